@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m bench.<name>`. Each prints the machine, what it does, and a table."""

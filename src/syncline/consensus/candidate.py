@@ -1,0 +1,34 @@
+"""What a candidate or a pre-candidate does with each message: it counts votes, and gives way to a leader."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from syncline.consensus import election, follower, roles
+from syncline.consensus.admission import Refusal
+from syncline.consensus.types import Message, MessageType, StateType
+
+if TYPE_CHECKING:
+    from syncline.consensus.raft import Raft
+
+__all__ = ["step"]
+
+
+def step(raft: Raft, message: Message) -> Refusal | None:
+    """Act on a message of the current term, or on a local one."""
+    kind = message.type
+    if kind in (MessageType.APP, MessageType.HEARTBEAT, MessageType.SNAP):
+        # Somebody else has won this term (thesis, 3.4).
+        roles.become_follower(raft, raft.term, message.sender)
+        follower.follow(raft, message)
+    elif kind is MessageType.PROP:
+        raft.note("info", "%x no leader at term %d; dropping proposal", raft.id, raft.term)
+        return Refusal.PROPOSAL_DROPPED
+    elif kind is MessageType.PRE_VOTE_RESP or kind is MessageType.VOTE_RESP:
+        # A candidate still gets answers to its pre-vote: they are about another question.
+        asked = MessageType.PRE_VOTE_RESP if raft.state is StateType.PRE_CANDIDATE else MessageType.VOTE_RESP
+        if kind is asked:
+            election.count_vote(raft, message)
+    elif kind is MessageType.TIMEOUT_NOW:
+        raft.note("debug", "%x [term %d] ignored MsgTimeoutNow from %x", raft.id, raft.term, message.sender)
+    return None

@@ -1,0 +1,120 @@
+"""How a node's consensus core is set up. Plain data; the core reads it once, when the node is made."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TypeAlias
+
+from syncline.consensus.storage import LogStorage
+from syncline.consensus.types import LOCAL_APPLY, NO_LIMIT, NONE, NodeId
+
+__all__ = ["RaftConfig", "ReadOnlyOption", "Trace"]
+
+Trace: TypeAlias = Callable[[str, str], None]
+"""Receives one line of the core's story: its level (`debug`, `info`, `warning`, `error`) and its text."""
+
+
+class ReadOnlyOption(IntEnum):
+    """How a leader makes sure that it still leads before it answers a read (thesis, 6.4)."""
+
+    SAFE = 0
+    """A quorum answers a heartbeat sent after the request. Relies on no clock."""
+
+    LEASE_BASED = 1
+    """The leader trusts the lease that check-quorum gives it. Saves the round trip; wrong once clocks run at rates
+    that differ by more than the lease allows, or a machine is paused. Needs `check_quorum`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaftConfig:
+    """The core's settings. Times are in ticks (calls of `RawNode.tick`), sizes in bytes.
+
+    Raises ValueError where a setting, or a pair of them, can't be used.
+    """
+
+    id: NodeId
+    """This node. Not `NONE`, and not one of the local targets."""
+
+    storage: LogStorage
+    """The stable log. Read, never written, by the core."""
+
+    election_ticks: int = 10
+    """A follower that hears of no leader for so long campaigns; each wait is drawn anew from
+    [election_ticks, 2 * election_ticks) (thesis, 3.4). Greater than `heartbeat_ticks`; ten times it is usual."""
+
+    heartbeat_ticks: int = 1
+    """A leader sends heartbeats this often."""
+
+    applied: int = 0
+    """Index that the state machine holds already when the node starts: nothing up to it is handed out again."""
+
+    async_storage_writes: bool = False
+    """Hand storage work out as messages, and take its completion back as messages (see `Ready`)."""
+
+    max_message_bytes: int = NO_LIMIT
+    """Entries in one append message, as `sizes.entry_size` counts them. At least one entry is sent whatever its size;
+    0 means one at a time. Small values make recovery smooth, large ones make replication fast."""
+
+    max_committed_bytes_per_ready: int = 0
+    """Entries handed out to be applied and not yet acknowledged. 0: the same as `max_message_bytes`."""
+
+    max_uncommitted_bytes: int = NO_LIMIT
+    """Payload in the leader's uncommitted tail; beyond it proposals are dropped. 0: no limit. A single proposal is
+    taken whatever its size while the tail is empty."""
+
+    max_inflight_messages: int = 256
+    """Appends sent to one follower and not yet answered. Bounds what the transport must buffer."""
+
+    max_inflight_bytes: int = NO_LIMIT
+    """Payload in those appends. 0: no limit. Bounds the bandwidth-delay product: throughput to a follower can't exceed
+    this much per round trip. At least `max_message_bytes`."""
+
+    check_quorum: bool = False
+    """A leader that has not heard from a quorum for an election timeout steps down, and a node that has heard from a
+    leader within one grants no votes (thesis, 6.2 and 4.2.3)."""
+
+    pre_vote: bool = False
+    """Ask whether an election could be won before starting one, so that a node coming back from a partition does not
+    depose a leader that works (thesis, 9.6)."""
+
+    read_only: ReadOnlyOption = ReadOnlyOption.SAFE
+
+    disable_proposal_forwarding: bool = False
+    """Followers drop proposals instead of passing them on to the leader."""
+
+    disable_membership_validation: bool = False
+    """Take membership changes into the log without comparing them with the current membership. For a runtime that
+    serialises and checks them itself: the check can only be a guess, because a membership becomes current when it is
+    applied, not when it is appended."""
+
+    step_down_on_removal: bool = False
+    """A leader that applies its own removal, or its demotion, steps down at once (thesis, 4.2.2)."""
+
+    rng: random.Random = field(default_factory=random.Random)
+    """Where election timeouts come from. Pass a seeded one to make a run repeatable."""
+
+    trace: Trace | None = None
+
+    def __post_init__(self) -> None:
+        if not NONE < self.id < LOCAL_APPLY:
+            raise ValueError(f"id {self.id} is not a node id: it must be positive and below {LOCAL_APPLY}")
+        if self.heartbeat_ticks <= 0:
+            raise ValueError(f"heartbeat_ticks is {self.heartbeat_ticks}: it must be positive")
+        if self.election_ticks <= self.heartbeat_ticks:
+            raise ValueError(
+                f"election_ticks is {self.election_ticks}: it must exceed heartbeat_ticks ({self.heartbeat_ticks})"
+            )
+        if self.max_inflight_messages <= 0:
+            raise ValueError(f"max_inflight_messages is {self.max_inflight_messages}: it must be positive")
+        if min(self.max_message_bytes, self.max_committed_bytes_per_ready, self.max_uncommitted_bytes) < 0:
+            raise ValueError("a limit in bytes is negative: 0 is the smallest")
+        if 0 < self.max_inflight_bytes < self.max_message_bytes:
+            raise ValueError(
+                f"max_inflight_bytes is {self.max_inflight_bytes}: it must be at least max_message_bytes"
+                f" ({self.max_message_bytes}), or no message could be sent"
+            )
+        if self.read_only is ReadOnlyOption.LEASE_BASED and not self.check_quorum:
+            raise ValueError("read_only=LEASE_BASED needs check_quorum: without it there is no lease")

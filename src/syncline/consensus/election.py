@@ -1,0 +1,136 @@
+"""Elections: when to campaign, whom to ask, whom to vote for (thesis, 3.4, 3.6.1, 4.2.3, 9.6)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from syncline.consensus import replication, roles
+from syncline.consensus.quorum import VoteResult
+from syncline.consensus.types import NONE, Message, MessageType, StateType
+
+if TYPE_CHECKING:
+    from syncline.consensus.raft import Raft
+
+__all__ = ["TRANSFER_CONTEXT", "answer_vote", "campaign_if_allowed", "count_vote", "in_lease", "promotable", "tick"]
+
+TRANSFER_CONTEXT: Final = b"CampaignTransfer"
+"""Marks requests for votes that the present leader asked for: they are not held up by its lease (thesis, 3.10)."""
+
+
+def tick(raft: Raft) -> None:
+    """A tick in a node that does not lead: campaign once nobody was heard of for the randomised timeout."""
+    raft.election_elapsed += 1
+    if raft.election_elapsed >= raft.randomized_election_timeout and promotable(raft):
+        raft.election_elapsed = 0
+        campaign_if_allowed(raft, pre_vote=raft.config.pre_vote)
+
+
+def promotable(raft: Raft) -> bool:
+    """Whether the node may become leader: it votes, and its log does not wait for a snapshot to be stored."""
+    own = raft.tracker.progress.get(raft.id)
+    return own is not None and not own.learner and raft.log.unstable.snapshot is None
+
+
+def in_lease(raft: Raft) -> bool:
+    """Whether a leader was heard of within the shortest election timeout.
+
+    Then nobody else can have won an election, and nobody else is needed: requests for votes come from a node that was
+    removed or cut off, and must not disturb the group (thesis, 4.2.3).
+    """
+    return raft.config.check_quorum and raft.leader != NONE and raft.election_elapsed < raft.config.election_ticks
+
+
+def campaign_if_allowed(raft: Raft, *, pre_vote: bool, transfer: bool = False) -> None:
+    """Start an election, unless this node must not lead at the moment."""
+    if raft.state is StateType.LEADER:
+        raft.note("debug", "%x ignoring MsgHup because already leader", raft.id)
+        return
+    if not promotable(raft):
+        raft.note("warning", "%x is unpromotable and can not campaign", raft.id)
+        return
+    # A change of the membership counts from when it is applied, so two nodes can go by different ones. Their majorities
+    # overlap as long as they are one change apart, and they are: a leader proposes a change when the one before it is
+    # applied, hence committed, and says so in the append that carries the new one. A node that has a change in its log
+    # therefore knows the one before it to be committed, and here it waits until that is applied. (It would be otherwise
+    # if storage could lose the commit index and yet keep entries that were written after it.)
+    if raft.log.has_unapplied_change():
+        raft.note("warning", "%x cannot campaign at term %d since there are pending changes", raft.id, raft.term)
+        return
+    raft.note("info", "%x is starting a new election at term %d", raft.id, raft.term)
+    _campaign(raft, pre_vote=pre_vote, transfer=transfer)
+
+
+def _campaign(raft: Raft, *, pre_vote: bool, transfer: bool = False) -> None:
+    if pre_vote:
+        roles.become_pre_candidate(raft)
+        request, response, term = MessageType.PRE_VOTE, MessageType.PRE_VOTE_RESP, raft.term + 1
+    else:
+        roles.become_candidate(raft)
+        request, response, term = MessageType.VOTE, MessageType.VOTE_RESP, raft.term
+    last_index, last_term = raft.log.last_index, raft.log.last_term
+    context = TRANSFER_CONTEXT if transfer else b""
+    for voter in sorted(raft.tracker.configuration.voters.voters):
+        if voter == raft.id:
+            # The own vote counts once it is durable, as everybody else's.
+            raft.send(Message(response, to=voter, term=term))
+            continue
+        raft.note(
+            "info",
+            "%x [logterm: %d, index: %d] sent %s request to %x at term %d",
+            *(raft.id, last_term, last_index, request.name, voter, raft.term),
+        )
+        raft.send(Message(request, to=voter, term=term, index=last_index, log_term=last_term, context=context))
+
+
+def answer_vote(raft: Raft, message: Message) -> None:
+    """Grant or refuse a vote, or the promise of one (RequestVote: thesis, figure 3.1).
+
+    Learners vote as well: a candidate that asks one knows it as a voter, perhaps from a membership that the learner
+    has not heard of yet; were it to refuse, a group whose other voters failed could stay without a leader.
+    """
+    pre_vote = message.type is MessageType.PRE_VOTE
+    may_vote = (
+        raft.vote == message.sender  # again, its answer may be lost
+        or (raft.vote == NONE and raft.leader == NONE)
+        or (pre_vote and message.term > raft.term)
+    )
+    granted = may_vote and raft.log.is_up_to_date(message.index, message.log_term)
+    raft.note(
+        "info",
+        "%x [logterm: %d, index: %d, vote: %x] %s %s for %x [logterm: %d, index: %d] at term %d",
+        *(raft.id, raft.log.last_term, raft.log.last_index, raft.vote),
+        *("cast" if granted else "rejected", message.type.name),
+        *(message.sender, message.log_term, message.index, raft.term),
+    )
+    response = MessageType.PRE_VOTE_RESP if pre_vote else MessageType.VOTE_RESP
+    if not granted:
+        raft.send(Message(response, to=message.sender, term=raft.term, reject=True))
+        return
+    # The term asked about, which for a pre-vote is not entered yet: an answer of an older term would be ignored.
+    raft.send(Message(response, to=message.sender, term=message.term))
+    if not pre_vote:
+        raft.election_elapsed = 0
+        raft.vote = message.sender
+
+
+def count_vote(raft: Raft, message: Message) -> None:
+    """Take an answer into account, in a candidate or pre-candidate, and act on the result."""
+    raft.note(
+        "info",
+        "%x received %s%s from %x at term %d",
+        *(raft.id, message.type.name, " rejection" if message.reject else "", message.sender, raft.term),
+    )
+    raft.tracker.record_vote(message.sender, not message.reject)
+    granted, refused, result = raft.tracker.tally()
+    raft.note(
+        "info", "%x has received %d %s votes and %d vote rejections", raft.id, granted, message.type.name, refused
+    )
+    if result is VoteResult.WON:
+        if raft.state is StateType.PRE_CANDIDATE:
+            _campaign(raft, pre_vote=False)
+        else:
+            roles.become_leader(raft)
+            replication.broadcast_append(raft)
+    elif result is VoteResult.LOST:
+        # Refusals of a pre-vote carry the term of whoever refused; this node stays in its own.
+        roles.become_follower(raft, raft.term, NONE)

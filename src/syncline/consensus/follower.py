@@ -1,0 +1,77 @@
+"""What a follower does with each message. A follower answers; of its own it does nothing until it campaigns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from syncline.consensus import election, reconfiguration, replication
+from syncline.consensus.admission import Refusal
+from syncline.consensus.config import ReadOnlyOption
+from syncline.consensus.types import NONE, Message, MessageType, ReadState
+
+if TYPE_CHECKING:
+    from syncline.consensus.raft import Raft
+
+__all__ = ["follow", "step"]
+
+
+def step(raft: Raft, message: Message) -> Refusal | None:
+    """Act on a message of the current term, or on a local one."""
+    kind = message.type
+    if kind in _FROM_LEADER:
+        raft.election_elapsed = 0
+        raft.leader = message.sender
+        follow(raft, message)
+    elif kind is MessageType.PROP:
+        return _forward_proposal(raft, message)
+    elif kind is MessageType.READ_INDEX or kind is MessageType.TRANSFER_LEADER:
+        _forward(raft, message)
+    elif kind is MessageType.READ_INDEX_RESP:
+        raft.read_states.append(ReadState(message.index, message.entries[0].data))
+    elif kind is MessageType.FORGET_LEADER:
+        _forget_leader(raft)
+    elif kind is MessageType.TIMEOUT_NOW:
+        raft.note("info", "%x [term %d] received MsgTimeoutNow from %x", raft.id, raft.term, message.sender)
+        # The leader itself wants an election, so there is nobody to disturb: no pre-vote (thesis, 3.10).
+        election.campaign_if_allowed(raft, pre_vote=False, transfer=True)
+    return None
+
+
+def follow(raft: Raft, message: Message) -> None:
+    """Do what the leader of the term asks."""
+    _FROM_LEADER[message.type](raft, message)
+
+
+_FROM_LEADER = {
+    MessageType.APP: replication.handle_append,
+    MessageType.HEARTBEAT: replication.handle_heartbeat,
+    MessageType.SNAP: reconfiguration.handle_snapshot,
+}
+
+
+def _forward_proposal(raft: Raft, message: Message) -> Refusal | None:
+    if raft.leader == NONE or raft.config.disable_proposal_forwarding:
+        reason = "no leader" if raft.leader == NONE else "not forwarding"
+        raft.note("info", "%x %s at term %d; dropping proposal", raft.id, reason, raft.term)
+        return Refusal.PROPOSAL_DROPPED
+    _forward(raft, message)
+    return None
+
+
+def _forward(raft: Raft, message: Message) -> None:
+    """Pass a request on to the leader under the name of whoever made it: the answer goes there."""
+    if raft.leader == NONE:
+        raft.note("info", "%x no leader at term %d; dropping %s", raft.id, raft.term, message.type.name)
+        return
+    raft.send(Message(message.type, to=raft.leader, sender=message.sender, entries=message.entries))
+
+
+def _forget_leader(raft: Raft) -> None:
+    """Follow nobody until somebody leads: the next candidate need not wait for the lease to run out."""
+    if raft.config.read_only is ReadOnlyOption.LEASE_BASED:
+        # The leader's reads rest on this node's word that it lets nobody else be elected.
+        raft.note("error", "ignoring MsgForgetLeader due to ReadOnlyLeaseBased")
+        return
+    if raft.leader != NONE:
+        raft.note("info", "%x forgetting leader %x at term %d", raft.id, raft.leader, raft.term)
+        raft.leader = NONE

@@ -1,0 +1,300 @@
+"""What a leader does with each message: it takes proposals and reads, and keeps its followers going."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from syncline.consensus import replication, roles
+from syncline.consensus.admission import Refusal
+from syncline.consensus.config import ReadOnlyOption
+from syncline.consensus.membership import decode_change
+from syncline.consensus.progress import Progress, ProgressState
+from syncline.consensus.reads import decode_position
+from syncline.consensus.types import NONE, Entry, EntryType, MembershipChange, Message, MessageType, NodeId
+
+if TYPE_CHECKING:
+    from syncline.consensus.raft import Raft
+
+__all__ = ["commit", "may_propose", "propose", "replicate", "step", "tick"]
+
+
+def tick(raft: Raft) -> None:
+    """A tick in a leader: heartbeats, and each election timeout a look at who is still there."""
+    raft.heartbeat_elapsed += 1
+    raft.election_elapsed += 1
+    if raft.election_elapsed >= raft.config.election_ticks:
+        raft.election_elapsed = 0
+        if raft.config.check_quorum and not _check_quorum(raft):
+            return
+        # A hand-over that takes longer has failed; go on leading (thesis, 3.10).
+        raft.transferee = NONE
+    if raft.heartbeat_elapsed >= raft.config.heartbeat_ticks:
+        raft.heartbeat_elapsed = 0
+        replication.broadcast_heartbeat(raft)
+
+
+def step(raft: Raft, message: Message) -> Refusal | None:
+    """Act on a message of the current term, or on a local one."""
+    kind = message.type
+    if kind is MessageType.PROP:
+        return None if propose(raft, message.entries) else Refusal.PROPOSAL_DROPPED
+    if kind is MessageType.BEAT:
+        replication.broadcast_heartbeat(raft)
+        return None
+    if kind is MessageType.CHECK_QUORUM:
+        _check_quorum(raft)
+        return None
+    if kind is MessageType.READ_INDEX:
+        return _take_read(raft, message)
+    progress = raft.tracker.progress.get(message.sender)
+    if progress is None:
+        raft.note("debug", "%x no progress available for %x", raft.id, message.sender)
+        return None
+    if kind is MessageType.APP_RESP:
+        _handle_append_response(raft, message, progress)
+    elif kind is MessageType.HEARTBEAT_RESP:
+        _handle_heartbeat_response(raft, message, progress)
+    elif kind is MessageType.SNAP_STATUS:
+        _handle_snapshot_status(raft, message, progress)
+    elif kind is MessageType.UNREACHABLE:
+        _handle_unreachable(raft, message.sender, progress)
+    elif kind is MessageType.TRANSFER_LEADER:
+        _handle_transfer(raft, message.sender, progress)
+    return None
+
+
+def _check_quorum(raft: Raft) -> bool:
+    """Step down unless a quorum was heard of since the last look (thesis, 6.2). Returns whether it still leads."""
+    active = raft.tracker.quorum_active()
+    if not active:
+        raft.note("warning", "%x stepped down to follower since quorum is not active", raft.id)
+        roles.become_follower(raft, raft.term, NONE)
+    for node_id, progress in raft.tracker.progress.items():
+        if node_id != raft.id:
+            progress.recent_active = False
+    return active
+
+
+def commit(raft: Raft) -> bool:
+    """Commit what a quorum holds, and tell everybody. False: there is nothing new.
+
+    With the first entry of its own term the leader knows what is committed: reads that were held back can start.
+    """
+    if not raft.log.maybe_commit(raft.tracker.committed_index(), raft.term):
+        return False
+    if raft.reads.held:
+        _release_held_reads(raft)
+    replication.broadcast_append(raft)
+    return True
+
+
+# -- proposals ----------------------------------------------------------------------------------------------------
+
+
+def may_propose(raft: Raft) -> bool:
+    """Whether the leader takes proposals: it is a member still, and is not handing over (thesis, 3.10)."""
+    return raft.id in raft.tracker.progress and raft.transferee == NONE
+
+
+def propose(raft: Raft, proposed: Sequence[Entry]) -> bool:
+    """Append what was proposed to the log, and replicate it. False: dropped, nothing has entered the log."""
+    if not may_propose(raft):
+        raft.note("debug", "%x [term %d] takes no proposals now; dropping proposal", raft.id, raft.term)
+        return False
+    first = raft.log.last_index + 1
+    entries = []
+    for index, entry in enumerate(proposed, first):
+        if entry.type is EntryType.NORMAL or _admit_change(raft, entry, index):
+            entries.append(Entry(raft.term, index, entry.type, entry.data))
+        else:
+            # An empty entry instead, so that the proposals around it keep their places.
+            entries.append(Entry(raft.term, index))
+    return replicate(raft, entries)
+
+
+def replicate(raft: Raft, entries: Sequence[Entry]) -> bool:
+    """Append entries that continue the log in the current term, and send them out. False: too much is uncommitted."""
+    if not replication.append(raft, entries):
+        return False
+    replication.broadcast_append(raft)
+    return True
+
+
+def _admit_change(raft: Raft, entry: Entry, index: int) -> bool:
+    """Whether a change of the membership may enter the log at `index`: no other one may be under way (thesis, 4.1)."""
+    change = decode_change(entry)
+    if not raft.config.disable_membership_validation and (reason := _refuse_change(raft, change)):
+        configuration = raft.tracker.configuration
+        raft.note("info", "%x ignoring conf change %s at config %s: %s", raft.id, change, configuration, reason)
+        return False
+    raft.pending_membership_index = index
+    return True
+
+
+def _refuse_change(raft: Raft, change: MembershipChange) -> str | None:
+    joint = raft.tracker.configuration.voters.joint
+    if raft.pending_membership_index > raft.log.applied:
+        return (
+            f"possible unapplied conf change at index {raft.pending_membership_index} (applied to {raft.log.applied})"
+        )
+    if joint and change.changes:
+        return "must transition out of joint config first"
+    if not joint and not change.changes:
+        return "not in joint state; refusing empty conf change"
+    return None
+
+
+# -- reads --------------------------------------------------------------------------------------------------------
+
+
+def _take_read(raft: Raft, request: Message) -> Refusal | None:
+    if raft.reads.full:
+        return Refusal.TOO_MANY_READS
+    # Until it has committed an entry of its own term, a leader does not know what is committed (thesis, 6.4). That
+    # holds for a leader alone in its group as well: the commit index that it had before a restart may be lost.
+    if raft.log.term_or_zero(raft.log.committed) != raft.term:
+        raft.reads.held.append(request)
+    else:
+        _start_read(raft, request)
+    return None
+
+
+def _start_read(raft: Raft, request: Message) -> None:
+    voters = raft.tracker.configuration.voters
+    # One voter is a quorum by itself; but a leader that was removed is not that voter, who may lead by now.
+    alone = voters.singleton and raft.id in voters.voters
+    if alone or raft.reads.option is ReadOnlyOption.LEASE_BASED:
+        raft.respond_to_read(request, raft.log.committed)
+        return
+    raft.reads.add(request, raft.log.committed)
+    raft.reads.acknowledge(raft.id, raft.reads.last_position)
+    replication.broadcast_heartbeat(raft)
+
+
+def _release_held_reads(raft: Raft) -> None:
+    held, raft.reads.held = raft.reads.held, []
+    for request in held:
+        _start_read(raft, request)
+
+
+# -- answers of followers -----------------------------------------------------------------------------------------
+
+
+def _handle_append_response(raft: Raft, message: Message, progress: Progress) -> None:
+    progress.recent_active = True
+    if message.reject:
+        _handle_rejection(raft, message, progress)
+        return
+    # The second condition: a probe that only confirms what was known still shows where the logs meet.
+    if progress.maybe_update(message.index) or (
+        progress.match == message.index and progress.state is ProgressState.PROBE
+    ):
+        _handle_acknowledgement(raft, message.sender, progress)
+
+
+def _handle_rejection(raft: Raft, message: Message, progress: Progress) -> None:
+    """The logs don't agree where the append starts: go back to where they may, and try there (thesis, 3.5).
+
+    The follower's hint is its highest entry that may agree. Of those up to it, the leader in turn tries its own
+    highest one that is not of a newer term than the hint.
+    """
+    raft.note(
+        "debug",
+        "%x received MsgAppResp(rejected, hint: (index %d, term %d)) from %x for index %d",
+        *(raft.id, message.reject_hint, message.log_term, message.sender, message.index),
+    )
+    hint = message.reject_hint
+    if message.log_term:
+        hint, _ = raft.log.find_conflict_by_term(hint, message.log_term)
+    if progress.maybe_decrease(message.index, hint):
+        raft.note("debug", "%x decreased progress of %x to [%s]", raft.id, message.sender, progress)
+        if progress.state is ProgressState.REPLICATE:
+            progress.become_probe()
+        replication.maybe_send_append(raft, message.sender, progress)
+
+
+def _handle_acknowledgement(raft: Raft, sender: NodeId, progress: Progress) -> None:
+    """A follower (or the leader's own storage) holds more than was known: commit, and send it what comes next."""
+    if progress.state is ProgressState.PROBE:
+        progress.become_replicate()
+    elif progress.state is ProgressState.REPLICATE:
+        progress.inflights.free_up_to(progress.match)
+    elif progress.match + 1 >= raft.log.first_index:
+        # It has a snapshot (whichever, and from wherever) that meets the log.
+        raft.note("debug", "%x recovered from needing snapshot: resumed sending to %x", raft.id, sender)
+        progress.become_probe()
+        progress.become_replicate()
+    if not commit(raft) and sender != raft.id and progress.can_bump_commit(raft.log.committed):
+        # The next heartbeat would tell it too, but later.
+        replication.maybe_send_append(raft, sender, progress)
+    if sender == raft.id:
+        return
+    # The window has room again, perhaps for several messages.
+    while replication.maybe_send_append(raft, sender, progress, send_if_empty=False):
+        pass
+    if sender == raft.transferee and progress.match == raft.log.last_index:
+        raft.note("info", "%x sent MsgTimeoutNow to %x after received MsgAppResp", raft.id, sender)
+        raft.send(Message(MessageType.TIMEOUT_NOW, to=sender))
+
+
+def _handle_heartbeat_response(raft: Raft, message: Message, progress: Progress) -> None:
+    progress.recent_active = True
+    progress.paused_by_flow = False
+    # Nothing tells the leader that an append was lost; what is answered to a heartbeat, and the empty append that it
+    # calls for where the window is full, finds out. A follower in PROBE that has it all gets one too, to leave PROBE.
+    if progress.match < raft.log.last_index or progress.state is ProgressState.PROBE:
+        replication.maybe_send_append(raft, message.sender, progress)
+    position = decode_position(message.context)
+    if raft.reads.option is not ReadOnlyOption.SAFE or position is None:
+        return
+    raft.reads.acknowledge(message.sender, position)
+    for request, index in raft.reads.confirm(raft.tracker.configuration.voters):
+        raft.respond_to_read(request, index)
+
+
+# -- reports of the runtime ---------------------------------------------------------------------------------------
+
+
+def _handle_snapshot_status(raft: Raft, message: Message, progress: Progress) -> None:
+    """The transfer of a snapshot has ended. Sent: go on behind it. Failed: try again from what is known."""
+    if progress.state is not ProgressState.SNAPSHOT:
+        return
+    if message.reject:
+        progress.pending_snapshot = 0
+    progress.become_probe()
+    outcome = "failed" if message.reject else "succeeded"
+    raft.note("debug", "%x snapshot %s, resumed sending to %x [%s]", raft.id, outcome, message.sender, progress)
+    # Wait: for the acknowledgement after a success, for a heartbeat interval after a failure.
+    progress.paused_by_flow = True
+
+
+def _handle_unreachable(raft: Raft, sender: NodeId, progress: Progress) -> None:
+    """Messages to a follower were lost: stop running ahead of its answers."""
+    if progress.state is ProgressState.REPLICATE:
+        progress.become_probe()
+    raft.note("debug", "%x failed to send message to %x because it is unreachable [%s]", raft.id, sender, progress)
+
+
+def _handle_transfer(raft: Raft, transferee: NodeId, progress: Progress) -> None:
+    """Hand leadership over (thesis, 3.10): bring the other one's log up to date, then have it campaign at once."""
+    if progress.learner:
+        raft.note("debug", "%x is learner. Ignored transferring leadership", transferee)
+        return
+    if raft.transferee == transferee:
+        raft.note("info", "%x [term %d] transfer to %x is in progress already", raft.id, raft.term, transferee)
+        return
+    if raft.transferee != NONE:
+        raft.note("info", "%x [term %d] abort previous transfer to %x", raft.id, raft.term, raft.transferee)
+        raft.transferee = NONE
+    if transferee == raft.id:
+        raft.note("debug", "%x is already leader. Ignored transferring leadership to self", raft.id)
+        return
+    raft.note("info", "%x [term %d] starts to transfer leadership to %x", raft.id, raft.term, transferee)
+    raft.election_elapsed = 0  # the transfer has one election timeout to succeed
+    raft.transferee = transferee
+    if progress.match == raft.log.last_index:
+        raft.send(Message(MessageType.TIMEOUT_NOW, to=transferee))
+        raft.note("info", "%x sends MsgTimeoutNow to %x immediately", raft.id, transferee)
+    else:
+        replication.maybe_send_append(raft, transferee, progress)

@@ -1,0 +1,270 @@
+"""The replicated log: stable storage and the unstable end as one, with the marks that move along it.
+
+    applied <= applying <= committed <= last_index
+
+Up to `committed` the entries are final: a quorum holds them, and every later leader does (thesis, 3.6). `applying` is
+how far they have been handed out to be applied, `applied` how far the state machine says that it has got.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from syncline.consensus.sizes import encoded_size, limit_size
+from syncline.consensus.storage import LogStorage
+from syncline.consensus.types import NO_LIMIT, Compacted, Entry, EntryType, Snapshot, Unavailable
+from syncline.consensus.unstable import Unstable
+
+__all__ = ["RaftLog"]
+
+SCAN_BYTES = 1 << 20
+"""Entries looked at in one step where a part of the log is searched: it may come from disk."""
+
+
+class RaftLog:
+    """The log of one node."""
+
+    __slots__ = (
+        "_applying_bytes",
+        "_applying_paused",
+        "_max_applying_bytes",
+        "_storage",
+        "applied",
+        "applying",
+        "committed",
+        "unstable",
+    )
+
+    def __init__(self, storage: LogStorage, max_applying_bytes: int = NO_LIMIT) -> None:
+        self._storage = storage
+        first_index = storage.first_index()
+        self.unstable = Unstable(storage.last_index() + 1)
+        # What was compacted was applied, and what was applied was committed.
+        self.committed = self.applying = self.applied = first_index - 1
+        self._max_applying_bytes = max_applying_bytes
+        self._applying_bytes = 0
+        """Encoded size of what was handed out to be applied and not acknowledged; only counted under a limit."""
+        self._applying_paused = False
+
+    # -- where it begins and ends ---------------------------------------------------------------------------------
+
+    @property
+    def first_index(self) -> int:
+        """The first index whose entry is still here."""
+        if self.unstable.snapshot is not None:
+            return self.unstable.snapshot.meta.index + 1
+        return self._storage.first_index()
+
+    @property
+    def last_index(self) -> int:
+        return self.unstable.offset + len(self.unstable.entries) - 1
+
+    @property
+    def last_term(self) -> int:
+        """The term of the last entry."""
+        return self.term(self.last_index)
+
+    def term(self, index: int) -> int:
+        """The term of the entry at `index`, which may be one below the first. Raises Compacted or Unavailable."""
+        term = self.unstable.term(index)
+        if term is not None:
+            return term
+        if index + 1 < self.first_index:
+            raise Compacted
+        if index > self.last_index:
+            raise Unavailable
+        return self._storage.term(index)
+
+    def term_or_zero(self, index: int) -> int:
+        """As `term`, or 0, which is no entry's term, where it is not known."""
+        try:
+            return self.term(index)
+        except (Compacted, Unavailable):
+            return 0
+
+    def matches(self, index: int, term: int) -> bool:
+        """Whether the entry at `index` is of `term`. If so, both logs agree up to it (Log Matching: thesis, 3.5)."""
+        try:
+            return self.term(index) == term
+        except (Compacted, Unavailable):
+            return False
+
+    def is_up_to_date(self, last_index: int, last_term: int) -> bool:
+        """Whether a log that ends so is at least as up-to-date as this one (thesis, 3.6.1)."""
+        own_term = self.last_term
+        return last_term > own_term or (last_term == own_term and last_index >= self.last_index)
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def entries(self, low: int, max_bytes: int) -> Sequence[Entry]:
+        """Entries from `low` on, at most `max_bytes` of them, but one where there are any. Raises Compacted."""
+        last = self.last_index
+        return self.slice(low, last + 1, max_bytes) if low <= last else ()
+
+    def slice(self, low: int, high: int, max_bytes: int) -> Sequence[Entry]:
+        """Entries `low` to `high` - 1, cut as in `entries`. Raises Compacted."""
+        if low < self.first_index:
+            raise Compacted
+        assert low <= high <= self.last_index + 1, "a slice beyond the end of the log"
+        if low == high:
+            return ()
+        offset = self.unstable.offset
+        if low >= offset:
+            return limit_size(self.unstable.slice(low, high), max_bytes)
+        cut = min(high, offset)
+        stable = self._storage.entries(low, cut, max_bytes)
+        assert stable, "storage returned no entries although there are some"
+        assert stable[0].index == low, "storage returned other entries than were asked for"
+        if high <= offset or len(stable) < cut - low:
+            return stable
+        unstable = self.unstable.slice(offset, high)
+        if max_bytes >= NO_LIMIT:
+            return [*stable, *unstable]
+        room = max_bytes - encoded_size(stable)
+        if room <= 0:
+            return stable
+        rest = limit_size(unstable, room)
+        if encoded_size(rest) > room:  # a single entry, which did not fit behind the others
+            return stable
+        return [*stable, *rest]
+
+    def snapshot(self) -> Snapshot:
+        """The newest snapshot. Raises SnapshotUnavailable."""
+        return self.unstable.snapshot or self._storage.snapshot()
+
+    def find_conflict_by_term(self, index: int, term: int) -> tuple[int, int]:
+        """The highest index up to `index` whose entry is of `term` or older, and that entry's term.
+
+        No entry above it can be in a log that has an entry of `term` at `index` (or above): terms never decrease along
+        a log. Where our own term is not known at an index (compacted, or beyond the end), the answer is that index with
+        term 0: the logs may meet there. A leader and a follower use it in turn to find out where their logs meet with
+        one question per term at most (thesis, 3.5, end).
+        """
+        lowest = self.first_index - 1
+        if index < lowest or index > self.last_index:
+            return index, 0
+        # Terms are in order, so the place can be found by halving.
+        found = bisect_right(range(lowest, index + 1), term, key=self.term)
+        if found:
+            return lowest + found - 1, self.term(lowest + found - 1)
+        return max(lowest - 1, 0), 0
+
+    def has_unapplied_change(self) -> bool:
+        """Whether a change of the membership is committed but not applied."""
+        low, high = self.applied + 1, self.committed + 1
+        while low < high:
+            page = self.slice(low, high, SCAN_BYTES)
+            if any(entry.type is not EntryType.NORMAL for entry in page):
+                return True
+            low += len(page)
+        return False
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Add `entries`, replacing what was at their indexes and behind. Committed entries are never replaced."""
+        assert entries[0].index > self.committed, "a committed entry would be replaced"
+        self.unstable.truncate_and_append(entries)
+
+    def maybe_append(self, prev_index: int, prev_term: int, commit: int, entries: Sequence[Entry]) -> int | None:
+        """Take over a leader's entries that follow (prev_index, prev_term) (AppendEntries: thesis, figure 3.1).
+
+        Returns the index up to which the logs agree now, or None where they don't agree at `prev_index`.
+        """
+        if not self.matches(prev_index, prev_term):
+            return None
+        new = self._without_known(prev_index, entries)
+        if new:
+            self.append(new)
+        agreed = prev_index + len(entries)
+        self.commit_to(min(commit, agreed))
+        return agreed
+
+    def _without_known(self, prev_index: int, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """`entries` from the first one on that is not in the log.
+
+        Entries that are known must not be appended again: the message may be old, and what follows them here may have
+        been acknowledged since.
+        """
+        overlap = min(len(entries), self.last_index - prev_index)
+        for position in range(overlap):
+            entry = entries[position]
+            if not self.matches(entry.index, entry.term):
+                overlap = position
+                break
+        return entries[overlap:] if overlap else entries
+
+    def maybe_commit(self, index: int, term: int) -> bool:
+        """Commit up to `index` where its entry is of `term`, the leader's own (thesis, 3.6.2). False: nothing new."""
+        if index <= self.committed or not self.matches(index, term):
+            return False
+        self.commit_to(index)
+        return True
+
+    def commit_to(self, index: int) -> None:
+        """Everything up to `index` is committed. Never goes back."""
+        if index > self.committed:
+            assert index <= self.last_index, "the commit index is beyond the end of the log"
+            self.committed = index
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Replace the whole log by a snapshot of something newer."""
+        assert snapshot.meta.index > self.committed, "a snapshot would take the log back"
+        self.committed = snapshot.meta.index
+        self.unstable.restore(snapshot)
+
+    # -- applying -------------------------------------------------------------------------------------------------
+
+    def has_next_committed(self, *, allow_unstable: bool) -> bool:
+        """Whether there are committed entries to hand out. None while the limit is reached, or a snapshot waits."""
+        if self._applying_paused or self.unstable.snapshot is not None:
+            return False
+        return self.applying < self._appliable(allow_unstable)
+
+    def next_committed(self, *, allow_unstable: bool) -> Sequence[Entry]:
+        """The committed entries to hand out next, within the limit on what is being applied."""
+        if not self.has_next_committed(allow_unstable=allow_unstable):
+            return ()
+        high = self._appliable(allow_unstable) + 1
+        if self._max_applying_bytes >= NO_LIMIT:
+            return self.slice(self.applying + 1, high, NO_LIMIT)
+        return self.slice(self.applying + 1, high, self._max_applying_bytes - self._applying_bytes)
+
+    def accept_applying(self, entries: Sequence[Entry], *, allow_unstable: bool) -> None:
+        """`entries`, as `next_committed` gave them, were handed out."""
+        last = entries[-1].index
+        assert last <= self.committed, "an entry that is not committed was handed out to be applied"
+        self.applying = last
+        if self._max_applying_bytes < NO_LIMIT:
+            self._applying_bytes += encoded_size(entries)
+            # Where the limit cut the entries short, the next one would not fit either.
+            self._applying_paused = self._applying_bytes >= self._max_applying_bytes or last < self._appliable(
+                allow_unstable
+            )
+
+    def applied_to(self, index: int, entries: Sequence[Entry] = ()) -> None:
+        """The state machine has applied everything up to `index`, by applying `entries` or from a snapshot."""
+        assert self.applied <= index <= self.committed, "the applied index left its range"
+        self.applied = index
+        self.applying = max(self.applying, index)
+        if self._max_applying_bytes < NO_LIMIT:
+            self._applying_bytes = max(self._applying_bytes - encoded_size(entries), 0)
+            self._applying_paused = self._applying_bytes >= self._max_applying_bytes
+
+    def _appliable(self, allow_unstable: bool) -> int:
+        """Up to where entries may be applied.
+
+        An entry can be committed by a quorum before it is stable here. Where reading and writing take turns that does
+        no harm: it is written before it is applied. Where they don't, applying it early could leave a state machine
+        ahead of its own log after a crash.
+        """
+        return self.committed if allow_unstable else min(self.committed, self.unstable.offset - 1)
+
+    def __str__(self) -> str:
+        return (
+            f"committed={self.committed}, applied={self.applied}, applying={self.applying}, "
+            f"unstable.offset={self.unstable.offset}, "
+            f"unstable.offsetInProgress={self.unstable.offset_in_progress}, "
+            f"len(unstable.Entries)={len(self.unstable.entries)}"
+        )

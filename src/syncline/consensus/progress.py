@@ -1,0 +1,249 @@
+"""What a leader knows of each follower's log, and how it paces what it sends there.
+
+A `Progress` is a small state machine of its own:
+
+                 +--------------- rejected, unreachable -----------------+
+                 v                                                       |
+          +-------------+   an append is accepted   +-----------------------------+
+    ----> |    PROBE    | ------------------------> |          REPLICATE          |
+          +-------------+                           +-----------------------------+
+             ^       |  the entries needed                ^              |
+             |       |  are compacted                     | an answer    | the entries needed
+    snapshot |       v                                    | that meets   | are compacted
+    reported |    +----------+                            | the log      |
+             +--- | SNAPSHOT | ---------------------------+              |
+                  +----------+ <-----------------------------------------+
+
+The leader knows `match`, the last index where both logs agree for certain, and guesses `next`, the index to send from
+(thesis, 3.5). Everything between them is under way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import IntEnum
+
+from syncline.consensus.types import NO_LIMIT
+
+__all__ = ["Inflights", "Progress", "ProgressState"]
+
+
+class ProgressState(IntEnum):
+    """How the leader sends to a follower."""
+
+    PROBE = 0
+    """Where the logs meet is not known: one append at a time, the next one when it is answered, or when a heartbeat
+    was answered (the append may be lost)."""
+
+    REPLICATE = 1
+    """The logs meet: appends are pipelined, `next` runs ahead of the answers (thesis, 10.2.1)."""
+
+    SNAPSHOT = 2
+    """The follower needs entries that are gone: a snapshot is on its way and nothing else is sent."""
+
+    def __str__(self) -> str:
+        return f"State{self.name.capitalize()}"
+
+
+class Inflights:
+    """The appends under way to one follower: their last indexes, oldest first, and their payloads in bytes.
+
+    Full where it holds `max_messages`, or `max_bytes` or more. One message may exceed the bytes: a limit that is
+    smaller than a single entry must not stop replication.
+    """
+
+    __slots__ = ("_messages", "bytes", "max_bytes", "max_messages")
+
+    def __init__(self, max_messages: int, max_bytes: int = NO_LIMIT) -> None:
+        self.max_messages = max_messages
+        self.max_bytes = max_bytes or NO_LIMIT
+        self.bytes = 0
+        self._messages: deque[tuple[int, int]] = deque()
+
+    def add(self, index: int, size_bytes: int) -> None:
+        """Record an append whose last entry is at `index`. Only where not full; indexes only grow."""
+        assert not self.full, "an append was sent although the limit was reached"
+        self._messages.append((index, size_bytes))
+        self.bytes += size_bytes
+
+    def free_up_to(self, index: int) -> None:
+        """Forget the appends that an acknowledgement of `index` covers."""
+        messages = self._messages
+        while messages and messages[0][0] <= index:
+            self.bytes -= messages.popleft()[1]
+
+    def clear(self) -> None:
+        """Forget all appends."""
+        self._messages.clear()
+        self.bytes = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether no more entries may be sent."""
+        return len(self._messages) >= self.max_messages or self.bytes >= self.max_bytes
+
+    def copy(self) -> Inflights:
+        """An equal set that changes on its own."""
+        twin = Inflights(self.max_messages, self.max_bytes)
+        twin.bytes = self.bytes
+        twin._messages = self._messages.copy()
+        return twin
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+
+class Progress:
+    """One follower (or the leader itself) as the leader sees it. Invariant: 0 <= match < next."""
+
+    __slots__ = (
+        "inflights",
+        "learner",
+        "match",
+        "next",
+        "paused_by_flow",
+        "pending_snapshot",
+        "recent_active",
+        "sent_commit",
+        "session",
+        "state",
+    )
+
+    def __init__(
+        self,
+        *,
+        match: int = 0,
+        next: int = 1,  # noqa: A002 - the paper's nextIndex
+        inflights: Inflights | None = None,
+        learner: bool = False,
+        recent_active: bool = False,
+        session: int = 0,
+    ) -> None:
+        self.match = match
+        self.next = next
+        self.state = ProgressState.PROBE
+        self.sent_commit = 0
+        """The highest commit index under way to the follower. Below `next`: it can't commit what it has not got."""
+        self.pending_snapshot = 0
+        """In SNAPSHOT: the index of the snapshot that was sent."""
+        self.paused_by_flow = False
+        """No more appends until an answer arrives: a probe is out, or the inflights were full when the last went."""
+        self.recent_active = recent_active
+        """Whether the follower was heard of in this election timeout (check-quorum; always true of the leader)."""
+        self.inflights = inflights if inflights is not None else Inflights(1)
+        self.learner = learner
+        self.session = session
+        """Numbers this tracking of the follower within the leader's term; see `Message.session`."""
+
+    def copy(self) -> Progress:
+        """An equal progress that changes on its own."""
+        twin = Progress(
+            match=self.match,
+            next=self.next,
+            inflights=self.inflights.copy(),
+            learner=self.learner,
+            recent_active=self.recent_active,
+            session=self.session,
+        )
+        twin.state = self.state
+        twin.sent_commit = self.sent_commit
+        twin.pending_snapshot = self.pending_snapshot
+        twin.paused_by_flow = self.paused_by_flow
+        return twin
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing may be sent to the follower at the moment, heartbeats aside."""
+        return self.paused_by_flow or self.state is ProgressState.SNAPSHOT
+
+    def become_probe(self) -> None:
+        """Find out where the logs meet; after a snapshot, from its index on."""
+        after_snapshot = self.pending_snapshot + 1 if self.state is ProgressState.SNAPSHOT else 0
+        self._enter(ProgressState.PROBE)
+        self.next = max(self.match + 1, after_snapshot)
+        self.sent_commit = min(self.sent_commit, self.next - 1)
+
+    def become_replicate(self) -> None:
+        """Send as fast as the limits allow, from behind the last index known to match."""
+        self._enter(ProgressState.REPLICATE)
+        self.next = self.match + 1
+        self.sent_commit = min(self.sent_commit, self.next - 1)
+
+    def become_snapshot(self, index: int) -> None:
+        """Wait for a snapshot at `index` to arrive."""
+        self._enter(ProgressState.SNAPSHOT)
+        self.pending_snapshot = index
+        self.next = index + 1
+        self.sent_commit = index
+
+    def sent_entries(self, count: int, size_bytes: int) -> None:
+        """Record that an append with `count` entries from `next` on was sent."""
+        if self.state is ProgressState.REPLICATE:
+            if count:
+                self.next += count
+                self.inflights.add(self.next - 1, size_bytes)
+            # An append that fills the window, or goes out although it is full, is a probe: nothing more until an answer
+            # or the next heartbeat, or a full window whose appends are all lost would never empty.
+            self.paused_by_flow = self.inflights.full
+        else:
+            assert self.state is ProgressState.PROBE, "entries were sent while a snapshot is on its way"
+            # An empty probe does not pause: it is sent to pass on a commit index, and entries may follow it.
+            if count:
+                self.paused_by_flow = True
+
+    def can_bump_commit(self, commit: int) -> bool:
+        """Whether telling the follower of `commit` could move its commit index."""
+        return commit > self.sent_commit and self.sent_commit < self.next - 1
+
+    def maybe_update(self, index: int) -> bool:
+        """Take note of an acknowledgement of `index`; False where it says nothing new."""
+        if index <= self.match:
+            return False
+        self.match = index
+        if self.next <= index:
+            self.next = index + 1
+        self.paused_by_flow = False
+        return True
+
+    def maybe_decrease(self, rejected: int, hint: int) -> bool:
+        """Step back after the append that follows `rejected` was refused; `hint` is where the logs may meet.
+
+        False where the refusal is old: it was sent before something that is known by now.
+        """
+        if self.state is ProgressState.REPLICATE:
+            if rejected <= self.match:
+                return False
+            self.next = self.match + 1
+            self.sent_commit = min(self.sent_commit, self.next - 1)
+            return True
+        if rejected != self.next - 1:  # not the probe that is out
+            return False
+        self.next = max(min(rejected, hint + 1), self.match + 1)
+        self.sent_commit = min(self.sent_commit, self.next - 1)
+        self.paused_by_flow = False
+        return True
+
+    def _enter(self, state: ProgressState) -> None:
+        self.state = state
+        self.paused_by_flow = False
+        self.pending_snapshot = 0
+        self.inflights.clear()
+
+    def __str__(self) -> str:
+        text = f"{self.state} match={self.match} next={self.next}"
+        if self.learner:
+            text += " learner"
+        if self.paused:
+            text += " paused"
+        if self.pending_snapshot:
+            text += f" pendingSnap={self.pending_snapshot}"
+        if not self.recent_active:
+            text += " inactive"
+        if count := len(self.inflights):
+            text += f" inflight={count}"
+            if self.inflights.full:
+                text += "[full]"
+        return text
+
+    def __repr__(self) -> str:
+        return f"<Progress {self}>"

@@ -1,0 +1,315 @@
+"""One node of a Raft group: its state, and where events enter.
+
+    tick, step ─▶ the term gate (here) ─▶ what the node's role makes of it ─▶ messages, log, membership
+                                          follower.py candidate.py leader.py   replication.py reconfiguration.py
+
+The parts are functions over one `Raft` object, one file per subject:
+
+    roles.py            becoming follower, pre-candidate, candidate, leader (thesis, figure 3.3)
+    election.py         campaigns and votes (thesis, 3.4, 3.6.1 and 9.6)
+    replication.py      what a leader sends, and how a follower takes it (thesis, 3.5)
+    reconfiguration.py  changes of the membership, and snapshots (thesis, chapters 4 and 5)
+    follower.py, candidate.py, leader.py   what each role does with each message
+    admission.py        what is not let in
+
+Nothing here knows of clocks, threads, files or sockets. Effects pile up in `messages`, `messages_after_append`,
+`read_states` and the log, and `RawNode.ready` hands them out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from syncline.consensus import candidate, election, follower, leader, reconfiguration, roles
+from syncline.consensus.admission import Refusal
+from syncline.consensus.config import RaftConfig
+from syncline.consensus.log import RaftLog
+from syncline.consensus.membership import restore
+from syncline.consensus.reads import ReadQueue
+from syncline.consensus.sizes import payload_size
+from syncline.consensus.tracker import Tracker
+from syncline.consensus.types import (
+    NO_LIMIT,
+    NONE,
+    Entry,
+    EntryType,
+    HardState,
+    Message,
+    MessageType,
+    ReadState,
+    Snapshot,
+    SoftState,
+    StateType,
+)
+
+__all__ = ["Raft"]
+
+_VOTING_TYPES = frozenset({MessageType.VOTE, MessageType.VOTE_RESP, MessageType.PRE_VOTE, MessageType.PRE_VOTE_RESP})
+_AFTER_APPEND_TYPES = frozenset({MessageType.APP_RESP, MessageType.VOTE_RESP, MessageType.PRE_VOTE_RESP})
+_TERMLESS_TYPES = frozenset({MessageType.PROP, MessageType.READ_INDEX})
+_FROM_A_LEADER = frozenset({MessageType.APP, MessageType.HEARTBEAT, MessageType.SNAP})
+
+_ROLE_STEPS = {
+    StateType.FOLLOWER: follower.step,
+    StateType.PRE_CANDIDATE: candidate.step,
+    StateType.CANDIDATE: candidate.step,
+    StateType.LEADER: leader.step,
+}
+
+
+class Raft:
+    """The state of one node."""
+
+    __slots__ = (
+        "_trace",
+        "config",
+        "dropped",
+        "election_elapsed",
+        "heartbeat_elapsed",
+        "id",
+        "leader",
+        "log",
+        "max_uncommitted_bytes",
+        "messages",
+        "messages_after_append",
+        "pending_membership_index",
+        "randomized_election_timeout",
+        "read_states",
+        "reads",
+        "restored_index",
+        "state",
+        "term",
+        "tracker",
+        "transferee",
+        "uncommitted_bytes",
+        "vote",
+    )
+
+    def __init__(self, config: RaftConfig) -> None:
+        """Continue from what `config.storage` holds. Raises ValueError where that contradicts itself."""
+        self.id = config.id
+        self.config = config
+        self._trace = config.trace
+        self.term = 0
+        self.vote = NONE
+        self.state = StateType.FOLLOWER
+        self.leader = NONE
+        """Who leads this term, as far as is known."""
+        self.transferee = NONE
+        """In a leader: whom it is handing over to (thesis, 3.10)."""
+        self.log = RaftLog(config.storage, config.max_committed_bytes_per_ready or config.max_message_bytes or NO_LIMIT)
+        self.tracker = Tracker(config.max_inflight_messages, config.max_inflight_bytes)
+        self.reads = ReadQueue(config.read_only)
+        self.read_states: list[ReadState] = []
+        self.messages: list[Message] = []
+        """May be sent at once."""
+        self.messages_after_append: list[Message] = []
+        """May be sent once everything unstable at this moment is durable: they promise it (thesis, 3.8)."""
+        self.pending_membership_index = 0
+        """In a leader: no change of the membership above this index is in the log. At most one is unapplied at a time:
+        another one is taken when this index is applied (thesis, 4.1)."""
+        self.restored_index = 0
+        """The index of the last snapshot that replaced the log while the node ran: the membership in force is at least
+        as new as this."""
+        self.max_uncommitted_bytes = config.max_uncommitted_bytes or NO_LIMIT
+        self.uncommitted_bytes = 0
+        """In a leader: payload of its uncommitted tail, never overestimated; only counted under a limit."""
+        self.election_elapsed = 0
+        """Ticks since the last election timeout (in a leader or candidate), or since a leader was last heard of."""
+        self.heartbeat_elapsed = 0
+        self.randomized_election_timeout = 0
+        self.dropped: Counter[Refusal] = Counter()
+        """How many messages and requests were refused, by reason, since the node started."""
+        self._restore(config)
+
+    def _restore(self, config: RaftConfig) -> None:
+        hard_state, membership = config.storage.initial_state()
+        reconfiguration.switch(self, *restore(membership, self.log.last_index, self.tracker.make_progress))
+        if hard_state.commit > self.log.last_index:
+            raise ValueError(
+                f"the stored commit index is {hard_state.commit}, but the stored log ends at {self.log.last_index}:"
+                " a part of it was lost"
+            )
+        # It may be behind the snapshot that the log starts from: nothing waits for a commit index to be durable.
+        self.log.commit_to(hard_state.commit)
+        self.term = hard_state.term
+        self.vote = hard_state.vote
+        if config.applied:
+            if not self.log.applied <= config.applied <= self.log.committed:
+                raise ValueError(
+                    f"applied is {config.applied}: the log is committed from {self.log.applied} to {self.log.committed}"
+                )
+            self.log.applied_to(config.applied)
+        roles.become_follower(self, self.term, NONE)
+        self.note(
+            "info",
+            "newRaft %x [peers: [%s], term: %d, commit: %d, applied: %d, lastindex: %d, lastterm: %d]",
+            self.id,
+            ",".join(f"{voter:x}" for voter in sorted(self.tracker.configuration.voters.voters)),
+            self.term,
+            self.log.committed,
+            self.log.applied,
+            self.log.last_index,
+            self.log.last_term,
+        )
+
+    # -- views ----------------------------------------------------------------------------------------------------
+
+    def soft_state(self) -> SoftState:
+        return SoftState(self.leader, self.state)
+
+    def hard_state(self) -> HardState:
+        return HardState(self.term, self.vote, self.log.committed)
+
+    def note(self, level: str, text: str, *values: object) -> None:
+        """Tell the trace what happens; `text` is a %-format for `values`."""
+        if self._trace is not None:
+            self._trace(level, text % values)
+
+    # -- events ---------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """One tick of the clock has passed."""
+        if self.state is StateType.LEADER:
+            leader.tick(self)
+        else:
+            election.tick(self)
+
+    def step(self, message: Message) -> Refusal | None:
+        """Act on a message. Returns why it was not taken, where etcd/raft would return an error.
+
+        The message's term decides first (thesis, 3.3): an older one is not acted on, a newer one makes the node a
+        follower of that term before it is. Messages without a term are the node's own, or requests to a leader.
+        """
+        if message.term > self.term:
+            if not self._enter_newer_term(message):
+                return None
+        elif message.term < self.term and message.term != 0:
+            self._answer_older_term(message)
+            return None
+        kind = message.type
+        if kind is MessageType.HUP:
+            election.campaign_if_allowed(self, pre_vote=self.config.pre_vote)
+        elif kind is MessageType.VOTE or kind is MessageType.PRE_VOTE:
+            election.answer_vote(self, message)
+        elif kind is MessageType.STORAGE_APPEND_RESP:
+            self._appended(message)
+        elif kind is MessageType.STORAGE_APPLY_RESP:
+            self._applied(message.entries)
+        else:
+            return _ROLE_STEPS[self.state](self, message)
+        return None
+
+    def _enter_newer_term(self, message: Message) -> bool:
+        """Take on the term of a message from the future, unless the message does not call for it. False: ignore it."""
+        kind = message.type
+        asks_for_vote = kind is MessageType.VOTE or kind is MessageType.PRE_VOTE
+        if asks_for_vote and election.in_lease(self) and message.context != election.TRANSFER_CONTEXT:
+            self.note(
+                "info",
+                "%x [logterm: %d, index: %d, vote: %x] ignored %s from %x at term %d: lease is not expired",
+                *(self.id, self.log.last_term, self.log.last_index, self.vote),
+                *(kind.name, message.sender, self.term),
+            )
+            return False
+        if kind is MessageType.PRE_VOTE:
+            return True  # it asks about a term that nobody has entered (thesis, 9.6)
+        if kind is MessageType.PRE_VOTE_RESP and not message.reject:
+            return True  # granted for the term that was asked about: entered once a quorum grants it
+        self.note(
+            "info",
+            "%x [term: %d] received a %s message with higher term from %x [term: %d]",
+            *(self.id, self.term, kind.name, message.sender, message.term),
+        )
+        roles.become_follower(self, message.term, message.sender if kind in _FROM_A_LEADER else NONE)
+        return True
+
+    def _answer_older_term(self, message: Message) -> None:
+        """Let somebody who lives in the past know of the present, where that is needed to go on; else ignore it."""
+        kind = message.type
+        config = self.config
+        if kind in (MessageType.HEARTBEAT, MessageType.APP) and (config.check_quorum or config.pre_vote):
+            # This node's term ran ahead while it was cut off. Its own requests for votes may be ignored (lease,
+            # pre-vote), so the leader must hear of the term in another way, or the two would never meet again.
+            self.send(Message(MessageType.APP_RESP, to=message.sender))
+        elif kind is MessageType.PRE_VOTE:
+            # A pre-candidate with an older term but a longer log may be the only one that can win: tell it the term.
+            self.note("info", "%x rejected %s from %x at term %d", self.id, kind.name, message.sender, self.term)
+            self.send(Message(MessageType.PRE_VOTE_RESP, to=message.sender, term=self.term, reject=True))
+        elif kind is MessageType.STORAGE_APPEND_RESP:
+            # The entries may have been replaced since, by a leader of this term. A snapshot is final in any term.
+            if message.snapshot is not None:
+                self._applied_snapshot(message.snapshot)
+        else:
+            self.note(
+                "info",
+                "%x [term: %d] ignored a %s message with lower term from %x [term: %d]",
+                *(self.id, self.term, kind.name, message.sender, message.term),
+            )
+
+    # -- storage has done its work --------------------------------------------------------------------------------
+
+    def _appended(self, message: Message) -> None:
+        """Entries up to (index, log_term), and the snapshot, are durable."""
+        if message.index and not self.log.unstable.stable_to(message.index, message.log_term):
+            self.note("info", "entry at index %d missing from unstable log; ignoring", message.index)
+        if message.snapshot is not None:
+            self._applied_snapshot(message.snapshot)
+
+    def _applied(self, entries: Sequence[Entry]) -> None:
+        """The state machine has applied `entries`."""
+        if not entries:
+            return
+        self._applied_to(entries[-1].index, entries)
+        if self.uncommitted_bytes:
+            self.uncommitted_bytes = max(self.uncommitted_bytes - payload_size(entries), 0)
+
+    def _applied_snapshot(self, snapshot: Snapshot) -> None:
+        index = snapshot.meta.index
+        self.log.unstable.stable_snapshot_to(index)
+        self._applied_to(index, ())
+
+    def _applied_to(self, index: int, entries: Sequence[Entry]) -> None:
+        """Move the applied index, and leave a joint membership once the change that entered it is applied.
+
+        Asked again with every applied entry, so it comes about even where a proposal is dropped (thesis, 4.3: the
+        leader that applies the joint membership proposes the new one).
+        """
+        self.log.applied_to(max(index, self.log.applied), entries)
+        if (
+            self.state is StateType.LEADER
+            and self.tracker.configuration.auto_leave
+            and self.log.applied >= self.pending_membership_index
+        ):
+            configuration = self.tracker.configuration
+            if leader.propose(self, [Entry(0, 0, EntryType.CONF_CHANGE_V2)]):
+                self.note("info", "initiating automatic transition out of joint configuration %s", configuration)
+            else:
+                self.note("debug", "not initiating automatic transition out of joint configuration %s", configuration)
+
+    # -- effects --------------------------------------------------------------------------------------------------
+
+    def send(self, message: Message) -> None:
+        """Queue a message. Votes carry the term they are about; everything else carries the node's own.
+
+        Votes and acknowledgements of entries promise something that must not be forgotten, so they wait until the
+        promise is durable, refusals included (thesis, 3.8). To itself a node sends only these.
+        """
+        if message.sender == NONE:
+            message.sender = self.id
+        kind = message.type
+        if kind not in _VOTING_TYPES and kind not in _TERMLESS_TYPES:
+            message.term = self.term
+        if kind in _AFTER_APPEND_TYPES:
+            self.messages_after_append.append(message)
+        else:
+            assert message.to != self.id, "a message to oneself needs no sending"
+            self.messages.append(message)
+
+    def respond_to_read(self, request: Message, index: int) -> None:
+        """A read is confirmed at `index`: tell the node that asked."""
+        if request.sender in (NONE, self.id):
+            self.read_states.append(ReadState(index, request.entries[0].data))
+        else:
+            self.send(Message(MessageType.READ_INDEX_RESP, to=request.sender, index=index, entries=request.entries))

@@ -1,0 +1,361 @@
+"""The core's face: a node that is driven by hand, one event at a time.
+
+    node = RawNode(RaftConfig(id=1, storage=storage, ...))
+    node.tick(), node.step(message), node.propose(data), ...       events in
+    while node.has_ready():
+        ready = node.ready()                                        effects out
+        ... write, send, apply what it holds (see `Ready`) ...
+        node.advance()                                              synchronous form only
+
+In the asynchronous form (`async_storage_writes`) there is no `advance`: storage work leaves as messages to
+`LOCAL_APPEND` and `LOCAL_APPLY`, any number of them may be under way, and the responses that each carries are stepped
+or sent when its work is durable. Messages to one of the two must be worked off in their order.
+
+In either form writes must become durable in their order: a hard state not later than the entries that were handed out
+with it or after it. No response waits for a commit index alone to be durable, but the safety of membership changes
+rests on it (see `election.campaign_if_allowed`).
+
+Not safe for threads: all calls come from one.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import msgspec
+
+from syncline.consensus import leader, reconfiguration
+from syncline.consensus.admission import Refusal, examine
+from syncline.consensus.config import RaftConfig
+from syncline.consensus.membership import Configuration, ProgressMap, encode_change
+from syncline.consensus.raft import Raft
+from syncline.consensus.types import (
+    LOCAL_APPEND,
+    LOCAL_APPLY,
+    NONE,
+    Entry,
+    EntryType,
+    HardState,
+    MembershipChange,
+    MembershipState,
+    Message,
+    MessageType,
+    NodeId,
+    ProposalDropped,
+    Ready,
+    StateType,
+)
+
+__all__ = ["RawNode", "Status"]
+
+
+class Status(msgspec.Struct, frozen=True):
+    """A node at one moment. `progress` is a copy, sorted by id, and empty unless the node leads."""
+
+    id: NodeId
+    term: int
+    vote: NodeId
+    commit: int
+    applied: int
+    state: StateType
+    leader: NodeId
+    transferee: NodeId
+    configuration: Configuration
+    membership: MembershipState
+    progress: ProgressMap
+
+
+class RawNode:
+    """One node of a Raft group."""
+
+    __slots__ = ("_async_storage", "_hard_state", "_on_advance", "_soft_state", "raft")
+
+    def __init__(self, config: RaftConfig) -> None:
+        """Start, or restart, a node from what `config.storage` holds. Raises ValueError where that is inconsistent.
+
+        A node whose storage holds no membership belongs to no group yet: it waits to be added to one.
+        """
+        self.raft = Raft(config)
+        self._async_storage = config.async_storage_writes
+        self._soft_state = self.raft.soft_state()
+        """As handed out last, like `_hard_state`."""
+        self._hard_state = self.raft.hard_state()
+        self._on_advance: list[Message] = []
+        """In the synchronous form: what the node tells itself once the Ready that is out was dealt with."""
+
+    # -- events ---------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """A tick of the clock has passed."""
+        self.raft.tick()
+
+    def campaign(self) -> None:
+        """Start an election now (with pre-vote where that is on), unless the node leads or must not lead."""
+        self.raft.step(Message(MessageType.HUP))
+
+    def step(self, message: Message) -> Refusal | None:
+        """Act on a message of a peer, or on a response that storage hands back.
+
+        Returns None, or why the message was refused: it then had no effect, and is counted in `raft.dropped`. Never
+        raises, whatever the message says.
+        """
+        refusal = examine(self.raft, message)
+        if refusal is None:
+            refusal = self.raft.step(message)
+        if refusal is not None:
+            self.raft.dropped[refusal] += 1
+        return refusal
+
+    def propose(self, data: bytes) -> None:
+        """Propose a command; a follower passes it on to the leader. Whether it is committed shows when it is applied.
+
+        Raises ProposalDropped where there is no leader, or it takes no proposals.
+        """
+        self._propose(Entry(0, 0, EntryType.NORMAL, data))
+
+    def propose_batch(self, batch: list[bytes]) -> tuple[int, int]:
+        """Append commands to the leader's log in one step. Returns the index of the first one, and their term.
+
+        They are committed as of that term, or not at all. Raises ProposalDropped, and appends none of them, where this
+        node does not lead or takes no proposals; ValueError where the batch is empty.
+        """
+        if not batch:
+            raise ValueError("an empty batch")
+        raft = self.raft
+        if raft.state is not StateType.LEADER or not leader.may_propose(raft):
+            self._drop()
+        first, term = raft.log.last_index + 1, raft.term
+        normal = EntryType.NORMAL
+        if not leader.replicate(raft, [Entry(term, index, normal, data) for index, data in enumerate(batch, first)]):
+            self._drop()
+        return first, term
+
+    def propose_membership(self, change: MembershipChange, *, v1: bool = False) -> None:
+        """Propose a change of the membership; without changes, to leave a joint membership.
+
+        Where another change is under way, or it does not fit the membership in force, the leader appends an empty entry
+        instead. `v1` writes an entry of the first kind, for a single change. Raises ProposalDropped as `propose`.
+        """
+        kind = EntryType.CONF_CHANGE if v1 else EntryType.CONF_CHANGE_V2
+        assert not v1 or len(change.changes) == 1, "an entry of the first kind holds one change"
+        self._propose(Entry(0, 0, kind, encode_change(change)))
+
+    def apply_membership(self, change: MembershipChange, *, index: int = 0) -> MembershipState:
+        """Bring a committed change into force, when its entry is applied. Returns the membership in force then.
+
+        `index` is the entry's. Where entries are applied beside the core (asynchronously), give it: a snapshot may have
+        come in since the entry was handed out, with a newer membership, and the change must not be made on top of that.
+        Raises MembershipRefused where the change does not fit, on every node alike: the membership stays as it is.
+        """
+        return reconfiguration.apply_change(self.raft, change, index)
+
+    def preview_membership(self, change: MembershipChange) -> MembershipState:
+        """What `apply_membership` would return if it were applied now. Changes nothing. Raises MembershipRefused."""
+        return reconfiguration.changed(self.raft, change)[0].state()
+
+    def read_index(self, context: bytes) -> bool:
+        """Ask for an index from which on a local read is linearizable; it comes as a `ReadState` with this context.
+
+        Or it does not come, where the leader changes or messages are lost: ask again, with a fresh context, so that the
+        answers can be told apart. False: there is no leader to ask, or too many reads wait.
+        """
+        raft = self.raft
+        request = Message(MessageType.READ_INDEX, entries=(Entry(0, 0, EntryType.NORMAL, context),))
+        refusal = Refusal.NO_LEADER if raft.leader == NONE else raft.step(request)
+        if refusal is not None:
+            raft.dropped[refusal] += 1
+        return refusal is None
+
+    def transfer_leadership(self, to: NodeId) -> None:
+        """Hand leadership over to `to`; a follower passes the request on. It fails after an election timeout."""
+        self.raft.step(Message(MessageType.TRANSFER_LEADER, sender=to))
+
+    def forget_leader(self) -> None:
+        """Follow nobody until somebody leads, for instance because the leader is known to be gone."""
+        self.raft.step(Message(MessageType.FORGET_LEADER))
+
+    def report_unreachable(self, node_id: NodeId) -> None:
+        """The transport has lost messages to a peer: go easy on it."""
+        self.raft.step(Message(MessageType.UNREACHABLE, sender=node_id))
+
+    def report_snapshot(self, node_id: NodeId, ok: bool) -> None:
+        """The transfer of a snapshot to a peer has ended. Until this, or an answer, the peer is sent nothing else."""
+        self.raft.step(Message(MessageType.SNAP_STATUS, sender=node_id, reject=not ok))
+
+    def _propose(self, entry: Entry) -> None:
+        message = Message(MessageType.PROP, sender=self.raft.id, entries=(entry,))
+        if self.raft.step(message) is not None:
+            self._drop()
+
+    def _drop(self) -> NoReturn:
+        self.raft.dropped[Refusal.PROPOSAL_DROPPED] += 1
+        raise ProposalDropped(Refusal.PROPOSAL_DROPPED.value)
+
+    # -- effects --------------------------------------------------------------------------------------------------
+
+    def has_ready(self) -> bool:
+        """Whether `ready` would hold anything."""
+        raft = self.raft
+        log = raft.log
+        return bool(
+            raft.messages
+            or raft.messages_after_append
+            or log.unstable.has_next_entries
+            or log.has_next_committed(allow_unstable=not self._async_storage)
+            or raft.read_states
+            or log.unstable.next_snapshot() is not None
+            or raft.hard_state() != self._hard_state
+            or raft.soft_state() != self._soft_state
+        )
+
+    def ready(self) -> Ready:
+        """Take what there is to do. It counts as handed out: it must be done."""
+        raft = self.raft
+        log = raft.log
+        soft_state, hard_state = raft.soft_state(), raft.hard_state()
+        entries = log.unstable.next_entries()
+        snapshot = log.unstable.next_snapshot()
+        ready = Ready(
+            soft_state=soft_state if soft_state != self._soft_state else None,
+            hard_state=hard_state if hard_state != self._hard_state else None,
+            read_states=raft.read_states,
+            entries=entries,
+            snapshot=snapshot,
+            committed_entries=log.next_committed(allow_unstable=not self._async_storage),
+            messages=raft.messages,
+            must_sync=bool(entries)
+            or hard_state.term != self._hard_state.term
+            or hard_state.vote != self._hard_state.vote,
+        )
+        if self._async_storage:
+            self._add_storage_messages(ready, raft.messages)
+        else:
+            self._defer_to_advance(ready, raft.messages)
+        self._soft_state, self._hard_state = soft_state, hard_state
+        raft.read_states = []
+        raft.messages = []
+        raft.messages_after_append = []
+        log.unstable.accept_in_progress()
+        if ready.committed_entries:
+            log.accept_applying(ready.committed_entries, allow_unstable=not self._async_storage)
+        return ready
+
+    def advance(self) -> None:
+        """The last Ready was dealt with: written, and applied. Only in the synchronous form."""
+        assert not self._async_storage, "storage answers for itself in the asynchronous form"
+        responses, self._on_advance = self._on_advance, []
+        for response in responses:
+            self.raft.step(response)
+
+    def _defer_to_advance(self, ready: Ready, messages: list[Message]) -> None:
+        """What waits for the writes of `ready`: the runtime sends it to others after them, `advance` to oneself."""
+        assert not self._on_advance, "a second Ready was taken before `advance`"
+        for message in self.raft.messages_after_append:
+            (self._on_advance if message.to == self.raft.id else messages).append(message)
+        if (appended := self._append_response(ready)) is not None:
+            self._on_advance.append(appended)
+        if ready.committed_entries:
+            self._on_advance.append(self._apply_response(ready))
+
+    def _add_storage_messages(self, ready: Ready, messages: list[Message]) -> None:
+        """Put the storage work of `ready` into messages to storage."""
+        raft = self.raft
+        if ready.entries or ready.hard_state or ready.snapshot or raft.messages_after_append:
+            # What was promised earlier may still be on its way to the disk. Storage works in order, so a response that
+            # goes with this message, even if it has nothing to write, waits for all of that.
+            responses = raft.messages_after_append
+            if (appended := self._append_response(ready)) is not None:
+                responses.append(appended)
+            hard_state = ready.hard_state or HardState()
+            messages.append(
+                Message(
+                    MessageType.STORAGE_APPEND,
+                    to=LOCAL_APPEND,
+                    sender=raft.id,
+                    term=hard_state.term,
+                    vote=hard_state.vote,
+                    commit=hard_state.commit,
+                    entries=ready.entries,
+                    snapshot=ready.snapshot,
+                    responses=responses,
+                )
+            )
+        if ready.committed_entries:
+            messages.append(
+                Message(
+                    MessageType.STORAGE_APPLY,
+                    to=LOCAL_APPLY,
+                    sender=raft.id,
+                    entries=ready.committed_entries,
+                    responses=[self._apply_response(ready)],
+                )
+            )
+
+    def _append_response(self, ready: Ready) -> Message | None:
+        """What storage tells the node once all that it was given up to `ready` is durable.
+
+        It carries the term of now, and is ignored in another one (see `Unstable.stable_to`). So that ignored ones do
+        not leave entries unstable for ever, it speaks of the whole log rather than of this Ready's entries: the first
+        one of a new term, which always has a hard state to write, makes up for them.
+        """
+        raft = self.raft
+        unstable = raft.log.unstable
+        if not unstable.entries and ready.snapshot is None:
+            return None
+        response = Message(MessageType.STORAGE_APPEND_RESP, to=raft.id, sender=LOCAL_APPEND, term=raft.term)
+        if unstable.entries:
+            last = unstable.entries[-1]
+            response.index, response.log_term = last.index, last.term
+        response.snapshot = ready.snapshot
+        return response
+
+    def _apply_response(self, ready: Ready) -> Message:
+        """What the state machine tells the node once it has applied the entries of `ready`. Belongs to no term."""
+        return Message(
+            MessageType.STORAGE_APPLY_RESP, to=self.raft.id, sender=LOCAL_APPLY, entries=ready.committed_entries
+        )
+
+    # -- views ----------------------------------------------------------------------------------------------------
+
+    @property
+    def leader(self) -> NodeId:
+        """Who leads, as far as this node knows; NONE where it knows nobody."""
+        return self.raft.leader
+
+    @property
+    def state(self) -> StateType:
+        return self.raft.state
+
+    @property
+    def term(self) -> int:
+        return self.raft.term
+
+    @property
+    def commit(self) -> int:
+        return self.raft.log.committed
+
+    @property
+    def applied(self) -> int:
+        return self.raft.log.applied
+
+    @property
+    def last_index(self) -> int:
+        return self.raft.log.last_index
+
+    def status(self) -> Status:
+        """All of it at once. Copies: for people and metrics rather than for every event."""
+        raft = self.raft
+        leads = raft.state is StateType.LEADER
+        return Status(
+            id=raft.id,
+            term=raft.term,
+            vote=raft.vote,
+            commit=raft.log.committed,
+            applied=raft.log.applied,
+            state=raft.state,
+            leader=raft.leader,
+            transferee=raft.transferee,
+            configuration=raft.tracker.configuration,
+            membership=raft.tracker.configuration.state(),
+            progress={node_id: one.copy() for node_id, one in raft.tracker.progress.items()} if leads else {},
+        )

@@ -1,0 +1,177 @@
+"""Log replication: what a leader sends to its followers, and how a follower takes it (thesis, 3.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from syncline.consensus.progress import Progress, ProgressState
+from syncline.consensus.sizes import payload_size
+from syncline.consensus.types import (
+    NO_LIMIT,
+    Compacted,
+    Entry,
+    Message,
+    MessageType,
+    NodeId,
+    SnapshotUnavailable,
+    Unavailable,
+)
+
+if TYPE_CHECKING:
+    from syncline.consensus.raft import Raft
+
+__all__ = [
+    "append",
+    "broadcast_append",
+    "broadcast_heartbeat",
+    "handle_append",
+    "handle_heartbeat",
+    "maybe_send_append",
+]
+
+
+# -- the leader's side --------------------------------------------------------------------------------------------
+
+
+def append(raft: Raft, entries: Sequence[Entry]) -> bool:
+    """Append `entries`, which continue the log in the current term, to the leader's own log.
+
+    False, and nothing appended, where the uncommitted tail would grow too large. The leader sends itself no append;
+    the acknowledgement that it owes itself is queued here and counts once the entries are durable (thesis, 10.2.1:
+    a leader may write to its disk in parallel with replicating).
+    """
+    if raft.max_uncommitted_bytes < NO_LIMIT:
+        size = payload_size(entries)
+        # A proposal of any size is taken while nothing waits, or it could never be made; an empty one always, because
+        # new terms and the end of joint memberships rest on it.
+        if raft.uncommitted_bytes and size and raft.uncommitted_bytes + size > raft.max_uncommitted_bytes:
+            raft.note("warning", "%x has too much uncommitted: dropping proposal", raft.id)
+            return False
+        raft.uncommitted_bytes += size
+    raft.log.append(entries)
+    raft.send(Message(MessageType.APP_RESP, to=raft.id, index=entries[-1].index))
+    return True
+
+
+def broadcast_append(raft: Raft) -> None:
+    """Send every other member what it lacks, or at least the commit index."""
+    for node_id, progress in raft.tracker.progress.items():
+        if node_id != raft.id:
+            maybe_send_append(raft, node_id, progress)
+
+
+def maybe_send_append(raft: Raft, to: NodeId, progress: Progress, *, send_if_empty: bool = True) -> bool:
+    """Send an append, unless the follower is paused; without entries only where `send_if_empty`.
+
+    An append without entries tells the commit index, or probes. Where the follower needs entries that are compacted, a
+    snapshot is sent instead. Returns whether anything was sent.
+    """
+    if progress.paused:
+        return False
+    log = raft.log
+    prev_index = progress.next - 1
+    try:
+        prev_term = log.term(prev_index)
+    except (Compacted, Unavailable):
+        return _maybe_send_snapshot(raft, to, progress)
+    entries: Sequence[Entry] = ()
+    # A full window still lets empty appends through (as often as heartbeats are answered): were all the appends in it
+    # lost, the answer to an empty one is what shows it.
+    if progress.state is not ProgressState.REPLICATE or not progress.inflights.full:
+        try:
+            entries = log.entries(progress.next, raft.config.max_message_bytes)
+        except Compacted:
+            return send_if_empty and _maybe_send_snapshot(raft, to, progress)
+    if not entries and not send_if_empty:
+        return False
+    raft.send(
+        Message(
+            MessageType.APP,
+            to=to,
+            index=prev_index,
+            log_term=prev_term,
+            entries=entries,
+            commit=log.committed,
+            session=progress.session,
+        )
+    )
+    limited = raft.config.max_inflight_bytes not in (0, NO_LIMIT)
+    progress.sent_entries(len(entries), payload_size(entries) if limited else 0)
+    progress.sent_commit = log.committed
+    return True
+
+
+def _maybe_send_snapshot(raft: Raft, to: NodeId, progress: Progress) -> bool:
+    """Send the newest snapshot (InstallSnapshot: thesis, 5.3); not to a follower that may be down."""
+    if not progress.recent_active:
+        raft.note("debug", "ignore sending snapshot to %x since it is not recently active", to)
+        return False
+    try:
+        snapshot = raft.log.snapshot()
+    except SnapshotUnavailable:
+        raft.note("debug", "%x failed to send snapshot to %x: none is available at the moment", raft.id, to)
+        return False
+    meta = snapshot.meta
+    if meta.index == 0:  # entries can only be gone where a snapshot holds them; storage that lost it must be told
+        raft.note("error", "%x has no snapshot to send to %x although its log starts behind it", raft.id, to)
+        return False
+    raft.note(
+        "debug",
+        "%x [firstindex: %d, commit: %d] sent snapshot[index: %d, term: %d] to %x [%s]",
+        *(raft.id, raft.log.first_index, raft.log.committed, meta.index, meta.term, to, progress),
+    )
+    progress.become_snapshot(meta.index)
+    raft.send(Message(MessageType.SNAP, to=to, snapshot=snapshot, session=progress.session))
+    return True
+
+
+def broadcast_heartbeat(raft: Raft) -> None:
+    """Send every other member a heartbeat. It carries the number of the newest read that waits (see `reads`)."""
+    context = raft.reads.context()
+    committed = raft.log.committed
+    for node_id, progress in raft.tracker.progress.items():
+        if node_id == raft.id:
+            continue
+        # A follower must not commit what it may not have: its log agrees with the leader's up to `match` only.
+        commit = min(progress.match, committed)
+        raft.send(Message(MessageType.HEARTBEAT, to=node_id, commit=commit, context=context, session=progress.session))
+        progress.sent_commit = commit
+
+
+# -- the follower's side ------------------------------------------------------------------------------------------
+
+
+def handle_append(raft: Raft, message: Message) -> None:
+    """Take a leader's entries, and answer up to where the logs agree (AppendEntries: thesis, figure 3.1)."""
+    log = raft.log
+    response = Message(MessageType.APP_RESP, to=message.sender, session=message.session)
+    if message.index < log.committed:
+        # An old message: everything committed agrees with every leader's log.
+        response.index = log.committed
+        raft.send(response)
+        return
+    agreed = log.maybe_append(message.index, message.log_term, message.commit, message.entries)
+    if agreed is not None:
+        response.index = agreed
+        raft.send(response)
+        return
+    raft.note(
+        "debug",
+        "%x [logterm: %d, index: %d] rejected MsgApp [logterm: %d, index: %d] from %x",
+        *(raft.id, log.term_or_zero(message.index), message.index, message.log_term, message.index, message.sender),
+    )
+    # Tell the leader the highest entry that may agree: none of ours that is of a newer term than the leader's entry
+    # at that place can.
+    response.index = message.index
+    response.reject = True
+    response.reject_hint, response.log_term = log.find_conflict_by_term(
+        min(message.index, log.last_index), message.log_term
+    )
+    raft.send(response)
+
+
+def handle_heartbeat(raft: Raft, message: Message) -> None:
+    """Commit what the leader says, and show that this node follows it."""
+    raft.log.commit_to(message.commit)
+    raft.send(Message(MessageType.HEARTBEAT_RESP, to=message.sender, context=message.context, session=message.session))

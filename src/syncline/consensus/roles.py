@@ -1,0 +1,100 @@
+"""The roles of a node, and how it comes by them (thesis, figure 3.3).
+
+`TRANSITIONS` is the whole state diagram. A pre-candidate asks whether it could win; a candidate has entered the next
+term and asks for votes; a leader was voted for by a quorum; everybody else follows, or waits for somebody to follow.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from syncline.consensus import replication
+from syncline.consensus.reads import ReadQueue
+from syncline.consensus.types import NONE, Entry, NodeId, StateType
+
+if TYPE_CHECKING:
+    from syncline.consensus.raft import Raft
+
+__all__ = ["TRANSITIONS", "become_candidate", "become_follower", "become_leader", "become_pre_candidate"]
+
+TRANSITIONS: Final[dict[StateType, frozenset[StateType]]] = {
+    # hears of a leader or of a newer term; an election timeout passes, with pre-vote and without
+    StateType.FOLLOWER: frozenset({StateType.FOLLOWER, StateType.PRE_CANDIDATE, StateType.CANDIDATE}),
+    # was refused, or hears of a leader; asks again; a quorum would vote for it
+    StateType.PRE_CANDIDATE: frozenset({StateType.FOLLOWER, StateType.PRE_CANDIDATE, StateType.CANDIDATE}),
+    # was refused, or hears of a leader; the vote was split, with pre-vote and without; a quorum votes for it
+    StateType.CANDIDATE: frozenset(
+        {StateType.FOLLOWER, StateType.PRE_CANDIDATE, StateType.CANDIDATE, StateType.LEADER}
+    ),
+    # hears of a newer term, lost its quorum, or was removed. A leader never replaces its own term.
+    StateType.LEADER: frozenset({StateType.FOLLOWER}),
+}
+"""From each role, the roles that can follow it."""
+
+
+def become_follower(raft: Raft, term: int, leader: NodeId) -> None:
+    """Follow `leader` (perhaps nobody yet) in `term`."""
+    _reset(raft, term)
+    raft.leader = leader
+    _enter(raft, StateType.FOLLOWER)
+    raft.note("info", "%x became follower at term %d", raft.id, raft.term)
+
+
+def become_pre_candidate(raft: Raft) -> None:
+    """Ask whether an election could be won. Neither term nor vote change, so nothing is disturbed (thesis, 9.6)."""
+    raft.tracker.votes.clear()
+    raft.leader = NONE
+    _enter(raft, StateType.PRE_CANDIDATE)
+    raft.note("info", "%x became pre-candidate at term %d", raft.id, raft.term)
+
+
+def become_candidate(raft: Raft) -> None:
+    """Enter the next term and vote for oneself in it (thesis, 3.4)."""
+    _reset(raft, raft.term + 1)
+    raft.vote = raft.id
+    _enter(raft, StateType.CANDIDATE)
+    raft.note("info", "%x became candidate at term %d", raft.id, raft.term)
+
+
+def become_leader(raft: Raft) -> None:
+    """Lead the current term, and append an empty entry to it.
+
+    Entries of earlier terms can't be committed by counting who holds them, only together with one of the leader's own
+    (thesis, 3.6.2); the empty entry is there to do that, and to find out what is committed (thesis, 6.4).
+    """
+    _reset(raft, raft.term)
+    raft.leader = raft.id
+    _enter(raft, StateType.LEADER)
+    own = raft.tracker.progress[raft.id]
+    own.become_replicate()
+    own.recent_active = True
+    # There may be an unapplied change of the membership in the log. Rather than look for it, take no other one until
+    # all that is in the log now is applied.
+    raft.pending_membership_index = raft.log.last_index
+    appended = replication.append(raft, [Entry(raft.term, raft.log.last_index + 1)])
+    assert appended, "an empty entry is never too large"
+    raft.note("info", "%x became leader at term %d", raft.id, raft.term)
+
+
+def _enter(raft: Raft, state: StateType) -> None:
+    assert state in TRANSITIONS[raft.state], f"a {raft.state.name} can't become a {state.name}"
+    raft.state = state
+
+
+def _reset(raft: Raft, term: int) -> None:
+    """Forget what belongs to a role or to an earlier term."""
+    if raft.term != term:
+        assert term > raft.term, "terms only grow"
+        raft.term = term
+        raft.vote = NONE
+    raft.leader = NONE
+    raft.transferee = NONE
+    raft.election_elapsed = 0
+    raft.heartbeat_elapsed = 0
+    election_ticks = raft.config.election_ticks
+    # Drawn anew each time, so that two nodes that split a vote do not do it again (thesis, 3.4).
+    raft.randomized_election_timeout = election_ticks + raft.config.rng.randrange(election_ticks)
+    raft.tracker.reset(raft.id, raft.log.last_index)
+    raft.pending_membership_index = 0
+    raft.uncommitted_bytes = 0
+    raft.reads = ReadQueue(raft.config.read_only)

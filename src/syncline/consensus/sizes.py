@@ -1,0 +1,72 @@
+"""How the core counts bytes. Only done where a limit is set: a count costs a walk over the entries.
+
+Two measures, as in etcd/raft. The *encoded* size of an entry bounds messages and work handed out; it is the size of
+etcd's protobuf encoding, so that the same limits cut logs at the same places (our own encoding of an entry is within a
+few bytes of it). The *payload* is the proposer's data alone and bounds what waits for a quorum; an empty entry has
+none, so a new leader's first entry and the entry that leaves a joint membership are never refused for their size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from syncline.consensus.types import NO_LIMIT, Entry
+
+__all__ = ["encoded_size", "entry_size", "limit_size", "payload_size"]
+
+_MAX_OVERHEAD: Final[int] = 32
+"""Encoded bytes of an entry beside its data are fewer than this: five tags and four varints, most of one byte."""
+
+
+def entry_size(entry: Entry) -> int:
+    """Bytes of the entry as protobuf: one tag byte per field, then varints (type, term, index) and the data.
+
+    Empty data is an absent field.
+    """
+    return _header_size(entry) + _data_size(len(entry.data))
+
+
+def encoded_size(entries: Sequence[Entry]) -> int:
+    """Encoded bytes of all the entries, which are contiguous."""
+    if not entries:
+        return 0
+    header = _header_size(entries[0])
+    if header != _header_size(entries[-1]):
+        return sum([entry_size(entry) for entry in entries])
+    # Terms and indexes only grow, so the numbers in between are as wide as the first and the last.
+    return header * len(entries) + sum([_data_size(len(entry.data)) for entry in entries])
+
+
+def payload_size(entries: Sequence[Entry]) -> int:
+    """Bytes of the entries' data."""
+    return sum([len(entry.data) for entry in entries])
+
+
+def limit_size(entries: Sequence[Entry], max_bytes: int) -> Sequence[Entry]:
+    """The longest prefix of at most `max_bytes` encoded, but never less than one entry where there are any."""
+    if max_bytes >= NO_LIMIT or len(entries) <= 1:
+        return entries
+    if payload_size(entries) + _MAX_OVERHEAD * len(entries) <= max_bytes:  # the usual case, found out cheaply
+        return entries
+    size = 0
+    for count, entry in enumerate(entries):
+        size += entry_size(entry)
+        if size > max_bytes and count:
+            return entries[:count]
+    return entries
+
+
+def _header_size(entry: Entry) -> int:
+    return 3 + _varint_size(entry.type) + _varint_size(entry.term) + _varint_size(entry.index)
+
+
+def _data_size(length: int) -> int:
+    if 0 < length < 128:
+        return length + 2
+    return length + 1 + _varint_size(length) if length else 0
+
+
+def _varint_size(value: int) -> int:
+    """Bytes of a protobuf varint: seven bits each, and at least one."""
+    return (max(value, 1).bit_length() + 6) // 7

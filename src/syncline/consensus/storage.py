@@ -1,0 +1,159 @@
+"""The stable log as the core sees it, and one that lives in memory.
+
+The core only reads. What it wants written it hands out (`Ready`); the runtime writes it and makes it visible here
+before it tells the core that the write is done. Positions: entries below `first_index` were compacted away into a
+snapshot, but the term of the entry just below it stays known, because the next append is checked against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from syncline.consensus.sizes import limit_size
+from syncline.consensus.types import (
+    NO_LIMIT,
+    Compacted,
+    Entry,
+    HardState,
+    MembershipState,
+    Snapshot,
+    SnapshotMeta,
+    Unavailable,
+)
+
+__all__ = ["LogStorage", "MemoryStorage"]
+
+
+class LogStorage(Protocol):
+    """What the core reads of the stable log. Called often, on the event loop: synchronous and cheap."""
+
+    def initial_state(self) -> tuple[HardState, MembershipState]:
+        """What was saved before the node started: the newest hard state, and the membership at the last snapshot.
+
+        Later changes of the membership are in the log and are applied again (thesis, 4.1).
+        """
+        ...
+
+    def entries(self, low: int, high: int, max_bytes: int) -> Sequence[Entry]:
+        """Entries `low` to `high` - 1, or fewer where they exceed `max_bytes`, but at least one.
+
+        Raises Compacted where `low` is below the first index, Unavailable where `high` - 1 is above the last.
+        """
+        ...
+
+    def term(self, index: int) -> int:
+        """The term of the entry at `index`, which may be one below the first index.
+
+        Raises Compacted below that, Unavailable above the last index.
+        """
+        ...
+
+    def first_index(self) -> int:
+        """The first index that `entries` may be asked for; above `last_index` where the log is empty."""
+        ...
+
+    def last_index(self) -> int:
+        """The last index of the log; where it is empty, that of the snapshot it continues (0 for a new log)."""
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """The newest snapshot, to bring a follower up to date.
+
+        Raises SnapshotUnavailable where there is none at the moment: the core asks again later.
+        """
+        ...
+
+
+class MemoryStorage:
+    """A stable log in memory, for tests and for simulations. Nothing survives the process."""
+
+    __slots__ = ("_entries", "_hard_state", "_snapshot", "_start", "_start_term")
+
+    def __init__(self) -> None:
+        self._hard_state = HardState()
+        self._snapshot = Snapshot()
+        self._entries: list[Entry] = []
+        self._start = 0
+        """Index just below the first entry; `_start_term` is its term."""
+        self._start_term = 0
+
+    def initial_state(self) -> tuple[HardState, MembershipState]:
+        return self._hard_state, self._snapshot.meta.membership
+
+    def entries(self, low: int, high: int, max_bytes: int = NO_LIMIT) -> Sequence[Entry]:
+        if low <= self._start:
+            raise Compacted
+        if high > self.last_index() + 1:
+            raise Unavailable
+        return limit_size(self._entries[low - self._start - 1 : high - self._start - 1], max_bytes)
+
+    def term(self, index: int) -> int:
+        if index < self._start:
+            raise Compacted
+        if index == self._start:
+            return self._start_term
+        if index > self.last_index():
+            raise Unavailable
+        return self._entries[index - self._start - 1].term
+
+    def first_index(self) -> int:
+        return self._start + 1
+
+    def last_index(self) -> int:
+        return self._start + len(self._entries)
+
+    def snapshot(self) -> Snapshot:
+        return self._snapshot
+
+    def set_hard_state(self, hard_state: HardState) -> None:
+        """Save term, vote and commit index."""
+        self._hard_state = hard_state
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Write `entries`, which are contiguous; what was stored at their indexes and behind is replaced.
+
+        The part that is compacted already is ignored. Raises ValueError where they would leave a gap.
+        """
+        if not entries or entries[-1].index <= self._start:
+            return
+        first = entries[0].index
+        if first > self.last_index() + 1:
+            raise ValueError(f"entries from {first} would leave a gap: the last index is {self.last_index()}")
+        if first <= self._start:
+            entries = entries[self._start + 1 - first :]
+            first = self._start + 1
+        del self._entries[first - self._start - 1 :]
+        self._entries.extend(entries)
+
+    def apply_snapshot(self, snapshot: Snapshot) -> None:
+        """Replace the whole log by a snapshot. Raises Compacted where the stored one is as new."""
+        if snapshot.meta.index <= self._snapshot.meta.index:
+            raise Compacted
+        self._snapshot = snapshot
+        self._entries = []
+        self._start, self._start_term = snapshot.meta.index, snapshot.meta.term
+
+    def create_snapshot(self, index: int, membership: MembershipState | None = None, data: bytes = b"") -> Snapshot:
+        """Store the snapshot of a state machine that has applied `index`, and return it. The log is left as it is.
+
+        Without `membership` the one of the previous snapshot is kept. Raises Compacted where the stored snapshot is as
+        new, ValueError where `index` is beyond the log.
+        """
+        if index <= self._snapshot.meta.index:
+            raise Compacted
+        if index > self.last_index():
+            raise ValueError(f"no snapshot at {index}: the last index is {self.last_index()}")
+        meta = SnapshotMeta(index, self.term(index), membership or self._snapshot.meta.membership)
+        self._snapshot = Snapshot(meta, data)
+        return self._snapshot
+
+    def compact(self, index: int) -> None:
+        """Drop the entries up to `index`. Raises Compacted where they are gone, ValueError beyond the log."""
+        if index <= self._start:
+            raise Compacted
+        if index > self.last_index():
+            raise ValueError(f"can't compact up to {index}: the last index is {self.last_index()}")
+        self._start_term = self.term(index)
+        del self._entries[: index - self._start]
+        self._start = index

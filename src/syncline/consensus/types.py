@@ -1,0 +1,242 @@
+"""The words of the Raft core: entries, messages, memberships, snapshots, and what a node hands out.
+
+Plain data, compared by value. The numbers of the enumerations are part of the log and wire formats: never reused,
+never renumbered (they are those of etcd/raft, whose traces the core reproduces).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Final, TypeAlias
+
+import msgspec
+
+NodeId: TypeAlias = int
+"""A node's identity: a positive integer below 2**63, never an address, never reused."""
+
+NONE: Final[NodeId] = 0
+"""No node: an unknown leader, a vote not given."""
+
+LOCAL_APPEND: Final[NodeId] = 2**64 - 1
+"""Where storage appends are addressed to: the node's own log writer."""
+
+LOCAL_APPLY: Final[NodeId] = 2**64 - 2
+"""Where committed entries are addressed to: the node's own state machine."""
+
+NO_LIMIT: Final[int] = 2**63 - 1
+"""A size or count that never binds."""
+
+
+class EntryType(IntEnum):
+    """What an entry's data is."""
+
+    NORMAL = 0
+    """A command for the state machine. Empty data: the entry a leader appends when it starts its term."""
+
+    CONF_CHANGE = 1
+    """One change of one member (`MembershipChange` with a single change, never joint)."""
+
+    CONF_CHANGE_V2 = 2
+    """Any change of the membership, joint where it must be. Empty data: leave the joint membership."""
+
+
+class Entry(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """One position of the replicated log."""
+
+    term: int
+    index: int
+    type: EntryType = EntryType.NORMAL
+    data: bytes = b""
+
+
+class HardState(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """What must survive a crash beside the entries, always written as one record (thesis, figure 3.1)."""
+
+    term: int = 0
+    vote: NodeId = NONE
+    commit: int = 0
+
+
+class MembershipState(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """A membership as data: who votes, who learns. Tuples are sorted.
+
+    `voters_outgoing` is empty unless the membership is joint (thesis, 4.3); `learners_next` are members of the
+    outgoing half that become learners when the joint membership is left.
+    """
+
+    voters: tuple[NodeId, ...] = ()
+    learners: tuple[NodeId, ...] = ()
+    voters_outgoing: tuple[NodeId, ...] = ()
+    learners_next: tuple[NodeId, ...] = ()
+    auto_leave: bool = False
+
+
+class SnapshotMeta(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Where in the log a snapshot stands, and the membership at that index."""
+
+    index: int = 0
+    term: int = 0
+    membership: MembershipState = MembershipState()
+
+
+class Snapshot(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """A snapshot as the core sees it. The runtime keeps the state itself in files and leaves `data` empty."""
+
+    meta: SnapshotMeta = SnapshotMeta()
+    data: bytes = b""
+
+
+class ChangeType(IntEnum):
+    """What happens to one member."""
+
+    ADD_NODE = 0
+    REMOVE_NODE = 1
+    UPDATE_NODE = 2
+    ADD_LEARNER_NODE = 3
+
+
+class Transition(IntEnum):
+    """How a change is carried out (thesis, 4.3)."""
+
+    AUTO = 0
+    """Simple where one voter changes, else joint and left automatically."""
+
+    JOINT_IMPLICIT = 1
+    """Joint, left automatically once the joint membership is committed."""
+
+    JOINT_EXPLICIT = 2
+    """Joint, left by an empty `MembershipChange`."""
+
+
+class SingleChange(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """One member's part of a change."""
+
+    type: ChangeType
+    node_id: NodeId
+
+
+class MembershipChange(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """A change of the membership. Without changes: leave the joint membership.
+
+    `context` is the proposer's and is carried along unread.
+    """
+
+    transition: Transition = Transition.AUTO
+    changes: tuple[SingleChange, ...] = ()
+    context: bytes = b""
+
+
+class MessageType(IntEnum):
+    """Every event of the core. The comment says who sends it; the rest is in `raft.py`."""
+
+    HUP = 0  # local: campaign
+    BEAT = 1  # local: send heartbeats
+    PROP = 2  # local, or forwarded: propose entries
+    APP = 3  # leader: entries to append
+    APP_RESP = 4
+    VOTE = 5  # candidate
+    VOTE_RESP = 6
+    SNAP = 7  # leader: a snapshot to install
+    HEARTBEAT = 8  # leader
+    HEARTBEAT_RESP = 9
+    UNREACHABLE = 10  # local: the transport could not deliver
+    SNAP_STATUS = 11  # local: a snapshot transfer ended
+    CHECK_QUORUM = 12  # local: is a quorum active?
+    TRANSFER_LEADER = 13  # local, or forwarded
+    TIMEOUT_NOW = 14  # leader to the node it hands over to
+    READ_INDEX = 15  # local, or forwarded
+    READ_INDEX_RESP = 16
+    PRE_VOTE = 17  # pre-candidate (thesis, 9.6)
+    PRE_VOTE_RESP = 18
+    STORAGE_APPEND = 19  # to the node's own log writer
+    STORAGE_APPEND_RESP = 20
+    STORAGE_APPLY = 21  # to the node's own state machine
+    STORAGE_APPLY_RESP = 22
+    FORGET_LEADER = 23  # local: follow nobody until somebody leads
+
+
+class Message(msgspec.Struct, array_like=True, gc=False):
+    """One message between nodes, or between a node and its own storage. Fields keep their zero where unused.
+
+    `vote` is set on `STORAGE_APPEND` only (with `term` and `commit` it is the hard state to write). `session` numbers
+    the replication session of an append, a snapshot and their answers: a peer that is removed and added again within a
+    term gets a new one, so that it is never credited with an answer to the old one.
+    `responses` are delivered once the storage work that carries them is done.
+    """
+
+    type: MessageType
+    to: NodeId = NONE
+    sender: NodeId = NONE
+    term: int = 0
+    log_term: int = 0
+    index: int = 0
+    entries: Sequence[Entry] = ()
+    commit: int = 0
+    vote: NodeId = NONE
+    snapshot: Snapshot | None = None
+    reject: bool = False
+    reject_hint: int = 0
+    context: bytes = b""
+    session: int = 0
+    responses: Sequence[Message] = ()
+
+
+class StateType(IntEnum):
+    """A node's role."""
+
+    FOLLOWER = 0
+    CANDIDATE = 1
+    LEADER = 2
+    PRE_CANDIDATE = 3
+
+
+class SoftState(msgspec.Struct, gc=False, frozen=True):
+    """What is worth telling but need not survive a crash."""
+
+    leader: NodeId
+    state: StateType
+
+
+class ReadState(msgspec.Struct, gc=False, frozen=True):
+    """A confirmed read: once `index` is applied, a local read is linearizable (thesis, 6.4)."""
+
+    index: int
+    context: bytes
+
+
+class Ready(msgspec.Struct):
+    """What a node asks its runtime to do, all at once.
+
+    Synchronous form: write `entries`, `hard_state` and `snapshot` durably, then send `messages`, apply
+    `committed_entries`, and call `RawNode.advance()`.
+    Asynchronous form: everything but soft state and read states is in `messages`: those to `LOCAL_APPEND` and
+    `LOCAL_APPLY` are work for the node's own storage, the rest is sent at once. The responses carried by a storage
+    message are stepped (or sent) when its work is durable. (`hard_state`, `entries`, `committed_entries` and `snapshot`
+    are filled in this form too, for information.)
+    """
+
+    soft_state: SoftState | None = None
+    hard_state: HardState | None = None
+    read_states: Sequence[ReadState] = ()
+    entries: Sequence[Entry] = ()
+    snapshot: Snapshot | None = None
+    committed_entries: Sequence[Entry] = ()
+    messages: Sequence[Message] = ()
+    must_sync: bool = False
+
+
+class ProposalDropped(Exception):
+    """The core did not take a proposal (no leader, a transfer, too much uncommitted): nothing entered the log."""
+
+
+class Compacted(Exception):
+    """The asked-for entries are older than the log's first: they are in a snapshot."""
+
+
+class Unavailable(Exception):
+    """The asked-for entries are beyond the log's last."""
+
+
+class SnapshotUnavailable(Exception):
+    """A snapshot can't be given at the moment; ask again later."""

@@ -1,0 +1,679 @@
+"""The core through its face: what it hands out, and what the rules of each part come to in a small cluster."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from syncline.consensus.admission import Refusal
+from syncline.consensus.config import RaftConfig, ReadOnlyOption
+from syncline.consensus.membership import MembershipRefused
+from syncline.consensus.progress import ProgressState
+from syncline.consensus.rawnode import RawNode
+from syncline.consensus.roles import TRANSITIONS
+from syncline.consensus.sizes import entry_size
+from syncline.consensus.storage import MemoryStorage
+from syncline.consensus.types import (
+    LOCAL_APPEND,
+    LOCAL_APPLY,
+    Entry,
+    EntryType,
+    HardState,
+    MembershipChange,
+    MembershipState,
+    Message,
+    MessageType,
+    ProposalDropped,
+    Snapshot,
+    SnapshotMeta,
+    StateType,
+)
+from tests.consensus_cluster import START, Cluster, add_node, remove_node, storage_with
+
+
+def of_type(kind: MessageType, *, to: int | None = None) -> object:
+    """A filter that holds such messages back."""
+    return lambda message: message.type is kind and to in (None, message.to)
+
+
+def data_of(cluster: Cluster, node_id: int) -> list[bytes]:
+    return [entry.data for entry in cluster.members[node_id].applied if entry.data]
+
+
+both_forms = pytest.mark.parametrize("asynchronous", [False, True], ids=["synchronous", "asynchronous"])
+
+
+# -- proposals, in both forms -------------------------------------------------------------------------------------
+
+
+@both_forms
+def test_what_is_proposed_is_applied_everywhere_in_order(asynchronous: bool) -> None:
+    cluster = Cluster(3, async_storage_writes=asynchronous)
+    leader = cluster.elect(1)
+    leader.propose(b"a")
+    assert leader.propose_batch([b"b", b"c"]) == (START + 3, leader.term)
+    cluster[2].propose(b"d")  # a follower passes it on
+    cluster.settle()
+    for node_id in (1, 2, 3):
+        assert data_of(cluster, node_id) == [b"a", b"b", b"c", b"d"]
+        node = cluster[node_id]
+        assert node.commit == node.applied == node.last_index == START + 5
+
+
+@both_forms
+def test_a_group_of_one_needs_nobody(asynchronous: bool) -> None:
+    cluster = Cluster(1, async_storage_writes=asynchronous)
+    cluster.elect(1).propose(b"a")
+    cluster.settle()
+    assert data_of(cluster, 1) == [b"a"]
+    assert not cluster.network
+
+
+def test_a_batch_is_one_message_per_follower_and_one_acknowledgement() -> None:
+    cluster = Cluster(3)
+    leader = cluster.elect(1)
+    leader.propose_batch([b"%d" % number for number in range(100)])
+    messages = leader.ready().messages
+    assert [(message.type, message.to, len(message.entries)) for message in messages] == [
+        (MessageType.APP, 2, 100),
+        (MessageType.APP, 3, 100),
+    ]
+
+
+def test_where_nobody_leads_proposals_are_dropped() -> None:
+    cluster = Cluster(3)
+    with pytest.raises(ProposalDropped, match="raft proposal dropped"):
+        cluster[1].propose(b"a")
+    cluster[1].campaign()
+    with pytest.raises(ProposalDropped):
+        cluster[1].propose(b"a")
+    assert cluster[1].raft.dropped[Refusal.PROPOSAL_DROPPED] == 2
+    assert cluster[1].last_index == START
+
+
+def test_only_a_leader_says_where_a_batch_goes() -> None:
+    cluster = Cluster(3)
+    cluster.elect(1)
+    with pytest.raises(ProposalDropped):
+        cluster[2].propose_batch([b"a"])
+    with pytest.raises(ValueError, match="empty"):
+        cluster[1].propose_batch([])
+
+
+def test_followers_drop_proposals_where_forwarding_is_off() -> None:
+    cluster = Cluster(3, disable_proposal_forwarding=True)
+    cluster.elect(1)
+    with pytest.raises(ProposalDropped):
+        cluster[2].propose(b"a")
+
+
+def test_the_uncommitted_tail_is_limited_in_bytes_but_takes_one_proposal_of_any_size() -> None:
+    cluster = Cluster(3, max_uncommitted_bytes=100)
+    leader = cluster.elect(1)
+    leader.propose(b"x" * 1000)
+    with pytest.raises(ProposalDropped):
+        leader.propose(b"x")
+    leader.propose(b"")  # an empty one is never too large
+    cluster.settle()
+    leader.propose(b"x" * 60)
+    with pytest.raises(ProposalDropped):
+        leader.propose_batch([b"x" * 20, b"x" * 21])
+    leader.propose_batch([b"x" * 20, b"x" * 20])
+    assert leader.last_index == START + 6
+
+
+# -- what is handed out -------------------------------------------------------------------------------------------
+
+
+def test_in_the_synchronous_form_nothing_is_promised_before_it_is_written() -> None:
+    cluster = Cluster(3)
+    cluster.elect(1).propose(b"a")
+    follower = cluster[2]
+    for message in cluster[1].ready().messages:
+        cluster.deliver(message)
+    ready = follower.ready()
+    assert ready.must_sync
+    assert [entry.data for entry in ready.entries] == [b"a"]
+    assert [message.type for message in ready.messages] == [MessageType.APP_RESP]
+
+
+def test_a_second_ready_before_advance_is_a_fault() -> None:
+    cluster = Cluster(1)
+    cluster[1].campaign()
+    cluster[1].ready()
+    with pytest.raises(AssertionError):
+        cluster[1].ready()
+
+
+def test_in_the_asynchronous_form_promises_travel_with_the_write() -> None:
+    cluster = Cluster(3, async_storage_writes=True)
+    cluster.elect(1).propose(b"a")
+    ready = cluster[1].ready()
+    assert [message.to for message in ready.messages] == [2, 3, LOCAL_APPEND]  # the peers do not wait for the disk
+    write = ready.messages[-1]
+    assert [(one.type, one.to) for one in write.responses] == [
+        (MessageType.APP_RESP, 1),
+        (MessageType.STORAGE_APPEND_RESP, 1),
+    ]
+    assert not cluster[1].has_ready()
+    with pytest.raises(AssertionError):
+        cluster[1].advance()
+
+
+def test_a_leader_can_commit_what_its_own_disk_does_not_hold_yet_but_applies_it_later() -> None:
+    cluster = Cluster(3, async_storage_writes=True)
+    leader = cluster.elect(1)
+    leader.propose(b"a")
+    member = cluster.members[1]
+    cluster.take_ready(member)
+    for node_id in (2, 3):
+        messages, cluster.network = cluster.network, []
+        for message in messages:
+            cluster.deliver(message)
+        cluster.process(cluster.members[node_id])
+    for message in cluster.network:
+        cluster.deliver(message)
+    assert leader.commit == START + 2
+    cluster.take_ready(member)
+    assert not member.apply_work
+    cluster.do_append(member)
+    cluster.take_ready(member)
+    assert [entry.data for entry in member.apply_work[0].entries] == [b"a"]
+
+
+def test_a_confirmation_from_an_earlier_term_leaves_the_entries_unstable() -> None:
+    """The entry that it speaks of may have been replaced and have come back, with a write still on its way."""
+    cluster = Cluster(3, async_storage_writes=True)
+    follower = cluster[2]
+
+    def append(term: int, sender: int, entry: Entry) -> None:
+        follower.step(
+            Message(MessageType.APP, to=2, sender=sender, term=term, index=START, log_term=1, entries=[entry])
+        )
+        cluster.take_ready(cluster.members[2])
+
+    old = Entry(2, START + 1, data=b"old")
+    append(2, 1, old)
+    append(3, 3, Entry(3, START + 1, data=b"new"))
+    append(4, 1, old)
+    cluster.do_append(cluster.members[2])
+    cluster.do_append(cluster.members[2])
+    assert follower.raft.log.unstable.entries == [old]
+    cluster.do_append(cluster.members[2])
+    assert follower.raft.log.unstable.entries == []
+    assert cluster.members[2].storage.entries(START + 1, START + 2) == [old]
+
+
+def test_committed_entries_are_handed_out_within_the_limit() -> None:
+    one = entry_size(Entry(1, START + 2, data=b"x" * 10))
+    cluster = Cluster(1, max_committed_bytes_per_ready=2 * one)
+    leader = cluster.elect(1)
+    leader.propose_batch([b"x" * 10] * 5)
+    cluster.take_ready(cluster.members[1])
+    sizes = []
+    while leader.has_ready():
+        ready = leader.ready()
+        sizes.append(len(ready.committed_entries))
+        leader.advance()
+    assert sizes == [2, 2, 1]
+
+
+def test_a_commit_index_alone_needs_no_sync() -> None:
+    cluster = Cluster(1)
+    leader = cluster.elect(1)
+    leader.propose(b"a")
+    cluster.take_ready(cluster.members[1])
+    ready = leader.ready()
+    assert ready.hard_state == HardState(leader.term, 1, START + 2)
+    assert not ready.must_sync
+
+
+# -- restarts -----------------------------------------------------------------------------------------------------
+
+
+def test_a_node_continues_where_it_was() -> None:
+    cluster = Cluster(3)
+    cluster.elect(1).propose(b"a")
+    cluster.settle()
+    member = cluster.start(2, cluster.members[2].storage, applied=START + 1)
+    node = member.node
+    assert (node.term, node.commit, node.applied, node.raft.vote) == (1, START + 2, START + 1, 1)
+    assert [entry.data for entry in node.ready().committed_entries] == [b"a"]
+
+
+def test_a_restarted_node_does_not_vote_twice_in_a_term() -> None:
+    cluster = Cluster(3)
+    cluster.elect(1)
+    node = cluster.start(2, cluster.members[2].storage, applied=START).node
+    node.step(Message(MessageType.VOTE, to=2, sender=3, term=1, index=99, log_term=1))
+    assert node.ready().messages[0].reject
+
+
+@pytest.mark.parametrize(
+    ("hard_state", "applied", "reason"),
+    [(HardState(1, 0, START + 5), START, "a part of it was lost"), (HardState(1, 0, START), START + 3, "applied is")],
+)
+def test_storage_that_contradicts_itself_is_refused(hard_state: HardState, applied: int, reason: str) -> None:
+    storage = storage_with(MembershipState(voters=(1,)))
+    storage.set_hard_state(hard_state)
+    with pytest.raises(ValueError, match=reason):
+        RawNode(RaftConfig(id=1, storage=storage, applied=applied))
+
+
+def test_a_commit_index_behind_the_snapshot_is_brought_up_to_it() -> None:
+    storage = storage_with(MembershipState(voters=(1,)))
+    storage.set_hard_state(HardState(3, 1, START - 4))
+    assert RawNode(RaftConfig(id=1, storage=storage)).commit == START
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"id": 0},
+        {"id": LOCAL_APPLY},
+        {"heartbeat_ticks": 0},
+        {"election_ticks": 1},
+        {"max_inflight_messages": 0},
+        {"max_message_bytes": -1},
+        {"max_message_bytes": 100, "max_inflight_bytes": 99},
+        {"read_only": ReadOnlyOption.LEASE_BASED},
+    ],
+)
+def test_settings_that_can_not_be_used_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        RaftConfig(**{"id": 1, "storage": MemoryStorage(), **settings})  # type: ignore[arg-type]
+
+
+# -- elections ----------------------------------------------------------------------------------------------------
+
+
+def test_election_timeouts_are_random_within_their_range() -> None:
+    storage = storage_with(MembershipState(voters=(1, 2, 3)))
+    drawn = set()
+    rng = random.Random(1)
+    for _ in range(200):
+        node = RawNode(RaftConfig(id=1, storage=storage, rng=rng))
+        drawn.add(node.raft.randomized_election_timeout)
+    assert drawn == set(range(10, 20))
+
+
+def test_a_follower_campaigns_when_its_timeout_has_passed_and_not_before() -> None:
+    cluster = Cluster(3)
+    node = cluster[1]
+    for _ in range(node.raft.randomized_election_timeout - 1):
+        node.tick()
+    assert node.term == 0
+    node.tick()
+    assert (node.term, node.state) == (1, StateType.CANDIDATE)
+
+
+def test_a_pre_candidate_that_is_refused_has_disturbed_nobody() -> None:
+    cluster = Cluster(3, pre_vote=True)
+    leader = cluster.elect(1)
+    cluster.cut = {3}
+    leader.propose(b"a")
+    cluster.settle()
+    cluster.cut = set()
+    cluster[3].campaign()
+    cluster.settle()
+    assert {cluster[node_id].term for node_id in (1, 2, 3)} == {1}
+    assert leader.state is StateType.LEADER
+
+
+@both_forms
+def test_a_leader_that_hears_of_no_quorum_steps_down(asynchronous: bool) -> None:
+    cluster = Cluster(3, check_quorum=True, async_storage_writes=asynchronous)
+    leader = cluster.elect(1)
+    cluster.cut = {2, 3}
+    for _ in range(2 * 10):  # they were active in the first of the two timeouts
+        leader.tick()
+        cluster.settle()
+    assert leader.state is StateType.FOLLOWER
+    assert leader.leader == 0
+
+
+def test_learners_do_not_keep_a_leader_in_office() -> None:
+    cluster = Cluster(4, learners=[4], check_quorum=True)
+    leader = cluster.elect(1)
+    cluster.cut = {2, 3}
+    for _ in range(2 * 10):
+        leader.tick()
+        cluster.settle()
+    assert leader.state is StateType.FOLLOWER
+
+
+def test_within_the_lease_only_a_transfer_gets_votes() -> None:
+    cluster = Cluster(3, check_quorum=True)
+    cluster.elect(1)
+    request = Message(MessageType.VOTE, to=2, sender=3, term=5, index=99, log_term=1)
+    cluster[2].step(request)
+    assert not cluster[2].has_ready()
+    request.context = b"CampaignTransfer"
+    cluster[2].step(request)
+    assert cluster[2].term == 5
+
+
+def test_a_node_that_applies_slowly_does_not_campaign_on_an_old_membership() -> None:
+    cluster = Cluster(3, async_storage_writes=True)
+    leader = cluster.elect(1)
+    leader.propose_membership(add_node(4))
+    cluster.settle(keep=of_type(MessageType.APP_RESP))  # type: ignore[arg-type]
+    follower = cluster.members[2]
+    messages, cluster.network = cluster.network, []
+    for message in messages:
+        cluster.deliver(message)
+    cluster.take_ready(cluster.members[1])
+    for message in cluster.network:
+        cluster.deliver(message)
+    cluster.take_ready(follower)
+    assert follower.node.commit == START + 2 > follower.node.applied
+    follower.node.campaign()
+    assert follower.node.term == 1
+    while follower.append_work:
+        cluster.do_append(follower)
+    cluster.process(follower)
+    follower.node.campaign()
+    assert (follower.node.term, follower.node.state) == (2, StateType.CANDIDATE)
+
+
+def test_every_role_can_end() -> None:
+    assert TRANSITIONS.keys() == set(StateType)
+    assert all(StateType.FOLLOWER in following for following in TRANSITIONS.values())
+    assert {state for state, following in TRANSITIONS.items() if StateType.LEADER in following} == {StateType.CANDIDATE}
+
+
+# -- replication --------------------------------------------------------------------------------------------------
+
+
+def test_messages_are_limited_in_bytes_and_the_window_in_messages() -> None:
+    one = entry_size(Entry(1, START + 2, data=b"x" * 10))
+    cluster = Cluster(3, max_message_bytes=2 * one, max_inflight_messages=2)
+    leader = cluster.elect(1)
+    leader.propose_batch([b"x" * 10] * 9)
+    cluster.take_ready(cluster.members[1])
+    sent = [len(message.entries) for message in cluster.network if message.to == 2]
+    assert sent == [2]  # the rest follows with the answers
+    cluster.settle()
+    assert cluster[2].applied == leader.last_index
+
+
+def test_the_window_is_limited_in_bytes() -> None:
+    cluster = Cluster(3, max_message_bytes=100, max_inflight_bytes=100)
+    leader = cluster.elect(1)
+    for _ in range(5):
+        leader.propose(b"x" * 50)
+    assert len([m for m in leader.ready().messages if m.to == 2 and m.entries]) == 2
+    assert str(leader.status().progress[2]).endswith("paused inflight=2[full]")
+
+
+def test_conflicting_entries_are_replaced_with_one_question_per_term() -> None:
+    """Figure 7 of the paper: followers with missing and with extraneous entries end with the leader's log."""
+    figure = {
+        1: (1, 1, 1, 4, 4, 5, 5, 6, 6, 6),
+        2: (1, 1, 1, 4, 4, 5, 5, 6, 6),
+        3: (1, 1, 1, 4),
+        4: (1, 1, 1, 4, 4, 5, 5, 6, 6, 6, 6),
+        5: (1, 1, 1, 4, 4, 5, 5, 6, 6, 6, 7, 7),
+        6: (1, 1, 1, 4, 4, 4, 4),
+        7: (1, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3),
+    }
+    cluster = Cluster(7)
+    for node_id, terms in figure.items():
+        storage = storage_with(cluster.membership)
+        storage.append([Entry(term, index) for index, term in enumerate(terms, START + 1)])
+        storage.set_hard_state(HardState(7, 0, START))
+        cluster.start(node_id, storage, applied=START)
+    leader = cluster.elect(1)
+    cluster.settle()
+    leader.propose(b"a")
+    cluster.settle()
+    for node_id in figure:
+        node = cluster[node_id]
+        assert [node.raft.log.term(index) for index in range(START + 1, node.last_index + 1)] == [*figure[1], 8, 8]
+        assert node.applied == leader.last_index
+
+
+def test_an_entry_of_an_earlier_term_is_committed_only_with_one_of_the_leaders_own() -> None:
+    """Figure 8 of the paper."""
+    cluster = Cluster(5)
+    cluster.elect(1)
+    cluster.cut = {3, 4, 5}
+    cluster[1].propose(b"of term 1")
+    for member in (cluster.members[1], cluster.members[2]):
+        cluster.process(member)
+        messages, cluster.network = cluster.network, []
+        for message in messages:
+            if message.to == 2:
+                cluster.deliver(message)
+    lost = START + 2
+    assert cluster[2].last_index == lost > cluster[2].commit
+    cluster.network.clear()
+    cluster.cut = {1, 5}
+    cluster[2].campaign()
+    held = of_type(MessageType.APP_RESP)
+    cluster.settle(keep=held)  # type: ignore[arg-type]
+    assert cluster[2].state is StateType.LEADER
+    assert cluster[2].commit < lost  # a quorum holds it by now, but it is of an earlier term
+    cluster.settle()
+    assert cluster[2].commit == lost + 1  # and goes in with the leader's own empty entry
+
+
+def test_a_follower_too_far_behind_gets_a_snapshot_and_goes_on_from_there() -> None:
+    cluster = Cluster(3)
+    leader = cluster.elect(1)
+    cluster.cut = {3}
+    leader.propose_batch([b"x"] * 5)
+    cluster.settle()
+    leader.report_unreachable(3)  # what was sent in the meantime is lost
+    storage = cluster.members[1].storage
+    storage.create_snapshot(leader.applied, leader.status().membership)
+    storage.compact(leader.applied)
+    cluster.cut = set()
+    leader.tick()
+    cluster.settle(keep=of_type(MessageType.SNAP))  # type: ignore[arg-type]
+    assert leader.status().progress[3].state is ProgressState.SNAPSHOT
+    leader.propose(b"y")
+    cluster.settle()
+    assert leader.status().progress[3].state is ProgressState.REPLICATE
+    assert cluster[3].applied == leader.last_index
+    assert cluster.members[3].storage.first_index() == START + 7
+
+
+@pytest.mark.parametrize(("ok", "next_index"), [(True, START + 7), (False, START + 2)])
+def test_a_snapshot_that_has_ended_is_followed_by_a_probe(ok: bool, next_index: int) -> None:
+    cluster = Cluster(3)
+    leader = cluster.elect(1)
+    cluster.cut = {3}
+    leader.propose_batch([b"x"] * 5)
+    cluster.settle()
+    leader.report_unreachable(3)
+    cluster.members[1].storage.create_snapshot(leader.applied, leader.status().membership)
+    cluster.members[1].storage.compact(leader.applied)
+    cluster.cut = set()
+    leader.tick()
+    cluster.settle(keep=of_type(MessageType.SNAP))  # type: ignore[arg-type]
+    cluster.network.clear()
+    leader.report_snapshot(3, ok)
+    progress = leader.status().progress[3]
+    assert (progress.state, progress.next, progress.paused) == (ProgressState.PROBE, next_index, True)
+
+
+def test_a_snapshot_over_a_conflicting_suffix_replaces_it() -> None:
+    storage = storage_with(MembershipState(voters=(1, 2, 3)))
+    storage.append([Entry(1, START + 1), Entry(1, START + 2), Entry(1, START + 3)])
+    node = RawNode(RaftConfig(id=2, storage=storage, applied=START))
+    meta = SnapshotMeta(START + 2, 2, MembershipState(voters=(1, 2)))
+    node.step(Message(MessageType.SNAP, to=2, sender=1, term=3, snapshot=Snapshot(meta), session=4))
+    ready = node.ready()
+    assert ready.snapshot == Snapshot(meta)
+    assert [(m.index, m.reject, m.session) for m in ready.messages] == [(START + 2, False, 4)]
+    assert (node.commit, node.last_index) == (START + 2, START + 2)
+    assert node.status().membership.voters == (1, 2)
+
+
+def test_a_snapshot_of_what_the_log_has_only_moves_the_commit_index() -> None:
+    storage = storage_with(MembershipState(voters=(1, 2, 3)))
+    storage.append([Entry(1, START + 1), Entry(1, START + 2), Entry(1, START + 3)])
+    node = RawNode(RaftConfig(id=2, storage=storage, applied=START))
+    meta = SnapshotMeta(START + 2, 1, MembershipState(voters=(1, 2)))
+    node.step(Message(MessageType.SNAP, to=2, sender=1, term=3, snapshot=Snapshot(meta)))
+    assert (node.commit, node.last_index) == (START + 2, START + 3)
+    assert node.ready().snapshot is None
+
+
+@pytest.mark.parametrize(
+    ("index", "voters"), [(START, (1, 2)), (START + 9, (1, 3))], ids=["old", "of a group without this node"]
+)
+def test_a_snapshot_that_does_not_help_is_answered_and_ignored(index: int, voters: tuple[int, ...]) -> None:
+    node = RawNode(RaftConfig(id=2, storage=storage_with(MembershipState(voters=(1, 2, 3))), applied=START))
+    meta = SnapshotMeta(index, 1, MembershipState(voters=voters))
+    node.step(Message(MessageType.SNAP, to=2, sender=1, term=3, snapshot=Snapshot(meta)))
+    ready = node.ready()
+    assert ready.snapshot is None
+    assert [(message.type, message.index) for message in ready.messages] == [(MessageType.APP_RESP, START)]
+
+
+# -- membership ---------------------------------------------------------------------------------------------------
+
+
+def test_a_new_member_is_brought_up_to_date() -> None:
+    cluster = Cluster(1)
+    leader = cluster.elect(1)
+    cluster.start(2)
+    storage = cluster.members[1].storage
+    leader.propose_membership(add_node(2))
+    cluster.process(cluster.members[1])
+    cluster.process(cluster.members[1])
+    storage.create_snapshot(leader.applied, leader.status().membership)
+    cluster.settle()
+    assert cluster[2].applied == leader.last_index
+    assert cluster[2].status().membership.voters == (1, 2)
+
+
+def test_one_change_at_a_time() -> None:
+    cluster = Cluster(3)
+    leader = cluster.elect(1)
+    leader.propose_membership(remove_node(2))
+    leader.propose_membership(remove_node(3))  # the first one is not applied: an empty entry goes in its place
+    cluster.settle()
+    applied = cluster.members[1].applied
+    assert [entry.type for entry in applied[-2:]] == [EntryType.CONF_CHANGE_V2, EntryType.NORMAL]
+    assert leader.status().membership.voters == (1, 3)
+
+
+def test_a_joint_membership_is_left_by_itself() -> None:
+    cluster = Cluster(3)
+    leader = cluster.elect(1)
+    cluster.start(4, storage_with(cluster.membership), applied=START)
+    leader.propose_membership(MembershipChange(changes=add_node(4).changes + remove_node(2).changes))
+    cluster.settle()
+    assert leader.status().membership == MembershipState(voters=(1, 3, 4))
+    assert not leader.status().configuration.voters.joint
+
+
+def test_a_change_that_does_not_fit_is_refused_when_applied_and_changes_nothing() -> None:
+    cluster = Cluster(1)
+    leader = cluster.elect(1)
+    with pytest.raises(MembershipRefused, match="removed all voters"):
+        leader.preview_membership(remove_node(1))
+    with pytest.raises(MembershipRefused, match="removed all voters"):
+        leader.apply_membership(remove_node(1))
+    assert leader.preview_membership(add_node(2)).voters == (1, 2)
+    assert leader.status().membership.voters == (1,)
+
+
+def test_a_removed_leader_steps_down_where_it_is_told_to() -> None:
+    cluster = Cluster(3, step_down_on_removal=True)
+    leader = cluster.elect(1)
+    leader.propose_membership(remove_node(1))
+    cluster.settle()
+    assert leader.state is StateType.FOLLOWER
+    leader.campaign()
+    assert leader.state is StateType.FOLLOWER
+
+
+def test_an_entry_of_the_first_kind_holds_one_change() -> None:
+    cluster = Cluster(3)
+    leader = cluster.elect(1)
+    leader.propose_membership(remove_node(3), v1=True)
+    cluster.settle()
+    assert cluster.members[2].applied[-1].type is EntryType.CONF_CHANGE
+    assert cluster[2].status().membership.voters == (1, 2)
+
+
+# -- handing over -------------------------------------------------------------------------------------------------
+
+
+@both_forms
+def test_leadership_is_handed_to_a_follower_that_is_brought_up_to_date_first(asynchronous: bool) -> None:
+    cluster = Cluster(3, check_quorum=True, pre_vote=True, async_storage_writes=asynchronous)
+    leader = cluster.elect(1)
+    leader.propose(b"a")
+    cluster[3].transfer_leadership(2)  # a follower passes it on
+    cluster.settle()
+    assert cluster[2].state is StateType.LEADER
+    assert data_of(cluster, 2) == [b"a"]
+
+
+def test_while_handing_over_a_leader_takes_no_proposals_and_gives_up_after_an_election_timeout() -> None:
+    cluster = Cluster(3)
+    leader = cluster.elect(1)
+    cluster.cut = {3}
+    leader.propose(b"a")
+    cluster.settle()
+    leader.transfer_leadership(3)
+    assert leader.status().transferee == 3
+    with pytest.raises(ProposalDropped):
+        leader.propose(b"b")
+    with pytest.raises(ProposalDropped):
+        leader.propose_batch([b"b"])
+    for _ in range(10):
+        leader.tick()
+    assert leader.status().transferee == 0
+    leader.propose(b"b")
+    cluster.settle()
+    assert data_of(cluster, 2) == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("to", [1, 4, 9], ids=["itself", "a learner", "a stranger"])
+def test_leadership_is_not_handed_to_somebody_who_can_not_lead(to: int) -> None:
+    cluster = Cluster(4, learners=[4])
+    leader = cluster.elect(1)
+    leader.transfer_leadership(to)
+    assert leader.status().transferee == 0
+    leader.propose(b"a")
+
+
+def test_a_transfer_ends_where_its_target_is_removed() -> None:
+    cluster = Cluster(3)
+    leader = cluster.elect(1)
+    leader.propose_membership(remove_node(3))
+    cluster.cut = {3}
+    for _ in range(2):
+        cluster.process(cluster.members[1])
+    leader.transfer_leadership(3)
+    cluster.settle()
+    assert leader.status().membership.voters == (1, 2)
+    assert leader.status().transferee == 0
+
+
+# -- views --------------------------------------------------------------------------------------------------------
+
+
+def test_the_status_of_a_leader_shows_everybody_and_that_of_a_follower_only_itself() -> None:
+    cluster = Cluster(3)
+    leader = cluster.elect(1)
+    status = leader.status()
+    assert (status.id, status.term, status.vote, status.leader, status.state) == (1, 1, 1, 1, StateType.LEADER)
+    assert (status.commit, status.applied) == (START + 1, START + 1)
+    assert {node_id: one.match for node_id, one in status.progress.items()} == dict.fromkeys((1, 2, 3), START + 1)
+    assert cluster[2].status().progress == {}
+    assert cluster[2].leader == 1
+
+
+def test_the_trace_tells_the_story() -> None:
+    lines: list[tuple[str, str]] = []
+    cluster = Cluster(1, trace=lambda level, text: lines.append((level, text)))
+    cluster.elect(1)
+    assert ("info", "1 became leader at term 1") in lines
