@@ -1,0 +1,272 @@
+"""The door to files. Everything above reaches the disk through `Disk`; the simulator puts another one in its place.
+
+Paths are plain strings. Errors are `OSError` as the operating system raises them; callers decide what they mean
+(a failed write or sync stops the node, see `storage`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import sys
+from typing import Final, Protocol
+
+from syncline.errors import DirectoryLocked
+
+__all__ = ["Disk", "File", "LockHandle", "OsDisk"]
+
+
+class File(Protocol):
+    """An open file. Reads and writes name their offset: there is no shared position.
+
+    Data written is durable only after `sync`; a new or renamed name only after `Disk.sync_dir` of its directory.
+    """
+
+    @property
+    def path(self) -> str: ...
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`; shorter only at the end of the file."""
+        ...
+
+    def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Write all of `data` (a short write is continued)."""
+        ...
+
+    def sync(self) -> None:
+        """Make the file's data and length durable (`fdatasync`). Never call it again after it has failed."""
+        ...
+
+    def allocate(self, size: int) -> None:
+        """Reserve space and extend the file with zeros to `size` bytes."""
+        ...
+
+    def truncate(self, size: int) -> None: ...
+
+    def size(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class LockHandle(Protocol):
+    """A held lock. The kernel releases it when the process ends, however it ends."""
+
+    def release(self) -> None: ...
+
+
+class Disk(Protocol):
+    """A file system."""
+
+    def open(self, path: str, *, create: bool = False, write: bool = False) -> File:
+        """Open a file. `create`: it must not exist yet."""
+        ...
+
+    def exists(self, path: str) -> bool: ...
+
+    def list(self, path: str) -> list[str]:
+        """The names in a directory, sorted."""
+        ...
+
+    def make_dirs(self, path: str) -> None:
+        """Make a directory and its parents, each durable in its own parent; no error where they exist."""
+        ...
+
+    def rename(self, source: str, target: str) -> None:
+        """Atomically replace `target`. Durable after `sync_dir` of the directory (of both, where they differ)."""
+        ...
+
+    def remove(self, path: str) -> None: ...
+
+    def remove_tree(self, path: str) -> None: ...
+
+    def sync_dir(self, path: str) -> None: ...
+
+    def lock(self, path: str, content: bytes) -> LockHandle:
+        """Take an exclusive lock on a file (made where absent) and put `content` into it.
+
+        Raises `errors.DirectoryLocked`, with the pid that the holder wrote there, where another process holds it.
+        """
+        ...
+
+    def free_bytes(self, path: str) -> int: ...
+
+
+FILE_MODE: Final = 0o600
+"""Logs and snapshots hold their users' data: only the owner reads them."""
+
+DIRECTORY_MODE: Final = 0o700
+
+ZERO_CHUNK_BYTES: Final = 1 << 20
+"""How much is written at once where the file system can't reserve space."""
+
+LOCK_CONTENT_BYTES: Final = 256
+"""How much of a lock file is read to find its holder: a pid and a name fit many times."""
+
+CANNOT_RESERVE: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+"""What a file system answers that knows no reservation of space."""
+
+
+def flush_data(descriptor: int) -> None:
+    """Make a file's data and length durable, as strongly as the platform can."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # fsync alone leaves the data in the drive's own cache there
+    else:
+        os.fdatasync(descriptor)
+
+
+class OsFile:
+    """A file of the operating system. Safe for use by several threads: no call has a position of its own."""
+
+    def __init__(self, path: str, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+
+    @property
+    def path(self) -> str:
+        return self._path
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        data = os.pread(self._descriptor, size, offset)
+        if len(data) == size or not data:
+            return data
+        parts = [data]
+        missing = size - len(data)
+        while missing > 0:  # a short read is not yet the end of the file
+            data = os.pread(self._descriptor, missing, offset + size - missing)
+            if not data:
+                break
+            parts.append(data)
+            missing -= len(data)
+        return b"".join(parts)
+
+    def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        written = os.pwrite(self._descriptor, data, offset)
+        if written == len(data):
+            return
+        view = memoryview(data).cast("B")
+        while written < len(view):
+            written += os.pwrite(self._descriptor, view[written:], offset + written)
+
+    def sync(self) -> None:
+        flush_data(self._descriptor)
+
+    def allocate(self, size: int) -> None:
+        if size <= self.size():
+            return
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(self._descriptor, 0, size)
+                return
+            except OSError as error:
+                if error.errno not in CANNOT_RESERVE:
+                    raise
+        zeros = bytes(ZERO_CHUNK_BYTES)
+        for offset in range(self.size(), size, ZERO_CHUNK_BYTES):
+            self.write_at(offset, zeros[: size - offset])
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self._descriptor, size)
+
+    def size(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1  # a number once closed may soon name another file
+            os.close(descriptor)
+
+
+class OsLock:
+    """A `flock` on an open file. It goes with the process, so a lock is never left behind by a crash."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+
+class OsDisk:
+    """The operating system's file system. Holds no state: one object serves any number of nodes and threads."""
+
+    def open(self, path: str, *, create: bool = False, write: bool = False) -> OsFile:
+        flags = os.O_CLOEXEC | (os.O_RDWR if write or create else os.O_RDONLY)
+        if create:
+            flags |= os.O_CREAT | os.O_EXCL
+        return OsFile(path, os.open(path, flags, FILE_MODE))
+
+    def exists(self, path: str) -> bool:
+        return os.path.lexists(path)
+
+    def list(self, path: str) -> list[str]:
+        return sorted(os.listdir(path))
+
+    def make_dirs(self, path: str) -> None:
+        parent = os.path.dirname(os.path.abspath(path))
+        if os.path.isdir(path):
+            with contextlib.suppress(PermissionError):  # made, but perhaps not synced, by a process that crashed there
+                self.sync_dir(parent)
+            return
+        if not os.path.isdir(parent):
+            self.make_dirs(parent)
+        try:
+            os.mkdir(path, DIRECTORY_MODE)
+        except FileExistsError:
+            if not os.path.isdir(path):  # another process may have been quicker: that is no error
+                raise
+        self.sync_dir(parent)
+
+    def rename(self, source: str, target: str) -> None:
+        os.replace(source, target)
+
+    def remove(self, path: str) -> None:
+        os.unlink(path)
+
+    def remove_tree(self, path: str) -> None:
+        shutil.rmtree(path)
+
+    def sync_dir(self, path: str) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def lock(self, path: str, content: bytes) -> OsLock:
+        import fcntl
+
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise locked_error(path, os.pread(descriptor, LOCK_CONTENT_BYTES, 0)) from None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, content, 0)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return OsLock(descriptor)
+
+    def free_bytes(self, path: str) -> int:
+        status = os.statvfs(path)
+        return status.f_bavail * status.f_frsize
+
+
+def locked_error(path: str, holder: bytes) -> DirectoryLocked:
+    """The error for a lock that another process holds. `holder` is what that process wrote: its pid comes first."""
+    found = re.match(rb"\s*(\d{1,10})", holder)
+    pid = int(found.group(1)) if found else None
+    who = f"the process with pid {pid}" if pid is not None else "another process"
+    return DirectoryLocked(
+        f"{path} is held by {who}: one data directory serves one process. "
+        "Stop that process first, or give this one a directory of its own.",
+        pid=pid,
+    )

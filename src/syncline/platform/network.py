@@ -1,0 +1,147 @@
+"""The door to sockets: who listens and who dials. Everything above uses asyncio's transports and protocols, so that
+the simulator's network can stand in for the real one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Final, Protocol
+
+__all__ = ["Listener", "Network", "TcpNetwork"]
+
+ProtocolFactory = Callable[[], asyncio.BaseProtocol]
+
+
+class Listener(Protocol):
+    """A bound port."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port as bound (the port is the real one where 0 was asked for)."""
+        ...
+
+    async def close(self) -> None:
+        """Stop listening. Open connections are not touched."""
+        ...
+
+
+class Network(Protocol):
+    """A way to listen and to dial."""
+
+    async def listen(
+        self, factory: ProtocolFactory, host: str, port: int, *, tls: ssl.SSLContext | None = None
+    ) -> Listener:
+        """Bind. Raises `OSError` where the address can't be bound."""
+        ...
+
+    async def connect(
+        self,
+        factory: ProtocolFactory,
+        host: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None = None,
+        timeout_s: float,
+    ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+        """Dial. The host name is resolved at each call. Raises `OSError` (a timeout is one)."""
+        ...
+
+
+BACKLOG: Final = 1024
+"""Connections that the system holds until we take them. A whole cluster, or all clients, may come back at once."""
+
+TLS_TIMEOUT_S: Final = 5.0
+"""For a TLS handshake or its end: a stranger that connects and says nothing is gone after this."""
+
+
+class TcpNetwork:
+    """The network of the operating system, by the running event loop."""
+
+    async def listen(
+        self, factory: ProtocolFactory, host: str, port: int, *, tls: ssl.SSLContext | None = None
+    ) -> Listener:
+        """Bind. A host name is bound at all its addresses; raises `OSError` that names the address and what to do."""
+        loop = asyncio.get_running_loop()
+        try:
+            server = await loop.create_server(
+                factory,
+                host,
+                port,
+                ssl=tls,
+                backlog=BACKLOG,
+                # A restarted node must get its port back while connections of its last life are in TIME_WAIT.
+                reuse_address=True,
+                ssl_handshake_timeout=TLS_TIMEOUT_S if tls is not None else None,
+            )
+        except (OSError, UnicodeError) as error:
+            raise _listen_error(error, f"{host}:{port}") from error
+        for listening in server.sockets:
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
+        return _TcpListener(server)
+
+    async def connect(
+        self,
+        factory: ProtocolFactory,
+        host: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None = None,
+        timeout_s: float,
+    ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+        """Dial; the addresses of a name are tried in turn. `timeout_s` covers the look-up and TLS too."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(timeout_s):
+                transport, protocol = await loop.create_connection(factory, host, port, ssl=tls)
+        except TimeoutError as error:
+            raise TimeoutError(f"no answer within {timeout_s:g} s") from error
+        except (OSError, UnicodeError) as error:
+            raise _connect_error(error, host) from error
+        handle = transport.get_extra_info("socket")
+        if handle is not None:  # None where the connection is lost again already
+            handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return transport, protocol
+
+
+class _TcpListener:
+    def __init__(self, server: asyncio.Server) -> None:
+        self._server = server
+        host, port = server.sockets[0].getsockname()[:2]
+        self._address = (str(host), int(port))
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self._address
+
+    async def close(self) -> None:
+        # Not `wait_closed`: from Python 3.12 on it waits for the open connections too.
+        self._server.close()
+        await asyncio.sleep(0)  # the loop lets the socket go
+
+
+_LISTEN_ADVICE: Final = {
+    errno.EADDRINUSE: "another process holds the port (another node?): stop it or choose another port",
+    errno.EADDRNOTAVAIL: "this machine has no such address: listen on one of its own, or on 0.0.0.0",
+    errno.EACCES: "ports below 1024 need a privilege: choose a higher one",
+}
+
+
+def _listen_error(error: OSError | UnicodeError, address: str) -> OSError:
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return OSError(errno.EADDRNOTAVAIL, f"can't listen on {address}: the host name can't be resolved: {error}")
+    code = error.errno or 0
+    advice = _LISTEN_ADVICE.get(code, error.strerror or str(error))
+    return OSError(code, f"can't listen on {address}: {advice}")
+
+
+def _connect_error(error: OSError | UnicodeError, host: str) -> OSError:
+    """The same error in few words. The caller knows the address and says it."""
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return OSError(errno.EHOSTUNREACH, f"the host name {host!r} can't be resolved: {error}")
+    if isinstance(error, ConnectionRefusedError):
+        return ConnectionRefusedError(errno.ECONNREFUSED, "nothing listens there")
+    return error

@@ -1,0 +1,244 @@
+"""A node's data directory: whose it is, and that one process at a time uses it.
+
+    LOCK         held for the life of the process; holds its pid
+    identity     cluster id, node id, name, format version
+    wal/         the log
+    snapshots/   the snapshots
+
+The identity is written first, then the log is begun, then the identity is written again with `started` set. So a crash
+in between is told from a lost file: a directory with a log but without an identity, or with an identity that is marked
+as started but without a log, has lost a file, and is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from typing import Final
+
+import msgspec
+
+from syncline.errors import CorruptionError, FormatVersionError, StorageError, WrongDirectory
+from syncline.platform.disk import Disk, LockHandle
+from syncline.version import __version__
+
+__all__ = ["FORMAT_VERSION", "DataDir", "Identity"]
+
+FORMAT_VERSION: Final = 1
+"""The version of the directory as a whole: its files and what they mean together."""
+
+LOCK_NAME: Final = "LOCK"
+IDENTITY_NAME: Final = "identity"
+TEMPORARY_NAME: Final = "identity.tmp"
+
+IDENTITY_LIMIT_BYTES: Final = 64 << 10
+"""No identity file is larger: a name and a few numbers."""
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who a node is. `started` says that its log was begun: from then on a missing log is a loss."""
+
+    cluster_id: int
+    node_id: int
+    name: str
+    format_version: int = FORMAT_VERSION
+    started: bool = False
+
+
+class DataDir:
+    """An open data directory. Make one with `DataDir.open`."""
+
+    def __init__(self, disk: Disk, path: str, lock: LockHandle) -> None:
+        self.path = path
+        self._disk = disk
+        self._lock = lock
+        self._identity: Identity | None = None
+
+    @classmethod
+    def open(cls, disk: Disk, path: str) -> DataDir:
+        """Make the directory where there is none, lock it, and read whose it is.
+
+        Raises:
+            DirectoryLocked: another process uses it.
+            CorruptionError: the identity is damaged, or missing where it must have been.
+            FormatVersionError: another version wrote it.
+            StorageError: it can't be made or used.
+        """
+        path = path.rstrip("/") or path
+        try:
+            disk.make_dirs(path)
+            lock = disk.lock(f"{path}/{LOCK_NAME}", b"%d\n" % os.getpid())
+        except OSError as error:
+            raise StorageError(
+                f"the data directory {path} can't be used: {error.strerror or error}. "
+                "Name a directory that this user may write to, or make it one."
+            ) from error
+        directory = cls(disk, path, lock)
+        try:
+            directory._load()
+        except BaseException:
+            lock.release()
+            raise
+        return directory
+
+    @property
+    def identity(self) -> Identity | None:
+        """Whose the directory is; None where it is new."""
+        return self._identity
+
+    @property
+    def wal_path(self) -> str:
+        return f"{self.path}/wal"
+
+    @property
+    def snapshots_path(self) -> str:
+        return f"{self.path}/snapshots"
+
+    def write_identity(self, identity: Identity) -> None:
+        """Make the directory a node's, durably. Once it is one's, it is never another's.
+
+        Raises:
+            WrongDirectory: it is another node's already.
+        """
+        held = self._identity
+        if held is not None and (held.cluster_id, held.node_id) != (identity.cluster_id, identity.node_id):
+            raise WrongDirectory(
+                f"{self.path} belongs to node {held.node_id:016x} ({held.name}) of cluster {held.cluster_id:016x}, "
+                f"not to node {identity.node_id:016x} ({identity.name}) of cluster {identity.cluster_id:016x}. "
+                "Give each node a data directory of its own."
+            )
+        temporary = f"{self.path}/{TEMPORARY_NAME}"
+        if self._disk.exists(temporary):
+            self._disk.remove(temporary)
+        file = self._disk.open(temporary, create=True, write=True)
+        try:
+            file.write_at(0, encode_identity(identity))
+            file.sync()
+        finally:
+            file.close()
+        self._disk.rename(temporary, f"{self.path}/{IDENTITY_NAME}")
+        self._disk.sync_dir(self.path)
+        self._identity = identity
+
+    def mark_started(self) -> None:
+        """The log was begun and holds what it must: from now on it is expected to be there."""
+        assert self._identity is not None, "a directory is someone's before its log is begun"
+        if not self._identity.started:
+            self.write_identity(msgspec.structs.replace(self._identity, started=True))
+
+    @property
+    def started(self) -> bool:
+        """Whether the log must be there: what `Wal.open` wants to know as `must_exist`."""
+        return self._identity is not None and self._identity.started
+
+    def release(self) -> None:
+        """Give up the lock. The directory must not be used after it."""
+        self._lock.release()
+
+    def _load(self) -> None:
+        path = f"{self.path}/{IDENTITY_NAME}"
+        temporary = f"{self.path}/{TEMPORARY_NAME}"
+        if self._disk.exists(temporary):
+            self._disk.remove(temporary)
+        self._disk.sync_dir(self.path)  # what is seen here may not be durable yet: LOCK, and what a crash left
+        if not self._disk.exists(path):
+            self._check_new(path)
+            return
+        file = self._disk.open(path)
+        try:
+            data = file.read_at(0, IDENTITY_LIMIT_BYTES)
+        finally:
+            file.close()
+        self._identity = decode_identity(path, data)
+
+    def _check_new(self, path: str) -> None:
+        for directory in (self.wal_path, self.snapshots_path):
+            if self._disk.exists(directory) and self._disk.list(directory):
+                raise CorruptionError(
+                    f"{path} is missing, and {directory} is not empty: this was a node's data directory. Put the file "
+                    "back, or start from an empty directory and replace the node as a member of its cluster.",
+                    file=path,
+                )
+
+
+class _IdentityFile(msgspec.Struct):
+    """The file: readable by people, and by programs that come later."""
+
+    format_version: int
+    written_by: str
+    cluster_id: str
+    node_id: str
+    name: str
+    started: bool
+    checksum: str = ""
+
+
+class _VersionOnly(msgspec.Struct):
+    format_version: int
+    written_by: str = "a later version"
+
+
+_HEX: Final = re.compile(r"[0-9a-f]{16}")
+
+
+def encode_identity(identity: Identity) -> bytes:
+    """The identity file: one JSON object, with a checksum over all of it but the checksum."""
+    content = _IdentityFile(
+        format_version=identity.format_version,
+        written_by=__version__,
+        cluster_id=f"{identity.cluster_id:016x}",
+        node_id=f"{identity.node_id:016x}",
+        name=identity.name,
+        started=identity.started,
+    )
+    content.checksum = _checksum(content)
+    return _encode(content)
+
+
+def decode_identity(path: str, data: bytes) -> Identity:
+    """The inverse, for the bytes of the file at `path`.
+
+    Raises:
+        CorruptionError: not what was written.
+        FormatVersionError: another format.
+    """
+    try:
+        version = msgspec.json.decode(data, type=_VersionOnly)
+        if version.format_version != FORMAT_VERSION:
+            raise FormatVersionError(
+                f"{path} says format {version.format_version}, written by Syncline {version.written_by}; this is "
+                f"Syncline {__version__}, which reads format {FORMAT_VERSION}. "
+                "Start the node with the version that wrote it."
+            )
+        content = msgspec.json.decode(data, type=_IdentityFile)
+        intact = content.checksum == _checksum(content) and _encode(content) == data
+        ids = _HEX.fullmatch(content.cluster_id) and _HEX.fullmatch(content.node_id)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    if not intact or not ids:
+        raise _damaged(path, "its checksum does not fit")
+    return Identity(
+        cluster_id=int(content.cluster_id, 16),
+        node_id=int(content.node_id, 16),
+        name=content.name,
+        format_version=content.format_version,
+        started=content.started,
+    )
+
+
+def _encode(content: _IdentityFile) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+
+
+def _checksum(content: _IdentityFile) -> str:
+    plain = msgspec.structs.replace(content, checksum="")
+    return f"{zlib.crc32(msgspec.json.encode(plain)):08x}"
+
+
+def _damaged(path: str, reason: str) -> CorruptionError:
+    return CorruptionError(
+        f"{path} is damaged: {reason}. Put back a copy of it, or start from an empty directory and replace the node "
+        "as a member of its cluster.",
+        file=path,
+    )

@@ -1,0 +1,367 @@
+"""The log on disk: a row of segment files, written a batch at a time, read back when the node starts.
+
+One write is one frame and one sync, however many entries it holds. It is all there after a crash, or not at all. The
+format is in `walformat`, the rule that tells a torn write from rot in `walscan`, the start in `walrecovery`.
+
+Threads: `write` and `compact` are for one thread, the log's writer. `read_entries` and `check_space` are for one other
+thread, the event loop's. What both use is either never changed once published (segments) or locked (locations).
+
+Fail-stop: after an error of a write, a sync, a rename or a removal nothing more is ever written through the object; the
+error is kept and named by every later call. What the failed call wrote may be there after a restart, or not: it was not
+acknowledged. A sync is never repeated after it failed, because it may then report success for data that is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Final
+
+import msgspec
+
+from syncline.consensus.types import NONE, Entry, HardState, SnapshotMeta
+from syncline.errors import CorruptionError, StorageError
+from syncline.platform.disk import Disk
+from syncline.storage.loglocations import TermRuns
+from syncline.storage.space import RESERVE_BYTES, SpaceGuard, is_disk_full
+from syncline.storage.walformat import (
+    FRAME_LIMIT_BYTES,
+    SEGMENT_LIMIT_BYTES,
+    SegmentHeader,
+    encode_records,
+)
+from syncline.storage.walreader import EntryReader
+from syncline.storage.walrecovery import Recovered, Replay, recover
+from syncline.storage.walsegment import ActiveSegment, frame_bound, segment_room
+
+__all__ = ["Recovery", "Wal", "WalWrite", "WriteResult"]
+
+SEGMENT_BYTES: Final = 64 << 20
+"""The default size of a segment: what compaction gives back at a time. Precedent: etcd, raft-wal."""
+
+SMALL_SEGMENT_BYTES: Final = 1 << 20
+"""The size of a segment that is begun while the disk is nearly full: the log goes on in the reserve."""
+
+BATCH_SPLIT_BYTES: Final = 16 << 20
+"""A larger batch is written as several frames, each synced by itself: it bounds what a reader must hold at once."""
+
+
+class WalWrite(msgspec.Struct, frozen=True):
+    """What one append of the core asks to be made durable, all at once. Parts that don't change are left out.
+
+    `entries` are in a row without gaps; entries of the log from the first one's index on are replaced. `snapshot` says
+    that the log restarts after the snapshot of that index, which is durable in the snapshot store already; all entries
+    before this write are void.
+    """
+
+    entries: Sequence[Entry] = ()
+    hard_state: HardState | None = None
+    snapshot: SnapshotMeta | None = None
+
+
+class WriteResult(msgspec.Struct, frozen=True):
+    """What a batch came to. `size_bytes` is what it took on disk, `entries` how many entries that was for."""
+
+    last_index: int
+    entries: int
+    size_bytes: int
+
+    @property
+    def entry_bytes(self) -> int:
+        """The average size of an entry of the batch, rounded up; 0 without entries."""
+        return -(-self.size_bytes // self.entries) if self.entries else 0
+
+
+class Recovery(msgspec.Struct, frozen=True):
+    """What the log held when it was opened.
+
+    `base_index` and `base_term` are of the entry just before the first one. `snapshot` is the marker of the last
+    snapshot that was installed, or None. `torn` says what was cut from the end, in a sentence for the operator; `notes`
+    name harmless damage. `terms` is the caller's to keep.
+    """
+
+    hard_state: HardState
+    snapshot: SnapshotMeta | None
+    base_index: int
+    base_term: int
+    last_index: int
+    last_term: int
+    terms: TermRuns
+    torn: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def first_index(self) -> int:
+        return self.base_index + 1
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing was ever written: a new log."""
+        return self.last_index == 0 and self.hard_state == HardState()
+
+
+class Wal:
+    """The log of one node, open for writing. Make one with `Wal.open`."""
+
+    def __init__(
+        self, disk: Disk, path: str, recovered: Recovered, *, segment_bytes: int, reserve_bytes: int, log_id: int
+    ) -> None:
+        replay = recovered.replay
+        self.path = path
+        self._disk = disk
+        self._log_id = log_id
+        self._segment_bytes = segment_bytes
+        self._space = SpaceGuard(disk, path, reserve_bytes=reserve_bytes)
+        self._active = recovered.active
+        self._segments = tuple(recovered.segments)
+        self._locations = replay.locations
+        self._hard_state = replay.hard_state
+        self._marker = replay.marker
+        self._last_index = replay.last_index
+        self._last_term = replay.last_term
+        self._reader = EntryReader(disk, self._locations, lambda: self._segments)
+        self._failure: str | None = None
+        self.recovery = Recovery(
+            hard_state=replay.hard_state,
+            snapshot=replay.marker,
+            base_index=replay.base_index,
+            base_term=replay.base_term,
+            last_index=replay.last_index,
+            last_term=replay.last_term,
+            terms=replay.terms,
+            torn=recovered.torn,
+            notes=tuple(recovered.notes),
+        )
+
+    @classmethod
+    def open(
+        cls,
+        disk: Disk,
+        path: str,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        reserve_bytes: int = RESERVE_BYTES,
+        log_id: int = 0,
+        must_exist: bool = False,
+    ) -> Wal:
+        """Open the log in the directory `path`, or begin one; `recovery` says what was in it.
+
+        `log_id` is any number below 2**64 that names the log, such as the node's id: files of another log are refused.
+        `must_exist` is for a node that is known to have had a log: an empty directory is then rot.
+
+        Raises:
+            CorruptionError: the log is not what was written. Nothing was changed.
+            FormatVersionError: another version wrote it.
+            WrongDirectory: the log has another `log_id`.
+            OSError: the disk refused.
+        """
+        assert SMALL_SEGMENT_BYTES // 256 <= segment_bytes <= SEGMENT_LIMIT_BYTES
+        disk.make_dirs(path)
+        recovered = recover(disk, path, log_id=log_id)
+        if recovered is None:
+            if must_exist:
+                raise CorruptionError(
+                    f"{path} holds no log, and this node has had one: its files are missing. Put them back, or replace "
+                    "the node as a member of its cluster with `syncline repair`.",
+                    file=path,
+                )
+            header = SegmentHeader(log_id, 1, 0, 0, 0, 0, segment_bytes)
+            active = ActiveSegment.create(disk, path, header, HardState(), None)
+            recovered = Recovered([active.info], active, Replay(0, 0), None, [])
+        return cls(disk, path, recovered, segment_bytes=segment_bytes, reserve_bytes=reserve_bytes, log_id=log_id)
+
+    @property
+    def last_index(self) -> int:
+        """The index of the last durable entry, as the writer knows it."""
+        return self._last_index
+
+    @property
+    def size_bytes(self) -> int:
+        """What the log takes on disk, in whole segments."""
+        return sum(segment.size_bytes for segment in self._segments)
+
+    @property
+    def failure(self) -> str | None:
+        """Why nothing is written any more; None while all is well."""
+        return self._failure
+
+    def write(self, batch: Sequence[WalWrite]) -> WriteResult:
+        """Make a batch durable: one write, one sync. The writes take effect in their order.
+
+        Raises:
+            StorageError: the disk failed, now or before. The object is dead; see the module's text.
+        """
+        self._check_alive()
+        marker, entries, hard_state = combine(batch)
+        if marker is None and not entries and hard_state is None:
+            return WriteResult(self._last_index, 0, 0)
+        records = encode_records(marker, entries, hard_state)
+        if len(records) > BATCH_SPLIT_BYTES and len(batch) > 1:
+            half = len(batch) // 2
+            one, two = self.write(batch[:half]), self.write(batch[half:])
+            return WriteResult(two.last_index, one.entries + two.entries, one.size_bytes + two.size_bytes)
+        if frame_bound(len(records)) > FRAME_LIMIT_BYTES:
+            raise StorageError(
+                f"a single write of {len(records)} bytes is above the log's limit of {FRAME_LIMIT_BYTES}: "
+                "nothing was written. Propose less at once."
+            )
+        self._check_order(marker, entries, hard_state)
+        try:
+            if not self._active.has_room(len(records)):
+                self._rotate(len(records))
+            before = self._active.end
+            offset = self._active.append(records)
+        except BaseException as error:
+            raise self._fail("writing", error) from error
+        self._publish(marker, entries, hard_state, offset)
+        return WriteResult(self._last_index, len(entries), self._active.end - before)
+
+    def compact(self, index: int) -> None:
+        """Drop segments that hold nothing but entries up to `index`, oldest first, each durably before the next.
+
+        A snapshot at `index` or later must be durable. Where the whole log is at or before `index`, it goes on in a new
+        segment, so that even a log without a successor gives its space back.
+
+        Raises:
+            StorageError: the disk failed, now or before.
+        """
+        self._check_alive()
+        try:
+            held_back = self._droppable(index) < len(self._segments) - 1
+            if self._last_index <= index and (held_back or self._active.end > self._segment_bytes // 2):
+                self._rotate(0)
+            for segment in self._segments[: self._droppable(index)]:
+                self._segments = self._segments[1:]
+                self._locations.drop_through(segment.sequence)
+                self._disk.remove(segment.path)
+                self._disk.sync_dir(self.path)
+        except BaseException as error:
+            raise self._fail("dropping old segments", error) from error
+
+    def read_entries(self, low: int, high: int, max_bytes: int) -> list[Entry]:
+        """Durable entries from `low` up to but not including `high`, read from disk with their checksums verified.
+
+        At most `max_bytes`, counted as `walreader.entry_size` does, but at least one entry. Reads block: a range that
+        is not in the system's cache takes a disk's time.
+
+        Raises:
+            Compacted: they were dropped.
+            CorruptionError: the bytes are not what was written; the node must stop.
+        """
+        return self._reader.read(low, high, max_bytes)
+
+    def check_space(self, size_bytes: int) -> None:
+        """Raise `DiskFull` where `size_bytes` more would touch the reserve. Cheap: call it for each proposal."""
+        self._space.check(size_bytes)
+
+    def close(self) -> None:
+        """Close the files. Everything that `write` returned for is durable already."""
+        self._failure = self._failure or f"{self.path}: the log was closed"
+        self._reader.close()
+        self._active.close()
+
+    def _check_alive(self) -> None:
+        if self._failure is not None:
+            raise StorageError(self._failure)
+
+    def _check_order(self, marker: SnapshotMeta | None, entries: Sequence[Entry], hard_state: HardState | None) -> None:
+        """What may never be written, whoever asks. The pair of the checks in `walrecovery.Replay`."""
+        old, last_index, last_term = self._hard_state, self._last_index, self._last_term
+        if marker is not None:
+            assert marker.index >= old.commit, f"a snapshot at {marker.index} would undo commit {old.commit}"
+            last_index, last_term = marker.index, marker.term
+        if entries:
+            first = entries[0]
+            assert old.commit < first.index <= last_index + 1, (old.commit, first.index, last_index)
+            assert first.index <= last_index or first.term >= last_term, (first, last_term)
+            assert first.term <= entries[-1].term, (first, entries[-1])
+            last_index = entries[-1].index
+        if hard_state is not None:
+            assert hard_state.term >= old.term, (old, hard_state)
+            assert hard_state.commit >= old.commit, (old, hard_state)
+            assert hard_state.term > old.term or old.vote in (NONE, hard_state.vote), (old, hard_state)
+        state = hard_state or old
+        assert state.commit <= last_index, (state, last_index)
+
+    def _publish(
+        self, marker: SnapshotMeta | None, entries: Sequence[Entry], hard_state: HardState | None, offset: int
+    ) -> None:
+        """The batch is durable: later calls and readers may know of it."""
+        if marker is not None:
+            self._marker = marker
+            self._last_index, self._last_term = marker.index, marker.term
+            self._locations.clear()
+        if entries:
+            first = entries[0].index
+            self._locations.add(first, self._active.info.sequence, offset, overwrites=first <= self._last_index)
+            self._last_index, self._last_term = entries[-1].index, entries[-1].term
+        if hard_state is not None:
+            self._hard_state = hard_state
+
+    def _rotate(self, records_bytes: int) -> None:
+        """Go on in a new segment, with room for so many bytes of records. All of it is durable on return.
+
+        The new segment is durable under its name before the old one is sealed. A crash in between leaves both, and the
+        new one says where the old one ends.
+        """
+        old = self._active
+        state_bytes = len(encode_records(self._marker, [], self._hard_state))
+        size = self._segment_bytes if self._space.has_room(self._segment_bytes) else SMALL_SEGMENT_BYTES
+        size = max(min(size, self._segment_bytes), segment_room(state_bytes, records_bytes))
+        header = SegmentHeader(
+            log_id=self._log_id,
+            sequence=old.header.sequence + 1,
+            base_index=self._last_index,
+            base_term=self._last_term,
+            previous_end=old.end,
+            previous_checksum=old.previous,
+            size_bytes=size,
+        )
+        self._active = ActiveSegment.create(self._disk, self.path, header, self._hard_state, self._marker)
+        self._segments = (*self._segments, self._active.info)
+        old.seal(header.sequence)
+        old.close()
+
+    def _droppable(self, index: int) -> int:
+        """How many of the oldest segments hold nothing that is needed.
+
+        What remains must begin with the entry just after its own base: then the term before its first entry is known.
+        Where a later segment overwrites entries of earlier ones, that may mean to keep one more for a while.
+        """
+        droppable = 0
+        for count, (segment, following) in enumerate(pairwise(self._segments), 1):
+            kept = self._locations.first_start_after(segment.sequence)
+            first_kept = kept if kept is not None else self._last_index + 1
+            if first_kept > index + 1:
+                break
+            if first_kept == following.base_index + 1:
+                droppable = count
+        return droppable
+
+    def _fail(self, doing: str, error: BaseException) -> StorageError:
+        hint = "Make space on the disk" if isinstance(error, OSError) and is_disk_full(error) else "Look into the disk"
+        self._failure = self._failure or (
+            f"{self.path}: {doing} failed: {error!r}. Nothing more is written, because nobody can know what reached "
+            f"the disk. {hint}, then start the node again: it takes up what is durable."
+        )
+        return StorageError(self._failure)
+
+
+def combine(
+    batch: Sequence[WalWrite],
+) -> tuple[SnapshotMeta | None, list[Entry], HardState | None]:
+    """Several writes as the one that has their effect: later ones win."""
+    marker: SnapshotMeta | None = None
+    hard_state: HardState | None = None
+    entries: list[Entry] = []
+    for write in batch:
+        if write.hard_state is not None:
+            hard_state = write.hard_state
+        if write.snapshot is not None:
+            marker = write.snapshot
+            entries = []
+        if write.entries:
+            if entries:
+                del entries[max(0, write.entries[0].index - entries[0].index) :]
+            entries.extend(write.entries)
+    return marker, entries, hard_state
