@@ -1,0 +1,222 @@
+"""One connection: bytes in, frames out, and the other way round. Who is at its other end is its owner's business.
+
+opened ──greeting──▶ greeted ──frames──▶ …        each step calls the owner; the owner may be changed on the way
+   │                    │
+   └────────────────────┴──▶ closed               `on_lost` is called exactly once, with the reason
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol, cast
+
+from syncline.errors import FrameError, HandshakeRefused, TransportError
+from syncline.transport.handshake import MAGIC
+from syncline.transport.limits import HANDSHAKE_FRAME_BYTES
+from syncline.transport.wire import FrameDecoder
+
+__all__ = ["Connection", "Established", "Owner", "Registry"]
+
+STRANGER_BYTES: Final = 64
+"""Of a foreign protocol: enough to tell which one it is."""
+
+
+class Owner(Protocol):
+    """What a connection serves. `FrameError` and `HandshakeRefused` raised from the calls end the connection."""
+
+    def on_made(self, connection: Connection) -> None:
+        """The connection is there; nothing was exchanged yet."""
+        ...
+
+    def on_stranger(self, connection: Connection, received: bytes) -> None:
+        """The other end does not speak this protocol: `received` is how it begins. End the connection."""
+        ...
+
+    def on_greeting(self, connection: Connection, payload: memoryview) -> None:
+        """The first frame."""
+        ...
+
+    def on_frames(self, connection: Connection, payloads: list[memoryview]) -> None:
+        """Later frames, all that came in one read."""
+        ...
+
+    def on_lost(self, connection: Connection, reason: str) -> None:
+        """The connection is gone; `connection.failure` is set where the other end broke the rules."""
+        ...
+
+    def overdue(self, connection: Connection, now_s: float) -> str | None:
+        """Asked at intervals: why the connection must be given up now, or None."""
+        ...
+
+
+class Established:
+    """Base of the owners that take a connection over after its greeting."""
+
+    def on_made(self, connection: Connection) -> None:
+        raise AssertionError(f"the connection with {connection.remote} was made long ago")
+
+    def on_stranger(self, connection: Connection, received: bytes) -> None:
+        raise AssertionError(f"{connection.remote} was greeted already, and says {received!r}")
+
+    def on_greeting(self, connection: Connection, payload: memoryview) -> None:
+        raise AssertionError(f"{connection.remote} was greeted already, and says {bytes(payload)!r}")
+
+
+class Registry(Protocol):
+    """Keeps the open connections, so that none outlives the transport."""
+
+    def opened(self, connection: Connection) -> None: ...
+
+    def ended(self, connection: Connection) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """Frames over one stream of bytes."""
+
+    def __init__(self, owner: Owner, registry: Registry, *, max_frame_bytes: int) -> None:
+        self.owner = owner
+        self.failure: TransportError | None = None
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self.opened_s = 0.0
+        self.received_s = 0.0
+        self.closing_s: float | None = None
+        self.excused_s = 0.0
+        self.greeted = False
+        self.remote = "an unknown address"
+        self._registry = registry
+        self._max_frame_bytes = max_frame_bytes
+        self._opening = bytearray()
+        self._decoder = FrameDecoder(HANDSHAKE_FRAME_BYTES)
+        self._transport: asyncio.Transport | None = None
+        self._reason: str | None = None
+        self._clock: Callable[[], float] = asyncio.get_running_loop().time
+
+    # -- for the owner
+
+    @property
+    def open(self) -> bool:
+        """Whether bytes can still be written."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def waited_s(self, since_s: float, now_s: float) -> float:
+        """How long the other end has let us wait since `since_s`, without the time that we were not able to listen."""
+        return now_s - max(since_s, self.excused_s)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes written that the system did not take yet."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    @property
+    def certificate(self) -> dict[str, object] | None:
+        """The verified certificate of the other end; None without TLS."""
+        if self._transport is None:
+            return None
+        return cast("dict[str, object] | None", self._transport.get_extra_info("peercert"))
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Hand bytes to the system. The caller gives `data` away: it is not copied everywhere."""
+        if self._transport is not None and not self._transport.is_closing():
+            self.sent_bytes += len(data)
+            self._transport.write(data)
+
+    def close(self, reason: str) -> None:
+        """End the connection after what was written has left."""
+        if self._reason is None:
+            self._reason = reason
+        if self._transport is not None and not self._transport.is_closing():
+            self.closing_s = self._clock()
+            self._transport.close()
+
+    def refuse(self, error: TransportError, answer: bytes) -> None:
+        """End the connection because of the other end, with a last word to it."""
+        self.failure = error
+        self.write(answer)
+        self.close(str(error))
+
+    def reset(self, reason: str) -> None:
+        """End the connection at once."""
+        if self._reason is None:
+            self._reason = reason
+        if self._transport is not None:
+            self._transport.abort()
+
+    def pause_reading(self) -> None:
+        if self.open and self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self.open and self._transport is not None:
+            self._transport.resume_reading()
+
+    # -- for the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self.opened_s = self.received_s = self._clock()
+        remote = transport.get_extra_info("peername")
+        if isinstance(remote, tuple) and len(remote) >= 2:  # None where the other end is gone already
+            self.remote = f"[{remote[0]}]:{remote[1]}" if ":" in str(remote[0]) else f"{remote[0]}:{remote[1]}"
+        self._registry.opened(self)
+        if self._reason is not None:  # given up while it was dialled
+            self._transport.abort()
+            return
+        self._guarded(lambda: self.owner.on_made(self))
+
+    def data_received(self, data: bytes) -> None:
+        self.received_bytes += len(data)
+        self.received_s = self._clock()
+        if self._reason is None:  # bytes that come while we close it are of no interest
+            self._guarded(lambda: self._take(data))
+
+    def eof_received(self) -> bool | None:
+        return None  # no half-closed connections: the transport closes itself
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._registry.ended(self)
+        self._transport = None
+        self.owner.on_lost(self, self._reason or _describe_loss(exc))
+
+    def _take(self, data: bytes) -> None:
+        if not self.greeted:
+            self._take_greeting(data)
+            return
+        payloads = self._decoder.feed(data)
+        if payloads:
+            self.owner.on_frames(self, payloads)
+
+    def _take_greeting(self, data: bytes) -> None:
+        if len(self._opening) < len(MAGIC):
+            self._opening += data
+            if self._opening[: len(MAGIC)] != MAGIC[: len(self._opening)]:
+                self.owner.on_stranger(self, bytes(self._opening[:STRANGER_BYTES]))
+                return
+            if len(self._opening) < len(MAGIC):
+                return
+            data = bytes(self._opening[len(MAGIC) :])
+            del self._opening[len(MAGIC) :]
+        payloads = self._decoder.feed(data)
+        if not payloads:
+            return
+        self.greeted = True
+        self._decoder.max_bytes = self._max_frame_bytes
+        self.owner.on_greeting(self, payloads[0])
+        if len(payloads) > 1 and self._reason is None:
+            self.owner.on_frames(self, payloads[1:])
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except (FrameError, HandshakeRefused) as error:
+            self.failure = error
+            self.reset(str(error))
+
+
+def _describe_loss(error: Exception | None) -> str:
+    if error is None:
+        return "closed by the other end"
+    if isinstance(error, ConnectionResetError):
+        return "reset by the other end"
+    return f"lost: {error}"

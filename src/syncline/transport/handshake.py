@@ -1,0 +1,183 @@
+"""The greeting at the start of each connection: who is there, for whom, in which version.
+
+    dialler  →  MAGIC | frame(Hello)
+    acceptor →  MAGIC | frame(Welcome), or MAGIC | frame(Refusal) and the connection is closed
+
+Both ends judge: the acceptor refuses with a reason that the dialler shows as its own error, and the dialler checks
+that the one who answers is the node that it dialled (an address may have moved to another node).
+Without a doubt about who is there nothing else is exchanged.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+import msgspec
+
+from syncline.consensus.types import NodeId
+from syncline.errors import HandshakeRefused
+from syncline.transport.limits import HANDSHAKE_FRAME_BYTES
+from syncline.transport.wire import decode_payload, encode_frame
+
+__all__ = [
+    "HTTP_ANSWER",
+    "MAGIC",
+    "OLDEST_VERSION",
+    "PROTOCOL_VERSION",
+    "Hello",
+    "Purpose",
+    "Refusal",
+    "Welcome",
+    "check_hello",
+    "check_welcome",
+    "decode_answer",
+    "decode_hello",
+    "describe_stranger",
+    "greeting",
+    "is_http",
+]
+
+MAGIC: Final = b"\x93SyncLn\n"
+"""The first bytes in each direction. The first is no letter and no TLS record type, so that other protocols are told
+apart by their first byte; the newline shows a line-ending conversion on the way."""
+
+PROTOCOL_VERSION: Final = 1
+"""The newest version of the peer protocol that this code speaks."""
+
+OLDEST_VERSION: Final = 1
+"""The oldest one. Two releases overlap, so that a cluster is upgraded node by node."""
+
+MAX_REASON_CHARS: Final = 500
+
+_HTTP_TEXT: Final = b"This port is for the nodes of a Syncline cluster among themselves; clients use another.\n"
+
+HTTP_ANSWER: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+    b"Content-Length: %d\r\n\r\n%s" % (len(_HTTP_TEXT), _HTTP_TEXT)
+)
+"""For whoever points a browser or a client at the peer port."""
+
+
+class Purpose(IntEnum):
+    """What a connection is for. Part of the protocol: never renumbered."""
+
+    MESSAGES = 0
+    SNAPSHOT = 1
+
+
+class Hello(msgspec.Struct, array_like=True, tag=1, frozen=True):
+    """The dialler's greeting."""
+
+    oldest_version: int
+    newest_version: int
+    cluster_id: int
+    sender: NodeId
+    to: NodeId
+    purpose: Purpose
+    incarnation: int = 0
+    """Drawn at each start of a node: a changed one tells that connections to the earlier start are dead."""
+    address: str = ""
+    """Where the dialler can be dialled itself: a node that has just joined knows nobody's address yet."""
+
+
+class Welcome(msgspec.Struct, array_like=True, tag=2, frozen=True):
+    """The acceptor agrees to go on, in `version`."""
+
+    version: int
+    cluster_id: int
+    sender: NodeId
+    incarnation: int = 0
+
+
+class Refusal(msgspec.Struct, array_like=True, tag=3, frozen=True):
+    """The acceptor does not; the reason is for people."""
+
+    reason: str
+
+
+_hello_decoder = msgspec.msgpack.Decoder(Hello)
+_answer_decoder: msgspec.msgpack.Decoder[Welcome | Refusal] = msgspec.msgpack.Decoder(Welcome | Refusal)
+
+
+def greeting(value: Hello | Welcome | Refusal) -> bytes:
+    """The bytes that open a connection in one direction."""
+    if isinstance(value, Refusal):
+        value = Refusal(value.reason[:MAX_REASON_CHARS])
+    return MAGIC + encode_frame(value, HANDSHAKE_FRAME_BYTES)
+
+
+def decode_hello(payload: memoryview) -> Hello:
+    """Raises `FrameError`."""
+    return decode_payload(_hello_decoder, payload)
+
+
+def decode_answer(payload: memoryview) -> Welcome:
+    """Raises `FrameError`, or `HandshakeRefused` with the other end's reason."""
+    answer = decode_payload(_answer_decoder, payload)
+    if isinstance(answer, Refusal):
+        raise HandshakeRefused(f"refused by the peer: {_printable(answer.reason[:MAX_REASON_CHARS])}")
+    return answer
+
+
+def check_hello(hello: Hello, *, cluster_id: int, node_id: NodeId) -> int:
+    """Judge a dialler; return the version to speak. Raises `HandshakeRefused` with a reason for both ends' logs."""
+    version = min(hello.newest_version, PROTOCOL_VERSION)
+    if version < max(hello.oldest_version, OLDEST_VERSION):
+        raise HandshakeRefused(
+            f"no common protocol version: node {hello.sender:016x} speaks {hello.oldest_version} to "
+            f"{hello.newest_version}, node {node_id:016x} speaks {OLDEST_VERSION} to {PROTOCOL_VERSION}; "
+            "upgrade the older one"
+        )
+    if hello.cluster_id != cluster_id:
+        raise HandshakeRefused(
+            f"another cluster: node {hello.sender:016x} belongs to cluster {hello.cluster_id:016x}, node "
+            f"{node_id:016x} to cluster {cluster_id:016x}; check the peer addresses and the data directories"
+        )
+    if hello.to != node_id:
+        raise HandshakeRefused(
+            f"wrong node: node {hello.sender:016x} dialled node {hello.to:016x}, but this is node {node_id:016x}; "
+            "check the address it has for that peer, and that no two nodes advertise the same one"
+        )
+    if hello.sender == node_id:
+        raise HandshakeRefused(
+            f"two nodes have the id {node_id:016x}: one data directory was copied, or an id given twice"
+        )
+    return version
+
+
+def check_welcome(welcome: Welcome, *, cluster_id: int, peer: NodeId) -> None:
+    """Judge the acceptor. Raises `HandshakeRefused`."""
+    if welcome.sender != peer or welcome.cluster_id != cluster_id:
+        raise HandshakeRefused(
+            f"node {welcome.sender:016x} of cluster {welcome.cluster_id:016x} answered at the address of node "
+            f"{peer:016x} of cluster {cluster_id:016x}"
+        )
+    if not OLDEST_VERSION <= welcome.version <= PROTOCOL_VERSION:
+        raise HandshakeRefused(f"the peer chose protocol version {welcome.version}, which was not offered")
+
+
+_HTTP_STARTS: Final = (b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"PRI ", b"CONN", b"HTTP")
+
+
+def is_http(received: bytes) -> bool:
+    """Whether the first bytes are those of HTTP."""
+    return received[:4] in _HTTP_STARTS
+
+
+def describe_stranger(received: bytes) -> str:
+    """What the first bytes of a foreign protocol look like, and what to do about it."""
+    if is_http(received):
+        return "HTTP on the peer port; clients use the HTTP address of the node"
+    if received[:1] == b"\x16":
+        return "a TLS handshake, but peer TLS is off here; give all nodes the same peer TLS settings"
+    if received[:1] == b"\x15":
+        return "a TLS alert; give all nodes the same peer TLS settings"
+    if received[:4] == b"SSH-":
+        return "an SSH server or client"
+    return f"it begins with {received[:16].hex(' ')}; check which program uses this address"
+
+
+def _printable(text: str) -> str:
+    """Text of the other end, safe for a log line."""
+    return "".join(character if character.isprintable() else "�" for character in text)

@@ -1,0 +1,390 @@
+"""The outgoing link to one peer: dialled, kept alive, dialled again; and the messages that wait for it.
+
+WAITING ──timer──▶ DIALLING ──connected──▶ GREETING ──welcome──▶ UP
+   ▲                  │                       │                  │
+   └────── back-off ──┴───────────────────────┴──────────────────┘          a change of address: DIALLING at once
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from enum import Enum, auto
+from typing import Final
+
+import msgspec
+
+from syncline.consensus.types import Message, NodeId
+from syncline.errors import FrameError
+from syncline.platform.network import Network
+from syncline.transport.connection import Connection, Registry
+from syncline.transport.handshake import (
+    OLDEST_VERSION,
+    PROTOCOL_VERSION,
+    Hello,
+    Purpose,
+    check_welcome,
+    decode_answer,
+    describe_stranger,
+    greeting,
+)
+from syncline.transport.limits import TransportLimits
+from syncline.transport.messages import Forward, PeerAddress, PeerHandler, PeerMessage
+from syncline.transport.notices import LOGGER, Notices
+from syncline.transport.tls import check_certificate_names
+from syncline.transport.wire import (
+    MAX_BATCH_MESSAGES,
+    Batch,
+    decode_payload,
+    encode_frame,
+    is_sendable,
+    message_size_bytes,
+)
+
+__all__ = ["Dialler", "PeerLink"]
+
+RTT_SMOOTHING: Final = 0.125
+"""Weight of a new sample of the round trip time, as in TCP's own estimate (RFC 6298)."""
+
+_batch_decoder = msgspec.msgpack.Decoder(Batch)
+
+
+class Dialler:
+    """What all outgoing connections of one node have in common."""
+
+    def __init__(
+        self,
+        network: Network,
+        registry: Registry,
+        *,
+        node_id: NodeId,
+        cluster_id: int,
+        incarnation: int,
+        advertise: str,
+        rng: random.Random,
+        tls: ssl.SSLContext | None,
+        limits: TransportLimits,
+    ) -> None:
+        self.advertise = advertise
+        self.network = network
+        self.registry = registry
+        self.node_id = node_id
+        self.cluster_id = cluster_id
+        self.incarnation = incarnation
+        self.rng = rng
+        self.tls = tls
+        self.limits = limits
+
+    def hello(self, peer: NodeId, purpose: Purpose) -> bytes:
+        """The greeting to `peer`."""
+        return greeting(
+            Hello(
+                oldest_version=OLDEST_VERSION,
+                newest_version=PROTOCOL_VERSION,
+                cluster_id=self.cluster_id,
+                sender=self.node_id,
+                to=peer,
+                purpose=purpose,
+                incarnation=self.incarnation,
+                address=self.advertise,
+            )
+        )
+
+    def check_certificate(self, connection: Connection, peer: NodeId) -> None:
+        """Raises `HandshakeRefused` where the certificate is another node's. Without TLS there is nothing to check."""
+        if self.tls is not None:
+            check_certificate_names(connection.certificate, peer)
+
+    def backoff_s(self, failures: int) -> float:
+        """The pause before the next dial after so many failed ones: doubling, capped, less up to half at random."""
+        limits = self.limits
+        pause_s = min(limits.backoff_last_s, limits.backoff_first_s * 2.0 ** min(failures, 16))
+        return pause_s * (1.0 - 0.5 * self.rng.random())
+
+
+class State(Enum):
+    """See the diagram at the top."""
+
+    WAITING = auto()
+    DIALLING = auto()
+    GREETING = auto()
+    UP = auto()
+    CLOSED = auto()
+
+
+class PeerLink:
+    """The way to one peer."""
+
+    def __init__(
+        self, peer: NodeId, address: PeerAddress, dialler: Dialler, handler: PeerHandler, notices: Notices
+    ) -> None:
+        self.peer = peer
+        self.address = address
+        self.state = State.WAITING
+        self.up_since_s: float | None = None
+        self.contact_s: float | None = None
+        self.sent_messages = 0
+        self.dropped_messages = 0
+        self.reconnects = 0
+        self.rtt_s: float | None = None
+        self.last_error: str | None = None
+        self._dialler = dialler
+        self._limits = dialler.limits
+        self._handler = handler
+        self._notices = notices
+        self._loop = asyncio.get_running_loop()
+        self._connection: Connection | None = None
+        self.dial_task: asyncio.Task[None] | None = None
+        self._dialled: Connection | None = None
+        self._redial: asyncio.TimerHandle | None = None
+        self._failures = 0
+        self._was_up = False
+        self._peer_incarnation = 0
+        self._earlier_bytes = 0
+        self._queue: list[PeerMessage] = []
+        self._queued_bytes = 0
+        self._ping = 0
+        self._pinged_s: float | None = None
+        self._progress_s = 0.0
+        self._taken_bytes = 0
+
+    # -- dialling
+
+    def dial(self) -> None:
+        """Dial now, unless a connection is there or on its way."""
+        if self.state is not State.WAITING:
+            return
+        if self._redial is not None:
+            self._redial.cancel()
+            self._redial = None
+        self.state = State.DIALLING
+        self.dial_task = self._loop.create_task(self._connect(self.address), name=f"dial {self.peer:016x}")
+
+    def move(self, address: PeerAddress) -> None:
+        """The peer is to be reached elsewhere: leave the old connection and dial."""
+        self.address = address
+        self._failures = 0
+        self._leave(f"the peer's address changed to {address}", gently=True)
+        self.dial()
+
+    def close(self, reason: str, *, gently: bool, silently: bool = False) -> None:
+        """End for good. `gently`: what was sent before still goes out. `silently`: the handler is not told."""
+        self._leave(reason, gently=gently, silently=silently)
+        self.state = State.CLOSED
+
+    def peer_seen(self, incarnation: int) -> None:
+        """The peer dialled us: it is alive. What is the use of waiting, or of a connection to its last incarnation?"""
+        if self.state is State.UP and incarnation != self._peer_incarnation and self._connection is not None:
+            self._connection.reset("the peer was restarted")
+        self.dial()
+
+    async def _connect(self, address: PeerAddress) -> None:
+        limits = self._limits
+        self._dialled = None
+        task = self.dial_task
+
+        def factory() -> Connection:
+            connection = Connection(self, self._dialler.registry, max_frame_bytes=limits.frame_bytes)
+            if task is self.dial_task:  # else: a dial that was given up, but came up at the same moment
+                self._dialled = connection
+            return connection
+
+        try:
+            await self._dialler.network.connect(
+                factory, address.host, address.port, tls=self._dialler.tls, timeout_s=limits.dial_timeout_s
+            )
+        except OSError as error:
+            if self.state is State.DIALLING:
+                self._down(f"can't connect to {address}: {error.strerror or error}")
+        # From here on the connection itself speaks: it called `on_made`, and may even be lost already.
+
+    def _leave(self, reason: str, *, gently: bool, silently: bool = False) -> None:
+        """Forget the connection, the dial or the timer, whichever there is. The handler hears of it in its own turn."""
+        if self._redial is not None:
+            self._redial.cancel()
+            self._redial = None
+        if self.dial_task is not None:
+            self.dial_task.cancel()
+            self.dial_task = None
+        connection, was_up = self._connection, self.state is State.UP
+        if connection is not None:
+            if gently and was_up:
+                self.flush()
+                connection.close(reason)
+            else:
+                connection.reset(reason)
+            self._forget_connection(connection)
+        self.state = State.WAITING
+        if was_up:
+            self.last_error = reason
+        if was_up and not silently:
+            self._loop.call_soon(self._handler.on_peer_down, self.peer, reason)
+
+    def _forget_connection(self, connection: Connection) -> None:
+        self._earlier_bytes += connection.sent_bytes
+        self._connection = None
+        self.up_since_s = None
+        self._pinged_s = None
+        self.dropped_messages += len(self._queue)
+        self._queue = []
+        self._queued_bytes = 0
+
+    def _down(self, reason: str) -> None:
+        """A dial, a greeting or the link failed: say so, and dial again later."""
+        was_up = self.state is State.UP
+        self.state = State.WAITING
+        self.last_error = reason
+        self._notices.warn(f"link {self.peer}", f"no link to node {self.peer:016x}", reason, self._loop.time())
+        pause_s = self._dialler.backoff_s(self._failures)
+        self._failures += 1
+        self._redial = self._loop.call_later(pause_s, self.dial)
+        if was_up:
+            self._handler.on_peer_down(self.peer, reason)
+
+    # -- the connection's owner
+
+    def on_made(self, connection: Connection) -> None:
+        if self.state is not State.DIALLING or connection is not self._dialled:
+            connection.reset("not needed any more")
+            return
+        self._connection = connection
+        self.state = State.GREETING
+        self._dialler.check_certificate(connection, self.peer)
+        connection.write(self._dialler.hello(self.peer, Purpose.MESSAGES))
+
+    def on_stranger(self, connection: Connection, received: bytes) -> None:
+        raise FrameError(f"what answers at {connection.remote} is no Syncline node: {describe_stranger(received)}")
+
+    def on_greeting(self, connection: Connection, payload: memoryview) -> None:
+        if connection is not self._connection:
+            return
+        welcome = decode_answer(payload)
+        check_welcome(welcome, cluster_id=self._dialler.cluster_id, peer=self.peer)
+        now_s = self._loop.time()
+        self.state = State.UP
+        self.up_since_s = self.contact_s = self._progress_s = now_s
+        self.last_error = None
+        self._taken_bytes = 0
+        self._peer_incarnation = welcome.incarnation
+        self.reconnects += self._was_up
+        self._was_up = True
+        self._notices.forget(f"link {self.peer}")
+        LOGGER.info("link to node %016x at %s is up", self.peer, self.address)
+        self._handler.on_peer_up(self.peer)
+
+    def on_frames(self, connection: Connection, payloads: list[memoryview]) -> None:
+        now_s = connection.received_s
+        self.contact_s = self._progress_s = now_s
+        for payload in payloads:
+            answer = decode_payload(_batch_decoder, payload)
+            if answer.messages or answer.forwards or answer.replies:
+                raise FrameError("the peer sent messages on the connection that it was dialled on")
+            if answer.pong == self._ping and self._pinged_s is not None:
+                sample_s = now_s - self._pinged_s
+                self._pinged_s = None
+                self.rtt_s = sample_s if self.rtt_s is None else self.rtt_s + RTT_SMOOTHING * (sample_s - self.rtt_s)
+
+    def on_lost(self, connection: Connection, reason: str) -> None:
+        if connection is not self._connection:
+            return
+        if self.up_since_s is not None and self._loop.time() - self.up_since_s > self._limits.backoff_last_s:
+            self._failures = 0  # it had worked: the first redial may come soon
+        self._forget_connection(connection)
+        self._down(reason if self.state is State.UP else f"{self.address}: {reason}")
+
+    def overdue(self, connection: Connection, now_s: float) -> str | None:
+        if connection is not self._connection:
+            return None
+        if self.state is State.GREETING:
+            late = connection.waited_s(connection.opened_s, now_s) > self._limits.handshake_timeout_s
+            return f"no answer to the greeting within {self._limits.handshake_timeout_s:g} s" if late else None
+        unsent = connection.unsent_bytes
+        taken = connection.sent_bytes - unsent
+        # What the system took counts as progress only while it holds more back: its own buffer also takes what is
+        # meant for a dead machine, until it is full.
+        if unsent and taken > self._taken_bytes:
+            self._progress_s = now_s
+        self._taken_bytes = taken
+        if connection.waited_s(self._progress_s, now_s) > self._limits.stall_timeout_s:
+            return f"no sign of life for {self._limits.stall_timeout_s:g} s"
+        if self._pinged_s is None:
+            self._ping += 1
+            self._pinged_s = now_s
+            connection.write(encode_frame(Batch(ping=self._ping), self._limits.frame_bytes))
+        return None
+
+    # -- sending
+
+    @property
+    def sent_bytes(self) -> int:
+        """On all connections so far."""
+        return self._earlier_bytes + (self._connection.sent_bytes if self._connection is not None else 0)
+
+    @property
+    def queued_messages(self) -> int:
+        """Waiting for the next `flush`."""
+        return len(self._queue)
+
+    def send(self, message: PeerMessage) -> bool:
+        """Queue for the next `flush`; False: dropped."""
+        if self.state is not State.UP or self._connection is None:
+            self.dropped_messages += 1
+            return False
+        size = message_size_bytes(message)
+        waiting = self._queued_bytes + self._connection.unsent_bytes
+        if waiting and waiting + size > self._limits.send_buffer_bytes:
+            self.dropped_messages += 1
+            return False
+        assert not isinstance(message, Message) or is_sendable(message), f"{message.type.name} can't go in a batch"
+        self._queue.append(message)
+        self._queued_bytes += size
+        return True
+
+    def flush(self) -> None:
+        """Write what is queued, in frames of about `batch_bytes`."""
+        queue, self._queue = self._queue, []
+        queued_bytes, self._queued_bytes = self._queued_bytes, 0
+        if queued_bytes <= self._limits.batch_bytes and len(queue) <= MAX_BATCH_MESSAGES:
+            self._write(queue)
+            return
+        part: list[PeerMessage] = []
+        part_bytes = 0
+        for message in queue:
+            size = message_size_bytes(message)
+            if part and (part_bytes + size > self._limits.batch_bytes or len(part) == MAX_BATCH_MESSAGES):
+                self._write(part)
+                part, part_bytes = [], 0
+            part.append(message)
+            part_bytes += size
+        self._write(part)
+
+    def _write(self, messages: list[PeerMessage]) -> None:
+        connection = self._connection
+        if connection is None or not messages:
+            return
+        try:
+            frame = encode_frame(_batch(messages), self._limits.frame_bytes)
+        except FrameError as error:
+            if len(messages) > 1:
+                for message in messages:
+                    self._write([message])
+                return
+            self.dropped_messages += 1
+            self.last_error = str(error)
+            self._notices.warn(f"size {self.peer}", f"message to node {self.peer:016x}", str(error), self._loop.time())
+            return
+        self.sent_messages += len(messages)
+        connection.write(frame)
+
+
+def _batch(messages: list[PeerMessage]) -> Batch:
+    batch = Batch(messages=[], forwards=[], replies=[])
+    for message in messages:
+        if isinstance(message, Message):
+            batch.messages.append(message)
+        elif isinstance(message, Forward):
+            batch.forwards.append(message)
+        else:
+            batch.replies.append(message)
+    return batch

@@ -1,0 +1,178 @@
+"""The words between nodes: what travels beside the core's own messages, and what the transport's user provides.
+
+Struct fields are sent in order, as arrays: a new field goes to the end and has a default, so that nodes of two
+versions understand each other (a rolling upgrade); none is ever removed or given another meaning.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from syncline.consensus.types import Message, NodeId
+from syncline.errors import ConfigError
+
+__all__ = [
+    "AcceptedProposal",
+    "Forward",
+    "ForwardReply",
+    "ForwardedProposal",
+    "PeerAddress",
+    "PeerHandler",
+    "PeerMessage",
+    "PeerStats",
+    "RefusedProposal",
+    "SnapshotSink",
+    "SnapshotSource",
+]
+
+MAX_PORT = 65535
+
+
+class ForwardedProposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """A proposal on its way to the leader. `number` is the sender's own; the answer names it."""
+
+    number: int
+    kind: int
+    """0: the data of a normal entry; 1: a change of the membership, encoded by the runtime."""
+    data: bytes
+
+
+class Forward(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Proposals made on a follower, for the leader to append."""
+
+    proposals: list[ForwardedProposal]
+
+
+class AcceptedProposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """The leader appended it at `index` in `term`. It may still be replaced there by a later leader."""
+
+    number: int
+    index: int
+    term: int
+
+
+class RefusedProposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """The leader did not append it, and nobody will: `code` is that of the error in `syncline.errors`."""
+
+    number: int
+    code: str
+    message: str
+
+
+class ForwardReply(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """What became of forwarded proposals where they were sent; `leader` is whom that node follows (0: nobody)."""
+
+    accepted: list[AcceptedProposal] = []
+    refused: list[RefusedProposal] = []
+    leader: NodeId = 0
+
+
+PeerMessage: TypeAlias = Message | Forward | ForwardReply
+"""All that goes over a peer link. Messages of one kind arrive in the order in which they were sent, without gaps
+while the link stays up; between the kinds no order is promised."""
+
+
+class SnapshotSink(Protocol):
+    """Where an incoming snapshot goes. One call at a time; each is awaited before the next."""
+
+    @property
+    def offset(self) -> int:
+        """Bytes held already: the sender goes on from here."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Append the next bytes."""
+        ...
+
+    async def finish(self) -> None:
+        """All bytes were written. Verify and make durable before this returns; raise to report a failure."""
+        ...
+
+    async def abort(self) -> None:
+        """The stream ended early (or `write` or `finish` raised). What was written may be kept, to resume from."""
+        ...
+
+
+class SnapshotSource(Protocol):
+    """Where an outgoing snapshot comes from."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`; fewer only at the end."""
+        ...
+
+    def close(self) -> None:
+        """Called exactly once, however the transfer ends."""
+        ...
+
+
+class PeerHandler(Protocol):
+    """What the transport tells its user. All calls are made on the event loop."""
+
+    def on_messages(self, sender: NodeId, messages: list[PeerMessage]) -> None:
+        """Messages from `sender`, checked in form: known types of the network kind, not the core's local ones."""
+        ...
+
+    def on_peer_up(self, peer: NodeId) -> None:
+        """The link *to* `peer` is up: the handshake is done, what is sent now will be tried."""
+        ...
+
+    def on_peer_down(self, peer: NodeId, reason: str) -> None:
+        """The link to `peer` was up and is lost; messages in it may or may not have arrived. It is redialled."""
+        ...
+
+    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
+        """`sender` wants to send the snapshot that `message` (a `SNAP`) speaks of. Raise to refuse, with the reason."""
+        ...
+
+
+class PeerAddress(msgspec.Struct, frozen=True):
+    """Host and port. The host is a name or an IP address; a name is resolved at each dial, since it may move."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str, *, setting: str = "address") -> PeerAddress:
+        """Read `host:port`, an IPv6 address in brackets: `[::1]:7100`. Raises `ConfigError` that names `setting`."""
+        host, colon, digits = text.strip().rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise ConfigError(f"{setting} {text!r}: put an IPv6 address in brackets, as in [::1]:7100")
+        if not colon or not host or any(character.isspace() for character in host):
+            raise ConfigError(f"{setting} {text!r} must be host:port, as in 10.0.0.1:7100")
+        if not (digits.isascii() and digits.isdigit()) or int(digits[:6]) > MAX_PORT:
+            raise ConfigError(f"{setting} {text!r}: the port must be a number from 0 to {MAX_PORT}")
+        return cls(host, int(digits))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class PeerStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of the links with one peer."""
+
+    connected: bool
+    """The link to the peer is up."""
+    connected_since_s: float | None
+    """For how long it has been."""
+    last_contact_s: float | None
+    """Age of the last bytes that came from the peer, on either link; None: none since the start."""
+    address: str
+    sent_bytes: int
+    received_bytes: int
+    sent_messages: int
+    received_messages: int
+    dropped_messages: int
+    """Not sent: no link, a full buffer, or above the limit on a frame. Raft recovers from each."""
+    reconnects: int
+    """How often the link came up again after it was lost."""
+    rtt_s: float | None
+    """Round trip time, smoothed; None while unknown."""
+    last_error: str | None
+    """Why the link is or was last down; a refusal is in the words of the end that refused."""

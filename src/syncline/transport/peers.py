@@ -1,0 +1,384 @@
+"""The transport of one node: a link to each peer, the links that come in, and snapshots beside them.
+
+Each pair of nodes has two connections, one dialled by each side; the dialler sends its messages on its own and gets
+only echoes back. So each side knows by itself whether it can reach the other, and a fault in one direction stays one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from syncline.consensus.types import Message, NodeId
+from syncline.errors import ConfigError, FrameError, TransportError, UsageError
+from syncline.platform.network import Listener, Network
+from syncline.transport.connection import Connection
+from syncline.transport.handshake import Hello, Purpose
+from syncline.transport.incoming import Admission, Counters, Doorkeeper, IncomingLink
+from syncline.transport.limits import TransportLimits
+from syncline.transport.link import Dialler, PeerLink, State
+from syncline.transport.messages import PeerAddress, PeerHandler, PeerMessage, PeerStats, SnapshotSource
+from syncline.transport.notices import LOGGER, Notices
+from syncline.transport.snapshot_in import SnapshotReceiver
+from syncline.transport.snapshot_out import SnapshotSender
+from syncline.transport.snapshots import Offer, SnapshotStream
+from syncline.transport.tls import PeerTls, client_context, server_context
+
+__all__ = ["Transport"]
+
+
+class Transport:
+    """Links with all peers of one node, on the running event loop. Not thread-safe: everything runs on that loop.
+
+    `bind` is "host:port" (port 0: any free one, see `address`). `refuse_peer(sender)` may return a reason to refuse
+    an incoming connection by, which the other end gets to see; without it every node of the cluster is let in, also
+    one that this node has not heard of yet (it may learn of members only by the log). `rng` is for the jitter of
+    redials. Made and used on a running event loop.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        handler: PeerHandler,
+        *,
+        node_id: NodeId,
+        cluster_id: int,
+        bind: str,
+        rng: random.Random,
+        advertise: str = "",
+        tls: PeerTls | None = None,
+        limits: TransportLimits | None = None,
+        refuse_peer: Callable[[NodeId], str | None] | None = None,
+    ) -> None:
+        self._network = network
+        self._handler = handler
+        self._node_id = node_id
+        self._bind = PeerAddress.parse(bind, setting="listen address")
+        self._limits = limits = limits or TransportLimits()
+        self._loop = asyncio.get_running_loop()
+        self._notices = Notices()
+        self._server_tls = server_context(tls) if tls is not None else None
+        incarnation = rng.getrandbits(63)
+        self._dialler = Dialler(
+            network,
+            self,
+            node_id=node_id,
+            cluster_id=cluster_id,
+            incarnation=incarnation,
+            advertise=advertise,
+            rng=rng,
+            tls=client_context(tls) if tls is not None else None,
+            limits=limits,
+        )
+        self._doorkeeper = Doorkeeper(
+            Admission(refuse_peer or _let_all_in, self._admit),
+            self._notices,
+            limits,
+            node_id=node_id,
+            cluster_id=cluster_id,
+            incarnation=incarnation,
+            tls=tls is not None,
+        )
+        self._listener: Listener | None = None
+        self._links: dict[NodeId, PeerLink] = {}
+        self._incoming: dict[NodeId, IncomingLink] = {}
+        self._receivers: dict[NodeId, SnapshotReceiver] = {}
+        self._transfers: dict[asyncio.Task[None], NodeId] = {}
+        self._received: dict[NodeId, _Received] = {}
+        self._connections: dict[Connection, None] = {}
+        self._all_gone: asyncio.Future[None] | None = None
+        self._unflushed: list[PeerLink] = []
+        self._ticker: asyncio.TimerHandle | None = None
+        self._tick_due_s = 0.0
+        self._closed = False
+
+    # -- life
+
+    @property
+    def address(self) -> str:
+        """Where this node listens, as "host:port", with the real port. After `start` only."""
+        if self._listener is None:
+            raise UsageError("the transport does not listen: call start() first")
+        return str(PeerAddress(*self._listener.address))
+
+    @property
+    def counters(self) -> Counters:
+        """What came in and was turned away."""
+        return self._doorkeeper.counters
+
+    async def start(self) -> None:
+        """Listen, and dial the peers set so far. Raises `OSError` that says what to do where the address is taken."""
+        if self._listener is not None or self._closed:
+            raise UsageError("a transport is started once")
+        self._listener = await self._network.listen(
+            self._accept, self._bind.host, self._bind.port, tls=self._server_tls
+        )
+        self._schedule_tick()
+        for link in self._links.values():
+            link.dial()
+
+    async def close(self) -> None:
+        """Close every connection and stop listening. Prompt: nothing that is queued is waited for. Idempotent.
+
+        The handler hears nothing of it; a snapshot on its way in is aborted, one on its way out fails.
+        """
+        first, self._closed = not self._closed, True
+        if self._ticker is not None:
+            self._ticker.cancel()
+        tasks = [receiver.task for receiver in self._receivers.values()]
+        tasks += self._transfers
+        for link in self._links.values():
+            if link.dial_task is not None:
+                tasks.append(link.dial_task)
+            link.close("this node closes", gently=False, silently=True)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._listener is not None and first:
+            await self._listener.close()
+        for connection in list(self._connections):
+            connection.reset("this node closes")
+        if self._connections:
+            if self._all_gone is None:
+                self._all_gone = self._loop.create_future()
+            await asyncio.shield(self._all_gone)
+
+    # -- peers
+
+    def set_peer(self, peer: NodeId, address: str) -> None:
+        """Keep a link to `peer` at "host:port". A changed address is dialled at once; the same one changes nothing.
+
+        Raises `ConfigError` where the address is not one.
+        """
+        if peer == self._node_id:
+            raise UsageError(f"node {peer:016x} is no peer of itself")
+        where = PeerAddress.parse(address, setting=f"address of node {peer:016x}")
+        if where.port == 0:
+            raise ConfigError(f"address of node {peer:016x}: port 0 can't be dialled")
+        link = self._links.get(peer)
+        if link is None:
+            link = self._links[peer] = PeerLink(peer, where, self._dialler, self._handler, self._notices)
+            if self._listener is not None and not self._closed:
+                link.dial()
+        elif link.address != where and not self._closed:
+            link.move(where)
+
+    def remove_peer(self, peer: NodeId) -> None:
+        """Give the link to `peer` up; what was sent before still goes out. Snapshots on their way to it are ended."""
+        link = self._links.pop(peer, None)
+        self._received.pop(peer, None)
+        if link is not None:
+            link.close("the peer was removed", gently=True)
+        for task, receiver in list(self._transfers.items()):
+            if receiver == peer:
+                task.cancel()
+
+    def send(self, to: NodeId, message: PeerMessage) -> bool:
+        """Queue a message; all of one loop turn leave together. False: dropped (no link, or its buffer is full).
+
+        The message belongs to the transport from here on: it is encoded at the end of the turn. `SNAP` messages do
+        not go this way: see `send_snapshot`.
+        """
+        link = self._links.get(to)
+        if link is None or not link.send(message):
+            return False
+        if link.queued_messages == 1:
+            if not self._unflushed:
+                self._loop.call_soon(self._flush)
+            self._unflushed.append(link)
+        return True
+
+    async def send_snapshot(self, to: NodeId, message: Message, manifest: bytes, source: SnapshotSource) -> None:
+        """Send a snapshot on a connection of its own; done when the receiver has it durably.
+
+        Resumes after a lost connection where the receiver stands. Always closes `source`. Raises `TransportError`
+        (refused, or no progress over several attempts) or `OSError` (the source can't be read).
+        """
+        try:
+            if self._closed or to not in self._links:
+                raise TransportError(f"no address is known of node {to:016x}")
+            offer = Offer(message, manifest, source.size_bytes)
+            sender = SnapshotSender(self._dialler, to, lambda: self._links[to].address, offer, source)
+            await self._transfer(to, sender)
+        finally:
+            source.close()
+
+    async def _transfer(self, to: NodeId, sender: SnapshotSender) -> None:
+        task = self._loop.create_task(sender.run(), name=f"snapshot to {to:016x}")
+        self._transfers[task] = to
+        try:
+            await task
+        except asyncio.CancelledError:
+            if self._closed or to not in self._links:
+                raise TransportError(f"snapshot to node {to:016x}: the link was given up") from None
+            raise
+        finally:
+            del self._transfers[task]
+
+    # -- what is known
+
+    def last_contact_s(self, peer: NodeId) -> float | None:
+        """Age of the last bytes from `peer`, on either link; None: none since the start."""
+        times = [time_s for time_s in (self._heard_s(peer), self._echoed_s(peer)) if time_s is not None]
+        return self._loop.time() - max(times) if times else None
+
+    def stats(self) -> dict[NodeId, PeerStats]:
+        """The state of the links, for every peer set."""
+        return {peer: self._peer_stats(link) for peer, link in self._links.items()}
+
+    def _peer_stats(self, link: PeerLink) -> PeerStats:
+        received = self._received.get(link.peer, _Received())
+        incoming = self._incoming.get(link.peer)
+        now_s = self._loop.time()
+        return PeerStats(
+            connected=link.state is State.UP,
+            connected_since_s=now_s - link.up_since_s if link.up_since_s is not None else None,
+            last_contact_s=self.last_contact_s(link.peer),
+            address=str(link.address),
+            sent_bytes=link.sent_bytes,
+            received_bytes=received.bytes + (incoming.connection.received_bytes if incoming is not None else 0),
+            sent_messages=link.sent_messages,
+            received_messages=received.messages + (incoming.received_messages if incoming is not None else 0),
+            dropped_messages=link.dropped_messages,
+            reconnects=link.reconnects,
+            rtt_s=link.rtt_s,
+            last_error=link.last_error,
+        )
+
+    def _heard_s(self, peer: NodeId) -> float | None:
+        incoming = self._incoming.get(peer)
+        if incoming is not None:
+            return incoming.connection.received_s
+        received = self._received.get(peer)
+        return received.last_s if received is not None else None
+
+    def _echoed_s(self, peer: NodeId) -> float | None:
+        link = self._links.get(peer)
+        return link.contact_s if link is not None else None
+
+    # -- connections
+
+    def opened(self, connection: Connection) -> None:
+        self._connections[connection] = None
+
+    def ended(self, connection: Connection) -> None:
+        self._connections.pop(connection, None)
+        if self._all_gone is not None and not self._connections and not self._all_gone.done():
+            self._all_gone.set_result(None)
+
+    def _accept(self) -> Connection:
+        connection = Connection(self._doorkeeper, self, max_frame_bytes=self._limits.frame_bytes)
+        if self._closed:
+            connection.reset("this node closes")
+        elif len(self._connections) >= self._limits.incoming_connections:
+            self._doorkeeper.counters.overflowed += 1
+            fault = f"{len(self._connections)} connections are open, that is the limit; who dials so often?"
+            self._notices.warn("overflow", "closed a new connection", fault, self._loop.time())
+            connection.reset("too many connections")
+        return connection
+
+    def _admit(self, connection: Connection, hello: Hello) -> None:
+        if hello.purpose is Purpose.SNAPSHOT:
+            self._receive_snapshot(connection, hello.sender)
+            return
+        earlier = self._incoming.get(hello.sender)
+        if earlier is not None:
+            earlier.connection.reset("the peer dialled anew")
+            self._note_received(earlier)
+        link = IncomingLink(hello.sender, connection, self._node_id, self._handler, self._limits, self._incoming_ended)
+        self._incoming[hello.sender] = link
+        connection.owner = link
+        outgoing = self._links.get(hello.sender)
+        if outgoing is None and hello.address:
+            self._answer_at(hello.sender, hello.address)
+        elif outgoing is not None:
+            outgoing.peer_seen(hello.incarnation)
+
+    def _answer_at(self, sender: NodeId, address: str) -> None:
+        """Dial a node back that this one had no address of; what is set later for it replaces this."""
+        try:
+            self.set_peer(sender, address)
+        except ConfigError as error:
+            self._notices.warn(f"address {sender}", f"node {sender:016x}", str(error), self._loop.time())
+
+    def _incoming_ended(self, link: IncomingLink, reason: str) -> None:
+        if isinstance(link.connection.failure, FrameError):
+            self._doorkeeper.counters.bad_frames += 1
+            self._notices.warn(f"frame {link.sender}", f"link from node {link.sender:016x}", reason, self._loop.time())
+        else:
+            LOGGER.info("link from node %016x at %s ended: %s", link.sender, link.connection.remote, reason)
+        if self._incoming.get(link.sender) is link:
+            self._note_received(link)
+            del self._incoming[link.sender]
+
+    def _note_received(self, link: IncomingLink) -> None:
+        if link.sender in self._links:  # of others nothing is kept: their number has no bound
+            total = self._received.setdefault(link.sender, _Received())
+            total.bytes += link.connection.received_bytes
+            total.messages += link.received_messages
+            total.last_s = link.connection.received_s
+
+    def _receive_snapshot(self, connection: Connection, sender: NodeId) -> None:
+        connection.owner = stream = SnapshotStream(connection, self._limits)
+        receiver = SnapshotReceiver(
+            stream, sender, self._node_id, self._handler, self._notices, self._limits, self._receivers.get(sender)
+        )
+        self._receivers[sender] = receiver
+        receiver.task.add_done_callback(lambda task: self._received_snapshot(receiver, sender, task))
+
+    def _received_snapshot(self, receiver: SnapshotReceiver, sender: NodeId, task: asyncio.Task[None]) -> None:
+        self._doorkeeper.counters.bad_frames += receiver.bad_frames
+        if self._receivers.get(sender) is receiver:
+            del self._receivers[sender]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._loop.call_exception_handler({"message": "receiving a snapshot failed", "exception": error})
+
+    # -- timers
+
+    def _flush(self) -> None:
+        links, self._unflushed = self._unflushed, []
+        for link in links:
+            link.flush()
+
+    def _schedule_tick(self) -> None:
+        self._tick_due_s = self._loop.time() + self._limits.keepalive_interval_s
+        self._ticker = self._loop.call_at(self._tick_due_s, self._tick)
+
+    def _tick(self) -> None:
+        now_s = self._loop.time()
+        stalled = now_s - self._tick_due_s > self._limits.keepalive_interval_s
+        self._schedule_tick()
+        for receiver in self._receivers.values():
+            receiver.keep_alive()
+        for connection in list(self._connections):
+            if stalled:  # our own loop stood still: what the others said or would have answered meanwhile is to come
+                connection.excused_s = now_s
+            else:
+                self._check(connection, now_s)
+
+    def _check(self, connection: Connection, now_s: float) -> None:
+        if connection.closing_s is None:
+            fault = connection.owner.overdue(connection, now_s)
+        elif connection.waited_s(connection.closing_s, now_s) > self._limits.handshake_timeout_s:
+            fault = "the other end does not take what is left"
+        else:
+            fault = None
+        if fault is not None:
+            connection.reset(fault)
+
+
+class _Received:
+    """What came from one peer on connections that have ended."""
+
+    __slots__ = ("bytes", "last_s", "messages")
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.messages = 0
+        self.last_s: float | None = None
+
+
+def _let_all_in(sender: NodeId) -> None:
+    """The default rule: whoever belongs to the cluster."""

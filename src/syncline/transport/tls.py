@@ -1,0 +1,77 @@
+"""Mutual TLS between nodes: both ends show a certificate of the cluster's own authority, and it names the node."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from syncline.consensus.types import NodeId
+from syncline.errors import ConfigError, HandshakeRefused
+
+__all__ = ["PeerTls", "check_certificate_names", "client_context", "server_context"]
+
+
+class PeerTls(msgspec.Struct, frozen=True, kw_only=True):
+    """The files (PEM) of one node.
+
+    The certificate must serve both as a server's and as a client's, and carry the node's name as a DNS entry of its
+    subjectAltName: the node id as 16 hex digits (`node_name`), alone or as the first label of a longer name. Hosts and
+    addresses are not looked at: identity is an id, never an address.
+    """
+
+    certificate: str
+    key: str
+    authority: str
+
+
+def node_name(node_id: NodeId) -> str:
+    """The name by which a certificate names a node."""
+    return f"{node_id:016x}"
+
+
+def server_context(settings: PeerTls) -> ssl.SSLContext:
+    """For connections that come in: a client certificate is required."""
+    return _context(settings, ssl.PROTOCOL_TLS_SERVER)
+
+
+def client_context(settings: PeerTls) -> ssl.SSLContext:
+    """For connections that go out. The host name is not checked; `check_certificate_names` checks the node."""
+    return _context(settings, ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _context(settings: PeerTls, protocol: int) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_cert_chain(settings.certificate, settings.key)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(
+            f"peer TLS: certificate {settings.certificate!r} with key {settings.key!r} can't be used: {error}"
+        ) from error
+    try:
+        context.load_verify_locations(settings.authority)
+    except OSError as error:
+        raise ConfigError(f"peer TLS: authority {settings.authority!r} can't be used: {error}") from error
+    return context
+
+
+def check_certificate_names(certificate: Mapping[str, object] | None, node_id: NodeId) -> None:
+    """Check that the peer's verified certificate (as `ssl` gives it) names `node_id`. Raises `HandshakeRefused`."""
+    expected = node_name(node_id)
+    names = _dns_names(certificate or {})
+    if not any(name.split(".", 1)[0].lower() == expected for name in names):
+        shown = ", ".join(names) or "no name at all"
+        raise HandshakeRefused(
+            f"its certificate names {shown}, not node {expected}: issue one with the subjectAltName DNS:{expected}"
+        )
+
+
+def _dns_names(certificate: Mapping[str, object]) -> list[str]:
+    entries = certificate.get("subjectAltName", ())
+    if not isinstance(entries, Sequence):
+        return []
+    return [str(entry[1]) for entry in entries if len(entry) == 2 and entry[0] == "DNS"]

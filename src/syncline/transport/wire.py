@@ -1,0 +1,205 @@
+"""The wire format: frames, and what is in them.
+
+    frame    length (u32) | checksum (u32) | payload (length bytes)            numbers are big-endian
+    payload  one msgpack value of a type that both ends know beforehand; never empty
+
+The checksum is CRC-32 over the payload, seeded (`CHECKSUM_SEED`), so that a run of equal bytes is never a frame. TCP's
+own 16-bit checksum lets about one damaged segment in 65,536 pass; a log that is to be trusted can't rest on that.
+
+Nothing here does I/O. `FrameDecoder` takes bytes as they come and holds at most one unfinished frame: a length is
+checked before anything is kept for it, and memory grows with the bytes that arrived, not with what was announced.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+
+from syncline.consensus.types import Message, MessageType, NodeId
+from syncline.errors import FrameError
+from syncline.transport.messages import Forward, ForwardReply, PeerMessage
+
+__all__ = [
+    "MAX_BATCH_MESSAGES",
+    "Batch",
+    "FrameDecoder",
+    "check_batch",
+    "decode_payload",
+    "encode_frame",
+    "is_sendable",
+    "message_size_bytes",
+]
+
+HEADER: Final = struct.Struct("!II")
+CHECKSUM_SEED: Final = 0x53594E43
+
+MAX_BATCH_MESSAGES: Final = 65536
+"""In one batch: the bytes of a frame do not bound the memory of what it decodes to where each message is tiny."""
+
+MESSAGE_OVERHEAD_BYTES: Final = 48
+ENTRY_OVERHEAD_BYTES: Final = 24
+"""Upper bounds of what the fields of a message, or of an entry beside its data, usually take."""
+
+Payload = TypeVar("Payload")
+
+
+class Batch(msgspec.Struct, array_like=True, gc=False):
+    """All that one node has for another in one turn of its event loop, or a part of it where that is much.
+
+    `ping` asks for a batch whose `pong` is the same number, on the same connection; 0 is none.
+    """
+
+    messages: Annotated[list[Message], msgspec.Meta(max_length=MAX_BATCH_MESSAGES)] = []
+    forwards: Annotated[list[Forward], msgspec.Meta(max_length=MAX_BATCH_MESSAGES)] = []
+    replies: Annotated[list[ForwardReply], msgspec.Meta(max_length=MAX_BATCH_MESSAGES)] = []
+    ping: int = 0
+    pong: int = 0
+
+    def items(self) -> list[PeerMessage]:
+        """All messages as one list."""
+        if self.forwards or self.replies:
+            return [*self.messages, *self.forwards, *self.replies]
+        return list[PeerMessage](self.messages)
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_frame(value: object, max_bytes: int) -> bytearray:
+    """Encode `value` as one frame, ready to be written. Raises `FrameError` where it would be above `max_bytes`."""
+    frame = bytearray(HEADER.size)
+    _encoder.encode_into(value, frame, HEADER.size)
+    size = len(frame) - HEADER.size
+    if size > max_bytes:
+        raise FrameError(f"a message of {size} bytes is above the limit of {max_bytes} bytes on a frame")
+    with memoryview(frame) as view, view[HEADER.size :] as payload:
+        checksum = zlib.crc32(payload, CHECKSUM_SEED)
+    HEADER.pack_into(frame, 0, size, checksum)
+    return frame
+
+
+def decode_payload(decoder: msgspec.msgpack.Decoder[Payload], payload: memoryview) -> Payload:
+    """Decode a frame's payload. Raises `FrameError` where it is not what the decoder is for."""
+    try:
+        return decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise FrameError(
+            f"a frame with a good checksum can't be read as this version would write it: {error}"
+        ) from error
+
+
+class FrameDecoder:
+    """Cuts a stream of bytes into frames.
+
+    After a `FrameError` the stream can't be trusted any more: its frame borders are lost. Close the connection.
+    """
+
+    __slots__ = ("_buffer", "_needed", "max_bytes")
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._buffer = bytearray()
+        self._needed = HEADER.size  # what the first unfinished frame takes, as far as it is known
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes held of an unfinished frame."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[memoryview]:
+        """Take the next bytes; return the payloads that they complete.
+
+        The payloads stay valid as long as they are referred to. Raises `FrameError`; payloads before the bad frame in
+        the same call are lost with it, which is a connection lost a moment earlier.
+        """
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._needed:
+                return []
+            data = bytes(self._buffer)
+            self._buffer.clear()
+        payloads: list[memoryview] = []
+        view = memoryview(data)
+        total = len(view)
+        start = 0
+        while True:
+            if total - start < HEADER.size:
+                self._needed = HEADER.size
+                break
+            size, checksum = HEADER.unpack_from(view, start)
+            if not 0 < size <= self.max_bytes:
+                raise FrameError(f"a frame announces {size} bytes; it may have 1 to {self.max_bytes}")
+            end = start + HEADER.size + size
+            if end > total:
+                self._needed = HEADER.size + size
+                break
+            payload = view[start + HEADER.size : end]
+            if zlib.crc32(payload, CHECKSUM_SEED) != checksum:
+                raise FrameError(
+                    f"a frame of {size} bytes does not match its checksum: damaged on the way, or not ours"
+                )
+            payloads.append(payload)
+            start = end
+        if start < total:
+            self._buffer += view[start:]
+        return payloads
+
+
+def _mask(*types: MessageType) -> int:
+    return sum(1 << kind for kind in types)
+
+
+_FROM_PEERS: Final = _mask(
+    MessageType.PROP,
+    MessageType.APP,
+    MessageType.APP_RESP,
+    MessageType.VOTE,
+    MessageType.VOTE_RESP,
+    MessageType.HEARTBEAT,
+    MessageType.HEARTBEAT_RESP,
+    MessageType.TRANSFER_LEADER,
+    MessageType.TIMEOUT_NOW,
+    MessageType.READ_INDEX,
+    MessageType.READ_INDEX_RESP,
+    MessageType.PRE_VOTE,
+    MessageType.PRE_VOTE_RESP,
+)
+"""What may come in a batch. The other types are the core's own, between a node and its storage: one of them from
+outside could acknowledge a write that never happened. `SNAP` comes on a connection of its own."""
+
+_FORWARDED: Final = _mask(MessageType.PROP, MessageType.TRANSFER_LEADER, MessageType.READ_INDEX)
+"""What a follower may pass on: its `sender` is whoever asked first (for a transfer: whom it is for)."""
+
+
+def check_batch(batch: Batch, sender: NodeId, node_id: NodeId) -> None:
+    """Check that the messages are such as `sender` may send to `node_id`. Raises `FrameError`."""
+    for message in batch.messages:
+        bit = 1 << message.type
+        if not bit & _FROM_PEERS or message.responses or message.snapshot is not None:
+            raise FrameError(f"a {message.type.name} message is not one that nodes send to each other in a batch")
+        if message.to != node_id or (message.sender != sender and not bit & _FORWARDED):
+            raise FrameError(
+                f"a {message.type.name} message from {message.sender:016x} to {message.to:016x} on the link from "
+                f"{sender:016x} to {node_id:016x}"
+            )
+
+
+def is_sendable(message: Message) -> bool:
+    """Whether the message may go in a batch."""
+    return bool((1 << message.type) & _FROM_PEERS)
+
+
+def message_size_bytes(message: PeerMessage) -> int:
+    """About how many bytes the message takes on the wire. Cheap; never far below the truth."""
+    if isinstance(message, Message):
+        size = MESSAGE_OVERHEAD_BYTES + len(message.context)
+        for entry in message.entries:
+            size += ENTRY_OVERHEAD_BYTES + len(entry.data)
+        return size
+    if isinstance(message, Forward):
+        return MESSAGE_OVERHEAD_BYTES + sum(ENTRY_OVERHEAD_BYTES + len(item.data) for item in message.proposals)
+    refused = sum(ENTRY_OVERHEAD_BYTES + len(item.code) + 4 * len(item.message) for item in message.refused)
+    return MESSAGE_OVERHEAD_BYTES + ENTRY_OVERHEAD_BYTES * len(message.accepted) + refused

@@ -1,0 +1,573 @@
+"""Snapshots between nodes: whole, resumed, refused, given up; with bounded memory. On the simulated network, so that
+time limits cost no time and every run of a test is the same."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tracemalloc
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+import pytest
+
+from syncline.consensus.types import MembershipState, Message, MessageType, NodeId, Snapshot, SnapshotMeta
+from syncline.errors import CorruptionError, Rejected, TransportError
+from syncline.testing.simloop import SimLoop, run_simulation
+from syncline.testing.simnet import SimNetwork
+from syncline.testing.simtransport import WINDOW_BYTES
+from syncline.transport.handshake import Hello, Purpose, greeting
+from syncline.transport.limits import TransportLimits
+from syncline.transport.messages import SnapshotSink
+from syncline.transport.peers import Transport
+from syncline.transport.snapshots import Accept, Ack, Chunk, Done, End, FromReceiver, Offer, Reject
+from syncline.transport.wire import encode_frame
+from tests.support import run
+from tests.unit.transport_support import CLUSTER, Cluster, FakeHandler, RawEnd, Watch, cluster, heartbeat
+
+LIMITS = TransportLimits(snapshot_chunk_bytes=1000, snapshot_window_bytes=5000)
+SNAP = Message(
+    MessageType.SNAP,
+    to=2,
+    sender=1,
+    term=3,
+    entries=[],
+    snapshot=Snapshot(SnapshotMeta(9, 3, MembershipState((1, 2)))),
+    responses=[],
+)
+from_receiver: msgspec.msgpack.Decoder[FromReceiver] = msgspec.msgpack.Decoder(FromReceiver)
+
+
+class MemorySource:
+    """A snapshot to send."""
+
+    def __init__(self, data: bytes, *, fail_at: int | None = None, size_bytes: int | None = None) -> None:
+        self.data = data
+        self.closed = 0
+        self.reads: list[int] = []
+        self.fail_at = fail_at
+        self._size = len(data) if size_bytes is None else size_bytes
+
+    @property
+    def size_bytes(self) -> int:
+        return self._size
+
+    async def read(self, offset: int, size: int) -> bytes:
+        assert not self.closed
+        if self.fail_at is not None and offset >= self.fail_at:
+            raise OSError("the disk is broken")
+        self.reads.append(offset)
+        return self.data[offset : offset + size]
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class MemorySink:
+    """A snapshot that comes in. What was written is kept over an abort, as storage keeps it."""
+
+    def __init__(self, held: bytearray) -> None:
+        self.data = held
+        self.events: list[str] = []
+        self.on_write: Callable[[int], None] | None = None
+        self.write_takes_s = 0.0
+        self.finish_takes_s = 0.0
+        self.abort_takes_s = 0.0
+        self.fails: Exception | None = None
+
+    @property
+    def offset(self) -> int:
+        return len(self.data)
+
+    async def write(self, data: bytes) -> None:
+        if self.write_takes_s:
+            await asyncio.sleep(self.write_takes_s)
+        self.data += data
+        if self.on_write is not None:
+            self.on_write(len(self.data))
+
+    async def finish(self) -> None:
+        if self.finish_takes_s:
+            await asyncio.sleep(self.finish_takes_s)
+        if self.fails is not None:
+            raise self.fails
+        self.events.append("finish")
+
+    async def abort(self) -> None:
+        if self.abort_takes_s:
+            await asyncio.sleep(self.abort_takes_s)
+        self.events.append("abort")
+
+
+class World:
+    """Node 1 on host a, node 2 on host b, both linked; `sinks` are the transfers that came to node 2."""
+
+    def __init__(self, loop: SimLoop, watch: Watch) -> None:
+        self.loop = loop
+        self.watch = watch
+        self.network = SimNetwork(random.Random(5))
+        self.sinks: list[MemorySink] = []
+        self.held = bytearray()
+        self.offers: list[tuple[NodeId, Message, bytes]] = []
+        self.prepare: Callable[[MemorySink], None] = lambda sink: None
+        self.first: Transport
+        self.second: Transport
+        self.second_handler: FakeHandler
+
+    async def start(self, limits: TransportLimits) -> None:
+        first = Cluster(self.watch, self.network.host("a"))
+        second = Cluster(self.watch, self.network.host("b"))
+        self.first, first_handler = await first.add(1, bind="a:1", limits=limits)
+        self.second, self.second_handler = await second.add(2, bind="b:1", limits=limits)
+        self.second_handler.on_offer = self.offered
+        self.first.set_peer(2, "b:1")
+        await first_handler.heard("up 2")
+
+    def offered(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
+        self.offers.append((sender, message, manifest))
+        sink = MemorySink(self.held)
+        self.sinks.append(sink)
+        self.prepare(sink)
+        return sink
+
+    async def send(self, source: MemorySource) -> None:
+        await self.first.send_snapshot(2, SNAP, b"manifest", source)
+
+    def connections(self) -> int:
+        return len(self.network._ends)
+
+
+def simulate(main: Callable[[World], Coroutine[Any, Any, None]], limits: TransportLimits = LIMITS) -> None:
+    async def start(loop: SimLoop) -> None:
+        with Watch() as watch:
+            world = World(loop, watch)
+            await world.start(limits)
+            await main(world)
+            await world.first.close()
+            await world.second.close()
+            await asyncio.sleep(1)
+            assert world.connections() == 0
+
+    run_simulation(start)
+
+
+def payload(size: int) -> bytes:
+    return random.Random(size).randbytes(size)
+
+
+class TestTransfer:
+    @pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 123_456])
+    def test_the_snapshot_arrives_whole_with_its_message_and_manifest(self, size: int) -> None:
+        async def main(world: World) -> None:
+            source = MemorySource(payload(size))
+            await world.send(source)
+            assert world.held == source.data
+            assert world.sinks[0].events == ["finish"]
+            assert world.offers == [(1, SNAP, b"manifest")]
+            assert source.closed == 1
+
+        simulate(main)
+
+    def test_the_sender_is_never_more_than_a_window_ahead_of_what_is_written(self) -> None:
+        async def main(world: World) -> None:
+            source = MemorySource(payload(100_000))
+            ahead: list[int] = []
+            slow = 0.01
+
+            def prepare(sink: MemorySink) -> None:
+                sink.write_takes_s = slow
+                sink.on_write = lambda written: ahead.append(source.reads[-1] + 1000 - written)
+
+            world.prepare = prepare
+            await world.send(source)
+            assert max(ahead) <= LIMITS.snapshot_window_bytes
+            assert max(ahead) >= LIMITS.snapshot_window_bytes - 1000, "and the window is used"
+
+        simulate(main)
+
+    def test_messages_go_on_beside_it(self) -> None:
+        async def main(world: World) -> None:
+            world.network.slow("a", "b", bytes_per_s=20_000)
+            transfer = asyncio.create_task(world.send(MemorySource(payload(100_000))))
+            for number in range(20):
+                assert world.first.send(2, heartbeat(1, 2, number))
+                await world.second_handler.received(number + 1)
+            assert not transfer.done()
+            await transfer
+
+        simulate(main)
+
+    def test_a_receiver_that_checks_for_long_is_waited_for(self) -> None:
+        async def main(world: World) -> None:
+            def prepare(sink: MemorySink) -> None:
+                sink.finish_takes_s = 20 * LIMITS.snapshot_stall_timeout_s
+
+            world.prepare = prepare
+            await world.send(MemorySource(payload(3000)))
+            assert [sink.events for sink in world.sinks] == [["finish"]]
+
+        simulate(main)
+
+    def test_what_the_receiver_has_already_is_not_sent_again(self) -> None:
+        async def main(world: World) -> None:
+            source = MemorySource(payload(10_000))
+            world.held += source.data[:6500]
+            await world.send(source)
+            assert world.held == source.data
+            assert min(source.reads) == 6500
+
+        simulate(main)
+
+
+class TestLoss:
+    @pytest.mark.parametrize("reset_at", [1000, 50_000, 99_000])
+    def test_after_a_lost_connection_it_goes_on_where_the_receiver_stands(self, reset_at: int) -> None:
+        async def main(world: World) -> None:
+            source = MemorySource(payload(100_000))
+
+            def prepare(sink: MemorySink) -> None:
+                if len(world.sinks) == 1:
+                    sink.on_write = lambda written: world.network.reset("a", "b") if written == reset_at else None
+
+            world.prepare = prepare
+            await world.send(source)
+            assert world.held == source.data
+            assert [sink.events for sink in world.sinks] == [["abort"], ["finish"]]
+            assert len(source.reads) <= 100 + LIMITS.snapshot_window_bytes // 1000, "what was in flight, and no more"
+
+        simulate(main)
+
+    def test_many_losses_do_not_matter_while_there_is_progress(self) -> None:
+        async def main(world: World) -> None:
+            source = MemorySource(payload(100_000))
+
+            def prepare(sink: MemorySink) -> None:
+                def lose(written: int) -> None:
+                    if written % 10_000 == 0 and written < 100_000:
+                        world.network.reset("a", "b")
+
+                sink.on_write = lose
+
+            world.prepare = prepare
+            await world.send(source)
+            assert world.held == source.data
+            assert [sink.events for sink in world.sinks] == [["abort"]] * 9 + [["finish"]]
+
+        simulate(main)
+
+    def test_a_connection_that_dies_in_silence_is_given_up_and_dialled_anew(self) -> None:
+        async def main(world: World) -> None:
+            source = MemorySource(payload(20_000))
+
+            def prepare(sink: MemorySink) -> None:
+                if len(world.sinks) == 1:
+                    sink.on_write = lambda written: world.network.cut("a", "b") if written == 10_000 else None
+
+            world.prepare = prepare
+            world.loop.call_later(LIMITS.snapshot_stall_timeout_s + 5, world.network.heal, "a", "b")
+            await world.send(source)
+            assert world.held == source.data
+            assert world.sinks[-1].events == ["finish"]
+            assert all(sink.events == ["abort"] for sink in world.sinks[:-1])
+
+        simulate(main)
+
+    def test_a_transfer_that_begins_anew_waits_until_the_sink_of_the_last_one_is_let_go(self) -> None:
+        async def main(world: World) -> None:
+            order: list[str] = []
+
+            def prepare(sink: MemorySink) -> None:
+                order.append("offer")
+                if len(world.sinks) == 1:
+                    sink.write_takes_s = 3.0  # still writing when the sender is back
+
+                    def written(size: int) -> None:
+                        order.append("written")
+
+                    sink.on_write = written
+                    world.loop.call_later(1.0, world.network.reset, "a", "b")
+
+            world.prepare = prepare
+            source = MemorySource(payload(20_000))
+            await world.send(source)
+            assert order == ["offer", "written", "offer"]
+            assert world.held == source.data
+
+        simulate(main)
+
+    def test_without_progress_it_fails_after_some_attempts(self) -> None:
+        async def main(world: World) -> None:
+            source = MemorySource(payload(20_000))
+            await world.second.close()
+            with pytest.raises(
+                TransportError, match=r"no progress in 5 attempts: can't connect to b:1: nothing listens"
+            ):
+                await world.send(source)
+            assert source.closed == 1
+
+        simulate(main)
+
+
+class TestRefusal:
+    def test_the_receiver_s_reason_reaches_the_sender(self) -> None:
+        async def main(world: World) -> None:
+            def refuse(sink: MemorySink) -> None:
+                raise Rejected("a newer snapshot is here already")
+
+            world.prepare = refuse
+            source = MemorySource(payload(5000))
+            with pytest.raises(TransportError, match="refused the snapshot: a newer snapshot is here already"):
+                await world.send(source)
+            assert source.closed == 1
+            assert world.held == b""
+
+        simulate(main)
+
+    def test_a_failed_check_at_the_end_is_reported_and_not_retried(self) -> None:
+        async def main(world: World) -> None:
+            def prepare(sink: MemorySink) -> None:
+                sink.fails = CorruptionError("SHA-256 differs", file="snapshot")
+
+            world.prepare = prepare
+            with pytest.raises(TransportError, match="SHA-256 differs"):
+                await world.send(MemorySource(payload(5000)))
+            assert [sink.events for sink in world.sinks] == [["abort"]]
+
+        simulate(main)
+
+    def test_a_full_disk_at_the_receiver_is_reported(self) -> None:
+        async def main(world: World) -> None:
+            def full(written: int) -> None:
+                raise OSError("no space left on device")
+
+            def prepare(sink: MemorySink) -> None:
+                sink.on_write = full
+
+            world.prepare = prepare
+            with pytest.raises(TransportError, match="no space left on device"):
+                await world.send(MemorySource(payload(5000)))
+            assert [sink.events for sink in world.sinks] == [["abort"]]
+            assert world.watch.warned("no space left on device") == 1
+
+        simulate(main)
+
+    def test_an_unreadable_source_is_the_sender_s_own_error(self) -> None:
+        async def main(world: World) -> None:
+            source = MemorySource(payload(50_000), fail_at=20_000)
+            with pytest.raises(OSError, match="the disk is broken"):
+                await world.send(source)
+            assert source.closed == 1
+            await asyncio.sleep(1)
+            assert [sink.events for sink in world.sinks] == [["abort"]]
+
+        simulate(main)
+
+    def test_a_source_shorter_than_it_said_is_an_error(self) -> None:
+        async def main(world: World) -> None:
+            with pytest.raises(OSError, match="ends at byte 5000; its size should be 6000"):
+                await world.send(MemorySource(payload(5000), size_bytes=6000))
+
+        simulate(main)
+
+    def test_an_unknown_peer(self) -> None:
+        async def main(world: World) -> None:
+            source = MemorySource(payload(10))
+            with pytest.raises(TransportError, match="no address is known of node 0000000000000009"):
+                await world.first.send_snapshot(9, SNAP, b"", source)
+            assert source.closed == 1
+
+        simulate(main)
+
+
+class TestGivingUp:
+    @pytest.mark.parametrize("way", ["cancel", "remove", "close"])
+    @pytest.mark.parametrize("after_s", [0.0, 0.0005, 0.002, 0.05])
+    def test_the_sender_gives_up(self, way: str, after_s: float) -> None:
+        async def main(world: World) -> None:
+            world.network.slow("a", "b", bytes_per_s=20_000)
+            source = MemorySource(payload(100_000))
+            transfer = asyncio.create_task(world.send(source))
+            await asyncio.sleep(after_s)
+            if way == "cancel":
+                transfer.cancel()
+            elif way == "remove":
+                world.first.remove_peer(2)
+            else:
+                await world.first.close()
+            expected = asyncio.CancelledError if way == "cancel" else TransportError
+            with pytest.raises(expected):
+                await transfer
+            assert source.closed == 1
+            await asyncio.sleep(10)
+            assert all(sink.events == ["abort"] for sink in world.sinks)
+            if way != "remove":  # its link to the peer goes on
+                assert world.connections() <= 2
+
+        simulate(main)
+
+    def test_the_receiver_closes(self) -> None:
+        async def main(world: World) -> None:
+            def prepare(sink: MemorySink) -> None:
+                sink.abort_takes_s = 0.5
+
+            world.prepare = prepare
+            world.network.slow("a", "b", bytes_per_s=20_000)
+            transfer = asyncio.create_task(world.send(MemorySource(payload(100_000))))
+            await asyncio.sleep(1)
+            await world.second.close()
+            assert [sink.events for sink in world.sinks] == [["abort"]], "done when `close` returns"
+            with pytest.raises(TransportError, match="no progress"):
+                await transfer
+
+        simulate(main)
+
+
+class TestBadSenders:
+    @pytest.mark.parametrize(
+        "frames",
+        [
+            [Chunk(0, b"x")],
+            [Offer(msgspec.structs.replace(SNAP, sender=3, to=1), b"", 10)],
+            [Offer(msgspec.structs.replace(SNAP, type=MessageType.APP, sender=2, to=1), b"", 10)],
+            [Offer(msgspec.structs.replace(SNAP, sender=2, to=1), b"", 10), Chunk(5, b"x")],
+            [Offer(msgspec.structs.replace(SNAP, sender=2, to=1), b"", 10), Chunk(0, bytes(11))],
+            [Offer(msgspec.structs.replace(SNAP, sender=2, to=1), b"", 10), Chunk(0, b"")],
+            [Offer(msgspec.structs.replace(SNAP, sender=2, to=1), b"", 10), End()],
+            [Offer(msgspec.structs.replace(SNAP, sender=2, to=1), b"", 10)] * 2,
+            ["nonsense"],
+        ],
+    )
+    def test_frames_out_of_place_end_the_transfer(self, frames: list[object]) -> None:
+        async def main() -> None:
+            async with cluster() as nodes:
+                first, handler = await nodes.add(1)
+                sinks: list[MemorySink] = []
+
+                def offered(sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
+                    sinks.append(MemorySink(bytearray()))
+                    return sinks[-1]
+
+                handler.on_offer = offered
+                peer = await RawEnd.enter(first.address, sender=2, to=1, purpose=Purpose.SNAPSHOT)
+                for frame in frames:
+                    peer.write(frame)
+                await peer.closed_by_other_end()
+                assert first.counters.bad_frames == 1
+                assert all(sink.events == ["abort"] for sink in sinks)
+
+        run(main())
+
+    def test_answers_of_the_receiver_step_by_step(self) -> None:
+        async def main() -> None:
+            async with cluster() as nodes:
+                first, handler = await nodes.add(1)
+                handler.on_offer = lambda sender, message, manifest: MemorySink(bytearray(b"12345"))
+                peer = await RawEnd.enter(first.address, sender=2, to=1, purpose=Purpose.SNAPSHOT)
+
+                async def answer() -> FromReceiver:
+                    return from_receiver.decode(await peer.read_payload())
+
+                peer.write(Offer(msgspec.structs.replace(SNAP, sender=2, to=1), b"", 10))
+                assert await answer() == Accept(5)
+                peer.write(Chunk(5, b"678"))
+                assert await answer() == Ack(8)
+                peer.write(Chunk(8, b"90"))
+                assert await answer() == Ack(10)
+                peer.write(End())
+                assert await answer() == Done()
+                assert await peer.closed_by_other_end() == b""
+
+        run(main())
+
+    def test_a_sender_that_ignores_the_window_is_not_read_any_more(self) -> None:
+        async def main(world: World) -> None:
+            def prepare(sink: MemorySink) -> None:
+                sink.write_takes_s = 3600.0
+
+            world.prepare = prepare
+            transport, _ = await world.network.host("a").connect(asyncio.Protocol, "b", 1, timeout_s=1)
+            transport.write(greeting(Hello(1, 1, CLUSTER, 1, 2, Purpose.SNAPSHOT)))
+            transport.write(encode_frame(Offer(SNAP, b"", 10_000_000), 1 << 20))
+            for offset in range(0, 10_000_000, 10_000):
+                transport.write(encode_frame(Chunk(offset, bytes(10_000)), 1 << 20))
+            await asyncio.sleep(10)
+            taken = 10_000_000 - transport.get_write_buffer_size()
+            assert taken < 2 * WINDOW_BYTES, "what the two systems buffer, and little more"
+            transport.abort()
+
+        simulate(main)
+
+    def test_a_receiver_that_holds_more_than_there_is_refuses(self) -> None:
+        async def main(world: World) -> None:
+            world.held += bytes(5001)
+            with pytest.raises(TransportError, match="no progress"):
+                await world.send(MemorySource(payload(5000)))
+
+        simulate(main)
+
+    def test_a_bug_in_the_sink_is_not_taken_for_the_peer_s_fault(self) -> None:
+        async def main(world: World) -> None:
+            errors: list[BaseException] = []
+            world.loop.set_exception_handler(lambda loop, context: errors.append(context["exception"]))
+
+            def prepare(sink: MemorySink) -> None:
+                def broken(written: int) -> None:
+                    raise ZeroDivisionError
+
+                sink.on_write = broken
+
+            world.prepare = prepare
+            with pytest.raises(TransportError):
+                await world.send(MemorySource(payload(5000)))
+            assert all(isinstance(error, ZeroDivisionError) for error in errors)
+            assert len(errors) == LIMITS.snapshot_attempts
+            assert all(sink.events == ["abort"] for sink in world.sinks)
+            assert world.second.counters.bad_frames == 0
+
+        simulate(main)
+
+
+class CountingSink(MemorySink):
+    """Keeps nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(bytearray())
+        self.count = 0
+
+    @property
+    def offset(self) -> int:
+        return self.count
+
+    async def write(self, data: bytes) -> None:
+        self.count += len(data)
+        await asyncio.sleep(0)
+
+
+class ZeroSource(MemorySource):
+    """A large snapshot that takes no memory."""
+
+    async def read(self, offset: int, size: int) -> bytes:
+        return bytes(size)
+
+
+def test_a_large_snapshot_over_loopback_takes_little_memory() -> None:
+    async def main() -> None:
+        size = 128 * 1024 * 1024
+        async with cluster() as nodes:
+            first, _, _, second_handler = await nodes.pair(TransportLimits())
+            sink = CountingSink()
+            second_handler.on_offer = lambda sender, message, manifest: sink
+            tracemalloc.start()
+            try:
+                await first.send_snapshot(2, SNAP, b"", ZeroSource(b"", size_bytes=size))
+                assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
+            finally:
+                tracemalloc.stop()
+            assert sink.count == size
+
+    run(main(), timeout_s=60)
+
+
+def test_the_reason_of_a_refusal_is_part_of_the_answer() -> None:
+    assert from_receiver.decode(msgspec.msgpack.encode(Reject("why"))) == Reject("why")

@@ -1,0 +1,301 @@
+"""Fakes for the tests of the transport: a handler that remembers and can be waited on, and raw ends of connections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import uvloop
+
+from syncline.consensus.types import Entry, EntryType, Message, MessageType, NodeId
+from syncline.platform.network import Network, TcpNetwork
+from syncline.transport.handshake import (
+    MAGIC,
+    PROTOCOL_VERSION,
+    Hello,
+    Purpose,
+    Refusal,
+    Welcome,
+    greeting,
+)
+from syncline.transport.limits import TransportLimits
+from syncline.transport.messages import PeerMessage, SnapshotSink
+from syncline.transport.peers import Transport
+from syncline.transport.wire import Batch, FrameDecoder, encode_frame
+
+CLUSTER = 0xC1
+QUICK = TransportLimits(
+    keepalive_interval_s=0.02,
+    handshake_timeout_s=0.1,
+    stall_timeout_s=0.2,
+    idle_timeout_s=0.2,
+    dial_timeout_s=1.0,
+    backoff_first_s=0.01,
+    backoff_last_s=0.02,
+)
+"""Time limits for tests that wait for one to pass."""
+
+PROMPT = TransportLimits(backoff_first_s=0.01, backoff_last_s=0.02)
+"""The usual limits, but no test waits for a redial."""
+
+frame_decoder = msgspec.msgpack.Decoder(Batch)
+answer_decoder: msgspec.msgpack.Decoder[Hello | Welcome | Refusal] = msgspec.msgpack.Decoder(Hello | Welcome | Refusal)
+
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
+DEADLINE_S = 20.0
+
+
+def runner(loop_name: str) -> Run:
+    """Runs a test's coroutine on a fresh loop of that kind, with a deadline."""
+
+    def run(work: Coroutine[Any, Any, None]) -> None:
+        async def bounded() -> None:
+            async with asyncio.timeout(DEADLINE_S):
+                await work
+
+        factory = uvloop.new_event_loop if loop_name == "uvloop" else asyncio.new_event_loop
+        with asyncio.Runner(loop_factory=factory) as loops:
+            loops.run(bounded())
+
+    return run
+
+
+class Watch(logging.Handler):
+    """Wakes waiting tests whenever something happened: a call of a handler, or a line in the log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[str] = []
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def __enter__(self) -> Self:
+        logger = logging.getLogger("syncline.transport")
+        self._level = logger.level
+        logger.setLevel(logging.INFO)
+        logger.addHandler(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        logger = logging.getLogger("syncline.transport")
+        logger.removeHandler(self)
+        logger.setLevel(self._level)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.levelname} {record.getMessage()}")
+        self.wake()
+
+    def wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return once `condition` holds; it is looked at after each event."""
+        while not condition():
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
+
+    def warned(self, text: str) -> int:
+        """How many warnings contain `text`."""
+        return sum(line.startswith("WARNING") and text in line for line in self.lines)
+
+
+class FakeHandler:
+    """Remembers what the transport says."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.calls: list[tuple[NodeId, list[PeerMessage]]] = []
+        self.events: list[str] = []
+        self.reasons: list[str] = []
+        self.on_offer: Callable[[NodeId, Message, bytes], SnapshotSink] | None = None
+
+    @property
+    def messages(self) -> list[PeerMessage]:
+        return [message for _, messages in self.calls for message in messages]
+
+    def on_messages(self, sender: NodeId, messages: list[PeerMessage]) -> None:
+        self.calls.append((sender, messages))
+        self.watch.wake()
+
+    def on_peer_up(self, peer: NodeId) -> None:
+        self.events.append(f"up {peer}")
+        self.watch.wake()
+
+    def on_peer_down(self, peer: NodeId, reason: str) -> None:
+        self.events.append(f"down {peer}")
+        self.reasons.append(reason)
+        self.watch.wake()
+
+    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
+        assert self.on_offer is not None
+        return self.on_offer(sender, message, manifest)
+
+    async def heard(self, event: str, times: int = 1) -> None:
+        await self.watch.until(lambda: self.events.count(event) >= times)
+
+    async def received(self, count: int) -> list[PeerMessage]:
+        await self.watch.until(lambda: sum(len(messages) for _, messages in self.calls) >= count)
+        return self.messages
+
+
+class Cluster:
+    """Some transports in one process."""
+
+    def __init__(self, watch: Watch, network: Network | None = None) -> None:
+        self.watch = watch
+        self.network = network or TcpNetwork()
+        self.transports: list[Transport] = []
+
+    async def add(
+        self,
+        node_id: NodeId,
+        *,
+        cluster_id: int = CLUSTER,
+        bind: str = "127.0.0.1:0",
+        limits: TransportLimits = PROMPT,
+        refuse_peer: Callable[[NodeId], str | None] | None = None,
+        seed: int = 1,
+    ) -> tuple[Transport, FakeHandler]:
+        handler = FakeHandler(self.watch)
+        transport = Transport(
+            self.network,
+            handler,
+            node_id=node_id,
+            cluster_id=cluster_id,
+            bind=bind,
+            rng=random.Random(f"{seed} {node_id} {len(self.transports)}"),
+            limits=limits,
+            refuse_peer=refuse_peer,
+        )
+        await transport.start()
+        self.transports.append(transport)
+        return transport, handler
+
+    async def pair(self, limits: TransportLimits = PROMPT) -> tuple[Transport, FakeHandler, Transport, FakeHandler]:
+        """Nodes 1 and 2, each with a link to the other that is up."""
+        first, first_handler = await self.add(1, limits=limits)
+        second, second_handler = await self.add(2, limits=limits)
+        first.set_peer(2, second.address)
+        second.set_peer(1, first.address)
+        await first_handler.heard("up 2")
+        await second_handler.heard("up 1")
+        return first, first_handler, second, second_handler
+
+
+@asynccontextmanager
+async def cluster(network: Network | None = None) -> AsyncIterator[Cluster]:
+    """Closes every transport in the end."""
+    with Watch() as watch:
+        nodes = Cluster(watch, network)
+        try:
+            yield nodes
+        finally:
+            for transport in nodes.transports:
+                await transport.close()
+
+
+class RawEnd:
+    """One end of a connection in the hands of a test."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self._frames = FrameDecoder(64 * 1024 * 1024)
+        self._payloads: list[memoryview] = []
+
+    @classmethod
+    async def dial(cls, address: str) -> RawEnd:
+        host, port = address.rsplit(":", 1)
+        return cls(*await asyncio.open_connection(host, int(port)))
+
+    @classmethod
+    async def enter(
+        cls,
+        address: str,
+        *,
+        sender: NodeId,
+        to: NodeId,
+        cluster_id: int = CLUSTER,
+        purpose: Purpose = Purpose.MESSAGES,
+        incarnation: int = 1,
+    ) -> RawEnd:
+        """Dial and be welcomed."""
+        end = await cls.dial(address)
+        end.writer.write(
+            greeting(Hello(PROTOCOL_VERSION, PROTOCOL_VERSION, cluster_id, sender, to, purpose, incarnation))
+        )
+        assert isinstance(await end.read_greeting(), Welcome)
+        return end
+
+    async def read_greeting(self) -> Hello | Welcome | Refusal:
+        assert await self.reader.readexactly(len(MAGIC)) == MAGIC
+        return answer_decoder.decode(await self.read_payload())
+
+    async def read_payload(self) -> memoryview:
+        while not self._payloads:
+            data = await self.reader.read(65536)
+            if not data:
+                raise EOFError
+            self._payloads = self._frames.feed(data)
+        return self._payloads.pop(0)
+
+    async def read_batch(self) -> Batch:
+        return frame_decoder.decode(await self.read_payload())
+
+    def write(self, value: object) -> None:
+        self.writer.write(encode_frame(value, 64 * 1024 * 1024))
+
+    async def closed_by_other_end(self) -> bytes:
+        """Wait for the end of the stream; return what came before it."""
+        rest = bytearray()
+        with suppress(ConnectionError):
+            while data := await self.reader.read(65536):
+                rest += data
+        await self.close()
+        return bytes(rest)
+
+    async def close(self) -> None:
+        self.writer.close()
+        with suppress(ConnectionError):
+            await self.writer.wait_closed()
+
+
+@asynccontextmanager
+async def raw_listener() -> AsyncIterator[tuple[str, asyncio.Queue[RawEnd]]]:
+    """A port on which the test itself answers: its address, and the connections that come."""
+    arrivals: asyncio.Queue[RawEnd] = asyncio.Queue()
+    ends: list[RawEnd] = []
+
+    async def arrive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        end = RawEnd(reader, writer)
+        ends.append(end)
+        arrivals.put_nowait(end)
+
+    server = await asyncio.start_server(arrive, "127.0.0.1", 0, limit=1 << 20)
+    try:
+        host, port = server.sockets[0].getsockname()
+        yield f"{host}:{port}", arrivals
+    finally:
+        server.close()
+        for end in ends:
+            end.writer.transport.abort()
+            await end.close()
+
+
+def heartbeat(sender: NodeId, to: NodeId, commit: int = 0) -> Message:
+    return Message(MessageType.HEARTBEAT, to=to, sender=sender, commit=commit)
+
+
+def append(sender: NodeId, to: NodeId, size_bytes: int, index: int = 1) -> Message:
+    entry = Entry(1, index, EntryType.NORMAL, bytes(size_bytes))
+    return Message(MessageType.APP, to=to, sender=sender, index=index, entries=[entry], responses=[])
