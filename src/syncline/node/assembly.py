@@ -1,0 +1,267 @@
+"""Putting a node together from its data directory: who it is, what it knew, and the parts that carry on from there."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from syncline.consensus.config import RaftConfig
+from syncline.consensus.membership import encode_change
+from syncline.consensus.rawnode import RawNode
+from syncline.consensus.types import (
+    ChangeType,
+    Entry,
+    EntryType,
+    HardState,
+    MembershipChange,
+    Message,
+    NodeId,
+    SingleChange,
+)
+from syncline.errors import ConfigError, CorruptionError, NodeFailed, WrongDirectory
+from syncline.node.applier import Applier, restore
+from syncline.node.calls import Calls
+from syncline.node.config import Config
+from syncline.node.driver import Driver
+from syncline.node.envelope import ChangeContext, Member, encode
+from syncline.node.fsm import FSM, DurableFSM
+from syncline.node.logwriter import LogWriter
+from syncline.node.members import MemberBook, derive_cluster_id, derive_node_id
+from syncline.node.outcomes import on_outcome
+from syncline.node.parts import Parts
+from syncline.platform.disk import Disk
+from syncline.platform.network import Network
+from syncline.platform.worker import Workers
+from syncline.storage.datadir import DataDir, Identity
+from syncline.storage.log import StoredLog
+from syncline.storage.snapshots import SnapshotManifest, SnapshotStore
+from syncline.storage.wal import Wal, WalWrite
+from syncline.transport.messages import PeerMessage, SnapshotSink
+from syncline.transport.peers import Transport
+
+__all__ = ["World", "assemble"]
+
+log = logging.getLogger("syncline.node")
+
+BOOTSTRAP_TERM = 1
+"""The term of the entries that the first members are given; elections start after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The doors through which a node reaches everything outside it."""
+
+    disk: Disk
+    network: Network
+    workers: Workers
+    rng: random.Random
+
+
+def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None]) -> Driver:
+    """Open the data directory and make the node in it, not started yet. The state machine is restored.
+
+    Raises ConfigError, StorageError (locked, rotten, somebody else's) and what the state machine's `restore` raises.
+    """
+    directory = DataDir.open(world.disk, config.data_dir)
+    try:
+        return _assemble(config, fsm, world, failed, directory)
+    except BaseException:
+        directory.release()
+        raise
+
+
+def _assemble(
+    config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None], directory: DataDir
+) -> Driver:
+    identity = _identify(config, directory)
+    wal = Wal.open(
+        world.disk,
+        directory.wal_path,
+        segment_bytes=config.segment_bytes,
+        reserve_bytes=config.reserve_bytes,
+        log_id=identity.node_id,
+        must_exist=directory.started,
+    )
+    try:
+        return _with_log(config, fsm, world, failed, directory, identity, wal)
+    except BaseException:
+        wal.close()
+        raise
+
+
+def _with_log(
+    config: Config,
+    fsm: FSM,
+    world: World,
+    failed: Callable[[NodeFailed], None],
+    directory: DataDir,
+    identity: Identity,
+    wal: Wal,
+) -> Driver:
+    for note in (*wal.recovery.notes, *([wal.recovery.torn] if wal.recovery.torn else [])):
+        log.warning("%s", note)
+    snapshots = SnapshotStore.open(
+        world.disk, directory.snapshots_path, cluster_id=identity.cluster_id, retain=config.snapshots_retained
+    )
+    book = MemberBook()
+    manifest = _restore(fsm, snapshots, book)
+    for damage in snapshots.damage:
+        log.warning("%s", damage)
+    stored = StoredLog.open(wal, manifest.meta if manifest is not None else None)
+    if wal.recovery.is_empty and manifest is None and config.peers:
+        bootstrap = _bootstrap(config, identity)
+        stored.appended(bootstrap, wal.write([bootstrap]))
+    directory.mark_started()
+    core = RawNode(_core_config(config, identity, stored, manifest, world.rng))
+    return _connect(config, fsm, world, failed, _Opened(identity, directory, wal, stored, snapshots, book, core))
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    identity: Identity
+    directory: DataDir
+    wal: Wal
+    log: StoredLog
+    snapshots: SnapshotStore
+    book: MemberBook
+    core: RawNode
+
+
+def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None], opened: _Opened) -> Driver:
+    """Make the parts that run, and the driver that they report to."""
+    holder: list[Driver] = []
+
+    def on_failure(error: BaseException) -> None:
+        holder[0].fail(error)
+
+    node_id = opened.identity.node_id
+    relay = _Relay(holder)
+    parts = Parts(
+        identity=opened.identity,
+        directory=opened.directory,
+        wal=opened.wal,
+        log=opened.log,
+        snapshots=opened.snapshots,
+        book=opened.book,
+        core=opened.core,
+        writer=LogWriter(opened.wal, opened.log, world.workers, relay.on_durable, on_failure),
+        machine=Applier(fsm, node_id, world.workers, lambda outcome: on_outcome(holder[0], outcome), on_failure),
+        persister=Calls("syncline-snapshot", world.workers, on_failure),
+        receiver=Calls("syncline-receive", world.workers, on_failure),
+        transport=Transport(
+            world.network,
+            relay,
+            node_id=node_id,
+            cluster_id=opened.identity.cluster_id,
+            bind=config.listen,
+            advertise=config.address,
+            rng=world.rng,
+            tls=config.peer_tls,
+            refuse_peer=relay.refuse_peer,
+        ),
+    )
+    holder.append(Driver(config, parts, world.rng, failed))
+    return holder[0]
+
+
+class _Relay:
+    """Stands in for the driver until it is made: the parts want to know whom they report to."""
+
+    def __init__(self, holder: list[Driver]) -> None:
+        self._holder = holder
+
+    def on_messages(self, sender: NodeId, messages: list[PeerMessage]) -> None:
+        self._holder[0].on_messages(sender, messages)
+
+    def on_peer_up(self, peer: NodeId) -> None:
+        self._holder[0].on_peer_up(peer)
+
+    def on_peer_down(self, peer: NodeId, reason: str) -> None:
+        self._holder[0].on_peer_down(peer, reason)
+
+    def on_durable(self, responses: list[Message]) -> None:
+        self._holder[0].on_durable(responses)
+
+    def refuse_peer(self, sender: NodeId) -> str | None:
+        return self._holder[0].reconfiguration.refuse_peer(sender)
+
+    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
+        return await self._holder[0].on_snapshot(sender, message, manifest)
+
+
+def _identify(config: Config, directory: DataDir) -> Identity:
+    """Who this node is: what its directory says, or what its settings say where the directory is new."""
+    held = directory.identity
+    cluster_id = config.cluster_id or (derive_cluster_id(config.cluster, config.peers) if config.peers else 0)
+    if held is not None:
+        if held.name != config.name:
+            raise WrongDirectory(
+                f"{config.data_dir} belongs to the node named {held.name!r}, not to {config.name!r}."
+                " Give each node a data directory of its own, or correct the name."
+            )
+        if config.cluster_id and (held.cluster_id, held.node_id) != (config.cluster_id, config.node_id):
+            raise WrongDirectory(
+                f"{config.data_dir} belongs to node {held.node_id:016x} of cluster {held.cluster_id:016x}, not to node"
+                f" {config.node_id:016x} of cluster {config.cluster_id:016x}. Give each node a directory of its own."
+            )
+        return held
+    if not cluster_id:
+        raise ConfigError(
+            f"{config.data_dir} is empty, so the node must be told what it belongs to: give peers (to start a cluster),"
+            " or cluster_id and node_id (to join one)"
+        )
+    node_id = config.node_id or derive_node_id(cluster_id, config.name)
+    identity = Identity(cluster_id=cluster_id, node_id=node_id, name=config.name)
+    directory.write_identity(identity)
+    return identity
+
+
+def _restore(fsm: FSM, snapshots: SnapshotStore, book: MemberBook) -> SnapshotManifest | None:
+    """Load the newest snapshot that is intact into the state machine; a rotten one is set aside."""
+    while (manifest := snapshots.newest()) is not None:
+        try:
+            if not (isinstance(fsm, DurableFSM) and fsm.applied_index >= manifest.index):
+                restore(fsm, snapshots.read(manifest))
+        except CorruptionError as error:
+            if error.file.endswith(".snap"):
+                snapshots.set_aside(manifest, str(error))
+                continue
+            raise
+        book.load(manifest.runtime)
+        return manifest
+    return None
+
+
+def _bootstrap(config: Config, identity: Identity) -> WalWrite:
+    """The first entries of a new cluster, the same on all its first members: one change for each of them."""
+    entries = []
+    for index, name in enumerate(sorted(config.peers), 1):
+        node_id = derive_node_id(identity.cluster_id, name)
+        context = encode(ChangeContext(0, 0, (Member(node_id, name, config.peers[name]),)))
+        change = MembershipChange(changes=(SingleChange(ChangeType.ADD_NODE, node_id),), context=context)
+        entries.append(Entry(BOOTSTRAP_TERM, index, EntryType.CONF_CHANGE_V2, encode_change(change)))
+    return WalWrite(entries=entries, hard_state=HardState(BOOTSTRAP_TERM, 0, len(entries)))
+
+
+def _core_config(
+    config: Config, identity: Identity, stored: StoredLog, manifest: SnapshotManifest | None, rng: random.Random
+) -> RaftConfig:
+    return RaftConfig(
+        id=identity.node_id,
+        storage=stored,
+        election_ticks=max(2, round(config.election_s / config.heartbeat_s)),
+        heartbeat_ticks=1,
+        applied=manifest.index if manifest is not None else 0,
+        async_storage_writes=True,
+        max_message_bytes=config.max_message_bytes,
+        max_uncommitted_bytes=config.max_uncommitted_bytes,
+        max_inflight_messages=config.max_inflight_messages,
+        max_inflight_bytes=config.max_inflight_bytes,
+        check_quorum=True,
+        pre_vote=True,
+        disable_proposal_forwarding=True,
+        step_down_on_removal=True,
+        rng=rng,
+    )

@@ -1,0 +1,201 @@
+"""Membership operations from the caller's side: on any node, retried until they are committed or their deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+
+import msgspec
+
+from syncline.consensus.types import NONE, ChangeType, MembershipChange, NodeId, SingleChange, StateType
+from syncline.errors import DeadlineExceeded, Dropped, MembershipError, NoLeader, NotLeader, Superseded
+from syncline.node.driver import Driver
+from syncline.node.envelope import ChangeContext, Member, encode
+from syncline.node.members import MemberInfo, Membership, format_id
+from syncline.node.reconfiguration import MEMBERSHIP
+from syncline.transport.messages import PeerAddress
+
+__all__ = ["Changes"]
+
+RETRIED = (Dropped, NotLeader, NoLeader, Superseded)
+"""Refusals that a later attempt may not meet: another change is under way, the leader is just changing."""
+
+ATTEMPT_S = 5.0
+"""One attempt's share of the deadline: after a change of leader it is not known whether it is in the log."""
+
+
+class Changes:
+    """Proposes changes of the membership for one node."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    async def add(
+        self,
+        name: str,
+        address: str,
+        *,
+        http: str,
+        node_id: NodeId,
+        voter: bool,
+        promote: bool,
+        expected: int | None,
+        timeout_s: float,
+    ) -> MemberInfo:
+        """Add a member, or find that it is one already."""
+        PeerAddress.parse(address, setting="address")
+        await self._settled(timeout_s)
+        present = self._find(name, address, node_id)
+        if present is not None:
+            return present
+        new = Member(node_id or secrets.randbits(62) + 1, name, address, http, promote)
+        kind = ChangeType.ADD_NODE if voter else ChangeType.ADD_LEARNER_NODE
+        try:
+            membership = await self.many([(kind, new.id)], (new,), expected, timeout_s)
+        except MembershipError:
+            await self._settled(timeout_s)  # somebody else may have added the same member meanwhile
+            if (present := self._find(name, address, node_id)) is not None:
+                return present
+            raise
+        added = membership.members.get(new.id)
+        if added is None:
+            raise MembershipError(f"{name!r} was added, and removed again at once")
+        return added
+
+    def _find(self, name: str, address: str, node_id: NodeId) -> MemberInfo | None:
+        """The member that is meant already; raises MembershipError where name, address or id is somebody else's."""
+        if node_id in self._driver.parts.book.removed:
+            raise MembershipError(
+                f"node {format_id(node_id)} was removed from this cluster and can't come back under its old id:"
+                " empty its data directory and let it join again"
+            )
+        for member in self._membership().members.values():
+            if member.name == name and member.address == address and node_id in (NONE, member.id):
+                return member
+            if member.name == name:
+                raise MembershipError(
+                    f"{name!r} is already the name of member {format_id(member.id)} at {member.address}:"
+                    " if its disk was lost, remove that member first"
+                )
+            if member.address == address:
+                raise MembershipError(f"{address} is already the address of member {member.name!r}")
+        return None
+
+    async def known(
+        self, changes: Sequence[tuple[ChangeType, NodeId]], expected: int | None, timeout_s: float
+    ) -> Membership:
+        """Any change of members that there are."""
+        await self._settled(timeout_s)
+        book = self._driver.parts.book.members
+        strangers = [format_id(node_id) for _, node_id in changes if node_id not in book]
+        if not changes or strangers:
+            raise MembershipError(f"no members: {', '.join(strangers)}" if strangers else "no change is given")
+        settled = tuple(
+            msgspec.structs.replace(book[node_id], promote=False)
+            for kind, node_id in changes
+            if kind is not ChangeType.REMOVE_NODE
+        )
+        return await self.many(changes, settled, expected, timeout_s)
+
+    async def single(self, kind: ChangeType, node_id: NodeId, expected: int | None, timeout_s: float) -> Membership:
+        """Promote, demote or remove one member. What is so already is not changed."""
+        await self._settled(timeout_s)
+        membership = self._membership()
+        member = membership.members.get(node_id)
+        if kind is ChangeType.REMOVE_NODE:
+            if member is None:
+                return membership
+            if member.voter and sum(other.voter for other in membership.members.values()) == 1:
+                raise MembershipError(f"{member.name!r} is the last voter: without it there is no cluster")
+            return await self.many([(kind, node_id)], (), expected, timeout_s)
+        if member is None:
+            raise MembershipError(f"there is no member {format_id(node_id)}")
+        if member.voter is (kind is ChangeType.ADD_NODE):
+            return membership
+        settled = Member(member.id, member.name, member.address, member.http, promote=False)
+        return await self.many([(kind, node_id)], (settled,), expected, timeout_s)
+
+    async def many(
+        self,
+        changes: Sequence[tuple[ChangeType, NodeId]],
+        brought: tuple[Member, ...],
+        expected: int | None,
+        timeout_s: float,
+    ) -> Membership:
+        """Propose until it is committed and applied here, or the deadline.
+
+        `expected` is checked by the leader, between two changes; so an attempt of unknown outcome is not made again.
+        """
+        driver = self._driver
+        if expected is not None and expected <= 0:
+            raise MembershipError(f"{expected} is not the index of a membership")
+        deadline_s = driver.loop.time() + timeout_s
+        singles = tuple(SingleChange(kind, node_id) for kind, node_id in changes)
+        while True:
+            attempt_s = min(deadline_s, driver.loop.time() + max(ATTEMPT_S, 2 * driver.config.election_s))
+            try:
+                await self._propose(singles, brought, expected or 0, attempt_s)
+                return self._membership()
+            except RETRIED:
+                if driver.stopped or driver.loop.time() >= deadline_s:
+                    raise
+                await self.wait(min(deadline_s, driver.loop.time() + driver.config.heartbeat_s))
+            except DeadlineExceeded:
+                if expected is not None or driver.stopped or driver.loop.time() >= deadline_s:
+                    raise  # all changes are idempotent, so that one of unknown outcome may be made again
+
+    async def _propose(
+        self, singles: tuple[SingleChange, ...], brought: tuple[Member, ...], expected: int, deadline_s: float
+    ) -> None:
+        driver = self._driver
+        driver.check_running()
+        future = driver.proposals.new(driver.loop, 0, deadline_s)
+        context = encode(ChangeContext(driver.core.raft.id, future.number, brought, expected))
+        driver.propose(future, MEMBERSHIP, encode(MembershipChange(changes=singles, context=context)))
+        await future
+
+    async def _settled(self, timeout_s: float) -> None:
+        """See the membership as it is now, not as it was when this node last heard."""
+        driver = self._driver
+        driver.check_running()
+        deadline_s = driver.loop.time() + timeout_s
+        driver.schedule()
+        await driver.reads.new(driver.loop, deadline_s, driver.config.heartbeat_s)
+
+    def successor(self, to: NodeId) -> NodeId:
+        """Whom leadership goes to; raises MembershipError, NoLeader."""
+        driver = self._driver
+        if driver.core.leader == NONE:
+            raise NoLeader("nobody leads at the moment: there is nothing to transfer")
+        voters = driver.core.raft.tracker.configuration.state().voters
+        if to != NONE:
+            if to not in voters:
+                raise MembershipError(f"node {format_id(to)} is no voter and can't lead")
+            return to
+        if driver.core.state is StateType.LEADER:
+            target = driver.reconfiguration.best_successor()
+        else:
+            me = driver.core.raft.id  # of the others it is not known here who is alive
+            target = me if me in voters else next((voter for voter in voters if voter != driver.core.leader), NONE)
+        if target == NONE:
+            raise MembershipError("there is no other voter alive to take over the leadership")
+        return target
+
+    async def wait(self, until_s: float) -> None:
+        """Until something changes, or that time."""
+        future = self._driver.changed()
+        handle = self._driver.loop.call_at(until_s, _wake, future)
+        try:
+            await future
+        finally:
+            handle.cancel()
+
+    def _membership(self) -> Membership:
+        driver = self._driver
+        return driver.parts.book.membership(driver.core.raft.tracker.configuration.state())
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

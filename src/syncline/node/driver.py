@@ -1,0 +1,454 @@
+"""The engine room: turns events into steps of the consensus core, and what the core asks for into work.
+
+Events of one turn of the event loop (proposals, reads, messages, storage answers) gather; then one `_turn` gives them
+to the core and carries out its `Ready`s: storage work to the log writer, committed entries to the applier, messages to
+the peers. Messages of a leader leave before its own disk has answered; what promises durability (votes,
+acknowledgements) rides on the storage work and leaves after it. Nothing here blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+
+from syncline.consensus.rawnode import RawNode
+from syncline.consensus.types import (
+    LOCAL_APPEND,
+    LOCAL_APPLY,
+    NONE,
+    Message,
+    MessageType,
+    NodeId,
+    ProposalDropped,
+    SoftState,
+    StateType,
+)
+from syncline.errors import (
+    CorruptionError,
+    DiskFull,
+    Dropped,
+    MembershipError,
+    NodeFailed,
+    NotLeader,
+    OperationError,
+    SynclineError,
+)
+from syncline.node.applier import ApplyWork, RestoreWork
+from syncline.node.config import Config
+from syncline.node.envelope import decode_proposal
+from syncline.node.events import Event, EventKind, Events
+from syncline.node.futures import ApplyFuture
+from syncline.node.parts import Parts
+from syncline.node.proposals import Proposals
+from syncline.node.reads import Reads
+from syncline.node.reconfiguration import DATA, MEMBERSHIP, Reconfiguration
+from syncline.node.snapshotter import Snapshotter
+from syncline.transport.messages import (
+    AcceptedProposal,
+    Forward,
+    ForwardedProposal,
+    ForwardReply,
+    PeerMessage,
+    RefusedProposal,
+    SnapshotSink,
+)
+
+__all__ = ["Driver"]
+
+FORWARD_BATCH_BYTES = 1 << 20
+"""Proposals in one message to the leader: they share the link with heartbeats."""
+
+READS_RETRY_HEARTBEATS = 5
+"""A read that was not confirmed within so many heartbeats is asked again: the request or its answer was lost."""
+
+REFUSALS: dict[str, type[OperationError]] = {error.code: error for error in (Dropped, NotLeader, MembershipError)}
+
+
+class Driver:
+    """One node's loop. Made by `Raft.open`; everything runs on the event loop's thread."""
+
+    def __init__(self, config: Config, parts: Parts, rng: random.Random, failed: Callable[[NodeFailed], None]) -> None:
+        self.config = config
+        self.parts = parts
+        self.core: RawNode = parts.core
+        self.events = Events()
+        self.loop = asyncio.get_running_loop()
+        self.proposals = Proposals(rng, step_s=config.heartbeat_s, max_bytes=config.max_pending_bytes)
+        self.reads = Reads(
+            rng,
+            step_s=config.heartbeat_s,
+            retry_s=READS_RETRY_HEARTBEATS * config.heartbeat_s,
+            ask=lambda context: void(self.core.read_index(context)),
+        )
+        self.reconfiguration = Reconfiguration(self)
+        self.snapshotter = Snapshotter(self)
+        self.applied = self.core.applied
+        self.restoring = 0
+        """Snapshots that the core has accepted and the state machine has not loaded yet: the core is ahead then."""
+        self.stopped_by: SynclineError | None = None
+        self.leader_contact_s: float | None = None
+        self.leader_changes = 0
+        self.loop_lag_s = 0.0
+        self._failed = failed
+        self._queue: list[tuple[ApplyFuture, int, bytes]] = []
+        self._scheduled = False
+        self._in_turn = False
+        self._link_full = False
+        self._stall_told = False
+        self._soft = SoftState(NONE, StateType.FOLLOWER)
+        self._watchers: set[asyncio.Future[None]] = set()
+        self._ticker: asyncio.TimerHandle | None = None
+        self._next_tick_s = 0.0
+
+    @property
+    def stopped(self) -> bool:
+        return self.stopped_by is not None
+
+    def check_running(self) -> None:
+        """Raise what stopped the node, if something did: nothing that starts now would ever end."""
+        if self.stopped_by is not None:
+            raise self.stopped_by
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """For what runs as a callback: an error there must stop the node, not end up in the event loop's log."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - whatever it is, the state is in doubt
+            self.fail(error)
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the clock."""
+        self._next_tick_s = self.loop.time() + self.config.heartbeat_s
+        self._ticker = self.loop.call_at(self._next_tick_s, self._tick)
+        self.schedule()
+
+    def stop(self, sent: SynclineError, unsent: SynclineError) -> None:
+        """Take no more events; end whatever waits."""
+        self.stopped_by = unsent
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self._queue.clear()
+        self.proposals.fail_all(sent, unsent)
+        self.reads.fail_all(unsent)
+        self.snapshotter.stop(unsent)
+        self._wake_watchers()
+        self.events.close()
+
+    def fail(self, error: BaseException) -> None:
+        """Fail-stop: something that must not fail did."""
+        if self.stopped:
+            return
+        text = str(error) if isinstance(error, SynclineError) else f"{type(error).__name__}: {error}"
+        failure = error if isinstance(error, NodeFailed) else NodeFailed(f"the node has stopped itself: {text}")
+        failure.__cause__ = error if failure is not error else None
+        self.stop(failure, failure)
+        self._failed(failure)
+
+    def _tick(self) -> None:
+        now = self.loop.time()
+        self.loop_lag_s = max(0.0, now - self._next_tick_s)
+        # After a pause of the process the missed ticks are left out: they say nothing about the leader.
+        self._next_tick_s = max(self._next_tick_s + self.config.heartbeat_s, now)
+        self._ticker = self.loop.call_at(self._next_tick_s, self._tick)
+        with self.guarded():
+            self._on_tick(now)
+        self._run()
+
+    def _on_tick(self, now: float) -> None:
+        self.core.tick()
+        self.proposals.expire(now, self.core.leader)
+        self.reads.expire(now, self.core.leader)
+        self._link_full = False
+        if self._queue:  # what has ended while it waited for a leader must not stay in memory until there is one
+            self._queue = [item for item in self._queue if not item[0].done()]
+        if self.core.state is StateType.LEADER:
+            self.leader_contact_s = now
+            self._yield_if_disk_stalls(now)
+        self.reconfiguration.tick()
+        self.snapshotter.tick()
+
+    def _yield_if_disk_stalls(self, now: float) -> None:
+        stalled_s = self.parts.writer.oldest_s(now)
+        if stalled_s < self.config.election_s:
+            self._stall_told = False
+            return
+        if not self._stall_told:
+            self._stall_told = True
+            self.emit(EventKind.DISK_SLOW, detail=f"the log has not been synced for {stalled_s:.1f} s")
+        if self.core.raft.transferee != NONE:
+            return
+        target = self.reconfiguration.best_successor()
+        if target != NONE:
+            self.core.transfer_leadership(target)
+
+    # -- events in ----------------------------------------------------------------------------------------------------
+
+    def propose(self, future: ApplyFuture, kind: int, payload: bytes) -> None:
+        """Queue a proposal of this node; all of one turn go together."""
+        assert not self.stopped, "a proposal on a stopped node would never end"
+        self._queue.append((future, kind, payload))
+        self.schedule()
+
+    def schedule(self) -> None:
+        if not self._scheduled and not self.stopped:
+            self._scheduled = True
+            self.loop.call_soon(self._turn)
+
+    def on_messages(self, sender: NodeId, messages: list[PeerMessage]) -> None:
+        """From the transport."""
+        if self.stopped:
+            return
+        with self.guarded():
+            for message in messages:
+                if isinstance(message, Message):
+                    self.core.step(message)
+                elif isinstance(message, Forward):
+                    self._on_forward(sender, message)
+                else:
+                    self._on_forward_reply(message)
+        if sender == self.core.leader:
+            self.leader_contact_s = self.loop.time()
+        self.schedule()
+
+    def on_peer_up(self, peer: NodeId) -> None:
+        self._link_full = False
+        self.emit(EventKind.PEER_UP, peer)
+        self.schedule()
+
+    def on_peer_down(self, peer: NodeId, reason: str) -> None:
+        if self.stopped:
+            return
+        self.core.report_unreachable(peer)
+        self.emit(EventKind.PEER_DOWN, peer, reason)
+        self.schedule()
+
+    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
+        return await self.snapshotter.receive(sender, message, manifest)
+
+    def on_durable(self, responses: list[Message]) -> None:
+        """From the log writer: what these answer is on disk."""
+        if self.stopped:
+            return
+        with self.guarded():
+            for response in responses:
+                if response.to == self.core.raft.id:
+                    self.core.step(response)
+                else:
+                    self._send(response)
+        self._run()
+
+    def on_applied(self, responses: Sequence[Message]) -> None:
+        """From the applier, by way of `Machine`: the core may hand out more."""
+        for response in responses:
+            self.core.step(response)
+        self.schedule()
+
+    # -- the turn -----------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        self._run()
+
+    def _run(self) -> None:
+        """Give the core what has gathered, and carry out what it asks for. An error here is the node's end."""
+        if self.stopped or self._in_turn:
+            return
+        self._in_turn = True
+        try:
+            if self._queue:
+                self._flush_queue()
+            if len(self.reads):
+                self.reads.ask(self.loop.time())
+            while self._has_work():
+                self._carry_out()
+        except Exception as error:  # noqa: BLE001 - the state of the core is in doubt: stop rather than go on
+            self.fail(error)
+        finally:
+            self._in_turn = False
+
+    def _has_work(self) -> bool:
+        return not self.stopped and self.core.has_ready()
+
+    def _carry_out(self) -> None:
+        ready = self.core.ready()
+        if ready.soft_state is not None:
+            self._on_soft_state(ready.soft_state)
+        for message in ready.messages:
+            if self.stopped:
+                return  # a state machine on this loop has failed just now
+            if message.to == LOCAL_APPEND:
+                self.parts.writer.append(message)
+                if message.snapshot is not None:
+                    self._restore(message)
+            elif message.to == LOCAL_APPLY:
+                self.parts.machine.put(ApplyWork(message.entries, message.responses))
+            else:
+                self._send(message)
+        for state in ready.read_states:
+            self.reads.confirmed(state)
+        self.reads.applied(self.applied)
+        if self.reads.gathering:
+            self.reads.ask(self.loop.time())
+
+    def _restore(self, message: Message) -> None:
+        assert message.snapshot is not None
+        self.restoring += 1
+        store, meta = self.parts.snapshots, message.snapshot.meta
+        held = next((held for held in store.list() if (held.index, held.term) == (meta.index, meta.term)), None)
+        if held is None:
+            raise AssertionError(f"snapshot {meta.index} is installed, and the store does not have it")
+        manifest = held
+        self.parts.machine.put(RestoreWork(lambda: store.read(manifest), manifest.meta, manifest.runtime))
+
+    def _send(self, message: Message) -> None:
+        if message.type is MessageType.SNAP:
+            self.snapshotter.send(message)
+        elif not self.parts.transport.send(message.to, message) and message.type is MessageType.APP:
+            self.core.report_unreachable(message.to)
+
+    # -- proposals ----------------------------------------------------------------------------------------------------
+
+    def _flush_queue(self) -> None:
+        core = self.core
+        if core.leader == NONE:
+            return  # they wait for a leader, or for their deadline
+        if self._link_full and core.state is not StateType.LEADER:
+            return  # the next tick tries again
+        queue, self._queue = self._queue, []
+        queue = [item for item in queue if not item[0].done()]
+        if not queue:
+            return
+        if core.state is StateType.LEADER:
+            accepted, refused = self._append([(future.number, kind, payload) for future, kind, payload in queue])
+            for future, _, _ in queue:
+                future.sent = True
+            self._on_forward_reply(ForwardReply(accepted, refused, core.leader))
+        else:
+            self._forward(queue)
+
+    def _append(self, proposals: list[tuple[int, int, bytes]]) -> tuple[list[AcceptedProposal], list[RefusedProposal]]:
+        """Have the core append them, as its leader. Data in one step, changes of the membership one by one."""
+        accepted: list[AcceptedProposal] = []
+        refused: list[RefusedProposal] = []
+        data = [(number, payload) for number, kind, payload in proposals if kind == DATA]
+        if data:
+            try:
+                first, term = self.core.propose_batch([payload for _, payload in data])
+                accepted.extend(AcceptedProposal(number, first + place, term) for place, (number, _) in enumerate(data))
+            except ProposalDropped:
+                text = "the leader takes no proposals: a hand-over is under way, or too much is uncommitted"
+                refused.extend(RefusedProposal(number, Dropped.code, text) for number, _ in data)
+        for number, kind, payload in proposals:
+            if kind == MEMBERSHIP:
+                try:
+                    index, term = self.reconfiguration.append(payload)
+                    accepted.append(AcceptedProposal(number, index, term))
+                except OperationError as error:
+                    refused.append(RefusedProposal(number, error.code, str(error)))
+        return accepted, refused
+
+    def _forward(self, queue: list[tuple[ApplyFuture, int, bytes]]) -> None:
+        leader = self.core.leader
+        start = size = 0
+        for end, item in enumerate(queue, 1):
+            size += len(item[2])
+            if size < FORWARD_BATCH_BYTES and end < len(queue):
+                continue
+            if not self._forward_batch(leader, queue[start:end]):
+                self._link_full = True
+                self._queue = queue[start:] + self._queue  # the link is down or full: the rest waits, in its order
+                return
+            start, size = end, 0
+
+    def _forward_batch(self, leader: NodeId, batch: list[tuple[ApplyFuture, int, bytes]]) -> bool:
+        message = Forward([ForwardedProposal(future.number, kind, payload) for future, kind, payload in batch])
+        if not self.parts.transport.send(leader, message):
+            return False
+        for future, _, _ in batch:
+            future.sent = True
+        return True
+
+    def _on_forward(self, sender: NodeId, message: Forward) -> None:
+        core = self.core
+        if core.state is StateType.LEADER:
+            sound, refused = self._examine(sender, message.proposals)
+            accepted, dropped = self._append(sound)
+            refused += dropped
+        else:
+            text = "this node does not lead (any more)"
+            accepted = []
+            refused = [RefusedProposal(item.number, NotLeader.code, text) for item in message.proposals]
+        self.parts.transport.send(sender, ForwardReply(accepted, refused, core.leader))
+
+    def _examine(
+        self, sender: NodeId, items: list[ForwardedProposal]
+    ) -> tuple[list[tuple[int, int, bytes]], list[RefusedProposal]]:
+        """Keep out of the log what no node could apply, and what this node's disk has no room for."""
+        sound: list[tuple[int, int, bytes]] = []
+        refused: list[RefusedProposal] = []
+        for item in items:
+            try:
+                if item.kind == DATA:
+                    proposal = decode_proposal(item.data, 0)
+                    if (proposal.origin, proposal.number) != (sender, item.number):
+                        raise Dropped("the proposal is not its sender's own")
+                    self.parts.wal.check_space(len(item.data))
+                elif item.kind != MEMBERSHIP:
+                    raise Dropped(f"the leader knows no proposals of kind {item.kind}")
+            except (CorruptionError, DiskFull, Dropped) as error:
+                refused.append(RefusedProposal(item.number, Dropped.code, f"the leader refused it: {error}"))
+            else:
+                sound.append((item.number, item.kind, item.data))
+        return sound, refused
+
+    def _on_forward_reply(self, reply: ForwardReply) -> None:
+        for placed in reply.accepted:
+            self.proposals.placed(placed.number, placed.index, placed.term)
+        if reply.accepted and reply.accepted[0].index <= self.applied:
+            # The answer came after the entry: what is applied there is not this proposal, or it would be resolved.
+            self.proposals.passed(placed.index for placed in reply.accepted if placed.index <= self.applied)
+        for item in reply.refused:
+            kind = REFUSALS.get(item.code, Dropped)
+            self.proposals.refused(item.number, kind(item.message, leader=reply.leader or None))
+
+    # -- what others are told -----------------------------------------------------------------------------------------
+
+    def _on_soft_state(self, soft: SoftState) -> None:
+        before, self._soft = self._soft, soft
+        if soft.leader != before.leader:
+            self.leader_changes += soft.leader != NONE
+            self.leader_contact_s = self.loop.time() if soft.leader != NONE else self.leader_contact_s
+            self._link_full = False
+            self.reads.leader_changed()
+            self.emit(EventKind.LEADER, soft.leader)
+        if soft.state is not before.state:
+            self.emit(EventKind.STATE, detail=soft.state.name.lower())
+            if soft.state is StateType.LEADER:
+                self.reconfiguration.became_leader()
+        if soft.leader != NONE:
+            self.schedule()  # what has queued for a leader can go now
+        self._wake_watchers()
+
+    def emit(self, kind: EventKind, subject: NodeId = NONE, detail: str = "") -> None:
+        self.events.emit(Event(kind, self.core.term, self.applied, subject, detail))
+
+    def changed(self) -> asyncio.Future[None]:
+        """Done at the next change of leader, role, membership or applied index of a change; for waiting in a loop."""
+        future: asyncio.Future[None] = self.loop.create_future()
+        self._watchers.add(future)
+        future.add_done_callback(self._watchers.discard)
+        return future
+
+    def _wake_watchers(self) -> None:
+        for future in list(self._watchers):
+            if not future.done():
+                future.set_result(None)
+
+
+def void(_: object) -> None:
+    """The core answers by a `ReadState`, or not at all: then the read is asked again."""

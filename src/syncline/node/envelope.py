@@ -1,0 +1,96 @@
+"""What Syncline itself writes around the data of a log entry.
+
+Every normal entry is a `Proposal`: who proposed it (that node answers its caller when it applies the entry), and a
+number that is unique on that node, restarts included. `kind` says whose it is: the state machine's, or the runtime's
+own. The runtime's entries never reach the state machine.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+from syncline.consensus.types import NodeId
+from syncline.errors import CorruptionError
+
+__all__ = [
+    "ChangeContext",
+    "Kind",
+    "Member",
+    "Proposal",
+    "decode_context",
+    "decode_member",
+    "decode_proposal",
+    "encode",
+]
+
+
+class Kind(IntEnum):
+    """Part of the log format: never renumbered."""
+
+    COMMAND = 0
+    """For the state machine."""
+    BARRIER = 1
+    """For nobody: when it is applied, everything before it has been."""
+    ANNOUNCE = 2
+    """A member's name and addresses, as it announces itself (`Member`)."""
+
+
+class Proposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """The data of a normal log entry."""
+
+    kind: int
+    origin: NodeId
+    number: int
+    data: bytes
+    extensions: bytes = b""
+
+
+class Member(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """A member as the cluster knows it: its id, its name, and where to reach it.
+
+    `address` is for its peers, `http` for clients (empty where it serves none). Both are announced by the member
+    itself and replicated; neither is ever its identity.
+    """
+
+    id: NodeId
+    name: str
+    address: str
+    http: str = ""
+    promote: bool = False
+    """A learner that is to become a voter once it has caught up."""
+
+
+class ChangeContext(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """What travels with a change of the membership: whose it is, and the members that it brings in."""
+
+    origin: NodeId
+    number: int
+    members: tuple[Member, ...] = ()
+    expected: int = 0
+    """Only if this is the membership's index, 0: in any case. The leader looks, before it appends."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+encode = _encoder.encode
+_proposal_decoder = msgspec.msgpack.Decoder(Proposal)
+_member_decoder = msgspec.msgpack.Decoder(Member)
+_context_decoder = msgspec.msgpack.Decoder(ChangeContext)
+
+
+def decode_proposal(data: bytes, index: int) -> Proposal:
+    """Read a normal entry's data; `index` is for the message. A committed entry that can't be read is corruption."""
+    try:
+        return _proposal_decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise CorruptionError(f"log entry {index} is not a proposal: {error}", file="wal", first_index=index) from error
+
+
+def decode_member(data: bytes) -> Member:
+    return _member_decoder.decode(data)
+
+
+def decode_context(data: bytes) -> ChangeContext | None:
+    """Read a change's context; None for a change that brings none (leaving a joint membership)."""
+    return _context_decoder.decode(data) if data else None

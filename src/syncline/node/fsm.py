@@ -1,0 +1,94 @@
+"""What a state machine is to Syncline, and what it may count on.
+
+Write a class with `apply`, `snapshot` and `restore`; the node calls it the same way on every machine:
+
+- `apply`, `apply_batch`, `snapshot` and `restore` never overlap and run on one thread that is not the event loop's
+  (on the loop's own where the class says `apply_on_loop = True`). `FSMSnapshot.persist` runs beside `apply`.
+- `apply` must be deterministic: the same entries in the same order give the same state and the same answers on every
+  node. No clock, no randomness, no iteration over sets of strings, no files that others write.
+- What `apply` returns reaches the caller of `Raft.apply`, on the node where it was called.
+- Raising `errors.Rejected` is an answer too: a deterministic refusal, which reaches the caller as that exception and
+  must leave the state as it was. Any other exception stops the node: its state can no longer be trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import BinaryIO, Protocol, runtime_checkable
+
+import msgspec
+
+__all__ = ["BatchingFSM", "DurableFSM", "Entry", "FSM", "FSMSnapshot", "SnapshotSink"]
+
+
+class Entry(msgspec.Struct, gc=False, frozen=True):
+    """One committed command, as the state machine sees it.
+
+    `index` is its position in the replicated log (growing, with gaps where the log holds entries of the cluster's
+    own), `term` the term of the leader that wrote it, `extensions` bytes that travel beside the data for middleware.
+    """
+
+    index: int
+    term: int
+    data: bytes
+    extensions: bytes = b""
+
+
+class SnapshotSink(Protocol):
+    """Where a snapshot is written to."""
+
+    def write(self, data: bytes, /) -> object:
+        """Append bytes. Raises when the snapshot was cancelled or the disk failed; let it pass through."""
+        ...
+
+
+class FSMSnapshot(Protocol):
+    """A consistent view of the state at one index."""
+
+    def persist(self, sink: SnapshotSink) -> None:
+        """Write the view. Slow I/O belongs here: it runs beside `apply`, on another thread. Raise to cancel."""
+        ...
+
+    def release(self) -> None:
+        """Let the view go. Always called, exactly once, also when `persist` failed or never ran."""
+        ...
+
+
+class FSM(Protocol):
+    """A state machine to replicate."""
+
+    def apply(self, entry: Entry) -> object:
+        """Change the state by one committed entry; the answer goes to whoever proposed it."""
+        ...
+
+    def snapshot(self) -> FSMSnapshot:
+        """Take a consistent view, quickly: nothing is applied meanwhile."""
+        ...
+
+    def restore(self, source: BinaryIO) -> None:
+        """Drop all state and load this one. The source is closed by the caller.
+
+        A failure leaves the node stopped; the snapshot's checksum has been verified before.
+        """
+        ...
+
+
+@runtime_checkable
+class BatchingFSM(Protocol):
+    """A state machine that takes many entries at once."""
+
+    def apply_batch(self, entries: Sequence[Entry]) -> Sequence[object]:
+        """Apply in order; one answer per entry. A refusal is answered by a `Rejected` *value* in its place."""
+        ...
+
+
+@runtime_checkable
+class DurableFSM(Protocol):
+    """A state machine that keeps its own state on disk.
+
+    It commits `applied_index` atomically with its state. At start it is not restored from a snapshot, only caught
+    up: entries up to `applied_index` are not applied again.
+    """
+
+    @property
+    def applied_index(self) -> int: ...

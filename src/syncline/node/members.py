@@ -1,0 +1,146 @@
+"""The member book: names and addresses for the ids that the consensus core knows.
+
+It is replicated state of the runtime's own: changed only by applied entries, carried in every snapshot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from syncline.consensus.types import MembershipState, NodeId
+from syncline.node.envelope import Member
+
+__all__ = ["MemberBook", "MemberInfo", "Membership", "derive_cluster_id", "derive_node_id", "format_id", "parse_id"]
+
+REMOVED_KEPT = 1024
+"""Ids of removed members that are remembered, oldest dropped first, so that a removed node can be told so."""
+
+
+class MemberInfo(msgspec.Struct, frozen=True):
+    """One member of the membership in force."""
+
+    id: NodeId
+    name: str
+    address: str
+    http: str
+    voter: bool
+
+    @property
+    def role(self) -> str:
+        return "voter" if self.voter else "learner"
+
+
+class Membership(msgspec.Struct, frozen=True):
+    """Who belongs to the cluster. `index` is the log index of the last change that was applied here.
+
+    Pass `index` to a membership call to make it conditional on nothing having changed since. `joint` is true while a
+    change of several voters is under way.
+    """
+
+    index: int
+    members: dict[NodeId, MemberInfo]
+    joint: bool
+
+    def by_name(self, name: str) -> MemberInfo | None:
+        return next((member for member in self.members.values() if member.name == name), None)
+
+
+class BookState(msgspec.Struct, array_like=True, frozen=True):
+    """The book as it stands in a snapshot."""
+
+    membership_index: int
+    members: tuple[Member, ...]
+    removed: tuple[NodeId, ...]
+
+
+class MemberBook:
+    """Names and addresses by id, and the ids that were removed."""
+
+    def __init__(self) -> None:
+        self.membership_index = 0
+        self.members: dict[NodeId, Member] = {}
+        self.removed: dict[NodeId, None] = {}
+
+    def announce(self, member: Member) -> bool:
+        """Take a member's own word on its name and addresses; tells whether anything changed."""
+        if member.id in self.removed or self.members.get(member.id) == member:
+            return False
+        self.members[member.id] = member
+        return True
+
+    def changed(self, index: int, membership: MembershipState, brought: tuple[Member, ...]) -> None:
+        """A change of the membership was applied at `index`, and this membership is now in force."""
+        self.membership_index = index
+        present = members_of(membership)
+        for member in brought:
+            if member.id in present:
+                self.members[member.id] = member
+                self.removed.pop(member.id, None)
+        for gone in [known for known in self.members if known not in present]:
+            del self.members[gone]
+            self.removed[gone] = None
+        while len(self.removed) > REMOVED_KEPT:
+            del self.removed[next(iter(self.removed))]
+
+    def dump(self) -> bytes:
+        return msgspec.msgpack.encode(
+            BookState(
+                membership_index=self.membership_index,
+                members=tuple(self.members[key] for key in sorted(self.members)),
+                removed=tuple(self.removed),
+            )
+        )
+
+    def load(self, data: bytes) -> None:
+        """Take over the book of a snapshot."""
+        state = msgspec.msgpack.decode(data, type=BookState)
+        self.membership_index = state.membership_index
+        self.members = {member.id: member for member in state.members}
+        self.removed = dict.fromkeys(state.removed)
+
+    def membership(self, state: MembershipState) -> Membership:
+        """The membership in force, with names and addresses."""
+        voters = {*state.voters, *state.voters_outgoing}
+        members = {}
+        for node_id in sorted(members_of(state)):
+            known = self.members.get(node_id) or Member(id=node_id, name="", address="")
+            members[node_id] = MemberInfo(
+                id=node_id, name=known.name, address=known.address, http=known.http, voter=node_id in voters
+            )
+        return Membership(index=self.membership_index, members=members, joint=bool(state.voters_outgoing))
+
+
+def members_of(state: MembershipState) -> set[NodeId]:
+    """Everybody in a membership, voters and learners, both halves of a joint one."""
+    return {*state.voters, *state.voters_outgoing, *state.learners, *state.learners_next}
+
+
+def derive_cluster_id(token: str, peers: dict[str, str]) -> int:
+    """The id of a cluster that is bootstrapped from this token and these peers: equal on all of them."""
+    parts = [token, *(f"{name}={peers[name]}" for name in sorted(peers))]
+    return _hash63("cluster", *parts)
+
+
+def derive_node_id(cluster_id: int, name: str) -> NodeId:
+    """The id of a member that the cluster was bootstrapped with."""
+    return _hash63("node", str(cluster_id), name)
+
+
+def _hash63(*parts: str) -> int:
+    digest = hashlib.sha256("\0".join(parts).encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 1) or 1
+
+
+def format_id(value: int) -> str:
+    """An id as people see it: sixteen hexadecimal digits."""
+    return f"{value:016x}"
+
+
+def parse_id(text: str) -> int:
+    """The id behind `format_id`'s text. Raises ValueError."""
+    value = int(text, 16)
+    if not 0 < value < 2**63:
+        raise ValueError(f"{text!r} is not an id")
+    return value

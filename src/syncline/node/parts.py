@@ -1,0 +1,38 @@
+"""What one node is made of: one of each, put together by `assembly`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from syncline.consensus.rawnode import RawNode
+from syncline.node.applier import Applier
+from syncline.node.calls import Calls
+from syncline.node.logwriter import LogWriter
+from syncline.node.members import MemberBook
+from syncline.storage.datadir import DataDir, Identity
+from syncline.storage.log import StoredLog
+from syncline.storage.snapshots import SnapshotStore
+from syncline.storage.wal import Wal
+from syncline.transport.peers import Transport
+
+__all__ = ["Parts"]
+
+
+@dataclass(slots=True)
+class Parts:
+    """The parts that the driver works with."""
+
+    identity: Identity
+    directory: DataDir
+    wal: Wal
+    log: StoredLog
+    snapshots: SnapshotStore
+    book: MemberBook
+    core: RawNode
+    writer: LogWriter
+    machine: Applier
+    persister: Calls
+    """Writes snapshots of the own state machine."""
+    receiver: Calls
+    """Writes snapshots that a leader sends."""
+    transport: Transport

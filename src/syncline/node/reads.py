@@ -1,0 +1,121 @@
+"""Linearizable reads: one confirmation by a quorum for all reads that gathered (thesis, 6.4).
+
+While one batch is being confirmed the next one gathers. Each attempt has an identifier of its own, so that an answer to
+an earlier attempt can never confirm a later one. A batch is resolved once the confirmed index is applied here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+import random
+from collections import deque
+from collections.abc import Callable
+
+from syncline.consensus.types import ReadState
+from syncline.errors import DeadlineExceeded, NoLeader, Outcome, SynclineError
+from syncline.node.futures import ReadFuture, settle, settle_error
+from syncline.node.proposals import Deadlines
+
+__all__ = ["Reads"]
+
+
+class _Batch:
+    __slots__ = ("context", "futures", "index", "started_s")
+
+    def __init__(self) -> None:
+        self.futures: list[ReadFuture] = []
+        self.context = b""
+        self.index = 0
+        self.started_s = 0.0
+
+
+class Reads:
+    """Reads of this node: gathering, being confirmed (one batch at a time), confirmed and waiting to be applied."""
+
+    def __init__(self, rng: random.Random, *, step_s: float, retry_s: float, ask: Callable[[bytes], None]) -> None:
+        self._prefix = rng.getrandbits(64).to_bytes(8, "big")
+        self._attempt = 0
+        self._retry_s = retry_s
+        self._ask = ask
+        self._deadlines: Deadlines[ReadFuture] = Deadlines(step_s)
+        self._gathering: dict[float, ReadFuture] = {}
+        self._asked: _Batch | None = None
+        self._confirmed: deque[_Batch] = deque()
+
+    def __len__(self) -> int:
+        asked = len(self._asked.futures) if self._asked else 0
+        return len(self._gathering) + asked + sum(len(batch.futures) for batch in self._confirmed)
+
+    @property
+    def gathering(self) -> bool:
+        return bool(self._gathering)
+
+    def new(self, loop: asyncio.AbstractEventLoop, deadline_s: float, step_s: float) -> ReadFuture:
+        """A future that this batch's readers with the same deadline (to one step) share."""
+        slot = deadline_s // step_s
+        future = self._gathering.get(slot)
+        if future is None or future.done():
+            future = self._gathering[slot] = ReadFuture(loop=loop)
+            bucket = self._deadlines.add(future, deadline_s)
+            future.add_done_callback(functools.partial(self._ended, future, bucket))
+        return future
+
+    def _ended(self, future: ReadFuture, bucket: int, _: asyncio.Future[object]) -> None:
+        self._deadlines.discard(future, bucket)
+
+    def ask(self, now_s: float) -> None:
+        """Have the gathered reads confirmed, or ask again where an answer is overdue."""
+        batch = self._asked
+        if batch is None:
+            if not self._gathering:
+                return
+            batch = self._asked = _Batch()
+            batch.futures = list(self._gathering.values())
+            self._gathering = {}
+        elif now_s - batch.started_s < self._retry_s:
+            return
+        self._attempt += 1
+        batch.context = self._prefix + self._attempt.to_bytes(8, "big")
+        batch.started_s = now_s
+        self._ask(batch.context)
+
+    def confirmed(self, state: ReadState) -> None:
+        """The core's answer. One to an attempt that was given up is ignored."""
+        batch = self._asked
+        if batch is None or state.context != batch.context:
+            return
+        batch.index = state.index
+        self._confirmed.append(batch)
+        self._asked = None
+
+    def leader_changed(self) -> None:
+        """The request, or its answer, may have gone with the old leader: ask again at once."""
+        if self._asked is not None:
+            self._asked.started_s = -math.inf
+
+    def applied(self, index: int) -> None:
+        """The state machine has reached `index`: what was waiting for it can be read now."""
+        while self._confirmed and self._confirmed[0].index <= index:
+            for future in self._confirmed.popleft().futures:
+                settle(future, index)
+
+    def expire(self, now_s: float, leader: int) -> None:
+        for future in self._deadlines.expired(now_s):
+            if leader:
+                message = "the leader did not confirm the read before the deadline"
+                settle_error(future, DeadlineExceeded(message, outcome=Outcome.NOT_APPLIED, leader=leader))
+            else:
+                settle_error(future, NoLeader("no leader confirmed the read before the deadline"))
+        if self._asked is not None and all(future.done() for future in self._asked.futures):
+            self._asked = None
+        self._gathering = {slot: future for slot, future in self._gathering.items() if not future.done()}
+
+    def fail_all(self, error: SynclineError) -> None:
+        batches = [*self._confirmed, *([self._asked] if self._asked else [])]
+        for future in [*self._gathering.values(), *(future for batch in batches for future in batch.futures)]:
+            settle_error(future, error)
+        self._gathering = {}
+        self._asked = None
+        self._confirmed.clear()

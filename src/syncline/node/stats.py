@@ -1,0 +1,111 @@
+"""A node's figures at one moment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from syncline.consensus.types import NodeId, StateType
+
+if TYPE_CHECKING:
+    from syncline.node.driver import Driver
+
+__all__ = ["MemberProgress", "Stats", "collect"]
+
+
+class MemberProgress(msgspec.Struct, frozen=True):
+    """A member as the leader sees it."""
+
+    match: int
+    """Its log is known to agree up to here."""
+    lag: int
+    """Entries that it is behind the leader's log."""
+    active: bool
+    state: str
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """One node at one moment. Indexes are log positions."""
+
+    role: str
+    term: int
+    vote: NodeId
+    leader: NodeId | None
+    commit: int
+    applied: int
+    first_index: int
+    last_index: int
+    snapshot_index: int
+    membership_index: int
+    lag: int
+    """Entries known to be committed and not applied here yet."""
+    proposals_pending: int
+    proposals_failed: int
+    reads_pending: int
+    leader_changes: int
+    snapshots_taken: int
+    snapshots_installed: int
+    log_bytes: int
+    log_syncs: int
+    log_sync_s: float
+    """Seconds spent from queueing to durability, over all groups."""
+    log_last_sync_s: float
+    loop_lag_s: float
+    """How late the last tick was: a stalled event loop costs a leader its place."""
+    messages_refused: int
+    """Messages of peers that made no sense here and had no effect."""
+    progress: dict[NodeId, MemberProgress]
+    """On the leader: every member; elsewhere empty."""
+
+
+def collect(driver: Driver) -> Stats:
+    """Look at all of it. Cheap: nothing waits, nothing large is copied."""
+    core, parts = driver.core, driver.parts
+    leads = core.state is StateType.LEADER
+    last_index = core.last_index
+    progress = {
+        node_id: MemberProgress(
+            match=state.match,
+            lag=max(0, last_index - state.match),
+            active=node_id == core.raft.id or driver.reconfiguration.is_alive(node_id),
+            state=state.state.name.lower(),
+        )
+        for node_id, state in (core.raft.tracker.progress.items() if leads else ())
+    }
+    return Stats(
+        role=role_of(driver),
+        term=core.term,
+        vote=core.raft.vote,
+        leader=core.leader or None,
+        commit=core.commit,
+        applied=driver.applied,
+        first_index=parts.log.first_index(),
+        last_index=last_index,
+        snapshot_index=driver.snapshotter.last_index,
+        membership_index=parts.book.membership_index,
+        lag=core.commit - driver.applied,
+        proposals_pending=len(driver.proposals),
+        proposals_failed=driver.proposals.failed,
+        reads_pending=len(driver.reads),
+        leader_changes=driver.leader_changes,
+        snapshots_taken=driver.snapshotter.taken,
+        snapshots_installed=driver.snapshotter.installed,
+        log_bytes=parts.wal.size_bytes,
+        log_syncs=parts.writer.syncs,
+        log_sync_s=parts.writer.sync_s,
+        log_last_sync_s=parts.writer.last_sync_s,
+        loop_lag_s=driver.loop_lag_s,
+        messages_refused=sum(core.raft.dropped.values()),
+        progress=progress,
+    )
+
+
+def role_of(driver: Driver) -> str:
+    core = driver.core
+    if core.state is StateType.LEADER:
+        return "leader"
+    if core.state in (StateType.CANDIDATE, StateType.PRE_CANDIDATE):
+        return "candidate"
+    state = core.raft.tracker.configuration.state()
+    return "follower" if core.raft.id in (*state.voters, *state.voters_outgoing) else "learner"

@@ -1,0 +1,325 @@
+"""Three real nodes in one process: what a caller of the library sees while all goes well, and when it does not."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from syncline import EventKind, Raft
+from syncline.errors import (
+    Closed,
+    ConfigError,
+    DeadlineExceeded,
+    DirectoryLocked,
+    NodeFailed,
+    NoLeader,
+    NotLeader,
+    Outcome,
+    Rejected,
+    TooLarge,
+    UsageError,
+    WrongDirectory,
+)
+from tests.node_cluster import Cluster, LoopListing, cluster, first_event, until
+from tests.support import run
+from tests.unit.storage_support import TroubledDisk
+
+
+def test_commands_answer_on_every_node(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path) as nodes:
+            leader, follower = await nodes.pair()
+            first = leader.apply(b"one")
+            assert await first == 1
+            assert (first.index, first.term) == (nodes.machine(leader).indexes[0], leader.stats().term)
+            assert await follower.apply(b"two") == 2
+            assert nodes.machine(follower).items == [b"one", b"two"], "the answer is the follower's own"
+            many = follower.apply_many([b"%d" % number for number in range(100)])
+            assert await asyncio.gather(*many) == list(range(3, 103))
+            for raft in (leader, follower):
+                with pytest.raises(Rejected, match="not this one") as refused:
+                    await raft.apply(b"refuse")
+                assert refused.value.code == "refused"
+                with pytest.raises(TooLarge):
+                    await raft.apply(bytes(raft.config.max_entry_bytes + 1))
+                with pytest.raises(ConfigError):
+                    raft.apply(b"x", timeout=0)
+            await follower.barrier()
+            assert len(nodes.machine(follower).items) == 102
+            assert leader.stats().proposals_pending == follower.stats().proposals_pending == 0
+
+    run(check())
+
+
+def test_an_entry_of_the_largest_size_goes_through_a_follower(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path) as nodes:
+            _, follower = await nodes.pair()
+            assert await follower.apply(bytes(follower.config.max_entry_bytes)) == 1
+
+    run(check())
+
+
+def test_without_a_quorum_the_outcome_is_told(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path) as nodes:
+            leader, _ = await nodes.pair()
+            name = leader.config.name
+            for other in set(nodes.peers) - {name}:
+                await nodes.stop(other)
+            sent = leader.apply(b"sent", timeout=0.5)
+            with pytest.raises(DeadlineExceeded) as unknown:
+                await sent
+            assert unknown.value.outcome is Outcome.UNKNOWN
+            await until(leader, lambda: leader.leader is None)
+            with pytest.raises(NoLeader) as not_applied:
+                await leader.apply(b"unsent", timeout=0.1)
+            assert not_applied.value.outcome is Outcome.NOT_APPLIED
+            with pytest.raises(NoLeader):
+                await leader.read_index(timeout=0.1)
+            with pytest.raises(NotLeader):
+                await leader.verify_leader(timeout=0.1)
+            assert leader._driver._queue == [], "what has ended waits for no leader"
+            assert leader.stats().proposals_pending == 0
+
+    run(check())
+
+
+def test_a_read_sees_what_was_acknowledged_elsewhere(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path) as nodes:
+            await nodes.leader()
+            rafts = list(nodes.rafts.values())
+            for turn in range(300):
+                count = await rafts[turn % 3].apply(b"x")
+                reader = rafts[(turn + 1) % 3]
+                await reader.read_index()
+                seen = len(nodes.machine(reader).items)
+                assert seen >= int(str(count)), "a stale read"
+
+    run(check())
+
+
+def test_the_leader_is_verified(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path) as nodes:
+            leader, follower = await nodes.pair()
+            await leader.verify_leader()
+            with pytest.raises(NotLeader) as error:
+                await follower.verify_leader()
+            assert error.value.leader == leader.node_id
+            assert leader.last_contact_s == 0.0
+            age = follower.last_contact_s
+            assert age is not None
+            assert age < 10
+
+    run(check())
+
+
+def test_leadership_is_transferred_and_events_tell(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path) as nodes:
+            leader, follower = await nodes.pair()
+            assert await leader.transfer_leadership(leader.node_id) == leader.node_id
+            detail = await first_event(follower, EventKind.STATE, leader.transfer_leadership(follower.node_id))
+            assert detail in ("candidate", "leader", "pre_candidate")
+            assert await nodes.leader() is follower
+            assert await leader.transfer_leadership() == leader.node_id, "asked on a follower: it takes over itself"
+            assert await leader.apply(b"x") == 1
+
+    run(check())
+
+
+@pytest.mark.parametrize("on_loop", [False, True])
+def test_a_restart_keeps_everything_and_applies_it_before_open_returns(tmp_path: Path, on_loop: bool) -> None:
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "abc")
+        if on_loop:
+            nodes.make = LoopListing
+        try:
+            await nodes.start_all()
+            _, follower = await nodes.pair()
+            await asyncio.gather(*follower.apply_many([b"%d" % number for number in range(50)]))
+            manifest = await follower.snapshot()
+            await asyncio.gather(*follower.apply_many([b"more"] * 10))
+            name, expected = follower.config.name, list(nodes.machine(follower).items)
+            await follower.barrier()
+            known = follower.stats().commit
+            await nodes.stop_all()
+            again = await nodes.start(name)
+            assert nodes.machine(again).restored == 1
+            assert nodes.machine(again).items == expected
+            assert again.stats().applied == known
+            assert again.stats().snapshot_index == manifest.index
+            for other in set(nodes.peers) - {name}:
+                await nodes.start(other)
+            assert await again.apply(b"after") == len(expected) + 1
+        finally:
+            await nodes.stop_all()
+
+    run(check())
+
+
+def test_close_ends_what_waits_and_hands_over(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path, election_s=1.0) as nodes:
+            leader, follower = await nodes.pair()
+            await nodes.stop(leader.config.name)
+            assert leader.leader not in (None, leader.node_id), "it saw its successor lead before it went"
+            assert (await nodes.leader()).node_id == leader.leader
+            others = list(nodes.rafts)
+            await nodes.stop(others[1])
+            last = nodes.rafts[others[0]]
+            await until(last, lambda: last.leader is None)
+            waiting = [*last.apply_many([b"x"] * 20, timeout=60), last.read_index(timeout=60), last.barrier(timeout=60)]
+            adding = asyncio.ensure_future(last.add_learner("z", "127.0.0.1:9", timeout=60))
+            await asyncio.sleep(0)
+            await last.close()
+            await last.close()
+            for future in waiting:
+                assert isinstance(future.exception(), Closed)
+            with pytest.raises(Closed):
+                await adding
+            for late in (last.apply(b"x"), last.read_index(), last.barrier()):
+                with pytest.raises(Closed) as closed:
+                    await late
+                assert closed.value.outcome is Outcome.NOT_APPLIED
+            for call in (last.snapshot(), last.transfer_leadership(), last.remove(follower.node_id), last.failed()):
+                with pytest.raises(Closed):
+                    await asyncio.wait_for(call, 5)
+            assert [event async for event in last.events()] == []
+
+    run(check())
+
+
+def test_a_directory_has_one_owner(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path, "a") as nodes:
+            raft = await nodes.leader()
+            with pytest.raises(DirectoryLocked):
+                await Cluster(tmp_path, "a").start("a")
+            cluster_id, node_id = raft.cluster_id, raft.node_id
+            await nodes.stop_all()
+            directory = str(tmp_path / "a")
+            with pytest.raises(WrongDirectory, match="'a'"):
+                await nodes.start("b", data_dir=directory, cluster_id=cluster_id, node_id=node_id)
+            for other_cluster, other_node in ((cluster_id + 1, node_id), (cluster_id, 1)):
+                with pytest.raises(WrongDirectory, match="own"):
+                    await nodes.start("a", cluster_id=other_cluster, node_id=other_node)
+            with pytest.raises(ConfigError, match="empty"):
+                await nodes.start("z", peers={})
+            assert (await nodes.start("a", peers={})).node_id == node_id, "the directory knows"
+
+    run(check())
+
+
+def test_a_broken_state_machine_stops_the_node(tmp_path: Path) -> None:
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "a")
+        for make in (nodes.make, LoopListing):
+            nodes.make = make
+            nodes.path = tmp_path / make.__name__
+            raft = await nodes.start("a")
+            try:
+                watch = raft.events()
+                with pytest.raises(NodeFailed, match="broken"):
+                    await raft.apply(b"break")
+                assert "broken" in str(await raft.failed())
+                for call in (raft.apply(b"x"), raft.read_index(), raft.snapshot(), raft.remove(3)):
+                    with pytest.raises(NodeFailed):
+                        await asyncio.wait_for(call, 5)
+                async with asyncio.timeout(5):
+                    assert [event async for event in watch], "and the watch has ended"
+            finally:
+                await nodes.stop_all()
+
+    run(check())
+
+
+def test_a_failed_disk_stops_the_node_and_acknowledges_nothing(tmp_path: Path) -> None:
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "a")
+        disk = TroubledDisk()
+        raft = await nodes.start("a", disk=disk)
+        try:
+            assert await raft.apply(b"kept") == 1
+            disk.trouble.arm("sync")
+            with pytest.raises(NodeFailed):
+                await raft.apply(b"lost")
+            assert nodes.machines["a"].items == [b"kept"]
+            disk.trouble.disarm()
+        finally:
+            await nodes.stop_all()
+        await nodes.start("a")
+        assert nodes.machines["a"].items[:1] == [b"kept"]
+        await nodes.stop_all()
+
+    run(check())
+
+
+def test_an_error_in_a_callback_stops_the_node(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path, "a") as nodes:
+            raft = await nodes.leader()
+
+            def broken(size_bytes: int) -> None:
+                raise AssertionError(f"bug at {size_bytes}")
+
+            raft._driver.snapshotter.applied = broken  # type: ignore[method-assign]
+            raft.apply(b"x")  # answered, or not: the entry before it may be the one that fails
+            assert "bug at" in str(await asyncio.wait_for(raft.failed(), 5))
+
+    run(check())
+
+
+def test_a_node_that_cannot_listen_lets_go_of_its_directory(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path, "a") as nodes:
+            other = Cluster(tmp_path / "other", "a")
+            with pytest.raises(OSError, match="another process holds the port"):
+                await other.start("a", listen=nodes.address("a"))
+            await other.start("a")
+            await other.stop_all()
+
+    run(check())
+
+
+def test_cancelled_proposals_leave_nothing_behind(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path, "a", max_pending_bytes=9 << 20) as nodes:
+            raft = await nodes.leader()
+            cancelled = raft.apply(b"x", timeout=0.1)
+            cancelled.cancel()
+            await until(raft, lambda: raft.stats().proposals_pending == 0)
+            assert raft._driver.proposals._bytes == 0
+
+    run(check())
+
+
+def test_the_constructor_is_not_the_way() -> None:
+    with pytest.raises(UsageError, match=r"Raft\.open"):
+        Raft()
+
+
+def test_a_successor_is_known_also_just_after_the_quorum_was_checked(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path) as nodes:
+            leader, follower = await nodes.pair()
+            await leader.apply(b"x")
+            reconfiguration = leader._driver.reconfiguration
+            await until(
+                leader,
+                lambda: all(
+                    reconfiguration.is_alive(raft.node_id) for raft in nodes.rafts.values() if raft is not leader
+                ),
+            )
+            for progress in leader._driver.core.raft.tracker.progress.values():
+                progress.recent_active = False
+            assert reconfiguration.best_successor() != 0
+            await nodes.stop(follower.config.name)
+            await until(leader, lambda: not reconfiguration.is_alive(follower.node_id))
+            assert not leader.stats().progress[follower.node_id].active
+
+    run(check())

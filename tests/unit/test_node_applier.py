@@ -1,0 +1,231 @@
+"""The applier: order, answers, refusals, failures, on a thread and on the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import BinaryIO, Self, cast
+
+import pytest
+
+from syncline.consensus.types import Entry, EntryType, SnapshotMeta
+from syncline.errors import CorruptionError, Rejected
+from syncline.node.applier import Applied, Applier, ApplyWork, Outcome, Restored, RestoreWork, SnapshotWork, Viewed
+from syncline.node.envelope import Kind, Proposal, encode
+from syncline.node.fsm import Entry as Command
+from syncline.node.fsm import FSMSnapshot
+from syncline.platform.worker import ThreadWorkers
+from syncline.storage.snapshots import SnapshotReader
+from tests.node_cluster import Listing, LoopListing
+from tests.support import run
+
+ME, OTHER = 1, 2
+
+
+def entry(index: int, data: bytes, *, origin: int = ME, kind: Kind = Kind.COMMAND) -> Entry:
+    return Entry(1, index, EntryType.NORMAL, encode(Proposal(kind, origin, 100 + index, data)))
+
+
+class Run:
+    """An applier and what came of it."""
+
+    def __init__(self, machine: Listing) -> None:
+        self.outcomes: list[Outcome] = []
+        self.failures: list[BaseException] = []
+        self.changed = asyncio.Event()
+        self.applier = Applier(machine, ME, ThreadWorkers(), self._deliver, self._fail)
+
+    def _deliver(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        self.changed.set()
+
+    def _fail(self, error: BaseException) -> None:
+        self.failures.append(error)
+        self.changed.set()
+
+    def put(self, *entries: Entry) -> None:
+        self.applier.put(ApplyWork(entries, ()))
+
+    async def ended(self, count: int = 1) -> list[Outcome]:
+        while len(self.outcomes) < count and not self.failures:
+            self.changed.clear()
+            await self.changed.wait()
+        return self.outcomes
+
+    async def applied(self) -> Applied:
+        outcome = (await self.ended())[0]
+        assert isinstance(outcome, Applied)
+        return outcome
+
+
+class Reader:
+    """Stands in for a snapshot in the store."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def buffered(self) -> Reader:
+        return self
+
+    def verify(self) -> None: ...
+
+
+class Restoring(Listing):
+    def restore(self, source: BinaryIO) -> None:
+        self.items = [b"restored"]
+
+
+class RestoringOnLoop(LoopListing):
+    def restore(self, source: BinaryIO) -> None:
+        self.items = [b"restored"]
+
+
+MACHINES = [Listing, LoopListing]
+
+
+@pytest.mark.parametrize("make", MACHINES)
+def test_answers_are_for_this_nodes_own_in_order(make: type[Listing]) -> None:
+    async def check() -> None:
+        machine = make()
+        work = Run(machine)
+        change = Entry(1, 4, EntryType.CONF_CHANGE_V2, b"change")
+        work.put(
+            entry(1, b"a"),
+            entry(2, b"b", origin=OTHER),
+            Entry(1, 3, EntryType.NORMAL, b""),
+            change,
+            entry(5, b"refuse"),
+            entry(6, b"", kind=Kind.BARRIER),
+            entry(7, b"me", kind=Kind.ANNOUNCE, origin=OTHER),
+            entry(8, b"c"),
+        )
+        done = await work.applied()
+        answers = {number - 100: answer for number, _, _, answer in done.answers}
+        assert set(answers) == {1, 5, 6, 8}
+        assert (answers[1], answers[6], answers[8]) == (1, None, 3)
+        assert isinstance(answers[5], Rejected)
+        assert (done.first_index, done.last_index, done.changes, done.announced) == (1, 8, [change], [b"me"])
+        assert (machine.items, machine.indexes) == ([b"a", b"b", b"c"], [1, 2, 8])
+        await work.applier.close()
+
+    run(check())
+
+
+@pytest.mark.parametrize("make", MACHINES)
+def test_any_other_exception_is_the_end(make: type[Listing]) -> None:
+    async def check() -> None:
+        machine = make()
+        work = Run(machine)
+        work.put(entry(1, b"a"), entry(2, b"break"))
+        work.put(entry(3, b"never"))
+        await work.ended()
+        assert [type(error) for error in work.failures] == [RuntimeError]
+        work.put(entry(4, b"never"))
+        await work.applier.close()
+        assert machine.items == [b"a"]
+        assert work.outcomes == []
+
+    run(check())
+
+
+def test_an_entry_that_cannot_be_read_is_the_end() -> None:
+    async def check() -> None:
+        work = Run(Listing())
+        work.put(Entry(1, 1, EntryType.NORMAL, b"rubbish"))
+        await work.ended()
+        assert isinstance(work.failures[0], CorruptionError)
+        await work.applier.close()
+
+    run(check())
+
+
+def test_a_view_before_a_failure_is_released() -> None:
+    async def check() -> None:
+        machine = Listing()
+        work = Run(machine)
+        with pytest.raises(RuntimeError):
+            work.applier._process([SnapshotWork(), ApplyWork((entry(1, b"break"),), ())])
+        assert machine.views == machine.released == 1
+        await work.applier.close()
+
+    run(check())
+
+
+class Durable(Listing):
+    applied_index = 2
+
+
+def test_a_durable_machine_is_not_given_what_it_has() -> None:
+    async def check() -> None:
+        machine = Durable()
+        work = Run(machine)
+        work.put(entry(1, b"a"), entry(2, b"b"), entry(3, b"c"))
+        done = await work.applied()
+        assert machine.items == [b"c"]
+        assert [(number, answer) for number, _, _, answer in done.answers] == [(101, None), (102, None), (103, 1)]
+        await work.applier.close()
+
+    run(check())
+
+
+class Batching(Listing):
+    short = 0
+
+    def apply_batch(self, entries: Sequence[Command]) -> Sequence[object]:
+        self.items += [one.data for one in entries]
+        answers: list[object] = [Rejected("no") if one.data == b"no" else one.index for one in entries]
+        return answers[: len(answers) - self.short]
+
+
+def test_a_batching_machine_takes_all_at_once() -> None:
+    async def check() -> None:
+        machine = Batching()
+        work = Run(machine)
+        work.put(entry(1, b"a"), entry(2, b"no"), entry(3, b"c", origin=OTHER), entry(4, b"d"))
+        done = await work.applied()
+        answers = [answer for _, _, _, answer in done.answers]
+        assert (answers[0], answers[2]) == (1, 4)
+        assert isinstance(answers[1], Rejected)
+        assert machine.items == [b"a", b"no", b"c", b"d"]
+        machine.short = 1
+        work.put(entry(5, b"e"))
+        await work.ended(2)
+        assert "answers" in str(work.failures[0])
+        await work.applier.close()
+
+    run(check())
+
+
+@pytest.mark.parametrize("make", [Restoring, RestoringOnLoop])
+def test_what_follows_a_restore_waits_for_it(make: type[Listing]) -> None:
+    async def check() -> None:
+        machine = make()
+        work = Run(machine)
+        restore = RestoreWork(lambda: cast("SnapshotReader", Reader()), SnapshotMeta(), b"book")
+        work.put(entry(1, b"before"))
+        work.applier.put(restore)
+        work.put(entry(2, b"after"))
+        work.applier.put(restore)
+        work.applier.put(SnapshotWork())
+        work.put(entry(3, b"last"))
+        kinds = [type(outcome) for outcome in await work.ended(6)]
+        assert kinds == [Applied, Restored, Applied, Restored, Viewed, Applied]
+        assert machine.items == [b"restored", b"last"]
+        viewed = work.outcomes[4]
+        assert isinstance(viewed, Viewed)
+        view: FSMSnapshot = viewed.view
+        written: list[bytes] = []
+
+        class Sink:
+            def write(self, data: bytes, /) -> object:
+                written.append(data)
+                return None
+
+        view.persist(Sink())
+        assert b"restored" in written[0]
+        assert b"last" not in written[0], "the view is of its moment"
+        await work.applier.close()
+
+    run(check())

@@ -1,0 +1,167 @@
+"""A node's settings, and the member book."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from syncline.consensus.types import MembershipState
+from syncline.errors import Closed, ConfigError
+from syncline.node.calls import Calls
+from syncline.node.config import Config
+from syncline.node.envelope import Member
+from syncline.node.events import Event, EventKind, Events
+from syncline.node.members import REMOVED_KEPT, MemberBook, derive_cluster_id, derive_node_id, format_id, parse_id
+from syncline.platform.worker import ThreadWorkers
+from tests.support import run
+
+PEERS = {"a": "127.0.0.1:1", "b": "127.0.0.1:2"}
+GOOD: dict[str, object] = {"name": "a", "data_dir": "x", "listen": "127.0.0.1:7100", "peers": PEERS}
+
+
+def config(**changes: object) -> Config:
+    return msgspec.convert(GOOD | changes, Config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"name": ""}, "name"),
+        ({"name": "a b"}, "name"),
+        ({"name": "a=b"}, "name"),
+        ({"name": "x" * 129}, "name"),
+        ({"data_dir": ""}, "data_dir"),
+        ({"listen": "nowhere"}, "listen"),
+        ({"advertise": "127.0.0.1"}, "advertise"),
+        ({"peers": {"a": "nowhere"}}, r"peers\[a\]"),
+        ({"peers": {"b": "127.0.0.1:1"}}, "not this node"),
+        ({"cluster_id": 3, "node_id": 4}, "either"),
+        ({"peers": {}, "cluster_id": 3}, "go together"),
+        ({"heartbeat_s": 0.0}, "heartbeat_s"),
+        ({"heartbeat_s": 0.6}, "election_s"),
+        ({"max_entry_bytes": 0}, "max_entry_bytes"),
+        ({"max_entry_bytes": 64 << 20}, "frame"),
+        ({"max_message_bytes": 64 << 20, "max_inflight_bytes": 99 << 20}, "frame"),
+        ({"max_pending_bytes": 1 << 20}, "max_pending_bytes"),
+        ({"max_inflight_bytes": 1000}, "max_inflight_bytes"),
+        ({"snapshots_retained": 0}, "snapshots_retained"),
+        ({"trailing_entries": -1}, "trailing_entries"),
+        ({"segment_bytes": 100}, "segment_bytes"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(changes: dict[str, object], named: str) -> None:
+    with pytest.raises((ConfigError, msgspec.ValidationError), match=named):
+        config(**changes)
+
+
+def test_the_address_is_what_the_others_dial() -> None:
+    assert config().address == PEERS["a"]
+    assert config(advertise="host:9").address == "host:9"
+    assert config(peers={}, cluster_id=1, node_id=2).address == "127.0.0.1:7100"
+
+
+def test_ids_are_derived_from_what_all_first_members_share() -> None:
+    assert derive_cluster_id("t", PEERS) == derive_cluster_id("t", dict(reversed(PEERS.items())))
+    assert derive_cluster_id("t", PEERS) != derive_cluster_id("u", PEERS)
+    assert derive_node_id(1, "a") not in (derive_node_id(1, "b"), derive_node_id(2, "a"))
+    assert parse_id(format_id(77)) == 77
+    with pytest.raises(ValueError, match="not an id"):
+        parse_id("0")
+
+
+def test_the_book_follows_changes_and_survives_a_snapshot() -> None:
+    book = MemberBook()
+    a, b = Member(1, "a", "h:1"), Member(2, "b", "h:2", promote=True)
+    book.changed(5, MembershipState(voters=(1,), learners=(2,)), (a, b, Member(9, "stranger", "h:9")))
+    assert set(book.members) == {1, 2}, "who is not in the membership is not in the book"
+    assert book.announce(Member(1, "a", "h:11", "http://h"))
+    assert not book.announce(Member(1, "a", "h:11", "http://h"))
+    copy = MemberBook()
+    copy.load(book.dump())
+    assert copy.dump() == book.dump()
+    membership = copy.membership(MembershipState(voters=(1,), learners=(2,)))
+    assert (membership.index, membership.members[1].role, membership.members[2].role) == (5, "voter", "learner")
+    assert membership.by_name("a") == membership.members[1]
+    assert membership.by_name("none") is None
+
+
+def test_the_book_remembers_the_removed_within_a_bound() -> None:
+    book = MemberBook()
+    for node_id in range(1, REMOVED_KEPT + 10):
+        book.changed(node_id, MembershipState(voters=(node_id,)), (Member(node_id, f"n{node_id}", "h:1"),))
+    assert len(book.removed) == REMOVED_KEPT
+    gone = REMOVED_KEPT + 8
+    assert gone in book.removed
+    assert not book.announce(Member(gone, "ghost", "h:3")), "a removed member's late word changes nothing"
+
+
+def test_a_joint_membership_counts_both_halves() -> None:
+    book = MemberBook()
+    state = MembershipState(voters=(1,), voters_outgoing=(2,))
+    book.changed(3, state, (Member(1, "a", "h:1"), Member(2, "b", "h:2")))
+    membership = book.membership(state)
+    assert membership.joint
+    assert all(member.voter for member in membership.members.values())
+    assert not book.removed
+
+
+def event(kind: EventKind = EventKind.STATE, index: int = 0) -> Event:
+    return Event(kind, 1, index)
+
+
+def test_events_are_filtered_and_end_with_the_node() -> None:
+    async def check() -> None:
+        events = Events()
+        some, every = events.watch([EventKind.LEADER]), events.watch()
+        events.emit(event())
+        events.emit(event(EventKind.LEADER))
+        events.close()
+        assert [one.kind async for one in some] == [EventKind.LEADER]
+        assert [one.kind async for one in every] == [EventKind.STATE, EventKind.LEADER]
+        assert [one async for one in events.watch()] == [], "a watch of a closed node ends at once"
+
+    run(check())
+
+
+def test_a_slow_watcher_loses_the_oldest_and_is_told() -> None:
+    async def check() -> None:
+        events = Events()
+        watcher = events.watch()
+        for index in range(1030):
+            events.emit(event(index=index))
+        first = await anext(watcher)
+        assert (first.index, first.missed) == (6, 6)
+        assert (await anext(watcher)).missed == 0
+
+    run(check())
+
+
+def test_a_watch_that_was_never_used_is_not_kept() -> None:
+    events = Events()
+    watcher = events.watch()
+    assert len(events._watchers) == 1
+    del watcher
+    assert len(events._watchers) == 0
+
+
+def test_calls_answer_or_fail_and_never_hang_after_close() -> None:
+    async def check() -> None:
+        failures: list[BaseException] = []
+        calls = Calls("calls", ThreadWorkers(), failures.append)
+
+        def broken() -> int:
+            raise ValueError("broken")
+
+        assert await calls.run(lambda: 3) == 3
+        with pytest.raises(ValueError, match="broken"):
+            await calls.run(broken)
+        pending = calls.start(lambda: 4)
+        await calls.close()
+        assert await pending == 4, "what was queued is done"
+        with pytest.raises(Closed):
+            await asyncio.wait_for(calls.run(lambda: 5), 5)
+        assert failures == []
+
+    run(check())

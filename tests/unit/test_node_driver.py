@@ -1,0 +1,207 @@
+"""The driver of one real node, brought into situations that a cluster seldom gets into."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from syncline import Raft
+from syncline.consensus.types import ChangeType, MembershipChange, SingleChange
+from syncline.errors import DiskFull, MembershipError, NodeFailed, NothingToSnapshot
+from syncline.node.driver import FORWARD_BATCH_BYTES, Driver
+from syncline.node.envelope import ChangeContext, Kind, Member, Proposal, encode
+from syncline.node.futures import ApplyFuture
+from syncline.node.reconfiguration import DATA, MEMBERSHIP
+from syncline.transport.messages import Forward, ForwardedProposal, ForwardReply, PeerMessage
+from tests.node_cluster import Listing, cluster, until
+from tests.support import run
+
+PEER = 99
+
+
+class Sent:
+    """What the node sends, instead of sending it."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.messages: list[tuple[int, PeerMessage]] = []
+        self.room = True
+        driver.parts.transport.send = self._send  # type: ignore[method-assign]
+
+    def _send(self, to: int, message: PeerMessage) -> bool:
+        if self.room:
+            self.messages.append((to, message))
+        return self.room
+
+
+@asynccontextmanager
+async def leading(path: Path, **settings: object) -> AsyncIterator[tuple[Raft, Driver, Listing]]:
+    """A cluster of one."""
+    async with cluster(path, "a", **settings) as nodes:
+        raft = await nodes.leader()
+        await raft.apply(b"first")
+        yield raft, raft._driver, nodes.machines["a"]
+
+
+def forwarded(number: int, data: bytes, *, origin: int = PEER) -> ForwardedProposal:
+    return ForwardedProposal(number, DATA, encode(Proposal(Kind.COMMAND, origin, number, data)))
+
+
+def reply_to(driver: Driver, *items: ForwardedProposal) -> ForwardReply:
+    sent = Sent(driver)
+    driver.on_messages(PEER, [Forward(list(items))])
+    reply = sent.messages[-1][1]
+    assert isinstance(reply, ForwardReply)
+    return reply
+
+
+def test_what_nobody_could_apply_does_not_enter_the_log(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with leading(tmp_path) as (raft, driver, machine):
+            reply = reply_to(
+                driver,
+                forwarded(1, b"good"),
+                ForwardedProposal(2, DATA, b"rubbish"),
+                ForwardedProposal(3, 7, b"of an unknown kind"),
+                ForwardedProposal(4, MEMBERSHIP, b"rubbish"),
+                ForwardedProposal(5, MEMBERSHIP, encode(MembershipChange(changes=(), context=b"rubbish"))),
+                forwarded(6, b"somebody else's", origin=PEER + 1),
+            )
+            assert [accepted.number for accepted in reply.accepted] == [1]
+            assert {refused.number for refused in reply.refused} == {2, 3, 4, 5, 6}
+            await until(raft, lambda: machine.items == [b"first", b"good"])
+            assert await raft.apply(b"alive") == 3
+
+    run(check())
+
+
+def test_a_full_disk_of_the_leader_refuses_what_others_forward(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with leading(tmp_path) as (raft, driver, _):
+
+            def full(size_bytes: int) -> None:
+                raise DiskFull(f"no room for {size_bytes}")
+
+            driver.parts.wal.check_space = full  # type: ignore[method-assign]
+            reply = reply_to(driver, forwarded(1, b"x"))
+            assert "no room" in reply.refused[0].message
+            with pytest.raises(DiskFull):
+                await raft.apply(b"x")
+            await raft.read_index()
+
+    run(check())
+
+
+def test_what_a_full_link_does_not_take_waits_in_its_order(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with leading(tmp_path) as (_, driver, _):
+            sent = Sent(driver)
+            sent.room = False
+            big = bytes(FORWARD_BATCH_BYTES // 2 + 1)
+            queue = [(ApplyFuture(number=number, size_bytes=1, loop=driver.loop), DATA, big) for number in range(1, 6)]
+            driver._forward(list(queue))
+            assert driver._queue == queue
+            assert not any(future.sent for future, _, _ in queue)
+            sent.room = True
+            driver._queue = []
+            driver._forward(list(queue))
+            numbers = [
+                [item.number for item in message.proposals]
+                for _, message in sent.messages
+                if isinstance(message, Forward)
+            ]
+            assert numbers == [[1, 2], [3, 4], [5]]
+            assert all(future.sent for future, _, _ in queue)
+
+    run(check())
+
+
+def test_no_snapshot_is_made_of_a_view_that_a_newer_one_overtakes(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with leading(tmp_path) as (raft, driver, machine):
+            driver.restoring = 1
+            with pytest.raises(NothingToSnapshot, match="from the leader"):
+                await raft.snapshot()
+            assert machine.views == machine.released == 1
+            driver.restoring = 0
+            await raft.snapshot()
+            assert machine.views == machine.released == 2
+
+    run(check())
+
+
+def test_an_old_change_does_not_undo_the_membership_of_a_snapshot_on_its_way(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with leading(tmp_path) as (raft, driver, _):
+            before = driver.core.raft.tracker.configuration.state()
+            driver.restoring = 1  # what the core has is newer than the entries that are still to be applied
+            await raft._changes.many([(ChangeType.ADD_LEARNER_NODE, 5)], (Member(5, "old", "127.0.0.1:9"),), None, 5.0)
+            assert driver.core.raft.tracker.configuration.state() == before
+
+    run(check())
+
+
+def test_a_condition_and_a_taken_name_are_judged_by_the_leader(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with leading(tmp_path) as (raft, driver, _):
+            index = raft.membership().index
+
+            def change(member: Member, expected: int) -> bytes:
+                context = encode(ChangeContext(PEER, 1, (member,), expected))
+                single = SingleChange(ChangeType.ADD_LEARNER_NODE, member.id)
+                return encode(MembershipChange(changes=(single,), context=context))
+
+            free = Member(7, "free", "127.0.0.1:9")
+            for member, expected, message in (
+                (free, index + 1, "has changed"),
+                (Member(7, "a", "127.0.0.1:9"), 0, "member already"),
+                (Member(7, "free", raft.config.address), 0, "member already"),
+            ):
+                with pytest.raises(MembershipError, match=message):
+                    driver.reconfiguration.append(change(member, expected))
+            assert driver.reconfiguration.append(change(free, index))[0] == raft.stats().last_index
+
+    run(check())
+
+
+def test_a_stalled_disk_is_told_once(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with leading(tmp_path) as (raft, driver, _):
+            watch = raft.events()
+            now = driver.loop.time()
+            driver.parts.writer._waiting.appendleft(now - 60)
+            for _ in range(3):
+                driver._yield_if_disk_stalls(now)
+            driver.parts.writer._waiting.popleft()
+            driver._yield_if_disk_stalls(now)
+            await raft.close()
+            assert [event.kind.value for event in [event async for event in watch]].count("disk_slow") == 1
+
+    run(check())
+
+
+def test_an_error_while_a_message_is_dealt_with_stops_the_node(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with leading(tmp_path) as (raft, driver, _):
+            driver.on_messages(PEER, [None])  # type: ignore[list-item]
+            with pytest.raises(NodeFailed):
+                await asyncio.wait_for(raft.apply(b"x"), 5)
+            await asyncio.wait_for(raft.failed(), 5)
+
+    run(check())
+
+
+def test_a_tick_that_fails_stops_the_node(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with leading(tmp_path) as (raft, driver, _):
+
+            def broken() -> None:
+                raise AssertionError("bug in a tick")
+
+            driver.snapshotter.tick = broken  # type: ignore[method-assign]
+            assert "bug in a tick" in str(await asyncio.wait_for(raft.failed(), 5))
+
+    run(check())
