@@ -1,0 +1,89 @@
+"""The key-value state machine: an FSM like any user's, with no privileges.
+
+`apply` changes the store by one command and answers with a small struct; a command whose expectation does not hold is
+refused with `Rejected` and the key's current revision. Nothing here reads a clock, a file or a random number: the
+state after entry *n* depends on the entries up to *n* alone, on every node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import BinaryIO, Final, TypeAlias
+
+from syncline.errors import Rejected
+from syncline.kv.commands import Delete, DeleteRange, Put, Txn, decode_command
+from syncline.kv.records import DeleteRangeResult, DeleteResult, PutResult, TxnResult
+from syncline.kv.snapshots import KvSnapshot, read_snapshot
+from syncline.kv.store import Store
+from syncline.kv.txn import apply_delete_range, apply_txn, check_expectation, check_lease
+from syncline.node.fsm import Entry
+
+__all__ = ["CommandResult", "KvMachine"]
+
+CommandResult: TypeAlias = PutResult | DeleteResult | DeleteRangeResult | TxnResult
+
+
+class KvMachine:
+    """The store behind the log.
+
+    `store` is replaced as a whole by `restore`: ask the machine for it each time, and don't keep it across an await.
+    """
+
+    apply_on_loop: Final = True
+    """A command takes microseconds: it is applied on the event loop's thread, where the store is read too: no locks."""
+
+    def __init__(self) -> None:
+        self.store: Store = Store()
+
+    def apply(self, entry: Entry) -> CommandResult:
+        """Carry out one command.
+
+        Raises `Rejected`, with the state as it was: `bad_command`, `precondition_failed` (details: `revision`, the
+        key's mod_revision, 0 if absent; `store_revision`), `lease_not_found`, `range_too_large`.
+        """
+        return self._apply(entry.data)
+
+    def apply_batch(self, entries: Sequence[Entry]) -> list[CommandResult | Rejected]:
+        """Carry out commands in order. Each has its own revision and its own answer; a refusal stands in its place."""
+        results: list[CommandResult | Rejected] = []
+        for entry in entries:
+            try:
+                results.append(self._apply(entry.data))
+            except Rejected as refusal:
+                results.append(refusal)
+        return results
+
+    def snapshot(self) -> KvSnapshot:
+        """A view of the state as it is now, in time that does not grow with keys or values."""
+        return KvSnapshot(self.store.view())
+
+    def restore(self, source: BinaryIO) -> None:
+        """Replace the state. A stream that can't be read raises `CorruptionError` or `FormatVersionError`; the state
+        is then as it was."""
+        store = read_snapshot(source)
+        replaced = self.store.view()
+        self.store = store
+        replaced.release()  # frees the old records gently; whoever still reads the old store keeps what it needs
+
+    def _apply(self, data: bytes) -> CommandResult:
+        command = decode_command(data)
+        store = self.store
+        if type(command) is Put:
+            if command.expect is not None:
+                check_expectation(store, command.key, command.expect)
+            if command.lease:
+                check_lease(command.lease)
+            revision = store.revision + 1
+            previous = store.put(command.key, command.value, 0, revision)
+            if previous is None:
+                return PutResult(revision, True, 0)
+            return PutResult(revision, False, previous.mod_revision)
+        if type(command) is Delete:
+            if command.expect is not None:
+                check_expectation(store, command.key, command.expect)
+            removed = store.delete(command.key, store.revision + 1)
+            return DeleteResult(removed is not None, store.revision)
+        if type(command) is DeleteRange:
+            return apply_delete_range(store, command, store.revision + 1)
+        assert type(command) is Txn
+        return apply_txn(store, command)

@@ -1,0 +1,226 @@
+"""A node for tests of the routes: the real state machine, without Raft. Answers at once, later, or with an error."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from syncline.errors import MembershipError, NothingToSnapshot, SynclineError
+from syncline.kv.machine import KvMachine
+from syncline.kv.store import Store
+from syncline.node.fsm import Entry
+from syncline.server.backend import Added, LeaderView, MembersView, MemberView, NodeView
+from syncline.server.http import HttpServer
+from syncline.server.limits import HttpLimits
+from syncline.server.site import Site
+from tests.http_double import Answer, Wire
+
+IDS = {"a": 0x1111, "b": 0x2222, "c": 0x3333}
+
+
+class FakeBackend:
+    """A backend of three members, a being this node and the leader."""
+
+    def __init__(self) -> None:
+        self.machine = KvMachine()
+        self.index = 0
+        self.is_leader = True
+        self.last_contact_s: float | None = 0.0
+        self.failure: BaseException | None = None
+        self.propose_error: SynclineError | None = None
+        self.read_error: SynclineError | None = None
+        self.change_error: SynclineError | None = None
+        self.hold = False
+        """Whether proposals and reads wait until the test releases them."""
+        self.held: list[tuple[asyncio.Future[object], bytes | None]] = []
+        self.timeouts_s: list[float] = []
+        self.reads = 0
+        self.names = dict(IDS)
+        self.learners: set[int] = set()
+        self.changes: list[tuple[object, ...]] = []
+        self.leader_name: str | None = "a"
+        self.nothing_to_snapshot = False
+
+    @property
+    def store(self) -> Store:
+        return self.machine.store
+
+    def propose(self, command: bytes, timeout_s: float) -> asyncio.Future[object]:
+        self.timeouts_s.append(timeout_s)
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        if self.hold:
+            self.held.append((future, command))
+        elif self.propose_error is not None:
+            future.set_exception(self.propose_error)
+        else:
+            self._apply(future, command)
+        return future
+
+    def read_index(self, timeout_s: float) -> asyncio.Future[object]:
+        self.timeouts_s.append(timeout_s)
+        self.reads += 1
+        if self.hold and self.held and self.held[-1][1] is None:
+            return self.held[-1][0]
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        if self.hold:
+            self.held.append((future, None))
+        elif self.read_error is not None:
+            future.set_exception(self.read_error)
+        else:
+            future.set_result(self.index)
+        return future
+
+    def release(self, position: int = 0) -> None:
+        """Let a held operation happen."""
+        future, command = self.held.pop(position)
+        if command is None:
+            future.set_result(self.index)
+        else:
+            self._apply(future, command)
+
+    def _apply(self, future: asyncio.Future[object], command: bytes) -> None:
+        self.index += 1
+        try:
+            future.set_result(self.machine.apply(Entry(self.index, 1, command)))
+        except SynclineError as error:
+            future.set_exception(error)
+
+    def leader(self) -> LeaderView | None:
+        if self.leader_name is None:
+            return None
+        return LeaderView(f"{self.names[self.leader_name]:016x}", self.leader_name, f"http://{self.leader_name}:8080")
+
+    def _members(self) -> tuple[MemberView, ...]:
+        return tuple(
+            MemberView(
+                id=f"{node_id:016x}",
+                name=name,
+                role="learner" if node_id in self.learners else "voter",
+                peer=f"{name}:7100",
+                http=f"http://{name}:8080",
+            )
+            for name, node_id in self.names.items()
+        )
+
+    def members(self) -> MembersView:
+        return MembersView(membership_index=5, joint=False, leader=self.leader(), members=self._members())
+
+    def view(self) -> NodeView:
+        return NodeView(
+            cluster_id=f"{7:016x}",
+            cluster="test",
+            id=f"{IDS['a']:016x}",
+            name="a",
+            role="leader",
+            term=3,
+            leader=self.leader(),
+            commit=self.index,
+            applied=self.index,
+            last_index=self.index,
+            first_index=1,
+            snapshot_index=0,
+            membership_index=5,
+            lag=0,
+            data_dir="/data/a",
+            http="http://a:8080",
+            peer="a:7100",
+            last_contact_s=self.last_contact_s,
+            members=self._members(),
+        )
+
+    async def add_member(
+        self, name: str, address: str, *, http: str, node_id: int | None, learner: bool, timeout_s: float
+    ) -> Added:
+        self._changed("add", name, address, http, node_id, learner, timeout_s)
+        added = name not in self.names
+        self.names.setdefault(name, node_id or 0x4444)
+        member = next(member for member in self._members() if member.name == name)
+        return Added(
+            added=added,
+            cluster_id=f"{7:016x}",
+            cluster="test",
+            membership_index=6,
+            member=member,
+            members=self._members(),
+        )
+
+    async def remove_member(self, node_id: int, timeout_s: float) -> None:
+        self._changed("remove", node_id, timeout_s)
+        self.names = {name: known for name, known in self.names.items() if known != node_id}
+
+    async def promote_member(self, node_id: int, timeout_s: float) -> None:
+        self._changed("promote", node_id, timeout_s)
+        if node_id not in self.learners:
+            raise MembershipError("it is no learner")
+        self.learners.discard(node_id)
+
+    async def demote_member(self, node_id: int, timeout_s: float) -> None:
+        self._changed("demote", node_id, timeout_s)
+        self.learners.add(node_id)
+
+    async def transfer_leadership(self, to: int | None, timeout_s: float) -> None:
+        self._changed("transfer", to, timeout_s)
+        self.leader_name = next(name for name, known in self.names.items() if known == (to or IDS["b"]))
+
+    async def snapshot(self, timeout_s: float) -> int:
+        self._changed("snapshot", timeout_s)
+        if self.nothing_to_snapshot:
+            raise NothingToSnapshot("nothing new")
+        return self.index
+
+    def _changed(self, *what: object) -> None:
+        self.changes.append(what)
+        if self.change_error is not None:
+            raise self.change_error
+
+
+class KvWire(Wire):
+    """A connection to a site over a fake backend."""
+
+    def __init__(self, *, max_value_bytes: int = 1000, limits: HttpLimits | None = None) -> None:
+        self.backend = FakeBackend()
+        self.site = Site(
+            self.backend, name="a", max_key_bytes=100, max_value_bytes=max_value_bytes, metrics=lambda: b"up 1\n"
+        )
+        self._seen = 0
+        super().__init__(server=HttpServer(self.site, limits=limits, wall_time_s=lambda: 0.0))
+
+    async def ask(self, method: str, path: str, body: bytes = b"", *fields: str) -> Answer:
+        """Send one request and take its answer."""
+        lines = [f"{method} {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *fields, "", ""]
+        self.send("\r\n".join(lines).encode() + body)
+        await self.settle()
+        return self.next_answer(head=method == "HEAD")
+
+    def next_answer(self, *, head: bool = False) -> Answer:
+        """The first answer that was not taken yet."""
+        data = self.received[self._seen :]
+        if head:  # its length is that of a body which is not there
+            block, _, rest = data.partition(b"\r\n\r\n")
+            assert not rest
+            self._seen += len(data)
+            lines = block.decode().split("\r\n")
+            named = dict(line.split(": ", 1) for line in lines[1:])
+            return Answer(int(lines[0].split()[1]), {key.lower(): value for key, value in named.items()})
+        self._seen += len(data)
+        answers = _parse(data)
+        assert len(answers) == 1, data
+        return answers[0]
+
+
+def _parse(data: bytes) -> list[Answer]:
+    from tests.http_double import parse_answers
+
+    return parse_answers(data)
+
+
+def error_in(answer: Answer) -> dict[str, Any]:
+    """The error of an answer, whose form is checked."""
+    body = json.loads(answer.body)
+    assert set(body) == {"error"}
+    error = body["error"]
+    assert {"code", "message", "outcome"} <= set(error) <= {"code", "message", "outcome", "details", "leader"}
+    assert answer.headers["content-type"] == "application/json"
+    assert isinstance(error, dict)
+    return error

@@ -1,0 +1,287 @@
+"""The machine: determinism, refusals that change nothing, snapshots at any index."""
+
+from __future__ import annotations
+
+import io
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from syncline.errors import Outcome, Rejected
+from syncline.kv.commands import (
+    ABSENT,
+    EXISTS,
+    MAX_DELETED_KEYS,
+    Command,
+    Compare,
+    Comparison,
+    Delete,
+    DeleteRange,
+    Get,
+    Put,
+    Range,
+    Target,
+    Txn,
+    encode_command,
+)
+from syncline.kv.machine import KvMachine
+from syncline.kv.records import (
+    DeleteRangeResult,
+    DeleteResult,
+    GetResult,
+    PutResult,
+    RangePage,
+    TxnResult,
+)
+from syncline.node.fsm import BatchingFSM, Entry
+from tests.kv_support import NaiveStore, accepted, commands, contents, entries, persisted
+
+histories = st.lists(commands.filter(accepted), max_size=25)
+
+
+def machine_of(*commands: Command) -> KvMachine:
+    machine = KvMachine()
+    machine.apply_batch(entries(commands))
+    return machine
+
+
+def plain(result: object) -> object:
+    """A result in the naive store's words."""
+    match result:
+        case Rejected():
+            return None
+        case PutResult():
+            assert result.created == (result.previous_revision == 0)
+            return ("put", result.previous_revision)
+        case DeleteResult():
+            return ("delete", result.deleted)
+        case DeleteRangeResult():
+            return ("delete_range", result.deleted, result.more)
+        case GetResult(record):
+            return ("get", record is not None, record.mod_revision if record else 0)
+        case RangePage(items, _, _, count):
+            return ("range", [record.key for record in items], count)
+        case TxnResult(succeeded, _, results):
+            return ("txn", succeeded, [plain(part) for part in results])
+    raise AssertionError(result)
+
+
+def apply(machine: KvMachine, command: Command) -> object:
+    return machine.apply(Entry(1, 1, encode_command(command)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(histories)
+def test_the_machine_answers_as_the_naive_store_does(history: list[Command]) -> None:
+    machine, naive = KvMachine(), NaiveStore()
+    for entry, command in zip(entries(history), history, strict=True):
+        before = machine.store.revision
+        (result,) = machine.apply_batch([entry])
+        assert plain(result) == naive.apply(command)
+        if not isinstance(result, Rejected):
+            assert result.revision == machine.store.revision
+            assert machine.store.revision - before in (0, 1)
+        assert machine.store.revision == naive.revision
+        assert {
+            record.key: (record.value, record.create_revision, record.mod_revision, record.version)
+            for record in contents(machine.store)
+        } == naive.records
+    machine.store.check()
+
+
+@settings(deadline=None)
+@given(histories)
+def test_batches_of_any_size_give_the_same_state_and_answers(history: list[Command]) -> None:
+    one, all_at_once = KvMachine(), KvMachine()
+    single: list[object] = []
+    for entry in entries(history):
+        try:
+            single.append(one.apply(entry))
+        except Rejected as refusal:
+            single.append(refusal)
+    batch = all_at_once.apply_batch(entries(history))
+    assert [_comparable(result) for result in single] == [_comparable(result) for result in batch]
+    assert persisted(one) == persisted(all_at_once)
+
+
+def _comparable(result: object) -> object:
+    return (result.code, str(result), result.details) if isinstance(result, Rejected) else result
+
+
+@settings(deadline=None)
+@given(histories, st.integers(0, 25), histories)
+def test_restored_at_any_index_it_goes_on_as_if_nothing_had_been(
+    history: list[Command], at: int, other_life: list[Command]
+) -> None:
+    log = entries(history)
+    original = KvMachine()
+    original.apply_batch(log[:at])
+    stream = persisted(original)
+
+    restored = machine_of(*other_life)  # what it held before must leave no trace
+    restored.restore(io.BytesIO(stream))
+    restored.store.check()
+    assert contents(restored.store) == contents(original.store)
+    assert restored.store.digest == original.store.digest
+
+    rest, rest_restored = original.apply_batch(log[at:]), restored.apply_batch(log[at:])
+    assert [_comparable(result) for result in rest] == [_comparable(result) for result in rest_restored]
+    assert persisted(restored) == persisted(original)
+
+
+@settings(deadline=None)
+@given(histories, histories)
+def test_a_snapshot_does_not_see_what_is_applied_later(history: list[Command], later: list[Command]) -> None:
+    machine = machine_of(*history)
+    expected = persisted(machine)
+    snapshot = machine.snapshot()
+    machine.apply_batch(entries(later))
+    sink = io.BytesIO()
+    snapshot.persist(sink)
+    snapshot.release()
+    assert sink.getvalue() == expected
+    machine.store.check()
+
+
+@settings(deadline=None)
+@given(histories)
+def test_a_refusal_leaves_no_trace(history: list[Command]) -> None:
+    machine = KvMachine()
+    for entry in entries(history):
+        before = persisted(machine)
+        (result,) = machine.apply_batch([entry])
+        if isinstance(result, Rejected):
+            assert persisted(machine) == before
+
+
+@pytest.mark.parametrize("make", [lambda expect: Put(b"k", b"new", expect=expect), lambda expect: Delete(b"k", expect)])
+@pytest.mark.parametrize(
+    ("exists", "expect", "holds"),
+    [
+        (True, None, True),
+        (True, EXISTS, True),
+        (True, ABSENT, False),
+        (True, 2, True),
+        (True, 1, False),
+        (True, 3, False),
+        (False, None, True),
+        (False, EXISTS, False),
+        (False, ABSENT, True),
+        (False, 2, False),
+    ],
+)
+def test_expectations(make: object, exists: bool, expect: int | None, holds: bool) -> None:
+    assert callable(make)
+    machine = machine_of(Put(b"other", b""), Put(b"k", b"old")) if exists else machine_of(Put(b"other", b""))
+    before = persisted(machine)
+    if holds:
+        apply(machine, make(expect))
+        return
+    with pytest.raises(Rejected) as raised:
+        apply(machine, make(expect))
+    assert raised.value.code == "precondition_failed"
+    assert raised.value.outcome is Outcome.NOT_APPLIED
+    assert raised.value.details == {"revision": 2 if exists else 0, "store_revision": machine.store.revision}
+    assert persisted(machine) == before
+
+
+def test_results_carry_what_a_caller_needs() -> None:
+    machine = KvMachine()
+    assert apply(machine, Put(b"a", b"1")) == PutResult(1, True, 0)
+    assert apply(machine, Put(b"a", b"2")) == PutResult(2, False, 1)
+    assert apply(machine, Delete(b"b")) == DeleteResult(False, 2)
+    assert apply(machine, Delete(b"a")) == DeleteResult(True, 3)
+    assert apply(machine, DeleteRange(b"", None)) == DeleteRangeResult(0, 3)
+
+
+def test_a_lease_that_was_never_granted_is_refused() -> None:
+    machine = KvMachine()
+    for command in (Put(b"k", b"v", lease=5), Txn(then=(Put(b"j", b"v"), Put(b"k", b"v", lease=5)))):
+        with pytest.raises(Rejected) as raised:
+            apply(machine, command)
+        assert raised.value.code == "lease_not_found"
+        assert machine.store.revision == 0
+
+
+def test_garbage_in_the_log_is_an_answer_and_not_a_failure() -> None:
+    machine = machine_of(Put(b"k", b"v"))
+    before = persisted(machine)
+    good = encode_command(Put(b"l", b"v"))
+    refused, result = machine.apply_batch([Entry(1, 1, b"\xc1garbage"), Entry(2, 1, good)])
+    assert isinstance(refused, Rejected)
+    assert refused.code == "bad_command"
+    assert result == PutResult(2, True, 0)
+    apply(machine, Delete(b"l"))
+    assert persisted(machine) != before  # the revision has moved on
+
+
+def test_a_transaction_is_one_revision() -> None:
+    machine = machine_of(Put(b"a", b"1"))
+    result = apply(machine, Txn(then=(Put(b"b", b"2"), Delete(b"a"), Put(b"c", b"3"), Get(b"b"), Range(b"", None))))
+    assert isinstance(result, TxnResult)
+    assert (result.succeeded, result.revision) == (True, 2)
+    assert {record.mod_revision for record in contents(machine.store)} == {2}
+    put, _, _, get, page = result.results
+    assert put == PutResult(2, True, 0)
+    assert isinstance(get, GetResult)
+    assert get.record == machine.store.get(b"b")  # a transaction sees its own writes
+    assert isinstance(page, RangePage)
+    assert [record.key for record in page.items] == [b"b", b"c"]
+
+
+def test_a_transaction_that_writes_nothing_takes_no_revision() -> None:
+    machine = machine_of(Put(b"a", b"1"))
+    result = apply(machine, Txn(then=(Get(b"a"), Delete(b"zz"), DeleteRange(b"x", b"z"))))
+    assert isinstance(result, TxnResult)
+    assert result.revision == machine.store.revision == 1
+
+
+def test_nested_compares_look_at_the_state_before_the_transaction() -> None:
+    machine = machine_of(Put(b"a", b"1"))
+    was_absent = Compare(b"b", Target.VERSION, Comparison.EQUAL, 0)
+    result = apply(machine, Txn(then=(Put(b"b", b""), Txn((was_absent,), (Put(b"yes", b""),), (Put(b"no", b""),)))))
+    assert isinstance(result, TxnResult)
+    assert machine.store.get(b"yes") is not None
+    assert machine.store.get(b"no") is None
+
+
+@pytest.mark.parametrize("comparison", list(Comparison))
+def test_a_compare_of_an_absent_value_never_holds(comparison: Comparison) -> None:
+    result = apply(KvMachine(), Txn((Compare(b"k", Target.VALUE, comparison, b""),)))
+    assert result == TxnResult(False, 0, ())
+
+
+def test_a_range_too_large_to_delete_is_refused_whole_and_can_go_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.kv.txn.MAX_DELETED_KEYS", 10)
+    machine = machine_of(*[Put(b"%02d" % number, b"") for number in range(15)])
+    for command in (
+        DeleteRange(b"", None),
+        DeleteRange(b"", None, 11),
+        Txn(then=(Put(b"x", b""), DeleteRange(b"", b"06"), DeleteRange(b"06", b"12"))),
+    ):
+        with pytest.raises(Rejected) as raised:
+            apply(machine, command)
+        assert raised.value.code == "range_too_large"
+        assert (len(machine.store), machine.store.revision) == (15, 15)
+    assert apply(machine, DeleteRange(b"", None, 10)) == DeleteRangeResult(10, 16, more=True)
+    assert apply(machine, DeleteRange(b"", None, 10)) == DeleteRangeResult(5, 17, more=False)
+    assert MAX_DELETED_KEYS <= 10_000
+
+
+def test_replicas_write_the_same_snapshot_however_they_came_to_the_state() -> None:
+    history: list[Command] = [Put(b"%d" % (number * 7 % 40), b"v" * number) for number in range(100)]
+    straight = machine_of(*history)
+    by_snapshot = KvMachine()
+    by_snapshot.restore(io.BytesIO(persisted(machine_of(*history[:50]))))
+    by_snapshot.apply_batch(entries(history[50:]))
+    assert persisted(straight) == persisted(by_snapshot)
+
+
+def test_it_has_the_optional_capabilities_that_it_claims() -> None:
+    machine = KvMachine()
+    assert isinstance(machine, BatchingFSM)
+    assert machine.apply_on_loop is True
+    assert not hasattr(machine, "applied_index")
+    assert msgspec.structs.asdict(PutResult(1, True, 0)) == {"revision": 1, "created": True, "previous_revision": 0}
