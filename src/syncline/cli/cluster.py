@@ -1,0 +1,161 @@
+"""`status`, `member`, `transfer`, `snapshot`: the cluster from the shell."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from syncline.cli.common import Context, client_command, make_client, with_endpoint
+from syncline.cli.exits import one_line
+from syncline.cli.output import print_json, print_line, print_table
+from syncline.cli.survey import MemberRow, survey_cluster
+from syncline.client import MemberInfo
+from syncline.client.endpoints import parse_endpoints
+
+__all__ = ["member", "snapshot", "status", "transfer"]
+
+STATUS_TIMEOUT_S: Final = 2.0
+"""For each node's answer. Status never waits for a quorum, so silence means that the node is away."""
+
+CHANGE_TIMEOUT_S: Final = 30.0
+"""For changes of the membership: they wait for a commit, and a transfer for an election."""
+
+
+@click.command("status", short_help="Show every member and its state.")
+@client_command
+async def status(context: Context) -> None:
+    """Show every member: its role, address, term, and how far its log has got.
+
+    Members that the endpoints don't name are found through those that answer. A member that does not answer is listed
+    as unreachable, with the reason.
+    """
+    survey = await survey_cluster(
+        parse_endpoints(context.endpoints),
+        lambda url: make_client(with_endpoint(context, url), timeout_s=STATUS_TIMEOUT_S),
+        all_named=context.endpoints_given,
+    )
+    if context.as_json:
+        print_json(survey)
+        return
+    titles = ("NAME", "ROLE", "HTTP", "TERM", "COMMIT", "APPLIED", "LAG", "PID", "ID", "DATA")
+    print_table(titles, [_cells(row) for row in survey.members])
+    for row in survey.members:
+        if row.error is not None:
+            print_line(f"{row.name or row.http}: {one_line(row.error)}")
+        elif not row.member:
+            print_line(f"{row.name}: answers, but is not a member of the cluster")
+    if survey.leader is None:
+        print_line("no leader: writes and linearizable reads wait for a quorum")
+
+
+def _cells(row: MemberRow) -> tuple[str, ...]:
+    role = row.role or ("unreachable" if row.error else "-")
+    numbers = [_cell(number) for number in (row.term, row.commit, row.applied, row.lag, row.pid)]
+    return (_cell(row.name), role, _cell(row.http), *numbers, _cell(row.id), _cell(row.data_dir))
+
+
+def _cell(value: str | int | None) -> str:
+    return "-" if value in {None, ""} else str(value)
+
+
+@click.group("member", short_help="List, add, remove or promote members.")
+def member() -> None:
+    """The cluster's membership. Changes are committed by the cluster before the command ends."""
+
+
+@member.command("list")
+@client_command
+async def member_list(context: Context) -> None:
+    """List the members, voters and learners."""
+    async with make_client(context) as client:
+        members = await client.members()
+    if context.as_json:
+        print_json(members)
+    else:
+        _print_members(members.members)
+
+
+@member.command("add")
+@client_command
+@click.argument("name")
+@click.argument("address", metavar="HOST:PORT")
+@click.option("--http", default="", metavar="URL", help="Where clients reach it; it announces this itself, too.")
+@click.option("--learner", is_flag=True, help="Never make it a voter by itself.")
+async def member_add(context: Context, *, name: str, address: str, http: str, learner: bool) -> None:
+    """Add a node under NAME, which its peers reach at HOST:PORT.
+
+    It joins as a learner and becomes a voter once it has caught up (unless --learner). Start it with
+    `syncline serve --join`, which does this by itself where it was not done before.
+    """
+    async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
+        result = await client.add_member(name, address, http=http, learner=learner, timeout_s=_change_s(context))
+    if context.as_json:
+        print_json(result)
+        return
+    print_line(f"{name}: {'added' if result.added else 'is a member already'} as {result.member.role}")
+    _print_members(result.members)
+
+
+@member.command("remove")
+@client_command
+@click.argument("name")
+async def member_remove(context: Context, *, name: str) -> None:
+    """Remove the member NAME (its name or its id). It stops taking part; its data directory is not touched."""
+    async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
+        members = await client.remove_member(name, timeout_s=_change_s(context))
+    if context.as_json:
+        print_json(members)
+        return
+    print_line(f"{name}: removed")
+    _print_members(members.members)
+
+
+@member.command("promote")
+@client_command
+@click.argument("name")
+async def member_promote(context: Context, *, name: str) -> None:
+    """Make the learner NAME (its name or its id) a voter."""
+    async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
+        members = await client.promote_member(name, timeout_s=_change_s(context))
+    if context.as_json:
+        print_json(members)
+        return
+    print_line(f"{name}: promoted")
+    _print_members(members.members)
+
+
+@click.command("transfer", short_help="Hand the leadership to another node.")
+@client_command
+@click.argument("name", required=False)
+async def transfer(context: Context, *, name: str | None) -> None:
+    """Hand the leadership to the voter NAME, or to the most up-to-date one."""
+    async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
+        leader = await client.transfer_leadership(name, timeout_s=_change_s(context))
+    if context.as_json:
+        print_json({"leader": leader})
+    else:
+        print_line(f"{leader.name or leader.id} leads")
+
+
+@click.command("snapshot", short_help="Have a node write a snapshot now.")
+@client_command
+async def snapshot(context: Context) -> None:
+    """Have the first endpoint that answers write a snapshot of its state and drop the log before it."""
+    async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
+        result = await client.snapshot(timeout_s=_change_s(context))
+    if context.as_json:
+        print_json(result)
+    elif result.created:
+        print_line(f"snapshot at index {result.index}")
+    else:
+        print_line(f"nothing new since the snapshot at index {result.index}")
+
+
+def _change_s(context: Context) -> float:
+    return context.timeout_s or CHANGE_TIMEOUT_S
+
+
+def _print_members(members: tuple[MemberInfo, ...]) -> None:
+    rows = [(known.name, known.role, known.peer, known.http or "-", known.id) for known in members]
+    print_table(("NAME", "ROLE", "PEER", "HTTP", "ID"), rows)

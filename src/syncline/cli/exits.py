@@ -1,0 +1,104 @@
+"""How the command ends: exit statuses, and the one line that an error is told in."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+import click
+
+from syncline.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    Dropped,
+    NoLeader,
+    NotLeader,
+    OperationError,
+    Outcome,
+    SynclineError,
+    Unreachable,
+    UsageError,
+)
+
+__all__ = [
+    "EXIT_CONFLICT",
+    "EXIT_FAILED",
+    "EXIT_INTERRUPTED",
+    "EXIT_NOT_FOUND",
+    "EXIT_UNAVAILABLE",
+    "EXIT_UNKNOWN",
+    "EXIT_USAGE",
+    "Failure",
+    "failure_of",
+    "one_line",
+]
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_NOT_FOUND: Final = 3
+EXIT_UNAVAILABLE: Final = 4
+EXIT_UNKNOWN: Final = 5
+EXIT_CONFLICT: Final = 6
+EXIT_INTERRUPTED: Final = 130
+
+_UNAVAILABLE: Final = (Unreachable, NoLeader, NotLeader, Dropped, DeadlineExceeded)
+_UNAVAILABLE_STATUS: Final = 503
+_NOT_FOUND_CODES: Final = frozenset({"not_found", "unknown_member"})
+
+LINE_LIMIT: Final = 1000
+"""Characters of an error's text that are shown."""
+
+
+class Failure(click.ClickException):
+    """The command failed: an exit status, and the line that says why (a JSON object where `--json` was asked for)."""
+
+    def __init__(
+        self, message: str, exit_code: int, *, code: str = "failed", outcome: str = "", as_json: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.status = exit_code
+        self.code = code
+        self.outcome = outcome
+        self.as_json = as_json
+
+    @property
+    def line(self) -> str:
+        """What goes to the error output."""
+        if not self.as_json:
+            return f"syncline: {one_line(self.message)}"
+        error = {"code": self.code, "message": one_line(self.message)}
+        return json.dumps({"error": {**error, "outcome": self.outcome} if self.outcome else error})
+
+
+def failure_of(error: SynclineError, *, as_json: bool = False, more: str = "") -> Failure:
+    """The failure that an error of the library means for the command. `more` is put after its text."""
+    if not isinstance(error, OperationError):
+        exit_code = EXIT_USAGE if isinstance(error, ConfigError | UsageError) else EXIT_FAILED
+        return Failure(str(error), exit_code, code=_name(error), as_json=as_json)
+    message = str(error)
+    if error.outcome is Outcome.UNKNOWN:
+        message += " (outcome unknown: it may have taken effect)"
+    return Failure(message + more, _exit_code(error), code=error.code, outcome=error.outcome.value, as_json=as_json)
+
+
+def one_line(text: str) -> str:
+    """A text without line breaks and control characters, of a length that a terminal can take."""
+    line = "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))
+    return line if len(line) <= LINE_LIMIT else line[:LINE_LIMIT] + "…"
+
+
+def _exit_code(error: OperationError) -> int:
+    if error.outcome is Outcome.UNKNOWN:
+        return EXIT_UNKNOWN
+    if error.code == "precondition_failed":
+        return EXIT_CONFLICT
+    if error.code in _NOT_FOUND_CODES:
+        return EXIT_NOT_FOUND
+    if isinstance(error, _UNAVAILABLE) or getattr(error, "status", None) == _UNAVAILABLE_STATUS:
+        return EXIT_UNAVAILABLE
+    return EXIT_FAILED
+
+
+def _name(error: SynclineError) -> str:
+    words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in type(error).__name__)
+    return words.lstrip("_")

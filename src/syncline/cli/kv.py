@@ -1,0 +1,199 @@
+"""`get`, `put`, `del`, `list`: single keys from the shell."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+import click
+
+from syncline.cli.common import Context, client_command, key_bytes, make_client
+from syncline.cli.exits import EXIT_NOT_FOUND, Failure
+from syncline.cli.output import json_key, json_text, print_bytes, print_json, print_line, shown
+from syncline.client import AsyncClient, KeyInfo
+
+__all__ = ["delete", "get", "list_keys", "put"]
+
+CONSISTENCY: Final = click.Choice(["linearizable", "leader", "stale"])
+
+
+@click.command("get", short_help="Print a key's value.")
+@client_command
+@click.argument("key")
+@click.option("--consistency", type=CONSISTENCY, help="How fresh the answer must be.  [default: linearizable]")
+async def get(context: Context, *, key: str, consistency: str | None) -> None:
+    """Print a key's value, byte for byte.
+
+    Exit status 3 where there is no such key.
+    """
+    name = key_bytes(key)
+    async with make_client(context) as client:
+        found = await client.get(name, consistency=consistency)
+    if found is None:
+        raise _no_key(name, context)
+    if context.as_json:
+        numbers = {"mod_revision": found.mod_revision, "revision": found.revision}
+        print_json({**json_key("key", name), **json_key("value", found.value), **numbers})
+    else:
+        print_bytes(found.value)
+
+
+@click.command("put", short_help="Write a key.")
+@client_command
+@click.argument("key")
+@click.argument("value", required=False)
+@click.option("--file", "path", type=click.Path(dir_okay=False), help="Take the value from a file (-: standard input).")
+@click.option("--if-revision", type=click.IntRange(min=1), help="Only if the key's revision is this one.")
+@click.option("--if-absent", is_flag=True, help="Only if there is no such key.")
+@click.option("--if-present", is_flag=True, help="Only if there is such a key.")
+async def put(
+    context: Context,
+    *,
+    key: str,
+    value: str | None,
+    path: str | None,
+    if_revision: int | None,
+    if_absent: bool,
+    if_present: bool,
+) -> None:
+    """Write a key. The value is VALUE, or a file's content, or what is piped in.
+
+    Exit status 6 where the condition did not hold. A key or value that begins with a dash goes after `--`.
+    """
+    name = key_bytes(key)
+    data = _value(value, path)
+    async with make_client(context) as client:
+        result = await client.put(name, data, if_revision=if_revision, if_absent=if_absent, if_present=if_present)
+    if context.as_json:
+        print_json({**json_key("key", name), "revision": result.revision})
+    else:
+        print_line(f"revision {result.revision}")
+
+
+@click.command("del", short_help="Delete a key.")
+@client_command
+@click.argument("key")
+@click.option("--if-revision", type=click.IntRange(min=1), help="Only if the key's revision is this one.")
+async def delete(context: Context, *, key: str, if_revision: int | None) -> None:
+    """Delete a key.
+
+    Exit status 3 where there is no such key, 6 where the condition did not hold.
+    """
+    name = key_bytes(key)
+    async with make_client(context) as client:
+        result = await client.delete(name, if_revision=if_revision)
+    if context.as_json:
+        print_json({**json_key("key", name), "deleted": result.deleted, "revision": result.revision})
+    if not result.deleted:
+        raise _no_key(name, context)
+    if not context.as_json:
+        print_line(f"deleted, revision {result.revision}")
+
+
+@click.command("list", short_help="List keys in order.")
+@client_command
+@click.argument("prefix", default="")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many keys.  [default: all]")
+@click.option("--values", is_flag=True, help="Print values, too: KEY<tab>VALUE.")
+@click.option("--reverse", is_flag=True, help="Last key first.")
+@click.option("--count", is_flag=True, help="Print the number of keys only.")
+@click.option("--consistency", type=CONSISTENCY, help="How fresh the answer must be.  [default: linearizable]")
+async def list_keys(
+    context: Context,
+    *,
+    prefix: str,
+    limit: int | None,
+    values: bool,
+    reverse: bool,
+    count: bool,
+    consistency: str | None,
+) -> None:
+    """List keys that begin with PREFIX, in the order of their bytes.
+
+    Control characters and bytes that are not text are escaped with backslashes; --json gives all bytes exactly.
+    """
+    start = prefix.encode("utf-8", "surrogateescape")
+    async with make_client(context) as client:
+        if count:
+            number = await client.count(start)
+            print_json({"count": number}) if context.as_json else print_line(str(number))
+            return
+        printer = _JsonKeys() if context.as_json else _TextKeys()
+        await _print_keys(client, printer, start, limit=limit, values=values, reverse=reverse, consistency=consistency)
+        printer.end()
+
+
+async def _print_keys(
+    client: AsyncClient,
+    printer: _TextKeys | _JsonKeys,
+    prefix: bytes,
+    *,
+    limit: int | None,
+    values: bool,
+    reverse: bool,
+    consistency: str | None,
+) -> None:
+    left = limit
+    keys = client.scan(prefix, values=values, reverse=reverse, page=min(limit or 1000, 1000), consistency=consistency)
+    async for item in keys:
+        printer.add(item)
+        if left is not None:
+            left -= 1
+            if left == 0:
+                return
+
+
+class _TextKeys:
+    """A key a line."""
+
+    def add(self, item: KeyInfo) -> None:
+        value = "" if item.value is None else "\t" + shown(item.value)
+        print_line(shown(item.key) + value)
+
+    def end(self) -> None:
+        pass
+
+
+class _JsonKeys:
+    """One document, written key by key: a listing may be larger than memory should be."""
+
+    _OPENING = '{"keys":['
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def add(self, item: KeyInfo) -> None:
+        fields: dict[str, object] = {
+            **json_key("key", item.key),
+            "mod_revision": item.mod_revision,
+            "create_revision": item.create_revision,
+            "version": item.version,
+            "size_bytes": item.size_bytes,
+        }
+        if item.value is not None:
+            fields.update(json_key("value", item.value))
+        print_line((self._OPENING if not self._count else ",") + json_text(fields))
+        self._count += 1
+
+    def end(self) -> None:
+        print_line((self._OPENING if not self._count else "") + f'],"count":{self._count}}}')
+
+
+def _value(value: str | None, path: str | None) -> bytes:
+    if value is not None and path is not None:
+        raise click.UsageError("give a VALUE or --file, not both")
+    if value is not None:
+        return value.encode("utf-8", "surrogateescape")
+    if path is not None and path != "-":
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise click.UsageError(f"can't read {path}: {error.strerror}") from error
+    if path is None and sys.stdin.isatty():
+        raise click.UsageError("give a VALUE, or --file PATH, or pipe the value in")
+    return sys.stdin.buffer.read()
+
+
+def _no_key(key: bytes, context: Context) -> Failure:
+    return Failure(f"key not found: {shown(key)}", EXIT_NOT_FOUND, code="not_found", as_json=context.as_json)

@@ -1,0 +1,122 @@
+"""The `syncline` command: its parts are imported when they are called, so that it starts fast in shell loops."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from syncline.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Failure, one_line
+from syncline.version import __version__
+
+__all__ = ["cli", "main"]
+
+DEBUG_VARIABLE: Final = "SYNCLINE_DEBUG"
+"""Set it to see the traceback of an unexpected error."""
+
+_COMMANDS: Final = {
+    "up": ("syncline.cli.up:up", "Start a cluster on this machine."),
+    "serve": ("syncline.cli.serve:serve", "Run one node."),
+    "status": ("syncline.cli.cluster:status", "Show every member and its state."),
+    "get": ("syncline.cli.kv:get", "Print a key's value."),
+    "put": ("syncline.cli.kv:put", "Write a key."),
+    "del": ("syncline.cli.kv:delete", "Delete a key."),
+    "list": ("syncline.cli.kv:list_keys", "List keys in order."),
+    "import": ("syncline.cli.tree:import_tree", "Store a directory's files as keys."),
+    "export": ("syncline.cli.tree:export_tree", "Write keys to a directory as files."),
+    "member": ("syncline.cli.cluster:member", "List, add, remove or promote members."),
+    "transfer": ("syncline.cli.cluster:transfer", "Hand the leadership to another node."),
+    "snapshot": ("syncline.cli.cluster:snapshot", "Have a node write a snapshot now."),
+}
+
+_EPILOG: Final = (
+    "Exit status: 0 done; 1 failed; 2 wrong usage or configuration; 3 not found; 4 unavailable, nothing changed; "
+    "5 outcome unknown, it may take effect; 6 a condition did not hold; 130 interrupted."
+)
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported when one of them is called; their one-line help is kept here."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_text) for name, (_, help_text) in _COMMANDS.items()])
+
+
+@click.group(
+    cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, message="syncline %(version)s")
+def cli() -> None:
+    """Syncline keeps data in sync across machines: a replicated, strongly consistent key-value server."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Every error ends as one line on the error output and an exit status, never as a traceback."""
+    try:
+        cli.main(args=arguments, prog_name="syncline", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except Failure as failure:
+        _say(failure.line)
+        return failure.status
+    except click.exceptions.NoArgsIsHelpError as asking:
+        _say(asking.format_message())
+        return EXIT_USAGE
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "syncline"
+        _say(f"syncline: {one_line(error.format_message())} (see '{where} --help')")
+        return EXIT_USAGE
+    except click.ClickException as error:
+        _say(f"syncline: {one_line(error.format_message())}")
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _say("syncline: interrupted")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _give_up_output()
+        return EXIT_FAILED
+    except OSError as error:
+        _say(f"syncline: {one_line(str(error))}")
+        return EXIT_FAILED
+    except Exception as error:  # the last resort: users get one line, developers ask for more
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        kind = type(error).__name__
+        _say(f"syncline: internal error: {kind}: {one_line(str(error))} (set {DEBUG_VARIABLE}=1 for the traceback)")
+        return EXIT_FAILED
+    return 0
+
+
+def _say(line: str) -> None:
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        _give_up_output()  # nobody reads the error output any more: the exit status has to do
+
+
+def _give_up_output() -> None:
+    """Keep the interpreter from complaining about the broken pipe when it flushes at exit."""
+    silent = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(silent, stream.fileno())
+    os.close(silent)

@@ -1,0 +1,66 @@
+"""Printing: JSON documents, plain tables, and bytes for people."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from syncline.client.wire import json_key
+
+__all__ = ["json_key", "json_text", "print_bytes", "print_json", "print_line", "print_table", "shown"]
+
+_ESCAPES: Final = {**{code: f"\\x{code:02x}" for code in (*range(32), 127)}, 9: "\\t", 10: "\\n", 13: "\\r", 92: "\\\\"}
+
+
+def print_json(value: object) -> None:
+    """One JSON document, indented where a person reads it."""
+    encoded = msgspec.json.encode(value)
+    if sys.stdout.isatty():
+        encoded = msgspec.json.format(encoded, indent=2)
+    print_line(encoded.decode())
+
+
+def json_text(value: object) -> str:
+    """A value as JSON on one line."""
+    return msgspec.json.encode(value).decode()
+
+
+def print_line(text: str) -> None:
+    """A line on the output, in UTF-8 whatever the terminal's locale is."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace") + b"\n")
+
+
+def print_bytes(data: bytes) -> None:
+    """Bytes as they are; on a terminal a line break after them, so that the prompt starts on a line of its own."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    if sys.stdout.isatty() and not data.endswith(b"\n"):
+        sys.stdout.buffer.write(b"\n")
+    sys.stdout.buffer.flush()
+
+
+def shown(data: bytes) -> str:
+    """Bytes on one line: text, with control characters, backslashes and what is not UTF-8 escaped."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return "".join(_ESCAPES.get(byte) or (chr(byte) if byte < 128 else f"\\x{byte:02x}") for byte in data)
+    return text.translate(_ESCAPES)
+
+
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns aligned by their widest cell; numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    rights = [
+        bool(rows) and all(row[at].lstrip("-").isdigit() or row[at] == "-" for row in rows) for at in range(len(titles))
+    ]
+    for row in (titles, *rows):
+        cells = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, rights, strict=True)
+        ]
+        print_line("  ".join(cells).rstrip())

@@ -1,0 +1,79 @@
+"""`serve`: one node, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Final
+
+import click
+
+from syncline.cli.exits import EXIT_FAILED, Failure, failure_of
+from syncline.errors import NodeFailed, SynclineError
+from syncline.server.config import ServerConfig, load_config
+
+__all__ = ["serve"]
+
+_HELP: Final = {
+    "name": "This node's name in the cluster.",
+    "data_dir": "Where its log and snapshots are.",
+    "cluster": "The cluster's name, part of its identity.  [default: syncline]",
+    "http_listen": "Where clients are listened for.  [default: 127.0.0.1:8080]",
+    "http_advertise": "URL by which clients reach it, where that differs.",
+    "peer_listen": "Where other nodes are listened for.  [default: 127.0.0.1:7100]",
+    "peer_advertise": "HOST:PORT by which other nodes reach it, where that differs.",
+    "initial_cluster": "Start a cluster: a=HOST:PORT,b=HOST:PORT,…, the same on all nodes. Read at first start only.",
+    "join": "Join a cluster: URLs of any of its members. Read at first start only.",
+    "join_as_learner": "Stay a learner: serve reads, never vote.  [true or false]",
+    "log_level": "debug, info, warning or error.  [default: info]",
+    "log_format": "text or json.  [default: text]",
+}
+
+
+def _setting_options(command: click.Command) -> click.Command:
+    """A flag for every setting; those that are rarely needed are only named in the help."""
+    for name in ServerConfig.__struct_fields__:
+        flag = "--" + name.replace("_", "-")
+        command.params.append(
+            click.Option([flag, name], help=_HELP.get(name), metavar="VALUE", hidden=name not in _HELP)
+        )
+    return command
+
+
+_FURTHER: Final = ", ".join(
+    "--" + name.replace("_", "-") for name in ServerConfig.__struct_fields__ if name not in _HELP
+)
+
+
+@click.command("serve", short_help="Run one node.", epilog=f"Further settings, by the same rule: {_FURTHER}.")
+@click.option("--config", "config_file", type=click.Path(dir_okay=False), help="Settings from a TOML file.")
+@click.option(
+    "--log-file", type=click.Path(dir_okay=False), help="Log to this file (rotated) instead of the error output."
+)
+@click.option("--parent-fd", type=int, hidden=True, help="Stop when the pipe at this descriptor is closed.")
+def serve(config_file: str | None, log_file: str | None, parent_fd: int | None, **settings: str | None) -> None:
+    """Run one node of a cluster and serve HTTP, until SIGTERM or Ctrl-C.
+
+    Every setting is a flag, an environment variable (SYNCLINE_DATA_DIR) or an entry of the --config file (data_dir),
+    in this order of precedence. A node that has run before needs no --initial-cluster or --join: its data directory
+    knows where it belongs.
+    """
+    try:
+        config = load_config(file=config_file, environment=os.environ, flags=settings)
+    except SynclineError as error:
+        raise failure_of(error) from error
+    from syncline.cli.serving import run_node
+
+    try:
+        run_node(config, log_file=log_file, parent_fd=parent_fd)
+    except NodeFailed as error:
+        raise Failure(f"node {config.name} stopped itself: {error}", EXIT_FAILED) from error
+    except SynclineError as error:
+        raise failure_of(error) from error
+    except OSError as error:
+        raise Failure(f"node {config.name}: {error.strerror or error}", EXIT_FAILED) from error
+    except asyncio.CancelledError as error:
+        raise Failure(f"node {config.name} was stopped before it was ready", EXIT_FAILED) from error
+
+
+_setting_options(serve)

@@ -1,0 +1,106 @@
+"""A node's process: its event loop, its log, its signals, and the watch on the process that started it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import logging.handlers
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from syncline.server.app import KvServer
+from syncline.server.config import ServerConfig
+from syncline.server.logs import JsonFormatter, TextFormatter, set_up_logging
+
+__all__ = ["run_node"]
+
+LOG_FILE_BYTES: Final = 8 * 1024 * 1024
+LOG_FILES_KEPT: Final = 3
+"""Older log files beside the current one: a node's log never takes more than four times `LOG_FILE_BYTES`."""
+
+EXIT_AT_ONCE: Final = 130
+"""The status after a second signal: not in order, though what was acknowledged is on disk all the same."""
+
+Result = TypeVar("Result")
+
+_log = logging.getLogger("syncline.cli.serve")
+
+
+def run_node(config: ServerConfig, *, log_file: str | None, parent_fd: int | None) -> None:
+    """Run a node until a signal, or the end of its parent. Raises what stopped it otherwise."""
+    _set_up_log(config, log_file)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_run(config, parent_fd))
+
+
+async def _run(config: ServerConfig, parent_fd: int | None) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _on_signal, stop, number)
+    if parent_fd is not None:
+        loop.add_reader(parent_fd, _on_parent_gone, loop, parent_fd, stop)
+    opening = asyncio.create_task(KvServer.open(config))
+    if not await _done_before(stop, opening):
+        _log.info("stopped before it was ready")
+        return
+    server = opening.result()
+    gc.collect()
+    gc.freeze()  # what is there now stays for good: the collector need not look at it again
+    print(f"syncline: node {config.name} serves {server.http_url}", file=sys.stderr, flush=True)
+    fault = asyncio.create_task(server.closed_by_fault())
+    failed = await _done_before(stop, fault)
+    await server.close()
+    if failed:
+        raise fault.result()
+
+
+async def _done_before(stop: asyncio.Event, work: asyncio.Task[Result]) -> bool:
+    """Wait for `work`, or for `stop`, which cancels it; whether it was done before."""
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if work.done():
+        return True
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    return False
+
+
+def _on_signal(stop: asyncio.Event, number: signal.Signals) -> None:
+    if stop.is_set():
+        os._exit(EXIT_AT_ONCE)
+    _log.info("stopping", extra={"signal": number.name})
+    stop.set()
+
+
+def _on_parent_gone(loop: asyncio.AbstractEventLoop, parent_fd: int, stop: asyncio.Event) -> None:
+    """The parent holds the other end of a pipe and never writes: something to read means that it is gone."""
+    loop.remove_reader(parent_fd)
+    _log.warning("the process that started this node is gone: stopping")
+    stop.set()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not on this platform: asyncio's own loop does
+        return None
+    return uvloop.new_event_loop
+
+
+def _set_up_log(config: ServerConfig, log_file: str | None) -> None:
+    if log_file is None:
+        set_up_logging(level=config.log_level, style=config.log_format, node=config.name)
+        return
+    handler = logging.handlers.RotatingFileHandler(
+        log_file, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILES_KEPT, encoding="utf-8"
+    )
+    handler.setFormatter((JsonFormatter if config.log_format == "json" else TextFormatter)(node=config.name))
+    root = logging.getLogger()
+    root.setLevel(config.log_level.upper())
+    root.addHandler(handler)

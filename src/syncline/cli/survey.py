@@ -1,0 +1,204 @@
+"""Asking every member of a cluster for its state, those that the user did not name included."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from syncline.client import AsyncClient, MemberInfo, NodeStatus
+from syncline.client.endpoints import parse_endpoint
+from syncline.errors import ConfigError, OperationError, RequestFailed, Unreachable
+
+__all__ = ["MemberRow", "Survey", "survey_cluster"]
+
+ASKED_AT_ONCE: Final = 64
+"""Members of one cluster that are asked. Beyond any sensible cluster; a bound all the same."""
+
+
+class MemberRow(msgspec.Struct, frozen=True):
+    """One member as `status` shows it. What an unreachable member would have to say itself is None; `error` says why
+    it could not be asked. `member` is false for a node that answers but is not (or no longer) in the membership."""
+
+    name: str | None
+    id: str | None
+    role: str | None
+    http: str | None
+    peer: str | None
+    term: int | None
+    commit: int | None
+    applied: int | None
+    lag: int | None
+    pid: int | None
+    data_dir: str | None
+    reachable: bool
+    member: bool
+    voter: bool | None
+    leader: str | None = None
+    last_index: int | None = None
+    first_index: int | None = None
+    snapshot_index: int | None = None
+    revision: int | None = None
+    uptime_s: float | None = None
+    version: str | None = None
+    error: str | None = None
+
+
+class Survey(msgspec.Struct, frozen=True):
+    """A cluster at a glance. `leader` is the name of the leader that the nodes of the newest term know."""
+
+    cluster_id: str
+    cluster: str
+    leader: str | None
+    members: list[MemberRow]
+
+
+Answer = NodeStatus | OperationError
+MakeClient = Callable[[str], AsyncClient]
+
+
+async def survey_cluster(urls: Sequence[str], make: MakeClient, *, all_named: bool) -> Survey:
+    """Ask the named endpoints, then the members that they know of.
+
+    `all_named`: the user named the endpoints, so each that does not answer is shown, whether it is a member or not.
+    Raises `Unreachable` where none of them answers, `ConfigError` where they belong to different clusters.
+    """
+    answers = await _ask(urls, make)
+    statuses = [answer for answer in answers.values() if isinstance(answer, NodeStatus)]
+    if not statuses:
+        raise _nobody(answers)
+    _check_one_cluster(answers)
+    known = max(statuses, key=lambda status: status.membership_index).members
+    asked = {answer.id for answer in statuses}
+    others = [member.http for member in known if member.http and member.id not in asked]
+    answers |= await _ask([url for url in map(parse_endpoint, others) if url not in answers][:ASKED_AT_ONCE], make)
+    return _put_together(answers, known, urls if all_named else ())
+
+
+async def _ask(urls: Sequence[str], make: MakeClient) -> dict[str, Answer]:
+    async def one(url: str) -> Answer:
+        try:
+            async with make(url) as client:
+                return await client.status()
+        except OperationError as error:
+            return error
+
+    return dict(zip(urls, await asyncio.gather(*map(one, urls)), strict=True))
+
+
+def _put_together(answers: dict[str, Answer], known: Sequence[MemberInfo], named: Sequence[str]) -> Survey:
+    statuses = {answer.id: answer for answer in answers.values() if isinstance(answer, NodeStatus)}
+    lags = _lags(statuses)
+    rows = []
+    for member in known:
+        status = statuses.pop(member.id, None)
+        if status is not None:
+            rows.append(_row(status, lags.get(member.id), member=member))
+        else:
+            rows.append(_unreachable(member, answers))
+    rows.extend(_row(status, lags.get(status.id), member=None) for status in statuses.values())
+    shown = {parse_endpoint(row.http) for row in rows if row.http}
+    reached = {url for url, answer in answers.items() if isinstance(answer, NodeStatus)}
+    rows.extend(_stranger(url, answers[url]) for url in named if url not in shown and url not in reached)
+    newest = max((answer for answer in answers.values() if isinstance(answer, NodeStatus)), key=lambda s: s.term)
+    leader = _leader_name(rows) or (newest.leader.name if newest.leader else None)
+    return Survey(cluster_id=newest.cluster_id, cluster=newest.cluster, leader=leader, members=rows)
+
+
+def _leader_name(rows: Sequence[MemberRow]) -> str | None:
+    leading = [row for row in rows if row.role == "leader"]
+    return max(leading, key=lambda row: row.term or 0).name if leading else None
+
+
+def _lags(statuses: dict[str, NodeStatus]) -> dict[str, int]:
+    """How many entries each member is behind, as the leader sees it where it answers."""
+    leaders = [status for status in statuses.values() if status.role == "leader"]
+    if not leaders:
+        return {}
+    leader = max(leaders, key=lambda status: status.term)
+    return {member.id: member.lag for member in leader.members if member.lag is not None}
+
+
+def _row(status: NodeStatus, lag: int | None, *, member: MemberInfo | None) -> MemberRow:
+    return MemberRow(
+        name=status.name,
+        id=status.id,
+        role=status.role,
+        http=status.http or (member.http if member else None),
+        peer=status.peer or (member.peer if member else None),
+        term=status.term,
+        commit=status.commit,
+        applied=status.applied,
+        lag=status.lag if lag is None else lag,
+        pid=status.pid,
+        data_dir=status.data_dir,
+        reachable=True,
+        member=member is not None,
+        voter=member.role == "voter" if member else None,
+        leader=status.leader.name if status.leader else None,
+        last_index=status.last_index,
+        first_index=status.first_index,
+        snapshot_index=status.snapshot_index,
+        revision=status.revision,
+        uptime_s=status.uptime_s,
+        version=status.version,
+    )
+
+
+def _unreachable(member: MemberInfo, answers: dict[str, Answer]) -> MemberRow:
+    if not member.http:
+        reason = "it announces no HTTP address"
+    else:
+        answer = answers.get(parse_endpoint(member.http))
+        if isinstance(answer, NodeStatus):
+            reason = f"another node, {answer.name}, answers at {member.http}"
+        else:
+            reason = "it was not asked" if answer is None else str(answer)
+    return _silent_row(member.name, member.id, member.http or None, member.peer or None, member.role == "voter", reason)
+
+
+def _stranger(url: str, answer: Answer) -> MemberRow:
+    return _silent_row(None, None, url, None, None, str(answer))
+
+
+def _silent_row(
+    name: str | None, node_id: str | None, http: str | None, peer: str | None, voter: bool | None, reason: str
+) -> MemberRow:
+    return MemberRow(
+        name=name,
+        id=node_id,
+        role=None,
+        http=http,
+        peer=peer,
+        term=None,
+        commit=None,
+        applied=None,
+        lag=None,
+        pid=None,
+        data_dir=None,
+        reachable=False,
+        member=voter is not None,
+        voter=voter,
+        error=reason,
+    )
+
+
+def _check_one_cluster(answers: dict[str, Answer]) -> None:
+    clusters: dict[str, str] = {}
+    for url, answer in answers.items():
+        if isinstance(answer, NodeStatus):
+            clusters.setdefault(answer.cluster_id, url)
+    if len(clusters) > 1:
+        named = ", ".join(f"{url} to {cluster_id}" for cluster_id, url in clusters.items())
+        raise ConfigError(f"the endpoints belong to different clusters: {named}")
+
+
+def _nobody(answers: dict[str, Answer]) -> OperationError:
+    errors = [answer for answer in answers.values() if isinstance(answer, OperationError)]
+    strange = [error for error in errors if isinstance(error, RequestFailed)]
+    if strange:
+        return strange[0]
+    told = "; ".join(dict.fromkeys(str(error) for error in errors))
+    return Unreachable(f"no server answers: {told}")

@@ -1,0 +1,43 @@
+"""The client: `AsyncClient` talks HTTP to any node of a cluster."""
+
+from syncline.client.client import DEFAULT_TIMEOUT_S, AsyncClient
+from syncline.client.results import (
+    Added,
+    DeleteResult,
+    KeyInfo,
+    KeyPage,
+    KeyValue,
+    LeaderInfo,
+    MemberInfo,
+    Members,
+    NodeStatus,
+    OperationResult,
+    PutResult,
+    SnapshotResult,
+    TxnResult,
+)
+from syncline.client.txn import Compare, DeleteOp, DeletePrefixOp, GetOp, Operation, PutOp
+
+__all__ = [
+    "DEFAULT_TIMEOUT_S",
+    "Added",
+    "AsyncClient",
+    "Compare",
+    "DeleteOp",
+    "DeletePrefixOp",
+    "DeleteResult",
+    "GetOp",
+    "KeyInfo",
+    "KeyPage",
+    "KeyValue",
+    "LeaderInfo",
+    "MemberInfo",
+    "Members",
+    "NodeStatus",
+    "Operation",
+    "OperationResult",
+    "PutOp",
+    "PutResult",
+    "SnapshotResult",
+    "TxnResult",
+]

@@ -1,0 +1,205 @@
+"""Carrying one request to whichever server answers it, inside one deadline.
+
+The rules, and why a write is never carried out twice behind the caller's back:
+
+- Nothing was sent (no connection could be made): the next endpoint is tried.
+- The server says 503 and `not_applied` (no leader, overloaded, closing, …): the next endpoint is tried.
+- It is unknown whether it was carried out (the connection was lost, an attempt's time was over, `outcome: unknown`):
+  it is tried again only if the request is declared idempotent: all reads, and writes whose repetition the caller
+  knows to be harmless.
+- Anything else is the answer.
+
+After each endpoint was tried once there is a pause with jitter, growing from round to round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Final
+
+import msgspec
+
+from syncline.client.connection import BadAnswer, ConnectionLost, Response
+from syncline.client.endpoints import ConnectFailed, Endpoint, EndpointSet
+from syncline.client.wire import error_from, query
+from syncline.errors import DeadlineExceeded, OperationError, Outcome, RequestFailed, SynclineError, Unreachable
+
+__all__ = ["Caller", "Request"]
+
+FIRST_PAUSE_S: Final = 0.05
+PAUSE_LIMIT_S: Final = 1.0
+"""An election takes a second or two: asking more rarely than this would only add to it."""
+
+ATTEMPT_LIMIT_S: Final = 3.0
+"""For one attempt of an idempotent request: a server that hangs (stopped, cut off) is left for another one. Longer
+than an election at the default timers (1-2 s), through which a healthy server just waits."""
+
+ANSWER_GRACE_S: Final = 0.25
+"""The server is told a deadline this much earlier (a third of the time at most), so that its answer, which knows the
+outcome, arrives in time."""
+
+LAST_ATTEMPT_S: Final = 0.25
+"""With less time left a refused write is not tried again: the attempt could only turn certainty into doubt."""
+
+RETRIED_STATUS: Final = 503
+PATIENT_CODES: Final = frozenset({"overloaded"})
+"""Refusals after which the server's Retry-After is waited for: asking at once would add to its load."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One request, before its deadline and its server are known. `timed`: the server takes a `timeout` parameter."""
+
+    method: str
+    target: str
+    parameters: dict[str, str | bytes | None] = {}
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    idempotent: bool = False
+    timed: bool = True
+    retried: bool = True
+
+
+class _Doubt(Exception):
+    """An attempt failed in a way that another may mend. `error` is what to raise if there is no other.
+
+    `hopeless`: nobody, or no server of ours, is at that address, and the next moment will hardly change that.
+    """
+
+    def __init__(self, error: OperationError, *, pause_s: float = 0.0, hopeless: bool = False) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.pause_s = pause_s
+        self.hopeless = hopeless
+
+
+class Caller:
+    """Sends requests to a set of endpoints."""
+
+    def __init__(self, endpoints: EndpointSet, *, rng: random.Random, user_agent: str, retry_refused: bool) -> None:
+        self._endpoints = endpoints
+        self._rng = rng
+        self._user_agent = user_agent
+        self._retry_refused = retry_refused
+
+    async def call(self, request: Request, timeout_s: float) -> Response:
+        """The answer to a request. Only answers below 300, 304 and 404 are returned, any other is raised.
+
+        Raises the `OperationError` that the server named; `Unreachable`, `DeadlineExceeded` or `RequestFailed`.
+        """
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
+        tried: set[Endpoint] = set()
+        hopeless = 0
+        rounds = 0
+        doubt: OperationError | None = None
+        while True:
+            endpoint = self._endpoints.pick(loop.time(), tried)
+            assert endpoint is not None
+            tried.add(endpoint)
+            try:
+                response = await self._attempt(request, endpoint, deadline_s)
+            except _Doubt as failure:
+                endpoint.failed(loop.time())
+                hopeless += failure.hopeless
+                # Once an attempt may have been carried out, a later one that surely was not doesn't undo the doubt.
+                doubt = _worst(doubt, failure.error)
+                pause_s = failure.pause_s
+            else:
+                self._endpoints.worked(endpoint, loop.time())
+                return response
+            if len(tried) == len(self._endpoints):
+                if hopeless == len(tried) and not self._retry_refused:
+                    raise doubt
+                pause_s = max(pause_s, self._pause(rounds))
+                tried.clear()
+                hopeless = 0
+                rounds += 1
+            if loop.time() + pause_s + (0.0 if request.idempotent else LAST_ATTEMPT_S) >= deadline_s:
+                raise doubt
+            await asyncio.sleep(pause_s)
+
+    async def _attempt(self, request: Request, endpoint: Endpoint, deadline_s: float) -> Response:
+        loop = asyncio.get_running_loop()
+        remaining_s = deadline_s - loop.time()
+        attempt_s = min(remaining_s, ATTEMPT_LIMIT_S) if request.idempotent and request.retried else remaining_s
+        try:
+            async with asyncio.timeout(attempt_s):
+                response = await endpoint.send(self._head(request, endpoint, attempt_s), request.body)
+        except ConnectFailed as failure:
+            raise _Doubt(_not_reached(endpoint, failure), hopeless=failure.refused) from failure
+        except (ConnectionLost, BadAnswer) as failure:
+            error = _lost(request, endpoint, failure)
+            raise self._doubt_or_raise(request, error, hopeless=isinstance(failure, BadAnswer)) from failure
+        except TimeoutError as failure:
+            raise self._doubt_or_raise(request, _timed_out(request, endpoint, attempt_s)) from failure
+        if response.status < 300 or response.status in {304, 404}:
+            return response
+        error = error_from(response)
+        if not request.retried:
+            raise error
+        if error.outcome is Outcome.UNKNOWN:
+            raise self._doubt_or_raise(request, error)
+        if response.status == RETRIED_STATUS:
+            raise _Doubt(error, pause_s=_retry_after(response) if error.code in PATIENT_CODES else 0.0)
+        raise error
+
+    def _doubt_or_raise(
+        self, request: Request, error: OperationError, *, hopeless: bool = False
+    ) -> SynclineError | _Doubt:
+        return _Doubt(error, hopeless=hopeless) if request.idempotent and request.retried else error
+
+    def _head(self, request: Request, endpoint: Endpoint, attempt_s: float) -> bytes:
+        parameters = request.parameters
+        if request.timed:
+            server_s = max(0.01, attempt_s - min(ANSWER_GRACE_S, attempt_s / 3))
+            parameters = {**parameters, "timeout": f"{server_s:.3f}"}
+        lines = [
+            f"{request.method} {endpoint.base_path}{request.target}{query(parameters)} HTTP/1.1",
+            f"Host: {endpoint.host_header}",
+            f"User-Agent: {self._user_agent}",
+            *(f"{name}: {value}" for name, value in request.headers),
+        ]
+        if request.method not in {"GET", "HEAD"}:
+            lines.append(f"Content-Length: {len(request.body)}")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
+
+    def _pause(self, rounds: int) -> float:
+        longest_s = min(PAUSE_LIMIT_S, FIRST_PAUSE_S * float(2 ** min(rounds, 16)))
+        return longest_s * self._rng.uniform(0.5, 1.0)
+
+
+def _worst(first: OperationError | None, second: OperationError) -> OperationError:
+    """What to tell of two failed attempts: a doubt before a certainty, a reason before a mere lapse of time."""
+    if first is None or first.outcome is Outcome.UNKNOWN:
+        return first or second
+    lapsed = isinstance(second, DeadlineExceeded) and second.outcome is Outcome.NOT_APPLIED
+    return first if lapsed else second
+
+
+def _not_reached(endpoint: Endpoint, failure: ConnectFailed) -> Unreachable:
+    return Unreachable(f"can't reach {endpoint.url}: {failure}", outcome=Outcome.NOT_APPLIED)
+
+
+def _lost(request: Request, endpoint: Endpoint, failure: Exception) -> OperationError:
+    outcome = _outcome_after_sending(request)
+    if isinstance(failure, BadAnswer):
+        return RequestFailed(f"{endpoint.url}: {failure}", code="bad_answer", outcome=outcome)
+    return Unreachable(f"{endpoint.url}: {failure}", outcome=outcome)
+
+
+def _timed_out(request: Request, endpoint: Endpoint, attempt_s: float) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"{endpoint.url} did not answer within {attempt_s:.3g} s", outcome=_outcome_after_sending(request)
+    )
+
+
+def _outcome_after_sending(request: Request) -> Outcome:
+    return Outcome.NOT_APPLIED if request.method in {"GET", "HEAD"} else Outcome.UNKNOWN
+
+
+def _retry_after(response: Response) -> float:
+    try:
+        return max(0.0, min(float(response.headers.get("retry-after", "0")), 60.0))
+    except ValueError:
+        return 0.0

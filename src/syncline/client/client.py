@@ -1,0 +1,323 @@
+"""The asynchronous client: the server's operations as methods.
+
+One client serves any number of tasks at once. It keeps connections open; close it, or use `async with`.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections.abc import AsyncIterator, Iterable, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+from syncline.client.caller import Caller, Request
+from syncline.client.connection import Response
+from syncline.client.endpoints import Endpoint, EndpointSet, parse_endpoints
+from syncline.client.results import (
+    Added,
+    DeleteResult,
+    KeyInfo,
+    KeyPage,
+    KeyValue,
+    LeaderInfo,
+    Members,
+    NodeStatus,
+    PutResult,
+    SnapshotResult,
+    TxnResult,
+)
+from syncline.client.txn import Compare, Operation, txn_body
+from syncline.client.wire import decode, error_from, key_page, key_target, revision_of, txn_result
+from syncline.errors import ConfigError
+from syncline.platform.network import Network, TcpNetwork
+from syncline.version import __version__
+
+__all__ = ["DEFAULT_TIMEOUT_S", "AsyncClient"]
+
+DEFAULT_TIMEOUT_S: Final = 5.0
+MEMBERSHIP_TIMEOUT_S: Final = 30.0
+"""For changes of the cluster: they wait for a commit, and a transfer for an election."""
+
+PAGE_LIMIT: Final = 1000
+"""Keys per page of a scan. The server ends pages earlier where values are large."""
+
+Key = bytes | str
+
+
+class AsyncClient:
+    """A client of one cluster.
+
+    `endpoints` are URLs of any of its nodes (a list, or one comma-separated text); more than one lets the client go on
+    when a node is away. `timeout_s` is the deadline of one operation, retries included, unless a call gives its own.
+    `retry_refused=False` fails at once where every endpoint refuses the connection (or is no Syncline server), instead
+    of waiting for one to come back. `tls` is for https endpoints; without it the system's certificate authorities are
+    trusted.
+
+    Keys are bytes; a `str` is taken as its UTF-8. Methods raise `errors.OperationError` (look at `outcome`): the class
+    that the library itself would raise, `Unreachable`, or `RequestFailed`.
+    """
+
+    def __init__(
+        self,
+        endpoints: str | Iterable[str],
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retry_refused: bool = True,
+        tls: ssl.SSLContext | None = None,
+        network: Network | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        if not 0 < timeout_s < float("inf"):
+            raise ConfigError(f"timeout_s is {timeout_s!r}: it must be a positive number of seconds")
+        self.endpoints = parse_endpoints(endpoints)
+        door = network or TcpNetwork()
+        self._set = EndpointSet([Endpoint(url, network=door, tls=tls) for url in self.endpoints])
+        self._timeout_s = timeout_s
+        self._caller = Caller(
+            self._set,
+            rng=rng or random.Random(),
+            user_agent=f"syncline/{__version__}",
+            retry_refused=retry_refused,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End all connections. Operations under way fail with `Unreachable`."""
+        await self._set.close()
+
+    # Keys
+
+    async def get(
+        self,
+        key: Key,
+        *,
+        consistency: str | None = None,
+        max_stale_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> KeyValue | None:
+        """Read a key; None where there is no such key.
+
+        `consistency`: `linearizable` (the server's default: sees every write acknowledged before), `leader`, or
+        `stale` (that node's own state; `max_stale_s` limits its age).
+        """
+        name = _bytes(key)
+        request = Request(
+            method="GET", target=key_target(name), parameters=_reading(consistency, max_stale_s), idempotent=True
+        )
+        response = await self._call(request, timeout_s, absent_ok=True)
+        if response is None:
+            return None
+        return KeyValue(
+            key=name,
+            value=response.body,
+            mod_revision=revision_of(response, "etag"),
+            revision=revision_of(response, "syncline-revision"),
+        )
+
+    async def put(
+        self,
+        key: Key,
+        value: bytes | str,
+        *,
+        if_revision: int | None = None,
+        if_absent: bool = False,
+        if_present: bool = False,
+        idempotent: bool = False,
+        timeout_s: float | None = None,
+    ) -> PutResult:
+        """Write a key. With a condition (at most one) that does not hold it raises `Rejected` with the code
+        `precondition_failed` and the current revision in its details.
+
+        `idempotent=True`: it is harmless to write this twice (nobody else writes this key meanwhile), so that the
+        client may try again where an attempt's outcome is unknown.
+        """
+        if (if_revision is not None) + if_absent + if_present > 1:
+            raise ConfigError("give one of if_revision, if_absent and if_present, not several")
+        headers: tuple[tuple[str, str], ...] = ()
+        if if_absent or if_revision == 0:
+            headers = (("If-None-Match", "*"),)
+        elif if_present or if_revision is not None:
+            headers = (("If-Match", "*" if if_revision is None else f'"{if_revision}"'),)
+        body = value.encode() if isinstance(value, str) else bytes(value)
+        request = Request(
+            method="PUT", target=key_target(_bytes(key)), headers=headers, body=body, idempotent=idempotent
+        )
+        return decode(await self._answer(request, timeout_s), PutResult)
+
+    async def delete(
+        self, key: Key, *, if_revision: int | None = None, idempotent: bool = False, timeout_s: float | None = None
+    ) -> DeleteResult:
+        """Delete a key; no error where there is none. `if_revision` and `idempotent` as in `put`."""
+        headers = () if if_revision is None else (("If-Match", f'"{if_revision}"'),)
+        request = Request(method="DELETE", target=key_target(_bytes(key)), headers=headers, idempotent=idempotent)
+        return decode(await self._answer(request, timeout_s), DeleteResult)
+
+    async def list(
+        self,
+        prefix: Key = b"",
+        *,
+        after: str | None = None,
+        limit: int = PAGE_LIMIT,
+        values: bool = False,
+        reverse: bool = False,
+        consistency: str | None = None,
+        max_stale_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> KeyPage:
+        """One page of keys in their order (as bytes), all of one revision. `after` is a page's `next`."""
+        parameters: dict[str, str | bytes | None] = {
+            "prefix": _bytes(prefix) or None,
+            "after": after,
+            "limit": str(limit),
+            "values": "base64" if values else None,
+            "reverse": "true" if reverse else None,
+            **_reading(consistency, max_stale_s),
+        }
+        request = Request(method="GET", target="/keys", parameters=parameters, idempotent=True)
+        return key_page(await self._answer(request, timeout_s))
+
+    async def scan(
+        self,
+        prefix: Key = b"",
+        *,
+        values: bool = False,
+        reverse: bool = False,
+        page: int = PAGE_LIMIT,
+        consistency: str | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[KeyInfo]:
+        """All keys below a prefix, page by page; each page is a read of its own, with its own deadline."""
+        after = None
+        while True:
+            part = await self.list(
+                prefix,
+                after=after,
+                limit=page,
+                values=values,
+                reverse=reverse,
+                consistency=consistency,
+                timeout_s=timeout_s,
+            )
+            for item in part.items:
+                yield item
+            after = part.next
+            if after is None:
+                return
+
+    async def count(self, prefix: Key = b"", *, timeout_s: float | None = None) -> int:
+        """How many keys there are below a prefix."""
+        parameters: dict[str, str | bytes | None] = {"prefix": _bytes(prefix) or None, "count": "true"}
+        request = Request(method="GET", target="/keys", parameters=parameters, idempotent=True)
+        return key_page(await self._answer(request, timeout_s)).count
+
+    async def txn(
+        self,
+        compare: Sequence[Compare] = (),
+        then: Sequence[Operation] = (),
+        else_: Sequence[Operation] = (),
+        *,
+        idempotent: bool = False,
+        timeout_s: float | None = None,
+    ) -> TxnResult:
+        """Run `then` if all compares hold, else `else_`, atomically, as one revision."""
+        request = Request(
+            method="POST", target="/txn", headers=_JSON, body=txn_body(compare, then, else_), idempotent=idempotent
+        )
+        return txn_result(await self._answer(request, timeout_s))
+
+    # The cluster
+
+    async def status(self, *, timeout_s: float | None = None) -> NodeStatus:
+        """The state of the node that answers, in its own view; needs no leader."""
+        request = Request(method="GET", target="/raft/status", idempotent=True, timed=False)
+        return decode(await self._answer(request, timeout_s), NodeStatus)
+
+    async def members(self, *, timeout_s: float | None = None) -> Members:
+        """The membership, as the node that answers knows it."""
+        request = Request(method="GET", target="/raft/members", idempotent=True, timed=False)
+        return decode(await self._answer(request, timeout_s), Members)
+
+    async def add_member(
+        self,
+        name: str,
+        address: str,
+        *,
+        http: str = "",
+        learner: bool = False,
+        node_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Added:
+        """Add a node (`address`: where its peers reach it) and wait until that is committed.
+
+        A voter starts as a learner and is promoted once it has caught up. The same call again changes nothing.
+        """
+        fields: dict[str, object] = {"ID": name, "Address": address, "Http": http, "Learner": learner}
+        if node_id is not None:
+            fields["NodeID"] = node_id
+        return decode(await self._change("/raft/add", fields, timeout_s, idempotent=True), Added)
+
+    async def remove_member(self, member: str, *, timeout_s: float | None = None) -> Members:
+        """Remove a member, named by its name or its id, and wait until that is committed."""
+        return decode(await self._change("/raft/remove", {"ID": member}, timeout_s), Members)
+
+    async def promote_member(self, member: str, *, timeout_s: float | None = None) -> Members:
+        """Make a learner a voter, now."""
+        return decode(await self._change("/raft/promote", {"ID": member}, timeout_s), Members)
+
+    async def transfer_leadership(self, to: str | None = None, *, timeout_s: float | None = None) -> LeaderInfo:
+        """Hand the leadership to a voter (None: the most up to date) and wait until it leads."""
+        fields: dict[str, object] = {} if to is None else {"To": to}
+        return decode(await self._change("/raft/transfer", fields, timeout_s), _Transferred).leader
+
+    async def snapshot(self, *, timeout_s: float | None = None) -> SnapshotResult:
+        """Have the node that answers write a snapshot of its state and drop the log before it."""
+        return decode(await self._change("/raft/snapshot", {}, timeout_s), SnapshotResult)
+
+    # Inside
+
+    async def _change(
+        self, target: str, fields: dict[str, object], timeout_s: float | None, *, idempotent: bool = False
+    ) -> Response:
+        request = Request(
+            method="POST", target=target, headers=_JSON, body=msgspec.json.encode(fields), idempotent=idempotent
+        )
+        return await self._answer(request, MEMBERSHIP_TIMEOUT_S if timeout_s is None else timeout_s)
+
+    async def _answer(self, request: Request, timeout_s: float | None) -> Response:
+        response = await self._call(request, timeout_s, absent_ok=False)
+        assert response is not None
+        return response
+
+    async def _call(self, request: Request, timeout_s: float | None, *, absent_ok: bool) -> Response | None:
+        response = await self._caller.call(request, self._timeout_s if timeout_s is None else timeout_s)
+        if response.status < 300:
+            return response
+        error = error_from(response)
+        if absent_ok and error.code == "not_found":
+            return None
+        raise error
+
+
+class _Transferred(msgspec.Struct):
+    leader: LeaderInfo
+
+
+_JSON: Final = (("Content-Type", "application/json"),)
+
+
+def _bytes(key: Key) -> bytes:
+    return key.encode() if isinstance(key, str) else bytes(key)
+
+
+def _reading(consistency: str | None, max_stale_s: float | None) -> dict[str, str | bytes | None]:
+    return {"consistency": consistency, "max_stale": None if max_stale_s is None else f"{max_stale_s:.3f}"}

@@ -1,0 +1,155 @@
+"""One HTTP/1.1 connection to one server: a request goes out, its answer comes back, and the connection is kept.
+
+Requests are not pipelined: a lost connection then leaves exactly one request in doubt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, cast
+
+import httptools
+import msgspec
+
+__all__ = ["MAX_BODY_BYTES", "MAX_HEADER_BYTES", "BadAnswer", "Connection", "ConnectionLost", "Response"]
+
+MAX_HEADER_BYTES: Final = 64 * 1024
+"""Of one answer's header. A server of ours sends a few hundred; more is not one of ours."""
+
+MAX_BODY_BYTES: Final = 256 * 1024 * 1024
+"""Of one answer's body. Far above any value limit in use, so that it only stops an answer without an end."""
+
+_INFORMATIONAL: Final = 200
+"""Statuses below it announce an answer and are none themselves."""
+
+
+class ConnectionLost(Exception):
+    """The connection ended before the answer was complete. The request may have been carried out."""
+
+
+class BadAnswer(Exception):
+    """What came back is not an HTTP answer, or is beyond a limit. The request may have been carried out."""
+
+
+class Response(msgspec.Struct, frozen=True):
+    """An answer. Header names are in lower case; of a repeated header the last one counts."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Connection(asyncio.Protocol):
+    """A protocol for `Network.connect`. Belongs to one request at a time."""
+
+    def __init__(self) -> None:
+        self.last_used_s = 0.0
+        """When the last answer was complete, on the loop's clock: old idle connections are not trusted."""
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[Response] | None = None
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers: dict[str, str] = {}
+        self._chunks: list[bytes] = []
+        self._body_bytes = 0
+        self._header_bytes = 0
+        self._in_header = True
+
+    @property
+    def usable(self) -> bool:
+        """Whether another request may be sent on it."""
+        return self._transport is not None and not self._transport.is_closing() and self._answer is None
+
+    async def request(self, head: bytes, body: bytes) -> Response:
+        """Send one request and wait for its answer. Cancelling it ends the connection.
+
+        Raises `ConnectionLost` and `BadAnswer`; in both cases it is unknown whether the request was carried out.
+        """
+        assert self.usable, "one request at a time, on an open connection"
+        assert self._transport is not None
+        self._parser = httptools.HttpResponseParser(self)
+        self._header_bytes = 0
+        self._in_header = True
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.writelines((head, body) if body else (head,))
+        try:
+            return await self._answer
+        except BaseException:
+            self.abort()
+            raise
+        finally:
+            self._answer = None
+
+    def abort(self) -> None:
+        """Drop the connection at once, with whatever is under way on it."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection has ended (after `abort`)."""
+        if self._transport is not None:
+            await asyncio.shield(self._ended)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one by its methods, not by its class
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None:  # nothing was asked: this is no server to go on talking to
+            self.abort()
+            return
+        if self._in_header:
+            self._header_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail(BadAnswer("the server answered with an upgrade to another protocol"))
+        except httptools.HttpParserError as error:
+            self._fail(BadAnswer(f"the answer is not HTTP ({error}); is this the address of a Syncline server?"))
+        else:
+            if self._in_header and self._header_bytes > MAX_HEADER_BYTES:
+                self._fail(BadAnswer(f"the answer's header is above {MAX_HEADER_BYTES} bytes"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+        self._fail(ConnectionLost(f"the connection was lost before the answer{f' ({exc})' if exc else ''}"))
+
+    # httptools callbacks
+
+    def on_message_begin(self) -> None:
+        self._headers = {}
+        self._chunks = []
+        self._body_bytes = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        self._in_header = False
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        if self._body_bytes > MAX_BODY_BYTES:
+            self._fail(BadAnswer(f"the answer's body is above {MAX_BODY_BYTES} bytes"))
+        else:
+            self._chunks.append(body)
+
+    def on_message_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < _INFORMATIONAL:
+            self._in_header = True
+            return
+        if self._answer is None or self._answer.done() or self._transport is None:
+            self.abort()  # a second answer to one request
+            return
+        if not self._parser.should_keep_alive():
+            self._transport.close()
+        self.last_used_s = asyncio.get_running_loop().time()
+        self._answer.set_result(Response(status=status, headers=self._headers, body=b"".join(self._chunks)))
+
+    def _fail(self, error: Exception) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)
+        self.abort()

@@ -1,0 +1,192 @@
+"""The servers that a client knows: their addresses, their idle connections, and which one to ask next."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from syncline.client.connection import Connection, Response
+from syncline.errors import ConfigError
+from syncline.platform.network import Network
+
+__all__ = ["ConnectFailed", "Endpoint", "EndpointSet", "parse_endpoint", "parse_endpoints"]
+
+MAX_ENDPOINTS: Final = 64
+"""In one client. Clusters have up to nine voters; the rest is room for learners."""
+
+IDLE_CONNECTIONS: Final = 64
+"""Kept open per endpoint between requests."""
+
+IDLE_LIMIT_S: Final = 20.0
+"""An idle connection older than this is not used again: the server may be closing it at this moment, which would
+leave the next request in doubt. Servers keep theirs open for longer."""
+
+CONNECT_LIMIT_S: Final = 2.0
+"""For one dial, so that a dead machine costs a part of the deadline only. Longer than a lost first SYN takes (1 s)."""
+
+PENALTY_S: Final = 0.5
+"""How long an endpoint that failed is asked last, at first; doubles with every failure in a row."""
+
+PENALTY_LIMIT_S: Final = 8.0
+
+
+class ConnectFailed(Exception):
+    """No connection could be made, so nothing was sent. `refused`: a machine answered that nobody listens there."""
+
+    def __init__(self, message: str, *, refused: bool) -> None:
+        super().__init__(message)
+        self.refused = refused
+
+
+class Endpoint:
+    """One server's address and its idle connections."""
+
+    def __init__(self, url: str, *, network: Network, tls: ssl.SSLContext | None = None) -> None:
+        self.url = url
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        self._host = parts.hostname
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
+        self.host_header = parts.netloc
+        self.base_path = parts.path.rstrip("/")
+        self._network = network
+        self._idle: list[Connection] = []
+        self._busy: set[Connection] = set()
+        self.failures = 0
+        self.ask_last_until_s = 0.0
+
+    async def send(self, head: bytes, body: bytes, *, fresh: bool = False) -> Response:
+        """Send a request on an idle connection, or on a new one (`fresh`: always). Whoever cancels it ends that one.
+
+        Raises `ConnectFailed`, and what `Connection.request` raises.
+        """
+        connection = None if fresh else self._take_idle()
+        if connection is None:
+            connection = await self._connect()
+        self._busy.add(connection)
+        try:
+            response = await connection.request(head, body)
+        finally:
+            self._busy.discard(connection)
+        if connection.usable and len(self._idle) < IDLE_CONNECTIONS:
+            self._idle.append(connection)
+        else:
+            connection.abort()
+        return response
+
+    def failed(self, now_s: float) -> None:
+        """Ask it last for a while."""
+        self.ask_last_until_s = now_s + min(PENALTY_LIMIT_S, PENALTY_S * 2 ** min(self.failures, 8))
+        self.failures += 1
+
+    def worked(self) -> None:
+        self.failures = 0
+        self.ask_last_until_s = 0.0
+
+    async def close(self) -> None:
+        """End all its connections."""
+        connections = [*self._idle, *self._busy]
+        self._idle.clear()
+        for connection in connections:
+            connection.abort()
+        for connection in connections:
+            await connection.wait_closed()
+
+    def _take_idle(self) -> Connection | None:
+        oldest_s = asyncio.get_running_loop().time() - IDLE_LIMIT_S
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable and connection.last_used_s >= oldest_s:
+                return connection
+            connection.abort()
+        return None
+
+    async def _connect(self) -> Connection:
+        try:
+            _, protocol = await self._network.connect(
+                Connection, self._host, self._port, tls=self._tls, timeout_s=CONNECT_LIMIT_S
+            )
+        except OSError as error:
+            refused = isinstance(error, ConnectionRefusedError)
+            raise ConnectFailed(_reason(error), refused=refused) from error
+        assert isinstance(protocol, Connection)
+        return protocol
+
+
+class EndpointSet:
+    """Which endpoint to ask next: the one that worked last, as long as it works."""
+
+    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+        assert endpoints
+        self._endpoints = list(endpoints)
+        self._current = 0
+
+    def __len__(self) -> int:
+        return len(self._endpoints)
+
+    def __iter__(self) -> Iterator[Endpoint]:
+        return iter(self._endpoints)
+
+    def pick(self, now_s: float, tried: set[Endpoint]) -> Endpoint | None:
+        """The best endpoint that is not in `tried`: one without a recent failure, nearest after the current one."""
+        best: tuple[bool, int] | None = None
+        chosen = None
+        count = len(self._endpoints)
+        for offset in range(count):
+            endpoint = self._endpoints[(self._current + offset) % count]
+            rank = (endpoint.ask_last_until_s > now_s, offset)
+            if endpoint not in tried and (best is None or rank < best):
+                best, chosen = rank, endpoint
+        return chosen
+
+    def worked(self, endpoint: Endpoint, now_s: float) -> None:
+        """It answered well. It becomes the current one where the current one is failing."""
+        endpoint.worked()
+        if self._endpoints[self._current].ask_last_until_s > now_s:
+            self._current = self._endpoints.index(endpoint)
+
+    async def close(self) -> None:
+        for endpoint in self._endpoints:
+            await endpoint.close()
+
+
+def parse_endpoints(given: str | Iterable[str]) -> list[str]:
+    """The URLs in a comma-separated text, or in several, in order and without repeats. Raises `ConfigError`."""
+    texts = [given] if isinstance(given, str) else list(given)
+    urls = dict.fromkeys(parse_endpoint(part) for text in texts for part in text.split(",") if part.strip())
+    if not urls:
+        raise ConfigError("no endpoint given: name at least one server, such as http://127.0.0.1:8080")
+    if len(urls) > MAX_ENDPOINTS:
+        raise ConfigError(f"{len(urls)} endpoints given, at most {MAX_ENDPOINTS} can be used")
+    return list(urls)
+
+
+def parse_endpoint(text: str) -> str:
+    """One URL in its plain form: `http://host:port`. `host:port` alone is taken as HTTP. Raises `ConfigError`."""
+    url = text.strip()
+    url = (url if "://" in url else f"http://{url}").rstrip("/")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigError(f"endpoint {text!r} is not a URL: {error}") from error
+    if parts.scheme not in {"http", "https"}:
+        raise ConfigError(f"endpoint {text!r}: the scheme must be http or https")
+    plain = url.isascii() and url.isprintable() and " " not in url
+    if not parts.hostname or port == 0 or not plain or parts.query or parts.fragment or parts.username is not None:
+        raise ConfigError(f"endpoint {text!r} is not usable: it should look like http://host:port")
+    return url
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer to the dial in time"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    return (error.strerror or str(error) or type(error).__name__).lower()

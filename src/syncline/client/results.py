@@ -1,0 +1,167 @@
+"""What a client gets back: plain, frozen data."""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = [
+    "Added",
+    "DeleteResult",
+    "KeyInfo",
+    "KeyPage",
+    "KeyValue",
+    "LeaderInfo",
+    "MemberInfo",
+    "Members",
+    "NodeStatus",
+    "OperationResult",
+    "PutResult",
+    "SnapshotResult",
+    "TxnResult",
+]
+
+
+class KeyValue(msgspec.Struct, frozen=True):
+    """One key as it was read. `mod_revision` is the revision of its last change, `revision` the store's."""
+
+    key: bytes
+    value: bytes
+    mod_revision: int
+    revision: int
+
+
+class PutResult(msgspec.Struct, frozen=True):
+    """A write: `revision` is the store's after it, and the key's `mod_revision`."""
+
+    revision: int
+
+
+class DeleteResult(msgspec.Struct, frozen=True):
+    """A deletion. `deleted` is false where the key did not exist."""
+
+    deleted: bool
+    revision: int
+
+
+class KeyInfo(msgspec.Struct, frozen=True):
+    """One key of a listing. `value` is None where values were not asked for; `lease` is 0 where there is none."""
+
+    key: bytes
+    mod_revision: int
+    create_revision: int
+    version: int
+    size_bytes: int
+    value: bytes | None = None
+    lease: int = 0
+
+
+class KeyPage(msgspec.Struct, frozen=True):
+    """Part of a listing, of one revision. `next` is what to give as `after` for the next page, None on the last.
+
+    `count` is the number of keys in the whole range.
+    """
+
+    revision: int
+    items: tuple[KeyInfo, ...]
+    count: int
+    next: str | None
+
+
+class OperationResult(msgspec.Struct, frozen=True):
+    """What one operation of a transaction gave. Which fields are set depends on `op`.
+
+    put: `revision`. delete and delete_range: `deleted` (how many). get: `found`, and `key`, `value`, `mod_revision`.
+    """
+
+    op: str
+    revision: int = 0
+    deleted: int = 0
+    found: bool = False
+    key: bytes = b""
+    value: bytes = b""
+    mod_revision: int = 0
+
+
+class TxnResult(msgspec.Struct, frozen=True):
+    """A transaction: whether its compares held, and the results of the branch that ran."""
+
+    succeeded: bool
+    revision: int
+    results: tuple[OperationResult, ...]
+
+
+class LeaderInfo(msgspec.Struct, frozen=True):
+    """Who leads, and where clients reach it (empty where it announces no HTTP address)."""
+
+    id: str
+    name: str = ""
+    http: str = ""
+
+
+class MemberInfo(msgspec.Struct, frozen=True):
+    """One member. `role` is voter or learner. `match` (its last known log index), `lag` (entries behind the leader)
+    and `active` are the leader's view, None when another node answered."""
+
+    id: str
+    name: str
+    role: str
+    peer: str = ""
+    http: str = ""
+    match: int | None = None
+    lag: int | None = None
+    active: bool | None = None
+
+
+class Members(msgspec.Struct, frozen=True):
+    """The membership. `joint` while a change of several voters is under way."""
+
+    membership_index: int
+    members: tuple[MemberInfo, ...]
+    joint: bool = False
+    leader: LeaderInfo | None = None
+
+
+class Added(msgspec.Struct, frozen=True):
+    """A member after `add`. `added` is false where it belonged to the cluster already, unchanged."""
+
+    added: bool
+    cluster_id: str
+    membership_index: int
+    member: MemberInfo
+    members: tuple[MemberInfo, ...]
+
+
+class SnapshotResult(msgspec.Struct, frozen=True):
+    """A snapshot of the node that was asked. `created` is false where nothing had changed since the newest one."""
+
+    created: bool
+    index: int
+
+
+class NodeStatus(msgspec.Struct, frozen=True):
+    """One node in its own view. Ids are sixteen hexadecimal digits; `role` is leader, follower, candidate or learner;
+    `lag` is how many entries it is behind, as far as it knows."""
+
+    cluster_id: str
+    id: str
+    name: str
+    role: str
+    term: int
+    commit: int
+    applied: int
+    last_index: int
+    pid: int
+    data_dir: str
+    version: str = ""
+    cluster: str = ""
+    leader: LeaderInfo | None = None
+    first_index: int = 0
+    snapshot_index: int = 0
+    membership_index: int = 0
+    lag: int | None = None
+    http: str = ""
+    peer: str = ""
+    uptime_s: float = 0.0
+    revision: int = 0
+    last_contact_s: float | None = None
+    members: tuple[MemberInfo, ...] = ()

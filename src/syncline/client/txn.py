@@ -1,0 +1,88 @@
+"""Transactions as data: compares and operations, and their JSON."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from syncline.client.wire import json_key
+
+__all__ = ["Compare", "DeleteOp", "DeletePrefixOp", "GetOp", "Operation", "PutOp", "txn_body"]
+
+Target: TypeAlias = Literal["mod_revision", "create_revision", "version"]
+Comparison: TypeAlias = Literal["==", "!=", "<", ">"]
+
+
+class Compare(msgspec.Struct, frozen=True):
+    """A condition on one key: its `value` where one is given, else the number `target` (0 for an absent key)."""
+
+    key: bytes
+    target: Target = "mod_revision"
+    op: Comparison = "=="
+    number: int = 0
+    value: bytes | None = None
+
+
+class PutOp(msgspec.Struct, frozen=True):
+    """Write a key."""
+
+    key: bytes
+    value: bytes
+
+
+class DeleteOp(msgspec.Struct, frozen=True):
+    """Delete a key."""
+
+    key: bytes
+
+
+class DeletePrefixOp(msgspec.Struct, frozen=True):
+    """Delete every key that begins with `prefix`."""
+
+    prefix: bytes
+
+
+class GetOp(msgspec.Struct, frozen=True):
+    """Read a key, at the transaction's own revision."""
+
+    key: bytes
+
+
+Operation: TypeAlias = PutOp | DeleteOp | DeletePrefixOp | GetOp
+
+
+def txn_body(compare: Sequence[Compare], then: Sequence[Operation], else_: Sequence[Operation]) -> bytes:
+    """The body of `POST /txn`."""
+    return msgspec.json.encode(
+        {
+            "compare": [_compare(item) for item in compare],
+            "then": [_operation(item) for item in then],
+            "else": [_operation(item) for item in else_],
+        }
+    )
+
+
+def _compare(item: Compare) -> dict[str, str | int]:
+    fields: dict[str, str | int] = {**json_key("key", item.key), "op": item.op}
+    if item.value is None:
+        return {**fields, "target": item.target, "number": item.number}
+    return {**fields, "target": "value", **_value(item.value)}
+
+
+def _operation(item: Operation) -> dict[str, str]:
+    match item:
+        case PutOp():
+            return {"op": "put", **json_key("key", item.key), **_value(item.value)}
+        case DeleteOp():
+            return {"op": "delete", **json_key("key", item.key)}
+        case DeletePrefixOp():
+            return {"op": "delete_range", **json_key("prefix", item.prefix)}
+        case GetOp():
+            return {"op": "get", **json_key("key", item.key)}
+
+
+def _value(data: bytes) -> dict[str, str]:
+    return {"value_base64": base64.b64encode(data).decode("ascii")}

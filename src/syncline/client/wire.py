@@ -1,0 +1,250 @@
+"""The server's URLs and JSON as the client writes and reads them. `docs/http.md` is the contract.
+
+Unknown JSON fields are ignored: a newer server may send more than this client knows.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Final, TypeVar
+
+import msgspec
+
+from syncline.client.connection import Response
+from syncline.client.results import KeyInfo, KeyPage, OperationResult, TxnResult
+from syncline.errors import (
+    Closed,
+    DeadlineExceeded,
+    Dropped,
+    MembershipError,
+    NoLeader,
+    NotLeader,
+    OperationError,
+    Outcome,
+    Rejected,
+    RequestFailed,
+    Superseded,
+    TooLarge,
+    TransferFailed,
+)
+
+__all__ = [
+    "JsonBytes",
+    "decode",
+    "error_from",
+    "json_key",
+    "key_page",
+    "key_target",
+    "query",
+    "quoted",
+    "revision_of",
+    "text_of",
+    "txn_result",
+]
+
+Answer = TypeVar("Answer")
+JsonBytes = dict[str, str]
+
+_UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_QUOTED: Final = tuple(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in range(256))
+_DOTS: Final = frozenset({b".", b".."})
+
+_CLASSES: Final[dict[str, type[OperationError]]] = {
+    "no_leader": NoLeader,
+    "not_leader": NotLeader,
+    "dropped": Dropped,
+    "superseded": Superseded,
+    "closed": Closed,
+    "transfer_failed": TransferFailed,
+    "deadline_exceeded": DeadlineExceeded,
+    "too_large": TooLarge,
+    "membership": MembershipError,
+    "unknown_member": MembershipError,
+}
+_REFUSED_BY_STATE_MACHINE: Final = frozenset({409, 412})
+_SERVER_FAULT: Final = 500
+MESSAGE_LIMIT: Final = 500
+"""Characters of a foreign answer that are shown in an error."""
+
+
+def quoted(data: bytes) -> str:
+    """Percent-encode."""
+    return "".join([_QUOTED[byte] for byte in data])
+
+
+def key_target(key: bytes) -> str:
+    """The path of a key. Its `.` and `..` segments are encoded, so that no proxy takes them for directions."""
+    parts = key.split(b"/")
+    return "/key/" + "/".join("%2E" * len(part) if part in _DOTS else quoted(part) for part in parts)
+
+
+def query(parameters: dict[str, str | bytes | None]) -> str:
+    """`?name=value&…` of those that are given, or nothing."""
+    given = [
+        f"{name}={quoted(value.encode() if isinstance(value, str) else value)}"
+        for name, value in parameters.items()
+        if value is not None
+    ]
+    return "?" + "&".join(given) if given else ""
+
+
+def json_key(name: str, data: bytes) -> JsonBytes:
+    """Bytes as a JSON member: text where they are UTF-8, base64 under `<name>_base64` where they are not."""
+    try:
+        return {name: data.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": base64.b64encode(data).decode("ascii")}
+
+
+def text_of(data: bytes) -> str:
+    """Bytes for people: text, with what is not UTF-8 escaped."""
+    return data.decode("utf-8", "backslashreplace")
+
+
+def decode(response: Response, answer: type[Answer]) -> Answer:
+    """Read a JSON answer. Raises `RequestFailed` (outcome unknown) where it has another form."""
+    try:
+        return msgspec.json.decode(response.body, type=answer)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _unreadable(f"the server's answer can't be read: {error}", response) from error
+
+
+def revision_of(response: Response, header: str) -> int:
+    """A revision from an answer's header (an ETag's quotes are taken off)."""
+    try:
+        return int(response.headers[header].strip('"'))
+    except (KeyError, ValueError) as error:
+        raise _unreadable(f"the server's answer has no usable {header!r} header", response) from error
+
+
+class _ErrorBody(msgspec.Struct):
+    code: str
+    message: str
+    outcome: Outcome = Outcome.UNKNOWN
+    details: dict[str, int | str] = {}
+    leader: dict[str, str] | None = None
+
+
+class _ErrorAnswer(msgspec.Struct):
+    error: _ErrorBody
+
+
+def error_from(response: Response) -> OperationError:
+    """The error that an answer above 299 stands for, as the class that the library itself would raise."""
+    try:
+        body = msgspec.json.decode(response.body, type=_ErrorAnswer).error
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        shown = text_of(response.body[:MESSAGE_LIMIT]).strip() or "no explanation"
+        return _unreadable(f"the server answered with status {response.status}: {shown}", response)
+    leader = int(body.leader["id"], 16) if body.leader and _is_id(body.leader.get("id", "")) else None
+    known = _CLASSES.get(body.code)
+    if known is not None:
+        error = known(body.message, outcome=body.outcome, leader=leader)
+        error.code = body.code
+        return error
+    if response.status in _REFUSED_BY_STATE_MACHINE:
+        return Rejected(body.message, code=body.code, details=body.details)
+    return RequestFailed(body.message, code=body.code, status=response.status, outcome=body.outcome, leader=leader)
+
+
+def _unreadable(message: str, response: Response) -> RequestFailed:
+    refused = 400 <= response.status < _SERVER_FAULT
+    outcome = Outcome.NOT_APPLIED if refused else Outcome.UNKNOWN
+    return RequestFailed(message, code="bad_answer", status=response.status, outcome=outcome)
+
+
+def _is_id(text: str) -> bool:
+    try:
+        return int(text, 16) > 0
+    except ValueError:
+        return False
+
+
+class _JsonKeyInfo(msgspec.Struct):
+    mod_revision: int
+    create_revision: int
+    version: int
+    size_bytes: int
+    key: str | None = None
+    key_base64: str | None = None
+    value: str | None = None
+    value_base64: str | None = None
+    lease: str = "0"
+
+
+class _JsonKeyPage(msgspec.Struct):
+    revision: int
+    keys: list[_JsonKeyInfo] = []
+    count: int = 0
+    next: str | None = None
+
+
+def key_page(response: Response) -> KeyPage:
+    """A page of `GET /keys`."""
+    page = decode(response, _JsonKeyPage)
+    try:
+        items = tuple(_key_info(item) for item in page.keys)
+    except (binascii.Error, ValueError) as error:
+        raise _unreadable(f"the server's answer can't be read: {error}", response) from error
+    return KeyPage(revision=page.revision, items=items, count=page.count, next=page.next)
+
+
+def _key_info(item: _JsonKeyInfo) -> KeyInfo:
+    key = _bytes(item.key, item.key_base64)
+    if key is None:
+        raise ValueError("a key without its name")
+    return KeyInfo(
+        key=key,
+        mod_revision=item.mod_revision,
+        create_revision=item.create_revision,
+        version=item.version,
+        size_bytes=item.size_bytes,
+        value=_bytes(item.value, item.value_base64),
+        lease=int(item.lease, 16),
+    )
+
+
+class _JsonOperationResult(msgspec.Struct):
+    op: str
+    revision: int = 0
+    deleted: int = 0
+    found: bool = False
+    key: str | None = None
+    key_base64: str | None = None
+    value: str | None = None
+    value_base64: str | None = None
+    mod_revision: int = 0
+
+
+class _JsonTxnResult(msgspec.Struct):
+    succeeded: bool
+    revision: int
+    results: list[_JsonOperationResult] = []
+
+
+def txn_result(response: Response) -> TxnResult:
+    """The answer of `POST /txn`."""
+    answer = decode(response, _JsonTxnResult)
+    try:
+        results = [
+            OperationResult(
+                op=item.op,
+                revision=item.revision,
+                deleted=item.deleted,
+                found=item.found,
+                key=_bytes(item.key, item.key_base64) or b"",
+                value=_bytes(item.value, item.value_base64) or b"",
+                mod_revision=item.mod_revision,
+            )
+            for item in answer.results
+        ]
+    except binascii.Error as error:
+        raise _unreadable(f"the server's answer can't be read: {error}", response) from error
+    return TxnResult(succeeded=answer.succeeded, revision=answer.revision, results=tuple(results))
+
+
+def _bytes(text: str | None, encoded: str | None) -> bytes | None:
+    if text is not None:
+        return text.encode()
+    return None if encoded is None else base64.b64decode(encoded, validate=True)

@@ -1,0 +1,192 @@
+"""One server: a node of the cluster, its key-value state machine, and the HTTP door in front of them."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import ssl
+from typing import Self
+
+from syncline.errors import ConfigError
+from syncline.kv.machine import KvMachine
+from syncline.node.config import Config
+from syncline.node.raft import Raft
+from syncline.platform.disk import Disk, OsDisk
+from syncline.platform.network import Network, TcpNetwork
+from syncline.platform.worker import Workers
+from syncline.server.adapter import NodeBackend
+from syncline.server.config import ServerConfig
+from syncline.server.http import HttpServer
+from syncline.server.join import finish_joining, is_new, join_cluster
+from syncline.server.limits import MIB
+from syncline.server.metrics import Registry
+from syncline.server.names import check_address, split_address
+from syncline.server.problems import problem
+from syncline.server.request import Request
+from syncline.server.response import Respond
+from syncline.server.site import Site
+from syncline.server.telemetry import HttpTelemetry, add_node_metrics, add_process_metrics
+from syncline.transport.tls import PeerTls
+
+__all__ = ["KvServer"]
+
+ENTRY_FACTOR = 2
+"""The log must take whatever the HTTP limits let through."""
+
+
+class KvServer:
+    """A running server. Make one with `KvServer.open`."""
+
+    def __init__(self, config: ServerConfig, http: HttpServer, http_url: str, metrics: Registry) -> None:
+        self.config = config
+        self.metrics = metrics
+        """What `/metrics` shows; an embedder may add to it."""
+        self.http_url = http_url
+        """Where clients reach this server."""
+        self._http = http
+        self._raft: Raft | None = None
+        self._backend: NodeBackend | None = None
+        self._site: Site | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        config: ServerConfig,
+        *,
+        network: Network | None = None,
+        disk: Disk | None = None,
+        workers: Workers | None = None,
+        rng: random.Random | None = None,
+    ) -> KvServer:
+        """Start: bind the HTTP port, join the cluster where that is asked for, open the node, serve.
+
+        Until the node is open, requests are answered 503 `starting`. Raises ConfigError, StorageError, OperationError
+        (joining failed), NodeFailed, and OSError where a port can't be bound; nothing is left running then.
+        """
+        network, disk = network or TcpNetwork(), disk or OsDisk()
+        rng = rng or random.Random(secrets.randbits(128))
+        registry = Registry()
+        http = HttpServer(_starting, limits=config.http_limits(), observe=HttpTelemetry(registry).observe)
+        http_url = config.http_advertise
+        if config.http_listen:
+            bind = split_address(config.http_listen, any_port=True)
+            http_url = config.http_url(*await http.start(network, *bind, tls=_http_tls(config)))
+        server = cls(config, http, http_url, registry)
+        try:
+            await server._open_node(network, disk, workers, rng)
+        except BaseException:
+            await http.close(drain_s=0)
+            raise
+        return server
+
+    async def _open_node(self, network: Network, disk: Disk, workers: Workers | None, rng: random.Random) -> None:
+        config, machine = self.config, KvMachine()
+        node = await self._node_config(network, disk, rng)
+        self._raft = raft = await Raft.open(node, machine, disk=disk, network=network, workers=workers, rng=rng)
+        finish_joining(disk, config.data_dir)
+        self._backend = NodeBackend(raft, machine)
+        self._add_metrics(raft, machine)
+        self._site = Site(
+            self._backend,
+            name=config.name,
+            max_key_bytes=config.max_key_bytes,
+            max_value_bytes=config.max_value_bytes,
+            metrics=self.metrics.render,
+        )
+        self._http.handler = self._site
+
+    async def _node_config(self, network: Network, disk: Disk, rng: random.Random) -> Config:
+        config = self.config
+        peers, cluster_id, node_id = config.initial_cluster, 0, 0
+        if not is_new(disk, config.data_dir):
+            peers = {}  # the directory knows who the node is; membership is what the cluster has made of it since
+        elif config.join:
+            joined = await join_cluster(config, http=self.http_url, disk=disk, network=network, rng=rng)
+            cluster_id, node_id = joined.cluster_id, joined.node_id
+        elif not peers:
+            peers = {config.name: check_address(config.peer_advertise or config.peer_listen)}
+        return Config(
+            name=config.name,
+            data_dir=config.data_dir,
+            listen=config.peer_listen,
+            advertise=config.peer_advertise,
+            http=self.http_url,
+            peers=peers,
+            cluster=config.cluster,
+            cluster_id=cluster_id,
+            node_id=node_id,
+            heartbeat_s=config.heartbeat_s,
+            election_s=config.election_s,
+            max_entry_bytes=max(8 * MIB, ENTRY_FACTOR * config.max_value_bytes),
+            snapshot_entries=config.snapshot_entries,
+            snapshot_bytes=config.snapshot_bytes,
+            snapshots_retained=config.snapshots_retained,
+            trailing_entries=config.trailing_entries,
+            reserve_bytes=config.reserve_bytes,
+            peer_tls=_peer_tls(config),
+        )
+
+    def _add_metrics(self, raft: Raft, machine: KvMachine) -> None:
+        registry, http = self.metrics, self._http
+        add_process_metrics(registry)
+        add_node_metrics(registry, raft, lambda: machine.store, name=self.config.name)
+        connections = "Open connections of clients."
+        registry.computed("gauge", "syncline_http_connections", connections, (), lambda: (((), http.connection_count),))
+
+    @property
+    def site(self) -> Site:
+        """The routes, for `AsgiApp`."""
+        assert self._site is not None
+        return self._site
+
+    @property
+    def raft(self) -> Raft:
+        """The node."""
+        assert self._raft is not None
+        return self._raft
+
+    async def closed_by_fault(self) -> BaseException:
+        """Wait until the node has stopped by itself (fail-stop); what stopped it."""
+        return await self.raft.failed()
+
+    async def close(self, *, drain_s: float | None = None) -> None:
+        """Stop in order: no new connections, answer what was asked (for `drain_s` at most), hand over, let go."""
+        if self._site is not None:
+            self._site.stopping()
+        await self._http.close(drain_s=self.config.drain_s if drain_s is None else drain_s)
+        if self._site is not None:
+            await self._site.close()
+        if self._backend is not None:
+            await self._backend.close()
+        if self._raft is not None:
+            await self._raft.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+def _starting(_request: Request, respond: Respond) -> None:
+    respond(problem(503, "starting", "the node is starting: it is not open yet"))
+
+
+def _http_tls(config: ServerConfig) -> ssl.SSLContext | None:
+    if not config.http_tls_cert:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(config.http_tls_cert, config.http_tls_key)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(
+            f"http_tls_cert {config.http_tls_cert!r} with http_tls_key {config.http_tls_key!r} can't be used: {error}"
+        ) from error
+    return context
+
+
+def _peer_tls(config: ServerConfig) -> PeerTls | None:
+    if not config.peer_tls_cert:
+        return None
+    return PeerTls(certificate=config.peer_tls_cert, key=config.peer_tls_key, authority=config.peer_tls_ca)

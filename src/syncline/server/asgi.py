@@ -1,0 +1,112 @@
+"""The same application for ASGI servers: mount a node's routes in Starlette, FastAPI, or serve them with uvicorn.
+
+    server = await KvServer.open(config)          # `http_listen = ""`: without a door of its own
+    app.mount("/kv", AsgiApp(server.site))
+
+Slower than the server's own door (a task and several coroutines per request), and otherwise the same. The mounting
+application opens and closes the node; limits on headers and slow clients are the ASGI server's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TypeAlias, cast
+from urllib.parse import quote
+
+from syncline.server.limits import HttpLimits
+from syncline.server.problems import RequestError
+from syncline.server.request import Request
+from syncline.server.response import Response
+from syncline.server.site import Site
+
+__all__ = ["AsgiApp"]
+
+Scope: TypeAlias = MutableMapping[str, object]
+Message: TypeAlias = MutableMapping[str, object]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Fields: TypeAlias = list[tuple[bytes, bytes]]
+
+
+class AsgiApp:
+    """An ASGI application over a site."""
+
+    def __init__(self, site: Site, *, max_body_bytes: int = HttpLimits().max_body_bytes) -> None:
+        self._site = site
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. Other kinds of connections are refused; `lifespan` is answered with nothing to do."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            raise RuntimeError(f"Syncline serves HTTP, not {scope['type']}")
+        method = str(scope["method"])
+        try:
+            body = await self._body(receive)
+        except RequestError as refusal:
+            response = refusal.response()
+        else:
+            if body is None:
+                return  # the client has gone
+            response = await self._answer(_request(scope, method, body))
+        content = b"" if method == "HEAD" else response.body
+        await send({"type": "http.response.start", "status": response.status, "headers": _fields(response)})
+        await send({"type": "http.response.body", "body": content})
+
+    async def _answer(self, request: Request) -> Response:
+        future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+
+        def respond(response: Response) -> None:
+            if not future.done():
+                future.set_result(response)
+
+        self._site(request, respond)
+        return await future
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        parts, size = [], 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            part = cast("bytes", message.get("body", b""))
+            size += len(part)
+            if size > self._max_body_bytes:
+                limit = f"the body is above the limit of {self._max_body_bytes} bytes; nothing was stored"
+                raise RequestError(limit, status=413, code="too_large")
+            parts.append(part)
+            if not message.get("more_body", False):
+                return b"".join(parts)
+
+
+def _request(scope: Scope, method: str, body: bytes) -> Request:
+    """`raw_path` where the server gives it: a key's bytes are not always text, and `/` is not always `%2F`."""
+    raw = cast("bytes | None", scope.get("raw_path"))
+    path = raw.partition(b"?")[0] if raw is not None else quote(str(scope["path"]), safe="/").encode()
+    root = quote(str(scope.get("root_path") or ""), safe="/").encode()
+    if root and path.startswith(root):
+        path = path[len(root) :] or b"/"
+    headers: dict[bytes, bytes] = {}
+    for name, value in cast("Fields", scope["headers"]):
+        name = name.lower()
+        headers[name] = headers[name] + b", " + value if name in headers else value
+    return Request(method, path, cast("bytes", scope.get("query_string", b"")), headers, body)
+
+
+def _fields(response: Response) -> Fields:
+    lines = response.head.split(b"\r\n")[1:-1]
+    pairs = (line.split(b": ", 1) for line in lines)
+    return [(name.lower(), value) for name, value in pairs]
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
+            return

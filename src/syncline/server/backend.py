@@ -1,0 +1,146 @@
+"""What the routes need of a node: the seam between HTTP and Raft, which tests fill with a double.
+
+The calls of the hot path return futures and never block; everything about the membership is a coroutine. Errors are
+those of `syncline.errors`. The structures are the JSON of `/raft/status` and `/raft/members`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import msgspec
+
+from syncline.kv.store import Store
+
+__all__ = ["Added", "Backend", "LeaderView", "MemberView", "MembersView", "NodeStatus", "NodeView"]
+
+
+class LeaderView(msgspec.Struct, frozen=True):
+    """Who leads, and where its clients reach it. `id` is 16 hexadecimal digits, as everywhere in JSON."""
+
+    id: str
+    name: str
+    http: str
+
+
+class MemberView(msgspec.Struct, frozen=True, kw_only=True):
+    """One member. `match` (last log index known to be on it), `lag` (entries behind) and `active` are the leader's
+    knowledge: None on other nodes."""
+
+    id: str
+    name: str
+    role: str
+    peer: str
+    http: str
+    match: int | None = None
+    lag: int | None = None
+    active: bool | None = None
+
+
+class MembersView(msgspec.Struct, frozen=True, kw_only=True):
+    """The membership that is in force here. `joint` while a change of several voters is under way."""
+
+    membership_index: int
+    joint: bool
+    leader: LeaderView | None
+    members: tuple[MemberView, ...]
+
+
+class NodeView(msgspec.Struct, frozen=True, kw_only=True):
+    """What the node itself says of its part in the cluster."""
+
+    cluster_id: str
+    cluster: str
+    id: str
+    name: str
+    role: str
+    term: int
+    leader: LeaderView | None
+    commit: int
+    applied: int
+    last_index: int
+    first_index: int
+    snapshot_index: int
+    membership_index: int
+    lag: int | None
+    data_dir: str
+    http: str
+    peer: str
+    last_contact_s: float | None
+    members: tuple[MemberView, ...]
+
+
+class NodeStatus(NodeView, frozen=True, kw_only=True):
+    """The answer of `/raft/status`: the node's view, and the process around it."""
+
+    pid: int
+    version: str
+    uptime_s: float
+    revision: int
+
+
+class Added(msgspec.Struct, frozen=True, kw_only=True):
+    """What adding a member came to. `added` is False where it was a member already, with the same addresses."""
+
+    added: bool
+    cluster_id: str
+    cluster: str
+    membership_index: int
+    member: MemberView
+    members: tuple[MemberView, ...]
+
+
+class Backend(Protocol):
+    """A node, as the routes see it. Everything is called on the event loop."""
+
+    @property
+    def store(self) -> Store:
+        """The state as applied here. It may be replaced as a whole: ask each time."""
+        ...
+
+    @property
+    def is_leader(self) -> bool: ...
+
+    @property
+    def last_contact_s(self) -> float | None:
+        """Seconds since the leader was last heard of; 0.0 on the leader, None where that is not known."""
+        ...
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the node stopped itself; None while it runs."""
+        ...
+
+    def propose(self, command: bytes, timeout_s: float) -> asyncio.Future[object]:
+        """Propose a command of `kv.commands`; the future brings what the state machine answered on this node."""
+        ...
+
+    def read_index(self, timeout_s: float) -> asyncio.Future[object]:
+        """When the future is done, reading the store at once is linearizable.
+
+        It ends after `timeout_s` at the latest. Calls of one moment and one deadline may share it.
+        """
+        ...
+
+    def leader(self) -> LeaderView | None: ...
+
+    def view(self) -> NodeView: ...
+
+    def members(self) -> MembersView: ...
+
+    async def add_member(
+        self, name: str, address: str, *, http: str, node_id: int | None, learner: bool, timeout_s: float
+    ) -> Added: ...
+
+    async def remove_member(self, node_id: int, timeout_s: float) -> None: ...
+
+    async def promote_member(self, node_id: int, timeout_s: float) -> None: ...
+
+    async def demote_member(self, node_id: int, timeout_s: float) -> None: ...
+
+    async def transfer_leadership(self, to: int | None, timeout_s: float) -> None: ...
+
+    async def snapshot(self, timeout_s: float) -> int:
+        """Take a snapshot now; its index. Raises `NothingToSnapshot`."""
+        ...

@@ -1,0 +1,382 @@
+"""One client connection: requests in, answers out, in order.
+
+Theory of operation. The reader parses; each complete request becomes a `_Slot` in a queue and is handed to the handler
+at once, which answers now or later. Answers leave in the order of the requests: a finished slot waits until it is the
+first. Whatever is finished by the end of a turn of the event loop leaves in one write.
+
+    bytes ──> reader ──> slots (in order) ──> handler
+                           │  answered, first in the queue
+                           └──> one write per turn ──> client
+
+Bounds. At most `max_in_flight` requests are started and `max_held_bytes` of bodies and answers held; beyond that, and
+while the client does not read, further requests stay unstarted (at most one slice of input), the rest of the input
+stays unparsed, and reading is paused. So a client can hold no more memory than it has been granted, whatever it sends.
+
+A refusal (malformed input, a limit, a time-out) is an answer like any other, in its turn, and the last: the connection
+then half-closes and discards what still arrives for a few seconds, so that the client can read why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, cast
+
+from syncline.server.problems import internal_error, problem
+from syncline.server.reader import BODY, ENDED, HEADER, IDLE, SLICE_BYTES, START, Refused, RequestReader
+from syncline.server.request import Request
+from syncline.server.response import Respond, Response
+
+if TYPE_CHECKING:
+    from syncline.server.http import HttpServer
+
+__all__ = ["Handler", "HttpConnection"]
+
+logger = logging.getLogger("syncline.server")
+
+Handler = Callable[[Request, Respond], None]
+"""Takes a request and sees to it that it is answered, exactly once. Runs on the event loop and must not block."""
+
+LINGER_BYTES: Final = 64 * 1024 * 1024
+"""After the last request: what is read and thrown away at most, for a client that sends before it reads."""
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class _Slot:
+    """A request's place in the order of answers."""
+
+    __slots__ = ("_connection", "answer", "close", "held_bytes", "http10", "request", "started_s")
+
+    def __init__(self, connection: HttpConnection, request: Request | None, close: bool, http10: bool) -> None:
+        self._connection = connection
+        self.request = request
+        """None for a refusal: there is nothing to hand to the handler."""
+        self.answer: Response | None = None
+        self.close = close
+        """Whether the connection ends with this answer."""
+        self.http10 = http10
+        self.held_bytes = 0
+        """Its part of the connection's `_held_bytes`: the body once it is started, the answer once it is there."""
+        self.started_s = 0.0
+
+    def respond(self, response: Response) -> None:
+        """The `Respond` of this request."""
+        if self.answer is not None:
+            logger.error("a request was answered twice; the second answer (%d) is dropped", response.status)
+            return
+        self.answer = response
+        self._connection.answered(self)
+
+
+class HttpConnection(asyncio.Protocol):
+    """The protocol of one connection. Made by `HttpServer`; everything runs on the event loop."""
+
+    __slots__ = (
+        "_draining",
+        "_feeding",
+        "_held_bytes",
+        "_in_flight",
+        "_linger_left",
+        "_lingering",
+        "_progress",
+        "_read_paused",
+        "_reader",
+        "_refused",
+        "_server",
+        "_since_s",
+        "_slots",
+        "_transport",
+        "_turn_starts",
+        "_unparsed",
+        "_unstarted",
+        "_write_paused",
+        "flush_scheduled",
+    )
+
+    def __init__(self, server: HttpServer) -> None:
+        self._server = server
+        self._reader = RequestReader(server.limits, self._take)
+        self._transport: asyncio.Transport | None = None
+        self._slots: deque[_Slot] = deque()
+        self._unstarted: deque[_Slot] = deque()
+        self._unparsed = b""
+        self._in_flight = 0
+        self._turn_starts = 0
+        self._held_bytes = 0
+        self._feeding = False
+        self._read_paused = False
+        self._write_paused = False
+        self._draining = False
+        self._refused = False
+        self._lingering = False
+        self._linger_left = LINGER_BYTES
+        self._since_s = server.now_s
+        self._progress: tuple[object, ...] = ()
+        self.flush_scheduled = False
+
+    # --- the transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one by its methods, not by its class
+        if not self._server.register(self):
+            self._refuse(problem(503, "overloaded", "too many connections; try again, or another node"))
+            self.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - a client may leave as it likes
+        self._transport = None
+        self._reader.phase = ENDED
+        self._slots.clear()
+        self._unstarted.clear()
+        self._unparsed = b""
+        self._server.unregister(self)
+
+    def eof_received(self) -> bool:
+        """The client sends no more. What it has asked is still answered, as scripts with half-closed pipes expect."""
+        transport = self._transport
+        if transport is None or self._lingering or not self._slots:
+            return False  # the transport closes itself
+        if transport.get_extra_info("sslcontext") is not None:
+            return False  # TLS knows no half-closed connection
+        self._reader.phase = ENDED
+        self._slots[-1].close = True
+        return True
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+        self._pause_reading()
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        self.flush()
+
+    def data_received(self, data: bytes) -> None:
+        if self._reader.phase == ENDED:
+            self._linger_left -= len(data)
+            if self._linger_left < 0:
+                self.abort()
+        elif self._unparsed:  # a transport may still deliver what it held when it was paused
+            self._unparsed += data
+        else:
+            self._feed(data)
+
+    # --- input
+
+    def _feed(self, data: bytes) -> None:
+        self._feeding = True
+        try:
+            if len(data) <= SLICE_BYTES:
+                self._reader.feed(data)
+            else:
+                self._feed_slices(memoryview(data))
+        except Refused as refusal:
+            self._refuse(refusal.response)
+        self._feeding = False
+        if self._unparsed:
+            self._pause_reading()
+            self._schedule_flush()  # goes on in the next turn: one client must not have the loop to itself
+            return
+        if not self._may_start():
+            self._pause_reading()
+        self.flush()
+
+    def _feed_slices(self, data: memoryview) -> None:
+        self._turn_starts = 0
+        reader, most = self._reader, self._server.limits.max_in_flight
+        for start in range(0, len(data), SLICE_BYTES):
+            if reader.phase == ENDED:
+                break
+            if self._turn_starts > most or not self._may_start():
+                self._unparsed = bytes(data[start:])
+                break
+            reader.feed(data[start : start + SLICE_BYTES])
+
+    def _take(self, request: Request, close: bool, http10: bool) -> None:
+        """A request is complete."""
+        slot = _Slot(self, request, close, http10)
+        self._slots.append(slot)
+        if self._unstarted or not self._may_start():
+            self._unstarted.append(slot)
+        else:
+            self._start(slot)
+
+    def _refuse(self, response: Response) -> None:
+        """Give up on the input: this answer is the last."""
+        if self._transport is None or self._refused:
+            return
+        slot = _Slot(self, None, True, self._reader.http10)
+        self._refused = True
+        self._reader.phase = ENDED
+        self._reader.continue_due = False
+        self._slots.append(slot)
+        slot.respond(response)
+        if (observe := self._server.observe) is not None:
+            observe("", response.status, 0.0)
+
+    # --- requests and answers
+
+    def _may_start(self) -> bool:
+        limits = self._server.limits
+        return (
+            self._in_flight < limits.max_in_flight
+            and self._held_bytes <= limits.max_held_bytes
+            and not self._write_paused
+        )
+
+    def _start(self, slot: _Slot) -> None:
+        request = slot.request
+        assert request is not None
+        self._in_flight += 1
+        self._turn_starts += 1
+        slot.held_bytes = len(request.body)
+        self._held_bytes += slot.held_bytes
+        slot.started_s = self._server.clock()
+        try:
+            self._server.handler(request, slot.respond)
+        except Exception as error:
+            # One request's fault must not end the others'.
+            if slot.answer is None:
+                slot.respond(internal_error(error))
+            else:
+                logger.exception("a handler failed after its answer")
+
+    def answered(self, slot: _Slot) -> None:
+        """A slot has its answer."""
+        if self._transport is None:
+            return  # the client has gone
+        answer, request, server = slot.answer, slot.request, self._server
+        assert answer is not None
+        if request is not None:
+            self._in_flight -= 1
+            if server.observe is not None:
+                server.observe(request.route, answer.status, server.clock() - slot.started_s)
+        size = len(answer.head) + len(answer.body)
+        slot.held_bytes += size
+        self._held_bytes += size
+        if not self._feeding and self._slots[0] is slot:
+            self._schedule_flush()
+
+    def _schedule_flush(self) -> None:
+        if not self.flush_scheduled:
+            self.flush_scheduled = True
+            self._server.schedule_flush(self)
+
+    def flush(self) -> None:
+        """Write every answer whose turn it is, in one write; then go on with input that had to wait."""
+        if self._transport is None or self._write_paused:
+            return
+        slots, server, closing = self._slots, self._server, False
+        parts: list[bytes] = []
+        while slots and not closing:
+            slot = slots[0]
+            answer = slot.answer
+            if answer is None:
+                break
+            slots.popleft()
+            self._held_bytes -= slot.held_bytes
+            closing = slot.close or (self._draining and not slots)
+            parts.append(answer.head)
+            parts.append(server.tail_close if closing else server.tail_http10 if slot.http10 else server.tail)
+            if slot.request is None or slot.request.method != "HEAD":
+                parts.append(answer.body)
+        if self._reader.continue_due and not slots and not closing:
+            self._reader.continue_due = False
+            parts.append(CONTINUE)
+        if parts:
+            self._transport.write(b"".join(parts))
+        if closing:
+            self._end()
+        elif self._unstarted or self._unparsed or self._read_paused:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Start what had to wait, parse what was not parsed, read again: as far as the limits allow."""
+        while self._unstarted and self._may_start():
+            self._start(self._unstarted.popleft())
+        if self._unstarted or not self._may_start() or self._transport is None:
+            return
+        if self._unparsed:
+            data, self._unparsed = self._unparsed, b""
+            self._feed(data)
+        elif self._read_paused:
+            self._resume_reading()
+
+    def _pause_reading(self) -> None:
+        if not self._read_paused and not self._lingering and self._transport is not None:
+            self._read_paused = True
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._read_paused and self._transport is not None:
+            self._read_paused = False
+            self._transport.resume_reading()
+
+    # --- the end
+
+    def _end(self) -> None:
+        """The last answer has been written."""
+        transport = self._transport
+        if transport is None:
+            return
+        self._reader.phase = ENDED
+        self._unparsed = b""
+        if not (self._refused and transport.can_write_eof()):
+            transport.close()  # what is buffered is still sent
+            return
+        # Closing with unread input would reset the connection, and the client could lose the answer that explains it.
+        self._lingering = True
+        transport.write_eof()
+        self._resume_reading()
+
+    def drain(self) -> None:
+        """Close as soon as everything that was asked is answered: now, where nothing is."""
+        self._draining = True
+        if self._transport is not None and not self._slots and (self._reader.phase <= IDLE or self._lingering):
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once, whatever is under way."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def sweep(self, now_s: float) -> None:
+        """Enforce the time limits. A stage that is the same as at the last sweep has lasted since it was first seen."""
+        reader, transport = self._reader, self._transport
+        if transport is None:
+            return
+        stuck = self._write_paused or transport.is_closing()
+        busy = reader.phase == IDLE and bool(self._slots)
+        progress = (stuck, busy, self._lingering, self._read_paused, reader.phase, reader.messages)
+        if progress != self._progress:
+            self._progress = progress
+            self._since_s = now_s
+            return
+        waited_s, limits = now_s - self._since_s, self._server.limits
+        if stuck:
+            if waited_s > limits.write_timeout_s:
+                transport.abort()
+        elif self._lingering:
+            if waited_s > limits.linger_timeout_s:
+                transport.abort()
+        elif not self._read_paused:  # while it is we who do not read, the client is not late
+            self._check_reader(waited_s)
+
+    def _check_reader(self, waited_s: float) -> None:
+        limits, phase = self._server.limits, self._reader.phase
+        assert self._transport is not None
+        if phase == HEADER:
+            if waited_s > limits.header_timeout_s:
+                self._late(f"the header took more than {limits.header_timeout_s:g} s to arrive")
+        elif phase == BODY:
+            if waited_s > limits.body_timeout_s:
+                self._late(f"the body took more than {limits.body_timeout_s:g} s to arrive")
+        elif (phase == START and waited_s > limits.header_timeout_s) or (
+            phase == IDLE and not self._slots and waited_s > limits.idle_timeout_s
+        ):
+            self._transport.close()
+
+    def _late(self, message: str) -> None:
+        self._refuse(problem(408, "request_timeout", message))
+        self.flush()

@@ -1,0 +1,142 @@
+"""The HTTP front door: listens, keeps the connections, watches the clock for all of them, closes in order.
+
+One timer per server, not per request, enforces every time limit: a sweep over the connections about once a second.
+So a limit of ten seconds ends between the tenth and the eleventh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import Final
+
+from syncline.platform.network import Listener, Network
+from syncline.server.connection import Handler, HttpConnection
+from syncline.server.limits import HttpLimits
+
+__all__ = ["HttpServer", "Observe"]
+
+SWEEP_S: Final = 1.0
+"""How often the time limits are enforced; also how exact the `Date` field is."""
+
+Observe = Callable[[str, int, float], None]
+"""Told of each answer: the route, such as "GET /keys" ("" where none took it), the status, the seconds it took."""
+
+
+class HttpServer:
+    """Serves `handler` to any number of connections, on the event loop that runs it.
+
+    `observe` is called for every answer and must be cheap. `clock` times requests for it (the loop's own is too coarse
+    for that on uvloop); `wall_time_s` is for the `Date` field alone. Both are replaced under the simulator.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        limits: HttpLimits | None = None,
+        observe: Observe | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        wall_time_s: Callable[[], float] = time.time,
+    ) -> None:
+        self.handler = handler
+        self.limits = limits or HttpLimits()
+        self.observe = observe
+        self.clock = clock
+        self.now_s = 0.0
+        """The loop's time at the last sweep: exact enough for limits of seconds, and free to read."""
+        self.tail = self.tail_close = self.tail_http10 = b""
+        """What ends a header: `Date`, `Connection` where it must be said, and the blank line."""
+        self._wall_time_s = wall_time_s
+        self._connections: set[HttpConnection] = set()
+        self._to_flush: list[HttpConnection] = []
+        self._listener: Listener | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._empty: asyncio.Future[None] | None = None
+        self._tell_date()
+
+    # --- life
+
+    async def start(
+        self, network: Network, host: str, port: int, *, tls: ssl.SSLContext | None = None
+    ) -> tuple[str, int]:
+        """Listen; gives host and port as bound. Raises `OSError` where the address can't be bound."""
+        assert self._loop is None, "a server starts once"
+        self._loop = asyncio.get_running_loop()
+        self._listener = await network.listen(self.connection, host, port, tls=tls)
+        self._tick()
+        return self._listener.address
+
+    def connection(self) -> HttpConnection:
+        """The protocol for a new connection."""
+        return HttpConnection(self)
+
+    async def close(self, *, drain_s: float) -> None:
+        """Stop listening, answer what has been asked, close. Whatever is not done after `drain_s` is cut off."""
+        if self._listener is not None:
+            listener, self._listener = self._listener, None
+            await listener.close()
+        if self._connections:
+            self._empty = asyncio.get_running_loop().create_future()
+            for connection in tuple(self._connections):
+                connection.drain()
+            await asyncio.wait([self._empty], timeout=drain_s)
+            for connection in tuple(self._connections):
+                connection.abort()
+            await self._empty  # connection_lost follows an abort in the next turn
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    @property
+    def connection_count(self) -> int:
+        """Open connections."""
+        return len(self._connections)
+
+    # --- the connections' side
+
+    def register(self, connection: HttpConnection) -> bool:
+        """Take a new connection; False where there are too many already."""
+        self._connections.add(connection)
+        return len(self._connections) <= self.limits.max_connections
+
+    def unregister(self, connection: HttpConnection) -> None:
+        self._connections.discard(connection)
+        if self._empty is not None and not self._connections and not self._empty.done():
+            self._empty.set_result(None)
+
+    def schedule_flush(self, connection: HttpConnection) -> None:
+        """Write this connection's finished answers at the end of the turn, together with everybody else's."""
+        if not self._to_flush:
+            (self._loop or asyncio.get_running_loop()).call_soon(self._flush_all)
+        self._to_flush.append(connection)
+
+    def _flush_all(self) -> None:
+        connections, self._to_flush = self._to_flush, []
+        for connection in connections:
+            connection.flush_scheduled = False
+            connection.flush()
+
+    # --- time
+
+    def sweep(self, now_s: float) -> None:
+        """Enforce the time limits as of `now_s`."""
+        self.now_s = now_s
+        self._tell_date()
+        for connection in tuple(self._connections):
+            connection.sweep(now_s)
+
+    def _tick(self) -> None:
+        assert self._loop is not None
+        self.sweep(self._loop.time())
+        self._timer = self._loop.call_later(SWEEP_S, self._tick)
+
+    def _tell_date(self) -> None:
+        date = b"Date: %s\r\n" % formatdate(self._wall_time_s(), usegmt=True).encode()
+        self.tail = date + b"\r\n"
+        self.tail_close = date + b"Connection: close\r\n\r\n"
+        self.tail_http10 = date + b"Connection: keep-alive\r\n\r\n"

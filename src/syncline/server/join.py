@@ -1,0 +1,113 @@
+"""Entering a running cluster: the new node chooses its id, and asks any member to have it added.
+
+The id is a fresh random number, written down before it is told to anybody. So a node that crashes while it joins comes
+back as the same one; and a node whose disk was lost comes as a stranger, is refused under its old name, and can never
+go on as if it still knew what it once promised.
+"""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+
+from syncline.client.client import AsyncClient
+from syncline.errors import ConfigError, CorruptionError
+from syncline.node.members import format_id, parse_id
+from syncline.platform.disk import Disk
+from syncline.platform.network import Network
+from syncline.server.config import ServerConfig
+from syncline.storage.datadir import DataDir
+
+__all__ = ["JoiningNode", "finish_joining", "is_new", "join_cluster"]
+
+FILE_NAME = "joining"
+FILE_LIMIT_BYTES = 4096
+ID_BITS = 62
+"""Node ids are positive and below 2**63."""
+
+
+class JoiningNode(msgspec.Struct, frozen=True):
+    """Who the new node is: what its `Config` needs."""
+
+    cluster_id: int
+    node_id: int
+
+
+class _File(msgspec.Struct):
+    node_id: str
+
+
+def is_new(disk: Disk, path: str) -> bool:
+    """Whether a data directory is nobody's yet. Raises `DirectoryLocked`, `CorruptionError` and their like."""
+    directory = DataDir.open(disk, path)
+    try:
+        return directory.identity is None
+    finally:
+        directory.release()
+
+
+async def join_cluster(
+    config: ServerConfig, *, http: str, disk: Disk, network: Network, rng: random.Random
+) -> JoiningNode:
+    """Have this node added, by any of the members at `config.join`; retried until `config.join_timeout_s`.
+
+    Raises what the client does (`OperationError`), with the refusal of the cluster in words.
+    """
+    node_id = _chosen_id(disk, config.data_dir, rng)
+    async with AsyncClient(config.join, network=network, rng=rng) as client:
+        added = await client.add_member(
+            config.name,
+            config.peer_advertise or config.peer_listen,
+            http=http,
+            learner=config.join_as_learner,
+            node_id=format_id(node_id),
+            timeout_s=config.join_timeout_s,
+        )
+    if parse_id(added.member.id) != node_id:
+        raise ConfigError(f"the cluster gave this node the id {added.member.id} instead of {format_id(node_id)}")
+    return JoiningNode(parse_id(added.cluster_id), node_id)
+
+
+def finish_joining(disk: Disk, path: str) -> None:
+    """The node is open and its identity is in its directory: the note is not needed any more."""
+    if disk.exists(f"{path}/{FILE_NAME}"):
+        disk.remove(f"{path}/{FILE_NAME}")
+        disk.sync_dir(path)
+
+
+def _chosen_id(disk: Disk, path: str, rng: random.Random) -> int:
+    """The id that this node chose for itself: read back, or chosen and made durable."""
+    directory = DataDir.open(disk, path)
+    try:
+        name = f"{path}/{FILE_NAME}"
+        if disk.exists(name):
+            return _read(disk, name)
+        chosen = rng.getrandbits(ID_BITS) + 1
+        temporary = f"{name}.tmp"
+        if disk.exists(temporary):
+            disk.remove(temporary)
+        file = disk.open(temporary, create=True, write=True)
+        try:
+            file.write_at(0, msgspec.json.encode(_File(format_id(chosen))))
+            file.sync()
+        finally:
+            file.close()
+        disk.rename(temporary, name)
+        disk.sync_dir(path)
+        return chosen
+    finally:
+        directory.release()
+
+
+def _read(disk: Disk, name: str) -> int:
+    file = disk.open(name)
+    try:
+        data = file.read_at(0, FILE_LIMIT_BYTES)
+    finally:
+        file.close()
+    try:
+        return parse_id(msgspec.json.decode(data, type=_File).node_id)
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+        message = f"{name} is damaged: {error}. The node has not joined yet: empty its data directory and start again."
+        raise CorruptionError(message, file=name) from error

@@ -1,0 +1,42 @@
+"""What a client may ask of the HTTP server at most. Each limit has its reason; all can be set."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+__all__ = ["KIB", "MIB", "HttpLimits"]
+
+KIB: Final = 1024
+MIB: Final = 1024 * 1024
+
+
+class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of one HTTP server: sizes in bytes, times in seconds."""
+
+    max_url_bytes: int = 8 * KIB
+    """The request target. A key of 1 KiB is 3 KiB when every byte is percent-encoded."""
+    max_header_bytes: int = 16 * KIB
+    """Names and values of one request's header together: the precedent of most servers is 8 to 64 KiB."""
+    max_headers: int = 100
+    """Fields of one header, for the same reason as Apache's: each costs an object."""
+    max_body_bytes: int = 4 * MIB
+    """A body, whole in memory before it is handled. Single routes may take less."""
+    max_connections: int = 10_000
+    """Beyond it a new connection is told 503 and closed: descriptors are for peers and files too."""
+    max_in_flight: int = 64
+    """Requests of one connection that are being answered at a time; further pipelined ones wait unread."""
+    max_held_bytes: int = 4 * MIB
+    """Bodies and finished answers of one connection in memory; above it no further request of it is started."""
+
+    header_timeout_s: float = 10.0
+    """From a request's first byte (or the connection's start) to the end of its header: against slow-header attacks."""
+    body_timeout_s: float = 30.0
+    """From the end of the header to the end of the body."""
+    idle_timeout_s: float = 75.0
+    """Between requests. Longer than the 60 s of common proxies, so that they close first and no request is lost."""
+    write_timeout_s: float = 60.0
+    """How long a client may leave a full send buffer unread."""
+    linger_timeout_s: float = 5.0
+    """After a refusal in the middle of a request: time to read the answer before the connection is reset."""

@@ -1,0 +1,82 @@
+"""Log lines of the server: one event per line, as text for people or as JSON for machines.
+
+Everything given as `extra=` is part of the line. The library itself only logs to `logging`; who embeds it decides. This
+formatter is what `syncline serve` installs.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Final, TextIO
+
+import msgspec
+
+__all__ = ["JsonFormatter", "TextFormatter", "set_up_logging"]
+
+_STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_encoder = msgspec.json.Encoder(enc_hook=str)
+
+
+def _extras(record: logging.LogRecord) -> dict[str, object]:
+    return {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+
+class JsonFormatter(logging.Formatter):
+    """`{"time", "level", "logger", "message", …extra, "error"}` on one line."""
+
+    def __init__(self, *, node: str = "") -> None:
+        super().__init__()
+        self._node = node
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if self._node:
+            line["node"] = self._node
+        line.update(_extras(record))
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return _encoder.encode(line).decode()
+
+
+class TextFormatter(logging.Formatter):
+    """`time LEVEL node logger: message name=value …`; line ends inside a message are escaped, a trace follows it."""
+
+    def __init__(self, *, node: str = "") -> None:
+        super().__init__()
+        self._node = f"{node} " if node else ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        extras = "".join(f" {name}={_shown(value)}" for name, value in _extras(record).items())
+        name = record.name.removeprefix("syncline.")
+        message = record.getMessage().replace("\r", "\\r").replace("\n", "\\n")
+        line = f"{_time(record)} {record.levelname:<7} {self._node}{name}: {message}{extras}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return repr(text) if not text or any(c.isspace() or not c.isprintable() or c in "='\"" for c in text) else text
+
+
+def set_up_logging(*, level: str, style: str, node: str = "", stream: TextIO | None = None) -> logging.Handler:
+    """Send everything of the process's log to `stream` (standard error), `style` "text" or "json"."""
+    formatter = JsonFormatter(node=node) if style == "json" else TextFormatter(node=node)
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.setLevel(level.upper())
+    root.addHandler(handler)
+    return handler

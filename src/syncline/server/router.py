@@ -1,0 +1,136 @@
+"""From a path to the function that answers it.
+
+Patterns are exact (`/keys`), take one segment (`/livez/{check}`), or take all the rest, slashes included
+(`/key/{key...}`). The argument is given percent-decoded, as bytes. A path that nobody takes is a 404, a method that
+nobody takes a 405 with `Allow`; GET routes answer HEAD as well.
+
+A handler is a plain function that answers now or later; `coroutine` makes one of a coroutine function, for the routes
+that are called by people rather than thousands of times a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from syncline.server.problems import RequestError, error_response, problem
+from syncline.server.request import Request, decode_percent
+from syncline.server.response import Respond, Response
+from syncline.server.tasks import Tasks
+
+__all__ = ["Explain", "Router", "coroutine"]
+
+Handler = Callable[[Request, Respond], None]
+Explain = Callable[[BaseException], Response]
+"""Makes an answer of an error: `error_response`, or one that knows more."""
+
+METHODS: Final = ("DELETE", "GET", "HEAD", "POST", "PUT")
+
+
+class _Route:
+    """One pattern, with a handler for each of its methods."""
+
+    __slots__ = ("handlers", "pattern")
+
+    def __init__(self, pattern: str) -> None:
+        self.pattern = pattern
+        self.handlers: dict[str, tuple[Handler, str]] = {}
+        """By method: the handler, and how metrics name the two."""
+
+
+class Router:
+    """Finds the route of a request and calls it; turns what it raises into an answer."""
+
+    def __init__(self, *, explain: Explain = error_response) -> None:
+        self._explain = explain
+        self._exact: dict[bytes, _Route] = {}
+        self._prefixes: dict[bytes, tuple[_Route, bool]] = {}
+        """By the pattern's fixed part, up to and with its last slash: the route, and whether it takes the rest."""
+
+    def add(self, methods: str, pattern: str, handler: Handler) -> None:
+        """Route `methods` (such as "GET" or "PUT POST") of a pattern. One prefix has one argument pattern."""
+        assert pattern.startswith("/"), pattern
+        route = self._route(pattern)
+        for method in methods.split():
+            assert method in METHODS, method
+            assert method not in route.handlers, (method, pattern)
+            route.handlers[method] = (handler, f"{method} {pattern}")
+            if method == "GET":
+                route.handlers["HEAD"] = (handler, f"HEAD {pattern}")
+
+    def _route(self, pattern: str) -> _Route:
+        fixed, brace, argument = pattern.partition("{")
+        if not brace:
+            return self._exact.setdefault(pattern.encode(), _Route(pattern))
+        assert argument.endswith("}"), f"{pattern}: the argument is the pattern's end"
+        assert fixed.count("/") == 2, f"{pattern}: arguments follow one fixed segment"
+        rest = argument.endswith("...}")
+        route, _ = self._prefixes.setdefault(fixed.encode(), (_Route(pattern), rest))
+        assert route.pattern == pattern, f"{pattern} and {route.pattern} can't be told apart"
+        return route
+
+    @property
+    def patterns(self) -> list[str]:
+        """Every pattern with its methods, for people."""
+        routes = [*self._exact.values(), *(route for route, _ in self._prefixes.values())]
+        return sorted(f"{' '.join(sorted(route.handlers))} {route.pattern}" for route in routes)
+
+    def __call__(self, request: Request, respond: Respond) -> None:
+        """The handler for the server."""
+        try:
+            route = self._find(request)
+            if route is None:
+                respond(_unknown(request))
+                return
+            found = route.handlers.get(request.method)
+            if found is None:
+                respond(_not_allowed(request, route))
+                return
+            handler, request.route = found
+            handler(request, respond)
+        except RequestError as error:
+            respond(error.response())
+        except Exception as error:  # noqa: BLE001 - becomes a 500, and is logged there
+            respond(self._explain(error))
+
+    def _find(self, request: Request) -> _Route | None:
+        path = request.path
+        end = path.find(b"/", 1) + 1
+        if end and (found := self._prefixes.get(path[:end])) is not None:
+            route, takes_rest = found
+            raw = path[end:]
+            if takes_rest or (raw and b"/" not in raw):
+                request.argument = decode_percent(raw, "the path") if b"%" in raw else raw
+                return route
+        return self._exact.get(path)
+
+
+def coroutine(tasks: Tasks, function: Callable[[Request], Awaitable[Response]], *, explain: Explain) -> Handler:
+    """A handler that runs `function` as a task, and answers with what it returns or raises."""
+
+    async def answer(request: Request, respond: Respond) -> None:
+        try:
+            response = await function(request)
+        except Exception as error:  # noqa: BLE001 - becomes the answer
+            response = explain(error)
+        respond(response)
+
+    def handle(request: Request, respond: Respond) -> None:
+        tasks.spawn(answer(request, respond), name=request.route)
+
+    return handle
+
+
+def _unknown(request: Request) -> Response:
+    shown = request.path[:200].decode("ascii", "replace")
+    return problem(404, "unknown_route", f"there is nothing at {shown}; GET / lists what there is")
+
+
+def _not_allowed(request: Request, route: _Route) -> Response:
+    allowed = ", ".join(sorted(route.handlers))
+    return problem(
+        405,
+        "method_not_allowed",
+        f"{request.method} is not possible on {route.pattern}; it takes {allowed}",
+        fields=b"Allow: %s\r\n" % allowed.encode(),
+    )

@@ -1,0 +1,261 @@
+"""`/key/{key}`: one key, its value as it is. The path that is measured: no task, no future of its own, little else."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Final, TypeVar
+
+from syncline.kv.commands import ABSENT, EXISTS, MAX_KEY_BYTES, Delete, Put, encode_command
+from syncline.kv.records import DeleteResult, KeyValue, PutResult
+from syncline.server.backend import Backend
+from syncline.server.limits import KIB, MIB
+from syncline.server.problems import RequestError, problem
+from syncline.server.request import Parameters, Request
+from syncline.server.response import OCTETS, Respond, Response, status_line
+from syncline.server.router import Explain, Router
+from syncline.server.routes.reads import (
+    DEFAULT_PLAN,
+    DEFAULT_TIMEOUT_S,
+    MAX_TIMEOUT_S,
+    READ_PARAMETERS,
+    ReadPlan,
+    Reads,
+    failure_of,
+)
+
+__all__ = ["DEFAULT_MAX_KEY_BYTES", "DEFAULT_MAX_VALUE_BYTES", "KeyRoutes", "parse_etags"]
+
+DEFAULT_MAX_KEY_BYTES: Final = KIB
+DEFAULT_MAX_VALUE_BYTES: Final = MIB
+
+WRITE_PARAMETERS: Final = frozenset({"timeout"})
+WRITES_LATER: Final = frozenset({"ttl", "lease"})
+READS_LATER: Final = frozenset({"wait", "from"})
+
+MAX_CACHED_QUERIES: Final = 1024
+"""Queries whose meaning is remembered,"""
+MAX_CACHED_QUERY_BYTES: Final = 128
+"""none longer than this."""
+
+Cached = TypeVar("Cached")
+
+ANY_ETAG: Final = -1
+"""What `*` stands for among ETags."""
+
+_OK: Final = status_line(200)
+_FOUND: Final = b"%s%s" % (_OK, OCTETS) + b'ETag: "%d"\r\nSyncline-Revision: %d\r\nContent-Length: %d\r\n'
+_WRITTEN: Final = (
+    _OK + b'Content-Type: application/json\r\nETag: "%d"\r\nSyncline-Revision: %d\r\nContent-Length: %d\r\n'
+)
+_DELETED: Final = _OK + b"Content-Type: application/json\r\nSyncline-Revision: %d\r\nContent-Length: %d\r\n"
+
+
+class KeyRoutes:
+    """GET, HEAD, PUT, POST and DELETE of single keys."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        reads: Reads,
+        *,
+        explain: Explain,
+        max_key_bytes: int = DEFAULT_MAX_KEY_BYTES,
+        max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES,
+    ) -> None:
+        assert max_key_bytes <= MAX_KEY_BYTES
+        self._backend = backend
+        self._reads = reads
+        self._explain = explain
+        self._max_key_bytes = max_key_bytes
+        self._max_value_bytes = max_value_bytes
+        self._read_plans: dict[bytes, ReadPlan] = {}
+        self._timeouts_s: dict[bytes, float] = {}
+
+    def add_to(self, router: Router) -> None:
+        """Take the routes."""
+        router.add("GET", "/key/{key...}", self.get)
+        router.add("PUT POST", "/key/{key...}", self.put)
+        router.add("DELETE", "/key/{key...}", self.delete)
+
+    # --- reading
+
+    def get(self, request: Request, respond: Respond) -> None:
+        """The raw value; 404 where there is no such key, 304 and 412 by the ETag."""
+        self._check_key(request.argument)
+        plan = self._read_plan(request.query) if request.query else DEFAULT_PLAN
+        self._reads.confirm(plan, partial(self._read, request, respond))
+
+    def _read_plan(self, query: bytes) -> ReadPlan:
+        """A client's queries are always the same few: each is parsed once."""
+        plan = self._read_plans.get(query)
+        if plan is None:
+            plan = ReadPlan.of(Parameters(query, READ_PARAMETERS, later=READS_LATER))
+            _keep(self._read_plans, query, plan)
+        return plan
+
+    def _read(self, request: Request, respond: Respond, error: BaseException | None) -> None:
+        if error is not None:
+            respond(self._explain(error))
+            return
+        store = self._backend.store
+        record = store.get(request.argument)
+        headers = request.headers
+        if b"if-none-match" in headers or b"if-match" in headers:
+            try:
+                refusal = _check_conditions(headers, record, store.revision)
+            except RequestError as bad:
+                refusal = bad.response()
+            if refusal is not None:
+                respond(refusal)
+                return
+        if record is None:
+            respond(_not_found(store.revision))
+            return
+        value = record.value
+        respond(Response(200, _FOUND % (record.mod_revision, store.revision, len(value)), value))
+
+    # --- writing
+
+    def put(self, request: Request, respond: Respond) -> None:
+        """Store the body as it is."""
+        self._check_key(request.argument)
+        body = request.body
+        if len(body) > self._max_value_bytes:
+            message = f"the value has {len(body)} bytes; the limit is {self._max_value_bytes}; nothing was stored"
+            raise RequestError(message, status=413, code="too_large")
+        expect = _write_condition(request.headers)
+        self._propose(request, encode_command(Put(request.argument, body, 0, expect)), respond)
+
+    def delete(self, request: Request, respond: Respond) -> None:
+        """Remove the key. A missing one is no error: `deleted` says what happened."""
+        self._check_key(request.argument)
+        if b"if-none-match" in request.headers:
+            raise RequestError("If-None-Match means nothing for DELETE; If-Match does")
+        expect = _write_condition(request.headers)
+        self._propose(request, encode_command(Delete(request.argument, expect)), respond)
+
+    def _propose(self, request: Request, command: bytes, respond: Respond) -> None:
+        timeout_s = self._timeout_s(request.query) if request.query else DEFAULT_TIMEOUT_S
+        if b"idempotency-key" in request.headers:
+            raise RequestError("Idempotency-Key is not supported yet", code="not_supported")
+        future = self._backend.propose(command, timeout_s)
+        if future.done():
+            self._proposed(respond, future)
+        else:
+            future.add_done_callback(partial(self._proposed, respond))
+
+    def _timeout_s(self, query: bytes) -> float:
+        timeout_s = self._timeouts_s.get(query)
+        if timeout_s is None:
+            parameters = Parameters(query, WRITE_PARAMETERS, later=WRITES_LATER)
+            timeout_s = parameters.duration_s("timeout", DEFAULT_TIMEOUT_S, high=MAX_TIMEOUT_S)
+            _keep(self._timeouts_s, query, timeout_s)
+        return timeout_s
+
+    def _proposed(self, respond: Respond, future: asyncio.Future[object]) -> None:
+        error = failure_of(future)
+        if error is not None:
+            respond(self._explain(error))
+            return
+        result = future.result()
+        if type(result) is PutResult:
+            revision = result.revision
+            body = b'{"status":"success","revision":%d}' % revision
+            respond(Response(200, _WRITTEN % (revision, revision, len(body)), body))
+        else:
+            assert type(result) is DeleteResult, result
+            deleted = b"true" if result.deleted else b"false"
+            body = b'{"status":"success","deleted":%s,"revision":%d}' % (deleted, result.revision)
+            respond(Response(200, _DELETED % (result.revision, len(body)), body))
+
+    def _check_key(self, key: bytes) -> None:
+        if not key:
+            raise RequestError("the key is empty: write it after /key/, percent-encoded")
+        if len(key) > self._max_key_bytes:
+            message = f"the key has {len(key)} bytes; the limit is {self._max_key_bytes}; nothing was stored"
+            raise RequestError(message, status=413, code="too_large")
+
+
+def _keep(cache: dict[bytes, Cached], query: bytes, value: Cached) -> None:
+    if len(query) > MAX_CACHED_QUERY_BYTES:
+        return
+    if len(cache) >= MAX_CACHED_QUERIES:
+        cache.clear()  # a client that always asks differently gains nothing, and costs no more than this
+    cache[query] = value
+
+
+def parse_etags(raw: bytes, name: str, *, weak: bool) -> set[int]:
+    """The revisions in an ETag list; `ANY_ETAG` for `*`. A bare number stands for a quoted one.
+
+    `weak`: whether `W/"…"` counts (it never matches where it does not, RFC 9110, 8.8.3.2).
+    """
+    found: set[int] = set()
+    for part in raw.split(b","):
+        text = part.strip(b" \t")
+        if text == b"*":
+            found.add(ANY_ETAG)
+            continue
+        is_weak = text.startswith(b"W/")
+        if is_weak:
+            text = text[2:]
+        if len(text) >= 2 and text[:1] == text[-1:] == b'"':
+            text = text[1:-1]
+        if not text.isdigit() or len(text) > 19:
+            shown = part.decode("ascii", "replace").strip()
+            raise RequestError(f'{name}: {shown!r} is not an ETag of this server, such as "42"')
+        if weak or not is_weak:
+            found.add(int(text))
+    return found
+
+
+def _matches(etags: set[int], record: KeyValue | None) -> bool:
+    return record is not None and (ANY_ETAG in etags or record.mod_revision in etags)
+
+
+def _check_conditions(headers: dict[bytes, bytes], record: KeyValue | None, revision: int) -> Response | None:
+    """The answer where the conditions of a read don't hold (RFC 9110, 13.2.2), else None."""
+    wanted = headers.get(b"if-match")
+    if wanted is not None and not _matches(parse_etags(wanted, "If-Match", weak=False), record):
+        return _precondition_failed(record, revision)
+    unwanted = headers.get(b"if-none-match")
+    if (
+        unwanted is not None
+        and record is not None
+        and _matches(parse_etags(unwanted, "If-None-Match", weak=True), record)
+    ):
+        head = b'%sETag: "%d"\r\nSyncline-Revision: %d\r\n' % (status_line(304), record.mod_revision, revision)
+        return Response(304, head)
+    return None
+
+
+def _write_condition(headers: dict[bytes, bytes]) -> int | None:
+    """The `expect` of a command: a revision, `EXISTS`, `ABSENT`, or None."""
+    wanted, unwanted = headers.get(b"if-match"), headers.get(b"if-none-match")
+    if wanted is None and unwanted is None:
+        return None
+    if wanted is not None and unwanted is not None:
+        raise RequestError("If-Match and If-None-Match can't both be given for a write")
+    if unwanted is not None:
+        if parse_etags(unwanted, "If-None-Match", weak=True) != {ANY_ETAG}:
+            raise RequestError("If-None-Match of a write takes * alone: the key must not exist")
+        return ABSENT
+    assert wanted is not None
+    etags = parse_etags(wanted, "If-Match", weak=False)
+    if len(etags) != 1 or 0 in etags:
+        raise RequestError('If-Match of a write takes one strong ETag, such as "42", or * for any existing key')
+    revision = etags.pop()
+    return EXISTS if revision == ANY_ETAG else revision
+
+
+def _not_found(revision: int) -> Response:
+    return problem(404, "not_found", "there is no such key", fields=b"Syncline-Revision: %d\r\n" % revision)
+
+
+def _precondition_failed(record: KeyValue | None, revision: int) -> Response:
+    current = record.mod_revision if record is not None else 0
+    fields = b"Syncline-Revision: %d\r\n" % revision
+    if record is not None:
+        fields += b'ETag: "%d"\r\n' % current
+    message = f"the key is at revision {current}" if record is not None else "the key does not exist"
+    return problem(412, "precondition_failed", message, fields=fields, details={"revision": current})

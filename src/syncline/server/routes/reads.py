@@ -1,0 +1,106 @@
+"""How fresh a read must be, and waiting until it is.
+
+- `linearizable` (default): the node confirms with the leader, and the leader with a quorum, that nothing newer was
+  acknowledged anywhere; then it reads its own state. Works on any node; all reads of one moment share the round.
+- `leader`: on the leader the state is read at once, without asking a quorum: a leader that has been replaced and does
+  not know it yet may answer with old data for about an election timeout. On other nodes the same as `linearizable`.
+- `stale`: this node's own state, at once, without anybody. `max_stale` bounds how long ago the leader was heard of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from syncline.errors import Closed
+from syncline.server.backend import Backend
+from syncline.server.problems import RequestError
+from syncline.server.request import Parameters
+
+__all__ = ["DEFAULT_PLAN", "DEFAULT_TIMEOUT_S", "MAX_TIMEOUT_S", "READ_PARAMETERS", "ReadPlan", "Reads", "failure_of"]
+
+DEFAULT_TIMEOUT_S: Final = 5.0
+"""Two elections of the default length fit into it."""
+MAX_TIMEOUT_S: Final = 60.0
+READ_PARAMETERS: Final = frozenset({"consistency", "max_stale", "timeout"})
+MAX_STALE_S: Final = 86_400.0
+
+Then = Callable[[BaseException | None], None]
+"""Called once: with None the store may be read, at once; else with why not."""
+
+
+class ReadPlan(msgspec.Struct, frozen=True, gc=False):
+    """What a request's parameters ask of a read."""
+
+    level: str = "linearizable"
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    max_stale_s: float | None = None
+
+    @classmethod
+    def of(cls, parameters: Parameters) -> ReadPlan:
+        """Raises `RequestError`."""
+        level = parameters.choice("consistency", ("linearizable", "leader", "stale"))
+        timeout_s = parameters.duration_s("timeout", DEFAULT_TIMEOUT_S, high=MAX_TIMEOUT_S)
+        if "max_stale" not in parameters:
+            return cls(level, timeout_s)
+        if level != "stale":
+            raise RequestError("max_stale is for consistency=stale")
+        return cls(level, timeout_s, parameters.duration_s("max_stale", 0.0, high=MAX_STALE_S))
+
+
+DEFAULT_PLAN: Final = ReadPlan()
+
+
+class Reads:
+    """Waits for confirmed reads: one callback per shared confirmation rather than one per request."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._shared: asyncio.Future[object] | None = None
+        self._waiting: list[Then] = []
+
+    def confirm(self, plan: ReadPlan, then: Then) -> None:
+        """Call `then` when a read is as fresh as the plan asks. Raises `RequestError` where it can't be."""
+        level = plan.level
+        if level == "linearizable" or (level == "leader" and not self._backend.is_leader):
+            self.within(plan.timeout_s, then)
+            return
+        if plan.max_stale_s is not None:
+            self._check_age(plan.max_stale_s)
+        then(None)
+
+    def within(self, timeout_s: float, then: Then) -> None:
+        """Call `then` when a linearizable read is possible, or after `timeout_s` with why not."""
+        future = self._backend.read_index(timeout_s)
+        if future.done():
+            then(failure_of(future))
+        elif future is self._shared:
+            self._waiting.append(then)
+        else:
+            self._shared, self._waiting = future, [then]
+            future.add_done_callback(partial(_confirmed, self._waiting))
+
+    def _check_age(self, most_s: float) -> None:
+        age_s = self._backend.last_contact_s
+        if age_s is None or age_s > most_s:
+            known = "does not know of a leader" if age_s is None else f"heard of the leader {age_s:.3f} s ago"
+            raise RequestError(
+                f"this node {known}; the read asks for at most {most_s:g} s", status=503, code="too_stale"
+            )
+
+
+def _confirmed(waiting: list[Then], future: asyncio.Future[object]) -> None:
+    error = failure_of(future)
+    for then in waiting:
+        then(error)
+
+
+def failure_of(future: asyncio.Future[object]) -> BaseException | None:
+    """Why a finished future failed, if it did."""
+    if future.cancelled():
+        return Closed("the node gave up the operation: it is closing")
+    return future.exception()

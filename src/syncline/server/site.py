@@ -1,0 +1,90 @@
+"""The application: every route, over one backend. Knows nothing of sockets; `HttpServer` and ASGI both serve it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from syncline.errors import OperationError
+from syncline.server.backend import Backend, NodeStatus
+from syncline.server.problems import error_response
+from syncline.server.request import Request
+from syncline.server.response import Respond, Response
+from syncline.server.router import Router
+from syncline.server.routes.health import HealthRoutes
+from syncline.server.routes.keys import DEFAULT_MAX_KEY_BYTES, DEFAULT_MAX_VALUE_BYTES, KeyRoutes
+from syncline.server.routes.listing import ListingRoutes
+from syncline.server.routes.raft import RaftRoutes
+from syncline.server.routes.reads import Reads
+from syncline.server.routes.txn import TxnRoutes
+from syncline.server.tasks import Tasks
+from syncline.version import __version__
+
+__all__ = ["Site"]
+
+
+class Site:
+    """The routes of one node. Call it with a request and where to answer.
+
+    `metrics` renders `/metrics`; `clock` is for the uptime.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        name: str,
+        max_key_bytes: int = DEFAULT_MAX_KEY_BYTES,
+        max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES,
+        metrics: Callable[[], bytes] = bytes,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._opened_s = clock()
+        self.tasks = Tasks()
+        self.router = Router(explain=self.explain)
+        reads, explain = Reads(backend), self.explain
+        self._health = HealthRoutes(backend, reads, name=name, metrics=metrics, routes=lambda: self.router.patterns)
+        KeyRoutes(backend, reads, explain=explain, max_key_bytes=max_key_bytes, max_value_bytes=max_value_bytes).add_to(
+            self.router
+        )
+        ListingRoutes(backend, reads, explain=explain).add_to(self.router)
+        TxnRoutes(backend, explain=explain, max_key_bytes=max_key_bytes, max_value_bytes=max_value_bytes).add_to(
+            self.router
+        )
+        RaftRoutes(backend, self.tasks, explain=explain, status=self.status).add_to(self.router)
+        self._health.add_to(self.router)
+
+    def __call__(self, request: Request, respond: Respond) -> None:
+        self.router(request, respond)
+
+    def stopping(self) -> None:
+        """From now on `/readyz` says no, so that no new clients are sent here."""
+        self._health.stopping = True
+
+    async def close(self) -> None:
+        """End what still runs; to be called when the connections are gone."""
+        await self.tasks.close()
+
+    def status(self) -> NodeStatus:
+        """The node's view, and the process around it."""
+        return NodeStatus(
+            **msgspec.structs.asdict(self._backend.view()),
+            pid=os.getpid(),
+            version=__version__,
+            uptime_s=round(self._clock() - self._opened_s, 3),
+            revision=self._backend.store.revision,
+        )
+
+    def explain(self, error: BaseException) -> Response:
+        """An error as an answer, with the leader where the error names one."""
+        leader = None
+        if isinstance(error, OperationError) and error.leader:
+            known = self._backend.leader()
+            if known is not None and known.id == f"{error.leader:016x}":
+                leader = (known.id, known.name, known.http)
+        return error_response(error, leader=leader)

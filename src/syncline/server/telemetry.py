@@ -1,0 +1,184 @@
+"""What a server tells about itself at `/metrics`.
+
+Names are etcd's stable ones with `syncline_` in front where they mean the same, so that what operators know of etcd
+carries over. Figures that the node keeps anyway are read when somebody looks; only HTTP answers are counted here.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Protocol, TypeAlias
+
+from syncline.consensus.types import NodeId
+from syncline.kv.store import Store
+from syncline.node.members import Membership, format_id
+from syncline.node.stats import MemberProgress, Stats
+from syncline.server.metrics import Counter, Histogram, Registry, Sample
+from syncline.transport.messages import PeerStats
+from syncline.version import __version__
+
+__all__ = ["HttpTelemetry", "Node", "add_node_metrics", "add_process_metrics"]
+
+REFUSED = "(refused)"
+"""The route of what was refused before it reached one."""
+
+ReadStats: TypeAlias = Callable[[Stats], float]
+ReadPeer: TypeAlias = Callable[[PeerStats], float | None]
+ReadMember: TypeAlias = Callable[[MemberProgress], float]
+
+PEER_LABELS = ("id", "name")
+
+
+class Node(Protocol):
+    """What is asked of a node; `Raft` has it."""
+
+    @property
+    def last_contact_s(self) -> float | None: ...
+    def stats(self) -> Stats: ...
+    def peers(self) -> Mapping[NodeId, PeerStats]: ...
+    def membership(self) -> Membership: ...
+
+
+class HttpTelemetry:
+    """Counts answers. `observe` is the HTTP server's `Observe`."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._answers = registry.counters(
+            "syncline_http_requests_total",
+            "Answers to clients, by the route's pattern and the status.",
+            ("route", "status"),
+        )
+        self._durations = registry.histograms(
+            "syncline_http_request_duration_seconds",
+            "From a request's last byte to its answer, by the route's pattern.",
+            ("route",),
+        )
+        self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+
+    def observe(self, route: str, status: int, duration_s: float) -> None:
+        """Count one answer."""
+        known = self._known.get((route, status))
+        if known is None:  # patterns and statuses are few, and are ours
+            name = route or REFUSED
+            known = self._answers.labels(name, str(status)), self._durations.labels(name)
+            self._known[route, status] = known
+        counter, histogram = known
+        counter.value += 1
+        histogram.observe(duration_s)
+
+
+def add_process_metrics(registry: Registry) -> None:
+    """Which version runs, and what it has used of the processor."""
+    info = registry.gauges("syncline_build_info", "Always 1; the labels say what runs.", ("version", "python"))
+    info.labels(__version__, platform.python_version()).value = 1
+    _single(registry, "counter", "process_cpu_seconds_total", "Processor time used, in seconds.", time.process_time)
+
+
+def add_node_metrics(registry: Registry, node: Node, store: Callable[[], Store], *, name: str) -> None:
+    """The node called `name`: Raft, its log, its peers, its keys."""
+    registry.gauges("syncline_node_info", "Always 1; the label says which node.", ("name",)).labels(name).value = 1
+    moment = _Moment(node)
+    registry.before_render(moment.look)
+    for kind, metric, text, read in _FIGURES:
+        _single(registry, kind, metric, text, partial(moment.read, read))
+    registry.computed_summary(
+        "syncline_disk_wal_fsync_duration_seconds",
+        "From an append's queueing to its durability, by group.",
+        lambda: (moment.stats.log_syncs, moment.stats.log_sync_s),
+    )
+    registry.computed(
+        "gauge", "syncline_server_leader_contact_seconds", "Age of the last word from the leader.", (), moment.contact
+    )
+    for kind, metric, text, read_peer in _PEERS:
+        registry.computed(kind, metric, text, PEER_LABELS, partial(moment.of_peers, read_peer))
+    for metric, text, read_member in _MEMBERS:
+        registry.computed("gauge", metric, text, PEER_LABELS, partial(moment.of_members, read_member))
+    _single(registry, "gauge", "syncline_mvcc_keys", "Keys in the store.", lambda: len(store()))
+    _single(registry, "gauge", "syncline_mvcc_current_revision", "The store's revision.", lambda: store().revision)
+
+
+def _single(registry: Registry, kind: str, name: str, text: str, read: Callable[[], float]) -> None:
+    """A single number, read when somebody looks."""
+    registry.computed(kind, name, text, (), lambda: [((), read())])
+
+
+class _Moment:
+    """The node's figures at the moment when somebody looks: taken once for all metrics."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.stats = node.stats()
+        self._names = node.membership().members
+
+    def look(self) -> None:
+        self.stats = self._node.stats()
+        self._names = self._node.membership().members
+
+    def read(self, read: ReadStats) -> float:
+        return read(self.stats)
+
+    def contact(self) -> list[Sample]:
+        age_s = self._node.last_contact_s
+        return [] if age_s is None else [((), age_s)]
+
+    def of_peers(self, read: ReadPeer) -> list[Sample]:
+        found = [(self._who(peer), read(stats)) for peer, stats in self._node.peers().items()]
+        return [(who, value) for who, value in found if value is not None]
+
+    def of_members(self, read: ReadMember) -> list[Sample]:
+        return [(self._who(member), read(progress)) for member, progress in self.stats.progress.items()]
+
+    def _who(self, node_id: NodeId) -> tuple[str, str]:
+        member = self._names.get(node_id)
+        return format_id(node_id), member.name if member is not None else ""
+
+
+_FIGURES: tuple[tuple[str, str, str, ReadStats], ...] = (
+    ("gauge", "syncline_server_has_leader", "Whether a leader is known.", lambda s: int(s.leader is not None)),
+    ("gauge", "syncline_server_is_leader", "Whether this node leads.", lambda s: int(s.role == "leader")),
+    ("gauge", "syncline_server_is_learner", "Whether this node learns.", lambda s: int(s.role == "learner")),
+    ("counter", "syncline_server_leader_changes_seen_total", "Changes of the leader.", lambda s: s.leader_changes),
+    ("counter", "syncline_server_proposals_committed_total", "The commit index.", lambda s: s.commit),
+    ("counter", "syncline_server_proposals_applied_total", "The applied index.", lambda s: s.applied),
+    ("gauge", "syncline_server_proposals_pending", "Proposals made here, unanswered.", lambda s: s.proposals_pending),
+    (
+        "counter",
+        "syncline_server_proposals_failed_total",
+        "Proposals made here that failed.",
+        lambda s: s.proposals_failed,
+    ),
+    ("gauge", "syncline_server_reads_pending", "Reads made here, not confirmed yet.", lambda s: s.reads_pending),
+    ("counter", "syncline_server_snapshots_taken_total", "Snapshots taken here.", lambda s: s.snapshots_taken),
+    ("counter", "syncline_server_snapshots_installed_total", "Snapshots installed.", lambda s: s.snapshots_installed),
+    ("gauge", "syncline_server_loop_lag_seconds", "How late the last tick was.", lambda s: s.loop_lag_s),
+    ("gauge", "syncline_raft_term", "The current term.", lambda s: s.term),
+    ("gauge", "syncline_raft_first_index", "The first entry kept in the log.", lambda s: s.first_index),
+    ("gauge", "syncline_raft_last_index", "The last entry in the log.", lambda s: s.last_index),
+    ("gauge", "syncline_raft_snapshot_index", "The newest snapshot's entry.", lambda s: s.snapshot_index),
+    ("gauge", "syncline_raft_lag_entries", "Entries committed and not applied yet.", lambda s: s.lag),
+    ("counter", "syncline_raft_messages_refused_total", "Messages that made no sense.", lambda s: s.messages_refused),
+    ("gauge", "syncline_disk_wal_bytes", "Size of the log's files.", lambda s: s.log_bytes),
+    (
+        "gauge",
+        "syncline_disk_wal_last_fsync_seconds",
+        "The last group's time to durability.",
+        lambda s: s.log_last_sync_s,
+    ),
+)
+
+_PEERS: tuple[tuple[str, str, str, ReadPeer], ...] = (
+    ("gauge", "syncline_network_active_peers", "Whether the link to the peer is up.", lambda s: int(s.connected)),
+    ("gauge", "syncline_network_peer_round_trip_time_seconds", "Smoothed round trip time.", lambda s: s.rtt_s),
+    ("counter", "syncline_network_peer_sent_bytes_total", "Bytes sent to the peer.", lambda s: s.sent_bytes),
+    ("counter", "syncline_network_peer_received_bytes_total", "Bytes from the peer.", lambda s: s.received_bytes),
+    ("counter", "syncline_network_peer_dropped_messages_total", "Messages not sent.", lambda s: s.dropped_messages),
+    ("counter", "syncline_network_peer_reconnects_total", "Times the link came up again.", lambda s: s.reconnects),
+)
+
+_MEMBERS: tuple[tuple[str, str, ReadMember], ...] = (
+    ("syncline_raft_member_lag_entries", "Entries behind the leader's log; on the leader.", lambda p: p.lag),
+    ("syncline_raft_member_active", "Whether it answers; on the leader.", lambda p: int(p.active)),
+)

@@ -1,0 +1,111 @@
+"""`syncline up` with real nodes: the demonstration that the README gives, as a user would type it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.ports import free_block
+
+SYNCLINE = (sys.executable, "-m", "syncline")
+QUICK = {"SYNCLINE_ELECTION_S": "0.5", "SYNCLINE_HEARTBEAT_S": "0.05"}
+LIMIT_S = 60.0
+
+
+class Up:
+    """A running `syncline up --json`, and a shell beside it."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.endpoints = ""
+
+    def wait_for(self, event: str, **fields: object) -> dict[str, object]:
+        """The next event of a kind whose node has these fields; the test's time limit bounds the wait."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            found = json.loads(line)
+            node = found.get("node", found)
+            if found["event"] == event and all(node.get(name) == value for name, value in fields.items()):
+                return dict(found)
+        raise AssertionError(f"it ended before {event!r} {fields}")
+
+    def wait_ready(self) -> dict[str, int]:
+        event = self.wait_for("ready")
+        self.endpoints = str(event["endpoints"])
+        nodes = event["nodes"]
+        assert isinstance(nodes, list)
+        return {node["name"]: node["pid"] for node in nodes}
+
+    def run(self, *arguments: str, endpoints: str | None = None) -> str:
+        """What a command prints."""
+        environment = {**os.environ, "SYNCLINE_ENDPOINTS": endpoints or self.endpoints}
+        ran = subprocess.run(
+            [*SYNCLINE, *arguments], capture_output=True, text=True, timeout=LIMIT_S, check=False, env=environment
+        )
+        assert (ran.returncode, ran.stderr) == (0, ""), ran
+        return ran.stdout
+
+    def members(self) -> dict[str, dict[str, object]]:
+        found = json.loads(self.run("status", "--json"))
+        return {member["name"]: member for member in found["members"]}
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        out, _ = self.process.communicate(timeout=LIMIT_S)
+        assert self.process.returncode == 0, out
+
+
+@contextmanager
+def running(data_dir: Path, *arguments: str) -> Iterator[Up]:
+    command = [*SYNCLINE, "up", "--json", "--data-dir", str(data_dir), *arguments]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **QUICK}
+    )
+    try:
+        yield Up(process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_cluster_lives_through_a_killed_leader_a_restart_and_a_fourth_node(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    with running(data_dir, "--port", str(free_block(104))) as up:
+        pids = up.wait_ready()
+        up.run("put", "greeting", "hello")
+        for url in up.endpoints.split(","):
+            assert up.run("get", "greeting", endpoints=url) == "hello"
+
+        members = up.members()
+        assert {str(member["pid"]) for member in members.values()} == {str(pid) for pid in pids.values()}
+        leader = next(name for name, member in members.items() if member["role"] == "leader")
+        os.kill(pids[leader], signal.SIGKILL)
+        ended = up.wait_for("ended", name=leader)
+        up.run("put", "greeting", "hello again", "--timeout", "20s")
+        assert up.members()[leader]["reachable"] is False
+
+        command = shlex.split(str(ended["restart"]))
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, **QUICK}) as by_hand:
+            seen = up.wait_for("node", name=leader, state="follower")["node"]
+            assert isinstance(seen, dict)
+            assert (seen["pid"], seen["by_hand"]) == (by_hand.pid, True)
+            url = str(up.members()[leader]["http"])
+            assert up.run("get", "greeting", endpoints=url) == "hello again"
+            by_hand.terminate()
+            assert by_hand.wait(LIMIT_S) == 0
+        up.stop()
+
+    with running(data_dir, "--nodes", "4") as up:
+        pids = up.wait_ready()
+        assert sorted(pids) == ["n1", "n2", "n3", "n4"]
+        fourth = up.endpoints.split(",")[3]
+        assert up.run("get", "greeting", endpoints=fourth) == "hello again"
+        assert (data_dir / "n4" / "log").exists()
+        up.stop()

@@ -1,0 +1,124 @@
+"""The ASGI form: the same answers, through `scope`, `receive` and `send`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from syncline.server.asgi import AsgiApp
+from syncline.server.site import Site
+from tests.kv_double import FakeBackend
+from tests.support import run
+
+
+class Mounted:
+    """An ASGI server's side of one application."""
+
+    def __init__(self, root: str = "") -> None:
+        self.backend = FakeBackend()
+        self.app = AsgiApp(Site(self.backend, name="a"), max_body_bytes=100)
+        self.root = root
+
+    async def ask(
+        self, method: str, path: str, *parts: bytes, query: bytes = b"", raw: bytes | None = None, **fields: str
+    ) -> tuple[int, dict[str, str], bytes]:
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": method,
+            "path": self.root + path,
+            "root_path": self.root,
+            "query_string": query,
+            "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in fields.items()],
+        }
+        if raw is not None:
+            scope["raw_path"] = self.root.encode() + raw
+        waiting = [
+            {"type": "http.request", "body": part, "more_body": position < len(parts) - 1}
+            for position, part in enumerate(parts or (b"",))
+        ]
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return waiting.pop(0) if waiting else {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await self.app(scope, receive, send)
+        start, body = sent
+        assert start["type"] == "http.response.start"
+        headers = {name.decode(): value.decode() for name, value in start["headers"]}
+        return start["status"], headers, body["body"]
+
+
+def test_keys_are_served_under_a_mount_point() -> None:
+    async def scenario() -> None:
+        mounted = Mounted("/kv")
+        status, headers, body = await mounted.ask("PUT", "/key/a", b"va", b"lue")
+        assert (status, json.loads(body)["revision"], headers["etag"]) == (200, 1, '"1"')
+        status, headers, body = await mounted.ask("GET", "/key/a")
+        assert (status, body, headers["content-length"]) == (200, b"value", "5")
+        assert (await mounted.ask("HEAD", "/key/a"))[2] == b""
+        assert (await mounted.ask("GET", "/key/a", if_none_match='"1"'))[0] == 304
+        assert (await mounted.ask("GET", "/keys", query=b"prefix=a&count"))[2] == b'{"revision":1,"count":1}'
+        assert (await mounted.ask("GET", ""))[0] == 200
+
+    run(scenario())
+
+
+def test_the_raw_path_is_the_key() -> None:
+    async def scenario() -> None:
+        mounted = Mounted()
+        await mounted.ask("PUT", "/key/\ufffd/b", b"v", raw=b"/key/%ff%2Fb?x=1", query=b"")
+        assert mounted.backend.store.get(b"\xff/b") is not None
+        await mounted.ask("PUT", "/key/é ?", b"v")
+        assert mounted.backend.store.get("é ?".encode()) is not None
+
+    run(scenario())
+
+
+def test_coroutine_routes_and_errors_are_answered() -> None:
+    async def scenario() -> None:
+        mounted = Mounted()
+        assert (await mounted.ask("POST", "/raft/snapshot"))[0] == 200
+        assert (await mounted.ask("GET", "/nothing"))[0] == 404
+        assert (await mounted.ask("PUT", "/key/a", b"x" * 60, b"x" * 60))[0] == 413
+
+    run(scenario())
+
+
+def test_a_client_that_leaves_is_not_answered() -> None:
+    async def scenario() -> None:
+        mounted = Mounted()
+
+        async def receive() -> Any:
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            raise AssertionError(message)
+
+        await mounted.app({"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send)
+
+    run(scenario())
+
+
+def test_lifespan_and_other_connections() -> None:
+    async def scenario() -> None:
+        mounted = Mounted()
+        messages: asyncio.Queue[Any] = asyncio.Queue()
+        sent: list[str] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message["type"])
+
+        for kind in ("lifespan.startup", "lifespan.shutdown"):
+            messages.put_nowait({"type": kind})
+        await mounted.app({"type": "lifespan"}, messages.get, send)
+        assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+        with pytest.raises(RuntimeError, match="websocket"):
+            await mounted.app({"type": "websocket"}, messages.get, send)
+
+    run(scenario())

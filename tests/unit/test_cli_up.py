@@ -1,0 +1,347 @@
+"""`up`: what it plans, and how it looks after its nodes (here: stand-ins that only answer `/raft/status`)."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from syncline.cli.up_live import LiveView
+from syncline.cli.up_plan import command_line, free_ports_or_raise, make_plan, write_plan
+from syncline.cli.up_supervisor import NodeView
+from syncline.errors import ConfigError, StorageError
+from syncline.platform.disk import OsDisk
+from syncline.server.config import load_config
+from tests.ports import free_block
+from tests.support_cli import syncline
+
+FAKE_NODE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "fake_node.py")
+RUN_UP = (
+    "import sys; from syncline.cli import up_supervisor; from syncline.cli.main import main;"
+    f"up_supervisor.Supervisor.__init__.__kwdefaults__['program'] = (sys.executable, {FAKE_NODE!r});"
+    "sys.exit(main(sys.argv[1:]))"
+)
+"""`syncline up` as it is, with another program for its nodes."""
+
+
+# What it plans
+
+
+def test_three_nodes_from_port_8080_unless_told_otherwise(tmp_path: Path) -> None:
+    plan = make_plan(str(tmp_path), nodes=None, port=None)
+    assert [(node.name, node.http_url, node.peer_address) for node in plan.nodes] == [
+        ("n1", "http://127.0.0.1:8080", "127.0.0.1:8180"),
+        ("n2", "http://127.0.0.1:8081", "127.0.0.1:8181"),
+        ("n3", "http://127.0.0.1:8082", "127.0.0.1:8182"),
+    ]
+    assert list(os.listdir(tmp_path)) == [], "planning writes nothing"
+
+
+def test_each_nodes_settings_are_what_a_server_takes(tmp_path: Path) -> None:
+    data_dir = str(tmp_path / 'a "b\\ ä')
+    plan = make_plan(data_dir, nodes=2, port=9000)
+    write_plan(plan, OsDisk())
+    for node in plan.nodes:
+        config = load_config(file=node.config_path, environment={})
+        assert (config.name, config.data_dir, config.http_listen) == (node.name, node.data_dir, node.http_url[7:])
+        assert config.initial_cluster == {"n1": "127.0.0.1:9100", "n2": "127.0.0.1:9101"}
+
+
+def test_started_again_it_is_the_same_cluster(tmp_path: Path) -> None:
+    data_dir = str(tmp_path)
+    first = make_plan(data_dir, nodes=5, port=9000)
+    write_plan(first, OsDisk())
+    assert make_plan(data_dir, nodes=None, port=None) == first
+    assert make_plan(data_dir, nodes=5, port=9000) == first
+
+
+def test_further_nodes_join_the_founders(tmp_path: Path) -> None:
+    data_dir = str(tmp_path)
+    write_plan(make_plan(data_dir, nodes=1, port=9000), OsDisk())
+    plan = make_plan(data_dir, nodes=3, port=None)
+    write_plan(plan, OsDisk())
+    assert [node.join for node in plan.nodes] == [False, True, True]
+    with open(plan.nodes[2].config_path, "rb") as file:
+        settings = tomllib.load(file)
+    assert settings["join"] == ["http://127.0.0.1:9000"]
+    assert "initial_cluster" not in settings
+    assert make_plan(data_dir, nodes=None, port=None) == plan
+
+
+@pytest.mark.parametrize(
+    ("nodes", "port", "words"),
+    [(2, None, "has 3 nodes"), (None, 9001, "ports from 9000"), (3, 9001, "ports from 9000")],
+)
+def test_wishes_that_do_not_fit_what_is_there_are_refused(
+    tmp_path: Path, nodes: int | None, port: int | None, words: str
+) -> None:
+    write_plan(make_plan(str(tmp_path), nodes=3, port=9000), OsDisk())
+    with pytest.raises(ConfigError, match=words):
+        make_plan(str(tmp_path), nodes=nodes, port=port)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"port":1}',
+        '{"port":0,"founders":1,"nodes":1}',
+        '{"port":1,"founders":2,"nodes":1}',
+        '{"port":1,"founders":1,"nodes":1000}',
+    ],
+)
+def test_a_damaged_plan_is_told(tmp_path: Path, content: str) -> None:
+    (tmp_path / "up.json").write_text(content)
+    with pytest.raises(StorageError, match=r"up\.json is damaged"):
+        make_plan(str(tmp_path), nodes=None, port=None)
+
+
+def test_ports_beyond_the_last_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="65535"):
+        make_plan(str(tmp_path), nodes=3, port=65434)
+
+
+def test_a_port_in_use_is_named_with_its_flag(tmp_path: Path) -> None:
+    port = free_block(102)
+    plan = make_plan(str(tmp_path), nodes=2, port=port)
+    free_ports_or_raise(plan)
+    for taken, use in ((port + 1, "clients"), (port + 100, "other nodes")):
+        words = rf"port {taken} .*{use}.*--port"
+        with socket.create_server(("127.0.0.1", taken)), pytest.raises(ConfigError, match=words):
+            free_ports_or_raise(plan)
+
+
+def test_a_port_in_use_ends_up_before_anything_is_written(tmp_path: Path) -> None:
+    port = free_block(103)
+    with socket.create_server(("127.0.0.1", port + 2)):
+        failed = syncline("up", "--data-dir", str(tmp_path / "d"), "--port", str(port))
+    assert failed.status == 2
+    assert f"port {port + 2} (of n3, for clients) is in use" in failed.error()
+    assert os.listdir(tmp_path / "d") == ["LOCK"]
+
+
+@pytest.mark.parametrize("arguments", [("--nodes", "0"), ("--nodes", "10"), ("--port", "0"), ("--port", "x")])
+def test_numbers_out_of_range_are_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    failed = syncline("up", "--data-dir", str(tmp_path), *arguments)
+    assert failed.status == 2
+    assert arguments[0] in failed.error()
+
+
+def test_a_command_is_shown_as_it_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["./env/bin/syncline"])
+    assert command_line("get", "a b") == "./env/bin/syncline get 'a b'"
+    monkeypatch.setattr(sys, "argv", ["-c"])
+    assert command_line("get") == f"{sys.executable} -m syncline get"
+
+
+def test_the_live_table_shows_every_node() -> None:
+    out = io.StringIO()
+    view = LiveView(Console(file=out, force_terminal=True, width=120, color_system=None))
+    view.show([
+        NodeView(name="n1", http="http://h:1", peer="h:2", state="leader", term=3, applied=9, pid=4711),
+        NodeView(name="n2", http="http://h:3", peer="h:4", state="ended", note="killed"),
+    ])  # fmt: skip
+    view.ended("n2", "killed by SIGKILL", "syncline serve x")
+    view.close()
+    text = out.getvalue()
+    for word in ("leader", "4711", "http://h:3", "ended", "n2 killed by SIGKILL", "syncline serve x"):
+        assert word in text
+
+
+# How it looks after its nodes
+
+
+class Up:
+    """A running `syncline up --json` with stand-ins for nodes."""
+
+    def __init__(self, process: subprocess.Popen[str], data_dir: Path) -> None:
+        self.process = process
+        self.data_dir = data_dir
+        self.pids: dict[str, int] = {}
+        self.endpoints = ""
+
+    def wait_for(self, event: str) -> dict[str, object]:
+        """The next event of a kind; the test's own time limit ends a wait for one that never comes."""
+        assert self.process.stdout is not None
+        seen = []
+        for line in self.process.stdout:
+            found = json.loads(line)
+            seen.append(found)
+            if found["event"] == event:
+                return dict(found)
+        raise AssertionError(f"no {event!r} among {seen}; {self.process.stderr and self.process.stderr.read()}")
+
+    def wait_ready(self) -> None:
+        event = self.wait_for("ready")
+        nodes = event["nodes"]
+        assert isinstance(nodes, list)
+        self.pids = {node["name"]: node["pid"] for node in nodes if node["pid"]}
+
+    def journal(self) -> list[str]:
+        return (self.data_dir / "journal").read_text().splitlines()
+
+
+@contextmanager
+def running(data_dir: Path, *arguments: str, **environment: str) -> Iterator[Up]:
+    command = [sys.executable, "-c", RUN_UP, "up", "--json", "--data-dir", str(data_dir), "--port",
+               str(free_block(103)), *arguments]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
+    up = Up(process, data_dir)
+    try:
+        yield up
+    finally:
+        process.kill()
+        process.communicate()
+        for pid in up.pids.values():
+            _gone(pid)
+
+
+def _gone(pid: int) -> None:
+    """Wait for the end of a process that is not ours: its pidfd becomes readable then."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert _readable(descriptor), f"process {pid} still runs"
+    finally:
+        os.close(descriptor)
+
+
+def _readable(descriptor: int) -> bool:
+    return bool(select.select([descriptor], [], [], 10.0)[0])
+
+
+def test_ctrl_c_stops_the_nodes_in_order_the_leader_last(tmp_path: Path) -> None:
+    with running(tmp_path) as up:
+        up.wait_ready()
+        assert set(up.pids) == {"n1", "n2", "n3"}
+        up.process.send_signal(signal.SIGINT)
+        assert up.process.wait(20) == 0
+        assert up.journal() == ["n2 stopped", "n3 stopped", "n1 stopped"]
+
+
+def test_the_nodes_do_not_see_the_terminals_ctrl_c(tmp_path: Path) -> None:
+    with running(tmp_path) as up:
+        up.wait_ready()
+        assert all(os.getpgid(pid) != os.getpgid(up.process.pid) for pid in up.pids.values())
+
+
+def test_a_second_ctrl_c_kills(tmp_path: Path) -> None:
+    with running(tmp_path, FAKE_NODE_HANG="n2") as up:
+        up.wait_ready()
+        up.process.send_signal(signal.SIGINT)
+        up.wait_for("note")
+        up.process.send_signal(signal.SIGINT)
+        assert up.process.wait(20) == 130
+
+
+def test_a_killed_node_is_reported_and_the_others_go_on(tmp_path: Path) -> None:
+    with running(tmp_path) as up:
+        up.wait_ready()
+        os.kill(up.pids["n1"], signal.SIGKILL)
+        event = up.wait_for("ended")
+        assert (event["name"], event["reason"]) == ("n1", f"killed by SIGKILL (log: {tmp_path}/n1/log)")
+        assert str(event["restart"]).endswith(f"serve --config {tmp_path}/n1/node.toml")
+        os.kill(up.pids["n2"], 0)
+
+
+def test_a_node_started_again_by_hand_is_seen(tmp_path: Path) -> None:
+    with running(tmp_path) as up:
+        up.wait_ready()
+        os.kill(up.pids["n3"], signal.SIGKILL)
+        up.wait_for("ended")
+        arguments = [sys.executable, FAKE_NODE, "serve", "--config", str(tmp_path / "n3" / "node.toml")]
+        with subprocess.Popen(arguments, stderr=subprocess.DEVNULL) as by_hand:
+            node = _next_state(up, "n3", "follower")
+            assert (node["pid"], node["by_hand"]) == (by_hand.pid, True)
+            up.process.send_signal(signal.SIGINT)
+            assert "started by hand and still runs" in _last_note(up)
+            by_hand.terminate()
+
+
+def _next_state(up: Up, name: str, state: str) -> dict[str, object]:
+    while True:
+        node = up.wait_for("node")["node"]
+        assert isinstance(node, dict)
+        if (node["name"], node["state"]) == (name, state):
+            return node
+
+
+def _last_note(up: Up) -> str:
+    out, _ = up.process.communicate(timeout=20)
+    return str(json.loads(out.splitlines()[-1])["message"])
+
+
+def test_a_node_is_started_again_if_that_was_asked_for(tmp_path: Path) -> None:
+    with running(tmp_path, "--restart") as up:
+        up.wait_ready()
+        os.kill(up.pids["n2"], signal.SIGKILL)
+        assert up.wait_for("ended")["restart"] == ""
+        node = _next_state(up, "n2", "follower")
+        assert node["pid"] != up.pids["n2"]
+        assert node["by_hand"] is False
+
+
+def test_a_node_that_fails_at_its_start_is_reported_with_its_reason(tmp_path: Path) -> None:
+    with running(tmp_path, FAKE_NODE_FAIL="n2") as up:
+        assert up.wait_for("ended")["reason"] == f"ended with status 1: n2 is broken (log: {tmp_path}/n2/log)"
+        up.wait_ready()
+
+
+def test_the_end_of_all_nodes_ends_up(tmp_path: Path) -> None:
+    with running(tmp_path, "--nodes", "1") as up:
+        up.wait_ready()
+        os.kill(up.pids["n1"], signal.SIGKILL)
+        _, err = up.process.communicate(timeout=20)
+        assert up.process.returncode == 1
+        assert "every node has ended" in err
+
+
+def test_no_node_outlives_up_however_it_ends(tmp_path: Path) -> None:
+    with running(tmp_path) as up:
+        up.wait_ready()
+        up.process.send_signal(signal.SIGKILL)
+        for pid in up.pids.values():
+            _gone(pid)
+        assert sorted(up.journal()) == ["n1 stopped", "n2 stopped", "n3 stopped"]
+
+
+def test_a_second_up_on_the_same_directory_is_refused(tmp_path: Path) -> None:
+    with running(tmp_path) as up:
+        up.wait_ready()
+        failed = syncline("up", "--data-dir", str(tmp_path))
+        assert failed.status == 1
+        assert f"another 'syncline up' (pid {up.process.pid}) runs on" in failed.error()
+
+
+def test_without_a_terminal_lines_are_printed_when_it_is_ready(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RUN_UP, "up", "--data-dir", str(tmp_path), "--port", str(free_block(103))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            if line.endswith("status\n"):
+                process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert lines[0].startswith("n1   leader    http://127.0.0.1:")
+    assert lines[3].startswith("ready: 3 nodes")
+    assert any(line.strip().startswith("export SYNCLINE_ENDPOINTS=") for line in lines)
+    assert lines[-1] == "stopping all nodes (Ctrl-C again kills them)"

@@ -1,0 +1,288 @@
+"""The retry rules: what is tried again, what never is, and what the caller is told."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from syncline.client import AsyncClient
+from syncline.client import caller as module
+from syncline.errors import (
+    DeadlineExceeded,
+    NoLeader,
+    OperationError,
+    Outcome,
+    Rejected,
+    RequestFailed,
+    TooLarge,
+    Unreachable,
+)
+from tests.support import run
+from tests.support_http import (
+    DROP,
+    HANG,
+    HttpDouble,
+    HttpRequest,
+    LoopNetwork,
+    Reply,
+    error_reply,
+    json_reply,
+    refused_url,
+    scripted,
+)
+
+DONE = json_reply({"status": "success", "revision": 7})
+NO_LEADER = error_reply(503, "no_leader")
+UNKNOWN = error_reply(503, "closed", "unknown")
+VALUE = Reply(200, b"v", {"ETag": '"3"', "Syncline-Revision": "9"})
+
+
+def client(*urls: str, timeout_s: float = 5.0, retry_refused: bool = True) -> AsyncClient:
+    return AsyncClient(
+        urls, timeout_s=timeout_s, network=LoopNetwork(), rng=random.Random(1), retry_refused=retry_refused
+    )
+
+
+async def put_through(*replies: Reply, idempotent: bool = False, timeout_s: float = 5.0) -> HttpDouble:
+    async with HttpDouble(scripted(*replies)) as double, client(double.url, timeout_s=timeout_s) as kv:
+        assert (await kv.put("k", b"v", idempotent=idempotent)).revision == 7
+        return double
+
+
+def failing_put(*replies: Reply, idempotent: bool = False, timeout_s: float = 0.6) -> tuple[OperationError, int]:
+    async def scenario() -> tuple[OperationError, int]:
+        async with HttpDouble(scripted(*replies)) as double, client(double.url, timeout_s=timeout_s) as kv:
+            with pytest.raises(OperationError) as caught:
+                await kv.put("k", b"v", idempotent=idempotent)
+            return caught.value, len(double.requests)
+
+    return run(scenario())
+
+
+def test_a_refusal_that_was_not_applied_is_tried_again() -> None:
+    double = run(put_through(NO_LEADER, NO_LEADER, DONE))
+    assert len(double.requests) == 3
+    assert double.connections == 1
+
+
+def test_retries_end_at_the_deadline_with_the_servers_reason() -> None:
+    error, attempts = failing_put(NO_LEADER)
+    assert isinstance(error, NoLeader)
+    assert error.outcome is Outcome.NOT_APPLIED
+    assert 2 <= attempts <= 10, "there are pauses between the rounds"
+
+
+@pytest.mark.parametrize("doubtful", [UNKNOWN, DROP, error_reply(504, "deadline_exceeded", "unknown")])
+def test_a_write_in_doubt_is_not_repeated(doubtful: Reply) -> None:
+    error, attempts = failing_put(doubtful, DONE)
+    assert error.outcome is Outcome.UNKNOWN
+    assert attempts == 1
+
+
+@pytest.mark.parametrize("doubtful", [UNKNOWN, DROP, error_reply(504, "deadline_exceeded", "unknown")])
+def test_a_write_in_doubt_is_repeated_if_it_is_idempotent(doubtful: Reply) -> None:
+    assert len(run(put_through(doubtful, DONE, idempotent=True)).requests) == 2
+
+
+def test_a_doubt_is_not_undone_by_a_later_refusal() -> None:
+    error, attempts = failing_put(UNKNOWN, NO_LEADER, idempotent=True)
+    assert attempts > 1
+    assert error.outcome is Outcome.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "code"),
+    [
+        (error_reply(413, "too_large"), TooLarge, "too_large"),
+        (error_reply(412, "precondition_failed", details={"revision": 4}), Rejected, "precondition_failed"),
+        (error_reply(409, "rejected"), Rejected, "rejected"),
+        (error_reply(507, "disk_full"), RequestFailed, "disk_full"),
+        (error_reply(400, "bad_request"), RequestFailed, "bad_request"),
+        (error_reply(404, "unknown_route"), RequestFailed, "unknown_route"),
+        (Reply(502, b"<html>bad gateway</html>"), RequestFailed, "bad_answer"),
+        (Reply(200, b"not json"), RequestFailed, "bad_answer"),
+    ],
+)
+def test_a_definite_answer_is_not_retried(reply: Reply, kind: type[OperationError], code: str) -> None:
+    error, attempts = failing_put(reply)
+    assert (type(error), error.code, attempts) == (kind, code, 1)
+
+
+def test_a_hanging_server_ends_a_write_at_the_deadline_in_doubt() -> None:
+    error, attempts = failing_put(HANG, timeout_s=0.3)
+    assert isinstance(error, DeadlineExceeded)
+    assert (error.outcome, attempts) == (Outcome.UNKNOWN, 1)
+
+
+def test_a_read_leaves_a_hanging_server_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ATTEMPT_LIMIT_S", 0.1)
+
+    async def scenario() -> None:
+        async with HttpDouble(scripted(HANG)) as a, HttpDouble(scripted(VALUE)) as b, client(a.url, b.url) as kv:
+            found = await kv.get("k")
+            assert found is not None
+            assert (found.value, found.mod_revision, found.revision) == (b"v", 3, 9)
+            assert len(a.requests) == 1
+
+    run(scenario())
+
+
+def test_a_read_that_nobody_answers_has_no_effect_to_doubt() -> None:
+    async def scenario() -> None:
+        async with HttpDouble(scripted(HANG)) as double, client(double.url, timeout_s=0.2) as kv:
+            with pytest.raises(DeadlineExceeded) as caught:
+                await kv.get("k")
+            assert caught.value.outcome is Outcome.NOT_APPLIED
+
+    run(scenario())
+
+
+def test_a_reason_is_told_rather_than_the_lapse_of_time_after_it() -> None:
+    async def scenario() -> None:
+        handler = scripted(error_reply(503, "too_stale"), HANG)
+        async with HttpDouble(handler) as double, client(double.url, timeout_s=0.4) as kv:
+            with pytest.raises(RequestFailed) as caught:
+                await kv.get("k")
+            assert caught.value.code == "too_stale"
+
+    run(scenario())
+
+
+def test_a_write_is_not_tried_again_in_the_last_moment() -> None:
+    error, attempts = failing_put(NO_LEADER, HANG, timeout_s=0.26)
+    assert (error.code, error.outcome, attempts) == ("no_leader", Outcome.NOT_APPLIED, 1)
+
+
+def test_a_refused_connection_goes_to_the_next_endpoint_and_stays_there() -> None:
+    async def scenario() -> None:
+        async with HttpDouble(scripted(DONE)) as double, client(refused_url(), double.url) as kv:
+            for _ in range(5):
+                await kv.put("k", b"v")
+            assert len(double.requests) == 5
+            assert double.connections == 1
+
+    run(scenario())
+
+
+def test_an_endpoint_that_comes_back_within_the_deadline_is_reached() -> None:
+    async def scenario() -> None:
+        double = HttpDouble(scripted(DONE))
+        url = refused_url()
+        refused = asyncio.Event()
+
+        class WatchedNetwork(LoopNetwork):
+            async def connect(self, *arguments: Any, **named: Any) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+                try:
+                    return await super().connect(*arguments, **named)
+                except OSError:
+                    refused.set()
+                    raise
+
+        async with AsyncClient(url, network=WatchedNetwork(), timeout_s=20.0) as kv:
+            writing = asyncio.create_task(kv.put("k", b"v"))
+            await refused.wait()
+            await double.start(int(url.rsplit(":", 1)[1]))
+            assert (await writing).revision == 7
+        await double.close()
+
+    run(scenario())
+
+
+def test_an_impatient_client_fails_at_once_where_everybody_refuses() -> None:
+    async def scenario() -> None:
+        async with client(refused_url(), refused_url(), timeout_s=30.0, retry_refused=False) as kv:
+            with pytest.raises(Unreachable, match="refused") as caught:
+                await kv.put("k", b"v")
+            assert caught.value.outcome is Outcome.NOT_APPLIED
+
+    run(scenario(), timeout_s=5.0)
+
+
+def test_an_impatient_client_still_waits_for_a_leader() -> None:
+    async def scenario() -> None:
+        async with (
+            HttpDouble(scripted(NO_LEADER, DONE)) as double,
+            client(refused_url(), double.url, retry_refused=False) as kv,
+        ):
+            assert (await kv.put("k", b"v")).revision == 7
+
+    run(scenario())
+
+
+def test_the_servers_wish_to_be_left_alone_is_respected_when_it_is_overloaded() -> None:
+    async def scenario() -> tuple[float, float]:
+        times = []
+
+        async def handler(_: HttpRequest) -> Reply:
+            times.append(asyncio.get_running_loop().time())
+            if len(times) > 1:
+                return DONE
+            busy = error_reply(503, "overloaded")
+            return Reply(503, busy.body, {**busy.headers, "Retry-After": "0.4"})
+
+        async with HttpDouble(handler) as double, client(double.url) as kv:
+            await kv.put("k", b"v")
+        return times[0], times[1]
+
+    first, second = run(scenario())
+    assert second - first >= 0.4
+
+
+def test_the_server_is_told_a_deadline_before_the_clients() -> None:
+    double = run(put_through(DONE, timeout_s=2.0))
+    told = float(double.requests[0].parameters["timeout"])
+    assert 1.0 < told < 2.0
+
+
+def test_an_idle_connection_that_the_server_closed_is_not_used() -> None:
+    async def scenario() -> None:
+        async with HttpDouble(scripted(DONE)) as double, client(double.url) as kv:
+            await kv.put("k", b"v")
+            await double.drop_connections()
+            (endpoint,) = kv._set
+            await endpoint._idle[0].wait_closed()
+            await kv.put("k", b"v")
+            assert double.connections == 2
+
+    run(scenario())
+
+
+def test_many_operations_at_once_use_a_connection_each_and_share_them_later() -> None:
+    async def scenario() -> None:
+        together = asyncio.Barrier(8)
+
+        async def handler(_: HttpRequest) -> Reply:
+            await together.wait()
+            return DONE
+
+        async with HttpDouble(handler) as double, client(double.url) as kv:
+            for _ in range(3):
+                await asyncio.gather(*(kv.put(f"k{number}", b"v") for number in range(8)))
+            assert double.connections == 8
+
+    run(scenario())
+
+
+def test_closing_the_client_ends_what_is_under_way() -> None:
+    async def scenario() -> None:
+        arrived = asyncio.Event()
+
+        async def handler(_: HttpRequest) -> Reply:
+            arrived.set()
+            return HANG
+
+        async with AsyncExitStack() as stack:
+            double = await stack.enter_async_context(HttpDouble(handler))
+            kv = client(double.url)
+            writing = asyncio.create_task(kv.put("k", b"v"))
+            await arrived.wait()
+            await kv.close()
+            with pytest.raises(Unreachable) as caught:
+                await writing
+            assert caught.value.outcome is Outcome.UNKNOWN
+
+    run(scenario())

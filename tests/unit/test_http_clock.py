@@ -1,0 +1,140 @@
+"""Slow clients, and the end of a server. In memory, on a clock that the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+
+from syncline.server.http import HttpServer
+from syncline.server.limits import HttpLimits
+from tests.http_double import Wire, error_of, get, holding, put
+from tests.support import run
+
+
+def closed(wire: Wire) -> bool:
+    return wire.transport.closed
+
+
+# --- slow clients
+
+
+def test_a_connection_on_which_nothing_is_asked_is_closed() -> None:
+    async def scenario() -> None:
+        wire = Wire()
+        wire.advance(9.5)
+        assert not closed(wire)
+        wire.advance(2)
+        assert closed(wire)
+        assert wire.received == b""
+
+    run(scenario())
+
+
+def test_a_header_that_trickles_in_is_refused() -> None:
+    async def scenario() -> None:
+        wire = Wire()
+        for byte in get("/a", "A: " + "b" * 100):
+            wire.send(bytes([byte]))
+            wire.advance(0.5)
+        assert wire.answers[0].status == 408
+        assert error_of(wire.answers[0].body)["code"] == "request_timeout"
+        assert wire.now_s >= 10
+
+    run(scenario())
+
+
+def test_a_body_that_trickles_in_is_refused() -> None:
+    async def scenario() -> None:
+        wire = Wire()
+        wire.send(put("/a", b"x" * 100)[:-100])
+        for _ in range(58):
+            wire.send(b"x")
+            wire.advance(0.5)
+        assert wire.received == b""
+        wire.advance(3)
+        assert wire.answers[0].status == 408
+
+    run(scenario())
+
+
+def test_an_idle_connection_is_closed_but_a_waiting_one_is_not() -> None:
+    async def scenario() -> None:
+        wire = holding()
+        wire.send(get("/a"))
+        wire.advance(100)
+        assert not wire.transport.closed, "it waits for us"
+        wire.answer(0)
+        await wire.settle()
+        wire.advance(74)
+        assert not wire.transport.closed
+        wire.advance(2)
+        assert wire.transport.closed
+
+    run(scenario())
+
+
+def test_a_client_that_we_do_not_read_from_is_not_late() -> None:
+    async def scenario() -> None:
+        wire = holding(limits=HttpLimits(max_in_flight=1))
+        wire.send(get("/a") + get("/b") + get("/c")[:-5])
+        assert not wire.transport.reading
+        wire.advance(60)
+        assert not wire.transport.closed
+        for position in range(2):
+            wire.answer(position)
+            await wire.settle()
+        wire.send(get("/c")[-5:])
+        wire.answer(2)
+        await wire.settle()
+        assert len(wire.answers) == 3
+
+    run(scenario())
+
+
+# --- draining
+
+
+def test_draining_closes_idle_connections_and_lets_the_others_end() -> None:
+    async def scenario() -> None:
+        idle, busy = Wire(), holding()
+        busy.server._connections.add(idle.connection)  # one server for both
+        idle.connection._server = busy.server
+        busy.send(get("/a"))
+        closing = asyncio.ensure_future(busy.server.close(drain_s=5))
+        await busy.settle()
+        assert idle.transport.closed
+        assert not busy.transport.closed
+        busy.answer(0)
+        await closing
+        assert busy.answers[0].headers["connection"] == "close"
+        assert busy.transport.closed
+
+    run(scenario())
+
+
+def test_draining_finishes_a_request_that_is_half_read() -> None:
+    async def scenario() -> None:
+        wire = Wire()
+        data = put("/a", b"body")
+        wire.send(data[:-2])
+        closing = asyncio.ensure_future(wire.server.close(drain_s=5))
+        await wire.settle()
+        wire.send(data[-2:])
+        await closing
+        assert [answer.body for answer in wire.answers] == [b"PUT /a body"]
+
+    run(scenario())
+
+
+def test_draining_cuts_off_what_is_not_done_in_time() -> None:
+    async def scenario() -> None:
+        wire = holding()
+        wire.send(get("/a"))
+        await wire.server.close(drain_s=0.01)
+        assert wire.transport.aborted
+        assert wire.server.connection_count == 0
+
+    run(scenario())
+
+
+def test_a_server_without_connections_closes_at_once() -> None:
+    run(HttpServer(Wire().echo).close(drain_s=5))
