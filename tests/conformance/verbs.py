@@ -25,6 +25,7 @@ Ours, for what theirs has no words for:
     report-snapshot <id> <peer> ok=B           tell a node how a snapshot transfer ended
     duplicate-msgs <id>                        put a second copy of each message to a node behind the others
     hold-msgs from=<id>|AppendThread to=<id>   take the messages between two out of the queue: they are late
+    hold-msgs ... copy=true                    hold a second copy of each, the first one stays: it will come twice
     release-msgs                               put what was held behind everything else in the queue
     restart <id>                               crash a node and start it from what its storage holds
     forge <type> from=1 to=2 term=3 index=4 log-term=5 commit=6 session=7 context=c entries=(5/4,5/5) reject=B hint=N
@@ -336,7 +337,10 @@ class Interaction:
         name = command.text("from", "")
         sender = LOCAL_APPEND if name == "AppendThread" else int(name)
         late = [message for message in env.messages if (message.sender, message.to) == (sender, to)]
-        env.messages = [message for message in env.messages if (message.sender, message.to) != (sender, to)]
+        if command.truth("copy"):
+            late = [msgspec.structs.replace(message) for message in late]
+        else:
+            env.messages = [message for message in env.messages if (message.sender, message.to) != (sender, to)]
         self._held += late
         for message in late:
             env.output.write(f"held: {env.notation.message(message)}\n")

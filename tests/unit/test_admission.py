@@ -190,6 +190,17 @@ def test_an_append_beyond_the_end_is_rejected_with_a_hint() -> None:
     assert answer.session == 5
 
 
+def test_a_proposal_that_comes_back_is_taken_by_a_leader_and_not_passed_on_again_by_a_follower() -> None:
+    """It was passed on to a node that took this one for the leader."""
+    proposal = message(MessageType.PROP, sender=1, term=0, entries=[Entry(0, 0, data=b"a")])
+    node = node_as(StateType.LEADER)
+    assert node.step(proposal) is None
+    assert node.last_index == LAST + 1
+    node = node_as(StateType.FOLLOWER)
+    assert node.step(proposal) is Refusal.MALFORMED
+    assert not node.has_ready()
+
+
 def test_an_append_may_speak_of_a_commit_index_beyond_its_entries() -> None:
     node = node_as(StateType.FOLLOWER)
     entries = [Entry(1, LAST + 1)]

@@ -257,7 +257,7 @@ def test_a_key_deleted_while_an_export_runs_is_only_skipped(
 
 @given(st.sets(st.binary(min_size=1, max_size=5), max_size=25))
 def test_no_two_keys_get_paths_that_can_not_both_be(keys: set[bytes]) -> None:
-    paths = KeyPaths(b"/no/such/root", b"")
+    paths = KeyPaths(b"/no/such/tree", b"")
     given_paths = []
     for key in sorted(keys):
         try:
@@ -266,7 +266,7 @@ def test_no_two_keys_get_paths_that_can_not_both_be(keys: set[bytes]) -> None:
             continue
     for path in given_paths:
         assert os.path.normpath(path) == path
-        assert path.startswith(b"/no/such/root/")
+        assert path.startswith(b"/no/such/tree/")
         assert not any(other.startswith(path + b"/") for other in given_paths)
 
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from syncline.consensus.types import Message, MessageType, Snapshot
+from syncline.errors import Rejected
 from syncline.testing.simloop import SimLoop, run_simulation
 from syncline.testing.simnet import SimHost, SimNetwork
 from syncline.testing.simtransport import WINDOW_BYTES
 from syncline.transport.handshake import Hello, Purpose, greeting
 from syncline.transport.limits import TransportLimits
+from syncline.transport.snapshots import Chunk, End, Offer
 from syncline.transport.wire import Batch, encode_frame
-from tests.unit.transport_support import CLUSTER, Cluster, Watch, cluster, heartbeat
+from tests.unit.transport_support import CLUSTER, Cluster, Watch, append, cluster, heartbeat
 
 Result = TypeVar("Result")
 
@@ -428,6 +433,52 @@ class TestTransportsOnIt:
                 peer.write(ping * 100_000)
                 await nodes.watch.until(lambda: first.counters.bad_frames == 1)
                 assert nodes.watch.warned("does not read them") == 1
+
+        run_simulation(main)
+
+    @settings(max_examples=150, deadline=None)
+    @given(
+        st.sampled_from(list(Purpose)),
+        st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=4),
+        st.data(),
+    )
+    def test_damaged_streams_harm_nobody(
+        self, purpose: Purpose, damage: list[tuple[int, int]], data: st.DataObject
+    ) -> None:
+        stream = bytearray(greeting(Hello(1, 1, CLUSTER, 2, 1, purpose)))
+        if purpose is Purpose.MESSAGES:
+            for number in range(10):
+                stream += encode_frame(Batch([append(2, 1, 50, number)], ping=number), 1 << 20)
+        else:
+            snapshot = Message(MessageType.SNAP, to=1, sender=2, snapshot=Snapshot())
+            for part in (Offer(snapshot, b"manifest", 100), Chunk(0, bytes(100)), End()):
+                stream += encode_frame(part, 1 << 20)
+        for place, value in damage:
+            stream[place % len(stream)] = value
+        del stream[data.draw(st.integers(1, len(stream))) :]
+
+        async def main(loop: SimLoop) -> None:
+            faults: list[dict[str, object]] = []
+            loop.set_exception_handler(lambda loop, context: faults.append(context))
+            network = SimNetwork(random.Random(3))
+            async with cluster(network.host("a")) as nodes:
+                _, handler = await nodes.add(1, bind="a:1")
+
+                def refuse(sender: int, message: Message, manifest: bytes) -> NoReturn:
+                    raise Rejected("not now")
+
+                handler.on_offer = refuse
+                stranger, _ = await network.host("b").connect(asyncio.Protocol, "a", 1, timeout_s=1)
+                stranger.write(stream)
+                await asyncio.sleep(60)
+                other = Cluster(nodes.watch, network.host("c"))
+                third, third_handler = await other.add(3, bind="c:1")
+                third.set_peer(1, "a:1")
+                await third_handler.heard("up 1")
+                assert third.send(1, heartbeat(3, 1))
+                await nodes.watch.until(lambda: any(sender == 3 for sender, _ in handler.calls))
+                await third.close()
+            assert faults == []
 
         run_simulation(main)
 

@@ -28,14 +28,14 @@ from syncline.platform.disk import Disk, OsDisk
 from syncline.storage import snapshotfile, snapshotwriting
 from syncline.storage.snapshotfile import decode_manifest, encode_manifest
 from syncline.storage.snapshots import SnapshotManifest, SnapshotStore
-from tests.unit.storage_support import TroubledDisk
+from tests.unit.storage_support import QuickDisk, TroubledDisk
 
 CLUSTER = 0xC1
 THREE = MembershipState((1, 2, 3), (4,))
 
 
 def opened(path: Path, *, disk: Disk | None = None, retain: int = 2) -> SnapshotStore:
-    return SnapshotStore.open(disk or OsDisk(), str(path), cluster_id=CLUSTER, retain=retain)
+    return SnapshotStore.open(disk or QuickDisk(), str(path), cluster_id=CLUSTER, retain=retain)
 
 
 def made(store: SnapshotStore, index: int, data: bytes = b"state", term: int = 1) -> SnapshotManifest:

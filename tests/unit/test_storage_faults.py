@@ -248,7 +248,7 @@ def small_filesystem(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_real_full_filesystem(small_filesystem: Path) -> None:
     path = f"{small_filesystem}/wal"
-    wal = open_wal(path, segment_bytes=128 << 10)
+    wal = open_wal(path, disk=OsDisk(), segment_bytes=128 << 10)
     written = 0
     with pytest.raises(StorageError, match="Make space on the disk"):  # noqa: PT012
         while written < 1000:
@@ -258,7 +258,7 @@ def test_a_real_full_filesystem(small_filesystem: Path) -> None:
     with pytest.raises(StorageError, match="Nothing more is written"):
         append(wal, row(written + 1, written + 1))
     wal.close()
-    again = open_wal(path, segment_bytes=128 << 10)
+    again = open_wal(path, disk=OsDisk(), segment_bytes=128 << 10)
     assert again.recovery.last_index in (written, written + 1)
     assert held(again)[:written] == row(1, written, size=5000)
     again.compact(written - 10)

@@ -97,7 +97,7 @@ def test_any_sectors_of_the_last_write_may_be_missing(tmp_path: Path) -> None:
 def test_the_last_write_may_end_at_any_byte(tmp_path: Path) -> None:
     start, end = two_batches(tmp_path / "log", last_count=3)
     whole = (tmp_path / "log" / FIRST).read_bytes()
-    for cut in range(start + 1, end):
+    for cut in range(start + 1, end, 3):
         path = tmp_path / str(cut)
         path.mkdir()
         (path / FIRST).write_bytes(whole[:cut].ljust(len(whole), b"\0"))
