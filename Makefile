@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run install test verify fix soak bench clean
+.PHONY: run install test verify fix clean
 
 # Start a three-node cluster on this machine and say how to use it.
 run: $(VENV)/.installed
