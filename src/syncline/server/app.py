@@ -75,7 +75,7 @@ class KvServer:
         try:
             await server._open_node(network, disk, workers, rng)
         except BaseException:
-            await http.close(drain_s=0)
+            await server.close(drain_s=0)
             raise
         return server
 
