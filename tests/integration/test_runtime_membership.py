@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,30 @@ def test_the_leader_hands_over_before_it_is_removed(tmp_path: Path) -> None:
             assert "was removed" in str(await asyncio.wait_for(leader.failed(), 15))
             assert (await nodes.leader()).stats().leader_changes >= 1
             assert await (await nodes.leader()).apply(b"x") == 1
+
+    run(check())
+
+
+def test_the_leader_hands_over_before_it_is_demoted(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path) as nodes:
+            leader, _ = await nodes.pair()
+            handed_over: list[bool] = []
+            for raft in nodes.rafts.values():
+                kept = raft._driver.reconfiguration.append
+
+                def noted(
+                    payload: bytes, kept: Callable[[bytes], tuple[int, int]] = kept, raft: Raft = raft
+                ) -> tuple[int, int]:
+                    placed = kept(payload)
+                    handed_over.append(raft is not leader)
+                    return placed
+
+                raft._driver.reconfiguration.append = noted  # type: ignore[method-assign]
+            membership = await leader.demote(leader.node_id)
+            assert not membership.members[leader.node_id].voter
+            assert handed_over == [True], "the change was appended by another leader"
+            assert await leader.apply(b"x") == 1
 
     run(check())
 

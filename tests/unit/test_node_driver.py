@@ -10,7 +10,19 @@ from pathlib import Path
 import pytest
 
 from syncline import Raft
-from syncline.consensus.types import ChangeType, MembershipChange, SingleChange
+from syncline.consensus.membership import encode_change
+from syncline.consensus.types import (
+    ChangeType,
+    Entry,
+    EntryType,
+    MembershipChange,
+    MembershipState,
+    Message,
+    MessageType,
+    SingleChange,
+    Snapshot,
+    SnapshotMeta,
+)
 from syncline.errors import DiskFull, MembershipError, NodeFailed, NothingToSnapshot
 from syncline.node.driver import FORWARD_BATCH_BYTES, Driver
 from syncline.node.envelope import ChangeContext, Kind, Member, Proposal, encode
@@ -119,27 +131,44 @@ def test_what_a_full_link_does_not_take_waits_in_its_order(tmp_path: Path) -> No
     run(check())
 
 
+def offer_snapshot(driver: Driver) -> SnapshotMeta:
+    """A newer leader's snapshot reaches the core, and nothing has followed from it yet: no turn has run since."""
+    core = driver.core
+    driver._in_turn = True  # and none will
+    membership = MembershipState(voters=tuple(sorted((core.raft.id, PEER))))
+    meta = SnapshotMeta(core.last_index + 100, core.term + 1, membership)
+    message = Message(MessageType.SNAP, to=core.raft.id, sender=PEER, term=core.term + 1, snapshot=Snapshot(meta))
+    assert core.step(message) is None
+    assert core.raft.tracker.configuration.state() == membership
+    return meta
+
+
 def test_no_snapshot_is_made_of_a_view_that_a_newer_one_overtakes(tmp_path: Path) -> None:
     async def check() -> None:
         async with leading(tmp_path) as (raft, driver, machine):
-            driver.restoring = 1
-            with pytest.raises(NothingToSnapshot, match="from the leader"):
-                await raft.snapshot()
-            assert machine.views == machine.released == 1
-            driver.restoring = 0
             await raft.snapshot()
+            assert machine.views == machine.released == 1
+            await raft.apply(b"more")
+            waiting = driver.snapshotter.take()
+            offer_snapshot(driver)
+            with pytest.raises(NothingToSnapshot, match="from the leader"):
+                await waiting
             assert machine.views == machine.released == 2
+            assert len(driver.parts.snapshots.list()) == 1
 
     run(check())
 
 
 def test_an_old_change_does_not_undo_the_membership_of_a_snapshot_on_its_way(tmp_path: Path) -> None:
     async def check() -> None:
-        async with leading(tmp_path) as (raft, driver, _):
-            before = driver.core.raft.tracker.configuration.state()
-            driver.restoring = 1  # what the core has is newer than the entries that are still to be applied
-            await raft._changes.many([(ChangeType.ADD_LEARNER_NODE, 5)], (Member(5, "old", "127.0.0.1:9"),), None, 5.0)
-            assert driver.core.raft.tracker.configuration.state() == before
+        async with leading(tmp_path) as (_, driver, _):
+            context = encode(ChangeContext(0, 0, (Member(5, "old", "127.0.0.1:9"),)))
+            change = MembershipChange(changes=(SingleChange(ChangeType.ADD_LEARNER_NODE, 5),), context=context)
+            old = Entry(driver.core.term, driver.applied + 1, EntryType.CONF_CHANGE_V2, encode_change(change))
+            meta = offer_snapshot(driver)
+            driver.reconfiguration.applied(old)
+            assert driver.core.raft.tracker.configuration.state() == meta.membership
+            assert 5 not in driver.parts.book.members
 
     run(check())
 

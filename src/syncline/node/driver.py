@@ -85,8 +85,6 @@ class Driver:
         self.reconfiguration = Reconfiguration(self)
         self.snapshotter = Snapshotter(self)
         self.applied = self.core.applied
-        self.restoring = 0
-        """Snapshots that the core has accepted and the state machine has not loaded yet: the core is ahead then."""
         self.stopped_by: SynclineError | None = None
         self.leader_contact_s: float | None = None
         self.leader_changes = 0
@@ -185,6 +183,14 @@ class Driver:
         target = self.reconfiguration.best_successor()
         if target != NONE:
             self.core.transfer_leadership(target)
+
+    @property
+    def restoring(self) -> bool:
+        """Whether the core has accepted a snapshot that the state machine has not loaded: the core is ahead then.
+
+        True from the step of the message on, before any work has followed from it.
+        """
+        return self.core.raft.restored_index > self.applied
 
     # -- events in ----------------------------------------------------------------------------------------------------
 
@@ -297,7 +303,6 @@ class Driver:
 
     def _restore(self, message: Message) -> None:
         assert message.snapshot is not None
-        self.restoring += 1
         store, meta = self.parts.snapshots, message.snapshot.meta
         held = next((held for held in store.list() if (held.index, held.term) == (meta.index, meta.term)), None)
         if held is None:

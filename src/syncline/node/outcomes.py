@@ -41,7 +41,6 @@ def _on_restored(driver: Driver, done: Restored) -> None:
     if driver.stopped:
         return
     assert done.meta.index > driver.applied, (done.meta.index, driver.applied)
-    driver.restoring -= 1
     driver.parts.book.load(done.runtime)
     driver.reconfiguration.sync_peers()
     driver.applied = done.meta.index

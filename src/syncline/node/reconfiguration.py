@@ -35,6 +35,9 @@ MEMBERSHIP = 1
 REMOVED = "it was removed from the cluster"
 """What a removed node is told when it dials a member."""
 
+LOSES_VOTE = frozenset({ChangeType.REMOVE_NODE, ChangeType.ADD_LEARNER_NODE})
+"""What a voter can't lead after."""
+
 CAUGHT_UP_ENTRIES = 256
 """A learner this close to the leader's log counts as caught up: it gets the rest within a round trip."""
 
@@ -70,10 +73,11 @@ class Reconfiguration:
         if core.raft.pending_membership_index > core.applied:
             raise Dropped("another change of the membership is under way: wait for it to end")
         self._check_current(context)
-        removed = {single.node_id for single in change.changes if single.type is ChangeType.REMOVE_NODE}
-        if core.raft.id in removed and (successor := self.best_successor()) != NONE:
+        losing = {single.node_id for single in change.changes if single.type in LOSES_VOTE}
+        if core.raft.id in losing and (successor := self.best_successor()) != NONE:
+            # Once it has applied this it steps down, and the voters that are left may still need its vote.
             core.transfer_leadership(successor)
-            raise Dropped("the leader hands over first, because it is itself to be removed")
+            raise Dropped("the leader hands over first, because it is itself to lose its vote")
         try:
             core.preview_membership(change)
             core.propose_membership(change)
@@ -172,7 +176,7 @@ class Reconfiguration:
         answer: object = None
         try:
             # While a snapshot is being loaded the core has its newer membership already: it must not go back.
-            state = None if driver.restoring else driver.core.apply_membership(change)
+            state = None if driver.restoring else driver.core.apply_membership(change, index=entry.index)
         except MembershipRefused as refusal:
             state = None
             answer = MembershipError(f"this change can't be made: {refusal}")
