@@ -118,6 +118,13 @@ class _TcpListener:
         return self._address
 
     async def close(self) -> None:
+        # asyncio (not uvloop) gives a connection that it has just accepted to a task of its own, which leaves the
+        # socket open where the server is closed before it runs: accept no more first, and let those tasks have a turn.
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, asyncio.SelectorEventLoop):
+            for listening in self._server.sockets:
+                loop.remove_reader(listening.fileno())
+            await asyncio.sleep(0)
         # Not `wait_closed`: from Python 3.12 on it waits for the open connections too.
         self._server.close()
         await asyncio.sleep(0)  # the loop lets the socket go

@@ -120,8 +120,12 @@ class HttpConnection(asyncio.Protocol):
     # --- the transport's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one by its methods, not by its class
-        if not self._server.register(self):
+        self._transport = transport = cast(
+            "asyncio.Transport", transport
+        )  # uvloop's is one by its methods, not by its class
+        if self._server.closed:
+            transport.abort()  # it came in while the port was being closed
+        elif not self._server.register(self):
             self._refuse(problem(503, "overloaded", "too many connections; try again, or another node"))
             self.flush()
 

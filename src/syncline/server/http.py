@@ -57,6 +57,8 @@ class HttpServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._empty: asyncio.Future[None] | None = None
+        self.closed = False
+        """No connection is taken any more."""
         self._tell_date()
 
     # --- life
@@ -80,6 +82,7 @@ class HttpServer:
         if self._listener is not None:
             listener, self._listener = self._listener, None
             await listener.close()
+        self.closed = True
         if self._connections:
             self._empty = asyncio.get_running_loop().create_future()
             for connection in tuple(self._connections):
