@@ -6,8 +6,8 @@ Each batch is one durable transaction: one write and one sync here, one commit t
 and durable batches (so at least one sync each) per second; the best of the repeats, which are interleaved, because what
 is slower was disturbed. Entries, rows and keys are made beforehand for all. lmdb takes part where it is installed.
 
-The recovery opens a log of the given size, in a process of its own whose memory is measured. The directory must be on
-the disk that is meant: `/tmp` is often memory.
+The recovery opens a log of the given size, in a process of its own whose memory is measured (on Linux). The directory
+must be on the disk that is meant: `/tmp` is often memory.
 """
 
 from __future__ import annotations
@@ -131,15 +131,17 @@ def writes(directory: str, seconds: float, repeats: int) -> None:
 
 
 RECOVERY = """
-import resource, sys, time
+import sys, time
 from syncline.platform.disk import OsDisk, OsFile
 from syncline.storage.wal import Wal
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak_kb():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+before = peak_kb()
 start = time.perf_counter()
 wal = Wal.open(OsDisk(), sys.argv[1], reserve_bytes=0)
 elapsed = time.perf_counter() - start
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(elapsed, (after - before) / 1024, wal.last_index)
+print(elapsed, (peak_kb() - before) / 1024, wal.last_index)
 """
 
 

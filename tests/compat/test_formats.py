@@ -102,12 +102,16 @@ def frames(data: bytes) -> list[list[tuple[str, object]]]:
         assert u32(data, at + 12) == previous
         body = data[at + 32 : at + size]
         assert zlib.crc32(body, previous) == u32(data, at + 16)
-        assert u32(data, at + 20) == 0
         assert zlib.crc32(data[at : at + 24], seed) == u32(data, at + 24)
         assert data[at + 28 : at + 32] == b"\0\0\0\xff"
         guards = [position for position in range(at + 32, at + size) if position % 512 == 511]
         assert all(data[position] == 0xFF for position in [*guards, at + size - 1])
-        plain = bytes(data[position] for position in range(at + 32, at + size) if position % 512 != 511)
+        records_end = at + 32 + u32(data, at + 20)
+        table = iter([data[position] for position in range(records_end, at + size) if position % 512 != 511])
+        plain = bytes(
+            next(table) if position % 512 == 511 else data[position] for position in range(at + 32, records_end)
+        )
+        assert set(table) <= {0xFF}
         found.append(records(plain))
         previous = u32(data, at + 16)
         at += size
@@ -118,7 +122,7 @@ def frames(data: bytes) -> list[list[tuple[str, object]]]:
 def records(body: bytes) -> list[tuple[str, object]]:
     at = 0
     found: list[tuple[str, object]] = []
-    while at < len(body) and body[at] != 0xFF:
+    while at < len(body):
         kind = body[at]
         if kind == 1:
             size, first, count = u32(body, at + 1), u64(body, at + 5), u32(body, at + 13)
@@ -138,7 +142,7 @@ def records(body: bytes) -> list[tuple[str, object]]:
             assert kind == 4
             found.append(("seal", u64(body, at + 1)))
             at += 9
-    assert not body[at:].strip(b"\xff")
+    assert at == len(body)
     return found
 
 

@@ -156,7 +156,8 @@ def test_the_log_goes_on_in_a_new_segment(tmp_path: Path) -> None:
     for index in range(1, 400, 4):
         append(wal, row(index, index + 3, term=1 + index // 100, size=100), HardState(1 + index // 100, 1, index - 1))
     assert len(segments(tmp_path)) >= 3
-    assert wal.size_bytes == len(segments(tmp_path)) * SEGMENT_BYTES
+    older = (len(segments(tmp_path)) - 1) * SEGMENT_BYTES
+    assert older < wal.size_bytes <= older + SEGMENT_BYTES
     wal.close()
     again = open_wal(f"{tmp_path}")
     assert [entry.index for entry in held(again)] == list(range(1, 401))

@@ -24,15 +24,11 @@ from syncline.errors import CorruptionError, StorageError
 from syncline.platform.disk import Disk
 from syncline.storage.loglocations import TermRuns
 from syncline.storage.space import RESERVE_BYTES, SpaceGuard, is_disk_full
-from syncline.storage.walformat import (
-    FRAME_LIMIT_BYTES,
-    SEGMENT_LIMIT_BYTES,
-    SegmentHeader,
-    encode_records,
-)
+from syncline.storage.walformat import SEGMENT_LIMIT_BYTES, SegmentHeader
+from syncline.storage.walframe import FRAME_LIMIT_BYTES, FrameBuilder, frame_bound
 from syncline.storage.walreader import EntryReader
 from syncline.storage.walrecovery import Recovered, Replay, recover
-from syncline.storage.walsegment import ActiveSegment, frame_bound, segment_room
+from syncline.storage.walsegment import ActiveSegment, segment_room
 
 __all__ = ["Recovery", "Wal", "WalWrite", "WriteResult"]
 
@@ -120,6 +116,7 @@ class Wal:
         self._last_index = replay.last_index
         self._last_term = replay.last_term
         self._reader = EntryReader(disk, self._locations, lambda: self._segments)
+        self._builder = FrameBuilder()
         self._failure: str | None = None
         self.recovery = Recovery(
             hard_state=replay.hard_state,
@@ -177,8 +174,8 @@ class Wal:
 
     @property
     def size_bytes(self) -> int:
-        """What the log takes on disk, in whole segments."""
-        return sum(segment.size_bytes for segment in self._segments)
+        """What the log holds on disk: older segments in full, the newest one as far as it is written."""
+        return sum(segment.size_bytes for segment in self._segments[:-1]) + self._active.end
 
     @property
     def failure(self) -> str | None:
@@ -195,26 +192,25 @@ class Wal:
         marker, entries, hard_state = combine(batch)
         if marker is None and not entries and hard_state is None:
             return WriteResult(self._last_index, 0, 0)
-        records = encode_records(marker, entries, hard_state)
-        if len(records) > BATCH_SPLIT_BYTES and len(batch) > 1:
+        size = self._builder.take(marker, entries, hard_state)
+        if size > BATCH_SPLIT_BYTES and len(batch) > 1:
             half = len(batch) // 2
             one, two = self.write(batch[:half]), self.write(batch[half:])
             return WriteResult(two.last_index, one.entries + two.entries, one.size_bytes + two.size_bytes)
-        if frame_bound(len(records)) > FRAME_LIMIT_BYTES:
+        if frame_bound(size) > FRAME_LIMIT_BYTES:
             raise StorageError(
-                f"a single write of {len(records)} bytes is above the log's limit of {FRAME_LIMIT_BYTES}: "
+                f"a single write of {size} bytes is above the log's limit of {FRAME_LIMIT_BYTES}: "
                 "nothing was written. Propose less at once."
             )
         self._check_order(marker, entries, hard_state)
         try:
-            if not self._active.has_room(len(records)):
-                self._rotate(len(records))
-            before = self._active.end
-            offset = self._active.append(records)
+            if not self._active.has_room(size):
+                self._rotate(size)
+            offset = self._active.append(self._builder)
         except BaseException as error:
             raise self._fail("writing", error) from error
         self._publish(marker, entries, hard_state, offset)
-        return WriteResult(self._last_index, len(entries), self._active.end - before)
+        return WriteResult(self._last_index, len(entries), self._active.end - offset)
 
     def compact(self, index: int) -> None:
         """Drop segments that hold nothing but entries up to `index`, oldest first, each durably before the next.
@@ -305,7 +301,7 @@ class Wal:
         new one says where the old one ends.
         """
         old = self._active
-        state_bytes = len(encode_records(self._marker, [], self._hard_state))
+        state_bytes = FrameBuilder().take(self._marker, (), self._hard_state)
         size = self._segment_bytes if self._space.has_room(self._segment_bytes) else SMALL_SEGMENT_BYTES
         size = max(min(size, self._segment_bytes), segment_room(state_bytes, records_bytes))
         header = SegmentHeader(

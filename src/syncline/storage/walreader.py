@@ -9,14 +9,14 @@ from typing import Final
 from syncline.consensus.types import Compacted, Entry, Unavailable
 from syncline.platform.disk import Disk, File
 from syncline.storage.loglocations import Locations
-from syncline.storage.walformat import (
+from syncline.storage.walformat import rot
+from syncline.storage.walframe import (
     FRAME_HEADER_BYTES,
     BodyError,
     Records,
     decode_body,
     decode_entries,
     decode_frame_header,
-    rot,
 )
 from syncline.storage.walsegment import Segment
 
@@ -151,7 +151,7 @@ class _Frames:
             raise rot(path, offset, "a frame whose checksum was right when it was written", wanted)
         self.offset = offset + header.size_bytes
         try:
-            return decode_body(self._window, start, start + size, offset + FRAME_HEADER_BYTES)
+            return decode_body(self._window, start, header, offset + FRAME_HEADER_BYTES)
         except BodyError as error:
             raise rot(path, offset, str(error), wanted) from error
 

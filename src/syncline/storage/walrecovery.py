@@ -25,16 +25,8 @@ from syncline.consensus.types import HardState, SnapshotMeta
 from syncline.errors import WrongDirectory
 from syncline.platform.disk import Disk, File
 from syncline.storage.loglocations import Locations, TermRuns
-from syncline.storage.walformat import (
-    SEGMENT_HEADER_BYTES,
-    BodyError,
-    EntriesRecord,
-    SegmentHeader,
-    decode_entries,
-    rot,
-    segment_name,
-    segment_sequence,
-)
+from syncline.storage.walformat import SEGMENT_HEADER_BYTES, SegmentHeader, rot, segment_name, segment_sequence
+from syncline.storage.walframe import BodyError, EntriesRecord, decode_entries
 from syncline.storage.walscan import Ending, EndKind, Frame, SegmentScan
 from syncline.storage.walsegment import TEMPORARY_SUFFIX, ActiveSegment, Segment
 

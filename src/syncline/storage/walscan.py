@@ -37,22 +37,19 @@ from typing import Final
 import msgspec
 
 from syncline.platform.disk import File
-from syncline.storage.walformat import (
+from syncline.storage.walformat import SEGMENT_HEADER_BYTES, SegmentHeader, decode_segment_header, rot
+from syncline.storage.walframe import (
     BLOCK_BYTES,
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
     GUARD,
     SECTOR_BYTES,
-    SEGMENT_HEADER_BYTES,
     BodyError,
     FrameHeader,
     Records,
-    SegmentHeader,
     decode_body,
     decode_frame_header,
-    decode_segment_header,
     first_guard,
-    rot,
 )
 
 __all__ = ["Ending", "EndKind", "Frame", "SegmentScan"]
@@ -133,9 +130,8 @@ class SegmentScan:
         start = self._body_at(offset, header)
         if start is None:
             return None
-        end = start + header.size_bytes - FRAME_HEADER_BYTES
         try:
-            records = decode_body(self._window, start, end, offset + FRAME_HEADER_BYTES)
+            records = decode_body(self._window, start, header, offset + FRAME_HEADER_BYTES)
         except BodyError as error:
             raise rot(self.path, offset, f"a frame that is not one of ours ({error})") from error
         self.offset = offset + header.size_bytes
@@ -201,14 +197,14 @@ class SegmentScan:
                 at = position + found
                 header = self._header_at(at) if at % BLOCK_BYTES == 0 else None
                 if header is not None and (start := self._body_at(at, header)) is not None:
-                    return at, self._first_entry(at, start, start + header.size_bytes - FRAME_HEADER_BYTES)
+                    return at, self._first_entry(at, start, header)
                 found = chunk.find(FRAME_MAGIC, found + 1)
             position += max(BLOCK_BYTES, len(chunk) - len(chunk) % BLOCK_BYTES)
         return None
 
-    def _first_entry(self, offset: int, start: int, end: int) -> int | None:
+    def _first_entry(self, offset: int, start: int, header: FrameHeader) -> int | None:
         try:
-            records = decode_body(self._window, start, end, offset + FRAME_HEADER_BYTES)
+            records = decode_body(self._window, start, header, offset + FRAME_HEADER_BYTES)
         except BodyError:
             return None
         return records.entries.first_index if records.entries is not None else None

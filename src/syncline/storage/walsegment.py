@@ -8,19 +8,10 @@ import msgspec
 
 from syncline.consensus.types import HardState, SnapshotMeta
 from syncline.platform.disk import Disk, File
-from syncline.storage.walformat import (
-    FRAME_HEADER_BYTES,
-    SEAL_BYTES,
-    SECTOR_BYTES,
-    SEGMENT_HEADER_BYTES,
-    SegmentHeader,
-    encode_frame,
-    encode_records,
-    encode_segment_header,
-    segment_name,
-)
+from syncline.storage.walformat import SEGMENT_HEADER_BYTES, SegmentHeader, encode_segment_header, segment_name
+from syncline.storage.walframe import SEAL_BYTES, FrameBuilder, frame_bound
 
-__all__ = ["ActiveSegment", "Segment", "TEMPORARY_SUFFIX", "frame_bound", "segment_room"]
+__all__ = ["ActiveSegment", "Segment", "TEMPORARY_SUFFIX", "segment_room"]
 
 TEMPORARY_SUFFIX: Final = ".tmp"
 
@@ -40,12 +31,6 @@ class Segment(msgspec.Struct, frozen=True):
     seed: int
     base_index: int
     size_bytes: int
-
-
-def frame_bound(records_bytes: int) -> int:
-    """No frame that holds that many bytes of records is larger than this."""
-    guards = records_bytes // (SECTOR_BYTES - 1) + 1
-    return FRAME_HEADER_BYTES + records_bytes + guards + 2 * FRAME_HEADER_BYTES
 
 
 def segment_room(head_bytes: int, records_bytes: int) -> int:
@@ -74,12 +59,14 @@ class ActiveSegment:
         temporary = path + TEMPORARY_SUFFIX
         head = encode_segment_header(header)
         seed = int.from_bytes(head[-4:], "little")
-        frame, checksum = encode_frame(encode_records(marker, [], hard_state), len(head), seed, seed)
+        builder = FrameBuilder()
+        builder.take(marker, (), hard_state)
+        frame, checksum = builder.finish(len(head), seed, seed)
         assert len(head) + len(frame) + SEAL_BYTES <= header.size_bytes
         file = disk.open(temporary, create=True, write=True)
         try:
             file.allocate(header.size_bytes)
-            file.write_at(0, head + frame)
+            file.write_at(0, head + bytes(frame))
             file.sync()
             disk.rename(temporary, path)
             disk.sync_dir(directory)
@@ -91,15 +78,17 @@ class ActiveSegment:
     def has_room(self, records_bytes: int) -> bool:
         return self.end + frame_bound(records_bytes) + SEAL_BYTES <= self.header.size_bytes
 
-    def append(self, records: bytes) -> int:
-        """Write one frame and sync it: durable on return. Returns its offset."""
+    def append(self, builder: FrameBuilder) -> int:
+        """Write the frame of the records that `builder` has taken, and sync it: durable on return. Gives its offset."""
         offset = self.end
-        frame, checksum = encode_frame(records, offset, self.info.seed, self.previous)
-        end = offset + len(frame)
-        assert end <= self.header.size_bytes, (end, self.header.size_bytes)
-        self.file.write_at(offset, frame)
+        frame, checksum = builder.finish(offset, self.info.seed, self.previous)
+        size = len(frame)
+        end = offset + size
+        with frame:
+            assert end <= self.header.size_bytes, (end, self.header.size_bytes)
+            self.file.write_at(offset, frame)
         if end > self._zeroed_until:
-            self._zero_ahead(end, len(frame))
+            self._zero_ahead(end, size)
         self.file.sync()
         self.end = end
         self.previous = checksum
@@ -107,7 +96,9 @@ class ActiveSegment:
 
     def seal(self, next_sequence: int) -> None:
         """Say in this segment, durably, that another one follows: nobody may then lose that one unnoticed."""
-        self.append(encode_records(None, [], None, seal=next_sequence))
+        builder = FrameBuilder()
+        builder.take(None, (), None, seal=next_sequence)
+        self.append(builder)
 
     def _zero_ahead(self, end: int, frame_bytes: int) -> None:
         self._zeroed_until = end
