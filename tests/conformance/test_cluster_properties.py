@@ -46,16 +46,10 @@ def _run(seed: int, chosen: Settings, steps: int) -> Cluster:
     return cluster
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=250, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32), chosen=some_settings, steps=st.sampled_from([1500, 500, 3000]))
-# Reads on a removed leader, with one voter left that leads by now.
-@example(
-    seed=2337,
-    chosen=Settings(
-        check_quorum=True, max_inflight_messages=1, max_committed_bytes_per_ready=40, crashes=0, changes=0.03
-    ),
-    steps=2000,
-)
+# Has caught reads on a removed leader, with one voter left that leads by now.
+@example(seed=80, chosen=Settings(founders=2, crashes=0, changes=0.03), steps=1500)
 def test_no_event_breaks_safety_and_every_cluster_recovers(seed: int, chosen: Settings, steps: int) -> None:
     _run(seed, chosen, steps)
 
@@ -72,6 +66,7 @@ def test_random_clusters_make_progress(asynchronous: bool) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_many_more_random_clusters() -> None:
     first = int(os.environ.get("SYNCLINE_SEED", random.SystemRandom().randrange(2**32)))
     for seed in range(first, first + 4000):

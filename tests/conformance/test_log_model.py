@@ -167,5 +167,5 @@ class LogMachine(RuleBasedStateMachine):
                 assert self.log.find_conflict_by_term(self.last, term) == (naive, self.term_at(naive))
 
 
-LogMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None, derandomize=True)
+LogMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None, derandomize=True)
 test_the_log_is_a_list = LogMachine.TestCase

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,4 +109,19 @@ def test_a_cluster_lives_through_a_killed_leader_a_restart_and_a_fourth_node(tmp
         fourth = up.endpoints.split(",")[3]
         assert up.run("get", "greeting", endpoints=fourth) == "hello again"
         assert (data_dir / "n4" / "log").exists()
+        up.stop()
+
+    shutil.rmtree(data_dir / "n2")
+    with running(data_dir) as up:
+        # Without its log n2 is not n2 any more: it may not go on as if it still knew what it had promised.
+        reason = str(up.wait_for("ended", name="n2")["reason"])
+        assert "n2" in reason
+        up.wait_ready()
+        up.run("member", "remove", "n2")
+        command = shlex.split(f"{sys.executable} -m syncline serve --config {data_dir}/n2/node.toml")
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, **QUICK}) as by_hand:
+            up.wait_for("node", name="n2", by_hand=True)
+            assert up.run("get", "greeting", endpoints=str(up.members()["n2"]["http"])) == "hello again"
+            by_hand.terminate()
+            assert by_hand.wait(LIMIT_S) == 0
         up.stop()

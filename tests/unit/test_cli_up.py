@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 from syncline.cli.up_live import LiveView
-from syncline.cli.up_plan import command_line, free_ports_or_raise, make_plan, write_plan
+from syncline.cli.up_plan import command_line, free_ports_or_raise, make_plan, note_started, write_plan
 from syncline.cli.up_supervisor import NodeView
 from syncline.errors import ConfigError, StorageError
 from syncline.platform.disk import OsDisk
@@ -78,6 +78,21 @@ def test_further_nodes_join_the_founders(tmp_path: Path) -> None:
     assert settings["join"] == ["http://127.0.0.1:9000"]
     assert "initial_cluster" not in settings
     assert make_plan(data_dir, nodes=None, port=None) == plan
+
+
+def test_a_founder_whose_data_is_gone_has_to_join_once_the_cluster_was_up(tmp_path: Path) -> None:
+    data_dir = str(tmp_path)
+    first = make_plan(data_dir, nodes=3, port=9000)
+    write_plan(first, OsDisk())
+    (tmp_path / "n1" / "identity").write_text("x")
+    assert not any(node.join for node in make_plan(data_dir, nodes=None, port=None).nodes), "it never was up"
+    note_started(first, OsDisk())
+    (tmp_path / "n3" / "identity").write_text("x")
+    again = make_plan(data_dir, nodes=None, port=None)
+    write_plan(again, OsDisk())
+    assert [node.join for node in again.nodes] == [False, True, False]
+    config = load_config(file=again.nodes[1].config_path, environment={})
+    assert (config.join, config.initial_cluster) == (("http://127.0.0.1:9000", "http://127.0.0.1:9002"), {})
 
 
 @pytest.mark.parametrize(

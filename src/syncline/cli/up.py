@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from syncline.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, Failure, failure_of
-from syncline.cli.up_plan import MAX_NODES, Plan, free_ports_or_raise, make_plan, write_plan
+from syncline.cli.up_plan import MAX_NODES, Plan, free_ports_or_raise, make_plan, note_started, write_plan
 from syncline.cli.up_supervisor import NodeView, Supervisor
 from syncline.cli.up_view import View, make_view
 from syncline.errors import DirectoryLocked, SynclineError
@@ -93,6 +93,7 @@ async def _watch(plan: Plan, supervisor: Supervisor, view: View) -> None:
         view.show(nodes)
         if not ready and _all_up(nodes):
             ready = True
+            note_started(plan, OsDisk())
             view.ready(plan, nodes)
         try:
             async with asyncio.timeout(LOOK_EVERY_S):

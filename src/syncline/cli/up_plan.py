@@ -21,7 +21,16 @@ import msgspec
 from syncline.errors import ConfigError, StorageError
 from syncline.platform.disk import Disk
 
-__all__ = ["MAX_NODES", "NodePlan", "Plan", "command_line", "free_ports_or_raise", "make_plan", "write_plan"]
+__all__ = [
+    "MAX_NODES",
+    "NodePlan",
+    "Plan",
+    "command_line",
+    "free_ports_or_raise",
+    "make_plan",
+    "note_started",
+    "write_plan",
+]
 
 HOST: Final = "127.0.0.1"
 DEFAULT_NODES: Final = 3
@@ -29,6 +38,9 @@ DEFAULT_PORT: Final = 8080
 PEER_PORT_OFFSET: Final = 100
 MAX_NODES: Final = 9
 """More voters only slow a cluster down; it bounds the ports that are taken, too."""
+
+IDENTITY_NAME: Final = "identity"
+"""The file of a data directory that says whose it is."""
 
 PLAN_NAME: Final = "up.json"
 HIGHEST_PORT: Final = 65535
@@ -61,11 +73,16 @@ class NodePlan(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """All nodes, in order. `founders` of them start the cluster, the others join it."""
+    """All nodes, in order. `founders` of them start the cluster, the others join it.
+
+    `started`: the cluster was up once. From then on a founder whose data is gone is a stranger that has to join: under
+    its old identity it could give a second vote in a term, or forget what it has acknowledged.
+    """
 
     data_dir: str
     port: int
     founders: int
+    started: bool
     nodes: list[NodePlan]
 
     @property
@@ -79,6 +96,7 @@ class _Kept(msgspec.Struct, forbid_unknown_fields=True):
     port: int
     founders: int
     nodes: int
+    started: bool = False
 
 
 def make_plan(data_dir: str, *, nodes: int | None, port: int | None) -> Plan:
@@ -111,6 +129,7 @@ def make_plan(data_dir: str, *, nodes: int | None, port: int | None) -> Plan:
         data_dir=data_dir,
         port=kept.port,
         founders=kept.founders,
+        started=kept.started,
         nodes=[_node(data_dir, kept, at) for at in range(kept.nodes)],
     )
 
@@ -120,7 +139,17 @@ def write_plan(plan: Plan, disk: Disk) -> None:
     for node in plan.nodes:
         disk.make_dirs(node.data_dir)
         _replace(disk, node.config_path, _toml(plan, node))
-    kept = _Kept(port=plan.port, founders=plan.founders, nodes=len(plan.nodes))
+    _keep(plan, disk)
+
+
+def note_started(plan: Plan, disk: Disk) -> None:
+    """Remember that the cluster is up: its nodes have data from now on."""
+    if not plan.started:
+        _keep(msgspec.structs.replace(plan, started=True), disk)
+
+
+def _keep(plan: Plan, disk: Disk) -> None:
+    kept = _Kept(port=plan.port, founders=plan.founders, nodes=len(plan.nodes), started=plan.started)
     _replace(disk, os.path.join(plan.data_dir, PLAN_NAME), msgspec.json.encode(kept) + b"\n")
 
 
@@ -163,12 +192,14 @@ def _read_kept(data_dir: str) -> _Kept | None:
 
 def _node(data_dir: str, kept: _Kept, at: int) -> NodePlan:
     name = f"n{at + 1}"
+    node_dir = os.path.join(data_dir, name)
+    lost = kept.started and not os.path.exists(os.path.join(node_dir, IDENTITY_NAME))
     return NodePlan(
         name=name,
-        data_dir=os.path.join(data_dir, name),
+        data_dir=node_dir,
         http_port=kept.port + at,
         peer_port=kept.port + PEER_PORT_OFFSET + at,
-        join=at >= kept.founders,
+        join=at >= kept.founders or lost,
     )
 
 
@@ -182,7 +213,8 @@ def _toml(plan: Plan, node: NodePlan) -> bytes:
         f"peer_listen = {_toml_text(node.peer_address)}",
     ]
     if node.join:
-        lines.append(f"join = [{', '.join(_toml_text(founder.http_url) for founder in founders)}]")
+        others = [_toml_text(founder.http_url) for founder in founders if founder is not node]
+        lines.append(f"join = [{', '.join(others)}]")
     else:
         lines += ["", "[initial_cluster]"]
         lines += [f"{founder.name} = {_toml_text(founder.peer_address)}" for founder in founders]
