@@ -1,0 +1,276 @@
+"""What clients asked of a key-value cluster, and what they were told: the evidence that the checkers judge.
+
+A history is a list of operations, each with the time of its call and of its return by one clock that all clients
+share. An operation whose fate its client never learnt has no result and no return: it may take effect at any time
+after its call, once, or never.
+
+A `Recorder` writes a history down while it happens. On disk it is one JSON object a line, so that the history of a
+run can be kept and judged later, by whoever wants to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import BinaryIO, Final, Literal, TypeAlias
+
+import msgspec
+
+from syncline.errors import OperationError, Outcome
+
+__all__ = [
+    "ABSENT",
+    "EXISTS",
+    "Compare",
+    "Delete",
+    "NotApplied",
+    "Operation",
+    "Put",
+    "Ran",
+    "Read",
+    "Recorder",
+    "Refused",
+    "Request",
+    "Result",
+    "Seen",
+    "Step",
+    "Txn",
+    "Written",
+    "keys_of",
+    "read_history",
+    "write_history",
+]
+
+ABSENT: Final = 0
+"""An `expect` that holds when the key does not exist (its mod_revision is 0)."""
+
+EXISTS: Final = -1
+"""An `expect` that holds when the key exists, whatever its mod_revision."""
+
+FORMAT: Final = 1
+"""The version of the stored form, in its first line. Fields may be added, with defaults; anything else is a new one."""
+
+
+# -- what is asked
+
+
+class Put(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="put"):
+    """Set a key. With `expect` (a mod_revision, `ABSENT` or `EXISTS`) this is the compare-and-swap."""
+
+    key: bytes
+    value: bytes
+    expect: int | None = None
+
+
+class Delete(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="delete"):
+    """Remove a key. `expect` as in `Put`."""
+
+    key: bytes
+    expect: int | None = None
+
+
+class Read(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="read"):
+    """Read a key: linearizably, or from what the asked node happens to hold (`stale`).
+
+    A stale read may miss what was written in the `max_stale_s` seconds before its call, and no more; None: no bound.
+    """
+
+    key: bytes
+    stale: bool = False
+    max_stale_s: float | None = None
+
+
+class Compare(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A condition of a transaction, on a key's value (bytes) or its mod_revision (a number; 0: it does not exist).
+
+    A compare with the value of a key that does not exist never holds, with `!=` neither.
+    """
+
+    key: bytes
+    operand: bytes | int
+    equal: bool = True
+
+
+Step: TypeAlias = Put | Delete | Read
+"""What a transaction is made of; no step has an `expect` or is `stale` there."""
+
+
+class Txn(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="txn"):
+    """Where all `compares` hold do `then`, else `else_`: as one. No key is written twice by one branch."""
+
+    compares: tuple[Compare, ...] = ()
+    then: tuple[Step, ...] = ()
+    else_: tuple[Step, ...] = ()
+
+
+Request: TypeAlias = Put | Delete | Read | Txn
+
+
+# -- what is answered; of a number 0, and of a truth None, mean that it was not told
+
+
+class Written(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="is", tag="written"):
+    """A put or delete was done. `revision` is the store's after it; `existed`: there was such a key before."""
+
+    revision: int = 0
+    existed: bool | None = None
+
+
+class Seen(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="is", tag="seen"):
+    """A key was read. `value` None: it did not exist. `revision` is the store's at that moment."""
+
+    value: bytes | None = None
+    mod_revision: int = 0
+    revision: int = 0
+
+
+class Ran(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="is", tag="ran"):
+    """A transaction was done: whether its compares held, the store's revision after it, and its steps' results.
+
+    `results` are empty where they were not told, else one for each step of the branch that ran.
+    """
+
+    succeeded: bool
+    revision: int = 0
+    results: tuple[Written | Seen, ...] = ()
+
+
+class Refused(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="is", tag="refused"):
+    """The `expect` did not hold. `mod_revision` is what the key had instead (0: it did not exist); None: not told.
+
+    Refusals travel through the log like writes: this is a result, and has its place in the order.
+    """
+
+    mod_revision: int | None = None
+
+
+class NotApplied(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="is", tag="not_applied"):
+    """The system promised that the operation had no effect and never will. `code` says why, for the reader."""
+
+    code: str = ""
+
+
+Result: TypeAlias = Written | Seen | Ran | Refused | NotApplied
+
+
+class Operation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One request of one client. `node` is whom it asked, where that is known.
+
+    Without a `result` there is no `return_s` either: nobody knows what came of it. A client has one operation at a
+    time; after one of unknown fate it goes on.
+    """
+
+    client: str
+    request: Request
+    call_s: float
+    return_s: float | None = None
+    result: Result | None = None
+    node: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.result is None) != (self.return_s is None):
+            raise ValueError("an operation has both a result and a return, or neither")
+        if self.return_s is not None and self.return_s < self.call_s:
+            raise ValueError(f"the operation of {self.client} returns at {self.return_s} s, before {self.call_s} s")
+
+    @property
+    def unknown(self) -> bool:
+        """Whether nobody knows if it took effect."""
+        return self.result is None
+
+
+def keys_of(request: Request) -> tuple[bytes, ...]:
+    """Every key that a request looks at or may write, each once."""
+    if not isinstance(request, Txn):
+        return (request.key,)
+    parts = (*request.compares, *request.then, *request.else_)
+    return tuple(dict.fromkeys(part.key for part in parts))
+
+
+# -- writing it down
+
+
+class Recorder:
+    """Writes down what clients do, as it happens.
+
+        token = recorder.call("c1", Put(b"k", b"v"), node="a")
+        try:
+            recorder.returned(token, Written(await put(...)))
+        except OperationError as error:
+            recorder.failed(token, error)
+
+    `clock` gives seconds and never goes back; all clients of a history share it. What is still open at the end is of
+    unknown fate. Not for use by several threads at once: give each its own, and put the histories together.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._done: list[Operation] = []
+        self._open: dict[int, Operation] = {}
+        self._calls = 0
+
+    def __len__(self) -> int:
+        return self._calls
+
+    def call(self, client: str, request: Request, *, node: str = "") -> int:
+        """A client is about to send this. The number stands for the operation until it is over."""
+        self._calls += 1
+        self._open[self._calls] = Operation(client=client, request=request, call_s=self._clock(), node=node)
+        return self._calls
+
+    def returned(self, token: int, result: Result) -> Operation:
+        """The answer came. Once per call."""
+        called = self._open.pop(token)
+        done = msgspec.structs.replace(called, return_s=self._clock(), result=result)
+        self._done.append(done)
+        return done
+
+    def failed(self, token: int, error: OperationError) -> None:
+        """The operation failed: with `not_applied` it never happened; what is unknown stays open for ever."""
+        if error.outcome is Outcome.NOT_APPLIED:
+            self.returned(token, NotApplied(error.code))
+
+    def history(self) -> list[Operation]:
+        """All that was called so far, in the order of the calls."""
+        return _in_order([*self._done, *self._open.values()])
+
+
+def _in_order(operations: Iterable[Operation]) -> list[Operation]:
+    return sorted(operations, key=lambda operation: operation.call_s)
+
+
+# -- keeping it
+
+
+class _Header(msgspec.Struct, frozen=True):
+    history: Literal[1]
+    about: dict[str, str | int | float] = {}
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Operation)
+
+
+def write_history(
+    file: BinaryIO, operations: Iterable[Operation], about: dict[str, str | int | float] | None = None
+) -> None:
+    """Store a history. `about` says where it comes from (a seed, a date), for the reader. Bytes are in base64."""
+    file.write(_encoder.encode(_Header(FORMAT, about or {})) + b"\n")
+    file.writelines(_encoder.encode(operation) + b"\n" for operation in operations)
+
+
+def read_history(*files: BinaryIO) -> list[Operation]:
+    """Read a history, or put together those that several recorders of one clock have stored.
+
+    Raises ValueError, with the line's number, for what is not a history.
+    """
+    operations: list[Operation] = []
+    for file in files:
+        for number, line in enumerate(file, 1):
+            try:
+                if number == 1:
+                    msgspec.json.decode(line, type=_Header)
+                else:
+                    operations.append(_decoder.decode(line))
+            except msgspec.MsgspecError as error:
+                raise ValueError(f"line {number} is not of a history: {error}") from error
+    return _in_order(operations)
