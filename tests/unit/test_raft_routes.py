@@ -224,9 +224,10 @@ def test_status_and_members() -> None:
         assert set(status) == {
             "cluster_id", "cluster", "id", "name", "role", "term", "leader", "commit", "applied", "last_index",
             "first_index", "snapshot_index", "membership_index", "lag", "pid", "data_dir", "version", "http", "peer",
-            "uptime_s", "revision", "last_contact_s", "members",
+            "uptime_s", "revision", "digest", "last_contact_s", "members",
         }  # fmt: skip
         assert (status["id"], status["revision"], status["leader"]["name"]) == (f"{IDS['a']:016x}", 1, "a")
+        assert status["digest"] == f"{wire.backend.store.digest:032x}"
         members = json.loads((await wire.ask("GET", "/raft/members")).body)
         assert [member["name"] for member in members["members"]] == ["a", "b", "c"]
         assert set(members["members"][0]) == {"id", "name", "role", "peer", "http", "match", "lag", "active"}

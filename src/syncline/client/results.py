@@ -140,7 +140,8 @@ class SnapshotResult(msgspec.Struct, frozen=True):
 
 class NodeStatus(msgspec.Struct, frozen=True):
     """One node in its own view. Ids are sixteen hexadecimal digits; `role` is leader, follower, candidate or learner;
-    `lag` is how many entries it is behind, as far as it knows."""
+    `lag` is how many entries it is behind, as far as it knows; nodes at one `revision` have one `digest` (of the whole
+    state)."""
 
     cluster_id: str
     id: str
@@ -163,5 +164,6 @@ class NodeStatus(msgspec.Struct, frozen=True):
     peer: str = ""
     uptime_s: float = 0.0
     revision: int = 0
+    digest: str = ""
     last_contact_s: float | None = None
     members: tuple[MemberInfo, ...] = ()

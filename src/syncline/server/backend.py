@@ -78,6 +78,8 @@ class NodeStatus(NodeView, frozen=True, kw_only=True):
     version: str
     uptime_s: float
     revision: int
+    digest: str
+    """Of the whole state, 32 hexadecimal digits: nodes at one revision have one digest."""
 
 
 class Added(msgspec.Struct, frozen=True, kw_only=True):

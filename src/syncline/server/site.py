@@ -72,12 +72,14 @@ class Site:
 
     def status(self) -> NodeStatus:
         """The node's view, and the process around it."""
+        store = self._backend.store
         return NodeStatus(
             **msgspec.structs.asdict(self._backend.view()),
             pid=os.getpid(),
             version=__version__,
             uptime_s=round(self._clock() - self._opened_s, 3),
-            revision=self._backend.store.revision,
+            revision=store.revision,
+            digest=f"{store.digest:032x}",
         )
 
     def explain(self, error: BaseException) -> Response:
