@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m bench.<name>`. Each prints the machine, what it does, and a table."""
+"""Benchmarks: `python -m bench` sets Syncline beside others, `python -m bench.core` and `bench.wal` look at parts."""

@@ -1,0 +1,42 @@
+"""The machine that figures come from, and how much of it others used meanwhile."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+def describe(directory: str) -> list[str]:
+    """A few lines: processors, memory, system, filesystem of the data."""
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        model = re.search(r"^model name\s*:\s*(.+)$", file.read(), re.MULTILINE)
+    with open("/proc/meminfo", encoding="ascii") as file:
+        memory_kib = int(file.readline().split()[1])
+    kind, device = filesystem(directory)
+    return [
+        f"{os.cpu_count()} processors: {model[1] if model else platform.machine()}",
+        f"{memory_kib / (1 << 20):.1f} GiB of memory",
+        f"{platform.system()} {platform.release()}, Python {sys.version.split()[0]}",
+        f"data on {kind} ({device})",
+    ]
+
+
+def filesystem(directory: str) -> tuple[str, str]:
+    """Type and device of the filesystem that `directory` is on."""
+    shown = subprocess.run(
+        ["findmnt", "-n", "-o", "FSTYPE,SOURCE", "-T", directory], capture_output=True, text=True, check=True
+    )
+    kind, device = shown.stdout.split()[:2]
+    return kind, device
+
+
+def busy_s() -> float:
+    """Processor seconds that the machine has worked since its start, all processors together."""
+    with open("/proc/stat", encoding="ascii") as file:
+        user, nice, system, _idle, _iowait, irq, softirq = (int(field) for field in file.readline().split()[1:8])
+    return (user + nice + system + irq + softirq) / TICKS_PER_S

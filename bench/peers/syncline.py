@@ -1,0 +1,88 @@
+"""Ours: three `syncline serve` with the default settings."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from tests.ports import free_block
+
+from bench.generators import wrk
+from bench.load import Load, Outcome, Workload
+from bench.peers.peer import NODES, Cluster, ask, ask_json, fill_over_http
+from bench.processes import BenchError, Process, wait_for
+from syncline import __version__
+
+
+class SynclineCluster(Cluster):
+    """Its HTTP addresses are in the order of its processes."""
+
+    def __init__(self, directory: str, *settings: str) -> None:
+        port = free_block(2 * NODES)
+        self.addresses = [f"127.0.0.1:{port + at}" for at in range(NODES)]
+        peers = [f"127.0.0.1:{port + NODES + at}" for at in range(NODES)]
+        members = ",".join(f"n{at}={peer}" for at, peer in enumerate(peers))
+        super().__init__(
+            [
+                Process(
+                    [
+                        *(sys.executable, "-m", "syncline", "serve", "--name", f"n{at}"),
+                        *("--data-dir", os.path.join(directory, f"n{at}"), "--initial-cluster", members),
+                        *("--http-listen", self.addresses[at], "--peer-listen", peers[at]),
+                        *("--log-level", "warning", *settings),
+                    ],
+                    os.path.join(directory, f"n{at}.log"),
+                )
+                for at in range(NODES)
+            ]
+        )
+
+    def wait_ready(self) -> None:
+        """Until every node serves linearizable reads."""
+        wait_for("syncline is ready", lambda: all(ask(address, "/readyz")[0] == 200 for address in self.addresses))
+
+    def leader(self) -> int:
+        """Which of the nodes leads; waits until one does."""
+        found: list[int] = []
+
+        def look() -> bool:
+            for at, address in enumerate(self.addresses):
+                try:
+                    if ask_json(address, "/raft/status").get("role") == "leader":
+                        found.append(at)
+                        return True
+                except OSError:
+                    continue
+            return False
+
+        wait_for("syncline has a leader", look)
+        return found[-1]
+
+    def fill(self) -> None:
+        fill_over_http(self.addresses[self.leader()])
+
+    def load(self, load: Load) -> Outcome:
+        return wrk.generate(self.addresses[self.leader()], load, stale_query="?consistency=stale")
+
+
+class Syncline:
+    name = "syncline"
+    workloads = frozenset(Workload)
+    how = "`syncline serve` with its default settings; HTTP/1.1, loaded by wrk."
+
+    def missing(self) -> str:
+        return wrk.missing()
+
+    def version(self) -> str:
+        return f"Syncline {__version__}, Python {sys.version.split()[0]}"
+
+    def start(self, directory: str) -> SynclineCluster:
+        cluster = SynclineCluster(directory)
+        try:
+            cluster.wait_ready()
+            cluster.leader()
+        except BenchError:
+            cluster.check()
+            cluster.stop()
+            raise
+        return cluster

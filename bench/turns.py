@@ -1,0 +1,105 @@
+"""Interleaved measurements: per cell and repeat every system once, so that what disturbs the machine disturbs all."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench import machine
+from bench.load import Load
+from bench.peers.peer import Cluster, Peer
+from bench.stats import median
+
+WARM_UP_S = 1.0
+"""Of the same load, before each measurement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One measurement of one cell. `others_cores` is how many processors other programs used meanwhile."""
+
+    per_s: float
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+    cpu_s_per_1000: float
+    resident_mib: float
+    generator_cores: float
+    others_cores: float
+    errors: int
+
+
+Cell = tuple[str, Load]
+"""A system's name and the load on it."""
+
+
+def measure(cluster: Cluster, load: Load) -> Sample:
+    """Warm up, then measure once."""
+    cluster.load(Load(load.workload, load.clients, WARM_UP_S, load.value_bytes))
+    busy, cpu, start = machine.busy_s(), cluster.cpu_s(), time.monotonic()
+    outcome = cluster.load(load)
+    elapsed = time.monotonic() - start
+    cpu, busy = cluster.cpu_s() - cpu, machine.busy_s() - busy
+    cluster.check()
+    latencies = outcome.latencies_us
+    return Sample(
+        per_s=outcome.per_s,
+        p50_ms=latencies.percentile_us(50) / 1000,
+        p99_ms=latencies.percentile_us(99) / 1000,
+        p999_ms=latencies.percentile_us(99.9) / 1000,
+        cpu_s_per_1000=cpu / latencies.count * 1000,
+        resident_mib=cluster.resident_bytes() / (1 << 20),
+        generator_cores=outcome.generator_cpu_s / elapsed,
+        others_cores=max(0.0, busy - cpu - outcome.generator_cpu_s) / elapsed,
+        errors=outcome.errors,
+    )
+
+
+def measure_in_turns(
+    clusters: Mapping[str, tuple[Peer, Cluster]],
+    loads: Sequence[Load],
+    repeats: int,
+    *,
+    quiet: Callable[[], contextlib.AbstractContextManager[None]],
+    tell: Callable[[str, Load, Sample], None],
+) -> dict[Cell, list[Sample]]:
+    """All samples. Those of one load and repeat are taken within one `quiet()`."""
+    samples: dict[Cell, list[Sample]] = {}
+    for _ in range(repeats):
+        for load in loads:
+            with quiet():
+                for name, (peer, cluster) in clusters.items():
+                    if load.workload in peer.workloads:
+                        sample = measure(cluster, load)
+                        samples.setdefault((name, load), []).append(sample)
+                        tell(name, load, sample)
+    return samples
+
+
+def middle(samples: Sequence[Sample]) -> Sample:
+    """Each figure's median; errors are added up."""
+    return Sample(
+        per_s=median([one.per_s for one in samples]),
+        p50_ms=median([one.p50_ms for one in samples]),
+        p99_ms=median([one.p99_ms for one in samples]),
+        p999_ms=median([one.p999_ms for one in samples]),
+        cpu_s_per_1000=median([one.cpu_s_per_1000 for one in samples]),
+        resident_mib=median([one.resident_mib for one in samples]),
+        generator_cores=median([one.generator_cores for one in samples]),
+        others_cores=median([one.others_cores for one in samples]),
+        errors=sum(one.errors for one in samples),
+    )
+
+
+@contextlib.contextmanager
+def holding(path: str | None) -> Iterator[None]:
+    """Hold the lock of the file at `path` alone: for a machine whose other users keep quiet while somebody has it."""
+    if path is None:
+        yield
+        return
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
