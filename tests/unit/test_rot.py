@@ -47,7 +47,7 @@ def seal_or_end(disk: SimDisk, path: str, *, newest: bool) -> int:
     scan = SegmentScan(disk.open(path))
     at = scan.offset
     while (frame := scan.next()) is not None:
-        if frame.records.seal is not None:
+        if frame.seal is not None:
             return frame.offset
         at = frame.end
     assert newest

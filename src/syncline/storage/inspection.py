@@ -87,7 +87,7 @@ def _segment(disk: Disk, path: str, sequence: int) -> SegmentView:
         scan = SegmentScan(file)
         try:
             while (frame := scan.next()) is not None:
-                entries = frame.records.entries
+                entries = frame.entries
                 frames.append(
                     FrameView(
                         frame.offset,
@@ -96,9 +96,9 @@ def _segment(disk: Disk, path: str, sequence: int) -> SegmentView:
                         last_index=entries.last_index if entries is not None else None,
                         first_term=entries.first_term if entries is not None else None,
                         last_term=entries.last_term if entries is not None else None,
-                        hard_state=frame.records.hard_state,
-                        snapshot=frame.records.marker,
-                        next_segment=frame.records.seal,
+                        hard_state=frame.hard_state,
+                        snapshot=frame.marker,
+                        next_segment=frame.seal,
                     )
                 )
             ending = scan.ending()

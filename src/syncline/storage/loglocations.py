@@ -39,13 +39,13 @@ class Locations:
 
         `overwrites` says that some were there before: what was known of these is void.
         """
+        if not overwrites and self._starts:  # only this thread changes them, so it may look without the lock
+            assert first_index > self._starts[-1], (first_index, self._starts[-1])
+            if self._sequences[-1] == sequence and offset - self._offsets[-1] < LOCATION_SPACING_BYTES:
+                return
         with self._lock:
             if overwrites:
                 self._cut(bisect_left(self._starts, first_index))
-            elif self._starts:
-                assert first_index > self._starts[-1], (first_index, self._starts[-1])
-                if self._sequences[-1] == sequence and offset - self._offsets[-1] < LOCATION_SPACING_BYTES:
-                    return
             self._starts.append(first_index)
             self._sequences.append(sequence)
             self._offsets.append(offset)

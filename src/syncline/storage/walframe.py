@@ -15,9 +15,9 @@ guards' places out. (NTFS protects its records in this manner, with sequence num
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Sequence
 from typing import Final
+from zlib import crc32
 
 import msgspec
 
@@ -30,13 +30,14 @@ __all__ = [
     "FRAME_HEADER_BYTES",
     "FRAME_LIMIT_BYTES",
     "FrameBuilder",
+    "Frame",
     "FrameHeader",
-    "Records",
     "SEAL_BYTES",
-    "decode_body",
+    "decode_frame",
     "decode_entries",
     "decode_frame_header",
     "first_guard",
+    "unguarded",
     "frame_bound",
 ]
 
@@ -71,6 +72,8 @@ ENTRIES_RECORD: Final = struct.Struct("<BIQIQQ")
 HARD_STATE_RECORD: Final = struct.Struct("<BQQQ")
 MARKER_RECORD: Final = struct.Struct("<BI")
 SEAL_RECORD: Final = struct.Struct("<BQ")
+ENTRIES_RECORD_BYTES: Final = ENTRIES_RECORD.size
+HARD_STATE_RECORD_BYTES: Final = HARD_STATE_RECORD.size
 
 SEAL_BYTES: Final = 2 * BLOCK_BYTES
 """Room kept at the end of each segment for the frame that seals it."""
@@ -109,14 +112,25 @@ class EntriesRecord(msgspec.Struct, frozen=True, gc=False):
         return self.last_index - self.first_index + 1
 
 
-class Records(msgspec.Struct, frozen=True):
-    """What one frame holds. They take effect in this order: marker, entries, hard state, all or nothing."""
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """One valid frame, where it stands and what it holds. `previous` is the checksum of the frame that it continues.
 
+    Its records take effect in this order: marker, entries, hard state, all or nothing.
+    """
+
+    offset: int
+    size_bytes: int
+    previous: int
+    checksum: int
     marker: SnapshotMeta | None = None
     entries: EntriesRecord | None = None
     hard_state: HardState | None = None
     seal: int | None = None
     """The sequence number of the segment that follows: set in the last frame of a segment."""
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.size_bytes
 
 
 def frame_bound(records_bytes: int) -> int:
@@ -198,11 +212,11 @@ class FrameBuilder:
         if len(buffer) > KEPT_BUFFER_BYTES:
             self._kept = bytearray()
         frame = memoryview(buffer)
-        checksum = zlib.crc32(frame[FRAME_HEADER_BYTES:], previous)
+        checksum = crc32(frame[FRAME_HEADER_BYTES:], previous)
         header = FRAME_HEADER.pack(FRAME_MAGIC, len(buffer), offset, previous, checksum, records_bytes, 0, FRAME_TAIL)[
             :FRAME_CHECKED_BYTES
         ]
-        frame[:FRAME_HEADER_BYTES] = header + zlib.crc32(header, seed).to_bytes(4, "little") + FRAME_TAIL
+        frame[:FRAME_HEADER_BYTES] = header + crc32(header, seed).to_bytes(4, "little") + FRAME_TAIL
         return frame, checksum
 
 
@@ -235,55 +249,64 @@ def decode_frame_header(data: bytes, start: int, offset: int, seed: int) -> Fram
     magic, size, own_offset, previous, checksum, records_bytes, sum_, tail = FRAME_HEADER.unpack_from(data, start)
     if magic != FRAME_MAGIC or own_offset != offset or tail != FRAME_TAIL:
         return None
-    if zlib.crc32(data[start : start + FRAME_CHECKED_BYTES], seed) != sum_:
+    if crc32(data[start : start + FRAME_CHECKED_BYTES], seed) != sum_:
         return None
     if size <= FRAME_HEADER_BYTES or size % BLOCK_BYTES or size > FRAME_LIMIT_BYTES:
         return None
     return FrameHeader(size, records_bytes, previous, checksum)
 
 
-def decode_body(data: bytes, start: int, header: FrameHeader, offset: int) -> Records:
-    """The records of a frame whose body is in `data` from `start` on, and in its file at `offset`.
+def decode_frame(data: bytes, start: int, header: FrameHeader, offset: int) -> Frame:
+    """The frame at `offset` of its file, which is in `data` from `start` on.
 
-    The body's checksum must have been found right.
+    Its checksums must have been found right.
 
     Raises:
-        BodyError: it is not a row of records.
+        BodyError: it does not hold a row of records.
     """
-    size = header.records_bytes
-    end = start + size
-    room = header.size_bytes - FRAME_HEADER_BYTES - size
-    if room < 1:
-        raise BodyError(f"{size} bytes of records in a frame of {header.size_bytes}")
-    guard = first_guard(offset)
+    records_bytes = header.records_bytes
+    body = start + FRAME_HEADER_BYTES
+    end = body + records_bytes
+    if end >= start + header.size_bytes:
+        raise BodyError(f"{records_bytes} bytes of records in a frame of {header.size_bytes}")
+    place = body + first_guard(offset + FRAME_HEADER_BYTES)
     try:
-        if guard >= size:
-            return _decode_records(data, start, end)
-        places = (size - guard - 1) // SECTOR_BYTES + 1
-        table = _gathered(data[end : end + min(room, 2 * places)], offset + size)[:places]
-        plain = bytearray(data[start:end])
-        plain[guard::SECTOR_BYTES] = table
-        return _decode_records(plain, 0, size)
+        if place >= end:
+            return _decode_records(data, body, end, header, offset)
+        plain = unguarded(data, body, place, end, offset - start, start + header.size_bytes)
+        return _decode_records(plain, 0, records_bytes, header, offset)
     except (struct.error, msgspec.MsgspecError, ValueError, IndexError) as error:
         raise BodyError(str(error)) from error
 
 
-def _decode_records(data: bytes | bytearray, position: int, end: int) -> Records:
+def unguarded(data: bytes, start: int, place: int, end: int, shift: int, limit: int) -> bytes | bytearray:
+    """The records in `data` from `start` to `end`, the first guard being at `place`, as they were before guards came.
+
+    What is at `data[n]` is at offset `n + shift` of the file. The table is within `limit`.
+    """
+    if place + SECTOR_BYTES >= end and (end + shift) % SECTOR_BYTES != SECTOR_BYTES - 1:  # one byte, and it comes next
+        return b"%b%b%b" % (data[start:place], data[end : end + 1], data[place + 1 : end])
+    count = (end - place - 1) // SECTOR_BYTES + 1
+    plain = bytearray(data[start:end])
+    plain[place - start :: SECTOR_BYTES] = _gathered(data[end : min(end + 2 * count, limit)], end + shift)[:count]
+    return plain
+
+
+def _decode_records(data: bytes | bytearray, position: int, end: int, header: FrameHeader, offset: int) -> Frame:
     marker = entries = hard_state = seal = None
     while position < end:
         kind = data[position]
         if kind == RECORD_ENTRIES:
             _, size, first_index, count, first_term, last_term = ENTRIES_RECORD.unpack_from(data, position)
-            position += ENTRIES_RECORD.size
             if not count or not first_index or first_term > last_term:
                 raise BodyError(f"entries {first_index}+{count} of terms {first_term} to {last_term}")
-            last_index = first_index + count - 1
-            entries = EntriesRecord(first_index, last_index, first_term, last_term, data, position, size)
+            position += ENTRIES_RECORD_BYTES
+            entries = EntriesRecord(first_index, first_index + count - 1, first_term, last_term, data, position, size)
             position += size
         elif kind == RECORD_HARD_STATE:
             _, term, vote, commit = HARD_STATE_RECORD.unpack_from(data, position)
             hard_state = HardState(term, vote, commit)
-            position += HARD_STATE_RECORD.size
+            position += HARD_STATE_RECORD_BYTES
         elif kind == RECORD_MARKER:
             _, size = MARKER_RECORD.unpack_from(data, position)
             position += MARKER_RECORD.size
@@ -296,7 +319,7 @@ def _decode_records(data: bytes | bytearray, position: int, end: int) -> Records
             raise BodyError(f"a record of unknown kind {kind}")
     if position > end:
         raise BodyError(f"a record reaches {position - end} bytes beyond its frame")
-    return Records(marker, entries, hard_state, seal)
+    return Frame(offset, header.size_bytes, header.previous, header.checksum, marker, entries, hard_state, seal)
 
 
 def decode_entries(record: EntriesRecord) -> list[Entry]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from typing import Final
+from zlib import crc32
 
 from syncline.consensus.types import Compacted, Entry, Unavailable
 from syncline.platform.disk import Disk, File
@@ -13,9 +13,9 @@ from syncline.storage.walformat import rot
 from syncline.storage.walframe import (
     FRAME_HEADER_BYTES,
     BodyError,
-    Records,
-    decode_body,
+    Frame,
     decode_entries,
+    decode_frame,
     decode_frame_header,
 )
 from syncline.storage.walsegment import Segment
@@ -85,19 +85,19 @@ class EntryReader:
         entries: list[Entry] = []
         while (low < stop and room > 0) or (first and not entries):
             at = frames.offset
-            records = frames.next(low)
-            if records.seal is not None:
+            frame = frames.next(low)
+            if frame.seal is not None:
                 raise Unavailable(f"entry {low} is beyond the end of the log")
-            if records.entries is None or records.entries.last_index < low:
+            if frame.entries is None or frame.entries.last_index < low:
                 continue
             try:
-                held = decode_entries(records.entries)
+                held = decode_entries(frame.entries)
             except BodyError as error:
                 raise rot(segment.path, at, str(error), low) from error
-            skip = low - records.entries.first_index
+            skip = low - frame.entries.first_index
             if skip < 0:
-                raise rot(segment.path, at, f"entry {records.entries.first_index} where {low} should be", low)
-            for entry in held[skip : stop - records.entries.first_index]:
+                raise rot(segment.path, at, f"entry {frame.entries.first_index} where {low} should be", low)
+            for entry in held[skip : stop - frame.entries.first_index]:
                 room -= entry_size(entry)
                 if room < 0 and not (first and not entries):
                     return entries, 0
@@ -138,20 +138,21 @@ class _Frames:
         self._window = b""
         self._window_start = offset
 
-    def next(self, wanted: int) -> Records:
-        """The records of the next frame. `wanted` is the entry looked for: the error names it."""
+    def next(self, wanted: int) -> Frame:
+        """The next frame. `wanted` is the entry looked for: the error names it."""
         path, offset = self._segment.path, self.offset
         start = self._hold(offset, FRAME_HEADER_BYTES)
         header = decode_frame_header(self._window, start, offset, self._segment.seed)
         if header is None:
             raise rot(path, offset, "a frame header that was valid when it was written", wanted)
-        size = header.size_bytes - FRAME_HEADER_BYTES
-        start = self._hold(offset + FRAME_HEADER_BYTES, size)
-        if zlib.crc32(self._window[start : start + size], header.previous) != header.checksum:
+        size = header.size_bytes
+        start = self._hold(offset, size)
+        body = self._window[start + FRAME_HEADER_BYTES : start + size]
+        if crc32(body, header.previous) != header.checksum:
             raise rot(path, offset, "a frame whose checksum was right when it was written", wanted)
-        self.offset = offset + header.size_bytes
+        self.offset = offset + size
         try:
-            return decode_body(self._window, start, header, offset + FRAME_HEADER_BYTES)
+            return decode_frame(self._window, start, header, offset)
         except BodyError as error:
             raise rot(path, offset, str(error), wanted) from error
 

@@ -26,9 +26,10 @@ from syncline.errors import WrongDirectory
 from syncline.platform.disk import Disk, File
 from syncline.storage.loglocations import Locations, TermRuns
 from syncline.storage.walformat import SEGMENT_HEADER_BYTES, SegmentHeader, rot, segment_name, segment_sequence
-from syncline.storage.walframe import BodyError, EntriesRecord, decode_entries
-from syncline.storage.walscan import Ending, EndKind, Frame, SegmentScan
+from syncline.storage.walframe import BodyError, EntriesRecord, Frame, decode_entries
+from syncline.storage.walscan import Ending, EndKind, SegmentScan
 from syncline.storage.walsegment import TEMPORARY_SUFFIX, ActiveSegment, Segment
+from syncline.storage.walsteady import Course
 
 __all__ = ["Recovered", "Replay", "recover"]
 
@@ -66,25 +67,28 @@ class Replay:
 
     def take_head(self, frame: Frame, path: str) -> None:
         """The first frame of a segment: it repeats the state, so that older segments can go."""
-        records = frame.records
-        if records.entries is not None or records.hard_state is None:
+        if frame.entries is not None or frame.hard_state is None:
             raise rot(path, frame.offset, "the segment does not begin with the node's state")
-        self.marker = records.marker
-        self._take_hard_state(records.hard_state, frame, path)
+        self.marker = frame.marker
+        self._take_hard_state(frame.hard_state, frame, path)
 
     def take(self, frame: Frame, sequence: int, path: str) -> None:
         """Any other frame."""
-        records = frame.records
-        if records.marker is not None:
-            self.marker = records.marker
-            self.last_index = self.base_index = records.marker.index
-            self.base_term = self.last_term = records.marker.term
+        if frame.marker is not None:
+            self.marker = frame.marker
+            self.last_index = self.base_index = frame.marker.index
+            self.base_term = self.last_term = frame.marker.term
             self.terms.reset(self.base_index, self.base_term)
             self.locations.clear()
-        if records.entries is not None:
-            self._take_entries(records.entries, frame, sequence, path)
-        if records.hard_state is not None:
-            self._take_hard_state(records.hard_state, frame, path)
+        if frame.entries is not None:
+            self._take_entries(frame.entries, frame, sequence, path)
+        if frame.hard_state is not None:
+            self._take_hard_state(frame.hard_state, frame, path)
+
+    def carry_on(self, course: Course) -> None:
+        """Frames that brought nothing but the next entries and commits."""
+        self.last_index = course.last_index
+        self.hard_state = HardState(course.term, course.vote, course.commit)
 
     def _take_entries(self, record: EntriesRecord, frame: Frame, sequence: int, path: str) -> None:
         first, last = record.first_index, record.last_index
@@ -226,7 +230,7 @@ class _LogReader:
         """That the segment before ended just where this one says it did."""
         header, replay, last = scan.header, self._checked_replay(), self._last_frame
         assert last is not None
-        sealed = last.records.seal is not None
+        sealed = last.seal is not None
         end, checksum = (last.offset, last.previous) if sealed else (before.offset, before.previous)
         ending = before.ending()
         if end < header.previous_end:
@@ -235,8 +239,8 @@ class _LogReader:
         if end != header.previous_end or checksum != header.previous_checksum or ending.next_offset is not None:
             reason = f"other frames than those that segment {header.sequence} continues"
             raise rot(before.path, header.previous_end, reason, header.base_index + 1)
-        if sealed and last.records.seal != header.sequence:
-            raise rot(before.path, last.offset, f"the segment names {last.records.seal} as the next one")
+        if sealed and last.seal != header.sequence:
+            raise rot(before.path, last.offset, f"the segment names {last.seal} as the next one")
         if (header.base_index, header.base_term) != (replay.last_index, replay.last_term):
             reason = f"the segment was begun after entry {header.base_index}, and the log ends at {replay.last_index}"
             raise rot(scan.path, 0, reason, min(header.base_index, replay.last_index) + 1)
@@ -252,11 +256,39 @@ class _LogReader:
             raise rot(scan.path, SEGMENT_HEADER_BYTES, reason, replay.last_index + 1)
         replay.take_head(head, scan.path)
         self._last_frame = head
-        while (frame := scan.next()) is not None:
-            if self._last_frame.records.seal is not None:
+        while True:
+            self._follow(scan, sequence)
+            frame = scan.next()
+            if frame is None:
+                return
+            if self._last_frame.seal is not None:
                 raise rot(scan.path, frame.offset, "a frame after the end of the segment")
             replay.take(frame, sequence, scan.path)
             self._last_frame = frame
+
+    def _follow(self, scan: SegmentScan, sequence: int) -> None:
+        """Take frames that only carry the log on, many at once."""
+        replay, last = self._checked_replay(), self._last_frame
+        if last is None or last.seal is not None:
+            return
+        state = replay.hard_state
+        course = Course(
+            scan.offset,
+            scan.previous,
+            replay.last_index,
+            replay.last_term,
+            state.term,
+            state.vote,
+            state.commit,
+            last.offset,
+            last.previous,
+        )
+        scan.follow(course, lambda index, offset: replay.locations.add(index, sequence, offset))
+        if course.offset > last.end:
+            replay.carry_on(course)
+            self._last_frame = Frame(
+                course.last_offset, course.offset - course.last_offset, course.last_previous, course.previous
+            )
 
     def finish(self) -> Recovered:
         scan, last, replay = self._scan, self._last_frame, self._checked_replay()
@@ -266,8 +298,8 @@ class _LogReader:
         if ending.kind is EndKind.ROT:
             until = ending.next_index - 1 if ending.next_index is not None else None
             raise rot(scan.path, ending.offset, ending.reason, replay.last_index + 1, until)
-        if last.records.seal is not None:
-            name = segment_name(last.records.seal)
+        if last.seal is not None:
+            name = segment_name(last.seal)
             raise rot(f"{self._directory}/{name}", None, "the log's newest file is missing", replay.last_index + 1)
         torn = None
         if ending.kind is EndKind.TORN:

@@ -30,9 +30,10 @@ zeros *after* it reported them synced.
 
 from __future__ import annotations
 
-import zlib
+from collections.abc import Callable
 from enum import Enum
 from typing import Final
+from zlib import crc32
 
 import msgspec
 
@@ -45,12 +46,13 @@ from syncline.storage.walframe import (
     GUARD,
     SECTOR_BYTES,
     BodyError,
+    Frame,
     FrameHeader,
-    Records,
-    decode_body,
+    decode_frame,
     decode_frame_header,
     first_guard,
 )
+from syncline.storage.walsteady import Course, read_steady
 
 __all__ = ["Ending", "EndKind", "Frame", "SegmentScan"]
 
@@ -79,20 +81,6 @@ class Ending(msgspec.Struct, frozen=True):
     dirty_end: int
     next_offset: int | None = None
     next_index: int | None = None
-
-
-class Frame(msgspec.Struct, frozen=True):
-    """One valid frame. `previous` is the checksum of the frame that it continues."""
-
-    offset: int
-    size_bytes: int
-    previous: int
-    checksum: int
-    records: Records
-
-    @property
-    def end(self) -> int:
-        return self.offset + self.size_bytes
 
 
 class SegmentScan:
@@ -124,19 +112,35 @@ class SegmentScan:
             CorruptionError: a frame with right checksums whose content makes no sense.
         """
         offset = self.offset
-        header = self._header_at(offset)
+        start = self._hold(offset, FRAME_HEADER_BYTES)
+        header = decode_frame_header(self._window, start, offset, self.seed)
         if header is None or header.previous != self.previous:
             return None
-        start = self._body_at(offset, header)
-        if start is None:
+        size = header.size_bytes
+        if offset + size > self.size_bytes:
+            return None
+        if start + size > len(self._window):
+            start = self._hold(offset, size)
+        window = self._window
+        if crc32(window[start + FRAME_HEADER_BYTES : start + size], header.previous) != header.checksum:
             return None
         try:
-            records = decode_body(self._window, start, header, offset + FRAME_HEADER_BYTES)
+            frame = decode_frame(window, start, header, offset)
         except BodyError as error:
             raise rot(self.path, offset, f"a frame that is not one of ours ({error})") from error
-        self.offset = offset + header.size_bytes
+        self.offset = offset + size
         self.previous = header.checksum
-        return Frame(offset, header.size_bytes, header.previous, header.checksum, records)
+        return frame
+
+    def follow(self, course: Course, locate: Callable[[int, int], None]) -> None:
+        """Read on through frames that only carry the log on, as `read_steady` does, as far as they reach."""
+        while True:
+            before = self.offset
+            start = self._hold(before, FRAME_HEADER_BYTES)
+            read_steady(self._window, start, self.seed, course, locate)
+            self.offset, self.previous = course.offset, course.previous
+            if self.offset == before:
+                return
 
     def ending(self) -> Ending:
         """What stands at `offset`, where `next` found no frame: the rule above, but for its point 3."""
@@ -181,11 +185,10 @@ class SegmentScan:
         return header
 
     def _body_at(self, offset: int, header: FrameHeader) -> int | None:
-        """Where in the window a frame's body starts; None where its checksum is wrong."""
-        size = header.size_bytes - FRAME_HEADER_BYTES
-        start = self._hold(offset + FRAME_HEADER_BYTES, size)
-        body = self._window[start : start + size]
-        return start if zlib.crc32(body, header.previous) == header.checksum else None
+        """Where in the window the frame at `offset` starts; None where its checksum is wrong."""
+        start = self._hold(offset, header.size_bytes)
+        body = self._window[start + FRAME_HEADER_BYTES : start + header.size_bytes]
+        return start if crc32(body, header.previous) == header.checksum else None
 
     def _later_frame(self, dirty_end: int) -> tuple[int, int | None] | None:
         """The first valid frame after `offset`, whatever it continues, and the first entry that it holds."""
@@ -204,10 +207,10 @@ class SegmentScan:
 
     def _first_entry(self, offset: int, start: int, header: FrameHeader) -> int | None:
         try:
-            records = decode_body(self._window, start, header, offset + FRAME_HEADER_BYTES)
+            frame = decode_frame(self._window, start, header, offset)
         except BodyError:
             return None
-        return records.entries.first_index if records.entries is not None else None
+        return frame.entries.first_index if frame.entries is not None else None
 
     def _dirty_end(self) -> int:
         end = self.offset

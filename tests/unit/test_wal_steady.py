@@ -1,0 +1,140 @@
+"""The short way through a log: it finds just what the long way finds, and is taken where it should be."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from syncline.consensus.types import HardState
+from syncline.errors import StorageError
+from syncline.storage import walscan
+from syncline.storage.wal import WalWrite
+from syncline.storage.walframe import FrameBuilder
+from syncline.storage.walrecovery import recover
+from syncline.storage.walsteady import Course, read_steady
+from syncline.testing.simdisk import SimDisk, Survival
+from tests.crash_cases import WAL, Node, entries_of
+
+
+def steady(node: Node) -> None:
+    """What a log mostly holds: entries one by one and in batches, commits with them and alone."""
+    for index in range(1, 60):
+        node.append(index, index, commit=index - 1, size=100 + 7 * index)
+    for first in range(60, 120, 12):
+        node.append(first, first + 11, size=40)
+    for commit in range(60, 90):
+        node.write(WalWrite((), HardState(1, 1, commit)))
+
+
+def unsteady(node: Node) -> None:
+    """Each way in which a frame can be more than the next one."""
+    rng = random.Random(5)
+    for _ in range(60):
+        image = node.image
+        last, term = image.last_index, max(1, image.state.term)
+        kind = rng.randrange(6)
+        first = last + 1
+        if kind == 0 and last > image.state.commit:
+            first, term = rng.randint(image.state.commit + 1, last), term + 1
+        elif kind == 1:
+            term += 1
+        node.append(first, first + rng.randrange(5), term=term, size=rng.randrange(1, 700))
+        if kind == 2:
+            node.write(WalWrite((), HardState(term + 1, rng.randrange(3), image.state.commit)))
+        elif kind == 3:
+            node.write(WalWrite((), HardState(term, node.image.state.vote, rng.randint(image.state.commit, first))))
+        elif kind == 4 and rng.random() < 0.2:
+            node.install(first + 20, term + 1, b"x" * rng.randrange(900))
+
+
+def what_is_found(disk: SimDisk) -> object:
+    """All that a recovery tells, and every entry by way of the locations that it noted."""
+    try:
+        found = recover(disk, WAL, log_id=5, repair=False)
+    except StorageError as error:
+        return str(error)
+    assert found is not None
+    replay, active = found.replay, found.active
+    state = (replay.base_index, replay.base_term, replay.last_index, replay.last_term, replay.hard_state, replay.marker)
+    terms = [replay.terms.term(index) for index in range(replay.base_index, replay.last_index + 1)]
+    places = [replay.locations.find(index) is not None for index in range(replay.base_index, replay.last_index + 1)]
+    return state, terms, places, active.end, active.previous, found.torn, found.notes, len(found.segments)
+
+
+def damaged(disk: SimDisk, rng: random.Random) -> SimDisk:
+    after = disk.crashed(rng.choice(list(Survival)), rng)
+    for _ in range(rng.randrange(2)):
+        path = rng.choice([path for path in after.paths() if path.startswith(WAL)])
+        if size := len(after.read_file(path)):
+            after.flip_bit(path, rng.randrange(size))
+    return after
+
+
+@pytest.mark.parametrize("work", [steady, unsteady])
+def test_both_ways_find_the_same(work: Callable[[Node], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SimDisk(random.Random(1))
+    node = Node(disk)
+    crashes: list[SimDisk] = []
+    rng = random.Random(2)
+    disk.before = lambda *_: crashes.append(damaged(disk, rng)) if rng.random() < 0.3 else None
+    work(node)
+    crashes.append(disk.crashed(Survival.EVERYTHING))
+    followed = 0
+
+    def counted(data: bytes, start: int, seed: int, course: Course, locate: Callable[[int, int], None]) -> None:
+        nonlocal followed
+        before = course.offset
+        read_steady(data, start, seed, course, locate)
+        followed += course.offset > before
+
+    monkeypatch.setattr(walscan, "read_steady", counted)
+    short = [what_is_found(crash) for crash in crashes]
+    monkeypatch.setattr(walscan, "read_steady", lambda *_: None)
+    long = [what_is_found(crash) for crash in crashes]
+    assert short == long
+    assert len(crashes) > 30
+    assert followed > len(crashes) // 2, "the short way was taken"
+
+
+def test_a_guard_in_any_place_of_a_frame() -> None:
+    """Frames at every offset within a sector and of many sizes: one of them has a guard in each byte of its records."""
+    seed, previous = 7, 9
+    for offset in range(64, 64 + 2048, 32):
+        for size in (1, 30, 200, 460, 1200):
+            for with_entries, with_state in ((True, True), (True, False), (False, True)):
+                builder = FrameBuilder()
+                entries = entries_of(4, 5, 2, size) if with_entries else []
+                builder.take(None, entries, HardState(3, 1, 4) if with_state else None)
+                frame, checksum = builder.finish(offset, seed, previous)
+                course = Course(offset, previous, 5 if not with_entries else 3, 2, 3, 1, 3, 0, 0)
+                located: list[tuple[int, int]] = []
+                read_steady(bytes(frame), 0, seed, course, lambda *place, into=located: into.append(place))
+                assert course.offset == offset + len(frame)
+                assert (course.previous, course.last_offset, course.last_previous) == (checksum, offset, previous)
+                assert (course.last_index, course.commit) == (5, 4 if with_state else 3)
+                assert located == ([(4, offset)] if with_entries else [])
+                frame.release()
+
+
+@pytest.mark.parametrize(
+    ("course", "why"),
+    [
+        (Course(64, 9, 3, 2, 3, 1, 3, 0, 0), None),
+        (Course(64, 8, 3, 2, 3, 1, 3, 0, 0), "another checksum before it"),
+        (Course(64, 9, 2, 2, 3, 1, 2, 0, 0), "a gap"),
+        (Course(64, 9, 4, 2, 3, 1, 3, 0, 0), "an overwritten entry"),
+        (Course(64, 9, 3, 1, 3, 1, 3, 0, 0), "another term of the log"),
+        (Course(64, 9, 3, 2, 2, 1, 3, 0, 0), "another term"),
+        (Course(64, 9, 3, 2, 3, 2, 3, 0, 0), "another vote"),
+        (Course(64, 9, 3, 2, 3, 1, 5, 0, 0), "a commit that goes back"),
+    ],
+)
+def test_anything_else_is_left_to_the_long_way(course: Course, why: str | None) -> None:
+    builder = FrameBuilder()
+    builder.take(None, entries_of(4, 5, 2, 60), HardState(3, 1, 4))
+    frame, _ = builder.finish(64, 7, 9)
+    before = course.offset
+    read_steady(bytes(frame), 0, 7, course, lambda *_: None)
+    assert (course.offset == before) == (why is not None), why
