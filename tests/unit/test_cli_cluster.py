@@ -130,6 +130,7 @@ CHANGED = {"status": "success", "membership_index": 5, "members": MEMBERS}
         (("snapshot",), "/raft/snapshot", {"created": True, "index": 7}, {}, "snapshot at index 7"),
         (("snapshot",), "/raft/snapshot", {"created": False, "index": 7}, {},
          "nothing new since the snapshot at index 7"),
+        (("snapshot", "take"), "/raft/snapshot", {"created": True, "index": 7}, {}, "snapshot at index 7"),
     ],
 )  # fmt: skip
 def test_a_change_sends_what_it_should_and_says_what_came_of_it(

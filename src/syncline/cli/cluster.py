@@ -1,4 +1,4 @@
-"""`status`, `member`, `transfer`, `snapshot`: the cluster from the shell."""
+"""`status`, `member`, `transfer`: the cluster from the shell."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from syncline.cli.survey import MemberRow, survey_cluster
 from syncline.client import MemberInfo
 from syncline.client.endpoints import parse_endpoints
 
-__all__ = ["member", "snapshot", "status", "transfer"]
+__all__ = ["member", "status", "transfer"]
 
 STATUS_TIMEOUT_S: Final = 2.0
 """For each node's answer. Status never waits for a quorum, so silence means that the node is away."""
@@ -136,20 +136,6 @@ async def transfer(context: Context, *, name: str | None) -> None:
         print_json({"leader": leader})
     else:
         print_line(f"{leader.name or leader.id} leads")
-
-
-@click.command("snapshot", short_help="Have a node write a snapshot now.")
-@client_command
-async def snapshot(context: Context) -> None:
-    """Have the first endpoint that answers write a snapshot of its state and drop the log before it."""
-    async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
-        result = await client.snapshot(timeout_s=_change_s(context))
-    if context.as_json:
-        print_json(result)
-    elif result.created:
-        print_line(f"snapshot at index {result.index}")
-    else:
-        print_line(f"nothing new since the snapshot at index {result.index}")
 
 
 def _change_s(context: Context) -> float:

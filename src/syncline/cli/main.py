@@ -30,7 +30,8 @@ _COMMANDS: Final = {
     "export": ("syncline.cli.tree:export_tree", "Write keys to a directory as files."),
     "member": ("syncline.cli.cluster:member", "List, add, remove or promote members."),
     "transfer": ("syncline.cli.cluster:transfer", "Hand the leadership to another node."),
-    "snapshot": ("syncline.cli.cluster:snapshot", "Have a node write a snapshot now."),
+    "snapshot": ("syncline.cli.snapshot:snapshot", "Have a node write a snapshot now, or look at those on disk."),
+    "wal": ("syncline.cli.wal:wal", "Look at a node's log on disk, or check it."),
 }
 
 _EPILOG: Final = (

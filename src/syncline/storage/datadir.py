@@ -23,7 +23,7 @@ from syncline.errors import CorruptionError, FormatVersionError, StorageError, W
 from syncline.platform.disk import Disk, LockHandle
 from syncline.version import __version__
 
-__all__ = ["FORMAT_VERSION", "DataDir", "Identity"]
+__all__ = ["FORMAT_VERSION", "DataDir", "Identity", "read_identity"]
 
 FORMAT_VERSION: Final = 1
 """The version of the directory as a whole: its files and what they mean together."""
@@ -142,15 +142,9 @@ class DataDir:
         if self._disk.exists(temporary):
             self._disk.remove(temporary)
         self._disk.sync_dir(self.path)  # what is seen here may not be durable yet: LOCK, and what a crash left
-        if not self._disk.exists(path):
+        self._identity = read_identity(self._disk, self.path)
+        if self._identity is None:
             self._check_new(path)
-            return
-        file = self._disk.open(path)
-        try:
-            data = file.read_at(0, IDENTITY_LIMIT_BYTES)
-        finally:
-            file.close()
-        self._identity = decode_identity(path, data)
 
     def _check_new(self, path: str) -> None:
         for directory in (self.wal_path, self.snapshots_path):
@@ -160,6 +154,23 @@ class DataDir:
                     "back, or start from an empty directory and replace the node as a member of its cluster.",
                     file=path,
                 )
+
+
+def read_identity(disk: Disk, path: str) -> Identity | None:
+    """Whose the data directory `path` is; None where it does not say. Only looks: takes no lock.
+
+    Raises:
+        CorruptionError: the identity is damaged.
+        FormatVersionError: another version wrote it.
+    """
+    name = f"{path}/{IDENTITY_NAME}"
+    if not disk.exists(name):
+        return None
+    file = disk.open(name)
+    try:
+        return decode_identity(name, file.read_at(0, IDENTITY_LIMIT_BYTES))
+    finally:
+        file.close()
 
 
 class _IdentityFile(msgspec.Struct):

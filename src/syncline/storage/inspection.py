@@ -1,28 +1,55 @@
 """Looking at a node's log and snapshots without touching them: stopped or running, sound or damaged.
 
-Nothing here writes, locks or removes. On a running node the end of the log may look torn: a write is under way.
+Nothing here writes, locks or removes. Memory is bounded whatever the log's size: one frame at a time is held.
+
+A running node writes while one looks. What it is writing at that moment may look like a torn write; a frame that came
+since is seen when one looks again, and what is damage stays where it is. Files that it drops meanwhile are no loss.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
-from syncline.consensus.types import HardState, SnapshotMeta
+from syncline.consensus.types import Entry, HardState, SnapshotMeta
 from syncline.errors import CorruptionError, StorageError
 from syncline.platform.disk import Disk
 from syncline.storage.snapshotfile import SnapshotManifest, SnapshotReader, check_length, read_header
 from syncline.storage.snapshots import SNAPSHOT_NAME
-from syncline.storage.walformat import segment_sequence
-from syncline.storage.walrecovery import recover
+from syncline.storage.walformat import segment_name, segment_sequence
+from syncline.storage.walframe import BodyError, Frame, decode_entries
+from syncline.storage.walrecovery import Recovered, recover
 from syncline.storage.walscan import EndKind, SegmentScan
 
-__all__ = ["FrameView", "LogReport", "SegmentView", "SnapshotView", "check_log", "list_snapshots", "read_log"]
+__all__ = [
+    "FrameView",
+    "LogReport",
+    "SegmentEnd",
+    "SegmentStart",
+    "SnapshotView",
+    "check_log",
+    "list_snapshots",
+    "read_log",
+]
+
+LOOKS_LIMIT: Final = 5
+"""How often a log is read from its beginning because a running node dropped the segment that was to be read next."""
 
 
-class FrameView(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One frame: what one write put into the log."""
+class SegmentStart(msgspec.Struct, frozen=True):
+    """A segment follows. Its frames come after the entry at `base_index`, of `base_term`."""
+
+    path: str
+    sequence: int
+    size_bytes: int
+    base_index: int
+    base_term: int
+
+
+class FrameView(msgspec.Struct, frozen=True):
+    """One frame: what one write put into the log. `entries` are there where they were asked for."""
 
     offset: int
     size_bytes: int
@@ -33,18 +60,14 @@ class FrameView(msgspec.Struct, frozen=True, omit_defaults=True):
     hard_state: HardState | None = None
     snapshot: SnapshotMeta | None = None
     next_segment: int | None = None
+    entries: tuple[Entry, ...] = ()
 
 
-class SegmentView(msgspec.Struct, frozen=True):
-    """One segment. `end` says how its frames end; `damage` is set where it is damaged."""
+class SegmentEnd(msgspec.Struct, frozen=True):
+    """Where the frames of a segment end, and how. `damage` is set where it is damaged, or can't be read at all."""
 
     path: str
-    sequence: int
-    size_bytes: int
-    base_index: int
-    base_term: int
-    frames: tuple[FrameView, ...]
-    used_bytes: int
+    offset: int
     end: str
     damage: str | None = None
 
@@ -61,6 +84,7 @@ class LogReport(msgspec.Struct, frozen=True):
     hard_state: HardState = HardState()
     snapshot: SnapshotMeta | None = None
     segments: int = 0
+    size_bytes: int = 0
 
 
 class SnapshotView(msgspec.Struct, frozen=True):
@@ -72,56 +96,59 @@ class SnapshotView(msgspec.Struct, frozen=True):
     damage: str | None = None
 
 
-def read_log(disk: Disk, path: str) -> Iterator[SegmentView]:
-    """The segments of the log in the directory `path`, oldest first, each as far as it can be read."""
+def read_log(disk: Disk, path: str, *, entries: bool = False) -> Iterator[SegmentStart | FrameView | SegmentEnd]:
+    """The log in the directory `path`, oldest segment first, frame by frame, each segment as far as it can be read."""
     for name in disk.list(path):
-        sequence = segment_sequence(name)
-        if sequence is not None:
-            yield _segment(disk, f"{path}/{name}", sequence)
+        if segment_sequence(name) is not None:
+            yield from _segment(disk, f"{path}/{name}", entries=entries)
 
 
-def _segment(disk: Disk, path: str, sequence: int) -> SegmentView:
-    file = disk.open(path)
-    frames: list[FrameView] = []
+def _segment(disk: Disk, path: str, *, entries: bool) -> Iterator[SegmentStart | FrameView | SegmentEnd]:
+    try:
+        file = disk.open(path)
+    except FileNotFoundError:  # dropped since it was listed
+        return
     try:
         scan = SegmentScan(file)
-        try:
-            while (frame := scan.next()) is not None:
-                entries = frame.entries
-                frames.append(
-                    FrameView(
-                        frame.offset,
-                        frame.size_bytes,
-                        first_index=entries.first_index if entries is not None else None,
-                        last_index=entries.last_index if entries is not None else None,
-                        first_term=entries.first_term if entries is not None else None,
-                        last_term=entries.last_term if entries is not None else None,
-                        hard_state=frame.hard_state,
-                        snapshot=frame.marker,
-                        next_segment=frame.seal,
-                    )
-                )
-            ending = scan.ending()
-            reason = None if ending.kind is not EndKind.ROT else f"{path} at offset {ending.offset}: {ending.reason}"
-            end = ending.reason if ending.kind is not EndKind.CLEAN else EndKind.CLEAN.value
-        except CorruptionError as error:
-            reason = end = str(error)
         header = scan.header
-        return SegmentView(
-            path,
-            sequence,
-            scan.size_bytes,
-            header.base_index,
-            header.base_term,
-            tuple(frames),
-            scan.offset,
-            end,
-            reason,
-        )
+        yield SegmentStart(path, header.sequence, scan.size_bytes, header.base_index, header.base_term)
+        while True:
+            while (frame := scan.next()) is not None:
+                yield _view(frame, path, entries=entries)
+            ending = scan.ending()
+            if ending.kind is EndKind.CLEAN or not scan.look_again():
+                break
+        damage = None if ending.kind is not EndKind.ROT else f"{path} at offset {ending.offset}: {ending.reason}"
+        yield SegmentEnd(path, ending.offset, ending.reason, damage)
     except StorageError as error:
-        return SegmentView(path, sequence, file.size(), 0, 0, (), 0, "unreadable", str(error))
+        offset = error.offset if isinstance(error, CorruptionError) and error.offset is not None else 0
+        yield SegmentEnd(path, offset, "unreadable", str(error))
     finally:
         file.close()
+
+
+def _view(frame: Frame, path: str, *, entries: bool) -> FrameView:
+    record = frame.entries
+    shown: tuple[Entry, ...] = ()
+    if entries and record is not None:
+        try:
+            shown = tuple(decode_entries(record))
+        except BodyError as error:
+            raise CorruptionError(
+                f"{path} at offset {frame.offset}: {error}", file=path, offset=frame.offset
+            ) from error
+    return FrameView(
+        frame.offset,
+        frame.size_bytes,
+        first_index=record.first_index if record is not None else None,
+        last_index=record.last_index if record is not None else None,
+        first_term=record.first_term if record is not None else None,
+        last_term=record.last_term if record is not None else None,
+        hard_state=frame.hard_state,
+        snapshot=frame.marker,
+        next_segment=frame.seal,
+        entries=shown,
+    )
 
 
 def check_log(disk: Disk, path: str, *, log_id: int | None = None) -> LogReport:
@@ -130,13 +157,11 @@ def check_log(disk: Disk, path: str, *, log_id: int | None = None) -> LogReport:
     Without `log_id` the one in the first segment is taken for right.
     """
     try:
-        first = next((name for name in disk.list(path) if segment_sequence(name) is not None), None)
-        if first is None:
-            return LogReport(damage=f"{path} holds no log")
-        found = recover(disk, path, log_id=_log_id(disk, f"{path}/{first}") if log_id is None else log_id, repair=False)
+        found = _recovered(disk, path, log_id)
     except StorageError as error:
         return LogReport(damage=str(error))
-    assert found is not None
+    if found is None:
+        return LogReport(damage=f"{path} holds no log")
     found.active.close()
     replay = found.replay
     return LogReport(
@@ -148,7 +173,21 @@ def check_log(disk: Disk, path: str, *, log_id: int | None = None) -> LogReport:
         hard_state=replay.hard_state,
         snapshot=replay.marker,
         segments=len(found.segments),
+        size_bytes=sum(segment.size_bytes for segment in found.segments[:-1]) + found.active.end,
     )
+
+
+def _recovered(disk: Disk, path: str, log_id: int | None) -> Recovered | None:
+    for _ in range(LOOKS_LIMIT):
+        sequences = [number for name in disk.list(path) if (number := segment_sequence(name)) is not None]
+        if not sequences:
+            return None
+        try:
+            known = _log_id(disk, f"{path}/{segment_name(min(sequences))}") if log_id is None else log_id
+            return recover(disk, path, log_id=known, repair=False)
+        except FileNotFoundError:
+            continue
+    raise StorageError(f"{path}: the node drops segments faster than they can be read: try again")
 
 
 def _log_id(disk: Disk, path: str) -> int:
@@ -162,12 +201,16 @@ def _log_id(disk: Disk, path: str) -> int:
 def list_snapshots(disk: Disk, path: str, *, verify: bool = False) -> list[SnapshotView]:
     """The snapshots in the directory `path`, newest first. `verify` reads all of their data."""
     names = sorted(filter(SNAPSHOT_NAME.fullmatch, disk.list(path)), reverse=True)
-    return [_snapshot(disk, f"{path}/{name}", verify=verify) for name in names]
+    views = (_snapshot(disk, f"{path}/{name}", verify=verify) for name in names)
+    return [view for view in views if view is not None]
 
 
-def _snapshot(disk: Disk, path: str, *, verify: bool) -> SnapshotView:
+def _snapshot(disk: Disk, path: str, *, verify: bool) -> SnapshotView | None:
     manifest = None
-    file = disk.open(path)
+    try:
+        file = disk.open(path)
+    except FileNotFoundError:  # a newer one has taken its place since it was listed
+        return None
     try:
         size = file.size()
         manifest, offset = read_header(file)

@@ -141,7 +141,8 @@ class Replay:
 def recover(disk: Disk, directory: str, *, log_id: int, repair: bool = True) -> Recovered | None:
     """Read the log in `directory`; None where there is none yet.
 
-    With `repair` off nothing is changed, and a torn tail is reported only: for tools that look at a log in use.
+    With `repair` off nothing is changed, and a torn tail is reported only: for tools that look at a log in use. Then
+    `FileNotFoundError` says that a running node has dropped a segment before it was read.
 
     Raises:
         CorruptionError: rot, or a missing file. Nothing was changed.
@@ -210,7 +211,7 @@ class _LogReader:
                 before.file.close()
         header = scan.header
         self._segments.append(Segment(sequence, path, scan.seed, header.base_index, header.size_bytes))
-        self._read_frames(scan, sequence)
+        self._read_frames(scan)
 
     def _check_header(self, scan: SegmentScan, sequence: int, before: SegmentScan | None) -> None:
         header, path = scan.header, scan.path
@@ -228,11 +229,12 @@ class _LogReader:
 
     def _check_succession(self, before: SegmentScan, scan: SegmentScan) -> None:
         """That the segment before ended just where this one says it did."""
-        header, replay, last = scan.header, self._checked_replay(), self._last_frame
+        header, replay = scan.header, self._checked_replay()
+        ending = self._ending(before)
+        last = self._last_frame
         assert last is not None
         sealed = last.seal is not None
         end, checksum = (last.offset, last.previous) if sealed else (before.offset, before.previous)
-        ending = before.ending()
         if end < header.previous_end:
             affected = (replay.last_index + 1, header.base_index)
             raise rot(before.path, ending.offset, _why_not_whole(ending, header), *affected)
@@ -247,7 +249,7 @@ class _LogReader:
         if ending.kind is not EndKind.CLEAN:
             self._notes.append(f"{before.path}: bytes that are no part of the log, from offset {ending.offset} on")
 
-    def _read_frames(self, scan: SegmentScan, sequence: int) -> None:
+    def _read_frames(self, scan: SegmentScan) -> None:
         replay = self._checked_replay()
         head = scan.next()
         if head is None:
@@ -256,21 +258,24 @@ class _LogReader:
             raise rot(scan.path, SEGMENT_HEADER_BYTES, reason, replay.last_index + 1)
         replay.take_head(head, scan.path)
         self._last_frame = head
+        self._read_on(scan, head)
+
+    def _read_on(self, scan: SegmentScan, last: Frame) -> None:
+        """Take the frames after `last`, as far as they reach."""
         while True:
-            self._follow(scan, sequence)
+            if last.seal is None:
+                last = self._last_frame = self._follow(scan, last)
             frame = scan.next()
             if frame is None:
                 return
-            if self._last_frame.seal is not None:
+            if last.seal is not None:
                 raise rot(scan.path, frame.offset, "a frame after the end of the segment")
-            replay.take(frame, sequence, scan.path)
-            self._last_frame = frame
+            self._checked_replay().take(frame, scan.header.sequence, scan.path)
+            last = self._last_frame = frame
 
-    def _follow(self, scan: SegmentScan, sequence: int) -> None:
-        """Take frames that only carry the log on, many at once."""
-        replay, last = self._checked_replay(), self._last_frame
-        if last is None or last.seal is not None:
-            return
+    def _follow(self, scan: SegmentScan, last: Frame) -> Frame:
+        """Take frames that only carry the log on, many at once; gives the last of them, or else `last`."""
+        replay, sequence = self._checked_replay(), scan.header.sequence
         state = replay.hard_state
         course = Course(
             scan.offset,
@@ -284,23 +289,36 @@ class _LogReader:
             last.previous,
         )
         scan.follow(course, lambda index, offset: replay.locations.add(index, sequence, offset))
-        if course.offset > last.end:
-            replay.carry_on(course)
-            self._last_frame = Frame(
-                course.last_offset, course.offset - course.last_offset, course.last_previous, course.previous
-            )
+        if course.offset == last.end:
+            return last
+        replay.carry_on(course)
+        size = course.offset - course.last_offset
+        return Frame(course.last_offset, size, course.last_previous, course.previous)
+
+    def _ending(self, scan: SegmentScan) -> Ending:
+        """How a segment ends. Where a running node adds to it meanwhile, it is read on first."""
+        ending = scan.ending()
+        while not self._repair and ending.kind is not EndKind.CLEAN and scan.look_again():
+            assert self._last_frame is not None
+            self._read_on(scan, self._last_frame)
+            ending = scan.ending()
+        return ending
 
     def finish(self) -> Recovered:
-        scan, last, replay = self._scan, self._last_frame, self._checked_replay()
+        scan, replay = self._scan, self._checked_replay()
         assert scan is not None
+        ending = self._ending(scan)
+        last = self._last_frame
         assert last is not None
-        ending = scan.ending()
         if ending.kind is EndKind.ROT:
             until = ending.next_index - 1 if ending.next_index is not None else None
             raise rot(scan.path, ending.offset, ending.reason, replay.last_index + 1, until)
         if last.seal is not None:
-            name = segment_name(last.seal)
-            raise rot(f"{self._directory}/{name}", None, "the log's newest file is missing", replay.last_index + 1)
+            newest = f"{self._directory}/{segment_name(last.seal)}"
+            if not self._repair and self._later_than(last.seal):  # begun by a running node since the files were listed
+                self.read_segment(last.seal)
+                return self.finish()
+            raise rot(newest, None, "the log's newest file is missing", replay.last_index + 1)
         torn = None
         if ending.kind is EndKind.TORN:
             torn = self._cut(scan.file, ending) if self._repair else _torn_text(scan.path, ending, None)
@@ -311,6 +329,10 @@ class _LogReader:
             self._disk.sync_dir(self._directory)
         active = ActiveSegment(scan.file, scan.header, scan.seed, scan.path, scan.offset, scan.previous)
         return Recovered(self._segments, active, replay, torn, self._notes)
+
+    def _later_than(self, sequence: int) -> bool:
+        names = self._disk.list(self._directory)
+        return any((found := segment_sequence(name)) is not None and found >= sequence for name in names)
 
     def _cut(self, file: File, ending: Ending) -> str:
         """Keep the torn bytes in a file of their own; `_zero_again` then puts zeros in their place."""
@@ -370,6 +392,8 @@ def _why_not_whole(ending: Ending, successor: SegmentHeader) -> str:
 def _torn_text(path: str, ending: Ending, broken: str | None) -> str:
     size = ending.dirty_end - ending.offset
     kept = f"they were cut and kept in {broken}" if broken is not None else "they will be cut when the node starts"
+    if broken is None:
+        kept += " (in the log of a running node, they may be a write that is under way)"
     return (
         f"{path} ends with {size} bytes of a write that a crash interrupted, from offset {ending.offset} on "
         f"({ending.reason}). It was never acknowledged: {kept}."

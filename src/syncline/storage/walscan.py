@@ -142,6 +142,14 @@ class SegmentScan:
             if self.offset == before:
                 return
 
+    def look_again(self) -> bool:
+        """Whether a frame that continues the chain stands at `offset` by now: a running node may have written one."""
+        self._window = b""
+        header = self._header_at(self.offset)
+        return (
+            header is not None and header.previous == self.previous and self._body_at(self.offset, header) is not None
+        )
+
     def ending(self) -> Ending:
         """What stands at `offset`, where `next` found no frame: the rule above, but for its point 3."""
         dirty_end = self._dirty_end()
