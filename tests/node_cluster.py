@@ -134,6 +134,12 @@ class Cluster:
         leader = await self.leader()
         return leader, next(raft for raft in self.rafts.values() if raft is not leader)
 
+    async def announced(self) -> None:
+        """All members have told all others their data directories: the nodes have nothing more to say by themselves."""
+        for raft in self.rafts.values():
+            book = raft._driver.parts.book.members
+            await until(raft, lambda: all(member.directory for member in book.values()))  # noqa: B023 - awaited at once
+
     def machine(self, raft: Raft) -> Listing:
         return self.machines[raft.config.name]
 

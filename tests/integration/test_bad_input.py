@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -160,6 +161,37 @@ def test_another_clusters_data_is_refused_and_left_alone(tmp_path: Path) -> None
                 assert found.value == b"of the first cluster"
 
     run(scenario(), timeout_s=60.0)
+
+
+@pytest.mark.parametrize("lost", ["a follower", "the leader"])
+def test_a_founder_whose_data_is_gone_stops_and_says_what_to_do_and_joins_anew(tmp_path: Path, lost: str) -> None:
+    async def scenario() -> None:
+        async with running_cluster(str(tmp_path)) as cluster:
+            node = await cluster.leader() if lost == "the leader" else (await cluster.followers())[0]
+            async with cluster.client() as client:
+                await client.put("k", "before")
+                node.kill()
+                shutil.rmtree(node.data_dir)
+                node.start()  # just as it was started before: by --initial-cluster
+                assert await asyncio.to_thread(node.wait) == 1
+                last = node.log().splitlines()[-1]
+                assert last.startswith(f"syncline: node {node.name} stopped itself")
+                assert node.data_dir in last
+                assert f"syncline member remove {node.name}" in last
+                assert "--join" in last
+                assert "Traceback" not in node.log()
+
+                await client.remove_member(node.name, timeout_s=20.0)
+                shutil.rmtree(node.data_dir)
+                del node.settings["initial-cluster"]
+                node.settings["join"] = next(other.url for other in cluster.nodes if other is not node)
+                node.start()
+                await cluster.wait_ready()
+                found = await client.get("k")
+                assert found is not None
+                assert found.value == b"before"
+
+    run(scenario(), timeout_s=90.0)
 
 
 # Strangers

@@ -66,6 +66,7 @@ def test_without_a_quorum_the_outcome_is_told(tmp_path: Path) -> None:
     async def check() -> None:
         async with cluster(tmp_path) as nodes:
             leader, _ = await nodes.pair()
+            await nodes.announced()
             name = leader.config.name
             for other in set(nodes.peers) - {name}:
                 await nodes.stop(other)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import socket
 import ssl
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from syncline.client.client import AsyncClient
@@ -28,6 +30,7 @@ from syncline.server.app import KvServer
 from syncline.server.asgi import AsgiApp
 from syncline.server.config import ServerConfig
 from syncline.server.join import finish_joining
+from syncline.storage.datadir import DataDir
 from tests.ports import free_block
 from tests.support import run
 
@@ -161,6 +164,22 @@ def test_a_node_that_crashed_while_it_joined_comes_back_as_the_same(tmp_path: Pa
             async with await KvServer.open(config) as server:
                 assert f"{server.raft.node_id:016x}" == added["d"]
             assert len((await client.members()).members) == 2
+
+    run(scenario())
+
+
+def test_a_node_that_crashed_before_its_log_was_begun_starts_as_if_nothing_were_there(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        config = settings(tmp_path)
+        async with await KvServer.open(config) as server:
+            identity = server.raft._driver.parts.identity
+        shutil.rmtree(config.data_dir)
+        directory = DataDir.open(OsDisk(), config.data_dir)
+        directory.write_identity(msgspec.structs.replace(identity, started=False))
+        directory.release()
+        async with await KvServer.open(config) as server, AsyncClient(server.http_url) as client:
+            assert server.raft.node_id == identity.node_id
+            await client.put("a", b"v")
 
     run(scenario())
 

@@ -76,7 +76,7 @@ class TestRefusals:
         async def scenario() -> None:
             async with cluster() as nodes:
                 first, _ = await nodes.add(1)
-                second, _ = await nodes.add(2, refuse_peer=lambda sender: f"node {sender} was removed at index 9")
+                second, _ = await nodes.add(2, refuse_peer=lambda hello: f"node {hello.sender} was removed at index 9")
                 first.set_peer(2, second.address)
                 await nodes.watch.until(lambda: first.stats()[2].last_error is not None)
                 assert first.stats()[2].last_error == (

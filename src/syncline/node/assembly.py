@@ -7,6 +7,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from syncline.consensus.config import RaftConfig
 from syncline.consensus.membership import encode_change
 from syncline.consensus.rawnode import RawNode
@@ -38,12 +40,16 @@ from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.log import StoredLog
 from syncline.storage.snapshots import SnapshotManifest, SnapshotStore
 from syncline.storage.wal import Wal, WalWrite
+from syncline.transport.handshake import Hello
 from syncline.transport.messages import PeerMessage, SnapshotSink
 from syncline.transport.peers import Transport
 
 __all__ = ["World", "assemble"]
 
 log = logging.getLogger("syncline.node")
+
+ID_BITS = 62
+"""Of a data directory's id: no two are ever the same."""
 
 BOOTSTRAP_TERM = 1
 """The term of the entries that the first members are given; elections start after it."""
@@ -75,7 +81,7 @@ def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
 def _assemble(
     config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None], directory: DataDir
 ) -> Driver:
-    identity = _identify(config, directory)
+    identity = _identify(config, directory, world.rng)
     wal = Wal.open(
         world.disk,
         directory.wal_path,
@@ -160,6 +166,8 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
             rng=world.rng,
             tls=config.peer_tls,
             refuse_peer=relay.refuse_peer,
+            directory=opened.identity.directory_id,
+            known_directory=relay.known_directory,
         ),
     )
     holder.append(Driver(config, parts, world.rng, failed))
@@ -184,14 +192,17 @@ class _Relay:
     def on_durable(self, responses: list[Message]) -> None:
         self._holder[0].on_durable(responses)
 
-    def refuse_peer(self, sender: NodeId) -> str | None:
-        return self._holder[0].reconfiguration.refuse_peer(sender)
+    def refuse_peer(self, hello: Hello) -> str | None:
+        return self._holder[0].reconfiguration.refuse_peer(hello)
+
+    def known_directory(self, peer: NodeId) -> int:
+        return self._holder[0].founding.known_directory(peer)
 
     async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
         return await self._holder[0].on_snapshot(sender, message, manifest)
 
 
-def _identify(config: Config, directory: DataDir) -> Identity:
+def _identify(config: Config, directory: DataDir, rng: random.Random) -> Identity:
     """Who this node is: what its directory says, or what its settings say where the directory is new."""
     held = directory.identity
     cluster_id = config.cluster_id or (derive_cluster_id(config.cluster, config.peers) if config.peers else 0)
@@ -206,16 +217,28 @@ def _identify(config: Config, directory: DataDir) -> Identity:
                 f"{config.data_dir} belongs to node {held.node_id:016x} of cluster {held.cluster_id:016x}, not to node"
                 f" {config.node_id:016x} of cluster {config.cluster_id:016x}. Give each node a directory of its own."
             )
-        return held
+        if not held.directory_id:  # made by a version that drew none
+            directory.write_identity(msgspec.structs.replace(held, directory_id=_draw_id(rng)))
+        return directory.identity or held
     if not cluster_id:
         raise ConfigError(
             f"{config.data_dir} is empty, so the node must be told what it belongs to: give peers (to start a cluster),"
             " or cluster_id and node_id (to join one)"
         )
     node_id = config.node_id or derive_node_id(cluster_id, config.name)
-    identity = Identity(cluster_id=cluster_id, node_id=node_id, name=config.name)
+    identity = Identity(
+        cluster_id=cluster_id,
+        node_id=node_id,
+        name=config.name,
+        directory_id=_draw_id(rng),
+        founding=len(config.peers) > 1,
+    )
     directory.write_identity(identity)
     return identity
+
+
+def _draw_id(rng: random.Random) -> int:
+    return rng.getrandbits(ID_BITS) + 1
 
 
 def _restore(fsm: FSM, snapshots: SnapshotStore, book: MemberBook) -> SnapshotManifest | None:

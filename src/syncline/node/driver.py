@@ -34,11 +34,13 @@ from syncline.errors import (
     NotLeader,
     OperationError,
     SynclineError,
+    TransportError,
 )
 from syncline.node.applier import ApplyWork, RestoreWork
 from syncline.node.config import Config
 from syncline.node.envelope import decode_proposal
 from syncline.node.events import Event, EventKind, Events
+from syncline.node.founding import Founding
 from syncline.node.futures import ApplyFuture
 from syncline.node.parts import Parts
 from syncline.node.proposals import Proposals
@@ -82,6 +84,7 @@ class Driver:
             retry_s=READS_RETRY_HEARTBEATS * config.heartbeat_s,
             ask=lambda context: void(self.core.read_index(context)),
         )
+        self.founding = Founding(self)
         self.reconfiguration = Reconfiguration(self)
         self.snapshotter = Snapshotter(self)
         self.applied = self.core.applied
@@ -158,9 +161,13 @@ class Driver:
         self._run()
 
     def _on_tick(self, now: float) -> None:
-        self.core.tick()
-        self.proposals.expire(now, self.core.leader)
-        self.reads.expire(now, self.core.leader)
+        if self.founding.waiting:
+            self.founding.look(now)
+        else:
+            self.core.tick()
+        why_no_leader = self.founding.why_no_leader()
+        self.proposals.expire(now, self.core.leader, why_no_leader)
+        self.reads.expire(now, self.core.leader, why_no_leader)
         self._link_full = False
         if self._queue:  # what has ended while it waited for a leader must not stay in memory until there is one
             self._queue = [item for item in self._queue if not item[0].done()]
@@ -207,8 +214,8 @@ class Driver:
 
     def on_messages(self, sender: NodeId, messages: list[PeerMessage]) -> None:
         """From the transport."""
-        if self.stopped:
-            return
+        if self.stopped or self.founding.waiting:
+            return  # while it waits it must neither vote nor acknowledge
         with self.guarded():
             for message in messages:
                 if isinstance(message, Message):
@@ -234,6 +241,8 @@ class Driver:
         self.schedule()
 
     async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
+        if self.founding.waiting:
+            raise TransportError(self.founding.why_no_leader())
         return await self.snapshotter.receive(sender, message, manifest)
 
     def on_durable(self, responses: list[Message]) -> None:

@@ -60,6 +60,8 @@ class Member(msgspec.Struct, array_like=True, gc=False, frozen=True):
     http: str = ""
     promote: bool = False
     """A learner that is to become a voter once it has caught up."""
+    directory: int = 0
+    """The id of its data directory, announced with the rest; once known it does not change. 0: not known yet."""
 
 
 class ChangeContext(msgspec.Struct, array_like=True, gc=False, frozen=True):

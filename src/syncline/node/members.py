@@ -64,9 +64,12 @@ class MemberBook:
         self.removed: dict[NodeId, None] = {}
 
     def announce(self, member: Member) -> bool:
-        """Take a member's own word on its name and addresses; tells whether anything changed."""
-        if member.id in self.removed or self.members.get(member.id) == member:
+        """Take a member's own word on its name, addresses and directory; tells whether anything changed."""
+        known = self.members.get(member.id)
+        if member.id in self.removed or known == member:
             return False
+        if known is not None and known.directory not in (0, member.directory):
+            return False  # the first word on the directory is the last: another one has lost what it promised
         self.members[member.id] = member
         return True
 

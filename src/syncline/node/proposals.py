@@ -19,12 +19,14 @@ from syncline.errors import DeadlineExceeded, Dropped, NoLeader, Outcome, Supers
 from syncline.node.config import OVERHEAD_BYTES
 from syncline.node.futures import ApplyFuture, settle, settle_error
 
-__all__ = ["Deadlines", "Proposals"]
+__all__ = ["NO_QUORUM", "Deadlines", "Proposals"]
 
 COUNTER_BITS: Final = 32
 """Of a number; the rest is drawn at start, so that numbers of an earlier run are not met again."""
 
 NONCE_BITS: Final = 31
+
+NO_QUORUM: Final = "no quorum of the voters is reachable"
 
 IN_SNAPSHOT: Final = "a snapshot took the place of the log there: it may have been applied"
 
@@ -141,7 +143,7 @@ class Proposals:
                 if future.number in self._waiting:
                     self._fail(future, DeadlineExceeded(IN_SNAPSHOT))
 
-    def expire(self, now_s: float, leader: int) -> None:
+    def expire(self, now_s: float, leader: int, why_no_leader: str = NO_QUORUM) -> None:
         """End what is overdue."""
         for future in self._deadlines.expired(now_s):
             if future.number not in self._waiting:
@@ -154,7 +156,7 @@ class Proposals:
                 message = "the deadline passed before the leader could be reached"
                 self._fail(future, DeadlineExceeded(message, outcome=Outcome.NOT_APPLIED, leader=leader))
             else:
-                self._fail(future, NoLeader("no leader before the deadline: no quorum of the voters is reachable"))
+                self._fail(future, NoLeader(f"no leader before the deadline: {why_no_leader}"))
 
     def fail_all(self, sent: SynclineError, unsent: SynclineError) -> None:
         for future in list(self._waiting.values()):

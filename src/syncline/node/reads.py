@@ -16,7 +16,7 @@ from collections.abc import Callable
 from syncline.consensus.types import ReadState
 from syncline.errors import DeadlineExceeded, NoLeader, Outcome, SynclineError
 from syncline.node.futures import ReadFuture, settle, settle_error
-from syncline.node.proposals import Deadlines
+from syncline.node.proposals import NO_QUORUM, Deadlines
 
 __all__ = ["Reads"]
 
@@ -101,13 +101,13 @@ class Reads:
             for future in self._confirmed.popleft().futures:
                 settle(future, index)
 
-    def expire(self, now_s: float, leader: int) -> None:
+    def expire(self, now_s: float, leader: int, why_no_leader: str = NO_QUORUM) -> None:
         for future in self._deadlines.expired(now_s):
             if leader:
                 message = "the leader did not confirm the read before the deadline"
                 settle_error(future, DeadlineExceeded(message, outcome=Outcome.NOT_APPLIED, leader=leader))
             else:
-                settle_error(future, NoLeader("no leader confirmed the read before the deadline"))
+                settle_error(future, NoLeader(f"no leader confirmed the read before the deadline: {why_no_leader}"))
         if self._asked is not None and all(future.done() for future in self._asked.futures):
             self._asked = None
         self._gathering = {slot: future for slot, future in self._gathering.items() if not future.done()}

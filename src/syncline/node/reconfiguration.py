@@ -20,8 +20,10 @@ from syncline.consensus.types import (
 from syncline.errors import Dropped, MembershipError, NodeFailed
 from syncline.node.envelope import ChangeContext, Kind, Member, Proposal, decode_context, encode
 from syncline.node.events import EventKind
+from syncline.node.founding import DISOWNED
 from syncline.node.futures import ApplyFuture
 from syncline.node.members import format_id, members_of
+from syncline.transport.handshake import Hello
 
 if TYPE_CHECKING:
     from syncline.node.driver import Driver
@@ -115,8 +117,10 @@ class Reconfiguration:
             return
         driver = self._driver
         if driver.core.leader == NONE:
-            if self._told_removed():
+            if self._told(REMOVED):
                 driver.fail(NodeFailed(removed_text(driver.config.name, driver.core.raft.id)))
+            elif self._told(DISOWNED):
+                driver.founding.disowned()
             return
         self._announce()
         if driver.core.state is StateType.LEADER:
@@ -131,6 +135,8 @@ class Reconfiguration:
             state = progress.get(member.id)
             if state is None or not state.learner or not self.is_alive(member.id):
                 continue
+            if not member.directory:
+                continue  # whoever counts its vote must be able to tell when it comes back without its data
             if state.match + CAUGHT_UP_ENTRIES < core.last_index or state.match < core.raft.pending_membership_index:
                 continue
             promoted = msgspec.structs.replace(member, promote=False)
@@ -204,7 +210,9 @@ class Reconfiguration:
         known = driver.parts.book.members.get(identity.node_id)
         if known is None or (self._announcing is not None and not self._announcing.done()):
             return  # not a member yet, or already on its way
-        mine = Member(identity.node_id, identity.name, config.address, config.http, known.promote)
+        mine = Member(
+            identity.node_id, identity.name, config.address, config.http, known.promote, identity.directory_id
+        )
         if known == mine:
             return
         try:
@@ -225,16 +233,16 @@ class Reconfiguration:
         for gone in driver.parts.book.removed:
             driver.parts.transport.remove_peer(gone)
 
-    def refuse_peer(self, sender: NodeId) -> str | None:
-        """For the transport: why `sender` may not connect."""
-        if sender in self._driver.parts.book.removed:
-            return f"node {format_id(sender)} has no business here: {REMOVED}"
-        return None
+    def refuse_peer(self, hello: Hello) -> str | None:
+        """For the transport: why this dialler may not connect."""
+        if hello.sender in self._driver.parts.book.removed:
+            return f"node {format_id(hello.sender)} has no business here: {REMOVED}"
+        return self._driver.founding.refuse(hello)
 
-    def _told_removed(self) -> bool:
-        """Whether a member refuses this node because it was removed."""
+    def _told(self, reason: str) -> bool:
+        """Whether a member refuses this node for this reason."""
         stats = self._driver.parts.transport.stats()
-        return any(peer.last_error is not None and REMOVED in peer.last_error for peer in stats.values())
+        return any(peer.last_error is not None and reason in peer.last_error for peer in stats.values())
 
     def _leave_if_removed(self) -> None:
         driver = self._driver

@@ -39,10 +39,13 @@ class _File(msgspec.Struct):
 
 
 def is_new(disk: Disk, path: str) -> bool:
-    """Whether a data directory is nobody's yet. Raises `DirectoryLocked`, `CorruptionError` and their like."""
+    """Whether the node in a data directory never ran: it must be told where it belongs, as if nothing were there.
+
+    Raises `DirectoryLocked`, `CorruptionError` and their like.
+    """
     directory = DataDir.open(disk, path)
     try:
-        return directory.identity is None
+        return not directory.started  # an identity alone is what a crash leaves before the log is begun
     finally:
         directory.release()
 

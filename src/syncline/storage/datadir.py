@@ -37,13 +37,20 @@ IDENTITY_LIMIT_BYTES: Final = 64 << 10
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who a node is. `started` says that its log was begun: from then on a missing log is a loss."""
+    """Who a node is."""
 
     cluster_id: int
     node_id: int
     name: str
     format_version: int = FORMAT_VERSION
     started: bool = False
+    """Its log was begun: from then on a missing log is a loss."""
+    directory_id: int = 0
+    """Drawn when the directory was made, so that others can tell an emptied directory from the one that they know."""
+    founding: bool = False
+    """It is to start a cluster with others, and has not heard from all of them yet: it has promised nothing so far."""
+    founders: dict[int, int] = {}
+    """The others with whom it started the cluster: node id, and the id of the data directory that each had."""
 
 
 class DataDir:
@@ -173,8 +180,8 @@ def read_identity(disk: Disk, path: str) -> Identity | None:
         file.close()
 
 
-class _IdentityFile(msgspec.Struct):
-    """The file: readable by people, and by programs that come later."""
+class _IdentityFile(msgspec.Struct, omit_defaults=True):
+    """The file: readable by people, and by programs that come later. Later fields are left out where they are unset."""
 
     format_version: int
     written_by: str
@@ -182,7 +189,10 @@ class _IdentityFile(msgspec.Struct):
     node_id: str
     name: str
     started: bool
-    checksum: str = ""
+    checksum: str
+    directory_id: str = ""
+    founding: bool = False
+    founders: dict[str, str] = {}
 
 
 class _VersionOnly(msgspec.Struct):
@@ -198,10 +208,14 @@ def encode_identity(identity: Identity) -> bytes:
     content = _IdentityFile(
         format_version=identity.format_version,
         written_by=__version__,
-        cluster_id=f"{identity.cluster_id:016x}",
-        node_id=f"{identity.node_id:016x}",
+        cluster_id=_hex(identity.cluster_id),
+        node_id=_hex(identity.node_id),
         name=identity.name,
         started=identity.started,
+        checksum="",
+        directory_id=_hex(identity.directory_id) if identity.directory_id else "",
+        founding=identity.founding,
+        founders={_hex(node_id): _hex(identity.founders[node_id]) for node_id in sorted(identity.founders)},
     )
     content.checksum = _checksum(content)
     return _encode(content)
@@ -224,10 +238,11 @@ def decode_identity(path: str, data: bytes) -> Identity:
             )
         content = msgspec.json.decode(data, type=_IdentityFile)
         intact = content.checksum == _checksum(content) and _encode(content) == data
-        ids = _HEX.fullmatch(content.cluster_id) and _HEX.fullmatch(content.node_id)
+        ids = [content.cluster_id, content.node_id, content.directory_id or _hex(0)]
+        ids += [*content.founders, *content.founders.values()]
     except ValueError as error:
         raise _damaged(path, str(error)) from error
-    if not intact or not ids:
+    if not intact or not all(map(_HEX.fullmatch, ids)):
         raise _damaged(path, "its checksum does not fit")
     return Identity(
         cluster_id=int(content.cluster_id, 16),
@@ -235,7 +250,14 @@ def decode_identity(path: str, data: bytes) -> Identity:
         name=content.name,
         format_version=content.format_version,
         started=content.started,
+        directory_id=int(content.directory_id or "0", 16),
+        founding=content.founding,
+        founders={int(node_id, 16): int(directory, 16) for node_id, directory in content.founders.items()},
     )
+
+
+def _hex(number: int) -> str:
+    return f"{number:016x}"
 
 
 def _encode(content: _IdentityFile) -> bytes:

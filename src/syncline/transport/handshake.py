@@ -79,6 +79,10 @@ class Hello(msgspec.Struct, array_like=True, tag=1, frozen=True):
     """Drawn at each start of a node: a changed one tells that connections to the earlier start are dead."""
     address: str = ""
     """Where the dialler can be dialled itself: a node that has just joined knows nobody's address yet."""
+    directory: int = 0
+    """The id of the dialler's data directory."""
+    known: int = 0
+    """The id of the acceptor's data directory, as the dialler knows it; 0: it does not know it yet."""
 
 
 class Welcome(msgspec.Struct, array_like=True, tag=2, frozen=True):
@@ -88,6 +92,8 @@ class Welcome(msgspec.Struct, array_like=True, tag=2, frozen=True):
     cluster_id: int
     sender: NodeId
     incarnation: int = 0
+    directory: int = 0
+    """The id of the acceptor's data directory."""
 
 
 class Refusal(msgspec.Struct, array_like=True, tag=3, frozen=True):
@@ -146,8 +152,8 @@ def check_hello(hello: Hello, *, cluster_id: int, node_id: NodeId) -> int:
     return version
 
 
-def check_welcome(welcome: Welcome, *, cluster_id: int, peer: NodeId) -> None:
-    """Judge the acceptor. Raises `HandshakeRefused`."""
+def check_welcome(welcome: Welcome, *, cluster_id: int, peer: NodeId, directory: int = 0) -> None:
+    """Judge the acceptor; `directory` is the one that it is known by, 0: by none. Raises `HandshakeRefused`."""
     if welcome.sender != peer or welcome.cluster_id != cluster_id:
         raise HandshakeRefused(
             f"node {welcome.sender:016x} of cluster {welcome.cluster_id:016x} answered at the address of node "
@@ -155,6 +161,11 @@ def check_welcome(welcome: Welcome, *, cluster_id: int, peer: NodeId) -> None:
         )
     if not OLDEST_VERSION <= welcome.version <= PROTOCOL_VERSION:
         raise HandshakeRefused(f"the peer chose protocol version {welcome.version}, which was not offered")
+    if directory and welcome.directory != directory:
+        raise HandshakeRefused(
+            f"node {peer:016x} answered with a new data directory: it has lost the one that it is known by;"
+            " remove it from the cluster, and let it join anew"
+        )
 
 
 _HTTP_STARTS: Final = (b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"PRI ", b"CONN", b"HTTP")

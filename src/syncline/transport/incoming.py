@@ -98,8 +98,8 @@ class IncomingLink(Established):
 class Admission(msgspec.Struct, frozen=True):
     """What the doorkeeper asks of the transport."""
 
-    refuse_peer: Callable[[NodeId], str | None]
-    """A reason to refuse this sender, or None."""
+    refuse_peer: Callable[[Hello], str | None]
+    """A reason to refuse this dialler, or None."""
     admitted: Callable[[Connection, Hello], None]
     """The node is let in: it was answered, and `connection` waits for an owner."""
 
@@ -116,6 +116,7 @@ class Doorkeeper:
         node_id: NodeId,
         cluster_id: int,
         incarnation: int,
+        directory: int,
         tls: bool,
     ) -> None:
         self.counters = Counters()
@@ -125,6 +126,7 @@ class Doorkeeper:
         self._node_id = node_id
         self._cluster_id = cluster_id
         self._incarnation = incarnation
+        self._directory = directory
         self._tls = tls
         self._loop = asyncio.get_running_loop()
 
@@ -144,13 +146,15 @@ class Doorkeeper:
             version = check_hello(hello, cluster_id=self._cluster_id, node_id=self._node_id)
             if self._tls:
                 check_certificate_names(connection.certificate, hello.sender)
-            reason = self._admission.refuse_peer(hello.sender)
+            reason = self._admission.refuse_peer(hello)
             if reason is not None:
                 raise HandshakeRefused(reason)
         except HandshakeRefused as error:
             connection.refuse(error, greeting(Refusal(str(error))))
             return
-        connection.write(greeting(Welcome(version, self._cluster_id, self._node_id, self._incarnation)))
+        connection.write(
+            greeting(Welcome(version, self._cluster_id, self._node_id, self._incarnation, self._directory))
+        )
         self._admission.admitted(connection, hello)
 
     def on_frames(self, connection: Connection, payloads: list[memoryview]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
 
@@ -24,6 +25,7 @@ from syncline.transport.handshake import (
     PROTOCOL_VERSION,
     Hello,
     Purpose,
+    Welcome,
     check_welcome,
     decode_answer,
     describe_stranger,
@@ -65,6 +67,8 @@ class Dialler:
         rng: random.Random,
         tls: ssl.SSLContext | None,
         limits: TransportLimits,
+        directory: int,
+        known_directory: Callable[[NodeId], int],
     ) -> None:
         self.advertise = advertise
         self.network = network
@@ -75,6 +79,8 @@ class Dialler:
         self.rng = rng
         self.tls = tls
         self.limits = limits
+        self._directory = directory
+        self._known_directory = known_directory
 
     def hello(self, peer: NodeId, purpose: Purpose) -> bytes:
         """The greeting to `peer`."""
@@ -88,8 +94,16 @@ class Dialler:
                 purpose=purpose,
                 incarnation=self.incarnation,
                 address=self.advertise,
+                directory=self._directory,
+                known=self._known_directory(peer),
             )
         )
+
+    def read_answer(self, peer: NodeId, payload: memoryview) -> Welcome:
+        """The answer to `hello`, checked. Raises `FrameError`, `HandshakeRefused`."""
+        welcome = decode_answer(payload)
+        check_welcome(welcome, cluster_id=self.cluster_id, peer=peer, directory=self._known_directory(peer))
+        return welcome
 
     def check_certificate(self, connection: Connection, peer: NodeId) -> None:
         """Raises `HandshakeRefused` where the certificate is another node's. Without TLS there is nothing to check."""
@@ -140,6 +154,8 @@ class PeerLink:
         self._redial: asyncio.TimerHandle | None = None
         self._failures = 0
         self._was_up = False
+        self.peer_directory = 0
+        """The id of the data directory with which the peer has answered last."""
         self._peer_incarnation = 0
         self._earlier_bytes = 0
         self._queue: list[PeerMessage] = []
@@ -259,14 +275,14 @@ class PeerLink:
     def on_greeting(self, connection: Connection, payload: memoryview) -> None:
         if connection is not self._connection:
             return
-        welcome = decode_answer(payload)
-        check_welcome(welcome, cluster_id=self._dialler.cluster_id, peer=self.peer)
+        welcome = self._dialler.read_answer(self.peer, payload)
         now_s = self._loop.time()
         self.state = State.UP
         self.up_since_s = self.contact_s = self._progress_s = now_s
         self.last_error = None
         self._taken_bytes = 0
         self._peer_incarnation = welcome.incarnation
+        self.peer_directory = welcome.directory
         self.reconnects += self._was_up
         self._was_up = True
         self._notices.forget(f"link {self.peer}")

@@ -31,10 +31,11 @@ __all__ = ["Transport"]
 class Transport:
     """Links with all peers of one node, on the running event loop. Not thread-safe: everything runs on that loop.
 
-    `bind` is "host:port" (port 0: any free one, see `address`). `refuse_peer(sender)` may return a reason to refuse
+    `bind` is "host:port" (port 0: any free one, see `address`). `refuse_peer(hello)` may return a reason to refuse
     an incoming connection by, which the other end gets to see; without it every node of the cluster is let in, also
-    one that this node has not heard of yet (it may learn of members only by the log). `rng` is for the jitter of
-    redials. Made and used on a running event loop.
+    one that this node has not heard of yet (it may learn of members only by the log). `directory` is the id of this
+    node's data directory, and `known_directory(peer)` of a peer's, 0 for not known: a peer that answers with another
+    one is refused. `rng` is for the jitter of redials. Made and used on a running event loop.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class Transport:
         advertise: str = "",
         tls: PeerTls | None = None,
         limits: TransportLimits | None = None,
-        refuse_peer: Callable[[NodeId], str | None] | None = None,
+        refuse_peer: Callable[[Hello], str | None] | None = None,
+        directory: int = 0,
+        known_directory: Callable[[NodeId], int] | None = None,
     ) -> None:
         self._network = network
         self._handler = handler
@@ -70,6 +73,8 @@ class Transport:
             rng=rng,
             tls=client_context(tls) if tls is not None else None,
             limits=limits,
+            directory=directory,
+            known_directory=known_directory or _none_known,
         )
         self._doorkeeper = Doorkeeper(
             Admission(refuse_peer or _let_all_in, self._admit),
@@ -78,6 +83,7 @@ class Transport:
             node_id=node_id,
             cluster_id=cluster_id,
             incarnation=incarnation,
+            directory=directory,
             tls=tls is not None,
         )
         self._listener: Listener | None = None
@@ -223,6 +229,11 @@ class Transport:
         """Age of the last bytes from `peer`, on either link; None: none since the start."""
         times = [time_s for time_s in (self._heard_s(peer), self._echoed_s(peer)) if time_s is not None]
         return self._loop.time() - max(times) if times else None
+
+    def directory_of(self, peer: NodeId) -> int | None:
+        """The id of the data directory with which `peer` has welcomed this node; None where the link is not up."""
+        link = self._links.get(peer)
+        return link.peer_directory if link is not None and link.state is State.UP else None
 
     def stats(self) -> dict[NodeId, PeerStats]:
         """The state of the links, for every peer set."""
@@ -380,5 +391,10 @@ class _Received:
         self.last_s: float | None = None
 
 
-def _let_all_in(sender: NodeId) -> None:
+def _let_all_in(_hello: Hello) -> None:
     """The default rule: whoever belongs to the cluster."""
+
+
+def _none_known(_peer: NodeId) -> int:
+    """By default nothing is known of the peers' data directories."""
+    return 0

@@ -11,7 +11,7 @@ import msgspec
 from syncline.consensus.types import NodeId
 from syncline.errors import FrameError, HandshakeRefused, TransportError
 from syncline.transport.connection import Connection
-from syncline.transport.handshake import Purpose, check_welcome, decode_answer, describe_stranger
+from syncline.transport.handshake import Purpose, describe_stranger
 from syncline.transport.link import Dialler
 from syncline.transport.messages import PeerAddress, SnapshotSource
 from syncline.transport.snapshots import (
@@ -48,7 +48,7 @@ class _Greeter:
         raise FrameError(f"what answers at {connection.remote} is no Syncline node: {describe_stranger(received)}")
 
     def on_greeting(self, connection: Connection, payload: memoryview) -> None:
-        check_welcome(decode_answer(payload), cluster_id=self._dialler.cluster_id, peer=self._peer)
+        self._dialler.read_answer(self._peer, payload)
         if self.stream.done():  # given up meanwhile
             connection.reset("not needed any more")
             return

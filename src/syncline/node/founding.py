@@ -1,0 +1,118 @@
+"""A cluster's first start, and members that come back without their data.
+
+A member's vote and its acknowledgements are promises, kept in its data directory. One that comes up with an emptied
+directory under its old id has forgotten them, and a second vote in one term, or an entry that it acknowledged and no
+longer has, breaks what Raft proves. So each data directory has an id of its own, which travels in every handshake, and
+nobody who counts a member's promises takes them from another directory:
+
+- Members know each other's directories by the log (`Member.directory`): announced once, never changed, and known before
+  a learner is made a voter.
+- When a cluster starts there is no log yet. A founder with a new directory neither votes nor acknowledges until every
+  other founder has welcomed it, all at one time; then it writes down whose directories those were, and takes part. A
+  founder that has done so refuses others that come with another directory. So one whose data was lost can't pass: those
+  with whom it ever made a decision have it in writing. Only if all have lost everything is it a new cluster.
+
+All founders must be up once, in any order: fewer can't tell a first start from a lost disk. etcd asks the peers that it
+reaches, and goes on without the others.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from syncline.consensus.types import NodeId
+from syncline.errors import NodeFailed
+from syncline.node.members import format_id
+from syncline.node.proposals import NO_QUORUM
+
+if TYPE_CHECKING:
+    from syncline.node.driver import Driver
+    from syncline.transport.handshake import Hello
+
+__all__ = ["DISOWNED", "Founding"]
+
+log = logging.getLogger("syncline.node")
+
+DISOWNED = "its data directory is not the one that the cluster knows it by"
+"""What a member is told that comes back without its data."""
+
+TELL_S = 10.0
+"""Between two words on what a first start waits for."""
+
+
+class Founding:
+    """Whose data directory is whose, as one node knows it."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._tell_s = driver.loop.time() + TELL_S / 2
+        self.waiting = driver.parts.identity.founding
+        """Whether this is a first start, and some founder was not heard yet: the node takes no part until then."""
+
+    def known_directory(self, peer: NodeId) -> int:
+        """The id of a member's data directory; 0: not known."""
+        member = self._driver.parts.book.members.get(peer)
+        return (member.directory if member is not None else 0) or self._driver.parts.identity.founders.get(peer, 0)
+
+    def refuse(self, hello: Hello) -> str | None:
+        """Why this dialler may not connect, judged by its directory and by what it knows of ours."""
+        if self.known_directory(hello.sender) not in (0, hello.directory):
+            return f"node {format_id(hello.sender)} has no business here: {DISOWNED}"
+        if hello.known not in (0, self._driver.parts.identity.directory_id):
+            self._driver.loop.call_soon(self.disowned)
+            return f"node {format_id(hello.to)} has lost the data directory that it is known by"
+        return None
+
+    def disowned(self) -> None:
+        """A member knows this node by another data directory."""
+        driver = self._driver
+        name, node_id = driver.config.name, format_id(driver.core.raft.id)
+        driver.fail(
+            NodeFailed(
+                f"node {name} ({node_id}) has lost its data: {driver.config.data_dir} is not the directory that its"
+                " cluster knows it by. What it voted for and acknowledged is forgotten, so it must not go on under its"
+                f" old id. Put the old directory back; or remove {name} from the cluster ('syncline member remove"
+                f" {name}' on another node), empty the directory, and let the node join anew (--join)."
+            )
+        )
+
+    def look(self, now_s: float) -> None:
+        """While waiting, with every tick: is everybody there now?"""
+        driver, parts = self._driver, self._driver.parts
+        if not driver.applied or driver.applied < driver.core.commit:
+            return  # the first entries, which say who the founders are, are being applied
+        met = self._met()
+        if None in met.values():
+            if now_s >= self._tell_s:
+                self._tell_s = now_s + TELL_S
+                log.warning("no leader yet: %s", self.why_no_leader())
+            return
+        founders = {peer: directory for peer, directory in met.items() if directory}
+        # Once in a cluster's life, before anybody counts on this node: so it may be done here, on the loop.
+        parts.directory.write_identity(msgspec.structs.replace(parts.identity, founding=False, founders=founders))
+        assert parts.directory.identity is not None
+        parts.identity = parts.directory.identity
+        self.waiting = False
+        log.info("all founders have met: node %s takes part from now on", driver.config.name)
+
+    def why_no_leader(self) -> str:
+        """For people."""
+        if not self.waiting:
+            return NO_QUORUM
+        absent = ", ".join(self._absent(peer) for peer, directory in self._met().items() if directory is None)
+        return f"at the cluster's first start all its members must be up once; waiting for {absent or 'its log'}"
+
+    def _absent(self, peer: NodeId) -> str:
+        parts = self._driver.parts
+        member, link = parts.book.members[peer], parts.transport.stats().get(peer)
+        error = f" ({link.last_error})" if link is not None and link.last_error else ""
+        return f"{member.name} at {member.address}{error}"
+
+    def _met(self) -> dict[NodeId, int | None]:
+        """The other founders, and the directories with which those that are there have welcomed this node."""
+        parts = self._driver.parts
+        others = [peer for peer in parts.book.members if peer != parts.identity.node_id]
+        return {peer: parts.transport.directory_of(peer) for peer in others}
