@@ -54,13 +54,18 @@ async def eventually(
 class Node:
     """One `syncline serve` process, and the settings that it is started with."""
 
-    def __init__(self, name: str, directory: str, port: int, settings: dict[str, str]) -> None:
+    program: Sequence[str] = (sys.executable, "-m", "syncline")
+
+    def __init__(
+        self, name: str, directory: str, port: int, settings: dict[str, str], *, host: str = "127.0.0.1"
+    ) -> None:
         self.name = name
         self.data_dir = os.path.join(directory, name)
         self.log_path = os.path.join(directory, f"{name}.log")
         self.http_port, self.peer_port = port, port + 100
-        self.url = f"http://127.0.0.1:{self.http_port}"
-        self.peer = f"127.0.0.1:{self.peer_port}"
+        self.http = f"{host}:{self.http_port}"
+        self.url = f"http://{self.http}"
+        self.peer = f"{host}:{self.peer_port}"
         self.settings = settings
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -73,12 +78,12 @@ class Node:
         given = {
             "name": self.name,
             "data-dir": self.data_dir,
-            "http-listen": f"127.0.0.1:{self.http_port}",
+            "http-listen": self.http,
             "peer-listen": self.peer,
             **self.settings,
         }
         flags = [part for name, value in given.items() for part in (f"--{name}", value)]
-        return [sys.executable, "-m", "syncline", "serve", *flags]
+        return [*self.program, "serve", *flags]
 
     def start(self) -> None:
         assert self.process is None or self.process.poll() is not None, f"{self.name} runs already"

@@ -1,0 +1,111 @@
+"""Real chaos: `python -m tests.chaos --minutes M`.
+
+Real nodes, each on a network of its own where this machine can make one; faults by a seed; clients that write down what
+they were told; judges. Ends with 0 where nothing is wrong, with 1 and the evidence where something is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import random
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+
+from tests.chaos import sandbox
+from tests.chaos.fleet import Fleet
+from tests.chaos.lan import Lan
+from tests.chaos.planted import PLANTED
+from tests.chaos.report import Report, keep_evidence, table
+from tests.chaos.run import Run, Settings
+from tests.chaos.schedule import KINDS, NEEDS_LAN
+
+MODULE = "tests.chaos"
+INSIDE = "--inside"
+
+
+def main(arguments: Sequence[str]) -> int:
+    given = _parser().parse_args(arguments)
+    seed = random.SystemRandom().randrange(1 << 31) if given.seed is None else given.seed
+    if not given.no_netns and not given.inside:
+        reason = sandbox.why_not()
+        if reason is None:
+            sandbox.enter(MODULE, [*arguments, INSIDE, "--seed", str(seed)])
+        print(f"no network namespaces here ({reason}): on loopback, without faults of the network", file=sys.stderr)
+    kinds = _kinds(given.faults, lan=given.inside)
+    network = "each in its own network namespace" if given.inside else "on loopback, without faults of the network"
+    report = Report(seed=seed, nodes=given.nodes, network=network)
+    settings = Settings(seed=seed, seconds=given.minutes * 60, kinds=kinds)
+    directory = tempfile.mkdtemp(prefix="syncline-chaos-")
+    try:
+        asyncio.run(_run(settings, report, directory, given))
+    finally:
+        shutil.rmtree(directory)
+    print(report.as_json().decode() if given.json else f"\n{table(report)}", flush=True)
+    return 1 if report.anomalies else 0
+
+
+async def _run(settings: Settings, report: Report, directory: str, given: argparse.Namespace) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    lan = None
+    if given.inside:
+        lan = Lan(Fleet.names(given.nodes))
+        lan.build()
+        if lan.slowness[0] != "netem" and "slow" in settings.kinds:
+            print("the kernel has no netem: a slow node's line is made thin (tc tbf) instead", file=sys.stderr)
+    fleet = Fleet(directory, given.nodes, lan, planted=given.planted)
+    with contextlib.closing(fleet):
+
+        def tell(line: str) -> None:
+            if not given.json:
+                print(line, flush=True)
+
+        run = Run(fleet, settings, report, tell)
+        tell(f"seed {settings.seed}, {given.nodes} nodes, {report.network}")
+        try:
+            await run.go()
+        finally:
+            if report.anomalies or given.keep or sys.exc_info()[0] is not None:
+                keep_evidence(given.artifacts or f"chaos-{settings.seed}", fleet, run.history, run.done, report)
+
+
+def _kinds(given: str, *, lan: bool) -> list[str]:
+    kinds = [kind for kind in KINDS if lan or kind not in NEEDS_LAN]
+    if not given:
+        return kinds
+    chosen = given.split(",")
+    for kind in chosen:
+        if kind not in kinds:
+            sys.exit(f"{kind!r} is no fault that can be had here; there are: {', '.join(kinds)}")
+    return chosen
+
+
+def _parser() -> argparse.ArgumentParser:
+    listed = "\n".join(f"  {kind:15}{what}" for kind, what in KINDS.items())
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {MODULE}",
+        description=__doc__,
+        epilog=f"faults:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--minutes", type=float, default=1.0, help="how long faults go on (1)")
+    parser.add_argument("--seed", type=int, help="what happens when; drawn where it is not given")
+    parser.add_argument("--nodes", type=int, choices=(3, 5), default=3)
+    parser.add_argument("--faults", default="", metavar="A,B", help="these alone")
+    parser.add_argument("--no-netns", action="store_true", help="on loopback, without faults of the network")
+    parser.add_argument("--json", action="store_true", help="the report as JSON, and no lines before it")
+    parser.add_argument("--artifacts", default="", metavar="DIR", help="where evidence goes (chaos-SEED)")
+    parser.add_argument("--keep", action="store_true", help="keep the evidence of a good run as well")
+    parser.add_argument("--planted", default="", choices=PLANTED, help="nodes with this fault, which must be found")
+    parser.add_argument(INSIDE, action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,205 @@
+"""The nodes of a run: real `syncline serve` processes, and who of them ended without being told to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+from syncline.client import AsyncClient, NodeStatus
+from syncline.errors import OperationError
+from tests.chaos.lan import Lan
+from tests.integration.cluster import Node, eventually
+from tests.ports import free_block
+
+__all__ = ["HEALED_WITHIN_S", "ChaosNode", "Fleet"]
+
+HEARTBEAT_S: Final = 0.05
+ELECTION_S: Final = 0.5
+SETTINGS: Final = {
+    "heartbeat-s": str(HEARTBEAT_S),
+    "election-s": str(ELECTION_S),
+    # Small enough that logs are compacted, and nodes that were away get snapshots, several times a minute.
+    "snapshot-entries": "400",
+    "trailing-entries": "100",
+}
+HEALED_WITHIN_S: Final = 30.0
+"""Ten election timeouts are 10 s; the rest is for processes to start on a loaded machine, and for links to come up."""
+
+HTTP_PORT, PEER_PORT = 8080, 8180
+
+FAULTY_LINE: Final = re.compile(r"Traceback \(most recent|^\S+ (ERROR|CRITICAL) |stopped itself", re.MULTILINE)
+"""What no fault of the world may bring a node to say."""
+
+
+FAREWELL: Final = "was removed from the cluster and has stopped"
+SHOWN: Final = 2000
+"""Characters of a log that are told with a fault: a traceback fits."""
+
+
+class ChaosNode(Node):
+    """One node. `running` is what is, `wanted` what should be."""
+
+    def __init__(self, name: str, directory: str, port: int, settings: dict[str, str], *, host: str) -> None:
+        super().__init__(name, directory, port, settings, host=host)
+        self.wanted = False
+        self.leaving = False
+        self.paused = False
+        self.life = 1
+        """Grows when the node is removed, wiped, and joins as a stranger."""
+        self._log_read = 0
+
+    @property
+    def label(self) -> str:
+        """The name, and which of the members that had it in turn."""
+        return self.name if self.life == 1 else f"{self.name}/{self.life}"
+
+    @property
+    def up(self) -> bool:
+        """Whether the process is there and not stopped."""
+        return self.running and not self.paused
+
+    def start(self) -> None:
+        super().start()
+        self.wanted = True
+
+    def kill(self) -> None:
+        self.wanted = False
+        self.paused = False
+        super().kill()
+
+    def pause(self) -> None:
+        super().pause()
+        self.paused = True
+
+    def resume(self) -> None:
+        if self.running:
+            super().resume()
+        self.paused = False
+
+    def wipe(self) -> None:
+        """Lose the disk; who starts there next is somebody else."""
+        assert not self.running
+        shutil.rmtree(self.data_dir)
+        self.life += 1
+        self.leaving = False
+
+    def new_faults(self) -> list[str]:
+        """What the log, since the last call, says that no node should have to say."""
+        text = self.log()
+        fresh, self._log_read = text[self._log_read :], len(text)
+        found = [fresh[match.start() : match.start() + SHOWN] for match in FAULTY_LINE.finditer(fresh)]
+        may_leave = self.leaving or self.life > 1
+        return [text for text in found if not (may_leave and FAREWELL in text)]
+
+
+class Fleet:
+    """All nodes of one cluster, on a network of their own (`lan`) or on loopback."""
+
+    def __init__(self, directory: str, size: int, lan: Lan | None, planted: str = "") -> None:
+        self.lan = lan
+        self.nodes: list[ChaosNode] = []
+        port = HTTP_PORT if lan else free_block(PEER_PORT - HTTP_PORT + size)
+        names = self.names(size)
+        hosts = {name: lan.host(name) if lan else "127.0.0.1" for name in names}
+        ports = {name: port if lan else port + at for at, name in enumerate(names)}
+        founders = ",".join(f"{name}={hosts[name]}:{ports[name] + PEER_PORT - HTTP_PORT}" for name in names)
+        program = (sys.executable, "-m", *(("tests.chaos.planted", planted) if planted else ("syncline",)))
+        for name in names:
+            settings = {**SETTINGS, "initial-cluster": founders}
+            node = ChaosNode(name, directory, ports[name], settings, host=hosts[name])
+            node.program = (*(lan.program(name) if lan else ()), *program)
+            self.nodes.append(node)
+
+    @staticmethod
+    def names(size: int) -> list[str]:
+        return [f"n{at + 1}" for at in range(size)]
+
+    @property
+    def endpoints(self) -> list[str]:
+        return [node.url for node in self.nodes]
+
+    def others(self, node: ChaosNode) -> list[ChaosNode]:
+        return [other for other in self.nodes if other is not node]
+
+    def client(self, timeout_s: float = 10.0) -> AsyncClient:
+        return AsyncClient(self.endpoints, timeout_s=timeout_s)
+
+    def start(self) -> None:
+        for node in self.nodes:
+            if not node.running:
+                node.start()
+
+    def rejoin(self, node: ChaosNode) -> None:
+        """Start a wiped node as a new member, through whichever of the others answers."""
+        settings = {name: value for name, value in node.settings.items() if name != "initial-cluster"}
+        node.settings = {**settings, "join": ",".join(other.url for other in self.others(node))}
+        node.start()
+
+    def close(self) -> None:
+        for node in self.nodes:
+            if node.running:
+                node.kill()
+
+    # -- what is wrong with them
+
+    def ended_by_themselves(self) -> Iterator[str]:
+        """Processes that should run and do not, each told once."""
+        for node in self.nodes:
+            if node.wanted and not node.running:
+                assert node.process is not None
+                node.wanted = False
+                if not node.leaving:
+                    last = "\n    ".join(node.log().splitlines()[-15:])
+                    yield f"{node.label} ended by itself with status {node.process.returncode}:\n    {last}"
+
+    def said(self) -> Iterator[str]:
+        """Errors and tracebacks in the nodes' logs, each told once."""
+        for node in self.nodes:
+            for text in node.new_faults():
+                yield f"{node.label} says: {text}"
+
+    # -- waiting for them
+
+    async def healed(self) -> float:
+        """Wait until every node serves linearizable reads; how long that took. AssertionError: one never does."""
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
+        await asyncio.gather(*(self._ready(node) for node in self.nodes))
+        return loop.time() - begun_s
+
+    async def _ready(self, node: ChaosNode) -> None:
+        async with node.client(timeout_s=2.0) as client:
+
+            async def reads() -> bool:
+                await client.get("readiness")
+                return True
+
+            await eventually(f"{node.label} serves reads again", reads, deadline_s=HEALED_WITHIN_S)
+
+    async def status(self, node: ChaosNode, timeout_s: float = 1.0) -> NodeStatus:
+        async with node.client(timeout_s=timeout_s) as client:
+            return await client.status()
+
+    async def leader(self) -> ChaosNode | None:
+        """The reachable node that leads in the highest term, as they say themselves."""
+        found = [pair for pair in await asyncio.gather(*map(self._leading, self.nodes)) if pair is not None]
+        return max(found, key=lambda pair: pair[0])[1] if found else None
+
+    async def _leading(self, node: ChaosNode) -> tuple[int, ChaosNode] | None:
+        if not node.up:
+            return None
+        try:
+            status = await self.status(node, timeout_s=0.5)
+        except OperationError:
+            return None
+        return (status.term, node) if status.role == "leader" else None
+
+    def copy_logs(self, target: str) -> None:
+        for node in self.nodes:
+            if os.path.exists(node.log_path):
+                shutil.copy(node.log_path, target)

@@ -1,0 +1,228 @@
+"""The judges find what they are for: each rule with a history that keeps it and one that breaks it."""
+
+from __future__ import annotations
+
+import pytest
+
+from syncline.client import KeyInfo, NodeStatus
+from syncline.testing.history import (
+    Delete,
+    NotApplied,
+    Operation,
+    Put,
+    Ran,
+    Read,
+    Refused,
+    Request,
+    Result,
+    Seen,
+    Txn,
+    Written,
+)
+from tests.chaos.agreement import judge_ledger
+from tests.chaos.clients import LEDGER
+from tests.chaos.fleet import Fleet
+from tests.chaos.observer import Observer
+from tests.chaos.revisions import judge_revisions
+
+A = Put(b"k", b"a")
+B = Put(b"k", b"b")
+
+
+def op(at: float, request: Request, result: Result | None, *, until: float | None = None) -> Operation:
+    """An operation that takes half a second, unless it is told when it ends."""
+    return_s = None if result is None else at + 0.5 if until is None else until
+    return Operation(client="c1", request=request, call_s=at, return_s=return_s, result=result, node="n1")
+
+
+def seen(value: bytes, at: int, revision: int) -> Seen:
+    return Seen(value, mod_revision=at, revision=revision)
+
+
+STALE = Read(b"k", stale=True)
+BOTH = Txn(then=(Put(b"k", b"t1"), Put(b"j", b"t2")), else_=(Read(b"k"), Read(b"j")))
+
+GOOD = [
+    pytest.param([op(0, A, Written(1)), op(1, B, Written(2)), op(2, Read(b"k"), seen(b"b", 2, 2))], id="in order"),
+    pytest.param([op(0, A, Written(2), until=5), op(1, B, Written(1))], id="concurrent, the later call first"),
+    pytest.param([op(0, A, Written(1)), op(1, B, None), op(2, Read(b"k"), seen(b"b", 2, 2))], id="in doubt, and done"),
+    pytest.param([op(0, A, Written(1)), op(1, B, None), op(2, Read(b"k"), seen(b"a", 1, 1))], id="in doubt, not done"),
+    pytest.param([op(0, A, Written(1)), op(1, B, Written(2)), op(2, STALE, seen(b"a", 1, 1))], id="a stale read"),
+    pytest.param([op(0, BOTH, Ran(True, 1)), op(1, Read(b"j"), seen(b"t2", 1, 1))], id="a transaction"),
+    pytest.param([op(0, Delete(b"k"), Written(0, existed=False)), op(1, A, Written(1))], id="nothing to delete"),
+]
+
+BAD = [
+    pytest.param([op(0, A, Written(1)), op(0, B, Written(1))], "two changes with revision 1", id="one revision twice"),
+    pytest.param([op(0, A, Written(2)), op(1, B, Written(1))], "had been answered before", id="back in time"),
+    pytest.param(
+        [op(0, A, Written(1)), op(1, B, Written(2)), op(2, Read(b"k"), seen(b"a", 1, 1))],
+        "had been answered before",
+        id="stale, though linearizable",
+    ),
+    pytest.param(
+        [op(0, A, Written(1)), op(1, B, Written(2)), op(2, Read(b"k"), seen(b"a", 1, 2))],
+        "should have seen",
+        id="a lost write",
+    ),
+    pytest.param(
+        [op(0, A, Written(1)), op(1, Delete(b"k"), Written(2, existed=True)), op(2, Read(b"k"), seen(b"a", 1, 2))],
+        "should have seen",
+        id="deleted, and there",
+    ),
+    pytest.param(
+        [op(0, A, Written(1)), op(1, STALE, seen(b"a", 1, 3)), op(2, STALE, seen(b"a", 1, 2))],
+        "on the same node",
+        id="a node goes back",
+    ),
+    pytest.param([op(0, Read(b"k"), seen(b"x", 1, 1))], "nobody ever wrote", id="out of nowhere"),
+    pytest.param(
+        [op(0, A, NotApplied("no_leader")), op(1, Read(b"k"), seen(b"a", 1, 1))],
+        "did not take place",
+        id="refused, and done",
+    ),
+    pytest.param(
+        [op(0, Put(b"k", b"a", expect=7), Refused(0)), op(1, Read(b"k"), seen(b"a", 1, 1))],
+        "did not take place",
+        id="condition failed, and done",
+    ),
+    pytest.param(
+        [op(0, A, None), op(1, Read(b"k"), seen(b"a", 1, 1)), op(2, Read(b"k"), seen(b"a", 2, 2))],
+        "done twice",
+        id="done twice",
+    ),
+    pytest.param([op(0, A, Written(1)), op(1, Read(b"k"), seen(b"a", 2, 2))], "otherwise", id="another revision"),
+    pytest.param([op(0, A, None), op(1, Read(b"k"), seen(b"a", 3, 2))], "newer than the store", id="from the future"),
+    pytest.param(
+        [
+            op(0, BOTH, Ran(True, 1, (Written(1), Written(1)))),
+            op(1, Txn(then=(Read(b"k"), Read(b"j"))), Ran(True, 1, (seen(b"t1", 1, 1), seen(b"t1", 1, 1)))),
+        ],
+        "otherwise",
+        id="a transaction's values mixed up",
+    ),
+]
+
+
+@pytest.mark.parametrize("history", GOOD)
+def test_a_good_history_passes(history: list[Operation]) -> None:
+    assert judge_revisions(history) == []
+
+
+@pytest.mark.parametrize(("history", "why"), BAD)
+def test_a_bad_history_is_found(history: list[Operation], why: str) -> None:
+    found = judge_revisions(history)
+    assert any(why in text for text in found), found
+
+
+# -- the ledger
+
+
+def item(value: bytes, revision: int, version: int = 1) -> KeyInfo:
+    return KeyInfo(
+        LEDGER + b"1", mod_revision=revision, create_revision=revision, version=version, size_bytes=1, value=value
+    )
+
+
+ENTRY = Put(LEDGER + b"1", b"1")
+
+
+@pytest.mark.parametrize(
+    ("result", "held", "why"),
+    [
+        (Written(3), item(b"1", 3), None),
+        (Written(3), None, "is not there"),
+        (Written(3), item(b"1", 4), "is there with 4"),
+        (NotApplied("dropped"), None, None),
+        (NotApplied("dropped"), item(b"1", 3), "said not to be applied"),
+        (None, None, None),
+        (None, item(b"1", 3), None),
+        (None, item(b"1", 3, version=2), "in version 2"),
+        (None, item(b"2", 3), "and not b'1'"),
+    ],
+)
+def test_the_ledger_holds_what_was_acknowledged_and_nothing_that_was_refused(
+    result: Result | None, held: KeyInfo | None, why: str | None
+) -> None:
+    found = judge_ledger([op(0, ENTRY, result)], {"n1": {} if held is None else {held.key: held}})
+    assert (found == []) if why is None else (len(found) == 1 and why in found[0]), found
+
+
+# -- the nodes
+
+
+def status(**fields: object) -> NodeStatus:
+    plain: dict[str, object] = {
+        "cluster_id": "c", "id": "1", "name": "n1", "role": "follower", "term": 1, "commit": 5, "applied": 5,
+        "last_index": 5, "pid": 1, "data_dir": "d", "revision": 3, "digest": "x",
+    }  # fmt: skip
+    return NodeStatus(**{**plain, **fields})  # type: ignore[arg-type]
+
+
+def observer(tmp_path: object) -> Observer:
+    return Observer(Fleet(str(tmp_path), 3, None))
+
+
+def test_an_observer_is_content_with_progress(tmp_path: object) -> None:
+    watching = observer(tmp_path)
+    watching.seen("n1", status(role="leader"))
+    watching.seen("n2", status(id="2"))
+    watching.seen("n1", status(role="leader", term=2, commit=6, applied=6, revision=4, digest="y"))
+    watching.seen("n2", status(id="2", role="leader", term=3, commit=6, applied=6, revision=4, digest="y"))
+    assert (watching.anomalies, watching.elections) == ([], 3)
+
+
+@pytest.mark.parametrize("field", ["term", "commit", "applied", "revision"])
+def test_an_observer_sees_a_node_go_back(field: str, tmp_path: object) -> None:
+    watching = observer(tmp_path)
+    watching.seen("n1", status())
+    watching.seen("n1", status(**{field: 0}))
+    assert [text for text in watching.anomalies if f"the {field} of n1 went back" in text]
+
+
+def test_an_observer_sees_two_leaders_and_two_digests(tmp_path: object) -> None:
+    watching = observer(tmp_path)
+    watching.seen("n1", status(role="leader"))
+    watching.seen("n2", status(id="2", role="leader"))
+    watching.seen("n3", status(id="3", digest="z"))
+    assert ["two leaders" in text for text in watching.anomalies] == [True, False]
+    assert "has digest z" in watching.anomalies[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [
+        ("2026-01-01T00:00:00.000+00:00 WARNING n1 transport: no link to node 1: reset by the other end\n", 0),
+        ("2026-01-01T00:00:00.000+00:00 ERROR   n1 server: a request failed by a fault of the server\n", 1),
+        ("Traceback (most recent call last):\n  File …\n", 1),
+        ("Error: node n1 stopped itself: the log on disk …\n", 1),
+        ("Error: node n1 stopped itself: node n1 (1) was removed from the cluster and has stopped.\n", 1),
+    ],
+)
+def test_what_a_node_should_not_say_is_heard_once(text: str, faults: int, tmp_path: object) -> None:
+    node = Fleet(str(tmp_path), 3, None).nodes[0]
+    with open(node.log_path, "w", encoding="utf-8") as log:
+        log.write(text)
+    assert len(node.new_faults()) == faults
+    assert node.new_faults() == []
+
+
+def test_a_removed_node_may_say_farewell(tmp_path: object) -> None:
+    node = Fleet(str(tmp_path), 3, None).nodes[0]
+    node.leaving = True
+    with open(node.log_path, "w", encoding="utf-8") as log:
+        log.write("Error: node n1 stopped itself: node n1 (1) was removed from the cluster and has stopped.\n")
+    assert node.new_faults() == []
+
+
+def test_a_process_that_ends_unasked_is_told_once_and_a_leaving_one_is_not(tmp_path: object) -> None:
+    fleet = Fleet(str(tmp_path), 3, None)
+    for node in fleet.nodes:
+        node.program = ("false",)
+        node.start()
+    fleet.nodes[2].leaving = True
+    for node in fleet.nodes:
+        node.wait()
+    fleet.nodes[0].wanted = False
+    assert [text.split(" ended")[0] for text in fleet.ended_by_themselves()] == ["n2"]
+    assert list(fleet.ended_by_themselves()) == []

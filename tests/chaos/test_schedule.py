@@ -1,0 +1,29 @@
+"""The seed decides what goes wrong."""
+
+from __future__ import annotations
+
+import itertools
+
+from tests.chaos.schedule import KINDS, phases
+
+
+def test_a_seed_decides_the_schedule() -> None:
+    kinds = list(KINDS)
+    one, again, other = (list(itertools.islice(phases(seed, kinds), 100)) for seed in (5, 5, 6))
+    assert one == again
+    assert one != other
+
+
+def test_each_round_has_every_kind_once_as_its_main_fault() -> None:
+    kinds = list(KINDS)
+    rounds = phases(1, kinds)
+    for _ in range(3):
+        begun = [next(rounds).faults[0].kind for _ in kinds]
+        assert sorted(begun) == sorted(kinds)
+
+
+def test_only_the_kinds_that_were_asked_for_happen_and_some_come_in_company() -> None:
+    chosen = ["kill", "pause"]
+    some = list(itertools.islice(phases(1, chosen), 100))
+    assert {fault.kind for phase in some for fault in phase.faults} == set(chosen)
+    assert 20 < sum(len(phase.faults) == 2 for phase in some) < 60
