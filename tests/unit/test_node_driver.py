@@ -201,10 +201,10 @@ def test_a_stalled_disk_is_told_once(tmp_path: Path) -> None:
         async with leading(tmp_path) as (raft, driver, _):
             watch = raft.events()
             now = driver.loop.time()
-            driver.parts.writer._waiting.appendleft(now - 60)
+            driver.parts.writer.oldest_s = lambda now_s: 60.0  # type: ignore[method-assign]
             for _ in range(3):
                 driver._yield_if_disk_stalls(now)
-            driver.parts.writer._waiting.popleft()
+            driver.parts.writer.oldest_s = lambda now_s: 0.0  # type: ignore[method-assign]
             driver._yield_if_disk_stalls(now)
             await raft.close()
             assert [event.kind.value for event in [event async for event in watch]].count("disk_slow") == 1

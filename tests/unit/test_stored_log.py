@@ -168,8 +168,13 @@ def recovery(base: tuple[int, int], terms: list[int], state: HardState) -> Recov
 def test_a_snapshot_within_the_log_needs_nothing() -> None:
     state = recovery((0, 0), [1, 1, 2, 2], HardState(2, 0, 3))
     assert settle(state, None, path="wal") is None
-    for index, term in ((1, 1), (2, 1), (3, 2), (4, 2)):
+    for index, term in ((1, 1), (2, 1), (3, 2)):
         assert settle(state, SnapshotMeta(index, term), path="wal") is None
+
+
+def test_what_a_snapshot_holds_is_committed() -> None:
+    state = recovery((0, 0), [1, 1, 2, 2], HardState(2, 3, 2))
+    assert settle(state, SnapshotMeta(4, 2), path="wal") == WalWrite(hard_state=HardState(2, 3, 4))
 
 
 def test_an_interrupted_installation_is_completed() -> None:

@@ -2,17 +2,22 @@
 
 All appends that gather while one write and its sync run make up the next one: the group commit. What an append
 promises (its responses) is delivered only after it is durable.
+
+A commit index that moves is not worth a sync of its own: no promise waits for it (see `consensus.rawnode`), and it
+travels with the next append, in the same frame or an earlier one, which is what elections rest on. Where none comes it
+is written by itself after `COMMIT_SETTLE_S`, so that a node that is killed when all is quiet knows what it had applied.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
-from syncline.consensus.types import HardState, Message
+from syncline.consensus.types import HardState, Message, MessageType
 from syncline.platform.worker import Workers
 from syncline.storage.log import StoredLog
 from syncline.storage.wal import Wal, WalWrite, WriteResult
@@ -20,9 +25,14 @@ from syncline.storage.wal import Wal, WalWrite, WriteResult
 __all__ = ["LogWriter"]
 
 
+COMMIT_SETTLE_S: Final = 0.02
+"""For so long a commit index waits for an append to travel with. Longer than a node in use is ever without one, so
+that no client waits behind a sync that nobody needs; too short for a person to notice what a crash takes back."""
+
+
 class _Append(msgspec.Struct, frozen=True):
     write: WalWrite
-    responses: Sequence[Message]
+    responses: list[Message]
     queued_s: float
 
 
@@ -51,7 +61,11 @@ class LogWriter:
         self._durable = durable
         self._failed = failed
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[float] = deque()
+        self._waiting: deque[_Append] = deque()
+        self._hard_state = log.hard_state
+        """As the core has it; `_unsettled` where no append has taken it along yet."""
+        self._unsettled = False
+        self._timer: asyncio.TimerHandle | None = None
         self.syncs = 0
         self.sync_s = 0.0
         self.last_sync_s = 0.0
@@ -60,27 +74,56 @@ class LogWriter:
         self._worker = workers.start("syncline-log", self._process, self._delivered, failed)
 
     def append(self, message: Message) -> None:
-        """Store what a `STORAGE_APPEND` message carries."""
-        hard_state = HardState(message.term, message.vote, message.commit) if message.term else None
+        """Store what a `STORAGE_APPEND` message carries. What promises nothing new is answered at once, or in turn."""
+        before = self._hard_state
+        if message.term:
+            self._hard_state = HardState(message.term, message.vote, message.commit)
+            self._unsettled = True
+        moved = (self._hard_state.term, self._hard_state.vote) != (before.term, before.vote)
+        if message.entries or message.snapshot is not None or moved:
+            self._put(message)
+            return
+        if self._unsettled and self._timer is None:
+            self._timer = self._loop.call_later(COMMIT_SETTLE_S, self._on_timer)
+        if self._waiting:  # what was promised before is still on its way to the disk
+            self._waiting[-1].responses.extend(message.responses)
+        else:
+            self._durable(list(message.responses))
+
+    def _put(self, message: Message) -> None:
         write = WalWrite(
             entries=message.entries,
-            hard_state=hard_state,
+            hard_state=self._hard_state if self._unsettled else None,
             snapshot=message.snapshot.meta if message.snapshot is not None else None,
         )
-        now = self._loop.time()
-        self._waiting.append(now)
-        self._worker.put(_Append(write, message.responses, now))
+        self._unsettled = False
+        append = _Append(write, list(message.responses), self._loop.time())
+        self._waiting.append(append)
+        self._worker.put(append)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._settle()
+
+    def _settle(self) -> None:
+        """Write a commit index that no append has taken along."""
+        if self._unsettled:
+            self._put(Message(MessageType.STORAGE_APPEND))
 
     def compact(self, index: int) -> None:
         """Give up entries up to `index`: at once in memory, then on disk."""
+        self._settle()  # the log must not give up what it does not know to be committed
         self._log.compacted(index)
         self._worker.put(_Compact(index))
 
     def oldest_s(self, now_s: float) -> float:
         """For how long the oldest append has been waiting to become durable; 0 where none is."""
-        return now_s - self._waiting[0] if self._waiting else 0.0
+        return now_s - self._waiting[0].queued_s if self._waiting else 0.0
 
     async def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._settle()
         await self._worker.close()
 
     def _process(self, items: list[_Append | _Compact]) -> _Written:

@@ -6,6 +6,7 @@ is for the event loop's thread alone.
 Where the log, the snapshots and the state disagree after a crash, `StoredLog.open` settles it:
 
 - The log must reach back to the newest intact snapshot. Otherwise entries are missing, and the node must not start.
+- A snapshot may be ahead of the commit index that the log knows: nothing waits for that to be durable. It is raised.
 - A snapshot that the log does not contain was received from a leader just before the crash, and its marker did not
   reach the log. It holds committed state, so the installation is completed: the log restarts after it.
 """
@@ -283,9 +284,12 @@ def settle(recovery: Recovery, snapshot: SnapshotMeta | None, *, path: str) -> W
             first_index=newest.index + 1,
             last_index=recovery.base_index,
         )
-    if newest.index <= recovery.last_index and recovery.terms.term(newest.index) == newest.term:
-        return None
     state = recovery.hard_state
+    if newest.index <= recovery.last_index and recovery.terms.term(newest.index) == newest.term:
+        if newest.index <= state.commit:
+            return None
+        # Nothing waits for a commit index to be durable. But what is in a snapshot was applied, hence committed.
+        return WalWrite(hard_state=HardState(state.term, state.vote, newest.index))
     if state.commit >= newest.index:
         raise CorruptionError(
             f"{path}: the log has another entry {newest.index} committed than the snapshot there, of term "

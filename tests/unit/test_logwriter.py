@@ -1,0 +1,138 @@
+"""The log's writer: what is synced, what only travels along, and when each promise is kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from syncline.consensus.types import LOCAL_APPEND, Entry, HardState, Message, MessageType, SnapshotMeta
+from syncline.node.logwriter import COMMIT_SETTLE_S, LogWriter
+from syncline.platform.worker import ThreadWorkers
+from syncline.storage.log import StoredLog
+from tests.unit.storage_support import open_wal, row
+
+NODE, PEER = 1, 2
+
+
+class World:
+    """A writer on a real log, and the responses that it has delivered."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.wal = open_wal(str(path))
+        self.log = StoredLog.open(self.wal, None)
+        self.delivered: list[int] = []
+        self.failures: list[BaseException] = []
+        self.group_done = asyncio.Event()
+        self.writer = LogWriter(self.wal, self.log, ThreadWorkers(), self._durable, self.failures.append)
+
+    def _durable(self, responses: list[Message]) -> None:
+        self.delivered += [response.index for response in responses]
+        self.group_done.set()
+
+    def append(self, entries: list[Entry], state: HardState | None = None, *, answer: int = 0) -> None:
+        """What the core asks for: `state` where it has changed, and an answer to a peer once all is durable."""
+        responses = [Message(MessageType.APP_RESP, to=PEER, index=answer)] if answer else []
+        term, vote, commit = (state.term, state.vote, state.commit) if state is not None else (0, 0, 0)
+        work = Message(MessageType.STORAGE_APPEND, to=LOCAL_APPEND, sender=NODE, term=term, vote=vote, commit=commit)
+        work.entries, work.responses = entries, responses
+        self.writer.append(work)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not holds():
+                self.group_done.clear()
+                await self.group_done.wait()
+        assert not self.failures
+
+    async def close(self) -> HardState:
+        """End it all; the hard state that a restart finds."""
+        await self.writer.close()
+        self.wal.close()
+        wal = open_wal(str(self.path))
+        state = wal.recovery.hard_state
+        wal.close()
+        return state
+
+
+def run(path: Path, scenario: Callable[[World], Awaitable[None]]) -> HardState:
+    async def main() -> HardState:
+        world = World(path)
+        await scenario(world)
+        return await world.close()
+
+    return asyncio.run(main())
+
+
+def test_a_promise_is_delivered_after_its_entries_are_durable(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.append(row(1, 3), HardState(2), answer=3)
+        assert world.delivered == []
+        await world.until(lambda: world.delivered == [3])
+        assert world.log.last_index() == 3
+
+    assert run(tmp_path, scenario) == HardState(2)
+
+
+def test_a_commit_index_alone_causes_no_sync_and_travels_with_the_next_append(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.append(row(1, 3), HardState(1, 1), answer=3)
+        await world.until(lambda: world.delivered == [3])
+        world.append([], HardState(1, 1, 3))
+        world.append(row(4, 4), answer=4)
+        await world.until(lambda: world.delivered == [3, 4])
+        assert world.writer.syncs == 2
+        assert world.log.hard_state == HardState(1, 1, 3)
+
+    assert run(tmp_path, scenario) == HardState(1, 1, 3)
+
+
+def test_a_commit_index_that_nothing_takes_along_is_written_by_itself(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.append(row(1, 3), HardState(1), answer=3)
+        await world.until(lambda: world.delivered == [3])
+        began_s = world.writer._loop.time()
+        world.append([], HardState(1, 0, 2))
+        world.append([], HardState(1, 0, 3))
+        await world.until(lambda: world.log.hard_state == HardState(1, 0, 3))
+        assert world.writer._loop.time() - began_s > COMMIT_SETTLE_S / 2
+        assert world.writer.syncs == 2
+
+    run(tmp_path, scenario)
+
+
+def test_a_promise_of_nothing_new_waits_for_earlier_ones_only(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.append([], answer=7)
+        assert world.delivered == [7], "nothing was on its way to the disk"
+        world.append(row(1, 3), HardState(1), answer=3)
+        world.append([], HardState(1, 0, 1), answer=2)
+        assert world.delivered == [7], "what it speaks of may not be durable yet"
+        await world.until(lambda: world.delivered == [7, 3, 2])
+        assert world.writer.syncs == 1
+
+    run(tmp_path, scenario)
+
+
+def test_a_vote_is_never_held_back(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.append([], HardState(5, PEER), answer=1)
+        assert world.delivered == []
+        await world.until(lambda: world.delivered == [1])
+        assert world.log.hard_state == HardState(5, PEER)
+
+    assert run(tmp_path, scenario) == HardState(5, PEER)
+
+
+def test_closing_and_compacting_write_what_is_known_to_be_committed(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.append(row(1, 9), HardState(1), answer=9)
+        await world.until(lambda: world.delivered == [9])
+        world.append([], HardState(1, 0, 5))
+        world.log.installed(SnapshotMeta(4, 1))
+        world.writer.compact(4)
+        await world.until(lambda: world.log.hard_state.commit == 5)
+        world.append([], HardState(1, 0, 9))
+
+    assert run(tmp_path, scenario) == HardState(1, 0, 9)
