@@ -22,6 +22,7 @@ from syncline.errors import (
     UsageError,
     WrongDirectory,
 )
+from syncline.transport.messages import ForwardReply
 from tests.node_cluster import Cluster, LoopListing, cluster, first_event, until
 from tests.support import run
 from tests.unit.storage_support import TroubledDisk
@@ -129,6 +130,70 @@ def test_leadership_is_transferred_and_events_tell(tmp_path: Path) -> None:
             assert await nodes.leader() is follower
             assert await leader.transfer_leadership() == leader.node_id, "asked on a follower: it takes over itself"
             assert await leader.apply(b"x") == 1
+
+    run(check())
+
+
+def test_a_hand_over_fails_no_command_on_any_node(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path) as nodes:
+            leader = await nodes.leader()
+            written: list[bytes] = []
+            over = False
+
+            async def write(raft: Raft, name: str) -> None:
+                number = 0
+                while not over:
+                    number += 1
+                    command = f"{name} {number}".encode()
+                    await raft.apply(command, timeout=20)
+                    written.append(command)
+
+            named = [(f"{name} {at}", raft) for name, raft in nodes.rafts.items() for at in "12"]
+            writers = [asyncio.create_task(write(raft, name)) for name, raft in named]
+            for _ in range(10):
+                target = next(raft for raft in nodes.rafts.values() if raft is not leader)
+                await leader.transfer_leadership(target.node_id)
+                leader = await nodes.leader()
+            over = True
+            await asyncio.gather(*writers)
+            await leader.barrier()
+            assert sorted(nodes.machine(leader).items) == sorted(written), "each once"
+
+    run(check())
+
+
+def test_what_a_leader_turns_back_waits_for_the_next_in_its_order(tmp_path: Path) -> None:
+    """The leader's hand-over goes nowhere: until it is given up, nothing is lost, refused, or sent round in circles."""
+
+    async def check() -> None:
+        async with cluster(tmp_path, election_s=1.0) as nodes:
+            leader, follower = await nodes.pair()
+            third = next(raft for raft in nodes.rafts.values() if raft not in (leader, follower))
+            await nodes.stop(third.config.name)
+            leader._driver.core.transfer_leadership(third.node_id)
+            turned_back = 0
+            kept = follower._driver._on_forward_reply
+
+            def counted(reply: ForwardReply) -> None:
+                nonlocal turned_back
+                turned_back += len(reply.refused)
+                kept(reply)
+
+            follower._driver._on_forward_reply = counted  # type: ignore[method-assign]
+            own = leader.apply_many([b"own %d" % number for number in range(3)], timeout=20)
+            first = follower.apply_many([b"%d" % number for number in range(3)], timeout=20)
+            await until(follower, lambda: turned_back > 0)
+            assert leader._driver.core.raft.transferee == third.node_id
+            later = follower.apply_many([b"%d" % number for number in range(3, 6)], timeout=20)
+            short = follower.apply(b"never", timeout=0.05)
+            with pytest.raises(DeadlineExceeded) as ended:
+                await short
+            assert ended.value.outcome is Outcome.NOT_APPLIED
+            await asyncio.gather(*own, *first, *later)
+            assert [item for item in nodes.machine(leader).items if b"own" not in item] == [b"%d" % n for n in range(6)]
+            ticks = leader.config.election_s / leader.config.heartbeat_s
+            assert turned_back <= 7 * 2 * ticks, "once a tick is often enough"
 
     run(check())
 

@@ -76,6 +76,17 @@ def test_a_removed_node_that_was_away_is_told(tmp_path: Path) -> None:
     run(check())
 
 
+def test_a_removed_node_that_missed_it_is_told_although_its_links_were_up(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path) as nodes:
+            leader, gone = await nodes.pair()
+            gone._driver.on_messages = lambda *_: None  # type: ignore[method-assign]
+            await leader.remove(gone.node_id)
+            assert "was removed" in str(await asyncio.wait_for(gone.failed(), 15))
+
+    run(check())
+
+
 def test_the_leader_hands_over_before_it_is_removed(tmp_path: Path) -> None:
     async def check() -> None:
         async with cluster(tmp_path) as nodes:

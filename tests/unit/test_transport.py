@@ -9,7 +9,7 @@ import socket
 import msgspec
 import pytest
 
-from syncline.consensus.types import Message
+from syncline.consensus.types import Message, NodeId
 from syncline.errors import ConfigError, UsageError
 from syncline.platform.network import TcpNetwork
 from syncline.transport.handshake import Hello, Welcome, greeting
@@ -229,6 +229,21 @@ class TestLossAndReturn:
                 assert message.commit == 7
                 await first_handler.heard("down 2")
                 assert first.stats() == {}
+
+        run(scenario())
+
+    def test_a_peer_that_was_removed_is_told_at_once(self, run: Run) -> None:
+        async def scenario() -> None:
+            async with cluster() as nodes:
+                removed: list[NodeId] = []
+                first, _ = await nodes.add(1, refuse_peer=lambda hello: "removed" if hello.sender in removed else None)
+                second, second_handler = await nodes.add(2)
+                second.set_peer(1, first.address)
+                await second_handler.heard("up 1")
+                removed.append(2)
+                first.remove_peer(2)
+                await second_handler.heard("down 1")
+                await nodes.watch.until(lambda: "refused by the peer: removed" in str(second.stats()[1].last_error))
 
         run(scenario())
 

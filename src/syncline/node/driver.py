@@ -65,6 +65,12 @@ FORWARD_BATCH_BYTES = 1 << 20
 READS_RETRY_HEARTBEATS = 5
 """A read that was not confirmed within so many heartbeats is asked again: the request or its answer was lost."""
 
+HANDING_OVER = "handing_over"
+"""A leader's refusal that means: ask the next one."""
+
+PASSING = (NotLeader.code, HANDING_OVER)
+"""Refusals by which a proposal is kept for the next leader: this one did not append it, and is on its way out."""
+
 REFUSALS: dict[str, type[OperationError]] = {error.code: error for error in (Dropped, NotLeader, MembershipError)}
 
 
@@ -96,7 +102,7 @@ class Driver:
         self._queue: list[tuple[ApplyFuture, int, bytes]] = []
         self._scheduled = False
         self._in_turn = False
-        self._link_full = False
+        self._hold = False
         self._stall_told = False
         self._soft = SoftState(NONE, StateType.FOLLOWER)
         self._watchers: set[asyncio.Future[None]] = set()
@@ -168,7 +174,7 @@ class Driver:
         why_no_leader = self.founding.why_no_leader()
         self.proposals.expire(now, self.core.leader, why_no_leader)
         self.reads.expire(now, self.core.leader, why_no_leader)
-        self._link_full = False
+        self._hold = False
         if self._queue:  # what has ended while it waited for a leader must not stay in memory until there is one
             self._queue = [item for item in self._queue if not item[0].done()]
         if self.core.state is StateType.LEADER:
@@ -229,7 +235,7 @@ class Driver:
         self.schedule()
 
     def on_peer_up(self, peer: NodeId) -> None:
-        self._link_full = False
+        self._hold = False
         self.emit(EventKind.PEER_UP, peer)
         self.schedule()
 
@@ -331,8 +337,8 @@ class Driver:
         core = self.core
         if core.leader == NONE:
             return  # they wait for a leader, or for their deadline
-        if self._link_full and core.state is not StateType.LEADER:
-            return  # the next tick tries again
+        if self._hold if core.state is not StateType.LEADER else core.raft.transferee != NONE:
+            return  # until the next tick, or another leader
         queue, self._queue = self._queue, []
         queue = [item for item in queue if not item[0].done()]
         if not queue:
@@ -355,8 +361,9 @@ class Driver:
                 first, term = self.core.propose_batch([payload for _, payload in data])
                 accepted.extend(AcceptedProposal(number, first + place, term) for place, (number, _) in enumerate(data))
             except ProposalDropped:
+                code = HANDING_OVER if self.core.raft.transferee != NONE else Dropped.code
                 text = "the leader takes no proposals: a hand-over is under way, or too much is uncommitted"
-                refused.extend(RefusedProposal(number, Dropped.code, text) for number, _ in data)
+                refused.extend(RefusedProposal(number, code, text) for number, _ in data)
         for number, kind, payload in proposals:
             if kind == MEMBERSHIP:
                 try:
@@ -374,7 +381,7 @@ class Driver:
             if size < FORWARD_BATCH_BYTES and end < len(queue):
                 continue
             if not self._forward_batch(leader, queue[start:end]):
-                self._link_full = True
+                self._hold = True
                 self._queue = queue[start:] + self._queue  # the link is down or full: the rest waits, in its order
                 return
             start, size = end, 0
@@ -383,8 +390,9 @@ class Driver:
         message = Forward([ForwardedProposal(future.number, kind, payload) for future, kind, payload in batch])
         if not self.parts.transport.send(leader, message):
             return False
-        for future, _, _ in batch:
+        for future, kind, payload in batch:
             future.sent = True
+            future.forwarded = kind, payload
         return True
 
     def _on_forward(self, sender: NodeId, message: Forward) -> None:
@@ -426,9 +434,17 @@ class Driver:
         if reply.accepted and reply.accepted[0].index <= self.applied:
             # The answer came after the entry: what is applied there is not this proposal, or it would be resolved.
             self.proposals.passed(placed.index for placed in reply.accepted if placed.index <= self.applied)
+        turned_back = []
         for item in reply.refused:
+            again = self.proposals.turned_back(item.number) if item.code in PASSING else None
+            if again is not None:
+                turned_back.append(again)
+                continue
             kind = REFUSALS.get(item.code, Dropped)
             self.proposals.refused(item.number, kind(item.message, leader=reply.leader or None))
+        if turned_back:
+            self._hold = True
+            self._queue = sorted([*turned_back, *self._queue], key=lambda item: item[0].number)  # in their order
 
     # -- what others are told -----------------------------------------------------------------------------------------
 
@@ -437,7 +453,7 @@ class Driver:
         if soft.leader != before.leader:
             self.leader_changes += soft.leader != NONE
             self.leader_contact_s = self.loop.time() if soft.leader != NONE else self.leader_contact_s
-            self._link_full = False
+            self._hold = False
             self.reads.leader_changed()
             self.emit(EventKind.LEADER, soft.leader)
         if soft.state is not before.state:

@@ -33,6 +33,8 @@ class ApplyFuture(asyncio.Future[object]):
         """Where its deadline is kept."""
         self.sent = False
         """Whether it has left this node's queue: from then on silence means `unknown`."""
+        self.forwarded: tuple[int, bytes] | None = None
+        """Kind and payload while the leader has them, should it turn them back."""
 
     @property
     def response(self) -> object:

@@ -4,7 +4,7 @@ Each has a number that is unique on this node, restarts included, and travels wi
 this node applies the entry with that number. What ends a proposal otherwise:
 
 - its deadline (`unknown` once it was sent, `not_applied` while it was still in the queue),
-- a refusal by the leader (`not_applied`),
+- a refusal by the leader (`not_applied`; where it only means that leadership is on the move it waits for the next one),
 - another entry applied at the position that it was given (`not_applied`: a proposal stands at one position only).
 """
 
@@ -119,6 +119,14 @@ class Proposals:
         else:
             settle(future, answer)
 
+    def turned_back(self, number: int) -> tuple[ApplyFuture, int, bytes] | None:
+        """The leader did not take it: what to send again, if it still waits. Another leader may take it."""
+        future = self._waiting.get(number)
+        if future is None or future.forwarded is None or future.done():
+            return None
+        (kind, payload), future.forwarded, future.sent = future.forwarded, None, False
+        return future, kind, payload
+
     def refused(self, number: int, error: SynclineError) -> None:
         future = self._waiting.get(number)
         if future is not None:
@@ -169,6 +177,7 @@ class Proposals:
 
     def _forget(self, future: ApplyFuture) -> None:
         del self._waiting[future.number]
+        future.forwarded = None
         self._deadlines.discard(future, future.bucket)
         self._bytes -= future.size_bytes
         if future.index:

@@ -172,11 +172,17 @@ class Transport:
             link.move(where)
 
     def remove_peer(self, peer: NodeId) -> None:
-        """Give the link to `peer` up; what was sent before still goes out. Snapshots on their way to it are ended."""
+        """Give the links with `peer` up; what was sent before still goes out. Snapshots on their way to it are ended.
+
+        Its own link ends as well: it dials anew, and hears why it is refused.
+        """
         link = self._links.pop(peer, None)
         self._received.pop(peer, None)
         if link is not None:
             link.close("the peer was removed", gently=True)
+        incoming = self._incoming.get(peer)
+        if incoming is not None:
+            incoming.connection.close("the peer was removed")
         for task, receiver in list(self._transfers.items()):
             if receiver == peer:
                 task.cancel()
