@@ -32,6 +32,7 @@ def test_commands_answer_on_every_node(tmp_path: Path) -> None:
     async def check() -> None:
         async with cluster(tmp_path) as nodes:
             leader, follower = await nodes.pair()
+            await nodes.announced()
             first = leader.apply(b"one")
             assert await first == 1
             assert (first.index, first.term) == (nodes.machine(leader).indexes[0], leader.stats().term)
@@ -207,6 +208,7 @@ def test_a_restart_keeps_everything_and_applies_it_before_open_returns(tmp_path:
         try:
             await nodes.start_all()
             _, follower = await nodes.pair()
+            await nodes.announced()
             await asyncio.gather(*follower.apply_many([b"%d" % number for number in range(50)]))
             manifest = await follower.snapshot()
             await asyncio.gather(*follower.apply_many([b"more"] * 10))
