@@ -249,8 +249,9 @@ async def _txn(client: AsyncClient, request: Txn) -> Result:
 def _steps(answer: TxnResult) -> tuple[Written | Seen, ...]:
     if answer.succeeded:
         return tuple(Written(step.revision) for step in answer.results)
+    revision = answer.revision
     return tuple(
-        Seen(step.value.removesuffix(PADDING), step.mod_revision, answer.revision) if step.found else Seen(revision=answer.revision)
+        Seen(step.value.removesuffix(PADDING), step.mod_revision, revision) if step.found else Seen(revision=revision)
         for step in answer.results
     )
 

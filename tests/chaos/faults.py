@@ -7,6 +7,7 @@ another fault of the same phase may have killed the node meanwhile.
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
@@ -25,6 +26,8 @@ Done: TypeAlias = tuple[str, Undo]
 AT_ONCE: Final = 0.5
 """How often a killed node is started again at once, not at the end of the phase."""
 FLAP_S: Final = 0.3
+LIVES_S: Final = (0.2, 1.5)
+"""How long a node lives in a storm: it is killed while it reads its log, while it joins, and when it has just begun."""
 
 
 class Stage:
@@ -40,13 +43,13 @@ class Stage:
         return self.fleet.lan
 
     def one(self, pick: float) -> ChaosNode | None:
-        """A node that is up, if any is."""
-        up = [node for node in self.fleet.nodes if node.up]
+        """A node that is up and not about to stop, if any is."""
+        up = [node for node in self.fleet.nodes if node.up and node.wanted]
         return up[int(pick * len(up))] if up else None
 
     async def leader_or_one(self, pick: float) -> ChaosNode | None:
         leader = await self.fleet.leader()
-        return leader if leader is not None and leader.up else self.one(pick)
+        return leader if leader is not None and leader.up and leader.wanted else self.one(pick)
 
 
 async def begin(fault: Fault, stage: Stage) -> Done:
@@ -98,6 +101,40 @@ async def _kill_majority(stage: Stage, picks: Picks) -> Done:
 
 async def _kill_all(stage: Stage, picks: Picks) -> Done:
     return await _kill(stage, stage.fleet.nodes, at_once=picks[1] < AT_ONCE)
+
+
+async def _storm(stage: Stage, picks: Picks) -> Done:
+    node = _ring(stage.fleet.nodes, picks[0])[0]
+    rng = random.Random(picks[1])
+
+    async def storming() -> None:
+        while True:
+            if node.running and not node.leaving:
+                node.kill()
+            stage.fleet.start()
+            await asyncio.sleep(rng.uniform(*LIVES_S))
+
+    task = asyncio.create_task(storming())
+
+    async def over() -> None:
+        task.cancel()
+        await asyncio.wait([task])
+        stage.fleet.start()
+
+    return f"killed {node.label} again and again", over
+
+
+async def _stop(stage: Stage, picks: Picks) -> Done:
+    node = stage.one(picks[0])
+    if node is None:
+        return NOBODY_UP
+    node.ask_to_stop()
+
+    async def start() -> None:
+        await node.stopped()
+        stage.fleet.start()
+
+    return f"told {node.label} to stop", start
 
 
 async def _pause(node: ChaosNode | None) -> Done:
@@ -228,6 +265,10 @@ async def _replace(stage: Stage, picks: Picks) -> Done:
     return await stage.operator.replace(_ring(stage.fleet.nodes, picks[0])[0])
 
 
+async def _demote(stage: Stage, picks: Picks) -> Done:
+    return await stage.operator.demote(_ring(stage.fleet.nodes, picks[0])[0])
+
+
 async def _transfer(stage: Stage, picks: Picks) -> Done:
     return await stage.operator.transfer(picks)
 
@@ -251,6 +292,8 @@ _ACTIONS: Final[dict[str, Callable[[Stage, Picks], Awaitable[Done]]]] = {
     "kill-leader": _kill_leader,
     "kill-majority": _kill_majority,
     "kill-all": _kill_all,
+    "storm": _storm,
+    "stop": _stop,
     "pause": _pause_one,
     "pause-leader": _pause_leader,
     "partition": _partition,
@@ -264,6 +307,7 @@ _ACTIONS: Final[dict[str, Callable[[Stage, Picks], Awaitable[Done]]]] = {
     "unplug": _unplug,
     "slow": _slow,
     "replace": _replace,
+    "demote": _demote,
     "transfer": _transfer,
     "snapshot": _snapshot,
 }

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Final
@@ -35,6 +36,9 @@ HTTP_PORT, PEER_PORT = 8080, 8180
 FAULTY_LINE: Final = re.compile(r"Traceback \(most recent|^\S+ (ERROR|CRITICAL) |stopped itself", re.MULTILINE)
 """What no fault of the world may bring a node to say."""
 
+
+STOPPED: Final = {0, -signal.SIGKILL, None}
+"""How a node ends that was told to; it may be killed on the way, and run again by now."""
 
 FAREWELL: Final = "was removed from the cluster and has stopped"
 SHOWN: Final = 2000
@@ -80,6 +84,21 @@ class ChaosNode(Node):
         if self.running:
             super().resume()
         self.paused = False
+
+    def ask_to_stop(self) -> None:
+        self.wanted = False
+        self.send(signal.SIGTERM)
+
+    async def stopped(self) -> None:
+        """Wait for the end of a node that was asked to stop. AssertionError where it does not end, or ends badly."""
+
+        async def ended() -> bool:
+            return not self.running or self.wanted  # wanted: it was killed meanwhile, and started again
+
+        await eventually(f"{self.label} stops when it is told to", ended, deadline_s=HEALED_WITHIN_S)
+        assert self.process is not None
+        status = self.process.returncode
+        assert status in STOPPED or self.leaving, f"{self.label} was told to stop and ended with status {status}"
 
     def wipe(self) -> None:
         """Lose the disk; who starts there next is somebody else."""

@@ -50,6 +50,26 @@ class Operator:
 
         return what, finished
 
+    async def demote(self, node: ChaosNode) -> tuple[str, Undo]:
+        """Make a voter a learner; `undo` makes it a voter again. It may fail, as `transfer`."""
+        names = f"demoted {node.label}"
+        async with self._fleet.client() as client:
+            try:
+                await client.demote_member(node.name, timeout_s=REQUEST_S)
+            except OperationError as error:
+                names = f"asked to demote {node.label}: {error.code}"
+
+        async def promote() -> None:
+            async with self._fleet.client() as client:
+
+                async def promoted() -> bool:
+                    await client.promote_member(node.name, timeout_s=REQUEST_S)
+                    return True
+
+                await eventually(f"{node.label} votes again", promoted, deadline_s=2 * HEALED_WITHIN_S)
+
+        return names, promote
+
     async def transfer(self, picks: Sequence[float]) -> tuple[str, Undo]:
         """Ask for a new leader, once for each pick. It may fail: nobody is there, nobody is up to date."""
         names = [self._fleet.nodes[int(pick * len(self._fleet.nodes))].name for pick in picks]

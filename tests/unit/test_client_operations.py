@@ -195,8 +195,8 @@ def test_adding_a_member_sends_the_tutorials_fields() -> None:
     assert double.requests[0].json() == {"ID": "b", "Address": "h:1", "Http": "", "Learner": True}
 
 
-@pytest.mark.parametrize("route", ["remove", "promote"])
-def test_removing_and_promoting_name_the_member(route: str) -> None:
+@pytest.mark.parametrize("route", ["remove", "promote", "demote"])
+def test_a_change_of_a_member_names_it(route: str) -> None:
     answer = json_reply({"membership_index": 6, "members": [MEMBER]})
     members, double = run(answer_of(answer, lambda kv: getattr(kv, f"{route}_member")("b")))
     assert members.membership_index == 6

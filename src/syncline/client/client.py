@@ -274,6 +274,10 @@ class AsyncClient:
         """Make a learner a voter, now."""
         return decode(await self._change("/raft/promote", {"ID": member}, timeout_s), Members)
 
+    async def demote_member(self, member: str, *, timeout_s: float | None = None) -> Members:
+        """Make a voter a learner: it goes on following, and does not vote. A leader hands over first."""
+        return decode(await self._change("/raft/demote", {"ID": member}, timeout_s), Members)
+
     async def transfer_leadership(self, to: str | None = None, *, timeout_s: float | None = None) -> LeaderInfo:
         """Hand the leadership to a voter (None: the most up to date) and wait until it leads."""
         fields: dict[str, object] = {} if to is None else {"To": to}
