@@ -24,7 +24,7 @@ from syncline.consensus.types import (
     SnapshotMeta,
 )
 from syncline.errors import DiskFull, MembershipError, NodeFailed, NothingToSnapshot
-from syncline.node.driver import FORWARD_BATCH_BYTES, Driver
+from syncline.node.driver import DISK_FULL, FORWARD_BATCH_BYTES, Driver
 from syncline.node.envelope import ChangeContext, Kind, Member, Proposal, encode
 from syncline.node.futures import ApplyFuture
 from syncline.node.reconfiguration import DATA, MEMBERSHIP
@@ -99,6 +99,7 @@ def test_a_full_disk_of_the_leader_refuses_what_others_forward(tmp_path: Path) -
 
             driver.parts.wal.check_space = full  # type: ignore[method-assign]
             reply = reply_to(driver, forwarded(1, b"x"))
+            assert reply.refused[0].code == DISK_FULL
             assert "no room" in reply.refused[0].message
             with pytest.raises(DiskFull):
                 await raft.apply(b"x")

@@ -109,7 +109,11 @@ def _with_log(
     for note in (*wal.recovery.notes, *([wal.recovery.torn] if wal.recovery.torn else [])):
         log.warning("%s", note)
     snapshots = SnapshotStore.open(
-        world.disk, directory.snapshots_path, cluster_id=identity.cluster_id, retain=config.snapshots_retained
+        world.disk,
+        directory.snapshots_path,
+        cluster_id=identity.cluster_id,
+        retain=config.snapshots_retained,
+        reserve_bytes=config.reserve_bytes,
     )
     book = MemberBook()
     manifest = _restore(fsm, snapshots, book)

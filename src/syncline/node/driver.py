@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 
@@ -47,6 +48,7 @@ from syncline.node.proposals import Proposals
 from syncline.node.reads import Reads
 from syncline.node.reconfiguration import DATA, MEMBERSHIP, Reconfiguration
 from syncline.node.snapshotter import Snapshotter
+from syncline.storage.space import Shortage
 from syncline.transport.messages import (
     AcceptedProposal,
     Forward,
@@ -59,6 +61,8 @@ from syncline.transport.messages import (
 
 __all__ = ["Driver"]
 
+log = logging.getLogger("syncline.node")
+
 FORWARD_BATCH_BYTES = 1 << 20
 """Proposals in one message to the leader: they share the link with heartbeats."""
 
@@ -70,6 +74,9 @@ HANDING_OVER = "handing_over"
 
 PASSING = (NotLeader.code, HANDING_OVER)
 """Refusals by which a proposal is kept for the next leader: this one did not append it, and is on its way out."""
+
+DISK_FULL = "disk_full"
+"""The code of a refusal by a leader whose disk is full: `DiskFull` at the node that had proposed."""
 
 REFUSALS: dict[str, type[OperationError]] = {error.code: error for error in (Dropped, NotLeader, MembershipError)}
 
@@ -104,6 +111,7 @@ class Driver:
         self._in_turn = False
         self._hold = False
         self._stall_told = False
+        self._disk_full = False
         self._soft = SoftState(NONE, StateType.FOLLOWER)
         self._watchers: set[asyncio.Future[None]] = set()
         self._ticker: asyncio.TimerHandle | None = None
@@ -175,6 +183,7 @@ class Driver:
         self.proposals.expire(now, self.core.leader, why_no_leader)
         self.reads.expire(now, self.core.leader, why_no_leader)
         self._hold = False
+        self._watch_disk()
         if self._queue:  # what has ended while it waited for a leader must not stay in memory until there is one
             self._queue = [item for item in self._queue if not item[0].done()]
         if self.core.state is StateType.LEADER:
@@ -182,6 +191,21 @@ class Driver:
             self._yield_if_disk_stalls(now)
         self.reconfiguration.tick()
         self.snapshotter.tick()
+
+    def _watch_disk(self) -> None:
+        """While the disk is short of space make some; where the last of it is reached take no entries of a leader."""
+        shortage = self.parts.wal.shortage()
+        if shortage is not Shortage.NONE:
+            self.snapshotter.make_room()
+        full = shortage is Shortage.LAST_HALF
+        if full is self._disk_full:
+            return
+        self._disk_full = full
+        if full:
+            self.emit(EventKind.DISK_FULL, detail="no entries of a leader are taken until space returns")
+            log.warning("the disk is full but for the last of the reserve: no entries are taken until space returns")
+        else:
+            log.info("the disk has room again: entries are taken")
 
     def _yield_if_disk_stalls(self, now: float) -> None:
         stalled_s = self.parts.writer.oldest_s(now)
@@ -225,6 +249,8 @@ class Driver:
         with self.guarded():
             for message in messages:
                 if isinstance(message, Message):
+                    if self._disk_full and message.type is MessageType.APP and message.entries:
+                        continue  # as if the link had lost it: the leader sends it again
                     self.core.step(message)
                 elif isinstance(message, Forward):
                     self._on_forward(sender, message)
@@ -422,7 +448,9 @@ class Driver:
                     self.parts.wal.check_space(len(item.data))
                 elif item.kind != MEMBERSHIP:
                     raise Dropped(f"the leader knows no proposals of kind {item.kind}")
-            except (CorruptionError, DiskFull, Dropped) as error:
+            except DiskFull as error:
+                refused.append(RefusedProposal(item.number, DISK_FULL, f"the leader refused it: {error}"))
+            except (CorruptionError, Dropped) as error:
                 refused.append(RefusedProposal(item.number, Dropped.code, f"the leader refused it: {error}"))
             else:
                 sound.append((item.number, item.kind, item.data))
@@ -440,8 +468,7 @@ class Driver:
             if again is not None:
                 turned_back.append(again)
                 continue
-            kind = REFUSALS.get(item.code, Dropped)
-            self.proposals.refused(item.number, kind(item.message, leader=reply.leader or None))
+            self.proposals.refused(item.number, refusal(item, reply.leader or None))
         if turned_back:
             self._hold = True
             self._queue = sorted([*turned_back, *self._queue], key=lambda item: item[0].number)  # in their order
@@ -478,6 +505,13 @@ class Driver:
         for future in list(self._watchers):
             if not future.done():
                 future.set_result(None)
+
+
+def refusal(item: RefusedProposal, leader: NodeId | None) -> SynclineError:
+    """The error of a proposal that the leader refused."""
+    if item.code == DISK_FULL:
+        return DiskFull(item.message)
+    return REFUSALS.get(item.code, Dropped)(item.message, leader=leader)
 
 
 def void(_: object) -> None:

@@ -25,6 +25,7 @@ class EventKind(StrEnum):
     PEER_UP = "peer_up"
     PEER_DOWN = "peer_down"
     DISK_SLOW = "disk_slow"
+    DISK_FULL = "disk_full"
 
 
 class Event(msgspec.Struct, frozen=True):

@@ -35,6 +35,9 @@ LOG_BYTES_FACTOR = 4
 RETRY_TICKS = 50
 """Ticks to wait after a snapshot that failed (a full disk, a cancelled `persist`)."""
 
+ROOM_WORTH_BYTES = 1 << 20
+"""A full disk is worth a snapshot where the log then gives so much back: a small segment."""
+
 
 class Snapshotter:
     """Takes, sends and receives the snapshots of one node."""
@@ -75,6 +78,13 @@ class Snapshotter:
 
     def tick(self) -> None:
         self._wait_ticks = max(0, self._wait_ticks - 1)
+
+    def make_room(self) -> None:
+        """The disk is short of space: keep no more of the log than must be, and take a snapshot where that helps."""
+        self._compact(short=True)
+        if self._bytes_since >= ROOM_WORTH_BYTES and not self._viewing and not self._wait_ticks:
+            self._wait_ticks = RETRY_TICKS
+            self._request()
 
     def take(self) -> asyncio.Future[object]:
         """Take one now. The future gives the manifest, or fails with NothingToSnapshot or a StorageError."""
@@ -170,14 +180,17 @@ class Snapshotter:
         driver.emit(EventKind.SNAPSHOT, detail=f"taken at entry {manifest.index}")
         self._compact()
 
-    def _compact(self) -> None:
+    def _compact(self, *, short: bool = False) -> None:
+        """Give up the log before the snapshots. `short` of space, no more is kept than the newest one needs."""
         driver = self._driver
         config, log_ = driver.config, driver.parts.log
         keep_from = driver.parts.snapshots.compaction_index(
-            log_bytes=driver.parts.wal.size_bytes, max_log_bytes=LOG_BYTES_FACTOR * config.snapshot_bytes
+            log_bytes=driver.parts.wal.size_bytes,
+            max_log_bytes=0 if short else LOG_BYTES_FACTOR * config.snapshot_bytes,
         )
-        known = log_.snapshot().meta.index  # one that is just arriving is in the store, and not yet in the log
-        index = min(keep_from, known, driver.applied - config.trailing_entries, *self._sending.values())
+        known = log_.snapshot_index  # one that is just arriving is in the store, and not yet in the log
+        trailing = 0 if short else config.trailing_entries
+        index = min(keep_from, known, driver.applied - trailing, *self._sending.values())
         if index >= log_.first_index():
             driver.parts.writer.compact(index)
 

@@ -248,8 +248,8 @@ class OsDisk:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise locked_error(path, os.pread(descriptor, LOCK_CONTENT_BYTES, 0)) from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, content, 0)
+            os.pwrite(descriptor, content, 0)  # over what is there: a full disk has room for that
+            os.ftruncate(descriptor, len(content))
         except BaseException:
             os.close(descriptor)
             raise

@@ -152,6 +152,11 @@ class StoredLog:
         return self._hard_state
 
     @property
+    def snapshot_index(self) -> int:
+        """The index of the newest durable snapshot; 0 where there is none."""
+        return self._snapshot.index
+
+    @property
     def tail_bytes(self) -> int:
         """What the entries in memory count for."""
         return self._tail_bytes

@@ -33,6 +33,7 @@ from syncline.storage.snapshotfile import (
     read_header,
 )
 from syncline.storage.snapshotwriting import SnapshotReceiver, SnapshotWriter, refusals, write_again
+from syncline.storage.space import SpaceGuard
 from syncline.version import __version__
 
 __all__ = ["SnapshotManifest", "SnapshotReader", "SnapshotReceiver", "SnapshotStore", "SnapshotWriter"]
@@ -56,11 +57,12 @@ def snapshot_name(index: int, term: int) -> str:
 class SnapshotStore:
     """The snapshots of one node. Make one with `SnapshotStore.open`."""
 
-    def __init__(self, disk: Disk, path: str, *, cluster_id: int, retain: int) -> None:
+    def __init__(self, disk: Disk, path: str, *, cluster_id: int, retain: int, reserve_bytes: int) -> None:
         self.path = path
         self._disk = disk
         self._cluster_id = cluster_id
         self._retain = retain
+        self._space = SpaceGuard(disk, path, reserve_bytes=reserve_bytes)
         self._lock = threading.Lock()
         self._manifests: tuple[SnapshotManifest, ...] = ()  # newest first; replaced, never changed
         self._damage: list[str] = []
@@ -69,8 +71,12 @@ class SnapshotStore:
         self._trusted_part = ""  # the part that this process wrote all of, without an error
 
     @classmethod
-    def open(cls, disk: Disk, path: str, *, cluster_id: int, retain: int = RETAIN) -> SnapshotStore:
+    def open(
+        cls, disk: Disk, path: str, *, cluster_id: int, retain: int = RETAIN, reserve_bytes: int = 0
+    ) -> SnapshotStore:
         """Open the store in the directory `path`, or begin one; verifies the newest snapshot.
+
+        Half of `reserve_bytes` of the disk are left to the log: a snapshot that would use them is refused.
 
         Raises:
             FormatVersionError: another version wrote a snapshot here.
@@ -79,7 +85,7 @@ class SnapshotStore:
         """
         assert retain >= 1
         disk.make_dirs(path)
-        store = cls(disk, path, cluster_id=cluster_id, retain=retain)
+        store = cls(disk, path, cluster_id=cluster_id, retain=retain, reserve_bytes=reserve_bytes)
         store._load()
         return store
 
@@ -183,21 +189,18 @@ class SnapshotStore:
                 if other != name:
                     self._disk.remove(f"{self.path}/{other}")
             header = encode_header(manifest)
-            free = self._disk.free_bytes(self.path)
-            if manifest.size_bytes > free:
-                raise DiskFull(
-                    f"{self.path}: a snapshot of {manifest.size_bytes} bytes is offered, and {free} are free"
-                )
             if self._disk.exists(path):
                 file = self._disk.open(path, write=True)
                 if file.read_at(0, len(header)) == header:
                     if name != self._trusted_part:
                         write_again(file)
                     received = min(file.size() - len(header), manifest.size_bytes)
+                    self.check_room(manifest.size_bytes - received)
                     self._trusted_part = name
                     return SnapshotReceiver(self, file, manifest, len(header), received)
                 file.close()
                 self._disk.remove(path)
+            self.check_room(manifest.size_bytes)
             file = self._disk.open(path, create=True, write=True)
             file.write_at(0, header)
             self._trusted_part = name
@@ -216,6 +219,14 @@ class SnapshotStore:
             self._disk.sync_dir(self.path)
             self._manifests = (manifest, *self._manifests)
             self._drop_surplus()
+
+    def check_room(self, size_bytes: int) -> None:
+        """Raise `DiskFull` where so much more would leave too little for the log."""
+        if not self._space.has_half(size_bytes):
+            raise DiskFull(
+                f"{self.path}: {size_bytes} more bytes of a snapshot don't fit: {self._space.free_bytes()} are free, "
+                "of which a part is kept for the log. The older ones are untouched."
+            )
 
     def discard(self, path: str) -> None:
         if self._disk.exists(path):

@@ -34,6 +34,10 @@ class Owner(Protocol):
         """Give a file, whole and synced, the name under which it counts; durable on return."""
         ...
 
+    def check_room(self, size_bytes: int) -> None:
+        """Raise `DiskFull` where so much more would leave too little for the log."""
+        ...
+
     def discard(self, path: str) -> None:
         """Remove a file that did not become a snapshot."""
         ...
@@ -113,6 +117,7 @@ class SnapshotWriter:
         file = self._open_file()
         self._hash.update(data)
         with self._final_refusals():
+            self._store.check_room(len(data))
             file.write_at(self._data_offset + self._written, data)
             self._written += len(data)
             self._unsynced += len(data)

@@ -1,30 +1,52 @@
 """The reserve: a part of the disk that ordinary writes never use.
 
-Without it a full disk stops the node, and a stopped node can't compact its log to make room. With it new proposals are
-refused while there is still room for what keeps the node going: elections, replication under way, snapshots.
+Without it a full disk stops the node, and a stopped node can't compact its log to make room. With it the disk fills up
+in steps, each of which ends by itself as soon as space returns:
+
+1. Little more than the reserve is free: the node gives up what it can of its log.
+2. Less than that: new proposals are refused. What keeps the node going still has room: replication under way, snapshots
+   (which let the log be compacted), elections.
+3. Less than half of it: entries of the leader are not taken any more, and no snapshot is written. Left are the few
+   bytes of an election.
+4. Nothing at all, because others filled the disk: the log goes on in a file that was kept for this (`SpareFile`).
 """
 
 from __future__ import annotations
 
 import errno
+from enum import IntEnum
 from typing import Final
 
 from syncline.errors import DiskFull
 from syncline.platform.disk import Disk
 
-__all__ = ["RESERVE_BYTES", "SpaceGuard"]
+__all__ = ["RESERVE_BYTES", "Shortage", "SpaceGuard", "SpareFile", "is_disk_full"]
 
 RESERVE_BYTES: Final = 256 << 20
 """The default reserve: a few log segments and a snapshot of moderate size."""
 
 RECHECK_BYTES: Final = 4 << 20
-"""How much may be promised before the disk is asked again: others write to it too."""
+"""How much may be promised, at most, before the disk is asked again: others write to it too."""
+
+SPARE_LIMIT_BYTES: Final = 4 << 20
+"""What is taken from the disk in advance, at most: a few of the log's small segments."""
+
+SHARE: Final = 8
+"""Which part of a small reserve is taken in advance, and may be promised unseen."""
+
+
+class Shortage(IntEnum):
+    """The steps in which a disk fills up, as above."""
+
+    NONE = 0
+    RESERVE = 1
+    LAST_HALF = 2
 
 
 class SpaceGuard:
     """Says whether a write may go on. For one thread.
 
-    The disk is asked once per `RECHECK_BYTES` while there is room, and at every call while there is not, so that the
+    The disk is asked once per some bytes while there is room, and at every call while there is not, so that the
     refusal ends by itself as soon as space returns.
     """
 
@@ -33,6 +55,7 @@ class SpaceGuard:
         self._disk = disk
         self._path = path
         self._reserve_bytes = reserve_bytes
+        self._step_bytes = min(RECHECK_BYTES, reserve_bytes // SHARE)
         self._promised = 0
 
     def check(self, size_bytes: int) -> None:
@@ -48,14 +71,64 @@ class SpaceGuard:
                 f"{self._path}: the disk has {free} bytes left and {self._reserve_bytes} are kept in reserve: "
                 "writes are refused until space is made there. Reads go on, and nothing was lost."
             )
-        self._promised = min(RECHECK_BYTES, room - size_bytes)
+        self._promised = min(self._step_bytes, room - size_bytes)
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether `size_bytes` more would leave the reserve untouched, as the disk is now."""
         return self.free_bytes() - size_bytes >= self._reserve_bytes
 
+    def shortage(self) -> Shortage:
+        """How short of space the disk is. Asks the disk."""
+        free = self.free_bytes()
+        if free >= self._reserve_bytes + self._step_bytes:
+            return Shortage.NONE
+        self._promised = 0  # others were quicker
+        return Shortage.RESERVE if free >= self._reserve_bytes // 2 else Shortage.LAST_HALF
+
+    def has_half(self, size_bytes: int) -> bool:
+        """Whether `size_bytes` more would leave half of the reserve, as the disk is now."""
+        return self.free_bytes() - size_bytes >= self._reserve_bytes // 2
+
     def free_bytes(self) -> int:
         return self._disk.free_bytes(self._path)
+
+
+class SpareFile:
+    """Space that is taken from the disk in advance, so that nobody else can fill it. For one thread.
+
+    It holds nothing. `give_back` makes room for the log's next segment where there is none otherwise; `keep` takes the
+    space again once there is some.
+    """
+
+    def __init__(self, disk: Disk, path: str, guard: SpaceGuard, *, reserve_bytes: int) -> None:
+        self._disk = disk
+        self._path = path
+        self._guard = guard
+        self._size = min(reserve_bytes // SHARE, SPARE_LIMIT_BYTES)
+        self._whole = False
+
+    def keep(self) -> None:
+        """Have the file there, where the disk has room for it beside the reserve. Raises `OSError`."""
+        if self._whole or not self._size or not self._guard.has_room(self._size):
+            return
+        try:
+            file = self._disk.open(self._path, create=not self._disk.exists(self._path), write=True)
+            try:
+                file.allocate(self._size)
+                self._whole = True
+            finally:
+                file.close()
+        except OSError as error:
+            if not is_disk_full(error):  # somebody else was quicker: the next call tries again
+                raise
+
+    def give_back(self) -> bool:
+        """Return its space to the disk; whether there was any. Raises `OSError`."""
+        self._whole = False
+        if not self._disk.exists(self._path):
+            return False
+        self._disk.remove(self._path)
+        return True
 
 
 def is_disk_full(error: OSError) -> bool:

@@ -20,10 +20,10 @@ from typing import Final
 import msgspec
 
 from syncline.consensus.types import NONE, Entry, HardState, SnapshotMeta
-from syncline.errors import CorruptionError, StorageError
+from syncline.errors import CorruptionError, DiskFull, StorageError
 from syncline.platform.disk import Disk
 from syncline.storage.loglocations import TermRuns
-from syncline.storage.space import RESERVE_BYTES, SpaceGuard, is_disk_full
+from syncline.storage.space import RESERVE_BYTES, Shortage, SpaceGuard, SpareFile, is_disk_full
 from syncline.storage.walformat import SEGMENT_LIMIT_BYTES, SegmentHeader
 from syncline.storage.walframe import FRAME_LIMIT_BYTES, FrameBuilder, frame_bound
 from syncline.storage.walreader import EntryReader
@@ -37,6 +37,9 @@ SEGMENT_BYTES: Final = 64 << 20
 
 SMALL_SEGMENT_BYTES: Final = 1 << 20
 """The size of a segment that is begun while the disk is nearly full: the log goes on in the reserve."""
+
+SPARE_NAME: Final = "spare"
+"""The file beside the segments that holds space and nothing else: see `space.SpareFile`."""
 
 BATCH_SPLIT_BYTES: Final = 16 << 20
 """A larger batch is written as several frames, each synced by itself: it bounds what a reader must hold at once."""
@@ -108,6 +111,8 @@ class Wal:
         self._log_id = log_id
         self._segment_bytes = segment_bytes
         self._space = SpaceGuard(disk, path, reserve_bytes=reserve_bytes)
+        self._spare = SpareFile(disk, f"{path}/{SPARE_NAME}", self._space, reserve_bytes=reserve_bytes)
+        self._spare.keep()
         self._active = recovered.active
         self._segments = tuple(recovered.segments)
         self._locations = replay.locations
@@ -162,7 +167,9 @@ class Wal:
                     "the node as a member of its cluster with `syncline repair`.",
                     file=path,
                 )
-            header = SegmentHeader(log_id, 1, 0, 0, 0, 0, segment_bytes)
+            guard = SpaceGuard(disk, path, reserve_bytes=reserve_bytes)
+            size = segment_bytes if guard.has_room(segment_bytes) else min(segment_bytes, SMALL_SEGMENT_BYTES)
+            header = SegmentHeader(log_id, 1, 0, 0, 0, 0, size)
             active = ActiveSegment.create(disk, path, header, HardState(), None)
             recovered = Recovered([active.info], active, Replay(0, 0), None, [])
         return cls(disk, path, recovered, segment_bytes=segment_bytes, reserve_bytes=reserve_bytes, log_id=log_id)
@@ -231,6 +238,7 @@ class Wal:
                 self._locations.drop_through(segment.sequence)
                 self._disk.remove(segment.path)
                 self._disk.sync_dir(self.path)
+            self._spare.keep()
         except BaseException as error:
             raise self._fail("dropping old segments", error) from error
 
@@ -249,6 +257,10 @@ class Wal:
     def check_space(self, size_bytes: int) -> None:
         """Raise `DiskFull` where `size_bytes` more would touch the reserve. Cheap: call it for each proposal."""
         self._space.check(size_bytes)
+
+    def shortage(self) -> Shortage:
+        """How short of space the disk is (`space` says what follows from it). Asks the disk."""
+        return self._space.shortage()
 
     def close(self) -> None:
         """Close the files. Everything that `write` returned for is durable already."""
@@ -313,10 +325,22 @@ class Wal:
             previous_checksum=old.previous,
             size_bytes=size,
         )
-        self._active = ActiveSegment.create(self._disk, self.path, header, self._hard_state, self._marker)
+        self._active = self._begin(header, state_bytes, records_bytes)
         self._segments = (*self._segments, self._active.info)
         old.seal(header.sequence)
         old.close()
+        self._spare.keep()
+
+    def _begin(self, header: SegmentHeader, state_bytes: int, records_bytes: int) -> ActiveSegment:
+        """Make the next segment; where the disk has no room at all, a small one in place of the spare file."""
+        try:
+            return ActiveSegment.create(self._disk, self.path, header, self._hard_state, self._marker)
+        except DiskFull:
+            if not self._spare.give_back():
+                raise
+        size = max(min(header.size_bytes, SMALL_SEGMENT_BYTES), segment_room(state_bytes, records_bytes))
+        header = msgspec.structs.replace(header, size_bytes=size)
+        return ActiveSegment.create(self._disk, self.path, header, self._hard_state, self._marker)
 
     def _droppable(self, index: int) -> int:
         """How many of the oldest segments hold nothing that is needed.
@@ -335,7 +359,8 @@ class Wal:
         return droppable
 
     def _fail(self, doing: str, error: BaseException) -> StorageError:
-        hint = "Make space on the disk" if isinstance(error, OSError) and is_disk_full(error) else "Look into the disk"
+        full = isinstance(error, DiskFull) or (isinstance(error, OSError) and is_disk_full(error))
+        hint = "Make space on the disk" if full else "Look into the disk"
         self._failure = self._failure or (
             f"{self.path}: {doing} failed: {error!r}. Nothing more is written, because nobody can know what reached "
             f"the disk. {hint}, then start the node again: it takes up what is durable."

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import msgspec
 
 from syncline.consensus.types import HardState, SnapshotMeta
+from syncline.errors import DiskFull
 from syncline.platform.disk import Disk, File
+from syncline.storage.space import is_disk_full
 from syncline.storage.walformat import SEGMENT_HEADER_BYTES, SegmentHeader, encode_segment_header, segment_name
 from syncline.storage.walframe import SEAL_BYTES, FrameBuilder, frame_bound
 
@@ -53,7 +57,10 @@ class ActiveSegment:
     def create(
         cls, disk: Disk, directory: str, header: SegmentHeader, hard_state: HardState, marker: SnapshotMeta | None
     ) -> ActiveSegment:
-        """Make a segment that begins with the hard state and the marker. Durable, name included, on return."""
+        """Make a segment that begins with the hard state and the marker. Durable, name included, on return.
+
+        Raises `DiskFull` where there is no room for it: nothing of it is left then, and another one may be tried.
+        """
         name = segment_name(header.sequence)
         path = f"{directory}/{name}"
         temporary = path + TEMPORARY_SUFFIX
@@ -65,7 +72,8 @@ class ActiveSegment:
         assert len(head) + len(frame) + SEAL_BYTES <= header.size_bytes
         file = disk.open(temporary, create=True, write=True)
         try:
-            file.allocate(header.size_bytes)
+            with _room_wanted(disk, temporary):
+                file.allocate(header.size_bytes)
             file.write_at(0, head + bytes(frame))
             file.sync()
             disk.rename(temporary, path)
@@ -111,3 +119,15 @@ class ActiveSegment:
 
     def close(self) -> None:
         self.file.close()
+
+
+@contextmanager
+def _room_wanted(disk: Disk, temporary: str) -> Iterator[None]:
+    """Where the disk is full, no trace of the attempt is left, and the error says that it was nothing worse."""
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        disk.remove(temporary)
+        raise DiskFull(f"{temporary}: {error.strerror}") from error

@@ -181,8 +181,8 @@ class SimDisk:
         if path in self._locks:
             raise locked_error(path, self._file(path).read(0, 256))
         file = self.open(path, create=not self.exists(path), write=True)
-        file.truncate(0)
         file.write_at(0, content)
+        file.truncate(len(content))
         lock = self._locks[path] = SimLock(self._locks, path)
         return lock
 
