@@ -23,6 +23,7 @@
     │   ├── WrongDirectory        the directory belongs to another cluster or node
     │   ├── FormatVersionError    written by a version that this one can't read
     │   ├── CorruptionError       bytes that are not what was written: rot, or foreign files
+    │   ├── RepairNeeded          what the node once promised is lost: only `syncline repair` leads on
     │   └── DiskFull              writes are refused to keep the reserve; reads go on
     └── TransportError            links between nodes
         ├── HandshakeRefused      the other end is not who it should be, and said why
@@ -55,6 +56,7 @@ __all__ = [
     "OperationError",
     "Outcome",
     "Rejected",
+    "RepairNeeded",
     "RequestFailed",
     "StorageError",
     "Superseded",
@@ -253,6 +255,11 @@ class CorruptionError(StorageError):
         self.offset = offset
         self.first_index = first_index
         self.last_index = last_index
+
+
+class RepairNeeded(StorageError):
+    """The node can't start on this directory under its identity, though no byte of it is wrong. The message says why,
+    and how `syncline repair` is called."""
 
 
 class DiskFull(StorageError):

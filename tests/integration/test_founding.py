@@ -101,7 +101,7 @@ def test_a_founder_that_comes_back_empty_is_refused_and_stops(tmp_path: Path, lo
                 back = await nodes.start(lost)
                 failure = await asyncio.wait_for(back.failed(), 20)
                 assert LOST in str(failure)
-                assert f"syncline member remove {lost}" in str(failure)
+                assert f"syncline repair --replace --data-dir {tmp_path / lost}" in str(failure)
                 assert back.stats().vote == 0
                 with pytest.raises(NodeFailed, match=LOST):
                     await back.apply(b"x")

@@ -193,7 +193,7 @@ def test_a_node_whose_disk_was_lost_is_refused_under_its_old_name(tmp_path: Path
             emptied = settings(
                 tmp_path / "new", "d", int(config.peer_listen.rsplit(":", 1)[1]), join=(servers["a"].http_url,)
             )
-            with pytest.raises(MembershipError, match="remove that member first"):
+            with pytest.raises(MembershipError, match="syncline repair --name"):
                 await KvServer.open(emptied)
 
     run(scenario())

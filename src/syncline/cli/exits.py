@@ -9,12 +9,14 @@ import click
 
 from syncline.errors import (
     ConfigError,
+    CorruptionError,
     DeadlineExceeded,
     Dropped,
     NoLeader,
     NotLeader,
     OperationError,
     Outcome,
+    RepairNeeded,
     SynclineError,
     Unreachable,
     UsageError,
@@ -22,6 +24,7 @@ from syncline.errors import (
 
 __all__ = [
     "EXIT_CONFLICT",
+    "EXIT_DAMAGED",
     "EXIT_FAILED",
     "EXIT_INTERRUPTED",
     "EXIT_NOT_FOUND",
@@ -39,6 +42,8 @@ EXIT_NOT_FOUND: Final = 3
 EXIT_UNAVAILABLE: Final = 4
 EXIT_UNKNOWN: Final = 5
 EXIT_CONFLICT: Final = 6
+EXIT_DAMAGED: Final = 7
+"""The data directory needs `syncline repair`: starting again does not help."""
 EXIT_INTERRUPTED: Final = 130
 
 _UNAVAILABLE: Final = (Unreachable, NoLeader, NotLeader, Dropped, DeadlineExceeded)
@@ -73,12 +78,17 @@ class Failure(click.ClickException):
 def failure_of(error: SynclineError, *, as_json: bool = False, more: str = "") -> Failure:
     """The failure that an error of the library means for the command. `more` is put after its text."""
     if not isinstance(error, OperationError):
-        exit_code = EXIT_USAGE if isinstance(error, ConfigError | UsageError) else EXIT_FAILED
-        return Failure(str(error), exit_code, code=_name(error), as_json=as_json)
+        return Failure(str(error) + more, _other_exit_code(error), code=_name(error), as_json=as_json)
     message = str(error)
     if error.outcome is Outcome.UNKNOWN:
         message += " (outcome unknown: it may have taken effect)"
     return Failure(message + more, _exit_code(error), code=error.code, outcome=error.outcome.value, as_json=as_json)
+
+
+def _other_exit_code(error: SynclineError) -> int:
+    if isinstance(error, CorruptionError | RepairNeeded):
+        return EXIT_DAMAGED
+    return EXIT_USAGE if isinstance(error, ConfigError | UsageError) else EXIT_FAILED
 
 
 def one_line(text: str) -> str:

@@ -32,11 +32,13 @@ _COMMANDS: Final = {
     "transfer": ("syncline.cli.cluster:transfer", "Hand the leadership to another node."),
     "snapshot": ("syncline.cli.snapshot:snapshot", "Have a node write a snapshot now, or look at those on disk."),
     "wal": ("syncline.cli.wal:wal", "Look at a node's log on disk, or check it."),
+    "repair": ("syncline.cli.repair:repair", "Replace a node whose data directory is damaged."),
 }
 
 _EPILOG: Final = (
     "Exit status: 0 done; 1 failed; 2 wrong usage or configuration; 3 not found; 4 unavailable, nothing changed; "
-    "5 outcome unknown, it may take effect; 6 a condition did not hold; 130 interrupted."
+    "5 outcome unknown, it may take effect; 6 a condition did not hold; 7 the data directory needs 'syncline repair'; "
+    "130 interrupted."
 )
 
 

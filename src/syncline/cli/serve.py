@@ -8,8 +8,8 @@ from typing import Final
 
 import click
 
-from syncline.cli.exits import EXIT_FAILED, Failure, failure_of
-from syncline.errors import NodeFailed, SynclineError
+from syncline.cli.exits import EXIT_DAMAGED, EXIT_FAILED, Failure, failure_of
+from syncline.errors import CorruptionError, NodeFailed, RepairNeeded, SynclineError
 from syncline.server.config import ServerConfig, load_config
 
 __all__ = ["serve"]
@@ -67,7 +67,9 @@ def serve(config_file: str | None, log_file: str | None, parent_fd: int | None, 
     try:
         run_node(config, log_file=log_file, parent_fd=parent_fd)
     except NodeFailed as error:
-        raise Failure(f"node {config.name} stopped itself: {error}", EXIT_FAILED) from error
+        damaged = isinstance(error.__cause__, CorruptionError | RepairNeeded)
+        status = EXIT_DAMAGED if damaged else EXIT_FAILED
+        raise Failure(f"node {config.name} stopped itself: {error}", status) from error
     except SynclineError as error:
         raise failure_of(error) from error
     except OSError as error:

@@ -44,6 +44,8 @@ class MemberRow(msgspec.Struct, frozen=True):
     uptime_s: float | None = None
     version: str | None = None
     error: str | None = None
+    active: bool | None = None
+    """The leader's word on whether it hears of the member; None where the leader does not answer."""
 
 
 class Survey(msgspec.Struct, frozen=True):
@@ -90,14 +92,12 @@ async def _ask(urls: Sequence[str], make: MakeClient) -> dict[str, Answer]:
 
 def _put_together(answers: dict[str, Answer], known: Sequence[MemberInfo], named: Sequence[str]) -> Survey:
     statuses = {answer.id: answer for answer in answers.values() if isinstance(answer, NodeStatus)}
-    lags = _lags(statuses)
+    lags, heard = _leaders_view(statuses)
     rows = []
     for member in known:
         status = statuses.pop(member.id, None)
-        if status is not None:
-            rows.append(_row(status, lags.get(member.id), member=member))
-        else:
-            rows.append(_unreachable(member, answers))
+        row = _unreachable(member, answers) if status is None else _row(status, lags.get(member.id), member=member)
+        rows.append(msgspec.structs.replace(row, active=heard.get(member.id)))
     rows.extend(_row(status, lags.get(status.id), member=None) for status in statuses.values())
     shown = {parse_endpoint(row.http) for row in rows if row.http}
     reached = {url for url, answer in answers.items() if isinstance(answer, NodeStatus)}
@@ -112,13 +112,14 @@ def _leader_name(rows: Sequence[MemberRow]) -> str | None:
     return max(leading, key=lambda row: row.term or 0).name if leading else None
 
 
-def _lags(statuses: dict[str, NodeStatus]) -> dict[str, int]:
-    """How many entries each member is behind, as the leader sees it where it answers."""
+def _leaders_view(statuses: dict[str, NodeStatus]) -> tuple[dict[str, int], dict[str, bool]]:
+    """How many entries each member is behind, and whether it is heard of: as the leader sees it where it answers."""
     leaders = [status for status in statuses.values() if status.role == "leader"]
     if not leaders:
-        return {}
-    leader = max(leaders, key=lambda status: status.term)
-    return {member.id: member.lag for member in leader.members if member.lag is not None}
+        return {}, {}
+    members = max(leaders, key=lambda status: status.term).members
+    lags = {member.id: member.lag for member in members if member.lag is not None}
+    return lags, {member.id: member.active for member in members if member.active is not None}
 
 
 def _row(status: NodeStatus, lag: int | None, *, member: MemberInfo | None) -> MemberRow:

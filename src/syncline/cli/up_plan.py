@@ -20,6 +20,8 @@ import msgspec
 
 from syncline.errors import ConfigError, StorageError
 from syncline.platform.disk import Disk
+from syncline.storage.datadir import IDENTITY_NAME
+from syncline.storage.wholefile import replace_file
 
 __all__ = [
     "MAX_NODES",
@@ -38,9 +40,6 @@ DEFAULT_PORT: Final = 8080
 PEER_PORT_OFFSET: Final = 100
 MAX_NODES: Final = 9
 """More voters only slow a cluster down; it bounds the ports that are taken, too."""
-
-IDENTITY_NAME: Final = "identity"
-"""The file of a data directory that says whose it is."""
 
 PLAN_NAME: Final = "up.json"
 HIGHEST_PORT: Final = 65535
@@ -138,7 +137,7 @@ def write_plan(plan: Plan, disk: Disk) -> None:
     """Write the plan and each node's settings, each as a whole or not at all."""
     for node in plan.nodes:
         disk.make_dirs(node.data_dir)
-        _replace(disk, node.config_path, _toml(plan, node))
+        replace_file(disk, node.config_path, _toml(plan, node))
     _keep(plan, disk)
 
 
@@ -150,7 +149,7 @@ def note_started(plan: Plan, disk: Disk) -> None:
 
 def _keep(plan: Plan, disk: Disk) -> None:
     kept = _Kept(port=plan.port, founders=plan.founders, nodes=len(plan.nodes), started=plan.started)
-    _replace(disk, os.path.join(plan.data_dir, PLAN_NAME), msgspec.json.encode(kept) + b"\n")
+    replace_file(disk, os.path.join(plan.data_dir, PLAN_NAME), msgspec.json.encode(kept) + b"\n")
 
 
 def free_ports_or_raise(plan: Plan) -> None:
@@ -224,20 +223,6 @@ def _toml(plan: Plan, node: NodePlan) -> bytes:
 def _toml_text(text: str) -> str:
     """A TOML basic string; its escapes are JSON's."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _replace(disk: Disk, path: str, content: bytes) -> None:
-    temporary = path + ".tmp"
-    if disk.exists(temporary):
-        disk.remove(temporary)
-    file = disk.open(temporary, create=True, write=True)
-    try:
-        file.write_at(0, content)
-        file.sync()
-    finally:
-        file.close()
-    disk.rename(temporary, path)
-    disk.sync_dir(os.path.dirname(path) or ".")
 
 
 def _port_trouble(error: OSError, port: int, node: NodePlan, use: str, plan: Plan) -> str:

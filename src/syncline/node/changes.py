@@ -68,7 +68,7 @@ class Changes:
         if node_id in self._driver.parts.book.removed:
             raise MembershipError(
                 f"node {format_id(node_id)} was removed from this cluster and can't come back under its old id:"
-                " empty its data directory and let it join again"
+                " run `syncline repair --replace` on its data directory, or let it join from an empty one"
             )
         for member in self._membership().members.values():
             if member.name == name and member.address == address and node_id in (NONE, member.id):
@@ -76,7 +76,7 @@ class Changes:
             if member.name == name:
                 raise MembershipError(
                     f"{name!r} is already the name of member {format_id(member.id)} at {member.address}:"
-                    " if its disk was lost, remove that member first"
+                    f" if its data is lost, `syncline repair --name {name}` on its data directory replaces that member"
                 )
             if member.address == address:
                 raise MembershipError(f"{address} is already the address of member {member.name!r}")

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from syncline.consensus.types import NodeId
-from syncline.errors import NodeFailed
+from syncline.errors import RepairNeeded
 from syncline.node.members import format_id
 from syncline.node.proposals import NO_QUORUM
 
@@ -70,12 +70,13 @@ class Founding:
         """A member knows this node by another data directory."""
         driver = self._driver
         name, node_id = driver.config.name, format_id(driver.core.raft.id)
+        path = driver.config.data_dir
         driver.fail(
-            NodeFailed(
-                f"node {name} ({node_id}) has lost its data: {driver.config.data_dir} is not the directory that its"
-                " cluster knows it by. What it voted for and acknowledged is forgotten, so it must not go on under its"
-                f" old id. Put the old directory back; or remove {name} from the cluster ('syncline member remove"
-                f" {name}' on another node), empty the directory, and let the node join anew (--join)."
+            RepairNeeded(
+                f"node {name} ({node_id}) has lost its data: {path} is not the directory that its cluster knows it by."
+                " What it voted for and acknowledged is forgotten, so it must not go on under its old id. Put the old"
+                f" directory back, if it is as the node left it; or have the cluster replace the node:"
+                f" `syncline repair --replace --data-dir {path}`."
             )
         )
 

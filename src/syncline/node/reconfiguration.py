@@ -254,6 +254,6 @@ class Reconfiguration:
 
 def removed_text(name: str, node_id: NodeId) -> str:
     return (
-        f"node {name} ({format_id(node_id)}) was removed from the cluster and has stopped. To bring the machine back, "
-        "empty its data directory and let it join again."
+        f"node {name} ({format_id(node_id)}) was removed from the cluster and has stopped. To bring the machine back "
+        "as a new member, run `syncline repair --replace` on its data directory, or let it join from an empty one."
     )

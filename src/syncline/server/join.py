@@ -17,11 +17,11 @@ from syncline.node.members import format_id, parse_id
 from syncline.platform.disk import Disk
 from syncline.platform.network import Network
 from syncline.server.config import ServerConfig
-from syncline.storage.datadir import DataDir
+from syncline.storage.datadir import JOINING_NAME, DataDir
+from syncline.storage.wholefile import read_file, replace_file
 
 __all__ = ["JoiningNode", "finish_joining", "is_new", "join_cluster"]
 
-FILE_NAME = "joining"
 FILE_LIMIT_BYTES = 4096
 ID_BITS = 62
 """Node ids are positive and below 2**63."""
@@ -74,8 +74,8 @@ async def join_cluster(
 
 def finish_joining(disk: Disk, path: str) -> None:
     """The node is open and its identity is in its directory: the note is not needed any more."""
-    if disk.exists(f"{path}/{FILE_NAME}"):
-        disk.remove(f"{path}/{FILE_NAME}")
+    if disk.exists(f"{path}/{JOINING_NAME}"):
+        disk.remove(f"{path}/{JOINING_NAME}")
         disk.sync_dir(path)
 
 
@@ -83,34 +83,19 @@ def _chosen_id(disk: Disk, path: str, rng: random.Random) -> int:
     """The id that this node chose for itself: read back, or chosen and made durable."""
     directory = DataDir.open(disk, path)
     try:
-        name = f"{path}/{FILE_NAME}"
+        name = f"{path}/{JOINING_NAME}"
         if disk.exists(name):
             return _read(disk, name)
         chosen = rng.getrandbits(ID_BITS) + 1
-        temporary = f"{name}.tmp"
-        if disk.exists(temporary):
-            disk.remove(temporary)
-        file = disk.open(temporary, create=True, write=True)
-        try:
-            file.write_at(0, msgspec.json.encode(_File(format_id(chosen))))
-            file.sync()
-        finally:
-            file.close()
-        disk.rename(temporary, name)
-        disk.sync_dir(path)
+        replace_file(disk, name, msgspec.json.encode(_File(format_id(chosen))))
         return chosen
     finally:
         directory.release()
 
 
 def _read(disk: Disk, name: str) -> int:
-    file = disk.open(name)
     try:
-        data = file.read_at(0, FILE_LIMIT_BYTES)
-    finally:
-        file.close()
-    try:
-        return parse_id(msgspec.json.decode(data, type=_File).node_id)
+        return parse_id(msgspec.json.decode(read_file(disk, name, limit_bytes=FILE_LIMIT_BYTES), type=_File).node_id)
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
         message = f"{name} is damaged: {error}. The node has not joined yet: empty its data directory and start again."
         raise CorruptionError(message, file=name) from error

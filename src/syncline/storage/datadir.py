@@ -4,6 +4,7 @@
     identity     cluster id, node id, name, format version
     wal/         the log
     snapshots/   the snapshots
+    replacement  only while a repair is under way: no node starts then
 
 The identity is written first, then the log is begun, then the identity is written again with `started` set. So a crash
 in between is told from a lost file: a directory with a log but without an identity, or with an identity that is marked
@@ -19,18 +20,38 @@ from typing import Final
 
 import msgspec
 
-from syncline.errors import CorruptionError, FormatVersionError, StorageError, WrongDirectory
+from syncline.errors import CorruptionError, FormatVersionError, RepairNeeded, StorageError, WrongDirectory
 from syncline.platform.disk import Disk, LockHandle
+from syncline.storage.wholefile import TEMPORARY_SUFFIX, read_file, replace_file
 from syncline.version import __version__
 
-__all__ = ["FORMAT_VERSION", "DataDir", "Identity", "read_identity"]
+__all__ = [
+    "FORMAT_VERSION",
+    "IDENTITY_NAME",
+    "JOINING_NAME",
+    "REPLACEMENT_NAME",
+    "SNAPSHOTS_NAME",
+    "WAL_NAME",
+    "DataDir",
+    "Identity",
+    "decode_identity",
+    "encode_identity",
+    "check_unused",
+    "lock_directory",
+    "read_identity",
+]
 
 FORMAT_VERSION: Final = 1
 """The version of the directory as a whole: its files and what they mean together."""
 
 LOCK_NAME: Final = "LOCK"
 IDENTITY_NAME: Final = "identity"
-TEMPORARY_NAME: Final = "identity.tmp"
+WAL_NAME: Final = "wal"
+SNAPSHOTS_NAME: Final = "snapshots"
+JOINING_NAME: Final = "joining"
+"""The id that a node chose which joins a cluster, until it is a member and has started."""
+REPLACEMENT_NAME: Final = "replacement"
+"""The note of a repair that is under way (`storage.replacement`)."""
 
 IDENTITY_LIMIT_BYTES: Final = 64 << 10
 """No identity file is larger: a name and a few numbers."""
@@ -68,19 +89,13 @@ class DataDir:
 
         Raises:
             DirectoryLocked: another process uses it.
+            RepairNeeded: a repair of it was begun and is not complete.
             CorruptionError: the identity is damaged, or missing where it must have been.
             FormatVersionError: another version wrote it.
             StorageError: it can't be made or used.
         """
         path = path.rstrip("/") or path
-        try:
-            disk.make_dirs(path)
-            lock = disk.lock(f"{path}/{LOCK_NAME}", b"%d\n" % os.getpid())
-        except OSError as error:
-            raise StorageError(
-                f"the data directory {path} can't be used: {error.strerror or error}. "
-                "Name a directory that this user may write to, or make it one."
-            ) from error
+        lock = lock_directory(disk, path)
         directory = cls(disk, path, lock)
         try:
             directory._load()
@@ -96,11 +111,11 @@ class DataDir:
 
     @property
     def wal_path(self) -> str:
-        return f"{self.path}/wal"
+        return f"{self.path}/{WAL_NAME}"
 
     @property
     def snapshots_path(self) -> str:
-        return f"{self.path}/snapshots"
+        return f"{self.path}/{SNAPSHOTS_NAME}"
 
     def write_identity(self, identity: Identity) -> None:
         """Make the directory a node's, durably. Once it is one's, it is never another's.
@@ -115,17 +130,7 @@ class DataDir:
                 f"not to node {identity.node_id:016x} ({identity.name}) of cluster {identity.cluster_id:016x}. "
                 "Give each node a data directory of its own."
             )
-        temporary = f"{self.path}/{TEMPORARY_NAME}"
-        if self._disk.exists(temporary):
-            self._disk.remove(temporary)
-        file = self._disk.open(temporary, create=True, write=True)
-        try:
-            file.write_at(0, encode_identity(identity))
-            file.sync()
-        finally:
-            file.close()
-        self._disk.rename(temporary, f"{self.path}/{IDENTITY_NAME}")
-        self._disk.sync_dir(self.path)
+        replace_file(self._disk, f"{self.path}/{IDENTITY_NAME}", encode_identity(identity))
         self._identity = identity
 
     def mark_started(self) -> None:
@@ -145,22 +150,30 @@ class DataDir:
 
     def _load(self) -> None:
         path = f"{self.path}/{IDENTITY_NAME}"
-        temporary = f"{self.path}/{TEMPORARY_NAME}"
+        temporary = path + TEMPORARY_SUFFIX
         if self._disk.exists(temporary):
             self._disk.remove(temporary)
         self._disk.sync_dir(self.path)  # what is seen here may not be durable yet: LOCK, and what a crash left
+        if self._disk.exists(f"{self.path}/{REPLACEMENT_NAME}"):
+            raise RepairNeeded(
+                f"{self.path} is in the middle of a repair, and no node may start on it. "
+                f"Run `syncline repair --data-dir {self.path}` again to complete it."
+            )
         self._identity = read_identity(self._disk, self.path)
         if self._identity is None:
-            self._check_new(path)
+            check_unused(self._disk, self.path)
 
-    def _check_new(self, path: str) -> None:
-        for directory in (self.wal_path, self.snapshots_path):
-            if self._disk.exists(directory) and self._disk.list(directory):
-                raise CorruptionError(
-                    f"{path} is missing, and {directory} is not empty: this was a node's data directory. Put the file "
-                    "back, or start from an empty directory and replace the node as a member of its cluster.",
-                    file=path,
-                )
+
+def lock_directory(disk: Disk, path: str) -> LockHandle:
+    """Make the data directory where there is none, and lock it. Raises `DirectoryLocked`, `StorageError`."""
+    try:
+        disk.make_dirs(path)
+        return disk.lock(f"{path}/{LOCK_NAME}", b"%d\n" % os.getpid())
+    except OSError as error:
+        raise StorageError(
+            f"the data directory {path} can't be used: {error.strerror or error}. "
+            "Name a directory that this user may write to, or make it one."
+        ) from error
 
 
 def read_identity(disk: Disk, path: str) -> Identity | None:
@@ -173,11 +186,19 @@ def read_identity(disk: Disk, path: str) -> Identity | None:
     name = f"{path}/{IDENTITY_NAME}"
     if not disk.exists(name):
         return None
-    file = disk.open(name)
-    try:
-        return decode_identity(name, file.read_at(0, IDENTITY_LIMIT_BYTES))
-    finally:
-        file.close()
+    return decode_identity(name, read_file(disk, name, limit_bytes=IDENTITY_LIMIT_BYTES))
+
+
+def check_unused(disk: Disk, path: str) -> None:
+    """Raise `CorruptionError` where the data directory `path`, which has no identity, must have had one."""
+    name = f"{path}/{IDENTITY_NAME}"
+    for directory in (f"{path}/{WAL_NAME}", f"{path}/{SNAPSHOTS_NAME}"):
+        if disk.exists(directory) and disk.list(directory):
+            raise CorruptionError(
+                f"{name} is missing, and {directory} is not empty: this was a node's data directory. Put the file "
+                "back, or replace the node as a member of its cluster with `syncline repair`.",
+                file=name,
+            )
 
 
 class _IdentityFile(msgspec.Struct, omit_defaults=True):
@@ -271,7 +292,7 @@ def _checksum(content: _IdentityFile) -> str:
 
 def _damaged(path: str, reason: str) -> CorruptionError:
     return CorruptionError(
-        f"{path} is damaged: {reason}. Put back a copy of it, or start from an empty directory and replace the node "
-        "as a member of its cluster.",
+        f"{path} is damaged: {reason}. Put back a copy of it, or replace the node as a member of its cluster with "
+        "`syncline repair`.",
         file=path,
     )

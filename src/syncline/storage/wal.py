@@ -89,6 +89,22 @@ class Recovery(msgspec.Struct, frozen=True):
     torn: str | None = None
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, found: Recovered) -> Recovery:
+        """What was found in the log's files."""
+        replay = found.replay
+        return cls(
+            hard_state=replay.hard_state,
+            snapshot=replay.marker,
+            base_index=replay.base_index,
+            base_term=replay.base_term,
+            last_index=replay.last_index,
+            last_term=replay.last_term,
+            terms=replay.terms,
+            torn=found.torn,
+            notes=tuple(found.notes),
+        )
+
     @property
     def first_index(self) -> int:
         return self.base_index + 1
@@ -123,17 +139,7 @@ class Wal:
         self._reader = EntryReader(disk, self._locations, lambda: self._segments)
         self._builder = FrameBuilder()
         self._failure: str | None = None
-        self.recovery = Recovery(
-            hard_state=replay.hard_state,
-            snapshot=replay.marker,
-            base_index=replay.base_index,
-            base_term=replay.base_term,
-            last_index=replay.last_index,
-            last_term=replay.last_term,
-            terms=replay.terms,
-            torn=recovered.torn,
-            notes=tuple(recovered.notes),
-        )
+        self.recovery = Recovery.of(recovered)
 
     @classmethod
     def open(

@@ -63,8 +63,8 @@ def rot(
         entries = " No entry is affected, but a vote or a term may be."
     return CorruptionError(
         f"The log is damaged: {where}: {reason}.{entries} This node may have forgotten a vote or an acknowledgement, "
-        "so it must not go on under its id. Replace it as a member of its cluster with `syncline repair`, or put an "
-        "intact copy of this very directory in place.",
+        "so it must not go on under its id. Replace it as a member of its cluster with `syncline repair`. (An older "
+        "copy of the directory is no way back: it has forgotten even more.)",
         file=path,
         offset=offset,
         first_index=first_index,

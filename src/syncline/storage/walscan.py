@@ -163,6 +163,15 @@ class SegmentScan:
         kind, reason = self._judge_last_frame()
         return Ending(kind, self.offset, reason, dirty_end)
 
+    def skip_damage(self) -> bool:
+        """Go on at the valid frame behind the damage, for whoever takes what can still be read; False without one."""
+        found = self.ending().next_offset
+        header = self._header_at(found) if found is not None else None
+        if found is None or header is None:
+            return False
+        self.offset, self.previous = found, header.previous
+        return True
+
     def raw(self, offset: int, size: int) -> bytes:
         """Bytes as they are in the file."""
         return self.file.read_at(offset, size)

@@ -1,0 +1,35 @@
+"""Small files, read at once, and replaced as a whole or not at all."""
+
+from __future__ import annotations
+
+import os
+
+from syncline.platform.disk import Disk
+
+__all__ = ["TEMPORARY_SUFFIX", "read_file", "replace_file"]
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+def read_file(disk: Disk, path: str, *, limit_bytes: int) -> bytes:
+    """The file's content, or the first `limit_bytes` of it: a larger one is not one of ours. Raises `OSError`."""
+    file = disk.open(path)
+    try:
+        return file.read_at(0, limit_bytes)
+    finally:
+        file.close()
+
+
+def replace_file(disk: Disk, path: str, content: bytes) -> None:
+    """Make `content` the file at `path`, durably: a crash leaves the old file or the new one. Raises `OSError`."""
+    temporary = path + TEMPORARY_SUFFIX
+    if disk.exists(temporary):
+        disk.remove(temporary)
+    file = disk.open(temporary, create=True, write=True)
+    try:
+        file.write_at(0, content)
+        file.sync()
+    finally:
+        file.close()
+    disk.rename(temporary, path)
+    disk.sync_dir(os.path.dirname(path) or ".")

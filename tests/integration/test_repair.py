@@ -1,0 +1,256 @@
+"""`syncline repair` with real nodes: a rotten log, a lost directory, no quorum, and a kill at each of its steps."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from syncline.platform.disk import OsDisk
+from syncline.storage.inspection import FrameView, read_log
+from syncline.storage.walformat import segment_name
+from tests.integration.cluster import Cluster, Node, eventually, running_cluster
+from tests.support import run
+
+LIMIT_S: Final = 60.0
+KEYS: Final = 60
+
+DYING: Final = """
+import os, sys
+from syncline.cli import repair
+from syncline.cli.main import main
+from syncline.client import AsyncClient
+from syncline.platform.disk import OsDisk
+
+point = sys.argv.pop(1)
+moves = 0
+
+def die(*_, **__):
+    os._exit(9)
+
+async def die_after(work):
+    await work
+    die()
+
+rename, remove, add = OsDisk.rename, AsyncClient.remove_member, AsyncClient.add_member
+
+def counted(self, source, target):
+    global moves
+    moves += "set-aside" in target
+    if (point == "files moved" and moves == 2) or (point == "identity written" and target.endswith("/replacement")):
+        if "set-aside" in target:
+            die()
+    rename(self, source, target)
+
+OsDisk.rename = counted
+if point == "noted":
+    AsyncClient.remove_member = die
+if point == "removed":
+    AsyncClient.remove_member = lambda self, *a, **k: die_after(remove(self, *a, **k))
+if point == "added":
+    AsyncClient.add_member = lambda self, *a, **k: die_after(add(self, *a, **k))
+sys.exit(main(sys.argv[1:]))
+"""
+"""The command, killed at one of its steps."""
+
+
+def repair(node: Node, *arguments: str, dying: str = "") -> subprocess.CompletedProcess[str]:
+    program = ["-c", DYING, dying] if dying else ["-m", "syncline"]
+    command = [sys.executable, *program, "repair", "--data-dir", node.data_dir, "--yes", *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SYNCLINE_")}
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=LIMIT_S, check=False, stdin=subprocess.DEVNULL, env=environment
+    )
+
+
+def rot(node: Node) -> str:
+    """Flip a bit of an entry in the middle of the node's log; the file's name."""
+    path = f"{node.data_dir}/wal/{segment_name(1)}"
+    parts = [part for part in read_log(OsDisk(), os.path.dirname(path)) if isinstance(part, FrameView)]
+    frames = [frame for frame in parts if frame.first_index is not None]
+    frame = frames[len(frames) // 2]
+    with open(path, "r+b") as file:
+        file.seek(frame.offset + frame.size_bytes // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    return path
+
+
+def refused_start(node: Node) -> str:
+    """What a start of the node says that refuses."""
+    before = len(node.log())
+    node.start()
+    assert node.wait() == 7
+    return node.log()[before:]
+
+
+def fingerprint(directory: str) -> dict[str, str]:
+    """Every file below a directory but its lock, by the hash of its content."""
+    found = {}
+    for path in sorted(Path(directory).rglob("*")):
+        if path.is_file() and path.name != "LOCK":
+            found[str(path.relative_to(directory))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+async def fill(cluster: Cluster, prefix: str) -> None:
+    async with cluster.client() as client:
+        await asyncio.gather(*(client.put(f"{prefix}{number}", f"value {number}") for number in range(KEYS)))
+
+
+async def ids(cluster: Cluster, through: Node) -> dict[str, tuple[str, str]]:
+    """Id and role of each member, by name."""
+    async with through.client() as client:
+        return {member.name: (member.id, member.role) for member in (await client.members()).members}
+
+
+async def wait_acquainted(node: Node) -> None:
+    """Wait until the node has heard where each member serves clients."""
+
+    async def heard() -> bool:
+        async with node.client() as client:
+            return all(member.http for member in (await client.members()).members)
+
+    await eventually(f"{node.name} knows everybody", heard)
+
+
+async def wait_voter(cluster: Cluster, node: Node) -> str:
+    """Wait until the node is a voter with all data; its id."""
+    await cluster.wait_ready([node])
+
+    async def voter() -> str | None:
+        node_id, role = (await ids(cluster, node))[node.name]
+        return node_id if role == "voter" else None
+
+    return await eventually(f"{node.name} is a voter", voter)
+
+
+async def contents(node: Node) -> list[tuple[bytes, bytes | None, int]]:
+    async with node.client() as client:
+        return [(item.key, item.value, item.mod_revision) async for item in client.scan(values=True)]
+
+
+def test_a_node_with_a_rotten_log_is_replaced_and_its_old_self_is_refused(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with running_cluster(str(tmp_path / "nodes")) as cluster:
+            await fill(cluster, "a")
+            broken, other = cluster.node("n2"), cluster.node("n3")
+            old_ids = await ids(cluster, other)
+            await wait_acquainted(broken)
+            assert repair(broken).returncode == 1, "it runs"
+            broken.stop()
+            assert "Nothing is wrong" in repair(broken).stdout
+            ghost_dir = tmp_path / "ghost"
+            shutil.copytree(broken.data_dir, ghost_dir)
+            await fill(cluster, "b")
+            path = rot(broken)
+
+            said = refused_start(broken)
+            assert path in said
+            assert "syncline repair" in said
+            before = fingerprint(broken.data_dir)
+            ran = repair(broken, "--json")
+            assert (ran.returncode, ran.stderr) == (0, "")
+            report = json.loads(ran.stdout)
+            assert (report["status"], report["name"]) == ("repaired", "n2")
+            assert report["old_id"] == old_ids["n2"][0]
+            assert path in report["problems"][0]
+            moved = fingerprint(report["set_aside"])
+            moved.pop("replacement")
+            assert moved == before, "nothing was deleted or changed"
+            assert (await ids(cluster, other))["n2"] == (report["new_id"], "learner")
+
+            broken.start()  # with its old flags, --initial-cluster among them
+            assert await wait_voter(cluster, broken) == report["new_id"]
+            assert {name: role for name, (_, role) in (await ids(cluster, other)).items()} == {
+                "n1": "voter", "n2": "voter", "n3": "voter"
+            }  # fmt: skip
+            await cluster.wait_caught_up()
+            assert await contents(broken) == await contents(other) != []
+            assert "Nothing is wrong" in repair_when_stopped(broken)
+
+            ghost = Node("n2", str(tmp_path), broken.http_port, broken.settings)
+            ghost.data_dir = str(ghost_dir)
+            ghost.start()
+            assert ghost.wait() == 1
+            assert "removed from the cluster" in ghost.log()
+            assert "syncline repair --replace" in ghost.log()
+            broken.start()
+            assert await wait_voter(cluster, broken) == report["new_id"]
+
+    run(check(), timeout_s=90)
+
+
+def repair_when_stopped(node: Node) -> str:
+    node.stop()
+    return repair(node).stdout
+
+
+def test_killed_anywhere_it_is_completed_by_the_same_command(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with running_cluster(str(tmp_path)) as cluster:
+            await fill(cluster, "a")
+            broken, away, other = cluster.node("n1"), cluster.node("n2"), cluster.node("n3")
+            await wait_acquainted(broken)
+            broken.kill()
+            path = rot(broken)
+            before = fingerprint(broken.data_dir)
+
+            away.kill()
+            ran = repair(broken)
+            assert ran.returncode == 4
+            assert "1 of the 2 other voters answer, and a change needs 2 of 3: n2 does not" in ran.stderr
+            assert fingerprint(broken.data_dir) == before
+            assert path in refused_start(broken)
+            away.start()
+            await cluster.wait_ready([away, other])
+
+            for point in ("noted", "removed", "added", "files moved", "identity written"):
+                ran = repair(broken, dying=point)
+                assert ran.returncode == 9, (point, ran)
+                if point in ("removed", "files moved"):
+                    assert "in the middle of a repair" in refused_start(broken), point
+            ran = repair(broken)
+            assert (ran.returncode, ran.stderr) == (0, "")
+            kept = fingerprint(f"{broken.data_dir}/set-aside-1")
+            kept.pop("replacement")
+            assert kept == before
+            broken.start()
+            await wait_voter(cluster, broken)
+            await cluster.wait_caught_up()
+            assert await contents(broken) == await contents(other) != []
+            assert len(await ids(cluster, other)) == 3
+
+    run(check(), timeout_s=90)
+
+
+def test_a_lost_directory_is_that_of_a_new_member_afterwards(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with running_cluster(str(tmp_path)) as cluster:
+            await fill(cluster, "a")
+            leader = await cluster.leader()
+            others = [node for node in cluster.nodes if node is not leader]
+            old_id = (await ids(cluster, others[0]))[leader.name][0]
+            leader.kill()
+            shutil.rmtree(leader.data_dir)
+            endpoints = ",".join(node.url for node in others)
+            assert repair(leader).returncode == 2
+            assert repair(leader, "--name", leader.name).returncode == 2
+            ran = repair(leader, "--name", others[0].name, "--endpoints", endpoints)
+            assert ran.returncode == 1
+            assert "runs: it answers" in ran.stderr
+            ran = repair(leader, "--name", leader.name, "--endpoints", endpoints)
+            assert (ran.returncode, ran.stderr) == (0, "")
+            leader.start()
+            assert await wait_voter(cluster, leader) != old_id
+            await cluster.wait_caught_up()
+            assert await contents(leader) == await contents(others[0]) != []
+
+    run(check(), timeout_s=90)
