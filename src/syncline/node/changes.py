@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Sequence
 
 import msgspec
@@ -49,7 +48,7 @@ class Changes:
         present = self._find(name, address, node_id)
         if present is not None:
             return present
-        new = Member(node_id or secrets.randbits(62) + 1, name, address, http, promote)
+        new = Member(node_id or self._driver.rng.getrandbits(62) + 1, name, address, http, promote)
         kind = ChangeType.ADD_NODE if voter else ChangeType.ADD_LEARNER_NODE
         try:
             membership = await self.many([(kind, new.id)], (new,), expected, timeout_s)

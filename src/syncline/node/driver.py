@@ -88,6 +88,7 @@ class Driver:
         self.config = config
         self.parts = parts
         self.core: RawNode = parts.core
+        self.rng = rng
         self.events = Events()
         self.loop = asyncio.get_running_loop()
         self.proposals = Proposals(rng, step_s=config.heartbeat_s, max_bytes=config.max_pending_bytes)
@@ -113,7 +114,7 @@ class Driver:
         self._stall_told = False
         self._disk_full = False
         self._soft = SoftState(NONE, StateType.FOLLOWER)
-        self._watchers: set[asyncio.Future[None]] = set()
+        self._watchers: dict[asyncio.Future[None], None] = {}
         self._ticker: asyncio.TimerHandle | None = None
         self._next_tick_s = 0.0
 
@@ -497,9 +498,12 @@ class Driver:
     def changed(self) -> asyncio.Future[None]:
         """Done at the next change of leader, role, membership or applied index of a change; for waiting in a loop."""
         future: asyncio.Future[None] = self.loop.create_future()
-        self._watchers.add(future)
-        future.add_done_callback(self._watchers.discard)
+        self._watchers[future] = None
+        future.add_done_callback(self._forget_watcher)
         return future
+
+    def _forget_watcher(self, future: asyncio.Future[None]) -> None:
+        self._watchers.pop(future, None)
 
     def _wake_watchers(self) -> None:
         for future in list(self._watchers):

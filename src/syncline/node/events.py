@@ -54,7 +54,7 @@ class Events:
 
     def __init__(self) -> None:
         # Weakly held: a watcher whose iterator was dropped, or never started, goes with it.
-        self._watchers: weakref.WeakSet[_Watcher] = weakref.WeakSet()
+        self._watchers: weakref.WeakKeyDictionary[_Watcher, None] = weakref.WeakKeyDictionary()
         self._closed = False
 
     def emit(self, event: Event) -> None:
@@ -77,7 +77,7 @@ class Events:
         """Events from now on, until the node closes."""
         watcher = _Watcher(frozenset(kinds) if kinds is not None else None)
         watcher.closed = self._closed
-        self._watchers.add(watcher)
+        self._watchers[watcher] = None
         return self._iterate(watcher)
 
     async def _iterate(self, watcher: _Watcher) -> AsyncIterator[Event]:
@@ -94,4 +94,4 @@ class Events:
                 watcher.wake.clear()
                 await watcher.wake.wait()
         finally:
-            self._watchers.discard(watcher)
+            self._watchers.pop(watcher, None)

@@ -54,7 +54,7 @@ class Snapshotter:
         self._promised: list[asyncio.Future[object]] = []
         """... and for the one being written."""
         self._stopping = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self._sending: dict[NodeId, int] = {}
         self.taken = 0
         self.installed = 0
@@ -262,11 +262,11 @@ class Snapshotter:
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task: asyncio.Task[None] = self._driver.loop.create_task(work)
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._driver.fail(error)
 
