@@ -142,8 +142,10 @@ class _Step:
         self.handle: asyncio.Handle | None = None
 
     def __call__(self) -> None:
-        if not self.node.withholds(self):
+        node = self.node
+        if not node.withholds(self):
             self.callback(*self.arguments)
+            self.loop.ran(node)
 
     def again(self) -> None:
         handle = self.handle
@@ -170,7 +172,11 @@ class _Selector:
 
 
 class SimLoop(asyncio.BaseEventLoop):
-    """See the module's text. `after_step`, where set, is called after each turn of the loop: the place for checks."""
+    """See the module's text.
+
+    `after_event`, where set, is called with the node after each event of a node (a callback, a timer, a step of a
+    task) and `after_step` after each turn of the loop: the places for checks. `events` counts the former.
+    """
 
     _ready: deque[asyncio.Handle]
     _scheduled: list[asyncio.TimerHandle]
@@ -178,7 +184,9 @@ class SimLoop(asyncio.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self.after_step: Callable[[], None] | None = None
+        self.after_event: Callable[[SimNode], None] | None = None
         self.steps = 0
+        self.events = 0
         self._now_s = 0.0
         self._steps_at_instant = 0
         self._nodes: list[SimNode] = []
@@ -202,6 +210,12 @@ class SimLoop(asyncio.BaseEventLoop):
             yield
         finally:
             _node.reset(token)
+
+    def ran(self, node: SimNode) -> None:
+        """An event of `node` is over."""
+        self.events += 1
+        if self.after_event is not None:
+            self.after_event(node)
 
     # -- time
 
@@ -323,7 +337,7 @@ class SimLoop(asyncio.BaseEventLoop):
             living = [task for task in asyncio.all_tasks(self) if task not in dead]
             for task in living:
                 task.cancel()
-            self.after_step = None
+            self.after_step = self.after_event = None
             if living:
                 self.run_until_complete(asyncio.gather(*living, return_exceptions=True))
             self.run_until_complete(self.shutdown_asyncgens())

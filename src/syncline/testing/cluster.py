@@ -1,0 +1,230 @@
+"""A cluster of complete nodes in one process, on virtual time: the world in which one seed decides everything.
+
+    async def main(loop: SimLoop) -> None:
+        cluster = SimCluster(loop, seed=7)
+        await cluster.start(3)
+        leader = await cluster.leader()
+        cluster.server("n2").crash()
+        ...
+
+    run_simulation(main)
+
+Each node is the whole product on a simulated disk, network and clock (`SimServer`). Everything here is at once and in
+the open: faults are method calls, what waits does so in the simulation's time, and nothing happens by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import msgspec
+
+from syncline.kv.machine import KvMachine
+from syncline.node.config import Config
+from syncline.node.driver import Driver
+from syncline.node.fsm import FSM
+from syncline.node.members import MemberInfo, derive_cluster_id
+from syncline.node.raft import Raft
+from syncline.testing.simloop import SimLoop
+from syncline.testing.simnet import SimNetwork
+from syncline.testing.simserver import SimServer
+from syncline.testing.simworkers import Delay, usual_delay
+
+__all__ = ["PEER_PORT", "Observer", "SimCluster", "Settings"]
+
+PEER_PORT: Final = 7100
+CLUSTER_NAME: Final = "simulation"
+LOOK_S: Final = 0.01
+"""How often a condition that is waited for is looked at, in simulated time."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The nodes' settings. Small, so that a short run rotates segments, compacts, and installs snapshots."""
+
+    heartbeat_s: float = 0.05
+    election_s: float = 0.5
+    segment_bytes: int = 4096
+    reserve_bytes: int = 0
+    snapshot_entries: int = 50
+    snapshots_retained: int = 2
+    trailing_entries: int = 10
+    max_inflight_messages: int = 128
+
+
+class Observer:
+    """Somebody who looks on. Does nothing by itself; nothing that it does may change the course of events."""
+
+    def note(self, subject: str, text: str) -> None:
+        """Something happened to a server from outside: a start, a crash, a fault."""
+
+    def assembled(self, server: SimServer, driver: Driver) -> None:
+        """A process has put its node together from its data directory; nothing of it ran yet."""
+
+    def opened(self, server: SimServer) -> None:
+        """`Raft.open` has returned."""
+
+    def stopped(self, server: SimServer) -> None:
+        """A process is about to end, however it ends."""
+
+    def wiped(self, server: SimServer) -> None:
+        """A disk was replaced by an empty one."""
+
+
+class SimCluster:
+    """Servers by name, the network between them, and what an operator can do to them. Made on a running `SimLoop`."""
+
+    def __init__(
+        self,
+        loop: SimLoop,
+        *,
+        seed: int | str,
+        machine: Callable[[], FSM] = KvMachine,
+        settings: Settings | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.loop = loop
+        self.settings = settings or Settings()
+        self.observer = observer or Observer()
+        self.network = SimNetwork(random.Random(f"{seed} network"))
+        self.servers: dict[str, SimServer] = {}
+        self.make_machine = machine
+        self.delays: dict[str, Delay] = {}
+        """How long the work of a server's threads takes, where that is not as usual."""
+        self._rng = random.Random(f"{seed} cluster")
+        self._peers: dict[str, str] = {}
+
+    # -- servers ------------------------------------------------------------------------------------------------------
+
+    async def start(self, count: int = 3) -> None:
+        """Start the first members, `n1` to `n<count>`, and wait until they are open."""
+        self._peers = {f"n{number}": f"n{number}:{PEER_PORT}" for number in range(1, count + 1)}
+        for name in self._peers:
+            self._add(name, cluster_id=0, node_id=0)
+            self.servers[name].start()
+        await self.until(lambda: all(server.running for server in self.servers.values()), timeout_s=30.0)
+
+    def server(self, name: str) -> SimServer:
+        return self.servers[name]
+
+    @property
+    def running(self) -> list[SimServer]:
+        """Those whose node is open, in the order in which they came."""
+        return [server for server in self.servers.values() if server.running]
+
+    @property
+    def cluster_id(self) -> int:
+        return derive_cluster_id(CLUSTER_NAME, self._peers)
+
+    def next_name(self) -> str:
+        return f"n{len(self.servers) + 1}"
+
+    def add_server(self, info: MemberInfo) -> SimServer:
+        """A machine for a member that was added; not started yet."""
+        return self._add(info.name, cluster_id=self.cluster_id, node_id=info.id)
+
+    def _add(self, name: str, *, cluster_id: int, node_id: int) -> SimServer:
+        assert name not in self.servers, name
+        config = Config(
+            name=name,
+            data_dir="data",
+            listen=f"{name}:{PEER_PORT}",
+            cluster=CLUSTER_NAME,
+            peers={} if cluster_id else self._peers,
+            cluster_id=cluster_id,
+            node_id=node_id,
+            **msgspec.structs.asdict(self.settings),
+        )
+        server = self.servers[name] = SimServer(name, self, config, random.Random(self._rng.getrandbits(64)))
+        return server
+
+    def current_leader(self) -> SimServer | None:
+        """The running leader of the highest term, if there is one; its cluster may not know yet, or no longer."""
+        leaders = [server for server in self.running if server.is_leader and server.driver is not None]
+        return max(leaders, key=lambda server: server.driver.core.term if server.driver else 0, default=None)
+
+    async def leader(self, timeout_s: float = 30.0) -> SimServer:
+        """Wait for a leader that all running nodes follow."""
+
+        def agreed() -> bool:
+            seen = {server.raft.leader for server in self.running if server.raft is not None}
+            return len(seen) == 1 and None not in seen and self.current_leader() is not None
+
+        await self.until(agreed, timeout_s=timeout_s)
+        leader = self.current_leader()
+        assert leader is not None
+        return leader
+
+    async def until(self, condition: Callable[[], bool], *, timeout_s: float) -> None:
+        """Wait until it holds. Raises TimeoutError after that much simulated time."""
+        end_s = self.loop.true_time() + timeout_s
+        while not condition():
+            if self.loop.true_time() > end_s:
+                raise TimeoutError(f"not within {timeout_s:g} simulated seconds: {self.describe()}")
+            await asyncio.sleep(LOOK_S)
+
+    def describe(self) -> str:
+        """Where the nodes are, in one line."""
+        return "; ".join(_describe(server) for server in self.servers.values())
+
+    # -- the network --------------------------------------------------------------------------------------------------
+
+    def partition(self, *groups: Iterable[str]) -> None:
+        """Cut the network between groups of servers; those that are in none are together in one."""
+        self.note("network", "partition " + " | ".join(" ".join(group) for group in map(list, groups)))
+        self.network.partition(*groups)
+
+    def heal(self) -> None:
+        """End every fault of the network."""
+        self.note("network", "heal")
+        self.network.heal_all()
+
+    # -- for servers --------------------------------------------------------------------------------------------------
+
+    def note(self, subject: str, text: str) -> None:
+        """Something was done to the cluster from outside."""
+        self.observer.note(subject, text)
+
+    def opened(self, server: SimServer) -> None:
+        self.observer.opened(server)
+
+    def stopped(self, server: SimServer) -> None:
+        self.observer.stopped(server)
+
+    def wiped(self, server: SimServer) -> None:
+        self.observer.wiped(server)
+
+    def delay_of(self, server: SimServer) -> Delay:
+        """How long a batch of a server's threads takes: asked anew each time."""
+
+        def delay(worker: str, rng: random.Random) -> float:
+            return self.delays.get(server.name, usual_delay)(worker, rng)
+
+        return delay
+
+    def raft_class(self, server: SimServer) -> type[Raft]:
+        """`Raft`, but the cluster and its observer see the node before anything of it runs."""
+
+        class SeenRaft(Raft):
+            def __setattr__(self, name: str, value: object) -> None:
+                super().__setattr__(name, value)
+                if isinstance(value, Driver):
+                    server.adopt(value)
+                    cluster.observer.assembled(server, value)
+
+        cluster = self
+        return SeenRaft
+
+
+def _describe(server: SimServer) -> str:
+    driver = server.driver
+    if driver is None or not server.up:
+        return f"{server.name} {server.condition.value}"
+    core = driver.core
+    paused = " paused" if server.paused else ""
+    return (
+        f"{server.name}{paused} {core.state.name.lower()} of term {core.term},"
+        f" commit {core.commit}, applied {driver.applied}"
+    )

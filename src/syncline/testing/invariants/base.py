@@ -1,0 +1,154 @@
+"""What checkers of invariants have in common, and what they share.
+
+A checker is an `Onlooker` that overrides the methods that it cares about; they are called as the things happen, in the
+middle of an event of the simulation. It reports with `broken`, and never changes anything that it is shown. What all of
+them know together is in `Facts`: every entry that any node ever had, what was committed, and a `View` of each node over
+all its lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
+
+from syncline.consensus.rawnode import RawNode
+from syncline.consensus.types import Entry, MembershipState, Message, NodeId, StateType
+from syncline.node.driver import Driver
+from syncline.testing.durablelog import DurableLog
+from syncline.transport.messages import PeerMessage
+
+__all__ = ["Facts", "Invariant", "Known", "Onlooker", "Verdict", "View"]
+
+
+class View:
+    """One member, by its id, over all its lives. The plain fields are as of the last look in this life."""
+
+    __slots__ = (
+        "applied",
+        "commit",
+        "configuration",
+        "core",
+        "driver",
+        "durable",
+        "id",
+        "leads_from",
+        "lives",
+        "most_applied",
+        "name",
+        "state",
+        "term",
+        "vote",
+    )
+
+    def __init__(self, node_id: NodeId, name: str) -> None:
+        self.id = node_id
+        self.name = name
+        self.lives = 0
+        self.core: RawNode
+        self.driver: Driver
+        self.durable = DurableLog()
+        self.term = 0
+        self.vote: NodeId = 0
+        self.state = StateType.FOLLOWER
+        self.commit = 0
+        self.applied = 0
+        self.configuration: object = None
+        self.leads_from = 0
+        """In a leader: the index after the last entry that it has handed out to be written."""
+        self.most_applied = 0
+        """The highest applied index that it had in any life."""
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.term}"
+
+
+class Known:
+    """An entry that a node had: the entry, and the term of the one before it (None: not known)."""
+
+    __slots__ = ("entry", "previous_term")
+
+    def __init__(self, entry: Entry, previous_term: int | None) -> None:
+        self.entry = entry
+        self.previous_term = previous_term
+
+
+class Facts:
+    """What is known of all nodes together."""
+
+    def __init__(self) -> None:
+        self.views: dict[NodeId, View] = {}
+        self.entries: dict[tuple[int, int], Known] = {}
+        """Every entry that any node ever had in its log, by index and term."""
+        self.committed: dict[int, int] = {}
+        """The term of the entry at each committed index."""
+        self.last_committed = 0
+        self.commits: list[tuple[int, int]] = []
+        """Up to which index which term's leader has committed: (term, index), both growing."""
+        self.leaders: dict[int, NodeId] = {}
+        """Who led which term."""
+        self.memberships: dict[int, MembershipState] = {}
+        """The membership in force from each index on at which it changed."""
+
+    def name(self, node_id: NodeId) -> str:
+        view = self.views.get(node_id)
+        return view.name if view is not None else f"{node_id:016x}"
+
+    def committed_entry(self, index: int) -> Entry:
+        return self.entries[index, self.committed[index]].entry
+
+    def committed_before(self, term: int) -> int:
+        """The highest index that was committed in an earlier term than this."""
+        for earlier, index in reversed(self.commits):
+            if earlier < term:
+                return index
+        return 0
+
+
+class Onlooker:
+    """Somebody who is told what happens in the nodes: a checker, or the trace."""
+
+    def started(self, view: View) -> None:
+        """A node was put together from its disk. `view` still has its durable log as it was before the crash."""
+
+    def looked(self, view: View) -> None:
+        """An event of the core has changed its term, vote, role or commit index: `view` has the values before it."""
+
+    def appended(self, view: View, entries: Sequence[Entry]) -> None:
+        """The core hands out entries that are new in its log."""
+
+    def promised(self, view: View, to: NodeId, message: Message) -> None:
+        """A vote or an acknowledgement leaves the node, or is counted by the node itself."""
+
+    def sent(self, view: View, to: NodeId, message: PeerMessage) -> None:
+        """Any message leaves the node."""
+
+    def wrote(self, view: View) -> None:
+        """A write to the log has returned: `view.durable` has it."""
+
+    def changed(self, view: View, index: int, membership: MembershipState) -> None:
+        """A node applied the change at `index`, and this is the membership in force since."""
+
+    def installed(self, view: View, index: int, membership: MembershipState) -> None:
+        """A node took over the membership of a snapshot at `index`."""
+
+    def applied(self, view: View) -> None:
+        """The applied index has changed: `view` has the value before it."""
+
+
+class Verdict(Protocol):
+    """Where checkers report to."""
+
+    def broken(self, invariant: str, text: str) -> None: ...
+
+
+class Invariant(Onlooker):
+    """A checker. `name` is the invariant's, as it is reported."""
+
+    name: ClassVar[str] = ""
+
+    def __init__(self, facts: Facts, verdict: Verdict) -> None:
+        self.facts = facts
+        self._verdict = verdict
+
+    def broken(self, text: str) -> None:
+        self._verdict.broken(self.name, text)

@@ -1,0 +1,92 @@
+"""Durability: no promise before what it promises is on the disk, and nothing that was promised is forgotten."""
+
+from __future__ import annotations
+
+from syncline.consensus.types import NONE, Message, MessageType, NodeId, StateType
+from syncline.testing.durablelog import DurableLog
+from syncline.testing.invariants.base import Invariant, View
+
+__all__ = ["AcknowledgedIsDurable", "CommittedIsDurable", "NothingForgotten"]
+
+
+class AcknowledgedIsDurable(Invariant):
+    """A vote or an acknowledgement leaves a node only once its term, its vote and its entries are on the disk.
+
+    An acknowledgement of an earlier term may come after entries of a later one have taken the place of what it is
+    about: the leader that it is for can't use it to commit, because a quorum has left its term.
+    """
+
+    name = "nothing is acknowledged before it is durable"
+
+    def promised(self, view: View, to: NodeId, message: Message) -> None:
+        if message.reject:
+            return
+        state = view.durable.hard_state
+        if message.term > state.term:
+            self.broken(f"{view.name} answers in term {message.term}, and has term {state.term} on its disk")
+        elif message.term < state.term:
+            return
+        elif message.type is MessageType.VOTE_RESP:
+            if state.vote != to:
+                vote = self.facts.name(state.vote) if state.vote else "nobody"
+                self.broken(f"{view.name} votes for {self.facts.name(to)}, and has its vote for {vote} on its disk")
+        elif message.index > view.durable.last:
+            self.broken(f"{view.name} acknowledges entry {message.index}, and has {view.durable.last} on its disk")
+
+
+class CommittedIsDurable(Invariant):
+    """What is committed is on the disks of a quorum of the membership that commits it, both halves of a joint one."""
+
+    name = "committed is durable on a quorum"
+
+    def looked(self, view: View) -> None:
+        core = view.core
+        commit = core.commit
+        if commit == view.commit or core.state is not StateType.LEADER:
+            return
+        term = core.raft.log.term(commit)
+        views = self.facts.views
+        voters = core.raft.tracker.configuration.voters
+        for half in (voters.incoming.voters, voters.outgoing.voters):
+            holders = [one for one in sorted(half) if one in views and views[one].durable.holds(commit, term)]
+            if half and len(holders) * 2 <= len(half):
+                names = " ".join(map(self.facts.name, holders)) or "nobody"
+                self.broken(f"{view.name} commits {commit}@{term}, which of {len(half)} voters {names} has on its disk")
+
+
+class NothingForgotten(Invariant):
+    """After a start a node has what was durable before it: no entry, term, vote or commit index is lost or changed.
+
+    What was being written at the moment of a crash may be there or not, but not in part.
+    """
+
+    name = "nothing durable is forgotten"
+
+    def started(self, view: View) -> None:
+        if not view.lives:
+            return
+        possible = view.durable.after_crash()
+        faults = [_difference(log, view) for log in possible]
+        if all(faults):
+            self.broken(f"{view.name} has started again, and {faults[0]}")
+
+
+def _difference(before: DurableLog, view: View) -> str:
+    """What is missing or changed in the log that a node found; "" where nothing is."""
+    now, then = view.core.raft, before.hard_state
+    if now.term < then.term:
+        return f"its term went from {then.term} back to {now.term}"
+    if now.term == then.term and then.vote != NONE and now.vote != then.vote:
+        return f"its vote in term {now.term} is another one"
+    if now.log.committed < then.commit:
+        return f"its commit index went from {then.commit} back to {now.log.committed}"
+    first, last = now.log.first_index, now.log.last_index
+    if last < before.last:
+        return f"its log ends at {last}, and {before.last} was durable"
+    for index in range(max(first, before.base + 1), last + 1):
+        term = now.log.term(index)
+        if index <= before.last and before.terms[index] != term:
+            return f"it has {index}@{term}, and {index}@{before.terms[index]} was durable"
+        if index > before.last:
+            return f"it has {index}@{term}, which was never written there, or was replaced"
+    return ""

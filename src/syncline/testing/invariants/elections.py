@@ -1,0 +1,61 @@
+"""Elections: one leader per term, one vote per term, and no leader without what was committed before it."""
+
+from __future__ import annotations
+
+from syncline.consensus.types import Message, MessageType, NodeId, StateType
+from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
+
+__all__ = ["ElectionSafety", "LeaderCompleteness", "VoteOnce"]
+
+
+class ElectionSafety(Invariant):
+    """At most one leader per term (thesis, figure 3.2)."""
+
+    name = "election safety"
+
+    def looked(self, view: View) -> None:
+        core = view.core
+        if core.state is not StateType.LEADER:
+            return
+        first = self.facts.leaders.setdefault(core.term, view.id)
+        if first != view.id:
+            self.broken(f"{view.name} leads term {core.term}, which {self.facts.name(first)} leads or has led")
+
+
+class LeaderCompleteness(Invariant):
+    """What was committed in an earlier term is in the log of every later leader (thesis, figure 3.2)."""
+
+    name = "leader completeness"
+
+    def looked(self, view: View) -> None:
+        core = view.core
+        if core.state is not StateType.LEADER or (view.state is StateType.LEADER and view.term == core.term):
+            return
+        index = self.facts.committed_before(core.term)
+        log = core.raft.log
+        if index < log.first_index:
+            return  # in its snapshot, which only holds what was committed
+        term = self.facts.committed[index]
+        if index > log.last_index or log.term(index) != term:
+            held = (
+                f"term {log.term(index)} there" if index <= log.last_index else f"a log that ends at {log.last_index}"
+            )
+            self.broken(f"{view.name} leads term {core.term} without the committed entry {index}@{term}: it has {held}")
+
+
+class VoteOnce(Invariant):
+    """A node votes for one candidate in a term, whatever happens in between (thesis, 3.4)."""
+
+    name = "one vote per term"
+
+    def __init__(self, facts: Facts, verdict: Verdict) -> None:
+        super().__init__(facts, verdict)
+        self._votes: dict[tuple[NodeId, int], NodeId] = {}
+
+    def promised(self, view: View, to: NodeId, message: Message) -> None:
+        if message.type is not MessageType.VOTE_RESP or message.reject:
+            return
+        first = self._votes.setdefault((view.id, message.term), to)
+        if first != to:
+            one, other = self.facts.name(first), self.facts.name(to)
+            self.broken(f"{view.name} votes for {other} in term {message.term}, in which it voted for {one}")

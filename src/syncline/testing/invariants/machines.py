@@ -1,0 +1,28 @@
+"""State machines: equal states at equal indexes, on all nodes, after restarts and installed snapshots too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from syncline.node.fsm import FSM
+from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
+
+__all__ = ["EqualStates"]
+
+
+class EqualStates(Invariant):
+    """The digests of two state machines that have applied the same index are equal (state machine safety)."""
+
+    name = "equal states"
+
+    def __init__(self, facts: Facts, verdict: Verdict, digest: Callable[[FSM], int]) -> None:
+        super().__init__(facts, verdict)
+        self._digest = digest
+        self._digests: dict[int, tuple[int, str]] = {}
+
+    def applied(self, view: View) -> None:
+        index = view.driver.applied
+        digest = self._digest(view.driver.parts.machine._fsm)
+        first, name = self._digests.setdefault(index, (digest, view.name))
+        if first != digest:
+            self.broken(f"after entry {index} {view.name} has the state {digest:x}, and {name} had {first:x}")

@@ -1,0 +1,144 @@
+"""`python -m syncline.testing.simulate`: run seeds, and replay those that fail.
+
+python -m syncline.testing.simulate --seed 7 --trace
+python -m syncline.testing.simulate --seeds 1-1000 --jobs 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Final
+
+from syncline.testing.faults.table import FAULTS
+from syncline.testing.seeds import SIM_SECONDS, Options, SeedReport, run_seed
+
+__all__ = ["main"]
+
+TRACE_LINES: Final = 80
+"""Of the trace before a failure; the whole of it is there with `--trace`."""
+
+PROGRESS_SEEDS: Final = 500
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; 1 where a seed failed."""
+    parsed = _parser().parse_args(arguments)
+    options = Options(nodes=parsed.nodes, sim_seconds=parsed.sim_seconds, faults=_faults(parsed.faults))
+    logging.getLogger("syncline").setLevel(logging.CRITICAL)  # faults are what it is about: their warnings say nothing
+    if parsed.seed is not None:
+        return _one(parsed.seed, options, trace=parsed.trace)
+    first, _, last = parsed.seeds.partition("-")
+    return _many(range(int(first), int(last or first) + 1), options, parsed.jobs)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m syncline.testing.simulate", description=__doc__)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--seed", type=int, help="run one seed")
+    which.add_argument("--seeds", metavar="A-B", help="run the seeds from A to B")
+    parser.add_argument(
+        "--nodes", type=int, choices=(1, 2, 3, 4, 5, 7), help="first members; by default 3 or 5, by seed"
+    )
+    parser.add_argument("--sim-seconds", type=float, default=SIM_SECONDS, help="how long clients and faults go on")
+    parser.add_argument("--faults", help=f"these and no others, with commas, or `none`: {', '.join(FAULTS)}")
+    parser.add_argument("--trace", action="store_true", help="print the whole trace (with --seed)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes (with --seeds)")
+    return parser
+
+
+def _faults(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    names = tuple(name for name in text.split(",") if name != "none")
+    unknown = [name for name in names if name not in FAULTS]
+    if unknown:
+        raise SystemExit(f"no such faults: {', '.join(unknown)}; there are {', '.join(FAULTS)}")
+    return names
+
+
+def _one(seed: int, options: Options, *, trace: bool) -> int:
+    began_s = time.perf_counter()
+    report = run_seed(seed, _traced(options) if trace else options)
+    elapsed_s = time.perf_counter() - began_s
+    if trace:
+        _print(report.trace)
+    if report.failure is not None:
+        _explain(report, options)
+        return 1
+    _print([f"seed {seed} holds: {report.steps} steps, {report.sim_s:.1f} simulated seconds in {elapsed_s:.2f} s"])
+    return 0
+
+
+def _many(seeds: range, options: Options, jobs: int) -> int:
+    began_s = time.perf_counter()
+    steps, sim_s, failed = 0, 0.0, []
+    for count, report in enumerate(_reports(seeds, options, jobs), 1):
+        steps += report.steps
+        sim_s += report.sim_s
+        if report.failure is not None:
+            failed.append(report.seed)
+            _print([f"seed {report.seed} fails: {report.failure}", f"  {_command(report.seed, options)}"])
+        if count % PROGRESS_SEEDS == 0:
+            _print([f"{count} seeds, {steps} steps, {len(failed)} failed, {time.perf_counter() - began_s:.0f} s"])
+    elapsed_s = time.perf_counter() - began_s
+    total = f"{len(seeds)} seeds, {steps} steps, {sim_s:.0f} simulated seconds in {elapsed_s:.1f} s"
+    speed = f"{steps / elapsed_s:.0f} steps/s, {sim_s / elapsed_s:.1f} simulated seconds a second"
+    _print([f"{total}: {speed}; {len(failed)} failed"])
+    if failed:
+        _explain(run_seed(failed[0], options), options)
+    return 1 if failed else 0
+
+
+def _reports(seeds: Iterable[int], options: Options, jobs: int) -> Iterator[SeedReport]:
+    run = partial(_run_quietly, options=options)
+    if jobs == 1:
+        yield from map(run, seeds)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        yield from pool.imap_unordered(run, seeds, chunksize=8)
+
+
+def _run_quietly(seed: int, options: Options) -> SeedReport:
+    logging.getLogger("syncline").setLevel(logging.CRITICAL)
+    report = run_seed(seed, options)
+    report.history = []  # of no use to the other process
+    return report
+
+
+def _explain(report: SeedReport, options: Options) -> None:
+    """Run it again with a trace: one seed decides everything, so it fails in the same step."""
+    again = run_seed(report.seed, _traced(options))
+    _print(["", f"the end of the trace of seed {report.seed}:", *again.trace[-TRACE_LINES:], ""])
+    if str(again.failure) != str(report.failure):
+        _print([f"NOT DETERMINISTIC: the replay came to {again.failure}"])
+    _print([f"seed {report.seed} fails: {report.failure}", f"replay: {_command(report.seed, options)} --trace"])
+
+
+def _traced(options: Options) -> Options:
+    return Options(nodes=options.nodes, sim_seconds=options.sim_seconds, faults=options.faults, trace=True)
+
+
+def _command(seed: int, options: Options) -> str:
+    words = [f"python -m syncline.testing.simulate --seed {seed}"]
+    if options.nodes is not None:
+        words.append(f"--nodes {options.nodes}")
+    if options.sim_seconds != SIM_SECONDS:
+        words.append(f"--sim-seconds {options.sim_seconds:g}")
+    if options.faults is not None:
+        words.append(f"--faults {','.join(options.faults) or 'none'}")
+    return " ".join(words)
+
+
+def _print(lines: Iterable[str]) -> None:
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,209 @@
+"""Looks into the nodes of a simulation and tells the onlookers what happens there.
+
+Production code knows nothing of this: the objects of each node are wrapped from outside when the node has been put
+together. Whatever its core is told or asked ends with a look at it, so no state in between goes unseen; what the
+transport is given, and what the log is told to write, is shown on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from syncline.consensus.admission import Refusal
+from syncline.consensus.rawnode import RawNode
+from syncline.consensus.types import MembershipChange, MembershipState, Message, MessageType, NodeId, Ready
+from syncline.node.driver import Driver
+from syncline.storage.wal import WalWrite, WriteResult
+from syncline.testing.cluster import Observer
+from syncline.testing.invariants.base import Facts, Onlooker, View
+from syncline.testing.simloop import SimNode
+from syncline.testing.simserver import SimServer
+from syncline.transport.messages import PeerMessage
+
+__all__ = ["Watch"]
+
+PROMISES = frozenset({MessageType.VOTE_RESP, MessageType.APP_RESP})
+
+
+class Watch(Observer):
+    """The observer of a cluster that shows it to onlookers. The loop's `after_event` is to be this one's."""
+
+    def __init__(self, facts: Facts, onlookers: Iterable[Onlooker], notes: Callable[[str, str], None]) -> None:
+        self.facts = facts
+        self._onlookers = list(onlookers)
+        self._notes = notes
+        self._by_process: dict[SimNode, View] = {}
+        self._names: dict[str, NodeId] = {}
+        self.on_started = self._who("started")
+        self.on_looked = self._who("looked")
+        self.on_appended = self._who("appended")
+        self.on_promised = self._who("promised")
+        self.on_sent = self._who("sent")
+        self.on_wrote = self._who("wrote")
+        self.on_changed = self._who("changed")
+        self.on_installed = self._who("installed")
+        self.on_applied = self._who("applied")
+
+    def _who(self, method: str) -> list[Callable[..., None]]:
+        """The onlookers that have something of their own to do there."""
+        return [
+            getattr(onlooker, method)
+            for onlooker in self._onlookers
+            if getattr(type(onlooker), method) is not getattr(Onlooker, method)
+        ]
+
+    # -- from the cluster ---------------------------------------------------------------------------------------------
+
+    def note(self, subject: str, text: str) -> None:
+        self._notes(subject, text)
+
+    def assembled(self, server: SimServer, driver: Driver) -> None:
+        core = driver.core
+        view = self.facts.views.get(core.raft.id)
+        if view is None:
+            view = self.facts.views[core.raft.id] = View(core.raft.id, server.name)
+        self._names[server.name] = view.id
+        view.core, view.driver = core, driver
+        for call in self.on_started:
+            call(view)
+        view.lives += 1
+        _settle(view, driver)
+        assert server.process is not None
+        self._by_process = {process: held for process, held in self._by_process.items() if not process.killed}
+        self._by_process[server.process] = view
+        core.__class__ = _watched_core(self, view)
+        _watch_log(self, view, driver)
+        _watch_transport(self, view, driver)
+        self._applied(view)
+
+    def wiped(self, server: SimServer) -> None:
+        node_id = self._names.get(server.name)
+        if node_id is not None:
+            view = self.facts.views[node_id]
+            view.durable = type(view.durable)()
+            view.most_applied = 0
+
+    # -- from the loop ------------------------------------------------------------------------------------------------
+
+    def after_event(self, process: SimNode) -> None:
+        view = self._by_process.get(process)
+        if view is not None and view.driver.applied != view.applied:
+            self._applied(view)
+
+    def _applied(self, view: View) -> None:
+        if view.driver.applied:
+            for call in self.on_applied:
+                call(view)
+        view.applied = view.driver.applied
+        view.most_applied = max(view.most_applied, view.applied)
+
+    # -- from a node's core -------------------------------------------------------------------------------------------
+
+    def look(self, view: View) -> None:
+        """Something was done with the core: see what it has become."""
+        raft = view.core.raft
+        if (
+            raft.term != view.term
+            or raft.log.committed != view.commit
+            or raft.state is not view.state
+            or raft.vote != view.vote
+        ):
+            for call in self.on_looked:
+                call(view)
+            view.term, view.vote, view.state, view.commit = raft.term, raft.vote, raft.state, raft.log.committed
+        if raft.tracker.configuration is not view.configuration:
+            view.configuration = raft.tracker.configuration
+            snapshot = raft.log.unstable.snapshot
+            if snapshot is not None:
+                for call in self.on_installed:
+                    call(view, snapshot.meta.index, raft.tracker.configuration.state())
+
+
+def _settle(view: View, driver: Driver) -> None:
+    """Begin the account of a life with what the node has found on its disk."""
+    raft, durable = view.core.raft, view.durable
+    view.term, view.vote, view.state, view.commit = raft.term, raft.vote, raft.state, raft.log.committed
+    view.configuration = raft.tracker.configuration
+    view.applied = 0
+    durable.writing = ()
+    durable.hard_state = driver.parts.log.hard_state
+    durable.restart(raft.log.first_index - 1)
+    durable.last = raft.log.last_index
+    for index in range(raft.log.first_index, durable.last + 1):
+        durable.terms[index] = raft.log.term(index)
+
+
+def _watched_core(watch: Watch, view: View) -> type[RawNode]:
+    """`RawNode`, with a look at it after all that can change it."""
+
+    class WatchedCore(RawNode):
+        __slots__ = ()
+
+        def tick(self) -> None:
+            RawNode.tick(self)
+            watch.look(view)
+
+        def step(self, message: Message) -> Refusal | None:
+            if message.sender == view.id and message.type in PROMISES:
+                for call in watch.on_promised:
+                    call(view, view.id, message)
+            refusal = RawNode.step(self, message)
+            watch.look(view)
+            return refusal
+
+        def propose_batch(self, batch: list[bytes]) -> tuple[int, int]:
+            placed = RawNode.propose_batch(self, batch)
+            watch.look(view)
+            return placed
+
+        def apply_membership(self, change: MembershipChange, *, index: int = 0) -> MembershipState:
+            before = self.raft.tracker.configuration
+            membership = RawNode.apply_membership(self, change, index=index)
+            if self.raft.tracker.configuration is not before:
+                for call in watch.on_changed:
+                    call(view, index, membership)
+            watch.look(view)
+            return membership
+
+        def transfer_leadership(self, to: NodeId) -> None:
+            RawNode.transfer_leadership(self, to)
+            watch.look(view)
+
+        def ready(self) -> Ready:
+            ready = RawNode.ready(self)
+            if ready.entries:
+                for call in watch.on_appended:
+                    call(view, ready.entries)
+            return ready
+
+    return WatchedCore
+
+
+def _watch_log(watch: Watch, view: View, driver: Driver) -> None:
+    wal, durable = driver.parts.wal, view.durable
+    original = wal.write
+
+    def write(batch: Sequence[WalWrite]) -> WriteResult:
+        durable.writing = batch
+        result = original(batch)
+        durable.wrote()
+        for call in watch.on_wrote:
+            call(view)
+        return result
+
+    setattr(wal, "write", write)  # noqa: B010 - a method is replaced, which the type checker forbids
+
+
+def _watch_transport(watch: Watch, view: View, driver: Driver) -> None:
+    transport = driver.parts.transport
+    original = transport.send
+
+    def send(to: NodeId, message: PeerMessage) -> bool:
+        if isinstance(message, Message) and message.type in PROMISES:
+            for call in watch.on_promised:
+                call(view, to, message)
+        for call in watch.on_sent:
+            call(view, to, message)
+        return original(to, message)
+
+    setattr(transport, "send", send)  # noqa: B010 - as above
