@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 
 from tests.chaos import sandbox
+from tests.chaos.clients import TRAFFIC_PER_S
 from tests.chaos.fleet import Fleet
 from tests.chaos.lan import Lan
 from tests.chaos.planted import PLANTED
@@ -26,6 +27,7 @@ from tests.chaos.schedule import KINDS, NEEDS_LAN
 
 MODULE = "tests.chaos"
 INSIDE = "--inside"
+BROKEN_OFF = 130
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,10 +41,13 @@ def main(arguments: Sequence[str]) -> int:
     kinds = _kinds(given.faults, lan=given.inside)
     network = "each in its own network namespace" if given.inside else "on loopback, without faults of the network"
     report = Report(seed=seed, nodes=given.nodes, network=network)
-    settings = Settings(seed=seed, seconds=given.minutes * 60, kinds=kinds)
+    settings = Settings(seed=seed, seconds=given.minutes * 60, kinds=kinds, per_s=given.rate)
     directory = tempfile.mkdtemp(prefix="syncline-chaos-")
     try:
         asyncio.run(_run(settings, report, directory, given))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print(f"broken off; what there is of history, schedule and logs: {report.evidence}", file=sys.stderr)
+        return BROKEN_OFF
     finally:
         shutil.rmtree(directory)
     print(report.as_json().decode() if given.json else f"\n{table(report)}", flush=True)
@@ -98,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="what happens when; drawn where it is not given")
     parser.add_argument("--nodes", type=int, choices=(3, 5), default=3)
     parser.add_argument("--faults", default="", metavar="A,B", help="these alone")
+    parser.add_argument("--rate", type=float, default=TRAFFIC_PER_S, help="operations a second, at most (100)")
     parser.add_argument("--no-netns", action="store_true", help="on loopback, without faults of the network")
     parser.add_argument("--json", action="store_true", help="the report as JSON, and no lines before it")
     parser.add_argument("--artifacts", default="", metavar="DIR", help="where evidence goes (chaos-SEED)")

@@ -43,7 +43,7 @@ EPOCH_OPERATIONS: Final = 2000
 
 TIMEOUT_S: Final = 1.0
 TRAFFIC_PER_S: Final = 100.0
-"""Operations of all clients together: chaos is about conditions, not about load, and leaves the processor to others."""
+"""Operations of all clients together, at most: chaos is about conditions, not about load; others need the processor."""
 
 BOUND_PER_NODE: Final = 2
 FREE: Final = 2
@@ -59,12 +59,12 @@ PRECONDITION_FAILED: Final = "precondition_failed"
 class Clients:
     """All clients of one run."""
 
-    def __init__(self, fleet: Fleet, recorder: Recorder, rng: random.Random) -> None:
+    def __init__(self, fleet: Fleet, recorder: Recorder, rng: random.Random, per_s: float = TRAFFIC_PER_S) -> None:
         self._recorder = recorder
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
         owners: list[ChaosNode | None] = [*fleet.nodes] * BOUND_PER_NODE + [None] * FREE
-        pause_s = len(owners) / TRAFFIC_PER_S
+        pause_s = len(owners) / per_s
         self._clients = [
             _Client(f"c{number}", fleet, owner, recorder, random.Random(rng.random()), pause_s)
             for number, owner in enumerate(owners)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from syncline.testing.history import NotApplied, Operation, Recorder
 from tests.chaos.agreement import agree, judge_ledger
-from tests.chaos.clients import Clients
+from tests.chaos.clients import TRAFFIC_PER_S, Clients
 from tests.chaos.faults import Stage, begin
 from tests.chaos.fleet import Fleet
 from tests.chaos.judge import judge_history
@@ -30,6 +30,7 @@ class Settings:
     seed: int
     seconds: float
     kinds: Sequence[str]
+    per_s: float = TRAFFIC_PER_S
 
 
 class Run:
@@ -43,7 +44,7 @@ class Run:
         self._loop = asyncio.get_running_loop()
         self._recorder = Recorder(self._loop.time)
         self._observer = Observer(fleet)
-        self._clients = Clients(fleet, self._recorder, random.Random(settings.seed))
+        self._clients = Clients(fleet, self._recorder, random.Random(settings.seed), settings.per_s)
         self._stage = Stage(fleet, Operator(fleet))
         self._begun_s = self._loop.time()
         self.done: list[tuple[Phase, str]] = []

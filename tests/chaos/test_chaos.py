@@ -101,7 +101,9 @@ def test_a_run_that_is_broken_off_ends_its_nodes(number: signal.Signals, network
         poll_until(lambda: len(nodes_with_data_in(tmp_path)) == 3)
         os.killpg(process.pid, number)  # as a terminal does
         out, err = ended(process, limit_s=30)
-    assert process.returncode not in (0, None), out + err
+    assert process.returncode == 130, out + err
+    assert "broken off" in err
+    assert "Traceback" not in err
     assert (tmp_path / "evidence" / "history.jsonl").exists()
     assert not nodes_with_data_in(tmp_path)
 
