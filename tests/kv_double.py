@@ -27,6 +27,7 @@ class FakeBackend:
         self.index = 0
         self.is_leader = True
         self.last_contact_s: float | None = 0.0
+        self.catching_up = False
         self.failure: BaseException | None = None
         self.propose_error: SynclineError | None = None
         self.read_error: SynclineError | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,22 @@ from syncline.errors import (
     UsageError,
     WrongDirectory,
 )
+from syncline.node import driver, logwriter
+from syncline.node.horizon import Horizon
 from syncline.transport.messages import ForwardReply
 from tests.node_cluster import Cluster, LoopListing, cluster, first_event, until
 from tests.support import run
 from tests.unit.storage_support import TroubledDisk
+
+FAR = 1_000_000
+
+
+class _FarHorizon(Horizon):
+    """Of a node whose log held much that was never committed, and is gone since."""
+
+    def __init__(self, owner: driver.Driver) -> None:
+        super().__init__(owner)
+        self._index = FAR
 
 
 def test_commands_answer_on_every_node(tmp_path: Path) -> None:
@@ -226,6 +239,49 @@ def test_a_restart_keeps_everything_and_applies_it_before_open_returns(tmp_path:
             assert await again.apply(b"after") == len(expected) + 1
         finally:
             await nodes.stop_all()
+
+    run(check())
+
+
+def test_a_node_killed_before_its_commit_index_is_durable_knows_that_it_may_be_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logwriter, "COMMIT_SETTLE_S", 60.0)
+
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "abc")
+        try:
+            await nodes.start_all()
+            leader, follower = await nodes.pair()
+            name = follower.config.name
+            await follower.apply(b"shown")
+            assert nodes.machine(follower).items == [b"shown"]
+            assert not follower.catching_up
+            left_by_a_kill = tmp_path / "killed"
+            shutil.copytree(tmp_path / name, left_by_a_kill)
+            await nodes.stop_all()
+            again = await nodes.start(name, data_dir=str(left_by_a_kill))
+            assert nodes.machine(again).items == [], "what it showed is in its log, and not known to be committed"
+            assert again.catching_up
+            await nodes.start(leader.config.name)
+            await until(again, lambda: not again.catching_up)
+            assert nodes.machine(again).items == [b"shown"]
+        finally:
+            await nodes.stop_all()
+
+    run(check())
+
+
+def test_the_end_of_the_log_need_not_be_reached_where_it_was_never_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "Horizon", _FarHorizon)
+
+    async def check() -> None:
+        async with cluster(tmp_path) as nodes:
+            _, follower = await nodes.pair()
+            await until(follower, lambda: not follower.catching_up)
+            assert follower.stats().last_index < FAR, "a leader has confirmed what is committed"
 
     run(check())
 

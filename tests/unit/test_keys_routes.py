@@ -314,6 +314,19 @@ def test_max_stale_bounds_the_age(age_s: float | None, status: int) -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("level", ["stale", "leader"])
+def test_a_node_that_may_be_behind_what_it_showed_refuses_to_show_it(level: str) -> None:
+    async def scenario() -> None:
+        wire = KvWire()
+        await wire.ask("PUT", "/key/a", b"v")
+        wire.backend.catching_up = True
+        answer = await wire.ask("GET", f"/key/a?consistency={level}")
+        assert (answer.status, error_in(answer)["code"], answer.headers["retry-after"]) == (503, "too_stale", "1")
+        assert (await wire.ask("GET", "/key/a")).status == 200, "a confirmed read is never behind"
+
+    run(scenario())
+
+
 def test_the_deadline_is_handed_on() -> None:
     async def scenario() -> None:
         wire = KvWire()

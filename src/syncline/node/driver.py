@@ -43,6 +43,7 @@ from syncline.node.envelope import decode_proposal
 from syncline.node.events import Event, EventKind, Events
 from syncline.node.founding import Founding
 from syncline.node.futures import ApplyFuture
+from syncline.node.horizon import Horizon
 from syncline.node.parts import Parts
 from syncline.node.proposals import Proposals
 from syncline.node.reads import Reads
@@ -102,6 +103,7 @@ class Driver:
         self.reconfiguration = Reconfiguration(self)
         self.snapshotter = Snapshotter(self)
         self.applied = self.core.applied
+        self.horizon = Horizon(self)
         self.stopped_by: SynclineError | None = None
         self.leader_contact_s: float | None = None
         self.leader_changes = 0
@@ -190,6 +192,7 @@ class Driver:
         if self.core.state is StateType.LEADER:
             self.leader_contact_s = now
             self._yield_if_disk_stalls(now)
+        self.horizon.tick()
         self.reconfiguration.tick()
         self.snapshotter.tick()
 

@@ -75,8 +75,9 @@ class Raft:
     ) -> Raft:
         """Start a node from its data directory, or a new one.
 
-        On return the state machine has everything that this node knew to be committed, so its state never goes back
-        in time; there need not be a leader yet. The keyword arguments replace the real world, for tests.
+        On return the state machine has everything that this node durably knew to be committed; there need not be a
+        leader yet. After a crash that may be a little less than it showed before: see `catching_up`. The keyword
+        arguments replace the real world, for tests.
 
         Raises ConfigError, StorageError (`DirectoryLocked`, `WrongDirectory`, `CorruptionError` ...), NodeFailed, and
         OSError where the peer address can't be bound.
@@ -289,6 +290,16 @@ class Raft:
     def address(self) -> str:
         """Where peers are listened for, with the real port."""
         return self._driver.parts.transport.address
+
+    @property
+    def catching_up(self) -> bool:
+        """Whether the local state may still be older than what this node showed before it was restarted.
+
+        Only after a crash, and until the node has applied all that its log held, or a leader has confirmed what is
+        committed. Reads behind `read_index` are never affected; a reader of the local state who must not see it go
+        back waits until this is False.
+        """
+        return not self._driver.horizon.reached
 
     @property
     def last_contact_s(self) -> float | None:

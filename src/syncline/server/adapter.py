@@ -45,6 +45,10 @@ class NodeBackend:
         return self._raft.last_contact_s
 
     @property
+    def catching_up(self) -> bool:
+        return self._raft.catching_up
+
+    @property
     def failure(self) -> BaseException | None:
         return self._failed.result() if self._failed.done() and not self._failed.cancelled() else None
 

@@ -110,6 +110,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def catching_up(self) -> bool:
+        """Whether the store may still be older than what this node showed before it was restarted."""
+        ...
+
+    @property
     def failure(self) -> BaseException | None:
         """Why the node stopped itself; None while it runs."""
         ...

@@ -5,6 +5,8 @@
 - `leader`: on the leader the state is read at once, without asking a quorum: a leader that has been replaced and does
   not know it yet may answer with old data for about an election timeout. On other nodes the same as `linearizable`.
 - `stale`: this node's own state, at once, without anybody. `max_stale` bounds how long ago the leader was heard of.
+  A node never shows an older state than before, restarts included: one that was killed a moment after it applied
+  something first makes sure of that, and refuses until then.
 """
 
 from __future__ import annotations
@@ -69,6 +71,13 @@ class Reads:
         if level == "linearizable" or (level == "leader" and not self._backend.is_leader):
             self.within(plan.timeout_s, then)
             return
+        if self._backend.catching_up:
+            raise RequestError(
+                "this node was restarted after a crash, and what it would show may be older than what it showed before:"
+                " it catches up as soon as there is a leader",
+                status=503,
+                code="too_stale",
+            )
         if plan.max_stale_s is not None:
             self._check_age(plan.max_stale_s)
         then(None)
