@@ -14,7 +14,7 @@ from syncline.transport.messages import PeerMessage
 from syncline.transport.peers import Transport
 from syncline.transport.tls import PeerTls, check_certificate_names
 from tests.support import run
-from tests.unit.transport_support import CLUSTER, PROMPT, FakeHandler, RawEnd, Watch, heartbeat
+from tests.unit.transport_support import CLUSTER, PROMPT, FakeHandler, RawEnd, TurnTransport, Watch, heartbeat
 
 FILES = Path(__file__).parent / "tls"
 
@@ -29,7 +29,7 @@ def settings(name: str, authority: str = "cluster-ca") -> PeerTls:
 
 async def start(watch: Watch, node_id: int, tls: PeerTls | None) -> tuple[Transport, FakeHandler]:
     handler = FakeHandler(watch)
-    transport = Transport(
+    transport = TurnTransport(
         TcpNetwork(),
         handler,
         node_id=node_id,

@@ -148,6 +148,14 @@ class FakeHandler:
         return self.messages
 
 
+class TurnTransport(Transport):
+    """One that is flushed at the end of each turn of the event loop in which something was sent, as nodes do it."""
+
+    def send(self, to: NodeId, message: PeerMessage) -> bool:
+        asyncio.get_running_loop().call_soon(self.flush)
+        return super().send(to, message)
+
+
 class Cluster:
     """Some transports in one process."""
 
@@ -167,7 +175,7 @@ class Cluster:
         seed: int = 1,
     ) -> tuple[Transport, FakeHandler]:
         handler = FakeHandler(self.watch)
-        transport = Transport(
+        transport = TurnTransport(
             self.network,
             handler,
             node_id=node_id,

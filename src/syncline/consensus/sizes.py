@@ -31,11 +31,13 @@ def encoded_size(entries: Sequence[Entry]) -> int:
     """Encoded bytes of all the entries, which are contiguous."""
     if not entries:
         return 0
-    header = _header_size(entries[0])
-    if header != _header_size(entries[-1]):
+    lengths = [len(entry.data) for entry in entries]
+    header, shortest, longest = _header_size(entries[0]), min(lengths), max(lengths)
+    width = _varint_size(longest)
+    if not shortest or _varint_size(shortest) != width or _header_size(entries[-1]) != header:
         return sum([entry_size(entry) for entry in entries])
-    # Terms and indexes only grow, so the numbers in between are as wide as the first and the last.
-    return header * len(entries) + sum([_data_size(len(entry.data)) for entry in entries])
+    # Terms and indexes only grow, so the numbers in between are as wide as the first and the last. The data has a tag.
+    return (header + 1 + width) * len(entries) + sum(lengths)
 
 
 def payload_size(entries: Sequence[Entry]) -> int:

@@ -9,10 +9,9 @@ acknowledgements) rides on the storage work and leaves after it. Nothing here bl
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import (
@@ -82,6 +81,27 @@ DISK_FULL = "disk_full"
 REFUSALS: dict[str, type[OperationError]] = {error.code: error for error in (Dropped, NotLeader, MembershipError)}
 
 
+class Guard:
+    """`with guard:` is for what runs as a callback: whatever error comes out of it stops the node.
+
+    Otherwise it would end up in the event loop's log, and the node go on in a state that is in doubt.
+    """
+
+    __slots__ = ("_fail",)
+
+    def __init__(self, fail: Callable[[Exception], None]) -> None:
+        self._fail = fail
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self._fail(error)
+        return True
+
+
 class Driver:
     """One node's loop. Made by `Raft.open`; everything runs on the event loop's thread."""
 
@@ -90,6 +110,7 @@ class Driver:
         self.parts = parts
         self.core: RawNode = parts.core
         self.rng = rng
+        self.guarded = Guard(self.fail)
         self.events = Events()
         self.loop = asyncio.get_running_loop()
         self.proposals = Proposals(rng, step_s=config.heartbeat_s, max_bytes=config.max_pending_bytes)
@@ -129,14 +150,6 @@ class Driver:
         if self.stopped_by is not None:
             raise self.stopped_by
 
-    @contextlib.contextmanager
-    def guarded(self) -> Iterator[None]:
-        """For what runs as a callback: an error there must stop the node, not end up in the event loop's log."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - whatever it is, the state is in doubt
-            self.fail(error)
-
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -173,7 +186,7 @@ class Driver:
         # After a pause of the process the missed ticks are left out: they say nothing about the leader.
         self._next_tick_s = max(self._next_tick_s + self.config.heartbeat_s, now)
         self._ticker = self.loop.call_at(self._next_tick_s, self._tick)
-        with self.guarded():
+        with self.guarded:
             self._on_tick(now)
         self._run()
 
@@ -242,7 +255,7 @@ class Driver:
         self.schedule()
 
     def schedule(self) -> None:
-        if not self._scheduled and not self.stopped:
+        if not self._scheduled and self.stopped_by is None:
             self._scheduled = True
             self.loop.call_soon(self._turn)
 
@@ -250,7 +263,7 @@ class Driver:
         """From the transport."""
         if self.stopped or self.founding.waiting:
             return  # while it waits it must neither vote nor acknowledge
-        with self.guarded():
+        with self.guarded:
             for message in messages:
                 if isinstance(message, Message):
                     if self._disk_full and message.type is MessageType.APP and message.entries:
@@ -285,7 +298,7 @@ class Driver:
         """From the log writer: what these answer is on disk."""
         if self.stopped:
             return
-        with self.guarded():
+        with self.guarded:
             for response in responses:
                 if response.to == self.core.raft.id:
                     self.core.step(response)
@@ -307,30 +320,25 @@ class Driver:
 
     def _run(self) -> None:
         """Give the core what has gathered, and carry out what it asks for. An error here is the node's end."""
-        if self.stopped or self._in_turn:
+        if self.stopped_by is not None or self._in_turn:
             return
         self._in_turn = True
-        try:
+        with self.guarded:
             if self._queue:
                 self._flush_queue()
-            if len(self.reads):
+            if self.reads.to_ask:
                 self.reads.ask(self.loop.time())
-            while self._has_work():
+            while not self.stopped and self.core.has_ready():
                 self._carry_out()
-        except Exception as error:  # noqa: BLE001 - the state of the core is in doubt: stop rather than go on
-            self.fail(error)
-        finally:
-            self._in_turn = False
-
-    def _has_work(self) -> bool:
-        return not self.stopped and self.core.has_ready()
+            self.parts.transport.flush()
+        self._in_turn = False
 
     def _carry_out(self) -> None:
         ready = self.core.ready()
         if ready.soft_state is not None:
             self._on_soft_state(ready.soft_state)
         for message in ready.messages:
-            if self.stopped:
+            if self.stopped_by is not None:
                 return  # a state machine on this loop has failed just now
             if message.to == LOCAL_APPEND:
                 self.parts.writer.append(message)

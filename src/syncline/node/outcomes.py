@@ -11,7 +11,7 @@ __all__ = ["on_outcome"]
 
 def on_outcome(driver: Driver, outcome: Outcome) -> None:
     """Called on the event loop with each outcome of the applier, in log order."""
-    with driver.guarded():
+    with driver.guarded:
         if isinstance(outcome, Applied):
             _on_applied(driver, outcome)
         elif isinstance(outcome, Restored):

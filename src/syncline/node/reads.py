@@ -49,6 +49,11 @@ class Reads:
         return len(self._gathering) + asked + sum(len(batch.futures) for batch in self._confirmed)
 
     @property
+    def to_ask(self) -> bool:
+        """Whether there is something to `ask`: for now, or again where an answer is overdue."""
+        return bool(self._gathering) or self._asked is not None
+
+    @property
     def gathering(self) -> bool:
         return bool(self._gathering)
 

@@ -31,7 +31,7 @@ from syncline.consensus.types import (
 from syncline.errors import CorruptionError
 from syncline.storage.loglocations import TermRuns
 from syncline.storage.wal import Recovery, Wal, WalWrite, WriteResult
-from syncline.storage.walreader import entry_size
+from syncline.storage.walreader import ENTRY_OVERHEAD_BYTES, entry_size
 
 __all__ = ["StoredLog", "settle"]
 
@@ -265,6 +265,8 @@ class StoredLog:
 
 def limit_bytes(entries: list[Entry], max_bytes: int) -> list[Entry]:
     """The first of the entries that together are within `max_bytes`; at least one."""
+    if sum([len(entry.data) for entry in entries]) + ENTRY_OVERHEAD_BYTES * len(entries) <= max_bytes:
+        return entries  # the usual case, found out cheaply
     room = max_bytes
     for count, entry in enumerate(entries):
         room -= entry_size(entry)

@@ -20,7 +20,7 @@ from syncline.storage.walframe import (
 )
 from syncline.storage.walsegment import Segment
 
-__all__ = ["EntryReader", "entry_size"]
+__all__ = ["ENTRY_OVERHEAD_BYTES", "EntryReader", "entry_size"]
 
 READ_BYTES: Final = 256 << 10
 """How much is read at once: a few locations' worth."""

@@ -163,13 +163,20 @@ class Connection(asyncio.Protocol):
         if self._reason is not None:  # given up while it was dialled
             self._transport.abort()
             return
-        self._guarded(lambda: self.owner.on_made(self))
+        try:
+            self.owner.on_made(self)
+        except (FrameError, HandshakeRefused) as error:
+            self._give_up(error)
 
     def data_received(self, data: bytes) -> None:
         self.received_bytes += len(data)
         self.received_s = self._clock()
-        if self._reason is None:  # bytes that come while we close it are of no interest
-            self._guarded(lambda: self._take(data))
+        if self._reason is not None:
+            return  # bytes that come while we close it are of no interest
+        try:
+            self._take(data)
+        except (FrameError, HandshakeRefused) as error:
+            self._give_up(error)
 
     def eof_received(self) -> bool | None:
         return None  # no half-closed connections: the transport closes itself
@@ -206,12 +213,9 @@ class Connection(asyncio.Protocol):
         if len(payloads) > 1 and self._reason is None:
             self.owner.on_frames(self, payloads[1:])
 
-    def _guarded(self, step: Callable[[], None]) -> None:
-        try:
-            step()
-        except (FrameError, HandshakeRefused) as error:
-            self.failure = error
-            self.reset(str(error))
+    def _give_up(self, error: FrameError | HandshakeRefused) -> None:
+        self.failure = error
+        self.reset(str(error))
 
 
 def _describe_loss(error: Exception | None) -> str:

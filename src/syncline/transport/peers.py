@@ -188,19 +188,24 @@ class Transport:
                 task.cancel()
 
     def send(self, to: NodeId, message: PeerMessage) -> bool:
-        """Queue a message; all of one loop turn leave together. False: dropped (no link, or its buffer is full).
+        """Queue a message for the next `flush`. False: dropped (no link, or its buffer is full).
 
-        The message belongs to the transport from here on: it is encoded at the end of the turn. `SNAP` messages do
-        not go this way: see `send_snapshot`.
+        The message belongs to the transport from here on: it is encoded when it leaves. `SNAP` messages do not go
+        this way: see `send_snapshot`.
         """
         link = self._links.get(to)
         if link is None or not link.send(message):
             return False
         if link.queued_messages == 1:
-            if not self._unflushed:
-                self._loop.call_soon(self._flush)
             self._unflushed.append(link)
         return True
+
+    def flush(self) -> None:
+        """Write what was queued, all messages for one peer together. Call it at the end of each turn that sends."""
+        if self._unflushed:
+            links, self._unflushed = self._unflushed, []
+            for link in links:
+                link.flush()
 
     async def send_snapshot(self, to: NodeId, message: Message, manifest: bytes, source: SnapshotSource) -> None:
         """Send a snapshot on a connection of its own; done when the receiver has it durably.
@@ -353,11 +358,6 @@ class Transport:
             self._loop.call_exception_handler({"message": "receiving a snapshot failed", "exception": error})
 
     # -- timers
-
-    def _flush(self) -> None:
-        links, self._unflushed = self._unflushed, []
-        for link in links:
-            link.flush()
 
     def _schedule_tick(self) -> None:
         self._tick_due_s = self._loop.time() + self._limits.keepalive_interval_s

@@ -60,9 +60,7 @@ class Batch(msgspec.Struct, array_like=True, gc=False):
 
     def items(self) -> list[PeerMessage]:
         """All messages as one list."""
-        if self.forwards or self.replies:
-            return [*self.messages, *self.forwards, *self.replies]
-        return list[PeerMessage](self.messages)
+        return [*self.messages, *self.forwards, *self.replies]
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -195,11 +193,16 @@ def is_sendable(message: Message) -> bool:
 def message_size_bytes(message: PeerMessage) -> int:
     """About how many bytes the message takes on the wire. Cheap; never far below the truth."""
     if isinstance(message, Message):
-        size = MESSAGE_OVERHEAD_BYTES + len(message.context)
-        for entry in message.entries:
-            size += ENTRY_OVERHEAD_BYTES + len(entry.data)
-        return size
+        return (
+            MESSAGE_OVERHEAD_BYTES
+            + len(message.context)
+            + ENTRY_OVERHEAD_BYTES * len(message.entries)
+            + sum([len(entry.data) for entry in message.entries])
+        )
     if isinstance(message, Forward):
-        return MESSAGE_OVERHEAD_BYTES + sum(ENTRY_OVERHEAD_BYTES + len(item.data) for item in message.proposals)
+        proposals = message.proposals
+        return (
+            MESSAGE_OVERHEAD_BYTES + ENTRY_OVERHEAD_BYTES * len(proposals) + sum([len(item.data) for item in proposals])
+        )
     refused = sum(ENTRY_OVERHEAD_BYTES + len(item.code) + 4 * len(item.message) for item in message.refused)
     return MESSAGE_OVERHEAD_BYTES + ENTRY_OVERHEAD_BYTES * len(message.accepted) + refused
