@@ -1,8 +1,8 @@
 """Looks at the nodes all the time, and compares what they say of themselves with what Raft promises.
 
-Election safety (one leader a term), no step back of term, commit, applied index or revision on any node, restarts
-included, and one digest for one revision on all of them: what §3 of Ongaro's thesis proves and anybody can see from
-outside.
+Election safety (one leader a term), no step back of a node's term, of its commit and applied index while it runs, or,
+restarts included, of what it shows to readers; one digest for one revision on all of them: what chapter 3 of Ongaro's
+thesis proves and what the server promises, as far as anybody can see it from outside.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ __all__ = ["Observer"]
 
 LOOK_S: Final = 0.25
 ANSWER_S: Final = 0.5
-NEVER_BACK: Final = ("term", "commit", "applied", "revision")
+NEVER_BACK: Final = ("commit", "applied", "revision")
+"""While it runs. Started again, a node may know a little less than it did, and shows it to nobody (see
+`node/horizon.py`). Its term is a promise and never goes back."""
 
 
 class Observer:
@@ -27,6 +29,7 @@ class Observer:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._last: dict[str, NodeStatus] = {}
+        self._shown: dict[str, int] = {}
         self._leaders: dict[int, str] = {}
         self._digests: dict[int, tuple[str, str]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -55,19 +58,19 @@ class Observer:
                 label = node.label
                 try:
                     status = await client.status()
+                    if node.label == label:  # else it may be of the node before or of the one after
+                        self.seen(label, status)
+                    page = await client.list(limit=1, consistency="stale")
+                    if node.label == label:
+                        self.shown(label, page.revision)
                 except OperationError:
-                    continue  # down, stopped or cut off: it says nothing
-                if node.label == label:  # else it may be of the node before or of the one after
-                    self.seen(label, status)
+                    continue  # down, stopped, cut off, or not sure: it says nothing
 
     def seen(self, label: str, status: NodeStatus) -> None:
         """Judge one look at the node with this label."""
-        last = self._last.get(label)
-        if last is not None:
-            for name in NEVER_BACK:
-                before, now = getattr(last, name), getattr(status, name)
-                if now < before:
-                    self.anomalies.append(f"the {name} of {label} went back from {before} to {now}")
+        last = self._last.get(label, status)
+        for name in ("term", *(NEVER_BACK if last.pid == status.pid else ())):
+            self._check_no_way_back(label, name, getattr(last, name), getattr(status, name))
         self._last[label] = status
         if status.role == "leader":
             leader = self._leaders.setdefault(status.term, status.id)
@@ -78,3 +81,12 @@ class Observer:
             self.anomalies.append(
                 f"at revision {status.revision} {label} has digest {status.digest}, and {first} had {digest}"
             )
+
+    def shown(self, label: str, revision: int) -> None:
+        """Judge the revision at which the node answered a stale read."""
+        self._check_no_way_back(label, "shown revision", self._shown.get(label, 0), revision)
+        self._shown[label] = revision
+
+    def _check_no_way_back(self, label: str, name: str, before: int, now: int) -> None:
+        if now < before:
+            self.anomalies.append(f"the {name} of {label} went back from {before} to {now}")

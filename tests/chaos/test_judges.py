@@ -180,6 +180,21 @@ def test_an_observer_sees_a_node_go_back(field: str, tmp_path: object) -> None:
     assert [text for text in watching.anomalies if f"the {field} of n1 went back" in text]
 
 
+def test_an_observer_lets_a_restarted_node_know_less_but_neither_vote_anew_nor_show_less(tmp_path: object) -> None:
+    watching = observer(tmp_path)
+    watching.seen("n1", status())
+    watching.shown("n1", 3)
+    watching.seen("n1", status(pid=2, commit=4, applied=4, revision=2, digest="w"))
+    watching.shown("n1", 3)
+    assert watching.anomalies == []
+    watching.seen("n1", status(pid=3, term=0))
+    watching.shown("n1", 2)
+    assert watching.anomalies == [
+        "the term of n1 went back from 1 to 0",
+        "the shown revision of n1 went back from 3 to 2",
+    ]
+
+
 def test_an_observer_sees_two_leaders_and_two_digests(tmp_path: object) -> None:
     watching = observer(tmp_path)
     watching.seen("n1", status(role="leader"))
