@@ -1,54 +1,68 @@
-"""Syncline beside other systems, in turns. `bench/README.md` says what has to be installed.
+"""Syncline beside other systems, in turns, and Syncline alone. `bench/README.md` says what has to be installed.
 
-python -m bench [--only writes,reads,stale,mixed] [--clients 1,16,64,256] [--peers syncline,etcd,hashicorp]
-                [--seconds 5] [--repeats 3] [--directory .] [--lock FILE]
+python -m bench [--only writes,reads,failover,...] [--clients 1,16,64,256] [--peers syncline,etcd,...] [--seconds 5]
+                [--repeats 3] [--directory .] [--lock FILE] [--results FILE] [--page DIRECTORY]
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime as dt
+import os
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from bench import machine
+from bench import machine, results
+from bench.figures import Scale
 from bench.load import Load, Workload
-from bench.outputs import table
+from bench.outputs import page, table
 from bench.peers import PEERS
-from bench.peers.peer import Cluster, Peer
-from bench.turns import Cell, Sample, holding, measure_in_turns
+from bench.peers.peer import Cluster
+from bench.results import Results, Row, System
+from bench.turns import Sample, holding, measure_in_turns
+from bench.workloads import WORKLOADS
 
-OURS = "syncline"
+ALL = [*Workload, *WORKLOADS]
 
 
 def main() -> None:
     options = _parse()
-    directory = tempfile.mkdtemp(prefix="bench-", dir=options.directory)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that what was started is stopped
+    directory = tempfile.mkdtemp(prefix="bench-", dir=os.path.abspath(options.directory))
     try:
-        print("\n".join(machine.describe(directory)), flush=True)
-        if machine.filesystem(directory)[0] == "tmpfs":
-            sys.exit("this directory is memory: a sync costs nothing there; choose another with --directory")
-        samples = measure(directory, options)
+        found = _results(options, directory)
+        print("\n".join(found.machine), flush=True)
+        _measure_cells(found, options, directory)
+        _measure_figures(found, options, directory)
     finally:
         shutil.rmtree(directory)
-    print("\nmedians")
-    print("\n".join(table.medians(samples, OURS)))
+    if found.rows:
+        print("\n" + "\n".join(table.medians(found, "syncline")))
+    if options.page:
+        print(f"\nwritten: {page.write(found, options.page)}")
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Syncline beside other systems, in turns.")
-    listed = ",".join
-    parser.add_argument("--only", type=_listed, default=list(Workload), help=f"workloads: {listed(Workload)}")
+    scale = Scale()
+    parser.add_argument("--only", type=_listed, default=ALL, help=", ".join(ALL))
     parser.add_argument("--clients", type=_numbers, default=[1, 16, 64, 256], help="numbers of clients (1,16,64,256)")
-    parser.add_argument("--peers", type=_listed, default=list(PEERS), help=f"systems: {listed(PEERS)}")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement, whole ones (default: 5)")
-    parser.add_argument("--repeats", type=int, default=3, help="of everything (default: 3)")
-    parser.add_argument("--directory", default=".", help="a directory on the disk to measure (default: this one)")
+    parser.add_argument("--peers", type=_listed, default=list(PEERS), help=", ".join(PEERS))
+    parser.add_argument("--seconds", type=float, default=scale.seconds, help="of each measurement, whole ones (5)")
+    parser.add_argument("--repeats", type=int, default=3, help="of what is measured in turns (3)")
+    parser.add_argument("--failovers", type=int, default=scale.failovers, help="how many (20)")
+    parser.add_argument("--keys", type=int, default=scale.keys, help="of `million`, if it is to be less")
+    parser.add_argument("--directory", default=".", help="a directory on the disk to measure (this one)")
     parser.add_argument("--lock", help="a file to lock around each round of measurements, on a shared machine")
+    parser.add_argument("--results", help="a file to keep all figures in; what it has of other cells stays")
+    parser.add_argument("--page", help="a directory for the page and its plots")
     options = parser.parse_args()
-    if unknown := sorted({*options.only} - {*Workload} | {*options.peers} - {*PEERS}):
+    if unknown := sorted({*options.only} - {*ALL} | {*options.peers} - {*PEERS}):
         parser.error(f"unknown: {', '.join(unknown)}")
     return options
 
@@ -61,36 +75,77 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def measure(directory: str, options: argparse.Namespace) -> dict[Cell, list[Sample]]:
-    """Start the systems and measure them in turns."""
-    with running([PEERS[name] for name in options.peers], directory) as clusters:
-        loads = [Load(Workload(name), clients, options.seconds) for name in options.only for clients in options.clients]
+def _results(options: argparse.Namespace, directory: str) -> Results:
+    """Those that are to be added to, or new ones."""
+    date = dt.datetime.now().astimezone().date().isoformat()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
+    if options.results and os.path.exists(options.results):
+        found = results.load(options.results)
+        if commit.strip() not in found.commit.split(", "):
+            found.commit += f", {commit.strip()}"
+        return found
+    return Results(date, machine.describe(directory), commit.strip() or "unknown")
+
+
+def _measure_cells(found: Results, options: argparse.Namespace, directory: str) -> None:
+    """All systems under all loads."""
+    workloads = [workload for workload in Workload if workload in options.only]
+    if not workloads:
+        return
+    with running(options.peers, found, directory) as clusters:
         print("\n" + table.HEAD)
-        return measure_in_turns(
-            clusters,
-            loads,
-            options.repeats,
-            quiet=lambda: holding(options.lock),
-            tell=lambda name, load, sample: print(table.line(name, load, sample), flush=True),
-        )
+        for workload in workloads:
+            asked = {name: cluster for name, cluster in clusters.items() if workload in PEERS[name].workloads}
+            for number in options.clients:
+                load = Load(workload, number, options.seconds)
+                samples = measure_in_turns(asked, load, options.repeats, lambda: holding(options.lock), _tell)
+                found.add_rows([Row(name, workload, number, options.seconds, of) for name, of in samples.items()])
+                _keep(found, options)
+
+
+def _tell(name: str, load: Load, sample: Sample) -> None:
+    print(table.line(name, load, sample), flush=True)
+
+
+def _measure_figures(found: Results, options: argparse.Namespace, directory: str) -> None:
+    """What is measured of ours alone."""
+    scale = Scale(seconds=options.seconds, failovers=options.failovers, keys=options.keys)
+    for name, run in WORKLOADS.items():
+        if name not in options.only:
+            continue
+        print(f"\n{name}", flush=True)
+        own = tempfile.mkdtemp(prefix=f"{name}-", dir=directory)
+        figures = run(own, scale, lambda: holding(options.lock))
+        shutil.rmtree(own)
+        for figure in figures:
+            print(f"{figure.title}: {figure.value:,.3g} {figure.unit}   {figure.note}", flush=True)
+        found.add_figures(figures)
+        _keep(found, options)
+
+
+def _keep(found: Results, options: argparse.Namespace) -> None:
+    if options.results:
+        results.save(found, options.results)
 
 
 @contextlib.contextmanager
-def running(peers: Sequence[Peer], directory: str) -> Iterator[dict[str, tuple[Peer, Cluster]]]:
+def running(names: list[str], found: Results, directory: str) -> Iterator[dict[str, Cluster]]:
     """Those of the systems that can be had, started and filled. It says which can't."""
-    clusters: dict[str, tuple[Peer, Cluster]] = {}
+    clusters: dict[str, Cluster] = {}
     try:
-        for peer in peers:
+        for name in names:
+            peer = PEERS[name]
             if missing := peer.missing():
-                print(f"{peer.name}: left out, {missing} (see bench/README.md)", flush=True)
+                found.systems[name] = System(missing=missing)
+                print(f"{name}: left out, {missing} (see bench/README.md)", flush=True)
                 continue
-            own = tempfile.mkdtemp(prefix=f"{peer.name}-", dir=directory)
-            clusters[peer.name] = peer, peer.start(own)
-            clusters[peer.name][1].fill()
-            print(f"{peer.name}: {peer.version()}. {peer.how}", flush=True)
+            clusters[name] = peer.start(tempfile.mkdtemp(prefix=f"{name}-", dir=directory))
+            clusters[name].fill()
+            found.systems[name] = System(peer.version(), peer.how)
+            print(f"{name}: {peer.version()}. {peer.how}", flush=True)
         yield clusters
     finally:
-        for _, cluster in clusters.values():
+        for cluster in clusters.values():
             cluster.stop()
 
 

@@ -22,7 +22,7 @@ def describe(directory: str) -> list[str]:
         f"{os.cpu_count()} processors: {model[1] if model else platform.machine()}",
         f"{memory_kib / (1 << 20):.1f} GiB of memory",
         f"{platform.system()} {platform.release()}, Python {sys.version.split()[0]}",
-        f"data on {kind} ({device})",
+        f"data on {kind} ({device})" + (", MEMORY: a sync costs nothing there" if kind == "tmpfs" else ""),
     ]
 
 

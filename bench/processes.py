@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -21,19 +22,38 @@ class BenchError(Exception):
 
 
 class Process:
-    """One node of a measured system. Its output goes to a file."""
+    """One node of a measured system. Its output goes to a file; `asked` nodes answer orders with lines instead."""
 
-    def __init__(self, command: Sequence[str], log_path: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, command: Sequence[str], log_path: str, *, asked: bool = False) -> None:
         self.command = list(command)
         self.log_path = log_path
-        self._environment = {**os.environ, **(environment or {})}
+        self._asked = asked
         self._start()
 
     def _start(self) -> None:
         with open(self.log_path, "ab") as log:
             self._process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment
+                self.command,
+                stdin=subprocess.PIPE if self._asked else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if self._asked else log,
+                stderr=log,
+                text=True,
             )
+
+    def ask(self, order: object) -> object:
+        """Send a line of JSON to an `asked` node, and read its answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            self._process.wait(STOP_S)
+            self.check()
+        return json.loads(answer)
 
     @property
     def pid(self) -> int:
@@ -62,6 +82,8 @@ class Process:
         if self._process.poll() is not None:
             return
         self._process.terminate()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         try:
             self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:
@@ -80,7 +102,9 @@ def stop_all(processes: Sequence[Process]) -> None:
         process.stop()
 
 
-def wait_for(what: str, check: Callable[[], bool], *, deadline_s: float = START_S) -> None:
+def wait_for(
+    what: str, check: Callable[[], bool], *, deadline_s: float = START_S, again_s: float = ASK_AGAIN_S
+) -> None:
     """Ask again and again; `OSError` counts as not yet."""
     end = time.monotonic() + deadline_s
     while True:
@@ -91,7 +115,7 @@ def wait_for(what: str, check: Callable[[], bool], *, deadline_s: float = START_
             pass
         if time.monotonic() > end:
             raise BenchError(f"not within {deadline_s:g} s: {what}")
-        time.sleep(ASK_AGAIN_S)
+        time.sleep(again_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from bench import machine
+from bench.figures import Quiet
 from bench.load import Load
-from bench.peers.peer import Cluster, Peer
-from bench.stats import median
+from bench.peers.peer import Cluster
 
 WARM_UP_S = 1.0
 """Of the same load, before each measurement."""
@@ -30,10 +30,6 @@ class Sample:
     generator_cores: float
     others_cores: float
     errors: int
-
-
-Cell = tuple[str, Load]
-"""A system's name and the load on it."""
 
 
 def measure(cluster: Cluster, load: Load) -> Sample:
@@ -59,39 +55,17 @@ def measure(cluster: Cluster, load: Load) -> Sample:
 
 
 def measure_in_turns(
-    clusters: Mapping[str, tuple[Peer, Cluster]],
-    loads: Sequence[Load],
-    repeats: int,
-    *,
-    quiet: Callable[[], contextlib.AbstractContextManager[None]],
-    tell: Callable[[str, Load, Sample], None],
-) -> dict[Cell, list[Sample]]:
-    """All samples. Those of one load and repeat are taken within one `quiet()`."""
-    samples: dict[Cell, list[Sample]] = {}
+    clusters: Mapping[str, Cluster], load: Load, repeats: int, quiet: Quiet, tell: Callable[[str, Load, Sample], None]
+) -> dict[str, list[Sample]]:
+    """Each cluster's samples of one load. Those of one repeat are taken within one `quiet()`."""
+    samples: dict[str, list[Sample]] = {name: [] for name in clusters}
     for _ in range(repeats):
-        for load in loads:
-            with quiet():
-                for name, (peer, cluster) in clusters.items():
-                    if load.workload in peer.workloads:
-                        sample = measure(cluster, load)
-                        samples.setdefault((name, load), []).append(sample)
-                        tell(name, load, sample)
+        with quiet():
+            for name, cluster in clusters.items():
+                sample = measure(cluster, load)
+                samples[name].append(sample)
+                tell(name, load, sample)
     return samples
-
-
-def middle(samples: Sequence[Sample]) -> Sample:
-    """Each figure's median; errors are added up."""
-    return Sample(
-        per_s=median([one.per_s for one in samples]),
-        p50_ms=median([one.p50_ms for one in samples]),
-        p99_ms=median([one.p99_ms for one in samples]),
-        p999_ms=median([one.p999_ms for one in samples]),
-        cpu_s_per_1000=median([one.cpu_s_per_1000 for one in samples]),
-        resident_mib=median([one.resident_mib for one in samples]),
-        generator_cores=median([one.generator_cores for one in samples]),
-        others_cores=median([one.others_cores for one in samples]),
-        errors=sum(one.errors for one in samples),
-    )
 
 
 @contextlib.contextmanager

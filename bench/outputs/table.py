@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from bench.load import Load
-from bench.turns import Cell, Sample, middle
+from bench.results import Results, ratio
+from bench.turns import Sample
 
 HEAD = (
     f"{'workload':<8} {'clients':>7}  {'system':<10} {'per s':>9} {'p50 ms':>8} {'p99 ms':>8} {'p99.9':>8} "
@@ -14,6 +13,7 @@ HEAD = (
 
 
 def line(name: str, load: Load, sample: Sample) -> str:
+    """One measurement."""
     return (
         f"{load.workload:<8} {load.clients:>7}  {name:<10} {sample.per_s:>9,.0f} {sample.p50_ms:>8.2f} "
         f"{sample.p99_ms:>8.2f} {sample.p999_ms:>8.2f} {sample.cpu_s_per_1000:>10.3f} {sample.resident_mib:>6.0f} "
@@ -21,15 +21,19 @@ def line(name: str, load: Load, sample: Sample) -> str:
     )
 
 
-def medians(samples: Mapping[Cell, Sequence[Sample]], ours: str) -> list[str]:
-    """The medians, and ours as a multiple of each other system's throughput and p99."""
-    lines = [HEAD + "   ours against it: throughput, p50, p99"]
-    for (name, load), taken in samples.items():
-        sample = middle(taken)
-        text = line(name, load, sample)
-        if name != ours and (ours, load) in samples:
-            our = middle(samples[ours, load])
-            ratios = our.per_s / sample.per_s, our.p50_ms / sample.p50_ms, our.p99_ms / sample.p99_ms
-            text += "   " + " ".join(f"{ratio:.2f}x" for ratio in ratios)
+def medians(results: Results, ours: str) -> list[str]:
+    """Medians, and ours as a multiple of each other system: medians of the ratios of each repeat."""
+    head = f"{'workload':<8} {'clients':>7}  {'system':<10} {'per s':>9} {'p50 ms':>8} {'p99 ms':>8}"
+    lines = [head + "   ours against it: throughput (lowest to highest), p50, p99"]
+    for row in results.rows:
+        text = (
+            f"{row.workload:<8} {row.clients:>7}  {row.system:<10} {row.median('per_s'):>9,.0f} "
+            f"{row.median('p50_ms'):>8.2f} {row.median('p99_ms'):>8.2f}"
+        )
+        our = results.row(ours, row.workload, row.clients)
+        if our is not None and row.system != ours:
+            found = ratio(our, row, "per_s")
+            text += f"   {found.value:.2f}x ({found.lowest:.2f} to {found.highest:.2f})"
+            text += "".join(f", {ratio(our, row, field).value:.2f}x" for field in ("p50_ms", "p99_ms"))
         lines.append(text)
     return lines

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from bench.peers.etcd import Etcd
 from bench.peers.hashicorp_raft import HashicorpRaft
+from bench.peers.library import Library
 from bench.peers.peer import Peer
+from bench.peers.pysyncobj import PySyncObj
+from bench.peers.redis import Redis
 from bench.peers.syncline import Syncline
 
-PEERS: dict[str, Peer] = {peer.name: peer for peer in (Syncline(), Etcd(), HashicorpRaft())}
+_PEERS: tuple[Peer, ...] = (Syncline(), Etcd(), HashicorpRaft(), Library(), PySyncObj(), Redis())
+
+PEERS = {peer.name: peer for peer in _PEERS}
 """By name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -13,8 +13,8 @@ from bench.load import KEYS, VALUE_BYTES, Load, Outcome, Workload, key
 from bench.processes import BenchError, Process, stop_all
 
 NODES = 3
+ASK_S = 30.0
 FILL_CLIENTS = 16
-FILL_TIMEOUT_S = 30.0
 
 
 class Cluster(ABC):
@@ -72,12 +72,12 @@ class Peer(Protocol):
 
 
 def ask(
-    address: str, path: str, *, method: str = "GET", body: bytes | None = None, headers: Mapping[str, str] | None = None
+    address: str, path: str, *, method: str = "GET", body: bytes | None = None, timeout_s: float = ASK_S
 ) -> tuple[int, bytes]:
     """One HTTP request on a connection of its own: status and body. Raises `OSError`."""
-    connection = http.client.HTTPConnection(address, timeout=5)
+    connection = http.client.HTTPConnection(address, timeout=timeout_s)
     try:
-        connection.request(method, path, body, dict(headers or {}))
+        connection.request(method, path, body)
         answer = connection.getresponse()
         return answer.status, answer.read()
     except http.client.HTTPException as error:
@@ -105,7 +105,7 @@ def fill_over_http(address: str) -> None:
 
 
 def _fill_some(address: str, start: int) -> None:
-    connection = http.client.HTTPConnection(address, timeout=FILL_TIMEOUT_S)
+    connection = http.client.HTTPConnection(address, timeout=ASK_S)
     try:
         for number in range(start, KEYS, FILL_CLIENTS):
             connection.request("PUT", f"/key/{key(number)}", b"x" * VALUE_BYTES)

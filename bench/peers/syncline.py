@@ -7,11 +7,13 @@ import sys
 
 from tests.ports import free_block
 
-from bench.generators import wrk
+from bench.generators import http1, wrk
 from bench.load import Load, Outcome, Workload
 from bench.peers.peer import NODES, Cluster, ask, ask_json, fill_over_http
 from bench.processes import BenchError, Process, wait_for
 from syncline import __version__
+
+STALE_QUERY = "?consistency=stale"
 
 
 class SynclineCluster(Cluster):
@@ -62,16 +64,23 @@ class SynclineCluster(Cluster):
         fill_over_http(self.addresses[self.leader()])
 
     def load(self, load: Load) -> Outcome:
-        return wrk.generate(self.addresses[self.leader()], load, stale_query="?consistency=stale")
+        address = self.addresses[self.leader()]
+        if wrk.missing():
+            return http1.generate(address, load, stale_query=STALE_QUERY)
+        return wrk.generate(address, load, stale_query=STALE_QUERY)
 
 
 class Syncline:
     name = "syncline"
     workloads = frozenset(Workload)
-    how = "`syncline serve` with its default settings; HTTP/1.1, loaded by wrk."
+
+    @property
+    def how(self) -> str:
+        generator = f"the bench's own generator ({wrk.missing()})" if wrk.missing() else "wrk"
+        return f"`syncline serve` with its default settings; HTTP/1.1, loaded by {generator}."
 
     def missing(self) -> str:
-        return wrk.missing()
+        return ""
 
     def version(self) -> str:
         return f"Syncline {__version__}, Python {sys.version.split()[0]}"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import cast
+
 import pytest
-from bench.generators import h2load, wrk
-from bench.load import KEYS, Load, Workload, key
+from bench.generators import closedloop, h2load, http1, resp, wrk
+from bench.generators.closedloop import Answer
+from bench.load import KEYS, Load, Outcome, Workload, key
 from bench.peers.etcd import KEY, message
 from bench.processes import BenchError
 
@@ -67,3 +71,87 @@ def test_the_value_of_the_mix_ends_the_range_behind_its_key() -> None:
     assert body == h2load.bytes_field(1, KEY) + h2load.bytes_field(2, value)
     assert value > KEY, "an empty range"
     assert not any(KEY < key(number).encode() < value for number in range(KEYS)), "another key in the range"
+
+
+@pytest.mark.parametrize(
+    ("data", "length", "succeeded"),
+    [
+        (b"+OK\r\n", 5, True),
+        (b":2\r\n+OK\r\n", 4, True),
+        (b"-ERR no\r\n", 9, False),
+        (b"$3\r\nabc\r\n", 9, True),
+        (b"$-1\r\n", 5, False),
+    ],
+)
+def test_an_answer_of_redis(data: bytes, length: int, succeeded: bool) -> None:
+    assert resp.one_answer(bytearray(data)) == Answer(length, succeeded)
+
+
+@pytest.mark.parametrize("data", [b"", b"+OK", b"$3\r\nabc"])
+def test_an_incomplete_answer_of_redis(data: bytes) -> None:
+    assert resp.one_answer(bytearray(data)) is None
+
+
+def test_a_write_of_redis_counts_once_a_replica_has_it() -> None:
+    assert resp.written_to_two(bytearray(b"+OK\r\n")) is None
+    assert resp.written_to_two(bytearray(b"+OK\r\n:1\r\n")) == Answer(9, True)
+    assert resp.written_to_two(bytearray(b"+OK\r\n:0\r\n")) == Answer(9, False)
+    assert resp.written_to_two(bytearray(b"-ERR\r\n:1\r\n")) == Answer(10, False)
+
+
+def test_a_command_of_redis() -> None:
+    assert resp.command("GET", "é") == b"*2\r\n$3\r\nGET\r\n$2\r\n\xc3\xa9\r\n"
+
+
+def test_an_answer_of_http() -> None:
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"
+    assert http1.answer(bytearray(whole + b"HTTP/1.1 ")) == Answer(len(whole), True)
+    assert http1.answer(bytearray(whole[:-1])) is None
+    assert http1.answer(bytearray(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n")) == Answer(38, False)
+
+
+class Counting(asyncio.Protocol):
+    """Answers each byte with one, every third with an error, and closes the connection after `lives` answers."""
+
+    def __init__(self, lives: int) -> None:
+        self._lives = lives
+        self._answered = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        assert data == b"?", "more than one request in flight"
+        self._answered += 1
+        self._transport.write(b"!" if self._answered % 3 else b"x")
+        if self._answered == self._lives:
+            self._transport.close()
+
+
+def one_byte(data: bytearray) -> Answer | None:
+    return Answer(1, data[:1] == b"!") if data else None
+
+
+def run_against(lives: int, clients: int) -> Outcome:
+    """Run our own generator against `Counting` for a moment."""
+
+    async def both() -> Outcome:
+        server = await asyncio.get_running_loop().create_server(lambda: Counting(lives), "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            load = Load(Workload.WRITES, clients, 0.2)
+            return await asyncio.to_thread(closedloop.generate, "127.0.0.1", port, [b"?"], one_byte, load)
+
+    return asyncio.run(both())
+
+
+def test_our_generator_counts_successes_and_errors() -> None:
+    outcome = run_against(lives=1 << 30, clients=3)
+    assert outcome.latencies_us.count > 10
+    assert outcome.errors == pytest.approx(outcome.latencies_us.count / 2, abs=3)
+    assert 0 < outcome.generator_cpu_s < 10
+
+
+def test_our_generator_counts_a_lost_connection_as_an_error() -> None:
+    outcome = run_against(lives=2, clients=4)
+    assert (outcome.latencies_us.count, outcome.errors) == (8, 4)

@@ -1,0 +1,18 @@
+"""What is measured of ours alone, one file each. `WORKLOADS` is in the order of the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bench.figures import Figure, Quiet, Scale
+from bench.workloads import failover, idle, importing, million, transactions, values
+
+WORKLOADS: dict[str, Callable[[str, Scale, Quiet], list[Figure]]] = {
+    "transactions": transactions.run,
+    "values": values.run,
+    "import": importing.run,
+    "failover": failover.run,
+    "million": million.run,
+    "idle": idle.run,
+}
+"""By name; each is given a directory for its data."""

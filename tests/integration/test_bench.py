@@ -1,0 +1,51 @@
+"""The bench runs: ours alone, at tiny sizes, with what is installed everywhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from bench.results import load
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def bench(directory: str, *arguments: str) -> str:
+    """Run it; its output."""
+    command = [sys.executable, "-m", "bench", "--directory", directory, "--seconds", "1", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not done.stderr
+    return done.stdout
+
+
+def test_ours_alone(tmp_path: object) -> None:
+    kept, pages = f"{tmp_path}/results.json", f"{tmp_path}/pages"
+    where = ["--results", kept, "--page", pages]
+    cells = ["--only", "writes,mixed", "--clients", "2", "--peers", "syncline,library", "--repeats", "1"]
+    output = bench(str(tmp_path), *cells, *where)
+    assert "written:" in output
+    found = load(kept)
+    assert {(row.system, row.workload) for row in found.rows} == {
+        ("syncline", "writes"),
+        ("library", "writes"),
+        ("syncline", "mixed"),
+    }
+    for row in found.rows:
+        assert row.median("per_s") > 0
+        assert row.median("p50_ms") <= row.median("p99_ms")
+        assert row.values("errors") == [0]
+    assert {name for name in os.listdir(pages) if name.endswith(".md")} == {f"{found.date}.md"}
+
+
+def test_a_failover_and_a_thousand_keys(tmp_path: object) -> None:
+    kept = f"{tmp_path}/results.json"
+    bench(str(tmp_path), "--only", "failover,million", "--failovers", "1", "--keys", "1000", "--results", kept)
+    found = load(kept)
+    keys = ("failover.median", "memory.restarted", "pause.stale reads", "restart", "catch-up")
+    for key in keys:
+        figure = found.figure(key)
+        assert figure is not None, key
+        assert 0 < figure.value < 100_000, figure
+    assert sorted(os.listdir(str(tmp_path))) == ["results.json"], "the data is removed"
