@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -43,6 +46,25 @@ def cluster() -> Iterator[tuple[dict[str, KeyDouble], list[HttpDouble], str]]:
         nodes["a"].status = status("a", urls[0], "leader", views["a"])
         nodes["b"].status = status("b", urls[1], "follower", views["b"])
         yield nodes, doubles, away
+
+
+INTERRUPTED_WHILE_LOADING = """
+import os, runpy, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "click":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+runpy.run_module("syncline", run_name="__main__")
+"""
+
+
+def test_ctrl_c_while_the_command_is_being_loaded_shows_no_traceback() -> None:
+    command = [sys.executable, "-c", INTERRUPTED_WHILE_LOADING]
+    ran = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (-signal.SIGINT, b"", b"")
 
 
 def test_one_endpoint_is_enough_to_see_every_member() -> None:

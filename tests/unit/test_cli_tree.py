@@ -231,6 +231,33 @@ def test_files_are_replaced_and_strangers_stay(server: HttpDouble, keys: KeyDoub
     assert harvest(os.fsencode(tmp_path)) == {b"old": b"new", b"stranger": b"stays"}
 
 
+def test_what_was_exported_is_on_the_disk_before_it_has_its_name(
+    server: HttpDouble, keys: KeyDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in (b"a", b"deep/er/b", b"deep/c"):
+        keys.keys[key] = StoredValue(b"value", 1, 1, 1)
+    real_sync, real_replace = os.fsync, os.replace
+    synced: set[bytes] = set()
+    renamed: dict[bytes, bytes] = {}
+
+    def sync(descriptor: int) -> None:
+        real_sync(descriptor)
+        synced.add(os.fsencode(os.readlink(f"/proc/self/fd/{descriptor}")))
+
+    def replace(source: bytes, target: bytes) -> None:
+        assert source in synced, "its content is durable before it gets its name"
+        real_replace(source, target)
+        renamed[target] = source
+
+    monkeypatch.setattr("os.fsync", sync)
+    monkeypatch.setattr("os.replace", replace)
+    root = tmp_path / "copy"
+    assert syncline("export", str(root), endpoints=server.url).status == 0
+    assert set(renamed) == {os.fsencode(root / name) for name in ("a", "deep/er/b", "deep/c")}
+    directories = {os.fsencode(path) for path in (root, root / "deep", root / "deep" / "er")}
+    assert directories <= synced, "and so is the name, when the command ends"
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_leftovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = os.fsencode(tmp_path / "file")
     treecopy._write(path, b"old")

@@ -91,6 +91,7 @@ def test_answers_leave_in_order_whenever_they_are_given(parts: list[bytes], cuts
             await wire.settle()
         received = wire.received.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
         assert [answer.body for answer in parse_answers(received)] == [b"%d" % n for n in range(len(parts))]
+        assert wire.server.held_bytes == 0
 
     run(scenario())
 
@@ -151,6 +152,7 @@ def test_damaged_input_is_refused_or_understood_but_never_an_exception(
         assert len([status for status in final if status == 200]) == len(wire.responds)
         assert all(status in {200, 400, 408, 413, 414, 417, 431, 501} for status in final), statuses
         assert all(status == 200 for status in final[:-1]), "a refusal is the last answer"
+        assert wire.server.held_bytes == 0
 
     run(scenario())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from syncline.server.limits import HttpLimits
@@ -176,6 +178,70 @@ def test_bodies_and_answers_in_memory_are_bounded() -> None:
         wire.answer(0)
         await wire.settle()
         assert len(wire.responds) == 4
+
+    run(scenario())
+
+
+def test_what_all_connections_hold_together_is_bounded_and_told() -> None:
+    async def scenario() -> None:
+        first = holding(limits=HttpLimits(max_total_held_bytes=1000))
+        others = [Wire(server=first.server) for _ in range(3)]
+        first.send(put("/a", b"x" * 600))
+        assert first.server.held_bytes == 600
+        others[0].send(put("/b", b"x" * 600))
+        assert len(first.responds) == 1, "the second was refused"
+        assert error_of(others[0].answers[0].body)["code"] == "overloaded"
+        assert others[0].answers[0].status == 503
+        assert not others[0].transport.closing, "the connection can be used again"
+        others[1].send(put("/c", b"x" * 900)[:-100])
+        others[1].send(b"x" * 50)  # a body that comes in pieces counts before it is complete
+        assert others[1].answers[0].status == 503
+        assert not others[1].answers[0].keep_alive
+        first.answer(0)
+        await first.settle()
+        others[2].send(put("/d", b"x" * 600))
+        assert len(first.responds) == 1, "what was refused is still being read"
+        others[1].transport.abort()
+        others[0].send(put("/e", b"x" * 600))
+        assert len(first.responds) == 2
+        first.answer(1)
+        for wire in others:
+            await wire.settle()
+        assert first.server.held_bytes == 0
+
+    run(scenario())
+
+
+def test_a_client_that_does_not_read_counts_for_what_it_leaves() -> None:
+    async def scenario() -> None:
+        wire = Wire(lambda _request, respond: respond(bare(200, TEXT, b"z" * 70_000)))
+        wire.transport.reads_all = False
+        wire.send(get("/a"))
+        assert wire.server.held_bytes == wire.transport.unread > 70_000
+        wire.transport.take(1_000_000)
+        assert wire.server.held_bytes == 0
+        wire.send(get("/a"))
+        assert wire.server.held_bytes > 70_000
+        wire.transport.abort()
+        assert wire.server.held_bytes == 0
+
+    run(scenario())
+
+
+def test_a_body_in_tiny_pieces_takes_no_more_memory_than_its_size() -> None:
+    async def scenario() -> None:
+        wire = holding()
+        data = chunked("/a", *[b"ab"] * 20_000)[:-5]
+        tracemalloc.start()
+        try:
+            wire.send(data)
+            now, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert now < 4 * 40_000
+        assert most < 20 * 40_000, "httptools makes an object of each piece, for a moment"
+        wire.send(b"0\r\n\r\n")
+        assert wire.requests[0].body == b"ab" * 20_000
 
     run(scenario())
 

@@ -61,6 +61,11 @@ MALFORMED: dict[str, tuple[bytes, int]] = {
         b"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"A: b\r\n" * 100,
         431,
     ),
+    "chunks of something else than data": (
+        b"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"x" * 100_000,
+        400,
+    ),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "a long body, told": (b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 51\r\n\r\n", 413),
     "a long body, chunked": (chunked("/", b"a" * 30, b"b" * 30), 413),
 }

@@ -14,12 +14,14 @@ from syncline.kv.commands import (
     ABSENT,
     EXISTS,
     MAX_DELETED_KEYS,
+    MAX_TXN_READ_BYTES,
     Command,
     Compare,
     Comparison,
     Delete,
     DeleteRange,
     Get,
+    Operation,
     Put,
     Range,
     Target,
@@ -268,6 +270,30 @@ def test_a_range_too_large_to_delete_is_refused_whole_and_can_go_in_pieces(monke
     assert apply(machine, DeleteRange(b"", None, 10)) == DeleteRangeResult(10, 16, more=True)
     assert apply(machine, DeleteRange(b"", None, 10)) == DeleteRangeResult(5, 17, more=False)
     assert MAX_DELETED_KEYS <= 10_000
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        (Get(b"a"), Get(b"a"), Get(b"b")),
+        (Range(b"", None), Get(b"b")),
+        (Put(b"new", b"x" * 80), Get(b"new")),
+        (Put(b"new", b"x" * 50), Range(b"", b"b"), Range(b"n", None)),
+        (Get(b"a"), Txn(then=(Get(b"a"), Get(b"b")))),
+    ],
+)
+def test_reads_of_a_transaction_that_come_to_too_much_are_refused_and_nothing_is_changed(
+    monkeypatch: pytest.MonkeyPatch, reads: tuple[Operation, ...]
+) -> None:
+    monkeypatch.setattr("syncline.kv.txn.MAX_TXN_READ_BYTES", 80)
+    machine = machine_of(Put(b"a", b"1" * 30), Put(b"b", b"2" * 30))
+    with pytest.raises(Rejected) as raised:
+        apply(machine, Txn(then=(Put(b"mark", b""), *reads)))
+    assert raised.value.code == "reads_too_large"
+    assert machine.store.get(b"mark") is None
+    without_values = (Range(b"", None, keys_only=True), Range(b"", None, count_only=True))
+    assert isinstance(apply(machine, Txn(then=(Put(b"mark", b""), Get(b"a"), Get(b"b"), *without_values))), TxnResult)
+    assert MAX_TXN_READ_BYTES <= 16 << 20
 
 
 def test_replicas_write_the_same_snapshot_however_they_came_to_the_state() -> None:

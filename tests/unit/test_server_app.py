@@ -208,6 +208,24 @@ def test_joining_a_cluster_that_is_not_there_fails_in_words(tmp_path: Path) -> N
     run(scenario())
 
 
+def test_whom_to_trust_when_joining_over_https_is_a_setting(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        member = settings(
+            tmp_path, http_tls_cert=str(TLS_FILES / "node1.pem"), http_tls_key=str(TLS_FILES / "node1.key")
+        )
+        async with await KvServer.open(member) as server:
+            joining = settings(tmp_path, "d", join=(server.http_url,), join_timeout_s=1.0)
+            with pytest.raises(Unreachable, match="local issuer"):
+                await KvServer.open(joining)
+            trusting = msgspec.structs.replace(joining, join_tls_ca=str(TLS_FILES / "cluster-ca.pem"))
+            with pytest.raises(Unreachable, match="not valid for"):  # as far as the test's certificate goes
+                await KvServer.open(trusting)
+            with pytest.raises(ConfigError, match=r"join_tls_ca '/no\.pem'"):
+                await KvServer.open(msgspec.structs.replace(joining, join_tls_ca="/no.pem"))
+
+    run(scenario())
+
+
 def test_a_damaged_note_of_joining_is_named(tmp_path: Path) -> None:
     async def scenario() -> None:
         config = settings(tmp_path, "d", join=("http://127.0.0.1:1",))

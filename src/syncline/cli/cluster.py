@@ -143,5 +143,6 @@ def _change_s(context: Context) -> float:
 
 
 def _print_members(members: tuple[MemberInfo, ...]) -> None:
+    members = tuple(sorted(members, key=lambda known: known.name))
     rows = [(known.name, known.role, known.peer, known.http or "-", known.id) for known in members]
     print_table(("NAME", "ROLE", "PEER", "HTTP", "ID"), rows)

@@ -102,6 +102,7 @@ def _put_together(answers: dict[str, Answer], known: Sequence[MemberInfo], named
     shown = {parse_endpoint(row.http) for row in rows if row.http}
     reached = {url for url, answer in answers.items() if isinstance(answer, NodeStatus)}
     rows.extend(_stranger(url, answers[url]) for url in named if url not in shown and url not in reached)
+    rows.sort(key=lambda row: (row.name is None, row.name or "", row.id or ""))
     newest = max((answer for answer in answers.values() if isinstance(answer, NodeStatus)), key=lambda s: s.term)
     leader = _leader_name(rows) or (newest.leader.name if newest.leader else None)
     return Survey(cluster_id=newest.cluster_id, cluster=newest.cluster, leader=leader, members=rows)

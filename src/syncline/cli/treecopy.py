@@ -122,12 +122,13 @@ async def copy_out(
     consistency: str | None = None,
     concurrency: int = CONCURRENCY,
 ) -> None:
-    """Write every key below a prefix to its file. Each file is replaced as a whole or not at all.
+    """Write every key below a prefix to its file. Each file is replaced as a whole or not at all, durably on return.
 
     Keys are read one by one, so keys written meanwhile may or may not be among them. A key that can't be a file is
     reported and the others go on.
     """
     paths = KeyPaths(root, prefix)
+    directories = {root}
 
     async def fetch(found: tuple[KeyInfo, bytes]) -> None:
         info, path = found
@@ -146,6 +147,7 @@ async def copy_out(
             except OSError as error:
                 report.fail(info.key, f"can't be written: {error.strerror}")
             else:
+                _add_directories(directories, path, root)
                 report.files += 1
                 report.size_bytes += len(value.value)
         progress.advance(info.size_bytes)
@@ -159,6 +161,16 @@ async def copy_out(
                 progress.advance(info.size_bytes)
 
     await _each(keys(), fetch, concurrency)
+    for directory in directories:
+        await asyncio.to_thread(sync_directory, directory)
+
+
+def _add_directories(directories: set[bytes], path: bytes, root: bytes) -> None:
+    """Add those between `root` and the file: their entries are to be made durable, once for all files in them."""
+    directory = os.path.dirname(path)
+    while directory not in directories and len(directory) > len(root):
+        directories.add(directory)
+        directory = os.path.dirname(directory)
 
 
 def _pass_on(error: OperationError) -> None:
@@ -191,6 +203,15 @@ async def _each(items: AsyncIterator[Item], work: Callable[[Item], Awaitable[Non
         await asyncio.gather(*workers, return_exceptions=True)
 
 
+def sync_directory(path: bytes) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _read(path: bytes) -> bytes:
     # The file may have become a link or a pipe since it was seen.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -206,6 +227,8 @@ def _write(path: bytes, data: bytes) -> None:
     try:
         with open(temporary, "xb") as file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # or after a power cut it could have its name and be empty
         os.replace(temporary, path)
     except BaseException:
         if os.path.lexists(temporary):

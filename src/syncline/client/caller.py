@@ -42,6 +42,9 @@ outcome, arrives in time."""
 LAST_ATTEMPT_S: Final = 0.25
 """With less time left a refused write is not tried again: the attempt could only turn certainty into doubt."""
 
+LAST_ATTEMPT_SHARE: Final = 0.1
+"""Of the whole time: with less left nothing else is, either. Its failure would only hide the reason of those before."""
+
 RETRIED_STATUS: Final = 503
 PATIENT_CODES: Final = frozenset({"overloaded"})
 """Refusals after which the server's Retry-After is waited for: asking at once would add to its load."""
@@ -89,6 +92,7 @@ class Caller:
         """
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + timeout_s
+        last_attempt_s = min(LAST_ATTEMPT_S, LAST_ATTEMPT_SHARE * timeout_s) if request.idempotent else LAST_ATTEMPT_S
         tried: set[Endpoint] = set()
         hopeless = 0
         rounds = 0
@@ -115,7 +119,7 @@ class Caller:
                 tried.clear()
                 hopeless = 0
                 rounds += 1
-            if loop.time() + pause_s + (0.0 if request.idempotent else LAST_ATTEMPT_S) >= deadline_s:
+            if loop.time() + pause_s + last_attempt_s >= deadline_s:
                 raise doubt
             await asyncio.sleep(pause_s)
 

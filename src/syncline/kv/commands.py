@@ -28,6 +28,7 @@ __all__ = [
     "MAX_RANGE_ITEMS",
     "MAX_TXN_DEPTH",
     "MAX_TXN_OPS",
+    "MAX_TXN_READ_BYTES",
     "MAX_VALUE_BYTES",
     "Command",
     "Compare",
@@ -66,6 +67,9 @@ MAX_RANGE_ITEMS: Final = 10_000
 
 MAX_RANGE_BYTES: Final = 16 * 1024 * 1024
 """Keys and values in one page of a range; a single larger record is still returned, alone."""
+
+MAX_TXN_READ_BYTES: Final = 16 * 1024 * 1024
+"""Keys and values that the reads of one transaction may come to: they are held and sent as one answer."""
 
 MAX_DELETED_KEYS: Final = 10_000
 """Keys that one command deletes: about 20 ms of apply, far below a heartbeat interval."""

@@ -39,7 +39,8 @@ class KvMachine:
         """Carry out one command.
 
         Raises `Rejected`, with the state as it was: `bad_command`, `precondition_failed` (details: `revision`, the
-        key's mod_revision, 0 if absent; `store_revision`), `lease_not_found`, `range_too_large`.
+        key's mod_revision, 0 if absent; `store_revision`), `lease_not_found`, `range_too_large`,
+        `reads_too_large`.
         """
         return self._apply(entry.data)
 

@@ -13,6 +13,7 @@ from syncline.errors import Rejected
 from syncline.kv.commands import (
     EXISTS,
     MAX_DELETED_KEYS,
+    MAX_TXN_READ_BYTES,
     Compare,
     Comparison,
     Delete,
@@ -67,6 +68,7 @@ def apply_txn(store: Store, txn: Txn) -> TxnResult:
     """Carry out a transaction in one revision, or refuse it and change nothing."""
     chosen = _choose(store, txn)
     _check_deleted(_check_chosen(store, chosen))
+    _check_read(_read_bytes(store, chosen, {}))
     return _run(store, chosen, store.revision + 1)
 
 
@@ -138,6 +140,28 @@ def _check_chosen(store: Store, chosen: _Chosen) -> int:
     return deleted
 
 
+def _read_bytes(store: Store, chosen: _Chosen, written: dict[bytes, int]) -> int:
+    """What the reads may come to, at most: of the state before the transaction, and of what it has `written` itself."""
+    total = 0
+    for step in chosen.steps:
+        match step:
+            case Put(key, value):
+                written[key] = len(key) + len(value)
+            case Get(key):
+                record = store.get(key)
+                total += max(written.get(key, 0), len(key) + len(record.value) if record is not None else 0)
+            case Range(start, end, limit, reverse, keys_only, count_only) if not count_only:
+                page = store.range(start, end, limit=limit, reverse=reverse, keys_only=keys_only)
+                total += sum(len(record.key) + len(record.value) for record in page.items)
+                if not keys_only:
+                    total += sum(size for key, size in written.items() if start <= key and (end is None or key < end))
+            case _Chosen():
+                total += _read_bytes(store, step, written)
+            case _:
+                pass
+    return total
+
+
 def _run(store: Store, chosen: _Chosen, revision: int) -> TxnResult:
     results = tuple([_step(store, step, revision) for step in chosen.steps])
     return TxnResult(chosen.succeeded, store.revision, results)
@@ -171,6 +195,15 @@ def _check_deleted(count: int) -> None:
             f"{count} keys to delete at once; the limit is {MAX_DELETED_KEYS}: delete them in pieces, by a limit",
             code="range_too_large",
             details={"count": count, "limit": MAX_DELETED_KEYS},
+        )
+
+
+def _check_read(size_bytes: int) -> None:
+    if size_bytes > MAX_TXN_READ_BYTES:
+        raise Rejected(
+            f"the transaction's reads come to {size_bytes} bytes; the limit is {MAX_TXN_READ_BYTES}: read less at once",
+            code="reads_too_large",
+            details={"size_bytes": size_bytes, "limit": MAX_TXN_READ_BYTES},
         )
 
 

@@ -130,8 +130,9 @@ class KvServer:
         registry, http = self.metrics, self._http
         add_process_metrics(registry)
         add_node_metrics(registry, raft, lambda: machine.store, name=self.config.name)
-        connections = "Open connections of clients."
+        connections, held = "Open connections of clients.", "Bodies and answers of all clients in memory."
         registry.computed("gauge", "syncline_http_connections", connections, (), lambda: (((), http.connection_count),))
+        registry.computed("gauge", "syncline_http_held_bytes", held, (), lambda: (((), http.held_bytes),))
 
     @property
     def site(self) -> Site:

@@ -74,6 +74,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The members that the cluster starts with: name to peer address, the same on all of them. Read at first start."""
     join: tuple[str, ...] = ()
     """URLs of members of a running cluster to join, instead of `initial_cluster`. Read at first start."""
+    join_tls_ca: str = ""
+    """A PEM file: the certificate authorities to trust for `join` over https, instead of the system's."""
     join_as_learner: bool = False
     """Stay a learner: a copy that serves reads and does not vote."""
     join_timeout_s: _Seconds = 60.0
@@ -100,6 +102,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The largest value."""
     max_connections: _Positive = 10_000
     """Clients at a time; more are told 503."""
+    max_held_bytes: _Positive = 256 * MIB
+    """Bodies and answers of all clients in memory; more are told 503."""
     drain_s: Annotated[float, Meta(ge=0, le=600)] = 10.0
     """How long requests may take to end when the server is stopped."""
 
@@ -159,6 +163,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             max_url_bytes=URL_FACTOR * self.max_key_bytes + URL_ROOM_BYTES,
             max_body_bytes=max(4 * MIB, JSON_FACTOR * self.max_value_bytes),
             max_held_bytes=max(4 * MIB, JSON_FACTOR * self.max_value_bytes),
+            max_total_held_bytes=self.max_held_bytes,
             max_connections=self.max_connections,
         )
 

@@ -11,6 +11,7 @@ first. Whatever is finished by the end of a turn of the event loop leaves in one
 Bounds. At most `max_in_flight` requests are started and `max_held_bytes` of bodies and answers held; beyond that, and
 while the client does not read, further requests stay unstarted (at most one slice of input), the rest of the input
 stays unparsed, and reading is paused. So a client can hold no more memory than it has been granted, whatever it sends.
+All connections together hold `max_total_held_bytes`; above it requests are refused (503) rather than kept waiting.
 
 A refusal (malformed input, a limit, a time-out) is an answer like any other, in its turn, and the last: the connection
 then half-closes and discards what still arrives for a few seconds, so that the client can read why.
@@ -84,6 +85,7 @@ class HttpConnection(asyncio.Protocol):
         "_progress",
         "_read_paused",
         "_reader",
+        "_reading_bytes",
         "_refused",
         "_server",
         "_since_s",
@@ -91,6 +93,7 @@ class HttpConnection(asyncio.Protocol):
         "_transport",
         "_turn_starts",
         "_unparsed",
+        "_unsent_bytes",
         "_unstarted",
         "_write_paused",
         "flush_scheduled",
@@ -98,7 +101,7 @@ class HttpConnection(asyncio.Protocol):
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server
-        self._reader = RequestReader(server.limits, self._take)
+        self._reader = RequestReader(server.limits, self._take, self._claim)
         self._transport: asyncio.Transport | None = None
         self._slots: deque[_Slot] = deque()
         self._unstarted: deque[_Slot] = deque()
@@ -106,6 +109,10 @@ class HttpConnection(asyncio.Protocol):
         self._in_flight = 0
         self._turn_starts = 0
         self._held_bytes = 0
+        self._reading_bytes = 0
+        """Of the body that is being read, once it does not come at once."""
+        self._unsent_bytes = 0
+        """Of answers that the client does not read."""
         self._feeding = False
         self._read_paused = False
         self._write_paused = False
@@ -135,6 +142,8 @@ class HttpConnection(asyncio.Protocol):
         self._slots.clear()
         self._unstarted.clear()
         self._unparsed = b""
+        self._server.held_bytes -= self._held_bytes + self._reading_bytes + self._unsent_bytes
+        self._held_bytes = self._reading_bytes = self._unsent_bytes = 0
         self._server.unregister(self)
 
     def eof_received(self) -> bool:
@@ -150,10 +159,15 @@ class HttpConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._write_paused = True
+        assert self._transport is not None
+        self._unsent_bytes = self._transport.get_write_buffer_size()
+        self._server.held_bytes += self._unsent_bytes
         self._pause_reading()
 
     def resume_writing(self) -> None:
         self._write_paused = False
+        self._server.held_bytes -= self._unsent_bytes
+        self._unsent_bytes = 0
         self.flush()
 
     def data_received(self, data: bytes) -> None:
@@ -197,8 +211,18 @@ class HttpConnection(asyncio.Protocol):
                 break
             reader.feed(data[start : start + SLICE_BYTES])
 
+    def _claim(self, size_bytes: int) -> bool:
+        """Count a part of a body that is being read; whether there is room for it."""
+        server = self._server
+        self._reading_bytes += size_bytes
+        server.held_bytes += size_bytes
+        return server.held_bytes <= server.limits.max_total_held_bytes
+
     def _take(self, request: Request, close: bool, http10: bool) -> None:
         """A request is complete."""
+        if self._reading_bytes:
+            self._server.held_bytes -= self._reading_bytes
+            self._reading_bytes = 0
         slot = _Slot(self, request, close, http10)
         self._slots.append(slot)
         if self._unstarted or not self._may_start():
@@ -234,11 +258,16 @@ class HttpConnection(asyncio.Protocol):
         assert request is not None
         self._in_flight += 1
         self._turn_starts += 1
+        server = self._server
         slot.held_bytes = len(request.body)
         self._held_bytes += slot.held_bytes
-        slot.started_s = self._server.clock()
+        server.held_bytes += slot.held_bytes
+        slot.started_s = server.clock()
+        if server.held_bytes > server.limits.max_total_held_bytes:
+            slot.respond(problem(503, "overloaded", "too much is being sent and asked at once; nothing was done"))
+            return
         try:
-            self._server.handler(request, slot.respond)
+            server.handler(request, slot.respond)
         except Exception as error:
             # One request's fault must not end the others'.
             if slot.answer is None:
@@ -259,6 +288,7 @@ class HttpConnection(asyncio.Protocol):
         size = len(answer.head) + len(answer.body)
         slot.held_bytes += size
         self._held_bytes += size
+        server.held_bytes += size
         if not self._feeding and self._slots[0] is slot:
             self._schedule_flush()
 
@@ -280,6 +310,7 @@ class HttpConnection(asyncio.Protocol):
                 break
             slots.popleft()
             self._held_bytes -= slot.held_bytes
+            server.held_bytes -= slot.held_bytes
             closing = slot.close or (self._draining and not slots)
             parts.append(answer.head)
             parts.append(server.tail_close if closing else server.tail_http10 if slot.http10 else server.tail)

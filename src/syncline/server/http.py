@@ -48,6 +48,8 @@ class HttpServer:
         self.clock = clock
         self.now_s = 0.0
         """The loop's time at the last sweep: exact enough for limits of seconds, and free to read."""
+        self.held_bytes = 0
+        """Bodies and answers of all connections in memory."""
         self.tail = self.tail_close = self.tail_http10 = b""
         """What ends a header: `Date`, `Connection` where it must be said, and the blank line."""
         self._wall_time_s = wall_time_s

@@ -8,6 +8,7 @@ go on as if it still knew what it once promised.
 from __future__ import annotations
 
 import random
+import ssl
 
 import msgspec
 
@@ -58,7 +59,7 @@ async def join_cluster(
     Raises what the client does (`OperationError`), with the refusal of the cluster in words.
     """
     node_id = _chosen_id(disk, config.data_dir, rng)
-    async with AsyncClient(config.join, network=network, rng=rng) as client:
+    async with AsyncClient(config.join, network=network, rng=rng, tls=_trusted(config)) as client:
         added = await client.add_member(
             config.name,
             config.peer_advertise or config.peer_listen,
@@ -70,6 +71,15 @@ async def join_cluster(
     if parse_id(added.member.id) != node_id:
         raise ConfigError(f"the cluster gave this node the id {added.member.id} instead of {format_id(node_id)}")
     return JoiningNode(parse_id(added.cluster_id), node_id)
+
+
+def _trusted(config: ServerConfig) -> ssl.SSLContext | None:
+    if not config.join_tls_ca:
+        return None
+    try:
+        return ssl.create_default_context(cafile=config.join_tls_ca)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(f"join_tls_ca {config.join_tls_ca!r} can't be used: {error.strerror or error}") from error
 
 
 def finish_joining(disk: Disk, path: str) -> None:

@@ -29,6 +29,8 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Requests of one connection that are being answered at a time; further pipelined ones wait unread."""
     max_held_bytes: int = 4 * MIB
     """Bodies and finished answers of one connection in memory; above it no further request of it is started."""
+    max_total_held_bytes: int = 256 * MIB
+    """The same of all connections together, bodies that are being read included; above it requests are refused."""
 
     header_timeout_s: float = 10.0
     """From a request's first byte (or the connection's start) to the end of its header: against slow-header attacks."""

@@ -30,6 +30,14 @@ ENDED: Final = 4  # the last request has been read, or the input was refused: mo
 
 _ABSOLUTE_FORMS: Final = (b"http://", b"https://")
 
+NON_DATA_BYTES: Final = 64 * 1024
+NON_DATA_FACTOR: Final = 8
+"""Around a chunked body (sizes, extensions): so many bytes, and so many more for each byte of data. Chunks of one byte
+need 5; what is above it wastes our time (Go refuses the same, CVE-2023-39326)."""
+
+Claim = Callable[[int], bool]
+"""Asked for each part of a body that does not come at once: is there room for so many bytes?"""
+
 Take = Callable[[Request, bool, bool], None]
 """Receives each complete request, whether the connection ends with it, and whether it is HTTP/1.0."""
 
@@ -48,6 +56,7 @@ class RequestReader:
     __slots__ = (
         "_body",
         "_body_bytes",
+        "_claim",
         "_header_bytes",
         "_headers",
         "_limits",
@@ -55,22 +64,25 @@ class RequestReader:
         "_take",
         "_unfinished_bytes",
         "_url",
+        "_wire_bytes",
         "continue_due",
         "http10",
         "messages",
         "phase",
     )
 
-    def __init__(self, limits: HttpLimits, take: Take) -> None:
+    def __init__(self, limits: HttpLimits, take: Take, claim: Claim) -> None:
         self._limits = limits
         self._take = take
+        self._claim = claim
         self._parser = httptools.HttpRequestParser(self)
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._header_bytes = 0
         self._unfinished_bytes = 0
-        self._body: list[bytes] = []
+        self._body: bytes | bytearray = b""
         self._body_bytes = 0
+        self._wire_bytes = 0
         self.phase = START
         self.messages = 0
         """How many requests have begun: with `phase`, tells a slow one from a new one."""
@@ -82,6 +94,8 @@ class RequestReader:
         """Parse the next bytes; at most `SLICE_BYTES` keep the limits exact. Raises `Refused`."""
         if self.phase <= IDLE:
             self.phase = HEADER
+        elif self.phase == BODY:
+            self._wire_bytes += len(data)
         before = self.messages
         try:
             self._parser.feed_data(data)
@@ -96,6 +110,9 @@ class RequestReader:
                 raise Refused(problem(400, "bad_request", f"malformed HTTP: {error}{_hint(error)}")) from None
         if self.phase == HEADER and self.messages == before:
             self._check_unfinished_header(len(data))
+        elif self.phase == BODY and self._wire_bytes > NON_DATA_BYTES + (1 + NON_DATA_FACTOR) * self._body_bytes:
+            self.phase = ENDED
+            raise _bad_request("the chunks of the body are mostly something else than data")
 
     def _check_unfinished_header(self, size: int) -> None:
         # The parser reports a name or a value when it has its end, and keeps what it has until then: bound that, too.
@@ -114,8 +131,9 @@ class RequestReader:
         self._headers = {}
         self._header_bytes = 0
         self._unfinished_bytes = 0
-        self._body = []
+        self._body = b""
         self._body_bytes = 0
+        self._wire_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         self._url = self._url + url if self._url else url
@@ -157,11 +175,20 @@ class RequestReader:
         self.continue_due = False
         self._body_bytes += len(part)
         self._check_body_size(self._body_bytes)
-        self._body.append(part)
+        if not self._body:
+            self._body = part
+            return
+        new_bytes = len(part)
+        if isinstance(self._body, bytes):
+            self._body = bytearray(self._body)
+            new_bytes = self._body_bytes
+        self._body += part  # into one piece: many small ones would take many times the memory
+        if not self._claim(new_bytes):
+            raise Refused(problem(503, "overloaded", "too much is being sent and asked at once; nothing was stored"))
 
     def on_message_complete(self) -> None:
-        body, parser = self._body, self._parser
-        content = b"" if not body else body[0] if len(body) == 1 else b"".join(body)
+        parser = self._parser
+        content = self._body if isinstance(self._body, bytes) else bytes(self._body)
         path, _, query = self._url.partition(b"?")
         if path[:1] != b"/":
             path = _origin_form(path)
@@ -169,7 +196,7 @@ class RequestReader:
             raise _bad_request("a URL sent to a server has no fragment: write # as %23")
         request = Request(parser.get_method().decode(), path, query, self._headers, content)
         close = not parser.should_keep_alive() or parser.should_upgrade()
-        self._body = []  # the request's alone from here
+        self._body = b""  # the request's alone from here
         self.continue_due = False
         self.phase = ENDED if close else IDLE
         self._take(request, close, self.http10)
@@ -222,4 +249,6 @@ def _origin_form(target: bytes) -> bytes:
 def _hint(error: httptools.HttpParserError) -> str:
     if isinstance(error, httptools.HttpParserInvalidURLError):
         return "; in a URL, bytes outside ASCII, spaces and control characters are percent-encoded"
+    if "PRI" in str(error):
+        return "; HTTP/2 is not spoken here, HTTP/1.1 is"
     return ""
