@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from syncline.consensus.types import NO_LIMIT, Entry, EntryType, HardState, MembershipState, SnapshotMeta
+from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.log import StoredLog
 from syncline.storage.snapshots import SnapshotManifest, SnapshotStore
 from syncline.storage.wal import Wal, WalWrite
@@ -21,7 +22,8 @@ from syncline.testing.simdisk import SimDisk, Survival
 
 SEGMENT_BYTES = 4096
 CLUSTER = 0xC1
-WAL, SNAPSHOTS = "/node/wal", "/node/snapshots"
+NODE, WAL, SNAPSHOTS = "/node", "/node/wal", "/node/snapshots"
+IDENTITY = Identity(cluster_id=CLUSTER, node_id=5, name="n")
 MEMBERS = MembershipState((1, 2, 3))
 SURVIVALS = list(Survival)
 
@@ -49,15 +51,26 @@ EMPTY = Image(HardState(), (), 1, None)
 
 
 class Started:
-    """A node that was started on a disk."""
+    """A node that was started on a disk: the whole data directory, in the order in which a real node opens it."""
 
     def __init__(self, disk: SimDisk, *, retain: int = 2) -> None:
         self.disk = disk
-        disk.make_dirs("/node")
-        self.snapshots = SnapshotStore.open(disk, SNAPSHOTS, cluster_id=CLUSTER, retain=retain)
-        self.wal = Wal.open(disk, WAL, segment_bytes=SEGMENT_BYTES, reserve_bytes=0, log_id=5)
+        self.directory = DataDir.open(disk, NODE)
+        if self.directory.identity is None:
+            self.directory.write_identity(IDENTITY)
+        assert msgspec.structs.replace(self.directory.identity or IDENTITY, started=False) == IDENTITY
+        self.wal = Wal.open(
+            disk,
+            self.directory.wal_path,
+            segment_bytes=SEGMENT_BYTES,
+            reserve_bytes=0,
+            log_id=IDENTITY.node_id,
+            must_exist=self.directory.started,
+        )
+        self.snapshots = SnapshotStore.open(disk, self.directory.snapshots_path, cluster_id=CLUSTER, retain=retain)
         newest = self.snapshots.newest()
         self.log = StoredLog.open(self.wal, newest.meta if newest is not None else None, tail_bytes=2000)
+        self.directory.mark_started()
 
     def image(self, first_index: int) -> Image:
         """What it holds, from `first_index` on (it may have more)."""
@@ -79,6 +92,7 @@ class Started:
 
     def close(self) -> None:
         self.wal.close()
+        self.directory.release()
 
 
 class Node:
@@ -186,11 +200,15 @@ class Crashes:
         self.cases = 0
 
     def look(self, disk: SimDisk, possible: Sequence[Image]) -> None:
-        """All the crashes of one moment."""
+        """All the crashes of one moment. What two of them leave alike is looked at once."""
         survivals = [*SURVIVALS, *self.rng.choices((Survival.SECTORS, Survival.TORN, Survival.MOST), k=self.each)]
+        known = set()
         for survival in survivals:
-            self.cases += 1
             crashed = disk.crashed(survival, random.Random(self.rng.getrandbits(64)))
+            if crashed.fingerprint() in known:
+                continue
+            known.add(crashed.fingerprint())
+            self.cases += 1
             try:
                 self._start(crashed, possible)
             except BaseException as error:

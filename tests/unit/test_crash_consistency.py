@@ -1,8 +1,9 @@
 """Crash consistency: each workload is crashed before every operation of its disk, in many ways, and started again.
 
-After each crash: everything acknowledged is there, nothing is that was not written, a batch is there as a whole or not
-at all, and term, vote and commit are those of the last acknowledged write or of the one under way. Then the recovery is
-crashed, too, and what one recovery has found the next one finds again.
+What is crashed and started is the whole data directory: identity, log and snapshots together. After each crash:
+everything acknowledged is there, nothing is that was not written, a batch is there as a whole or not at all, and term,
+vote and commit are those of the last acknowledged write or of the one under way. Then the recovery is crashed, too, and
+what one recovery has found the next one finds again. Crashes of one moment that leave the same are counted once.
 
 `SYNCLINE_CRASH_CASES=20` runs twenty times as many cases.
 """
@@ -13,16 +14,18 @@ import os
 import random
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from syncline.consensus.types import HardState, SnapshotMeta
 from syncline.errors import StorageError
 from syncline.storage import walrecovery
+from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.wal import Wal, WalWrite
 from syncline.storage.walformat import SegmentHeader
 from syncline.storage.walsegment import ActiveSegment
 from syncline.testing.simdisk import SimDisk, SimFile
-from tests.crash_cases import SEGMENT_BYTES, SNAPSHOTS, WAL, Crashes, Node, crash_everywhere, entries_of
+from tests.crash_cases import NODE, SEGMENT_BYTES, SNAPSHOTS, WAL, Crashes, Node, crash_everywhere, entries_of
 
 SCALE = int(os.environ.get("SYNCLINE_CRASH_CASES", "1"))
 
@@ -88,6 +91,15 @@ def compact_several_segments(node: Node) -> None:
     node.compact()
     node.append(91, 91, commit=89)
     node.snapshot(85, b"later")
+    node.compact()
+
+
+def compact_soon(node: Node) -> None:
+    """The same in short."""
+    for first in range(1, 22, 3):
+        node.append(first, first + 2, commit=first - 1, size=1000)
+    node.snapshot(17, b"early")
+    node.snapshot(18, b"late")
     node.compact()
 
 
@@ -251,6 +263,22 @@ def snapshot_not_synced(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SimFile, "sync", lambda self: None if "snapshots" in self.path else plain(self))
 
 
+def identity_not_durable(patch: pytest.MonkeyPatch) -> None:
+    """A log that is begun while its node's identity has no durable name."""
+    plain = SimDisk.sync_dir
+    patch.setattr(SimDisk, "sync_dir", lambda self, path: None if path == NODE else plain(self, path))
+
+
+def started_before_its_log(patch: pytest.MonkeyPatch) -> None:
+    """An identity that says that there is a log before there is one."""
+    plain = DataDir.write_identity
+
+    def write_identity(self: DataDir, identity: Identity) -> None:
+        plain(self, msgspec.structs.replace(identity, started=True))
+
+    patch.setattr(DataDir, "write_identity", write_identity)
+
+
 def hard_state_not_repeated(patch: pytest.MonkeyPatch) -> None:
     """Dropping the segment that holds the vote."""
     plain = ActiveSegment.create.__func__  # type: ignore[attr-defined]
@@ -278,7 +306,9 @@ BUGS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[[Node], None]]] 
     (no_sync_of_frames, append),
     (no_sync_of_the_directory, rotate),
     (named_before_it_was_synced, rotate),
-    (removed_newest_first, compact_several_segments),
+    (removed_newest_first, compact_soon),
+    (identity_not_durable, append),
+    (started_before_its_log, append),
     (marker_before_the_snapshot, install),
     (snapshot_not_synced, snapshot_and_compact),
     (hard_state_not_repeated, snapshot_and_compact),
@@ -303,5 +333,5 @@ def test_a_known_bug_is_noticed(
 def test_there_were_tens_of_thousands_of_cases() -> None:
     if set(CASES) != {"anything", *(workload.__name__ for workload in WORKLOADS)}:
         pytest.skip("counts what the tests above did, when all of them ran")
-    assert sum(CASES.values()) > 20_000, CASES
+    assert sum(CASES.values()) > 25_000, CASES
     print(CASES, sum(CASES.values()))

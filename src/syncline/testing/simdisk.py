@@ -269,6 +269,10 @@ class SimDisk:
         node.sync()
         self._names[path] = self._durable_names[path] = node
 
+    def fingerprint(self) -> int:
+        """Equal for disks on which a program that starts would find the same (and, all but surely, for no others)."""
+        return hash(frozenset((path, node.fingerprint()) for path, node in self._names.items()))
+
     def used_bytes(self) -> int:
         return sum(node.taken_bytes() for node in self._names.values())
 

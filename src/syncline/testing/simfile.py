@@ -140,6 +140,11 @@ class Node:
         new = sum(number not in self._seen for number in range(offset // SECTOR_BYTES, last + 1))
         return max(0, (len(self._seen) + new) * SECTOR_BYTES - self.taken_bytes())
 
+    def fingerprint(self) -> int:
+        """Of what is seen: the length, and all sectors that are not zeros."""
+        written = frozenset((number, piece) for number, piece in self._seen.items() if piece != ZEROS)
+        return hash((self.is_dir, self.size, written))
+
     def taken_bytes(self) -> int:
         return max(self._reserved, len(self._seen) * SECTOR_BYTES)
 
