@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run install test verify fix clean
+.PHONY: run install test verify fix bench bench-guard clean
 
 # Start a three-node cluster on this machine and say how to use it.
 run: $(VENV)/.installed
@@ -31,6 +31,14 @@ verify: $(VENV)/.installed
 fix: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Beside other systems, as far as they are installed: about an hour. See bench/README.md.
+bench: $(VENV)/.installed
+	$(BIN)/python -m bench --page docs/benchmarks
+
+# A few seconds: has Syncline become slower? A report, never a failure.
+bench-guard: $(VENV)/.installed
+	$(BIN)/python -m bench.guard
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis

@@ -82,8 +82,9 @@ class Process:
         if self._process.poll() is not None:
             return
         self._process.terminate()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
         try:
             self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:
