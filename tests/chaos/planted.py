@@ -22,6 +22,9 @@ __all__ = ["PLANTED"]
 LATE_S: Final = 0.5
 """How long after the acknowledgement a write reaches the file at most, where that is the fault."""
 
+IMPATIENT_S: Final = 0.05
+"""About a heartbeat: a little longer than a write takes when all is well."""
+
 TWICE_EVERY: Final = 10
 
 
@@ -61,7 +64,13 @@ def double_apply() -> None:
 
 
 def false_refusal() -> None:
-    """What was not finished in time is said not to be applied, though it may still be."""
+    """What was not finished in a short time is said not to be applied, though it may still be."""
+    propose = NodeBackend.propose
+
+    def impatient(self: NodeBackend, command: bytes, timeout_s: float) -> asyncio.Future[object]:
+        return propose(self, command, min(timeout_s, IMPATIENT_S))
+
+    NodeBackend.propose = impatient  # type: ignore[method-assign]
     DeadlineExceeded.outcome = Outcome.NOT_APPLIED
 
 
