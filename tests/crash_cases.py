@@ -23,7 +23,7 @@ from syncline.testing.simdisk import SimDisk, Survival
 SEGMENT_BYTES = 4096
 CLUSTER = 0xC1
 NODE, WAL, SNAPSHOTS = "/node", "/node/wal", "/node/snapshots"
-IDENTITY = Identity(cluster_id=CLUSTER, node_id=5, name="n")
+IDENTITY = Identity(cluster_id=CLUSTER, node_id=5, name="a")
 MEMBERS = MembershipState((1, 2, 3))
 SURVIVALS = list(Survival)
 

@@ -21,15 +21,9 @@ from tests.crash_cases import CLUSTER, SNAPSHOTS, WAL, Node
 IDENTITY = Identity(CLUSTER, 5, "a")
 
 
-def worked(*, started: bool = True) -> SimDisk:
+def worked() -> SimDisk:
     """A node's disk after some time: two snapshots, the log begins behind the older one."""
     disk = SimDisk(random.Random(1))
-    disk.make_dirs("/node")
-    directory = DataDir.open(disk, "/node")
-    directory.write_identity(IDENTITY)
-    if started:
-        directory.mark_started()
-    directory.release()
     node = Node(disk)
     node.append(1, 20, size=120)
     node.append(21, 40, commit=30, size=120)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import msgspec
 
-from syncline.cli.exits import EXIT_FAILED, Failure
+from syncline.cli.exits import EXIT_DAMAGED, EXIT_FAILED, Failure
 from syncline.cli.offline import DataFiles, data_command, hex_id
 from syncline.cli.output import json_text, print_json, print_line, shown
 from syncline.consensus.types import Entry, HardState, MembershipState, SnapshotMeta
@@ -47,7 +47,7 @@ def dump(files: DataFiles, *, first: int | None, last: int | None, entries: bool
             _print(part)
     if damage:
         raise Failure(
-            f"{len(damage)} damaged: {damage[0]}", EXIT_FAILED, code="corruption_error", as_json=files.as_json
+            f"{len(damage)} damaged: {damage[0]}", EXIT_DAMAGED, code="corruption_error", as_json=files.as_json
         )
 
 
@@ -163,7 +163,7 @@ def verify(files: DataFiles) -> None:
     elif report.damage is None:
         _print_report(files.wal_path, report)
     if report.damage is not None:
-        raise Failure(report.damage, EXIT_FAILED, code="corruption_error", as_json=files.as_json)
+        raise Failure(report.damage, EXIT_DAMAGED, code="corruption_error", as_json=files.as_json)
 
 
 def _report_object(report: LogReport) -> dict[str, object]:

@@ -22,6 +22,7 @@ import msgspec
 
 from syncline.errors import CorruptionError, FormatVersionError, RepairNeeded, StorageError, WrongDirectory
 from syncline.platform.disk import Disk, LockHandle
+from syncline.storage.advice import how_to_repair
 from syncline.storage.wholefile import TEMPORARY_SUFFIX, read_file, replace_file
 from syncline.version import __version__
 
@@ -196,7 +197,7 @@ def check_unused(disk: Disk, path: str) -> None:
         if disk.exists(directory) and disk.list(directory):
             raise CorruptionError(
                 f"{name} is missing, and {directory} is not empty: this was a node's data directory. Put the file "
-                "back, or replace the node as a member of its cluster with `syncline repair`.",
+                f"back. Or: {how_to_repair(path)}",
                 file=name,
             )
 
@@ -292,7 +293,6 @@ def _checksum(content: _IdentityFile) -> str:
 
 def _damaged(path: str, reason: str) -> CorruptionError:
     return CorruptionError(
-        f"{path} is damaged: {reason}. Put back a copy of it, or replace the node as a member of its cluster with "
-        "`syncline repair`.",
+        f"{path} is damaged: {reason}. Put back a copy of it. Or: {how_to_repair(os.path.dirname(path))}",
         file=path,
     )

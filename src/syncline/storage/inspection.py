@@ -178,6 +178,8 @@ def check_log(disk: Disk, path: str, *, log_id: int | None = None) -> LogReport:
 
 
 def _recovered(disk: Disk, path: str, log_id: int | None) -> Recovered | None:
+    if not disk.exists(path):
+        return None
     for _ in range(LOOKS_LIMIT):
         sequences = [number for name in disk.list(path) if (number := segment_sequence(name)) is not None]
         if not sequences:

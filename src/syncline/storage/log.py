@@ -13,6 +13,7 @@ Where the log, the snapshots and the state disagree after a crash, `StoredLog.op
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from typing import Final, Protocol
 
@@ -29,6 +30,7 @@ from syncline.consensus.types import (
     Unavailable,
 )
 from syncline.errors import CorruptionError
+from syncline.storage.advice import how_to_repair
 from syncline.storage.loglocations import TermRuns
 from syncline.storage.wal import Recovery, Wal, WalWrite, WriteResult
 from syncline.storage.walreader import ENTRY_OVERHEAD_BYTES, entry_size
@@ -286,7 +288,7 @@ def settle(recovery: Recovery, snapshot: SnapshotMeta | None, *, path: str) -> W
         raise CorruptionError(
             f"{path}: the log begins at entry {recovery.first_index}, and the newest intact snapshot "
             f"{f'is at entry {newest.index}' if newest.index else 'is missing'}: what is between is lost here. "
-            "Put the missing snapshot file back, or replace the node as a member with `syncline repair`.",
+            f"Put the missing snapshot file back. Or: {how_to_repair(os.path.dirname(path))}",
             file=path,
             first_index=newest.index + 1,
             last_index=recovery.base_index,
@@ -300,7 +302,7 @@ def settle(recovery: Recovery, snapshot: SnapshotMeta | None, *, path: str) -> W
     if state.commit >= newest.index:
         raise CorruptionError(
             f"{path}: the log has another entry {newest.index} committed than the snapshot there, of term "
-            f"{newest.term}: one of the two is not this node's. Replace the node as a member with `syncline repair`.",
+            f"{newest.term}: one of the two is not this node's. {how_to_repair(os.path.dirname(path))}",
             file=path,
             first_index=newest.index,
             last_index=newest.index,

@@ -19,6 +19,7 @@ import msgspec
 from syncline.consensus.types import MembershipState, SnapshotMeta
 from syncline.errors import CorruptionError, FormatVersionError
 from syncline.platform.disk import File
+from syncline.storage.advice import data_dir_of, how_to_repair
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -46,6 +47,9 @@ ALIGNMENT_BYTES: Final = 512
 
 MANIFEST_LIMIT_BYTES: Final = 16 << 20
 """No manifest is larger. The runtime's part of it grows with the membership and with the sessions it remembers."""
+
+HEADER_LIMIT_BYTES: Final = FIXED_HEADER.size + MANIFEST_LIMIT_BYTES + ALIGNMENT_BYTES
+"""Data never start later than this."""
 
 READ_BYTES: Final = 1 << 20
 """How much is read at once."""
@@ -126,7 +130,8 @@ def read_header(file: File) -> tuple[SnapshotManifest, int]:
     if len(fixed) < FIXED_HEADER.size or not fixed.startswith(MAGIC):
         raise snapshot_rot(file.path, 0, "this is not the start of a snapshot")
     _, version, _flags, size, offset, _, _, checksum = FIXED_HEADER.unpack(fixed)
-    plausible = size <= MANIFEST_LIMIT_BYTES and FIXED_HEADER.size + size <= offset <= MANIFEST_LIMIT_BYTES * 2
+    plausible = size <= MANIFEST_LIMIT_BYTES and FIXED_HEADER.size + size <= offset <= file.size()
+    plausible = plausible and offset <= HEADER_LIMIT_BYTES
     rest = file.read_at(FIXED_HEADER.size, offset - FIXED_HEADER.size) if plausible else b""
     if not plausible or zlib.crc32(rest, zlib.crc32(fixed[:-4])) != checksum:
         raise snapshot_rot(file.path, 0, "the header is damaged")
@@ -154,7 +159,7 @@ def snapshot_rot(path: str, offset: int, reason: str) -> CorruptionError:
     """The error for a snapshot that is not what was written."""
     return CorruptionError(
         f"The snapshot is damaged: {path} at offset {offset}: {reason}. The node falls back to an older snapshot and "
-        "its log where these reach far enough; else replace it as a member of its cluster with `syncline repair`.",
+        f"its log where these reach far enough. Where not: {how_to_repair(data_dir_of(path))}",
         file=path,
         offset=offset,
     )

@@ -13,6 +13,7 @@ acknowledged. A sync is never repeated after it failed, because it may then repo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
@@ -22,6 +23,7 @@ import msgspec
 from syncline.consensus.types import NONE, Entry, HardState, SnapshotMeta
 from syncline.errors import CorruptionError, DiskFull, StorageError
 from syncline.platform.disk import Disk
+from syncline.storage.advice import how_to_repair
 from syncline.storage.loglocations import TermRuns
 from syncline.storage.space import RESERVE_BYTES, Shortage, SpaceGuard, SpareFile, is_disk_full
 from syncline.storage.walformat import SEGMENT_LIMIT_BYTES, SegmentHeader
@@ -169,8 +171,8 @@ class Wal:
         if recovered is None:
             if must_exist:
                 raise CorruptionError(
-                    f"{path} holds no log, and this node has had one: its files are missing. Put them back, or replace "
-                    "the node as a member of its cluster with `syncline repair`.",
+                    f"{path} holds no log, and this node has had one: its files are missing. Put them back. Or: "
+                    f"{how_to_repair(os.path.dirname(path))}",
                     file=path,
                 )
             guard = SpaceGuard(disk, path, reserve_bytes=reserve_bytes)

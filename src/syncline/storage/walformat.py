@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 
 from syncline.errors import CorruptionError, FormatVersionError
+from syncline.storage.advice import data_dir_of, how_to_repair
 
 __all__ = [
     "FORMAT_VERSION",
@@ -63,7 +64,7 @@ def rot(
         entries = " No entry is affected, but a vote or a term may be."
     return CorruptionError(
         f"The log is damaged: {where}: {reason}.{entries} This node may have forgotten a vote or an acknowledgement, "
-        "so it must not go on under its id. Replace it as a member of its cluster with `syncline repair`. (An older "
+        f"so it must not go on under its id. {how_to_repair(data_dir_of(path))} (An older "
         "copy of the directory is no way back: it has forgotten even more.)",
         file=path,
         offset=offset,
@@ -141,5 +142,7 @@ def decode_segment_header(path: str, data: bytes) -> tuple[SegmentHeader, int]:
             f"{path} is a log segment of format {version}; this version of Syncline reads format {FORMAT_VERSION}. "
             "Start the node with the version that wrote it."
         )
+    if size > SEGMENT_LIMIT_BYTES:
+        raise rot(path, 12, f"a segment of {size} bytes: none is larger than {SEGMENT_LIMIT_BYTES}")
     header = SegmentHeader(log_id, sequence, base_index, base_term, end, previous, size)
     return header, checksum

@@ -24,6 +24,7 @@ import msgspec
 from syncline.consensus.types import HardState, SnapshotMeta
 from syncline.errors import WrongDirectory
 from syncline.platform.disk import Disk, File
+from syncline.storage.advice import data_dir_of, how_to_repair
 from syncline.storage.loglocations import Locations, TermRuns
 from syncline.storage.walformat import SEGMENT_HEADER_BYTES, SegmentHeader, rot, segment_name, segment_sequence
 from syncline.storage.walframe import BodyError, EntriesRecord, Frame, decode_entries
@@ -220,7 +221,7 @@ class _LogReader:
         if header.log_id != self._log_id:
             raise WrongDirectory(
                 f"{path} belongs to the log {header.log_id:x}, not {self._log_id:x}: it is another node's. "
-                "Put this node's own file back, or replace the node as a member with `syncline repair`."
+                f"Put this node's own file back. Or: {how_to_repair(data_dir_of(path))}"
             )
         if before is None:
             self._replay = Replay(header.base_index, header.base_term)

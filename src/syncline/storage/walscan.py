@@ -103,6 +103,8 @@ class SegmentScan:
         header, seed = decode_segment_header(self.path, self.raw(0, SEGMENT_HEADER_BYTES))
         if self.size_bytes < header.size_bytes:
             raise rot(self.path, self.size_bytes, f"the file was cut short: {header.size_bytes} bytes were allocated")
+        if self.size_bytes > header.size_bytes:
+            raise rot(self.path, header.size_bytes, f"the file has grown: {header.size_bytes} bytes were allocated")
         return header, seed
 
     def next(self) -> Frame | None:

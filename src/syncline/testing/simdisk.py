@@ -10,7 +10,8 @@ What a program sees is the system's cache; what a crash leaves is the platter, a
   happens as a whole or not at all. Syncing a file does not make its name durable.
 
 Beside crashes: errors of any operation on order, of which a failed sync is the nastiest (some sectors are lost, yet
-read as if they were there, and later syncs report success); a capacity; a time that syncs take; flipped bits; files
+read as if they were there, and later syncs report success; names are in the file system's journal, which stops it after
+an error, so that a failed sync of a directory loses none); a capacity; a time that syncs take; flipped bits; files
 that vanish or are emptied.
 
 `crashed` gives another disk and leaves this one as it is, so that one run of a program can be crashed at each step in
