@@ -22,18 +22,19 @@ from typing import Final
 
 import msgspec
 
+from syncline.consensus.types import NodeId
 from syncline.kv.machine import KvMachine
 from syncline.node.config import Config
 from syncline.node.driver import Driver
 from syncline.node.fsm import FSM
-from syncline.node.members import MemberInfo, derive_cluster_id
+from syncline.node.members import MemberInfo, derive_cluster_id, derive_node_id
 from syncline.node.raft import Raft
 from syncline.testing.simloop import SimLoop
 from syncline.testing.simnet import SimNetwork
 from syncline.testing.simserver import SimServer
 from syncline.testing.simworkers import Delay, usual_delay
 
-__all__ = ["PEER_PORT", "Observer", "SimCluster", "Settings"]
+__all__ = ["LOOK_S", "PEER_PORT", "Observer", "SimCluster", "Settings"]
 
 PEER_PORT: Final = 7100
 CLUSTER_NAME: Final = "simulation"
@@ -66,8 +67,8 @@ class Observer:
     def opened(self, server: SimServer) -> None:
         """`Raft.open` has returned."""
 
-    def stopped(self, server: SimServer) -> None:
-        """A process is about to end, however it ends."""
+    def ended(self, server: SimServer) -> None:
+        """A process ends by itself: its node has stopped itself, or has refused to start."""
 
     def wiped(self, server: SimServer) -> None:
         """A disk was replaced by an empty one."""
@@ -95,12 +96,13 @@ class SimCluster:
         """How long the work of a server's threads takes, where that is not as usual."""
         self._rng = random.Random(f"{seed} cluster")
         self._peers: dict[str, str] = {}
+        self._last_number = 0
 
     # -- servers ------------------------------------------------------------------------------------------------------
 
     async def start(self, count: int = 3) -> None:
         """Start the first members, `n1` to `n<count>`, and wait until they are open."""
-        self._peers = {f"n{number}": f"n{number}:{PEER_PORT}" for number in range(1, count + 1)}
+        self._peers = {name: f"{name}:{PEER_PORT}" for name in (self.new_name() for _ in range(count))}
         for name in self._peers:
             self._add(name, cluster_id=0, node_id=0)
             self.servers[name].start()
@@ -118,8 +120,14 @@ class SimCluster:
     def cluster_id(self) -> int:
         return derive_cluster_id(CLUSTER_NAME, self._peers)
 
-    def next_name(self) -> str:
-        return f"n{len(self.servers) + 1}"
+    def node_id(self, server: SimServer) -> NodeId:
+        """The id of a server's node."""
+        return server.config.node_id or derive_node_id(self.cluster_id, server.name)
+
+    def new_name(self) -> str:
+        """A name that no server has had."""
+        self._last_number += 1
+        return f"n{self._last_number}"
 
     def add_server(self, info: MemberInfo) -> SimServer:
         """A machine for a member that was added; not started yet."""
@@ -146,16 +154,20 @@ class SimCluster:
         return max(leaders, key=lambda server: server.driver.core.term if server.driver else 0, default=None)
 
     async def leader(self, timeout_s: float = 30.0) -> SimServer:
-        """Wait for a leader that all running nodes follow."""
-
-        def agreed() -> bool:
-            seen = {server.raft.leader for server in self.running if server.raft is not None}
-            return len(seen) == 1 and None not in seen and self.current_leader() is not None
-
-        await self.until(agreed, timeout_s=timeout_s)
-        leader = self.current_leader()
+        """Wait for a leader that all its running voters follow."""
+        await self.until(lambda: self._followed_leader() is not None, timeout_s=timeout_s)
+        leader = self._followed_leader()
         assert leader is not None
         return leader
+
+    def _followed_leader(self) -> SimServer | None:
+        leader = self.current_leader()
+        if leader is None or leader.raft is None:
+            return None
+        voters = [member.name for member in leader.raft.membership().members.values() if member.voter]
+        rafts = [self.servers[name].raft for name in voters if name in self.servers]
+        followed = all(raft is None or raft.leader == leader.raft.node_id for raft in rafts)
+        return leader if followed else None
 
     async def until(self, condition: Callable[[], bool], *, timeout_s: float) -> None:
         """Wait until it holds. Raises TimeoutError after that much simulated time."""
@@ -190,8 +202,8 @@ class SimCluster:
     def opened(self, server: SimServer) -> None:
         self.observer.opened(server)
 
-    def stopped(self, server: SimServer) -> None:
-        self.observer.stopped(server)
+    def ended(self, server: SimServer) -> None:
+        self.observer.ended(server)
 
     def wiped(self, server: SimServer) -> None:
         self.observer.wiped(server)
@@ -221,7 +233,8 @@ class SimCluster:
 def _describe(server: SimServer) -> str:
     driver = server.driver
     if driver is None or not server.up:
-        return f"{server.name} {server.condition.value}"
+        why = f" ({server.error})" if server.error is not None else ""
+        return f"{server.name}{' (retired)' if server.retired else ''} {server.condition.value}{why}"
     core = driver.core
     paused = " paused" if server.paused else ""
     return (

@@ -7,6 +7,7 @@ assert report.failure is None, report.failure
 from __future__ import annotations
 
 import asyncio
+import traceback
 from typing import Final
 
 import msgspec
@@ -18,6 +19,7 @@ from syncline.testing.invariants.all import all_invariants
 from syncline.testing.invariants.base import Facts, Onlooker
 from syncline.testing.scenario import Scenario
 from syncline.testing.simloop import SimDeadlock, SimLivelock, SimLoop
+from syncline.testing.simserver import SimCrash
 from syncline.testing.trace import Trace
 from syncline.testing.watch import Watch
 
@@ -78,6 +80,8 @@ class _Judge:
     def unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """An exception in a callback, or one that nobody looked at."""
         error = context.get("exception")
+        if isinstance(error, SimCrash):
+            return  # the process that it went through is gone
         self.broken("no exception escapes", f"{context.get('message')}: {error!r}")
 
 
@@ -102,7 +106,7 @@ async def _run(loop: SimLoop, seed: int, options: Options, report: SeedReport) -
     if options.trace:
         onlookers.append(trace)
     onlookers += all_invariants(facts, judge, _digest)
-    watch = Watch(facts, onlookers, trace.note if options.trace else _ignore)
+    watch = Watch(facts, judge, onlookers, trace.note if options.trace else _ignore)
     loop.after_event = watch.after_event
     scenario = Scenario(
         loop,
@@ -121,7 +125,7 @@ async def _run(loop: SimLoop, seed: int, options: Options, report: SeedReport) -
         judge.broken("the run goes on", str(error))
     ended = run.exception() if run.done() and not run.cancelled() else None
     if ended is not None:
-        judge.broken("the run ends", repr(ended))
+        judge.broken("the run ends", "".join(traceback.format_exception(ended)))
     report.failure, report.steps, report.sim_s = judge.failure, loop.events, loop.true_time()
     report.history = scenario.history()
 

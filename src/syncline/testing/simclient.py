@@ -91,7 +91,7 @@ class SimClient:
 
     async def ask(self, server: SimServer, request: Request) -> Result | None:
         """Send a request; its result, or None where nobody knows what came of it."""
-        token = self._recorder.call(self.name, request, node=server.name)
+        token = self._recorder.call(self.name, request, node=f"{server.name}{' (emptied)' if server.lost else ''}")
         life = server.lives
         answer = server.serve(_http(request, self._query))
         await asyncio.wait([answer], timeout=self.timeout_s + GRACE_S)

@@ -31,7 +31,7 @@ from typing import Final
 from syncline.platform.disk import locked_error
 from syncline.testing.simfile import Chance, Node, Survival
 
-__all__ = ["DiskFault", "SimDisk", "SimFile", "Survival"]
+__all__ = ["CAPACITY_BYTES", "DiskFault", "SimDisk", "SimFile", "Survival"]
 
 CAPACITY_BYTES: Final = 1 << 40
 """Larger than what any simulation writes: a disk that is never full unless it is told to be."""

@@ -70,6 +70,11 @@ class SimNode:
         self._since_s = now_s
         self._rate = rate
 
+    def leap(self, seconds: float) -> None:
+        """The node's clock jumps ahead. Timers that are set already come when they would have come."""
+        assert seconds >= 0, "a clock never goes back"
+        self._own_s += seconds
+
     def own_time(self, true_s: float) -> float:
         """The node's clock at the loop's time `true_s`."""
         return self._own_s + (true_s - self._since_s) * self._rate

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
 
-from syncline.errors import SynclineError
+from syncline.errors import DirectoryLocked, SynclineError
 from syncline.kv.machine import KvMachine
 from syncline.node.config import Config
 from syncline.node.driver import Driver
@@ -72,6 +72,10 @@ class SimServer:
         self.lives = 0
         self.retired = False
         """Removed from the cluster by its operator, for good."""
+        self.damages = 0
+        """Faults of its disk, present or left behind."""
+        self.lost = False
+        """Its disk was replaced by an empty one: it can only come back as a new member."""
         self._cluster = cluster
         self._rng = rng
         self._context: contextvars.Context | None = None
@@ -79,6 +83,11 @@ class SimServer:
 
     def __repr__(self) -> str:
         return f"<SimServer {self.name}: {self.condition.value}>"
+
+    @property
+    def sound(self) -> bool:
+        """Whether its disk is as a disk should be: its node has no reason to stop itself, or to refuse to start."""
+        return not self.damages and not self.lost
 
     @property
     def up(self) -> bool:
@@ -126,6 +135,8 @@ class SimServer:
         except (SynclineError, OSError, ValueError, AssertionError) as error:
             self._ended(Condition.REFUSED, error)
             return
+        except SimCrash:
+            return
         if isinstance(machine, KvMachine):
             self._site = Site(NodeBackend(raft, machine), name=self.name, clock=asyncio.get_running_loop().time)
         self.condition = Condition.RUNNING
@@ -135,8 +146,8 @@ class SimServer:
     def _ended(self, condition: Condition, error: BaseException) -> None:
         """The process ends by itself, as a program does that finds its node stopped."""
         self.condition, self.error = condition, error
-        self._cluster.note(self.name, f"{condition.value}: {error}")
-        self._cluster.stopped(self)
+        self._cluster.note(self.name, f"{condition.value}: {error!r}")
+        self._cluster.ended(self)
         self._leave(power_loss=False)
         self.disk.kill()
 
@@ -152,7 +163,6 @@ class SimServer:
         assert self.up, self
         self.condition = Condition.CRASHED
         self._cluster.note(self.name, "kill" if survival is None else f"power loss, what survives: {survival.value}")
-        self._cluster.stopped(self)
         self._leave(power_loss=survival is not None)
         if survival is None:
             self.disk.kill()
@@ -189,11 +199,21 @@ class SimServer:
         self._cluster.note(self.name, "resume")
         self.process.resume()
 
+    def is_locked(self) -> bool:
+        """Whether a second process would be kept out of the data directory."""
+        try:
+            lock = self.disk.lock(f"{self.config.data_dir}/LOCK", b"")
+        except DirectoryLocked:
+            return True
+        lock.release()
+        return False
+
     def wipe(self) -> None:
         """Its disk is replaced by an empty one."""
         assert not self.up, self
         self._cluster.note(self.name, "wipe")
         self.disk = SimDisk(random.Random(self._rng.getrandbits(64)))
+        self.lost = True
         self._cluster.wiped(self)
 
     async def close(self) -> None:

@@ -15,9 +15,9 @@ from syncline.consensus.types import MembershipChange, MembershipState, Message,
 from syncline.node.driver import Driver
 from syncline.storage.wal import WalWrite, WriteResult
 from syncline.testing.cluster import Observer
-from syncline.testing.invariants.base import Facts, Onlooker, View
+from syncline.testing.invariants.base import Facts, Onlooker, Verdict, View
 from syncline.testing.simloop import SimNode
-from syncline.testing.simserver import SimServer
+from syncline.testing.simserver import Condition, SimServer
 from syncline.transport.messages import PeerMessage
 
 __all__ = ["Watch"]
@@ -28,8 +28,11 @@ PROMISES = frozenset({MessageType.VOTE_RESP, MessageType.APP_RESP})
 class Watch(Observer):
     """The observer of a cluster that shows it to onlookers. The loop's `after_event` is to be this one's."""
 
-    def __init__(self, facts: Facts, onlookers: Iterable[Onlooker], notes: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, facts: Facts, verdict: Verdict, onlookers: Iterable[Onlooker], notes: Callable[[str, str], None]
+    ) -> None:
         self.facts = facts
+        self._verdict = verdict
         self._onlookers = list(onlookers)
         self._notes = notes
         self._by_process: dict[SimNode, View] = {}
@@ -76,12 +79,19 @@ class Watch(Observer):
         _watch_transport(self, view, driver)
         self._applied(view)
 
+    def ended(self, server: SimServer) -> None:
+        """A process has ended by itself: it must have a reason."""
+        if not server.sound or (server.retired and server.condition is Condition.FAILED):
+            return
+        kind = "a sound node starts" if server.condition is Condition.REFUSED else "a sound node goes on"
+        self._verdict.broken(kind, f"{server.name} {server.condition.value}: {server.error}")
+
     def wiped(self, server: SimServer) -> None:
         node_id = self._names.get(server.name)
         if node_id is not None:
             view = self.facts.views[node_id]
             view.durable = type(view.durable)()
-            view.most_applied = 0
+            view.most_applied = view.lives = 0
 
     # -- from the loop ------------------------------------------------------------------------------------------------
 

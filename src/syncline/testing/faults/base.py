@@ -3,18 +3,22 @@
 A fault is a coroutine that does its harm again and again, at times of its own chance, until it is cancelled. What it
 leaves behind is put right by `calm`, all at once, before liveness is judged.
 
-Faults may do their worst to what Raft promises to survive, and no more: the disks of a majority must not be lost. How
-many may be is counted in one place, `Trouble.may_lose`.
+Faults may do their worst to what Raft promises to survive, and no more: the disks of a majority must not be lost. Which
+servers may lose theirs is decided in one place, `Trouble.expendable`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
-from syncline.testing.cluster import SimCluster
-from syncline.testing.simserver import SimServer
+from syncline.testing.cluster import LOOK_S, SimCluster
+from syncline.testing.invariants.base import Verdict
+from syncline.testing.operations import Operator
+from syncline.testing.simdisk import Survival
+from syncline.testing.simserver import Condition, SimServer
 
 __all__ = ["Fault", "Trouble"]
 
@@ -22,12 +26,20 @@ Fault = Callable[["Trouble"], Awaitable[None]]
 
 
 class Trouble:
-    """A cluster under faults, with the chance of one of them. `intensity`, about 1, makes it come more often."""
+    """A cluster under faults, with the chance of one of them. `intensity`, about 1, makes it come more often.
 
-    def __init__(self, cluster: SimCluster, rng: random.Random, intensity: float) -> None:
+    `taken` are servers that some fault has in hand, for others to leave alone; it is shared by all faults.
+    """
+
+    def __init__(
+        self, cluster: SimCluster, rng: random.Random, intensity: float, taken: dict[str, None], verdict: Verdict
+    ) -> None:
         self.cluster = cluster
         self.rng = rng
-        self.intensity = intensity
+        self.operator = Operator(cluster, random.Random(rng.getrandbits(64)))
+        self._intensity = intensity
+        self._taken = taken
+        self._verdict = verdict
 
     @property
     def election_s(self) -> float:
@@ -35,7 +47,7 @@ class Trouble:
 
     async def wait(self, usual_elections: float) -> None:
         """Until the next time, a number of election timeouts on average."""
-        await asyncio.sleep(self.rng.expovariate(self.intensity / (usual_elections * self.election_s)))
+        await asyncio.sleep(self.rng.expovariate(self._intensity / (usual_elections * self.election_s)))
 
     async def last(self, low: float, high: float) -> None:
         """For as long as the fault lasts: from `low` to `high` election timeouts."""
@@ -43,11 +55,65 @@ class Trouble:
 
     def some(self) -> SimServer | None:
         """A server whose process is there, or None."""
-        up = [server for server in self.cluster.servers.values() if server.up]
+        up = [server for server in self.up() if not server.retired]
         return self.rng.choice(up) if up else None
+
+    def up(self) -> list[SimServer]:
+        """The servers whose process is there, but for those that a fault has in hand."""
+        return [server for server in self.cluster.servers.values() if server.up and server.name not in self._taken]
 
     def names(self) -> list[str]:
         """The servers that are not out of service, in a random order."""
         names = [server.name for server in self.cluster.servers.values() if not server.retired]
         self.rng.shuffle(names)
         return names
+
+    def voters(self) -> int:
+        """How many voters there are, as the leader knows; 0 without one."""
+        membership = self.operator.membership()
+        return sum(member.voter for member in membership.members.values()) if membership is not None else 0
+
+    def can_spare(self, more: int = 1) -> bool:
+        """Whether a quorum remains that never lost anything, where this many more servers do not take part."""
+        return len(self._taken) + more <= (self.voters() - 1) // 2
+
+    def expendable(self) -> SimServer | None:
+        """A member that may lose its disk: the others have a quorum, and all that was committed."""
+        return self.some() if self.can_spare() else None
+
+    @contextmanager
+    def hold(self, server: SimServer) -> Iterator[None]:
+        """Other faults leave the server alone in here."""
+        self._taken[server.name] = None
+        try:
+            yield
+        finally:
+            del self._taken[server.name]
+
+    @contextmanager
+    def damage(self, server: SimServer) -> Iterator[None]:
+        """The server's disk does not do its duty in here."""
+        server.damages += 1
+        try:
+            yield
+        finally:
+            server.damages -= 1
+
+    def crash(self, server: SimServer) -> None:
+        """Kill it, or cut its power."""
+        server.crash(self.rng.choice([None, *Survival]))
+
+    def start_again(self, server: SimServer) -> None:
+        """Start a server that was killed or has stopped itself, unless another fault has it in hand."""
+        down = server.condition in (Condition.CRASHED, Condition.FAILED)
+        if down and not server.retired and server.name not in self._taken:
+            server.start()
+
+    async def settled(self, server: SimServer) -> None:
+        """Until a server that was started is open, or has refused."""
+        while server.condition is Condition.STARTING:  # noqa: ASYNC110 - in simulated time
+            await asyncio.sleep(LOOK_S)
+
+    def broken(self, invariant: str, text: str) -> None:
+        """A fault was not treated as it must be."""
+        self._verdict.broken(invariant, text)

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 from syncline.testing.faults.base import Trouble
 from syncline.testing.simdisk import Survival
-from syncline.testing.simserver import Condition, SimServer
+from syncline.testing.simserver import SimServer
+from syncline.testing.simworkers import Delay, usual_delay
 
-__all__ = ["crash_in_write", "kill", "kill_all", "pause", "power"]
+__all__ = [
+    "clock_jump",
+    "clock_rate",
+    "crash_in_write",
+    "kill",
+    "kill_all",
+    "pause",
+    "power",
+    "slow_loop",
+    "slow_threads",
+]
 
 
 async def kill(trouble: Trouble) -> None:
@@ -49,13 +61,12 @@ async def kill_all(trouble: Trouble) -> None:
     while True:
         await trouble.wait(20.0)
         survival = trouble.rng.choice([None, *Survival])
-        down = [server for server in trouble.cluster.servers.values() if server.up]
-        for server in down:
-            server.crash(survival)
-        for server in down:
+        down = trouble.up()
+        for victim in down:
+            victim.crash(survival)
+        for victim in down:
             await asyncio.sleep(trouble.rng.choice([0.0, trouble.election_s * trouble.rng.random() * 2]))
-            if server.condition is Condition.CRASHED:
-                server.start()
+            trouble.start_again(victim)
 
 
 async def pause(trouble: Trouble) -> None:
@@ -72,8 +83,75 @@ async def pause(trouble: Trouble) -> None:
             server.resume()
 
 
+async def slow_loop(trouble: Trouble) -> None:
+    """A process that stands still for moments, again and again, as under a garbage collector or a busy neighbour."""
+    while True:
+        await trouble.wait(8.0)
+        server = trouble.some()
+        if server is None or server.paused:
+            continue
+        process = server.process
+        longest_s = trouble.rng.choice([0.02, 0.1, 0.5]) * trouble.election_s
+        trouble.cluster.note(server.name, f"stalls of up to {longest_s:.3f} s")
+        for _ in range(trouble.rng.randint(5, 30)):
+            if process is None or process.killed:
+                break
+            process.pause()
+            await asyncio.sleep(trouble.rng.uniform(0.0, longest_s))
+            process.resume()
+            await asyncio.sleep(trouble.rng.uniform(0.0, longest_s))
+
+
+async def slow_threads(trouble: Trouble) -> None:
+    """The work beside the loop is slow: applying and restoring, writing and receiving snapshots."""
+    while True:
+        await trouble.wait(8.0)
+        server = trouble.some()
+        if server is not None:
+            slowest_s = trouble.rng.choice([0.1, 1.0]) * trouble.election_s
+            trouble.cluster.note(server.name, f"threads take up to {slowest_s:.3f} s")
+            trouble.cluster.delays[server.name] = _slow_but_log(slowest_s)
+            await trouble.last(1.0, 8.0)
+            trouble.cluster.delays.pop(server.name, None)
+
+
+def _slow_but_log(slowest_s: float) -> Delay:
+    def delay(worker: str, rng: random.Random) -> float:
+        return usual_delay(worker, rng) if worker == "syncline-log" else rng.uniform(0.0, slowest_s)
+
+    return delay
+
+
+async def clock_rate(trouble: Trouble) -> None:
+    """Clocks run at different rates."""
+    for server in trouble.cluster.servers.values():
+        _set_rate(trouble, server)
+    while True:
+        await trouble.wait(10.0)
+        other = trouble.some()
+        if other is not None:
+            _set_rate(trouble, other)
+
+
+def _set_rate(trouble: Trouble, server: SimServer) -> None:
+    server.clock_rate = trouble.rng.uniform(0.8, 1.25)
+    trouble.cluster.note(server.name, f"its clock runs at a rate of {server.clock_rate:.3f}")
+    if server.process is not None:
+        server.process.rate = server.clock_rate
+
+
+async def clock_jump(trouble: Trouble) -> None:
+    """A clock leaps ahead, as that of a machine that was suspended."""
+    while True:
+        await trouble.wait(8.0)
+        server = trouble.some()
+        if server is not None and server.process is not None:
+            leap_s = trouble.rng.choice([0.5, 3.0, 60.0]) * trouble.election_s
+            trouble.cluster.note(server.name, f"its clock leaps by {leap_s:.1f} s")
+            server.process.leap(leap_s)
+
+
 async def _start_again(trouble: Trouble, server: SimServer) -> None:
     if trouble.rng.random() < 0.6:
         await trouble.last(0.0, 5.0)
-    if server.condition is Condition.CRASHED:
-        server.start()
+    trouble.start_again(server)

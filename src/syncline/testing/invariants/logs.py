@@ -87,7 +87,11 @@ class CommitAgreement(Invariant):
 
 
 class NeverBack(Invariant):
-    """Term, commit index and applied index never go back on a node (restarts: see `durability`)."""
+    """Term, commit index and applied index never go back on a node.
+
+    Over restarts: what was durable is judged by `durability`. What is shown never goes back, either: a node that has
+    applied less than in an earlier life says that it is catching up, and shows nothing of its own.
+    """
 
     name = "nothing goes back"
 
@@ -103,3 +107,6 @@ class NeverBack(Invariant):
     def applied(self, view: View) -> None:
         if view.driver.applied < view.applied:
             self.broken(f"the applied index of {view.name} went from {view.applied} back to {view.driver.applied}")
+        if view.driver.applied < view.most_applied and view.driver.horizon.reached:
+            shown = f"{view.driver.applied}, and had {view.most_applied} before it was started again"
+            self.broken(f"{view.name} shows its state at {shown}")

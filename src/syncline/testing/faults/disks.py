@@ -1,0 +1,210 @@
+"""What happens to disks: operations fail, space runs out, syncs are slow, bits rot, files vanish, disks are swapped."""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from syncline.testing.faults.base import Trouble
+from syncline.testing.simdisk import CAPACITY_BYTES, SimDisk, Survival
+from syncline.testing.simserver import Condition, SimServer
+from syncline.testing.simworkers import Delay, usual_delay
+
+__all__ = [
+    "failed_sync",
+    "failed_write",
+    "foreign_disk",
+    "full_disk",
+    "lost_file",
+    "rot",
+    "rot_in_snapshot",
+    "second_process",
+    "slow_disk",
+    "wipe",
+]
+
+Damage: TypeAlias = Callable[[Trouble, SimDisk, str], str]
+"""Damages a file; returns what it did."""
+
+FILE_ERRORS: Final = (errno.EIO, errno.EIO, errno.EROFS)
+
+
+async def failed_sync(trouble: Trouble) -> None:
+    """A sync of the log or of a snapshot fails. Of the log: the node must stop, and not try again."""
+    while True:
+        await trouble.wait(8.0)
+        await _fail(trouble, trouble.rng.choice(["sync", "sync", "sync_dir"]))
+
+
+async def failed_write(trouble: Trouble) -> None:
+    """A write or another operation on files fails."""
+    while True:
+        await trouble.wait(8.0)
+        operation = trouble.rng.choice(["write_at", "write_at", "create", "allocate", "rename", "remove"])
+        await _fail(trouble, operation)
+
+
+async def _fail(trouble: Trouble, operation: str) -> None:
+    server = trouble.some()
+    if server is None:
+        return
+    suffix = trouble.rng.choice([".wal", ".wal", ""]) if operation in ("sync", "write_at") else ""
+    fault = server.disk.fail(
+        operation, suffix=suffix, error=trouble.rng.choice(FILE_ERRORS), skip=trouble.rng.randint(0, 10)
+    )
+    trouble.cluster.note(server.name, f"disk: the next {operation} of a file *{suffix} but {fault.skip} fails")
+    with trouble.damage(server):
+        await trouble.last(1.0, 4.0)
+        fault.times = 0
+    trouble.start_again(server)
+
+
+async def full_disk(trouble: Trouble) -> None:
+    """The disk is full for a while."""
+    while True:
+        await trouble.wait(10.0)
+        server = trouble.some()
+        if server is None:
+            continue
+        left = trouble.rng.choice([0, 100, 2000, 10_000])
+        trouble.cluster.note(server.name, f"disk: {left} bytes are left")
+        with trouble.damage(server):
+            server.disk.capacity_bytes = server.disk.used_bytes() + left
+            await trouble.last(1.0, 6.0)
+            server.disk.capacity_bytes = CAPACITY_BYTES
+        trouble.cluster.note(server.name, "disk: there is space again")
+        trouble.start_again(server)
+
+
+async def slow_disk(trouble: Trouble) -> None:
+    """Every write takes long: up to more than an election timeout."""
+    while True:
+        await trouble.wait(8.0)
+        server = trouble.some()
+        if server is None:
+            continue
+        slowest_s = trouble.rng.choice([0.05, 0.3, 2.0]) * trouble.election_s
+        trouble.cluster.note(server.name, f"disk: a sync takes up to {slowest_s:.3f} s")
+        trouble.cluster.delays[server.name] = _slow(slowest_s)
+        await trouble.last(1.0, 8.0)
+        trouble.cluster.delays.pop(server.name, None)
+
+
+def _slow(slowest_s: float) -> Delay:
+    def delay(worker: str, rng: random.Random) -> float:
+        return rng.uniform(0.0, slowest_s) if rng.random() < 0.5 else usual_delay(worker, rng)
+
+    return delay
+
+
+async def rot(trouble: Trouble) -> None:
+    """A bit of the log flips, at its end or anywhere: the node starts with all that was durable, or not at all."""
+    while True:
+        await trouble.wait(15.0)
+        server = trouble.expendable()
+        if server is not None:
+            await _damage(trouble, server, ".wal", _flip)
+
+
+async def rot_in_snapshot(trouble: Trouble) -> None:
+    """A bit of a snapshot flips."""
+    while True:
+        await trouble.wait(15.0)
+        server = trouble.expendable()
+        if server is not None:
+            await _damage(trouble, server, ".snap", _flip)
+
+
+async def lost_file(trouble: Trouble) -> None:
+    """A file of the data directory vanishes, or is empty."""
+    while True:
+        await trouble.wait(15.0)
+        server = trouble.expendable()
+        if server is not None:
+            await _damage(trouble, server, "", _lose)
+
+
+async def _damage(trouble: Trouble, server: SimServer, suffix: str, damage: Damage) -> None:
+    """Stop a server, damage a file, and start it. Where it refuses, its operator replaces it."""
+    with trouble.hold(server):
+        trouble.crash(server)
+        paths = [path for path in server.disk.paths() if path.endswith(suffix)]
+        if paths:
+            path = trouble.rng.choice(paths)
+            server.damages += 1
+            trouble.cluster.note(server.name, f"disk: {damage(trouble, server.disk, path)}")
+        await trouble.last(0.0, 3.0)
+        server.start()
+        await trouble.settled(server)
+        if server.condition is Condition.REFUSED:
+            await trouble.operator.replace(server)
+
+
+def _flip(trouble: Trouble, disk: SimDisk, path: str) -> str:
+    data = disk.read_file(path)
+    used = len(data.rstrip(b"\0"))
+    if not used:
+        return f"{path} holds nothing that could rot"
+    offset = max(0, used - trouble.rng.randint(1, 40)) if trouble.rng.random() < 0.4 else trouble.rng.randrange(used)
+    disk.flip_bit(path, offset)
+    return f"a bit of {path} at {offset} of {used} flips"
+
+
+def _lose(trouble: Trouble, disk: SimDisk, path: str) -> str:
+    if trouble.rng.random() < 0.5:
+        disk.lose(path)
+        return f"{path} vanishes"
+    disk.empty(path)
+    return f"{path} is empty"
+
+
+async def wipe(trouble: Trouble) -> None:
+    """A disk is replaced by an empty one, and the server started as if nothing had been, under its old id."""
+    while True:
+        await trouble.wait(15.0)
+        server = trouble.expendable()
+        if server is None:
+            continue
+        with trouble.hold(server):
+            trouble.crash(server)
+            server.wipe()
+            await trouble.last(0.0, 3.0)
+            server.start()
+            await trouble.last(1.0, 6.0)
+            await trouble.operator.replace(server)
+
+
+async def foreign_disk(trouble: Trouble) -> None:
+    """A server is started on another one's disk: it must refuse."""
+    while True:
+        await trouble.wait(15.0)
+        server, other = trouble.expendable(), trouble.some()
+        if server is None or other is None or server is other:
+            continue
+        with trouble.hold(server):
+            trouble.crash(server)
+            own, server.disk = server.disk, other.disk.crashed(Survival.EVERYTHING)
+            trouble.cluster.note(server.name, f"is started on a copy of the disk of {other.name}")
+            try:
+                with trouble.damage(server):
+                    server.start()
+                    await trouble.settled(server)
+                if server.condition is not Condition.REFUSED:
+                    trouble.broken("a foreign disk is refused", f"{server.name} runs on the disk of {other.name}")
+            finally:
+                server.disk = own
+            server.start()
+
+
+async def second_process(trouble: Trouble) -> None:
+    """A second process is started on the data directory of one that runs: it must refuse."""
+    while True:
+        await trouble.wait(12.0)
+        running = [server for server in trouble.cluster.running if not server.paused]
+        if running:
+            server = trouble.rng.choice(running)
+            trouble.cluster.note(server.name, "a second process is started on its directory")
+            if not server.is_locked():
+                trouble.broken("one process at a time", f"the directory of {server.name} is not locked")

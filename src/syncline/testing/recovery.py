@@ -1,0 +1,90 @@
+"""After the faults: everything is put right that an operator can put right, and the cluster must recover by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from syncline.testing.cluster import SimCluster
+from syncline.testing.invariants.base import Facts, Verdict
+from syncline.testing.operations import PATIENCE_S, Operator
+from syncline.testing.simdisk import CAPACITY_BYTES
+from syncline.testing.simserver import Condition, SimServer
+
+__all__ = ["Recovery"]
+
+LEADER_ELECTIONS: Final = 10
+"""Within so many election timeouts after the faults there must be a leader that all follow."""
+
+CATCH_UP_ELECTIONS: Final = 40
+"""And within so many every member has everything: a snapshot, and the log behind it, may be needed."""
+
+SLOWEST_CLOCK: Final = 0.8
+"""The rate of the slowest clock: its election timeouts take that much longer."""
+
+
+class Recovery:
+    """The end of a run."""
+
+    def __init__(self, cluster: SimCluster, operator: Operator, facts: Facts, verdict: Verdict) -> None:
+        self._cluster = cluster
+        self._operator = operator
+        self._facts = facts
+        self._verdict = verdict
+
+    def calm(self) -> None:
+        """End all faults, and have every process run that can."""
+        cluster = self._cluster
+        cluster.note("run", "calm")
+        cluster.heal()
+        cluster.delays.clear()
+        for server in cluster.servers.values():
+            server.disk.heal()
+            server.disk.before = None
+            server.disk.capacity_bytes = CAPACITY_BYTES
+            if server.paused:
+                server.resume()
+            if not server.up and not server.retired and not server.lost:
+                server.start()
+
+    async def leader(self) -> None:
+        """There must be one soon."""
+        limit_s = LEADER_ELECTIONS * self._cluster.settings.election_s / SLOWEST_CLOCK
+        try:
+            await self._cluster.leader(timeout_s=limit_s)
+        except TimeoutError as error:
+            self._verdict.broken("a leader after the faults", str(error))
+
+    async def members(self) -> None:
+        """Finish what operators have begun: replace members that are lost, and remove those that were to go."""
+        for server in list(self._cluster.servers.values()):
+            if server.condition is Condition.REFUSED or (server.lost and not server.retired):
+                await self._operator.replace(server)
+            elif server.retired and self._is_member(server):
+                await self._operator.remove(server)
+        if not all(self._is_member(server) for server in self._cluster.running if not server.retired):
+            await asyncio.sleep(PATIENCE_S)  # what was asked for last may still be on its way
+        for server in list(self._cluster.servers.values()):
+            if not self._is_member(server):
+                server.retired = True
+            if server.retired and server.up:
+                server.crash()
+
+    def _is_member(self, server: SimServer) -> bool:
+        membership = self._operator.membership()
+        return membership is not None and self._cluster.node_id(server) in membership.members
+
+    async def catch_up(self) -> None:
+        """Every member applies everything."""
+        cluster = self._cluster
+        limit_s = CATCH_UP_ELECTIONS * cluster.settings.election_s
+
+        def caught_up() -> bool:
+            drivers = [server.driver for server in cluster.servers.values() if not server.retired]
+            last = self._facts.last_committed
+            return all(driver is not None and driver.applied == last for driver in drivers)
+
+        try:
+            await cluster.until(caught_up, timeout_s=limit_s)
+        except TimeoutError as error:
+            self._verdict.broken("all catch up after the faults", str(error))

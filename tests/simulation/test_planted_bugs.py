@@ -1,0 +1,114 @@
+"""Each invariant of the simulator, broken on purpose: it is noticed, and named."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from syncline.consensus.quorum import MajorityConfig
+from syncline.consensus.types import Message, NodeId
+from syncline.errors import DeadlineExceeded, Outcome
+from syncline.kv.machine import CommandResult, KvMachine
+from syncline.node.logwriter import LogWriter
+from syncline.node.proposals import Proposals
+from syncline.server.routes.reads import ReadPlan, Reads, Then
+from syncline.storage.walsegment import ActiveSegment
+from syncline.testing.seeds import Options, run_seed
+
+SEEDS = 12
+"""Each bug must be found within so many."""
+
+
+def found(*names: str, **options: Any) -> str:
+    """The first failure; it must be of one of these invariants."""
+    for seed in range(1, SEEDS + 1):
+        failure = run_seed(seed, Options(nodes=3, sim_seconds=4.0, **options)).failure
+        if failure is not None:
+            assert failure.invariant in names, failure
+            return failure.text
+    raise AssertionError(f"none of {SEEDS} seeds finds it")
+
+
+def test_a_log_that_is_not_synced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.testing.simdisk.SimFile.sync", lambda self: self._check_open())
+    found("a sound node starts", "nothing durable is forgotten", faults=("power", "kill-all"))
+
+
+def test_an_acknowledgement_before_the_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    append = LogWriter.append
+
+    def early(self: LogWriter, message: Message) -> None:
+        responses, message.responses = list(message.responses), []
+        append(self, message)
+        self._durable(responses)
+
+    monkeypatch.setattr(LogWriter, "append", early)
+    found("nothing is acknowledged before it is durable", faults=())
+
+
+def test_a_commit_without_a_quorum(monkeypatch: pytest.MonkeyPatch) -> None:
+    def highest(self: MajorityConfig, acked: Mapping[NodeId, int]) -> int:
+        return max((acked.get(voter, 0) for voter in self.voters), default=2**64 - 1)
+
+    monkeypatch.setattr(MajorityConfig, "committed_index", highest)
+    found("committed is durable on a quorum", faults=())
+
+
+def test_a_state_machine_that_is_not_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = itertools.count()
+    apply: Callable[[KvMachine, bytes], CommandResult] = KvMachine._apply
+
+    def different(self: KvMachine, data: bytes) -> CommandResult:
+        if next(counter) % 7 == 0:
+            self.store.put(b"other", b"%d" % next(counter), 0, self.store.revision + 1)
+        return apply(self, data)
+
+    monkeypatch.setattr(KvMachine, "_apply", different)
+    found("equal states", faults=())
+
+
+def test_a_read_that_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at_once(_: Reads, __: ReadPlan, then: Then) -> None:
+        then(None)
+
+    monkeypatch.setattr(Reads, "confirm", at_once)
+    found("answers keep the order of time", faults=("delay", "isolate-leader"))
+
+
+def test_an_unknown_outcome_that_is_told_as_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DeadlineExceeded, "outcome", Outcome.NOT_APPLIED)
+    found("acknowledged writes are there once, refused ones never", faults=("isolate-leader", "pause"))
+
+
+def test_a_proposal_that_is_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    from syncline.node.driver import Driver
+
+    propose = Driver.propose
+
+    def twice(self: Driver, future: Any, kind: int, payload: bytes) -> None:
+        propose(self, future, kind, payload)
+        propose(self, future, kind, payload)
+
+    monkeypatch.setattr(Driver, "propose", twice)
+    found("acknowledged writes are there once, refused ones never", faults=())
+
+
+def test_a_forgotten_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Proposals, "expire", lambda *_: None)
+    found("every request is answered", faults=("isolate-leader",))
+
+
+def test_a_log_that_loses_its_tail(monkeypatch: pytest.MonkeyPatch) -> None:
+    append = ActiveSegment.append
+
+    def shorter(self: ActiveSegment, builder: Any) -> int:
+        offset = append(self, builder)
+        if offset > 2000:
+            self.file.write_at(offset, bytes(32))
+        return offset
+
+    monkeypatch.setattr(ActiveSegment, "append", shorter)
+    found("a sound node starts", "nothing durable is forgotten", faults=("kill",))
