@@ -12,7 +12,7 @@ import signal
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
-from tests.chaos.fleet import ChaosNode, Fleet
+from tests.chaos.fleet import ChaosNode, Fleet, ring
 from tests.chaos.lan import Lan
 from tests.chaos.membership import Operator
 from tests.chaos.schedule import KINDS, Fault
@@ -95,8 +95,8 @@ async def _kill_leader(stage: Stage, picks: Picks) -> Done:
 
 
 async def _kill_majority(stage: Stage, picks: Picks) -> Done:
-    ring = _ring(stage.fleet.nodes, picks[0])
-    return await _kill(stage, ring[: len(ring) // 2 + 1], at_once=picks[1] < AT_ONCE)
+    nodes = ring(stage.fleet.nodes, picks[0])
+    return await _kill(stage, nodes[: len(nodes) // 2 + 1], at_once=picks[1] < AT_ONCE)
 
 
 async def _kill_all(stage: Stage, picks: Picks) -> Done:
@@ -104,7 +104,7 @@ async def _kill_all(stage: Stage, picks: Picks) -> Done:
 
 
 async def _storm(stage: Stage, picks: Picks) -> Done:
-    node = _ring(stage.fleet.nodes, picks[0])[0]
+    node = ring(stage.fleet.nodes, picks[0])[0]
     rng = random.Random(picks[1])
 
     async def storming() -> None:
@@ -176,9 +176,9 @@ def _between(left: Sequence[ChaosNode], right: Sequence[ChaosNode]) -> list[tupl
 
 
 async def _partition(stage: Stage, picks: Picks) -> Done:
-    ring = _ring(stage.fleet.nodes, picks[0])
-    half = len(ring) // 2
-    return _cut(stage, _between(ring[:half], ring[half:]), f"cut {_names(ring[:half])} | {_names(ring[half:])}")
+    nodes = ring(stage.fleet.nodes, picks[0])
+    some, others = nodes[: len(nodes) // 2], nodes[len(nodes) // 2 :]
+    return _cut(stage, _between(some, others), f"cut {_names(some)} | {_names(others)}")
 
 
 async def _isolate_leader(stage: Stage, picks: Picks) -> Done:
@@ -195,11 +195,11 @@ def _mute(stage: Stage, node: ChaosNode) -> Done:
 
 
 async def _deaf(stage: Stage, picks: Picks) -> Done:
-    return _deafen(stage, _ring(stage.fleet.nodes, picks[0])[0])
+    return _deafen(stage, ring(stage.fleet.nodes, picks[0])[0])
 
 
 async def _mute_one(stage: Stage, picks: Picks) -> Done:
-    return _mute(stage, _ring(stage.fleet.nodes, picks[0])[0])
+    return _mute(stage, ring(stage.fleet.nodes, picks[0])[0])
 
 
 async def _deaf_leader(stage: Stage, picks: Picks) -> Done:
@@ -211,13 +211,13 @@ async def _mute_leader(stage: Stage, picks: Picks) -> Done:
 
 
 async def _bridge(stage: Stage, picks: Picks) -> Done:
-    middle, *rest = _ring(stage.fleet.nodes, picks[0])
+    middle, *rest = ring(stage.fleet.nodes, picks[0])
     left, right = rest[: len(rest) // 2], rest[len(rest) // 2 :]
     return _cut(stage, _between(left, right), f"cut {_names(left)} | {_names(right)}, {middle.label} between them")
 
 
 async def _flap(stage: Stage, picks: Picks) -> Done:
-    node = _ring(stage.fleet.nodes, picks[0])[0]
+    node = ring(stage.fleet.nodes, picks[0])[0]
     pairs = _between([node], stage.fleet.others(node))
 
     async def flapping() -> None:
@@ -239,7 +239,7 @@ async def _flap(stage: Stage, picks: Picks) -> Done:
 
 
 async def _unplug(stage: Stage, picks: Picks) -> Done:
-    node = _ring(stage.fleet.nodes, picks[0])[0]
+    node = ring(stage.fleet.nodes, picks[0])[0]
     stage.lan.unplug(node.name)
 
     async def plug() -> None:
@@ -249,7 +249,7 @@ async def _unplug(stage: Stage, picks: Picks) -> Done:
 
 
 async def _slow(stage: Stage, picks: Picks) -> Done:
-    node = _ring(stage.fleet.nodes, picks[0])[0]
+    node = ring(stage.fleet.nodes, picks[0])[0]
     stage.lan.slow_down(node.name)
 
     async def speed_up() -> None:
@@ -262,11 +262,11 @@ async def _slow(stage: Stage, picks: Picks) -> Done:
 
 
 async def _replace(stage: Stage, picks: Picks) -> Done:
-    return await stage.operator.replace(_ring(stage.fleet.nodes, picks[0])[0])
+    return await stage.operator.replace(ring(stage.fleet.nodes, picks[0])[0], picks[1])
 
 
 async def _demote(stage: Stage, picks: Picks) -> Done:
-    return await stage.operator.demote(_ring(stage.fleet.nodes, picks[0])[0])
+    return await stage.operator.demote(ring(stage.fleet.nodes, picks[0])[0])
 
 
 async def _transfer(stage: Stage, picks: Picks) -> Done:
@@ -274,13 +274,7 @@ async def _transfer(stage: Stage, picks: Picks) -> Done:
 
 
 async def _snapshot(stage: Stage, picks: Picks) -> Done:
-    return await stage.operator.snapshot(_ring(stage.fleet.nodes, picks[0])[0])
-
-
-def _ring(nodes: Sequence[ChaosNode], pick: float) -> list[ChaosNode]:
-    """All of them in their order, beginning with the one that was picked."""
-    first = int(pick * len(nodes))
-    return [*nodes[first:], *nodes[:first]]
+    return await stage.operator.snapshot(ring(stage.fleet.nodes, picks[0])[0])
 
 
 def _names(nodes: Sequence[ChaosNode]) -> str:

@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from syncline.client import AsyncClient, NodeStatus
@@ -17,7 +17,7 @@ from tests.chaos.lan import Lan
 from tests.integration.cluster import Node, eventually
 from tests.ports import free_block
 
-__all__ = ["HEALED_WITHIN_S", "ChaosNode", "Fleet"]
+__all__ = ["HEALED_WITHIN_S", "ChaosNode", "Fleet", "ring"]
 
 HEARTBEAT_S: Final = 0.05
 ELECTION_S: Final = 0.5
@@ -116,6 +116,12 @@ class ChaosNode(Node):
         return [text for text in found if not (may_leave and FAREWELL in text)]
 
 
+def ring(nodes: Sequence[ChaosNode], pick: float) -> list[ChaosNode]:
+    """All of them in their order, beginning with the one that was picked (a number in [0, 1))."""
+    first = int(pick * len(nodes))
+    return [*nodes[first:], *nodes[:first]]
+
+
 class Fleet:
     """All nodes of one cluster, on a network of their own (`lan`) or on loopback."""
 
@@ -153,10 +159,10 @@ class Fleet:
             if not node.running:
                 node.start()
 
-    def rejoin(self, node: ChaosNode) -> None:
-        """Start a wiped node as a new member, through whichever of the others answers."""
+    def rejoin(self, node: ChaosNode, pick: float) -> None:
+        """Start a wiped node as a new member, through any of the others: the picked one is asked first."""
         settings = {name: value for name, value in node.settings.items() if name != "initial-cluster"}
-        node.settings = {**settings, "join": ",".join(other.url for other in self.others(node))}
+        node.settings = {**settings, "join": ",".join(other.url for other in ring(self.others(node), pick))}
         node.start()
 
     def close(self) -> None:

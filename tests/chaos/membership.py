@@ -32,13 +32,14 @@ class Operator:
         self._fleet = fleet
         self._replacing = False
 
-    async def replace(self, node: ChaosNode) -> tuple[str, Undo]:
-        """Remove it, wipe it, join it as somebody new. One at a time: `undo` waits until it votes."""
+    async def replace(self, node: ChaosNode, pick: float) -> tuple[str, Undo]:
+        """Remove it, wipe it, join it as somebody new, through the picked one of the others. One at a time: `undo`
+        waits until it votes."""
         if self._replacing:
             return "another member is being replaced already", _nothing
         self._replacing = True
         what = f"replaced {node.label}"
-        task = asyncio.create_task(self._replaced(node))
+        task = asyncio.create_task(self._replaced(node, pick))
 
         async def finished() -> None:
             try:
@@ -96,13 +97,13 @@ class Operator:
                 return f"{node.label} took no snapshot: {error}", _nothing
         return f"snapshot {taken.index} on {node.label}", _nothing
 
-    async def _replaced(self, node: ChaosNode) -> None:
+    async def _replaced(self, node: ChaosNode, pick: float) -> None:
         old_id = await self._id_of(node)
         node.leaving = True
         await eventually(f"{node.label} is no member", lambda: self._removed(old_id), deadline_s=2 * HEALED_WITHIN_S)
         await self._gone(node)
         node.wipe()
-        self._fleet.rejoin(node)
+        self._fleet.rejoin(node, pick)
 
         async def votes() -> bool:
             async with self._fleet.client(REQUEST_S) as client:

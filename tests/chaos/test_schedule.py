@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
+
+from tests.chaos import sandbox
 from tests.chaos.schedule import KINDS, phases
 
 
@@ -35,3 +38,8 @@ def test_some_runs_have_more_faults_at_a_time_than_others() -> None:
 
     totals = [total(seed) for seed in range(10)]
     assert min(totals) < 140 < 170 < max(totals)
+
+
+def test_where_no_sandbox_can_be_made_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert sandbox.why_not() == "there is no unshare and no ip command"
