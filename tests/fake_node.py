@@ -1,6 +1,7 @@
 """A stand-in for `syncline serve` in tests of `up`: it answers `/raft/status`, ends as it is told, and writes down how.
 
-The first node (n1) leads. Started with FAKE_NODE_FAIL=<name> in the environment that node fails at once.
+The first node (n1) leads. Started with FAKE_NODE_FAIL=<name> in the environment that node fails at once, and with
+FAKE_NODE_ROT=<name> it says that its data is damaged, as long as there is no file "rot is gone".
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ def main() -> int:
     if os.environ.get("FAKE_NODE_FAIL") == name:
         print(f"syncline: {name} is broken", file=sys.stderr)
         return 1
+    rotten = os.environ.get("FAKE_NODE_ROT") == name
+    if rotten and not os.path.exists(os.path.join(os.path.dirname(journal), "rot is gone")):
+        print(f"syncline: {name} is rotten", file=sys.stderr)
+        return 7
     host, port = settings["http_listen"].split(":")
     server = ThreadingHTTPServer((host, int(port)), _handler(settings))
     stop = threading.Event()

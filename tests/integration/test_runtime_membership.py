@@ -12,6 +12,8 @@ import pytest
 from syncline import EventKind, Raft
 from syncline.consensus.types import ChangeType
 from syncline.errors import Closed, MembershipError, NodeFailed, NothingToSnapshot, StorageError
+from syncline.platform.disk import OsDisk
+from syncline.storage.datadir import DataDir, Identity
 from tests.node_cluster import Cluster, LoopListing, cluster, until
 from tests.support import run
 
@@ -301,5 +303,28 @@ def test_close_gives_a_snapshot_up_and_releases_its_view(tmp_path: Path) -> None
             go_on.set()
             await closing
             assert machine.views == machine.released == 1
+
+    run(check())
+
+
+def test_a_founders_successor_starts_from_nothing_whatever_its_settings_say(tmp_path: Path) -> None:
+    """A repaired node keeps its settings, the first members among them; the first entries are not its to write."""
+
+    async def check() -> None:
+        async with cluster(tmp_path) as nodes:
+            leader, follower = await nodes.pair()
+            await fill(leader, 20)
+            name, address = follower.config.name, follower.config.address
+            await nodes.stop(name)
+            await leader.remove(follower.node_id)
+            (tmp_path / name).rename(tmp_path / "old")
+            directory = DataDir.open(OsDisk(), str(tmp_path / name))
+            directory.write_identity(Identity(leader.cluster_id, 12345, name))
+            directory.release()
+            back = await nodes.start(name)
+            assert (back.node_id, back.stats().last_index, back.membership().members) == (12345, 0, {})
+            await leader.add_learner(name, address, node_id=12345)
+            await until(back, lambda: back.role == "follower")
+            assert nodes.machine(back).items[:20] == nodes.machine(leader).items[:20]
 
     run(check())

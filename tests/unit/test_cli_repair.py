@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -201,9 +202,17 @@ def test_a_sound_directory_is_left_alone_unless_told(tmp_path: Path) -> None:
 
 
 def test_a_node_that_never_ran_has_lost_nothing(tmp_path: Path) -> None:
-    (tmp_path / "joining").write_text("{}")
-    ran = repair(str(tmp_path), "--json")
+    path = str(tmp_path)
+    (tmp_path / "joining").write_text(json.dumps({"node_id": IDS["a"]}))
+    ran = repair(path, "--json")
     assert (ran.status, ran.json()["status"]) == (0, "joining")
+    with cluster() as (nodes, doubles, _):
+        answer_changes(nodes)
+        ran = repair(path, "--json", "--yes", "--name", "a", "--endpoints", doubles[0].url)
+        assert (ran.status, ran.json()["status"]) == (0, "joining"), "the member of that name is the one that joins"
+        (tmp_path / "joining").write_text(json.dumps({"node_id": "00000000000000aa"}))
+        ran = repair(path, "--json", "--yes", "--name", "a", "--endpoints", doubles[0].url)
+        assert (ran.status, ran.json()["status"]) == (0, "repaired"), "it was a member, and tried to join again"
 
 
 def test_a_running_node_is_named_by_its_pid(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from syncline.cli.up_supervisor import NodeView
 from syncline.errors import ConfigError, StorageError
 from syncline.platform.disk import OsDisk
 from syncline.server.config import load_config
+from syncline.storage.datadir import Identity, encode_identity
+from syncline.storage.wholefile import replace_file
 from tests.ports import free_block
 from tests.support_cli import syncline
 
@@ -170,10 +172,12 @@ def test_the_live_table_shows_every_node() -> None:
         NodeView(name="n1", http="http://h:1", peer="h:2", state="leader", term=3, applied=9, pid=4711),
         NodeView(name="n2", http="http://h:3", peer="h:4", state="ended", note="killed"),
     ])  # fmt: skip
-    view.ended("n2", "killed by SIGKILL", "syncline serve x")
+    view.ended("n2", "killed by SIGKILL", restart="syncline serve x", repair="")
+    view.ended("n2", "is rotten", restart="", repair="syncline repair x")
     view.close()
     text = out.getvalue()
-    for word in ("leader", "4711", "http://h:3", "ended", "n2 killed by SIGKILL", "syncline serve x"):
+    told = ("n2 killed by SIGKILL", "to start it again: syncline serve x", "started again by itself: syncline repair x")
+    for word in ("leader", "4711", "http://h:3", "ended", *told):
         assert word in text
 
 
@@ -205,15 +209,16 @@ class Up:
         nodes = event["nodes"]
         assert isinstance(nodes, list)
         self.pids = {node["name"]: node["pid"] for node in nodes if node["pid"]}
+        self.endpoints = str(event["endpoints"])
 
     def journal(self) -> list[str]:
         return (self.data_dir / "journal").read_text().splitlines()
 
 
 @contextmanager
-def running(data_dir: Path, *arguments: str, **environment: str) -> Iterator[Up]:
+def running(data_dir: Path, *arguments: str, port: int = 0, **environment: str) -> Iterator[Up]:
     command = [sys.executable, "-c", RUN_UP, "up", "--json", "--data-dir", str(data_dir), "--port",
-               str(free_block(103)), *arguments]  # fmt: skip
+               str(port or free_block(103)), *arguments]  # fmt: skip
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
     )
@@ -318,6 +323,38 @@ def test_a_node_that_fails_at_its_start_is_reported_with_its_reason(tmp_path: Pa
     with running(tmp_path, FAKE_NODE_FAIL="n2") as up:
         assert up.wait_for("ended")["reason"] == f"ended with status 1: n2 is broken (log: {tmp_path}/n2/log)"
         up.wait_ready()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_node_whose_data_is_damaged_waits_for_its_repair(tmp_path: Path, restart: bool) -> None:
+    ran = Identity(1, 2, "n2", started=True)
+    (tmp_path / "n2").mkdir()
+    identity = tmp_path / "n2" / "identity"
+    identity.write_bytes(encode_identity(ran))
+    with running(tmp_path, *["--restart"][:restart], FAKE_NODE_ROT="n2") as up:
+        event = up.wait_for("ended")
+        assert event["reason"] == f"ended with status 7: n2 is rotten (log: {tmp_path}/n2/log)"
+        assert event["restart"] == ""
+        command = str(event["repair"])
+        up.wait_ready()
+        n1, _, n3 = up.endpoints.split(",")
+        assert command.endswith(f"syncline repair --data-dir {tmp_path}/n2 --endpoints {n1},{n3}")
+        (tmp_path / "rot is gone").touch()
+        replace_file(OsDisk(), str(identity), encode_identity(Identity(1, 3, "n2")))  # as a repair leaves it
+        assert _next_state(up, "n2", "follower")["by_hand"] is False
+
+
+def test_a_founder_whose_directory_is_lost_is_told_how_it_is_replaced(tmp_path: Path) -> None:
+    first = make_plan(str(tmp_path), nodes=3, port=free_block(103))
+    write_plan(first, OsDisk())
+    note_started(first, OsDisk())
+    for name in ("n1", "n3"):
+        (tmp_path / name / "identity").write_bytes(encode_identity(Identity(1, 2, name)))
+    with running(tmp_path, FAKE_NODE_FAIL="n2", port=first.port) as up:
+        command = str(up.wait_for("ended")["repair"])
+        assert f"repair --data-dir {tmp_path}/n2" in command
+        assert command.endswith("--name n2")
+        assert first.nodes[1].http_url not in command
 
 
 def test_the_end_of_all_nodes_ends_up(tmp_path: Path) -> None:

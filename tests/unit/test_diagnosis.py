@@ -78,7 +78,6 @@ def test_a_sound_directory() -> None:
         problems=(),
         notes=(),
         empty=False,
-        joining=False,
     )
     assert found.sound
 
@@ -87,9 +86,7 @@ def test_an_empty_directory_is_neither_sound_nor_damaged() -> None:
     disk = SimDisk(random.Random(1))
     disk.make_dirs("/node")
     found = untouched(disk)
-    assert (found.empty, found.joining, found.sound, found.problems) == (True, False, False, ())
-    disk.write_file("/node/joining", b"{}")
-    assert untouched(disk).joining
+    assert (found.empty, found.sound, found.problems) == (True, False, ())
 
 
 def test_a_new_members_directory_is_sound_without_a_log() -> None:

@@ -25,6 +25,7 @@ from syncline.errors import DirectoryLocked, OperationError, Outcome, SynclineEr
 from syncline.node.knownmembers import known_members
 from syncline.node.members import format_id
 from syncline.platform.disk import Disk, OsDisk
+from syncline.server.join import chosen_id
 from syncline.server.names import check_address, check_name
 from syncline.storage import replacement
 from syncline.storage.datadir import lock_directory
@@ -55,7 +56,6 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     cluster_id: str = ""
     old_id: str = ""
     new_id: str = ""
-    voter: bool | None = None
     set_aside: str = ""
 
 
@@ -122,11 +122,23 @@ class _Repair:
         found = diagnose(self._disk, self._path)
         report = Report("sound", self._path, problems=found.problems, notes=found.notes)
         self._tell(found)
-        if not self._replace and (found.sound or found.joining):
-            self._nothing_to_do(found, report)
+        if found.sound and not self._replace:
+            assert found.identity is not None
+            self._say("Nothing is wrong: start the node as usual. (--replace replaces it all the same.)")
+            self._report(report, name=found.identity.name)
+            return
+        joining = chosen_id(self._disk, self._path) if found.empty else None
+        if joining is not None and not self._name:
+            self._say("A node was about to join from here and never ran. Start it as before; or, where it was a member")
+            self._say("before and lost its data, give --name.")
+            self._report(report, status="joining")
             return
         target, endpoints = self._target(found)
         plan = await self._plan(target, endpoints)
+        if joining is not None and plan.old_id == format_id(joining):
+            self._say(f"{plan.name} is a member that never ran, and lost nothing. Start it as before.")
+            self._report(report, status="joining", name=plan.name)
+            return
         new_id = format_id(secrets.randbits(ID_BITS) + 1)
         folder = replacement.free_folder(self._disk, self._path)
         note = Replacement(
@@ -156,16 +168,9 @@ class _Repair:
         for note in found.notes:
             self._say(f"  note: {note}")
 
-    def _nothing_to_do(self, found: Diagnosis, report: Report) -> None:
-        if found.joining:
-            report = msgspec.structs.replace(report, status="joining")
-            self._say("Nothing is lost: the node was about to join and never ran. Start it as before.")
-        else:
-            assert found.identity is not None
-            report = msgspec.structs.replace(report, name=found.identity.name)
-            self._say("Nothing is wrong: start the node as usual. (--replace replaces it all the same.)")
+    def _report(self, report: Report, **more: str) -> None:
         if self._context.as_json:
-            print_json(report)
+            print_json(msgspec.structs.replace(report, **more))
 
     def _target(self, found: Diagnosis) -> tuple[Target, str]:
         """Whose directory it is, and the endpoints of its cluster."""
@@ -229,18 +234,15 @@ class _Repair:
         folder = replacement.complete(self._disk, self._path, note)
         self._say(f"{folder}: holds the old files")
         self._say(f"{note.name} is replaced. Start it as it was started before: it fetches the data from the cluster.")
-        if self._context.as_json:
-            done = msgspec.structs.replace(
-                report,
-                status="repaired",
-                name=note.name,
-                cluster_id=note.cluster_id,
-                old_id=note.old_id,
-                new_id=note.new_id,
-                voter=note.voter,
-                set_aside=folder,
-            )
-            print_json(done)
+        self._report(
+            report,
+            status="repaired",
+            name=note.name,
+            cluster_id=note.cluster_id,
+            old_id=note.old_id,
+            new_id=note.new_id,
+            set_aside=folder,
+        )
 
     async def _change_cluster(self, client: AsyncClient, note: Replacement, *, begun: bool) -> None:
         """Have the old member removed and the new one added; each is harmless to ask for again."""

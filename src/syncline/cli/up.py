@@ -100,7 +100,7 @@ async def _watch(plan: Plan, supervisor: Supervisor, view: View) -> None:
                 name, reason = await supervisor.ends.get()
         except TimeoutError:
             continue
-        view.ended(name, reason, supervisor.restart_command(name))
+        view.ended(name, reason, restart=supervisor.restart_command(name), repair=supervisor.repair_command(name))
         if not supervisor.any_running:
             raise Failure(f"every node has ended; the last one, {name}, {reason}", EXIT_FAILED)
 

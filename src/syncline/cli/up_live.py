@@ -11,7 +11,7 @@ from rich.text import Text
 
 from syncline.cli.up_plan import Plan
 from syncline.cli.up_supervisor import NodeView
-from syncline.cli.up_view import how_to_use
+from syncline.cli.up_view import how_to_use, what_to_do
 
 __all__ = ["LiveView"]
 
@@ -51,10 +51,9 @@ class LiveView:
         self._shown = []
         self.show(nodes)
 
-    def ended(self, name: str, reason: str, command: str) -> None:
-        self.say(f"{name} {reason}")
-        if command:
-            self.say(f"  to start it again: {command}")
+    def ended(self, name: str, reason: str, *, restart: str, repair: str) -> None:
+        for line in (f"{name} {reason}", *what_to_do(restart, repair)):
+            self.say(line)
 
     def say(self, line: str) -> None:
         self._console.print(Text(line), soft_wrap=True)

@@ -46,13 +46,17 @@ HIGHEST_PORT: Final = 65535
 
 
 class NodePlan(msgspec.Struct, frozen=True):
-    """One node: its name, directory and ports. `join`: it enters the cluster of the nodes before it."""
+    """One node: its name, directory and ports. `join`: it enters the cluster of the nodes before it.
+
+    `lost`: it started the cluster, and its data is gone. Only a repair brings it back.
+    """
 
     name: str
     data_dir: str
     http_port: int
     peer_port: int
     join: bool
+    lost: bool
 
     @property
     def http_url(self) -> str:
@@ -192,13 +196,15 @@ def _read_kept(data_dir: str) -> _Kept | None:
 def _node(data_dir: str, kept: _Kept, at: int) -> NodePlan:
     name = f"n{at + 1}"
     node_dir = os.path.join(data_dir, name)
-    lost = kept.started and not os.path.exists(os.path.join(node_dir, IDENTITY_NAME))
+    founder = at < kept.founders
+    lost = founder and kept.started and not os.path.exists(os.path.join(node_dir, IDENTITY_NAME))
     return NodePlan(
         name=name,
         data_dir=node_dir,
         http_port=kept.port + at,
         peer_port=kept.port + PEER_PORT_OFFSET + at,
-        join=at >= kept.founders or lost,
+        join=not founder or lost,
+        lost=lost,
     )
 
 

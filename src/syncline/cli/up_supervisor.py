@@ -12,9 +12,12 @@ from typing import Final
 
 import msgspec
 
+from syncline.cli.exits import EXIT_DAMAGED
 from syncline.cli.up_plan import NodePlan, Plan, command_line
 from syncline.client import AsyncClient, NodeStatus
-from syncline.errors import OperationError, Unreachable
+from syncline.errors import OperationError, StorageError, Unreachable
+from syncline.platform.disk import OsDisk
+from syncline.storage.datadir import REPLACEMENT_NAME, Identity, read_identity
 
 __all__ = ["NodeView", "Supervisor"]
 
@@ -66,6 +69,9 @@ class _Child:
         self.lines: deque[str] = deque(maxlen=LAST_LINES)
         self.starts = 0
         self.ended: str = ""
+        self.damaged = False
+        """It ended because its data needs a repair: until then starting it again does not help."""
+        self.damaged_id = 0
 
     @property
     def running(self) -> bool:
@@ -74,6 +80,25 @@ class _Child:
     def command(self) -> list[str]:
         """What starts this node, as arguments of `syncline`."""
         return ["serve", "--config", self.plan.config_path]
+
+    def note_damage(self) -> None:
+        self.damaged = True
+        identity = self.identity()
+        self.damaged_id = identity.node_id if identity is not None else 0
+
+    @property
+    def repaired(self) -> bool:
+        """Whether its directory has become that of a new member since it was found damaged."""
+        identity = self.identity() if self.damaged else None
+        return identity is not None and not identity.started and identity.node_id != self.damaged_id
+
+    def identity(self) -> Identity | None:
+        """Whose its directory is; None where that can't be told, or a repair is under way."""
+        path, disk = self.plan.data_dir, OsDisk()
+        try:
+            return None if disk.exists(f"{path}/{REPLACEMENT_NAME}") else read_identity(disk, path)
+        except StorageError:
+            return None
 
 
 class Supervisor:
@@ -99,17 +124,33 @@ class Supervisor:
 
     @property
     def any_running(self) -> bool:
-        return any(child.running for child in self._children) or (self._restart and not self._stopping)
+        restarted = self._restart and not self._stopping
+        return any(child.running or (restarted and not child.damaged) for child in self._children)
 
     def restart_command(self, name: str) -> str:
-        """What the user types to start a node again; empty where that happens by itself."""
-        if self._restart:
+        """What the user types to start a node again; empty where that happens by itself, or does not help."""
+        child = self._child(name)
+        return "" if self._restart or child.damaged else command_line(*child.command())
+
+    def repair_command(self, name: str) -> str:
+        """What the user types for a node whose data is damaged or lost; empty for others."""
+        child = self._child(name)
+        if not child.damaged:
             return ""
-        child = next(child for child in self._children if child.plan.name == name)
-        return command_line(*child.command())
+        identity = child.identity()
+        more = ["--name", name] if identity is None else ["--replace"] if identity.founding else []
+        others = ",".join(node.http_url for node in self._plan.nodes if node is not child.plan)
+        return command_line("repair", "--data-dir", child.plan.data_dir, "--endpoints", others, *more)
+
+    def _child(self, name: str) -> _Child:
+        return next(child for child in self._children if child.plan.name == name)
 
     async def look(self) -> list[NodeView]:
-        """Every node's state, in the order of the plan."""
+        """Every node's state, in the order of the plan. One that was repaired meanwhile is started again."""
+        for child in self._children:
+            if child.repaired:
+                child.damaged = False
+                await self._start(child)
         return list(await asyncio.gather(*map(self._look_at, self._children, self._clients)))
 
     async def stop(self, views: list[NodeView]) -> list[str]:
@@ -169,10 +210,12 @@ class Supervisor:
             child.lines.append(chunk)
         status = await process.wait()
         child.ended = f"{_describe_end(status, child.lines)} (log: {child.plan.log_path})"
+        if status == EXIT_DAMAGED or (child.plan.lost and child.identity() is None):
+            child.note_damage()
         if self._stopping:
             return
         self.ends.put_nowait((child.plan.name, child.ended))
-        if self._restart:
+        if self._restart and not child.damaged:
             await asyncio.sleep(min(RESTART_LIMIT_S, RESTART_PAUSE_S * 2 ** min(child.starts - 1, 8)))
             await self._start(child)
 

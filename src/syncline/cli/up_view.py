@@ -9,7 +9,7 @@ from syncline.cli.output import json_text, print_line
 from syncline.cli.up_plan import Plan, command_line
 from syncline.cli.up_supervisor import NodeView
 
-__all__ = ["JsonView", "PlainView", "View", "how_to_use", "make_view"]
+__all__ = ["JsonView", "PlainView", "View", "how_to_use", "make_view", "what_to_do"]
 
 
 class View(Protocol):
@@ -23,8 +23,9 @@ class View(Protocol):
         """There is a leader and all nodes are up, for the first time."""
         ...
 
-    def ended(self, name: str, reason: str, command: str) -> None:
-        """A node ended without having been told to; `command` starts it again."""
+    def ended(self, name: str, reason: str, *, restart: str, repair: str) -> None:
+        """A node ended without having been told to. `restart` is the command that starts it again, `repair` the one
+        that replaces it where its data is damaged; empty where there is none."""
         ...
 
     def say(self, line: str) -> None:
@@ -58,6 +59,13 @@ def how_to_use(plan: Plan) -> list[str]:
     ]
 
 
+def what_to_do(restart: str, repair: str) -> list[str]:
+    """About a node that has ended."""
+    if repair:
+        return [f"  to replace it, after which it is started again by itself: {repair}"]
+    return [f"  to start it again: {restart}"] if restart else []
+
+
 class PlainView:
     """Lines: the table once, then what changes."""
 
@@ -81,10 +89,9 @@ class PlainView:
         for line in how_to_use(plan):
             self.say(f"  {line}")
 
-    def ended(self, name: str, reason: str, command: str) -> None:
-        self.say(f"{name} {reason}")
-        if command:
-            self.say(f"  to start it again: {command}")
+    def ended(self, name: str, reason: str, *, restart: str, repair: str) -> None:
+        for line in (f"{name} {reason}", *what_to_do(restart, repair)):
+            self.say(line)
 
     def say(self, line: str) -> None:
         print_line(line)
@@ -119,8 +126,8 @@ class JsonView:
         self._ready = True
         self._tell("ready", {"endpoints": plan.endpoints, "data_dir": plan.data_dir, "nodes": nodes})
 
-    def ended(self, name: str, reason: str, command: str) -> None:
-        self._tell("ended", {"name": name, "reason": reason, "restart": command})
+    def ended(self, name: str, reason: str, *, restart: str, repair: str) -> None:
+        self._tell("ended", {"name": name, "reason": reason, "restart": restart, "repair": repair})
 
     def say(self, line: str) -> None:
         self._tell("note", {"message": line})

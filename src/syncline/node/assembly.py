@@ -30,7 +30,7 @@ from syncline.node.driver import Driver
 from syncline.node.envelope import ChangeContext, Member, encode
 from syncline.node.fsm import FSM, DurableFSM
 from syncline.node.logwriter import LogWriter
-from syncline.node.members import MemberBook, derive_cluster_id, derive_node_id
+from syncline.node.members import MemberBook, derive_cluster_id, derive_node_id, is_founder
 from syncline.node.outcomes import on_outcome
 from syncline.node.parts import Parts
 from syncline.platform.disk import Disk
@@ -120,7 +120,8 @@ def _with_log(
     for damage in snapshots.damage:
         log.warning("%s", damage)
     stored = StoredLog.open(wal, manifest.meta if manifest is not None else None)
-    if wal.recovery.is_empty and manifest is None and config.peers:
+    founder = config.peers and is_founder(identity.node_id, identity.cluster_id, identity.name)
+    if founder and wal.recovery.is_empty and manifest is None:
         bootstrap = _bootstrap(config, identity)
         stored.appended(bootstrap, wal.write([bootstrap]))
     directory.mark_started()

@@ -12,7 +12,16 @@ import msgspec
 from syncline.consensus.types import MembershipState, NodeId
 from syncline.node.envelope import Member
 
-__all__ = ["MemberBook", "MemberInfo", "Membership", "derive_cluster_id", "derive_node_id", "format_id", "parse_id"]
+__all__ = [
+    "MemberBook",
+    "MemberInfo",
+    "Membership",
+    "derive_cluster_id",
+    "derive_node_id",
+    "format_id",
+    "is_founder",
+    "parse_id",
+]
 
 REMOVED_KEPT = 1024
 """Ids of removed members that are remembered, oldest dropped first, so that a removed node can be told so."""
@@ -129,6 +138,11 @@ def derive_cluster_id(token: str, peers: dict[str, str]) -> int:
 def derive_node_id(cluster_id: int, name: str) -> NodeId:
     """The id of a member that the cluster was bootstrapped with."""
     return _hash63("node", str(cluster_id), name)
+
+
+def is_founder(node_id: NodeId, cluster_id: int, name: str) -> bool:
+    """Whether a member is one that the cluster was bootstrapped with."""
+    return node_id == derive_node_id(cluster_id, name)
 
 
 def _hash63(*parts: str) -> int:

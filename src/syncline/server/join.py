@@ -14,14 +14,14 @@ import msgspec
 
 from syncline.client.client import AsyncClient
 from syncline.errors import ConfigError, CorruptionError
-from syncline.node.members import format_id, parse_id
+from syncline.node.members import format_id, is_founder, parse_id
 from syncline.platform.disk import Disk
 from syncline.platform.network import Network
 from syncline.server.config import ServerConfig
 from syncline.storage.datadir import JOINING_NAME, DataDir
 from syncline.storage.wholefile import read_file, replace_file
 
-__all__ = ["JoiningNode", "finish_joining", "is_new", "join_cluster"]
+__all__ = ["JoiningNode", "chosen_id", "finish_joining", "is_new", "join_cluster"]
 
 FILE_LIMIT_BYTES = 4096
 ID_BITS = 62
@@ -42,11 +42,17 @@ class _File(msgspec.Struct):
 def is_new(disk: Disk, path: str) -> bool:
     """Whether the node in a data directory never ran: it must be told where it belongs, as if nothing were there.
 
+    Not one that joins or was repaired: it was a member before its identity was written.
+
     Raises `DirectoryLocked`, `CorruptionError` and their like.
     """
     directory = DataDir.open(disk, path)
     try:
-        return not directory.started  # an identity alone is what a crash leaves before the log is begun
+        identity = directory.identity
+        if identity is None:
+            return True
+        # A founder's identity alone is what a crash leaves before the log is begun.
+        return not identity.started and is_founder(identity.node_id, identity.cluster_id, identity.name)
     finally:
         directory.release()
 
@@ -93,17 +99,20 @@ def _chosen_id(disk: Disk, path: str, rng: random.Random) -> int:
     """The id that this node chose for itself: read back, or chosen and made durable."""
     directory = DataDir.open(disk, path)
     try:
-        name = f"{path}/{JOINING_NAME}"
-        if disk.exists(name):
-            return _read(disk, name)
-        chosen = rng.getrandbits(ID_BITS) + 1
-        replace_file(disk, name, msgspec.json.encode(_File(format_id(chosen))))
+        chosen = chosen_id(disk, path)
+        if chosen is None:
+            chosen = rng.getrandbits(ID_BITS) + 1
+            replace_file(disk, f"{path}/{JOINING_NAME}", msgspec.json.encode(_File(format_id(chosen))))
         return chosen
     finally:
         directory.release()
 
 
-def _read(disk: Disk, name: str) -> int:
+def chosen_id(disk: Disk, path: str) -> int | None:
+    """The id under which a node means to join from the data directory `path`; None where none does."""
+    name = f"{path}/{JOINING_NAME}"
+    if not disk.exists(name):
+        return None
     try:
         return parse_id(msgspec.json.decode(read_file(disk, name, limit_bytes=FILE_LIMIT_BYTES), type=_File).node_id)
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:

@@ -15,7 +15,6 @@ from syncline.consensus.types import SnapshotMeta
 from syncline.errors import CorruptionError, WrongDirectory
 from syncline.platform.disk import Disk
 from syncline.storage.datadir import (
-    JOINING_NAME,
     SNAPSHOTS_NAME,
     WAL_NAME,
     Identity,
@@ -37,7 +36,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
     """What was found. `problems` keep a node from starting; `notes` are damage that it can start with.
 
     `node_id` and `cluster_id` are whose the files are, from the identity or else from the files themselves; 0 where
-    nothing tells. `empty`: there are no files of a node. `joining`: a node is to join from here and never ran yet.
+    nothing tells. `empty`: there are no files of a node.
     """
 
     identity: Identity | None
@@ -46,7 +45,6 @@ class Diagnosis(msgspec.Struct, frozen=True):
     problems: tuple[str, ...]
     notes: tuple[str, ...]
     empty: bool
-    joining: bool
 
     @property
     def sound(self) -> bool:
@@ -86,7 +84,6 @@ class _Examination:
             problems=tuple(self._problems),
             notes=tuple(self._notes),
             empty=empty,
-            joining=empty and self._disk.exists(f"{self._path}/{JOINING_NAME}"),
         )
 
     def identity(self) -> None:
