@@ -12,13 +12,8 @@ import pytest
 from syncline.errors import CorruptionError, FormatVersionError
 from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.diagnosis import Diagnosis, diagnose
-from syncline.storage.log import StoredLog
-from syncline.storage.snapshots import SnapshotStore
-from syncline.storage.wal import Wal
 from syncline.testing.simdisk import SimDisk, Survival
-from tests.crash_cases import CLUSTER, SNAPSHOTS, WAL, Node
-
-IDENTITY = Identity(CLUSTER, 5, "a")
+from tests.crash_cases import CLUSTER, IDENTITY, SNAPSHOTS, WAL, Node, Started
 
 
 def worked() -> SimDisk:
@@ -37,17 +32,7 @@ def worked() -> SimDisk:
 
 
 def start(disk: SimDisk) -> None:
-    """What a node does with its directory, up to the state machine."""
-    directory = DataDir.open(disk, "/node")
-    try:
-        identity = directory.identity or IDENTITY
-        wal = Wal.open(
-            disk, WAL, segment_bytes=4096, reserve_bytes=0, log_id=identity.node_id, must_exist=directory.started
-        )
-        newest = SnapshotStore.open(disk, SNAPSHOTS, cluster_id=identity.cluster_id).newest()
-        StoredLog.open(wal, newest.meta if newest is not None else None)
-    finally:
-        directory.release()
+    Started(disk).close()
 
 
 def snapshots(disk: SimDisk) -> list[str]:
@@ -94,6 +79,7 @@ def test_a_new_members_directory_is_sound_without_a_log() -> None:
     disk.make_dirs("/node")
     directory = DataDir.open(disk, "/node")
     directory.write_identity(IDENTITY)
+    directory.release()
     assert untouched(disk).sound
 
 
