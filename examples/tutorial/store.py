@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import base64
 import fcntl
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from typing import BinaryIO
 
-from syncline import Entry, SnapshotSink
+from msgspec import Struct, msgpack
+
+from syncline import BytesSnapshot, Entry, read_file, replace_file
 
 
-@dataclass
-class State:
-    """What the file holds: keys and values as URL-safe base64, and the log entry up to which they are."""
+class Command(Struct):
+    """What is proposed: a key and its new value, or None to delete it."""
+
+    key: bytes
+    value: bytes | None
+
+
+class State(Struct):
+    """What the data file holds: keys and values, and the log entry up to which they are."""
 
     applied: int = 0
-    data: dict[str, str] = field(default_factory=dict)
+    data: dict[bytes, bytes] = {}
+
+    def local_set(self, key: bytes, value: bytes) -> None:
+        self.data[key] = value
+
+    def local_delete(self, key: bytes) -> None:
+        self.data.pop(key, None)
 
 
 class Store:
@@ -27,7 +38,7 @@ class Store:
 
     def __init__(self, folder: str) -> None:
         os.makedirs(folder, exist_ok=True)
-        self._path = os.path.join(folder, "data.json")
+        self._path = os.path.join(folder, "data")
 
     # What Syncline calls, on every node, in the same order. What goes wrong here is raised, and stops the node.
 
@@ -42,84 +53,35 @@ class Store:
 
     def apply_batch(self, entries: Sequence[Entry]) -> Sequence[object]:
         """However many entries there are, the file is written once."""
-        with self._locked(save=True) as state:
+        with self._locked() as state:
             for entry in entries:
-                command = json.loads(entry.data)
-                if command["action"] == "set":
-                    local_set(state, command["key"], command["value"])
+                command = msgpack.decode(entry.data, type=Command)
+                if command.value is None:
+                    state.local_delete(command.key)
                 else:
-                    local_delete(state, command["key"])
+                    state.local_set(command.key, command.value)
                 state.applied = entry.index
+            replace_file(self._path, msgpack.encode(state))
         return [None] * len(entries)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> BytesSnapshot:
         with self._locked() as state:
-            return Snapshot(state)
+            return BytesSnapshot(msgpack.encode(state))
 
     def restore(self, source: BinaryIO) -> None:
-        restored = State(**json.load(source))
-        with self._locked(save=True) as state:
-            state.applied, state.data = restored.applied, restored.data
+        with self._locked():
+            replace_file(self._path, source.read())
 
-    def local_get(self, key: str) -> bytes | None:
+    # What the server calls.
+
+    def local_get(self, key: bytes) -> bytes | None:
         """What this node has, now: up to date only after `read_index`."""
         with self._locked() as state:
-            return base64.urlsafe_b64decode(state.data[key]) if key in state.data else None
+            return state.data.get(key)
 
     @contextmanager
-    def _locked(self, *, save: bool = False) -> Iterator[State]:
-        """The state as the file has it; with `save`, and if nothing was raised, it is then written back."""
+    def _locked(self) -> Iterator[State]:
         with open(self._path + ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the lock's file is closed, also by a crash
-            state = State(**json.loads(read(self._path) or "{}"))
-            yield state
-            if save:
-                replace(self._path, json.dumps(asdict(state)))
-
-
-def local_set(state: State, key: str, value: str) -> None:
-    state.data[key] = value
-
-
-def local_delete(state: State, key: str) -> None:
-    state.data.pop(key, None)
-
-
-class Snapshot:
-    """The state at one moment, on its way to a snapshot file."""
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-
-    def persist(self, sink: SnapshotSink) -> None:
-        sink.write(json.dumps(asdict(self._state)).encode())
-
-    def release(self) -> None:
-        self._state = State()
-
-
-def encode(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode()
-
-
-def replace(path: str, text: str) -> None:
-    """Put a file in another's place: after a crash it is the old one or the new one, and never half of one."""
-    with open(path + ".new", "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(path + ".new", path)
-    folder = os.open(os.path.dirname(path), os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def read(path: str) -> str:
-    """A file's text; empty where there is none."""
-    try:
-        with open(path) as file:
-            return file.read()
-    except FileNotFoundError:
-        return ""
+            content = read_file(self._path)
+            yield msgpack.decode(content, type=State) if content is not None else State()

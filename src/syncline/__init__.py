@@ -14,7 +14,8 @@ from syncline.version import __version__
 if TYPE_CHECKING:
     from syncline.node.config import Config
     from syncline.node.events import Event, EventKind
-    from syncline.node.fsm import FSM, BatchingFSM, DurableFSM, Entry, FSMSnapshot, SnapshotSink
+    from syncline.node.files import read_file, replace_file
+    from syncline.node.fsm import FSM, BatchingFSM, BytesSnapshot, DurableFSM, Entry, FSMSnapshot, SnapshotSink
     from syncline.node.futures import ApplyFuture
     from syncline.node.members import MemberInfo, Membership
     from syncline.node.raft import Raft
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ApplyFuture",
     "BatchingFSM",
+    "BytesSnapshot",
     "Config",
     "DurableFSM",
     "Entry",
@@ -36,13 +38,16 @@ __all__ = [
     "SnapshotSink",
     "Stats",
     "__version__",
+    "read_file",
+    "replace_file",
 ]
 
 # Loaded when they are first used: the command imports this package on every call and must start fast.
 _HOMES: Final = {
     "syncline.node.config": ("Config",),
     "syncline.node.events": ("Event", "EventKind"),
-    "syncline.node.fsm": ("FSM", "BatchingFSM", "DurableFSM", "Entry", "FSMSnapshot", "SnapshotSink"),
+    "syncline.node.files": ("read_file", "replace_file"),
+    "syncline.node.fsm": ("FSM", "BatchingFSM", "BytesSnapshot", "DurableFSM", "Entry", "FSMSnapshot", "SnapshotSink"),
     "syncline.node.futures": ("ApplyFuture",),
     "syncline.node.members": ("MemberInfo", "Membership"),
     "syncline.node.raft": ("Raft",),

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import pytest
-from examples.tutorial.store import Store, encode
+from examples.tutorial.store import Command, Store
+from msgspec import msgpack
 
 from syncline import Entry
 from syncline.node.fsm import BatchingFSM, DurableFSM
@@ -223,7 +224,8 @@ def test_a_second_process_on_the_folder_is_told_so_in_one_line(cluster: Cluster,
         [*command, str(a.port + 51)], check=False, cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert second.returncode == 1
-    assert "a can't start" in second.stderr
+    assert "a can't run" in second.stderr
+    assert "is held by the process with pid" in second.stderr
     assert second.stderr.count("\n") == 1
     assert a.key("GET", "k") == (200, b"v")  # and has touched nothing
 
@@ -237,28 +239,28 @@ def test_it_stops_in_order_when_it_is_told_to(cluster: Cluster) -> None:
 # The state machine alone.
 
 
-def command(action: str, key: bytes, value: bytes = b"") -> bytes:
-    return json.dumps({"action": action, "key": encode(key), "value": encode(value)}).encode()
+def command(key: bytes, value: bytes | None) -> bytes:
+    return msgpack.encode(Command(key, value))
 
 
 def filled(folder: Path, *keys: bytes) -> Store:
     store = Store(str(folder))
-    store.apply_batch([Entry(at + 1, 1, command("set", key, b"v-" + key)) for at, key in enumerate(keys)])
+    store.apply_batch([Entry(at + 1, 1, command(key, b"v-" + key)) for at, key in enumerate(keys)])
     return store
 
 
 def test_a_snapshot_is_of_one_moment_and_replaces_everything(tmp_path: Path) -> None:
     store = filled(tmp_path / "one", b"a", b"b")
     snapshot = store.snapshot()
-    store.apply(Entry(3, 1, command("delete", b"a")))
+    store.apply(Entry(3, 1, command(b"a", None)))
     stream = io.BytesIO()
     snapshot.persist(stream)
     snapshot.release()
 
     other = filled(tmp_path / "other", b"x")
     other.restore(io.BytesIO(stream.getvalue()))
-    assert [other.local_get(encode(key)) for key in (b"a", b"b", b"x")] == [b"v-a", b"v-b", None]
-    assert store.local_get(encode(b"a")) is None
+    assert [other.local_get(key) for key in (b"a", b"b", b"x")] == [b"v-a", b"v-b", None]
+    assert store.local_get(b"a") is None
 
 
 def test_the_file_says_how_far_the_log_is_applied(tmp_path: Path) -> None:
@@ -267,7 +269,7 @@ def test_the_file_says_how_far_the_log_is_applied(tmp_path: Path) -> None:
     assert isinstance(store, BatchingFSM)
     again = Store(str(tmp_path / "one"))
     assert again.applied_index == 2
-    assert again.local_get(encode(b"b")) == b"v-b"
+    assert again.local_get(b"b") == b"v-b"
 
     stream = io.BytesIO()
     store.snapshot().persist(stream)
@@ -285,19 +287,19 @@ def test_a_write_that_fails_is_raised_and_leaves_the_file_as_it_was(
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("os.fdatasync", full)
     with pytest.raises(OSError, match="No space"):
-        store.apply(Entry(2, 1, command("set", b"b", b"v")))
+        store.apply(Entry(2, 1, command(b"b", b"v")))
     monkeypatch.undo()
-    assert store.local_get(encode(b"a")) == b"v-a"
-    assert store.local_get(encode(b"b")) is None
+    assert store.local_get(b"a") == b"v-a"
+    assert store.local_get(b"b") is None
 
 
 def add_keys(folder: str, first: int, together: Barrier) -> None:
     store = Store(folder)
     together.wait(60)
     for number in range(first, first + 20):
-        store.apply(Entry(number, 1, command("set", b"%d" % number, b"v")))
+        store.apply(Entry(number, 1, command(b"%d" % number, b"v")))
 
 
 def test_two_processes_lose_nothing_because_the_lock_is_held_from_load_to_save(tmp_path: Path) -> None:
@@ -310,6 +312,4 @@ def test_two_processes_lose_nothing_because_the_lock_is_held_from_load_to_save(t
     for writer in writers:
         writer.join(60)
         assert writer.exitcode == 0
-    assert all(
-        store.local_get(encode(b"%d" % number)) == b"v" for first in (0, 100) for number in range(first, first + 20)
-    )
+    assert all(store.local_get(b"%d" % number) == b"v" for first in (0, 100) for number in range(first, first + 20))

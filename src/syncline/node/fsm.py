@@ -18,7 +18,7 @@ from typing import BinaryIO, Protocol, runtime_checkable
 
 import msgspec
 
-__all__ = ["BatchingFSM", "DurableFSM", "Entry", "FSM", "FSMSnapshot", "SnapshotSink"]
+__all__ = ["BatchingFSM", "BytesSnapshot", "DurableFSM", "Entry", "FSM", "FSMSnapshot", "SnapshotSink"]
 
 
 class Entry(msgspec.Struct, gc=False, frozen=True):
@@ -54,6 +54,19 @@ class FSMSnapshot(Protocol):
         ...
 
 
+class BytesSnapshot:
+    """An `FSMSnapshot` of a state that is small: its bytes, taken while `FSM.snapshot` runs."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def persist(self, sink: SnapshotSink) -> None:
+        sink.write(self._content)
+
+    def release(self) -> None:
+        self._content = b""
+
+
 class FSM(Protocol):
     """A state machine to replicate."""
 
@@ -87,7 +100,7 @@ class DurableFSM(Protocol):
     """A state machine that keeps its own state on disk.
 
     It commits `applied_index` atomically with its state. At start it is not restored from a snapshot, only caught
-    up: entries up to `applied_index` are not applied again.
+    up: entries up to `applied_index` are not applied again. (`syncline.replace_file` makes one file of both.)
     """
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import signal
 from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Self
 
@@ -30,6 +31,7 @@ from syncline.node.envelope import Kind, Proposal, encode
 from syncline.node.events import Event, EventKind
 from syncline.node.fsm import FSM
 from syncline.node.futures import ApplyFuture, settle_error
+from syncline.node.joining import Ask, finish_joining, joining_config
 from syncline.node.members import MemberInfo, Membership
 from syncline.node.reconfiguration import DATA
 from syncline.node.stats import Stats, collect
@@ -99,6 +101,31 @@ class Raft:
         except BaseException:
             await raft._shut_down(Closed("the node could not be opened"))
             raise
+        return raft
+
+    @classmethod
+    async def join(
+        cls,
+        config: Config,
+        fsm: FSM,
+        ask: Ask,
+        *,
+        disk: Disk | None = None,
+        network: Network | None = None,
+        workers: Workers | None = None,
+        rng: random.Random | None = None,
+    ) -> Raft:
+        """`open` for a node that joins a running cluster: `config` has neither `peers` nor ids.
+
+        At its first start the node chooses its id and writes it down. Then `ask(node_id)` has any member call
+        `add_learner(config.name, config.address, node_id=node_id)`, and returns that member's `cluster_id`; how the
+        question gets there is the caller's business. A start that fails is made again under the same id, and later
+        starts don't ask. Raises what `open` does, and whatever `ask` raises.
+        """
+        disk, rng = disk or OsDisk(), rng or random.Random()
+        config = await joining_config(config, ask, disk=disk, rng=rng)
+        raft = await cls.open(config, fsm, disk=disk, network=network, workers=workers, rng=rng)
+        finish_joining(disk, config.data_dir)
         return raft
 
     # -- commands and reads -------------------------------------------------------------------------------------------
@@ -331,6 +358,23 @@ class Raft:
     async def failed(self) -> NodeFailed:
         """Wait until the node has stopped by itself (fail-stop), and return why. Raises Closed where it is closed."""
         return await asyncio.shield(self._failure)
+
+    async def until_stopped(self) -> None:
+        """Wait for SIGTERM or Ctrl-C, and then return; `close` is left to the caller. For the main thread's loop.
+
+        Raises NodeFailed where the node stops by itself, Closed where it is closed.
+        """
+        told = self._driver.loop.create_task(self.failed())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._driver.loop.add_signal_handler(number, told.cancel)
+        try:
+            await asyncio.wait([told])
+        finally:
+            told.cancel()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._driver.loop.remove_signal_handler(number)
+        if not told.cancelled():
+            raise told.result()
 
     async def close(self) -> None:
         """Stop: hand leadership over where somebody can take it, end what waits, make everything durable, let go.

@@ -1,0 +1,76 @@
+"""Entering a running cluster: the new node chooses its id and writes it down before anybody hears of it.
+
+The id is a fresh random number. So a node that crashes while it joins comes back as the same one; and a node whose data
+directory was lost comes as a stranger, and can never go on as if it still knew what it once promised.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from syncline.consensus.types import NodeId
+from syncline.errors import CorruptionError
+from syncline.node.config import Config
+from syncline.node.members import format_id, parse_id
+from syncline.platform.disk import Disk
+from syncline.storage.datadir import JOINING_NAME, DataDir
+from syncline.storage.wholefile import read_file, replace_file
+
+__all__ = ["Ask", "chosen_id", "finish_joining", "joining_config"]
+
+FILE_LIMIT_BYTES = 4096
+ID_BITS = 62
+"""Node ids are positive and below 2**63."""
+
+Ask = Callable[[NodeId], Awaitable[int]]
+"""Has a member of the cluster add the node with this id, and gives the cluster's id."""
+
+
+class _Note(msgspec.Struct):
+    node_id: str
+
+
+async def joining_config(config: Config, ask: Ask, *, disk: Disk, rng: random.Random) -> Config:
+    """The settings with which a node joins: with its ids, unless its directory knows them already.
+
+    Raises `DirectoryLocked`, `CorruptionError` and their like, and whatever `ask` raises.
+    """
+    directory = DataDir.open(disk, config.data_dir)
+    try:
+        if directory.identity is not None:
+            return config
+        node_id = _choose_id(disk, config.data_dir, rng)
+    finally:
+        directory.release()
+    return msgspec.structs.replace(config, node_id=node_id, cluster_id=await ask(node_id))
+
+
+def finish_joining(disk: Disk, path: str) -> None:
+    """The node is open and its identity is in its directory: the note is not needed any more."""
+    if disk.exists(f"{path}/{JOINING_NAME}"):
+        disk.remove(f"{path}/{JOINING_NAME}")
+        disk.sync_dir(path)
+
+
+def chosen_id(disk: Disk, path: str) -> NodeId | None:
+    """The id under which a node means to join from the data directory `path`; None where none does."""
+    name = f"{path}/{JOINING_NAME}"
+    if not disk.exists(name):
+        return None
+    try:
+        return parse_id(msgspec.json.decode(read_file(disk, name, limit_bytes=FILE_LIMIT_BYTES), type=_Note).node_id)
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+        message = f"{name} is damaged: {error}. The node has not joined yet: empty its data directory and start again."
+        raise CorruptionError(message, file=name) from error
+
+
+def _choose_id(disk: Disk, path: str, rng: random.Random) -> NodeId:
+    """The id that this node chose for itself: read back, or chosen and made durable."""
+    chosen = chosen_id(disk, path)
+    if chosen is None:
+        chosen = rng.getrandbits(ID_BITS) + 1
+        replace_file(disk, f"{path}/{JOINING_NAME}", msgspec.json.encode(_Note(format_id(chosen))))
+    return chosen

@@ -1,0 +1,135 @@
+"""`Raft.join` and `Raft.until_stopped`: how a service built on the library starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from syncline import Raft
+from syncline.errors import Closed, CorruptionError, MembershipError, NodeFailed
+from syncline.storage.datadir import JOINING_NAME
+from tests.node_cluster import Cluster, Listing, cluster, until
+from tests.support import run
+
+
+class Asked:
+    """Asks a member as a service would, and remembers with which ids."""
+
+    def __init__(self, nodes: Cluster, name: str) -> None:
+        self._nodes = nodes
+        self._name = name
+        self.ids: list[int] = []
+
+    async def __call__(self, node_id: int) -> int:
+        self.ids.append(node_id)
+        member = self._nodes.rafts["a"]
+        await member.add_learner(self._name, self._nodes.address(self._name), node_id=node_id)
+        return member.cluster_id
+
+    async def join(self) -> Raft:
+        self._nodes.machines[self._name] = machine = Listing()
+        raft = self._nodes.rafts[self._name] = await Raft.join(self._nodes.config(self._name), machine, self)
+        return raft
+
+
+def test_a_node_joins_asks_once_and_knows_itself_from_then_on(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path, "a") as nodes:
+            assert await nodes.rafts["a"].apply(b"first") == 1
+            asked = Asked(nodes, "d")
+            joined = await asked.join()
+            assert [joined.node_id] == asked.ids
+            await until(joined, lambda: joined.role == "follower")
+            assert await joined.apply(b"second") == 2
+            assert not (tmp_path / "d" / JOINING_NAME).exists()
+            await nodes.stop("d")
+            again = await asked.join()
+            assert [again.node_id] == asked.ids, "it asks nobody any more"
+
+    run(check())
+
+
+def test_one_that_fails_half_way_comes_back_as_the_same(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path, "a") as nodes:
+            ids: list[int] = []
+
+            async def unlucky(node_id: int) -> int:
+                ids.append(node_id)
+                await nodes.rafts["a"].add_learner("d", nodes.address("d"), node_id=node_id)
+                raise ConnectionError("the answer was lost")
+
+            with pytest.raises(ConnectionError, match="the answer was lost"):
+                await Raft.join(nodes.config("d"), Listing(), unlucky)
+            asked = Asked(nodes, "d")
+            assert (await asked.join()).node_id == ids[0]
+            assert asked.ids == ids
+
+    run(check())
+
+
+def test_one_whose_directory_was_emptied_comes_as_a_stranger(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path, "a") as nodes:
+            asked = Asked(nodes, "d")
+            await asked.join()
+            await nodes.stop("d")
+            shutil.rmtree(tmp_path / "d")
+            with pytest.raises(MembershipError, match="already the name of member"):
+                await asked.join()
+            assert len(set(asked.ids)) == 2
+
+    run(check())
+
+
+def test_a_damaged_note_is_named_and_nobody_is_asked(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path, "a") as nodes:
+            (tmp_path / "d").mkdir()
+            (tmp_path / "d" / JOINING_NAME).write_bytes(b'{"node_id":"\xff')
+            asked = Asked(nodes, "d")
+            with pytest.raises(CorruptionError, match="is damaged"):
+                await asked.join()
+            assert asked.ids == []
+
+    run(check())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_waits_until_it_is_told_to_stop(tmp_path: Path, number: signal.Signals) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path, "a") as nodes:
+            stopped = asyncio.create_task(nodes.rafts["a"].until_stopped())
+            await nodes.rafts["a"].apply(b"it runs")
+            assert not stopped.done()
+            os.kill(os.getpid(), number)
+            await asyncio.wait_for(stopped, 20)
+            assert await nodes.rafts["a"].apply(b"to close it is the caller's business") == 2
+
+    before = signal.getsignal(number)
+    run(check())
+    assert signal.getsignal(number) in (before, signal.SIG_DFL, signal.default_int_handler)
+
+
+def test_it_raises_what_ends_the_node_by_itself(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path, "a") as nodes:
+            stopped = asyncio.create_task(nodes.rafts["a"].until_stopped())
+            broken = nodes.rafts["a"].apply(b"break")
+            with pytest.raises(NodeFailed, match="the state machine is broken"):
+                await asyncio.wait_for(stopped, 20)
+            with pytest.raises(NodeFailed):
+                await broken
+        async with cluster(tmp_path / "other", "a") as nodes:
+            stopped = asyncio.create_task(nodes.rafts["a"].until_stopped())
+            await nodes.rafts["a"].apply(b"it runs")
+            await nodes.rafts["a"].close()
+            with pytest.raises(Closed):
+                await asyncio.wait_for(stopped, 20)
+
+    run(check())
