@@ -7,12 +7,13 @@ applies (slow). Once it is durable the log before it is given up, except for wha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING
 
 from syncline.consensus.types import Message, NodeId
-from syncline.errors import NothingToSnapshot, StorageError, SynclineError, TransportError
+from syncline.errors import CorruptionError, NothingToSnapshot, StorageError, SynclineError, TransportError
 from syncline.node.applier import SnapshotWork
 from syncline.node.events import EventKind
 from syncline.node.fsm import FSMSnapshot
@@ -56,6 +57,8 @@ class Snapshotter:
         self._stopping = False
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._sending: dict[NodeId, int] = {}
+        self._verified_index = 0
+        """Of the snapshot that was last found sound after it could not be delivered."""
         self.taken = 0
         self.installed = 0
 
@@ -216,8 +219,8 @@ class Snapshotter:
     async def _send(self, message: Message, index: int) -> None:
         driver = self._driver
         ok = False
+        manifest = next((held for held in driver.parts.snapshots.list() if held.index == index), None)
         try:
-            manifest = next((held for held in driver.parts.snapshots.list() if held.index == index), None)
             if manifest is None:
                 raise StorageError(f"the snapshot at entry {index} is no longer there")
             if message.to not in members_of(manifest.membership):
@@ -229,11 +232,41 @@ class Snapshotter:
             ok = True
         except (SynclineError, OSError) as error:
             log.info("snapshot %d for node %016x was not delivered: %s", index, message.to, error)
+            if manifest is not None and not driver.stopped:
+                await self._replace_if_rotten(manifest)
         finally:
             del self._sending[message.to]
             if not driver.stopped:
                 driver.core.report_snapshot(message.to, ok)
                 driver.schedule()
+
+    async def _replace_if_rotten(self, manifest: SnapshotManifest) -> None:
+        """A snapshot was not delivered. If that is its own fault, what is in memory is sound: take another one.
+
+        Each is looked at once: what fails later, fails for another reason.
+        """
+        if manifest.index == self._verified_index:
+            return
+        self._verified_index = manifest.index
+        store = self._driver.parts.snapshots
+
+        def rotten() -> bool:
+            try:
+                with store.read(manifest) as reader:
+                    reader.verify()
+            except CorruptionError as error:
+                store.set_aside(manifest, str(error))
+                return True
+            return False
+
+        if not await self._driver.parts.persister.run(rotten):
+            return
+        log.warning("%s", store.damage[-1])
+        newest = store.newest()
+        self._last_index = newest.index if newest is not None else 0
+        self._verified_index = 0
+        with contextlib.suppress(SynclineError):  # it is tried again when the core asks again
+            await self.take()
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 

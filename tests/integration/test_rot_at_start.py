@@ -1,0 +1,150 @@
+"""Rot, seen by whole nodes: who starts on what, with what state, and what is said where nobody can."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from syncline import Raft
+from syncline.errors import CorruptionError
+from syncline.platform.disk import OsDisk
+from syncline.storage.inspection import FrameView, read_log
+from tests.node_cluster import Cluster, until
+
+
+def run(check: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(check(), 60))
+
+
+def flip(path: Path, offset: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 4
+    path.write_bytes(content)
+
+
+def snapshots(nodes: Cluster, name: str) -> list[Path]:
+    return sorted((nodes.path / name / "snapshots").glob("*.snap"))
+
+
+async def applied(raft: Raft, count: int, start: int = 0) -> None:
+    for number in range(start, start + count):
+        await raft.apply(b"%d" % number)
+
+
+def items(count: int) -> list[bytes]:
+    return [b"%d" % number for number in range(count)]
+
+
+def test_a_rotten_log_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "a")
+        await applied(await nodes.start("a"), 20)
+        await nodes.stop("a")
+        (segment,) = (tmp_path / "a" / "wal").glob("*.wal")
+        frames = [part for part in read_log(OsDisk(), str(segment.parent)) if isinstance(part, FrameView)]
+        victim = next(frame for frame in frames if (frame.first_index or 0) > 5)
+        flip(segment, victim.offset + 40)
+        before = segment.read_bytes()
+        for _ in range(2):
+            with pytest.raises(CorruptionError) as caught:
+                await nodes.start("a")
+            error = caught.value
+            assert (error.file, error.offset, error.first_index) == (str(segment), victim.offset, victim.first_index)
+            assert f"syncline repair --data-dir {tmp_path}/a" in str(error)
+        assert segment.read_bytes() == before
+
+    run(check)
+
+
+def test_a_rotten_newest_snapshot_gives_way_to_the_older_one_and_the_log(tmp_path: Path) -> None:
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "a", trailing_entries=0)
+        raft = await nodes.start("a")
+        for turn in range(3):
+            await applied(raft, 10, 10 * turn)
+            await raft.snapshot()
+        await applied(raft, 5, 30)
+        term = raft.stats().term
+        await nodes.stop("a")
+        _, newest = snapshots(nodes, "a")
+        flip(newest, newest.stat().st_size - 1)
+        raft = await nodes.start("a")
+        assert nodes.machines["a"].items == items(35)
+        assert raft.stats().term >= term
+        assert newest.with_name(newest.name + ".broken").exists()
+        await nodes.stop_all()
+
+    run(check)
+
+
+def test_the_only_snapshot_may_rot_where_the_log_reaches_back(tmp_path: Path) -> None:
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "a", trailing_entries=0)
+        raft = await nodes.start("a")
+        await applied(raft, 10)
+        await raft.snapshot()
+        await applied(raft, 5, 10)
+        await nodes.stop("a")
+        (only,) = snapshots(nodes, "a")
+        flip(only, only.stat().st_size - 1)
+        await nodes.start("a")
+        assert nodes.machines["a"].items == items(15)
+        assert nodes.machines["a"].restored == 0
+        await nodes.stop_all()
+
+    run(check)
+
+
+async def with_installed_snapshot(nodes: Cluster) -> Raft:
+    """Beside a leader, a learner that got its state as a snapshot, and so has no log before it."""
+    leader = await nodes.start("a")
+    for turn in range(2):  # the log is given up behind the older of two
+        await applied(leader, 15, 15 * turn)
+        await leader.snapshot()
+    _, learner = await nodes.join(leader, "b", promote=False)
+    await until(learner, lambda: nodes.machines["b"].items == items(30))
+    assert nodes.machines["b"].restored == 1
+    return leader
+
+
+def test_a_node_without_any_intact_snapshot_says_what_is_lost_and_how_to_go_on(tmp_path: Path) -> None:
+    """It knows neither the membership nor the state at the beginning of its log, so it can't take part in anything."""
+
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "a", trailing_entries=0, segment_bytes=64 << 10)
+        leader = await with_installed_snapshot(nodes)
+        await applied(leader, 5, 30)
+        await until(nodes.rafts["b"], lambda: nodes.machines["b"].items == items(35))
+        await nodes.stop("b")
+        for path in snapshots(nodes, "b"):
+            flip(path, path.stat().st_size - 1)
+        with pytest.raises(CorruptionError, match="newest intact snapshot is missing") as caught:
+            await nodes.start("b")
+        assert f"syncline repair --data-dir {tmp_path}/b" in str(caught.value)
+        assert caught.value.first_index == 1
+        await nodes.stop_all()
+
+    run(check)
+
+
+def test_a_leader_whose_snapshot_has_rotted_takes_another_one_for_a_follower(tmp_path: Path) -> None:
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "a", trailing_entries=0)
+        leader = await nodes.start("a")
+        for turn in range(2):
+            await applied(leader, 15, 15 * turn)
+            await leader.snapshot()
+        info = await leader.add_learner("b", nodes.address("b"), promote=False)
+        await leader.snapshot()  # one that has the learner in it, so that it is what the learner is sent
+        newest = snapshots(nodes, "a")[-1]
+        flip(newest, newest.stat().st_size - 1)
+        await nodes.start("b", cluster_id=leader.cluster_id, node_id=info.id)
+        await until(nodes.rafts["b"], lambda: nodes.machines["b"].items == items(30))
+        assert newest.with_name(newest.name + ".broken").exists()
+        assert not leader._driver.stopped
+        await nodes.stop_all()
+
+    run(check)
