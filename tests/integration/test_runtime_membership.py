@@ -246,13 +246,14 @@ def test_snapshots_that_overlap_are_all_answered(tmp_path: Path) -> None:
             first = asyncio.ensure_future(raft.snapshot())
             await asyncio.to_thread(writing.wait, 10)
             same = asyncio.ensure_future(raft.snapshot())
-            await raft.apply(b"2")
+            later = raft.apply(b"2")
+            await later
             second = asyncio.ensure_future(raft.snapshot())
             await asyncio.sleep(0)
             go_on.set()
             manifests = await asyncio.wait_for(asyncio.gather(first, same, second), 10)
             assert manifests[0].index < manifests[2].index
-            assert manifests[2].index == raft.stats().applied
+            assert manifests[2].index >= (later.index or 0) > 0, "the node's own entries may have come in between"
             with pytest.raises(NothingToSnapshot):
                 await raft.snapshot()
             assert machine.views == machine.released
