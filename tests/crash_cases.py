@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import msgspec
 
 from syncline.consensus.types import NO_LIMIT, Entry, EntryType, HardState, MembershipState, SnapshotMeta
+from syncline.errors import NothingToSnapshot
 from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.log import StoredLog
 from syncline.storage.snapshots import SnapshotManifest, SnapshotStore
@@ -160,6 +162,15 @@ class Node:
         self.started.log.appended(write, self.started.wal.write([write]))
         self._done(after)
 
+    def overtaken_snapshot(self, index: int, newer: int, term: int, data: bytes) -> None:
+        """A snapshot of its own that is slow: one from the leader is installed before it is done. It must not count."""
+        writer = self.started.snapshots.create(index, self.started.log.term(index), MEMBERS)
+        writer.write(data)
+        self.install(newer, term, data[::-1])
+        with suppress(NothingToSnapshot):
+            writer.commit()
+        writer.abort()
+
     def restart(self) -> None:
         """The process ends and starts again."""
         self.started.close()
@@ -241,7 +252,7 @@ class Crashes:
         started = Started(disk)
         images = {image.first_index: started.image(image.first_index) for image in possible if _has(started, image)}
         found = next((image for image in possible if images.get(image.first_index) == image), None)
-        assert found is not None, f"found {images}, and possible are {possible}"
+        assert found is not None, f"a start finds what no crash may leave: {images}; possible are {possible}"
         started.close()
         return found
 

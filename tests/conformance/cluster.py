@@ -86,6 +86,25 @@ class Settings:
     crashes: float = 0.005
     changes: float = 0.02
 
+    @classmethod
+    def drawn(cls, rng: random.Random) -> Settings:
+        """Any, by chance."""
+        return cls(
+            founders=rng.choice([1, 2, 3, 3, 3, 5]),
+            asynchronous=rng.random() < 0.5,
+            pre_vote=rng.random() < 0.5,
+            check_quorum=rng.random() < 0.5,
+            step_down_on_removal=rng.random() < 0.5,
+            max_message_bytes=rng.choice([0, 30, NO_LIMIT]),
+            max_inflight_messages=rng.choice([1, 2, 256]),
+            max_uncommitted_bytes=rng.choice([8, NO_LIMIT]),
+            max_committed_bytes_per_ready=rng.choice([0, 1, 40]),
+            loss=rng.choice([0, 0.02, 0.1, 0.3]),
+            duplication=rng.choice([0, 0.05, 0.3]),
+            crashes=rng.choice([0, 0.002, 0.01]),
+            changes=rng.choice([0, 0.01, 0.03]),
+        )
+
 
 class Member:
     """A node: its core, its disk, what its disk and its state machine have still to do."""

@@ -71,21 +71,7 @@ def test_many_more_random_clusters() -> None:
     first = int(os.environ.get("SYNCLINE_SEED", random.SystemRandom().randrange(2**32)))
     for seed in range(first, first + 4000):
         rng = random.Random(seed)
-        chosen = Settings(
-            founders=rng.choice([1, 2, 3, 3, 3, 5]),
-            asynchronous=rng.random() < 0.5,
-            pre_vote=rng.random() < 0.5,
-            check_quorum=rng.random() < 0.5,
-            step_down_on_removal=rng.random() < 0.5,
-            max_message_bytes=rng.choice([0, 30, NO_LIMIT]),
-            max_inflight_messages=rng.choice([1, 2, 256]),
-            max_uncommitted_bytes=rng.choice([8, NO_LIMIT]),
-            max_committed_bytes_per_ready=rng.choice([0, 1, 40]),
-            loss=rng.choice([0, 0.02, 0.1, 0.3]),
-            duplication=rng.choice([0, 0.05, 0.3]),
-            crashes=rng.choice([0, 0.002, 0.01]),
-            changes=rng.choice([0, 0.01, 0.03]),
-        )
+        chosen = Settings.drawn(rng)
         try:
             _run(seed, chosen, rng.choice([500, 2000, 4000]))
         except Exception as error:

@@ -144,6 +144,16 @@ def install_over_a_conflicting_suffix(node: Node) -> None:
     node.append(15, 40, term=6, size=120)
 
 
+def a_snapshot_is_overtaken(node: Node) -> None:
+    node.append(1, 20, commit=12)
+    node.snapshot(4, b"four " * 50)
+    node.overtaken_snapshot(10, 50, 2, b"ten " * 200)
+    node.append(51, 53, term=2, commit=51)
+    node.restart()
+    node.snapshot(51, b"own")
+    node.compact()
+
+
 def restart_between(node: Node) -> None:
     node.append(1, 5)
     node.restart()
@@ -197,6 +207,7 @@ WORKLOADS: list[Callable[[Node], None]] = [
     hard_state,
     install,
     install_over_a_conflicting_suffix,
+    a_snapshot_is_overtaken,
     restart_between,
 ]
 

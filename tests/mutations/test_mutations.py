@@ -1,0 +1,49 @@
+"""Each known bug of others, planted into ours, is noticed; and the sound code passes the same hunts."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.mutations import table
+from tests.mutations.catalogue import MUTATIONS, WAITING, Hunt, Mutation
+
+CASES = [
+    pytest.param(mutation, hunt, id=f"{mutation.name}-{hunt.by.replace(' ', '_')}")
+    for mutation in MUTATIONS
+    for hunt in mutation.hunts
+]
+
+
+@pytest.mark.parametrize(("mutation", "hunt"), CASES)
+def test_a_planted_bug_is_noticed(mutation: Mutation, hunt: Hunt) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        mutation.plant(patch)
+        catch = hunt.hunter(hunt.limit)
+    assert catch is not None, f"{mutation.name}: not noticed by {hunt.by} within {hunt.limit} attempts"
+    assert re.search(hunt.expects, catch.seen), f"{mutation.name}: noticed as something else: {catch.seen}"
+
+
+@pytest.mark.parametrize(("mutation", "hunt"), CASES)
+def test_sound_code_is_not_accused(mutation: Mutation, hunt: Hunt) -> None:
+    # Otherwise being noticed would mean nothing. A few attempts: other tests make many more of them.
+    assert hunt.hunter(min(hunt.limit, 2)) is None
+
+
+def test_every_bug_of_the_list_is_hunted_or_waits_for_its_feature() -> None:
+    assert all(mutation.hunts for mutation in MUTATIONS)
+    names = [mutation.name for mutation in MUTATIONS]
+    assert len(set(names)) == len(names)
+    assert len(MUTATIONS) + len(WAITING) == 20
+
+
+def test_the_document_holds_a_row_for_each() -> None:
+    text = table.DOCUMENT.read_text(encoding="utf-8")
+    _, _, rest = text.partition(table.BEGIN)
+    written, end, _ = rest.partition(table.END)
+    assert end
+    for mutation in MUTATIONS:
+        rows = [line for line in written.splitlines() if f"`{mutation.name}`" in line]
+        assert [line.split("|")[4].strip() for line in rows] == [hunt.by for hunt in mutation.hunts]
+        assert "not noticed" not in "".join(rows)
