@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run install test verify fix bench bench-guard clean
+.PHONY: run install test soak verify fix bench bench-guard clean
 
 # Start a three-node cluster on this machine and say how to use it.
 run: $(VENV)/.installed
@@ -19,6 +19,13 @@ $(VENV)/.installed: pyproject.toml
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -m 'not slow'
+
+# Minutes to hours: the slow tests, then simulated clusters. `make soak SEEDS=1-20000 JOBS=2`
+SEEDS ?= 1-1000
+JOBS ?= 2
+soak: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m syncline.testing.simulate --seeds $(SEEDS) --jobs $(JOBS)
 
 # Reads only: nothing in the tree is changed.
 verify: $(VENV)/.installed

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +45,12 @@ def test_quick_seeds_hold(seed: int) -> None:
     report = run_seed(seed, Options(sim_seconds=2.0))
     assert report.failure is None, report.failure
     assert report.steps > 500
+
+
+def test_the_example_of_the_guide_runs() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    exec(compile(example, "docs/simulator.md", "exec"), {})
 
 
 def test_the_command_runs_a_seed_and_says_what_came_of_it(capsys: pytest.CaptureFixture[str]) -> None:

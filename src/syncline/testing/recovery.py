@@ -14,10 +14,16 @@ from syncline.testing.simserver import Condition, SimServer
 __all__ = ["Recovery"]
 
 LEADER_ELECTIONS: Final = 10
-"""Within so many election timeouts after the faults there must be a leader that all follow."""
+"""Within so many election timeouts after the links are back there must be a leader that a majority follows."""
+
+LINKS_S: Final = 2.5
+"""Links are back so soon: the longest pause before a redial, a greeting that is sent again, and the answer."""
 
 CATCH_UP_ELECTIONS: Final = 40
-"""And within so many every member has everything: a snapshot, and the log behind it, may be needed."""
+"""Within so many every member has everything: a snapshot, and the log behind it, may be needed."""
+
+STALLED_S: Final = 10.0
+"""A link that was dead for a while is noticed so late: see `TransportLimits.stall_timeout_s`."""
 
 SLOWEST_CLOCK: Final = 0.8
 """The rate of the slowest clock: its election timeouts take that much longer."""
@@ -49,7 +55,7 @@ class Recovery:
 
     async def leader(self) -> None:
         """There must be one soon."""
-        limit_s = LEADER_ELECTIONS * self._cluster.settings.election_s / SLOWEST_CLOCK
+        limit_s = LINKS_S + LEADER_ELECTIONS * self._cluster.settings.election_s / SLOWEST_CLOCK
         try:
             await self._cluster.leader(timeout_s=limit_s)
         except TimeoutError as error:
@@ -77,7 +83,7 @@ class Recovery:
     async def catch_up(self) -> None:
         """Every member applies everything."""
         cluster = self._cluster
-        limit_s = CATCH_UP_ELECTIONS * cluster.settings.election_s
+        limit_s = STALLED_S + CATCH_UP_ELECTIONS * cluster.settings.election_s
 
         def caught_up() -> bool:
             drivers = [server.driver for server in cluster.servers.values() if not server.retired]

@@ -19,6 +19,7 @@ from syncline.testing.invariants.outcomes import check_outcomes
 from syncline.testing.operations import Operator
 from syncline.testing.recovery import Recovery
 from syncline.testing.simloop import SimLoop
+from syncline.testing.simmachine import SimMachine, ThreadedSimMachine
 from syncline.testing.workload import Workload
 
 __all__ = ["Scenario"]
@@ -47,7 +48,13 @@ class Scenario:
         self._facts = facts
         self._verdict = verdict
         self._taken: dict[str, None] = {}
-        self.cluster = SimCluster(loop, seed=seed, settings=_settings(rng), observer=observer)
+        self.cluster = SimCluster(
+            loop,
+            seed=seed,
+            machine=SimMachine if rng.random() < 0.7 else ThreadedSimMachine,
+            settings=_settings(rng),
+            observer=observer,
+        )
         self.workload = Workload(self.cluster, random.Random(f"{seed} workload"), clients=rng.randint(1, 4))
 
     def history(self) -> list[Operation]:

@@ -12,13 +12,12 @@ from typing import Final
 
 import msgspec
 
-from syncline.kv.machine import KvMachine
-from syncline.node.fsm import FSM
 from syncline.testing.history import Operation
 from syncline.testing.invariants.all import all_invariants
 from syncline.testing.invariants.base import Facts, Onlooker
 from syncline.testing.scenario import Scenario
 from syncline.testing.simloop import SimDeadlock, SimLivelock, SimLoop
+from syncline.testing.simmachine import digest_at
 from syncline.testing.simserver import SimCrash
 from syncline.testing.trace import Trace
 from syncline.testing.watch import Watch
@@ -105,7 +104,7 @@ async def _run(loop: SimLoop, seed: int, options: Options, report: SeedReport) -
     trace = Trace(facts, loop.true_time, report.trace.append)
     if options.trace:
         onlookers.append(trace)
-    onlookers += all_invariants(facts, judge, _digest)
+    onlookers += all_invariants(facts, judge, digest_at)
     watch = Watch(facts, judge, onlookers, trace.note if options.trace else _ignore)
     loop.after_event = watch.after_event
     scenario = Scenario(
@@ -132,8 +131,3 @@ async def _run(loop: SimLoop, seed: int, options: Options, report: SeedReport) -
 
 def _ignore(_subject: str, _text: str) -> None:
     pass
-
-
-def _digest(machine: FSM) -> int:
-    assert isinstance(machine, KvMachine)
-    return machine.store.digest

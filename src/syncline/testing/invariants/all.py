@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from syncline.node.fsm import FSM
 from syncline.testing.invariants.base import Facts, Invariant, Verdict
 from syncline.testing.invariants.durability import AcknowledgedIsDurable, CommittedIsDurable, NothingForgotten
 from syncline.testing.invariants.elections import ElectionSafety, LeaderCompleteness, VoteOnce
 from syncline.testing.invariants.logs import CommitAgreement, LeaderAppendOnly, LogMatching, NeverBack
-from syncline.testing.invariants.machines import EqualStates
+from syncline.testing.invariants.machines import Digest, EqualStates
 from syncline.testing.invariants.memberships import MembershipsOverlap, OneChangeAtATime
 
 __all__ = ["all_invariants"]
 
 
-def all_invariants(facts: Facts, verdict: Verdict, digest: Callable[[FSM], int]) -> list[Invariant]:
+def all_invariants(facts: Facts, verdict: Verdict, digest: Digest) -> list[Invariant]:
     """One of each. `LogMatching` is the first: the others look up the entries that it takes down."""
     kinds = (
         LogMatching,

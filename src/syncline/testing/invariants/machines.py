@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 from syncline.node.fsm import FSM
 from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
 
-__all__ = ["EqualStates"]
+__all__ = ["Digest", "EqualStates"]
+
+Digest: TypeAlias = Callable[[FSM, int], int | None]
+"""The digest of a state machine as of an index that its node has applied; None where it can't tell."""
 
 
 class EqualStates(Invariant):
@@ -15,14 +19,16 @@ class EqualStates(Invariant):
 
     name = "equal states"
 
-    def __init__(self, facts: Facts, verdict: Verdict, digest: Callable[[FSM], int]) -> None:
+    def __init__(self, facts: Facts, verdict: Verdict, digest: Digest) -> None:
         super().__init__(facts, verdict)
         self._digest = digest
         self._digests: dict[int, tuple[int, str]] = {}
 
     def applied(self, view: View) -> None:
         index = view.driver.applied
-        digest = self._digest(view.driver.parts.machine._fsm)
+        digest = self._digest(view.driver.parts.machine._fsm, index)
+        if digest is None:
+            return
         first, name = self._digests.setdefault(index, (digest, view.name))
         if first != digest:
             self.broken(f"after entry {index} {view.name} has the state {digest:x}, and {name} had {first:x}")

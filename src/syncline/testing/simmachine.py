@@ -1,0 +1,53 @@
+"""The key-value machine as simulations run it: the product's own, which also remembers its digest at recent indexes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import BinaryIO, Final
+
+from syncline.errors import Rejected
+from syncline.kv.machine import CommandResult, KvMachine
+from syncline.node.fsm import FSM, Entry
+
+__all__ = ["SimMachine", "ThreadedSimMachine", "digest_at"]
+
+REMEMBERED: Final = 256
+"""Digests: more than a state machine on a thread is ever ahead of what its node has heard of."""
+
+
+class SimMachine(KvMachine):
+    """Applied on the event loop, as in the server."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last_index = 0
+        self.digests: dict[int, int] = {}
+
+    def apply_batch(self, entries: Sequence[Entry]) -> list[CommandResult | Rejected]:
+        results: list[CommandResult | Rejected] = []
+        for entry in entries:
+            results += super().apply_batch([entry])
+            self.last_index = entry.index
+            self.digests[entry.index] = self.store.digest
+        while len(self.digests) > REMEMBERED:
+            del self.digests[next(iter(self.digests))]
+        return results
+
+    def restore(self, source: BinaryIO) -> None:
+        super().restore(source)
+        self.last_index = 0
+        self.digests.clear()
+
+
+class ThreadedSimMachine(SimMachine):
+    """Applied beside the event loop, as a user's machine is by default."""
+
+    apply_on_loop = False  # type: ignore[misc]  # the server's machine is final in this
+
+
+def digest_at(machine: FSM, index: int) -> int | None:
+    """The digest of the state that a node has when it has applied `index`; None where that is not known any more."""
+    assert isinstance(machine, SimMachine)
+    if machine.last_index <= index:
+        return machine.store.digest
+    return machine.digests.get(index)
