@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
 from syncline.consensus.types import LOCAL_APPEND, Entry, HardState, Message, MessageType, SnapshotMeta
 from syncline.node.logwriter import COMMIT_SETTLE_S, LogWriter
 from syncline.platform.worker import ThreadWorkers
@@ -136,3 +138,24 @@ def test_closing_and_compacting_write_what_is_known_to_be_committed(tmp_path: Pa
         world.append([], HardState(1, 0, 9))
 
     assert run(tmp_path, scenario) == HardState(1, 0, 9)
+
+
+def test_groups_are_timed_more_finely_than_a_loop_counts(tmp_path: Path) -> None:
+    """uvloop's clock counts whole milliseconds: by that clock most groups would take no time at all."""
+    uvloop = pytest.importorskip("uvloop")
+    times: list[float] = []
+
+    async def scenario() -> None:
+        world = World(tmp_path)
+        world.writer.observe = times.append
+        for index in range(1, 21):
+            world.append(row(index, index), HardState(2), answer=index)
+            await world.until(lambda index=index: world.delivered[-1:] == [index])  # type: ignore[misc]
+        assert world.writer.syncs == 20
+        assert abs(world.writer.sync_s - sum(times)) < 1e-9
+        await world.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())
+    assert all(elapsed > 0 for elapsed in times)
+    assert len({round(elapsed * 1000, 6) % 1 for elapsed in times}) > 5, "not all of them whole milliseconds"

@@ -201,12 +201,11 @@ def test_a_stalled_disk_is_told_once(tmp_path: Path) -> None:
     async def check() -> None:
         async with leading(tmp_path) as (raft, driver, _):
             watch = raft.events()
-            now = driver.loop.time()
-            driver.parts.writer.oldest_s = lambda now_s: 60.0  # type: ignore[method-assign]
+            driver.parts.writer.oldest_s = lambda: 60.0  # type: ignore[method-assign]
             for _ in range(3):
-                driver._yield_if_disk_stalls(now)
-            driver.parts.writer.oldest_s = lambda now_s: 0.0  # type: ignore[method-assign]
-            driver._yield_if_disk_stalls(now)
+                driver._yield_if_disk_stalls()
+            driver.parts.writer.oldest_s = lambda: 0.0  # type: ignore[method-assign]
+            driver._yield_if_disk_stalls()
             await raft.close()
             assert [event.kind.value for event in [event async for event in watch]].count("disk_slow") == 1
 

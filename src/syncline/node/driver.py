@@ -204,7 +204,7 @@ class Driver:
             self._queue = [item for item in self._queue if not item[0].done()]
         if self.core.state is StateType.LEADER:
             self.leader_contact_s = now
-            self._yield_if_disk_stalls(now)
+            self._yield_if_disk_stalls()
         self.horizon.tick()
         self.reconfiguration.tick()
         self.snapshotter.tick()
@@ -224,8 +224,8 @@ class Driver:
         else:
             log.info("the disk has room again: entries are taken")
 
-    def _yield_if_disk_stalls(self, now: float) -> None:
-        stalled_s = self.parts.writer.oldest_s(now)
+    def _yield_if_disk_stalls(self) -> None:
+        stalled_s = self.parts.writer.oldest_s()
         if stalled_s < self.config.election_s:
             self._stall_told = False
             return

@@ -61,6 +61,7 @@ class LogWriter:
         self._durable = durable
         self._failed = failed
         self._loop = asyncio.get_running_loop()
+        self._now_s = workers.now_s
         self._waiting: deque[_Append] = deque()
         self._hard_state = log.hard_state
         """As the core has it; `_unsettled` where no append has taken it along yet."""
@@ -97,7 +98,7 @@ class LogWriter:
             snapshot=message.snapshot.meta if message.snapshot is not None else None,
         )
         self._unsettled = False
-        append = _Append(write, list(message.responses), self._loop.time())
+        append = _Append(write, list(message.responses), self._now_s())
         self._waiting.append(append)
         self._worker.put(append)
 
@@ -116,9 +117,9 @@ class LogWriter:
         self._log.compacted(index)
         self._worker.put(_Compact(index))
 
-    def oldest_s(self, now_s: float) -> float:
+    def oldest_s(self) -> float:
         """For how long the oldest append has been waiting to become durable; 0 where none is."""
-        return now_s - self._waiting[0].queued_s if self._waiting else 0.0
+        return self._now_s() - self._waiting[0].queued_s if self._waiting else 0.0
 
     async def close(self) -> None:
         if self._timer is not None:
@@ -143,7 +144,7 @@ class LogWriter:
     def _account(self, written: _Written) -> None:
         if written.result is None:
             return
-        elapsed = self._loop.time() - written.appends[0].queued_s
+        elapsed = self._now_s() - written.appends[0].queued_s
         self.syncs += 1
         self.sync_s += elapsed
         self.last_sync_s = elapsed

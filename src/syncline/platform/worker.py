@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Generic, Protocol, TypeVar
@@ -38,7 +39,11 @@ class Worker(Protocol[ItemIn_contra]):
 
 
 class Workers(Protocol):
-    """Makes workers."""
+    """Makes workers, and times them."""
+
+    def now_s(self) -> float:
+        """A clock that only goes forward, fine enough for what a worker does: loops may count whole milliseconds."""
+        ...
 
     def start(
         self,
@@ -56,6 +61,9 @@ class Workers(Protocol):
 
 class ThreadWorkers:
     """Workers on threads of their own, for the running event loop."""
+
+    def now_s(self) -> float:
+        return time.perf_counter()
 
     def start(
         self,

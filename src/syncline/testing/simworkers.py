@@ -44,6 +44,9 @@ class SimWorkers:
         self._rng = rng
         self._workers: list[_Mortal] = []
 
+    def now_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
     def start(
         self,
         name: str,
