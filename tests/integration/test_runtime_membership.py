@@ -11,7 +11,17 @@ import pytest
 
 from syncline import EventKind, Raft
 from syncline.consensus.types import ChangeType
-from syncline.errors import Closed, MembershipError, NodeFailed, NothingToSnapshot, StorageError
+from syncline.errors import (
+    Closed,
+    DeadlineExceeded,
+    MembershipError,
+    NodeFailed,
+    NoLeader,
+    NothingToSnapshot,
+    OperationError,
+    Outcome,
+    StorageError,
+)
 from syncline.platform.disk import OsDisk
 from syncline.storage.datadir import DataDir, Identity
 from tests.node_cluster import Cluster, LoopListing, cluster, until
@@ -304,6 +314,32 @@ def test_close_gives_a_snapshot_up_and_releases_its_view(tmp_path: Path) -> None
             go_on.set()
             await closing
             assert machine.views == machine.released == 1
+
+    run(check())
+
+
+def test_a_change_that_was_once_of_unknown_outcome_is_never_said_not_to_have_been_made(tmp_path: Path) -> None:
+    """The attempt that was not heard of again may be in the log, whatever became of the ones after it."""
+
+    async def check() -> None:
+        async with cluster(tmp_path) as nodes:
+            leader, follower = await nodes.pair()
+            attempts = 0
+
+            async def propose(*_: object) -> None:
+                nonlocal attempts
+                attempts += 1
+                raise DeadlineExceeded("no answer") if attempts == 1 else NoLeader("an election is under way")
+
+            leader._changes._propose = propose  # type: ignore[method-assign, assignment]
+            with pytest.raises(OperationError, match="an election is under way") as caught:
+                await leader.remove(follower.node_id, timeout=0.3)
+            assert caught.value.outcome is Outcome.UNKNOWN
+            assert attempts > 2
+            attempts = 1
+            with pytest.raises(NoLeader) as certain:
+                await leader.remove(follower.node_id, timeout=0.1)
+            assert certain.value.outcome is Outcome.NOT_APPLIED
 
     run(check())
 

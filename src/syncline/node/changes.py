@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from syncline.consensus.types import NONE, ChangeType, MembershipChange, NodeId, SingleChange, StateType
-from syncline.errors import DeadlineExceeded, Dropped, MembershipError, NoLeader, NotLeader, Superseded
+from syncline.errors import DeadlineExceeded, Dropped, MembershipError, NoLeader, NotLeader, Outcome, Superseded
 from syncline.node.driver import Driver
 from syncline.node.envelope import ChangeContext, Member, encode
 from syncline.node.members import MemberInfo, Membership, format_id
@@ -131,17 +131,22 @@ class Changes:
             raise MembershipError(f"{expected} is not the index of a membership")
         deadline_s = driver.loop.time() + timeout_s
         singles = tuple(SingleChange(kind, node_id) for kind, node_id in changes)
+        outcome: Outcome | None = None
         while True:
             attempt_s = min(deadline_s, driver.loop.time() + max(ATTEMPT_S, 2 * driver.config.election_s))
             try:
                 await self._propose(singles, brought, expected or 0, attempt_s)
                 return self._membership()
-            except RETRIED:
+            except RETRIED as error:
                 if driver.stopped or driver.loop.time() >= deadline_s:
+                    error.outcome = outcome or error.outcome  # an earlier attempt may still be in the log
                     raise
                 await self.wait(min(deadline_s, driver.loop.time() + driver.config.heartbeat_s))
-            except DeadlineExceeded:
+            except DeadlineExceeded as error:
+                if error.outcome is Outcome.UNKNOWN:
+                    outcome = Outcome.UNKNOWN
                 if expected is not None or driver.stopped or driver.loop.time() >= deadline_s:
+                    error.outcome = outcome or error.outcome
                     raise  # all changes are idempotent, so that one of unknown outcome may be made again
 
     async def _propose(
