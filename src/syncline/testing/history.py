@@ -109,7 +109,10 @@ Request: TypeAlias = Put | Delete | Read | Txn
 
 
 class Written(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="is", tag="written"):
-    """A put or delete was done. `revision` is the store's after it; `existed`: there was such a key before."""
+    """A put or delete was done. `revision` is the store's after it; `existed`: there was such a key before.
+
+    To remove what is not there changes nothing and takes no revision, so a delete's says something only with `existed`.
+    """
 
     revision: int = 0
     existed: bool | None = None
@@ -137,10 +140,12 @@ class Ran(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="is", tag="
 class Refused(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="is", tag="refused"):
     """The `expect` did not hold. `mod_revision` is what the key had instead (0: it did not exist); None: not told.
 
-    Refusals travel through the log like writes: this is a result, and has its place in the order.
+    Refusals travel through the log like writes: this is a result, and has its place in the order. `revision` is the
+    store's at that moment.
     """
 
     mod_revision: int | None = None
+    revision: int = 0
 
 
 class NotApplied(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="is", tag="not_applied"):
