@@ -99,9 +99,11 @@ def test_a_follower_with_a_full_disk_falls_behind_instead_of_stopping(tmp_path: 
         assert leader.is_leader
         written = len(three.nodes.machine(leader).items)
         await until_refused(follower)
+        assert follower.stats().disk_shortage == 2
         three.disk(follower).free = RESERVE // 2
         await until(follower, lambda: len(machine.items) >= written)
         assert not follower._driver.stopped
+        assert follower.stats().disk_shortage == 1
 
     with_disks(tmp_path, check)
 

@@ -135,7 +135,7 @@ class Driver:
         self._in_turn = False
         self._hold = False
         self._stall_told = False
-        self._disk_full = False
+        self.shortage = Shortage.NONE
         self._soft = SoftState(NONE, StateType.FOLLOWER)
         self._watchers: dict[asyncio.Future[None], None] = {}
         self._ticker: asyncio.TimerHandle | None = None
@@ -211,14 +211,12 @@ class Driver:
 
     def _watch_disk(self) -> None:
         """While the disk is short of space make some; where the last of it is reached take no entries of a leader."""
-        shortage = self.parts.wal.shortage()
-        if shortage is not Shortage.NONE:
+        before, self.shortage = self.shortage, self.parts.wal.shortage()
+        if self.shortage is not Shortage.NONE:
             self.snapshotter.make_room()
-        full = shortage is Shortage.LAST_HALF
-        if full is self._disk_full:
+        if self.shortage is before or Shortage.LAST_HALF not in (before, self.shortage):
             return
-        self._disk_full = full
-        if full:
+        if self.shortage is Shortage.LAST_HALF:
             self.emit(EventKind.DISK_FULL, detail="no entries of a leader are taken until space returns")
             log.warning("the disk is full but for the last of the reserve: no entries are taken until space returns")
         else:
@@ -266,7 +264,7 @@ class Driver:
         with self.guarded:
             for message in messages:
                 if isinstance(message, Message):
-                    if self._disk_full and message.type is MessageType.APP and message.entries:
+                    if message.type is MessageType.APP and self.shortage is Shortage.LAST_HALF and message.entries:
                         continue  # as if the link had lost it: the leader sends it again
                     self.core.step(message)
                 elif isinstance(message, Forward):

@@ -57,6 +57,9 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Messages of peers that made no sense here and had no effect."""
     progress: dict[NodeId, MemberProgress]
     """On the leader: every member; elsewhere empty."""
+    disk_shortage: int = 0
+    """How short of space the log's disk is (`storage.space.Shortage`): 0 not at all, 1 writes are or may soon be
+    refused, 2 entries of a leader are not taken either."""
 
 
 def collect(driver: Driver) -> Stats:
@@ -98,6 +101,7 @@ def collect(driver: Driver) -> Stats:
         loop_lag_s=driver.loop_lag_s,
         messages_refused=sum(core.raft.dropped.values()),
         progress=progress,
+        disk_shortage=driver.shortage,
     )
 
 

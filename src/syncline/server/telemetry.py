@@ -160,6 +160,12 @@ _FIGURES: tuple[tuple[str, str, str, ReadStats], ...] = (
     ("gauge", "syncline_raft_snapshot_index", "The newest snapshot's entry.", lambda s: s.snapshot_index),
     ("gauge", "syncline_raft_lag_entries", "Entries committed and not applied yet.", lambda s: s.lag),
     ("counter", "syncline_raft_messages_refused_total", "Messages that made no sense.", lambda s: s.messages_refused),
+    (
+        "gauge",
+        "syncline_disk_shortage",
+        "0: the disk has room; 1: writes are or may soon be refused; 2: no entries of a leader are taken either.",
+        lambda s: s.disk_shortage,
+    ),
     ("gauge", "syncline_disk_wal_bytes", "Size of the log's files.", lambda s: s.log_bytes),
     (
         "gauge",
