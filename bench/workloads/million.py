@@ -104,7 +104,7 @@ def restart(cluster: SynclineCluster, empty_bytes: float, keys: int) -> list[Fig
     check_count(address, keys)
     title = f"restart after kill -9 with {keys:,} keys, to ready"
     after = _memory(process.resident_bytes(), empty_bytes, keys, "restarted", "after a restart")
-    return [Figure("restart", title, elapsed, "s"), after]
+    return [Figure("restart", title, elapsed, "s", f"processor time {process.cpu_s():.1f} s"), after]
 
 
 def catch_up(cluster: SynclineCluster, directory: str, keys: int) -> list[Figure]:
@@ -125,7 +125,8 @@ def catch_up(cluster: SynclineCluster, directory: str, keys: int) -> list[Figure
     wait_for("the new node is ready", lambda: ask(address, "/readyz")[0] == 200, deadline_s=READY_S)
     elapsed = time.monotonic() - start
     check_count(address, keys)
-    return [Figure("catch-up", f"a new node joins and catches up with {keys:,} keys, to ready", elapsed, "s")]
+    title = f"a new node joins and catches up with {keys:,} keys, to ready"
+    return [Figure("catch-up", title, elapsed, "s", f"its own processor time {joining.cpu_s():.1f} s")]
 
 
 def check_count(address: str, keys: int) -> None:

@@ -68,7 +68,10 @@ def test_the_lock_is_held_alone_and_given_back(tmp_path: object) -> None:
 
 def test_a_lock_that_others_keep_is_not_waited_for_for_ever(tmp_path: object) -> None:
     path = f"{tmp_path}/lock"
-    with open(path, "ab") as other:
+    with open(path, "ab") as other, open(path, "ab") as third:
         fcntl.flock(other, fcntl.LOCK_SH)
         with holding(path, wait_s=0.1):
-            pass
+            fcntl.flock(third, fcntl.LOCK_SH | fcntl.LOCK_NB)  # it goes on without the lock
+            fcntl.flock(third, fcntl.LOCK_UN)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(third, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import gc
 import socket
+import time
 import warnings
+from collections.abc import Callable, Coroutine
 
 import pytest
+import uvloop
 
 from syncline.platform.network import TcpNetwork
 from tests.support import run
@@ -44,3 +47,46 @@ def test_a_connection_that_arrives_while_the_port_closes_is_not_left_behind(turn
         run(check())
         gc.collect()
     assert not [str(warning.message) for warning in caught if "unclosed" in str(warning.message)]
+
+
+class Stalled(asyncio.Protocol):
+    """Finds the loop at a standstill for longer than the dial may take, at the moment when its connection comes up."""
+
+    def __init__(self, standstill_s: float) -> None:
+        self._standstill_s = standstill_s
+        self.made = False
+        self.lost = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.made = True
+        end_s = time.monotonic() + self._standstill_s
+        while time.monotonic() < end_s:
+            pass  # as work that does not give the loop a turn
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.lost.set()
+
+
+@pytest.mark.parametrize("runner", [asyncio.run, uvloop.run])
+def test_a_connection_that_came_up_is_not_taken_away_without_a_word(
+    runner: Callable[[Coroutine[None, None, None]], None],
+) -> None:
+    """A node that loads its state may stand still for seconds; uvloop closes in silence what is cancelled then."""
+
+    async def check() -> None:
+        listener = await TcpNetwork().listen(asyncio.Protocol, "127.0.0.1", 0)
+        protocol = Stalled(standstill_s=0.3)
+        try:
+            transport, _ = await TcpNetwork().connect(lambda: protocol, *listener.address, timeout_s=0.1)
+        except TimeoutError:
+            async with asyncio.timeout(5):
+                await protocol.lost.wait()
+        else:
+            assert not transport.is_closing()
+            transport.close()
+            async with asyncio.timeout(5):
+                await protocol.lost.wait()
+        assert protocol.made
+        await listener.close()
+
+    runner(check())

@@ -92,19 +92,51 @@ class TcpNetwork:
         tls: ssl.SSLContext | None = None,
         timeout_s: float,
     ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
-        """Dial; the addresses of a name are tried in turn. `timeout_s` covers the look-up and TLS too."""
+        """Dial; the addresses of a name are tried in turn. `timeout_s` covers the look-up; TLS has its own limit.
+
+        Once the socket is connected nothing cancels it any more: uvloop closes a connection that is cancelled between
+        `connection_made` and the end of `create_connection` without `connection_lost`, and a loop that stood still for
+        a while (a large state being loaded) is just where a time limit strikes then.
+        """
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
-                transport, protocol = await loop.create_connection(factory, host, port, ssl=tls)
+                connected = await _connected_socket(loop, host, port)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            making = loop.create_task(
+                loop.create_connection(
+                    factory,
+                    sock=connected,
+                    ssl=tls,
+                    server_hostname=host if tls is not None else None,
+                    ssl_handshake_timeout=TLS_TIMEOUT_S if tls is not None else None,
+                )
+            )
+            making.add_done_callback(lambda made: made.cancelled() or made.exception())  # who dials may be gone
+            return await asyncio.shield(making)
         except TimeoutError as error:
             raise TimeoutError(f"no answer within {timeout_s:g} s") from error
         except (OSError, UnicodeError) as error:
             raise _connect_error(error, host) from error
-        handle = transport.get_extra_info("socket")
-        if handle is not None:  # None where the connection is lost again already
-            handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return transport, protocol
+
+
+async def _connected_socket(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
+    """The first of the host's addresses that answers; the last one's error where none does."""
+    failure: OSError = OSError(errno.EHOSTUNREACH, "it has no address")
+    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        dialled = socket.socket(family, kind, protocol)
+        dialled.setblocking(False)
+        try:
+            await loop.sock_connect(dialled, address)
+        except OSError as error:
+            dialled.close()
+            failure = error
+        except BaseException:
+            dialled.close()
+            raise
+        else:
+            return dialled
+    raise failure
 
 
 class _TcpListener:
