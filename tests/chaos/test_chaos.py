@@ -16,7 +16,8 @@ import pytest
 
 from tests.chaos import sandbox
 
-MINUTE_SEED = 7
+MINUTE_SEED = 1987
+"""Early in it the leader is killed, isolated, deaf and mute, all are killed, a member is replaced, and more."""
 PLANTED = {
     "stale-reads": "deaf,partition,isolate-leader",
     "early-acknowledgement": "kill-all",
