@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from syncline.testing.history import NotApplied, Operation, Recorder
-from tests.chaos.agreement import agree, judge_ledger
+from tests.chaos.agreement import Agreement, agree, written_twice
 from tests.chaos.clients import TRAFFIC_PER_S, Clients
 from tests.chaos.faults import Stage, begin
 from tests.chaos.fleet import Fleet
@@ -57,20 +57,20 @@ class Run:
         """Everything. What is found is in the report's anomalies; only faults of this program are raised."""
         self._fleet.start()
         watch = asyncio.create_task(self._watch())
+        agreement = None
         try:
             if await self._recovered("the cluster starts"):
                 self._observer.start()
                 self._clients.start()
                 alive = await self._phases()
                 await self._clients.stop()
-                if alive:
-                    await self._final_state()
+                agreement = await self._final_state() if alive else None
                 await self._observer.stop()
         finally:
             watch.cancel()
             await asyncio.wait([watch])
         self._look_at_nodes()
-        self._verdict()
+        self._verdict(agreement)
 
     # -- while it goes on
 
@@ -138,20 +138,21 @@ class Run:
 
     # -- at the end
 
-    async def _final_state(self) -> None:
+    async def _final_state(self) -> Agreement | None:
         if self._fleet.lan is not None:
             self._fleet.lan.heal()
         if await self._recovered("the end of all faults") is None:
-            return
+            return None
         try:
-            agreement, held = await agree(self._fleet)
+            agreement = await agree(self._fleet)
         except AssertionError as error:
             self._report.anomalies.append(str(error))
-            return
+            return None
         self._report.revision, self._report.digest = agreement.revision, agreement.digest
-        self._report.anomalies += judge_ledger(self.history, held)
+        self._report.anomalies += written_twice(agreement.items)
+        return agreement
 
-    def _verdict(self) -> None:
+    def _verdict(self, agreement: Agreement | None) -> None:
         report, history = self._report, self.history
         report.seconds = self._loop.time() - self._begun_s
         report.operations = len(history)
@@ -159,7 +160,7 @@ class Run:
         report.not_applied = sum(isinstance(operation.result, NotApplied) for operation in history)
         report.elections = self._observer.elections
         report.anomalies += self._observer.anomalies
-        report.anomalies += judge_history(history)
+        report.anomalies += judge_history(history, agreement)
 
 
 def _back(recovered_s: float | None) -> str:
