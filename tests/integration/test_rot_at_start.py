@@ -148,3 +148,46 @@ def test_a_leader_whose_snapshot_has_rotted_takes_another_one_for_a_follower(tmp
         await nodes.stop_all()
 
     run(check)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_rot_is_found_while_the_state_in_memory_can_replace_it(tmp_path: Path, which: int) -> None:
+    """A start reads only the newest snapshot; the scrub reads both. Then there are two again, and the log fits."""
+
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "a", trailing_entries=0)
+        raft = await nodes.start("a")
+        for turn in range(2):
+            await applied(raft, 10, 10 * turn)
+            await raft.snapshot()
+        await applied(raft, 5, 20)
+        victim = snapshots(nodes, "a")[which]
+        flip(victim, victim.stat().st_size - 1)
+        raft._driver.snapshotter._scrub_ticks = 1
+        await until(raft, lambda: victim.with_name(victim.name + ".broken").exists())
+        await until(raft, lambda: len(snapshots(nodes, "a")) == 2)
+        await nodes.stop("a")
+        newest = snapshots(nodes, "a")[-1]
+        flip(newest, newest.stat().st_size - 1)
+        await nodes.start("a")
+        assert nodes.machines["a"].items == items(25), "the older one and the log stand in for the new one"
+        await nodes.stop_all()
+
+    run(check)
+
+
+def test_a_scrub_of_sound_snapshots_changes_nothing(tmp_path: Path) -> None:
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "a")
+        raft = await nodes.start("a")
+        await applied(raft, 10)
+        await raft.snapshot()
+        before = snapshots(nodes, "a")
+        snapshotter = raft._driver.snapshotter
+        await snapshotter._scrub_all()
+        assert snapshots(nodes, "a") == before
+        assert (snapshotter.taken, raft._driver.stopped) == (1, False)
+        await nodes.stop_all()
+        await snapshotter._scrub_all()
+
+    run(check)

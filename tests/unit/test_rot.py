@@ -118,6 +118,17 @@ def test_a_flipped_bit_anywhere_in_the_newest_snapshot_falls_back_to_the_older_o
     assert disk.exists(older)
 
 
+def test_a_newest_snapshot_that_the_disk_can_not_read_gives_way_to_the_older_one() -> None:
+    disk, image = grown()
+    disk.fail("read_at", suffix=snapshot_files(disk)[1].rsplit("/", 1)[1], skip=2, times=-1)
+    started = Started(disk)
+    held = started.snapshots.newest()
+    assert held is not None
+    assert held.index == 22
+    assert "the disk can't read it" in started.snapshots.damage[0]
+    assert started.log.last_index() == image.last_index
+
+
 def test_two_rotten_snapshots_are_one_too_many() -> None:
     disk, _ = grown()
     for path in snapshot_files(disk):

@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine
+from functools import partial
 from typing import TYPE_CHECKING
 
 from syncline.consensus.types import Message, NodeId
-from syncline.errors import CorruptionError, NothingToSnapshot, StorageError, SynclineError, TransportError
+from syncline.errors import Closed, CorruptionError, NothingToSnapshot, StorageError, SynclineError, TransportError
 from syncline.node.applier import SnapshotWork
 from syncline.node.events import EventKind
 from syncline.node.fsm import FSMSnapshot
@@ -36,6 +37,12 @@ LOG_BYTES_FACTOR = 4
 RETRY_TICKS = 50
 """Ticks to wait after a snapshot that failed (a full disk, a cancelled `persist`)."""
 
+FIRST_SCRUB_S = 300.0
+"""After a start, which has read the newest snapshot only, all are read through, and again after `SCRUB_S`."""
+
+SCRUB_S = 24 * 3600.0
+"""Rot is to be found while the state in memory can still replace what has rotted."""
+
 ROOM_WORTH_BYTES = 1 << 20
 """A full disk is worth a snapshot where the log then gives so much back: a small segment."""
 
@@ -57,6 +64,7 @@ class Snapshotter:
         self._stopping = False
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._sending: dict[NodeId, int] = {}
+        self._scrub_ticks = round(FIRST_SCRUB_S / driver.config.heartbeat_s)
         self._verified_index = 0
         """Of the snapshot that was last found sound after it could not be delivered."""
         self.taken = 0
@@ -81,6 +89,10 @@ class Snapshotter:
 
     def tick(self) -> None:
         self._wait_ticks = max(0, self._wait_ticks - 1)
+        self._scrub_ticks -= 1
+        if self._scrub_ticks <= 0:
+            self._scrub_ticks = round(SCRUB_S / self._driver.config.heartbeat_s)
+            self._spawn(self._scrub_all())
 
     def make_room(self) -> None:
         """The disk is short of space: keep no more of the log than must be, and take a snapshot where that helps."""
@@ -241,32 +253,43 @@ class Snapshotter:
                 driver.schedule()
 
     async def _replace_if_rotten(self, manifest: SnapshotManifest) -> None:
-        """A snapshot was not delivered. If that is its own fault, what is in memory is sound: take another one.
+        """A snapshot was not delivered. Where that is its own fault, take another one.
 
         Each is looked at once: what fails later, fails for another reason.
         """
-        if manifest.index == self._verified_index:
-            return
-        self._verified_index = manifest.index
+        if manifest.index != self._verified_index:
+            self._verified_index = manifest.index
+            await self._scrub([manifest])
+
+    async def _scrub(self, manifests: list[SnapshotManifest]) -> None:
+        """Read snapshots through. What is in memory is sound: in place of a rotten one another is taken."""
         store = self._driver.parts.snapshots
 
-        def rotten() -> bool:
+        def rotten(manifest: SnapshotManifest) -> bool:
             try:
                 with store.read(manifest) as reader:
                     reader.verify()
             except CorruptionError as error:
                 store.set_aside(manifest, str(error))
                 return True
+            except (StorageError, OSError) as error:  # mostly that a newer one has taken its place meanwhile
+                log.info("the snapshot at entry %d was not read through: %s", manifest.index, error)
             return False
 
-        if not await self._driver.parts.persister.run(rotten):
+        found = [await self._driver.parts.persister.run(partial(rotten, manifest)) for manifest in manifests]
+        if not any(found) or self._driver.stopped:
             return
-        log.warning("%s", store.damage[-1])
+        for damage in store.damage[-sum(found) :]:
+            log.warning("%s", damage)
         newest = store.newest()
         self._last_index = newest.index if newest is not None else 0
         self._verified_index = 0
-        with contextlib.suppress(SynclineError):  # it is tried again when the core asks again
+        with contextlib.suppress(SynclineError):  # it comes again: when the core asks, or with the next scrub
             await self.take()
+
+    async def _scrub_all(self) -> None:
+        with contextlib.suppress(Closed):
+            await self._scrub(self._driver.parts.snapshots.list())
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 

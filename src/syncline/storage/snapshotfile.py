@@ -8,6 +8,7 @@ the data. So each byte of the file is covered, and the file's length, too.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import struct
@@ -126,13 +127,13 @@ def read_header(file: File) -> tuple[SnapshotManifest, int]:
         CorruptionError: the file is not an intact snapshot, as far as its header and its length tell.
         FormatVersionError: another version wrote it.
     """
-    fixed = file.read_at(0, FIXED_HEADER.size)
+    fixed = _read(file, 0, FIXED_HEADER.size)
     if len(fixed) < FIXED_HEADER.size or not fixed.startswith(MAGIC):
         raise snapshot_rot(file.path, 0, "this is not the start of a snapshot")
     _, version, _flags, size, offset, _, _, checksum = FIXED_HEADER.unpack(fixed)
     plausible = size <= MANIFEST_LIMIT_BYTES and FIXED_HEADER.size + size <= offset <= file.size()
     plausible = plausible and offset <= HEADER_LIMIT_BYTES
-    rest = file.read_at(FIXED_HEADER.size, offset - FIXED_HEADER.size) if plausible else b""
+    rest = _read(file, FIXED_HEADER.size, offset - FIXED_HEADER.size) if plausible else b""
     if not plausible or zlib.crc32(rest, zlib.crc32(fixed[:-4])) != checksum:
         raise snapshot_rot(file.path, 0, "the header is damaged")
     if version != FORMAT_VERSION:
@@ -153,6 +154,16 @@ def check_length(file: File, manifest: SnapshotManifest, offset: int) -> None:
     if size != offset + manifest.size_bytes:
         reason = f"the file has {size} bytes and should have {offset + manifest.size_bytes}"
         raise snapshot_rot(file.path, min(size, offset + manifest.size_bytes), reason)
+
+
+def _read(file: File, offset: int, size: int) -> bytes:
+    """What the disk can't read is as good as rotten: another copy is wanted in both cases."""
+    try:
+        return file.read_at(offset, size)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise snapshot_rot(file.path, offset, f"the disk can't read it ({error.strerror})") from error
 
 
 def snapshot_rot(path: str, offset: int, reason: str) -> CorruptionError:
@@ -201,7 +212,7 @@ class SnapshotReader(io.RawIOBase):
         size = min(size, self.manifest.size_bytes - offset)
         if size <= 0:
             return b""
-        data = self._file.read_at(self._data_offset + offset, size)
+        data = _read(self._file, self._data_offset + offset, size)
         if len(data) != size:
             raise snapshot_rot(self._file.path, self._data_offset + offset + len(data), "the file was cut short")
         return data
