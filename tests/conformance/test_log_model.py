@@ -119,7 +119,7 @@ class LogMachine(RuleBasedStateMachine):
         assert [entry.index for entry in entries] == list(range(self.applied + 1, self.committed + 1))
         if entries:
             self.log.accept_applying(entries, allow_unstable=True)
-            self.log.applied_to(entries[-1].index, entries)
+            self.log.applied_to(entries[-1].index)
             self.applied = entries[-1].index
 
     @precondition(lambda self: not self.writes and self.log.unstable.snapshot is None)

@@ -287,8 +287,13 @@ def test_what_is_being_applied_is_limited_in_bytes_across_batches() -> None:
     assert len(batch) == 2
     log.accept_applying(batch, allow_unstable=True)
     assert log.next_committed(allow_unstable=True) == ()  # the next one would exceed the limit
-    log.applied_to(1, batch[:1])
-    assert [entry.index for entry in log.next_committed(allow_unstable=True)] == [3]
+    log.applied_to(2)
+    batch = log.next_committed(allow_unstable=True)
+    assert [entry.index for entry in batch] == [3, 4]
+    log.accept_applying(batch[:1], allow_unstable=True)
+    assert not log.has_next_committed(allow_unstable=True)  # what was cut short pauses, until it is acknowledged
+    log.applied_to(3)
+    assert [entry.index for entry in log.next_committed(allow_unstable=True)] == [4, 5]
 
 
 def test_an_entry_beyond_the_limit_is_applied_alone() -> None:
@@ -299,7 +304,7 @@ def test_an_entry_beyond_the_limit_is_applied_alone() -> None:
         assert [entry.index for entry in batch] == [index]
         log.accept_applying(batch, allow_unstable=True)
         assert not log.has_next_committed(allow_unstable=True)
-        log.applied_to(index, batch)
+        log.applied_to(index)
 
 
 def test_the_applied_index_never_goes_back_nor_beyond_the_commit_index() -> None:

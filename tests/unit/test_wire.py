@@ -123,7 +123,7 @@ class TestFrames:
     @unhurried
     @given(batches, st.data())
     def test_no_damage_of_one_byte_goes_unnoticed(self, batch: Batch, data: st.DataObject) -> None:
-        frame = encode_frame(batch, LIMIT)
+        frame = bytearray(encode_frame(batch, LIMIT))
         place = data.draw(st.integers(0, len(frame) - 1))
         frame[place] ^= data.draw(st.integers(1, 255))
         frames = FrameDecoder(LIMIT)
@@ -161,7 +161,7 @@ class TestFrames:
     def test_a_mutated_payload_under_a_good_checksum_is_a_frame_error_at_most(
         self, batch: Batch, data: st.DataObject
     ) -> None:
-        payload = encode_frame(batch, LIMIT)[HEADER.size :]
+        payload = bytearray(encode_frame(batch, LIMIT)[HEADER.size :])
         for _ in range(data.draw(st.integers(1, 4))):
             payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
         (frame,) = FrameDecoder(LIMIT).feed(frame_of(bytes(payload)))

@@ -22,6 +22,13 @@ LOG_FILE_BYTES: Final = 8 * 1024 * 1024
 LOG_FILES_KEPT: Final = 3
 """Older log files beside the current one: a node's log never takes more than four times `LOG_FILE_BYTES`."""
 
+SWITCH_INTERVAL_S: Final = 0.0005
+"""How long the loop's thread may keep the interpreter while the log's thread, back from a sync, waits for it. Python's
+own 5 ms are many times what the sync took; all that waits for the sync would wait for that."""
+
+COLLECT_EVERY: Final = 10_000
+"""New objects between two looks for cycles. A request leaves none behind: the usual 700 would look once in ten."""
+
 EXIT_AT_ONCE: Final = 130
 """The status after a second signal: not in order, though what was acknowledged is on disk all the same."""
 
@@ -33,6 +40,8 @@ _log = logging.getLogger("syncline.cli.serve")
 def run_node(config: ServerConfig, *, log_file: str | None, parent_fd: int | None) -> None:
     """Run a node until a signal, or the end of its parent. Raises what stopped it otherwise."""
     _set_up_log(config, log_file)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.set_threshold(COLLECT_EVERY)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_run(config, parent_fd))
 

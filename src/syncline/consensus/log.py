@@ -9,6 +9,7 @@ how far they have been handed out to be applied, `applied` how far the state mac
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
 
 from syncline.consensus.sizes import encoded_size, limit_size
@@ -28,6 +29,7 @@ class RaftLog:
     __slots__ = (
         "_applying_bytes",
         "_applying_paused",
+        "_handed_out",
         "_max_applying_bytes",
         "_storage",
         "applied",
@@ -45,6 +47,8 @@ class RaftLog:
         self._max_applying_bytes = max_applying_bytes
         self._applying_bytes = 0
         """Encoded size of what was handed out to be applied and not acknowledged; only counted under a limit."""
+        self._handed_out: deque[tuple[int, int]] = deque()
+        """What that is made of, oldest first: the last index of each batch, and its size."""
         self._applying_paused = False
 
     # -- where it begins and ends ---------------------------------------------------------------------------------
@@ -232,24 +236,27 @@ class RaftLog:
         return self.slice(self.applying + 1, high, self._max_applying_bytes - self._applying_bytes)
 
     def accept_applying(self, entries: Sequence[Entry], *, allow_unstable: bool) -> None:
-        """`entries`, as `next_committed` gave them, were handed out."""
+        """`entries`, as `next_committed` gave them, were handed out. They count until all of them are applied."""
         last = entries[-1].index
         assert last <= self.committed, "an entry that is not committed was handed out to be applied"
         self.applying = last
         if self._max_applying_bytes < NO_LIMIT:
-            self._applying_bytes += encoded_size(entries)
+            size = encoded_size(entries)
+            self._handed_out.append((last, size))
+            self._applying_bytes += size
             # Where the limit cut the entries short, the next one would not fit either.
             self._applying_paused = self._applying_bytes >= self._max_applying_bytes or last < self._appliable(
                 allow_unstable
             )
 
-    def applied_to(self, index: int, entries: Sequence[Entry] = ()) -> None:
-        """The state machine has applied everything up to `index`, by applying `entries` or from a snapshot."""
+    def applied_to(self, index: int) -> None:
+        """The state machine has applied everything up to `index`, by applying entries or from a snapshot."""
         assert self.applied <= index <= self.committed, "the applied index left its range"
         self.applied = index
         self.applying = max(self.applying, index)
         if self._max_applying_bytes < NO_LIMIT:
-            self._applying_bytes = max(self._applying_bytes - encoded_size(entries), 0)
+            while self._handed_out and self._handed_out[0][0] <= index:
+                self._applying_bytes -= self._handed_out.popleft()[1]
             self._applying_paused = self._applying_bytes >= self._max_applying_bytes
 
     def _appliable(self, allow_unstable: bool) -> int:

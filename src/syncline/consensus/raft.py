@@ -261,22 +261,22 @@ class Raft:
         """The state machine has applied `entries`."""
         if not entries:
             return
-        self._applied_to(entries[-1].index, entries)
+        self._applied_to(entries[-1].index)
         if self.uncommitted_bytes:
             self.uncommitted_bytes = max(self.uncommitted_bytes - payload_size(entries), 0)
 
     def _applied_snapshot(self, snapshot: Snapshot) -> None:
         index = snapshot.meta.index
         self.log.unstable.stable_snapshot_to(index)
-        self._applied_to(index, ())
+        self._applied_to(index)
 
-    def _applied_to(self, index: int, entries: Sequence[Entry]) -> None:
+    def _applied_to(self, index: int) -> None:
         """Move the applied index, and leave a joint membership once the change that entered it is applied.
 
         Asked again with every applied entry, so it comes about even where a proposal is dropped (thesis, 4.3: the
         leader that applies the joint membership proposes the new one).
         """
-        self.log.applied_to(max(index, self.log.applied), entries)
+        self.log.applied_to(max(index, self.log.applied))
         if (
             self.state is StateType.LEADER
             and self.tracker.configuration.auto_leave

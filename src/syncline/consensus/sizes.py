@@ -29,8 +29,8 @@ def entry_size(entry: Entry) -> int:
 
 def encoded_size(entries: Sequence[Entry]) -> int:
     """Encoded bytes of all the entries, which are contiguous."""
-    if not entries:
-        return 0
+    if len(entries) <= 1:
+        return entry_size(entries[0]) if entries else 0
     lengths = [len(entry.data) for entry in entries]
     header, shortest, longest = _header_size(entries[0]), min(lengths), max(lengths)
     width = _varint_size(longest)
@@ -71,4 +71,4 @@ def _data_size(length: int) -> int:
 
 def _varint_size(value: int) -> int:
     """Bytes of a protobuf varint: seven bits each, and at least one."""
-    return (max(value, 1).bit_length() + 6) // 7
+    return (value.bit_length() + 6) // 7 or 1

@@ -81,27 +81,6 @@ DISK_FULL = "disk_full"
 REFUSALS: dict[str, type[OperationError]] = {error.code: error for error in (Dropped, NotLeader, MembershipError)}
 
 
-class Guard:
-    """`with guard:` is for what runs as a callback: whatever error comes out of it stops the node.
-
-    Otherwise it would end up in the event loop's log, and the node go on in a state that is in doubt.
-    """
-
-    __slots__ = ("_fail",)
-
-    def __init__(self, fail: Callable[[Exception], None]) -> None:
-        self._fail = fail
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        self._fail(error)
-        return True
-
-
 class Driver:
     """One node's loop. Made by `Raft.open`; everything runs on the event loop's thread."""
 
@@ -110,7 +89,6 @@ class Driver:
         self.parts = parts
         self.core: RawNode = parts.core
         self.rng = rng
-        self.guarded = Guard(self.fail)
         self.events = Events()
         self.loop = asyncio.get_running_loop()
         self.proposals = Proposals(rng, step_s=config.heartbeat_s, max_bytes=config.max_pending_bytes)
@@ -171,7 +149,11 @@ class Driver:
         self.events.close()
 
     def fail(self, error: BaseException) -> None:
-        """Fail-stop: something that must not fail did."""
+        """Fail-stop: something that must not fail did.
+
+        What runs as a callback ends here whatever it raises: in the event loop's log an error would be forgotten, and
+        the node would go on in a state that is in doubt.
+        """
         if self.stopped:
             return
         text = str(error) if isinstance(error, SynclineError) else f"{type(error).__name__}: {error}"
@@ -186,8 +168,10 @@ class Driver:
         # After a pause of the process the missed ticks are left out: they say nothing about the leader.
         self._next_tick_s = max(self._next_tick_s + self.config.heartbeat_s, now)
         self._ticker = self.loop.call_at(self._next_tick_s, self._tick)
-        with self.guarded:
+        try:
             self._on_tick(now)
+        except Exception as error:  # noqa: BLE001 - see `fail`
+            self.fail(error)
         self._run()
 
     def _on_tick(self, now: float) -> None:
@@ -261,7 +245,7 @@ class Driver:
         """From the transport."""
         if self.stopped or self.founding.waiting:
             return  # while it waits it must neither vote nor acknowledge
-        with self.guarded:
+        try:
             for message in messages:
                 if isinstance(message, Message):
                     if message.type is MessageType.APP and self.shortage is Shortage.LAST_HALF and message.entries:
@@ -271,6 +255,8 @@ class Driver:
                     self._on_forward(sender, message)
                 else:
                     self._on_forward_reply(message)
+        except Exception as error:  # noqa: BLE001 - see `fail`
+            self.fail(error)
         if sender == self.core.leader:
             self.leader_contact_s = self.loop.time()
         self.schedule()
@@ -296,19 +282,22 @@ class Driver:
         """From the log writer: what these answer is on disk."""
         if self.stopped:
             return
-        with self.guarded:
+        try:
             for response in responses:
                 if response.to == self.core.raft.id:
                     self.core.step(response)
                 else:
                     self._send(response)
+        except Exception as error:  # noqa: BLE001 - see `fail`
+            self.fail(error)
         self._run()
 
     def on_applied(self, responses: Sequence[Message]) -> None:
         """From the applier, by way of `Machine`: the core may hand out more."""
         for response in responses:
             self.core.step(response)
-        self.schedule()
+        if not self._in_turn:  # else the turn sees it
+            self.schedule()
 
     # -- the turn -----------------------------------------------------------------------------------------------------
 
@@ -321,7 +310,7 @@ class Driver:
         if self.stopped_by is not None or self._in_turn:
             return
         self._in_turn = True
-        with self.guarded:
+        try:
             if self._queue:
                 self._flush_queue()
             if self.reads.to_ask:
@@ -329,7 +318,10 @@ class Driver:
             while not self.stopped and self.core.has_ready():
                 self._carry_out()
             self.parts.transport.flush()
-        self._in_turn = False
+        except Exception as error:  # noqa: BLE001 - see `fail`
+            self.fail(error)
+        finally:
+            self._in_turn = False
 
     def _carry_out(self) -> None:
         ready = self.core.ready()
@@ -339,6 +331,7 @@ class Driver:
             if self.stopped_by is not None:
                 return  # a state machine on this loop has failed just now
             if message.to == LOCAL_APPEND:
+                self.parts.transport.flush()  # the peers first: the thread of the log takes the interpreter from us
                 self.parts.writer.append(message)
                 if message.snapshot is not None:
                     self._restore(message)

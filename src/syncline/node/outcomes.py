@@ -11,13 +11,15 @@ __all__ = ["on_outcome"]
 
 def on_outcome(driver: Driver, outcome: Outcome) -> None:
     """Called on the event loop with each outcome of the applier, in log order."""
-    with driver.guarded:
+    try:
         if isinstance(outcome, Applied):
             _on_applied(driver, outcome)
         elif isinstance(outcome, Restored):
             _on_restored(driver, outcome)
         else:
             driver.snapshotter.viewed(outcome.view)
+    except Exception as error:  # noqa: BLE001 - see `Driver.fail`
+        driver.fail(error)
 
 
 def _on_applied(driver: Driver, done: Applied) -> None:

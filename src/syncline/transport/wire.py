@@ -66,17 +66,13 @@ class Batch(msgspec.Struct, array_like=True, gc=False):
 _encoder = msgspec.msgpack.Encoder()
 
 
-def encode_frame(value: object, max_bytes: int) -> bytearray:
+def encode_frame(value: object, max_bytes: int) -> bytes:
     """Encode `value` as one frame, ready to be written. Raises `FrameError` where it would be above `max_bytes`."""
-    frame = bytearray(HEADER.size)
-    _encoder.encode_into(value, frame, HEADER.size)
-    size = len(frame) - HEADER.size
+    payload = _encoder.encode(value)
+    size = len(payload)
     if size > max_bytes:
         raise FrameError(f"a message of {size} bytes is above the limit of {max_bytes} bytes on a frame")
-    with memoryview(frame) as view, view[HEADER.size :] as payload:
-        checksum = zlib.crc32(payload, CHECKSUM_SEED)
-    HEADER.pack_into(frame, 0, size, checksum)
-    return frame
+    return HEADER.pack(size, zlib.crc32(payload, CHECKSUM_SEED)) + payload
 
 
 def decode_payload(decoder: msgspec.msgpack.Decoder[Payload], payload: memoryview) -> Payload:
