@@ -55,7 +55,7 @@ EMPTY = Image(HardState(), (), 1, None)
 class Started:
     """A node that was started on a disk: the whole data directory, in the order in which a real node opens it."""
 
-    def __init__(self, disk: SimDisk, *, retain: int = 2) -> None:
+    def __init__(self, disk: SimDisk, *, retain: int = 2, reserve_bytes: int = 0) -> None:
         self.disk = disk
         self.directory = DataDir.open(disk, NODE)
         if self.directory.identity is None:
@@ -65,7 +65,7 @@ class Started:
             disk,
             self.directory.wal_path,
             segment_bytes=SEGMENT_BYTES,
-            reserve_bytes=0,
+            reserve_bytes=reserve_bytes,
             log_id=IDENTITY.node_id,
             must_exist=self.directory.started,
         )
@@ -171,11 +171,11 @@ class Node:
             writer.commit()
         writer.abort()
 
-    def restart(self) -> None:
+    def restart(self, *, reserve_bytes: int = 0) -> None:
         """The process ends and starts again."""
         self.started.close()
         self.disk.kill()
-        self.started = Started(self.disk)
+        self.started = Started(self.disk, reserve_bytes=reserve_bytes)
         assert self.started.image(self.image.first_index) == self.image
 
     def _done(self, image: Image) -> None:

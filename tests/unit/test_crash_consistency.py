@@ -171,6 +171,16 @@ def restart_between(node: Node) -> None:
     node.append(201, 202, term=7)
 
 
+def rotate_on_a_full_disk(node: Node) -> None:
+    """Not a byte is free: the log goes on in the space that was kept for it, and a torn tail is cut without a copy."""
+    node.append(1, 5)
+    node.restart(reserve_bytes=96 << 10)
+    node.disk.capacity_bytes = node.disk.used_bytes()
+    for first in range(6, 60, 6):
+        node.append(first, first + 5, commit=first - 1, size=150)
+    assert not node.disk.exists(f"{WAL}/spare")
+
+
 def anything(node: Node) -> None:
     rng = random.Random(node.disk.rng.getrandbits(64))
     for _ in range(14):
@@ -209,6 +219,7 @@ WORKLOADS: list[Callable[[Node], None]] = [
     install_over_a_conflicting_suffix,
     a_snapshot_is_overtaken,
     restart_between,
+    rotate_on_a_full_disk,
 ]
 
 

@@ -114,6 +114,14 @@ def test_both_disks_lock(any_disk: tuple[Disk, str]) -> None:
     disk.lock(f"{base}/LOCK", b"4\n").release()
 
 
+def test_a_full_disk_can_still_be_locked() -> None:
+    """What is in the file only tells people who holds it."""
+    disk = new_disk(capacity_bytes=0)
+    disk.lock("/d/LOCK", b"1\n")
+    with pytest.raises(DirectoryLocked):
+        disk.lock("/d/LOCK", b"2\n")
+
+
 # Crashes: data.
 
 

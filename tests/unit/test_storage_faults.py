@@ -293,6 +293,25 @@ def test_a_node_starts_on_a_disk_without_a_free_byte() -> None:
     wal.close()
 
 
+def test_a_torn_tail_is_cut_even_where_there_is_no_room_to_keep_it() -> None:
+    disk = SimDisk(random.Random(1))
+    wal = Wal.open(disk, "/wal", segment_bytes=1 << 20, reserve_bytes=0)
+    wal.write([WalWrite(entries_of(1, 5, 1, 100))])
+    torn: list[SimDisk] = []
+    disk.before = lambda operation, _: torn.append(disk.crashed(Survival.SECTORS)) if operation == "sync" else None
+    wal.write([WalWrite(entries_of(6, 20, 1, 300))])
+    after = torn[0]
+    fill_up(after)
+    again = Wal.open(after, "/wal", segment_bytes=1 << 20, reserve_bytes=0)
+    assert "not kept, because the disk is full" in (again.recovery.torn or "")
+    assert after.list("/wal") == ["0000000000000001.wal"]
+    assert again.recovery.last_index == 5
+    again.write([WalWrite(entries_of(6, 6, 2, 100))])
+    again.close()
+    final = Wal.open(after.crashed(Survival.NOTHING), "/wal", segment_bytes=1 << 20, reserve_bytes=0)
+    assert (final.recovery.torn, final.recovery.last_index) == (None, 6)
+
+
 def test_the_first_segment_is_a_small_one_where_the_disk_is_small() -> None:
     disk = SimDisk(random.Random(1), capacity_bytes=20 << 20)
     wal = Wal.open(disk, "/wal", segment_bytes=16 << 20, reserve_bytes=8 << 20)

@@ -109,6 +109,10 @@ CANNOT_RESERVE: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 """What a file system answers that knows no reservation of space."""
 
 
+DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What a file system answers that has no space left, or none for this user."""
+
+
 def flush_data(descriptor: int) -> None:
     """Make a file's data and length durable, as strongly as the platform can."""
     if sys.platform == "darwin":
@@ -248,8 +252,12 @@ class OsDisk:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise locked_error(path, os.pread(descriptor, LOCK_CONTENT_BYTES, 0)) from None
-            os.pwrite(descriptor, content, 0)  # over what is there: a full disk has room for that
-            os.ftruncate(descriptor, len(content))
+            try:
+                os.pwrite(descriptor, content, 0)
+                os.ftruncate(descriptor, len(content))
+            except OSError as error:
+                if error.errno not in DISK_FULL:  # the lock is held; its content only tells people who holds it
+                    raise
         except BaseException:
             os.close(descriptor)
             raise

@@ -13,12 +13,11 @@ in steps, each of which ends by itself as soon as space returns:
 
 from __future__ import annotations
 
-import errno
 from enum import IntEnum
 from typing import Final
 
 from syncline.errors import DiskFull
-from syncline.platform.disk import Disk
+from syncline.platform.disk import DISK_FULL, Disk
 
 __all__ = ["RESERVE_BYTES", "Shortage", "SpaceGuard", "SpareFile", "is_disk_full"]
 
@@ -133,4 +132,4 @@ class SpareFile:
 
 def is_disk_full(error: OSError) -> bool:
     """Whether the system refused for want of space or of quota."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return error.errno in DISK_FULL

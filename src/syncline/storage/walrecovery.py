@@ -5,7 +5,7 @@ left half-done is completed or undone here, in such a way that a crash in the mi
 
 - A segment under its temporary name never held anything: it is removed.
 - A torn last frame (`walscan` has the rule) is copied to a `.broken` file beside the segment, durably, and only then
-  overwritten with zeros.
+  overwritten with zeros. (On a full disk it is not kept.)
 - The last valid frame is written once more and synced, and so are the zeros where a torn one was cut before. They may
   have come from the system's cache only: after a failed sync a system may show bytes that are not on the disk and never
   will be.
@@ -26,6 +26,7 @@ from syncline.errors import WrongDirectory
 from syncline.platform.disk import Disk, File
 from syncline.storage.advice import data_dir_of, how_to_repair
 from syncline.storage.loglocations import Locations, TermRuns
+from syncline.storage.space import is_disk_full
 from syncline.storage.walformat import SEGMENT_HEADER_BYTES, SegmentHeader, rot, segment_name, segment_sequence
 from syncline.storage.walframe import BodyError, EntriesRecord, Frame, decode_entries
 from syncline.storage.walscan import Ending, EndKind, SegmentScan
@@ -38,6 +39,10 @@ BROKEN_SUFFIX: Final = ".broken"
 
 BROKEN_FILES_LIMIT: Final = 8
 """Cut tails that are kept: enough to look into what happened, not enough to fill a disk by crashing in a circle."""
+
+NOT_CUT_YET: Final = (
+    "they will be cut when the node starts (in the log of a running node, they may be a write that is under way)"
+)
 
 COPY_BYTES: Final = 1 << 20
 """How much of a torn tail is copied or zeroed at once."""
@@ -322,7 +327,7 @@ class _LogReader:
             raise rot(newest, None, "the log's newest file is missing", replay.last_index + 1)
         torn = None
         if ending.kind is EndKind.TORN:
-            torn = self._cut(scan.file, ending) if self._repair else _torn_text(scan.path, ending, None)
+            torn = self._cut(scan.file, ending) if self._repair else _torn_text(scan.path, ending, NOT_CUT_YET)
         if self._repair:
             self._zero_again(scan.file, ending.offset)
             scan.file.write_at(last.offset, scan.raw(last.offset, last.size_bytes))
@@ -338,8 +343,21 @@ class _LogReader:
     def _cut(self, file: File, ending: Ending) -> str:
         """Keep the torn bytes in a file of their own; `_zero_again` then puts zeros in their place."""
         broken = _broken_path(file, ending.offset)
-        temporary = broken + TEMPORARY_SUFFIX
-        copy = self._disk.open(temporary, create=True, write=True)
+        try:
+            self._copy(file, ending, broken)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            self._disk.remove(broken + TEMPORARY_SUFFIX)  # that the node starts is worth more than to look into them
+            _zero(file, ending.offset, ending.dirty_end)
+            return _torn_text(file.path, ending, "they were cut, and not kept, because the disk is full")
+        self._disk.rename(broken + TEMPORARY_SUFFIX, broken)
+        self._disk.sync_dir(self._directory)
+        self._drop_old_broken_files()
+        return _torn_text(file.path, ending, f"they were cut and kept in {broken}")
+
+    def _copy(self, file: File, ending: Ending, broken: str) -> None:
+        copy = self._disk.open(broken + TEMPORARY_SUFFIX, create=True, write=True)
         try:
             for offset in range(ending.offset, ending.dirty_end, COPY_BYTES):
                 size = min(COPY_BYTES, ending.dirty_end - offset)
@@ -347,10 +365,6 @@ class _LogReader:
             copy.sync()
         finally:
             copy.close()
-        self._disk.rename(temporary, broken)
-        self._disk.sync_dir(self._directory)
-        self._drop_old_broken_files()
-        return _torn_text(file.path, ending, broken)
 
     def _zero_again(self, file: File, end: int) -> None:
         """Zeros in place of what was cut at `end`, now or by an earlier start whose sync may have failed."""
@@ -362,8 +376,7 @@ class _LogReader:
             until = min(end + cut.size(), file.size())
         finally:
             cut.close()
-        for offset in range(end, until, COPY_BYTES):
-            file.write_at(offset, bytes(min(COPY_BYTES, until - offset)))
+        _zero(file, end, until)
 
     def _drop_old_broken_files(self) -> None:
         names = [name for name in self._disk.list(self._directory) if name.endswith(BROKEN_SUFFIX)]  # oldest first
@@ -390,12 +403,14 @@ def _why_not_whole(ending: Ending, successor: SegmentHeader) -> str:
     )
 
 
-def _torn_text(path: str, ending: Ending, broken: str | None) -> str:
+def _zero(file: File, start: int, end: int) -> None:
+    for offset in range(start, end, COPY_BYTES):
+        file.write_at(offset, bytes(min(COPY_BYTES, end - offset)))
+
+
+def _torn_text(path: str, ending: Ending, what_becomes_of_them: str) -> str:
     size = ending.dirty_end - ending.offset
-    kept = f"they were cut and kept in {broken}" if broken is not None else "they will be cut when the node starts"
-    if broken is None:
-        kept += " (in the log of a running node, they may be a write that is under way)"
     return (
         f"{path} ends with {size} bytes of a write that a crash interrupted, from offset {ending.offset} on "
-        f"({ending.reason}). It was never acknowledged: {kept}."
+        f"({ending.reason}). It was never acknowledged: {what_becomes_of_them}."
     )

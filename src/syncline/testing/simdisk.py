@@ -28,7 +28,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from syncline.platform.disk import locked_error
+from syncline.platform.disk import DISK_FULL, locked_error
 from syncline.testing.simfile import Chance, Node, Survival
 
 __all__ = ["CAPACITY_BYTES", "DiskFault", "SimDisk", "SimFile", "Survival"]
@@ -182,8 +182,12 @@ class SimDisk:
         if path in self._locks:
             raise locked_error(path, self._file(path).read(0, 256))
         file = self.open(path, create=not self.exists(path), write=True)
-        file.write_at(0, content)
-        file.truncate(len(content))
+        try:
+            file.write_at(0, content)
+            file.truncate(len(content))
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
         lock = self._locks[path] = SimLock(self._locks, path)
         return lock
 
