@@ -63,6 +63,10 @@ class Recovery:
 
     async def members(self) -> None:
         """Finish what operators have begun: replace members that are lost, and remove those that were to go."""
+        starting = self._cluster.servers.values()
+        await self._cluster.until(
+            lambda: all(server.condition is not Condition.STARTING for server in starting), timeout_s=STALLED_S
+        )
         for server in list(self._cluster.servers.values()):
             if server.condition is Condition.REFUSED or (server.lost and not server.retired):
                 await self._operator.replace(server)

@@ -82,7 +82,7 @@ class Scenario:
 
     def _trouble(self, name: str) -> asyncio.Task[None]:
         rng = random.Random(self._rng.getrandbits(64))
-        trouble = Trouble(self.cluster, rng, rng.choice([0.5, 2.0, 2.0, 6.0]), self._taken, self._verdict)
+        trouble = Trouble(self.cluster, rng, rng.choice([1.0, 4.0, 4.0, 10.0]), self._taken, self._verdict)
         return asyncio.ensure_future(self._run_fault(name, trouble))
 
     async def _run_fault(self, name: str, trouble: Trouble) -> None:
@@ -101,13 +101,13 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
 
 def _swarm(rng: random.Random) -> tuple[str, ...]:
     """Any subset of the faults, small ones more often."""
-    count = min(len(FAULTS), rng.choice([0, 1, 1, 2, 2, 3, 4, 5, 8, len(FAULTS)]))
+    count = min(len(FAULTS), rng.choice([0, 1, 2, 2, 3, 3, 4, 5, 6, 8, 12, len(FAULTS)]))
     return tuple(sorted(rng.sample(sorted(FAULTS), count)))
 
 
 def _settings(rng: random.Random) -> Settings:
-    heartbeat_s = rng.choice([0.02, 0.05, 0.05])
-    entries = rng.choice([5, 20, 50, 200])
+    heartbeat_s = rng.choice([0.02, 0.02, 0.05])
+    entries = rng.choice([5, 10, 20, 50])
     return Settings(
         heartbeat_s=heartbeat_s,
         election_s=heartbeat_s * rng.choice([5, 10, 10]),

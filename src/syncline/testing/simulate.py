@@ -23,7 +23,7 @@ __all__ = ["main"]
 TRACE_LINES: Final = 80
 """Of the trace before a failure; the whole of it is there with `--trace`."""
 
-PROGRESS_SEEDS: Final = 500
+PROGRESS_SEEDS: Final = 100
 
 
 def main(arguments: list[str] | None = None) -> int:

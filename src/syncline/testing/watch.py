@@ -15,6 +15,7 @@ from syncline.consensus.types import MembershipChange, MembershipState, Message,
 from syncline.node.driver import Driver
 from syncline.storage.wal import WalWrite, WriteResult
 from syncline.testing.cluster import Observer
+from syncline.testing.durablelog import DurableLog
 from syncline.testing.invariants.base import Facts, Onlooker, Verdict, View
 from syncline.testing.simloop import SimNode
 from syncline.testing.simserver import Condition, SimServer
@@ -90,7 +91,7 @@ class Watch(Observer):
         node_id = self._names.get(server.name)
         if node_id is not None:
             view = self.facts.views[node_id]
-            view.durable = type(view.durable)()
+            view.lost, view.durable = view.durable, DurableLog()
             view.most_applied = view.lives = 0
 
     # -- from the loop ------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ class View:
         "id",
         "leads_from",
         "lives",
+        "lost",
         "most_applied",
         "name",
         "state",
@@ -47,6 +48,8 @@ class View:
         self.core: RawNode
         self.driver: Driver
         self.durable = DurableLog()
+        self.lost: DurableLog | None = None
+        """What was on its disk before that was replaced by an empty one."""
         self.term = 0
         self.vote: NodeId = 0
         self.state = StateType.FOLLOWER
@@ -58,8 +61,9 @@ class View:
         self.most_applied = 0
         """The highest applied index that it had in any life."""
 
-    def __str__(self) -> str:
-        return f"{self.name}@{self.term}"
+    def held(self, index: int, term: int) -> bool:
+        """Whether the entry is on its disk, or was before the disk was lost: what it acknowledged then was true."""
+        return self.durable.holds(index, term) or (self.lost is not None and self.lost.holds(index, term))
 
 
 class Known:

@@ -48,7 +48,7 @@ class CommittedIsDurable(Invariant):
         views = self.facts.views
         voters = core.raft.tracker.configuration.voters
         for half in (voters.incoming.voters, voters.outgoing.voters):
-            holders = [one for one in sorted(half) if one in views and views[one].durable.holds(commit, term)]
+            holders = [one for one in sorted(half) if one in views and views[one].held(commit, term)]
             if half and len(holders) * 2 <= len(half):
                 names = " ".join(map(self.facts.name, holders)) or "nobody"
                 self.broken(f"{view.name} commits {commit}@{term}, which of {len(half)} voters {names} has on its disk")
