@@ -125,6 +125,8 @@ def _with_log(
         bootstrap = _bootstrap(config, identity)
         stored.appended(bootstrap, wal.write([bootstrap]))
     directory.mark_started()
+    assert directory.identity is not None
+    identity = directory.identity  # as it is now: what is written later starts from this
     core = RawNode(_core_config(config, identity, stored, manifest, world.rng))
     return _connect(config, fsm, world, failed, _Opened(identity, directory, wal, stored, snapshots, book, core))
 

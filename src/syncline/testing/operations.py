@@ -50,7 +50,7 @@ class Operator:
         server = self._rng.choice(servers)
         raft = server.raft
         assert raft is not None
-        task = await _within(server.call(lambda: asyncio.ensure_future(what(raft))))
+        task = await _within(server.call(lambda: _begin(what(raft))))
         if task is None or not await _ended(task):
             return None
         try:
@@ -66,10 +66,11 @@ class Operator:
         node_id = self._rng.getrandbits(62) + 1
         cluster.note("operator", f"add {name}")
         address = f"{name}:{PEER_PORT}"
-        info = await self.ask(lambda raft: raft.add_learner(name, address, node_id=node_id, timeout=TRY_S))
-        # It may have been added also where nobody said so: then its machine is there.
-        server = cluster.add_server(info or MemberInfo(node_id, name, address, "", False))
-        server.start()
+        server = cluster.add_server(MemberInfo(node_id, name, address, "", False))
+        try:
+            await self.ask(lambda raft: raft.add_learner(name, address, node_id=node_id, timeout=TRY_S))
+        finally:
+            server.start()  # whatever was said: it may have been added
         return server
 
     async def remove(self, server: SimServer) -> None:
@@ -116,10 +117,14 @@ async def _within(future: asyncio.Future[Result]) -> Result | None:
 async def _ended(task: asyncio.Future[Result]) -> bool:
     """Whether it has ended in time. One whose process is killed never does."""
     await asyncio.wait([task], timeout=PATIENCE_S)
-    if not task.done():
-        task.add_done_callback(_looked_at)
-        return False
-    return not task.cancelled()
+    return task.done() and not task.cancelled()
+
+
+def _begin(work: Awaitable[Result]) -> asyncio.Future[Result]:
+    """Start it, so that nobody need look at what comes of it."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(_looked_at)
+    return task
 
 
 def _looked_at(task: asyncio.Future[Result]) -> None:

@@ -70,12 +70,18 @@ class Trouble:
 
     def voters(self) -> int:
         """How many voters there are, as the leader knows; 0 without one."""
+        return len(self._voters())
+
+    def _voters(self) -> list[SimServer]:
         membership = self.operator.membership()
-        return sum(member.voter for member in membership.members.values()) if membership is not None else 0
+        members = membership.members.values() if membership is not None else ()
+        return [self.cluster.servers[member.name] for member in members if member.voter]
 
     def can_spare(self, more: int = 1) -> bool:
         """Whether a quorum remains that never lost anything, where this many more servers do not take part."""
-        return len(self._taken) + more <= (self.voters() - 1) // 2
+        voters = self._voters()
+        whole = [voter for voter in voters if voter.sound and voter.name not in self._taken and not voter.retired]
+        return len(whole) - more > len(voters) // 2
 
     def expendable(self) -> SimServer | None:
         """A member that may lose its disk: the others have a quorum, and all that was committed."""
