@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import random
+
 from syncline.errors import CorruptionError
-from syncline.testing.cluster import SimCluster
+from syncline.kv.commands import Put, encode_command
+from syncline.testing.cluster import Settings, SimCluster
 from syncline.testing.simloop import SimLoop, run_simulation
-from syncline.testing.simserver import Condition
+from syncline.testing.simserver import Condition, SimServer
+from syncline.testing.simworkers import usual_delay
+
+
+async def write(server: SimServer, count: int) -> None:
+    raft = server.raft
+    assert raft is not None
+    for number in range(count):
+        command = encode_command(Put(b"k%d" % number, b"v"))
+        await (await server.call(lambda command=command: raft.apply(command)))  # type: ignore[misc]
 
 
 def test_a_founder_whose_log_vanishes_does_not_begin_anew() -> None:
@@ -26,3 +40,51 @@ def test_a_founder_whose_log_vanishes_does_not_begin_anew() -> None:
         assert isinstance(server.error, CorruptionError)
 
     run_simulation(main)
+
+
+def test_a_snapshot_that_waits_to_be_restored_outlives_a_newer_one() -> None:
+    """The newer one made the store drop it, and the node stopped itself."""
+
+    def slow_restore(worker: str, rng: random.Random) -> float:
+        return 5.0 if worker == "syncline-apply" else usual_delay(worker, rng)
+
+    async def main(loop: SimLoop) -> None:
+        settings = Settings(snapshot_entries=5, trailing_entries=0, snapshots_retained=1)
+        cluster = SimCluster(loop, seed=1, settings=settings)
+        await cluster.start(3)
+        leader = await cluster.leader()
+        behind = next(server for server in cluster.running if server is not leader)
+        others = [server.name for server in cluster.running if server is not behind]
+        for _ in range(2):  # each time it is too far behind for the log
+            cluster.partition([behind.name], others)
+            for name in others:
+                cluster.network.reset(behind.name, name)
+            before = _accepted(behind)
+            await write(leader, 12)
+            cluster.delays[behind.name] = slow_restore
+            cluster.heal()
+            await cluster.until(functools.partial(_accepted_after, behind, before), timeout_s=10.0)
+            await asyncio.sleep(0.1)  # the leader hears of it
+        assert behind.driver is not None
+        assert behind.driver.applied < 12, "the first one is not restored yet"
+        await cluster.until(lambda: _commit(behind) == _commit(leader) == _applied(behind), timeout_s=20.0)
+        await asyncio.sleep(1.0)
+        assert behind.running, behind.error
+
+    run_simulation(main)
+
+
+def _accepted_after(server: SimServer, index: int) -> bool:
+    return _accepted(server) > index
+
+
+def _accepted(server: SimServer) -> int:
+    return server.driver.core.raft.restored_index if server.driver is not None else 0
+
+
+def _commit(server: SimServer) -> int:
+    return server.driver.core.commit if server.driver is not None else 0
+
+
+def _applied(server: SimServer) -> int:
+    return server.driver.applied if server.driver is not None else 0

@@ -203,7 +203,7 @@ def test_what_follows_a_restore_waits_for_it(make: type[Listing]) -> None:
     async def check() -> None:
         machine = make()
         work = Run(machine)
-        restore = RestoreWork(lambda: cast("SnapshotReader", Reader()), SnapshotMeta(), b"book")
+        restore = RestoreWork(cast("SnapshotReader", Reader()), SnapshotMeta(), b"book")
         work.put(entry(1, b"before"))
         work.applier.put(restore)
         work.put(entry(2, b"after"))

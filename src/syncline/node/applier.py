@@ -33,7 +33,7 @@ class ApplyWork(msgspec.Struct, frozen=True):
 class RestoreWork(msgspec.Struct, frozen=True):
     """A snapshot to load in place of all state."""
 
-    open: Callable[[], SnapshotReader]
+    reader: SnapshotReader
     meta: SnapshotMeta
     runtime: bytes
 
@@ -115,6 +115,9 @@ class Applier:
     async def close(self) -> None:
         self._stopped = True
         await self._worker.close()
+        for work in self._behind_restore:
+            if isinstance(work, RestoreWork):
+                work.reader.close()
 
     def _run_here(self, work: Work) -> None:
         if self._stopped:
@@ -153,7 +156,7 @@ class Applier:
         if isinstance(work, ApplyWork):
             return self._apply(work)
         if isinstance(work, RestoreWork):
-            restore(self._fsm, work.open())
+            restore(self._fsm, work.reader)
             return Restored(work.meta, work.runtime)
         return Viewed(self._fsm.snapshot())
 

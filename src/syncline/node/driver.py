@@ -351,8 +351,8 @@ class Driver:
         held = next((held for held in store.list() if (held.index, held.term) == (meta.index, meta.term)), None)
         if held is None:
             raise AssertionError(f"snapshot {meta.index} is installed, and the store does not have it")
-        manifest = held
-        self.parts.machine.put(RestoreWork(lambda: store.read(manifest), manifest.meta, manifest.runtime))
+        # Opened now: before its turn comes, a newer one may arrive and make the store drop it.
+        self.parts.machine.put(RestoreWork(store.read(held), held.meta, held.runtime))
 
     def _send(self, message: Message) -> None:
         if message.type is MessageType.SNAP:
