@@ -13,9 +13,10 @@ import traceback
 from syncline.testing.cluster import Observer, Settings, SimCluster
 from syncline.testing.faults.base import Trouble
 from syncline.testing.faults.table import FAULTS
-from syncline.testing.history import Operation
+from syncline.testing.history import Operation, Seen
 from syncline.testing.invariants.base import Facts, Verdict
 from syncline.testing.invariants.outcomes import check_outcomes
+from syncline.testing.judgement import judge
 from syncline.testing.operations import Operator
 from syncline.testing.recovery import Recovery
 from syncline.testing.simloop import SimLoop
@@ -78,7 +79,21 @@ class Scenario:
         await recovery.catch_up()
         for text in self.workload.unanswered():
             self._verdict.broken("every request is answered", text)
-        check_outcomes(self._facts, self.history(), self._verdict)
+        history = self.history()
+        check_outcomes(self._facts, history, self._verdict)
+        for anomaly in judge(history, final=self._final_state()):
+            self._verdict.broken("linearizable histories", str(anomaly))
+
+    def _final_state(self) -> dict[bytes, Seen]:
+        """What a member holds at the end, as by a read of each key."""
+        machine = next(server.machine for server in self.cluster.running if not server.retired)
+        assert isinstance(machine, SimMachine)
+        store = machine.store
+        found = {key: store.get(key) for key in self.workload.keys}
+        return {
+            key: Seen(record.value, record.mod_revision, store.revision) if record else Seen(None, 0, store.revision)
+            for key, record in found.items()
+        }
 
     def _trouble(self, name: str) -> asyncio.Task[None]:
         rng = random.Random(self._rng.getrandbits(64))
