@@ -52,8 +52,8 @@ class Writers:
 
 def flip_somewhere(node: Node, rng: random.Random) -> str:
     """Flip a bit of what one of the node's files holds; which one."""
-    files = [path for name in ("wal", "snapshots") for path in Path(node.data_dir, name).glob("*") if path.is_file()]
-    path = rng.choice([*files, Path(node.data_dir, "identity")])
+    files = [*Path(node.data_dir).glob("wal/*.wal"), *Path(node.data_dir).glob("snapshots/*.snap")]
+    path = rng.choice(sorted([*files, Path(node.data_dir, "identity")]))
     content = bytearray(path.read_bytes())
     used = len(content.rstrip(b"\0")) or 1
     content[rng.randrange(used)] ^= 1 << rng.randrange(8)

@@ -225,6 +225,13 @@ def test_a_running_node_is_named_by_its_pid(tmp_path: Path) -> None:
     )
 
 
+def test_it_is_run_by_the_user_whose_files_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 54321)
+    ran = repair(str(tmp_path), "--yes", "--name", "a", "--endpoints", "http://b")
+    assert ran.status == 2
+    assert f"this is user {os.getuid() + 54321}: run it as user" in ran.error()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -357,6 +357,11 @@ def test_a_founder_whose_directory_is_lost_is_told_how_it_is_replaced(tmp_path: 
         assert first.nodes[1].http_url not in command
 
 
+def test_a_single_node_is_told_to_ask_nobody_else(tmp_path: Path) -> None:
+    with running(tmp_path, "--nodes", "1", FAKE_NODE_ROT="n1") as up:
+        assert str(up.wait_for("ended")["repair"]).endswith(f"repair --data-dir {tmp_path}/n1 --name n1")
+
+
 def test_the_end_of_all_nodes_ends_up(tmp_path: Path) -> None:
     with running(tmp_path, "--nodes", "1") as up:
         up.wait_ready()

@@ -7,6 +7,8 @@ agreed nothing is moved, and from then on a note in the directory keeps every no
 
 from __future__ import annotations
 
+import os
+import pwd
 import secrets
 import sys
 from typing import Final
@@ -92,12 +94,31 @@ async def repair(context: Context, *, data_dir: str, name: str, address: str, re
             as_json=context.as_json,
         ) from error  # fmt: skip
     try:
+        _check_owner(path)
         await _Repair(context, disk, path, name=name, address=address, replace=replace, yes=yes).run()
     except Failure as failure:
         failure.as_json = context.as_json
         raise
     finally:
         lock.release()
+
+
+def _check_owner(path: str) -> None:
+    """Files that root makes are of no use to a node that runs as somebody else."""
+    owner, me = os.stat(path).st_uid, os.geteuid()
+    if owner != me:
+        raise Failure(
+            f"{path} belongs to {_user(owner)}, and this is {_user(me)}: run it as {_user(owner)}, or the node can't "
+            "read its own files afterwards",
+            EXIT_USAGE,
+        )
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"user {uid}"
 
 
 class _Repair:

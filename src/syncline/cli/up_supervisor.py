@@ -140,7 +140,9 @@ class Supervisor:
         identity = child.identity()
         more = ["--name", name] if identity is None else ["--replace"] if identity.founding else []
         others = ",".join(node.http_url for node in self._plan.nodes if node is not child.plan)
-        return command_line("repair", "--data-dir", child.plan.data_dir, "--endpoints", others, *more)
+        return command_line(
+            "repair", "--data-dir", child.plan.data_dir, *(["--endpoints", others] if others else []), *more
+        )
 
     def _child(self, name: str) -> _Child:
         return next(child for child in self._children if child.plan.name == name)
