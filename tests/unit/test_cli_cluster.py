@@ -81,7 +81,7 @@ def test_one_endpoint_is_enough_to_see_every_member() -> None:
         "commit": 9, "applied": 8, "lag": 5, "pid": 100, "data_dir": "/data/b", "reachable": True, "member": True,
         "voter": True,
         "leader": "a", "last_index": 9, "first_index": 1, "snapshot_index": 0, "revision": 7, "uptime_s": 1.5,
-        "version": "0.1.0", "error": None, "active": None,
+        "version": "0.1.0", "error": None, "active": None, "promote": False,
     }  # fmt: skip
     assert (rows[2]["role"], rows[2]["reachable"], rows[2]["http"]) == (None, False, away)
     assert "connection refused" in rows[2]["error"]

@@ -191,6 +191,28 @@ def test_a_failure_in_between_is_completed_by_the_same_command(tmp_path: Path) -
     assert (report["status"], report["new_id"]) == ("repaired", adds[0]["NodeID"])
 
 
+def test_what_can_not_be_completed_as_it_was_noted_is_begun_anew(tmp_path: Path) -> None:
+    with cluster() as (nodes, doubles, members):
+        answer_changes(nodes)
+        for node in nodes.values():
+            node.answers["/raft/add"] = error_reply(409, "membership", message="that node was removed")
+        path = directory(tmp_path / "a", members)
+        before = files(path)
+        assert "--replace to begin it anew" in repair(path, "--yes").error()
+        answer_changes(nodes)
+        assert repair(path, "--yes", "--replace").status == 0
+        first, second = (
+            request.json() for double in doubles for request in double.requests if request.path == "/raft/add"
+        )
+    assert isinstance(first, dict)
+    assert isinstance(second, dict)
+    assert first.pop("NodeID") != second.pop("NodeID")
+    assert first == second
+    kept = {name.replace("/set-aside-1", ""): content for name, content in files(path).items() if "set-aside-1" in name}
+    assert kept.pop(f"{path}/replacement")
+    assert kept == before
+
+
 def test_a_sound_directory_is_left_alone_unless_told(tmp_path: Path) -> None:
     with cluster() as (nodes, _, members):
         answer_changes(nodes)

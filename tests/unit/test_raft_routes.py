@@ -230,7 +230,7 @@ def test_status_and_members() -> None:
         assert status["digest"] == f"{wire.backend.store.digest:032x}"
         members = json.loads((await wire.ask("GET", "/raft/members")).body)
         assert [member["name"] for member in members["members"]] == ["a", "b", "c"]
-        assert set(members["members"][0]) == {"id", "name", "role", "peer", "http", "match", "lag", "active"}
+        assert set(members["members"][0]) == {"id", "name", "role", "peer", "http", "match", "lag", "active", "promote"}
         wire.backend.leader_name = None
         assert json.loads((await wire.ask("GET", "/raft/members")).body)["leader"] is None
         assert (await wire.ask("GET", "/raft/status?x=1")).status == 400

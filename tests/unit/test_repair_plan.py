@@ -17,7 +17,7 @@ BROKEN = Target(node_id="0000000000000001", cluster_id=CLUSTER, name="n1", addre
 
 
 def row(number: int, role: str = "voter", *, up: bool = True, member: bool = True) -> MemberRow:
-    empty = dict.fromkeys(MemberRow.__struct_fields__)
+    empty: dict[str, object] = dict.fromkeys(MemberRow.__struct_fields__) | {"promote": False}
     known = {
         "name": f"n{number}",
         "id": f"{number:016x}",
@@ -71,6 +71,8 @@ def test_learners_do_not_decide() -> None:
 def test_a_learner_stays_one_and_needs_only_the_voters() -> None:
     plan = make_plan(survey(row(1, "learner", up=False), row(2)), BROKEN)
     assert (plan.voter, plan.needed, plan.voters) == (False, 1, 1)
+    catching_up = msgspec.structs.replace(row(1, "learner", up=False), promote=True)
+    assert make_plan(survey(catching_up, row(2)), BROKEN).voter, "it was on its way to become a voter"
 
 
 def test_the_only_voter_is_told_that_nobody_can_help() -> None:

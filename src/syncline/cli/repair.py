@@ -44,7 +44,7 @@ CHANGE_TIMEOUT_S: Final = 30.0
 
 ID_BITS: Final = 62
 
-AGAIN: Final = " (the repair is not complete: run the same command again)"
+AGAIN: Final = " (the repair is not complete: run the same command again, or with --replace to begin it anew)"
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -136,10 +136,15 @@ class _Repair:
     async def run(self) -> None:
         """All of it. Raises `Failure`, and what disk and cluster raise."""
         note = replacement.read_note(self._disk, self._path)
-        if note is not None:
+        if note is None:
+            await self._begin()
+        elif self._replace:
+            await self._begin_anew(note)
+        else:
             self._say(f"{self._path}: a repair of {note.name} was begun; going on with it")
             await self._carry_out(note, Report("repaired", self._path), begun=True)
-            return
+
+    async def _begin(self) -> None:
         found = diagnose(self._disk, self._path)
         report = Report("sound", self._path, problems=found.problems, notes=found.notes)
         self._tell(found)
@@ -154,18 +159,33 @@ class _Repair:
             self._say("before and lost its data, give --name.")
             self._report(report, status="joining")
             return
-        target, endpoints = self._target(found)
-        plan = await self._plan(target, endpoints)
+        plan = await self._plan(*self._target(found))
         if joining is not None and plan.old_id == format_id(joining):
             self._say(f"{plan.name} is a member that never ran, and lost nothing. Start it as before.")
             self._report(report, status="joining", name=plan.name)
             return
-        new_id = format_id(secrets.randbits(ID_BITS) + 1)
-        folder = replacement.free_folder(self._disk, self._path)
+        note = self._noted(plan, replacement.free_folder(self._disk, self._path))
+        await self._carry_out(note, report, begun=False)
+
+    async def _begin_anew(self, before: Replacement) -> None:
+        """A repair that can't be completed as it was noted: the new member was removed meanwhile, say."""
+        self._say(f"{self._path}: a repair of {before.name} was begun; it is begun anew")
+        target = Target(
+            node_id=before.new_id,
+            cluster_id=before.cluster_id,
+            name=before.name,
+            address=self._address or before.address,
+            http=before.http,
+        )
+        plan = await self._plan(target, self._endpoints(before))
+        await self._carry_out(self._noted(plan, before.folder), Report("repaired", self._path), begun=True)
+
+    def _noted(self, plan: Plan, folder: str) -> Replacement:
+        """Ask the user, and write down what is going to be done."""
         note = Replacement(
             cluster_id=plan.cluster_id,
             old_id=plan.old_id,
-            new_id=new_id,
+            new_id=format_id(secrets.randbits(ID_BITS) + 1),
             name=plan.name,
             address=plan.address,
             http=plan.http,
@@ -175,7 +195,10 @@ class _Repair:
         )
         self._ask(plan, note)
         replacement.begin(self._disk, self._path, note)
-        await self._carry_out(note, report, begun=False)
+        return note
+
+    def _endpoints(self, note: Replacement) -> str:
+        return self._context.endpoints if self._context.endpoints_given else ",".join(note.endpoints)
 
     # -- what is wrong, and whose it is
 
@@ -249,8 +272,8 @@ class _Repair:
             raise Failure("not confirmed. Nothing was changed.", EXIT_FAILED)
 
     async def _carry_out(self, note: Replacement, report: Report, *, begun: bool) -> None:
-        endpoints = self._context.endpoints if self._context.endpoints_given else ",".join(note.endpoints)
-        async with make_client(with_endpoint(self._context, endpoints), timeout_s=CHANGE_TIMEOUT_S) as client:
+        context = with_endpoint(self._context, self._endpoints(note))
+        async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
             await self._change_cluster(client, note, begun=begun)
         folder = replacement.complete(self._disk, self._path, note)
         self._say(f"{folder}: holds the old files")

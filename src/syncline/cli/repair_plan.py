@@ -93,7 +93,7 @@ def make_plan(survey: Survey, target: Target) -> Plan:
         name=name,
         address=address,
         http=(old.http if old is not None else None) or target.http,
-        voter=old is None or bool(old.voter),
+        voter=old is None or bool(old.voter) or old.promote,
         endpoints=tuple(row.http for row in sorted(others, key=lambda row: not row.reachable) if row.http),
         leader=leader,
         answering=answering,

@@ -46,6 +46,8 @@ class MemberRow(msgspec.Struct, frozen=True):
     error: str | None = None
     active: bool | None = None
     """The leader's word on whether it hears of the member; None where the leader does not answer."""
+    promote: bool = False
+    """A learner that becomes a voter once it has caught up."""
 
 
 class Survey(msgspec.Struct, frozen=True):
@@ -97,7 +99,7 @@ def _put_together(answers: dict[str, Answer], known: Sequence[MemberInfo], named
     for member in known:
         status = statuses.pop(member.id, None)
         row = _unreachable(member, answers) if status is None else _row(status, lags.get(member.id), member=member)
-        rows.append(msgspec.structs.replace(row, active=heard.get(member.id)))
+        rows.append(msgspec.structs.replace(row, active=heard.get(member.id), promote=member.promote))
     rows.extend(_row(status, lags.get(status.id), member=None) for status in statuses.values())
     shown = {parse_endpoint(row.http) for row in rows if row.http}
     reached = {url for url, answer in answers.items() if isinstance(answer, NodeStatus)}

@@ -100,7 +100,8 @@ class LeaderInfo(msgspec.Struct, frozen=True):
 
 class MemberInfo(msgspec.Struct, frozen=True):
     """One member. `role` is voter or learner. `match` (its last known log index), `lag` (entries behind the leader)
-    and `active` are the leader's view, None when another node answered."""
+    and `active` are the leader's view, None when another node answered. `promote`: a learner that becomes a voter once
+    it has caught up."""
 
     id: str
     name: str
@@ -110,6 +111,7 @@ class MemberInfo(msgspec.Struct, frozen=True):
     match: int | None = None
     lag: int | None = None
     active: bool | None = None
+    promote: bool = False
 
 
 class Members(msgspec.Struct, frozen=True):

@@ -28,13 +28,14 @@ REMOVED_KEPT = 1024
 
 
 class MemberInfo(msgspec.Struct, frozen=True):
-    """One member of the membership in force."""
+    """One member of the membership in force. `promote`: a learner that becomes a voter once it has caught up."""
 
     id: NodeId
     name: str
     address: str
     http: str
     voter: bool
+    promote: bool = False
 
     @property
     def role(self) -> str:
@@ -119,7 +120,12 @@ class MemberBook:
         for node_id in sorted(members_of(state)):
             known = self.members.get(node_id) or Member(id=node_id, name="", address="")
             members[node_id] = MemberInfo(
-                id=node_id, name=known.name, address=known.address, http=known.http, voter=node_id in voters
+                id=node_id,
+                name=known.name,
+                address=known.address,
+                http=known.http,
+                voter=node_id in voters,
+                promote=known.promote,
             )
         return Membership(index=self.membership_index, members=members, joint=bool(state.voters_outgoing))
 

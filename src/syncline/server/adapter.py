@@ -123,6 +123,7 @@ class NodeBackend:
             match=progress.match if progress is not None else None,
             lag=progress.lag if progress is not None else None,
             active=progress.active if progress is not None else None,
+            promote=member.promote,
         )
 
     # --- the membership

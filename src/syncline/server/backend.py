@@ -26,7 +26,7 @@ class LeaderView(msgspec.Struct, frozen=True):
 
 class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     """One member. `match` (last log index known to be on it), `lag` (entries behind) and `active` are the leader's
-    knowledge: None on other nodes."""
+    knowledge: None on other nodes. `promote`: a learner that becomes a voter once it has caught up."""
 
     id: str
     name: str
@@ -36,6 +36,7 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     match: int | None = None
     lag: int | None = None
     active: bool | None = None
+    promote: bool = False
 
 
 class MembersView(msgspec.Struct, frozen=True, kw_only=True):
