@@ -38,7 +38,7 @@ async def die_after(work):
     await work
     die()
 
-rename, remove, add = OsDisk.rename, AsyncClient.remove_member, AsyncClient.add_member
+rename, remove = OsDisk.rename, AsyncClient.remove_member
 
 def counted(self, source, target):
     global moves
@@ -50,8 +50,6 @@ def counted(self, source, target):
 OsDisk.rename = counted
 if point == "removed":
     AsyncClient.remove_member = lambda self, *a, **k: die_after(remove(self, *a, **k))
-if point == "added":
-    AsyncClient.add_member = lambda self, *a, **k: die_after(add(self, *a, **k))
 sys.exit(main(sys.argv[1:]))
 """
 """The command, killed at one of its steps."""
@@ -66,11 +64,11 @@ def repair(node: Node, *arguments: str, dying: str = "") -> subprocess.Completed
     )
 
 
-def rot(node: Node) -> str:
-    """Flip a bit of an entry in the middle of the node's log; the file's name."""
+def rot(node: Node, after: int) -> str:
+    """Flip a bit of an entry in the middle of what the node's log holds behind an index; the file's name."""
     path = f"{node.data_dir}/wal/{segment_name(1)}"
     parts = [part for part in read_log(OsDisk(), os.path.dirname(path)) if isinstance(part, FrameView)]
-    frames = [frame for frame in parts if frame.first_index is not None]
+    frames = [frame for frame in parts if (frame.first_index or 0) > after]
     frame = frames[len(frames) // 2]
     with open(path, "r+b") as file:
         file.seek(frame.offset + frame.size_bytes // 2)
@@ -108,14 +106,15 @@ async def ids(cluster: Cluster, through: Node) -> dict[str, tuple[str, str]]:
         return {member.name: (member.id, member.role) for member in (await client.members()).members}
 
 
-async def wait_acquainted(node: Node) -> None:
-    """Wait until the node has heard where each member serves clients."""
+async def wait_acquainted(node: Node) -> int:
+    """Wait until the node has heard where each member serves clients; how far its log has got then."""
 
-    async def heard() -> bool:
+    async def heard() -> int | None:
         async with node.client() as client:
-            return all(member.http for member in (await client.members()).members)
+            status = await client.status()
+            return status.last_index if all(member.http for member in status.members) else None
 
-    await eventually(f"{node.name} knows everybody", heard)
+    return await eventually(f"{node.name} knows everybody", heard)
 
 
 async def wait_voter(cluster: Cluster, node: Node) -> str:
@@ -137,17 +136,16 @@ async def contents(node: Node) -> list[tuple[bytes, bytes | None, int]]:
 def test_a_node_with_a_rotten_log_is_replaced_and_its_old_self_is_refused(tmp_path: Path) -> None:
     async def check() -> None:
         async with running_cluster(str(tmp_path / "nodes")) as cluster:
-            await fill(cluster, "a")
             broken, other = cluster.node("n2"), cluster.node("n3")
             old_ids = await ids(cluster, other)
-            await wait_acquainted(broken)
-            assert repair(broken).returncode == 1, "it runs"
+            acquainted = await wait_acquainted(broken)
+            for prefix in "abc":
+                await fill(cluster, prefix)
             broken.stop()
-            assert "Nothing is wrong" in repair(broken).stdout
             ghost_dir = tmp_path / "ghost"
             shutil.copytree(broken.data_dir, ghost_dir)
-            await fill(cluster, "b")
-            path = rot(broken)
+            await fill(cluster, "d")
+            path = rot(broken, acquainted)
 
             said = refused_start(broken)
             assert path in said
@@ -179,8 +177,6 @@ def test_a_node_with_a_rotten_log_is_replaced_and_its_old_self_is_refused(tmp_pa
             assert ghost.wait() == 1
             assert "removed from the cluster" in ghost.log()
             assert "syncline repair --replace" in ghost.log()
-            broken.start()
-            assert await wait_voter(cluster, broken) == report["new_id"]
 
     run(check(), timeout_s=110)
 
@@ -188,11 +184,12 @@ def test_a_node_with_a_rotten_log_is_replaced_and_its_old_self_is_refused(tmp_pa
 def test_killed_anywhere_it_is_completed_by_the_same_command(tmp_path: Path) -> None:
     async def check() -> None:
         async with running_cluster(str(tmp_path)) as cluster:
-            await fill(cluster, "a")
             broken, away, other = cluster.node("n1"), cluster.node("n2"), cluster.node("n3")
-            await wait_acquainted(broken)
+            acquainted = await wait_acquainted(broken)
+            for prefix in "abc":
+                await fill(cluster, prefix)
             broken.kill()
-            rot(broken)
+            rot(broken, acquainted)
             before = fingerprint(broken.data_dir)
 
             away.kill()
@@ -203,11 +200,10 @@ def test_killed_anywhere_it_is_completed_by_the_same_command(tmp_path: Path) -> 
             away.start()
             await cluster.wait_ready([away, other])
 
-            for point in ("removed", "added", "files moved"):
+            for point in ("removed", "files moved"):
                 ran = repair(broken, dying=point)
                 assert ran.returncode == 9, (point, ran)
-                if point == "files moved":
-                    assert "in the middle of a repair" in refused_start(broken)
+            assert "in the middle of a repair" in refused_start(broken)
             ran = repair(broken)
             assert (ran.returncode, ran.stderr) == (0, "")
             kept = fingerprint(f"{broken.data_dir}/set-aside-1")
@@ -232,8 +228,6 @@ def test_a_lost_directory_is_that_of_a_new_member_afterwards(tmp_path: Path) -> 
             leader.kill()
             shutil.rmtree(leader.data_dir)
             endpoints = ",".join(node.url for node in others)
-            assert repair(leader).returncode == 2
-            assert repair(leader, "--name", leader.name).returncode == 2
             ran = repair(leader, "--name", others[0].name, "--endpoints", endpoints)
             assert ran.returncode == 1
             assert "runs: it answers" in ran.stderr
