@@ -1,0 +1,79 @@
+"""Tests for what you replicate, and for Syncline itself.
+
+- `check_fsm(MyFSM, commands)`: does a state machine keep the contract that replication rests on?
+- `simulate(MyFSM, seed=..., commands=...)`: a cluster of it through crashes, partitions and slow disks, from one seed.
+- `RaftCluster`, and the pytest fixture `raft_cluster`: a cluster in memory, on virtual time, for plain tests.
+- `Recorder` and `judge`: what clients of a key-value cluster saw, and whether it is linearizable.
+
+Nothing here is loaded until it is used, and nothing needs pytest or hypothesis but the fixture and strategies of
+commands.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from syncline.testing.checks import Anomaly
+    from syncline.testing.cluster import Settings
+    from syncline.testing.conformance import FSMProblem, check_fsm
+    from syncline.testing.history import Operation, Recorder, read_history, write_history
+    from syncline.testing.judgement import Undecided, assert_linearizable, judge
+    from syncline.testing.raftcluster import RaftCluster
+    from syncline.testing.simulation import Simulated, SimulationFailed, simulate
+
+__all__ = [
+    "Anomaly",
+    "FSMProblem",
+    "Operation",
+    "RaftCluster",
+    "Recorder",
+    "Settings",
+    "Simulated",
+    "SimulationFailed",
+    "Undecided",
+    "assert_linearizable",
+    "check_fsm",
+    "judge",
+    "read_history",
+    "simulate",
+    "write_history",
+]
+
+_HOMES: Final = {
+    "syncline.testing.checks": ("Anomaly",),
+    "syncline.testing.cluster": ("Settings",),
+    "syncline.testing.conformance": ("FSMProblem", "check_fsm"),
+    "syncline.testing.history": ("Operation", "Recorder", "read_history", "write_history"),
+    "syncline.testing.judgement": ("Undecided", "assert_linearizable", "judge"),
+    "syncline.testing.raftcluster": ("RaftCluster",),
+    "syncline.testing.simulation": ("Simulated", "SimulationFailed", "simulate"),
+}
+
+
+def __getattr__(name: str) -> object:
+    for home, names in _HOMES.items():
+        if name in names:
+            found: object = getattr(importlib.import_module(home), name)
+            globals()[name] = found
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(types.ModuleType):
+    """The command `python -m syncline.testing.simulate` is a module of the same name as the function: to import it
+    must not put the module in the function's place."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in __all__ and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,121 @@
+"""`simulate`: a good state machine comes through every seed, and each kind of bad one is found."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import random
+from collections.abc import Callable
+from typing import BinaryIO
+
+import pytest
+from examples.state_machine.raffle import Raffle
+from hypothesis import strategies as st
+
+import syncline.testing
+from syncline import FSM, Entry
+from syncline.errors import UsageError
+from syncline.kv.commands import Put, encode_command
+from syncline.kv.machine import KvMachine
+from syncline.testing import SimulationFailed, simulate
+from syncline.testing.simulation import USUAL_FAULTS
+from tests.node_cluster import Listing, LoopListing
+
+NAMES = st.sampled_from([b"join ann", b"join bob", b"join eve", b"draw"])
+
+
+class Random(Listing):
+    def apply(self, entry: Entry) -> object:
+        return (super().apply(entry), random.random())
+
+
+class ForgetfulRestore(Listing):
+    def restore(self, source: BinaryIO) -> None:
+        super().restore(source)
+        self.items = self.items[:-1]
+
+
+class HiddenDifference(Listing):
+    """The answers are right, the state is not: each machine counts from a number of its own."""
+
+    numbers = itertools.count()
+
+    def apply(self, entry: Entry) -> object:
+        super().apply(entry)
+        self.items[-1] = b"%d" % next(self.numbers)
+        return None
+
+
+class Breaks(Listing):
+    def apply(self, entry: Entry) -> object:
+        if len(self.items) == 20:
+            raise ZeroDivisionError
+        return super().apply(entry)
+
+
+def numbered() -> Callable[[random.Random], bytes]:
+    numbers = itertools.count()
+    return lambda rng: b"%d %d" % (next(numbers), rng.randrange(10))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("machine", [Listing, LoopListing])
+def test_a_good_machine_comes_through(machine: Callable[[], FSM], seed: int) -> None:
+    done = simulate(machine, seed=seed, commands=numbered(), sim_seconds=3.0)
+    assert done.acknowledged > 5
+    assert done.faults
+
+
+def test_every_fault_can_be_asked_for() -> None:
+    done = simulate(Listing, seed=1, commands=numbered(), faults=USUAL_FAULTS, sim_seconds=3.0)
+    assert done.faults == USUAL_FAULTS
+
+
+def test_commands_can_be_a_strategy_an_iterable_or_a_function() -> None:
+    for commands in (NAMES, [b"join ann", b"draw"], lambda rng: rng.choice([b"join ann", b"draw"])):
+        assert simulate(Raffle, seed=2, commands=commands, sim_seconds=2.0).acknowledged > 5
+
+
+def test_a_machine_that_takes_batches_is_run_in_batches() -> None:
+    commands = [encode_command(Put(b"k%d" % (n % 7), b"%d" % n)) for n in range(50)]
+    assert simulate(KvMachine, seed=3, commands=commands, sim_seconds=2.0).acknowledged > 5
+
+
+@pytest.mark.parametrize(
+    ("machine", "fault", "finding"),
+    [
+        (Random, "cut", "not deterministic: two nodes answer command"),
+        (ForgetfulRestore, "kill", r"does not hold what the log leads to|answer command"),
+        (HiddenDifference, "cut", "does not hold what the log leads to"),
+        (Breaks, "cut", "raised ZeroDivisionError"),
+    ],
+)
+def test_a_bad_machine_is_found_with_its_seed(machine: Callable[[], FSM], fault: str, finding: str) -> None:
+    with pytest.raises(SimulationFailed, match=finding) as failed:
+        simulate(machine, seed=1, commands=numbered(), faults=[fault])
+    assert f"seed=1, nodes=3, faults=('{fault}',)" in str(failed.value)
+
+
+def test_one_seed_is_one_run() -> None:
+    first = simulate(Listing, seed=7, commands=NAMES, sim_seconds=2.0)
+    assert simulate(Listing, seed=7, commands=NAMES, sim_seconds=2.0) == first
+
+
+def test_a_fault_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(UsageError, match="no fault 'rain'"):
+        simulate(Listing, seed=1, commands=[b"x"], faults=["rain"])
+
+
+def test_the_public_surface_is_complete() -> None:
+    for name in syncline.testing.__all__:
+        assert hasattr(syncline.testing, name), name
+        assert name in dir(syncline.testing)
+    homes = {name for names in syncline.testing._HOMES.values() for name in names}
+    assert homes == set(syncline.testing.__all__)
+    assert syncline.testing.__all__ == sorted(syncline.testing.__all__)
+
+
+def test_the_command_of_the_same_name_does_not_hide_the_function() -> None:
+    command = importlib.import_module("syncline.testing.simulate")
+    assert callable(command.main)
+    assert syncline.testing.simulate is simulate
