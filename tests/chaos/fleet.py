@@ -17,7 +17,7 @@ from tests.chaos.lan import Lan
 from tests.integration.cluster import Node, eventually
 from tests.ports import free_block
 
-__all__ = ["HEALED_WITHIN_S", "ChaosNode", "Fleet", "ring"]
+__all__ = ["HEALED_WITHIN_S", "STARTED_WITHIN_S", "ChaosNode", "Fleet", "ring"]
 
 HEARTBEAT_S: Final = 0.05
 ELECTION_S: Final = 0.5
@@ -28,8 +28,11 @@ SETTINGS: Final = {
     "snapshot-entries": "400",
     "trailing-entries": "100",
 }
+STARTED_WITHIN_S: Final = 120.0
+"""For a process to start and read its log. It takes a second; on a machine that is busy with other things, many."""
+
 HEALED_WITHIN_S: Final = 30.0
-"""Ten election timeouts are 10 s; the rest is for processes to start on a loaded machine, and for links to come up."""
+"""From then on. Ten election timeouts are 10 s; the rest is for links to come up, and for a loaded machine."""
 
 HTTP_PORT, PEER_PORT = 8080, 8180
 
@@ -194,8 +197,15 @@ class Fleet:
         """Wait until every node serves linearizable reads; how long that took. AssertionError: one never does."""
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
+        await asyncio.gather(*(self._started(node) for node in self.nodes))
         await asyncio.gather(*(self._ready(node) for node in self.nodes))
         return loop.time() - begun_s
+
+    async def _started(self, node: ChaosNode) -> None:
+        async def answers() -> NodeStatus:
+            return await self.status(node)
+
+        await eventually(f"{node.label} is open", answers, deadline_s=STARTED_WITHIN_S)
 
     async def _ready(self, node: ChaosNode) -> None:
         async with node.client(timeout_s=2.0) as client:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
 from syncline.errors import MembershipError, OperationError
-from tests.chaos.fleet import HEALED_WITHIN_S, ChaosNode, Fleet
+from tests.chaos.fleet import HEALED_WITHIN_S, STARTED_WITHIN_S, ChaosNode, Fleet
 from tests.integration.cluster import eventually
 
 __all__ = ["Operator"]
@@ -20,6 +20,8 @@ __all__ = ["Operator"]
 Undo: TypeAlias = Callable[[], Awaitable[None]]
 
 REQUEST_S: Final = 5.0
+CHANGED_WITHIN_S: Final = STARTED_WITHIN_S + 2 * HEALED_WITHIN_S
+"""For a change of the membership, counted from its beginning: other faults may be there, and a process has to start."""
 GOES_BY_ITSELF_S: Final = 3.0
 """A removed node is told, and stops. Where the message can't reach it, somebody pulls the plug."""
 NO_SUCH_MEMBER: Final = "unknown_member"
@@ -43,9 +45,9 @@ class Operator:
 
         async def finished() -> None:
             try:
-                await asyncio.wait_for(task, 3 * HEALED_WITHIN_S)
+                await asyncio.wait_for(task, CHANGED_WITHIN_S)
             except TimeoutError:
-                raise AssertionError(f"{node.label} could not be replaced within {3 * HEALED_WITHIN_S:g} s") from None
+                raise AssertionError(f"{node.label} could not be replaced within {CHANGED_WITHIN_S:g} s") from None
             finally:
                 self._replacing = False
 
@@ -67,7 +69,7 @@ class Operator:
                     await client.promote_member(node.name, timeout_s=REQUEST_S)
                     return True
 
-                await eventually(f"{node.label} votes again", promoted, deadline_s=2 * HEALED_WITHIN_S)
+                await eventually(f"{node.label} votes again", promoted, deadline_s=CHANGED_WITHIN_S)
 
         return names, promote
 
@@ -100,7 +102,7 @@ class Operator:
     async def _replaced(self, node: ChaosNode, pick: float) -> None:
         old_id = await self._id_of(node)
         node.leaving = True
-        await eventually(f"{node.label} is no member", lambda: self._removed(old_id), deadline_s=2 * HEALED_WITHIN_S)
+        await eventually(f"{node.label} is no member", lambda: self._removed(old_id), deadline_s=CHANGED_WITHIN_S)
         await self._gone(node)
         node.wipe()
         self._fleet.rejoin(node, pick)
@@ -110,7 +112,7 @@ class Operator:
                 members = (await client.members()).members
             return any(m.name == node.name and m.id != old_id and m.role == "voter" for m in members)
 
-        await eventually(f"{node.label} votes", votes, deadline_s=2 * HEALED_WITHIN_S)
+        await eventually(f"{node.label} votes", votes, deadline_s=CHANGED_WITHIN_S)
 
     async def _gone(self, node: ChaosNode) -> None:
         """It goes by itself, or is killed where it never hears of its removal."""
@@ -130,7 +132,7 @@ class Operator:
                 members = (await client.members()).members
             return next((member.id for member in members if member.name == node.name), None)
 
-        return await eventually(f"the id of {node.label} is known", known, deadline_s=2 * HEALED_WITHIN_S)
+        return await eventually(f"the id of {node.label} is known", known, deadline_s=CHANGED_WITHIN_S)
 
     async def _removed(self, member_id: str) -> bool:
         """Whether it is certain now that this id is no member."""

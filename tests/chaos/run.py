@@ -76,7 +76,7 @@ class Run:
 
     async def _phases(self) -> bool:
         """One after the other, until the time is over or something is wrong; False: the cluster did not come back."""
-        end_s = self._begun_s + self._settings.seconds
+        end_s = self._loop.time() + self._settings.seconds
         for phase in phases(self._settings.seed, self._settings.kinds):
             await asyncio.sleep(phase.calm_s)
             if self._loop.time() >= end_s or self._anomalies():
