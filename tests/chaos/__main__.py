@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
+import os
 import random
 import shutil
 import signal
@@ -19,9 +19,10 @@ from collections.abc import Sequence
 from tests.chaos import sandbox
 from tests.chaos.clients import TRAFFIC_PER_S
 from tests.chaos.fleet import Fleet
+from tests.chaos.judge import judge_history
 from tests.chaos.lan import Lan
 from tests.chaos.planted import PLANTED
-from tests.chaos.report import Report, keep_evidence, table
+from tests.chaos.report import Report, keep_evidence, table, write_evidence
 from tests.chaos.run import Run, Settings
 from tests.chaos.schedule import KINDS, NEEDS_LAN
 
@@ -43,41 +44,52 @@ def main(arguments: Sequence[str]) -> int:
     report = Report(seed=seed, nodes=given.nodes, network=network)
     settings = Settings(seed=seed, seconds=given.minutes * 60, kinds=kinds, per_s=given.rate)
     directory = tempfile.mkdtemp(prefix="syncline-chaos-")
+    evidence, target = os.path.join(directory, "evidence"), given.artifacts or f"chaos-{seed}"
+    os.mkdir(evidence)
+    complete = False
+    _break_off_by_signals()
     try:
-        asyncio.run(_run(settings, report, directory, given))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        print(f"broken off; what there is of history, schedule and logs: {report.evidence}", file=sys.stderr)
+        run = asyncio.run(_run(settings, report, directory, evidence, given))
+        report.anomalies += judge_history(run.history, run.agreement)
+        complete = True
+    except KeyboardInterrupt:
+        print(f"broken off; what there is of history, schedule and logs: {target}", file=sys.stderr)
         return BROKEN_OFF
     finally:
+        if report.anomalies or given.keep or not complete:
+            keep_evidence(evidence, target, report)
         shutil.rmtree(directory)
     print(report.as_json().decode() if given.json else f"\n{table(report)}", flush=True)
     return 1 if report.anomalies else 0
 
 
-async def _run(settings: Settings, report: Report, directory: str, given: argparse.Namespace) -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+async def _run(settings: Settings, report: Report, directory: str, evidence: str, given: argparse.Namespace) -> Run:
     lan = None
     if given.inside:
         lan = Lan(Fleet.names(given.nodes))
         lan.build()
         if lan.slowness[0] != "netem" and "slow" in settings.kinds:
             print("the kernel has no netem: a slow node's line is made thin (tc tbf) instead", file=sys.stderr)
+
+    def tell(line: str) -> None:
+        if not given.json:
+            print(line, flush=True)
+
     fleet = Fleet(directory, given.nodes, lan, planted=given.planted)
-    with contextlib.closing(fleet):
+    run = Run(fleet, settings, report, tell)
+    tell(f"seed {settings.seed}, {given.nodes} nodes, {report.network}")
+    try:
+        await run.go()
+    finally:
+        fleet.close()
+        write_evidence(evidence, fleet, run.history, run.done, report)
+    return run
 
-        def tell(line: str) -> None:
-            if not given.json:
-                print(line, flush=True)
 
-        run = Run(fleet, settings, report, tell)
-        tell(f"seed {settings.seed}, {given.nodes} nodes, {report.network}")
-        try:
-            await run.go()
-        finally:
-            if report.anomalies or given.keep or sys.exc_info()[0] is not None:
-                keep_evidence(given.artifacts or f"chaos-{settings.seed}", fleet, run.history, run.done, report)
+def _break_off_by_signals() -> None:
+    """SIGTERM is Ctrl-C, also where this process is the first of its sandbox, which no signal ends by default."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def _kinds(given: str, *, lan: bool) -> list[str]:

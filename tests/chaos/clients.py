@@ -38,7 +38,7 @@ __all__ = ["LEDGER", "TRAFFIC_PER_S", "Clients"]
 
 LEDGER: Final = b"ledger/"
 PAIRS: Final = 4
-EPOCH_OPERATIONS: Final = 2000
+EPOCH_OPERATIONS: Final = 500
 """After so many operations the contended keys are left for new ones: what is in doubt piles up no further."""
 
 TIMEOUT_S: Final = 1.0

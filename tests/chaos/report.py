@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from syncline.testing.history import Operation, write_history
 from tests.chaos.fleet import Fleet
 from tests.chaos.schedule import Phase
 
-__all__ = ["Report", "keep_evidence", "table"]
+__all__ = ["Report", "keep_evidence", "table", "write_evidence"]
 
 SHOWN: Final = 20
 SHOWN_CHARACTERS: Final = 1500
@@ -67,16 +68,20 @@ def table(report: Report) -> str:
     return "\n".join(lines)
 
 
-def keep_evidence(
+def write_evidence(
     directory: str, fleet: Fleet, history: Sequence[Operation], done: Sequence[tuple[Phase, str]], report: Report
 ) -> None:
     """Write down what is needed to understand a run: its history, what was done to the nodes, what they said."""
-    os.makedirs(directory, exist_ok=True)
     with open(os.path.join(directory, "history.jsonl"), "wb") as file:
         write_history(file, history, {"seed": report.seed, "nodes": report.nodes})
     with open(os.path.join(directory, "schedule.json"), "wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode([{"phase": phase, "done": what} for phase, what in done])))
-    with open(os.path.join(directory, "report.json"), "wb") as file:
-        file.write(report.as_json())
     fleet.copy_logs(directory)
-    report.evidence = directory
+
+
+def keep_evidence(directory: str, target: str, report: Report) -> None:
+    """Keep for good what was written to `directory`, with the report."""
+    shutil.copytree(directory, target, dirs_exist_ok=True)
+    report.evidence = target
+    with open(os.path.join(target, "report.json"), "wb") as file:
+        file.write(report.as_json())

@@ -1,4 +1,4 @@
-"""One run from its beginning to its verdict."""
+"""One run, from the first process to the state that all nodes end in. What its clients were told is judged after it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from tests.chaos.agreement import Agreement, agree, written_twice
 from tests.chaos.clients import TRAFFIC_PER_S, Clients
 from tests.chaos.faults import Stage, begin
 from tests.chaos.fleet import Fleet
-from tests.chaos.judge import judge_history
 from tests.chaos.membership import Operator
 from tests.chaos.observer import Observer
 from tests.chaos.report import Report
@@ -48,29 +47,32 @@ class Run:
         self._stage = Stage(fleet, Operator(fleet))
         self._begun_s = self._loop.time()
         self.done: list[tuple[Phase, str]] = []
+        """What was done to the nodes, phase by phase."""
+        self.agreement: Agreement | None = None
+        """The state that all nodes ended in, if they did."""
 
     @property
     def history(self) -> list[Operation]:
         return self._recorder.history()
 
     async def go(self) -> None:
-        """Everything. What is found is in the report's anomalies; only faults of this program are raised."""
+        """All of it. What is found is in the report's anomalies; only faults of this program are raised."""
         self._fleet.start()
         watch = asyncio.create_task(self._watch())
-        agreement = None
         try:
             if await self._recovered("the cluster starts"):
                 self._observer.start()
                 self._clients.start()
                 alive = await self._phases()
                 await self._clients.stop()
-                agreement = await self._final_state() if alive else None
+                if alive:
+                    self.agreement = await self._final_state()
                 await self._observer.stop()
         finally:
             watch.cancel()
             await asyncio.wait([watch])
-        self._look_at_nodes()
-        self._verdict(agreement)
+            self._look_at_nodes()
+            self._count()
 
     # -- while it goes on
 
@@ -152,7 +154,7 @@ class Run:
         self._report.anomalies += written_twice(agreement.items)
         return agreement
 
-    def _verdict(self, agreement: Agreement | None) -> None:
+    def _count(self) -> None:
         report, history = self._report, self.history
         report.seconds = self._loop.time() - self._begun_s
         report.operations = len(history)
@@ -160,7 +162,6 @@ class Run:
         report.not_applied = sum(isinstance(operation.result, NotApplied) for operation in history)
         report.elections = self._observer.elections
         report.anomalies += self._observer.anomalies
-        report.anomalies += judge_history(history, agreement)
 
 
 def _back(recovered_s: float | None) -> str:
