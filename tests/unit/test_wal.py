@@ -515,13 +515,24 @@ def test_the_reserve_is_kept_and_the_refusal_ends_by_itself(tmp_path: Path) -> N
 def test_space_is_not_asked_for_at_every_write(tmp_path: Path) -> None:
     disk = TroubledDisk()
     disk.free = 1 << 40
-    guard = SpaceGuard(disk, str(tmp_path), reserve_bytes=1 << 20)
+    guard = SpaceGuard(disk, str(tmp_path), reserve_bytes=64 << 20)
     for _ in range(1000):
         guard.check(1000)
     assert disk.free_asked == 1
     for _ in range(9):
         guard.check(1 << 20)
     assert 2 <= disk.free_asked <= 5
+
+
+def test_what_is_promised_unseen_is_a_small_part_of_the_reserve(tmp_path: Path) -> None:
+    disk = TroubledDisk()
+    disk.free = 1 << 40
+    guard = SpaceGuard(disk, str(tmp_path), reserve_bytes=8 << 20)
+    guard.check(1000)
+    disk.free = 0
+    with pytest.raises(DiskFull):  # noqa: PT012
+        for _ in range(11):
+            guard.check(100_000)
 
 
 def test_near_the_reserve_the_log_goes_on_in_small_segments(tmp_path: Path) -> None:

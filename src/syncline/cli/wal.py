@@ -31,7 +31,7 @@ def dump(files: DataFiles, *, first: int | None, last: int | None, entries: bool
     """Print what the log holds, write by write, in the order of the files.
 
     Entries may come twice: later ones replace earlier ones of the same index. With --json each line is an object.
-    A damaged segment is shown as far as it can be read, then the next one; the exit status is 1 then.
+    A damaged segment is shown as far as it can be read, then the next one; the exit status is 7 then.
     """
     damage: list[str] = []
     if not files.disk.exists(files.wal_path):
@@ -151,7 +151,7 @@ _ID_LISTS = ("voters", "learners", "voters_outgoing", "learners_next")
 def verify(files: DataFiles) -> None:
     """Read the whole log as a starting node would, every checksum included.
 
-    Exit status 0 where a node could start on it (a torn last write, which a start cuts off, included), 1 where it is
+    Exit status 0 where a node could start on it (a torn last write, which a start cuts off, included), 7 where it is
     damaged.
     """
     log_id = files.identity.node_id if files.identity is not None else None

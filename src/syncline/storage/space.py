@@ -43,7 +43,7 @@ class Shortage(IntEnum):
 
 
 class SpaceGuard:
-    """Says whether a write may go on. For one thread.
+    """Says whether a write may go on. `check` and `shortage` are for one thread, the rest for any.
 
     The disk is asked once per some bytes while there is room, and at every call while there is not, so that the
     refusal ends by itself as soon as space returns.

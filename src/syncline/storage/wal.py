@@ -3,8 +3,9 @@
 One write is one frame and one sync, however many entries it holds. It is all there after a crash, or not at all. The
 format is in `walformat`, the rule that tells a torn write from rot in `walscan`, the start in `walrecovery`.
 
-Threads: `write` and `compact` are for one thread, the log's writer. `read_entries` and `check_space` are for one other
-thread, the event loop's. What both use is either never changed once published (segments) or locked (locations).
+Threads: `write` and `compact` are for one thread, the log's writer. `read_entries`, `check_space` and `shortage` are
+for one other thread, the event loop's. What both use is either never changed once published (segments) or locked
+(locations).
 
 Fail-stop: after an error of a write, a sync, a rename or a removal nothing more is ever written through the object; the
 error is kept and named by every later call. What the failed call wrote may be there after a restart, or not: it was not
