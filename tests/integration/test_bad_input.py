@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from syncline.cli.exits import EXIT_DAMAGED
 from syncline.client import AsyncClient
 from syncline.errors import OperationError, Outcome
 from tests.integration.cluster import Node, eventually, running_cluster
@@ -164,7 +165,7 @@ def test_another_clusters_data_is_refused_and_left_alone(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("lost", ["a follower", "the leader"])
-def test_a_founder_whose_data_is_gone_stops_and_says_what_to_do_and_joins_anew(tmp_path: Path, lost: str) -> None:
+def test_a_founder_whose_data_is_gone_stops_and_says_by_which_command_it_comes_back(tmp_path: Path, lost: str) -> None:
     async def scenario() -> None:
         async with running_cluster(str(tmp_path)) as cluster:
             node = await cluster.leader() if lost == "the leader" else (await cluster.followers())[0]
@@ -173,25 +174,61 @@ def test_a_founder_whose_data_is_gone_stops_and_says_what_to_do_and_joins_anew(t
                 node.kill()
                 shutil.rmtree(node.data_dir)
                 node.start()  # just as it was started before: by --initial-cluster
-                assert await asyncio.to_thread(node.wait) == 1
+                assert await asyncio.to_thread(node.wait) == EXIT_DAMAGED
                 last = node.log().splitlines()[-1]
                 assert last.startswith(f"syncline: node {node.name} stopped itself")
                 assert node.data_dir in last
-                assert f"syncline member remove {node.name}" in last
-                assert "--join" in last
+                assert f"`syncline repair --replace --data-dir {node.data_dir}`" in last
                 assert "Traceback" not in node.log()
 
-                await client.remove_member(node.name, timeout_s=20.0)
-                shutil.rmtree(node.data_dir)
-                del node.settings["initial-cluster"]
-                node.settings["join"] = next(other.url for other in cluster.nodes if other is not node)
-                node.start()
+                others = ",".join(other.url for other in cluster.nodes if other is not node)
+                repair = ("repair", "--replace", "--data-dir", node.data_dir, "--endpoints", others, "--yes")
+                await asyncio.to_thread(syncline, *repair)
+                node.start()  # again just as it was started before
                 await cluster.wait_ready()
                 found = await client.get("k")
                 assert found is not None
                 assert found.value == b"before"
 
     run(scenario(), timeout_s=90.0)
+
+
+def test_a_founder_alone_says_whom_it_waits_for_idles_and_stops_when_told(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        port = free_block(110)
+        others = {"n2": f"127.0.0.1:{port + 101}", "n3": f"127.0.0.1:{port + 102}"}
+        node = Node("n1", str(tmp_path), port, {})
+        node.settings["initial-cluster"] = ",".join(f"{n}={a}" for n, a in {"n1": node.peer, **others}.items())
+        node.start()
+        try:
+            async with node.client(timeout_s=1.0) as client:
+
+                async def waits() -> bool:
+                    told = (await client.status()).no_leader
+                    return all(f"{name} at {address}" in told for name, address in others.items())
+
+                await eventually("it says whom it waits for", waits)
+                with pytest.raises(OperationError, match="waiting for n2 at") as caught:
+                    await client.put("k", "v")
+                assert caught.value.outcome is Outcome.NOT_APPLIED
+            table = await asyncio.to_thread(syncline, "status", "--endpoints", node.url)
+            assert "at the cluster's first start all its members must be up once; waiting for n2 at" in table
+            loop = asyncio.get_running_loop()
+            begun_s, used_s = loop.time(), node.cpu_s()
+            await asyncio.sleep(IDLE_WATCHED_S)  # the time to measure over, not a wait for something
+            assert (node.cpu_s() - used_s) / (loop.time() - begun_s) < IDLE_SHARE
+            assert node.stop() == 0
+        finally:
+            if node.running:
+                node.kill()
+
+    run(scenario(), timeout_s=60.0)
+
+
+def syncline(*arguments: str) -> str:
+    """What a `syncline` command prints."""
+    command = [sys.executable, "-m", "syncline", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30.0, check=True).stdout
 
 
 # Strangers

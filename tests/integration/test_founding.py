@@ -32,6 +32,15 @@ def met(raft: Raft, others: Iterable[Raft]) -> bool:
     return all(raft._driver.parts.transport.directory_of(other.node_id) is not None for other in others)
 
 
+async def refused(nodes: Cluster, name: str, **ids: int) -> str:
+    """Why a node that is started ends by itself: before it is open, or later."""
+    try:
+        raft = await nodes.start(name, disk=None, **ids)
+    except NodeFailed as failure:
+        return str(failure)
+    return str(await asyncio.wait_for(raft.failed(), 20))
+
+
 async def stay_passive(*rafts: Raft) -> None:
     """They know each other, and let several election timeouts pass without taking part in anything."""
     for raft in rafts:
@@ -98,14 +107,14 @@ def test_a_founder_that_comes_back_empty_is_refused_and_stops(tmp_path: Path, lo
             await nodes.stop(lost)
             empty(nodes, lost)
             for _ in range(2):  # its directory is not empty any more then, and it must not take it for its old one
-                back = await nodes.start(lost)
-                failure = await asyncio.wait_for(back.failed(), 20)
-                assert LOST in str(failure)
-                assert f"syncline repair --replace --data-dir {tmp_path / lost}" in str(failure)
-                assert back.stats().vote == 0
-                with pytest.raises(NodeFailed, match=LOST):
-                    await back.apply(b"x")
-                await nodes.stop(lost)
+                failure = await refused(nodes, lost)
+                assert LOST in failure
+                assert f"syncline repair --replace --data-dir {tmp_path / lost}" in failure
+                if (back := nodes.rafts.pop(lost, None)) is not None:
+                    assert back.stats().vote == 0
+                    with pytest.raises(NodeFailed, match=LOST):
+                        await back.apply(b"x")
+                    await back.close()
             assert await (await nodes.leader()).apply(b"second", timeout=20) == 2
 
     run(check())
@@ -150,8 +159,8 @@ def test_one_that_joined_and_comes_back_empty_under_its_id_is_refused_and_stops(
             await until(joined, lambda: joined.membership().members.get(info.id, info).voter)
             await nodes.stop("d")
             empty(nodes, "d")
-            back = await nodes.start("d", cluster_id=nodes.rafts["a"].cluster_id, node_id=info.id)
-            assert LOST in str(await asyncio.wait_for(back.failed(), 20))
+            ids = {"cluster_id": nodes.rafts["a"].cluster_id, "node_id": info.id}
+            assert LOST in await refused(nodes, "d", **ids)
 
     run(check())
 
@@ -169,8 +178,7 @@ def test_a_founder_is_told_by_a_member_that_came_later(tmp_path: Path) -> None:
             await nodes.stop("a")
             await nodes.stop("b")
             empty(nodes, "a")
-            back = await nodes.start("a")
-            assert LOST in str(await asyncio.wait_for(back.failed(), 20))
+            assert LOST in await refused(nodes, "a")
 
     run(check())
 
@@ -239,6 +247,8 @@ def test_a_learner_is_not_promoted_before_its_directory_is_known(tmp_path: Path)
 def test_a_directory_of_an_earlier_version_is_given_an_id(tmp_path: Path) -> None:
     async def check() -> None:
         async with cluster(tmp_path) as nodes:
+            for raft in nodes.rafts.values():  # an earlier version has no directory's id to announce
+                raft._driver.reconfiguration._announce = lambda: None  # type: ignore[method-assign]
             await (await nodes.leader()).apply(b"first")
             await nodes.stop_all()
             for name in "abc":

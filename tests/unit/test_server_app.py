@@ -29,7 +29,6 @@ from syncline.platform.disk import OsDisk
 from syncline.server.app import KvServer
 from syncline.server.asgi import AsgiApp
 from syncline.server.config import ServerConfig
-from syncline.server.join import finish_joining
 from syncline.storage.datadir import DataDir
 from tests.ports import free_block
 from tests.support import run
@@ -184,6 +183,21 @@ def test_a_node_that_crashed_before_its_log_was_begun_starts_as_if_nothing_were_
     run(scenario())
 
 
+def test_a_founder_that_never_ran_and_is_to_join_now_is_told_what_stands_in_the_way(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        config = settings(tmp_path)
+        async with await KvServer.open(config) as server:
+            identity = server.raft._driver.parts.identity
+        shutil.rmtree(config.data_dir)
+        directory = DataDir.open(OsDisk(), config.data_dir)
+        directory.write_identity(msgspec.structs.replace(identity, started=False))
+        directory.release()
+        with pytest.raises(ConfigError, match="never ran: give the same peers again, or empty"):
+            await KvServer.open(msgspec.structs.replace(config, join=("http://127.0.0.1:1",)))
+
+    run(scenario())
+
+
 def test_a_node_whose_disk_was_lost_is_refused_under_its_old_name(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with cluster(tmp_path, "a") as servers:
@@ -233,9 +247,6 @@ def test_a_damaged_note_of_joining_is_named(tmp_path: Path) -> None:
         (tmp_path / "d" / "joining").write_text("{")
         with pytest.raises(CorruptionError, match="joining is damaged"):
             await KvServer.open(config)
-        finish_joining(OsDisk(), config.data_dir)
-        finish_joining(OsDisk(), config.data_dir)
-        assert not (tmp_path / "d" / "joining").exists()
 
     run(scenario())
 

@@ -46,7 +46,8 @@ async def status(context: Context) -> None:
         elif not row.member:
             print_line(f"{row.name}: answers, but is not a member of the cluster")
     if survey.leader is None:
-        print_line("no leader: writes and linearizable reads wait for a quorum")
+        why = one_line(survey.no_leader or "no quorum of the voters is reachable")
+        print_line(f"no leader, so that writes and linearizable reads wait: {why}")
 
 
 def _cells(row: MemberRow) -> tuple[str, ...]:

@@ -24,10 +24,10 @@ from syncline.cli.survey import Survey, survey_cluster
 from syncline.client import AsyncClient
 from syncline.client.endpoints import MAX_ENDPOINTS, parse_endpoints
 from syncline.errors import DirectoryLocked, OperationError, Outcome, SynclineError
+from syncline.node.joining import chosen_id
 from syncline.node.knownmembers import known_members
 from syncline.node.members import format_id
 from syncline.platform.disk import Disk, OsDisk
-from syncline.server.join import chosen_id
 from syncline.server.names import check_address, check_name
 from syncline.storage import replacement
 from syncline.storage.datadir import lock_directory

@@ -57,6 +57,8 @@ class Survey(msgspec.Struct, frozen=True):
     cluster: str
     leader: str | None
     members: list[MemberRow]
+    no_leader: str = ""
+    """Why there is none, in the words of a node of the newest term."""
 
 
 Answer = NodeStatus | OperationError
@@ -107,7 +109,8 @@ def _put_together(answers: dict[str, Answer], known: Sequence[MemberInfo], named
     rows.sort(key=lambda row: (row.name is None, row.name or "", row.id or ""))
     newest = max((answer for answer in answers.values() if isinstance(answer, NodeStatus)), key=lambda s: s.term)
     leader = _leader_name(rows) or (newest.leader.name if newest.leader else None)
-    return Survey(cluster_id=newest.cluster_id, cluster=newest.cluster, leader=leader, members=rows)
+    why = newest.no_leader if leader is None else ""
+    return Survey(cluster_id=newest.cluster_id, cluster=newest.cluster, leader=leader, members=rows, no_leader=why)
 
 
 def _leader_name(rows: Sequence[MemberRow]) -> str | None:

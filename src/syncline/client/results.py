@@ -169,3 +169,4 @@ class NodeStatus(msgspec.Struct, frozen=True):
     digest: str = ""
     last_contact_s: float | None = None
     members: tuple[MemberInfo, ...] = ()
+    no_leader: str = ""

@@ -120,8 +120,12 @@ def _with_log(
     for damage in snapshots.damage:
         log.warning("%s", damage)
     stored = StoredLog.open(wal, manifest.meta if manifest is not None else None)
-    founder = config.peers and is_founder(identity.node_id, identity.cluster_id, identity.name)
-    if founder and wal.recovery.is_empty and manifest is None:
+    if wal.recovery.is_empty and manifest is None and is_founder(identity.node_id, identity.cluster_id, identity.name):
+        if not config.peers:
+            raise ConfigError(
+                f"{config.data_dir} is of a node that was to start a cluster with others, and never ran: give the same"
+                " peers again, or empty the directory"
+            )
         bootstrap = _bootstrap(config, identity)
         stored.appended(bootstrap, wal.write([bootstrap]))
     directory.mark_started()

@@ -305,6 +305,11 @@ class Raft:
         return self._driver.core.leader or None
 
     @property
+    def no_leader(self) -> str:
+        """Why there is none, for people; empty while a leader is known."""
+        return "" if self._driver.core.leader else self._driver.founding.why_no_leader()
+
+    @property
     def is_leader(self) -> bool:
         return self._driver.core.state is StateType.LEADER
 

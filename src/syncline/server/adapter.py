@@ -108,6 +108,7 @@ class NodeBackend:
             peer=raft.config.address,
             last_contact_s=None if last_contact_s is None else round(last_contact_s, 3),
             members=self._views(membership, stats),
+            no_leader=raft.no_leader,
         )
 
     def _views(self, membership: Membership, stats: Stats) -> tuple[MemberView, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 import ssl
+from functools import partial
 from typing import Self
 
 from syncline.errors import ConfigError
@@ -17,7 +18,7 @@ from syncline.platform.worker import Workers
 from syncline.server.adapter import NodeBackend
 from syncline.server.config import ServerConfig
 from syncline.server.http import HttpServer
-from syncline.server.join import finish_joining, is_new, join_cluster
+from syncline.server.join import ask_members, is_new
 from syncline.server.limits import MIB
 from syncline.server.metrics import Registry
 from syncline.server.names import check_address, split_address
@@ -81,9 +82,13 @@ class KvServer:
 
     async def _open_node(self, network: Network, disk: Disk, workers: Workers | None, rng: random.Random) -> None:
         config, machine = self.config, KvMachine()
-        node = await self._node_config(network, disk, rng)
-        self._raft = raft = await Raft.open(node, machine, disk=disk, network=network, workers=workers, rng=rng)
-        finish_joining(disk, config.data_dir)
+        node = self._node_config(disk)
+        if config.join:
+            ask = partial(ask_members, config, http=self.http_url, network=network, rng=rng)
+            raft = await Raft.join(node, machine, ask, disk=disk, network=network, workers=workers, rng=rng)
+        else:
+            raft = await Raft.open(node, machine, disk=disk, network=network, workers=workers, rng=rng)
+        self._raft = raft
         self._backend = NodeBackend(raft, machine)
         self._add_metrics(raft, machine)
         self._site = Site(
@@ -95,15 +100,12 @@ class KvServer:
         )
         self._http.handler = self._site
 
-    async def _node_config(self, network: Network, disk: Disk, rng: random.Random) -> Config:
+    def _node_config(self, disk: Disk) -> Config:
         config = self.config
-        peers, cluster_id, node_id = config.initial_cluster, 0, 0
+        peers = config.initial_cluster
         if not is_new(disk, config.data_dir):
             peers = {}  # the directory knows who the node is; membership is what the cluster has made of it since
-        elif config.join:
-            joined = await join_cluster(config, http=self.http_url, disk=disk, network=network, rng=rng)
-            cluster_id, node_id = joined.cluster_id, joined.node_id
-        elif not peers:
+        elif not peers and not config.join:
             peers = {config.name: check_address(config.peer_advertise or config.peer_listen)}
         return Config(
             name=config.name,
@@ -113,8 +115,6 @@ class KvServer:
             http=self.http_url,
             peers=peers,
             cluster=config.cluster,
-            cluster_id=cluster_id,
-            node_id=node_id,
             heartbeat_s=config.heartbeat_s,
             election_s=config.election_s,
             max_entry_bytes=max(8 * MIB, ENTRY_FACTOR * config.max_value_bytes),

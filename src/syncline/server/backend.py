@@ -70,6 +70,8 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     peer: str
     last_contact_s: float | None
     members: tuple[MemberView, ...]
+    no_leader: str = ""
+    """Why there is none, for people."""
 
 
 class NodeStatus(NodeView, frozen=True, kw_only=True):
