@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -21,6 +22,7 @@ from syncline.errors import (
     TooLarge,
     Unreachable,
 )
+from syncline.platform.network import ProtocolFactory, TcpNetwork
 from tests.support import run
 from tests.support_http import (
     DROP,
@@ -284,5 +286,22 @@ def test_closing_the_client_ends_what_is_under_way() -> None:
             with pytest.raises(Unreachable) as caught:
                 await writing
             assert caught.value.outcome is Outcome.UNKNOWN
+
+    run(scenario())
+
+
+def test_a_dial_that_takes_too_long_is_no_doubt_about_the_request() -> None:
+    class Slow(TcpNetwork):
+        async def connect(
+            self, factory: ProtocolFactory, host: str, port: int, *, tls: ssl.SSLContext | None = None, timeout_s: float
+        ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+            await asyncio.get_running_loop().create_future()
+            raise AssertionError("it never answers")
+
+    async def scenario() -> None:
+        async with AsyncClient("http://127.0.0.1:1", network=Slow(), timeout_s=0.1) as client:
+            with pytest.raises(Unreachable, match="no connection within") as caught:
+                await client.put("a", b"v")
+            assert caught.value.outcome is Outcome.NOT_APPLIED
 
     run(scenario())

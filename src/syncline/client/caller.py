@@ -127,15 +127,20 @@ class Caller:
         loop = asyncio.get_running_loop()
         remaining_s = deadline_s - loop.time()
         attempt_s = min(remaining_s, ATTEMPT_LIMIT_S) if request.idempotent and request.retried else remaining_s
+        connection = None
         try:
             async with asyncio.timeout(attempt_s):
-                response = await endpoint.send(self._head(request, endpoint, attempt_s), request.body)
+                connection = await endpoint.connect()
+                response = await endpoint.send(connection, self._head(request, endpoint, attempt_s), request.body)
         except ConnectFailed as failure:
             raise _Doubt(_not_reached(endpoint, failure), hopeless=failure.refused) from failure
         except (ConnectionLost, BadAnswer) as failure:
             error = _lost(request, endpoint, failure)
             raise self._doubt_or_raise(request, error, hopeless=isinstance(failure, BadAnswer)) from failure
         except TimeoutError as failure:
+            if connection is None:
+                reason = ConnectFailed(f"no connection within {attempt_s:.3g} s", refused=False)
+                raise _Doubt(_not_reached(endpoint, reason)) from failure
             raise self._doubt_or_raise(request, _timed_out(request, endpoint, attempt_s)) from failure
         if response.status < 300 or response.status in {304, 404}:
             return response

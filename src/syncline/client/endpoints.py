@@ -59,14 +59,15 @@ class Endpoint:
         self.failures = 0
         self.ask_last_until_s = 0.0
 
-    async def send(self, head: bytes, body: bytes, *, fresh: bool = False) -> Response:
-        """Send a request on an idle connection, or on a new one (`fresh`: always). Whoever cancels it ends that one.
+    async def connect(self) -> Connection:
+        """An idle connection, or a new one, for one `send`. Nothing was sent as long as this has not returned.
 
-        Raises `ConnectFailed`, and what `Connection.request` raises.
+        Raises `ConnectFailed`.
         """
-        connection = None if fresh else self._take_idle()
-        if connection is None:
-            connection = await self._connect()
+        return self._take_idle() or await self._connect()
+
+    async def send(self, connection: Connection, head: bytes, body: bytes) -> Response:
+        """Send a request. Whoever cancels it ends the connection. Raises what `Connection.request` raises."""
         self._busy.add(connection)
         try:
             response = await connection.request(head, body)
