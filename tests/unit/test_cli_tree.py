@@ -204,6 +204,19 @@ def test_a_key_that_is_a_directory_of_others_wins_over_them(
     assert ran.err.count("is a key itself, so it can't be a directory, too") == 3
 
 
+def test_an_export_of_one_nodes_own_state_asks_for_nothing_that_needs_a_leader(
+    server: HttpDouble, keys: KeyDouble, tmp_path: Path
+) -> None:
+    """It is what can be saved where a quorum is lost."""
+    for name in (b"a", b"b/c"):
+        keys.keys[name] = StoredValue(name, 1, 1, 1)
+    assert syncline("export", str(tmp_path), "--consistency", "stale", endpoints=server.url).status == 0
+    assert harvest(os.fsencode(tmp_path)) == {b"a": b"a", b"b/c": b"b/c"}
+    assert len(server.requests) >= 3
+    for request in server.requests:
+        assert request.parameters.get("consistency") == "stale", request
+
+
 def test_links_in_the_target_are_not_followed(server: HttpDouble, keys: KeyDouble, tmp_path: Path) -> None:
     outside, target = tmp_path / "outside", tmp_path / "target"
     outside.mkdir()

@@ -115,7 +115,7 @@ async def list_keys(
     start = prefix.encode("utf-8", "surrogateescape")
     async with make_client(context) as client:
         if count:
-            number = await client.count(start)
+            number = await client.count(start, consistency=consistency)
             print_json({"count": number}) if context.as_json else print_line(str(number))
             return
         printer = _JsonKeys() if context.as_json else _TextKeys()

@@ -78,7 +78,7 @@ async def export_tree(
     start = _bytes(prefix)
     report = TreeReport()
     async with make_client(context, timeout_s=FILE_TIMEOUT_S, patient=True) as client:
-        keys = await client.count(start)
+        keys = await client.count(start, consistency=consistency)
         with _progress("Exporting", keys, quiet=context.as_json) as progress, _told_how_far(context, report):
             await copy_out(client, root, start, progress, report, consistency=consistency, concurrency=concurrency)
     _tell(context, report, "exported")

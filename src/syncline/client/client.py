@@ -214,9 +214,9 @@ class AsyncClient:
             if after is None:
                 return
 
-    async def count(self, prefix: Key = b"", *, timeout_s: float | None = None) -> int:
+    async def count(self, prefix: Key = b"", *, consistency: str | None = None, timeout_s: float | None = None) -> int:
         """How many keys there are below a prefix."""
-        parameters: dict[str, str | bytes | None] = {"prefix": _bytes(prefix) or None, "count": "true"}
+        parameters = {"prefix": _bytes(prefix) or None, "count": "true", **_reading(consistency, None)}
         request = Request(method="GET", target="/keys", parameters=parameters, idempotent=True)
         return key_page(await self._answer(request, timeout_s)).count
 
