@@ -12,11 +12,11 @@ import asyncio
 import random
 import zlib
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 from syncline.client import AsyncClient, GetOp, PutOp, TxnResult
 from syncline.client import Compare as WireCompare
-from syncline.errors import OperationError, Rejected
+from syncline.errors import OperationError, Outcome, Rejected
 from syncline.testing.history import (
     ABSENT,
     Compare,
@@ -54,6 +54,10 @@ PADDED_EVERY: Final = 16
 carry, and the state stays small. A history holds the values without it."""
 
 PRECONDITION_FAILED: Final = "precondition_failed"
+
+
+_Choice: TypeAlias = tuple[Callable[[AsyncClient], Awaitable[None]], int]
+"""Something that a client may do next, and how often, beside the others."""
 
 
 class Clients:
@@ -99,21 +103,23 @@ class _Client:
         self._pause_s = pause_s
         self._written = 0
         self._revisions: dict[bytes, int] = {}
-        self._operations: list[tuple[Callable[[AsyncClient], Awaitable[None]], int]] = [
+        self._in_doubt = False
+        self._careful: list[_Choice] = [(self._ledger, 10), (self._read, 30)]
+        """While in doubt: what piles up no doubt on keys that others write too. Judging it would take for ever."""
+        if owner is not None:  # whose state is stale is only known of one node
+            self._careful.append((self._stale_read, 10))
+        self._all: list[_Choice] = [
+            *self._careful,
             (self._put, 20),
-            (self._ledger, 10),
             (self._swap, 15),
             (self._txn, 10),
             (self._delete, 5),
-            (self._read, 30),
         ]
-        if owner is not None:  # whose state is stale is only known of one node
-            self._operations.append((self._stale_read, 10))
 
     async def run(self, stopping: asyncio.Event) -> None:
-        actions, weights = zip(*self._operations, strict=True)
         async with AsyncClient(self._urls, timeout_s=TIMEOUT_S, rng=self._rng) as client:
             while not stopping.is_set():
+                actions, weights = zip(*(self._careful if self._in_doubt else self._all), strict=True)
                 (action,) = self._rng.choices(actions, weights)
                 await action(client)
                 await asyncio.sleep(self._rng.expovariate(1 / self._pause_s))
@@ -168,11 +174,14 @@ class _Client:
             result = await send()
         except OperationError as error:
             self._recorder.failed(token, error)
+            self._in_doubt = self._in_doubt or error.outcome is Outcome.UNKNOWN
             return
         if isinstance(request, Read) and self._label != label:
             # The node was replaced meanwhile: nobody knows which of the two was asked. A read leaves nothing behind.
             return
         self._recorder.returned(token, result)
+        if not (isinstance(request, Read) and request.stale):
+            self._in_doubt = False  # whoever answers that has a quorum behind it
         self._learn(request, result)
 
     @property
