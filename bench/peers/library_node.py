@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import random
 import sys
@@ -17,6 +16,7 @@ from bench.load import KEYS, key
 from bench.peers.embedded import answer
 from syncline import Config, Entry, Raft, SnapshotSink
 from syncline.errors import OperationError
+from syncline.platform import interpreter
 
 KEY_BYTES = len(key(0))
 
@@ -75,9 +75,9 @@ async def run_load(raft: Raft, clients: int, seconds: float, value_bytes: int) -
 
 async def main(name: str, directory: str, members: str) -> None:
     peers = dict(member.split("=") for member in members.split(","))
+    interpreter.prepare()  # as `syncline serve` does
     async with await Raft.open(Config(name=name, data_dir=directory, listen=peers[name], peers=peers), Store()) as raft:
-        gc.collect()
-        gc.freeze()  # as `syncline serve` does
+        interpreter.freeze()
         loop = asyncio.get_running_loop()
         while line := await loop.run_in_executor(None, sys.stdin.readline):
             order = json.loads(line)

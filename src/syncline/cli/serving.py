@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import logging.handlers
 import os
@@ -12,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from syncline.platform import interpreter
 from syncline.server.app import KvServer
 from syncline.server.config import ServerConfig
 from syncline.server.logs import JsonFormatter, TextFormatter, set_up_logging
@@ -21,13 +21,6 @@ __all__ = ["run_node"]
 LOG_FILE_BYTES: Final = 8 * 1024 * 1024
 LOG_FILES_KEPT: Final = 3
 """Older log files beside the current one: a node's log never takes more than four times `LOG_FILE_BYTES`."""
-
-SWITCH_INTERVAL_S: Final = 0.0005
-"""How long the loop's thread may keep the interpreter while the log's thread, back from a sync, waits for it. Python's
-own 5 ms are many times what the sync took; all that waits for the sync would wait for that."""
-
-COLLECT_EVERY: Final = 10_000
-"""New objects between two looks for cycles. A request leaves none behind: the usual 700 would look once in ten."""
 
 EXIT_AT_ONCE: Final = 130
 """The status after a second signal: not in order, though what was acknowledged is on disk all the same."""
@@ -40,8 +33,7 @@ _log = logging.getLogger("syncline.cli.serve")
 def run_node(config: ServerConfig, *, log_file: str | None, parent_fd: int | None) -> None:
     """Run a node until a signal, or the end of its parent. Raises what stopped it otherwise."""
     _set_up_log(config, log_file)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    gc.set_threshold(COLLECT_EVERY)
+    interpreter.prepare()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_run(config, parent_fd))
 
@@ -58,8 +50,7 @@ async def _run(config: ServerConfig, parent_fd: int | None) -> None:
         _log.info("stopped before it was ready")
         return
     server = opening.result()
-    gc.collect()
-    gc.freeze()  # what is there now stays for good: the collector need not look at it again
+    interpreter.freeze()
     print(f"syncline: node {config.name} serves {server.http_url}", file=sys.stderr, flush=True)
     fault = asyncio.create_task(server.closed_by_fault())
     failed = await _done_before(stop, fault)

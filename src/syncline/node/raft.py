@@ -53,6 +53,9 @@ HANDOVER_S = 2.0
 class Raft:
     """A running node. Make one with `Raft.open`; use it on the event loop where it was opened.
 
+    A program that runs a node and little else calls `platform.interpreter.prepare` before and `freeze` after it, and
+    runs on uvloop where that is to be had: a write then waits less for the other threads of the process.
+
     Every operation has one deadline, fails with an `errors.OperationError` whose `outcome` says whether it can still
     take effect, and may be called on any node: what only the leader can do is passed on to it.
     """
