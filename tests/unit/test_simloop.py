@@ -224,6 +224,32 @@ class TestNodes:
         assert len(lines) == 7
         assert lines[2] == "a 7.5", "ten times half a second passed since 2.5"
 
+    def test_a_node_s_clock_may_leap_and_its_timers_do_not(self) -> None:
+        async def main(loop: SimLoop) -> list[float]:
+            node = loop.add_node("a")
+            times: list[float] = []
+            with loop.inside(node):
+                loop.call_later(1.0, lambda: times.append(loop.time()))
+            node.leap(60.0)
+            await asyncio.sleep(2.0)
+            return [*times, loop.true_time()]
+
+        assert run_simulation(main) == [61.0, 2.0]
+
+    def test_checks_run_after_every_event_of_a_node_and_of_nobody_else(self) -> None:
+        async def main(loop: SimLoop) -> list[str]:
+            node, seen = loop.add_node("a"), list[str]()
+            loop.after_event = lambda owner: seen.append(owner.name)
+            with loop.inside(node):
+                loop.call_soon(seen.append, "one")
+                loop.call_later(1.0, seen.append, "two")
+            loop.call_soon(seen.append, "outside")
+            await asyncio.sleep(2.0)
+            assert loop.events == 2
+            return seen
+
+        assert run_simulation(main) == ["one", "a", "outside", "two", "a"]
+
     def test_what_a_node_starts_is_the_node_s(self) -> None:
         async def main(loop: SimLoop) -> list[str]:
             lines: list[str] = []
