@@ -55,8 +55,12 @@ class Trouble:
 
     def some(self) -> SimServer | None:
         """A server whose process is there, or None."""
-        up = [server for server in self.up() if not server.retired]
+        up = [server for server in self.up() if self.is_free(server)]
         return self.rng.choice(up) if up else None
+
+    def is_free(self, server: SimServer) -> bool:
+        """Whether it is in service, and no other fault has it in hand."""
+        return not server.retired and server.name not in self._taken
 
     def up(self) -> list[SimServer]:
         """The servers whose process is there, but for those that a fault has in hand."""
@@ -90,6 +94,7 @@ class Trouble:
     @contextmanager
     def hold(self, server: SimServer) -> Iterator[None]:
         """Other faults leave the server alone in here."""
+        assert self.is_free(server), server
         self._taken[server.name] = None
         try:
             yield
@@ -111,8 +116,7 @@ class Trouble:
 
     def start_again(self, server: SimServer) -> None:
         """Start a server that was killed or has stopped itself, unless another fault has it in hand."""
-        down = server.condition in (Condition.CRASHED, Condition.FAILED)
-        if down and not server.retired and server.name not in self._taken:
+        if server.condition in (Condition.CRASHED, Condition.FAILED) and self.is_free(server):
             server.start()
 
     async def settled(self, server: SimServer) -> None:

@@ -118,4 +118,4 @@ def _spare_voter(trouble: Trouble) -> SimServer | None:
         return None
     member = _some_member(trouble, voter=True)
     server = trouble.cluster.servers.get(member.name) if member is not None else None
-    return server if server is not None and not server.retired else None
+    return server if server is not None and trouble.is_free(server) else None
