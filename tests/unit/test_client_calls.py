@@ -305,3 +305,19 @@ def test_a_dial_that_takes_too_long_is_no_doubt_about_the_request() -> None:
             assert caught.value.outcome is Outcome.NOT_APPLIED
 
     run(scenario())
+
+
+def test_a_connection_that_is_lost_as_soon_as_it_is_made_is_no_doubt_about_the_request() -> None:
+    class Flighty(LoopNetwork):
+        async def connect(self, *arguments: Any, **named: Any) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+            transport, protocol = await super().connect(*arguments, **named)
+            if self.dials == 1:  # as a server that is killed ends it
+                transport.abort()
+            return transport, protocol
+
+    async def scenario() -> None:
+        async with HttpDouble(scripted(DONE)) as double, AsyncClient(double.url, network=Flighty()) as kv:
+            assert (await kv.put("k", b"v")).revision == 7
+            assert len(double.requests) == 1
+
+    run(scenario())

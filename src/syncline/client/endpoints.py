@@ -115,6 +115,8 @@ class Endpoint:
             refused = isinstance(error, ConnectionRefusedError)
             raise ConnectFailed(_reason(error), refused=refused) from error
         assert isinstance(protocol, Connection)
+        if not protocol.usable:  # a server that is killed may end it between the dial and the first request
+            raise ConnectFailed("the connection was lost as soon as it was made", refused=False)
         return protocol
 
 
