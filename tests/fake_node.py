@@ -45,7 +45,7 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, lambda number, frame: _write(journal, f"{name} got SIGINT"))
-    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     serving.start()
     if arguments.parent_fd is not None:
         threading.Thread(target=_watch, args=(arguments.parent_fd, stop), daemon=True).start()

@@ -355,6 +355,7 @@ def test_a_founder_whose_directory_is_lost_is_told_how_it_is_replaced(tmp_path: 
         assert f"repair --data-dir {tmp_path}/n2" in command
         assert command.endswith("--name n2")
         assert first.nodes[1].http_url not in command
+        up.wait_ready()
 
 
 def test_a_single_node_is_told_to_ask_nobody_else(tmp_path: Path) -> None:
