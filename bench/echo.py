@@ -8,7 +8,8 @@ from typing import cast
 
 import uvloop
 
-from bench.generators import http1
+from bench.generators import closedloop, http1
+from bench.load import Load, Workload
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -25,6 +26,12 @@ class Echo(asyncio.Protocol):
         while request := http1.answer(self._received):  # framed as an answer is
             del self._received[: request.length]
             self._transport.write(ANSWER)
+
+
+def echoes_per_s(port: int, clients: int, seconds: float) -> float:
+    """What the echo on `port` answers to so many clients."""
+    load = Load(Workload.READS, clients, seconds)
+    return closedloop.generate("127.0.0.1", port, [http1.request("GET", "/")], http1.answer, load).per_s
 
 
 async def main() -> None:

@@ -18,7 +18,8 @@ import time
 
 import msgspec
 
-from bench.generators import closedloop, http1
+from bench.echo import echoes_per_s
+from bench.generators import http1
 from bench.load import Load, Outcome, Workload
 from bench.peers.syncline import STALE_QUERY, Syncline, SynclineCluster
 from bench.processes import Process
@@ -36,9 +37,7 @@ Ratios = dict[str, float]
 def measure(cluster: SynclineCluster, echo_port: int, directory: str, seconds: float) -> Ratios:
     """One round."""
     address = cluster.addresses[cluster.leader()]
-    echo = closedloop.generate(
-        "127.0.0.1", echo_port, [http1.request("GET", "/")], http1.answer, Load(Workload.READS, CLIENTS, seconds)
-    )
+    echoes = echoes_per_s(echo_port, CLIENTS, seconds)
     sync_us = fdatasync_us(directory, seconds)
 
     def load(workload: Workload, clients: int) -> Outcome:
@@ -46,9 +45,9 @@ def measure(cluster: SynclineCluster, echo_port: int, directory: str, seconds: f
 
     alone = load(Workload.WRITES, 1)
     return {
-        f"writes, {CLIENTS} clients, to echoes": load(Workload.WRITES, CLIENTS).per_s / echo.per_s,
-        f"linearizable reads, {CLIENTS} clients, to echoes": load(Workload.READS, CLIENTS).per_s / echo.per_s,
-        f"stale reads, {CLIENTS} clients, to echoes": load(Workload.STALE, CLIENTS).per_s / echo.per_s,
+        f"writes, {CLIENTS} clients, to echoes": load(Workload.WRITES, CLIENTS).per_s / echoes,
+        f"linearizable reads, {CLIENTS} clients, to echoes": load(Workload.READS, CLIENTS).per_s / echoes,
+        f"stale reads, {CLIENTS} clients, to echoes": load(Workload.STALE, CLIENTS).per_s / echoes,
         "fdatasync to the median of a write, 1 client": sync_us / alone.latencies_us.percentile_us(50),
     }
 

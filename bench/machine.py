@@ -18,10 +18,12 @@ def describe(directory: str) -> list[str]:
     with open("/proc/meminfo", encoding="ascii") as file:
         memory_kib = int(file.readline().split()[1])
     kind, device = filesystem(directory)
+    priority = os.getpriority(os.PRIO_PROCESS, 0)
     return [
         f"{os.cpu_count()} processors: {model[1] if model else platform.machine()}",
         f"{memory_kib / (1 << 20):.1f} GiB of memory",
-        f"{platform.system()} {platform.release()}, Python {sys.version.split()[0]}",
+        f"{platform.system()} {platform.release()}, Python {sys.version.split()[0]}"
+        + (f"; everything that is measured runs with nice {priority}" if priority else ""),
         f"data on {kind} ({device})" + (", MEMORY: a sync costs nothing there" if kind == "tmpfs" else ""),
     ]
 

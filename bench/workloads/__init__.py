@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bench.figures import Figure, Quiet, Scale
-from bench.workloads import failover, idle, importing, million, transactions, values
+from bench.workloads import failover, idle, importing, million, transactions, values, yardsticks
 
 WORKLOADS: dict[str, Callable[[str, Scale, Quiet], list[Figure]]] = {
+    "yardsticks": yardsticks.run,
     "transactions": transactions.run,
     "values": values.run,
     "import": importing.run,
