@@ -77,7 +77,8 @@ def test_a_leader_with_a_full_disk_refuses_and_goes_on_by_itself(tmp_path: Path)
         three.disk(leader).free = RESERVE + MIB
         for raft in (leader, follower):
             await raft.apply(b"after")
-        assert three.nodes.machine(leader).items[-2:] == [b"after", b"after"]
+        machine = three.nodes.machine(leader)
+        await until(leader, lambda: machine.items[-2:] == [b"after", b"after"])
         assert leader.is_leader, "nobody was deposed over it"
 
     with_disks(tmp_path, check)
