@@ -40,14 +40,14 @@ def _run(seed: int, chosen: Settings, steps: int) -> Cluster:
     cluster = Cluster(seed, chosen)
     cluster.run(steps)
     healed = cluster.heal(HEAL_TICKS)
-    # A leader that steps down when it is removed can leave voters behind that don't know of the removal, and need the
-    # vote of a node that has the longer log and may not lead. Runtimes hand leadership over first.
-    assert healed or chosen.step_down_on_removal, "the cluster does not recover"
+    assert healed or cluster.held_up_by_a_removed_node, "the cluster does not recover"
     return cluster
 
 
 @settings(max_examples=250, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32), chosen=some_settings, steps=st.sampled_from([1500, 500, 3000]))
+# Leaders that removed themselves and lost their place a moment later.
+@example(seed=4099713349, chosen=Settings(asynchronous=True, duplication=0.3, loss=0, crashes=0.002), steps=4000)
 # Has caught reads on a removed leader, with one voter left that leads by now.
 @example(seed=80, chosen=Settings(founders=2, crashes=0, changes=0.03), steps=1500)
 def test_no_event_breaks_safety_and_every_cluster_recovers(seed: int, chosen: Settings, steps: int) -> None:
