@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
@@ -54,5 +55,7 @@ def test_the_example_of_the_guide_runs() -> None:
 
 
 def test_the_command_runs_a_seed_and_says_what_came_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    before = logging.getLogger("syncline").level
     assert main(["--seed", "3", "--sim-seconds", "1", "--nodes", "3", "--faults", "none"]) == 0
+    assert logging.getLogger("syncline").level == before, "the caller's logs are as they were"
     assert "seed 3 holds" in capsys.readouterr().out

@@ -12,6 +12,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
@@ -30,11 +31,23 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; 1 where a seed failed."""
     parsed = _parser().parse_args(arguments)
     options = Options(nodes=parsed.nodes, sim_seconds=parsed.sim_seconds, faults=_faults(parsed.faults))
-    logging.getLogger("syncline").setLevel(logging.CRITICAL)  # faults are what it is about: their warnings say nothing
-    if parsed.seed is not None:
-        return _one(parsed.seed, options, trace=parsed.trace)
-    first, _, last = parsed.seeds.partition("-")
-    return _many(range(int(first), int(last or first) + 1), options, parsed.jobs)
+    with _quiet():
+        if parsed.seed is not None:
+            return _one(parsed.seed, options, trace=parsed.trace)
+        first, _, last = parsed.seeds.partition("-")
+        return _many(range(int(first), int(last or first) + 1), options, parsed.jobs)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Faults are what a run is about: warnings of nodes say nothing. Whoever calls this may want them, afterwards."""
+    logger = logging.getLogger("syncline")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,8 +118,8 @@ def _reports(seeds: Iterable[int], options: Options, jobs: int) -> Iterator[Seed
 
 
 def _run_quietly(seed: int, options: Options) -> SeedReport:
-    logging.getLogger("syncline").setLevel(logging.CRITICAL)
-    report = run_seed(seed, options)
+    with _quiet():
+        report = run_seed(seed, options)
     report.history = []  # of no use to the other process
     return report
 
