@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from syncline.testing.cluster import SimCluster
@@ -24,6 +25,9 @@ CATCH_UP_ELECTIONS: Final = 40
 
 STALLED_S: Final = 10.0
 """A link that was dead for a while is noticed so late: see `TransportLimits.stall_timeout_s`."""
+
+ANSWER_S: Final = 0.5
+"""A deadline is looked at with the ticks: so much later it is noticed at the latest."""
 
 SLOWEST_CLOCK: Final = 0.8
 """The rate of the slowest clock: its election timeouts take that much longer."""
@@ -83,6 +87,14 @@ class Recovery:
     def _is_member(self, server: SimServer) -> bool:
         membership = self._operator.membership()
         return membership is not None and self._cluster.node_id(server) in membership.members
+
+    async def answers(self, unanswered: Callable[[], list[str]], timeout_s: float) -> None:
+        """Every request that a living process took is answered: at its own deadline at the latest, by its own clock."""
+        limit_s = timeout_s / SLOWEST_CLOCK + ANSWER_S
+        try:
+            await self._cluster.until(lambda: not unanswered(), timeout_s=limit_s)
+        except TimeoutError:
+            self._verdict.broken("every request is answered", unanswered()[0])
 
     async def catch_up(self) -> None:
         """Every member applies everything."""

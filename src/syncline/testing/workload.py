@@ -40,7 +40,7 @@ class Workload:
         self._keys = [b"k%d" % number for number in range(rng.randint(1, 6))]
         self._think_s = rng.choice([0.005, 0.02, 0.05, 0.2])
         self._bound = rng.random() < 0.5
-        timeout_s = rng.choice([0.2, 0.5, 2.0])
+        self.timeout_s = timeout_s = rng.choice([0.2, 0.5, 2.0])
         self.clients = [
             _Chooser(self, f"c{number}", rng.getrandbits(64), timeout_s) for number in range(1, clients + 1)
         ]
