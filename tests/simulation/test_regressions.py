@@ -9,6 +9,7 @@ import random
 from syncline.errors import CorruptionError
 from syncline.kv.commands import Put, encode_command
 from syncline.testing.cluster import Settings, SimCluster
+from syncline.testing.seeds import Options, run_seed
 from syncline.testing.simloop import SimLoop, run_simulation
 from syncline.testing.simserver import Condition, SimServer
 from syncline.testing.simworkers import usual_delay
@@ -20,6 +21,12 @@ async def write(server: SimServer, count: int) -> None:
     for number in range(count):
         command = encode_command(Put(b"k%d" % number, b"v"))
         await (await server.call(lambda command=command: raft.apply(command)))  # type: ignore[misc]
+
+
+def test_a_snapshot_on_its_way_is_sent_again_when_the_receiver_is_back_from_a_power_loss() -> None:
+    """Its sender waited for half a minute on a connection whose other end was gone."""
+    report = run_seed(2001098, Options(sim_seconds=1.0))
+    assert report.failure is None, report.failure
 
 
 def test_a_founder_whose_log_vanishes_does_not_begin_anew() -> None:

@@ -90,7 +90,7 @@ class Transport:
         self._links: dict[NodeId, PeerLink] = {}
         self._incoming: dict[NodeId, IncomingLink] = {}
         self._receivers: dict[NodeId, SnapshotReceiver] = {}
-        self._transfers: dict[asyncio.Task[None], NodeId] = {}
+        self._transfers: dict[asyncio.Task[None], SnapshotSender] = {}
         self._received: dict[NodeId, _Received] = {}
         self._connections: dict[Connection, None] = {}
         self._all_gone: asyncio.Future[None] | None = None
@@ -183,8 +183,8 @@ class Transport:
         incoming = self._incoming.get(peer)
         if incoming is not None:
             incoming.connection.close("the peer was removed")
-        for task, receiver in list(self._transfers.items()):
-            if receiver == peer:
+        for task, sender in list(self._transfers.items()):
+            if sender.peer == peer:
                 task.cancel()
 
     def send(self, to: NodeId, message: PeerMessage) -> bool:
@@ -218,13 +218,14 @@ class Transport:
                 raise TransportError(f"no address is known of node {to:016x}")
             offer = Offer(message, manifest, source.size_bytes)
             sender = SnapshotSender(self._dialler, to, lambda: self._links[to].address, offer, source)
-            await self._transfer(to, sender)
+            await self._transfer(sender)
         finally:
             source.close()
 
-    async def _transfer(self, to: NodeId, sender: SnapshotSender) -> None:
+    async def _transfer(self, sender: SnapshotSender) -> None:
+        to = sender.peer
         task = self._loop.create_task(sender.run(), name=f"snapshot to {to:016x}")
-        self._transfers[task] = to
+        self._transfers[task] = sender
         try:
             await task
         except asyncio.CancelledError:
@@ -317,6 +318,9 @@ class Transport:
             self._answer_at(hello.sender, hello.address)
         elif outgoing is not None:
             outgoing.peer_seen(hello.incarnation)
+        for sender in self._transfers.values():
+            if sender.peer == hello.sender:
+                sender.peer_seen(hello.incarnation)
 
     def _answer_at(self, sender: NodeId, address: str) -> None:
         """Dial a node back that this one had no address of; what is set later for it replaces this."""

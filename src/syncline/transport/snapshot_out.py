@@ -38,6 +38,8 @@ class _Greeter:
     def __init__(self, dialler: Dialler, peer: NodeId) -> None:
         self._dialler = dialler
         self._peer = peer
+        self.incarnation = 0
+        """The peer's, once it has said welcome."""
         self.stream: asyncio.Future[SnapshotStream] = asyncio.get_running_loop().create_future()
 
     def on_made(self, connection: Connection) -> None:
@@ -48,7 +50,7 @@ class _Greeter:
         raise FrameError(f"what answers at {connection.remote} is no Syncline node: {describe_stranger(received)}")
 
     def on_greeting(self, connection: Connection, payload: memoryview) -> None:
-        self._dialler.read_answer(self._peer, payload)
+        self.incarnation = self._dialler.read_answer(self._peer, payload).incarnation
         if self.stream.done():  # given up meanwhile
             connection.reset("not needed any more")
             return
@@ -75,13 +77,22 @@ class SnapshotSender:
     def __init__(
         self, dialler: Dialler, peer: NodeId, address: Callable[[], PeerAddress], offer: Offer, source: SnapshotSource
     ) -> None:
+        self.peer = peer
         self._dialler = dialler
         self._limits = dialler.limits
-        self._peer = peer
         self._address = address
         self._offer = offer
         self._source = source
         self._acked = -1
+        self._stream: SnapshotStream | None = None
+        self._incarnation = 0
+        """Of the peer, at the other end of the stream."""
+
+    def peer_seen(self, incarnation: int) -> None:
+        """The peer dialled us. Where it was restarted, nobody is at the other end of the stream any more: after a power
+        loss nothing else would say so until the time limit of a transfer without progress."""
+        if self._stream is not None and incarnation != self._incarnation:
+            self._stream.drop("the peer was restarted")
 
     async def run(self) -> None:
         """Done when the receiver has the snapshot durably. Raises `TransportError`, or `OSError` from the source."""
@@ -94,24 +105,25 @@ class SnapshotSender:
                 failures = 1 if self._acked > acked_before else failures + 1
                 if failures >= self._limits.snapshot_attempts:
                     raise TransportError(
-                        f"snapshot to node {self._peer:016x}: no progress in {failures} attempts: {error}"
+                        f"snapshot to node {self.peer:016x}: no progress in {failures} attempts: {error}"
                     ) from error
             else:
                 return
             await asyncio.sleep(self._dialler.backoff_s(failures - 1))
 
     async def _attempt(self) -> None:
-        stream = await self._open()
+        self._stream = stream = await self._open()
         try:
             stream.write(self._offer)
             await self._transfer(stream, await self._accepted_offset(stream))
         except FrameError as error:
             raise ConnectionLost(str(error)) from error
         finally:
+            self._stream = None
             stream.connection.reset("the transfer is over")
 
     async def _open(self) -> SnapshotStream:
-        greeter = _Greeter(self._dialler, self._peer)
+        greeter = _Greeter(self._dialler, self.peer)
         address = self._address()
         connections: list[Connection] = []
 
@@ -127,7 +139,9 @@ class SnapshotSender:
                 )
             except OSError as error:
                 raise ConnectionLost(f"can't connect to {address}: {error.strerror or error}") from error
-            return await greeter.stream
+            stream = await greeter.stream
+            self._incarnation = greeter.incarnation
+            return stream
         except BaseException:  # a cancelled transfer must not leave a connection behind, either
             if not greeter.stream.cancel() and not greeter.stream.cancelled():
                 greeter.stream.exception()  # seen: another error is on its way already
@@ -177,4 +191,4 @@ class SnapshotSender:
         return len(data)
 
     def _rejected(self, answer: Reject) -> TransportError:
-        return TransportError(f"node {self._peer:016x} refused the snapshot: {answer.reason}")
+        return TransportError(f"node {self.peer:016x} refused the snapshot: {answer.reason}")
