@@ -26,6 +26,7 @@ import os
 import posixpath
 import random
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 from syncline.platform.disk import DISK_FULL, locked_error
@@ -35,6 +36,10 @@ __all__ = ["CAPACITY_BYTES", "DiskFault", "SimDisk", "SimFile", "Survival"]
 
 CAPACITY_BYTES: Final = 1 << 40
 """Larger than what any simulation writes: a disk that is never full unless it is told to be."""
+
+
+PATHS_KNOWN: Final = 4096
+"""How many paths are taken apart once only. A node has a few dozen, and asks for them all the time."""
 
 
 class DiskFault:
@@ -68,7 +73,7 @@ class NameOperation:
         self.node = node
         self.source = source
         self.target = target
-        self.dirs = {posixpath.dirname(path) for path in (source, target) if path is not None}
+        self.dirs = {_parent(path) for path in (source, target) if path is not None}
 
     def apply(self, names: dict[str, Node]) -> None:
         """Where an earlier operation did not survive, this one may find nothing to work on: then it is lost, too."""
@@ -129,7 +134,7 @@ class SimDisk:
 
     def make_dirs(self, path: str) -> None:
         path = _normal(path)
-        parent = posixpath.dirname(path)
+        parent = _parent(path)
         node = self._names.get(path)
         if node is not None:
             if not node.is_dir:
@@ -237,7 +242,7 @@ class SimDisk:
             if chance.survives(operation.serial):
                 operation.apply(names)
         for path in sorted(names):
-            if posixpath.dirname(path) in disk._names:  # a file is nowhere where its directory is not
+            if _parent(path) in disk._names:  # a file is nowhere where its directory is not
                 disk._names[path] = names[path].after_crash(chance)
         disk._durable_names = disk._names.copy()
         disk.sync_s = self.sync_s
@@ -303,10 +308,10 @@ class SimDisk:
         self._pending.append(operation)
 
     def _children(self, path: str) -> builtins.list[str]:
-        return [name for name in self._names if name and posixpath.dirname(name) == path and name != path]
+        return [name for name in self._names if name and name != path and _parent(name) == path]
 
     def _check_parent(self, path: str) -> None:
-        if not self._node(posixpath.dirname(path)).is_dir:
+        if not self._node(_parent(path)).is_dir:
             raise _error(errno.ENOTDIR, path)
 
     def _node(self, path: str) -> Node:
@@ -403,8 +408,14 @@ class SimLock:
             del self._locks[self._path]
 
 
+@lru_cache(PATHS_KNOWN)
 def _normal(path: str) -> str:
     return posixpath.normpath(path) if path else ""
+
+
+@lru_cache(PATHS_KNOWN)
+def _parent(path: str) -> str:
+    return posixpath.dirname(path)
 
 
 def _error(code: int, path: str) -> OSError:

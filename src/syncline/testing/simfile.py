@@ -167,15 +167,16 @@ class Node:
         twin = Node(is_dir=self.is_dir)
         sizes = [self._durable_size, *(size for _, size in self._sizes)]
         twin.size = twin._durable_size = sizes[chance.version([0, *(serial for serial, _ in self._sizes)])]
-        content = self._durable.copy()
+        content = twin._durable = self._durable.copy()
         for number, versions in self._dirty.items():
             content[number] = chance.sector(self._durable.get(number, ZEROS), versions)
         keep = -(-twin.size // SECTOR_BYTES)
-        twin._durable = {number: piece for number, piece in content.items() if number < keep}
+        for number in [number for number in content if number >= keep]:
+            del content[number]
         rest = twin.size % SECTOR_BYTES
-        if rest and keep - 1 in twin._durable:
-            twin._durable[keep - 1] = twin._durable[keep - 1][:rest].ljust(SECTOR_BYTES, b"\0")
-        twin._seen = twin._durable.copy()
+        if rest and keep - 1 in content:
+            content[keep - 1] = content[keep - 1][:rest].ljust(SECTOR_BYTES, b"\0")
+        twin._seen = content.copy()
         twin._reserved = min(self._reserved, twin.size)
         return twin
 
