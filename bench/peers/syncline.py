@@ -8,12 +8,13 @@ import sys
 from tests.ports import free_block
 
 from bench.generators import http1, wrk
-from bench.load import Load, Outcome, Workload
-from bench.peers.peer import NODES, Cluster, ask, ask_json, fill_over_http
+from bench.load import KEYS, VALUE_BYTES, Load, Outcome, Workload, key
+from bench.peers.peer import NODES, Cluster, ask, ask_json
 from bench.processes import BenchError, Process, wait_for
 from syncline import __version__
 
 STALE_QUERY = "?consistency=stale"
+PUTS_PER_TXN = 100
 
 
 class SynclineCluster(Cluster):
@@ -61,7 +62,10 @@ class SynclineCluster(Cluster):
         return found[-1]
 
     def fill(self) -> None:
-        fill_over_http(self.addresses[self.leader()])
+        address, value = self.addresses[self.leader()], "x" * VALUE_BYTES
+        for start in range(0, KEYS, PUTS_PER_TXN):
+            puts = [{"op": "put", "key": key(start + at), "value": value} for at in range(PUTS_PER_TXN)]
+            ask_json(address, "/txn", {"then": puts})
 
     def load(self, load: Load) -> Outcome:
         address = self.addresses[self.leader()]

@@ -18,7 +18,7 @@ from syncline.client import AsyncClient, NodeStatus
 from syncline.errors import OperationError
 from tests.ports import free_block
 
-__all__ = ["Cluster", "Node", "eventually", "running_cluster"]
+__all__ = ["Cluster", "Node", "eventually", "local_keys", "running_cluster"]
 
 Result = TypeVar("Result")
 
@@ -238,6 +238,14 @@ class Cluster:
             lines = node.log().splitlines()[-LOG_SHOWN:]
             parts.append("\n".join([f"--- {node.name}", *lines]))
         return "\n".join(parts)
+
+
+async def local_keys(node: Node, prefix: str) -> dict[str, int]:
+    """What one node holds itself: key and revision, without asking anybody else."""
+    async with node.client(timeout_s=10.0) as client:
+        return {
+            item.key.decode(): item.mod_revision async for item in client.scan(prefix, consistency="stale", page=10_000)
+        }
 
 
 @asynccontextmanager

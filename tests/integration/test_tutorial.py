@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -178,9 +179,10 @@ def test_after_all_were_killed_at_once_a_majority_has_everything_that_was_answer
         node.stop(signal.SIGKILL)
     a.start()
     eventually("a listens", lambda: a.ask("GET", "/")[0] == 200 or None)
-    for method in ("GET", "POST"):  # alone it can't know what is true, nor make it so: it has the key, and says no
-        status, body = a.ask(method, "/key/0", b"alone" if method == "POST" else None)
-        assert (status, "outcome" in json.loads(body)) == (503, True)
+    with ThreadPoolExecutor() as both:  # alone it can't know what is true, nor make it so: it has the key, and says no
+        for answer in [both.submit(a.ask, "GET", "/key/0"), both.submit(a.ask, "POST", "/key/0", b"alone")]:
+            status, body = answer.result()
+            assert (status, "outcome" in json.loads(body)) == (503, True)
     for node in nodes[1:]:
         node.start()
     for number in range(1, 60):
