@@ -1,6 +1,7 @@
 """What a durable append costs, and how fast a log is read back, beside sqlite3 (WAL, FULL) and lmdb (sync).
 
     python -m bench.wal [--directory .] [--seconds 1] [--repeats 3] [--recovery-mb 1024]
+                        [--part writes | --part recovery] [--shape 128x1]
 
 Each batch is one durable transaction: one write and one sync here, one commit there. The table shows entries per second
 and durable batches (so at least one sync each) per second; the best of the repeats, which are interleaved, because what
@@ -33,6 +34,9 @@ from syncline.storage.wal import Wal, WalWrite
 
 BATCHES = (1, 16, 256)
 SIZES = (128, 4096)
+SHAPES = {"128x1": (128, 1), "128x256": (128, 256), "4096x256": (4096, 256)}
+"""The logs that are read back, by name: bytes of an entry, entries in a frame."""
+
 RESET_BYTES = 512 << 20
 """After so many bytes a store is begun anew: disks here are not endless."""
 
@@ -145,9 +149,9 @@ print(elapsed, (peak_kb() - before) / 1024, wal.last_index)
 """
 
 
-def recovery(directory: str, megabytes: int) -> None:
+def recovery(directory: str, megabytes: int, shapes: Sequence[str]) -> None:
     print(f"\nrecovery of a log of {megabytes} MB")
-    for size, batch in ((128, 1), (128, 256), (4096, 256)):
+    for size, batch in map(SHAPES.__getitem__, shapes):
         path = tempfile.mkdtemp(dir=directory)
         try:
             count = build(path, size, batch, megabytes << 20)
@@ -165,7 +169,7 @@ def recovery(directory: str, megabytes: int) -> None:
 
 
 class UnsyncedDisk(OsDisk):
-    """To build a log quickly: reading it back is what is measured."""
+    """To build a log quickly: reading it back is what is measured. `build` has it durable at the end."""
 
     def open(self, path: str, *, create: bool = False, write: bool = False) -> OsFile:
         file = super().open(path, create=create, write=write)
@@ -182,6 +186,10 @@ def build(path: str, size: int, batch: int, log_bytes: int) -> int:
         written += wal.write([WalWrite(entries, HardState(1, 1, index - 1))]).size_bytes
         index += batch
     wal.close()
+    for name in os.listdir(path):  # else the first sync of the recovery would pay for it
+        descriptor = os.open(f"{path}/{name}", os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
     return index - 1
 
 
@@ -191,6 +199,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="per store, size and batch")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--recovery-mb", type=int, default=1024)
+    parser.add_argument("--part", choices=("writes", "recovery"), help="only this part")
+    parser.add_argument("--shape", choices=SHAPES, help="recover only a log of this shape")
     options = parser.parse_args()
     print(
         f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, {platform.system()} "
@@ -198,8 +208,10 @@ def main() -> None:
     print(f"sqlite {sqlite3.sqlite_version}, lmdb {'measured' if 'lmdb' in STORES else 'not installed'}\n")
     directory = tempfile.mkdtemp(prefix="bench-wal-", dir=options.directory)
     try:
-        writes(directory, options.seconds, options.repeats)
-        recovery(directory, options.recovery_mb)
+        if options.part != "recovery":
+            writes(directory, options.seconds, options.repeats)
+        if options.part != "writes":
+            recovery(directory, options.recovery_mb, [options.shape] if options.shape else list(SHAPES))
     finally:
         shutil.rmtree(directory)
 

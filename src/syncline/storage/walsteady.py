@@ -8,7 +8,9 @@ ends the run and is left to the long way, which knows what to make of it.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
+from typing import Final
 from zlib import crc32
 
 import msgspec
@@ -16,25 +18,40 @@ import msgspec
 from syncline.storage.loglocations import LOCATION_SPACING_BYTES
 from syncline.storage.walframe import (
     BLOCK_BYTES,
-    ENTRIES_RECORD,
     ENTRIES_RECORD_BYTES,
     FRAME_CHECKED_BYTES,
-    FRAME_HEADER,
     FRAME_HEADER_BYTES,
     FRAME_LIMIT_BYTES,
     FRAME_MAGIC,
     FRAME_TAIL,
-    HARD_STATE_RECORD,
     HARD_STATE_RECORD_BYTES,
     RECORD_ENTRIES,
     RECORD_HARD_STATE,
     SECTOR_BYTES,
-    unguarded,
+    first_guard,
 )
 
 __all__ = ["Course", "read_steady"]
 
-LAST = SECTOR_BYTES - 1
+MAGIC: Final = int.from_bytes(FRAME_MAGIC, "little")
+TAIL: Final = int.from_bytes(FRAME_TAIL, "little")
+LAST: Final = SECTOR_BYTES - 1
+
+HEAD: Final = struct.Struct("<IIIIIIIIBIQI16s")
+"""A frame's header and, behind it, what an entries record says before its entries: its two terms as they stand."""
+
+STATE: Final = struct.Struct("<17sQ")
+"""A hard state record: all before the commit index as it stands, then that."""
+
+GUARDED_TERM: Final = 14
+"""Frames start at multiples of 32 bytes, so only one byte before the entries can be a sector's last: this one of the
+two terms, where the frame starts `TERM_GUARDED_AT` bytes into a sector."""
+
+TERM_GUARDED_AT: Final = LAST - (FRAME_HEADER_BYTES + ENTRIES_RECORD_BYTES - 16 + GUARDED_TERM)
+
+
+unpack: Final = HEAD.unpack_from
+unpack_state: Final = STATE.unpack_from
 
 
 class Course(msgspec.Struct):
@@ -60,58 +77,84 @@ def read_steady(data: bytes, start: int, seed: int, course: Course, locate: Call
 
     `seed` is the checksum of the segment's header. `locate` is told of entries (their first index, the offset of their
     frame) often enough to find all of them later.
+
+    What is done here is done millions of times: each name and each comparison is a hundredth of a start.
     """
-    offset, previous, last_index, commit = course.offset, course.previous, course.last_index, course.commit
-    last_offset, last_previous = course.last_offset, course.last_previous
-    last_term, state = course.last_term, (course.term, course.vote)
-    shift = offset - start  # what is at data[n] is at offset n + shift of the file
-    data_end = len(data) + shift
-    locate_from = 0
-    while offset + FRAME_HEADER_BYTES <= data_end:
-        at = offset - shift
-        magic, size, own, before, checksum, records_bytes, sum_, tail = FRAME_HEADER.unpack_from(data, at)
+    previous, last_index, commit = course.previous, course.last_index, course.commit
+    same_terms = struct.pack("<QQ", course.last_term, course.last_term)
+    same_state = struct.pack("<BQQ", RECORD_HARD_STATE, course.term, course.vote)
+    shift = course.offset - start  # what is at data[n] is at offset n + shift of the file
+    at, data_end = start, len(data)
+    assert data_end <= FRAME_LIMIT_BYTES  # hence no frame in it is larger
+    last_at, last_previous = course.last_offset - shift, course.last_previous
+    last_start = data_end - HEAD.size
+    locate_from = start
+    while at <= last_start:
+        magic, size, own, before, checksum, length, sum_, tail, kind, entries, first, count, terms = unpack(data, at)
+        records = at + FRAME_HEADER_BYTES
+        table = records + length
+        end = at + size
         if (
-            magic != FRAME_MAGIC
-            or own != offset
-            or before != previous
-            or tail != FRAME_TAIL
+            before != previous
+            or own != at + shift
+            or magic != MAGIC
+            or tail != TAIL
             or crc32(data[at : at + FRAME_CHECKED_BYTES], seed) != sum_
-            or not FRAME_HEADER_BYTES + records_bytes < size <= FRAME_LIMIT_BYTES
+            or not table < end <= data_end
             or size % BLOCK_BYTES
-            or offset + size > data_end
-            or records_bytes < HARD_STATE_RECORD_BYTES
-            or crc32(data[at + FRAME_HEADER_BYTES : at + size], previous) != checksum
+            or crc32(data[records:end], previous) != checksum
         ):
             break
-        plain: bytes | bytearray = data
-        position = at + FRAME_HEADER_BYTES
-        end = position + records_bytes
-        guard = LAST - (position + shift) % SECTOR_BYTES
-        if guard < records_bytes and (
-            guard < ENTRIES_RECORD_BYTES
-            or LAST - (end + shift - HARD_STATE_RECORD_BYTES) % SECTOR_BYTES < HARD_STATE_RECORD_BYTES
-        ):  # a guard stands where the records say what they hold
-            plain = unguarded(data, position, position + guard, end, shift, at + size)
-            position, end = 0, records_bytes
-        last, committed, first = last_index, commit, 0
-        if plain[position] == RECORD_ENTRIES:
-            if records_bytes < ENTRIES_RECORD_BYTES:
-                break
-            _, entries_bytes, first, count, first_term, term = ENTRIES_RECORD.unpack_from(plain, position)
-            if first != last_index + 1 or first_term != last_term or term != last_term or not count:
+        last = last_index
+        if kind == RECORD_ENTRIES:
+            if own & LAST == TERM_GUARDED_AT:
+                byte = _displaced(data, 0, table, shift, end)
+                terms = b"%b%b%b" % (terms[:GUARDED_TERM], byte, terms[GUARDED_TERM + 1 :])
+            if first != last_index + 1 or terms != same_terms or not count:
                 break
             last += count
-            position += ENTRIES_RECORD_BYTES + entries_bytes
-        if position != end:
-            if position + HARD_STATE_RECORD_BYTES != end or plain[position] != RECORD_HARD_STATE:
+            length -= ENTRIES_RECORD_BYTES + entries
+        if length:  # what is left can only be a hard state
+            if length != HARD_STATE_RECORD_BYTES:
                 break
-            _, term, vote, committed = HARD_STATE_RECORD.unpack_from(plain, position)
-            if (term, vote) != state or not commit <= committed <= last:
+            behind = (table + shift) & LAST
+            if behind < HARD_STATE_RECORD_BYTES:  # a sector's end is in it
+                state, committed = _guarded_state(data, records, table, behind, shift, end)
+            else:
+                state, committed = unpack_state(data, table - HARD_STATE_RECORD_BYTES)
+            if state != same_state or not commit <= committed <= last:
                 break
-        if first and offset >= locate_from:
-            locate(first, offset)
-            locate_from = offset + LOCATION_SPACING_BYTES
-        last_offset, last_previous = offset, previous
-        offset, previous, last_index, commit = offset + size, checksum, last, committed
-    course.offset, course.previous, course.last_index, course.commit = offset, previous, last_index, commit
-    course.last_offset, course.last_previous = last_offset, last_previous
+            commit = committed
+        if at >= locate_from and last != last_index:
+            locate(first, own)
+            locate_from = at + LOCATION_SPACING_BYTES
+        last_at = at
+        last_previous = previous
+        at = end
+        previous = checksum
+        last_index = last
+    course.offset, course.previous, course.last_index, course.commit = at + shift, previous, last_index, commit
+    course.last_offset, course.last_previous = last_at + shift, last_previous
+
+
+def _guarded_state(data: bytes, records: int, table: int, behind: int, shift: int, end: int) -> tuple[bytes, int]:
+    """The hard state record before `table`, in which a guard stands; empty where its byte is not in the table.
+
+    `behind` is how many bytes of the record come after the guard, which are the first of a sector.
+    """
+    guard = table - 1 - behind
+    byte = _displaced(data, (guard - records) // SECTOR_BYTES, table, shift, end)
+    record = b"%b%b%b" % (data[table - HARD_STATE_RECORD_BYTES : guard], byte, data[guard + 1 : table])
+    return STATE.unpack(record) if byte else (b"", 0)
+
+
+def _displaced(data: bytes, number: int, table: int, shift: int, end: int) -> bytes:
+    """The byte whose place a guard of the records has taken, their guard `number` from 0 on.
+
+    It is in the table, which has guards of its own; empty where it would be behind the frame's `end`.
+    """
+    place = table + number
+    guard = first_guard(table + shift)
+    if number >= guard:
+        place += 1 + (number - guard) // LAST
+    return data[place : min(place + 1, end)]
