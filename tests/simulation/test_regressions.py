@@ -6,6 +6,8 @@ import asyncio
 import functools
 import random
 
+import pytest
+
 from syncline.errors import CorruptionError
 from syncline.kv.commands import Put, encode_command
 from syncline.testing.cluster import Settings, SimCluster
@@ -26,6 +28,20 @@ async def write(server: SimServer, count: int) -> None:
 def test_a_snapshot_on_its_way_is_sent_again_when_the_receiver_is_back_from_a_power_loss() -> None:
     """Its sender waited for half a minute on a connection whose other end was gone."""
     report = run_seed(2001098, Options(sim_seconds=1.0))
+    assert report.failure is None, report.failure
+
+
+def test_the_snapshot_of_a_new_leader_is_not_refused_for_the_sake_of_a_dead_one() -> None:
+    """A member received nothing while the connection of the old leader, which had lost its power, was thought alive."""
+    faults = ("wipe", "lost-file", "joint", "demote", "remove", "replace", "add", "promote", "rot")
+    report = run_seed(64, Options(sim_seconds=1.0, faults=faults))
+    assert report.failure is None, report.failure
+
+
+@pytest.mark.parametrize(("seed", "sim_seconds"), [(400463, 2.0), (2001797, 1.0)])
+def test_no_quorum_is_lost_to_a_membership_that_shrinks_while_disks_are_lost(seed: int, sim_seconds: float) -> None:
+    """What the faults did was more than Raft promises to survive."""
+    report = run_seed(seed, Options(sim_seconds=sim_seconds))
     assert report.failure is None, report.failure
 
 

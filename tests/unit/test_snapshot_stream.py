@@ -273,32 +273,6 @@ class TestLoss:
 
         simulate(main)
 
-    def test_a_receiver_that_is_back_after_a_power_loss_is_dialled_at_once(self) -> None:
-        # The system that could have said that the old connection is gone is gone, too.
-        async def main(world: World) -> None:
-            source, crash = MemorySource(payload(20_000)), asyncio.Event()
-
-            def prepare(sink: MemorySink) -> None:
-                if len(world.sinks) == 1:
-                    sink.on_write = lambda written: crash.set() if written == 10_000 else None
-
-            world.prepare = prepare
-            transfer = asyncio.create_task(world.send(source))
-            await crash.wait()
-            world.network.crash("b", silent=True)
-            await asyncio.sleep(1.0)  # what was on its way is lost, and the sender waits for an answer to it
-            world.network.boot("b")
-            world.second, handler = await Cluster(world.watch, world.network.host("b")).add(2, bind="b:1", seed=2)
-            handler.on_offer = world.offered
-            began_s = world.loop.true_time()
-            world.second.set_peer(1, "a:1")
-            await transfer
-            assert world.loop.true_time() - began_s < 2.0
-            assert world.held == source.data
-            assert world.sinks[-1].events == ["finish"]
-
-        simulate(main)
-
     def test_a_transfer_that_begins_anew_waits_until_the_sink_of_the_last_one_is_let_go(self) -> None:
         async def main(world: World) -> None:
             order: list[str] = []

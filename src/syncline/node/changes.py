@@ -148,6 +148,9 @@ class Changes:
                 if expected is not None or driver.stopped or driver.loop.time() >= deadline_s:
                     error.outcome = outcome or error.outcome
                     raise  # all changes are idempotent, so that one of unknown outcome may be made again
+            except MembershipError as error:
+                error.outcome = outcome or error.outcome  # an earlier attempt may be the reason of the refusal
+                raise
 
     async def _propose(
         self, singles: tuple[SingleChange, ...], brought: tuple[Member, ...], expected: int, deadline_s: float

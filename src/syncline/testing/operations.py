@@ -12,15 +12,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from syncline.consensus.types import ChangeType, NodeId
-from syncline.errors import NodeFailed, SynclineError
+from syncline.errors import NodeFailed, OperationError, Outcome, SynclineError
 from syncline.node.members import MemberInfo, Membership
 from syncline.node.raft import Raft
 from syncline.testing.cluster import PEER_PORT, SimCluster
 from syncline.testing.simserver import SimServer
 
-__all__ = ["Operator"]
+__all__ = ["Operator", "Unknown"]
 
 Result = TypeVar("Result")
+
+
+class Unknown(Exception):
+    """Nobody knows what came of a step: it may have been made, or be made later."""
+
 
 TRY_S: Final = 3.0
 """Of one attempt, by the server's clock."""
@@ -43,6 +48,13 @@ class Operator:
 
     async def ask(self, what: Callable[[Raft], Awaitable[Result]]) -> Result | None:
         """Have some server do it: once. None where it failed, or nobody knows."""
+        try:
+            return await self.ask_surely(what)
+        except Unknown:
+            return None
+
+    async def ask_surely(self, what: Callable[[Raft], Awaitable[Result]]) -> Result | None:
+        """The same; None where it is certain that nothing came of it. Raises `Unknown` where it is not."""
         servers = [server for server in self._cluster.running if not server.paused and not server.retired]
         if not servers:
             await asyncio.sleep(self._cluster.settings.election_s)
@@ -52,12 +64,14 @@ class Operator:
         assert raft is not None
         task = await _within(server.call(lambda: _begin(what(raft))))
         if task is None or not await _ended(task):
-            return None
+            raise Unknown
         try:
             return task.result()
         except (SynclineError, NodeFailed) as error:
             self._cluster.note("operator", f"{server.name} says: {type(error).__name__}: {error}")
-            return None
+            if isinstance(error, OperationError) and error.outcome is Outcome.NOT_APPLIED:
+                return None
+            raise Unknown from error
 
     async def add(self) -> SimServer:
         """Add a member on a new machine: a learner, which is promoted by itself. Or nothing comes of it."""
@@ -87,12 +101,13 @@ class Operator:
     async def promote(self, node_id: NodeId) -> None:
         await self.ask(lambda raft: raft.promote(node_id, timeout=TRY_S))
 
-    async def demote(self, node_id: NodeId) -> None:
-        await self.ask(lambda raft: raft.demote(node_id, timeout=TRY_S))
+    async def demote(self, node_id: NodeId) -> Membership | None:
+        """As `ask_surely`."""
+        return await self.ask_surely(lambda raft: raft.demote(node_id, timeout=TRY_S))
 
-    async def change(self, changes: Sequence[tuple[ChangeType, NodeId]]) -> None:
-        """Any changes of known members at once."""
-        await self.ask(lambda raft: raft.change_membership(changes, timeout=TRY_S))
+    async def change(self, changes: Sequence[tuple[ChangeType, NodeId]]) -> Membership | None:
+        """Any changes of known members at once. As `ask_surely`."""
+        return await self.ask_surely(lambda raft: raft.change_membership(changes, timeout=TRY_S))
 
     async def transfer(self, to: NodeId) -> None:
         """Hand the leadership to a voter, or to whoever is the most up-to-date (0)."""

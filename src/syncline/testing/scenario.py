@@ -11,7 +11,7 @@ import random
 import traceback
 
 from syncline.testing.cluster import Observer, Settings, SimCluster
-from syncline.testing.faults.base import Trouble
+from syncline.testing.faults.base import Claims, Trouble
 from syncline.testing.faults.table import FAULTS
 from syncline.testing.history import Operation, Seen
 from syncline.testing.invariants.base import Facts, Verdict
@@ -48,7 +48,7 @@ class Scenario:
         self._faults = faults if faults is not None else _swarm(rng)
         self._facts = facts
         self._verdict = verdict
-        self._taken: dict[str, None] = {}
+        self._claims = Claims()
         self.cluster = SimCluster(
             loop,
             seed=seed,
@@ -96,7 +96,7 @@ class Scenario:
 
     def _trouble(self, name: str) -> asyncio.Task[None]:
         rng = random.Random(self._rng.getrandbits(64))
-        trouble = Trouble(self.cluster, rng, rng.choice([1.0, 4.0, 4.0, 10.0]), self._taken, self._verdict)
+        trouble = Trouble(self.cluster, rng, rng.choice([1.0, 4.0, 4.0, 10.0]), self._claims, self._verdict)
         return asyncio.ensure_future(self._run_fault(name, trouble))
 
     async def _run_fault(self, name: str, trouble: Trouble) -> None:

@@ -22,7 +22,7 @@ import msgspec
 from syncline.errors import NodeFailed, OperationError, Outcome, Rejected, UsageError
 from syncline.node.fsm import FSM, BatchingFSM, Entry, FSMSnapshot
 from syncline.testing.cluster import LOOK_S, Settings, SimCluster
-from syncline.testing.faults.base import Trouble
+from syncline.testing.faults.base import Claims, Trouble
 from syncline.testing.faults.table import FAULTS
 from syncline.testing.fsmrun import MakeFSM, bytes_differ, plain, snapshot_bytes
 from syncline.testing.invariants.base import Facts
@@ -220,7 +220,7 @@ class _Simulation:
         self._acknowledged: list[tuple[int, bytes, str]] = []  # log index, command, answer
         self._unknown = 0
         self._stopping = False
-        self._taken: dict[str, None] = {}
+        self._claims = Claims()
         self._cluster = SimCluster(loop, seed=seed, machine=self._watched, settings=SETTINGS)
         loop.set_exception_handler(self._unhandled)
 
@@ -266,7 +266,7 @@ class _Simulation:
 
     def _trouble(self, name: str) -> Trouble:
         rng = random.Random(f"{self._seed} {name}")
-        return Trouble(self._cluster, rng, rng.choice([1.0, 3.0]), self._taken, self)
+        return Trouble(self._cluster, rng, rng.choice([1.0, 3.0]), self._claims, self)
 
     async def _client(self, number: int) -> None:
         rng = random.Random(f"{self._seed} client {number}")

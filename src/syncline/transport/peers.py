@@ -348,10 +348,18 @@ class Transport:
 
     def _receive_snapshot(self, connection: Connection, sender: NodeId) -> None:
         connection.owner = stream = SnapshotStream(connection, self._limits)
+        receivers = self._receivers
         receiver = SnapshotReceiver(
-            stream, sender, self._node_id, self._handler, self._notices, self._limits, self._receivers.get(sender)
+            stream,
+            sender,
+            self._node_id,
+            self._handler,
+            self._notices,
+            self._limits,
+            receivers.get(sender),
+            receivers,
         )
-        self._receivers[sender] = receiver
+        receivers[sender] = receiver
         receiver.task.add_done_callback(lambda task: self._received_snapshot(receiver, sender, task))
 
     def _received_snapshot(self, receiver: SnapshotReceiver, sender: NodeId, task: asyncio.Task[None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -32,7 +33,12 @@ _decoder: Final[msgspec.msgpack.Decoder[FromSender]] = msgspec.msgpack.Decoder(F
 
 
 class SnapshotReceiver:
-    """One transfer that came in. Its task ends by itself; what it wrote before a loss is the sink's to keep."""
+    """One transfer that came in. Its task ends by itself; what it wrote before a loss is the sink's to keep.
+
+    `others` are the latest transfers of all senders, this one among them as soon as it is made. Only one at a time has
+    the sink: a leader's puts an end to those of earlier terms, whose senders may be dead without anybody having said
+    so. `previous` is an earlier one of the same sender.
+    """
 
     def __init__(
         self,
@@ -43,7 +49,10 @@ class SnapshotReceiver:
         notices: Notices,
         limits: TransportLimits,
         previous: SnapshotReceiver | None,
+        others: Mapping[NodeId, SnapshotReceiver],
     ) -> None:
+        self.term = 0
+        """Of the leader that sends it; 0 until that is known."""
         self.bad_frames = 0
         self._stream = stream
         self._sender = sender
@@ -51,6 +60,7 @@ class SnapshotReceiver:
         self._handler = handler
         self._notices = notices
         self._limits = limits
+        self._others = others
         self._received = 0
         self._working = False
         self._loop = asyncio.get_running_loop()
@@ -64,7 +74,7 @@ class SnapshotReceiver:
     async def _run(self, previous: SnapshotReceiver | None) -> None:
         try:
             if previous is not None:
-                await self._outlast(previous)
+                await self._outlast(previous, "the sender began anew")
             await self._receive()
         except ConnectionLost as error:
             LOGGER.info("snapshot from node %016x interrupted at byte %d: %s", self._sender, self._received, error)
@@ -74,9 +84,9 @@ class SnapshotReceiver:
         finally:
             self._stream.connection.close("the transfer is over")
 
-    async def _outlast(self, previous: SnapshotReceiver) -> None:
-        """A second connection of the sender: the first is dead, but may still hold the sink."""
-        previous._stream.drop("the sender began anew")
+    async def _outlast(self, previous: SnapshotReceiver, reason: str) -> None:
+        """Nothing comes of another transfer any more, but it may still hold the sink."""
+        previous._stream.drop(reason)
         self._working = True
         await asyncio.wait({previous.task})
         self._working = False
@@ -86,6 +96,10 @@ class SnapshotReceiver:
         if not isinstance(offer, Offer):
             raise FrameError(f"a {type(offer).__name__} where the offer of a snapshot was due")
         check_offer(offer, self._sender, self._node_id)
+        self.term = offer.message.term
+        for other in list(self._others.values()):
+            if 0 < other.term < self.term:
+                await self._outlast(other, "a later leader sends its own")
         self._working = True
         try:
             sink = await self._handler.on_snapshot(self._sender, offer.message, offer.manifest)

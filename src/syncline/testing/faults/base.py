@@ -3,42 +3,56 @@
 A fault is a coroutine that does its harm again and again, at times of its own chance, until it is cancelled. What it
 leaves behind is put right by `calm`, all at once, before liveness is judged.
 
-Faults may do their worst to what Raft promises to survive, and no more: the disks of a majority must not be lost. Which
-servers may lose theirs is decided in one place, `Trouble.expendable`.
+Faults may do their worst to what Raft promises to survive, and no more: the disks of a majority must not be lost, in
+the membership that there is or in one that is on its way. Which servers may lose theirs, and which voters may go, is
+decided in one place, `Trouble.can_spare`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
+from typing import Final
 
+from syncline.node.members import Membership
 from syncline.testing.cluster import LOOK_S, SimCluster
 from syncline.testing.invariants.base import Verdict
-from syncline.testing.operations import Operator
+from syncline.testing.operations import Operator, Unknown
 from syncline.testing.simdisk import Survival
 from syncline.testing.simserver import Condition, SimServer
 
-__all__ = ["Fault", "Trouble"]
+__all__ = ["Claims", "Fault", "Trouble"]
 
 Fault = Callable[["Trouble"], Awaitable[None]]
 
+NOBODY_KNOWS: Final = 1 << 62
+"""In place of the log index of a change that may be made at any time, or never."""
+
+
+class Claims:
+    """What the faults of a run have laid their hands on. Shared by all of them."""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, None] = {}
+        """Servers that some fault has in hand, for others to leave alone."""
+        self.leaving: dict[str, int] = {}
+        """Voters that were asked to be none any more, and the log index of the membership in which they are not."""
+
 
 class Trouble:
-    """A cluster under faults, with the chance of one of them. `intensity`, about 1, makes it come more often.
-
-    `taken` are servers that some fault has in hand, for others to leave alone; it is shared by all faults.
-    """
+    """A cluster under faults, with the chance of one of them. `intensity`, about 1, makes it come more often."""
 
     def __init__(
-        self, cluster: SimCluster, rng: random.Random, intensity: float, taken: dict[str, None], verdict: Verdict
+        self, cluster: SimCluster, rng: random.Random, intensity: float, claims: Claims, verdict: Verdict
     ) -> None:
         self.cluster = cluster
         self.rng = rng
         self.operator = Operator(cluster, random.Random(rng.getrandbits(64)))
         self._intensity = intensity
-        self._taken = taken
+        self._claims = claims
+        self._taken = claims.taken
         self._verdict = verdict
 
     @property
@@ -62,6 +76,10 @@ class Trouble:
         """Whether it is in service, and no other fault has it in hand."""
         return not server.retired and server.name not in self._taken
 
+    def is_whole(self, server: SimServer) -> bool:
+        """Whether it has all that it ever acknowledged, and is not about to lose it."""
+        return server.sound and self.is_free(server)
+
     def up(self) -> list[SimServer]:
         """The servers whose process is there, but for those that a fault has in hand."""
         return [server for server in self.cluster.servers.values() if server.up and server.name not in self._taken]
@@ -73,19 +91,30 @@ class Trouble:
         return names
 
     def voters(self) -> int:
-        """How many voters there are, as the leader knows; 0 without one."""
-        return len(self._voters())
+        """How many voters there are, as far as anybody knows."""
+        membership = self._membership()
+        return sum(member.voter for member in membership.members.values()) if membership is not None else 0
 
-    def _voters(self) -> list[SimServer]:
-        membership = self.operator.membership()
-        members = membership.members.values() if membership is not None else ()
-        return [self.cluster.servers[member.name] for member in members if member.voter]
+    def _membership(self) -> Membership | None:
+        """The newest that a running server knows."""
+        known = [server.raft.membership() for server in self.cluster.running if server.raft is not None]
+        return max(known, key=lambda membership: membership.index, default=None)
 
     def can_spare(self, more: int = 1) -> bool:
-        """Whether a quorum remains that never lost anything, where this many more servers do not take part."""
-        voters = self._voters()
-        whole = [voter for voter in voters if voter.sound and voter.name not in self._taken and not voter.retired]
+        """Whether a quorum remains that never lost anything, where this many more servers do not take part.
+
+        A voter that is on its way out may still be needed, and may not be there any more: it does not count as whole.
+        """
+        membership = self._membership()
+        if membership is None:
+            return False
+        voters = [self.cluster.servers[member.name] for member in membership.members.values() if member.voter]
+        whole = [voter for voter in voters if self.is_whole(voter) and not self._is_leaving(voter, membership)]
         return len(whole) - more > len(voters) // 2
+
+    def _is_leaving(self, voter: SimServer, membership: Membership) -> bool:
+        asked = self._claims.leaving.get(voter.name, 0)
+        return asked > membership.index or (asked > 0 and membership.joint)
 
     def expendable(self) -> SimServer | None:
         """A member that may lose its disk: the others have a quorum, and all that was committed."""
@@ -100,6 +129,20 @@ class Trouble:
             yield
         finally:
             del self._taken[server.name]
+
+    async def demote(self, names: Collection[str], change: Awaitable[Membership | None]) -> None:
+        """Have voters made learners by `change`; until that is over no quorum may depend on them."""
+        leaving = self._claims.leaving
+        before = {name: leaving.get(name, 0) for name in names}
+        leaving.update(dict.fromkeys(names, NOBODY_KNOWS))
+        try:
+            membership = await change
+        except Unknown:
+            return
+        if membership is None:
+            leaving.update(before)
+        else:
+            leaving.update({name: max(before[name], membership.index) for name in names})
 
     @contextmanager
     def damage(self, server: SimServer) -> Iterator[None]:

@@ -45,11 +45,11 @@ async def replace(trouble: Trouble) -> None:
 
 
 async def promote(trouble: Trouble) -> None:
-    """Make a learner a voter at once, ready or not."""
+    """Make a learner a voter at once, ready or not; but no dead one: quorums grow by a voter that can't vote."""
     while True:
         await trouble.wait(8.0)
         learner = _some_member(trouble, voter=False)
-        if learner is not None:
+        if learner is not None and trouble.is_whole(trouble.cluster.servers[learner.name]):
             trouble.cluster.note("operator", f"promote {learner.name}")
             await trouble.operator.promote(learner.id)
 
@@ -59,10 +59,10 @@ async def demote(trouble: Trouble) -> None:
     while True:
         await trouble.wait(10.0)
         voter = _some_member(trouble, voter=True)
-        if voter is None or trouble.voters() <= LEAST_VOTERS:
+        if voter is None or trouble.voters() <= LEAST_VOTERS or not trouble.can_spare():
             continue
         trouble.cluster.note("operator", f"demote {voter.name}")
-        await trouble.operator.demote(voter.id)
+        await trouble.demote([voter.name], trouble.operator.demote(voter.id))
 
 
 async def joint(trouble: Trouble) -> None:
@@ -76,17 +76,21 @@ async def joint(trouble: Trouble) -> None:
         trouble.rng.shuffle(members)
         voters = sum(member.voter for member in members)
         changes: list[tuple[ChangeType, int]] = []
+        leaving: list[str] = []
         for member in members[: trouble.rng.randint(1, 3)]:
             if not member.voter:
+                if not trouble.is_whole(trouble.cluster.servers[member.name]):
+                    continue
                 changes.append((ChangeType.ADD_NODE, member.id))
                 voters += 1
-            elif voters > LEAST_VOTERS:
+            elif voters > LEAST_VOTERS and trouble.can_spare(len(leaving) + 1):
                 changes.append((ChangeType.ADD_LEARNER_NODE, member.id))
+                leaving.append(member.name)
                 voters -= 1
         if changes:
             kinds = " ".join(f"{kind.name.lower()} {membership.members[node_id].name}" for kind, node_id in changes)
             trouble.cluster.note("operator", f"at once: {kinds}")
-            await trouble.operator.change(changes)
+            await trouble.demote(leaving, trouble.operator.change(changes))
 
 
 async def transfer(trouble: Trouble) -> None:
