@@ -181,17 +181,21 @@ class FrameBuilder:
         return len(self._buffer) - FRAME_HEADER_BYTES
 
     def _put_entries(self, entries: Sequence[Entry], before: bytes) -> None:
-        buffer = self._buffer
         first, last = entries[0], entries[-1]
         assert last.index - first.index + 1 == len(entries), (first.index, last.index, len(entries))
-        at = FRAME_HEADER_BYTES + len(before)
-        start = at + ENTRIES_RECORD.size
-        if len(buffer) < start:
-            buffer.extend(bytes(start - len(buffer)))
-        _encoder.encode_into(entries, buffer, start)  # which cuts off what is behind
-        buffer[FRAME_HEADER_BYTES:at] = before
-        size = len(buffer) - start
-        ENTRIES_RECORD.pack_into(buffer, at, RECORD_ENTRIES, size, first.index, len(entries), first.term, last.term)
+        # Encoded by itself and copied: `encode_into` cuts the buffer down before it fills it, and so has the system
+        # take all its pages away and give them back, which costs five times as much as the copy.
+        data = _encoder.encode(entries)
+        record = ENTRIES_RECORD.pack(RECORD_ENTRIES, len(data), first.index, len(entries), first.term, last.term)
+        start = FRAME_HEADER_BYTES + len(before) + len(record)
+        end = start + len(data)
+        buffer = self._buffer
+        if len(buffer) < end:
+            buffer.extend(bytes(end - len(buffer)))
+        del buffer[end:]
+        with memoryview(buffer) as view:  # through a view nothing is copied twice
+            view[FRAME_HEADER_BYTES:start] = before + record
+            view[start:end] = data
 
     def finish(self, offset: int, seed: int, previous: int) -> tuple[memoryview, int]:
         """The frame of the records taken last, for `offset` of its file, and its checksum.
