@@ -239,3 +239,71 @@ def test_a_lost_directory_is_that_of_a_new_member_afterwards(tmp_path: Path) -> 
             assert await contents(leader) == await contents(others[0]) != []
 
     run(check(), timeout_s=110)
+
+
+def snapshots(node: Node) -> list[Path]:
+    return sorted(Path(node.data_dir).glob("snapshots/*.snap"))
+
+
+async def without_intact_snapshot(cluster: Cluster) -> Node:
+    """Stop a follower whose log begins with a snapshot that the leader sent it, and flip a bit in each that it has."""
+    broken = (await cluster.followers())[0]
+    broken.stop()
+    for prefix in "abc":
+        await fill(cluster, prefix)
+    broken.start()
+    await cluster.wait_ready([broken])
+    await wait_acquainted(broken)
+    await cluster.wait_caught_up()
+    broken.stop()
+    damaged = snapshots(broken)
+    for path in damaged:
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    assert damaged
+    return broken
+
+
+def test_without_an_intact_snapshot_one_of_another_member_will_do(tmp_path: Path) -> None:
+    """Even without a quorum: with the file the node is back under its id, and so is the quorum."""
+
+    async def check() -> None:
+        async with running_cluster(str(tmp_path), snapshot_entries="50", trailing_entries="5") as cluster:
+            broken = await without_intact_snapshot(cluster)
+            other, away = (node for node in cluster.nodes if node is not broken)
+            old_ids = await ids(cluster, other)
+            away.kill()
+            assert "copy another member's newest one" in refused_start(broken)
+            assert repair(broken, "--endpoints", other.url).returncode == 4, "it has no quorum to ask"
+            shutil.copy(snapshots(other)[-1], Path(broken.data_dir, "snapshots"))
+            broken.start()
+            await cluster.wait_ready([broken, other])
+            async with cluster.client() as client:
+                await client.put("again", "written")
+            away.start()
+            await cluster.wait_ready()
+            await cluster.wait_caught_up()
+            assert await ids(cluster, broken) == old_ids
+            assert len(held := await contents(broken)) == 3 * KEYS + 1
+            assert held == await contents(other) == await contents(away)
+
+    run(check(), timeout_s=110)
+
+
+def test_a_node_without_an_intact_snapshot_is_replaced(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with running_cluster(str(tmp_path), snapshot_entries="50", trailing_entries="5") as cluster:
+            broken = await without_intact_snapshot(cluster)
+            other = next(node for node in cluster.nodes if node is not broken)
+            old_id = (await ids(cluster, other))[broken.name][0]
+            assert "the newest intact snapshot" in refused_start(broken)
+            ran = repair(broken, "--endpoints", other.url)
+            assert (ran.returncode, ran.stderr) == (0, "")
+            broken.start()
+            assert await wait_voter(cluster, broken) != old_id
+            await cluster.wait_caught_up()
+            assert len(held := await contents(broken)) == 3 * KEYS
+            assert held == await contents(other)
+
+    run(check(), timeout_s=110)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -15,14 +16,27 @@ from syncline.storage.inspection import FrameView, read_log
 from tests.node_cluster import Cluster, until
 
 
-def run(check: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(check(), 60))
+def run(path: Path, check: Callable[[Cluster], Awaitable[None]], **settings: object) -> None:
+    """Check something of a cluster that one founder, `a`, begins; what still runs at the end is stopped."""
+
+    async def with_nodes() -> None:
+        nodes = Cluster(path, "a", trailing_entries=0, **settings)
+        try:
+            await check(nodes)
+        finally:
+            await nodes.stop_all()
+
+    asyncio.run(asyncio.wait_for(with_nodes(), 60))
 
 
 def flip(path: Path, offset: int) -> None:
     content = bytearray(path.read_bytes())
     content[offset] ^= 4
     path.write_bytes(content)
+
+
+def spoil(snapshot: Path) -> None:
+    flip(snapshot, snapshot.stat().st_size - 1)
 
 
 def snapshots(nodes: Cluster, name: str) -> list[Path]:
@@ -34,13 +48,19 @@ async def applied(raft: Raft, count: int, start: int = 0) -> None:
         await raft.apply(b"%d" % number)
 
 
+async def in_turns(raft: Raft, turns: int, count: int) -> None:
+    """Apply `count` commands and take a snapshot, so many times. The log is given up behind the older of two."""
+    for turn in range(turns):
+        await applied(raft, count, count * turn)
+        await raft.snapshot()
+
+
 def items(count: int) -> list[bytes]:
     return [b"%d" % number for number in range(count)]
 
 
 def test_a_rotten_log_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
-    async def check() -> None:
-        nodes = Cluster(tmp_path, "a")
+    async def check(nodes: Cluster) -> None:
         await applied(await nodes.start("a"), 20)
         await nodes.stop("a")
         (segment,) = (tmp_path / "a" / "wal").glob("*.wal")
@@ -56,54 +76,46 @@ def test_a_rotten_log_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
             assert f"syncline repair --data-dir {tmp_path}/a" in str(error)
         assert segment.read_bytes() == before
 
-    run(check)
+    run(tmp_path, check)
 
 
 def test_a_rotten_newest_snapshot_gives_way_to_the_older_one_and_the_log(tmp_path: Path) -> None:
-    async def check() -> None:
-        nodes = Cluster(tmp_path, "a", trailing_entries=0)
+    async def check(nodes: Cluster) -> None:
         raft = await nodes.start("a")
-        for turn in range(3):
-            await applied(raft, 10, 10 * turn)
-            await raft.snapshot()
+        await in_turns(raft, 3, 10)
         await applied(raft, 5, 30)
         term = raft.stats().term
         await nodes.stop("a")
         _, newest = snapshots(nodes, "a")
-        flip(newest, newest.stat().st_size - 1)
+        spoil(newest)
         raft = await nodes.start("a")
         assert nodes.machines["a"].items == items(35)
         assert raft.stats().term >= term
         assert newest.with_name(newest.name + ".broken").exists()
-        await nodes.stop_all()
 
-    run(check)
+    run(tmp_path, check)
 
 
 def test_the_only_snapshot_may_rot_where_the_log_reaches_back(tmp_path: Path) -> None:
-    async def check() -> None:
-        nodes = Cluster(tmp_path, "a", trailing_entries=0)
+    async def check(nodes: Cluster) -> None:
         raft = await nodes.start("a")
         await applied(raft, 10)
         await raft.snapshot()
         await applied(raft, 5, 10)
         await nodes.stop("a")
         (only,) = snapshots(nodes, "a")
-        flip(only, only.stat().st_size - 1)
+        spoil(only)
         await nodes.start("a")
         assert nodes.machines["a"].items == items(15)
         assert nodes.machines["a"].restored == 0
-        await nodes.stop_all()
 
-    run(check)
+    run(tmp_path, check)
 
 
 async def with_installed_snapshot(nodes: Cluster) -> Raft:
     """Beside a leader, a learner that got its state as a snapshot, and so has no log before it."""
     leader = await nodes.start("a")
-    for turn in range(2):  # the log is given up behind the older of two
-        await applied(leader, 15, 15 * turn)
-        await leader.snapshot()
+    await in_turns(leader, 2, 15)
     _, learner = await nodes.join(leader, "b", promote=False)
     await until(learner, lambda: nodes.machines["b"].items == items(30))
     assert nodes.machines["b"].restored == 1
@@ -113,72 +125,94 @@ async def with_installed_snapshot(nodes: Cluster) -> Raft:
 def test_a_node_without_any_intact_snapshot_says_what_is_lost_and_how_to_go_on(tmp_path: Path) -> None:
     """It knows neither the membership nor the state at the beginning of its log, so it can't take part in anything."""
 
-    async def check() -> None:
-        nodes = Cluster(tmp_path, "a", trailing_entries=0, segment_bytes=64 << 10)
+    async def check(nodes: Cluster) -> None:
         leader = await with_installed_snapshot(nodes)
         await applied(leader, 5, 30)
         await until(nodes.rafts["b"], lambda: nodes.machines["b"].items == items(35))
         await nodes.stop("b")
         for path in snapshots(nodes, "b"):
-            flip(path, path.stat().st_size - 1)
+            spoil(path)
         with pytest.raises(CorruptionError, match="newest intact snapshot is missing") as caught:
             await nodes.start("b")
         assert f"syncline repair --data-dir {tmp_path}/b" in str(caught.value)
         assert caught.value.first_index == 1
-        await nodes.stop_all()
 
-    run(check)
+    run(tmp_path, check, segment_bytes=64 << 10)
+
+
+@pytest.mark.parametrize("beyond_its_log", [False, True])
+def test_another_members_snapshot_stands_in_for_a_rotten_one(tmp_path: Path, beyond_its_log: bool) -> None:
+    """The node keeps its id and, where the snapshot is within its log, all of that."""
+
+    async def check(nodes: Cluster) -> None:
+        leader = await with_installed_snapshot(nodes)
+        await applied(leader, 3, 30)
+        await leader.snapshot()
+        await applied(leader, 2, 33)
+        learner = nodes.rafts["b"]
+        await until(learner, lambda: nodes.machines["b"].items == items(35))
+        node_id, last_index = learner.node_id, learner.stats().last_index
+        await nodes.stop("b")
+        for path in snapshots(nodes, "b"):
+            spoil(path)
+        if beyond_its_log:
+            await applied(leader, 5, 35)
+            await leader.snapshot()
+        newest = snapshots(nodes, "a")[-1]
+        assert (int(newest.name[:16], 16) > last_index) == beyond_its_log
+        shutil.copy(newest, tmp_path / "b" / "snapshots")
+        learner = await nodes.start("b")
+        assert learner.node_id == node_id
+        assert learner.stats().last_index >= last_index
+        assert nodes.machines["b"].restored == 1
+        await applied(leader, 1, 40)
+        held = [*items(40 if beyond_its_log else 35), b"40"]
+        await until(learner, lambda: nodes.machines["b"].items == held)
+        assert nodes.machines["a"].items == held
+
+    run(tmp_path, check, segment_bytes=64 << 10)
 
 
 def test_a_leader_whose_snapshot_has_rotted_takes_another_one_for_a_follower(tmp_path: Path) -> None:
-    async def check() -> None:
-        nodes = Cluster(tmp_path, "a", trailing_entries=0)
+    async def check(nodes: Cluster) -> None:
         leader = await nodes.start("a")
-        for turn in range(2):
-            await applied(leader, 15, 15 * turn)
-            await leader.snapshot()
+        await in_turns(leader, 2, 15)
         info = await leader.add_learner("b", nodes.address("b"), promote=False)
         await leader.snapshot()  # one that has the learner in it, so that it is what the learner is sent
         newest = snapshots(nodes, "a")[-1]
-        flip(newest, newest.stat().st_size - 1)
+        spoil(newest)
         await nodes.start("b", cluster_id=leader.cluster_id, node_id=info.id)
         await until(nodes.rafts["b"], lambda: nodes.machines["b"].items == items(30))
         assert newest.with_name(newest.name + ".broken").exists()
         assert not leader._driver.stopped
-        await nodes.stop_all()
 
-    run(check)
+    run(tmp_path, check)
 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_rot_is_found_while_the_state_in_memory_can_replace_it(tmp_path: Path, which: int) -> None:
     """A start reads only the newest snapshot; the scrub reads both. Then there are two again, and the log fits."""
 
-    async def check() -> None:
-        nodes = Cluster(tmp_path, "a", trailing_entries=0)
+    async def check(nodes: Cluster) -> None:
         raft = await nodes.start("a")
-        for turn in range(2):
-            await applied(raft, 10, 10 * turn)
-            await raft.snapshot()
+        await in_turns(raft, 2, 10)
         await applied(raft, 5, 20)
         victim = snapshots(nodes, "a")[which]
-        flip(victim, victim.stat().st_size - 1)
+        spoil(victim)
         raft._driver.snapshotter._scrub_ticks = 1
         await until(raft, lambda: victim.with_name(victim.name + ".broken").exists())
         await until(raft, lambda: len(snapshots(nodes, "a")) == 2)
         await nodes.stop("a")
         newest = snapshots(nodes, "a")[-1]
-        flip(newest, newest.stat().st_size - 1)
+        spoil(newest)
         await nodes.start("a")
         assert nodes.machines["a"].items == items(25), "the older one and the log stand in for the new one"
-        await nodes.stop_all()
 
-    run(check)
+    run(tmp_path, check)
 
 
 def test_a_scrub_of_sound_snapshots_changes_nothing(tmp_path: Path) -> None:
-    async def check() -> None:
-        nodes = Cluster(tmp_path, "a")
+    async def check(nodes: Cluster) -> None:
         raft = await nodes.start("a")
         await applied(raft, 10)
         await raft.snapshot()
@@ -187,7 +221,7 @@ def test_a_scrub_of_sound_snapshots_changes_nothing(tmp_path: Path) -> None:
         await snapshotter._scrub_all()
         assert snapshots(nodes, "a") == before
         assert (snapshotter.taken, raft._driver.stopped) == (1, False)
-        await nodes.stop_all()
+        await nodes.stop("a")
         await snapshotter._scrub_all()
 
-    run(check)
+    run(tmp_path, check)

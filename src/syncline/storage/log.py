@@ -6,6 +6,8 @@ is for the event loop's thread alone.
 Where the log, the snapshots and the state disagree after a crash, `StoredLog.open` settles it:
 
 - The log must reach back to the newest intact snapshot. Otherwise entries are missing, and the node must not start.
+- The snapshot may be another member's: it has nothing in it that is this node's own, and what was applied there was
+  committed. So it is taken like one that a leader has sent.
 - A snapshot may be ahead of the commit index that the log knows: nothing waits for that to be durable. It is raised.
 - A snapshot that the log does not contain was received from a leader just before the crash, and its marker did not
   reach the log. It holds committed state, so the installation is completed: the log restarts after it.
@@ -288,7 +290,8 @@ def settle(recovery: Recovery, snapshot: SnapshotMeta | None, *, path: str) -> W
         raise CorruptionError(
             f"{path}: the log begins at entry {recovery.first_index}, and the newest intact snapshot "
             f"{f'is at entry {newest.index}' if newest.index else 'is missing'}: what is between is lost here. "
-            f"Put the missing snapshot file back. Or: {how_to_repair(os.path.dirname(path))}",
+            "Put the missing snapshot file back, or copy another member's newest one into its directory: "
+            f"that loses nothing. Or: {how_to_repair(os.path.dirname(path))}",
             file=path,
             first_index=newest.index + 1,
             last_index=recovery.base_index,
