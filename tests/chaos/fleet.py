@@ -70,6 +70,11 @@ class ChaosNode(Node):
         """Whether the process is there and not stopped."""
         return self.running and not self.paused
 
+    def check_not_ended(self) -> None:
+        """Raise where the process ended and nobody told it to: what is waited for would never come."""
+        if not self.running and self.process is not None and self.process.returncode not in STOPPED:
+            raise AssertionError(f"{self.label} ended by itself with status {self.process.returncode}")
+
     def start(self) -> None:
         super().start()
         self.wanted = True
@@ -203,6 +208,7 @@ class Fleet:
 
     async def _started(self, node: ChaosNode) -> None:
         async def answers() -> NodeStatus:
+            node.check_not_ended()
             return await self.status(node)
 
         await eventually(f"{node.label} is open", answers, deadline_s=STARTED_WITHIN_S)

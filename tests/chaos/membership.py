@@ -108,6 +108,7 @@ class Operator:
         self._fleet.rejoin(node, pick)
 
         async def votes() -> bool:
+            node.check_not_ended()
             async with self._fleet.client(REQUEST_S) as client:
                 members = (await client.members()).members
             return any(m.name == node.name and m.id != old_id and m.role == "voter" for m in members)

@@ -133,6 +133,31 @@ def test_a_read_leaves_a_hanging_server_for_another(monkeypatch: pytest.MonkeyPa
     run(scenario())
 
 
+LAPSED = error_reply(504, "deadline_exceeded")
+
+
+def test_one_attempts_lapse_of_time_is_not_the_whole_calls() -> None:
+    """A member that is cut off waits for its leader until the attempt's time is over: another may be well."""
+
+    async def scenario() -> None:
+        async with HttpDouble(scripted(LAPSED)) as a, HttpDouble(scripted(VALUE)) as b, client(a.url, b.url) as kv:
+            found = await kv.get("k")
+            assert found is not None
+            assert (len(a.requests), len(b.requests)) == (1, 1)
+        async with HttpDouble(scripted(LAPSED)) as a, HttpDouble(scripted(DONE)) as b, client(a.url, b.url) as kv:
+            await kv.put("k", b"v", idempotent=True)
+            assert (len(a.requests), len(b.requests)) == (1, 1)
+
+    run(scenario())
+
+
+def test_the_lapse_of_the_whole_time_is_final() -> None:
+    error, attempts = failing_put(LAPSED, idempotent=True, timeout_s=module.ATTEMPT_LIMIT_S / 2)
+    assert (error.code, error.outcome, attempts) == ("deadline_exceeded", Outcome.NOT_APPLIED, 1)
+    error, attempts = failing_put(LAPSED)
+    assert (error.code, error.outcome, attempts) == ("deadline_exceeded", Outcome.NOT_APPLIED, 1)
+
+
 def test_a_read_that_nobody_answers_has_no_effect_to_doubt() -> None:
     async def scenario() -> None:
         async with HttpDouble(scripted(HANG)) as double, client(double.url, timeout_s=0.2) as kv:

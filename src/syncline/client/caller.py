@@ -4,6 +4,8 @@ The rules, and why a write is never carried out twice behind the caller's back:
 
 - Nothing was sent (no connection could be made): the next endpoint is tried.
 - The server says 503 and `not_applied` (no leader, overloaded, closing, …): the next endpoint is tried.
+- The server says that the time was over, and it was this attempt's only: the next endpoint is tried. (A member that is
+  cut off waits for its leader; attempts are shorter than the call for idempotent requests alone.)
 - It is unknown whether it was carried out (the connection was lost, an attempt's time was over, `outcome: unknown`):
   it is tried again only if the request is declared idempotent: all reads, and writes whose repetition the caller
   knows to be harmless.
@@ -149,6 +151,8 @@ class Caller:
             raise error
         if error.outcome is Outcome.UNKNOWN:
             raise self._doubt_or_raise(request, error)
+        if isinstance(error, DeadlineExceeded) and attempt_s < remaining_s:
+            raise _Doubt(error)
         if response.status == RETRIED_STATUS:
             raise _Doubt(error, pause_s=_retry_after(response) if error.code in PATIENT_CODES else 0.0)
         raise error
