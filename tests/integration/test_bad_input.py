@@ -107,6 +107,7 @@ def test_an_unknown_flag_is_a_matter_of_usage(tmp_path: Path) -> None:
     status, line = serve("--bad-flag", "x")
     assert status == 2
     assert "No such option" in line
+    assert "see 'syncline serve --help'" in line
 
 
 @pytest.mark.parametrize("which", ["http_listen", "peer_listen"])

@@ -121,6 +121,12 @@ def test_a_listing_goes_over_all_pages_in_order(run: Runner) -> None:
     assert run("list", "a/", "--values").text.splitlines() == ["a/1\tvalue of a/1", "a/2\tvalue of a/2"]
 
 
+@pytest.mark.parametrize("counted", [(), ("--count",)])
+def test_a_listing_is_as_fresh_as_it_was_asked_to_be(run: Runner, server: HttpDouble, counted: tuple[str, ...]) -> None:
+    assert run("list", "--consistency", "stale", *counted).status == 0
+    assert [request.parameters.get("consistency") for request in server.requests] == ["stale"]
+
+
 def test_a_listing_as_json_is_one_document(run: Runner) -> None:
     assert run("list", "--json").json() == {"keys": [], "count": 0}
     for name in ("b", "a", "c"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from syncline.consensus.types import LOCAL_APPEND, Entry, HardState, Message, MessageType, SnapshotMeta
+from syncline.node import logwriter
 from syncline.node.logwriter import COMMIT_SETTLE_S, LogWriter
 from syncline.platform.worker import ThreadWorkers
 from syncline.storage.log import StoredLog
@@ -127,7 +128,11 @@ def test_a_vote_is_never_held_back(tmp_path: Path) -> None:
     assert run(tmp_path, scenario) == HardState(5, PEER)
 
 
-def test_closing_and_compacting_write_what_is_known_to_be_committed(tmp_path: Path) -> None:
+def test_closing_and_compacting_write_what_is_known_to_be_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logwriter, "COMMIT_SETTLE_S", 60.0)  # nobody else does it meanwhile
+
     async def scenario(world: World) -> None:
         world.append(row(1, 9), HardState(1), answer=9)
         await world.until(lambda: world.delivered == [9])
