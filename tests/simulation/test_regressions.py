@@ -31,6 +31,13 @@ def test_a_snapshot_on_its_way_is_sent_again_when_the_receiver_is_back_from_a_po
     assert report.failure is None, report.failure
 
 
+def test_a_leader_that_loses_its_power_before_its_own_vote_is_durable_does_not_lead_that_term_twice() -> None:
+    """The others' votes were a quorum, and its disk was slow. After the crash it was elected in the same term once
+    more, and gave other entries the names of those that it had sent before."""
+    report = run_seed(3003442, Options(sim_seconds=1.0))
+    assert report.failure is None, report.failure
+
+
 def test_the_snapshot_of_a_new_leader_is_not_refused_for_the_sake_of_a_dead_one() -> None:
     """A member received nothing while the connection of the old leader, which had lost its power, was thought alive."""
     faults = ("wipe", "lost-file", "joint", "demote", "remove", "replace", "add", "promote", "rot")

@@ -128,7 +128,9 @@ def count_vote(raft: Raft, message: Message) -> None:
     if result is VoteResult.WON:
         if raft.state is StateType.PRE_CANDIDATE:
             _campaign(raft, pre_vote=False)
-        else:
+        elif raft.id in raft.tracker.votes:
+            # Its own vote counts once it is durable, and with it the term. The others may be a quorum before that; but
+            # a leader that forgot its term in a crash would be elected in it again, and use its indexes once more.
             roles.become_leader(raft)
             replication.broadcast_append(raft)
     elif result is VoteResult.LOST:

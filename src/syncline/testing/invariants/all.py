@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from syncline.testing.invariants.base import Facts, Invariant, Verdict
-from syncline.testing.invariants.durability import AcknowledgedIsDurable, CommittedIsDurable, NothingForgotten
+from syncline.testing.invariants.durability import (
+    AcknowledgedIsDurable,
+    CommittedIsDurable,
+    LeaderIsDurable,
+    NothingForgotten,
+)
 from syncline.testing.invariants.elections import ElectionSafety, LeaderCompleteness, VoteOnce
 from syncline.testing.invariants.logs import CommitAgreement, LeaderAppendOnly, LogMatching, NeverBack
 from syncline.testing.invariants.machines import Digest, EqualStates
@@ -23,6 +28,7 @@ def all_invariants(facts: Facts, verdict: Verdict, digest: Digest) -> list[Invar
         VoteOnce,
         LeaderCompleteness,
         AcknowledgedIsDurable,
+        LeaderIsDurable,
         CommittedIsDurable,
         NothingForgotten,
         OneChangeAtATime,

@@ -88,8 +88,6 @@ class Facts:
         self.last_committed = 0
         self.commits: list[tuple[int, int]] = []
         """Up to which index which term's leader has committed: (term, index), both growing."""
-        self.leaders: dict[int, NodeId] = {}
-        """Who led which term."""
         self.memberships: dict[int, MembershipState] = {}
         """The membership in force from each index on at which it changed."""
 

@@ -6,7 +6,7 @@ from syncline.consensus.types import NONE, Message, MessageType, NodeId, StateTy
 from syncline.testing.durablelog import DurableLog
 from syncline.testing.invariants.base import Invariant, View
 
-__all__ = ["AcknowledgedIsDurable", "CommittedIsDurable", "NothingForgotten"]
+__all__ = ["AcknowledgedIsDurable", "CommittedIsDurable", "LeaderIsDurable", "NothingForgotten"]
 
 
 class AcknowledgedIsDurable(Invariant):
@@ -32,6 +32,20 @@ class AcknowledgedIsDurable(Invariant):
                 self.broken(f"{view.name} votes for {self.facts.name(to)}, and has its vote for {vote} on its disk")
         elif message.index > view.durable.last:
             self.broken(f"{view.name} acknowledges entry {message.index}, and has {view.durable.last} on its disk")
+
+
+class LeaderIsDurable(Invariant):
+    """Who leads has its vote for itself on the disk, and with it the term: else it could be elected in it once more."""
+
+    name = "a leader has its vote on the disk"
+
+    def looked(self, view: View) -> None:
+        core = view.core
+        if core.state is not StateType.LEADER or (view.state is StateType.LEADER and view.term == core.term):
+            return
+        state = view.durable.hard_state
+        if (state.term, state.vote) != (core.term, view.id):
+            self.broken(f"{view.name} leads term {core.term}, and has term {state.term} on its disk")
 
 
 class CommittedIsDurable(Invariant):

@@ -9,17 +9,25 @@ __all__ = ["ElectionSafety", "LeaderCompleteness", "VoteOnce"]
 
 
 class ElectionSafety(Invariant):
-    """At most one leader per term (thesis, figure 3.2)."""
+    """At most one leader per term (thesis, figure 3.2). After a restart a node is another one: it has forgotten what it
+    appended and did not write down."""
 
     name = "election safety"
+
+    def __init__(self, facts: Facts, verdict: Verdict) -> None:
+        super().__init__(facts, verdict)
+        self._leaders: dict[int, tuple[NodeId, int]] = {}
 
     def looked(self, view: View) -> None:
         core = view.core
         if core.state is not StateType.LEADER:
             return
-        first = self.facts.leaders.setdefault(core.term, view.id)
-        if first != view.id:
-            self.broken(f"{view.name} leads term {core.term}, which {self.facts.name(first)} leads or has led")
+        first, life = self._leaders.setdefault(core.term, (view.id, view.lives))
+        if (first, life) != (view.id, view.lives):
+            before = (
+                "it has led in an earlier life" if first == view.id else f"{self.facts.name(first)} leads or has led"
+            )
+            self.broken(f"{view.name} leads term {core.term}, which {before}")
 
 
 class LeaderCompleteness(Invariant):
