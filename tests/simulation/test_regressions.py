@@ -38,6 +38,12 @@ def test_a_leader_that_loses_its_power_before_its_own_vote_is_durable_does_not_l
     assert report.failure is None, report.failure
 
 
+def test_a_greeting_to_a_node_that_lost_its_power_is_given_up_when_the_node_is_back() -> None:
+    """Of two nodes that were needed for a quorum one waited five seconds for an answer, and sent nothing meanwhile."""
+    report = run_seed(3004774, Options(sim_seconds=1.0))
+    assert report.failure is None, report.failure
+
+
 def test_the_snapshot_of_a_new_leader_is_not_refused_for_the_sake_of_a_dead_one() -> None:
     """A member received nothing while the connection of the old leader, which had lost its power, was thought alive."""
     faults = ("wipe", "lost-file", "joint", "demote", "remove", "replace", "add", "promote", "rot")

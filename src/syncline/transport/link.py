@@ -157,6 +157,8 @@ class PeerLink:
         self.peer_directory = 0
         """The id of the data directory with which the peer has answered last."""
         self._peer_incarnation = 0
+        self._given_up_for = 0
+        """The incarnation of the peer for whose sake a greeting was given up: once for each."""
         self._earlier_bytes = 0
         self._queue: list[PeerMessage] = []
         self._queued_bytes = 0
@@ -191,9 +193,22 @@ class PeerLink:
 
     def peer_seen(self, incarnation: int) -> None:
         """The peer dialled us: it is alive. What is the use of waiting, or of a connection to its last incarnation?"""
-        if self.state is State.UP and incarnation != self._peer_incarnation and self._connection is not None:
-            self._connection.reset("the peer was restarted")
+        connection = self._connection
+        if connection is not None and self.state is State.UP and incarnation != self._peer_incarnation:
+            connection.reset("the peer was restarted")
+        elif connection is not None and self._is_greeting_in_vain(connection, incarnation):
+            self._given_up_for = incarnation
+            connection.reset("the peer was restarted, it seems: it dials, and does not answer")
         self.dial()
+
+    def _is_greeting_in_vain(self, connection: Connection, incarnation: int) -> bool:
+        """Whether the greeting may have gone to an earlier incarnation, which lost its power and can't answer.
+
+        Who is alive answers soon. Where both ends are new, both are on their way, and not both may be given up.
+        """
+        waited_s = connection.waited_s(connection.opened_s, self._loop.time())
+        new = incarnation != self._given_up_for
+        return self.state is State.GREETING and new and waited_s > self._limits.backoff_first_s
 
     async def _connect(self, address: PeerAddress) -> None:
         limits = self._limits
