@@ -114,6 +114,14 @@ def test_a_definite_answer_is_not_retried(reply: Reply, kind: type[OperationErro
     assert (type(error), error.code, attempts) == (kind, code, 1)
 
 
+def test_a_doubt_is_not_undone_by_a_later_answer_either() -> None:
+    for doubtful in (UNKNOWN, DROP):
+        error, attempts = failing_put(doubtful, error_reply(412, "precondition_failed"), idempotent=True)
+        assert (error.code, error.outcome, attempts) == ("precondition_failed", Outcome.UNKNOWN, 2)
+    error, attempts = failing_put(NO_LEADER, error_reply(412, "precondition_failed"), idempotent=True)
+    assert (error.code, error.outcome, attempts) == ("precondition_failed", Outcome.NOT_APPLIED, 2)
+
+
 def test_a_hanging_server_ends_a_write_at_the_deadline_in_doubt() -> None:
     error, attempts = failing_put(HANG, timeout_s=0.3)
     assert isinstance(error, DeadlineExceeded)

@@ -9,7 +9,7 @@ The rules, and why a write is never carried out twice behind the caller's back:
 - It is unknown whether it was carried out (the connection was lost, an attempt's time was over, `outcome: unknown`):
   it is tried again only if the request is declared idempotent: all reads, and writes whose repetition the caller
   knows to be harmless.
-- Anything else is the answer.
+- Anything else is the answer; where it is an error after an attempt of unknown outcome, its outcome is unknown too.
 
 After each endpoint was tried once there is a pause with jitter, growing from round to round.
 """
@@ -111,6 +111,10 @@ class Caller:
                 # Once an attempt may have been carried out, a later one that surely was not doesn't undo the doubt.
                 doubt = _worst(doubt, failure.error)
                 pause_s = failure.pause_s
+            except OperationError as error:
+                if doubt is not None and doubt.outcome is Outcome.UNKNOWN:
+                    error.outcome = Outcome.UNKNOWN  # an earlier attempt may be the reason of the refusal
+                raise
             else:
                 self._endpoints.worked(endpoint, loop.time())
                 return response
