@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import socket
 import time
@@ -90,3 +91,29 @@ def test_a_connection_that_came_up_is_not_taken_away_without_a_word(
         await listener.close()
 
     runner(check())
+
+
+def test_a_kind_of_address_that_the_system_does_not_know_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name may have IPv6 addresses on a machine whose kernel has no IPv6."""
+
+    class WithoutIpv6(socket.socket):
+        def __init__(self, family: int = -1, kind: int = -1, protocol: int = -1, fileno: int | None = None) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+            super().__init__(family, kind, protocol, fileno)
+
+    async def check() -> None:
+        listener = await TcpNetwork().listen(Closing, "127.0.0.1", 0)
+        port = listener.address[1]
+
+        async def look_up(*_: object, **__: object) -> list[tuple[object, ...]]:
+            found = [(socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")]
+            return [(family, socket.SOCK_STREAM, 0, "", (host, port)) for family, host in found]
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+        monkeypatch.setattr(socket, "socket", WithoutIpv6)
+        transport, _ = await TcpNetwork().connect(asyncio.Protocol, "both", port, timeout_s=5)
+        transport.close()
+        await listener.close()
+
+    asyncio.run(check())

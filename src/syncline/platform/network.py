@@ -124,7 +124,11 @@ async def _connected_socket(loop: asyncio.AbstractEventLoop, host: str, port: in
     """The first of the host's addresses that answers; the last one's error where none does."""
     failure: OSError = OSError(errno.EHOSTUNREACH, "it has no address")
     for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        dialled = socket.socket(family, kind, protocol)
+        try:
+            dialled = socket.socket(family, kind, protocol)
+        except OSError as error:  # a name may have IPv6 addresses on a machine that has no IPv6
+            failure = error
+            continue
         dialled.setblocking(False)
         try:
             await loop.sock_connect(dialled, address)
