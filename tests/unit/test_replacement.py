@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 
 from syncline.errors import CorruptionError, RepairNeeded, StorageError
@@ -104,6 +105,26 @@ def test_crashed_anywhere_no_node_starts_in_between_and_it_is_completed() -> Non
     began = True
     complete(disk, "/d", NOTE)
     assert cases > 200
+
+
+def test_begun_anew_when_it_was_all_but_complete_the_old_identity_is_kept() -> None:
+    disk = used()
+    begin(disk, "/d", NOTE)
+
+    def crash(operation: str, path: str) -> None:
+        if operation == "rename" and "replacement" in path:
+            raise InterruptedError
+
+    disk.before = crash
+    with pytest.raises(InterruptedError):
+        complete(disk, "/d", NOTE)
+    disk.before = None
+    assert disk.read_file("/d/identity") == encode_identity(NEW)
+    again = msgspec.structs.replace(NOTE, new_id=f"{0xC:016x}")
+    begin(disk, "/d", again)
+    complete(disk, "/d", again)
+    assert opened(disk) == Identity(0xC1, 0xC, "a")
+    assert disk.read_file("/d/set-aside-1/identity") == FILES["identity"]
 
 
 def test_what_is_not_there_is_not_missed() -> None:

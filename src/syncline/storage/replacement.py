@@ -102,7 +102,7 @@ def complete(disk: Disk, path: str, replacement: Replacement) -> str:
     disk.make_dirs(folder)
     new = Identity(int(replacement.cluster_id, 16), int(replacement.new_id, 16), replacement.name)
     for name in MOVED:
-        if disk.exists(f"{path}/{name}") and not (name == IDENTITY_NAME and _is(disk, path, new)):
+        if disk.exists(f"{path}/{name}") and not (name == IDENTITY_NAME and _is_set_aside(disk, path, folder, new)):
             disk.rename(f"{path}/{name}", f"{folder}/{name}")
     disk.sync_dir(folder)
     disk.sync_dir(path)
@@ -113,8 +113,10 @@ def complete(disk: Disk, path: str, replacement: Replacement) -> str:
     return folder
 
 
-def _is(disk: Disk, path: str, identity: Identity) -> bool:
+def _is_set_aside(disk: Disk, path: str, folder: str, new: Identity) -> bool:
+    """Whether the identity that is in place is not the old node's: it is `new`, or that of a member that never ran,
+    of a repair that was begun anew."""
     try:
-        return read_identity(disk, path) == identity
+        return disk.exists(f"{folder}/{IDENTITY_NAME}") or read_identity(disk, path) == new
     except CorruptionError:
         return False
