@@ -252,6 +252,7 @@ def test_it_is_run_by_the_user_whose_files_they_are(tmp_path: Path, monkeypatch:
     ran = repair(str(tmp_path), "--yes", "--name", "a", "--endpoints", "http://b")
     assert ran.status == 2
     assert f"this is user {os.getuid() + 54321}: run it as user" in ran.error()
+    assert not list(tmp_path.iterdir()), "a lock of another user's would keep the node off"
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,8 @@ async def repair(context: Context, *, data_dir: str, name: str, address: str, re
     disk = OsDisk()
     if not disk.exists(path) and not name:
         raise click.UsageError(f"{path} is not there; where a node's whole directory was lost, give --name")
+    if disk.exists(path):
+        _check_owner(path)  # before the lock, which is a file as well
     try:
         lock = lock_directory(disk, path)
     except DirectoryLocked as error:
@@ -94,7 +96,6 @@ async def repair(context: Context, *, data_dir: str, name: str, address: str, re
             as_json=context.as_json,
         ) from error  # fmt: skip
     try:
-        _check_owner(path)
         await _Repair(context, disk, path, name=name, address=address, replace=replace, yes=yes).run()
     except Failure as failure:
         failure.as_json = context.as_json
