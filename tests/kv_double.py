@@ -26,7 +26,7 @@ class FakeBackend:
         self.machine = KvMachine()
         self.index = 0
         self.is_leader = True
-        self.last_contact_s: float | None = 0.0
+        self.state_age_s: float | None = 0.0
         self.catching_up = False
         self.failure: BaseException | None = None
         self.propose_error: SynclineError | None = None
@@ -126,7 +126,7 @@ class FakeBackend:
             data_dir="/data/a",
             http="http://a:8080",
             peer="a:7100",
-            last_contact_s=self.last_contact_s,
+            last_contact_s=0.0,
             members=self._members(),
         )
 

@@ -17,6 +17,7 @@ from syncline.errors import (
     NodeFailed,
     NoLeader,
     NotLeader,
+    OperationError,
     Outcome,
     Rejected,
     TooLarge,
@@ -130,6 +131,33 @@ def test_the_leader_is_verified(tmp_path: Path) -> None:
             age = follower.last_contact_s
             assert age is not None
             assert age < 10
+
+    run(check())
+
+
+def test_how_old_a_state_may_be_is_counted_from_the_last_confirmed_read(tmp_path: Path) -> None:
+    def age_of(raft: Raft) -> float | None:
+        return raft.state_age_s
+
+    async def check() -> None:
+        async with cluster(tmp_path) as nodes:
+            leader, follower = await nodes.pair()
+            assert age_of(leader) is None, "a leader may have been replaced without knowing it"
+            assert age_of(follower) is None, "to hear of a leader says nothing of what one lacks"
+            loop = asyncio.get_running_loop()
+            asked_s = loop.time()
+            await follower.read_index()
+            age_s = age_of(follower)
+            assert age_s is not None
+            assert 0.0 <= age_s <= loop.time() - asked_s
+            assert age_of(leader) is None, "it answered for another"
+            for name in [name for name, raft in nodes.rafts.items() if raft is not follower]:
+                await nodes.stop(name)
+            with pytest.raises(OperationError):
+                await follower.read_index(timeout=0.3)
+            later_s = age_of(follower)
+            assert later_s is not None
+            assert later_s >= 0.3, "a question that nobody answers makes nothing younger"
 
     run(check())
 

@@ -51,6 +51,12 @@ def test_the_snapshot_of_a_new_leader_is_not_refused_for_the_sake_of_a_dead_one(
     assert report.failure is None, report.failure
 
 
+def test_a_bounded_stale_read_is_no_older_than_its_bound_though_the_leader_was_heard_of() -> None:
+    """A cut in one direction let heartbeats through, and no entries."""
+    report = run_seed(100200, Options(sim_seconds=2.0))
+    assert report.failure is None, report.failure
+
+
 @pytest.mark.parametrize(("seed", "sim_seconds"), [(400463, 2.0), (2001797, 1.0)])
 def test_no_quorum_is_lost_to_a_membership_that_shrinks_while_disks_are_lost(seed: int, sim_seconds: float) -> None:
     """What the faults did was more than Raft promises to survive."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.errors import Closed, DeadlineExceeded, DiskFull, Dropped, NoLeader, NotLeader, Outcome
+from syncline.errors import Closed, DeadlineExceeded, DiskFull, Dropped, NoLeader, NotLeader, Outcome, SynclineError
 from syncline.server.problems import RequestError
 from syncline.server.routes.keys import ANY_ETAG, parse_etags
 from tests.kv_double import IDS, KvWire, error_in
@@ -298,18 +298,46 @@ def test_stale_and_leader_reads_ask_nobody_where_they_need_not() -> None:
     run(scenario())
 
 
-@pytest.mark.parametrize(("age_s", "status"), [(0.0, 200), (4.9, 200), (5.1, 503), (None, 503)])
-def test_max_stale_bounds_the_age(age_s: float | None, status: int) -> None:
+@pytest.mark.parametrize(("age_s", "confirmed"), [(0.0, 0), (5.0, 0), (5.1, 1), (None, 1)])
+def test_a_state_that_may_be_older_than_max_stale_is_confirmed_first(age_s: float | None, confirmed: int) -> None:
     async def scenario() -> None:
         wire = KvWire()
         await wire.ask("PUT", "/key/a", b"v")
-        wire.backend.last_contact_s = age_s
+        wire.backend.state_age_s = age_s
+        assert (await wire.ask("GET", "/key/a?consistency=stale&max_stale=5s")).body == b"v"
+        assert wire.backend.reads == confirmed
+
+    run(scenario())
+
+
+NOBODY = DeadlineExceeded("nobody confirmed it", outcome=Outcome.NOT_APPLIED)
+
+
+@pytest.mark.parametrize(("error", "leader"), [(NOBODY, "a"), (NoLeader("none"), "a"), (NoLeader("none"), None)])
+def test_where_nobody_confirms_it_it_is_too_stale(error: SynclineError, leader: str | None) -> None:
+    async def scenario() -> None:
+        wire = KvWire()
+        await wire.ask("PUT", "/key/a", b"v")
+        wire.backend.state_age_s = 5.1
+        wire.backend.read_error = error
+        wire.backend.leader_name = leader
         answer = await wire.ask("GET", "/key/a?consistency=stale&max_stale=5s")
-        assert answer.status == status
-        if status == 503:
-            assert error_in(answer)["code"] == "too_stale"
-            assert answer.headers["retry-after"] == "1"
+        assert (answer.status, error_in(answer)["code"], answer.headers["retry-after"]) == (503, "too_stale", "1")
+        assert wire.backend.reads == (leader is not None), "without a leader there is nothing to wait for"
         assert (await wire.ask("GET", "/key/a?consistency=stale")).status == 200
+        wire.backend.state_age_s = 4.0
+        assert (await wire.ask("GET", "/key/a?consistency=stale&max_stale=5s")).status == 200
+
+    run(scenario())
+
+
+def test_another_failure_of_the_confirmation_is_told_as_it_is() -> None:
+    async def scenario() -> None:
+        wire = KvWire()
+        wire.backend.state_age_s = None
+        wire.backend.read_error = Closed("the node is closing")
+        answer = await wire.ask("GET", "/key/a?consistency=stale&max_stale=5s")
+        assert (answer.status, error_in(answer)["code"]) == (503, "closed")
 
     run(scenario())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import signal
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -335,6 +336,17 @@ class Raft:
         back waits until this is False.
         """
         return not self._driver.horizon.reached
+
+    @property
+    def state_age_s(self) -> float | None:
+        """How old the local state may be: it has all that was committed so many seconds ago. None: nobody can tell.
+
+        Counted from the last confirmed read of this node (`read_index`), from the moment at which it was asked for: so
+        no message's time on the way, and nobody else's clock, is part of it. Also on the leader, which may have been
+        replaced without knowing it.
+        """
+        since_s = self._driver.reads.current_as_of_s
+        return None if since_s == -math.inf else self._driver.loop.time() - since_s
 
     @property
     def last_contact_s(self) -> float | None:

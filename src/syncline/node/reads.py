@@ -43,6 +43,8 @@ class Reads:
         self._gathering: dict[float, ReadFuture] = {}
         self._asked: _Batch | None = None
         self._confirmed: deque[_Batch] = deque()
+        self.current_as_of_s = -math.inf
+        """The state has everything that was committed when the loop's clock showed this."""
 
     def __len__(self) -> int:
         asked = len(self._asked.futures) if self._asked else 0
@@ -103,7 +105,9 @@ class Reads:
     def applied(self, index: int) -> None:
         """The state machine has reached `index`: what was waiting for it can be read now."""
         while self._confirmed and self._confirmed[0].index <= index:
-            for future in self._confirmed.popleft().futures:
+            batch = self._confirmed.popleft()
+            self.current_as_of_s = max(self.current_as_of_s, batch.started_s)
+            for future in batch.futures:
                 settle(future, index)
 
     def expire(self, now_s: float, leader: int, why_no_leader: str = NO_QUORUM) -> None:

@@ -41,8 +41,8 @@ class NodeBackend:
         return self._raft.is_leader
 
     @property
-    def last_contact_s(self) -> float | None:
-        return self._raft.last_contact_s
+    def state_age_s(self) -> float | None:
+        return self._raft.state_age_s
 
     @property
     def catching_up(self) -> bool:

@@ -108,8 +108,8 @@ class Backend(Protocol):
     def is_leader(self) -> bool: ...
 
     @property
-    def last_contact_s(self) -> float | None:
-        """Seconds since the leader was last heard of; 0.0 on the leader, None where that is not known."""
+    def state_age_s(self) -> float | None:
+        """How old the store may be, in seconds; None where that is not known."""
         ...
 
     @property

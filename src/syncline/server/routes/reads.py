@@ -4,7 +4,9 @@
   acknowledged anywhere; then it reads its own state. Works on any node; all reads of one moment share the round.
 - `leader`: on the leader the state is read at once, without asking a quorum: a leader that has been replaced and does
   not know it yet may answer with old data for about an election timeout. On other nodes the same as `linearizable`.
-- `stale`: this node's own state, at once, without anybody. `max_stale` bounds how long ago the leader was heard of.
+- `stale`: this node's own state, at once, without anybody. `max_stale` bounds its age, counted from the last read that
+  this node had confirmed; where that is too long ago the read is confirmed as a linearizable one (as Consul does), and
+  refused where there is nobody to confirm it.
   A node never shows an older state than before, restarts included: one that was killed a moment after it applied
   something first makes sure of that, and refuses until then.
 """
@@ -18,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from syncline.errors import Closed
+from syncline.errors import Closed, DeadlineExceeded, NoLeader
 from syncline.server.backend import Backend
 from syncline.server.problems import RequestError
 from syncline.server.request import Parameters
@@ -78,9 +80,12 @@ class Reads:
                 status=503,
                 code="too_stale",
             )
-        if plan.max_stale_s is not None:
-            self._check_age(plan.max_stale_s)
-        then(None)
+        if plan.max_stale_s is None or _within(plan.max_stale_s, self._backend.state_age_s):
+            then(None)
+        elif self._backend.leader() is None:
+            then(_too_stale(plan.max_stale_s, "knows of no leader"))
+        else:
+            self.within(plan.timeout_s, partial(_bounded, then, plan.max_stale_s))
 
     def within(self, timeout_s: float, then: Then) -> None:
         """Call `then` when a linearizable read is possible, or after `timeout_s` with why not."""
@@ -93,13 +98,18 @@ class Reads:
             self._shared, self._waiting = future, [then]
             future.add_done_callback(partial(_confirmed, self._waiting))
 
-    def _check_age(self, most_s: float) -> None:
-        age_s = self._backend.last_contact_s
-        if age_s is None or age_s > most_s:
-            known = "does not know of a leader" if age_s is None else f"heard of the leader {age_s:.3f} s ago"
-            raise RequestError(
-                f"this node {known}; the read asks for at most {most_s:g} s", status=503, code="too_stale"
-            )
+
+def _within(most_s: float, age_s: float | None) -> bool:
+    return age_s is not None and age_s <= most_s
+
+
+def _bounded(then: Then, most_s: float, error: BaseException | None) -> None:
+    then(_too_stale(most_s, str(error)) if isinstance(error, DeadlineExceeded | NoLeader) else error)
+
+
+def _too_stale(most_s: float, why: str) -> RequestError:
+    message = f"the state of this node may be older than the {most_s:g} s that the read asks for: {why}"
+    return RequestError(message, status=503, code="too_stale")
 
 
 def _confirmed(waiting: list[Then], future: asyncio.Future[object]) -> None:
