@@ -354,3 +354,27 @@ def test_a_connection_that_is_lost_as_soon_as_it_is_made_is_no_doubt_about_the_r
             assert len(double.requests) == 1
 
     run(scenario())
+
+
+def test_a_connection_that_comes_up_after_its_call_gave_up_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A TLS handshake goes on in the background when the call's time is over: see `TcpNetwork.connect`."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        create, gate = loop.create_connection, asyncio.Event()
+        made: asyncio.Future[asyncio.Transport] = loop.create_future()
+
+        async def late(*arguments: Any, **named: Any) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+            await gate.wait()
+            transport, protocol = await create(*arguments, **named)
+            made.set_result(transport)
+            return transport, protocol
+
+        monkeypatch.setattr(loop, "create_connection", late)
+        async with HttpDouble(scripted(DONE)) as double, AsyncClient(double.url, network=TcpNetwork()) as kv:
+            with pytest.raises(Unreachable, match="no connection within"):
+                await kv.put("k", b"v", timeout_s=0.1)
+            gate.set()
+            assert (await made).is_closing()
+
+    asyncio.run(scenario())

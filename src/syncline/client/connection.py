@@ -46,6 +46,7 @@ class Connection(asyncio.Protocol):
         self.last_used_s = 0.0
         """When the last answer was complete, on the loop's clock: old idle connections are not trusted."""
         self._transport: asyncio.Transport | None = None
+        self._aborted = False
         self._answer: asyncio.Future[Response] | None = None
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._parser = httptools.HttpResponseParser(self)
@@ -81,7 +82,8 @@ class Connection(asyncio.Protocol):
             self._answer = None
 
     def abort(self) -> None:
-        """Drop the connection at once, with whatever is under way on it."""
+        """Drop the connection at once, with whatever is under way on it; one that is still to come up, then."""
+        self._aborted = True
         if self._transport is not None:
             self._transport.abort()
 
@@ -94,6 +96,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one by its methods, not by its class
+        if self._aborted:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None:  # nothing was asked: this is no server to go on talking to

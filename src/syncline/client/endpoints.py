@@ -107,14 +107,17 @@ class Endpoint:
         return None
 
     async def _connect(self) -> Connection:
+        protocol = Connection()
         try:
-            _, protocol = await self._network.connect(
-                Connection, self._host, self._port, tls=self._tls, timeout_s=CONNECT_LIMIT_S
+            await self._network.connect(
+                lambda: protocol, self._host, self._port, tls=self._tls, timeout_s=CONNECT_LIMIT_S
             )
+        except asyncio.CancelledError:
+            protocol.abort()  # a TLS handshake goes on nevertheless, and nobody would own what comes of it
+            raise
         except OSError as error:
             refused = isinstance(error, ConnectionRefusedError)
             raise ConnectFailed(_reason(error), refused=refused) from error
-        assert isinstance(protocol, Connection)
         if not protocol.usable:  # a server that is killed may end it between the dial and the first request
             raise ConnectFailed("the connection was lost as soon as it was made", refused=False)
         return protocol
