@@ -6,6 +6,7 @@ import asyncio
 import random
 import ssl
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from syncline.client import AsyncClient
 from syncline.client import caller as module
 from syncline.errors import (
     DeadlineExceeded,
+    MembershipError,
     NoLeader,
     OperationError,
     Outcome,
@@ -23,6 +25,8 @@ from syncline.errors import (
     Unreachable,
 )
 from syncline.platform.network import ProtocolFactory, TcpNetwork
+from syncline.server import join
+from syncline.server.config import ServerConfig
 from tests.support import run
 from tests.support_http import (
     DROP,
@@ -378,3 +382,28 @@ def test_a_connection_that_comes_up_after_its_call_gave_up_is_closed(monkeypatch
             assert (await made).is_closing()
 
     asyncio.run(scenario())
+
+
+def test_a_node_that_joins_goes_on_says_why_and_heeds_a_refusal(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(join, "TOLD_EVERY_S", 0.0)
+    replies = [error_reply(503, "no_leader"), error_reply(503, "no_leader"), error_reply(409, "membership")]
+
+    async def scenario() -> None:
+        async with HttpDouble(scripted(*replies)) as double:
+            config = ServerConfig(
+                name="d",
+                data_dir=str(tmp_path),
+                http_listen="127.0.0.1:1",
+                peer_listen="127.0.0.1:2",
+                join=(double.url,),
+            )
+            with pytest.raises(MembershipError):
+                await join.ask_members(config, 7, http="", network=TcpNetwork(), rng=random.Random(1))
+            assert len(double.requests) == 3
+
+    run(scenario())
+    told = [record.getMessage() for record in caplog.records if record.name == "syncline.server.join"]
+    assert len(told) == 2
+    assert all("could not join yet" in line for line in told)

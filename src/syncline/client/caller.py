@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -81,11 +82,20 @@ class _Doubt(Exception):
 class Caller:
     """Sends requests to a set of endpoints."""
 
-    def __init__(self, endpoints: EndpointSet, *, rng: random.Random, user_agent: str, retry_refused: bool) -> None:
+    def __init__(
+        self,
+        endpoints: EndpointSet,
+        *,
+        rng: random.Random,
+        user_agent: str,
+        retry_refused: bool,
+        on_retry: Callable[[OperationError], None] | None = None,
+    ) -> None:
         self._endpoints = endpoints
         self._rng = rng
         self._user_agent = user_agent
         self._retry_refused = retry_refused
+        self._on_retry = on_retry
 
     async def call(self, request: Request, timeout_s: float) -> Response:
         """The answer to a request. Only answers below 300, 304 and 404 are returned, any other is raised.
@@ -127,6 +137,8 @@ class Caller:
                 rounds += 1
             if loop.time() + pause_s + last_attempt_s >= deadline_s:
                 raise doubt
+            if self._on_retry is not None:
+                self._on_retry(doubt)
             await asyncio.sleep(pause_s)
 
     async def _attempt(self, request: Request, endpoint: Endpoint, deadline_s: float) -> Response:

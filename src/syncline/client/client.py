@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import ssl
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -31,7 +31,7 @@ from syncline.client.results import (
 )
 from syncline.client.txn import Compare, Operation, txn_body
 from syncline.client.wire import decode, error_from, key_page, key_target, revision_of, txn_result
-from syncline.errors import ConfigError
+from syncline.errors import ConfigError, OperationError
 from syncline.platform.network import Network, TcpNetwork
 from syncline.version import __version__
 
@@ -53,8 +53,8 @@ class AsyncClient:
     `endpoints` are URLs of any of its nodes (a list, or one comma-separated text); more than one lets the client go on
     when a node is away. `timeout_s` is the deadline of one operation, retries included, unless a call gives its own.
     `retry_refused=False` fails at once where every endpoint refuses the connection (or is no Syncline server), instead
-    of waiting for one to come back. `tls` is for https endpoints; without it the system's certificate authorities are
-    trusted.
+    of waiting for one to come back. `on_retry` is told why, each time before another attempt is made. `tls` is for
+    https endpoints; without it the system's certificate authorities are trusted.
 
     Keys are bytes; a `str` is taken as its UTF-8. Methods raise `errors.OperationError` (look at `outcome`): the class
     that the library itself would raise, `Unreachable`, or `RequestFailed`.
@@ -69,6 +69,7 @@ class AsyncClient:
         tls: ssl.SSLContext | None = None,
         network: Network | None = None,
         rng: random.Random | None = None,
+        on_retry: Callable[[OperationError], None] | None = None,
     ) -> None:
         if not 0 < timeout_s < float("inf"):
             raise ConfigError(f"timeout_s is {timeout_s!r}: it must be a positive number of seconds")
@@ -81,6 +82,7 @@ class AsyncClient:
             rng=rng or random.Random(),
             user_agent=f"syncline/{__version__}",
             retry_refused=retry_refused,
+            on_retry=on_retry,
         )
 
     async def __aenter__(self) -> Self:

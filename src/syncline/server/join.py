@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import random
 import ssl
+from typing import Final
 
 from syncline.client.client import AsyncClient
 from syncline.consensus.types import NodeId
-from syncline.errors import ConfigError
+from syncline.errors import ConfigError, OperationError
 from syncline.node.members import format_id, is_founder, parse_id
 from syncline.platform.disk import Disk
 from syncline.platform.network import Network
@@ -15,6 +18,11 @@ from syncline.server.config import ServerConfig
 from syncline.storage.datadir import DataDir
 
 __all__ = ["ask_members", "is_new"]
+
+TOLD_EVERY_S: Final = 5.0
+"""How often a node that could not join yet says why: longer than an election, which nobody need hear of."""
+
+_log = logging.getLogger("syncline.server.join")
 
 
 def is_new(disk: Disk, path: str) -> bool:
@@ -38,9 +46,20 @@ def is_new(disk: Disk, path: str) -> bool:
 async def ask_members(config: ServerConfig, node_id: NodeId, *, http: str, network: Network, rng: random.Random) -> int:
     """Have this node added, by any of the members at `config.join`; retried until `config.join_timeout_s`.
 
+    What is temporary (nobody reached, no leader, no time) is tried again and told in the log; a refusal ends it.
     Returns the cluster's id. Raises what the client does (`OperationError`), with the refusal of the cluster in words.
     """
-    async with AsyncClient(config.join, network=network, rng=rng, tls=_trusted(config)) as client:
+    loop = asyncio.get_running_loop()
+    told_s = loop.time()
+    end_s = told_s + config.join_timeout_s
+
+    def tell(error: OperationError) -> None:
+        nonlocal told_s
+        if loop.time() - told_s >= TOLD_EVERY_S:
+            told_s = loop.time()
+            _log.warning("could not join yet, and tries for another %.0f s: %s", end_s - told_s, error)
+
+    async with AsyncClient(config.join, network=network, rng=rng, tls=_trusted(config), on_retry=tell) as client:
         added = await client.add_member(
             config.name,
             config.peer_advertise or config.peer_listen,
