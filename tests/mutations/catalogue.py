@@ -88,7 +88,10 @@ MUTATIONS: tuple[Mutation, ...] = (
         "commit index counted without a real quorum of voters",
         "openraft #1802",
         core.learners_commit,
-        (_clusters("committed but not on a quorum's disks", 20),),
+        (
+            _clusters("committed but not on a quorum's disks", 20),
+            _simulator("committed is durable on a quorum", "add", "demote", "isolate-leader"),
+        ),
     ),
     Mutation(
         "membership in force taken from a stale place after a snapshot install: disjoint quorums",
@@ -97,6 +100,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         (
             _trace("a_change_from_before_a_snapshot_is_not_made_again"),
             _clusters("a membership is in force that never was", 20),
+            _simulator("memberships share a quorum", "add", "remove", "cut"),
         ),
     ),
     Mutation(
@@ -109,7 +113,10 @@ MUTATIONS: tuple[Mutation, ...] = (
         "new segment or directory entry not synced after rotation",
         "raft-log (2026-02)",
         runtime.new_segment_not_synced,
-        (_crashes("rotate", "finds what no crash may leave|this node has had one: its files are missing"),),
+        (
+            _crashes("rotate", "finds what no crash may leave|this node has had one: its files are missing"),
+            _simulator("a sound node starts|nothing durable is forgotten", "power", "kill-all"),
+        ),
     ),
     Mutation(
         "a durable snapshot replaced by an older one",
@@ -172,7 +179,10 @@ MUTATIONS: tuple[Mutation, ...] = (
         "term and vote written separately",
         "hashicorp/raft #661",
         runtime.vote_and_term_apart,
-        (_crashes("hard_state", "finds what no crash may leave"),),
+        (
+            _crashes("hard_state", "finds what no crash may leave"),
+            _simulator("a sound node starts|nothing durable is forgotten", "crash-in-write", "isolate-leader"),
+        ),
     ),
 )
 
