@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from syncline.errors import ConfigError
+from syncline.storage.space import RESERVE_BYTES
 from syncline.transport.messages import PeerAddress
 from syncline.transport.tls import PeerTls
 
@@ -107,7 +108,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     segment_bytes: int = 64 * MIB
     """The size of a file of the log."""
 
-    reserve_bytes: int = 64 * MIB
+    reserve_bytes: int = RESERVE_BYTES
     """Disk space that is never used by writes: below it they are refused and reads go on."""
 
     peer_tls: PeerTls | None = None

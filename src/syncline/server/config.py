@@ -23,6 +23,7 @@ from syncline.errors import ConfigError
 from syncline.kv.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES
 from syncline.server.limits import KIB, MIB, HttpLimits
 from syncline.server.names import check_address, check_name, check_url, join_address, split_address
+from syncline.storage.space import RESERVE_BYTES
 
 __all__ = ["ENVIRONMENT_PREFIX", "ServerConfig", "load_config"]
 
@@ -93,7 +94,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Snapshots kept on disk."""
     trailing_entries: Annotated[int, Meta(ge=0)] = 10_000
     """Entries kept in the log behind a snapshot."""
-    reserve_bytes: Annotated[int, Meta(ge=0)] = 64 * MIB
+    reserve_bytes: Annotated[int, Meta(ge=0)] = RESERVE_BYTES
     """Disk space that writes never use: below it they are refused (507) and reads go on."""
 
     max_key_bytes: Annotated[int, Meta(ge=1, le=MAX_KEY_BYTES)] = KIB

@@ -21,8 +21,8 @@ from syncline.platform.disk import DISK_FULL, Disk
 
 __all__ = ["RESERVE_BYTES", "Shortage", "SpaceGuard", "SpareFile", "is_disk_full"]
 
-RESERVE_BYTES: Final = 256 << 20
-"""The default reserve: a few log segments and a snapshot of moderate size."""
+RESERVE_BYTES: Final = 64 << 20
+"""The default reserve: one full segment of the log, or a snapshot of moderate size."""
 
 RECHECK_BYTES: Final = 4 << 20
 """How much may be promised, at most, before the disk is asked again: others write to it too."""

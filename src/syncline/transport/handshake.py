@@ -164,7 +164,7 @@ def check_welcome(welcome: Welcome, *, cluster_id: int, peer: NodeId, directory:
     if directory and welcome.directory != directory:
         raise HandshakeRefused(
             f"node {peer:016x} answered with a new data directory: it has lost the one that it is known by;"
-            " remove it from the cluster, and let it join anew"
+            " `syncline repair --replace` on its data directory has the cluster replace it"
         )
 
 
