@@ -262,6 +262,29 @@ class TestFaults:
 
         simulate(main)
 
+    def test_what_a_lost_connection_sent_arrives_behind_what_the_next_one_brings(self) -> None:
+        async def main(world: World) -> None:
+            near, far = await world.joined()
+            near.sender.write(b"before")
+            world.network.hold_back("a", "b", 0.5)
+            near.sender.write(b"on the way")
+            await asyncio.sleep(0.1)
+            assert far.data == b"before"
+            world.network.lose("a", "b")
+            await asyncio.sleep(0.1)
+            assert near.events == ["made", "lost ConnectionResetError"]
+            assert far.events == ["made"], "nobody has told it yet"
+            again, other = await world.joined()
+            again.sender.write(b"on the way")
+            await asyncio.sleep(0.1)
+            assert (far.data, other.data) == (b"before", b"on the way")
+            await asyncio.sleep(0.5)
+            assert far.data == b"beforeon the way", "for the second time"
+            assert far.events == ["made", "lost ConnectionResetError"]
+            assert again.events == other.events == ["made"]
+
+        simulate(main)
+
     def test_a_slow_line(self) -> None:
         async def main(world: World) -> None:
             near, far = await world.joined()

@@ -220,6 +220,23 @@ class SimNetwork:
                 peer.break_off(ConnectionResetError("the network reset the connection"))
                 self._stop_pipes(end, peer)
 
+    def hold_back(self, one: str, other: str, late_s: float) -> None:
+        """What `one` sends to `other` on the connections of now takes `late_s` longer, on new ones it does not."""
+        for end in self._open_ends(one, other):
+            self.trace(one, other, f"{late_s:.3f} s late")
+            if end.output is not None:
+                end.output.late_s = late_s
+
+    def lose(self, one: str, other: str) -> None:
+        """The end of `one` is told that its connections to `other` are gone. The other end hears of it when all that
+        is on its way has arrived: it may come behind what a new connection brings, and be sent there once more."""
+        for end in self._open_ends(one, other):
+            self.trace(one, other, "lost at one end")
+            end.reset(ConnectionResetError("the network reset the connection"))
+
+    def _open_ends(self, one: str, other: str) -> list[SimTransport]:
+        return [end for end, peer in self._ends.items() if (end.host, peer.host) == (one, other) and not end.lost]
+
     def slow(
         self, one: str, other: str, *, latency_s: tuple[float, float] | None = None, bytes_per_s: float | None = None
     ) -> None:

@@ -73,6 +73,8 @@ class Pipe:
         self._free_s = 0.0  # when the line has sent what it was given
         self._arrival_s = 0.0  # of the last segment
         self._unconfirmed_bytes = 0
+        self.late_s = 0.0
+        """By how much longer what is sent from now on takes than on other connections of the same two hosts."""
 
     def push(self, segment: bytes | Segment) -> None:
         """Put a segment on its way."""
@@ -81,7 +83,7 @@ class Pipe:
         self.in_flight_bytes += size
         now_s = self._wire.now()
         self._free_s = max(now_s, self._free_s) + self._wire.transmit_s(source, target, size)
-        self._arrival_s = max(self._arrival_s, self._free_s + self._wire.transit_s(source, target))
+        self._arrival_s = max(self._arrival_s, self._free_s + self._wire.transit_s(source, target) + self.late_s)
         self._segments.append((self._arrival_s, segment))
         if len(self._segments) == 1:
             self._schedule()
@@ -267,10 +269,14 @@ class SimTransport(asyncio.Transport):
             self._pump()
 
     def abort(self) -> None:
+        self.reset(None)
+
+    def reset(self, error: Exception | None) -> None:
+        """End it at once, for the reason given (None: by its own process); the other end is sent a reset."""
         if not self.lost and not self.dead:
             if self.output is not None:
                 self.output.push(Segment.RESET)
-            self.break_off(None)
+            self.break_off(error)
 
     def is_closing(self) -> bool:
         return self._closing

@@ -6,7 +6,7 @@ from itertools import combinations
 
 from syncline.testing.faults.base import Trouble
 
-__all__ = ["bridge", "cut", "cut_one_way", "delay", "flap", "isolate_leader", "reset", "slow_line"]
+__all__ = ["bridge", "cut", "cut_one_way", "delay", "flap", "isolate_leader", "overtake", "reset", "slow_line"]
 
 
 async def cut(trouble: Trouble) -> None:
@@ -94,6 +94,21 @@ async def reset(trouble: Trouble) -> None:
         one, other = trouble.names()[:2]
         trouble.cluster.note("network", f"reset between {one} and {other}")
         trouble.cluster.network.reset(one, other)
+
+
+async def overtake(trouble: Trouble) -> None:
+    """A connection is lost at one end while what it sent is still on its way: that arrives among what the next one
+    brings, and much of it for the second time."""
+    while True:
+        await trouble.wait(4.0)
+        one, other = trouble.names()[:2]
+        late_s = trouble.rng.choice([0.02, 0.2, 1.0]) * trouble.rng.uniform(0.5, 1.5)
+        trouble.cluster.note(
+            "network", f"{one} loses its connections to {other} with {late_s:.3f} s of them on the way"
+        )
+        trouble.cluster.network.hold_back(one, other, late_s)
+        await trouble.last(0.02, 0.3)
+        trouble.cluster.network.lose(one, other)
 
 
 async def slow_line(trouble: Trouble) -> None:

@@ -26,6 +26,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "flap": networks.flap,
     "delay": networks.delay,
     "reset": networks.reset,
+    "overtake": networks.overtake,
     "slow-line": networks.slow_line,
     "failed-sync": disks.failed_sync,
     "failed-write": disks.failed_write,
