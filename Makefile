@@ -17,10 +17,10 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
 	@touch $@
 
-# Two at a time: the tests of real processes wait more than they work. A file's tests stay together and in order, and the
-# files with the longest ones (integration) are not left to the end.
+# Three at a time: the tests of real processes wait more than they work. A file's tests stay together and in order, and the
+# files with the longest ones (chaos, integration) are not left to the end.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # Minutes to hours: the slow tests, then simulated clusters. `make soak SEEDS=1-20000 JOBS=2`
 SEEDS ?= 1-1000

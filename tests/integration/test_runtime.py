@@ -282,6 +282,7 @@ def test_a_node_killed_before_its_commit_index_is_durable_knows_that_it_may_be_b
             await nodes.start_all()
             leader, follower = await nodes.pair()
             name = follower.config.name
+            await nodes.announced()  # an announcement that came later would take the commit index along
             await follower.apply(b"shown")
             assert nodes.machine(follower).items == [b"shown"]
             assert not follower.catching_up
