@@ -29,6 +29,9 @@ STALLED_S: Final = 10.0
 ANSWER_S: Final = 0.5
 """A deadline is looked at with the ticks: so much later it is noticed at the latest."""
 
+OPERATOR_S: Final = 120.0
+"""So soon every change that an operator still has to make is made: far more than several snapshots take."""
+
 SLOWEST_CLOCK: Final = 0.8
 """The rate of the slowest clock: its election timeouts take that much longer."""
 
@@ -71,11 +74,11 @@ class Recovery:
         await self._cluster.until(
             lambda: all(server.condition is not Condition.STARTING for server in starting), timeout_s=STALLED_S
         )
-        for server in list(self._cluster.servers.values()):
-            if server.condition is Condition.REFUSED or (server.lost and not server.retired):
-                await self._operator.replace(server)
-            elif server.retired and self._is_member(server):
-                await self._operator.remove(server)
+        try:
+            async with asyncio.timeout(OPERATOR_S):
+                await self._finish_changes()
+        except TimeoutError:
+            self._verdict.broken("changes of the membership after the faults", f"not within {OPERATOR_S:g} s")
         if not all(self._is_member(server) for server in self._cluster.running if not server.retired):
             await asyncio.sleep(PATIENCE_S)  # what was asked for last may still be on its way
         for server in list(self._cluster.servers.values()):
@@ -83,6 +86,13 @@ class Recovery:
                 server.retired = True
             if server.retired and server.up:
                 server.crash()
+
+    async def _finish_changes(self) -> None:
+        for server in list(self._cluster.servers.values()):
+            if server.condition is Condition.REFUSED or (server.lost and not server.retired):
+                await self._operator.replace(server)
+            elif server.retired and self._is_member(server):
+                await self._operator.remove(server)
 
     def _is_member(self, server: SimServer) -> bool:
         membership = self._operator.membership()

@@ -107,8 +107,10 @@ async def overtake(trouble: Trouble) -> None:
             "network", f"{one} loses its connections to {other} with {late_s:.3f} s of them on the way"
         )
         trouble.cluster.network.hold_back(one, other, late_s)
-        await trouble.last(0.02, 0.3)
-        trouble.cluster.network.lose(one, other)
+        try:
+            await trouble.last(0.02, 0.3)
+        finally:
+            trouble.cluster.network.lose(one, other)
 
 
 async def slow_line(trouble: Trouble) -> None:
