@@ -14,6 +14,7 @@ from syncline.node.config import Config
 from syncline.node.proposals import Proposals
 from syncline.node.snapshotter import Snapshotter
 from syncline.server.routes.reads import ReadPlan, Reads, Then
+from syncline.storage import datadir
 from syncline.storage.datadir import DataDir, Identity
 from syncline.testing.simdisk import SimDisk
 from tests.simulation.test_planted_bugs_of_consensus import found
@@ -39,6 +40,16 @@ def test_a_directory_that_does_not_look_whose_it_is(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(assembly, "_identify", trusting)
     found(monkeypatch, "a foreign disk is refused", "foreign-disk", nodes=5)
+
+
+def test_a_directory_of_a_later_version_that_is_taken_for_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = datadir.decode_identity
+
+    def bold(path: str, data: bytes) -> Identity:
+        return decode(path, data.replace(b'"format_version": 2', b'"format_version": 1'))
+
+    monkeypatch.setattr(datadir, "decode_identity", bold)
+    found(monkeypatch, "a later version's directory is refused", "downgrade", nodes=5)
 
 
 def test_a_read_that_asks_nobody_is_found_in_the_history_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from syncline.testing.workload import Workload
 
 __all__ = ["Scenario"]
 
-LATER: Final = frozenset({"overtake"})
+LATER: Final = frozenset({"downgrade", "overtake"})
 """Faults that came when there were seeds already whose failures are remembered: drawn apart, so that to most of those
 seeds nothing has changed."""
 
@@ -124,8 +124,7 @@ def _swarm(rng: random.Random, seed: int) -> tuple[str, ...]:
     """Any subset of the faults, small ones more often."""
     drawn = sorted(FAULTS.keys() - LATER)
     count = min(len(drawn), rng.choice([0, 1, 2, 2, 3, 3, 4, 5, 6, 8, 12, len(drawn)]))
-    apart = random.Random(f"{seed} later faults")
-    later = [name for name in sorted(LATER) if apart.random() < LATER_SHARE]
+    later = [name for name in sorted(LATER) if random.Random(f"{seed} {name}").random() < LATER_SHARE]
     return tuple(sorted([*rng.sample(drawn, count), *later]))
 
 

@@ -7,12 +7,15 @@ import random
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
+from syncline.storage.datadir import FORMAT_VERSION, IDENTITY_LIMIT_BYTES, IDENTITY_NAME
+from syncline.storage.wholefile import read_file, replace_file
 from syncline.testing.faults.base import Trouble
 from syncline.testing.simdisk import CAPACITY_BYTES, SimDisk, Survival
 from syncline.testing.simserver import Condition, SimServer
 from syncline.testing.simworkers import Delay, usual_delay
 
 __all__ = [
+    "downgrade",
     "failed_sync",
     "failed_write",
     "foreign_disk",
@@ -196,6 +199,41 @@ async def foreign_disk(trouble: Trouble) -> None:
             finally:
                 server.disk = own
             server.start()
+
+
+async def downgrade(trouble: Trouble) -> None:
+    """A server is started with an older version than its directory was written by: it must refuse."""
+    while True:
+        await trouble.wait(15.0)
+        server = trouble.expendable()
+        if server is None:
+            continue
+        with trouble.hold(server):
+            trouble.crash(server)
+            own, server.disk = server.disk, server.disk.crashed(Survival.EVERYTHING)
+            trouble.cluster.note(server.name, "is started with an older version than wrote its directory")
+            try:
+                if _written_by_a_later_version(server):
+                    with trouble.damage(server):
+                        server.start()
+                        await trouble.settled(server)
+                    if server.condition is not Condition.REFUSED:
+                        trouble.broken("a later version's directory is refused", f"{server.name} runs on it")
+            finally:
+                server.disk = own
+            server.start()
+
+
+def _written_by_a_later_version(server: SimServer) -> bool:
+    """Raise the version in the directory's identity; False where there is no identity yet."""
+    path = f"{server.config.data_dir}/{IDENTITY_NAME}"
+    if not server.disk.exists(path):
+        return False
+    written = read_file(server.disk, path, limit_bytes=IDENTITY_LIMIT_BYTES)
+    ours, later = (b'"format_version": %d,' % version for version in (FORMAT_VERSION, FORMAT_VERSION + 1))
+    assert ours in written, written
+    replace_file(server.disk, path, written.replace(ours, later))
+    return True
 
 
 async def second_process(trouble: Trouble) -> None:

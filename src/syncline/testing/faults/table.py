@@ -37,6 +37,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "lost-file": disks.lost_file,
     "wipe": disks.wipe,
     "foreign-disk": disks.foreign_disk,
+    "downgrade": disks.downgrade,
     "second-process": disks.second_process,
     "add": memberships.add,
     "remove": memberships.remove,
