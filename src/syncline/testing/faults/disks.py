@@ -188,17 +188,9 @@ async def foreign_disk(trouble: Trouble) -> None:
             continue
         with trouble.hold(server):
             trouble.crash(server)
-            own, server.disk = server.disk, other.disk.crashed(Survival.EVERYTHING)
             trouble.cluster.note(server.name, f"is started on a copy of the disk of {other.name}")
-            try:
-                with trouble.damage(server):
-                    server.start()
-                    await trouble.settled(server)
-                if server.condition is not Condition.REFUSED:
-                    trouble.broken("a foreign disk is refused", f"{server.name} runs on the disk of {other.name}")
-            finally:
-                server.disk = own
-            server.start()
+            copy = other.disk.crashed(Survival.EVERYTHING)
+            await _must_refuse(trouble, server, copy, "a foreign disk is refused", f"the disk of {other.name}")
 
 
 async def downgrade(trouble: Trouble) -> None:
@@ -210,29 +202,36 @@ async def downgrade(trouble: Trouble) -> None:
             continue
         with trouble.hold(server):
             trouble.crash(server)
-            own, server.disk = server.disk, server.disk.crashed(Survival.EVERYTHING)
-            trouble.cluster.note(server.name, "is started with an older version than wrote its directory")
-            try:
-                if _written_by_a_later_version(server):
-                    with trouble.damage(server):
-                        server.start()
-                        await trouble.settled(server)
-                    if server.condition is not Condition.REFUSED:
-                        trouble.broken("a later version's directory is refused", f"{server.name} runs on it")
-            finally:
-                server.disk = own
+            copy = server.disk.crashed(Survival.EVERYTHING)
+            if _written_by_a_later_version(copy, f"{server.config.data_dir}/{IDENTITY_NAME}"):
+                trouble.cluster.note(server.name, "is started with an older version than wrote its directory")
+                await _must_refuse(trouble, server, copy, "a later version's directory is refused", "such a directory")
+            else:
+                server.start()
+
+
+async def _must_refuse(trouble: Trouble, server: SimServer, disk: SimDisk, promise: str, what: str) -> None:
+    """Start a server on this disk in place of its own, and then on its own again."""
+    own, server.disk = server.disk, disk
+    try:
+        with trouble.damage(server):
             server.start()
+            await trouble.settled(server)
+        if server.condition is not Condition.REFUSED:
+            trouble.broken(promise, f"{server.name} runs on {what}")
+    finally:
+        server.disk = own
+    server.start()
 
 
-def _written_by_a_later_version(server: SimServer) -> bool:
-    """Raise the version in the directory's identity; False where there is no identity yet."""
-    path = f"{server.config.data_dir}/{IDENTITY_NAME}"
-    if not server.disk.exists(path):
+def _written_by_a_later_version(disk: SimDisk, path: str) -> bool:
+    """Raise the version in a directory's identity; False where there is no identity yet."""
+    if not disk.exists(path):
         return False
-    written = read_file(server.disk, path, limit_bytes=IDENTITY_LIMIT_BYTES)
+    written = read_file(disk, path, limit_bytes=IDENTITY_LIMIT_BYTES)
     ours, later = (b'"format_version": %d,' % version for version in (FORMAT_VERSION, FORMAT_VERSION + 1))
     assert ours in written, written
-    replace_file(server.disk, path, written.replace(ours, later))
+    replace_file(disk, path, written.replace(ours, later))
     return True
 
 
