@@ -57,6 +57,12 @@ def test_a_bounded_stale_read_is_no_older_than_its_bound_though_the_leader_was_h
     assert report.failure is None, report.failure
 
 
+def test_a_directory_on_a_full_disk_can_be_made_a_later_versions() -> None:
+    """The fault itself needed space."""
+    report = run_seed(7000667, Options(sim_seconds=1.0))
+    assert report.failure is None, report.failure
+
+
 @pytest.mark.parametrize(("seed", "sim_seconds"), [(400463, 2.0), (2001797, 1.0)])
 def test_no_quorum_is_lost_to_a_membership_that_shrinks_while_disks_are_lost(seed: int, sim_seconds: float) -> None:
     """What the faults did was more than Raft promises to survive."""

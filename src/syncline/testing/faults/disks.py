@@ -203,6 +203,7 @@ async def downgrade(trouble: Trouble) -> None:
         with trouble.hold(server):
             trouble.crash(server)
             copy = server.disk.crashed(Survival.EVERYTHING)
+            copy.capacity_bytes = CAPACITY_BYTES  # a full disk would refuse what is written here, too
             if _written_by_a_later_version(copy, f"{server.config.data_dir}/{IDENTITY_NAME}"):
                 trouble.cluster.note(server.name, "is started with an older version than wrote its directory")
                 await _must_refuse(trouble, server, copy, "a later version's directory is refused", "such a directory")
