@@ -146,7 +146,7 @@ def test_an_order_of_strings_that_differs_between_processes_is_found() -> None:
     with pytest.raises(FSMProblem, match="another process") as found:
         check_fsm(FlawedRaffle, JOIN_AND_DRAW)
     assert found.value.command == b"draw"
-    assert found.value.index == 9
+    assert found.value.index >= 9, "the first draw, or a later one: the first may come out the same by chance"
     assert "answered" in found.value.difference
 
 
