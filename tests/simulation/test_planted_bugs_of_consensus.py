@@ -21,7 +21,7 @@ from syncline.node.horizon import Horizon
 from syncline.testing import seeds
 from syncline.testing.seeds import Options, run_seed
 
-SEEDS = 12
+SEEDS = 24
 """Each bug must be found within so many."""
 
 

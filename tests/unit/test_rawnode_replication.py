@@ -312,6 +312,59 @@ def test_a_transfer_ends_where_its_target_is_removed() -> None:
     assert leader.status().transferee == 0
 
 
+# -- a commit index that travels with other messages --------------------------------------------------------------
+
+
+def lazy_leader() -> tuple[Cluster, RawNode]:
+    """All hold the leader's first entry, and know that it is committed."""
+    cluster = Cluster(3, lazy_commit=True)
+    leader = cluster.elect(1)
+    leader.tell_commit()
+    cluster.settle()
+    assert [cluster[node_id].commit for node_id in (1, 2, 3)] == [START + 1] * 3
+    return cluster, leader
+
+
+def test_a_commit_index_is_told_with_the_next_entries_or_when_the_runtime_says_so() -> None:
+    cluster, leader = lazy_leader()
+    leader.propose(b"a")
+    cluster.settle()
+    assert (leader.commit, cluster[2].commit, cluster[3].commit) == (START + 2, START + 1, START + 1)
+    leader.propose(b"b")
+    cluster.settle()
+    assert (leader.commit, cluster[2].commit, cluster[3].commit) == (START + 3, START + 2, START + 2)
+    leader.tell_commit()
+    cluster.settle()
+    assert (cluster[2].commit, cluster[3].commit) == (START + 3, START + 3)
+    leader.tell_commit()
+    assert not leader.has_ready()  # everybody has been told
+
+
+def test_a_heartbeat_tells_the_commit_index() -> None:
+    cluster, leader = lazy_leader()
+    leader.propose(b"a")
+    cluster.settle()
+    leader.tick()
+    cluster.settle()
+    assert (cluster[2].commit, cluster[3].commit) == (START + 2, START + 2)
+
+
+def test_a_removed_member_hears_that_its_removal_is_committed() -> None:
+    cluster, leader = lazy_leader()
+    leader.propose_membership(remove_node(3))
+    cluster.settle()
+    assert leader.status().membership.voters == (1, 2)
+    assert cluster[3].commit == leader.commit
+
+
+def test_only_a_leader_tells_a_commit_index() -> None:
+    cluster, leader = lazy_leader()
+    leader.propose(b"a")
+    cluster.settle()
+    cluster[2].tell_commit()
+    assert not cluster[2].has_ready()
+
+
 # -- views --------------------------------------------------------------------------------------------------------
 
 

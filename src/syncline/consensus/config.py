@@ -93,6 +93,11 @@ class RaftConfig:
     step_down_on_removal: bool = False
     """A leader that applies its own removal, or its demotion, steps down at once (thesis, 4.2.2)."""
 
+    lazy_commit: bool = False
+    """A leader does not send a commit index by itself the moment it moves: it travels with the next entries or the next
+    heartbeat, or when the runtime says so (`RawNode.tell_commit`). That halves the messages of a leader in use.
+    A change of the membership is told at once: whom it removes would not hear of it any more."""
+
     rng: random.Random = field(default_factory=random.Random)
     """Where election timeouts come from. Pass a seeded one to make a run repeatable."""
 

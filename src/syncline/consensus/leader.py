@@ -77,15 +77,17 @@ def _check_quorum(raft: Raft) -> bool:
 
 
 def commit(raft: Raft) -> bool:
-    """Commit what a quorum holds, and tell everybody. False: there is nothing new.
+    """Commit what a quorum holds, and tell everybody (see `RaftConfig.lazy_commit`). False: there is nothing new.
 
     With the first entry of its own term the leader knows what is committed: reads that were held back can start.
     """
+    before = raft.log.committed
     if not raft.log.maybe_commit(raft.tracker.committed_index(), raft.term):
         return False
     if raft.reads.held:
         _release_held_reads(raft)
-    replication.broadcast_append(raft)
+    if not raft.config.lazy_commit or raft.pending_membership_index > before:
+        replication.broadcast_append(raft)
     return True
 
 
@@ -225,9 +227,9 @@ def _handle_acknowledgement(raft: Raft, sender: NodeId, progress: Progress) -> N
         raft.note("debug", "%x recovered from needing snapshot: resumed sending to %x", raft.id, sender)
         progress.become_probe()
         progress.become_replicate()
-    if not commit(raft) and sender != raft.id and progress.can_bump_commit(raft.log.committed):
+    if not commit(raft) and sender != raft.id and not raft.config.lazy_commit:
         # The next heartbeat would tell it too, but later.
-        replication.maybe_send_append(raft, sender, progress)
+        replication.tell_commit(raft, sender, progress)
     if sender == raft.id:
         return
     # The window has room again, perhaps for several messages.

@@ -24,7 +24,7 @@ from typing import NoReturn
 
 import msgspec
 
-from syncline.consensus import leader, reconfiguration
+from syncline.consensus import leader, reconfiguration, replication
 from syncline.consensus.admission import Refusal, examine
 from syncline.consensus.config import RaftConfig
 from syncline.consensus.membership import Configuration, ProgressMap, encode_change
@@ -152,6 +152,14 @@ class RawNode:
     def preview_membership(self, change: MembershipChange) -> MembershipState:
         """What `apply_membership` would return if it were applied now. Changes nothing. Raises MembershipRefused."""
         return reconfiguration.changed(self.raft, change)[0].state()
+
+    def tell_commit(self) -> None:
+        """In a leader with `lazy_commit`: send the commit index to all who have not been sent it yet."""
+        raft = self.raft
+        if raft.state is StateType.LEADER:
+            for node_id, progress in raft.tracker.progress.items():
+                if node_id != raft.id:
+                    replication.tell_commit(raft, node_id, progress)
 
     def read_index(self, context: bytes) -> bool:
         """Ask for an index from which on a local read is linearizable; it comes as a `ReadState` with this context.

@@ -28,6 +28,7 @@ __all__ = [
     "handle_append",
     "handle_heartbeat",
     "maybe_send_append",
+    "tell_commit",
 ]
 
 
@@ -59,6 +60,12 @@ def broadcast_append(raft: Raft) -> None:
     for node_id, progress in raft.tracker.progress.items():
         if node_id != raft.id:
             maybe_send_append(raft, node_id, progress)
+
+
+def tell_commit(raft: Raft, to: NodeId, progress: Progress) -> None:
+    """Send the commit index to a follower that has not been sent it and could make use of it."""
+    if progress.can_bump_commit(raft.log.committed):
+        maybe_send_append(raft, to, progress)
 
 
 def maybe_send_append(raft: Raft, to: NodeId, progress: Progress, *, send_if_empty: bool = True) -> bool:

@@ -297,5 +297,6 @@ def _core_config(
         pre_vote=True,
         disable_proposal_forwarding=True,
         step_down_on_removal=True,
+        lazy_commit=True,
         rng=rng,
     )

@@ -37,6 +37,7 @@ from syncline.errors import (
     TransportError,
 )
 from syncline.node.applier import ApplyWork, RestoreWork
+from syncline.node.commits import Commits
 from syncline.node.config import Config
 from syncline.node.envelope import decode_proposal
 from syncline.node.events import Event, EventKind, Events
@@ -103,6 +104,7 @@ class Driver:
         self.snapshotter = Snapshotter(self)
         self.applied = self.core.applied
         self.horizon = Horizon(self)
+        self.commits = Commits(self)
         self.stopped_by: SynclineError | None = None
         self.leader_contact_s: float | None = None
         self.leader_changes = 0
@@ -141,6 +143,7 @@ class Driver:
         self.stopped_by = unsent
         if self._ticker is not None:
             self._ticker.cancel()
+        self.commits.stop()
         self._queue.clear()
         self.proposals.fail_all(sent, unsent)
         self.reads.fail_all(unsent)
@@ -315,6 +318,7 @@ class Driver:
                 self._flush_queue()
             if self.reads.to_ask:
                 self.reads.ask(self.loop.time())
+            self.commits.look()
             while not self.stopped and self.core.has_ready():
                 self._carry_out()
             self.parts.transport.flush()
@@ -430,6 +434,8 @@ class Driver:
             sound, refused = self._examine(sender, message.proposals)
             accepted, dropped = self._append(sound)
             refused += dropped
+            if accepted:
+                self.commits.awaited(accepted[-1].index)
         else:
             text = "this node does not lead (any more)"
             accepted = []
