@@ -10,6 +10,7 @@ from syncline.errors import MembershipError, NothingToSnapshot, SynclineError
 from syncline.kv.machine import KvMachine
 from syncline.kv.store import Store
 from syncline.node.fsm import Entry
+from syncline.node.futures import ReadFuture
 from syncline.server.backend import Added, LeaderView, MembersView, MemberView, NodeView
 from syncline.server.http import HttpServer
 from syncline.server.limits import HttpLimits
@@ -58,12 +59,14 @@ class FakeBackend:
             self._apply(future, command)
         return future
 
-    def read_index(self, timeout_s: float) -> asyncio.Future[object]:
+    def read_index(self, timeout_s: float) -> ReadFuture:
         self.timeouts_s.append(timeout_s)
         self.reads += 1
         if self.hold and self.held and self.held[-1][1] is None:
-            return self.held[-1][0]
-        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+            shared = self.held[-1][0]
+            assert isinstance(shared, ReadFuture)
+            return shared
+        future = ReadFuture(loop=asyncio.get_running_loop())
         if self.hold:
             self.held.append((future, None))
         elif self.read_error is not None:

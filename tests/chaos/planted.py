@@ -13,6 +13,7 @@ from typing import Final
 
 from syncline.cli.main import main
 from syncline.errors import DeadlineExceeded, Outcome
+from syncline.node.futures import ReadFuture
 from syncline.node.raft import Raft
 from syncline.platform.disk import OsFile
 from syncline.server.adapter import NodeBackend
@@ -31,8 +32,8 @@ TWICE_EVERY: Final = 10
 def stale_reads() -> None:
     """A linearizable read asks nobody (etcd 0.4.1 and Consul, Jepsen 2014)."""
 
-    def read_index(self: Raft, *, timeout: float = 5.0) -> asyncio.Future[object]:
-        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    def read_index(self: Raft, *, timeout: float = 5.0) -> ReadFuture:
+        future = ReadFuture(loop=asyncio.get_running_loop())
         future.set_result(0)
         return future
 

@@ -22,7 +22,7 @@ from tests.support import run
 ROOT: Final = Path(__file__).resolve().parents[2]
 SOURCE: Final = str(ROOT / "src" / "syncline") + "/"
 
-ONLY_DATA: Final = {"transport/messages.py", "storage/walformat.py"}
+ONLY_DATA: Final = {"transport/messages.py", "storage/walformat.py", "server/request.py", "server/response.py"}
 """Structures and constants: used on the way, without a function of theirs being called."""
 
 REQUESTS: Final = 8

@@ -14,7 +14,8 @@ from syncline.errors import DeadlineExceeded, Outcome
 from syncline.kv.machine import CommandResult, KvMachine
 from syncline.node.logwriter import LogWriter
 from syncline.node.proposals import Proposals
-from syncline.server.routes.reads import ReadPlan, Reads, Then
+from syncline.server.response import Respond
+from syncline.server.routes.reads import Read, Reads
 from syncline.storage.walsegment import ActiveSegment
 from syncline.testing.seeds import Options, run_seed
 
@@ -71,10 +72,10 @@ def test_a_state_machine_that_is_not_deterministic(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_read_that_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    def at_once(_: Reads, __: ReadPlan, then: Then) -> None:
-        then(None)
+    def at_once(_: Reads, __: float, read: Read[Any], context: object, respond: Respond) -> None:
+        read(context, respond, None)
 
-    monkeypatch.setattr(Reads, "confirm", at_once)
+    monkeypatch.setattr(Reads, "within", at_once)
     found("answers keep the order of time", faults=("delay", "isolate-leader"))
 
 

@@ -412,8 +412,9 @@ def test_an_operation_that_the_node_gives_up_is_answered() -> None:
         wire = KvWire()
         wire.backend.hold = True
         wire.send(b"GET /key/a HTTP/1.1\r\nHost: x\r\n\r\nPUT /key/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nv")
-        for future, _ in wire.backend.held:
-            future.cancel()
+        (read, _), (write, _) = wire.backend.held
+        read.set_exception(Closed("the node is closing"))
+        write.cancel()
         await wire.settle()
         assert [error_in(answer)["code"] for answer in wire.answers] == ["closed", "closed"]
 

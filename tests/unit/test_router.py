@@ -17,7 +17,7 @@ from tests.support import run
 
 def ask(router: Router, method: str, path: bytes) -> Response:
     answers: list[Response] = []
-    router(Request(method, path, b"", {}, b""), answers.append)
+    router.handle(Request(method, path, b"", {}, b""), answers.append)
     assert len(answers) == 1
     return answers[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Generator
 from typing import Any, Final
 
@@ -47,6 +48,10 @@ class ReadFuture(asyncio.Future[object]):
 
     So it can't be cancelled, and a task that awaits it waits on a future of its own.
     """
+
+    joined_before_s = -math.inf
+    """A later read with the same time-out may wait for it, too, without asking the node, if its deadline is before
+    this. No read may once the confirmation has been asked for: that would not speak of it."""
 
     def cancel(self, msg: Any | None = None) -> bool:  # noqa: ARG002 - the signature is asyncio's
         return False

@@ -31,7 +31,7 @@ from syncline.node.driver import Driver
 from syncline.node.envelope import Kind, Proposal, encode
 from syncline.node.events import Event, EventKind
 from syncline.node.fsm import FSM
-from syncline.node.futures import ApplyFuture, settle_error
+from syncline.node.futures import ApplyFuture, ReadFuture, settle_error
 from syncline.node.joining import Ask, finish_joining, joining_config
 from syncline.node.members import MemberInfo, Membership
 from syncline.node.reconfiguration import DATA
@@ -151,7 +151,7 @@ class Raft:
         """Done when everything committed before it has been applied here."""
         return self._propose(Kind.BARRIER, b"", timeout, b"")
 
-    def read_index(self, *, timeout: float = 5.0) -> asyncio.Future[object]:
+    def read_index(self, *, timeout: float = 5.0) -> ReadFuture:
         """When the future is done, a read of the local state machine is linearizable; on any node.
 
         A quorum has confirmed the leader after this call, and this node has applied what was committed then (thesis,
@@ -160,7 +160,7 @@ class Raft:
         """
         driver, loop = self._driver, self._driver.loop
         if driver.stopped_by is not None:
-            future: asyncio.Future[object] = loop.create_future()
+            future = ReadFuture(loop=loop)
             settle_error(future, driver.stopped_by)
             return future
         driver.schedule()

@@ -65,9 +65,18 @@ class Reads:
         future = self._gathering.get(slot)
         if future is None or future.done():
             future = self._gathering[slot] = ReadFuture(loop=loop)
+            future.joined_before_s = (slot + 1) * step_s
             bucket = self._deadlines.add(future, deadline_s)
             future.add_done_callback(functools.partial(self._ended, future, bucket))
         return future
+
+    def _close_gathering(self) -> list[ReadFuture]:
+        """What has gathered; nobody joins it any more."""
+        futures = list(self._gathering.values())
+        self._gathering = {}
+        for future in futures:
+            future.joined_before_s = -math.inf
+        return futures
 
     def _ended(self, future: ReadFuture, bucket: int, _: asyncio.Future[object]) -> None:
         self._deadlines.discard(future, bucket)
@@ -79,8 +88,7 @@ class Reads:
             if not self._gathering:
                 return
             batch = self._asked = _Batch()
-            batch.futures = list(self._gathering.values())
-            self._gathering = {}
+            batch.futures = self._close_gathering()
         elif now_s - batch.started_s < self._retry_s:
             return
         self._attempt += 1
@@ -123,8 +131,7 @@ class Reads:
 
     def fail_all(self, error: SynclineError) -> None:
         batches = [*self._confirmed, *([self._asked] if self._asked else [])]
-        for future in [*self._gathering.values(), *(future for batch in batches for future in batch.futures)]:
+        for future in [*self._close_gathering(), *(future for batch in batches for future in batch.futures)]:
             settle_error(future, error)
-        self._gathering = {}
         self._asked = None
         self._confirmed.clear()

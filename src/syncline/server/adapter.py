@@ -8,6 +8,7 @@ import contextlib
 from syncline.errors import DeadlineExceeded, Outcome
 from syncline.kv.machine import KvMachine
 from syncline.kv.store import Store
+from syncline.node.futures import ReadFuture
 from syncline.node.members import MemberInfo, Membership, format_id
 from syncline.node.raft import Raft
 from syncline.node.stats import MemberProgress, Stats
@@ -55,7 +56,7 @@ class NodeBackend:
     def propose(self, command: bytes, timeout_s: float) -> asyncio.Future[object]:
         return self._raft.apply(command, timeout=timeout_s)
 
-    def read_index(self, timeout_s: float) -> asyncio.Future[object]:
+    def read_index(self, timeout_s: float) -> ReadFuture:
         return self._raft.read_index(timeout=timeout_s)
 
     # --- views

@@ -98,7 +98,7 @@ class KvServer:
             max_value_bytes=config.max_value_bytes,
             metrics=self.metrics.render,
         )
-        self._http.handler = self._site
+        self._http.handler = self._site.router.handle
 
     def _node_config(self, disk: Disk) -> Config:
         config = self.config

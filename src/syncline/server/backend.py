@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from syncline.kv.store import Store
+from syncline.node.futures import ReadFuture
 
 __all__ = ["Added", "Backend", "LeaderView", "MemberView", "MembersView", "NodeStatus", "NodeView"]
 
@@ -126,10 +127,11 @@ class Backend(Protocol):
         """Propose a command of `kv.commands`; the future brings what the state machine answered on this node."""
         ...
 
-    def read_index(self, timeout_s: float) -> asyncio.Future[object]:
+    def read_index(self, timeout_s: float) -> ReadFuture:
         """When the future is done, reading the store at once is linearizable.
 
-        It ends after `timeout_s` at the latest. Calls of one moment and one deadline may share it.
+        It ends after `timeout_s` at the latest. Calls of one moment and one deadline share it, and need not be made:
+        see `ReadFuture.joined_before_s`.
         """
         ...
 

@@ -2,7 +2,8 @@
 
 Theory of operation. The reader parses; each complete request becomes a `_Slot` in a queue and is handed to the handler
 at once, which answers now or later. Answers leave in the order of the requests: a finished slot waits until it is the
-first. Whatever is finished by the end of a turn of the event loop leaves in one write.
+first. Whatever is finished by the end of a turn of the event loop leaves in one write. Most connections have one
+request at a time, like others before it: it is read at once (`usual.py`), and its answer is written when it is given.
 
     bytes ──> reader ──> slots (in order) ──> handler
                            │  answered, first in the queue
@@ -23,7 +24,10 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final, cast
+
+import msgspec
 
 from syncline.server.problems import internal_error, problem
 from syncline.server.reader import BODY, ENDED, HEADER, IDLE, SLICE_BYTES, START, Refused, RequestReader
@@ -46,30 +50,20 @@ LINGER_BYTES: Final = 64 * 1024 * 1024
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class _Slot:
+class _Slot(msgspec.Struct, eq=False):
     """A request's place in the order of answers."""
 
-    __slots__ = ("_connection", "answer", "close", "held_bytes", "http10", "request", "started_s")
-
-    def __init__(self, connection: HttpConnection, request: Request | None, close: bool, http10: bool) -> None:
-        self._connection = connection
-        self.request = request
-        """None for a refusal: there is nothing to hand to the handler."""
-        self.answer: Response | None = None
-        self.close = close
-        """Whether the connection ends with this answer."""
-        self.http10 = http10
-        self.held_bytes = 0
-        """Its part of the connection's `_held_bytes`: the body once it is started, the answer once it is there."""
-        self.started_s = 0.0
-
-    def respond(self, response: Response) -> None:
-        """The `Respond` of this request."""
-        if self.answer is not None:
-            logger.error("a request was answered twice; the second answer (%d) is dropped", response.status)
-            return
-        self.answer = response
-        self._connection.answered(self)
+    request: Request | None
+    """None for a refusal: there is nothing to hand to the handler."""
+    close: bool
+    """Whether the connection ends with this answer."""
+    http10: bool
+    plain: bool
+    """Whether its answer is written as it is, with a body and nothing about the connection."""
+    answer: Response | None = None
+    held_bytes: int = 0
+    """Its part of the connection's `_held_bytes`: the body once it is started, the answer once it is there."""
+    started_s: float = 0.0
 
 
 class HttpConnection(asyncio.Protocol):
@@ -82,6 +76,7 @@ class HttpConnection(asyncio.Protocol):
         "_in_flight",
         "_linger_left",
         "_lingering",
+        "_offered",
         "_progress",
         "_read_paused",
         "_reader",
@@ -106,6 +101,8 @@ class HttpConnection(asyncio.Protocol):
         self._slots: deque[_Slot] = deque()
         self._unstarted: deque[_Slot] = deque()
         self._unparsed = b""
+        self._offered = b""
+        """What is being parsed, where it may be one whole request, to be learned from."""
         self._in_flight = 0
         self._turn_starts = 0
         self._held_bytes = 0
@@ -171,14 +168,28 @@ class HttpConnection(asyncio.Protocol):
         self.flush()
 
     def data_received(self, data: bytes) -> None:
-        if self._reader.phase == ENDED:
+        reader = self._reader
+        if reader.phase == ENDED:
             self._linger_left -= len(data)
             if self._linger_left < 0:
                 self.abort()
         elif self._unparsed:  # a transport may still deliver what it held when it was paused
             self._unparsed += data
-        else:
+        elif reader.phase > IDLE or self._slots or self._write_paused or len(data) > SLICE_BYTES:
             self._feed(data)
+        elif (request := self._server.usual.read(data)) is None:
+            self._offered = data
+            self._feed(data)
+            self._offered = b""
+        else:  # as `_feed` would do it, for one whole request on a connection that is at rest
+            reader.phase = IDLE
+            reader.messages += 1
+            slot = _Slot(request, False, False, True)
+            self._slots.append(slot)
+            self._start(slot)
+            limits = self._server.limits
+            if self._in_flight >= limits.max_in_flight or self._held_bytes > limits.max_held_bytes:
+                self._pause_reading()
 
     # --- input
 
@@ -223,7 +234,9 @@ class HttpConnection(asyncio.Protocol):
         if self._reading_bytes:
             self._server.held_bytes -= self._reading_bytes
             self._reading_bytes = 0
-        slot = _Slot(self, request, close, http10)
+        if self._offered and not close:
+            self._server.usual.learn(self._offered, request)
+        slot = _Slot(request, close, http10, plain=not (close or http10 or request.method == "HEAD"))
         self._slots.append(slot)
         if self._unstarted or not self._may_start():
             self._unstarted.append(slot)
@@ -234,12 +247,12 @@ class HttpConnection(asyncio.Protocol):
         """Give up on the input: this answer is the last."""
         if self._transport is None or self._refused:
             return
-        slot = _Slot(self, None, True, self._reader.http10)
+        slot = _Slot(None, True, False, plain=False)
         self._refused = True
         self._reader.phase = ENDED
         self._reader.continue_due = False
         self._slots.append(slot)
-        slot.respond(response)
+        self._answered(slot, response)
         if (observe := self._server.observe) is not None:
             observe("", response.status, 0.0)
 
@@ -259,37 +272,55 @@ class HttpConnection(asyncio.Protocol):
         self._in_flight += 1
         self._turn_starts += 1
         server = self._server
-        slot.held_bytes = len(request.body)
-        self._held_bytes += slot.held_bytes
-        server.held_bytes += slot.held_bytes
+        if request.body:
+            slot.held_bytes = len(request.body)
+            self._held_bytes += slot.held_bytes
+            server.held_bytes += slot.held_bytes
         slot.started_s = server.clock()
+        respond = partial(self._answered, slot)
         if server.held_bytes > server.limits.max_total_held_bytes:
-            slot.respond(problem(503, "overloaded", "too much is being sent and asked at once; nothing was done"))
+            respond(problem(503, "overloaded", "too much is being sent and asked at once; nothing was done"))
             return
         try:
-            server.handler(request, slot.respond)
+            server.handler(request, respond)
         except Exception as error:
             # One request's fault must not end the others'.
             if slot.answer is None:
-                slot.respond(internal_error(error))
+                respond(internal_error(error))
             else:
                 logger.exception("a handler failed after its answer")
 
-    def answered(self, slot: _Slot) -> None:
-        """A slot has its answer."""
-        if self._transport is None:
+    def _answered(self, slot: _Slot, answer: Response) -> None:
+        """The `Respond` of a slot's request."""
+        if slot.answer is not None:
+            logger.error("a request was answered twice; the second answer (%d) is dropped", answer.status)
+            return
+        slot.answer = answer
+        transport, slots, server = self._transport, self._slots, self._server
+        if transport is None:
             return  # the client has gone
-        answer, request, server = slot.answer, slot.request, self._server
-        assert answer is not None
-        if request is not None:
+        if slot.request is not None:
             self._in_flight -= 1
             if server.observe is not None:
-                server.observe(request.route, answer.status, server.clock() - slot.started_s)
+                server.observe(slot.request.route, answer.status, server.clock() - slot.started_s)
+        if (
+            slot.plain
+            and len(slots) == 1
+            and self._reader.phase == IDLE
+            and not (self._feeding or self._write_paused or self._read_paused or self._draining)
+        ):
+            # Nothing is before it or behind it, and nothing waits for it.
+            slots.popleft()
+            if slot.held_bytes:
+                self._held_bytes -= slot.held_bytes
+                server.held_bytes -= slot.held_bytes
+            transport.write(b"".join((answer.head, server.tail, answer.body)))
+            return
         size = len(answer.head) + len(answer.body)
         slot.held_bytes += size
         self._held_bytes += size
         server.held_bytes += size
-        if not self._feeding and self._slots[0] is slot:
+        if not self._feeding and slots[0] is slot:
             self._schedule_flush()
 
     def _schedule_flush(self) -> None:

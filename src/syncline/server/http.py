@@ -16,6 +16,7 @@ from typing import Final
 from syncline.platform.network import Listener, Network
 from syncline.server.connection import Handler, HttpConnection
 from syncline.server.limits import HttpLimits
+from syncline.server.usual import UsualRequests
 
 __all__ = ["HttpServer", "Observe"]
 
@@ -46,6 +47,7 @@ class HttpServer:
         self.limits = limits or HttpLimits()
         self.observe = observe
         self.clock = clock
+        self.usual = UsualRequests(self.limits.max_url_bytes)
         self.now_s = 0.0
         """The loop's time at the last sweep: exact enough for limits of seconds, and free to read."""
         self.held_bytes = 0

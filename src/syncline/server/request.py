@@ -7,8 +7,11 @@ accepted.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+import msgspec
 
 from syncline.server.problems import RequestError
 
@@ -24,24 +27,22 @@ _TRUE: Final = frozenset({b"", b"true", b"1"})
 _FALSE: Final = frozenset({b"false", b"0"})
 
 
-class Request:
+class Request(msgspec.Struct, eq=False):
     """One request, whole.
 
     `method` is upper-case; `path` and `query` are the raw bytes of the target (percent-encoding untouched, no `?`);
-    `headers` has lower-case names, repeated fields joined by ", "; `argument` is what the route's pattern matched.
+    `headers` has lower-case names, repeated fields joined by ", "; requests may share one, so it is only read.
+    `argument` is what the route's pattern matched.
     """
 
-    __slots__ = ("argument", "body", "headers", "method", "path", "query", "route")
-
-    def __init__(self, method: str, path: bytes, query: bytes, headers: dict[bytes, bytes], body: bytes) -> None:
-        self.method = method
-        self.path = path
-        self.query = query
-        self.headers = headers
-        self.body = body
-        self.argument = b""
-        self.route = ""
-        """The method and pattern of the route that took it, for metrics."""
+    method: str
+    path: bytes
+    query: bytes
+    headers: Mapping[bytes, bytes]
+    body: bytes
+    argument: bytes = b""
+    route: str = ""
+    """The method and pattern of the route that took it, for metrics."""
 
 
 def decode_percent(raw: bytes, what: str) -> bytes:

@@ -26,15 +26,12 @@ STATUS_LINES: Final = {
 _json_encoder = msgspec.json.Encoder()
 
 
-class Response:
+class Response(msgspec.Struct, eq=False, gc=False):
     """One answer. `head` ends with the last field's line end; `body` is dropped for HEAD."""
 
-    __slots__ = ("body", "head", "status")
-
-    def __init__(self, status: int, head: bytes, body: bytes = b"") -> None:
-        self.status = status
-        self.head = head
-        self.body = body
+    status: int
+    head: bytes
+    body: bytes = b""
 
 
 Respond = Callable[[Response], None]

@@ -38,6 +38,9 @@ class _Route:
         """By method: the handler, and how metrics name the two."""
 
 
+_NO_ROUTE: Final[tuple[_Route | None, bool]] = (None, False)
+
+
 class Router:
     """Finds the route of a request and calls it; turns what it raises into an answer."""
 
@@ -75,10 +78,17 @@ class Router:
         routes = [*self._exact.values(), *(route for route, _ in self._prefixes.values())]
         return sorted(f"{' '.join(sorted(route.handlers))} {route.pattern}" for route in routes)
 
-    def __call__(self, request: Request, respond: Respond) -> None:
+    def handle(self, request: Request, respond: Respond) -> None:
         """The handler for the server."""
+        path = request.path
+        end = path.find(b"/", 1) + 1
         try:
-            route = self._find(request)
+            route, takes_rest = self._prefixes.get(path[:end], _NO_ROUTE)
+            if route is not None and (takes_rest or (len(path) > end and b"/" not in path[end:])):
+                raw = path[end:]
+                request.argument = decode_percent(raw, "the path") if b"%" in raw else raw
+            else:
+                route = self._exact.get(path)
             if route is None:
                 respond(_unknown(request))
                 return
@@ -92,17 +102,6 @@ class Router:
             respond(error.response())
         except Exception as error:  # noqa: BLE001 - becomes a 500, and is logged there
             respond(self._explain(error))
-
-    def _find(self, request: Request) -> _Route | None:
-        path = request.path
-        end = path.find(b"/", 1) + 1
-        if end and (found := self._prefixes.get(path[:end])) is not None:
-            route, takes_rest = found
-            raw = path[end:]
-            if takes_rest or (raw and b"/" not in raw):
-                request.argument = decode_percent(raw, "the path") if b"%" in raw else raw
-                return route
-        return self._exact.get(path)
 
 
 def coroutine(tasks: Tasks, function: Callable[[Request], Awaitable[Response]], *, explain: Explain) -> Handler:

@@ -60,7 +60,7 @@ class Site:
         self._health.add_to(self.router)
 
     def __call__(self, request: Request, respond: Respond) -> None:
-        self.router(request, respond)
+        self.router.handle(request, respond)
 
     def stopping(self) -> None:
         """From now on `/readyz` says no, so that no new clients are sent here."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol, TypeAlias
@@ -67,7 +68,8 @@ class HttpTelemetry:
             self._known[route, status] = known
         counter, histogram = known
         counter.value += 1
-        histogram.observe(duration_s)
+        histogram.counts[bisect_left(histogram.bounds, duration_s)] += 1  # `Histogram.observe`, without the call
+        histogram.sum += duration_s
 
 
 def add_process_metrics(registry: Registry) -> None:

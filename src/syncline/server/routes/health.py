@@ -80,7 +80,7 @@ class HealthRoutes:
         if READING not in checks:
             respond(_report(results, verbose=verbose))
             return
-        self._reads.within(timeout_s, partial(_read_checked, results, verbose, respond))
+        self._reads.within(timeout_s, partial(_read_checked, verbose), results, respond)
 
     def _check(self, check: str) -> str:
         match check:
@@ -105,7 +105,7 @@ class HealthRoutes:
         elif self._backend.leader() is None:
             respond(_health("RAFT NO LEADER"))
         else:
-            self._reads.within(timeout_s, lambda error: respond(_health(f"READ ERROR: {error}" if error else "")))
+            self._reads.within(timeout_s, _read_health, None, respond)
 
     def _version(self, request: Request, respond: Respond) -> None:
         Parameters(request.query, frozenset())
@@ -118,7 +118,11 @@ class HealthRoutes:
         respond(json_response({"syncline": __version__, "name": self._name, "routes": self._routes()}))
 
 
-def _read_checked(results: Results, verbose: bool, respond: Respond, error: BaseException | None) -> None:
+def _read_health(_: None, respond: Respond, error: BaseException | None) -> None:
+    respond(_health(f"READ ERROR: {error}" if error else ""))
+
+
+def _read_checked(verbose: bool, results: Results, respond: Respond, error: BaseException | None) -> None:
     results[READING] = str(error) or type(error).__name__ if error is not None else ""
     respond(_report(results, verbose=verbose))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
 from typing import Final, TypeVar
 
@@ -15,7 +16,6 @@ from syncline.server.request import Parameters, Request
 from syncline.server.response import OCTETS, Respond, Response, status_line
 from syncline.server.router import Explain, Router
 from syncline.server.routes.reads import (
-    DEFAULT_PLAN,
     DEFAULT_TIMEOUT_S,
     MAX_TIMEOUT_S,
     READ_PARAMETERS,
@@ -82,9 +82,12 @@ class KeyRoutes:
 
     def get(self, request: Request, respond: Respond) -> None:
         """The raw value; 404 where there is no such key, 304 and 412 by the ETag."""
-        self._check_key(request.argument)
-        plan = self._read_plan(request.query) if request.query else DEFAULT_PLAN
-        self._reads.confirm(plan, partial(self._read, request, respond))
+        if not 0 < len(request.argument) <= self._max_key_bytes:
+            raise self._bad_key(request.argument)
+        if request.query:
+            self._reads.confirm(self._read_plan(request.query), self._read, request, respond)
+        else:
+            self._reads.within(DEFAULT_TIMEOUT_S, self._read, request, respond)
 
     def _read_plan(self, query: bytes) -> ReadPlan:
         """A client's queries are always the same few: each is parsed once."""
@@ -119,17 +122,20 @@ class KeyRoutes:
 
     def put(self, request: Request, respond: Respond) -> None:
         """Store the body as it is."""
-        self._check_key(request.argument)
-        body = request.body
+        key, body, headers = request.argument, request.body, request.headers
+        if not 0 < len(key) <= self._max_key_bytes:
+            raise self._bad_key(key)
         if len(body) > self._max_value_bytes:
             message = f"the value has {len(body)} bytes; the limit is {self._max_value_bytes}; nothing was stored"
             raise RequestError(message, status=413, code="too_large")
-        expect = _write_condition(request.headers)
-        self._propose(request, encode_command(Put(request.argument, body, 0, expect)), respond)
+        conditional = b"if-match" in headers or b"if-none-match" in headers
+        expect = _write_condition(headers) if conditional else None
+        self._propose(request, encode_command(Put(key, body, 0, expect)), respond)
 
     def delete(self, request: Request, respond: Respond) -> None:
         """Remove the key. A missing one is no error: `deleted` says what happened."""
-        self._check_key(request.argument)
+        if not 0 < len(request.argument) <= self._max_key_bytes:
+            raise self._bad_key(request.argument)
         if b"if-none-match" in request.headers:
             raise RequestError("If-None-Match means nothing for DELETE; If-Match does")
         expect = _write_condition(request.headers)
@@ -169,12 +175,11 @@ class KeyRoutes:
             body = b'{"status":"success","deleted":%s,"revision":%d}' % (deleted, result.revision)
             respond(Response(200, _DELETED % (result.revision, len(body)), body))
 
-    def _check_key(self, key: bytes) -> None:
+    def _bad_key(self, key: bytes) -> RequestError:
         if not key:
-            raise RequestError("the key is empty: write it after /key/, percent-encoded")
-        if len(key) > self._max_key_bytes:
-            message = f"the key has {len(key)} bytes; the limit is {self._max_key_bytes}; nothing was stored"
-            raise RequestError(message, status=413, code="too_large")
+            return RequestError("the key is empty: write it after /key/, percent-encoded")
+        message = f"the key has {len(key)} bytes; the limit is {self._max_key_bytes}; nothing was stored"
+        return RequestError(message, status=413, code="too_large")
 
 
 def _keep(cache: dict[bytes, Cached], query: bytes, value: Cached) -> None:
@@ -213,7 +218,7 @@ def _matches(etags: set[int], record: KeyValue | None) -> bool:
     return record is not None and (ANY_ETAG in etags or record.mod_revision in etags)
 
 
-def _check_conditions(headers: dict[bytes, bytes], record: KeyValue | None, revision: int) -> Response | None:
+def _check_conditions(headers: Mapping[bytes, bytes], record: KeyValue | None, revision: int) -> Response | None:
     """The answer where the conditions of a read don't hold (RFC 9110, 13.2.2), else None."""
     wanted = headers.get(b"if-match")
     if wanted is not None and not _matches(parse_etags(wanted, "If-Match", weak=False), record):
@@ -229,7 +234,7 @@ def _check_conditions(headers: dict[bytes, bytes], record: KeyValue | None, revi
     return None
 
 
-def _write_condition(headers: dict[bytes, bytes]) -> int | None:
+def _write_condition(headers: Mapping[bytes, bytes]) -> int | None:
     """The `expect` of a command: a revision, `EXISTS`, `ABSENT`, or None."""
     wanted, unwanted = headers.get(b"if-match"), headers.get(b"if-none-match")
     if wanted is None and unwanted is None:

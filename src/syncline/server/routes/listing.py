@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from functools import partial
 from typing import Final
 
 import msgspec
@@ -59,7 +58,7 @@ class ListingRoutes:
         """A page of keys, or their number."""
         parameters = Parameters(request.query, PARAMETERS, later=LATER)
         listing = _Listing(parameters, request.query)
-        self._reads.confirm(ReadPlan.of(parameters), partial(self._read, listing, respond))
+        self._reads.confirm(ReadPlan.of(parameters), self._read, listing, respond)
 
     def _read(self, listing: _Listing, respond: Respond, error: BaseException | None) -> None:
         if error is not None:

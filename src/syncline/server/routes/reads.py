@@ -16,16 +16,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
 from syncline.errors import Closed, DeadlineExceeded, NoLeader
+from syncline.node.futures import ReadFuture
 from syncline.server.backend import Backend
-from syncline.server.problems import RequestError
+from syncline.server.problems import RequestError, internal_error
 from syncline.server.request import Parameters
+from syncline.server.response import Respond
 
-__all__ = ["DEFAULT_PLAN", "DEFAULT_TIMEOUT_S", "MAX_TIMEOUT_S", "READ_PARAMETERS", "ReadPlan", "Reads", "failure_of"]
+__all__ = ["DEFAULT_TIMEOUT_S", "MAX_TIMEOUT_S", "READ_PARAMETERS", "ReadPlan", "Reads", "failure_of"]
 
 DEFAULT_TIMEOUT_S: Final = 5.0
 """Two elections of the default length fit into it."""
@@ -33,8 +35,14 @@ MAX_TIMEOUT_S: Final = 60.0
 READ_PARAMETERS: Final = frozenset({"consistency", "max_stale", "timeout"})
 MAX_STALE_S: Final = 86_400.0
 
-Then = Callable[[BaseException | None], None]
-"""Called once: with None the store may be read, at once; else with why not."""
+Context = TypeVar("Context")
+
+Read = Callable[[Context, Respond, BaseException | None], None]
+"""Reads and answers, called once: with None the store may be read, at once; else with why not. `Context` is whatever
+it needs of the request, handed through."""
+
+
+_Waiting: TypeAlias = tuple[Read[Any], Any, Respond]
 
 
 class ReadPlan(msgspec.Struct, frozen=True, gc=False):
@@ -56,22 +64,23 @@ class ReadPlan(msgspec.Struct, frozen=True, gc=False):
         return cls(level, timeout_s, parameters.duration_s("max_stale", 0.0, high=MAX_STALE_S))
 
 
-DEFAULT_PLAN: Final = ReadPlan()
-
-
 class Reads:
     """Waits for confirmed reads: one callback per shared confirmation rather than one per request."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._shared: asyncio.Future[object] | None = None
-        self._waiting: list[Then] = []
+        self._shared: ReadFuture | None = None
+        self._timeout_s = 0.0
+        """With which `_shared` was asked for."""
+        self._now_s: Callable[[], float] = float
+        """The clock of its deadline."""
+        self._waiting: list[_Waiting] = []
 
-    def confirm(self, plan: ReadPlan, then: Then) -> None:
-        """Call `then` when a read is as fresh as the plan asks. Raises `RequestError` where it can't be."""
+    def confirm(self, plan: ReadPlan, read: Read[Context], context: Context, respond: Respond) -> None:
+        """Call `read` when it is as fresh as the plan asks. Raises `RequestError` where it can't be."""
         level = plan.level
         if level == "linearizable" or (level == "leader" and not self._backend.is_leader):
-            self.within(plan.timeout_s, then)
+            self.within(plan.timeout_s, read, context, respond)
             return
         if self._backend.catching_up:
             raise RequestError(
@@ -81,21 +90,26 @@ class Reads:
                 code="too_stale",
             )
         if plan.max_stale_s is None or _within(plan.max_stale_s, self._backend.state_age_s):
-            then(None)
+            read(context, respond, None)
         elif self._backend.leader() is None:
-            then(_too_stale(plan.max_stale_s, "knows of no leader"))
+            read(context, respond, _too_stale(plan.max_stale_s, "knows of no leader"))
         else:
-            self.within(plan.timeout_s, partial(_bounded, then, plan.max_stale_s))
+            self.within(plan.timeout_s, partial(_bounded, read, plan.max_stale_s), context, respond)
 
-    def within(self, timeout_s: float, then: Then) -> None:
-        """Call `then` when a linearizable read is possible, or after `timeout_s` with why not."""
+    def within(self, timeout_s: float, read: Read[Context], context: Context, respond: Respond) -> None:
+        """Call `read` when a linearizable read is possible, or after `timeout_s` with why not."""
+        shared = self._shared
+        if shared is not None and timeout_s == self._timeout_s and self._now_s() + timeout_s < shared.joined_before_s:
+            self._waiting.append((read, context, respond))
+            return
         future = self._backend.read_index(timeout_s)
         if future.done():
-            then(failure_of(future))
-        elif future is self._shared:
-            self._waiting.append(then)
+            read(context, respond, failure_of(future))
+        elif future is shared:
+            self._waiting.append((read, context, respond))
         else:
-            self._shared, self._waiting = future, [then]
+            self._shared, self._timeout_s, self._waiting = future, timeout_s, [(read, context, respond)]
+            self._now_s = future.get_loop().time
             future.add_done_callback(partial(_confirmed, self._waiting))
 
 
@@ -103,8 +117,12 @@ def _within(most_s: float, age_s: float | None) -> bool:
     return age_s is not None and age_s <= most_s
 
 
-def _bounded(then: Then, most_s: float, error: BaseException | None) -> None:
-    then(_too_stale(most_s, str(error)) if isinstance(error, DeadlineExceeded | NoLeader) else error)
+def _bounded(
+    read: Read[Context], most_s: float, context: Context, respond: Respond, error: BaseException | None
+) -> None:
+    if isinstance(error, DeadlineExceeded | NoLeader):
+        error = _too_stale(most_s, str(error))
+    read(context, respond, error)
 
 
 def _too_stale(most_s: float, why: str) -> RequestError:
@@ -112,10 +130,13 @@ def _too_stale(most_s: float, why: str) -> RequestError:
     return RequestError(message, status=503, code="too_stale")
 
 
-def _confirmed(waiting: list[Then], future: asyncio.Future[object]) -> None:
+def _confirmed(waiting: list[_Waiting], future: asyncio.Future[object]) -> None:
     error = failure_of(future)
-    for then in waiting:
-        then(error)
+    for read, context, respond in waiting:
+        try:
+            read(context, respond, error)
+        except Exception as fault:  # noqa: BLE001 - one read's fault must not leave the others without an answer
+            respond(internal_error(fault))
 
 
 def failure_of(future: asyncio.Future[object]) -> BaseException | None:

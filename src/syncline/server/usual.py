@@ -1,0 +1,96 @@
+"""The usual request, read at once.
+
+A client sends the same header with each of its requests; only the target and the body change. So what the strict reader
+(`reader.py`) made of a header is remembered under its very bytes, and the next request with the same header is taken
+apart by a few searches. What is not plainly such a request is the strict reader's: an unknown header, a part of a
+request or more than one, another version, an odd target. It stays the only judge of what a header may be.
+
+Why both read the same. A header is kept only where it consists of plain lines with a name of its own each, so that both
+see its end, and the body's, at the same byte; and only if the reader went on with the connection and no field of it
+asks for more than the fields and the length say. What the reader makes of such lines depends on nothing
+before them, since the request lines taken here are all of one kind. `tests/unit/test_http_usual.py` compares the two.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from syncline.server.limits import KIB
+from syncline.server.request import Request
+
+__all__ = ["UsualRequests"]
+
+MAX_HEADERS: Final = 512
+"""How many headers are remembered: clients of one kind send one, and one for each length of a body;"""
+MAX_HEADER_BYTES: Final = KIB
+"""none longer than this. With their fields as objects they come to a few megabytes."""
+
+_METHODS: Final = {b"GET": "GET", b"PUT": "PUT", b"POST": "POST", b"DELETE": "DELETE"}
+_VERSION: Final = b"HTTP/1.1"
+
+# What a target may consist of here: what RFC 3986 allows it.
+_NOT_IN_A_PATH: Final = re.compile(rb"[^A-Za-z0-9\-._~%!$&'()*+,;=:@/]").search
+_NOT_IN_A_QUERY: Final = re.compile(rb"[^A-Za-z0-9\-._~%!$&'()*+,;=:@/?]").search
+
+_PLAIN_LINES: Final = re.compile(rb"(?:[A-Za-z0-9-]+: [!-~](?:[ -~]*[!-~])?\r\n)*[A-Za-z0-9-]+: [!-~](?:[ -~]*[!-~])?")
+_SPECIAL: Final = frozenset({b"transfer-encoding", b"trailer", b"expect", b"upgrade"})
+"""Fields that change how a message is read, or what follows it; and of `Connection` every other value than"""
+_KEEP_ALIVE: Final = b"keep-alive"
+"""which many clients send though it is what they get without it."""
+
+
+class _Header(msgspec.Struct, eq=False):
+    fields: Mapping[bytes, bytes]
+    body_bytes: int
+
+
+class UsualRequests:
+    """The headers that the connections of one server have in common."""
+
+    __slots__ = ("_known", "_max_url_bytes")
+
+    def __init__(self, max_url_bytes: int) -> None:
+        self._max_url_bytes = max_url_bytes
+        self._known: dict[bytes, _Header] = {}
+        """By their bytes, from the version in the request line to before the blank line."""
+
+    def read(self, data: bytes) -> Request | None:
+        """The request that `data` is, whole and alone, at the start of a message; None where that is not plain."""
+        parts = data.split(b" ", 2)
+        if len(parts) != 3:
+            return None
+        name, target, rest = parts
+        header, blank, body = rest.partition(b"\r\n\r\n")
+        known, method = self._known.get(header), _METHODS.get(name)
+        if known is None or method is None or not blank or len(body) != known.body_bytes:
+            return None
+        if target[:1] != b"/" or len(target) > self._max_url_bytes:
+            return None
+        query = b""
+        if _NOT_IN_A_PATH(target):
+            target, _, query = target.partition(b"?")
+            if _NOT_IN_A_PATH(target) or _NOT_IN_A_QUERY(query):
+                return None
+        return Request(method, target, query, known.fields, body)
+
+    def learn(self, data: bytes, request: Request) -> None:
+        """Remember the header of `data`, from which the strict reader has made this request, if it is plain."""
+        head, _, body = data.partition(b"\r\n\r\n")
+        line, _, lines = head.partition(b"\r\n")
+        headers = request.headers
+        if len(lines) > MAX_HEADER_BYTES or body != request.body or line[-len(_VERSION) :] != _VERSION:
+            return
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) != len(body):
+            return
+        if not _SPECIAL.isdisjoint(headers) or headers.get(b"connection", _KEEP_ALIVE).lower() != _KEEP_ALIVE:
+            return
+        if lines.count(b"\n") + 1 != len(headers) or not _PLAIN_LINES.fullmatch(lines):
+            return
+        if len(self._known) >= MAX_HEADERS:
+            self._known.clear()  # who always sends another header gains nothing, and costs no more than this
+        self._known[_VERSION + b"\r\n" + lines] = _Header(headers, len(body))
