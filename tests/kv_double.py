@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from typing import Any
 
-from syncline.errors import MembershipError, NothingToSnapshot, SynclineError
+from syncline.errors import Closed, MembershipError, NothingToSnapshot, SynclineError
 from syncline.kv.machine import KvMachine
 from syncline.kv.store import Store
 from syncline.node.fsm import Entry
-from syncline.node.futures import ReadFuture
+from syncline.node.futures import ReadFuture, Then
 from syncline.server.backend import Added, LeaderView, MembersView, MemberView, NodeView
 from syncline.server.http import HttpServer
 from syncline.server.limits import HttpLimits
@@ -48,16 +49,16 @@ class FakeBackend:
     def store(self) -> Store:
         return self.machine.store
 
-    def propose(self, command: bytes, timeout_s: float) -> asyncio.Future[object]:
+    def propose(self, command: bytes, timeout_s: float, then: Then) -> None:
         self.timeouts_s.append(timeout_s)
-        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         if self.hold:
+            future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+            future.add_done_callback(partial(_tell, then))
             self.held.append((future, command))
         elif self.propose_error is not None:
-            future.set_exception(self.propose_error)
+            then(None, self.propose_error)
         else:
-            self._apply(future, command)
-        return future
+            then(*self._apply(command))
 
     def read_index(self, timeout_s: float) -> ReadFuture:
         self.timeouts_s.append(timeout_s)
@@ -80,15 +81,19 @@ class FakeBackend:
         future, command = self.held.pop(position)
         if command is None:
             future.set_result(self.index)
+            return
+        answer, error = self._apply(command)
+        if error is None:
+            future.set_result(answer)
         else:
-            self._apply(future, command)
+            future.set_exception(error)
 
-    def _apply(self, future: asyncio.Future[object], command: bytes) -> None:
+    def _apply(self, command: bytes) -> tuple[object, SynclineError | None]:
         self.index += 1
         try:
-            future.set_result(self.machine.apply(Entry(self.index, 1, command)))
+            return self.machine.apply(Entry(self.index, 1, command)), None
         except SynclineError as error:
-            future.set_exception(error)
+            return None, error
 
     def leader(self) -> LeaderView | None:
         if self.leader_name is None:
@@ -228,3 +233,9 @@ def error_in(answer: Answer) -> dict[str, Any]:
     assert answer.headers["content-type"] == "application/json"
     assert isinstance(error, dict)
     return error
+
+
+def _tell(then: Then, future: asyncio.Future[object]) -> None:
+    error = Closed("the node is closing") if future.cancelled() else future.exception()
+    assert error is None or isinstance(error, SynclineError)
+    then(None if error else future.result(), error)

@@ -13,7 +13,7 @@ from typing import Final
 
 from syncline.cli.main import main
 from syncline.errors import DeadlineExceeded, Outcome
-from syncline.node.futures import ReadFuture
+from syncline.node.futures import ReadFuture, Then
 from syncline.node.raft import Raft
 from syncline.platform.disk import OsFile
 from syncline.server.adapter import NodeBackend
@@ -54,12 +54,12 @@ def double_apply() -> None:
     """Now and then a request is proposed a second time, as by a retry of what was in doubt."""
     propose, count = NodeBackend.propose, 0
 
-    def twice(self: NodeBackend, command: bytes, timeout_s: float) -> asyncio.Future[object]:
+    def twice(self: NodeBackend, command: bytes, timeout_s: float, then: Then) -> None:
         nonlocal count
         count += 1
         if count % TWICE_EVERY == 0:
-            propose(self, command, timeout_s).add_done_callback(lambda future: future.cancelled() or future.exception())
-        return propose(self, command, timeout_s)
+            propose(self, command, timeout_s, lambda *_: None)
+        propose(self, command, timeout_s, then)
 
     NodeBackend.propose = twice  # type: ignore[method-assign]
 
@@ -68,8 +68,8 @@ def false_refusal() -> None:
     """What was not finished in a short time is said not to be applied, though it may still be."""
     propose = NodeBackend.propose
 
-    def impatient(self: NodeBackend, command: bytes, timeout_s: float) -> asyncio.Future[object]:
-        return propose(self, command, min(timeout_s, IMPATIENT_S))
+    def impatient(self: NodeBackend, command: bytes, timeout_s: float, then: Then) -> None:
+        propose(self, command, min(timeout_s, IMPATIENT_S), then)
 
     NodeBackend.propose = impatient  # type: ignore[method-assign]
     DeadlineExceeded.outcome = Outcome.NOT_APPLIED

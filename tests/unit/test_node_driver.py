@@ -23,10 +23,21 @@ from syncline.consensus.types import (
     Snapshot,
     SnapshotMeta,
 )
-from syncline.errors import DiskFull, MembershipError, NodeFailed, NothingToSnapshot
+from syncline.errors import (
+    Closed,
+    ConfigError,
+    DiskFull,
+    MembershipError,
+    NodeFailed,
+    NoLeader,
+    NothingToSnapshot,
+    Rejected,
+    SynclineError,
+    TooLarge,
+)
 from syncline.node.driver import DISK_FULL, FORWARD_BATCH_BYTES, Driver
 from syncline.node.envelope import ChangeContext, Kind, Member, Proposal, encode
-from syncline.node.futures import ApplyFuture
+from syncline.node.futures import ApplyFuture, Waiter
 from syncline.node.reconfiguration import DATA, MEMBERSHIP
 from syncline.transport.messages import Forward, ForwardedProposal, ForwardReply, PeerMessage
 from tests.node_cluster import Listing, cluster, until
@@ -56,6 +67,12 @@ async def leading(path: Path, **settings: object) -> AsyncIterator[tuple[Raft, D
         raft = await nodes.leader()
         await raft.apply(b"first")
         yield raft, raft._driver, nodes.machines["a"]
+
+
+def numbered(driver: Driver, number: int) -> Waiter:
+    future = ApplyFuture(loop=driver.loop)
+    future.number = number
+    return future
 
 
 def forwarded(number: int, data: bytes, *, origin: int = PEER) -> ForwardedProposal:
@@ -114,7 +131,7 @@ def test_what_a_full_link_does_not_take_waits_in_its_order(tmp_path: Path) -> No
             sent = Sent(driver)
             sent.room = False
             big = bytes(FORWARD_BATCH_BYTES // 2 + 1)
-            queue = [(ApplyFuture(number=number, size_bytes=1, loop=driver.loop), DATA, big) for number in range(1, 6)]
+            queue = [(numbered(driver, number), DATA, big) for number in range(1, 6)]
             driver._forward(list(queue))
             assert driver._queue == queue
             assert not any(future.sent for future, _, _ in queue)
@@ -232,5 +249,73 @@ def test_a_tick_that_fails_stops_the_node(tmp_path: Path) -> None:
 
             driver.snapshotter.tick = broken  # type: ignore[method-assign]
             assert "bug in a tick" in str(await asyncio.wait_for(raft.failed(), 5))
+
+    run(check())
+
+
+class Told:
+    """What a callback of `apply_then` was told, each time."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, SynclineError | None]] = []
+
+    def __call__(self, answer: object, error: SynclineError | None) -> None:
+        self.calls.append((answer, error))
+
+    @property
+    def error(self) -> SynclineError | None:
+        assert len(self.calls) == 1
+        return self.calls[0][1]
+
+
+def test_a_callback_is_told_the_answer_or_the_error_once(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with leading(tmp_path, max_entry_bytes=2000) as (raft, _, _):
+            good, refused, large = Told(), Told(), Told()
+            raft.apply_then(b"good", good)
+            raft.apply_then(b"refuse", refused)
+            raft.apply_then(bytes(3000), large)
+            assert isinstance(large.error, TooLarge)
+            assert good.calls == []
+            await raft.apply(b"behind them")
+            assert good.calls == [(2, None)]
+            assert isinstance(refused.error, Rejected)
+            with pytest.raises(ConfigError, match="timeout"):
+                raft.apply_then(b"x", Told(), timeout=-1.0)
+            pending = Told()
+            raft.apply_then(b"cut off", pending)
+        assert isinstance(pending.error, Closed)
+
+    run(check())
+
+
+def test_a_callback_that_raises_is_told_to_the_loop_and_harms_nobody(tmp_path: Path) -> None:
+    async def check() -> None:
+        said: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+        async with leading(tmp_path) as (raft, _, _):
+
+            def broken(answer: object, error: SynclineError | None) -> None:
+                raise RuntimeError("the caller's own fault")
+
+            raft.apply_then(b"x", broken)
+            assert await raft.apply(b"y") == 3
+        assert [str(context["exception"]) for context in said] == ["the caller's own fault"]
+
+    run(check())
+
+
+def test_what_has_ended_while_it_waited_for_a_leader_never_enters_the_log(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with leading(tmp_path) as (raft, driver, machine):
+            leader, driver.core.raft.leader = driver.core.raft.leader, 0  # nobody leads for a moment
+            late = Told()
+            raft.apply_then(b"late", late, timeout=0.01)
+            driver.proposals.expire(driver.loop.time() + 1.0, 0)
+            assert isinstance(late.error, NoLeader)
+            driver.core.raft.leader = leader
+            await raft.apply(b"alive")
+            assert len(late.calls) == 1
+            assert machine.items == [b"first", b"alive"]
 
     run(check())

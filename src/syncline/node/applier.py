@@ -165,21 +165,24 @@ class Applier:
         done = Applied(work.responses, entries[0].index, entries[-1].index, entries[-1].term)
         commands: list[Command] = []
         mine: list[tuple[int, int]] = []  # number, position among the commands
+        node_id, command_kind, size_bytes = self._node_id, int(Kind.COMMAND), 0
         for entry in entries:
+            data = entry.data
             if entry.type is not EntryType.NORMAL:
                 done.changes.append(entry)
-            elif entry.data:
-                done.size_bytes += len(entry.data)
-                proposal = decode_proposal(entry.data, entry.index)
-                if proposal.kind == Kind.COMMAND:
-                    if proposal.origin == self._node_id:
+            elif data:
+                size_bytes += len(data)
+                proposal = decode_proposal(data, entry.index)
+                if proposal.kind == command_kind:
+                    if proposal.origin == node_id:
                         mine.append((proposal.number, len(commands)))
                     commands.append(Command(entry.index, entry.term, proposal.data, proposal.extensions))
                 else:
                     if proposal.kind == Kind.ANNOUNCE:
                         done.announced.append(proposal.data)
-                    if proposal.origin == self._node_id:
+                    if proposal.origin == node_id:
                         done.answers.append((proposal.number, entry.index, entry.term, None))
+        done.size_bytes = size_bytes
         answers = self._apply_commands(commands)
         for number, position in mine:
             command = commands[position]

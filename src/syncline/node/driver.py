@@ -42,7 +42,7 @@ from syncline.node.config import Config
 from syncline.node.envelope import decode_proposal
 from syncline.node.events import Event, EventKind, Events
 from syncline.node.founding import Founding
-from syncline.node.futures import ApplyFuture
+from syncline.node.futures import Waiter
 from syncline.node.horizon import Horizon
 from syncline.node.parts import Parts
 from syncline.node.proposals import Proposals
@@ -110,7 +110,7 @@ class Driver:
         self.leader_changes = 0
         self.loop_lag_s = 0.0
         self._failed = failed
-        self._queue: list[tuple[ApplyFuture, int, bytes]] = []
+        self._queue: list[tuple[Waiter, int, bytes]] = []
         self._scheduled = False
         self._in_turn = False
         self._hold = False
@@ -233,10 +233,10 @@ class Driver:
 
     # -- events in ----------------------------------------------------------------------------------------------------
 
-    def propose(self, future: ApplyFuture, kind: int, payload: bytes) -> None:
+    def propose(self, waiter: Waiter, kind: int, payload: bytes) -> None:
         """Queue a proposal of this node; all of one turn go together."""
         assert not self.stopped, "a proposal on a stopped node would never end"
-        self._queue.append((future, kind, payload))
+        self._queue.append((waiter, kind, payload))
         self.schedule()
 
     def schedule(self) -> None:
@@ -376,13 +376,25 @@ class Driver:
         queue = [item for item in queue if not item[0].done()]
         if not queue:
             return
-        if core.state is StateType.LEADER:
-            accepted, refused = self._append([(future.number, kind, payload) for future, kind, payload in queue])
-            for future, _, _ in queue:
-                future.sent = True
-            self._on_forward_reply(ForwardReply(accepted, refused, core.leader))
-        else:
+        if core.state is not StateType.LEADER:
             self._forward(queue)
+        elif all(kind == DATA for _, kind, _ in queue):
+            self._append_own(queue)
+        else:
+            accepted, refused = self._append([(waiter.number, kind, payload) for waiter, kind, payload in queue])
+            for waiter, _, _ in queue:
+                waiter.sent = True
+            self._on_forward_reply(ForwardReply(accepted, refused, core.leader))
+
+    def _append_own(self, queue: list[tuple[Waiter, int, bytes]]) -> None:
+        """The usual case: this node leads, and nothing but data has gathered."""
+        try:
+            first, term = self.core.propose_batch([payload for _, _, payload in queue])
+        except ProposalDropped:
+            refused = [self._refused(waiter.number) for waiter, _, _ in queue]
+            self._on_forward_reply(ForwardReply([], refused, self.core.leader))
+        else:
+            self.proposals.appended([waiter for waiter, _, _ in queue], first, term)
 
     def _append(self, proposals: list[tuple[int, int, bytes]]) -> tuple[list[AcceptedProposal], list[RefusedProposal]]:
         """Have the core append them, as its leader. Data in one step, changes of the membership one by one."""
@@ -394,9 +406,7 @@ class Driver:
                 first, term = self.core.propose_batch([payload for _, payload in data])
                 accepted.extend(AcceptedProposal(number, first + place, term) for place, (number, _) in enumerate(data))
             except ProposalDropped:
-                code = HANDING_OVER if self.core.raft.transferee != NONE else Dropped.code
-                text = "the leader takes no proposals: a hand-over is under way, or too much is uncommitted"
-                refused.extend(RefusedProposal(number, code, text) for number, _ in data)
+                refused.extend(self._refused(number) for number, _ in data)
         for number, kind, payload in proposals:
             if kind == MEMBERSHIP:
                 try:
@@ -406,7 +416,13 @@ class Driver:
                     refused.append(RefusedProposal(number, error.code, str(error)))
         return accepted, refused
 
-    def _forward(self, queue: list[tuple[ApplyFuture, int, bytes]]) -> None:
+    def _refused(self, number: int) -> RefusedProposal:
+        """The core took none of a batch."""
+        code = HANDING_OVER if self.core.raft.transferee != NONE else Dropped.code
+        text = "the leader takes no proposals: a hand-over is under way, or too much is uncommitted"
+        return RefusedProposal(number, code, text)
+
+    def _forward(self, queue: list[tuple[Waiter, int, bytes]]) -> None:
         leader = self.core.leader
         start = size = 0
         for end, item in enumerate(queue, 1):
@@ -419,13 +435,13 @@ class Driver:
                 return
             start, size = end, 0
 
-    def _forward_batch(self, leader: NodeId, batch: list[tuple[ApplyFuture, int, bytes]]) -> bool:
-        message = Forward([ForwardedProposal(future.number, kind, payload) for future, kind, payload in batch])
+    def _forward_batch(self, leader: NodeId, batch: list[tuple[Waiter, int, bytes]]) -> bool:
+        message = Forward([ForwardedProposal(waiter.number, kind, payload) for waiter, kind, payload in batch])
         if not self.parts.transport.send(leader, message):
             return False
-        for future, kind, payload in batch:
-            future.sent = True
-            future.forwarded = kind, payload
+        for waiter, kind, payload in batch:
+            waiter.sent = True
+            waiter.forwarded = kind, payload
         return True
 
     def _on_forward(self, sender: NodeId, message: Forward) -> None:

@@ -4,15 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Generator
-from typing import Any, Final
+from collections.abc import Callable, Generator
+from typing import Any, Final, Protocol, TypeAlias
 
 from syncline.errors import SynclineError
 
-__all__ = ["ApplyFuture", "ReadFuture", "settle", "settle_error"]
+__all__ = ["ApplyCall", "ApplyFuture", "ReadFuture", "Then", "Waiter", "settle", "settle_error"]
+
+Then: TypeAlias = Callable[[object, SynclineError | None], None]
+"""Called once, on the event loop, with the state machine's answer, or with None and why there is none."""
 
 UNPLACED: Final = 0
 """The index of a proposal that has no position in the log yet, as far as this node knows."""
+
+
+class Waiter(Protocol):
+    """Whoever waits for a proposal of this node. `Proposals` keeps the books in it, and ends it exactly once."""
+
+    number: int
+    """Unique on this node, and part of the proposal."""
+    size_bytes: int
+    """What it counts for among all that wait."""
+    index: int
+    """The log index: known once the leader has placed it, final once there is an answer."""
+    term: int
+    """The term of the leader that placed it."""
+    bucket: int
+    """Where its deadline is kept."""
+    sent: bool
+    """Whether it has left this node's queue: from then on silence means `unknown`."""
+    forwarded: tuple[int, bytes] | None
+    """Kind and payload while the leader has them, should it turn them back."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+        ...
+
+    def answered(self, answer: object) -> None:
+        """The state machine has answered."""
+        ...
+
+    def failed(self, error: SynclineError) -> None:
+        """There is no answer, or it is a refusal."""
+        ...
 
 
 class ApplyFuture(asyncio.Future[object]):
@@ -22,25 +56,65 @@ class ApplyFuture(asyncio.Future[object]):
     says whether the proposal can still take effect. Cancelling it gives up waiting, not the proposal itself.
     """
 
-    def __init__(self, *, number: int, size_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop=loop)
-        self.number = number
-        self.size_bytes = size_bytes
-        self.index = UNPLACED
-        """The log index: known once the leader has placed it, final once the future has a result."""
-        self.term = 0
-        """The term of the leader that placed it."""
-        self.bucket = 0
-        """Where its deadline is kept."""
-        self.sent = False
-        """Whether it has left this node's queue: from then on silence means `unknown`."""
-        self.forwarded: tuple[int, bytes] | None = None
-        """Kind and payload while the leader has them, should it turn them back."""
+    # A `Waiter`. Defaults of the class and not of each object: this is made for every proposal.
+    number = 0
+    size_bytes = 0
+    index = UNPLACED
+    term = 0
+    bucket = 0
+    sent = False
+    forwarded: tuple[int, bytes] | None = None
+
+    def answered(self, answer: object) -> None:
+        """Resolve, unless the caller has given up."""
+        if not self.done():
+            self.set_result(answer)
+
+    def failed(self, error: SynclineError) -> None:
+        """Fail, unless the caller has given up."""
+        settle_error(self, error)
 
     @property
     def response(self) -> object:
         """What the state machine answered; raises as `result()` does."""
         return self.result()
+
+
+class ApplyCall:
+    """A proposal on its way whose answer is a call: without a future, and in the turn of the loop that has it."""
+
+    __slots__ = ("_then", "bucket", "forwarded", "index", "number", "sent", "size_bytes", "term")
+
+    def __init__(self, then: Then) -> None:
+        self._then: Then | None = then
+        """None once it has been called: what still stands in a queue then must not go on."""
+        self.number = self.size_bytes = self.term = self.bucket = 0
+        self.index = UNPLACED
+        self.sent = False
+        self.forwarded: tuple[int, bytes] | None = None
+
+    def done(self) -> bool:
+        return self._then is None
+
+    def answered(self, answer: object) -> None:
+        self._end(answer, None)
+
+    def failed(self, error: SynclineError) -> None:
+        self._end(None, error)
+
+    def _end(self, answer: object, error: SynclineError | None) -> None:
+        then, self._then = self._then, None
+        assert then is not None, "it has ended before"
+        try:
+            then(answer, error)
+        except Exception as raised:  # noqa: BLE001 - the caller's fault must not stop the node that calls it
+            report(raised)
+
+
+def report(error: Exception) -> None:
+    """Tell the event loop of an error in somebody's callback, as it is told of those in its own."""
+    message = "a callback of Raft.apply_then failed"
+    asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
 
 
 class ReadFuture(asyncio.Future[object]):

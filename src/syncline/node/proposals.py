@@ -17,7 +17,7 @@ from typing import Final, Generic, TypeVar
 
 from syncline.errors import DeadlineExceeded, Dropped, NoLeader, Outcome, Superseded, SynclineError
 from syncline.node.config import OVERHEAD_BYTES
-from syncline.node.futures import ApplyFuture, settle, settle_error
+from syncline.node.futures import ApplyFuture, Waiter
 
 __all__ = ["NO_QUORUM", "Deadlines", "Proposals"]
 
@@ -31,7 +31,7 @@ NO_QUORUM: Final = "no quorum of the voters is reachable"
 IN_SNAPSHOT: Final = "a snapshot took the place of the log there: it may have been applied"
 
 
-Waiting = TypeVar("Waiting", bound="asyncio.Future[object]")
+Waiting = TypeVar("Waiting")
 
 
 class Deadlines(Generic[Waiting]):
@@ -70,9 +70,9 @@ class Proposals:
 
     def __init__(self, rng: random.Random, *, step_s: float, max_bytes: int) -> None:
         self._next = (rng.getrandbits(NONCE_BITS) << COUNTER_BITS) + 1
-        self._waiting: dict[int, ApplyFuture] = {}
-        self._placed: dict[int, list[ApplyFuture]] = {}
-        self._deadlines: Deadlines[ApplyFuture] = Deadlines(step_s)
+        self._waiting: dict[int, Waiter] = {}
+        self._placed: dict[int, list[Waiter]] = {}
+        self._deadlines: Deadlines[Waiter] = Deadlines(step_s)
         self._jumped = 0
         """Up to here a snapshot took the place of the log: which proposals are in it can't be told."""
         self._max_bytes = max_bytes
@@ -83,54 +83,70 @@ class Proposals:
         return len(self._waiting)
 
     def new(self, loop: asyncio.AbstractEventLoop, size_bytes: int, deadline_s: float) -> ApplyFuture:
-        """A future for a proposal of this size. Raises `Dropped` where too much is waiting already."""
+        """A future for a proposal of this size. Raises as `add` does."""
+        future = ApplyFuture(loop=loop)
+        self.add(future, size_bytes, deadline_s)
+        return future
+
+    def add(self, waiter: Waiter, size_bytes: int, deadline_s: float) -> None:
+        """Give a proposal of this size its number. Raises `Dropped` where too much is waiting already."""
         cost = size_bytes + OVERHEAD_BYTES
         if self._bytes + cost > self._max_bytes:
             raise Dropped(
                 f"{len(self._waiting)} proposals ({self._bytes} bytes) wait for their answer on this node: try later"
             )
-        future = ApplyFuture(number=self._next, size_bytes=cost, loop=loop)
-        self._next += 1
+        number = self._next
+        self._next = number + 1
         self._bytes += cost
-        self._waiting[future.number] = future
-        future.bucket = self._deadlines.add(future, deadline_s)
-        return future
+        waiter.number = number
+        waiter.size_bytes = cost
+        self._waiting[number] = waiter
+        waiter.bucket = self._deadlines.add(waiter, deadline_s)
 
     def placed(self, number: int, index: int, term: int) -> None:
         """The leader gave it this position. It may have been applied already: the two words race."""
-        future = self._waiting.get(number)
-        if future is None:
+        waiter = self._waiting.get(number)
+        if waiter is None:
             return
         if index <= self._jumped:
-            self._fail(future, DeadlineExceeded(IN_SNAPSHOT))
+            self._fail(waiter, DeadlineExceeded(IN_SNAPSHOT))
             return
-        future.index, future.term = index, term
-        self._placed.setdefault(index, []).append(future)
+        waiter.index, waiter.term = index, term
+        self._placed.setdefault(index, []).append(waiter)
+
+    def appended(self, waiters: Iterable[Waiter], first: int, term: int) -> None:
+        """This node leads, and has appended them to its log just now, one after the other from `first` on."""
+        assert first > self._jumped, (first, self._jumped)
+        placed = self._placed
+        for index, waiter in enumerate(waiters, first):
+            waiter.sent = True
+            waiter.index, waiter.term = index, term
+            placed.setdefault(index, []).append(waiter)
 
     def resolved(self, number: int, index: int, term: int, answer: object) -> None:
         """The entry was applied here."""
-        future = self._waiting.get(number)
-        if future is None:
+        waiter = self._waiting.get(number)
+        if waiter is None:
             return
-        future.index, future.term = index, term
-        self._forget(future)
+        self._forget(waiter)
+        waiter.index, waiter.term = index, term
         if isinstance(answer, SynclineError):
-            settle_error(future, answer)
+            waiter.failed(answer)
         else:
-            settle(future, answer)
+            waiter.answered(answer)
 
-    def turned_back(self, number: int) -> tuple[ApplyFuture, int, bytes] | None:
+    def turned_back(self, number: int) -> tuple[Waiter, int, bytes] | None:
         """The leader did not take it: what to send again, if it still waits. Another leader may take it."""
-        future = self._waiting.get(number)
-        if future is None or future.forwarded is None or future.done():
+        waiter = self._waiting.get(number)
+        if waiter is None or waiter.forwarded is None or waiter.done():
             return None
-        (kind, payload), future.forwarded, future.sent = future.forwarded, None, False
-        return future, kind, payload
+        (kind, payload), waiter.forwarded, waiter.sent = waiter.forwarded, None, False
+        return waiter, kind, payload
 
     def refused(self, number: int, error: SynclineError) -> None:
-        future = self._waiting.get(number)
-        if future is not None:
-            self._fail(future, error)
+        waiter = self._waiting.get(number)
+        if waiter is not None:
+            self._fail(waiter, error)
 
     def passed(self, indexes: Iterable[int]) -> None:
         """Entries at these positions were applied: whatever still waits there was replaced by another."""
@@ -138,51 +154,51 @@ class Proposals:
         if not placed:
             return
         for index in indexes:
-            for future in placed.pop(index, ()):
-                if future.number in self._waiting:
+            for waiter in placed.pop(index, ()):
+                if waiter.number in self._waiting:
                     message = f"another leader's entry was committed at index {index}, in place of this one"
-                    self._fail(future, Superseded(message))
+                    self._fail(waiter, Superseded(message))
 
     def jumped(self, index: int) -> None:
         """A snapshot was installed up to `index`: what waited there may be in it, nobody here can tell."""
         self._jumped = index
         for position in [position for position in self._placed if position <= index]:
-            for future in self._placed.pop(position):
-                if future.number in self._waiting:
-                    self._fail(future, DeadlineExceeded(IN_SNAPSHOT))
+            for waiter in self._placed.pop(position):
+                if waiter.number in self._waiting:
+                    self._fail(waiter, DeadlineExceeded(IN_SNAPSHOT))
 
     def expire(self, now_s: float, leader: int, why_no_leader: str = NO_QUORUM) -> None:
         """End what is overdue."""
-        for future in self._deadlines.expired(now_s):
-            if future.number not in self._waiting:
+        for waiter in self._deadlines.expired(now_s):
+            if waiter.number not in self._waiting:
                 continue
-            if future.done():
-                self._forget(future)  # its caller gave up waiting; no answer came either
-            elif future.sent:
-                self._fail(future, DeadlineExceeded("no answer before the deadline: it may take effect, now or later"))
+            if waiter.done():
+                self._forget(waiter)  # its caller gave up waiting; no answer came either
+            elif waiter.sent:
+                self._fail(waiter, DeadlineExceeded("no answer before the deadline: it may take effect, now or later"))
             elif leader:
                 message = "the deadline passed before the leader could be reached"
-                self._fail(future, DeadlineExceeded(message, outcome=Outcome.NOT_APPLIED, leader=leader))
+                self._fail(waiter, DeadlineExceeded(message, outcome=Outcome.NOT_APPLIED, leader=leader))
             else:
-                self._fail(future, NoLeader(f"no leader before the deadline: {why_no_leader}"))
+                self._fail(waiter, NoLeader(f"no leader before the deadline: {why_no_leader}"))
 
     def fail_all(self, sent: SynclineError, unsent: SynclineError) -> None:
-        for future in list(self._waiting.values()):
-            self._fail(future, sent if future.sent else unsent)
+        for waiter in list(self._waiting.values()):
+            self._fail(waiter, sent if waiter.sent else unsent)
 
-    def _fail(self, future: ApplyFuture, error: SynclineError) -> None:
+    def _fail(self, waiter: Waiter, error: SynclineError) -> None:
         self.failed += 1
-        self._forget(future)
-        settle_error(future, error)
+        self._forget(waiter)
+        waiter.failed(error)
 
-    def _forget(self, future: ApplyFuture) -> None:
-        del self._waiting[future.number]
-        future.forwarded = None
-        self._deadlines.discard(future, future.bucket)
-        self._bytes -= future.size_bytes
-        if future.index:
-            here = self._placed.get(future.index)
-            if here is not None and future in here:
-                here.remove(future)
+    def _forget(self, waiter: Waiter) -> None:
+        del self._waiting[waiter.number]
+        waiter.forwarded = None
+        self._deadlines.discard(waiter, waiter.bucket)
+        self._bytes -= waiter.size_bytes
+        if waiter.index:
+            here = self._placed.get(waiter.index)
+            if here is not None and waiter in here:
+                here.remove(waiter)
                 if not here:
-                    del self._placed[future.index]
+                    del self._placed[waiter.index]

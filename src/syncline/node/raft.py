@@ -8,7 +8,7 @@ import math
 import random
 import signal
 from collections.abc import AsyncIterator, Collection, Sequence
-from typing import Self
+from typing import Final, Self
 
 from syncline.consensus.types import NONE, ChangeType, NodeId, StateType
 from syncline.errors import (
@@ -31,7 +31,7 @@ from syncline.node.driver import Driver
 from syncline.node.envelope import Kind, Proposal, encode
 from syncline.node.events import Event, EventKind
 from syncline.node.fsm import FSM
-from syncline.node.futures import ApplyFuture, ReadFuture, settle_error
+from syncline.node.futures import ApplyCall, ApplyFuture, ReadFuture, Then, Waiter, settle_error
 from syncline.node.joining import Ask, finish_joining, joining_config
 from syncline.node.members import MemberInfo, Membership
 from syncline.node.reconfiguration import DATA
@@ -49,6 +49,9 @@ MAX_TIMEOUT_S = 3600.0
 
 HANDOVER_S = 2.0
 """How long `close` waits for another node to take over the leadership."""
+
+ENDED_AT_ONCE: Final = (OperationError, NodeFailed, StorageError)
+"""Why a proposal may fail before it is one. It is told as any failure is; wrong arguments raise."""
 
 
 class Raft:
@@ -141,15 +144,28 @@ class Raft:
         `Dropped`, `NoLeader`, `NotLeader`, `Superseded` (all `not_applied`), `DeadlineExceeded`, `Closed` (see their
         `outcome`), `DiskFull`, `NodeFailed`.
         """
-        return self._propose(Kind.COMMAND, data, timeout, extensions)
+        return self._apply(Kind.COMMAND, data, timeout, extensions)
 
     def apply_many(self, commands: Sequence[bytes], *, timeout: float = 5.0) -> list[ApplyFuture]:
         """`apply` for each, in this order, in one batch. They are not atomic together."""
-        return [self._propose(Kind.COMMAND, data, timeout, b"") for data in commands]
+        return [self._apply(Kind.COMMAND, data, timeout, b"") for data in commands]
+
+    def apply_then(self, data: bytes, then: Then, *, timeout: float = 5.0) -> None:
+        """`apply` for those who go on in a callback: `then(answer, None)`, or `then(None, error)`.
+
+        It is called exactly once, on the event loop: at once where the proposal fails at once, else in the very turn of
+        the loop in which the answer is known, so it must be short and must not block. What it raises goes to the loop's
+        exception handler.
+        """
+        call = ApplyCall(then)
+        try:
+            self._propose(call, Kind.COMMAND, data, timeout, b"")
+        except ENDED_AT_ONCE as error:
+            call.failed(error)
 
     def barrier(self, *, timeout: float = 5.0) -> ApplyFuture:
         """Done when everything committed before it has been applied here."""
-        return self._propose(Kind.BARRIER, b"", timeout, b"")
+        return self._apply(Kind.BARRIER, b"", timeout, b"")
 
     def read_index(self, *, timeout: float = 5.0) -> ReadFuture:
         """When the future is done, a read of the local state machine is linearizable; on any node.
@@ -179,22 +195,23 @@ class Raft:
         if self._driver.core.state is not StateType.LEADER:
             raise NotLeader("this node does not lead", leader=self.leader)
 
-    def _propose(self, kind: Kind, data: bytes, timeout_s: float, extensions: bytes) -> ApplyFuture:
-        driver = self._driver
+    def _apply(self, kind: Kind, data: bytes, timeout_s: float, extensions: bytes) -> ApplyFuture:
+        future = ApplyFuture(loop=self._driver.loop)
         try:
-            driver.check_running()
-            size = len(data) + len(extensions)
-            if size > driver.config.max_entry_bytes:
-                raise TooLarge(f"a command of {size} bytes; the limit is {driver.config.max_entry_bytes}")
-            driver.parts.wal.check_space(size)
-            future = driver.proposals.new(driver.loop, size, driver.loop.time() + _timeout(timeout_s))
-        except (OperationError, NodeFailed, StorageError) as error:
-            failed = ApplyFuture(number=0, size_bytes=0, loop=driver.loop)
-            settle_error(failed, error)
-            return failed
-        payload = encode(Proposal(kind, driver.core.raft.id, future.number, data, extensions))
-        driver.propose(future, DATA, payload)
+            self._propose(future, kind, data, timeout_s, extensions)
+        except ENDED_AT_ONCE as error:
+            future.failed(error)
         return future
+
+    def _propose(self, waiter: Waiter, kind: Kind, data: bytes, timeout_s: float, extensions: bytes) -> None:
+        driver = self._driver
+        driver.check_running()
+        size = len(data) + len(extensions)
+        if size > driver.config.max_entry_bytes:
+            raise TooLarge(f"a command of {size} bytes; the limit is {driver.config.max_entry_bytes}")
+        driver.parts.wal.check_space(size)
+        driver.proposals.add(waiter, size, driver.loop.time() + _timeout(timeout_s))
+        driver.propose(waiter, DATA, encode(Proposal(kind, driver.core.raft.id, waiter.number, data, extensions)))
 
     # -- membership ---------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import contextlib
 from syncline.errors import DeadlineExceeded, Outcome
 from syncline.kv.machine import KvMachine
 from syncline.kv.store import Store
-from syncline.node.futures import ReadFuture
+from syncline.node.futures import ReadFuture, Then
 from syncline.node.members import MemberInfo, Membership, format_id
 from syncline.node.raft import Raft
 from syncline.node.stats import MemberProgress, Stats
@@ -53,8 +53,8 @@ class NodeBackend:
     def failure(self) -> BaseException | None:
         return self._failed.result() if self._failed.done() and not self._failed.cancelled() else None
 
-    def propose(self, command: bytes, timeout_s: float) -> asyncio.Future[object]:
-        return self._raft.apply(command, timeout=timeout_s)
+    def propose(self, command: bytes, timeout_s: float, then: Then) -> None:
+        self._raft.apply_then(command, then, timeout=timeout_s)
 
     def read_index(self, timeout_s: float) -> ReadFuture:
         return self._raft.read_index(timeout=timeout_s)

@@ -6,13 +6,12 @@ those of `syncline.errors`. The structures are the JSON of `/raft/status` and `/
 
 from __future__ import annotations
 
-import asyncio
 from typing import Protocol
 
 import msgspec
 
 from syncline.kv.store import Store
-from syncline.node.futures import ReadFuture
+from syncline.node.futures import ReadFuture, Then
 
 __all__ = ["Added", "Backend", "LeaderView", "MemberView", "MembersView", "NodeStatus", "NodeView"]
 
@@ -123,8 +122,9 @@ class Backend(Protocol):
         """Why the node stopped itself; None while it runs."""
         ...
 
-    def propose(self, command: bytes, timeout_s: float) -> asyncio.Future[object]:
-        """Propose a command of `kv.commands`; the future brings what the state machine answered on this node."""
+    def propose(self, command: bytes, timeout_s: float, then: Then) -> None:
+        """Propose a command of `kv.commands`. `then` is called once, at once or later, with what the state machine
+        answered on this node, or with None and why there is no answer."""
         ...
 
     def read_index(self, timeout_s: float) -> ReadFuture:

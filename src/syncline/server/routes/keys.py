@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from functools import partial
 from typing import Final, TypeVar
@@ -21,7 +20,6 @@ from syncline.server.routes.reads import (
     READ_PARAMETERS,
     ReadPlan,
     Reads,
-    failure_of,
 )
 
 __all__ = ["DEFAULT_MAX_KEY_BYTES", "DEFAULT_MAX_VALUE_BYTES", "KeyRoutes", "parse_etags"]
@@ -145,11 +143,7 @@ class KeyRoutes:
         timeout_s = self._timeout_s(request.query) if request.query else DEFAULT_TIMEOUT_S
         if b"idempotency-key" in request.headers:
             raise RequestError("Idempotency-Key is not supported yet", code="not_supported")
-        future = self._backend.propose(command, timeout_s)
-        if future.done():
-            self._proposed(respond, future)
-        else:
-            future.add_done_callback(partial(self._proposed, respond))
+        self._backend.propose(command, timeout_s, partial(self._proposed, respond))
 
     def _timeout_s(self, query: bytes) -> float:
         timeout_s = self._timeouts_s.get(query)
@@ -159,12 +153,10 @@ class KeyRoutes:
             _keep(self._timeouts_s, query, timeout_s)
         return timeout_s
 
-    def _proposed(self, respond: Respond, future: asyncio.Future[object]) -> None:
-        error = failure_of(future)
+    def _proposed(self, respond: Respond, result: object, error: BaseException | None) -> None:
         if error is not None:
             respond(self._explain(error))
             return
-        result = future.result()
         if type(result) is PutResult:
             revision = result.revision
             body = b'{"status":"success","revision":%d}' % revision

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -28,7 +27,7 @@ from syncline.server.request import Parameters, Request
 from syncline.server.response import Respond, json_response
 from syncline.server.router import Explain, Router
 from syncline.server.routes.jsonbytes import Item, MaybeBytes, MaybeText, item_of, one_of, split
-from syncline.server.routes.reads import DEFAULT_TIMEOUT_S, MAX_TIMEOUT_S, failure_of
+from syncline.server.routes.reads import DEFAULT_TIMEOUT_S, MAX_TIMEOUT_S
 
 __all__ = ["MAX_TXN_BYTES", "TxnRoutes"]
 
@@ -150,15 +149,12 @@ class TxnRoutes:
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise RequestError(f"the body is not a transaction: {error}") from None
         txn = self._command(body, "the transaction")
-        future = self._backend.propose(encode_command(txn), timeout_s)
-        future.add_done_callback(partial(self._done, txn, respond))
+        self._backend.propose(encode_command(txn), timeout_s, partial(self._done, txn, respond))
 
-    def _done(self, txn: commands.Txn, respond: Respond, future: asyncio.Future[object]) -> None:
-        error = failure_of(future)
+    def _done(self, txn: commands.Txn, respond: Respond, result: object, error: BaseException | None) -> None:
         if error is not None:
             respond(self._explain(error))
             return
-        result = future.result()
         assert isinstance(result, TxnResult), result
         body = {
             "status": "success",
