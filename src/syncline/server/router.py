@@ -38,6 +38,7 @@ class _Route:
         """By method: the handler, and how metrics name the two."""
 
 
+_PERCENT: Final = ord("%")  # a number is looked for in bytes several times as fast as bytes are
 _NO_ROUTE: Final[tuple[_Route | None, bool]] = (None, False)
 
 
@@ -86,7 +87,7 @@ class Router:
             route, takes_rest = self._prefixes.get(path[:end], _NO_ROUTE)
             if route is not None and (takes_rest or (len(path) > end and b"/" not in path[end:])):
                 raw = path[end:]
-                request.argument = decode_percent(raw, "the path") if b"%" in raw else raw
+                request.argument = decode_percent(raw, "the path") if _PERCENT in raw else raw
             else:
                 route = self._exact.get(path)
             if route is None:

@@ -6,9 +6,9 @@ apart by a few searches. What is not plainly such a request is the strict reader
 request or more than one, another version, an odd target. It stays the only judge of what a header may be.
 
 Why both read the same. A header is kept only where it consists of plain lines with a name of its own each, so that both
-see its end, and the body's, at the same byte; and only if the reader went on with the connection and no field of it
-asks for more than the fields and the length say. What the reader makes of such lines depends on nothing
-before them, since the request lines taken here are all of one kind. `tests/unit/test_http_usual.py` compares the two.
+see its end, and the body's, at the same byte; and only if the reader kept the connection, and no field changes how the
+message is read. What the reader makes of such lines depends on nothing before them, since the request lines that are
+taken here are all of one kind. `tests/unit/test_http_usual.py` compares the two, for whatever bytes.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ MAX_HEADER_BYTES: Final = KIB
 _METHODS: Final = {b"GET": "GET", b"PUT": "PUT", b"POST": "POST", b"DELETE": "DELETE"}
 _VERSION: Final = b"HTTP/1.1"
 
-# What a target may consist of here: what RFC 3986 allows it.
-_NOT_IN_A_PATH: Final = re.compile(rb"[^A-Za-z0-9\-._~%!$&'()*+,;=:@/]").search
-_NOT_IN_A_QUERY: Final = re.compile(rb"[^A-Za-z0-9\-._~%!$&'()*+,;=:@/?]").search
+_ODD: Final = re.compile(rb"[^A-Za-z0-9\-._~%!$&'()*+,;=:@/?]").search
+"""Finds in a target what RFC 3986 does not allow in a path and a query."""
+_QUESTION_MARK: Final = ord("?")
 
 _PLAIN_LINES: Final = re.compile(rb"(?:[A-Za-z0-9-]+: [!-~](?:[ -~]*[!-~])?\r\n)*[A-Za-z0-9-]+: [!-~](?:[ -~]*[!-~])?")
 _SPECIAL: Final = frozenset({b"transfer-encoding", b"trailer", b"expect", b"upgrade"})
@@ -68,14 +68,12 @@ class UsualRequests:
         known, method = self._known.get(header), _METHODS.get(name)
         if known is None or method is None or not blank or len(body) != known.body_bytes:
             return None
-        if target[:1] != b"/" or len(target) > self._max_url_bytes:
+        if target[:1] != b"/" or len(target) > self._max_url_bytes or _ODD(target):
             return None
-        query = b""
-        if _NOT_IN_A_PATH(target):
-            target, _, query = target.partition(b"?")
-            if _NOT_IN_A_PATH(target) or _NOT_IN_A_QUERY(query):
-                return None
-        return Request(method, target, query, known.fields, body)
+        path, query = target, b""
+        if _QUESTION_MARK in target:
+            path, _, query = target.partition(b"?")
+        return Request(method, path, query, known.fields, body)
 
     def learn(self, data: bytes, request: Request) -> None:
         """Remember the header of `data`, from which the strict reader has made this request, if it is plain."""

@@ -20,14 +20,14 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
-from syncline.errors import Closed, DeadlineExceeded, NoLeader
+from syncline.errors import DeadlineExceeded, NoLeader
 from syncline.node.futures import ReadFuture
 from syncline.server.backend import Backend
 from syncline.server.problems import RequestError, internal_error
 from syncline.server.request import Parameters
 from syncline.server.response import Respond
 
-__all__ = ["DEFAULT_TIMEOUT_S", "MAX_TIMEOUT_S", "READ_PARAMETERS", "ReadPlan", "Reads", "failure_of"]
+__all__ = ["DEFAULT_TIMEOUT_S", "MAX_TIMEOUT_S", "READ_PARAMETERS", "ReadPlan", "Reads"]
 
 DEFAULT_TIMEOUT_S: Final = 5.0
 """Two elections of the default length fit into it."""
@@ -75,6 +75,8 @@ class Reads:
         self._now_s: Callable[[], float] = float
         """The clock of its deadline."""
         self._waiting: list[_Waiting] = []
+        self._caught_up = False
+        """Whether the store is known to be as new as before the node's restart: once it is, it stays so."""
 
     def confirm(self, plan: ReadPlan, read: Read[Context], context: Context, respond: Respond) -> None:
         """Call `read` when it is as fresh as the plan asks. Raises `RequestError` where it can't be."""
@@ -82,13 +84,14 @@ class Reads:
         if level == "linearizable" or (level == "leader" and not self._backend.is_leader):
             self.within(plan.timeout_s, read, context, respond)
             return
-        if self._backend.catching_up:
+        if not self._caught_up and self._backend.catching_up:
             raise RequestError(
                 "this node was restarted after a crash, and what it would show may be older than what it showed before:"
                 " it catches up as soon as there is a leader",
                 status=503,
                 code="too_stale",
             )
+        self._caught_up = True
         if plan.max_stale_s is None or _within(plan.max_stale_s, self._backend.state_age_s):
             read(context, respond, None)
         elif self._backend.leader() is None:
@@ -104,7 +107,7 @@ class Reads:
             return
         future = self._backend.read_index(timeout_s)
         if future.done():
-            read(context, respond, failure_of(future))
+            read(context, respond, future.exception())
         elif future is shared:
             self._waiting.append((read, context, respond))
         else:
@@ -131,16 +134,9 @@ def _too_stale(most_s: float, why: str) -> RequestError:
 
 
 def _confirmed(waiting: list[_Waiting], future: asyncio.Future[object]) -> None:
-    error = failure_of(future)
+    error = future.exception()  # it can't be cancelled
     for read, context, respond in waiting:
         try:
             read(context, respond, error)
         except Exception as fault:  # noqa: BLE001 - one read's fault must not leave the others without an answer
             respond(internal_error(fault))
-
-
-def failure_of(future: asyncio.Future[object]) -> BaseException | None:
-    """Why a finished future failed, if it did."""
-    if future.cancelled():
-        return Closed("the node gave up the operation: it is closing")
-    return future.exception()
