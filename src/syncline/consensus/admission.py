@@ -120,8 +120,9 @@ def _well_formed(raft: Raft, message: Message) -> bool:
         return False
     if message.log_term > term:  # nobody has an entry of a term that is still to come
         return False
-    numbers = (message.index, message.log_term, message.commit, message.reject_hint, message.session)
-    return min(numbers) >= 0 and max(numbers) <= _MAX_NUMBER
+    # All at once: the bits of a negative number make the result negative, those above the limit make it larger.
+    numbers = message.index | message.log_term | message.commit | message.reject_hint | message.session
+    return 0 <= numbers <= _MAX_NUMBER
 
 
 def _may_come_from_oneself(raft: Raft, kind: MessageType) -> bool:

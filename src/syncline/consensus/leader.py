@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
 
 from syncline.consensus import replication, roles
 from syncline.consensus.admission import Refusal
@@ -36,32 +36,29 @@ def tick(raft: Raft) -> None:
 
 def step(raft: Raft, message: Message) -> Refusal | None:
     """Act on a message of the current term, or on a local one."""
-    kind = message.type
-    if kind is MessageType.PROP:
-        return None if propose(raft, message.entries) else Refusal.PROPOSAL_DROPPED
-    if kind is MessageType.BEAT:
-        replication.broadcast_heartbeat(raft)
-        return None
-    if kind is MessageType.CHECK_QUORUM:
-        _check_quorum(raft)
-        return None
-    if kind is MessageType.READ_INDEX:
-        return _take_read(raft, message)
+    take = _ABOUT_THE_GROUP.get(message.type)
+    if take is not None:
+        return take(raft, message)
     progress = raft.tracker.progress.get(message.sender)
     if progress is None:
         raft.note("debug", "%x no progress available for %x", raft.id, message.sender)
         return None
-    if kind is MessageType.APP_RESP:
-        _handle_append_response(raft, message, progress)
-    elif kind is MessageType.HEARTBEAT_RESP:
-        _handle_heartbeat_response(raft, message, progress)
-    elif kind is MessageType.SNAP_STATUS:
-        _handle_snapshot_status(raft, message, progress)
-    elif kind is MessageType.UNREACHABLE:
-        _handle_unreachable(raft, message.sender, progress)
-    elif kind is MessageType.TRANSFER_LEADER:
-        _handle_transfer(raft, message.sender, progress)
+    handle = _ABOUT_A_MEMBER.get(message.type)
+    if handle is not None:
+        handle(raft, message, progress)
     return None
+
+
+def _take_proposal(raft: Raft, message: Message) -> Refusal | None:
+    return None if propose(raft, message.entries) else Refusal.PROPOSAL_DROPPED
+
+
+def _beat(raft: Raft, _: Message) -> None:
+    replication.broadcast_heartbeat(raft)
+
+
+def _look_for_quorum(raft: Raft, _: Message) -> None:
+    _check_quorum(raft)
 
 
 def _check_quorum(raft: Raft) -> bool:
@@ -227,7 +224,9 @@ def _handle_acknowledgement(raft: Raft, sender: NodeId, progress: Progress) -> N
         raft.note("debug", "%x recovered from needing snapshot: resumed sending to %x", raft.id, sender)
         progress.become_probe()
         progress.become_replicate()
-    if not commit(raft) and sender != raft.id and not raft.config.lazy_commit:
+    # What a quorum holds can only have grown up to what was acknowledged now: mostly somebody else had done it before.
+    committed = progress.match > raft.log.committed and commit(raft)
+    if not committed and sender != raft.id and not raft.config.lazy_commit:
         # The next heartbeat would tell it too, but later.
         replication.tell_commit(raft, sender, progress)
     if sender == raft.id:
@@ -271,15 +270,17 @@ def _handle_snapshot_status(raft: Raft, message: Message, progress: Progress) ->
     progress.paused_by_flow = True
 
 
-def _handle_unreachable(raft: Raft, sender: NodeId, progress: Progress) -> None:
+def _handle_unreachable(raft: Raft, message: Message, progress: Progress) -> None:
     """Messages to a follower were lost: stop running ahead of its answers."""
     if progress.state is ProgressState.REPLICATE:
         progress.become_probe()
+    sender = message.sender
     raft.note("debug", "%x failed to send message to %x because it is unreachable [%s]", raft.id, sender, progress)
 
 
-def _handle_transfer(raft: Raft, transferee: NodeId, progress: Progress) -> None:
+def _handle_transfer(raft: Raft, message: Message, progress: Progress) -> None:
     """Hand leadership over (thesis, 3.10): bring the other one's log up to date, then have it campaign at once."""
+    transferee = message.sender
     if progress.learner:
         raft.note("debug", "%x is learner. Ignored transferring leadership", transferee)
         return
@@ -300,3 +301,20 @@ def _handle_transfer(raft: Raft, transferee: NodeId, progress: Progress) -> None
         raft.note("info", "%x sends MsgTimeoutNow to %x immediately", raft.id, transferee)
     else:
         replication.maybe_send_append(raft, transferee, progress)
+
+
+_ABOUT_THE_GROUP: Final[dict[MessageType, Callable[[Raft, Message], Refusal | None]]] = {
+    MessageType.PROP: _take_proposal,
+    MessageType.BEAT: _beat,
+    MessageType.CHECK_QUORUM: _look_for_quorum,
+    MessageType.READ_INDEX: _take_read,
+}
+
+_ABOUT_A_MEMBER: Final[dict[MessageType, Callable[[Raft, Message, Progress], None]]] = {
+    MessageType.APP_RESP: _handle_append_response,
+    MessageType.HEARTBEAT_RESP: _handle_heartbeat_response,
+    MessageType.SNAP_STATUS: _handle_snapshot_status,
+    MessageType.UNREACHABLE: _handle_unreachable,
+    MessageType.TRANSFER_LEADER: _handle_transfer,
+}
+"""What members answer, or what is said of one: with what is known of it."""

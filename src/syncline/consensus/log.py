@@ -71,13 +71,17 @@ class RaftLog:
 
     def term(self, index: int) -> int:
         """The term of the entry at `index`, which may be one below the first. Raises Compacted or Unavailable."""
-        term = self.unstable.term(index)
-        if term is not None:
-            return term
-        if index + 1 < self.first_index:
-            raise Compacted
-        if index > self.last_index:
-            raise Unavailable
+        unstable = self.unstable
+        if index >= unstable.offset:
+            position = index - unstable.offset
+            if position >= len(unstable.entries):
+                raise Unavailable
+            return unstable.entries[position].term
+        snapshot = unstable.snapshot
+        if snapshot is not None and index <= snapshot.meta.index:  # what is in storage up to there is void
+            if index < snapshot.meta.index:
+                raise Compacted
+            return snapshot.meta.term
         return self._storage.term(index)
 
     def term_or_zero(self, index: int) -> int:
@@ -104,7 +108,12 @@ class RaftLog:
     def entries(self, low: int, max_bytes: int) -> Sequence[Entry]:
         """Entries from `low` on, at most `max_bytes` of them, but one where there are any. Raises Compacted."""
         last = self.last_index
-        return self.slice(low, last + 1, max_bytes) if low <= last else ()
+        if low > last:
+            return ()
+        unstable = self.unstable
+        if low >= unstable.offset:  # the usual case: they were appended just now
+            return limit_size(unstable.entries[low - unstable.offset :], max_bytes)
+        return self.slice(low, last + 1, max_bytes)
 
     def slice(self, low: int, high: int, max_bytes: int) -> Sequence[Entry]:
         """Entries `low` to `high` - 1, cut as in `entries`. Raises Compacted."""
@@ -222,7 +231,7 @@ class RaftLog:
 
     def has_next_committed(self, *, allow_unstable: bool) -> bool:
         """Whether there are committed entries to hand out. None while the limit is reached, or a snapshot waits."""
-        if self._applying_paused or self.unstable.snapshot is not None:
+        if self.applying >= self.committed or self._applying_paused or self.unstable.snapshot is not None:
             return False
         return self.applying < self._appliable(allow_unstable)
 

@@ -52,34 +52,37 @@ class Inflights:
     smaller than a single entry must not stop replication.
     """
 
-    __slots__ = ("_messages", "bytes", "max_bytes", "max_messages")
+    __slots__ = ("_messages", "bytes", "full", "max_bytes", "max_messages")
 
     def __init__(self, max_messages: int, max_bytes: int = NO_LIMIT) -> None:
         self.max_messages = max_messages
         self.max_bytes = max_bytes or NO_LIMIT
         self.bytes = 0
         self._messages: deque[tuple[int, int]] = deque()
+        self.full = self._is_full()
+        """Whether no more entries may be sent. Kept, because it is asked for more often than it changes."""
 
     def add(self, index: int, size_bytes: int) -> None:
         """Record an append whose last entry is at `index`. Only where not full; indexes only grow."""
         assert not self.full, "an append was sent although the limit was reached"
         self._messages.append((index, size_bytes))
         self.bytes += size_bytes
+        self.full = self._is_full()
 
     def free_up_to(self, index: int) -> None:
         """Forget the appends that an acknowledgement of `index` covers."""
         messages = self._messages
         while messages and messages[0][0] <= index:
             self.bytes -= messages.popleft()[1]
+        self.full = self._is_full()
 
     def clear(self) -> None:
         """Forget all appends."""
         self._messages.clear()
         self.bytes = 0
+        self.full = self._is_full()
 
-    @property
-    def full(self) -> bool:
-        """Whether no more entries may be sent."""
+    def _is_full(self) -> bool:
         return len(self._messages) >= self.max_messages or self.bytes >= self.max_bytes
 
     def copy(self) -> Inflights:
@@ -87,6 +90,7 @@ class Inflights:
         twin = Inflights(self.max_messages, self.max_bytes)
         twin.bytes = self.bytes
         twin._messages = self._messages.copy()
+        twin.full = self.full
         return twin
 
     def __len__(self) -> int:

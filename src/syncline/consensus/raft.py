@@ -19,7 +19,8 @@ Nothing here knows of clocks, threads, files or sockets. Effects pile up in `mes
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Final
 
 from syncline.consensus import candidate, election, follower, leader, reconfiguration, roles
 from syncline.consensus.admission import Refusal
@@ -188,18 +189,14 @@ class Raft:
         elif message.term < self.term and message.term != 0:
             self._answer_older_term(message)
             return None
-        kind = message.type
-        if kind is MessageType.HUP:
-            election.campaign_if_allowed(self, pre_vote=self.config.pre_vote)
-        elif kind is MessageType.VOTE or kind is MessageType.PRE_VOTE:
-            election.answer_vote(self, message)
-        elif kind is MessageType.STORAGE_APPEND_RESP:
-            self._appended(message)
-        elif kind is MessageType.STORAGE_APPLY_RESP:
-            self._applied(message.entries)
-        else:
+        step = _STEPS_OF_ALL_ROLES.get(message.type)
+        if step is None:
             return _ROLE_STEPS[self.state](self, message)
+        step(self, message)
         return None
+
+    def _campaign(self, _: Message) -> None:
+        election.campaign_if_allowed(self, pre_vote=self.config.pre_vote)
 
     def _enter_newer_term(self, message: Message) -> bool:
         """Take on the term of a message from the future, unless the message does not call for it. False: ignore it."""
@@ -257,8 +254,9 @@ class Raft:
         if message.snapshot is not None:
             self._applied_snapshot(message.snapshot)
 
-    def _applied(self, entries: Sequence[Entry]) -> None:
-        """The state machine has applied `entries`."""
+    def _applied(self, message: Message) -> None:
+        """The state machine has applied the entries that the message holds."""
+        entries = message.entries
         if not entries:
             return
         self._applied_to(entries[-1].index)
@@ -313,3 +311,14 @@ class Raft:
             self.read_states.append(ReadState(index, request.entries[0].data))
         else:
             self.send(Message(MessageType.READ_INDEX_RESP, to=request.sender, index=index, entries=request.entries))
+
+
+_STEPS_OF_ALL_ROLES: Final[dict[MessageType, Callable[[Raft, Message], None]]] = {
+    MessageType.HUP: Raft._campaign,
+    MessageType.VOTE: election.answer_vote,
+    MessageType.PRE_VOTE: election.answer_vote,
+    MessageType.STORAGE_APPEND_RESP: Raft._appended,
+    MessageType.STORAGE_APPLY_RESP: Raft._applied,
+}
+"""What does not depend on the role; the rest is in `_ROLE_STEPS`. Both are tables because in a row of comparisons the
+usual messages would come last."""

@@ -205,51 +205,40 @@ class RawNode:
         """Whether `ready` would hold anything."""
         raft = self.raft
         log = raft.log
+        unstable = log.unstable
         return bool(
             raft.messages
             or raft.messages_after_append
-            or log.unstable.has_next_entries
-            or log.has_next_committed(allow_unstable=not self._async_storage)
             or raft.read_states
-            or log.unstable.next_snapshot() is not None
-            or self._hard_state_moved
-            or self._soft_state_moved
+            or unstable.has_next_entries
+            or (unstable.snapshot is not None and not unstable.snapshot_in_progress)
+            or raft.hard_state() != self._hard_state
+            or raft.soft_state() != self._soft_state
+            or log.has_next_committed(allow_unstable=not self._async_storage)
         )
-
-    @property
-    def _hard_state_moved(self) -> bool:
-        raft, known = self.raft, self._hard_state
-        return raft.log.committed != known.commit or raft.term != known.term or raft.vote != known.vote
-
-    @property
-    def _soft_state_moved(self) -> bool:
-        return self.raft.leader != self._soft_state.leader or self.raft.state is not self._soft_state.state
 
     def ready(self) -> Ready:
         """Take what there is to do. It counts as handed out: it must be done."""
         raft = self.raft
         log = raft.log
-        soft_state = raft.soft_state() if self._soft_state_moved else None
-        hard_state = raft.hard_state() if self._hard_state_moved else None
+        soft_state, hard_state = raft.soft_state(), raft.hard_state()
         known = self._hard_state
         entries = log.unstable.next_entries()
-        snapshot = log.unstable.next_snapshot()
         ready = Ready(
-            soft_state=soft_state,
-            hard_state=hard_state,
+            soft_state=soft_state if soft_state != self._soft_state else None,
+            hard_state=hard_state if hard_state != known else None,
             read_states=raft.read_states,
             entries=entries,
-            snapshot=snapshot,
+            snapshot=log.unstable.next_snapshot(),
             committed_entries=log.next_committed(allow_unstable=not self._async_storage),
             messages=raft.messages,
-            must_sync=bool(entries) or raft.term != known.term or raft.vote != known.vote,
+            must_sync=bool(entries) or hard_state.term != known.term or hard_state.vote != known.vote,
         )
         if self._async_storage:
             self._add_storage_messages(ready, raft.messages)
         else:
             self._defer_to_advance(ready, raft.messages)
-        self._soft_state = soft_state or self._soft_state
-        self._hard_state = hard_state or known
+        self._soft_state, self._hard_state = soft_state, hard_state
         raft.read_states = []
         raft.messages = []
         raft.messages_after_append = []

@@ -74,9 +74,9 @@ def maybe_send_append(raft: Raft, to: NodeId, progress: Progress, *, send_if_emp
     An append without entries tells the commit index, or probes. Where the follower needs entries that are compacted, a
     snapshot is sent instead. Returns whether anything was sent.
     """
-    if progress.paused:
-        return False
     log = raft.log
+    if progress.paused or (progress.next > log.last_index and not send_if_empty):
+        return False
     prev_index = progress.next - 1
     try:
         prev_term = log.term(prev_index)

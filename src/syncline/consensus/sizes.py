@@ -60,7 +60,7 @@ def limit_size(entries: Sequence[Entry], max_bytes: int) -> Sequence[Entry]:
 
 
 def _header_size(entry: Entry) -> int:
-    return 3 + _varint_size(entry.type) + _varint_size(entry.term) + _varint_size(entry.index)
+    return 4 + _varint_size(entry.term) + _varint_size(entry.index)  # types are small: one byte, and three tags
 
 
 def _data_size(length: int) -> int:
