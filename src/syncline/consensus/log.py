@@ -230,19 +230,19 @@ class RaftLog:
     # -- applying -------------------------------------------------------------------------------------------------
 
     def has_next_committed(self, *, allow_unstable: bool) -> bool:
-        """Whether there are committed entries to hand out. None while the limit is reached, or a snapshot waits."""
-        if self.applying >= self.committed or self._applying_paused or self.unstable.snapshot is not None:
-            return False
-        return self.applying < self._appliable(allow_unstable)
+        """Whether there are committed entries to hand out."""
+        return self.applying < self.committed and self.applying < self._appliable(allow_unstable)
 
     def next_committed(self, *, allow_unstable: bool) -> Sequence[Entry]:
         """The committed entries to hand out next, within the limit on what is being applied."""
-        if not self.has_next_committed(allow_unstable=allow_unstable):
+        if self.applying >= self.committed:
             return ()
-        high = self._appliable(allow_unstable) + 1
-        if self._max_applying_bytes >= NO_LIMIT:
-            return self.slice(self.applying + 1, high, NO_LIMIT)
-        return self.slice(self.applying + 1, high, self._max_applying_bytes - self._applying_bytes)
+        last = self._appliable(allow_unstable)
+        if self.applying >= last:
+            return ()
+        limited = self._max_applying_bytes < NO_LIMIT
+        room = self._max_applying_bytes - self._applying_bytes if limited else NO_LIMIT
+        return self.slice(self.applying + 1, last + 1, room)
 
     def accept_applying(self, entries: Sequence[Entry], *, allow_unstable: bool) -> None:
         """`entries`, as `next_committed` gave them, were handed out. They count until all of them are applied."""
@@ -269,12 +269,14 @@ class RaftLog:
             self._applying_paused = self._applying_bytes >= self._max_applying_bytes
 
     def _appliable(self, allow_unstable: bool) -> int:
-        """Up to where entries may be applied.
+        """Up to where entries may be handed out now. Nothing new while the limit is reached, or a snapshot waits.
 
         An entry can be committed by a quorum before it is stable here. Where reading and writing take turns that does
         no harm: it is written before it is applied. Where they don't, applying it early could leave a state machine
         ahead of its own log after a crash.
         """
+        if self._applying_paused or self.unstable.snapshot is not None:
+            return self.applying
         return self.committed if allow_unstable else min(self.committed, self.unstable.offset - 1)
 
     def __str__(self) -> str:

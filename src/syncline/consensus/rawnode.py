@@ -206,14 +206,18 @@ class RawNode:
         raft = self.raft
         log = raft.log
         unstable = log.unstable
+        hard_state, soft_state = self._hard_state, self._soft_state
         return bool(
             raft.messages
             or raft.messages_after_append
             or raft.read_states
             or unstable.has_next_entries
             or (unstable.snapshot is not None and not unstable.snapshot_in_progress)
-            or raft.hard_state() != self._hard_state
-            or raft.soft_state() != self._soft_state
+            or log.committed != hard_state.commit
+            or raft.term != hard_state.term
+            or raft.vote != hard_state.vote
+            or raft.leader != soft_state.leader
+            or raft.state is not soft_state.state
             or log.has_next_committed(allow_unstable=not self._async_storage)
         )
 

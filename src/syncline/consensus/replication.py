@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from syncline.consensus.progress import Progress, ProgressState
 from syncline.consensus.sizes import payload_size
 from syncline.consensus.types import (
@@ -55,11 +57,21 @@ def append(raft: Raft, entries: Sequence[Entry]) -> bool:
     return True
 
 
+class _Tail(msgspec.Struct, frozen=True, gc=False):
+    """The log behind an index, as far as one message goes."""
+
+    prev_term: int
+    entries: Sequence[Entry]
+    payload_bytes: int
+    """Only counted where a limit needs it."""
+
+
 def broadcast_append(raft: Raft) -> None:
     """Send every other member what it lacks, or at least the commit index."""
+    tails: dict[int, _Tail] = {}  # followers that keep up lack the same: it is read and weighed once
     for node_id, progress in raft.tracker.progress.items():
         if node_id != raft.id:
-            maybe_send_append(raft, node_id, progress)
+            maybe_send_append(raft, node_id, progress, tails=tails)
 
 
 def tell_commit(raft: Raft, to: NodeId, progress: Progress) -> None:
@@ -68,45 +80,58 @@ def tell_commit(raft: Raft, to: NodeId, progress: Progress) -> None:
         maybe_send_append(raft, to, progress)
 
 
-def maybe_send_append(raft: Raft, to: NodeId, progress: Progress, *, send_if_empty: bool = True) -> bool:
+def maybe_send_append(
+    raft: Raft,
+    to: NodeId,
+    progress: Progress,
+    *,
+    send_if_empty: bool = True,
+    tails: dict[int, _Tail] | None = None,
+) -> bool:
     """Send an append, unless the follower is paused; without entries only where `send_if_empty`.
 
     An append without entries tells the commit index, or probes. Where the follower needs entries that are compacted, a
-    snapshot is sent instead. Returns whether anything was sent.
+    snapshot is sent instead. `tails` keeps by its first index what is read of the log, for others that lack the same.
+    Returns whether anything was sent.
     """
     log = raft.log
     if progress.paused or (progress.next > log.last_index and not send_if_empty):
         return False
-    prev_index = progress.next - 1
-    try:
-        prev_term = log.term(prev_index)
-    except (Compacted, Unavailable):
-        return _maybe_send_snapshot(raft, to, progress)
-    entries: Sequence[Entry] = ()
     # A full window still lets empty appends through (as often as heartbeats are answered): were all the appends in it
     # lost, the answer to an empty one is what shows it.
-    if progress.state is not ProgressState.REPLICATE or not progress.inflights.full:
+    full = progress.inflights.full and progress.state is ProgressState.REPLICATE
+    tail = tails.get(progress.next) if tails is not None and not full else None
+    if tail is None:
         try:
-            entries = log.entries(progress.next, raft.config.max_message_bytes)
-        except Compacted:
-            return send_if_empty and _maybe_send_snapshot(raft, to, progress)
-    if not entries and not send_if_empty:
+            tail = _read_tail(raft, progress.next, with_entries=not full)
+        except (Compacted, Unavailable):
+            return _maybe_send_snapshot(raft, to, progress)
+        if tails is not None and not full:
+            tails[progress.next] = tail
+    if not tail.entries and not send_if_empty:
         return False
     raft.send(
         Message(
             MessageType.APP,
             to=to,
-            index=prev_index,
-            log_term=prev_term,
-            entries=entries,
+            index=progress.next - 1,
+            log_term=tail.prev_term,
+            entries=tail.entries,
             commit=log.committed,
             session=progress.session,
         )
     )
-    limited = raft.config.max_inflight_bytes not in (0, NO_LIMIT)
-    progress.sent_entries(len(entries), payload_size(entries) if limited else 0)
+    progress.sent_entries(len(tail.entries), tail.payload_bytes)
     progress.sent_commit = log.committed
     return True
+
+
+def _read_tail(raft: Raft, index: int, *, with_entries: bool) -> _Tail:
+    """The log from `index` on. Raises Compacted or Unavailable where it does not reach back so far."""
+    prev_term = raft.log.term(index - 1)
+    entries = raft.log.entries(index, raft.config.max_message_bytes) if with_entries else ()
+    limited = raft.config.max_inflight_bytes not in (0, NO_LIMIT)
+    return _Tail(prev_term, entries, payload_size(entries) if limited else 0)
 
 
 def _maybe_send_snapshot(raft: Raft, to: NodeId, progress: Progress) -> bool:

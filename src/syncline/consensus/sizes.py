@@ -24,7 +24,8 @@ def entry_size(entry: Entry) -> int:
 
     Empty data is an absent field.
     """
-    return _header_size(entry) + _data_size(len(entry.data))
+    length = len(entry.data)
+    return _header_size(entry) + (1 + _varint_size(length) + length if length else 0)
 
 
 def encoded_size(entries: Sequence[Entry]) -> int:
@@ -61,12 +62,6 @@ def limit_size(entries: Sequence[Entry], max_bytes: int) -> Sequence[Entry]:
 
 def _header_size(entry: Entry) -> int:
     return 4 + _varint_size(entry.term) + _varint_size(entry.index)  # types are small: one byte, and three tags
-
-
-def _data_size(length: int) -> int:
-    if 0 < length < 128:
-        return length + 2
-    return length + 1 + _varint_size(length) if length else 0
 
 
 def _varint_size(value: int) -> int:
