@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from syncline.consensus.membership import MembershipRefused, decode_change, restore
@@ -85,6 +86,9 @@ _RESPONSES: Final = frozenset(
 _TERMLESS: Final = frozenset({MessageType.PROP, MessageType.READ_INDEX})
 """Requests on their way to the leader, of whatever term: they belong to no term until it takes them."""
 
+_index_of = attrgetter("index")
+_term_of = attrgetter("term")
+
 _MAX_NUMBER: Final[int] = 2**63 - 1
 """The largest term or index. Nothing reaches it by counting."""
 
@@ -154,7 +158,7 @@ def _check_append(_: Raft, message: Message) -> Refusal | None:
     if not entries:
         return None
     first = message.index + 1
-    if [entry.index for entry in entries] != list(range(first, first + len(entries))):
+    if list(map(_index_of, entries)) != list(range(first, first + len(entries))):
         return Refusal.MALFORMED
     if not _terms_in_order(message.log_term, entries, message.term):
         return Refusal.MALFORMED
@@ -166,7 +170,7 @@ def _terms_in_order(lowest: int, entries: Sequence[Entry], highest: int) -> bool
     first, last = entries[0].term, entries[-1].term
     if not max(lowest, 1) <= first <= last <= highest:
         return False
-    terms = [entry.term for entry in entries]
+    terms = list(map(_term_of, entries))
     if first == last:  # the usual case, decided without sorting
         return terms.count(first) == len(terms)
     return terms == sorted(terms)

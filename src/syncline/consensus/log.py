@@ -107,13 +107,10 @@ class RaftLog:
 
     def entries(self, low: int, max_bytes: int) -> Sequence[Entry]:
         """Entries from `low` on, at most `max_bytes` of them, but one where there are any. Raises Compacted."""
-        last = self.last_index
-        if low > last:
-            return ()
         unstable = self.unstable
-        if low >= unstable.offset:  # the usual case: they were appended just now
-            return limit_size(unstable.entries[low - unstable.offset :], max_bytes)
-        return self.slice(low, last + 1, max_bytes)
+        if low >= unstable.offset:  # the usual case: they were appended just now, or there are none
+            return limit_size(unstable.entries[low - unstable.offset :], max_bytes) or ()
+        return self.slice(low, self.last_index + 1, max_bytes)
 
     def slice(self, low: int, high: int, max_bytes: int) -> Sequence[Entry]:
         """Entries `low` to `high` - 1, cut as in `entries`. Raises Compacted."""

@@ -59,7 +59,7 @@ class Inflights:
         self.max_bytes = max_bytes or NO_LIMIT
         self.bytes = 0
         self._messages: deque[tuple[int, int]] = deque()
-        self.full = self._is_full()
+        self.full = False
         """Whether no more entries may be sent. Kept, because it is asked for more often than it changes."""
 
     def add(self, index: int, size_bytes: int) -> None:
@@ -67,23 +67,20 @@ class Inflights:
         assert not self.full, "an append was sent although the limit was reached"
         self._messages.append((index, size_bytes))
         self.bytes += size_bytes
-        self.full = self._is_full()
+        self.full = len(self._messages) >= self.max_messages or self.bytes >= self.max_bytes
 
     def free_up_to(self, index: int) -> None:
         """Forget the appends that an acknowledgement of `index` covers."""
         messages = self._messages
         while messages and messages[0][0] <= index:
             self.bytes -= messages.popleft()[1]
-        self.full = self._is_full()
+            self.full = len(messages) >= self.max_messages or self.bytes >= self.max_bytes
 
     def clear(self) -> None:
         """Forget all appends."""
         self._messages.clear()
         self.bytes = 0
-        self.full = self._is_full()
-
-    def _is_full(self) -> bool:
-        return len(self._messages) >= self.max_messages or self.bytes >= self.max_bytes
+        self.full = False
 
     def copy(self) -> Inflights:
         """An equal set that changes on its own."""

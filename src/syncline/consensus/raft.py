@@ -46,9 +46,13 @@ from syncline.consensus.types import (
 
 __all__ = ["Raft"]
 
-_VOTING_TYPES = frozenset({MessageType.VOTE, MessageType.VOTE_RESP, MessageType.PRE_VOTE, MessageType.PRE_VOTE_RESP})
+_TYPES_WITH_TERMS_OF_THEIR_OWN = frozenset(
+    {
+        *(MessageType.VOTE, MessageType.VOTE_RESP, MessageType.PRE_VOTE, MessageType.PRE_VOTE_RESP),
+        *(MessageType.PROP, MessageType.READ_INDEX),  # none
+    }
+)
 _AFTER_APPEND_TYPES = frozenset({MessageType.APP_RESP, MessageType.VOTE_RESP, MessageType.PRE_VOTE_RESP})
-_TERMLESS_TYPES = frozenset({MessageType.PROP, MessageType.READ_INDEX})
 _FROM_A_LEADER = frozenset({MessageType.APP, MessageType.HEARTBEAT, MessageType.SNAP})
 
 _ROLE_STEPS = {
@@ -289,7 +293,7 @@ class Raft:
     # -- effects --------------------------------------------------------------------------------------------------
 
     def send(self, message: Message) -> None:
-        """Queue a message. Votes carry the term they are about; everything else carries the node's own.
+        """Queue a message. Votes carry the term they are about, requests none; everything else carries the node's own.
 
         Votes and acknowledgements of entries promise something that must not be forgotten, so they wait until the
         promise is durable, refusals included (thesis, 3.8). To itself a node sends only these.
@@ -297,7 +301,7 @@ class Raft:
         if message.sender == NONE:
             message.sender = self.id
         kind = message.type
-        if kind not in _VOTING_TYPES and kind not in _TERMLESS_TYPES:
+        if kind not in _TYPES_WITH_TERMS_OF_THEIR_OWN:
             message.term = self.term
         if kind in _AFTER_APPEND_TYPES:
             self.messages_after_append.append(message)

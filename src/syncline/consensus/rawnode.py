@@ -218,7 +218,7 @@ class RawNode:
             or raft.vote != hard_state.vote
             or raft.leader != soft_state.leader
             or raft.state is not soft_state.state
-            or log.has_next_committed(allow_unstable=not self._async_storage)
+            or (log.applying < log.committed and log.has_next_committed(allow_unstable=not self._async_storage))
         )
 
     def ready(self) -> Ready:

@@ -106,6 +106,7 @@ class Driver:
         self.horizon = Horizon(self)
         self.commits = Commits(self)
         self.stopped_by: SynclineError | None = None
+        self.stopped = False
         self.leader_contact_s: float | None = None
         self.leader_changes = 0
         self.loop_lag_s = 0.0
@@ -120,10 +121,6 @@ class Driver:
         self._watchers: dict[asyncio.Future[None], None] = {}
         self._ticker: asyncio.TimerHandle | None = None
         self._next_tick_s = 0.0
-
-    @property
-    def stopped(self) -> bool:
-        return self.stopped_by is not None
 
     def check_running(self) -> None:
         """Raise what stopped the node, if something did: nothing that starts now would ever end."""
@@ -140,7 +137,7 @@ class Driver:
 
     def stop(self, sent: SynclineError, unsent: SynclineError) -> None:
         """Take no more events; end whatever waits."""
-        self.stopped_by = unsent
+        self.stopped_by, self.stopped = unsent, True
         if self._ticker is not None:
             self._ticker.cancel()
         self.commits.stop()

@@ -19,6 +19,7 @@ import os
 from collections import deque
 from typing import Final, Protocol
 
+from syncline.consensus.sizes import payload_size
 from syncline.consensus.types import (
     NO_LIMIT,
     NONE,
@@ -269,7 +270,7 @@ class StoredLog:
 
 def limit_bytes(entries: list[Entry], max_bytes: int) -> list[Entry]:
     """The first of the entries that together are within `max_bytes`; at least one."""
-    if sum([len(entry.data) for entry in entries]) + ENTRY_OVERHEAD_BYTES * len(entries) <= max_bytes:
+    if payload_size(entries) + ENTRY_OVERHEAD_BYTES * len(entries) <= max_bytes:
         return entries  # the usual case, found out cheaply
     room = max_bytes
     for count, entry in enumerate(entries):

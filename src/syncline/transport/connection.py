@@ -174,7 +174,10 @@ class Connection(asyncio.Protocol):
         if self._reason is not None:
             return  # bytes that come while we close it are of no interest
         try:
-            self._take(data)
+            if not self.greeted:
+                self._take_greeting(data)
+            elif payloads := self._decoder.feed(data):
+                self.owner.on_frames(self, payloads)
         except (FrameError, HandshakeRefused) as error:
             self._give_up(error)
 
@@ -185,14 +188,6 @@ class Connection(asyncio.Protocol):
         self._registry.ended(self)
         self._transport = None
         self.owner.on_lost(self, self._reason or _describe_loss(exc))
-
-    def _take(self, data: bytes) -> None:
-        if not self.greeted:
-            self._take_greeting(data)
-            return
-        payloads = self._decoder.feed(data)
-        if payloads:
-            self.owner.on_frames(self, payloads)
 
     def _take_greeting(self, data: bytes) -> None:
         if len(self._opening) < len(MAGIC):

@@ -352,11 +352,6 @@ class PeerLink:
         """On all connections so far."""
         return self._earlier_bytes + (self._connection.sent_bytes if self._connection is not None else 0)
 
-    @property
-    def queued_messages(self) -> int:
-        """Waiting for the next `flush`."""
-        return len(self._queue)
-
     def send(self, message: PeerMessage) -> bool:
         """Queue for the next `flush`; False: dropped."""
         if self.state is not State.UP or self._connection is None:

@@ -94,7 +94,7 @@ class Transport:
         self._received: dict[NodeId, _Received] = {}
         self._connections: dict[Connection, None] = {}
         self._all_gone: asyncio.Future[None] | None = None
-        self._unflushed: list[PeerLink] = []
+        self._unflushed: dict[PeerLink, None] = {}
         self._ticker: asyncio.TimerHandle | None = None
         self._tick_due_s = 0.0
         self._closed = False
@@ -196,14 +196,13 @@ class Transport:
         link = self._links.get(to)
         if link is None or not link.send(message):
             return False
-        if link.queued_messages == 1:
-            self._unflushed.append(link)
+        self._unflushed[link] = None
         return True
 
     def flush(self) -> None:
         """Write what was queued, all messages for one peer together. Call it at the end of each turn that sends."""
         if self._unflushed:
-            links, self._unflushed = self._unflushed, []
+            links, self._unflushed = self._unflushed, {}
             for link in links:
                 link.flush()
 

@@ -18,6 +18,7 @@ from typing import Annotated, Final, TypeVar
 
 import msgspec
 
+from syncline.consensus.sizes import payload_size
 from syncline.consensus.types import Message, MessageType, NodeId
 from syncline.errors import FrameError
 from syncline.transport.messages import Forward, ForwardReply, PeerMessage
@@ -193,7 +194,7 @@ def message_size_bytes(message: PeerMessage) -> int:
             MESSAGE_OVERHEAD_BYTES
             + len(message.context)
             + ENTRY_OVERHEAD_BYTES * len(message.entries)
-            + sum([len(entry.data) for entry in message.entries])
+            + payload_size(message.entries)
         )
     if isinstance(message, Forward):
         proposals = message.proposals
