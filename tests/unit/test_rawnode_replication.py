@@ -61,6 +61,23 @@ def test_the_window_is_limited_in_bytes() -> None:
     assert str(leader.status().progress[2]).endswith("paused inflight=2[full]")
 
 
+def test_followers_that_lack_the_same_share_what_is_read_and_others_get_their_own() -> None:
+    cluster = Cluster(4)
+    leader = cluster.elect(1)
+    cluster.settle()
+    cluster.cut = {4}
+    leader.propose(b"missed")
+    cluster.settle()
+    leader.report_unreachable(4)  # it is probed from here on, behind the others
+    known = leader.raft.tracker.progress[4].match
+    leader.propose(b"new")
+    appends = {m.to: m for m in leader.ready().messages if m.type is MessageType.APP}
+    assert [appends[to].index for to in (2, 3, 4)] == [leader.last_index - 1, leader.last_index - 1, known]
+    assert appends[2].entries is appends[3].entries
+    assert [entry.data for entry in appends[2].entries] == [b"new"]
+    assert [entry.data for entry in appends[4].entries] == [b"missed", b"new"]
+
+
 def test_conflicting_entries_are_replaced_with_one_question_per_term() -> None:
     """Figure 7 of the paper: followers with missing and with extraneous entries end with the leader's log."""
     figure = {
