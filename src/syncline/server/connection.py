@@ -50,7 +50,7 @@ LINGER_BYTES: Final = 64 * 1024 * 1024
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class _Slot(msgspec.Struct, eq=False):
+class _Slot(msgspec.Struct, eq=False, gc=False):
     """A request's place in the order of answers."""
 
     request: Request | None

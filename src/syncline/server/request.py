@@ -27,7 +27,7 @@ _TRUE: Final = frozenset({b"", b"true", b"1"})
 _FALSE: Final = frozenset({b"false", b"0"})
 
 
-class Request(msgspec.Struct, eq=False):
+class Request(msgspec.Struct, eq=False, gc=False):
     """One request, whole.
 
     `method` is upper-case; `path` and `query` are the raw bytes of the target (percent-encoding untouched, no `?`);

@@ -43,7 +43,7 @@ _KEEP_ALIVE: Final = b"keep-alive"
 """which many clients send though it is what they get without it."""
 
 
-class _Header(msgspec.Struct, eq=False):
+class _Header(msgspec.Struct, eq=False, gc=False):
     fields: Mapping[bytes, bytes]
     body_bytes: int
 
