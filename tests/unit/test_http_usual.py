@@ -43,8 +43,10 @@ class Counting(UsualRequests):
 
 
 def request_of(data: bytes, *, after: bytes) -> Request | None:
-    """What is read at once of `data`, when `after` was there before."""
+    """What is read at once of `data`, when `after` came twice before."""
     wire = Wire()
+    wire.send(after)
+    assert wire.server.usual.read(after) is None, "not yet"
     wire.send(after)
     return wire.server.usual.read(data)
 
@@ -63,6 +65,21 @@ def test_a_header_that_was_seen_before_is_read_at_once() -> None:
         assert request_of(first.replace(b"PUT", b"DELETE"), after=first) is not None
         assert request_of(get("/", "Connection: keep-alive"), after=get("/", "Connection: Keep-Alive")) is None
         assert request_of(get("/", "Connection: keep-alive"), after=get("/", "Connection: keep-alive")) is not None
+
+    run(scenario())
+
+
+def test_a_request_that_is_not_alone_says_nothing_of_its_header() -> None:
+    async def scenario() -> None:
+        wire = Wire()
+        for data in (get() * 2, get() * 2, b"\r\n" + get(), get("http://x/"), get() + b"GET"):
+            wire.send(data)
+        wire.send(b" / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert not wire.server.usual._once
+        assert not wire.server.usual._known
+        wire.send(get())
+        wire.send(get())
+        assert wire.server.usual.read(get()) is not None
 
     run(scenario())
 
@@ -98,6 +115,7 @@ def test_what_is_not_plainly_one_request_is_left_to_the_reader(case: str) -> Non
         wire = Wire()
         for known in (get(), put("/", b"abc")):
             wire.send(known)
+            wire.send(known)
             assert wire.server.usual.read(known) is not None
         assert wire.server.usual.read(UNUSUAL[case]) is None
 
@@ -127,9 +145,12 @@ FORGOTTEN = {
 @pytest.mark.parametrize("case", FORGOTTEN)
 def test_only_plain_headers_are_remembered(case: str) -> None:
     async def scenario() -> None:
-        wire = Wire()
-        wire.send(FORGOTTEN[case])
-        assert not wire.server.usual._known
+        server = Wire().server
+        for _ in range(3):
+            wire = Wire(server=server)
+            wire.server.handler = wire.echo
+            wire.send(FORGOTTEN[case])
+        assert not any(server.usual._known.values())
 
     run(scenario())
 
@@ -137,23 +158,53 @@ def test_only_plain_headers_are_remembered(case: str) -> None:
 @pytest.mark.parametrize("case", MALFORMED)
 def test_nothing_of_what_is_refused_is_remembered(case: str) -> None:
     async def scenario() -> None:
-        wire = Wire(limits=TIGHT)
-        wire.send(MALFORMED[case][0])
-        assert not wire.server.usual._known
+        server = Wire(limits=TIGHT).server
+        for _ in range(3):
+            Wire(server=server).send(MALFORMED[case][0])
+        assert not server.usual._known
 
     run(scenario())
 
 
-def test_a_client_that_always_sends_another_header_gets_no_more_memory() -> None:
+def test_clients_that_always_send_another_header_get_no_more_memory_and_take_none_from_others() -> None:
     async def scenario() -> None:
         wire = Wire()
-        most = 0
+        usual = wire.server.usual
+        wire.send(get())
+        wire.send(get())
         for number in range(2 * MAX_HEADERS + 3):
             wire.send(get("/", f"A: {number}"))
-            most = max(most, len(wire.server.usual._known))
-        assert most == MAX_HEADERS
-        assert len(wire.server.usual._known) == 3
-        assert len(wire.answers) == 2 * MAX_HEADERS + 3
+            assert len(usual._once) <= MAX_HEADERS
+        assert len(usual._once) == 3
+        assert usual.read(get()) is not None
+        for number in range(2 * MAX_HEADERS + 3):
+            wire.send(get("/", f"B: {number}"))
+            wire.send(get("/", f"B: {number}"))
+            assert len(usual._known) <= MAX_HEADERS
+
+    run(scenario())
+
+
+POISON = {
+    "a field that looks like the end of a request line": b"GET / HTTP/1.0\r\nA: b HTTP/1.1\r\nA: c\r\nHost: x\r\n"
+    b"Connection: keep-alive\r\n\r\n",
+    "a target that looks like one": b"GET /HTTP/1.1 HTTP/1.1\r\nA: b HTTP/1.1\r\nA: c\r\nHost: x\r\n\r\n",
+    "a body that looks like a header": put("/", b"HTTP/1.1\r\nHost: x\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("case", POISON)
+def test_nobody_can_make_the_server_take_one_header_for_another(case: str) -> None:
+    async def scenario() -> None:
+        server = Wire().server
+        for _ in range(3):
+            wire = Wire(server=server)
+            wire.server.handler = wire.echo
+            wire.send(POISON[case])
+        for header, known in server.usual._known.items():
+            if known is not None:
+                fields = [line.split(b": ") for line in header.split(b"\r\n")[1:]]
+                assert {name.lower(): value for name, value in fields} == known.fields
 
     run(scenario())
 
@@ -177,6 +228,7 @@ def test_what_looks_like_a_request_inside_another_is_not_one() -> None:
         inner = get("/inner")
         wire = Wire()
         wire.send(inner)
+        wire.send(inner)
         wire.send(put("/outer", inner)[: -len(inner)])
         wire.send(inner)  # the body
         wire.send(b"PUT /outer HTTP/1.1\r\nHost: x\r\nA: ")
@@ -186,7 +238,7 @@ def test_what_looks_like_a_request_inside_another_is_not_one() -> None:
         wire.send(b"\r\n")
         wire.send(inner)
         assert [(request.path, request.body) for request in wire.requests] == [
-            (b"/inner", b""), (b"/outer", inner), (b"/outer", b""), (b"/late", b""), (b"/inner", b"")
+            (b"/inner", b""), (b"/inner", b""), (b"/outer", inner), (b"/outer", b""), (b"/late", b""), (b"/inner", b"")
         ]  # fmt: skip
 
     run(scenario())
@@ -195,16 +247,16 @@ def test_what_looks_like_a_request_inside_another_is_not_one() -> None:
 def test_an_answer_that_nothing_waits_for_is_written_as_it_is_given() -> None:
     async def scenario() -> None:
         wire = holding()
-        for _ in range(2):
+        for _ in range(4):
             wire.send(get())
             wire.answer(-1)
             assert len(wire.answers) == len(wire.responds), "and not at the end of the turn"
         wire.send(get() * 3)
-        for position in (4, 3, 2):
+        for position in (6, 5, 4):
             wire.answer(position)
-        assert len(wire.transport.written) == 2
+        assert len(wire.transport.written) == 4
         await wire.settle()
-        assert len(wire.transport.written) == 3, "those of one turn leave together"
+        assert len(wire.transport.written) == 5, "those of one turn leave together"
         assert wire.server.held_bytes == 0
 
     run(scenario())
@@ -351,7 +403,7 @@ class Side:
 def test_a_server_that_reads_at_once_does_what_one_does_that_never_does(steps: list[Step], at_once: bool) -> None:
     async def scenario() -> None:
         quick, strict = Side.of(Counting, at_once=at_once), Side.of(Strict, at_once=at_once)
-        for known in (get(), put("/a", b"abc")):
+        for known in (get(), put("/a", b"abc")) * 2:
             for side in (quick, strict):
                 side.do(("send", 0, known))
                 side.do(("answer", 0, b""))
@@ -368,7 +420,17 @@ def test_a_server_that_reads_at_once_does_what_one_does_that_never_does(steps: l
 def test_the_comparison_is_one_of_requests_that_are_read_at_once() -> None:
     async def scenario() -> None:
         side = Side.of(Counting, at_once=True)
-        for data in (get(), put("/a", b"abc"), get("/b"), put("/c", b"def"), get("/d"), b"GET", get("/e")):
+        for data in (
+            get(),
+            get(),
+            put("/a", b"abc"),
+            put("/a", b"abc"),
+            get("/b"),
+            put("/c", b"def"),
+            get("/d"),
+            b"GET",
+            get("/e"),
+        ):
             side.do(("send", 0, data))
         assert isinstance(side.server.usual, Counting)
         assert side.server.usual.taken == 3

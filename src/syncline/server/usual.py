@@ -25,7 +25,8 @@ from syncline.server.request import Request
 __all__ = ["UsualRequests"]
 
 MAX_HEADERS: Final = 512
-"""How many headers are remembered: clients of one kind send one, and one for each length of a body;"""
+"""How many headers are remembered, and how many that came once: clients of one kind send one, and one for each length
+of a body;"""
 MAX_HEADER_BYTES: Final = KIB
 """none longer than this. With their fields as objects they come to a few megabytes."""
 
@@ -51,12 +52,14 @@ class _Header(msgspec.Struct, eq=False, gc=False):
 class UsualRequests:
     """The headers that the connections of one server have in common."""
 
-    __slots__ = ("_known", "_max_url_bytes")
+    __slots__ = ("_known", "_max_url_bytes", "_once")
 
     def __init__(self, max_url_bytes: int) -> None:
         self._max_url_bytes = max_url_bytes
-        self._known: dict[bytes, _Header] = {}
-        """By their bytes, from the version in the request line to before the blank line."""
+        self._known: dict[bytes, _Header | None] = {}
+        """By their bytes, from the version in the request line to before the blank line. None: it is not plain."""
+        self._once: set[bytes] = set()
+        """Which came once."""
 
     def read(self, data: bytes) -> Request | None:
         """The request that `data` is, whole and alone, at the start of a message; None where that is not plain."""
@@ -76,19 +79,33 @@ class UsualRequests:
         return Request(method, path, query, known.fields, body)
 
     def learn(self, data: bytes, request: Request) -> None:
-        """Remember the header of `data`, from which the strict reader has made this request, if it is plain."""
-        head, _, body = data.partition(b"\r\n\r\n")
-        line, _, lines = head.partition(b"\r\n")
-        headers = request.headers
-        if len(lines) > MAX_HEADER_BYTES or body != request.body or line[-len(_VERSION) :] != _VERSION:
+        """Remember the header of `data`, from which the strict reader has made this request, if it is plain and comes
+        for the second time: one that always differs is not worth a closer look."""
+        target = b"%s?%s" % (request.path, request.query) if request.query else request.path
+        before = b"%s %s " % (request.method.encode(), target)
+        header, _, body = data[len(before) :].partition(b"\r\n\r\n")
+        if not data.startswith(before) or body != request.body:
+            return  # it is not alone, or its target is not written as it is read: this says nothing of the header
+        if len(header) > MAX_HEADER_BYTES or header in self._known:
             return
-        length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length) != len(body):
+        if header not in self._once:
+            if len(self._once) >= MAX_HEADERS:
+                self._once.clear()
+            self._once.add(header)
             return
-        if not _SPECIAL.isdisjoint(headers) or headers.get(b"connection", _KEEP_ALIVE).lower() != _KEEP_ALIVE:
-            return
-        if lines.count(b"\n") + 1 != len(headers) or not _PLAIN_LINES.fullmatch(lines):
-            return
+        self._once.discard(header)
         if len(self._known) >= MAX_HEADERS:
-            self._known.clear()  # who always sends another header gains nothing, and costs no more than this
-        self._known[_VERSION + b"\r\n" + lines] = _Header(headers, len(body))
+            self._known.clear()
+        plain = _is_plain(header, request.headers)
+        self._known[header] = _Header(request.headers, len(body)) if plain else None
+
+
+def _is_plain(header: bytes, fields: Mapping[bytes, bytes]) -> bool:
+    version, _, lines = header.partition(b"\r\n")
+    return (
+        version == _VERSION
+        and lines.count(b"\n") + 1 == len(fields)
+        and _PLAIN_LINES.fullmatch(lines) is not None
+        and fields.get(b"connection", _KEEP_ALIVE).lower() == _KEEP_ALIVE
+        and _SPECIAL.isdisjoint(fields)
+    )
