@@ -16,6 +16,7 @@ from syncline.errors import DeadlineExceeded, Outcome
 from syncline.node.futures import ReadFuture, Then
 from syncline.node.raft import Raft
 from syncline.platform.disk import OsFile
+from syncline.platform.worker import ThreadWorkers
 from syncline.server.adapter import NodeBackend
 
 __all__ = ["PLANTED"]
@@ -122,6 +123,7 @@ def _hold_writes(*, sync_writes: bool) -> None:
 
     OsFile.write_at, OsFile.sync, OsFile.read_at = write_at, sync, read_at  # type: ignore[method-assign]
     OsFile.size, OsFile.close, OsFile.truncate = size, close, truncate  # type: ignore[method-assign]
+    ThreadWorkers.flusher = lambda *_: None  # type: ignore[method-assign]  # the kernel would not ask these
 
 
 PLANTED: Final = {

@@ -100,4 +100,5 @@ def vote_and_term_apart(patch: pytest.MonkeyPatch) -> None:
             original(wal, [WalWrite((), HardState(old.term, states[-1].vote, old.commit))])
         return original(wal, batch)
 
+    patch.setattr(Wal, "begin", lambda *_: None)  # all of them are for `write`
     patch.setattr(Wal, "write", write)

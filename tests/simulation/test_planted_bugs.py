@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,10 +15,13 @@ from syncline.errors import DeadlineExceeded, Outcome
 from syncline.kv.machine import CommandResult, KvMachine
 from syncline.node.logwriter import LogWriter
 from syncline.node.proposals import Proposals
+from syncline.platform.disk import File
+from syncline.platform.worker import Flusher, Worker
 from syncline.server.response import Respond
 from syncline.server.routes.reads import Read, Reads
 from syncline.storage.walsegment import ActiveSegment
 from syncline.testing.seeds import Options, run_seed
+from syncline.testing.simworkers import SimWorkers
 
 SEEDS = 12
 """Each bug must be found within so many."""
@@ -48,6 +52,29 @@ def test_an_acknowledgement_before_the_write(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(LogWriter, "append", early)
     found("nothing is acknowledged before it is durable", faults=())
+
+
+def test_an_acknowledgement_between_the_write_and_its_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flusher(self: SimWorkers, _: File, done: Callable[[BaseException | None], None]) -> Flusher:
+        return Hasty(self, done)
+
+    monkeypatch.setattr(SimWorkers, "flusher", flusher)
+    found("a sound node starts", "nothing durable is forgotten", faults=("power", "kill-all", "crash-in-write"))
+
+
+class Hasty:
+    """Says that a sync has ended when it has begun. One that is asked for meanwhile is left out."""
+
+    def __init__(self, workers: SimWorkers, done: Callable[[BaseException | None], None]) -> None:
+        self._worker: Worker[File] = workers.start(
+            "syncline-sync", lambda files: files[-1].sync(), lambda _: None, done
+        )
+        self._done = done
+        self.close = self._worker.close
+
+    def flush(self, file: File) -> None:
+        self._worker.put(file)
+        asyncio.get_running_loop().call_soon(self._done, None)
 
 
 def test_a_commit_without_a_quorum(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,13 +138,13 @@ def test_a_forgotten_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_log_that_loses_its_tail(monkeypatch: pytest.MonkeyPatch) -> None:
-    append = ActiveSegment.append
+    put = ActiveSegment.put
 
     def shorter(self: ActiveSegment, builder: Any) -> int:
-        offset = append(self, builder)
+        offset = put(self, builder)
         if offset > 2000:
             self.file.write_at(offset, bytes(32))
         return offset
 
-    monkeypatch.setattr(ActiveSegment, "append", shorter)
+    monkeypatch.setattr(ActiveSegment, "put", shorter)
     found("a sound node starts", "nothing durable is forgotten", faults=("kill",))

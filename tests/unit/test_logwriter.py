@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import errno
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,24 +12,74 @@ import pytest
 from syncline.consensus.types import LOCAL_APPEND, Entry, HardState, Message, MessageType, SnapshotMeta
 from syncline.node import logwriter
 from syncline.node.logwriter import COMMIT_SETTLE_S, LogWriter
-from syncline.platform.worker import ThreadWorkers
+from syncline.platform.disk import File, OsDisk
+from syncline.platform.worker import Flusher, ThreadWorkers
 from syncline.storage.log import StoredLog
-from tests.unit.storage_support import open_wal, row
+from syncline.storage.wal import Wal
+from tests.unit.storage_support import held, open_wal, row
 
 NODE, PEER = 1, 2
+
+
+class WithoutFlusher(ThreadWorkers):
+    """As on a system that has none: the thread does it all."""
+
+    def flusher(self, file: File, done: Callable[[BaseException | None], None]) -> Flusher | None:
+        return None
+
+
+class HeldFlusher:
+    """Syncs end when they are told to. `files` are those whose sync has begun."""
+
+    def __init__(self, done: Callable[[BaseException | None], None]) -> None:
+        self.done = done
+        self.files: list[File] = []
+        self._changed = asyncio.Event()
+
+    def flush(self, file: File) -> None:
+        self.files.append(file)
+        self._changed.set()
+
+    async def begun(self, count: int) -> None:
+        """Wait until so many syncs have begun."""
+        async with asyncio.timeout(10):
+            while len(self.files) < count:
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def close(self) -> None:
+        pass
+
+
+class HeldWorkers(ThreadWorkers):
+    held: HeldFlusher
+
+    def flusher(self, file: File, done: Callable[[BaseException | None], None]) -> Flusher | None:
+        self.held = HeldFlusher(done)
+        return self.held
+
+
+@pytest.fixture(params=[ThreadWorkers, WithoutFlusher], autouse=True)
+def workers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test with either way to write."""
+    World.workers = request.param
+    yield
+    World.workers = ThreadWorkers
 
 
 class World:
     """A writer on a real log, and the responses that it has delivered."""
 
-    def __init__(self, path: Path) -> None:
+    workers: type[ThreadWorkers] = ThreadWorkers
+
+    def __init__(self, path: Path, workers: ThreadWorkers | None = None) -> None:
         self.path = path
-        self.wal = open_wal(str(path))
+        self.wal = open_wal(str(path), disk=OsDisk())
         self.log = StoredLog.open(self.wal, None)
         self.delivered: list[int] = []
         self.failures: list[BaseException] = []
         self.group_done = asyncio.Event()
-        self.writer = LogWriter(self.wal, self.log, ThreadWorkers(), self._durable, self.failures.append)
+        self.writer = LogWriter(self.wal, self.log, workers or self.workers(), self._durable, self.failures.append)
 
     def _durable(self, responses: list[Message]) -> None:
         self.delivered += [response.index for response in responses]
@@ -164,3 +215,124 @@ def test_groups_are_timed_more_finely_than_a_loop_counts(tmp_path: Path) -> None
         runner.run(scenario())
     assert all(elapsed > 0 for elapsed in times)
     assert len({round(elapsed * 1000, 6) % 1 for elapsed in times}) > 5, "not all of them whole milliseconds"
+
+
+def test_what_comes_in_one_turn_or_during_a_sync_is_written_together(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        workers = HeldWorkers()
+        world = World(tmp_path, workers)
+        flusher = workers.held
+        world.append(row(1, 1), HardState(1), answer=1)
+        world.append(row(2, 2), answer=2)
+        await flusher.begun(1)
+        for index in range(3, 8):
+            world.append(row(index, index), answer=index)
+            await asyncio.sleep(0)
+        world.append([], HardState(1, 0, 1), answer=99)
+        assert (world.delivered, world.log.last_index(), len(flusher.files)) == ([], 0, 1)
+        assert world.writer.oldest_s() > 0
+        flusher.done(None)
+        assert world.delivered == [1, 2]
+        assert world.log.last_index() == 2
+        assert len(flusher.files) == 2, "the next one has begun before the promises of this one were delivered"
+        flusher.done(None)
+        assert world.delivered == [1, 2, 3, 4, 5, 6, 7, 99]
+        assert world.writer.oldest_s() == 0
+        assert world.writer.syncs == 2
+        closing = asyncio.ensure_future(world.close())
+        await flusher.begun(3)
+        flusher.done(None)
+        assert await closing == HardState(1, 0, 1)
+
+    asyncio.run(scenario())
+
+
+def test_a_sync_that_fails_is_the_last_one(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        workers = HeldWorkers()
+        world = World(tmp_path, workers)
+        flusher = workers.held
+        world.append(row(1, 1), HardState(1), answer=1)
+        await flusher.begun(1)
+        world.append(row(2, 2), answer=2)
+        flusher.done(OSError(errno.EIO, "as told"))
+        [failure] = world.failures
+        assert "as told" in str(failure)
+        world.append(row(3, 3), answer=3)
+        world.writer.compact(0)
+        await asyncio.sleep(0)
+        await world.writer.close()
+        assert (world.delivered, world.log.last_index(), len(flusher.files)) == ([], 0, 1)
+        assert world.wal.failure is not None
+        world.wal.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_close_waits_for_the_sync_under_way_and_writes_what_has_gathered(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        workers = HeldWorkers()
+        world = World(tmp_path, workers)
+        flusher = workers.held
+        world.append(row(1, 1), HardState(1), answer=1)
+        await flusher.begun(1)
+        world.append(row(2, 2), answer=2)
+        closing = asyncio.ensure_future(world.writer.close())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not closing.done()
+        flusher.done(None)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not closing.done()
+        flusher.done(None)
+        await closing
+        assert world.delivered == [1, 2]
+        world.wal.close()
+
+    asyncio.run(scenario())
+
+
+def test_segments_are_begun_and_dropped_while_nothing_is_being_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def note(name: str) -> None:
+        plain = getattr(Wal, name)
+
+        def noted(*arguments: object) -> object:
+            calls.append(name)
+            result = plain(*arguments)
+            if result is None and name == "begin":
+                calls[-1] = "not begun"
+            return result
+
+        monkeypatch.setattr(Wal, name, noted)
+
+    for name in ("begin", "finish", "write", "_rotate", "compact"):
+        note(name)
+    last = 600
+
+    async def scenario(world: World) -> None:
+        for index in range(1, last + 1):
+            world.append(row(index, index, size=400), HardState(1, 0, index - 1), answer=index)
+            if index % 8 == 0:
+                await world.until(lambda index=index: index in world.delivered)  # type: ignore[misc]
+            if index % 200 == 0:
+                world.log.installed(SnapshotMeta(index - 50, 1))
+                world.writer.compact(index - 50)
+        await world.until(lambda: world.delivered[-1:] == [last])
+        assert world.delivered == list(range(1, last + 1))
+
+    run(tmp_path, scenario)
+    text = " ".join(calls)
+    if World.workers is ThreadWorkers:
+        assert "not begun write _rotate finish" in text, "a group that has no room goes to the thread"
+        assert "begin finish" in text
+    assert text.count("compact") >= 3
+    assert "begin write" not in text, "after `begin` comes `finish`"
+    wal = open_wal(str(tmp_path))
+    assert wal.recovery.first_index > 1
+    assert [entry.index for entry in held(wal)] == list(range(wal.recovery.first_index, last + 1))
+    wal.close()

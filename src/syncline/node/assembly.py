@@ -181,6 +181,7 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
             known_directory=relay.known_directory,
         ),
     )
+    log.info("the log is synced by %s", "a thread" if parts.writer.syncs_on_a_thread else "the kernel")
     holder.append(Driver(config, parts, world.rng, failed))
     return holder[0]
 

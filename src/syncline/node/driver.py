@@ -332,7 +332,7 @@ class Driver:
             if self.stopped_by is not None:
                 return  # a state machine on this loop has failed just now
             if message.to == LOCAL_APPEND:
-                self.parts.transport.flush()  # the peers first: the thread of the log takes the interpreter from us
+                self.parts.transport.flush()  # the peers first: their disks can be busy with it meanwhile
                 self.parts.writer.append(message)
                 if message.snapshot is not None:
                     self._restore(message)

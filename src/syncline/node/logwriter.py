@@ -1,7 +1,14 @@
-"""The log's writer: durable appends, in groups, on a thread of their own.
+"""The log's writer: durable appends, in groups, that the event loop does not wait for.
 
 All appends that gather while one write and its sync run make up the next one: the group commit. What an append
 promises (its responses) is delivered only after it is durable.
+
+A group is encoded and written here, on the loop, into the system's cache; its sync, which takes a disk's time, is made
+beside the loop by a `platform.worker.Flusher`. What may take longer goes to a thread as a whole: a new segment, a large
+group, the removal of old segments; and all groups do where the system has no flusher. One of these is under way at any
+time, never two.
+
+A disk that hangs is waited for in a sync, not on the loop: the next group is not written before that has returned.
 
 A commit index that moves is not worth a sync of its own: no promise waits for it (see `consensus.rawnode`), and it
 travels with the next append, in the same frame or an earlier one, which is what elections rest on. Where none comes it
@@ -11,7 +18,6 @@ is written by itself after `COMMIT_SETTLE_S`, so that a node that is killed when
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -36,13 +42,11 @@ class _Append(msgspec.Struct, frozen=True):
     queued_s: float
 
 
-class _Compact(msgspec.Struct, frozen=True):
-    index: int
+class _Work(msgspec.Struct, frozen=True):
+    """What the thread does: writes, and then the removal of entries up to an index, where that is not 0."""
 
-
-class _Written(msgspec.Struct, frozen=True):
-    appends: list[_Append]
-    result: WriteResult | None
+    writes: list[WalWrite]
+    compact_to: int
 
 
 class LogWriter:
@@ -62,7 +66,15 @@ class LogWriter:
         self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._now_s = workers.now_s
-        self._waiting: deque[_Append] = deque()
+        self._group: list[_Append] = []
+        """What is being written."""
+        self._gathering: list[_Append] = []
+        """What has come since: the next group."""
+        self._compact_to = 0
+        """Up to here entries are to be dropped; 0 where they are already."""
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
         self._hard_state = log.hard_state
         """As the core has it; `_unsettled` where no append has taken it along yet."""
         self._unsettled = False
@@ -72,7 +84,8 @@ class LogWriter:
         self.last_sync_s = 0.0
         self.observe: Callable[[float], None] | None = None
         """Told how long each group took, from its first append's queueing."""
-        self._worker = workers.start("syncline-log", self._process, self._delivered, failed)
+        self._flusher = workers.flusher(wal.file, self._flushed)
+        self._worker = workers.start("syncline-log", self._process, self._written, self._fail)
 
     def append(self, message: Message) -> None:
         """Store what a `STORAGE_APPEND` message carries. What promises nothing new is answered at once, or in turn."""
@@ -86,8 +99,8 @@ class LogWriter:
             return
         if self._unsettled and self._timer is None:
             self._timer = self._loop.call_later(COMMIT_SETTLE_S, self._on_timer)
-        if self._waiting:  # what was promised before is still on its way to the disk
-            self._waiting[-1].responses.extend(message.responses)
+        if under_way := self._gathering or self._group:  # what was promised before is still on its way to the disk
+            under_way[-1].responses.extend(message.responses)
         else:
             self._durable(list(message.responses))
 
@@ -98,9 +111,9 @@ class LogWriter:
             snapshot=message.snapshot.meta if message.snapshot is not None else None,
         )
         self._unsettled = False
-        append = _Append(write, list(message.responses), self._now_s())
-        self._waiting.append(append)
-        self._worker.put(append)
+        if not self._closed:
+            self._gathering.append(_Append(write, list(message.responses), self._now_s()))
+            self._start()
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -115,44 +128,100 @@ class LogWriter:
         """Give up entries up to `index`: at once in memory, then on disk."""
         self._settle()  # the log must not give up what it does not know to be committed
         self._log.compacted(index)
-        self._worker.put(_Compact(index))
+        if not self._closed:
+            self._compact_to = max(self._compact_to, index)
+            self._start()
+
+    @property
+    def syncs_on_a_thread(self) -> bool:
+        """Whether the system has no other way to sync beside the loop."""
+        return self._flusher is None
 
     def oldest_s(self) -> float:
         """For how long the oldest append has been waiting to become durable; 0 where none is."""
-        return self._now_s() - self._waiting[0].queued_s if self._waiting else 0.0
+        under_way = self._group or self._gathering
+        return self._now_s() - under_way[0].queued_s if under_way else 0.0
 
     async def close(self) -> None:
+        """Write what has gathered, deliver what it promised, and end."""
         if self._timer is not None:
             self._timer.cancel()
         self._settle()
+        self._closed = True
+        await self._idle.wait()
+        if self._flusher is not None:
+            await self._flusher.close()
         await self._worker.close()
 
-    def _process(self, items: list[_Append | _Compact]) -> _Written:
-        appends = [item for item in items if isinstance(item, _Append)]
-        result = self._wal.write([append.write for append in appends]) if appends else None
-        for item in items:
-            if isinstance(item, _Compact):
-                self._wal.compact(item.index)
-        return _Written(appends, result)
+    def _start(self) -> None:
+        """Where nothing is being written, begin after this turn of the loop: all that comes in it goes together."""
+        if self._idle.is_set():
+            self._idle.clear()
+            self._loop.call_soon(self._write_group)
 
-    def _delivered(self, written: _Written) -> None:
-        try:
-            self._account(written)
-        except Exception as error:  # noqa: BLE001 - the log in memory and the one on disk may differ: stop
-            self._failed(error)
-
-    def _account(self, written: _Written) -> None:
-        if written.result is None:
+    def _write_group(self) -> None:
+        """Write what has gathered. Only where nothing is being written."""
+        self._group, self._gathering = self._gathering, []
+        if not self._group and not self._compact_to:
+            self._idle.set()
             return
-        elapsed = self._now_s() - written.appends[0].queued_s
+        writes = [append.write for append in self._group]
+        try:
+            if self._flusher is not None and writes and not self._compact_to:
+                file = self._wal.begin(writes)
+                if file is not None:
+                    self._flusher.flush(file)
+                    return
+        except Exception as error:  # noqa: BLE001 - what the log refuses, or the disk, is the end of both
+            self._fail(error)
+            return
+        self._worker.put(_Work(writes, self._compact_to))
+        self._compact_to = 0
+
+    def _process(self, works: list[_Work]) -> WriteResult | None:
+        """On the thread."""
+        [work] = works
+        result = self._wal.write(work.writes) if work.writes else None
+        if work.compact_to:
+            self._wal.compact(work.compact_to)
+        return result
+
+    def _flushed(self, error: BaseException | None) -> None:
+        try:
+            result = self._wal.finish(error)
+        except Exception as failure:  # noqa: BLE001 - as in `_write_group`
+            self._fail(failure)
+            return
+        self._written(result)
+
+    def _written(self, result: WriteResult | None) -> None:
+        """The group is durable. The next one goes to the disk before this one's promises are delivered."""
+        group = self._group
+        self._write_group()
+        if result is None:
+            return
+        try:
+            self._deliver(group, result)
+        except Exception as error:  # noqa: BLE001 - the log in memory and the one on disk may differ: stop
+            self._fail(error)
+
+    def _deliver(self, group: list[_Append], result: WriteResult) -> None:
+        elapsed = self._now_s() - group[0].queued_s
         self.syncs += 1
         self.sync_s += elapsed
         self.last_sync_s = elapsed
         if self.observe is not None:
             self.observe(elapsed)
         responses: list[Message] = []
-        for append in written.appends:
-            self._waiting.popleft()
-            self._log.appended(append.write, written.result)
+        for append in group:
+            self._log.appended(append.write, result)
             responses.extend(append.responses)
         self._durable(responses)
+
+    def _fail(self, error: BaseException) -> None:
+        """Fail-stop: what has gathered is not written, and nothing is taken any more."""
+        self._closed = True
+        self._gathering.clear()
+        self._compact_to = 0
+        self._idle.set()
+        self._failed(error)

@@ -134,6 +134,11 @@ class OsFile:
     def path(self) -> str:
         return self._path
 
+    @property
+    def descriptor(self) -> int:
+        """The system's number for it; -1 once it is closed."""
+        return self._descriptor
+
     def read_at(self, offset: int, size: int) -> bytes:
         data = os.pread(self._descriptor, size, offset)
         if len(data) == size or not data:

@@ -13,8 +13,9 @@ from typing import Final
 __all__ = ["freeze", "prepare"]
 
 SWITCH_INTERVAL_S: Final = 0.0005
-"""How long the loop's thread may keep the interpreter while the log's thread, back from a sync, waits for it. Python's
-own 5 ms are many times what the sync took; all that waits for the sync would wait for that."""
+"""How long a thread may keep the interpreter while another one waits for it: one that writes a snapshot while the loop
+has requests, the loop's while one that applies, or syncs the log, has something to tell. Python's own 5 ms are many
+times what a sync takes, and what a request takes."""
 
 COLLECT_EVERY: Final = 10_000
 """New objects between two looks for cycles. A request leaves none behind: the usual 700 would look once in ten."""

@@ -1,8 +1,12 @@
 """The door to threads: blocking work that runs beside the event loop, in order, a batch at a time.
 
 A `Worker` takes items one by one and hands all that have gathered to one `process` call; the result comes back to
-the loop in one wake-up. That is the group commit of the log and the batch of the state machine. The simulator
-replaces threads by delays on its own loop.
+the loop in one wake-up. That is the batch of the state machine, and of the log where nothing better is to be had.
+
+For what only waits for a disk a thread is a dear thing: it has to take the interpreter from the loop before and after.
+A `Flusher` syncs a file without one, where the system can.
+
+The simulator replaces both by delays on its own loop.
 """
 
 from __future__ import annotations
@@ -14,7 +18,9 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
-__all__ = ["ThreadWorkers", "Worker", "Workers"]
+from syncline.platform.disk import File, OsFile
+
+__all__ = ["Flusher", "ThreadWorkers", "Worker", "Workers"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,6 +44,18 @@ class Worker(Protocol[ItemIn_contra]):
         ...
 
 
+class Flusher(Protocol):
+    """Makes a file durable beside the event loop, one at a time. After an error nothing may be synced any more."""
+
+    def flush(self, file: File) -> None:
+        """Begin to sync `file`. Not before the end of the sync before was told; never ends from within this call."""
+        ...
+
+    async def close(self) -> None:
+        """Wait for a sync that is under way, tell of its end, and let go."""
+        ...
+
+
 class Workers(Protocol):
     """Makes workers, and times them."""
 
@@ -58,6 +76,14 @@ class Workers(Protocol):
         """
         ...
 
+    def flusher(self, file: File, done: Callable[[BaseException | None], None]) -> Flusher | None:
+        """What syncs `file` and others beside it without a thread; None where this system has no such thing.
+
+        `done` is called on the loop when a sync has returned, or has failed with an error. `file` may be synced for
+        trial: raises OSError where that fails.
+        """
+        ...
+
 
 class ThreadWorkers:
     """Workers on threads of their own, for the running event loop."""
@@ -73,6 +99,16 @@ class ThreadWorkers:
         failed: Callable[[BaseException], None],
     ) -> Worker[Item]:
         return _ThreadWorker(name, process, deliver, failed)
+
+    def flusher(self, file: File, done: Callable[[BaseException | None], None]) -> Flusher | None:
+        if type(file) is not OsFile:  # what is derived from it may sync in a way of its own
+            return None
+        try:
+            from syncline.platform.kernelsync import KernelFlusher, open_kernel_sync
+        except ImportError:  # an interpreter without ctypes
+            return None
+        kernel = open_kernel_sync(file.descriptor)
+        return KernelFlusher(kernel, done) if kernel is not None else None
 
 
 class _ThreadWorker(Generic[Item, Result]):

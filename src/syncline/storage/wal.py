@@ -3,9 +3,16 @@
 One write is one frame and one sync, however many entries it holds. It is all there after a crash, or not at all. The
 format is in `walformat`, the rule that tells a torn write from rot in `walscan`, the start in `walrecovery`.
 
-Threads: `write` and `compact` are for one thread, the log's writer. `read_entries`, `check_space` and `shortage` are
-for one other thread, the event loop's. What both use is either never changed once published (segments) or locked
-(locations).
+A write has two halves: `begin` puts the frame into the file, and `finish` takes note that its sync has returned. The
+sync between them is the caller's, who need not wait for it. `write` is all three, and what else a write may need: a new
+segment, several frames.
+
+Threads: `begin`, `finish`, `write` and `compact` are for the log's writer. It may be on one thread now and on another
+then, but makes one call at a time, and after `begin` none but `finish`. `read_entries`, `check_space` and `shortage`
+are the event loop's. What both use is either never changed once published (segments) or locked (locations).
+
+`begin` waits for a disk only where the system holds writers back because too much is unwritten. A disk that hangs is
+found by the sync before: nothing is written until that has returned.
 
 Fail-stop: after an error of a write, a sync, a rename or a removal nothing more is ever written through the object; the
 error is kept and named by every later call. What the failed call wrote may be there after a restart, or not: it was not
@@ -23,7 +30,7 @@ import msgspec
 
 from syncline.consensus.types import NONE, Entry, HardState, SnapshotMeta
 from syncline.errors import CorruptionError, DiskFull, StorageError
-from syncline.platform.disk import Disk
+from syncline.platform.disk import Disk, File
 from syncline.storage.advice import how_to_repair
 from syncline.storage.loglocations import TermRuns
 from syncline.storage.space import RESERVE_BYTES, Shortage, SpaceGuard, SpareFile, is_disk_full
@@ -46,6 +53,10 @@ SPARE_NAME: Final = "spare"
 
 BATCH_SPLIT_BYTES: Final = 16 << 20
 """A larger batch is written as several frames, each synced by itself: it bounds what a reader must hold at once."""
+
+BEGIN_BYTES: Final = 256 << 10
+"""What `begin` takes, of entries' data: it is encoded, checked and copied in a good half millisecond, while which the
+caller does nothing else."""
 
 
 class WalWrite(msgspec.Struct, frozen=True):
@@ -72,6 +83,15 @@ class WriteResult(msgspec.Struct, frozen=True):
     def entry_bytes(self) -> int:
         """The average size of an entry of the batch, rounded up; 0 without entries."""
         return -(-self.size_bytes // self.entries) if self.entries else 0
+
+
+class _Unsynced(msgspec.Struct, frozen=True):
+    """A batch that was put into the active segment, and does not count before that is synced."""
+
+    marker: SnapshotMeta | None
+    entries: list[Entry]
+    hard_state: HardState | None
+    offset: int
 
 
 class Recovery(msgspec.Struct, frozen=True):
@@ -141,6 +161,7 @@ class Wal:
         self._last_term = replay.last_term
         self._reader = EntryReader(disk, self._locations, lambda: self._segments)
         self._builder = FrameBuilder()
+        self._unsynced: _Unsynced | None = None
         self._failure: str | None = None
         self.recovery = Recovery.of(recovered)
 
@@ -198,6 +219,41 @@ class Wal:
         """Why nothing is written any more; None while all is well."""
         return self._failure
 
+    @property
+    def file(self) -> File:
+        """The file that is written to at present."""
+        return self._active.file
+
+    def begin(self, batch: Sequence[WalWrite]) -> File | None:
+        """Put a batch into the file that is returned. Sync that, then call `finish`: only then has it happened.
+
+        None where it takes more than that: nothing was written, and `write` does it.
+
+        Raises:
+            StorageError: the disk failed, now or before. The object is dead; see the module's text.
+        """
+        self._check_alive()
+        change = combine(batch)
+        if sum([len(entry.data) for entry in change[1]]) > BEGIN_BYTES:
+            return None
+        size = self._builder.take(*change)
+        if not self._active.has_room(size):
+            return None
+        return self._put(*change, size)
+
+    def finish(self, error: BaseException | None) -> WriteResult:
+        """The sync of what was begun has returned, or has failed with `error`.
+
+        Raises:
+            StorageError: it has failed.
+        """
+        unsynced, self._unsynced = self._unsynced, None
+        assert unsynced is not None, "nothing was begun"
+        if error is not None:
+            raise self._fail("syncing", error) from error
+        self._publish(unsynced.marker, unsynced.entries, unsynced.hard_state, unsynced.offset)
+        return WriteResult(self._last_index, len(unsynced.entries), self._active.end - unsynced.offset)
+
     def write(self, batch: Sequence[WalWrite]) -> WriteResult:
         """Make a batch durable: one write, one sync. The writes take effect in their order.
 
@@ -218,15 +274,12 @@ class Wal:
                 f"a single write of {size} bytes is above the log's limit of {FRAME_LIMIT_BYTES}: "
                 "nothing was written. Propose less at once."
             )
-        self._check_order(marker, entries, hard_state)
+        file = self._put(marker, entries, hard_state, size)
         try:
-            if not self._active.has_room(size):
-                self._rotate(size)
-            offset = self._active.append(self._builder)
-        except BaseException as error:
-            raise self._fail("writing", error) from error
-        self._publish(marker, entries, hard_state, offset)
-        return WriteResult(self._last_index, len(entries), self._active.end - offset)
+            file.sync()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the sync has not returned
+            return self.finish(error)
+        return self.finish(None)
 
     def compact(self, index: int) -> None:
         """Drop segments that hold nothing but entries up to `index`, oldest first, each durably before the next.
@@ -277,9 +330,25 @@ class Wal:
         self._reader.close()
         self._active.close()
 
+    def _put(self, marker: SnapshotMeta | None, entries: list[Entry], hard_state: HardState | None, size: int) -> File:
+        """Write the frame of what the builder has taken, in the next segment where this one has no room for it."""
+        self._check_order(marker, entries, hard_state)
+        try:
+            if not self._active.has_room(size):
+                self._rotate(size)
+            offset = self._active.put(self._builder)
+        except BaseException as error:
+            failure = self._fail("writing", error)
+            if isinstance(error, Exception):
+                raise failure from error
+            raise  # an interrupt of the program is on its way through
+        self._unsynced = _Unsynced(marker, entries, hard_state, offset)
+        return self._active.file
+
     def _check_alive(self) -> None:
         if self._failure is not None:
             raise StorageError(self._failure)
+        assert self._unsynced is None, "what was begun is not finished"
 
     def _check_order(self, marker: SnapshotMeta | None, entries: Sequence[Entry], hard_state: HardState | None) -> None:
         """What may never be written, whoever asks. The pair of the checks in `walrecovery.Replay`."""

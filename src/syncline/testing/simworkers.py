@@ -9,11 +9,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
-from syncline.platform.worker import Worker
+from syncline.platform.disk import File
+from syncline.platform.worker import Flusher, Worker
 
-__all__ = ["SimWorkers", "usual_delay"]
+__all__ = ["SYNC_WORKER", "SimWorkers", "usual_delay"]
+
+SYNC_WORKER: Final = "syncline-sync"
+"""By which name a flusher's delays are asked for."""
+
+NO_FLUSHER_CHANCE: Final = 0.25
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -58,11 +64,33 @@ class SimWorkers:
         self._workers.append(worker)
         return worker
 
+    def flusher(self, file: File, done: Callable[[BaseException | None], None]) -> Flusher | None:  # noqa: ARG002
+        """Chance decides whether the machine's system has such a thing: a log is written in either way."""
+        if self._rng.random() < NO_FLUSHER_CHANCE:
+            return None
+        return _SimFlusher(self.start(SYNC_WORKER, _sync, lambda _: done(None), done))
+
     def crash(self) -> None:
         """The process is gone: nothing that waits is processed, nothing is delivered any more."""
         for worker in self._workers:
             worker.crash()
         self._workers.clear()
+
+
+class _SimFlusher:
+    """A file is synced at one moment, after a delay. What was written to it is on the disk, unsynced, until then."""
+
+    def __init__(self, worker: Worker[File]) -> None:
+        self._worker = worker
+        self.close = worker.close
+
+    def flush(self, file: File) -> None:
+        self._worker.put(file)
+
+
+def _sync(files: list[File]) -> None:
+    for file in files:
+        file.sync()
 
 
 class _SimWorker(Generic[Item, Result]):

@@ -13,6 +13,7 @@ from syncline.consensus.admission import Refusal
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import MembershipChange, MembershipState, Message, MessageType, NodeId, Ready
 from syncline.node.driver import Driver
+from syncline.platform.disk import File
 from syncline.storage.wal import WalWrite, WriteResult
 from syncline.testing.cluster import Observer
 from syncline.testing.durablelog import DurableLog
@@ -192,17 +193,25 @@ def _watched_core(watch: Watch, view: View) -> type[RawNode]:
 
 def _watch_log(watch: Watch, view: View, driver: Driver) -> None:
     wal, durable = driver.parts.wal, view.durable
-    original = wal.write
+    original_begin, original_finish, original_write = wal.begin, wal.finish, wal.write
 
-    def write(batch: Sequence[WalWrite]) -> WriteResult:
+    def begin(batch: Sequence[WalWrite]) -> File | None:
         durable.writing = batch
-        result = original(batch)
+        return original_begin(batch)
+
+    def finish(error: BaseException | None) -> WriteResult:
+        result = original_finish(error)
         durable.wrote()
         for call in watch.on_wrote:
             call(view)
         return result
 
-    setattr(wal, "write", write)  # noqa: B010 - a method is replaced, which the type checker forbids
+    def write(batch: Sequence[WalWrite]) -> WriteResult:
+        durable.writing = batch
+        return original_write(batch)
+
+    for replacement in (begin, finish, write):
+        setattr(wal, replacement.__name__, replacement)
 
 
 def _watch_transport(watch: Watch, view: View, driver: Driver) -> None:

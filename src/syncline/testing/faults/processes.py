@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Final
 
 from syncline.testing.faults.base import Trouble
 from syncline.testing.simdisk import Survival
 from syncline.testing.simserver import SimServer
-from syncline.testing.simworkers import Delay, usual_delay
+from syncline.testing.simworkers import SYNC_WORKER, Delay, usual_delay
 
 __all__ = [
     "clock_jump",
@@ -21,6 +22,10 @@ __all__ = [
     "slow_loop",
     "slow_threads",
 ]
+
+
+LOG_WORKERS: Final = ("syncline-log", SYNC_WORKER)
+"""What writes the log: a disk's slowness is another fault."""
 
 
 async def kill(trouble: Trouble) -> None:
@@ -117,7 +122,7 @@ async def slow_threads(trouble: Trouble) -> None:
 
 def _slow_but_log(slowest_s: float) -> Delay:
     def delay(worker: str, rng: random.Random) -> float:
-        return usual_delay(worker, rng) if worker == "syncline-log" else rng.uniform(0.0, slowest_s)
+        return usual_delay(worker, rng) if worker in LOG_WORKERS else rng.uniform(0.0, slowest_s)
 
     return delay
 

@@ -1,0 +1,248 @@
+"""Syncs that the kernel makes beside the event loop: their end, their errors, and systems that have none."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from syncline.platform import kernelsync
+from syncline.platform.disk import OsDisk, OsFile
+from syncline.platform.kernelsync import KernelFlusher, KernelSync, open_kernel_sync
+from syncline.platform.worker import Flusher, ThreadWorkers
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or os.uname().machine not in kernelsync.SYSCALLS, reason="the kernel of Linux is asked"
+)
+
+LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [asyncio.new_event_loop, uvloop.new_event_loop]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> OsFile:
+    made = OsDisk().open(f"{tmp_path}/f", create=True, write=True)
+    made.write_at(0, b"abc")
+    return made
+
+
+class Ends:
+    """What a flusher has told, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[BaseException | None] = []
+        self._changed = asyncio.Event()
+
+    def __call__(self, error: BaseException | None) -> None:
+        self.told.append(error)
+        self._changed.set()
+
+    async def count(self, count: int) -> None:
+        async with asyncio.timeout(10):
+            while len(self.told) < count:
+                self._changed.clear()
+                await self._changed.wait()
+
+
+def flusher_of(file: OsFile, ends: Ends) -> Flusher:
+    flusher = ThreadWorkers().flusher(file, ends)
+    assert isinstance(flusher, KernelFlusher), "this system offers them"
+    return flusher
+
+
+def on(make_loop: Callable[[], asyncio.AbstractEventLoop], scenario: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        runner.run(scenario)
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("make_loop", LOOPS)
+def test_the_end_of_each_sync_is_told_on_the_loop(
+    file: OsFile, make_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def scenario() -> None:
+        ends = Ends()
+        flusher = flusher_of(file, ends)
+        for number in range(1, 101):
+            file.write_at(number, b"x")
+            flusher.flush(file)
+            assert len(ends.told) == number - 1, "never from within the call"
+            await ends.count(number)
+        await flusher.close()
+        await flusher.close()
+        assert ends.told == [None] * 100
+
+    on(make_loop, asyncio.sleep(0))  # the first loop of its kind may open what it keeps
+    before = descriptors()
+    on(make_loop, scenario())
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("make_loop", LOOPS)
+def test_a_close_waits_for_the_sync_under_way(file: OsFile, make_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def scenario() -> None:
+        ends = Ends()
+        flusher = flusher_of(file, ends)
+        file.write_at(0, bytes(4 << 20))
+        flusher.flush(file)
+        await flusher.close()
+        assert ends.told == [None]
+
+    on(make_loop, scenario())
+
+
+def test_a_close_that_is_cancelled_lets_go_of_nothing_that_is_in_use(file: OsFile) -> None:
+    async def scenario() -> None:
+        ends = Ends()
+        flusher = flusher_of(file, ends)
+        file.write_at(0, bytes(4 << 20))
+        flusher.flush(file)
+        closing = asyncio.ensure_future(flusher.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await ends.count(1)
+        assert ends.told == [None]
+        await flusher.close()
+
+    on(asyncio.new_event_loop, scenario())
+
+
+def test_a_file_that_is_closed_meanwhile_is_synced_to_its_end_and_later_ones_fail(file: OsFile) -> None:
+    async def scenario() -> None:
+        ends = Ends()
+        flusher = flusher_of(file, ends)
+        file.write_at(0, bytes(4 << 20))
+        flusher.flush(file)
+        file.close()
+        await ends.count(1)
+        assert ends.told == [None]
+        flusher.flush(file)
+        assert len(ends.told) == 1, "never from within the call"
+        await ends.count(2)
+        assert isinstance(ends.told[1], OSError)
+        assert ends.told[1].errno == errno.EBADF
+        await flusher.close()
+
+    on(asyncio.new_event_loop, scenario())
+
+
+def test_an_error_of_the_sync_is_told_with_its_number_and_file(file: OsFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        ends = Ends()
+        flusher = flusher_of(file, ends)
+        plain = KernelSync.result
+        monkeypatch.setattr(KernelSync, "result", lambda self: None if plain(self) is None else errno.EIO)
+        flusher.flush(file)
+        await ends.count(1)
+        [error] = ends.told
+        assert isinstance(error, OSError)
+        assert (error.errno, error.filename) == (errno.EIO, file.path)
+        await flusher.close()
+
+    on(asyncio.new_event_loop, scenario())
+
+
+def test_two_at_a_time_are_refused(file: OsFile) -> None:
+    async def scenario() -> None:
+        flusher = flusher_of(file, Ends())
+        flusher.flush(file)
+        with pytest.raises(AssertionError, match="under way"):
+            flusher.flush(file)
+        await flusher.close()
+
+    on(asyncio.new_event_loop, scenario())
+
+
+def test_an_interrupted_call_is_made_again(file: OsFile) -> None:
+    sync = KernelSync()
+    plain = sync._syscall
+    interrupted: list[object] = []
+
+    def syscall(number: ctypes.c_long, *arguments: object) -> int:
+        if number is sync._get_events and not interrupted:
+            interrupted.append(number)
+            ctypes.set_errno(errno.EINTR)
+            return -1
+        return int(plain(number, *arguments))
+
+    sync._syscall = syscall  # type: ignore[assignment]
+    sync.submit(file.descriptor)
+    assert sync.wait() == 0
+    assert interrupted
+    assert sync.result() is None, "told once"
+    sync.close()
+
+
+def unknown_machine(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(kernelsync, "SYSCALLS", {})
+
+
+def calls_are_forbidden(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(kernelsync, "SYSCALLS", {os.uname().machine: (100_000, 100_001, 100_002, 100_003)})
+
+
+def request_is_unknown(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(kernelsync, "IOCB_CMD_FDSYNC", 4711)
+
+
+def file_system_knows_no_sync(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(KernelSync, "wait", lambda _: errno.EINVAL)
+
+
+def no_ctypes(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(sys.modules, "syncline.platform.kernelsync", None)
+
+
+@pytest.mark.parametrize(
+    "lacking", [unknown_machine, calls_are_forbidden, request_is_unknown, file_system_knows_no_sync, no_ctypes]
+)
+def test_a_system_that_has_no_such_syncs_has_no_flusher(
+    file: OsFile, monkeypatch: pytest.MonkeyPatch, lacking: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    async def scenario() -> None:
+        before = descriptors()
+        assert ThreadWorkers().flusher(file, Ends()) is None
+        assert descriptors() == before, "nothing is left behind"
+
+    lacking(monkeypatch)
+    asyncio.run(scenario())
+
+
+def test_what_cannot_be_synced_has_no_flusher() -> None:
+    reader, writer = os.pipe()
+    assert open_kernel_sync(reader) is None
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_trial_that_fails_is_not_repeated_in_another_way(file: OsFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KernelSync, "wait", lambda _: errno.EIO)
+
+    async def scenario() -> None:
+        before = descriptors()
+        with pytest.raises(OSError, match="Input/output"):
+            ThreadWorkers().flusher(file, Ends())
+        assert descriptors() == before
+
+    asyncio.run(scenario())
+
+
+def test_a_file_of_another_kind_is_not_the_kernel_s(tmp_path: Path) -> None:
+    class OwnFile(OsFile):
+        pass
+
+    async def scenario() -> None:
+        plain = OsDisk().open(f"{tmp_path}/f", create=True, write=True)
+        assert ThreadWorkers().flusher(OwnFile(plain.path, plain.descriptor), Ends()) is None
+
+    asyncio.run(scenario())
