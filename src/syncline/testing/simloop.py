@@ -346,9 +346,11 @@ class SimLoop(asyncio.BaseEventLoop):
             if living:
                 self.run_until_complete(asyncio.gather(*living, return_exceptions=True))
             self.run_until_complete(self.shutdown_asyncgens())
+            asyncio._set_running_loop(self)  # what a `finally` block asks for; it would make a loop that nobody closes
             for node in self._nodes:
                 node.bury()
         finally:
+            asyncio._set_running_loop(None)
             self.close()
 
     # -- what a simulation does not have
