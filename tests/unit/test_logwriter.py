@@ -225,12 +225,12 @@ def test_what_comes_in_one_turn_or_during_a_sync_is_written_together(tmp_path: P
         world.append(row(1, 1), HardState(1), answer=1)
         world.append(row(2, 2), answer=2)
         await flusher.begun(1)
+        assert world.writer.oldest_s() > 0, "a sync that hangs must be seen, also where nothing waits behind it"
         for index in range(3, 8):
             world.append(row(index, index), answer=index)
             await asyncio.sleep(0)
         world.append([], HardState(1, 0, 1), answer=99)
         assert (world.delivered, world.log.last_index(), len(flusher.files)) == ([], 0, 1)
-        assert world.writer.oldest_s() > 0
         flusher.done(None)
         assert world.delivered == [1, 2]
         assert world.log.last_index() == 2
@@ -262,6 +262,7 @@ def test_a_sync_that_fails_is_the_last_one(tmp_path: Path) -> None:
         world.writer.compact(0)
         await asyncio.sleep(0)
         await world.writer.close()
+        assert world.failures == [failure], "told once"
         assert (world.delivered, world.log.last_index(), len(flusher.files)) == ([], 0, 1)
         assert world.wal.failure is not None
         world.wal.close()
@@ -288,6 +289,31 @@ def test_a_close_waits_for_the_sync_under_way_and_writes_what_has_gathered(tmp_p
         flusher.done(None)
         await closing
         assert world.delivered == [1, 2]
+        world.wal.close()
+
+    asyncio.run(scenario())
+
+
+def test_old_segments_are_dropped_after_the_sync_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped: list[int] = []
+    monkeypatch.setattr(Wal, "compact", lambda _, index: dropped.append(index))
+
+    async def scenario() -> None:
+        workers = HeldWorkers()
+        world = World(tmp_path, workers)
+        flusher = workers.held
+        world.append(row(1, 1), HardState(1, 0, 0), answer=1)
+        await flusher.begun(1)
+        flusher.done(None)
+        world.append(row(2, 2), HardState(1, 0, 1), answer=2)
+        await flusher.begun(2)
+        world.log.installed(SnapshotMeta(1, 1))
+        world.writer.compact(1)
+        await asyncio.sleep(0)
+        assert dropped == []
+        flusher.done(None)
+        await world.writer.close()
+        assert dropped == [1]
         world.wal.close()
 
     asyncio.run(scenario())
