@@ -11,6 +11,7 @@ import pytest
 
 from syncline import Raft
 from syncline.consensus.membership import encode_change
+from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import (
     ChangeType,
     Entry,
@@ -35,7 +36,7 @@ from syncline.errors import (
     SynclineError,
     TooLarge,
 )
-from syncline.node.driver import DISK_FULL, FORWARD_BATCH_BYTES, Driver
+from syncline.node.driver import DISK_FULL, FORWARD_BATCH_BYTES, GATHER_BYTES, Driver
 from syncline.node.envelope import ChangeContext, Kind, Member, Proposal, encode
 from syncline.node.futures import ApplyFuture, Waiter
 from syncline.node.reconfiguration import DATA, MEMBERSHIP
@@ -317,5 +318,52 @@ def test_what_has_ended_while_it_waited_for_a_leader_never_enters_the_log(tmp_pa
             await raft.apply(b"alive")
             assert len(late.calls) == 1
             assert machine.items == [b"first", b"alive"]
+
+    run(check())
+
+
+def test_proposals_gather_while_the_disk_has_the_ones_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    propose_batch = RawNode.propose_batch
+
+    def noted(core: RawNode, batch: list[bytes]) -> tuple[int, int]:
+        sizes.append(len(batch))
+        return propose_batch(core, batch)
+
+    async def check() -> None:
+        async with leading(tmp_path) as (raft, driver, _):
+            monkeypatch.setattr(RawNode, "propose_batch", noted)
+            first = raft.apply(b"first of them")
+            await asyncio.sleep(0)
+            assert sizes == [1], "a lone one waits for nothing"
+            others = []
+            for _ in range(5):
+                others.append(raft.apply(b"another"))
+                driver._turn()
+            assert sizes == [1]
+            large = raft.apply(bytes(GATHER_BYTES))
+            driver._turn()
+            assert sizes == [1, 6], "so much at once gains nothing by waiting"
+            await asyncio.gather(first, *others, large)
+
+    run(check())
+
+
+def test_what_others_forward_without_a_pause_does_not_hold_up_the_leaders_own(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with leading(tmp_path) as (raft, driver, _):
+            Sent(driver)
+            told = Told()
+            async with asyncio.timeout(10):
+                number = 0
+                while len(told.calls) < 1:
+                    number += 1
+                    driver.on_messages(PEER, [Forward([forwarded(number, b"theirs")])])
+                    if number == 1:
+                        raft.apply_then(b"own", Told())
+                        driver._turn()
+                        raft.apply_then(b"own too", told)
+                    await asyncio.sleep(0)
+            assert told.error is None
 
     run(check())

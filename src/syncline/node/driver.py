@@ -67,6 +67,9 @@ log = logging.getLogger("syncline.node")
 FORWARD_BATCH_BYTES = 1 << 20
 """Proposals in one message to the leader: they share the link with heartbeats."""
 
+GATHER_BYTES = 1 << 20
+"""So much is not held back any more: as much as goes into one append message."""
+
 READS_RETRY_HEARTBEATS = 5
 """A read that was not confirmed within so many heartbeats is asked again: the request or its answer was lost."""
 
@@ -112,6 +115,13 @@ class Driver:
         self.loop_lag_s = 0.0
         self._failed = failed
         self._queue: list[tuple[Waiter, int, bytes]] = []
+        self._queued_bytes = 0
+        self._appending = False
+        """Whether the disk has not answered since this leader appended proposals of its own. Others gather meanwhile.
+
+        They would have to wait for the disk anyway. Gathered, they make one append for each node and not many, each of
+        which costs all of them more than the entries in it.
+        """
         self._scheduled = False
         self._in_turn = False
         self._hold = False
@@ -234,6 +244,7 @@ class Driver:
         """Queue a proposal of this node; all of one turn go together."""
         assert not self.stopped, "a proposal on a stopped node would never end"
         self._queue.append((waiter, kind, payload))
+        self._queued_bytes += len(payload)
         self.schedule()
 
     def schedule(self) -> None:
@@ -259,7 +270,7 @@ class Driver:
             self.fail(error)
         if sender == self.core.leader:
             self.leader_contact_s = self.loop.time()
-        self.schedule()
+        self._run()
 
     def on_peer_up(self, peer: NodeId) -> None:
         self._hold = False
@@ -282,6 +293,7 @@ class Driver:
         """From the log writer: what these answer is on disk."""
         if self.stopped:
             return
+        self._appending = False
         try:
             for response in responses:
                 if response.to == self.core.raft.id:
@@ -369,7 +381,9 @@ class Driver:
             return  # they wait for a leader, or for their deadline
         if self._hold if core.state is not StateType.LEADER else core.raft.transferee != NONE:
             return  # until the next tick, or another leader
-        queue, self._queue = self._queue, []
+        if core.state is StateType.LEADER and self._appending and self._queued_bytes < GATHER_BYTES:
+            return  # until `on_durable`
+        queue, self._queue, self._queued_bytes = self._queue, [], 0
         queue = [item for item in queue if not item[0].done()]
         if not queue:
             return
@@ -391,6 +405,7 @@ class Driver:
             refused = [self._refused(waiter.number) for waiter, _, _ in queue]
             self._on_forward_reply(ForwardReply([], refused, self.core.leader))
         else:
+            self._appending = True
             self.proposals.appended([waiter for waiter, _, _ in queue], first, term)
 
     def _append(self, proposals: list[tuple[int, int, bytes]]) -> tuple[list[AcceptedProposal], list[RefusedProposal]]:

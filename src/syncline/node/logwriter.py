@@ -154,10 +154,10 @@ class LogWriter:
         await self._worker.close()
 
     def _start(self) -> None:
-        """Where nothing is being written, begin after this turn of the loop: all that comes in it goes together."""
+        """Where nothing is being written, begin at once: a turn of the core has one append, and nothing to wait for."""
         if self._idle.is_set():
             self._idle.clear()
-            self._loop.call_soon(self._write_group)
+            self._write_group()
 
     def _write_group(self) -> None:
         """Write what has gathered. Only where nothing is being written."""
