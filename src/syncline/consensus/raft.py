@@ -199,6 +199,9 @@ class Raft:
         step(self, message)
         return None
 
+    def _answer_vote(self, request: Message) -> None:
+        election.answer_vote(self, request)
+
     def _campaign(self, _: Message) -> None:
         election.campaign_if_allowed(self, pre_vote=self.config.pre_vote)
 
@@ -319,8 +322,8 @@ class Raft:
 
 _STEPS_OF_ALL_ROLES: Final[dict[MessageType, Callable[[Raft, Message], None]]] = {
     MessageType.HUP: Raft._campaign,
-    MessageType.VOTE: election.answer_vote,
-    MessageType.PRE_VOTE: election.answer_vote,
+    MessageType.VOTE: Raft._answer_vote,
+    MessageType.PRE_VOTE: Raft._answer_vote,
     MessageType.STORAGE_APPEND_RESP: Raft._appended,
     MessageType.STORAGE_APPLY_RESP: Raft._applied,
 }
