@@ -367,3 +367,41 @@ def test_what_others_forward_without_a_pause_does_not_hold_up_the_leaders_own(tm
             assert told.error is None
 
     run(check())
+
+
+def test_reads_of_whoever_was_just_answered_join_the_next_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round of the leader with its followers is worth more than the moment that the others wait for it."""
+    rounds = 0
+    read_index = RawNode.read_index
+
+    def counted(core: RawNode, context: bytes) -> bool:
+        nonlocal rounds
+        rounds += 1
+        return read_index(core, context)
+
+    async def check() -> None:
+        async with cluster(tmp_path, "abc") as nodes:
+            raft = await nodes.leader()
+            monkeypatch.setattr(RawNode, "read_index", counted)
+            ended: list[asyncio.Future[object]] = []
+
+            def ask(times: int) -> None:
+                future = raft.read_index()
+                ended.append(future)
+                if times > 1:
+                    future.add_done_callback(lambda _: ask(times - 1))
+
+            ask(3)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # the first one is on its way
+            ask(3)
+            async with asyncio.timeout(10):
+                while len(ended) < 6:
+                    await asyncio.shield(ended[-1])
+                    await asyncio.sleep(0)
+                await asyncio.gather(*(asyncio.shield(future) for future in ended))
+            assert 3 <= rounds <= 5, "six would mean that nobody ever joined"
+
+    run(check())

@@ -182,7 +182,7 @@ class Driver:
             self._on_tick(now)
         except Exception as error:  # noqa: BLE001 - see `fail`
             self.fail(error)
-        self._run()
+        self._run(ask=True)
 
     def _on_tick(self, now: float) -> None:
         if self.founding.waiting:
@@ -315,17 +315,20 @@ class Driver:
 
     def _turn(self) -> None:
         self._scheduled = False
-        self._run()
+        self._run(ask=True)
 
-    def _run(self) -> None:
-        """Give the core what has gathered, and carry out what it asks for. An error here is the node's end."""
+    def _run(self, *, ask: bool = False) -> None:
+        """Give the core what has gathered, and carry out what it asks for. An error here is the node's end.
+
+        Reads that gather are asked for in turns and ticks alone (`ask`), not whenever a message or the disk has news.
+        """
         if self.stopped_by is not None or self._in_turn:
             return
         self._in_turn = True
         try:
             if self._queue:
                 self._flush_queue()
-            if self.reads.to_ask:
+            if ask and self.reads.to_ask:
                 self.reads.ask(self.loop.time())
             self.commits.look()
             while not self.stopped and self.core.has_ready():
@@ -355,8 +358,9 @@ class Driver:
         for state in ready.read_states:
             self.reads.confirmed(state)
         self.reads.applied(self.applied)
-        if self.reads.gathering:
-            self.reads.ask(self.loop.time())
+        if ready.read_states and self.reads.gathering:
+            # In the turn after next: whoever has just been answered may ask again until then, in the same round.
+            self.loop.call_soon(self.schedule)
 
     def _restore(self, message: Message) -> None:
         assert message.snapshot is not None
