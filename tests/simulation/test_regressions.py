@@ -57,6 +57,12 @@ def test_a_bounded_stale_read_is_no_older_than_its_bound_though_the_leader_was_h
     assert report.failure is None, report.failure
 
 
+def test_who_waits_for_the_end_of_a_hand_over_does_not_go_round_and_round() -> None:
+    """The timer of its deadline struck a rounding error too early, and the clock said that there was time left."""
+    report = run_seed(9400102, Options(sim_seconds=1.0))
+    assert report.failure is None, report.failure
+
+
 def test_a_directory_on_a_full_disk_can_be_made_a_later_versions() -> None:
     """The fault itself needed space."""
     report = run_seed(7000667, Options(sim_seconds=1.0))

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from syncline import Raft
 from syncline.consensus.membership import encode_change
@@ -405,3 +406,16 @@ def test_reads_of_whoever_was_just_answered_join_the_next_round(
             assert 3 <= rounds <= 5, "six would mean that nobody ever joined"
 
     run(check())
+
+
+def test_a_wait_does_not_end_before_its_time(tmp_path: Path) -> None:
+    """Where timers round to a millisecond, half of them would: a loop around it would turn without a pause."""
+
+    async def check() -> None:
+        async with leading(tmp_path) as (raft, driver, _):
+            for step in range(40):
+                until_s = driver.loop.time() + 0.001 + step * 0.0001
+                await raft._changes.wait(until_s)
+                assert driver.loop.time() >= until_s
+
+    uvloop.run(check())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
@@ -19,6 +20,10 @@ __all__ = ["Changes"]
 
 RETRIED = (Dropped, NotLeader, NoLeader, Superseded)
 """Refusals that a later attempt may not meet: another change is under way, the leader is just changing."""
+
+EARLY_S: Final = 0.001
+"""How much too early a timer may strike: loops round to a millisecond or to the clock's resolution. Who waits for a
+deadline in a loop would go round and round in that time."""
 
 ATTEMPT_S = 5.0
 """One attempt's share of the deadline: after a change of leader it is not known whether it is in the log."""
@@ -190,9 +195,9 @@ class Changes:
         return target
 
     async def wait(self, until_s: float) -> None:
-        """Until something changes, or that time."""
+        """Until something changes, or that time. Never ends before it without a change: callers look at the clock."""
         future = self._driver.changed()
-        handle = self._driver.loop.call_at(until_s, _wake, future)
+        handle = self._driver.loop.call_at(until_s + EARLY_S, _wake, future)
         try:
             await future
         finally:
