@@ -13,8 +13,9 @@ class Library:
     name = "library"
     workloads = frozenset({Workload.WRITES})
     how = (
-        "`syncline.Raft.apply` with default settings and an ordinary state machine (a dictionary); no server: the "
-        "clients are tasks in the leader's process, each awaits one `apply` at a time."
+        "`syncline.Raft.apply` with default settings and an ordinary state machine (a dictionary, applied on the event "
+        "loop: `apply_on_loop`); no server: the clients are tasks in the leader's process, each awaits one `apply` at "
+        "a time."
     )
 
     def missing(self) -> str:

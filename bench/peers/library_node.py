@@ -8,7 +8,7 @@ import random
 import sys
 import time
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import uvloop
 
@@ -22,7 +22,9 @@ KEY_BYTES = len(key(0))
 
 
 class Store:
-    """A dictionary: the ordinary state machine, with nothing that makes it quick."""
+    """A dictionary: the ordinary state machine. Its applies take less than handing them to a thread, and it says so."""
+
+    apply_on_loop: Final = True
 
     def __init__(self) -> None:
         self.values: dict[bytes, bytes] = {}

@@ -16,6 +16,8 @@ from syncline import __version__
 STALE_QUERY = "?consistency=stale"
 PUTS_PER_TXN = 100
 
+KERNEL_SYNCS = "Its processor time is without that of the kernel's threads that sync its log (Linux)."
+
 
 class SynclineCluster(Cluster):
     """Its HTTP addresses are in the order of its processes."""
@@ -81,7 +83,7 @@ class Syncline:
     @property
     def how(self) -> str:
         generator = f"the bench's own generator ({wrk.missing()})" if wrk.missing() else "wrk"
-        return f"`syncline serve` with its default settings; HTTP/1.1, loaded by {generator}."
+        return f"`syncline serve` with its default settings; HTTP/1.1, loaded by {generator}. {KERNEL_SYNCS}"
 
     def missing(self) -> str:
         return ""
