@@ -126,6 +126,7 @@ def test_without_the_one_that_remembers_the_others_do_not_begin_anew(tmp_path: P
     async def check() -> None:
         async with cluster(tmp_path) as nodes:
             await (await nodes.leader()).apply(b"first")
+            await until(nodes.rafts["c"], lambda: nodes.machines["c"].items == [b"first"])
             await nodes.stop_all()
             for lost in "ab":
                 empty(nodes, lost)
