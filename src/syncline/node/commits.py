@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from syncline.consensus.types import StateType
+
 if TYPE_CHECKING:
     from syncline.node.driver import Driver
 
@@ -25,7 +27,11 @@ message; too short for a reader of a follower's own state to notice."""
 
 
 class Commits:
-    """Of one node; does something only while it leads."""
+    """Of one node; does something only while it leads.
+
+    Who comes to lead has no commits of before to tell: they travel with the entry that begins its term, which everybody
+    is sent, and when that one is committed it is the first that is told from here.
+    """
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -39,12 +45,15 @@ class Commits:
 
     def look(self) -> None:
         """See to what has been committed since the last call."""
-        commit = self._driver.core.commit
+        core = self._driver.core
+        commit = core.commit
         if commit == self._known:
             return
         before, self._known = self._known, commit
+        if core.state is not StateType.LEADER:
+            return
         if self._awaited > before:
-            self._driver.core.tell_commit()
+            core.tell_commit()
         elif self._timer is None:
             self._timer = self._driver.loop.call_later(COMMIT_QUIET_S, self._on_timer)
 
@@ -54,6 +63,7 @@ class Commits:
 
     def _on_timer(self) -> None:
         self._timer = None
-        if not self._driver.stopped:
-            self._driver.core.tell_commit()
-            self._driver.schedule()
+        driver = self._driver
+        if not driver.stopped and driver.core.state is StateType.LEADER:
+            driver.core.tell_commit()
+            driver.schedule()
