@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pydoc
 import random
 
 import pytest
@@ -29,6 +30,12 @@ def outcome_of(future: asyncio.Future[object]) -> Outcome:
     error = future.exception()
     assert isinstance(error, Closed | DeadlineExceeded | Dropped | NoLeader | Superseded), error
     return error.outcome
+
+
+def test_whoever_asks_for_help_learns_where_a_proposal_stands() -> None:
+    text = pydoc.plain(pydoc.render_doc(ApplyFuture))
+    for attribute in ("index", "term"):
+        assert f"`{attribute}` is" in text
 
 
 def test_deadlines_end_in_order_and_not_early() -> None:

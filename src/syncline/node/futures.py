@@ -54,13 +54,18 @@ class ApplyFuture(asyncio.Future[object]):
 
     Ends at the deadline given to `Raft.apply` at the latest. It fails with an `errors.OperationError` whose `outcome`
     says whether the proposal can still take effect. Cancelling it gives up waiting, not the proposal itself.
+
+    `index` is its place in the log: known once the leader has placed it, final once there is an answer; 0 before.
+    `term` is the term of the leader that placed it. The other attributes are the node's own.
     """
 
     # A `Waiter`. Defaults of the class and not of each object: this is made for every proposal.
     number = 0
     size_bytes = 0
-    index = UNPLACED
-    term = 0
+    index: int = UNPLACED
+    """The log index: known once the leader has placed it, final once there is an answer."""
+    term: int = 0
+    """The term of the leader that placed it."""
     bucket = 0
     sent = False
     forwarded: tuple[int, bytes] | None = None
