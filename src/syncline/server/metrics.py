@@ -69,23 +69,23 @@ class Gauge:
 class Histogram:
     """How often a value fell into each of a few fixed buckets, and the sum of all."""
 
-    __slots__ = ("bounds", "counts", "sum")
+    __slots__ = ("_bounds", "counts", "sum")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
+        self._bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         """Per bucket, not cumulative; the last is what is above all bounds."""
         self.sum: float = 0.0
 
     def observe(self, value: float) -> None:
         """Count one value. A value equal to a bound belongs to that bound's bucket."""
-        self.counts[bisect_left(self.bounds, value)] += 1
+        self.counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
     def lines(self, name: str, labels: str) -> Iterable[str]:
         """The exposition of it: cumulative buckets, sum and count."""
         total = 0
-        for bound, count in zip((*self.bounds, math.inf), self.counts, strict=True):
+        for bound, count in zip((*self._bounds, math.inf), self.counts, strict=True):
             total += count
             separator = "," if labels else ""
             yield _line(f"{name}_bucket", f'{labels}{separator}le="{_number(bound)}"', total)
