@@ -370,6 +370,30 @@ def test_what_others_forward_without_a_pause_does_not_hold_up_the_leaders_own(tm
     run(check())
 
 
+def test_messages_that_come_while_a_turn_ends_are_dealt_with_in_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No network calls back from within a flush today; one that did must not leave a message lying until a tick."""
+
+    async def check() -> None:
+        async with leading(tmp_path) as (raft, driver, machine):
+            Sent(driver)
+            writer = driver.parts.writer
+            await until(raft, lambda: writer._idle.is_set() and not (writer._unsettled or driver._scheduled))
+            assert driver._ticker is not None
+            driver._ticker.cancel()  # it would look anyway
+
+            def flush() -> None:
+                monkeypatch.undo()
+                driver.on_messages(PEER, [Forward([forwarded(1, b"late")])])
+
+            monkeypatch.setattr(driver.parts.transport, "flush", flush)
+            driver._turn()
+            await until(raft, lambda: machine.items == [b"first", b"late"])
+
+    run(check())
+
+
 def test_reads_of_whoever_was_just_answered_join_the_next_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -270,7 +270,10 @@ class Driver:
             self.fail(error)
         if sender == self.core.leader:
             self.leader_contact_s = self.loop.time()
-        self._run()
+        if self._in_turn:
+            self.schedule()  # the turn under way may have looked for what there is to do for the last time
+        else:
+            self._run()
 
     def on_peer_up(self, peer: NodeId) -> None:
         self._hold = False
