@@ -409,11 +409,16 @@ def test_a_failed_disk_stops_the_node_and_acknowledges_nothing(tmp_path: Path) -
             disk.trouble.disarm()
         finally:
             await nodes.stop_all()
-        await nodes.start("a")
-        assert nodes.machines["a"].items[:1] == [b"kept"]
-        await nodes.stop_all()
+        await see_kept(nodes)
 
     run(check())
+
+
+async def see_kept(nodes: Cluster) -> None:
+    """After a restart the node still has what it acknowledged."""
+    await nodes.start("a")
+    assert nodes.machines["a"].items[:1] == [b"kept"]
+    await nodes.stop_all()
 
 
 class SomeFlusher:
@@ -492,9 +497,7 @@ def test_a_sync_that_fails_beside_the_loop_stops_the_node_and_acknowledges_nothi
             assert nodes.machines["a"].items == [b"kept"]
         finally:
             await nodes.stop_all()
-        await nodes.start("a")
-        assert nodes.machines["a"].items[:1] == [b"kept"]
-        await nodes.stop_all()
+        await see_kept(nodes)
 
     run(check())
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,10 @@ def test_quick_seeds_hold(seed: int) -> None:
 def test_the_example_of_the_guide_runs() -> None:
     guide = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
     [example] = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
-    exec(compile(example, "docs/simulator.md", "exec"), {})
+    names: dict[str, Any] = {}
+    exec(compile(example, "docs/simulator.md", "exec"), names)
+    assert names["report"].steps > 100
+    assert names["report"].failure is None
 
 
 def test_the_command_runs_a_seed_and_says_what_came_of_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,6 +119,22 @@ def run(path: Path, scenario: Callable[[World], Awaitable[None]]) -> HardState:
     return asyncio.run(main())
 
 
+def run_held(path: Path, scenario: Callable[[World, HeldFlusher], Awaitable[None]]) -> None:
+    """With syncs that end when they are told to."""
+
+    async def main() -> None:
+        workers = HeldWorkers()
+        await scenario(World(path, workers), workers.held)
+
+    asyncio.run(main())
+
+
+async def sync_one_and_gather_one(world: World, flusher: HeldFlusher) -> None:
+    world.append(row(1, 1), HardState(1), answer=1)
+    await flusher.begun(1)
+    world.append(row(2, 2), answer=2)
+
+
 def test_a_promise_is_delivered_after_its_entries_are_durable(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         world.append(row(1, 3), HardState(2), answer=3)
@@ -218,10 +234,7 @@ def test_groups_are_timed_more_finely_than_a_loop_counts(tmp_path: Path) -> None
 
 
 def test_what_comes_during_a_sync_is_written_together(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        workers = HeldWorkers()
-        world = World(tmp_path, workers)
-        flusher = workers.held
+    async def scenario(world: World, flusher: HeldFlusher) -> None:
         world.append(row(1, 2), HardState(1), answer=2)
         assert len(flusher.files) == 1, "the first one waits for nothing"
         assert world.writer.oldest_s() > 0, "a sync that hangs must be seen, also where nothing waits behind it"
@@ -243,17 +256,12 @@ def test_what_comes_during_a_sync_is_written_together(tmp_path: Path) -> None:
         flusher.done(None)
         assert await closing == HardState(1, 0, 1)
 
-    asyncio.run(scenario())
+    run_held(tmp_path, scenario)
 
 
 def test_a_sync_that_fails_is_the_last_one(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        workers = HeldWorkers()
-        world = World(tmp_path, workers)
-        flusher = workers.held
-        world.append(row(1, 1), HardState(1), answer=1)
-        await flusher.begun(1)
-        world.append(row(2, 2), answer=2)
+    async def scenario(world: World, flusher: HeldFlusher) -> None:
+        await sync_one_and_gather_one(world, flusher)
         flusher.done(OSError(errno.EIO, "as told"))
         [failure] = world.failures
         assert "as told" in str(failure)
@@ -266,17 +274,12 @@ def test_a_sync_that_fails_is_the_last_one(tmp_path: Path) -> None:
         assert world.wal.failure is not None
         world.wal.close()
 
-    asyncio.run(scenario())
+    run_held(tmp_path, scenario)
 
 
 def test_a_close_waits_for_the_sync_under_way_and_writes_what_has_gathered(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        workers = HeldWorkers()
-        world = World(tmp_path, workers)
-        flusher = workers.held
-        world.append(row(1, 1), HardState(1), answer=1)
-        await flusher.begun(1)
-        world.append(row(2, 2), answer=2)
+    async def scenario(world: World, flusher: HeldFlusher) -> None:
+        await sync_one_and_gather_one(world, flusher)
         closing = asyncio.ensure_future(world.writer.close())
         for _ in range(5):
             await asyncio.sleep(0)
@@ -290,17 +293,14 @@ def test_a_close_waits_for_the_sync_under_way_and_writes_what_has_gathered(tmp_p
         assert world.delivered == [1, 2]
         world.wal.close()
 
-    asyncio.run(scenario())
+    run_held(tmp_path, scenario)
 
 
 def test_old_segments_are_dropped_after_the_sync_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dropped: list[int] = []
     monkeypatch.setattr(Wal, "compact", lambda _, index: dropped.append(index))
 
-    async def scenario() -> None:
-        workers = HeldWorkers()
-        world = World(tmp_path, workers)
-        flusher = workers.held
+    async def scenario(world: World, flusher: HeldFlusher) -> None:
         world.append(row(1, 1), HardState(1, 0, 0), answer=1)
         await flusher.begun(1)
         flusher.done(None)
@@ -315,7 +315,7 @@ def test_old_segments_are_dropped_after_the_sync_under_way(tmp_path: Path, monke
         assert dropped == [1]
         world.wal.close()
 
-    asyncio.run(scenario())
+    run_held(tmp_path, scenario)
 
 
 def test_segments_are_begun_and_dropped_while_nothing_is_being_synced(
