@@ -77,6 +77,9 @@ class Settings:
     pre_vote: bool = False
     check_quorum: bool = False
     step_down_on_removal: bool = False
+    lazy_commit: bool = False
+    """With a runtime that tells a commit index now and then."""
+
     max_message_bytes: int = NO_LIMIT
     max_inflight_messages: int = 256
     max_uncommitted_bytes: int = NO_LIMIT
@@ -103,6 +106,7 @@ class Settings:
             duplication=rng.choice([0, 0.05, 0.3]),
             crashes=rng.choice([0, 0.002, 0.01]),
             changes=rng.choice([0, 0.01, 0.03]),
+            lazy_commit=rng.random() < 0.5,
         )
 
 
@@ -146,6 +150,7 @@ class Member:
                 pre_vote=settings.pre_vote,
                 check_quorum=settings.check_quorum,
                 step_down_on_removal=settings.step_down_on_removal,
+                lazy_commit=settings.lazy_commit,
                 max_message_bytes=settings.max_message_bytes,
                 max_inflight_messages=settings.max_inflight_messages,
                 max_uncommitted_bytes=settings.max_uncommitted_bytes,
@@ -272,6 +277,8 @@ class Cluster:
 
     def _tick(self, member: Member) -> None:
         member.raw.tick()
+        if self.settings.lazy_commit and self.rng.random() < 0.5:
+            member.raw.tell_commit()
         for sender, receiver in self.arrived:
             if sender == member.id:
                 member.raw.report_snapshot(receiver, ok=True)

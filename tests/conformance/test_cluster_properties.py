@@ -25,6 +25,7 @@ some_settings = st.builds(
     pre_vote=st.booleans(),
     check_quorum=st.booleans(),
     step_down_on_removal=st.booleans(),
+    lazy_commit=st.booleans(),
     max_message_bytes=st.sampled_from([NO_LIMIT, 30, 0]),
     max_inflight_messages=st.sampled_from([256, 2, 1]),
     max_uncommitted_bytes=st.sampled_from([NO_LIMIT, 8]),
