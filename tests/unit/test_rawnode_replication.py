@@ -374,6 +374,18 @@ def test_a_removed_member_hears_that_its_removal_is_committed() -> None:
     assert cluster[3].commit == leader.commit
 
 
+def test_what_a_smaller_quorum_holds_is_told_at_once() -> None:
+    cluster = Cluster(4, lazy_commit=True)
+    leader = cluster.elect(1)
+    cluster.cut = {3}
+    leader.propose_membership(remove_node(4))
+    leader.propose(b"held by two of four, hence by two of three")
+    cluster.settle(keep=lambda message: message.to == 4 and message.index > START + 1)
+    assert leader.status().membership.voters == (1, 2, 3)
+    assert leader.commit == leader.last_index == START + 3
+    assert cluster[2].commit == leader.commit
+
+
 def test_only_a_leader_tells_a_commit_index() -> None:
     cluster, leader = lazy_leader()
     leader.propose(b"a")

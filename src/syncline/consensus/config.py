@@ -96,7 +96,8 @@ class RaftConfig:
     lazy_commit: bool = False
     """A leader does not send a commit index by itself the moment it moves: it travels with the next entries or the next
     heartbeat, or when the runtime says so (`RawNode.tell_commit`). That halves the messages of a leader in use.
-    A change of the membership is told at once: whom it removes would not hear of it any more."""
+    A change of the membership is told at once, because whom it removes would not hear of it any more, and so is what it
+    commits by a smaller quorum."""
 
     rng: random.Random = field(default_factory=random.Random)
     """Where election timeouts come from. Pass a seeded one to make a run repeatable."""

@@ -73,8 +73,9 @@ def _check_quorum(raft: Raft) -> bool:
     return active
 
 
-def commit(raft: Raft) -> bool:
-    """Commit what a quorum holds, and tell everybody (see `RaftConfig.lazy_commit`). False: there is nothing new.
+def commit(raft: Raft, *, tell: bool = False) -> bool:
+    """Commit what a quorum holds, and tell everybody; with `RaftConfig.lazy_commit` now only where `tell`. False: there
+    is nothing new.
 
     With the first entry of its own term the leader knows what is committed: reads that were held back can start.
     """
@@ -83,7 +84,7 @@ def commit(raft: Raft) -> bool:
         return False
     if raft.reads.held:
         _release_held_reads(raft)
-    if not raft.config.lazy_commit or raft.pending_membership_index > before:
+    if tell or not raft.config.lazy_commit or raft.pending_membership_index > before:
         replication.broadcast_append(raft)
     return True
 

@@ -56,7 +56,7 @@ def switch(raft: Raft, configuration: Configuration, progress: ProgressMap) -> N
         if raft.config.step_down_on_removal:
             roles.become_follower(raft, raft.term, NONE)
         return
-    if not leader.commit(raft):  # a smaller quorum may hold more
+    if not leader.commit(raft, tell=True):  # a smaller quorum may hold more
         # New members need not wait for the next heartbeat or proposal to be found out about.
         for node_id, one in raft.tracker.progress.items():
             if node_id != raft.id:
