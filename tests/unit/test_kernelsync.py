@@ -7,6 +7,7 @@ import ctypes
 import errno
 import os
 import sys
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,27 @@ def test_a_close_waits_for_the_sync_under_way(file: OsFile, make_loop: Callable[
         assert ends.told == [None]
 
     on(make_loop, scenario())
+
+
+def test_giving_it_back_holds_up_nobody(file: OsFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system takes tens of milliseconds for it, even where nothing is under way."""
+    plain = KernelSync.close
+    goes_on = threading.Event()
+
+    def close(self: KernelSync) -> None:
+        assert goes_on.wait(10), "the loop stands still"
+        plain(self)
+
+    monkeypatch.setattr(KernelSync, "close", close)
+
+    async def scenario() -> None:
+        flusher = flusher_of(file, Ends())
+        closing = asyncio.ensure_future(flusher.close())
+        await asyncio.sleep(0)
+        goes_on.set()
+        await closing
+
+    on(asyncio.new_event_loop, scenario())
 
 
 def test_a_close_that_is_cancelled_lets_go_of_nothing_that_is_in_use(file: OsFile) -> None:

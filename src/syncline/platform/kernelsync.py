@@ -3,7 +3,8 @@
 It takes no thread of ours, which would have to get the interpreter back from the event loop after each sync. (io_uring
 would do as well; it is forbidden in most containers.)
 
-The calls are made through `ctypes.PyDLL`, which keeps the interpreter's lock: none of them waits for anything. The
+The calls are made through `ctypes.PyDLL`, which keeps the interpreter's lock: none of them waits for anything, but for
+the one that gives the context back (tens of milliseconds), which is made without the lock and beside the loop. The
 kernel copies the request when it is submitted and keeps a reference to the file until the sync has ended; what it
 writes then is in memory of its own, and a count in the eventfd. So nothing here is left pointing at memory that Python
 has given up, whatever happens to these objects. A context that nobody closes goes with the process.
@@ -114,8 +115,8 @@ class KernelSync:
         return result
 
     def close(self) -> None:
-        """Give it back to the system. Waits for a sync that is under way."""
-        self._syscall(self._destroy, self._context)
+        """Give it back to the system, which takes its time. Waits for a sync that is under way."""
+        ctypes.CDLL(None).syscall(self._destroy, self._context)
         os.close(self.descriptor)
 
 
@@ -171,7 +172,7 @@ class KernelFlusher:
         if not self._closed:
             self._closed = True
             self._loop.remove_reader(self._kernel.descriptor)
-            self._kernel.close()
+            await asyncio.to_thread(self._kernel.close)
 
     def _readable(self) -> None:
         try:
