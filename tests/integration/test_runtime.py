@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from syncline.node.horizon import Horizon
 from syncline.platform.disk import File
 from syncline.platform.worker import Flusher, ThreadWorkers
 from syncline.transport.messages import ForwardReply
+from syncline.transport.tls import PeerTls
 from tests.node_cluster import Cluster, LoopListing, cluster, first_event, until
 from tests.support import run
 from tests.unit.storage_support import TroubledDisk
@@ -525,6 +528,19 @@ def test_a_node_that_cannot_listen_lets_go_of_its_directory(tmp_path: Path) -> N
                 await other.start("a", listen=nodes.address("a"))
             await other.start("a")
             await other.stop_all()
+
+    run(check())
+
+
+def test_a_node_that_cannot_read_its_certificate_leaves_nothing_behind(tmp_path: Path) -> None:
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "a")
+        await nodes.start("a")
+        await nodes.stop_all()
+        before = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
+        with pytest.raises(ConfigError, match="/no/certificate"):
+            await nodes.start("a", peer_tls=PeerTls(certificate="/no/certificate", key="/no/key", authority="/no/ca"))
+        assert (set(threading.enumerate()), len(os.listdir("/proc/self/fd"))) == before
 
     run(check())
 

@@ -155,6 +155,19 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
 
     node_id = opened.identity.node_id
     relay = _Relay(holder)
+    transport = Transport(  # before the parts that have threads: a certificate that can't be used leaves none behind
+        world.network,
+        relay,
+        node_id=node_id,
+        cluster_id=opened.identity.cluster_id,
+        bind=config.listen,
+        advertise=config.address,
+        rng=world.rng,
+        tls=config.peer_tls,
+        refuse_peer=relay.refuse_peer,
+        directory=opened.identity.directory_id,
+        known_directory=relay.known_directory,
+    )
     parts = Parts(
         identity=opened.identity,
         directory=opened.directory,
@@ -167,19 +180,7 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
         machine=Applier(fsm, node_id, world.workers, lambda outcome: on_outcome(holder[0], outcome), on_failure),
         persister=Calls("syncline-snapshot", world.workers, on_failure),
         receiver=Calls("syncline-receive", world.workers, on_failure),
-        transport=Transport(
-            world.network,
-            relay,
-            node_id=node_id,
-            cluster_id=opened.identity.cluster_id,
-            bind=config.listen,
-            advertise=config.address,
-            rng=world.rng,
-            tls=config.peer_tls,
-            refuse_peer=relay.refuse_peer,
-            directory=opened.identity.directory_id,
-            known_directory=relay.known_directory,
-        ),
+        transport=transport,
     )
     log.info("the log is synced by %s", "a thread" if parts.writer.syncs_on_a_thread else "the kernel")
     holder.append(Driver(config, parts, world.rng, failed))
