@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from bench.floor import WRITE_BYTES, replicated_us
 from bench.generators import closedloop, http1
 from bench.guard import fdatasync_us, load_record, report
 from bench.load import Load, Workload
@@ -26,6 +27,13 @@ def test_without_a_record_there_is_nothing_to_compare_with(tmp_path: object) -> 
 def test_an_append_with_its_sync_takes_time_and_leaves_nothing(tmp_path: object) -> None:
     assert 0 < fdatasync_us(str(tmp_path), 0.05) < 1e6
     assert not os.listdir(str(tmp_path))
+
+
+def test_a_write_that_is_passed_on_is_in_three_files_when_it_is_done(tmp_path: object) -> None:
+    assert 0 < replicated_us(str(tmp_path), 0.2) < 1e6
+    for at in range(3):
+        with open(f"{tmp_path}/floor{at}", "rb") as file:
+            assert file.read(WRITE_BYTES) == b"w" * WRITE_BYTES
 
 
 def test_the_echo_answers(tmp_path: object) -> None:
