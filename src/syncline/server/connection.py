@@ -1,18 +1,26 @@
 """One client connection: requests in, answers out, in order.
 
 Theory of operation. The reader parses; each complete request becomes a `_Slot` in a queue and is handed to the handler
-at once, which answers now or later. Answers leave in the order of the requests: a finished slot waits until it is the
-first. Whatever is finished by the end of a turn of the event loop leaves in one write. Most connections have one
-request at a time, like others before it: it is read at once (`usual.py`), and its answer is written when it is given.
+as soon as it may run, which answers now or later. Answers leave in the order of the requests: a finished slot waits
+until it is the first. Whatever is finished by the end of a turn of the event loop leaves in one write. Most connections
+have one request at a time, like others before it: it is read at once (`usual.py`), and its answer is written when it is
+given.
 
     bytes ──> reader ──> slots (in order) ──> handler
                            │  answered, first in the queue
                            └──> one write per turn ──> client
 
-Bounds. At most `max_in_flight` requests are started and `max_held_bytes` of bodies and answers held; beyond that, and
-while the client does not read, further requests stay unstarted (at most one slice of input), the rest of the input
-stays unparsed, and reading is paused. So a client can hold no more memory than it has been granted, whatever it sends.
-All connections together hold `max_total_held_bytes`; above it requests are refused (503) rather than kept waiting.
+Order. Requests that are sent one behind the other take effect in that order. So only safe ones run beside each other
+(RFC 9112, 9.3.2): any other starts when all before it are answered, and what is behind it when it is answered. Those
+that may not start yet are `_unstarted`, and so are all behind them. `flush` looks at them again, and one is due when
+nothing runs any more: the first of the queue has then been answered. It starts them in a loop, a share per turn; within
+the answer before them each would start some frames deeper than the last.
+
+Bounds. At most `max_in_flight` requests are started and `max_held_bytes` of bodies and answers held. Beyond that, while
+the client does not read, and while a request waits for those before it, further ones stay unstarted (at most one slice
+of input, and the body that ends in it), the rest of the input stays unparsed, and reading is paused. So a client can
+hold no more memory than it has been granted, whatever it sends. All connections together hold `max_total_held_bytes`;
+above it requests are refused (503) rather than kept waiting.
 
 A refusal (malformed input, a limit, a time-out) is an answer like any other, in its turn, and the last: the connection
 then half-closes and discards what still arrives for a few seconds, so that the client can read why.
@@ -47,6 +55,9 @@ Handler = Callable[[Request, Respond], None]
 LINGER_BYTES: Final = 64 * 1024 * 1024
 """After the last request: what is read and thrown away at most, for a client that sends before it reads."""
 
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Which change nothing (RFC 9110, 9.2.1), so that it makes no difference in which order they run."""
+
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -62,7 +73,8 @@ class _Slot(msgspec.Struct, eq=False, gc=False):
     """Whether its answer is written as it is, with a body and nothing about the connection."""
     answer: Response | None = None
     held_bytes: int = 0
-    """Its part of the connection's `_held_bytes`: the body once it is started, the answer once it is there."""
+    """Its part of the connection's `_held_bytes`: the body once it is started, the answer once it is there; before it
+    is started, of `_waiting_bytes`."""
     started_s: float = 0.0
 
 
@@ -74,6 +86,7 @@ class HttpConnection(asyncio.Protocol):
         "_feeding",
         "_held_bytes",
         "_in_flight",
+        "_last_method",
         "_linger_left",
         "_lingering",
         "_offered",
@@ -90,6 +103,7 @@ class HttpConnection(asyncio.Protocol):
         "_unparsed",
         "_unsent_bytes",
         "_unstarted",
+        "_waiting_bytes",
         "_write_paused",
         "flush_scheduled",
     )
@@ -104,8 +118,13 @@ class HttpConnection(asyncio.Protocol):
         self._offered = b""
         """What is being parsed, where it may be one whole request, to be learned from."""
         self._in_flight = 0
+        self._last_method = ""
+        """Of the request that was started last: found out only where another might have to wait for it."""
         self._turn_starts = 0
+        """How many requests of one long piece of input were started as they were read."""
         self._held_bytes = 0
+        self._waiting_bytes = 0
+        """Bodies of requests that are not started yet. They are not held against them: they would never start."""
         self._reading_bytes = 0
         """Of the body that is being read, once it does not come at once."""
         self._unsent_bytes = 0
@@ -139,8 +158,8 @@ class HttpConnection(asyncio.Protocol):
         self._slots.clear()
         self._unstarted.clear()
         self._unparsed = b""
-        self._server.held_bytes -= self._held_bytes + self._reading_bytes + self._unsent_bytes
-        self._held_bytes = self._reading_bytes = self._unsent_bytes = 0
+        self._server.held_bytes -= self._held_bytes + self._waiting_bytes + self._reading_bytes + self._unsent_bytes
+        self._held_bytes = self._waiting_bytes = self._reading_bytes = self._unsent_bytes = 0
         self._server.unregister(self)
 
     def eof_received(self) -> bool:
@@ -196,7 +215,7 @@ class HttpConnection(asyncio.Protocol):
     def _feed(self, data: bytes) -> None:
         self._feeding = True
         try:
-            if len(data) <= SLICE_BYTES:
+            if len(data) <= SLICE_BYTES and not self._unstarted:
                 self._reader.feed(data)
             else:
                 self._feed_slices(memoryview(data))
@@ -207,7 +226,7 @@ class HttpConnection(asyncio.Protocol):
             self._pause_reading()
             self._schedule_flush()  # goes on in the next turn: one client must not have the loop to itself
             return
-        if not self._may_start():
+        if self._unstarted or not self._has_room():
             self._pause_reading()
         self.flush()
 
@@ -217,7 +236,7 @@ class HttpConnection(asyncio.Protocol):
         for start in range(0, len(data), SLICE_BYTES):
             if reader.phase == ENDED:
                 break
-            if self._turn_starts > most or not self._may_start():
+            if self._turn_starts > most or self._unstarted or not self._has_room():
                 self._unparsed = bytes(data[start:])
                 break
             reader.feed(data[start : start + SLICE_BYTES])
@@ -237,10 +256,18 @@ class HttpConnection(asyncio.Protocol):
         if self._offered and not close:
             self._server.usual.learn(self._offered, request)
         slot = _Slot(request, close, http10, plain=not (close or http10 or request.method == "HEAD"))
+        if self._in_flight and not self._unstarted:
+            last = self._slots[-1].request
+            assert last is not None, "nothing is read after a refusal"
+            self._last_method = last.method
         self._slots.append(slot)
-        if self._unstarted or not self._may_start():
+        if self._unstarted or not self._may_start(request):
             self._unstarted.append(slot)
+            slot.held_bytes = len(request.body)
+            self._waiting_bytes += slot.held_bytes
+            self._server.held_bytes += slot.held_bytes
         else:
+            self._turn_starts += 1
             self._start(slot)
 
     def _refuse(self, response: Response) -> None:
@@ -258,7 +285,14 @@ class HttpConnection(asyncio.Protocol):
 
     # --- requests and answers
 
-    def _may_start(self) -> bool:
+    def _may_start(self, request: Request) -> bool:
+        """Whether the next request may run now. An unsafe one runs alone: if one runs, it is the last that started."""
+        if self._in_flight and not (request.method in SAFE_METHODS and self._last_method in SAFE_METHODS):
+            return False
+        return self._has_room()
+
+    def _has_room(self) -> bool:
+        """Whether the limits let another request run."""
         limits = self._server.limits
         return (
             self._in_flight < limits.max_in_flight
@@ -270,7 +304,6 @@ class HttpConnection(asyncio.Protocol):
         request = slot.request
         assert request is not None
         self._in_flight += 1
-        self._turn_starts += 1
         server = self._server
         if request.body:
             slot.held_bytes = len(request.body)
@@ -359,15 +392,31 @@ class HttpConnection(asyncio.Protocol):
 
     def _go_on(self) -> None:
         """Start what had to wait, parse what was not parsed, read again: as far as the limits allow."""
-        while self._unstarted and self._may_start():
-            self._start(self._unstarted.popleft())
-        if self._unstarted or not self._may_start() or self._transport is None:
+        self._start_waiting()
+        if self._unstarted or not self._has_room() or self._transport is None:
             return
         if self._unparsed:
             data, self._unparsed = self._unparsed, b""
             self._feed(data)
         elif self._read_paused:
             self._resume_reading()
+
+    def _start_waiting(self) -> None:
+        server, unstarted = self._server, self._unstarted
+        for _ in range(server.limits.max_in_flight):
+            if not unstarted:
+                return
+            slot = unstarted[0]
+            assert slot.request is not None
+            if not self._may_start(slot.request):
+                return
+            unstarted.popleft()
+            self._waiting_bytes -= slot.held_bytes
+            server.held_bytes -= slot.held_bytes
+            self._last_method = slot.request.method
+            self._start(slot)
+        if unstarted:
+            self._schedule_flush()  # the rest is for the next turn: one client must not have the loop to itself
 
     def _pause_reading(self) -> None:
         if not self._read_paused and not self._lingering and self._transport is not None:
