@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from syncline.consensus.config import RaftConfig
@@ -25,7 +27,7 @@ from syncline.consensus.types import (
 from tests.consensus_cluster import START, Cluster, add_node, remove_node, storage_with
 
 
-def of_type(kind: MessageType, *, to: int | None = None) -> object:
+def of_type(kind: MessageType, *, to: int | None = None) -> Callable[[Message], bool]:
     """A filter that holds such messages back."""
     return lambda message: message.type is kind and to in (None, message.to)
 
@@ -123,7 +125,7 @@ def test_an_entry_of_an_earlier_term_is_committed_only_with_one_of_the_leaders_o
     cluster.cut = {1, 5}
     cluster[2].campaign()
     held = of_type(MessageType.APP_RESP)
-    cluster.settle(keep=held)  # type: ignore[arg-type]
+    cluster.settle(keep=held)
     assert cluster[2].state is StateType.LEADER
     assert cluster[2].commit < lost  # a quorum holds it by now, but it is of an earlier term
     cluster.settle()
@@ -142,7 +144,7 @@ def test_a_follower_too_far_behind_gets_a_snapshot_and_goes_on_from_there() -> N
     storage.compact(leader.applied)
     cluster.cut = set()
     leader.tick()
-    cluster.settle(keep=of_type(MessageType.SNAP))  # type: ignore[arg-type]
+    cluster.settle(keep=of_type(MessageType.SNAP))
     assert leader.status().progress[3].state is ProgressState.SNAPSHOT
     leader.propose(b"y")
     cluster.settle()
@@ -163,7 +165,7 @@ def test_a_snapshot_that_has_ended_is_followed_by_a_probe(ok: bool, next_index: 
     cluster.members[1].storage.compact(leader.applied)
     cluster.cut = set()
     leader.tick()
-    cluster.settle(keep=of_type(MessageType.SNAP))  # type: ignore[arg-type]
+    cluster.settle(keep=of_type(MessageType.SNAP))
     cluster.network.clear()
     leader.report_snapshot(3, ok)
     progress = leader.status().progress[3]
@@ -372,6 +374,21 @@ def test_a_removed_member_hears_that_its_removal_is_committed() -> None:
     cluster.settle()
     assert leader.status().membership.voters == (1, 2)
     assert cluster[3].commit == leader.commit
+
+
+def test_who_could_not_be_told_is_told_with_its_next_answer() -> None:
+    cluster, leader = lazy_leader()
+    leader.report_unreachable(2)
+    leader.propose(b"a")
+    cluster.settle(keep=of_type(MessageType.APP, to=2))
+    assert leader.commit == START + 2
+    assert leader.status().progress[2].paused
+    leader.tell_commit()
+    cluster.settle()
+    assert (cluster[2].commit, cluster[3].commit) == (START + 2, START + 2)
+    leader.propose(b"b")
+    cluster.settle()
+    assert cluster[2].commit == START + 2, "of what nobody has spoken of answers do not speak either"
 
 
 def test_what_a_smaller_quorum_holds_is_told_at_once() -> None:

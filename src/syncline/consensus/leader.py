@@ -85,6 +85,7 @@ def commit(raft: Raft, *, tell: bool = False) -> bool:
     if raft.reads.held:
         _release_held_reads(raft)
     if tell or not raft.config.lazy_commit or raft.pending_membership_index > before:
+        raft.told_commit = raft.log.committed
         replication.broadcast_append(raft)
     return True
 
@@ -227,7 +228,8 @@ def _handle_acknowledgement(raft: Raft, sender: NodeId, progress: Progress) -> N
         progress.become_replicate()
     # What a quorum holds can only have grown up to what was acknowledged now: mostly somebody else had done it before.
     committed = progress.match > raft.log.committed and commit(raft)
-    if not committed and sender != raft.id and not raft.config.lazy_commit:
+    lazy = raft.config.lazy_commit
+    if not committed and sender != raft.id and (not lazy or raft.told_commit > progress.sent_commit):
         # The next heartbeat would tell it too, but later.
         replication.tell_commit(raft, sender, progress)
     if sender == raft.id:

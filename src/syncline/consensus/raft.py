@@ -85,6 +85,7 @@ class Raft:
         "restored_index",
         "state",
         "term",
+        "told_commit",
         "tracker",
         "transferee",
         "uncommitted_bytes",
@@ -117,6 +118,9 @@ class Raft:
         self.restored_index = 0
         """The index of the last snapshot that replaced the log while the node ran: the membership in force is at least
         as new as this."""
+        self.told_commit = 0
+        """In a leader with a lazy commit index: up to here everybody is to be told. Who could not be when that was
+        decided, because too much was under way to it, is told with its next answer."""
         self.max_uncommitted_bytes = config.max_uncommitted_bytes or NO_LIMIT
         self.uncommitted_bytes = 0
         """In a leader: payload of its uncommitted tail, never overestimated; only counted under a limit."""

@@ -154,9 +154,13 @@ class RawNode:
         return reconfiguration.changed(self.raft, change)[0].state()
 
     def tell_commit(self) -> None:
-        """In a leader with `lazy_commit`: send the commit index to all who have not been sent it yet."""
+        """In a leader with `lazy_commit`: send the commit index to all who have not been sent it yet.
+
+        Who has too much under way to it at the moment is told when it has answered.
+        """
         raft = self.raft
         if raft.state is StateType.LEADER:
+            raft.told_commit = raft.log.committed
             for node_id, progress in raft.tracker.progress.items():
                 if node_id != raft.id:
                     replication.tell_commit(raft, node_id, progress)

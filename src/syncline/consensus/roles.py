@@ -96,5 +96,6 @@ def _reset(raft: Raft, term: int) -> None:
     raft.randomized_election_timeout = election_ticks + raft.config.rng.randrange(election_ticks)
     raft.tracker.reset(raft.id, raft.log.last_index)
     raft.pending_membership_index = 0
+    raft.told_commit = 0
     raft.uncommitted_bytes = 0
     raft.reads = ReadQueue(raft.config.read_only)

@@ -6,7 +6,8 @@ is sent after `COMMIT_QUIET_S`, so that what followers show when all is quiet is
 once where a follower waits for it: its own proposals are answered there when it applies them. (hashicorp/raft waits up
 to 50 ms for the next entries, its `CommitTimeout`; etcd/raft sends each commit index at once.)
 
-A follower's linearizable read does not wait for this: the heartbeat that confirms the leader carries the commit index.
+A follower's linearizable read does not wait for this: the heartbeat that confirms the leader carries the commit index,
+as far as the follower is known to hold the log. Where its disk is behind it hears the rest in one of the ways above.
 """
 
 from __future__ import annotations
