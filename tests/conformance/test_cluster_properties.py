@@ -51,6 +51,14 @@ def _run(seed: int, chosen: Settings, steps: int) -> Cluster:
 @example(seed=4099713349, chosen=Settings(asynchronous=True, duplication=0.3, loss=0, crashes=0.002), steps=4000)
 # Has caught reads on a removed leader, with one voter left that leads by now.
 @example(seed=80, chosen=Settings(founders=2, crashes=0, changes=0.03), steps=1500)
+# A leader whose term was over needed somebody who ignored it, and who did not know yet that it votes.
+@example(
+    seed=2073427226,
+    chosen=Settings(
+        max_inflight_messages=2, max_committed_bytes_per_ready=40, loss=0.02, duplication=0, crashes=0, changes=0.03
+    ),
+    steps=4000,
+)
 def test_no_event_breaks_safety_and_every_cluster_recovers(seed: int, chosen: Settings, steps: int) -> None:
     _run(seed, chosen, steps)
 

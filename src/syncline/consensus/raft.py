@@ -237,9 +237,11 @@ class Raft:
         """Let somebody who lives in the past know of the present, where that is needed to go on; else ignore it."""
         kind = message.type
         config = self.config
-        if kind in (MessageType.HEARTBEAT, MessageType.APP) and (config.check_quorum or config.pre_vote):
+        from_a_leader = kind in (MessageType.HEARTBEAT, MessageType.APP)
+        if from_a_leader and (config.check_quorum or config.pre_vote or not election.promotable(self)):
             # This node's term ran ahead while it was cut off. Its own requests for votes may be ignored (lease,
-            # pre-vote), so the leader must hear of the term in another way, or the two would never meet again.
+            # pre-vote), or it makes none, since it does not know yet that it votes. So the leader must hear of the term
+            # in another way, or the two would never meet again.
             self.send(Message(MessageType.APP_RESP, to=message.sender))
         elif kind is MessageType.PRE_VOTE:
             # A pre-candidate with an older term but a longer log may be the only one that can win: tell it the term.
