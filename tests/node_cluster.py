@@ -15,7 +15,7 @@ from syncline.errors import Rejected
 from syncline.platform.disk import Disk
 from tests.ports import free_block
 
-__all__ = ["Cluster", "Listing", "cluster", "until"]
+__all__ = ["Cluster", "Listing", "cluster", "see_kept", "until"]
 
 LIMIT_S = 20.0
 
@@ -168,3 +168,10 @@ async def first_event(raft: Raft, kind: EventKind, trigger: Awaitable[object]) -
     await trigger
     async with asyncio.timeout(LIMIT_S):
         return (await anext(watch)).detail
+
+
+async def see_kept(nodes: Cluster) -> None:
+    """After a restart the node still has what it acknowledged."""
+    await nodes.start("a")
+    assert nodes.machines["a"].items[:1] == [b"kept"]
+    await nodes.stop_all()

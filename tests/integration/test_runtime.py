@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,11 +28,9 @@ from syncline.errors import (
 )
 from syncline.node import driver, logwriter
 from syncline.node.horizon import Horizon
-from syncline.platform.disk import File
-from syncline.platform.worker import Flusher, ThreadWorkers
 from syncline.transport.messages import ForwardReply
 from syncline.transport.tls import PeerTls
-from tests.node_cluster import Cluster, LoopListing, cluster, first_event, until
+from tests.node_cluster import Cluster, LoopListing, cluster, first_event, see_kept, until
 from tests.support import run
 from tests.unit.storage_support import TroubledDisk
 
@@ -410,94 +406,6 @@ def test_a_failed_disk_stops_the_node_and_acknowledges_nothing(tmp_path: Path) -
                 await raft.apply(b"lost")
             assert nodes.machines["a"].items == [b"kept"]
             disk.trouble.disarm()
-        finally:
-            await nodes.stop_all()
-        await see_kept(nodes)
-
-    run(check())
-
-
-async def see_kept(nodes: Cluster) -> None:
-    """After a restart the node still has what it acknowledged."""
-    await nodes.start("a")
-    assert nodes.machines["a"].items[:1] == [b"kept"]
-    await nodes.stop_all()
-
-
-class SomeFlusher:
-    """Syncs at once, fails, or hangs, as it is told; on every system."""
-
-    def __init__(self, done: Callable[[BaseException | None], None]) -> None:
-        self._done = done
-        self.error: OSError | None = None
-        self.hangs = False
-        self._held: list[File] = []
-
-    def flush(self, file: File) -> None:
-        if self.hangs:
-            self._held.append(file)
-            return
-        if self.error is None:
-            file.sync()
-        asyncio.get_running_loop().call_soon(self._done, self.error)
-
-    def release(self) -> None:
-        self.hangs = False
-        while self._held:
-            self.flush(self._held.pop())
-
-    async def close(self) -> None:
-        assert not self._held
-
-
-@pytest.fixture
-def flushers(monkeypatch: pytest.MonkeyPatch) -> dict[str, SomeFlusher]:
-    """Those that nodes were given, by the name of the node."""
-    made: dict[str, SomeFlusher] = {}
-
-    def flusher(_: ThreadWorkers, file: File, done: Callable[[BaseException | None], None]) -> Flusher:
-        one = made[Path(file.path).parents[1].name] = SomeFlusher(done)
-        return one
-
-    monkeypatch.setattr(ThreadWorkers, "flusher", flusher)
-    return made
-
-
-def test_a_leader_whose_sync_hangs_hands_over_and_goes_on_when_it_returns(
-    tmp_path: Path, flushers: dict[str, SomeFlusher]
-) -> None:
-    async def check() -> None:
-        async with cluster(tmp_path) as nodes:
-            await nodes.announced()
-            leader, follower = await nodes.pair()
-            assert await follower.apply(b"before") == 1
-            flusher = flushers[leader.config.name]
-            flusher.hangs = True
-            try:
-                detail = await first_event(leader, EventKind.DISK_SLOW, follower.apply(b"during"))
-                assert "has not been synced" in detail
-                await until(follower, lambda: follower.leader not in (None, leader.node_id))
-                assert await follower.apply(b"after") == 3
-            finally:
-                flusher.release()
-            await leader.barrier()
-            assert nodes.machine(leader).items == [b"before", b"during", b"after"]
-
-    run(check())
-
-
-def test_a_sync_that_fails_beside_the_loop_stops_the_node_and_acknowledges_nothing(
-    tmp_path: Path, flushers: dict[str, SomeFlusher]
-) -> None:
-    async def check() -> None:
-        nodes = Cluster(tmp_path, "a")
-        raft = await nodes.start("a")
-        try:
-            assert await raft.apply(b"kept") == 1
-            flushers["a"].error = OSError(errno.EIO, "as told")
-            with pytest.raises(NodeFailed, match="as told"):
-                await raft.apply(b"lost")
-            assert nodes.machines["a"].items == [b"kept"]
         finally:
             await nodes.stop_all()
         await see_kept(nodes)

@@ -1,0 +1,142 @@
+"""Syncs of the log that hang or fail beside the event loop, and what waits behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from syncline import EventKind
+from syncline.errors import NodeFailed
+from syncline.platform.disk import File
+from syncline.platform.worker import Flusher, ThreadWorkers
+from tests.node_cluster import Cluster, cluster, first_event, see_kept, until
+from tests.support import run
+
+
+class SomeFlusher:
+    """Syncs at once, fails, or hangs, as it is told; on every system."""
+
+    def __init__(self, done: Callable[[BaseException | None], None]) -> None:
+        self._done = done
+        self.error: OSError | None = None
+        self.hangs = False
+        self._held: list[File] = []
+
+    def flush(self, file: File) -> None:
+        if self.hangs:
+            self._held.append(file)
+            return
+        if self.error is None:
+            file.sync()
+        asyncio.get_running_loop().call_soon(self._done, self.error)
+
+    def release(self) -> None:
+        self.hangs = False
+        while self._held:
+            self.flush(self._held.pop())
+
+    async def close(self) -> None:
+        assert not self._held
+
+
+@pytest.fixture
+def flushers(monkeypatch: pytest.MonkeyPatch) -> dict[str, SomeFlusher]:
+    """Those that nodes were given, by the name of the node."""
+    made: dict[str, SomeFlusher] = {}
+
+    def flusher(_: ThreadWorkers, file: File, done: Callable[[BaseException | None], None]) -> Flusher:
+        one = made[Path(file.path).parents[1].name] = SomeFlusher(done)
+        return one
+
+    monkeypatch.setattr(ThreadWorkers, "flusher", flusher)
+    return made
+
+
+def test_a_leader_whose_sync_hangs_hands_over_and_goes_on_when_it_returns(
+    tmp_path: Path, flushers: dict[str, SomeFlusher]
+) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path) as nodes:
+            await nodes.announced()
+            leader, follower = await nodes.pair()
+            assert await follower.apply(b"before") == 1
+            flusher = flushers[leader.config.name]
+            flusher.hangs = True
+            try:
+                detail = await first_event(leader, EventKind.DISK_SLOW, follower.apply(b"during"))
+                assert "has not been synced" in detail
+                await until(follower, lambda: follower.leader not in (None, leader.node_id))
+                assert await follower.apply(b"after") == 3
+            finally:
+                flusher.release()
+            await leader.barrier()
+            assert nodes.machine(leader).items == [b"before", b"during", b"after"]
+
+    run(check())
+
+
+def test_a_sync_that_fails_beside_the_loop_stops_the_node_and_acknowledges_nothing(
+    tmp_path: Path, flushers: dict[str, SomeFlusher]
+) -> None:
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "a")
+        raft = await nodes.start("a")
+        try:
+            assert await raft.apply(b"kept") == 1
+            flushers["a"].error = OSError(errno.EIO, "as told")
+            with pytest.raises(NodeFailed, match="as told"):
+                await raft.apply(b"lost")
+            assert nodes.machines["a"].items == [b"kept"]
+        finally:
+            await nodes.stop_all()
+        await see_kept(nodes)
+
+    run(check())
+
+
+def test_what_has_gathered_behind_a_sync_is_handed_over_with_the_leadership(
+    tmp_path: Path, flushers: dict[str, SomeFlusher]
+) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path) as nodes:
+            await nodes.announced()
+            leader, follower = await nodes.pair()
+            flusher = flushers[leader.config.name]
+            flusher.hangs = True
+            try:
+                first = leader.apply(b"first", timeout=15)
+                await asyncio.sleep(0)
+                gathered = leader.apply_many([b"second", b"third"], timeout=15)
+                await until(follower, lambda: nodes.machine(follower).items == [b"first", b"second", b"third"])
+            finally:
+                flusher.release()
+            assert await asyncio.gather(first, *gathered) == [1, 2, 3]
+
+    run(check())
+
+
+def test_what_has_gathered_behind_a_sync_that_fails_is_told_and_never_written(
+    tmp_path: Path, flushers: dict[str, SomeFlusher]
+) -> None:
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "a")
+        raft = await nodes.start("a")
+        assert await raft.apply(b"kept") == 1
+        flushers["a"].hangs = True
+        flushers["a"].error = OSError(errno.EIO, "as told")
+        first = raft.apply(b"first")
+        await asyncio.sleep(0)
+        gathered = raft.apply_many([b"second", b"third"])
+        flushers["a"].release()
+        results = await asyncio.gather(first, *gathered, return_exceptions=True)
+        assert [type(result) for result in results] == [NodeFailed] * 3
+        await nodes.stop_all()
+        await nodes.start("a")
+        assert nodes.machines["a"].items in ([b"kept"], [b"kept", b"first"])
+        await nodes.stop_all()
+
+    run(check())
