@@ -277,6 +277,27 @@ def test_a_sync_that_fails_is_the_last_one(tmp_path: Path) -> None:
     run_held(tmp_path, scenario)
 
 
+def test_nothing_is_promised_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one group can't be delivered the next one is under way already."""
+
+    async def scenario(world: World, flusher: HeldFlusher) -> None:
+        await sync_one_and_gather_one(world, flusher)
+        monkeypatch.setattr(world.log, "appended", broken)
+        flusher.done(None)
+        [failure] = world.failures
+        monkeypatch.undo()
+        flusher.done(None)
+        world.append([], answer=3)
+        assert (world.failures, world.delivered) == ([failure], [])
+        await world.writer.close()
+        world.wal.close()
+
+    def broken(*_: object) -> None:
+        raise AssertionError("as told")
+
+    run_held(tmp_path, scenario)
+
+
 def test_a_close_waits_for_the_sync_under_way_and_writes_what_has_gathered(tmp_path: Path) -> None:
     async def scenario(world: World, flusher: HeldFlusher) -> None:
         await sync_one_and_gather_one(world, flusher)

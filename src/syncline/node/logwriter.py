@@ -75,6 +75,8 @@ class LogWriter:
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
+        self._broken = False
+        """Whether something has failed: nothing is promised any more."""
         self._hard_state = log.hard_state
         """As the core has it; `_unsettled` where no append has taken it along yet."""
         self._unsettled = False
@@ -89,6 +91,8 @@ class LogWriter:
 
     def append(self, message: Message) -> None:
         """Store what a `STORAGE_APPEND` message carries. What promises nothing new is answered at once, or in turn."""
+        if self._broken:
+            return
         before = self._hard_state
         if message.term:
             self._hard_state = HardState(message.term, message.vote, message.commit)
@@ -196,6 +200,8 @@ class LogWriter:
 
     def _written(self, result: WriteResult | None) -> None:
         """The group is durable. The next one goes to the disk before this one's promises are delivered."""
+        if self._broken:
+            return  # while this group was under way the one before could not be delivered: no promise may overtake it
         group = self._group
         self._write_group()
         if result is None:
@@ -220,7 +226,7 @@ class LogWriter:
 
     def _fail(self, error: BaseException) -> None:
         """Fail-stop: what has gathered is not written, and nothing is taken any more."""
-        self._closed = True
+        self._closed = self._broken = True
         self._gathering.clear()
         self._compact_to = 0
         self._idle.set()
