@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import random
+import sys
 import threading
 
 import pytest
@@ -185,6 +187,36 @@ class TestNodes:
             return list(lines)
 
         assert run_simulation(main) == []
+
+    def test_a_killed_task_that_awaits_in_its_finally_block_is_laid_to_rest_unheard(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        heard: list[object] = []
+        monkeypatch.setattr(sys, "unraisablehook", heard.append)
+
+        async def stubborn(loop: SimLoop) -> None:
+            try:
+                await loop.create_future()
+            finally:
+                try:
+                    await loop.create_future()
+                finally:
+                    await loop.create_future()
+
+        async def patient(loop: SimLoop) -> None:
+            with contextlib.suppress(Exception):
+                await stubborn(loop)
+
+        async def main(loop: SimLoop) -> None:
+            node = loop.add_node("a")
+            with loop.inside(node):
+                loop.create_task(patient(loop))
+            await asyncio.sleep(1)
+            node.kill()
+
+        run_simulation(main)
+        gc.collect()
+        assert heard == []
 
     def test_a_paused_node_catches_up_in_order(self) -> None:
         async def main(loop: SimLoop) -> list[str]:
