@@ -247,8 +247,19 @@ def test_what_cannot_be_synced_has_no_flusher() -> None:
     os.close(writer)
 
 
-def test_a_trial_that_fails_is_not_repeated_in_another_way(file: OsFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KernelSync, "wait", lambda _: errno.EIO)
+def sync_fails(_: KernelSync) -> int:
+    return errno.EIO
+
+
+def result_is_not_to_be_had(_: KernelSync) -> int:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("wait", [sync_fails, result_is_not_to_be_had])
+def test_a_trial_that_fails_is_not_repeated_in_another_way(
+    file: OsFile, monkeypatch: pytest.MonkeyPatch, wait: Callable[[KernelSync], int]
+) -> None:
+    monkeypatch.setattr(KernelSync, "wait", wait)
 
     async def scenario() -> None:
         before = descriptors()

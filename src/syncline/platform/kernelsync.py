@@ -134,7 +134,11 @@ def open_kernel_sync(descriptor: int) -> KernelSync | None:
     except OSError:  # the same; nothing was synced, so nothing can have failed
         sync.close()
         return None
-    code = sync.wait()
+    try:
+        code = sync.wait()
+    except BaseException:
+        sync.close()
+        raise
     if code:
         sync.close()
         if code not in NOT_OFFERED:
