@@ -177,7 +177,7 @@ class Proposals:
             elif waiter.sent:
                 self._fail(waiter, DeadlineExceeded("no answer before the deadline: it may take effect, now or later"))
             elif leader:
-                message = "the deadline passed before the leader could be reached"
+                message = "the deadline passed before the leader could take it"
                 self._fail(waiter, DeadlineExceeded(message, outcome=Outcome.NOT_APPLIED, leader=leader))
             else:
                 self._fail(waiter, NoLeader(f"no leader before the deadline: {why_no_leader}"))
