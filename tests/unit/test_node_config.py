@@ -45,6 +45,7 @@ def config(**changes: object) -> Config:
         ({"max_entry_bytes": 64 << 20}, "frame"),
         ({"max_message_bytes": 64 << 20, "max_inflight_bytes": 99 << 20}, "frame"),
         ({"max_pending_bytes": 1 << 20}, "max_pending_bytes"),
+        ({"max_pending_bytes": 300 << 20}, "one write to the log"),
         ({"max_inflight_bytes": 1000}, "max_inflight_bytes"),
         ({"snapshots_retained": 0}, "snapshots_retained"),
         ({"trailing_entries": -1}, "trailing_entries"),

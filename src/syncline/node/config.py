@@ -16,6 +16,9 @@ MIB = 1 << 20
 LARGEST_MESSAGE_BYTES = 60 * MIB
 """Of entries in one message: less than a frame of the transport (64 MiB), which also holds what is around them."""
 
+LARGEST_PENDING_BYTES = 192 * MIB
+"""All that waits may go to the log in one write, which is one frame of it (256 MiB), guards and headers counted."""
+
 SMALLEST_SEGMENT_BYTES, LARGEST_SEGMENT_BYTES = 4 << 10, 1 << 30
 """Of a file of the log: smaller ones would be mostly head, larger ones are not read at once."""
 
@@ -160,6 +163,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 )
         if self.max_pending_bytes < self.max_entry_bytes + OVERHEAD_BYTES:
             raise ConfigError("max_pending_bytes is less than max_entry_bytes: the largest command could not be made")
+        if self.max_pending_bytes > LARGEST_PENDING_BYTES:
+            raise ConfigError(
+                f"max_pending_bytes is {self.max_pending_bytes}: it must be at most {LARGEST_PENDING_BYTES}, because"
+                " all that waits may be one write to the log"
+            )
         if self.max_inflight_bytes < self.max_message_bytes:
             raise ConfigError("max_inflight_bytes is less than max_message_bytes: nothing could be sent")
 
