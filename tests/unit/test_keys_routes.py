@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from syncline.errors import Closed, DeadlineExceeded, DiskFull, Dropped, NoLeader, NotLeader, Outcome, SynclineError
 from syncline.server.problems import RequestError
 from syncline.server.routes.keys import ANY_ETAG, parse_etags
+from tests.http_double import Wire
 from tests.kv_double import IDS, KvWire, error_in
 from tests.support import run
 
@@ -254,7 +255,8 @@ def test_a_linearizable_read_waits_and_reads_what_was_written_meanwhile() -> Non
         wire = KvWire()
         wire.backend.hold = True
         wire.send(b"GET /key/a HTTP/1.1\r\nHost: x\r\n\r\n")
-        wire.send(b"PUT /key/a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nnew")
+        another = Wire(server=wire.server)  # on one connection the write would wait for the read
+        another.send(b"PUT /key/a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nnew")
         wire.backend.release(1)
         await wire.settle()
         assert wire.received == b""
@@ -411,11 +413,13 @@ def test_an_operation_that_the_node_gives_up_is_answered() -> None:
     async def scenario() -> None:
         wire = KvWire()
         wire.backend.hold = True
-        wire.send(b"GET /key/a HTTP/1.1\r\nHost: x\r\n\r\nPUT /key/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nv")
+        reader, writer = wire, Wire(server=wire.server)
+        reader.send(b"GET /key/a HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.send(b"PUT /key/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nv")
         (read, _), (write, _) = wire.backend.held
         read.set_exception(Closed("the node is closing"))
         write.cancel()
         await wire.settle()
-        assert [error_in(answer)["code"] for answer in wire.answers] == ["closed", "closed"]
+        assert [error_in(answer)["code"] for answer in (*reader.answers, *writer.answers)] == ["closed", "closed"]
 
     run(scenario())
