@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import errno
 import gc
+import os
+import resource
 import socket
 import time
 import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 
 import pytest
 import uvloop
@@ -117,3 +119,31 @@ def test_a_kind_of_address_that_the_system_does_not_know_is_passed_over(monkeypa
         await listener.close()
 
     asyncio.run(check())
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """The process can open nothing meanwhile."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    next_free = os.dup(0)
+    os.close(next_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("runner", [asyncio.run, uvloop.run])
+def test_a_port_that_can_not_be_had_for_want_of_descriptors_is_not_blamed_on_the_address(
+    runner: Callable[[Coroutine[None, None, None]], None],
+) -> None:
+    """The loops pass over an address of which they can't make a socket, and tell nobody why."""
+
+    async def check() -> None:
+        told = r"can't listen on 127\.0\.0\.1:0: Too many open files"
+        with no_descriptors(), pytest.raises(OSError, match=told) as raised:
+            await TcpNetwork().listen(Closing, "127.0.0.1", 0)
+        assert raised.value.errno == errno.EMFILE
+
+    runner(check())

@@ -79,6 +79,8 @@ class TcpNetwork:
             )
         except (OSError, UnicodeError) as error:
             raise _listen_error(error, f"{host}:{port}") from error
+        if not server.sockets:
+            raise _listen_error(_why_no_socket(), f"{host}:{port}")
         for listening in server.sockets:
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
         return _TcpListener(server)
@@ -176,9 +178,25 @@ _LISTEN_ADVICE: Final = {
 def _listen_error(error: OSError | UnicodeError, address: str) -> OSError:
     if isinstance(error, socket.gaierror | UnicodeError):
         return OSError(errno.EADDRNOTAVAIL, f"can't listen on {address}: the host name can't be resolved: {error}")
+    if error.errno is None:
+        error = _why_no_socket()
     code = error.errno or 0
     advice = _LISTEN_ADVICE.get(code, error.strerror or str(error))
     return OSError(code, f"can't listen on {address}: {advice}")
+
+
+def _why_no_socket() -> OSError:
+    """The error of a listening that had no socket in the end, which came without a number, or not at all.
+
+    The event loops pass over an address of whose kind they can't make a socket, and asyncio, since Python 3.13, over
+    one that the machine does not have. Where none is left, that asyncio raises an error without a number, as it does
+    where a name has no address at all; uvloop, and older asyncio, listen to nothing.
+    """
+    try:
+        socket.socket().close()
+    except OSError as error:  # not the address is to blame: the process may have no file descriptors left
+        return error
+    return OSError(errno.EADDRNOTAVAIL, "none of its addresses is one of this machine")
 
 
 def _connect_error(error: OSError | UnicodeError, host: str) -> OSError:
