@@ -158,6 +158,46 @@ def test_a_file_that_is_closed_meanwhile_is_synced_to_its_end_and_later_ones_fai
     on(asyncio.new_event_loop, scenario())
 
 
+@pytest.mark.parametrize("make_loop", LOOPS)
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_the_kernel_does_not_take_is_synced_by_a_thread(
+    file: OsFile, make_loop: Callable[[], asyncio.AbstractEventLoop], fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def sync() -> None:
+        threads.append(threading.current_thread())
+        if fails:
+            raise OSError(errno.EIO, "the disk has failed")
+
+    def no_memory(_: KernelSync, descriptor: int) -> None:
+        raise OSError(errno.EAGAIN, "no memory")
+
+    async def scenario() -> None:
+        ends = Ends()
+        flusher = flusher_of(file, ends)
+        monkeypatch.setattr(file, "sync", sync)
+        with monkeypatch.context() as patch:
+            patch.setattr(KernelSync, "submit", no_memory)
+            flusher.flush(file)
+            assert ends.told == [], "never from within the call"
+            await ends.count(1)
+        assert len(threads) == 1
+        assert threads[0] is not threading.current_thread(), "the loop waits for no disk"
+        if fails:
+            [error] = ends.told
+            assert isinstance(error, OSError)
+            assert error.errno == errno.EIO
+        else:
+            assert ends.told == [None]
+            flusher.flush(file)
+            await ends.count(2)
+            assert len(threads) == 1, "the next one is the kernel's again"
+        await flusher.close()
+
+    on(make_loop, scenario())
+
+
 def test_an_error_of_the_sync_is_told_with_its_number_and_file(file: OsFile, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         ends = Ends()

@@ -32,6 +32,9 @@ SYSCALLS: Final = {"x86_64": (206, 207, 209, 208), "aarch64": (0, 1, 2, 4), "ris
 IOCB_CMD_FDSYNC: Final = 3
 IOCB_FLAG_RESFD: Final = 1
 
+SHORTAGES: Final = frozenset({errno.EAGAIN, errno.ENOMEM})
+"""With what a request is not taken where the kernel has no memory for it just now."""
+
 NOT_OFFERED: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 """With what a sync ends where the file's system knows no such thing. Anything else is a disk that fails."""
 
@@ -168,7 +171,10 @@ class KernelFlusher:
         try:
             self._kernel.submit(file.descriptor)
         except OSError as error:
-            self._loop.call_soon(self._ended, error)
+            if error.errno in SHORTAGES:  # nothing was begun, so it may be made in another way
+                self._loop.run_in_executor(None, file.sync).add_done_callback(self._synced)
+            else:
+                self._loop.call_soon(self._ended, error)
 
     async def close(self) -> None:
         while not self._idle.is_set():
@@ -177,6 +183,9 @@ class KernelFlusher:
             self._closed = True
             self._loop.remove_reader(self._kernel.descriptor)
             await asyncio.to_thread(self._kernel.close)
+
+    def _synced(self, syncing: asyncio.Future[None]) -> None:
+        self._ended(syncing.exception())
 
     def _readable(self) -> None:
         try:
@@ -187,7 +196,7 @@ class KernelFlusher:
         if code is not None:
             self._ended(OSError(code, os.strerror(code), self._path) if code else None)
 
-    def _ended(self, error: OSError | None) -> None:
+    def _ended(self, error: BaseException | None) -> None:
         self._idle.set()
         self._done(error)
 
