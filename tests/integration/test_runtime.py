@@ -26,12 +26,14 @@ from syncline.errors import (
     UsageError,
     WrongDirectory,
 )
+from syncline.kv.machine import KvMachine
 from syncline.node import driver, logwriter
 from syncline.node.horizon import Horizon
+from syncline.server.adapter import NodeBackend
 from syncline.transport.messages import ForwardReply
 from syncline.transport.tls import PeerTls
 from tests.node_cluster import Cluster, LoopListing, cluster, first_event, see_kept, until
-from tests.support import run
+from tests.support import gives_up, nothing_reported, run
 from tests.unit.storage_support import TroubledDisk
 
 FAR = 1_000_000
@@ -346,6 +348,24 @@ def test_close_ends_what_waits_and_hands_over(tmp_path: Path) -> None:
                 with pytest.raises(Closed):
                     await asyncio.wait_for(call, 5)
             assert [event async for event in last.events()] == []
+
+    run(check())
+
+
+def test_a_close_reports_nothing_to_those_who_gave_up_waiting(tmp_path: Path) -> None:
+    """Their tasks were cancelled; what they waited for fails, as it must, and is nobody's error."""
+
+    async def check() -> None:
+        async with cluster(tmp_path, "a") as nodes:
+            raft = await nodes.leader()
+            raft._driver.reads.ask = lambda now_s: None  # type: ignore[method-assign]  # nobody confirms a read
+            with nothing_reported():
+                backend = NodeBackend(raft, KvMachine())
+                for wait in (raft.failed(), raft.until_stopped(), raft.read_index(), raft.verify_leader()):
+                    await gives_up(wait)
+                await backend.close()
+                await raft.close()
+                await asyncio.sleep(0)
 
     run(check())
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from typing import Any, Final, Protocol, TypeAlias
 
 from syncline.errors import SynclineError
+from syncline.platform.waiting import result_of
 
 __all__ = ["ApplyCall", "ApplyFuture", "ReadFuture", "Then", "Waiter", "settle", "settle_error"]
 
@@ -136,7 +137,7 @@ class ReadFuture(asyncio.Future[object]):
         return False
 
     def __await__(self) -> Generator[Any, None, object]:
-        return super().__await__() if self.done() else asyncio.shield(self).__await__()
+        return super().__await__() if self.done() else result_of(self).__await__()
 
     __iter__ = __await__
 

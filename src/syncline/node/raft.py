@@ -38,6 +38,7 @@ from syncline.node.reconfiguration import DATA
 from syncline.node.stats import Stats, collect
 from syncline.platform.disk import Disk, OsDisk
 from syncline.platform.network import Network, TcpNetwork
+from syncline.platform.waiting import result_of
 from syncline.platform.worker import ThreadWorkers, Workers
 from syncline.storage.snapshots import SnapshotManifest
 from syncline.transport.messages import PeerStats
@@ -186,7 +187,7 @@ class Raft:
         """Return if this node leads, as confirmed by a quorum after the call; else raise NotLeader."""
         term = self._driver.core.term
         self._check_leads()
-        await asyncio.shield(self.read_index(timeout=timeout))
+        await self.read_index(timeout=timeout)
         self._check_leads()
         if self._driver.core.term != term:
             raise NotLeader("the leadership changed meanwhile", leader=self.leader)
@@ -394,7 +395,7 @@ class Raft:
 
     async def failed(self) -> NodeFailed:
         """Wait until the node has stopped by itself (fail-stop), and return why. Raises Closed where it is closed."""
-        return await asyncio.shield(self._failure)
+        return await result_of(self._failure)
 
     async def until_stopped(self) -> None:
         """Wait for SIGTERM or Ctrl-C, and then return; `close` is left to the caller. For the main thread's loop.

@@ -11,6 +11,8 @@ import ssl
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from syncline.platform.waiting import result_of
+
 __all__ = ["Listener", "Network", "TcpNetwork"]
 
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
@@ -115,7 +117,7 @@ class TcpNetwork:
                 )
             )
             making.add_done_callback(lambda made: made.cancelled() or made.exception())  # who dials may be gone
-            return await asyncio.shield(making)
+            return await result_of(making)
         except TimeoutError as error:
             raise TimeoutError(f"no answer within {timeout_s:g} s") from error
         except (OSError, UnicodeError) as error:
@@ -188,9 +190,9 @@ def _listen_error(error: OSError | UnicodeError, address: str) -> OSError:
 def _why_no_socket() -> OSError:
     """The error of a listening that had no socket in the end, which came without a number, or not at all.
 
-    The event loops pass over an address of whose kind they can't make a socket, and asyncio, since Python 3.13, over
-    one that the machine does not have. Where none is left, that asyncio raises an error without a number, as it does
-    where a name has no address at all; uvloop, and older asyncio, listen to nothing.
+    The event loops pass over an address of whose kind they can't make a socket, and a newer asyncio (that of Python
+    3.13, not of 3.11) over one that the machine does not have. Where none is left, it raises an error without a number,
+    as it does where a name has no address at all; uvloop, and an older asyncio, listen to nothing.
     """
     try:
         socket.socket().close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -199,7 +198,7 @@ class RaftRoutes:
         """The id of a member that is there, by its name, its id, or both."""
         found = self._find(name, node_id)
         if found is None:  # or was added a moment ago, through another node: look again when nothing newer can exist
-            await asyncio.shield(self._backend.read_index(timeout_s))
+            await self._backend.read_index(timeout_s)
             found = self._find(name, node_id)
         if found is None:
             who = " with id ".join(filter(None, (name, "" if node_id is None else f"{node_id:016x}")))
