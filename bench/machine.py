@@ -15,6 +15,8 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 CALLS = 200_000
 """A few milliseconds' worth: the best of five is not disturbed by neighbours."""
 
+UNKNOWN = "unknown"
+
 
 def describe(directory: str) -> list[str]:
     """A few lines: processors, memory, system, filesystem of the data."""
@@ -50,11 +52,16 @@ def calls_per_s() -> float:
 
 
 def filesystem(directory: str) -> tuple[str, str]:
-    """Type and device of the filesystem that `directory` is on."""
-    shown = subprocess.run(
-        ["findmnt", "-n", "-o", "FSTYPE,SOURCE", "-T", directory], capture_output=True, text=True, check=True
-    )
-    kind, device = shown.stdout.split()[:2]
+    """Type and device of the filesystem that `directory` is on, or `UNKNOWN`: figures are worth having without them.
+
+    A container whose root is no mount point can't tell, nor can a system without `findmnt`.
+    """
+    command = ["findmnt", "-n", "-o", "FSTYPE,SOURCE", "-T", directory]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    except OSError:
+        shown = ""
+    kind, device = [*shown.split(), UNKNOWN, UNKNOWN][:2]
     return kind, device
 
 
