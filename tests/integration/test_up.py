@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.ports import free_block
 
 SYNCLINE = (sys.executable, "-m", "syncline")
@@ -26,19 +28,23 @@ class Up:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.endpoints = ""
+        self._ready: dict[str, object] | None = None
 
     def wait_for(self, event: str, **fields: object) -> dict[str, object]:
         """The next event of a kind whose node has these fields; the test's time limit bounds the wait."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             found = json.loads(line)
+            if found["event"] == "ready":
+                self._ready = found
             node = found.get("node", found)
             if found["event"] == event and all(node.get(name) == value for name, value in fields.items()):
                 return dict(found)
         raise AssertionError(f"it ended before {event!r} {fields}")
 
     def wait_ready(self) -> dict[str, int]:
-        event = self.wait_for("ready")
+        """What is told once, when all nodes have answered or ended: before or after what else was waited for."""
+        event = self._ready or self.wait_for("ready")
         self.endpoints = str(event["endpoints"])
         nodes = event["nodes"]
         assert isinstance(nodes, list)
@@ -74,6 +80,19 @@ def running(data_dir: Path, *arguments: str) -> Iterator[Up]:
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.parametrize("ready_first", [False, True])
+def test_a_damaged_node_may_be_told_before_the_others_are_ready_and_after(ready_first: bool) -> None:
+    """Nothing is promised of the two: `up` has each from a task of its own."""
+    ended = {"event": "ended", "name": "n2"}
+    ready = {"event": "ready", "endpoints": "http://n1", "nodes": [{"name": "n1", "pid": 5}]}
+    told = [json.dumps(event) for event in ([ready, ended] if ready_first else [ended, ready])]
+    with subprocess.Popen(["echo", "\n".join(told)], stdout=subprocess.PIPE, text=True) as process:
+        up = Up(process)
+        assert up.wait_for("ended", name="n2") == ended
+        assert up.wait_ready() == {"n1": 5}
+        assert up.endpoints == "http://n1"
 
 
 def test_a_cluster_lives_through_a_killed_leader_a_restart_and_a_fourth_node(tmp_path: Path) -> None:
