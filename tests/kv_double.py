@@ -194,6 +194,7 @@ class KvWire(Wire):
         )
         self._seen = 0
         super().__init__(server=HttpServer(self.site, limits=limits, wall_time_s=lambda: 0.0))
+        self.server.express = self.site.express
 
     async def ask(self, method: str, path: str, body: bytes = b"", *fields: str) -> Answer:
         """Send one request and take its answer."""

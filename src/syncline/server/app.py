@@ -99,6 +99,7 @@ class KvServer:
             metrics=self.metrics.render,
         )
         self._http.handler = self._site.router.handle
+        self._http.express = self._site.express
 
     def _node_config(self, disk: Disk) -> Config:
         config = self.config

@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 
+from syncline.server.express import CONDITIONS, Express, is_plain
 from syncline.server.problems import internal_error, problem
 from syncline.server.reader import BODY, ENDED, HEADER, IDLE, SLICE_BYTES, START, Refused, RequestReader
 from syncline.server.request import Request
@@ -78,6 +79,37 @@ class _Slot(msgspec.Struct, eq=False, gc=False):
     started_s: float = 0.0
 
 
+_GIVEN: Final = Response(200, b"")
+"""The answer of a slot whose own was written at once: a second one would be noticed."""
+
+
+class _Lane:
+    """The express requests of one connection. There is one at a time: while it runs, others take the ordinary way."""
+
+    __slots__ = ("_connection", "_server", "argument", "end", "respond", "slot")
+
+    def __init__(self, connection: HttpConnection, server: HttpServer, express: Express, end: bytes) -> None:
+        self._connection = connection
+        self._server = server
+        self.argument = b""
+        self.end = end
+        """What follows the argument: this connection's usual header."""
+        self.slot = _Slot(express.request, False, False, True)
+        self.respond: Respond = partial(connection.answered, self.slot)
+
+    def found(self, head: bytes, body: bytes) -> None:
+        """`respond`, and shorter where the answer can be written at once."""
+        slot, server = self.slot, self._server
+        transport = self._connection.let_go(slot)
+        if transport is None:
+            self.respond(Response(200, head, body))
+            return
+        transport.write(b"".join((head, server.tail, body)))
+        if server.observe is not None:
+            assert slot.request is not None
+            server.observe(slot.request.route, 200, server.clock() - slot.started_s)
+
+
 class HttpConnection(asyncio.Protocol):
     """The protocol of one connection. Made by `HttpServer`; everything runs on the event loop."""
 
@@ -86,6 +118,7 @@ class HttpConnection(asyncio.Protocol):
         "_feeding",
         "_held_bytes",
         "_in_flight",
+        "_lane",
         "_last_method",
         "_linger_left",
         "_lingering",
@@ -117,6 +150,8 @@ class HttpConnection(asyncio.Protocol):
         self._unparsed = b""
         self._offered = b""
         """What is being parsed, where it may be one whole request, to be learned from."""
+        self._lane: _Lane | None = None
+        """Known once a request could have been an express one."""
         self._in_flight = 0
         self._last_method = ""
         """Of the request that was started last: found out only where another might have to wait for it."""
@@ -187,7 +222,15 @@ class HttpConnection(asyncio.Protocol):
         self.flush()
 
     def data_received(self, data: bytes) -> None:
-        reader = self._reader
+        reader, lane = self._reader, self._lane
+        if (
+            lane is not None
+            and data.endswith(lane.end)
+            and reader.phase == IDLE
+            and not (self._slots or self._unparsed or self._write_paused)
+            and self._take_express(lane, data)
+        ):
+            return
         if reader.phase == ENDED:
             self._linger_left -= len(data)
             if self._linger_left < 0:
@@ -209,8 +252,38 @@ class HttpConnection(asyncio.Protocol):
             limits = self._server.limits
             if self._in_flight >= limits.max_in_flight or self._held_bytes > limits.max_held_bytes:
                 self._pause_reading()
+            elif lane is None and self._server.express is not None:
+                self._open_lane(self._server.express, request, data)
 
     # --- input
+
+    def _open_lane(self, express: Express, request: Request, data: bytes) -> None:
+        """What `data` says beside its target, others that follow on this connection will say as well."""
+        if request.method == "GET" and not request.body and CONDITIONS.isdisjoint(request.headers):
+            self._lane = _Lane(self, self._server, express, data[data.index(b" ", len("GET ")) :])
+
+    def _take_express(self, lane: _Lane, data: bytes) -> bool:
+        """Start the request that `data` is, if it is an express one. The connection is at rest."""
+        server = self._server
+        limits, express = server.limits, server.express
+        assert express is not None, "there is a lane"
+        if not data.startswith(express.start) or len(data) > limits.max_url_bytes:
+            return False
+        argument = data[len(express.start) : -len(lane.end)]
+        if not is_plain(argument) or server.held_bytes > limits.max_total_held_bytes:
+            return False
+        slot = lane.slot
+        slot.answer, slot.held_bytes = None, 0
+        lane.argument = argument
+        self._slots.append(slot)
+        self._in_flight += 1
+        self._reader.messages += 1
+        slot.started_s = server.clock()
+        try:
+            express.handler(lane)
+        except Exception as error:  # noqa: BLE001 - one request's fault must not end the others'
+            _handler_failed(slot, lane.respond, error)
+        return True
 
     def _feed(self, data: bytes) -> None:
         self._feeding = True
@@ -279,7 +352,7 @@ class HttpConnection(asyncio.Protocol):
         self._reader.phase = ENDED
         self._reader.continue_due = False
         self._slots.append(slot)
-        self._answered(slot, response)
+        self.answered(slot, response)
         if (observe := self._server.observe) is not None:
             observe("", response.status, 0.0)
 
@@ -310,20 +383,32 @@ class HttpConnection(asyncio.Protocol):
             self._held_bytes += slot.held_bytes
             server.held_bytes += slot.held_bytes
         slot.started_s = server.clock()
-        respond = partial(self._answered, slot)
+        respond = partial(self.answered, slot)
         if server.held_bytes > server.limits.max_total_held_bytes:
             respond(problem(503, "overloaded", "too much is being sent and asked at once; nothing was done"))
             return
         try:
             server.handler(request, respond)
-        except Exception as error:
-            # One request's fault must not end the others'.
-            if slot.answer is None:
-                respond(internal_error(error))
-            else:
-                logger.exception("a handler failed after its answer")
+        except Exception as error:  # noqa: BLE001 - one request's fault must not end the others'
+            _handler_failed(slot, respond, error)
 
-    def _answered(self, slot: _Slot, answer: Response) -> None:
+    def let_go(self, slot: _Slot) -> asyncio.Transport | None:
+        """The request's end, where its answer can be written at once: where to; else None, and nothing is done."""
+        slots = self._slots
+        if len(slots) != 1 or slots[0] is not slot or not self._is_free():
+            return None
+        slots.popleft()
+        self._in_flight -= 1
+        slot.answer = _GIVEN
+        return self._transport
+
+    def _is_free(self) -> bool:
+        """Whether nothing waits for the answer to be given, but the client."""
+        return self._reader.phase == IDLE and not (
+            self._feeding or self._write_paused or self._read_paused or self._draining
+        )
+
+    def answered(self, slot: _Slot, answer: Response) -> None:
         """The `Respond` of a slot's request."""
         if slot.answer is not None:
             logger.error("a request was answered twice; the second answer (%d) is dropped", answer.status)
@@ -336,13 +421,7 @@ class HttpConnection(asyncio.Protocol):
             self._in_flight -= 1
             if server.observe is not None:
                 server.observe(slot.request.route, answer.status, server.clock() - slot.started_s)
-        if (
-            slot.plain
-            and len(slots) == 1
-            and self._reader.phase == IDLE
-            and not (self._feeding or self._write_paused or self._read_paused or self._draining)
-        ):
-            # Nothing is before it or behind it, and nothing waits for it.
+        if slot.plain and len(slots) == 1 and self._is_free():  # nothing is before it or behind it
             slots.popleft()
             if slot.held_bytes:
                 self._held_bytes -= slot.held_bytes
@@ -495,3 +574,10 @@ class HttpConnection(asyncio.Protocol):
     def _late(self, message: str) -> None:
         self._refuse(problem(408, "request_timeout", message))
         self.flush()
+
+
+def _handler_failed(slot: _Slot, respond: Respond, error: Exception) -> None:
+    if slot.answer is None:
+        respond(internal_error(error))
+    else:
+        logger.error("a handler failed after its answer", exc_info=error)

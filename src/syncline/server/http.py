@@ -15,6 +15,7 @@ from typing import Final
 
 from syncline.platform.network import Listener, Network
 from syncline.server.connection import Handler, HttpConnection
+from syncline.server.express import Express
 from syncline.server.limits import HttpLimits
 from syncline.server.usual import UsualRequests
 
@@ -48,6 +49,8 @@ class HttpServer:
         self.observe = observe
         self.clock = clock
         self.usual = UsualRequests(self.limits.max_url_bytes)
+        self.express: Express | None = None
+        """Requests that are known without being read, where the handler has such: set together with it."""
         self.now_s = 0.0
         """The loop's time at the last sweep: exact enough for limits of seconds, and free to read."""
         self.held_bytes = 0

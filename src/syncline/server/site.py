@@ -49,9 +49,9 @@ class Site:
         self.router = Router(explain=self.explain)
         reads, explain = Reads(backend), self.explain
         self._health = HealthRoutes(backend, reads, name=name, metrics=metrics, routes=lambda: self.router.patterns)
-        KeyRoutes(backend, reads, explain=explain, max_key_bytes=max_key_bytes, max_value_bytes=max_value_bytes).add_to(
-            self.router
-        )
+        keys = KeyRoutes(backend, reads, explain=explain, max_key_bytes=max_key_bytes, max_value_bytes=max_value_bytes)
+        keys.add_to(self.router)
+        self.express = keys.express
         ListingRoutes(backend, reads, explain=explain).add_to(self.router)
         TxnRoutes(backend, explain=explain, max_key_bytes=max_key_bytes, max_value_bytes=max_value_bytes).add_to(
             self.router

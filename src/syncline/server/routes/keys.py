@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 from syncline.kv.commands import ABSENT, EXISTS, MAX_KEY_BYTES, Delete, Put, encode_command
 from syncline.kv.records import DeleteResult, KeyValue, PutResult
 from syncline.server.backend import Backend
+from syncline.server.express import CONDITIONS, Express, ExpressRequest
 from syncline.server.limits import KIB, MIB
 from syncline.server.problems import RequestError, problem
 from syncline.server.request import Parameters, Request
@@ -26,6 +27,8 @@ __all__ = ["DEFAULT_MAX_KEY_BYTES", "DEFAULT_MAX_VALUE_BYTES", "KeyRoutes", "par
 
 DEFAULT_MAX_KEY_BYTES: Final = KIB
 DEFAULT_MAX_VALUE_BYTES: Final = MIB
+
+PATTERN: Final = "/key/{key...}"
 
 WRITE_PARAMETERS: Final = frozenset({"timeout"})
 WRITES_LATER: Final = frozenset({"ttl", "lease"})
@@ -72,9 +75,14 @@ class KeyRoutes:
 
     def add_to(self, router: Router) -> None:
         """Take the routes."""
-        router.add("GET", "/key/{key...}", self.get)
-        router.add("PUT POST", "/key/{key...}", self.put)
-        router.add("DELETE", "/key/{key...}", self.delete)
+        router.add("GET", PATTERN, self.get)
+        router.add("PUT POST", PATTERN, self.put)
+        router.add("DELETE", PATTERN, self.delete)
+
+    @property
+    def express(self) -> Express:
+        """Reads of a key that say nothing else."""
+        return Express(b"GET /key/", Request("GET", b"", b"", {}, b"", route=f"GET {PATTERN}"), self.get_express)
 
     # --- reading
 
@@ -102,7 +110,7 @@ class KeyRoutes:
         store = self._backend.store
         record = store.get(request.argument)
         headers = request.headers
-        if b"if-none-match" in headers or b"if-match" in headers:
+        if not CONDITIONS.isdisjoint(headers):
             try:
                 refusal = _check_conditions(headers, record, store.revision)
             except RequestError as bad:
@@ -116,6 +124,25 @@ class KeyRoutes:
         value = record.value
         respond(Response(200, _FOUND % (record.mod_revision, store.revision, len(value)), value))
 
+    def get_express(self, request: ExpressRequest) -> None:
+        """`get` where the request says nothing but the key."""
+        if len(request.argument) > self._max_key_bytes:
+            request.respond(self._bad_key(request.argument).response())
+        else:
+            self._reads.within(DEFAULT_TIMEOUT_S, self._read_express, request, request.respond)
+
+    def _read_express(self, request: ExpressRequest, respond: Respond, error: BaseException | None) -> None:
+        if error is not None:
+            respond(self._explain(error))
+            return
+        store = self._backend.store
+        record = store.get(request.argument)
+        if record is None:
+            respond(_not_found(store.revision))
+            return
+        value = record.value
+        request.found(_FOUND % (record.mod_revision, store.revision, len(value)), value)
+
     # --- writing
 
     def put(self, request: Request, respond: Respond) -> None:
@@ -126,8 +153,7 @@ class KeyRoutes:
         if len(body) > self._max_value_bytes:
             message = f"the value has {len(body)} bytes; the limit is {self._max_value_bytes}; nothing was stored"
             raise RequestError(message, status=413, code="too_large")
-        conditional = b"if-match" in headers or b"if-none-match" in headers
-        expect = _write_condition(headers) if conditional else None
+        expect = None if CONDITIONS.isdisjoint(headers) else _write_condition(headers)
         self._propose(request, encode_command(Put(key, body, 0, expect)), respond)
 
     def delete(self, request: Request, respond: Respond) -> None:
