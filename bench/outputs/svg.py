@@ -17,6 +17,7 @@ COLOURS = {
     "etcd": "#c1432b",
     "hashicorp": "#6b4fbb",
     "library": "#3aa17e",
+    "bare": "#9fd3bf",
     "pysyncobj": "#8a8a8a",
     "redis": "#d08c1d",
 }

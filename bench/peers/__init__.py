@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bench.peers.bare import Bare
 from bench.peers.etcd import Etcd
 from bench.peers.hashicorp_raft import HashicorpRaft
 from bench.peers.library import Library
@@ -10,7 +11,7 @@ from bench.peers.pysyncobj import PySyncObj
 from bench.peers.redis import Redis
 from bench.peers.syncline import Syncline
 
-_PEERS: tuple[Peer, ...] = (Syncline(), Etcd(), HashicorpRaft(), Library(), PySyncObj(), Redis())
+_PEERS: tuple[Peer, ...] = (Syncline(), Etcd(), HashicorpRaft(), Library(), Bare(), PySyncObj(), Redis())
 
 PEERS = {peer.name: peer for peer in _PEERS}
 """By name."""

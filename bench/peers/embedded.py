@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.ports import free_block
 
@@ -57,9 +57,12 @@ class EmbeddedCluster(Cluster):
         return outcome(answered)
 
 
-def start(directory: str, module: str) -> EmbeddedCluster:
+Embedded = TypeVar("Embedded", bound=EmbeddedCluster)
+
+
+def start(kind: type[Embedded], directory: str, module: str) -> Embedded:
     """Start the nodes and wait until one leads."""
-    cluster = EmbeddedCluster(directory, module)
+    cluster = kind(directory, module)
     try:
         cluster.leader()
     except BenchError:

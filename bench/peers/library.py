@@ -25,4 +25,4 @@ class Library:
         return f"Syncline {__version__}, Python {sys.version.split()[0]}"
 
     def start(self, directory: str) -> embedded.EmbeddedCluster:
-        return embedded.start(directory, "bench.peers.library_node")
+        return embedded.start(embedded.EmbeddedCluster, directory, "bench.peers.library_node")

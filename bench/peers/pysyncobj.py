@@ -24,4 +24,4 @@ class PySyncObj:
         return f"PySyncObj {metadata.version('pysyncobj')}"
 
     def start(self, directory: str) -> embedded.EmbeddedCluster:
-        return embedded.start(directory, "bench.peers.pysyncobj_node")
+        return embedded.start(embedded.EmbeddedCluster, directory, "bench.peers.pysyncobj_node")

@@ -23,13 +23,16 @@ def bench(directory: str, *arguments: str) -> str:
 def test_ours_alone(tmp_path: object) -> None:
     kept, pages = f"{tmp_path}/results.json", f"{tmp_path}/pages"
     where = ["--results", kept, "--page", pages]
-    cells = ["--only", "writes,mixed", "--clients", "2", "--peers", "syncline,library", "--repeats", "1"]
+    cells = ["--only", "writes,reads,mixed", "--clients", "2", "--peers", "syncline,library,bare", "--repeats", "1"]
     output = bench(str(tmp_path), *cells, *where)
     assert "written:" in output
     found = load(kept)
     assert {(row.system, row.workload) for row in found.rows} == {
         ("syncline", "writes"),
         ("library", "writes"),
+        ("bare", "writes"),
+        ("syncline", "reads"),
+        ("bare", "reads"),
         ("syncline", "mixed"),
     }
     for row in found.rows:
