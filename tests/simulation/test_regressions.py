@@ -44,6 +44,12 @@ def test_a_greeting_to_a_node_that_lost_its_power_is_given_up_when_the_node_is_b
     assert report.failure is None, report.failure
 
 
+def test_a_greeting_is_given_up_though_the_node_was_back_sooner_than_an_answer_could_be() -> None:
+    """It had just been sent when the node dialled, and that it was not answered was looked at only then."""
+    report = run_seed(9800767, Options())
+    assert report.failure is None, report.failure
+
+
 def test_the_snapshot_of_a_new_leader_is_not_refused_for_the_sake_of_a_dead_one() -> None:
     """A member received nothing while the connection of the old leader, which had lost its power, was thought alive."""
     faults = ("wipe", "lost-file", "joint", "demote", "remove", "replace", "add", "promote", "rot")

@@ -196,19 +196,21 @@ class PeerLink:
         connection = self._connection
         if connection is not None and self.state is State.UP and incarnation != self._peer_incarnation:
             connection.reset("the peer was restarted")
-        elif connection is not None and self._is_greeting_in_vain(connection, incarnation):
-            self._given_up_for = incarnation
-            connection.reset("the peer was restarted, it seems: it dials, and does not answer")
+        elif connection is not None and self.state is State.GREETING and incarnation != self._given_up_for:
+            # The greeting may have gone to an earlier incarnation, which lost its power and can't answer. Who is alive
+            # answers soon. Where both ends are new, both are on their way: none is given up more than once.
+            left_s = self._limits.backoff_first_s - connection.waited_s(connection.opened_s, self._loop.time())
+            if left_s > 0:
+                self._loop.call_later(left_s, self._give_up_greeting, connection, incarnation)
+            else:
+                self._give_up_greeting(connection, incarnation)
         self.dial()
 
-    def _is_greeting_in_vain(self, connection: Connection, incarnation: int) -> bool:
-        """Whether the greeting may have gone to an earlier incarnation, which lost its power and can't answer.
-
-        Who is alive answers soon. Where both ends are new, both are on their way, and not both may be given up.
-        """
-        waited_s = connection.waited_s(connection.opened_s, self._loop.time())
-        new = incarnation != self._given_up_for
-        return self.state is State.GREETING and new and waited_s > self._limits.backoff_first_s
+    def _give_up_greeting(self, connection: Connection, incarnation: int) -> None:
+        """It was not answered, for the sake of a peer that is alive; unless it was meanwhile."""
+        if connection is self._connection and self.state is State.GREETING and incarnation != self._given_up_for:
+            self._given_up_for = incarnation
+            connection.reset("the peer was restarted, it seems: it dials, and does not answer")
 
     async def _connect(self, address: PeerAddress) -> None:
         limits = self._limits
