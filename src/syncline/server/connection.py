@@ -80,7 +80,7 @@ class _Slot(msgspec.Struct, eq=False, gc=False):
 
 
 _GIVEN: Final = Response(200, b"")
-"""The answer of a slot whose own was written at once: a second one would be noticed."""
+"""Stands for an answer that was written: what nobody counts any more is not kept, and a second one is noticed."""
 
 
 class _Lane:
@@ -104,10 +104,10 @@ class _Lane:
         if transport is None:
             self.respond(Response(200, head, body))
             return
-        transport.write(b"".join((head, server.tail, body)))
         if server.observe is not None:
             assert slot.request is not None
             server.observe(slot.request.route, 200, server.clock() - slot.started_s)
+        transport.write(b"".join((head, server.tail, body)))
 
 
 class HttpConnection(asyncio.Protocol):
@@ -189,6 +189,7 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - a client may leave as it likes
         self._transport = None
+        self._lane = None
         self._reader.phase = ENDED
         self._slots.clear()
         self._unstarted.clear()
@@ -283,6 +284,8 @@ class HttpConnection(asyncio.Protocol):
             express.handler(lane)
         except Exception as error:  # noqa: BLE001 - one request's fault must not end the others'
             _handler_failed(slot, lane.respond, error)
+        if self._in_flight >= limits.max_in_flight:
+            self._pause_reading()
         return True
 
     def _feed(self, data: bytes) -> None:
@@ -413,16 +416,18 @@ class HttpConnection(asyncio.Protocol):
         if slot.answer is not None:
             logger.error("a request was answered twice; the second answer (%d) is dropped", answer.status)
             return
-        slot.answer = answer
         transport, slots, server = self._transport, self._slots, self._server
         if transport is None:
+            slot.answer = _GIVEN
             return  # the client has gone
+        slot.answer = answer
         if slot.request is not None:
             self._in_flight -= 1
             if server.observe is not None:
                 server.observe(slot.request.route, answer.status, server.clock() - slot.started_s)
         if slot.plain and len(slots) == 1 and self._is_free():  # nothing is before it or behind it
             slots.popleft()
+            slot.answer = _GIVEN
             if slot.held_bytes:
                 self._held_bytes -= slot.held_bytes
                 server.held_bytes -= slot.held_bytes
@@ -452,6 +457,7 @@ class HttpConnection(asyncio.Protocol):
             if answer is None:
                 break
             slots.popleft()
+            slot.answer = _GIVEN
             self._held_bytes -= slot.held_bytes
             server.held_bytes -= slot.held_bytes
             closing = slot.close or (self._draining and not slots)

@@ -128,8 +128,11 @@ class KeyRoutes:
         """`get` where the request says nothing but the key."""
         if len(request.argument) > self._max_key_bytes:
             request.respond(self._bad_key(request.argument).response())
-        else:
+            return
+        try:
             self._reads.within(DEFAULT_TIMEOUT_S, self._read_express, request, request.respond)
+        except Exception as error:  # noqa: BLE001 - becomes the answer, as in the router
+            request.respond(self._explain(error))
 
     def _read_express(self, request: ExpressRequest, respond: Respond, error: BaseException | None) -> None:
         if error is not None:
