@@ -212,7 +212,7 @@ def test_both_ends_of_a_handshake_judge_the_directories(tmp_path: Path) -> None:
             founding, ours = raft._driver.founding, raft._driver.parts.identity.directory_id
             theirs = founding.known_directory(peer.node_id)
             assert theirs == peer._driver.parts.identity.directory_id != ours
-            hello = Hello(1, 1, raft.cluster_id, peer.node_id, raft.node_id, Purpose.MESSAGES, 5, "", theirs, ours)
+            hello = Hello(2, 2, raft.cluster_id, peer.node_id, raft.node_id, Purpose.MESSAGES, 5, "", theirs, ours)
             assert founding.refuse(hello) is None
             assert founding.refuse(msgspec.structs.replace(hello, known=0)) is None
             for directory in (0, theirs + 1):

@@ -451,7 +451,7 @@ class TestTransportsOnIt:
             async with cluster(network.host("a")) as nodes:
                 first, _ = await nodes.add(1, bind="a:1")
                 peer, _ = await network.host("b").connect(asyncio.Protocol, "a", 1, timeout_s=1)
-                peer.write(greeting(Hello(1, 1, CLUSTER, 2, 1, Purpose.MESSAGES)))
+                peer.write(greeting(Hello(2, 2, CLUSTER, 2, 1, Purpose.MESSAGES)))
                 peer.pause_reading()
                 ping = bytes(encode_frame(Batch(ping=2**63), 1000))
                 peer.write(ping * 100_000)
@@ -469,7 +469,7 @@ class TestTransportsOnIt:
     def test_damaged_streams_harm_nobody(
         self, purpose: Purpose, damage: list[tuple[int, int]], data: st.DataObject
     ) -> None:
-        stream = bytearray(greeting(Hello(1, 1, CLUSTER, 2, 1, purpose)))
+        stream = bytearray(greeting(Hello(2, 2, CLUSTER, 2, 1, purpose)))
         if purpose is Purpose.MESSAGES:
             for number in range(10):
                 stream += encode_frame(Batch([append(2, 1, 50, number)], ping=number), 1 << 20)

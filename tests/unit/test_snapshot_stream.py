@@ -487,7 +487,7 @@ class TestBadSenders:
 
             world.prepare = prepare
             transport, _ = await world.network.host("a").connect(asyncio.Protocol, "b", 1, timeout_s=1)
-            transport.write(greeting(Hello(1, 1, CLUSTER, 1, 2, Purpose.SNAPSHOT)))
+            transport.write(greeting(Hello(2, 2, CLUSTER, 1, 2, Purpose.SNAPSHOT)))
             transport.write(encode_frame(Offer(SNAP, b"", 10_000_000), 1 << 20))
             for offset in range(0, 10_000_000, 10_000):
                 transport.write(encode_frame(Chunk(offset, bytes(10_000)), 1 << 20))

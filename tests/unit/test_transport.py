@@ -12,7 +12,7 @@ import pytest
 from syncline.consensus.types import Message, NodeId
 from syncline.errors import ConfigError, UsageError
 from syncline.platform.network import TcpNetwork
-from syncline.transport.handshake import Hello, Welcome, greeting
+from syncline.transport.handshake import Hello, Refusal, Welcome, greeting
 from syncline.transport.limits import TransportLimits
 from syncline.transport.messages import (
     AcceptedProposal,
@@ -80,7 +80,7 @@ class TestDelivery:
                 first.set_peer(2, address)
                 peer = await arrivals.get()
                 await peer.read_greeting()
-                peer.writer.write(greeting(Welcome(1, CLUSTER, 2)))
+                peer.writer.write(greeting(Welcome(2, CLUSTER, 2)))
                 await handler.heard("up 2")
                 for number in range(5):
                     first.send(2, heartbeat(1, 2, number))
@@ -97,7 +97,7 @@ class TestDelivery:
                 first.set_peer(2, address)
                 peer = await arrivals.get()
                 await peer.read_greeting()
-                peer.writer.write(greeting(Welcome(1, CLUSTER, 2)))
+                peer.writer.write(greeting(Welcome(2, CLUSTER, 2)))
                 await handler.heard("up 2")
                 for number in range(10):
                     first.send(2, append(1, 2, 4000, index=number))
@@ -236,7 +236,9 @@ class TestLossAndReturn:
         async def scenario() -> None:
             async with cluster() as nodes:
                 removed: list[NodeId] = []
-                first, _ = await nodes.add(1, refuse_peer=lambda hello: "removed" if hello.sender in removed else None)
+                first, _ = await nodes.add(
+                    1, refuse_peer=lambda hello: Refusal("removed") if hello.sender in removed else None
+                )
                 second, second_handler = await nodes.add(2)
                 second.set_peer(1, first.address)
                 await second_handler.heard("up 1")
@@ -254,7 +256,7 @@ class TestLossAndReturn:
                 first.set_peer(2, address)
                 stale = await arrivals.get()
                 await stale.read_greeting()
-                stale.writer.write(greeting(Welcome(1, CLUSTER, 2, incarnation=5)))
+                stale.writer.write(greeting(Welcome(2, CLUSTER, 2, incarnation=5)))
                 await handler.heard("up 2")
                 same = await RawEnd.enter(first.address, sender=2, to=1, incarnation=5)
                 assert handler.events == ["up 2"], "the same incarnation is no news"

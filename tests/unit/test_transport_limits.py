@@ -38,7 +38,7 @@ class TestLimits:
                 first.set_peer(2, address)
                 peer = await arrivals.get()
                 await peer.read_greeting()
-                peer.writer.write(greeting(Welcome(1, CLUSTER, 2)))
+                peer.writer.write(greeting(Welcome(2, CLUSTER, 2)))
                 await handler.heard("up 2")
                 accepted = 0
                 while first.send(
@@ -100,7 +100,7 @@ class TestLimits:
                 first.set_peer(2, address)
                 peer = await arrivals.get()
                 await peer.read_greeting()
-                peer.writer.write(greeting(Welcome(1, CLUSTER, 2)))
+                peer.writer.write(greeting(Welcome(2, CLUSTER, 2)))
                 await handler.heard("up 2")
                 while first.send(2, append(1, 2, 1_000_000)):
                     pass  # the peer takes what the system buffers, and no more
@@ -116,7 +116,7 @@ class TestLimits:
                 first.set_peer(2, address)
                 peer = await arrivals.get()
                 await peer.read_greeting()
-                peer.writer.write(greeting(Welcome(1, CLUSTER, 2)))
+                peer.writer.write(greeting(Welcome(2, CLUSTER, 2)))
                 for _ in range(15):  # at 0.02 s each: longer than the time limit of 0.2 s
                     batch = await peer.read_batch()
                     assert batch.ping

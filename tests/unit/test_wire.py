@@ -271,18 +271,18 @@ class TestCheckBatch:
         check_batch(Batch([Message(kind, to=2, sender=3)]), 1, 2)
 
 
-HELLO = Hello(1, 1, 77, 1, 2, Purpose.MESSAGES, 5)
+HELLO = Hello(2, 2, 77, 1, 2, Purpose.MESSAGES, 5)
 
 
 class TestHandshake:
     def test_greetings_survive_the_wire(self) -> None:
         payload = memoryview(greeting(HELLO))[8 + HEADER.size :]
         assert decode_hello(payload) == HELLO
-        assert decode_answer(memoryview(greeting(Welcome(1, 77, 2, 9)))[8 + HEADER.size :]) == Welcome(1, 77, 2, 9)
+        assert decode_answer(memoryview(greeting(Welcome(2, 77, 2, 9)))[8 + HEADER.size :]) == Welcome(2, 77, 2, 9)
 
     def test_the_same_cluster_and_the_right_node_pass_in_the_newest_common_version(self) -> None:
-        assert check_hello(HELLO, cluster_id=77, node_id=2) == 1
-        assert check_hello(msgspec.structs.replace(HELLO, newest_version=9), cluster_id=77, node_id=2) == 1
+        assert check_hello(HELLO, cluster_id=77, node_id=2) == 2
+        assert check_hello(msgspec.structs.replace(HELLO, newest_version=9), cluster_id=77, node_id=2) == 2
 
     @pytest.mark.parametrize(
         ("changes", "reason"),
@@ -290,14 +290,14 @@ class TestHandshake:
             ({"cluster_id": 78}, "another cluster"),
             ({"to": 3}, "wrong node"),
             ({"sender": 2}, "two nodes have the id"),
-            ({"oldest_version": 2, "newest_version": 3}, "no common protocol version"),
+            ({"oldest_version": 3, "newest_version": 4}, "no common protocol version"),
         ],
     )
     def test_anything_else_is_refused_with_what_differs(self, changes: dict[str, int], reason: str) -> None:
         with pytest.raises(HandshakeRefused, match=reason):
             check_hello(msgspec.structs.replace(HELLO, **changes), cluster_id=77, node_id=2)
 
-    @pytest.mark.parametrize("answer", [Welcome(1, 77, 3), Welcome(1, 78, 2), Welcome(2, 77, 2)])
+    @pytest.mark.parametrize("answer", [Welcome(2, 77, 3), Welcome(2, 78, 2), Welcome(1, 77, 2)])
     def test_the_dialler_judges_who_answers(self, answer: Welcome) -> None:
         with pytest.raises(HandshakeRefused):
             check_welcome(answer, cluster_id=77, peer=2)

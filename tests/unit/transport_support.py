@@ -171,7 +171,7 @@ class Cluster:
         cluster_id: int = CLUSTER,
         bind: str = "127.0.0.1:0",
         limits: TransportLimits = PROMPT,
-        refuse_peer: Callable[[Hello], str | None] | None = None,
+        refuse_peer: Callable[[Hello], Refusal | None] | None = None,
         seed: int = 1,
     ) -> tuple[Transport, FakeHandler]:
         handler = FakeHandler(self.watch)

@@ -163,6 +163,7 @@ class Message(msgspec.Struct, array_like=True, gc=False):
     the replication session of an append, a snapshot and their answers: a peer that is removed and added again within a
     term gets a new one, so that it is never credited with an answer to the old one.
     `responses` are delivered once the storage work that carries them is done.
+    `commit_term` is the term of the entry at `commit`, in votes and their answers (0: not given).
     """
 
     type: MessageType
@@ -180,6 +181,7 @@ class Message(msgspec.Struct, array_like=True, gc=False):
     context: bytes = b""
     session: int = 0
     responses: Sequence[Message] = ()
+    commit_term: int = 0
 
 
 class StateType(IntEnum):

@@ -40,8 +40,8 @@ from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.log import StoredLog
 from syncline.storage.snapshots import SnapshotManifest, SnapshotStore
 from syncline.storage.wal import Wal, WalWrite
-from syncline.transport.handshake import Hello
-from syncline.transport.messages import PeerMessage, SnapshotSink
+from syncline.transport.handshake import Hello, NodeFacts
+from syncline.transport.messages import PeerMessage, Refusal, SnapshotSink
 from syncline.transport.peers import Transport
 
 __all__ = ["World", "assemble"]
@@ -165,7 +165,11 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
         rng=world.rng,
         tls=config.peer_tls,
         refuse_peer=relay.refuse_peer,
-        directory=opened.identity.directory_id,
+        facts=NodeFacts(
+            directory=opened.identity.directory_id,
+            incarnation=world.rng.getrandbits(63),
+            name=opened.identity.name,
+        ),
         known_directory=relay.known_directory,
     )
     parts = Parts(
@@ -205,7 +209,7 @@ class _Relay:
     def on_durable(self, responses: list[Message]) -> None:
         self._holder[0].on_durable(responses)
 
-    def refuse_peer(self, hello: Hello) -> str | None:
+    def refuse_peer(self, hello: Hello) -> Refusal | None:
         return self._holder[0].reconfiguration.refuse_peer(hello)
 
     def known_directory(self, peer: NodeId) -> int:

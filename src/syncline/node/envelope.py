@@ -35,6 +35,10 @@ class Kind(IntEnum):
     """For nobody: when it is applied, everything before it has been."""
     ANNOUNCE = 2
     """A member's name and addresses, as it announces itself (`Member`)."""
+    LEVEL = 3
+    """The cluster's feature level or machine version rises."""
+    DIGEST = 4
+    """The members' digests of the state at one applied index, for comparison."""
 
 
 class Proposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -62,6 +66,12 @@ class Member(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """A learner that is to become a voter once it has caught up."""
     directory: int = 0
     """The id of its data directory, announced with the rest; once known it does not change. 0: not known yet."""
+    incarnation: int = 0
+    """The start of the node that announced this: start count << 32 | 32 random bits. 0: not known yet."""
+    level: int = 0
+    """The highest feature level that its version of Syncline can do. 0: not known yet."""
+    machine_version: int = 0
+    """The highest version of the state machine's commands that its program can apply."""
 
 
 class ChangeContext(msgspec.Struct, array_like=True, gc=False, frozen=True):

@@ -27,6 +27,7 @@ from syncline.consensus.types import NodeId
 from syncline.errors import RepairNeeded
 from syncline.node.members import format_id
 from syncline.node.proposals import NO_QUORUM
+from syncline.transport.messages import Refusal, RefusalCode
 
 if TYPE_CHECKING:
     from syncline.node.driver import Driver
@@ -57,13 +58,14 @@ class Founding:
         member = self._driver.parts.book.members.get(peer)
         return (member.directory if member is not None else 0) or self._driver.parts.identity.founders.get(peer, 0)
 
-    def refuse(self, hello: Hello) -> str | None:
+    def refuse(self, hello: Hello) -> Refusal | None:
         """Why this dialler may not connect, judged by its directory and by what it knows of ours."""
         if self.known_directory(hello.sender) not in (0, hello.directory):
-            return f"node {format_id(hello.sender)} has no business here: {DISOWNED}"
+            reason = f"node {format_id(hello.sender)} is refused: {DISOWNED}"
+            return Refusal(reason, RefusalCode.DIRECTORY)
         if hello.known not in (0, self._driver.parts.identity.directory_id):
             self._driver.loop.call_soon(self.disowned)
-            return f"node {format_id(hello.to)} has lost the data directory that it is known by"
+            return Refusal(f"node {format_id(hello.to)} has lost the data directory that it is known by")
         return None
 
     def disowned(self) -> None:

@@ -20,10 +20,10 @@ from syncline.consensus.types import (
 from syncline.errors import Dropped, MembershipError, NodeFailed
 from syncline.node.envelope import ChangeContext, Kind, Member, Proposal, decode_context, encode
 from syncline.node.events import EventKind
-from syncline.node.founding import DISOWNED
 from syncline.node.futures import ApplyFuture
 from syncline.node.members import format_id, members_of
 from syncline.transport.handshake import Hello
+from syncline.transport.messages import Refusal, RefusalCode
 
 if TYPE_CHECKING:
     from syncline.node.driver import Driver
@@ -117,9 +117,9 @@ class Reconfiguration:
             return
         driver = self._driver
         if driver.core.leader == NONE:
-            if self._told(REMOVED):
+            if self._told(RefusalCode.REMOVED):
                 driver.fail(NodeFailed(removed_text(driver.config.name, driver.core.raft.id)))
-            elif self._told(DISOWNED):
+            elif self._told(RefusalCode.DIRECTORY):
                 driver.founding.disowned()
             return
         self._announce()
@@ -233,16 +233,16 @@ class Reconfiguration:
         for gone in driver.parts.book.removed:
             driver.parts.transport.remove_peer(gone)
 
-    def refuse_peer(self, hello: Hello) -> str | None:
+    def refuse_peer(self, hello: Hello) -> Refusal | None:
         """For the transport: why this dialler may not connect."""
         if hello.sender in self._driver.parts.book.removed:
-            return f"node {format_id(hello.sender)} has no business here: {REMOVED}"
+            return Refusal(f"node {format_id(hello.sender)} is not a member: {REMOVED}", RefusalCode.REMOVED)
         return self._driver.founding.refuse(hello)
 
-    def _told(self, reason: str) -> bool:
-        """Whether a member refuses this node for this reason."""
+    def _told(self, code: RefusalCode) -> bool:
+        """Whether a member refuses this node with this code."""
         stats = self._driver.parts.transport.stats()
-        return any(peer.last_error is not None and reason in peer.last_error for peer in stats.values())
+        return any(peer.last_refusal is not None and peer.last_refusal.code == code for peer in stats.values())
 
     def _leave_if_removed(self) -> None:
         driver = self._driver

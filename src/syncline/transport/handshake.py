@@ -18,6 +18,7 @@ import msgspec
 from syncline.consensus.types import NodeId
 from syncline.errors import HandshakeRefused
 from syncline.transport.limits import HANDSHAKE_FRAME_BYTES
+from syncline.transport.messages import Refusal, RefusalCode
 from syncline.transport.wire import decode_payload, encode_frame
 
 __all__ = [
@@ -26,8 +27,11 @@ __all__ = [
     "OLDEST_VERSION",
     "PROTOCOL_VERSION",
     "Hello",
+    "NodeFacts",
     "Purpose",
     "Refusal",
+    "RefusalCode",
+    "RefusedByPeer",
     "Welcome",
     "check_hello",
     "check_welcome",
@@ -42,10 +46,10 @@ MAGIC: Final = b"\x93SyncLn\n"
 """The first bytes in each direction. The first is no letter and no TLS record type, so that other protocols are told
 apart by their first byte; the newline shows a line-ending conversion on the way."""
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 """The newest version of the peer protocol that this code speaks."""
 
-OLDEST_VERSION: Final = 1
+OLDEST_VERSION: Final = 2
 """The oldest one. Two releases overlap, so that a cluster is upgraded node by node."""
 
 MAX_REASON_CHARS: Final = 500
@@ -76,13 +80,23 @@ class Hello(msgspec.Struct, array_like=True, tag=1, frozen=True):
     to: NodeId
     purpose: Purpose
     incarnation: int = 0
-    """Drawn at each start of a node: a changed one tells that connections to the earlier start are dead."""
+    """Of this start of the node: a changed one tells that connections to the earlier start are dead."""
     address: str = ""
     """Where the dialler can be dialled itself: a node that has just joined knows nobody's address yet."""
     directory: int = 0
     """The id of the dialler's data directory."""
     known: int = 0
     """The id of the acceptor's data directory, as the dialler knows it; 0: it does not know it yet."""
+    group: int = 0
+    """The Raft group that the connection is for; 0 is the only one today."""
+    name: str = ""
+    """The dialler's name, for people."""
+    history: tuple[int, ...] = ()
+    """Incarnations of earlier starts from the same data directory, the newest first."""
+    level: int = 0
+    """The highest feature level that the dialler can do."""
+    machine_version: int = 0
+    """The highest version of the state machine's commands that the dialler can apply."""
 
 
 class Welcome(msgspec.Struct, array_like=True, tag=2, frozen=True):
@@ -94,12 +108,30 @@ class Welcome(msgspec.Struct, array_like=True, tag=2, frozen=True):
     incarnation: int = 0
     directory: int = 0
     """The id of the acceptor's data directory."""
+    group: int = 0
+    name: str = ""
+    history: tuple[int, ...] = ()
+    level: int = 0
+    machine_version: int = 0
 
 
-class Refusal(msgspec.Struct, array_like=True, tag=3, frozen=True):
-    """The acceptor does not; the reason is for people."""
+class RefusedByPeer(HandshakeRefused):
+    """The acceptor refused the connection; `refusal` is its answer."""
 
-    reason: str
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"refused by the peer: {_printable(refusal.reason[:MAX_REASON_CHARS])}")
+        self.refusal = refusal
+
+
+class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node tells about itself in each greeting. The fields are those of `Hello` and `Welcome`."""
+
+    directory: int = 0
+    incarnation: int = 0
+    name: str = ""
+    history: tuple[int, ...] = ()
+    level: int = 0
+    machine_version: int = 0
 
 
 _hello_decoder = msgspec.msgpack.Decoder(Hello)
@@ -109,7 +141,7 @@ _answer_decoder: msgspec.msgpack.Decoder[Welcome | Refusal] = msgspec.msgpack.De
 def greeting(value: Hello | Welcome | Refusal) -> bytes:
     """The bytes that open a connection in one direction."""
     if isinstance(value, Refusal):
-        value = Refusal(value.reason[:MAX_REASON_CHARS])
+        value = msgspec.structs.replace(value, reason=value.reason[:MAX_REASON_CHARS])
     return MAGIC + encode_frame(value, HANDSHAKE_FRAME_BYTES)
 
 
@@ -119,10 +151,10 @@ def decode_hello(payload: memoryview) -> Hello:
 
 
 def decode_answer(payload: memoryview) -> Welcome:
-    """Raises `FrameError`, or `HandshakeRefused` with the other end's reason."""
+    """Raises `FrameError`, or `RefusedByPeer`."""
     answer = decode_payload(_answer_decoder, payload)
     if isinstance(answer, Refusal):
-        raise HandshakeRefused(f"refused by the peer: {_printable(answer.reason[:MAX_REASON_CHARS])}")
+        raise RefusedByPeer(answer)
     return answer
 
 

@@ -13,6 +13,7 @@ from syncline.transport.connection import Connection, Established
 from syncline.transport.handshake import (
     HTTP_ANSWER,
     Hello,
+    NodeFacts,
     Refusal,
     Welcome,
     check_hello,
@@ -98,8 +99,10 @@ class IncomingLink(Established):
 class Admission(msgspec.Struct, frozen=True):
     """What the doorkeeper asks of the transport."""
 
-    refuse_peer: Callable[[Hello], str | None]
-    """A reason to refuse this dialler, or None."""
+    refuse_peer: Callable[[Hello], Refusal | None]
+    """Why this dialler is refused, or None."""
+    before_welcome: Callable[[Hello], asyncio.Future[None] | None]
+    """What must be done before the dialler is welcomed, or None: a durable note of its incarnation."""
     admitted: Callable[[Connection, Hello], None]
     """The node is let in: it was answered, and `connection` waits for an owner."""
 
@@ -115,8 +118,7 @@ class Doorkeeper:
         *,
         node_id: NodeId,
         cluster_id: int,
-        incarnation: int,
-        directory: int,
+        facts: NodeFacts,
         tls: bool,
     ) -> None:
         self.counters = Counters()
@@ -125,8 +127,7 @@ class Doorkeeper:
         self._limits = limits
         self._node_id = node_id
         self._cluster_id = cluster_id
-        self._incarnation = incarnation
-        self._directory = directory
+        self._facts = facts
         self._tls = tls
         self._loop = asyncio.get_running_loop()
 
@@ -146,15 +147,39 @@ class Doorkeeper:
             version = check_hello(hello, cluster_id=self._cluster_id, node_id=self._node_id)
             if self._tls:
                 check_certificate_names(connection.certificate, hello.sender)
-            reason = self._admission.refuse_peer(hello)
-            if reason is not None:
-                raise HandshakeRefused(reason)
         except HandshakeRefused as error:
             connection.refuse(error, greeting(Refusal(str(error))))
             return
-        connection.write(
-            greeting(Welcome(version, self._cluster_id, self._node_id, self._incarnation, self._directory))
+        refusal = self._admission.refuse_peer(hello)
+        if refusal is not None:
+            connection.refuse(HandshakeRefused(refusal.reason), greeting(refusal))
+            return
+        noted = self._admission.before_welcome(hello)
+        if noted is None:
+            self._welcome(connection, hello, version)
+        else:
+            noted.add_done_callback(lambda done: self._after_note(done, connection, hello, version))
+
+    def _after_note(self, noted: asyncio.Future[None], connection: Connection, hello: Hello, version: int) -> None:
+        if noted.cancelled() or noted.exception() is not None:
+            connection.reset("the incarnation of the node could not be noted")
+        elif connection.open:
+            self._welcome(connection, hello, version)
+
+    def _welcome(self, connection: Connection, hello: Hello, version: int) -> None:
+        facts = self._facts
+        welcome = Welcome(
+            version,
+            self._cluster_id,
+            self._node_id,
+            incarnation=facts.incarnation,
+            directory=facts.directory,
+            name=facts.name,
+            history=facts.history,
+            level=facts.level,
+            machine_version=facts.machine_version,
         )
+        connection.write(greeting(welcome))
         self._admission.admitted(connection, hello)
 
     def on_frames(self, connection: Connection, payloads: list[memoryview]) -> None:

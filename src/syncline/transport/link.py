@@ -24,7 +24,10 @@ from syncline.transport.handshake import (
     OLDEST_VERSION,
     PROTOCOL_VERSION,
     Hello,
+    NodeFacts,
     Purpose,
+    Refusal,
+    RefusedByPeer,
     Welcome,
     check_welcome,
     decode_answer,
@@ -62,12 +65,11 @@ class Dialler:
         *,
         node_id: NodeId,
         cluster_id: int,
-        incarnation: int,
+        facts: NodeFacts,
         advertise: str,
         rng: random.Random,
         tls: ssl.SSLContext | None,
         limits: TransportLimits,
-        directory: int,
         known_directory: Callable[[NodeId], int],
     ) -> None:
         self.advertise = advertise
@@ -75,15 +77,15 @@ class Dialler:
         self.registry = registry
         self.node_id = node_id
         self.cluster_id = cluster_id
-        self.incarnation = incarnation
+        self._facts = facts
         self.rng = rng
         self.tls = tls
         self.limits = limits
-        self._directory = directory
         self._known_directory = known_directory
 
     def hello(self, peer: NodeId, purpose: Purpose) -> bytes:
         """The greeting to `peer`."""
+        facts = self._facts
         return greeting(
             Hello(
                 oldest_version=OLDEST_VERSION,
@@ -92,15 +94,19 @@ class Dialler:
                 sender=self.node_id,
                 to=peer,
                 purpose=purpose,
-                incarnation=self.incarnation,
+                incarnation=facts.incarnation,
                 address=self.advertise,
-                directory=self._directory,
+                directory=facts.directory,
                 known=self._known_directory(peer),
+                name=facts.name,
+                history=facts.history,
+                level=facts.level,
+                machine_version=facts.machine_version,
             )
         )
 
     def read_answer(self, peer: NodeId, payload: memoryview) -> Welcome:
-        """The answer to `hello`, checked. Raises `FrameError`, `HandshakeRefused`."""
+        """The answer to `hello`, checked. Raises `FrameError`, `RefusedByPeer`, `HandshakeRefused`."""
         welcome = decode_answer(payload)
         check_welcome(welcome, cluster_id=self.cluster_id, peer=peer, directory=self._known_directory(peer))
         return welcome
@@ -143,6 +149,8 @@ class PeerLink:
         self.reconnects = 0
         self.rtt_s: float | None = None
         self.last_error: str | None = None
+        self.last_refusal: Refusal | None = None
+        """With what the peer refused this node last, until the link is up again."""
         self._dialler = dialler
         self._limits = dialler.limits
         self._handler = handler
@@ -292,11 +300,16 @@ class PeerLink:
     def on_greeting(self, connection: Connection, payload: memoryview) -> None:
         if connection is not self._connection:
             return
-        welcome = self._dialler.read_answer(self.peer, payload)
+        try:
+            welcome = self._dialler.read_answer(self.peer, payload)
+        except RefusedByPeer as error:
+            self.last_refusal = error.refusal
+            raise
         now_s = self._loop.time()
         self.state = State.UP
         self.up_since_s = self.contact_s = self._progress_s = now_s
         self.last_error = None
+        self.last_refusal = None
         self._taken_bytes = 0
         self._peer_incarnation = welcome.incarnation
         self.peer_directory = welcome.directory

@@ -6,6 +6,7 @@ versions understand each other (a rolling upgrade); none is ever removed or give
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -22,6 +23,8 @@ __all__ = [
     "PeerHandler",
     "PeerMessage",
     "PeerStats",
+    "Refusal",
+    "RefusalCode",
     "RefusedProposal",
     "SnapshotSink",
     "SnapshotSource",
@@ -154,6 +157,31 @@ class PeerAddress(msgspec.Struct, frozen=True):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class Refusal(msgspec.Struct, array_like=True, tag=3, frozen=True):
+    """The acceptor refuses. The reason is for people, the code is for the dialler."""
+
+    reason: str
+    code: str = ""
+    """One of `RefusalCode`; a code that the dialler does not know counts as none."""
+    index: int = 0
+    """With `REMOVED`: the log index of the membership in force."""
+    voters: tuple[NodeId, ...] = ()
+    """With `REMOVED`: the voters of that membership."""
+
+
+class RefusalCode(StrEnum):
+    """Refusals on which the refused node acts. Part of the protocol: never renamed."""
+
+    REMOVED = "removed"
+    """The dialler is no member any more."""
+    DIRECTORY = "directory"
+    """The dialler presents another data directory than the one that is known."""
+    OLDER_START = "older_start"
+    """The dialler's data directory was copied or put back: a start that is not in its history is known."""
+    LEVEL = "level"
+    """The dialler can do less than the level of the cluster."""
+
+
 class PeerStats(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of the links with one peer."""
 
@@ -176,3 +204,5 @@ class PeerStats(msgspec.Struct, frozen=True, kw_only=True):
     """Round trip time, smoothed; None while unknown."""
     last_error: str | None
     """Why the link is or was last down; a refusal is in the words of the end that refused."""
+    last_refusal: Refusal | None = None
+    """With what the peer refused this node last; None since the link came up."""

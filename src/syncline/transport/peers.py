@@ -14,7 +14,7 @@ from syncline.consensus.types import Message, NodeId
 from syncline.errors import ConfigError, FrameError, TransportError, UsageError
 from syncline.platform.network import Listener, Network
 from syncline.transport.connection import Connection
-from syncline.transport.handshake import Hello, Purpose
+from syncline.transport.handshake import Hello, NodeFacts, Purpose, Refusal
 from syncline.transport.incoming import Admission, Counters, Doorkeeper, IncomingLink
 from syncline.transport.limits import TransportLimits
 from syncline.transport.link import Dialler, PeerLink, State
@@ -31,10 +31,11 @@ __all__ = ["Transport"]
 class Transport:
     """Links with all peers of one node, on the running event loop. Not thread-safe: everything runs on that loop.
 
-    `bind` is "host:port" (port 0: any free one, see `address`). `refuse_peer(hello)` may return a reason to refuse
-    an incoming connection by, which the other end gets to see; without it every node of the cluster is let in, also
-    one that this node has not heard of yet (it may learn of members only by the log). `directory` is the id of this
-    node's data directory, and `known_directory(peer)` of a peer's, 0 for not known: a peer that answers with another
+    `bind` is "host:port" (port 0: any free one, see `address`). `refuse_peer(hello)` may return a refusal
+    of an incoming connection, which the other end gets to see; without it every node of the cluster is let in, also
+    one that this node has not heard of yet (it may learn of members only by the log). `before_welcome(hello)` may
+    return a future that must be done before the dialler is welcomed. `facts` is what this node tells about itself,
+    and `known_directory(peer)` the id of a peer's data directory, 0 for not known: a peer that answers with another
     one is refused. `rng` is for the jitter of redials. Made and used on a running event loop.
     """
 
@@ -50,8 +51,9 @@ class Transport:
         advertise: str = "",
         tls: PeerTls | None = None,
         limits: TransportLimits | None = None,
-        refuse_peer: Callable[[Hello], str | None] | None = None,
-        directory: int = 0,
+        refuse_peer: Callable[[Hello], Refusal | None] | None = None,
+        before_welcome: Callable[[Hello], asyncio.Future[None] | None] | None = None,
+        facts: NodeFacts | None = None,
         known_directory: Callable[[NodeId], int] | None = None,
     ) -> None:
         self._network = network
@@ -62,28 +64,26 @@ class Transport:
         self._loop = asyncio.get_running_loop()
         self._notices = Notices()
         self._server_tls = server_context(tls) if tls is not None else None
-        incarnation = rng.getrandbits(63)
+        facts = facts or NodeFacts(incarnation=rng.getrandbits(63))
         self._dialler = Dialler(
             network,
             self,
             node_id=node_id,
             cluster_id=cluster_id,
-            incarnation=incarnation,
+            facts=facts,
             advertise=advertise,
             rng=rng,
             tls=client_context(tls) if tls is not None else None,
             limits=limits,
-            directory=directory,
             known_directory=known_directory or _none_known,
         )
         self._doorkeeper = Doorkeeper(
-            Admission(refuse_peer or _let_all_in, self._admit),
+            Admission(refuse_peer or _refuse_none, before_welcome or _nothing_before, self._admit),
             self._notices,
             limits,
             node_id=node_id,
             cluster_id=cluster_id,
-            incarnation=incarnation,
-            directory=directory,
+            facts=facts,
             tls=tls is not None,
         )
         self._listener: Listener | None = None
@@ -267,6 +267,7 @@ class Transport:
             reconnects=link.reconnects,
             rtt_s=link.rtt_s,
             last_error=link.last_error,
+            last_refusal=link.last_refusal,
         )
 
     def _heard_s(self, peer: NodeId) -> float | None:
@@ -408,8 +409,12 @@ class _Received:
         self.last_s: float | None = None
 
 
-def _let_all_in(_hello: Hello) -> None:
-    """The default rule: whoever belongs to the cluster."""
+def _refuse_none(_hello: Hello) -> None:
+    """The default rule: each node of the cluster is welcome."""
+
+
+def _nothing_before(_hello: Hello) -> None:
+    """By default a node is welcomed at once."""
 
 
 def _none_known(_peer: NodeId) -> int:
