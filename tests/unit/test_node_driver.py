@@ -37,10 +37,10 @@ from syncline.errors import (
     SynclineError,
     TooLarge,
 )
-from syncline.node.driver import DISK_FULL, FORWARD_BATCH_BYTES, GATHER_BYTES, Driver
-from syncline.node.envelope import ChangeContext, Kind, Member, Proposal, encode
+from syncline.node.driver import FORWARD_BATCH_BYTES, GATHER_BYTES, Driver
+from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, Member, Proposal, encode
 from syncline.node.futures import ApplyFuture, Waiter
-from syncline.node.reconfiguration import DATA, MEMBERSHIP
+from syncline.node.refusals import DISK_FULL
 from syncline.transport.messages import Forward, ForwardedProposal, ForwardReply, PeerMessage
 from tests.node_cluster import Listing, cluster, until
 from tests.support import run
@@ -210,8 +210,8 @@ def test_a_condition_and_a_taken_name_are_judged_by_the_leader(tmp_path: Path) -
                 (Member(7, "free", raft.config.address), 0, "member already"),
             ):
                 with pytest.raises(MembershipError, match=message):
-                    driver.reconfiguration.append(change(member, expected))
-            assert driver.reconfiguration.append(change(free, index))[0] == raft.stats().last_index
+                    driver.reconfiguration.append(change(member, expected), PEER, 1)
+            assert driver.reconfiguration.append(change(free, index), PEER, 1)[0] == raft.stats().last_index
 
     run(check())
 
