@@ -55,8 +55,10 @@ def dialled_address(address: object, setting: str = "address") -> PeerAddress:
     """An address that other nodes can dial: with a port, and not a wildcard."""
     if not isinstance(address, str):
         raise TypeError(f"{setting} must be a str such as '10.0.0.1:7100', not {type(address).__name__}")
-    if len(address) > MAX_ADDRESS_CHARACTERS:
-        raise ConfigError(f"{setting} {address[:80]!r}: an address has at most {MAX_ADDRESS_CHARACTERS} characters")
+    if len(address) > MAX_ADDRESS_CHARACTERS or not address.isprintable():
+        raise ConfigError(
+            f"{setting} {address[:80]!r}: an address has at most {MAX_ADDRESS_CHARACTERS} printable characters"
+        )
     parsed = PeerAddress.parse(address, setting=setting)
     if parsed.port == 0:
         raise ConfigError(f"{setting} {address!r}: other nodes can't dial port 0; give the port at which it listens")
