@@ -35,7 +35,7 @@ class Promise:
     """Something to be awaited that is no coroutine."""
 
     def __await__(self) -> Iterator[object]:
-        yield
+        yield None
 
 
 class AsyncApply(Listing):
