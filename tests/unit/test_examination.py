@@ -129,6 +129,7 @@ def test_examination_sound_changes_pass() -> None:
         (change((REMOVE, 9), expected=2**63), "index of a membership"),
         (change(), "0 members"),
         (change(*[(REMOVE, 9)] * (MAX_CHANGES + 1)), f"{MAX_CHANGES + 1} members"),
+        (change((REMOVE, 9), (REMOVE, 9)), "one node twice"),
         (change((REMOVE, 9), transition=Transition.JOINT_EXPLICIT), "nothing would leave it"),
         (change((REMOVE, 0)), "not the id of a node"),
         (change((REMOVE, -3)), "not the id of a node"),

@@ -164,6 +164,8 @@ def examine_change(payload: bytes, sender: NodeId, number: int) -> tuple[Members
         raise MembershipError(f"{context.expected} is not the index of a membership")
     if not 0 < len(change.changes) <= MAX_CHANGES:
         raise MembershipError(f"a change of {len(change.changes)} members; it may have 1 to {MAX_CHANGES}")
+    if len({single.node_id for single in change.changes}) != len(change.changes):
+        raise MembershipError("the change names one node twice")
     if change.transition is Transition.JOINT_EXPLICIT:
         raise MembershipError("a joint membership that is not left by itself: nothing would leave it")
     for single in change.changes:
