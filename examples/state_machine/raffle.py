@@ -24,7 +24,7 @@ class FlawedRaffle:
 
     def apply(self, entry: Entry) -> object:
         """`join NAME` answers with the number of tickets, `draw` with the winner."""
-        command, _, name = entry.data.decode().partition(" ")
+        command, _, name = entry.data.decode(errors="replace").partition(" ")  # an exception would stop every node
         if command == "join":
             self.tickets.add(name)
             return len(self.tickets)

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from msgspec import Struct, msgpack
+from msgspec import MsgspecError, Struct, msgpack
 
 from syncline import BytesSnapshot, Entry, read_file, replace_file
+from syncline.errors import Rejected
 
 
 class Command(Struct):
@@ -53,16 +54,25 @@ class Store:
 
     def apply_batch(self, entries: Sequence[Entry]) -> Sequence[object]:
         """However many entries there are, the file is written once."""
+        answers: list[object] = []
         with self._locked() as state:
             for entry in entries:
-                command = msgpack.decode(entry.data, type=Command)
-                if command.value is None:
-                    state.local_delete(command.key)
-                else:
-                    state.local_set(command.key, command.value)
+                answers.append(self._carry_out(state, entry.data))
                 state.applied = entry.index
             replace_file(self._path, msgpack.encode(state))
-        return [None] * len(entries)
+        return answers
+
+    def _carry_out(self, state: State, data: bytes) -> Rejected | None:
+        """In a batch a refusal is an answer. An exception would stop every node, and again at each start."""
+        try:
+            command = msgpack.decode(data, type=Command)
+        except (MsgspecError, RecursionError) as error:
+            return Rejected(f"not a command: {error}")
+        if command.value is None:
+            state.local_delete(command.key)
+        else:
+            state.local_set(command.key, command.value)
+        return None
 
     def snapshot(self) -> BytesSnapshot:
         with self._locked() as state:

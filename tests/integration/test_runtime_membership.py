@@ -121,9 +121,13 @@ def test_the_leader_hands_over_before_it_is_demoted(tmp_path: Path) -> None:
                 kept = raft._driver.reconfiguration.append
 
                 def noted(
-                    payload: bytes, kept: Callable[[bytes], tuple[int, int]] = kept, raft: Raft = raft
+                    payload: bytes,
+                    sender: int,
+                    number: int,
+                    kept: Callable[[bytes, int, int], tuple[int, int]] = kept,
+                    raft: Raft = raft,
                 ) -> tuple[int, int]:
-                    placed = kept(payload)
+                    placed = kept(payload, sender, number)
                     handed_over.append(raft is not leader)
                     return placed
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.errors import Outcome, Rejected
+from syncline.errors import NodeFailed, Outcome, Rejected
 from syncline.kv.commands import (
     ABSENT,
     EXISTS,
@@ -27,6 +27,7 @@ from syncline.kv.commands import (
     Target,
     Txn,
     encode_command,
+    of_later_version,
 )
 from syncline.kv.machine import KvMachine
 from syncline.kv.records import (
@@ -217,6 +218,57 @@ def test_garbage_in_the_log_is_an_answer_and_not_a_failure() -> None:
     assert result == PutResult(2, True, 0)
     apply(machine, Delete(b"l"))
     assert persisted(machine) != before  # the revision has moved on
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ([6, b"k"], "kind 6"),
+        ([127], "kind 127"),
+        ([0, b"k", b"v", 0, None, "new"], "kind 0 with 5 fields"),
+        ([5, [], [[0, b"k", b"v"], [9, b"k"]], []], "kind 9"),
+    ],
+)
+def test_machine_command_of_a_later_version_stops_the_node(command: object, named: str) -> None:
+    """A newer node has carried it out: to refuse it here would be a silent divergence in a rolling upgrade."""
+    machine = machine_of(Put(b"k", b"v"))
+    entry = Entry(7, 1, msgspec.msgpack.encode(command))
+    for apply_it in (lambda: machine.apply(entry), lambda: machine.apply_batch([entry])):
+        with pytest.raises(NodeFailed, match=f"log entry 7 holds a command of {named}, which this version does not"):
+            apply_it()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"x", b"\x91" * 100_000, msgspec.msgpack.encode([128, b"k"]), msgspec.msgpack.encode([0, 5, b"v"])],
+)
+def test_machine_garbage_is_refused_by_check_and_by_apply(data: bytes) -> None:
+    machine = KvMachine()
+    for refuse in (lambda: machine.check(data), lambda: machine.apply(Entry(1, 1, data))):
+        with pytest.raises(Rejected, match="bad command"):
+            refuse()
+
+
+def test_machine_check_passes_a_good_command_and_refuses_a_later_one() -> None:
+    """What this version can't read must not enter the log through this leader, whatever it will mean later."""
+    machine = KvMachine()
+    machine.check(encode_command(Put(b"k", b"v")))
+    with pytest.raises(Rejected):
+        machine.check(msgspec.msgpack.encode([6, b"k"]))
+
+
+@given(
+    st.binary(max_size=64)
+    | st.recursive(st.none() | st.integers(-1, 200) | st.binary(max_size=3), st.lists).map(msgspec.msgpack.encode)
+)
+def test_machine_any_bytes_give_an_answer_or_stop_in_words(data: bytes) -> None:
+    machine = KvMachine()
+    if of_later_version(data) is not None:
+        with pytest.raises(NodeFailed, match="does not know"):
+            machine.apply_batch([Entry(1, 1, data)])
+    else:
+        [answer] = machine.apply_batch([Entry(1, 1, data)])
+        assert answer is not None
 
 
 def test_a_transaction_is_one_revision() -> None:

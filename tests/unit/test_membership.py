@@ -21,6 +21,8 @@ from syncline.consensus.membership import (
 )
 from syncline.consensus.quorum import JointConfig, VoteResult
 from syncline.consensus.types import (
+    LOCAL_APPEND,
+    LOCAL_APPLY,
     ChangeType,
     Entry,
     EntryType,
@@ -92,6 +94,18 @@ def test_what_follows_from_three_voters(changes: list[MembershipChange], text: s
 def test_what_is_refused_and_why(state: MembershipState, changes: list[MembershipChange], reason: str) -> None:
     with pytest.raises(MembershipRefused, match=reason):
         after(state, *changes)
+
+
+@pytest.mark.parametrize("node_id", [-1, 2**63, LOCAL_APPLY, LOCAL_APPEND])
+def test_membership_with_an_id_that_no_node_has_is_refused(node_id: int) -> None:
+    """It would be sent what is addressed to the node's own storage: a hard state without a vote, for one."""
+    for kind in (ADD, LEARN, REMOVE):
+        for transition in (Transition.AUTO, Transition.JOINT_IMPLICIT):
+            with pytest.raises(MembershipRefused, match="not the id of a node"):
+                after(THREE, change((kind, node_id), transition=transition))
+    for state in (MembershipState(voters=(node_id,)), MembershipState(voters=(1,), learners=(node_id,))):
+        with pytest.raises(MembershipRefused, match="not the id of a node"):
+            restore(state, 5)
 
 
 def test_a_simple_change_of_two_voters_is_refused() -> None:

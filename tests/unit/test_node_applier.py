@@ -9,9 +9,9 @@ from typing import BinaryIO, Self, cast
 import pytest
 
 from syncline.consensus.types import Entry, EntryType, SnapshotMeta
-from syncline.errors import CorruptionError, Rejected
+from syncline.errors import NodeFailed, Rejected
 from syncline.node.applier import Applied, Applier, ApplyWork, Outcome, Restored, RestoreWork, SnapshotWork, Viewed
-from syncline.node.envelope import Kind, Proposal, encode
+from syncline.node.envelope import Kind, Member, Proposal, encode
 from syncline.node.fsm import Entry as Command
 from syncline.node.fsm import FSMSnapshot
 from syncline.platform.worker import ThreadWorkers
@@ -61,6 +61,8 @@ class Run:
 class Reader:
     """Stands in for a snapshot in the store."""
 
+    closed = False
+
     def __enter__(self) -> Self:
         return self
 
@@ -91,6 +93,7 @@ def test_answers_are_for_this_nodes_own_in_order(make: type[Listing]) -> None:
         machine = make()
         work = Run(machine)
         change = Entry(1, 4, EntryType.CONF_CHANGE_V2, b"change")
+        member = Member(OTHER, "other", "h:1")
         work.put(
             entry(1, b"a"),
             entry(2, b"b", origin=OTHER),
@@ -98,7 +101,7 @@ def test_answers_are_for_this_nodes_own_in_order(make: type[Listing]) -> None:
             change,
             entry(5, b"refuse"),
             entry(6, b"", kind=Kind.BARRIER),
-            entry(7, b"me", kind=Kind.ANNOUNCE, origin=OTHER),
+            entry(7, encode(member), kind=Kind.ANNOUNCE, origin=OTHER),
             entry(8, b"c"),
         )
         done = await work.applied()
@@ -106,7 +109,7 @@ def test_answers_are_for_this_nodes_own_in_order(make: type[Listing]) -> None:
         assert set(answers) == {1, 5, 6, 8}
         assert (answers[1], answers[6], answers[8]) == (1, None, 3)
         assert isinstance(answers[5], Rejected)
-        assert (done.first_index, done.last_index, done.changes, done.announced) == (1, 8, [change], [b"me"])
+        assert (done.first_index, done.last_index, done.changes, done.announced) == (1, 8, [change], [member])
         assert (machine.items, machine.indexes) == ([b"a", b"b", b"c"], [1, 2, 8])
         await work.applier.close()
 
@@ -121,7 +124,7 @@ def test_any_other_exception_is_the_end(make: type[Listing]) -> None:
         work.put(entry(1, b"a"), entry(2, b"break"))
         work.put(entry(3, b"never"))
         await work.ended()
-        assert [type(error) for error in work.failures] == [RuntimeError]
+        assert [type(error.__cause__) for error in work.failures] == [RuntimeError]
         work.put(entry(4, b"never"))
         await work.applier.close()
         assert machine.items == [b"a"]
@@ -130,12 +133,42 @@ def test_any_other_exception_is_the_end(make: type[Listing]) -> None:
     run(check())
 
 
-def test_an_entry_that_cannot_be_read_is_the_end() -> None:
+@pytest.mark.parametrize("make", MACHINES)
+def test_applier_entry_of_garbage_is_ignored(make: type[Listing]) -> None:
+    """All nodes apply the same entries: one that stops a node stops all of them, and again at each start."""
+
+    async def check() -> None:
+        machine = make()
+        work = Run(machine)
+        work.put(
+            Entry(1, 1, EntryType.NORMAL, b"rubbish"),
+            Entry(1, 2, EntryType.NORMAL, b"\x91" * 100_000),
+            entry(3, b"rubbish", kind=Kind.ANNOUNCE),
+            entry(4, encode(Member(OTHER, "other", "h:1")), kind=Kind.ANNOUNCE),
+            Entry(1, 5, EntryType.NORMAL, encode(Proposal(-1, ME, 105, b""))),
+            Entry(1, 6, EntryType.NORMAL, encode(Proposal(2**63, ME, 106, b""))),
+            entry(7, b"good"),
+        )
+        done = await work.applied()
+        assert [index for index, _ in done.ignored] == [1, 2, 3, 4, 5, 6]
+        assert done.announced == []
+        assert machine.items == [b"good"]
+        assert not work.failures
+        await work.applier.close()
+
+    run(check())
+
+
+@pytest.mark.parametrize("kind", [3, 255])
+def test_applier_entry_of_a_later_version_stops_the_node(kind: int) -> None:
+    """To ignore what a newer node has carried out would be a silent divergence."""
+
     async def check() -> None:
         work = Run(Listing())
-        work.put(Entry(1, 1, EntryType.NORMAL, b"rubbish"))
+        work.put(Entry(1, 9, EntryType.NORMAL, encode(Proposal(kind, OTHER, 1, b""))))
         await work.ended()
-        assert isinstance(work.failures[0], CorruptionError)
+        assert isinstance(work.failures[0], NodeFailed)
+        assert f"entry 9 is of kind {kind}, which this version does not know" in str(work.failures[0])
         await work.applier.close()
 
     run(check())
@@ -145,7 +178,7 @@ def test_a_view_before_a_failure_is_released() -> None:
     async def check() -> None:
         machine = Listing()
         work = Run(machine)
-        with pytest.raises(RuntimeError):
+        with pytest.raises(NodeFailed):
             work.applier._process([SnapshotWork(), ApplyWork((entry(1, b"break"),), ())])
         assert machine.views == machine.released == 1
         await work.applier.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import pathlib
 
 import msgspec
 import pytest
@@ -55,6 +57,71 @@ def config(**changes: object) -> Config:
 def test_a_setting_that_cannot_be_used_is_named(changes: dict[str, object], named: str) -> None:
     with pytest.raises((ConfigError, msgspec.ValidationError), match=named):
         config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"name": 5}, "name must be a str, not 5"),
+        ({"data_dir": None}, "data_dir must be a str"),
+        ({"data_dir": b"x"}, "data_dir must be a str"),
+        ({"listen": 7100}, "listen must be a str"),
+        ({"advertise": None}, "advertise must be a str"),
+        ({"http": 8080}, "http must be a str"),
+        ({"peers": ["127.0.0.1:1"]}, "peers must be a dict"),
+        ({"peers": {"a": 5}}, "peers must be a dict"),
+        ({"cluster": b"x"}, "cluster must be a str"),
+        ({"cluster_id": "5"}, "cluster_id must be an int"),
+        ({"node_id": True}, "node_id must be an int"),
+        ({"heartbeat_s": "1"}, "heartbeat_s must be a number"),
+        ({"election_s": None}, "election_s must be a number"),
+        ({"snapshot_entries": 1e5}, "snapshot_entries must be an int"),
+        ({"peer_tls": "tls.pem"}, "peer_tls must be a PeerTls"),
+    ],
+)
+def test_config_field_of_a_wrong_type_is_named(changes: dict[str, object], named: str) -> None:
+    """A struct does not look at its own fields: the mistake showed later, as an AttributeError or on another node."""
+    with pytest.raises(TypeError, match=named):
+        Config(**(GOOD | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"peers": {"a": "127.0.0.1:1", "b": "127.0.0.1:1"}}, "the same address, 127.0.0.1:1"),
+        ({"peers": {"a": "0.0.0.0:1", "b": "127.0.0.1:1"}}, r"peers\[a\] '0.0.0.0:1' means every interface"),
+        ({"peers": {"a": "127.0.0.1:0", "b": "127.0.0.1:1"}}, "port 0"),
+        ({"peers": {"a": "127.0.0.1:1", "b c": "127.0.0.1:2"}}, "a name in peers"),
+        ({"advertise": "host:0"}, "advertise 'host:0': other nodes can't dial port 0"),
+        ({"advertise": "[::]:7100"}, "every interface"),
+        ({"peers": {}, "cluster_id": 5, "node_id": 6, "listen": "0.0.0.0:7100"}, "give advertise"),
+        ({"peers": {}, "cluster_id": 5, "node_id": 6, "listen": "127.0.0.1:0"}, "give advertise"),
+        ({"peers": {}, "cluster_id": 2**63, "node_id": 6}, "cluster_id is 9223372036854775808"),
+        ({"peers": {}, "cluster_id": 5, "node_id": -6}, "node_id is -6"),
+        ({"peers": {}, "cluster_id": 5, "node_id": 2**64 - 1}, "node_id is 18446744073709551615"),
+        ({"heartbeat_s": math.nan}, "heartbeat_s is nan"),
+        ({"heartbeat_s": math.inf}, "heartbeat_s is inf"),
+        ({"election_s": math.nan}, "election_s is nan"),
+        ({"election_s": math.inf}, "election_s is inf"),
+        ({"http": "http://h\n"}, "http"),
+        ({"cluster": ""}, "cluster is empty"),
+        ({"data_dir": "a\0b"}, "data_dir"),
+    ],
+)
+def test_config_value_that_can_only_be_a_mistake_is_refused(changes: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        Config(**(GOOD | changes))  # type: ignore[arg-type]
+
+
+def test_config_data_dir_may_be_a_path() -> None:
+    made = Config(**(GOOD | {"data_dir": pathlib.Path("data") / "a"}))  # type: ignore[arg-type]
+    assert made.data_dir == "data/a"
+    assert msgspec.structs.replace(made, name="b", peers={}).data_dir == "data/a"
+
+
+def test_config_listens_on_all_interfaces_with_an_address_for_others() -> None:
+    for changes in ({"listen": "0.0.0.0:7100"}, {"peers": {}, "listen": "0.0.0.0:0", "advertise": "host:7100"}):
+        assert config(**changes).address in ("127.0.0.1:1", "host:7100")
 
 
 def test_the_address_is_what_the_others_dial() -> None:

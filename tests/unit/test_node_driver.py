@@ -36,11 +36,13 @@ from syncline.errors import (
     Rejected,
     SynclineError,
     TooLarge,
+    TransportError,
 )
-from syncline.node.driver import DISK_FULL, FORWARD_BATCH_BYTES, GATHER_BYTES, Driver
-from syncline.node.envelope import ChangeContext, Kind, Member, Proposal, encode
+from syncline.node.driver import FORWARD_BATCH_BYTES, GATHER_BYTES, Driver
+from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, Member, Proposal, encode
 from syncline.node.futures import ApplyFuture, Waiter
-from syncline.node.reconfiguration import DATA, MEMBERSHIP
+from syncline.node.refusals import DISK_FULL
+from syncline.storage.snapshotfile import SnapshotManifest, encode_manifest
 from syncline.transport.messages import Forward, ForwardedProposal, ForwardReply, PeerMessage
 from tests.node_cluster import Listing, cluster, until
 from tests.support import run
@@ -179,6 +181,23 @@ def test_no_snapshot_is_made_of_a_view_that_a_newer_one_overtakes(tmp_path: Path
     run(check())
 
 
+@pytest.mark.parametrize("runtime", [b"", b"rubbish", b"\x91" * 100_000])
+def test_snapshot_with_an_unreadable_registry_is_refused(tmp_path: Path, runtime: bytes) -> None:
+    """Once it was received the node would load it, stop, and stop at each start."""
+
+    async def check() -> None:
+        async with leading(tmp_path) as (raft, driver, _):
+            meta = SnapshotMeta(1000, 2, MembershipState(voters=(raft.node_id, PEER)))
+            message = Message(MessageType.SNAP, to=raft.node_id, sender=PEER, term=3, snapshot=Snapshot(meta))
+            manifest = SnapshotManifest(1000, 2, meta.membership, raft.cluster_id, 0, "0" * 64, "test", runtime)
+            for offered in (encode_manifest(manifest), b"rubbish", b"\x91" * 100_000):
+                with pytest.raises(TransportError, match="can't be read"):
+                    await driver.snapshotter.receive(PEER, message, offered)
+            assert not driver.stopped
+
+    run(check())
+
+
 def test_an_old_change_does_not_undo_the_membership_of_a_snapshot_on_its_way(tmp_path: Path) -> None:
     async def check() -> None:
         async with leading(tmp_path) as (_, driver, _):
@@ -210,8 +229,8 @@ def test_a_condition_and_a_taken_name_are_judged_by_the_leader(tmp_path: Path) -
                 (Member(7, "free", raft.config.address), 0, "member already"),
             ):
                 with pytest.raises(MembershipError, match=message):
-                    driver.reconfiguration.append(change(member, expected))
-            assert driver.reconfiguration.append(change(free, index))[0] == raft.stats().last_index
+                    driver.reconfiguration.append(change(member, expected), PEER, 1)
+            assert driver.reconfiguration.append(change(free, index), PEER, 1)[0] == raft.stats().last_index
 
     run(check())
 

@@ -241,6 +241,7 @@ class TestCheckBatch:
         local = {kind for kind in MessageType if not is_sendable(Message(kind))}
         assert local == {
             MessageType.HUP,
+            MessageType.PROP,
             MessageType.BEAT,
             MessageType.SNAP,
             MessageType.UNREACHABLE,
@@ -266,7 +267,7 @@ class TestCheckBatch:
         with pytest.raises(FrameError):
             check_batch(Batch([message]), 1, 2)
 
-    @pytest.mark.parametrize("kind", [MessageType.READ_INDEX, MessageType.TRANSFER_LEADER, MessageType.PROP])
+    @pytest.mark.parametrize("kind", [MessageType.READ_INDEX, MessageType.TRANSFER_LEADER])
     def test_what_a_follower_passes_on_keeps_its_first_sender(self, kind: MessageType) -> None:
         check_batch(Batch([Message(kind, to=2, sender=3)]), 1, 2)
 

@@ -10,6 +10,7 @@ from syncline.cli.exits import EXIT_FAILED, EXIT_NOT_FOUND, Failure
 from syncline.cli.offline import DataFiles, data_command, hex_id
 from syncline.cli.output import print_json, print_line, print_table
 from syncline.cli.wal import membership_object
+from syncline.decoding import UNDECODABLE
 from syncline.node.members import MemberBook, MemberInfo
 from syncline.storage.inspection import SnapshotView, list_snapshots
 from syncline.storage.snapshots import SnapshotManifest
@@ -176,6 +177,6 @@ def _members(manifest: SnapshotManifest) -> list[MemberInfo]:
     if manifest.runtime:
         try:
             book.load(manifest.runtime)
-        except msgspec.MsgspecError:
+        except UNDECODABLE:
             book = MemberBook()  # a later version's: the ids are in the manifest all the same
     return list(book.membership(manifest.membership).members.values())

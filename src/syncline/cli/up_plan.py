@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from syncline.decoding import UNDECODABLE
 from syncline.errors import ConfigError, StorageError
 from syncline.platform.disk import Disk
 from syncline.storage.datadir import IDENTITY_NAME
@@ -186,7 +187,7 @@ def _read_kept(data_dir: str) -> _Kept | None:
         return None
     except OSError as error:
         raise StorageError(f"{path} can't be read: {error.strerror}") from error
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise StorageError(f"{path} is damaged ({error}): restore it, or choose another --data-dir") from error
     if not (1 <= kept.founders <= kept.nodes <= MAX_NODES and 1 <= kept.port <= HIGHEST_PORT):
         raise StorageError(f"{path} is damaged (numbers out of range): restore it, or choose another --data-dir")

@@ -13,6 +13,7 @@ import msgspec
 
 from syncline.client.connection import Response
 from syncline.client.results import KeyInfo, KeyPage, OperationResult, TxnResult
+from syncline.decoding import UNDECODABLE
 from syncline.errors import (
     Closed,
     DeadlineExceeded,
@@ -106,7 +107,7 @@ def decode(response: Response, answer: type[Answer]) -> Answer:
     """Read a JSON answer. Raises `RequestFailed` (outcome unknown) where it has another form."""
     try:
         return msgspec.json.decode(response.body, type=answer)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise _unreadable(f"the server's answer can't be read: {error}", response) from error
 
 
@@ -134,7 +135,7 @@ def error_from(response: Response) -> OperationError:
     """The error that an answer above 299 stands for, as the class that the library itself would raise."""
     try:
         body = msgspec.json.decode(response.body, type=_ErrorAnswer).error
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNDECODABLE:
         shown = text_of(response.body[:MESSAGE_LIMIT]).strip() or "no explanation"
         return _unreadable(f"the server answered with status {response.status}: {shown}", response)
     leader = int(body.leader["id"], 16) if body.leader and _is_id(body.leader.get("id", "")) else None

@@ -24,6 +24,7 @@ import msgspec
 from syncline.consensus.progress import Progress
 from syncline.consensus.quorum import JointConfig
 from syncline.consensus.types import (
+    LARGEST_ID,
     NONE,
     ChangeType,
     Entry,
@@ -34,6 +35,7 @@ from syncline.consensus.types import (
     SingleChange,
     Transition,
 )
+from syncline.decoding import UNDECODABLE
 
 __all__ = [
     "Changer",
@@ -114,7 +116,7 @@ def decode_change(entry: Entry) -> MembershipChange:
         return MembershipChange()
     try:
         change = _change_decoder.decode(entry.data)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise ValueError(f"not a membership change: {error}") from error
     if entry.type is EntryType.CONF_CHANGE and (len(change.changes) != 1 or change.transition is not Transition.AUTO):
         raise ValueError("a membership change of the first kind holds one change and no transition")
@@ -207,6 +209,9 @@ class Changer:
         for change in changes:
             if change.node_id == NONE:  # a runtime that turns a committed change down applies it with no node
                 continue
+            if not NONE < change.node_id <= LARGEST_ID:
+                # Such a member would be sent what is addressed to the node's own storage, such as a vote to write down.
+                raise MembershipRefused(f"{change.node_id} is not the id of a node")
             if change.type is ChangeType.ADD_NODE:
                 self._make_voter(change.node_id)
             elif change.type is ChangeType.ADD_LEARNER_NODE:

@@ -18,6 +18,9 @@ NodeId: TypeAlias = int
 NONE: Final[NodeId] = 0
 """No node: an unknown leader, a vote not given."""
 
+LARGEST_ID: Final[NodeId] = 2**63 - 1
+"""The largest id of a node. Above it are ids that no member may have: `LOCAL_APPEND` and `LOCAL_APPLY`."""
+
 LOCAL_APPEND: Final[NodeId] = 2**64 - 1
 """Where storage appends are addressed to: the node's own log writer."""
 

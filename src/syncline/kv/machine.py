@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import BinaryIO, Final, TypeAlias
 
-from syncline.errors import Rejected
-from syncline.kv.commands import Delete, DeleteRange, Put, Txn, decode_command
+from syncline.errors import NodeFailed, Rejected
+from syncline.kv.commands import Delete, DeleteRange, Put, Txn, decode_command, of_later_version
 from syncline.kv.records import DeleteRangeResult, DeleteResult, PutResult, TxnResult
 from syncline.kv.snapshots import KvSnapshot, read_snapshot
 from syncline.kv.store import Store
@@ -40,9 +40,13 @@ class KvMachine:
 
         Raises `Rejected`, with the state as it was: `bad_command`, `precondition_failed` (details: `revision`, the
         key's mod_revision, 0 if absent; `store_revision`), `lease_not_found`, `range_too_large`,
-        `reads_too_large`.
+        `reads_too_large`. Raises `NodeFailed` for a command of a later version.
         """
-        return self._apply(entry.data)
+        try:
+            return self._apply(entry.data)
+        except Rejected as refusal:
+            _check_version(entry, refusal)
+            raise
 
     def apply_batch(self, entries: Sequence[Entry]) -> list[CommandResult | Rejected]:
         """Carry out commands in order. Each has its own revision and its own answer; a refusal stands in its place."""
@@ -51,6 +55,7 @@ class KvMachine:
             try:
                 results.append(self._apply(entry.data))
             except Rejected as refusal:
+                _check_version(entry, refusal)
                 results.append(refusal)
         return results
 
@@ -65,6 +70,10 @@ class KvMachine:
         replaced = self.store.view()
         self.store = store
         replaced.release()  # frees the old records gently; whoever still reads the old store keeps what it needs
+
+    def check(self, data: bytes) -> None:
+        """Raise `Rejected` (code `bad_command`) for a command that can't be read: it does not enter the log."""
+        decode_command(data)
 
     def _apply(self, data: bytes) -> CommandResult:
         command = decode_command(data)
@@ -88,3 +97,12 @@ class KvMachine:
             return apply_delete_range(store, command, store.revision + 1)
         assert type(command) is Txn
         return apply_txn(store, command)
+
+
+def _check_version(entry: Entry, refusal: Rejected) -> None:
+    """Raise NodeFailed if the command could not be read because it is of a later version."""
+    if refusal.code == "bad_command" and (unknown := of_later_version(entry.data)) is not None:
+        raise NodeFailed(
+            f"log entry {entry.index} holds a command of {unknown}, which this version does not know: start the node"
+            " with the newer version that wrote it"
+        ) from None

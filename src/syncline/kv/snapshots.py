@@ -22,6 +22,7 @@ from typing import BinaryIO, Final, NoReturn, TypeVar
 
 import msgspec
 
+from syncline.decoding import UNDECODABLE
 from syncline.errors import CorruptionError, FormatVersionError
 from syncline.kv.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES
 from syncline.kv.records import KeyValue
@@ -171,13 +172,13 @@ class _Reader:
                 return
             try:
                 yield self._records_decoder.decode(self.payload)
-            except msgspec.MsgspecError as error:
+            except UNDECODABLE as error:
                 self.corrupt(str(error))
 
     def decode(self, as_type: type[_Shape], payload: bytes) -> _Shape:
         try:
             return msgspec.msgpack.decode(payload, type=as_type)
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             self.corrupt(str(error))
 
     def corrupt(self, what: str) -> NoReturn:

@@ -13,14 +13,34 @@ from typing import TypeAlias
 import msgspec
 
 from syncline.consensus.types import Entry, EntryType, Message, NodeId, SnapshotMeta
-from syncline.errors import Rejected
-from syncline.node.envelope import Kind, decode_proposal
+from syncline.errors import NodeFailed, Rejected
+from syncline.node.envelope import LARGEST_KIND, Kind, Member, Proposal, Unreadable, decode_member, decode_proposal
 from syncline.node.fsm import FSM, BatchingFSM, DurableFSM, FSMSnapshot
 from syncline.node.fsm import Entry as Command
+from syncline.node.machine import (
+    apply_failed,
+    check_answer,
+    check_answers,
+    check_restored,
+    check_view,
+    release,
+    restore_failed,
+)
 from syncline.platform.worker import Workers
 from syncline.storage.snapshots import SnapshotReader
 
-__all__ = ["Applied", "Applier", "ApplyWork", "Outcome", "RestoreWork", "Restored", "SnapshotWork", "Viewed", "restore"]
+__all__ = [
+    "Applied",
+    "Applier",
+    "ApplyWork",
+    "NotViewed",
+    "Outcome",
+    "RestoreWork",
+    "Restored",
+    "SnapshotWork",
+    "Viewed",
+    "restore",
+]
 
 
 class ApplyWork(msgspec.Struct, frozen=True):
@@ -52,7 +72,9 @@ class Applied(msgspec.Struct):
     size_bytes: int = 0
     answers: list[tuple[int, int, int, object]] = []
     changes: list[Entry] = []
-    announced: list[bytes] = []
+    announced: list[Member] = []
+    ignored: list[tuple[int, str]] = []
+    """Entries that have no effect: index, and why."""
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -66,15 +88,39 @@ class Viewed(msgspec.Struct, frozen=True):
     view: FSMSnapshot
 
 
+class NotViewed(msgspec.Struct, frozen=True):
+    """The state machine gave no view of itself. Its state is untouched."""
+
+    error: Exception
+
+
 Work: TypeAlias = ApplyWork | RestoreWork | SnapshotWork
-Outcome: TypeAlias = Applied | Restored | Viewed
+Outcome: TypeAlias = Applied | Restored | Viewed | NotViewed
 
 
 def restore(fsm: FSM, reader: SnapshotReader) -> None:
-    """Load a snapshot into the state machine, all of it and verified."""
+    """Load a snapshot into the state machine, all of it and verified.
+
+    Raises CorruptionError if the file is damaged, NodeFailed if the state machine could not load it.
+    """
     with reader, reader.buffered() as source:
-        fsm.restore(source)
+        try:
+            answer: object = fsm.restore(source)  # type: ignore[func-returns-value]  # the user's code
+            check_restored(answer, source)
+        except Exception as error:  # noqa: BLE001 - the user's code; it is raised again with a name
+            if not source.closed:
+                reader.verify()  # rot is a reason of its own, and another snapshot may be intact
+            restore_failed(fsm, reader.manifest.index, reader.path, error)
         reader.verify()
+
+
+def check_kind(kind: int, index: int) -> None:
+    """Raise NodeFailed for a kind of entry that only a later version can have written."""
+    if max(Kind) < kind <= LARGEST_KIND:
+        raise NodeFailed(
+            f"log entry {index} is of kind {kind}, which this version does not know: start the node with the newer"
+            " version that wrote it"
+        )
 
 
 class Applier:
@@ -138,7 +184,7 @@ class Applier:
         except BaseException:
             for outcome in outcomes:  # nobody gets these any more
                 if isinstance(outcome, Viewed):
-                    outcome.view.release()
+                    release(outcome.view)
             raise
         return outcomes
 
@@ -158,7 +204,10 @@ class Applier:
         if isinstance(work, RestoreWork):
             restore(self._fsm, work.reader)
             return Restored(work.meta, work.runtime)
-        return Viewed(self._fsm.snapshot())
+        try:
+            return Viewed(check_view(self._fsm, self._fsm.snapshot()))
+        except Exception as error:  # noqa: BLE001 - the user's code; nothing is lost but this snapshot
+            return NotViewed(error)
 
     def _apply(self, work: ApplyWork) -> Applied:
         entries = work.entries
@@ -172,22 +221,36 @@ class Applier:
                 done.changes.append(entry)
             elif data:
                 size_bytes += len(data)
-                proposal = decode_proposal(data, entry.index)
-                if proposal.kind == command_kind:
-                    if proposal.origin == node_id:
-                        mine.append((proposal.number, len(commands)))
-                    commands.append(Command(entry.index, entry.term, proposal.data, proposal.extensions))
-                else:
-                    if proposal.kind == Kind.ANNOUNCE:
-                        done.announced.append(proposal.data)
-                    if proposal.origin == node_id:
-                        done.answers.append((proposal.number, entry.index, entry.term, None))
+                try:
+                    proposal = decode_proposal(data)
+                    if proposal.kind != command_kind:
+                        self._apply_own(entry, proposal, done)
+                        continue
+                except Unreadable as error:
+                    done.ignored.append((entry.index, str(error)))
+                    continue
+                if proposal.origin == node_id:
+                    mine.append((proposal.number, len(commands)))
+                commands.append(Command(entry.index, entry.term, proposal.data, proposal.extensions))
         done.size_bytes = size_bytes
         answers = self._apply_commands(commands)
         for number, position in mine:
             command = commands[position]
             done.answers.append((number, command.index, command.term, answers[position]))
         return done
+
+    def _apply_own(self, entry: Entry, proposal: Proposal, done: Applied) -> None:
+        """An entry of the runtime's own. Raises Unreadable if it has no effect, on every node alike."""
+        if proposal.origin == self._node_id:
+            done.answers.append((proposal.number, entry.index, entry.term, None))
+        if proposal.kind == Kind.ANNOUNCE:
+            member = decode_member(proposal.data)
+            if member.id != proposal.origin:
+                raise Unreadable(f"node {proposal.origin:016x} announces node {member.id:016x}")
+            done.announced.append(member)
+        elif proposal.kind != Kind.BARRIER:
+            check_kind(proposal.kind, entry.index)
+            raise Unreadable(f"{proposal.kind} is not the number of a kind of entry")
 
     def _apply_commands(self, commands: list[Command]) -> Sequence[object]:
         if not commands:
@@ -198,15 +261,21 @@ class Applier:
             skipped = [None] * (len(commands) - len(kept))
             commands = kept
         if self._batching is not None and commands:
-            answers = self._batching.apply_batch(commands)
-            if len(answers) != len(commands):
-                raise AssertionError(f"apply_batch gave {len(answers)} answers for {len(commands)} entries")
+            answers = self._apply_batch(self._batching, commands)
         else:
             answers = [self._apply_one(command) for command in commands]
         return [*skipped, *answers] if skipped else answers
 
+    def _apply_batch(self, machine: BatchingFSM, commands: list[Command]) -> Sequence[object]:
+        try:
+            return check_answers(self._fsm, commands, machine.apply_batch(commands))
+        except Exception as error:  # noqa: BLE001 - the user's code; it is raised again with a name
+            apply_failed(self._fsm, "apply_batch", commands, error)
+
     def _apply_one(self, command: Command) -> object:
         try:
-            return self._fsm.apply(command)
+            return check_answer(self._fsm, command, self._fsm.apply(command))
         except Rejected as refusal:
             return refusal
+        except Exception as error:  # noqa: BLE001 - the user's code; it is raised again with a name
+            apply_failed(self._fsm, "apply", [command], error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from collections.abc import Callable
@@ -28,9 +29,10 @@ from syncline.node.calls import Calls
 from syncline.node.config import Config
 from syncline.node.driver import Driver
 from syncline.node.envelope import ChangeContext, Member, encode
-from syncline.node.fsm import FSM, DurableFSM
+from syncline.node.fsm import FSM, CheckingFSM, DurableFSM
 from syncline.node.logwriter import LogWriter
-from syncline.node.members import MemberBook, derive_cluster_id, derive_node_id, is_founder
+from syncline.node.machine import CommandCheck, check_applied_index, check_machine
+from syncline.node.members import MemberBook, derive_cluster_id, derive_node_id, format_id, is_founder
 from syncline.node.outcomes import on_outcome
 from syncline.node.parts import Parts
 from syncline.platform.disk import Disk
@@ -68,8 +70,10 @@ class World:
 def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None]) -> Driver:
     """Open the data directory and make the node in it, not started yet. The state machine is restored.
 
-    Raises ConfigError, StorageError (locked, rotten, somebody else's) and what the state machine's `restore` raises.
+    Raises TypeError (no state machine), ConfigError, StorageError (locked, rotten, another node's), and NodeFailed if
+    the state machine can't load its snapshot.
     """
+    check_machine(fsm)
     directory = DataDir.open(world.disk, config.data_dir)
     try:
         return _assemble(config, fsm, world, failed, directory)
@@ -81,6 +85,8 @@ def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
 def _assemble(
     config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None], directory: DataDir
 ) -> Driver:
+    if directory.identity is None:
+        check_applied_index(fsm, 0, node=config.name, path=config.data_dir)
     identity = _identify(config, directory, world.rng)
     wal = Wal.open(
         world.disk,
@@ -120,6 +126,8 @@ def _with_log(
     for damage in snapshots.damage:
         log.warning("%s", damage)
     stored = StoredLog.open(wal, manifest.meta if manifest is not None else None)
+    node = f"{identity.name} ({format_id(identity.node_id)})"
+    check_applied_index(fsm, stored.last_index(), node=node, path=config.data_dir)
     if wal.recovery.is_empty and manifest is None and is_founder(identity.node_id, identity.cluster_id, identity.name):
         if not config.peers:
             raise ConfigError(
@@ -182,6 +190,7 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
         core=opened.core,
         writer=LogWriter(opened.wal, opened.log, world.workers, relay.on_durable, on_failure),
         machine=Applier(fsm, node_id, world.workers, lambda outcome: on_outcome(holder[0], outcome), on_failure),
+        check=CommandCheck(fsm, asyncio.get_running_loop().time) if isinstance(fsm, CheckingFSM) else None,
         persister=Calls("syncline-snapshot", world.workers, on_failure),
         receiver=Calls("syncline-receive", world.workers, on_failure),
         transport=transport,

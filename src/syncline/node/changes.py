@@ -11,9 +11,8 @@ import msgspec
 from syncline.consensus.types import NONE, ChangeType, MembershipChange, NodeId, SingleChange, StateType
 from syncline.errors import DeadlineExceeded, Dropped, MembershipError, NoLeader, NotLeader, Outcome, Superseded
 from syncline.node.driver import Driver
-from syncline.node.envelope import ChangeContext, Member, encode
+from syncline.node.envelope import MEMBERSHIP, ChangeContext, Member, encode
 from syncline.node.members import MemberInfo, Membership, format_id
-from syncline.node.reconfiguration import MEMBERSHIP
 from syncline.transport.messages import PeerAddress
 
 __all__ = ["Changes"]

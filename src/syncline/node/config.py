@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from typing import Final
+
 import msgspec
 
 from syncline.errors import ConfigError
+from syncline.node.naming import check_http, check_id, check_name, dialled_address, is_wildcard
 from syncline.storage.space import RESERVE_BYTES
 from syncline.transport.messages import PeerAddress
 from syncline.transport.tls import PeerTls
@@ -21,6 +26,9 @@ LARGEST_PENDING_BYTES = 192 * MIB
 
 SMALLEST_SEGMENT_BYTES, LARGEST_SEGMENT_BYTES = 4 << 10, 1 << 30
 """Of a file of the log: smaller ones would be mostly head, larger ones are not read at once."""
+
+LONGEST_ELECTION_S = 3600.0
+"""A cluster whose leader dies is without one for so long."""
 
 OVERHEAD_BYTES = 512
 """What a waiting proposal costs beyond its data."""
@@ -49,7 +57,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """This node's name, unique in its cluster. For people; the id is what counts."""
 
     data_dir: str
-    """Where the log and the snapshots are. One process at a time."""
+    """Where the log and the snapshots are. One process at a time. A `pathlib.Path` is taken too, and kept as text."""
 
     listen: str
     """Where peers are listened for: "host:port"."""
@@ -118,19 +126,40 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Mutual TLS between the nodes."""
 
     def __post_init__(self) -> None:
-        if not self.name or len(self.name) > 128 or any(not c.isprintable() or c in "=, /" for c in self.name):
-            raise ConfigError(f"name {self.name!r}: 1 to 128 printable characters without '=', ',', '/' and spaces")
-        if not self.data_dir:
-            raise ConfigError("data_dir is empty: name the directory for this node's files")
-        PeerAddress.parse(self.listen, setting="listen")
-        if self.advertise:
-            PeerAddress.parse(self.advertise, setting="advertise")
+        if isinstance(self.data_dir, os.PathLike):
+            msgspec.structs.force_setattr(self, "data_dir", os.fspath(self.data_dir))
+        check_types(self)
+        check_name(self.name)
+        if not self.data_dir or "\0" in self.data_dir:
+            raise ConfigError(f"data_dir is {self.data_dir!r}: name the directory for this node's files")
+        if not self.cluster:
+            raise ConfigError("cluster is empty: leave it out, or give the cluster a name")
+        check_http(self.http)
+        self._check_addresses()
         self._check_identity()
         self._check_limits()
 
-    def _check_identity(self) -> None:
+    def _check_addresses(self) -> None:
+        listen = PeerAddress.parse(self.listen, setting="listen")
+        if self.advertise:
+            dialled_address(self.advertise, "advertise")
+        taken: dict[PeerAddress, str] = {}
         for name, address in self.peers.items():
-            PeerAddress.parse(address, setting=f"peers[{name}]")
+            check_name(name, "a name in peers")
+            other = taken.setdefault(dialled_address(address, f"peers[{name}]"), name)
+            if other != name:
+                raise ConfigError(
+                    f"peers gives {other!r} and {name!r} the same address, {address}: each node needs one"
+                )
+        if not self.advertise and self.name not in self.peers and (listen.port == 0 or is_wildcard(listen.host)):
+            raise ConfigError(
+                f"listen is {self.listen!r}, which other nodes can't dial: give advertise, the address at which they"
+                " reach this node, such as 10.0.0.1:7100"
+            )
+
+    def _check_identity(self) -> None:
+        check_id(self.cluster_id, "cluster_id", none=True)
+        check_id(self.node_id, "node_id", none=True)
         if self.peers and self.name not in self.peers:
             raise ConfigError(f"peers names {', '.join(sorted(self.peers))} but not this node, {self.name!r}")
         if self.peers and (self.cluster_id or self.node_id):
@@ -139,8 +168,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ConfigError("cluster_id and node_id go together: both come from the cluster that is joined")
 
     def _check_limits(self) -> None:
-        if not 0.001 <= self.heartbeat_s <= 60:
+        if not 0.001 <= self.heartbeat_s <= 60:  # also of a "nan", which compares false with everything
             raise ConfigError(f"heartbeat_s is {self.heartbeat_s}: it must be from 0.001 to 60 seconds")
+        if not self.election_s <= LONGEST_ELECTION_S:
+            raise ConfigError(f"election_s is {self.election_s}: it must be at most {LONGEST_ELECTION_S:.0f} seconds")
         if not SMALLEST_SEGMENT_BYTES <= self.segment_bytes <= LARGEST_SEGMENT_BYTES:
             raise ConfigError(
                 f"segment_bytes is {self.segment_bytes}: it must be from {SMALLEST_SEGMENT_BYTES}"
@@ -175,3 +206,31 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def address(self) -> str:
         """What the other members dial."""
         return self.advertise or self.peers.get(self.name, "") or self.listen
+
+
+_TEXTS: Final = ("name", "data_dir", "listen", "advertise", "http", "cluster")
+_SECONDS: Final = ("heartbeat_s", "election_s")
+
+
+def check_types(config: Config) -> None:
+    """Raise TypeError if a field holds a value of another type. A struct does not look at its own."""
+    for field in config.__struct_fields__:
+        value: object = getattr(config, field)
+        if field in _TEXTS:
+            _check_type(field, value, "a str", isinstance(value, str))
+        elif field in _SECONDS:
+            _check_type(field, value, "a number", isinstance(value, int | float) and not isinstance(value, bool))
+        elif field == "peers":
+            is_table = isinstance(value, Mapping) and all(
+                isinstance(text, str) for pair in value.items() for text in pair
+            )
+            _check_type(field, value, 'a dict such as {"a": "10.0.0.1:7100"}', is_table)
+        elif field == "peer_tls":
+            _check_type(field, value, "a PeerTls or None", value is None or isinstance(value, PeerTls))
+        else:
+            _check_type(field, value, "an int", isinstance(value, int) and not isinstance(value, bool))
+
+
+def _check_type(field: str, value: object, wanted: str, good: bool) -> None:
+    if not good:
+        raise TypeError(f"{field} must be {wanted}, not {value!r:.80} ({type(value).__name__})")

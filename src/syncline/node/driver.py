@@ -25,29 +25,23 @@ from syncline.consensus.types import (
     SoftState,
     StateType,
 )
-from syncline.errors import (
-    CorruptionError,
-    DiskFull,
-    Dropped,
-    MembershipError,
-    NodeFailed,
-    NotLeader,
-    OperationError,
-    SynclineError,
-    TransportError,
-)
+from syncline.errors import Dropped, NodeFailed, NotLeader, OperationError, SynclineError, TransportError
 from syncline.node.applier import ApplyWork, RestoreWork
 from syncline.node.commits import Commits
 from syncline.node.config import Config
-from syncline.node.envelope import decode_proposal
+from syncline.node.envelope import DATA, MEMBERSHIP
 from syncline.node.events import Event, EventKind, Events
+from syncline.node.examination import examine_forward, sound_own
 from syncline.node.founding import Founding
 from syncline.node.futures import Waiter
 from syncline.node.horizon import Horizon
+from syncline.node.ignored import Ignored
 from syncline.node.parts import Parts
 from syncline.node.proposals import Proposals
 from syncline.node.reads import Reads
-from syncline.node.reconfiguration import DATA, MEMBERSHIP, Reconfiguration
+from syncline.node.reconfiguration import Reconfiguration
+from syncline.node.refusals import error_of
+from syncline.node.refusals import refused as refused_by
 from syncline.node.snapshotter import Snapshotter
 from syncline.storage.space import Shortage
 from syncline.transport.messages import (
@@ -79,11 +73,6 @@ HANDING_OVER = "handing_over"
 PASSING = (NotLeader.code, HANDING_OVER)
 """Refusals by which a proposal is kept for the next leader: this one did not append it, and is on its way out."""
 
-DISK_FULL = "disk_full"
-"""The code of a refusal by a leader whose disk is full: `DiskFull` at the node that had proposed."""
-
-REFUSALS: dict[str, type[OperationError]] = {error.code: error for error in (Dropped, NotLeader, MembershipError)}
-
 
 class Driver:
     """One node's loop. Made by `Raft.open`; everything runs on the event loop's thread."""
@@ -102,6 +91,7 @@ class Driver:
             retry_s=READS_RETRY_HEARTBEATS * config.heartbeat_s,
             ask=lambda context: void(self.core.read_index(context)),
         )
+        self.ignored = Ignored(self.loop.time)
         self.founding = Founding(self)
         self.reconfiguration = Reconfiguration(self)
         self.snapshotter = Snapshotter(self)
@@ -392,6 +382,8 @@ class Driver:
             return  # until `on_durable`
         queue, self._queue, self._queued_bytes = self._queue, [], 0
         queue = [item for item in queue if not item[0].done()]
+        if core.state is StateType.LEADER:
+            queue = sound_own(queue, core.raft.id, self.proposals.refused)
         if not queue:
             return
         if core.state is not StateType.LEADER:
@@ -399,7 +391,8 @@ class Driver:
         elif all(kind == DATA for _, kind, _ in queue):
             self._append_own(queue)
         else:
-            accepted, refused = self._append([(waiter.number, kind, payload) for waiter, kind, payload in queue])
+            own = [(waiter.number, kind, payload) for waiter, kind, payload in queue]
+            accepted, refused = self._append(core.raft.id, own)
             for waiter, _, _ in queue:
                 waiter.sent = True
             self._on_forward_reply(ForwardReply(accepted, refused, core.leader))
@@ -415,8 +408,10 @@ class Driver:
             self._appending = True
             self.proposals.appended([waiter for waiter, _, _ in queue], first, term)
 
-    def _append(self, proposals: list[tuple[int, int, bytes]]) -> tuple[list[AcceptedProposal], list[RefusedProposal]]:
-        """Have the core append them, as its leader. Data in one step, changes of the membership one by one."""
+    def _append(
+        self, sender: NodeId, proposals: list[tuple[int, int, bytes]]
+    ) -> tuple[list[AcceptedProposal], list[RefusedProposal]]:
+        """Have the core append what `sender` proposed. Data in one step, changes of the membership one by one."""
         accepted: list[AcceptedProposal] = []
         refused: list[RefusedProposal] = []
         data = [(number, payload) for number, kind, payload in proposals if kind == DATA]
@@ -429,10 +424,10 @@ class Driver:
         for number, kind, payload in proposals:
             if kind == MEMBERSHIP:
                 try:
-                    index, term = self.reconfiguration.append(payload)
+                    index, term = self.reconfiguration.append(payload, sender, number)
                     accepted.append(AcceptedProposal(number, index, term))
                 except OperationError as error:
-                    refused.append(RefusedProposal(number, error.code, str(error)))
+                    refused.append(refused_by(number, error))
         return accepted, refused
 
     def _refused(self, number: int) -> RefusedProposal:
@@ -466,8 +461,8 @@ class Driver:
     def _on_forward(self, sender: NodeId, message: Forward) -> None:
         core = self.core
         if core.state is StateType.LEADER:
-            sound, refused = self._examine(sender, message.proposals)
-            accepted, dropped = self._append(sound)
+            sound, refused = examine_forward(sender, message, self.parts.wal.check_space, self.parts.check)
+            accepted, dropped = self._append(sender, sound)
             refused += dropped
             if accepted:
                 self.commits.awaited(accepted[-1].index)
@@ -476,29 +471,6 @@ class Driver:
             accepted = []
             refused = [RefusedProposal(item.number, NotLeader.code, text) for item in message.proposals]
         self.parts.transport.send(sender, ForwardReply(accepted, refused, core.leader))
-
-    def _examine(
-        self, sender: NodeId, items: list[ForwardedProposal]
-    ) -> tuple[list[tuple[int, int, bytes]], list[RefusedProposal]]:
-        """Keep out of the log what no node could apply, and what this node's disk has no room for."""
-        sound: list[tuple[int, int, bytes]] = []
-        refused: list[RefusedProposal] = []
-        for item in items:
-            try:
-                if item.kind == DATA:
-                    proposal = decode_proposal(item.data, 0)
-                    if (proposal.origin, proposal.number) != (sender, item.number):
-                        raise Dropped("the proposal is not its sender's own")
-                    self.parts.wal.check_space(len(item.data))
-                elif item.kind != MEMBERSHIP:
-                    raise Dropped(f"the leader knows no proposals of kind {item.kind}")
-            except DiskFull as error:
-                refused.append(RefusedProposal(item.number, DISK_FULL, f"the leader refused it: {error}"))
-            except (CorruptionError, Dropped) as error:
-                refused.append(RefusedProposal(item.number, Dropped.code, f"the leader refused it: {error}"))
-            else:
-                sound.append((item.number, item.kind, item.data))
-        return sound, refused
 
     def _on_forward_reply(self, reply: ForwardReply) -> None:
         for placed in reply.accepted:
@@ -512,7 +484,7 @@ class Driver:
             if again is not None:
                 turned_back.append(again)
                 continue
-            self.proposals.refused(item.number, refusal(item, reply.leader or None))
+            self.proposals.refused(item.number, error_of(item, reply.leader or None))
         if turned_back:
             self._hold = True
             self._queue = sorted([*turned_back, *self._queue], key=lambda item: item[0].number)  # in their order
@@ -552,13 +524,6 @@ class Driver:
         for future in list(self._watchers):
             if not future.done():
                 future.set_result(None)
-
-
-def refusal(item: RefusedProposal, leader: NodeId | None) -> SynclineError:
-    """The error of a proposal that the leader refused."""
-    if item.code == DISK_FULL:
-        return DiskFull(item.message)
-    return REFUSALS.get(item.code, Dropped)(item.message, leader=leader)
 
 
 def void(_: object) -> None:

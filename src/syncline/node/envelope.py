@@ -8,22 +8,32 @@ own. The runtime's entries never reach the state machine.
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
 
 import msgspec
 
 from syncline.consensus.types import NodeId
-from syncline.errors import CorruptionError
+from syncline.decoding import UNDECODABLE
 
 __all__ = [
+    "DATA",
+    "MEMBERSHIP",
     "ChangeContext",
     "Kind",
+    "LARGEST_KIND",
     "Member",
     "Proposal",
+    "Unreadable",
     "decode_context",
     "decode_member",
     "decode_proposal",
     "encode",
 ]
+
+
+DATA: Final = 0
+MEMBERSHIP: Final = 1
+"""Kinds of proposals, as `ForwardedProposal.kind`: the data of a normal entry, or a change of the membership."""
 
 
 class Kind(IntEnum):
@@ -39,6 +49,10 @@ class Kind(IntEnum):
     """The cluster's feature level or machine version rises."""
     DIGEST = 4
     """The members' digests of the state at one applied index, for comparison."""
+
+
+LARGEST_KIND: Final = 255
+"""No version writes a kind above it: such an entry is garbage, and not of a later version."""
 
 
 class Proposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -91,18 +105,29 @@ _member_decoder = msgspec.msgpack.Decoder(Member)
 _context_decoder = msgspec.msgpack.Decoder(ChangeContext)
 
 
-def decode_proposal(data: bytes, index: int) -> Proposal:
-    """Read a normal entry's data; `index` is for the message. A committed entry that can't be read is corruption."""
+class Unreadable(ValueError):
+    """Bytes are not what they should be. The text says why."""
+
+
+def decode_proposal(data: bytes) -> Proposal:
+    """Read a normal entry's data. Raises `Unreadable`, and nothing else, as do the other two."""
     try:
         return _proposal_decoder.decode(data)
-    except msgspec.MsgspecError as error:
-        raise CorruptionError(f"log entry {index} is not a proposal: {error}", file="wal", first_index=index) from error
+    except UNDECODABLE as error:
+        raise Unreadable(f"it is not a proposal: {error}") from error
 
 
 def decode_member(data: bytes) -> Member:
-    return _member_decoder.decode(data)
+    """Read an announcement."""
+    try:
+        return _member_decoder.decode(data)
+    except UNDECODABLE as error:
+        raise Unreadable(f"the announcement can't be read: {error}") from error
 
 
 def decode_context(data: bytes) -> ChangeContext | None:
     """Read a change's context; None for a change that brings none (leaving a joint membership)."""
-    return _context_decoder.decode(data) if data else None
+    try:
+        return _context_decoder.decode(data) if data else None
+    except UNDECODABLE as error:
+        raise Unreadable(f"the context of the change can't be read: {error}") from error

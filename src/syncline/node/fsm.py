@@ -8,7 +8,10 @@ Write a class with `apply`, `snapshot` and `restore`; the node calls it the same
   node. No clock, no randomness, no iteration over sets of strings, no files that others write.
 - What `apply` returns reaches the caller of `Raft.apply`, on the node where it was called.
 - Raising `errors.Rejected` is an answer too: a deterministic refusal, which reaches the caller as that exception and
-  must leave the state as it was. Any other exception stops the node: its state can no longer be trusted.
+  must leave the state as it was.
+- Any other exception stops the node, and as all nodes apply the same entry, it stops all of them, again at each start,
+  until corrected code is deployed: refuse what you can't apply with `Rejected`.
+- The methods are called without `await`: none of them may be `async def`.
 """
 
 from __future__ import annotations
@@ -18,7 +21,16 @@ from typing import BinaryIO, Protocol, runtime_checkable
 
 import msgspec
 
-__all__ = ["BatchingFSM", "BytesSnapshot", "DurableFSM", "Entry", "FSM", "FSMSnapshot", "SnapshotSink"]
+__all__ = [
+    "BatchingFSM",
+    "BytesSnapshot",
+    "CheckingFSM",
+    "DurableFSM",
+    "Entry",
+    "FSM",
+    "FSMSnapshot",
+    "SnapshotSink",
+]
 
 
 class Entry(msgspec.Struct, gc=False, frozen=True):
@@ -71,11 +83,18 @@ class FSM(Protocol):
     """A state machine to replicate."""
 
     def apply(self, entry: Entry) -> object:
-        """Change the state by one committed entry; the answer goes to whoever proposed it."""
+        """Change the state by one committed entry; the answer goes to the caller that proposed it.
+
+        Raise `errors.Rejected` for a command that can't be applied, also for one that can't be read. Any other
+        exception stops every node at this entry, again at each start, until corrected code is deployed on all of them.
+        """
         ...
 
     def snapshot(self) -> FSMSnapshot:
-        """Take a consistent view, quickly: nothing is applied meanwhile."""
+        """Take a consistent view, quickly: nothing is applied meanwhile.
+
+        If it raises, there is a warning, and another attempt later; the log grows meanwhile.
+        """
         ...
 
     def restore(self, source: BinaryIO) -> None:
@@ -96,11 +115,25 @@ class BatchingFSM(Protocol):
 
 
 @runtime_checkable
+class CheckingFSM(Protocol):
+    """A state machine that looks at commands before they enter the log."""
+
+    def check(self, data: bytes) -> None:
+        """Raise `errors.Rejected` for a command that `apply` could not read; the caller gets that refusal.
+
+        It is called on the event loop, beside `apply`: by the node on which a command is proposed, and by the leader
+        for what other nodes forward. It may depend on `data` alone and not on the state, and should take microseconds.
+        """
+        ...
+
+
+@runtime_checkable
 class DurableFSM(Protocol):
     """A state machine that keeps its own state on disk.
 
     It commits `applied_index` atomically with its state. At start it is not restored from a snapshot, only caught
-    up: entries up to `applied_index` are not applied again. (`syncline.replace_file` makes one file of both.)
+    up: entries up to `applied_index` are not applied again. (`syncline.replace_file` makes one file of both.) A node
+    does not start if `applied_index` is beyond the end of its log: the two are not of one node then.
     """
 
     @property

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from syncline.consensus.types import NodeId
+from syncline.decoding import UNDECODABLE
 from syncline.errors import CorruptionError
 from syncline.node.config import Config
 from syncline.node.members import format_id, parse_id
@@ -62,7 +63,7 @@ def chosen_id(disk: Disk, path: str) -> NodeId | None:
         return None
     try:
         return parse_id(msgspec.json.decode(read_file(disk, name, limit_bytes=FILE_LIMIT_BYTES), type=_Note).node_id)
-    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+    except (*UNDECODABLE, ValueError) as error:
         message = f"{name} is damaged: {error}. The node has not joined yet: empty its data directory and start again."
         raise CorruptionError(message, file=name) from error
 

@@ -12,6 +12,7 @@ import msgspec
 
 from syncline.consensus.membership import decode_change
 from syncline.consensus.types import Entry, EntryType, NodeId
+from syncline.decoding import UNDECODABLE
 from syncline.errors import StorageError
 from syncline.node.envelope import Kind, Member, decode_context, decode_member, decode_proposal
 from syncline.node.members import BookState
@@ -24,7 +25,7 @@ from syncline.storage.walscan import SegmentScan
 
 __all__ = ["known_members"]
 
-UNREADABLE = (StorageError, OSError, msgspec.MsgspecError, BodyError, ValueError)
+UNREADABLE = (StorageError, OSError, *UNDECODABLE, BodyError, ValueError)
 
 
 def known_members(disk: Disk, path: str) -> dict[NodeId, Member]:
@@ -40,7 +41,7 @@ def _in_snapshots(disk: Disk, path: str) -> Iterator[Member]:
         return
     for view in reversed(list_snapshots(disk, path)):
         if view.manifest is not None:
-            with contextlib.suppress(msgspec.MsgspecError):
+            with contextlib.suppress(*UNDECODABLE):
                 yield from msgspec.msgpack.decode(view.manifest.runtime, type=BookState).members
 
 
@@ -58,7 +59,8 @@ def _in_segment(disk: Disk, path: str) -> Iterator[Member]:
         while (frame := scan.next()) is not None or scan.skip_damage():
             if frame is not None and frame.entries is not None:
                 for entry in decode_entries(frame.entries):
-                    yield from _in_entry(entry)
+                    with contextlib.suppress(ValueError):  # an entry that every node ignores
+                        yield from _in_entry(entry)
     finally:
         file.close()
 
@@ -68,6 +70,6 @@ def _in_entry(entry: Entry) -> Iterator[Member]:
         context = decode_context(decode_change(entry).context)
         yield from context.members if context is not None else ()
     elif entry.data[1:2] == bytes([Kind.ANNOUNCE]):  # the first element of an array: the others need not be decoded
-        proposal = decode_proposal(entry.data, entry.index)
+        proposal = decode_proposal(entry.data)
         if proposal.kind == Kind.ANNOUNCE:
             yield decode_member(proposal.data)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from syncline.node.applier import Applied, Outcome, Restored
+from syncline.node.applier import Applied, Outcome, Restored, Viewed
 from syncline.node.driver import Driver
-from syncline.node.envelope import decode_member
 
 __all__ = ["on_outcome"]
 
@@ -16,8 +15,10 @@ def on_outcome(driver: Driver, outcome: Outcome) -> None:
             _on_applied(driver, outcome)
         elif isinstance(outcome, Restored):
             _on_restored(driver, outcome)
-        else:
+        elif isinstance(outcome, Viewed):
             driver.snapshotter.viewed(outcome.view)
+        else:
+            driver.snapshotter.not_viewed(outcome.error)
     except Exception as error:  # noqa: BLE001 - see `Driver.fail`
         driver.fail(error)
 
@@ -28,8 +29,10 @@ def _on_applied(driver: Driver, done: Applied) -> None:
     assert done.first_index == driver.applied + 1, (done.first_index, driver.applied)
     for entry in done.changes:
         driver.reconfiguration.applied(entry)
-    for data in done.announced:
-        driver.reconfiguration.announced(decode_member(data))
+    for member in done.announced:
+        driver.reconfiguration.announced(member)
+    for index, reason in done.ignored:
+        driver.ignored.note(index, reason)
     driver.applied = done.last_index
     for number, index, term, answer in done.answers:
         driver.proposals.resolved(number, index, term, answer)

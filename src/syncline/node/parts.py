@@ -8,6 +8,7 @@ from syncline.consensus.rawnode import RawNode
 from syncline.node.applier import Applier
 from syncline.node.calls import Calls
 from syncline.node.logwriter import LogWriter
+from syncline.node.machine import CommandCheck
 from syncline.node.members import MemberBook
 from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.log import StoredLog
@@ -31,6 +32,8 @@ class Parts:
     core: RawNode
     writer: LogWriter
     machine: Applier
+    check: CommandCheck | None
+    """The `check` of the state machine, if it has one."""
     persister: Calls
     """Writes snapshots of the own state machine."""
     receiver: Calls

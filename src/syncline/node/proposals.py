@@ -26,6 +26,9 @@ COUNTER_BITS: Final = 32
 
 NONCE_BITS: Final = 31
 
+LARGEST_INDEX: Final = 2**63 - 1
+"""An answer that places a proposal above it, or in such a term, is no answer of a leader."""
+
 NO_QUORUM: Final = "no quorum of the voters is reachable"
 
 IN_SNAPSHOT: Final = "a snapshot took the place of the log there: it may have been applied"
@@ -106,7 +109,7 @@ class Proposals:
     def placed(self, number: int, index: int, term: int) -> None:
         """The leader gave it this position. It may have been applied already: the two words race."""
         waiter = self._waiting.get(number)
-        if waiter is None:
+        if waiter is None or not (0 < index <= LARGEST_INDEX and 0 < term <= LARGEST_INDEX):
             return
         if index <= self._jumped:
             self._fail(waiter, DeadlineExceeded(IN_SNAPSHOT))

@@ -13,7 +13,6 @@ from typing import Final, Self
 from syncline.consensus.types import NONE, ChangeType, NodeId, StateType
 from syncline.errors import (
     Closed,
-    ConfigError,
     NodeFailed,
     NotLeader,
     OperationError,
@@ -24,17 +23,26 @@ from syncline.errors import (
     TransferFailed,
     UsageError,
 )
+from syncline.node.arguments import (
+    MAX_TIMEOUT_S,
+    check_changes,
+    check_expected,
+    check_timeout,
+    checked_bytes,
+    checked_commands,
+    checked_flag,
+)
 from syncline.node.assembly import World, assemble
 from syncline.node.changes import Changes
 from syncline.node.config import Config
 from syncline.node.driver import Driver
-from syncline.node.envelope import Kind, Proposal, encode
+from syncline.node.envelope import DATA, Kind, Proposal, encode
 from syncline.node.events import Event, EventKind
 from syncline.node.fsm import FSM
 from syncline.node.futures import ApplyCall, ApplyFuture, ReadFuture, Then, Waiter, settle_error
 from syncline.node.joining import Ask, finish_joining, joining_config
 from syncline.node.members import MemberInfo, Membership
-from syncline.node.reconfiguration import DATA
+from syncline.node.naming import check_http, check_id, check_name, dialled_address
 from syncline.node.stats import Stats, collect
 from syncline.platform.disk import Disk, OsDisk
 from syncline.platform.network import Network, TcpNetwork
@@ -44,9 +52,6 @@ from syncline.storage.snapshots import SnapshotManifest
 from syncline.transport.messages import PeerStats
 
 __all__ = ["Raft"]
-
-MAX_TIMEOUT_S = 3600.0
-"""A longer wait is a mistake of units."""
 
 HANDOVER_S = 2.0
 """How long `close` waits for another node to take over the leadership."""
@@ -89,8 +94,9 @@ class Raft:
         leader yet. After a crash that may be a little less than it showed before: see `catching_up`. The keyword
         arguments replace the real world, for tests.
 
-        Raises ConfigError, StorageError (`DirectoryLocked`, `WrongDirectory`, `CorruptionError` ...), NodeFailed, and
-        OSError where the peer address can't be bound.
+        Raises TypeError (no state machine), ConfigError, StorageError (`DirectoryLocked`, `WrongDirectory`,
+        `CorruptionError` ...), NodeFailed (also if the state machine can't load its snapshot, or apply an entry), and
+        OSError if the peer address can't be bound.
         """
         raft = cls.__new__(cls)
         loop = asyncio.get_running_loop()
@@ -143,24 +149,29 @@ class Raft:
 
         `timeout` (seconds) bounds the whole operation. Failures: `Rejected` (the state machine refused), `TooLarge`,
         `Dropped`, `NoLeader`, `NotLeader`, `Superseded` (all `not_applied`), `DeadlineExceeded`, `Closed` (see their
-        `outcome`), `DiskFull`, `NodeFailed`.
+        `outcome`), `DiskFull`, `NodeFailed`. Raises TypeError for data that are not bytes, ConfigError for a `timeout`
+        out of range: then nothing was proposed.
         """
         return self._apply(Kind.COMMAND, data, timeout, extensions)
 
     def apply_many(self, commands: Sequence[bytes], *, timeout: float = 5.0) -> list[ApplyFuture]:
-        """`apply` for each, in this order, in one batch. They are not atomic together."""
-        return [self._apply(Kind.COMMAND, data, timeout, b"") for data in commands]
+        """`apply` for each, in this order, in one batch. They are not atomic together.
 
-    def apply_then(self, data: bytes, then: Then, *, timeout: float = 5.0) -> None:
+        Raises as `apply` does, and then proposes none of them.
+        """
+        check_timeout(timeout)
+        return [self._apply(Kind.COMMAND, data, timeout, b"") for data in checked_commands(commands)]
+
+    def apply_then(self, data: bytes, then: Then, *, timeout: float = 5.0, checked: bool = False) -> None:
         """`apply` for those who go on in a callback: `then(answer, None)`, or `then(None, error)`.
 
         It is called exactly once, on the event loop: at once where the proposal fails at once, else in the very turn of
         the loop in which the answer is known, so it must be short and must not block. What it raises goes to the loop's
-        exception handler.
+        exception handler. `checked`: the caller has made sure that the state machine's `check` passes the command.
         """
         call = ApplyCall(then)
         try:
-            self._propose(call, Kind.COMMAND, data, timeout, b"")
+            self._propose(call, Kind.COMMAND, data, timeout, b"", checked=checked)
         except ENDED_AT_ONCE as error:
             call.failed(error)
 
@@ -176,12 +187,13 @@ class Raft:
         that awaits it can.
         """
         driver, loop = self._driver, self._driver.loop
+        check_timeout(timeout)
         if driver.stopped_by is not None:
             future = ReadFuture(loop=loop)
             settle_error(future, driver.stopped_by)
             return future
         driver.schedule()
-        return driver.reads.new(loop, loop.time() + _timeout(timeout), driver.config.heartbeat_s)
+        return driver.reads.new(loop, loop.time() + timeout, driver.config.heartbeat_s)
 
     async def verify_leader(self, *, timeout: float = 5.0) -> None:  # noqa: ASYNC109
         """Return if this node leads, as confirmed by a quorum after the call; else raise NotLeader."""
@@ -204,14 +216,22 @@ class Raft:
             future.failed(error)
         return future
 
-    def _propose(self, waiter: Waiter, kind: Kind, data: bytes, timeout_s: float, extensions: bytes) -> None:
+    def _propose(
+        self, waiter: Waiter, kind: Kind, data: bytes, timeout_s: float, extensions: bytes, *, checked: bool = False
+    ) -> None:
+        if type(data) is not bytes or type(extensions) is not bytes:
+            data, extensions = checked_bytes(data), checked_bytes(extensions, "extensions")
+        if type(timeout_s) is not float or not 0.0 < timeout_s <= MAX_TIMEOUT_S:
+            check_timeout(timeout_s)
         driver = self._driver
         driver.check_running()
         size = len(data) + len(extensions)
         if size > driver.config.max_entry_bytes:
             raise TooLarge(f"a command of {size} bytes; the limit is {driver.config.max_entry_bytes}")
         driver.parts.wal.check_space(size)
-        driver.proposals.add(waiter, size, driver.loop.time() + _timeout(timeout_s))
+        if driver.parts.check is not None and not checked and kind is Kind.COMMAND:
+            driver.parts.check(data)
+        driver.proposals.add(waiter, size, driver.loop.time() + timeout_s)
         driver.propose(waiter, DATA, encode(Proposal(kind, driver.core.raft.id, waiter.number, data, extensions)))
 
     # -- membership ---------------------------------------------------------------------------------------------------
@@ -233,10 +253,7 @@ class Raft:
         choice (a fresh random number), or 0 to be given one; open the node with it and with `cluster_id`.
         `expected_index`: only if the membership's index is still this one. Raises MembershipError.
         """
-        return await self._changes.add(
-            name, address, http=http, node_id=node_id, voter=False, promote=promote, expected=expected_index,
-            timeout_s=_timeout(timeout),
-        )  # fmt: skip
+        return await self._add(name, address, http, node_id, False, promote, expected_index, timeout)
 
     async def add_voter(
         self,
@@ -249,22 +266,41 @@ class Raft:
         timeout: float = 30.0,  # noqa: ASYNC109
     ) -> MemberInfo:
         """Add a member that votes at once. `add_learner` is the safer way: this one counts before it has the log."""
+        return await self._add(name, address, http, node_id, True, False, expected_index, timeout)
+
+    async def _add(
+        self,
+        name: str,
+        address: str,
+        http: str,
+        node_id: NodeId,
+        voter: bool,
+        promote: bool,
+        expected_index: int | None,
+        timeout_s: float,
+    ) -> MemberInfo:
+        dialled_address(address)
         return await self._changes.add(
-            name, address, http=http, node_id=node_id, voter=True, promote=False, expected=expected_index,
-            timeout_s=_timeout(timeout),
+            check_name(name), address, http=check_http(http), node_id=check_id(node_id, "node_id", none=True),
+            voter=voter, promote=checked_flag(promote, "promote"), expected=check_expected(expected_index),
+            timeout_s=check_timeout(timeout_s),
         )  # fmt: skip
 
     async def promote(self, node_id: NodeId, *, expected_index: int | None = None, timeout: float = 30.0) -> Membership:  # noqa: ASYNC109
         """Make a learner a voter now."""
-        return await self._changes.single(ChangeType.ADD_NODE, node_id, expected_index, _timeout(timeout))
+        return await self._single(ChangeType.ADD_NODE, node_id, expected_index, timeout)
 
     async def demote(self, node_id: NodeId, *, expected_index: int | None = None, timeout: float = 30.0) -> Membership:  # noqa: ASYNC109
         """Make a voter a learner, which stays one."""
-        return await self._changes.single(ChangeType.ADD_LEARNER_NODE, node_id, expected_index, _timeout(timeout))
+        return await self._single(ChangeType.ADD_LEARNER_NODE, node_id, expected_index, timeout)
 
     async def remove(self, node_id: NodeId, *, expected_index: int | None = None, timeout: float = 30.0) -> Membership:  # noqa: ASYNC109
         """Remove a member; the leader hands over first. Done when the change is committed. Idempotent."""
-        return await self._changes.single(ChangeType.REMOVE_NODE, node_id, expected_index, _timeout(timeout))
+        return await self._single(ChangeType.REMOVE_NODE, node_id, expected_index, timeout)
+
+    async def _single(self, kind: ChangeType, node_id: NodeId, expected: int | None, timeout_s: float) -> Membership:
+        check_id(node_id, "node_id")
+        return await self._changes.single(kind, node_id, check_expected(expected), check_timeout(timeout_s))
 
     async def change_membership(
         self,
@@ -274,7 +310,7 @@ class Raft:
         timeout: float = 30.0,  # noqa: ASYNC109
     ) -> Membership:
         """Any change of known members at once, through a joint membership where more than one voter changes."""
-        return await self._changes.known(changes, expected_index, _timeout(timeout))
+        return await self._changes.known(check_changes(changes), check_expected(expected_index), check_timeout(timeout))
 
     async def transfer_leadership(self, to: NodeId = NONE, *, timeout: float = 10.0) -> NodeId:  # noqa: ASYNC109
         """Hand leadership over, to the most up-to-date voter or to `to`. Returns the new leader once it leads.
@@ -282,8 +318,10 @@ class Raft:
         Raises TransferFailed at the deadline, MembershipError where `to` is no voter. The old leader goes on then.
         """
         driver = self._driver
+        check_id(to, "to", none=True)
+        check_timeout(timeout)
         driver.check_running()
-        deadline_s = driver.loop.time() + _timeout(timeout)
+        deadline_s = driver.loop.time() + timeout
         before = driver.core.leader
         target = self._changes.successor(to)
         if target == before:
@@ -461,9 +499,3 @@ class Raft:
     async def _wait_for_progress(self) -> None:
         self._driver.check_running()
         await self._changes.wait(self._driver.loop.time() + self._driver.config.heartbeat_s)
-
-
-def _timeout(timeout_s: float) -> float:
-    if not 0 < timeout_s <= MAX_TIMEOUT_S:
-        raise ConfigError(f"timeout is {timeout_s}: it must be positive and at most {MAX_TIMEOUT_S:.0f} seconds")
-    return timeout_s

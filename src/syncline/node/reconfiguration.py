@@ -17,10 +17,12 @@ from syncline.consensus.types import (
     SingleChange,
     StateType,
 )
-from syncline.errors import Dropped, MembershipError, NodeFailed
-from syncline.node.envelope import ChangeContext, Kind, Member, Proposal, decode_context, encode
+from syncline.errors import ConfigError, Dropped, MembershipError, NodeFailed
+from syncline.node.envelope import DATA, ChangeContext, Kind, Member, Proposal, decode_context, encode
 from syncline.node.events import EventKind
+from syncline.node.examination import examine_change
 from syncline.node.futures import ApplyFuture
+from syncline.node.ignored import RateLimitedLog
 from syncline.node.members import format_id, members_of
 from syncline.transport.handshake import Hello
 from syncline.transport.messages import Refusal, RefusalCode
@@ -29,10 +31,6 @@ if TYPE_CHECKING:
     from syncline.node.driver import Driver
 
 __all__ = ["REMOVED", "Reconfiguration"]
-
-DATA = 0
-MEMBERSHIP = 1
-"""Kinds of proposals, as `ForwardedProposal.kind`."""
 
 REMOVED = "it was removed from the cluster"
 """What a removed node is told when it dials a member."""
@@ -49,8 +47,6 @@ HOUSEKEEPING_TICKS = 5
 ANNOUNCE_S = 5.0
 """How long an announcement may take before it is made again."""
 
-_change_decoder = msgspec.msgpack.Decoder(MembershipChange)
-
 
 class Reconfiguration:
     """The membership as the runtime sees it; the rules of joint consensus are the core's."""
@@ -59,19 +55,16 @@ class Reconfiguration:
         self._driver = driver
         self._ticks = 0
         self._announcing: ApplyFuture | None = None
+        self._unreachable = RateLimitedLog(driver.loop.time)
         self.removed = False
         """Whether this node has applied its own removal."""
 
     # -- on the leader ------------------------------------------------------------------------------------------------
 
-    def append(self, payload: bytes) -> tuple[int, int]:
-        """Append a proposed change; returns its index and term. Raises MembershipError, Dropped."""
+    def append(self, payload: bytes, sender: NodeId, number: int) -> tuple[int, int]:
+        """Append a change that `sender` proposed; returns its index and term. Raises MembershipError, Dropped."""
         core = self._driver.core
-        try:
-            change = _change_decoder.decode(payload)
-            context = decode_context(change.context)
-        except msgspec.MsgspecError as error:
-            raise MembershipError(f"the change can't be read: {error}") from error
+        change, context = examine_change(payload, sender, number)
         if core.raft.pending_membership_index > core.applied:
             raise Dropped("another change of the membership is under way: wait for it to end")
         self._check_current(context)
@@ -89,10 +82,8 @@ class Reconfiguration:
             raise Dropped("the leader takes no changes at the moment: a hand-over is under way") from error
         return core.last_index, core.term
 
-    def _check_current(self, context: ChangeContext | None) -> None:
+    def _check_current(self, context: ChangeContext) -> None:
         """What only the leader can judge, with no other change under way: conditions, and names that are taken."""
-        if context is None:
-            return
         book = self._driver.parts.book
         if context.expected and context.expected != book.membership_index:
             raise MembershipError(
@@ -143,7 +134,7 @@ class Reconfiguration:
             context = encode(ChangeContext(core.raft.id, 0, (promoted,)))
             change = MembershipChange(changes=(SingleChange(ChangeType.ADD_NODE, member.id),), context=context)
             try:
-                self.append(encode(change))
+                self.append(encode(change), core.raft.id, 0)
             except (Dropped, MembershipError):
                 return  # looked at again in a moment
             return
@@ -177,8 +168,12 @@ class Reconfiguration:
     def applied(self, entry: Entry) -> None:
         """A change was committed and its turn has come."""
         driver = self._driver
-        change = decode_change(entry)
-        context = decode_context(change.context)
+        try:
+            change = decode_change(entry)
+            context = decode_context(change.context)
+        except ValueError as error:
+            driver.ignored.note(entry.index, str(error))
+            return
         answer: object = None
         try:
             # While a snapshot is being loaded the core has its newer membership already: it must not go back.
@@ -229,7 +224,10 @@ class Reconfiguration:
         members = members_of(driver.core.raft.tracker.configuration.state())
         for member in driver.parts.book.members.values():
             if member.id != me and member.address and member.id in members:
-                driver.parts.transport.set_peer(member.id, member.address)
+                try:
+                    driver.parts.transport.set_peer(member.id, member.address)
+                except ConfigError as error:  # replicated long ago: to stop here would stop every node
+                    self._unreachable.warn(f"no link to member {member.name!r} ({format_id(member.id)}): {error}")
         for gone in driver.parts.book.removed:
             driver.parts.transport.remove_peer(gone)
 

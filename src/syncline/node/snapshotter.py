@@ -14,12 +14,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from syncline.consensus.types import Message, NodeId
+from syncline.decoding import UNDECODABLE
 from syncline.errors import Closed, CorruptionError, NothingToSnapshot, StorageError, SynclineError, TransportError
 from syncline.node.applier import SnapshotWork
 from syncline.node.events import EventKind
 from syncline.node.fsm import FSMSnapshot
 from syncline.node.futures import settle, settle_error
-from syncline.node.members import members_of
+from syncline.node.machine import persist as persist_view
+from syncline.node.machine import release
+from syncline.node.members import MemberBook, members_of
 from syncline.storage.snapshotfile import decode_manifest, encode_manifest
 from syncline.storage.snapshots import SnapshotManifest, SnapshotReader, SnapshotReceiver, SnapshotWriter
 from syncline.transport.messages import SnapshotSink
@@ -36,6 +39,9 @@ LOG_BYTES_FACTOR = 4
 
 RETRY_TICKS = 50
 """Ticks to wait after a snapshot that failed (a full disk, a cancelled `persist`)."""
+
+MAX_DOUBLINGS = 5
+"""Of the wait, with each failure in a row: from 5 s to 160 s at the usual heartbeat."""
 
 FIRST_SCRUB_S = 300.0
 """After a start, which has read the newest snapshot only, all are read through, and again after `SCRUB_S`."""
@@ -56,6 +62,8 @@ class Snapshotter:
         self._last_index = newest.index if newest is not None else 0
         self._bytes_since = 0
         self._wait_ticks = 0
+        self._failures = 0
+        """Snapshots in a row that were not made."""
         self._viewing = False
         self._waiting: list[asyncio.Future[object]] = []
         """For a view that is not taken yet, ..."""
@@ -138,12 +146,12 @@ class Snapshotter:
             try:
                 writer = store.create(index, term, state, runtime)
                 try:
-                    view.persist(_Guarded(self, writer))
+                    persist_view(view, _Guarded(self, writer))
                     return writer.commit()
                 finally:
                     writer.abort()
             finally:
-                view.release()
+                release(view)
 
         # Queued now, not when the task first runs: whatever happens to the task, the view is released.
         self._spawn(self._persist(driver.parts.persister.start(persist), index, counted))
@@ -152,12 +160,10 @@ class Snapshotter:
         try:
             manifest = await work
         except Exception as error:  # noqa: BLE001 - a state machine may raise anything to cancel its snapshot
-            self._wait_ticks = RETRY_TICKS
-            failure = error if isinstance(error, SynclineError) else StorageError(f"no snapshot at {index}: {error!r}")
-            log.warning("the snapshot at entry %d was not made: %s", index, failure)
-            self._end_promised(failure)
+            self._not_made(index, "persist", error)
         else:
             self.taken += 1
+            self._failures = 0
             self._bytes_since = max(0, self._bytes_since - counted)
             self._durable(manifest)
             promised, self._promised = self._promised, []
@@ -165,6 +171,29 @@ class Snapshotter:
                 settle(future, manifest)
         self._viewing = False
         self._serve_waiting()
+
+    def not_viewed(self, error: Exception) -> None:
+        """The state machine gave no view of itself: its state is untouched, and it is asked again later."""
+        self._promised, self._waiting = [*self._promised, *self._waiting], []
+        self._not_made(self._driver.applied, "snapshot", error)
+        self._viewing = False
+
+    def _not_made(self, index: int, method: str, error: Exception) -> None:
+        """No snapshot this time. The next attempt waits, longer with each failure in a row."""
+        wait_ticks = RETRY_TICKS << min(self._failures, MAX_DOUBLINGS)
+        self._failures += 1
+        self._wait_ticks = wait_ticks
+        if isinstance(error, SynclineError):
+            failure = error
+        else:
+            failure = StorageError(f"no snapshot at entry {index}: `{method}` raised {type(error).__name__}: {error}")
+            failure.__cause__ = error
+        log.warning(
+            "the snapshot at entry %d was not made: %s. The state is untouched, and the log grows until a snapshot"
+            " succeeds; the next attempt is in %.1f s at the earliest",
+            *(index, failure, wait_ticks * self._driver.config.heartbeat_s),
+        )
+        self._end_promised(failure)
 
     def _serve_waiting(self) -> None:
         """Those who asked while the last one was being written want what was applied since, too."""
@@ -181,7 +210,7 @@ class Snapshotter:
     def _drop(self, view: FSMSnapshot, reason: SynclineError) -> None:
         self._viewing = False
         self._end_promised(reason)
-        view.release()
+        release(view)
 
     def _end_promised(self, reason: SynclineError) -> None:
         promised, self._promised = self._promised, []
@@ -298,7 +327,7 @@ class Snapshotter:
         driver = self._driver
         if driver.stopped:
             raise TransportError("this node has stopped")
-        offered = decode_manifest(manifest)
+        offered = _checked_offer(manifest)
         if message.snapshot is None or message.snapshot.meta != offered.meta:
             raise TransportError("the snapshot's manifest and the message that brings it do not agree")
         held = next((own for own in driver.parts.snapshots.list() if own.meta == offered.meta), None)
@@ -338,6 +367,16 @@ class Snapshotter:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _checked_offer(manifest: bytes) -> SnapshotManifest:
+    """The manifest of a snapshot that a peer offers. Raises TransportError if it could not be loaded later."""
+    try:
+        offered = decode_manifest(manifest)
+        MemberBook().load(offered.runtime)
+    except (*UNDECODABLE, ValueError) as error:
+        raise TransportError(f"the manifest of the snapshot can't be read: {error}") from error
+    return offered
 
 
 class _Guarded:

@@ -60,6 +60,8 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     disk_shortage: int = 0
     """How short of space the log's disk is (`storage.space.Shortage`): 0 not at all, 1 writes are or may soon be
     refused, 2 entries of a leader are not taken either."""
+    entries_ignored: int = 0
+    """Entries of the log that no node can use, and that had no effect. Anything but 0 is a fault of some leader."""
 
 
 def collect(driver: Driver) -> Stats:
@@ -102,6 +104,7 @@ def collect(driver: Driver) -> Stats:
         messages_refused=sum(core.raft.dropped.values()),
         progress=progress,
         disk_shortage=driver.shortage,
+        entries_ignored=driver.ignored.count,
     )
 
 

@@ -54,7 +54,7 @@ class NodeBackend:
         return self._failed.result() if self._failed.done() and not self._failed.cancelled() else None
 
     def propose(self, command: bytes, timeout_s: float, then: Then) -> None:
-        self._raft.apply_then(command, then, timeout=timeout_s)
+        self._raft.apply_then(command, then, timeout=timeout_s, checked=True)  # `encode_command` has made it
 
     def read_index(self, timeout_s: float) -> ReadFuture:
         return self._raft.read_index(timeout=timeout_s)

@@ -11,6 +11,7 @@ from typing import Self
 from syncline.errors import ConfigError
 from syncline.kv.machine import KvMachine
 from syncline.node.config import Config
+from syncline.node.naming import is_wildcard
 from syncline.node.raft import Raft
 from syncline.platform.disk import Disk, OsDisk
 from syncline.platform.network import Network, TcpNetwork
@@ -112,7 +113,7 @@ class KvServer:
             name=config.name,
             data_dir=config.data_dir,
             listen=config.peer_listen,
-            advertise=config.peer_advertise,
+            advertise=config.peer_advertise or self._known_address(),
             http=self.http_url,
             peers=peers,
             cluster=config.cluster,
@@ -126,6 +127,11 @@ class KvServer:
             reserve_bytes=config.reserve_bytes,
             peer_tls=_peer_tls(config),
         )
+
+    def _known_address(self) -> str:
+        """Where peers reach a node that listens on all interfaces, as far as `initial_cluster` tells."""
+        host, _ = split_address(self.config.peer_listen)
+        return self.config.initial_cluster.get(self.config.name, "") if is_wildcard(host) else ""
 
     def _add_metrics(self, raft: Raft, machine: KvMachine) -> None:
         registry, http = self.metrics, self._http

@@ -135,14 +135,25 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def _check_membership(self) -> None:
         if self.initial_cluster and self.join:
             raise ConfigError("give initial_cluster (to start a cluster) or join (to enter a running one), not both")
+        taken: dict[tuple[str, int], str] = {}
         for name, address in self.initial_cluster.items():
             _check("initial_cluster", check_name, name)
             _check(f"initial_cluster: {name}", check_address, address)
+            other = taken.setdefault(split_address(address), name)
+            if other != name:
+                raise ConfigError(
+                    f"initial_cluster gives {other!r} and {name!r} the same address, {address}: each node needs one"
+                )
         if self.initial_cluster and self.name not in self.initial_cluster:
             known = ", ".join(sorted(self.initial_cluster))
             raise ConfigError(f"initial_cluster names {known} but not this node, {self.name!r}")
         for url in self.join:
             _check("join", check_url, url)
+        if self.join and not self.peer_advertise:
+            try:
+                check_address(self.peer_listen)
+            except ConfigError as error:
+                raise ConfigError(f"peer_listen: {error}. Give peer_advertise") from None
 
     def _check_tls(self) -> None:
         if bool(self.http_tls_cert) != bool(self.http_tls_key):

@@ -160,6 +160,7 @@ _FIGURES: tuple[tuple[str, str, str, ReadStats], ...] = (
     ("gauge", "syncline_raft_snapshot_index", "The newest snapshot's entry.", lambda s: s.snapshot_index),
     ("gauge", "syncline_raft_lag_entries", "Entries committed and not applied yet.", lambda s: s.lag),
     ("counter", "syncline_raft_messages_refused_total", "Messages that made no sense.", lambda s: s.messages_refused),
+    ("counter", "syncline_ignored_entries_total", "Log entries without effect.", lambda s: s.entries_ignored),
     (
         "gauge",
         "syncline_disk_shortage",

@@ -262,7 +262,7 @@ def decode_identity(path: str, data: bytes) -> Identity:
         intact = content.checksum == _checksum(content) and _encode(content) == data
         ids = [content.cluster_id, content.node_id, content.directory_id or _hex(0)]
         ids += [*content.founders, *content.founders.values()]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
     if not intact or not all(map(_HEX.fullmatch, ids)):
         raise _damaged(path, "its checksum does not fit")

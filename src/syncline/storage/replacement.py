@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from syncline.decoding import UNDECODABLE
 from syncline.errors import CorruptionError
 from syncline.platform.disk import Disk
 from syncline.storage.datadir import (
@@ -73,7 +74,7 @@ def read_note(disk: Disk, path: str) -> Replacement | None:
         return None
     try:
         return msgspec.json.decode(read_file(disk, name, limit_bytes=NOTE_LIMIT_BYTES), type=Replacement)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise CorruptionError(
             f"{name} is damaged: {error}. It is the note of a repair that was under way. Move it away and run "
             "`syncline repair` with --replace.",

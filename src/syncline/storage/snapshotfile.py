@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from syncline.consensus.types import MembershipState, SnapshotMeta
+from syncline.decoding import UNDECODABLE
 from syncline.errors import CorruptionError, FormatVersionError
 from syncline.platform.disk import File
 from syncline.storage.advice import data_dir_of, how_to_repair
@@ -96,7 +97,10 @@ def decode_manifest(data: bytes | memoryview) -> SnapshotManifest:
     """The inverse. Raises `ValueError` for anything that is not a manifest that could have been written."""
     if len(data) > MANIFEST_LIMIT_BYTES:
         raise ValueError(f"a manifest of {len(data)} bytes is above the limit of {MANIFEST_LIMIT_BYTES}")
-    manifest = _decoder.decode(data)
+    try:
+        manifest = _decoder.decode(data)
+    except UNDECODABLE as error:
+        raise ValueError(str(error)) from error
     if manifest.index < 1 or manifest.term < 1 or not 0 <= manifest.size_bytes <= UNKNOWN_SIZE:
         raise ValueError(f"a manifest at index {manifest.index}, term {manifest.term}, of {manifest.size_bytes} bytes")
     if len(manifest.sha256) != 64 or manifest.sha256.strip("0123456789abcdef"):
@@ -191,6 +195,11 @@ class SnapshotReader(io.RawIOBase):
         self._hash = hashlib.sha256()
         self._hashed = 0
         self._chunk = memoryview(b"")
+
+    @property
+    def path(self) -> str:
+        """The file's."""
+        return self._file.path
 
     def buffered(self) -> io.BufferedReader:
         return io.BufferedReader(self, READ_BYTES)

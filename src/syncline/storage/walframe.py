@@ -22,6 +22,7 @@ from zlib import crc32
 import msgspec
 
 from syncline.consensus.types import Entry, HardState, SnapshotMeta
+from syncline.decoding import UNDECODABLE
 
 __all__ = [
     "BLOCK_BYTES",
@@ -279,7 +280,7 @@ def decode_frame(data: bytes, start: int, header: FrameHeader, offset: int) -> F
             return _decode_records(data, body, end, header, offset)
         plain = unguarded(data, body, place, end, offset - start, start + header.size_bytes)
         return _decode_records(plain, 0, records_bytes, header, offset)
-    except (struct.error, msgspec.MsgspecError, ValueError, IndexError) as error:
+    except (struct.error, *UNDECODABLE, ValueError, IndexError) as error:
         raise BodyError(str(error)) from error
 
 
@@ -334,7 +335,7 @@ def decode_entries(record: EntriesRecord) -> list[Entry]:
     """
     try:
         entries = _entries_decoder.decode(memoryview(record.buffer)[record.start : record.start + record.size_bytes])
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise BodyError(str(error)) from error
     if (
         len(entries) != record.count

@@ -62,6 +62,8 @@ class RefusedProposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
     number: int
     code: str
     message: str
+    reason: str = ""
+    """With the code `rejected`: the code that the state machine's `check` gave."""
 
 
 class ForwardReply(msgspec.Struct, array_like=True, gc=False, frozen=True):

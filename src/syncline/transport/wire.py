@@ -20,6 +20,7 @@ import msgspec
 
 from syncline.consensus.sizes import payload_size
 from syncline.consensus.types import Message, MessageType, NodeId
+from syncline.decoding import UNDECODABLE
 from syncline.errors import FrameError
 from syncline.transport.messages import Forward, ForwardReply, PeerMessage
 
@@ -80,7 +81,7 @@ def decode_payload(decoder: msgspec.msgpack.Decoder[Payload], payload: memoryvie
     """Decode a frame's payload. Raises `FrameError` where it is not what the decoder is for."""
     try:
         return decoder.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise FrameError(
             f"a frame with a good checksum can't be read as this version would write it: {error}"
         ) from error
@@ -148,7 +149,6 @@ def _mask(*types: MessageType) -> int:
 
 
 _FROM_PEERS: Final = _mask(
-    MessageType.PROP,
     MessageType.APP,
     MessageType.APP_RESP,
     MessageType.VOTE,
@@ -163,9 +163,10 @@ _FROM_PEERS: Final = _mask(
     MessageType.PRE_VOTE_RESP,
 )
 """What may come in a batch. The other types are the core's own, between a node and its storage: one of them from
-outside could acknowledge a write that never happened. `SNAP` comes on a connection of its own."""
+outside could acknowledge a write that never happened. `SNAP` comes on a connection of its own. `PROP` is not sent
+between nodes: proposals come as `Forward`, so that the leader examines each of them before it appends it."""
 
-_FORWARDED: Final = _mask(MessageType.PROP, MessageType.TRANSFER_LEADER, MessageType.READ_INDEX)
+_FORWARDED: Final = _mask(MessageType.TRANSFER_LEADER, MessageType.READ_INDEX)
 """What a follower may pass on: its `sender` is whoever asked first (for a transfer: whom it is for)."""
 
 

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from syncline.decoding import UNDECODABLE
 from syncline.errors import ConfigError, NothingToSnapshot
 from syncline.server.backend import Backend, MembersView, NodeStatus
 from syncline.server.limits import KIB
@@ -93,7 +94,7 @@ def _object(body: bytes) -> dict[str, object]:
         return {}
     try:
         return msgspec.json.decode(body, type=dict[str, object])
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise RequestError(f"the body is not a JSON object: {error}") from None
 
 

@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 import msgspec
 from msgspec import UNSET
 
+from syncline.decoding import UNDECODABLE
 from syncline.kv import commands
 from syncline.kv.commands import Comparison, Target, encode_command
 from syncline.kv.records import (
@@ -146,7 +147,7 @@ class TxnRoutes:
             raise RequestError(f"the body is above the limit of {MAX_TXN_BYTES} bytes", status=413, code="too_large")
         try:
             body = _decoder.decode(request.body)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             raise RequestError(f"the body is not a transaction: {error}") from None
         txn = self._command(body, "the transaction")
         self._backend.propose(encode_command(txn), timeout_s, partial(self._done, txn, respond))

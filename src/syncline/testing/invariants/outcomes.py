@@ -53,7 +53,7 @@ class _Replay:
             entry = facts.committed_entry(index)
             if entry.type is not EntryType.NORMAL or not entry.data:
                 continue
-            proposal = decode_proposal(entry.data, index)
+            proposal = decode_proposal(entry.data)
             if proposal.kind == Kind.COMMAND:
                 self._apply(machine, Entry(index, entry.term, proposal.data))
 

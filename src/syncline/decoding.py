@@ -1,0 +1,17 @@
+"""What a decoder raises for bytes that others wrote.
+
+msgspec raises its own errors for wrong types, `UnicodeDecodeError` for text that is none, and `RecursionError` for
+arrays nested some hundred levels deep, also in fields that a struct does not have. Each place that decodes foreign
+bytes catches all three: a `RecursionError` that passes through stops a node.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+__all__ = ["UNDECODABLE"]
+
+UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""Catch these around each decode of bytes that come from a peer, a client or a file."""

@@ -1,0 +1,80 @@
+"""What callers of `Raft` may give, checked before anything is queued.
+
+A wrong type raises TypeError, a wrong value ConfigError. The text names the argument, what was given, and what would be
+accepted. What is not checked here would be replicated, and would stop every node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from syncline.consensus.types import ChangeType, NodeId
+from syncline.errors import ConfigError
+from syncline.node.naming import check_id
+
+__all__ = [
+    "MAX_TIMEOUT_S",
+    "check_changes",
+    "check_expected",
+    "check_timeout",
+    "checked_bytes",
+    "checked_commands",
+    "checked_flag",
+]
+
+MAX_TIMEOUT_S: Final = 3600.0
+"""A longer wait is a mistake of units."""
+
+
+def checked_bytes(value: object, name: str = "data") -> bytes:
+    """A command, or what travels beside it. A `bytearray` or `memoryview` is copied: its owner may change it later."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    hint = "; encode it first, as in text.encode()" if isinstance(value, str) else ""
+    raise TypeError(f"{name} must be bytes, not {type(value).__name__}{hint}")
+
+
+def checked_commands(commands: object) -> list[bytes]:
+    """All commands of one call: none is queued if one of them is wrong."""
+    if isinstance(commands, bytes | bytearray | memoryview | str) or not isinstance(commands, Sequence):
+        raise TypeError(f"commands must be a sequence of bytes, not {type(commands).__name__}")
+    return [checked_bytes(data, f"commands[{place}]") for place, data in enumerate(commands)]
+
+
+def check_timeout(timeout_s: object) -> float:
+    """How long an operation may take, in seconds."""
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
+        raise TypeError(f"timeout must be a number of seconds, not {type(timeout_s).__name__}")
+    if not 0 < timeout_s <= MAX_TIMEOUT_S:
+        raise ConfigError(f"timeout is {timeout_s}: it must be positive and at most {MAX_TIMEOUT_S:.0f} seconds")
+    return timeout_s
+
+
+def checked_flag(value: object, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, not {type(value).__name__}")
+    return value
+
+
+def check_expected(value: object) -> int | None:
+    """The index of the membership on which a change is conditional, or None."""
+    return None if value is None else check_id(value, "expected_index")
+
+
+def check_changes(changes: object) -> list[tuple[ChangeType, NodeId]]:
+    """The changes of `Raft.change_membership`."""
+    if isinstance(changes, str | bytes) or not isinstance(changes, Sequence):
+        raise TypeError(f"changes must be a sequence of (ChangeType, node id), not {type(changes).__name__}")
+    checked: list[tuple[ChangeType, NodeId]] = []
+    for place, change in enumerate(changes):
+        if not isinstance(change, tuple | list) or len(change) != 2 or not isinstance(change[0], ChangeType):
+            raise TypeError(f"changes[{place}] must be a pair of a ChangeType and a node id, not {change!r:.80}")
+        kind, node_id = change
+        check_id(node_id, f"the node id in changes[{place}]")
+        if kind is ChangeType.UPDATE_NODE:
+            raise ConfigError(f"changes[{place}] is UPDATE_NODE, which adds, removes, promotes and demotes nothing")
+        checked.append((kind, node_id))
+    if len({node_id for _, node_id in checked}) != len(checked):
+        raise ConfigError("changes names one node twice: give each node one change")
+    return checked

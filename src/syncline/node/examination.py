@@ -1,0 +1,202 @@
+"""What the leader examines before it appends: nothing enters the log that a node could not apply.
+
+What is committed is applied by all nodes, and again at each start. So one entry that a node can't apply stops the
+cluster, and it stays stopped. A faulty member must not be able to write one. This is the second of three lines: calls
+are checked where they are made (`arguments.py`), and the application of the runtime's own entries never raises
+(`applier.py`, `Reconfiguration.applied`).
+
+No function here changes anything. Whatever the bytes are, they raise `Dropped`, `MembershipError` or `TooLarge`, and
+nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+import msgspec
+
+from syncline.consensus.types import LARGEST_ID, NONE, ChangeType, MembershipChange, NodeId, Transition
+from syncline.decoding import UNDECODABLE
+from syncline.errors import (
+    ConfigError,
+    DiskFull,
+    Dropped,
+    MembershipError,
+    OperationError,
+    Rejected,
+    SynclineError,
+    TooLarge,
+)
+from syncline.node.config import LARGEST_MESSAGE_BYTES
+from syncline.node.envelope import (
+    DATA,
+    MEMBERSHIP,
+    ChangeContext,
+    Kind,
+    Member,
+    Proposal,
+    Unreadable,
+    decode_context,
+    decode_member,
+    decode_proposal,
+)
+from syncline.node.futures import Waiter
+from syncline.node.naming import check_http, check_name, dialled_address
+from syncline.node.refusals import refused
+from syncline.transport.messages import Forward, RefusedProposal
+
+__all__ = ["Queued", "examine_change", "examine_forward", "examine_proposal", "sound_own"]
+
+LARGEST_PROPOSAL_BYTES: Final = LARGEST_MESSAGE_BYTES + (1 << 20)
+"""More would not fit in a frame of the transport: the followers could never get the entry, nor any after it. The
+largest command that `Config` allows has room in it."""
+
+LARGEST_CHANGE_BYTES: Final = 1 << 20
+"""Of a change of the membership, or of an announcement."""
+
+MAX_CHANGES: Final = 256
+"""Members in one change."""
+
+LARGEST_NUMBER: Final = 2**63 - 1
+"""Of proposals, indexes and terms."""
+
+_PLAIN: Final = frozenset({b"\x95\x00", b"\x95\x01"})
+"""How a command and a barrier begin that this version encoded: an array of five, whose first is the kind."""
+
+_change_decoder = msgspec.msgpack.Decoder(MembershipChange)
+
+
+Queued: TypeAlias = tuple[Waiter, int, bytes]
+"""A proposal of this node that waits for the leader: its waiter, its kind, its bytes."""
+
+
+def sound_own(queue: list[Queued], node_id: NodeId, refuse: Callable[[int, SynclineError], None]) -> list[Queued]:
+    """Those of the leader's own proposals that may enter the log; the others are refused.
+
+    `Raft.apply` has made almost all of them, from arguments that it checked: two bytes tell that. Only others are
+    examined here in full.
+    """
+    odd = [item for item in queue if item[2][:2] not in _PLAIN and item[1] == DATA]
+    for item in odd:
+        try:
+            examine_proposal(item[2], node_id, item[0].number)
+        except OperationError as error:
+            queue = [other for other in queue if other is not item]
+            refuse(item[0].number, error)
+    return queue
+
+
+def examine_forward(
+    sender: NodeId,
+    message: Forward,
+    check_space: Callable[[int], None],
+    check: Callable[[bytes], None] | None,
+) -> tuple[list[tuple[int, int, bytes]], list[RefusedProposal]]:
+    """What `sender` forwards: that which may enter the log, as number, kind and bytes, and the refusals.
+
+    `check_space` raises DiskFull if the disk has no room for so many bytes; `check` is the state machine's.
+    """
+    sound: list[tuple[int, int, bytes]] = []
+    refusals: list[RefusedProposal] = []
+    for item in message.proposals:
+        try:
+            if item.kind == DATA:
+                proposal = examine_proposal(item.data, sender, item.number)
+                check_space(len(item.data))
+                if check is not None and proposal.kind == Kind.COMMAND:
+                    check(proposal.data)
+            elif item.kind != MEMBERSHIP:
+                raise Dropped(f"the leader knows no proposals of kind {item.kind}")
+        except Rejected as error:
+            refusals.append(refused(item.number, error))
+        except DiskFull as error:
+            refusals.append(refused(item.number, DiskFull(f"the leader refused it: {error}")))
+        except OperationError as error:
+            refusals.append(refused(item.number, type(error)(f"the leader refused it: {error}")))
+        else:
+            sound.append((item.number, item.kind, item.data))
+    return sound, refusals
+
+
+def examine_proposal(payload: bytes, sender: NodeId, number: int) -> Proposal:
+    """The data of a normal entry, which `sender` proposed under `number`. Returns it decoded."""
+    if len(payload) > LARGEST_PROPOSAL_BYTES:
+        raise TooLarge(f"a proposal of {len(payload)} bytes; a frame between nodes holds {LARGEST_PROPOSAL_BYTES}")
+    try:
+        proposal = decode_proposal(payload)
+    except Unreadable as error:
+        raise Dropped(str(error)) from error
+    if (proposal.origin, proposal.number) != (sender, number) or not 0 < number <= LARGEST_NUMBER:
+        raise Dropped("the proposal is not its sender's own")
+    if proposal.kind == Kind.ANNOUNCE:
+        _examine_announcement(proposal.data, sender)
+    elif proposal.kind not in (Kind.COMMAND, Kind.BARRIER):
+        raise Dropped(f"the leader knows no proposals of kind {proposal.kind}")
+    return proposal
+
+
+def _examine_announcement(data: bytes, sender: NodeId) -> None:
+    if len(data) > LARGEST_CHANGE_BYTES:
+        raise TooLarge(f"an announcement of {len(data)} bytes; the limit is {LARGEST_CHANGE_BYTES}")
+    try:
+        member = decode_member(data)
+    except Unreadable as error:
+        raise Dropped(str(error)) from error
+    if member.id != sender:
+        raise Dropped(f"node {sender:016x} announces another member: each node announces itself alone")
+    if (wrong := _wrong_with(member)) is not None:
+        raise Dropped(f"the announcement of node {sender:016x} is refused: {wrong}")
+
+
+def examine_change(payload: bytes, sender: NodeId, number: int) -> tuple[MembershipChange, ChangeContext]:
+    """A change of the membership that `sender` proposed under `number`. Returns it and its context, decoded."""
+    if len(payload) > LARGEST_CHANGE_BYTES:
+        raise MembershipError(f"a change of {len(payload)} bytes; the limit is {LARGEST_CHANGE_BYTES}")
+    try:
+        change = _change_decoder.decode(payload)
+        context = decode_context(change.context)
+    except (*UNDECODABLE, Unreadable) as error:
+        raise MembershipError(f"the change can't be read: {error}") from error
+    if context is None or (context.origin, context.number) != (sender, number) or not 0 <= number <= LARGEST_NUMBER:
+        raise MembershipError("the change is not its sender's own")
+    if not 0 <= context.expected <= LARGEST_NUMBER:
+        raise MembershipError(f"{context.expected} is not the index of a membership")
+    if not 0 < len(change.changes) <= MAX_CHANGES:
+        raise MembershipError(f"a change of {len(change.changes)} members; it may have 1 to {MAX_CHANGES}")
+    if len({single.node_id for single in change.changes}) != len(change.changes):
+        raise MembershipError("the change names one node twice")
+    if change.transition is Transition.JOINT_EXPLICIT:
+        raise MembershipError("a joint membership that is not left by itself: nothing would leave it")
+    for single in change.changes:
+        if not NONE < single.node_id <= LARGEST_ID:
+            raise MembershipError(f"{single.node_id} is not the id of a node")
+        if single.type is ChangeType.UPDATE_NODE:
+            raise MembershipError("a change that adds, removes, promotes and demotes nothing")
+    _examine_members(change, context)
+    return change, context
+
+
+def _examine_members(change: MembershipChange, context: ChangeContext) -> None:
+    """The context describes exactly the members that the change adds, promotes or demotes."""
+    kept = sorted(single.node_id for single in change.changes if single.type is not ChangeType.REMOVE_NODE)
+    if sorted(member.id for member in context.members) != kept:
+        raise MembershipError("the change does not describe just the members that it brings in")
+    for member in context.members:
+        if (wrong := _wrong_with(member)) is not None:
+            raise MembershipError(f"the change is refused: {wrong}")
+
+
+def _wrong_with(member: Member) -> str | None:
+    """Why no member may have this record; None if it may."""
+    try:
+        check_name(member.name)
+        dialled_address(member.address)
+        check_http(member.http)
+    except ConfigError as error:
+        return str(error)
+    if not NONE < member.id <= LARGEST_ID:
+        return f"{member.id} is not the id of a node"
+    if not 0 <= member.directory <= LARGEST_ID:
+        return f"{member.directory} is not the id of a data directory"
+    return None

@@ -1,0 +1,251 @@
+"""What a node checks of its state machine: its methods at the start, what they return, and what they raise.
+
+A state machine is the user's. What it does wrong is named: which method, at which entry or in which file, and what to
+do.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from typing import BinaryIO, Final, NoReturn, Protocol
+
+from syncline.errors import ConfigError, CorruptionError, NodeFailed, Rejected, StorageError, SynclineError
+from syncline.node.fsm import FSM, CheckingFSM, DurableFSM, Entry, FSMSnapshot
+from syncline.node.ignored import RateLimitedLog
+
+__all__ = [
+    "CommandCheck",
+    "apply_failed",
+    "check_answer",
+    "check_answers",
+    "check_applied_index",
+    "check_machine",
+    "check_restored",
+    "check_view",
+    "persist",
+    "release",
+    "restore_failed",
+]
+
+log = logging.getLogger("syncline.node")
+
+SHOWN_BYTES: Final = 64
+"""Of a command in an error's text."""
+
+METHODS: Final = ("apply", "snapshot", "restore")
+OPTIONAL_METHODS: Final = ("apply_batch", "check")
+
+
+def check_machine(fsm: FSM) -> None:
+    """Raise TypeError, before anything is written, if this is no state machine, or its methods are `async def`."""
+    if isinstance(fsm, type):
+        raise TypeError(f"the state machine is the class {fsm.__name__}: give an object of it, {fsm.__name__}()")
+    name = type(fsm).__name__
+    for method in METHODS:
+        if not callable(getattr(fsm, method, None)):
+            raise TypeError(f"{name} is no state machine: it has no method {method!r} (see syncline.FSM)")
+    for method in OPTIONAL_METHODS:
+        if not callable(getattr(fsm, method, check_machine)):
+            raise TypeError(f"{name}.{method} must be a method, or not be there")
+    for method in (*METHODS, *OPTIONAL_METHODS):
+        if _is_async(getattr(fsm, method, None)):
+            raise TypeError(
+                f"{name}.{method} is `async def`: the methods of a state machine are called without `await`, and must"
+                " not wait for anything. Write it with `def`"
+            )
+    _applied_index(fsm)
+
+
+def _is_async(method: object) -> bool:
+    inner = getattr(method, "__call__", None)  # noqa: B004 - an object with an `async def __call__`
+    return any(
+        inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one)
+        for one in (method, inner)
+        if one is not None
+    )
+
+
+def _applied_index(fsm: FSM) -> int:
+    if not isinstance(fsm, DurableFSM):
+        return 0
+    index: object = fsm.applied_index
+    if not isinstance(index, int) or isinstance(index, bool) or index < 0:
+        raise TypeError(
+            f"{type(fsm).__name__}.applied_index is {index!r}: it must be the index of the last entry that was applied,"
+            " an int, 0 before the first"
+        )
+    return index
+
+
+def check_applied_index(fsm: FSM, last_index: int, *, node: str, path: str) -> None:
+    """Raise ConfigError if a durable state machine has applied more than the log of the node at `path` holds."""
+    index = _applied_index(fsm)
+    if index > last_index:
+        raise ConfigError(
+            f"the state machine has applied entry {index}, and the log of node {node} in {path} ends at entry"
+            f" {last_index}: the two do not belong together. Entries up to {index} would be acknowledged and never"
+            f" applied. If {path} was emptied or replaced, put it back, or start with an empty state machine;"
+            " if this is a new cluster, give it a state machine of its own"
+        )
+
+
+# -- apply ------------------------------------------------------------------------------------------------------------
+
+
+def check_answer(fsm: FSM, entry: Entry, answer: object) -> object:
+    """The answer of `apply`. Raises NodeFailed if it is something to be awaited: then nothing was applied."""
+    if hasattr(type(answer), "__await__"):
+        _close(answer)
+        raise NodeFailed(
+            f"{_method(fsm, 'apply')} returned {_named(answer)} for entry {entry.index}, which nothing awaits: the"
+            " entry was not applied, and the node has stopped. Write `apply` without `async` and `await`, deploy it on"
+            " all nodes, and start them: they apply the same entry again"
+        )
+    return answer
+
+
+def check_answers(fsm: FSM, entries: Sequence[Entry], answers: object) -> Sequence[object]:
+    """The answers of `apply_batch`. Raises NodeFailed if they are not one for each entry."""
+    method, span = _method(fsm, "apply_batch"), f"entries {entries[0].index} to {entries[-1].index}"
+    if hasattr(type(answers), "__await__"):
+        _close(answers)
+    elif isinstance(answers, Sequence) and not isinstance(answers, str | bytes):
+        if len(answers) != len(entries):
+            raise NodeFailed(
+                f"{method} returned {len(answers)} answers for {len(entries)} entries ({span}): it must return one for"
+                f" each, in their order. {CORRECT_IT}"
+            )
+        for kind in set(map(type, answers)):
+            if hasattr(kind, "__await__"):
+                place = next(place for place, answer in enumerate(answers) if type(answer) is kind)
+                check_answer(fsm, entries[place], answers[place])
+        return answers
+    raise NodeFailed(f"{method} returned {_named(answers)} for {span}: it must return a list of answers. {CORRECT_IT}")
+
+
+CORRECT_IT: Final = (
+    "The node has stopped, because its state is in doubt. Correct the state machine, deploy it on all nodes, and start"
+    " them: they apply the same entries again"
+)
+
+
+def apply_failed(fsm: FSM, method: str, entries: Sequence[Entry], error: Exception) -> NoReturn:
+    """`apply` or `apply_batch` raised. Logs it, and raises the NodeFailed that stops the node."""
+    if isinstance(error, NodeFailed):  # in words of its own
+        log.critical("%s", error, exc_info=error)
+        raise error
+    first, last = entries[0], entries[-1]
+    where = f"entry {first.index}" if first is last else f"one of the entries {first.index} to {last.index}"
+    text = (
+        f"{_method(fsm, method)} raised {type(error).__name__}: {error}. It happened at {where}; the data"
+        f"{'' if first is last else ' of the first'} begin with {first.data[:SHOWN_BYTES]!r}. {CORRECT_IT}. (To refuse"
+        " a command, raise syncline.errors.Rejected.)"
+    )
+    log.critical("%s", text, exc_info=error)
+    raise NodeFailed(text) from error
+
+
+# -- check ------------------------------------------------------------------------------------------------------------
+
+
+class CommandCheck:
+    """The `check` of a state machine that has one: called before a command enters the log."""
+
+    def __init__(self, fsm: CheckingFSM, clock: Callable[[], float]) -> None:
+        self._check = fsm.check
+        self._name = type(fsm).__name__
+        self._log = RateLimitedLog(clock)
+
+    def __call__(self, data: bytes) -> None:
+        """Raise `Rejected` if the command must not enter the log."""
+        try:
+            answer = self._check(data)
+        except Rejected:
+            raise
+        except Exception as error:
+            text = f"{self._name}.check raised {type(error).__name__}: {error}, for a command that begins with"
+            text += f" {data[:SHOWN_BYTES]!r}: it is refused"
+            self._log.warn(text)
+            raise Rejected(text, code="check_failed") from error
+        if hasattr(type(answer), "__await__"):
+            _close(answer)
+            raise Rejected(
+                f"{self._name}.check returned {_named(answer)}: write it without `async`", code="check_failed"
+            )
+
+
+# -- snapshots --------------------------------------------------------------------------------------------------------
+
+
+def check_view(fsm: FSM, view: object) -> FSMSnapshot:
+    """What `snapshot` returned. Raises StorageError if it is no view."""
+    if callable(getattr(view, "persist", None)) and callable(getattr(view, "release", None)):
+        if _is_async(getattr(view, "persist", None)):
+            release(view)  # type: ignore[arg-type]  # it has both methods
+            raise StorageError(f"{type(view).__name__}.persist is `async def`: write it with `def`")
+        return view  # type: ignore[return-value]  # it has both methods
+    _close(view)
+    raise StorageError(
+        f"{_method(fsm, 'snapshot')} returned {_named(view)}: it must return an object with `persist(sink)` and"
+        " `release()`, such as syncline.BytesSnapshot"
+    )
+
+
+class _Sink(Protocol):
+    def write(self, data: bytes, /) -> object: ...
+
+
+def persist(view: FSMSnapshot, sink: _Sink) -> None:
+    """Have the view written. Raises what `persist` raises; StorageError if it has to be awaited."""
+    answer: object = view.persist(sink)  # type: ignore[func-returns-value]  # the user's code may return anything
+    if hasattr(type(answer), "__await__"):
+        _close(answer)
+        raise StorageError(f"{type(view).__name__}.persist returned {_named(answer)}: write it without `async`")
+
+
+def release(view: FSMSnapshot) -> None:
+    """Let the view go. A `release` that raises is logged: what the snapshot came to stands already."""
+    try:
+        answer: object = view.release()  # type: ignore[func-returns-value]  # the user's code may return anything
+    except Exception:
+        log.warning("%s.release raised; the view is given up all the same", type(view).__name__, exc_info=True)
+    else:
+        _close(answer)
+
+
+def check_restored(answer: object, source: BinaryIO) -> None:
+    """Raise if `restore` returned something to be awaited, or closed what it was given."""
+    if hasattr(type(answer), "__await__"):
+        _close(answer)
+        raise TypeError(f"it returned {_named(answer)}, which nothing awaits: write it without `async`")
+    if source.closed:
+        raise ValueError("it closed the source, which is then read on to verify it: leave it open")
+
+
+def restore_failed(fsm: FSM, index: int, file: str, error: Exception) -> NoReturn:
+    """`restore` raised on an intact file: log it, and raise the NodeFailed that ends the start, or stops the node."""
+    if isinstance(error, CorruptionError) and error.file == file:
+        raise error  # the disk, and not the state machine
+    reason = str(error) if isinstance(error, SynclineError) else f"{type(error).__name__}: {error}"
+    text = (
+        f"{_method(fsm, 'restore')} failed on the snapshot at entry {index} ({file}), which is intact: {reason}."
+        " Correct the state machine, or start the version of it that wrote the snapshot"
+    )
+    log.critical("%s", text, exc_info=error)
+    raise NodeFailed(text) from error
+
+
+def _method(fsm: FSM, method: str) -> str:
+    return f"{type(fsm).__name__}.{method}"
+
+
+def _named(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _close(value: object) -> None:
+    """A coroutine that is never awaited must not say so as well."""
+    if inspect.iscoroutine(value):
+        value.close()

@@ -1,0 +1,593 @@
+"""Poison: no call, no frame and no entry may stop a node, and none may stop it again at its next start."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from syncline import BytesSnapshot, Entry, EventKind, FSMSnapshot, Raft
+from syncline.consensus import leader as core_leader
+from syncline.consensus.types import ChangeType, EntryType, MembershipChange, NodeId, SingleChange, StateType
+from syncline.consensus.types import Entry as LogEntry
+from syncline.errors import ConfigError, NodeFailed, Rejected, StorageError
+from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, Member, Proposal, encode
+from syncline.transport.messages import AcceptedProposal, Forward, ForwardedProposal, ForwardReply, RefusedProposal
+from tests.node_cluster import Cluster, Listing, cluster, until
+from tests.support import nothing_reported, run
+
+ROUNDS = 150
+"""Of random poison for one seed: each is a forward, a reply, or an entry that a faulty leader writes."""
+
+STORAGE = 2**64 - 1
+"""The id of a node's own storage in the core, which no member may have."""
+
+
+def write_unexamined(leader: Raft, *entries: tuple[EntryType, bytes]) -> None:
+    """Have the leader append what a faulty one would: nothing looks at it before it is in the log."""
+    driver = leader._driver
+    raft = driver.core.raft
+    assert raft.state is StateType.LEADER
+    first = raft.log.last_index + 1
+    made = [LogEntry(raft.term, index, kind, data) for index, (kind, data) in enumerate(entries, first)]
+    assert core_leader.replicate(raft, made)
+    driver.schedule()
+
+
+async def all_apply(nodes: Cluster, data: bytes) -> None:
+    """Every node runs, and applies one more command."""
+    leader = await nodes.leader()
+    await leader.apply(data, timeout=20.0)
+    for name, raft in nodes.rafts.items():
+        await until(raft, lambda name=name: nodes.machines[name].items[-1:] == [data])  # type: ignore[misc]
+    assert len({tuple(machine.items) for machine in nodes.machines.values()}) == 1
+    assert len({raft._driver.parts.book.dump() for raft in nodes.rafts.values()}) == 1, "one member registry"
+
+
+async def restart_all(nodes: Cluster) -> None:
+    await nodes.stop_all()
+    await nodes.start_all()
+
+
+# -- calls ------------------------------------------------------------------------------------------------------------
+
+WRONG_CALLS: list[tuple[str, Callable[[Raft], object]]] = [
+    ("data of text", lambda raft: raft.apply("7")),  # type: ignore[arg-type]
+    ("data of a list", lambda raft: raft.apply([7])),  # type: ignore[arg-type]
+    ("data of a dict", lambda raft: raft.apply({})),  # type: ignore[arg-type]
+    ("no data", lambda raft: raft.apply(None)),  # type: ignore[arg-type]
+    ("extensions of text", lambda raft: raft.apply(b"7", extensions="x")),  # type: ignore[arg-type]
+    ("one of many of text", lambda raft: raft.apply_many([b"never", "7"])),  # type: ignore[list-item]
+    ("many that are one", lambda raft: raft.apply_many(b"never")),  # type: ignore[arg-type]
+    ("many until never", lambda raft: raft.apply_many([b"never"], timeout=-1)),
+    ("data of text for a callback", lambda raft: raft.apply_then("7", unreachable)),  # type: ignore[arg-type]
+    ("a timeout of text", lambda raft: raft.apply(b"never", timeout="5")),  # type: ignore[arg-type]
+    ("a timeout that is no number", lambda raft: raft.apply(b"never", timeout=float("nan"))),
+    ("a barrier for text", lambda raft: raft.barrier(timeout="5")),  # type: ignore[arg-type]
+    ("a read for nothing", lambda raft: raft.read_index(timeout=None)),  # type: ignore[arg-type]
+]
+
+
+def unreachable(answer: object, error: object) -> None:
+    raise AssertionError((answer, error))
+
+
+def test_call_with_wrong_arguments_raises_and_queues_nothing(tmp_path: Path) -> None:
+    """Each of these was committed, stopped every node, and stopped it again at each start."""
+
+    async def check() -> None:
+        async with cluster(tmp_path) as nodes:
+            leader, follower = await nodes.pair()
+            with nothing_reported():
+                for raft in (leader, follower):
+                    for what, call in WRONG_CALLS:
+                        with pytest.raises((TypeError, ConfigError)):
+                            print(what, call(raft))
+                        assert not raft.stats().proposals_pending, what
+            data = bytearray(b"copied")
+            future = leader.apply(data)  # type: ignore[arg-type]  # it is taken all the same
+            data[:] = b"change"
+            await future
+            await all_apply(nodes, b"alive")
+            assert nodes.machine(leader).items == [b"copied", b"alive"]
+
+    run(check())
+
+
+def test_add_member_with_wrong_arguments_raises_at_once(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path, "a") as nodes:
+            raft = await nodes.leader()
+            wrong: list[tuple[type[Exception], dict[str, object]]] = [
+                (ConfigError, {"address": "127.0.0.1:0"}),
+                (ConfigError, {"address": "nowhere"}),
+                (ConfigError, {"address": "0.0.0.0:7100"}),
+                (ConfigError, {"node_id": STORAGE}),
+                (ConfigError, {"node_id": 2**63}),
+                (ConfigError, {"node_id": -3}),
+                (ConfigError, {"name": ""}),
+                (ConfigError, {"name": "x" * 200}),
+                (ConfigError, {"http": "http://h\n"}),
+                (ConfigError, {"expected_index": 0}),
+                (ConfigError, {"timeout": float("nan")}),
+                (TypeError, {"name": 5}),
+                (TypeError, {"address": 5}),
+                (TypeError, {"http": None}),
+                (TypeError, {"node_id": True}),
+                (TypeError, {"node_id": "7"}),
+                (TypeError, {"expected_index": 1.5}),
+            ]
+            for error, changes in wrong:
+                arguments = {"name": "z", "address": "127.0.0.1:9"} | changes
+                for add in (raft.add_learner, raft.add_voter):
+                    with pytest.raises(error):
+                        await add(**arguments)  # type: ignore[arg-type]
+            with pytest.raises(TypeError):
+                await raft.add_learner("z", "127.0.0.1:9", promote=1)  # type: ignore[arg-type]
+            for call in (raft.promote, raft.demote, raft.remove):
+                for node_id in (0, -3, STORAGE):
+                    with pytest.raises(ConfigError):
+                        await call(node_id)
+                with pytest.raises(TypeError):
+                    await call("a")  # type: ignore[arg-type]
+            with pytest.raises(ConfigError):
+                await raft.change_membership([(ChangeType.ADD_NODE, STORAGE)])
+            with pytest.raises(TypeError):
+                await raft.change_membership([5])  # type: ignore[list-item]
+            with pytest.raises(ConfigError):
+                await raft.transfer_leadership(-1)
+            with pytest.raises(TypeError):
+                await raft.transfer_leadership("a")  # type: ignore[arg-type]
+            assert set(raft.membership().members) == {raft.node_id}
+            await all_apply(nodes, b"alive")
+
+    run(check())
+
+
+# -- what peers send --------------------------------------------------------------------------------------------------
+
+
+def forward_to(leader: Raft, sender: Raft, *items: ForwardedProposal) -> None:
+    leader._driver.on_messages(sender.node_id, [Forward(list(items))])
+
+
+def test_forward_of_poison_is_refused_and_no_node_stops(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path) as nodes:
+            leader, follower = await nodes.pair()
+            await nodes.announced()
+            before = leader.stats().last_index
+            me = follower.node_id
+            poisoned = Member(me, follower.config.name, "127.0.0.1:0")
+            new = Member(77, "z", "127.0.0.1:9")
+            add = (SingleChange(ChangeType.ADD_LEARNER_NODE, STORAGE),)
+            forward_to(
+                leader,
+                follower,
+                ForwardedProposal(1, DATA, b"rubbish"),
+                ForwardedProposal(2, DATA, b"\x91" * 100_000),
+                ForwardedProposal(-3, DATA, encode(Proposal(Kind.COMMAND, me, -3, b"x"))),
+                ForwardedProposal(2**64 - 1, DATA, encode(Proposal(Kind.COMMAND, me, 2**64 - 1, b"x"))),
+                ForwardedProposal(4, -1, b""),
+                ForwardedProposal(5, 2**63, b""),
+                ForwardedProposal(6, DATA, encode(Proposal(9, me, 6, b"x"))),
+                ForwardedProposal(7, DATA, encode(Proposal(Kind.ANNOUNCE, me, 7, b"rubbish"))),
+                ForwardedProposal(8, DATA, encode(Proposal(Kind.ANNOUNCE, me, 8, encode(poisoned)))),
+                ForwardedProposal(9, MEMBERSHIP, b"rubbish"),
+                ForwardedProposal(10, MEMBERSHIP, encode(MembershipChange(changes=add, context=b"rubbish"))),
+                ForwardedProposal(
+                    11, MEMBERSHIP, encode(MembershipChange(changes=add, context=encode(ChangeContext(me, 11, (new,)))))
+                ),
+            )
+            assert leader.stats().last_index == before, "nothing of it entered the log"
+            await all_apply(nodes, b"alive")
+
+    run(check())
+
+
+def test_reply_of_nonsense_to_a_forward_is_ignored(tmp_path: Path) -> None:
+    """Numbers that this node never gave, and positions that no log has."""
+
+    async def check() -> None:
+        async with cluster(tmp_path) as nodes:
+            leader, follower = await nodes.pair()
+            future = follower.apply(b"mine")
+            number = future.number
+            accepted = [
+                AcceptedProposal(number, index, term)
+                for index, term in ((-1, 1), (0, 1), (2**64 - 1, 1), (2**63, 1), (5, 0), (5, -1))
+            ]
+            strange = [AcceptedProposal(-5, 1, 1), AcceptedProposal(2**64 - 1, 1, 1)]
+            refused = [RefusedProposal(-5, "not_leader", ""), RefusedProposal(0, "nonsense", "x")]
+            follower._driver.on_messages(leader.node_id, [ForwardReply([*strange, *accepted], refused, -7)])
+            assert await future == 1
+            await all_apply(nodes, b"alive")
+            assert not follower._driver.proposals._placed
+
+    run(check())
+
+
+class Checking(Listing):
+    def check(self, data: bytes) -> None:
+        if data.startswith(b"poison"):
+            raise Rejected("poison", code="poisoned")
+        if data.startswith(b"bug"):
+            raise ZeroDivisionError
+
+
+def test_check_keeps_commands_of_any_node_out_of_the_log(tmp_path: Path) -> None:
+    """The leader examines what others forward, whatever these have or have not examined themselves."""
+
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "abc")
+        nodes.make = Checking
+        try:
+            await nodes.start_all()
+            leader, follower = await nodes.pair()
+            await nodes.announced()
+            for raft in (leader, follower, follower):
+                before = leader.stats().last_index
+                with pytest.raises(Rejected, match="poison") as refusal:
+                    await raft.apply(b"poison")
+                assert (refusal.value.code, refusal.value.outcome) == ("poisoned", "not_applied")
+                with pytest.raises(Rejected, match="ZeroDivisionError") as failed:
+                    await raft.apply(b"bug")
+                assert failed.value.code == "check_failed"
+                assert leader.stats().last_index == before
+                follower._driver.parts.check = None  # as a member whose program examines nothing
+            await all_apply(nodes, b"alive")
+        finally:
+            await nodes.stop_all()
+
+    run(check())
+
+
+# -- what is in the log -----------------------------------------------------------------------------------------------
+
+
+def poisoned_entries(me: NodeId, member: Member) -> list[tuple[EntryType, bytes]]:
+    def normal(proposal: Proposal) -> tuple[EntryType, bytes]:
+        return EntryType.NORMAL, encode(proposal)
+
+    def change(node_id: NodeId, context: bytes = b"") -> tuple[EntryType, bytes]:
+        singles = (SingleChange(ChangeType.ADD_LEARNER_NODE, node_id),)
+        return EntryType.CONF_CHANGE_V2, encode(MembershipChange(changes=singles, context=context))
+
+    other = member.id
+    unreachable_member = msgspec.structs.replace(member, address="nowhere")
+    return [
+        (EntryType.NORMAL, b"rubbish"),
+        (EntryType.NORMAL, b"\x91" * 100_000),
+        normal(Proposal(-1, me, 1, b"")),
+        normal(Proposal(2**64 - 1, me, 1, b"")),
+        normal(Proposal(Kind.ANNOUNCE, me, 1, b"rubbish")),
+        normal(Proposal(Kind.ANNOUNCE, me, 1, encode(Member(other, "x", "h:1")))),
+        normal(Proposal(Kind.ANNOUNCE, 12345, 1, encode(Member(12345, "stranger", "h:1")))),
+        (EntryType.CONF_CHANGE_V2, b"rubbish"),
+        (EntryType.CONF_CHANGE_V2, b"\x91" * 100_000),
+        (EntryType.CONF_CHANGE, b""),
+        change(77, b"rubbish"),
+        change(STORAGE),
+        change(STORAGE - 1),
+        change(2**63),
+        change(-3),
+        # A member that is there, at an address that can't be dialled: replicated by an earlier version.
+        normal(Proposal(Kind.ANNOUNCE, other, 1, encode(unreachable_member))),
+    ]
+
+
+def test_entries_of_poison_have_no_effect_on_any_node(tmp_path: Path) -> None:
+    """A faulty leader wrote them. A node that stopped would stop again at each start, and so would all others."""
+
+    async def check() -> None:
+        async with cluster(tmp_path, snapshot_entries=10) as nodes:
+            leader, follower = await nodes.pair()
+            await nodes.announced()
+            voters = leader._driver.core.raft.tracker.configuration.state()
+            member = leader._driver.parts.book.members[follower.node_id]
+            follower._driver.reconfiguration._announce = lambda: None  # type: ignore[method-assign]  # corrects nothing
+            write_unexamined(leader, *poisoned_entries(leader.node_id, member))
+            await all_apply(nodes, b"alive")
+            assert leader.membership().members[follower.node_id].address == "nowhere"
+            for raft in nodes.rafts.values():
+                assert raft.stats().entries_ignored >= 8
+                assert raft._driver.core.raft.tracker.configuration.state() == voters
+            await restart_all(nodes)
+            await all_apply(nodes, b"alive again")
+
+    run(check())
+
+
+def test_member_with_the_id_of_the_storage_never_erases_a_vote(tmp_path: Path) -> None:
+    """It was sent what is addressed to the node's own storage, with a hard state that has no vote."""
+
+    async def check() -> None:
+        async with cluster(tmp_path, "a") as nodes:
+            raft = await nodes.leader()
+            singles = (SingleChange(ChangeType.ADD_LEARNER_NODE, STORAGE),)
+            write_unexamined(raft, (EntryType.CONF_CHANGE_V2, encode(MembershipChange(changes=singles))))
+            await all_apply(nodes, b"alive")
+            vote = raft.stats().vote
+            assert vote == raft.node_id
+            assert STORAGE not in raft._driver.core.raft.tracker.progress
+            await restart_all(nodes)
+            assert nodes.rafts["a"]._driver.parts.wal.recovery.hard_state.vote == vote
+
+    run(check())
+
+
+def random_poison(rng: random.Random, me: NodeId, other: NodeId) -> bytes:
+    """Bytes for an entry or a proposal: garbage, or something sound with one thing wrong."""
+    number = rng.choice([-1, 0, 1, rng.getrandbits(62), 2**63, 2**64 - 1])
+    member: object = Member(
+        rng.choice([me, other, 0, 5, STORAGE]),
+        rng.choice(["", "x", "x" * 1000]),
+        rng.choice(["", "h:1", "h:0", "nowhere", "0.0.0.0:1"]),
+        directory=rng.choice([0, 1, 2**64 - 1]),
+    )
+    if rng.random() < 0.2:
+        member = rng.choice([b"", None, [], "x"])
+    kind = rng.choice([Kind.BARRIER, Kind.ANNOUNCE, -1, 256, 2**63])  # a later kind would rightly stop the node
+    change = (SingleChange(rng.choice(list(ChangeType)), rng.choice([0, 5, -3, 2**63, STORAGE])),)
+    context = rng.choice([b"", rng.randbytes(5), encode(ChangeContext(rng.choice([me, 0]), number))])
+    return rng.choice(
+        [
+            rng.randbytes(rng.randrange(1, 30)),
+            b"\x91" * rng.randrange(1, 50_000),
+            encode(Proposal(kind, rng.choice([me, other, 5]), number, encode(member))),
+            encode(MembershipChange(changes=change, context=context)),
+            msgspec.msgpack.encode([kind, me, number, b"", b"", "more"]),
+        ]
+    )
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_random_poison_stops_no_node_and_a_restart_works(tmp_path: Path, seed: int) -> None:
+    async def check() -> None:
+        rng = random.Random(seed)
+        async with cluster(tmp_path, snapshot_entries=40) as nodes:
+            await nodes.announced()
+            for number in range(ROUNDS):
+                leader = await nodes.leader()
+                others = [raft for raft in nodes.rafts.values() if raft is not leader]
+                sender = rng.choice(others)
+                me, other = sender.node_id, leader.node_id
+                data = random_poison(rng, me, other)
+                given = rng.choice([number, -1, 0, 2**63])
+                kind = rng.choice([EntryType.NORMAL, EntryType.CONF_CHANGE_V2, EntryType.CONF_CHANGE])
+                match rng.randrange(4):
+                    case 0:
+                        forward_to(
+                            leader, sender, ForwardedProposal(given, rng.choice([DATA, MEMBERSHIP, 7, -1]), data)
+                        )
+                    case 1:
+                        forward_to(sender, leader, ForwardedProposal(given, DATA, data))
+                    case 2:
+                        reply = ForwardReply([AcceptedProposal(given, given, 1)], [RefusedProposal(given, "x", "y")], 5)
+                        sender._driver.on_messages(leader.node_id, [reply])
+                    case _ if not sound_change(kind, data):
+                        write_unexamined(leader, (kind, data))
+                if number % 50 == 0:
+                    await all_apply(nodes, b"%d" % number)
+            await all_apply(nodes, b"alive")
+            await restart_all(nodes)
+            await all_apply(nodes, b"alive again")
+            assert len(nodes.rafts) == 3
+
+    run(check(), timeout_s=120.0)
+
+
+def sound_change(kind: EntryType, data: bytes) -> bool:
+    """Whether a faulty leader could really change the membership with it: no poison, but the end of this test."""
+    if kind is EntryType.NORMAL:
+        return False
+    try:
+        change = msgspec.msgpack.decode(data, type=MembershipChange)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    return any(single.node_id == 5 for single in change.changes)
+
+
+# -- the user's state machine -----------------------------------------------------------------------------------------
+
+
+class Corrected(Listing):
+    """`Listing` after its bug was found: "break" is a command like any other."""
+
+    def apply(self, entry: Entry) -> object:
+        self.items.append(entry.data)
+        return len(self.items)
+
+
+def test_apply_that_raises_is_overcome_by_corrected_code(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """There is no tool that skips an entry: the same entry is applied by corrected code, on all nodes."""
+
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "abc")
+        try:
+            await nodes.start_all()
+            leader, _ = await nodes.pair()
+            await leader.apply(b"before")
+            with pytest.raises(NodeFailed, match="RuntimeError: the state machine is broken"):
+                await leader.apply(b"break")
+            for raft in nodes.rafts.values():
+                failure = str(await raft.failed())
+                assert "Listing.apply raised RuntimeError" in failure
+                assert "b'break'" in failure
+                assert "Correct the state machine" in failure
+            critical = [record for record in caplog.records if record.levelno == logging.CRITICAL]
+            assert len(critical) == 3
+            assert all(record.exc_info is not None for record in critical)
+            await nodes.stop_all()
+            nodes.make = Corrected
+            await nodes.start_all()
+            await all_apply(nodes, b"after")
+            assert nodes.machines["a"].items == [b"before", b"break", b"after"]
+        finally:
+            await nodes.stop_all()
+
+    run(check())
+
+
+class Lambda(Listing):
+    def apply(self, entry: Entry) -> object:
+        return self._late(entry)
+
+    async def _late(self, entry: Entry) -> object:
+        return super().apply(entry)
+
+
+def test_apply_that_answers_a_coroutine_stops_the_node(tmp_path: Path) -> None:
+    """It is no `async def`, so `open` can't see it; acknowledged, it would be the loss of a write."""
+
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "a")
+        nodes.make = Lambda
+        try:
+            raft = await nodes.start("a")
+            with pytest.raises(NodeFailed, match="returned a coroutine for entry"):
+                await raft.apply(b"x")
+        finally:
+            await nodes.stop_all()
+
+    run(check())
+
+
+class Async(Listing):
+    async def apply(self, entry: Entry) -> object:
+        return entry
+
+
+class Ahead(Listing):
+    applied_index = 1000
+
+
+def test_open_refuses_a_machine_before_it_writes_anything(tmp_path: Path) -> None:
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "a")
+        for make, error in ((Async, TypeError), (Ahead, ConfigError)):
+            nodes.make = make
+            with pytest.raises(error):
+                await nodes.start("a")
+            written = {path.name for path in (tmp_path / "a").glob("*")} if (tmp_path / "a").exists() else set()
+            assert written <= {"LOCK"}
+        nodes.make = Listing
+        raft = await nodes.start("a")
+        await raft.apply(b"kept")
+        await nodes.stop_all()
+        nodes.make = Ahead
+        with pytest.raises(
+            ConfigError, match=r"applied entry 1000, and the log of node a \([0-9a-f]{16}\) in .* ends at"
+        ):
+            await nodes.start("a")
+        nodes.make = Listing
+        await nodes.start("a")
+        assert nodes.machines["a"].items == [b"kept"]
+        await nodes.stop_all()
+
+    run(check())
+
+
+class NoView(Listing):
+    """Its snapshots fail while `fails` is set, as with a full temporary directory."""
+
+    fails: object = OSError(28, "No space left on device")
+
+    def snapshot(self) -> FSMSnapshot:
+        if isinstance(self.fails, Exception):
+            raise self.fails
+        if self.fails is None:
+            return None  # type: ignore[return-value]
+        return super().snapshot()
+
+
+@pytest.mark.parametrize("fails", [OSError(28, "No space left on device"), MemoryError("x"), None])
+def test_snapshot_that_fails_is_tried_again_and_no_node_stops(
+    tmp_path: Path, fails: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All nodes take theirs at the same entry: one failure would be the end of all of them."""
+    monkeypatch.setattr("syncline.node.snapshotter.RETRY_TICKS", 2)
+
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "abc", snapshot_entries=10)
+        nodes.make = NoView
+        try:
+            await nodes.start_all()
+            for machine in nodes.machines.values():
+                assert isinstance(machine, NoView)
+                machine.fails = fails
+            leader, _ = await nodes.pair()
+            for _ in range(30):
+                await leader.apply(b"x")
+            with pytest.raises(StorageError, match="snapshot"):
+                await leader.snapshot()
+            assert leader.stats().snapshots_taken == 0
+            await all_apply(nodes, b"alive")
+            for machine in nodes.machines.values():
+                assert isinstance(machine, NoView)
+                machine.fails = False
+            watch = leader.events([EventKind.SNAPSHOT])
+            asking = asyncio.create_task(_asked_until_taken(leader))
+            async with asyncio.timeout(20):
+                assert "taken" in (await anext(watch)).detail
+            await asking
+        finally:
+            await nodes.stop_all()
+
+    run(check())
+
+
+async def _asked_until_taken(raft: Raft) -> None:
+    while not raft.stats().snapshots_taken:
+        await raft.apply(b"more")
+
+
+class LateBatch(Listing):
+    short = 1
+
+    def apply_batch(self, entries: Sequence[Entry]) -> Sequence[object]:
+        self.items += [entry.data for entry in entries]
+        return [None] * (len(entries) - self.short)
+
+
+def test_apply_batch_with_too_few_answers_stops_the_node_by_name(tmp_path: Path) -> None:
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "a")
+        nodes.make = LateBatch
+        try:
+            raft = await nodes.start("a")
+            with pytest.raises(NodeFailed, match=r"LateBatch\.apply_batch returned 0 answers for 1 entries"):
+                await raft.apply(b"x")
+        finally:
+            await nodes.stop_all()
+
+    run(check())
+
+
+class Unloading(Listing):
+    """Its snapshots can be written and not be loaded."""
+
+    def snapshot(self) -> FSMSnapshot:
+        return BytesSnapshot(b"not what restore reads")
+
+
+def test_restore_that_raises_names_the_file_and_the_entry(tmp_path: Path) -> None:
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "a")
+        nodes.make = Unloading
+        raft = await nodes.start("a")
+        await raft.apply(b"x")
+        index = (await raft.snapshot()).index
+        await nodes.stop_all()
+        with pytest.raises(
+            NodeFailed, match=rf"Unloading\.restore failed on the snapshot at entry {index} \(.*\.snap\)"
+        ):
+            await nodes.start("a")
+        assert not list((tmp_path / "a").rglob("*broken*")), "the file is intact, and stays"
+
+    run(check())
