@@ -14,13 +14,24 @@ import msgspec
 
 from syncline.consensus.types import Entry, EntryType, Message, NodeId, SnapshotMeta
 from syncline.errors import Rejected
-from syncline.node.envelope import Kind, decode_proposal
+from syncline.node.envelope import Kind, Proposal, decode_proposal
 from syncline.node.fsm import FSM, BatchingFSM, DurableFSM, FSMSnapshot
 from syncline.node.fsm import Entry as Command
 from syncline.platform.worker import Workers
 from syncline.storage.snapshots import SnapshotReader
 
-__all__ = ["Applied", "Applier", "ApplyWork", "Outcome", "RestoreWork", "Restored", "SnapshotWork", "Viewed", "restore"]
+__all__ = [
+    "Applied",
+    "Applier",
+    "ApplyWork",
+    "Outcome",
+    "RestoreWork",
+    "Restored",
+    "RuntimeEntry",
+    "SnapshotWork",
+    "Viewed",
+    "restore",
+]
 
 
 class ApplyWork(msgspec.Struct, frozen=True):
@@ -42,8 +53,18 @@ class SnapshotWork(msgspec.Struct, frozen=True):
     """A request for a view of the state as of now."""
 
 
+class RuntimeEntry(msgspec.Struct, frozen=True):
+    """A committed entry for the runtime: a change of the membership (no `proposal`), or a proposal of its own kinds."""
+
+    entry: Entry
+    proposal: Proposal | None = None
+
+
 class Applied(msgspec.Struct):
-    """What a batch of entries came to. `answers` are for proposals of this node: number, index, term, answer."""
+    """What a batch of entries came to. `answers` are for proposals of this node: number, index, term, answer.
+
+    `runtime` are the entries for the runtime itself, in log order: what each does may depend on the ones before it.
+    """
 
     responses: Sequence[Message]
     first_index: int
@@ -51,8 +72,7 @@ class Applied(msgspec.Struct):
     last_term: int
     size_bytes: int = 0
     answers: list[tuple[int, int, int, object]] = []
-    changes: list[Entry] = []
-    announced: list[bytes] = []
+    runtime: list[RuntimeEntry] = []
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -169,7 +189,7 @@ class Applier:
         for entry in entries:
             data = entry.data
             if entry.type is not EntryType.NORMAL:
-                done.changes.append(entry)
+                done.runtime.append(RuntimeEntry(entry))
             elif data:
                 size_bytes += len(data)
                 proposal = decode_proposal(data, entry.index)
@@ -178,8 +198,8 @@ class Applier:
                         mine.append((proposal.number, len(commands)))
                     commands.append(Command(entry.index, entry.term, proposal.data, proposal.extensions))
                 else:
-                    if proposal.kind == Kind.ANNOUNCE:
-                        done.announced.append(proposal.data)
+                    if proposal.kind != Kind.BARRIER:
+                        done.runtime.append(RuntimeEntry(entry, proposal))
                     if proposal.origin == node_id:
                         done.answers.append((proposal.number, entry.index, entry.term, None))
         done.size_bytes = size_bytes

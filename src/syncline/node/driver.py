@@ -36,6 +36,7 @@ from syncline.errors import (
     SynclineError,
     TransportError,
 )
+from syncline.node.addresses import Addresses
 from syncline.node.applier import ApplyWork, RestoreWork
 from syncline.node.commits import Commits
 from syncline.node.config import Config
@@ -104,6 +105,9 @@ class Driver:
         )
         self.founding = Founding(self)
         self.reconfiguration = Reconfiguration(self)
+        self.addresses = Addresses(
+            config.peers, parts.identity, parts.book, parts.transport, self.reconfiguration.update
+        )
         self.snapshotter = Snapshotter(self)
         self.applied = self.core.applied
         self.horizon = Horizon(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from syncline.node.applier import Applied, Outcome, Restored
 from syncline.node.driver import Driver
-from syncline.node.envelope import decode_member
+from syncline.node.envelope import Kind, decode_member
 
 __all__ = ["on_outcome"]
 
@@ -26,10 +26,11 @@ def _on_applied(driver: Driver, done: Applied) -> None:
     if driver.stopped:
         return
     assert done.first_index == driver.applied + 1, (done.first_index, driver.applied)
-    for entry in done.changes:
-        driver.reconfiguration.applied(entry)
-    for data in done.announced:
-        driver.reconfiguration.announced(decode_member(data))
+    for item in done.runtime:
+        if item.proposal is None:
+            driver.reconfiguration.applied(item.entry)
+        elif item.proposal.kind == Kind.ANNOUNCE:
+            driver.reconfiguration.announced(decode_member(item.proposal.data))
     driver.applied = done.last_index
     for number, index, term, answer in done.answers:
         driver.proposals.resolved(number, index, term, answer)

@@ -266,6 +266,28 @@ class Raft:
         """Remove a member; the leader hands over first. Done when the change is committed. Idempotent."""
         return await self._changes.single(ChangeType.REMOVE_NODE, node_id, expected_index, _timeout(timeout))
 
+    async def update_member(
+        self,
+        node_id: NodeId,
+        *,
+        address: str,
+        expected_index: int | None = None,
+        timeout: float = 30.0,  # noqa: ASYNC109
+    ) -> MemberInfo:
+        """Change the address at which a member is dialled, for one that can't announce it itself.
+
+        A member that runs announces its own address (`Config.advertise`), which wins. Idempotent. Raises ConfigError
+        for what is no address, MembershipError (no such member, the address is another member's).
+        """
+        return await self._changes.update(node_id, address, expected_index, _timeout(timeout))
+
+    def hint(self, node_id: NodeId, address: str) -> None:
+        """Have a node dialled at "host:port" too, if it does not answer where the cluster expects it.
+
+        For what knows addresses before this node does: a node that has no log yet knows no member. Raises ConfigError.
+        """
+        self._driver.addresses.hint(node_id, address)
+
     async def change_membership(
         self,
         changes: Sequence[tuple[ChangeType, NodeId]],
@@ -344,6 +366,11 @@ class Raft:
     def address(self) -> str:
         """Where peers are listened for, with the real port."""
         return self._driver.parts.transport.address
+
+    @property
+    def advertised(self) -> str:
+        """Where peers reach this node, as it announces it."""
+        return self._driver.parts.transport.advertised
 
     @property
     def catching_up(self) -> bool:
@@ -449,7 +476,7 @@ class Raft:
         async with contextlib.AsyncExitStack() as doors:  # each is closed, in this order turned round, whatever fails
             doors.callback(parts.directory.release)
             doors.callback(parts.wal.close)
-            for worker in (parts.writer, parts.receiver, parts.persister, parts.machine):
+            for worker in (parts.writer, parts.noter, parts.receiver, parts.persister, parts.machine):
                 doors.push_async_callback(worker.close)
             doors.push_async_callback(driver.snapshotter.close)
             doors.push_async_callback(parts.transport.close)
