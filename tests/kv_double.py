@@ -168,6 +168,9 @@ class FakeBackend:
         self._changed("demote", node_id, timeout_s)
         self.learners.add(node_id)
 
+    async def update_member(self, node_id: int, address: str, timeout_s: float) -> None:
+        self._changed("update", node_id, address, timeout_s)
+
     async def transfer_leadership(self, to: int | None, timeout_s: float) -> None:
         self._changed("transfer", to, timeout_s)
         self.leader_name = next(name for name, known in self.names.items() if known == (to or IDS["b"]))

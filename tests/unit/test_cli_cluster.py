@@ -146,6 +146,8 @@ CHANGED = {"status": "success", "membership_index": 5, "members": MEMBERS}
         (("member", "add", "b", "b:7100", "--learner", "--http", "http://b"), "/raft/add", {**ADDED, "added": False},
          {"ID": "b", "Address": "b:7100", "Http": "http://b", "Learner": True}, "b: is a member already as learner"),
         (("member", "remove", "b"), "/raft/remove", CHANGED, {"ID": "b"}, "b: removed"),
+        (("member", "update", "b", "--address", "b2:7100"), "/raft/update", CHANGED,
+         {"ID": "b", "Address": "b2:7100"}, "b: its peers dial it at b2:7100"),
         (("member", "promote", "b"), "/raft/promote", CHANGED, {"ID": "b"}, "b: promoted"),
         (("transfer", "b"), "/raft/transfer", {"leader": {"id": "2", "name": "b", "http": ""}}, {"To": "b"}, "b leads"),
         (("transfer",), "/raft/transfer", {"leader": {"id": "2", "name": "", "http": ""}}, {}, "2 leads"),

@@ -21,7 +21,7 @@ from syncline.node.examination import (
     sound_own,
 )
 from syncline.node.futures import ApplyFuture
-from syncline.node.refusals import DISK_FULL, error_of
+from syncline.node.rejections import DISK_FULL, error_of
 from syncline.transport.messages import Forward, ForwardedProposal
 from tests.support import run
 
@@ -110,6 +110,7 @@ def test_examination_sound_changes_pass() -> None:
     for payload in (
         change((LEARN, SENDER), members=(GOOD,)),
         change((REMOVE, 9)),
+        change((ChangeType.UPDATE_NODE, SENDER), members=(GOOD,)),
         change((ADD, SENDER), (REMOVE, 9), members=(GOOD,), transition=Transition.JOINT_IMPLICIT),
     ):
         assert examine_change(payload, SENDER, NUMBER)[1].origin == SENDER
@@ -135,7 +136,8 @@ def test_examination_sound_changes_pass() -> None:
         (change((REMOVE, -3)), "not the id of a node"),
         (change((REMOVE, 2**63)), "not the id of a node"),
         (change((REMOVE, 2**64 - 1)), "not the id of a node"),
-        (change((ChangeType.UPDATE_NODE, 9)), "nothing"),
+        (change((ChangeType.UPDATE_NODE, 9)), "does not describe"),
+        (change((ChangeType.UPDATE_NODE, SENDER), (REMOVE, 9), members=(GOOD,)), "comes alone"),
         (change((LEARN, SENDER)), "does not describe"),
         (change((LEARN, 9), members=(GOOD,)), "does not describe"),
         (change((REMOVE, SENDER), members=(GOOD,)), "does not describe"),

@@ -124,9 +124,12 @@ def test_config_listens_on_all_interfaces_with_an_address_for_others() -> None:
         assert config(**changes).address in ("127.0.0.1:1", "host:7100")
 
 
-def test_the_address_is_what_the_others_dial() -> None:
-    assert config().address == PEERS["a"]
+def test_config_address_prefers_what_is_newer() -> None:
+    """`peers` is of the first start. The node may listen elsewhere since then."""
     assert config(advertise="host:9").address == "host:9"
+    assert config().address == "127.0.0.1:7100"
+    assert config(listen="0.0.0.0:7100").address == PEERS["a"], "others can't dial a wildcard"
+    assert config(listen="[::]:7100", advertise="host:9").address == "host:9"
     assert config(peers={}, cluster_id=1, node_id=2).address == "127.0.0.1:7100"
 
 

@@ -41,7 +41,7 @@ from syncline.errors import (
 from syncline.node.driver import FORWARD_BATCH_BYTES, GATHER_BYTES, Driver
 from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, Member, Proposal, encode
 from syncline.node.futures import ApplyFuture, Waiter
-from syncline.node.refusals import DISK_FULL
+from syncline.node.rejections import DISK_FULL
 from syncline.storage.snapshotfile import SnapshotManifest, encode_manifest
 from syncline.transport.messages import Forward, ForwardedProposal, ForwardReply, PeerMessage
 from tests.node_cluster import Listing, cluster, until

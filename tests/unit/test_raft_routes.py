@@ -139,6 +139,23 @@ def test_a_member_that_is_not_there_is_404(who: dict[str, str], action: str) -> 
     run(scenario())
 
 
+def test_raft_update_changes_one_address() -> None:
+    """The member is named as for other changes; an address that others can't dial is refused before anything."""
+
+    async def scenario() -> None:
+        wire = KvWire()
+        for who in ({"ID": "b"}, {"NodeID": ID_B}):
+            answer = await post(wire, "/raft/update", Address="b2:7100", **who)
+            assert (answer.status, json.loads(answer.body)["status"]) == (200, "success")
+        assert wire.backend.changes == [("update", IDS["b"], "b2:7100", 30.0)] * 2
+        for fields in ({"ID": "b"}, {"Address": "b2:7100"}, {"ID": "b", "Address": "0.0.0.0:7100"}):
+            assert (await post(wire, "/raft/update", **fields)).status == 400
+        assert (await post(wire, "/raft/update", ID="z", Address="z:7100")).status == 404
+        assert len(wire.backend.changes) == 2
+
+    run(scenario())
+
+
 def test_nobody_is_removed_when_nobody_is_named() -> None:
     async def scenario() -> None:
         wire = KvWire()

@@ -49,6 +49,15 @@ def test_two_of_three_can_replace_the_third() -> None:
     assert (plan.cluster_id, plan.endpoints) == (CLUSTER, ("http://n2", "http://n3"))
 
 
+def test_plan_takes_the_address_that_the_user_gives() -> None:
+    """The node comes back elsewhere: what the cluster and the directory say of its address is old."""
+    target = msgspec.structs.replace(BROKEN, address="old:7100", new_address="new:7100")
+    assert make_plan(survey(row(1, up=False), row(2), row(3)), target).address == "new:7100"
+    assert make_plan(survey(row(2), row(3)), target).address == "new:7100"
+    taken = msgspec.structs.replace(BROKEN, new_address="n3:7100")
+    assert "has the name or the address" in refusal(row(1, up=False), row(2), row(3), target=taken).message
+
+
 @pytest.mark.parametrize(
     ("size", "up", "enough"),
     [(2, 1, False), (3, 2, True), (3, 1, False), (4, 3, True), (4, 2, False), (5, 3, True), (5, 2, False)],

@@ -19,6 +19,7 @@ from syncline.transport.messages import (
     Forward,
     ForwardedProposal,
     ForwardReply,
+    PeerAddress,
     PeerMessage,
     RefusedProposal,
 )
@@ -201,19 +202,70 @@ class TestLossAndReturn:
 
         run(scenario())
 
-    def test_a_changed_address_is_dialled_at_once(self, run: Run) -> None:
+    def test_link_up_stays_when_the_address_changes(self, run: Run) -> None:
+        """An address is a hint: a link that works is not given up for it. It is dialled as soon as the link is lost."""
+
         async def scenario() -> None:
             async with cluster() as nodes:
                 first, first_handler, old, _ = await nodes.pair()
                 new, new_handler = await nodes.add(2)
                 first.set_peer(2, new.address)
+                assert first.stats()[2].connected
+                assert first.stats()[2].address == old.address
+                await old.close()
                 await first_handler.heard("up 2", times=2)
                 assert first_handler.events == ["up 2", "down 2", "up 2"]
                 assert first.stats()[2].address == new.address != old.address
                 first.send(2, heartbeat(1, 2))
                 await new_handler.received(1)
-                first.set_peer(2, new.address)
-                assert first.stats()[2].connected, "the same address again changes nothing"
+
+        run(scenario())
+
+    def test_link_down_dials_each_new_address_at_once(self, run: Run) -> None:
+        """The pause of many failed dials is not waited for."""
+
+        async def scenario() -> None:
+            async with cluster() as nodes:
+                first, first_handler = await nodes.add(1, limits=TransportLimits(backoff_first_s=50, backoff_last_s=60))
+                second, _ = await nodes.add(2)
+                first.set_peer(2, "127.0.0.1:1")
+                await nodes.watch.until(lambda: first.stats()[2].last_error is not None)
+                first.set_peer(2, second.address)
+                await first_handler.heard("up 2")
+
+        run(scenario())
+
+    def test_link_dials_hint_when_other_addresses_fail(self, run: Run) -> None:
+        """A hint alone makes a link too."""
+
+        async def scenario() -> None:
+            async with cluster() as nodes:
+                first, first_handler = await nodes.add(1)
+                second, _ = await nodes.add(2)
+                third, _ = await nodes.add(3)
+                first.set_peer(2, "127.0.0.1:1")
+                first.suggest_peer(2, PeerAddress.parse(second.address))
+                first.suggest_peer(3, PeerAddress.parse(third.address))
+                await first_handler.heard("up 2")
+                await first_handler.heard("up 3")
+                assert first.stats()[2].address == second.address
+
+        run(scenario())
+
+    def test_peer_that_moved_is_dialled_where_it_says(self, run: Run) -> None:
+        """The address in its greeting is used at once; the old one is another program's by now."""
+
+        async def scenario() -> None:
+            async with cluster() as nodes:
+                first, first_handler = await nodes.add(1)
+                stranger, _ = await nodes.add(3)
+                first.set_peer(2, stranger.address)
+                second, second_handler = await nodes.add(2, advertise="127.0.0.1:0")
+                assert second.advertised == second.address, "port 0 is a free one: the real one is told"
+                second.set_peer(1, first.address)
+                await second_handler.heard("up 1")
+                await first_handler.heard("up 2")
+                assert first.stats()[2].address == second.address
 
         run(scenario())
 

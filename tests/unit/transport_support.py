@@ -172,6 +172,7 @@ class Cluster:
         bind: str = "127.0.0.1:0",
         limits: TransportLimits = PROMPT,
         refuse_peer: Callable[[Hello], Refusal | None] | None = None,
+        advertise: str = "",
         seed: int = 1,
     ) -> tuple[Transport, FakeHandler]:
         handler = FakeHandler(self.watch)
@@ -184,6 +185,7 @@ class Cluster:
             rng=random.Random(f"{seed} {node_id} {len(self.transports)}"),
             limits=limits,
             refuse_peer=refuse_peer,
+            advertise=advertise,
         )
         await transport.start()
         self.transports.append(transport)

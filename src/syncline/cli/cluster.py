@@ -60,7 +60,7 @@ def _cell(value: str | int | None) -> str:
     return "-" if value in {None, ""} else str(value)
 
 
-@click.group("member", short_help="List, add, remove or promote members.")
+@click.group("member", short_help="List, add, remove, promote or update members.")
 def member() -> None:
     """The cluster's membership. Changes are committed by the cluster before the command ends."""
 
@@ -123,6 +123,25 @@ async def member_promote(context: Context, *, name: str) -> None:
         print_json(members)
         return
     print_line(f"{name}: promoted")
+    _print_members(members.members)
+
+
+@member.command("update")
+@client_command
+@click.argument("name")
+@click.option("--address", required=True, metavar="HOST:PORT", help="Where its peers reach it now.")
+async def member_update(context: Context, *, name: str, address: str) -> None:
+    """Change the address at which the peers dial the member NAME (its name or its id).
+
+    A member that runs announces its address by itself (`--peer-advertise`), and that one wins. This command is for a
+    member that can't: it moved, and reaches no other member.
+    """
+    async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
+        members = await client.update_member(name, address=address, timeout_s=_change_s(context))
+    if context.as_json:
+        print_json(members)
+        return
+    print_line(f"{name}: its peers dial it at {address}")
     _print_members(members.members)
 
 

@@ -65,7 +65,9 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
 @client_command
 @click.option("--data-dir", required=True, type=click.Path(file_okay=False), help="The stopped node's directory.")
 @click.option("--name", default="", help="Which node it was, where the directory can't tell any more.")
-@click.option("--address", default="", metavar="HOST:PORT", help="Where its peers reach it, where nobody knows.")
+@click.option(
+    "--address", default="", metavar="HOST:PORT", help="Where its peers reach it, if that has changed or is not known."
+)
 @click.option("--replace", is_flag=True, help="Replace the node also where nothing is wrong with its directory.")
 @click.option("--yes", is_flag=True, help="Don't ask.")
 async def repair(context: Context, *, data_dir: str, name: str, address: str, replace: bool, yes: bool) -> None:
@@ -143,6 +145,9 @@ class _Repair:
             await self._begin_anew(note)
         else:
             self._say(f"{self._path}: a repair of {note.name} was begun; going on with it")
+            if self._address and self._address != note.address:
+                note = msgspec.structs.replace(note, address=self._address)
+                replacement.begin(self._disk, self._path, note)
             await self._carry_out(note, Report("repaired", self._path), begun=True)
 
     async def _begin(self) -> None:
@@ -175,8 +180,9 @@ class _Repair:
             node_id=before.new_id,
             cluster_id=before.cluster_id,
             name=before.name,
-            address=self._address or before.address,
+            address=before.address,
             http=before.http,
+            new_address=self._address,
         )
         plan = await self._plan(target, self._endpoints(before))
         await self._carry_out(self._noted(plan, before.folder), Report("repaired", self._path), begun=True)
@@ -228,8 +234,9 @@ class _Repair:
             node_id=format_id(found.node_id) if found.node_id else "",
             cluster_id=format_id(found.cluster_id) if found.cluster_id else "",
             name=held or self._name,
-            address=self._address or (own.address if own is not None else ""),
+            address=own.address if own is not None else "",
             http=own.http if own is not None else "",
+            new_address=self._address,
         )
         if not target.name and not target.node_id:
             raise click.UsageError(f"{self._path} does not tell which node it was of: give --name")

@@ -26,7 +26,8 @@ SALVAGE: Final = "docs/repair.md ('Without a quorum') says what can be saved. No
 class Target(msgspec.Struct, frozen=True):
     """Whose data directory it is, as far as the directory and the user say; each is empty where neither does.
 
-    `address` and `http` are where the node was reached when the directory last heard. Ids are as people see them.
+    `address` and `http` are where the node was reached when the directory last heard, `new_address` is what the user
+    says. Ids are as people see them.
     """
 
     node_id: str
@@ -34,6 +35,7 @@ class Target(msgspec.Struct, frozen=True):
     name: str
     address: str
     http: str
+    new_address: str = ""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -128,7 +130,7 @@ def _find(members: Sequence[MemberRow], target: Target) -> MemberRow | None:
 
 def _names(old: MemberRow | None, others: Sequence[MemberRow], target: Target) -> tuple[str, str]:
     name = target.name or (old.name if old is not None else None) or ""
-    address = (old.peer if old is not None else None) or target.address
+    address = target.new_address or (old.peer if old is not None else None) or target.address
     if not name:
         raise Failure("neither the directory nor the cluster tells which node this was: give --name", EXIT_FAILED)
     if not address:

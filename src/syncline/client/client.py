@@ -280,6 +280,13 @@ class AsyncClient:
         """Make a voter a learner: it goes on following, and does not vote. A leader hands over first."""
         return decode(await self._change("/raft/demote", {"ID": member}, timeout_s), Members)
 
+    async def update_member(self, member: str, *, address: str, timeout_s: float | None = None) -> Members:
+        """Change the address at which the peers dial a member (its name or its id), and wait until that is committed.
+
+        For a member that can't announce it itself: one that runs announces its own address, which wins.
+        """
+        return decode(await self._change("/raft/update", {"ID": member, "Address": address}, timeout_s), Members)
+
     async def transfer_leadership(self, to: str | None = None, *, timeout_s: float | None = None) -> LeaderInfo:
         """Hand the leadership to a voter (None: the most up to date) and wait until it leads."""
         fields: dict[str, object] = {} if to is None else {"To": to}

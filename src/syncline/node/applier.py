@@ -71,8 +71,9 @@ class Applied(msgspec.Struct):
     last_term: int
     size_bytes: int = 0
     answers: list[tuple[int, int, int, object]] = []
-    changes: list[Entry] = []
-    announced: list[Member] = []
+    runtime: list[Entry | Member] = []
+    """The runtime's own entries in log order: changes of the membership, announcements. What one does can depend on the
+    ones before it."""
     ignored: list[tuple[int, str]] = []
     """Entries that have no effect: index, and why."""
 
@@ -218,7 +219,7 @@ class Applier:
         for entry in entries:
             data = entry.data
             if entry.type is not EntryType.NORMAL:
-                done.changes.append(entry)
+                done.runtime.append(entry)
             elif data:
                 size_bytes += len(data)
                 try:
@@ -247,7 +248,7 @@ class Applier:
             member = decode_member(proposal.data)
             if member.id != proposal.origin:
                 raise Unreadable(f"node {proposal.origin:016x} announces node {member.id:016x}")
-            done.announced.append(member)
+            done.runtime.append(member)
         elif proposal.kind != Kind.BARRIER:
             check_kind(proposal.kind, entry.index)
             raise Unreadable(f"{proposal.kind} is not the number of a kind of entry")

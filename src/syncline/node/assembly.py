@@ -23,7 +23,7 @@ from syncline.consensus.types import (
     NodeId,
     SingleChange,
 )
-from syncline.errors import ConfigError, CorruptionError, NodeFailed, WrongDirectory
+from syncline.errors import ConfigError, CorruptionError, NodeFailed, RepairNeeded, WrongDirectory
 from syncline.node.applier import Applier, restore
 from syncline.node.calls import Calls
 from syncline.node.config import Config
@@ -35,6 +35,8 @@ from syncline.node.machine import CommandCheck, check_applied_index, check_machi
 from syncline.node.members import MemberBook, derive_cluster_id, derive_node_id, format_id, is_founder
 from syncline.node.outcomes import on_outcome
 from syncline.node.parts import Parts
+from syncline.node.startguard import StartGuard, load_starts, older_copy_text
+from syncline.node.starts import RANDOM_BITS, next_incarnation
 from syncline.platform.disk import Disk
 from syncline.platform.network import Network
 from syncline.platform.worker import Workers
@@ -42,7 +44,7 @@ from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.log import StoredLog
 from syncline.storage.snapshots import SnapshotManifest, SnapshotStore
 from syncline.storage.wal import Wal, WalWrite
-from syncline.transport.handshake import Hello, NodeFacts
+from syncline.transport.handshake import Hello, NodeFacts, Welcome
 from syncline.transport.messages import PeerMessage, Refusal, SnapshotSink
 from syncline.transport.peers import Transport
 
@@ -134,6 +136,11 @@ def _with_log(
                 f"{config.data_dir} is of a node that was to start a cluster with others, and never ran: give the same"
                 " peers again, or empty the directory"
             )
+        if derive_cluster_id(config.cluster, config.peers) != identity.cluster_id:
+            raise ConfigError(
+                f"{config.data_dir} is of a node that was to start a cluster with other peers, and never ran: give the"
+                " same cluster and peers again, or empty the directory"
+            )
         bootstrap = _bootstrap(config, identity)
         stored.appended(bootstrap, wal.write([bootstrap]))
     directory.mark_started()
@@ -162,6 +169,7 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
         holder[0].fail(error)
 
     node_id = opened.identity.node_id
+    identity = opened.identity
     relay = _Relay(holder)
     transport = Transport(  # before the parts that have threads: a certificate that can't be used leaves none behind
         world.network,
@@ -173,13 +181,18 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
         rng=world.rng,
         tls=config.peer_tls,
         refuse_peer=relay.refuse_peer,
+        before_welcome=relay.before_welcome,
+        why_not_dial=relay.why_not_dial,
         facts=NodeFacts(
-            directory=opened.identity.directory_id,
-            incarnation=world.rng.getrandbits(63),
-            name=opened.identity.name,
+            directory=identity.directory_id,
+            incarnation=identity.incarnations[0],
+            history=identity.incarnations[1:],
+            name=identity.name,
         ),
         known_directory=relay.known_directory,
     )
+    noter = Calls("syncline-peers", world.workers, on_failure)
+    starts = load_starts(world.disk, opened.directory.path)
     parts = Parts(
         identity=opened.identity,
         directory=opened.directory,
@@ -194,6 +207,8 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
         persister=Calls("syncline-snapshot", world.workers, on_failure),
         receiver=Calls("syncline-receive", world.workers, on_failure),
         transport=transport,
+        noter=noter,
+        guard=StartGuard(starts, opened.book, transport, noter, world.disk, opened.directory.path),
     )
     log.info("the log is synced by %s", "a thread" if parts.writer.syncs_on_a_thread else "the kernel")
     holder.append(Driver(config, parts, world.rng, failed))
@@ -221,6 +236,12 @@ class _Relay:
     def refuse_peer(self, hello: Hello) -> Refusal | None:
         return self._holder[0].reconfiguration.refuse_peer(hello)
 
+    def before_welcome(self, hello: Hello) -> asyncio.Future[None] | None:
+        return self._holder[0].parts.guard.before_welcome(hello)
+
+    def why_not_dial(self, welcome: Welcome) -> str | None:
+        return self._holder[0].parts.guard.why_not_dial(welcome)
+
     def known_directory(self, peer: NodeId) -> int:
         return self._holder[0].founding.known_directory(peer)
 
@@ -229,38 +250,53 @@ class _Relay:
 
 
 def _identify(config: Config, directory: DataDir, rng: random.Random) -> Identity:
-    """Who this node is: what its directory says, or what its settings say where the directory is new."""
+    """The node's identity, with the incarnation of this start in it, durable before anything else happens.
+
+    It is what the data directory says, or for a new directory, what the settings say.
+    """
     held = directory.identity
-    cluster_id = config.cluster_id or (derive_cluster_id(config.cluster, config.peers) if config.peers else 0)
-    if held is not None:
-        if held.name != config.name:
-            raise WrongDirectory(
-                f"{config.data_dir} belongs to the node named {held.name!r}, not to {config.name!r}."
-                " Give each node a data directory of its own, or correct the name."
-            )
-        if config.cluster_id and (held.cluster_id, held.node_id) != (config.cluster_id, config.node_id):
-            raise WrongDirectory(
-                f"{config.data_dir} belongs to node {held.node_id:016x} of cluster {held.cluster_id:016x}, not to node"
-                f" {config.node_id:016x} of cluster {config.cluster_id:016x}. Give each node a directory of its own."
-            )
+    if held is None:
+        held = _new_identity(config, rng)
+    else:
+        _check_settings(config, held)
         if not held.directory_id:  # made by a version that drew none
-            directory.write_identity(msgspec.structs.replace(held, directory_id=_draw_id(rng)))
-        return directory.identity or held
+            held = msgspec.structs.replace(held, directory_id=_draw_id(rng))
+    started = next_incarnation(held.incarnations, rng.getrandbits(RANDOM_BITS))
+    directory.write_identity(msgspec.structs.replace(held, incarnations=started))
+    assert directory.identity is not None
+    return directory.identity
+
+
+def _check_settings(config: Config, held: Identity) -> None:
+    """Raise if the settings are another node's than the data directory, or no node may start on it."""
+    if held.name != config.name:
+        raise WrongDirectory(
+            f"{config.data_dir} belongs to the node named {held.name!r}, not to {config.name!r}."
+            " Give each node a data directory of its own, or correct the name."
+        )
+    if config.cluster_id and (held.cluster_id, held.node_id) != (config.cluster_id, config.node_id):
+        raise WrongDirectory(
+            f"{config.data_dir} belongs to node {held.node_id:016x} of cluster {held.cluster_id:016x}, not to node"
+            f" {config.node_id:016x} of cluster {config.cluster_id:016x}. Give each node a directory of its own."
+        )
+    if held.older_copy:
+        raise RepairNeeded(older_copy_text(held.name, held.node_id, config.data_dir))
+
+
+def _new_identity(config: Config, rng: random.Random) -> Identity:
+    cluster_id = config.cluster_id or (derive_cluster_id(config.cluster, config.peers) if config.peers else 0)
     if not cluster_id:
         raise ConfigError(
             f"{config.data_dir} is empty, so the node must be told what it belongs to: give peers (to start a cluster),"
             " or cluster_id and node_id (to join one)"
         )
-    node_id = config.node_id or derive_node_id(cluster_id, config.name)
-    identity = Identity(
+    return Identity(
         cluster_id=cluster_id,
-        node_id=node_id,
+        node_id=config.node_id or derive_node_id(cluster_id, config.name),
         name=config.name,
         directory_id=_draw_id(rng),
         founding=len(config.peers) > 1,
     )
-    directory.write_identity(identity)
-    return identity
 
 
 def _draw_id(rng: random.Random) -> int:

@@ -74,8 +74,8 @@ class Changes:
                 " run `syncline repair --replace` on its data directory, or let it join from an empty one"
             )
         for member in self._membership().members.values():
-            if member.name == name and member.address == address and node_id in (NONE, member.id):
-                return member
+            if member.name == name and (member.id == node_id or (node_id == NONE and member.address == address)):
+                return member  # with its own id it may give another address: it announces that one itself
             if member.name == name:
                 raise MembershipError(
                     f"{name!r} is already the name of member {format_id(member.id)} at {member.address}:"
@@ -91,6 +91,8 @@ class Changes:
         """Any change of members that there are."""
         await self._settled(timeout_s)
         book = self._driver.parts.book.members
+        if any(kind is ChangeType.UPDATE_NODE for kind, _ in changes):
+            raise MembershipError("an address is changed by `update_member`, on its own")
         strangers = [format_id(node_id) for _, node_id in changes if node_id not in book]
         if not changes or strangers:
             raise MembershipError(f"no members: {', '.join(strangers)}" if strangers else "no change is given")
@@ -116,8 +118,30 @@ class Changes:
             raise MembershipError(f"there is no member {format_id(node_id)}")
         if member.voter is (kind is ChangeType.ADD_NODE):
             return membership
-        settled = Member(member.id, member.name, member.address, member.http, promote=False)
+        record = self._driver.parts.book.members.get(node_id) or Member(node_id, "", "")
+        settled = msgspec.structs.replace(record, promote=False)
         return await self.many([(kind, node_id)], (settled,), expected, timeout_s)
+
+    async def update(self, node_id: NodeId, address: str, expected: int | None, timeout_s: float) -> MemberInfo:
+        """Give a member another address in the registry, or find that it has it."""
+        loop = self._driver.loop
+        deadline_s = loop.time() + timeout_s
+        await self._settled(timeout_s)
+        record = self._driver.parts.book.members.get(node_id)
+        if record is None:
+            raise MembershipError(f"there is no member {format_id(node_id)}")
+        membership = self._membership()
+        if record.address != address:
+            moved = msgspec.structs.replace(record, address=address)
+            left_s = max(deadline_s - loop.time(), EARLY_S)
+            membership = await self.many([(ChangeType.UPDATE_NODE, node_id)], (moved,), expected, left_s)
+        updated = membership.members.get(node_id)
+        if updated is None or updated.address != address:
+            raise MembershipError(
+                f"node {record.name} ({format_id(node_id)}) has announced another address itself, or was removed, while"
+                " the update was under way"
+            )
+        return updated
 
     async def many(
         self,

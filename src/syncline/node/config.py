@@ -9,8 +9,9 @@ from typing import Final
 import msgspec
 
 from syncline.errors import ConfigError
-from syncline.node.naming import check_http, check_id, check_name, dialled_address, is_wildcard
+from syncline.node.naming import check_http, check_id, check_name, dialled_address
 from syncline.storage.space import RESERVE_BYTES
+from syncline.transport.candidates import is_wildcard
 from syncline.transport.messages import PeerAddress
 from syncline.transport.tls import PeerTls
 
@@ -63,13 +64,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Where peers are listened for: "host:port"."""
 
     advertise: str = ""
-    """Where peers reach this node, where that is not `listen` (NAT, "0.0.0.0", host names)."""
+    """Where peers reach this node, if that is not `listen`: behind NAT, with a wildcard, by a host name."""
 
     http: str = ""
     """Where clients reach this node. Replicated to all members; empty: it serves none."""
 
     peers: dict[str, str] = {}
-    """The members that the cluster starts with, by name: "host:port" each, this node among them."""
+    """The members that the cluster starts with, by name: "host:port" each, this node among them.
+
+    They make the cluster at the first start only. Later the addresses are hints: each is dialled when its member does
+    not answer where the cluster expects it."""
 
     cluster: str = "syncline"
     """The cluster's name. With `peers` it makes the cluster's id, which keeps strangers apart."""
@@ -204,8 +208,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def address(self) -> str:
-        """What the other members dial."""
-        return self.advertise or self.peers.get(self.name, "") or self.listen
+        """What the other members dial; with port 0 in `listen`, the real port takes its place once it is known.
+
+        `listen` comes before the node's own entry in `peers`: that one is of the first start, and the node may have
+        moved since.
+        """
+        if self.advertise:
+            return self.advertise
+        everywhere = is_wildcard(PeerAddress.parse(self.listen).host)
+        return self.peers.get(self.name, self.listen) if everywhere else self.listen
 
 
 _TEXTS: Final = ("name", "data_dir", "listen", "advertise", "http", "cluster")

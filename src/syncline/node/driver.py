@@ -26,6 +26,7 @@ from syncline.consensus.types import (
     StateType,
 )
 from syncline.errors import Dropped, NodeFailed, NotLeader, OperationError, SynclineError, TransportError
+from syncline.node.addresses import Addresses
 from syncline.node.applier import ApplyWork, RestoreWork
 from syncline.node.commits import Commits
 from syncline.node.config import Config
@@ -40,8 +41,8 @@ from syncline.node.parts import Parts
 from syncline.node.proposals import Proposals
 from syncline.node.reads import Reads
 from syncline.node.reconfiguration import Reconfiguration
-from syncline.node.refusals import error_of
-from syncline.node.refusals import refused as refused_by
+from syncline.node.rejections import error_of
+from syncline.node.rejections import refused as refused_by
 from syncline.node.snapshotter import Snapshotter
 from syncline.storage.space import Shortage
 from syncline.transport.messages import (
@@ -94,6 +95,9 @@ class Driver:
         self.ignored = Ignored(self.loop.time)
         self.founding = Founding(self)
         self.reconfiguration = Reconfiguration(self)
+        self.addresses = Addresses(
+            config.peers, parts.identity, parts.book, parts.transport, self.reconfiguration.update
+        )
         self.snapshotter = Snapshotter(self)
         self.applied = self.core.applied
         self.horizon = Horizon(self)

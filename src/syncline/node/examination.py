@@ -43,7 +43,7 @@ from syncline.node.envelope import (
 )
 from syncline.node.futures import Waiter
 from syncline.node.naming import check_http, check_name, dialled_address
-from syncline.node.refusals import refused
+from syncline.node.rejections import refused
 from syncline.transport.messages import Forward, RefusedProposal
 
 __all__ = ["Queued", "examine_change", "examine_forward", "examine_proposal", "sound_own"]
@@ -171,8 +171,9 @@ def examine_change(payload: bytes, sender: NodeId, number: int) -> tuple[Members
     for single in change.changes:
         if not NONE < single.node_id <= LARGEST_ID:
             raise MembershipError(f"{single.node_id} is not the id of a node")
-        if single.type is ChangeType.UPDATE_NODE:
-            raise MembershipError("a change that adds, removes, promotes and demotes nothing")
+    kinds = {single.type for single in change.changes}
+    if ChangeType.UPDATE_NODE in kinds and len(kinds) > 1:
+        raise MembershipError("an update of an address comes alone: the change also adds, removes, promotes or demotes")
     _examine_members(change, context)
     return change, context
 
@@ -199,4 +200,6 @@ def _wrong_with(member: Member) -> str | None:
         return f"{member.id} is not the id of a node"
     if not 0 <= member.directory <= LARGEST_ID:
         return f"{member.directory} is not the id of a data directory"
+    if not 0 <= member.incarnation <= LARGEST_NUMBER:
+        return f"{member.incarnation} is not the start of a node"
     return None

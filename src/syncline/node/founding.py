@@ -27,6 +27,7 @@ from syncline.consensus.types import NodeId
 from syncline.errors import RepairNeeded
 from syncline.node.members import format_id
 from syncline.node.proposals import NO_QUORUM
+from syncline.node.startguard import older_copy_text
 from syncline.transport.messages import Refusal, RefusalCode
 
 if TYPE_CHECKING:
@@ -81,6 +82,19 @@ class Founding:
                 f" `syncline repair --replace --data-dir {path}`."
             )
         )
+
+    def convict(self) -> None:
+        """Stop this node, whose data directory is an older copy, and mark it so that no node starts on it."""
+        driver = self._driver
+        if driver.stopped:
+            return
+        text = older_copy_text(driver.config.name, driver.core.raft.id, driver.config.data_dir)
+        identity = msgspec.structs.replace(driver.parts.identity, older_copy=True)
+        try:
+            driver.parts.directory.write_identity(identity)  # at the node's end, so it may be done on the loop
+        except OSError as error:
+            log.error("the data directory could not be marked as an older copy: %s", error)
+        driver.fail(RepairNeeded(text))
 
     def look(self, now_s: float) -> None:
         """While waiting, with every tick: is everybody there now?"""

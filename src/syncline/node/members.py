@@ -74,28 +74,58 @@ class MemberBook:
         self.removed: dict[NodeId, None] = {}
 
     def announce(self, member: Member) -> bool:
-        """Take a member's own word on its name, addresses and directory; tells whether anything changed."""
+        """Take what a member announces about itself; tells whether anything changed.
+
+        Nothing changes if it is about another data directory than the known one, which never changes, or from an
+        earlier start than the newest that has announced itself.
+        """
         known = self.members.get(member.id)
         if member.id in self.removed or known == member:
             return False
-        if known is not None and known.directory not in (0, member.directory):
-            return False  # the first word on the directory is the last: another one has lost what it promised
+        if known is not None:
+            if known.directory not in (0, member.directory) or member.incarnation < known.incarnation:
+                return False
+            member = msgspec.structs.replace(member, promote=known.promote)
         self.members[member.id] = member
         return True
 
-    def changed(self, index: int, membership: MembershipState, brought: tuple[Member, ...]) -> None:
-        """A change of the membership was applied at `index`, and this membership is now in force."""
+    def changed(
+        self,
+        index: int,
+        membership: MembershipState,
+        brought: tuple[Member, ...],
+        updated: frozenset[NodeId] = frozenset(),
+    ) -> None:
+        """Record that a change was applied at `index`, and that `membership` is now in force.
+
+        `brought` has a record for each member that the change is about. Of a member that is known, only `promote` is
+        taken: the rest may be older than what it has announced since. For those in `updated`, the address is taken too,
+        unless a newer start has announced itself.
+        """
         self.membership_index = index
         present = members_of(membership)
         for member in brought:
             if member.id in present:
-                self.members[member.id] = member
+                self.members[member.id] = self._merged(member, member.id in updated)
                 self.removed.pop(member.id, None)
         for gone in [known for known in self.members if known not in present]:
             del self.members[gone]
             self.removed[gone] = None
         while len(self.removed) > REMOVED_KEPT:
             del self.removed[next(iter(self.removed))]
+
+    def _merged(self, brought: Member, updated: bool) -> Member:
+        known = self.members.get(brought.id)
+        if known is None:
+            return brought
+        if updated:
+            return msgspec.structs.replace(known, address=brought.address) if self.is_current(brought) else known
+        return msgspec.structs.replace(known, promote=brought.promote)
+
+    def is_current(self, record: Member) -> bool:
+        """Whether a record is of the start and the data directory that are known of its member."""
+        known = self.members.get(record.id)
+        return known is not None and (known.directory, known.incarnation) == (record.directory, record.incarnation)
 
     def dump(self) -> bytes:
         return msgspec.msgpack.encode(

@@ -6,14 +6,14 @@ accepted.
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Final
 
 from syncline.consensus.types import LARGEST_ID, NONE
 from syncline.errors import ConfigError
+from syncline.transport.candidates import is_wildcard
 from syncline.transport.messages import PeerAddress
 
-__all__ = ["check_http", "check_id", "check_name", "dialled_address", "is_wildcard"]
+__all__ = ["check_http", "check_id", "check_name", "dialled_address"]
 
 MAX_NAME_CHARACTERS: Final = 128
 MAX_ADDRESS_CHARACTERS: Final = 512
@@ -68,11 +68,3 @@ def dialled_address(address: object, setting: str = "address") -> PeerAddress:
             " or host name at which they reach this node, such as 10.0.0.1:7100; `listen` may stay a wildcard"
         )
     return parsed
-
-
-def is_wildcard(host: str) -> bool:
-    """Whether a host means "all interfaces", in any way to write it."""
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_unspecified
-    except ValueError:
-        return host in ("0", "*")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from syncline.node.applier import Applied, Outcome, Restored, Viewed
 from syncline.node.driver import Driver
+from syncline.node.envelope import Member
 
 __all__ = ["on_outcome"]
 
@@ -27,10 +28,11 @@ def _on_applied(driver: Driver, done: Applied) -> None:
     if driver.stopped:
         return
     assert done.first_index == driver.applied + 1, (done.first_index, driver.applied)
-    for entry in done.changes:
-        driver.reconfiguration.applied(entry)
-    for member in done.announced:
-        driver.reconfiguration.announced(member)
+    for item in done.runtime:
+        if isinstance(item, Member):
+            driver.reconfiguration.announced(item)
+        else:
+            driver.reconfiguration.applied(item)
     for index, reason in done.ignored:
         driver.ignored.note(index, reason)
     driver.applied = done.last_index

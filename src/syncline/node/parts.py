@@ -10,6 +10,7 @@ from syncline.node.calls import Calls
 from syncline.node.logwriter import LogWriter
 from syncline.node.machine import CommandCheck
 from syncline.node.members import MemberBook
+from syncline.node.startguard import StartGuard
 from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.log import StoredLog
 from syncline.storage.snapshots import SnapshotStore
@@ -38,4 +39,7 @@ class Parts:
     """Writes snapshots of the own state machine."""
     receiver: Calls
     """Writes snapshots that a leader sends."""
+    noter: Calls
+    """Writes what is known of the starts of peers."""
+    guard: StartGuard
     transport: Transport

@@ -302,6 +302,32 @@ class Raft:
         check_id(node_id, "node_id")
         return await self._changes.single(kind, node_id, check_expected(expected), check_timeout(timeout_s))
 
+    async def update_member(
+        self,
+        node_id: NodeId,
+        *,
+        address: str,
+        expected_index: int | None = None,
+        timeout: float = 30.0,  # noqa: ASYNC109
+    ) -> MemberInfo:
+        """Change the address at which a member is dialled, for one that can't announce it itself.
+
+        A member that runs announces its own address (`Config.advertise`), which wins. Idempotent. Raises ConfigError
+        for what is no address, MembershipError (no such member, the address is another member's).
+        """
+        check_id(node_id, "node_id")
+        dialled_address(address)
+        expected = check_expected(expected_index)
+        return await self._changes.update(node_id, address, expected, check_timeout(timeout))
+
+    def hint(self, node_id: NodeId, address: str) -> None:
+        """Have a node dialled at "host:port" too, if it does not answer where the cluster expects it.
+
+        For what knows addresses before this node does: a node that has no log yet knows no member. Raises ConfigError.
+        """
+        dialled_address(address)
+        self._driver.addresses.hint(check_id(node_id, "node_id"), address)
+
     async def change_membership(
         self,
         changes: Sequence[tuple[ChangeType, NodeId]],
@@ -382,6 +408,11 @@ class Raft:
     def address(self) -> str:
         """Where peers are listened for, with the real port."""
         return self._driver.parts.transport.address
+
+    @property
+    def advertised(self) -> str:
+        """Where peers reach this node, as it announces it."""
+        return self._driver.parts.transport.advertised
 
     @property
     def catching_up(self) -> bool:
@@ -487,7 +518,7 @@ class Raft:
         async with contextlib.AsyncExitStack() as doors:  # each is closed, in this order turned round, whatever fails
             doors.callback(parts.directory.release)
             doors.callback(parts.wal.close)
-            for worker in (parts.writer, parts.receiver, parts.persister, parts.machine):
+            for worker in (parts.writer, parts.noter, parts.receiver, parts.persister, parts.machine):
                 doors.push_async_callback(worker.close)
             doors.push_async_callback(driver.snapshotter.close)
             doors.push_async_callback(parts.transport.close)

@@ -18,12 +18,14 @@ from syncline.consensus.types import (
     StateType,
 )
 from syncline.errors import ConfigError, Dropped, MembershipError, NodeFailed
-from syncline.node.envelope import DATA, ChangeContext, Kind, Member, Proposal, decode_context, encode
+from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, Member, Proposal, decode_context, encode
 from syncline.node.events import EventKind
 from syncline.node.examination import examine_change
 from syncline.node.futures import ApplyFuture
 from syncline.node.ignored import RateLimitedLog
 from syncline.node.members import format_id, members_of
+from syncline.node.refusals import refused_by_quorum
+from syncline.node.startguard import convicted_by
 from syncline.transport.handshake import Hello
 from syncline.transport.messages import Refusal, RefusalCode
 
@@ -67,7 +69,7 @@ class Reconfiguration:
         change, context = examine_change(payload, sender, number)
         if core.raft.pending_membership_index > core.applied:
             raise Dropped("another change of the membership is under way: wait for it to end")
-        self._check_current(context)
+        self._check_current(change, context)
         losing = {single.node_id for single in change.changes if single.type in LOSES_VOTE}
         if core.raft.id in losing and (successor := self.best_successor()) != NONE:
             # Once it has applied this it steps down, and the voters that are left may still need its vote.
@@ -82,9 +84,11 @@ class Reconfiguration:
             raise Dropped("the leader takes no changes at the moment: a hand-over is under way") from error
         return core.last_index, core.term
 
-    def _check_current(self, context: ChangeContext) -> None:
+    def _check_current(self, change: MembershipChange, context: ChangeContext) -> None:
         """What only the leader can judge, with no other change under way: conditions, and names that are taken."""
         book = self._driver.parts.book
+        for node_id in _updated(change):
+            self._check_update(next(record for record in context.members if record.id == node_id))
         if context.expected and context.expected != book.membership_index:
             raise MembershipError(
                 f"the membership has changed: it is at index {book.membership_index}, not {context.expected}"
@@ -98,6 +102,18 @@ class Reconfiguration:
                         f"{new.name!r} at {new.address}: {other.name!r} at {other.address} is a member already"
                     )
 
+    def _check_update(self, record: Member) -> None:
+        """An update brings the registry's own record of a member with another address, and nothing else."""
+        book = self._driver.parts.book
+        known = book.members.get(record.id)
+        if known is None:
+            raise MembershipError(f"there is no member {format_id(record.id)} to update")
+        if not book.is_current(record):
+            raise MembershipError(f"node {known.name} ({format_id(record.id)}) was started again meanwhile: try again")
+        for other in book.members.values():
+            if other.id != record.id and other.address == record.address:
+                raise MembershipError(f"{record.address} is already the address of member {other.name!r}")
+
     def became_leader(self) -> None:
         self._ticks = 0
 
@@ -107,6 +123,10 @@ class Reconfiguration:
         if self._ticks % HOUSEKEEPING_TICKS:
             return
         driver = self._driver
+        if self._refused_by_quorum(RefusalCode.OLDER_START):
+            driver.founding.convict()
+            return
+        driver.addresses.look(leader_known=driver.core.leader != NONE)
         if driver.core.leader == NONE:
             if self._told(RefusalCode.REMOVED):
                 driver.fail(NodeFailed(removed_text(driver.config.name, driver.core.raft.id)))
@@ -182,7 +202,8 @@ class Reconfiguration:
             state = None
             answer = MembershipError(f"this change can't be made: {refusal}")
         if state is not None:
-            driver.parts.book.changed(entry.index, state, context.members if context is not None else ())
+            brought = context.members if context is not None else ()
+            driver.parts.book.changed(entry.index, state, brought, _updated(change))
             self.sync_peers()
             driver.emit(EventKind.MEMBERSHIP, detail=f"index {entry.index}")
             if entry.index > driver.parts.wal.recovery.last_index:
@@ -191,24 +212,44 @@ class Reconfiguration:
             driver.proposals.resolved(context.number, entry.index, entry.term, answer)
 
     def announced(self, member: Member) -> None:
-        """A member has told its name and addresses."""
-        if member.id in members_of(self._driver.core.raft.tracker.configuration.state()):
-            known = self._driver.parts.book.members.get(member.id)
-            promote = known.promote if known is not None else False
-            if self._driver.parts.book.announce(msgspec.structs.replace(member, promote=promote)):
-                self.sync_peers()
+        """Apply a member's announcement of its name, its addresses and its start."""
+        driver = self._driver
+        if member.id not in members_of(driver.core.raft.tracker.configuration.state()):
+            return
+        if driver.parts.book.announce(member):
+            self.sync_peers()
+        identity = driver.parts.identity
+        mine = (member.id, member.directory) == (identity.node_id, identity.directory_id)
+        if mine and convicted_by(member.incarnation, identity):
+            driver.loop.call_soon(driver.founding.convict)
+
+    def update(self, record: Member) -> None:
+        """Propose that the registry takes the address of this record of a member. It is not waited for."""
+        driver = self._driver
+        try:
+            future = driver.proposals.new(driver.loop, 0, driver.loop.time() + ANNOUNCE_S)
+        except Dropped:
+            return  # tried again in a moment
+        context = encode(ChangeContext(driver.core.raft.id, future.number, (record,)))
+        change = MembershipChange(changes=(SingleChange(ChangeType.UPDATE_NODE, record.id),), context=context)
+        driver.propose(future, MEMBERSHIP, encode(change))
 
     def _announce(self) -> None:
-        """Tell the cluster this node's addresses, where the book does not have them right."""
+        """Announce this node's addresses and its start, if the registry does not have them."""
         driver = self._driver
-        identity, config = driver.parts.identity, driver.config
+        identity = driver.parts.identity
         known = driver.parts.book.members.get(identity.node_id)
         if known is None or (self._announcing is not None and not self._announcing.done()):
             return  # not a member yet, or already on its way
-        mine = Member(
-            identity.node_id, identity.name, config.address, config.http, known.promote, identity.directory_id
+        mine = msgspec.structs.replace(
+            known,
+            name=identity.name,
+            address=driver.parts.transport.advertised,
+            http=driver.config.http,
+            directory=identity.directory_id,
+            incarnation=identity.incarnations[0],
         )
-        if known == mine:
+        if known == mine or known.incarnation > mine.incarnation:
             return
         try:
             future = driver.proposals.new(driver.loop, len(mine.address), driver.loop.time() + ANNOUNCE_S)
@@ -235,7 +276,14 @@ class Reconfiguration:
         """For the transport: why this dialler may not connect."""
         if hello.sender in self._driver.parts.book.removed:
             return Refusal(f"node {format_id(hello.sender)} is not a member: {REMOVED}", RefusalCode.REMOVED)
-        return self._driver.founding.refuse(hello)
+        return self._driver.founding.refuse(hello) or self._driver.parts.guard.refuse(hello)
+
+    def _refused_by_quorum(self, code: RefusalCode) -> bool:
+        """Whether a quorum of the newest membership that this node knows refuses it, in both halves of a joint one."""
+        raft, stats = self._driver.core.raft, self._driver.parts.transport.stats()
+        state = raft.tracker.configuration.state()
+        halves = [voters for voters in (state.voters, state.voters_outgoing) if voters]
+        return bool(halves) and all(refused_by_quorum(stats, voters, code, me=raft.id) for voters in halves)
 
     def _told(self, code: RefusalCode) -> bool:
         """Whether a member refuses this node with this code."""
@@ -248,6 +296,11 @@ class Reconfiguration:
         if me in driver.parts.book.removed and driver.core.state is not StateType.LEADER:
             self.removed = True
             driver.loop.call_soon(driver.fail, NodeFailed(removed_text(driver.config.name, me)))
+
+
+def _updated(change: MembershipChange) -> frozenset[NodeId]:
+    """The members whose address a change sets."""
+    return frozenset(single.node_id for single in change.changes if single.type is ChangeType.UPDATE_NODE)
 
 
 def removed_text(name: str, node_id: NodeId) -> str:

@@ -106,7 +106,7 @@ class NodeBackend:
             lag=stats.lag,
             data_dir=raft.config.data_dir,
             http=raft.config.http,
-            peer=raft.config.address,
+            peer=raft.advertised,
             last_contact_s=None if last_contact_s is None else round(last_contact_s, 3),
             members=self._views(membership, stats),
             no_leader=raft.no_leader,
@@ -157,6 +157,9 @@ class NodeBackend:
 
     async def demote_member(self, node_id: int, timeout_s: float) -> None:
         await self._raft.demote(node_id, timeout=timeout_s)
+
+    async def update_member(self, node_id: int, address: str, timeout_s: float) -> None:
+        await self._raft.update_member(node_id, address=address, timeout=timeout_s)
 
     async def transfer_leadership(self, to: int | None, timeout_s: float) -> None:
         await self._raft.transfer_leadership(to or 0, timeout=timeout_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
 import ssl
@@ -11,7 +12,6 @@ from typing import Self
 from syncline.errors import ConfigError
 from syncline.kv.machine import KvMachine
 from syncline.node.config import Config
-from syncline.node.naming import is_wildcard
 from syncline.node.raft import Raft
 from syncline.platform.disk import Disk, OsDisk
 from syncline.platform.network import Network, TcpNetwork
@@ -19,7 +19,7 @@ from syncline.platform.worker import Workers
 from syncline.server.adapter import NodeBackend
 from syncline.server.config import ServerConfig
 from syncline.server.http import HttpServer
-from syncline.server.join import ask_members, is_new
+from syncline.server.join import ask_members, find_members, is_new
 from syncline.server.limits import MIB
 from syncline.server.metrics import Registry
 from syncline.server.names import check_address, split_address
@@ -28,6 +28,7 @@ from syncline.server.request import Request
 from syncline.server.response import Respond
 from syncline.server.site import Site
 from syncline.server.telemetry import HttpTelemetry, add_node_metrics, add_process_metrics
+from syncline.transport.candidates import is_wildcard
 from syncline.transport.tls import PeerTls
 
 __all__ = ["KvServer"]
@@ -49,6 +50,7 @@ class KvServer:
         self._raft: Raft | None = None
         self._backend: NodeBackend | None = None
         self._site: Site | None = None
+        self._finding: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(
@@ -90,6 +92,8 @@ class KvServer:
         else:
             raft = await Raft.open(node, machine, disk=disk, network=network, workers=workers, rng=rng)
         self._raft = raft
+        if config.join:  # a node that moved before it had a log knows no member, and none can dial it
+            self._finding = asyncio.create_task(find_members(config, raft, network=network, rng=rng))
         self._backend = NodeBackend(raft, machine)
         self._add_metrics(raft, machine)
         self._site = Site(
@@ -105,9 +109,7 @@ class KvServer:
     def _node_config(self, disk: Disk) -> Config:
         config = self.config
         peers = config.initial_cluster
-        if not is_new(disk, config.data_dir):
-            peers = {}  # the directory knows who the node is; membership is what the cluster has made of it since
-        elif not peers and not config.join:
+        if not peers and not config.join and is_new(disk, config.data_dir):
             peers = {config.name: check_address(config.peer_advertise or config.peer_listen)}
         return Config(
             name=config.name,
@@ -161,6 +163,9 @@ class KvServer:
         """Stop in order: no new connections, answer what was asked (for `drain_s` at most), hand over, let go."""
         if self._site is not None:
             self._site.stopping()
+        if self._finding is not None:
+            self._finding.cancel()
+            await asyncio.wait([self._finding])
         await self._http.close(drain_s=self.config.drain_s if drain_s is None else drain_s)
         if self._site is not None:
             await self._site.close()

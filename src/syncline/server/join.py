@@ -1,4 +1,8 @@
-"""Entering a running cluster: any member is asked, over HTTP, to add this node. `Raft.join` chooses its id."""
+"""Entering a running cluster: any member is asked, over HTTP, to add this node. `Raft.join` chooses its id.
+
+At later starts the members are asked for each other's addresses, as long as the node has no leader: it may have moved,
+or have given a wrong address, before it had a log, and then it knows no member and none can dial it.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +14,22 @@ from typing import Final
 
 from syncline.client.client import AsyncClient
 from syncline.consensus.types import NodeId
-from syncline.errors import ConfigError, OperationError
+from syncline.errors import ConfigError, OperationError, SynclineError
 from syncline.node.members import format_id, is_founder, parse_id
+from syncline.node.raft import Raft
 from syncline.platform.disk import Disk
 from syncline.platform.network import Network
 from syncline.server.config import ServerConfig
 from syncline.storage.datadir import DataDir
 
-__all__ = ["ask_members", "is_new"]
+__all__ = ["ask_members", "find_members", "is_new"]
 
 TOLD_EVERY_S: Final = 5.0
 """How often a node that could not join yet says why: longer than an election, which nobody need hear of."""
+
+FIND_TIMEOUT_S: Final = 2.0
+FIND_EVERY_S: Final = 2.0
+"""Between two questions for addresses: longer than an election, in which a sound node finds its leader by itself."""
 
 _log = logging.getLogger("syncline.server.join")
 
@@ -71,6 +80,23 @@ async def ask_members(config: ServerConfig, node_id: NodeId, *, http: str, netwo
     if parse_id(added.member.id) != node_id:
         raise ConfigError(f"the cluster gave this node the id {added.member.id} instead of {format_id(node_id)}")
     return parse_id(added.cluster_id)
+
+
+async def find_members(config: ServerConfig, raft: Raft, *, network: Network, rng: random.Random) -> None:
+    """While the node has no leader, ask at `config.join` where the members are, and have them dialled there."""
+    async with AsyncClient(config.join, network=network, rng=rng, tls=_trusted(config)) as client:
+        while raft.leader is None:
+            try:
+                members = (await client.members(timeout_s=FIND_TIMEOUT_S)).members
+            except SynclineError as error:
+                _log.info("the members at %s could not be asked for addresses: %s", ", ".join(config.join), error)
+                members = ()
+            for member in members:
+                try:
+                    raft.hint(parse_id(member.id), member.peer)
+                except (ConfigError, ValueError) as error:
+                    _log.warning("the address %r of member %s can't be used: %s", member.peer, member.name, error)
+            await asyncio.sleep(FIND_EVERY_S)
 
 
 def _trusted(config: ServerConfig) -> ssl.SSLContext | None:

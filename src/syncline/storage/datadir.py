@@ -1,7 +1,8 @@
 """A node's data directory: whose it is, and that one process at a time uses it.
 
     LOCK         held for the life of the process; holds its pid
-    identity     cluster id, node id, name, format version
+    identity     cluster id, node id, name, format version, incarnations of the newest starts
+    peers        the newest start of each peer that this node has welcomed
     wal/         the log
     snapshots/   the snapshots
     replacement  only while a repair is under way: no node starts then
@@ -73,6 +74,10 @@ class Identity(msgspec.Struct, frozen=True):
     """It is to start a cluster with others, and has not heard from all of them yet: it has promised nothing so far."""
     founders: dict[int, int] = {}
     """The others with whom it started the cluster: node id, and the id of the data directory that each had."""
+    incarnations: tuple[int, ...] = ()
+    """Of the newest starts from this directory, the newest first; the node knows what each is made of."""
+    older_copy: bool = False
+    """A quorum of the members has refused it as an older copy, or a copy in use elsewhere: no node starts on it."""
 
 
 class DataDir:
@@ -215,6 +220,8 @@ class _IdentityFile(msgspec.Struct, omit_defaults=True):
     directory_id: str = ""
     founding: bool = False
     founders: dict[str, str] = {}
+    incarnations: tuple[str, ...] = ()
+    older_copy: bool = False
 
 
 class _VersionOnly(msgspec.Struct):
@@ -238,6 +245,8 @@ def encode_identity(identity: Identity) -> bytes:
         directory_id=_hex(identity.directory_id) if identity.directory_id else "",
         founding=identity.founding,
         founders={_hex(node_id): _hex(identity.founders[node_id]) for node_id in sorted(identity.founders)},
+        incarnations=tuple(map(_hex, identity.incarnations)),
+        older_copy=identity.older_copy,
     )
     content.checksum = _checksum(content)
     return _encode(content)
@@ -261,7 +270,7 @@ def decode_identity(path: str, data: bytes) -> Identity:
         content = msgspec.json.decode(data, type=_IdentityFile)
         intact = content.checksum == _checksum(content) and _encode(content) == data
         ids = [content.cluster_id, content.node_id, content.directory_id or _hex(0)]
-        ids += [*content.founders, *content.founders.values()]
+        ids += [*content.founders, *content.founders.values(), *content.incarnations]
     except (ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
     if not intact or not all(map(_HEX.fullmatch, ids)):
@@ -275,6 +284,8 @@ def decode_identity(path: str, data: bytes) -> Identity:
         directory_id=int(content.directory_id or "0", 16),
         founding=content.founding,
         founders={int(node_id, 16): int(directory, 16) for node_id, directory in content.founders.items()},
+        incarnations=tuple(int(incarnation, 16) for incarnation in content.incarnations),
+        older_copy=content.older_copy,
     )
 
 

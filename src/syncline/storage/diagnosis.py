@@ -93,6 +93,11 @@ class _Examination:
                 check_unused(self._disk, self._path)
         if self._identity is not None:
             self._node_id, self._cluster_id = self._identity.node_id, self._identity.cluster_id
+            if self._identity.older_copy:
+                self._problems.append(
+                    f"{self._path} is an older copy of the node's directory, or a copy in use elsewhere: the members of"
+                    " the cluster have refused it"
+                )
 
     def snapshots(self) -> SnapshotMeta | None:
         """The newest intact one, which a start would use."""

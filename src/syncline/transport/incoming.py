@@ -64,6 +64,8 @@ class IncomingLink(Established):
         self.sender = sender
         self.connection = connection
         self.received_messages = 0
+        self.incarnation = 0
+        """Of the start of the node that is at the other end."""
         self._node_id = node_id
         self._handler = handler
         self._limits = limits

@@ -2,7 +2,10 @@
 
 WAITING ──timer──▶ DIALLING ──connected──▶ GREETING ──welcome──▶ UP
    ▲                  │                       │                  │
-   └────── back-off ──┴───────────────────────┴──────────────────┘          a change of address: DIALLING at once
+   └────── back-off ──┴───────────────────────┴──────────────────┘
+
+A new address is dialled at once, unless the link is UP: that one is not moved. Each failed dial goes to the next
+address (`Candidates`); the pause grows when all were tried.
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ from typing import Final
 import msgspec
 
 from syncline.consensus.types import Message, NodeId
-from syncline.errors import FrameError
+from syncline.errors import FrameError, HandshakeRefused
 from syncline.platform.network import Network
+from syncline.transport.candidates import Candidates
 from syncline.transport.connection import Connection, Registry
 from syncline.transport.handshake import (
     OLDEST_VERSION,
@@ -71,6 +75,7 @@ class Dialler:
         tls: ssl.SSLContext | None,
         limits: TransportLimits,
         known_directory: Callable[[NodeId], int],
+        why_not_dial: Callable[[Welcome], str | None],
     ) -> None:
         self.advertise = advertise
         self.network = network
@@ -82,6 +87,7 @@ class Dialler:
         self.tls = tls
         self.limits = limits
         self._known_directory = known_directory
+        self._why_not_dial = why_not_dial
 
     def hello(self, peer: NodeId, purpose: Purpose) -> bytes:
         """The greeting to `peer`."""
@@ -109,6 +115,8 @@ class Dialler:
         """The answer to `hello`, checked. Raises `FrameError`, `RefusedByPeer`, `HandshakeRefused`."""
         welcome = decode_answer(payload)
         check_welcome(welcome, cluster_id=self.cluster_id, peer=peer, directory=self._known_directory(peer))
+        if reason := self._why_not_dial(welcome):
+            raise HandshakeRefused(reason)
         return welcome
 
     def check_certificate(self, connection: Connection, peer: NodeId) -> None:
@@ -136,11 +144,10 @@ class State(Enum):
 class PeerLink:
     """The way to one peer."""
 
-    def __init__(
-        self, peer: NodeId, address: PeerAddress, dialler: Dialler, handler: PeerHandler, notices: Notices
-    ) -> None:
+    def __init__(self, peer: NodeId, dialler: Dialler, handler: PeerHandler, notices: Notices) -> None:
         self.peer = peer
-        self.address = address
+        self.candidates = Candidates()
+        self._address: PeerAddress | None = None
         self.state = State.WAITING
         self.up_since_s: float | None = None
         self.contact_s: float | None = None
@@ -184,23 +191,43 @@ class PeerLink:
         if self._redial is not None:
             self._redial.cancel()
             self._redial = None
+        address = self.candidates.current
+        assert address is not None, "a link is made for an address"
+        self._address = address
         self.state = State.DIALLING
-        self.dial_task = self._loop.create_task(self._connect(self.address), name=f"dial {self.peer:016x}")
+        self.dial_task = self._loop.create_task(self._connect(address), name=f"dial {self.peer:016x}")
 
-    def move(self, address: PeerAddress) -> None:
-        """The peer is to be reached elsewhere: leave the old connection and dial."""
-        self.address = address
-        self._failures = 0
-        self._leave(f"the peer's address changed to {address}", gently=True)
-        self.dial()
+    @property
+    def was_dialled(self) -> bool:
+        """Whether the link has begun to dial, which it then goes on with by itself."""
+        return self._address is not None
+
+    @property
+    def address(self) -> PeerAddress:
+        """The address that was dialled last: while the link is up, the one where the peer answered."""
+        address = self._address or self.candidates.current
+        assert address is not None, "a link is made for an address"
+        return address
+
+    def redial(self) -> None:
+        """Dial an address that has just been learned. A link that is up stays as it is."""
+        if self.was_dialled and self.state in (State.WAITING, State.DIALLING, State.GREETING):
+            self._failures = 0
+            self._leave("another address of the peer is known", gently=False)
+            self.dial()
 
     def close(self, reason: str, *, gently: bool, silently: bool = False) -> None:
         """End for good. `gently`: what was sent before still goes out. `silently`: the handler is not told."""
         self._leave(reason, gently=gently, silently=silently)
         self.state = State.CLOSED
 
-    def peer_seen(self, incarnation: int) -> None:
-        """The peer dialled us: it is alive. What is the use of waiting, or of a connection to its last incarnation?"""
+    def peer_seen(self, incarnation: int, address: PeerAddress | None = None) -> None:
+        """The peer has dialled this node: dial at once, and leave connections to its earlier start.
+
+        `address` is where it says that it is.
+        """
+        if address is not None and self.candidates.greet(address):
+            self.redial()
         connection = self._connection
         if connection is not None and self.state is State.UP and incarnation != self._peer_incarnation:
             connection.reset("the peer was restarted")
@@ -277,8 +304,10 @@ class PeerLink:
         self.state = State.WAITING
         self.last_error = reason
         self._notices.warn(f"link {self.peer}", f"no link to node {self.peer:016x}", reason, self._loop.time())
-        pause_s = self._dialler.backoff_s(self._failures)
-        self._failures += 1
+        failures = 0
+        if was_up or self.candidates.current != self._address or self.candidates.failed():
+            failures, self._failures = self._failures, self._failures + 1  # else the next address is tried soon
+        pause_s = self._dialler.backoff_s(failures)
         self._redial = self._loop.call_later(pause_s, self.dial)
         if was_up:
             self._handler.on_peer_down(self.peer, reason)

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from syncline.consensus.types import Message, NodeId
 from syncline.errors import ConfigError, FrameError, TransportError, UsageError
 from syncline.platform.network import Listener, Network
+from syncline.transport.candidates import dialable, with_real_port
 from syncline.transport.connection import Connection
-from syncline.transport.handshake import Hello, NodeFacts, Purpose, Refusal
+from syncline.transport.handshake import Hello, NodeFacts, Purpose, Refusal, Welcome
 from syncline.transport.incoming import Admission, Counters, Doorkeeper, IncomingLink
 from syncline.transport.limits import TransportLimits
 from syncline.transport.link import Dialler, PeerLink, State
@@ -36,7 +37,9 @@ class Transport:
     one that this node has not heard of yet (it may learn of members only by the log). `before_welcome(hello)` may
     return a future that must be done before the dialler is welcomed. `facts` is what this node tells about itself,
     and `known_directory(peer)` the id of a peer's data directory, 0 for not known: a peer that answers with another
-    one is refused. `rng` is for the jitter of redials. Made and used on a running event loop.
+    one is refused. `why_not_dial(welcome)` may give another reason to leave a peer that has answered. `advertise` is
+    where others reach this node; with port 0 the real one is taken once the transport listens. `rng` is for the jitter
+    of redials. Made and used on a running event loop.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Transport:
         before_welcome: Callable[[Hello], asyncio.Future[None] | None] | None = None,
         facts: NodeFacts | None = None,
         known_directory: Callable[[NodeId], int] | None = None,
+        why_not_dial: Callable[[Welcome], str | None] | None = None,
     ) -> None:
         self._network = network
         self._handler = handler
@@ -76,6 +80,7 @@ class Transport:
             tls=client_context(tls) if tls is not None else None,
             limits=limits,
             known_directory=known_directory or _none_known,
+            why_not_dial=why_not_dial or _dial_all,
         )
         self._doorkeeper = Doorkeeper(
             Admission(refuse_peer or _refuse_none, before_welcome or _nothing_before, self._admit),
@@ -109,6 +114,11 @@ class Transport:
         return str(PeerAddress(*self._listener.address))
 
     @property
+    def advertised(self) -> str:
+        """Where peers reach this node, as it tells them; the port is 0 only before `start`."""
+        return self._dialler.advertise
+
+    @property
     def counters(self) -> Counters:
         """What came in and was turned away."""
         return self._doorkeeper.counters
@@ -120,6 +130,7 @@ class Transport:
         self._listener = await self._network.listen(
             self._accept, self._bind.host, self._bind.port, tls=self._server_tls
         )
+        self._dialler.advertise = with_real_port(self._dialler.advertise, self._listener.address[1])
         self._schedule_tick()
         for link in self._links.values():
             link.dial()
@@ -154,22 +165,33 @@ class Transport:
     # -- peers
 
     def set_peer(self, peer: NodeId, address: str) -> None:
-        """Keep a link to `peer` at "host:port". A changed address is dialled at once; the same one changes nothing.
+        """Keep a link to `peer` at "host:port". A changed address is dialled at once, unless the link is up.
 
         Raises `ConfigError` where the address is not one.
         """
         if peer == self._node_id:
             raise UsageError(f"node {peer:016x} is no peer of itself")
-        where = PeerAddress.parse(address, setting=f"address of node {peer:016x}")
-        if where.port == 0:
-            raise ConfigError(f"address of node {peer:016x}: port 0 can't be dialled")
+        where = dialable(address, setting=f"address of node {peer:016x}")
+        link = self._link_to(peer)
+        if link.candidates.replicate(where) and not self._closed:
+            link.redial()
+        self._dial(link)
+
+    def suggest_peer(self, peer: NodeId, address: PeerAddress) -> None:
+        """Have `peer` dialled at `address` too, when it does not answer where it is expected."""
+        link = self._link_to(peer)
+        link.candidates.suggest(address)
+        self._dial(link)
+
+    def _link_to(self, peer: NodeId) -> PeerLink:
         link = self._links.get(peer)
         if link is None:
-            link = self._links[peer] = PeerLink(peer, where, self._dialler, self._handler, self._notices)
-            if self._listener is not None and not self._closed:
-                link.dial()
-        elif link.address != where and not self._closed:
-            link.move(where)
+            link = self._links[peer] = PeerLink(peer, self._dialler, self._handler, self._notices)
+        return link
+
+    def _dial(self, link: PeerLink) -> None:
+        if self._listener is not None and not self._closed and not link.was_dialled:
+            link.dial()
 
     def remove_peer(self, peer: NodeId) -> None:
         """Give the links with `peer` up; what was sent before still goes out. Snapshots on their way to it are ended.
@@ -246,6 +268,17 @@ class Transport:
         link = self._links.get(peer)
         return link.peer_directory if link is not None and link.state is State.UP else None
 
+    def confirmed_address(self, peer: NodeId) -> PeerAddress | None:
+        """Where `peer` has answered, if that is also where it says that it is; None while the link is not up."""
+        link = self._links.get(peer)
+        up = link is not None and link.state is State.UP and link.address == link.candidates.greeted
+        return link.address if link is not None and up else None
+
+    def arrival_of(self, peer: NodeId) -> tuple[int, float] | None:
+        """Incarnation of the peer that is connected to this node, and when its last bytes came; None: none is."""
+        incoming = self._incoming.get(peer)
+        return (incoming.incarnation, incoming.connection.received_s) if incoming is not None else None
+
     def stats(self) -> dict[NodeId, PeerStats]:
         """The state of the links, for every peer set."""
         return {peer: self._peer_stats(link) for peer, link in self._links.items()}
@@ -313,21 +346,25 @@ class Transport:
         link = IncomingLink(hello.sender, connection, self._node_id, self._handler, self._limits, self._incoming_ended)
         self._incoming[hello.sender] = link
         connection.owner = link
-        outgoing = self._links.get(hello.sender)
-        if outgoing is None and hello.address:
-            self._answer_at(hello.sender, hello.address)
-        elif outgoing is not None:
-            outgoing.peer_seen(hello.incarnation)
+        link.incarnation = hello.incarnation
+        self._answer_at(hello)
         for sender in self._transfers.values():
             if sender.peer == hello.sender:
                 sender.peer_seen(hello.incarnation)
 
-    def _answer_at(self, sender: NodeId, address: str) -> None:
-        """Dial a node back that this one had no address of; what is set later for it replaces this."""
-        try:
-            self.set_peer(sender, address)
-        except ConfigError as error:
-            self._notices.warn(f"address {sender}", f"node {sender:016x}", str(error), self._loop.time())
+    def _answer_at(self, hello: Hello) -> None:
+        """Dial back a node that has dialled. The address in its greeting is tried first from now on."""
+        peer, link = hello.sender, self._links.get(hello.sender)
+        address = None
+        if hello.address:
+            try:
+                address = dialable(hello.address, setting=f"address of node {peer:016x}")
+            except ConfigError as error:
+                self._notices.warn(f"address {peer}", f"node {peer:016x}", str(error), self._loop.time())
+        if link is None and address is not None:
+            link = self._link_to(peer)
+        if link is not None:
+            link.peer_seen(hello.incarnation, address)
 
     def _incoming_ended(self, link: IncomingLink, reason: str) -> None:
         if isinstance(link.connection.failure, FrameError):
@@ -415,6 +452,10 @@ def _refuse_none(_hello: Hello) -> None:
 
 def _nothing_before(_hello: Hello) -> None:
     """By default a node is welcomed at once."""
+
+
+def _dial_all(_welcome: Welcome) -> None:
+    """By default each peer that answers is the right one."""
 
 
 def _none_known(_peer: NodeId) -> int:

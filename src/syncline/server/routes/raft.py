@@ -116,6 +116,7 @@ class RaftRoutes:
             "remove": self.remove,
             "promote": self.promote,
             "demote": self.demote,
+            "update": self.update,
             "transfer": self.transfer,
             "snapshot": self.snapshot,
         }
@@ -165,6 +166,14 @@ class RaftRoutes:
         await self._backend.demote_member(node_id, timeout_s)
         return self._changed()
 
+    async def update(self, request: Request) -> Response:
+        """Change the address at which the peers dial a member, for one that can't announce it itself."""
+        timeout_s = _timeout_s(request)
+        fields = Fields(request.body, _NAMES | {"address"})
+        address = _checked("Address", check_address, fields.text("address"))
+        await self._backend.update_member(await self._named(fields, timeout_s), address, timeout_s)
+        return self._changed()
+
     async def transfer(self, request: Request) -> Response:
         """Hand the leadership over; answers when the new leader leads."""
         timeout_s = _timeout_s(request)
@@ -190,10 +199,13 @@ class RaftRoutes:
 
     async def _who(self, request: Request) -> tuple[float, int]:
         timeout_s = _timeout_s(request)
-        name, node_id = Fields(request.body, _NAMES).name_and_id()
+        return timeout_s, await self._named(Fields(request.body, _NAMES), timeout_s)
+
+    async def _named(self, fields: Fields, timeout_s: float) -> int:
+        name, node_id = fields.name_and_id()
         if not name and node_id is None:
             raise RequestError('say which member: {"ID": "its name or id"}')
-        return timeout_s, await self._member(name, node_id, timeout_s)
+        return await self._member(name, node_id, timeout_s)
 
     async def _member(self, name: str, node_id: int | None, timeout_s: float) -> int:
         """The id of a member that is there, by its name, its id, or both."""

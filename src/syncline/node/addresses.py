@@ -1,0 +1,106 @@
+"""Where members may be dialled besides the addresses in the registry, and telling the registry of those that work.
+
+- `peers` of a later start are hints, by name. A node that knows no members yet takes the names for initial members.
+- Hints by id come from whoever runs the node: a server asks the members at `--join`.
+- A member that moved tells each peer that it reaches its new address. If it does not reach the leader, a peer that has
+  a link to it at this address updates the registry in its place, so that the leader can dial it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from syncline.consensus.types import NodeId
+from syncline.node.envelope import Member
+from syncline.node.members import MemberBook, derive_node_id
+from syncline.storage.datadir import Identity
+from syncline.transport.candidates import dialable
+from syncline.transport.messages import PeerAddress
+from syncline.transport.peers import Transport
+
+__all__ = ["Addresses"]
+
+log = logging.getLogger("syncline.node")
+
+MAX_HINTED: Final = 64
+"""Nodes with a hint; each costs a link that is dialled."""
+
+GRACE_LOOKS: Final = 4
+"""Looks for which a moved member may announce itself, or a member that was just added may become known."""
+
+Update = Callable[[Member], None]
+"""Proposes that the registry takes the address of this record."""
+
+
+class Addresses:
+    """Hints of one node, and what its links tell about the addresses of others."""
+
+    def __init__(
+        self, hints: dict[str, str], identity: Identity, book: MemberBook, transport: Transport, update: Update
+    ) -> None:
+        self._named = {name: dialable(text) for name, text in hints.items() if name != identity.name}
+        self._identity = identity
+        self._book = book
+        self._transport = transport
+        self._update = update
+        self._hinted: dict[NodeId, PeerAddress] = {}
+        self._elsewhere: dict[NodeId, int] = {}
+        """Members that answer at another address than the registry's, and for how many looks."""
+        self._looks_with_leader = 0
+
+    def hint(self, peer: NodeId, address: str) -> None:
+        """Have `peer` dialled at `address` too. Raises `ConfigError` if it is no address."""
+        where = dialable(address)
+        if peer == self._identity.node_id or (peer not in self._hinted and len(self._hinted) >= MAX_HINTED):
+            return
+        self._hinted[peer] = where
+        self._transport.suggest_peer(peer, where)
+
+    def look(self, *, leader_known: bool) -> None:
+        """Take hints for members whose names have become known; update the registry if a member needs it."""
+        for name, address in self._named.items():
+            peer = self._peer_named(name)
+            if peer is not None and self._hinted.get(peer) != address:
+                self.hint(peer, str(address))
+        if not self._book.members:
+            return
+        for peer in [known for known in self._hinted if known not in self._book.members]:
+            del self._hinted[peer]
+            self._transport.remove_peer(peer)
+        if leader_known:
+            self._looks_with_leader += 1
+            if self._looks_with_leader == GRACE_LOOKS:
+                self._warn_of_strangers()
+            self._update_moved()
+
+    def _peer_named(self, name: str) -> NodeId | None:
+        for member in self._book.members.values():
+            if member.name == name:
+                return member.id
+        return None if self._book.members else derive_node_id(self._identity.cluster_id, name)
+
+    def _warn_of_strangers(self) -> None:
+        names = {member.name for member in self._book.members.values()}
+        strangers = sorted(self._named.keys() - names)
+        if strangers:
+            log.warning(
+                "the initial members in the settings name %s, which the cluster does not know: they make the cluster at"
+                " its first start only. To add a node, start it with `syncline serve --join`, or `syncline member add`"
+                " it first; in a program use `Raft.join` or `add_learner`.",
+                ", ".join(strangers),
+            )
+
+    def _update_moved(self) -> None:
+        for peer, member in self._book.members.items():
+            address = self._transport.confirmed_address(peer)
+            if address is None or str(address) == member.address or not member.address:
+                self._elsewhere.pop(peer, None)
+                continue
+            self._elsewhere[peer] = self._elsewhere.get(peer, 0) + 1
+            if self._elsewhere[peer] > GRACE_LOOKS:
+                self._elsewhere[peer] = 0
+                self._update(msgspec.structs.replace(member, address=str(address)))

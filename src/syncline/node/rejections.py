@@ -1,0 +1,49 @@
+"""A leader's refusal of a forwarded proposal: as an error, and as it travels to the node that had proposed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from syncline.consensus.types import NodeId
+from syncline.errors import (
+    DiskFull,
+    Dropped,
+    MembershipError,
+    NotLeader,
+    OperationError,
+    Rejected,
+    SynclineError,
+    TooLarge,
+)
+from syncline.transport.messages import RefusedProposal
+
+__all__ = ["DISK_FULL", "error_of", "refused"]
+
+DISK_FULL: Final = "disk_full"
+"""The code of a refusal by a leader whose disk is full: `DiskFull` at the node that had proposed."""
+
+MAX_TEXT_CHARACTERS: Final = 1024
+"""Of a refusal: a state machine's `check` may say anything."""
+
+_ERRORS: Final[dict[str, type[OperationError]]] = {
+    error.code: error for error in (Dropped, NotLeader, MembershipError, TooLarge)
+}
+
+
+def refused(number: int, error: OperationError | DiskFull) -> RefusedProposal:
+    """The refusal of the proposal with this number, ready to be sent."""
+    text = str(error)[:MAX_TEXT_CHARACTERS]
+    if isinstance(error, DiskFull):
+        return RefusedProposal(number, DISK_FULL, text)
+    if isinstance(error, Rejected):
+        return RefusedProposal(number, Rejected.code, text, str(error.code)[:MAX_TEXT_CHARACTERS])
+    return RefusedProposal(number, error.code, text)
+
+
+def error_of(item: RefusedProposal, leader: NodeId | None) -> SynclineError:
+    """The error of a proposal that the leader refused. A code of a later version counts as `Dropped`."""
+    if item.code == DISK_FULL:
+        return DiskFull(item.message)
+    if item.code == Rejected.code:
+        return Rejected(item.message, code=item.reason or None)
+    return _ERRORS.get(item.code, Dropped)(item.message, leader=leader)

@@ -1,0 +1,202 @@
+"""Refuse peers whose data directory was put back to an older copy, or copied. `node.starts` has the rule.
+
+What a node knows of the starts of others is in memory, in the file `peers`, and in the member registry. The file is
+written before a start is welcomed, by a worker thread, and only if something has changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from syncline.consensus.types import NodeId
+from syncline.errors import Closed, CorruptionError
+from syncline.node.calls import Calls
+from syncline.node.members import MemberBook, format_id
+from syncline.node.starts import Origin, judge
+from syncline.platform.disk import Disk
+from syncline.storage.datadir import Identity
+from syncline.storage.peerstarts import MAX_DIRECTORIES, encode_starts, read_starts, write_starts
+from syncline.transport.handshake import Hello, Welcome
+from syncline.transport.messages import Refusal, RefusalCode
+
+__all__ = ["Arrivals", "StartGuard", "convicted_by", "load_starts", "older_copy_text"]
+
+log = logging.getLogger("syncline.node")
+
+MAX_UNKNOWN = 64
+"""Directories in memory and file before those of nodes that are not known as members are not noted any more: each note
+is a write to the disk. While its log is applied at a start, a node does not know the members yet."""
+
+CONFLICT_S = 10.0
+"""The second of two processes dials again within about a second. What it said long ago proves nothing any more."""
+
+TELL_S = 60.0
+"""Between two words on a peer that runs twice."""
+
+
+class Arrivals(Protocol):
+    """The connections on which peers send, as far as the guard asks about them."""
+
+    def arrival_of(self, peer: NodeId) -> tuple[int, float] | None:
+        """Incarnation of the peer at the other end, and when the last bytes came; None without a connection."""
+        ...
+
+
+class StartGuard:
+    """What one node knows of the starts of others. Everything is called on the event loop."""
+
+    def __init__(
+        self, starts: dict[int, int], book: MemberBook, arrivals: Arrivals, writer: Calls, disk: Disk, path: str
+    ) -> None:
+        self._starts = starts
+        self._book = book
+        self._arrivals = arrivals
+        self._writer = writer
+        self._disk = disk
+        self._path = path
+        self._loop = asyncio.get_running_loop()
+        self._unwritten = False
+        self._writing: asyncio.Future[None] | None = None
+        self._conflicts: dict[NodeId, float] = {}
+        """Peers of which a second process has greeted while the first was connected, and when it first did."""
+        self._tell_s: dict[NodeId, float] = {}
+        """When the next word on such a peer goes to the log."""
+
+    def refuse(self, hello: Hello) -> Refusal | None:
+        """Judge a dialler by its starts; None if it may connect."""
+        peer, known = hello.sender, self._known(hello.sender, hello.directory)
+        origin = judge(known, hello.incarnation, hello.history)
+        if origin is Origin.LEGITIMATE:
+            self._conflicts.pop(peer, None)
+            return None
+        if origin is Origin.EQUAL_COUNT and (arrival := self._arrivals.arrival_of(peer)) and arrival[0] == known:
+            return self._refuse_one_of_two(hello, known, arrival[1])
+        self._conflicts.pop(peer, None)
+        text = (
+            f"node {_named(hello)} is refused: its data directory was put back to an older copy, or copied; a start"
+            " that is not in its history is known here"
+        )
+        return Refusal(text, RefusalCode.OLDER_START)
+
+    def _refuse_one_of_two(self, hello: Hello, known: int, heard_s: float) -> Refusal | None:
+        """Two starts with equal counts: choose the greater one, if the known one has spoken since the other came.
+
+        A connection alone does not prove that the known one is alive: the machine may have lost its power. Then the
+        dialler's directory was put back, and it must not win by its random bits.
+        """
+        peer, now_s = hello.sender, self._loop.time()
+        since_s = self._conflicts.setdefault(peer, now_s)
+        if since_s < now_s - CONFLICT_S:
+            since_s = self._conflicts[peer] = now_s
+        if heard_s <= since_s:
+            return Refusal(f"node {_named(hello)} is connected from another process: wait until one of them is gone")
+        if now_s >= self._tell_s.get(peer, now_s):
+            self._tell_s[peer] = now_s + TELL_S
+            log.error(
+                "two processes run as node %s: its data directory was copied. One of them is refused", _named(hello)
+            )
+        if hello.incarnation > known:
+            return None
+        text = f"node {_named(hello)} is refused: its data directory was copied, and a process uses the other copy"
+        return Refusal(text, RefusalCode.OLDER_START)
+
+    def why_not_dial(self, welcome: Welcome) -> str | None:
+        """Judge a peer that has answered a dial: the reason to leave it, or None. Its start is noted then."""
+        known = self._known(welcome.sender, welcome.directory)
+        if judge(known, welcome.incarnation, welcome.history) is not Origin.LEGITIMATE:
+            return (
+                f"node {welcome.name} ({format_id(welcome.sender)}) answered from a data directory that was put back to"
+                " an older copy, or copied"
+            )
+        self._note(welcome.sender, welcome.directory, welcome.incarnation)
+        return None
+
+    def before_welcome(self, hello: Hello) -> asyncio.Future[None] | None:
+        """Note the start of a dialler that is going to be welcomed; done when that is durable."""
+        return self._note(hello.sender, hello.directory, hello.incarnation)
+
+    def _known(self, peer: NodeId, directory: int) -> int:
+        """The newest incarnation that is known of a data directory; 0: none."""
+        member = self._book.members.get(peer)
+        replicated = member.incarnation if member is not None and member.directory == directory else 0
+        return max(replicated, self._starts.get(directory, 0))
+
+    def _note(self, peer: NodeId, directory: int, incarnation: int) -> asyncio.Future[None] | None:
+        if not directory:
+            return None
+        if incarnation > self._starts.get(directory, 0) and self._has_room(peer, directory):
+            self._starts.pop(directory, None)  # to the end: the last one to be forgotten
+            self._starts[directory] = incarnation
+            self._unwritten = True
+        if self._unwritten:
+            self._write()
+        return self._writing
+
+    def _has_room(self, peer: NodeId, directory: int) -> bool:
+        if directory in self._starts:
+            return True
+        if peer not in self._book.members:
+            return len(self._starts) < MAX_UNKNOWN
+        if len(self._starts) == MAX_DIRECTORIES:
+            needed = {member.directory for member in self._book.members.values()}
+            oldest = next((known for known in self._starts if known not in needed), next(iter(self._starts)))
+            del self._starts[oldest]
+        return True
+
+    def _write(self) -> None:
+        self._unwritten = False
+        content = encode_starts(self._starts)
+        written: asyncio.Future[None] = self._loop.create_future()
+        call = self._writer.start(lambda: write_starts(self._disk, self._path, content))
+        call.add_done_callback(lambda done: self._written(done, written))
+        self._writing = written
+
+    def _written(self, call: asyncio.Future[None], written: asyncio.Future[None]) -> None:
+        """A failed write does not keep a peer out: then the member registry alone tells, as before the first note."""
+        error = None if call.cancelled() else call.exception()
+        if error is not None and not isinstance(error, Closed):
+            self._unwritten = True
+            log.warning("the starts of the peers could not be written to %s: %s", self._path, error)
+        if self._writing is written:
+            self._writing = None
+        if not written.done():
+            written.set_result(None)
+
+
+def load_starts(disk: Disk, path: str) -> dict[int, int]:
+    """What the data directory `path` knows of the starts of peers; a damaged file is told, and counts as none."""
+    try:
+        return read_starts(disk, path)
+    except CorruptionError as error:
+        log.warning("%s. It is begun again; the member registry tells most of what it held.", error)
+        return {}
+
+
+def convicted_by(registered: int, identity: Identity) -> bool:
+    """Whether the registry has a start of this node that its own directory does not know of.
+
+    Of two live processes on copies the one with the greater number goes on.
+    """
+    if not identity.incarnations:
+        return False
+    newest = identity.incarnations[0]
+    origin = judge(registered, newest, identity.incarnations[1:])
+    return origin in (Origin.OLDER, Origin.FORKED) or (origin is Origin.EQUAL_COUNT and registered > newest)
+
+
+def older_copy_text(name: str, node_id: NodeId, path: str) -> str:
+    """Why a node must not run on its data directory, and the way out."""
+    return (
+        f"node {name} ({format_id(node_id)}): the data directory {path} was put back to an older copy, or it was copied"
+        " and another process uses the other copy. The members of the cluster know of a start that is not in its"
+        " history. What the node promised since is lost here, so it must not run on this directory. Put back the"
+        " directory as the node left it, if there is one; or have the cluster replace the node:"
+        f" `syncline repair --replace --data-dir {path}`."
+    )
+
+
+def _named(hello: Hello) -> str:
+    name = "".join(character for character in hello.name[:64] if character.isprintable())
+    return f"{name} ({format_id(hello.sender)})"

@@ -1,0 +1,290 @@
+"""What a node records of the starts of others, and whom it refuses for it."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from syncline.consensus.types import MembershipState, NodeId
+from syncline.errors import CorruptionError
+from syncline.node.calls import Calls
+from syncline.node.envelope import Member
+from syncline.node.members import MemberBook
+from syncline.node.startguard import CONFLICT_S, MAX_UNKNOWN, StartGuard, load_starts
+from syncline.node.starts import RANDOM_BITS
+from syncline.platform.disk import Disk, OsDisk
+from syncline.platform.worker import ThreadWorkers
+from syncline.storage.peerstarts import MAX_DIRECTORIES, PEERS_NAME, encode_starts, read_starts, write_starts
+from syncline.transport.handshake import Hello, Purpose, Welcome
+from syncline.transport.messages import RefusalCode
+from tests.support import run
+
+PEER = 7
+DIRECTORY = 70
+
+
+def start(count: int, random_bits: int) -> int:
+    return count << RANDOM_BITS | random_bits
+
+
+def hello(incarnation: int, *history: int, peer: NodeId = PEER, directory: int = DIRECTORY) -> Hello:
+    return Hello(
+        oldest_version=2,
+        newest_version=2,
+        cluster_id=1,
+        sender=peer,
+        to=1,
+        purpose=Purpose.MESSAGES,
+        incarnation=incarnation,
+        directory=directory,
+        name="peer",
+        history=history,
+    )
+
+
+def welcome(incarnation: int, *history: int) -> Welcome:
+    return Welcome(2, 1, PEER, incarnation=incarnation, directory=DIRECTORY, name="peer", history=history)
+
+
+class FakeArrivals:
+    """The connection of one peer, as a test sets it."""
+
+    def __init__(self) -> None:
+        self.arrival: tuple[int, float] | None = None
+
+    def arrival_of(self, peer: NodeId) -> tuple[int, float] | None:
+        return self.arrival if peer == PEER else None
+
+
+class BrokenDisk(OsDisk):
+    """A disk on which no file can be renamed, until it is mended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken = True
+
+    def rename(self, source: str, target: str) -> None:
+        if self.broken:
+            raise OSError(28, "No space left on device")
+        super().rename(source, target)
+
+
+class Bench:
+    def __init__(self, path: Path, disk: Disk) -> None:
+        self.path, self.disk = str(path), disk
+        self.book = MemberBook()
+        self.arrivals = FakeArrivals()
+        self.failures: list[BaseException] = []
+        self.writer = Calls("test", ThreadWorkers(), self.failures.append)
+        self.guard = self.again()
+
+    def again(self) -> StartGuard:
+        """The guard of the next start of the same node."""
+        starts = load_starts(self.disk, self.path)
+        self.guard = StartGuard(starts, self.book, self.arrivals, self.writer, self.disk, self.path)
+        return self.guard
+
+    async def welcomed(self, greeting: Hello) -> None:
+        """The peer is let in."""
+        assert self.guard.refuse(greeting) is None
+        noted = self.guard.before_welcome(greeting)
+        if noted is not None:
+            await noted
+
+    def code(self, greeting: Hello) -> str | None:
+        refusal = self.guard.refuse(greeting)
+        return None if refusal is None else refusal.code
+
+
+@asynccontextmanager
+async def bench(path: Path, disk: Disk | None = None) -> AsyncIterator[Bench]:
+    made = Bench(path, disk or OsDisk())
+    try:
+        yield made
+    finally:
+        await made.writer.close()
+        assert made.failures == []
+
+
+def test_start_is_durable_before_the_welcome(tmp_path: Path) -> None:
+    """The file has it when `before_welcome` is done; a start that is known already needs no write."""
+
+    async def check() -> None:
+        async with bench(tmp_path) as node:
+            await node.welcomed(hello(start(1, 5)))
+            assert read_starts(node.disk, node.path) == {DIRECTORY: start(1, 5)}
+            assert node.guard.before_welcome(hello(start(1, 5))) is None
+            first = node.guard.before_welcome(hello(start(2, 6), start(1, 5)))
+            second = node.guard.before_welcome(hello(start(2, 6), start(1, 5)))
+            assert first is not None
+            assert first is second, "a second connection waits for the same write"
+            await first
+            assert read_starts(node.disk, node.path) == {DIRECTORY: start(2, 6)}
+
+    run(check())
+
+
+def test_older_copy_is_refused_also_after_a_restart(tmp_path: Path) -> None:
+    """Also after more starts from the copy: its history lacks the start that is known."""
+
+    async def check() -> None:
+        async with bench(tmp_path) as node:
+            await node.welcomed(hello(start(1, 5)))
+            await node.welcomed(hello(start(2, 6), start(1, 5)))
+            node.again()
+            assert node.code(hello(start(1, 5))) == RefusalCode.OLDER_START
+            assert node.code(hello(start(2, 9), start(1, 5))) == RefusalCode.OLDER_START
+            assert node.code(hello(start(4, 9), start(3, 9), start(2, 9), start(1, 5))) == RefusalCode.OLDER_START
+            assert node.guard.why_not_dial(welcome(start(2, 9), start(1, 5))) is not None
+            await node.welcomed(hello(start(3, 7), start(2, 6), start(1, 5)))
+
+    run(check())
+
+
+def test_registry_tells_what_a_lost_file_does_not(tmp_path: Path) -> None:
+    """A damaged file is begun again, and the replicated incarnation still convicts the older copy."""
+
+    async def check() -> None:
+        async with bench(tmp_path) as node:
+            await node.welcomed(hello(start(2, 6), start(1, 5)))
+            (tmp_path / PEERS_NAME).write_bytes(b"{}")
+            node.again()
+            assert node.code(hello(start(2, 9), start(1, 5))) is None
+            record = Member(PEER, "peer", "h:1", directory=DIRECTORY, incarnation=start(2, 6))
+            node.book.changed(1, MembershipState(voters=(PEER,)), (record,))
+            assert node.code(hello(start(2, 9), start(1, 5))) == RefusalCode.OLDER_START
+            await node.welcomed(hello(start(3, 9), start(2, 6)))
+
+    run(check())
+
+
+def test_two_live_copies_leave_the_greater_number(tmp_path: Path) -> None:
+    """Each acceptor chooses the same one, whichever it met first, once both have shown that they are alive."""
+
+    async def check() -> None:
+        loop = asyncio.get_running_loop()
+        for first, second, chosen in ((6, 9, 9), (9, 6, 9)):
+            async with bench(tmp_path / str(first)) as node:
+                (tmp_path / str(first)).mkdir()
+                known, other = hello(start(2, first), start(1, 5)), hello(start(2, second), start(1, 5))
+                await node.welcomed(known)
+                node.arrivals.arrival = (known.incarnation, loop.time() - 1)
+                assert node.code(other) == "", "not decided: is the first one alive?"
+                assert node.code(other) == ""
+                node.arrivals.arrival = (known.incarnation, loop.time() + 1)
+                assert node.code(other) == (None if chosen == second else RefusalCode.OLDER_START)
+                if chosen == second:
+                    await node.welcomed(other)
+                    node.arrivals.arrival = (other.incarnation, loop.time() + 2)
+                    assert node.code(known) == RefusalCode.OLDER_START
+
+    run(check())
+
+
+def test_silent_connection_does_not_let_an_older_copy_win(tmp_path: Path) -> None:
+    """The machine lost its power, so its connection is still open, and its directory was put back meanwhile."""
+
+    async def check() -> None:
+        loop = asyncio.get_running_loop()
+        async with bench(tmp_path) as node:
+            known, older = hello(start(2, 6), start(1, 5)), hello(start(2, 9), start(1, 5))
+            await node.welcomed(known)
+            node.arrivals.arrival = (known.incarnation, loop.time() - 1)
+            assert node.code(older) == ""
+            node.arrivals.arrival = None
+            assert node.code(older) == RefusalCode.OLDER_START
+
+    run(check())
+
+
+def test_conflict_of_long_ago_proves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process has spoken since then, and need not be alive today."""
+
+    async def check() -> None:
+        loop = asyncio.get_running_loop()
+        async with bench(tmp_path) as node:
+            now_s = loop.time()
+            known, older = hello(start(2, 6), start(1, 5)), hello(start(2, 9), start(1, 5))
+            await node.welcomed(known)
+            times = [now_s]
+            monkeypatch.setattr(loop, "time", lambda: times[0])
+            node.arrivals.arrival = (known.incarnation, now_s)
+            assert node.code(older) == ""
+            node.arrivals.arrival = (known.incarnation, now_s + 1)
+            times[0] = now_s + CONFLICT_S + 2
+            assert node.code(older) == ""
+
+    run(check())
+
+
+def test_failed_write_does_not_keep_a_peer_out(tmp_path: Path) -> None:
+    """A full disk takes no member away. The next greeting writes again."""
+
+    async def check() -> None:
+        disk = BrokenDisk()
+        async with bench(tmp_path, disk) as node:
+            await node.welcomed(hello(start(1, 5)))
+            assert read_starts(disk, node.path) == {}
+            assert node.code(hello(start(1, 6))) == RefusalCode.OLDER_START, "it is in memory"
+            disk.broken = False
+            await node.welcomed(hello(start(1, 5)))
+            assert read_starts(disk, node.path) == {DIRECTORY: start(1, 5)}
+
+    run(check())
+
+
+def test_strangers_do_not_fill_the_file(tmp_path: Path) -> None:
+    """Made-up nodes cost a bounded number of writes, and a member is always noted."""
+
+    async def check() -> None:
+        async with bench(tmp_path) as node:
+            for number in range(1, 2 * MAX_UNKNOWN):
+                await node.welcomed(hello(start(1, 1), peer=1000 + number, directory=number + 1000))
+            assert len(read_starts(node.disk, node.path)) == MAX_UNKNOWN
+            record = Member(PEER, "peer", "h:1", directory=DIRECTORY)
+            node.book.changed(1, MembershipState(voters=(PEER,)), (record,))
+            await node.welcomed(hello(start(1, 5)))
+            assert read_starts(node.disk, node.path)[DIRECTORY] == start(1, 5)
+            await node.welcomed(hello(start(1, 5), directory=0))
+            assert 0 not in read_starts(node.disk, node.path)
+
+    run(check())
+
+
+def test_full_file_drops_what_no_member_needs(tmp_path: Path) -> None:
+    """Directories of members that were replaced long ago give way."""
+
+    async def check() -> None:
+        write_starts(OsDisk(), str(tmp_path), encode_starts(dict.fromkeys(range(1, MAX_DIRECTORIES + 1), 1)))
+        async with bench(tmp_path) as node:
+            members = (Member(1, "one", "h:1", directory=1), Member(PEER, "peer", "h:2", directory=DIRECTORY + 1000))
+            node.book.changed(1, MembershipState(voters=(1, PEER)), members)
+            await node.welcomed(hello(start(1, 5), directory=DIRECTORY + 1000))
+            starts = read_starts(node.disk, node.path)
+            assert len(starts) == MAX_DIRECTORIES
+            assert 1 in starts
+            assert 2 not in starts
+
+    run(check())
+
+
+@settings(max_examples=20)
+@given(st.dictionaries(st.integers(1, 2**63 - 1), st.integers(1, 2**63 - 1), max_size=20))
+def test_peers_file_comes_back_and_shows_damage(starts: dict[int, int]) -> None:
+    """The order is kept, and each flipped byte and each cut is noticed."""
+    disk, whole = OsDisk(), encode_starts(starts)
+    with tempfile.TemporaryDirectory() as path:
+        write_starts(disk, path, whole)
+        assert list(read_starts(disk, path).items()) == list(starts.items())
+        for position in range(0, len(whole), 7):
+            for damaged in (whole[:position], whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :]):
+                Path(path, PEERS_NAME).write_bytes(damaged)
+                with pytest.raises(CorruptionError):
+                    read_starts(disk, path)
