@@ -28,18 +28,21 @@ from syncline.node.calls import Calls
 from syncline.node.config import Config
 from syncline.node.driver import Driver
 from syncline.node.envelope import ChangeContext, Member, encode
+from syncline.node.exposure import check_exposure
 from syncline.node.fsm import FSM, DurableFSM
 from syncline.node.logwriter import LogWriter
 from syncline.node.members import MemberBook, derive_cluster_id, derive_node_id, is_founder
 from syncline.node.outcomes import on_outcome
 from syncline.node.parts import Parts
 from syncline.platform.disk import Disk
+from syncline.platform.entropy import Entropy
 from syncline.platform.network import Network
 from syncline.platform.worker import Workers
 from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.log import StoredLog
 from syncline.storage.snapshots import SnapshotManifest, SnapshotStore
 from syncline.storage.wal import Wal, WalWrite
+from syncline.transport.authentication import PeerAuthentication
 from syncline.transport.handshake import Hello, NodeFacts
 from syncline.transport.messages import PeerMessage, Refusal, SnapshotSink
 from syncline.transport.peers import Transport
@@ -63,6 +66,7 @@ class World:
     network: Network
     workers: Workers
     rng: random.Random
+    entropy: Entropy
 
 
 def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None]) -> Driver:
@@ -70,6 +74,7 @@ def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
 
     Raises ConfigError, StorageError (locked, rotten, somebody else's) and what the state machine's `restore` raises.
     """
+    check_exposure(config)
     directory = DataDir.open(world.disk, config.data_dir)
     try:
         return _assemble(config, fsm, world, failed, directory)
@@ -171,6 +176,9 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
             name=opened.identity.name,
         ),
         known_directory=relay.known_directory,
+        known_name=relay.known_name,
+        known=relay.known,
+        authentication=PeerAuthentication(config.secrets, policy=config.peer_auth, entropy=world.entropy),
     )
     parts = Parts(
         identity=opened.identity,
@@ -214,6 +222,13 @@ class _Relay:
 
     def known_directory(self, peer: NodeId) -> int:
         return self._holder[0].founding.known_directory(peer)
+
+    def known_name(self, peer: NodeId) -> str:
+        member = self._holder[0].parts.book.members.get(peer)
+        return member.name if member is not None else ""
+
+    def known(self, peer: NodeId) -> bool:
+        return peer in self._holder[0].parts.book.members
 
     async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
         return await self._holder[0].on_snapshot(sender, message, manifest)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from syncline.errors import ConfigError
 from syncline.storage.space import RESERVE_BYTES
+from syncline.transport.authentication import PeerAuth, check_secrets
 from syncline.transport.messages import PeerAddress
 from syncline.transport.tls import PeerTls
 
@@ -117,6 +120,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     peer_tls: PeerTls | None = None
     """Mutual TLS between the nodes."""
 
+    secret: bytes | tuple[bytes, ...] | None = None
+    """The cluster secret, the same on all nodes: at least 32 random bytes. Peers prove that they know it. Of several,
+    the first is used and all are accepted, for a change of the secret without a stop. Never shown in `repr`."""
+
+    insecure_peers: bool = False
+    """Listen beyond loopback with neither a secret nor TLS: whoever reaches the port can take part in the cluster."""
+
+    peer_auth: PeerAuth = "require"
+    """With a secret: "accept" lets peers without a proof in too, for the one rolling restart that brings it in."""
+
     def __post_init__(self) -> None:
         if not self.name or len(self.name) > 128 or any(not c.isprintable() or c in "=, /" for c in self.name):
             raise ConfigError(f"name {self.name!r}: 1 to 128 printable characters without '=', ',', '/' and spaces")
@@ -127,6 +140,23 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             PeerAddress.parse(self.advertise, setting="advertise")
         self._check_identity()
         self._check_limits()
+        check_secrets(self.secrets)
+        if self.peer_auth not in ("require", "accept"):
+            raise ConfigError(f"peer_auth is {self.peer_auth!r}: it must be 'require' or 'accept'")
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={'...' if name == 'secret' and self.secret else repr(value)}" for name, value in _items(self))
+        return f"Config({', '.join(shown)})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [(name, "..." if name == "secret" and self.secret else value) for name, value in _items(self)]
+
+    @property
+    def secrets(self) -> tuple[bytes, ...]:
+        """All secrets that are accepted, the one in use first."""
+        if self.secret is None:
+            return ()
+        return self.secret if isinstance(self.secret, tuple) else (self.secret,)
 
     def _check_identity(self) -> None:
         for name, address in self.peers.items():
@@ -175,3 +205,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def address(self) -> str:
         """What the other members dial."""
         return self.advertise or self.peers.get(self.name, "") or self.listen
+
+
+def _items(config: Config) -> Iterator[tuple[str, object]]:
+    for name in config.__struct_fields__:
+        yield name, getattr(config, name)
