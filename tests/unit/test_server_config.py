@@ -25,7 +25,13 @@ def test_flags_beat_the_environment_and_the_environment_beats_the_file(tmp_path:
     )
     config = load_config(
         file=str(file),
-        environment={"SYNCLINE_DATA_DIR": "env", "SYNCLINE_NAME": "env", "SYNCLINE_ELECTION_S": "2.5", "SYNCLINE_PEER_SECRET_FILE": "x", "PATH": "x"},
+        environment={
+            "SYNCLINE_DATA_DIR": "env",
+            "SYNCLINE_NAME": "env",
+            "SYNCLINE_ELECTION_S": "2.5",
+            "SYNCLINE_PEER_SECRET_FILE": "x",
+            "PATH": "x",
+        },
         flags={"name": "flag", "http_listen": None},
     )
     assert (config.name, config.data_dir, config.cluster, config.election_s) == ("flag", "env", "file", 2.5)
