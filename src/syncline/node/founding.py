@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from syncline.consensus.types import NodeId
+from syncline.consensus.types import MembershipState, NodeId
 from syncline.errors import RepairNeeded
 from syncline.node.members import format_id, members_of
 from syncline.node.proposals import NO_QUORUM
@@ -43,7 +43,7 @@ DISOWNED = "its data directory is not the one that the cluster knows it by"
 """What a member is told that comes back without its data."""
 
 MAX_DOUBTING = 64
-"""Nodes whose word is kept while no membership is known."""
+"""Nodes whose word is kept at a first start, when anyone is believed."""
 
 TELL_S = 10.0
 """Between two words on what a first start waits for."""
@@ -80,7 +80,7 @@ class Founding:
     def _note_doubt(self, sender: NodeId) -> None:
         """A dialler knows this node by another data directory. One alone may be mistaken, or lie."""
         members = members_of(self._driver.core.raft.tracker.configuration.state())
-        if not members or sender in members:  # so their number is bounded, too
+        if self.waiting or not members or sender in members:
             self._doubting[sender] = None
             self._driver.loop.call_soon(self.look_for_doubts)
         while len(self._doubting) > MAX_DOUBTING:
@@ -89,10 +89,13 @@ class Founding:
     def look_for_doubts(self, refused_by: Collection[NodeId] = ()) -> None:
         """Stop the node if a quorum of the members knows it by another data directory.
 
-        They said so in their greetings, or (`refused_by`) when they refused this node.
+        They said so in their greetings, or (`refused_by`) when they refused this node. At a first start the node has
+        taken no part yet and its disk holds nothing: one word is enough.
         """
         core = self._driver.core.raft
-        if is_believed({*self._doubting, *refused_by}, core.tracker.configuration.state(), core.id):
+        voices = {*self._doubting, *refused_by}
+        known = MembershipState() if self.waiting else core.tracker.configuration.state()
+        if is_believed(voices, known, core.id):
             self.disowned()
 
     def disowned(self) -> None:
