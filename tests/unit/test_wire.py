@@ -266,7 +266,7 @@ class TestCheckBatch:
         with pytest.raises(FrameError):
             check_batch(Batch([message]), 1, 2, {1, 3}.__contains__)
 
-    @pytest.mark.parametrize("kind", [MessageType.READ_INDEX, MessageType.TRANSFER_LEADER, MessageType.PROP])
+    @pytest.mark.parametrize("kind", [MessageType.READ_INDEX, MessageType.TRANSFER_LEADER])
     def test_what_a_follower_passes_on_keeps_its_first_sender(self, kind: MessageType) -> None:
         check_batch(Batch([Message(kind, to=2, sender=3)]), 1, 2, {1, 3}.__contains__)
 

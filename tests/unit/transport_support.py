@@ -241,7 +241,7 @@ class RawEnd:
         self.mac: FrameMac | None = None
 
     @classmethod
-    async def dial(cls, address: str) -> RawEnd:
+    async def dial(cls, address: str) -> Self:
         host, port = address.rsplit(":", 1)
         return cls(*await asyncio.open_connection(host, int(port)))
 

@@ -19,7 +19,7 @@ from syncline.node.applier import SnapshotWork
 from syncline.node.events import EventKind
 from syncline.node.fsm import FSMSnapshot
 from syncline.node.futures import settle, settle_error
-from syncline.node.members import members_of
+from syncline.node.members import MemberBook, members_of
 from syncline.storage.snapshotfile import decode_manifest, encode_manifest
 from syncline.storage.snapshots import SnapshotManifest, SnapshotReader, SnapshotReceiver, SnapshotWriter
 from syncline.transport.messages import SnapshotSink
@@ -298,7 +298,11 @@ class Snapshotter:
         driver = self._driver
         if driver.stopped:
             raise TransportError("this node has stopped")
-        offered = decode_manifest(manifest)
+        try:
+            offered = decode_manifest(manifest)
+            MemberBook().load(offered.runtime)
+        except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+            raise TransportError(f"the snapshot's manifest can't be read: {error}") from error
         if message.snapshot is None or message.snapshot.meta != offered.meta:
             raise TransportError("the snapshot's manifest and the message that brings it do not agree")
         held = next((own for own in driver.parts.snapshots.list() if own.meta == offered.meta), None)

@@ -172,7 +172,6 @@ def _mask(*types: MessageType) -> int:
 
 
 _FROM_PEERS: Final = _mask(
-    MessageType.PROP,
     MessageType.APP,
     MessageType.APP_RESP,
     MessageType.VOTE,
@@ -187,9 +186,10 @@ _FROM_PEERS: Final = _mask(
     MessageType.PRE_VOTE_RESP,
 )
 """What may come in a batch. The other types are the core's own, between a node and its storage: one of them from
-outside could acknowledge a write that never happened. `SNAP` comes on a connection of its own."""
+outside could acknowledge a write that never happened. `PROP` would enter the log unexamined: proposals come as
+`Forward`. `SNAP` comes on a connection of its own."""
 
-_FORWARDED: Final = _mask(MessageType.PROP, MessageType.TRANSFER_LEADER, MessageType.READ_INDEX)
+_FORWARDED: Final = _mask(MessageType.TRANSFER_LEADER, MessageType.READ_INDEX)
 """What a follower may pass on: its `sender` is whoever asked first (for a transfer: whom it is for)."""
 
 
