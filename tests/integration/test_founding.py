@@ -219,9 +219,16 @@ def test_both_ends_of_a_handshake_judge_the_directories(tmp_path: Path) -> None:
                 emptied = msgspec.structs.replace(hello, directory=directory)
                 assert DISOWNED in str(founding.refuse(emptied))
             assert raft.stats().leader is not None, "that was the other end's trouble"
-            told = str(founding.refuse(msgspec.structs.replace(hello, known=ours + 1)))
+            wrong = msgspec.structs.replace(hello, known=ours + 1)
+            told = str(founding.refuse(wrong))
             assert "has lost the data directory" in told
             assert DISOWNED not in told, "the other end must not take it for its own trouble"
+            founding.refuse(msgspec.structs.replace(wrong, sender=77, directory=0))
+            founding.look_for_doubts()
+            assert raft.stats().leader is not None, "one member and a stranger are no quorum of three"
+            third = next(other for other in nodes.rafts.values() if other not in (raft, peer))
+            third_directory = founding.known_directory(third.node_id)
+            founding.refuse(msgspec.structs.replace(wrong, sender=third.node_id, directory=third_directory))
             assert LOST in str(await asyncio.wait_for(raft.failed(), 20))
 
     run(check())

@@ -25,7 +25,13 @@ def test_flags_beat_the_environment_and_the_environment_beats_the_file(tmp_path:
     )
     config = load_config(
         file=str(file),
-        environment={"SYNCLINE_DATA_DIR": "env", "SYNCLINE_NAME": "env", "SYNCLINE_ELECTION_S": "2.5", "PATH": "x"},
+        environment={
+            "SYNCLINE_DATA_DIR": "env",
+            "SYNCLINE_NAME": "env",
+            "SYNCLINE_ELECTION_S": "2.5",
+            "SYNCLINE_PEER_SECRET_FILE": "x",
+            "PATH": "x",
+        },
         flags={"name": "flag", "http_listen": None},
     )
     assert (config.name, config.data_dir, config.cluster, config.election_s) == ("flag", "env", "file", 2.5)
@@ -39,6 +45,7 @@ def test_text_forms() -> None:
             "SYNCLINE_INITIAL_CLUSTER": "a=10.0.0.1:7100, b=[::1]:7100",
             "SYNCLINE_JOIN_AS_LEARNER": "true",
             "SYNCLINE_MAX_VALUE_BYTES": "2048",
+            "SYNCLINE_INSECURE_PEERS": "true",
         },
         flags=BASE,
     )

@@ -16,11 +16,11 @@ from syncline.errors import Rejected
 from syncline.testing.simloop import SimLoop, run_simulation
 from syncline.testing.simnet import SimHost, SimNetwork
 from syncline.testing.simtransport import WINDOW_BYTES
-from syncline.transport.handshake import Hello, Purpose, greeting
+from syncline.transport.handshake import Hello, Purpose
 from syncline.transport.limits import TransportLimits
 from syncline.transport.snapshots import Chunk, End, Offer
 from syncline.transport.wire import Batch, encode_frame
-from tests.unit.transport_support import CLUSTER, Cluster, Watch, append, cluster, heartbeat
+from tests.unit.transport_support import CLUSTER, Cluster, Watch, append, cluster, heartbeat, opening
 
 Result = TypeVar("Result")
 
@@ -451,8 +451,11 @@ class TestTransportsOnIt:
             async with cluster(network.host("a")) as nodes:
                 first, _ = await nodes.add(1, bind="a:1")
                 peer, _ = await network.host("b").connect(asyncio.Protocol, "a", 1, timeout_s=1)
-                peer.write(greeting(Hello(2, 2, CLUSTER, 2, 1, Purpose.MESSAGES)))
+                hello = Hello(2, 2, CLUSTER, 2, 1, Purpose.MESSAGES)
+                peer.write(opening(hello))
+                await asyncio.sleep(1)
                 peer.pause_reading()
+                peer.write(encode_frame(hello, 1000))
                 ping = bytes(encode_frame(Batch(ping=2**63), 1000))
                 peer.write(ping * 100_000)
                 await nodes.watch.until(lambda: first.counters.bad_frames == 1)
@@ -469,7 +472,9 @@ class TestTransportsOnIt:
     def test_damaged_streams_harm_nobody(
         self, purpose: Purpose, damage: list[tuple[int, int]], data: st.DataObject
     ) -> None:
-        stream = bytearray(greeting(Hello(2, 2, CLUSTER, 2, 1, purpose)))
+        hello = Hello(2, 2, CLUSTER, 2, 1, purpose)
+        start = len(opening(hello))
+        stream = bytearray(opening(hello) + encode_frame(hello, 4096))
         if purpose is Purpose.MESSAGES:
             for number in range(10):
                 stream += encode_frame(Batch([append(2, 1, 50, number)], ping=number), 1 << 20)
@@ -493,7 +498,9 @@ class TestTransportsOnIt:
 
                 handler.on_offer = refuse
                 stranger, _ = await network.host("b").connect(asyncio.Protocol, "a", 1, timeout_s=1)
-                stranger.write(stream)
+                stranger.write(stream[:start])
+                await asyncio.sleep(1)  # for the acceptor's answer
+                stranger.write(stream[start:])
                 await asyncio.sleep(60)
                 other = Cluster(nodes.watch, network.host("c"))
                 third, third_handler = await other.add(3, bind="c:1")

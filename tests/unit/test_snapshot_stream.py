@@ -17,14 +17,14 @@ from syncline.errors import CorruptionError, Rejected, TransportError
 from syncline.testing.simloop import SimLoop, run_simulation
 from syncline.testing.simnet import SimNetwork
 from syncline.testing.simtransport import WINDOW_BYTES
-from syncline.transport.handshake import Hello, Purpose, greeting
+from syncline.transport.handshake import Hello, Purpose
 from syncline.transport.limits import TransportLimits
 from syncline.transport.messages import SnapshotSink
 from syncline.transport.peers import Transport
 from syncline.transport.snapshots import Accept, Ack, Chunk, Done, End, FromReceiver, Offer, Reject
 from syncline.transport.wire import encode_frame
 from tests.support import run
-from tests.unit.transport_support import CLUSTER, Cluster, FakeHandler, RawEnd, Watch, cluster, heartbeat
+from tests.unit.transport_support import CLUSTER, Cluster, FakeHandler, RawEnd, Watch, cluster, heartbeat, opening
 
 LIMITS = TransportLimits(snapshot_chunk_bytes=1000, snapshot_window_bytes=5000)
 SNAP = Message(
@@ -487,7 +487,10 @@ class TestBadSenders:
 
             world.prepare = prepare
             transport, _ = await world.network.host("a").connect(asyncio.Protocol, "b", 1, timeout_s=1)
-            transport.write(greeting(Hello(2, 2, CLUSTER, 1, 2, Purpose.SNAPSHOT)))
+            hello = Hello(2, 2, CLUSTER, 1, 2, Purpose.SNAPSHOT)
+            transport.write(opening(hello))
+            await asyncio.sleep(1)
+            transport.write(encode_frame(hello, 4096))
             transport.write(encode_frame(Offer(SNAP, b"", 10_000_000), 1 << 20))
             for offset in range(0, 10_000_000, 10_000):
                 transport.write(encode_frame(Chunk(offset, bytes(10_000)), 1 << 20))

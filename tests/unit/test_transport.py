@@ -12,7 +12,8 @@ import pytest
 from syncline.consensus.types import Message, NodeId
 from syncline.errors import ConfigError, UsageError
 from syncline.platform.network import TcpNetwork
-from syncline.transport.handshake import Hello, Refusal, Welcome, greeting
+from syncline.transport.authentication import Opening
+from syncline.transport.handshake import Refusal, Welcome
 from syncline.transport.limits import TransportLimits
 from syncline.transport.messages import (
     AcceptedProposal,
@@ -80,8 +81,8 @@ class TestDelivery:
                 first, handler = await nodes.add(1)
                 first.set_peer(2, address)
                 peer = await arrivals.get()
-                await peer.read_greeting()
-                peer.writer.write(greeting(Welcome(2, CLUSTER, 2)))
+                await peer.meet()
+                peer.write(Welcome(2, CLUSTER, 2))
                 await handler.heard("up 2")
                 for number in range(5):
                     first.send(2, heartbeat(1, 2, number))
@@ -97,8 +98,8 @@ class TestDelivery:
                 first, handler = await nodes.add(1, limits=limits)
                 first.set_peer(2, address)
                 peer = await arrivals.get()
-                await peer.read_greeting()
-                peer.writer.write(greeting(Welcome(2, CLUSTER, 2)))
+                await peer.meet()
+                peer.write(Welcome(2, CLUSTER, 2))
                 await handler.heard("up 2")
                 for number in range(10):
                     first.send(2, append(1, 2, 4000, index=number))
@@ -307,8 +308,8 @@ class TestLossAndReturn:
                 first, handler = await nodes.add(1)
                 first.set_peer(2, address)
                 stale = await arrivals.get()
-                await stale.read_greeting()
-                stale.writer.write(greeting(Welcome(2, CLUSTER, 2, incarnation=5)))
+                await stale.meet()
+                stale.write(Welcome(2, CLUSTER, 2, incarnation=5))
                 await handler.heard("up 2")
                 same = await RawEnd.enter(first.address, sender=2, to=1, incarnation=5)
                 assert handler.events == ["up 2"], "the same incarnation is no news"
@@ -316,7 +317,7 @@ class TestLossAndReturn:
                 await handler.heard("down 2")
                 assert handler.reasons == ["the peer was restarted"]
                 fresh = await arrivals.get()
-                assert isinstance(await fresh.read_greeting(), Hello)
+                assert isinstance(await fresh.read_greeting(), Opening)
                 await same.closed_by_other_end()
                 await new.close()
 

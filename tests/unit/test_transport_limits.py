@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from syncline.consensus.types import Message
-from syncline.transport.handshake import Welcome, greeting
+from syncline.transport.handshake import Welcome
 from syncline.transport.wire import Batch
 from tests.unit.transport_support import (
     CLUSTER,
@@ -37,8 +37,8 @@ class TestLimits:
                 first, handler = await nodes.add(1, limits=limits)
                 first.set_peer(2, address)
                 peer = await arrivals.get()
-                await peer.read_greeting()
-                peer.writer.write(greeting(Welcome(2, CLUSTER, 2)))
+                await peer.meet()
+                peer.write(Welcome(2, CLUSTER, 2))
                 await handler.heard("up 2")
                 accepted = 0
                 while first.send(
@@ -99,8 +99,8 @@ class TestLimits:
                 first, handler = await nodes.add(1, limits=QUICK)
                 first.set_peer(2, address)
                 peer = await arrivals.get()
-                await peer.read_greeting()
-                peer.writer.write(greeting(Welcome(2, CLUSTER, 2)))
+                await peer.meet()
+                peer.write(Welcome(2, CLUSTER, 2))
                 await handler.heard("up 2")
                 while first.send(2, append(1, 2, 1_000_000)):
                     pass  # the peer takes what the system buffers, and no more
@@ -115,8 +115,8 @@ class TestLimits:
                 first, handler = await nodes.add(1, limits=QUICK)
                 first.set_peer(2, address)
                 peer = await arrivals.get()
-                await peer.read_greeting()
-                peer.writer.write(greeting(Welcome(2, CLUSTER, 2)))
+                await peer.meet()
+                peer.write(Welcome(2, CLUSTER, 2))
                 for _ in range(15):  # at 0.02 s each: longer than the time limit of 0.2 s
                     batch = await peer.read_batch()
                     assert batch.ping

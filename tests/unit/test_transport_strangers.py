@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from syncline.consensus.types import Message, MessageType
-from syncline.transport.handshake import MAGIC, Hello, Purpose, Refusal, Welcome, greeting
-from syncline.transport.wire import Batch
+from syncline.transport.handshake import MAGIC, Hello, Purpose, Refusal, Welcome
+from syncline.transport.wire import Batch, encode_frame
 from tests.unit.transport_support import (
     CLUSTER,
     QUICK,
@@ -14,6 +14,7 @@ from tests.unit.transport_support import (
     Run,
     cluster,
     heartbeat,
+    opening,
     raw_listener,
     runner,
 )
@@ -37,8 +38,9 @@ class TestRefusals:
                 assert "check the peer addresses" in error
                 for _ in range(3):
                     end = await RawEnd.dial(stranger.address)
-                    end.writer.write(greeting(Hello(2, 2, CLUSTER, 1, 2, Purpose.MESSAGES)))
-                    assert isinstance(await end.read_greeting(), Refusal)
+                    answer = await end.introduce(Hello(2, 2, CLUSTER, 1, 2, Purpose.MESSAGES))
+                    assert isinstance(answer, Refusal)
+                    assert "bad" not in answer.reason, "the id of its own cluster is not for strangers"
                     await end.closed_by_other_end()
                 assert stranger.counters.refused >= 4
                 assert nodes.watch.warned("refused the node at") == 1, "dialled again and again, said once"
@@ -64,8 +66,8 @@ class TestRefusals:
                 first, handler = await nodes.add(1)
                 first.set_peer(2, address)
                 peer = await arrivals.get()
-                await peer.read_greeting()
-                peer.writer.write(greeting(Welcome(2, CLUSTER, 3)))
+                await peer.meet()
+                peer.write(Welcome(2, CLUSTER, 3))
                 await peer.closed_by_other_end()
                 assert "node 0000000000000003 of cluster" in (first.stats()[2].last_error or "")
                 assert handler.events == []
@@ -109,6 +111,8 @@ class TestRefusals:
         run(scenario())
 
 
+OPENING = opening(Hello(2, 2, CLUSTER, 2, 1, Purpose.MESSAGES))
+
 STRANGERS = {
     "random": bytes(range(200, 256)) * 20,
     "ssh": b"SSH-2.0-OpenSSH_9.6\r\n",
@@ -117,8 +121,8 @@ STRANGERS = {
     "magic, then rubbish": MAGIC + bytes(range(256)),
     "magic, then zeros": MAGIC + bytes(1000),
     "magic, then a long frame": MAGIC + b"\x7f\xff\xff\xff\x00\x00\x00\x00",
-    "a greeting of another kind": greeting(Welcome(2, CLUSTER, 2)),
-    "a refusal": greeting(Refusal("go away")),
+    "a greeting of another kind": MAGIC + encode_frame(Welcome(2, CLUSTER, 2), 4096),
+    "a refusal": MAGIC + encode_frame(Refusal("go away"), 4096),
 }
 
 
@@ -153,7 +157,7 @@ class TestStrangers:
 
         run(scenario())
 
-    @pytest.mark.parametrize("start", [b"", MAGIC[:3], MAGIC, greeting(Refusal("x"))[:-2]])
+    @pytest.mark.parametrize("start", [b"", MAGIC[:3], MAGIC, OPENING[:-2], OPENING])
     def test_an_unfinished_greeting_is_given_up(self, run: Run, start: bytes) -> None:
         async def scenario() -> None:
             async with cluster() as nodes:
@@ -244,8 +248,8 @@ class TestBadFrames:
                 first, handler = await nodes.add(1)
                 first.set_peer(2, address)
                 peer = await arrivals.get()
-                await peer.read_greeting()
-                peer.writer.write(greeting(Welcome(2, CLUSTER, 2)))
+                await peer.meet()
+                peer.write(Welcome(2, CLUSTER, 2))
                 peer.write(Batch([heartbeat(2, 1)]))
                 await handler.heard("down 2")
                 assert handler.calls == []

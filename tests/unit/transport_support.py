@@ -15,15 +15,16 @@ import uvloop
 
 from syncline.consensus.types import Entry, EntryType, Message, MessageType, NodeId
 from syncline.platform.network import Network, TcpNetwork
-from syncline.transport.handshake import (
-    MAGIC,
-    PROTOCOL_VERSION,
-    Hello,
-    Purpose,
-    Refusal,
-    Welcome,
-    greeting,
+from syncline.transport.authentication import (
+    Challenge,
+    DiallerProof,
+    FrameKeys,
+    Opening,
+    PeerAuthentication,
+    Proof,
 )
+from syncline.transport.framemac import FrameMac
+from syncline.transport.handshake import MAGIC, PROTOCOL_VERSION, Hello, Purpose, Refusal, Welcome
 from syncline.transport.limits import TransportLimits
 from syncline.transport.messages import PeerMessage, SnapshotSink
 from syncline.transport.peers import Transport
@@ -33,6 +34,7 @@ CLUSTER = 0xC1
 QUICK = TransportLimits(
     keepalive_interval_s=0.02,
     handshake_timeout_s=0.1,
+    unproven_timeout_s=0.1,
     stall_timeout_s=0.2,
     idle_timeout_s=0.2,
     dial_timeout_s=1.0,
@@ -45,7 +47,21 @@ PROMPT = TransportLimits(backoff_first_s=0.01, backoff_last_s=0.02)
 """The usual limits, but no test waits for a redial."""
 
 frame_decoder = msgspec.msgpack.Decoder(Batch)
-answer_decoder: msgspec.msgpack.Decoder[Hello | Welcome | Refusal] = msgspec.msgpack.Decoder(Hello | Welcome | Refusal)
+Greeting = Hello | Welcome | Refusal | Opening | Challenge | Proof
+greeting_decoder: msgspec.msgpack.Decoder[Greeting] = msgspec.msgpack.Decoder(Greeting)
+
+SECRET = b"\x05" * 32
+
+
+def opening(hello: Hello) -> bytes:
+    """The first bytes of a dialler that has no secret, for a connection on which `hello` comes next."""
+    first = Opening(hello.oldest_version, hello.newest_version, hello.sender, hello.to, hello.purpose)
+    return MAGIC + encode_frame(first, 4096)
+
+
+def challenge() -> bytes:
+    """The first bytes of an acceptor that has no secret."""
+    return MAGIC + encode_frame(Challenge(PROTOCOL_VERSION), 4096)
 
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -173,6 +189,7 @@ class Cluster:
         limits: TransportLimits = PROMPT,
         refuse_peer: Callable[[Hello], Refusal | None] | None = None,
         advertise: str = "",
+        authentication: PeerAuthentication | None = None,
         seed: int = 1,
     ) -> tuple[Transport, FakeHandler]:
         handler = FakeHandler(self.watch)
@@ -186,6 +203,7 @@ class Cluster:
             limits=limits,
             refuse_peer=refuse_peer,
             advertise=advertise,
+            authentication=authentication,
         )
         await transport.start()
         self.transports.append(transport)
@@ -222,9 +240,10 @@ class RawEnd:
         self.writer = writer
         self._frames = FrameDecoder(64 * 1024 * 1024)
         self._payloads: list[memoryview] = []
+        self.mac: FrameMac | None = None
 
     @classmethod
-    async def dial(cls, address: str) -> RawEnd:
+    async def dial(cls, address: str) -> Self:
         host, port = address.rsplit(":", 1)
         return cls(*await asyncio.open_connection(host, int(port)))
 
@@ -241,15 +260,51 @@ class RawEnd:
     ) -> RawEnd:
         """Dial and be welcomed."""
         end = await cls.dial(address)
-        end.writer.write(
-            greeting(Hello(PROTOCOL_VERSION, PROTOCOL_VERSION, cluster_id, sender, to, purpose, incarnation))
-        )
-        assert isinstance(await end.read_greeting(), Welcome)
+        hello = Hello(PROTOCOL_VERSION, PROTOCOL_VERSION, cluster_id, sender, to, purpose, incarnation)
+        assert isinstance(await end.introduce(hello), Welcome)
         return end
 
-    async def read_greeting(self) -> Hello | Welcome | Refusal:
+    async def introduce(self, hello: Hello, secret: bytes = b"") -> Greeting:
+        """Go through the handshake as a dialler; return the acceptor's last word."""
+        proof = DiallerProof(
+            PeerAuthentication((secret,) if secret else ()),
+            node_id=hello.sender,
+            peer=hello.to,
+            cluster_id=hello.cluster_id,
+            purpose=hello.purpose,
+        )
+        self.writer.write(MAGIC + encode_frame(proof.opening, 4096))
         assert await self.reader.readexactly(len(MAGIC)) == MAGIC
-        return answer_decoder.decode(await self.read_payload())
+        payload = await self.read_payload()
+        if isinstance(first := greeting_decoder.decode(payload), Refusal):
+            return first
+        mine = proof.answer(payload)
+        if mine is not None:
+            self.write(mine)
+            payload = await self.read_payload()
+            if isinstance(second := greeting_decoder.decode(payload), Refusal):
+                return second
+            self.protect(proof.check(payload))
+        self.write(hello)
+        return greeting_decoder.decode(await self.read_payload())
+
+    def protect(self, keys: FrameKeys) -> None:
+        """As the dialler: frames carry MACs from here on."""
+        self._frames.expect_mac(FrameMac(keys.acceptor))
+        self.mac = FrameMac(keys.dialler)
+
+    async def meet(self) -> Hello:
+        """Take a dialler's greeting as an acceptor without a secret; the answer to its introduction is the test's."""
+        assert isinstance(await self.read_greeting(), Opening)
+        self.writer.write(challenge())
+        hello = greeting_decoder.decode(await self.read_payload())
+        assert isinstance(hello, Hello)
+        return hello
+
+    async def read_greeting(self) -> Greeting:
+        """The other end's first frame."""
+        assert await self.reader.readexactly(len(MAGIC)) == MAGIC
+        return greeting_decoder.decode(await self.read_payload())
 
     async def read_payload(self) -> memoryview:
         while not self._payloads:
@@ -263,7 +318,7 @@ class RawEnd:
         return frame_decoder.decode(await self.read_payload())
 
     def write(self, value: object) -> None:
-        self.writer.write(encode_frame(value, 64 * 1024 * 1024))
+        self.writer.write(encode_frame(value, 64 * 1024 * 1024, self.mac))
 
     async def closed_by_other_end(self) -> bytes:
         """Wait for the end of the stream; return what came before it."""

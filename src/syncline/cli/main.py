@@ -30,6 +30,7 @@ _COMMANDS: Final = {
     "export": ("syncline.cli.tree:export_tree", "Write keys to a directory as files."),
     "member": ("syncline.cli.cluster:member", "List, add, remove or promote members."),
     "transfer": ("syncline.cli.cluster:transfer", "Hand the leadership to another node."),
+    "secret": ("syncline.cli.secret:secret", "Make a cluster secret."),
     "snapshot": ("syncline.cli.snapshot:snapshot", "Have a node write a snapshot now, or look at those on disk."),
     "wal": ("syncline.cli.wal:wal", "Look at a node's log on disk, or check it."),
     "repair": ("syncline.cli.repair:repair", "Replace a node whose data directory is damaged."),

@@ -22,6 +22,9 @@ _HELP: Final = {
     "http_advertise": "URL by which clients reach it, where that differs.",
     "peer_listen": "Where other nodes are listened for.  [default: 127.0.0.1:7100]",
     "peer_advertise": "HOST:PORT by which other nodes reach it, where that differs.",
+    "peer_secret_file": "File with the cluster secret (mode 0600), or SYNCLINE_PEER_SECRET: see 'syncline secret new'.",
+    "insecure_peers": "Let any machine that reaches the peer port take part: no secret, no TLS.",
+    "peer_auth": "require, or accept: take peers without a proof too, for one rolling restart.  [default: require]",
     "initial_cluster": "Start a cluster: a=HOST:PORT,b=HOST:PORT,…, the same on all nodes. Read at first start only.",
     "join": "Join a cluster: URLs of any of its members. Read at first start only.",
     "join_as_learner": "Stay a learner: serve reads, never vote.  [true or false]",
@@ -30,19 +33,25 @@ _HELP: Final = {
 }
 
 
+_FLAGS: Final = tuple(name for name in ServerConfig.__struct_fields__ if name != "peer_secret")
+"""A secret on the command line would be seen by every user of the machine."""
+
+_SWITCHES: Final = frozenset({"insecure_peers", "insecure"})
+
+
 def _setting_options(command: click.Command) -> click.Command:
     """A flag for every setting; those that are rarely needed are only named in the help."""
-    for name in ServerConfig.__struct_fields__:
-        flag = "--" + name.replace("_", "-")
-        command.params.append(
-            click.Option([flag, name], help=_HELP.get(name), metavar="VALUE", hidden=name not in _HELP)
-        )
+    for name in _FLAGS:
+        flag, hidden = "--" + name.replace("_", "-"), name not in _HELP
+        if name in _SWITCHES:
+            option = click.Option([flag, name], help=_HELP.get(name), flag_value="true", default=None, hidden=hidden)
+        else:
+            option = click.Option([flag, name], help=_HELP.get(name), metavar="VALUE", hidden=hidden)
+        command.params.append(option)
     return command
 
 
-_FURTHER: Final = ", ".join(
-    "--" + name.replace("_", "-") for name in ServerConfig.__struct_fields__ if name not in _HELP
-)
+_FURTHER: Final = ", ".join("--" + name.replace("_", "-") for name in _FLAGS if name not in _HELP)
 
 
 @click.command("serve", short_help="Run one node.", epilog=f"Further settings, by the same rule: {_FURTHER}.")

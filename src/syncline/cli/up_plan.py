@@ -2,6 +2,7 @@
 
 D/up.json            the port and the nodes' names: started again, the same cluster comes up
 D/LOCK               held while `up` runs
+D/peer-secret        the cluster secret: a program on this machine that reaches the nodes' ports is no member by that
 D/<name>/            a node's data directory, with its settings (node.toml) and its log beside its data
 """
 
@@ -21,6 +22,7 @@ import msgspec
 from syncline.decoding import UNDECODABLE
 from syncline.errors import ConfigError, StorageError
 from syncline.platform.disk import Disk
+from syncline.server.secretfile import write_secret_file
 from syncline.storage.datadir import IDENTITY_NAME
 from syncline.storage.wholefile import replace_file
 
@@ -43,6 +45,7 @@ MAX_NODES: Final = 9
 """More voters only slow a cluster down; it bounds the ports that are taken, too."""
 
 PLAN_NAME: Final = "up.json"
+SECRET_FILE: Final = "peer-secret"  # noqa: S105 - a name, not a secret
 HIGHEST_PORT: Final = 65535
 
 
@@ -88,6 +91,10 @@ class Plan(msgspec.Struct, frozen=True):
     founders: int
     started: bool
     nodes: list[NodePlan]
+
+    @property
+    def secret_path(self) -> str:
+        return os.path.abspath(os.path.join(self.data_dir, SECRET_FILE))
 
     @property
     def endpoints(self) -> str:
@@ -140,6 +147,9 @@ def make_plan(data_dir: str, *, nodes: int | None, port: int | None) -> Plan:
 
 def write_plan(plan: Plan, disk: Disk) -> None:
     """Write the plan and each node's settings, each as a whole or not at all."""
+    disk.make_dirs(plan.data_dir)
+    if not os.path.exists(plan.secret_path):
+        write_secret_file(plan.secret_path)
     for node in plan.nodes:
         disk.make_dirs(node.data_dir)
         replace_file(disk, node.config_path, _toml(plan, node))
@@ -217,6 +227,7 @@ def _toml(plan: Plan, node: NodePlan) -> bytes:
         f"data_dir = {_toml_text(os.path.abspath(node.data_dir))}",
         f"http_listen = {_toml_text(f'{HOST}:{node.http_port}')}",
         f"peer_listen = {_toml_text(node.peer_address)}",
+        f"peer_secret_file = {_toml_text(plan.secret_path)}",
     ]
     if node.join:
         others = [_toml_text(founder.http_url) for founder in founders if founder is not node]

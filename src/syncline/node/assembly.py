@@ -29,6 +29,7 @@ from syncline.node.calls import Calls
 from syncline.node.config import Config
 from syncline.node.driver import Driver
 from syncline.node.envelope import ChangeContext, Member, encode
+from syncline.node.exposure import check_exposure
 from syncline.node.fsm import FSM, CheckingFSM, DurableFSM
 from syncline.node.logwriter import LogWriter
 from syncline.node.machine import CommandCheck, check_applied_index, check_machine
@@ -38,12 +39,14 @@ from syncline.node.parts import Parts
 from syncline.node.startguard import StartGuard, load_starts, older_copy_text
 from syncline.node.starts import RANDOM_BITS, next_incarnation
 from syncline.platform.disk import Disk
+from syncline.platform.entropy import Entropy
 from syncline.platform.network import Network
 from syncline.platform.worker import Workers
 from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.log import StoredLog
 from syncline.storage.snapshots import SnapshotManifest, SnapshotStore
 from syncline.storage.wal import Wal, WalWrite
+from syncline.transport.authentication import PeerAuthentication
 from syncline.transport.handshake import Hello, NodeFacts, Welcome
 from syncline.transport.messages import PeerMessage, Refusal, SnapshotSink
 from syncline.transport.peers import Transport
@@ -67,6 +70,7 @@ class World:
     network: Network
     workers: Workers
     rng: random.Random
+    entropy: Entropy
 
 
 def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None]) -> Driver:
@@ -76,6 +80,7 @@ def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
     the state machine can't load its snapshot.
     """
     check_machine(fsm)
+    check_exposure(config)
     directory = DataDir.open(world.disk, config.data_dir)
     try:
         return _assemble(config, fsm, world, failed, directory)
@@ -190,6 +195,9 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
             name=identity.name,
         ),
         known_directory=relay.known_directory,
+        known_name=relay.known_name,
+        known=relay.known,
+        authentication=PeerAuthentication(config.secrets, policy=config.peer_auth, entropy=world.entropy),
     )
     noter = Calls("syncline-peers", world.workers, on_failure)
     starts = load_starts(world.disk, opened.directory.path)
@@ -244,6 +252,13 @@ class _Relay:
 
     def known_directory(self, peer: NodeId) -> int:
         return self._holder[0].founding.known_directory(peer)
+
+    def known_name(self, peer: NodeId) -> str:
+        member = self._holder[0].parts.book.members.get(peer)
+        return member.name if member is not None else ""
+
+    def known(self, peer: NodeId) -> bool:
+        return peer in self._holder[0].parts.book.members
 
     async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
         return await self._holder[0].on_snapshot(sender, message, manifest)

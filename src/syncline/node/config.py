@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -11,6 +11,7 @@ import msgspec
 from syncline.errors import ConfigError
 from syncline.node.naming import check_http, check_id, check_name, dialled_address
 from syncline.storage.space import RESERVE_BYTES
+from syncline.transport.authentication import PeerAuth, check_secrets
 from syncline.transport.candidates import is_wildcard
 from syncline.transport.messages import PeerAddress
 from syncline.transport.tls import PeerTls
@@ -129,6 +130,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     peer_tls: PeerTls | None = None
     """Mutual TLS between the nodes."""
 
+    secret: bytes | tuple[bytes, ...] | None = None
+    """The cluster secret, the same on all nodes: at least 32 random bytes. Peers prove that they know it. Of several,
+    the first is used and all are accepted, for a change of the secret without a stop. Never shown in `repr`."""
+
+    insecure_peers: bool = False
+    """Listen beyond loopback with neither a secret nor TLS: whoever reaches the port can take part in the cluster."""
+
+    peer_auth: PeerAuth = "require"
+    """With a secret: "accept" lets peers without a proof in too, for the one rolling restart that brings it in."""
+
     def __post_init__(self) -> None:
         if isinstance(self.data_dir, os.PathLike):
             msgspec.structs.force_setattr(self, "data_dir", os.fspath(self.data_dir))
@@ -142,6 +153,23 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         self._check_addresses()
         self._check_identity()
         self._check_limits()
+        check_secrets(self.secrets)
+        if self.peer_auth not in ("require", "accept"):
+            raise ConfigError(f"peer_auth is {self.peer_auth!r}: it must be 'require' or 'accept'")
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={'...' if name == 'secret' and self.secret else repr(value)}" for name, value in _items(self))
+        return f"Config({', '.join(shown)})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [(name, "..." if name == "secret" and self.secret else value) for name, value in _items(self)]
+
+    @property
+    def secrets(self) -> tuple[bytes, ...]:
+        """All secrets that are accepted, the one in use first."""
+        if self.secret is None:
+            return ()
+        return self.secret if isinstance(self.secret, tuple) else (self.secret,)
 
     def _check_addresses(self) -> None:
         listen = PeerAddress.parse(self.listen, setting="listen")
@@ -236,6 +264,8 @@ def check_types(config: Config) -> None:
                 isinstance(text, str) for pair in value.items() for text in pair
             )
             _check_type(field, value, 'a dict such as {"a": "10.0.0.1:7100"}', is_table)
+        elif field in ("secret", "insecure_peers", "peer_auth"):
+            continue  # looked at below, where the values are
         elif field == "peer_tls":
             _check_type(field, value, "a PeerTls or None", value is None or isinstance(value, PeerTls))
         else:
@@ -245,3 +275,8 @@ def check_types(config: Config) -> None:
 def _check_type(field: str, value: object, wanted: str, good: bool) -> None:
     if not good:
         raise TypeError(f"{field} must be {wanted}, not {value!r:.80} ({type(value).__name__})")
+
+
+def _items(config: Config) -> Iterator[tuple[str, object]]:
+    for name in config.__struct_fields__:
+        yield name, getattr(config, name)

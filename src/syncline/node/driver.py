@@ -44,6 +44,7 @@ from syncline.node.reconfiguration import Reconfiguration
 from syncline.node.rejections import error_of
 from syncline.node.rejections import refused as refused_by
 from syncline.node.snapshotter import Snapshotter
+from syncline.node.termguard import TermGuard
 from syncline.storage.space import Shortage
 from syncline.transport.messages import (
     AcceptedProposal,
@@ -93,6 +94,7 @@ class Driver:
             ask=lambda context: void(self.core.read_index(context)),
         )
         self.ignored = Ignored(self.loop.time)
+        self.term_guard = TermGuard()
         self.founding = Founding(self)
         self.reconfiguration = Reconfiguration(self)
         self.addresses = Addresses(
@@ -255,7 +257,8 @@ class Driver:
                 if isinstance(message, Message):
                     if message.type is MessageType.APP and self.shortage is Shortage.LAST_HALF and message.entries:
                         continue  # as if the link had lost it: the leader sends it again
-                    self.core.step(message)
+                    if self.term_guard.admits(sender, message.term, self.core.term, self.loop.time()):
+                        self.core.step(message)
                 elif isinstance(message, Forward):
                     self._on_forward(sender, message)
                 else:
@@ -284,6 +287,8 @@ class Driver:
     async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
         if self.founding.waiting:
             raise TransportError(self.founding.why_no_leader())
+        if not self.term_guard.admits(sender, message.term, self.core.term, self.loop.time()):
+            raise TransportError(f"term {message.term} is too far ahead of this node's term {self.core.term}")
         return await self.snapshotter.receive(sender, message, manifest)
 
     def on_durable(self, responses: list[Message]) -> None:

@@ -19,15 +19,17 @@ reaches, and goes on without the others.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from syncline.consensus.types import NodeId
+from syncline.consensus.types import MembershipState, NodeId
 from syncline.errors import RepairNeeded
-from syncline.node.members import format_id
+from syncline.node.members import format_id, members_of
 from syncline.node.proposals import NO_QUORUM
 from syncline.node.startguard import older_copy_text
+from syncline.node.voices import is_believed
 from syncline.transport.messages import Refusal, RefusalCode
 
 if TYPE_CHECKING:
@@ -40,6 +42,9 @@ log = logging.getLogger("syncline.node")
 
 DISOWNED = "its data directory is not the one that the cluster knows it by"
 """What a member is told that comes back without its data."""
+
+MAX_DOUBTING = 64
+"""Nodes whose word is kept at a first start, when anyone is believed."""
 
 TELL_S = 10.0
 """Between two words on what a first start waits for."""
@@ -54,6 +59,9 @@ class Founding:
         self.waiting = driver.parts.identity.founding
         """Whether this is a first start, and some founder was not heard yet: the node takes no part until then."""
 
+        self._doubting: dict[NodeId, None] = {}
+        """Members that know this node by another data directory."""
+
     def known_directory(self, peer: NodeId) -> int:
         """The id of a member's data directory; 0: not known."""
         member = self._driver.parts.book.members.get(peer)
@@ -65,12 +73,34 @@ class Founding:
             reason = f"node {format_id(hello.sender)} is refused: {DISOWNED}"
             return Refusal(reason, RefusalCode.DIRECTORY)
         if hello.known not in (0, self._driver.parts.identity.directory_id):
-            self._driver.loop.call_soon(self.disowned)
+            self._note_doubt(hello.sender)
             return Refusal(f"node {format_id(hello.to)} has lost the data directory that it is known by")
+        self._doubting.pop(hello.sender, None)
         return None
 
+    def _note_doubt(self, sender: NodeId) -> None:
+        """A dialler knows this node by another data directory. One alone may be mistaken, or lie."""
+        members = members_of(self._driver.core.raft.tracker.configuration.state())
+        if self.waiting or not members or sender in members:
+            self._doubting[sender] = None
+            self._driver.loop.call_soon(self.look_for_doubts)
+        while len(self._doubting) > MAX_DOUBTING:
+            del self._doubting[next(iter(self._doubting))]
+
+    def look_for_doubts(self, refused_by: Collection[NodeId] = ()) -> None:
+        """Stop the node if a quorum of the members knows it by another data directory.
+
+        They said so in their greetings, or (`refused_by`) when they refused this node. At a first start the node has
+        taken no part yet and its disk holds nothing: one word is enough.
+        """
+        core = self._driver.core.raft
+        voices = {*self._doubting, *refused_by}
+        known = MembershipState() if self.waiting else core.tracker.configuration.state()
+        if is_believed(voices, known, core.id):
+            self.disowned()
+
     def disowned(self) -> None:
-        """A member knows this node by another data directory."""
+        """The members know this node by another data directory."""
         driver = self._driver
         name, node_id = driver.config.name, format_id(driver.core.raft.id)
         path = driver.config.data_dir

@@ -45,6 +45,7 @@ from syncline.node.members import MemberInfo, Membership
 from syncline.node.naming import check_http, check_id, check_name, dialled_address
 from syncline.node.stats import Stats, collect
 from syncline.platform.disk import Disk, OsDisk
+from syncline.platform.entropy import Entropy, system_entropy
 from syncline.platform.network import Network, TcpNetwork
 from syncline.platform.waiting import result_of
 from syncline.platform.worker import ThreadWorkers, Workers
@@ -87,6 +88,7 @@ class Raft:
         network: Network | None = None,
         workers: Workers | None = None,
         rng: random.Random | None = None,
+        entropy: Entropy = system_entropy,
     ) -> Raft:
         """Start a node from its data directory, or a new one.
 
@@ -102,7 +104,9 @@ class Raft:
         loop = asyncio.get_running_loop()
         raft._failure = loop.create_future()
         raft._closing = None
-        world = World(disk or OsDisk(), network or TcpNetwork(), workers or ThreadWorkers(), rng or random.Random())
+        world = World(
+            disk or OsDisk(), network or TcpNetwork(), workers or ThreadWorkers(), rng or random.Random(), entropy
+        )
         raft._driver = driver = assemble(config, fsm, world, raft._failed)
         raft._changes = Changes(driver)
         try:
@@ -128,6 +132,7 @@ class Raft:
         network: Network | None = None,
         workers: Workers | None = None,
         rng: random.Random | None = None,
+        entropy: Entropy = system_entropy,
     ) -> Raft:
         """`open` for a node that joins a running cluster: `config` has neither `peers` nor ids.
 
@@ -138,7 +143,7 @@ class Raft:
         """
         disk, rng = disk or OsDisk(), rng or random.Random()
         config = await joining_config(config, ask, disk=disk, rng=rng)
-        raft = await cls.open(config, fsm, disk=disk, network=network, workers=workers, rng=rng)
+        raft = await cls.open(config, fsm, disk=disk, network=network, workers=workers, rng=rng, entropy=entropy)
         finish_joining(disk, config.data_dir)
         return raft
 

@@ -128,10 +128,10 @@ class Reconfiguration:
             return
         driver.addresses.look(leader_known=driver.core.leader != NONE)
         if driver.core.leader == NONE:
-            if self._told(RefusalCode.REMOVED):
+            if self._refused_by(RefusalCode.REMOVED):
                 driver.fail(NodeFailed(removed_text(driver.config.name, driver.core.raft.id)))
-            elif self._told(RefusalCode.DIRECTORY):
-                driver.founding.disowned()
+            else:
+                driver.founding.look_for_doubts(self._refused_by(RefusalCode.DIRECTORY))
             return
         self._announce()
         if driver.core.state is StateType.LEADER:
@@ -285,10 +285,12 @@ class Reconfiguration:
         halves = [voters for voters in (state.voters, state.voters_outgoing) if voters]
         return bool(halves) and all(refused_by_quorum(stats, voters, code, me=raft.id) for voters in halves)
 
-    def _told(self, code: RefusalCode) -> bool:
-        """Whether a member refuses this node with this code."""
+    def _refused_by(self, code: RefusalCode) -> list[NodeId]:
+        """The nodes that refuse this one with this code."""
         stats = self._driver.parts.transport.stats()
-        return any(peer.last_refusal is not None and peer.last_refusal.code == code for peer in stats.values())
+        return [
+            peer for peer, link in stats.items() if link.last_refusal is not None and link.last_refusal.code == code
+        ]
 
     def _leave_if_removed(self) -> None:
         driver = self._driver

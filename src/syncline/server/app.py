@@ -128,6 +128,9 @@ class KvServer:
             trailing_entries=config.trailing_entries,
             reserve_bytes=config.reserve_bytes,
             peer_tls=_peer_tls(config),
+            secret=config.peer_secrets(),
+            insecure_peers=config.insecure_peers or config.insecure,
+            peer_auth=config.peer_auth,
         )
 
     def _known_address(self) -> str:

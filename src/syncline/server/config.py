@@ -23,7 +23,10 @@ from syncline.errors import ConfigError
 from syncline.kv.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES
 from syncline.server.limits import KIB, MIB, HttpLimits
 from syncline.server.names import check_address, check_name, check_url, join_address, split_address
+from syncline.server.secretfile import parse_secrets, read_secret_file
 from syncline.storage.space import RESERVE_BYTES
+from syncline.transport.authentication import PeerAuth
+from syncline.transport.messages import PeerAddress
 
 __all__ = ["ENVIRONMENT_PREFIX", "ServerConfig", "load_config"]
 
@@ -70,6 +73,16 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """PEM files; with all three, the nodes speak mutual TLS."""
     peer_tls_key: str = ""
     peer_tls_ca: str = ""
+    peer_secret: str = ""
+    """The cluster secret as text (`secretfile`), for the environment: SYNCLINE_PEER_SECRET. Never shown."""
+    peer_secret_file: str = ""
+    """A file of mode 0600 with the cluster secret, the same on all nodes."""
+    peer_auth: PeerAuth = "require"
+    """With a secret: `accept` takes peers without a proof too, for one rolling restart."""
+    insecure_peers: bool = False
+    """Let any machine that reaches the peer port take part: neither a secret nor TLS is asked for."""
+    insecure: bool = False
+    """The same as `insecure_peers`; it will hold for clients too."""
 
     initial_cluster: dict[str, str] = {}
     """The members that the cluster starts with: name to peer address, the same on all of them. Read at first start."""
@@ -126,6 +139,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             _check("peer_advertise", check_address, self.peer_advertise)
         self._check_membership()
         self._check_tls()
+        self._check_exposure()
         if self.election_s < 2 * self.heartbeat_s:
             raise ConfigError(
                 f"election_s is {self.election_s}: it must be at least twice heartbeat_s ({self.heartbeat_s}),"
@@ -160,6 +174,44 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigError("http_tls_cert and http_tls_key go together")
         if len({bool(self.peer_tls_cert), bool(self.peer_tls_key), bool(self.peer_tls_ca)}) == 2:
             raise ConfigError("peer_tls_cert, peer_tls_key and peer_tls_ca go together")
+
+    def _check_exposure(self) -> None:
+        """Ask for a secret when the nodes reach each other beyond this machine."""
+        if self.peer_secret and self.peer_secret_file:
+            raise ConfigError("give the cluster secret once: by peer_secret_file or by SYNCLINE_PEER_SECRET")
+        if self.peer_secret or self.peer_secret_file or self.peer_tls_cert or self.insecure_peers or self.insecure:
+            return
+        addresses = {"peer_listen": self.peer_listen, "peer_advertise": self.peer_advertise}
+        addresses |= {f"initial_cluster: {name}": address for name, address in self.initial_cluster.items()}
+        for setting, address in addresses.items():
+            if address and not PeerAddress.parse(address, setting=setting).is_loopback:
+                raise ConfigError(
+                    f"{setting} is {address}: other machines take part, and nothing tells members from strangers. Make"
+                    " a cluster secret with `syncline secret new`, copy the file to each node, and give"
+                    " --peer-secret-file FILE (or SYNCLINE_PEER_SECRET); or give peer TLS. --insecure-peers accepts"
+                    " the risk"
+                )
+
+    def __repr__(self) -> str:
+        return f"ServerConfig({', '.join(f'{name}={value!r}' for name, value in self._shown())})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return self._shown()
+
+    def _shown(self) -> list[tuple[str, object]]:
+        """All settings but for the secret."""
+        return [
+            (name, "..." if name == "peer_secret" and self.peer_secret else getattr(self, name))
+            for name in self.__struct_fields__
+        ]
+
+    def peer_secrets(self) -> tuple[bytes, ...]:
+        """The cluster secrets, the one in use first. Raises `ConfigError`."""
+        if self.peer_secret_file:
+            return read_secret_file(self.peer_secret_file)
+        if self.peer_secret:
+            return parse_secrets(self.peer_secret, f"{ENVIRONMENT_PREFIX}PEER_SECRET")
+        return ()
 
     @property
     def http_scheme(self) -> str:
@@ -270,6 +322,8 @@ def _converted(name: str, value: object, shown: str) -> object:
     except msgspec.ValidationError as error:
         choices = get_args(kind) if get_origin(kind) is Literal else ()
         why = f"accepted are {', '.join(choices)}" if choices else _lower_first(str(error))
+        if name == "peer_secret":
+            raise ConfigError(f"{shown}: expected text") from None
         raise ConfigError(f"{shown} = {value!r}: {why}") from None
 
 

@@ -29,6 +29,7 @@ from syncline.node.driver import Driver
 from syncline.node.fsm import FSM
 from syncline.node.members import MemberInfo, derive_cluster_id, derive_node_id
 from syncline.node.raft import Raft
+from syncline.platform.entropy import Entropy
 from syncline.testing.simloop import SimLoop
 from syncline.testing.simnet import SimNetwork
 from syncline.testing.simserver import SimServer
@@ -38,6 +39,7 @@ __all__ = ["LOOK_S", "PEER_PORT", "Observer", "SimCluster", "Settings"]
 
 PEER_PORT: Final = 7100
 CLUSTER_NAME: Final = "simulation"
+SECRET_SHARE: Final = 0.5
 LOOK_S: Final = 0.01
 """How often a condition that is waited for is looked at, in simulated time."""
 
@@ -95,6 +97,8 @@ class SimCluster:
         self.delays: dict[str, Delay] = {}
         """How long the work of a server's threads takes, where that is not as usual."""
         self._rng = random.Random(f"{seed} cluster")
+        self._secret = _secret_of(seed)
+        self._seed = seed
         self._peers: dict[str, str] = {}
         self._last_number = 0
 
@@ -143,6 +147,8 @@ class SimCluster:
             peers={} if cluster_id else self._peers,
             cluster_id=cluster_id,
             node_id=node_id,
+            secret=self._secret,
+            insecure_peers=self._secret is None,
             **msgspec.structs.asdict(self.settings),
         )
         server = self.servers[name] = SimServer(name, self, config, random.Random(self._rng.getrandbits(64)))
@@ -208,6 +214,10 @@ class SimCluster:
     def wiped(self, server: SimServer) -> None:
         self.observer.wiped(server)
 
+    def entropy_of(self, server: SimServer) -> Entropy:
+        """The random bytes of a server's present life: those of its seed."""
+        return random.Random(f"{self._seed} entropy of {server.name} in life {server.lives}").randbytes
+
     def delay_of(self, server: SimServer) -> Delay:
         """How long a batch of a server's threads takes: asked anew each time."""
 
@@ -228,6 +238,12 @@ class SimCluster:
 
         cluster = self
         return SeenRaft
+
+
+def _secret_of(seed: int | str) -> bytes | None:
+    """Half of the seeds run with a cluster secret."""
+    rng = random.Random(f"{seed} secret")
+    return rng.randbytes(32) if rng.random() < SECRET_SHARE else None
 
 
 def _describe(server: SimServer) -> str:

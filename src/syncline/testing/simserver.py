@@ -130,7 +130,13 @@ class SimServer:
         rng = random.Random(self._rng.getrandbits(64))
         try:
             self.raft = raft = await node.open(
-                self.config, machine, disk=self.disk, network=self.host, workers=workers, rng=rng
+                self.config,
+                machine,
+                disk=self.disk,
+                network=self.host,
+                workers=workers,
+                rng=rng,
+                entropy=self._cluster.entropy_of(self),
             )
         except (SynclineError, OSError, ValueError, AssertionError) as error:
             self._ended(Condition.REFUSED, error)

@@ -1,8 +1,10 @@
 """One connection: bytes in, frames out, and the other way round. Who is at its other end is its owner's business.
 
-opened ──greeting──▶ greeted ──frames──▶ …        each step calls the owner; the owner may be changed on the way
-   │                    │
-   └────────────────────┴──▶ closed               `on_lost` is called exactly once, with the reason
+opened ──handshake──▶ established ──frames──▶ …     each step calls the owner; the owner may be changed on the way
+   │                       │
+   └───────────────────────┴──▶ closed              `on_lost` is called exactly once, with the reason
+
+Until it is established, a connection takes and holds small frames alone: the other end may be a stranger.
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from syncline.errors import FrameError, HandshakeRefused, TransportError
-from syncline.transport.handshake import MAGIC
+from syncline.transport.framemac import FrameMac
+from syncline.transport.handshake import MAGIC, shortened
 from syncline.transport.limits import HANDSHAKE_FRAME_BYTES
-from syncline.transport.wire import FrameDecoder
+from syncline.transport.messages import Refusal
+from syncline.transport.wire import FrameDecoder, encode_frame
 
 __all__ = ["Connection", "Established", "Owner", "Registry"]
 
@@ -34,7 +38,7 @@ class Owner(Protocol):
         ...
 
     def on_greeting(self, connection: Connection, payload: memoryview) -> None:
-        """The first frame."""
+        """A frame before the connection is established: call `established` when the last one has come."""
         ...
 
     def on_frames(self, connection: Connection, payloads: list[memoryview]) -> None:
@@ -85,10 +89,15 @@ class Connection(asyncio.Protocol):
         self.excused_s = 0.0
         self.greeted = False
         self.remote = "an unknown address"
+        self.local_end: object = None
+        self.remote_end: object = None
+        """The socket addresses of both ends, as the system gives them."""
         self._registry = registry
         self._max_frame_bytes = max_frame_bytes
         self._opening = bytearray()
         self._decoder = FrameDecoder(HANDSHAKE_FRAME_BYTES)
+        self._mac: FrameMac | None = None
+        self._magic_sent = False
         self._transport: asyncio.Transport | None = None
         self._reason: str | None = None
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
@@ -116,6 +125,24 @@ class Connection(asyncio.Protocol):
             return None
         return cast("dict[str, object] | None", self._transport.get_extra_info("peercert"))
 
+    def send(self, value: object) -> None:
+        """Send one frame. Raises `FrameError` if it would be above the limit; nothing is sent then."""
+        frame = encode_frame(value, self._max_frame_bytes if self.greeted else HANDSHAKE_FRAME_BYTES, self._mac)
+        if not self._magic_sent:
+            self._magic_sent = True
+            frame = MAGIC + frame
+        self.write(frame)
+
+    def protect(self, *, sending: bytes, receiving: bytes) -> None:
+        """From the next frame on, in both directions, frames carry MACs under these keys. Raises `FrameError`."""
+        self._decoder.expect_mac(FrameMac(receiving))
+        self._mac = FrameMac(sending)
+
+    def established(self) -> None:
+        """The handshake is over: large frames may come, and go to `on_frames`."""
+        self.greeted = True
+        self._decoder.max_bytes = self._max_frame_bytes
+
     def write(self, data: bytes | bytearray) -> None:
         """Hand bytes to the system. The caller gives `data` away: it is not copied everywhere."""
         if self._transport is not None and not self._transport.is_closing():
@@ -130,10 +157,13 @@ class Connection(asyncio.Protocol):
             self.closing_s = self._clock()
             self._transport.close()
 
-    def refuse(self, error: TransportError, answer: bytes) -> None:
+    def refuse(self, error: TransportError, answer: bytes | Refusal) -> None:
         """End the connection because of the other end, with a last word to it."""
         self.failure = error
-        self.write(answer)
+        if isinstance(answer, Refusal):
+            self.send(shortened(answer))
+        else:
+            self.write(answer)
         self.close(str(error))
 
     def reset(self, reason: str) -> None:
@@ -156,7 +186,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self.opened_s = self.received_s = self._clock()
-        remote = transport.get_extra_info("peername")
+        self.local_end = transport.get_extra_info("sockname")
+        self.remote_end = remote = transport.get_extra_info("peername")
         if isinstance(remote, tuple) and len(remote) >= 2:  # None where the other end is gone already
             self.remote = f"[{remote[0]}]:{remote[1]}" if ":" in str(remote[0]) else f"{remote[0]}:{remote[1]}"
         self._registry.opened(self)
@@ -202,11 +233,12 @@ class Connection(asyncio.Protocol):
         payloads = self._decoder.feed(data)
         if not payloads:
             return
-        self.greeted = True
-        self._decoder.max_bytes = self._max_frame_bytes
         self.owner.on_greeting(self, payloads[0])
-        if len(payloads) > 1 and self._reason is None:
-            self.owner.on_frames(self, payloads[1:])
+        if len(payloads) == 1 or self._reason is not None:
+            return
+        if not self.greeted:  # each step answers the one before; what came early was not under the MAC that is due
+            raise FrameError(f"{len(payloads) - 1} frames came before the one ahead of them was answered")
+        self.owner.on_frames(self, payloads[1:])
 
     def _give_up(self, error: FrameError | HandshakeRefused) -> None:
         self.failure = error

@@ -1,7 +1,10 @@
-"""The greeting at the start of each connection: who is there, for whom, in which version.
+"""The introduction of both ends of a connection, once they have proved that they know the secret.
 
-    dialler  →  MAGIC | frame(Hello)
-    acceptor →  MAGIC | frame(Welcome), or MAGIC | frame(Refusal) and the connection is closed
+    dialler  →  MAGIC | frame(Opening)                          see `authentication`: up to here no end has told
+    acceptor →  MAGIC | frame(Challenge)                        anything about its cluster
+    …           the proofs, with a secret
+    dialler  →  frame(Hello)
+    acceptor →  frame(Welcome), or frame(Refusal) and the connection is closed
 
 Both ends judge: the acceptor refuses with a reason that the dialler shows as its own error, and the dialler checks
 that the one who answers is the node that it dialled (an address may have moved to another node).
@@ -17,9 +20,8 @@ import msgspec
 
 from syncline.consensus.types import NodeId
 from syncline.errors import HandshakeRefused
-from syncline.transport.limits import HANDSHAKE_FRAME_BYTES
 from syncline.transport.messages import Refusal, RefusalCode
-from syncline.transport.wire import decode_payload, encode_frame
+from syncline.transport.wire import decode_payload
 
 __all__ = [
     "HTTP_ANSWER",
@@ -35,11 +37,13 @@ __all__ = [
     "Welcome",
     "check_hello",
     "check_welcome",
+    "common_version",
     "decode_answer",
     "decode_hello",
     "describe_stranger",
-    "greeting",
     "is_http",
+    "printable",
+    "shortened",
 ]
 
 MAGIC: Final = b"\x93SyncLn\n"
@@ -119,7 +123,7 @@ class RefusedByPeer(HandshakeRefused):
     """The acceptor refused the connection; `refusal` is its answer."""
 
     def __init__(self, refusal: Refusal) -> None:
-        super().__init__(f"refused by the peer: {_printable(refusal.reason[:MAX_REASON_CHARS])}")
+        super().__init__(f"refused by the peer: {printable(refusal.reason)}")
         self.refusal = refusal
 
 
@@ -138,11 +142,9 @@ _hello_decoder = msgspec.msgpack.Decoder(Hello)
 _answer_decoder: msgspec.msgpack.Decoder[Welcome | Refusal] = msgspec.msgpack.Decoder(Welcome | Refusal)
 
 
-def greeting(value: Hello | Welcome | Refusal) -> bytes:
-    """The bytes that open a connection in one direction."""
-    if isinstance(value, Refusal):
-        value = msgspec.structs.replace(value, reason=value.reason[:MAX_REASON_CHARS])
-    return MAGIC + encode_frame(value, HANDSHAKE_FRAME_BYTES)
+def shortened(refusal: Refusal) -> Refusal:
+    """The refusal with a reason that fits into a frame of the handshake."""
+    return msgspec.structs.replace(refusal, reason=refusal.reason[:MAX_REASON_CHARS])
 
 
 def decode_hello(payload: memoryview) -> Hello:
@@ -158,19 +160,27 @@ def decode_answer(payload: memoryview) -> Welcome:
     return answer
 
 
-def check_hello(hello: Hello, *, cluster_id: int, node_id: NodeId) -> int:
-    """Judge a dialler; return the version to speak. Raises `HandshakeRefused` with a reason for both ends' logs."""
-    version = min(hello.newest_version, PROTOCOL_VERSION)
-    if version < max(hello.oldest_version, OLDEST_VERSION):
+def common_version(oldest: int, newest: int, sender: NodeId, node_id: NodeId) -> int:
+    """The newest version that both ends speak. Raises `HandshakeRefused` if there is none."""
+    version = min(newest, PROTOCOL_VERSION)
+    if version < max(oldest, OLDEST_VERSION):
         raise HandshakeRefused(
-            f"no common protocol version: node {hello.sender:016x} speaks {hello.oldest_version} to "
-            f"{hello.newest_version}, node {node_id:016x} speaks {OLDEST_VERSION} to {PROTOCOL_VERSION}; "
-            "upgrade the older one"
+            f"no common protocol version: node {sender:016x} speaks {oldest} to {newest}, node {node_id:016x} speaks"
+            f" {OLDEST_VERSION} to {PROTOCOL_VERSION}; upgrade the older one"
         )
+    return version
+
+
+def check_hello(hello: Hello, *, cluster_id: int, node_id: NodeId) -> int:
+    """Judge a dialler; return the version to speak. Raises `HandshakeRefused` with a reason for both ends' logs.
+
+    The reason holds no id of this node's cluster: without a secret the dialler may be anyone.
+    """
+    version = common_version(hello.oldest_version, hello.newest_version, hello.sender, node_id)
     if hello.cluster_id != cluster_id:
         raise HandshakeRefused(
-            f"another cluster: node {hello.sender:016x} belongs to cluster {hello.cluster_id:016x}, node "
-            f"{node_id:016x} to cluster {cluster_id:016x}; check the peer addresses and the data directories"
+            f"another cluster: node {hello.sender:016x} belongs to cluster {hello.cluster_id:016x}, and node "
+            f"{node_id:016x} to a different one; check the peer addresses and the data directories"
         )
     if hello.to != node_id:
         raise HandshakeRefused(
@@ -221,6 +231,6 @@ def describe_stranger(received: bytes) -> str:
     return f"it begins with {received[:16].hex(' ')}; check which program uses this address"
 
 
-def _printable(text: str) -> str:
-    """Text of the other end, safe for a log line."""
-    return "".join(character if character.isprintable() else "�" for character in text)
+def printable(text: str) -> str:
+    """Text of the other end, cut and made safe for a log line."""
+    return "".join(character if character.isprintable() else "�" for character in text[:MAX_REASON_CHARS])

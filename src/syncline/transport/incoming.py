@@ -9,6 +9,7 @@ import msgspec
 
 from syncline.consensus.types import NodeId
 from syncline.errors import FrameError, HandshakeRefused
+from syncline.transport.authentication import AcceptorProof, PeerAuthentication, path_on_loopback
 from syncline.transport.connection import Connection, Established
 from syncline.transport.handshake import (
     HTTP_ANSWER,
@@ -19,14 +20,14 @@ from syncline.transport.handshake import (
     check_hello,
     decode_hello,
     describe_stranger,
-    greeting,
     is_http,
 )
 from syncline.transport.limits import TransportLimits
 from syncline.transport.messages import PeerHandler, PeerMessage
 from syncline.transport.notices import Notices
 from syncline.transport.tls import check_certificate_names
-from syncline.transport.wire import Batch, check_batch, decode_payload, encode_frame
+from syncline.transport.unproven import Unproven
+from syncline.transport.wire import Batch, check_batch, decode_payload
 
 __all__ = ["Counters", "Doorkeeper", "IncomingLink"]
 
@@ -47,6 +48,8 @@ class Counters(msgspec.Struct):
     """Connections of nodes closed because of bytes that are not ours."""
     overflowed: int = 0
     """Connections above the limit on their number."""
+    displaced: int = 0
+    """Connections that were closed before their proof, because newer ones came."""
 
 
 class IncomingLink(Established):
@@ -59,6 +62,7 @@ class IncomingLink(Established):
         node_id: NodeId,
         handler: PeerHandler,
         limits: TransportLimits,
+        known: Callable[[NodeId], bool],
         ended: Callable[[IncomingLink, str], None],
     ) -> None:
         self.sender = sender
@@ -69,6 +73,7 @@ class IncomingLink(Established):
         self._node_id = node_id
         self._handler = handler
         self._limits = limits
+        self._known = known
         self._ended = ended
 
     def on_frames(self, connection: Connection, payloads: list[memoryview]) -> None:
@@ -83,11 +88,11 @@ class IncomingLink(Established):
 
     def _read(self, connection: Connection, payload: memoryview) -> list[PeerMessage]:
         batch = decode_payload(_batch_decoder, payload)
-        check_batch(batch, self.sender, self._node_id)
+        check_batch(batch, self.sender, self._node_id, self._known)
         if batch.ping:
             if connection.unsent_bytes > MAX_UNSENT_ECHO_BYTES:
                 raise FrameError("the peer asks for echoes and does not read them")
-            connection.write(encode_frame(Batch(pong=batch.ping), self._limits.frame_bytes))
+            connection.send(Batch(pong=batch.ping))
         return batch.items()
 
     def on_lost(self, connection: Connection, reason: str) -> None:  # noqa: ARG002 - it is ours
@@ -122,6 +127,8 @@ class Doorkeeper:
         cluster_id: int,
         facts: NodeFacts,
         tls: bool,
+        authentication: PeerAuthentication,
+        known_name: Callable[[NodeId], str],
     ) -> None:
         self.counters = Counters()
         self._admission = admission
@@ -131,10 +138,22 @@ class Doorkeeper:
         self._cluster_id = cluster_id
         self._facts = facts
         self._tls = tls
+        self._authentication = authentication
+        self._known_name = known_name
+        self._unproven: Unproven[Connection] = Unproven(limits.unproven_connections, limits.unproven_per_host)
+        self._proofs: dict[Connection, AcceptorProof] = {}
+        """Connections whose introduction has not come yet."""
         self._loop = asyncio.get_running_loop()
 
     def on_made(self, connection: Connection) -> None:
-        """Nothing: the dialler speaks first."""
+        """The dialler speaks first; the oldest that has not may have to make room for it."""
+        self._proofs[connection] = AcceptorProof(
+            self._authentication, node_id=self._node_id, cluster_id=self._cluster_id
+        )
+        displaced = self._unproven.add(connection, _host(connection))
+        if displaced is not None:
+            self.counters.displaced += 1
+            displaced.reset("newer connections came before it had proved itself")
 
     def on_stranger(self, connection: Connection, received: bytes) -> None:
         error = FrameError(describe_stranger(received))
@@ -144,18 +163,40 @@ class Doorkeeper:
             raise error
 
     def on_greeting(self, connection: Connection, payload: memoryview) -> None:
-        hello = decode_hello(payload)
+        proof = self._proofs.get(connection)
+        if proof is None:
+            raise FrameError("a frame came before the introduction was answered")
         try:
-            version = check_hello(hello, cluster_id=self._cluster_id, node_id=self._node_id)
-            if self._tls:
-                check_certificate_names(connection.certificate, hello.sender)
+            if proof.opening is None:
+                path = path_on_loopback(connection.remote_end, connection.local_end)
+                connection.send(proof.challenge(payload, path))
+            elif proof.awaits_proof:
+                answer, keys = proof.prove(payload)
+                connection.send(answer)
+                if not proof.spared:
+                    connection.protect(sending=keys.acceptor, receiving=keys.dialler)
+                self._unproven.discard(connection)
+            else:
+                self._introduced(connection, proof, decode_hello(payload))
         except HandshakeRefused as error:
-            connection.refuse(error, greeting(Refusal(str(error))))
-            return
+            connection.refuse(error, Refusal(str(error)))
+
+    def _introduced(self, connection: Connection, proof: AcceptorProof, hello: Hello) -> None:
+        """The dialler has told who it is: judge it. Raises `HandshakeRefused`."""
+        del self._proofs[connection]
+        opening = proof.opening
+        assert opening is not None
+        if (hello.sender, hello.to, hello.purpose) != (opening.sender, opening.to, opening.purpose):
+            raise HandshakeRefused(f"node {opening.sender:016x} introduces itself as another one than it began as")
+        version = check_hello(hello, cluster_id=self._cluster_id, node_id=self._node_id)
+        if self._tls:
+            name = self._known_name(hello.sender) or hello.name
+            check_certificate_names(connection.certificate, hello.sender, name)
         refusal = self._admission.refuse_peer(hello)
         if refusal is not None:
-            connection.refuse(HandshakeRefused(refusal.reason), greeting(refusal))
+            connection.refuse(HandshakeRefused(refusal.reason), refusal)
             return
+        self._unproven.discard(connection)
         noted = self._admission.before_welcome(hello)
         if noted is None:
             self._welcome(connection, hello, version)
@@ -170,27 +211,31 @@ class Doorkeeper:
 
     def _welcome(self, connection: Connection, hello: Hello, version: int) -> None:
         facts = self._facts
-        welcome = Welcome(
-            version,
-            self._cluster_id,
-            self._node_id,
-            incarnation=facts.incarnation,
-            directory=facts.directory,
-            name=facts.name,
-            history=facts.history,
-            level=facts.level,
-            machine_version=facts.machine_version,
+        connection.send(
+            Welcome(
+                version,
+                self._cluster_id,
+                self._node_id,
+                incarnation=facts.incarnation,
+                directory=facts.directory,
+                name=facts.name,
+                history=facts.history,
+                level=facts.level,
+                machine_version=facts.machine_version,
+            )
         )
-        connection.write(greeting(welcome))
+        connection.established()
         self._admission.admitted(connection, hello)
 
     def on_frames(self, connection: Connection, payloads: list[memoryview]) -> None:
-        """Frames behind a refused greeting: of no interest."""
+        """Frames behind a refused introduction are of no interest."""
 
     def on_lost(self, connection: Connection, reason: str) -> None:
+        self._proofs.pop(connection, None)
+        self._unproven.discard(connection)
         if connection.failure is None:
             return  # a port scan or a health check: it came and went
-        host = connection.remote.rpartition(":")[0]
+        host = _host(connection)
         if isinstance(connection.failure, HandshakeRefused):
             self.counters.refused += 1
             self._notices.warn(f"refused {host}", f"refused the node at {connection.remote}", reason, self._loop.time())
@@ -199,7 +244,13 @@ class Doorkeeper:
             self._notices.warn(f"stranger {host}", f"closed {connection.remote}", reason, self._loop.time())
 
     def overdue(self, connection: Connection, now_s: float) -> str | None:
-        if connection.waited_s(connection.opened_s, now_s) <= self._limits.handshake_timeout_s:
+        limits = self._limits
+        limit_s = limits.unproven_timeout_s if connection in self._unproven else limits.handshake_timeout_s
+        if connection.waited_s(connection.opened_s, now_s) <= limit_s:
             return None
-        connection.failure = FrameError(f"no greeting within {self._limits.handshake_timeout_s:g} s")
+        connection.failure = FrameError(f"no greeting within {limit_s:g} s")
         return str(connection.failure)
+
+
+def _host(connection: Connection) -> str:
+    return connection.remote.rpartition(":")[0]

@@ -35,7 +35,21 @@ class TransportLimits(msgspec.Struct, frozen=True, kw_only=True):
     """For a connection to come up: a retransmitted SYN (after 1 s) still counts, a dead host holds nothing up."""
 
     handshake_timeout_s: float = 5.0
-    """For both greetings. A stranger that connects and says nothing is gone after this."""
+    """For the whole handshake, as the dialler counts it, and for its end once the dialler has proved itself."""
+
+    unproven_timeout_s: float = 2.0
+    """Until a dialler has proved itself: a proof takes a round trip and some microseconds."""
+
+    unproven_connections: int = 64
+    """Connections at once whose other end has not proved itself. One more, and the oldest is closed: a stranger that
+    holds them all can't lock a member out, whose proof takes milliseconds."""
+
+    unproven_per_host: int = 8
+    """Of them from one address, by the same rule: a stranger at another address does not reach the members' share."""
+
+    unknown_links: int = 16
+    """Nodes at a time that are let in, and dialled back, and that this node has not heard of. A new node knows none of
+    the members that dial it. One more, and the oldest is closed."""
 
     stall_timeout_s: float = 5.0
     """An outgoing link on which the peer took no byte, or did not answer to a keep-alive, for this long is reset:

@@ -22,6 +22,7 @@ import msgspec
 from syncline.consensus.types import Message, NodeId
 from syncline.errors import FrameError, HandshakeRefused
 from syncline.platform.network import Network
+from syncline.transport.authentication import DiallerProof, PeerAuthentication, path_on_loopback
 from syncline.transport.candidates import Candidates
 from syncline.transport.connection import Connection, Registry
 from syncline.transport.handshake import (
@@ -36,17 +37,16 @@ from syncline.transport.handshake import (
     check_welcome,
     decode_answer,
     describe_stranger,
-    greeting,
 )
 from syncline.transport.limits import TransportLimits
 from syncline.transport.messages import Forward, PeerAddress, PeerHandler, PeerMessage
 from syncline.transport.notices import LOGGER, Notices
+from syncline.transport.outgoing import OutgoingHandshake
 from syncline.transport.tls import check_certificate_names
 from syncline.transport.wire import (
     MAX_BATCH_MESSAGES,
     Batch,
     decode_payload,
-    encode_frame,
     is_sendable,
     message_size_bytes,
 )
@@ -76,6 +76,8 @@ class Dialler:
         limits: TransportLimits,
         known_directory: Callable[[NodeId], int],
         why_not_dial: Callable[[Welcome], str | None],
+        known_name: Callable[[NodeId], str],
+        authentication: PeerAuthentication,
     ) -> None:
         self.advertise = advertise
         self.network = network
@@ -88,41 +90,57 @@ class Dialler:
         self.limits = limits
         self._known_directory = known_directory
         self._why_not_dial = why_not_dial
+        self._known_name = known_name
+        self._authentication = authentication
 
-    def hello(self, peer: NodeId, purpose: Purpose) -> bytes:
-        """The greeting to `peer`."""
+    def handshake(self, connection: Connection, peer: NodeId, purpose: Purpose) -> OutgoingHandshake:
+        """Begin the handshake with `peer` on a connection that has come up. Raises `HandshakeRefused`."""
+        name = self._known_name(peer)
+        if self.tls is not None and name:  # else the peer's own name counts, which comes with its welcome
+            check_certificate_names(connection.certificate, peer, name)
+        proof = DiallerProof(
+            self._authentication,
+            node_id=self.node_id,
+            peer=peer,
+            cluster_id=self.cluster_id,
+            purpose=purpose,
+            path=path_on_loopback(connection.local_end, connection.remote_end),
+        )
+        handshake = OutgoingHandshake(
+            proof,
+            hello=lambda: self._hello(peer, purpose),
+            read_welcome=lambda payload: self._read_welcome(connection, peer, payload),
+        )
+        handshake.start(connection)
+        return handshake
+
+    def _hello(self, peer: NodeId, purpose: Purpose) -> Hello:
         facts = self._facts
-        return greeting(
-            Hello(
-                oldest_version=OLDEST_VERSION,
-                newest_version=PROTOCOL_VERSION,
-                cluster_id=self.cluster_id,
-                sender=self.node_id,
-                to=peer,
-                purpose=purpose,
-                incarnation=facts.incarnation,
-                address=self.advertise,
-                directory=facts.directory,
-                known=self._known_directory(peer),
-                name=facts.name,
-                history=facts.history,
-                level=facts.level,
-                machine_version=facts.machine_version,
-            )
+        return Hello(
+            oldest_version=OLDEST_VERSION,
+            newest_version=PROTOCOL_VERSION,
+            cluster_id=self.cluster_id,
+            sender=self.node_id,
+            to=peer,
+            purpose=purpose,
+            incarnation=facts.incarnation,
+            address=self.advertise,
+            directory=facts.directory,
+            known=self._known_directory(peer),
+            name=facts.name,
+            history=facts.history,
+            level=facts.level,
+            machine_version=facts.machine_version,
         )
 
-    def read_answer(self, peer: NodeId, payload: memoryview) -> Welcome:
-        """The answer to `hello`, checked. Raises `FrameError`, `RefusedByPeer`, `HandshakeRefused`."""
+    def _read_welcome(self, connection: Connection, peer: NodeId, payload: memoryview) -> Welcome:
         welcome = decode_answer(payload)
+        if self.tls is not None:
+            check_certificate_names(connection.certificate, peer, self._known_name(peer) or welcome.name)
         check_welcome(welcome, cluster_id=self.cluster_id, peer=peer, directory=self._known_directory(peer))
         if reason := self._why_not_dial(welcome):
             raise HandshakeRefused(reason)
         return welcome
-
-    def check_certificate(self, connection: Connection, peer: NodeId) -> None:
-        """Raises `HandshakeRefused` where the certificate is another node's. Without TLS there is nothing to check."""
-        if self.tls is not None:
-            check_certificate_names(connection.certificate, peer)
 
     def backoff_s(self, failures: int) -> float:
         """The pause before the next dial after so many failed ones: doubling, capped, less up to half at random."""
@@ -164,6 +182,7 @@ class PeerLink:
         self._notices = notices
         self._loop = asyncio.get_running_loop()
         self._connection: Connection | None = None
+        self._handshake: OutgoingHandshake | None = None
         self.dial_task: asyncio.Task[None] | None = None
         self._dialled: Connection | None = None
         self._redial: asyncio.TimerHandle | None = None
@@ -320,20 +339,21 @@ class PeerLink:
             return
         self._connection = connection
         self.state = State.GREETING
-        self._dialler.check_certificate(connection, self.peer)
-        connection.write(self._dialler.hello(self.peer, Purpose.MESSAGES))
+        self._handshake = self._dialler.handshake(connection, self.peer, Purpose.MESSAGES)
 
     def on_stranger(self, connection: Connection, received: bytes) -> None:
         raise FrameError(f"what answers at {connection.remote} is no Syncline node: {describe_stranger(received)}")
 
     def on_greeting(self, connection: Connection, payload: memoryview) -> None:
-        if connection is not self._connection:
+        if connection is not self._connection or self._handshake is None:
             return
         try:
-            welcome = self._dialler.read_answer(self.peer, payload)
+            welcome = self._handshake.take(connection, payload)
         except RefusedByPeer as error:
             self.last_refusal = error.refusal
             raise
+        if welcome is None:
+            return
         now_s = self._loop.time()
         self.state = State.UP
         self.up_since_s = self.contact_s = self._progress_s = now_s
@@ -386,7 +406,7 @@ class PeerLink:
         if self._pinged_s is None:
             self._ping += 1
             self._pinged_s = now_s
-            connection.write(encode_frame(Batch(ping=self._ping), self._limits.frame_bytes))
+            connection.send(Batch(ping=self._ping))
         return None
 
     # -- sending
@@ -434,7 +454,7 @@ class PeerLink:
         if connection is None or not messages:
             return
         try:
-            frame = encode_frame(_batch(messages), self._limits.frame_bytes)
+            connection.send(_batch(messages))
         except FrameError as error:
             if len(messages) > 1:
                 for message in messages:
@@ -445,7 +465,6 @@ class PeerLink:
             self._notices.warn(f"size {self.peer}", f"message to node {self.peer:016x}", str(error), self._loop.time())
             return
         self.sent_messages += len(messages)
-        connection.write(frame)
 
 
 def _batch(messages: list[PeerMessage]) -> Batch:

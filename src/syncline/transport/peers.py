@@ -13,6 +13,7 @@ from collections.abc import Callable
 from syncline.consensus.types import Message, NodeId
 from syncline.errors import ConfigError, FrameError, TransportError, UsageError
 from syncline.platform.network import Listener, Network
+from syncline.transport.authentication import PeerAuthentication
 from syncline.transport.candidates import dialable, with_real_port
 from syncline.transport.connection import Connection
 from syncline.transport.handshake import Hello, NodeFacts, Purpose, Refusal, Welcome
@@ -25,6 +26,7 @@ from syncline.transport.snapshot_in import SnapshotReceiver
 from syncline.transport.snapshot_out import SnapshotSender
 from syncline.transport.snapshots import Offer, SnapshotStream
 from syncline.transport.tls import PeerTls, client_context, server_context
+from syncline.transport.unknown import UnknownPeers
 
 __all__ = ["Transport"]
 
@@ -37,9 +39,11 @@ class Transport:
     one that this node has not heard of yet (it may learn of members only by the log). `before_welcome(hello)` may
     return a future that must be done before the dialler is welcomed. `facts` is what this node tells about itself,
     and `known_directory(peer)` the id of a peer's data directory, 0 for not known: a peer that answers with another
-    one is refused. `why_not_dial(welcome)` may give another reason to leave a peer that has answered. `advertise` is
-    where others reach this node; with port 0 the real one is taken once the transport listens. `rng` is for the jitter
-    of redials. Made and used on a running event loop.
+    one is refused. `why_not_dial(welcome)` may give another reason to leave a peer that has answered.
+    `known_name(peer)` is the name that a peer's certificate must hold, empty for not known, and `known(peer)` tells the
+    members whose ids may stand in forwarded requests. `authentication` holds the cluster secret. `advertise` is where
+    others reach this node; with port 0 the real one is taken once the transport listens. `rng` is for the jitter of
+    redials. Made and used on a running event loop.
     """
 
     def __init__(
@@ -59,6 +63,9 @@ class Transport:
         facts: NodeFacts | None = None,
         known_directory: Callable[[NodeId], int] | None = None,
         why_not_dial: Callable[[Welcome], str | None] | None = None,
+        known_name: Callable[[NodeId], str] | None = None,
+        known: Callable[[NodeId], bool] | None = None,
+        authentication: PeerAuthentication | None = None,
     ) -> None:
         self._network = network
         self._handler = handler
@@ -81,6 +88,8 @@ class Transport:
             limits=limits,
             known_directory=known_directory or _none_known,
             why_not_dial=why_not_dial or _dial_all,
+            known_name=known_name or _no_name,
+            authentication=authentication or PeerAuthentication(),
         )
         self._doorkeeper = Doorkeeper(
             Admission(refuse_peer or _refuse_none, before_welcome or _nothing_before, self._admit),
@@ -90,7 +99,11 @@ class Transport:
             cluster_id=cluster_id,
             facts=facts,
             tls=tls is not None,
+            authentication=authentication or PeerAuthentication(),
+            known_name=known_name or _no_name,
         )
+        self._known = known or self._is_peer
+        self._unknown = UnknownPeers(limits.unknown_links)
         self._listener: Listener | None = None
         self._links: dict[NodeId, PeerLink] = {}
         self._incoming: dict[NodeId, IncomingLink] = {}
@@ -169,6 +182,10 @@ class Transport:
 
         Raises `ConfigError` where the address is not one.
         """
+        self._set_peer(peer, address)
+        self._unknown.discard(peer)
+
+    def _set_peer(self, peer: NodeId, address: str) -> None:
         if peer == self._node_id:
             raise UsageError(f"node {peer:016x} is no peer of itself")
         where = dialable(address, setting=f"address of node {peer:016x}")
@@ -198,6 +215,7 @@ class Transport:
 
         Its own link ends as well: it dials anew, and hears why it is refused.
         """
+        self._unknown.discard(peer)
         link = self._links.pop(peer, None)
         self._received.pop(peer, None)
         if link is not None:
@@ -337,16 +355,22 @@ class Transport:
 
     def _admit(self, connection: Connection, hello: Hello) -> None:
         if hello.purpose is Purpose.SNAPSHOT:
-            self._receive_snapshot(connection, hello.sender)
+            if hello.sender not in self._links and len(self._receivers) >= self._limits.unknown_links:
+                connection.reset("too many snapshots are under way for one of an unknown node")
+            else:
+                self._receive_snapshot(connection, hello.sender)
             return
         earlier = self._incoming.get(hello.sender)
         if earlier is not None:
             earlier.connection.reset("the peer dialled anew")
             self._note_received(earlier)
-        link = IncomingLink(hello.sender, connection, self._node_id, self._handler, self._limits, self._incoming_ended)
+        link = IncomingLink(
+            hello.sender, connection, self._node_id, self._handler, self._limits, self._known, self._incoming_ended
+        )
         self._incoming[hello.sender] = link
         connection.owner = link
         link.incarnation = hello.incarnation
+        self._note_unknown(hello.sender)
         self._answer_at(hello)
         for sender in self._transfers.values():
             if sender.peer == hello.sender:
@@ -366,6 +390,25 @@ class Transport:
         if link is not None:
             link.peer_seen(hello.incarnation, address)
 
+    def _is_peer(self, peer: NodeId) -> bool:
+        return peer in self._links
+
+    def _note_unknown(self, sender: NodeId) -> None:
+        """Bound the number of nodes that were let in and that nothing is known of."""
+        if sender in self._links and sender not in self._unknown:
+            return
+        oldest = self._unknown.add(sender)
+        if oldest is not None:
+            self._forget_unknown(oldest, "newer nodes came that this one has not heard of either")
+
+    def _forget_unknown(self, peer: NodeId, reason: str) -> None:
+        link, incoming = self._links.pop(peer, None), self._incoming.get(peer)
+        if link is not None:
+            link.close(reason, gently=True)
+        if incoming is not None:
+            incoming.connection.close(reason)
+        self._received.pop(peer, None)
+
     def _incoming_ended(self, link: IncomingLink, reason: str) -> None:
         if isinstance(link.connection.failure, FrameError):
             self._doorkeeper.counters.bad_frames += 1
@@ -375,6 +418,8 @@ class Transport:
         if self._incoming.get(link.sender) is link:
             self._note_received(link)
             del self._incoming[link.sender]
+            if self._unknown.discard(link.sender):
+                self._forget_unknown(link.sender, "the node is gone, and this one has not heard of it")
 
     def _note_received(self, link: IncomingLink) -> None:
         if link.sender in self._links:  # of others nothing is kept: their number has no bound
@@ -456,6 +501,11 @@ def _nothing_before(_hello: Hello) -> None:
 
 def _dial_all(_welcome: Welcome) -> None:
     """By default each peer that answers is the right one."""
+
+
+def _no_name(_peer: NodeId) -> str:
+    """By default no peer's name is known."""
+    return ""
 
 
 def _none_known(_peer: NodeId) -> int:

@@ -14,6 +14,7 @@ from syncline.transport.connection import Connection
 from syncline.transport.handshake import Purpose, describe_stranger
 from syncline.transport.link import Dialler
 from syncline.transport.messages import PeerAddress, SnapshotSource
+from syncline.transport.outgoing import OutgoingHandshake
 from syncline.transport.snapshots import (
     Accept,
     Ack,
@@ -38,19 +39,23 @@ class _Greeter:
     def __init__(self, dialler: Dialler, peer: NodeId) -> None:
         self._dialler = dialler
         self._peer = peer
+        self._handshake: OutgoingHandshake | None = None
         self.incarnation = 0
         """The peer's, once it has said welcome."""
         self.stream: asyncio.Future[SnapshotStream] = asyncio.get_running_loop().create_future()
 
     def on_made(self, connection: Connection) -> None:
-        self._dialler.check_certificate(connection, self._peer)
-        connection.write(self._dialler.hello(self._peer, Purpose.SNAPSHOT))
+        self._handshake = self._dialler.handshake(connection, self._peer, Purpose.SNAPSHOT)
 
     def on_stranger(self, connection: Connection, received: bytes) -> None:
         raise FrameError(f"what answers at {connection.remote} is no Syncline node: {describe_stranger(received)}")
 
     def on_greeting(self, connection: Connection, payload: memoryview) -> None:
-        self.incarnation = self._dialler.read_answer(self._peer, payload).incarnation
+        assert self._handshake is not None, "the handshake begins when the connection is made"
+        welcome = self._handshake.take(connection, payload)
+        if welcome is None:
+            return
+        self.incarnation = welcome.incarnation
         if self.stream.done():  # given up meanwhile
             connection.reset("not needed any more")
             return

@@ -23,7 +23,7 @@ from syncline.consensus.types import Message, MessageType
 from syncline.errors import FrameError, TransportError
 from syncline.transport.connection import Connection, Established
 from syncline.transport.limits import TransportLimits
-from syncline.transport.wire import decode_payload, encode_frame
+from syncline.transport.wire import decode_payload
 
 __all__ = [
     "Accept",
@@ -112,7 +112,7 @@ class SnapshotStream(Established):
         """Send; raises `ConnectionLost` where the connection is gone."""
         if self._lost is not None or not self.connection.open:
             raise ConnectionLost(self._lost or "closing")
-        self.connection.write(encode_frame(value, self._limits.frame_bytes))
+        self.connection.send(value)
 
     async def read(self, decoder: msgspec.msgpack.Decoder[Value]) -> Value:
         """The next value. Raises `FrameError`, or `ConnectionLost` (also where none came in the time limit)."""

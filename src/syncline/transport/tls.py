@@ -16,9 +16,9 @@ __all__ = ["PeerTls", "check_certificate_names", "client_context", "server_conte
 class PeerTls(msgspec.Struct, frozen=True, kw_only=True):
     """The files (PEM) of one node.
 
-    The certificate must serve both as a server's and as a client's, and carry the node's name as a DNS entry of its
-    subjectAltName: the node id as 16 hex digits (`node_name`), alone or as the first label of a longer name. Hosts and
-    addresses are not looked at: identity is an id, never an address.
+    The certificate must serve both as a server's and as a client's, and carry a DNS entry in its subjectAltName that
+    names the node: by its name in the cluster, or by its id as 16 hex digits; alone, or as the first part of a longer
+    name (DNS:a, DNS:a.db.example). Hosts and addresses are not looked at.
     """
 
     certificate: str
@@ -59,15 +59,22 @@ def _context(settings: PeerTls, protocol: int) -> ssl.SSLContext:
     return context
 
 
-def check_certificate_names(certificate: Mapping[str, object] | None, node_id: NodeId) -> None:
-    """Check that the peer's verified certificate (as `ssl` gives it) names `node_id`. Raises `HandshakeRefused`."""
-    expected = node_name(node_id)
-    names = _dns_names(certificate or {})
-    if not any(name.split(".", 1)[0].lower() == expected for name in names):
-        shown = ", ".join(names) or "no name at all"
-        raise HandshakeRefused(
-            f"its certificate names {shown}, not node {expected}: issue one with the subjectAltName DNS:{expected}"
-        )
+def check_certificate_names(certificate: Mapping[str, object] | None, node_id: NodeId, name: str = "") -> None:
+    """Check that the peer's verified certificate (as `ssl` gives it) names `node_id`, by its id or by `name`.
+
+    `name` is the one that the cluster knows the node by, not one that the peer alone claims, if it is known. Raises
+    `HandshakeRefused`.
+    """
+    expected = [node_name(node_id), *([name.lower()] if name else [])]
+    found = _dns_names(certificate or {})
+    for entry in found:
+        if any(entry.lower() == one or entry.lower().startswith(f"{one}.") for one in expected):
+            return
+    shown = ", ".join(found) or "no name at all"
+    called = f"{name} ({expected[0]})" if name else expected[0]
+    raise HandshakeRefused(
+        f"its certificate names {shown}, not node {called}: issue one with the subjectAltName DNS:{expected[-1]}"
+    )
 
 
 def _dns_names(certificate: Mapping[str, object]) -> list[str]:

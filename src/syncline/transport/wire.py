@@ -1,6 +1,7 @@
 """The wire format: frames, and what is in them.
 
     frame    length (u32) | checksum (u32) | payload (length bytes)            numbers are big-endian
+             length (u32) | MAC (16 bytes) | payload (length bytes)            after a proof: see `framemac`
     payload  one msgpack value of a type that both ends know beforehand; never empty
 
 The checksum is CRC-32 over the payload, seeded (`CHECKSUM_SEED`), so that a run of equal bytes is never a frame. TCP's
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -22,6 +24,7 @@ from syncline.consensus.sizes import payload_size
 from syncline.consensus.types import Message, MessageType, NodeId
 from syncline.decoding import UNDECODABLE
 from syncline.errors import FrameError
+from syncline.transport.framemac import MAC_BYTES, FrameMac
 from syncline.transport.messages import Forward, ForwardReply, PeerMessage
 
 __all__ = [
@@ -36,6 +39,7 @@ __all__ = [
 ]
 
 HEADER: Final = struct.Struct("!II")
+_SIZE: Final = struct.Struct("!I")
 CHECKSUM_SEED: Final = 0x53594E43
 
 MAX_BATCH_MESSAGES: Final = 65536
@@ -68,13 +72,18 @@ class Batch(msgspec.Struct, array_like=True, gc=False):
 _encoder = msgspec.msgpack.Encoder()
 
 
-def encode_frame(value: object, max_bytes: int) -> bytes:
-    """Encode `value` as one frame, ready to be written. Raises `FrameError` where it would be above `max_bytes`."""
+def encode_frame(value: object, max_bytes: int, mac: FrameMac | None = None) -> bytes:
+    """Encode `value` as one frame, ready to be written; with a `mac` it must be the next frame of its direction.
+
+    Raises `FrameError` if it would be above `max_bytes`.
+    """
     payload = _encoder.encode(value)
     size = len(payload)
     if size > max_bytes:
         raise FrameError(f"a message of {size} bytes is above the limit of {max_bytes} bytes on a frame")
-    return HEADER.pack(size, zlib.crc32(payload, CHECKSUM_SEED)) + payload
+    if mac is None:
+        return HEADER.pack(size, zlib.crc32(payload, CHECKSUM_SEED)) + payload
+    return b"".join((_SIZE.pack(size), mac.next(payload), payload))
 
 
 def decode_payload(decoder: msgspec.msgpack.Decoder[Payload], payload: memoryview) -> Payload:
@@ -93,10 +102,12 @@ class FrameDecoder:
     After a `FrameError` the stream can't be trusted any more: its frame borders are lost. Close the connection.
     """
 
-    __slots__ = ("_buffer", "_needed", "max_bytes")
+    __slots__ = ("_buffer", "_header_bytes", "_mac", "_needed", "max_bytes")
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
+        self._mac: FrameMac | None = None
+        self._header_bytes = HEADER.size
         self._buffer = bytearray()
         self._needed = HEADER.size  # what the first unfinished frame takes, as far as it is known
 
@@ -104,6 +115,16 @@ class FrameDecoder:
     def buffered_bytes(self) -> int:
         """Bytes held of an unfinished frame."""
         return len(self._buffer)
+
+    def expect_mac(self, mac: FrameMac) -> None:
+        """From here on each frame carries an authentication code instead of a checksum.
+
+        Raises `FrameError` if the other end has sent more before it could know the key.
+        """
+        if self._buffer:
+            raise FrameError(f"{len(self._buffer)} bytes came before the proof was answered")
+        self._mac = mac
+        self._header_bytes = self._needed = _SIZE.size + MAC_BYTES
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[memoryview]:
         """Take the next bytes; return the payloads that they complete.
@@ -121,19 +142,22 @@ class FrameDecoder:
         view = memoryview(data)
         total = len(view)
         start = 0
+        header_bytes = self._header_bytes
         while True:
-            if total - start < HEADER.size:
-                self._needed = HEADER.size
+            if total - start < header_bytes:
+                self._needed = header_bytes
                 break
-            size, checksum = HEADER.unpack_from(view, start)
+            size = _SIZE.unpack_from(view, start)[0]
             if not 0 < size <= self.max_bytes:
                 raise FrameError(f"a frame announces {size} bytes; it may have 1 to {self.max_bytes}")
-            end = start + HEADER.size + size
+            end = start + header_bytes + size
             if end > total:
-                self._needed = HEADER.size + size
+                self._needed = header_bytes + size
                 break
-            payload = view[start + HEADER.size : end]
-            if zlib.crc32(payload, CHECKSUM_SEED) != checksum:
+            payload = view[start + header_bytes : end]
+            if self._mac is not None:
+                self._mac.check(payload, view[start + _SIZE.size : start + header_bytes])
+            elif zlib.crc32(payload, CHECKSUM_SEED) != _SIZE.unpack_from(view, start + _SIZE.size)[0]:
                 raise FrameError(
                     f"a frame of {size} bytes does not match its checksum: damaged on the way, or not ours"
                 )
@@ -170,17 +194,40 @@ _FORWARDED: Final = _mask(MessageType.TRANSFER_LEADER, MessageType.READ_INDEX)
 """What a follower may pass on: its `sender` is whoever asked first (for a transfer: whom it is for)."""
 
 
-def check_batch(batch: Batch, sender: NodeId, node_id: NodeId) -> None:
-    """Check that the messages are such as `sender` may send to `node_id`. Raises `FrameError`."""
+_MAX_NUMBER: Final[int] = 2**63 - 1
+"""The largest term, index or number of a proposal. Nothing reaches it by counting."""
+
+
+def check_batch(batch: Batch, sender: NodeId, node_id: NodeId, known: Callable[[NodeId], bool]) -> None:
+    """Check that the messages are such as `sender` may send to `node_id`. Raises `FrameError`.
+
+    `known` tells members from other ids: a forwarded request names the node that asked first.
+    """
     for message in batch.messages:
         bit = 1 << message.type
         if not bit & _FROM_PEERS or message.responses or message.snapshot is not None:
             raise FrameError(f"a {message.type.name} message is not one that nodes send to each other in a batch")
-        if message.to != node_id or (message.sender != sender and not bit & _FORWARDED):
+        if message.to != node_id or (message.sender != sender and not (bit & _FORWARDED and known(message.sender))):
             raise FrameError(
                 f"a {message.type.name} message from {message.sender:016x} to {message.to:016x} on the link from "
                 f"{sender:016x} to {node_id:016x}"
             )
+    for forward in batch.forwards:
+        if any(not 0 <= item.number <= _MAX_NUMBER for item in forward.proposals):
+            raise FrameError(f"a proposal of node {sender:016x} has an impossible number")
+    for reply in batch.replies:
+        if not _is_possible(reply):
+            raise FrameError(f"an answer of node {sender:016x} to proposals has impossible numbers")
+
+
+def _is_possible(reply: ForwardReply) -> bool:
+    # All at once: the bits of a negative number make the result negative, those above the limit make it larger.
+    numbers = reply.leader
+    for placed in reply.accepted:
+        numbers |= placed.number | placed.index | placed.term
+    for refused in reply.refused:
+        numbers |= refused.number
+    return 0 <= numbers <= _MAX_NUMBER
 
 
 def is_sendable(message: Message) -> bool:

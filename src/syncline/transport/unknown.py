@@ -1,0 +1,36 @@
+"""Nodes that were let in before this node has heard of them: a bounded number, forgotten when they go.
+
+A new node has an empty log and knows none of the members that dial it, and a node that was away does not know those
+that came meanwhile. Both must let them in, and dial them back to answer. Without a secret anyone may claim to be one.
+"""
+
+from __future__ import annotations
+
+from syncline.consensus.types import NodeId
+
+__all__ = ["UnknownPeers"]
+
+
+class UnknownPeers:
+    """Their ids, the oldest first."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._ids: dict[NodeId, None] = {}
+
+    def __contains__(self, peer: object) -> bool:
+        return peer in self._ids
+
+    def add(self, peer: NodeId) -> NodeId | None:
+        """Note a node that was let in; return the one that must go for it, or None."""
+        self._ids.pop(peer, None)
+        self._ids[peer] = None
+        if len(self._ids) <= self._most:
+            return None
+        oldest = next(iter(self._ids))
+        del self._ids[oldest]
+        return oldest
+
+    def discard(self, peer: NodeId) -> bool:
+        """The node is known now, or gone; tells whether it was noted."""
+        return self._ids.pop(peer, 0) is None
