@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from syncline.consensus.types import NONE, ChangeType, MembershipChange, NodeId, SingleChange, StateType
-from syncline.errors import DeadlineExceeded, Dropped, MembershipError, NoLeader, NotLeader, Outcome, Superseded
+from syncline.errors import Closed, DeadlineExceeded, Dropped, MembershipError, NoLeader, NotLeader, Outcome, Superseded
 from syncline.node.driver import Driver
 from syncline.node.envelope import ChangeContext, Member, encode
 from syncline.node.members import MemberInfo, Membership, format_id
@@ -108,15 +108,15 @@ class Changes:
         membership = self._membership()
         member = membership.members.get(node_id)
         if kind is ChangeType.REMOVE_NODE:
-            if member is None:
-                return membership
+            if member is None:  # perhaps by an earlier call, whose outcome was unknown
+                return await self._durable(membership.index, self._driver.loop.time() + timeout_s)
             if member.voter and sum(other.voter for other in membership.members.values()) == 1:
                 raise MembershipError(f"{member.name!r} is the last voter: without it there is no cluster")
             return await self.many([(kind, node_id)], (), expected, timeout_s)
         if member is None:
             raise MembershipError(f"there is no member {format_id(node_id)}")
         if member.voter is (kind is ChangeType.ADD_NODE):
-            return membership
+            return await self._durable(membership.index, self._driver.loop.time() + timeout_s)
         settled = Member(member.id, member.name, member.address, member.http, promote=False)
         return await self.many([(kind, node_id)], (settled,), expected, timeout_s)
 
@@ -140,8 +140,8 @@ class Changes:
         while True:
             attempt_s = min(deadline_s, driver.loop.time() + max(ATTEMPT_S, 2 * driver.config.election_s))
             try:
-                await self._propose(singles, brought, expected or 0, attempt_s)
-                return self._membership()
+                index = await self._propose(singles, brought, expected or 0, attempt_s)
+                break
             except RETRIED as error:
                 if driver.stopped or driver.loop.time() >= deadline_s:
                     error.outcome = outcome or error.outcome  # an earlier attempt may still be in the log
@@ -156,16 +156,42 @@ class Changes:
             except MembershipError as error:
                 error.outcome = outcome or error.outcome  # an earlier attempt may be the reason of the refusal
                 raise
+        return await self._durable(index, deadline_s)
+
+    async def _durable(self, index: int, deadline_s: float) -> Membership:
+        """Wait until the change at `index` is durable on a quorum of the membership that it made (see `settlement`).
+
+        A node that asked for its own removal may have lost its link to the leader by then: it is answered when it may
+        leave. Raises DeadlineExceeded, Closed (both `unknown`), NodeFailed.
+        """
+        driver = self._driver
+        settlement = driver.settlement
+        with settlement.awaited():
+            while not driver.reconfiguration.leaving:
+                if settlement.index >= index and not driver.core.raft.tracker.configuration.voters.joint:
+                    break
+                if isinstance(driver.stopped_by, Closed):
+                    raise Closed("the node was closed before the change was durable on a quorum")
+                driver.check_running()
+                if driver.loop.time() >= deadline_s:
+                    raise DeadlineExceeded(
+                        f"the change at index {index} is committed, and was not durable on a quorum of the new"
+                        " membership before the deadline"
+                    )
+                await self.wait(min(deadline_s, driver.loop.time() + driver.config.heartbeat_s))
+        return self._membership()
 
     async def _propose(
         self, singles: tuple[SingleChange, ...], brought: tuple[Member, ...], expected: int, deadline_s: float
-    ) -> None:
+    ) -> int:
+        """Propose once; returns the index of the change when it is applied here."""
         driver = self._driver
         driver.check_running()
         future = driver.proposals.new(driver.loop, 0, deadline_s)
         context = encode(ChangeContext(driver.core.raft.id, future.number, brought, expected))
         driver.propose(future, MEMBERSHIP, encode(MembershipChange(changes=singles, context=context)))
         await future
+        return future.index
 
     async def _settled(self, timeout_s: float) -> None:
         """See the membership as it is now, not as it was when this node last heard."""

@@ -22,6 +22,7 @@ from syncline.node.envelope import ChangeContext, Kind, Member, Proposal, decode
 from syncline.node.events import EventKind
 from syncline.node.futures import ApplyFuture
 from syncline.node.members import format_id, members_of
+from syncline.node.refusals import removal_confirmed
 from syncline.transport.handshake import Hello
 from syncline.transport.messages import Refusal, RefusalCode
 
@@ -59,8 +60,13 @@ class Reconfiguration:
         self._driver = driver
         self._ticks = 0
         self._announcing: ApplyFuture | None = None
-        self.removed = False
-        """Whether this node has applied its own removal."""
+        self.leaving = False
+        """Whether this node was removed for certain, and stops once its callers have their answer."""
+        self._removed_at = 0
+        """The index of the change that removed this node; 0: it has applied none."""
+        self._removals: dict[NodeId, int] = {}
+        """Removed members, and the index of the change, until the own commit index is durable up to there."""
+        self._known_removed = set(driver.parts.book.removed)
 
     # -- on the leader ------------------------------------------------------------------------------------------------
 
@@ -72,7 +78,8 @@ class Reconfiguration:
             context = decode_context(change.context)
         except msgspec.MsgspecError as error:
             raise MembershipError(f"the change can't be read: {error}") from error
-        if core.raft.pending_membership_index > core.applied:
+        if core.raft.pending_membership_index > core.applied or not self._driver.settlement.complete:
+            # Two changes at once could leave two memberships, whose quorums don't overlap, on the disks of those alive.
             raise Dropped("another change of the membership is under way: wait for it to end")
         self._check_current(context)
         losing = {single.node_id for single in change.changes if single.type in LOSES_VOTE}
@@ -113,13 +120,18 @@ class Reconfiguration:
     def tick(self) -> None:
         """Now and then: announce this node; on a leader, promote learners that have caught up."""
         self._ticks += 1
-        if self._ticks % HOUSEKEEPING_TICKS:
-            return
         driver = self._driver
+        if self.leaving and not driver.settlement.waiting:
+            driver.fail(NodeFailed(removed_text(driver.config.name, driver.core.raft.id)))
+            return
+        housekeeping = self._ticks % HOUSEKEEPING_TICKS == 0
+        if (self._removed_at or housekeeping) and not self.leaving and self._may_leave():
+            self.leaving = True  # this node's own callers hear of it first
+            driver.wake_watchers()
+        if not housekeeping:
+            return
         if driver.core.leader == NONE:
-            if self._told(RefusalCode.REMOVED):
-                driver.fail(NodeFailed(removed_text(driver.config.name, driver.core.raft.id)))
-            elif self._told(RefusalCode.DIRECTORY):
+            if self._told(RefusalCode.DIRECTORY):
                 driver.founding.disowned()
             return
         self._announce()
@@ -188,10 +200,10 @@ class Reconfiguration:
             answer = MembershipError(f"this change can't be made: {refusal}")
         if state is not None:
             driver.parts.book.changed(entry.index, state, context.members if context is not None else ())
+            driver.parts.writer.settle_now()
+            self._note_removals(entry.index)
             self.sync_peers()
             driver.emit(EventKind.MEMBERSHIP, detail=f"index {entry.index}")
-            if entry.index > driver.parts.wal.recovery.last_index:
-                self._leave_if_removed()
         if context is not None and context.origin == driver.core.raft.id:
             driver.proposals.resolved(context.number, entry.index, entry.term, answer)
 
@@ -231,12 +243,46 @@ class Reconfiguration:
             if member.id != me and member.address and member.id in members:
                 driver.parts.transport.set_peer(member.id, member.address)
         for gone in driver.parts.book.removed:
-            driver.parts.transport.remove_peer(gone)
+            if gone not in self._removals:
+                driver.parts.transport.remove_peer(gone)
+
+    def restored(self, index: int) -> None:
+        """The member registry of a snapshot at `index` was taken over."""
+        self._note_removals(index)
+        self.sync_peers()
+
+    def _note_removals(self, index: int) -> None:
+        """Members are gone by the change at `index`. Their links stay until this node's own disk knows of it.
+
+        Killed before that, this node would start with the membership before, and may need their votes.
+        """
+        driver = self._driver
+        gone = driver.parts.book.removed.keys() - self._known_removed
+        self._known_removed = set(driver.parts.book.removed)
+        if driver.core.raft.id in gone:
+            self._removed_at = index
+        self._removals |= dict.fromkeys(gone, index)
+        self._forget_durable_removals()
+
+    def durable(self) -> None:
+        """The log has written: is a removal durable that links wait for?"""
+        if self._removals and self._forget_durable_removals():
+            self.sync_peers()
+        self._driver.settlement.look()
+
+    def _forget_durable_removals(self) -> bool:
+        durable_commit, before = self._driver.parts.writer.durable_commit, len(self._removals)
+        self._removals = {gone: index for gone, index in self._removals.items() if index > durable_commit}
+        return len(self._removals) < before
 
     def refuse_peer(self, hello: Hello) -> Refusal | None:
         """For the transport: why this dialler may not connect."""
-        if hello.sender in self._driver.parts.book.removed:
-            return Refusal(f"node {format_id(hello.sender)} is not a member: {REMOVED}", RefusalCode.REMOVED)
+        book, sender = self._driver.parts.book, hello.sender
+        if sender in book.removed and sender not in self._removals:
+            state = self._driver.core.raft.tracker.configuration.state()
+            voters = () if self._driver.settlement.complete else state.voters
+            reason = f"node {format_id(sender)} is not a member: {REMOVED}"
+            return Refusal(reason, RefusalCode.REMOVED, book.membership_index, voters)
         return self._driver.founding.refuse(hello)
 
     def _told(self, code: RefusalCode) -> bool:
@@ -244,12 +290,17 @@ class Reconfiguration:
         stats = self._driver.parts.transport.stats()
         return any(peer.last_refusal is not None and peer.last_refusal.code == code for peer in stats.values())
 
-    def _leave_if_removed(self) -> None:
+    def _may_leave(self) -> bool:
+        """Whether this node was removed, and a quorum of the new membership has that on its disks.
+
+        Until then those who stay may start again with the membership before, and may need its vote.
+        """
         driver = self._driver
-        me = driver.core.raft.id
-        if me in driver.parts.book.removed and driver.core.state is not StateType.LEADER:
-            self.removed = True
-            driver.loop.call_soon(driver.fail, NodeFailed(removed_text(driver.config.name, me)))
+        if driver.core.state is StateType.LEADER:
+            return False
+        if self._removed_at and driver.settlement.index >= self._removed_at:
+            return True
+        return removal_confirmed(driver.parts.transport.stats())
 
 
 def removed_text(name: str, node_id: NodeId) -> str:
