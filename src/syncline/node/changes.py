@@ -45,6 +45,7 @@ class Changes:
         voter: bool,
         promote: bool,
         expected: int | None,
+        force: bool,
         timeout_s: float,
     ) -> MemberInfo:
         """Add a member, or find that it is one already."""
@@ -56,7 +57,7 @@ class Changes:
         new = Member(node_id or self._driver.rng.getrandbits(62) + 1, name, address, http, promote)
         kind = ChangeType.ADD_NODE if voter else ChangeType.ADD_LEARNER_NODE
         try:
-            membership = await self.many([(kind, new.id)], (new,), expected, timeout_s)
+            membership = await self.many([(kind, new.id)], (new,), expected, timeout_s, force=force)
         except MembershipError:
             await self._settled(timeout_s)  # somebody else may have added the same member meanwhile
             if (present := self._find(name, address, node_id)) is not None:
@@ -87,7 +88,7 @@ class Changes:
         return None
 
     async def known(
-        self, changes: Sequence[tuple[ChangeType, NodeId]], expected: int | None, timeout_s: float
+        self, changes: Sequence[tuple[ChangeType, NodeId]], expected: int | None, timeout_s: float, *, force: bool
     ) -> Membership:
         """Any change of members that there are."""
         await self._settled(timeout_s)
@@ -100,9 +101,11 @@ class Changes:
             for kind, node_id in changes
             if kind is not ChangeType.REMOVE_NODE
         )
-        return await self.many(changes, settled, expected, timeout_s)
+        return await self.many(changes, settled, expected, timeout_s, force=force)
 
-    async def single(self, kind: ChangeType, node_id: NodeId, expected: int | None, timeout_s: float) -> Membership:
+    async def single(
+        self, kind: ChangeType, node_id: NodeId, expected: int | None, timeout_s: float, *, force: bool
+    ) -> Membership:
         """Promote, demote or remove one member. What is so already is not changed."""
         await self._settled(timeout_s)
         membership = self._membership()
@@ -112,13 +115,13 @@ class Changes:
                 return await self._durable(membership.index, self._driver.loop.time() + timeout_s)
             if member.voter and sum(other.voter for other in membership.members.values()) == 1:
                 raise MembershipError(f"{member.name!r} is the last voter: without it there is no cluster")
-            return await self.many([(kind, node_id)], (), expected, timeout_s)
+            return await self.many([(kind, node_id)], (), expected, timeout_s, force=force)
         if member is None:
             raise MembershipError(f"there is no member {format_id(node_id)}")
         if member.voter is (kind is ChangeType.ADD_NODE):
             return await self._durable(membership.index, self._driver.loop.time() + timeout_s)
         settled = Member(member.id, member.name, member.address, member.http, promote=False)
-        return await self.many([(kind, node_id)], (settled,), expected, timeout_s)
+        return await self.many([(kind, node_id)], (settled,), expected, timeout_s, force=force)
 
     async def many(
         self,
@@ -126,12 +129,16 @@ class Changes:
         brought: tuple[Member, ...],
         expected: int | None,
         timeout_s: float,
+        *,
+        force: bool,
     ) -> Membership:
         """Propose until it is committed and applied here, or the deadline.
 
         `expected` is checked by the leader, between two changes; so an attempt of unknown outcome is not made again.
         """
         driver = self._driver
+        if not isinstance(force, bool):
+            raise TypeError(f"force is {force!r}: it must be True or False")
         if expected is not None and expected <= 0:
             raise MembershipError(f"{expected} is not the index of a membership")
         deadline_s = driver.loop.time() + timeout_s
@@ -140,7 +147,7 @@ class Changes:
         while True:
             attempt_s = min(deadline_s, driver.loop.time() + max(ATTEMPT_S, 2 * driver.config.election_s))
             try:
-                index = await self._propose(singles, brought, expected or 0, attempt_s)
+                index = await self._propose(singles, brought, expected or 0, attempt_s, force=force)
                 break
             except RETRIED as error:
                 if driver.stopped or driver.loop.time() >= deadline_s:
@@ -182,13 +189,19 @@ class Changes:
         return self._membership()
 
     async def _propose(
-        self, singles: tuple[SingleChange, ...], brought: tuple[Member, ...], expected: int, deadline_s: float
+        self,
+        singles: tuple[SingleChange, ...],
+        brought: tuple[Member, ...],
+        expected: int,
+        deadline_s: float,
+        *,
+        force: bool,
     ) -> int:
         """Propose once; returns the index of the change when it is applied here."""
         driver = self._driver
         driver.check_running()
         future = driver.proposals.new(driver.loop, 0, deadline_s)
-        context = encode(ChangeContext(driver.core.raft.id, future.number, brought, expected))
+        context = encode(ChangeContext(driver.core.raft.id, future.number, brought, expected, force))
         driver.propose(future, MEMBERSHIP, encode(MembershipChange(changes=singles, context=context)))
         await future
         return future.index

@@ -33,6 +33,7 @@ from syncline.errors import (
     NodeFailed,
     NotLeader,
     OperationError,
+    QuorumAtRisk,
     SynclineError,
     TransportError,
 )
@@ -88,7 +89,9 @@ PASSING = (NotLeader.code, HANDING_OVER)
 DISK_FULL = "disk_full"
 """The code of a refusal by a leader whose disk is full: `DiskFull` at the node that had proposed."""
 
-REFUSALS: dict[str, type[OperationError]] = {error.code: error for error in (Dropped, NotLeader, MembershipError)}
+REFUSALS: dict[str, type[OperationError]] = {
+    error.code: error for error in (Dropped, NotLeader, MembershipError, QuorumAtRisk)
+}
 
 
 class Driver:

@@ -235,7 +235,7 @@ class Raft:
         """
         return await self._changes.add(
             name, address, http=http, node_id=node_id, voter=False, promote=promote, expected=expected_index,
-            timeout_s=_timeout(timeout),
+            force=False, timeout_s=_timeout(timeout),
         )  # fmt: skip
 
     async def add_voter(
@@ -246,35 +246,74 @@ class Raft:
         http: str = "",
         node_id: NodeId = NONE,
         expected_index: int | None = None,
+        force: bool = False,
         timeout: float = 30.0,  # noqa: ASYNC109
     ) -> MemberInfo:
-        """Add a member that votes at once. `add_learner` is the safer way: this one counts before it has the log."""
+        """Add a member that votes at once. `add_learner` is the safer way: this one counts before it has the log.
+
+        So a single voter can't add its second one in this way. Raises as `remove` does.
+        """
         return await self._changes.add(
             name, address, http=http, node_id=node_id, voter=True, promote=False, expected=expected_index,
-            timeout_s=_timeout(timeout),
+            force=force, timeout_s=_timeout(timeout),
         )  # fmt: skip
 
-    async def promote(self, node_id: NodeId, *, expected_index: int | None = None, timeout: float = 30.0) -> Membership:  # noqa: ASYNC109
-        """Make a learner a voter now."""
-        return await self._changes.single(ChangeType.ADD_NODE, node_id, expected_index, _timeout(timeout))
+    async def promote(
+        self,
+        node_id: NodeId,
+        *,
+        expected_index: int | None = None,
+        force: bool = False,
+        timeout: float = 30.0,  # noqa: ASYNC109
+    ) -> Membership:
+        """Make a learner a voter now. Raises as `remove` does."""
+        return await self._changes.single(ChangeType.ADD_NODE, node_id, expected_index, _timeout(timeout), force=force)
 
-    async def demote(self, node_id: NodeId, *, expected_index: int | None = None, timeout: float = 30.0) -> Membership:  # noqa: ASYNC109
-        """Make a voter a learner, which stays one."""
-        return await self._changes.single(ChangeType.ADD_LEARNER_NODE, node_id, expected_index, _timeout(timeout))
+    async def demote(
+        self,
+        node_id: NodeId,
+        *,
+        expected_index: int | None = None,
+        force: bool = False,
+        timeout: float = 30.0,  # noqa: ASYNC109
+    ) -> Membership:
+        """Make a voter a learner, which stays one. Raises as `remove` does."""
+        return await self._changes.single(
+            ChangeType.ADD_LEARNER_NODE, node_id, expected_index, _timeout(timeout), force=force
+        )
 
-    async def remove(self, node_id: NodeId, *, expected_index: int | None = None, timeout: float = 30.0) -> Membership:  # noqa: ASYNC109
-        """Remove a member; the leader hands over first. Done when the change is committed. Idempotent."""
-        return await self._changes.single(ChangeType.REMOVE_NODE, node_id, expected_index, _timeout(timeout))
+    async def remove(
+        self,
+        node_id: NodeId,
+        *,
+        expected_index: int | None = None,
+        force: bool = False,
+        timeout: float = 30.0,  # noqa: ASYNC109
+    ) -> Membership:
+        """Remove a member; a leader that is to go hands over first. Idempotent.
+
+        Done when the change is on the disks of a quorum of the new membership. Raises QuorumAtRisk if those alive
+        would be no quorum afterwards (`force` passes over this rule alone), MembershipError, DeadlineExceeded
+        (`unknown`), NodeFailed.
+        """
+        return await self._changes.single(
+            ChangeType.REMOVE_NODE, node_id, expected_index, _timeout(timeout), force=force
+        )
 
     async def change_membership(
         self,
         changes: Sequence[tuple[ChangeType, NodeId]],
         *,
         expected_index: int | None = None,
+        force: bool = False,
         timeout: float = 30.0,  # noqa: ASYNC109
     ) -> Membership:
-        """Any change of known members at once, through a joint membership where more than one voter changes."""
-        return await self._changes.known(changes, expected_index, _timeout(timeout))
+        """Change several known members at once, through a joint membership if more than one voter changes.
+
+        Done when the joint membership has been left again. Raises as `remove` does; the members before and after the
+        change each need a quorum that is alive.
+        """
+        return await self._changes.known(changes, expected_index, _timeout(timeout), force=force)
 
     async def transfer_leadership(self, to: NodeId = NONE, *, timeout: float = 10.0) -> NodeId:  # noqa: ASYNC109
         """Hand leadership over, to the most up-to-date voter or to `to`. Returns the new leader once it leads.

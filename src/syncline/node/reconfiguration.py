@@ -12,16 +12,18 @@ from syncline.consensus.types import (
     ChangeType,
     Entry,
     MembershipChange,
+    MembershipState,
     NodeId,
     ProposalDropped,
     SingleChange,
     StateType,
 )
-from syncline.errors import Dropped, MembershipError, NodeFailed
+from syncline.errors import Dropped, MembershipError, NodeFailed, QuorumAtRisk
 from syncline.node.envelope import ChangeContext, Kind, Member, Proposal, decode_context, encode
 from syncline.node.events import EventKind
 from syncline.node.futures import ApplyFuture
 from syncline.node.members import format_id, members_of
+from syncline.node.quorum_risk import CommitHistory, absent_voters
 from syncline.node.refusals import removal_confirmed
 from syncline.transport.handshake import Hello
 from syncline.transport.messages import Refusal, RefusalCode
@@ -67,6 +69,7 @@ class Reconfiguration:
         self._removals: dict[NodeId, int] = {}
         """Removed members, and the index of the change, until the own commit index is durable up to there."""
         self._known_removed = set(driver.parts.book.removed)
+        self._commits = CommitHistory(driver.core.raft.config.election_ticks)
 
     # -- on the leader ------------------------------------------------------------------------------------------------
 
@@ -82,19 +85,52 @@ class Reconfiguration:
             # Two changes at once could leave two memberships, whose quorums don't overlap, on the disks of those alive.
             raise Dropped("another change of the membership is under way: wait for it to end")
         self._check_current(context)
+        try:
+            after = core.preview_membership(change)
+        except MembershipRefused as refusal:
+            raise MembershipError(f"this change can't be made: {refusal}") from refusal
+        if context is None or not context.force:
+            self._check_quorum(after, context.members if context is not None else ())
         losing = {single.node_id for single in change.changes if single.type in LOSES_VOTE}
         if core.raft.id in losing and (successor := self.best_successor()) != NONE:
             # Once it has applied this it steps down, and the voters that are left may still need its vote.
             core.transfer_leadership(successor)
             raise Dropped("the leader hands over first, because it is itself to lose its vote")
         try:
-            core.preview_membership(change)
             core.propose_membership(change)
-        except MembershipRefused as refusal:
-            raise MembershipError(f"this change can't be made: {refusal}") from refusal
         except ProposalDropped as error:
             raise Dropped("the leader takes no changes at the moment: a hand-over is under way") from error
         return core.last_index, core.term
+
+    def _check_quorum(self, after: MembershipState, brought: tuple[Member, ...]) -> None:
+        """Refuse a change after which those alive are no quorum. A leader that can't know that yet drops it."""
+        core, book = self._driver.core, self._driver.parts.book
+        before = core.raft.tracker.configuration.state()
+        if set(before.voters) == set(after.voters) and not after.voters_outgoing:
+            return  # learners alone
+        since = self._commits.index
+        if since is None:
+            raise Dropped("the leader has led for less than an election timeout: it does not know yet who is alive")
+        absent = absent_voters(
+            before,
+            after,
+            alive=lambda voter: voter == core.raft.id or self.is_alive(voter),
+            caught_up=lambda voter: self._is_caught_up(voter, since),
+        )
+        if absent:
+            names = {member.id: member.name for member in (*brought, *book.members.values())}
+            listed = ", ".join(f"{names.get(voter, '?')} ({format_id(voter)})" for voter in absent)
+            raise QuorumAtRisk(
+                f"after this change no quorum of the voters would be alive, and nothing could be committed any more."
+                f" Not alive, or not caught up: {listed}. Start them first; force the change only if you know that they"
+                " come back."
+            )
+
+    def _is_caught_up(self, node_id: NodeId, commit: int) -> bool:
+        """Whether a learner may count as a voter: its directory is known, and it has the log up to `commit`."""
+        member = self._driver.parts.book.members.get(node_id)
+        progress = self._driver.core.raft.tracker.progress.get(node_id)
+        return bool(member and member.directory and progress and progress.match >= commit)
 
     def _check_current(self, context: ChangeContext | None) -> None:
         """What only the leader can judge, with no other change under way: conditions, and names that are taken."""
@@ -116,6 +152,7 @@ class Reconfiguration:
 
     def became_leader(self) -> None:
         self._ticks = 0
+        self._commits.clear()
 
     def tick(self) -> None:
         """Now and then: announce this node; on a leader, promote learners that have caught up."""
@@ -124,6 +161,8 @@ class Reconfiguration:
         if self.leaving and not driver.settlement.waiting:
             driver.fail(NodeFailed(removed_text(driver.config.name, driver.core.raft.id)))
             return
+        if driver.core.state is StateType.LEADER:
+            self._commits.tick(driver.core.commit)
         housekeeping = self._ticks % HOUSEKEEPING_TICKS == 0
         if (self._removed_at or housekeeping) and not self.leaving and self._may_leave():
             self.leaving = True  # this node's own callers hear of it first
@@ -156,6 +195,8 @@ class Reconfiguration:
             change = MembershipChange(changes=(SingleChange(ChangeType.ADD_NODE, member.id),), context=context)
             try:
                 self.append(encode(change))
+            except QuorumAtRisk:
+                continue  # another one may be alive
             except (Dropped, MembershipError):
                 return  # looked at again in a moment
             return

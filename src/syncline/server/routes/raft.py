@@ -37,6 +37,7 @@ _SHOWN: Final = {
     "http": "Http",
     "learner": "Learner",
     "to": "To",
+    "force": "Force",
 }
 
 
@@ -148,20 +149,20 @@ class RaftRoutes:
 
     async def remove(self, request: Request) -> Response:
         """Remove a member."""
-        timeout_s, node_id = await self._who(request)
-        await self._backend.remove_member(node_id, timeout_s)
+        timeout_s, node_id, force = await self._who(request)
+        await self._backend.remove_member(node_id, timeout_s, force=force)
         return self._changed()
 
     async def promote(self, request: Request) -> Response:
         """Make a voter of a learner."""
-        timeout_s, node_id = await self._who(request)
-        await self._backend.promote_member(node_id, timeout_s)
+        timeout_s, node_id, force = await self._who(request)
+        await self._backend.promote_member(node_id, timeout_s, force=force)
         return self._changed()
 
     async def demote(self, request: Request) -> Response:
         """Make a learner of a voter."""
-        timeout_s, node_id = await self._who(request)
-        await self._backend.demote_member(node_id, timeout_s)
+        timeout_s, node_id, force = await self._who(request)
+        await self._backend.demote_member(node_id, timeout_s, force=force)
         return self._changed()
 
     async def transfer(self, request: Request) -> Response:
@@ -187,12 +188,14 @@ class RaftRoutes:
             index, created = self._backend.view().snapshot_index, False
         return json_response({"status": "success", "created": created, "index": index})
 
-    async def _who(self, request: Request) -> tuple[float, int]:
+    async def _who(self, request: Request) -> tuple[float, int, bool]:
+        """The time limit, the member, and whether the change is forced."""
         timeout_s = _timeout_s(request)
-        name, node_id = Fields(request.body, _NAMES).name_and_id()
+        fields = Fields(request.body, _NAMES | {"force"})
+        name, node_id = fields.name_and_id()
         if not name and node_id is None:
             raise RequestError('say which member: {"ID": "its name or id"}')
-        return timeout_s, await self._member(name, node_id, timeout_s)
+        return timeout_s, await self._member(name, node_id, timeout_s), fields.boolean("force")
 
     async def _member(self, name: str, node_id: int | None, timeout_s: float) -> int:
         """The id of a member that is there, by its name, its id, or both."""
