@@ -154,18 +154,18 @@ class FakeBackend:
             members=self._members(),
         )
 
-    async def remove_member(self, node_id: int, timeout_s: float) -> None:
-        self._changed("remove", node_id, timeout_s)
+    async def remove_member(self, node_id: int, timeout_s: float, *, force: bool) -> None:
+        self._changed("remove", node_id, timeout_s, *(["force"] if force else []))
         self.names = {name: known for name, known in self.names.items() if known != node_id}
 
-    async def promote_member(self, node_id: int, timeout_s: float) -> None:
-        self._changed("promote", node_id, timeout_s)
+    async def promote_member(self, node_id: int, timeout_s: float, *, force: bool) -> None:
+        self._changed("promote", node_id, timeout_s, *(["force"] if force else []))
         if node_id not in self.learners:
             raise MembershipError("it is no learner")
         self.learners.discard(node_id)
 
-    async def demote_member(self, node_id: int, timeout_s: float) -> None:
-        self._changed("demote", node_id, timeout_s)
+    async def demote_member(self, node_id: int, timeout_s: float, *, force: bool) -> None:
+        self._changed("demote", node_id, timeout_s, *(["force"] if force else []))
         self.learners.add(node_id)
 
     async def update_member(self, node_id: int, address: str, timeout_s: float) -> None:

@@ -12,6 +12,7 @@
     │   ├── DeadlineExceeded      the deadline passed first
     │   ├── Superseded            another leader's entry was committed in its place
     │   ├── MembershipError       a change of the membership that can't be made
+    │   │   └── QuorumAtRisk      after it no quorum of the voters would be alive
     │   ├── TransferFailed        the leadership did not reach the node it was meant for
     │   ├── NothingToSnapshot     nothing was applied since the newest snapshot
     │   ├── Closed                the node was closed before the operation ended
@@ -55,6 +56,7 @@ __all__ = [
     "NothingToSnapshot",
     "OperationError",
     "Outcome",
+    "QuorumAtRisk",
     "Rejected",
     "RepairNeeded",
     "RequestFailed",
@@ -164,6 +166,15 @@ class MembershipError(OperationError):
     """A change of the membership that can't be made; the message says why and what to do."""
 
     code = "membership"
+
+
+class QuorumAtRisk(MembershipError):
+    """After this change those alive would be no quorum, so that nothing could be committed any more.
+
+    The message names the voters that are not alive, or not caught up. Start them first, or pass `force=True`.
+    """
+
+    code = "quorum_at_risk"
 
 
 class TransferFailed(OperationError):

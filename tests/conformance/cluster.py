@@ -151,6 +151,7 @@ class Member:
                 check_quorum=settings.check_quorum,
                 step_down_on_removal=settings.step_down_on_removal,
                 lazy_commit=settings.lazy_commit,
+                commit_in_votes=True,
                 max_message_bytes=settings.max_message_bytes,
                 max_inflight_messages=settings.max_inflight_messages,
                 max_uncommitted_bytes=settings.max_uncommitted_bytes,
@@ -450,17 +451,6 @@ class Cluster:
             ):
                 return True
         return False
-
-    @property
-    def held_up_by_a_removed_node(self) -> bool:
-        """Whether the longest log is that of a node that votes no more, by what it has applied itself.
-
-        It may not lead, and voters that have not heard of its removal need the vote that it can't give them: their logs
-        are shorter. A leader that removes itself and loses its place a moment later leaves a group so. Runtimes hand
-        leadership over first (thesis, 4.2.2).
-        """
-        longest = max(self.members.values(), key=lambda member: (member.raw.raft.log.last_term, member.raw.last_index))
-        return longest.id not in longest.raw.raft.tracker.configuration.voters.voters
 
     def _settle(self) -> None:
         """Let everybody work and deliver everything, in order, until nothing is left."""

@@ -68,6 +68,7 @@ class Invariants:
     def check(self, member: Member) -> None:
         """After an event at `member`."""
         raw = member.raw
+        assert raw.raft.evidence is None, f"a sound node is accused: {raw.raft.evidence}"
         durable = member.storage.initial_state()[0].term
         assert raw.term >= durable >= self._terms.get(member.id, 0), "a term has gone back"
         self._terms[member.id] = durable

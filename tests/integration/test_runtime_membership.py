@@ -330,7 +330,7 @@ def test_a_change_that_was_once_of_unknown_outcome_is_never_said_not_to_have_bee
             leader, follower = await nodes.pair()
             attempts = 0
 
-            async def propose(*_: object) -> None:
+            async def propose(*_: object, **__: object) -> None:
                 nonlocal attempts
                 attempts += 1
                 raise DeadlineExceeded("no answer") if attempts == 1 else NoLeader("an election is under way")

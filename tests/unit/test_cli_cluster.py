@@ -81,7 +81,7 @@ def test_one_endpoint_is_enough_to_see_every_member() -> None:
         "commit": 9, "applied": 8, "lag": 5, "pid": 100, "data_dir": "/data/b", "reachable": True, "member": True,
         "voter": True,
         "leader": "a", "last_index": 9, "first_index": 1, "snapshot_index": 0, "revision": 7, "uptime_s": 1.5,
-        "version": "0.1.0", "error": None, "active": None, "promote": False,
+        "version": "0.1.0", "error": None, "active": None, "promote": False, "fault": "",
     }  # fmt: skip
     assert (rows[2]["role"], rows[2]["reachable"], rows[2]["http"]) == (None, False, away)
     assert "connection refused" in rows[2]["error"]
@@ -95,6 +95,21 @@ def test_the_table_shows_members_and_why_one_is_not_there() -> None:
     assert lines[2].split()[:2] == ["b", "follower"]
     assert lines[3].split()[:4] == ["c", "unreachable", away, "-"]
     assert lines[4] == f"c: can't reach {away}: connection refused"
+
+
+def test_status_of_a_member_with_a_fault_shows_it_instead_of_its_lag() -> None:
+    """A node that has lost entries acknowledged them once: the leader's match index says lag 0."""
+    with cluster() as (nodes, doubles, _):
+        members = nodes["a"].status["members"]
+        assert isinstance(members, list)
+        members[1]["fault"] = "it has lost entries"
+        ran = syncline("status", "--endpoints", doubles[0].url)
+        as_json = syncline("status", "--json", "--endpoints", doubles[0].url)
+    assert ran.text.splitlines()[4] == "b: not healthy: it has lost entries"
+    rows = as_json.json()["members"]
+    assert isinstance(rows, list)
+    row = rows[1]
+    assert (row["name"], row["lag"], row["fault"]) == ("b", None, "it has lost entries")
 
 
 def test_a_cluster_without_a_leader_says_so() -> None:
@@ -149,6 +164,10 @@ CHANGED = {"status": "success", "membership_index": 5, "members": MEMBERS}
         (("member", "update", "b", "--address", "b2:7100"), "/raft/update", CHANGED,
          {"ID": "b", "Address": "b2:7100"}, "b: its peers dial it at b2:7100"),
         (("member", "promote", "b"), "/raft/promote", CHANGED, {"ID": "b"}, "b: promoted"),
+        (("member", "demote", "b"), "/raft/demote", CHANGED, {"ID": "b"}, "b: demoted"),
+        (("member", "remove", "b", "--force"), "/raft/remove", CHANGED, {"ID": "b", "Force": True}, "b: removed"),
+        (("member", "promote", "b", "--force"), "/raft/promote", CHANGED, {"ID": "b", "Force": True}, "b: promoted"),
+        (("member", "demote", "b", "--force"), "/raft/demote", CHANGED, {"ID": "b", "Force": True}, "b: demoted"),
         (("transfer", "b"), "/raft/transfer", {"leader": {"id": "2", "name": "b", "http": ""}}, {"To": "b"}, "b leads"),
         (("transfer",), "/raft/transfer", {"leader": {"id": "2", "name": "", "http": ""}}, {}, "2 leads"),
         (("snapshot",), "/raft/snapshot", {"created": True, "index": 7}, {}, "snapshot at index 7"),
@@ -186,7 +205,7 @@ def test_members_are_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "http_status", "status"), [("unknown_member", 404, 3), ("membership", 409, 1), ("no_leader", 503, 4)]
+    ("code", "http_status", "status"), [("unknown_member", 404, 3), ("quorum_at_risk", 409, 1), ("no_leader", 503, 4)]
 )
 def test_a_refused_change_is_one_line(code: str, http_status: int, status: int) -> None:
     node = KeyDouble()

@@ -29,6 +29,7 @@ CASES: list[tuple[BaseException, int, str, str]] = [
     (errors.DeadlineExceeded("no"), 504, "deadline_exceeded", "unknown"),
     (errors.Superseded("no"), 503, "superseded", "not_applied"),
     (errors.MembershipError("no"), 409, "membership", "not_applied"),
+    (errors.QuorumAtRisk("no"), 409, "quorum_at_risk", "not_applied"),
     (errors.TransferFailed("no"), 503, "transfer_failed", "not_applied"),
     (errors.NothingToSnapshot("no"), 409, "nothing_to_snapshot", "not_applied"),
     (errors.Closed("no"), 503, "closed", "unknown"),

@@ -128,6 +128,20 @@ def test_members_are_named_by_name_or_id(who: dict[str, str]) -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("action", ["remove", "promote", "demote"])
+def test_raft_change_with_force_is_passed_on(action: str) -> None:
+    """`Force` passes over the rule that a quorum must be alive afterwards."""
+
+    async def scenario() -> None:
+        wire = KvWire()
+        wire.backend.learners.add(IDS["b"])
+        assert (await post(wire, f"/raft/{action}", ID="b", Force=True)).status == 200
+        assert (await post(wire, f"/raft/{action}", ID="c", Force="yes")).status == 400
+        assert wire.backend.changes == [(action, IDS["b"], 30.0, "force")]
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("who", [{"ID": "z"}, {"ID": "00000000000000ff"}, {"name": "a", "node_id": ID_B}])
 @pytest.mark.parametrize("action", ["remove", "promote", "demote", "transfer"])
 def test_a_member_that_is_not_there_is_404(who: dict[str, str], action: str) -> None:
@@ -247,7 +261,9 @@ def test_status_and_members() -> None:
         assert status["digest"] == f"{wire.backend.store.digest:032x}"
         members = json.loads((await wire.ask("GET", "/raft/members")).body)
         assert [member["name"] for member in members["members"]] == ["a", "b", "c"]
-        assert set(members["members"][0]) == {"id", "name", "role", "peer", "http", "match", "lag", "active", "promote"}
+        assert set(members["members"][0]) == {
+            "id", "name", "role", "peer", "http", "match", "lag", "active", "promote", "fault",
+        }  # fmt: skip
         wire.backend.leader_name = None
         assert json.loads((await wire.ask("GET", "/raft/members")).body)["leader"] is None
         assert (await wire.ask("GET", "/raft/status?x=1")).status == 400

@@ -17,7 +17,7 @@ BROKEN = Target(node_id="0000000000000001", cluster_id=CLUSTER, name="n1", addre
 
 
 def row(number: int, role: str = "voter", *, up: bool = True, member: bool = True) -> MemberRow:
-    empty: dict[str, object] = dict.fromkeys(MemberRow.__struct_fields__) | {"promote": False}
+    empty: dict[str, object] = dict.fromkeys(MemberRow.__struct_fields__) | {"promote": False, "fault": ""}
     known = {
         "name": f"n{number}",
         "id": f"{number:016x}",

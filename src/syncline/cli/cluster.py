@@ -41,6 +41,8 @@ async def status(context: Context) -> None:
     titles = ("NAME", "ROLE", "HTTP", "TERM", "COMMIT", "APPLIED", "LAG", "PID", "ID", "DATA")
     print_table(titles, [_cells(row) for row in survey.members])
     for row in survey.members:
+        if row.fault:
+            print_line(f"{row.name}: not healthy: {one_line(row.fault)}")
         if row.error is not None:
             print_line(f"{row.name or row.http}: {one_line(row.error)}")
         elif not row.member:
@@ -60,7 +62,10 @@ def _cell(value: str | int | None) -> str:
     return "-" if value in {None, ""} else str(value)
 
 
-@click.group("member", short_help="List, add, remove, promote or update members.")
+_force = click.option("--force", is_flag=True, help="Also if no quorum of the voters would be alive afterwards.")
+
+
+@click.group("member", short_help="List, add, remove, promote, demote or update members.")
 def member() -> None:
     """The cluster's membership. Changes are committed by the cluster before the command ends."""
 
@@ -101,10 +106,11 @@ async def member_add(context: Context, *, name: str, address: str, http: str, le
 @member.command("remove")
 @client_command
 @click.argument("name")
-async def member_remove(context: Context, *, name: str) -> None:
+@_force
+async def member_remove(context: Context, *, name: str, force: bool) -> None:
     """Remove the member NAME (its name or its id). It stops taking part; its data directory is not touched."""
     async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
-        members = await client.remove_member(name, timeout_s=_change_s(context))
+        members = await client.remove_member(name, force=force, timeout_s=_change_s(context))
     if context.as_json:
         print_json(members)
         return
@@ -115,14 +121,30 @@ async def member_remove(context: Context, *, name: str) -> None:
 @member.command("promote")
 @client_command
 @click.argument("name")
-async def member_promote(context: Context, *, name: str) -> None:
+@_force
+async def member_promote(context: Context, *, name: str, force: bool) -> None:
     """Make the learner NAME (its name or its id) a voter."""
     async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
-        members = await client.promote_member(name, timeout_s=_change_s(context))
+        members = await client.promote_member(name, force=force, timeout_s=_change_s(context))
     if context.as_json:
         print_json(members)
         return
     print_line(f"{name}: promoted")
+    _print_members(members.members)
+
+
+@member.command("demote")
+@client_command
+@click.argument("name")
+@_force
+async def member_demote(context: Context, *, name: str, force: bool) -> None:
+    """Make the voter NAME (its name or its id) a learner."""
+    async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
+        members = await client.demote_member(name, force=force, timeout_s=_change_s(context))
+    if context.as_json:
+        print_json(members)
+        return
+    print_line(f"{name}: demoted")
     _print_members(members.members)
 
 

@@ -48,6 +48,8 @@ class MemberRow(msgspec.Struct, frozen=True):
     """The leader's word on whether it hears of the member; None where the leader does not answer."""
     promote: bool = False
     """A learner that becomes a voter once it has caught up."""
+    fault: str = ""
+    """The leader's word on why the member is not healthy although it answers. Its `lag` is not known then."""
 
 
 class Survey(msgspec.Struct, frozen=True):
@@ -96,12 +98,15 @@ async def _ask(urls: Sequence[str], make: MakeClient) -> dict[str, Answer]:
 
 def _put_together(answers: dict[str, Answer], known: Sequence[MemberInfo], named: Sequence[str]) -> Survey:
     statuses = {answer.id: answer for answer in answers.values() if isinstance(answer, NodeStatus)}
-    lags, heard = _leaders_view(statuses)
+    lags, heard, faults = _leaders_view(statuses)
     rows = []
     for member in known:
         status = statuses.pop(member.id, None)
         row = _unreachable(member, answers) if status is None else _row(status, lags.get(member.id), member=member)
-        rows.append(msgspec.structs.replace(row, active=heard.get(member.id), promote=member.promote))
+        row = msgspec.structs.replace(row, active=heard.get(member.id), promote=member.promote)
+        if fault := faults.get(member.id):
+            row = msgspec.structs.replace(row, fault=fault, lag=None)
+        rows.append(row)
     rows.extend(_row(status, lags.get(status.id), member=None) for status in statuses.values())
     shown = {parse_endpoint(row.http) for row in rows if row.http}
     reached = {url for url, answer in answers.items() if isinstance(answer, NodeStatus)}
@@ -118,14 +123,15 @@ def _leader_name(rows: Sequence[MemberRow]) -> str | None:
     return max(leading, key=lambda row: row.term or 0).name if leading else None
 
 
-def _leaders_view(statuses: dict[str, NodeStatus]) -> tuple[dict[str, int], dict[str, bool]]:
-    """How many entries each member is behind, and whether it is heard of: as the leader sees it where it answers."""
+def _leaders_view(statuses: dict[str, NodeStatus]) -> tuple[dict[str, int], dict[str, bool], dict[str, str]]:
+    """How far each member is behind, whether it is heard of, and what is wrong with it, if the leader answers."""
     leaders = [status for status in statuses.values() if status.role == "leader"]
     if not leaders:
-        return {}, {}
+        return {}, {}, {}
     members = max(leaders, key=lambda status: status.term).members
     lags = {member.id: member.lag for member in members if member.lag is not None}
-    return lags, {member.id: member.active for member in members if member.active is not None}
+    heard = {member.id: member.active for member in members if member.active is not None}
+    return lags, heard, {member.id: member.fault for member in members if member.fault}
 
 
 def _row(status: NodeStatus, lag: int | None, *, member: MemberInfo | None) -> MemberRow:

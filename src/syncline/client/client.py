@@ -268,17 +268,20 @@ class AsyncClient:
             fields["NodeID"] = node_id
         return decode(await self._change("/raft/add", fields, timeout_s, idempotent=True), Added)
 
-    async def remove_member(self, member: str, *, timeout_s: float | None = None) -> Members:
-        """Remove a member, named by its name or its id, and wait until that is committed."""
-        return decode(await self._change("/raft/remove", {"ID": member}, timeout_s), Members)
+    async def remove_member(self, member: str, *, force: bool = False, timeout_s: float | None = None) -> Members:
+        """Remove a member, named by its name or its id, and wait until that is durable on a quorum.
 
-    async def promote_member(self, member: str, *, timeout_s: float | None = None) -> Members:
+        `force`: also if no quorum of the voters would be alive afterwards.
+        """
+        return decode(await self._change("/raft/remove", _who(member, force=force), timeout_s), Members)
+
+    async def promote_member(self, member: str, *, force: bool = False, timeout_s: float | None = None) -> Members:
         """Make a learner a voter, now."""
-        return decode(await self._change("/raft/promote", {"ID": member}, timeout_s), Members)
+        return decode(await self._change("/raft/promote", _who(member, force=force), timeout_s), Members)
 
-    async def demote_member(self, member: str, *, timeout_s: float | None = None) -> Members:
+    async def demote_member(self, member: str, *, force: bool = False, timeout_s: float | None = None) -> Members:
         """Make a voter a learner: it goes on following, and does not vote. A leader hands over first."""
-        return decode(await self._change("/raft/demote", {"ID": member}, timeout_s), Members)
+        return decode(await self._change("/raft/demote", _who(member, force=force), timeout_s), Members)
 
     async def update_member(self, member: str, *, address: str, timeout_s: float | None = None) -> Members:
         """Change the address at which the peers dial a member (its name or its id), and wait until that is committed.
@@ -334,3 +337,7 @@ def _bytes(key: Key) -> bytes:
 
 def _reading(consistency: str | None, max_stale_s: float | None) -> dict[str, str | bytes | None]:
     return {"consistency": consistency, "max_stale": None if max_stale_s is None else f"{max_stale_s:.3f}"}
+
+
+def _who(member: str, *, force: bool) -> dict[str, object]:
+    return {"ID": member, "Force": True} if force else {"ID": member}

@@ -112,6 +112,8 @@ class MemberInfo(msgspec.Struct, frozen=True):
     lag: int | None = None
     active: bool | None = None
     promote: bool = False
+    fault: str = ""
+    """Why it is not healthy although it answers, as the leader sees it; empty if nothing is known against it."""
 
 
 class Members(msgspec.Struct, frozen=True):

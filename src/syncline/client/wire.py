@@ -23,6 +23,7 @@ from syncline.errors import (
     NotLeader,
     OperationError,
     Outcome,
+    QuorumAtRisk,
     Rejected,
     RequestFailed,
     Superseded,
@@ -61,6 +62,7 @@ _CLASSES: Final[dict[str, type[OperationError]]] = {
     "deadline_exceeded": DeadlineExceeded,
     "too_large": TooLarge,
     "membership": MembershipError,
+    "quorum_at_risk": QuorumAtRisk,
     "unknown_member": MembershipError,
 }
 _REFUSED_BY_STATE_MACHINE: Final = frozenset({409, 412})

@@ -12,6 +12,7 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
+from syncline.consensus.evidence import lost_entries
 from syncline.consensus.membership import MembershipRefused, decode_change, restore
 from syncline.consensus.reads import decode_position
 from syncline.consensus.types import (
@@ -49,7 +50,7 @@ class Refusal(StrEnum):
 
     IMPOSSIBLE_INDEX = "raft: message speaks of entries that can't exist"
     """A commit index, or an acknowledgement, beyond what is there. A node that has lost a part of its log is one
-    way to get there: it refuses to commit what it has not got, and can't follow until it is added anew."""
+    way to get there: it refuses to commit what it has not got, and reports it (see `evidence`)."""
 
     STALE_SESSION = "raft: answer to another replication session"
     """An answer to a message that was sent before the peer was removed and added again (see `Message.session`)."""
@@ -83,6 +84,7 @@ _RESPONSES: Final = frozenset(
         MessageType.PRE_VOTE_RESP,
     }
 )
+_VOTES: Final = frozenset({MessageType.VOTE, MessageType.VOTE_RESP, MessageType.PRE_VOTE, MessageType.PRE_VOTE_RESP})
 _TERMLESS: Final = frozenset({MessageType.PROP, MessageType.READ_INDEX})
 """Requests on their way to the leader, of whatever term: they belong to no term until it takes them."""
 
@@ -122,10 +124,13 @@ def _well_formed(raft: Raft, message: Message) -> bool:
             return False
     elif not 0 < term <= _MAX_NUMBER and not (term == 0 and kind is MessageType.PRE_VOTE_RESP):
         return False
-    if message.log_term > term:  # nobody has an entry of a term that is still to come
+    if message.log_term > term or message.commit_term > term:  # nobody has an entry of a term that is still to come
+        return False
+    if message.commit_term and kind not in _VOTES:
         return False
     # All at once: the bits of a negative number make the result negative, those above the limit make it larger.
     numbers = message.index | message.log_term | message.commit | message.reject_hint | message.session
+    numbers |= message.commit_term
     return 0 <= numbers <= _MAX_NUMBER
 
 
@@ -187,6 +192,7 @@ def _check_append_response(raft: Raft, message: Message) -> Refusal | None:
 def _check_heartbeat(raft: Raft, message: Message) -> Refusal | None:
     # A leader tells a follower to commit what it knows the follower to hold.
     if message.term >= raft.term and message.commit > raft.log.last_index:
+        raft.evidence = lost_entries(raft, message) or raft.evidence
         return Refusal.IMPOSSIBLE_INDEX
     return None
 

@@ -99,6 +99,10 @@ class RaftConfig:
     A change of the membership is told at once, because whom it removes would not hear of it any more, and so is what it
     commits by a smaller quorum."""
 
+    commit_in_votes: bool = False
+    """RequestVote, PreVote and their answers carry the sender's commit index and its term. A node whose log holds that
+    entry commits up to it (see `election.learn_commit`). Off, they are those of etcd/raft."""
+
     rng: random.Random = field(default_factory=random.Random)
     """Where election timeouts come from. Pass a seeded one to make a run repeatable."""
 

@@ -6,12 +6,22 @@ from typing import TYPE_CHECKING, Final
 
 from syncline.consensus import replication, roles
 from syncline.consensus.quorum import VoteResult
-from syncline.consensus.types import NONE, Message, MessageType, StateType
+from syncline.consensus.types import NONE, Message, MessageType, NodeId, StateType
 
 if TYPE_CHECKING:
     from syncline.consensus.raft import Raft
 
-__all__ = ["TRANSFER_CONTEXT", "answer_vote", "campaign_if_allowed", "count_vote", "in_lease", "promotable", "tick"]
+__all__ = [
+    "TRANSFER_CONTEXT",
+    "answer_vote",
+    "campaign_if_allowed",
+    "count_vote",
+    "in_lease",
+    "learn_commit",
+    "promotable",
+    "rejection",
+    "tick",
+]
 
 TRANSFER_CONTEXT: Final = b"CampaignTransfer"
 """Marks requests for votes that the present leader asked for: they are not held up by its lease (thesis, 3.10)."""
@@ -68,6 +78,7 @@ def _campaign(raft: Raft, *, pre_vote: bool, transfer: bool = False) -> None:
         roles.become_candidate(raft)
         request, response, term = MessageType.VOTE, MessageType.VOTE_RESP, raft.term
     last_index, last_term = raft.log.last_index, raft.log.last_term
+    commit, commit_term = _commit_to_tell(raft)
     context = TRANSFER_CONTEXT if transfer else b""
     for voter in sorted(raft.tracker.configuration.voters.voters):
         if voter == raft.id:
@@ -79,7 +90,50 @@ def _campaign(raft: Raft, *, pre_vote: bool, transfer: bool = False) -> None:
             "%x [logterm: %d, index: %d] sent %s request to %x at term %d",
             *(raft.id, last_term, last_index, request.name, voter, raft.term),
         )
-        raft.send(Message(request, to=voter, term=term, index=last_index, log_term=last_term, context=context))
+        raft.send(
+            Message(
+                request,
+                to=voter,
+                term=term,
+                index=last_index,
+                log_term=last_term,
+                commit=commit,
+                context=context,
+                commit_term=commit_term,
+            )
+        )
+
+
+def _commit_to_tell(raft: Raft) -> tuple[int, int]:
+    """The own commit index and its term, for a vote message; zeros if they are not told."""
+    if not raft.config.commit_in_votes:
+        return 0, 0
+    commit = raft.log.committed
+    term = raft.log.term_or_zero(commit)
+    return (commit, term) if term else (0, 0)
+
+
+def learn_commit(raft: Raft, message: Message) -> None:
+    """Commit up to the entry that the sender of a vote message knows to be committed, if this log holds it.
+
+    An entry is named by its index and term (Log Matching: thesis, 3.5). So if the terms agree, both logs are equal up
+    to it, and what is committed there is committed here. That holds whatever becomes of the election, so it is learned
+    first, from a message of an older term too.
+
+    Without it a group can stay without a leader after a removal: the voter with the longest log waits for the votes
+    of nodes that have left, and the voter that knows of the removal has the shorter log. A leader learns nothing
+    from it: it finds out what is committed by the first entry of its term.
+    """
+    log = raft.log
+    known = message.commit <= log.committed
+    if not known and raft.state is not StateType.LEADER and log.matches(message.commit, message.commit_term):
+        log.commit_to(message.commit)
+
+
+def rejection(raft: Raft, kind: MessageType, to: NodeId) -> Message:
+    """The answer to a request for a vote that is not granted."""
+    commit, commit_term = _commit_to_tell(raft)
+    return Message(kind, to=to, term=raft.term, reject=True, commit=commit, commit_term=commit_term)
 
 
 def answer_vote(raft: Raft, message: Message) -> None:
@@ -104,10 +158,11 @@ def answer_vote(raft: Raft, message: Message) -> None:
     )
     response = MessageType.PRE_VOTE_RESP if pre_vote else MessageType.VOTE_RESP
     if not granted:
-        raft.send(Message(response, to=message.sender, term=raft.term, reject=True))
+        raft.send(rejection(raft, response, message.sender))
         return
     # The term asked about, which for a pre-vote is not entered yet: an answer of an older term would be ignored.
-    raft.send(Message(response, to=message.sender, term=message.term))
+    commit, commit_term = _commit_to_tell(raft)
+    raft.send(Message(response, to=message.sender, term=message.term, commit=commit, commit_term=commit_term))
     if not pre_vote:
         raft.election_elapsed = 0
         raft.vote = message.sender

@@ -39,6 +39,8 @@ def step(raft: Raft, message: Message) -> Refusal | None:
 
 def follow(raft: Raft, message: Message) -> None:
     """Do what the leader of the term asks."""
+    if message.session > raft.leader_session:
+        raft.leader_session = message.session
     _FROM_LEADER[message.type](raft, message)
 
 

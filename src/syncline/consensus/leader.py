@@ -184,6 +184,8 @@ def _release_held_reads(raft: Raft) -> None:
 
 def _handle_append_response(raft: Raft, message: Message, progress: Progress) -> None:
     progress.recent_active = True
+    if message.commit > progress.durable_commit:
+        progress.durable_commit = message.commit
     if message.reject:
         _handle_rejection(raft, message, progress)
         return
@@ -244,6 +246,8 @@ def _handle_acknowledgement(raft: Raft, sender: NodeId, progress: Progress) -> N
 
 def _handle_heartbeat_response(raft: Raft, message: Message, progress: Progress) -> None:
     progress.recent_active = True
+    if message.commit > progress.durable_commit:
+        progress.durable_commit = message.commit
     progress.paused_by_flow = False
     # Nothing tells the leader that an append was lost; what is answered to a heartbeat, and the empty append that it
     # calls for where the window is full, finds out. A follower in PROBE that has it all gets one too, to leave PROBE.

@@ -98,6 +98,7 @@ class Progress:
     """One follower (or the leader itself) as the leader sees it. Invariant: 0 <= match < next."""
 
     __slots__ = (
+        "durable_commit",
         "inflights",
         "learner",
         "match",
@@ -135,6 +136,8 @@ class Progress:
         self.learner = learner
         self.session = session
         """Numbers this tracking of the follower within the leader's term; see `Message.session`."""
+        self.durable_commit = 0
+        """The commit index that the follower says to be on its disk. The core makes no use of it."""
 
     def copy(self) -> Progress:
         """An equal progress that changes on its own."""
@@ -146,6 +149,7 @@ class Progress:
             recent_active=self.recent_active,
             session=self.session,
         )
+        twin.durable_commit = self.durable_commit
         twin.state = self.state
         twin.sent_commit = self.sent_commit
         twin.pending_snapshot = self.pending_snapshot

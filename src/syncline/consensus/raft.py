@@ -25,6 +25,7 @@ from typing import Final
 from syncline.consensus import candidate, election, follower, leader, reconfiguration, roles
 from syncline.consensus.admission import Refusal
 from syncline.consensus.config import RaftConfig
+from syncline.consensus.evidence import Evidence
 from syncline.consensus.log import RaftLog
 from syncline.consensus.membership import restore
 from syncline.consensus.reads import ReadQueue
@@ -71,9 +72,11 @@ class Raft:
         "config",
         "dropped",
         "election_elapsed",
+        "evidence",
         "heartbeat_elapsed",
         "id",
         "leader",
+        "leader_session",
         "log",
         "max_uncommitted_bytes",
         "messages",
@@ -102,6 +105,8 @@ class Raft:
         self.state = StateType.FOLLOWER
         self.leader = NONE
         """Who leads this term, as far as is known."""
+        self.leader_session = 0
+        """The newest replication session in which the leader of this term has sent anything."""
         self.transferee = NONE
         """In a leader: whom it is handing over to (thesis, 3.10)."""
         self.log = RaftLog(config.storage, config.max_committed_bytes_per_ready or config.max_message_bytes or NO_LIMIT)
@@ -130,6 +135,8 @@ class Raft:
         self.randomized_election_timeout = 0
         self.dropped: Counter[Refusal] = Counter()
         """How many messages and requests were refused, by reason, since the node started."""
+        self.evidence: Evidence | None = None
+        """The newest piece of evidence of a lost promise. The runtime takes it with `RawNode.take_evidence`."""
         self._restore(config)
 
     def _restore(self, config: RaftConfig) -> None:
@@ -191,6 +198,8 @@ class Raft:
         The message's term decides first (thesis, 3.3): an older one is not acted on, a newer one makes the node a
         follower of that term before it is. Messages without a term are the node's own, or requests to a leader.
         """
+        if message.commit_term:  # in votes and their answers only
+            election.learn_commit(self, message)
         if message.term > self.term:
             if not self._enter_newer_term(message):
                 return None
@@ -246,7 +255,7 @@ class Raft:
         elif kind is MessageType.PRE_VOTE:
             # A pre-candidate with an older term but a longer log may be the only one that can win: tell it the term.
             self.note("info", "%x rejected %s from %x at term %d", self.id, kind.name, message.sender, self.term)
-            self.send(Message(MessageType.PRE_VOTE_RESP, to=message.sender, term=self.term, reject=True))
+            self.send(election.rejection(self, MessageType.PRE_VOTE_RESP, message.sender))
         elif kind is MessageType.STORAGE_APPEND_RESP:
             # The entries may have been replaced since, by a leader of this term. A snapshot is final in any term.
             if message.snapshot is not None:

@@ -27,6 +27,7 @@ import msgspec
 from syncline.consensus import leader, reconfiguration, replication
 from syncline.consensus.admission import Refusal, examine
 from syncline.consensus.config import RaftConfig
+from syncline.consensus.evidence import Evidence
 from syncline.consensus.membership import Configuration, ProgressMap, encode_change
 from syncline.consensus.raft import Raft
 from syncline.consensus.types import (
@@ -202,6 +203,11 @@ class RawNode:
     def _drop(self) -> NoReturn:
         self.raft.dropped[Refusal.PROPOSAL_DROPPED] += 1
         raise ProposalDropped(Refusal.PROPOSAL_DROPPED.value)
+
+    def take_evidence(self) -> Evidence | None:
+        """The newest evidence of a lost promise since the last call (see `evidence`); None: there is none."""
+        found, self.raft.evidence = self.raft.evidence, None
+        return found
 
     # -- effects --------------------------------------------------------------------------------------------------
 

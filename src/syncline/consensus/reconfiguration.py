@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from syncline.consensus import leader, replication, roles
+from syncline.consensus.evidence import contradiction
 from syncline.consensus.membership import Changer, Configuration, ProgressMap, restore
 from syncline.consensus.types import (
     NONE,
@@ -69,6 +70,9 @@ def handle_snapshot(raft: Raft, message: Message) -> None:
     """Take over a leader's snapshot where it is news (InstallSnapshot: thesis, 5.3); answer where the log is now."""
     assert message.snapshot is not None
     meta = message.snapshot.meta
+    if (found := contradiction(raft, message, ((meta.index, meta.term),))) is not None:
+        raft.evidence = found
+        return
     restored = _restore(raft, message.snapshot)
     raft.note(
         "info",

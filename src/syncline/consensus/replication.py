@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from syncline.consensus.evidence import contradiction
 from syncline.consensus.progress import Progress, ProgressState
 from syncline.consensus.sizes import payload_size
 from syncline.consensus.types import (
@@ -179,7 +181,13 @@ def handle_append(raft: Raft, message: Message) -> None:
     log = raft.log
     response = Message(MessageType.APP_RESP, to=message.sender, session=message.session)
     if message.index < log.committed:
-        # An old message: everything committed agrees with every leader's log.
+        # An old message: everything committed agrees with every leader's log. If it does not, a promise was lost
+        # somewhere, and an answer would agree to the loss.
+        entries = ((entry.index, entry.term) for entry in message.entries)
+        positions = chain(((message.index, message.log_term),), entries)
+        if (found := contradiction(raft, message, positions)) is not None:
+            raft.evidence = found
+            return
         response.index = log.committed
         raft.send(response)
         return
@@ -187,6 +195,9 @@ def handle_append(raft: Raft, message: Message) -> None:
     if agreed is not None:
         response.index = agreed
         raft.send(response)
+        return
+    if (found := contradiction(raft, message, ((message.index, message.log_term),))) is not None:
+        raft.evidence = found
         return
     raft.note(
         "debug",

@@ -88,6 +88,7 @@ def _reset(raft: Raft, term: int) -> None:
         raft.term = term
         raft.vote = NONE
     raft.leader = NONE
+    raft.leader_session = 0
     raft.transferee = NONE
     raft.election_elapsed = 0
     raft.heartbeat_elapsed = 0

@@ -167,6 +167,7 @@ class Message(msgspec.Struct, array_like=True, gc=False):
     term gets a new one, so that it is never credited with an answer to the old one.
     `responses` are delivered once the storage work that carries them is done.
     `commit_term` is the term of the entry at `commit`, in votes and their answers (0: not given).
+    In the answers to appends and heartbeats `commit` is the sender's durable commit index; the runtime fills it in.
     """
 
     type: MessageType

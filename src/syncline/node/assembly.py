@@ -364,5 +364,6 @@ def _core_config(
         disable_proposal_forwarding=True,
         step_down_on_removal=True,
         lazy_commit=True,
+        commit_in_votes=True,
         rng=rng,
     )

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from syncline.consensus.types import NONE, ChangeType, MembershipChange, NodeId, SingleChange, StateType
-from syncline.errors import DeadlineExceeded, Dropped, MembershipError, NoLeader, NotLeader, Outcome, Superseded
+from syncline.errors import Closed, DeadlineExceeded, Dropped, MembershipError, NoLeader, NotLeader, Outcome, Superseded
 from syncline.node.driver import Driver
 from syncline.node.envelope import MEMBERSHIP, ChangeContext, Member, encode
 from syncline.node.members import MemberInfo, Membership, format_id
@@ -44,6 +44,7 @@ class Changes:
         voter: bool,
         promote: bool,
         expected: int | None,
+        force: bool,
         timeout_s: float,
     ) -> MemberInfo:
         """Add a member, or find that it is one already."""
@@ -55,7 +56,7 @@ class Changes:
         new = Member(node_id or self._driver.rng.getrandbits(62) + 1, name, address, http, promote)
         kind = ChangeType.ADD_NODE if voter else ChangeType.ADD_LEARNER_NODE
         try:
-            membership = await self.many([(kind, new.id)], (new,), expected, timeout_s)
+            membership = await self.many([(kind, new.id)], (new,), expected, timeout_s, force=force)
         except MembershipError:
             await self._settled(timeout_s)  # somebody else may have added the same member meanwhile
             if (present := self._find(name, address, node_id)) is not None:
@@ -86,7 +87,7 @@ class Changes:
         return None
 
     async def known(
-        self, changes: Sequence[tuple[ChangeType, NodeId]], expected: int | None, timeout_s: float
+        self, changes: Sequence[tuple[ChangeType, NodeId]], expected: int | None, timeout_s: float, *, force: bool
     ) -> Membership:
         """Any change of members that there are."""
         await self._settled(timeout_s)
@@ -101,26 +102,28 @@ class Changes:
             for kind, node_id in changes
             if kind is not ChangeType.REMOVE_NODE
         )
-        return await self.many(changes, settled, expected, timeout_s)
+        return await self.many(changes, settled, expected, timeout_s, force=force)
 
-    async def single(self, kind: ChangeType, node_id: NodeId, expected: int | None, timeout_s: float) -> Membership:
+    async def single(
+        self, kind: ChangeType, node_id: NodeId, expected: int | None, timeout_s: float, *, force: bool
+    ) -> Membership:
         """Promote, demote or remove one member. What is so already is not changed."""
         await self._settled(timeout_s)
         membership = self._membership()
         member = membership.members.get(node_id)
         if kind is ChangeType.REMOVE_NODE:
-            if member is None:
-                return membership
+            if member is None:  # perhaps by an earlier call, whose outcome was unknown
+                return await self._durable(membership.index, self._driver.loop.time() + timeout_s)
             if member.voter and sum(other.voter for other in membership.members.values()) == 1:
                 raise MembershipError(f"{member.name!r} is the last voter: without it there is no cluster")
-            return await self.many([(kind, node_id)], (), expected, timeout_s)
+            return await self.many([(kind, node_id)], (), expected, timeout_s, force=force)
         if member is None:
             raise MembershipError(f"there is no member {format_id(node_id)}")
         if member.voter is (kind is ChangeType.ADD_NODE):
-            return membership
+            return await self._durable(membership.index, self._driver.loop.time() + timeout_s)
         record = self._driver.parts.book.members.get(node_id) or Member(node_id, "", "")
         settled = msgspec.structs.replace(record, promote=False)
-        return await self.many([(kind, node_id)], (settled,), expected, timeout_s)
+        return await self.many([(kind, node_id)], (settled,), expected, timeout_s, force=force)
 
     async def update(self, node_id: NodeId, address: str, expected: int | None, timeout_s: float) -> MemberInfo:
         """Give a member another address in the registry, or find that it has it."""
@@ -134,7 +137,7 @@ class Changes:
         if record.address != address:
             moved = msgspec.structs.replace(record, address=address)
             left_s = max(deadline_s - loop.time(), EARLY_S)
-            membership = await self.many([(ChangeType.UPDATE_NODE, node_id)], (moved,), expected, left_s)
+            membership = await self.many([(ChangeType.UPDATE_NODE, node_id)], (moved,), expected, left_s, force=False)
         updated = membership.members.get(node_id)
         if updated is None or updated.address != address:
             raise MembershipError(
@@ -149,12 +152,16 @@ class Changes:
         brought: tuple[Member, ...],
         expected: int | None,
         timeout_s: float,
+        *,
+        force: bool,
     ) -> Membership:
         """Propose until it is committed and applied here, or the deadline.
 
         `expected` is checked by the leader, between two changes; so an attempt of unknown outcome is not made again.
         """
         driver = self._driver
+        if not isinstance(force, bool):
+            raise TypeError(f"force is {force!r}: it must be True or False")
         if expected is not None and expected <= 0:
             raise MembershipError(f"{expected} is not the index of a membership")
         deadline_s = driver.loop.time() + timeout_s
@@ -163,8 +170,8 @@ class Changes:
         while True:
             attempt_s = min(deadline_s, driver.loop.time() + max(ATTEMPT_S, 2 * driver.config.election_s))
             try:
-                await self._propose(singles, brought, expected or 0, attempt_s)
-                return self._membership()
+                index = await self._propose(singles, brought, expected or 0, attempt_s, force=force)
+                break
             except RETRIED as error:
                 if driver.stopped or driver.loop.time() >= deadline_s:
                     error.outcome = outcome or error.outcome  # an earlier attempt may still be in the log
@@ -179,16 +186,48 @@ class Changes:
             except MembershipError as error:
                 error.outcome = outcome or error.outcome  # an earlier attempt may be the reason of the refusal
                 raise
+        return await self._durable(index, deadline_s)
+
+    async def _durable(self, index: int, deadline_s: float) -> Membership:
+        """Wait until the change at `index` is durable on a quorum of the membership that it made (see `settlement`).
+
+        A node that asked for its own removal may have lost its link to the leader by then: it is answered when it may
+        leave. Raises DeadlineExceeded, Closed (both `unknown`), NodeFailed.
+        """
+        driver = self._driver
+        settlement = driver.settlement
+        with settlement.awaited():
+            while not driver.reconfiguration.leaving:
+                if settlement.index >= index and not driver.core.raft.tracker.configuration.voters.joint:
+                    break
+                if isinstance(driver.stopped_by, Closed):
+                    raise Closed("the node was closed before the change was durable on a quorum")
+                driver.check_running()
+                if driver.loop.time() >= deadline_s:
+                    raise DeadlineExceeded(
+                        f"the change at index {index} is committed, and was not durable on a quorum of the new"
+                        " membership before the deadline"
+                    )
+                await self.wait(min(deadline_s, driver.loop.time() + driver.config.heartbeat_s))
+        return self._membership()
 
     async def _propose(
-        self, singles: tuple[SingleChange, ...], brought: tuple[Member, ...], expected: int, deadline_s: float
-    ) -> None:
+        self,
+        singles: tuple[SingleChange, ...],
+        brought: tuple[Member, ...],
+        expected: int,
+        deadline_s: float,
+        *,
+        force: bool,
+    ) -> int:
+        """Propose once; returns the index of the change when it is applied here."""
         driver = self._driver
         driver.check_running()
         future = driver.proposals.new(driver.loop, 0, deadline_s)
-        context = encode(ChangeContext(driver.core.raft.id, future.number, brought, expected))
+        context = encode(ChangeContext(driver.core.raft.id, future.number, brought, expected, force))
         driver.propose(future, MEMBERSHIP, encode(MembershipChange(changes=singles, context=context)))
         await future
+        return future.index
 
     async def _settled(self, timeout_s: float) -> None:
         """See the membership as it is now, not as it was when this node last heard."""

@@ -38,11 +38,13 @@ from syncline.node.futures import Waiter
 from syncline.node.horizon import Horizon
 from syncline.node.ignored import Ignored
 from syncline.node.parts import Parts
+from syncline.node.promises import Promises
 from syncline.node.proposals import Proposals
 from syncline.node.reads import Reads
 from syncline.node.reconfiguration import Reconfiguration
 from syncline.node.rejections import error_of
 from syncline.node.rejections import refused as refused_by
+from syncline.node.settlement import Settlement
 from syncline.node.snapshotter import Snapshotter
 from syncline.node.termguard import TermGuard
 from syncline.storage.space import Shortage
@@ -51,6 +53,7 @@ from syncline.transport.messages import (
     Forward,
     ForwardedProposal,
     ForwardReply,
+    Notice,
     PeerMessage,
     RefusedProposal,
     SnapshotSink,
@@ -68,6 +71,9 @@ GATHER_BYTES = 1 << 20
 
 READS_RETRY_HEARTBEATS = 5
 """A read that was not confirmed within so many heartbeats is asked again: the request or its answer was lost."""
+
+ACKNOWLEDGEMENTS = (MessageType.APP_RESP, MessageType.HEARTBEAT_RESP)
+"""Answers that carry the durable commit index of this node (see `settlement`)."""
 
 HANDING_OVER = "handing_over"
 """A leader's refusal that means: ask the next one."""
@@ -96,6 +102,12 @@ class Driver:
         self.ignored = Ignored(self.loop.time)
         self.term_guard = TermGuard()
         self.founding = Founding(self)
+        self.settlement = Settlement(
+            self.core, parts.book, parts.writer, send=parts.transport.send, changed=self.wake_watchers
+        )
+        self.promises = Promises(
+            self.core, name=config.name, data_dir=config.data_dir, send=parts.transport.send, fail=self.fail
+        )
         self.reconfiguration = Reconfiguration(self)
         self.addresses = Addresses(
             config.peers, parts.identity, parts.book, parts.transport, self.reconfiguration.update
@@ -151,7 +163,7 @@ class Driver:
         self.proposals.fail_all(sent, unsent)
         self.reads.fail_all(unsent)
         self.snapshotter.stop(unsent)
-        self._wake_watchers()
+        self.wake_watchers()
         self.events.close()
 
     def fail(self, error: BaseException) -> None:
@@ -196,6 +208,7 @@ class Driver:
             self.leader_contact_s = now
             self._yield_if_disk_stalls()
         self.horizon.tick()
+        self.settlement.tick()
         self.reconfiguration.tick()
         self.snapshotter.tick()
 
@@ -257,12 +270,21 @@ class Driver:
                 if isinstance(message, Message):
                     if message.type is MessageType.APP and self.shortage is Shortage.LAST_HALF and message.entries:
                         continue  # as if the link had lost it: the leader sends it again
-                    if self.term_guard.admits(sender, message.term, self.core.term, self.loop.time()):
-                        self.core.step(message)
+                    if not self.term_guard.admits(sender, message.term, self.core.term, self.loop.time()):
+                        continue
+                    if message.reject and message.type is MessageType.APP_RESP:
+                        self.promises.answered(sender, message)
+                    self.core.step(message)
                 elif isinstance(message, Forward):
                     self._on_forward(sender, message)
+                elif isinstance(message, Notice):
+                    self.settlement.on_notice(sender, message)
+                    self.promises.on_notice(sender, message)
                 else:
                     self._on_forward_reply(message)
+            if self.core.raft.evidence is not None:
+                self.promises.found()
+            self.settlement.look()
         except Exception as error:  # noqa: BLE001 - see `fail`
             self.fail(error)
         if sender == self.core.leader:
@@ -302,6 +324,7 @@ class Driver:
                     self.core.step(response)
                 else:
                     self._send(response)
+            self.reconfiguration.durable()
         except Exception as error:  # noqa: BLE001 - see `fail`
             self.fail(error)
         self._run()
@@ -374,6 +397,8 @@ class Driver:
         self.parts.machine.put(RestoreWork(store.read(held), held.meta, held.runtime))
 
     def _send(self, message: Message) -> None:
+        if message.type in ACKNOWLEDGEMENTS:
+            message.commit = self.parts.writer.durable_commit
         if message.type is MessageType.SNAP:
             self.snapshotter.send(message)
         elif not self.parts.transport.send(message.to, message) and message.type is MessageType.APP:
@@ -514,7 +539,7 @@ class Driver:
                 self.reconfiguration.became_leader()
         if soft.leader != NONE:
             self.schedule()  # what has queued for a leader can go now
-        self._wake_watchers()
+        self.wake_watchers()
 
     def emit(self, kind: EventKind, subject: NodeId = NONE, detail: str = "") -> None:
         self.events.emit(Event(kind, self.core.term, self.applied, subject, detail))
@@ -529,7 +554,7 @@ class Driver:
     def _forget_watcher(self, future: asyncio.Future[None]) -> None:
         self._watchers.pop(future, None)
 
-    def _wake_watchers(self) -> None:
+    def wake_watchers(self) -> None:
         for future in list(self._watchers):
             if not future.done():
                 future.set_result(None)

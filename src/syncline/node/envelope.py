@@ -96,6 +96,8 @@ class ChangeContext(msgspec.Struct, array_like=True, gc=False, frozen=True):
     members: tuple[Member, ...] = ()
     expected: int = 0
     """Only if this is the membership's index, 0: in any case. The leader looks, before it appends."""
+    force: bool = False
+    """Whether the leader appends it although those alive would be no quorum afterwards."""
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -10,9 +10,11 @@ time, never two.
 
 A disk that hangs is waited for in a sync, not on the loop: the next group is not written before that has returned.
 
-A commit index that moves is not worth a sync of its own: no promise waits for it (see `consensus.rawnode`), and it
-travels with the next append, in the same frame or an earlier one, which is what elections rest on. Where none comes it
-is written by itself after `COMMIT_SETTLE_S`, so that a node that is killed when all is quiet knows what it had applied.
+A commit index that moves is mostly not worth a sync of its own: no promise about data waits for it (see
+`consensus.rawnode`), and it travels with the next append, in the same frame or an earlier one, which is what elections
+rest on. If none comes it is written by itself after `COMMIT_SETTLE_S`, so that a node that is killed when all is quiet
+knows what it had applied. The exception is a change of the membership: its commit index is a promise, and is written
+when the change is applied (`settle_now`; see `node.settlement`).
 """
 
 from __future__ import annotations
@@ -121,16 +123,21 @@ class LogWriter:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._settle()
+        self.settle_now()
 
-    def _settle(self) -> None:
+    @property
+    def durable_commit(self) -> int:
+        """The commit index that a crash can't take back."""
+        return self._log.hard_state.commit
+
+    def settle_now(self) -> None:
         """Write a commit index that no append has taken along."""
         if self._unsettled:
             self._put(Message(MessageType.STORAGE_APPEND))
 
     def compact(self, index: int) -> None:
         """Give up entries up to `index`: at once in memory, then on disk."""
-        self._settle()  # the log must not give up what it does not know to be committed
+        self.settle_now()  # the log must not give up what it does not know to be committed
         self._log.compacted(index)
         if not self._closed:
             self._compact_to = max(self._compact_to, index)
@@ -150,7 +157,7 @@ class LogWriter:
         """Write what has gathered, deliver what it promised, and end."""
         if self._timer is not None:
             self._timer.cancel()
-        self._settle()
+        self.settle_now()
         self._closed = True
         await self._idle.wait()
         if self._flusher is not None:

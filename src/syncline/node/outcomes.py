@@ -49,7 +49,7 @@ def _on_restored(driver: Driver, done: Restored) -> None:
         return
     assert done.meta.index > driver.applied, (done.meta.index, driver.applied)
     driver.parts.book.load(done.runtime)
-    driver.reconfiguration.sync_peers()
+    driver.reconfiguration.restored(done.meta.index)
     driver.applied = done.meta.index
     driver.proposals.jumped(done.meta.index)
     driver.snapshotter.restored(done.meta.index)

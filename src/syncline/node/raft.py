@@ -268,10 +268,14 @@ class Raft:
         http: str = "",
         node_id: NodeId = NONE,
         expected_index: int | None = None,
+        force: bool = False,
         timeout: float = 30.0,  # noqa: ASYNC109
     ) -> MemberInfo:
-        """Add a member that votes at once. `add_learner` is the safer way: this one counts before it has the log."""
-        return await self._add(name, address, http, node_id, True, False, expected_index, timeout)
+        """Add a member that votes at once. `add_learner` is the safer way: this one counts before it has the log.
+
+        So a single voter can't add its second one in this way. Raises as `remove` does.
+        """
+        return await self._add(name, address, http, node_id, True, False, expected_index, timeout, force=force)
 
     async def _add(
         self,
@@ -283,29 +287,62 @@ class Raft:
         promote: bool,
         expected_index: int | None,
         timeout_s: float,
+        *,
+        force: bool = False,
     ) -> MemberInfo:
         dialled_address(address)
         return await self._changes.add(
             check_name(name), address, http=check_http(http), node_id=check_id(node_id, "node_id", none=True),
             voter=voter, promote=checked_flag(promote, "promote"), expected=check_expected(expected_index),
-            timeout_s=check_timeout(timeout_s),
+            force=checked_flag(force, "force"), timeout_s=check_timeout(timeout_s),
         )  # fmt: skip
 
-    async def promote(self, node_id: NodeId, *, expected_index: int | None = None, timeout: float = 30.0) -> Membership:  # noqa: ASYNC109
-        """Make a learner a voter now."""
-        return await self._single(ChangeType.ADD_NODE, node_id, expected_index, timeout)
+    async def promote(
+        self,
+        node_id: NodeId,
+        *,
+        expected_index: int | None = None,
+        force: bool = False,
+        timeout: float = 30.0,  # noqa: ASYNC109
+    ) -> Membership:
+        """Make a learner a voter now. Raises as `remove` does."""
+        return await self._single(ChangeType.ADD_NODE, node_id, expected_index, timeout, force)
 
-    async def demote(self, node_id: NodeId, *, expected_index: int | None = None, timeout: float = 30.0) -> Membership:  # noqa: ASYNC109
-        """Make a voter a learner, which stays one."""
-        return await self._single(ChangeType.ADD_LEARNER_NODE, node_id, expected_index, timeout)
+    async def demote(
+        self,
+        node_id: NodeId,
+        *,
+        expected_index: int | None = None,
+        force: bool = False,
+        timeout: float = 30.0,  # noqa: ASYNC109
+    ) -> Membership:
+        """Make a voter a learner, which stays one. Raises as `remove` does."""
+        return await self._single(ChangeType.ADD_LEARNER_NODE, node_id, expected_index, timeout, force)
 
-    async def remove(self, node_id: NodeId, *, expected_index: int | None = None, timeout: float = 30.0) -> Membership:  # noqa: ASYNC109
-        """Remove a member; the leader hands over first. Done when the change is committed. Idempotent."""
-        return await self._single(ChangeType.REMOVE_NODE, node_id, expected_index, timeout)
+    async def remove(
+        self,
+        node_id: NodeId,
+        *,
+        expected_index: int | None = None,
+        force: bool = False,
+        timeout: float = 30.0,  # noqa: ASYNC109
+    ) -> Membership:
+        """Remove a member; a leader that is to go hands over first. Idempotent.
 
-    async def _single(self, kind: ChangeType, node_id: NodeId, expected: int | None, timeout_s: float) -> Membership:
+        Done when the change is on the disks of a quorum of the new membership. Raises QuorumAtRisk if those alive
+        would be no quorum afterwards (`force` passes over this rule alone), MembershipError, DeadlineExceeded
+        (`unknown`), NodeFailed.
+        """
+        return await self._single(ChangeType.REMOVE_NODE, node_id, expected_index, timeout, force)
+
+    async def _single(
+        self, kind: ChangeType, node_id: NodeId, expected: int | None, timeout_s: float, force: bool
+    ) -> Membership:
         check_id(node_id, "node_id")
-        return await self._changes.single(kind, node_id, check_expected(expected), check_timeout(timeout_s))
+        checked_flag(force, "force")
+        return await self._changes.single(
+            kind, node_id, check_expected(expected), check_timeout(timeout_s), force=force
+        )
 
     async def update_member(
         self,
@@ -338,10 +375,17 @@ class Raft:
         changes: Sequence[tuple[ChangeType, NodeId]],
         *,
         expected_index: int | None = None,
+        force: bool = False,
         timeout: float = 30.0,  # noqa: ASYNC109
     ) -> Membership:
-        """Any change of known members at once, through a joint membership where more than one voter changes."""
-        return await self._changes.known(check_changes(changes), check_expected(expected_index), check_timeout(timeout))
+        """Change several known members at once, through a joint membership if more than one voter changes.
+
+        Done when the joint membership has been left again. Raises as `remove` does; the members before and after the
+        change each need a quorum that is alive.
+        """
+        checked = check_changes(changes)
+        checked_flag(force, "force")
+        return await self._changes.known(checked, check_expected(expected_index), check_timeout(timeout), force=force)
 
     async def transfer_leadership(self, to: NodeId = NONE, *, timeout: float = 10.0) -> NodeId:  # noqa: ASYNC109
         """Hand leadership over, to the most up-to-date voter or to `to`. Returns the new leader once it leads.

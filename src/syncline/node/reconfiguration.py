@@ -12,19 +12,21 @@ from syncline.consensus.types import (
     ChangeType,
     Entry,
     MembershipChange,
+    MembershipState,
     NodeId,
     ProposalDropped,
     SingleChange,
     StateType,
 )
-from syncline.errors import ConfigError, Dropped, MembershipError, NodeFailed
+from syncline.errors import ConfigError, Dropped, MembershipError, NodeFailed, QuorumAtRisk
 from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, Member, Proposal, decode_context, encode
 from syncline.node.events import EventKind
 from syncline.node.examination import examine_change
 from syncline.node.futures import ApplyFuture
 from syncline.node.ignored import RateLimitedLog
 from syncline.node.members import format_id, members_of
-from syncline.node.refusals import refused_by_quorum
+from syncline.node.quorum_risk import CommitHistory, absent_voters
+from syncline.node.refusals import refused_by_quorum, removal_confirmed
 from syncline.node.startguard import convicted_by
 from syncline.transport.handshake import Hello
 from syncline.transport.messages import Refusal, RefusalCode
@@ -58,8 +60,14 @@ class Reconfiguration:
         self._ticks = 0
         self._announcing: ApplyFuture | None = None
         self._unreachable = RateLimitedLog(driver.loop.time)
-        self.removed = False
-        """Whether this node has applied its own removal."""
+        self.leaving = False
+        """Whether this node was removed for certain, and stops once its callers have their answer."""
+        self._removed_at = 0
+        """The index of the change that removed this node; 0: it has applied none."""
+        self._removals: dict[NodeId, int] = {}
+        """Removed members, and the index of the change, until the own commit index is durable up to there."""
+        self._known_removed = set(driver.parts.book.removed)
+        self._commits = CommitHistory(driver.core.raft.config.election_ticks)
 
     # -- on the leader ------------------------------------------------------------------------------------------------
 
@@ -67,22 +75,56 @@ class Reconfiguration:
         """Append a change that `sender` proposed; returns its index and term. Raises MembershipError, Dropped."""
         core = self._driver.core
         change, context = examine_change(payload, sender, number)
-        if core.raft.pending_membership_index > core.applied:
+        if core.raft.pending_membership_index > core.applied or not self._driver.settlement.complete:
+            # Two changes at once could leave two memberships, whose quorums don't overlap, on the disks of those alive.
             raise Dropped("another change of the membership is under way: wait for it to end")
         self._check_current(change, context)
+        try:
+            after = core.preview_membership(change)
+        except MembershipRefused as refusal:
+            raise MembershipError(f"this change can't be made: {refusal}") from refusal
+        if not context.force:
+            self._check_quorum(after, context.members)
         losing = {single.node_id for single in change.changes if single.type in LOSES_VOTE}
         if core.raft.id in losing and (successor := self.best_successor()) != NONE:
             # Once it has applied this it steps down, and the voters that are left may still need its vote.
             core.transfer_leadership(successor)
             raise Dropped("the leader hands over first, because it is itself to lose its vote")
         try:
-            core.preview_membership(change)
             core.propose_membership(change)
-        except MembershipRefused as refusal:
-            raise MembershipError(f"this change can't be made: {refusal}") from refusal
         except ProposalDropped as error:
             raise Dropped("the leader takes no changes at the moment: a hand-over is under way") from error
         return core.last_index, core.term
+
+    def _check_quorum(self, after: MembershipState, brought: tuple[Member, ...]) -> None:
+        """Refuse a change after which those alive are no quorum. A leader that can't know that yet drops it."""
+        core, book = self._driver.core, self._driver.parts.book
+        before = core.raft.tracker.configuration.state()
+        if set(before.voters) == set(after.voters) and not after.voters_outgoing:
+            return  # learners alone
+        since = self._commits.index
+        if since is None:
+            raise Dropped("the leader has led for less than an election timeout: it does not know yet who is alive")
+        absent = absent_voters(
+            before,
+            after,
+            alive=lambda voter: voter == core.raft.id or self.is_alive(voter),
+            caught_up=lambda voter: self._is_caught_up(voter, since),
+        )
+        if absent:
+            names = {member.id: member.name for member in (*brought, *book.members.values())}
+            listed = ", ".join(f"{names.get(voter, '?')} ({format_id(voter)})" for voter in absent)
+            raise QuorumAtRisk(
+                f"after this change no quorum of the voters would be alive, and nothing could be committed any more."
+                f" Not alive, or not caught up: {listed}. Start them first; force the change only if you know that they"
+                " come back."
+            )
+
+    def _is_caught_up(self, node_id: NodeId, commit: int) -> bool:
+        """Whether a learner may count as a voter: its directory is known, and it has the log up to `commit`."""
+        member = self._driver.parts.book.members.get(node_id)
+        progress = self._driver.core.raft.tracker.progress.get(node_id)
+        return bool(member and member.directory and progress and progress.match >= commit)
 
     def _check_current(self, change: MembershipChange, context: ChangeContext) -> None:
         """What only the leader can judge, with no other change under way: conditions, and names that are taken."""
@@ -116,22 +158,29 @@ class Reconfiguration:
 
     def became_leader(self) -> None:
         self._ticks = 0
+        self._commits.clear()
 
     def tick(self) -> None:
         """Now and then: announce this node; on a leader, promote learners that have caught up."""
         self._ticks += 1
-        if self._ticks % HOUSEKEEPING_TICKS:
-            return
         driver = self._driver
+        if self.leaving and not driver.settlement.waiting:
+            driver.fail(NodeFailed(removed_text(driver.config.name, driver.core.raft.id)))
+            return
+        if driver.core.state is StateType.LEADER:
+            self._commits.tick(driver.core.commit)
+        housekeeping = self._ticks % HOUSEKEEPING_TICKS == 0
+        if (self._removed_at or housekeeping) and not self.leaving and self._may_leave():
+            self.leaving = True  # this node's own callers hear of it first
+            driver.wake_watchers()
+        if not housekeeping:
+            return
         if self._refused_by_quorum(RefusalCode.OLDER_START):
             driver.founding.convict()
             return
         driver.addresses.look(leader_known=driver.core.leader != NONE)
         if driver.core.leader == NONE:
-            if self._refused_by(RefusalCode.REMOVED):
-                driver.fail(NodeFailed(removed_text(driver.config.name, driver.core.raft.id)))
-            else:
-                driver.founding.look_for_doubts(self._refused_by(RefusalCode.DIRECTORY))
+            driver.founding.look_for_doubts(self._refused_by(RefusalCode.DIRECTORY))
             return
         self._announce()
         if driver.core.state is StateType.LEADER:
@@ -155,6 +204,8 @@ class Reconfiguration:
             change = MembershipChange(changes=(SingleChange(ChangeType.ADD_NODE, member.id),), context=context)
             try:
                 self.append(encode(change), core.raft.id, 0)
+            except QuorumAtRisk:
+                continue  # another one may be alive
             except (Dropped, MembershipError):
                 return  # looked at again in a moment
             return
@@ -204,10 +255,10 @@ class Reconfiguration:
         if state is not None:
             brought = context.members if context is not None else ()
             driver.parts.book.changed(entry.index, state, brought, _updated(change))
+            driver.parts.writer.settle_now()
+            self._note_removals(entry.index)
             self.sync_peers()
             driver.emit(EventKind.MEMBERSHIP, detail=f"index {entry.index}")
-            if entry.index > driver.parts.wal.recovery.last_index:
-                self._leave_if_removed()
         if context is not None and context.origin == driver.core.raft.id:
             driver.proposals.resolved(context.number, entry.index, entry.term, answer)
 
@@ -270,12 +321,46 @@ class Reconfiguration:
                 except ConfigError as error:  # replicated long ago: to stop here would stop every node
                     self._unreachable.warn(f"no link to member {member.name!r} ({format_id(member.id)}): {error}")
         for gone in driver.parts.book.removed:
-            driver.parts.transport.remove_peer(gone)
+            if gone not in self._removals:
+                driver.parts.transport.remove_peer(gone)
+
+    def restored(self, index: int) -> None:
+        """The member registry of a snapshot at `index` was taken over."""
+        self._note_removals(index)
+        self.sync_peers()
+
+    def _note_removals(self, index: int) -> None:
+        """Members are gone by the change at `index`. Their links stay until this node's own disk knows of it.
+
+        Killed before that, this node would start with the membership before, and may need their votes.
+        """
+        driver = self._driver
+        gone = driver.parts.book.removed.keys() - self._known_removed
+        self._known_removed = set(driver.parts.book.removed)
+        if driver.core.raft.id in gone:
+            self._removed_at = index
+        self._removals |= dict.fromkeys(gone, index)
+        self._forget_durable_removals()
+
+    def durable(self) -> None:
+        """The log has written: is a removal durable that links wait for?"""
+        if self._removals and self._forget_durable_removals():
+            self.sync_peers()
+        self._driver.settlement.look()
+
+    def _forget_durable_removals(self) -> bool:
+        durable_commit, before = self._driver.parts.writer.durable_commit, len(self._removals)
+        self._removals = {gone: index for gone, index in self._removals.items() if index > durable_commit}
+        return len(self._removals) < before
 
     def refuse_peer(self, hello: Hello) -> Refusal | None:
         """For the transport: why this dialler may not connect."""
-        if hello.sender in self._driver.parts.book.removed:
-            return Refusal(f"node {format_id(hello.sender)} is not a member: {REMOVED}", RefusalCode.REMOVED)
+        book, sender = self._driver.parts.book, hello.sender
+        if sender in book.removed and sender not in self._removals:
+            state = self._driver.core.raft.tracker.configuration.state()
+            voters = () if self._driver.settlement.complete else state.voters
+            reason = f"node {format_id(sender)} is not a member: {REMOVED}"
+            return Refusal(reason, RefusalCode.REMOVED, book.membership_index, voters)
         return self._driver.founding.refuse(hello) or self._driver.parts.guard.refuse(hello)
 
     def _refused_by_quorum(self, code: RefusalCode) -> bool:
@@ -292,12 +377,17 @@ class Reconfiguration:
             peer for peer, link in stats.items() if link.last_refusal is not None and link.last_refusal.code == code
         ]
 
-    def _leave_if_removed(self) -> None:
+    def _may_leave(self) -> bool:
+        """Whether this node was removed, and a quorum of the new membership has that on its disks.
+
+        Until then those who stay may start again with the membership before, and may need its vote.
+        """
         driver = self._driver
-        me = driver.core.raft.id
-        if me in driver.parts.book.removed and driver.core.state is not StateType.LEADER:
-            self.removed = True
-            driver.loop.call_soon(driver.fail, NodeFailed(removed_text(driver.config.name, me)))
+        if driver.core.state is StateType.LEADER:
+            return False
+        if self._removed_at and driver.settlement.index >= self._removed_at:
+            return True
+        return removal_confirmed(driver.parts.transport.stats())
 
 
 def _updated(change: MembershipChange) -> frozenset[NodeId]:

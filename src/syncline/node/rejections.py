@@ -11,6 +11,7 @@ from syncline.errors import (
     MembershipError,
     NotLeader,
     OperationError,
+    QuorumAtRisk,
     Rejected,
     SynclineError,
     TooLarge,
@@ -26,7 +27,7 @@ MAX_TEXT_CHARACTERS: Final = 1024
 """Of a refusal: a state machine's `check` may say anything."""
 
 _ERRORS: Final[dict[str, type[OperationError]]] = {
-    error.code: error for error in (Dropped, NotLeader, MembershipError, TooLarge)
+    error.code: error for error in (Dropped, NotLeader, MembershipError, QuorumAtRisk, TooLarge)
 }
 
 

@@ -23,6 +23,8 @@ class MemberProgress(msgspec.Struct, frozen=True):
     """Entries that it is behind the leader's log."""
     active: bool
     state: str
+    fault: str = ""
+    """Why it is not healthy although it answers, for people; empty if nothing is known against it."""
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +77,7 @@ def collect(driver: Driver) -> Stats:
             lag=max(0, last_index - state.match),
             active=node_id == core.raft.id or driver.reconfiguration.is_alive(node_id),
             state=state.state.name.lower(),
+            fault=driver.promises.fault_of(node_id),
         )
         for node_id, state in (core.raft.tracker.progress.items() if leads else ())
     }

@@ -126,6 +126,7 @@ class NodeBackend:
             lag=progress.lag if progress is not None else None,
             active=progress.active if progress is not None else None,
             promote=member.promote,
+            fault=progress.fault if progress is not None else "",
         )
 
     # --- the membership
@@ -149,14 +150,14 @@ class NodeBackend:
             members=self._views(membership, stats),
         )
 
-    async def remove_member(self, node_id: int, timeout_s: float) -> None:
-        await self._raft.remove(node_id, timeout=timeout_s)
+    async def remove_member(self, node_id: int, timeout_s: float, *, force: bool) -> None:
+        await self._raft.remove(node_id, force=force, timeout=timeout_s)
 
-    async def promote_member(self, node_id: int, timeout_s: float) -> None:
-        await self._raft.promote(node_id, timeout=timeout_s)
+    async def promote_member(self, node_id: int, timeout_s: float, *, force: bool) -> None:
+        await self._raft.promote(node_id, force=force, timeout=timeout_s)
 
-    async def demote_member(self, node_id: int, timeout_s: float) -> None:
-        await self._raft.demote(node_id, timeout=timeout_s)
+    async def demote_member(self, node_id: int, timeout_s: float, *, force: bool) -> None:
+        await self._raft.demote(node_id, force=force, timeout=timeout_s)
 
     async def update_member(self, node_id: int, address: str, timeout_s: float) -> None:
         await self._raft.update_member(node_id, address=address, timeout=timeout_s)

@@ -7,7 +7,7 @@ versions understand each other (a rolling upgrade); none is ever removed or give
 from __future__ import annotations
 
 import ipaddress
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -20,6 +20,8 @@ __all__ = [
     "Forward",
     "ForwardReply",
     "ForwardedProposal",
+    "Notice",
+    "NoticeKind",
     "PeerAddress",
     "PeerHandler",
     "PeerMessage",
@@ -75,7 +77,27 @@ class ForwardReply(msgspec.Struct, array_like=True, gc=False, frozen=True):
     leader: NodeId = 0
 
 
-PeerMessage: TypeAlias = Message | Forward | ForwardReply
+class NoticeKind(IntEnum):
+    """What a notice says. Part of the protocol: never renumbered."""
+
+    IS_SETTLED = 1
+    """A follower asks the leader for `SETTLED`."""
+    SETTLED = 2
+    """The changes of the membership up to `index` are durable on a quorum (see `node.settlement`)."""
+    LOST_ENTRIES = 3
+    """The leader of `term` has the receiver's acknowledgement of `index`, and the receiver refuses appends there."""
+
+
+class Notice(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """A short message between runtimes. Its loss does no harm: it is sent again. An unknown kind is ignored."""
+
+    kind: int
+    """One of `NoticeKind`."""
+    term: int = 0
+    index: int = 0
+
+
+PeerMessage: TypeAlias = Message | Forward | ForwardReply | Notice
 """All that goes over a peer link. Messages of one kind arrive in the order in which they were sent, without gaps
 while the link stays up; between the kinds no order is promised."""
 
@@ -179,7 +201,8 @@ class Refusal(msgspec.Struct, array_like=True, tag=3, frozen=True):
     index: int = 0
     """With `REMOVED`: the log index of the membership in force."""
     voters: tuple[NodeId, ...] = ()
-    """With `REMOVED`: the voters of that membership."""
+    """With `REMOVED`: the voters of that membership, a quorum of which must refuse the dialler before it leaves. Empty:
+    the removal is known to be durable on a quorum, and the dialler may leave at once."""
 
 
 class RefusalCode(StrEnum):

@@ -25,7 +25,7 @@ from syncline.consensus.types import Message, MessageType, NodeId
 from syncline.decoding import UNDECODABLE
 from syncline.errors import FrameError
 from syncline.transport.framemac import MAC_BYTES, FrameMac
-from syncline.transport.messages import Forward, ForwardReply, PeerMessage
+from syncline.transport.messages import Forward, ForwardReply, Notice, PeerMessage
 
 __all__ = [
     "MAX_BATCH_MESSAGES",
@@ -63,10 +63,11 @@ class Batch(msgspec.Struct, array_like=True, gc=False):
     replies: Annotated[list[ForwardReply], msgspec.Meta(max_length=MAX_BATCH_MESSAGES)] = []
     ping: int = 0
     pong: int = 0
+    notices: Annotated[list[Notice], msgspec.Meta(max_length=MAX_BATCH_MESSAGES)] = []
 
     def items(self) -> list[PeerMessage]:
         """All messages as one list."""
-        return [*self.messages, *self.forwards, *self.replies]
+        return [*self.messages, *self.forwards, *self.replies, *self.notices]
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -249,5 +250,7 @@ def message_size_bytes(message: PeerMessage) -> int:
         return (
             MESSAGE_OVERHEAD_BYTES + ENTRY_OVERHEAD_BYTES * len(proposals) + sum([len(item.data) for item in proposals])
         )
+    if isinstance(message, Notice):
+        return MESSAGE_OVERHEAD_BYTES
     refused = sum(ENTRY_OVERHEAD_BYTES + len(item.code) + 4 * len(item.message) for item in message.refused)
     return MESSAGE_OVERHEAD_BYTES + ENTRY_OVERHEAD_BYTES * len(message.accepted) + refused

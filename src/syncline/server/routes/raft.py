@@ -38,6 +38,7 @@ _SHOWN: Final = {
     "http": "Http",
     "learner": "Learner",
     "to": "To",
+    "force": "Force",
 }
 
 
@@ -150,20 +151,20 @@ class RaftRoutes:
 
     async def remove(self, request: Request) -> Response:
         """Remove a member."""
-        timeout_s, node_id = await self._who(request)
-        await self._backend.remove_member(node_id, timeout_s)
+        timeout_s, node_id, force = await self._who(request)
+        await self._backend.remove_member(node_id, timeout_s, force=force)
         return self._changed()
 
     async def promote(self, request: Request) -> Response:
         """Make a voter of a learner."""
-        timeout_s, node_id = await self._who(request)
-        await self._backend.promote_member(node_id, timeout_s)
+        timeout_s, node_id, force = await self._who(request)
+        await self._backend.promote_member(node_id, timeout_s, force=force)
         return self._changed()
 
     async def demote(self, request: Request) -> Response:
         """Make a learner of a voter."""
-        timeout_s, node_id = await self._who(request)
-        await self._backend.demote_member(node_id, timeout_s)
+        timeout_s, node_id, force = await self._who(request)
+        await self._backend.demote_member(node_id, timeout_s, force=force)
         return self._changed()
 
     async def update(self, request: Request) -> Response:
@@ -197,9 +198,11 @@ class RaftRoutes:
             index, created = self._backend.view().snapshot_index, False
         return json_response({"status": "success", "created": created, "index": index})
 
-    async def _who(self, request: Request) -> tuple[float, int]:
+    async def _who(self, request: Request) -> tuple[float, int, bool]:
+        """The time limit, the member, and whether the change is forced."""
         timeout_s = _timeout_s(request)
-        return timeout_s, await self._named(Fields(request.body, _NAMES), timeout_s)
+        fields = Fields(request.body, _NAMES | {"force"})
+        return timeout_s, await self._named(fields, timeout_s), fields.boolean("force")
 
     async def _named(self, fields: Fields, timeout_s: float) -> int:
         name, node_id = fields.name_and_id()

@@ -1,0 +1,77 @@
+"""Evidence that a node has lost what it promised, or that a committed entry was replaced.
+
+Sound nodes never produce it: an acknowledgement is durable before it is sent, a leader never tells a follower of a
+commit index above what that follower has acknowledged, and each leader's log holds every committed entry (Leader
+Completeness: thesis, 3.6.3). A data directory that was put back to an older copy breaks the first of these.
+
+The core only reports it, and gives no answer that rests on a broken promise. What follows is the runtime's decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from syncline.consensus.types import Message, NodeId
+
+if TYPE_CHECKING:
+    from syncline.consensus.raft import Raft
+
+__all__ = ["Evidence", "EvidenceKind", "contradiction", "lost_entries"]
+
+
+class EvidenceKind(StrEnum):
+    """What is proved."""
+
+    LOST_ENTRIES = "lost_entries"
+    """This node has acknowledged entries to the leader that its log does not hold."""
+
+    CONTRADICTION = "contradiction"
+    """The leader's log has another entry where this node knows one to be committed. Which of the two logs is wrong is
+    not known: this node may hold the only copy of an acknowledged write."""
+
+
+class Evidence(msgspec.Struct, frozen=True, gc=False):
+    """One piece of evidence, found by the node that keeps it."""
+
+    kind: EvidenceKind
+    leader: NodeId
+    """The leader whose message it is."""
+    term: int
+    """The leader's term."""
+    index: int
+    """The commit index told, or the index of the entry that differs."""
+    own_term: int = 0
+    """The term of this node's committed entry there."""
+    told_term: int = 0
+    """The term of the leader's entry there."""
+
+
+def lost_entries(raft: Raft, heartbeat: Message) -> Evidence | None:
+    """Evidence from a heartbeat whose commit index, which this node acknowledged, is above its last index.
+
+    A heartbeat of an earlier replication session proves nothing: the node was removed and added again since.
+    """
+    if heartbeat.commit <= raft.log.last_index or heartbeat.term < raft.term or not heartbeat.session:
+        return None
+    if heartbeat.term == raft.term and heartbeat.session < raft.leader_session:
+        return None
+    return Evidence(EvidenceKind.LOST_ENTRIES, heartbeat.sender, heartbeat.term, heartbeat.commit)
+
+
+def contradiction(raft: Raft, message: Message, positions: Iterable[tuple[int, int]]) -> Evidence | None:
+    """Evidence from the (index, term) pairs of a leader's message: the first that differs from a committed entry here.
+
+    Entries whose term is not known any more (compacted) are passed over.
+    """
+    log = raft.log
+    for index, term in positions:
+        if index > log.committed:
+            return None
+        own_term = log.term_or_zero(index)
+        if own_term and own_term != term:
+            return Evidence(EvidenceKind.CONTRADICTION, message.sender, message.term, index, own_term, term)
+    return None

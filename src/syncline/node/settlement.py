@@ -1,0 +1,107 @@
+"""Settled changes: up to which change of the membership the commit index is on the disks of a quorum.
+
+A membership is in force when its change is *known* to be committed. A removed node that leaves earlier may be the vote
+that the others still need: killed within a moment, those who stay would start with the membership before, whose quorum
+is gone. So a change is settled when the durable commit index covers it on a quorum of the membership that it made, and
+a joint membership has been left. Only then is its caller answered, does the leader take another one, and does a removed
+node leave.
+
+The leader knows it from the durable commit indexes in acknowledgements. A follower asks the leader, because what it
+answers to its own caller rests on it, and so does what it tells a removed node that dials it. A leader that has just
+been elected learns it again with the first acknowledgements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from syncline.consensus.rawnode import RawNode
+from syncline.consensus.types import NONE, NodeId, StateType
+from syncline.node.logwriter import LogWriter
+from syncline.node.members import MemberBook
+from syncline.transport.messages import Notice, NoticeKind
+
+__all__ = ["Settlement"]
+
+IDLE_TICKS: Final = 5
+"""Ticks between two questions to the leader while no caller waits."""
+
+
+class Settlement:
+    """The newest settled change that this node knows of.
+
+    `send` sends a notice to a peer; `changed` is called when `index` has moved.
+    """
+
+    def __init__(
+        self,
+        core: RawNode,
+        book: MemberBook,
+        writer: LogWriter,
+        *,
+        send: Callable[[NodeId, Notice], object],
+        changed: Callable[[], None],
+    ) -> None:
+        self._core = core
+        self._book = book
+        self._writer = writer
+        self._send = send
+        self._changed = changed
+        self._ticks = 0
+        self.index = 0
+        """The log index of the newest change that is known to be settled, and with it each one before."""
+        self.waiting = 0
+        """Callers that wait for a change to be settled."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the newest change that was applied here is settled."""
+        return self.index >= self._book.membership_index
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """While a caller waits the leader is asked with each tick."""
+        self.waiting += 1
+        try:
+            yield
+        finally:
+            self.waiting -= 1
+
+    def tick(self) -> None:
+        """With each tick: look, or ask the leader."""
+        self._ticks += 1
+        if self.complete and not self.waiting:
+            return
+        core = self._core
+        if core.state is StateType.LEADER:
+            self.look()
+        elif core.leader != NONE and (self.waiting or self._ticks % IDLE_TICKS == 0):
+            self._send(core.leader, Notice(NoticeKind.IS_SETTLED, core.term))
+
+    def look(self) -> None:
+        """On a leader: is the newest change settled by now?"""
+        core = self._core
+        if self.complete or core.state is not StateType.LEADER:
+            return
+        voters = core.raft.tracker.configuration.voters
+        if voters.joint:
+            return
+        durable = {node_id: one.durable_commit for node_id, one in core.raft.tracker.progress.items()}
+        durable[core.raft.id] = self._writer.durable_commit
+        if voters.committed_index(durable) >= self._book.membership_index:
+            self._settled(self._book.membership_index)
+
+    def on_notice(self, sender: NodeId, notice: Notice) -> None:
+        """A follower asks, or the leader answers."""
+        core = self._core
+        if notice.kind == NoticeKind.IS_SETTLED and core.state is StateType.LEADER:
+            self._send(sender, Notice(NoticeKind.SETTLED, core.term, self.index))
+        elif notice.kind == NoticeKind.SETTLED and sender == core.leader:
+            self._settled(notice.index)
+
+    def _settled(self, index: int) -> None:
+        if index > self.index:
+            self.index = index
+            self._changed()
