@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from syncline.node.config import Config
     from syncline.node.events import Event, EventKind
     from syncline.node.files import read_file, replace_file
-    from syncline.node.fsm import FSM, BatchingFSM, BytesSnapshot, DurableFSM, Entry, FSMSnapshot, SnapshotSink
+    from syncline.node.fsm import (
+        FSM,
+        BatchingFSM,
+        BytesSnapshot,
+        DigestingFSM,
+        DurableFSM,
+        Entry,
+        FSMSnapshot,
+        SnapshotSink,
+    )
     from syncline.node.futures import ApplyFuture
     from syncline.node.members import MemberInfo, Membership
     from syncline.node.raft import Raft
@@ -26,6 +35,7 @@ __all__ = [
     "BatchingFSM",
     "BytesSnapshot",
     "Config",
+    "DigestingFSM",
     "DurableFSM",
     "Entry",
     "Event",
@@ -47,7 +57,16 @@ _HOMES: Final = {
     "syncline.node.config": ("Config",),
     "syncline.node.events": ("Event", "EventKind"),
     "syncline.node.files": ("read_file", "replace_file"),
-    "syncline.node.fsm": ("FSM", "BatchingFSM", "BytesSnapshot", "DurableFSM", "Entry", "FSMSnapshot", "SnapshotSink"),
+    "syncline.node.fsm": (
+        "FSM",
+        "BatchingFSM",
+        "BytesSnapshot",
+        "DigestingFSM",
+        "DurableFSM",
+        "Entry",
+        "FSMSnapshot",
+        "SnapshotSink",
+    ),
     "syncline.node.futures": ("ApplyFuture",),
     "syncline.node.members": ("MemberInfo", "Membership"),
     "syncline.node.raft": ("Raft",),

@@ -30,6 +30,7 @@ def test_verbose_lists_every_check() -> None:
             "[+]node ok",
             "[+]local_read ok",
             "[+]not_stopping ok",
+            "[+]digest ok",
             "[+]linearizable_read ok",
             "ok",
         ]

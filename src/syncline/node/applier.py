@@ -7,7 +7,7 @@ cheap and its readers live on the loop, to the event loop. A restore is always o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -17,6 +17,7 @@ from syncline.errors import Rejected
 from syncline.node.envelope import Kind, decode_proposal
 from syncline.node.fsm import FSM, BatchingFSM, DurableFSM, FSMSnapshot
 from syncline.node.fsm import Entry as Command
+from syncline.node.statedigest import DIGEST_INTERVAL, DigestSource, room_before_point
 from syncline.platform.worker import Workers
 from syncline.storage.snapshots import SnapshotReader
 
@@ -53,6 +54,12 @@ class Applied(msgspec.Struct):
     answers: list[tuple[int, int, int, object]] = []
     changes: list[Entry] = []
     announced: list[bytes] = []
+    at_point: bool = False
+    """Whether the last entry is a point: the state at it has a digest to be compared."""
+    digest: bytes | None = None
+    """At a point: what the state machine says (`DigestSource.take`)."""
+    compared: bytes | None = None
+    """The data of the last entry if that compares digests."""
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -87,8 +94,10 @@ class Applier:
         workers: Workers,
         deliver: Callable[[Outcome], None],
         failed: Callable[[BaseException], None],
+        digest_interval: int = DIGEST_INTERVAL,
     ) -> None:
         self._fsm = fsm
+        self.digests = DigestSource(fsm, digest_interval)
         self._node_id = node_id
         self._deliver = deliver
         self._failed = failed
@@ -122,19 +131,24 @@ class Applier:
     def _run_here(self, work: Work) -> None:
         if self._stopped:
             return
-        try:
-            outcome = self._do(work)
-        except Exception as error:  # noqa: BLE001 - whatever a state machine raises, its state is in doubt: stop
-            self._stopped = True
-            self._fail(error)
-            return
-        self._deliver(outcome)
+        outcomes = self._do(work)
+        while True:
+            try:
+                outcome = next(outcomes, None)
+            except Exception as error:  # noqa: BLE001 - whatever a state machine raises, its state is in doubt: stop
+                self._stopped = True
+                self._fail(error)
+                return
+            if outcome is None:
+                return
+            # Before the next piece is applied: a snapshot that is asked for now is of the state as of this outcome.
+            self._deliver(outcome)
 
     def _process(self, items: list[Work]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         try:
             for work in items:
-                outcomes.append(self._do(work))
+                outcomes.extend(self._do(work))
         except BaseException:
             for outcome in outcomes:  # nobody gets these any more
                 if isinstance(outcome, Viewed):
@@ -152,17 +166,34 @@ class Applier:
     def _fail(self, error: BaseException) -> None:
         self._failed(error)
 
-    def _do(self, work: Work) -> Outcome:
+    def _do(self, work: Work) -> Iterator[Outcome]:
         if isinstance(work, ApplyWork):
-            return self._apply(work)
-        if isinstance(work, RestoreWork):
+            yield from self._apply_pieces(work)
+        elif isinstance(work, RestoreWork):
             restore(self._fsm, work.reader)
-            return Restored(work.meta, work.runtime)
-        return Viewed(self._fsm.snapshot())
+            yield Restored(work.meta, work.runtime)
+        else:
+            yield Viewed(self._fsm.snapshot())
 
-    def _apply(self, work: ApplyWork) -> Applied:
-        entries = work.entries
-        done = Applied(work.responses, entries[0].index, entries[-1].index, entries[-1].term)
+    def _apply_pieces(self, work: ApplyWork) -> Iterator[Applied]:
+        """Cut the entries at each point, where the digest is taken, and behind each entry that compares digests.
+
+        So what a comparison goes by (the own state, the membership in force) is that of its index on every node.
+        """
+        entries, interval = work.entries, self.digests.interval
+        while entries:
+            room = room_before_point(entries[0].index, interval)
+            done = self._apply(entries if room >= len(entries) else entries[:room])
+            entries = entries[done.last_index - done.first_index + 1 :]
+            if not done.last_index % interval:
+                done.at_point = True
+                done.digest = self.digests.take() if done.last_index >= self._durable_index else None
+            if not entries:
+                done.responses = work.responses
+            yield done
+
+    def _apply(self, entries: Sequence[Entry]) -> Applied:
+        done = Applied((), entries[0].index, entries[-1].index, entries[-1].term)
         commands: list[Command] = []
         mine: list[tuple[int, int]] = []  # number, position among the commands
         node_id, command_kind, size_bytes = self._node_id, int(Kind.COMMAND), 0
@@ -180,6 +211,9 @@ class Applier:
                 else:
                     if proposal.kind == Kind.ANNOUNCE:
                         done.announced.append(proposal.data)
+                    if proposal.kind == Kind.DIGEST:
+                        done.compared, done.last_index, done.last_term = proposal.data, entry.index, entry.term
+                        break
                     if proposal.origin == node_id:
                         done.answers.append((proposal.number, entry.index, entry.term, None))
         done.size_bytes = size_bytes

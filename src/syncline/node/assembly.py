@@ -33,6 +33,7 @@ from syncline.node.logwriter import LogWriter
 from syncline.node.members import MemberBook, derive_cluster_id, derive_node_id, is_founder
 from syncline.node.outcomes import on_outcome
 from syncline.node.parts import Parts
+from syncline.node.statedigest import DIGEST_INTERVAL
 from syncline.platform.disk import Disk
 from syncline.platform.network import Network
 from syncline.platform.worker import Workers
@@ -63,6 +64,8 @@ class World:
     network: Network
     workers: Workers
     rng: random.Random
+    digest_interval: int = DIGEST_INTERVAL
+    """Entries from one comparison of states to the next. The same on all nodes; another one only in tests."""
 
 
 def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None]) -> Driver:
@@ -181,7 +184,14 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
         book=opened.book,
         core=opened.core,
         writer=LogWriter(opened.wal, opened.log, world.workers, relay.on_durable, on_failure),
-        machine=Applier(fsm, node_id, world.workers, lambda outcome: on_outcome(holder[0], outcome), on_failure),
+        machine=Applier(
+            fsm,
+            node_id,
+            world.workers,
+            lambda outcome: on_outcome(holder[0], outcome),
+            on_failure,
+            world.digest_interval,
+        ),
         persister=Calls("syncline-snapshot", world.workers, on_failure),
         receiver=Calls("syncline-receive", world.workers, on_failure),
         transport=transport,

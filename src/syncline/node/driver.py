@@ -39,7 +39,8 @@ from syncline.errors import (
 from syncline.node.applier import ApplyWork, RestoreWork
 from syncline.node.commits import Commits
 from syncline.node.config import Config
-from syncline.node.envelope import decode_proposal
+from syncline.node.digests import DigestDoors, Digests
+from syncline.node.envelope import Kind, decode_proposal
 from syncline.node.events import Event, EventKind, Events
 from syncline.node.founding import Founding
 from syncline.node.futures import Waiter
@@ -52,6 +53,7 @@ from syncline.node.snapshotter import Snapshotter
 from syncline.storage.space import Shortage
 from syncline.transport.messages import (
     AcceptedProposal,
+    DigestReport,
     Forward,
     ForwardedProposal,
     ForwardReply,
@@ -108,6 +110,10 @@ class Driver:
         self.applied = self.core.applied
         self.horizon = Horizon(self)
         self.commits = Commits(self)
+        doors = DigestDoors(
+            parts.transport.send, parts.wal.check_space, self.reconfiguration.is_alive, self.fail, self.loop.time
+        )
+        self.digests = Digests(self.core, parts.book, doors, parts.machine.digests, config.name, config.election_s)
         self.stopped_by: SynclineError | None = None
         self.stopped = False
         self.leader_contact_s: float | None = None
@@ -202,6 +208,7 @@ class Driver:
         self.horizon.tick()
         self.reconfiguration.tick()
         self.snapshotter.tick()
+        self.digests.tick()
 
     def _watch_disk(self) -> None:
         """While the disk is short of space make some; where the last of it is reached take no entries of a leader."""
@@ -264,6 +271,8 @@ class Driver:
                     self.core.step(message)
                 elif isinstance(message, Forward):
                     self._on_forward(sender, message)
+                elif isinstance(message, DigestReport):
+                    self.digests.on_report(sender, message)
                 else:
                     self._on_forward_reply(message)
         except Exception as error:  # noqa: BLE001 - see `fail`
@@ -489,6 +498,8 @@ class Driver:
                     proposal = decode_proposal(item.data, 0)
                     if (proposal.origin, proposal.number) != (sender, item.number):
                         raise Dropped("the proposal is not its sender's own")
+                    if proposal.kind == Kind.DIGEST:
+                        raise Dropped("only the leader itself proposes to compare digests")
                     self.parts.wal.check_space(len(item.data))
                 elif item.kind != MEMBERSHIP:
                     raise Dropped(f"the leader knows no proposals of kind {item.kind}")
@@ -526,6 +537,7 @@ class Driver:
             self.leader_contact_s = self.loop.time() if soft.leader != NONE else self.leader_contact_s
             self._hold = False
             self.reads.leader_changed()
+            self.digests.leader_changed()
             self.emit(EventKind.LEADER, soft.leader)
         if soft.state is not before.state:
             self.emit(EventKind.STATE, detail=soft.state.name.lower())

@@ -60,6 +60,14 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     disk_shortage: int = 0
     """How short of space the log's disk is (`storage.space.Shortage`): 0 not at all, 1 writes are or may soon be
     refused, 2 entries of a leader are not taken either."""
+    digest_index: int = 0
+    """The log index at which the members' states were compared last; 0: not since the start (docs/digest.md)."""
+    digest_agreement: str = "none"
+    """The result: `none`, `agreed`, or `no_majority` if the voters' states differ and no node knows which is right."""
+    digest_age_s: float | None = None
+    """Seconds since that comparison."""
+    digests_ignored: int = 0
+    """Digests of peers, and entries that compare digests, that made no sense and had no effect."""
 
 
 def collect(driver: Driver) -> Stats:
@@ -67,6 +75,7 @@ def collect(driver: Driver) -> Stats:
     core, parts = driver.core, driver.parts
     leads = core.state is StateType.LEADER
     last_index = core.last_index
+    compared = driver.digests.status
     progress = {
         node_id: MemberProgress(
             match=state.match,
@@ -102,6 +111,10 @@ def collect(driver: Driver) -> Stats:
         messages_refused=sum(core.raft.dropped.values()),
         progress=progress,
         disk_shortage=driver.shortage,
+        digest_index=compared.point,
+        digest_agreement=compared.agreement.value,
+        digest_age_s=driver.loop.time() - compared.compared_s if compared.point else None,
+        digests_ignored=driver.digests.ignored,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from syncline.consensus.types import Entry, EntryType, MembershipState, Message, MessageType, NodeId
 from syncline.testing.invariants.base import Facts, Onlooker, View
-from syncline.transport.messages import Forward, PeerMessage
+from syncline.transport.messages import DigestReport, Forward, PeerMessage
 
 __all__ = ["Trace", "describe_message"]
 
@@ -99,6 +99,8 @@ def describe_message(message: PeerMessage) -> str:
     """A message in a few words; what it has no use for is left out."""
     if isinstance(message, Forward):
         return f"Propose {len(message.proposals)}"
+    if isinstance(message, DigestReport):
+        return f"Digest of {message.point}: {message.digest.hex()[:8]}"
     if not isinstance(message, Message):
         accepted = " ".join(f"{placed.index}@{placed.term}" for placed in message.accepted)
         refused = f" refused {len(message.refused)}" if message.refused else ""

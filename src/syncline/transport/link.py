@@ -35,7 +35,7 @@ from syncline.transport.handshake import (
     greeting,
 )
 from syncline.transport.limits import TransportLimits
-from syncline.transport.messages import Forward, PeerAddress, PeerHandler, PeerMessage
+from syncline.transport.messages import DigestReport, Forward, PeerAddress, PeerHandler, PeerMessage
 from syncline.transport.notices import LOGGER, Notices
 from syncline.transport.tls import check_certificate_names
 from syncline.transport.wire import (
@@ -324,7 +324,7 @@ class PeerLink:
         self.contact_s = self._progress_s = now_s
         for payload in payloads:
             answer = decode_payload(_batch_decoder, payload)
-            if answer.messages or answer.forwards or answer.replies:
+            if answer.messages or answer.forwards or answer.replies or answer.reports:
                 raise FrameError("the peer sent messages on the connection that it was dialled on")
             if answer.pong == self._ping and self._pinged_s is not None:
                 sample_s = now_s - self._pinged_s
@@ -420,12 +420,14 @@ class PeerLink:
 
 
 def _batch(messages: list[PeerMessage]) -> Batch:
-    batch = Batch(messages=[], forwards=[], replies=[])
+    batch = Batch(messages=[], forwards=[], replies=[], reports=[])
     for message in messages:
         if isinstance(message, Message):
             batch.messages.append(message)
         elif isinstance(message, Forward):
             batch.forwards.append(message)
+        elif isinstance(message, DigestReport):
+            batch.reports.append(message)
         else:
             batch.replies.append(message)
     return batch

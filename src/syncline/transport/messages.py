@@ -15,7 +15,9 @@ from syncline.consensus.types import Message, NodeId
 from syncline.errors import ConfigError
 
 __all__ = [
+    "DIGEST_BYTES",
     "AcceptedProposal",
+    "DigestReport",
     "Forward",
     "ForwardReply",
     "ForwardedProposal",
@@ -31,6 +33,9 @@ __all__ = [
 ]
 
 MAX_PORT = 65535
+
+DIGEST_BYTES = 16
+"""Of a digest of the state."""
 
 
 class ForwardedProposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -72,7 +77,16 @@ class ForwardReply(msgspec.Struct, array_like=True, gc=False, frozen=True):
     leader: NodeId = 0
 
 
-PeerMessage: TypeAlias = Message | Forward | ForwardReply
+class DigestReport(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """The sender's digest of its state when it had applied the entry at `point`, for the leader."""
+
+    point: int
+    version: int
+    """Of the algorithm: digests of different versions can't be compared."""
+    digest: bytes
+
+
+PeerMessage: TypeAlias = Message | Forward | ForwardReply | DigestReport
 """All that goes over a peer link. Messages of one kind arrive in the order in which they were sent, without gaps
 while the link stays up; between the kinds no order is promised."""
 

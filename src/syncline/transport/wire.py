@@ -21,10 +21,11 @@ import msgspec
 from syncline.consensus.sizes import payload_size
 from syncline.consensus.types import Message, MessageType, NodeId
 from syncline.errors import FrameError
-from syncline.transport.messages import Forward, ForwardReply, PeerMessage
+from syncline.transport.messages import DIGEST_BYTES, DigestReport, Forward, ForwardReply, PeerMessage
 
 __all__ = [
     "MAX_BATCH_MESSAGES",
+    "MAX_BATCH_REPORTS",
     "Batch",
     "FrameDecoder",
     "check_batch",
@@ -39,6 +40,11 @@ CHECKSUM_SEED: Final = 0x53594E43
 
 MAX_BATCH_MESSAGES: Final = 65536
 """In one batch: the bytes of a frame do not bound the memory of what it decodes to where each message is tiny."""
+
+MAX_BATCH_REPORTS: Final = 64
+"""Digests in one batch: a node keeps fewer."""
+
+MAX_NUMBER: Final = 2**63 - 1
 
 MESSAGE_OVERHEAD_BYTES: Final = 48
 ENTRY_OVERHEAD_BYTES: Final = 24
@@ -58,10 +64,11 @@ class Batch(msgspec.Struct, array_like=True, gc=False):
     replies: Annotated[list[ForwardReply], msgspec.Meta(max_length=MAX_BATCH_MESSAGES)] = []
     ping: int = 0
     pong: int = 0
+    reports: Annotated[list[DigestReport], msgspec.Meta(max_length=MAX_BATCH_REPORTS)] = []
 
     def items(self) -> list[PeerMessage]:
         """All messages as one list."""
-        return [*self.messages, *self.forwards, *self.replies]
+        return [*self.messages, *self.forwards, *self.replies, *self.reports]
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -180,6 +187,11 @@ def check_batch(batch: Batch, sender: NodeId, node_id: NodeId) -> None:
                 f"a {message.type.name} message from {message.sender:016x} to {message.to:016x} on the link from "
                 f"{sender:016x} to {node_id:016x}"
             )
+    for report in batch.reports:
+        if not (0 < report.point <= MAX_NUMBER and 0 < report.version <= MAX_NUMBER):
+            raise FrameError(f"a digest of version {report.version} at index {report.point} can't be")
+        if len(report.digest) != DIGEST_BYTES:
+            raise FrameError(f"a digest of {len(report.digest)} bytes; it has {DIGEST_BYTES}")
 
 
 def is_sendable(message: Message) -> bool:
@@ -201,5 +213,7 @@ def message_size_bytes(message: PeerMessage) -> int:
         return (
             MESSAGE_OVERHEAD_BYTES + ENTRY_OVERHEAD_BYTES * len(proposals) + sum([len(item.data) for item in proposals])
         )
+    if isinstance(message, DigestReport):
+        return MESSAGE_OVERHEAD_BYTES
     refused = sum(ENTRY_OVERHEAD_BYTES + len(item.code) + 4 * len(item.message) for item in message.refused)
     return MESSAGE_OVERHEAD_BYTES + ENTRY_OVERHEAD_BYTES * len(message.accepted) + refused
