@@ -82,6 +82,7 @@ def test_one_endpoint_is_enough_to_see_every_member() -> None:
         "voter": True,
         "leader": "a", "last_index": 9, "first_index": 1, "snapshot_index": 0, "revision": 7, "uptime_s": 1.5,
         "version": "0.1.0", "error": None, "active": None, "promote": False,
+        "digest_index": 0, "digest_agreement": "none", "digest_age_s": None,
     }  # fmt: skip
     assert (rows[2]["role"], rows[2]["reachable"], rows[2]["http"]) == (None, False, away)
     assert "connection refused" in rows[2]["error"]
@@ -95,6 +96,16 @@ def test_the_table_shows_members_and_why_one_is_not_there() -> None:
     assert lines[2].split()[:2] == ["b", "follower"]
     assert lines[3].split()[:4] == ["c", "unreachable", away, "-"]
     assert lines[4] == f"c: can't reach {away}: connection refused"
+
+
+def test_status_says_that_the_states_differ_without_a_majority() -> None:
+    with cluster() as (nodes, doubles, _):
+        nodes["b"].status |= {"digest_index": 8192, "digest_agreement": "no_majority", "digest_age_s": 2.0}
+        table = syncline("status", "--endpoints", doubles[0].url)
+        as_json = syncline("status", "--json", "--endpoints", doubles[0].url)
+    assert "the voters' states differ" in table.text
+    row = as_json.json()["members"][1]  # type: ignore[index]
+    assert (row["digest_index"], row["digest_agreement"], row["digest_age_s"]) == (8192, "no_majority", 2.0)
 
 
 def test_a_cluster_without_a_leader_says_so() -> None:

@@ -55,6 +55,24 @@ def test_without_a_leader_a_node_is_alive_but_not_ready() -> None:
     run(scenario())
 
 
+def test_ready_fails_with_digest_while_states_differ_without_a_majority() -> None:
+    """The node is alive, and a restart changes nothing; clients that need the right answer go elsewhere."""
+
+    async def scenario() -> None:
+        wire = KvWire()
+        wire.backend.state_alarm = "the voters' states differ at log index 8192"
+        answer = await wire.ask("GET", "/readyz")
+        assert answer.status == 503
+        assert b"[-]digest failed: the voters' states differ at log index 8192\n" in answer.body
+        assert (await wire.ask("GET", "/readyz/digest")).status == 503
+        assert (await wire.ask("GET", "/readyz?exclude=digest")).status == 200
+        assert (await wire.ask("GET", "/livez")).status == 200
+        wire.backend.state_alarm = ""
+        assert (await wire.ask("GET", "/readyz")).status == 200
+
+    run(scenario())
+
+
 def test_a_stopped_node_is_not_alive() -> None:
     async def scenario() -> None:
         wire = KvWire()

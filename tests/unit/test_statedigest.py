@@ -230,6 +230,25 @@ class TestSource:
         assert source.disabled
         assert source.take() is None
 
+    def test_source_with_a_property_that_raises_is_disabled(self) -> None:
+        class Raising(Plain):
+            @property
+            def digest(self) -> bytes:
+                raise RuntimeError("not yet")
+
+        source = DigestSource(Raising(), 8)
+        assert source.disabled
+        assert source.take() is None
+
+    def test_source_with_a_coroutine_function_is_disabled(self) -> None:
+        class Asynchronous(Plain):
+            async def digest(self) -> bytes:
+                return b"digest"
+
+        source = DigestSource(Asynchronous(), 8)
+        assert source.take() is None
+        assert source.disabled
+
     def test_source_versions_differ_with_the_version_of_the_machine(self) -> None:
         later = Digesting()
         later.digest_version = 2  # type: ignore[attr-defined]

@@ -48,6 +48,10 @@ class MemberRow(msgspec.Struct, frozen=True):
     """The leader's word on whether it hears of the member; None where the leader does not answer."""
     promote: bool = False
     """A learner that becomes a voter once it has caught up."""
+    digest_index: int | None = None
+    digest_agreement: str | None = None
+    """Of the newest comparison of the members' states: `none`, `agreed`, `no_majority`."""
+    digest_age_s: float | None = None
 
 
 class Survey(msgspec.Struct, frozen=True):
@@ -151,6 +155,9 @@ def _row(status: NodeStatus, lag: int | None, *, member: MemberInfo | None) -> M
         revision=status.revision,
         uptime_s=status.uptime_s,
         version=status.version,
+        digest_index=status.digest_index,
+        digest_agreement=status.digest_agreement,
+        digest_age_s=status.digest_age_s,
     )
 
 

@@ -131,9 +131,10 @@ class Applier:
     def _run_here(self, work: Work) -> None:
         if self._stopped:
             return
-        outcomes = self._do(work)
+        outcomes: Iterator[Outcome] | None = None
         while True:
             try:
+                outcomes = outcomes or self._do(work)
                 outcome = next(outcomes, None)
             except Exception as error:  # noqa: BLE001 - whatever a state machine raises, its state is in doubt: stop
                 self._stopped = True
@@ -168,12 +169,11 @@ class Applier:
 
     def _do(self, work: Work) -> Iterator[Outcome]:
         if isinstance(work, ApplyWork):
-            yield from self._apply_pieces(work)
-        elif isinstance(work, RestoreWork):
+            return self._apply_pieces(work)
+        if isinstance(work, RestoreWork):
             restore(self._fsm, work.reader)
-            yield Restored(work.meta, work.runtime)
-        else:
-            yield Viewed(self._fsm.snapshot())
+            return iter((Restored(work.meta, work.runtime),))
+        return iter((Viewed(self._fsm.snapshot()),))
 
     def _apply_pieces(self, work: ApplyWork) -> Iterator[Applied]:
         """Cut the entries at each point, where the digest is taken, and behind each entry that compares digests.
@@ -181,16 +181,19 @@ class Applier:
         So what a comparison goes by (the own state, the membership in force) is that of its index on every node.
         """
         entries, interval = work.entries, self.digests.interval
-        while entries:
+        while True:
             room = room_before_point(entries[0].index, interval)
             done = self._apply(entries if room >= len(entries) else entries[:room])
-            entries = entries[done.last_index - done.first_index + 1 :]
-            if not done.last_index % interval:
+            index = done.last_index
+            if not index % interval:
                 done.at_point = True
-                done.digest = self.digests.take() if done.last_index >= self._durable_index else None
-            if not entries:
+                done.digest = self.digests.take() if index >= self._durable_index else None
+            if index == entries[-1].index:
                 done.responses = work.responses
+                yield done
+                return
             yield done
+            entries = entries[index - done.first_index + 1 :]
 
     def _apply(self, entries: Sequence[Entry]) -> Applied:
         done = Applied((), entries[0].index, entries[-1].index, entries[-1].term)

@@ -7,6 +7,7 @@ log have the same digest at each point. Everything here is pure: `digests.py` ke
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from enum import StrEnum
@@ -166,11 +167,20 @@ class DigestSource:
         assert interval > 1, "an entry that compares digests for each entry would never end"
         self.interval = interval
         """Entries from one point to the next."""
-        self._digest: Callable[[], object] | None = fsm.digest if isinstance(fsm, DigestingFSM) else None
         self._name = type(fsm).__name__
+        self._digest: Callable[[], object] | None = None
         self.disabled = False
         """Whether the state machine's digests can't be used. The node then reports and compares none."""
-        self.version = digest_version(0 if self._digest is None else self._machine_version(fsm))
+        machine_version: object = 0
+        try:  # attributes of a user's class may be properties, which raise what they like
+            if isinstance(fsm, DigestingFSM):
+                self._digest = fsm.digest
+                machine_version = getattr(fsm, "digest_version", 1)
+                if type(machine_version) is not int or not 0 < machine_version <= MAX_MACHINE_VERSION:
+                    self._disable(f"{self._name}.digest_version is {machine_version!r}, not 1 to {MAX_MACHINE_VERSION}")
+        except Exception as error:  # noqa: BLE001 - the user's code
+            self._disable(f"{self._name}.digest can't be used: {type(error).__name__}: {error}")
+        self.version = digest_version(machine_version if type(machine_version) is int and not self.disabled else 0)
 
     def take(self) -> bytes | None:
         """The digest of the state as of now: empty without the capability, None if it can't be used."""
@@ -183,16 +193,11 @@ class DigestSource:
             return None
         if isinstance(digest, bytes) and 0 < len(digest) <= MACHINE_DIGEST_BYTES:
             return digest
+        if inspect.iscoroutine(digest):
+            digest.close()  # never to be awaited: `digest` must be a plain function
         what = f"{len(digest)} bytes" if isinstance(digest, bytes) else type(digest).__name__
         self._disable(f"{self._name}.digest returned {what} and not 1 to {MACHINE_DIGEST_BYTES} bytes")
         return None
-
-    def _machine_version(self, fsm: FSM) -> int:
-        version: object = getattr(fsm, "digest_version", 1)
-        if type(version) is int and 0 < version <= MAX_MACHINE_VERSION:
-            return version
-        self._disable(f"{self._name}.digest_version is {version!r}, not a number from 1 to {MAX_MACHINE_VERSION}")
-        return 0
 
     def _disable(self, reason: str) -> None:
         self.disabled = True
