@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 
+import msgspec
 import pytest
 
 from syncline.consensus.types import ChangeType
+from syncline.node.digests import Digests
 from syncline.node.envelope import Kind, Proposal, encode
 from syncline.node.statedigest import DigestEntry
 from syncline.testing.cluster import Settings
@@ -362,5 +364,25 @@ def test_digest_entry_that_is_malformed_is_a_counted_no_op_on_every_node() -> No
         await at.until_all_agree()
         assert [at.digests(server).ignored for server in at.servers()] == [len(contents)] * 3
         assert all(server.condition is Condition.RUNNING for server in at.servers())
+
+    trial(scenario)
+
+
+def test_digest_of_the_registry_stops_a_node_whose_registry_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names and addresses are replicated state too: a node with others would dial, and admit, other peers."""
+    defaults = Digests.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "covers_registry", True)
+
+    async def scenario(at: Trial) -> None:
+        await at.until_all_agree()
+        wrong = (await at.followers())[0]
+        assert wrong.driver is not None
+        book = wrong.driver.parts.book
+        leader_id = at.cluster.node_id(await at.leader())
+        book.members[leader_id] = msgspec.structs.replace(book.members[leader_id], name="changed")
+        assert "differs from that of the majority" in await at.until_failed(wrong)
+        await at.until_all_agree()
+        assert len(at.cluster.running) == 2
 
     trial(scenario)
