@@ -162,7 +162,7 @@ def test_digest_after_a_restart_with_a_sound_replay_goes_on() -> None:
     trial(scenario)
 
 
-def test_digest_after_a_restart_on_a_wrong_snapshot_stops_at_each_start() -> None:
+def test_digest_after_a_restart_on_a_wrong_snapshot_stops_again() -> None:
     async def scenario(at: Trial) -> None:
         await at.write()
         wrong = (await at.followers())[0]
@@ -351,7 +351,7 @@ def test_digest_entry_of_a_peer_is_refused_by_the_leader() -> None:
     trial(scenario)
 
 
-def test_digest_entry_that_is_malformed_is_a_counted_no_op_on_every_node() -> None:
+def test_digest_entry_that_is_malformed_is_a_counted_no_op() -> None:
     async def scenario(at: Trial) -> None:
         await at.until_all_agree()
         leader = await at.leader()

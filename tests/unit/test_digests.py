@@ -170,7 +170,7 @@ class TestFollower:
         node.digests.passed(16, b"")
         assert node.sent == []
 
-    def test_follower_that_covers_the_registry_reports_without_a_machine_digest(self) -> None:
+    def test_follower_that_covers_the_registry_always_reports(self) -> None:
         node = Node(registry=True)
         node.digests.passed(8, b"")
         node.book.members[ME] = Member(ME, "a", "h:1")
@@ -200,7 +200,7 @@ class TestComparison:
         assert node.failures == []
         assert node.digests.status.agreement is Agreement.AGREED
 
-    def test_node_goes_by_its_own_digest_and_not_by_what_the_entry_says_of_it(self) -> None:
+    def test_node_goes_by_its_own_digest_whatever_the_entry_says(self) -> None:
         """A leader that names another digest for this node can neither stop it nor save it."""
         node = Node()
         node.digests.passed(8, RIGHT)

@@ -55,7 +55,7 @@ def test_without_a_leader_a_node_is_alive_but_not_ready() -> None:
     run(scenario())
 
 
-def test_ready_fails_with_digest_while_states_differ_without_a_majority() -> None:
+def test_ready_fails_with_digest_while_no_majority_agrees() -> None:
     """The node is alive, and a restart changes nothing; clients that need the right answer go elsewhere."""
 
     async def scenario() -> None:

@@ -25,6 +25,7 @@ from syncline.transport.messages import DIGEST_BYTES
 __all__ = [
     "COVERS_REGISTRY",
     "DIGEST_INTERVAL",
+    "MACHINE_DIGEST_BYTES",
     "Agreement",
     "Comparison",
     "DigestEntry",
