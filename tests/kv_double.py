@@ -95,6 +95,8 @@ class FakeBackend:
         except SynclineError as error:
             return None, error
 
+    state_alarm = ""
+
     def leader(self) -> LeaderView | None:
         if self.leader_name is None:
             return None

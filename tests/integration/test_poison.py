@@ -208,7 +208,8 @@ def test_reply_of_nonsense_to_a_forward_is_ignored(tmp_path: Path) -> None:
             follower._driver.on_messages(leader.node_id, [ForwardReply([*strange, *accepted], refused, -7)])
             assert await future == 1
             await all_apply(nodes, b"alive")
-            assert not follower._driver.proposals._placed
+            placed = follower._driver.proposals._placed  # an announcement of the node may stand in it
+            assert not placed.keys() & {-1, 0, 1, 2**63, 2**64 - 1}
 
     run(check())
 

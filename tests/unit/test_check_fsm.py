@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import random
@@ -123,9 +124,43 @@ class BadBatches(Items):
         return [len(self.items)] * len(entries)
 
 
+class Digesting(Items):
+    def digest(self) -> bytes:
+        return hashlib.sha256(json.dumps(self.items).encode()).digest()
+
+
+class DigestOfAnotherProcess(Items):
+    def digest(self) -> bytes:
+        return b"%d" % hash("".join(self.items))
+
+
+class DigestAsText(Items):
+    def digest(self) -> bytes:
+        return str(self.items)  # type: ignore[return-value]
+
+
+class DigestOfAPart(Items):
+    def digest(self) -> bytes:
+        return b"%d" % (len(self.items) // 2)
+
+
+class DigestOfCalls(Items):
+    calls = 0
+
+    def apply(self, entry: Entry) -> object:
+        self.calls += 1
+        return super().apply(entry)
+
+    def digest(self) -> bytes:
+        return b"%d" % self.calls
+
+
 @pytest.mark.parametrize(
     ("machine", "clause"),
     [
+        (DigestAsText, "`digest` returns"),
+        (DigestOfAPart, "different states .* have one digest"),
+        (DigestOfCalls, "a restored snapshot has another digest"),
         (Random, "second machine"),
         (SharedCounter, "second machine"),
         (ChangedByRefusal, "refused command changed the state"),
@@ -150,9 +185,16 @@ def test_an_order_of_strings_that_differs_between_processes_is_found() -> None:
     assert "answered" in found.value.difference
 
 
+def test_check_fsm_finds_a_digest_that_differs_between_processes() -> None:
+    with pytest.raises(FSMProblem, match="another process") as found:
+        check_fsm(DigestOfAnotherProcess, COUNTS)
+    assert "digest" in found.value.difference
+
+
 @pytest.mark.parametrize(
     ("machine", "commands"),
     [
+        (Digesting, COUNTS),
         (Raffle, JOIN_AND_DRAW),
         (Items, COUNTS),
         (Items, []),

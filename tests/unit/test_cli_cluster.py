@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.support_cli import syncline
+from tests.support_cli import Ran, syncline
 from tests.support_http import HttpDouble, KeyDouble, error_reply, in_thread, json_reply, refused_url
 
 IDS = {name: f"{number:016x}" for number, name in enumerate(("a", "b", "c", "gone"), 1)}
@@ -82,6 +82,7 @@ def test_one_endpoint_is_enough_to_see_every_member() -> None:
         "voter": True,
         "leader": "a", "last_index": 9, "first_index": 1, "snapshot_index": 0, "revision": 7, "uptime_s": 1.5,
         "version": "0.1.0", "error": None, "active": None, "promote": False, "fault": "",
+        "digest_index": 0, "digest_agreement": "none", "digest_age_s": None,
     }  # fmt: skip
     assert (rows[2]["role"], rows[2]["reachable"], rows[2]["http"]) == (None, False, away)
     assert "connection refused" in rows[2]["error"]
@@ -106,10 +107,24 @@ def test_status_of_a_member_with_a_fault_shows_it_instead_of_its_lag() -> None:
         ran = syncline("status", "--endpoints", doubles[0].url)
         as_json = syncline("status", "--json", "--endpoints", doubles[0].url)
     assert ran.text.splitlines()[4] == "b: not healthy: it has lost entries"
-    rows = as_json.json()["members"]
-    assert isinstance(rows, list)
-    row = rows[1]
+    row = rows_of(as_json)[1]
     assert (row["name"], row["lag"], row["fault"]) == ("b", None, "it has lost entries")
+
+
+def test_status_says_that_the_states_differ_without_a_majority() -> None:
+    with cluster() as (nodes, doubles, _):
+        nodes["b"].status |= {"digest_index": 8192, "digest_agreement": "no_majority", "digest_age_s": 2.0}
+        table = syncline("status", "--endpoints", doubles[0].url)
+        as_json = syncline("status", "--json", "--endpoints", doubles[0].url)
+    assert "the voters' states differ" in table.text
+    row = rows_of(as_json)[1]
+    assert (row["digest_index"], row["digest_agreement"], row["digest_age_s"]) == (8192, "no_majority", 2.0)
+
+
+def rows_of(ran: Ran) -> list[dict[str, object]]:
+    rows = ran.json()["members"]
+    assert isinstance(rows, list)
+    return rows
 
 
 def test_a_cluster_without_a_leader_says_so() -> None:

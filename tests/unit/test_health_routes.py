@@ -30,6 +30,7 @@ def test_verbose_lists_every_check() -> None:
             "[+]node ok",
             "[+]local_read ok",
             "[+]not_stopping ok",
+            "[+]digest ok",
             "[+]linearizable_read ok",
             "ok",
         ]
@@ -50,6 +51,24 @@ def test_without_a_leader_a_node_is_alive_but_not_ready() -> None:
         assert (await wire.ask("GET", "/readyz?exclude=linearizable_read")).status == 200
         assert (await wire.ask("GET", "/readyz/node")).status == 200
         assert (await wire.ask("GET", "/readyz/linearizable_read")).status == 503
+
+    run(scenario())
+
+
+def test_ready_fails_with_digest_while_no_majority_agrees() -> None:
+    """The node is alive, and a restart changes nothing; clients that need the right answer go elsewhere."""
+
+    async def scenario() -> None:
+        wire = KvWire()
+        wire.backend.state_alarm = "the voters' states differ at log index 8192"
+        answer = await wire.ask("GET", "/readyz")
+        assert answer.status == 503
+        assert b"[-]digest failed: the voters' states differ at log index 8192\n" in answer.body
+        assert (await wire.ask("GET", "/readyz/digest")).status == 503
+        assert (await wire.ask("GET", "/readyz?exclude=digest")).status == 200
+        assert (await wire.ask("GET", "/livez")).status == 200
+        wire.backend.state_alarm = ""
+        assert (await wire.ask("GET", "/readyz")).status == 200
 
     run(scenario())
 

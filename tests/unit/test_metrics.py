@@ -292,6 +292,22 @@ def test_what_a_node_tells() -> None:
     assert "syncline_raft_member_lag_entries" not in samples
 
 
+@pytest.mark.parametrize(("agreement", "shown"), [("none", -1), ("agreed", 1), ("no_majority", 0)])
+def test_metrics_show_the_newest_comparison_of_states(agreement: str, shown: int) -> None:
+    registry, node, store = Registry(), FakeNode(), Store()
+    add_node_metrics(registry, node, lambda: store, name="a")
+    samples, _, _ = parse(registry.render())
+    assert "syncline_digest_age_seconds" not in samples
+    node.figures = msgspec.structs.replace(
+        STATS, digest_index=8192, digest_agreement=agreement, digest_age_s=1.5, digests_ignored=3
+    )
+    samples, _, _ = parse(registry.render())
+    assert samples["syncline_digest_agreement"][()] == shown
+    assert samples["syncline_digest_index"][()] == 8192
+    assert samples["syncline_digest_age_seconds"][()] == 1.5
+    assert samples["syncline_digests_ignored_total"][()] == 3
+
+
 def test_http_answers_are_counted_by_route_and_status() -> None:
     registry = Registry()
     telemetry = HttpTelemetry(registry)

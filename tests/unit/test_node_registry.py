@@ -40,7 +40,7 @@ class Core:
 
     def __init__(self) -> None:
         self.configuration, self.progress = Configuration(), ProgressMap()
-        self.raft = SimpleNamespace(id=ME, tracker=self)
+        self.raft = SimpleNamespace(id=ME, tracker=self, config=SimpleNamespace(election_ticks=10))
         self.state = StateType.FOLLOWER
 
     def apply_membership(self, change: MembershipChange, *, index: int) -> MembershipState:
@@ -61,11 +61,12 @@ class Node:
             book=MemberBook(),
             transport=SimpleNamespace(set_peer=nothing, remove_peer=nothing),
             identity=Identity(1, ME, "one"),
-            wal=SimpleNamespace(recovery=SimpleNamespace(last_index=10**9)),
+            writer=SimpleNamespace(settle_now=nothing, durable_commit=10**9),
         )
         self.core = Core()
         self.loop = SimpleNamespace(time=lambda: 0.0, call_soon=nothing)
         self.ignored = SimpleNamespace(note=nothing)
+        self.settlement = SimpleNamespace(complete=True, look=nothing)
         self.applied, self.stopped, self.restoring = 0, False, False
         self.proposals = self.snapshotter = self.reads = ignored
         self.on_applied = self.emit = nothing

@@ -256,6 +256,7 @@ def test_status_and_members() -> None:
             "cluster_id", "cluster", "id", "name", "role", "term", "leader", "commit", "applied", "last_index",
             "first_index", "snapshot_index", "membership_index", "lag", "pid", "data_dir", "version", "http", "peer",
             "uptime_s", "revision", "digest", "last_contact_s", "members", "no_leader",
+            "digest_index", "digest_agreement", "digest_age_s",
         }  # fmt: skip
         assert (status["id"], status["revision"], status["leader"]["name"]) == (f"{IDS['a']:016x}", 1, "a")
         assert status["digest"] == f"{wire.backend.store.digest:032x}"

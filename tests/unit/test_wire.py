@@ -36,6 +36,7 @@ from syncline.transport.handshake import (
 )
 from syncline.transport.messages import (
     AcceptedProposal,
+    DigestReport,
     Forward,
     ForwardedProposal,
     ForwardReply,
@@ -46,6 +47,7 @@ from syncline.transport.wire import (
     CHECKSUM_SEED,
     HEADER,
     MAX_BATCH_MESSAGES,
+    MAX_BATCH_REPORTS,
     Batch,
     FrameDecoder,
     check_batch,
@@ -223,7 +225,7 @@ class TestFrames:
         assert truth <= 2.5 * message_size_bytes(message)
 
     def test_fields_of_a_later_version_are_skipped_and_missing_ones_have_their_defaults(self) -> None:
-        later = msgspec.msgpack.encode([[], [], [], 7, 0, [], "a field of a later version"])
+        later = msgspec.msgpack.encode([[], [], [], 7, 0, [], [], "a field of a later version"])
         assert decode_payload(decoder, memoryview(later)).ping == 7
         assert decode_payload(decoder, memoryview(msgspec.msgpack.encode([[]]))) == Batch()
 
@@ -236,6 +238,30 @@ class TestCheckBatch:
     def test_messages_of_the_core_to_itself_are_refused(self, kind: MessageType) -> None:
         with pytest.raises(FrameError, match=kind.name):
             check_batch(Batch([Message(kind, to=2, sender=1)]), 1, 2, {1, 3}.__contains__)
+
+    @pytest.mark.parametrize(
+        "report",
+        [
+            DigestReport(0, 1, bytes(16)),
+            DigestReport(-8, 1, bytes(16)),
+            DigestReport(2**63, 1, bytes(16)),
+            DigestReport(8, 0, bytes(16)),
+            DigestReport(8, 1, bytes(15)),
+            DigestReport(8, 1, bytes(17)),
+        ],
+    )
+    def test_digest_report_with_impossible_fields_is_refused(self, report: DigestReport) -> None:
+        check_batch(Batch(reports=[DigestReport(8, 1, bytes(16))]), 1, 2, {1, 3}.__contains__)
+        with pytest.raises(FrameError, match="digest"):
+            check_batch(Batch(reports=[report]), 1, 2, {1, 3}.__contains__)
+
+    def test_digest_reports_above_the_limit_are_refused(self) -> None:
+        def payload(count: int) -> memoryview:
+            return memoryview(msgspec.msgpack.encode(Batch(reports=[DigestReport(8, 1, bytes(16))] * count)))
+
+        assert len(decode_payload(decoder, payload(MAX_BATCH_REPORTS)).items()) == MAX_BATCH_REPORTS
+        with pytest.raises(FrameError):
+            decode_payload(decoder, payload(MAX_BATCH_REPORTS + 1))
 
     def test_the_local_types_are_exactly_these(self) -> None:
         local = {kind for kind in MessageType if not is_sendable(Message(kind))}

@@ -47,6 +47,8 @@ async def status(context: Context) -> None:
             print_line(f"{row.name or row.http}: {one_line(row.error)}")
         elif not row.member:
             print_line(f"{row.name}: answers, but is not a member of the cluster")
+    if any(row.digest_agreement == "no_majority" for row in survey.members):
+        print_line("the voters' states differ, and no majority agrees: see docs/digest.md")
     if survey.leader is None:
         why = one_line(survey.no_leader or "no quorum of the voters is reachable")
         print_line(f"no leader, so that writes and linearizable reads wait: {why}")

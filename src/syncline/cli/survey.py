@@ -50,6 +50,10 @@ class MemberRow(msgspec.Struct, frozen=True):
     """A learner that becomes a voter once it has caught up."""
     fault: str = ""
     """The leader's word on why the member is not healthy although it answers. Its `lag` is not known then."""
+    digest_index: int | None = None
+    digest_agreement: str | None = None
+    """Of the newest comparison of the members' states: `none`, `agreed`, `no_majority`."""
+    digest_age_s: float | None = None
 
 
 class Survey(msgspec.Struct, frozen=True):
@@ -157,6 +161,9 @@ def _row(status: NodeStatus, lag: int | None, *, member: MemberInfo | None) -> M
         revision=status.revision,
         uptime_s=status.uptime_s,
         version=status.version,
+        digest_index=status.digest_index,
+        digest_agreement=status.digest_agreement,
+        digest_age_s=status.digest_age_s,
     )
 
 

@@ -145,7 +145,8 @@ class SnapshotResult(msgspec.Struct, frozen=True):
 class NodeStatus(msgspec.Struct, frozen=True):
     """One node in its own view. Ids are sixteen hexadecimal digits; `role` is leader, follower, candidate or learner;
     `lag` is how many entries it is behind, as far as it knows; nodes at one `revision` have one `digest` (of the whole
-    state)."""
+    state). `digest_index` and `digest_agreement` are of the newest comparison of the members' states: `none`, `agreed`,
+    or `no_majority` if the voters' states differ and no node knows which is right."""
 
     cluster_id: str
     id: str
@@ -172,3 +173,6 @@ class NodeStatus(msgspec.Struct, frozen=True):
     last_contact_s: float | None = None
     members: tuple[MemberInfo, ...] = ()
     no_leader: str = ""
+    digest_index: int = 0
+    digest_agreement: str = "none"
+    digest_age_s: float | None = None

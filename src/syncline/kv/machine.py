@@ -12,6 +12,7 @@ from typing import BinaryIO, Final, TypeAlias
 
 from syncline.errors import NodeFailed, Rejected
 from syncline.kv.commands import Delete, DeleteRange, Put, Txn, decode_command, of_later_version
+from syncline.kv.digest import DIGEST_VERSION
 from syncline.kv.records import DeleteRangeResult, DeleteResult, PutResult, TxnResult
 from syncline.kv.snapshots import KvSnapshot, read_snapshot
 from syncline.kv.store import Store
@@ -31,6 +32,8 @@ class KvMachine:
 
     apply_on_loop: Final = True
     """A command takes microseconds: it is applied on the event loop's thread, where the store is read too: no locks."""
+
+    digest_version: Final = DIGEST_VERSION
 
     def __init__(self) -> None:
         self.store: Store = Store()
@@ -62,6 +65,10 @@ class KvMachine:
     def snapshot(self) -> KvSnapshot:
         """A view of the state as it is now, in time that does not grow with keys or values."""
         return KvSnapshot(self.store.view())
+
+    def digest(self) -> bytes:
+        """The digest of the state as it is now, in time that does not grow with it; see `DigestingFSM`."""
+        return self.store.digest.to_bytes(16, "big")
 
     def restore(self, source: BinaryIO) -> None:
         """Replace the state. A stream that can't be read raises `CorruptionError` or `FormatVersionError`; the state

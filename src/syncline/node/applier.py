@@ -7,7 +7,7 @@ cheap and its readers live on the loop, to the event loop. A restore is always o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -26,6 +26,7 @@ from syncline.node.machine import (
     release,
     restore_failed,
 )
+from syncline.node.statedigest import DIGEST_INTERVAL, DigestSource, room_before_point
 from syncline.platform.worker import Workers
 from syncline.storage.snapshots import SnapshotReader
 
@@ -76,6 +77,12 @@ class Applied(msgspec.Struct):
     ones before it."""
     ignored: list[tuple[int, str]] = []
     """Entries that have no effect: index, and why."""
+    at_point: bool = False
+    """Whether the last entry is a point: the state at it has a digest to be compared."""
+    digest: bytes | None = None
+    """At a point: what the state machine says (`DigestSource.take`)."""
+    compared: bytes | None = None
+    """The data of the last entry if that compares digests."""
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -134,8 +141,10 @@ class Applier:
         workers: Workers,
         deliver: Callable[[Outcome], None],
         failed: Callable[[BaseException], None],
+        digest_interval: int = DIGEST_INTERVAL,
     ) -> None:
         self._fsm = fsm
+        self.digests = DigestSource(fsm, digest_interval)
         self._node_id = node_id
         self._deliver = deliver
         self._failed = failed
@@ -169,19 +178,25 @@ class Applier:
     def _run_here(self, work: Work) -> None:
         if self._stopped:
             return
-        try:
-            outcome = self._do(work)
-        except Exception as error:  # noqa: BLE001 - whatever a state machine raises, its state is in doubt: stop
-            self._stopped = True
-            self._fail(error)
-            return
-        self._deliver(outcome)
+        outcomes: Iterator[Outcome] | None = None
+        while True:
+            try:
+                outcomes = outcomes or self._do(work)
+                outcome = next(outcomes, None)
+            except Exception as error:  # noqa: BLE001 - whatever a state machine raises, its state is in doubt: stop
+                self._stopped = True
+                self._fail(error)
+                return
+            if outcome is None:
+                return
+            # Before the next piece is applied: a snapshot that is asked for now is of the state as of this outcome.
+            self._deliver(outcome)
 
     def _process(self, items: list[Work]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         try:
             for work in items:
-                outcomes.append(self._do(work))
+                outcomes.extend(self._do(work))
         except BaseException:
             for outcome in outcomes:  # nobody gets these any more
                 if isinstance(outcome, Viewed):
@@ -199,20 +214,39 @@ class Applier:
     def _fail(self, error: BaseException) -> None:
         self._failed(error)
 
-    def _do(self, work: Work) -> Outcome:
+    def _do(self, work: Work) -> Iterator[Outcome]:
         if isinstance(work, ApplyWork):
-            return self._apply(work)
+            return self._apply_pieces(work)
         if isinstance(work, RestoreWork):
             restore(self._fsm, work.reader)
-            return Restored(work.meta, work.runtime)
+            return iter((Restored(work.meta, work.runtime),))
         try:
-            return Viewed(check_view(self._fsm, self._fsm.snapshot()))
+            return iter((Viewed(check_view(self._fsm, self._fsm.snapshot())),))
         except Exception as error:  # noqa: BLE001 - the user's code; nothing is lost but this snapshot
-            return NotViewed(error)
+            return iter((NotViewed(error),))
 
-    def _apply(self, work: ApplyWork) -> Applied:
-        entries = work.entries
-        done = Applied(work.responses, entries[0].index, entries[-1].index, entries[-1].term)
+    def _apply_pieces(self, work: ApplyWork) -> Iterator[Applied]:
+        """Cut the entries at each point, where the digest is taken, and behind each entry that compares digests.
+
+        So what a comparison goes by (the own state, the membership in force) is that of its index on every node.
+        """
+        entries, interval = work.entries, self.digests.interval
+        while True:
+            room = room_before_point(entries[0].index, interval)
+            done = self._apply(entries if room >= len(entries) else entries[:room])
+            index = done.last_index
+            if not index % interval:
+                done.at_point = True
+                done.digest = self.digests.take() if index >= self._durable_index else None
+            if index == entries[-1].index:
+                done.responses = work.responses
+                yield done
+                return
+            yield done
+            entries = entries[index - done.first_index + 1 :]
+
+    def _apply(self, entries: Sequence[Entry]) -> Applied:
+        done = Applied((), entries[0].index, entries[-1].index, entries[-1].term)
         commands: list[Command] = []
         mine: list[tuple[int, int]] = []  # number, position among the commands
         node_id, command_kind, size_bytes = self._node_id, int(Kind.COMMAND), 0
@@ -224,6 +258,9 @@ class Applier:
                 size_bytes += len(data)
                 try:
                     proposal = decode_proposal(data)
+                    if proposal.kind == Kind.DIGEST:
+                        done.compared, done.last_index, done.last_term = proposal.data, entry.index, entry.term
+                        break
                     if proposal.kind != command_kind:
                         self._apply_own(entry, proposal, done)
                         continue

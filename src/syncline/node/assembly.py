@@ -38,6 +38,7 @@ from syncline.node.outcomes import on_outcome
 from syncline.node.parts import Parts
 from syncline.node.startguard import StartGuard, load_starts, older_copy_text
 from syncline.node.starts import RANDOM_BITS, next_incarnation
+from syncline.node.statedigest import DIGEST_INTERVAL
 from syncline.platform.disk import Disk
 from syncline.platform.entropy import Entropy
 from syncline.platform.network import Network
@@ -71,6 +72,8 @@ class World:
     workers: Workers
     rng: random.Random
     entropy: Entropy
+    digest_interval: int = DIGEST_INTERVAL
+    """Entries from one comparison of states to the next. The same on all nodes; another one only in tests."""
 
 
 def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None]) -> Driver:
@@ -210,7 +213,14 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
         book=opened.book,
         core=opened.core,
         writer=LogWriter(opened.wal, opened.log, world.workers, relay.on_durable, on_failure),
-        machine=Applier(fsm, node_id, world.workers, lambda outcome: on_outcome(holder[0], outcome), on_failure),
+        machine=Applier(
+            fsm,
+            node_id,
+            world.workers,
+            lambda outcome: on_outcome(holder[0], outcome),
+            on_failure,
+            world.digest_interval,
+        ),
         check=CommandCheck(fsm, asyncio.get_running_loop().time) if isinstance(fsm, CheckingFSM) else None,
         persister=Calls("syncline-snapshot", world.workers, on_failure),
         receiver=Calls("syncline-receive", world.workers, on_failure),

@@ -30,6 +30,7 @@ from syncline.node.addresses import Addresses
 from syncline.node.applier import ApplyWork, RestoreWork
 from syncline.node.commits import Commits
 from syncline.node.config import Config
+from syncline.node.digests import DigestDoors, Digests
 from syncline.node.envelope import DATA, MEMBERSHIP
 from syncline.node.events import Event, EventKind, Events
 from syncline.node.examination import examine_forward, sound_own
@@ -50,6 +51,7 @@ from syncline.node.termguard import TermGuard
 from syncline.storage.space import Shortage
 from syncline.transport.messages import (
     AcceptedProposal,
+    DigestReport,
     Forward,
     ForwardedProposal,
     ForwardReply,
@@ -116,6 +118,10 @@ class Driver:
         self.applied = self.core.applied
         self.horizon = Horizon(self)
         self.commits = Commits(self)
+        doors = DigestDoors(
+            parts.transport.send, parts.wal.check_space, self.reconfiguration.is_alive, self.fail, self.loop.time
+        )
+        self.digests = Digests(self.core, parts.book, doors, parts.machine.digests, config.name, config.election_s)
         self.stopped_by: SynclineError | None = None
         self.stopped = False
         self.leader_contact_s: float | None = None
@@ -211,6 +217,7 @@ class Driver:
         self.settlement.tick()
         self.reconfiguration.tick()
         self.snapshotter.tick()
+        self.digests.tick()
 
     def _watch_disk(self) -> None:
         """While the disk is short of space make some; where the last of it is reached take no entries of a leader."""
@@ -280,6 +287,8 @@ class Driver:
                 elif isinstance(message, Notice):
                     self.settlement.on_notice(sender, message)
                     self.promises.on_notice(sender, message)
+                elif isinstance(message, DigestReport):
+                    self.digests.on_report(sender, message)
                 else:
                     self._on_forward_reply(message)
             if self.core.raft.evidence is not None:
@@ -532,6 +541,7 @@ class Driver:
             self.leader_contact_s = self.loop.time() if soft.leader != NONE else self.leader_contact_s
             self._hold = False
             self.reads.leader_changed()
+            self.digests.leader_changed()
             self.emit(EventKind.LEADER, soft.leader)
         if soft.state is not before.state:
             self.emit(EventKind.STATE, detail=soft.state.name.lower())

@@ -25,6 +25,7 @@ __all__ = [
     "BatchingFSM",
     "BytesSnapshot",
     "CheckingFSM",
+    "DigestingFSM",
     "DurableFSM",
     "Entry",
     "FSM",
@@ -138,3 +139,21 @@ class DurableFSM(Protocol):
 
     @property
     def applied_index(self) -> int: ...
+
+
+@runtime_checkable
+class DigestingFSM(Protocol):
+    """A state machine with a digest of its state, which the nodes compare at intervals (docs/digest.md).
+
+    A node that differs from the majority of the voters stops. Class attribute `digest_version` (1 if absent, at most
+    65,535): raise it whenever equal states get other digests than before; different versions are not compared.
+    """
+
+    def digest(self) -> bytes:
+        """Return 1 to 64 bytes that equal states share and that different states almost surely do not.
+
+        Called between two applies, on their thread: keep the digest up to date with each change, so that the call is
+        cheap. It depends on the state alone, never on Python's own `hash`. If it raises or returns anything else, this
+        node compares no more until its next start.
+        """
+        ...

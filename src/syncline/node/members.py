@@ -108,7 +108,7 @@ class MemberBook:
             if member.id in present:
                 self.members[member.id] = self._merged(member, member.id in updated)
                 self.removed.pop(member.id, None)
-        for gone in [known for known in self.members if known not in present]:
+        for gone in sorted(known for known in self.members if known not in present):  # in one order on all nodes
             del self.members[gone]
             self.removed[gone] = None
         while len(self.removed) > REMOVED_KEPT:

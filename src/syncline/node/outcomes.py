@@ -36,12 +36,25 @@ def _on_applied(driver: Driver, done: Applied) -> None:
     for index, reason in done.ignored:
         driver.ignored.note(index, reason)
     driver.applied = done.last_index
+    if (done.at_point or done.compared is not None) and not _on_digests(driver, done):
+        return
     for number, index, term, answer in done.answers:
         driver.proposals.resolved(number, index, term, answer)
     driver.proposals.passed(range(done.first_index, done.last_index + 1))
     driver.snapshotter.applied(done.size_bytes)
     driver.reads.applied(driver.applied)
     driver.on_applied(done.responses)
+
+
+def _on_digests(driver: Driver, done: Applied) -> bool:
+    """Note the digest of the state as of the last entry, and compare what that entry holds. False: the node stopped."""
+    if driver.restoring:
+        return True  # the membership is that of the newer snapshot already
+    if done.at_point:
+        driver.digests.passed(done.last_index, done.digest)
+    if done.compared is not None:
+        driver.digests.applied(done.last_index, done.compared)
+    return not driver.stopped
 
 
 def _on_restored(driver: Driver, done: Restored) -> None:
@@ -52,6 +65,7 @@ def _on_restored(driver: Driver, done: Restored) -> None:
     driver.reconfiguration.restored(done.meta.index)
     driver.applied = done.meta.index
     driver.proposals.jumped(done.meta.index)
+    driver.digests.restored(done.meta.index)
     driver.snapshotter.restored(done.meta.index)
     driver.reads.applied(driver.applied)
     driver.schedule()

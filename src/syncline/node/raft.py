@@ -8,7 +8,7 @@ import math
 import random
 import signal
 from collections.abc import AsyncIterator, Collection, Sequence
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 from syncline.consensus.types import NONE, ChangeType, NodeId, StateType
 from syncline.errors import (
@@ -43,6 +43,7 @@ from syncline.node.futures import ApplyCall, ApplyFuture, ReadFuture, Then, Wait
 from syncline.node.joining import Ask, finish_joining, joining_config
 from syncline.node.members import MemberInfo, Membership
 from syncline.node.naming import check_http, check_id, check_name, dialled_address
+from syncline.node.statedigest import DIGEST_INTERVAL
 from syncline.node.stats import Stats, collect
 from syncline.platform.disk import Disk, OsDisk
 from syncline.platform.entropy import Entropy, system_entropy
@@ -70,6 +71,8 @@ class Raft:
     Every operation has one deadline, fails with an `errors.OperationError` whose `outcome` says whether it can still
     take effect, and may be called on any node: what only the leader can do is passed on to it.
     """
+
+    _digest_interval: ClassVar[int] = DIGEST_INTERVAL
 
     def __init__(self) -> None:
         self._driver: Driver
@@ -105,7 +108,12 @@ class Raft:
         raft._failure = loop.create_future()
         raft._closing = None
         world = World(
-            disk or OsDisk(), network or TcpNetwork(), workers or ThreadWorkers(), rng or random.Random(), entropy
+            disk or OsDisk(),
+            network or TcpNetwork(),
+            workers or ThreadWorkers(),
+            rng or random.Random(),
+            entropy,
+            cls._digest_interval,
         )
         raft._driver = driver = assemble(config, fsm, world, raft._failed)
         raft._changes = Changes(driver)
@@ -483,6 +491,14 @@ class Raft:
         """
         since_s = self._driver.reads.current_as_of_s
         return None if since_s == -math.inf else self._driver.loop.time() - since_s
+
+    @property
+    def state_alarm(self) -> str:
+        """Why the state of this node can't be relied on; empty if nothing is known against it.
+
+        Set while the voters' digests differ without a majority (docs/digest.md). Writes go on.
+        """
+        return self._driver.digests.alarm
 
     @property
     def last_contact_s(self) -> float | None:

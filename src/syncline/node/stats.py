@@ -64,6 +64,14 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     refused, 2 entries of a leader are not taken either."""
     entries_ignored: int = 0
     """Entries of the log that no node can use, and that had no effect. Anything but 0 is a fault of some leader."""
+    digest_index: int = 0
+    """The log index at which the members' states were compared last; 0: not since the start (docs/digest.md)."""
+    digest_agreement: str = "none"
+    """The result: `none`, `agreed`, or `no_majority` if the voters' states differ and no node knows which is right."""
+    digest_age_s: float | None = None
+    """Seconds since that comparison."""
+    digests_ignored: int = 0
+    """Digests of peers, and entries that compare digests, that made no sense and had no effect."""
 
 
 def collect(driver: Driver) -> Stats:
@@ -71,6 +79,7 @@ def collect(driver: Driver) -> Stats:
     core, parts = driver.core, driver.parts
     leads = core.state is StateType.LEADER
     last_index = core.last_index
+    compared = driver.digests.status
     progress = {
         node_id: MemberProgress(
             match=state.match,
@@ -108,6 +117,10 @@ def collect(driver: Driver) -> Stats:
         progress=progress,
         disk_shortage=driver.shortage,
         entries_ignored=driver.ignored.count,
+        digest_index=compared.point,
+        digest_agreement=compared.agreement.value,
+        digest_age_s=driver.loop.time() - compared.compared_s if compared.point else None,
+        digests_ignored=driver.digests.ignored,
     )
 
 

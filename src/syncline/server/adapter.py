@@ -53,6 +53,10 @@ class NodeBackend:
     def failure(self) -> BaseException | None:
         return self._failed.result() if self._failed.done() and not self._failed.cancelled() else None
 
+    @property
+    def state_alarm(self) -> str:
+        return self._raft.state_alarm
+
     def propose(self, command: bytes, timeout_s: float, then: Then) -> None:
         self._raft.apply_then(command, then, timeout=timeout_s, checked=True)  # `encode_command` has made it
 
@@ -110,6 +114,9 @@ class NodeBackend:
             last_contact_s=None if last_contact_s is None else round(last_contact_s, 3),
             members=self._views(membership, stats),
             no_leader=raft.no_leader,
+            digest_index=stats.digest_index,
+            digest_agreement=stats.digest_agreement,
+            digest_age_s=None if stats.digest_age_s is None else round(stats.digest_age_s, 3),
         )
 
     def _views(self, membership: Membership, stats: Stats) -> tuple[MemberView, ...]:

@@ -74,6 +74,11 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     members: tuple[MemberView, ...]
     no_leader: str = ""
     """Why there is none, for people."""
+    digest_index: int = 0
+    """The log index at which the members' states were compared last; 0: not since the start."""
+    digest_agreement: str = "none"
+    """`none`, `agreed`, or `no_majority` if the voters' states differ and no node knows which is right."""
+    digest_age_s: float | None = None
 
 
 class NodeStatus(NodeView, frozen=True, kw_only=True):
@@ -122,6 +127,11 @@ class Backend(Protocol):
     @property
     def failure(self) -> BaseException | None:
         """Why the node stopped itself; None while it runs."""
+        ...
+
+    @property
+    def state_alarm(self) -> str:
+        """Why the state can't be relied on: the members' digests differ without a majority. Empty if all is well."""
         ...
 
     def propose(self, command: bytes, timeout_s: float, then: Then) -> None:

@@ -90,6 +90,9 @@ def add_node_metrics(registry: Registry, node: Node, store: Callable[[], Store],
         lambda: (moment.stats.log_syncs, moment.stats.log_sync_s),
     )
     registry.computed(
+        "gauge", "syncline_digest_age_seconds", "Age of the last comparison of states.", (), moment.compared
+    )
+    registry.computed(
         "gauge", "syncline_server_leader_contact_seconds", "Age of the last word from the leader.", (), moment.contact
     )
     for kind, metric, text, read_peer in _PEERS:
@@ -124,6 +127,10 @@ class _Moment:
         age_s = self._node.last_contact_s
         return [] if age_s is None else [((), age_s)]
 
+    def compared(self) -> list[Sample]:
+        age_s = self.stats.digest_age_s
+        return [] if age_s is None else [((), age_s)]
+
     def of_peers(self, read: ReadPeer) -> list[Sample]:
         found = [(self._who(peer), read(stats)) for peer, stats in self._node.peers().items()]
         return [(who, value) for who, value in found if value is not None]
@@ -135,6 +142,8 @@ class _Moment:
         member = self._names.get(node_id)
         return format_id(node_id), member.name if member is not None else ""
 
+
+_AGREEMENTS = {"agreed": 1, "no_majority": 0}
 
 _FIGURES: tuple[tuple[str, str, str, ReadStats], ...] = (
     ("gauge", "syncline_server_has_leader", "Whether a leader is known.", lambda s: int(s.leader is not None)),
@@ -167,6 +176,14 @@ _FIGURES: tuple[tuple[str, str, str, ReadStats], ...] = (
         "0: the disk has room; 1: writes are or may soon be refused; 2: no entries of a leader are taken either.",
         lambda s: s.disk_shortage,
     ),
+    (
+        "gauge",
+        "syncline_digest_agreement",
+        "1: a majority of the voters has one state; 0: their states differ without a majority; -1: not compared yet.",
+        lambda s: _AGREEMENTS.get(s.digest_agreement, -1),
+    ),
+    ("gauge", "syncline_digest_index", "Log index of the last comparison of states.", lambda s: s.digest_index),
+    ("counter", "syncline_digests_ignored_total", "Digests that made no sense.", lambda s: s.digests_ignored),
     ("gauge", "syncline_disk_wal_bytes", "Size of the log's files.", lambda s: s.log_bytes),
     (
         "gauge",

@@ -29,6 +29,7 @@ from syncline.node.driver import Driver
 from syncline.node.fsm import FSM
 from syncline.node.members import MemberInfo, derive_cluster_id, derive_node_id
 from syncline.node.raft import Raft
+from syncline.node.statedigest import DIGEST_INTERVAL
 from syncline.platform.entropy import Entropy
 from syncline.testing.simloop import SimLoop
 from syncline.testing.simnet import SimNetwork
@@ -87,8 +88,11 @@ class SimCluster:
         machine: Callable[[], FSM] = KvMachine,
         settings: Settings | None = None,
         observer: Observer | None = None,
+        digest_interval: int = DIGEST_INTERVAL,
     ) -> None:
         self.loop = loop
+        self.digest_interval = digest_interval
+        """Entries from one comparison of the nodes' states to the next."""
         self.settings = settings or Settings()
         self.observer = observer or Observer()
         self.network = SimNetwork(random.Random(f"{seed} network"))
@@ -230,6 +234,8 @@ class SimCluster:
         """`Raft`, but the cluster and its observer see the node before anything of it runs."""
 
         class SeenRaft(Raft):
+            _digest_interval = self.digest_interval
+
             def __setattr__(self, name: str, value: object) -> None:
                 super().__setattr__(name, value)
                 if isinstance(value, Driver):

@@ -24,11 +24,13 @@ from syncline.node.fsm import FSM, BatchingFSM
 from syncline.testing.fsmprocess import Task, decode
 from syncline.testing.fsmrun import (
     SHOWN_BYTES,
+    WRONG_DIGEST,
     MakeFSM,
     Record,
     apply,
     bytes_differ,
     entry_of,
+    own_digest,
     persisted,
     plain,
     record,
@@ -72,6 +74,8 @@ def check_fsm(
       is applied after it gives the same answers.
     - A view shows the state at which it was taken, though commands are applied before and while it is written.
     - `apply_batch`, where there is one, does what `apply` does.
+    - `digest`, if there is one, returns 1 to 64 bytes, equal for equal states and different for different ones, after a
+      restore and in another process too.
 
     `machine` is the class, or a function without arguments that makes one; the other processes import it by its name
     (`processes=False` does without them). States are compared by the bytes of their snapshots, so a snapshot has to be
@@ -86,6 +90,7 @@ def check_fsm(
     _check_snapshots(machine, commands, expected)
     _check_views(machine, commands)
     _check_batches(machine, commands, expected)
+    _check_digests(machine, commands, expected)
 
 
 def _check_determinism(machine: MakeFSM, commands: Sequence[bytes], expected: Sequence[Record]) -> None:
@@ -105,6 +110,9 @@ def _compare(clause: str, commands: Sequence[bytes], expected: Sequence[Record],
             )
         if here.state != there.state:
             raise FSMProblem(clause, number, commands, "  the answers are equal, the states (as snapshots) are not")
+        if here.digest != there.digest:
+            difference = f"  one `digest`: {here.digest}\n  another:      {there.digest}"
+            raise FSMProblem(clause, number, commands, difference)
 
 
 def _check_processes(
@@ -253,3 +261,24 @@ def _check_batches(machine: MakeFSM, commands: Sequence[bytes], expected: Sequen
                 raise FSMProblem("`apply_batch` answers differently", number, commands, difference)
         if state_digest(batching) != expected[-1].state:
             raise FSMProblem(f"`apply_batch` of {size} leads to another state", len(commands), commands, "")
+
+
+def _check_digests(machine: MakeFSM, commands: Sequence[bytes], expected: Sequence[Record]) -> None:
+    """Nodes whose digests differ stop: equal states must not differ, and different ones must not be equal."""
+    by_state: dict[str, str] = {}
+    by_digest: dict[str, str] = {}
+    fsm = machine()
+    for number, (command, record_) in enumerate(zip(commands, expected, strict=True), 1):
+        apply(fsm, number, command)
+        digest = record_.digest
+        if digest.startswith(WRONG_DIGEST):
+            raise FSMProblem(f"`digest` returns {digest}", number, commands, "")
+        if digest and by_state.setdefault(record_.state, digest) != digest:
+            clause = "equal states (as snapshots) have different digests"
+            raise FSMProblem(clause, number, commands, f"  {by_state[record_.state]}\n  {digest}")
+        if digest and by_digest.setdefault(digest, record_.state) != record_.state:
+            raise FSMProblem("different states (as snapshots) have one digest", number, commands, f"  {digest}")
+        came_back = own_digest(restored(machine(), snapshot_bytes(fsm)))
+        if came_back != digest:
+            clause = "a restored snapshot has another digest than the state that it was taken of"
+            raise FSMProblem(clause, number, commands, f"  state:    {digest}\n  restored: {came_back}")

@@ -15,15 +15,18 @@ from typing import Final, TypeAlias
 import msgspec
 
 from syncline.errors import Rejected
-from syncline.node.fsm import FSM, Entry, FSMSnapshot
+from syncline.node.fsm import FSM, DigestingFSM, Entry, FSMSnapshot
+from syncline.node.statedigest import MACHINE_DIGEST_BYTES
 
 __all__ = [
     "SHOWN_BYTES",
+    "WRONG_DIGEST",
     "MakeFSM",
     "Record",
     "apply",
     "bytes_differ",
     "entry_of",
+    "own_digest",
     "persisted",
     "plain",
     "record",
@@ -38,6 +41,8 @@ MakeFSM: TypeAlias = Callable[[], FSM]
 SHOWN_BYTES: Final = 60
 """Of a command or a snapshot in a message."""
 
+WRONG_DIGEST: Final = f"not 1 to {MACHINE_DIGEST_BYTES} bytes"
+
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -46,6 +51,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 
     answer: str
     state: str
+    digest: str = ""
+    """What the machine's own `digest` returned, in words; empty without one."""
 
 
 def entry_of(number: int, command: bytes) -> Entry:
@@ -63,7 +70,10 @@ def apply(fsm: FSM, number: int, command: bytes) -> str:
 
 def record(fsm: FSM, commands: Iterable[bytes]) -> list[Record]:
     """Apply all commands, and look at the state after each."""
-    return [Record(apply(fsm, number, command), state_digest(fsm)) for number, command in enumerate(commands, 1)]
+    return [
+        Record(apply(fsm, number, command), state_digest(fsm), own_digest(fsm))
+        for number, command in enumerate(commands, 1)
+    ]
 
 
 def snapshot_bytes(fsm: FSM) -> bytes:
@@ -84,6 +94,16 @@ def persisted(view: FSMSnapshot) -> bytes:
 def state_digest(fsm: FSM) -> str:
     """Stands for the state in comparisons."""
     return hashlib.sha256(snapshot_bytes(fsm)).hexdigest()
+
+
+def own_digest(fsm: FSM) -> str:
+    """What the state machine's own `digest` returns, in words that name what is wrong; empty if it has none."""
+    if not isinstance(fsm, DigestingFSM):
+        return ""
+    digest: object = fsm.digest()
+    if isinstance(digest, bytes) and 0 < len(digest) <= MACHINE_DIGEST_BYTES:
+        return digest.hex()
+    return f"{WRONG_DIGEST}: {plain(digest)[:SHOWN_BYTES]}"
 
 
 def restored(fsm: FSM, snapshot: bytes) -> FSM:

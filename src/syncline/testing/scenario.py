@@ -11,6 +11,7 @@ import random
 import traceback
 from typing import Final
 
+from syncline.node.statedigest import DIGEST_INTERVAL
 from syncline.testing.cluster import Observer, Settings, SimCluster
 from syncline.testing.faults.base import Claims, Trouble
 from syncline.testing.faults.table import FAULTS
@@ -31,6 +32,9 @@ LATER: Final = frozenset({"downgrade", "overtake"})
 seeds nothing has changed."""
 
 LATER_SHARE: Final = 0.2
+
+DIGEST_INTERVALS: Final = (3, 8, 32, DIGEST_INTERVAL)
+"""So that a short run compares states often. With the last one hardly ever, as in production."""
 
 
 class Scenario:
@@ -62,6 +66,7 @@ class Scenario:
             machine=SimMachine if rng.random() < 0.7 else ThreadedSimMachine,
             settings=_settings(rng),
             observer=observer,
+            digest_interval=random.Random(f"{seed} digests").choice(DIGEST_INTERVALS),
         )
         self.workload = Workload(self.cluster, random.Random(f"{seed} workload"), clients=rng.randint(1, 4))
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias
 import msgspec
 
 from syncline.errors import NodeFailed, OperationError, Outcome, Rejected, UsageError
-from syncline.node.fsm import FSM, BatchingFSM, Entry, FSMSnapshot
+from syncline.node.fsm import FSM, BatchingFSM, DigestingFSM, Entry, FSMSnapshot
 from syncline.testing.cluster import LOOK_S, Settings, SimCluster
 from syncline.testing.faults.base import Claims, Trouble
 from syncline.testing.faults.table import FAULTS
@@ -29,7 +29,7 @@ from syncline.testing.invariants.base import Facts
 from syncline.testing.operations import Operator
 from syncline.testing.recovery import Recovery
 from syncline.testing.simloop import SimLoop, run_simulation
-from syncline.testing.simserver import SimServer
+from syncline.testing.simserver import Condition, SimServer
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -46,6 +46,9 @@ USUAL_FAULTS: Final = (
 
 SETTINGS: Final = Settings(snapshot_entries=10, trailing_entries=5)
 """A snapshot every few commands, and a short log behind it: restores are what state machines get wrong."""
+
+DIGEST_INTERVAL: Final = 5
+"""Entries between two comparisons of the nodes' digests, if the state machine has one."""
 
 CLIENTS: Final = 3
 ANSWER_S: Final = 2.0
@@ -172,6 +175,9 @@ class _Watched:
     def __init__(self, fsm: FSM, journal: _Journal, number: int) -> None:
         self.fsm = fsm
         self.apply_on_loop = bool(getattr(fsm, "apply_on_loop", False))
+        if isinstance(fsm, DigestingFSM):
+            self.digest = fsm.digest
+            self.digest_version = getattr(fsm, "digest_version", 1)
         self._journal = journal
         self._number = number
 
@@ -221,7 +227,9 @@ class _Simulation:
         self._unknown = 0
         self._stopping = False
         self._claims = Claims()
-        self._cluster = SimCluster(loop, seed=seed, machine=self._watched, settings=SETTINGS)
+        self._cluster = SimCluster(
+            loop, seed=seed, machine=self._watched, settings=SETTINGS, digest_interval=DIGEST_INTERVAL
+        )
         loop.set_exception_handler(self._unhandled)
 
     def _watched(self) -> FSM:
@@ -252,6 +260,9 @@ class _Simulation:
             self._raise_failure()
 
     def _raise_failure(self) -> None:
+        for server in self._cluster.servers.values():
+            if server.condition is Condition.FAILED:
+                self._journal.fail(f"{server.name} has stopped itself: {server.error}")
         if self._journal.failure is not None:
             raise SimulationFailed(self._journal.failure)
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from syncline.consensus.types import Entry, EntryType, MembershipState, Message, MessageType, NodeId
 from syncline.testing.invariants.base import Facts, Onlooker, View
-from syncline.transport.messages import Forward, Notice, PeerMessage
+from syncline.transport.messages import DigestReport, Forward, Notice, PeerMessage
 
 __all__ = ["Trace", "describe_message"]
 
@@ -101,6 +101,8 @@ def describe_message(message: PeerMessage) -> str:
         return f"Propose {len(message.proposals)}"
     if isinstance(message, Notice):
         return f"Notice {message.kind} {message.index}@{message.term}"
+    if isinstance(message, DigestReport):
+        return f"Digest of {message.point}: {message.digest.hex()[:8]}"
     if not isinstance(message, Message):
         accepted = " ".join(f"{placed.index}@{placed.term}" for placed in message.accepted)
         refused = f" refused {len(message.refused)}" if message.refused else ""

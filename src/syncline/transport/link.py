@@ -39,7 +39,7 @@ from syncline.transport.handshake import (
     describe_stranger,
 )
 from syncline.transport.limits import TransportLimits
-from syncline.transport.messages import Forward, Notice, PeerAddress, PeerHandler, PeerMessage
+from syncline.transport.messages import DigestReport, Forward, Notice, PeerAddress, PeerHandler, PeerMessage
 from syncline.transport.notices import LOGGER, Notices
 from syncline.transport.outgoing import OutgoingHandshake
 from syncline.transport.tls import check_certificate_names
@@ -373,7 +373,7 @@ class PeerLink:
         self.contact_s = self._progress_s = now_s
         for payload in payloads:
             answer = decode_payload(_batch_decoder, payload)
-            if answer.messages or answer.forwards or answer.replies or answer.notices:
+            if len(answer.items()):
                 raise FrameError("the peer sent messages on the connection that it was dialled on")
             if answer.pong == self._ping and self._pinged_s is not None:
                 sample_s = now_s - self._pinged_s
@@ -468,7 +468,7 @@ class PeerLink:
 
 
 def _batch(messages: list[PeerMessage]) -> Batch:
-    batch = Batch(messages=[], forwards=[], replies=[], notices=[])
+    batch = Batch(messages=[], forwards=[], replies=[], notices=[], reports=[])
     for message in messages:
         if isinstance(message, Message):
             batch.messages.append(message)
@@ -476,6 +476,8 @@ def _batch(messages: list[PeerMessage]) -> Batch:
             batch.forwards.append(message)
         elif isinstance(message, Notice):
             batch.notices.append(message)
+        elif isinstance(message, DigestReport):
+            batch.reports.append(message)
         else:
             batch.replies.append(message)
     return batch

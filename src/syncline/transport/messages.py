@@ -16,7 +16,9 @@ from syncline.consensus.types import Message, NodeId
 from syncline.errors import ConfigError
 
 __all__ = [
+    "DIGEST_BYTES",
     "AcceptedProposal",
+    "DigestReport",
     "Forward",
     "ForwardReply",
     "ForwardedProposal",
@@ -34,6 +36,9 @@ __all__ = [
 ]
 
 MAX_PORT = 65535
+
+DIGEST_BYTES = 16
+"""Of a digest of the state."""
 
 
 class ForwardedProposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -97,7 +102,16 @@ class Notice(msgspec.Struct, array_like=True, gc=False, frozen=True):
     index: int = 0
 
 
-PeerMessage: TypeAlias = Message | Forward | ForwardReply | Notice
+class DigestReport(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """The sender's digest of its state when it had applied the entry at `point`, for the leader."""
+
+    point: int
+    version: int
+    """Of the algorithm: digests of different versions can't be compared."""
+    digest: bytes
+
+
+PeerMessage: TypeAlias = Message | Forward | ForwardReply | Notice | DigestReport
 """All that goes over a peer link. Messages of one kind arrive in the order in which they were sent, without gaps
 while the link stays up; between the kinds no order is promised."""
 

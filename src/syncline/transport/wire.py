@@ -25,10 +25,11 @@ from syncline.consensus.types import Message, MessageType, NodeId
 from syncline.decoding import UNDECODABLE
 from syncline.errors import FrameError
 from syncline.transport.framemac import MAC_BYTES, FrameMac
-from syncline.transport.messages import Forward, ForwardReply, Notice, PeerMessage
+from syncline.transport.messages import DIGEST_BYTES, DigestReport, Forward, ForwardReply, Notice, PeerMessage
 
 __all__ = [
     "MAX_BATCH_MESSAGES",
+    "MAX_BATCH_REPORTS",
     "Batch",
     "FrameDecoder",
     "check_batch",
@@ -44,6 +45,9 @@ CHECKSUM_SEED: Final = 0x53594E43
 
 MAX_BATCH_MESSAGES: Final = 65536
 """In one batch: the bytes of a frame do not bound the memory of what it decodes to where each message is tiny."""
+
+MAX_BATCH_REPORTS: Final = 64
+"""Digests in one batch: a node keeps fewer."""
 
 MESSAGE_OVERHEAD_BYTES: Final = 48
 ENTRY_OVERHEAD_BYTES: Final = 24
@@ -64,10 +68,11 @@ class Batch(msgspec.Struct, array_like=True, gc=False):
     ping: int = 0
     pong: int = 0
     notices: Annotated[list[Notice], msgspec.Meta(max_length=MAX_BATCH_MESSAGES)] = []
+    reports: Annotated[list[DigestReport], msgspec.Meta(max_length=MAX_BATCH_REPORTS)] = []
 
     def items(self) -> list[PeerMessage]:
         """All messages as one list."""
-        return [*self.messages, *self.forwards, *self.replies, *self.notices]
+        return [*self.messages, *self.forwards, *self.replies, *self.notices, *self.reports]
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -219,6 +224,11 @@ def check_batch(batch: Batch, sender: NodeId, node_id: NodeId, known: Callable[[
     for reply in batch.replies:
         if not _is_possible(reply):
             raise FrameError(f"an answer of node {sender:016x} to proposals has impossible numbers")
+    for report in batch.reports:
+        if not (0 < report.point <= _MAX_NUMBER and 0 < report.version <= _MAX_NUMBER):
+            raise FrameError(f"a digest of version {report.version} at index {report.point} can't be")
+        if len(report.digest) != DIGEST_BYTES:
+            raise FrameError(f"a digest of {len(report.digest)} bytes; it has {DIGEST_BYTES}")
 
 
 def _is_possible(reply: ForwardReply) -> bool:
@@ -250,7 +260,7 @@ def message_size_bytes(message: PeerMessage) -> int:
         return (
             MESSAGE_OVERHEAD_BYTES + ENTRY_OVERHEAD_BYTES * len(proposals) + sum([len(item.data) for item in proposals])
         )
-    if isinstance(message, Notice):
+    if isinstance(message, Notice | DigestReport):
         return MESSAGE_OVERHEAD_BYTES
     refused = sum(ENTRY_OVERHEAD_BYTES + len(item.code) + 4 * len(item.message) for item in message.refused)
     return MESSAGE_OVERHEAD_BYTES + ENTRY_OVERHEAD_BYTES * len(message.accepted) + refused

@@ -28,7 +28,7 @@ MAX_TIMEOUT_S: Final = 60.0
 METRICS: Final = b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
 
 LIVE: Final = ("node", "local_read")
-READY: Final = ("node", "local_read", "not_stopping", "linearizable_read")
+READY: Final = ("node", "local_read", "not_stopping", "digest", "linearizable_read")
 READING: Final = "linearizable_read"
 
 Results = dict[str, str]
@@ -92,6 +92,8 @@ class HealthRoutes:
                 return ""
             case "not_stopping":
                 return "the server is shutting down" if self.stopping else ""
+            case "digest":
+                return self._backend.state_alarm
             case _:
                 raise AssertionError(check)
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from syncline.node.fsm import FSM
 from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
 
-__all__ = ["Digest", "EqualStates"]
+__all__ = ["Digest", "EqualStates", "NoAlarm"]
 
 Digest: TypeAlias = Callable[[FSM, int], int | None]
 """The digest of a state machine as of an index that its node has applied; None where it can't tell."""
@@ -32,3 +32,13 @@ class EqualStates(Invariant):
         first, name = self._digests.setdefault(index, (digest, view.name))
         if first != digest:
             self.broken(f"after entry {index} {view.name} has the state {digest:x}, and {name} had {first:x}")
+
+
+class NoAlarm(Invariant):
+    """No node finds in the digests of the log that the voters' states differ: they do not, in a sound cluster."""
+
+    name = "digests agree"
+
+    def applied(self, view: View) -> None:
+        if alarm := view.driver.digests.alarm:
+            self.broken(f"{view.name} says: {alarm}")
