@@ -329,3 +329,21 @@ def test_a_snapshot_message_survives_the_wire() -> None:
     message = Message(MessageType.SNAP, to=2, sender=1, snapshot=Snapshot(SnapshotMeta(9, 3, membership)))
     decoded = msgspec.msgpack.Decoder(Message).decode(msgspec.msgpack.encode(message))
     assert decoded.snapshot == message.snapshot
+
+
+def test_batch_of_another_raft_group_is_refused() -> None:
+    check_batch(Batch(), 1, 2)
+    with pytest.raises(FrameError, match="Raft group 7"):
+        check_batch(Batch(group=7), 1, 2)
+
+
+def test_batch_without_a_group_is_of_the_only_one() -> None:
+    """The field came last: a sender that leaves it out is understood."""
+    payload = msgspec.msgpack.encode([[], [], [], 5, 0])
+    assert msgspec.msgpack.decode(payload, type=Batch) == Batch(ping=5, group=0)
+
+
+def test_hello_for_another_raft_group_is_refused() -> None:
+    hello = Hello(2, 2, 9, 1, 2, Purpose.MESSAGES, group=7)
+    with pytest.raises(HandshakeRefused, match="Raft group 7"):
+        check_hello(hello, cluster_id=9, node_id=2)

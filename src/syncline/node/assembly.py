@@ -82,6 +82,7 @@ def _assemble(
     config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None], directory: DataDir
 ) -> Driver:
     identity = _identify(config, directory, world.rng)
+    directory.raise_format()
     wal = Wal.open(
         world.disk,
         directory.wal_path,

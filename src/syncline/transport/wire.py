@@ -40,6 +40,9 @@ CHECKSUM_SEED: Final = 0x53594E43
 MAX_BATCH_MESSAGES: Final = 65536
 """In one batch: the bytes of a frame do not bound the memory of what it decodes to where each message is tiny."""
 
+GROUP: Final = 0
+"""The Raft group of all messages: the only one today."""
+
 MESSAGE_OVERHEAD_BYTES: Final = 48
 ENTRY_OVERHEAD_BYTES: Final = 24
 """Upper bounds of what the fields of a message, or of an entry beside its data, usually take."""
@@ -58,6 +61,8 @@ class Batch(msgspec.Struct, array_like=True, gc=False):
     replies: Annotated[list[ForwardReply], msgspec.Meta(max_length=MAX_BATCH_MESSAGES)] = []
     ping: int = 0
     pong: int = 0
+    group: int = GROUP
+    """The Raft group that the messages are of."""
 
     def items(self) -> list[PeerMessage]:
         """All messages as one list."""
@@ -171,6 +176,8 @@ _FORWARDED: Final = _mask(MessageType.PROP, MessageType.TRANSFER_LEADER, Message
 
 def check_batch(batch: Batch, sender: NodeId, node_id: NodeId) -> None:
     """Check that the messages are such as `sender` may send to `node_id`. Raises `FrameError`."""
+    if batch.group != GROUP:
+        raise FrameError(f"messages of Raft group {batch.group}, and this node has group {GROUP} alone")
     for message in batch.messages:
         bit = 1 << message.type
         if not bit & _FROM_PEERS or message.responses or message.snapshot is not None:
