@@ -223,7 +223,7 @@ class TestFrames:
         assert truth <= 2.5 * message_size_bytes(message)
 
     def test_fields_of_a_later_version_are_skipped_and_missing_ones_have_their_defaults(self) -> None:
-        later = msgspec.msgpack.encode([[], [], [], 7, 0, "a field of a later version"])
+        later = msgspec.msgpack.encode([[], [], [], 7, 0, 0, "a field of a later version"])
         assert decode_payload(decoder, memoryview(later)).ping == 7
         assert decode_payload(decoder, memoryview(msgspec.msgpack.encode([[]]))) == Batch()
 
