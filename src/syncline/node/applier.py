@@ -14,7 +14,7 @@ import msgspec
 
 from syncline.consensus.types import Entry, EntryType, Message, NodeId, SnapshotMeta
 from syncline.errors import Rejected
-from syncline.node.envelope import Kind, decode_proposal
+from syncline.node.envelope import Kind, LevelChange, Member, decode_level, decode_member, decode_proposal
 from syncline.node.fsm import FSM, BatchingFSM, DurableFSM, FSMSnapshot
 from syncline.node.fsm import Entry as Command
 from syncline.platform.worker import Workers
@@ -51,8 +51,8 @@ class Applied(msgspec.Struct):
     last_term: int
     size_bytes: int = 0
     answers: list[tuple[int, int, int, object]] = []
-    changes: list[Entry] = []
-    announced: list[bytes] = []
+    runtime: list[Entry | Member | LevelChange] = []
+    """The runtime's own entries in log order: changes of the membership, announcements, changes of the levels."""
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -169,7 +169,7 @@ class Applier:
         for entry in entries:
             data = entry.data
             if entry.type is not EntryType.NORMAL:
-                done.changes.append(entry)
+                done.runtime.append(entry)
             elif data:
                 size_bytes += len(data)
                 proposal = decode_proposal(data, entry.index)
@@ -179,7 +179,9 @@ class Applier:
                     commands.append(Command(entry.index, entry.term, proposal.data, proposal.extensions))
                 else:
                     if proposal.kind == Kind.ANNOUNCE:
-                        done.announced.append(proposal.data)
+                        done.runtime.append(decode_member(proposal.data))
+                    elif proposal.kind == Kind.LEVEL and (change := decode_level(proposal.data)) is not None:
+                        done.runtime.append(change)
                     if proposal.origin == node_id:
                         done.answers.append((proposal.number, entry.index, entry.term, None))
         done.size_bytes = size_bytes

@@ -27,10 +27,11 @@ from syncline.node.applier import Applier, restore
 from syncline.node.calls import Calls
 from syncline.node.config import Config
 from syncline.node.driver import Driver
-from syncline.node.envelope import ChangeContext, Member, encode
+from syncline.node.envelope import ChangeContext, LevelChange, Member, encode
 from syncline.node.fsm import FSM, DurableFSM
+from syncline.node.levels import Ability, Levels, ability_of, check_start
 from syncline.node.logwriter import LogWriter
-from syncline.node.members import MemberBook, derive_cluster_id, derive_node_id, is_founder
+from syncline.node.members import BookState, MemberBook, derive_cluster_id, derive_node_id, is_founder, members_of
 from syncline.node.outcomes import on_outcome
 from syncline.node.parts import Parts
 from syncline.platform.disk import Disk
@@ -40,9 +41,10 @@ from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.log import StoredLog
 from syncline.storage.snapshots import SnapshotManifest, SnapshotStore
 from syncline.storage.wal import Wal, WalWrite
-from syncline.transport.handshake import Hello, NodeFacts
+from syncline.transport.handshake import Hello, NodeFacts, Welcome
 from syncline.transport.messages import PeerMessage, Refusal, SnapshotSink
 from syncline.transport.peers import Transport
+from syncline.version import FEATURE_LEVEL
 
 __all__ = ["World", "assemble"]
 
@@ -63,6 +65,8 @@ class World:
     network: Network
     workers: Workers
     rng: random.Random
+    feature_level: int = FEATURE_LEVEL
+    """What this version can do. Tests run nodes of several versions side by side."""
 
 
 def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None]) -> Driver:
@@ -117,7 +121,8 @@ def _with_log(
         reserve_bytes=config.reserve_bytes,
     )
     book = MemberBook()
-    manifest = _restore(fsm, snapshots, book)
+    can = ability_of(fsm, world.feature_level)
+    manifest = _restore(fsm, snapshots, book, identity, can)
     for damage in snapshots.damage:
         log.warning("%s", damage)
     stored = StoredLog.open(wal, manifest.meta if manifest is not None else None)
@@ -133,7 +138,7 @@ def _with_log(
     assert directory.identity is not None
     identity = directory.identity  # as it is now: what is written later starts from this
     core = RawNode(_core_config(config, identity, stored, manifest, world.rng))
-    return _connect(config, fsm, world, failed, _Opened(identity, directory, wal, stored, snapshots, book, core))
+    return _connect(config, fsm, world, failed, _Opened(identity, directory, wal, stored, snapshots, book, core, can))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +150,7 @@ class _Opened:
     snapshots: SnapshotStore
     book: MemberBook
     core: RawNode
+    can: Ability
 
 
 def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None], opened: _Opened) -> Driver:
@@ -170,8 +176,11 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
             directory=opened.identity.directory_id,
             incarnation=world.rng.getrandbits(63),
             name=opened.identity.name,
+            level=opened.can.level,
+            machine_version=opened.can.machine_version,
         ),
         known_directory=relay.known_directory,
+        refuse_welcome=relay.refuse_welcome,
     )
     parts = Parts(
         identity=opened.identity,
@@ -186,10 +195,25 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
         persister=Calls("syncline-snapshot", world.workers, on_failure),
         receiver=Calls("syncline-receive", world.workers, on_failure),
         transport=transport,
+        levels=_levels(config, opened, relay, on_failure),
     )
     log.info("the log is synced by %s", "a thread" if parts.writer.syncs_on_a_thread else "the kernel")
     holder.append(Driver(config, parts, world.rng, failed))
     return holder[0]
+
+
+def _levels(config: Config, opened: _Opened, relay: _Relay, on_failure: Callable[[BaseException], None]) -> Levels:
+    configuration = opened.core.raft.tracker
+    return Levels(
+        opened.book,
+        opened.can,
+        name=opened.identity.name,
+        node_id=opened.identity.node_id,
+        hold_level=config.hold_level,
+        member_ids=lambda: members_of(configuration.configuration.state()),
+        propose=relay.propose_level,
+        fail=on_failure,
+    )
 
 
 class _Relay:
@@ -212,6 +236,15 @@ class _Relay:
 
     def refuse_peer(self, hello: Hello) -> Refusal | None:
         return self._holder[0].reconfiguration.refuse_peer(hello)
+
+    def refuse_welcome(self, welcome: Welcome) -> str | None:
+        refusal = self._holder[0].parts.levels.refuse(
+            welcome.sender, welcome.name, welcome.level, welcome.machine_version
+        )
+        return refusal.reason if refusal is not None else None
+
+    def propose_level(self, change: LevelChange) -> bool:
+        return self._holder[0].reconfiguration.propose_level(change)
 
     def known_directory(self, peer: NodeId) -> int:
         return self._holder[0].founding.known_directory(peer)
@@ -259,9 +292,13 @@ def _draw_id(rng: random.Random) -> int:
     return rng.getrandbits(ID_BITS) + 1
 
 
-def _restore(fsm: FSM, snapshots: SnapshotStore, book: MemberBook) -> SnapshotManifest | None:
+def _restore(
+    fsm: FSM, snapshots: SnapshotStore, book: MemberBook, identity: Identity, can: Ability
+) -> SnapshotManifest | None:
     """Load the newest snapshot that is intact into the state machine; a rotten one is set aside."""
     while (manifest := snapshots.newest()) is not None:
+        levels = msgspec.msgpack.decode(manifest.runtime, type=BookState).levels
+        check_start(identity.name, identity.node_id, can, levels)  # a later machine's state could not be read
         try:
             if not (isinstance(fsm, DurableFSM) and fsm.applied_index >= manifest.index):
                 restore(fsm, snapshots.read(manifest))

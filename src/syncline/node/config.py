@@ -117,6 +117,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     peer_tls: PeerTls | None = None
     """Mutual TLS between the nodes."""
 
+    hold_level: int = 0
+    """While this node leads, the cluster's feature level does not rise above this, and its machine version not at all.
+    0: both rise as soon as all members can do more (`node.levels`)."""
+
     def __post_init__(self) -> None:
         if not self.name or len(self.name) > 128 or any(not c.isprintable() or c in "=, /" for c in self.name):
             raise ConfigError(f"name {self.name!r}: 1 to 128 printable characters without '=', ',', '/' and spaces")
@@ -146,8 +150,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 f"segment_bytes is {self.segment_bytes}: it must be from {SMALLEST_SEGMENT_BYTES}"
                 f" to {LARGEST_SEGMENT_BYTES}"
             )
-        if self.trailing_entries < 0 or self.reserve_bytes < 0:
-            raise ConfigError("trailing_entries and reserve_bytes must not be negative")
+        if self.trailing_entries < 0 or self.reserve_bytes < 0 or self.hold_level < 0:
+            raise ConfigError("trailing_entries, reserve_bytes and hold_level must not be negative")
         if self.election_s < 2 * self.heartbeat_s:
             raise ConfigError(
                 f"election_s is {self.election_s}: it must be at least twice heartbeat_s ({self.heartbeat_s}),"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from syncline.consensus.types import Entry
 from syncline.node.applier import Applied, Outcome, Restored
 from syncline.node.driver import Driver
-from syncline.node.envelope import decode_member
+from syncline.node.envelope import Member
 
 __all__ = ["on_outcome"]
 
@@ -26,10 +27,13 @@ def _on_applied(driver: Driver, done: Applied) -> None:
     if driver.stopped:
         return
     assert done.first_index == driver.applied + 1, (done.first_index, driver.applied)
-    for entry in done.changes:
-        driver.reconfiguration.applied(entry)
-    for data in done.announced:
-        driver.reconfiguration.announced(decode_member(data))
+    for item in done.runtime:  # in log order: what one does can depend on the one before it
+        if isinstance(item, Entry):
+            driver.reconfiguration.applied(item)
+        elif isinstance(item, Member):
+            driver.reconfiguration.announced(item)
+        elif not driver.restoring:  # else the registry of the snapshot takes the place of this one
+            driver.parts.levels.applied(item)
     driver.applied = done.last_index
     for number, index, term, answer in done.answers:
         driver.proposals.resolved(number, index, term, answer)
@@ -44,6 +48,7 @@ def _on_restored(driver: Driver, done: Restored) -> None:
         return
     assert done.meta.index > driver.applied, (done.meta.index, driver.applied)
     driver.parts.book.load(done.runtime)
+    driver.parts.levels.check()
     driver.reconfiguration.sync_peers()
     driver.applied = done.meta.index
     driver.proposals.jumped(done.meta.index)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from syncline.consensus.rawnode import RawNode
 from syncline.node.applier import Applier
 from syncline.node.calls import Calls
+from syncline.node.levels import Levels
 from syncline.node.logwriter import LogWriter
 from syncline.node.members import MemberBook
 from syncline.storage.datadir import DataDir, Identity
@@ -36,3 +37,4 @@ class Parts:
     receiver: Calls
     """Writes snapshots that a leader sends."""
     transport: Transport
+    levels: Levels

@@ -7,7 +7,7 @@ import contextlib
 import math
 import random
 import signal
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Final, Self
 
 from syncline.consensus.types import NONE, ChangeType, NodeId, StateType
@@ -28,11 +28,12 @@ from syncline.node.assembly import World, assemble
 from syncline.node.changes import Changes
 from syncline.node.config import Config
 from syncline.node.driver import Driver
-from syncline.node.envelope import Kind, Proposal, encode
+from syncline.node.envelope import Kind, LevelChange, Proposal, encode
 from syncline.node.events import Event, EventKind
 from syncline.node.fsm import FSM
 from syncline.node.futures import ApplyCall, ApplyFuture, ReadFuture, Then, Waiter, settle_error
 from syncline.node.joining import Ask, finish_joining, joining_config
+from syncline.node.levels import UpgradeStatus
 from syncline.node.members import MemberInfo, Membership
 from syncline.node.reconfiguration import DATA
 from syncline.node.stats import Stats, collect
@@ -42,6 +43,7 @@ from syncline.platform.waiting import result_of
 from syncline.platform.worker import ThreadWorkers, Workers
 from syncline.storage.snapshots import SnapshotManifest
 from syncline.transport.messages import PeerStats
+from syncline.version import FEATURE_LEVEL
 
 __all__ = ["Raft"]
 
@@ -82,6 +84,7 @@ class Raft:
         network: Network | None = None,
         workers: Workers | None = None,
         rng: random.Random | None = None,
+        feature_level: int = FEATURE_LEVEL,
     ) -> Raft:
         """Start a node from its data directory, or a new one.
 
@@ -96,7 +99,9 @@ class Raft:
         loop = asyncio.get_running_loop()
         raft._failure = loop.create_future()
         raft._closing = None
-        world = World(disk or OsDisk(), network or TcpNetwork(), workers or ThreadWorkers(), rng or random.Random())
+        world = World(
+            disk or OsDisk(), network or TcpNetwork(), workers or ThreadWorkers(), rng or random.Random(), feature_level
+        )
         raft._driver = driver = assemble(config, fsm, world, raft._failed)
         raft._changes = Changes(driver)
         try:
@@ -122,6 +127,7 @@ class Raft:
         network: Network | None = None,
         workers: Workers | None = None,
         rng: random.Random | None = None,
+        feature_level: int = FEATURE_LEVEL,
     ) -> Raft:
         """`open` for a node that joins a running cluster: `config` has neither `peers` nor ids.
 
@@ -132,7 +138,9 @@ class Raft:
         """
         disk, rng = disk or OsDisk(), rng or random.Random()
         config = await joining_config(config, ask, disk=disk, rng=rng)
-        raft = await cls.open(config, fsm, disk=disk, network=network, workers=workers, rng=rng)
+        raft = await cls.open(
+            config, fsm, disk=disk, network=network, workers=workers, rng=rng, feature_level=feature_level
+        )
         finish_joining(disk, config.data_dir)
         return raft
 
@@ -298,6 +306,43 @@ class Raft:
             await self._changes.wait(min(deadline_s, driver.loop.time() + driver.config.election_s))
         driver.check_running()
         raise TransferFailed(f"node {target:016x} did not take over before the deadline", leader=self.leader)
+
+    # -- levels -------------------------------------------------------------------------------------------------------
+
+    @property
+    def level(self) -> int:
+        """The cluster's feature level, as applied here: what others must read is written in its form."""
+        return self._driver.parts.levels.level
+
+    @property
+    def machine_version(self) -> int:
+        """The cluster's machine version, as applied here. A command of a later version must not be proposed yet.
+
+        It rises once all members run a state machine whose attribute `machine_version` is at least as high.
+        """
+        return self._driver.parts.levels.machine_version
+
+    def upgrade_status(self) -> UpgradeStatus:
+        """The cluster's levels, and what each member can do."""
+        return self._driver.parts.levels.status()
+
+    async def hold_upgrade(self, *, timeout: float = 30.0) -> UpgradeStatus:  # noqa: ASYNC109
+        """Keep both levels where they are, whichever node leads, until `finalize_upgrade`. Raises as `apply` does."""
+        return await self._change_levels(self._driver.parts.levels.hold, _timeout(timeout))
+
+    async def finalize_upgrade(self, *, timeout: float = 30.0) -> UpgradeStatus:  # noqa: ASYNC109
+        """End `hold_upgrade`, and raise both levels to what all members can do, whatever `Config.hold_level` says.
+
+        There is no way back. If a member can't do more yet, `UpgradeStatus.members` says which. Raises as `apply` does.
+        """
+        return await self._change_levels(self._driver.parts.levels.finalize, _timeout(timeout))
+
+    async def _change_levels(self, change: Callable[[], LevelChange], timeout_s: float) -> UpgradeStatus:
+        deadline_s = self._driver.loop.time() + timeout_s
+        await self.read_index(timeout=timeout_s)  # what the members can do is in the registry, which must not be old
+        left_s = max(deadline_s - self._driver.loop.time(), self._driver.config.heartbeat_s)
+        await self._apply(Kind.LEVEL, encode(change()), left_s, b"")
+        return self.upgrade_status()
 
     # -- snapshots ----------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from syncline.consensus.types import (
     StateType,
 )
 from syncline.errors import Dropped, MembershipError, NodeFailed
-from syncline.node.envelope import ChangeContext, Kind, Member, Proposal, decode_context, encode
+from syncline.node.envelope import ChangeContext, Kind, LevelChange, Member, Proposal, decode_context, encode
 from syncline.node.events import EventKind
 from syncline.node.futures import ApplyFuture
 from syncline.node.members import format_id, members_of
@@ -59,6 +59,7 @@ class Reconfiguration:
         self._driver = driver
         self._ticks = 0
         self._announcing: ApplyFuture | None = None
+        self._rising: ApplyFuture | None = None
         self.removed = False
         """Whether this node has applied its own removal."""
 
@@ -101,6 +102,8 @@ class Reconfiguration:
         for new in context.members:
             if new.id in book.removed:
                 raise MembershipError(f"node {format_id(new.id)} was removed from this cluster")
+            if new.id not in book.members and (reason := self._driver.parts.levels.refuse_member(new)) is not None:
+                raise MembershipError(f"node {new.name} ({format_id(new.id)}) {reason}")
             for other in book.members.values():
                 if new.id not in book.members and (other.name == new.name or other.address == new.address):
                     raise MembershipError(
@@ -121,12 +124,18 @@ class Reconfiguration:
                 driver.fail(NodeFailed(removed_text(driver.config.name, driver.core.raft.id)))
             elif self._told(RefusalCode.DIRECTORY):
                 driver.founding.disowned()
+            elif (refusal := self._told(RefusalCode.LEVEL)) is not None:
+                driver.parts.levels.refused(refusal.reason)
             return
         self._announce()
         if driver.core.state is StateType.LEADER:
             waiting = [member for member in driver.parts.book.members.values() if member.promote]
             if waiting:
                 self._promote_first(waiting)
+            core = driver.core
+            joint = bool(core.raft.tracker.configuration.state().voters_outgoing)
+            if core.raft.pending_membership_index <= core.applied and not joint:
+                driver.parts.levels.raise_if_due()
 
     def _promote_first(self, waiting: list[Member]) -> None:
         core = self._driver.core
@@ -211,7 +220,14 @@ class Reconfiguration:
         if known is None or (self._announcing is not None and not self._announcing.done()):
             return  # not a member yet, or already on its way
         mine = Member(
-            identity.node_id, identity.name, config.address, config.http, known.promote, identity.directory_id
+            identity.node_id,
+            identity.name,
+            config.address,
+            config.http,
+            known.promote,
+            identity.directory_id,
+            level=driver.parts.levels.can.level,
+            machine_version=driver.parts.levels.can.machine_version,
         )
         if known == mine:
             return
@@ -221,6 +237,20 @@ class Reconfiguration:
             return  # tried again in a moment
         self._announcing = future
         driver.propose(future, DATA, encode(Proposal(Kind.ANNOUNCE, identity.node_id, future.number, encode(mine))))
+
+    def propose_level(self, change: LevelChange) -> bool:
+        """Have a change of the levels replicated, unless one is under way; tells whether it was proposed."""
+        driver = self._driver
+        if self._rising is not None and not self._rising.done():
+            return False
+        data = encode(change)
+        try:
+            future = driver.proposals.new(driver.loop, len(data), driver.loop.time() + ANNOUNCE_S)
+        except Dropped:
+            return False  # tried again in a moment
+        self._rising = future
+        driver.propose(future, DATA, encode(Proposal(Kind.LEVEL, driver.core.raft.id, future.number, data)))
+        return True
 
     def sync_peers(self) -> None:
         """Have the transport keep links to just the members."""
@@ -237,12 +267,15 @@ class Reconfiguration:
         """For the transport: why this dialler may not connect."""
         if hello.sender in self._driver.parts.book.removed:
             return Refusal(f"node {format_id(hello.sender)} is not a member: {REMOVED}", RefusalCode.REMOVED)
-        return self._driver.founding.refuse(hello)
+        levels = self._driver.parts.levels
+        return self._driver.founding.refuse(hello) or levels.refuse(
+            hello.sender, hello.name, hello.level, hello.machine_version
+        )
 
-    def _told(self, code: RefusalCode) -> bool:
-        """Whether a member refuses this node with this code."""
-        stats = self._driver.parts.transport.stats()
-        return any(peer.last_refusal is not None and peer.last_refusal.code == code for peer in stats.values())
+    def _told(self, code: RefusalCode) -> Refusal | None:
+        """With what a member refuses this node, if it is with this code."""
+        refusals = (peer.last_refusal for peer in self._driver.parts.transport.stats().values())
+        return next((refusal for refusal in refusals if refusal is not None and refusal.code == code), None)
 
     def _leave_if_removed(self) -> None:
         driver = self._driver

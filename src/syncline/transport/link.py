@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from syncline.consensus.types import Message, NodeId
-from syncline.errors import FrameError
+from syncline.errors import FrameError, HandshakeRefused
 from syncline.platform.network import Network
 from syncline.transport.connection import Connection, Registry
 from syncline.transport.handshake import (
@@ -71,6 +71,7 @@ class Dialler:
         tls: ssl.SSLContext | None,
         limits: TransportLimits,
         known_directory: Callable[[NodeId], int],
+        refuse_welcome: Callable[[Welcome], str | None],
     ) -> None:
         self.advertise = advertise
         self.network = network
@@ -82,6 +83,7 @@ class Dialler:
         self.tls = tls
         self.limits = limits
         self._known_directory = known_directory
+        self._refuse_welcome = refuse_welcome
 
     def hello(self, peer: NodeId, purpose: Purpose) -> bytes:
         """The greeting to `peer`."""
@@ -109,6 +111,9 @@ class Dialler:
         """The answer to `hello`, checked. Raises `FrameError`, `RefusedByPeer`, `HandshakeRefused`."""
         welcome = decode_answer(payload)
         check_welcome(welcome, cluster_id=self.cluster_id, peer=peer, directory=self._known_directory(peer))
+        reason = self._refuse_welcome(welcome)
+        if reason is not None:
+            raise HandshakeRefused(reason)
         return welcome
 
     def check_certificate(self, connection: Connection, peer: NodeId) -> None:

@@ -14,7 +14,7 @@ from syncline.consensus.types import Message, NodeId
 from syncline.errors import ConfigError, FrameError, TransportError, UsageError
 from syncline.platform.network import Listener, Network
 from syncline.transport.connection import Connection
-from syncline.transport.handshake import Hello, NodeFacts, Purpose, Refusal
+from syncline.transport.handshake import Hello, NodeFacts, Purpose, Refusal, Welcome
 from syncline.transport.incoming import Admission, Counters, Doorkeeper, IncomingLink
 from syncline.transport.limits import TransportLimits
 from syncline.transport.link import Dialler, PeerLink, State
@@ -36,7 +36,8 @@ class Transport:
     one that this node has not heard of yet (it may learn of members only by the log). `before_welcome(hello)` may
     return a future that must be done before the dialler is welcomed. `facts` is what this node tells about itself,
     and `known_directory(peer)` the id of a peer's data directory, 0 for not known: a peer that answers with another
-    one is refused. `rng` is for the jitter of redials. Made and used on a running event loop.
+    one is refused; `refuse_welcome(welcome)` may give the reason why a node that answers is refused. `rng` is for the
+    jitter of redials. Made and used on a running event loop.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Transport:
         before_welcome: Callable[[Hello], asyncio.Future[None] | None] | None = None,
         facts: NodeFacts | None = None,
         known_directory: Callable[[NodeId], int] | None = None,
+        refuse_welcome: Callable[[Welcome], str | None] | None = None,
     ) -> None:
         self._network = network
         self._handler = handler
@@ -76,6 +78,7 @@ class Transport:
             tls=client_context(tls) if tls is not None else None,
             limits=limits,
             known_directory=known_directory or _none_known,
+            refuse_welcome=refuse_welcome or _refuse_no_welcome,
         )
         self._doorkeeper = Doorkeeper(
             Admission(refuse_peer or _refuse_none, before_welcome or _nothing_before, self._admit),
@@ -411,6 +414,10 @@ class _Received:
 
 def _refuse_none(_hello: Hello) -> None:
     """The default rule: each node of the cluster is welcome."""
+
+
+def _refuse_no_welcome(_welcome: Welcome) -> None:
+    """By default each node that was dialled and answers is spoken to."""
 
 
 def _nothing_before(_hello: Hello) -> None:
