@@ -167,13 +167,19 @@ def test_hold_level_caps_the_level_and_keeps_the_machine_version(
     assert [(change.level, change.machine_version) for change in node.proposed] == expected
 
 
-def test_replicated_hold_stops_the_leader_until_it_is_released() -> None:
-    node = Setup(hold_level=1)
+def test_replicated_hold_keeps_the_leader_from_proposing() -> None:
+    node = Setup()
     node.told(1, 2, 2)
     node.levels.applied(node.levels.hold())
     node.levels.raise_if_due()
     assert node.proposed == []
     assert node.levels.status().held
+
+
+def test_finalize_passes_the_hold_and_the_setting() -> None:
+    node = Setup(hold_level=1)
+    node.told(1, 2, 2)
+    node.levels.applied(node.levels.hold())
     node.levels.applied(node.levels.finalize())
     assert (node.levels.level, node.levels.machine_version) == (2, 2), "whatever the setting says"
     assert not node.levels.status().held

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import BinaryIO, Final, TypeAlias
 
-from syncline.errors import Rejected
+from syncline.errors import FormatVersionError, Rejected
 from syncline.kv.commands import Delete, DeleteRange, Put, Txn, decode_command
 from syncline.kv.records import DeleteRangeResult, DeleteResult, PutResult, TxnResult
 from syncline.kv.snapshots import KvSnapshot, read_snapshot
 from syncline.kv.store import Store
 from syncline.kv.txn import apply_delete_range, apply_txn, check_expectation, check_lease
+from syncline.kv.versions import MACHINE_VERSION, is_later
 from syncline.node.fsm import Entry
 
 __all__ = ["CommandResult", "KvMachine"]
@@ -32,6 +33,9 @@ class KvMachine:
     apply_on_loop: Final = True
     """A command takes microseconds: it is applied on the event loop's thread, where the store is read too: no locks."""
 
+    machine_version: Final = MACHINE_VERSION
+    """The newest commands that it can apply; see `Raft.machine_version`."""
+
     def __init__(self) -> None:
         self.store: Store = Store()
 
@@ -41,6 +45,8 @@ class KvMachine:
         Raises `Rejected`, with the state as it was: `bad_command`, `precondition_failed` (details: `revision`, the
         key's mod_revision, 0 if absent; `store_revision`), `lease_not_found`, `range_too_large`,
         `reads_too_large`.
+
+        Raises `FormatVersionError` for a command of a later version, which stops the node: it is too old to go on.
         """
         return self._apply(entry.data)
 
@@ -67,7 +73,15 @@ class KvMachine:
         replaced.release()  # frees the old records gently; whoever still reads the old store keeps what it needs
 
     def _apply(self, data: bytes) -> CommandResult:
-        command = decode_command(data)
+        try:
+            command = decode_command(data)
+        except Rejected as refusal:
+            if is_later(data):
+                raise FormatVersionError(
+                    "a command of a later version of the key-value machine stands in the log, and this version can do "
+                    f"machine version {MACHINE_VERSION}: it needs a newer version, upgrade this node. ({refusal})"
+                ) from refusal
+            raise
         store = self.store
         if type(command) is Put:
             if command.expect is not None:

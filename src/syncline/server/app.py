@@ -125,6 +125,7 @@ class KvServer:
             trailing_entries=config.trailing_entries,
             reserve_bytes=config.reserve_bytes,
             peer_tls=_peer_tls(config),
+            hold_level=config.hold_level,
         )
 
     def _add_metrics(self, raft: Raft, machine: KvMachine) -> None:
