@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from syncline.node.files import read_file, replace_file
     from syncline.node.fsm import FSM, BatchingFSM, BytesSnapshot, DurableFSM, Entry, FSMSnapshot, SnapshotSink
     from syncline.node.futures import ApplyFuture
+    from syncline.node.levels import MemberLevels, UpgradeStatus
     from syncline.node.members import MemberInfo, Membership
     from syncline.node.raft import Raft
     from syncline.node.stats import Stats
@@ -33,10 +34,12 @@ __all__ = [
     "FSM",
     "FSMSnapshot",
     "MemberInfo",
+    "MemberLevels",
     "Membership",
     "Raft",
     "SnapshotSink",
     "Stats",
+    "UpgradeStatus",
     "__version__",
     "read_file",
     "replace_file",
@@ -52,6 +55,7 @@ _HOMES: Final = {
     "syncline.node.members": ("MemberInfo", "Membership"),
     "syncline.node.raft": ("Raft",),
     "syncline.node.stats": ("Stats",),
+    "syncline.node.levels": ("MemberLevels", "UpgradeStatus"),
 }
 
 

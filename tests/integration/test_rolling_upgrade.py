@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from syncline import Raft
-from syncline.errors import NodeFailed
+from syncline.errors import Closed, ConfigError, NodeFailed
 from syncline.node.envelope import Kind, LevelChange, encode
 from tests.node_cluster import Cluster, Listing, until
 from tests.support import run
@@ -250,3 +250,42 @@ def test_forged_entries_of_levels_change_nothing(tmp_path: Path) -> None:
         await fleet.everywhere(lambda raft: (raft.level, raft.machine_version) == (2, 1))
 
     scenario(tmp_path, course)
+
+
+def test_level_rises_in_a_cluster_of_one(tmp_path: Path) -> None:
+    async def course(fleet: Fleet) -> None:
+        await fleet.begin(1)
+        await fleet.restart("a", 2)
+        await fleet.everywhere(lambda raft: raft.level == 2)
+        await fleet.stop("a")
+        assert "under Syncline" in await why_stopped(fleet, "a")
+
+    scenario(tmp_path, course, names="a")
+
+
+def test_hold_and_finalize_on_a_closed_node_fail(tmp_path: Path) -> None:
+    async def course(fleet: Fleet) -> None:
+        await fleet.begin(1)
+        raft = fleet.any
+        for timeout in (0.0, -1.0, 1e9):
+            with pytest.raises(ConfigError):
+                await raft.hold_upgrade(timeout=timeout)
+        await raft.close()
+        for call in (raft.hold_upgrade, raft.finalize_upgrade):
+            with pytest.raises(Closed):
+                await call()
+        assert raft.upgrade_status().level == raft.level == 1
+
+    scenario(tmp_path, course, names="a")
+
+
+def test_state_machine_of_a_wrong_version_is_refused_at_open(tmp_path: Path) -> None:
+    class Wrong(Listing):
+        machine_version = "2"
+
+    async def course(fleet: Fleet) -> None:
+        fleet.make = Wrong
+        with pytest.raises(ConfigError, match="machine_version of Wrong"):
+            await fleet.start("a")
+
+    scenario(tmp_path, course, names="a")

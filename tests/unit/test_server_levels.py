@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from pathlib import Path
 from typing import cast
 
 import pytest
 
-from syncline.errors import Rejected
+from syncline.errors import ConfigError, Rejected
 from syncline.kv.commands import Put, encode_command
 from syncline.kv.machine import KvMachine
+from syncline.kv.versions import MACHINE_VERSION
 from syncline.node.futures import Then
 from syncline.node.raft import Raft
+from syncline.platform.network import TcpNetwork
 from syncline.server.adapter import NodeBackend
+from syncline.server.config import ServerConfig
+from syncline.server.join import ask_members
+from syncline.version import FEATURE_LEVEL
 from tests.support import run
+from tests.support_http import KeyDouble, in_thread, json_reply
 
 
 class Node:
@@ -48,3 +56,23 @@ def test_server_proposes_a_command_only_at_its_machine_version(machine_version: 
         await backend.close()
 
     run(scenario())
+
+
+@pytest.mark.parametrize(("level", "machine_version"), [(FEATURE_LEVEL + 1, 1), (1, MACHINE_VERSION + 1)])
+def test_join_to_a_cluster_of_higher_levels_asks_for_nothing(level: int, machine_version: int, tmp_path: Path) -> None:
+    """Added, the node could not take part, and would keep the levels from rising until it was removed."""
+    node = KeyDouble()
+    node.answers["/raft/upgrade"] = json_reply(
+        {"level": level, "machine_version": machine_version, "possible_level": level, "held": False, "hold_level": 0,
+         "possible_machine_version": machine_version, "members": []}
+    )  # fmt: skip
+
+    with in_thread(node) as (double,):
+        config = ServerConfig(name="d", data_dir=str(tmp_path), join=(double.url,))
+
+        async def scenario() -> None:
+            with pytest.raises(ConfigError, match=r"node d \(0000000000000009\) needs .*; upgrade this node first"):
+                await ask_members(config, 9, http="", network=TcpNetwork(), rng=random.Random(1))
+
+        run(scenario())
+        assert [request.path for request in double.requests] == ["/raft/upgrade"]

@@ -9,6 +9,8 @@ Write a class with `apply`, `snapshot` and `restore`; the node calls it the same
 - What `apply` returns reaches the caller of `Raft.apply`, on the node where it was called.
 - Raising `errors.Rejected` is an answer too: a deterministic refusal, which reaches the caller as that exception and
   must leave the state as it was. Any other exception stops the node: its state can no longer be trusted.
+- A class whose commands change from release to release says `machine_version = 2`: the newest commands that it can
+  apply (1 without it). Propose them only if `Raft.machine_version` is as high: then all members can (docs/upgrades.md).
 """
 
 from __future__ import annotations

@@ -27,7 +27,17 @@ from syncline.node.envelope import FIRST_LEVEL, ClusterLevels, Hold, LevelChange
 from syncline.transport.messages import Refusal, RefusalCode
 from syncline.version import __version__
 
-__all__ = ["Ability", "Levels", "MemberLevels", "UpgradeStatus", "ability_of", "agreed", "check_start", "risen"]
+__all__ = [
+    "Ability",
+    "Levels",
+    "MemberLevels",
+    "UpgradeStatus",
+    "ability_of",
+    "agreed",
+    "check_start",
+    "risen",
+    "why_not",
+]
 
 LARGEST_LEVEL: Final = 2**31
 """No number is larger: it is a mistake, or forged."""
