@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.consensus.types import NodeId
+from syncline.consensus.types import MembershipState, NodeId
 from syncline.errors import ConfigError, NodeFailed
 from syncline.node.envelope import ClusterLevels, Hold, LevelChange, Member, decode_level, encode
 from syncline.node.levels import Ability, Levels, ability_of, agreed, check_start, risen
 from syncline.node.members import BookState, MemberBook
-from syncline.transport.messages import RefusalCode
+from syncline.transport.messages import PeerStats, Refusal, RefusalCode
 
 TELLING = st.builds(Ability, st.integers(0, 4), st.integers(0, 4))
 CHANGE = st.builds(LevelChange, st.integers(0, 5), st.integers(0, 5), st.sampled_from(Hold), st.just("9.9"))
@@ -43,7 +43,7 @@ class Setup:
             name="a",
             node_id=1,
             hold_level=self.hold_level,
-            member_ids=lambda: self.ids,
+            membership=lambda: MembershipState(tuple(sorted(self.ids))),
             propose=self.propose,
             fail=self.failures.append,
         )
@@ -218,6 +218,60 @@ def test_greeting_below_the_levels_is_refused(told: tuple[int, int], text: str |
     assert "node z (0000000000000009)" in refusal.reason
     assert text in refusal.reason
     assert "upgrade this node first" in refusal.reason
+
+
+def refusing(code: str = RefusalCode.LEVEL, reason: str = "needs level 2") -> PeerStats:
+    return PeerStats(
+        connected=False, connected_since_s=None, last_contact_s=None, address="h:1", sent_bytes=0, received_bytes=0,
+        sent_messages=0, received_messages=0, dropped_messages=0, reconnects=0, rtt_s=None, last_error=None,
+        last_refusal=Refusal(reason, code),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("voters", "refused_by", "stops"),
+    [
+        ({1, 2, 3}, {2, 3}, True),
+        ({1, 2, 3}, {2}, False),
+        ({1, 2, 3}, {2, 9}, False),
+        ({1, 2}, {2}, True),
+        ({1, 2, 3, 4, 5}, {2, 3}, False),
+        ({1, 2, 3, 4, 5}, {2, 3, 4}, True),
+        (set(), {2}, True),
+        ({1, 2, 3}, set(), False),
+    ],
+)
+def test_node_stops_if_a_quorum_refuses_its_level(voters: set[NodeId], refused_by: set[NodeId], stops: bool) -> None:
+    """One faulty member can't stop another by a refusal; a node that is no member yet takes the first word."""
+    node = Setup(ids=set(voters))
+    node.levels.look({peer: refusing() for peer in refused_by})
+    assert bool(node.failures) == stops
+    if stops:
+        assert "needs level 2" in str(node.failures[0])
+    other = Setup(ids=set(voters))
+    other.levels.look({peer: refusing(RefusalCode.DIRECTORY) for peer in refused_by})
+    assert other.failures == []
+
+
+def test_node_stops_if_a_quorum_dials_from_a_higher_level() -> None:
+    """The others leave a node that welcomes them with too low a level: their greeting is all that it hears."""
+    node = Setup(ids={1, 2, 3})
+    assert node.levels.refuse_to_take_part(2, 2, 2) is None
+    refusal = node.levels.refuse_to_take_part(2, 3, 2)
+    assert refusal is not None
+    assert "node a (0000000000000001) needs level 3, and it can do level 2" in refusal.reason
+    assert refusal.code != RefusalCode.LEVEL, "the dialler can do enough"
+    node.levels.look({})
+    assert node.failures == []
+    node.levels.refuse_to_take_part(3, 2, 7)
+    node.levels.look({})
+    assert len(node.failures) == 1
+    back = Setup(ids={1, 2, 3})
+    for levels in ((9, 9), (1, 1)):
+        for peer in (2, 3):
+            back.levels.refuse_to_take_part(peer, *levels)
+    back.levels.look({})
+    assert back.failures == [], "the newest word of each counts"
 
 
 def test_greeting_without_levels_passes_at_the_first_level() -> None:

@@ -18,6 +18,7 @@ from syncline.consensus.types import (
     EntryType,
     HardState,
     MembershipChange,
+    MembershipState,
     Message,
     NodeId,
     SingleChange,
@@ -31,7 +32,7 @@ from syncline.node.envelope import ChangeContext, LevelChange, Member, encode
 from syncline.node.fsm import FSM, DurableFSM
 from syncline.node.levels import Ability, Levels, ability_of, check_start
 from syncline.node.logwriter import LogWriter
-from syncline.node.members import BookState, MemberBook, derive_cluster_id, derive_node_id, is_founder, members_of
+from syncline.node.members import BookState, MemberBook, derive_cluster_id, derive_node_id, is_founder
 from syncline.node.outcomes import on_outcome
 from syncline.node.parts import Parts
 from syncline.platform.disk import Disk
@@ -181,6 +182,7 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
         ),
         known_directory=relay.known_directory,
         refuse_welcome=relay.refuse_welcome,
+        cluster_levels=relay.cluster_levels,
     )
     parts = Parts(
         identity=opened.identity,
@@ -203,14 +205,18 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
 
 
 def _levels(config: Config, opened: _Opened, relay: _Relay, on_failure: Callable[[BaseException], None]) -> Levels:
-    configuration = opened.core.raft.tracker
+    tracker = opened.core.raft.tracker
+
+    def membership() -> MembershipState:
+        return tracker.configuration.state()  # it is replaced by each change
+
     return Levels(
         opened.book,
         opened.can,
         name=opened.identity.name,
         node_id=opened.identity.node_id,
         hold_level=config.hold_level,
-        member_ids=lambda: members_of(configuration.configuration.state()),
+        membership=membership,
         propose=relay.propose_level,
         fail=on_failure,
     )
@@ -242,6 +248,10 @@ class _Relay:
             welcome.sender, welcome.name, welcome.level, welcome.machine_version
         )
         return refusal.reason if refusal is not None else None
+
+    def cluster_levels(self) -> tuple[int, int]:
+        levels = self._holder[0].parts.levels
+        return levels.level, levels.machine_version
 
     def propose_level(self, change: LevelChange) -> bool:
         return self._holder[0].reconfiguration.propose_level(change)

@@ -16,15 +16,16 @@ A level rises by itself, unless it is held: by `Config.hold_level` on the node t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
 import msgspec
 
-from syncline.consensus.types import NodeId
+from syncline.consensus.types import MembershipState, NodeId
 from syncline.errors import ConfigError, NodeFailed
 from syncline.node.envelope import FIRST_LEVEL, ClusterLevels, Hold, LevelChange, Member
-from syncline.transport.messages import Refusal, RefusalCode
+from syncline.node.members import members_of
+from syncline.transport.messages import PeerStats, Refusal, RefusalCode
 from syncline.version import __version__
 
 __all__ = [
@@ -41,6 +42,9 @@ __all__ = [
 
 LARGEST_LEVEL: Final = 2**31
 """No number is larger: it is a mistake, or forged."""
+
+MOST_NEEDED: Final = 64
+"""Nodes that are remembered because they dialled in a cluster of higher levels: more than a cluster has voters."""
 
 
 class Ability(msgspec.Struct, frozen=True):
@@ -148,7 +152,7 @@ def check_start(name: str, node_id: NodeId, can: Ability, levels: ClusterLevels)
 class Levels:
     """The levels as one running node knows and raises them.
 
-    `member_ids` gives the members in force, `propose` has a change replicated and tells whether it is still under way,
+    `membership` gives the membership in force, `propose` has a change replicated and tells whether it was proposed, and
     `fail` stops the node.
     """
 
@@ -160,7 +164,7 @@ class Levels:
         name: str,
         node_id: NodeId,
         hold_level: int,
-        member_ids: Callable[[], Collection[NodeId]],
+        membership: Callable[[], MembershipState],
         propose: Callable[[LevelChange], bool],
         fail: Callable[[BaseException], None],
     ) -> None:
@@ -169,11 +173,13 @@ class Levels:
         self._name = name
         self._node_id = node_id
         self._hold_level = hold_level
-        self._member_ids = member_ids
+        self._membership = membership
         self._propose = propose
         self._fail = fail
         self._greeted: dict[NodeId, Ability] = {}
         """What members told when they last dialled: newer than what they have announced."""
+        self._needed: dict[NodeId, str] = {}
+        """The nodes that dialled in a cluster for which this node can do too little, and why it is too little."""
 
     @property
     def level(self) -> int:
@@ -187,13 +193,13 @@ class Levels:
 
     def possible(self) -> Ability:
         """What all members can do, by their announcements at the applied index."""
-        return agreed(self._registry.members.get(node_id) for node_id in self._member_ids())
+        return agreed(self._registry.members.get(node_id) for node_id in members_of(self._membership()))
 
     # -- on the leader ------------------------------------------------------------------------------------------------
 
     def raise_if_due(self) -> None:
         """Propose the levels that all members can do. For the leader, with no change of the membership pending."""
-        members = self._member_ids()
+        members = members_of(self._membership())
         self._greeted = {node_id: told for node_id, told in self._greeted.items() if node_id in members}
         levels = self._registry.levels
         if levels.hold:
@@ -225,9 +231,35 @@ class Levels:
             self._greeted[node_id] = can
         return None
 
-    def refused(self, reason: str) -> None:
-        """A member has refused this node because of its levels: it can't take part any more."""
-        self._fail(NodeFailed(f"a member of the cluster refused this node and said: {reason}"))
+    def refuse_to_take_part(self, node_id: NodeId, level: int, machine_version: int) -> Refusal | None:
+        """Refuse a node that dials in a cluster of levels above what this node can do; None if it can."""
+        reason = why_not(self.can, ClusterLevels(level, machine_version))
+        self._needed.pop(node_id, None)
+        if reason is None:
+            return None
+        reason = f"node {self._name} ({self._node_id:016x}) {reason}"
+        if len(self._needed) < MOST_NEEDED:
+            self._needed[node_id] = reason
+        return Refusal(reason)
+
+    def look(self, links: Mapping[NodeId, PeerStats]) -> None:
+        """Stop this node if the cluster needs more than it can do, and it may not have heard of that by the log.
+
+        One node alone must not be able to stop others: a quorum of the voters must say so, in both halves of a
+        joint membership. A node that does not know of any membership is not a member yet: the first word counts.
+        """
+        told = dict(self._needed)
+        for node_id, link in links.items():
+            if link.last_refusal is not None and link.last_refusal.code == RefusalCode.LEVEL:
+                told[node_id] = link.last_refusal.reason
+        if not told:
+            return
+        state = self._membership()
+        for voters in (state.voters, state.voters_outgoing):
+            others = [voter for voter in voters if voter != self._node_id]
+            if sum(voter in told for voter in others) < min(len(others), len(voters) // 2 + 1):
+                return
+        self._fail(NodeFailed(f"the cluster does not let this node take part: {next(iter(told.values()))}"))
 
     def applied(self, change: LevelChange) -> None:
         """A change was committed and its turn has come."""
@@ -253,7 +285,7 @@ class Levels:
     def status(self) -> UpgradeStatus:
         """The levels for people."""
         levels, possible = self._registry.levels, self.possible()
-        known = [(node_id, self._registry.members.get(node_id)) for node_id in sorted(self._member_ids())]
+        known = [(node_id, self._registry.members.get(node_id)) for node_id in sorted(members_of(self._membership()))]
         return UpgradeStatus(
             level=levels.level,
             machine_version=levels.machine_version,

@@ -124,8 +124,8 @@ class Reconfiguration:
                 driver.fail(NodeFailed(removed_text(driver.config.name, driver.core.raft.id)))
             elif self._told(RefusalCode.DIRECTORY):
                 driver.founding.disowned()
-            elif (refusal := self._told(RefusalCode.LEVEL)) is not None:
-                driver.parts.levels.refused(refusal.reason)
+            else:
+                driver.parts.levels.look(driver.parts.transport.stats())
             return
         self._announce()
         if driver.core.state is StateType.LEADER:
@@ -268,14 +268,16 @@ class Reconfiguration:
         if hello.sender in self._driver.parts.book.removed:
             return Refusal(f"node {format_id(hello.sender)} is not a member: {REMOVED}", RefusalCode.REMOVED)
         levels = self._driver.parts.levels
-        return self._driver.founding.refuse(hello) or levels.refuse(
-            hello.sender, hello.name, hello.level, hello.machine_version
+        return (
+            self._driver.founding.refuse(hello)
+            or levels.refuse(hello.sender, hello.name, hello.level, hello.machine_version)
+            or levels.refuse_to_take_part(hello.sender, hello.cluster_level, hello.cluster_machine_version)
         )
 
-    def _told(self, code: RefusalCode) -> Refusal | None:
-        """With what a member refuses this node, if it is with this code."""
-        refusals = (peer.last_refusal for peer in self._driver.parts.transport.stats().values())
-        return next((refusal for refusal in refusals if refusal is not None and refusal.code == code), None)
+    def _told(self, code: RefusalCode) -> bool:
+        """Whether a member refuses this node with this code."""
+        stats = self._driver.parts.transport.stats()
+        return any(peer.last_refusal is not None and peer.last_refusal.code == code for peer in stats.values())
 
     def _leave_if_removed(self) -> None:
         driver = self._driver

@@ -97,6 +97,10 @@ class Hello(msgspec.Struct, array_like=True, tag=1, frozen=True):
     """The highest feature level that the dialler can do."""
     machine_version: int = 0
     """The highest version of the state machine's commands that the dialler can apply."""
+    cluster_level: int = 0
+    """The feature level of the cluster, as the dialler knows it. An acceptor that can do less learns of it so."""
+    cluster_machine_version: int = 0
+    """The machine version of the cluster, as the dialler knows it."""
 
 
 class Welcome(msgspec.Struct, array_like=True, tag=2, frozen=True):

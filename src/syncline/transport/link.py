@@ -72,6 +72,7 @@ class Dialler:
         limits: TransportLimits,
         known_directory: Callable[[NodeId], int],
         refuse_welcome: Callable[[Welcome], str | None],
+        cluster_levels: Callable[[], tuple[int, int]],
     ) -> None:
         self.advertise = advertise
         self.network = network
@@ -84,10 +85,12 @@ class Dialler:
         self.limits = limits
         self._known_directory = known_directory
         self._refuse_welcome = refuse_welcome
+        self._cluster_levels = cluster_levels
 
     def hello(self, peer: NodeId, purpose: Purpose) -> bytes:
         """The greeting to `peer`."""
         facts = self._facts
+        cluster_level, cluster_machine_version = self._cluster_levels()
         return greeting(
             Hello(
                 oldest_version=OLDEST_VERSION,
@@ -104,6 +107,8 @@ class Dialler:
                 history=facts.history,
                 level=facts.level,
                 machine_version=facts.machine_version,
+                cluster_level=cluster_level,
+                cluster_machine_version=cluster_machine_version,
             )
         )
 

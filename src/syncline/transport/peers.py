@@ -36,8 +36,9 @@ class Transport:
     one that this node has not heard of yet (it may learn of members only by the log). `before_welcome(hello)` may
     return a future that must be done before the dialler is welcomed. `facts` is what this node tells about itself,
     and `known_directory(peer)` the id of a peer's data directory, 0 for not known: a peer that answers with another
-    one is refused; `refuse_welcome(welcome)` may give the reason why a node that answers is refused. `rng` is for the
-    jitter of redials. Made and used on a running event loop.
+    one is refused; `refuse_welcome(welcome)` may give the reason why a node that answers is refused.
+    `cluster_levels()` are the cluster's feature level and machine version, for the greetings. `rng` is for the jitter
+    of redials. Made and used on a running event loop.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Transport:
         facts: NodeFacts | None = None,
         known_directory: Callable[[NodeId], int] | None = None,
         refuse_welcome: Callable[[Welcome], str | None] | None = None,
+        cluster_levels: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         self._network = network
         self._handler = handler
@@ -79,6 +81,7 @@ class Transport:
             limits=limits,
             known_directory=known_directory or _none_known,
             refuse_welcome=refuse_welcome or _refuse_no_welcome,
+            cluster_levels=cluster_levels or _no_levels,
         )
         self._doorkeeper = Doorkeeper(
             Admission(refuse_peer or _refuse_none, before_welcome or _nothing_before, self._admit),
@@ -414,6 +417,11 @@ class _Received:
 
 def _refuse_none(_hello: Hello) -> None:
     """The default rule: each node of the cluster is welcome."""
+
+
+def _no_levels() -> tuple[int, int]:
+    """By default the levels of the cluster are not known."""
+    return 0, 0
 
 
 def _refuse_no_welcome(_welcome: Welcome) -> None:
