@@ -12,7 +12,15 @@ from syncline.kv.machine import KvMachine
 from syncline.kv.store import Store
 from syncline.node.fsm import Entry
 from syncline.node.futures import ReadFuture, Then
-from syncline.server.backend import Added, LeaderView, MembersView, MemberView, NodeView
+from syncline.server.backend import (
+    Added,
+    LeaderView,
+    MemberLevelsView,
+    MembersView,
+    MemberView,
+    NodeView,
+    UpgradeView,
+)
 from syncline.server.http import HttpServer
 from syncline.server.limits import HttpLimits
 from syncline.server.site import Site
@@ -44,6 +52,7 @@ class FakeBackend:
         self.changes: list[tuple[object, ...]] = []
         self.leader_name: str | None = "a"
         self.nothing_to_snapshot = False
+        self.levels_held = False
 
     @property
     def store(self) -> Store:
@@ -176,6 +185,30 @@ class FakeBackend:
     async def transfer_leadership(self, to: int | None, timeout_s: float) -> None:
         self._changed("transfer", to, timeout_s)
         self.leader_name = next(name for name, known in self.names.items() if known == (to or IDS["b"]))
+
+    def upgrade(self) -> UpgradeView:
+        return UpgradeView(
+            level=1,
+            machine_version=1,
+            possible_level=2,
+            possible_machine_version=1,
+            held=self.levels_held,
+            hold_level=0,
+            members=tuple(
+                MemberLevelsView(id=f"{node_id:016x}", name=name, level=2, machine_version=1)
+                for name, node_id in self.names.items()
+            ),
+        )
+
+    async def hold_upgrade(self, timeout_s: float) -> UpgradeView:
+        self._changed("hold", timeout_s)
+        self.levels_held = True
+        return self.upgrade()
+
+    async def finalize_upgrade(self, timeout_s: float) -> UpgradeView:
+        self._changed("finalize", timeout_s)
+        self.levels_held = False
+        return self.upgrade()
 
     async def snapshot(self, timeout_s: float) -> int:
         self._changed("snapshot", timeout_s)

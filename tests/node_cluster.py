@@ -13,6 +13,7 @@ import msgspec
 from syncline import FSM, Config, Entry, EventKind, FSMSnapshot, MemberInfo, Raft, SnapshotSink
 from syncline.errors import Rejected
 from syncline.platform.disk import Disk
+from syncline.version import FEATURE_LEVEL
 from tests.ports import free_block
 
 __all__ = ["Cluster", "Listing", "cluster", "see_kept", "until"]
@@ -104,10 +105,12 @@ class Cluster:
             values["peers"] = self.peers
         return msgspec.convert(values | settings, Config)
 
-    async def start(self, name: str, *, disk: Disk | None = None, **settings: object) -> Raft:
+    async def start(
+        self, name: str, *, disk: Disk | None = None, feature_level: int = FEATURE_LEVEL, **settings: object
+    ) -> Raft:
         machine = self.make()
         fsm: FSM = machine
-        raft = await Raft.open(self.config(name, **settings), fsm, disk=disk)
+        raft = await Raft.open(self.config(name, **settings), fsm, disk=disk, feature_level=feature_level)
         self.rafts[name], self.machines[name] = raft, machine
         return raft
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         SnapshotSink,
     )
     from syncline.node.futures import ApplyFuture
+    from syncline.node.levels import MemberLevels, UpgradeStatus
     from syncline.node.members import MemberInfo, Membership
     from syncline.node.raft import Raft
     from syncline.node.stats import Stats
@@ -45,10 +46,12 @@ __all__ = [
     "FSM",
     "FSMSnapshot",
     "MemberInfo",
+    "MemberLevels",
     "Membership",
     "Raft",
     "SnapshotSink",
     "Stats",
+    "UpgradeStatus",
     "__version__",
     "read_file",
     "replace_file",
@@ -67,6 +70,7 @@ _HOMES: Final = {
     "syncline.node.members": ("MemberInfo", "Membership"),
     "syncline.node.raft": ("Raft",),
     "syncline.node.stats": ("Stats",),
+    "syncline.node.levels": ("MemberLevels", "UpgradeStatus"),
 }
 
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["__version__"]
+__all__ = ["FEATURE_LEVEL", "__version__"]
 
 __version__ = "0.1.0"
+
+FEATURE_LEVEL = 1
+"""The highest feature level that this version can do (`node.levels`). It rises when others must read something new.
+
+1: log and snapshots in format 2, peer protocol 2, announced levels. The level of each new cluster.
+"""

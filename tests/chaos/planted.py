@@ -14,6 +14,7 @@ from typing import Final
 from syncline.cli.main import main
 from syncline.errors import DeadlineExceeded, Outcome
 from syncline.node.futures import ReadFuture, Then
+from syncline.node.operations import Operations
 from syncline.node.raft import Raft
 from syncline.platform.disk import OsFile
 from syncline.platform.worker import ThreadWorkers
@@ -33,7 +34,7 @@ TWICE_EVERY: Final = 10
 def stale_reads() -> None:
     """A linearizable read asks nobody (etcd 0.4.1 and Consul, Jepsen 2014)."""
 
-    def read_index(self: Raft, *, timeout: float = 5.0) -> ReadFuture:
+    def read_index(self: Operations, *, timeout: float = 5.0) -> ReadFuture:
         future = ReadFuture(loop=asyncio.get_running_loop())
         future.set_result(0)
         return future

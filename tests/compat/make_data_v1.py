@@ -1,7 +1,8 @@
-"""Makes the golden data directory of format 1: `python -m tests.compat.make_data_v1 DIRECTORY`.
+"""Made the golden data directory of format 1, `tests/fixtures/data-v1`, once, with a version that wrote format 1.
 
-It was run once, and its result is `tests/fixtures/data-v1`: never to be made anew, because it stands for the
-directories that are out there. A later format gets a directory of its own beside it.
+That directory is never made again: it stands for the directories that are out there. What was written into it is the
+same for later formats (`make_data_v2`): each has a directory of its own, made by this code in a version that writes
+it.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def test_a_directory_of_a_later_version_that_is_taken_for_its_own(monkeypatch: p
     decode = datadir.decode_identity
 
     def bold(path: str, data: bytes) -> Identity:
-        return decode(path, data.replace(b'"format_version": 2', b'"format_version": 1'))
+        return decode(path, data.replace(b'"format_version": 3', b'"format_version": 2'))
 
     monkeypatch.setattr(datadir, "decode_identity", bold)
     found(monkeypatch, "a later version's directory is refused", "downgrade", nodes=5)

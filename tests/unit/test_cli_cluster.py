@@ -165,6 +165,9 @@ def test_nobody_there_is_one_line() -> None:
 MEMBERS = [member("a", "http://a"), member("b", "", role="learner")]
 ADDED = {"status": "success", "added": True, "cluster_id": "ab", "membership_index": 4, "member": MEMBERS[1],
          "members": MEMBERS}  # fmt: skip
+LEVELS = {"level": 1, "machine_version": 3, "possible_level": 2, "possible_machine_version": 4, "held": True,
+          "hold_level": 0, "members": [{"id": "2", "name": "b", "level": 2, "machine_version": 4},
+                                       {"id": "1", "name": "a", "level": 3, "machine_version": 4}]}  # fmt: skip
 CHANGED = {"status": "success", "membership_index": 5, "members": MEMBERS}
 
 
@@ -185,6 +188,10 @@ CHANGED = {"status": "success", "membership_index": 5, "members": MEMBERS}
         (("member", "demote", "b", "--force"), "/raft/demote", CHANGED, {"ID": "b", "Force": True}, "b: demoted"),
         (("transfer", "b"), "/raft/transfer", {"leader": {"id": "2", "name": "b", "http": ""}}, {"To": "b"}, "b leads"),
         (("transfer",), "/raft/transfer", {"leader": {"id": "2", "name": "", "http": ""}}, {}, "2 leads"),
+        (("upgrade", "hold"), "/raft/upgrade", LEVELS, {"Action": "hold"},
+         "the cluster is at level 1, machine version 3"),
+        (("upgrade", "finalize"), "/raft/upgrade", LEVELS, {"Action": "finalize"},
+         "the cluster is at level 1, machine version 3"),
         (("snapshot",), "/raft/snapshot", {"created": True, "index": 7}, {}, "snapshot at index 7"),
         (("snapshot",), "/raft/snapshot", {"created": False, "index": 7}, {},
          "nothing new since the snapshot at index 7"),
@@ -203,6 +210,30 @@ def test_a_change_sends_what_it_should_and_says_what_came_of_it(
     assert [request.json() for request in double.requests] == [sent, sent]
     assert as_json.status == 0
     json.loads(as_json.out)
+
+
+@pytest.mark.parametrize(
+    ("change", "lines"),
+    [
+        ({}, ["all members can do level 2, machine version 4", "held until `syncline upgrade finalize`"]),
+        ({"held": False, "hold_level": 1}, ["held at level 1 by the settings of the node that answers"]),
+        ({"possible_level": 0}, ["not all members have told what they can do"]),
+        (
+            {"members": [{"id": "1", "name": "a", "level": 0, "machine_version": 0}]},
+            ["a     not known  not known         1"],
+        ),
+    ],
+)
+def test_upgrade_status_says_what_keeps_the_levels_down(change: dict[str, object], lines: list[str]) -> None:
+    node = KeyDouble()
+    node.answers["/raft/upgrade"] = json_reply(LEVELS | change)
+    with in_thread(node) as (double,):
+        ran = syncline("upgrade", "status", endpoints=double.url)
+        as_json = syncline("upgrade", "status", "--json", endpoints=double.url)
+    assert ran.status == 0
+    for line in lines:
+        assert line in ran.text, ran.text
+    assert as_json.json() == LEVELS | change
 
 
 def test_members_are_listed() -> None:

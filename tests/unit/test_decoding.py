@@ -14,7 +14,8 @@ from syncline.client.wire import decode, error_from
 from syncline.consensus.membership import decode_change
 from syncline.consensus.types import Entry, EntryType
 from syncline.errors import CorruptionError, FrameError, Rejected, RequestFailed, StorageError
-from syncline.kv.commands import decode_command, of_later_version
+from syncline.kv.commands import decode_command
+from syncline.kv.versions import is_later
 from syncline.node.envelope import Unreadable, decode_context, decode_member, decode_proposal
 from syncline.platform.disk import OsDisk
 from syncline.storage.datadir import REPLACEMENT_NAME, decode_identity
@@ -33,6 +34,8 @@ HELLO = msgspec.msgpack.encode(Hello(1, 1, 77, 1, 2, Purpose.MESSAGES))
 
 def longer(sound: bytes) -> bytes:
     """The array of a struct, with one more field, of a later version: it is skipped, however deep it is."""
+    if sound[0] == 0xDC:  # an array of 16 fields and more
+        return sound[:2] + bytes([sound[2] + 1]) + sound[3:] + NESTED
     assert sound[0] & 0xF0 == 0x90
     return bytes([sound[0] + 1]) + sound[1:] + NESTED
 
@@ -85,7 +88,7 @@ def test_decoding_a_nested_refusal_of_a_server_gives_its_status() -> None:
 
 
 def test_decoding_a_nested_command_names_no_later_version() -> None:
-    assert of_later_version(NESTED) is None
+    assert not is_later(NESTED)
 
 
 def test_decoding_nested_notes_on_disk_is_corruption(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_torn_write_is_only_noted() -> None:
 
 def test_another_versions_files_are_no_damage() -> None:
     disk = worked()
-    content = disk.read_file("/node/identity").replace(b'"format_version": 1', b'"format_version": 9')
+    content = disk.read_file("/node/identity").replace(b'"format_version": 2', b'"format_version": 9')
     disk.write_file("/node/identity", content)
     with pytest.raises(FormatVersionError):
         diagnose(disk, "/node")

@@ -11,7 +11,7 @@ import pytest
 from syncline.consensus.types import Entry, EntryType, SnapshotMeta
 from syncline.errors import NodeFailed, Rejected
 from syncline.node.applier import Applied, Applier, ApplyWork, Outcome, Restored, RestoreWork, SnapshotWork, Viewed
-from syncline.node.envelope import Kind, Member, Proposal, encode
+from syncline.node.envelope import Kind, LevelChange, Member, Proposal, encode
 from syncline.node.fsm import Entry as Command
 from syncline.node.fsm import FSMSnapshot
 from syncline.platform.worker import ThreadWorkers
@@ -20,6 +20,8 @@ from tests.node_cluster import Listing, LoopListing
 from tests.support import run
 
 ME, OTHER = 1, 2
+TOLD = Member(OTHER, "b", "127.0.0.1:7101", level=2, machine_version=3)
+RISE = LevelChange(2, 3)
 
 
 def entry(index: int, data: bytes, *, origin: int = ME, kind: Kind = Kind.COMMAND) -> Entry:
@@ -93,7 +95,6 @@ def test_answers_are_for_this_nodes_own_in_order(make: type[Listing]) -> None:
         machine = make()
         work = Run(machine)
         change = Entry(1, 4, EntryType.CONF_CHANGE_V2, b"change")
-        member = Member(OTHER, "other", "h:1")
         work.put(
             entry(1, b"a"),
             entry(2, b"b", origin=OTHER),
@@ -101,17 +102,20 @@ def test_answers_are_for_this_nodes_own_in_order(make: type[Listing]) -> None:
             change,
             entry(5, b"refuse"),
             entry(6, b"", kind=Kind.BARRIER),
-            entry(7, encode(member), kind=Kind.ANNOUNCE, origin=OTHER),
-            entry(8, b"c"),
+            entry(7, encode(TOLD), kind=Kind.ANNOUNCE, origin=OTHER),
+            entry(8, encode(RISE), kind=Kind.LEVEL, origin=OTHER),
+            entry(9, b"not a change of levels", kind=Kind.LEVEL, origin=OTHER),
+            entry(10, b"c"),
         )
         done = await work.applied()
         answers = {number - 100: answer for number, _, _, answer in done.answers}
-        assert set(answers) == {1, 5, 6, 8}
-        assert (answers[1], answers[6], answers[8]) == (1, None, 3)
+        assert set(answers) == {1, 5, 6, 10}
+        assert (answers[1], answers[6], answers[10]) == (1, None, 3)
         assert isinstance(answers[5], Rejected)
-        assert (done.first_index, done.last_index) == (1, 8)
-        assert done.runtime == [change, member], "in the order of the log"
-        assert (machine.items, machine.indexes) == ([b"a", b"b", b"c"], [1, 2, 8])
+        assert (done.first_index, done.last_index) == (1, 10)
+        assert done.runtime == [change, TOLD, RISE], "in the order of the log"
+        assert [index for index, _ in done.ignored] == [9]
+        assert (machine.items, machine.indexes) == ([b"a", b"b", b"c"], [1, 2, 10])
         await work.applier.close()
 
     run(check())

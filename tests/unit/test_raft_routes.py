@@ -225,6 +225,31 @@ def test_a_snapshot_is_taken_or_was_not_needed() -> None:
     run(scenario())
 
 
+def test_raft_upgrade_shows_holds_and_finalizes_the_levels() -> None:
+    async def scenario() -> None:
+        wire = KvWire()
+        shown = json.loads((await wire.ask("GET", "/raft/upgrade")).body)
+        assert (shown["level"], shown["possible_level"], shown["held"]) == (1, 2, False)
+        assert shown["members"][0] == {"id": f"{IDS['a']:016x}", "name": "a", "level": 2, "machine_version": 1}
+        held = await post(wire, "/raft/upgrade", Action="hold")
+        assert (held.status, json.loads(held.body)["held"]) == (200, True)
+        released = await wire.ask("POST", "/raft/upgrade?timeout=2m", b'{"action": "finalize"}')
+        assert (json.loads(released.body)["status"], json.loads(released.body)["held"]) == ("success", False)
+        assert wire.backend.changes == [("hold", 30.0), ("finalize", 120.0)]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"Action": "raise"}', b'{"Action": 1}', b'{"Level": 2}', b"[]"])
+def test_raft_upgrade_without_a_known_action_is_400(body: bytes) -> None:
+    async def scenario() -> None:
+        wire = KvWire()
+        assert (await wire.ask("POST", "/raft/upgrade", body)).status == 400
+        assert wire.backend.changes == []
+
+    run(scenario())
+
+
 @pytest.mark.parametrize(
     ("error", "status", "code"),
     [
@@ -234,12 +259,17 @@ def test_a_snapshot_is_taken_or_was_not_needed() -> None:
         (DeadlineExceeded("late"), 504, "deadline_exceeded"),
     ],
 )
-@pytest.mark.parametrize("action", ["add", "remove", "transfer", "snapshot"])
+@pytest.mark.parametrize("action", ["add", "remove", "transfer", "snapshot", "upgrade"])
 def test_a_change_that_fails_says_why(action: str, error: SynclineError, status: int, code: str) -> None:
     async def scenario() -> None:
         wire = KvWire()
         wire.backend.change_error = error
-        fields = {"add": {"ID": "d", "Address": "h:1"}, "snapshot": {}, "transfer": {}}.get(action, {"ID": "b"})
+        fields = {
+            "add": {"ID": "d", "Address": "h:1"},
+            "snapshot": {},
+            "transfer": {},
+            "upgrade": {"Action": "hold"},
+        }.get(action, {"ID": "b"})
         answer = await post(wire, f"/raft/{action}", **fields)
         assert (answer.status, error_in(answer)["code"]) == (status, code)
         assert error_in(answer)["message"] == str(error)
@@ -255,7 +285,7 @@ def test_status_and_members() -> None:
         assert set(status) == {
             "cluster_id", "cluster", "id", "name", "role", "term", "leader", "commit", "applied", "last_index",
             "first_index", "snapshot_index", "membership_index", "lag", "pid", "data_dir", "version", "http", "peer",
-            "uptime_s", "revision", "digest", "last_contact_s", "members", "no_leader",
+            "uptime_s", "revision", "digest", "last_contact_s", "members", "no_leader", "level", "machine_version",
             "digest_index", "digest_agreement", "digest_age_s",
         }  # fmt: skip
         assert (status["id"], status["revision"], status["leader"]["name"]) == (f"{IDS['a']:016x}", 1, "a")
@@ -263,7 +293,8 @@ def test_status_and_members() -> None:
         members = json.loads((await wire.ask("GET", "/raft/members")).body)
         assert [member["name"] for member in members["members"]] == ["a", "b", "c"]
         assert set(members["members"][0]) == {
-            "id", "name", "role", "peer", "http", "match", "lag", "active", "promote", "fault",
+            "id", "name", "role", "peer", "http", "match", "lag", "active", "promote", "fault", "level",
+            "machine_version",
         }  # fmt: skip
         wire.backend.leader_name = None
         assert json.loads((await wire.ask("GET", "/raft/members")).body)["leader"] is None

@@ -510,10 +510,10 @@ def test_another_clusters_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_format_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshotfile, "FORMAT_VERSION", 2)
+    monkeypatch.setattr(snapshotfile, "FORMAT_VERSION", 3)
     made(opened(tmp_path), 5)
     monkeypatch.undo()
-    with pytest.raises(FormatVersionError, match="format 2"):
+    with pytest.raises(FormatVersionError, match="format 3"):
         opened(tmp_path)
 
 

@@ -28,7 +28,8 @@ from syncline.storage.snapshotfile import FIXED_HEADER, MAGIC, encode_manifest
 from syncline.storage.snapshots import SnapshotManifest, SnapshotStore
 from syncline.storage.wal import Wal
 from syncline.storage.walformat import SEGMENT_HEADER, SEGMENT_MAGIC, SegmentHeader, encode_segment_header
-from syncline.storage.walframe import ENTRIES_RECORD, FRAME_HEADER_BYTES, FrameBuilder
+from syncline.storage.walframe import FRAME_HEADER_BYTES, FrameBuilder
+from syncline.storage.wallayout import NEWEST
 from syncline.testing.simdisk import SimDisk
 from tests.crash_cases import MEMBERS
 
@@ -119,20 +120,28 @@ def segment(*frames: bytes, header: SegmentHeader | None = None, size: int = SIZ
 
 
 def test_the_forger_can_make_a_sound_segment() -> None:
-    disk = disk_with(SEGMENT, segment(b"\x02" + struct.pack("<QQQ", 4, 2, 0)))
+    disk = disk_with(SEGMENT, segment(NEWEST.hard_state.pack(NEWEST.hard_state_kind, 4, 2, 0)))
     assert check_log(disk, "/d/wal", log_id=7).hard_state == HardState(4, 2, 0)
 
 
 number = st.one_of(st.sampled_from(HUGE), st.integers(0, 2**64 - 1), st.integers(0, 9))
 small = st.one_of(st.sampled_from([n for n in HUGE if n < 2**32]), st.integers(0, 2**32 - 1), st.integers(0, 40))
+
+
+def kinds(kind: int) -> st.SearchStrategy[bytes]:
+    """The kind of a record and its group, which is mostly the right one."""
+    groups = st.one_of(st.just(0), st.just(0), st.integers(0, 2**32 - 1))
+    return groups.map(lambda group: struct.pack("<BI", kind, group))
+
+
 record = st.one_of(
     st.builds(
-        lambda size, first, count, term, last, data: ENTRIES_RECORD.pack(1, size, first, count, term, last) + data,
-        small, number, small, number, number, st.binary(max_size=60),
+        lambda kind, *head: kind + struct.pack("<IQIQQ", *head[:-1]) + head[-1],
+        kinds(1), small, number, small, number, number, st.binary(max_size=60),
     ),
-    st.builds(lambda *state: b"\x02" + struct.pack("<QQQ", *state), number, number, number),
-    st.builds(lambda size, data: b"\x03" + struct.pack("<I", size) + data, small, st.binary(max_size=60)),
-    st.builds(lambda sequence: b"\x04" + struct.pack("<Q", sequence), number),
+    st.builds(lambda kind, *state: kind + struct.pack("<QQQ", *state), kinds(2), number, number, number),
+    st.builds(lambda kind, size, data: kind + struct.pack("<I", size) + data, kinds(3), small, st.binary(max_size=60)),
+    st.builds(lambda kind, sequence: kind + struct.pack("<Q", sequence), kinds(4), number),
     st.binary(max_size=40),
 )  # fmt: skip
 records = st.lists(record, max_size=3).map(b"".join)
@@ -140,10 +149,10 @@ records = st.lists(record, max_size=3).map(b"".join)
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(st.lists(records, min_size=1, max_size=3))
-@example([ENTRIES_RECORD.pack(1, 2**32 - 1, 1, 2**32 - 1, 1, 1)])
-@example([ENTRIES_RECORD.pack(1, 5, 1, 2**32 - 1, 1, 2) + b"\xdd\xff\xff\xff\xff"])
-@example([b"\x03" + struct.pack("<I", 2**32 - 1)])
-@example([b"\x03" + struct.pack("<I", 9) + b"\x93\x01\x01\x91\xdd\xff\xff\xff\xff"])
+@example([NEWEST.entries.pack(NEWEST.entries_kind, 2**32 - 1, 1, 2**32 - 1, 1, 1)])
+@example([NEWEST.entries.pack(NEWEST.entries_kind, 5, 1, 2**32 - 1, 1, 2) + b"\xdd\xff\xff\xff\xff"])
+@example([NEWEST.marker_kind + struct.pack("<I", 2**32 - 1)])
+@example([NEWEST.marker_kind + struct.pack("<I", 9) + b"\x93\x01\x01\x91\xdd\xff\xff\xff\xff"])
 def test_forged_records(frames: list[bytes]) -> None:
     read_in_every_way(SEGMENT, segment(*frames))
 

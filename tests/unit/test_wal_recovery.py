@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import shutil
+import struct
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +17,6 @@ from hypothesis import strategies as st
 from syncline.consensus.types import Entry, EntryType, HardState, SnapshotMeta
 from syncline.errors import CorruptionError, FormatVersionError, StorageError, WrongDirectory
 from syncline.platform.disk import OsDisk
-from syncline.storage import walformat
 from syncline.storage.wal import Wal
 from syncline.storage.walrecovery import recover
 from syncline.storage.walscan import SegmentScan
@@ -392,11 +393,14 @@ def test_a_segment_of_another_history_of_the_same_log(tmp_path: Path) -> None:
         open_wal(str(tmp_path / "b"), segment_bytes=4096)
 
 
-def test_another_format_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walformat, "FORMAT_VERSION", 2)
+def test_another_format_version(tmp_path: Path) -> None:
     open_wal(str(tmp_path)).close()
-    monkeypatch.undo()
-    with pytest.raises(FormatVersionError, match=r"format 2; .* reads format 1"):
+    (path,) = tmp_path.glob("*.wal")
+    content = bytearray(path.read_bytes())
+    content[8:10] = struct.pack("<H", 3)
+    content[60:64] = struct.pack("<I", crc32(content[:60]))
+    path.write_bytes(content)
+    with pytest.raises(FormatVersionError, match=r"format 3; .* reads formats 1 to 2"):
         open_wal(str(tmp_path))
 
 

@@ -14,14 +14,11 @@ from syncline.storage import walscan
 from syncline.storage.wal import Wal, WalWrite
 from syncline.storage.walformat import SEGMENT_HEADER_BYTES
 from syncline.storage.walframe import (
-    ENTRIES_RECORD_BYTES,
     FRAME_CHECKED_BYTES,
     FRAME_HEADER,
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
     FRAME_TAIL,
-    HARD_STATE_RECORD,
-    HARD_STATE_RECORD_BYTES,
     SECTOR_BYTES,
     BodyError,
     FrameBuilder,
@@ -29,12 +26,13 @@ from syncline.storage.walframe import (
     decode_frame,
     decode_frame_header,
 )
+from syncline.storage.wallayout import LAYOUTS, NEWEST, RecordLayout
 from syncline.storage.walrecovery import recover
 from syncline.storage.walsteady import Course, read_steady
 from syncline.testing.simdisk import SimDisk, Survival
 from tests.crash_cases import WAL, Node, entries_of
 
-COUNT_AT = 13
+COUNT_AT = NEWEST.entries.size - 20
 """Where an entries record says how many entries it holds."""
 
 
@@ -103,10 +101,12 @@ def test_both_ways_find_the_same(work: Callable[[Node], None], monkeypatch: pyte
     crashes.append(disk.crashed(Survival.EVERYTHING))
     followed = 0
 
-    def counted(data: bytes, start: int, seed: int, course: Course, locate: Callable[[int, int], None]) -> None:
+    def counted(
+        data: bytes, start: int, seed: int, course: Course, locate: Callable[[int, int], None], layout: RecordLayout
+    ) -> None:
         nonlocal followed
         before = course.offset
-        read_steady(data, start, seed, course, locate)
+        read_steady(data, start, seed, course, locate, layout)
         followed += course.offset > before
 
     monkeypatch.setattr(walscan, "read_steady", counted)
@@ -118,20 +118,21 @@ def test_both_ways_find_the_same(work: Callable[[Node], None], monkeypatch: pyte
     assert followed > len(crashes) // 2, "the short way was taken"
 
 
-def test_a_guard_in_any_place_of_a_frame() -> None:
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=lambda layout: f"format {layout.version}")
+def test_a_guard_in_any_place_of_a_frame(layout: RecordLayout) -> None:
     """Frames at every offset within a sector and of many sizes: one of them has a guard in each byte of its records."""
     seed, previous = 7, 9
     for offset in range(64, 64 + 2048, 32):
         for size in (1, 30, 200, 460, 1200):
             for with_entries, with_state in ((True, True), (True, False), (False, True)):
-                builder = FrameBuilder()
+                builder = FrameBuilder(layout)
                 entries = entries_of(4, 5, 2, size) if with_entries else []
                 builder.take(None, entries, HardState(3, 1, 4) if with_state else None)
                 frame, checksum = builder.finish(offset, seed, previous)
                 course = Course(offset, previous, 5 if not with_entries else 3, 2, 3, 1, 3, 0, 0)
                 located: list[tuple[int, int]] = []
                 data = bytes(frame) + bytes(32)  # in a segment something always follows
-                read_steady(data, 0, seed, course, lambda *place, into=located: into.append(place))
+                read_steady(data, 0, seed, course, lambda *place, into=located: into.append(place), layout)
                 assert course.offset == offset + len(frame)
                 assert (course.previous, course.last_offset, course.last_previous) == (checksum, offset, previous)
                 assert (course.last_index, course.commit) == (5, 4 if with_state else 3)
@@ -146,7 +147,7 @@ def test_guards_in_the_table_of_a_large_frame() -> None:
         builder.take(None, entries_of(4, 4, 2, size), HardState(3, 1, 4))
         frame, _ = builder.finish(64, 7, 9)
         course = Course(64, 9, 3, 2, 3, 1, 3, 0, 0)
-        read_steady(bytes(frame), 0, 7, course, lambda *_: None)
+        read_steady(bytes(frame), 0, 7, course, lambda *_: None, NEWEST)
         assert (course.offset, course.last_index, course.commit) == (64 + len(frame), 4, 4)
 
 
@@ -162,20 +163,20 @@ def test_a_table_that_lacks_a_byte() -> None:
             data = bytearray(frame)
             table = len(data) - 8  # eight bytes are left to it
             surplus = table - FRAME_HEADER_BYTES - records_bytes
-            entries_at = FRAME_HEADER_BYTES + 1
+            entries_at = FRAME_HEADER_BYTES + 1 + NEWEST.group_bytes
             data[entries_at : entries_at + 4] = (
-                table - HARD_STATE_RECORD_BYTES - FRAME_HEADER_BYTES - ENTRIES_RECORD_BYTES
+                table - NEWEST.hard_state.size - FRAME_HEADER_BYTES - NEWEST.entries.size
             ).to_bytes(4, "little")
-            data[table - HARD_STATE_RECORD_BYTES : table] = HARD_STATE_RECORD.pack(2, 3, 1, 4)
+            data[table - NEWEST.hard_state.size : table] = NEWEST.hard_state.pack(NEWEST.hard_state_kind, 3, 1, 4)
             sign(data, 0, FrameHeader(len(data), records_bytes + surplus, 9, 0), offset, 7)
             course = Course(offset, 9, 3, 2, 3, 1, 3, 0, 0)
-            read_steady(bytes(data), 0, 7, course, lambda *_: None)
+            read_steady(bytes(data), 0, 7, course, lambda *_: None, NEWEST)
             header = decode_frame_header(bytes(data), 0, offset, 7)
             assert header is not None
             try:
                 decode_frame(bytes(data), 0, header, offset)
             except BodyError:
-                if (offset + table) % SECTOR_BYTES < HARD_STATE_RECORD_BYTES:
+                if (offset + table) % SECTOR_BYTES < NEWEST.hard_state.size:
                     refused += 1
                     assert course.offset == offset
     assert refused
@@ -207,13 +208,13 @@ def forged(segment: bytes, rng: random.Random) -> bytes:
         if number == victim:
             match rng.randrange(6):
                 case 0:
-                    length = rng.choice([0, 1, 24, 25, 33, 58, length - 1, length + 1, size, rng.randrange(1 << 32)])
+                    length = rng.choice([0, 1, 28, 29, 37, 66, length - 1, length + 1, size, rng.randrange(1 << 32)])
                 case 1:
                     size = rng.choice([32, 64, size - 32, size + 32, size - 1, rng.randrange(1 << 32)])
                 case 2:
-                    content[body + rng.randrange(33)] = rng.choice([0, 1, 2, 3, 255])
+                    content[body + rng.randrange(37)] = rng.choice([0, 1, 2, 3, 255])
                 case 3:
-                    content[body + max(0, length - 1 - rng.randrange(25))] = rng.choice([0, 1, 2, 3, 255])
+                    content[body + max(0, length - 1 - rng.randrange(29))] = rng.choice([0, 1, 2, 3, 255])
                 case 4:
                     content[body + COUNT_AT] = 0
                 case _:
@@ -265,5 +266,5 @@ def test_anything_else_is_left_to_the_long_way(course: Course, why: str | None) 
     builder.take(None, entries_of(4, 5, 2, 60), HardState(3, 1, 4))
     frame, _ = builder.finish(64, 7, 9)
     before = course.offset
-    read_steady(bytes(frame) + bytes(32), 0, 7, course, lambda *_: None)
+    read_steady(bytes(frame) + bytes(32), 0, 7, course, lambda *_: None, NEWEST)
     assert (course.offset == before) == (why is not None), why

@@ -225,7 +225,7 @@ class TestFrames:
         assert truth <= 2.5 * message_size_bytes(message)
 
     def test_fields_of_a_later_version_are_skipped_and_missing_ones_have_their_defaults(self) -> None:
-        later = msgspec.msgpack.encode([[], [], [], 7, 0, [], [], "a field of a later version"])
+        later = msgspec.msgpack.encode([[], [], [], 7, 0, [], [], 0, "a field of a later version"])
         assert decode_payload(decoder, memoryview(later)).ping == 7
         assert decode_payload(decoder, memoryview(msgspec.msgpack.encode([[]]))) == Batch()
 
@@ -358,3 +358,21 @@ def test_a_snapshot_message_survives_the_wire() -> None:
     message = Message(MessageType.SNAP, to=2, sender=1, snapshot=Snapshot(SnapshotMeta(9, 3, membership)))
     decoded = msgspec.msgpack.Decoder(Message).decode(msgspec.msgpack.encode(message))
     assert decoded.snapshot == message.snapshot
+
+
+def test_batch_of_another_raft_group_is_refused() -> None:
+    check_batch(Batch(), 1, 2, {1, 3}.__contains__)
+    with pytest.raises(FrameError, match="Raft group 7"):
+        check_batch(Batch(group=7), 1, 2, {1, 3}.__contains__)
+
+
+def test_batch_without_a_group_is_of_the_only_one() -> None:
+    """The field came last: a sender that leaves it out is understood."""
+    payload = msgspec.msgpack.encode([[], [], [], 5, 0])
+    assert msgspec.msgpack.decode(payload, type=Batch) == Batch(ping=5, group=0)
+
+
+def test_hello_for_another_raft_group_is_refused() -> None:
+    hello = Hello(2, 2, 9, 1, 2, Purpose.MESSAGES, group=7)
+    with pytest.raises(HandshakeRefused, match="Raft group 7"):
+        check_hello(hello, cluster_id=9, node_id=2)

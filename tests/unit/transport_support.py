@@ -28,6 +28,7 @@ from syncline.transport.handshake import MAGIC, PROTOCOL_VERSION, Hello, Purpose
 from syncline.transport.limits import TransportLimits
 from syncline.transport.messages import PeerMessage, SnapshotSink
 from syncline.transport.peers import Transport
+from syncline.transport.policy import PeerPolicy
 from syncline.transport.wire import Batch, FrameDecoder, encode_frame
 
 CLUSTER = 0xC1
@@ -201,7 +202,7 @@ class Cluster:
             bind=bind,
             rng=random.Random(f"{seed} {node_id} {len(self.transports)}"),
             limits=limits,
-            refuse_peer=refuse_peer,
+            policy=PeerPolicy(refuse_peer=refuse_peer) if refuse_peer is not None else None,
             advertise=advertise,
             authentication=authentication,
         )

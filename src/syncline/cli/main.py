@@ -29,6 +29,7 @@ _COMMANDS: Final = {
     "import": ("syncline.cli.tree:import_tree", "Store a directory's files as keys."),
     "export": ("syncline.cli.tree:export_tree", "Write keys to a directory as files."),
     "member": ("syncline.cli.cluster:member", "List, add, remove or promote members."),
+    "upgrade": ("syncline.cli.upgrade:upgrade", "Show, hold or finalize the cluster's levels."),
     "transfer": ("syncline.cli.cluster:transfer", "Hand the leadership to another node."),
     "secret": ("syncline.cli.secret:secret", "Make a cluster secret."),
     "snapshot": ("syncline.cli.snapshot:snapshot", "Have a node write a snapshot now, or look at those on disk."),

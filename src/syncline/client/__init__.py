@@ -15,6 +15,7 @@ from syncline.client.results import (
     PutResult,
     SnapshotResult,
     TxnResult,
+    UpgradeResult,
 )
 from syncline.client.txn import Compare, DeleteOp, DeletePrefixOp, GetOp, Operation, PutOp
 
@@ -40,4 +41,5 @@ __all__ = [
     "PutResult",
     "SnapshotResult",
     "TxnResult",
+    "UpgradeResult",
 ]

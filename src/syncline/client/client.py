@@ -28,6 +28,7 @@ from syncline.client.results import (
     PutResult,
     SnapshotResult,
     TxnResult,
+    UpgradeResult,
 )
 from syncline.client.txn import Compare, Operation, txn_body
 from syncline.client.wire import decode, error_from, key_page, key_target, revision_of, txn_result
@@ -298,6 +299,21 @@ class AsyncClient:
     async def snapshot(self, *, timeout_s: float | None = None) -> SnapshotResult:
         """Have the node that answers write a snapshot of its state and drop the log before it."""
         return decode(await self._change("/raft/snapshot", {}, timeout_s), SnapshotResult)
+
+    async def upgrade_status(self, *, timeout_s: float | None = None) -> UpgradeResult:
+        """The levels of the cluster, and what each member can do, as the node that answers knows them."""
+        request = Request(method="GET", target="/raft/upgrade", idempotent=True, timed=False)
+        return decode(await self._answer(request, timeout_s), UpgradeResult)
+
+    async def hold_upgrade(self, *, timeout_s: float | None = None) -> UpgradeResult:
+        """Keep the cluster's levels where they are, until `finalize_upgrade`."""
+        answer = await self._change("/raft/upgrade", {"Action": "hold"}, timeout_s, idempotent=True)
+        return decode(answer, UpgradeResult)
+
+    async def finalize_upgrade(self, *, timeout_s: float | None = None) -> UpgradeResult:
+        """Raise the cluster's levels to what all members can do. There is no way back to an older version after it."""
+        answer = await self._change("/raft/upgrade", {"Action": "finalize"}, timeout_s, idempotent=True)
+        return decode(answer, UpgradeResult)
 
     # Inside
 

@@ -114,6 +114,8 @@ class MemberInfo(msgspec.Struct, frozen=True):
     promote: bool = False
     fault: str = ""
     """Why it is not healthy although it answers, as the leader sees it; empty if nothing is known against it."""
+    level: int = 0
+    machine_version: int = 0
 
 
 class Members(msgspec.Struct, frozen=True):
@@ -133,6 +135,31 @@ class Added(msgspec.Struct, frozen=True):
     membership_index: int
     member: MemberInfo
     members: tuple[MemberInfo, ...]
+
+
+class MemberLevels(msgspec.Struct, frozen=True):
+    """The highest levels that one member can do; 0: it has not told yet."""
+
+    id: str
+    name: str
+    level: int
+    machine_version: int
+
+
+class UpgradeResult(msgspec.Struct, frozen=True):
+    """The levels of the cluster, as the node that answers has applied them.
+
+    `level` and `machine_version` are the cluster's, the `possible_` ones what all members can do (0 if one has not told
+    yet). `held`: they stay until the upgrade is finalized. `hold_level` is the setting of the node that answers.
+    """
+
+    level: int
+    machine_version: int
+    possible_level: int
+    possible_machine_version: int
+    held: bool
+    hold_level: int
+    members: tuple[MemberLevels, ...]
 
 
 class SnapshotResult(msgspec.Struct, frozen=True):
@@ -176,3 +203,5 @@ class NodeStatus(msgspec.Struct, frozen=True):
     digest_index: int = 0
     digest_agreement: str = "none"
     digest_age_s: float | None = None
+    level: int = 0
+    machine_version: int = 0

@@ -5,7 +5,7 @@ never reused, never renumbered. The limits are part of the state machine too: ev
 commands, so they are constants and not settings (a server may ask for less, never for more).
 
 A command that can't be read, or is above a limit, is refused by every node in the same way:
-`Rejected(code="bad_command")`, state unchanged. One of a later version stops the node instead (`of_later_version`):
+`Rejected(code="bad_command")`, state unchanged. One of a later version stops the node instead (`kv.versions`):
 newer nodes have carried it out.
 """
 
@@ -47,7 +47,6 @@ __all__ = [
     "check_value",
     "decode_command",
     "encode_command",
-    "of_later_version",
 ]
 
 MAX_KEY_BYTES: Final = 4096
@@ -220,29 +219,6 @@ def decode_command(data: bytes) -> Command:
 
 _KINDS: Final[dict[int, type[Operation]]] = {0: Put, 1: Delete, 2: DeleteRange, 3: Get, 4: Range, 5: Txn}
 """By tag."""
-
-
-def of_later_version(data: bytes) -> str | None:
-    """What only a later version can have written into a command that this one can't read; None: nothing, it is bad."""
-    try:
-        parts = msgspec.msgpack.decode(data)
-    except UNDECODABLE:
-        return None
-    return _of_later_version(parts, 1)
-
-
-def _of_later_version(parts: object, depth: int) -> str | None:
-    if not isinstance(parts, list) or not parts or type(tag := parts[0]) is not int:
-        return None
-    kind = _KINDS.get(tag)
-    if kind is None:
-        return f"kind {tag}" if len(_KINDS) <= tag <= LARGEST_TAG else None
-    if len(parts) - 1 > len(kind.__struct_fields__):
-        return f"kind {tag} with {len(parts) - 1} fields"
-    if kind is not Txn or depth >= MAX_TXN_DEPTH:
-        return None
-    branches = [part for branch in parts[2:] if isinstance(branch, list) for part in branch]
-    return next(filter(None, (_of_later_version(part, depth + 1) for part in branches)), None)
 
 
 def check_key(key: bytes) -> None:

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from typing import BinaryIO, Final, TypeAlias
 
 from syncline.errors import NodeFailed, Rejected
-from syncline.kv.commands import Delete, DeleteRange, Put, Txn, decode_command, of_later_version
+from syncline.kv.commands import Delete, DeleteRange, Put, Txn, decode_command
 from syncline.kv.digest import DIGEST_VERSION
 from syncline.kv.records import DeleteRangeResult, DeleteResult, PutResult, TxnResult
 from syncline.kv.snapshots import KvSnapshot, read_snapshot
 from syncline.kv.store import Store
 from syncline.kv.txn import apply_delete_range, apply_txn, check_expectation, check_lease
+from syncline.kv.versions import MACHINE_VERSION, is_later
 from syncline.node.fsm import Entry
 
 __all__ = ["CommandResult", "KvMachine"]
@@ -34,6 +35,8 @@ class KvMachine:
     """A command takes microseconds: it is applied on the event loop's thread, where the store is read too: no locks."""
 
     digest_version: Final = DIGEST_VERSION
+    machine_version: Final = MACHINE_VERSION
+    """The newest commands that it can apply; see `Raft.machine_version`."""
 
     def __init__(self) -> None:
         self.store: Store = Store()
@@ -43,7 +46,7 @@ class KvMachine:
 
         Raises `Rejected`, with the state as it was: `bad_command`, `precondition_failed` (details: `revision`, the
         key's mod_revision, 0 if absent; `store_revision`), `lease_not_found`, `range_too_large`,
-        `reads_too_large`. Raises `NodeFailed` for a command of a later version.
+        `reads_too_large`. Raises `NodeFailed` for a command of a later version, which stops the node: it is too old.
         """
         try:
             return self._apply(entry.data)
@@ -108,8 +111,8 @@ class KvMachine:
 
 def _check_version(entry: Entry, refusal: Rejected) -> None:
     """Raise NodeFailed if the command could not be read because it is of a later version."""
-    if refusal.code == "bad_command" and (unknown := of_later_version(entry.data)) is not None:
+    if refusal.code == "bad_command" and is_later(entry.data):
         raise NodeFailed(
-            f"log entry {entry.index} holds a command of {unknown}, which this version does not know: start the node"
-            " with the newer version that wrote it"
+            f"log entry {entry.index} holds a command of a later version of the key-value machine, and this version can"
+            f" do machine version {MACHINE_VERSION}: start the node with the newer version that wrote it"
         ) from None

@@ -14,7 +14,17 @@ import msgspec
 
 from syncline.consensus.types import Entry, EntryType, Message, NodeId, SnapshotMeta
 from syncline.errors import NodeFailed, Rejected
-from syncline.node.envelope import LARGEST_KIND, Kind, Member, Proposal, Unreadable, decode_member, decode_proposal
+from syncline.node.envelope import (
+    LARGEST_KIND,
+    Kind,
+    LevelChange,
+    Member,
+    Proposal,
+    Unreadable,
+    decode_level,
+    decode_member,
+    decode_proposal,
+)
 from syncline.node.fsm import FSM, BatchingFSM, DurableFSM, FSMSnapshot
 from syncline.node.fsm import Entry as Command
 from syncline.node.machine import (
@@ -72,9 +82,9 @@ class Applied(msgspec.Struct):
     last_term: int
     size_bytes: int = 0
     answers: list[tuple[int, int, int, object]] = []
-    runtime: list[Entry | Member] = []
-    """The runtime's own entries in log order: changes of the membership, announcements. What one does can depend on the
-    ones before it."""
+    runtime: list[Entry | Member | LevelChange] = []
+    """The runtime's own entries in log order: changes of the membership, announcements, changes of the levels. What one
+    does can depend on the ones before it."""
     ignored: list[tuple[int, str]] = []
     """Entries that have no effect: index, and why."""
     at_point: bool = False
@@ -286,6 +296,8 @@ class Applier:
             if member.id != proposal.origin:
                 raise Unreadable(f"node {proposal.origin:016x} announces node {member.id:016x}")
             done.runtime.append(member)
+        elif proposal.kind == Kind.LEVEL:
+            done.runtime.append(decode_level(proposal.data))
         elif proposal.kind != Kind.BARRIER:
             check_kind(proposal.kind, entry.index)
             raise Unreadable(f"{proposal.kind} is not the number of a kind of entry")

@@ -19,6 +19,7 @@ from syncline.consensus.types import (
     EntryType,
     HardState,
     MembershipChange,
+    MembershipState,
     Message,
     NodeId,
     SingleChange,
@@ -28,12 +29,13 @@ from syncline.node.applier import Applier, restore
 from syncline.node.calls import Calls
 from syncline.node.config import Config
 from syncline.node.driver import Driver
-from syncline.node.envelope import ChangeContext, Member, encode
+from syncline.node.envelope import ChangeContext, LevelChange, Member, encode
 from syncline.node.exposure import check_exposure
 from syncline.node.fsm import FSM, CheckingFSM, DurableFSM
+from syncline.node.levels import Ability, Levels, ability_of, check_start
 from syncline.node.logwriter import LogWriter
 from syncline.node.machine import CommandCheck, check_applied_index, check_machine
-from syncline.node.members import MemberBook, derive_cluster_id, derive_node_id, format_id, is_founder
+from syncline.node.members import BookState, MemberBook, derive_cluster_id, derive_node_id, format_id, is_founder
 from syncline.node.outcomes import on_outcome
 from syncline.node.parts import Parts
 from syncline.node.startguard import StartGuard, load_starts, older_copy_text
@@ -51,6 +53,8 @@ from syncline.transport.authentication import PeerAuthentication
 from syncline.transport.handshake import Hello, NodeFacts, Welcome
 from syncline.transport.messages import PeerMessage, Refusal, SnapshotSink
 from syncline.transport.peers import Transport
+from syncline.transport.policy import PeerPolicy
+from syncline.version import FEATURE_LEVEL
 
 __all__ = ["World", "assemble"]
 
@@ -74,6 +78,8 @@ class World:
     entropy: Entropy
     digest_interval: int = DIGEST_INTERVAL
     """Entries from one comparison of states to the next. The same on all nodes; another one only in tests."""
+    feature_level: int = FEATURE_LEVEL
+    """What this version can do. Tests run nodes of several versions side by side."""
 
 
 def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None]) -> Driver:
@@ -98,6 +104,7 @@ def _assemble(
     if directory.identity is None:
         check_applied_index(fsm, 0, node=config.name, path=config.data_dir)
     identity = _identify(config, directory, world.rng)
+    directory.raise_format()
     wal = Wal.open(
         world.disk,
         directory.wal_path,
@@ -132,7 +139,8 @@ def _with_log(
         reserve_bytes=config.reserve_bytes,
     )
     book = MemberBook()
-    manifest = _restore(fsm, snapshots, book)
+    can = ability_of(fsm, world.feature_level)
+    manifest = _restore(fsm, snapshots, book, identity, can)
     for damage in snapshots.damage:
         log.warning("%s", damage)
     stored = StoredLog.open(wal, manifest.meta if manifest is not None else None)
@@ -155,7 +163,7 @@ def _with_log(
     assert directory.identity is not None
     identity = directory.identity  # as it is now: what is written later starts from this
     core = RawNode(_core_config(config, identity, stored, manifest, world.rng))
-    return _connect(config, fsm, world, failed, _Opened(identity, directory, wal, stored, snapshots, book, core))
+    return _connect(config, fsm, world, failed, _Opened(identity, directory, wal, stored, snapshots, book, core, can))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +175,7 @@ class _Opened:
     snapshots: SnapshotStore
     book: MemberBook
     core: RawNode
+    can: Ability
 
 
 def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None], opened: _Opened) -> Driver:
@@ -188,18 +197,23 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
         advertise=config.address,
         rng=world.rng,
         tls=config.peer_tls,
-        refuse_peer=relay.refuse_peer,
-        before_welcome=relay.before_welcome,
-        why_not_dial=relay.why_not_dial,
         facts=NodeFacts(
             directory=identity.directory_id,
             incarnation=identity.incarnations[0],
             history=identity.incarnations[1:],
             name=identity.name,
+            level=opened.can.level,
+            machine_version=opened.can.machine_version,
         ),
-        known_directory=relay.known_directory,
-        known_name=relay.known_name,
-        known=relay.known,
+        policy=PeerPolicy(
+            refuse_peer=relay.refuse_peer,
+            before_welcome=relay.before_welcome,
+            why_not_dial=relay.why_not_dial,
+            known_directory=relay.known_directory,
+            known_name=relay.known_name,
+            known=relay.known,
+            cluster_levels=relay.cluster_levels,
+        ),
         authentication=PeerAuthentication(config.secrets, policy=config.peer_auth, entropy=world.entropy),
     )
     noter = Calls("syncline-peers", world.workers, on_failure)
@@ -227,10 +241,29 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
         transport=transport,
         noter=noter,
         guard=StartGuard(starts, opened.book, transport, noter, world.disk, opened.directory.path),
+        levels=_levels(config, opened, relay, on_failure),
     )
     log.info("the log is synced by %s", "a thread" if parts.writer.syncs_on_a_thread else "the kernel")
     holder.append(Driver(config, parts, world.rng, failed))
     return holder[0]
+
+
+def _levels(config: Config, opened: _Opened, relay: _Relay, on_failure: Callable[[BaseException], None]) -> Levels:
+    tracker = opened.core.raft.tracker
+
+    def membership() -> MembershipState:
+        return tracker.configuration.state()  # it is replaced by each change
+
+    return Levels(
+        opened.book,
+        opened.can,
+        name=opened.identity.name,
+        node_id=opened.identity.node_id,
+        hold_level=config.hold_level,
+        membership=membership,
+        propose=relay.propose_level,
+        fail=on_failure,
+    )
 
 
 class _Relay:
@@ -258,7 +291,16 @@ class _Relay:
         return self._holder[0].parts.guard.before_welcome(hello)
 
     def why_not_dial(self, welcome: Welcome) -> str | None:
-        return self._holder[0].parts.guard.why_not_dial(welcome)
+        parts = self._holder[0].parts
+        refusal = parts.levels.refuse(welcome.sender, welcome.name, welcome.level, welcome.machine_version)
+        return refusal.reason if refusal is not None else parts.guard.why_not_dial(welcome)
+
+    def cluster_levels(self) -> tuple[int, int]:
+        levels = self._holder[0].parts.levels
+        return levels.level, levels.machine_version
+
+    def propose_level(self, change: LevelChange) -> bool:
+        return self._holder[0].reconfiguration.propose_level(change)
 
     def known_directory(self, peer: NodeId) -> int:
         return self._holder[0].founding.known_directory(peer)
@@ -328,9 +370,13 @@ def _draw_id(rng: random.Random) -> int:
     return rng.getrandbits(ID_BITS) + 1
 
 
-def _restore(fsm: FSM, snapshots: SnapshotStore, book: MemberBook) -> SnapshotManifest | None:
+def _restore(
+    fsm: FSM, snapshots: SnapshotStore, book: MemberBook, identity: Identity, can: Ability
+) -> SnapshotManifest | None:
     """Load the newest snapshot that is intact into the state machine; a rotten one is set aside."""
     while (manifest := snapshots.newest()) is not None:
+        levels = msgspec.msgpack.decode(manifest.runtime, type=BookState).levels
+        check_start(identity.name, identity.node_id, can, levels)  # a later machine's state could not be read
         try:
             if not (isinstance(fsm, DurableFSM) and fsm.applied_index >= manifest.index):
                 restore(fsm, snapshots.read(manifest))

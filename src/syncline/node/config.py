@@ -140,6 +140,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     peer_auth: PeerAuth = "require"
     """With a secret: "accept" lets peers without a proof in too, for the one rolling restart that brings it in."""
 
+    hold_level: int = 0
+    """While this node leads, the cluster's feature level does not rise above this, and its machine version not at all.
+    0: both rise as soon as all members can do more (`node.levels`)."""
+
     def __post_init__(self) -> None:
         if isinstance(self.data_dir, os.PathLike):
             msgspec.structs.force_setattr(self, "data_dir", os.fspath(self.data_dir))
@@ -209,8 +213,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 f"segment_bytes is {self.segment_bytes}: it must be from {SMALLEST_SEGMENT_BYTES}"
                 f" to {LARGEST_SEGMENT_BYTES}"
             )
-        if self.trailing_entries < 0 or self.reserve_bytes < 0:
-            raise ConfigError("trailing_entries and reserve_bytes must not be negative")
+        if self.trailing_entries < 0 or self.reserve_bytes < 0 or self.hold_level < 0:
+            raise ConfigError("trailing_entries, reserve_bytes and hold_level must not be negative")
         if self.election_s < 2 * self.heartbeat_s:
             raise ConfigError(
                 f"election_s is {self.election_s}: it must be at least twice heartbeat_s ({self.heartbeat_s}),"

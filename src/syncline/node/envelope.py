@@ -8,7 +8,7 @@ own. The runtime's entries never reach the state machine.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -17,14 +17,19 @@ from syncline.decoding import UNDECODABLE
 
 __all__ = [
     "DATA",
+    "FIRST_LEVEL",
     "MEMBERSHIP",
     "ChangeContext",
+    "ClusterLevels",
+    "Hold",
     "Kind",
     "LARGEST_KIND",
+    "LevelChange",
     "Member",
     "Proposal",
     "Unreadable",
     "decode_context",
+    "decode_level",
     "decode_member",
     "decode_proposal",
     "encode",
@@ -100,10 +105,46 @@ class ChangeContext(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """Whether the leader appends it although those alive would be no quorum afterwards."""
 
 
+FIRST_LEVEL: Final = 1
+"""The levels of a cluster that has never risen."""
+
+_Level = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+
+
+class Hold(IntEnum):
+    """What a change of the levels does with the replicated hold. Part of the log format: never renumbered."""
+
+    KEEP = 0
+    SET = 1
+    RELEASE = 2
+
+
+class LevelChange(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """The content of a `Kind.LEVEL` entry: levels to rise to, each if all members can do it; 0 changes nothing."""
+
+    level: _Level
+    machine_version: _Level
+    hold: Hold = Hold.KEEP
+    written_by: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """The version of Syncline that proposed it."""
+
+
+class ClusterLevels(msgspec.Struct, array_like=True, frozen=True):
+    """The cluster's levels: a part of the member registry, in snapshots too."""
+
+    level: int = FIRST_LEVEL
+    machine_version: int = FIRST_LEVEL
+    hold: bool = False
+    """Whether the levels stay where they are until an operator finalizes the upgrade."""
+    written_by: str = ""
+    """The version of Syncline that proposed the last rise."""
+
+
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 _proposal_decoder = msgspec.msgpack.Decoder(Proposal)
 _member_decoder = msgspec.msgpack.Decoder(Member)
+_level_decoder = msgspec.msgpack.Decoder(LevelChange)
 _context_decoder = msgspec.msgpack.Decoder(ChangeContext)
 
 
@@ -125,6 +166,14 @@ def decode_member(data: bytes) -> Member:
         return _member_decoder.decode(data)
     except UNDECODABLE as error:
         raise Unreadable(f"the announcement can't be read: {error}") from error
+
+
+def decode_level(data: bytes) -> LevelChange:
+    """Read a change of the levels. Raises Unreadable: such an entry has no effect on any node."""
+    try:
+        return _level_decoder.decode(data)
+    except UNDECODABLE as error:
+        raise Unreadable(f"the change of the levels can't be read: {error}") from error
 
 
 def decode_context(data: bytes) -> ChangeContext | None:

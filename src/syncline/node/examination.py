@@ -38,6 +38,7 @@ from syncline.node.envelope import (
     Proposal,
     Unreadable,
     decode_context,
+    decode_level,
     decode_member,
     decode_proposal,
 )
@@ -131,6 +132,8 @@ def examine_proposal(payload: bytes, sender: NodeId, number: int) -> Proposal:
         raise Dropped("the proposal is not its sender's own")
     if proposal.kind == Kind.ANNOUNCE:
         _examine_announcement(proposal.data, sender)
+    elif proposal.kind == Kind.LEVEL:
+        _examine_level(proposal.data)
     elif proposal.kind not in (Kind.COMMAND, Kind.BARRIER):
         raise Dropped(f"the leader knows no proposals of kind {proposal.kind}")
     return proposal
@@ -147,6 +150,14 @@ def _examine_announcement(data: bytes, sender: NodeId) -> None:
         raise Dropped(f"node {sender:016x} announces another member: each node announces itself alone")
     if (wrong := _wrong_with(member)) is not None:
         raise Dropped(f"the announcement of node {sender:016x} is refused: {wrong}")
+
+
+def _examine_level(data: bytes) -> None:
+    """A change of the levels. What it asks for is judged when it is applied, by what the registry holds then."""
+    try:
+        decode_level(data)
+    except Unreadable as error:
+        raise Dropped(str(error)) from error
 
 
 def examine_change(payload: bytes, sender: NodeId, number: int) -> tuple[MembershipChange, ChangeContext]:

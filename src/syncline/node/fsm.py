@@ -12,6 +12,8 @@ Write a class with `apply`, `snapshot` and `restore`; the node calls it the same
 - Any other exception stops the node, and as all nodes apply the same entry, it stops all of them, again at each start,
   until corrected code is deployed: refuse what you can't apply with `Rejected`.
 - The methods are called without `await`: none of them may be `async def`.
+- A class whose commands change from release to release says `machine_version = 2`: the newest commands that it can
+  apply (1 without it). Propose them only if `Raft.machine_version` is as high: then all members can (docs/upgrades.md).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import hashlib
 import msgspec
 
 from syncline.consensus.types import MembershipState, NodeId
-from syncline.node.envelope import Member
+from syncline.node.envelope import ClusterLevels, Member
 
 __all__ = [
     "MemberBook",
@@ -36,6 +36,9 @@ class MemberInfo(msgspec.Struct, frozen=True):
     http: str
     voter: bool
     promote: bool = False
+    level: int = 0
+    """The highest feature level that it can do; 0: not known yet."""
+    machine_version: int = 0
 
     @property
     def role(self) -> str:
@@ -63,6 +66,7 @@ class BookState(msgspec.Struct, array_like=True, frozen=True):
     membership_index: int
     members: tuple[Member, ...]
     removed: tuple[NodeId, ...]
+    levels: ClusterLevels = ClusterLevels()
 
 
 class MemberBook:
@@ -72,6 +76,7 @@ class MemberBook:
         self.membership_index = 0
         self.members: dict[NodeId, Member] = {}
         self.removed: dict[NodeId, None] = {}
+        self.levels = ClusterLevels()
 
     def announce(self, member: Member) -> bool:
         """Take what a member announces about itself; tells whether anything changed.
@@ -133,6 +138,7 @@ class MemberBook:
                 membership_index=self.membership_index,
                 members=tuple(self.members[key] for key in sorted(self.members)),
                 removed=tuple(self.removed),
+                levels=self.levels,
             )
         )
 
@@ -142,6 +148,7 @@ class MemberBook:
         self.membership_index = state.membership_index
         self.members = {member.id: member for member in state.members}
         self.removed = dict.fromkeys(state.removed)
+        self.levels = state.levels
 
     def membership(self, state: MembershipState) -> Membership:
         """The membership in force, with names and addresses."""
@@ -156,6 +163,8 @@ class MemberBook:
                 http=known.http,
                 voter=node_id in voters,
                 promote=known.promote,
+                level=known.level,
+                machine_version=known.machine_version,
             )
         return Membership(index=self.membership_index, members=members, joint=bool(state.voters_outgoing))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from syncline.consensus.types import Entry
 from syncline.node.applier import Applied, Outcome, Restored, Viewed
 from syncline.node.driver import Driver
 from syncline.node.envelope import Member
@@ -28,11 +29,13 @@ def _on_applied(driver: Driver, done: Applied) -> None:
     if driver.stopped:
         return
     assert done.first_index == driver.applied + 1, (done.first_index, driver.applied)
-    for item in done.runtime:
-        if isinstance(item, Member):
-            driver.reconfiguration.announced(item)
-        else:
+    for item in done.runtime:  # in log order: what one does can depend on the one before it
+        if isinstance(item, Entry):
             driver.reconfiguration.applied(item)
+        elif isinstance(item, Member):
+            driver.reconfiguration.announced(item)
+        elif not driver.restoring:  # else the registry of the snapshot takes the place of this one
+            driver.parts.levels.applied(item)
     for index, reason in done.ignored:
         driver.ignored.note(index, reason)
     driver.applied = done.last_index
@@ -62,6 +65,7 @@ def _on_restored(driver: Driver, done: Restored) -> None:
         return
     assert done.meta.index > driver.applied, (done.meta.index, driver.applied)
     driver.parts.book.load(done.runtime)
+    driver.parts.levels.check()
     driver.reconfiguration.restored(done.meta.index)
     driver.applied = done.meta.index
     driver.proposals.jumped(done.meta.index)

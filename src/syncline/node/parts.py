@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from syncline.consensus.rawnode import RawNode
 from syncline.node.applier import Applier
 from syncline.node.calls import Calls
+from syncline.node.levels import Levels
 from syncline.node.logwriter import LogWriter
 from syncline.node.machine import CommandCheck
 from syncline.node.members import MemberBook
@@ -43,3 +44,4 @@ class Parts:
     """Writes what is known of the starts of peers."""
     guard: StartGuard
     transport: Transport
+    levels: Levels

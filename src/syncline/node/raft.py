@@ -7,42 +7,26 @@ import contextlib
 import math
 import random
 import signal
-from collections.abc import AsyncIterator, Collection, Sequence
-from typing import ClassVar, Final, Self
+from collections.abc import AsyncIterator, Collection
+from typing import ClassVar, Self
 
-from syncline.consensus.types import NONE, ChangeType, NodeId, StateType
+from syncline.consensus.types import NONE, NodeId, StateType
 from syncline.errors import (
     Closed,
     NodeFailed,
-    NotLeader,
-    OperationError,
     Outcome,
-    StorageError,
     SynclineError,
-    TooLarge,
-    TransferFailed,
     UsageError,
 )
-from syncline.node.arguments import (
-    MAX_TIMEOUT_S,
-    check_changes,
-    check_expected,
-    check_timeout,
-    checked_bytes,
-    checked_commands,
-    checked_flag,
-)
+from syncline.node.administration import Administration
 from syncline.node.assembly import World, assemble
 from syncline.node.changes import Changes
 from syncline.node.config import Config
 from syncline.node.driver import Driver
-from syncline.node.envelope import DATA, Kind, Proposal, encode
 from syncline.node.events import Event, EventKind
 from syncline.node.fsm import FSM
-from syncline.node.futures import ApplyCall, ApplyFuture, ReadFuture, Then, Waiter, settle_error
 from syncline.node.joining import Ask, finish_joining, joining_config
-from syncline.node.members import MemberInfo, Membership
-from syncline.node.naming import check_http, check_id, check_name, dialled_address
+from syncline.node.members import Membership
 from syncline.node.statedigest import DIGEST_INTERVAL
 from syncline.node.stats import Stats, collect
 from syncline.platform.disk import Disk, OsDisk
@@ -52,17 +36,15 @@ from syncline.platform.waiting import result_of
 from syncline.platform.worker import ThreadWorkers, Workers
 from syncline.storage.snapshots import SnapshotManifest
 from syncline.transport.messages import PeerStats
+from syncline.version import FEATURE_LEVEL
 
 __all__ = ["Raft"]
 
 HANDOVER_S = 2.0
 """How long `close` waits for another node to take over the leadership."""
 
-ENDED_AT_ONCE: Final = (OperationError, NodeFailed, StorageError)
-"""Why a proposal may fail before it is one. It is told as any failure is; wrong arguments raise."""
 
-
-class Raft:
+class Raft(Administration):
     """A running node. Make one with `Raft.open`; use it on the event loop where it was opened.
 
     A program that runs a node and little else calls `platform.interpreter.prepare` before and `freeze` after it, and
@@ -92,6 +74,7 @@ class Raft:
         workers: Workers | None = None,
         rng: random.Random | None = None,
         entropy: Entropy = system_entropy,
+        feature_level: int = FEATURE_LEVEL,
     ) -> Raft:
         """Start a node from its data directory, or a new one.
 
@@ -114,6 +97,7 @@ class Raft:
             rng or random.Random(),
             entropy,
             cls._digest_interval,
+            feature_level,
         )
         raft._driver = driver = assemble(config, fsm, world, raft._failed)
         raft._changes = Changes(driver)
@@ -141,6 +125,7 @@ class Raft:
         workers: Workers | None = None,
         rng: random.Random | None = None,
         entropy: Entropy = system_entropy,
+        feature_level: int = FEATURE_LEVEL,
     ) -> Raft:
         """`open` for a node that joins a running cluster: `config` has neither `peers` nor ids.
 
@@ -151,274 +136,18 @@ class Raft:
         """
         disk, rng = disk or OsDisk(), rng or random.Random()
         config = await joining_config(config, ask, disk=disk, rng=rng)
-        raft = await cls.open(config, fsm, disk=disk, network=network, workers=workers, rng=rng, entropy=entropy)
+        raft = await cls.open(
+            config,
+            fsm,
+            disk=disk,
+            network=network,
+            workers=workers,
+            rng=rng,
+            entropy=entropy,
+            feature_level=feature_level,
+        )
         finish_joining(disk, config.data_dir)
         return raft
-
-    # -- commands and reads -------------------------------------------------------------------------------------------
-
-    def apply(self, data: bytes, *, timeout: float = 5.0, extensions: bytes = b"") -> ApplyFuture:
-        """Replicate a command and apply it to the state machine. Await the future for the state machine's answer.
-
-        `timeout` (seconds) bounds the whole operation. Failures: `Rejected` (the state machine refused), `TooLarge`,
-        `Dropped`, `NoLeader`, `NotLeader`, `Superseded` (all `not_applied`), `DeadlineExceeded`, `Closed` (see their
-        `outcome`), `DiskFull`, `NodeFailed`. Raises TypeError for data that are not bytes, ConfigError for a `timeout`
-        out of range: then nothing was proposed.
-        """
-        return self._apply(Kind.COMMAND, data, timeout, extensions)
-
-    def apply_many(self, commands: Sequence[bytes], *, timeout: float = 5.0) -> list[ApplyFuture]:
-        """`apply` for each, in this order, in one batch. They are not atomic together.
-
-        Raises as `apply` does, and then proposes none of them.
-        """
-        check_timeout(timeout)
-        return [self._apply(Kind.COMMAND, data, timeout, b"") for data in checked_commands(commands)]
-
-    def apply_then(self, data: bytes, then: Then, *, timeout: float = 5.0, checked: bool = False) -> None:
-        """`apply` for those who go on in a callback: `then(answer, None)`, or `then(None, error)`.
-
-        It is called exactly once, on the event loop: at once where the proposal fails at once, else in the very turn of
-        the loop in which the answer is known, so it must be short and must not block. What it raises goes to the loop's
-        exception handler. `checked`: the caller has made sure that the state machine's `check` passes the command.
-        """
-        call = ApplyCall(then)
-        try:
-            self._propose(call, Kind.COMMAND, data, timeout, b"", checked=checked)
-        except ENDED_AT_ONCE as error:
-            call.failed(error)
-
-    def barrier(self, *, timeout: float = 5.0) -> ApplyFuture:
-        """Done when everything committed before it has been applied here."""
-        return self._apply(Kind.BARRIER, b"", timeout, b"")
-
-    def read_index(self, *, timeout: float = 5.0) -> ReadFuture:
-        """When the future is done, a read of the local state machine is linearizable; on any node.
-
-        A quorum has confirmed the leader after this call, and this node has applied what was committed then (thesis,
-        6.4). Calls that come close together share one future and one confirmation, so it can't be cancelled; a task
-        that awaits it can.
-        """
-        driver, loop = self._driver, self._driver.loop
-        check_timeout(timeout)
-        if driver.stopped_by is not None:
-            future = ReadFuture(loop=loop)
-            settle_error(future, driver.stopped_by)
-            return future
-        driver.schedule()
-        return driver.reads.new(loop, loop.time() + timeout, driver.config.heartbeat_s)
-
-    async def verify_leader(self, *, timeout: float = 5.0) -> None:  # noqa: ASYNC109
-        """Return if this node leads, as confirmed by a quorum after the call; else raise NotLeader."""
-        term = self._driver.core.term
-        self._check_leads()
-        await self.read_index(timeout=timeout)
-        self._check_leads()
-        if self._driver.core.term != term:
-            raise NotLeader("the leadership changed meanwhile", leader=self.leader)
-
-    def _check_leads(self) -> None:
-        if self._driver.core.state is not StateType.LEADER:
-            raise NotLeader("this node does not lead", leader=self.leader)
-
-    def _apply(self, kind: Kind, data: bytes, timeout_s: float, extensions: bytes) -> ApplyFuture:
-        future = ApplyFuture(loop=self._driver.loop)
-        try:
-            self._propose(future, kind, data, timeout_s, extensions)
-        except ENDED_AT_ONCE as error:
-            future.failed(error)
-        return future
-
-    def _propose(
-        self, waiter: Waiter, kind: Kind, data: bytes, timeout_s: float, extensions: bytes, *, checked: bool = False
-    ) -> None:
-        if type(data) is not bytes or type(extensions) is not bytes:
-            data, extensions = checked_bytes(data), checked_bytes(extensions, "extensions")
-        if type(timeout_s) is not float or not 0.0 < timeout_s <= MAX_TIMEOUT_S:
-            check_timeout(timeout_s)
-        driver = self._driver
-        driver.check_running()
-        size = len(data) + len(extensions)
-        if size > driver.config.max_entry_bytes:
-            raise TooLarge(f"a command of {size} bytes; the limit is {driver.config.max_entry_bytes}")
-        driver.parts.wal.check_space(size)
-        if driver.parts.check is not None and not checked and kind is Kind.COMMAND:
-            driver.parts.check(data)
-        driver.proposals.add(waiter, size, driver.loop.time() + timeout_s)
-        driver.propose(waiter, DATA, encode(Proposal(kind, driver.core.raft.id, waiter.number, data, extensions)))
-
-    # -- membership ---------------------------------------------------------------------------------------------------
-
-    async def add_learner(
-        self,
-        name: str,
-        address: str,
-        *,
-        http: str = "",
-        node_id: NodeId = NONE,
-        promote: bool = True,
-        expected_index: int | None = None,
-        timeout: float = 30.0,  # noqa: ASYNC109
-    ) -> MemberInfo:
-        """Add a member that learns before it counts; it becomes a voter by itself once caught up, if `promote`.
-
-        Idempotent: the same name and address again gives the member that there is. `node_id` is the new node's own
-        choice (a fresh random number), or 0 to be given one; open the node with it and with `cluster_id`.
-        `expected_index`: only if the membership's index is still this one. Raises MembershipError.
-        """
-        return await self._add(name, address, http, node_id, False, promote, expected_index, timeout)
-
-    async def add_voter(
-        self,
-        name: str,
-        address: str,
-        *,
-        http: str = "",
-        node_id: NodeId = NONE,
-        expected_index: int | None = None,
-        force: bool = False,
-        timeout: float = 30.0,  # noqa: ASYNC109
-    ) -> MemberInfo:
-        """Add a member that votes at once. `add_learner` is the safer way: this one counts before it has the log.
-
-        So a single voter can't add its second one in this way. Raises as `remove` does.
-        """
-        return await self._add(name, address, http, node_id, True, False, expected_index, timeout, force=force)
-
-    async def _add(
-        self,
-        name: str,
-        address: str,
-        http: str,
-        node_id: NodeId,
-        voter: bool,
-        promote: bool,
-        expected_index: int | None,
-        timeout_s: float,
-        *,
-        force: bool = False,
-    ) -> MemberInfo:
-        dialled_address(address)
-        return await self._changes.add(
-            check_name(name), address, http=check_http(http), node_id=check_id(node_id, "node_id", none=True),
-            voter=voter, promote=checked_flag(promote, "promote"), expected=check_expected(expected_index),
-            force=checked_flag(force, "force"), timeout_s=check_timeout(timeout_s),
-        )  # fmt: skip
-
-    async def promote(
-        self,
-        node_id: NodeId,
-        *,
-        expected_index: int | None = None,
-        force: bool = False,
-        timeout: float = 30.0,  # noqa: ASYNC109
-    ) -> Membership:
-        """Make a learner a voter now. Raises as `remove` does."""
-        return await self._single(ChangeType.ADD_NODE, node_id, expected_index, timeout, force)
-
-    async def demote(
-        self,
-        node_id: NodeId,
-        *,
-        expected_index: int | None = None,
-        force: bool = False,
-        timeout: float = 30.0,  # noqa: ASYNC109
-    ) -> Membership:
-        """Make a voter a learner, which stays one. Raises as `remove` does."""
-        return await self._single(ChangeType.ADD_LEARNER_NODE, node_id, expected_index, timeout, force)
-
-    async def remove(
-        self,
-        node_id: NodeId,
-        *,
-        expected_index: int | None = None,
-        force: bool = False,
-        timeout: float = 30.0,  # noqa: ASYNC109
-    ) -> Membership:
-        """Remove a member; a leader that is to go hands over first. Idempotent.
-
-        Done when the change is on the disks of a quorum of the new membership. Raises QuorumAtRisk if those alive
-        would be no quorum afterwards (`force` passes over this rule alone), MembershipError, DeadlineExceeded
-        (`unknown`), NodeFailed.
-        """
-        return await self._single(ChangeType.REMOVE_NODE, node_id, expected_index, timeout, force)
-
-    async def _single(
-        self, kind: ChangeType, node_id: NodeId, expected: int | None, timeout_s: float, force: bool
-    ) -> Membership:
-        check_id(node_id, "node_id")
-        checked_flag(force, "force")
-        return await self._changes.single(
-            kind, node_id, check_expected(expected), check_timeout(timeout_s), force=force
-        )
-
-    async def update_member(
-        self,
-        node_id: NodeId,
-        *,
-        address: str,
-        expected_index: int | None = None,
-        timeout: float = 30.0,  # noqa: ASYNC109
-    ) -> MemberInfo:
-        """Change the address at which a member is dialled, for one that can't announce it itself.
-
-        A member that runs announces its own address (`Config.advertise`), which wins. Idempotent. Raises ConfigError
-        for what is no address, MembershipError (no such member, the address is another member's).
-        """
-        check_id(node_id, "node_id")
-        dialled_address(address)
-        expected = check_expected(expected_index)
-        return await self._changes.update(node_id, address, expected, check_timeout(timeout))
-
-    def hint(self, node_id: NodeId, address: str) -> None:
-        """Have a node dialled at "host:port" too, if it does not answer where the cluster expects it.
-
-        For what knows addresses before this node does: a node that has no log yet knows no member. Raises ConfigError.
-        """
-        dialled_address(address)
-        self._driver.addresses.hint(check_id(node_id, "node_id"), address)
-
-    async def change_membership(
-        self,
-        changes: Sequence[tuple[ChangeType, NodeId]],
-        *,
-        expected_index: int | None = None,
-        force: bool = False,
-        timeout: float = 30.0,  # noqa: ASYNC109
-    ) -> Membership:
-        """Change several known members at once, through a joint membership if more than one voter changes.
-
-        Done when the joint membership has been left again. Raises as `remove` does; the members before and after the
-        change each need a quorum that is alive.
-        """
-        checked = check_changes(changes)
-        checked_flag(force, "force")
-        return await self._changes.known(checked, check_expected(expected_index), check_timeout(timeout), force=force)
-
-    async def transfer_leadership(self, to: NodeId = NONE, *, timeout: float = 10.0) -> NodeId:  # noqa: ASYNC109
-        """Hand leadership over, to the most up-to-date voter or to `to`. Returns the new leader once it leads.
-
-        Raises TransferFailed at the deadline, MembershipError where `to` is no voter. The old leader goes on then.
-        """
-        driver = self._driver
-        check_id(to, "to", none=True)
-        check_timeout(timeout)
-        driver.check_running()
-        deadline_s = driver.loop.time() + timeout
-        before = driver.core.leader
-        target = self._changes.successor(to)
-        if target == before:
-            return target
-        while driver.loop.time() < deadline_s and not driver.stopped:
-            if driver.core.leader not in (NONE, before) and to in (NONE, driver.core.leader):
-                return driver.core.leader
-            before = driver.core.leader or before  # a third one may have come in between
-            if driver.core.leader == before and driver.core.raft.transferee == NONE:
-                driver.core.transfer_leadership(target)
-                driver.schedule()
-            await self._changes.wait(min(deadline_s, driver.loop.time() + driver.config.election_s))
-        driver.check_running()
-        raise TransferFailed(f"node {target:016x} did not take over before the deadline", leader=self.leader)
 
     # -- snapshots ----------------------------------------------------------------------------------------------------
 
@@ -441,11 +170,6 @@ class Raft:
     @property
     def config(self) -> Config:
         return self._driver.config
-
-    @property
-    def leader(self) -> NodeId | None:
-        """Who leads, as far as this node knows."""
-        return self._driver.core.leader or None
 
     @property
     def no_leader(self) -> str:

@@ -19,7 +19,17 @@ from syncline.consensus.types import (
     StateType,
 )
 from syncline.errors import ConfigError, Dropped, MembershipError, NodeFailed, QuorumAtRisk
-from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, Member, Proposal, decode_context, encode
+from syncline.node.envelope import (
+    DATA,
+    MEMBERSHIP,
+    ChangeContext,
+    Kind,
+    LevelChange,
+    Member,
+    Proposal,
+    decode_context,
+    encode,
+)
 from syncline.node.events import EventKind
 from syncline.node.examination import examine_change
 from syncline.node.futures import ApplyFuture
@@ -59,6 +69,7 @@ class Reconfiguration:
         self._driver = driver
         self._ticks = 0
         self._announcing: ApplyFuture | None = None
+        self._rising: ApplyFuture | None = None
         self._unreachable = RateLimitedLog(driver.loop.time)
         self.leaving = False
         """Whether this node was removed for certain, and stops once its callers have their answer."""
@@ -138,6 +149,8 @@ class Reconfiguration:
         for new in context.members:
             if new.id in book.removed:
                 raise MembershipError(f"node {format_id(new.id)} was removed from this cluster")
+            if new.id not in book.members and (reason := self._driver.parts.levels.refuse_member(new)) is not None:
+                raise MembershipError(f"node {new.name} ({format_id(new.id)}) {reason}")
             for other in book.members.values():
                 if new.id not in book.members and (other.name == new.name or other.address == new.address):
                     raise MembershipError(
@@ -181,12 +194,18 @@ class Reconfiguration:
         driver.addresses.look(leader_known=driver.core.leader != NONE)
         if driver.core.leader == NONE:
             driver.founding.look_for_doubts(self._refused_by(RefusalCode.DIRECTORY))
+            if not driver.stopped:
+                driver.parts.levels.look(driver.parts.transport.stats())
             return
         self._announce()
         if driver.core.state is StateType.LEADER:
             waiting = [member for member in driver.parts.book.members.values() if member.promote]
             if waiting:
                 self._promote_first(waiting)
+            core = driver.core
+            joint = bool(core.raft.tracker.configuration.state().voters_outgoing)
+            if core.raft.pending_membership_index <= core.applied and not joint:
+                driver.parts.levels.raise_if_due()
 
     def _promote_first(self, waiting: list[Member]) -> None:
         core = self._driver.core
@@ -299,6 +318,8 @@ class Reconfiguration:
             http=driver.config.http,
             directory=identity.directory_id,
             incarnation=identity.incarnations[0],
+            level=driver.parts.levels.can.level,
+            machine_version=driver.parts.levels.can.machine_version,
         )
         if known == mine or known.incarnation > mine.incarnation:
             return
@@ -308,6 +329,20 @@ class Reconfiguration:
             return  # tried again in a moment
         self._announcing = future
         driver.propose(future, DATA, encode(Proposal(Kind.ANNOUNCE, identity.node_id, future.number, encode(mine))))
+
+    def propose_level(self, change: LevelChange) -> bool:
+        """Have a change of the levels replicated, unless one is under way; tells whether it was proposed."""
+        driver = self._driver
+        if self._rising is not None and not self._rising.done():
+            return False
+        data = encode(change)
+        try:
+            future = driver.proposals.new(driver.loop, len(data), driver.loop.time() + ANNOUNCE_S)
+        except Dropped:
+            return False  # tried again in a moment
+        self._rising = future
+        driver.propose(future, DATA, encode(Proposal(Kind.LEVEL, driver.core.raft.id, future.number, data)))
+        return True
 
     def sync_peers(self) -> None:
         """Have the transport keep links to just the members."""
@@ -355,13 +390,18 @@ class Reconfiguration:
 
     def refuse_peer(self, hello: Hello) -> Refusal | None:
         """For the transport: why this dialler may not connect."""
-        book, sender = self._driver.parts.book, hello.sender
+        book, sender, levels = self._driver.parts.book, hello.sender, self._driver.parts.levels
         if sender in book.removed and sender not in self._removals:
             state = self._driver.core.raft.tracker.configuration.state()
             voters = () if self._driver.settlement.complete else state.voters
             reason = f"node {format_id(sender)} is not a member: {REMOVED}"
             return Refusal(reason, RefusalCode.REMOVED, book.membership_index, voters)
-        return self._driver.founding.refuse(hello) or self._driver.parts.guard.refuse(hello)
+        return (
+            self._driver.founding.refuse(hello)
+            or self._driver.parts.guard.refuse(hello)
+            or levels.refuse(sender, hello.name, hello.level, hello.machine_version)
+            or levels.refuse_to_take_part(sender, hello.cluster_level, hello.cluster_machine_version)
+        )
 
     def _refused_by_quorum(self, code: RefusalCode) -> bool:
         """Whether a quorum of the newest membership that this node knows refuses it, in both halves of a joint one."""

@@ -5,14 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from syncline.errors import DeadlineExceeded, Outcome
+from syncline.errors import DeadlineExceeded, Outcome, Rejected
 from syncline.kv.machine import KvMachine
 from syncline.kv.store import Store
+from syncline.kv.versions import check_version
 from syncline.node.futures import ReadFuture, Then
+from syncline.node.levels import UpgradeStatus
 from syncline.node.members import MemberInfo, Membership, format_id
 from syncline.node.raft import Raft
 from syncline.node.stats import MemberProgress, Stats
-from syncline.server.backend import Added, LeaderView, MembersView, MemberView, NodeView
+from syncline.server.backend import (
+    Added,
+    LeaderView,
+    MemberLevelsView,
+    MembersView,
+    MemberView,
+    NodeView,
+    UpgradeView,
+)
 
 __all__ = ["NodeBackend"]
 
@@ -58,6 +68,11 @@ class NodeBackend:
         return self._raft.state_alarm
 
     def propose(self, command: bytes, timeout_s: float, then: Then) -> None:
+        try:
+            check_version(command, self._raft.machine_version)
+        except Rejected as refusal:
+            then(None, refusal)
+            return
         self._raft.apply_then(command, then, timeout=timeout_s, checked=True)  # `encode_command` has made it
 
     def read_index(self, timeout_s: float) -> ReadFuture:
@@ -117,6 +132,8 @@ class NodeBackend:
             digest_index=stats.digest_index,
             digest_agreement=stats.digest_agreement,
             digest_age_s=None if stats.digest_age_s is None else round(stats.digest_age_s, 3),
+            level=raft.level,
+            machine_version=raft.machine_version,
         )
 
     def _views(self, membership: Membership, stats: Stats) -> tuple[MemberView, ...]:
@@ -134,6 +151,8 @@ class NodeBackend:
             active=progress.active if progress is not None else None,
             promote=member.promote,
             fault=progress.fault if progress is not None else "",
+            level=member.level,
+            machine_version=member.machine_version,
         )
 
     # --- the membership
@@ -172,6 +191,15 @@ class NodeBackend:
     async def transfer_leadership(self, to: int | None, timeout_s: float) -> None:
         await self._raft.transfer_leadership(to or 0, timeout=timeout_s)
 
+    def upgrade(self) -> UpgradeView:
+        return _upgrade_view(self._raft.upgrade_status())
+
+    async def hold_upgrade(self, timeout_s: float) -> UpgradeView:
+        return _upgrade_view(await self._raft.hold_upgrade(timeout=timeout_s))
+
+    async def finalize_upgrade(self, timeout_s: float) -> UpgradeView:
+        return _upgrade_view(await self._raft.finalize_upgrade(timeout=timeout_s))
+
     async def snapshot(self, timeout_s: float) -> int:
         # The node can't be told to stop half-way: it goes on, and only the answer is given up.
         task = asyncio.ensure_future(self._raft.snapshot())
@@ -181,6 +209,26 @@ class NodeBackend:
             late = f"the snapshot is not finished after {timeout_s:g} s; it goes on"
             raise DeadlineExceeded(late, outcome=Outcome.UNKNOWN)
         return task.result().index
+
+
+def _upgrade_view(status: UpgradeStatus) -> UpgradeView:
+    return UpgradeView(
+        level=status.level,
+        machine_version=status.machine_version,
+        possible_level=status.possible_level,
+        possible_machine_version=status.possible_machine_version,
+        held=status.held,
+        hold_level=status.hold_level,
+        members=tuple(
+            MemberLevelsView(
+                id=format_id(member.id),
+                name=member.name,
+                level=member.level,
+                machine_version=member.machine_version,
+            )
+            for member in status.members
+        ),
+    )
 
 
 def _looked_at(task: asyncio.Task[object]) -> None:

@@ -131,6 +131,7 @@ class KvServer:
             secret=config.peer_secrets(),
             insecure_peers=config.insecure_peers or config.insecure,
             peer_auth=config.peer_auth,
+            hold_level=config.hold_level,
         )
 
     def _known_address(self) -> str:

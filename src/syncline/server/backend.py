@@ -13,7 +13,17 @@ import msgspec
 from syncline.kv.store import Store
 from syncline.node.futures import ReadFuture, Then
 
-__all__ = ["Added", "Backend", "LeaderView", "MemberView", "MembersView", "NodeStatus", "NodeView"]
+__all__ = [
+    "Added",
+    "Backend",
+    "LeaderView",
+    "MemberLevelsView",
+    "MemberView",
+    "MembersView",
+    "NodeStatus",
+    "NodeView",
+    "UpgradeView",
+]
 
 
 class LeaderView(msgspec.Struct, frozen=True):
@@ -39,6 +49,9 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     promote: bool = False
     fault: str = ""
     """Why it is not healthy although it answers, as the leader sees it."""
+    level: int = 0
+    """The highest feature level that it can do; 0: it has not told yet."""
+    machine_version: int = 0
 
 
 class MembersView(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +92,10 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     digest_agreement: str = "none"
     """`none`, `agreed`, or `no_majority` if the voters' states differ and no node knows which is right."""
     digest_age_s: float | None = None
+    level: int = 1
+    """The cluster's feature level, as applied here."""
+    machine_version: int = 1
+    """The cluster's version of the key-value machine, as applied here."""
 
 
 class NodeStatus(NodeView, frozen=True, kw_only=True):
@@ -90,6 +107,27 @@ class NodeStatus(NodeView, frozen=True, kw_only=True):
     revision: int
     digest: str
     """Of the whole state, 32 hexadecimal digits: nodes at one revision have one digest."""
+
+
+class MemberLevelsView(msgspec.Struct, frozen=True, kw_only=True):
+    """The highest levels that one member can do; 0: it has not told yet."""
+
+    id: str
+    name: str
+    level: int
+    machine_version: int
+
+
+class UpgradeView(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `/raft/upgrade`: the cluster's levels, what all members can do, and whether a rise is held."""
+
+    level: int
+    machine_version: int
+    possible_level: int
+    possible_machine_version: int
+    held: bool
+    hold_level: int
+    members: tuple[MemberLevelsView, ...]
 
 
 class Added(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,6 +204,12 @@ class Backend(Protocol):
     async def update_member(self, node_id: int, address: str, timeout_s: float) -> None: ...
 
     async def transfer_leadership(self, to: int | None, timeout_s: float) -> None: ...
+
+    def upgrade(self) -> UpgradeView: ...
+
+    async def hold_upgrade(self, timeout_s: float) -> UpgradeView: ...
+
+    async def finalize_upgrade(self, timeout_s: float) -> UpgradeView: ...
 
     async def snapshot(self, timeout_s: float) -> int:
         """Take a snapshot now; its index. Raises `NothingToSnapshot`."""

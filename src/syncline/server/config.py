@@ -110,6 +110,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     reserve_bytes: Annotated[int, Meta(ge=0)] = RESERVE_BYTES
     """Disk space that writes never use: below it they are refused (507) and reads go on."""
 
+    hold_level: Annotated[int, Meta(ge=0)] = 0
+    """While this node leads, the cluster's feature level stays at this and the machine version as it is: see
+    `docs/upgrades.md`. 0: both rise as soon as all members can do more."""
+
     max_key_bytes: Annotated[int, Meta(ge=1, le=MAX_KEY_BYTES)] = KIB
     """The longest key."""
     max_value_bytes: Annotated[int, Meta(ge=1, le=MAX_VALUE_BYTES)] = MIB

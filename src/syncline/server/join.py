@@ -13,14 +13,19 @@ import ssl
 from typing import Final
 
 from syncline.client.client import AsyncClient
+from syncline.client.results import UpgradeResult
 from syncline.consensus.types import NodeId
 from syncline.errors import ConfigError, OperationError, SynclineError
+from syncline.kv.versions import MACHINE_VERSION
+from syncline.node.envelope import ClusterLevels
+from syncline.node.levels import Ability, why_not
 from syncline.node.members import format_id, is_founder, parse_id
 from syncline.node.raft import Raft
 from syncline.platform.disk import Disk
 from syncline.platform.network import Network
 from syncline.server.config import ServerConfig
 from syncline.storage.datadir import DataDir
+from syncline.version import FEATURE_LEVEL, __version__
 
 __all__ = ["ask_members", "find_members", "is_new"]
 
@@ -69,6 +74,7 @@ async def ask_members(config: ServerConfig, node_id: NodeId, *, http: str, netwo
             _log.warning("could not join yet, and tries for another %.0f s: %s", end_s - told_s, error)
 
     async with AsyncClient(config.join, network=network, rng=rng, tls=_trusted(config), on_retry=tell) as client:
+        _check_levels(config.name, node_id, await client.upgrade_status(timeout_s=config.join_timeout_s))
         added = await client.add_member(
             config.name,
             config.peer_advertise or config.peer_listen,
@@ -97,6 +103,14 @@ async def find_members(config: ServerConfig, raft: Raft, *, network: Network, rn
                 except (ConfigError, ValueError) as error:
                     _log.warning("the address %r of member %s can't be used: %s", member.peer, member.name, error)
             await asyncio.sleep(FIND_EVERY_S)
+
+
+def _check_levels(name: str, node_id: NodeId, cluster: UpgradeResult) -> None:
+    """Raise `ConfigError` if this version can do less than the cluster: as a member it would only be in the way."""
+    can = Ability(FEATURE_LEVEL, MACHINE_VERSION)
+    reason = why_not(can, ClusterLevels(cluster.level, cluster.machine_version))
+    if reason is not None:
+        raise ConfigError(f"node {name} ({format_id(node_id)}) {reason}. This is Syncline {__version__}")
 
 
 def _trusted(config: ServerConfig) -> ssl.SSLContext | None:

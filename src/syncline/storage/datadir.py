@@ -43,8 +43,12 @@ __all__ = [
     "read_identity",
 ]
 
-FORMAT_VERSION: Final = 1
-"""The version of the directory as a whole: its files and what they mean together."""
+FORMAT_VERSION: Final = 2
+"""The version of the directory as a whole: its files and what they mean together. It rises with the formats of the log
+and of the snapshots, so that an older version is refused by the first file that it reads, and says what is wrong."""
+
+OLDEST_FORMAT_VERSION: Final = 1
+"""The oldest version that is still read."""
 
 LOCK_NAME: Final = "LOCK"
 IDENTITY_NAME: Final = "identity"
@@ -144,6 +148,12 @@ class DataDir:
         assert self._identity is not None, "a directory is someone's before its log is begun"
         if not self._identity.started:
             self.write_identity(msgspec.structs.replace(self._identity, started=True))
+
+    def raise_format(self) -> None:
+        """Make the directory one of this version, durably; to be called before a file of its new formats is written."""
+        assert self._identity is not None, "a directory is someone's before its log is begun"
+        if self._identity.format_version != FORMAT_VERSION:
+            self.write_identity(msgspec.structs.replace(self._identity, format_version=FORMAT_VERSION))
 
     @property
     def started(self) -> bool:
@@ -261,10 +271,10 @@ def decode_identity(path: str, data: bytes) -> Identity:
     """
     try:
         version = msgspec.json.decode(data, type=_VersionOnly)
-        if version.format_version != FORMAT_VERSION:
+        if not OLDEST_FORMAT_VERSION <= version.format_version <= FORMAT_VERSION:
             raise FormatVersionError(
                 f"{path} says format {version.format_version}, written by Syncline {version.written_by}; this is "
-                f"Syncline {__version__}, which reads format {FORMAT_VERSION}. "
+                f"Syncline {__version__}, which reads formats {OLDEST_FORMAT_VERSION} to {FORMAT_VERSION}. "
                 "Start the node with the version that wrote it."
             )
         content = msgspec.json.decode(data, type=_IdentityFile)

@@ -46,6 +46,8 @@ class SegmentStart(msgspec.Struct, frozen=True):
     size_bytes: int
     base_index: int
     base_term: int
+    version: int
+    """The format of the segment."""
 
 
 class FrameView(msgspec.Struct, frozen=True):
@@ -111,7 +113,7 @@ def _segment(disk: Disk, path: str, *, entries: bool) -> Iterator[SegmentStart |
     try:
         scan = SegmentScan(file)
         header = scan.header
-        yield SegmentStart(path, header.sequence, scan.size_bytes, header.base_index, header.base_term)
+        yield SegmentStart(path, header.sequence, scan.size_bytes, header.base_index, header.base_term, header.version)
         while True:
             while (frame := scan.next()) is not None:
                 yield _view(frame, path, entries=entries)

@@ -22,6 +22,7 @@ from syncline.decoding import UNDECODABLE
 from syncline.errors import CorruptionError, FormatVersionError
 from syncline.platform.disk import File
 from syncline.storage.advice import data_dir_of, how_to_repair
+from syncline.storage.wallayout import GROUP
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -38,7 +39,11 @@ __all__ = [
     "read_header",
 ]
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+"""The version in which snapshots are written: their manifest names the Raft group."""
+
+OLDEST_FORMAT_VERSION: Final = 1
+"""The oldest version that is still read."""
 
 MAGIC: Final = b"SYNCSNP\n"
 
@@ -64,7 +69,7 @@ class SnapshotManifest(msgspec.Struct, frozen=True):
     """What a snapshot is: where in the log it stands, whose it is, and how to tell that it is intact.
 
     `sha256` is the data's, in hexadecimal. `created_by` is the version of the program. `runtime` is the runtime's own
-    replicated state, opaque to the storage.
+    replicated state, opaque to the storage. `group` is the Raft group: 0 is the only one today.
     """
 
     index: int
@@ -75,6 +80,7 @@ class SnapshotManifest(msgspec.Struct, frozen=True):
     sha256: str
     created_by: str
     runtime: bytes = b""
+    group: int = GROUP
 
     @property
     def meta(self) -> SnapshotMeta:
@@ -94,7 +100,12 @@ def encode_manifest(manifest: SnapshotManifest) -> bytes:
 
 
 def decode_manifest(data: bytes | memoryview) -> SnapshotManifest:
-    """The inverse. Raises `ValueError` for anything that is not a manifest that could have been written."""
+    """The inverse.
+
+    Raises:
+        FormatVersionError: the snapshot is of another Raft group.
+        ValueError: this is no manifest that could have been written.
+    """
     if len(data) > MANIFEST_LIMIT_BYTES:
         raise ValueError(f"a manifest of {len(data)} bytes is above the limit of {MANIFEST_LIMIT_BYTES}")
     try:
@@ -105,6 +116,10 @@ def decode_manifest(data: bytes | memoryview) -> SnapshotManifest:
         raise ValueError(f"a manifest at index {manifest.index}, term {manifest.term}, of {manifest.size_bytes} bytes")
     if len(manifest.sha256) != 64 or manifest.sha256.strip("0123456789abcdef"):
         raise ValueError("a manifest whose SHA-256 is not one")
+    if manifest.group != GROUP:
+        raise FormatVersionError(
+            f"the snapshot is of Raft group {manifest.group}, and this version of Syncline knows group {GROUP} alone."
+        )
     return manifest
 
 
@@ -140,13 +155,15 @@ def read_header(file: File) -> tuple[SnapshotManifest, int]:
     rest = _read(file, FIXED_HEADER.size, offset - FIXED_HEADER.size) if plausible else b""
     if not plausible or zlib.crc32(rest, zlib.crc32(fixed[:-4])) != checksum:
         raise snapshot_rot(file.path, 0, "the header is damaged")
-    if version != FORMAT_VERSION:
+    if not OLDEST_FORMAT_VERSION <= version <= FORMAT_VERSION:
         raise FormatVersionError(
-            f"{file.path} is a snapshot of format {version}; this version of Syncline reads format {FORMAT_VERSION}. "
-            "Start the node with the version that wrote it."
+            f"{file.path} is a snapshot of format {version}; this version of Syncline reads formats "
+            f"{OLDEST_FORMAT_VERSION} to {FORMAT_VERSION}. Start the node with the version that wrote it."
         )
     try:
         manifest = decode_manifest(rest[:size])
+    except FormatVersionError as error:
+        raise FormatVersionError(f"{file.path}: {error} Start the node with the version that wrote it.") from error
     except ValueError as error:
         raise snapshot_rot(file.path, FIXED_HEADER.size, f"the manifest is not one ({error})") from error
     return manifest, offset

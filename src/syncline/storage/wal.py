@@ -34,7 +34,7 @@ from syncline.platform.disk import Disk, File
 from syncline.storage.advice import how_to_repair
 from syncline.storage.loglocations import TermRuns
 from syncline.storage.space import RESERVE_BYTES, Shortage, SpaceGuard, SpareFile, is_disk_full
-from syncline.storage.walformat import SEGMENT_LIMIT_BYTES, SegmentHeader
+from syncline.storage.walformat import FORMAT_VERSION, SEGMENT_LIMIT_BYTES, SegmentHeader
 from syncline.storage.walframe import FRAME_LIMIT_BYTES, FrameBuilder, frame_bound
 from syncline.storage.walreader import EntryReader
 from syncline.storage.walrecovery import Recovered, Replay, recover
@@ -185,6 +185,7 @@ class Wal:
             CorruptionError: the log is not what was written. Nothing was changed.
             FormatVersionError: another version wrote it.
             WrongDirectory: the log has another `log_id`.
+            StorageError: an older version wrote the log, and no segment of this version could be begun.
             OSError: the disk refused.
         """
         assert SMALL_SEGMENT_BYTES // 256 <= segment_bytes <= SEGMENT_LIMIT_BYTES
@@ -202,7 +203,10 @@ class Wal:
             header = SegmentHeader(log_id, 1, 0, 0, 0, 0, size)
             active = ActiveSegment.create(disk, path, header, HardState(), None)
             recovered = Recovered([active.info], active, Replay(0, 0), None, [])
-        return cls(disk, path, recovered, segment_bytes=segment_bytes, reserve_bytes=reserve_bytes, log_id=log_id)
+        wal = cls(disk, path, recovered, segment_bytes=segment_bytes, reserve_bytes=reserve_bytes, log_id=log_id)
+        if recovered.active.header.version != FORMAT_VERSION:
+            wal._go_on_in_this_version()
+        return wal
 
     @property
     def last_index(self) -> int:
@@ -383,6 +387,15 @@ class Wal:
             self._last_index, self._last_term = entries[-1].index, entries[-1].term
         if hard_state is not None:
             self._hard_state = hard_state
+
+    def _go_on_in_this_version(self) -> None:
+        """Begin a segment: an older version wrote the newest one, and all frames of a segment are of its version."""
+        try:
+            self._rotate(0)
+        except BaseException as error:
+            failure = self._fail("beginning a segment", error)
+            self.close()
+            raise failure from error
 
     def _rotate(self, records_bytes: int) -> None:
         """Go on in a new segment, with room for so many bytes of records. All of it is durable on return.

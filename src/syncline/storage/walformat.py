@@ -21,6 +21,7 @@ import msgspec
 
 from syncline.errors import CorruptionError, FormatVersionError
 from syncline.storage.advice import data_dir_of, how_to_repair
+from syncline.storage.wallayout import FORMAT_VERSION, OLDEST_FORMAT_VERSION
 
 __all__ = [
     "FORMAT_VERSION",
@@ -29,13 +30,11 @@ __all__ = [
     "SegmentHeader",
     "decode_segment_header",
     "encode_segment_header",
+    "other_group",
     "rot",
     "segment_name",
     "segment_sequence",
 ]
-
-FORMAT_VERSION: Final = 1
-"""The version of the segment format. Another one is refused: see `decode_segment_header`."""
 
 SEGMENT_MAGIC: Final = b"SYNCWAL\n"
 
@@ -73,12 +72,20 @@ def rot(
     )
 
 
+def other_group(path: str, offset: int, reason: str) -> FormatVersionError:
+    """The error for a log that a later version shares between several Raft groups."""
+    return FormatVersionError(
+        f"{path} at offset {offset}: {reason}. Start the node with the version that wrote the log."
+    )
+
+
 class SegmentHeader(msgspec.Struct, frozen=True):
     """What a segment knows of itself and of the log before it.
 
     `log_id` names the log that it belongs to. `base_index` and `base_term` are those of the log's last entry when the
     segment began. `previous_end` is the offset at which the frames of the segment before it ended, `previous_checksum`
     their last checksum: together they prove that nothing of that segment was lost. `size_bytes` is what was allocated.
+    `version` is the format of the segment.
     """
 
     log_id: int
@@ -88,6 +95,7 @@ class SegmentHeader(msgspec.Struct, frozen=True):
     previous_end: int
     previous_checksum: int
     size_bytes: int
+    version: int = FORMAT_VERSION
 
 
 def segment_name(sequence: int) -> str:
@@ -103,7 +111,7 @@ def segment_sequence(name: str) -> int | None:
 def encode_segment_header(header: SegmentHeader) -> bytes:
     fields = SEGMENT_HEADER.pack(
         SEGMENT_MAGIC,
-        FORMAT_VERSION,
+        header.version,
         0,
         header.size_bytes,
         header.log_id,
@@ -137,12 +145,12 @@ def decode_segment_header(path: str, data: bytes) -> tuple[SegmentHeader, int]:
         raise rot(path, 0, "this is not the start of a log segment")
     if zlib.crc32(data[: SEGMENT_HEADER_BYTES - 4]) != checksum:
         raise rot(path, 0, "the segment's header is damaged")
-    if version != FORMAT_VERSION:
+    if not OLDEST_FORMAT_VERSION <= version <= FORMAT_VERSION:
         raise FormatVersionError(
-            f"{path} is a log segment of format {version}; this version of Syncline reads format {FORMAT_VERSION}. "
-            "Start the node with the version that wrote it."
+            f"{path} is a log segment of format {version}; this version of Syncline reads formats "
+            f"{OLDEST_FORMAT_VERSION} to {FORMAT_VERSION}. Start the node with the version that wrote it."
         )
     if size > SEGMENT_LIMIT_BYTES:
         raise rot(path, 12, f"a segment of {size} bytes: none is larger than {SEGMENT_LIMIT_BYTES}")
-    header = SegmentHeader(log_id, sequence, base_index, base_term, end, previous, size)
+    header = SegmentHeader(log_id, sequence, base_index, base_term, end, previous, size, version)
     return header, checksum

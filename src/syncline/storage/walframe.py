@@ -23,6 +23,15 @@ import msgspec
 
 from syncline.consensus.types import Entry, HardState, SnapshotMeta
 from syncline.decoding import UNDECODABLE
+from syncline.storage.wallayout import (
+    GROUP,
+    NEWEST,
+    RECORD_ENTRIES,
+    RECORD_HARD_STATE,
+    RECORD_MARKER,
+    RECORD_SEAL,
+    RecordLayout,
+)
 
 __all__ = [
     "BLOCK_BYTES",
@@ -33,6 +42,7 @@ __all__ = [
     "FrameBuilder",
     "Frame",
     "FrameHeader",
+    "GroupError",
     "SEAL_BYTES",
     "decode_frame",
     "decode_entries",
@@ -64,18 +74,6 @@ FRAME_HEADER: Final = struct.Struct("<4sIIIIII4s")
 FRAME_CHECKED_BYTES: Final = 24
 FRAME_TAIL: Final = b"\0\0\0" + GUARD
 
-RECORD_ENTRIES: Final = 1
-RECORD_HARD_STATE: Final = 2
-RECORD_MARKER: Final = 3
-RECORD_SEAL: Final = 4
-
-ENTRIES_RECORD: Final = struct.Struct("<BIQIQQ")
-HARD_STATE_RECORD: Final = struct.Struct("<BQQQ")
-MARKER_RECORD: Final = struct.Struct("<BI")
-SEAL_RECORD: Final = struct.Struct("<BQ")
-ENTRIES_RECORD_BYTES: Final = ENTRIES_RECORD.size
-HARD_STATE_RECORD_BYTES: Final = HARD_STATE_RECORD.size
-
 SEAL_BYTES: Final = 2 * BLOCK_BYTES
 """Room kept at the end of each segment for the frame that seals it."""
 
@@ -86,6 +84,10 @@ _marker_decoder: Final = msgspec.msgpack.Decoder(SnapshotMeta)
 
 class BodyError(ValueError):
     """A body with a valid checksum that is not a row of records: written by something else."""
+
+
+class GroupError(BodyError):
+    """A record of a Raft group that this version does not know."""
 
 
 class FrameHeader(msgspec.Struct, frozen=True, gc=False):
@@ -150,7 +152,8 @@ class FrameBuilder:
     Large buffers that are made anew for each frame cost more than all that is done in them, in page faults.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, layout: RecordLayout = NEWEST) -> None:
+        self._layout = layout
         self._buffer = bytearray()
         self._kept = self._buffer
 
@@ -165,10 +168,11 @@ class FrameBuilder:
 
         The entries must be in a row without gaps: asserted at both ends.
         """
+        layout = self._layout
         before = b""
         if marker is not None:
             data = _encoder.encode(marker)
-            before = MARKER_RECORD.pack(RECORD_MARKER, len(data)) + data
+            before = layout.marker.pack(layout.marker_kind, len(data)) + data
         if entries:
             self._buffer = self._kept
             self._put_entries(entries, before)
@@ -176,9 +180,9 @@ class FrameBuilder:
             self._buffer = bytearray(FRAME_HEADER_BYTES) + before
         if hard_state is not None:
             state = hard_state
-            self._buffer += HARD_STATE_RECORD.pack(RECORD_HARD_STATE, state.term, state.vote, state.commit)
+            self._buffer += layout.hard_state.pack(layout.hard_state_kind, state.term, state.vote, state.commit)
         if seal is not None:
-            self._buffer += SEAL_RECORD.pack(RECORD_SEAL, seal)
+            self._buffer += layout.seal.pack(layout.seal_kind, seal)
         return len(self._buffer) - FRAME_HEADER_BYTES
 
     def _put_entries(self, entries: Sequence[Entry], before: bytes) -> None:
@@ -187,7 +191,8 @@ class FrameBuilder:
         # Encoded by itself and copied: `encode_into` cuts the buffer down before it fills it, and so has the system
         # take all its pages away and give them back, which costs five times as much as the copy.
         data = _encoder.encode(entries)
-        record = ENTRIES_RECORD.pack(RECORD_ENTRIES, len(data), first.index, len(entries), first.term, last.term)
+        layout = self._layout
+        record = layout.entries.pack(layout.entries_kind, len(data), first.index, len(entries), first.term, last.term)
         start = FRAME_HEADER_BYTES + len(before) + len(record)
         end = start + len(data)
         buffer = self._buffer
@@ -261,12 +266,13 @@ def decode_frame_header(data: bytes, start: int, offset: int, seed: int) -> Fram
     return FrameHeader(size, records_bytes, previous, checksum)
 
 
-def decode_frame(data: bytes, start: int, header: FrameHeader, offset: int) -> Frame:
-    """The frame at `offset` of its file, which is in `data` from `start` on.
+def decode_frame(data: bytes, start: int, header: FrameHeader, offset: int, layout: RecordLayout = NEWEST) -> Frame:
+    """The frame at `offset` of its file, which is in `data` from `start` on. `layout` is that of its segment.
 
     Its checksums must have been found right.
 
     Raises:
+        GroupError: a record is of another Raft group.
         BodyError: it does not hold a row of records.
     """
     records_bytes = header.records_bytes
@@ -277,9 +283,11 @@ def decode_frame(data: bytes, start: int, header: FrameHeader, offset: int) -> F
     place = body + first_guard(offset + FRAME_HEADER_BYTES)
     try:
         if place >= end:
-            return _decode_records(data, body, end, header, offset)
+            return _decode_records(data, body, end, header, offset, layout)
         plain = unguarded(data, body, place, end, offset - start, start + header.size_bytes)
-        return _decode_records(plain, 0, records_bytes, header, offset)
+        return _decode_records(plain, 0, records_bytes, header, offset, layout)
+    except BodyError:
+        raise
     except (struct.error, *UNDECODABLE, ValueError, IndexError) as error:
         raise BodyError(str(error)) from error
 
@@ -297,29 +305,33 @@ def unguarded(data: bytes, start: int, place: int, end: int, shift: int, limit: 
     return plain
 
 
-def _decode_records(data: bytes | bytearray, position: int, end: int, header: FrameHeader, offset: int) -> Frame:
+def _decode_records(
+    data: bytes | bytearray, position: int, end: int, header: FrameHeader, offset: int, layout: RecordLayout
+) -> Frame:
     marker = entries = hard_state = seal = None
     while position < end:
         kind = data[position]
+        if (group := layout.group_at(data, position)) != GROUP:
+            raise GroupError(f"a record of Raft group {group}, and this version of Syncline knows group {GROUP} alone")
         if kind == RECORD_ENTRIES:
-            _, size, first_index, count, first_term, last_term = ENTRIES_RECORD.unpack_from(data, position)
+            _, size, first_index, count, first_term, last_term = layout.entries.unpack_from(data, position)
             if not count or not first_index or first_term > last_term:
                 raise BodyError(f"entries {first_index}+{count} of terms {first_term} to {last_term}")
-            position += ENTRIES_RECORD_BYTES
+            position += layout.entries.size
             entries = EntriesRecord(first_index, first_index + count - 1, first_term, last_term, data, position, size)
             position += size
         elif kind == RECORD_HARD_STATE:
-            _, term, vote, commit = HARD_STATE_RECORD.unpack_from(data, position)
+            _, term, vote, commit = layout.hard_state.unpack_from(data, position)
             hard_state = HardState(term, vote, commit)
-            position += HARD_STATE_RECORD_BYTES
+            position += layout.hard_state.size
         elif kind == RECORD_MARKER:
-            _, size = MARKER_RECORD.unpack_from(data, position)
-            position += MARKER_RECORD.size
+            _, size = layout.marker.unpack_from(data, position)
+            position += layout.marker.size
             marker = _marker_decoder.decode(data[position : position + size])
             position += size
         elif kind == RECORD_SEAL:
-            _, seal = SEAL_RECORD.unpack_from(data, position)
-            position += SEAL_RECORD.size
+            _, seal = layout.seal.unpack_from(data, position)
+            position += layout.seal.size
         else:
             raise BodyError(f"a record of unknown kind {kind}")
     if position > end:

@@ -152,7 +152,7 @@ class _Frames:
             raise rot(path, offset, "a frame whose checksum was right when it was written", wanted)
         self.offset = offset + size
         try:
-            return decode_frame(self._window, start, header, offset)
+            return decode_frame(self._window, start, header, offset, self._segment.layout)
         except BodyError as error:
             raise rot(path, offset, str(error), wanted) from error
 

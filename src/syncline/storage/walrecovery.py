@@ -216,7 +216,7 @@ class _LogReader:
             if before is not None:
                 before.file.close()
         header = scan.header
-        self._segments.append(Segment(sequence, path, scan.seed, header.base_index, header.size_bytes))
+        self._segments.append(Segment(sequence, path, scan.seed, header.base_index, header.size_bytes, scan.layout))
         self._read_frames(scan)
 
     def _check_header(self, scan: SegmentScan, sequence: int, before: SegmentScan | None) -> None:

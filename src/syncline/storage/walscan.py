@@ -38,7 +38,7 @@ from zlib import crc32
 import msgspec
 
 from syncline.platform.disk import File
-from syncline.storage.walformat import SEGMENT_HEADER_BYTES, SegmentHeader, decode_segment_header, rot
+from syncline.storage.walformat import SEGMENT_HEADER_BYTES, SegmentHeader, decode_segment_header, other_group, rot
 from syncline.storage.walframe import (
     BLOCK_BYTES,
     FRAME_HEADER_BYTES,
@@ -48,10 +48,12 @@ from syncline.storage.walframe import (
     BodyError,
     Frame,
     FrameHeader,
+    GroupError,
     decode_frame,
     decode_frame_header,
     first_guard,
 )
+from syncline.storage.wallayout import LAYOUTS
 from syncline.storage.walsteady import Course, read_steady
 
 __all__ = ["Ending", "EndKind", "Frame", "SegmentScan"]
@@ -96,6 +98,7 @@ class SegmentScan:
         self._window = b""
         self._window_start = 0
         self.header, self.seed = self._read_header()
+        self.layout = LAYOUTS[self.header.version]
         self.offset = SEGMENT_HEADER_BYTES
         self.previous = self.seed
 
@@ -112,6 +115,7 @@ class SegmentScan:
 
         Raises:
             CorruptionError: a frame with right checksums whose content makes no sense.
+            FormatVersionError: a frame with a record of another Raft group.
         """
         offset = self.offset
         start = self._hold(offset, FRAME_HEADER_BYTES)
@@ -127,7 +131,9 @@ class SegmentScan:
         if crc32(window[start + FRAME_HEADER_BYTES : start + size], header.previous) != header.checksum:
             return None
         try:
-            frame = decode_frame(window, start, header, offset)
+            frame = decode_frame(window, start, header, offset, self.layout)
+        except GroupError as error:
+            raise other_group(self.path, offset, str(error)) from error
         except BodyError as error:
             raise rot(self.path, offset, f"a frame that is not one of ours ({error})") from error
         self.offset = offset + size
@@ -139,7 +145,7 @@ class SegmentScan:
         while True:
             before = self.offset
             start = self._hold(before, FRAME_HEADER_BYTES)
-            read_steady(self._window, start, self.seed, course, locate)
+            read_steady(self._window, start, self.seed, course, locate, self.layout)
             self.offset, self.previous = course.offset, course.previous
             if self.offset == before:
                 return
@@ -226,7 +232,7 @@ class SegmentScan:
 
     def _first_entry(self, offset: int, start: int, header: FrameHeader) -> int | None:
         try:
-            frame = decode_frame(self._window, start, header, offset)
+            frame = decode_frame(self._window, start, header, offset, self.layout)
         except BodyError:
             return None
         return frame.entries.first_index if frame.entries is not None else None

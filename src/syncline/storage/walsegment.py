@@ -14,6 +14,7 @@ from syncline.platform.disk import Disk, File
 from syncline.storage.space import is_disk_full
 from syncline.storage.walformat import SEGMENT_HEADER_BYTES, SegmentHeader, encode_segment_header, segment_name
 from syncline.storage.walframe import SEAL_BYTES, FrameBuilder, frame_bound
+from syncline.storage.wallayout import LAYOUTS, NEWEST, RecordLayout
 
 __all__ = ["ActiveSegment", "Segment", "TEMPORARY_SUFFIX", "segment_room"]
 
@@ -36,6 +37,7 @@ class Segment(msgspec.Struct, frozen=True):
     seed: int
     base_index: int
     size_bytes: int
+    layout: RecordLayout = NEWEST
 
 
 def segment_room(head_bytes: int, records_bytes: int) -> int:
@@ -49,7 +51,7 @@ class ActiveSegment:
     def __init__(self, file: File, header: SegmentHeader, seed: int, path: str, end: int, previous: int) -> None:
         self.file = file
         self.header = header
-        self.info = Segment(header.sequence, path, seed, header.base_index, header.size_bytes)
+        self.info = Segment(header.sequence, path, seed, header.base_index, header.size_bytes, LAYOUTS[header.version])
         self.end = end
         self.previous = previous
         self._zeroed_until = end
@@ -67,7 +69,7 @@ class ActiveSegment:
         temporary = path + TEMPORARY_SUFFIX
         head = encode_segment_header(header)
         seed = int.from_bytes(head[-4:], "little")
-        builder = FrameBuilder()
+        builder = FrameBuilder(LAYOUTS[header.version])
         builder.take(marker, (), hard_state)
         frame, checksum = builder.finish(len(head), seed, seed)
         assert len(head) + len(frame) + SEAL_BYTES <= header.size_bytes
@@ -104,7 +106,7 @@ class ActiveSegment:
 
     def seal(self, next_sequence: int) -> None:
         """Say in this segment, durably, that another one follows: nobody may then lose that one unnoticed."""
-        builder = FrameBuilder()
+        builder = FrameBuilder(self.info.layout)
         builder.take(None, (), None, seal=next_sequence)
         self.put(builder)
         self.file.sync()

@@ -18,18 +18,15 @@ import msgspec
 from syncline.storage.loglocations import LOCATION_SPACING_BYTES
 from syncline.storage.walframe import (
     BLOCK_BYTES,
-    ENTRIES_RECORD_BYTES,
     FRAME_CHECKED_BYTES,
     FRAME_HEADER_BYTES,
     FRAME_LIMIT_BYTES,
     FRAME_MAGIC,
     FRAME_TAIL,
-    HARD_STATE_RECORD_BYTES,
-    RECORD_ENTRIES,
-    RECORD_HARD_STATE,
     SECTOR_BYTES,
     first_guard,
 )
+from syncline.storage.wallayout import GUARDED_BYTE, RecordLayout
 
 __all__ = ["Course", "read_steady"]
 
@@ -37,21 +34,8 @@ MAGIC: Final = int.from_bytes(FRAME_MAGIC, "little")
 TAIL: Final = int.from_bytes(FRAME_TAIL, "little")
 LAST: Final = SECTOR_BYTES - 1
 
-HEAD: Final = struct.Struct("<IIIIIIIIBIQI16s")
-"""A frame's header and, behind it, what an entries record says before its entries: its two terms as they stand."""
-
-STATE: Final = struct.Struct("<17sQ")
-"""A hard state record: all before the commit index as it stands, then that."""
-
-GUARDED_TERM: Final = 14
-"""Frames start at multiples of 32 bytes, so only one byte before the entries can be a sector's last: this one of the
-two terms, where the frame starts `TERM_GUARDED_AT` bytes into a sector."""
-
-TERM_GUARDED_AT: Final = LAST - (FRAME_HEADER_BYTES + ENTRIES_RECORD_BYTES - 16 + GUARDED_TERM)
-
-
-unpack: Final = HEAD.unpack_from
-unpack_state: Final = STATE.unpack_from
+TERM_GUARDED_AT: Final = LAST - FRAME_HEADER_BYTES - GUARDED_BYTE
+"""So far into a sector starts a frame whose entries record has a guard in one of its two terms."""
 
 
 class Course(msgspec.Struct):
@@ -72,22 +56,26 @@ class Course(msgspec.Struct):
     last_previous: int
 
 
-def read_steady(data: bytes, start: int, seed: int, course: Course, locate: Callable[[int, int], None]) -> None:
+def read_steady(
+    data: bytes, start: int, seed: int, course: Course, locate: Callable[[int, int], None], layout: RecordLayout
+) -> None:
     """Follow the frames in `data`, the next of which begins at `start`, as far as they only carry the log on.
 
-    `seed` is the checksum of the segment's header. `locate` is told of entries (their first index, the offset of their
-    frame) often enough to find all of them later.
+    `seed` is the checksum of the segment's header, `layout` the form of its records. `locate` is told of entries
+    (their first index, the offset of their frame) often enough to find all of them later.
 
     What is done here is done millions of times: each name and each comparison is a hundredth of a start.
     """
     previous, last_index, commit = course.previous, course.last_index, course.commit
     same_terms = struct.pack("<QQ", course.last_term, course.last_term)
-    same_state = struct.pack("<BQQ", RECORD_HARD_STATE, course.term, course.vote)
+    same_state = layout.hard_state_kind + struct.pack("<QQ", course.term, course.vote)
+    entries_kind, entries_bytes, state_bytes = layout.entries_kind, layout.entries.size, layout.hard_state.size
+    unpack, unpack_state, guarded_term = layout.head.unpack_from, layout.state.unpack_from, layout.guarded_term
     shift = course.offset - start  # what is at data[n] is at offset n + shift of the file
     at, data_end = start, len(data)
     assert data_end <= FRAME_LIMIT_BYTES  # hence no frame in it is larger
     last_at, last_previous = course.last_offset - shift, course.last_previous
-    last_start = data_end - HEAD.size
+    last_start = data_end - layout.head.size
     locate_from = start
     while at <= last_start:
         magic, size, own, before, checksum, length, sum_, tail, kind, entries, first, count, terms = unpack(data, at)
@@ -106,22 +94,22 @@ def read_steady(data: bytes, start: int, seed: int, course: Course, locate: Call
         ):
             break
         last = last_index
-        if kind == RECORD_ENTRIES:
+        if kind == entries_kind:
             if own & LAST == TERM_GUARDED_AT:
                 byte = _displaced(data, 0, table, shift, end)
-                terms = b"%b%b%b" % (terms[:GUARDED_TERM], byte, terms[GUARDED_TERM + 1 :])
+                terms = b"%b%b%b" % (terms[:guarded_term], byte, terms[guarded_term + 1 :])
             if first != last_index + 1 or terms != same_terms or not count:
                 break
             last += count
-            length -= ENTRIES_RECORD_BYTES + entries
+            length -= entries_bytes + entries
         if length:  # what is left can only be a hard state
-            if length != HARD_STATE_RECORD_BYTES:
+            if length != state_bytes:
                 break
             behind = (table + shift) & LAST
-            if behind < HARD_STATE_RECORD_BYTES:  # a sector's end is in it
-                state, committed = _guarded_state(data, records, table, behind, shift, end)
+            if behind < state_bytes:  # a sector's end is in it
+                state, committed = _guarded_state(data, records, table, behind, shift, end, layout)
             else:
-                state, committed = unpack_state(data, table - HARD_STATE_RECORD_BYTES)
+                state, committed = unpack_state(data, table - state_bytes)
             if state != same_state or not commit <= committed <= last:
                 break
             commit = committed
@@ -137,15 +125,17 @@ def read_steady(data: bytes, start: int, seed: int, course: Course, locate: Call
     course.last_offset, course.last_previous = last_at + shift, last_previous
 
 
-def _guarded_state(data: bytes, records: int, table: int, behind: int, shift: int, end: int) -> tuple[bytes, int]:
+def _guarded_state(
+    data: bytes, records: int, table: int, behind: int, shift: int, end: int, layout: RecordLayout
+) -> tuple[bytes, int]:
     """The hard state record before `table`, in which a guard stands; empty where its byte is not in the table.
 
     `behind` is how many bytes of the record come after the guard, which are the first of a sector.
     """
     guard = table - 1 - behind
     byte = _displaced(data, (guard - records) // SECTOR_BYTES, table, shift, end)
-    record = b"%b%b%b" % (data[table - HARD_STATE_RECORD_BYTES : guard], byte, data[guard + 1 : table])
-    return STATE.unpack(record) if byte else (b"", 0)
+    record = b"%b%b%b" % (data[table - layout.hard_state.size : guard], byte, data[guard + 1 : table])
+    return layout.state.unpack(record) if byte else (b"", 0)
 
 
 def _displaced(data: bytes, number: int, table: int, shift: int, end: int) -> bytes:

@@ -21,7 +21,7 @@ import msgspec
 from syncline.consensus.types import NodeId
 from syncline.errors import HandshakeRefused
 from syncline.transport.messages import Refusal, RefusalCode
-from syncline.transport.wire import decode_payload
+from syncline.transport.wire import GROUP, decode_payload
 
 __all__ = [
     "HTTP_ANSWER",
@@ -91,7 +91,7 @@ class Hello(msgspec.Struct, array_like=True, tag=1, frozen=True):
     """The id of the dialler's data directory."""
     known: int = 0
     """The id of the acceptor's data directory, as the dialler knows it; 0: it does not know it yet."""
-    group: int = 0
+    group: int = GROUP
     """The Raft group that the connection is for; 0 is the only one today."""
     name: str = ""
     """The dialler's name, for people."""
@@ -101,6 +101,10 @@ class Hello(msgspec.Struct, array_like=True, tag=1, frozen=True):
     """The highest feature level that the dialler can do."""
     machine_version: int = 0
     """The highest version of the state machine's commands that the dialler can apply."""
+    cluster_level: int = 0
+    """The feature level of the cluster, as the dialler knows it. An acceptor that can do less learns of it so."""
+    cluster_machine_version: int = 0
+    """The machine version of the cluster, as the dialler knows it."""
 
 
 class Welcome(msgspec.Struct, array_like=True, tag=2, frozen=True):
@@ -112,7 +116,7 @@ class Welcome(msgspec.Struct, array_like=True, tag=2, frozen=True):
     incarnation: int = 0
     directory: int = 0
     """The id of the acceptor's data directory."""
-    group: int = 0
+    group: int = GROUP
     name: str = ""
     history: tuple[int, ...] = ()
     level: int = 0
@@ -186,6 +190,11 @@ def check_hello(hello: Hello, *, cluster_id: int, node_id: NodeId) -> int:
         raise HandshakeRefused(
             f"wrong node: node {hello.sender:016x} dialled node {hello.to:016x}, but this is node {node_id:016x}; "
             "check the address it has for that peer, and that no two nodes advertise the same one"
+        )
+    if hello.group != GROUP:
+        raise HandshakeRefused(
+            f"node {hello.sender:016x} dials for Raft group {hello.group}, and node {node_id:016x} has group {GROUP} "
+            "alone; upgrade this node first"
         )
     if hello.sender == node_id:
         raise HandshakeRefused(

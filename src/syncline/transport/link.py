@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
 
@@ -42,6 +41,7 @@ from syncline.transport.limits import TransportLimits
 from syncline.transport.messages import DigestReport, Forward, Notice, PeerAddress, PeerHandler, PeerMessage
 from syncline.transport.notices import LOGGER, Notices
 from syncline.transport.outgoing import OutgoingHandshake
+from syncline.transport.policy import PeerPolicy
 from syncline.transport.tls import check_certificate_names
 from syncline.transport.wire import (
     MAX_BATCH_MESSAGES,
@@ -74,9 +74,7 @@ class Dialler:
         rng: random.Random,
         tls: ssl.SSLContext | None,
         limits: TransportLimits,
-        known_directory: Callable[[NodeId], int],
-        why_not_dial: Callable[[Welcome], str | None],
-        known_name: Callable[[NodeId], str],
+        policy: PeerPolicy,
         authentication: PeerAuthentication,
     ) -> None:
         self.advertise = advertise
@@ -88,14 +86,12 @@ class Dialler:
         self.rng = rng
         self.tls = tls
         self.limits = limits
-        self._known_directory = known_directory
-        self._why_not_dial = why_not_dial
-        self._known_name = known_name
+        self._policy = policy
         self._authentication = authentication
 
     def handshake(self, connection: Connection, peer: NodeId, purpose: Purpose) -> OutgoingHandshake:
         """Begin the handshake with `peer` on a connection that has come up. Raises `HandshakeRefused`."""
-        name = self._known_name(peer)
+        name = self._policy.known_name(peer)
         if self.tls is not None and name:  # else the peer's own name counts, which comes with its welcome
             check_certificate_names(connection.certificate, peer, name)
         proof = DiallerProof(
@@ -116,6 +112,7 @@ class Dialler:
 
     def _hello(self, peer: NodeId, purpose: Purpose) -> Hello:
         facts = self._facts
+        cluster_level, cluster_machine_version = self._policy.cluster_levels()
         return Hello(
             oldest_version=OLDEST_VERSION,
             newest_version=PROTOCOL_VERSION,
@@ -126,19 +123,21 @@ class Dialler:
             incarnation=facts.incarnation,
             address=self.advertise,
             directory=facts.directory,
-            known=self._known_directory(peer),
+            known=self._policy.known_directory(peer),
             name=facts.name,
             history=facts.history,
             level=facts.level,
             machine_version=facts.machine_version,
+            cluster_level=cluster_level,
+            cluster_machine_version=cluster_machine_version,
         )
 
     def _read_welcome(self, connection: Connection, peer: NodeId, payload: memoryview) -> Welcome:
         welcome = decode_answer(payload)
         if self.tls is not None:
-            check_certificate_names(connection.certificate, peer, self._known_name(peer) or welcome.name)
-        check_welcome(welcome, cluster_id=self.cluster_id, peer=peer, directory=self._known_directory(peer))
-        if reason := self._why_not_dial(welcome):
+            check_certificate_names(connection.certificate, peer, self._policy.known_name(peer) or welcome.name)
+        check_welcome(welcome, cluster_id=self.cluster_id, peer=peer, directory=self._policy.known_directory(peer))
+        if reason := self._policy.why_not_dial(welcome):
             raise HandshakeRefused(reason)
         return welcome
 

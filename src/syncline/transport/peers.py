@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
 
 from syncline.consensus.types import Message, NodeId
 from syncline.errors import ConfigError, FrameError, TransportError, UsageError
@@ -16,12 +15,13 @@ from syncline.platform.network import Listener, Network
 from syncline.transport.authentication import PeerAuthentication
 from syncline.transport.candidates import dialable, with_real_port
 from syncline.transport.connection import Connection
-from syncline.transport.handshake import Hello, NodeFacts, Purpose, Refusal, Welcome
+from syncline.transport.handshake import Hello, NodeFacts, Purpose
 from syncline.transport.incoming import Admission, Counters, Doorkeeper, IncomingLink
 from syncline.transport.limits import TransportLimits
 from syncline.transport.link import Dialler, PeerLink, State
 from syncline.transport.messages import PeerAddress, PeerHandler, PeerMessage, PeerStats, SnapshotSource
 from syncline.transport.notices import LOGGER, Notices
+from syncline.transport.policy import PeerPolicy
 from syncline.transport.snapshot_in import SnapshotReceiver
 from syncline.transport.snapshot_out import SnapshotSender
 from syncline.transport.snapshots import Offer, SnapshotStream
@@ -34,16 +34,10 @@ __all__ = ["Transport"]
 class Transport:
     """Links with all peers of one node, on the running event loop. Not thread-safe: everything runs on that loop.
 
-    `bind` is "host:port" (port 0: any free one, see `address`). `refuse_peer(hello)` may return a refusal
-    of an incoming connection, which the other end gets to see; without it every node of the cluster is let in, also
-    one that this node has not heard of yet (it may learn of members only by the log). `before_welcome(hello)` may
-    return a future that must be done before the dialler is welcomed. `facts` is what this node tells about itself,
-    and `known_directory(peer)` the id of a peer's data directory, 0 for not known: a peer that answers with another
-    one is refused. `why_not_dial(welcome)` may give another reason to leave a peer that has answered.
-    `known_name(peer)` is the name that a peer's certificate must hold, empty for not known, and `known(peer)` tells the
-    members whose ids may stand in forwarded requests. `authentication` holds the cluster secret. `advertise` is where
-    others reach this node; with port 0 the real one is taken once the transport listens. `rng` is for the jitter of
-    redials. Made and used on a running event loop.
+    `bind` is "host:port" (port 0: any free one, see `address`). `facts` is what this node tells about itself, `policy`
+    what it knows and decides about others, `authentication` holds the cluster secret. `advertise` is where others reach
+    this node; with port 0 the real one is taken once the transport listens. `rng` is for the jitter of redials. Made
+    and used on a running event loop.
     """
 
     def __init__(
@@ -58,13 +52,8 @@ class Transport:
         advertise: str = "",
         tls: PeerTls | None = None,
         limits: TransportLimits | None = None,
-        refuse_peer: Callable[[Hello], Refusal | None] | None = None,
-        before_welcome: Callable[[Hello], asyncio.Future[None] | None] | None = None,
         facts: NodeFacts | None = None,
-        known_directory: Callable[[NodeId], int] | None = None,
-        why_not_dial: Callable[[Welcome], str | None] | None = None,
-        known_name: Callable[[NodeId], str] | None = None,
-        known: Callable[[NodeId], bool] | None = None,
+        policy: PeerPolicy | None = None,
         authentication: PeerAuthentication | None = None,
     ) -> None:
         self._network = network
@@ -76,6 +65,7 @@ class Transport:
         self._notices = Notices()
         self._server_tls = server_context(tls) if tls is not None else None
         facts = facts or NodeFacts(incarnation=rng.getrandbits(63))
+        policy, authentication = policy or PeerPolicy(), authentication or PeerAuthentication()
         self._dialler = Dialler(
             network,
             self,
@@ -86,23 +76,21 @@ class Transport:
             rng=rng,
             tls=client_context(tls) if tls is not None else None,
             limits=limits,
-            known_directory=known_directory or _none_known,
-            why_not_dial=why_not_dial or _dial_all,
-            known_name=known_name or _no_name,
-            authentication=authentication or PeerAuthentication(),
+            policy=policy,
+            authentication=authentication,
         )
         self._doorkeeper = Doorkeeper(
-            Admission(refuse_peer or _refuse_none, before_welcome or _nothing_before, self._admit),
+            Admission(policy.refuse_peer, policy.before_welcome, self._admit),
             self._notices,
             limits,
             node_id=node_id,
             cluster_id=cluster_id,
             facts=facts,
             tls=tls is not None,
-            authentication=authentication or PeerAuthentication(),
-            known_name=known_name or _no_name,
+            authentication=authentication,
+            known_name=policy.known_name,
         )
-        self._known = known or self._is_peer
+        self._known = policy.known or self._is_peer
         self._unknown = UnknownPeers(limits.unknown_links)
         self._listener: Listener | None = None
         self._links: dict[NodeId, PeerLink] = {}
@@ -489,25 +477,3 @@ class _Received:
         self.bytes = 0
         self.messages = 0
         self.last_s: float | None = None
-
-
-def _refuse_none(_hello: Hello) -> None:
-    """The default rule: each node of the cluster is welcome."""
-
-
-def _nothing_before(_hello: Hello) -> None:
-    """By default a node is welcomed at once."""
-
-
-def _dial_all(_welcome: Welcome) -> None:
-    """By default each peer that answers is the right one."""
-
-
-def _no_name(_peer: NodeId) -> str:
-    """By default no peer's name is known."""
-    return ""
-
-
-def _none_known(_peer: NodeId) -> int:
-    """By default nothing is known of the peers' data directories."""
-    return 0

@@ -48,6 +48,8 @@ MAX_BATCH_MESSAGES: Final = 65536
 
 MAX_BATCH_REPORTS: Final = 64
 """Digests in one batch: a node keeps fewer."""
+GROUP: Final = 0
+"""The Raft group of all messages: the only one today."""
 
 MESSAGE_OVERHEAD_BYTES: Final = 48
 ENTRY_OVERHEAD_BYTES: Final = 24
@@ -69,6 +71,8 @@ class Batch(msgspec.Struct, array_like=True, gc=False):
     pong: int = 0
     notices: Annotated[list[Notice], msgspec.Meta(max_length=MAX_BATCH_MESSAGES)] = []
     reports: Annotated[list[DigestReport], msgspec.Meta(max_length=MAX_BATCH_REPORTS)] = []
+    group: int = GROUP
+    """The Raft group that the messages are of."""
 
     def items(self) -> list[PeerMessage]:
         """All messages as one list."""
@@ -209,6 +213,8 @@ def check_batch(batch: Batch, sender: NodeId, node_id: NodeId, known: Callable[[
 
     `known` tells members from other ids: a forwarded request names the node that asked first.
     """
+    if batch.group != GROUP:
+        raise FrameError(f"messages of Raft group {batch.group}, and this node has group {GROUP} alone")
     for message in batch.messages:
         bit = 1 << message.type
         if not bit & _FROM_PEERS or message.responses or message.snapshot is not None:

@@ -39,6 +39,7 @@ _SHOWN: Final = {
     "learner": "Learner",
     "to": "To",
     "force": "Force",
+    "action": "Action",
 }
 
 
@@ -112,6 +113,7 @@ class RaftRoutes:
         """Take the routes."""
         router.add("GET", "/raft/status", self._get_status)
         router.add("GET", "/raft/members", self._get_members)
+        router.add("GET", "/raft/upgrade", self._get_upgrade)
         work: dict[str, Callable[[Request], Awaitable[Response]]] = {
             "add": self.add,
             "remove": self.remove,
@@ -120,6 +122,7 @@ class RaftRoutes:
             "update": self.update,
             "transfer": self.transfer,
             "snapshot": self.snapshot,
+            "upgrade": self.upgrade,
         }
         for name, function in work.items():
             router.add("POST", f"/raft/{name}", coroutine(self._tasks, function, explain=self._explain))
@@ -131,6 +134,10 @@ class RaftRoutes:
     def _get_members(self, request: Request, respond: Respond) -> None:
         Parameters(request.query, frozenset())
         respond(json_response(self._backend.members()))
+
+    def _get_upgrade(self, request: Request, respond: Respond) -> None:
+        Parameters(request.query, frozenset())
+        respond(json_response(self._backend.upgrade()))
 
     async def add(self, request: Request) -> Response:
         """Add a member; answers when the change is committed."""
@@ -197,6 +204,18 @@ class RaftRoutes:
         except NothingToSnapshot:
             index, created = self._backend.view().snapshot_index, False
         return json_response({"status": "success", "created": created, "index": index})
+
+    async def upgrade(self, request: Request) -> Response:
+        """Hold the cluster's levels, or finalize the upgrade."""
+        timeout_s = _timeout_s(request)
+        action = Fields(request.body, frozenset({"action"})).text("action")
+        if action == "hold":
+            view = await self._backend.hold_upgrade(timeout_s)
+        elif action == "finalize":
+            view = await self._backend.finalize_upgrade(timeout_s)
+        else:
+            raise RequestError('say what to do: {"Action": "hold"} or {"Action": "finalize"}')
+        return json_response({"status": "success", **msgspec.structs.asdict(view)})
 
     async def _who(self, request: Request) -> tuple[float, int, bool]:
         """The time limit, the member, and whether the change is forced."""

@@ -1,0 +1,89 @@
+"""Commands of later versions of the key-value machine: not proposed too early, and never taken for bad ones."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from syncline.errors import NodeFailed, Rejected
+from syncline.kv.commands import Comparison, Delete, DeleteRange, Get, Put, Target, Txn, encode_command
+from syncline.kv.machine import KvMachine
+from syncline.kv.versions import FIELDS, MACHINE_VERSION, SINCE, check_version, is_later
+from syncline.node.fsm import Entry
+
+encode = msgspec.msgpack.encode
+UNKNOWN = 100
+LATER = [
+    [6, b"k"],
+    [100],
+    [0, b"k", b"v", 0, None, 1],
+    [1, b"k", None, "a field of a later version"],
+    [5, [], [[7, b"k"]], []],
+    [5, [], [], [[0, b"k", b"v", 0, None, 1]]],
+    [5, [], [[5, [], [[9]], []]], []],
+    [5, [], [], [], 1],
+    [5, [[b"k", max(Target) + 1, 0, 1]], [], []],
+    [5, [[b"k", 0, max(Comparison) + 1, 1]], [], []],
+    [5, [[b"k", 0, 0, 1, 1]], [], []],
+]
+BAD = [
+    [],
+    [0],
+    [0, "k", b"v"],
+    [128, b"k"],
+    [-1],
+    ["6"],
+    {"tag": 6},
+    [3, b"k"],
+    [4, b"", None],
+    [5, 1, 2, 3],
+    [5, [], [[0]], []],
+    [5, [[b"k", -1, 0, 1]], [], []],
+    [5, [[b"k", 0, 0]], [], []],
+]
+
+
+@pytest.mark.parametrize("command", LATER, ids=repr)
+def test_machine_stops_at_a_command_of_a_later_version(command: list[object]) -> None:
+    """Another answer than that of the newer nodes would be another state, unnoticed."""
+    machine = KvMachine()
+    data = encode(command)
+    assert is_later(data)
+    for call in (lambda: machine.apply(Entry(1, 1, data)), lambda: machine.apply_batch([Entry(1, 1, data)])):
+        with pytest.raises(NodeFailed, match=r"log entry 1 holds a command of a later version .* newer version"):
+            call()
+    assert machine.store.revision == 0
+
+
+@pytest.mark.parametrize("command", BAD, ids=repr)
+def test_machine_rejects_a_bad_command_of_its_own_version(command: object) -> None:
+    data = encode(command)
+    assert not is_later(data)
+    with pytest.raises(Rejected) as raised:
+        KvMachine().apply(Entry(1, 1, data))
+    assert raised.value.code == "bad_command"
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x94\x05\x90\x91" * 100_000, b"\x92\x06"])
+def test_bytes_that_are_no_messagepack_are_no_later_command(data: bytes) -> None:
+    assert not is_later(data)
+
+
+def test_command_is_refused_until_the_cluster_has_its_version() -> None:
+    delete = encode_command(Delete(b"k"))
+    since = {**SINCE, 1: 2}
+    with pytest.raises(Rejected, match="needs machine version 2, and the cluster is at version 1") as raised:
+        check_version(delete, 1, since)
+    assert raised.value.code == "needs_upgrade"
+    check_version(delete, 2, since)
+    check_version(encode_command(Put(b"k", b"v")), 1, since)
+
+
+def test_each_command_of_this_version_has_its_since() -> None:
+    """A new command without one could be proposed while older members don't know it: it is refused instead."""
+    for command in (Put(b"k", b"v"), Delete(b"k"), DeleteRange(b"a", b"b"), Txn(then=(Get(b"k"),))):
+        check_version(encode_command(command), MACHINE_VERSION)
+    assert max(SINCE.values()) == MACHINE_VERSION
+    assert UNKNOWN not in FIELDS
+    with pytest.raises(Rejected):
+        check_version(encode([UNKNOWN]), MACHINE_VERSION)
