@@ -41,6 +41,7 @@ from syncline.node.events import Event, EventKind
 from syncline.node.fsm import FSM
 from syncline.node.futures import ApplyCall, ApplyFuture, ReadFuture, Then, Waiter, settle_error
 from syncline.node.joining import Ask, finish_joining, joining_config
+from syncline.node.machine import check_applied_index, check_machine
 from syncline.node.members import MemberInfo, Membership
 from syncline.node.naming import check_http, check_id, check_name, dialled_address
 from syncline.node.stats import Stats, collect
@@ -137,7 +138,12 @@ class Raft:
         starts don't ask. Raises what `open` does, and whatever `ask` raises.
         """
         disk, rng = disk or OsDisk(), rng or random.Random()
-        config = await joining_config(config, ask, disk=disk, rng=rng)
+        check_machine(fsm)  # also in `open`; but here before a member is asked
+
+        def check_new() -> None:
+            check_applied_index(fsm, 0, node=config.name, path=config.data_dir)
+
+        config = await joining_config(config, ask, disk=disk, rng=rng, check_new=check_new)
         raft = await cls.open(config, fsm, disk=disk, network=network, workers=workers, rng=rng)
         finish_joining(disk, config.data_dir)
         return raft
@@ -169,6 +175,8 @@ class Raft:
         the loop in which the answer is known, so it must be short and must not block. What it raises goes to the loop's
         exception handler. `checked`: the caller has made sure that the state machine's `check` passes the command.
         """
+        if not callable(then):
+            raise TypeError(f"then must be a function of an answer and an error, not {type(then).__name__}")
         call = ApplyCall(then)
         try:
             self._propose(call, Kind.COMMAND, data, timeout, b"", checked=checked)

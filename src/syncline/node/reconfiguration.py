@@ -92,11 +92,23 @@ class Reconfiguration:
         for new in context.members:
             if new.id in book.removed:
                 raise MembershipError(f"node {format_id(new.id)} was removed from this cluster")
+            self._check_record(new)
             for other in book.members.values():
                 if new.id not in book.members and (other.name == new.name or other.address == new.address):
                     raise MembershipError(
                         f"{new.name!r} at {new.address}: {other.name!r} at {other.address} is a member already"
                     )
+
+    def _check_record(self, new: Member) -> None:
+        """A change may not say what only the member itself announces: it would be refused as another one, and stop."""
+        known, shown = self._driver.parts.book.members.get(new.id), format_id(new.id)
+        if known is not None and known.name and new.name != known.name:
+            raise MembershipError(f"node {shown} is named {known.name!r}, and the change names it {new.name!r}")
+        if new.directory == 0 or (known is not None and known.directory == new.directory):
+            return
+        if known is not None and known.directory == 0:
+            raise Dropped(f"the leader has not applied yet what node {shown} announced")
+        raise MembershipError(f"the change gives node {shown} another data directory")
 
     def became_leader(self) -> None:
         self._ticks = 0
