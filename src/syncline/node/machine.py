@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import BinaryIO, Final, NoReturn, Protocol
 
 from syncline.errors import ConfigError, CorruptionError, NodeFailed, Rejected, StorageError, SynclineError
@@ -96,7 +96,7 @@ def check_applied_index(fsm: FSM, last_index: int, *, node: str, path: str) -> N
 
 def check_answer(fsm: FSM, entry: Entry, answer: object) -> object:
     """The answer of `apply`. Raises NodeFailed if it is something to be awaited: then nothing was applied."""
-    if hasattr(type(answer), "__await__"):
+    if answer is not None and isinstance(answer, Awaitable):
         _close(answer)
         raise NodeFailed(
             f"{_method(fsm, 'apply')} returned {_named(answer)} for entry {entry.index}, which nothing awaits: the"
@@ -108,20 +108,19 @@ def check_answer(fsm: FSM, entry: Entry, answer: object) -> object:
 
 def check_answers(fsm: FSM, entries: Sequence[Entry], answers: object) -> Sequence[object]:
     """The answers of `apply_batch`. Raises NodeFailed if they are not one for each entry."""
+    rows = answers if isinstance(answers, Sequence) and not isinstance(answers, str | bytes) else None
+    if rows is not None and len(rows) == len(entries):
+        if any(issubclass(kind, Awaitable) for kind in set(map(type, rows))):  # a few kinds, however many answers
+            for entry, answer in zip(entries, rows, strict=True):
+                check_answer(fsm, entry, answer)
+        return rows
     method, span = _method(fsm, "apply_batch"), f"entries {entries[0].index} to {entries[-1].index}"
-    if hasattr(type(answers), "__await__"):
-        _close(answers)
-    elif isinstance(answers, Sequence) and not isinstance(answers, str | bytes):
-        if len(answers) != len(entries):
-            raise NodeFailed(
-                f"{method} returned {len(answers)} answers for {len(entries)} entries ({span}): it must return one for"
-                f" each, in their order. {CORRECT_IT}"
-            )
-        for kind in set(map(type, answers)):
-            if hasattr(kind, "__await__"):
-                place = next(place for place, answer in enumerate(answers) if type(answer) is kind)
-                check_answer(fsm, entries[place], answers[place])
-        return answers
+    if rows is not None:
+        raise NodeFailed(
+            f"{method} returned {len(rows)} answers for {len(entries)} entries ({span}): it must return one for"
+            f" each, in their order. {CORRECT_IT}"
+        )
+    _close(answers)
     raise NodeFailed(f"{method} returned {_named(answers)} for {span}: it must return a list of answers. {CORRECT_IT}")
 
 
@@ -161,7 +160,7 @@ class CommandCheck:
     def __call__(self, data: bytes) -> None:
         """Raise `Rejected` if the command must not enter the log."""
         try:
-            answer = self._check(data)
+            answer: object = self._check(data)
         except Rejected:
             raise
         except Exception as error:
@@ -169,7 +168,7 @@ class CommandCheck:
             text += f" {data[:SHOWN_BYTES]!r}: it is refused"
             self._log.warn(text)
             raise Rejected(text, code="check_failed") from error
-        if hasattr(type(answer), "__await__"):
+        if answer is not None and isinstance(answer, Awaitable):
             _close(answer)
             raise Rejected(
                 f"{self._name}.check returned {_named(answer)}: write it without `async`", code="check_failed"
@@ -200,7 +199,7 @@ class _Sink(Protocol):
 def persist(view: FSMSnapshot, sink: _Sink) -> None:
     """Have the view written. Raises what `persist` raises; StorageError if it has to be awaited."""
     answer: object = view.persist(sink)  # type: ignore[func-returns-value]  # the user's code may return anything
-    if hasattr(type(answer), "__await__"):
+    if answer is not None and isinstance(answer, Awaitable):
         _close(answer)
         raise StorageError(f"{type(view).__name__}.persist returned {_named(answer)}: write it without `async`")
 
@@ -217,7 +216,7 @@ def release(view: FSMSnapshot) -> None:
 
 def check_restored(answer: object, source: BinaryIO) -> None:
     """Raise if `restore` returned something to be awaited, or closed what it was given."""
-    if hasattr(type(answer), "__await__"):
+    if answer is not None and isinstance(answer, Awaitable):
         _close(answer)
         raise TypeError(f"it returned {_named(answer)}, which nothing awaits: write it without `async`")
     if source.closed:
