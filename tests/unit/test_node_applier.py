@@ -147,10 +147,11 @@ def test_applier_entry_of_garbage_is_ignored(make: type[Listing]) -> None:
             entry(4, encode(Member(OTHER, "other", "h:1")), kind=Kind.ANNOUNCE),
             Entry(1, 5, EntryType.NORMAL, encode(Proposal(-1, ME, 105, b""))),
             Entry(1, 6, EntryType.NORMAL, encode(Proposal(2**63, ME, 106, b""))),
-            entry(7, b"good"),
+            entry(7, encode(Member(OTHER, "x" * 20_000, "h:1")), kind=Kind.ANNOUNCE, origin=OTHER),
+            entry(8, b"good"),
         )
         done = await work.applied()
-        assert [index for index, _ in done.ignored] == [1, 2, 3, 4, 5, 6]
+        assert [index for index, _ in done.ignored] == [1, 2, 3, 4, 5, 6, 7]
         assert done.announced == []
         assert machine.items == [b"good"]
         assert not work.failures

@@ -31,6 +31,7 @@ from syncline.errors import (
 from syncline.node.config import LARGEST_MESSAGE_BYTES
 from syncline.node.envelope import (
     DATA,
+    LARGEST_CONTEXT_BYTES,
     MEMBERSHIP,
     ChangeContext,
     Kind,
@@ -52,8 +53,8 @@ LARGEST_PROPOSAL_BYTES: Final = LARGEST_MESSAGE_BYTES + (1 << 20)
 """More would not fit in a frame of the transport: the followers could never get the entry, nor any after it. The
 largest command that `Config` allows has room in it."""
 
-LARGEST_CHANGE_BYTES: Final = 1 << 20
-"""Of a change of the membership, or of an announcement."""
+LARGEST_CHANGE_BYTES: Final = LARGEST_CONTEXT_BYTES + (64 << 10)
+"""Of a change of the membership."""
 
 MAX_CHANGES: Final = 256
 """Members in one change."""
@@ -142,8 +143,6 @@ def examine_proposal(payload: bytes, sender: NodeId, number: int) -> Proposal:
 
 
 def _examine_announcement(data: bytes, sender: NodeId) -> None:
-    if len(data) > LARGEST_CHANGE_BYTES:
-        raise TooLarge(f"an announcement of {len(data)} bytes; the limit is {LARGEST_CHANGE_BYTES}")
     try:
         member = decode_member(data)
     except Unreadable as error:
