@@ -57,7 +57,7 @@ def test_examination_sound_proposals_pass() -> None:
         (b"\x96\x00\x07\xcd\x03\xe8\xc4\x00\xc4\x00" + DEEP, "not a proposal"),
         (command(origin=8), "not its sender's own"),
         (command(number=NUMBER + 1), "not its sender's own"),
-        (command(kind=3), "kind 3"),
+        (command(kind=max(Kind) + 1), f"kind {max(Kind) + 1}"),
         (command(kind=-1), "kind -1"),
         (command(kind=2**64 - 1), "kind 18446744073709551615"),
         (announcement(changed(id=8)), "announces another member"),

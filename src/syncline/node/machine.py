@@ -50,21 +50,19 @@ def check_machine(fsm: FSM) -> None:
         if not callable(getattr(fsm, method, check_machine)):
             raise TypeError(f"{name}.{method} must be a method, or not be there")
     for method in (*METHODS, *OPTIONAL_METHODS):
-        if _is_async(getattr(fsm, method, None)):
+        if (how := _deferred(getattr(fsm, method, None))) is not None:
             raise TypeError(
-                f"{name}.{method} is `async def`: the methods of a state machine are called without `await`, and must"
-                " not wait for anything. Write it with `def`"
+                f"{name}.{method} is {how}: a call of it does nothing by itself, and a node calls the methods of a"
+                " state machine without `await` or a loop. Write it as an ordinary function"
             )
     _applied_index(fsm)
 
 
-def _is_async(method: object) -> bool:
-    inner = getattr(method, "__call__", None)  # noqa: B004 - an object with an `async def __call__`
-    return any(
-        inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one)
-        for one in (method, inner)
-        if one is not None
-    )
+def _deferred(method: object) -> str | None:
+    """How a function is written that does nothing when it is called; None for an ordinary one."""
+    if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
+        return "`async def`"
+    return "a generator, because it has a `yield`" if inspect.isgeneratorfunction(method) else None
 
 
 def _applied_index(fsm: FSM) -> int:
@@ -181,9 +179,9 @@ class CommandCheck:
 def check_view(fsm: FSM, view: object) -> FSMSnapshot:
     """What `snapshot` returned. Raises StorageError if it is no view."""
     if callable(getattr(view, "persist", None)) and callable(getattr(view, "release", None)):
-        if _is_async(getattr(view, "persist", None)):
+        if (how := _deferred(getattr(view, "persist", None))) is not None:
             release(view)  # type: ignore[arg-type]  # it has both methods
-            raise StorageError(f"{type(view).__name__}.persist is `async def`: write it with `def`")
+            raise StorageError(f"{type(view).__name__}.persist is {how}: write it as an ordinary function")
         return view  # type: ignore[return-value]  # it has both methods
     _close(view)
     raise StorageError(

@@ -26,6 +26,7 @@ from syncline.errors import (
 from syncline.node.arguments import (
     MAX_TIMEOUT_S,
     check_changes,
+    check_config,
     check_expected,
     check_timeout,
     checked_bytes,
@@ -99,6 +100,7 @@ class Raft:
         `CorruptionError` ...), NodeFailed (also if the state machine can't load its snapshot, or apply an entry), and
         OSError if the peer address can't be bound.
         """
+        check_config(config)
         raft = cls.__new__(cls)
         loop = asyncio.get_running_loop()
         raft._failure = loop.create_future()
@@ -138,7 +140,8 @@ class Raft:
         starts don't ask. Raises what `open` does, and whatever `ask` raises.
         """
         disk, rng = disk or OsDisk(), rng or random.Random()
-        check_machine(fsm)  # also in `open`; but here before a member is asked
+        check_config(config)
+        check_machine(fsm)  # both also in `open`; but here before a member is asked
 
         def check_new() -> None:
             check_applied_index(fsm, 0, node=config.name, path=config.data_dir)
