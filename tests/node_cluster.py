@@ -16,7 +16,7 @@ from syncline.platform.disk import Disk
 from syncline.version import FEATURE_LEVEL
 from tests.ports import free_block
 
-__all__ = ["Cluster", "Listing", "cluster", "see_kept", "until"]
+__all__ = ["Cluster", "Listing", "all_apply", "cluster", "first_event", "see_kept", "until"]
 
 LIMIT_S = 20.0
 
@@ -163,6 +163,17 @@ async def cluster(path: Path, names: str = "abc", **settings: object) -> AsyncIt
         yield nodes
     finally:
         await nodes.stop_all()
+
+
+async def all_apply(nodes: Cluster, data: bytes) -> None:
+    """Have every node apply one more command, as the last so far: all run, and hold the same."""
+    leader = await nodes.leader()
+    await leader.apply(data, timeout=20.0)
+    for name, raft in nodes.rafts.items():
+        await until(raft, lambda name=name: nodes.machines[name].items[-1:] == [data])  # type: ignore[misc]
+    assert len({tuple(machine.items) for machine in nodes.machines.values()}) == 1
+    books = [raft._driver.parts.book for raft in nodes.rafts.values()]
+    await until(leader, lambda: len({book.dump() for book in books}) == 1)
 
 
 async def first_event(raft: Raft, kind: EventKind, trigger: Awaitable[object]) -> str:

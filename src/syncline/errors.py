@@ -113,6 +113,8 @@ class OperationError(SynclineError):
 class Rejected(OperationError):
     """The state machine refused the command. Raised by `FSM.apply`; a result like any other, equal on every node.
 
+    Or by its `check`, if it has one: then the command did not even enter the log.
+
     `code` names the refusal for programs; `details` holds plain data (numbers, texts) for the caller.
     """
 

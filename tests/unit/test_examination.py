@@ -27,6 +27,7 @@ from tests.support import run
 
 SENDER, NUMBER = 7, 1000
 GOOD = Member(SENDER, "a", "127.0.0.1:7100", "http://127.0.0.1:8080")
+HUGE = "x" * 1_050_000
 DEEP = b"\x91" * 100_000
 
 
@@ -57,7 +58,8 @@ def test_examination_sound_proposals_pass() -> None:
         (command(origin=8), "not its sender's own"),
         (command(number=NUMBER + 1), "not its sender's own"),
         (command(kind=3), "change of the levels can't be read"),
-        (command(kind=4), "kind 4"),
+        (command(kind=max(Kind)), f"kind {max(Kind)}"),
+        (command(kind=max(Kind) + 1), f"kind {max(Kind) + 1}"),
         (command(kind=-1), "kind -1"),
         (command(kind=2**64 - 1), "kind 18446744073709551615"),
         (announcement(changed(id=8)), "announces another member"),
@@ -73,6 +75,7 @@ def test_examination_sound_proposals_pass() -> None:
         (announcement(changed(address="h" * 600 + ":1")), "512 printable characters"),
         (announcement(changed(http="x" * 3000)), "2048 characters"),
         (announcement(changed(directory=-1)), "data directory"),
+        (announcement(changed(name="x" * 20_000)), "an announcement of 20"),
     ],
 )
 def test_examination_poisoned_proposal_is_dropped(payload: bytes, words: str) -> None:
@@ -132,6 +135,8 @@ def test_examination_sound_changes_pass() -> None:
         (change(), "0 members"),
         (change(*[(REMOVE, 9)] * (MAX_CHANGES + 1)), f"{MAX_CHANGES + 1} members"),
         (change((REMOVE, 9), (REMOVE, 9)), "one node twice"),
+        (change((LEARN, SENDER), members=(changed(name=HUGE),)), "context of the change"),
+        (bytes(2 << 20), "a change of 2097152 bytes"),
         (change((REMOVE, 9), transition=Transition.JOINT_EXPLICIT), "nothing would leave it"),
         (change((REMOVE, 0)), "not the id of a node"),
         (change((REMOVE, -3)), "not the id of a node"),

@@ -63,6 +63,11 @@ class AsyncCheck(Listing):
         assert data
 
 
+class GeneratorApply(Listing):
+    def apply(self, entry: Entry) -> object:
+        yield entry
+
+
 class NoRestore:
     def apply(self, entry: Entry) -> object:
         return entry
@@ -91,6 +96,7 @@ class Durable(Listing):
         (AsyncRestore(), "AsyncRestore.restore is `async def`"),
         (AsyncBatch(), "AsyncBatch.apply_batch is `async def`"),
         (AsyncCheck(), "AsyncCheck.check is `async def`"),
+        (GeneratorApply(), "GeneratorApply.apply is a generator"),
         (NoRestore(), "no method 'restore'"),
         (OddCheck(), "OddCheck.check must be a method"),
         (OddIndex(), "OddIndex.applied_index is '5'"),

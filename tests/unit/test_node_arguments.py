@@ -10,6 +10,7 @@ from syncline.consensus.types import ChangeType
 from syncline.errors import ConfigError
 from syncline.node.arguments import (
     check_changes,
+    check_config,
     check_expected,
     check_timeout,
     checked_bytes,
@@ -120,6 +121,11 @@ def test_arguments_changes_of_a_wrong_type_are_a_type_error(changes: object) -> 
 def test_arguments_changes_that_make_no_sense_are_a_config_error(changes: object) -> None:
     with pytest.raises(ConfigError, match="changes"):
         check_changes(changes)
+
+
+def test_arguments_config_of_a_wrong_type_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match=r"config must be a syncline\.Config, not dict"):
+        check_config({"name": "a"})
 
 
 def test_arguments_expected_index_is_none_or_an_index() -> None:

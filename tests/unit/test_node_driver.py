@@ -215,6 +215,7 @@ def test_an_old_change_does_not_undo_the_membership_of_a_snapshot_on_its_way(tmp
 def test_a_condition_and_a_taken_name_are_judged_by_the_leader(tmp_path: Path) -> None:
     async def check() -> None:
         async with leading(tmp_path) as (raft, driver, _):
+            await until(raft, lambda: bool(driver.parts.book.members[raft.node_id].directory))
             index = raft.membership().index
 
             def change(member: Member, expected: int) -> bytes:
@@ -227,6 +228,9 @@ def test_a_condition_and_a_taken_name_are_judged_by_the_leader(tmp_path: Path) -
                 (free, index + 1, "has changed"),
                 (Member(7, "a", "127.0.0.1:9"), 0, "member already"),
                 (Member(7, "free", raft.config.address), 0, "member already"),
+                (Member(7, "free", "127.0.0.1:9", directory=5), 0, "another data directory"),
+                (Member(raft.node_id, "a", "127.0.0.1:9", directory=5), 0, "another data directory"),
+                (Member(raft.node_id, "b", "127.0.0.1:9"), 0, "is named 'a'"),
             ):
                 with pytest.raises(MembershipError, match=message):
                     driver.reconfiguration.append(change(member, expected), PEER, 1)

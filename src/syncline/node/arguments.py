@@ -11,11 +11,13 @@ from typing import Final
 
 from syncline.consensus.types import ChangeType, NodeId
 from syncline.errors import ConfigError
+from syncline.node.config import Config
 from syncline.node.naming import check_id
 
 __all__ = [
     "MAX_TIMEOUT_S",
     "check_changes",
+    "check_config",
     "check_expected",
     "check_timeout",
     "checked_bytes",
@@ -25,6 +27,12 @@ __all__ = [
 
 MAX_TIMEOUT_S: Final = 3600.0
 """A longer wait is a mistake of units."""
+
+
+def check_config(config: object) -> None:
+    """The settings of a node: checked when they were made, so only their type is left."""
+    if not isinstance(config, Config):
+        raise TypeError(f"config must be a syncline.Config, not {type(config).__name__}")
 
 
 def checked_bytes(value: object, name: str = "data") -> bytes:

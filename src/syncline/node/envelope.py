@@ -60,6 +60,14 @@ LARGEST_KIND: Final = 255
 """No version writes a kind above it: such an entry is garbage, and not of a later version."""
 
 
+LARGEST_MEMBER_BYTES: Final = 16 << 10
+"""Of an announcement: a name, two addresses, some numbers. The registry of all members is in each snapshot's manifest,
+which is bounded as well: what does not fit there would be the end of snapshots."""
+
+LARGEST_CONTEXT_BYTES: Final = 1 << 20
+"""Of the context of a change: the records of the members that it brings in."""
+
+
 class Proposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """The data of a normal log entry."""
 
@@ -162,6 +170,8 @@ def decode_proposal(data: bytes) -> Proposal:
 
 def decode_member(data: bytes) -> Member:
     """Read an announcement."""
+    if len(data) > LARGEST_MEMBER_BYTES:
+        raise Unreadable(f"an announcement of {len(data)} bytes; the limit is {LARGEST_MEMBER_BYTES}")
     try:
         return _member_decoder.decode(data)
     except UNDECODABLE as error:
@@ -178,6 +188,8 @@ def decode_level(data: bytes) -> LevelChange:
 
 def decode_context(data: bytes) -> ChangeContext | None:
     """Read a change's context; None for a change that brings none (leaving a joint membership)."""
+    if len(data) > LARGEST_CONTEXT_BYTES:
+        raise Unreadable(f"the context of the change has {len(data)} bytes; the limit is {LARGEST_CONTEXT_BYTES}")
     try:
         return _context_decoder.decode(data) if data else None
     except UNDECODABLE as error:

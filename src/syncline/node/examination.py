@@ -31,6 +31,7 @@ from syncline.errors import (
 from syncline.node.config import LARGEST_MESSAGE_BYTES
 from syncline.node.envelope import (
     DATA,
+    LARGEST_CONTEXT_BYTES,
     MEMBERSHIP,
     ChangeContext,
     Kind,
@@ -53,8 +54,8 @@ LARGEST_PROPOSAL_BYTES: Final = LARGEST_MESSAGE_BYTES + (1 << 20)
 """More would not fit in a frame of the transport: the followers could never get the entry, nor any after it. The
 largest command that `Config` allows has room in it."""
 
-LARGEST_CHANGE_BYTES: Final = 1 << 20
-"""Of a change of the membership, or of an announcement."""
+LARGEST_CHANGE_BYTES: Final = LARGEST_CONTEXT_BYTES + (64 << 10)
+"""Of a change of the membership."""
 
 MAX_CHANGES: Final = 256
 """Members in one change."""
@@ -62,7 +63,10 @@ MAX_CHANGES: Final = 256
 LARGEST_NUMBER: Final = 2**63 - 1
 """Of proposals, indexes and terms."""
 
-_PLAIN: Final = frozenset({b"\x95\x00", b"\x95\x01"})
+_COMMAND, _BARRIER = int(Kind.COMMAND), int(Kind.BARRIER)
+"""Plain numbers: to compare with a member of an enumeration takes several times as long."""
+
+_PLAIN: Final = (b"\x95\x00", b"\x95\x01")
 """How a command and a barrier begin that this version encoded: an array of five, whose first is the kind."""
 
 _change_decoder = msgspec.msgpack.Decoder(MembershipChange)
@@ -78,7 +82,7 @@ def sound_own(queue: list[Queued], node_id: NodeId, refuse: Callable[[int, Syncl
     `Raft.apply` has made almost all of them, from arguments that it checked: two bytes tell that. Only others are
     examined here in full.
     """
-    odd = [item for item in queue if item[2][:2] not in _PLAIN and item[1] == DATA]
+    odd = [item for item in queue if item[1] == DATA and not item[2].startswith(_PLAIN)]
     for item in odd:
         try:
             examine_proposal(item[2], node_id, item[0].number)
@@ -105,7 +109,7 @@ def examine_forward(
             if item.kind == DATA:
                 proposal = examine_proposal(item.data, sender, item.number)
                 check_space(len(item.data))
-                if check is not None and proposal.kind == Kind.COMMAND:
+                if check is not None and proposal.kind == _COMMAND:
                     check(proposal.data)
             elif item.kind != MEMBERSHIP:
                 raise Dropped(f"the leader knows no proposals of kind {item.kind}")
@@ -128,20 +132,21 @@ def examine_proposal(payload: bytes, sender: NodeId, number: int) -> Proposal:
         proposal = decode_proposal(payload)
     except Unreadable as error:
         raise Dropped(str(error)) from error
-    if (proposal.origin, proposal.number) != (sender, number) or not 0 < number <= LARGEST_NUMBER:
+    if proposal.origin != sender or proposal.number != number or not 0 < number <= LARGEST_NUMBER:
         raise Dropped("the proposal is not its sender's own")
-    if proposal.kind == Kind.ANNOUNCE:
+    kind = proposal.kind
+    if kind in (_COMMAND, _BARRIER):
+        return proposal
+    if kind == Kind.ANNOUNCE:
         _examine_announcement(proposal.data, sender)
-    elif proposal.kind == Kind.LEVEL:
+    elif kind == Kind.LEVEL:
         _examine_level(proposal.data)
-    elif proposal.kind not in (Kind.COMMAND, Kind.BARRIER):
-        raise Dropped(f"the leader knows no proposals of kind {proposal.kind}")
+    else:
+        raise Dropped(f"the leader knows no proposals of kind {kind}")
     return proposal
 
 
 def _examine_announcement(data: bytes, sender: NodeId) -> None:
-    if len(data) > LARGEST_CHANGE_BYTES:
-        raise TooLarge(f"an announcement of {len(data)} bytes; the limit is {LARGEST_CHANGE_BYTES}")
     try:
         member = decode_member(data)
     except Unreadable as error:

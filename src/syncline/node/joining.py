@@ -34,15 +34,19 @@ class _Note(msgspec.Struct):
     node_id: str
 
 
-async def joining_config(config: Config, ask: Ask, *, disk: Disk, rng: random.Random) -> Config:
+async def joining_config(
+    config: Config, ask: Ask, *, disk: Disk, rng: random.Random, check_new: Callable[[], None]
+) -> Config:
     """The settings with which a node joins: with its ids, unless its directory knows them already.
 
-    Raises `DirectoryLocked`, `CorruptionError` and their like, and whatever `ask` raises.
+    `check_new` is called if the directory is new, before anything is written or asked. Raises `DirectoryLocked`,
+    `CorruptionError` and their like, and whatever `ask` and `check_new` raise.
     """
     directory = DataDir.open(disk, config.data_dir)
     try:
         if directory.identity is not None:
             return config
+        check_new()
         node_id = _choose_id(disk, config.data_dir, rng)
     finally:
         directory.release()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import BinaryIO, Final, NoReturn, Protocol
 
 from syncline.errors import ConfigError, CorruptionError, NodeFailed, Rejected, StorageError, SynclineError
@@ -50,21 +50,19 @@ def check_machine(fsm: FSM) -> None:
         if not callable(getattr(fsm, method, check_machine)):
             raise TypeError(f"{name}.{method} must be a method, or not be there")
     for method in (*METHODS, *OPTIONAL_METHODS):
-        if _is_async(getattr(fsm, method, None)):
+        if (how := _deferred(getattr(fsm, method, None))) is not None:
             raise TypeError(
-                f"{name}.{method} is `async def`: the methods of a state machine are called without `await`, and must"
-                " not wait for anything. Write it with `def`"
+                f"{name}.{method} is {how}: a call of it does nothing by itself, and a node calls the methods of a"
+                " state machine without `await` or a loop. Write it as an ordinary function"
             )
     _applied_index(fsm)
 
 
-def _is_async(method: object) -> bool:
-    inner = getattr(method, "__call__", None)  # noqa: B004 - an object with an `async def __call__`
-    return any(
-        inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one)
-        for one in (method, inner)
-        if one is not None
-    )
+def _deferred(method: object) -> str | None:
+    """How a function is written that does nothing when it is called; None for an ordinary one."""
+    if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
+        return "`async def`"
+    return "a generator, because it has a `yield`" if inspect.isgeneratorfunction(method) else None
 
 
 def _applied_index(fsm: FSM) -> int:
@@ -96,7 +94,7 @@ def check_applied_index(fsm: FSM, last_index: int, *, node: str, path: str) -> N
 
 def check_answer(fsm: FSM, entry: Entry, answer: object) -> object:
     """The answer of `apply`. Raises NodeFailed if it is something to be awaited: then nothing was applied."""
-    if hasattr(type(answer), "__await__"):
+    if answer is not None and isinstance(answer, Awaitable):
         _close(answer)
         raise NodeFailed(
             f"{_method(fsm, 'apply')} returned {_named(answer)} for entry {entry.index}, which nothing awaits: the"
@@ -108,20 +106,19 @@ def check_answer(fsm: FSM, entry: Entry, answer: object) -> object:
 
 def check_answers(fsm: FSM, entries: Sequence[Entry], answers: object) -> Sequence[object]:
     """The answers of `apply_batch`. Raises NodeFailed if they are not one for each entry."""
+    rows = answers if isinstance(answers, Sequence) and not isinstance(answers, str | bytes) else None
+    if rows is not None and len(rows) == len(entries):
+        if any(issubclass(kind, Awaitable) for kind in set(map(type, rows))):  # a few kinds, however many answers
+            for entry, answer in zip(entries, rows, strict=True):
+                check_answer(fsm, entry, answer)
+        return rows
     method, span = _method(fsm, "apply_batch"), f"entries {entries[0].index} to {entries[-1].index}"
-    if hasattr(type(answers), "__await__"):
-        _close(answers)
-    elif isinstance(answers, Sequence) and not isinstance(answers, str | bytes):
-        if len(answers) != len(entries):
-            raise NodeFailed(
-                f"{method} returned {len(answers)} answers for {len(entries)} entries ({span}): it must return one for"
-                f" each, in their order. {CORRECT_IT}"
-            )
-        for kind in set(map(type, answers)):
-            if hasattr(kind, "__await__"):
-                place = next(place for place, answer in enumerate(answers) if type(answer) is kind)
-                check_answer(fsm, entries[place], answers[place])
-        return answers
+    if rows is not None:
+        raise NodeFailed(
+            f"{method} returned {len(rows)} answers for {len(entries)} entries ({span}): it must return one for"
+            f" each, in their order. {CORRECT_IT}"
+        )
+    _close(answers)
     raise NodeFailed(f"{method} returned {_named(answers)} for {span}: it must return a list of answers. {CORRECT_IT}")
 
 
@@ -161,7 +158,7 @@ class CommandCheck:
     def __call__(self, data: bytes) -> None:
         """Raise `Rejected` if the command must not enter the log."""
         try:
-            answer = self._check(data)
+            answer: object = self._check(data)
         except Rejected:
             raise
         except Exception as error:
@@ -169,7 +166,7 @@ class CommandCheck:
             text += f" {data[:SHOWN_BYTES]!r}: it is refused"
             self._log.warn(text)
             raise Rejected(text, code="check_failed") from error
-        if hasattr(type(answer), "__await__"):
+        if answer is not None and isinstance(answer, Awaitable):
             _close(answer)
             raise Rejected(
                 f"{self._name}.check returned {_named(answer)}: write it without `async`", code="check_failed"
@@ -182,9 +179,9 @@ class CommandCheck:
 def check_view(fsm: FSM, view: object) -> FSMSnapshot:
     """What `snapshot` returned. Raises StorageError if it is no view."""
     if callable(getattr(view, "persist", None)) and callable(getattr(view, "release", None)):
-        if _is_async(getattr(view, "persist", None)):
+        if (how := _deferred(getattr(view, "persist", None))) is not None:
             release(view)  # type: ignore[arg-type]  # it has both methods
-            raise StorageError(f"{type(view).__name__}.persist is `async def`: write it with `def`")
+            raise StorageError(f"{type(view).__name__}.persist is {how}: write it as an ordinary function")
         return view  # type: ignore[return-value]  # it has both methods
     _close(view)
     raise StorageError(
@@ -200,7 +197,7 @@ class _Sink(Protocol):
 def persist(view: FSMSnapshot, sink: _Sink) -> None:
     """Have the view written. Raises what `persist` raises; StorageError if it has to be awaited."""
     answer: object = view.persist(sink)  # type: ignore[func-returns-value]  # the user's code may return anything
-    if hasattr(type(answer), "__await__"):
+    if answer is not None and isinstance(answer, Awaitable):
         _close(answer)
         raise StorageError(f"{type(view).__name__}.persist returned {_named(answer)}: write it without `async`")
 
@@ -217,7 +214,7 @@ def release(view: FSMSnapshot) -> None:
 
 def check_restored(answer: object, source: BinaryIO) -> None:
     """Raise if `restore` returned something to be awaited, or closed what it was given."""
-    if hasattr(type(answer), "__await__"):
+    if answer is not None and isinstance(answer, Awaitable):
         _close(answer)
         raise TypeError(f"it returned {_named(answer)}, which nothing awaits: write it without `async`")
     if source.closed:

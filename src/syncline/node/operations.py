@@ -53,6 +53,8 @@ class Operations:
         the loop in which the answer is known, so it must be short and must not block. What it raises goes to the loop's
         exception handler. `checked`: the caller has made sure that the state machine's `check` passes the command.
         """
+        if not callable(then):
+            raise TypeError(f"then must be a function of an answer and an error, not {type(then).__name__}")
         call = ApplyCall(then)
         try:
             self._propose(call, Kind.COMMAND, data, timeout, b"", checked=checked)

@@ -19,6 +19,7 @@ from syncline.errors import (
     UsageError,
 )
 from syncline.node.administration import Administration
+from syncline.node.arguments import check_config
 from syncline.node.assembly import World, assemble
 from syncline.node.changes import Changes
 from syncline.node.config import Config
@@ -26,6 +27,7 @@ from syncline.node.driver import Driver
 from syncline.node.events import Event, EventKind
 from syncline.node.fsm import FSM
 from syncline.node.joining import Ask, finish_joining, joining_config
+from syncline.node.machine import check_applied_index, check_machine
 from syncline.node.members import Membership
 from syncline.node.statedigest import DIGEST_INTERVAL
 from syncline.node.stats import Stats, collect
@@ -86,6 +88,7 @@ class Raft(Administration):
         `CorruptionError` ...), NodeFailed (also if the state machine can't load its snapshot, or apply an entry), and
         OSError if the peer address can't be bound.
         """
+        check_config(config)
         raft = cls.__new__(cls)
         loop = asyncio.get_running_loop()
         raft._failure = loop.create_future()
@@ -135,7 +138,13 @@ class Raft(Administration):
         starts don't ask. Raises what `open` does, and whatever `ask` raises.
         """
         disk, rng = disk or OsDisk(), rng or random.Random()
-        config = await joining_config(config, ask, disk=disk, rng=rng)
+        check_config(config)
+        check_machine(fsm)  # both also in `open`; but here before a member is asked
+
+        def check_new() -> None:
+            check_applied_index(fsm, 0, node=config.name, path=config.data_dir)
+
+        config = await joining_config(config, ask, disk=disk, rng=rng, check_new=check_new)
         raft = await cls.open(
             config,
             fsm,

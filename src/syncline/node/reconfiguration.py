@@ -151,6 +151,7 @@ class Reconfiguration:
                 raise MembershipError(f"node {format_id(new.id)} was removed from this cluster")
             if new.id not in book.members and (reason := self._driver.parts.levels.refuse_member(new)) is not None:
                 raise MembershipError(f"node {new.name} ({format_id(new.id)}) {reason}")
+            self._check_record(new)
             for other in book.members.values():
                 if new.id not in book.members and (other.name == new.name or other.address == new.address):
                     raise MembershipError(
@@ -168,6 +169,17 @@ class Reconfiguration:
         for other in book.members.values():
             if other.id != record.id and other.address == record.address:
                 raise MembershipError(f"{record.address} is already the address of member {other.name!r}")
+
+    def _check_record(self, new: Member) -> None:
+        """A change may not say what only the member itself announces: it would be refused as another one, and stop."""
+        known, shown = self._driver.parts.book.members.get(new.id), format_id(new.id)
+        if known is not None and known.name and new.name != known.name:
+            raise MembershipError(f"node {shown} is named {known.name!r}, and the change names it {new.name!r}")
+        if new.directory == 0 or (known is not None and known.directory == new.directory):
+            return
+        if known is not None and known.directory == 0:
+            raise Dropped(f"the leader has not applied yet what node {shown} announced")
+        raise MembershipError(f"the change gives node {shown} another data directory")
 
     def became_leader(self) -> None:
         self._ticks = 0

@@ -9,6 +9,7 @@ import re
 from typing import Final
 
 from syncline.errors import ConfigError
+from syncline.transport.candidates import is_wildcard
 
 __all__ = ["MAX_NAME_CHARACTERS", "check_address", "check_name", "check_url", "is_id", "join_address", "split_address"]
 
@@ -61,7 +62,7 @@ def join_address(host: str, port: int) -> str:
 def check_address(address: str) -> str:
     """An address that others can reach: with a port, and not a wildcard."""
     host, _ = split_address(address)
-    if host in {"0.0.0.0", "::"}:  # noqa: S104 - refused, not bound
+    if is_wildcard(host):
         raise ConfigError(f"{address!r} means every interface of this machine; others need one that they can reach")
     return address
 
