@@ -28,7 +28,6 @@ from syncline.node.calls import Calls
 from syncline.node.config import Config
 from syncline.node.driver import Driver
 from syncline.node.envelope import ChangeContext, Member, encode
-from syncline.node.exposure import check_exposure
 from syncline.node.fsm import FSM, DurableFSM
 from syncline.node.logwriter import LogWriter
 from syncline.node.members import MemberBook, derive_cluster_id, derive_node_id, is_founder
@@ -74,7 +73,6 @@ def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
 
     Raises ConfigError, StorageError (locked, rotten, somebody else's) and what the state machine's `restore` raises.
     """
-    check_exposure(config)
     directory = DataDir.open(world.disk, config.data_dir)
     try:
         return _assemble(config, fsm, world, failed, directory)

@@ -30,6 +30,7 @@ from syncline.node.config import Config
 from syncline.node.driver import Driver
 from syncline.node.envelope import Kind, Proposal, encode
 from syncline.node.events import Event, EventKind
+from syncline.node.exposure import check_exposure
 from syncline.node.fsm import FSM
 from syncline.node.futures import ApplyCall, ApplyFuture, ReadFuture, Then, Waiter, settle_error
 from syncline.node.joining import Ask, finish_joining, joining_config
@@ -94,6 +95,7 @@ class Raft:
         Raises ConfigError, StorageError (`DirectoryLocked`, `WrongDirectory`, `CorruptionError` ...), NodeFailed, and
         OSError where the peer address can't be bound.
         """
+        await check_exposure(config)
         raft = cls.__new__(cls)
         loop = asyncio.get_running_loop()
         raft._failure = loop.create_future()
