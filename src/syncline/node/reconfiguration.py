@@ -117,7 +117,9 @@ class Reconfiguration:
             return
         driver = self._driver
         if driver.core.leader == NONE:
-            if self._refused_by(RefusalCode.REMOVED):
+            known = driver.parts.book.members
+            # A node that was let in without being known may be anyone, if there is no secret.
+            if any(peer in known or not known for peer in self._refused_by(RefusalCode.REMOVED)):
                 driver.fail(NodeFailed(removed_text(driver.config.name, driver.core.raft.id)))
             else:
                 driver.founding.look_for_doubts(self._refused_by(RefusalCode.DIRECTORY))
