@@ -13,6 +13,7 @@ from typing import Final
 
 from syncline.client import AsyncClient, NodeStatus
 from syncline.errors import OperationError
+from syncline.server.secretfile import write_secret_file
 from tests.chaos.lan import Lan
 from tests.integration.cluster import Node, eventually
 from tests.ports import free_block
@@ -141,9 +142,12 @@ class Fleet:
         hosts = {name: lan.host(name) if lan else "127.0.0.1" for name in names}
         ports = {name: port if lan else port + at for at, name in enumerate(names)}
         founders = ",".join(f"{name}={hosts[name]}:{ports[name] + PEER_PORT - HTTP_PORT}" for name in names)
+        secret = os.path.join(directory, "peer-secret")
+        if not os.path.exists(secret):
+            write_secret_file(secret)
         program = (sys.executable, "-m", *(("tests.chaos.planted", planted) if planted else ("syncline",)))
         for name in names:
-            settings = {**SETTINGS, "initial-cluster": founders}
+            settings = {**SETTINGS, "initial-cluster": founders, "peer-secret-file": secret}
             node = ChaosNode(name, directory, ports[name], settings, host=hosts[name])
             node.program = (*(lan.program(name) if lan else ()), *program)
             self.nodes.append(node)

@@ -116,6 +116,7 @@ async def attack(cluster: Cluster, fuzzer: Fuzzer, writers: Writers) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2 * SECONDS + 240)
 def test_peer_port_under_attack_keeps_every_promise(tmp_path: Path) -> None:
     """By strangers and by a program that has the secret, over the real handshake."""
     print(f"seed {SEED}, {SECONDS:g} s")

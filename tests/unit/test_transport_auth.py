@@ -225,8 +225,10 @@ class TestForgedFrames:
                 write = end.write
 
                 def write_more(value: object) -> None:
-                    extra = encode_frame(hello(sender=3), 4096) if isinstance(value, Proof) else b""
-                    end.writer.write(encode_frame(value, 4096) + extra)
+                    if isinstance(value, Proof):
+                        end.writer.write(encode_frame(value, 4096) + encode_frame(hello(sender=3), 4096))
+                    else:
+                        write(value)
 
                 end.write = write_more  # type: ignore[method-assign]
                 with pytest.raises(EOFError):

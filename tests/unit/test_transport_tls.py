@@ -132,3 +132,27 @@ def test_files_that_can_not_be_used_are_named() -> None:
 def test_a_certificate_without_names_names_nobody(certificate: dict[str, object] | None) -> None:
     with pytest.raises(HandshakeRefused, match="no name at all"):
         check_certificate_names(certificate, 1)
+
+
+@pytest.mark.parametrize(
+    ("names", "known"),
+    [
+        (["a"], "a"),
+        (["A.db.example"], "a"),
+        (["other", "a.b.peers"], "a.b"),
+        (["0000000000000001"], "a"),
+        (["0000000000000001.peers.example"], ""),
+    ],
+)
+def test_certificate_names_a_node_by_name_or_id(names: list[str], known: str) -> None:
+    certificate: dict[str, object] = {"subjectAltName": tuple(("DNS", name) for name in names)}
+    check_certificate_names(certificate, 1, known)
+
+
+@pytest.mark.parametrize(
+    ("names", "known"), [(["ab"], "a"), (["b.a"], "a"), (["a"], "a.b"), (["a"], ""), (["0000000000000002"], "a")]
+)
+def test_certificate_of_another_name_is_refused(names: list[str], known: str) -> None:
+    certificate: dict[str, object] = {"subjectAltName": tuple(("DNS", name) for name in names)}
+    with pytest.raises(HandshakeRefused, match="0000000000000001"):
+        check_certificate_names(certificate, 1, known)

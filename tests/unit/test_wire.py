@@ -269,6 +269,7 @@ class TestCheckBatch:
             MessageType.HUP,
             MessageType.PROP,
             MessageType.BEAT,
+            MessageType.PROP,
             MessageType.SNAP,
             MessageType.UNREACHABLE,
             MessageType.SNAP_STATUS,
@@ -376,3 +377,32 @@ def test_hello_for_another_raft_group_is_refused() -> None:
     hello = Hello(2, 2, 9, 1, 2, Purpose.MESSAGES, group=7)
     with pytest.raises(HandshakeRefused, match="Raft group 7"):
         check_hello(hello, cluster_id=9, node_id=2)
+
+
+@pytest.mark.parametrize("kind", [MessageType.READ_INDEX, MessageType.TRANSFER_LEADER])
+def test_forwarded_request_of_an_unknown_node_is_refused(kind: MessageType) -> None:
+    """Its sender is the node that asked first: the leader would answer it, or hand over to it."""
+    for sender in (99, -1, 2**64 - 1):
+        with pytest.raises(FrameError):
+            check_batch(Batch([Message(kind, to=2, sender=sender)]), 1, 2, {1, 3}.__contains__)
+
+
+def test_deeply_nested_payload_is_a_frame_error() -> None:
+    for depth in (1_000, 200_000):
+        with pytest.raises(FrameError):
+            decode_payload(msgspec.msgpack.Decoder(Batch), memoryview(b"\x91" * depth + b"\xc0"))
+        with pytest.raises(FrameError):
+            decode_payload(msgspec.msgpack.Decoder(), memoryview(b"\x91" * 200_000 + b"\xc0"))
+
+
+@pytest.mark.parametrize("number", [-1, 2**63])
+def test_answer_to_proposals_with_impossible_numbers_is_refused(number: int) -> None:
+    for reply in (
+        ForwardReply([AcceptedProposal(number, 1, 1)]),
+        ForwardReply([AcceptedProposal(1, number, 1)]),
+        ForwardReply([AcceptedProposal(1, 1, number)]),
+        ForwardReply([], [RefusedProposal(number, "x", "y")]),
+        ForwardReply([], [], number),
+    ):
+        with pytest.raises(FrameError, match="impossible numbers"):
+            check_batch(Batch([], [], [reply]), 1, 2, {1}.__contains__)

@@ -30,7 +30,6 @@ from syncline.node.calls import Calls
 from syncline.node.config import Config
 from syncline.node.driver import Driver
 from syncline.node.envelope import ChangeContext, LevelChange, Member, encode
-from syncline.node.exposure import check_exposure
 from syncline.node.fsm import FSM, CheckingFSM, DurableFSM
 from syncline.node.levels import Ability, Levels, ability_of, check_start
 from syncline.node.logwriter import LogWriter
@@ -89,7 +88,6 @@ def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
     the state machine can't load its snapshot.
     """
     check_machine(fsm)
-    check_exposure(config)
     directory = DataDir.open(world.disk, config.data_dir)
     try:
         return _assemble(config, fsm, world, failed, directory)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from syncline.errors import ConfigError
 from syncline.node.config import Config
+from syncline.platform.network import is_loopback
 from syncline.transport.messages import PeerAddress
 
 __all__ = ["check_exposure"]
 
 
-def check_exposure(config: Config) -> None:
+async def check_exposure(config: Config) -> None:
     """Raise `ConfigError` if other machines can reach the peer port, and nothing tells members from strangers."""
     if config.secret or config.peer_tls is not None or config.insecure_peers:
         return
-    if not PeerAddress.parse(config.listen, setting="listen").is_loopback:
+    if not await is_loopback(PeerAddress.parse(config.listen, setting="listen").host):
         raise ConfigError(
             f"node {config.name} listens for peers on {config.listen}, which other machines can reach, and nothing"
             " tells members from strangers there: give all nodes the same Config(secret=…), 32 random bytes"

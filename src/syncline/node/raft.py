@@ -25,6 +25,7 @@ from syncline.node.changes import Changes
 from syncline.node.config import Config
 from syncline.node.driver import Driver
 from syncline.node.events import Event, EventKind
+from syncline.node.exposure import check_exposure
 from syncline.node.fsm import FSM
 from syncline.node.joining import Ask, finish_joining, joining_config
 from syncline.node.machine import check_applied_index, check_machine
@@ -89,6 +90,7 @@ class Raft(Administration):
         OSError if the peer address can't be bound.
         """
         check_config(config)
+        await check_exposure(config)
         raft = cls.__new__(cls)
         loop = asyncio.get_running_loop()
         raft._failure = loop.create_future()

@@ -439,7 +439,9 @@ class Reconfiguration:
             return False
         if self._removed_at and driver.settlement.index >= self._removed_at:
             return True
-        return removal_confirmed(driver.parts.transport.stats())
+        known, stats = driver.parts.book.members, driver.parts.transport.stats()
+        # A node that was let in without being known may be anyone, if there is no secret.
+        return removal_confirmed({peer: link for peer, link in stats.items() if not known or peer in known})
 
 
 def _updated(change: MembershipChange) -> frozenset[NodeId]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import socket
 import ssl
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Final, Protocol
 
 from syncline.platform.waiting import result_of
 
-__all__ = ["Listener", "Network", "TcpNetwork"]
+__all__ = ["Listener", "Network", "TcpNetwork", "is_loopback"]
 
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
@@ -58,6 +59,27 @@ BACKLOG: Final = 1024
 
 TLS_TIMEOUT_S: Final = 5.0
 """For a TLS handshake or its end: a stranger that connects and says nothing is gone after this."""
+
+
+LOOKUP_TIMEOUT_S: Final = 2.0
+"""For a name that might be one of this machine: a resolver that does not answer must not hold a start up for long."""
+
+
+async def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`: a loopback address, or a name that has no other addresses.
+
+    A wildcard is not loopback. A name that can't be resolved counts as another machine's.
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+            found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False
+    return bool(found) and all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)
 
 
 class TcpNetwork:

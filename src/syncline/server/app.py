@@ -18,6 +18,7 @@ from syncline.platform.network import Network, TcpNetwork
 from syncline.platform.worker import Workers
 from syncline.server.adapter import NodeBackend
 from syncline.server.config import ServerConfig
+from syncline.server.exposure import check_exposure
 from syncline.server.http import HttpServer
 from syncline.server.join import ask_members, find_members, is_new
 from syncline.server.limits import MIB
@@ -67,6 +68,7 @@ class KvServer:
         Until the node is open, requests are answered 503 `starting`. Raises ConfigError, StorageError, OperationError
         (joining failed), NodeFailed, and OSError where a port can't be bound; nothing is left running then.
         """
+        await check_exposure(config)
         network, disk = network or TcpNetwork(), disk or OsDisk()
         rng = rng or random.Random(secrets.randbits(128))
         registry = Registry()

@@ -26,7 +26,6 @@ from syncline.server.names import check_address, check_name, check_url, join_add
 from syncline.server.secretfile import parse_secrets, read_secret_file
 from syncline.storage.space import RESERVE_BYTES
 from syncline.transport.authentication import PeerAuth
-from syncline.transport.messages import PeerAddress
 
 __all__ = ["ENVIRONMENT_PREFIX", "ServerConfig", "load_config"]
 
@@ -143,7 +142,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             _check("peer_advertise", check_address, self.peer_advertise)
         self._check_membership()
         self._check_tls()
-        self._check_exposure()
+        if self.peer_secret and self.peer_secret_file:
+            raise ConfigError("give the cluster secret once: by peer_secret_file or by SYNCLINE_PEER_SECRET")
         if self.election_s < 2 * self.heartbeat_s:
             raise ConfigError(
                 f"election_s is {self.election_s}: it must be at least twice heartbeat_s ({self.heartbeat_s}),"
@@ -178,23 +178,6 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigError("http_tls_cert and http_tls_key go together")
         if len({bool(self.peer_tls_cert), bool(self.peer_tls_key), bool(self.peer_tls_ca)}) == 2:
             raise ConfigError("peer_tls_cert, peer_tls_key and peer_tls_ca go together")
-
-    def _check_exposure(self) -> None:
-        """Ask for a secret when the nodes reach each other beyond this machine."""
-        if self.peer_secret and self.peer_secret_file:
-            raise ConfigError("give the cluster secret once: by peer_secret_file or by SYNCLINE_PEER_SECRET")
-        if self.peer_secret or self.peer_secret_file or self.peer_tls_cert or self.insecure_peers or self.insecure:
-            return
-        addresses = {"peer_listen": self.peer_listen, "peer_advertise": self.peer_advertise}
-        addresses |= {f"initial_cluster: {name}": address for name, address in self.initial_cluster.items()}
-        for setting, address in addresses.items():
-            if address and not PeerAddress.parse(address, setting=setting).is_loopback:
-                raise ConfigError(
-                    f"{setting} is {address}: other machines take part, and nothing tells members from strangers. Make"
-                    " a cluster secret with `syncline secret new`, copy the file to each node, and give"
-                    " --peer-secret-file FILE (or SYNCLINE_PEER_SECRET); or give peer TLS. --insecure-peers accepts"
-                    " the risk"
-                )
 
     def __repr__(self) -> str:
         return f"ServerConfig({', '.join(f'{name}={value!r}' for name, value in self._shown())})"

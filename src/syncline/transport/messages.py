@@ -6,7 +6,6 @@ versions understand each other (a rolling upgrade); none is ever removed or give
 
 from __future__ import annotations
 
-import ipaddress
 from enum import IntEnum, StrEnum
 from typing import Protocol, TypeAlias
 
@@ -191,16 +190,6 @@ class PeerAddress(msgspec.Struct, frozen=True):
         if not (digits.isascii() and digits.isdigit()) or int(digits[:6]) > MAX_PORT:
             raise ConfigError(f"{setting} {text!r}: the port must be a number from 0 to {MAX_PORT}")
         return cls(host, int(digits))
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach it. A wildcard is not loopback, and no name but localhost is."""
-        if self.host.lower() == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -1,0 +1,28 @@
+"""Whether the nodes of a server's cluster reach each other beyond this machine, and what protects them then."""
+
+from __future__ import annotations
+
+from syncline.errors import ConfigError
+from syncline.platform.network import is_loopback
+from syncline.server.config import ServerConfig
+from syncline.transport.messages import PeerAddress
+
+__all__ = ["check_exposure"]
+
+
+async def check_exposure(config: ServerConfig) -> None:
+    """Raise `ConfigError` if other machines take part, and nothing tells members from strangers."""
+    if config.peer_secret or config.peer_secret_file or config.peer_tls_cert:
+        return
+    if config.insecure_peers or config.insecure:
+        return
+    addresses = {"peer_listen": config.peer_listen, "peer_advertise": config.peer_advertise}
+    addresses |= {f"initial_cluster: {name}": address for name, address in config.initial_cluster.items()}
+    for setting, address in addresses.items():
+        if address and not await is_loopback(PeerAddress.parse(address, setting=setting).host):
+            raise ConfigError(
+                f"{setting} is {address}: other machines take part, and nothing tells members from strangers. Make a"
+                " cluster secret with `syncline secret new`, copy the file to each node, and give"
+                " --peer-secret-file FILE (or SYNCLINE_PEER_SECRET); or give peer TLS. --insecure-peers accepts the"
+                " risk"
+            )
