@@ -100,11 +100,15 @@ def test_the_table_shows_members_and_why_one_is_not_there() -> None:
 def test_status_of_a_member_with_a_fault_shows_it_instead_of_its_lag() -> None:
     """A node that has lost entries acknowledged them once: the leader's match index says lag 0."""
     with cluster() as (nodes, doubles, _):
-        nodes["a"].status["members"][1]["fault"] = "it has lost entries"
+        members = nodes["a"].status["members"]
+        assert isinstance(members, list)
+        members[1]["fault"] = "it has lost entries"
         ran = syncline("status", "--endpoints", doubles[0].url)
         as_json = syncline("status", "--json", "--endpoints", doubles[0].url)
     assert ran.text.splitlines()[4] == "b: not healthy: it has lost entries"
-    row = as_json.json()["members"][1]
+    rows = as_json.json()["members"]
+    assert isinstance(rows, list)
+    row = rows[1]
     assert (row["name"], row["lag"], row["fault"]) == ("b", None, "it has lost entries")
 
 
