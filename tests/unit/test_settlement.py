@@ -123,6 +123,15 @@ def test_follower_ignores_what_is_not_its_leaders_answer(sender: int, kind: int)
     assert world.sent == []
 
 
+def test_settled_index_told_is_bounded_by_what_was_applied() -> None:
+    """A later change is not settled because a wrong number was told before it was made."""
+    world = World(2)
+    world.settlement.on_notice(1, Notice(NoticeKind.SETTLED, world.core.term, 2**63))
+    assert world.settlement.index == 20
+    world.book.membership_index = 21
+    assert not world.settlement.complete
+
+
 def test_settled_index_never_goes_back() -> None:
     world = World(2)
     world.settlement.on_notice(1, Notice(NoticeKind.SETTLED, world.core.term, 20))

@@ -39,6 +39,8 @@ from syncline.transport.messages import (
     Forward,
     ForwardedProposal,
     ForwardReply,
+    Notice,
+    NoticeKind,
     PeerAddress,
     RefusedProposal,
 )
@@ -329,3 +331,18 @@ def test_a_snapshot_message_survives_the_wire() -> None:
     message = Message(MessageType.SNAP, to=2, sender=1, snapshot=Snapshot(SnapshotMeta(9, 3, membership)))
     decoded = msgspec.msgpack.Decoder(Message).decode(msgspec.msgpack.encode(message))
     assert decoded.snapshot == message.snapshot
+
+
+def test_notices_travel_in_a_batch() -> None:
+    """Runtimes tell each other what is settled, and which node has lost entries."""
+    notice = Notice(NoticeKind.SETTLED, 3, 7)
+    frame = encode_frame(Batch(notices=[notice]), 1000)
+    [payload] = FrameDecoder(1000).feed(frame)
+    batch = decode_payload(decoder, payload)
+    assert batch.items() == [notice]
+    assert len(frame) <= message_size_bytes(notice)
+
+
+def test_batch_of_a_version_without_notices_has_none() -> None:
+    older = memoryview(msgspec.msgpack.encode([[], [], [], 7, 0]))
+    assert decode_payload(decoder, older).notices == []
