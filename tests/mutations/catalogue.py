@@ -82,7 +82,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "counting votes by message instead of by voter",
         "PySyncObj",
         core.votes_by_message,
-        (_clusters("leader completeness|election safety", 100),),
+        (_clusters("leader completeness|election safety", 300),),
     ),
     Mutation(
         "commit index counted without a real quorum of voters",

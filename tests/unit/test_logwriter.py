@@ -172,6 +172,38 @@ def test_a_commit_index_that_nothing_takes_along_is_written_by_itself(tmp_path: 
     run(tmp_path, scenario)
 
 
+def test_commit_index_that_is_settled_now_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of the membership relies on it: it must not wait for an append to travel with."""
+    monkeypatch.setattr(logwriter, "COMMIT_SETTLE_S", 60.0)
+
+    async def scenario(world: World) -> None:
+        world.append(row(1, 3), HardState(1, 0, 1), answer=3)
+        await world.until(lambda: world.delivered == [3])
+        assert world.writer.durable_commit == 1
+        world.append([], HardState(1, 0, 2))
+        assert world.writer.durable_commit == 1
+        world.writer.settle_now()
+        assert world.writer.durable_commit == 1, "it is on its way"
+        await world.until(lambda: world.writer.durable_commit == 2)
+        assert world.writer.syncs == 2
+        world.writer.settle_now()
+        assert world.writer.syncs == 2, "there is nothing to write"
+
+    assert run(tmp_path, scenario) == HardState(1, 0, 2)
+
+
+def test_durable_commit_index_is_known_after_a_restart(tmp_path: Path) -> None:
+    async def before(world: World) -> None:
+        world.append(row(1, 3), HardState(1, 0, 2), answer=3)
+        await world.until(lambda: world.delivered == [3])
+
+    async def after(world: World) -> None:
+        assert world.writer.durable_commit == 2
+
+    run(tmp_path, before)
+    run(tmp_path, after)
+
+
 def test_a_promise_of_nothing_new_waits_for_earlier_ones_only(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         world.append([], answer=7)

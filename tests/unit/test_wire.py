@@ -40,6 +40,8 @@ from syncline.transport.messages import (
     Forward,
     ForwardedProposal,
     ForwardReply,
+    Notice,
+    NoticeKind,
     PeerAddress,
     RefusedProposal,
 )
@@ -406,3 +408,18 @@ def test_answer_to_proposals_with_impossible_numbers_is_refused(number: int) -> 
     ):
         with pytest.raises(FrameError, match="impossible numbers"):
             check_batch(Batch([], [], [reply]), 1, 2, {1}.__contains__)
+
+
+def test_notices_travel_in_a_batch() -> None:
+    """Runtimes tell each other what is settled, and which node has lost entries."""
+    notice = Notice(NoticeKind.SETTLED, 3, 7)
+    frame = encode_frame(Batch(notices=[notice]), 1000)
+    [payload] = FrameDecoder(1000).feed(frame)
+    batch = decode_payload(decoder, payload)
+    assert batch.items() == [notice]
+    assert len(frame) <= message_size_bytes(notice)
+
+
+def test_batch_of_a_version_without_notices_has_none() -> None:
+    older = memoryview(msgspec.msgpack.encode([[], [], [], 7, 0]))
+    assert decode_payload(decoder, older).notices == []

@@ -147,7 +147,7 @@ class Raft:
                 f"the stored commit index is {hard_state.commit}, but the stored log ends at {self.log.last_index}:"
                 " a part of it was lost"
             )
-        # It may be behind the snapshot that the log starts from: nothing waits for a commit index to be durable.
+        # It may be behind the snapshot that the log starts from: writes wait for no commit index to be durable.
         self.log.commit_to(hard_state.commit)
         self.term = hard_state.term
         self.vote = hard_state.vote

@@ -99,7 +99,8 @@ class Settlement:
         if notice.kind == NoticeKind.IS_SETTLED and core.state is StateType.LEADER:
             self._send(sender, Notice(NoticeKind.SETTLED, core.term, self.index))
         elif notice.kind == NoticeKind.SETTLED and sender == core.leader:
-            self._settled(notice.index)
+            # No more than what was applied here: a wrong number must not speak of changes that are still to come.
+            self._settled(min(notice.index, self._book.membership_index))
 
     def _settled(self, index: int) -> None:
         if index > self.index:

@@ -8,7 +8,7 @@ Where the log, the snapshots and the state disagree after a crash, `StoredLog.op
 - The log must reach back to the newest intact snapshot. Otherwise entries are missing, and the node must not start.
 - The snapshot may be another member's: it has nothing in it that is this node's own, and what was applied there was
   committed. So it is taken like one that a leader has sent.
-- A snapshot may be ahead of the commit index that the log knows: nothing waits for that to be durable. It is raised.
+- A snapshot may be ahead of the commit index that the log knows: it does not wait for that. The index is raised.
 - A snapshot that the log does not contain was received from a leader just before the crash, and its marker did not
   reach the log. It holds committed state, so the installation is completed: the log restarts after it.
 """
@@ -301,7 +301,7 @@ def settle(recovery: Recovery, snapshot: SnapshotMeta | None, *, path: str) -> W
     if newest.index <= recovery.last_index and recovery.terms.term(newest.index) == newest.term:
         if newest.index <= state.commit:
             return None
-        # Nothing waits for a commit index to be durable. But what is in a snapshot was applied, hence committed.
+        # A snapshot waits for no commit index to be durable. But what is in it was applied, hence committed.
         return WalWrite(hard_state=HardState(state.term, state.vote, newest.index))
     if state.commit >= newest.index:
         raise CorruptionError(
