@@ -24,6 +24,7 @@ from syncline.node.futures import ApplyFuture
 from syncline.node.members import format_id, members_of
 from syncline.node.refusals import refused_by_quorum
 from syncline.node.startguard import convicted_by
+from syncline.node.starts import are_forked
 from syncline.transport.handshake import Hello
 from syncline.transport.messages import Refusal, RefusalCode
 
@@ -259,7 +260,7 @@ class Reconfiguration:
             directory=identity.directory_id,
             incarnation=identity.incarnations[0],
         )
-        if known == mine or known.incarnation > mine.incarnation:
+        if known == mine or known.incarnation > mine.incarnation or are_forked(known.incarnation, mine.incarnation):
             return
         try:
             future = driver.proposals.new(driver.loop, len(mine.address), driver.loop.time() + ANNOUNCE_S)
@@ -276,6 +277,8 @@ class Reconfiguration:
         for member in driver.parts.book.members.values():
             if member.id != me and member.address and member.id in members:
                 driver.parts.transport.set_peer(member.id, member.address)
+            if member.id != me:
+                driver.parts.guard.registered(member)
         for gone in driver.parts.book.removed:
             driver.parts.transport.remove_peer(gone)
 
