@@ -72,7 +72,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     peer_tls_ca: str = ""
 
     initial_cluster: dict[str, str] = {}
-    """The members that the cluster starts with: name to peer address, the same on all of them. Hints at later starts."""
+    """The members that the cluster starts with: name to peer address, the same on all. Hints at later starts."""
     join: tuple[str, ...] = ()
     """URLs of members of a running cluster to join, instead of `initial_cluster`. At later starts they are asked for
     addresses, while the node has no leader."""
