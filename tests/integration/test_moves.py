@@ -118,6 +118,23 @@ def test_member_that_moved_twice_is_found(tmp_path: Path) -> None:
     run(check())
 
 
+def test_members_that_swap_addresses_are_found(tmp_path: Path) -> None:
+    """Each is dialled at the address where the other one answers now: it is refused there, and no link is taken."""
+
+    async def check() -> None:
+        async with cluster(tmp_path) as nodes:
+            await nodes.leader()
+            for name in "bc":
+                await nodes.stop(name)
+            await nodes.start("b", listen=nodes.address("c"))
+            await nodes.start("c", listen=nodes.address("b"))
+            await known_at(nodes, "b", nodes.address("c"))
+            await known_at(nodes, "c", nodes.address("b"))
+            await works(nodes)
+
+    run(check())
+
+
 def test_wrong_advertise_is_corrected_at_the_next_start(tmp_path: Path) -> None:
     """Given once, it was replicated; the hint in the others' `peers` is what still worked."""
 
