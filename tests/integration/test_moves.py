@@ -77,7 +77,7 @@ def test_moved_members_are_found_by_their_greetings(tmp_path: Path, moved: str, 
 
 @pytest.mark.parametrize("listed", [True, False])
 def test_all_members_move_with_new_peers(tmp_path: Path, listed: bool) -> None:
-    """Nobody is where it was. New `peers` are hints at a later start: the cluster stays what it is.
+    """No member is at its old address. New `peers` are hints at a later start: the cluster stays what it is.
 
     Of `peers` that name only one other member each, all are found too: greetings tell the rest.
     """
