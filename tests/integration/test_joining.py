@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from syncline import Raft
-from syncline.errors import Closed, CorruptionError, MembershipError, NodeFailed
+from syncline.errors import Closed, ConfigError, CorruptionError, MembershipError, NodeFailed
 from syncline.storage.datadir import JOINING_NAME
 from tests.node_cluster import Cluster, Listing, cluster, until
 from tests.support import run
@@ -131,5 +131,61 @@ def test_it_raises_what_ends_the_node_by_itself(tmp_path: Path) -> None:
             await nodes.rafts["a"].close()
             with pytest.raises(Closed):
                 await asyncio.wait_for(stopped, 20)
+
+    run(check())
+
+
+def test_joiner_without_a_log_finds_members_by_hints(tmp_path: Path) -> None:
+    """Its first address was wrong, so no member could dial it. Names in `peers` are taken for initial members then."""
+
+    async def check() -> None:
+        async with cluster(tmp_path, "a") as nodes:
+            a = nodes.rafts["a"]
+            info = await a.add_learner("d", "127.0.0.1:1", promote=False)
+            await nodes.start("d", advertise="127.0.0.1:1", cluster_id=a.cluster_id, node_id=info.id)
+            await nodes.stop("d")
+            peers = {"a": nodes.address("a"), "d": nodes.address("d")}
+            d = await nodes.start("d", peers=peers)
+            await until(d, lambda: d.leader is not None)
+            await until(a, lambda: a.membership().members[info.id].address == nodes.address("d"))
+            await nodes.stop("d")
+            await nodes.stop("a")
+
+    run(check())
+
+
+def test_raft_hint_has_a_node_dialled(tmp_path: Path) -> None:
+    """A hint that is no address is refused; one for a node that is no member costs nothing for long."""
+
+    async def check() -> None:
+        async with cluster(tmp_path, "a") as nodes:
+            a = nodes.rafts["a"]
+            info = await a.add_learner("d", "127.0.0.1:1", promote=False)
+            d = await nodes.start("d", cluster_id=a.cluster_id, node_id=info.id)
+            with pytest.raises(ConfigError):
+                d.hint(a.node_id, "nowhere")
+            d.hint(12345, "127.0.0.1:1")
+            d.hint(a.node_id, nodes.address("a"))
+            await until(d, lambda: d.leader is not None)
+            await until(d, lambda: 12345 not in d.peers())
+
+    run(check())
+
+
+def test_joiner_that_failed_half_way_may_come_with_another_address(tmp_path: Path) -> None:
+    """It is a member already, under the id that it chose: its address in the registry is corrected by itself."""
+
+    async def check() -> None:
+        async with cluster(tmp_path, "a") as nodes:
+
+            async def unlucky(node_id: int) -> int:
+                await nodes.rafts["a"].add_learner("d", "127.0.0.1:1", node_id=node_id)
+                raise ConnectionError("the answer was lost")
+
+            with pytest.raises(ConnectionError, match="the answer was lost"):
+                await Raft.join(nodes.config("d"), Listing(), unlucky)
+            joined = await Asked(nodes, "d").join()
+            joined.hint(nodes.rafts["a"].node_id, nodes.address("a"))
+            await until(joined, lambda: joined.role == "follower")
 
     run(check())

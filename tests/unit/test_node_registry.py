@@ -60,6 +60,7 @@ class Node:
         self.parts = SimpleNamespace(
             book=MemberBook(),
             transport=SimpleNamespace(set_peer=nothing, remove_peer=nothing),
+            guard=SimpleNamespace(registered=nothing),
             identity=Identity(1, ME, "one"),
             writer=SimpleNamespace(settle_now=nothing, durable_commit=10**9),
         )
@@ -175,6 +176,15 @@ def test_registry_ignores_announcements_of_earlier_starts() -> None:
     older = Member(2, "two", "old:1", directory=20, incarnation=2 << 32)
     assert registry_after(one, add, MEMBER, older)[2] == MEMBER
     assert registry_after(one, add, older, MEMBER)[2] == MEMBER
+
+
+def test_registry_keeps_the_first_of_two_forks() -> None:
+    """Of two starts with one count, from copies of a directory, the log decides, so that all members agree."""
+    one = change(ChangeType.ADD_NODE, ME, Member(ME, "one", "one:1"))
+    add = change(ChangeType.ADD_LEARNER_NODE, 2, Member(2, "two", "two:0"))
+    fork = Member(2, "two", "copy:1", directory=20, incarnation=(3 << 32) + 1)
+    assert registry_after(one, add, MEMBER, fork)[2] == MEMBER
+    assert registry_after(one, add, fork, MEMBER)[2] == fork
 
 
 def test_registry_takes_an_updated_address_and_nothing_else() -> None:

@@ -30,6 +30,7 @@ from syncline.server.app import KvServer
 from syncline.server.asgi import AsgiApp
 from syncline.server.config import ServerConfig
 from syncline.storage.datadir import DataDir
+from tests.node_cluster import until
 from tests.ports import free_block
 from tests.support import run
 
@@ -437,3 +438,63 @@ def test_a_removed_node_stops_and_says_why(tmp_path: Path) -> None:
             await client.put("a", b"2")
 
     run(scenario())
+
+
+def test_joiner_with_a_wrong_address_works_once_it_is_corrected(tmp_path: Path) -> None:
+    """It got no log, because no member could dial it, so it knows none: it asks at `join` where they are."""
+
+    async def check() -> None:
+        async with cluster(tmp_path, "a") as servers:
+            wrong = f"127.0.0.1:{free_ports(1)[0]}"
+            config = settings(tmp_path, "d", join=(servers["a"].http_url,), join_as_learner=True)
+            joined = await KvServer.open(msgspec.structs.replace(config, peer_advertise=wrong))
+            node_id = joined.raft.node_id
+            assert joined.raft.stats().applied == 0
+            await joined.close(drain_s=0)
+            async with await KvServer.open(config) as mended, AsyncClient(mended.http_url) as client:
+                assert mended.raft.node_id == node_id
+                await client.put("k", "v", timeout_s=MEMBERSHIP_TIMEOUT_S)
+                raft = mended.raft
+                await until(raft, lambda: raft.membership().members[node_id].address == config.peer_listen)
+
+    run(check())
+
+
+def test_initial_cluster_holds_hints_at_a_later_start(tmp_path: Path) -> None:
+    """All three move at once, and each is told where the others are now."""
+
+    async def check() -> None:
+        async with cluster(tmp_path) as servers:
+            cluster_id = servers["a"].raft.cluster_id
+            async with AsyncClient(servers["a"].http_url) as client:
+                await client.put("k", "before", timeout_s=MEMBERSHIP_TIMEOUT_S)
+            for server in servers.values():
+                await server.close(drain_s=0)
+            moved = dict(zip("abc", free_ports(3), strict=True))
+            members = {name: f"127.0.0.1:{port}" for name, port in moved.items()}
+            for name, port in moved.items():
+                servers[name] = await KvServer.open(settings(tmp_path, name, port, initial_cluster=members))
+            async with AsyncClient(servers["b"].http_url) as client:
+                found = await client.get("k", timeout_s=MEMBERSHIP_TIMEOUT_S)
+                assert found is not None
+                assert found.value == b"before"
+                await client.put("k", "after", timeout_s=MEMBERSHIP_TIMEOUT_S)
+            assert servers["c"].raft.cluster_id == cluster_id
+
+    run(check())
+
+
+def test_update_through_http_changes_an_address(tmp_path: Path) -> None:
+    """Of a member that is stopped: it can't announce anything itself."""
+
+    async def check() -> None:
+        async with cluster(tmp_path) as servers, AsyncClient(servers["a"].http_url) as client:
+            await client.put("k", "v", timeout_s=MEMBERSHIP_TIMEOUT_S)
+            await servers.pop("c").close(drain_s=0)
+            members = await client.update_member("c", address="127.0.0.1:9", timeout_s=MEMBERSHIP_TIMEOUT_S)
+            assert {member.name: member.peer for member in members.members}["c"] == "127.0.0.1:9"
+            taken = servers["b"].raft.advertised
+            with pytest.raises(MembershipError, match="already the address"):
+                await client.update_member("c", address=taken, timeout_s=MEMBERSHIP_TIMEOUT_S)
+
+    run(check())

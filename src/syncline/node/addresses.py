@@ -1,7 +1,7 @@
 """Where members may be dialled besides the addresses in the registry, and telling the registry of those that work.
 
 - `peers` of a later start are hints, by name. A node that knows no members yet takes the names for initial members.
-- Hints by id come from whoever runs the node: a server asks the members at `--join`.
+- Hints by id come from the program around the node: a server asks the members at `--join`.
 - A member that moved tells each peer that it reaches its new address. If it does not reach the leader, a peer that has
   a link to it at this address updates the registry in its place, so that the leader can dial it.
 """

@@ -81,7 +81,7 @@ def check_changes(changes: object) -> list[tuple[ChangeType, NodeId]]:
         kind, node_id = change
         check_id(node_id, f"the node id in changes[{place}]")
         if kind is ChangeType.UPDATE_NODE:
-            raise ConfigError(f"changes[{place}] is UPDATE_NODE, which adds, removes, promotes and demotes nothing")
+            raise ConfigError(f"changes[{place}] is UPDATE_NODE, an update of an address: call `update_member` for it")
         checked.append((kind, node_id))
     if len({node_id for _, node_id in checked}) != len(checked):
         raise ConfigError("changes names one node twice: give each node one change")

@@ -238,7 +238,9 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
         receiver=Calls("syncline-receive", world.workers, on_failure),
         transport=transport,
         noter=noter,
-        guard=StartGuard(starts, opened.book, transport, noter, world.disk, opened.directory.path),
+        guard=StartGuard(
+            starts, opened.book, noter, world.disk, opened.directory.path, leave=transport.leave_other_starts
+        ),
         levels=_levels(config, opened, relay, on_failure),
     )
     log.info("the log is synced by %s", "a thread" if parts.writer.syncs_on_a_thread else "the kernel")

@@ -11,6 +11,7 @@ import msgspec
 
 from syncline.consensus.types import MembershipState, NodeId
 from syncline.node.envelope import ClusterLevels, Member
+from syncline.node.starts import are_forked
 
 __all__ = [
     "MemberBook",
@@ -82,13 +83,15 @@ class MemberBook:
         """Take what a member announces about itself; tells whether anything changed.
 
         Nothing changes if it is about another data directory than the known one, which never changes, or from an
-        earlier start than the newest that has announced itself.
+        earlier start than the newest that has announced itself, or a fork of that one.
         """
         known = self.members.get(member.id)
         if member.id in self.removed or known == member:
             return False
         if known is not None:
             if known.directory not in (0, member.directory) or member.incarnation < known.incarnation:
+                return False
+            if are_forked(known.incarnation, member.incarnation):
                 return False
             member = msgspec.structs.replace(member, promote=known.promote)
         self.members[member.id] = member

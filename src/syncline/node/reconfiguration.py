@@ -38,6 +38,7 @@ from syncline.node.members import format_id, members_of
 from syncline.node.quorum_risk import CommitHistory, absent_voters
 from syncline.node.refusals import refused_by_quorum, removal_confirmed
 from syncline.node.startguard import convicted_by
+from syncline.node.starts import are_forked
 from syncline.transport.handshake import Hello
 from syncline.transport.messages import Refusal, RefusalCode
 
@@ -333,7 +334,7 @@ class Reconfiguration:
             level=driver.parts.levels.can.level,
             machine_version=driver.parts.levels.can.machine_version,
         )
-        if known == mine or known.incarnation > mine.incarnation:
+        if known == mine or known.incarnation > mine.incarnation or are_forked(known.incarnation, mine.incarnation):
             return
         try:
             future = driver.proposals.new(driver.loop, len(mine.address), driver.loop.time() + ANNOUNCE_S)
@@ -367,6 +368,8 @@ class Reconfiguration:
                     driver.parts.transport.set_peer(member.id, member.address)
                 except ConfigError as error:  # replicated long ago: to stop here would stop every node
                     self._unreachable.warn(f"no link to member {member.name!r} ({format_id(member.id)}): {error}")
+            if member.id != me:
+                driver.parts.guard.registered(member)
         for gone in driver.parts.book.removed:
             if gone not in self._removals:
                 driver.parts.transport.remove_peer(gone)

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
+from collections.abc import Callable
 
 from syncline.consensus.types import NodeId
 from syncline.errors import Closed, CorruptionError
 from syncline.node.calls import Calls
+from syncline.node.envelope import Member
 from syncline.node.members import MemberBook, format_id
-from syncline.node.starts import Origin, judge
+from syncline.node.starts import Origin, are_forked, judge
 from syncline.platform.disk import Disk
 from syncline.storage.datadir import Identity
 from syncline.storage.peerstarts import MAX_DIRECTORIES, encode_starts, read_starts, write_starts
 from syncline.transport.handshake import Hello, Welcome
 from syncline.transport.messages import Refusal, RefusalCode
 
-__all__ = ["Arrivals", "StartGuard", "convicted_by", "load_starts", "older_copy_text"]
+__all__ = ["StartGuard", "convicted_by", "load_starts", "older_copy_text"]
 
 log = logging.getLogger("syncline.node")
 
@@ -29,78 +30,55 @@ MAX_UNKNOWN = 64
 """Directories in memory and file before those of nodes that are not known as members are not noted any more: each note
 is a write to the disk. While its log is applied at a start, a node does not know the members yet."""
 
-CONFLICT_S = 10.0
-"""The second of two processes dials again within about a second. What it said long ago proves nothing any more."""
-
-TELL_S = 60.0
-"""Between two words on a peer that runs twice."""
-
-
-class Arrivals(Protocol):
-    """The connections on which peers send, as far as the guard asks about them."""
-
-    def arrival_of(self, peer: NodeId) -> tuple[int, float] | None:
-        """Incarnation of the peer at the other end, and when the last bytes came; None without a connection."""
-        ...
-
 
 class StartGuard:
     """What one node knows of the starts of others. Everything is called on the event loop."""
 
     def __init__(
-        self, starts: dict[int, int], book: MemberBook, arrivals: Arrivals, writer: Calls, disk: Disk, path: str
+        self,
+        starts: dict[int, int],
+        book: MemberBook,
+        writer: Calls,
+        disk: Disk,
+        path: str,
+        *,
+        leave: Callable[[NodeId, int], None],
     ) -> None:
+        """`leave(peer, incarnation)` ends the connections with all other starts of `peer`."""
         self._starts = starts
         self._book = book
-        self._arrivals = arrivals
         self._writer = writer
         self._disk = disk
         self._path = path
+        self._leave = leave
         self._loop = asyncio.get_running_loop()
         self._unwritten = False
         self._writing: asyncio.Future[None] | None = None
-        self._conflicts: dict[NodeId, float] = {}
-        """Peers of which a second process has greeted while the first was connected, and when it first did."""
-        self._tell_s: dict[NodeId, float] = {}
-        """When the next word on such a peer goes to the log."""
 
     def refuse(self, hello: Hello) -> Refusal | None:
         """Judge a dialler by its starts; None if it may connect."""
-        peer, known = hello.sender, self._known(hello.sender, hello.directory)
-        origin = judge(known, hello.incarnation, hello.history)
-        if origin is Origin.LEGITIMATE:
-            self._conflicts.pop(peer, None)
+        known = self._known(hello.sender, hello.directory)
+        if judge(known, hello.incarnation, hello.history) is Origin.LEGITIMATE:
             return None
-        if origin is Origin.EQUAL_COUNT and (arrival := self._arrivals.arrival_of(peer)) and arrival[0] == known:
-            return self._refuse_one_of_two(hello, known, arrival[1])
-        self._conflicts.pop(peer, None)
         text = (
             f"node {_named(hello)} is refused: its data directory was put back to an older copy, or copied; a start"
             " that is not in its history is known here"
         )
         return Refusal(text, RefusalCode.OLDER_START)
 
-    def _refuse_one_of_two(self, hello: Hello, known: int, heard_s: float) -> Refusal | None:
-        """Two starts with equal counts: choose the greater one, if the known one has spoken since the other came.
-
-        A connection alone does not prove that the known one is alive: the machine may have lost its power. Then the
-        dialler's directory was put back, and it must not win by its random bits.
-        """
-        peer, now_s = hello.sender, self._loop.time()
-        since_s = self._conflicts.setdefault(peer, now_s)
-        if since_s < now_s - CONFLICT_S:
-            since_s = self._conflicts[peer] = now_s
-        if heard_s <= since_s:
-            return Refusal(f"node {_named(hello)} is connected from another process: wait until one of them is gone")
-        if now_s >= self._tell_s.get(peer, now_s):
-            self._tell_s[peer] = now_s + TELL_S
+    def registered(self, member: Member) -> None:
+        """The registry has taken a start of a member. If this node knows a fork of it, the registry decides."""
+        directory, incarnation = member.directory, member.incarnation
+        if are_forked(self._starts.get(directory, incarnation), incarnation):
             log.error(
-                "two processes run as node %s: its data directory was copied. One of them is refused", _named(hello)
+                "two processes have run as node %s (%s): its data directory was copied; start %016x stays",
+                member.name,
+                format_id(member.id),
+                incarnation,
             )
-        if hello.incarnation > known:
-            return None
-        text = f"node {_named(hello)} is refused: its data directory was copied, and a process uses the other copy"
-        return Refusal(text, RefusalCode.OLDER_START)
+            self._starts[directory] = incarnation
+            self._write()
+            self._leave(member.id, incarnation)
 
     def why_not_dial(self, welcome: Welcome) -> str | None:
         """Judge a peer that has answered a dial: the reason to leave it, or None. Its start is noted then."""
@@ -119,9 +97,9 @@ class StartGuard:
 
     def _known(self, peer: NodeId, directory: int) -> int:
         """The newest incarnation that is known of a data directory; 0: none."""
-        member = self._book.members.get(peer)
+        member, noted = self._book.members.get(peer), self._starts.get(directory, 0)
         replicated = member.incarnation if member is not None and member.directory == directory else 0
-        return max(replicated, self._starts.get(directory, 0))
+        return replicated if are_forked(replicated, noted) else max(replicated, noted)
 
     def _note(self, peer: NodeId, directory: int, incarnation: int) -> asyncio.Future[None] | None:
         if not directory:
@@ -175,15 +153,9 @@ def load_starts(disk: Disk, path: str) -> dict[int, int]:
 
 
 def convicted_by(registered: int, identity: Identity) -> bool:
-    """Whether the registry has a start of this node that its own directory does not know of.
-
-    Of two live processes on copies the one with the greater number goes on.
-    """
-    if not identity.incarnations:
-        return False
-    newest = identity.incarnations[0]
-    origin = judge(registered, newest, identity.incarnations[1:])
-    return origin in (Origin.OLDER, Origin.FORKED) or (origin is Origin.EQUAL_COUNT and registered > newest)
+    """Whether the registry has a start of this node that its own directory does not know of."""
+    newest, *earlier = identity.incarnations or (0,)
+    return newest != 0 and judge(registered, newest, tuple(earlier)) is not Origin.LEGITIMATE
 
 
 def older_copy_text(name: str, node_id: NodeId, path: str) -> str:

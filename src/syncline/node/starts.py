@@ -14,8 +14,9 @@ one lengthens the history of the copy, which still lacks the start that the memb
     5:a                   5:d                             older copy that was started again, or two copies
     5:a                   7:e after 6:d, 5:d              the same, some starts later
 
-Two live processes on copies of one directory have equal counts too. Then the greater number wins at each acceptor, so
-that all acceptors choose the same one (`StartGuard`).
+Two processes on copies of one directory have equal counts too. A member never exchanges one for the other: it may hold
+promises of the one that it knows, and the other one has not made them. If two members know different ones, the member
+registry decides: of two starts with one count, the first to be announced in the log stays.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import Final
 
-__all__ = ["MAX_HISTORY", "RANDOM_BITS", "Origin", "judge", "next_incarnation", "start_count"]
+__all__ = ["MAX_HISTORY", "RANDOM_BITS", "Origin", "are_forked", "judge", "next_incarnation", "start_count"]
 
 RANDOM_BITS: Final = 32
 """They tell two starts with equal counts apart."""
@@ -43,9 +44,7 @@ class Origin(Enum):
     OLDER = auto()
     """Its newest start is older than the one that the member knows."""
     FORKED = auto()
-    """Its history has another start than the member knows under the same count."""
-    EQUAL_COUNT = auto()
-    """As `FORKED`, and the known start is as new as the presented one: both processes may be running."""
+    """Its history has another start under the count of the one that the member knows."""
 
 
 def start_count(incarnation: int) -> int:
@@ -70,9 +69,12 @@ def judge(known: int, presented: int, history: tuple[int, ...]) -> Origin:
     known_count, count = start_count(known), start_count(presented)
     if count < known_count:
         return Origin.OLDER
-    if count == known_count:
-        return Origin.EQUAL_COUNT
-    oldest = min(map(start_count, history), default=count)
+    oldest = start_count(history[-1]) if history else count
     if oldest > known_count and len(history) + 1 >= MAX_HISTORY:
         return Origin.LEGITIMATE  # the known start is older than what a history holds: nothing contradicts it
     return Origin.FORKED
+
+
+def are_forked(one: int, other: int) -> bool:
+    """Whether two incarnations of a directory have one count, so that at most one of them may take part."""
+    return one != other and start_count(one) == start_count(other)

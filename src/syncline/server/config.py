@@ -84,9 +84,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The same as `insecure_peers`; it will hold for clients too."""
 
     initial_cluster: dict[str, str] = {}
-    """The members that the cluster starts with: name to peer address, the same on all of them. Read at first start."""
+    """The members that the cluster starts with: name to peer address, the same on all. Hints at later starts."""
     join: tuple[str, ...] = ()
-    """URLs of members of a running cluster to join, instead of `initial_cluster`. Read at first start."""
+    """URLs of members of a running cluster to join, instead of `initial_cluster`. At later starts they are asked for
+    addresses, while the node has no leader."""
     join_tls_ca: str = ""
     """A PEM file: the certificate authorities to trust for `join` over https, instead of the system's."""
     join_as_learner: bool = False

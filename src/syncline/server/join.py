@@ -89,7 +89,7 @@ async def ask_members(config: ServerConfig, node_id: NodeId, *, http: str, netwo
 
 
 async def find_members(config: ServerConfig, raft: Raft, *, network: Network, rng: random.Random) -> None:
-    """While the node has no leader, ask at `config.join` where the members are, and have them dialled there."""
+    """While the node has no leader, ask at `config.join` for the members' addresses, and have them dialled there."""
     async with AsyncClient(config.join, network=network, rng=rng, tls=_trusted(config)) as client:
         while raft.leader is None:
             try:

@@ -29,6 +29,7 @@ from syncline.storage.datadir import (
     encode_identity,
     read_identity,
 )
+from syncline.storage.peerstarts import PEERS_NAME
 from syncline.storage.wholefile import read_file, replace_file
 
 __all__ = ["Replacement", "begin", "complete", "free_folder", "give_up", "read_note"]
@@ -36,7 +37,7 @@ __all__ = ["Replacement", "begin", "complete", "free_folder", "give_up", "read_n
 FOLDER_NAME: Final = "set-aside-"
 """Followed by the first free number."""
 
-MOVED: Final = (SNAPSHOTS_NAME, WAL_NAME, JOINING_NAME, IDENTITY_NAME)
+MOVED: Final = (SNAPSHOTS_NAME, WAL_NAME, PEERS_NAME, JOINING_NAME, IDENTITY_NAME)
 
 NOTE_LIMIT_BYTES: Final = 1 << 20
 

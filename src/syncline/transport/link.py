@@ -259,6 +259,11 @@ class PeerLink:
                 self._give_up_greeting(connection, incarnation)
         self.dial()
 
+    def leave_other_starts(self, incarnation: int, reason: str) -> None:
+        """End the connection if it is with another start of the peer than this one."""
+        if self._connection is not None and self.state is State.UP and self._peer_incarnation != incarnation:
+            self._connection.reset(reason)
+
     def _give_up_greeting(self, connection: Connection, incarnation: int) -> None:
         """It was not answered, for the sake of a peer that is alive; unless it was meanwhile."""
         if connection is self._connection and self.state is State.GREETING and incarnation != self._given_up_for:

@@ -215,6 +215,15 @@ class Transport:
             if sender.peer == peer:
                 task.cancel()
 
+    def leave_other_starts(self, peer: NodeId, incarnation: int) -> None:
+        """End the connections with all starts of `peer` but this one. The link dials again."""
+        reason = "another start of the peer is the right one"
+        incoming, link = self._incoming.get(peer), self._links.get(peer)
+        if incoming is not None and incoming.incarnation != incarnation:
+            incoming.connection.reset(reason)
+        if link is not None:
+            link.leave_other_starts(incarnation, reason)
+
     def send(self, to: NodeId, message: PeerMessage) -> bool:
         """Queue a message for the next `flush`. False: dropped (no link, or its buffer is full).
 
@@ -279,11 +288,6 @@ class Transport:
         link = self._links.get(peer)
         up = link is not None and link.state is State.UP and link.address == link.candidates.greeted
         return link.address if link is not None and up else None
-
-    def arrival_of(self, peer: NodeId) -> tuple[int, float] | None:
-        """Incarnation of the peer that is connected to this node, and when its last bytes came; None: none is."""
-        incoming = self._incoming.get(peer)
-        return (incoming.incarnation, incoming.connection.received_s) if incoming is not None else None
 
     def stats(self) -> dict[NodeId, PeerStats]:
         """The state of the links, for every peer set."""

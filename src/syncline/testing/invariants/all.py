@@ -11,7 +11,7 @@ from syncline.testing.invariants.durability import (
 )
 from syncline.testing.invariants.elections import ElectionSafety, LeaderCompleteness, VoteOnce
 from syncline.testing.invariants.logs import CommitAgreement, LeaderAppendOnly, LogMatching, NeverBack
-from syncline.testing.invariants.machines import Digest, EqualStates, NoAlarm
+from syncline.testing.invariants.machines import Digest, EqualRegistries, EqualStates, NoAlarm
 from syncline.testing.invariants.memberships import MembershipsOverlap, OneChangeAtATime
 
 __all__ = ["all_invariants"]
@@ -34,5 +34,6 @@ def all_invariants(facts: Facts, verdict: Verdict, digest: Digest) -> list[Invar
         OneChangeAtATime,
         MembershipsOverlap,
         NoAlarm,
+        EqualRegistries,
     )
     return [*(kind(facts, verdict) for kind in kinds), EqualStates(facts, verdict, digest)]
