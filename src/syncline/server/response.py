@@ -11,13 +11,28 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["JSON", "OCTETS", "TEXT", "Respond", "Response", "bare", "json_response", "status_line"]
+__all__ = [
+    "JSON",
+    "NO_CACHE",
+    "NO_STORE",
+    "OCTETS",
+    "TEXT",
+    "Respond",
+    "Response",
+    "bare",
+    "json_response",
+    "status_line",
+]
 
 from collections.abc import Callable
 
 JSON: Final = b"Content-Type: application/json\r\n"
 OCTETS: Final = b"Content-Type: application/octet-stream\r\nX-Content-Type-Options: nosniff\r\n"
 """For stored values: a browser must never take one for a page of this site."""
+NO_STORE: Final = b"Cache-Control: no-store\r\n"
+"""For each answer but a value: a cache between client and server must not keep it."""
+NO_CACHE: Final = b"Cache-Control: no-cache\r\n"
+"""For a value: a cache may keep it, and must ask with its ETag before it gives it to another client."""
 TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 
 STATUS_LINES: Final = {
@@ -44,8 +59,8 @@ def status_line(status: int) -> bytes:
 
 
 def bare(status: int, fields: bytes, body: bytes) -> Response:
-    """An answer with ready-made header fields (each line ended) and a body of any kind."""
-    head = b"%s%sContent-Length: %d\r\n" % (STATUS_LINES[status], fields, len(body))
+    """An answer with ready-made header fields (each line ended) and a body of any kind, that no cache may keep."""
+    head = b"%s%s%sContent-Length: %d\r\n" % (STATUS_LINES[status], fields, NO_STORE, len(body))
     return Response(status, head, body)
 
 

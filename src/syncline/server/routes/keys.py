@@ -13,7 +13,7 @@ from syncline.server.express import CONDITIONS, Express, ExpressRequest
 from syncline.server.limits import KIB, MIB
 from syncline.server.problems import RequestError, problem
 from syncline.server.request import Parameters, Request
-from syncline.server.response import OCTETS, Respond, Response, status_line
+from syncline.server.response import JSON, NO_CACHE, NO_STORE, OCTETS, Respond, Response, status_line
 from syncline.server.router import Explain, Router
 from syncline.server.routes.reads import (
     DEFAULT_TIMEOUT_S,
@@ -45,11 +45,9 @@ ANY_ETAG: Final = -1
 """What `*` stands for among ETags."""
 
 _OK: Final = status_line(200)
-_FOUND: Final = b"%s%s" % (_OK, OCTETS) + b'ETag: "%d"\r\nSyncline-Revision: %d\r\nContent-Length: %d\r\n'
-_WRITTEN: Final = (
-    _OK + b'Content-Type: application/json\r\nETag: "%d"\r\nSyncline-Revision: %d\r\nContent-Length: %d\r\n'
-)
-_DELETED: Final = _OK + b"Content-Type: application/json\r\nSyncline-Revision: %d\r\nContent-Length: %d\r\n"
+_FOUND: Final = b"%s%s%s" % (_OK, OCTETS, NO_CACHE) + b'ETag: "%d"\r\nSyncline-Revision: %d\r\nContent-Length: %d\r\n'
+_WRITTEN: Final = b"%s%s%s" % (_OK, JSON, NO_STORE) + b'ETag: "%d"\r\nSyncline-Revision: %d\r\nContent-Length: %d\r\n'
+_DELETED: Final = b"%s%s%s" % (_OK, JSON, NO_STORE) + b"Syncline-Revision: %d\r\nContent-Length: %d\r\n"
 
 
 class KeyRoutes:
@@ -250,7 +248,8 @@ def _check_conditions(headers: Mapping[bytes, bytes], record: KeyValue | None, r
         and record is not None
         and _matches(parse_etags(unwanted, "If-None-Match", weak=True), record)
     ):
-        head = b'%sETag: "%d"\r\nSyncline-Revision: %d\r\n' % (status_line(304), record.mod_revision, revision)
+        fields = b'ETag: "%d"\r\nSyncline-Revision: %d\r\n' % (record.mod_revision, revision)
+        head = b"%s%s%s" % (status_line(304), NO_CACHE, fields)
         return Response(304, head)
     return None
 
