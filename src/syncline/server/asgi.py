@@ -17,7 +17,7 @@ from urllib.parse import quote
 from syncline.server.limits import HttpLimits
 from syncline.server.problems import RequestError
 from syncline.server.request import Request
-from syncline.server.response import Response
+from syncline.server.response import Deferred, Response
 from syncline.server.site import Site
 
 __all__ = ["AsgiApp"]
@@ -66,7 +66,8 @@ class AsgiApp:
                 future.set_result(response)
 
         self._site(request, respond)
-        return await future
+        response = await future
+        return response.make() if isinstance(response, Deferred) else response
 
     async def _body(self, receive: Receive) -> bytes | None:
         parts, size = [], 0

@@ -17,6 +17,7 @@ __all__ = [
     "NO_STORE",
     "OCTETS",
     "TEXT",
+    "Deferred",
     "Respond",
     "Response",
     "bare",
@@ -47,6 +48,20 @@ class Response(msgspec.Struct, eq=False, gc=False):
     status: int
     head: bytes
     body: bytes = b""
+
+
+class Deferred(Response, kw_only=True, eq=False, gc=False):
+    """An answer that may be large, and is made when it can be written: it takes no memory while it waits.
+
+    `make` reads the state as it is by then, which is as new as when the request was confirmed, or newer.
+    """
+
+    make: Callable[[], Response]
+
+    @classmethod
+    def by(cls, make: Callable[[], Response]) -> Deferred:
+        """The answer that `make` will give."""
+        return cls(0, b"", make=make)
 
 
 Respond = Callable[[Response], None]

@@ -13,7 +13,7 @@ from syncline.server.express import CONDITIONS, Express, ExpressRequest
 from syncline.server.limits import KIB, MIB
 from syncline.server.problems import RequestError, problem
 from syncline.server.request import Parameters, Request
-from syncline.server.response import JSON, NO_CACHE, NO_STORE, OCTETS, Respond, Response, status_line
+from syncline.server.response import JSON, NO_CACHE, NO_STORE, OCTETS, Deferred, Respond, Response, status_line
 from syncline.server.router import Explain, Router
 from syncline.server.routes.reads import (
     DEFAULT_TIMEOUT_S,
@@ -38,6 +38,9 @@ MAX_CACHED_QUERIES: Final = 1024
 """Queries whose meaning is remembered,"""
 MAX_CACHED_QUERY_BYTES: Final = 128
 """none longer than this."""
+
+DEFER_BYTES: Final = 32 * KIB
+"""A longer value is read again when it can be written: a client that asks for many and reads none holds none."""
 
 Cached = TypeVar("Cached")
 
@@ -105,6 +108,11 @@ class KeyRoutes:
         if error is not None:
             respond(self._explain(error))
             return
+        answer = self._answer(request)
+        respond(answer if len(answer.body) <= DEFER_BYTES else Deferred.by(partial(self._answer, request)))
+
+    def _answer(self, request: Request) -> Response:
+        """What the store says now."""
         store = self._backend.store
         record = store.get(request.argument)
         headers = request.headers
@@ -114,13 +122,11 @@ class KeyRoutes:
             except RequestError as bad:
                 refusal = bad.response()
             if refusal is not None:
-                respond(refusal)
-                return
+                return refusal
         if record is None:
-            respond(_not_found(store.revision))
-            return
+            return _not_found(store.revision)
         value = record.value
-        respond(Response(200, _FOUND % (record.mod_revision, store.revision, len(value)), value))
+        return Response(200, _FOUND % (record.mod_revision, store.revision, len(value)), value)
 
     def get_express(self, request: ExpressRequest) -> None:
         """`get` where the request says nothing but the key."""
