@@ -97,7 +97,7 @@ class Raft:
         raft._failure = loop.create_future()
         raft._closing = None
         world = World(disk or OsDisk(), network or TcpNetwork(), workers or ThreadWorkers(), rng or random.Random())
-        raft._driver = driver = assemble(config, fsm, world, raft._failed)
+        raft._driver = driver = await assemble(config, fsm, world, raft._failed)
         raft._changes = Changes(driver)
         try:
             driver.reconfiguration.sync_peers()

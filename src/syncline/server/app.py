@@ -24,7 +24,7 @@ from syncline.server.metrics import Registry
 from syncline.server.names import check_address, split_address
 from syncline.server.problems import problem
 from syncline.server.request import Request
-from syncline.server.response import Respond
+from syncline.server.response import TEXT, Respond, bare
 from syncline.server.site import Site
 from syncline.server.telemetry import HttpTelemetry, add_node_metrics, add_process_metrics
 from syncline.transport.tls import PeerTls
@@ -61,8 +61,9 @@ class KvServer:
     ) -> KvServer:
         """Start: bind the HTTP port, join the cluster where that is asked for, open the node, serve.
 
-        Until the node is open, requests are answered 503 `starting`. Raises ConfigError, StorageError, OperationError
-        (joining failed), NodeFailed, and OSError where a port can't be bound; nothing is left running then.
+        Until the node is open, `/livez` is answered 200 and other requests 503 `starting`. Raises ConfigError,
+        StorageError, OperationError (joining failed), NodeFailed, and OSError if a port can't be bound; nothing is left
+        running then.
         """
         network, disk = network or TcpNetwork(), disk or OsDisk()
         rng = rng or random.Random(secrets.randbits(128))
@@ -170,7 +171,11 @@ class KvServer:
         await self.close()
 
 
-def _starting(_request: Request, respond: Respond) -> None:
+def _starting(request: Request, respond: Respond) -> None:
+    """Answer before the node is open. It lives, so that a supervisor lets it load a large state."""
+    if request.method in ("GET", "HEAD") and request.path.startswith(b"/livez"):
+        respond(bare(200, TEXT, b"ok: the node is starting\n"))
+        return
     respond(problem(503, "starting", "the node is starting: it is not open yet"))
 
 
