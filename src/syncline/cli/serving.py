@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from syncline.platform import interpreter
+from syncline.platform import descriptors, interpreter
 from syncline.server.app import KvServer
 from syncline.server.config import ServerConfig
 from syncline.server.logs import JsonFormatter, TextFormatter, set_up_logging
@@ -34,6 +34,7 @@ def run_node(config: ServerConfig, *, log_file: str | None, parent_fd: int | Non
     """Run a node until a signal, or the end of its parent. Raises what stopped it otherwise."""
     _set_up_log(config, log_file)
     interpreter.prepare()
+    descriptors.raise_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_run(config, parent_fd))
 

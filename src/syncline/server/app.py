@@ -8,10 +8,13 @@ import ssl
 from functools import partial
 from typing import Self
 
+import msgspec
+
 from syncline.errors import ConfigError
 from syncline.kv.machine import KvMachine
 from syncline.node.config import Config
 from syncline.node.raft import Raft
+from syncline.platform.descriptors import connection_limit
 from syncline.platform.disk import Disk, OsDisk
 from syncline.platform.network import Network, TcpNetwork
 from syncline.platform.worker import Workers
@@ -68,7 +71,9 @@ class KvServer:
         network, disk = network or TcpNetwork(), disk or OsDisk()
         rng = rng or random.Random(secrets.randbits(128))
         registry = Registry()
-        http = HttpServer(_starting, limits=config.http_limits(), observe=HttpTelemetry(registry).observe)
+        limits = config.http_limits()
+        limits = msgspec.structs.replace(limits, max_connections=connection_limit(limits.max_connections))
+        http = HttpServer(_starting, limits=limits, observe=HttpTelemetry(registry).observe)
         http_url = config.http_advertise
         if config.http_listen:
             bind = split_address(config.http_listen, any_port=True)
