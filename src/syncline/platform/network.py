@@ -8,9 +8,10 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from syncline.platform.resolver import AddressInfo, Resolver
 from syncline.platform.waiting import result_of
 
 __all__ = ["Listener", "Network", "TcpNetwork"]
@@ -63,15 +64,19 @@ TLS_TIMEOUT_S: Final = 5.0
 class TcpNetwork:
     """The network of the operating system, by the running event loop."""
 
+    def __init__(self) -> None:
+        self._resolver = Resolver()
+
     async def listen(
         self, factory: ProtocolFactory, host: str, port: int, *, tls: ssl.SSLContext | None = None
     ) -> Listener:
         """Bind. A host name is bound at all its addresses; raises `OSError` that names the address and what to do."""
         loop = asyncio.get_running_loop()
         try:
+            found = await self._resolver.addresses(host, port)
             server = await loop.create_server(
                 factory,
-                host,
+                list(dict.fromkeys(_numeric(address) for *_, address in found)),
                 port,
                 ssl=tls,
                 backlog=BACKLOG,
@@ -105,7 +110,7 @@ class TcpNetwork:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
-                connected = await _connected_socket(loop, host, port)
+                connected = await _connected_socket(loop, await self._resolver.addresses(host, port))
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             making = loop.create_task(
                 loop.create_connection(
@@ -124,10 +129,16 @@ class TcpNetwork:
             raise _connect_error(error, host) from error
 
 
-async def _connected_socket(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
-    """The first of the host's addresses that answers; the last one's error where none does."""
+def _numeric(address: tuple[object, ...]) -> str:
+    """The form of an address that the event loop need not look up; a link-local one keeps its scope."""
+    scope = f"%{address[3]}" if len(address) == 4 and address[3] else ""
+    return f"{address[0]}{scope}"
+
+
+async def _connected_socket(loop: asyncio.AbstractEventLoop, addresses: Sequence[AddressInfo]) -> socket.socket:
+    """The first of a host's addresses that answers; the last one's error if none does."""
     failure: OSError = OSError(errno.EHOSTUNREACH, "it has no address")
-    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    for family, kind, protocol, _, address in addresses:
         try:
             dialled = socket.socket(family, kind, protocol)
         except OSError as error:  # a name may have IPv6 addresses on a machine that has no IPv6
