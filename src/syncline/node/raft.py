@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import random
 import signal
 from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Final, Self
+
+import msgspec
 
 from syncline.consensus.types import NONE, ChangeType, NodeId, StateType
 from syncline.errors import (
@@ -92,6 +95,7 @@ class Raft:
         Raises ConfigError, StorageError (`DirectoryLocked`, `WrongDirectory`, `CorruptionError` ...), NodeFailed, and
         OSError where the peer address can't be bound.
         """
+        config = _absolute(config)
         raft = cls.__new__(cls)
         loop = asyncio.get_running_loop()
         raft._failure = loop.create_future()
@@ -130,7 +134,7 @@ class Raft:
         question gets there is the caller's business. A start that fails is made again under the same id, and later
         starts don't ask. Raises what `open` does, and whatever `ask` raises.
         """
-        disk, rng = disk or OsDisk(), rng or random.Random()
+        disk, rng, config = disk or OsDisk(), rng or random.Random(), _absolute(config)
         config = await joining_config(config, ask, disk=disk, rng=rng)
         raft = await cls.open(config, fsm, disk=disk, network=network, workers=workers, rng=rng)
         finish_joining(disk, config.data_dir)
@@ -461,6 +465,13 @@ class Raft:
     async def _wait_for_progress(self) -> None:
         self._driver.check_running()
         await self._changes.wait(self._driver.loop.time() + self._driver.config.heartbeat_s)
+
+
+def _absolute(config: Config) -> Config:
+    """The same settings, whose data directory stays what it is if the program changes its working directory."""
+    if os.path.isabs(config.data_dir):
+        return config
+    return msgspec.structs.replace(config, data_dir=os.path.join(os.getcwd(), config.data_dir))
 
 
 def _timeout(timeout_s: float) -> float:

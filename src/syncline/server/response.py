@@ -11,6 +11,8 @@ from typing import Final
 
 import msgspec
 
+from syncline.platform.texts import encode_json
+
 __all__ = [
     "JSON",
     "NO_CACHE",
@@ -39,7 +41,6 @@ TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in http.HTTPStatus
 }
-_json_encoder = msgspec.json.Encoder()
 
 
 class Response(msgspec.Struct, eq=False, gc=False):
@@ -81,4 +82,4 @@ def bare(status: int, fields: bytes, body: bytes) -> Response:
 
 def json_response(value: object, *, status: int = 200, fields: bytes = b"") -> Response:
     """`value` as JSON, by msgspec."""
-    return bare(status, JSON + fields, _json_encoder.encode(value))
+    return bare(status, JSON + fields, encode_json(value))
