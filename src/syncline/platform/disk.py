@@ -16,6 +16,7 @@ import sys
 from typing import Final, Protocol
 
 from syncline.errors import DirectoryLocked
+from syncline.platform.forks import forget_in_child
 
 __all__ = ["Disk", "File", "LockHandle", "OsDisk"]
 
@@ -196,6 +197,11 @@ class OsLock:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        forget_in_child(self)
+
+    def descriptors(self) -> list[int]:
+        """For `forks`."""
+        return [self._descriptor] if self._descriptor >= 0 else []
 
     def release(self) -> None:
         if self._descriptor >= 0:

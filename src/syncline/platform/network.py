@@ -6,11 +6,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import ssl
+import stat
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from syncline.platform.forks import forget_in_child
 from syncline.platform.resolver import AddressInfo, Resolver
 from syncline.platform.waiting import result_of
 
@@ -66,6 +70,12 @@ class TcpNetwork:
 
     def __init__(self) -> None:
         self._resolver = Resolver()
+        self._dialled: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        forget_in_child(self)
+
+    def descriptors(self) -> list[int]:
+        """Of connections that were dialled, for `forks`."""
+        return [number for dialled in self._dialled if (number := dialled.fileno()) >= 0]
 
     async def listen(
         self, factory: ProtocolFactory, host: str, port: int, *, tls: ssl.SSLContext | None = None
@@ -112,6 +122,7 @@ class TcpNetwork:
             async with asyncio.timeout(timeout_s):
                 connected = await _connected_socket(loop, await self._resolver.addresses(host, port))
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._dialled.add(connected)
             making = loop.create_task(
                 loop.create_connection(
                     factory,
@@ -163,6 +174,11 @@ class _TcpListener:
         self._server = server
         host, port = server.sockets[0].getsockname()[:2]
         self._address = (str(host), int(port))
+        forget_in_child(self)
+
+    def descriptors(self) -> list[int]:
+        """The listening sockets and the connections that came through them, for `forks`."""
+        return [number for number in _open_descriptors() if _local_port(number) == self._address[1]]
 
     @property
     def address(self) -> tuple[str, int]:
@@ -179,6 +195,26 @@ class _TcpListener:
         # Not `wait_closed`: from Python 3.12 on it waits for the open connections too.
         self._server.close()
         await asyncio.sleep(0)  # the loop lets the socket go
+
+
+def _open_descriptors() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/dev/fd")]
+    except OSError:  # a system without that directory
+        return []
+
+
+def _local_port(descriptor: int) -> int | None:
+    """The port of a TCP socket's own end; None if it is something else."""
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return None
+    except OSError:  # closed meanwhile
+        return None
+    with socket.socket(fileno=os.dup(descriptor)) as looked_at:
+        if looked_at.family not in (socket.AF_INET, socket.AF_INET6) or looked_at.type != socket.SOCK_STREAM:
+            return None
+        return int(looked_at.getsockname()[1])
 
 
 _LISTEN_ADVICE: Final = {
