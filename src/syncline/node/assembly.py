@@ -193,6 +193,7 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
         persister=Calls("syncline-snapshot", world.workers, on_failure),
         receiver=Calls("syncline-receive", world.workers, on_failure),
         transport=transport,
+        asleep_s=world.workers.asleep_s,
     )
     log.info("the log is synced by %s", "a thread" if parts.writer.syncs_on_a_thread else "the kernel")
     holder.append(Driver(config, parts, world.rng, failed))

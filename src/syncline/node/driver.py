@@ -12,6 +12,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
+from threading import get_ident
 
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import (
@@ -35,6 +36,7 @@ from syncline.errors import (
     OperationError,
     SynclineError,
     TransportError,
+    UsageError,
 )
 from syncline.node.applier import ApplyWork, RestoreWork
 from syncline.node.commits import Commits
@@ -99,12 +101,14 @@ class Driver:
         self.rng = rng
         self.events = Events()
         self.loop = asyncio.get_running_loop()
+        self.thread = get_ident()
         self.proposals = Proposals(rng, step_s=config.heartbeat_s, max_bytes=config.max_pending_bytes)
         self.reads = Reads(
             rng,
             step_s=config.heartbeat_s,
             retry_s=READS_RETRY_HEARTBEATS * config.heartbeat_s,
             ask=lambda context: void(self.core.read_index(context)),
+            asleep_s=parts.asleep_s,
         )
         self.founding = Founding(self)
         self.reconfiguration = Reconfiguration(self)
@@ -137,7 +141,12 @@ class Driver:
         self._next_tick_s = 0.0
 
     def check_running(self) -> None:
-        """Raise what stopped the node, if something did: nothing that starts now would ever end."""
+        """Raise what stopped the node, if something did, and `UsageError` on another thread than the loop's."""
+        if get_ident() != self.thread:
+            raise UsageError(
+                "this node belongs to the event loop of another thread: use loop.call_soon_threadsafe or"
+                " asyncio.run_coroutine_threadsafe to call it there"
+            )
         if self.stopped_by is not None:
             raise self.stopped_by
 
@@ -160,6 +169,7 @@ class Driver:
         self.reads.fail_all(unsent)
         self.snapshotter.stop(unsent)
         self._wake_watchers()
+        self.emit(EventKind.STOPPED, detail=str(sent))
         self.events.close()
 
     def fail(self, error: BaseException) -> None:

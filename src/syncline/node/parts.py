@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from syncline.consensus.rawnode import RawNode
@@ -36,3 +37,5 @@ class Parts:
     receiver: Calls
     """Writes snapshots that a leader sends."""
     transport: Transport
+    asleep_s: Callable[[], float] = float
+    """How long the machine has slept, of all the time that it has been up."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import os
 import random
 import signal
 from collections.abc import AsyncIterator, Collection, Sequence
+from threading import get_ident
 from typing import Final, Self
 
 import msgspec
@@ -180,6 +180,8 @@ class Raft:
         that awaits it can.
         """
         driver, loop = self._driver, self._driver.loop
+        if driver.thread != get_ident():
+            driver.check_running()
         if driver.stopped_by is not None:
             future = ReadFuture(loop=loop)
             settle_error(future, driver.stopped_by)
@@ -327,21 +329,24 @@ class Raft:
 
     @property
     def leader(self) -> NodeId | None:
-        """Who leads, as far as this node knows."""
-        return self._driver.core.leader or None
+        """The leader, as far as this node knows; None after the node has stopped."""
+        return None if self._driver.stopped else self._driver.core.leader or None
 
     @property
     def no_leader(self) -> str:
         """Why there is none, for people; empty while a leader is known."""
+        if self._driver.stopped:
+            return f"this node has stopped: {self._driver.stopped_by}"
         return "" if self._driver.core.leader else self._driver.founding.why_no_leader()
 
     @property
     def is_leader(self) -> bool:
-        return self._driver.core.state is StateType.LEADER
+        """Whether this node leads, as far as it knows. False after it has stopped."""
+        return self._driver.core.state is StateType.LEADER and not self._driver.stopped
 
     @property
     def role(self) -> str:
-        """`leader`, `follower`, `candidate` or `learner`."""
+        """`leader`, `follower`, `candidate`, `learner`, or `stopped`."""
         return self.stats().role
 
     @property
@@ -367,8 +372,7 @@ class Raft:
         no message's time on the way, and nobody else's clock, is part of it. Also on the leader, which may have been
         replaced without knowing it.
         """
-        since_s = self._driver.reads.current_as_of_s
-        return None if since_s == -math.inf else self._driver.loop.time() - since_s
+        return self._driver.reads.age_s(self._driver.loop.time())
 
     @property
     def last_contact_s(self) -> float | None:
