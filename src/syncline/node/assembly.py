@@ -188,13 +188,17 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
         snapshots=opened.snapshots,
         book=opened.book,
         core=opened.core,
-        writer=LogWriter(opened.wal, opened.log, world.workers, relay.on_durable, on_failure),
+        writer=LogWriter(
+            opened.wal, opened.log, world.workers, relay.on_durable, on_failure, on_thread=config.log_sync == "thread"
+        ),
         machine=Applier(fsm, node_id, world.workers, lambda outcome: on_outcome(holder[0], outcome), on_failure),
         persister=Calls("syncline-snapshot", world.workers, on_failure),
         receiver=Calls("syncline-receive", world.workers, on_failure),
         transport=transport,
         asleep_s=world.workers.asleep_s,
     )
+    if config.log_sync == "kernel" and parts.writer.syncs_on_a_thread:
+        log.warning("log_sync is 'kernel', and this system or its sandbox offers no such sync: a thread does it")
     log.info("the log is synced by %s", "a thread" if parts.writer.syncs_on_a_thread else "the kernel")
     holder.append(Driver(config, parts, world.rng, failed))
     return holder[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from syncline.errors import ConfigError
@@ -35,6 +37,9 @@ POSITIVE = (
     "snapshot_bytes",
     "snapshots_retained",
 )
+
+
+LOG_SYNCS: Final = ("auto", "kernel", "thread")
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -117,6 +122,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     peer_tls: PeerTls | None = None
     """Mutual TLS between the nodes."""
 
+    log_sync: str = "auto"
+    """What syncs the log: "kernel" (beside the node, Linux; if it can't, a thread does, with a warning), "thread", or
+    "auto": the kernel if it offers that. A sandbox that ends a process for such a system call needs "thread"."""
+
     def __post_init__(self) -> None:
         if not self.name or len(self.name) > 128 or any(not c.isprintable() or c in "=, /" for c in self.name):
             raise ConfigError(f"name {self.name!r}: 1 to 128 printable characters without '=', ',', '/' and spaces")
@@ -139,6 +148,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ConfigError("cluster_id and node_id go together: both come from the cluster that is joined")
 
     def _check_limits(self) -> None:
+        if self.log_sync not in LOG_SYNCS:
+            raise ConfigError(f"log_sync is {self.log_sync!r}: accepted are {', '.join(LOG_SYNCS)}")
         if not 0.001 <= self.heartbeat_s <= 60:
             raise ConfigError(f"heartbeat_s is {self.heartbeat_s}: it must be from 0.001 to 60 seconds")
         if not SMALLEST_SEGMENT_BYTES <= self.segment_bytes <= LARGEST_SEGMENT_BYTES:

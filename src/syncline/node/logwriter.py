@@ -71,6 +71,8 @@ class LogWriter:
         workers: Workers,
         durable: Callable[[list[Message]], None],
         failed: Callable[[BaseException], None],
+        *,
+        on_thread: bool = False,
     ) -> None:
         self._wal = wal
         self._log = log
@@ -100,7 +102,7 @@ class LogWriter:
         self.last_sync_s = 0.0
         self.observe: Callable[[float], None] | None = None
         """Told how long each group took, from its first append's queueing."""
-        self._flusher = workers.flusher(wal.file, self._flushed)
+        self._flusher = None if on_thread else workers.flusher(wal.file, self._flushed)
         self._worker = workers.start("syncline-log", self._process, self._processed, self._fail)
 
     def append(self, message: Message) -> None:

@@ -140,6 +140,13 @@ def open_kernel_sync(descriptor: int) -> KernelSync | None:
         return None
     try:
         code = sync.wait()
+    except OSError as error:
+        sync.close()
+        raise OSError(
+            error.errno,
+            f"the kernel began to sync the log and does not tell the result: io_getevents failed with {error.strerror}."
+            " A sandbox that allows io_submit alone does so. Set log_sync to 'thread' (serve --log-sync thread)",
+        ) from error
     except BaseException:
         sync.close()
         raise

@@ -131,6 +131,7 @@ class KvServer:
             trailing_entries=config.trailing_entries,
             reserve_bytes=config.reserve_bytes,
             peer_tls=_peer_tls(config),
+            log_sync=config.log_sync,
         )
 
     def _add_metrics(self, raft: Raft, machine: KvMachine) -> None:
