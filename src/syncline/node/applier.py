@@ -17,6 +17,7 @@ from syncline.errors import Rejected
 from syncline.node.envelope import Kind, decode_proposal
 from syncline.node.fsm import FSM, BatchingFSM, DurableFSM, FSMSnapshot
 from syncline.node.fsm import Entry as Command
+from syncline.node.looks import LookWork
 from syncline.platform.worker import Workers
 from syncline.storage.snapshots import SnapshotReader
 
@@ -66,8 +67,8 @@ class Viewed(msgspec.Struct, frozen=True):
     view: FSMSnapshot
 
 
-Work: TypeAlias = ApplyWork | RestoreWork | SnapshotWork
-Outcome: TypeAlias = Applied | Restored | Viewed
+Work: TypeAlias = ApplyWork | RestoreWork | SnapshotWork | LookWork[object]
+Outcome: TypeAlias = Applied | Restored | Viewed | LookWork[object]
 
 
 def restore(fsm: FSM, reader: SnapshotReader) -> None:
@@ -158,6 +159,9 @@ class Applier:
         if isinstance(work, RestoreWork):
             restore(self._fsm, work.reader)
             return Restored(work.meta, work.runtime)
+        if isinstance(work, LookWork):
+            work.run()
+            return work
         return Viewed(self._fsm.snapshot())
 
     def _apply(self, work: ApplyWork) -> Applied:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from syncline.node.applier import Applied, Outcome, Restored
 from syncline.node.driver import Driver
 from syncline.node.envelope import decode_member
+from syncline.node.looks import LookWork
 
 __all__ = ["on_outcome"]
 
@@ -16,6 +17,8 @@ def on_outcome(driver: Driver, outcome: Outcome) -> None:
             _on_applied(driver, outcome)
         elif isinstance(outcome, Restored):
             _on_restored(driver, outcome)
+        elif isinstance(outcome, LookWork):
+            outcome.deliver()
         else:
             driver.snapshotter.viewed(outcome.view)
     except Exception as error:  # noqa: BLE001 - see `Driver.fail`

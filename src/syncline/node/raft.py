@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from threading import get_ident
-from typing import Final, Self
+from typing import Final, Self, TypeVar, cast
 
 import msgspec
 
@@ -17,6 +18,7 @@ from syncline.consensus.types import NONE, ChangeType, NodeId, StateType
 from syncline.errors import (
     Closed,
     ConfigError,
+    DeadlineExceeded,
     NodeFailed,
     NotLeader,
     OperationError,
@@ -36,6 +38,7 @@ from syncline.node.events import Event, EventKind
 from syncline.node.fsm import FSM
 from syncline.node.futures import ApplyCall, ApplyFuture, ReadFuture, Then, Waiter, settle_error
 from syncline.node.joining import Ask, finish_joining, joining_config
+from syncline.node.looks import LookWork
 from syncline.node.members import MemberInfo, Membership
 from syncline.node.reconfiguration import DATA
 from syncline.node.stats import Stats, collect
@@ -48,8 +51,15 @@ from syncline.transport.messages import PeerStats
 
 __all__ = ["Raft"]
 
+log = logging.getLogger("syncline.node")
+
+Answer = TypeVar("Answer")
+
 MAX_TIMEOUT_S = 3600.0
 """A longer wait is a mistake of units."""
+
+CLOSE_S = 10.0
+"""How long `close` waits for code of the program: an apply, or a snapshot that is being written."""
 
 HANDOVER_S = 2.0
 """How long `close` waits for another node to take over the leadership."""
@@ -188,6 +198,36 @@ class Raft:
             return future
         driver.schedule()
         return driver.reads.new(loop, loop.time() + _timeout(timeout), driver.config.heartbeat_s)
+
+    async def read(self, look: Callable[[], Answer], *, timeout: float = 5.0) -> Answer:  # noqa: ASYNC109
+        """Call `look()` linearizably, and return its answer; on any node.
+
+        It runs on the state machine's thread, between two applies: it sees everything that was committed before this
+        call, and nothing half applied. It must be short and must not change the state. What it raises is raised here.
+
+            count = await raft.read(lambda: machine.count)
+
+        Raises:
+            DeadlineExceeded, NoLeader: no quorum confirmed it, or its turn did not come, before the deadline.
+            Closed, NodeFailed: the node has stopped.
+        """
+        driver = self._driver
+        deadline_s = driver.loop.time() + _timeout(timeout)
+        await self.read_index(timeout=timeout)
+        driver.check_running()
+        future: asyncio.Future[Answer] = driver.loop.create_future()
+        driver.parts.machine.put(cast("LookWork[object]", LookWork(look, future)))
+        left_s = max(0.0, deadline_s - driver.loop.time())
+        try:
+            ends = [cast("asyncio.Future[object]", future), cast("asyncio.Future[object]", self._failure)]
+            await asyncio.wait(ends, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            if future.done():
+                return future.result()
+            driver.check_running()
+            message = "the state machine was busy until the deadline"
+            raise DeadlineExceeded(message, outcome=Outcome.NOT_APPLIED, leader=self.leader)
+        finally:
+            future.cancel()
 
     async def verify_leader(self, *, timeout: float = 5.0) -> None:  # noqa: ASYNC109
         """Return if this node leads, as confirmed by a quorum after the call; else raise NotLeader."""
@@ -455,10 +495,18 @@ class Raft:
             self._failure.set_exception(reason)
             self._failure.exception()  # nobody need look
         async with contextlib.AsyncExitStack() as doors:  # each is closed, in this order turned round, whatever fails
-            doors.callback(parts.directory.release)
+            busy: list[str] = []
+
+            def release() -> None:
+                if not busy:  # else its code may still write there: the lock goes with the process
+                    parts.directory.release()
+
+            doors.callback(release)
             doors.callback(parts.wal.close)
-            for worker in (parts.writer, parts.receiver, parts.persister, parts.machine):
+            for worker in (parts.writer, parts.receiver):
                 doors.push_async_callback(worker.close)
+            doors.push_async_callback(_close_in_time, "the writer of snapshots", parts.persister.close(), busy)
+            doors.push_async_callback(_close_in_time, "the state machine", parts.machine.close(), busy)
             doors.push_async_callback(driver.snapshotter.close)
             doors.push_async_callback(parts.transport.close)
 
@@ -469,6 +517,16 @@ class Raft:
     async def _wait_for_progress(self) -> None:
         self._driver.check_running()
         await self._changes.wait(self._driver.loop.time() + self._driver.config.heartbeat_s)
+
+
+async def _close_in_time(what: str, closing: Awaitable[None], busy: list[str]) -> None:
+    """Close what runs the program's own code, which may hang. Its thread is a daemon, and ends with the process."""
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            await closing
+    except TimeoutError:
+        busy.append(what)
+        log.warning("%s did not end within %g s: the node closes without it and keeps its lock", what, CLOSE_S)
 
 
 def _absolute(config: Config) -> Config:
