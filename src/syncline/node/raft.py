@@ -105,12 +105,13 @@ class Raft:
         Raises ConfigError, StorageError (`DirectoryLocked`, `WrongDirectory`, `CorruptionError` ...), NodeFailed, and
         OSError where the peer address can't be bound.
         """
-        config = _absolute(config)
+        disk = disk or OsDisk()
+        config = _absolute(config, disk)
         raft = cls.__new__(cls)
         loop = asyncio.get_running_loop()
         raft._failure = loop.create_future()
         raft._closing = None
-        world = World(disk or OsDisk(), network or TcpNetwork(), workers or ThreadWorkers(), rng or random.Random())
+        world = World(disk, network or TcpNetwork(), workers or ThreadWorkers(), rng or random.Random())
         raft._driver = driver = await assemble(config, fsm, world, raft._failed)
         raft._changes = Changes(driver)
         try:
@@ -144,7 +145,8 @@ class Raft:
         question gets there is the caller's business. A start that fails is made again under the same id, and later
         starts don't ask. Raises what `open` does, and whatever `ask` raises.
         """
-        disk, rng, config = disk or OsDisk(), rng or random.Random(), _absolute(config)
+        disk, rng = disk or OsDisk(), rng or random.Random()
+        config = _absolute(config, disk)
         config = await joining_config(config, ask, disk=disk, rng=rng)
         raft = await cls.open(config, fsm, disk=disk, network=network, workers=workers, rng=rng)
         finish_joining(disk, config.data_dir)
@@ -505,8 +507,8 @@ class Raft:
             doors.callback(parts.wal.close)
             for worker in (parts.writer, parts.receiver):
                 doors.push_async_callback(worker.close)
-            doors.push_async_callback(_close_in_time, "the writer of snapshots", parts.persister.close(), busy)
-            doors.push_async_callback(_close_in_time, "the state machine", parts.machine.close(), busy)
+            doors.push_async_callback(_close_in_time, "the writer of snapshots", parts.persister.close, busy)
+            doors.push_async_callback(_close_in_time, "the state machine", parts.machine.close, busy)
             doors.push_async_callback(driver.snapshotter.close)
             doors.push_async_callback(parts.transport.close)
 
@@ -519,19 +521,19 @@ class Raft:
         await self._changes.wait(self._driver.loop.time() + self._driver.config.heartbeat_s)
 
 
-async def _close_in_time(what: str, closing: Awaitable[None], busy: list[str]) -> None:
+async def _close_in_time(what: str, close: Callable[[], Awaitable[None]], busy: list[str]) -> None:
     """Close what runs the program's own code, which may hang. Its thread is a daemon, and ends with the process."""
     try:
         async with asyncio.timeout(CLOSE_S):
-            await closing
+            await close()
     except TimeoutError:
         busy.append(what)
         log.warning("%s did not end within %g s: the node closes without it and keeps its lock", what, CLOSE_S)
 
 
-def _absolute(config: Config) -> Config:
+def _absolute(config: Config, disk: Disk) -> Config:
     """The same settings, whose data directory stays what it is if the program changes its working directory."""
-    if os.path.isabs(config.data_dir):
+    if os.path.isabs(config.data_dir) or not isinstance(disk, OsDisk):
         return config
     return msgspec.structs.replace(config, data_dir=os.path.join(os.getcwd(), config.data_dir))
 
