@@ -325,8 +325,10 @@ def test_close_ends_what_waits_and_hands_over(tmp_path: Path) -> None:
         async with cluster(tmp_path, election_s=1.0) as nodes:
             leader, follower = await nodes.pair()
             await nodes.stop(leader.config.name)
-            assert leader.leader not in (None, leader.node_id), "it saw its successor lead before it went"
-            assert (await nodes.leader()).node_id == leader.leader
+            successor = leader._driver.core.leader
+            assert successor not in (0, leader.node_id), "it saw its successor lead before it went"
+            assert leader.leader is None, "it has stopped"
+            assert (await nodes.leader()).node_id == successor
             others = list(nodes.rafts)
             await nodes.stop(others[1])
             last = nodes.rafts[others[0]]

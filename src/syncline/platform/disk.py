@@ -304,7 +304,7 @@ def _check_can_be_directory(path: str) -> None:
             raise OSError(errno.ELOOP, "it is a symbolic link that leads to itself", path) from None
         raise
     else:
-        raise NotADirectoryError(errno.ENOTDIR, "it is a file and not a directory", path)
+        raise FileExistsError(errno.EEXIST, "it is a file and not a directory", path)
 
 
 def locked_error(path: str, holder: bytes) -> DirectoryLocked:
