@@ -90,6 +90,21 @@ def test_coroutine_routes_and_errors_are_answered() -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize(("announced", "sent"), [("5", b""), ("5", b"1234"), ("5", b"123456"), ("5, 5", b"12345")])
+def test_asgi_body_of_another_length_than_announced_is_400(announced: str, sent: bytes) -> None:
+    """Some ASGI servers lose a body whose request offers an upgrade: the old value must stay."""
+
+    async def scenario() -> None:
+        mounted = Mounted()
+        assert (await mounted.ask("PUT", "/key/a", b"old", content_length="3"))[0] == 200
+        status, _, body = await mounted.ask("PUT", "/key/a", sent, content_length=announced)
+        assert status == 400
+        assert f"Content-Length is {announced}" in body.decode()
+        assert (await mounted.ask("GET", "/key/a"))[2] == b"old"
+
+    run(scenario())
+
+
 def test_a_client_that_leaves_is_not_answered() -> None:
     async def scenario() -> None:
         mounted = Mounted()

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.errors import NoLeader
-from syncline.server.connection import _GIVEN
 from syncline.server.express import Express, ExpressRequest, is_plain
 from syncline.server.http import HttpServer
 from syncline.server.limits import HttpLimits
 from syncline.server.reader import SLICE_BYTES
 from syncline.server.request import Request
 from syncline.server.response import TEXT, Response, bare
+from syncline.server.slots import GIVEN
 from tests.http_double import Wire, get, put
 from tests.kv_double import KvWire, error_in
 from tests.support import run
@@ -498,7 +498,7 @@ def test_an_answer_is_not_kept_when_it_is_written() -> None:
             wire.backend.release()
             await wire.settle()
             assert wire.answers[-1].body == b"value"
-            assert lane.slot.answer is _GIVEN, "what is not counted any more is not kept"
+            assert lane.slot.answer is GIVEN, "what is not counted any more is not kept"
             wire.send(end)
             await wire.settle()
         wire.send(get("/key/a"))
@@ -506,7 +506,7 @@ def test_an_answer_is_not_kept_when_it_is_written() -> None:
         assert wire.connection._lane is None
         wire.backend.release()
         await wire.settle()
-        assert lane.slot.answer is _GIVEN
+        assert lane.slot.answer is GIVEN
 
     run(scenario())
 

@@ -14,6 +14,7 @@ from syncline.server import connection
 from syncline.server.limits import HttpLimits
 from syncline.server.request import Request
 from syncline.server.response import TEXT, Respond, bare
+from syncline.server.slots import Slot
 from tests.http_double import Wire, error_of, get, holding, put
 from tests.support import run
 
@@ -490,7 +491,7 @@ class Watched(Wire):
         assert not (held._unstarted or held._unparsed) or not self.transport.reading
 
 
-def _body(slot: connection._Slot) -> bytes:
+def _body(slot: Slot) -> bytes:
     assert slot.request is not None
     return slot.request.body
 

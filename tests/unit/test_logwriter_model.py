@@ -96,6 +96,9 @@ class HandWorkers:
         self.worker: HandWorker[object, object] | None = None
         self._with_flusher = with_flusher
 
+    def asleep_s(self) -> float:
+        return 0.0
+
     def now_s(self) -> float:
         return 0.0
 

@@ -108,11 +108,15 @@ def test_a_kind_of_address_that_the_system_does_not_know_is_passed_over(monkeypa
         listener = await TcpNetwork().listen(Closing, "127.0.0.1", 0)
         port = listener.address[1]
 
-        async def look_up(*_: object, **__: object) -> list[tuple[object, ...]]:
+        real = socket.getaddrinfo
+
+        def look_up(host: str, at: int | None, **options: int) -> object:
+            if options.get("flags"):
+                return real(host, at, **options)
             found = [(socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")]
             return [(family, socket.SOCK_STREAM, 0, "", (host, port)) for family, host in found]
 
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
         monkeypatch.setattr(socket, "socket", WithoutIpv6)
         transport, _ = await TcpNetwork().connect(asyncio.Protocol, "both", port, timeout_s=5)
         transport.close()

@@ -394,10 +394,12 @@ def test_requests_before_the_node_is_open_are_told_so(tmp_path: Path) -> None:
         answer = b""
         while not answer:
             try:
-                answer = await raw(f"http://127.0.0.1:{port}", b"GET /livez HTTP/1.0\r\n\r\n")
+                answer = await raw(f"http://127.0.0.1:{port}", b"GET /readyz HTTP/1.0\r\n\r\n")
             except ConnectionRefusedError:
                 assert not opening.done()
         assert b'"code":"starting"' in answer
+        lives = await raw(f"http://127.0.0.1:{port}", b"GET /livez HTTP/1.0\r\n\r\n")
+        assert b" 200 OK" in lives, "a supervisor must not kill a node that loads its state"
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
             await opening

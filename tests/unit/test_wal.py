@@ -175,6 +175,7 @@ def test_a_rotation_makes_the_new_segment_durable_before_it_is_used(tmp_path: Pa
     names = [(operation, path.rsplit("/", 1)[-1]) for operation, path in disk.trouble.log]
     assert names == [
         ("create", f"{second}.tmp"),
+        ("open", f"{second}.tmp"),
         ("allocate", f"{second}.tmp"),
         ("write", f"{second}.tmp"),
         ("sync", f"{second}.tmp"),

@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from syncline.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Failure, one_line
+from syncline.cli.loglines import keep_standard_descriptors
 from syncline.version import __version__
 
 __all__ = ["cli", "main"]
@@ -73,6 +74,9 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Every error ends as one line on the error output and an exit status, never as a traceback."""
+    keep_standard_descriptors()
+    if not __debug__ and arguments is None:
+        _run_with_checks()
     try:
         cli.main(args=arguments, prog_name="syncline", standalone_mode=False)
         sys.stdout.flush()
@@ -107,6 +111,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"syncline: internal error: {kind}: {one_line(str(error))} (set {DEBUG_VARIABLE}=1 for the traceback)")
         return EXIT_FAILED
     return 0
+
+
+def _run_with_checks() -> None:
+    """Begin this process again without `python -O`, which leaves out the checks that a node rests on."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"}
+    command = [sys.executable, "-P", "-m", "syncline", *sys.argv[1:]]
+    os.execve(sys.executable, command, environment)  # noqa: S606 - the very program that runs, with its own arguments
 
 
 def _say(line: str) -> None:

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from syncline.client.wire import json_key
+from syncline.platform.texts import encode_json
 
 __all__ = ["json_key", "json_text", "print_bytes", "print_json", "print_line", "print_table", "shown"]
 
@@ -17,7 +18,7 @@ _ESCAPES: Final = {**{code: f"\\x{code:02x}" for code in (*range(32), 127)}, 9: 
 
 def print_json(value: object) -> None:
     """One JSON document, indented where a person reads it."""
-    encoded = msgspec.json.encode(value)
+    encoded = encode_json(value)
     if sys.stdout.isatty():
         encoded = msgspec.json.format(encoded, indent=2)
     print_line(encoded.decode())
@@ -25,7 +26,7 @@ def print_json(value: object) -> None:
 
 def json_text(value: object) -> str:
     """A value as JSON on one line."""
-    return msgspec.json.encode(value).decode()
+    return encode_json(value).decode()
 
 
 def print_line(text: str) -> None:

@@ -83,7 +83,8 @@ def serve(config_file: str | None, log_file: str | None, parent_fd: int | None, 
     except SynclineError as error:
         raise failure_of(error) from error
     except OSError as error:
-        raise Failure(f"node {config.name}: {error.strerror or error}", EXIT_FAILED) from error
+        where = f"{error.filename}: " if error.filename else ""
+        raise Failure(f"node {config.name}: {where}{error.strerror or error}", EXIT_FAILED) from error
     except asyncio.CancelledError as error:
         raise Failure(f"node {config.name} was stopped before it was ready", EXIT_FAILED) from error
 

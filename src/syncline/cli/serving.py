@@ -7,20 +7,25 @@ import logging
 import logging.handlers
 import os
 import signal
-import sys
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from syncline.platform import interpreter
+from syncline.cli.loglines import DescriptorStream, ThreadHandler
+from syncline.platform import descriptors, interpreter
 from syncline.server.app import KvServer
 from syncline.server.config import ServerConfig
-from syncline.server.logs import JsonFormatter, TextFormatter, set_up_logging
+from syncline.server.logs import JsonFormatter, TextFormatter
 
 __all__ = ["run_node"]
 
 LOG_FILE_BYTES: Final = 8 * 1024 * 1024
 LOG_FILES_KEPT: Final = 3
 """Older log files beside the current one: a node's log never takes more than four times `LOG_FILE_BYTES`."""
+
+STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Each stops the node in order, and passes its leadership on. SIGHUP is the end of the terminal that started it."""
+
+STDERR: Final = 2
 
 EXIT_AT_ONCE: Final = 130
 """The status after a second signal: not in order, though what was acknowledged is on disk all the same."""
@@ -32,17 +37,22 @@ _log = logging.getLogger("syncline.cli.serve")
 
 def run_node(config: ServerConfig, *, log_file: str | None, parent_fd: int | None) -> None:
     """Run a node until a signal, or the end of its parent. Raises what stopped it otherwise."""
-    _set_up_log(config, log_file)
+    output = _set_up_log(config, log_file)
     interpreter.prepare()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_run(config, parent_fd))
+    descriptors.raise_limit()
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_run(config, parent_fd, output))
+    finally:
+        output.close()
 
 
-async def _run(config: ServerConfig, parent_fd: int | None) -> None:
+async def _run(config: ServerConfig, parent_fd: int | None, output: ThreadHandler) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _on_signal, stop, number)
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup has a terminal's end ignored: it stays so
+            loop.add_signal_handler(number, _on_signal, stop, number)
     if parent_fd is not None:
         loop.add_reader(parent_fd, _on_parent_gone, loop, parent_fd, stop)
     opening = asyncio.create_task(KvServer.open(config))
@@ -51,7 +61,7 @@ async def _run(config: ServerConfig, parent_fd: int | None) -> None:
         return
     server = opening.result()
     interpreter.freeze()
-    print(f"syncline: node {config.name} serves {server.http_url}", file=sys.stderr, flush=True)
+    output.say(f"syncline: node {config.name} serves {server.http_url}")
     fault = asyncio.create_task(server.closed_by_fault())
     failed = await _done_before(stop, fault)
     await server.close()
@@ -93,14 +103,15 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _set_up_log(config: ServerConfig, log_file: str | None) -> None:
-    if log_file is None:
-        set_up_logging(level=config.log_level, style=config.log_format, node=config.name)
-        return
-    handler = logging.handlers.RotatingFileHandler(
-        log_file, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILES_KEPT, encoding="utf-8"
-    )
-    handler.setFormatter((JsonFormatter if config.log_format == "json" else TextFormatter)(node=config.name))
+def _set_up_log(config: ServerConfig, log_file: str | None) -> ThreadHandler:
+    formatter = (JsonFormatter if config.log_format == "json" else TextFormatter)(node=config.name)
+    output = handler = ThreadHandler(logging.StreamHandler(DescriptorStream(STDERR)), formatter)
+    if log_file is not None:
+        rotating = logging.handlers.RotatingFileHandler(
+            log_file, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILES_KEPT, encoding="utf-8"
+        )
+        handler = ThreadHandler(rotating, formatter)
     root = logging.getLogger()
     root.setLevel(config.log_level.upper())
     root.addHandler(handler)
+    return output

@@ -27,6 +27,7 @@ from syncline.node.envelope import (
 )
 from syncline.node.fsm import FSM, BatchingFSM, DurableFSM, FSMSnapshot
 from syncline.node.fsm import Entry as Command
+from syncline.node.looks import LookWork
 from syncline.node.machine import (
     apply_failed,
     check_answer,
@@ -112,8 +113,8 @@ class NotViewed(msgspec.Struct, frozen=True):
     error: Exception
 
 
-Work: TypeAlias = ApplyWork | RestoreWork | SnapshotWork
-Outcome: TypeAlias = Applied | Restored | Viewed | NotViewed
+Work: TypeAlias = ApplyWork | RestoreWork | SnapshotWork | LookWork[object]
+Outcome: TypeAlias = Applied | Restored | Viewed | NotViewed | LookWork[object]
 
 
 def restore(fsm: FSM, reader: SnapshotReader) -> None:
@@ -230,6 +231,9 @@ class Applier:
         if isinstance(work, RestoreWork):
             restore(self._fsm, work.reader)
             return iter((Restored(work.meta, work.runtime),))
+        if isinstance(work, LookWork):
+            work.run()
+            return iter((work,))
         try:
             return iter((Viewed(check_view(self._fsm, self._fsm.snapshot())),))
         except Exception as error:  # noqa: BLE001 - the user's code; nothing is lost but this snapshot

@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -35,6 +36,7 @@ from syncline.node.levels import Ability, Levels, ability_of, check_start
 from syncline.node.logwriter import LogWriter
 from syncline.node.machine import CommandCheck, check_applied_index, check_machine
 from syncline.node.members import BookState, MemberBook, derive_cluster_id, derive_node_id, format_id, is_founder
+from syncline.node.opening import open_beside
 from syncline.node.outcomes import on_outcome
 from syncline.node.parts import Parts
 from syncline.node.startguard import StartGuard, load_starts, older_copy_text
@@ -62,6 +64,9 @@ log = logging.getLogger("syncline.node")
 ID_BITS = 62
 """Of a data directory's id: no two are ever the same."""
 
+APPLY_BATCH_BYTES = 128 * 1024
+"""Committed entries that a state machine on the event loop applies together: some 5 ms."""
+
 BOOTSTRAP_TERM = 1
 """The term of the entries that the first members are given; elections start after it."""
 
@@ -81,24 +86,33 @@ class World:
     """What this version can do. Tests run nodes of several versions side by side."""
 
 
-def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None]) -> Driver:
+async def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None]) -> Driver:
     """Open the data directory and make the node in it, not started yet. The state machine is restored.
 
-    Raises TypeError (no state machine), ConfigError, StorageError (locked, rotten, another node's), and NodeFailed if
-    the state machine can't load its snapshot.
+    What takes time, the log and the state, is read beside the event loop. Raises TypeError (no state machine),
+    ConfigError, StorageError (locked, damaged, another node's), and NodeFailed if the state machine can't load its
+    snapshot.
     """
     check_machine(fsm)
+    opened = await open_beside(world.workers, partial(_open, config, fsm, world), _Opened.release)
+    try:
+        return _connect(config, fsm, world, failed, opened)
+    except BaseException:
+        opened.release()
+        raise
+
+
+def _open(config: Config, fsm: FSM, world: World) -> _Opened:
+    """On a thread."""
     directory = DataDir.open(world.disk, config.data_dir)
     try:
-        return _assemble(config, fsm, world, failed, directory)
+        return _with_directory(config, fsm, world, directory)
     except BaseException:
         directory.release()
         raise
 
 
-def _assemble(
-    config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None], directory: DataDir
-) -> Driver:
+def _with_directory(config: Config, fsm: FSM, world: World, directory: DataDir) -> _Opened:
     if directory.identity is None:
         check_applied_index(fsm, 0, node=config.name, path=config.data_dir)
     identity = _identify(config, directory, world.rng)
@@ -112,21 +126,13 @@ def _assemble(
         must_exist=directory.started,
     )
     try:
-        return _with_log(config, fsm, world, failed, directory, identity, wal)
+        return _with_log(config, fsm, world, directory, identity, wal)
     except BaseException:
         wal.close()
         raise
 
 
-def _with_log(
-    config: Config,
-    fsm: FSM,
-    world: World,
-    failed: Callable[[NodeFailed], None],
-    directory: DataDir,
-    identity: Identity,
-    wal: Wal,
-) -> Driver:
+def _with_log(config: Config, fsm: FSM, world: World, directory: DataDir, identity: Identity, wal: Wal) -> _Opened:
     for note in (*wal.recovery.notes, *([wal.recovery.torn] if wal.recovery.torn else [])):
         log.warning("%s", note)
     snapshots = SnapshotStore.open(
@@ -160,8 +166,9 @@ def _with_log(
     directory.mark_started()
     assert directory.identity is not None
     identity = directory.identity  # as it is now: what is written later starts from this
-    core = RawNode(_core_config(config, identity, stored, manifest, world.rng))
-    return _connect(config, fsm, world, failed, _Opened(identity, directory, wal, stored, snapshots, book, core, can))
+    on_loop = bool(getattr(fsm, "apply_on_loop", False))
+    core = RawNode(_core_config(config, identity, stored, manifest, world.rng, apply_on_loop=on_loop))
+    return _Opened(identity, directory, wal, stored, snapshots, book, core, can)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +181,11 @@ class _Opened:
     book: MemberBook
     core: RawNode
     can: Ability
+
+    def release(self) -> None:
+        """Let the log and the data directory go."""
+        self.wal.close()
+        self.directory.release()
 
 
 def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None], opened: _Opened) -> Driver:
@@ -224,7 +236,9 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
         snapshots=opened.snapshots,
         book=opened.book,
         core=opened.core,
-        writer=LogWriter(opened.wal, opened.log, world.workers, relay.on_durable, on_failure),
+        writer=LogWriter(
+            opened.wal, opened.log, world.workers, relay.on_durable, on_failure, on_thread=config.log_sync == "thread"
+        ),
         machine=Applier(
             fsm,
             node_id,
@@ -242,7 +256,10 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
             starts, opened.book, noter, world.disk, opened.directory.path, leave=transport.leave_other_starts
         ),
         levels=_levels(config, opened, relay, on_failure),
+        asleep_s=world.workers.asleep_s,
     )
+    if config.log_sync == "kernel" and parts.writer.syncs_on_a_thread:
+        log.warning("log_sync is 'kernel', and this system or its sandbox offers no such sync: a thread does it")
     log.info("the log is synced by %s", "a thread" if parts.writer.syncs_on_a_thread else "the kernel")
     holder.append(Driver(config, parts, world.rng, failed))
     return holder[0]
@@ -402,7 +419,13 @@ def _bootstrap(config: Config, identity: Identity) -> WalWrite:
 
 
 def _core_config(
-    config: Config, identity: Identity, stored: StoredLog, manifest: SnapshotManifest | None, rng: random.Random
+    config: Config,
+    identity: Identity,
+    stored: StoredLog,
+    manifest: SnapshotManifest | None,
+    rng: random.Random,
+    *,
+    apply_on_loop: bool,
 ) -> RaftConfig:
     return RaftConfig(
         id=identity.node_id,
@@ -412,6 +435,7 @@ def _core_config(
         applied=manifest.index if manifest is not None else 0,
         async_storage_writes=True,
         max_message_bytes=config.max_message_bytes,
+        max_committed_bytes_per_ready=APPLY_BATCH_BYTES if apply_on_loop else 0,
         max_uncommitted_bytes=config.max_uncommitted_bytes,
         max_inflight_messages=config.max_inflight_messages,
         max_inflight_bytes=config.max_inflight_bytes,

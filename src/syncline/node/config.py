@@ -47,6 +47,9 @@ POSITIVE = (
 )
 
 
+LOG_SYNCS: Final = ("auto", "kernel", "thread")
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of one node.
 
@@ -143,6 +146,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     hold_level: int = 0
     """While this node leads, the cluster's feature level does not rise above this, and its machine version not at all.
     0: both rise as soon as all members can do more (`node.levels`)."""
+    log_sync: str = "auto"
+    """What syncs the log: "kernel" (beside the node, Linux; if it can't, a thread does, with a warning), "thread", or
+    "auto": the kernel if it offers that. A sandbox that ends a process for such a system call needs "thread"."""
 
     def __post_init__(self) -> None:
         if isinstance(self.data_dir, os.PathLike):
@@ -204,6 +210,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ConfigError("cluster_id and node_id go together: both come from the cluster that is joined")
 
     def _check_limits(self) -> None:
+        if self.log_sync not in LOG_SYNCS:
+            raise ConfigError(f"log_sync is {self.log_sync!r}: accepted are {', '.join(LOG_SYNCS)}")
         if not 0.001 <= self.heartbeat_s <= 60:  # also of a "nan", which compares false with everything
             raise ConfigError(f"heartbeat_s is {self.heartbeat_s}: it must be from 0.001 to 60 seconds")
         if not self.election_s <= LONGEST_ELECTION_S:
@@ -251,7 +259,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.peers.get(self.name, self.listen) if everywhere else self.listen
 
 
-_TEXTS: Final = ("name", "data_dir", "listen", "advertise", "http", "cluster")
+_TEXTS: Final = ("name", "data_dir", "listen", "advertise", "http", "cluster", "log_sync")
 _SECONDS: Final = ("heartbeat_s", "election_s")
 
 

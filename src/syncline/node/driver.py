@@ -12,6 +12,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
+from threading import get_ident
 
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import (
@@ -25,7 +26,7 @@ from syncline.consensus.types import (
     SoftState,
     StateType,
 )
-from syncline.errors import Dropped, NodeFailed, NotLeader, OperationError, SynclineError, TransportError
+from syncline.errors import Dropped, NodeFailed, NotLeader, OperationError, SynclineError, TransportError, UsageError
 from syncline.node.addresses import Addresses
 from syncline.node.applier import ApplyWork, RestoreWork
 from syncline.node.commits import Commits
@@ -71,6 +72,10 @@ FORWARD_BATCH_BYTES = 1 << 20
 GATHER_BYTES = 1 << 20
 """So much is not held back any more: as much as goes into one append message."""
 
+APPLIES_PER_TURN = 2
+"""Batches of entries (`assembly.APPLY_BATCH_BYTES` each) that a state machine on the loop applies in one turn. A start
+with a long log behind its snapshot would otherwise hold the loop until all of it is applied."""
+
 READS_RETRY_HEARTBEATS = 5
 """A read that was not confirmed within so many heartbeats is asked again: the request or its answer was lost."""
 
@@ -94,12 +99,14 @@ class Driver:
         self.rng = rng
         self.events = Events()
         self.loop = asyncio.get_running_loop()
+        self.thread = get_ident()
         self.proposals = Proposals(rng, step_s=config.heartbeat_s, max_bytes=config.max_pending_bytes)
         self.reads = Reads(
             rng,
             step_s=config.heartbeat_s,
             retry_s=READS_RETRY_HEARTBEATS * config.heartbeat_s,
             ask=lambda context: void(self.core.read_index(context)),
+            asleep_s=parts.asleep_s,
         )
         self.ignored = Ignored(self.loop.time)
         self.term_guard = TermGuard()
@@ -147,7 +154,12 @@ class Driver:
         self._next_tick_s = 0.0
 
     def check_running(self) -> None:
-        """Raise what stopped the node, if something did: nothing that starts now would ever end."""
+        """Raise what stopped the node, if something did, and `UsageError` on another thread than the loop's."""
+        if get_ident() != self.thread:
+            raise UsageError(
+                "this node belongs to the event loop of another thread: use loop.call_soon_threadsafe or"
+                " asyncio.run_coroutine_threadsafe to call it there"
+            )
         if self.stopped_by is not None:
             raise self.stopped_by
 
@@ -170,6 +182,7 @@ class Driver:
         self.reads.fail_all(unsent)
         self.snapshotter.stop(unsent)
         self.wake_watchers()
+        self.emit(EventKind.STOPPED, detail=str(sent))
         self.events.close()
 
     def fail(self, error: BaseException) -> None:
@@ -365,8 +378,14 @@ class Driver:
             if ask and self.reads.to_ask:
                 self.reads.ask(self.loop.time())
             self.commits.look()
+            applies = 0
             while not self.stopped and self.core.has_ready():
+                if applies == APPLIES_PER_TURN:
+                    self.schedule()
+                    break
+                applied = self.applied
                 self._carry_out()
+                applies += self.applied != applied
             self.parts.transport.flush()
         except Exception as error:  # noqa: BLE001 - see `fail`
             self.fail(error)

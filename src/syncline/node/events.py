@@ -26,6 +26,8 @@ class EventKind(StrEnum):
     PEER_DOWN = "peer_down"
     DISK_SLOW = "disk_slow"
     DISK_FULL = "disk_full"
+    STOPPED = "stopped"
+    """The last event of a node: it was closed, or has stopped itself. `detail` says why."""
 
 
 class Event(msgspec.Struct, frozen=True):

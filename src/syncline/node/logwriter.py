@@ -20,6 +20,7 @@ when the change is applied (`settle_now`; see `node.settlement`).
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -28,10 +29,14 @@ import msgspec
 from syncline.consensus.types import HardState, Message, MessageType
 from syncline.platform.worker import Workers
 from syncline.storage.log import StoredLog
-from syncline.storage.wal import Wal, WalWrite, WriteResult
+from syncline.storage.wal import NotBegun, Wal, WalWrite, WriteResult
 
 __all__ = ["LogWriter"]
 
+log = logging.getLogger("syncline.node")
+
+NOT_BEGUN_S: Final = 0.1
+"""After so long the next segment is tried again if the process had no file descriptor for it."""
 
 COMMIT_SETTLE_S: Final = 0.02
 """For so long a commit index waits for an append to travel with. Longer than a node in use is ever without one, so
@@ -51,6 +56,13 @@ class _Work(msgspec.Struct, frozen=True):
     compact_to: int
 
 
+class _NotBegun(msgspec.Struct, frozen=True):
+    """Work of which nothing was done, and why."""
+
+    work: _Work
+    error: NotBegun
+
+
 class LogWriter:
     """Writes what the core asks to be stored. `durable` gets the responses of each group, on the loop."""
 
@@ -61,6 +73,8 @@ class LogWriter:
         workers: Workers,
         durable: Callable[[list[Message]], None],
         failed: Callable[[BaseException], None],
+        *,
+        on_thread: bool = False,
     ) -> None:
         self._wal = wal
         self._log = log
@@ -79,6 +93,8 @@ class LogWriter:
         self._closed = False
         self._broken = False
         """Whether something has failed: nothing is promised any more."""
+        self._short = False
+        """Whether the log waits for a file descriptor."""
         self._hard_state = log.hard_state
         """As the core has it; `_unsettled` where no append has taken it along yet."""
         self._unsettled = False
@@ -88,8 +104,8 @@ class LogWriter:
         self.last_sync_s = 0.0
         self.observe: Callable[[float], None] | None = None
         """Told how long each group took, from its first append's queueing."""
-        self._flusher = workers.flusher(wal.file, self._flushed)
-        self._worker = workers.start("syncline-log", self._process, self._written, self._fail)
+        self._flusher = None if on_thread else workers.flusher(wal.file, self._flushed)
+        self._worker = workers.start("syncline-log", self._process, self._processed, self._fail)
 
     def append(self, message: Message) -> None:
         """Store what a `STORAGE_APPEND` message carries. What promises nothing new is answered at once, or in turn."""
@@ -189,13 +205,28 @@ class LogWriter:
         self._worker.put(_Work(writes, self._compact_to))
         self._compact_to = 0
 
-    def _process(self, works: list[_Work]) -> WriteResult | None:
+    def _process(self, works: list[_Work]) -> WriteResult | _NotBegun | None:
         """On the thread."""
         [work] = works
-        result = self._wal.write(work.writes) if work.writes else None
+        try:
+            result = self._wal.write(work.writes) if work.writes else None
+        except NotBegun as error:
+            return _NotBegun(work, error)
         if work.compact_to:
             self._wal.compact(work.compact_to)
         return result
+
+    def _processed(self, result: WriteResult | _NotBegun | None) -> None:
+        """What the thread has done; what was not begun is done again after a while, before anything else."""
+        if not isinstance(result, _NotBegun):
+            self._written(result)
+        elif self._closed:
+            self._fail(result.error)
+        else:
+            if not self._short:
+                log.warning("the log waits: %s", result.error)
+            self._short = True
+            self._loop.call_later(NOT_BEGUN_S, self._worker.put, result.work)
 
     def _flushed(self, error: BaseException | None) -> None:
         try:
@@ -209,6 +240,7 @@ class LogWriter:
         """The group is durable. The next one goes to the disk before this one's promises are delivered."""
         if self._broken:
             return  # while this group was under way the one before could not be delivered: no promise may overtake it
+        self._short = False
         group = self._group
         self._write_group()
         if result is None:

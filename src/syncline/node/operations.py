@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+import asyncio
+from collections.abc import Callable, Sequence
+from threading import get_ident
+from typing import Final, TypeVar, cast
 
 from syncline.consensus.types import NodeId, StateType
-from syncline.errors import NodeFailed, NotLeader, OperationError, StorageError, TooLarge
+from syncline.errors import (
+    DeadlineExceeded,
+    NodeFailed,
+    NotLeader,
+    OperationError,
+    Outcome,
+    StorageError,
+    TooLarge,
+)
 from syncline.node.arguments import MAX_TIMEOUT_S, check_timeout, checked_bytes, checked_commands
 from syncline.node.driver import Driver
 from syncline.node.envelope import DATA, Kind, Proposal, encode
 from syncline.node.futures import ApplyCall, ApplyFuture, ReadFuture, Then, Waiter, settle_error
+from syncline.node.looks import LookWork
 
 __all__ = ["Operations"]
 
 ENDED_AT_ONCE: Final = (OperationError, NodeFailed, StorageError)
 """Why a proposal may fail before it is one. It is told as any failure is; wrong arguments raise."""
 
+Answer = TypeVar("Answer")
+
 
 class Operations:
     """Commands and linearizable reads. Base of `Raft`."""
 
     _driver: Driver
+    _failure: asyncio.Future[NodeFailed]
 
     @property
     def leader(self) -> NodeId | None:
-        """Who leads, as far as this node knows."""
-        return self._driver.core.leader or None
+        """The leader, as far as this node knows; None after the node has stopped."""
+        return None if self._driver.stopped else self._driver.core.leader or None
 
     def apply(self, data: bytes, *, timeout: float = 5.0, extensions: bytes = b"") -> ApplyFuture:
         """Replicate a command and apply it to the state machine. Await the future for the state machine's answer.
@@ -74,12 +88,47 @@ class Operations:
         """
         driver, loop = self._driver, self._driver.loop
         check_timeout(timeout)
+        if driver.thread != get_ident():
+            driver.check_running()
         if driver.stopped_by is not None:
             future = ReadFuture(loop=loop)
             settle_error(future, driver.stopped_by)
             return future
         driver.schedule()
         return driver.reads.new(loop, loop.time() + timeout, driver.config.heartbeat_s)
+
+    async def read(self, look: Callable[[], Answer], *, timeout: float = 5.0) -> Answer:  # noqa: ASYNC109
+        """Call `look()` linearizably, and return its answer; on any node.
+
+        It runs on the state machine's thread, between two applies: it sees everything that was committed before this
+        call, and nothing half applied. It must be short and must not change the state. What it raises is raised here.
+
+            count = await raft.read(lambda: machine.count)
+
+        Raises:
+            DeadlineExceeded, NoLeader: no quorum confirmed it, or its turn did not come, before the deadline.
+            Closed, NodeFailed: the node has stopped.
+        """
+        if not callable(look):
+            raise TypeError(f"look must be a function without arguments, not {type(look).__name__}")
+        driver = self._driver
+        check_timeout(timeout)
+        deadline_s = driver.loop.time() + timeout
+        await self.read_index(timeout=timeout)
+        driver.check_running()
+        future: asyncio.Future[Answer] = driver.loop.create_future()
+        driver.parts.machine.put(cast("LookWork[object]", LookWork(look, future)))
+        left_s = max(0.0, deadline_s - driver.loop.time())
+        try:
+            ends = [cast("asyncio.Future[object]", future), cast("asyncio.Future[object]", self._failure)]
+            await asyncio.wait(ends, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            if future.done():
+                return future.result()
+            driver.check_running()
+            message = "the state machine was busy until the deadline"
+            raise DeadlineExceeded(message, outcome=Outcome.NOT_APPLIED, leader=self.leader)
+        finally:
+            future.cancel()
 
     async def verify_leader(self, *, timeout: float = 5.0) -> None:  # noqa: ASYNC109
         """Return if this node leads, as confirmed by a quorum after the call; else raise NotLeader."""

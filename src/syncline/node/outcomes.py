@@ -6,6 +6,7 @@ from syncline.consensus.types import Entry
 from syncline.node.applier import Applied, Outcome, Restored, Viewed
 from syncline.node.driver import Driver
 from syncline.node.envelope import Member
+from syncline.node.looks import LookWork
 
 __all__ = ["on_outcome"]
 
@@ -17,6 +18,8 @@ def on_outcome(driver: Driver, outcome: Outcome) -> None:
             _on_applied(driver, outcome)
         elif isinstance(outcome, Restored):
             _on_restored(driver, outcome)
+        elif isinstance(outcome, LookWork):
+            outcome.deliver()
         elif isinstance(outcome, Viewed):
             driver.snapshotter.viewed(outcome.view)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from syncline.consensus.rawnode import RawNode
@@ -45,3 +46,5 @@ class Parts:
     guard: StartGuard
     transport: Transport
     levels: Levels
+    asleep_s: Callable[[], float] = float
+    """How long the machine has slept, of all the time that it has been up."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
+import logging
+import os
 import random
 import signal
-from collections.abc import AsyncIterator, Collection
-from typing import ClassVar, Self
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from typing import ClassVar, Final, Self
+
+import msgspec
 
 from syncline.consensus.types import NONE, NodeId, StateType
 from syncline.errors import (
@@ -42,6 +45,11 @@ from syncline.transport.messages import PeerStats
 from syncline.version import FEATURE_LEVEL
 
 __all__ = ["Raft"]
+
+log = logging.getLogger("syncline.node")
+
+CLOSE_S: Final = 10.0
+"""How long `close` waits for code of the program: an apply, or a snapshot that is being written."""
 
 HANDOVER_S = 2.0
 """How long `close` waits for another node to take over the leadership."""
@@ -91,12 +99,14 @@ class Raft(Administration):
         """
         check_config(config)
         await check_exposure(config)
+        disk = disk or OsDisk()
+        config = _absolute(config, disk)
         raft = cls.__new__(cls)
         loop = asyncio.get_running_loop()
         raft._failure = loop.create_future()
         raft._closing = None
         world = World(
-            disk or OsDisk(),
+            disk,
             network or TcpNetwork(),
             workers or ThreadWorkers(),
             rng or random.Random(),
@@ -104,7 +114,7 @@ class Raft(Administration):
             cls._digest_interval,
             feature_level,
         )
-        raft._driver = driver = assemble(config, fsm, world, raft._failed)
+        raft._driver = driver = await assemble(config, fsm, world, raft._failed)
         raft._changes = Changes(driver)
         try:
             driver.reconfiguration.sync_peers()
@@ -142,6 +152,7 @@ class Raft(Administration):
         disk, rng = disk or OsDisk(), rng or random.Random()
         check_config(config)
         check_machine(fsm)  # both also in `open`; but here before a member is asked
+        config = _absolute(config, disk)
 
         def check_new() -> None:
             check_applied_index(fsm, 0, node=config.name, path=config.data_dir)
@@ -185,15 +196,18 @@ class Raft(Administration):
     @property
     def no_leader(self) -> str:
         """Why there is none, for people; empty while a leader is known."""
+        if self._driver.stopped:
+            return f"this node has stopped: {self._driver.stopped_by}"
         return "" if self._driver.core.leader else self._driver.founding.why_no_leader()
 
     @property
     def is_leader(self) -> bool:
-        return self._driver.core.state is StateType.LEADER
+        """Whether this node leads, as far as it knows. False after it has stopped."""
+        return self._driver.core.state is StateType.LEADER and not self._driver.stopped
 
     @property
     def role(self) -> str:
-        """`leader`, `follower`, `candidate` or `learner`."""
+        """`leader`, `follower`, `candidate`, `learner`, or `stopped`."""
         return self.stats().role
 
     @property
@@ -224,8 +238,7 @@ class Raft(Administration):
         no message's time on the way, and nobody else's clock, is part of it. Also on the leader, which may have been
         replaced without knowing it.
         """
-        since_s = self._driver.reads.current_as_of_s
-        return None if since_s == -math.inf else self._driver.loop.time() - since_s
+        return self._driver.reads.age_s(self._driver.loop.time())
 
     @property
     def state_alarm(self) -> str:
@@ -316,10 +329,18 @@ class Raft(Administration):
             self._failure.set_exception(reason)
             self._failure.exception()  # nobody need look
         async with contextlib.AsyncExitStack() as doors:  # each is closed, in this order turned round, whatever fails
-            doors.callback(parts.directory.release)
+            busy: list[str] = []
+
+            def release() -> None:
+                if not busy:  # else its code may still write there: the lock goes with the process
+                    parts.directory.release()
+
+            doors.callback(release)
             doors.callback(parts.wal.close)
-            for worker in (parts.writer, parts.noter, parts.receiver, parts.persister, parts.machine):
+            for worker in (parts.writer, parts.noter, parts.receiver):
                 doors.push_async_callback(worker.close)
+            doors.push_async_callback(_close_in_time, "the writer of snapshots", parts.persister.close, busy)
+            doors.push_async_callback(_close_in_time, "the state machine", parts.machine.close, busy)
             doors.push_async_callback(driver.snapshotter.close)
             doors.push_async_callback(parts.transport.close)
 
@@ -330,3 +351,20 @@ class Raft(Administration):
     async def _wait_for_progress(self) -> None:
         self._driver.check_running()
         await self._changes.wait(self._driver.loop.time() + self._driver.config.heartbeat_s)
+
+
+async def _close_in_time(what: str, close: Callable[[], Awaitable[None]], busy: list[str]) -> None:
+    """Close what runs the program's own code, which may hang. Its thread is a daemon, and ends with the process."""
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            await close()
+    except TimeoutError:
+        busy.append(what)
+        log.warning("%s did not end within %g s: the node closes without it and keeps its lock", what, CLOSE_S)
+
+
+def _absolute(config: Config, disk: Disk) -> Config:
+    """The same settings, whose data directory stays what it is if the program changes its working directory."""
+    if os.path.isabs(config.data_dir) or not isinstance(disk, OsDisk):
+        return config
+    return msgspec.structs.replace(config, data_dir=os.path.join(os.getcwd(), config.data_dir))

@@ -22,19 +22,30 @@ __all__ = ["Reads"]
 
 
 class _Batch:
-    __slots__ = ("context", "futures", "index", "started_s")
+    __slots__ = ("asleep_s", "context", "futures", "index", "started_s")
 
     def __init__(self) -> None:
         self.futures: list[ReadFuture] = []
         self.context = b""
         self.index = 0
         self.started_s = 0.0
+        self.asleep_s = 0.0
+        """How long the machine had slept by then."""
 
 
 class Reads:
     """Reads of this node: gathering, being confirmed (one batch at a time), confirmed and waiting to be applied."""
 
-    def __init__(self, rng: random.Random, *, step_s: float, retry_s: float, ask: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        rng: random.Random,
+        *,
+        step_s: float,
+        retry_s: float,
+        ask: Callable[[bytes], None],
+        asleep_s: Callable[[], float] = float,
+    ) -> None:
+        self._asleep_s = asleep_s
         self._prefix = rng.getrandbits(64).to_bytes(8, "big")
         self._attempt = 0
         self._retry_s = retry_s
@@ -44,7 +55,9 @@ class Reads:
         self._asked: _Batch | None = None
         self._confirmed: deque[_Batch] = deque()
         self.current_as_of_s = -math.inf
-        """The state has everything that was committed when the loop's clock showed this."""
+        """The state has everything that was committed when the loop's clock showed this,"""
+        self.asleep_then_s = 0.0
+        """and the machine had slept so long."""
 
     def __len__(self) -> int:
         asked = len(self._asked.futures) if self._asked else 0
@@ -93,7 +106,7 @@ class Reads:
             return
         self._attempt += 1
         batch.context = self._prefix + self._attempt.to_bytes(8, "big")
-        batch.started_s = now_s
+        batch.started_s, batch.asleep_s = now_s, self._asleep_s()
         self._ask(batch.context)
 
     def confirmed(self, state: ReadState) -> None:
@@ -112,11 +125,18 @@ class Reads:
 
     def applied(self, index: int) -> None:
         """The state machine has reached `index`: what was waiting for it can be read now."""
-        while self._confirmed and self._confirmed[0].index <= index:
-            batch = self._confirmed.popleft()
-            self.current_as_of_s = max(self.current_as_of_s, batch.started_s)
+        if not self._confirmed:
+            return
+        waiting: deque[_Batch] = deque()
+        for batch in self._confirmed:
+            if batch.index > index:  # it may never come: those behind it need not wait for it
+                waiting.append(batch)
+                continue
+            if batch.started_s >= self.current_as_of_s:
+                self.current_as_of_s, self.asleep_then_s = batch.started_s, batch.asleep_s
             for future in batch.futures:
                 settle(future, index)
+        self._confirmed = waiting
 
     def expire(self, now_s: float, leader: int, why_no_leader: str = NO_QUORUM) -> None:
         for future in self._deadlines.expired(now_s):
@@ -128,6 +148,18 @@ class Reads:
         if self._asked is not None and all(future.done() for future in self._asked.futures):
             self._asked = None
         self._gathering = {slot: future for slot, future in self._gathering.items() if not future.done()}
+        if self._confirmed:
+            waits = (batch for batch in self._confirmed if not all(future.done() for future in batch.futures))
+            self._confirmed = deque(waits)
+
+    def age_s(self, now_s: float) -> float | None:
+        """How long ago the state had everything that was committed; None if that was never known.
+
+        The loop's clock may stand still while the machine sleeps. What it slept counts as well.
+        """
+        if self.current_as_of_s == -math.inf:
+            return None
+        return now_s - self.current_as_of_s + self._asleep_s() - self.asleep_then_s
 
     def fail_all(self, error: SynclineError) -> None:
         batches = [*self._confirmed, *([self._asked] if self._asked else [])]

@@ -77,7 +77,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
 def collect(driver: Driver) -> Stats:
     """Look at all of it. Cheap: nothing waits, nothing large is copied."""
     core, parts = driver.core, driver.parts
-    leads = core.state is StateType.LEADER
+    leads = core.state is StateType.LEADER and not driver.stopped
     last_index = core.last_index
     compared = driver.digests.status
     progress = {
@@ -94,7 +94,7 @@ def collect(driver: Driver) -> Stats:
         role=role_of(driver),
         term=core.term,
         vote=core.raft.vote,
-        leader=core.leader or None,
+        leader=None if driver.stopped else core.leader or None,
         commit=core.commit,
         applied=driver.applied,
         first_index=parts.log.first_index(),
@@ -126,6 +126,8 @@ def collect(driver: Driver) -> Stats:
 
 def role_of(driver: Driver) -> str:
     core = driver.core
+    if driver.stopped:
+        return "stopped"
     if core.state is StateType.LEADER:
         return "leader"
     if core.state in (StateType.CANDIDATE, StateType.PRE_CANDIDATE):

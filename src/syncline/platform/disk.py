@@ -11,10 +11,12 @@ import errno
 import os
 import re
 import shutil
+import stat
 import sys
 from typing import Final, Protocol
 
 from syncline.errors import DirectoryLocked
+from syncline.platform.forks import forget_in_child
 
 __all__ = ["Disk", "File", "LockHandle", "OsDisk"]
 
@@ -195,6 +197,11 @@ class OsLock:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        forget_in_child(self)
+
+    def descriptors(self) -> list[int]:
+        """For `forks`."""
+        return [self._descriptor] if self._descriptor >= 0 else []
 
     def release(self) -> None:
         if self._descriptor >= 0:
@@ -223,6 +230,7 @@ class OsDisk:
             with contextlib.suppress(PermissionError):  # made, but perhaps not synced, by a process that crashed there
                 self.sync_dir(parent)
             return
+        _check_can_be_directory(path)
         if not os.path.isdir(parent):
             self.make_dirs(parent)
         try:
@@ -251,8 +259,17 @@ class OsDisk:
     def lock(self, path: str, content: bytes) -> OsLock:
         import fcntl
 
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
+            descriptor = os.open(path, flags, FILE_MODE)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            os.unlink(path)  # a link: what it leads to is another's, and must be neither locked nor written
+            descriptor = os.open(path, flags, FILE_MODE)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "it is not a regular file", path)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -271,6 +288,23 @@ class OsDisk:
     def free_bytes(self, path: str) -> int:
         status = os.statvfs(path)
         return status.f_bavail * status.f_frsize
+
+
+def _check_can_be_directory(path: str) -> None:
+    """Raise `OSError` that says what `path` is, if it is something that can't become a directory."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        if os.path.islink(path):
+            raise FileNotFoundError(
+                errno.ENOENT, f"it is a symbolic link to {os.readlink(path)}, which does not exist", path
+            ) from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a symbolic link that leads to itself", path) from None
+        raise
+    else:
+        raise FileExistsError(errno.EEXIST, "it is a file and not a directory", path)
 
 
 def locked_error(path: str, holder: bytes) -> DirectoryLocked:

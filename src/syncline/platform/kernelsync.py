@@ -23,6 +23,7 @@ from ctypes import c_int16, c_int64, c_long, c_uint16, c_uint32, c_uint64
 from typing import Final
 
 from syncline.platform.disk import File, OsFile
+from syncline.platform.once import start_once
 
 __all__ = ["KernelFlusher", "KernelSync", "open_kernel_sync"]
 
@@ -139,6 +140,13 @@ def open_kernel_sync(descriptor: int) -> KernelSync | None:
         return None
     try:
         code = sync.wait()
+    except OSError as error:
+        sync.close()
+        raise OSError(
+            error.errno,
+            f"the kernel began to sync the log and does not tell the result: io_getevents failed with {error.strerror}."
+            " A sandbox that allows io_submit alone does so. Set log_sync to 'thread' (serve --log-sync thread)",
+        ) from error
     except BaseException:
         sync.close()
         raise
@@ -172,7 +180,8 @@ class KernelFlusher:
             self._kernel.submit(file.descriptor)
         except OSError as error:
             if error.errno in SHORTAGES:  # nothing was begun, so it may be made in another way
-                self._loop.run_in_executor(None, file.sync).add_done_callback(self._synced)
+                syncing = asyncio.wrap_future(start_once("syncline-sync", file.sync), loop=self._loop)
+                syncing.add_done_callback(self._synced)
             else:
                 self._loop.call_soon(self._ended, error)
 
@@ -182,7 +191,7 @@ class KernelFlusher:
         if not self._closed:
             self._closed = True
             self._loop.remove_reader(self._kernel.descriptor)
-            await asyncio.to_thread(self._kernel.close)
+            await asyncio.wrap_future(start_once("syncline-sync-end", self._kernel.close))
 
     def _synced(self, syncing: asyncio.Future[None]) -> None:
         self._ended(syncing.exception())

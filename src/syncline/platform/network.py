@@ -7,11 +7,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import os
 import socket
 import ssl
-from collections.abc import Callable
+import stat
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from syncline.platform.forks import forget_in_child
+from syncline.platform.resolver import AddressInfo, Resolver
 from syncline.platform.waiting import result_of
 
 __all__ = ["Listener", "Network", "TcpNetwork", "is_loopback"]
@@ -85,15 +90,25 @@ async def is_loopback(host: str) -> bool:
 class TcpNetwork:
     """The network of the operating system, by the running event loop."""
 
+    def __init__(self) -> None:
+        self._resolver = Resolver()
+        self._dialled: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        forget_in_child(self)
+
+    def descriptors(self) -> list[int]:
+        """Of connections that were dialled, for `forks`."""
+        return [number for dialled in self._dialled if (number := dialled.fileno()) >= 0]
+
     async def listen(
         self, factory: ProtocolFactory, host: str, port: int, *, tls: ssl.SSLContext | None = None
     ) -> Listener:
         """Bind. A host name is bound at all its addresses; raises `OSError` that names the address and what to do."""
         loop = asyncio.get_running_loop()
         try:
+            found = await self._resolver.addresses(host, port)
             server = await loop.create_server(
                 factory,
-                host,
+                list(dict.fromkeys(_numeric(address) for *_, address in found)),
                 port,
                 ssl=tls,
                 backlog=BACKLOG,
@@ -127,8 +142,9 @@ class TcpNetwork:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
-                connected = await _connected_socket(loop, host, port)
+                connected = await _connected_socket(loop, await self._resolver.addresses(host, port))
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._dialled.add(connected)
             making = loop.create_task(
                 loop.create_connection(
                     factory,
@@ -146,10 +162,16 @@ class TcpNetwork:
             raise _connect_error(error, host) from error
 
 
-async def _connected_socket(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
-    """The first of the host's addresses that answers; the last one's error where none does."""
+def _numeric(address: tuple[object, ...]) -> str:
+    """The form of an address that the event loop need not look up; a link-local one keeps its scope."""
+    scope = f"%{address[3]}" if len(address) == 4 and address[3] else ""
+    return f"{address[0]}{scope}"
+
+
+async def _connected_socket(loop: asyncio.AbstractEventLoop, addresses: Sequence[AddressInfo]) -> socket.socket:
+    """The first of a host's addresses that answers; the last one's error if none does."""
     failure: OSError = OSError(errno.EHOSTUNREACH, "it has no address")
-    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    for family, kind, protocol, _, address in addresses:
         try:
             dialled = socket.socket(family, kind, protocol)
         except OSError as error:  # a name may have IPv6 addresses on a machine that has no IPv6
@@ -174,6 +196,11 @@ class _TcpListener:
         self._server = server
         host, port = server.sockets[0].getsockname()[:2]
         self._address = (str(host), int(port))
+        forget_in_child(self)
+
+    def descriptors(self) -> list[int]:
+        """The listening sockets and the connections that came through them, for `forks`."""
+        return [number for number in _open_descriptors() if _local_port(number) == self._address[1]]
 
     @property
     def address(self) -> tuple[str, int]:
@@ -190,6 +217,26 @@ class _TcpListener:
         # Not `wait_closed`: from Python 3.12 on it waits for the open connections too.
         self._server.close()
         await asyncio.sleep(0)  # the loop lets the socket go
+
+
+def _open_descriptors() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/dev/fd")]
+    except OSError:  # a system without that directory
+        return []
+
+
+def _local_port(descriptor: int) -> int | None:
+    """The port of a TCP socket's own end; None if it is something else."""
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return None
+    except OSError:  # closed meanwhile
+        return None
+    with socket.socket(fileno=os.dup(descriptor)) as looked_at:
+        if looked_at.family not in (socket.AF_INET, socket.AF_INET6) or looked_at.type != socket.SOCK_STREAM:
+            return None
+        return int(looked_at.getsockname()[1])
 
 
 _LISTEN_ADVICE: Final = {

@@ -63,6 +63,10 @@ class Workers(Protocol):
         """A clock that only goes forward, fine enough for what a worker does: loops may count whole milliseconds."""
         ...
 
+    def asleep_s(self) -> float:
+        """How long the machine has been suspended since it started: what a loop's clock may leave out."""
+        ...
+
     def start(
         self,
         name: str,
@@ -90,6 +94,11 @@ class ThreadWorkers:
 
     def now_s(self) -> float:
         return time.perf_counter()
+
+    def asleep_s(self) -> float:
+        if not hasattr(time, "CLOCK_BOOTTIME"):
+            return 0.0  # not Linux: its clock that goes on in sleep has no name here
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
     def start(
         self,

@@ -9,10 +9,13 @@ import ssl
 from functools import partial
 from typing import Self
 
+import msgspec
+
 from syncline.errors import ConfigError
 from syncline.kv.machine import KvMachine
 from syncline.node.config import Config
 from syncline.node.raft import Raft
+from syncline.platform.descriptors import connection_limit
 from syncline.platform.disk import Disk, OsDisk
 from syncline.platform.network import Network, TcpNetwork
 from syncline.platform.worker import Workers
@@ -26,7 +29,7 @@ from syncline.server.metrics import Registry
 from syncline.server.names import check_address, split_address
 from syncline.server.problems import problem
 from syncline.server.request import Request
-from syncline.server.response import Respond
+from syncline.server.response import TEXT, Respond, bare
 from syncline.server.site import Site
 from syncline.server.telemetry import HttpTelemetry, add_node_metrics, add_process_metrics
 from syncline.transport.candidates import is_wildcard
@@ -65,14 +68,17 @@ class KvServer:
     ) -> KvServer:
         """Start: bind the HTTP port, join the cluster where that is asked for, open the node, serve.
 
-        Until the node is open, requests are answered 503 `starting`. Raises ConfigError, StorageError, OperationError
-        (joining failed), NodeFailed, and OSError where a port can't be bound; nothing is left running then.
+        Until the node is open, `/livez` is answered 200 and other requests 503 `starting`. Raises ConfigError,
+        StorageError, OperationError (joining failed), NodeFailed, and OSError if a port can't be bound; nothing is left
+        running then.
         """
         await check_exposure(config)
         network, disk = network or TcpNetwork(), disk or OsDisk()
         rng = rng or random.Random(secrets.randbits(128))
         registry = Registry()
-        http = HttpServer(_starting, limits=config.http_limits(), observe=HttpTelemetry(registry).observe)
+        limits = config.http_limits()
+        limits = msgspec.structs.replace(limits, max_connections=connection_limit(limits.max_connections))
+        http = HttpServer(_starting, limits=limits, observe=HttpTelemetry(registry).observe)
         http_url = config.http_advertise
         if config.http_listen:
             bind = split_address(config.http_listen, any_port=True)
@@ -134,6 +140,7 @@ class KvServer:
             insecure_peers=config.insecure_peers or config.insecure,
             peer_auth=config.peer_auth,
             hold_level=config.hold_level,
+            log_sync=config.log_sync,
         )
 
     def _known_address(self) -> str:
@@ -187,7 +194,11 @@ class KvServer:
         await self.close()
 
 
-def _starting(_request: Request, respond: Respond) -> None:
+def _starting(request: Request, respond: Respond) -> None:
+    """Answer before the node is open. It lives, so that a supervisor lets it load a large state."""
+    if request.method in ("GET", "HEAD") and request.path.startswith(b"/livez"):
+        respond(bare(200, TEXT, b"ok: the node is starting\n"))
+        return
     respond(problem(503, "starting", "the node is starting: it is not open yet"))
 
 

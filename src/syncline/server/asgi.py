@@ -17,7 +17,7 @@ from urllib.parse import quote
 from syncline.server.limits import HttpLimits
 from syncline.server.problems import RequestError
 from syncline.server.request import Request
-from syncline.server.response import Response
+from syncline.server.response import Deferred, Response
 from syncline.server.site import Site
 
 __all__ = ["AsgiApp"]
@@ -46,6 +46,8 @@ class AsgiApp:
         method = str(scope["method"])
         try:
             body = await self._body(receive)
+            if body is not None:
+                _check_length(scope, body)
         except RequestError as refusal:
             response = refusal.response()
         else:
@@ -64,7 +66,8 @@ class AsgiApp:
                 future.set_result(response)
 
         self._site(request, respond)
-        return await future
+        response = await future
+        return response.make() if isinstance(response, Deferred) else response
 
     async def _body(self, receive: Receive) -> bytes | None:
         parts, size = [], 0
@@ -80,6 +83,16 @@ class AsgiApp:
             parts.append(part)
             if not message.get("more_body", False):
                 return b"".join(parts)
+
+
+def _check_length(scope: Scope, body: bytes) -> None:
+    """Refuse a body that is not as long as announced: some ASGI servers lose it if the client offers an upgrade."""
+    for name, value in cast("Fields", scope["headers"]):
+        if name.lower() != b"content-length":
+            continue
+        if not value.isdigit() or int(value) != len(body):
+            shown = value[:32].decode("ascii", "replace")
+            raise RequestError(f"Content-Length is {shown}, the body has {len(body)} bytes; nothing was done")
 
 
 def _request(scope: Scope, method: str, body: bytes) -> Request:

@@ -41,6 +41,7 @@ JSON_FACTOR: Final = 2
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
+LogSync = Literal["auto", "kernel", "thread"]
 
 _Positive = Annotated[int, Meta(ge=1)]
 _Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -109,6 +110,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Entries kept in the log behind a snapshot."""
     reserve_bytes: Annotated[int, Meta(ge=0)] = RESERVE_BYTES
     """Disk space that writes never use: below it they are refused (507) and reads go on."""
+    log_sync: LogSync = "auto"
+    """What syncs the log: the kernel if it offers that, or a thread."""
 
     hold_level: Annotated[int, Meta(ge=0)] = 0
     """While this node leads, the cluster's feature level stays at this and the machine version as it is: see

@@ -1,6 +1,6 @@
 """One client connection: requests in, answers out, in order.
 
-Theory of operation. The reader parses; each complete request becomes a `_Slot` in a queue and is handed to the handler
+Theory of operation. The reader parses; each complete request becomes a `Slot` in a queue and is handed to the handler
 as soon as it may run, which answers now or later. Answers leave in the order of the requests: a finished slot waits
 until it is the first. Whatever is finished by the end of a turn of the event loop leaves in one write. Most connections
 have one request at a time, like others before it: it is read at once (`usual.py`), and its answer is written when it is
@@ -16,11 +16,13 @@ that may not start yet are `_unstarted`, and so are all behind them. `flush` loo
 nothing runs any more: the first of the queue has then been answered. It starts them in a loop, a share per turn; within
 the answer before them each would start some frames deeper than the last.
 
-Bounds. At most `max_in_flight` requests are started and `max_held_bytes` of bodies and answers held. Beyond that, while
-the client does not read, and while a request waits for those before it, further ones stay unstarted (at most one slice
-of input, and the body that ends in it), the rest of the input stays unparsed, and reading is paused. So a client can
-hold no more memory than it has been granted, whatever it sends. All connections together hold `max_total_held_bytes`;
-above it requests are refused (503) rather than kept waiting.
+Bounds. At most `max_in_flight` requests are started and `max_held_bytes` of bodies and answers held. An answer that may
+be large is `Deferred`: it is made when it is the first, and the client has read those before it. Until then its request
+counts as running, so that no later write overtakes it. Beyond the bounds, while the client does not read, and while a
+request waits for those before it, further ones stay unstarted (at most one slice of input, and the body that ends in
+it), the rest of the input stays unparsed, and reading is paused. So a client can hold no more memory than it has been
+granted, whatever it sends. All connections together hold `max_total_held_bytes`; above it requests are refused (503)
+rather than kept waiting. Health, metrics and version have a share of their own.
 
 A refusal (malformed input, a limit, a time-out) is an answer like any other, in its turn, and the last: the connection
 then half-closes and discards what still arrives for a few seconds, so that the client can read why.
@@ -35,13 +37,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
-import msgspec
-
 from syncline.server.express import CONDITIONS, Express, is_plain
 from syncline.server.problems import internal_error, problem
 from syncline.server.reader import BODY, ENDED, HEADER, IDLE, SLICE_BYTES, START, Refused, RequestReader
 from syncline.server.request import Request
-from syncline.server.response import Respond, Response
+from syncline.server.response import Deferred, Respond, Response
+from syncline.server.slots import GIVEN, Lane, Slot
 
 if TYPE_CHECKING:
     from syncline.server.http import HttpServer
@@ -59,55 +60,10 @@ LINGER_BYTES: Final = 64 * 1024 * 1024
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Which change nothing (RFC 9110, 9.2.1), so that it makes no difference in which order they run."""
 
+MAKE_BYTES: Final = 1024 * 1024
+"""When so much is to be written, no deferred answer is made in the same turn: a page takes some 10 ms to encode."""
+
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-class _Slot(msgspec.Struct, eq=False, gc=False):
-    """A request's place in the order of answers."""
-
-    request: Request | None
-    """None for a refusal: there is nothing to hand to the handler."""
-    close: bool
-    """Whether the connection ends with this answer."""
-    http10: bool
-    plain: bool
-    """Whether its answer is written as it is, with a body and nothing about the connection."""
-    answer: Response | None = None
-    held_bytes: int = 0
-    """Its part of the connection's `_held_bytes`: the body once it is started, the answer once it is there; before it
-    is started, of `_waiting_bytes`."""
-    started_s: float = 0.0
-
-
-_GIVEN: Final = Response(200, b"")
-"""Stands for an answer that was written: what nobody counts any more is not kept, and a second one is noticed."""
-
-
-class _Lane:
-    """The express requests of one connection. There is one at a time: while it runs, others take the ordinary way."""
-
-    __slots__ = ("_connection", "_server", "argument", "end", "respond", "slot")
-
-    def __init__(self, connection: HttpConnection, server: HttpServer, express: Express, end: bytes) -> None:
-        self._connection = connection
-        self._server = server
-        self.argument = b""
-        self.end = end
-        """What follows the argument: this connection's usual header."""
-        self.slot = _Slot(express.request, False, False, True)
-        self.respond: Respond = partial(connection.answered, self.slot)
-
-    def found(self, head: bytes, body: bytes) -> None:
-        """`respond`, and shorter where the answer can be written at once."""
-        slot, server = self.slot, self._server
-        transport = self._connection.let_go(slot)
-        if transport is None:
-            self.respond(Response(200, head, body))
-            return
-        if server.observe is not None:
-            assert slot.request is not None
-            server.observe(slot.request.route, 200, server.clock() - slot.started_s)
-        transport.write(b"".join((head, server.tail, body)))
 
 
 class HttpConnection(asyncio.Protocol):
@@ -145,12 +101,12 @@ class HttpConnection(asyncio.Protocol):
         self._server = server
         self._reader = RequestReader(server.limits, self._take, self._claim)
         self._transport: asyncio.Transport | None = None
-        self._slots: deque[_Slot] = deque()
-        self._unstarted: deque[_Slot] = deque()
+        self._slots: deque[Slot] = deque()
+        self._unstarted: deque[Slot] = deque()
         self._unparsed = b""
         self._offered = b""
         """What is being parsed, where it may be one whole request, to be learned from."""
-        self._lane: _Lane | None = None
+        self._lane: Lane | None = None
         """Known once a request could have been an express one."""
         self._in_flight = 0
         self._last_method = ""
@@ -247,7 +203,7 @@ class HttpConnection(asyncio.Protocol):
         else:  # as `_feed` would do it, for one whole request on a connection that is at rest
             reader.phase = IDLE
             reader.messages += 1
-            slot = _Slot(request, False, False, True)
+            slot = Slot(request, False, False, True)
             self._slots.append(slot)
             self._start(slot)
             limits = self._server.limits
@@ -261,9 +217,9 @@ class HttpConnection(asyncio.Protocol):
     def _open_lane(self, express: Express, request: Request, data: bytes) -> None:
         """What `data` says beside its target, others that follow on this connection will say as well."""
         if request.method == "GET" and not request.body and CONDITIONS.isdisjoint(request.headers):
-            self._lane = _Lane(self, self._server, express, data[data.index(b" ", len("GET ")) :])
+            self._lane = Lane(self, self._server, express, data[data.index(b" ", len("GET ")) :])
 
-    def _take_express(self, lane: _Lane, data: bytes) -> bool:
+    def _take_express(self, lane: Lane, data: bytes) -> bool:
         """Start the request that `data` is, if it is an express one. The connection is at rest."""
         server = self._server
         limits, express = server.limits, server.express
@@ -331,7 +287,7 @@ class HttpConnection(asyncio.Protocol):
             self._reading_bytes = 0
         if self._offered and not close:
             self._server.usual.learn(self._offered, request)
-        slot = _Slot(request, close, http10, plain=not (close or http10 or request.method == "HEAD"))
+        slot = Slot(request, close, http10, plain=not (close or http10 or request.method == "HEAD"))
         if self._in_flight and not self._unstarted:
             last = self._slots[-1].request
             assert last is not None, "nothing is read after a refusal"
@@ -350,7 +306,7 @@ class HttpConnection(asyncio.Protocol):
         """Give up on the input: this answer is the last."""
         if self._transport is None or self._refused:
             return
-        slot = _Slot(None, True, False, plain=False)
+        slot = Slot(None, True, False, plain=False)
         self._refused = True
         self._reader.phase = ENDED
         self._reader.continue_due = False
@@ -376,7 +332,7 @@ class HttpConnection(asyncio.Protocol):
             and not self._write_paused
         )
 
-    def _start(self, slot: _Slot) -> None:
+    def _start(self, slot: Slot) -> None:
         request = slot.request
         assert request is not None
         self._in_flight += 1
@@ -387,7 +343,7 @@ class HttpConnection(asyncio.Protocol):
             server.held_bytes += slot.held_bytes
         slot.started_s = server.clock()
         respond = partial(self.answered, slot)
-        if server.held_bytes > server.limits.max_total_held_bytes:
+        if server.held_bytes > server.limits.max_total_held_bytes and not server.has_share(request.path):
             respond(problem(503, "overloaded", "too much is being sent and asked at once; nothing was done"))
             return
         try:
@@ -395,14 +351,14 @@ class HttpConnection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - one request's fault must not end the others'
             _handler_failed(slot, respond, error)
 
-    def let_go(self, slot: _Slot) -> asyncio.Transport | None:
+    def let_go(self, slot: Slot) -> asyncio.Transport | None:
         """The request's end, where its answer can be written at once: where to; else None, and nothing is done."""
         slots = self._slots
         if len(slots) != 1 or slots[0] is not slot or not self._is_free():
             return None
         slots.popleft()
         self._in_flight -= 1
-        slot.answer = _GIVEN
+        slot.answer = GIVEN
         return self._transport
 
     def _is_free(self) -> bool:
@@ -411,15 +367,20 @@ class HttpConnection(asyncio.Protocol):
             self._feeding or self._write_paused or self._read_paused or self._draining
         )
 
-    def answered(self, slot: _Slot, answer: Response) -> None:
+    def answered(self, slot: Slot, answer: Response) -> None:
         """The `Respond` of a slot's request."""
         if slot.answer is not None:
             logger.error("a request was answered twice; the second answer (%d) is dropped", answer.status)
             return
         transport, slots, server = self._transport, self._slots, self._server
         if transport is None:
-            slot.answer = _GIVEN
+            slot.answer = GIVEN
             return  # the client has gone
+        if isinstance(answer, Deferred):
+            if slots[0] is not slot or self._write_paused:
+                slot.answer = answer  # `flush` makes it when it is its turn
+                return
+            answer = _made(answer)
         slot.answer = answer
         if slot.request is not None:
             self._in_flight -= 1
@@ -427,7 +388,7 @@ class HttpConnection(asyncio.Protocol):
                 server.observe(slot.request.route, answer.status, server.clock() - slot.started_s)
         if slot.plain and len(slots) == 1 and self._is_free():  # nothing is before it or behind it
             slots.popleft()
-            slot.answer = _GIVEN
+            slot.answer = GIVEN
             if slot.held_bytes:
                 self._held_bytes -= slot.held_bytes
                 server.held_bytes -= slot.held_bytes
@@ -451,13 +412,20 @@ class HttpConnection(asyncio.Protocol):
             return
         slots, server, closing = self._slots, self._server, False
         parts: list[bytes] = []
+        size_bytes = 0
         while slots and not closing:
             slot = slots[0]
             answer = slot.answer
             if answer is None:
                 break
+            if isinstance(answer, Deferred):
+                if size_bytes > MAKE_BYTES:
+                    self._schedule_flush()  # in the next turn, unless the client is found not to read
+                    break
+                answer = self._make(slot, answer)
+            size_bytes += len(answer.body)
             slots.popleft()
-            slot.answer = _GIVEN
+            slot.answer = GIVEN
             self._held_bytes -= slot.held_bytes
             server.held_bytes -= slot.held_bytes
             closing = slot.close or (self._draining and not slots)
@@ -474,6 +442,16 @@ class HttpConnection(asyncio.Protocol):
             self._end()
         elif self._unstarted or self._unparsed or self._read_paused:
             self._go_on()
+
+    def _make(self, slot: Slot, answer: Deferred) -> Response:
+        """Make an answer whose turn it is."""
+        request, server = slot.request, self._server
+        assert request is not None, "a refusal is there at once"
+        made = _made(answer)
+        self._in_flight -= 1
+        if server.observe is not None:
+            server.observe(request.route, made.status, server.clock() - slot.started_s)
+        return made
 
     def _go_on(self) -> None:
         """Start what had to wait, parse what was not parsed, read again: as far as the limits allow."""
@@ -530,6 +508,18 @@ class HttpConnection(asyncio.Protocol):
         transport.write_eof()
         self._resume_reading()
 
+    def rests(self, now_s: float) -> bool:
+        """Whether nothing is under way, and was not at the last sweep: it may be closed to make room for another."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or self._slots or self._reader.phase > IDLE:
+            return False
+        return self._since_s < now_s and not self._write_paused
+
+    def close_resting(self) -> None:
+        """Close a connection that `rests`."""
+        assert self._transport is not None
+        self._transport.close()
+
     def drain(self) -> None:
         """Close as soon as everything that was asked is answered: now, where nothing is."""
         self._draining = True
@@ -582,7 +572,14 @@ class HttpConnection(asyncio.Protocol):
         self.flush()
 
 
-def _handler_failed(slot: _Slot, respond: Respond, error: Exception) -> None:
+def _made(answer: Deferred) -> Response:
+    try:
+        return answer.make()
+    except Exception as error:  # noqa: BLE001 - one answer's fault must not end the others'
+        return internal_error(error)
+
+
+def _handler_failed(slot: Slot, respond: Respond, error: Exception) -> None:
     if slot.answer is None:
         respond(internal_error(error))
     else:

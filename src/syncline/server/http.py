@@ -7,6 +7,7 @@ So a limit of ten seconds ends between the tenth and the eleventh.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import ssl
 import time
 from collections.abc import Callable
@@ -23,6 +24,12 @@ __all__ = ["HttpServer", "Observe"]
 
 SWEEP_S: Final = 1.0
 """How often the time limits are enforced; also how exact the `Date` field is."""
+
+RESTING_LOOK: Final = 64
+"""Of so many connections one that rests is looked for when there are too many."""
+
+VITAL: Final = (b"/livez", b"/readyz", b"/health", b"/metrics", b"/version")
+"""What an operator's tools ask: they must be answered above all when a node has too much to do."""
 
 Observe = Callable[[str, int, float], None]
 """Told of each answer: the route, such as "GET /keys" ("" where none took it), the status, the seconds it took."""
@@ -58,7 +65,7 @@ class HttpServer:
         self.tail = self.tail_close = self.tail_http10 = b""
         """What ends a header: `Date`, `Connection` where it must be said, and the blank line."""
         self._wall_time_s = wall_time_s
-        self._connections: set[HttpConnection] = set()
+        self._connections: dict[HttpConnection, None] = {}
         self._to_flush: list[HttpConnection] = []
         self._listener: Listener | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -110,12 +117,28 @@ class HttpServer:
     # --- the connections' side
 
     def register(self, connection: HttpConnection) -> bool:
-        """Take a new connection; False where there are too many already."""
-        self._connections.add(connection)
-        return len(self._connections) <= self.limits.max_connections
+        """Take a new connection; False if there are too many already, and none of them rests."""
+        room = len(self._connections) < self.limits.max_connections or self._close_resting()
+        self._connections[connection] = None
+        return room
+
+    def _close_resting(self) -> bool:
+        """Close a connection that rests, the oldest first; whether there was one."""
+        for connection in tuple(itertools.islice(self._connections, RESTING_LOOK)):
+            if connection.rests(self.now_s):
+                connection.close_resting()
+                return True
+            del self._connections[connection]  # to the end: the next look begins behind it
+            self._connections[connection] = None
+        return False
+
+    def has_share(self, path: bytes) -> bool:
+        """Whether a request is answered though all connections together hold too much."""
+        limits = self.limits
+        return path.startswith(VITAL) and self.held_bytes <= limits.max_total_held_bytes + limits.vital_bytes
 
     def unregister(self, connection: HttpConnection) -> None:
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         if self._empty is not None and not self._connections and not self._empty.done():
             self._empty.set_result(None)
 

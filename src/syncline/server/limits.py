@@ -24,13 +24,16 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 4 * MIB
     """A body, whole in memory before it is handled. Single routes may take less."""
     max_connections: int = 10_000
-    """Beyond it a new connection is told 503 and closed: descriptors are for peers and files too."""
+    """Beyond it one that rests is closed for a new one; if none rests, the new one is told 503 and closed. Files and
+    peers need descriptors too."""
     max_in_flight: int = 64
     """Requests of one connection that are being answered at a time; further pipelined ones wait unread."""
     max_held_bytes: int = 4 * MIB
     """Bodies and finished answers of one connection in memory; above it no further request of it is started."""
     max_total_held_bytes: int = 256 * MIB
     """The same of all connections together, bodies that are being read included; above it requests are refused."""
+    vital_bytes: int = 16 * MIB
+    """Above `max_total_held_bytes`, for health, metrics and version alone: hundreds of such answers."""
 
     header_timeout_s: float = 10.0
     """From a request's first byte (or the connection's start) to the end of its header: against slow-header attacks."""

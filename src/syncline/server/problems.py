@@ -16,6 +16,7 @@ import msgspec
 
 from syncline import errors
 from syncline.errors import Outcome
+from syncline.platform.texts import encode_json
 from syncline.server.response import JSON, Response, bare
 
 __all__ = ["RequestError", "error_response", "internal_error", "problem"]
@@ -92,9 +93,6 @@ class _Body(msgspec.Struct):
     error: _Problem
 
 
-_encoder = msgspec.json.Encoder()
-
-
 def problem(
     status: int,
     code: str,
@@ -115,7 +113,7 @@ def problem(
     )
     if status == 503:
         fields = RETRY_AFTER + fields
-    return bare(status, JSON + fields, _encoder.encode(_Body(content)))
+    return bare(status, JSON + fields, encode_json(_Body(content)))
 
 
 def error_response(error: BaseException, *, leader: tuple[str, str, str] | None = None) -> Response:

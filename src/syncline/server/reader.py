@@ -63,6 +63,7 @@ class RequestReader:
         "_parser",
         "_take",
         "_unfinished_bytes",
+        "_upgrade_offered",
         "_url",
         "_wire_bytes",
         "continue_due",
@@ -76,6 +77,8 @@ class RequestReader:
         self._take = take
         self._claim = claim
         self._parser = httptools.HttpRequestParser(self)
+        self._upgrade_offered = False
+        """The parser has stopped behind a header that offers another protocol; it has not seen the body."""
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._header_bytes = 0
@@ -97,10 +100,25 @@ class RequestReader:
         elif self.phase == BODY:
             self._wire_bytes += len(data)
         before = self.messages
+        rest: bytes | memoryview | None = data
+        while rest is not None:
+            rest = self._parse(rest)
+        if self.phase == HEADER and self.messages == before:
+            self._check_unfinished_header(len(data))
+        elif self.phase == BODY and self._wire_bytes > NON_DATA_BYTES + (1 + NON_DATA_FACTOR) * self._body_bytes:
+            self.phase = ENDED
+            raise _bad_request("the chunks of the body are mostly something else than data")
+
+    def _parse(self, data: bytes | memoryview) -> bytes | memoryview | None:
+        """Give the parser `data`. Return what is left of it behind a header that offered an upgrade, else None."""
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            assert self.phase == ENDED, "it was taken as an ordinary request, and as the last"
+        except httptools.HttpParserUpgrade as upgrade:
+            if not self._upgrade_offered:
+                assert self.phase == ENDED, "CONNECT was taken as an ordinary request, and as the last"
+                return None
+            self._decline_upgrade()
+            return data[upgrade.args[0] :]
         except httptools.HttpParserCallbackError as error:
             self.phase, cause = ENDED, error.__context__
             raise (cause if isinstance(cause, Refused) else Refused(internal_error(cause or error))) from None
@@ -108,11 +126,28 @@ class RequestReader:
             if self.phase != ENDED:  # else it only complains of bytes behind the last request
                 self.phase = ENDED
                 raise Refused(problem(400, "bad_request", f"malformed HTTP: {error}{_hint(error)}")) from None
-        if self.phase == HEADER and self.messages == before:
-            self._check_unfinished_header(len(data))
-        elif self.phase == BODY and self._wire_bytes > NON_DATA_BYTES + (1 + NON_DATA_FACTOR) * self._body_bytes:
-            self.phase = ENDED
-            raise _bad_request("the chunks of the body are mostly something else than data")
+        return None
+
+    def _decline_upgrade(self) -> None:
+        """Go on in HTTP/1.1 behind a header that offered another protocol, as RFC 9110 (7.8) allows.
+
+        httptools takes the message for finished there, without its body. So another parser gets a header that frames
+        the same body and offers nothing, and then the bytes that follow.
+        """
+        self._upgrade_offered = False
+        parser, headers = self._parser, self._headers
+        framing = b""
+        if b"transfer-encoding" in headers:
+            framing = b"Transfer-Encoding: chunked\r\n"
+        elif b"content-length" in headers:
+            framing = b"Content-Length: %d\r\n" % int(headers[b"content-length"])
+        connection = b"keep-alive" if parser.should_keep_alive() else b"close"
+        version = parser.get_http_version().encode()
+        resumed = _Resumed(self)
+        self._parser = httptools.HttpRequestParser(resumed)
+        head = b"%s / HTTP/%s\r\nHost: resumed\r\nConnection: %s\r\n%s\r\n"
+        self._parser.feed_data(head % (parser.get_method(), version, connection, framing))
+        resumed.in_header = False
 
     def _check_unfinished_header(self, size: int) -> None:
         # The parser reports a name or a value when it has its end, and keeps what it has until then: bound that, too.
@@ -170,6 +205,7 @@ class RequestReader:
             self._check_body_size(int(headers[b"content-length"]))
         if b"expect" in headers:
             self._expect(headers[b"expect"])
+        self._upgrade_offered = self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT"
 
     def on_body(self, part: bytes) -> None:
         self.continue_due = False
@@ -187,7 +223,11 @@ class RequestReader:
             raise Refused(problem(503, "overloaded", "too much is being sent and asked at once; nothing was stored"))
 
     def on_message_complete(self) -> None:
-        parser = self._parser
+        if self._upgrade_offered:
+            return  # the header is complete, not the message
+        parser, announced = self._parser, self._headers.get(b"content-length")
+        if announced is not None and int(announced) != self._body_bytes:
+            raise _bad_request(f"Content-Length is {int(announced)}, the body has {self._body_bytes} bytes")
         content = self._body if isinstance(self._body, bytes) else bytes(self._body)
         path, _, query = self._url.partition(b"?")
         if path[:1] != b"/":
@@ -231,6 +271,32 @@ class RequestReader:
         limits = self._limits
         message = f"the header is above a limit: {limits.max_header_bytes} bytes, {limits.max_headers} fields"
         return Refused(problem(431, "too_large", message))
+
+
+class _Resumed:
+    """Callbacks of a parser that goes on for another one: the reader has the header already that this one is given."""
+
+    def __init__(self, reader: RequestReader) -> None:
+        self._reader = reader
+        self.in_header = True
+        self.on_body = reader.on_body
+        self.on_message_complete = reader.on_message_complete
+
+    def on_message_begin(self) -> None:
+        if not self.in_header:
+            self._reader.on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if not self.in_header:
+            self._reader.on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.in_header:
+            self._reader.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if not self.in_header:
+            self._reader.on_headers_complete()
 
 
 def _bad_request(message: str) -> Refused:

@@ -11,19 +11,36 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["JSON", "OCTETS", "TEXT", "Respond", "Response", "bare", "json_response", "status_line"]
+from syncline.platform.texts import encode_json
+
+__all__ = [
+    "JSON",
+    "NO_CACHE",
+    "NO_STORE",
+    "OCTETS",
+    "TEXT",
+    "Deferred",
+    "Respond",
+    "Response",
+    "bare",
+    "json_response",
+    "status_line",
+]
 
 from collections.abc import Callable
 
 JSON: Final = b"Content-Type: application/json\r\n"
 OCTETS: Final = b"Content-Type: application/octet-stream\r\nX-Content-Type-Options: nosniff\r\n"
 """For stored values: a browser must never take one for a page of this site."""
+NO_STORE: Final = b"Cache-Control: no-store\r\n"
+"""For each answer but a value: a cache between client and server must not keep it."""
+NO_CACHE: Final = b"Cache-Control: no-cache\r\n"
+"""For a value: a cache may keep it, and must ask with its ETag before it gives it to another client."""
 TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 
 STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in http.HTTPStatus
 }
-_json_encoder = msgspec.json.Encoder()
 
 
 class Response(msgspec.Struct, eq=False, gc=False):
@@ -32,6 +49,20 @@ class Response(msgspec.Struct, eq=False, gc=False):
     status: int
     head: bytes
     body: bytes = b""
+
+
+class Deferred(Response, kw_only=True, eq=False, gc=False):
+    """An answer that may be large, and is made when it can be written: it takes no memory while it waits.
+
+    `make` reads the state as it is by then, which is as new as when the request was confirmed, or newer.
+    """
+
+    make: Callable[[], Response]
+
+    @classmethod
+    def by(cls, make: Callable[[], Response]) -> Deferred:
+        """The answer that `make` will give."""
+        return cls(0, b"", make=make)
 
 
 Respond = Callable[[Response], None]
@@ -44,11 +75,11 @@ def status_line(status: int) -> bytes:
 
 
 def bare(status: int, fields: bytes, body: bytes) -> Response:
-    """An answer with ready-made header fields (each line ended) and a body of any kind."""
-    head = b"%s%sContent-Length: %d\r\n" % (STATUS_LINES[status], fields, len(body))
+    """An answer with ready-made header fields (each line ended) and a body of any kind, that no cache may keep."""
+    head = b"%s%s%sContent-Length: %d\r\n" % (STATUS_LINES[status], fields, NO_STORE, len(body))
     return Response(status, head, body)
 
 
 def json_response(value: object, *, status: int = 200, fields: bytes = b"") -> Response:
     """`value` as JSON, by msgspec."""
-    return bare(status, JSON + fields, _json_encoder.encode(value))
+    return bare(status, JSON + fields, encode_json(value))

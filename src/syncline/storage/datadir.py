@@ -186,8 +186,9 @@ def lock_directory(disk: Disk, path: str) -> LockHandle:
         disk.make_dirs(path)
         return disk.lock(f"{path}/{LOCK_NAME}", b"%d\n" % os.getpid())
     except OSError as error:
+        where = f"{error.filename}: " if error.filename not in (None, path) else ""
         raise StorageError(
-            f"the data directory {path} can't be used: {error.strerror or error}. "
+            f"the data directory {path} can't be used: {where}{error.strerror or error}. "
             "Name a directory that this user may write to, or make it one."
         ) from error
 

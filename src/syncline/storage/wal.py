@@ -38,9 +38,9 @@ from syncline.storage.walformat import FORMAT_VERSION, SEGMENT_LIMIT_BYTES, Segm
 from syncline.storage.walframe import FRAME_LIMIT_BYTES, FrameBuilder, frame_bound
 from syncline.storage.walreader import EntryReader
 from syncline.storage.walrecovery import Recovered, Replay, recover
-from syncline.storage.walsegment import ActiveSegment, segment_room
+from syncline.storage.walsegment import ActiveSegment, NotBegun, segment_room
 
-__all__ = ["Recovery", "Wal", "WalWrite", "WriteResult"]
+__all__ = ["NotBegun", "Recovery", "Wal", "WalWrite", "WriteResult"]
 
 SEGMENT_BYTES: Final = 64 << 20
 """The default size of a segment: what compaction gives back at a time. Precedent: etcd, raft-wal."""
@@ -262,6 +262,7 @@ class Wal:
         """Make a batch durable: one write, one sync. The writes take effect in their order.
 
         Raises:
+            NotBegun: there is no file descriptor for the next segment. Nothing was written; write it again.
             StorageError: the disk failed, now or before. The object is dead; see the module's text.
         """
         self._check_alive()
@@ -271,7 +272,11 @@ class Wal:
         size = self._builder.take(marker, entries, hard_state)
         if size > BATCH_SPLIT_BYTES and len(batch) > 1:
             half = len(batch) // 2
-            one, two = self.write(batch[:half]), self.write(batch[half:])
+            one = self.write(batch[:half])
+            try:
+                two = self.write(batch[half:])
+            except NotBegun as error:
+                raise self._fail("writing", error) from error  # a part of the batch is written
             return WriteResult(two.last_index, one.entries + two.entries, one.size_bytes + two.size_bytes)
         if frame_bound(size) > FRAME_LIMIT_BYTES:
             raise StorageError(
@@ -305,6 +310,8 @@ class Wal:
                 self._disk.remove(segment.path)
                 self._disk.sync_dir(self.path)
             self._spare.keep()
+        except NotBegun:
+            return  # the next compaction drops what this one left
         except BaseException as error:
             raise self._fail("dropping old segments", error) from error
 
@@ -341,6 +348,8 @@ class Wal:
             if not self._active.has_room(size):
                 self._rotate(size)
             offset = self._active.put(self._builder)
+        except NotBegun:
+            raise
         except BaseException as error:
             failure = self._fail("writing", error)
             if isinstance(error, Exception):

@@ -9,14 +9,15 @@ from typing import Final
 import msgspec
 
 from syncline.consensus.types import HardState, SnapshotMeta
-from syncline.errors import DiskFull
+from syncline.errors import DiskFull, StorageError
+from syncline.platform.descriptors import NO_DESCRIPTORS
 from syncline.platform.disk import Disk, File
 from syncline.storage.space import is_disk_full
 from syncline.storage.walformat import SEGMENT_HEADER_BYTES, SegmentHeader, encode_segment_header, segment_name
 from syncline.storage.walframe import SEAL_BYTES, FrameBuilder, frame_bound
 from syncline.storage.wallayout import LAYOUTS, NEWEST, RecordLayout
 
-__all__ = ["ActiveSegment", "Segment", "TEMPORARY_SUFFIX", "segment_room"]
+__all__ = ["ActiveSegment", "NotBegun", "Segment", "TEMPORARY_SUFFIX", "segment_room"]
 
 TEMPORARY_SUFFIX: Final = ".tmp"
 
@@ -45,6 +46,30 @@ def segment_room(head_bytes: int, records_bytes: int) -> int:
     return SEGMENT_HEADER_BYTES + frame_bound(head_bytes) + frame_bound(records_bytes) + SEAL_BYTES
 
 
+class NotBegun(StorageError):
+    """The process has no file descriptor left. Nothing was written: the same call may be made again."""
+
+
+def _opened_twice(disk: Disk, path: str) -> tuple[File, File]:
+    """A new file, and a descriptor that is kept for the sync of its directory: it must not fail for want of one.
+
+    Raises `NotBegun` if the process has no two descriptors left. There is no file then.
+    """
+    try:
+        file = disk.open(path, create=True, write=True)
+        try:
+            return file, disk.open(path)
+        except OSError:
+            file.close()
+            disk.remove(path)
+            raise
+    except OSError as error:
+        if error.errno not in NO_DESCRIPTORS:
+            raise
+        message = f"{path} can't be opened: {error.strerror}. Give the process more file descriptors (ulimit -n)."
+        raise NotBegun(message) from error
+
+
 class ActiveSegment:
     """The segment that is written to. For the log's writer."""
 
@@ -62,7 +87,8 @@ class ActiveSegment:
     ) -> ActiveSegment:
         """Make a segment that begins with the hard state and the marker. Durable, name included, on return.
 
-        Raises `DiskFull` where there is no room for it: nothing of it is left then, and another one may be tried.
+        Raises `DiskFull` if there is no room for it, and `NotBegun` if there is no file descriptor: nothing of it is
+        left then, and another one may be tried.
         """
         name = segment_name(header.sequence)
         path = f"{directory}/{name}"
@@ -73,15 +99,17 @@ class ActiveSegment:
         builder.take(marker, (), hard_state)
         frame, checksum = builder.finish(len(head), seed, seed)
         assert len(head) + len(frame) + SEAL_BYTES <= header.size_bytes
-        file = disk.open(temporary, create=True, write=True)
+        file, kept = _opened_twice(disk, temporary)
         try:
             with _room_wanted(disk, temporary):
                 file.allocate(header.size_bytes)
             file.write_at(0, head + bytes(frame))
             file.sync()
             disk.rename(temporary, path)
+            kept.close()
             disk.sync_dir(directory)
         except BaseException:
+            kept.close()
             file.close()
             raise
         return cls(file, header, seed, path, len(head) + len(frame), checksum)

@@ -22,7 +22,7 @@ from syncline.node.fsm import FSM
 from syncline.node.raft import Raft
 from syncline.server.adapter import NodeBackend
 from syncline.server.request import Request
-from syncline.server.response import Response
+from syncline.server.response import Deferred, Response
 from syncline.server.site import Site
 from syncline.testing.simdisk import SimDisk, Survival
 from syncline.testing.simloop import SimNode
@@ -266,7 +266,8 @@ class SimServer:
         outside = contextvars.copy_context()
 
         def respond(response: Response) -> None:
-            loop.call_soon(_settle, answer, response, context=outside)
+            made = response.make() if isinstance(response, Deferred) else response
+            loop.call_soon(_settle, answer, made, context=outside)
 
         def run() -> None:
             if self._site is not None:

@@ -53,6 +53,9 @@ class SimWorkers:
     def now_s(self) -> float:
         return asyncio.get_running_loop().time()
 
+    def asleep_s(self) -> float:
+        return 0.0
+
     def start(
         self,
         name: str,

@@ -13,7 +13,7 @@ from syncline.server.express import CONDITIONS, Express, ExpressRequest
 from syncline.server.limits import KIB, MIB
 from syncline.server.problems import RequestError, problem
 from syncline.server.request import Parameters, Request
-from syncline.server.response import OCTETS, Respond, Response, status_line
+from syncline.server.response import JSON, NO_CACHE, NO_STORE, OCTETS, Deferred, Respond, Response, status_line
 from syncline.server.router import Explain, Router
 from syncline.server.routes.reads import (
     DEFAULT_TIMEOUT_S,
@@ -39,17 +39,18 @@ MAX_CACHED_QUERIES: Final = 1024
 MAX_CACHED_QUERY_BYTES: Final = 128
 """none longer than this."""
 
+DEFER_BYTES: Final = 32 * KIB
+"""A longer value is read again when it can be written: a client that asks for many and reads none holds none."""
+
 Cached = TypeVar("Cached")
 
 ANY_ETAG: Final = -1
 """What `*` stands for among ETags."""
 
 _OK: Final = status_line(200)
-_FOUND: Final = b"%s%s" % (_OK, OCTETS) + b'ETag: "%d"\r\nSyncline-Revision: %d\r\nContent-Length: %d\r\n'
-_WRITTEN: Final = (
-    _OK + b'Content-Type: application/json\r\nETag: "%d"\r\nSyncline-Revision: %d\r\nContent-Length: %d\r\n'
-)
-_DELETED: Final = _OK + b"Content-Type: application/json\r\nSyncline-Revision: %d\r\nContent-Length: %d\r\n"
+_FOUND: Final = b"%s%s%s" % (_OK, OCTETS, NO_CACHE) + b'ETag: "%d"\r\nSyncline-Revision: %d\r\nContent-Length: %d\r\n'
+_WRITTEN: Final = b"%s%s%s" % (_OK, JSON, NO_STORE) + b'ETag: "%d"\r\nSyncline-Revision: %d\r\nContent-Length: %d\r\n'
+_DELETED: Final = b"%s%s%s" % (_OK, JSON, NO_STORE) + b"Syncline-Revision: %d\r\nContent-Length: %d\r\n"
 
 
 class KeyRoutes:
@@ -107,6 +108,11 @@ class KeyRoutes:
         if error is not None:
             respond(self._explain(error))
             return
+        answer = self._answer(request)
+        respond(answer if len(answer.body) <= DEFER_BYTES else Deferred.by(partial(self._answer, request)))
+
+    def _answer(self, request: Request) -> Response:
+        """What the store says now."""
         store = self._backend.store
         record = store.get(request.argument)
         headers = request.headers
@@ -116,13 +122,11 @@ class KeyRoutes:
             except RequestError as bad:
                 refusal = bad.response()
             if refusal is not None:
-                respond(refusal)
-                return
+                return refusal
         if record is None:
-            respond(_not_found(store.revision))
-            return
+            return _not_found(store.revision)
         value = record.value
-        respond(Response(200, _FOUND % (record.mod_revision, store.revision, len(value)), value))
+        return Response(200, _FOUND % (record.mod_revision, store.revision, len(value)), value)
 
     def get_express(self, request: ExpressRequest) -> None:
         """`get` where the request says nothing but the key."""
@@ -250,7 +254,8 @@ def _check_conditions(headers: Mapping[bytes, bytes], record: KeyValue | None, r
         and record is not None
         and _matches(parse_etags(unwanted, "If-None-Match", weak=True), record)
     ):
-        head = b'%sETag: "%d"\r\nSyncline-Revision: %d\r\n' % (status_line(304), record.mod_revision, revision)
+        fields = b'ETag: "%d"\r\nSyncline-Revision: %d\r\n' % (record.mod_revision, revision)
+        head = b"%s%s%s" % (status_line(304), NO_CACHE, fields)
         return Response(304, head)
     return None
 

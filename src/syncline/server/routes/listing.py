@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -14,7 +15,7 @@ from syncline.kv.store import prefix_end
 from syncline.server.backend import Backend
 from syncline.server.problems import RequestError
 from syncline.server.request import Parameters, Request, encode_percent
-from syncline.server.response import Respond, Response, json_response
+from syncline.server.response import Deferred, Respond, Response, json_response
 from syncline.server.router import Explain, Router
 from syncline.server.routes.jsonbytes import Item, item_of, split
 from syncline.server.routes.reads import READ_PARAMETERS, ReadPlan, Reads
@@ -64,6 +65,12 @@ class ListingRoutes:
         if error is not None:
             respond(self._explain(error))
             return
+        if listing.count_only:
+            respond(self._answer(listing))
+        else:
+            respond(Deferred.by(partial(self._answer, listing)))
+
+    def _answer(self, listing: _Listing) -> Response:
         store = self._backend.store
         page = store.range(
             listing.prefix,
@@ -74,7 +81,7 @@ class ListingRoutes:
             count_only=listing.count_only,
             max_bytes=UNBOUNDED if listing.values == "false" else MAX_PAGE_BYTES,
         )
-        respond(listing.answer(page))
+        return listing.answer(page)
 
 
 class _Listing:

@@ -1,0 +1,44 @@
+"""Reads of the state machine that run where it is applied: between two applies, never beside one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+__all__ = ["LookWork"]
+
+Answer = TypeVar("Answer")
+
+
+class LookWork(Generic[Answer]):
+    """One call of a caller's function, for the applier. What it raises is the caller's, and no fault of the node."""
+
+    __slots__ = ("_answer", "_error", "_future", "_look")
+
+    def __init__(self, look: Callable[[], Answer], future: asyncio.Future[Answer]) -> None:
+        self._look = look
+        self._future = future
+        self._answer: list[Answer] = []
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Look, unless the caller has gone. On the thread of the state machine."""
+        if self._future.done():
+            return
+        try:
+            self._answer.append(self._look())
+        except BaseException as error:  # noqa: BLE001 - told to the caller; the state machine is not in doubt
+            self._error = error
+
+    def deliver(self) -> None:
+        """Tell the caller. On the event loop."""
+        if self._future.done():
+            return
+        if isinstance(self._error, StopIteration):  # a future takes none
+            self._future.set_exception(RuntimeError("the look raised StopIteration"))
+        elif self._error is not None:
+            self._future.set_exception(self._error)
+        else:
+            [answer] = self._answer
+            self._future.set_result(answer)

@@ -1,0 +1,155 @@
+"""A start reads the log and the state beside the event loop, and lets go of both if it is given up."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from syncline.errors import DirectoryLocked
+from syncline.node.config import Config
+from syncline.node.fsm import BytesSnapshot, Entry
+from syncline.node.opening import open_beside
+from syncline.node.raft import Raft
+from syncline.platform.worker import ThreadWorkers
+from tests.ports import free_block
+from tests.support import run
+
+DEADLINE_S = 20.0
+
+
+class SlowMachine:
+    """A state machine whose restore ends when the test says so."""
+
+    def __init__(self) -> None:
+        self.applied = 0
+        self.began = threading.Event()
+        self.go_on = threading.Event()
+        self.thread = ""
+
+    def apply(self, _entry: Entry) -> int:
+        self.applied += 1
+        return self.applied
+
+    def snapshot(self) -> BytesSnapshot:
+        return BytesSnapshot(b"%d" % self.applied)
+
+    def restore(self, source: BinaryIO) -> None:
+        self.thread = threading.current_thread().name
+        self.began.set()
+        assert self.go_on.wait(DEADLINE_S)
+        self.applied = int(source.read())
+
+
+async def stored_state(path: Path) -> Config:
+    """The settings of a closed node whose directory has a snapshot of one command."""
+    address = f"127.0.0.1:{free_block(1)}"
+    config = Config(name="a", data_dir=str(path / "a"), listen=address, peers={"a": address})
+    raft = await Raft.open(config, SlowMachine())
+    assert await raft.apply(b"x", timeout=DEADLINE_S) == 1
+    await raft.snapshot()
+    await raft.close()
+    return config
+
+
+async def until(event: threading.Event) -> None:
+    """Wait for an event of a thread, on a loop that goes on."""
+    deadline_s = asyncio.get_running_loop().time() + DEADLINE_S
+    while not event.is_set():
+        assert asyncio.get_running_loop().time() < deadline_s
+        await asyncio.sleep(0.005)
+
+
+def test_raft_open_with_a_slow_restore_leaves_the_loop_free(tmp_path: Path) -> None:
+    """The loop releases the restore itself: were it blocked by it, nothing would."""
+
+    async def scenario() -> None:
+        config = await stored_state(tmp_path)
+        machine = SlowMachine()
+        opening = asyncio.ensure_future(Raft.open(config, machine))
+        await until(machine.began)
+        assert not opening.done()
+        machine.go_on.set()
+        async with await opening:
+            assert machine.applied == 1
+            assert machine.thread != threading.main_thread().name
+
+    run(scenario())
+
+
+def test_raft_open_cancelled_in_restore_lets_the_directory_go(tmp_path: Path) -> None:
+    """SIGTERM in a start that loads a large state: it ends at once, and the same directory opens again."""
+
+    async def scenario() -> None:
+        config = await stored_state(tmp_path)
+        machine = SlowMachine()
+        opening = asyncio.ensure_future(Raft.open(config, machine))
+        await until(machine.began)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        with pytest.raises(DirectoryLocked):
+            await Raft.open(config, SlowMachine())
+        machine.go_on.set()
+        deadline_s = asyncio.get_running_loop().time() + DEADLINE_S
+        while True:
+            again = SlowMachine()
+            again.go_on.set()
+            try:
+                raft = await Raft.open(config, again)
+            except DirectoryLocked:
+                assert asyncio.get_running_loop().time() < deadline_s
+                continue
+            break
+        assert again.applied == 1
+        await raft.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("when", ["before the end", "between the end and its delivery"])
+def test_open_beside_releases_what_no_caller_takes(when: str) -> None:
+    async def scenario() -> None:
+        released: list[BytesIO] = []
+        began, go_on = threading.Event(), threading.Event()
+        opened = BytesIO()
+
+        def work() -> BytesIO:
+            began.set()
+            assert go_on.wait(DEADLINE_S)
+            return opened
+
+        task = asyncio.ensure_future(open_beside(ThreadWorkers(), work, released.append))
+        await until(began)
+        if when == "before the end":
+            task.cancel()
+            await asyncio.sleep(0)
+            go_on.set()
+        else:
+            go_on.set()
+            threading.Event().wait(0.05)  # the thread ends its work while the loop stands still
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        deadline_s = asyncio.get_running_loop().time() + DEADLINE_S
+        while not released:
+            assert asyncio.get_running_loop().time() < deadline_s
+            await asyncio.sleep(0.005)
+        assert released == [opened]
+
+    run(scenario())
+
+
+def test_open_beside_raises_what_the_work_raises() -> None:
+    async def scenario() -> None:
+        def work() -> BytesIO:
+            raise DirectoryLocked("held")
+
+        with pytest.raises(DirectoryLocked, match="held"):
+            await open_beside(ThreadWorkers(), work, BytesIO.close)
+
+    run(scenario())
