@@ -196,36 +196,9 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
         holder[0].fail(error)
 
     node_id = opened.identity.node_id
-    identity = opened.identity
     relay = _Relay(holder)
-    transport = Transport(  # before the parts that have threads: a certificate that can't be used leaves none behind
-        world.network,
-        relay,
-        node_id=node_id,
-        cluster_id=opened.identity.cluster_id,
-        bind=config.listen,
-        advertise=config.address,
-        rng=world.rng,
-        tls=config.peer_tls,
-        facts=NodeFacts(
-            directory=identity.directory_id,
-            incarnation=identity.incarnations[0],
-            history=identity.incarnations[1:],
-            name=identity.name,
-            level=opened.can.level,
-            machine_version=opened.can.machine_version,
-        ),
-        policy=PeerPolicy(
-            refuse_peer=relay.refuse_peer,
-            before_welcome=relay.before_welcome,
-            why_not_dial=relay.why_not_dial,
-            known_directory=relay.known_directory,
-            known_name=relay.known_name,
-            known=relay.known,
-            cluster_levels=relay.cluster_levels,
-        ),
-        authentication=PeerAuthentication(config.secrets, policy=config.peer_auth, entropy=world.entropy),
-    )
+    # Before the parts that have threads: a certificate that can't be used leaves none behind.
+    transport = _transport(config, world, opened, relay)
     noter = Calls("syncline-peers", world.workers, on_failure)
     starts = load_starts(world.disk, opened.directory.path)
     parts = Parts(
@@ -263,6 +236,38 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
     log.info("the log is synced by %s", "a thread" if parts.writer.syncs_on_a_thread else "the kernel")
     holder.append(Driver(config, parts, world.rng, failed))
     return holder[0]
+
+
+def _transport(config: Config, world: World, opened: _Opened, relay: _Relay) -> Transport:
+    identity = opened.identity
+    return Transport(
+        world.network,
+        relay,
+        node_id=identity.node_id,
+        cluster_id=identity.cluster_id,
+        bind=config.listen,
+        advertise=config.address,
+        rng=world.rng,
+        tls=config.peer_tls,
+        facts=NodeFacts(
+            directory=identity.directory_id,
+            incarnation=identity.incarnations[0],
+            history=identity.incarnations[1:],
+            name=identity.name,
+            level=opened.can.level,
+            machine_version=opened.can.machine_version,
+        ),
+        policy=PeerPolicy(
+            refuse_peer=relay.refuse_peer,
+            before_welcome=relay.before_welcome,
+            why_not_dial=relay.why_not_dial,
+            known_directory=relay.known_directory,
+            known_name=relay.known_name,
+            known=relay.known,
+            cluster_levels=relay.cluster_levels,
+        ),
+        authentication=PeerAuthentication(config.secrets, policy=config.peer_auth, entropy=world.entropy),
+    )
 
 
 def _levels(config: Config, opened: _Opened, relay: _Relay, on_failure: Callable[[BaseException], None]) -> Levels:
