@@ -27,8 +27,9 @@ from syncline.kv.machine import KvMachine
 from syncline.node.config import Config
 from syncline.node.driver import Driver
 from syncline.node.fsm import FSM
-from syncline.node.members import MemberInfo, derive_cluster_id, derive_node_id
+from syncline.node.members import MemberInfo, Membership, derive_cluster_id, derive_node_id
 from syncline.node.raft import Raft
+from syncline.testing.simdisk import Survival
 from syncline.testing.simloop import SimLoop
 from syncline.testing.simnet import SimNetwork
 from syncline.testing.simserver import SimServer
@@ -70,8 +71,14 @@ class Observer:
     def ended(self, server: SimServer) -> None:
         """A process ends by itself: its node has stopped itself, or has refused to start."""
 
+    def answered(self, server: SimServer, membership: Membership) -> None:
+        """A server has answered that a change of the membership is made."""
+
     def wiped(self, server: SimServer) -> None:
         """A disk was replaced by an empty one."""
+
+    def doubted(self, server: SimServer) -> None:
+        """A disk was replaced by an older copy, or copied: what its node promises counts no more."""
 
 
 class SimCluster:
@@ -148,6 +155,20 @@ class SimCluster:
         server = self.servers[name] = SimServer(name, self, config, random.Random(self._rng.getrandbits(64)))
         return server
 
+    def twin(self, server: SimServer) -> SimServer:
+        """Another machine with a copy of a server's disk, not started yet. From now on neither keeps its promises."""
+        assert not server.up, server
+        name = f"{server.name}-twin{server.lives}"
+        address = f"{name}:{PEER_PORT}"
+        config = msgspec.structs.replace(server.config, listen=address, advertise=address)
+        twin = SimServer(name, self, config, random.Random(self._rng.getrandbits(64)))
+        twin.disk = server.disk.crashed(Survival.EVERYTHING)
+        twin.twin_of, twin.damages = server, 1
+        server.lost = True
+        self.note(name, f"has a copy of the disk of {server.name}")
+        self.doubted(server)
+        return twin
+
     def current_leader(self) -> SimServer | None:
         """The running leader of the highest term, if there is one; its cluster may not know yet, or no longer."""
         leaders = [server for server in self.running if server.is_leader and server.driver is not None]
@@ -205,8 +226,14 @@ class SimCluster:
     def ended(self, server: SimServer) -> None:
         self.observer.ended(server)
 
+    def answered(self, server: SimServer, membership: Membership) -> None:
+        self.observer.answered(server, membership)
+
     def wiped(self, server: SimServer) -> None:
         self.observer.wiped(server)
+
+    def doubted(self, server: SimServer) -> None:
+        self.observer.doubted(server)
 
     def delay_of(self, server: SimServer) -> Delay:
         """How long a batch of a server's threads takes: asked anew each time."""

@@ -66,12 +66,15 @@ class Operator:
         if task is None or not await _ended(task):
             raise Unknown
         try:
-            return task.result()
+            result = task.result()
         except (SynclineError, NodeFailed) as error:
             self._cluster.note("operator", f"{server.name} says: {type(error).__name__}: {error}")
             if isinstance(error, OperationError) and error.outcome is Outcome.NOT_APPLIED:
                 return None
             raise Unknown from error
+        if isinstance(result, Membership):
+            self._cluster.answered(server, result)
+        return result
 
     async def add(self) -> SimServer:
         """Add a member on a new machine: a learner, which is promoted by itself. Or nothing comes of it."""

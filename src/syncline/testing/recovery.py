@@ -79,7 +79,8 @@ class Recovery:
                 await self._finish_changes()
         except TimeoutError:
             self._verdict.broken("changes of the membership after the faults", f"not within {OPERATOR_S:g} s")
-        if not all(self._is_member(server) for server in self._cluster.running if not server.retired):
+        servers = [server for server in self._cluster.running if not server.retired]
+        if not all(self._is_member(server) and not server.leaving for server in servers):
             await asyncio.sleep(PATIENCE_S)  # what was asked for last may still be on its way
         for server in list(self._cluster.servers.values()):
             if not self._is_member(server):

@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from syncline.consensus.types import Entry, EntryType, MembershipState, NodeId, StateType
-from syncline.testing.invariants.base import Invariant, View
+from syncline.node.members import Membership
+from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
 
-__all__ = ["MembershipsOverlap", "OneChangeAtATime"]
+__all__ = [
+    "AnsweredChangeIsCommitted",
+    "AnsweredChangeIsDurable",
+    "EqualRegistries",
+    "MembersAreListed",
+    "MembershipsOverlap",
+    "OneChangeAtATime",
+    "SnapshotMembership",
+]
 
 
 class OneChangeAtATime(Invariant):
@@ -52,6 +61,92 @@ class MembershipsOverlap(Invariant):
         if changes and self.facts.memberships[max(changes)] != membership:
             expected = self.facts.memberships[max(changes)]
             self.broken(f"{view.name} took {membership} from a snapshot at {index}, where it was {expected}")
+
+
+class SnapshotMembership(Invariant):
+    """A snapshot holds the membership in force at its index: no later one, and none that is not committed."""
+
+    name = "a snapshot has the membership of its index"
+
+    def snapshotted(self, view: View, index: int, membership: MembershipState) -> None:
+        changes = [other for other in self.facts.memberships if other <= index]
+        if changes and self.facts.memberships[max(changes)] != membership:
+            expected = self.facts.memberships[max(changes)]
+            self.broken(f"{view.name} writes {membership} into a snapshot at {index}, where it is {expected}")
+
+
+class AnsweredChangeIsCommitted(Invariant):
+    """A change of the membership is answered once it is committed, not when it is appended."""
+
+    name = "an answered change is committed"
+
+    def answered(self, name: str, membership: Membership) -> None:
+        if membership.index not in self.facts.committed:
+            self.broken(f"{name} answers with the membership of entry {membership.index}, which is not committed")
+
+
+class AnsweredChangeIsDurable(Invariant):
+    """When a change is answered, a quorum of the new membership knows durably that it is committed.
+
+    Otherwise a crash of those that stay puts the old membership back, of which no quorum may be left.
+    """
+
+    name = "an answered change is durable"
+
+    def answered(self, name: str, membership: Membership) -> None:
+        index, views = membership.index, self.facts.views
+        state = self.facts.memberships.get(index)
+        if state is None:
+            return
+        if state.voters_outgoing:
+            self.broken(f"{name} answers with the joint membership of entry {index}")
+            return
+        known = [voter for voter in state.voters if voter in views and views[voter].knows_committed(index)]
+        if 2 * len(known) <= len(state.voters):
+            names = " ".join(map(self.facts.name, known)) or "none"
+            self.broken(
+                f"{name} answers with the membership of entry {index}: of its {len(state.voters)} voters {names}"
+                " would know after a crash that it is in force"
+            )
+
+
+class MembersAreListed(Invariant):
+    """A node lists the members of the membership in force: all of them, in their roles, while it is joint too."""
+
+    name = "members are listed"
+
+    def __init__(self, facts: Facts, verdict: Verdict) -> None:
+        super().__init__(facts, verdict)
+        self._seen: dict[View, object] = {}
+
+    def applied(self, view: View) -> None:
+        configuration = view.core.raft.tracker.configuration
+        if self._seen.get(view) is configuration:
+            return
+        self._seen[view] = configuration
+        state = configuration.state()
+        listed = view.driver.parts.book.membership(state)
+        roles = dict.fromkeys((*state.learners, *state.learners_next), False)
+        roles.update(dict.fromkeys((*state.voters, *state.voters_outgoing), True))
+        seen = {node_id: member.voter for node_id, member in listed.members.items()}
+        if seen != roles or listed.joint != bool(state.voters_outgoing):
+            self.broken(f"{view.name} lists {listed}, and in force is {state}")
+
+
+class EqualRegistries(Invariant):
+    """The member registries of two nodes that have applied the same index are equal."""
+
+    name = "equal member registries"
+
+    def __init__(self, facts: Facts, verdict: Verdict) -> None:
+        super().__init__(facts, verdict)
+        self._registries: dict[int, tuple[bytes, str]] = {}
+
+    def applied(self, view: View) -> None:
+        index, registry = view.driver.applied, view.driver.parts.book.dump()
+        first, name = self._registries.setdefault(index, (registry, view.name))
+        if first != registry:
+            self.broken(f"after entry {index} {view.name} has the members {registry!r}, and {name} had {first!r}")
 
 
 def _overlap(one: MembershipState, other: MembershipState) -> bool:
