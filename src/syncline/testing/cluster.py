@@ -22,7 +22,7 @@ from typing import Final
 
 import msgspec
 
-from syncline.consensus.types import NodeId
+from syncline.consensus.types import ChangeType, NodeId
 from syncline.kv.machine import KvMachine
 from syncline.node.config import Config
 from syncline.node.driver import Driver
@@ -35,7 +35,7 @@ from syncline.testing.simnet import SimNetwork
 from syncline.testing.simserver import SimServer
 from syncline.testing.simworkers import Delay, usual_delay
 
-__all__ = ["LOOK_S", "PEER_PORT", "Observer", "SimCluster", "Settings"]
+__all__ = ["LOOK_S", "PEER_PORT", "Answer", "Observer", "SimCluster", "Settings"]
 
 PEER_PORT: Final = 7100
 CLUSTER_NAME: Final = "simulation"
@@ -56,6 +56,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_inflight_messages: int = 128
 
 
+class Answer(msgspec.Struct, frozen=True):
+    """What a server has answered to a change of the membership.
+
+    `changes` were asked for (empty: not known). The server knew the membership of `since` at that time.
+    """
+
+    membership: Membership
+    changes: tuple[tuple[ChangeType, NodeId], ...]
+    since: int
+
+
 class Observer:
     """Somebody who looks on. Does nothing by itself; nothing that it does may change the course of events."""
 
@@ -71,7 +82,7 @@ class Observer:
     def ended(self, server: SimServer) -> None:
         """A process ends by itself: its node has stopped itself, or has refused to start."""
 
-    def answered(self, server: SimServer, membership: Membership) -> None:
+    def answered(self, server: SimServer, answer: Answer) -> None:
         """A server has answered that a change of the membership is made."""
 
     def wiped(self, server: SimServer) -> None:
@@ -226,8 +237,8 @@ class SimCluster:
     def ended(self, server: SimServer) -> None:
         self.observer.ended(server)
 
-    def answered(self, server: SimServer, membership: Membership) -> None:
-        self.observer.answered(server, membership)
+    def answered(self, server: SimServer, answer: Answer) -> None:
+        self.observer.answered(server, answer)
 
     def wiped(self, server: SimServer) -> None:
         self.observer.wiped(server)

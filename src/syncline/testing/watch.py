@@ -13,11 +13,10 @@ from syncline.consensus.admission import Refusal
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import MembershipChange, MembershipState, Message, MessageType, NodeId, Ready, StateType
 from syncline.node.driver import Driver
-from syncline.node.members import Membership
 from syncline.platform.disk import File
 from syncline.storage.snapshotwriting import SnapshotWriter
 from syncline.storage.wal import WalWrite, WriteResult
-from syncline.testing.cluster import Observer
+from syncline.testing.cluster import Answer, Observer
 from syncline.testing.durablelog import DurableLog
 from syncline.testing.invariants.base import Facts, Onlooker, Verdict, View
 from syncline.testing.simloop import SimNode
@@ -103,9 +102,9 @@ class Watch(Observer):
         kind = "a sound node starts" if server.condition is Condition.REFUSED else "a sound node goes on"
         self._verdict.broken(kind, f"{server.name} {server.condition.value}: {server.error}")
 
-    def answered(self, server: SimServer, membership: Membership) -> None:
+    def answered(self, server: SimServer, answer: Answer) -> None:
         for call in self.on_answered:
-            call(server.name, membership)
+            call(server.name, answer)
 
     def wiped(self, server: SimServer) -> None:
         node_id = self._names.get(server.name)

@@ -23,6 +23,7 @@ __all__ = [
     "foreign_disk",
     "full_disk",
     "lost_file",
+    "lost_log",
     "rot",
     "rot_in_snapshot",
     "second_process",
@@ -154,6 +155,15 @@ async def lost_file(trouble: Trouble) -> None:
             await _damage(trouble, server, "", _lose)
 
 
+async def lost_log(trouble: Trouble) -> None:
+    """All files of the log vanish: the node must not take its directory for that of a first start."""
+    while True:
+        await trouble.wait(8.0)
+        server = trouble.expendable()
+        if server is not None:
+            await _damage(trouble, server, ".wal", _lose_all)
+
+
 async def _damage(trouble: Trouble, server: SimServer, suffix: str, damage: Damage) -> None:
     """Stop a server, damage a file, and start it. Where it refuses, its operator replaces it."""
     with trouble.hold(server):
@@ -186,6 +196,14 @@ def _lose(trouble: Trouble, disk: SimDisk, path: str) -> str:
         return f"{path} vanishes"
     disk.empty(path)
     return f"{path} is empty"
+
+
+def _lose_all(_: Trouble, disk: SimDisk, path: str) -> str:
+    folder = path.rpartition("/")[0]
+    for other in disk.paths():
+        if other.startswith(f"{folder}/"):
+            disk.lose(other)
+    return f"all files of {folder} vanish"
 
 
 async def wipe(trouble: Trouble) -> None:

@@ -58,6 +58,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "joint": memberships.joint,
     "transfer": memberships.transfer,
     "snapshot": memberships.snapshot,
+    "lost-log": disks.lost_log,
     "move": addresses.move,
     "move-majority": addresses.move_majority,
     "move-all": addresses.move_all,
@@ -76,6 +77,7 @@ FAULTS: Final[dict[str, Fault]] = {
 LATER: Final[dict[str, float]] = {
     "downgrade": 0.2,
     "overtake": 0.2,
+    "lost-log": 0.15,
     "move": 0.1,
     "move-majority": 0.05,
     "move-all": 0.05,

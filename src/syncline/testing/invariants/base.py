@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import Entry, MembershipState, Message, NodeId, StateType
 from syncline.node.driver import Driver
-from syncline.node.members import Membership
+from syncline.testing.cluster import Answer
 from syncline.testing.durablelog import DurableLog
 from syncline.transport.messages import PeerMessage
 
@@ -160,7 +160,7 @@ class Onlooker:
     def snapshotted(self, view: View, index: int, membership: MembershipState) -> None:
         """A node begins to write a snapshot of its state as of `index`."""
 
-    def answered(self, name: str, membership: Membership) -> None:
+    def answered(self, name: str, answer: Answer) -> None:
         """An operator was told by this server that a change of the membership is made, and what it has led to."""
 
     def applied(self, view: View) -> None:

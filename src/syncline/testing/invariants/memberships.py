@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from syncline.consensus.types import Entry, EntryType, MembershipState, NodeId, StateType
-from syncline.node.members import Membership
+from syncline.consensus.types import ChangeType, Entry, EntryType, MembershipState, NodeId, StateType
+from syncline.testing.cluster import Answer
 from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
 
 __all__ = [
@@ -76,13 +76,30 @@ class SnapshotMembership(Invariant):
 
 
 class AnsweredChangeIsCommitted(Invariant):
-    """A change of the membership is answered once it is committed, not when it is appended."""
+    """A change of the membership is answered once it is in force, not when it is appended."""
 
     name = "an answered change is committed"
 
-    def answered(self, name: str, membership: Membership) -> None:
-        if membership.index not in self.facts.committed:
-            self.broken(f"{name} answers with the membership of entry {membership.index}, which is not committed")
+    def answered(self, name: str, answer: Answer) -> None:
+        index = answer.membership.index
+        if index not in self.facts.committed:
+            self.broken(f"{name} answers with the membership of entry {index}, which is not committed")
+        known = self.facts.memberships
+        began = max((other for other in known if other <= answer.since), default=0)
+        meanwhile = [state for other, state in known.items() if began <= other <= index]
+        for kind, node_id in answer.changes:
+            if not any(_is_so(state, kind, node_id) for state in meanwhile):
+                what = f"{kind.name.lower()} {self.facts.name(node_id)}"
+                self.broken(f"{name} answers that the change is made: {what}. No membership has it up to entry {index}")
+
+
+def _is_so(state: MembershipState, kind: ChangeType, node_id: NodeId) -> bool:
+    """Whether a membership is as a change wants it, the new half of a joint one."""
+    if kind is ChangeType.ADD_NODE:
+        return node_id in state.voters
+    if kind is ChangeType.ADD_LEARNER_NODE:
+        return node_id in state.learners or node_id in state.learners_next
+    return node_id not in (*state.voters, *state.learners, *state.learners_next)
 
 
 class AnsweredChangeIsDurable(Invariant):
@@ -93,8 +110,8 @@ class AnsweredChangeIsDurable(Invariant):
 
     name = "an answered change is durable"
 
-    def answered(self, name: str, membership: Membership) -> None:
-        index, views = membership.index, self.facts.views
+    def answered(self, name: str, answer: Answer) -> None:
+        index, views = answer.membership.index, self.facts.views
         state = self.facts.memberships.get(index)
         if state is None:
             return
