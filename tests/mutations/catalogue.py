@@ -102,7 +102,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         (
             trace_hunt("a_change_from_before_a_snapshot_is_not_made_again"),
             _clusters("a membership is in force that never was", 20),
-            simulator_hunt("memberships share a quorum", "add", "remove", "cut"),
+            simulator_hunt("memberships share a quorum|a snapshot has the membership", "add", "remove", "cut"),
         ),
     ),
     Mutation(

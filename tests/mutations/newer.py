@@ -157,6 +157,18 @@ NEWER: tuple[Mutation, ...] = (
         ),
     ),
     Mutation(
+        "an answer to an old read attempt ends a new batch of reads",
+        "planted before, not seen",
+        nodes.old_read_attempt_ends_a_new_batch,
+        (simulator_hunt("a read sees what was committed before it", "late-reads"),),
+    ),
+    Mutation(
+        "a proposal over which a snapshot has gone is told `not_applied`",
+        "planted before, seen by chance",
+        nodes.jumped_proposal_told_not_applied,
+        (simulator_hunt("refused ones never", "long-snapshot"),),
+    ),
+    Mutation(
         "campaigning with an unapplied change",
         "planted before, not seen",
         published.campaigns_with_an_unapplied_change,

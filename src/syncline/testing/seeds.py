@@ -42,8 +42,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     chosen_clients: tuple[int, ...] | None = None
     """Which clients work, from 1 on. None: all that the seed chooses."""
     trace: bool = False
-    pending: bool = False
-    """Judge by the invariants that the product does not keep yet, too."""
+    pending: tuple[str, ...] = ()
+    """Names of invariants that the product does not keep yet: judge by these, too."""
 
 
 class Failure(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import multiprocessing
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from typing import Final
 import msgspec
 
 from syncline.testing.faults.table import FAULTS
+from syncline.testing.invariants.all import PENDING
 from syncline.testing.seeds import SIM_SECONDS, Options, SeedReport, run_seed
 from syncline.testing.shrinking import BUDGET_S, shrink
 
@@ -39,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         faults=_faults(parsed.faults),
         without=_faults(parsed.without) or (),
         chosen_clients=_numbers(parsed.clients),
-        pending=parsed.pending,
+        pending=_pending(parsed.pending),
     )
     with _quiet():
         if parsed.seed is not None:
@@ -79,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
         help="how long to look for a smaller run that fails alike; 0: not at all (default: %(default)g)",
     )
     parser.add_argument(
-        "--pending", action="store_true", help="judge by the invariants that the product does not keep yet, too"
+        "--pending",
+        default="",
+        help=f"judge by these that the product does not keep yet, too, or by `all`: {', '.join(sorted(PENDING))}",
     )
     parser.add_argument("--trace", action="store_true", help="print the whole trace (with --seed)")
     parser.add_argument("--jobs", type=int, default=1, help="processes (with --seeds)")
@@ -93,6 +97,14 @@ def _faults(text: str | None) -> tuple[str, ...] | None:
     unknown = [name for name in names if name not in FAULTS]
     if unknown:
         raise SystemExit(f"no such faults: {', '.join(unknown)}; there are {', '.join(FAULTS)}")
+    return names
+
+
+def _pending(text: str) -> tuple[str, ...]:
+    names = tuple(sorted(PENDING)) if text == "all" else tuple(name for name in text.split(",") if name)
+    unknown = [name for name in names if name not in PENDING]
+    if unknown:
+        raise SystemExit(f"no such pending invariants: {', '.join(unknown)}; there are {', '.join(sorted(PENDING))}")
     return names
 
 
@@ -191,7 +203,7 @@ def _command(seed: int, options: Options) -> str:
     if options.chosen_clients is not None:
         words.append(f"--clients {','.join(map(str, options.chosen_clients)) or 'none'}")
     if options.pending:
-        words.append("--pending")
+        words.append(f"--pending {shlex.quote(','.join(options.pending))}")
     return " ".join(words)
 
 

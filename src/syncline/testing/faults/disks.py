@@ -48,7 +48,7 @@ class _Order(msgspec.Struct, frozen=True):
 
 SYNCS: Final = (
     _Order("sync", (".wal",), skip=10),
-    _Order("sync", (".snap.tmp", ".snap.tmp", ".part"), elections=(2.0, 8.0)),
+    _Order("sync", (".snap.tmp", ".snap.tmp", ".part"), elections=(3.0, 10.0)),
     _Order("sync_dir", ("",), skip=1, elections=(2.0, 8.0)),
     _Order("sync_dir", ("/wal", "/snapshots"), elections=(2.0, 8.0)),
 )

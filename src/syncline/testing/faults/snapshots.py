@@ -13,8 +13,9 @@ from syncline.testing.simserver import SimServer
 
 __all__ = ["long_snapshot"]
 
-SPEEDS: Final = (1_000.0, 2_000.0, 4_000.0)
-"""Bytes a second: a snapshot of some kilobytes takes several election timeouts, and heartbeats still pass."""
+SPEEDS: Final = (1_000.0, 2_000.0, 4_000.0, 1_000_000.0)
+"""Bytes a second: a snapshot of some kilobytes takes several election timeouts, and heartbeats still pass.
+Or it takes no time: proposals that were made before still wait for their answers then."""
 
 ENTRIES: Final = 60
 """More than any setting of a run keeps in the log behind a snapshot."""

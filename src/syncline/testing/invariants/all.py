@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from syncline.testing.invariants.base import Facts, Invariant, Verdict
@@ -9,6 +10,7 @@ from syncline.testing.invariants.contacts import LeaderHasAQuorum, LeaderStays
 from syncline.testing.invariants.durability import (
     AcknowledgedIsDurable,
     CommittedIsDurable,
+    EmptiedTakesNoPart,
     LeaderIsDurable,
     NothingForgotten,
 )
@@ -27,12 +29,14 @@ from syncline.testing.invariants.memberships import (
 
 __all__ = ["PENDING", "all_invariants"]
 
-PENDING: Final = frozenset({"an answered change is durable", "equal member registries"})
-"""Invariants that the product does not keep yet: no run judges by them, but for those with `--pending`."""
+PENDING: Final = frozenset(
+    {"an answered change is durable", "an emptied member takes no part", "equal member registries"}
+)
+"""Invariants that the product does not keep yet: no run judges by them, but for those that `--pending` names."""
 
 
-def all_invariants(facts: Facts, verdict: Verdict, digest: Digest, *, pending: bool = False) -> list[Invariant]:
-    """One of each; those of `PENDING` only if that is asked for.
+def all_invariants(facts: Facts, verdict: Verdict, digest: Digest, pending: Collection[str] = ()) -> list[Invariant]:
+    """One of each; those of `PENDING` only if they are named in `pending`.
 
     `LogMatching` is the first: the others look up the entries that it takes down.
     """
@@ -45,6 +49,7 @@ def all_invariants(facts: Facts, verdict: Verdict, digest: Digest, *, pending: b
         VoteOnce,
         LeaderCompleteness,
         AcknowledgedIsDurable,
+        EmptiedTakesNoPart,
         LeaderIsDurable,
         CommittedIsDurable,
         NothingForgotten,
@@ -58,5 +63,5 @@ def all_invariants(facts: Facts, verdict: Verdict, digest: Digest, *, pending: b
         LeaderHasAQuorum,
         LeaderStays,
     )
-    chosen = [kind for kind in kinds if pending or kind.name not in PENDING]
+    chosen = [kind for kind in kinds if kind.name not in PENDING or kind.name in pending]
     return [*(kind(facts, verdict) for kind in chosen), EqualStates(facts, verdict, digest)]
