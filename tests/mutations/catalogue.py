@@ -12,7 +12,7 @@ from tests.conformance.cluster import Settings
 from tests.mutations import core, runtime
 from tests.mutations.hunters import Hunter, clusters, crashes, simulator, trace
 
-__all__ = ["MUTATIONS", "WAITING", "Hunt", "Mutation", "simulator_hunt", "trace_hunt"]
+__all__ = ["MUTATIONS", "WAITING", "Hunt", "Mutation", "crash_hunt", "simulator_hunt", "trace_hunt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,14 @@ def _clusters(expects: str, limit: int) -> Hunt:
     return Hunt("random cores", clusters(Settings.drawn), expects, limit)
 
 
-def _crashes(workload: str, expects: str, limit: int = 5) -> Hunt:
+def crash_hunt(workload: str, expects: str, limit: int = 5) -> Hunt:
+    """Look for it in a workload of the storage, crashed before each operation."""
     return Hunt("crash at every step", crashes(workload), expects, limit)
 
 
-def simulator_hunt(expects: str, *faults: str, limit: int = 20) -> Hunt:
+def simulator_hunt(expects: str, *faults: str, limit: int = 20, nodes: int | None = None) -> Hunt:
     """Look for it in seeds of 3 seconds, with these faults or with those that each seed chooses."""
-    return Hunt("simulator", simulator(Options(faults=faults or None, sim_seconds=3.0)), expects, limit)
+    return Hunt("simulator", simulator(Options(nodes=nodes, faults=faults or None, sim_seconds=3.0)), expects, limit)
 
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -116,7 +117,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "raft-log (2026-02)",
         runtime.new_segment_not_synced,
         (
-            _crashes("rotate", "finds what no crash may leave|this node has had one: its files are missing"),
+            crash_hunt("rotate", "finds what no crash may leave|this node has had one: its files are missing"),
             simulator_hunt("a sound node starts|nothing durable is forgotten", "power", "kill-all"),
         ),
     ),
@@ -124,7 +125,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "a durable snapshot replaced by an older one",
         "tsoracle #426",
         runtime.older_snapshot_replaces_a_newer_one,
-        (_crashes("a_snapshot_is_overtaken", "newest intact snapshot is at entry 10"),),
+        (crash_hunt("a_snapshot_is_overtaken", "newest intact snapshot is at entry 10"),),
     ),
     Mutation(
         "a retried read index satisfied by an old heartbeat answer: stale linearizable read",
@@ -182,7 +183,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "hashicorp/raft #661",
         runtime.vote_and_term_apart,
         (
-            _crashes("hard_state", "finds what no crash may leave"),
+            crash_hunt("hard_state", "finds what no crash may leave"),
             simulator_hunt("a sound node starts|nothing durable is forgotten", "crash-in-write", "isolate-leader"),
         ),
     ),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from syncline.testing.seeds import Options
 from tests.conformance.cluster import Settings
-from tests.mutations import nodes, published
-from tests.mutations.catalogue import Hunt, Mutation, simulator_hunt, trace_hunt
+from tests.mutations import disks, nodes, published
+from tests.mutations.catalogue import Hunt, Mutation, crash_hunt, simulator_hunt, trace_hunt
 from tests.mutations.hunters import clusters, simulator
 
 __all__ = ["NEWER"]
@@ -85,13 +85,23 @@ NEWER: tuple[Mutation, ...] = (
         "joint votes counted over both halves together",
         "published of several",
         published.joint_votes_counted_together,
-        (trace_hunt("check_quorum_needs_both_halves_of_a_joint_membership"),),
+        (
+            trace_hunt("check_quorum_needs_both_halves_of_a_joint_membership"),
+            simulator_hunt(
+                "a leader without a quorum steps down|election safety|leader completeness",
+                *("joint", "isolate-leader", "slow-threads", "add", "cut"),
+                nodes=5,
+            ),
+        ),
     ),
     Mutation(
         "auto-leave of a joint membership forgotten in a snapshot",
         "published of several",
         published.auto_leave_forgotten_in_a_snapshot,
-        (Hunt("random cores", clusters(Settings.drawn), "a membership is in force that never was", 40),),
+        (
+            Hunt("random cores", clusters(Settings.drawn), "a membership is in force that never was", 40),
+            simulator_hunt("memberships share a quorum", "joint", "long-snapshot", "kill", nodes=5),
+        ),
     ),
     Mutation(
         "only the leader that entered a joint membership leaves it",
@@ -100,6 +110,7 @@ NEWER: tuple[Mutation, ...] = (
         (
             trace_hunt("a_new_leader_leaves_the_joint_membership_that_it_inherits"),
             _hostile("does not recover", 60),
+            simulator_hunt("a joint membership is left", "joint", "crash-in-write", "slow-disk", nodes=5),
         ),
     ),
     Mutation(
@@ -167,6 +178,24 @@ NEWER: tuple[Mutation, ...] = (
         "planted before, seen by chance",
         nodes.jumped_proposal_told_not_applied,
         (simulator_hunt("refused ones never", "long-snapshot"),),
+    ),
+    Mutation(
+        "a segment of the log dropped one too early",
+        "planted before, not seen",
+        disks.segment_dropped_one_too_early,
+        (crash_hunt("compact_several_segments", "finds what no crash may leave"),),
+    ),
+    Mutation(
+        "no directory sync between removals of segments",
+        "planted before, not seen",
+        disks.removals_without_a_directory_sync,
+        (crash_hunt("compact_several_segments", "newest file is missing|finds what no crash may leave"),),
+    ),
+    Mutation(
+        "a snapshot that does not raise the commit index",
+        "planted before, seen by one test",
+        disks.snapshot_does_not_raise_the_commit_index,
+        (_hostile("entries that can't exist|the commit index goes back", 60),),
     ),
     Mutation(
         "campaigning with an unapplied change",
