@@ -111,13 +111,14 @@ class AnsweredChangeIsDurable(Invariant):
     name = "an answered change is durable"
 
     def answered(self, name: str, answer: Answer) -> None:
-        index, views = answer.membership.index, self.facts.views
-        state = self.facts.memberships.get(index)
-        if state is None:
+        views, known_changes = self.facts.views, self.facts.memberships
+        later = [index for index in known_changes if index >= answer.membership.index]
+        index = next((index for index in sorted(later) if not known_changes[index].voters_outgoing), 0)
+        if not index:
+            if later:
+                self.broken(f"{name} answers with the joint membership of entry {min(later)}, which is not left yet")
             return
-        if state.voters_outgoing:
-            self.broken(f"{name} answers with the joint membership of entry {index}")
-            return
+        state = known_changes[index]
         known = [voter for voter in state.voters if voter in views and views[voter].knows_committed(index)]
         if 2 * len(known) <= len(state.voters):
             names = " ".join(map(self.facts.name, known)) or "none"
