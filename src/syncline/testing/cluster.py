@@ -140,7 +140,7 @@ class SimCluster:
 
     def node_id(self, server: SimServer) -> NodeId:
         """The id of a server's node."""
-        return server.config.node_id or derive_node_id(self.cluster_id, server.name)
+        return server.known_id or server.config.node_id or derive_node_id(self.cluster_id, server.name)
 
     def new_name(self) -> str:
         """A name that no server has had."""

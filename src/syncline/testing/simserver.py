@@ -80,6 +80,8 @@ class SimServer:
         """Faults of its disk, present or left behind."""
         self.lost = False
         """Its disk was replaced by an empty one or by an older copy: it can only come back as a new member."""
+        self.known_id = 0
+        """The id that a cluster gave it, where its settings do not tell it any more."""
         self.twin_of: SimServer | None = None
         """The server of whose directory this one has a copy: it belongs to the cluster's adversary."""
         self._cluster = cluster
@@ -237,6 +239,12 @@ class SimServer:
         address = f"{host}:{int(port) + 1}"
         self._cluster.note(self.name, f"moves to {address}")
         self.config = msgspec.structs.replace(self.config, listen=address, advertise=address)
+
+    def hint(self, addresses: dict[str, str]) -> None:
+        """From its next start on its settings tell where the others are. What it is stands in its directory."""
+        assert not self.up, self
+        self.known_id = self.known_id or self.config.node_id
+        self.config = msgspec.structs.replace(self.config, peers=addresses, cluster_id=0, node_id=0)
 
     async def close(self) -> None:
         """End the process in order."""
