@@ -51,7 +51,11 @@ async def _roll_back(trouble: Trouble, server: SimServer, old: SimDisk) -> None:
 
 
 async def two_copies(trouble: Trouble) -> None:
-    """A directory is copied, and both copies run at once, each on a machine of its own."""
+    """A directory is copied, and both copies run at once, each on a machine of its own.
+
+    Only a member that has met one of them can tell the other. So two leaders of one term are possible where partitions
+    keep the two apart, and nothing can be done about that: this fault goes alone, or with faults of no network.
+    """
     while True:
         await trouble.wait(15.0)
         server = trouble.expendable()

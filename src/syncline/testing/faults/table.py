@@ -101,6 +101,7 @@ PENDING: Final = frozenset(
         "move-majority",
         "move-all",
         "rollback",
+        "two-copies",
         "shrink",
         "crash-at-answer",
         "lose-at-answer",
