@@ -4,7 +4,10 @@ import os
 import signal
 import sys
 
+import pytest
 from hypothesis import settings
+
+from tests.conformance.corpus import corpus_folder, missing_text, traces_in
 
 settings.register_profile("syncline", deadline=None)  # a busy machine is no error
 settings.load_profile("syncline")
@@ -16,3 +19,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # from writing compiled modules, those that tests start keep theirs out of the source tree, in the environment's folder.
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     os.environ.setdefault("PYTHONPYCACHEPREFIX", os.path.join(sys.prefix, "bytecode"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end, in red, that the core was not compared with etcd/raft: a skipped test is seen by nobody."""
+    if not traces_in(corpus_folder()):
+        terminalreporter.section("the recorded traces are missing", sep="!", red=True, bold=True)
+        terminalreporter.line(missing_text(), red=True)

@@ -9,6 +9,7 @@ nobody has been told. The state machine lives in memory: after a crash it starts
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import random
 from collections import deque
@@ -65,6 +66,14 @@ MAX_CUTS = 3
 """With more pairs of nodes that can't reach each other nothing happens any more."""
 
 
+LONGEST_TAIL = 12
+"""Of what a leader that is cut off takes: several messages' worth where they are small."""
+
+MAX_OLD_MESSAGES = 40
+OLD_SHARE = 0.02
+"""Of all events, while there are messages that are to arrive late."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a run varies beside its seed."""
@@ -88,6 +97,20 @@ class Settings:
     duplication: float = 0.05
     crashes: float = 0.005
     changes: float = 0.02
+    tails: float = 0.0
+    """How often a leader is cut off, and takes proposals that nobody else hears of."""
+
+    slow_applies: float = 0.0
+    """How often a state machine does nothing when it is its turn (with asynchronous storage)."""
+
+    old_messages: float = 0.0
+    """How often a copy of a message is kept, to arrive long after: from peers that were removed, of earlier terms."""
+
+    any_appends: float = 0.0
+    """How often a leader sends an append that it may send and does not need: from any place, with a few entries."""
+
+    joint: bool = False
+    """Change several members at once, always."""
 
     @classmethod
     def drawn(cls, rng: random.Random) -> Settings:
@@ -109,6 +132,22 @@ class Settings:
             lazy_commit=rng.random() < 0.5,
         )
 
+    @classmethod
+    def hostile(cls, rng: random.Random) -> Settings:
+        """Any, with long diverging tails, slow applies, very old messages and joint memberships."""
+        return dataclasses.replace(
+            cls.drawn(rng),
+            founders=rng.choice([3, 3, 5]),
+            asynchronous=rng.random() < 0.8,
+            max_message_bytes=rng.choice([0, 0, 30, NO_LIMIT]),
+            tails=rng.choice([0.0, 0.005, 0.02]),
+            slow_applies=rng.choice([0.0, 0.5, 0.95]),
+            old_messages=rng.choice([0.0, 0.05, 0.2]),
+            any_appends=rng.choice([0.0, 0.02, 0.1]),
+            changes=rng.choice([0, 0.01, 0.03, 0.08]),
+            joint=rng.random() < 0.5,
+        )
+
 
 class Member:
     """A node: its core, its disk, what its disk and its state machine have still to do."""
@@ -121,6 +160,7 @@ class Member:
         """A hard state that a crash may lose."""
         self.append_work: deque[Message] = deque()
         self.apply_work: deque[Message] = deque()
+        self.lives = 0
         self._rng = random.Random(seed)
         if node_id in founders:
             meta = SnapshotMeta(BOOTSTRAP_INDEX, 1, MembershipState(founders))
@@ -130,6 +170,7 @@ class Member:
 
     def start(self) -> None:
         """From what is on the disk."""
+        self.lives += 1
         snapshot = self.storage.snapshot()
         self.digest = snapshot.data
         self.applied = snapshot.meta.index
@@ -233,6 +274,8 @@ class Cluster:
         self.healing = False
         self._proposals = 0
         self._reads = 0
+        self._old: list[Message] = []
+        """Copies of messages that arrive late."""
 
     def run(self, steps: int) -> None:
         """So many random events, with everything checked after each."""
@@ -242,7 +285,17 @@ class Cluster:
             self.invariants.check(member)
 
     def _event(self, member: Member) -> None:
-        settings, chance = self.settings, self.rng.random()
+        settings = self.settings
+        if settings.tails and self.rng.random() < settings.tails:
+            self._grow_a_tail()
+            return
+        if settings.old_messages and self._old and self.rng.random() < OLD_SHARE:
+            self.deliver(self._old.pop(self.rng.randrange(len(self._old))))
+            return
+        if settings.any_appends and self.rng.random() < settings.any_appends:
+            self._send_any_append()
+            return
+        chance = self.rng.random()
         if chance < settings.crashes:
             member.crash()
         elif chance < settings.crashes + settings.changes:
@@ -291,6 +344,44 @@ class Cluster:
         elif len(self.members) > 1:
             self.cut.add(frozenset(self.rng.sample(list(self.members), 2)))
 
+    def _grow_a_tail(self) -> None:
+        """Cut a leader off from all others, and have it take proposals; or give it back its links."""
+        leader = self._leader()
+        if leader is None or any(leader.id in pair for pair in self.cut):
+            self.cut.clear()
+            return
+        self.cut |= {frozenset((leader.id, other)) for other in self.members if other != leader.id}
+        for _ in range(self.rng.randint(1, LONGEST_TAIL)):
+            self._propose(leader)
+
+    def _send_any_append(self) -> None:
+        """What a leader that looks for the place at which the logs meet in another way may send.
+
+        It begins anywhere in the leader's log, holds a few entries, and tells a commit index that may be far beyond.
+        """
+        leader = self._leader()
+        if leader is None:
+            return
+        raft = leader.raw.raft
+        log, others = raft.log, [node_id for node_id in raft.tracker.progress if node_id != leader.id]
+        if not others:
+            return
+        to = self.rng.choice(others)
+        start = self.rng.randint(max(log.first_index - 1, log.last_index - LONGEST_TAIL), log.last_index)
+        end = min(log.last_index, start + self.rng.choice([0, 1, 1, 2, 3]))
+        message = Message(
+            MessageType.APP,
+            to=to,
+            sender=leader.id,
+            term=raft.term,
+            index=start,
+            log_term=log.term(start),
+            entries=log.slice(start + 1, end + 1, NO_LIMIT) if end > start else (),
+            commit=log.committed,
+            session=raft.tracker.progress[to].session,
+        )
+        self._send(leader, message)
+
     def _propose(self, member: Member) -> None:
         self._proposals += 1
         with suppress(ProposalDropped):
@@ -300,7 +391,7 @@ class Cluster:
         kinds = [ChangeType.ADD_NODE, ChangeType.ADD_NODE, ChangeType.ADD_LEARNER_NODE, ChangeType.REMOVE_NODE]
         changes = tuple(
             SingleChange(self.rng.choice(kinds), self.rng.choice(list(self.members)))
-            for _ in range(self.rng.choice([0, 1, 1, 1, 2, 3]))
+            for _ in range(self.rng.choice([2, 3, 4] if self.settings.joint else [0, 1, 1, 1, 2, 3]))
         )
         transition = self.rng.choice(list(Transition)) if changes else Transition.AUTO
         with suppress(ProposalDropped):
@@ -332,7 +423,8 @@ class Cluster:
         choices = [self._handle_ready] if member.raw.has_ready() else []
         if member.append_work:
             choices.append(self._do_append)
-        if member.apply_work:
+        slow = self.settings.slow_applies and not self.healing and self.rng.random() < self.settings.slow_applies
+        if member.apply_work and not slow:
             choices.append(self._do_apply)
         if choices:
             self.rng.choice(choices)(member)
@@ -411,6 +503,9 @@ class Cluster:
             return
         if chance < self.settings.loss + self.settings.duplication:
             self.messages.append(msgspec.structs.replace(message))
+        if self.settings.old_messages and self.rng.random() < self.settings.old_messages:
+            self._old.append(msgspec.structs.replace(message))
+            del self._old[:-MAX_OLD_MESSAGES]
         self.deliver(message)
 
     def deliver(self, message: Message) -> None:
@@ -428,7 +523,10 @@ class Cluster:
     # -- the end of all faults ----------------------------------------------------------------------------------------
 
     def heal(self, ticks: int) -> bool:
-        """No more faults. Whether, within so many ticks, a leader commits a new entry that all its members apply."""
+        """No more faults. Whether, within so many ticks, a leader commits a new entry that all its members apply.
+
+        A joint membership that is left by itself is left by then.
+        """
         self.cut.clear()
         self.healing = True
         for tick in range(ticks):
@@ -446,8 +544,11 @@ class Cluster:
                 self._propose(leader)
                 self._settle()
             known = leader.raw.status().progress
-            if leader.raw.commit == leader.raw.last_index and all(
-                self.members[node_id].applied == leader.raw.commit for node_id in known
+            leaves_joint = leader.raw.raft.tracker.configuration.auto_leave
+            if (
+                leader.raw.commit == leader.raw.last_index
+                and not leaves_joint
+                and all(self.members[node_id].applied == leader.raw.commit for node_id in known)
             ):
                 return True
         return False

@@ -11,7 +11,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from syncline.consensus.membership import Configuration
-from syncline.consensus.quorum import VoteResult
 from syncline.consensus.types import (
     Compacted,
     Entry,
@@ -52,6 +51,7 @@ class Invariants:
         self._leading: dict[NodeId, tuple[int, int]] = {}
         """By leader: its term, and the end of its log as seen last."""
         self._checked_commit: dict[NodeId, int] = {}
+        self._checked_life: dict[NodeId, int] = {}
         self._reads: dict[bytes, int] = {}
         self.reads_confirmed = 0
 
@@ -118,7 +118,9 @@ class Invariants:
         raw, log = member.raw, member.raw.raft.log
         first = max(self._checked_commit.get(member.id, 0) + 1, log.first_index)
         if raw.commit < self._checked_commit.get(member.id, 0):
+            assert self._checked_life.get(member.id) != member.lives, "the commit index goes back"
             first = log.first_index  # it was restarted, and is told of its commits again
+        self._checked_life[member.id] = member.lives
         for index in range(first, raw.commit + 1):
             term = log.term(index)
             known = self._committed.get(index)
@@ -134,7 +136,9 @@ class Invariants:
     def _check_quorum_holds(self, leader: Member, index: int, term: int) -> None:
         holds = {node_id: _on_disk(member, index, term) for node_id, member in self._members.items()}
         voters = leader.raw.raft.tracker.configuration.voters
-        assert voters.vote_result(holds) is VoteResult.WON, f"{index} is committed but not on a quorum's disks"
+        for half in (voters.incoming.voters, voters.outgoing.voters):
+            enough = not half or 2 * sum(holds[voter] for voter in half) > len(half)
+            assert enough, f"{index} is committed but not on a quorum's disks"
 
     def applied(self, member: Member, entry: Entry) -> None:
         """State machine safety: nobody applies another entry at this index, nor comes to another state by it."""
@@ -171,6 +175,17 @@ class Invariants:
             assert hard_state.term >= message.term, "an answer is sent before its term is durable"
             if not message.reject and message.term == member.raw.term and message.index:
                 assert message.index <= member.storage.last_index(), "entries are acknowledged before they are durable"
+                self._check_agreement(member, message)
+
+    def _check_agreement(self, member: Member, answer: Message) -> None:
+        """Up to where a follower acknowledges its log agrees with that of the leader of the term."""
+        leader = self._members.get(self._leaders.get(answer.term, 0))
+        if leader is None or leader is member or leader.raw.term != answer.term:
+            return
+        own, others = member.raw.raft.log, leader.raw.raft.log
+        if max(own.first_index, others.first_index) <= answer.index <= min(own.last_index, others.last_index):
+            same = own.term(answer.index) == others.term(answer.index)
+            assert same, "entries are acknowledged that the leader does not have"
 
     def read_asked(self, context: bytes) -> None:
         """A read with a context of its own begins."""

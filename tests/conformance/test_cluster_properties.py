@@ -80,7 +80,7 @@ def test_many_more_random_clusters() -> None:
     first = int(os.environ.get("SYNCLINE_SEED", random.SystemRandom().randrange(2**32)))
     for seed in range(first, first + 4000):
         rng = random.Random(seed)
-        chosen = Settings.drawn(rng)
+        chosen = (Settings.hostile if seed % 2 else Settings.drawn)(rng)
         try:
             _run(seed, chosen, rng.choice([500, 2000, 4000]))
         except Exception as error:

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from tests.mutations import table
-from tests.mutations.catalogue import MUTATIONS, Mutation
+from tests.mutations.all import ALL
+from tests.mutations.catalogue import Mutation
 
 
 def hunt(mutation: Mutation) -> table.Result:
@@ -26,7 +27,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="the bugs to plant, as in the table; else all")
     parser.add_argument("--write", action="store_true", help=f"write the table into {table.DOCUMENT.name}")
     options = parser.parse_args()
-    known = {mutation.name: mutation for mutation in MUTATIONS}
+    known = {mutation.name: mutation for mutation in ALL}
     if unknown := set(options.names) - set(known):
         parser.error(f"no such bug: {', '.join(sorted(unknown))}. There are: {', '.join(known)}")
     if options.write and options.names:

@@ -12,7 +12,7 @@ from tests.conformance.cluster import Settings
 from tests.mutations import core, runtime
 from tests.mutations.hunters import Hunter, clusters, crashes, simulator, trace
 
-__all__ = ["MUTATIONS", "WAITING", "Hunt", "Mutation"]
+__all__ = ["MUTATIONS", "WAITING", "Hunt", "Mutation", "crash_hunt", "simulator_hunt", "trace_hunt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,8 @@ class Mutation:
         return self.plant.__name__
 
 
-def _trace(name: str) -> Hunt:
+def trace_hunt(name: str) -> Hunt:
+    """Look for it in one recorded trace."""
     return Hunt("trace", trace(name), "comes out differently")
 
 
@@ -50,12 +51,14 @@ def _clusters(expects: str, limit: int) -> Hunt:
     return Hunt("random cores", clusters(Settings.drawn), expects, limit)
 
 
-def _crashes(workload: str, expects: str, limit: int = 5) -> Hunt:
+def crash_hunt(workload: str, expects: str, limit: int = 5) -> Hunt:
+    """Look for it in a workload of the storage, crashed before each operation."""
     return Hunt("crash at every step", crashes(workload), expects, limit)
 
 
-def _simulator(expects: str, *faults: str, limit: int = 20) -> Hunt:
-    return Hunt("simulator", simulator(Options(faults=faults or None, sim_seconds=3.0)), expects, limit)
+def simulator_hunt(expects: str, *faults: str, limit: int = 20, nodes: int | None = None) -> Hunt:
+    """Look for it in seeds of 3 seconds, with these faults or with those that each seed chooses."""
+    return Hunt("simulator", simulator(Options(nodes=nodes, faults=faults or None, sim_seconds=3.0)), expects, limit)
 
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -64,9 +67,9 @@ MUTATIONS: tuple[Mutation, ...] = (
         "PySyncObj #84, #201, #202",
         core.vote_before_it_is_durable,
         (
-            _trace("a_vote_is_sent_only_once_it_is_durable"),
+            trace_hunt("a_vote_is_sent_only_once_it_is_durable"),
             _clusters("a vote is sent before it is durable", 20),
-            _simulator("nothing is acknowledged before it is durable"),
+            simulator_hunt("nothing is acknowledged before it is durable"),
         ),
     ),
     Mutation(
@@ -74,7 +77,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "PySyncObj (any overlapping append)",
         core.truncate_what_matches,
         (
-            _trace("an_old_append_does_not_truncate_what_was_appended_since"),
+            trace_hunt("an_old_append_does_not_truncate_what_was_appended_since"),
             _clusters("acknowledged before they are durable|not on a quorum's disks", 20),
         ),
     ),
@@ -90,7 +93,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         core.learners_commit,
         (
             _clusters("committed but not on a quorum's disks", 20),
-            _simulator("committed is durable on a quorum", "add", "demote", "isolate-leader"),
+            simulator_hunt("committed is durable on a quorum", "add", "demote", "isolate-leader"),
         ),
     ),
     Mutation(
@@ -98,50 +101,50 @@ MUTATIONS: tuple[Mutation, ...] = (
         "openraft #1808",
         core.stale_membership_after_a_snapshot,
         (
-            _trace("a_change_from_before_a_snapshot_is_not_made_again"),
+            trace_hunt("a_change_from_before_a_snapshot_is_not_made_again"),
             _clusters("a membership is in force that never was", 20),
-            _simulator("memberships share a quorum", "add", "remove", "cut"),
+            simulator_hunt("memberships share a quorum|a snapshot has the membership", "add", "remove", "cut"),
         ),
     ),
     Mutation(
         "acknowledging before the sync",
         "hiqlite #361",
         runtime.acknowledge_before_the_sync,
-        (_simulator("nothing is acknowledged before it is durable"),),
+        (simulator_hunt("nothing is acknowledged before it is durable"),),
     ),
     Mutation(
         "new segment or directory entry not synced after rotation",
         "raft-log (2026-02)",
         runtime.new_segment_not_synced,
         (
-            _crashes("rotate", "finds what no crash may leave|this node has had one: its files are missing"),
-            _simulator("a sound node starts|nothing durable is forgotten", "power", "kill-all"),
+            crash_hunt("rotate", "finds what no crash may leave|this node has had one: its files are missing"),
+            simulator_hunt("a sound node starts|nothing durable is forgotten", "power", "kill-all"),
         ),
     ),
     Mutation(
         "a durable snapshot replaced by an older one",
         "tsoracle #426",
         runtime.older_snapshot_replaces_a_newer_one,
-        (_crashes("a_snapshot_is_overtaken", "newest intact snapshot is at entry 10"),),
+        (crash_hunt("a_snapshot_is_overtaken", "newest intact snapshot is at entry 10"),),
     ),
     Mutation(
         "a retried read index satisfied by an old heartbeat answer: stale linearizable read",
         "etcd #20418",
         core.any_answer_confirms_a_read,
-        (_trace("a_retried_read_is_not_confirmed_by_answers_to_the_first_attempt"),),
+        (trace_hunt("a_retried_read_is_not_confirmed_by_answers_to_the_first_attempt"),),
     ),
     Mutation(
         "read index counting answers of learners, or answers to earlier messages",
         "hashicorp/raft VerifyLeader",
         core.learners_confirm_reads,
-        (_trace("answers_of_learners_do_not_confirm_a_read"),),
+        (trace_hunt("answers_of_learners_do_not_confirm_a_read"),),
     ),
     Mutation(
         "committing entries of an earlier term by counting",
         "the Raft paper, figure 8",
         core.earlier_terms_by_counting,
         (
-            _trace("figure_8_an_entry_of_an_earlier_term_is_not_committed_by_counting"),
+            trace_hunt("figure_8_an_entry_of_an_earlier_term_is_not_committed_by_counting"),
             _clusters("stale read|leader completeness|two committed entries", 200),
         ),
     ),
@@ -149,39 +152,39 @@ MUTATIONS: tuple[Mutation, ...] = (
         "membership change before an entry of the own term is committed",
         "Raft single-server bug of 2015",
         core.change_before_an_entry_of_the_own_term,
-        (_trace("a_leader_takes_no_change_before_the_log_of_its_predecessors_is_applied"),),
+        (trace_hunt("a_leader_takes_no_change_before_the_log_of_its_predecessors_is_applied"),),
     ),
     Mutation(
         "stale append answer after the peer was removed and re-added in one term",
         "etcd, hashicorp, raft-rs, PySyncObj (survey of 2025)",
         core.old_sessions_count,
-        (_trace("a_peer_removed_and_added_again_is_not_credited_with_old_answers"),),
+        (trace_hunt("a_peer_removed_and_added_again_is_not_credited_with_old_answers"),),
     ),
     Mutation(
         "applied index durable before the change it stands for",
         "etcd 3.5.0 - 3.5.2",
         runtime.snapshot_ahead_of_its_state,
-        (_simulator("equal states", "kill"),),
+        (simulator_hunt("equal states", "kill"),),
     ),
     Mutation(
         "leadership transfer flag outliving its term: leader refuses writes for ever",
         "hashicorp/raft #696",
         core.transfer_outlives_its_term,
-        (_trace("a_transfer_ends_with_its_term"), _clusters("does not come to rest|does not recover", 50)),
+        (trace_hunt("a_transfer_ends_with_its_term"), _clusters("does not come to rest|does not recover", 50)),
     ),
     Mutation(
         "snapshot install keeping a conflicting suffix",
         "hashicorp/raft #697",
         core.snapshot_keeps_the_suffix,
-        (_trace("a_snapshot_replaces_a_conflicting_suffix_that_is_not_written_yet"),),
+        (trace_hunt("a_snapshot_replaces_a_conflicting_suffix_that_is_not_written_yet"),),
     ),
     Mutation(
         "term and vote written separately",
         "hashicorp/raft #661",
         runtime.vote_and_term_apart,
         (
-            _crashes("hard_state", "finds what no crash may leave"),
-            _simulator("a sound node starts|nothing durable is forgotten", "crash-in-write", "isolate-leader"),
+            crash_hunt("hard_state", "finds what no crash may leave"),
+            simulator_hunt("a sound node starts|nothing durable is forgotten", "crash-in-write", "isolate-leader"),
         ),
     ),
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.mutations.catalogue import MUTATIONS, WAITING, Hunt, Mutation
+from tests.mutations.all import ALL
+from tests.mutations.catalogue import WAITING, Hunt, Mutation
 from tests.mutations.hunters import Catch
 
 __all__ = ["BEGIN", "DOCUMENT", "END", "Result", "render", "write"]
@@ -23,7 +24,7 @@ def render(results: Mapping[str, Result]) -> str:
         "| bug | where it happened | planted as | noticed by | attempts | as |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for mutation in MUTATIONS:
+    for mutation in ALL:
         for hunt, catch in results.get(mutation.name, ()):
             rows.append(_row(mutation, hunt, catch))
     for bug, where, what in WAITING:

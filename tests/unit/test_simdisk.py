@@ -368,6 +368,23 @@ def test_faults_wait_for_their_turn_and_their_file() -> None:
     files[1].sync()
 
 
+def test_simdisk_errors_follow_a_file_through_renames() -> None:
+    """Who orders an error for a kind of file means the name that it has now, whatever it was opened by."""
+    disk = new_disk()
+    disk.make_dirs("/d/wal")
+    file = disk.open("/d/wal/1.wal.tmp", create=True, write=True)
+    fault = disk.fail("sync", suffix=".wal")
+    file.sync()
+    disk.rename("/d/wal/1.wal.tmp", "/d/wal/1.wal")
+    with pytest.raises(OSError, match=r"1\.wal"):
+        file.sync()
+    assert fault.happened == 1
+    disk.rename("/d/wal", "/d/old")
+    disk.fail("write_at", suffix="old/1.wal")
+    with pytest.raises(OSError, match=r"old/1\.wal"):
+        file.write_at(0, b"x")
+
+
 def test_after_a_failed_sync_lost_data_read_as_if_they_were_there() -> None:
     lost = 0
     for seed in range(20):

@@ -22,21 +22,22 @@ from typing import Final
 
 import msgspec
 
-from syncline.consensus.types import NodeId
+from syncline.consensus.types import ChangeType, NodeId
 from syncline.kv.machine import KvMachine
 from syncline.node.config import Config
 from syncline.node.driver import Driver
 from syncline.node.fsm import FSM
-from syncline.node.members import MemberInfo, derive_cluster_id, derive_node_id
+from syncline.node.members import MemberInfo, Membership, derive_cluster_id, derive_node_id
 from syncline.node.raft import Raft
 from syncline.node.statedigest import DIGEST_INTERVAL
 from syncline.platform.entropy import Entropy
+from syncline.testing.simdisk import Survival
 from syncline.testing.simloop import SimLoop
 from syncline.testing.simnet import SimNetwork
 from syncline.testing.simserver import SimServer
 from syncline.testing.simworkers import Delay, usual_delay
 
-__all__ = ["LOOK_S", "PEER_PORT", "Observer", "SimCluster", "Settings"]
+__all__ = ["LOOK_S", "PEER_PORT", "Answer", "Observer", "SimCluster", "Settings"]
 
 PEER_PORT: Final = 7100
 CLUSTER_NAME: Final = "simulation"
@@ -58,6 +59,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_inflight_messages: int = 128
 
 
+class Answer(msgspec.Struct, frozen=True):
+    """What a server has answered to a change of the membership.
+
+    `changes` were asked for (empty: not known). The server knew the membership of `since` at that time.
+    """
+
+    membership: Membership
+    changes: tuple[tuple[ChangeType, NodeId], ...]
+    since: int
+
+
 class Observer:
     """Somebody who looks on. Does nothing by itself; nothing that it does may change the course of events."""
 
@@ -73,8 +85,14 @@ class Observer:
     def ended(self, server: SimServer) -> None:
         """A process ends by itself: its node has stopped itself, or has refused to start."""
 
+    def answered(self, server: SimServer, answer: Answer) -> None:
+        """A server has answered that a change of the membership is made."""
+
     def wiped(self, server: SimServer) -> None:
         """A disk was replaced by an empty one."""
+
+    def doubted(self, server: SimServer) -> None:
+        """A disk was replaced by an older copy, or copied: what its node promises counts no more."""
 
 
 class SimCluster:
@@ -130,7 +148,7 @@ class SimCluster:
 
     def node_id(self, server: SimServer) -> NodeId:
         """The id of a server's node."""
-        return server.config.node_id or derive_node_id(self.cluster_id, server.name)
+        return server.known_id or server.config.node_id or derive_node_id(self.cluster_id, server.name)
 
     def new_name(self) -> str:
         """A name that no server has had."""
@@ -157,6 +175,20 @@ class SimCluster:
         )
         server = self.servers[name] = SimServer(name, self, config, random.Random(self._rng.getrandbits(64)))
         return server
+
+    def twin(self, server: SimServer) -> SimServer:
+        """Another machine with a copy of a server's disk, not started yet. From now on neither keeps its promises."""
+        assert not server.up, server
+        name = f"{server.name}-twin{server.lives}"
+        address = f"{name}:{PEER_PORT}"
+        config = msgspec.structs.replace(server.config, listen=address, advertise=address)
+        twin = SimServer(name, self, config, random.Random(self._rng.getrandbits(64)))
+        twin.disk = server.disk.crashed(Survival.EVERYTHING)
+        twin.twin_of, twin.damages = server, 1
+        server.lost = True
+        self.note(name, f"has a copy of the disk of {server.name}")
+        self.doubted(server)
+        return twin
 
     def current_leader(self) -> SimServer | None:
         """The running leader of the highest term, if there is one; its cluster may not know yet, or no longer."""
@@ -215,12 +247,18 @@ class SimCluster:
     def ended(self, server: SimServer) -> None:
         self.observer.ended(server)
 
+    def answered(self, server: SimServer, answer: Answer) -> None:
+        self.observer.answered(server, answer)
+
     def wiped(self, server: SimServer) -> None:
         self.observer.wiped(server)
 
     def entropy_of(self, server: SimServer) -> Entropy:
         """The random bytes of a server's present life: those of its seed."""
         return random.Random(f"{self._seed} entropy of {server.name} in life {server.lives}").randbytes
+
+    def doubted(self, server: SimServer) -> None:
+        self.observer.doubted(server)
 
     def delay_of(self, server: SimServer) -> Delay:
         """How long a batch of a server's threads takes: asked anew each time."""

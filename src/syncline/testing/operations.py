@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from syncline.consensus.types import ChangeType, NodeId
 from syncline.errors import NodeFailed, OperationError, Outcome, SynclineError
 from syncline.node.members import MemberInfo, Membership
 from syncline.node.raft import Raft
-from syncline.testing.cluster import PEER_PORT, SimCluster
+from syncline.testing.cluster import PEER_PORT, Answer, SimCluster
 from syncline.testing.simserver import SimServer
 
 __all__ = ["Operator", "Unknown"]
 
 Result = TypeVar("Result")
+Wanted: TypeAlias = Sequence[tuple[ChangeType, NodeId]]
 
 
 class Unknown(Exception):
@@ -46,15 +47,18 @@ class Operator:
         leader = self._cluster.current_leader()
         return leader.raft.membership() if leader is not None and leader.raft is not None else None
 
-    async def ask(self, what: Callable[[Raft], Awaitable[Result]]) -> Result | None:
+    async def ask(self, what: Callable[[Raft], Awaitable[Result]], changes: Wanted = ()) -> Result | None:
         """Have some server do it: once. None where it failed, or nobody knows."""
         try:
-            return await self.ask_surely(what)
+            return await self.ask_surely(what, changes)
         except Unknown:
             return None
 
-    async def ask_surely(self, what: Callable[[Raft], Awaitable[Result]]) -> Result | None:
-        """The same; None where it is certain that nothing came of it. Raises `Unknown` where it is not."""
+    async def ask_surely(self, what: Callable[[Raft], Awaitable[Result]], changes: Wanted = ()) -> Result | None:
+        """The same; None where it is certain that nothing came of it. Raises `Unknown` where it is not.
+
+        `changes` are what a change of the membership is to make of its members: the answer is judged by them.
+        """
         servers = [server for server in self._cluster.running if not server.paused and not server.retired]
         if not servers:
             await asyncio.sleep(self._cluster.settings.election_s)
@@ -62,16 +66,20 @@ class Operator:
         server = self._rng.choice(servers)
         raft = server.raft
         assert raft is not None
+        since = raft.membership().index
         task = await _within(server.call(lambda: _begin(what(raft))))
         if task is None or not await _ended(task):
             raise Unknown
         try:
-            return task.result()
+            result = task.result()
         except (SynclineError, NodeFailed) as error:
             self._cluster.note("operator", f"{server.name} says: {type(error).__name__}: {error}")
             if isinstance(error, OperationError) and error.outcome is Outcome.NOT_APPLIED:
                 return None
             raise Unknown from error
+        if isinstance(result, Membership):
+            self._cluster.answered(server, Answer(result, tuple(changes), since))
+        return result
 
     async def add(self) -> SimServer:
         """Add a member on a new machine: a learner, which is promoted by itself. Or nothing comes of it."""
@@ -93,21 +101,25 @@ class Operator:
         self._cluster.note("operator", f"remove {server.name}")
         server.retired = True
         while True:
-            membership = await self.ask(lambda raft: raft.remove(node_id, timeout=TRY_S))
+            membership = await self.ask(
+                lambda raft: raft.remove(node_id, timeout=TRY_S), [(ChangeType.REMOVE_NODE, node_id)]
+            )
             if membership is not None and node_id not in membership.members:
                 return
             await asyncio.sleep(self._cluster.settings.election_s * self._rng.random())
 
     async def promote(self, node_id: NodeId) -> None:
-        await self.ask(lambda raft: raft.promote(node_id, timeout=TRY_S))
+        await self.ask(lambda raft: raft.promote(node_id, timeout=TRY_S), [(ChangeType.ADD_NODE, node_id)])
 
     async def demote(self, node_id: NodeId) -> Membership | None:
         """As `ask_surely`."""
-        return await self.ask_surely(lambda raft: raft.demote(node_id, timeout=TRY_S))
+        return await self.ask_surely(
+            lambda raft: raft.demote(node_id, timeout=TRY_S), [(ChangeType.ADD_LEARNER_NODE, node_id)]
+        )
 
     async def change(self, changes: Sequence[tuple[ChangeType, NodeId]]) -> Membership | None:
         """Any changes of known members at once. As `ask_surely`."""
-        return await self.ask_surely(lambda raft: raft.change_membership(changes, timeout=TRY_S))
+        return await self.ask_surely(lambda raft: raft.change_membership(changes, timeout=TRY_S), changes)
 
     async def transfer(self, to: NodeId) -> None:
         """Hand the leadership to a voter, or to whoever is the most up-to-date (0)."""

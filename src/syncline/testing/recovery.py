@@ -79,13 +79,28 @@ class Recovery:
                 await self._finish_changes()
         except TimeoutError:
             self._verdict.broken("changes of the membership after the faults", f"not within {OPERATOR_S:g} s")
-        if not all(self._is_member(server) for server in self._cluster.running if not server.retired):
+        servers = [server for server in self._cluster.running if not server.retired]
+        if not all(self._is_member(server) and not server.leaving for server in servers):
             await asyncio.sleep(PATIENCE_S)  # what was asked for last may still be on its way
+        await self._joint_is_left()
         for server in list(self._cluster.servers.values()):
             if not self._is_member(server):
                 server.retired = True
             if server.retired and server.up:
                 server.crash()
+
+    async def _joint_is_left(self) -> None:
+        """A joint membership ends by itself, whatever became of the leader that entered it."""
+
+        def left() -> bool:
+            membership = self._operator.membership()
+            return membership is not None and not membership.joint
+
+        limit_s = CATCH_UP_ELECTIONS * self._cluster.settings.election_s
+        try:
+            await self._cluster.until(left, timeout_s=limit_s)
+        except TimeoutError as error:
+            self._verdict.broken("a joint membership is left", str(error))
 
     async def _finish_changes(self) -> None:
         for server in list(self._cluster.servers.values()):

@@ -14,7 +14,7 @@ from typing import Final
 from syncline.node.statedigest import DIGEST_INTERVAL
 from syncline.testing.cluster import Observer, Settings, SimCluster
 from syncline.testing.faults.base import Claims, Trouble
-from syncline.testing.faults.table import FAULTS
+from syncline.testing.faults.table import FAULTS, LATER, PENDING
 from syncline.testing.history import Operation, Seen
 from syncline.testing.invariants.base import Facts, Verdict
 from syncline.testing.invariants.outcomes import check_outcomes
@@ -26,12 +26,6 @@ from syncline.testing.simmachine import SimMachine, ThreadedSimMachine
 from syncline.testing.workload import Workload
 
 __all__ = ["Scenario"]
-
-LATER: Final = frozenset({"downgrade", "overtake"})
-"""Faults that came when there were seeds already whose failures are remembered: drawn apart, so that to most of those
-seeds nothing has changed."""
-
-LATER_SHARE: Final = 0.2
 
 DIGEST_INTERVALS: Final = (3, 8, 32, DIGEST_INTERVAL)
 """So that a short run compares states often. With the last one hardly ever, as in production."""
@@ -48,6 +42,8 @@ class Scenario:
         nodes: int,
         sim_seconds: float,
         faults: tuple[str, ...] | None,
+        without: tuple[str, ...] = (),
+        chosen_clients: tuple[int, ...] | None = None,
         facts: Facts,
         verdict: Verdict,
         observer: Observer,
@@ -56,7 +52,8 @@ class Scenario:
         self._rng = rng = random.Random(f"{seed} scenario")
         self._nodes = nodes
         self._sim_seconds = sim_seconds
-        self._faults = faults if faults is not None else _swarm(rng, seed)
+        self._drawn = faults if faults is not None else _swarm(rng, seed)
+        self.faults = tuple(name for name in self._drawn if name not in without)
         self._facts = facts
         self._verdict = verdict
         self._claims = Claims()
@@ -69,6 +66,16 @@ class Scenario:
             digest_interval=random.Random(f"{seed} digests").choice(DIGEST_INTERVALS),
         )
         self.workload = Workload(self.cluster, random.Random(f"{seed} workload"), clients=rng.randint(1, 4))
+        self.workload.choose(chosen_clients)
+
+    def disk_errors(self) -> dict[str, tuple[int, int]]:
+        """By operation and kind of file: how many errors were ordered, and how many of these orders were met."""
+        counts: dict[str, tuple[int, int]] = {}
+        for order in self._claims.orders:
+            kind = f"{order.operation} *{order.suffix}"
+            ordered, met = counts.get(kind, (0, 0))
+            counts[kind] = (ordered + 1, met + (order.happened > 0))
+        return counts
 
     def history(self) -> list[Operation]:
         return self.workload.recorder.history()
@@ -76,10 +83,10 @@ class Scenario:
     async def run(self) -> None:
         """All of it. What is wrong is reported to the verdict."""
         cluster = self.cluster
-        cluster.note("run", f"faults: {', '.join(self._faults) or 'none'}; {cluster.settings}")
+        cluster.note("run", f"faults: {', '.join(self.faults) or 'none'}; {cluster.settings}")
         await cluster.start(self._nodes)
         clients = self.workload.start()
-        troubles = [self._trouble(name) for name in self._faults]
+        troubles = [task for name in self._drawn if (task := self._trouble(name)) is not None]
         await asyncio.sleep(self._sim_seconds)
         await _end(troubles)
         recovery = Recovery(cluster, Operator(cluster, self._rng), self._facts, self._verdict)
@@ -87,7 +94,8 @@ class Scenario:
         await recovery.leader()
         await recovery.members()
         self.workload.stopping = True
-        await asyncio.wait(clients)
+        if clients:
+            await asyncio.wait(clients)
         await recovery.catch_up()
         await recovery.answers(self.workload.unanswered, self.workload.timeout_s)
         history = self.history()
@@ -106,10 +114,11 @@ class Scenario:
             for key, record in found.items()
         }
 
-    def _trouble(self, name: str) -> asyncio.Task[None]:
+    def _trouble(self, name: str) -> asyncio.Task[None] | None:
+        """Start a fault. One that is left out takes its part of the chance, so that the others stay as they are."""
         rng = random.Random(self._rng.getrandbits(64))
         trouble = Trouble(self.cluster, rng, rng.choice([1.0, 4.0, 4.0, 10.0]), self._claims, self._verdict)
-        return asyncio.ensure_future(self._run_fault(name, trouble))
+        return asyncio.ensure_future(self._run_fault(name, trouble)) if name in self.faults else None
 
     async def _run_fault(self, name: str, trouble: Trouble) -> None:
         try:
@@ -127,10 +136,10 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
 
 def _swarm(rng: random.Random, seed: int) -> tuple[str, ...]:
     """Any subset of the faults, small ones more often."""
-    drawn = sorted(FAULTS.keys() - LATER)
+    drawn = sorted(FAULTS.keys() - LATER.keys())
     count = min(len(drawn), rng.choice([0, 1, 2, 2, 3, 3, 4, 5, 6, 8, 12, len(drawn)]))
-    later = [name for name in sorted(LATER) if random.Random(f"{seed} {name}").random() < LATER_SHARE]
-    return tuple(sorted([*rng.sample(drawn, count), *later]))
+    later = [name for name, share in sorted(LATER.items()) if random.Random(f"{seed} {name}").random() < share]
+    return tuple(sorted(name for name in [*rng.sample(drawn, count), *later] if name not in PENDING))
 
 
 def _settings(rng: random.Random) -> Settings:

@@ -37,7 +37,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     nodes: int | None = None
     sim_seconds: float = SIM_SECONDS
     faults: tuple[str, ...] | None = None
+    without: tuple[str, ...] = ()
+    """Faults of those that are left out; the chance of the others stays as it is."""
+    chosen_clients: tuple[int, ...] | None = None
+    """Which clients work, from 1 on. None: all that the seed chooses."""
     trace: bool = False
+    pending: tuple[str, ...] = ()
+    """Names of invariants that the product does not keep yet: judge by these, too."""
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -59,8 +65,16 @@ class SeedReport(msgspec.Struct, kw_only=True):
     failure: Failure | None
     steps: int
     sim_s: float
+    nodes: int = 0
+    faults: tuple[str, ...] = ()
+    clients: int = 0
+    """How many clients there were."""
+    sim_seconds: float = 0.0
+    """For how long faults and clients went on; `sim_s` is all of the run."""
     trace: list[str] = []
     history: list[Operation] = []
+    disk_errors: dict[str, tuple[int, int]] = {}
+    """By operation and kind of file: errors that were ordered, and orders that an operation has met."""
 
 
 class _Judge:
@@ -104,15 +118,18 @@ async def _run(loop: SimLoop, seed: int, options: Options, report: SeedReport) -
     trace = Trace(facts, loop.true_time, report.trace.append)
     if options.trace:
         onlookers.append(trace)
-    onlookers += all_invariants(facts, judge, digest_at)
+    onlookers += all_invariants(facts, judge, digest_at, pending=options.pending)
     watch = Watch(facts, judge, onlookers, trace.note if options.trace else _ignore)
     loop.after_event = watch.after_event
+    nodes = options.nodes or (3, 3, 5)[seed % 3]
     scenario = Scenario(
         loop,
         seed,
-        nodes=options.nodes or (3, 3, 5)[seed % 3],
+        nodes=nodes,
         sim_seconds=options.sim_seconds,
         faults=options.faults,
+        without=options.without,
+        chosen_clients=options.chosen_clients,
         facts=facts,
         verdict=judge,
         observer=watch,
@@ -126,7 +143,9 @@ async def _run(loop: SimLoop, seed: int, options: Options, report: SeedReport) -
     if ended is not None:
         judge.broken("the run ends", "".join(traceback.format_exception(ended)))
     report.failure, report.steps, report.sim_s = judge.failure, loop.events, loop.true_time()
-    report.history = scenario.history()
+    report.nodes, report.faults, report.clients = nodes, scenario.faults, len(scenario.workload.working)
+    report.sim_seconds = options.sim_seconds
+    report.history, report.disk_errors = scenario.history(), scenario.disk_errors()
 
 
 def _ignore(_subject: str, _text: str) -> None:

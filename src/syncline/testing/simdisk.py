@@ -45,7 +45,8 @@ PATHS_KNOWN: Final = 4096
 class DiskFault:
     """An order to fail: `operation` is a method's name (`write_at`, `sync`, `rename`, …), `suffix` ends the path.
 
-    The first `skip` operations of that kind go well, then `times` fail; for ever, where `times` is negative.
+    The path of an open file is the one that the file has now, after all renames. The first `skip` operations of that
+    kind go well, then `times` fail; for ever, where `times` is negative.
     """
 
     def __init__(self, operation: str, *, suffix: str, error: int, skip: int, times: int) -> None:
@@ -54,6 +55,8 @@ class DiskFault:
         self.error = error
         self.skip = skip
         self.times = times
+        self.happened = 0
+        """How many operations have failed by it."""
 
     def hits(self, operation: str, path: str) -> bool:
         if self.times == 0 or operation != self.operation or not path.endswith(self.suffix):
@@ -62,6 +65,7 @@ class DiskFault:
             self.skip -= 1
             return False
         self.times -= 1
+        self.happened += 1
         return True
 
 
@@ -244,6 +248,7 @@ class SimDisk:
         for path in sorted(names):
             if _parent(path) in disk._names:  # a file is nowhere where its directory is not
                 disk._names[path] = names[path].after_crash(chance)
+                disk._names[path].path = path
         disk._durable_names = disk._names.copy()
         disk.sync_s = self.sync_s
         return disk
@@ -277,6 +282,7 @@ class SimDisk:
         node = Node()
         node.write(0, data, 0)
         node.sync()
+        node.path = path
         self._names[path] = self._durable_names[path] = node
 
     def fingerprint(self) -> int:
@@ -306,6 +312,8 @@ class SimDisk:
         operation = NameOperation(self.serial, node, source, target)
         operation.apply(self._names)
         self._pending.append(operation)
+        for path in [path for path in self._names if path == target or path.startswith(f"{target}/")]:
+            self._names[path].path = path
 
     def _children(self, path: str) -> builtins.list[str]:
         return [name for name in self._names if name and name != path and _parent(name) == path]
@@ -389,7 +397,7 @@ class SimFile:
         self._check_open()
         if changes and not self._writable:
             raise _error(errno.EBADF, self._path)
-        self._disk.enter(operation, self._path, changes=changes)
+        self._disk.enter(operation, self._node.path, changes=changes)
 
     def _check_open(self) -> None:
         if self._generation != self._disk.generation:

@@ -68,10 +68,12 @@ class Chance:
 class Node:
     """A file's content, or a directory's place. Sectors that were never written are absent and read as zeros."""
 
-    __slots__ = ("_dirty", "_durable", "_durable_size", "_reserved", "_seen", "_sizes", "is_dir", "size")
+    __slots__ = ("_dirty", "_durable", "_durable_size", "_reserved", "_seen", "_sizes", "is_dir", "path", "size")
 
     def __init__(self, *, is_dir: bool = False) -> None:
         self.is_dir = is_dir
+        self.path = ""
+        """Its name now: it follows renames, as an open file of a real disk does."""
         self.size = 0
         self._seen: dict[int, bytes] = {}
         self._durable: dict[int, bytes] = {}

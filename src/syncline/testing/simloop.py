@@ -34,6 +34,10 @@ MAX_STEPS_PER_INSTANT: Final = 1_000_000
 MAX_LAST_AWAITS: Final = 100
 """A killed task that still awaits something after so many is left as it is."""
 
+CANCEL_ROUNDS: Final = 20
+CLEAN_UP_S: Final = 5.0
+"""How often, and with how much simulated time for each, what lives at the end is cancelled."""
+
 
 class SimDeadlock(RuntimeError):
     """Nothing is ready and no timer is set: whatever is waited for will never come."""
@@ -352,13 +356,11 @@ class SimLoop(asyncio.BaseEventLoop):
             for node in self._nodes:
                 if node.paused and not node.killed:
                     node.kill()
-            dead = {task for node in self._nodes if node.killed for task in node.tasks}
-            living = [task for task in asyncio.all_tasks(self) if task not in dead]
-            for task in living:
-                task.cancel()
             self.after_step = self.after_event = None
-            if living:
-                self.run_until_complete(asyncio.gather(*living, return_exceptions=True))
+            for _ in range(CANCEL_ROUNDS):
+                self._cancel_living()
+            if living := self._living():
+                raise RuntimeError(f"tasks that go on after they were cancelled {CANCEL_ROUNDS} times: {living}")
             self.run_until_complete(self.shutdown_asyncgens())
             asyncio._set_running_loop(self)  # what a `finally` block asks for; it would make a loop that nobody closes
             for node in self._nodes:
@@ -366,6 +368,36 @@ class SimLoop(asyncio.BaseEventLoop):
         finally:
             asyncio._set_running_loop(None)
             self.close()
+
+    def _living(self) -> list[asyncio.Task[Any]]:
+        """Tasks outside of killed processes: in those nothing runs any more, so none of theirs ever ends."""
+        dead = {task for node in self._nodes if node.killed for task in node.tasks}
+        return [task for task in asyncio.all_tasks(self) if task not in dead]
+
+    def _cancel_living(self) -> None:
+        """Cancel what lives, and give it time to clean up. It may kill a process, and that has tasks, too."""
+        living = self._living()
+        if not living:
+            return
+        ended: asyncio.Future[None] = self.create_future()
+
+        def enough() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        def look(_: object) -> None:
+            if all(task.done() for task in living):
+                enough()
+
+        for task in living:
+            task.add_done_callback(look)
+            task.cancel()
+        timer = self.call_later(CLEAN_UP_S, enough)
+        self.run_until_complete(ended)
+        timer.cancel()
+        for task in living:
+            if task.done() and not task.cancelled():
+                task.exception()  # what is cut short says nothing
 
     # -- what a simulation does not have
 

@@ -7,12 +7,17 @@ from typing import BinaryIO, Final
 
 from syncline.errors import Rejected
 from syncline.kv.machine import CommandResult, KvMachine
+from syncline.kv.snapshots import KvSnapshot
 from syncline.node.fsm import FSM, Entry
 
-__all__ = ["SimMachine", "ThreadedSimMachine", "digest_at"]
+__all__ = ["MachineBug", "SimMachine", "ThreadedSimMachine", "digest_at"]
 
 REMEMBERED: Final = 256
 """Digests: more than a state machine on a thread is ever ahead of what its node has heard of."""
+
+
+class MachineBug(Exception):
+    """What a user's machine raises where its code is wrong."""
 
 
 class SimMachine(KvMachine):
@@ -22,10 +27,19 @@ class SimMachine(KvMachine):
         super().__init__()
         self.last_index = 0
         self.digests: dict[int, int] = {}
+        self.raises_in_apply = False
+        self.raises_in_snapshot = False
+
+    def snapshot(self) -> KvSnapshot:
+        if self.raises_in_snapshot:
+            raise MachineBug("a planted bug of the machine, in snapshot()")
+        return super().snapshot()
 
     def apply_batch(self, entries: Sequence[Entry]) -> list[CommandResult | Rejected]:
         results: list[CommandResult | Rejected] = []
         for entry in entries:
+            if self.raises_in_apply:
+                raise MachineBug(f"a planted bug of the machine, in apply() at {entry.index}")
             results += super().apply_batch([entry])
             self.last_index = entry.index
             self.digests[entry.index] = self.store.digest

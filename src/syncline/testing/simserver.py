@@ -14,6 +14,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
 from syncline.errors import DirectoryLocked, SynclineError
 from syncline.kv.machine import KvMachine
 from syncline.node.config import Config
@@ -72,10 +74,16 @@ class SimServer:
         self.lives = 0
         self.retired = False
         """Removed from the cluster by its operator, for good."""
+        self.leaving = False
+        """It was asked to go, and may have to stay: its node may stop itself, and is needed until then."""
         self.damages = 0
         """Faults of its disk, present or left behind."""
         self.lost = False
-        """Its disk was replaced by an empty one: it can only come back as a new member."""
+        """Its disk was replaced by an empty one or by an older copy: it can only come back as a new member."""
+        self.known_id = 0
+        """The id that a cluster gave it, where its settings do not tell it any more."""
+        self.twin_of: SimServer | None = None
+        """The server of whose directory this one has a copy: it belongs to the cluster's adversary."""
         self._cluster = cluster
         self._rng = rng
         self._context: contextvars.Context | None = None
@@ -221,6 +229,28 @@ class SimServer:
         self.disk = SimDisk(random.Random(self._rng.getrandbits(64)))
         self.lost = True
         self._cluster.wiped(self)
+
+    def roll_back(self, old: SimDisk) -> None:
+        """Its disk is put back from an older copy: what it promised since is forgotten."""
+        assert not self.up, self
+        self._cluster.note(self.name, "its disk is put back from an older copy")
+        self.disk = old
+        self.lost = True
+        self._cluster.doubted(self)
+
+    def move(self) -> None:
+        """From its next start on it is reached at another address."""
+        assert not self.up, self
+        host, _, port = self.config.address.rpartition(":")
+        address = f"{host}:{int(port) + 1}"
+        self._cluster.note(self.name, f"moves to {address}")
+        self.config = msgspec.structs.replace(self.config, listen=address, advertise=address)
+
+    def hint(self, addresses: dict[str, str]) -> None:
+        """From its next start on its settings tell where the others are. What it is stands in its directory."""
+        assert not self.up, self
+        self.known_id = self.known_id or self.config.node_id
+        self.config = msgspec.structs.replace(self.config, peers=addresses, cluster_id=0, node_id=0)
 
     async def close(self) -> None:
         """End the process in order."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import multiprocessing
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -16,8 +17,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
+import msgspec
+
 from syncline.testing.faults.table import FAULTS
+from syncline.testing.invariants.all import PENDING
 from syncline.testing.seeds import SIM_SECONDS, Options, SeedReport, run_seed
+from syncline.testing.shrinking import BUDGET_S, shrink
 
 __all__ = ["main"]
 
@@ -30,12 +35,19 @@ PROGRESS_SEEDS: Final = 100
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; 1 where a seed failed."""
     parsed = _parser().parse_args(arguments)
-    options = Options(nodes=parsed.nodes, sim_seconds=parsed.sim_seconds, faults=_faults(parsed.faults))
+    options = Options(
+        nodes=parsed.nodes,
+        sim_seconds=parsed.sim_seconds,
+        faults=_faults(parsed.faults),
+        without=_faults(parsed.without) or (),
+        chosen_clients=_numbers(parsed.clients),
+        pending=_pending(parsed.pending),
+    )
     with _quiet():
         if parsed.seed is not None:
-            return _one(parsed.seed, options, trace=parsed.trace)
+            return _one(parsed.seed, options, trace=parsed.trace, shrink_s=parsed.shrink_seconds)
         first, _, last = parsed.seeds.partition("-")
-        return _many(range(int(first), int(last or first) + 1), options, parsed.jobs)
+        return _many(range(int(first), int(last or first) + 1), options, parsed.jobs, shrink_s=parsed.shrink_seconds)
 
 
 @contextmanager
@@ -60,6 +72,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--sim-seconds", type=float, default=SIM_SECONDS, help="how long clients and faults go on")
     parser.add_argument("--faults", help=f"these and no others, with commas, or `none`: {', '.join(FAULTS)}")
+    parser.add_argument("--without", help="leave these faults out; the chance of the others stays as it is")
+    parser.add_argument("--clients", help="have only these clients work, by number, with commas, or `none`")
+    parser.add_argument(
+        "--shrink-seconds",
+        type=float,
+        default=BUDGET_S,
+        help="how long to look for a smaller run that fails alike; 0: not at all (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--pending",
+        default="",
+        help=f"judge by these that the product does not keep yet, too, or by `all`: {', '.join(sorted(PENDING))}",
+    )
     parser.add_argument("--trace", action="store_true", help="print the whole trace (with --seed)")
     parser.add_argument("--jobs", type=int, default=1, help="processes (with --seeds)")
     return parser
@@ -75,25 +100,43 @@ def _faults(text: str | None) -> tuple[str, ...] | None:
     return names
 
 
-def _one(seed: int, options: Options, *, trace: bool) -> int:
+def _pending(text: str) -> tuple[str, ...]:
+    names = tuple(sorted(PENDING)) if text == "all" else tuple(name for name in text.split(",") if name)
+    unknown = [name for name in names if name not in PENDING]
+    if unknown:
+        raise SystemExit(f"no such pending invariants: {', '.join(unknown)}; there are {', '.join(sorted(PENDING))}")
+    return names
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    return tuple(int(number) for number in text.split(",") if number != "none")
+
+
+def _one(seed: int, options: Options, *, trace: bool, shrink_s: float) -> int:
     began_s = time.perf_counter()
     report = run_seed(seed, _traced(options) if trace else options)
     elapsed_s = time.perf_counter() - began_s
     if trace:
         _print(report.trace)
     if report.failure is not None:
-        _explain(report, options)
+        _explain(report, options, shrink_s)
         return 1
     _print([f"seed {seed} holds: {report.steps} steps, {report.sim_s:.1f} simulated seconds in {elapsed_s:.2f} s"])
     return 0
 
 
-def _many(seeds: range, options: Options, jobs: int) -> int:
+def _many(seeds: range, options: Options, jobs: int, *, shrink_s: float) -> int:
     began_s = time.perf_counter()
     steps, sim_s, failed = 0, 0.0, []
+    errors: dict[str, tuple[int, int]] = {}
     for count, report in enumerate(_reports(seeds, options, jobs), 1):
         steps += report.steps
         sim_s += report.sim_s
+        for kind, (ordered, met) in report.disk_errors.items():
+            before = errors.get(kind, (0, 0))
+            errors[kind] = (before[0] + ordered, before[1] + met)
         if report.failure is not None:
             failed.append(report.seed)
             _print([f"seed {report.seed} fails: {report.failure}", f"  {_command(report.seed, options)}"])
@@ -103,8 +146,11 @@ def _many(seeds: range, options: Options, jobs: int) -> int:
     total = f"{len(seeds)} seeds, {steps} steps, {sim_s:.0f} simulated seconds in {elapsed_s:.1f} s"
     speed = f"{steps / elapsed_s:.0f} steps/s, {sim_s / elapsed_s:.1f} simulated seconds a second"
     _print([f"{total}: {speed}; {len(failed)} failed"])
+    if errors:
+        kinds = ", ".join(f"{kind} {met} of {ordered}" for kind, (ordered, met) in sorted(errors.items()))
+        _print([f"disk errors that were met: {kinds}"])
     if failed:
-        _explain(run_seed(failed[0], options), options)
+        _explain(run_seed(failed[0], options), options, shrink_s)
     return 1 if failed else 0
 
 
@@ -124,17 +170,24 @@ def _run_quietly(seed: int, options: Options) -> SeedReport:
     return report
 
 
-def _explain(report: SeedReport, options: Options) -> None:
-    """Run it again with a trace: one seed decides everything, so it fails in the same step."""
-    again = run_seed(report.seed, _traced(options))
-    _print(["", f"the end of the trace of seed {report.seed}:", *again.trace[-TRACE_LINES:], ""])
+def _explain(report: SeedReport, options: Options, shrink_s: float) -> None:
+    """Shrink the run, and tell the end of the smallest one that fails alike."""
+    again = run_seed(report.seed, options)
     if str(again.failure) != str(report.failure):
         _print([f"NOT DETERMINISTIC: the replay came to {again.failure}"])
-    _print([f"seed {report.seed} fails: {report.failure}", f"replay: {_command(report.seed, options)} --trace"])
+    _print(["", f"seed {report.seed} fails: {report.failure}", f"replay: {_command(report.seed, options)} --trace"])
+    shrunk = shrink(report.seed, options, clock=time.monotonic, budget_s=shrink_s) if shrink_s > 0 else None
+    if shrunk is not None:
+        options = shrunk.options
+    traced = run_seed(report.seed, _traced(options))
+    _print(["", f"the end of the trace of seed {report.seed}:", *traced.trace[-TRACE_LINES:], ""])
+    if shrunk is not None:
+        _print([str(shrunk)])
+    _print([f"seed {report.seed} fails: {traced.failure}", f"replay: {_command(report.seed, options)} --trace"])
 
 
 def _traced(options: Options) -> Options:
-    return Options(nodes=options.nodes, sim_seconds=options.sim_seconds, faults=options.faults, trace=True)
+    return msgspec.structs.replace(options, trace=True)
 
 
 def _command(seed: int, options: Options) -> str:
@@ -145,6 +198,12 @@ def _command(seed: int, options: Options) -> str:
         words.append(f"--sim-seconds {options.sim_seconds:g}")
     if options.faults is not None:
         words.append(f"--faults {','.join(options.faults) or 'none'}")
+    if options.without:
+        words.append(f"--without {','.join(options.without)}")
+    if options.chosen_clients is not None:
+        words.append(f"--clients {','.join(map(str, options.chosen_clients)) or 'none'}")
+    if options.pending:
+        words.append(f"--pending {shlex.quote(','.join(options.pending))}")
     return " ".join(words)
 
 

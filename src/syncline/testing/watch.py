@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 from syncline.consensus.admission import Refusal
 from syncline.consensus.rawnode import RawNode
-from syncline.consensus.types import MembershipChange, MembershipState, Message, MessageType, NodeId, Ready
+from syncline.consensus.types import MembershipChange, MembershipState, Message, MessageType, NodeId, Ready, StateType
 from syncline.node.driver import Driver
 from syncline.platform.disk import File
+from syncline.storage.snapshotwriting import SnapshotWriter
 from syncline.storage.wal import WalWrite, WriteResult
-from syncline.testing.cluster import Observer
+from syncline.testing.cluster import Answer, Observer
 from syncline.testing.durablelog import DurableLog
 from syncline.testing.invariants.base import Facts, Onlooker, Verdict, View
 from syncline.testing.simloop import SimNode
@@ -48,6 +49,11 @@ class Watch(Observer):
         self.on_changed = self._who("changed")
         self.on_installed = self._who("installed")
         self.on_applied = self._who("applied")
+        self.on_ticked = self._who("ticked")
+        self.on_deposed = self._who("deposed")
+        self.on_heard = self._who("heard")
+        self.on_snapshotted = self._who("snapshotted")
+        self.on_answered = self._who("answered")
 
     def _who(self, method: str) -> list[Callable[..., None]]:
         """The onlookers that have something of their own to do there."""
@@ -64,14 +70,12 @@ class Watch(Observer):
 
     def assembled(self, server: SimServer, driver: Driver) -> None:
         core = driver.core
-        view = self.facts.views.get(core.raft.id)
-        if view is None:
-            view = self.facts.views[core.raft.id] = View(core.raft.id, server.name)
-        self._names[server.name] = view.id
+        view = self._view_of(server, core.raft.id)
         view.core, view.driver = core, driver
         for call in self.on_started:
             call(view)
         view.lives += 1
+        view.starts += 1
         _settle(view, driver)
         assert server.process is not None
         self._by_process = {process: held for process, held in self._by_process.items() if not process.killed}
@@ -79,14 +83,28 @@ class Watch(Observer):
         core.__class__ = _watched_core(self, view)
         _watch_log(self, view, driver)
         _watch_transport(self, view, driver)
+        _watch_snapshots(self, view, driver)
         self._applied(view)
+
+    def _view_of(self, server: SimServer, node_id: NodeId) -> View:
+        """The view of a member; a twin has one of its own, and no quorum counts on it."""
+        if server.twin_of is not None:
+            view = View(node_id, server.name)
+            view.doubtful = True
+            return view
+        self._names[server.name] = node_id
+        return self.facts.views.setdefault(node_id, View(node_id, server.name))
 
     def ended(self, server: SimServer) -> None:
         """A process has ended by itself: it must have a reason."""
-        if not server.sound or (server.retired and server.condition is Condition.FAILED):
+        if not server.sound or ((server.retired or server.leaving) and server.condition is Condition.FAILED):
             return
         kind = "a sound node starts" if server.condition is Condition.REFUSED else "a sound node goes on"
         self._verdict.broken(kind, f"{server.name} {server.condition.value}: {server.error}")
+
+    def answered(self, server: SimServer, answer: Answer) -> None:
+        for call in self.on_answered:
+            call(server.name, answer)
 
     def wiped(self, server: SimServer) -> None:
         node_id = self._names.get(server.name)
@@ -94,6 +112,12 @@ class Watch(Observer):
             view = self.facts.views[node_id]
             view.lost, view.durable = view.durable, DurableLog()
             view.most_applied = view.lives = 0
+
+    def doubted(self, server: SimServer) -> None:
+        self.wiped(server)
+        node_id = self._names.get(server.name)
+        if node_id is not None:
+            self.facts.views[node_id].doubtful = True
 
     # -- from the loop ------------------------------------------------------------------------------------------------
 
@@ -152,8 +176,12 @@ def _watched_core(watch: Watch, view: View) -> type[RawNode]:
         __slots__ = ()
 
         def tick(self) -> None:
+            raft = self.raft
+            led = raft.state is StateType.LEADER
             RawNode.tick(self)
             watch.look(view)
+            for call in watch.on_deposed if led and raft.state is not StateType.LEADER else watch.on_ticked:
+                call(view)
 
         def step(self, message: Message) -> Refusal | None:
             if message.sender == view.id and message.type in PROMISES:
@@ -161,6 +189,9 @@ def _watched_core(watch: Watch, view: View) -> type[RawNode]:
                     call(view, view.id, message)
             refusal = RawNode.step(self, message)
             watch.look(view)
+            if refusal is None and message.sender != view.id:
+                for call in watch.on_heard:
+                    call(view, message)
             return refusal
 
         def propose_batch(self, batch: list[bytes]) -> tuple[int, int]:
@@ -227,3 +258,15 @@ def _watch_transport(watch: Watch, view: View, driver: Driver) -> None:
         return original(to, message)
 
     setattr(transport, "send", send)  # noqa: B010 - as above
+
+
+def _watch_snapshots(watch: Watch, view: View, driver: Driver) -> None:
+    store = driver.parts.snapshots
+    original = store.create
+
+    def create(index: int, term: int, membership: MembershipState, runtime: bytes = b"") -> SnapshotWriter:
+        for call in watch.on_snapshotted:
+            call(view, index, membership)
+        return original(index, term, membership, runtime)
+
+    setattr(store, "create", create)  # noqa: B010 - as above

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Collection
 from typing import Final
 
 from syncline.testing.cluster import SimCluster
@@ -44,9 +45,15 @@ class Workload:
         self.clients = [
             _Chooser(self, f"c{number}", rng.getrandbits(64), timeout_s) for number in range(1, clients + 1)
         ]
+        self.working = self.clients
+
+    def choose(self, numbers: Collection[int] | None) -> None:
+        """Have only these clients work, from 1 on. None: all of them."""
+        if numbers is not None:
+            self.working = [chooser for number, chooser in enumerate(self.clients, 1) if number in numbers]
 
     def start(self) -> list[asyncio.Task[None]]:
-        return [self._cluster.loop.create_task(chooser.run(), name=chooser.client.name) for chooser in self.clients]
+        return [self._cluster.loop.create_task(chooser.run(), name=chooser.client.name) for chooser in self.working]
 
     def unanswered(self) -> list[str]:
         """Requests that a process which still lives has never answered."""

@@ -20,7 +20,7 @@ from syncline.node.members import Membership
 from syncline.testing.cluster import LOOK_S, SimCluster
 from syncline.testing.invariants.base import Verdict
 from syncline.testing.operations import Operator, Unknown
-from syncline.testing.simdisk import Survival
+from syncline.testing.simdisk import DiskFault, Survival
 from syncline.testing.simserver import Condition, SimServer
 
 __all__ = ["Claims", "Fault", "Trouble"]
@@ -39,6 +39,8 @@ class Claims:
         """Servers that some fault has in hand, for others to leave alone."""
         self.leaving: dict[str, int] = {}
         """Voters that were asked to be none any more, and the log index of the membership in which they are not."""
+        self.orders: list[DiskFault] = []
+        """Errors of disks that were ordered: `happened` says how often each has struck."""
 
 
 class Trouble:
@@ -130,19 +132,27 @@ class Trouble:
         finally:
             del self._taken[server.name]
 
-    async def demote(self, names: Collection[str], change: Awaitable[Membership | None]) -> None:
-        """Have voters made learners by `change`; until that is over no quorum may depend on them."""
+    async def demote(self, names: Collection[str], change: Awaitable[Membership | None]) -> Membership | None:
+        """Have voters made learners, or removed, by `change`; until that is over no quorum may depend on them.
+
+        Gives the membership of the answer; None if there was none, or if nothing came of it.
+        """
         leaving = self._claims.leaving
         before = {name: leaving.get(name, 0) for name in names}
         leaving.update(dict.fromkeys(names, NOBODY_KNOWS))
         try:
             membership = await change
         except Unknown:
-            return
+            return None
         if membership is None:
             leaving.update(before)
         else:
             leaving.update({name: max(before[name], membership.index) for name in names})
+        return membership
+
+    def may_be_leaving(self, names: Collection[str]) -> bool:
+        """Whether one of these voters was asked to go, and it is not known whether it did."""
+        return any(self._claims.leaving.get(name, 0) == NOBODY_KNOWS for name in names)
 
     @contextmanager
     def damage(self, server: SimServer) -> Iterator[None]:
@@ -152,6 +162,12 @@ class Trouble:
             yield
         finally:
             server.damages -= 1
+
+    def fail(self, server: SimServer, operation: str, *, suffix: str, error: int, skip: int) -> DiskFault:
+        """Order an error of a server's disk."""
+        order = server.disk.fail(operation, suffix=suffix, error=error, skip=skip)
+        self._claims.orders.append(order)
+        return order
 
     def crash(self, server: SimServer) -> None:
         """Kill it, or cut its power."""

@@ -7,6 +7,8 @@ import random
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
+import msgspec
+
 from syncline.storage.datadir import FORMAT_VERSION, IDENTITY_LIMIT_BYTES, IDENTITY_NAME
 from syncline.storage.wholefile import read_file, replace_file
 from syncline.testing.faults.base import Trouble
@@ -21,6 +23,7 @@ __all__ = [
     "foreign_disk",
     "full_disk",
     "lost_file",
+    "lost_log",
     "rot",
     "rot_in_snapshot",
     "second_process",
@@ -34,32 +37,55 @@ Damage: TypeAlias = Callable[[Trouble, SimDisk, str], str]
 FILE_ERRORS: Final = (errno.EIO, errno.EIO, errno.EROFS)
 
 
+class _Order(msgspec.Struct, frozen=True):
+    """Which operation fails: so many of its kind go well before it at most, and the order stands so long."""
+
+    operation: str
+    suffixes: tuple[str, ...] = ("",)
+    skip: int = 0
+    elections: tuple[float, float] = (1.0, 4.0)
+
+
+SYNCS: Final = (
+    _Order("sync", (".wal",), skip=10),
+    _Order("sync", (".snap.tmp", ".snap.tmp", ".part"), elections=(3.0, 10.0)),
+    _Order("sync_dir", ("",), skip=1, elections=(2.0, 8.0)),
+    _Order("sync_dir", ("/wal", "/snapshots"), elections=(2.0, 8.0)),
+)
+WRITES: Final = (
+    _Order("write_at", (".wal",), skip=10),
+    _Order("write_at", ("", ".snap.tmp", ".part"), skip=1, elections=(2.0, 8.0)),
+    _Order("create", ("", ".snap.tmp", ".part"), elections=(3.0, 10.0)),
+    _Order("allocate", (".wal.tmp",), elections=(3.0, 10.0)),
+    _Order("rename", ("", ".wal", ".snap"), elections=(3.0, 10.0)),
+    _Order("remove", ("", ".wal", ".snap"), elections=(3.0, 10.0)),
+)
+"""Frequent operations may go well some times before one fails. Rare ones fail at once, and the order stands longer."""
+
+
 async def failed_sync(trouble: Trouble) -> None:
-    """A sync of the log or of a snapshot fails. Of the log: the node must stop, and not try again."""
+    """A sync of the log, of a snapshot or of a directory fails. Of the log: the node must stop, and not try again."""
     while True:
         await trouble.wait(8.0)
-        await _fail(trouble, trouble.rng.choice(["sync", "sync", "sync_dir"]))
+        await _fail(trouble, trouble.rng.choice(SYNCS))
 
 
 async def failed_write(trouble: Trouble) -> None:
     """A write or another operation on files fails."""
     while True:
         await trouble.wait(8.0)
-        operation = trouble.rng.choice(["write_at", "write_at", "create", "allocate", "rename", "remove"])
-        await _fail(trouble, operation)
+        await _fail(trouble, trouble.rng.choice(WRITES))
 
 
-async def _fail(trouble: Trouble, operation: str) -> None:
+async def _fail(trouble: Trouble, order: _Order) -> None:
     server = trouble.some()
     if server is None:
         return
-    suffix = trouble.rng.choice([".wal", ".wal", ""]) if operation in ("sync", "write_at") else ""
-    fault = server.disk.fail(
-        operation, suffix=suffix, error=trouble.rng.choice(FILE_ERRORS), skip=trouble.rng.randint(0, 10)
-    )
-    trouble.cluster.note(server.name, f"disk: the next {operation} of a file *{suffix} but {fault.skip} fails")
+    suffix, skip = trouble.rng.choice(order.suffixes), trouble.rng.randint(0, order.skip)
+    fault = trouble.fail(server, order.operation, suffix=suffix, error=trouble.rng.choice(FILE_ERRORS), skip=skip)
+    trouble.cluster.note(server.name, f"disk: the next {order.operation} of a file *{suffix} but {skip} fails")
     with trouble.damage(server):
-        await trouble.last(1.0, 4.0)
+        await trouble.last(*order.elections)
         fault.times = 0
     trouble.start_again(server)
 
@@ -129,6 +155,15 @@ async def lost_file(trouble: Trouble) -> None:
             await _damage(trouble, server, "", _lose)
 
 
+async def lost_log(trouble: Trouble) -> None:
+    """All files of the log vanish: the node must not take its directory for that of a first start."""
+    while True:
+        await trouble.wait(8.0)
+        server = trouble.expendable()
+        if server is not None:
+            await _damage(trouble, server, ".wal", _lose_all)
+
+
 async def _damage(trouble: Trouble, server: SimServer, suffix: str, damage: Damage) -> None:
     """Stop a server, damage a file, and start it. Where it refuses, its operator replaces it."""
     with trouble.hold(server):
@@ -161,6 +196,14 @@ def _lose(trouble: Trouble, disk: SimDisk, path: str) -> str:
         return f"{path} vanishes"
     disk.empty(path)
     return f"{path} is empty"
+
+
+def _lose_all(_: Trouble, disk: SimDisk, path: str) -> str:
+    folder = path.rpartition("/")[0]
+    for other in disk.paths():
+        if other.startswith(f"{folder}/"):
+            disk.lose(other)
+    return f"all files of {folder} vanish"
 
 
 async def wipe(trouble: Trouble) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from syncline.consensus.types import ChangeType
@@ -9,7 +10,7 @@ from syncline.node.members import MemberInfo
 from syncline.testing.faults.base import Trouble
 from syncline.testing.simserver import SimServer
 
-__all__ = ["add", "demote", "joint", "promote", "remove", "replace", "snapshot", "transfer"]
+__all__ = ["add", "demote", "empty_at_change", "joint", "promote", "remove", "replace", "snapshot", "transfer"]
 
 MOST_VOTERS: Final = 6
 LEAST_VOTERS: Final = 3
@@ -91,6 +92,38 @@ async def joint(trouble: Trouble) -> None:
             kinds = " ".join(f"{kind.name.lower()} {membership.members[node_id].name}" for kind, node_id in changes)
             trouble.cluster.note("operator", f"at once: {kinds}")
             await trouble.demote(leaving, trouble.operator.change(changes))
+
+
+async def empty_at_change(trouble: Trouble) -> None:
+    """While a learner is promoted, or a voter demoted, its disk is replaced by an empty one: it must not vote again."""
+    while True:
+        await trouble.wait(12.0)
+        promoted = trouble.rng.random() < 0.5
+        member = _some_member(trouble, voter=not promoted)
+        server = trouble.cluster.servers[member.name] if member is not None else None
+        if member is None or server is None or not trouble.is_whole(server) or not trouble.can_spare():
+            continue
+        if not promoted and trouble.voters() <= LEAST_VOTERS:
+            continue
+        with trouble.hold(server):
+            trouble.cluster.note("operator", f"{'promote' if promoted else 'demote'} {server.name}, which is emptied")
+            change = asyncio.ensure_future(_promote_or_demote(trouble, member, promoted=promoted))
+            await trouble.last(0.0, 0.3)
+            if server.up:
+                trouble.crash(server)
+            server.wipe()
+            await trouble.last(0.0, 2.0)
+            server.start()
+            await asyncio.wait([change])
+            await trouble.last(1.0, 6.0)
+            await trouble.operator.replace(server)
+
+
+async def _promote_or_demote(trouble: Trouble, member: MemberInfo, *, promoted: bool) -> None:
+    if promoted:
+        await trouble.operator.promote(member.id)
+    else:
+        await trouble.demote([member.name], trouble.operator.demote(member.id))
 
 
 async def transfer(trouble: Trouble) -> None:

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from syncline.testing.faults import disks, memberships, networks, processes
+from syncline.testing.faults import (
+    addresses,
+    answers,
+    copies,
+    disks,
+    machines,
+    memberships,
+    networks,
+    processes,
+    reads,
+    snapshots,
+)
 from syncline.testing.faults.base import Fault
 
-__all__ = ["FAULTS"]
+__all__ = ["FAULTS", "LATER", "PENDING"]
 
 FAULTS: Final[dict[str, Fault]] = {
     "kill": processes.kill,
@@ -47,4 +58,54 @@ FAULTS: Final[dict[str, Fault]] = {
     "joint": memberships.joint,
     "transfer": memberships.transfer,
     "snapshot": memberships.snapshot,
+    "lost-log": disks.lost_log,
+    "move": addresses.move,
+    "move-majority": addresses.move_majority,
+    "move-all": addresses.move_all,
+    "rollback": copies.rollback,
+    "two-copies": copies.two_copies,
+    "empty-at-change": memberships.empty_at_change,
+    "shrink": answers.shrink,
+    "crash-at-answer": answers.crash_at_answer,
+    "lose-at-answer": answers.lose_at_answer,
+    "late-reads": reads.late_reads,
+    "long-snapshot": snapshots.long_snapshot,
+    "raise-in-apply": machines.raise_in_apply,
+    "raise-in-snapshot": machines.raise_in_snapshot,
 }
+
+LATER: Final[dict[str, float]] = {
+    "downgrade": 0.2,
+    "overtake": 0.2,
+    "lost-log": 0.15,
+    "move": 0.1,
+    "move-majority": 0.05,
+    "move-all": 0.05,
+    "rollback": 0.1,
+    "two-copies": 0.1,
+    "empty-at-change": 0.1,
+    "shrink": 0.1,
+    "crash-at-answer": 0.15,
+    "lose-at-answer": 0.1,
+    "late-reads": 0.15,
+    "long-snapshot": 0.1,
+    "raise-in-apply": 0.1,
+    "raise-in-snapshot": 0.1,
+}
+"""The share of seeds that have each of the faults that came when there were seeds already whose failures are
+remembered: drawn apart, so that to most of those seeds nothing has changed."""
+
+PENDING: Final = frozenset(
+    {
+        "move",
+        "move-majority",
+        "move-all",
+        "rollback",
+        "two-copies",
+        "shrink",
+        "crash-at-answer",
+        "lose-at-answer",
+        "raise-in-snapshot",
+    }
+)
+"""Faults that the product does not survive yet: no seed draws them, and `--faults` makes them."""

@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import Entry, MembershipState, Message, NodeId, StateType
 from syncline.node.driver import Driver
+from syncline.testing.cluster import Answer
 from syncline.testing.durablelog import DurableLog
 from syncline.transport.messages import PeerMessage
 
@@ -28,6 +29,7 @@ class View:
         "commit",
         "configuration",
         "core",
+        "doubtful",
         "driver",
         "durable",
         "id",
@@ -36,6 +38,7 @@ class View:
         "lost",
         "most_applied",
         "name",
+        "starts",
         "state",
         "term",
         "vote",
@@ -45,6 +48,11 @@ class View:
         self.id = node_id
         self.name = name
         self.lives = 0
+        """Starts since its disk was replaced last."""
+        self.starts = 0
+        """All starts."""
+        self.doubtful = False
+        """Its directory was rolled back or copied: its promises are not judged, only what others make of them."""
         self.core: RawNode
         self.driver: Driver
         self.durable = DurableLog()
@@ -63,7 +71,14 @@ class View:
 
     def held(self, index: int, term: int) -> bool:
         """Whether the entry is on its disk, or was before the disk was lost: what it acknowledged then was true."""
+        if self.doubtful:
+            return True
         return self.durable.holds(index, term) or (self.lost is not None and self.lost.holds(index, term))
+
+    def knows_committed(self, index: int) -> bool:
+        """Whether a start of it would know that the entry is committed."""
+        logs = [self.durable] if self.lost is None else [self.durable, self.lost]
+        return self.doubtful or any(max(log.hard_state.commit, log.base) >= index for log in logs)
 
 
 class Known:
@@ -132,6 +147,21 @@ class Onlooker:
 
     def installed(self, view: View, index: int, membership: MembershipState) -> None:
         """A node took over the membership of a snapshot at `index`."""
+
+    def ticked(self, view: View) -> None:
+        """A tick of the core is over."""
+
+    def deposed(self, view: View) -> None:
+        """A tick has made a leader something else, in the same term."""
+
+    def heard(self, view: View, message: Message) -> None:
+        """A message of another node was taken by the core."""
+
+    def snapshotted(self, view: View, index: int, membership: MembershipState) -> None:
+        """A node begins to write a snapshot of its state as of `index`."""
+
+    def answered(self, name: str, answer: Answer) -> None:
+        """An operator was told by this server that a change of the membership is made, and what it has led to."""
 
     def applied(self, view: View) -> None:
         """The applied index has changed: `view` has the value before it."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from syncline.consensus.types import NONE, Message, MessageType, NodeId, StateType
 from syncline.testing.durablelog import DurableLog
-from syncline.testing.invariants.base import Invariant, View
+from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
 
-__all__ = ["AcknowledgedIsDurable", "CommittedIsDurable", "LeaderIsDurable", "NothingForgotten"]
+__all__ = ["AcknowledgedIsDurable", "CommittedIsDurable", "EmptiedTakesNoPart", "LeaderIsDurable", "NothingForgotten"]
 
 
 class AcknowledgedIsDurable(Invariant):
@@ -32,6 +32,29 @@ class AcknowledgedIsDurable(Invariant):
                 self.broken(f"{view.name} votes for {self.facts.name(to)}, and has its vote for {vote} on its disk")
         elif message.index > view.durable.last:
             self.broken(f"{view.name} acknowledges entry {message.index}, and has {view.durable.last} on its disk")
+
+
+class EmptiedTakesNoPart(Invariant):
+    """A member whose disk was replaced by an empty one promises nothing any more: it has forgotten what it promised.
+
+    What it promised counted for nothing before its directory was recorded: then it may come with another one.
+    """
+
+    name = "an emptied member takes no part"
+
+    def __init__(self, facts: Facts, verdict: Verdict) -> None:
+        super().__init__(facts, verdict)
+        self._recorded: set[NodeId] = set()
+
+    def applied(self, view: View) -> None:
+        members = view.driver.parts.book.members
+        self._recorded.update(node_id for node_id, member in members.items() if member.directory)
+
+    def promised(self, view: View, to: NodeId, message: Message) -> None:
+        emptied = view.lost is not None and not view.doubtful and view.id in self._recorded
+        if emptied and not message.reject and to != view.id:
+            what = "votes for" if message.type is MessageType.VOTE_RESP else "acknowledges entries to"
+            self.broken(f"{view.name}, whose disk was emptied, {what} {self.facts.name(to)} in term {message.term}")
 
 
 class LeaderIsDurable(Invariant):

@@ -16,17 +16,15 @@ class ElectionSafety(Invariant):
 
     def __init__(self, facts: Facts, verdict: Verdict) -> None:
         super().__init__(facts, verdict)
-        self._leaders: dict[int, tuple[NodeId, int]] = {}
+        self._leaders: dict[int, tuple[str, int]] = {}
 
     def looked(self, view: View) -> None:
         core = view.core
         if core.state is not StateType.LEADER:
             return
-        first, life = self._leaders.setdefault(core.term, (view.id, view.lives))
-        if (first, life) != (view.id, view.lives):
-            before = (
-                "it has led in an earlier life" if first == view.id else f"{self.facts.name(first)} leads or has led"
-            )
+        first, start = self._leaders.setdefault(core.term, (view.name, view.starts))
+        if (first, start) != (view.name, view.starts):
+            before = "it has led in an earlier life" if first == view.name else f"{first} leads or has led"
             self.broken(f"{view.name} leads term {core.term}, which {before}")
 
 
@@ -61,7 +59,7 @@ class VoteOnce(Invariant):
         self._votes: dict[tuple[NodeId, int], NodeId] = {}
 
     def promised(self, view: View, to: NodeId, message: Message) -> None:
-        if message.type is not MessageType.VOTE_RESP or message.reject:
+        if message.type is not MessageType.VOTE_RESP or message.reject or view.doubtful:
             return
         first = self._votes.setdefault((view.id, message.term), to)
         if first != to:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from syncline.node.fsm import FSM
 from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
 
-__all__ = ["Digest", "EqualRegistries", "EqualStates", "NoAlarm"]
+__all__ = ["Digest", "EqualStates", "NoAlarm"]
 
 Digest: TypeAlias = Callable[[FSM, int], int | None]
 """The digest of a state machine as of an index that its node has applied; None where it can't tell."""
@@ -42,19 +42,3 @@ class NoAlarm(Invariant):
     def applied(self, view: View) -> None:
         if alarm := view.driver.digests.alarm:
             self.broken(f"{view.name} says: {alarm}")
-
-
-class EqualRegistries(Invariant):
-    """Two nodes that have applied the same index have the same member registry, however each has cut the log."""
-
-    name = "equal registries"
-
-    def __init__(self, facts: Facts, verdict: Verdict) -> None:
-        super().__init__(facts, verdict)
-        self._registries: dict[int, tuple[bytes, str]] = {}
-
-    def applied(self, view: View) -> None:
-        index, registry = view.driver.applied, view.driver.parts.book.dump()
-        first, name = self._registries.setdefault(index, (registry, view.name))
-        if first != registry:
-            self.broken(f"after entry {index} {view.name} has the registry {registry!r}, and {name} had {first!r}")

@@ -1,0 +1,75 @@
+"""Directories that are put back from an older copy, and directories that are copied and run twice.
+
+Such a node has forgotten promises, or makes them twice. So it counts as lost from that moment on: it must be refused or
+stop itself, and its operator replaces it. The others are a quorum without it, and lose nothing.
+"""
+
+from __future__ import annotations
+
+from syncline.testing.faults.base import Trouble
+from syncline.testing.simdisk import SimDisk, Survival
+from syncline.testing.simserver import SimServer
+
+__all__ = ["rollback", "two_copies"]
+
+
+async def rollback(trouble: Trouble) -> None:
+    """A directory is put back from a copy of two lives ago: its start count is below the one that its peers saw."""
+    while True:
+        await trouble.wait(15.0)
+        server = trouble.expendable()
+        if server is None:
+            continue
+        with trouble.hold(server):
+            trouble.crash(server)
+            old = server.disk.crashed(Survival.EVERYTHING)
+            if await _lives_on(trouble, server) and await _lives_on(trouble, server):
+                await _roll_back(trouble, server, old)
+            elif server.up:
+                continue
+            else:
+                server.start()
+
+
+async def _lives_on(trouble: Trouble, server: SimServer) -> bool:
+    """Start it, let it take part for a while, and kill it. False if it did not come to follow a leader."""
+    server.start()
+    await trouble.settled(server)
+    await trouble.last(1.0, 5.0)
+    if not server.running or server.raft is None or server.raft.leader is None:
+        return False
+    trouble.crash(server)
+    return True
+
+
+async def _roll_back(trouble: Trouble, server: SimServer, old: SimDisk) -> None:
+    server.roll_back(old)
+    await trouble.last(0.0, 3.0)
+    server.start()
+    await trouble.last(1.0, 6.0)
+    await trouble.operator.replace(server)
+
+
+async def two_copies(trouble: Trouble) -> None:
+    """A directory is copied, and both copies run at once, each on a machine of its own.
+
+    Only a member that has met one of them can tell the other. So two leaders of one term are possible where partitions
+    keep the two apart, and nothing can be done about that: this fault goes alone, or with faults of no network.
+    """
+    while True:
+        await trouble.wait(15.0)
+        server = trouble.expendable()
+        if server is None:
+            continue
+        with trouble.hold(server):
+            trouble.crash(server)
+            twin = trouble.cluster.twin(server)
+            try:
+                for one in trouble.rng.sample([server, twin], 2):
+                    one.start()
+                    await trouble.last(0.0, 2.0)
+                await trouble.last(1.0, 6.0)
+            finally:
+                if twin.up:
+                    twin.crash()
+            await trouble.operator.replace(server)

@@ -1,0 +1,165 @@
+"""Bugs of whole nodes that others published in 2025 and 2026, and some of the same kinds."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from syncline.consensus import reconfiguration
+from syncline.consensus.membership import MembershipRefused, decode_change
+from syncline.consensus.types import EntryType, MembershipChange, MembershipState, ReadState, SingleChange
+from syncline.errors import Superseded
+from syncline.node import assembly, changes
+from syncline.node.applier import Applier
+from syncline.node.envelope import MEMBERSHIP, ChangeContext, encode
+from syncline.node.fsm import FSMSnapshot
+from syncline.node.members import MemberBook, Membership
+from syncline.node.proposals import COUNTER_BITS, Proposals
+from syncline.node.reads import Reads
+from syncline.node.snapshotter import Snapshotter
+from syncline.storage.snapshotwriting import SnapshotWriter
+from syncline.storage.wal import Wal
+from syncline.testing.simdisk import SimFile
+
+__all__ = [
+    "change_answered_when_appended",
+    "empty_directory_let_in",
+    "failed_sync_of_a_snapshot_swallowed",
+    "jumped_proposal_told_not_applied",
+    "members_listed_wrongly_while_joint",
+    "missing_log_taken_for_a_new_one",
+    "numbers_from_one_at_each_start",
+    "old_read_attempt_ends_a_new_batch",
+    "raising_machine_stalls_applying",
+    "snapshot_with_an_uncommitted_membership",
+]
+
+
+def change_answered_when_appended(patch: pytest.MonkeyPatch) -> None:
+    """A change of the membership is answered when it has a place in the leader's log."""
+
+    async def propose(
+        self: changes.Changes,
+        singles: tuple[SingleChange, ...],
+        brought: tuple[Any, ...],
+        expected: int,
+        deadline_s: float,
+    ) -> None:
+        driver = self._driver
+        driver.check_running()
+        future = driver.proposals.new(driver.loop, 0, deadline_s)
+        context = encode(ChangeContext(driver.core.raft.id, future.number, brought, expected))
+        driver.propose(future, MEMBERSHIP, encode(MembershipChange(changes=singles, context=context)))
+        while not future.done() and not future.index:
+            await self.wait(driver.loop.time() + 0.0005)
+        if future.done():
+            await future
+        else:
+            future.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+
+    patch.setattr(changes.Changes, "_propose", propose)
+
+
+def snapshot_with_an_uncommitted_membership(patch: pytest.MonkeyPatch) -> None:
+    """A snapshot holds the newest membership in the log, committed or not."""
+    original = Snapshotter.viewed
+
+    def viewed(snapshotter: Snapshotter, view: FSMSnapshot) -> None:
+        node = snapshotter._driver.core.raft
+        log, tracker = node.log, node.tracker
+        before = tracker.configuration
+        low = max(log.applied + 1, log.first_index)
+        for entry in log.slice(low, log.last_index + 1, 1 << 40) if low <= log.last_index else ():
+            if entry.type is not EntryType.NORMAL:
+                with suppress(MembershipRefused):
+                    tracker.configuration, _ = reconfiguration.changed(node, decode_change(entry))
+        original(snapshotter, view)
+        tracker.configuration = before
+
+    patch.setattr(Snapshotter, "viewed", viewed)
+
+
+def members_listed_wrongly_while_joint(patch: pytest.MonkeyPatch) -> None:
+    """Of a joint membership only the half that is being entered is listed."""
+    original = MemberBook.membership
+
+    def membership(book: MemberBook, state: MembershipState) -> Membership:
+        return original(book, MembershipState(voters=state.voters, learners=state.learners))
+
+    patch.setattr(MemberBook, "membership", membership)
+
+
+def old_read_attempt_ends_a_new_batch(patch: pytest.MonkeyPatch) -> None:
+    """Whatever read the leader has confirmed, those that wait now are answered."""
+    original = Reads.confirmed
+
+    def confirmed(reads: Reads, state: ReadState) -> None:
+        batch = reads._asked
+        original(reads, state if batch is None else ReadState(state.index, batch.context))
+
+    patch.setattr(Reads, "confirmed", confirmed)
+
+
+def jumped_proposal_told_not_applied(patch: pytest.MonkeyPatch) -> None:
+    """A proposal over whose place a snapshot has gone is told to have no effect."""
+
+    def jumped(proposals: Proposals, index: int) -> None:
+        proposals._jumped = index
+        for position in [position for position in proposals._placed if position <= index]:
+            for waiter in proposals._placed.pop(position):
+                if waiter.number in proposals._waiting:
+                    proposals._fail(waiter, Superseded("a snapshot took the place of the log there"))
+
+    patch.setattr(Proposals, "jumped", jumped)
+
+
+def numbers_from_one_at_each_start(patch: pytest.MonkeyPatch) -> None:
+    """A node gives its proposals the numbers that it gave in an earlier life."""
+    original = Proposals.__init__
+
+    def init(proposals: Proposals, *arguments: Any, **settings: Any) -> None:
+        original(proposals, *arguments, **settings)
+        proposals._next &= (1 << COUNTER_BITS) - 1
+
+    patch.setattr(Proposals, "__init__", init)
+
+
+def raising_machine_stalls_applying(patch: pytest.MonkeyPatch) -> None:
+    """What a state machine raises ends the application of entries, and the node goes on without."""
+    patch.setattr(Applier, "_fail", lambda _applier, _error: None)
+
+
+def missing_log_taken_for_a_new_one(patch: pytest.MonkeyPatch) -> None:
+    """A directory without a log is that of a node that starts for the first time."""
+    original = Wal.open
+
+    def open_anyway(*arguments: Any, must_exist: bool = False, **settings: Any) -> Wal:
+        del must_exist
+        return original(*arguments, **settings)
+
+    patch.setattr(Wal, "open", open_anyway)
+
+
+def empty_directory_let_in(patch: pytest.MonkeyPatch) -> None:
+    """A member is let in with whatever directory it comes."""
+    patch.setattr(assembly._Relay, "known_directory", lambda _relay, _peer: 0)
+
+
+def failed_sync_of_a_snapshot_swallowed(patch: pytest.MonkeyPatch) -> None:
+    """A snapshot whose bytes could not be made durable is as good as any other."""
+    original = SnapshotWriter.commit
+
+    def commit(writer: SnapshotWriter) -> Any:
+        sync = SimFile.sync
+
+        def careless(file: SimFile) -> None:
+            with suppress(OSError):
+                sync(file)
+
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(SimFile, "sync", careless)
+            return original(writer)
+
+    patch.setattr(SnapshotWriter, "commit", commit)
