@@ -126,6 +126,9 @@ class Connection(asyncio.Protocol):
                 self._fail(BadAnswer(f"the answer's header is above {MAX_HEADER_BYTES} bytes"))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # An abort from here on would make asyncio report the loss a second time, with a traceback: it does so if the
+        # transport was closing with a request that was not sent completely.
+        self._transport = None
         if not self._ended.done():
             self._ended.set_result(None)
         if exc is None and self._ends_with_close():
