@@ -12,7 +12,7 @@ import msgspec
 
 from syncline.cli.exits import failure_of
 from syncline.client import DEFAULT_TIMEOUT_S, AsyncClient
-from syncline.errors import ConfigError, SynclineError
+from syncline.errors import ConfigError, SynclineError, Unreachable
 
 __all__ = ["DEFAULT_ENDPOINTS", "Context", "Duration", "client_command", "key_bytes", "make_client", "with_endpoint"]
 
@@ -74,6 +74,7 @@ def client_command(function: Callable[..., Awaitable[None]]) -> Callable[..., No
     def command(
         *, endpoints: str | None, timeout_s: float | None, cacert: str | None, as_json: bool, **own: object
     ) -> None:
+        endpoints = endpoints or click.get_current_context().find_root().params.get("endpoints")
         context = Context(
             endpoints=endpoints or DEFAULT_ENDPOINTS,
             endpoints_given=endpoints is not None,
@@ -84,11 +85,18 @@ def client_command(function: Callable[..., Awaitable[None]]) -> Callable[..., No
         try:
             asyncio.run(_completed(function(context, **own)))
         except SynclineError as error:
-            raise failure_of(error, as_json=as_json) from error
+            raise failure_of(error, as_json=as_json, more=_advice(error, context)) from error
 
     for option in reversed(_OPTIONS):
         option(command)
     return command
+
+
+def _advice(error: SynclineError, context: Context) -> str:
+    """What to do if nothing runs at the default endpoints: most likely there is no cluster yet."""
+    if isinstance(error, Unreachable) and not context.endpoints_given:
+        return ". Start a cluster on this machine with 'syncline up', or name one with --endpoints"
+    return ""
 
 
 async def _completed(work: Awaitable[None]) -> None:

@@ -10,7 +10,8 @@ import click
 from syncline.cli.common import Context, client_command, key_bytes, make_client
 from syncline.cli.exits import EXIT_NOT_FOUND, Failure
 from syncline.cli.output import json_key, json_text, print_bytes, print_json, print_line, shown
-from syncline.client import AsyncClient, KeyInfo
+from syncline.cli.streams import acknowledged
+from syncline.client import AsyncClient, DeletePrefixOp, KeyInfo
 
 __all__ = ["delete", "get", "list_keys", "put"]
 
@@ -64,30 +65,58 @@ async def put(
     data = _value(value, path)
     async with make_client(context) as client:
         result = await client.put(name, data, if_revision=if_revision, if_absent=if_absent, if_present=if_present)
-    if context.as_json:
-        print_json({**json_key("key", name), "revision": result.revision})
-    else:
-        print_line(f"revision {result.revision}")
+    with acknowledged():
+        if context.as_json:
+            print_json({**json_key("key", name), "revision": result.revision})
+        else:
+            print_line(f"revision {result.revision}")
 
 
 @click.command("del", short_help="Delete a key.")
 @client_command
 @click.argument("key")
 @click.option("--if-revision", type=click.IntRange(min=1), help="Only if the key's revision is this one.")
-async def delete(context: Context, *, key: str, if_revision: int | None) -> None:
-    """Delete a key.
+@click.option("--prefix", "is_prefix", is_flag=True, help="Delete all keys that begin with KEY.")
+@click.option("--yes", is_flag=True, help="With --prefix: don't ask.")
+async def delete(context: Context, *, key: str, if_revision: int | None, is_prefix: bool, yes: bool) -> None:
+    """Delete a key, or all keys below a prefix.
 
-    Exit status 3 where there is no such key, 6 where the condition did not hold.
+    Exit status 3 if there is no such key, 6 if the condition did not hold.
     """
     name = key_bytes(key)
+    if is_prefix:
+        if if_revision is not None:
+            raise click.UsageError("--if-revision is for one key, not for --prefix")
+        await _delete_prefix(context, name, sure=yes)
+        return
     async with make_client(context) as client:
         result = await client.delete(name, if_revision=if_revision)
-    if context.as_json:
-        print_json({**json_key("key", name), "deleted": result.deleted, "revision": result.revision})
+    with acknowledged():
+        if context.as_json:
+            print_json({**json_key("key", name), "deleted": result.deleted, "revision": result.revision})
+        elif result.deleted:
+            print_line(f"deleted, revision {result.revision}")
     if not result.deleted:
         raise _no_key(name, context)
-    if not context.as_json:
-        print_line(f"deleted, revision {result.revision}")
+
+
+async def _delete_prefix(context: Context, prefix: bytes, *, sure: bool) -> None:
+    """Delete all keys below a prefix in one transaction; a person is asked first."""
+    async with make_client(context) as client:
+        if not sure:
+            count = await client.count(prefix)
+            if not sys.stdin.isatty():
+                raise click.UsageError(f"this deletes {count} keys: give --yes as well")
+            click.confirm(f"Delete {count} keys that begin with {shown(prefix)}?", abort=True, err=True)
+        result = await client.txn(then=[DeletePrefixOp(prefix)])
+    deleted = result.results[0].deleted
+    with acknowledged():
+        if context.as_json:
+            print_json({**json_key("prefix", prefix), "deleted": deleted, "revision": result.revision})
+        else:
+            print_line(f"deleted {deleted} keys, revision {result.revision}")
+    if not deleted:
+        raise Failure(f"no key begins with {shown(prefix)}", EXIT_NOT_FOUND, code="not_found", as_json=context.as_json)
 
 
 @click.command("list", short_help="List keys in order.")
@@ -192,7 +221,10 @@ def _value(value: str | None, path: str | None) -> bytes:
             raise click.UsageError(f"can't read {path}: {error.strerror}") from error
     if path is None and sys.stdin.isatty():
         raise click.UsageError("give a VALUE, or --file PATH, or pipe the value in")
-    return sys.stdin.buffer.read()
+    data = sys.stdin.buffer.read()
+    if not data and path is None:
+        raise click.UsageError("give a VALUE: standard input is empty (--file - takes an empty value from it)")
+    return data
 
 
 def _no_key(key: bytes, context: Context) -> Failure:

@@ -12,6 +12,7 @@ import click
 
 from syncline.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Failure, one_line
 from syncline.cli.loglines import keep_standard_descriptors
+from syncline.cli.streams import say, silence
 from syncline.version import __version__
 
 __all__ = ["cli", "main"]
@@ -38,6 +39,12 @@ _COMMANDS: Final = {
     "repair": ("syncline.cli.repair:repair", "Replace a node whose data directory is damaged."),
 }
 
+_ALIASES: Final = {"ls": "list", "set": "put", "rm": "del", "delete": "del"}
+"""Words of other tools for the same thing. `--help` does not list them."""
+
+SIMILAR: Final = 0.6
+"""How alike a mistyped command must be to be suggested (`difflib`'s ratio)."""
+
 _EPILOG: Final = (
     "Exit status: 0 done; 1 failed; 2 wrong usage or configuration; 3 not found; 4 unavailable, nothing changed; "
     "5 outcome unknown, it may take effect; 6 a condition did not hold; 7 the data directory needs 'syncline repair'; "
@@ -52,12 +59,21 @@ class _LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        if cmd_name not in _COMMANDS:
+        entry = _COMMANDS.get(_ALIASES.get(cmd_name, cmd_name))
+        if entry is None:
             return None
-        module, _, name = _COMMANDS[cmd_name][0].partition(":")
+        module, _, name = entry[0].partition(":")
         command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            raise click.UsageError(f"No such command {args[0]!r}{_suggestion(args[0])}", ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         with formatter.section("Commands"):
@@ -68,8 +84,16 @@ class _LazyGroup(click.Group):
     cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.version_option(__version__, message="syncline %(version)s")
-def cli() -> None:
+@click.option("--endpoints", metavar="URL,…", help="Any of the cluster's servers, for commands that talk to one.")
+def cli(endpoints: str | None) -> None:
     """Syncline keeps data in sync across machines: a replicated, strongly consistent key-value server."""
+
+
+def _suggestion(mistyped: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(mistyped, [*_COMMANDS, *_ALIASES], n=1, cutoff=SIMILAR)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,32 +107,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except Failure as failure:
-        _say(failure.line)
+        say(failure.line)
         return failure.status
     except click.exceptions.NoArgsIsHelpError as asking:
-        _say(asking.format_message())
+        say(asking.format_message())
         return EXIT_USAGE
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "syncline"
-        _say(f"syncline: {one_line(error.format_message())} (see '{where} --help')")
+        say(f"syncline: {one_line(error.format_message())} (see '{where} --help')")
         return EXIT_USAGE
     except click.ClickException as error:
-        _say(f"syncline: {one_line(error.format_message())}")
+        say(f"syncline: {one_line(error.format_message())}")
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        _say("syncline: interrupted")
+        say("syncline: interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         _give_up_output()
         return EXIT_FAILED
     except OSError as error:
-        _say(f"syncline: {one_line(str(error))}")
+        say(f"syncline: {one_line(str(error))}")
         return EXIT_FAILED
     except Exception as error:  # the last resort: users get one line, developers ask for more
         if os.environ.get(DEBUG_VARIABLE):
             raise
         kind = type(error).__name__
-        _say(f"syncline: internal error: {kind}: {one_line(str(error))} (set {DEBUG_VARIABLE}=1 for the traceback)")
+        say(f"syncline: internal error: {kind}: {one_line(str(error))} (set {DEBUG_VARIABLE}=1 for the traceback)")
         return EXIT_FAILED
     return 0
 
@@ -120,19 +144,10 @@ def _run_with_checks() -> None:
     os.execve(sys.executable, command, environment)  # noqa: S606 - the very program that runs, with its own arguments
 
 
-def _say(line: str) -> None:
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except OSError:
-        _give_up_output()  # nobody reads the error output any more: the exit status has to do
-
-
 def _give_up_output() -> None:
     """Keep the interpreter from complaining about the broken pipe when it flushes at exit."""
-    silent = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:
-            os.dup2(silent, stream.fileno())
-    os.close(silent)
+            silence(stream)

@@ -11,7 +11,15 @@ import msgspec
 from syncline.client.wire import json_key
 from syncline.platform.texts import encode_json
 
-__all__ = ["json_key", "json_text", "print_bytes", "print_json", "print_line", "print_table", "shown"]
+__all__ = [
+    "json_key",
+    "json_text",
+    "print_bytes",
+    "print_json",
+    "print_line",
+    "print_table",
+    "shown",
+]
 
 _ESCAPES: Final = {**{code: f"\\x{code:02x}" for code in (*range(32), 127)}, 9: "\\t", 10: "\\n", 13: "\\r", 92: "\\\\"}
 
@@ -45,12 +53,23 @@ def print_bytes(data: bytes) -> None:
 
 
 def shown(data: bytes) -> str:
-    """Bytes on one line: text, with control characters, backslashes and what is not UTF-8 escaped."""
+    """Bytes on one line: text, with backslashes, what is not printable and what is not UTF-8 escaped.
+
+    Not printable are control characters (C1 too, which some terminals obey) and marks that change the direction of
+    text: with them a name could look like another one.
+    """
     try:
         text = data.decode()
     except UnicodeDecodeError:
         return "".join(_ESCAPES.get(byte) or (chr(byte) if byte < 128 else f"\\x{byte:02x}") for byte in data)
-    return text.translate(_ESCAPES)
+    text = text.translate(_ESCAPES)
+    return text if text.isprintable() else "".join(map(_printable, text))
+
+
+def _printable(letter: str) -> str:
+    if letter.isprintable():
+        return letter
+    return f"\\u{ord(letter):04x}" if ord(letter) <= 0xFFFF else f"\\U{ord(letter):08x}"
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -14,6 +14,7 @@ import click
 from syncline.cli.common import Context, client_command, make_client
 from syncline.cli.exits import EXIT_FAILED, Failure, failure_of, one_line
 from syncline.cli.output import json_key, print_json, print_line, shown
+from syncline.cli.streams import acknowledged, say
 from syncline.cli.treecopy import CONCURRENCY, Problem, Progress, TreeReport, copy_in, copy_out, survey
 from syncline.errors import OperationError
 
@@ -103,15 +104,25 @@ def _progress(title: str, files: int, *, quiet: bool) -> Iterator[Progress]:
 
 @contextmanager
 def _told_how_far(context: Context, report: TreeReport) -> Iterator[None]:
-    """An error that ends the whole says how much was done before it."""
+    """An error or an interruption that ends the whole says how much was done before it."""
     try:
         yield
+    except asyncio.CancelledError:  # Ctrl-C: `asyncio.run` cancels the work
+        say(f"syncline: interrupted; {report.files} files were done before it, run it again for the rest")
+        raise
     except OperationError as error:
         done = f"; {report.files} files were done before it, run it again for the rest"
         raise failure_of(error, as_json=context.as_json, more=done) from error
 
 
 def _tell(context: Context, report: TreeReport, done: str) -> None:
+    with acknowledged():
+        _print_report(context, report, done)
+    if report.failed_count:
+        raise Failure(f"{report.failed_count} files were not {done}", EXIT_FAILED, as_json=context.as_json)
+
+
+def _print_report(context: Context, report: TreeReport, done: str) -> None:
     if context.as_json:
         print_json(
             {
@@ -127,8 +138,6 @@ def _tell(context: Context, report: TreeReport, done: str) -> None:
         _tell_problems("skipped", report.skipped, report.skipped_count)
         _tell_problems("failed", report.failed, report.failed_count)
         print_line(f"{done} {report.files} files, {report.size_bytes} bytes")
-    if report.failed_count:
-        raise Failure(f"{report.failed_count} files were not {done}", EXIT_FAILED, as_json=context.as_json)
 
 
 def _tell_problems(what: str, problems: list[Problem], count: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
@@ -21,6 +22,8 @@ CONCURRENCY: Final = 32
 
 MAX_FILE_BYTES: Final = 64 * 1024 * 1024
 """Larger files are not even sent: a value that size is beyond any sensible limit, and 32 of them are held at a time."""
+
+OWNER_ONLY: Final = 0o600
 
 PROBLEMS_KEPT: Final = 1000
 """Problems that are listed; more are counted only."""
@@ -220,12 +223,19 @@ def _read(path: bytes) -> bytes:
 
 
 def _write(path: bytes, data: bytes) -> None:
-    """Write beside the target and rename: a reader, or an interruption, never sees half a file."""
+    """Write beside the target and rename: a reader, or an interruption, never sees half a file.
+
+    The new file has the mode of the one that it replaces: what only its owner could read stays so.
+    """
     directory = os.path.dirname(path)
     os.makedirs(directory, exist_ok=True)
     temporary = os.path.join(directory, f".syncline-{secrets.token_hex(8)}".encode())
     try:
-        with open(temporary, "xb") as file:
+        mode = _mode_of(path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with open(os.open(temporary, flags, 0o666 if mode is None else OWNER_ONLY), "wb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)  # before anything is in it
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # or after a power cut it could have its name and be empty
@@ -234,3 +244,12 @@ def _write(path: bytes, data: bytes) -> None:
         if os.path.lexists(temporary):
             os.unlink(temporary)
         raise
+
+
+def _mode_of(path: bytes) -> int | None:
+    """The permissions of the regular file at `path`; None if there is none."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return stat.S_IMODE(found.st_mode) if stat.S_ISREG(found.st_mode) else None

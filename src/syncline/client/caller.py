@@ -23,7 +23,8 @@ from typing import Final
 
 import msgspec
 
-from syncline.client.connection import BadAnswer, ConnectionLost, Response
+from syncline.client.arguments import duration_text
+from syncline.client.connection import BadAnswer, ConnectionLost, NotHttp, Response
 from syncline.client.endpoints import ConnectFailed, Endpoint, EndpointSet
 from syncline.client.wire import error_from, query
 from syncline.errors import DeadlineExceeded, OperationError, Outcome, RequestFailed, SynclineError, Unreachable
@@ -48,13 +49,23 @@ LAST_ATTEMPT_S: Final = 0.25
 LAST_ATTEMPT_SHARE: Final = 0.1
 """Of the whole time: with less left nothing else is, either. Its failure would only hide the reason of those before."""
 
+LONGEST_S: Final = 60.0
+"""The longest time that the server takes for one operation. A client never asks for more: it would be refused."""
+
 RETRIED_STATUS: Final = 503
+PARTIAL: Final = 206
+
+READS: Final = frozenset({"GET", "HEAD"})
+
 PATIENT_CODES: Final = frozenset({"overloaded"})
 """Refusals after which the server's Retry-After is waited for: asking at once would add to its load."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One request, before its deadline and its server are known. `timed`: the server takes a `timeout` parameter."""
+    """One request, before its deadline and its server are known.
+
+    `timed`: the server takes a `timeout` parameter, of at most `longest_s`.
+    """
 
     method: str
     target: str
@@ -63,6 +74,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes = b""
     idempotent: bool = False
     timed: bool = True
+    longest_s: float = LONGEST_S
     retried: bool = True
 
 
@@ -144,7 +156,9 @@ class Caller:
     async def _attempt(self, request: Request, endpoint: Endpoint, deadline_s: float) -> Response:
         loop = asyncio.get_running_loop()
         remaining_s = deadline_s - loop.time()
-        attempt_s = min(remaining_s, ATTEMPT_LIMIT_S) if request.idempotent and request.retried else remaining_s
+        attempt_s = min(remaining_s, request.longest_s + ANSWER_GRACE_S)
+        if request.idempotent and request.retried:
+            attempt_s = min(attempt_s, ATTEMPT_LIMIT_S)
         connection = None
         try:
             async with asyncio.timeout(attempt_s):
@@ -160,6 +174,9 @@ class Caller:
                 reason = ConnectFailed(f"no connection within {attempt_s:.3g} s", refused=False)
                 raise _Doubt(_not_reached(endpoint, reason)) from failure
             raise self._doubt_or_raise(request, _timed_out(request, endpoint, attempt_s)) from failure
+        if response.status == PARTIAL:
+            partial = BadAnswer("the server answered with a part of the content, which was not asked for")
+            raise self._doubt_or_raise(request, _lost(request, endpoint, partial), hopeless=True)
         if response.status < 300 or response.status in {304, 404}:
             return response
         error = error_from(response)
@@ -182,14 +199,14 @@ class Caller:
         parameters = request.parameters
         if request.timed:
             server_s = max(0.01, attempt_s - min(ANSWER_GRACE_S, attempt_s / 3))
-            parameters = {**parameters, "timeout": f"{server_s:.3f}"}
+            parameters = {**parameters, "timeout": duration_text(round(server_s, 3))}
         lines = [
             f"{request.method} {endpoint.base_path}{request.target}{query(parameters)} HTTP/1.1",
             f"Host: {endpoint.host_header}",
             f"User-Agent: {self._user_agent}",
             *(f"{name}: {value}" for name, value in request.headers),
         ]
-        if request.method not in {"GET", "HEAD"}:
+        if request.method not in READS:
             lines.append(f"Content-Length: {len(request.body)}")
         return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
 
@@ -211,7 +228,8 @@ def _not_reached(endpoint: Endpoint, failure: ConnectFailed) -> Unreachable:
 
 
 def _lost(request: Request, endpoint: Endpoint, failure: Exception) -> OperationError:
-    outcome = _outcome_after_sending(request)
+    not_sent = isinstance(failure, NotHttp)
+    outcome = Outcome.NOT_APPLIED if not_sent else _outcome_after_sending(request)
     if isinstance(failure, BadAnswer):
         return RequestFailed(f"{endpoint.url}: {failure}", code="bad_answer", outcome=outcome)
     return Unreachable(f"{endpoint.url}: {failure}", outcome=outcome)
@@ -224,7 +242,7 @@ def _timed_out(request: Request, endpoint: Endpoint, attempt_s: float) -> Deadli
 
 
 def _outcome_after_sending(request: Request) -> Outcome:
-    return Outcome.NOT_APPLIED if request.method in {"GET", "HEAD"} else Outcome.UNKNOWN
+    return Outcome.NOT_APPLIED if request.method in READS else Outcome.UNKNOWN
 
 
 def _retry_after(response: Response) -> float:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import random
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
 import msgspec
 
+from syncline.client.arguments import checked_revision, checked_timeout_s, duration_text, to_bytes
 from syncline.client.caller import Caller, Request
 from syncline.client.connection import Response
 from syncline.client.endpoints import Endpoint, EndpointSet, parse_endpoints
@@ -32,7 +34,7 @@ from syncline.client.results import (
 )
 from syncline.client.txn import Compare, Operation, txn_body
 from syncline.client.wire import decode, error_from, key_page, key_target, revision_of, txn_result
-from syncline.errors import ConfigError, OperationError
+from syncline.errors import ConfigError, OperationError, Outcome
 from syncline.platform.network import Network, TcpNetwork
 from syncline.version import __version__
 
@@ -41,6 +43,9 @@ __all__ = ["DEFAULT_TIMEOUT_S", "AsyncClient"]
 DEFAULT_TIMEOUT_S: Final = 5.0
 MEMBERSHIP_TIMEOUT_S: Final = 30.0
 """For changes of the cluster: they wait for a commit, and a transfer for an election."""
+
+MEMBERSHIP_LONGEST_S: Final = 600.0
+"""The longest time that the server takes for a change of the cluster. A longer deadline takes several attempts."""
 
 PAGE_LIMIT: Final = 1000
 """Keys per page of a scan. The server ends pages earlier where values are large."""
@@ -72,12 +77,10 @@ class AsyncClient:
         rng: random.Random | None = None,
         on_retry: Callable[[OperationError], None] | None = None,
     ) -> None:
-        if not 0 < timeout_s < float("inf"):
-            raise ConfigError(f"timeout_s is {timeout_s!r}: it must be a positive number of seconds")
         self.endpoints = parse_endpoints(endpoints)
         door = network or TcpNetwork()
         self._set = EndpointSet([Endpoint(url, network=door, tls=tls) for url in self.endpoints])
-        self._timeout_s = timeout_s
+        self._timeout_s = checked_timeout_s(timeout_s)
         self._caller = Caller(
             self._set,
             rng=rng or random.Random(),
@@ -113,19 +116,20 @@ class AsyncClient:
         `consistency`: `linearizable` (the server's default: sees every write acknowledged before), `leader`, or
         `stale` (that node's own state; `max_stale_s` limits its age).
         """
-        name = _bytes(key)
+        name = to_bytes(key, "key")
         request = Request(
             method="GET", target=key_target(name), parameters=_reading(consistency, max_stale_s), idempotent=True
         )
-        response = await self._call(request, timeout_s, absent_ok=True)
-        if response is None:
-            return None
-        return KeyValue(
-            key=name,
-            value=response.body,
-            mod_revision=revision_of(response, "etag"),
-            revision=revision_of(response, "syncline-revision"),
-        )
+        with _read():
+            response = await self._call(request, timeout_s, absent_ok=True)
+            if response is None:
+                return None
+            return KeyValue(
+                key=name,
+                value=response.body,
+                mod_revision=revision_of(response, "etag"),
+                revision=revision_of(response, "syncline-revision"),
+            )
 
     async def put(
         self,
@@ -144,25 +148,32 @@ class AsyncClient:
         `idempotent=True`: it is harmless to write this twice (nobody else writes this key meanwhile), so that the
         client may try again where an attempt's outcome is unknown.
         """
-        if (if_revision is not None) + if_absent + if_present > 1:
+        if (if_revision is not None) + bool(if_absent) + bool(if_present) > 1:
             raise ConfigError("give one of if_revision, if_absent and if_present, not several")
+        if if_revision is not None:
+            checked_revision(if_revision, "if_revision", 0)
         headers: tuple[tuple[str, str], ...] = ()
         if if_absent or if_revision == 0:
             headers = (("If-None-Match", "*"),)
         elif if_present or if_revision is not None:
             headers = (("If-Match", "*" if if_revision is None else f'"{if_revision}"'),)
-        body = value.encode() if isinstance(value, str) else bytes(value)
-        request = Request(
-            method="PUT", target=key_target(_bytes(key)), headers=headers, body=body, idempotent=idempotent
-        )
+        body = to_bytes(value, "value")
+        target = key_target(to_bytes(key, "key"))
+        request = Request(method="PUT", target=target, headers=headers, body=body, idempotent=idempotent)
         return decode(await self._answer(request, timeout_s), PutResult)
 
     async def delete(
         self, key: Key, *, if_revision: int | None = None, idempotent: bool = False, timeout_s: float | None = None
     ) -> DeleteResult:
-        """Delete a key; no error where there is none. `if_revision` and `idempotent` as in `put`."""
+        """Delete a key; it is no error if there is none. `idempotent` as in `put`.
+
+        `if_revision` (1 or more): delete only if the key was last written at this revision.
+        """
+        if if_revision is not None:
+            checked_revision(if_revision, "if_revision", 1)
         headers = () if if_revision is None else (("If-Match", f'"{if_revision}"'),)
-        request = Request(method="DELETE", target=key_target(_bytes(key)), headers=headers, idempotent=idempotent)
+        target = key_target(to_bytes(key, "key"))
+        request = Request(method="DELETE", target=target, headers=headers, idempotent=idempotent)
         return decode(await self._answer(request, timeout_s), DeleteResult)
 
     async def list(
@@ -179,7 +190,7 @@ class AsyncClient:
     ) -> KeyPage:
         """One page of keys in their order (as bytes), all of one revision. `after` is a page's `next`."""
         parameters: dict[str, str | bytes | None] = {
-            "prefix": _bytes(prefix) or None,
+            "prefix": to_bytes(prefix, "prefix") or None,
             "after": after,
             "limit": str(limit),
             "values": "base64" if values else None,
@@ -187,7 +198,8 @@ class AsyncClient:
             **_reading(consistency, max_stale_s),
         }
         request = Request(method="GET", target="/keys", parameters=parameters, idempotent=True)
-        return key_page(await self._answer(request, timeout_s))
+        with _read():
+            return key_page(await self._answer(request, timeout_s))
 
     async def scan(
         self,
@@ -219,9 +231,10 @@ class AsyncClient:
 
     async def count(self, prefix: Key = b"", *, consistency: str | None = None, timeout_s: float | None = None) -> int:
         """How many keys there are below a prefix."""
-        parameters = {"prefix": _bytes(prefix) or None, "count": "true", **_reading(consistency, None)}
+        parameters = {"prefix": to_bytes(prefix, "prefix") or None, "count": "true", **_reading(consistency, None)}
         request = Request(method="GET", target="/keys", parameters=parameters, idempotent=True)
-        return key_page(await self._answer(request, timeout_s)).count
+        with _read():
+            return key_page(await self._answer(request, timeout_s)).count
 
     async def txn(
         self,
@@ -243,12 +256,14 @@ class AsyncClient:
     async def status(self, *, timeout_s: float | None = None) -> NodeStatus:
         """The state of the node that answers, in its own view; needs no leader."""
         request = Request(method="GET", target="/raft/status", idempotent=True, timed=False)
-        return decode(await self._answer(request, timeout_s), NodeStatus)
+        with _read():
+            return decode(await self._answer(request, timeout_s), NodeStatus)
 
     async def members(self, *, timeout_s: float | None = None) -> Members:
         """The membership, as the node that answers knows it."""
         request = Request(method="GET", target="/raft/members", idempotent=True, timed=False)
-        return decode(await self._answer(request, timeout_s), Members)
+        with _read():
+            return decode(await self._answer(request, timeout_s), Members)
 
     async def add_member(
         self,
@@ -321,7 +336,12 @@ class AsyncClient:
         self, target: str, fields: dict[str, object], timeout_s: float | None, *, idempotent: bool = False
     ) -> Response:
         request = Request(
-            method="POST", target=target, headers=_JSON, body=msgspec.json.encode(fields), idempotent=idempotent
+            method="POST",
+            target=target,
+            headers=_JSON,
+            body=msgspec.json.encode(fields),
+            idempotent=idempotent,
+            longest_s=MEMBERSHIP_LONGEST_S,
         )
         return await self._answer(request, MEMBERSHIP_TIMEOUT_S if timeout_s is None else timeout_s)
 
@@ -331,7 +351,8 @@ class AsyncClient:
         return response
 
     async def _call(self, request: Request, timeout_s: float | None, *, absent_ok: bool) -> Response | None:
-        response = await self._caller.call(request, self._timeout_s if timeout_s is None else timeout_s)
+        limit_s = self._timeout_s if timeout_s is None else checked_timeout_s(timeout_s)
+        response = await self._caller.call(request, limit_s)
         if response.status < 300:
             return response
         error = error_from(response)
@@ -347,12 +368,19 @@ class _Transferred(msgspec.Struct):
 _JSON: Final = (("Content-Type", "application/json"),)
 
 
-def _bytes(key: Key) -> bytes:
-    return key.encode() if isinstance(key, str) else bytes(key)
+@contextmanager
+def _read() -> Iterator[None]:
+    """Errors of a read: whatever a gateway says of the outcome, a read has taken no effect."""
+    try:
+        yield
+    except OperationError as error:
+        error.outcome = Outcome.NOT_APPLIED
+        raise
 
 
 def _reading(consistency: str | None, max_stale_s: float | None) -> dict[str, str | bytes | None]:
-    return {"consistency": consistency, "max_stale": None if max_stale_s is None else f"{max_stale_s:.3f}"}
+    limit = None if max_stale_s is None else duration_text(checked_timeout_s(max_stale_s, "max_stale_s"))
+    return {"consistency": consistency, "max_stale": limit}
 
 
 def _who(member: str, *, force: bool) -> dict[str, object]:

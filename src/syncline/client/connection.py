@@ -11,13 +11,16 @@ from typing import Final, cast
 import httptools
 import msgspec
 
-__all__ = ["MAX_BODY_BYTES", "MAX_HEADER_BYTES", "BadAnswer", "Connection", "ConnectionLost", "Response"]
+__all__ = ["MAX_BODY_BYTES", "MAX_HEADER_BYTES", "BadAnswer", "Connection", "ConnectionLost", "NotHttp", "Response"]
 
 MAX_HEADER_BYTES: Final = 64 * 1024
 """Of one answer's header. A server of ours sends a few hundred; more is not one of ours."""
 
 MAX_BODY_BYTES: Final = 256 * 1024 * 1024
 """Of one answer's body. Far above any value limit in use, so that it only stops an answer without an end."""
+
+TLS_ALERT: Final = b"\x15\x03"
+"""How a TLS server begins its answer to bytes that are no TLS handshake (RFC 8446, 5.1 and 6)."""
 
 _INFORMATIONAL: Final = 200
 """Statuses below it announce an answer and are none themselves."""
@@ -29,6 +32,10 @@ class ConnectionLost(Exception):
 
 class BadAnswer(Exception):
     """What came back is not an HTTP answer, or is beyond a limit. The request may have been carried out."""
+
+
+class NotHttp(BadAnswer):
+    """A TLS server answered a plain request: it can't have read the request, so nothing was carried out."""
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -104,6 +111,9 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         if self._in_header:
+            if self._header_bytes == 0 and data.startswith(TLS_ALERT):
+                self._fail(NotHttp("the server speaks TLS on this port: use https:// in the endpoint"))
+                return
             self._header_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -116,9 +126,20 @@ class Connection(asyncio.Protocol):
                 self._fail(BadAnswer(f"the answer's header is above {MAX_HEADER_BYTES} bytes"))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # An abort from here on would make asyncio report the loss a second time, with a traceback: it does so if the
+        # transport was closing with a request that was not sent completely.
+        self._transport = None
         if not self._ended.done():
             self._ended.set_result(None)
+        if exc is None and self._ends_with_close():
+            self._complete(keep=False)
         self._fail(ConnectionLost(f"the connection was lost before the answer{f' ({exc})' if exc else ''}"))
+
+    def _ends_with_close(self) -> bool:
+        """Whether the answer under way has no length: the end of the connection is its end (RFC 9112, 6.3)."""
+        if self._in_header or self._answer is None or self._answer.done() or self._aborted:
+            return False
+        return not {"content-length", "transfer-encoding"} & self._headers.keys()
 
     # httptools callbacks
 
@@ -148,9 +169,14 @@ class Connection(asyncio.Protocol):
         if self._answer is None or self._answer.done() or self._transport is None:
             self.abort()  # a second answer to one request
             return
-        if not self._parser.should_keep_alive():
+        self._complete(keep=self._parser.should_keep_alive())
+
+    def _complete(self, *, keep: bool) -> None:
+        assert self._answer is not None
+        if not keep and self._transport is not None:
             self._transport.close()
         self.last_used_s = asyncio.get_running_loop().time()
+        status = self._parser.get_status_code()
         self._answer.set_result(Response(status=status, headers=self._headers, body=b"".join(self._chunks)))
 
     def _fail(self, error: Exception) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from syncline.client.connection import Connection, Response
-from syncline.errors import ConfigError
+from syncline.errors import ConfigError, UsageError
 from syncline.platform.network import Network
 
 __all__ = ["ConnectFailed", "Endpoint", "EndpointSet", "parse_endpoint", "parse_endpoints"]
@@ -56,15 +56,32 @@ class Endpoint:
         self._network = network
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.failures = 0
         self.ask_last_until_s = 0.0
 
     async def connect(self) -> Connection:
         """An idle connection, or a new one, for one `send`. Nothing was sent as long as this has not returned.
 
-        Raises `ConnectFailed`.
+        Raises `ConnectFailed`, and `UsageError` if the client is in use on another event loop.
         """
+        self._bind_to_loop()
         return self._take_idle() or await self._connect()
+
+    def _bind_to_loop(self) -> None:
+        """Connections belong to the loop that made them. Those of a loop that is closed are gone with it."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return
+        if self._loop is not None:
+            if not self._loop.is_closed():
+                raise UsageError(
+                    "a client belongs to one event loop, and this one is in use on another: make a client for each loop"
+                )
+            self._idle.clear()
+            self._busy.clear()
+            self.worked()
+        self._loop = loop
 
     async def send(self, connection: Connection, head: bytes, body: bytes) -> Response:
         """Send a request. Whoever cancels it ends the connection. Raises what `Connection.request` raises."""
@@ -92,6 +109,8 @@ class Endpoint:
         """End all its connections."""
         connections = [*self._idle, *self._busy]
         self._idle.clear()
+        if self._loop is not asyncio.get_running_loop():
+            return  # their loop is closed, and they with it
         for connection in connections:
             connection.abort()
         for connection in connections:

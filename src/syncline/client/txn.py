@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from syncline.client.arguments import to_bytes
 from syncline.client.wire import json_key
 
 __all__ = ["Compare", "DeleteOp", "DeletePrefixOp", "GetOp", "Operation", "PutOp", "txn_body"]
@@ -66,7 +67,7 @@ def txn_body(compare: Sequence[Compare], then: Sequence[Operation], else_: Seque
 
 
 def _compare(item: Compare) -> dict[str, str | int]:
-    fields: dict[str, str | int] = {**json_key("key", item.key), "op": item.op}
+    fields: dict[str, str | int] = {**json_key("key", to_bytes(item.key, "key")), "op": item.op}
     if item.value is None:
         return {**fields, "target": item.target, "number": item.number}
     return {**fields, "target": "value", **_value(item.value)}
@@ -75,14 +76,16 @@ def _compare(item: Compare) -> dict[str, str | int]:
 def _operation(item: Operation) -> dict[str, str]:
     match item:
         case PutOp():
-            return {"op": "put", **json_key("key", item.key), **_value(item.value)}
+            return {"op": "put", **json_key("key", to_bytes(item.key, "key")), **_value(item.value)}
         case DeleteOp():
-            return {"op": "delete", **json_key("key", item.key)}
+            return {"op": "delete", **json_key("key", to_bytes(item.key, "key"))}
         case DeletePrefixOp():
-            return {"op": "delete_range", **json_key("prefix", item.prefix)}
+            return {"op": "delete_range", **json_key("prefix", to_bytes(item.prefix, "prefix"))}
         case GetOp():
-            return {"op": "get", **json_key("key", item.key)}
+            return {"op": "get", **json_key("key", to_bytes(item.key, "key"))}
+        case _:
+            raise TypeError(f"an operation must be PutOp, DeleteOp, DeletePrefixOp or GetOp, not {type(item).__name__}")
 
 
-def _value(data: bytes) -> dict[str, str]:
-    return {"value_base64": base64.b64encode(data).decode("ascii")}
+def _value(data: object) -> dict[str, str]:
+    return {"value_base64": base64.b64encode(to_bytes(data, "value")).decode("ascii")}

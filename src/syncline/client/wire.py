@@ -114,9 +114,9 @@ def decode(response: Response, answer: type[Answer]) -> Answer:
 
 
 def revision_of(response: Response, header: str) -> int:
-    """A revision from an answer's header (an ETag's quotes are taken off)."""
+    """A revision from an answer's header. Gateways that compress make an ETag weak: `W/"7"` is revision 7 as well."""
     try:
-        return int(response.headers[header].strip('"'))
+        return int(response.headers[header].removeprefix("W/").strip('"'))
     except (KeyError, ValueError) as error:
         raise _unreadable(f"the server's answer has no usable {header!r} header", response) from error
 

@@ -1,0 +1,57 @@
+"""Checks of what callers pass to the client, before anything is sent.
+
+A wrong type is a `TypeError`, a value that can never be carried out a `ConfigError`. Without these checks `bytes(5)`
+would store five NUL bytes, and a time of 0 or NaN would fail late or never.
+"""
+
+from __future__ import annotations
+
+import math
+
+from syncline.errors import ConfigError
+
+__all__ = ["checked_revision", "checked_timeout_s", "duration_text", "to_bytes"]
+
+
+def to_bytes(value: object, what: str) -> bytes:
+    """Return a key or value as bytes; text as its UTF-8.
+
+    Raises:
+        TypeError: it is neither bytes-like nor text.
+        ConfigError: the text has a lone surrogate, so it has no UTF-8 form.
+    """
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        try:
+            return value.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"{what} {value[:40]!r} can't be encoded as UTF-8 (lone surrogate at {error.start}): give bytes instead"
+            ) from error
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    raise TypeError(f"{what} must be bytes or str, not {type(value).__name__}")
+
+
+def checked_timeout_s(value: object, what: str = "timeout_s") -> float:
+    """Return a time in seconds as a float. Raises `TypeError`, or `ConfigError` if it is not positive and finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{what} must be a number of seconds, not {type(value).__name__}")
+    if not 0 < value < math.inf:
+        raise ConfigError(f"{what} is {value!r}: it must be a positive number of seconds")
+    return float(value)
+
+
+def checked_revision(value: object, what: str, lowest: int) -> int:
+    """Return a revision. Raises `TypeError`, or `ConfigError` if it is below `lowest`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} must be a revision (int), not {type(value).__name__}")
+    if value < lowest:
+        raise ConfigError(f"{what} is {value}: a revision is {lowest} or more here")
+    return value
+
+
+def duration_text(seconds: float) -> str:
+    """A time in seconds as the server reads it: to a microsecond, and never rounded down to 0."""
+    return f"{max(seconds, 1e-6):.6f}".rstrip("0").rstrip(".")
