@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from syncline import Raft
-from syncline.errors import Closed, ConfigError, NodeFailed
+from syncline.errors import Closed, ConfigError, Dropped, NodeFailed
 from syncline.node.envelope import Kind, LevelChange, encode
 from tests.node_cluster import Cluster, Listing, until
 from tests.support import run
@@ -244,8 +244,10 @@ def test_forged_entries_of_levels_change_nothing(tmp_path: Path) -> None:
     async def course(fleet: Fleet) -> None:
         await fleet.begin(2)
         await fleet.everywhere(lambda raft: raft.level == 2)
-        for content in (b"", b"\xc1", encode([-1, 2]), encode(["x"]), encode(LevelChange(9, 9))):
-            await fleet.any._apply(Kind.LEVEL, content, 5.0, b"")
+        for content in (b"", b"\xc1", encode([-1, 2]), encode(["x"])):
+            with pytest.raises(Dropped, match="can't be read"):
+                await fleet.any._apply(Kind.LEVEL, content, 5.0, b"")
+        await fleet.any._apply(Kind.LEVEL, encode(LevelChange(9, 9)), 5.0, b"")
         await fleet.any.apply(b"x")
         await fleet.everywhere(lambda raft: (raft.level, raft.machine_version) == (2, 1))
 

@@ -108,7 +108,8 @@ def test_a_read_that_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_unknown_outcome_that_is_told_as_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DeadlineExceeded, "outcome", Outcome.NOT_APPLIED)
-    found("acknowledged writes are there once, refused ones never", faults=("isolate-leader", "pause"))
+    names = ("acknowledged writes are there once, refused ones never", "linearizable histories")
+    found(*names, faults=("isolate-leader", "pause"))
 
 
 def test_a_proposal_that_is_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:

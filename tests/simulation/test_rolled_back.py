@@ -42,10 +42,7 @@ async def committed_entry_replaced(loop: SimLoop) -> None:
     leader = await cluster.leader()
     await write(leader)
     older_one, away = (server for server in cluster.running if server is not leader)
-    older_one.crash()
-    older = copy_of(older_one)
-    older_one.start()
-    await cluster.until(lambda: older_one.running, timeout_s=5.0)
+    older = copy_of(older_one)  # of its present start: the history of its next start can't tell that it is older
     away.crash()
     for _ in range(3):
         await write(leader)

@@ -24,7 +24,6 @@ from syncline.errors import DiskFull, NodeFailed
 from syncline.node.envelope import Kind, Proposal, encode
 from syncline.node.members import MemberBook, format_id, members_of
 from syncline.node.statedigest import (
-    COVERS_REGISTRY,
     Agreement,
     Comparison,
     DigestEntry,
@@ -90,7 +89,7 @@ class Digests:
         name: str,
         election_s: float,
         *,
-        covers_registry: bool = COVERS_REGISTRY,
+        covers_registry: bool = True,
     ) -> None:
         self._core = core
         self._book = book

@@ -23,7 +23,6 @@ from syncline.node.members import MemberBook
 from syncline.transport.messages import DIGEST_BYTES
 
 __all__ = [
-    "COVERS_REGISTRY",
     "DIGEST_INTERVAL",
     "MACHINE_DIGEST_BYTES",
     "Agreement",
@@ -42,10 +41,6 @@ log = logging.getLogger("syncline.node")
 
 DIGEST_INTERVAL: Final = 4096
 """Entries from one point to the next: one small entry and two small messages for so many writes."""
-
-COVERS_REGISTRY: Final = False
-"""Whether the digest covers the member registry. Off until a registry no longer depends on how a node cuts the log into
-batches: before that, two sound nodes can hold different registries for a moment. All nodes must have the same value."""
 
 FORMAT: Final = 1
 """Of what `point_digest` and `registry_digest` hash. Grows with any change of either."""
@@ -142,6 +137,7 @@ def registry_digest(book: MemberBook) -> bytes:
             book.membership_index,
             [_member_fields(book.members[node_id]) for node_id in sorted(book.members)],
             sorted(book.removed),
+            (book.levels.level, book.levels.machine_version, book.levels.hold, book.levels.written_by),
         )
     )
     return hashlib.sha256(data).digest()

@@ -72,6 +72,10 @@ class SimServer:
         self.workers: SimWorkers | None = None
         self.clock_rate = 1.0
         self.lives = 0
+        self._first_settings: dict[str, object] = {}
+        """What its settings said of the cluster before they were replaced by hints; empty: they still say it."""
+        self.moves = 0
+        """How often it has changed its address."""
         self.retired = False
         """Removed from the cluster by its operator, for good."""
         self.leaving = False
@@ -226,6 +230,8 @@ class SimServer:
         """Its disk is replaced by an empty one."""
         assert not self.up, self
         self._cluster.note(self.name, "wipe")
+        # With hints in place of its first settings it would begin another cluster, and be a stranger to this one.
+        self.config = msgspec.structs.replace(self.config, **self._first_settings)
         self.disk = SimDisk(random.Random(self._rng.getrandbits(64)))
         self.lost = True
         self._cluster.wiped(self)
@@ -243,6 +249,7 @@ class SimServer:
         assert not self.up, self
         host, _, port = self.config.address.rpartition(":")
         address = f"{host}:{int(port) + 1}"
+        self.moves += 1
         self._cluster.note(self.name, f"moves to {address}")
         self.config = msgspec.structs.replace(self.config, listen=address, advertise=address)
 
@@ -250,6 +257,9 @@ class SimServer:
         """From its next start on its settings tell where the others are. What it is stands in its directory."""
         assert not self.up, self
         self.known_id = self.known_id or self.config.node_id
+        if not self._first_settings:
+            kept = ("peers", "cluster_id", "node_id")
+            self._first_settings = {name: getattr(self.config, name) for name in kept}
         self.config = msgspec.structs.replace(self.config, peers=addresses, cluster_id=0, node_id=0)
 
     async def close(self) -> None:

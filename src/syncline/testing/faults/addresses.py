@@ -9,12 +9,17 @@ __all__ = ["move", "move_all", "move_majority"]
 
 
 async def move(trouble: Trouble) -> None:
-    """Move one server to a new address."""
+    """Move one server to a new address. The first one finds the others at the addresses that the cluster knows.
+
+    Later ones get hints: if all that run have moved and none can tell another, only their settings can.
+    """
     while True:
         await trouble.wait(10.0)
         servers = _movable(trouble)
         if servers:
-            await _move(trouble, [trouble.rng.choice(servers)])
+            server = trouble.rng.choice(servers)
+            moved = any(other.moves for other in trouble.cluster.servers.values() if other is not server)
+            await _move(trouble, [server], hints=moved)
 
 
 async def move_majority(trouble: Trouble) -> None:

@@ -264,6 +264,8 @@ async def _must_refuse(trouble: Trouble, server: SimServer, disk: SimDisk, promi
         if server.condition is not Condition.REFUSED:
             trouble.broken(promise, f"{server.name} runs on {what}")
     finally:
+        if server.up:  # the run ends while the server still opens that disk
+            trouble.crash(server)
         server.disk = own
     server.start()
 

@@ -95,17 +95,5 @@ LATER: Final[dict[str, float]] = {
 """The share of seeds that have each of the faults that came when there were seeds already whose failures are
 remembered: drawn apart, so that to most of those seeds nothing has changed."""
 
-PENDING: Final = frozenset(
-    {
-        "move",
-        "move-majority",
-        "move-all",
-        "rollback",
-        "two-copies",
-        "shrink",
-        "crash-at-answer",
-        "lose-at-answer",
-        "raise-in-snapshot",
-    }
-)
+PENDING: Final[frozenset[str]] = frozenset()
 """Faults that the product does not survive yet: no seed draws them, and `--faults` makes them."""

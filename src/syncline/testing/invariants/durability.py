@@ -44,14 +44,17 @@ class EmptiedTakesNoPart(Invariant):
 
     def __init__(self, facts: Facts, verdict: Verdict) -> None:
         super().__init__(facts, verdict)
-        self._recorded: set[NodeId] = set()
+        self._recorded: dict[NodeId, int] = {}
+        """By member, the directory by which the cluster knows it: the first one that was announced."""
 
     def applied(self, view: View) -> None:
-        members = view.driver.parts.book.members
-        self._recorded.update(node_id for node_id, member in members.items() if member.directory)
+        for node_id, member in view.driver.parts.book.members.items():
+            if member.directory:
+                self._recorded.setdefault(node_id, member.directory)
 
     def promised(self, view: View, to: NodeId, message: Message) -> None:
-        emptied = view.lost is not None and not view.doubtful and view.id in self._recorded
+        own = view.driver.parts.identity.directory_id
+        emptied = view.lost is not None and not view.doubtful and self._recorded.get(view.id, own) != own
         if emptied and not message.reject and to != view.id:
             what = "votes for" if message.type is MessageType.VOTE_RESP else "acknowledges entries to"
             self.broken(f"{view.name}, whose disk was emptied, {what} {self.facts.name(to)} in term {message.term}")
