@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +22,7 @@ from syncline.errors import (
 )
 from syncline.platform.disk import OsDisk
 from syncline.storage.datadir import DataDir, Identity, decode_identity, encode_identity
+from syncline.testing.simdisk import SimDisk
 from tests.unit.storage_support import TroubledDisk
 
 IDENTITY = Identity(cluster_id=0xC1, node_id=0xA, name="a")
@@ -99,7 +102,31 @@ def test_the_identity_is_synced_before_and_after_its_rename(tmp_path: Path) -> N
     disk.trouble.log.clear()
     directory.write_identity(IDENTITY)
     directory.release()
-    assert [operation for operation, _ in disk.trouble.log] == ["create", "write", "sync", "rename", "sync_dir"]
+    durable = ["create", "write", "sync", "rename", "sync_dir"]
+    assert [operation for operation, _ in disk.trouble.log][: len(durable)] == durable
+
+
+def test_identity_is_replaced_on_a_full_disk() -> None:
+    """Each start writes it. Without space of its own a node could not start again on a full disk."""
+    disk = SimDisk(random.Random(1))
+    directory = DataDir.open(disk, "/node")
+    directory.write_identity(IDENTITY)
+    disk.capacity_bytes = disk.used_bytes()
+    for start in range(1, 4):
+        directory.write_identity(msgspec.structs.replace(IDENTITY, incarnations=tuple(range(start, 0, -1))))
+        disk.capacity_bytes = disk.used_bytes()
+    directory.release()
+    assert DataDir.open(disk, "/node").identity == msgspec.structs.replace(IDENTITY, incarnations=(3, 2, 1))
+
+
+def test_identity_write_tells_a_full_disk_without_a_spare() -> None:
+    disk = SimDisk(random.Random(1))
+    directory = DataDir.open(disk, "/node")
+    directory.write_identity(IDENTITY)
+    disk.remove("/node/identity.spare")
+    disk.capacity_bytes = disk.used_bytes()
+    with pytest.raises(OSError, match="space"):
+        directory.write_identity(msgspec.structs.replace(IDENTITY, started=True))
 
 
 def test_a_path_that_cannot_be_a_directory(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
     LOCK         held for the life of the process; holds its pid
     identity     cluster id, node id, name, format version, incarnations of the newest starts
+    identity.spare  holds nothing: space for the next identity file on a full disk
     peers        the newest start of each peer that this node has welcomed
     wal/         the log
     snapshots/   the snapshots
@@ -24,12 +25,14 @@ import msgspec
 from syncline.errors import CorruptionError, FormatVersionError, RepairNeeded, StorageError, WrongDirectory
 from syncline.platform.disk import Disk, LockHandle
 from syncline.storage.advice import how_to_repair
+from syncline.storage.space import is_disk_full
 from syncline.storage.wholefile import TEMPORARY_SUFFIX, read_file, replace_file
 from syncline.version import __version__
 
 __all__ = [
     "FORMAT_VERSION",
     "IDENTITY_NAME",
+    "IDENTITY_SPARE_NAME",
     "JOINING_NAME",
     "REPLACEMENT_NAME",
     "SNAPSHOTS_NAME",
@@ -58,6 +61,10 @@ JOINING_NAME: Final = "joining"
 """The id that a node chose which joins a cluster, until it is a member and has started."""
 REPLACEMENT_NAME: Final = "replacement"
 """The note of a repair that is under way (`storage.replacement`)."""
+
+IDENTITY_SPARE_NAME: Final = "identity.spare"
+IDENTITY_SPARE_BYTES: Final = 8 << 10
+"""Space for one more identity file beside the present one: two blocks of most file systems."""
 
 IDENTITY_LIMIT_BYTES: Final = 64 << 10
 """No identity file is larger: a name and a few numbers."""
@@ -140,8 +147,32 @@ class DataDir:
                 f"not to node {identity.node_id:016x} ({identity.name}) of cluster {identity.cluster_id:016x}. "
                 "Give each node a data directory of its own."
             )
-        replace_file(self._disk, f"{self.path}/{IDENTITY_NAME}", encode_identity(identity))
+        self._replace(encode_identity(identity))
         self._identity = identity
+
+    def _replace(self, content: bytes) -> None:
+        """Write the identity file. Each start does, on a full disk too: so the space for it is kept in a file."""
+        spare = f"{self.path}/{IDENTITY_SPARE_NAME}"
+        try:
+            replace_file(self._disk, f"{self.path}/{IDENTITY_NAME}", content)
+        except OSError as error:
+            if not is_disk_full(error) or not self._disk.exists(spare):
+                raise
+            self._disk.remove(spare)
+            replace_file(self._disk, f"{self.path}/{IDENTITY_NAME}", content)
+        if self._disk.exists(spare):
+            return
+        try:
+            file = self._disk.open(spare, create=True, write=True)
+            try:
+                file.allocate(IDENTITY_SPARE_BYTES)
+            finally:
+                file.close()
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            if self._disk.exists(spare):
+                self._disk.remove(spare)  # it holds less than it should; the next write tries again
 
     def mark_started(self) -> None:
         """The log was begun and holds what it must: from now on it is expected to be there."""

@@ -21,6 +21,7 @@ from syncline.errors import CorruptionError
 from syncline.platform.disk import Disk
 from syncline.storage.datadir import (
     IDENTITY_NAME,
+    IDENTITY_SPARE_NAME,
     JOINING_NAME,
     REPLACEMENT_NAME,
     SNAPSHOTS_NAME,
@@ -37,7 +38,7 @@ __all__ = ["Replacement", "begin", "complete", "free_folder", "give_up", "read_n
 FOLDER_NAME: Final = "set-aside-"
 """Followed by the first free number."""
 
-MOVED: Final = (SNAPSHOTS_NAME, WAL_NAME, PEERS_NAME, JOINING_NAME, IDENTITY_NAME)
+MOVED: Final = (SNAPSHOTS_NAME, WAL_NAME, PEERS_NAME, JOINING_NAME, IDENTITY_SPARE_NAME, IDENTITY_NAME)
 
 NOTE_LIMIT_BYTES: Final = 1 << 20
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -161,4 +162,6 @@ def _room_wanted(disk: Disk, temporary: str) -> Iterator[None]:
         if not is_disk_full(error):
             raise
         disk.remove(temporary)
+        # The next attempt uses the same name. After a crash its rename must not be able to find this empty file.
+        disk.sync_dir(os.path.dirname(temporary))
         raise DiskFull(f"{temporary}: {error.strerror}") from error

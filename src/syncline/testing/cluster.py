@@ -122,6 +122,7 @@ class SimCluster:
         self._secret = _secret_of(seed)
         self._seed = seed
         self._peers: dict[str, str] = {}
+        self._met: set[str] = set()
         self._last_number = 0
 
     # -- servers ------------------------------------------------------------------------------------------------------
@@ -145,6 +146,14 @@ class SimCluster:
     @property
     def cluster_id(self) -> int:
         return derive_cluster_id(CLUSTER_NAME, self._peers)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether all initial members have met. Until then the loss of one disk ends the first start for good."""
+        for server in self.servers.values():
+            if server.driver is not None and not server.driver.founding.waiting:
+                self._met.add(server.name)
+        return self._met >= self._peers.keys()
 
     def node_id(self, server: SimServer) -> NodeId:
         """The id of a server's node."""

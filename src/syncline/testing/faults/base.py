@@ -108,7 +108,7 @@ class Trouble:
         A voter that is on its way out may still be needed, and may not be there any more: it does not count as whole.
         """
         membership = self._membership()
-        if membership is None:
+        if membership is None or not self.cluster.has_begun:
             return False
         voters = [self.cluster.servers[member.name] for member in membership.members.values() if member.voter]
         whole = [voter for voter in voters if self.is_whole(voter) and not self._is_leaving(voter, membership)]
