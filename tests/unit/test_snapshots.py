@@ -120,6 +120,20 @@ def test_a_large_one_is_synced_as_it_grows(tmp_path: Path, monkeypatch: pytest.M
     assert [name for name, _ in disk.trouble.log].count("sync") == 2 + 4
 
 
+def test_snapshot_is_durable_although_an_old_one_can_not_be_removed(tmp_path: Path) -> None:
+    """Its writer would try again for the same entry without end, and a member that needs it would never get it."""
+    disk = TroubledDisk()
+    store = opened(tmp_path, disk=disk, retain=1)
+    made(store, 3)
+    disk.trouble.arm("remove", ".snap", errno.EROFS)
+    assert made(store, 6).index == 6
+    assert [manifest.index for manifest in store.list()] == [6, 3]
+    disk.trouble.disarm()
+    made(store, 9)
+    assert [manifest.index for manifest in store.list()] == [9], "both old ones are removed now"
+    assert [manifest.index for manifest in opened(tmp_path, retain=1).list()] == [9]
+
+
 def test_the_newest_are_retained(tmp_path: Path) -> None:
     store = opened(tmp_path, retain=2)
     for index in (3, 6, 9, 12):

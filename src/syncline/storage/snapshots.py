@@ -17,6 +17,7 @@ One snapshot may be written, one received and any number read at the same time, 
 from __future__ import annotations
 
 import builtins
+import logging
 import re
 import threading
 from typing import Final
@@ -37,6 +38,8 @@ from syncline.storage.space import SpaceGuard
 from syncline.version import __version__
 
 __all__ = ["SnapshotManifest", "SnapshotReader", "SnapshotReceiver", "SnapshotStore", "SnapshotWriter"]
+
+log = logging.getLogger("syncline.storage")
 
 RETAIN: Final = 2
 """One to use and one to fall back to."""
@@ -242,9 +245,18 @@ class SnapshotStore:
             self._receiving = False
 
     def _drop_surplus(self) -> None:
+        """Remove what is older than the retained ones. What can't be removed stays, and is tried again next time.
+
+        The newest one is durable already: an error here must not make its writer believe that it is not.
+        """
+        kept = list(self._manifests[: self._retain])
         for manifest in self._manifests[self._retain :]:
-            self._disk.remove(self._path_of(manifest))
-        self._manifests = self._manifests[: self._retain]
+            try:
+                self._disk.remove(self._path_of(manifest))
+            except OSError as error:
+                log.warning("an old snapshot stays for now: %s can't be removed: %s", self._path_of(manifest), error)
+                kept.append(manifest)
+        self._manifests = tuple(kept)
 
     # Opening.
 
