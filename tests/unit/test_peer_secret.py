@@ -101,6 +101,11 @@ class TestFile:
             write_secret_file(path)
         assert read_secret_file(path) == held
 
+    def test_secret_that_is_not_ascii_is_refused_by_line(self) -> None:
+        """The environment may hold any text. The decoder's own error is another one then."""
+        with pytest.raises(ConfigError, match="line 1 is neither hexadecimal digits nor base64"):
+            parse_secrets("ü" * 40, "SYNCLINE_PEER_SECRET")
+
     def test_new_secrets_differ(self) -> None:
         made = {new_secret() for _ in range(10)}
         assert len(made) == 10
