@@ -395,6 +395,12 @@ def test_a_snapshot_message_survives_the_wire() -> None:
     assert decoded.snapshot == message.snapshot
 
 
+def test_text_that_is_no_utf8_is_a_frame_error() -> None:
+    """A path may hold such text, and an error may hold a path."""
+    with pytest.raises(FrameError, match="can't be sent"):
+        encode_frame(Refusal("\udcff"), 4096)
+
+
 def test_batch_of_another_raft_group_is_refused() -> None:
     check_batch(Batch(), 1, 2, {1, 3}.__contains__)
     with pytest.raises(FrameError, match="Raft group 7"):

@@ -85,9 +85,12 @@ _encoder = msgspec.msgpack.Encoder()
 def encode_frame(value: object, max_bytes: int, mac: FrameMac | None = None) -> bytes:
     """Encode `value` as one frame, ready to be written; with a `mac` it must be the next frame of its direction.
 
-    Raises `FrameError` if it would be above `max_bytes`.
+    Raises `FrameError` if it would be above `max_bytes`, or holds text that is no UTF-8.
     """
-    payload = _encoder.encode(value)
+    try:
+        payload = _encoder.encode(value)
+    except UnicodeEncodeError as error:
+        raise FrameError(f"a message holds text that can't be sent: {error}") from error
     size = len(payload)
     if size > max_bytes:
         raise FrameError(f"a message of {size} bytes is above the limit of {max_bytes} bytes on a frame")
