@@ -348,10 +348,15 @@ class TestHandshake:
         *((name, value) for name in ("incarnation", "directory", "known", "level") for value in (-1, 2**63)),
         ("history", (3, -1)),
         ("cluster_level", 2**63),
+        ("name", "x" * 129),
+        ("name", "a\nERROR forged line"),
     ],
 )
-def test_hello_with_an_impossible_number_is_refused(field: str, value: object) -> None:
-    """A negative directory id made the file of the peers' starts unreadable: all that it knew was forgotten."""
+def test_hello_with_an_impossible_value_is_refused(field: str, value: object) -> None:
+    """A negative directory id made the file of the peers' starts unreadable: all that it knew was forgotten.
+
+    The name of a refused dialler comes into the log.
+    """
     fields = list(msgspec.structs.astuple(HELLO))
     fields[HELLO.__struct_fields__.index(field)] = value
     payload = memoryview(encode_frame([1, *fields], 4096))[HEADER.size :]

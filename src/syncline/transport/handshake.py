@@ -19,7 +19,7 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 
 from syncline.consensus.types import LARGEST_ID, NONE, NodeId
-from syncline.errors import HandshakeRefused
+from syncline.errors import FrameError, HandshakeRefused
 from syncline.transport.messages import Refusal, RefusalCode
 from syncline.transport.wire import GROUP, decode_payload
 
@@ -58,6 +58,9 @@ OLDEST_VERSION: Final = 2
 """The oldest one. Two releases overlap, so that a cluster is upgraded node by node."""
 
 MAX_REASON_CHARS: Final = 500
+
+Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=128)]
+"""Of a node. It comes into log lines of the other end, so it is printable too."""
 
 PeerId: TypeAlias = Annotated[NodeId, msgspec.Meta(gt=NONE, le=LARGEST_ID)]
 """Of the node at one end. Ids above are the core's own: they stand for a node's own storage."""
@@ -100,7 +103,7 @@ class Hello(msgspec.Struct, array_like=True, tag=1, frozen=True):
     """The id of the acceptor's data directory, as the dialler knows it; 0: it does not know it yet."""
     group: int = GROUP
     """The Raft group that the connection is for; 0 is the only one today."""
-    name: str = ""
+    name: Name = ""
     """The dialler's name, for people."""
     history: tuple[Number, ...] = ()
     """Incarnations of earlier starts from the same data directory, the newest first."""
@@ -124,7 +127,7 @@ class Welcome(msgspec.Struct, array_like=True, tag=2, frozen=True):
     directory: Number = 0
     """The id of the acceptor's data directory."""
     group: int = GROUP
-    name: str = ""
+    name: Name = ""
     history: tuple[Number, ...] = ()
     level: Number = 0
     machine_version: Number = 0
@@ -160,7 +163,9 @@ def shortened(refusal: Refusal) -> Refusal:
 
 def decode_hello(payload: memoryview) -> Hello:
     """Raises `FrameError`."""
-    return decode_payload(_hello_decoder, payload)
+    hello = decode_payload(_hello_decoder, payload)
+    _check_name(hello.name)
+    return hello
 
 
 def decode_answer(payload: memoryview) -> Welcome:
@@ -168,7 +173,13 @@ def decode_answer(payload: memoryview) -> Welcome:
     answer = decode_payload(_answer_decoder, payload)
     if isinstance(answer, Refusal):
         raise RefusedByPeer(answer)
+    _check_name(answer.name)
     return answer
+
+
+def _check_name(name: str) -> None:
+    if not name.isprintable():
+        raise FrameError(f"the other end has a name that is not printable: {name!r}")
 
 
 def common_version(oldest: int, newest: int, sender: NodeId, node_id: NodeId) -> int:
