@@ -43,9 +43,9 @@ log = logging.getLogger("syncline.node")
 DIGEST_INTERVAL: Final = 4096
 """Entries from one point to the next: one small entry and two small messages for so many writes."""
 
-COVERS_REGISTRY: Final = False
-"""Whether the digest covers the member registry. Off until a registry no longer depends on how a node cuts the log into
-batches: before that, two sound nodes can hold different registries for a moment. All nodes must have the same value."""
+COVERS_REGISTRY: Final = True
+"""Whether the digest covers the member registry: its entries are applied in log order, so equal logs make equal ones.
+All nodes must have the same value."""
 
 FORMAT: Final = 1
 """Of what `point_digest` and `registry_digest` hash. Grows with any change of either."""
@@ -142,6 +142,7 @@ def registry_digest(book: MemberBook) -> bytes:
             book.membership_index,
             [_member_fields(book.members[node_id]) for node_id in sorted(book.members)],
             sorted(book.removed),
+            (book.levels.level, book.levels.machine_version, book.levels.hold, book.levels.written_by),
         )
     )
     return hashlib.sha256(data).digest()
