@@ -49,6 +49,7 @@ from syncline.transport.wire import (
     CHECKSUM_SEED,
     HEADER,
     MAX_BATCH_MESSAGES,
+    MAX_BATCH_PROPOSALS,
     MAX_BATCH_REPORTS,
     Batch,
     FrameDecoder,
@@ -398,6 +399,14 @@ def test_a_snapshot_message_survives_the_wire() -> None:
     message = Message(MessageType.SNAP, to=2, sender=1, snapshot=Snapshot(SnapshotMeta(9, 3, membership)))
     decoded = msgspec.msgpack.Decoder(Message).decode(msgspec.msgpack.encode(message))
     assert decoded.snapshot == message.snapshot
+
+
+def test_batch_of_too_many_proposals_is_refused() -> None:
+    """The leader examined 2 million tiny ones in 16 s, all of one frame: too late for its heartbeats."""
+    half = Forward([ForwardedProposal(1, 0, b"")] * (MAX_BATCH_PROPOSALS // 2))
+    check_batch(Batch([], [half, half]), 1, 2, {1}.__contains__)
+    with pytest.raises(FrameError, match="more than 131072 proposals"):
+        check_batch(Batch([], [half, half, Forward([ForwardedProposal(1, 0, b"")])]), 1, 2, {1}.__contains__)
 
 
 def test_text_that_is_no_utf8_is_a_frame_error() -> None:
