@@ -21,7 +21,7 @@ from tests.simulation.test_removal import (
     cut_off_at_the_removal,
     remove_and_lose_power,
 )
-from tests.simulation.test_rolled_back import committed_entry_replaced, voter_rolled_back
+from tests.simulation.test_rolled_back import committed_entry_replaced, forget_starts, voter_rolled_back
 from tests.unit.test_votes_carry_commit import cluster_after_the_removal, leads_within
 
 NOTICED = (AssertionError, TimeoutError, DeadlineExceeded)
@@ -98,5 +98,6 @@ def test_evidence_of_lost_entries_ignored_is_noticed(monkeypatch: pytest.MonkeyP
 
 
 def test_evidence_of_a_replaced_entry_ignored_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_starts(monkeypatch)
     monkeypatch.setattr(Promises, "found", lambda promises: promises._core.take_evidence())
     is_noticed(committed_entry_replaced, "not within 20")

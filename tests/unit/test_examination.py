@@ -196,6 +196,19 @@ def test_examination_forward_refuses_each_by_itself() -> None:
     assert (errors[0].code, str(errors[0])) == ("unwanted", "not this one")
 
 
+def test_examination_refusal_with_any_text_can_be_sent() -> None:
+    """A `check` that decodes a command leniently may raise what UTF-8 can't hold. That stopped the leader."""
+
+    def check(data: bytes) -> None:
+        text = data.decode(errors="surrogateescape")
+        raise Rejected(f"no: {text}", code=text)
+
+    items = [ForwardedProposal(1, DATA, command(b"\xff", number=1))]
+    _, [refusal] = examine_forward(SENDER, Forward(items), lambda _: None, check)
+    msgspec.msgpack.encode(refusal)
+    assert (refusal.message, refusal.reason) == ("no: \\udcff", "\\udcff")
+
+
 @given(
     st.lists(
         st.builds(

@@ -77,12 +77,25 @@ def test_a_setting_that_cannot_be_used_is_named(changes: dict[str, object], name
         ({"election_s": None}, "election_s must be a number"),
         ({"snapshot_entries": 1e5}, "snapshot_entries must be an int"),
         ({"peer_tls": "tls.pem"}, "peer_tls must be a PeerTls"),
+        ({"secret": bytearray(32)}, "secret must be bytes, or a tuple of bytes, not bytearray"),
+        ({"secret": [b"x" * 32]}, "secret must be bytes, or a tuple of bytes, not list"),
+        ({"secret": (b"x" * 32, 5)}, "secret must be bytes, or a tuple of bytes, not int"),
+        ({"insecure_peers": "no"}, "insecure_peers must be a bool, not 'no'"),
+        ({"peer_auth": None}, "peer_auth must be a str"),
+        ({"hold_level": True}, "hold_level must be an int"),
+        ({"log_sync": None}, "log_sync must be a str"),
     ],
 )
 def test_config_field_of_a_wrong_type_is_named(changes: dict[str, object], named: str) -> None:
     """A struct does not look at its own fields: the mistake showed later, as an AttributeError or on another node."""
     with pytest.raises(TypeError, match=named):
         Config(**(GOOD | changes))  # type: ignore[arg-type]
+
+
+def test_config_secret_of_a_wrong_type_is_not_shown() -> None:
+    with pytest.raises(TypeError, match="not str: read it as bytes") as caught:
+        Config(**(GOOD | {"secret": "correct horse"}))  # type: ignore[arg-type]
+    assert "horse" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -87,12 +87,26 @@ def test_notice_of_lost_entries_counts_from_the_leader_of_the_term(wrong: dict[s
     world = World(2)
     right = {"sender": 1, "term": world.core.term, "kind": int(NoticeKind.LOST_ENTRIES)}
     given = right | wrong
-    world.promises.on_notice(given["sender"], Notice(given["kind"], given["term"], 12))
+    ahead = world.core.commit + 1
+    for _ in range(REPEATED):
+        world.promises.on_notice(given["sender"], Notice(given["kind"], given["term"], ahead))
     assert world.failures == []
-    world.promises.on_notice(1, Notice(right["kind"], right["term"], 12))
+    for _ in range(REPEATED):
+        assert world.failures == [], "one notice convicts no node"
+        world.promises.on_notice(1, Notice(right["kind"], right["term"], ahead))
     [failure] = world.failures
     assert isinstance(failure, RepairNeeded)
     assert "syncline repair --replace --data-dir /data/n" in str(failure)
+
+
+def test_notice_of_lost_entries_that_are_committed_here_is_ignored() -> None:
+    """The node has them: one frame in the leader's name must not make its operator discard a sound disk."""
+    world = World(2)
+    assert world.core.commit > 0
+    for index in (world.core.commit, 1, 0, -1):
+        for _ in range(REPEATED):
+            world.promises.on_notice(1, Notice(NoticeKind.LOST_ENTRIES, world.core.term, index))
+    assert world.failures == []
 
 
 def seen(world: World, evidence: Evidence, times: int) -> None:

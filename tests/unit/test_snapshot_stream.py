@@ -313,12 +313,14 @@ class TestRefusal:
     def test_the_receiver_s_reason_reaches_the_sender(self) -> None:
         async def main(world: World) -> None:
             def refuse(sink: MemorySink) -> None:
-                raise Rejected("a newer snapshot is here already")
+                raise Rejected("a newer snapshot is here already\n" + "x" * 5000)
 
             world.prepare = refuse
             source = MemorySource(payload(5000))
-            with pytest.raises(TransportError, match="refused the snapshot: a newer snapshot is here already"):
+            with pytest.raises(TransportError, match="refused the snapshot: a newer snapshot is here already") as told:
                 await world.send(source)
+            assert "\n" not in str(told.value), "it comes into the log"
+            assert len(str(told.value)) < 700
             assert source.closed == 1
             assert world.held == b""
 

@@ -15,7 +15,7 @@ from syncline import Entry, FSMSnapshot
 from syncline.consensus.quorum import JointConfig
 from syncline.kv.commands import Put, encode_command
 from syncline.kv.machine import KvMachine
-from syncline.node.envelope import Member
+from syncline.node.envelope import ClusterLevels, Member
 from syncline.node.members import MemberBook
 from syncline.node.statedigest import (
     Agreement,
@@ -174,6 +174,14 @@ class TestDigests:
     def test_registry_digest_covers_every_field_there_is(self) -> None:
         """A field that is added to `Member` is added here too, with a new `FORMAT`."""
         assert len(Member.__struct_fields__) == 9
+        assert len(ClusterLevels.__struct_fields__) == 4
+
+    @pytest.mark.parametrize("change", [{"level": 2}, {"machine_version": 2}, {"hold": True}, {"written_by": "9.9"}])
+    def test_registry_digest_covers_the_levels(self, change: dict[str, object]) -> None:
+        book = MemberBook()
+        before = registry_digest(book)
+        book.levels = msgspec.structs.replace(book.levels, **change)
+        assert registry_digest(book) != before
 
 
 class Plain:

@@ -49,6 +49,7 @@ from syncline.transport.wire import (
     CHECKSUM_SEED,
     HEADER,
     MAX_BATCH_MESSAGES,
+    MAX_BATCH_PROPOSALS,
     MAX_BATCH_REPORTS,
     Batch,
     FrameDecoder,
@@ -341,6 +342,37 @@ class TestHandshake:
         assert len(str(caught.value)) < MAX_REASON_CHARS + 100
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((name, value) for name in ("sender", "to") for value in (0, -1, 2**63, 2**64 - 1)),
+        *((name, value) for name in ("incarnation", "directory", "known", "level") for value in (-1, 2**63)),
+        ("history", (3, -1)),
+        ("cluster_level", 2**63),
+        ("name", "x" * 129),
+        ("name", "a\nERROR forged line"),
+    ],
+)
+def test_hello_with_an_impossible_value_is_refused(field: str, value: object) -> None:
+    """A negative directory id made the file of the peers' starts unreadable: all that it knew was forgotten.
+
+    The name of a refused dialler comes into the log.
+    """
+    fields = list(msgspec.structs.astuple(HELLO))
+    fields[HELLO.__struct_fields__.index(field)] = value
+    payload = memoryview(encode_frame([1, *fields], 4096))[HEADER.size :]
+    with pytest.raises(FrameError):
+        decode_hello(payload)
+
+
+@pytest.mark.parametrize(("place", "value"), [(2, -1), (2, 2**64 - 1), (3, -1), (4, 2**63)])
+def test_welcome_with_an_impossible_number_is_refused(place: int, value: int) -> None:
+    fields = [2, 77, 2, 9, 5]
+    fields[place] = value
+    with pytest.raises(FrameError):
+        decode_answer(memoryview(encode_frame([2, *fields], 4096))[HEADER.size :])
+
+
 class TestPeerAddress:
     @pytest.mark.parametrize(
         ("text", "host", "port"),
@@ -350,7 +382,13 @@ class TestPeerAddress:
         assert PeerAddress.parse(text) == PeerAddress(host, port)
         assert str(PeerAddress.parse(text)) == text
 
-    @pytest.mark.parametrize("text", ["", "host", ":7100", "host:", "host:x", "host:70000", "::1:7100", "a b:1", "h:²"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("", "host", ":7100", "host:", "host:x", "host:70000", "::1:7100", "a b:1", "h:²"),
+            *("host:0000009999999", "host:" + "0" * 5000, "a\0b:1"),
+        ],
+    )
     def test_anything_else_is_an_error_that_names_the_setting(self, text: str) -> None:
         with pytest.raises(ConfigError, match="advertise"):
             PeerAddress.parse(text, setting="advertise")
@@ -361,6 +399,20 @@ def test_a_snapshot_message_survives_the_wire() -> None:
     message = Message(MessageType.SNAP, to=2, sender=1, snapshot=Snapshot(SnapshotMeta(9, 3, membership)))
     decoded = msgspec.msgpack.Decoder(Message).decode(msgspec.msgpack.encode(message))
     assert decoded.snapshot == message.snapshot
+
+
+def test_batch_of_too_many_proposals_is_refused() -> None:
+    """The leader examined 2 million tiny ones in 16 s, all of one frame: too late for its heartbeats."""
+    half = Forward([ForwardedProposal(1, 0, b"")] * (MAX_BATCH_PROPOSALS // 2))
+    check_batch(Batch([], [half, half]), 1, 2, {1}.__contains__)
+    with pytest.raises(FrameError, match="more than 131072 proposals"):
+        check_batch(Batch([], [half, half, Forward([ForwardedProposal(1, 0, b"")])]), 1, 2, {1}.__contains__)
+
+
+def test_text_that_is_no_utf8_is_a_frame_error() -> None:
+    """A path may hold such text, and an error may hold a path."""
+    with pytest.raises(FrameError, match="can't be sent"):
+        encode_frame(Refusal("\udcff"), 4096)
 
 
 def test_batch_of_another_raft_group_is_refused() -> None:

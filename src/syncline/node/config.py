@@ -146,6 +146,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     hold_level: int = 0
     """While this node leads, the cluster's feature level does not rise above this, and its machine version not at all.
     0: both rise as soon as all members can do more (`node.levels`)."""
+
     log_sync: str = "auto"
     """What syncs the log: "kernel" (beside the node, Linux; if it can't, a thread does, with a warning), "thread", or
     "auto": the kernel if it offers that. A sandbox that ends a process for such a system call needs "thread"."""
@@ -259,7 +260,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.peers.get(self.name, self.listen) if everywhere else self.listen
 
 
-_TEXTS: Final = ("name", "data_dir", "listen", "advertise", "http", "cluster", "log_sync")
+_TEXTS: Final = ("name", "data_dir", "listen", "advertise", "http", "cluster", "peer_auth", "log_sync")
 _SECONDS: Final = ("heartbeat_s", "election_s")
 
 
@@ -276,12 +277,23 @@ def check_types(config: Config) -> None:
                 isinstance(text, str) for pair in value.items() for text in pair
             )
             _check_type(field, value, 'a dict such as {"a": "10.0.0.1:7100"}', is_table)
-        elif field in ("secret", "insecure_peers", "peer_auth"):
-            continue  # looked at below, where the values are
+        elif field == "secret":
+            _check_secret_type(value)
+        elif field == "insecure_peers":
+            _check_type(field, value, "a bool", isinstance(value, bool))
         elif field == "peer_tls":
             _check_type(field, value, "a PeerTls or None", value is None or isinstance(value, PeerTls))
         else:
             _check_type(field, value, "an int", isinstance(value, int) and not isinstance(value, bool))
+
+
+def _check_secret_type(value: object) -> None:
+    """Raise TypeError for what is no secret. The text names types alone: the value may be a secret all the same."""
+    given = value if isinstance(value, tuple) else () if value is None else (value,)
+    for secret in given:
+        if not isinstance(secret, bytes):
+            hint = ": read it as bytes" if isinstance(secret, str) else ""
+            raise TypeError(f"secret must be bytes, or a tuple of bytes, not {type(secret).__name__}{hint}")
 
 
 def _check_type(field: str, value: object, wanted: str, good: bool) -> None:

@@ -56,8 +56,11 @@ class Promises:
     def found(self) -> None:
         """The core has found evidence against this node's log, or the leader's."""
         found = self._core.take_evidence()
-        if found is None:
-            return
+        if found is not None:
+            self._weigh(found)
+
+    def _weigh(self, found: Evidence) -> None:
+        """Stop this node if the same leader says the same often enough in one term."""
         seen = (found.kind, found.leader, found.term)
         self._count = self._count + 1 if seen == self._seen else 1
         self._seen = seen
@@ -94,10 +97,12 @@ class Promises:
         return self.convicted.get(node_id, "") if leads else ""
 
     def on_notice(self, sender: NodeId, notice: Notice) -> None:
-        """The leader says that this node has lost entries."""
+        """The leader says that this node has lost entries. What is committed here is not among them."""
         core = self._core
-        if notice.kind == NoticeKind.LOST_ENTRIES and (sender, notice.term) == (core.leader, core.term):
-            self._fail(self._failure(Evidence(EvidenceKind.LOST_ENTRIES, sender, notice.term, notice.index)))
+        if notice.kind != NoticeKind.LOST_ENTRIES or (sender, notice.term) != (core.leader, core.term):
+            return
+        if notice.index > core.commit:
+            self._weigh(Evidence(EvidenceKind.LOST_ENTRIES, sender, notice.term, notice.index))
 
     def _failure(self, found: Evidence) -> SynclineError:
         core = self._core

@@ -33,12 +33,17 @@ _ERRORS: Final[dict[str, type[OperationError]]] = {
 
 def refused(number: int, error: OperationError | DiskFull) -> RefusedProposal:
     """The refusal of the proposal with this number, ready to be sent."""
-    text = str(error)[:MAX_TEXT_CHARACTERS]
+    text = _sendable(str(error))
     if isinstance(error, DiskFull):
         return RefusedProposal(number, DISK_FULL, text)
     if isinstance(error, Rejected):
-        return RefusedProposal(number, Rejected.code, text, str(error.code)[:MAX_TEXT_CHARACTERS])
+        return RefusedProposal(number, Rejected.code, text, _sendable(str(error.code)))
     return RefusedProposal(number, error.code, text)
+
+
+def _sendable(text: str) -> str:
+    """The text within its limit, and without what UTF-8 can't hold: a command that was decoded leniently has such."""
+    return text[:MAX_TEXT_CHARACTERS].encode(errors="backslashreplace").decode()
 
 
 def error_of(item: RefusedProposal, leader: NodeId | None) -> SynclineError:

@@ -7,7 +7,6 @@ hexadecimal digits alone, of even number, is read as such. The first secret is u
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import secrets
 import stat
@@ -34,7 +33,7 @@ def parse_secrets(text: str, origin: str) -> tuple[bytes, ...]:
         try:
             hexadecimal = len(line) % 2 == 0 and _HEX.issuperset(line)
             found.append(bytes.fromhex(line) if hexadecimal else base64.b64decode(line, validate=True))
-        except binascii.Error:
+        except ValueError:  # of base64, or of text that is not ASCII
             raise ConfigError(
                 f"{origin}: line {number} is neither hexadecimal digits nor base64; `syncline secret new` makes one"
             ) from None

@@ -31,6 +31,7 @@ from syncline.platform.entropy import Entropy, system_entropy
 from syncline.transport.handshake import (
     OLDEST_VERSION,
     PROTOCOL_VERSION,
+    PeerId,
     Purpose,
     common_version,
     printable,
@@ -78,8 +79,8 @@ class Opening(msgspec.Struct, array_like=True, tag=4, frozen=True):
 
     oldest_version: int
     newest_version: int
-    sender: NodeId
-    to: NodeId
+    sender: PeerId
+    to: PeerId
     purpose: Purpose
     nonce: Nonce = b""
     """Empty: the dialler has no secret."""

@@ -14,12 +14,12 @@ Without a doubt about who is there nothing else is exchanged.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
-from syncline.consensus.types import NodeId
-from syncline.errors import HandshakeRefused
+from syncline.consensus.types import LARGEST_ID, NONE, NodeId
+from syncline.errors import FrameError, HandshakeRefused
 from syncline.transport.messages import Refusal, RefusalCode
 from syncline.transport.wire import GROUP, decode_payload
 
@@ -30,6 +30,7 @@ __all__ = [
     "PROTOCOL_VERSION",
     "Hello",
     "NodeFacts",
+    "PeerId",
     "Purpose",
     "Refusal",
     "RefusalCode",
@@ -58,6 +59,15 @@ OLDEST_VERSION: Final = 2
 
 MAX_REASON_CHARS: Final = 500
 
+Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=128)]
+"""Of a node. It comes into log lines of the other end, so it is printable too."""
+
+PeerId: TypeAlias = Annotated[NodeId, msgspec.Meta(gt=NONE, le=LARGEST_ID)]
+"""Of the node at one end. Ids above are the core's own: they stand for a node's own storage."""
+
+Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_ID)]
+"""What is kept of a greeting, in memory and on disk, is no negative number, and fits in eight bytes."""
+
 _HTTP_TEXT: Final = b"This port is for the nodes of a Syncline cluster among themselves; clients use another.\n"
 
 HTTP_ANSWER: Final = (
@@ -80,30 +90,30 @@ class Hello(msgspec.Struct, array_like=True, tag=1, frozen=True):
     oldest_version: int
     newest_version: int
     cluster_id: int
-    sender: NodeId
-    to: NodeId
+    sender: PeerId
+    to: PeerId
     purpose: Purpose
-    incarnation: int = 0
+    incarnation: Number = 0
     """Of this start of the node: a changed one tells that connections to the earlier start are dead."""
     address: str = ""
     """Where the dialler can be dialled itself: a node that has just joined knows nobody's address yet."""
-    directory: int = 0
+    directory: Number = 0
     """The id of the dialler's data directory."""
-    known: int = 0
+    known: Number = 0
     """The id of the acceptor's data directory, as the dialler knows it; 0: it does not know it yet."""
     group: int = GROUP
     """The Raft group that the connection is for; 0 is the only one today."""
-    name: str = ""
+    name: Name = ""
     """The dialler's name, for people."""
-    history: tuple[int, ...] = ()
+    history: tuple[Number, ...] = ()
     """Incarnations of earlier starts from the same data directory, the newest first."""
-    level: int = 0
+    level: Number = 0
     """The highest feature level that the dialler can do."""
-    machine_version: int = 0
+    machine_version: Number = 0
     """The highest version of the state machine's commands that the dialler can apply."""
-    cluster_level: int = 0
+    cluster_level: Number = 0
     """The feature level of the cluster, as the dialler knows it. An acceptor that can do less learns of it so."""
-    cluster_machine_version: int = 0
+    cluster_machine_version: Number = 0
     """The machine version of the cluster, as the dialler knows it."""
 
 
@@ -112,15 +122,15 @@ class Welcome(msgspec.Struct, array_like=True, tag=2, frozen=True):
 
     version: int
     cluster_id: int
-    sender: NodeId
-    incarnation: int = 0
-    directory: int = 0
+    sender: PeerId
+    incarnation: Number = 0
+    directory: Number = 0
     """The id of the acceptor's data directory."""
     group: int = GROUP
-    name: str = ""
-    history: tuple[int, ...] = ()
-    level: int = 0
-    machine_version: int = 0
+    name: Name = ""
+    history: tuple[Number, ...] = ()
+    level: Number = 0
+    machine_version: Number = 0
 
 
 class RefusedByPeer(HandshakeRefused):
@@ -153,7 +163,9 @@ def shortened(refusal: Refusal) -> Refusal:
 
 def decode_hello(payload: memoryview) -> Hello:
     """Raises `FrameError`."""
-    return decode_payload(_hello_decoder, payload)
+    hello = decode_payload(_hello_decoder, payload)
+    _check_name(hello.name)
+    return hello
 
 
 def decode_answer(payload: memoryview) -> Welcome:
@@ -161,7 +173,13 @@ def decode_answer(payload: memoryview) -> Welcome:
     answer = decode_payload(_answer_decoder, payload)
     if isinstance(answer, Refusal):
         raise RefusedByPeer(answer)
+    _check_name(answer.name)
     return answer
+
+
+def _check_name(name: str) -> None:
+    if not name.isprintable():
+        raise FrameError(f"the other end has a name that is not printable: {name!r}")
 
 
 def common_version(oldest: int, newest: int, sender: NodeId, node_id: NodeId) -> int:

@@ -187,7 +187,9 @@ class PeerAddress(msgspec.Struct, frozen=True):
             raise ConfigError(f"{setting} {text!r}: put an IPv6 address in brackets, as in [::1]:7100")
         if not colon or not host or any(character.isspace() for character in host):
             raise ConfigError(f"{setting} {text!r} must be host:port, as in 10.0.0.1:7100")
-        if not (digits.isascii() and digits.isdigit()) or int(digits[:6]) > MAX_PORT:
+        if not host.isprintable():
+            raise ConfigError(f"{setting} {text!r}: a host name has printable characters alone")
+        if not (digits.isascii() and digits.isdigit()) or len(digits) > 5 or int(digits) > MAX_PORT:
             raise ConfigError(f"{setting} {text!r}: the port must be a number from 0 to {MAX_PORT}")
         return cls(host, int(digits))
 

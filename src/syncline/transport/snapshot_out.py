@@ -11,7 +11,7 @@ import msgspec
 from syncline.consensus.types import NodeId
 from syncline.errors import FrameError, HandshakeRefused, TransportError
 from syncline.transport.connection import Connection
-from syncline.transport.handshake import Purpose, describe_stranger
+from syncline.transport.handshake import Purpose, describe_stranger, printable
 from syncline.transport.link import Dialler
 from syncline.transport.messages import PeerAddress, SnapshotSource
 from syncline.transport.outgoing import OutgoingHandshake
@@ -196,4 +196,4 @@ class SnapshotSender:
         return len(data)
 
     def _rejected(self, answer: Reject) -> TransportError:
-        return TransportError(f"node {self.peer:016x} refused the snapshot: {answer.reason}")
+        return TransportError(f"node {self.peer:016x} refused the snapshot: {printable(answer.reason)}")

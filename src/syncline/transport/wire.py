@@ -29,6 +29,7 @@ from syncline.transport.messages import DIGEST_BYTES, DigestReport, Forward, For
 
 __all__ = [
     "MAX_BATCH_MESSAGES",
+    "MAX_BATCH_PROPOSALS",
     "MAX_BATCH_REPORTS",
     "Batch",
     "FrameDecoder",
@@ -45,6 +46,10 @@ CHECKSUM_SEED: Final = 0x53594E43
 
 MAX_BATCH_MESSAGES: Final = 65536
 """In one batch: the bytes of a frame do not bound the memory of what it decodes to where each message is tiny."""
+
+MAX_BATCH_PROPOSALS: Final = 131072
+"""In one batch: a sound node sends fewer, since it cuts batches at 1 MiB. The leader examines each by itself, so a
+frame full of tiny ones would hold it up until another leader is elected, and then that one."""
 
 MAX_BATCH_REPORTS: Final = 64
 """Digests in one batch: a node keeps fewer."""
@@ -85,9 +90,12 @@ _encoder = msgspec.msgpack.Encoder()
 def encode_frame(value: object, max_bytes: int, mac: FrameMac | None = None) -> bytes:
     """Encode `value` as one frame, ready to be written; with a `mac` it must be the next frame of its direction.
 
-    Raises `FrameError` if it would be above `max_bytes`.
+    Raises `FrameError` if it would be above `max_bytes`, or holds text that is no UTF-8.
     """
-    payload = _encoder.encode(value)
+    try:
+        payload = _encoder.encode(value)
+    except UnicodeEncodeError as error:
+        raise FrameError(f"a message holds text that can't be sent: {error}") from error
     size = len(payload)
     if size > max_bytes:
         raise FrameError(f"a message of {size} bytes is above the limit of {max_bytes} bytes on a frame")
@@ -224,6 +232,8 @@ def check_batch(batch: Batch, sender: NodeId, node_id: NodeId, known: Callable[[
                 f"a {message.type.name} message from {message.sender:016x} to {message.to:016x} on the link from "
                 f"{sender:016x} to {node_id:016x}"
             )
+    if sum([len(forward.proposals) for forward in batch.forwards]) > MAX_BATCH_PROPOSALS:
+        raise FrameError(f"more than {MAX_BATCH_PROPOSALS} proposals in one batch of node {sender:016x}")
     for forward in batch.forwards:
         if any(not 0 <= item.number <= _MAX_NUMBER for item in forward.proposals):
             raise FrameError(f"a proposal of node {sender:016x} has an impossible number")
