@@ -184,3 +184,26 @@ def test_commit_index_of_a_change_is_written_at_once(monkeypatch: pytest.MonkeyP
         await remove_and_lose_power(loop, 2, 1, only_leader=False, through="leader")
 
     run_simulation(main)
+
+
+@pytest.mark.parametrize("leaving", [2, 3])
+def test_leader_hands_over_to_a_voter_that_stays(leaving: int) -> None:
+    """Handed to another one that is to go, the leadership would go to and fro between them."""
+
+    async def main(loop: SimLoop) -> None:
+        cluster = SimCluster(loop, seed=f"hand over {leaving}")
+        await cluster.start(5)
+        leader = await cluster.leader()
+        await write(leader)
+        await asyncio.sleep(2.0)
+        others = sorted((server for server in cluster.running if server is not leader), key=cluster.node_id)
+        gone, stay = [leader, *others[1 - leaving :]], others[: 1 - leaving]
+        watched = stay[0].raft
+        assert watched is not None
+        before = watched.stats().leader_changes
+        changes = [(ChangeType.REMOVE_NODE, cluster.node_id(server)) for server in gone]
+        await call(stay[0], lambda raft: raft.change_membership(changes, timeout=20.0))
+        assert watched.stats().leader_changes == before + 1
+        assert cluster.current_leader() in stay
+
+    run_simulation(main)

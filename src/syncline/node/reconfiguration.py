@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -98,7 +99,7 @@ class Reconfiguration:
         if not context.force:
             self._check_quorum(after, context.members)
         losing = {single.node_id for single in change.changes if single.type in LOSES_VOTE}
-        if core.raft.id in losing and (successor := self.best_successor()) != NONE:
+        if core.raft.id in losing and (successor := self.best_successor(losing)) != NONE:
             # Once it has applied this it steps down, and the voters that are left may still need its vote.
             core.transfer_leadership(successor)
             raise Dropped("the leader hands over first, because it is itself to lose its vote")
@@ -242,14 +243,14 @@ class Reconfiguration:
                 return  # looked at again in a moment
             return
 
-    def best_successor(self) -> NodeId:
-        """The voter that could lead the soonest; NONE without one that is alive."""
+    def best_successor(self, losing: Collection[NodeId] = ()) -> NodeId:
+        """The voter that could lead the soonest, and is not in `losing`; NONE without one that is alive."""
         core = self._driver.core
         voters = core.raft.tracker.configuration.state().voters
         candidates = [
             (progress.match, node_id)
             for node_id, progress in core.raft.tracker.progress.items()
-            if node_id != core.raft.id and node_id in voters and self.is_alive(node_id)
+            if node_id != core.raft.id and node_id in voters and node_id not in losing and self.is_alive(node_id)
         ]
         return max(candidates)[1] if candidates else NONE
 
