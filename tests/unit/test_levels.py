@@ -239,6 +239,7 @@ def refusing(code: str = RefusalCode.LEVEL, reason: str = "needs level 2") -> Pe
         ({1, 2, 3, 4, 5}, {2, 3, 4}, True),
         (set(), {2}, True),
         ({1, 2, 3}, set(), False),
+        ({1}, {2, 3}, False),
     ],
 )
 def test_node_stops_if_a_quorum_refuses_its_level(voters: set[NodeId], refused_by: set[NodeId], stops: bool) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from syncline.node.refusals import refused_by_quorum, removal_confirmed
+import pytest
+
+from syncline.consensus.types import MembershipState
+from syncline.node.refusals import is_believed, refusing, removal_confirmed
 from syncline.transport.messages import PeerStats, Refusal, RefusalCode
 
 
@@ -32,12 +35,40 @@ OTHER = peer(Refusal("directory", RefusalCode.DIRECTORY))
 NONE = peer(None)
 
 
-def test_refusal_of_a_quorum_counts_one_code_alone() -> None:
-    stats = {1: OTHER, 2: removed(5, 1, 2, 3), 3: NONE}
-    assert not refused_by_quorum(stats, (1, 2, 3), RefusalCode.REMOVED)
-    assert refused_by_quorum(stats | {3: removed(5, 1)}, (1, 2, 3), RefusalCode.REMOVED)
-    assert not refused_by_quorum(stats, (), RefusalCode.REMOVED)
-    assert refused_by_quorum(stats, (1,), RefusalCode.DIRECTORY)
+def test_refusals_are_told_apart_by_code() -> None:
+    """Each code means something else, and an unknown one means nothing."""
+    stats = {1: OTHER, 2: removed(5, 1, 2, 3), 3: NONE, 4: peer(Refusal("no", "a later code"))}
+    assert set(refusing(stats, RefusalCode.REMOVED)) == {2}
+    assert set(refusing(stats, RefusalCode.DIRECTORY)) == {1}
+    assert refusing(stats, RefusalCode.OLDER_START) == {}
+
+
+@pytest.mark.parametrize(
+    ("voters", "outgoing", "voices", "believed"),
+    [
+        ((1, 2, 3), (), {2}, False),
+        ((1, 2, 3), (), {2, 3}, True),
+        ((1, 2, 3), (), {2, 9}, False),
+        ((1, 2, 3, 4, 5), (), {2, 3}, False),
+        ((1, 2, 3, 4, 5), (), {2, 3, 4}, True),
+        ((1, 2), (), {2}, True),
+        ((1,), (), {2, 3, 4}, False),
+        ((2, 3), (), {2}, False),
+        ((2, 3), (), {2, 3}, True),
+        ((1, 2, 3), (1, 4, 5), {2, 3}, False),
+        ((1, 2, 3), (1, 4, 5), {2, 3, 4, 5}, True),
+        ((1,), (1, 2, 3), {2, 3}, False),
+        ((2, 3, 4), (), {2, 3}, True),
+        ((1, 2), (), {3}, False),
+        ((), (), {9}, True),
+        ((), (), set(), False),
+    ],
+)
+def test_refusal_is_believed_of_a_quorum(
+    voters: tuple[int, ...], outgoing: tuple[int, ...], voices: set[int], believed: bool
+) -> None:
+    """This node is 1. Words of nodes that are no voters never count."""
+    assert is_believed(voices, MembershipState(voters=voters, voters_outgoing=outgoing), 1) is believed
 
 
 def test_removal_is_confirmed_by_a_quorum_of_the_new_voters() -> None:

@@ -10,12 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from syncline.consensus.types import MembershipState
 from syncline.errors import ConfigError
 from syncline.node import exposure
 from syncline.node.config import Config
 from syncline.node.termguard import MAX_TERM_JUMP, TermGuard
-from syncline.node.voices import is_believed
 from syncline.server.config import ServerConfig, load_config
 from syncline.server.exposure import check_exposure
 from syncline.server.secretfile import new_secret, parse_secrets, read_secret_file, write_secret_file
@@ -195,32 +193,6 @@ class TestLibrary:
             assert "hush" not in shown
             assert "secret" in shown
         assert config.secrets[0] == HUSH
-
-
-@pytest.mark.parametrize(
-    ("voters", "outgoing", "voices", "believed"),
-    [
-        ((1, 2, 3), (), {2}, False),
-        ((1, 2, 3), (), {2, 3}, True),
-        ((1, 2, 3), (), {2, 9}, False),
-        ((1, 2, 3, 4, 5), (), {2, 3}, False),
-        ((1, 2, 3, 4, 5), (), {2, 3, 4}, True),
-        ((1, 2), (), {2}, True),
-        ((1,), (), {2, 3, 4}, False),
-        ((2, 3), (), {2}, False),
-        ((2, 3), (), {2, 3}, True),
-        ((1, 2, 3), (1, 4, 5), {2, 3}, False),
-        ((1, 2, 3), (1, 4, 5), {2, 3, 4, 5}, True),
-        ((1,), (1, 2, 3), {2, 3}, False),
-        ((), (), {9}, True),
-        ((), (), set(), False),
-    ],
-)
-def test_lost_directory_is_believed_of_a_quorum(
-    voters: tuple[int, ...], outgoing: tuple[int, ...], voices: set[int], believed: bool
-) -> None:
-    """This node is 1."""
-    assert is_believed(voices, MembershipState(voters=voters, voters_outgoing=outgoing), 1) is believed
 
 
 def test_term_guard_refuses_a_jump_and_counts_it(caplog: pytest.LogCaptureFixture) -> None:

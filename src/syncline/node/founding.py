@@ -28,8 +28,8 @@ from syncline.consensus.types import MembershipState, NodeId
 from syncline.errors import RepairNeeded
 from syncline.node.members import format_id, members_of
 from syncline.node.proposals import NO_QUORUM
+from syncline.node.refusals import is_believed
 from syncline.node.startguard import older_copy_text
-from syncline.node.voices import is_believed
 from syncline.transport.messages import Refusal, RefusalCode
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ from syncline.consensus.types import MembershipState, NodeId
 from syncline.errors import ConfigError, NodeFailed
 from syncline.node.envelope import FIRST_LEVEL, ClusterLevels, Hold, LevelChange, Member
 from syncline.node.members import members_of
+from syncline.node.refusals import is_believed, refusing
 from syncline.transport.messages import PeerStats, Refusal, RefusalCode
 from syncline.version import __version__
 
@@ -245,21 +246,12 @@ class Levels:
     def look(self, links: Mapping[NodeId, PeerStats]) -> None:
         """Stop this node if the cluster needs more than it can do, and it may not have heard of that by the log.
 
-        One node alone must not be able to stop others: a quorum of the voters must say so, in both halves of a
-        joint membership. A node that does not know of any membership is not a member yet: the first word counts.
+        One node alone must not be able to stop others: see `refusals.is_believed`.
         """
-        told = dict(self._needed)
-        for node_id, link in links.items():
-            if link.last_refusal is not None and link.last_refusal.code == RefusalCode.LEVEL:
-                told[node_id] = link.last_refusal.reason
-        if not told:
-            return
-        state = self._membership()
-        for voters in (state.voters, state.voters_outgoing):
-            others = [voter for voter in voters if voter != self._node_id]
-            if sum(voter in told for voter in others) < min(len(others), len(voters) // 2 + 1):
-                return
-        self._fail(NodeFailed(f"the cluster does not let this node take part: {next(iter(told.values()))}"))
+        told = self._needed | {peer: refusal.reason for peer, refusal in refusing(links, RefusalCode.LEVEL).items()}
+        if told and is_believed(told, self._membership(), self._node_id):
+            reason = next(iter(told.values()))
+            self._fail(NodeFailed(f"the cluster does not let this node take part: {reason}"))
 
     def applied(self, change: LevelChange) -> None:
         """A change was committed and its turn has come."""

@@ -37,7 +37,7 @@ from syncline.node.futures import ApplyFuture
 from syncline.node.ignored import RateLimitedLog
 from syncline.node.members import format_id, members_of
 from syncline.node.quorum_risk import CommitHistory, absent_voters
-from syncline.node.refusals import refused_by_quorum, removal_confirmed
+from syncline.node.refusals import is_believed, refusing, removal_confirmed
 from syncline.node.startguard import convicted_by
 from syncline.node.starts import are_forked
 from syncline.transport.handshake import Hello
@@ -202,7 +202,8 @@ class Reconfiguration:
             driver.wake_watchers()
         if not housekeeping:
             return
-        if self._refused_by_quorum(RefusalCode.OLDER_START):
+        raft = driver.core.raft
+        if is_believed(self._refused_by(RefusalCode.OLDER_START), raft.tracker.configuration.state(), raft.id):
             driver.founding.convict()
             return
         driver.addresses.look(leader_known=driver.core.leader != NONE)
@@ -419,19 +420,9 @@ class Reconfiguration:
             or levels.refuse_to_take_part(sender, hello.cluster_level, hello.cluster_machine_version)
         )
 
-    def _refused_by_quorum(self, code: RefusalCode) -> bool:
-        """Whether a quorum of the newest membership that this node knows refuses it, in both halves of a joint one."""
-        raft, stats = self._driver.core.raft, self._driver.parts.transport.stats()
-        state = raft.tracker.configuration.state()
-        halves = [voters for voters in (state.voters, state.voters_outgoing) if voters]
-        return bool(halves) and all(refused_by_quorum(stats, voters, code, me=raft.id) for voters in halves)
-
-    def _refused_by(self, code: RefusalCode) -> list[NodeId]:
+    def _refused_by(self, code: RefusalCode) -> Collection[NodeId]:
         """The nodes that refuse this one with this code."""
-        stats = self._driver.parts.transport.stats()
-        return [
-            peer for peer, link in stats.items() if link.last_refusal is not None and link.last_refusal.code == code
-        ]
+        return refusing(self._driver.parts.transport.stats(), code)
 
     def _may_leave(self) -> bool:
         """Whether this node was removed, and a quorum of the new membership has that on its disks.

@@ -1,26 +1,38 @@
-"""What the refusals of peers prove together: one node may be wrong, a quorum of the voters is not."""
+"""What the words of others prove against this node: one of them may be wrong, a quorum of the voters is not."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from syncline.consensus.types import NONE, NodeId
+from syncline.consensus.types import NONE, MembershipState, NodeId
 from syncline.transport.messages import PeerStats, Refusal, RefusalCode
 
-__all__ = ["refused_by_quorum", "removal_confirmed"]
+__all__ = ["is_believed", "refusing", "removal_confirmed"]
 
 
-def refused_by_quorum(
-    stats: Mapping[NodeId, PeerStats], voters: Collection[NodeId], code: RefusalCode, *, me: NodeId = NONE
-) -> bool:
-    """Tell whether a quorum of `voters` has refused this node with `code` when it dialled them last.
+def is_believed(voices: Collection[NodeId], membership: MembershipState, own: NodeId) -> bool:
+    """Whether the nodes in `voices` are a quorum of `membership`, so that this node must act on what they say.
 
-    `me` is this node. It can't refuse itself, so with two voters the other one is enough. One refusal of three voters
-    is not: one member alone, faulty or misled, stops no other one.
+    A single member may be mistaken, or lie, and a sound node would stop. In both halves of a joint membership a
+    majority must say so; this node itself says nothing, so of two voters the other one is enough. A node that is its
+    only voter believes no other. A node that knows no membership has an empty log, and nothing to lose: it believes
+    anyone.
     """
-    others = {voter for voter in voters if voter != me}
-    refusing = sum(1 for voter in others if (refusal := _refusal(stats, voter)) is not None and refusal.code == code)
-    return bool(others) and refusing >= min(len(others), len(set(voters)) // 2 + 1)
+    halves = [half for half in (membership.voters, membership.voters_outgoing) if half]
+    if not halves:
+        return bool(voices)
+    for half in halves:
+        others = set(half) - {own}
+        needed = min(len(half) // 2 + 1, len(others))
+        if needed == 0 or len(others.intersection(voices)) < needed:
+            return False
+    return True
+
+
+def refusing(stats: Mapping[NodeId, PeerStats], code: RefusalCode) -> dict[NodeId, Refusal]:
+    """The peers that refused this node with `code` when it dialled them last, and what they said."""
+    refusals = {peer: link.last_refusal for peer, link in stats.items() if link.last_refusal is not None}
+    return {peer: refusal for peer, refusal in refusals.items() if refusal.code == code}
 
 
 def removal_confirmed(stats: Mapping[NodeId, PeerStats]) -> bool:
@@ -29,15 +41,10 @@ def removal_confirmed(stats: Mapping[NodeId, PeerStats]) -> bool:
     Each peer tells the voters of the membership that it knows; the newest one counts. A peer that knows the removal to
     be durable on a quorum tells none.
     """
-    told = [refusal for peer in stats if (refusal := _refusal(stats, peer)) and refusal.code == RefusalCode.REMOVED]
+    told = refusing(stats, RefusalCode.REMOVED)
     if not told:
         return False
-    if any(not refusal.voters for refusal in told):
+    if any(not refusal.voters for refusal in told.values()):
         return True
-    newest = max(told, key=lambda refusal: refusal.index)
-    return refused_by_quorum(stats, newest.voters, RefusalCode.REMOVED)
-
-
-def _refusal(stats: Mapping[NodeId, PeerStats], peer: NodeId) -> Refusal | None:
-    known = stats.get(peer)
-    return known.last_refusal if known is not None else None
+    newest = max(told.values(), key=lambda refusal: refusal.index)
+    return is_believed(told, MembershipState(voters=newest.voters), NONE)
