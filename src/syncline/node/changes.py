@@ -170,8 +170,6 @@ class Changes:
         `expected` is checked by the leader, between two changes; so an attempt of unknown outcome is not made again.
         """
         driver = self._driver
-        if not isinstance(force, bool):
-            raise TypeError(f"force is {force!r}: it must be True or False")
         if expected is not None and expected <= 0:
             raise MembershipError(f"{expected} is not the index of a membership")
         deadline_s = driver.loop.time() + timeout_s
