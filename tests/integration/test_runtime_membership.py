@@ -369,3 +369,26 @@ def test_a_founders_successor_starts_from_nothing_whatever_its_settings_say(tmp_
             assert nodes.machine(back).items[:20] == nodes.machine(leader).items[:20]
 
     run(check())
+
+
+def test_a_voter_that_is_about_to_be_demoted_is_promoted_again(tmp_path: Path) -> None:
+    """In the joint membership it still votes, so that it looks as if there were nothing to do."""
+
+    async def check() -> None:
+        async with cluster(tmp_path, "abcde") as nodes:
+            leader, _ = await nodes.pair()
+            await nodes.announced()
+            one, two = [raft.node_id for raft in nodes.rafts.values() if raft is not leader][:2]
+            watch = leader.events([EventKind.MEMBERSHIP])
+            demoted = asyncio.ensure_future(
+                leader.change_membership([(ChangeType.ADD_LEARNER_NODE, one), (ChangeType.ADD_LEARNER_NODE, two)])
+            )
+            async with asyncio.timeout(20):
+                await anext(watch)
+            assert leader.membership().joint
+            assert (await leader.promote(one)).members[one].voter
+            await demoted
+            assert leader.membership().members[one].voter
+            assert not leader.membership().members[two].voter
+
+    run(check())

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from syncline.consensus.types import ChangeType
+from syncline.errors import OperationError
 from syncline.kv.commands import Put, encode_command
 from syncline.node import logwriter
 from syncline.node.logwriter import LogWriter
@@ -184,3 +185,67 @@ def test_commit_index_of_a_change_is_written_at_once(monkeypatch: pytest.MonkeyP
         await remove_and_lose_power(loop, 2, 1, only_leader=False, through="leader")
 
     run_simulation(main)
+
+
+@pytest.mark.parametrize("leaving", [2, 3])
+def test_leader_hands_over_to_a_voter_that_stays(leaving: int) -> None:
+    """Handed to another one that is to go, the leadership would go to and fro between them."""
+
+    async def main(loop: SimLoop) -> None:
+        cluster = SimCluster(loop, seed=f"hand over {leaving}")
+        await cluster.start(5)
+        leader = await cluster.leader()
+        await write(leader)
+        await asyncio.sleep(2.0)
+        others = sorted((server for server in cluster.running if server is not leader), key=cluster.node_id)
+        gone, stay = [leader, *others[1 - leaving :]], others[: 1 - leaving]
+        watched = stay[0].raft
+        assert watched is not None
+        before = watched.stats().leader_changes
+        changes = [(ChangeType.REMOVE_NODE, cluster.node_id(server)) for server in gone]
+        await call(stay[0], lambda raft: raft.change_membership(changes, timeout=20.0))
+        assert watched.stats().leader_changes == before + 1
+        assert cluster.current_leader() in stay
+
+    run_simulation(main)
+
+
+async def added_and_not_settled(loop: SimLoop, patch: pytest.MonkeyPatch) -> None:
+    """No disk gets to the commit index of an added member for a while; the same and other changes are asked for."""
+    cluster = SimCluster(loop, seed="not settled")
+    await cluster.start(3)
+    leader = await cluster.leader()
+    await write(leader)
+    await asyncio.sleep(2.0)
+    away, other = (server for server in cluster.running if server is not leader)
+    raft, node_id = leader.raft, cluster.node_id(other)
+    assert raft is not None
+    before = raft.membership().index
+
+    async def add(raft: Raft) -> object:
+        return await raft.add_learner("x", "x:7100", promote=False, timeout=20.0)
+
+    with patch.context() as held:
+        held.setattr(LogWriter, "settle_now", lambda _: None)
+        cluster.partition([leader.name, other.name], [away.name])
+        added = [asyncio.ensure_future(call(leader, add))]
+        await cluster.until(lambda: raft.membership().index > before, timeout_s=5.0)
+        added.append(asyncio.ensure_future(call(leader, add)))
+        asked_s = loop.true_time()
+        late = asyncio.ensure_future(call(away, lambda raft: raft.remove(node_id, timeout=4.0)))
+        await asyncio.sleep(3.0)
+        cluster.heal()
+        with pytest.raises(OperationError):
+            await late
+        assert loop.true_time() - asked_s < 5.0, "each of its steps took the whole time"
+        assert not any(task.done() for task in added), "an answer came before the member was durable"
+    for server in (leader, other):
+        assert server.driver is not None
+        await server.call(server.driver.parts.writer.settle_now)
+    one, again = await asyncio.gather(*added)
+    assert one == again
+
+
+def test_member_that_is_there_is_answered_when_it_is_durable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also to a call that finds it there, such as the second attempt of a client."""
+    run_simulation(lambda loop: added_and_not_settled(loop, monkeypatch))

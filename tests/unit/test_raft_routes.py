@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from syncline.errors import DeadlineExceeded, MembershipError, NoLeader, SynclineError, TransferFailed
+from syncline.errors import DeadlineExceeded, MembershipError, NoLeader, Outcome, SynclineError, TransferFailed
 from tests.http_double import Answer
 from tests.kv_double import IDS, KvWire, error_in
 from tests.support import run
@@ -149,6 +149,22 @@ def test_a_member_that_is_not_there_is_404(who: dict[str, str], action: str) -> 
         wire = KvWire()
         answer = await post(wire, f"/raft/{action}", **who)
         assert (answer.status, error_in(answer)["code"]) == (404, "unknown_member")
+
+    run(scenario())
+
+
+def test_member_that_is_gone_is_404_once_its_removal_is_durable() -> None:
+    """The attempt that removed it may be of unknown outcome: `syncline repair` goes on after this answer."""
+
+    async def scenario() -> None:
+        wire = KvWire()
+        gone = {"ID": "00000000000000ff"}
+        assert (await post(wire, "/raft/remove?timeout=7s", **gone)).status == 404
+        assert wire.backend.changes == [("remove", 255, 7.0)]
+        wire.backend.change_error = DeadlineExceeded("not durable on a quorum", outcome=Outcome.UNKNOWN)
+        answer = await post(wire, "/raft/remove", **gone)
+        assert error_in(answer)["outcome"] == "unknown"
+        assert answer.status != 404
 
     run(scenario())
 

@@ -49,23 +49,29 @@ class Changes:
     ) -> MemberInfo:
         """Add a member, or find that it is one already."""
         PeerAddress.parse(address, setting="address")
+        deadline_s = self._driver.loop.time() + timeout_s
         await self._settled(timeout_s)
         present = self._find(name, address, node_id)
         if present is not None:
-            return present
+            return await self._present(present, deadline_s)
         new = Member(node_id or self._driver.rng.getrandbits(62) + 1, name, address, http, promote)
         kind = ChangeType.ADD_NODE if voter else ChangeType.ADD_LEARNER_NODE
         try:
-            membership = await self.many([(kind, new.id)], (new,), expected, timeout_s, force=force)
+            membership = await self.many([(kind, new.id)], (new,), expected, self._left_s(deadline_s), force=force)
         except MembershipError:
-            await self._settled(timeout_s)  # somebody else may have added the same member meanwhile
+            await self._settled(self._left_s(deadline_s))  # another caller may have added the same member meanwhile
             if (present := self._find(name, address, node_id)) is not None:
-                return present
+                return await self._present(present, deadline_s)
             raise
         added = membership.members.get(new.id)
         if added is None:
             raise MembershipError(f"{name!r} was added, and removed again at once")
         return added
+
+    async def _present(self, present: MemberInfo, deadline_s: float) -> MemberInfo:
+        """Answer for a member that was added before, perhaps by an attempt whose outcome was unknown."""
+        membership = await self._durable(self._membership().index, deadline_s)
+        return membership.members.get(present.id, present)
 
     def _find(self, name: str, address: str, node_id: NodeId) -> MemberInfo | None:
         """The member that is meant already; raises MembershipError where name, address or id is somebody else's."""
@@ -90,6 +96,7 @@ class Changes:
         self, changes: Sequence[tuple[ChangeType, NodeId]], expected: int | None, timeout_s: float, *, force: bool
     ) -> Membership:
         """Any change of members that there are."""
+        deadline_s = self._driver.loop.time() + timeout_s
         await self._settled(timeout_s)
         book = self._driver.parts.book.members
         if any(kind is ChangeType.UPDATE_NODE for kind, _ in changes):
@@ -102,33 +109,36 @@ class Changes:
             for kind, node_id in changes
             if kind is not ChangeType.REMOVE_NODE
         )
-        return await self.many(changes, settled, expected, timeout_s, force=force)
+        return await self.many(changes, settled, expected, self._left_s(deadline_s), force=force)
 
     async def single(
         self, kind: ChangeType, node_id: NodeId, expected: int | None, timeout_s: float, *, force: bool
     ) -> Membership:
-        """Promote, demote or remove one member. What is so already is not changed."""
+        """Promote, demote or remove one member. What is so already is not changed.
+
+        In a joint membership that is not certain: a voter may be about to become a learner.
+        """
+        deadline_s = self._driver.loop.time() + timeout_s
         await self._settled(timeout_s)
         membership = self._membership()
         member = membership.members.get(node_id)
         if kind is ChangeType.REMOVE_NODE:
             if member is None:  # perhaps by an earlier call, whose outcome was unknown
-                return await self._durable(membership.index, self._driver.loop.time() + timeout_s)
+                return await self._durable(membership.index, deadline_s)
             if member.voter and sum(other.voter for other in membership.members.values()) == 1:
                 raise MembershipError(f"{member.name!r} is the last voter: without it there is no cluster")
-            return await self.many([(kind, node_id)], (), expected, timeout_s, force=force)
+            return await self.many([(kind, node_id)], (), expected, self._left_s(deadline_s), force=force)
         if member is None:
             raise MembershipError(f"there is no member {format_id(node_id)}")
-        if member.voter is (kind is ChangeType.ADD_NODE):
-            return await self._durable(membership.index, self._driver.loop.time() + timeout_s)
+        if member.voter is (kind is ChangeType.ADD_NODE) and not membership.joint:
+            return await self._durable(membership.index, deadline_s)
         record = self._driver.parts.book.members.get(node_id) or Member(node_id, "", "")
         settled = msgspec.structs.replace(record, promote=False)
-        return await self.many([(kind, node_id)], (settled,), expected, timeout_s, force=force)
+        return await self.many([(kind, node_id)], (settled,), expected, self._left_s(deadline_s), force=force)
 
     async def update(self, node_id: NodeId, address: str, expected: int | None, timeout_s: float) -> MemberInfo:
         """Give a member another address in the registry, or find that it has it."""
-        loop = self._driver.loop
-        deadline_s = loop.time() + timeout_s
+        deadline_s = self._driver.loop.time() + timeout_s
         await self._settled(timeout_s)
         record = self._driver.parts.book.members.get(node_id)
         if record is None:
@@ -136,7 +146,7 @@ class Changes:
         membership = self._membership()
         if record.address != address:
             moved = msgspec.structs.replace(record, address=address)
-            left_s = max(deadline_s - loop.time(), EARLY_S)
+            left_s = self._left_s(deadline_s)
             membership = await self.many([(ChangeType.UPDATE_NODE, node_id)], (moved,), expected, left_s, force=False)
         updated = membership.members.get(node_id)
         if updated is None or updated.address != address:
@@ -160,8 +170,6 @@ class Changes:
         `expected` is checked by the leader, between two changes; so an attempt of unknown outcome is not made again.
         """
         driver = self._driver
-        if not isinstance(force, bool):
-            raise TypeError(f"force is {force!r}: it must be True or False")
         if expected is not None and expected <= 0:
             raise MembershipError(f"{expected} is not the index of a membership")
         deadline_s = driver.loop.time() + timeout_s
@@ -236,6 +244,10 @@ class Changes:
         deadline_s = driver.loop.time() + timeout_s
         driver.schedule()
         await driver.reads.new(driver.loop, deadline_s, driver.config.heartbeat_s)
+
+    def _left_s(self, deadline_s: float) -> float:
+        """How long is left until the deadline of a call of several steps."""
+        return max(deadline_s - self._driver.loop.time(), EARLY_S)
 
     def successor(self, to: NodeId) -> NodeId:
         """Whom leadership goes to; raises MembershipError, NoLeader."""

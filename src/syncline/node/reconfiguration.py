@@ -99,7 +99,7 @@ class Reconfiguration:
         if not context.force:
             self._check_quorum(after, context.members)
         losing = {single.node_id for single in change.changes if single.type in LOSES_VOTE}
-        if core.raft.id in losing and (successor := self.best_successor()) != NONE:
+        if core.raft.id in losing and (successor := self.best_successor(losing)) != NONE:
             # Once it has applied this it steps down, and the voters that are left may still need its vote.
             core.transfer_leadership(successor)
             raise Dropped("the leader hands over first, because it is itself to lose its vote")
@@ -202,15 +202,15 @@ class Reconfiguration:
             driver.wake_watchers()
         if not housekeeping:
             return
-        raft = driver.core.raft
-        if is_believed(self._refused_by(RefusalCode.OLDER_START), raft.tracker.configuration.state(), raft.id):
+        older, state = self._refused_by(RefusalCode.OLDER_START), driver.core.raft.tracker.configuration.state()
+        if is_believed(older, state, driver.core.raft.id, nothing_to_lose=self._has_no_log):
             driver.founding.convict()
             return
         driver.addresses.look(leader_known=driver.core.leader != NONE)
         if driver.core.leader == NONE:
             driver.founding.look_for_doubts(self._refused_by(RefusalCode.DIRECTORY))
             if not driver.stopped:
-                driver.parts.levels.look(driver.parts.transport.stats())
+                driver.parts.levels.look(driver.parts.transport.stats(), nothing_to_lose=self._has_no_log)
             return
         self._announce()
         if driver.core.state is StateType.LEADER:
@@ -244,14 +244,14 @@ class Reconfiguration:
                 return  # looked at again in a moment
             return
 
-    def best_successor(self) -> NodeId:
-        """The voter that could lead the soonest; NONE without one that is alive."""
+    def best_successor(self, losing: Collection[NodeId] = ()) -> NodeId:
+        """The voter that could lead the soonest, and is not in `losing`; NONE without one that is alive."""
         core = self._driver.core
         voters = core.raft.tracker.configuration.state().voters
         candidates = [
             (progress.match, node_id)
             for node_id, progress in core.raft.tracker.progress.items()
-            if node_id != core.raft.id and node_id in voters and self.is_alive(node_id)
+            if node_id != core.raft.id and node_id in voters and node_id not in losing and self.is_alive(node_id)
         ]
         return max(candidates)[1] if candidates else NONE
 
@@ -424,6 +424,11 @@ class Reconfiguration:
         """The nodes that refuse this one with this code."""
         return refusing(self._driver.parts.transport.stats(), code)
 
+    @property
+    def _has_no_log(self) -> bool:
+        """Whether this node has nothing yet: not even a log that is still to be applied at its start."""
+        return self._driver.core.last_index == 0
+
     def _may_leave(self) -> bool:
         """Whether this node was removed, and a quorum of the new membership has that on its disks.
 
@@ -436,7 +441,7 @@ class Reconfiguration:
             return True
         known, stats = driver.parts.book.members, driver.parts.transport.stats()
         # A node that was let in without being known may be anyone, if there is no secret.
-        return removal_confirmed({peer: link for peer, link in stats.items() if not known or peer in known})
+        return removal_confirmed({peer: link for peer, link in stats.items() if self._has_no_log or peer in known})
 
 
 def _updated(change: MembershipChange) -> frozenset[NodeId]:

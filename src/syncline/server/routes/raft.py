@@ -157,8 +157,16 @@ class RaftRoutes:
         return json_response({"status": "success", **msgspec.structs.asdict(added)})
 
     async def remove(self, request: Request) -> Response:
-        """Remove a member."""
-        timeout_s, node_id, force = await self._who(request)
+        """Remove a member. That there is none with this id is answered when its removal is durable, too."""
+        timeout_s = _timeout_s(request)
+        fields = Fields(request.body, _NAMES | {"force"})
+        force, (name, given_id) = fields.boolean("force"), fields.name_and_id()
+        try:
+            node_id = await self._named(fields, timeout_s)
+        except RequestError as error:
+            if error.code == "unknown_member" and given_id is not None and not name:
+                await self._backend.remove_member(given_id, timeout_s, force=force)
+            raise
         await self._backend.remove_member(node_id, timeout_s, force=force)
         return self._changed()
 
