@@ -237,21 +237,30 @@ def refusing(code: str = RefusalCode.LEVEL, reason: str = "needs level 2") -> Pe
         ({1, 2}, {2}, True),
         ({1, 2, 3, 4, 5}, {2, 3}, False),
         ({1, 2, 3, 4, 5}, {2, 3, 4}, True),
-        (set(), {2}, True),
+        (set(), {2}, False),
         ({1, 2, 3}, set(), False),
         ({1}, {2, 3}, False),
     ],
 )
 def test_node_stops_if_a_quorum_refuses_its_level(voters: set[NodeId], refused_by: set[NodeId], stops: bool) -> None:
-    """One faulty member can't stop another by a refusal; a node that is no member yet takes the first word."""
+    """One faulty member can't stop another by a refusal, and none can stop the only voter."""
     node = Setup(ids=set(voters))
-    node.levels.look({peer: refusing() for peer in refused_by})
+    node.levels.look({peer: refusing() for peer in refused_by}, nothing_to_lose=False)
     assert bool(node.failures) == stops
     if stops:
         assert "needs level 2" in str(node.failures[0])
     other = Setup(ids=set(voters))
-    other.levels.look({peer: refusing(RefusalCode.DIRECTORY) for peer in refused_by})
+    other.levels.look({peer: refusing(RefusalCode.DIRECTORY) for peer in refused_by}, nothing_to_lose=False)
     assert other.failures == []
+
+
+def test_node_without_a_log_stops_at_the_first_refusal() -> None:
+    """It is no member yet."""
+    node = Setup()
+    node.levels.look({}, nothing_to_lose=True)
+    assert node.failures == []
+    node.levels.look({2: refusing()}, nothing_to_lose=True)
+    assert len(node.failures) == 1
 
 
 def test_node_stops_if_a_quorum_dials_from_a_higher_level() -> None:
@@ -262,16 +271,16 @@ def test_node_stops_if_a_quorum_dials_from_a_higher_level() -> None:
     assert refusal is not None
     assert "node a (0000000000000001) needs level 3, and it can do level 2" in refusal.reason
     assert refusal.code != RefusalCode.LEVEL, "the dialler can do enough"
-    node.levels.look({})
+    node.levels.look({}, nothing_to_lose=False)
     assert node.failures == []
     node.levels.refuse_to_take_part(3, 2, 7)
-    node.levels.look({})
+    node.levels.look({}, nothing_to_lose=False)
     assert len(node.failures) == 1
     back = Setup(ids={1, 2, 3})
     for levels in ((9, 9), (1, 1)):
         for peer in (2, 3):
             back.levels.refuse_to_take_part(peer, *levels)
-    back.levels.look({})
+    back.levels.look({}, nothing_to_lose=False)
     assert back.failures == [], "the newest word of each counts"
 
 

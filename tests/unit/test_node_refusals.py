@@ -60,15 +60,17 @@ def test_refusals_are_told_apart_by_code() -> None:
         ((1,), (1, 2, 3), {2, 3}, False),
         ((2, 3, 4), (), {2, 3}, True),
         ((1, 2), (), {3}, False),
-        ((), (), {9}, True),
-        ((), (), set(), False),
+        ((), (), {9}, False),
     ],
 )
 def test_refusal_is_believed_of_a_quorum(
     voters: tuple[int, ...], outgoing: tuple[int, ...], voices: set[int], believed: bool
 ) -> None:
     """This node is 1. Words of nodes that are no voters never count."""
-    assert is_believed(voices, MembershipState(voters=voters, voters_outgoing=outgoing), 1) is believed
+    membership = MembershipState(voters=voters, voters_outgoing=outgoing)
+    assert is_believed(voices, membership, 1) is believed
+    assert is_believed(voices, membership, 1, nothing_to_lose=True)
+    assert not is_believed((), membership, 1, nothing_to_lose=True)
 
 
 def test_removal_is_confirmed_by_a_quorum_of_the_new_voters() -> None:

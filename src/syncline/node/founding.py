@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from syncline.consensus.types import MembershipState, NodeId
+from syncline.consensus.types import NodeId
 from syncline.errors import RepairNeeded
 from syncline.node.members import format_id, members_of
 from syncline.node.proposals import NO_QUORUM
@@ -95,8 +95,8 @@ class Founding:
         """
         core = self._driver.core.raft
         voices = {*self._doubting, *refused_by}
-        known = MembershipState() if self.waiting else core.tracker.configuration.state()
-        if is_believed(voices, known, core.id):
+        known, nothing_to_lose = core.tracker.configuration.state(), self.waiting or not core.log.last_index
+        if is_believed(voices, known, core.id, nothing_to_lose=nothing_to_lose):
             self.disowned()
 
     def disowned(self) -> None:

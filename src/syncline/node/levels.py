@@ -243,13 +243,13 @@ class Levels:
             self._needed[node_id] = reason
         return Refusal(reason)
 
-    def look(self, links: Mapping[NodeId, PeerStats]) -> None:
+    def look(self, links: Mapping[NodeId, PeerStats], *, nothing_to_lose: bool) -> None:
         """Stop this node if the cluster needs more than it can do, and it may not have heard of that by the log.
 
         One node alone must not be able to stop others: see `refusals.is_believed`.
         """
         told = self._needed | {peer: refusal.reason for peer, refusal in refusing(links, RefusalCode.LEVEL).items()}
-        if told and is_believed(told, self._membership(), self._node_id):
+        if told and is_believed(told, self._membership(), self._node_id, nothing_to_lose=nothing_to_lose):
             reason = next(iter(told.values()))
             self._fail(NodeFailed(f"the cluster does not let this node take part: {reason}"))
 

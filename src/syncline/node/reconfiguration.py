@@ -202,15 +202,15 @@ class Reconfiguration:
             driver.wake_watchers()
         if not housekeeping:
             return
-        raft = driver.core.raft
-        if is_believed(self._refused_by(RefusalCode.OLDER_START), raft.tracker.configuration.state(), raft.id):
+        older, state = self._refused_by(RefusalCode.OLDER_START), driver.core.raft.tracker.configuration.state()
+        if is_believed(older, state, driver.core.raft.id, nothing_to_lose=self._has_no_log):
             driver.founding.convict()
             return
         driver.addresses.look(leader_known=driver.core.leader != NONE)
         if driver.core.leader == NONE:
             driver.founding.look_for_doubts(self._refused_by(RefusalCode.DIRECTORY))
             if not driver.stopped:
-                driver.parts.levels.look(driver.parts.transport.stats())
+                driver.parts.levels.look(driver.parts.transport.stats(), nothing_to_lose=self._has_no_log)
             return
         self._announce()
         if driver.core.state is StateType.LEADER:
@@ -424,6 +424,11 @@ class Reconfiguration:
         """The nodes that refuse this one with this code."""
         return refusing(self._driver.parts.transport.stats(), code)
 
+    @property
+    def _has_no_log(self) -> bool:
+        """Whether this node has nothing yet: not even a log that is still to be applied at its start."""
+        return self._driver.core.last_index == 0
+
     def _may_leave(self) -> bool:
         """Whether this node was removed, and a quorum of the new membership has that on its disks.
 
@@ -436,7 +441,7 @@ class Reconfiguration:
             return True
         known, stats = driver.parts.book.members, driver.parts.transport.stats()
         # A node that was let in without being known may be anyone, if there is no secret.
-        return removal_confirmed({peer: link for peer, link in stats.items() if not known or peer in known})
+        return removal_confirmed({peer: link for peer, link in stats.items() if self._has_no_log or peer in known})
 
 
 def _updated(change: MembershipChange) -> frozenset[NodeId]:

@@ -10,23 +10,26 @@ from syncline.transport.messages import PeerStats, Refusal, RefusalCode
 __all__ = ["is_believed", "refusing", "removal_confirmed"]
 
 
-def is_believed(voices: Collection[NodeId], membership: MembershipState, own: NodeId) -> bool:
+def is_believed(
+    voices: Collection[NodeId], membership: MembershipState, own: NodeId, *, nothing_to_lose: bool = False
+) -> bool:
     """Whether the nodes in `voices` are a quorum of `membership`, so that this node must act on what they say.
 
     A single member may be mistaken, or lie, and a sound node would stop. In both halves of a joint membership a
     majority must say so; this node itself says nothing, so of two voters the other one is enough. A node that is its
-    only voter believes no other. A node that knows no membership has an empty log, and nothing to lose: it believes
-    anyone.
+    only voter believes no other. At its start a node may have a log and no membership applied yet: it believes none.
+
+    `nothing_to_lose`: this node has an empty log, or has taken no part yet. It believes anyone.
     """
-    halves = [half for half in (membership.voters, membership.voters_outgoing) if half]
-    if not halves:
+    if nothing_to_lose:
         return bool(voices)
+    halves = [half for half in (membership.voters, membership.voters_outgoing) if half]
     for half in halves:
         others = set(half) - {own}
         needed = min(len(half) // 2 + 1, len(others))
         if needed == 0 or len(others.intersection(voices)) < needed:
             return False
-    return True
+    return bool(halves)
 
 
 def refusing(stats: Mapping[NodeId, PeerStats], code: RefusalCode) -> dict[NodeId, Refusal]:
