@@ -196,6 +196,32 @@ def test_apply_batch_with_too_few_answers_stops_the_node_by_name(tmp_path: Path)
     run(check())
 
 
+class Cancelled(Listing):
+    def apply(self, entry: Entry) -> object:
+        raise asyncio.CancelledError(entry.index)
+
+
+class CancelledOnLoop(Cancelled):
+    apply_on_loop = True
+
+
+@pytest.mark.parametrize("make", [Cancelled, CancelledOnLoop])
+def test_apply_that_raises_a_cancellation_stops_the_node_by_name(tmp_path: Path, make: type[Listing]) -> None:
+    """It is no `Exception`. On the loop it passed by, and the node stopped at a later entry for another reason."""
+
+    async def check() -> None:
+        nodes = Cluster(tmp_path, "a")
+        nodes.make = make
+        try:
+            raft = await nodes.start("a")
+            with pytest.raises(NodeFailed, match=rf"{make.__name__}\.apply raised CancelledError"):
+                await raft.apply(b"x")
+        finally:
+            await nodes.stop_all()
+
+    run(check())
+
+
 class Unloading(Listing):
     """Its snapshots can be written and not be loaded."""
 

@@ -6,9 +6,10 @@ cheap and its readers live on the loop, to the event loop. A restore is always o
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -112,6 +113,10 @@ class NotViewed(msgspec.Struct, frozen=True):
 
     error: Exception
 
+
+RAISED: Final = (Exception, asyncio.CancelledError)
+"""What the user's code raises at a fault; it is raised again with a name. A cancellation is no `Exception`, and on the
+event loop it would pass by all who stop the node for one."""
 
 Work: TypeAlias = ApplyWork | RestoreWork | SnapshotWork | LookWork[object]
 Outcome: TypeAlias = Applied | Restored | Viewed | NotViewed | LookWork[object]
@@ -323,7 +328,7 @@ class Applier:
     def _apply_batch(self, machine: BatchingFSM, commands: list[Command]) -> Sequence[object]:
         try:
             return check_answers(self._fsm, commands, machine.apply_batch(commands))
-        except Exception as error:  # noqa: BLE001 - the user's code; it is raised again with a name
+        except RAISED as error:
             apply_failed(self._fsm, "apply_batch", commands, error)
 
     def _apply_one(self, command: Command) -> object:
@@ -331,5 +336,5 @@ class Applier:
             return check_answer(self._fsm, command, self._fsm.apply(command))
         except Rejected as refusal:
             return refusal
-        except Exception as error:  # noqa: BLE001 - the user's code; it is raised again with a name
+        except RAISED as error:
             apply_failed(self._fsm, "apply", [command], error)

@@ -128,7 +128,7 @@ CORRECT_IT: Final = (
 )
 
 
-def apply_failed(fsm: FSM, method: str, entries: Sequence[Entry], error: Exception) -> NoReturn:
+def apply_failed(fsm: FSM, method: str, entries: Sequence[Entry], error: BaseException) -> NoReturn:
     """`apply` or `apply_batch` raised. Logs it, and raises the NodeFailed that stops the node."""
     if isinstance(error, NodeFailed):  # in words of its own
         log.critical("%s", error, exc_info=error)
