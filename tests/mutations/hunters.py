@@ -42,7 +42,7 @@ def trace(name: str) -> Hunter:
     return hunt
 
 
-def clusters(settings: Callable[[random.Random], Settings]) -> Hunter:
+def clusters(settings: Callable[[random.Random], Settings], first: int = 0) -> Hunter:
     """Random events on clusters of cores, with the invariants checked after each (`tests/conformance/cluster.py`)."""
 
     def attempt(seed: int) -> None:
@@ -53,7 +53,7 @@ def clusters(settings: Callable[[random.Random], Settings]) -> Hunter:
         healed = cluster.heal(HEAL_TICKS)
         assert healed, "the cluster does not recover"
 
-    return lambda limit: _first_failure(attempt, range(limit))
+    return lambda limit: _first_failure(attempt, range(first, first + limit))
 
 
 def crashes(workload: str) -> Hunter:

@@ -11,8 +11,8 @@ from tests.mutations.hunters import clusters, simulator
 __all__ = ["NEWER"]
 
 
-def _hostile(expects: str, limit: int) -> Hunt:
-    return Hunt("hostile cores", clusters(Settings.hostile), expects, limit)
+def _hostile(expects: str, limit: int, first: int = 0) -> Hunt:
+    return Hunt("hostile cores", clusters(Settings.hostile, first), expects, limit)
 
 
 def _default_seeds(expects: str, limit: int = 40) -> Hunt:
@@ -91,6 +91,8 @@ NEWER: tuple[Mutation, ...] = (
                 "a leader without a quorum steps down|election safety|leader completeness",
                 *("joint", "isolate-leader", "slow-threads", "add", "cut"),
                 nodes=5,
+                first=60,
+                limit=30,
             ),
         ),
     ),
@@ -100,7 +102,12 @@ NEWER: tuple[Mutation, ...] = (
         published.auto_leave_forgotten_in_a_snapshot,
         (
             Hunt("random cores", clusters(Settings.drawn), "a membership is in force that never was", 40),
-            simulator_hunt("memberships share a quorum", "joint", "long-snapshot", "kill", nodes=5),
+            simulator_hunt(
+                "memberships share a quorum",
+                *("joint", "snapshot", "slow-line", "delay", "kill"),
+                nodes=5,
+                first=11,
+            ),
         ),
     ),
     Mutation(
@@ -110,7 +117,9 @@ NEWER: tuple[Mutation, ...] = (
         (
             trace_hunt("a_new_leader_leaves_the_joint_membership_that_it_inherits"),
             _hostile("does not recover", 60),
-            simulator_hunt("a joint membership is left", "joint", "crash-in-write", "slow-disk", nodes=5),
+            simulator_hunt(
+                "a joint membership is left", "joint", "transfer", "slow-threads", nodes=5, first=36, limit=10
+            ),
         ),
     ),
     Mutation(
@@ -140,7 +149,7 @@ NEWER: tuple[Mutation, ...] = (
         published.follower_commits_up_to_its_end,
         (
             trace_hunt("a_commit_index_counts_only_up_to_where_the_logs_agree"),
-            _hostile("two committed entries|before a leader does", 100),
+            _hostile("two committed entries|before a leader does", 60, first=200),
         ),
     ),
     Mutation(
@@ -149,7 +158,7 @@ NEWER: tuple[Mutation, ...] = (
         published.acknowledges_the_whole_log,
         (
             trace_hunt("an_old_append_does_not_truncate_what_was_appended_since"),
-            _hostile("that the leader does not have", 200),
+            _hostile("that the leader does not have|before they are durable", 200),
         ),
     ),
     Mutation(

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from syncline.consensus import reconfiguration
-from syncline.consensus.membership import MembershipRefused, decode_change
+from syncline.consensus.membership import Changer, MembershipRefused, decode_change
 from syncline.consensus.types import EntryType, MembershipChange, MembershipState, ReadState, SingleChange
 from syncline.errors import Superseded
 from syncline.node import assembly, changes
@@ -38,7 +37,9 @@ __all__ = [
 
 
 def change_answered_when_appended(patch: pytest.MonkeyPatch) -> None:
-    """A change of the membership is answered when it has a place in the leader's log."""
+    """A change of the membership is answered when it has a place in the leader's log: not applied, not settled."""
+    settled = changes.Changes._durable
+    appended: set[int] = set()
 
     async def propose(
         self: changes.Changes,
@@ -46,11 +47,13 @@ def change_answered_when_appended(patch: pytest.MonkeyPatch) -> None:
         brought: tuple[Any, ...],
         expected: int,
         deadline_s: float,
-    ) -> None:
+        *,
+        force: bool,
+    ) -> int:
         driver = self._driver
         driver.check_running()
         future = driver.proposals.new(driver.loop, 0, deadline_s)
-        context = encode(ChangeContext(driver.core.raft.id, future.number, brought, expected))
+        context = encode(ChangeContext(driver.core.raft.id, future.number, brought, expected, force))
         driver.propose(future, MEMBERSHIP, encode(MembershipChange(changes=singles, context=context)))
         while not future.done() and not future.index:
             await self.wait(driver.loop.time() + 0.0005)
@@ -58,8 +61,14 @@ def change_answered_when_appended(patch: pytest.MonkeyPatch) -> None:
             await future
         else:
             future.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+            appended.add(future.index)
+        return future.index
+
+    async def durable(self: changes.Changes, index: int, deadline_s: float) -> Membership:
+        return self._membership() if index in appended else await settled(self, index, deadline_s)
 
     patch.setattr(changes.Changes, "_propose", propose)
+    patch.setattr(changes.Changes, "_durable", durable)
 
 
 def snapshot_with_an_uncommitted_membership(patch: pytest.MonkeyPatch) -> None:
@@ -69,14 +78,17 @@ def snapshot_with_an_uncommitted_membership(patch: pytest.MonkeyPatch) -> None:
     def viewed(snapshotter: Snapshotter, view: FSMSnapshot) -> None:
         node = snapshotter._driver.core.raft
         log, tracker = node.log, node.tracker
-        before = tracker.configuration
+        before = newest = tracker.configuration, tracker.progress
         low = max(log.applied + 1, log.first_index)
         for entry in log.slice(low, log.last_index + 1, 1 << 40) if low <= log.last_index else ():
             if entry.type is not EntryType.NORMAL:
                 with suppress(MembershipRefused):
-                    tracker.configuration, _ = reconfiguration.changed(node, decode_change(entry))
-        original(snapshotter, view)
-        tracker.configuration = before
+                    newest = Changer(*newest, log.last_index, tracker.make_progress).change(decode_change(entry))
+        tracker.configuration = newest[0]
+        try:
+            original(snapshotter, view)
+        finally:
+            tracker.configuration = before[0]
 
     patch.setattr(Snapshotter, "viewed", viewed)
 

@@ -147,8 +147,8 @@ class Watch(Observer):
             for call in self.on_looked:
                 call(view)
             view.term, view.vote, view.state, view.commit = raft.term, raft.vote, raft.state, raft.log.committed
-        if raft.tracker.configuration is not view.configuration:
-            view.configuration = raft.tracker.configuration
+        if raft.tracker.configuration is not view.configuration or raft.restored_index != view.restored:
+            view.configuration, view.restored = raft.tracker.configuration, raft.restored_index
             snapshot = raft.log.unstable.snapshot
             if snapshot is not None:
                 for call in self.on_installed:
@@ -159,7 +159,7 @@ def _settle(view: View, driver: Driver) -> None:
     """Begin the account of a life with what the node has found on its disk."""
     raft, durable = view.core.raft, view.durable
     view.term, view.vote, view.state, view.commit = raft.term, raft.vote, raft.state, raft.log.committed
-    view.configuration = raft.tracker.configuration
+    view.configuration, view.restored = raft.tracker.configuration, raft.restored_index
     view.applied = 0
     durable.writing = ()
     durable.hard_state = driver.parts.log.hard_state

@@ -38,6 +38,7 @@ class View:
         "lost",
         "most_applied",
         "name",
+        "restored",
         "starts",
         "state",
         "term",
@@ -64,6 +65,8 @@ class View:
         self.commit = 0
         self.applied = 0
         self.configuration: object = None
+        self.restored = 0
+        """The index of the snapshot that replaced its log last in this life."""
         self.leads_from = 0
         """In a leader: the index after the last entry that it has handed out to be written."""
         self.most_applied = 0

@@ -41,6 +41,10 @@ class MembershipsOverlap(Invariant):
 
     name = "memberships share a quorum"
 
+    def started(self, view: View) -> None:
+        raft = view.core.raft
+        self._check(view, "starts with", raft.log.applied, raft.tracker.configuration.state())
+
     def changed(self, view: View, index: int, membership: MembershipState) -> None:
         known = self.facts.memberships
         first = known.get(index)
@@ -57,10 +61,13 @@ class MembershipsOverlap(Invariant):
             self.broken(f"a quorum of {membership}, at {index}, and one of {known[min(later)]} have nobody in common")
 
     def installed(self, view: View, index: int, membership: MembershipState) -> None:
+        self._check(view, "took", index, membership)
+
+    def _check(self, view: View, how: str, index: int, membership: MembershipState) -> None:
         changes = [other for other in self.facts.memberships if other <= index]
         if changes and self.facts.memberships[max(changes)] != membership:
             expected = self.facts.memberships[max(changes)]
-            self.broken(f"{view.name} took {membership} from a snapshot at {index}, where it was {expected}")
+            self.broken(f"{view.name} {how} {membership} from a snapshot at {index}, where it was {expected}")
 
 
 class SnapshotMembership(Invariant):
