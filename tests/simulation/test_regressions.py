@@ -148,3 +148,10 @@ def _commit(server: SimServer) -> int:
 
 def _applied(server: SimServer) -> int:
     return server.driver.applied if server.driver is not None else 0
+
+
+def test_an_answered_membership_is_durable_also_where_another_change_came_after_the_own_one() -> None:
+    """The answer held the later change, which no quorum had on its disks yet."""
+    faults = ("joint", "promote", "demote", "snapshot", "kill")
+    report = run_seed(9, Options(nodes=5, sim_seconds=3.0, faults=faults))
+    assert report.failure is None, report.failure

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from syncline.consensus.types import HardState
 from syncline.errors import CorruptionError, StorageError
+from syncline.storage.datadir import IDENTITY_SPARE_NAME
 from syncline.storage.wal import Wal
 from syncline.storage.walscan import SegmentScan
 from syncline.testing.simdisk import SimDisk, Survival
@@ -159,7 +160,7 @@ def test_a_lost_or_emptied_file(emptied: bool) -> None:
             damaged.empty(path)
         else:
             damaged.lose(path)
-        if path in (snapshot_files(disk)[0], f"{NODE}/LOCK"):
+        if path in (snapshot_files(disk)[0], f"{NODE}/LOCK", f"{NODE}/{IDENTITY_SPARE_NAME}"):
             assert Started(damaged).image(image.first_index) == image
         elif path == segments(disk)[0] and not emptied:
             started = Started(damaged)  # as after a compaction that went as far as the newest snapshot: nothing is lost

@@ -199,6 +199,8 @@ class Changes:
     async def _durable(self, index: int, deadline_s: float) -> Membership:
         """Wait until the change at `index` is durable on a quorum of the membership that it made (see `settlement`).
 
+        So is the membership that is answered: it may hold a later change, of another caller.
+
         A node that asked for its own removal may have lost its link to the leader by then: it is answered when it may
         leave. Raises DeadlineExceeded, Closed (both `unknown`), NodeFailed.
         """
@@ -206,8 +208,9 @@ class Changes:
         settlement = driver.settlement
         with settlement.awaited():
             while not driver.reconfiguration.leaving:
-                if settlement.index >= index and not driver.core.raft.tracker.configuration.voters.joint:
-                    break
+                membership = self._membership()
+                if settlement.index >= max(index, membership.index) and not membership.joint:
+                    return membership
                 if isinstance(driver.stopped_by, Closed):
                     raise Closed("the node was closed before the change was durable on a quorum")
                 driver.check_running()
