@@ -60,9 +60,7 @@ class FailAt:
     def __call__(self, operation: str, path: str) -> None:
         self.left -= 1
         if self.left == 0:
-            self.harmless = operation == "remove" and path.endswith(
-                ".snap"
-            )  # the newest is durable by then
+            self.harmless = operation == "remove" and path.endswith(".snap")  # the newest is durable by then
             raise OSError(self.code, f"as told: {operation} of {path}")
 
 
