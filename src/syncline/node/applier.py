@@ -277,10 +277,10 @@ class Applier:
                 size_bytes += len(data)
                 try:
                     proposal = decode_proposal(data)
-                    if proposal.kind == Kind.DIGEST:
-                        done.compared, done.last_index, done.last_term = proposal.data, entry.index, entry.term
-                        break
                     if proposal.kind != command_kind:
+                        if proposal.kind == Kind.DIGEST:
+                            done.compared, done.last_index, done.last_term = proposal.data, entry.index, entry.term
+                            break
                         self._apply_own(entry, proposal, done)
                         continue
                 except Unreadable as error:

@@ -290,7 +290,8 @@ class Driver:
                 if isinstance(message, Message):
                     if message.type is MessageType.APP and self.shortage is Shortage.LAST_HALF and message.entries:
                         continue  # as if the link had lost it: the leader sends it again
-                    if not self.term_guard.admits(sender, message.term, self.core.term, self.loop.time()):
+                    term = self.core.term
+                    if message.term > term and not self.term_guard.admits(sender, message.term, term, self.loop.time()):
                         continue
                     if message.reject and message.type is MessageType.APP_RESP:
                         self.promises.answered(sender, message)

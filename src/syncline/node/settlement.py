@@ -83,8 +83,8 @@ class Settlement:
     def look(self) -> None:
         """On a leader: is the newest change settled by now?"""
         core = self._core
-        if self.complete or core.state is not StateType.LEADER:
-            return
+        if self.index >= self._book.membership_index or core.state is not StateType.LEADER:
+            return  # nearly always, several times for each write: so without a call of `complete`
         voters = core.raft.tracker.configuration.voters
         if voters.joint:
             return

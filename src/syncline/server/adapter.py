@@ -8,7 +8,7 @@ import contextlib
 from syncline.errors import DeadlineExceeded, Outcome, Rejected
 from syncline.kv.machine import KvMachine
 from syncline.kv.store import Store
-from syncline.kv.versions import check_version
+from syncline.kv.versions import MACHINE_VERSION, check_version
 from syncline.node.futures import ReadFuture, Then
 from syncline.node.levels import UpgradeStatus
 from syncline.node.members import MemberInfo, Membership, format_id
@@ -34,6 +34,8 @@ class NodeBackend:
         self._raft = raft
         self._machine = machine
         self._failed = asyncio.ensure_future(raft.failed())
+        self._all_commands = False
+        """Whether the cluster is known to know all commands that this version can make."""
 
     async def close(self) -> None:
         """Let the node go."""
@@ -68,11 +70,14 @@ class NodeBackend:
         return self._raft.state_alarm
 
     def propose(self, command: bytes, timeout_s: float, then: Then) -> None:
-        try:
-            check_version(command, self._raft.machine_version)
-        except Rejected as refusal:
-            then(None, refusal)
-            return
+        if not self._all_commands:
+            version = self._raft.machine_version
+            self._all_commands = version >= MACHINE_VERSION  # it never falls, so the rest need not be asked
+            try:
+                check_version(command, version)
+            except Rejected as refusal:
+                then(None, refusal)
+                return
         self._raft.apply_then(command, then, timeout=timeout_s, checked=True)  # `encode_command` has made it
 
     def read_index(self, timeout_s: float) -> ReadFuture:

@@ -232,7 +232,7 @@ def check_batch(batch: Batch, sender: NodeId, node_id: NodeId, known: Callable[[
                 f"a {message.type.name} message from {message.sender:016x} to {message.to:016x} on the link from "
                 f"{sender:016x} to {node_id:016x}"
             )
-    if sum([len(forward.proposals) for forward in batch.forwards]) > MAX_BATCH_PROPOSALS:
+    if batch.forwards and sum(len(forward.proposals) for forward in batch.forwards) > MAX_BATCH_PROPOSALS:
         raise FrameError(f"more than {MAX_BATCH_PROPOSALS} proposals in one batch of node {sender:016x}")
     for forward in batch.forwards:
         if any(not 0 <= item.number <= _MAX_NUMBER for item in forward.proposals):
