@@ -173,7 +173,8 @@ def test_serve_with_closed_standard_descriptors_keeps_their_numbers(tmp_path: Pa
 
 
 def test_serve_stops_in_order_on_sighup_unless_it_is_ignored(tmp_path: Path) -> None:
-    with (tmp_path / "log").open("wb") as log, served(tmp_path, stderr=log) as node:
+    usual = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)}  # under nohup it would be ignored
+    with (tmp_path / "log").open("wb") as log, served(tmp_path, stderr=log, **usual) as node:
         assert node.stop(signal.SIGHUP) == 0
     assert "signal=SIGHUP" in (tmp_path / "log").read_text()
     ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
