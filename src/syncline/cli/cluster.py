@@ -10,7 +10,7 @@ from syncline.cli.common import Context, client_command, make_client, with_endpo
 from syncline.cli.exits import one_line
 from syncline.cli.output import print_json, print_line, print_table
 from syncline.cli.survey import MemberRow, survey_cluster
-from syncline.client import MemberInfo
+from syncline.client import MemberInfo, Members
 from syncline.client.endpoints import parse_endpoints
 
 __all__ = ["member", "status", "transfer"]
@@ -113,11 +113,7 @@ async def member_remove(context: Context, *, name: str, force: bool) -> None:
     """Remove the member NAME (its name or its id). It stops taking part; its data directory is not touched."""
     async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
         members = await client.remove_member(name, force=force, timeout_s=_change_s(context))
-    if context.as_json:
-        print_json(members)
-        return
-    print_line(f"{name}: removed")
-    _print_members(members.members)
+    _print_change(context, f"{name}: removed", members)
 
 
 @member.command("promote")
@@ -128,11 +124,7 @@ async def member_promote(context: Context, *, name: str, force: bool) -> None:
     """Make the learner NAME (its name or its id) a voter."""
     async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
         members = await client.promote_member(name, force=force, timeout_s=_change_s(context))
-    if context.as_json:
-        print_json(members)
-        return
-    print_line(f"{name}: promoted")
-    _print_members(members.members)
+    _print_change(context, f"{name}: promoted", members)
 
 
 @member.command("demote")
@@ -143,11 +135,7 @@ async def member_demote(context: Context, *, name: str, force: bool) -> None:
     """Make the voter NAME (its name or its id) a learner."""
     async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
         members = await client.demote_member(name, force=force, timeout_s=_change_s(context))
-    if context.as_json:
-        print_json(members)
-        return
-    print_line(f"{name}: demoted")
-    _print_members(members.members)
+    _print_change(context, f"{name}: demoted", members)
 
 
 @member.command("update")
@@ -184,6 +172,14 @@ async def transfer(context: Context, *, name: str | None) -> None:
 
 def _change_s(context: Context) -> float:
     return context.timeout_s or CHANGE_TIMEOUT_S
+
+
+def _print_change(context: Context, done: str, members: Members) -> None:
+    if context.as_json:
+        print_json(members)
+        return
+    print_line(done)
+    _print_members(members.members)
 
 
 def _print_members(members: tuple[MemberInfo, ...]) -> None:
