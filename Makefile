@@ -2,19 +2,28 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run install test soak verify fix bench bench-guard clean
+.PHONY: run install test quick soak verify fix bench bench-guard clean
 
-# Start a three-node cluster on this machine and say how to use it.
-run: $(VENV)/.installed
-	@$(BIN)/syncline up
+# Start a three-node cluster on this machine and say how to use it. `make run PORT=9000` uses other ports.
+PORT ?=
+run: $(VENV)/.runtime
+	@$(BIN)/syncline up $(if $(PORT),--port $(PORT))
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml
+# What a node needs at run time, and nothing else: the first `make run` is quick.
+$(VENV)/.runtime: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Syncline needs Python 3.11 or newer; choose one with: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+	@echo "Installing Syncline into $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+# The tools of a contributor. Dependency groups need pip 25.1.
+$(VENV)/.installed: $(VENV)/.runtime
+	@echo "Installing the development tools into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
 	@touch $@
 
 # Three at a time: the tests of real processes wait more than they work. A file's tests stay together and in order, and the
@@ -36,6 +45,14 @@ verify: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest tests/unit/test_tidy.py
+
+# Seconds, while you work: lint, types, tidiness, and the tests whose files you changed.
+BASE ?= main
+quick: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/unit/test_tidy.py $$($(BIN)/python tests/changed.py $(BASE))
 
 fix: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
