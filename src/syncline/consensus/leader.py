@@ -286,7 +286,7 @@ def _handle_unreachable(raft: Raft, message: Message, progress: Progress) -> Non
 
 
 def _handle_transfer(raft: Raft, message: Message, progress: Progress) -> None:
-    """Hand leadership over (thesis, 3.10): bring the other one's log up to date, then have it campaign at once."""
+    """Transfer leadership: bring the transferee's log up to date, then send TimeoutNow (thesis, 3.10)."""
     transferee = message.sender
     if progress.learner:
         raft.note("debug", "%x is learner. Ignored transferring leadership", transferee)

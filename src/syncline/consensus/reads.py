@@ -1,4 +1,6 @@
-"""Reads without a log entry: the leader remembers its commit index and makes sure that it still leads (thesis, 6.4).
+"""Reads without a log entry (ReadIndex: thesis, 6.4).
+
+The leader remembers its commit index and makes sure that it still leads.
 
 A read that arrives is numbered and queued with the commit index of that moment. Each heartbeat from then on carries
 the number of the newest read in the queue, and each answer brings it back: the follower that answers knew of no newer

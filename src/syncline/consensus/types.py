@@ -131,32 +131,46 @@ class MembershipChange(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class MessageType(IntEnum):
-    """Every event of the core. The comment says who sends it; the rest is in `raft.py`."""
+    """Every event of the core. `raft.py` dispatches them.
 
-    HUP = 0  # local: campaign
-    BEAT = 1  # local: send heartbeats
-    PROP = 2  # local, or forwarded: propose entries
-    APP = 3  # leader: entries to append
+    | messages | RPC of the paper | sender |
+    | --- | --- | --- |
+    | `APP`, `APP_RESP` | AppendEntries | leader |
+    | `HEARTBEAT`, `HEARTBEAT_RESP` | AppendEntries without entries | leader |
+    | `VOTE`, `VOTE_RESP` | RequestVote | candidate |
+    | `PRE_VOTE`, `PRE_VOTE_RESP` | RequestVote before the term rises (PreVote: thesis, 9.6) | pre-candidate |
+    | `SNAP` (answered by `APP_RESP`) | InstallSnapshot | leader |
+    | `TIMEOUT_NOW` | TimeoutNow (leadership transfer: thesis, 3.10) | leader |
+    | `READ_INDEX`, `READ_INDEX_RESP` | ReadIndex (thesis, 6.4) | any node, answered by the leader |
+    | `PROP`, `TRANSFER_LEADER` | a client's request | the node itself, or forwarded by a follower |
+    | `STORAGE_…` | none: work for the node's own log and state machine | the node itself |
+    | the others | none: events of the node itself | the node itself |
+    """
+
+    HUP = 0  # an election timeout: campaign
+    BEAT = 1  # a heartbeat interval: send heartbeats
+    PROP = 2
+    APP = 3
     APP_RESP = 4
-    VOTE = 5  # candidate
+    VOTE = 5
     VOTE_RESP = 6
-    SNAP = 7  # leader: a snapshot to install
-    HEARTBEAT = 8  # leader
+    SNAP = 7
+    HEARTBEAT = 8
     HEARTBEAT_RESP = 9
-    UNREACHABLE = 10  # local: the transport could not deliver
-    SNAP_STATUS = 11  # local: a snapshot transfer ended
-    CHECK_QUORUM = 12  # local: is a quorum active?
-    TRANSFER_LEADER = 13  # local, or forwarded
-    TIMEOUT_NOW = 14  # leader to the node it hands over to
-    READ_INDEX = 15  # local, or forwarded
+    UNREACHABLE = 10  # the transport could not deliver
+    SNAP_STATUS = 11  # a snapshot transfer ended
+    CHECK_QUORUM = 12  # an election timeout of the leader: is a quorum active?
+    TRANSFER_LEADER = 13
+    TIMEOUT_NOW = 14
+    READ_INDEX = 15
     READ_INDEX_RESP = 16
-    PRE_VOTE = 17  # pre-candidate (thesis, 9.6)
+    PRE_VOTE = 17
     PRE_VOTE_RESP = 18
-    STORAGE_APPEND = 19  # to the node's own log writer
+    STORAGE_APPEND = 19  # to the log writer
     STORAGE_APPEND_RESP = 20
-    STORAGE_APPLY = 21  # to the node's own state machine
+    STORAGE_APPLY = 21  # to the state machine
     STORAGE_APPLY_RESP = 22
-    FORGET_LEADER = 23  # local: follow nobody until somebody leads
+    FORGET_LEADER = 23  # follow no leader until one is heard of
 
 
 class Message(msgspec.Struct, array_like=True, gc=False):
