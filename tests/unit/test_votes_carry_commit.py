@@ -148,3 +148,32 @@ def test_leader_learns_no_commit_from_votes() -> None:
     assert before < index
     leader.step(Message(MessageType.VOTE_RESP, to=1, sender=2, term=leader.term, commit=index, commit_term=leader.term))
     assert leader.commit == before
+
+
+@pytest.mark.parametrize("pre_vote", [False, True])
+@pytest.mark.parametrize("change", [ChangeType.REMOVE_NODE, ChangeType.ADD_LEARNER_NODE])
+def test_candidate_that_learns_of_its_own_removal_does_not_lead(change: ChangeType, pre_vote: bool) -> None:
+    """A refusal tells candidate 3 that its removal is committed; then votes come, enough to lead.
+
+    Found by random clusters: the candidate became leader without a place in its own membership.
+    """
+    cluster = Cluster(0, commit_in_votes=True, check_quorum=True, pre_vote=pre_vote)
+    cluster.start(3, storage_with(MembershipState(voters=(1, 2, 3, 4, 5))), applied=START)
+    removal = encode_change(MembershipChange(changes=(SingleChange(change, 3),)))
+    entry = Entry(2, START + 1, EntryType.CONF_CHANGE_V2, removal)
+    cluster[3].step(
+        Message(MessageType.APP, to=3, sender=1, term=2, index=START, log_term=1, entries=(entry,), commit=START)
+    )
+    cluster.settle()
+    cluster[3].campaign()
+    cluster.settle()
+    kind = MessageType.PRE_VOTE_RESP if pre_vote else MessageType.VOTE_RESP
+    refusal_term = 2 if pre_vote else 3
+    refusal = Message(kind, to=3, sender=1, term=refusal_term, reject=True, commit=START + 1, commit_term=2)
+    cluster[3].step(refusal)
+    cluster.settle()
+    assert 3 not in cluster[3].raft.tracker.configuration.state().voters
+    for voter in (2, 4, 5):
+        cluster[3].step(Message(kind, to=3, sender=voter, term=3))
+        cluster.settle()
+    assert cluster[3].state is StateType.FOLLOWER

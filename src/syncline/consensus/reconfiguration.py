@@ -45,13 +45,18 @@ def apply_change(raft: Raft, change: MembershipChange, index: int) -> Membership
 
 
 def switch(raft: Raft, configuration: Configuration, progress: ProgressMap) -> None:
-    """Make `configuration` the membership in force, with what follows from that for a leader."""
+    """Make `configuration` the membership in force, with what follows from that for a leader or a candidate."""
     raft.tracker.switch(configuration, progress)
     raft.note("info", "%x switched to configuration %s", raft.id, configuration)
-    if raft.state is not StateType.LEADER:
-        return
     own = progress.get(raft.id)
-    if own is None or own.learner:
+    votes = own is not None and not own.learner
+    if raft.state is not StateType.LEADER:
+        if raft.state is not StateType.FOLLOWER and not votes:
+            # The answers to its requests carry commit indexes, so a candidate can learn of its own removal. The votes
+            # that are still under way may not make it leader: it would lead without a place in its own membership.
+            roles.become_follower(raft, raft.term, NONE)
+        return
+    if not votes:
         # It has committed its own removal. It may go on until somebody else is elected, but it does not count itself
         # and takes no proposals (thesis, 4.2.2).
         if raft.config.step_down_on_removal:
