@@ -553,6 +553,12 @@ class Cluster:
                 return True
         return False
 
+    def led_from_outside(self) -> bool:
+        """Whether the leader of the highest term is no voter of its own membership."""
+        leaders = [member.raw.raft for member in self.members.values() if member.raw.state is StateType.LEADER]
+        newest = max(leaders, key=lambda raft: raft.term, default=None)
+        return newest is not None and newest.id not in newest.tracker.configuration.voters.voters
+
     def _settle(self) -> None:
         """Let everybody work and deliver everything, in order, until nothing is left."""
         for _ in range(MAX_ROUNDS):

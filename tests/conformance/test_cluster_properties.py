@@ -41,7 +41,9 @@ def _run(seed: int, chosen: Settings, steps: int) -> Cluster:
     cluster = Cluster(seed, chosen)
     cluster.run(steps)
     healed = cluster.heal(HEAL_TICKS)
-    assert healed, "the cluster does not recover"
+    # Documented of a core without `step_down_on_removal` (docs/consensus.md): it takes no proposals, its own included.
+    removed_leader = not chosen.step_down_on_removal and cluster.led_from_outside()
+    assert healed or removed_leader, "the cluster does not recover"
     return cluster
 
 
