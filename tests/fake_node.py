@@ -44,6 +44,7 @@ def main() -> int:
             stop.set()
 
     signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGUSR1, lambda number, frame: _drain(journal, name))
     signal.signal(signal.SIGINT, lambda number, frame: _write(journal, f"{name} got SIGINT"))
     serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     serving.start()
@@ -57,6 +58,12 @@ def main() -> int:
     serving.join()
     server.server_close()
     return 0
+
+
+def _drain(journal: str, name: str) -> None:
+    if os.environ.get("FAKE_NODE_HANG") != name:
+        _write(journal, f"{name} drained")
+        print("syncline: no client waits", file=sys.stderr, flush=True)
 
 
 def _write(journal: str, line: str) -> None:
