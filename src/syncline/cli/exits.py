@@ -100,6 +100,8 @@ def one_line(text: str) -> str:
 def _exit_code(error: OperationError) -> int:
     if error.outcome is Outcome.UNKNOWN:
         return EXIT_UNKNOWN
+    if error.code == "bad_request":
+        return EXIT_USAGE
     if error.code == "precondition_failed":
         return EXIT_CONFLICT
     if error.code in _NOT_FOUND_CODES:

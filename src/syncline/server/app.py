@@ -134,6 +134,7 @@ class KvServer:
             snapshot_bytes=config.snapshot_bytes,
             snapshots_retained=config.snapshots_retained,
             trailing_entries=config.trailing_entries,
+            segment_bytes=config.segment_bytes,
             reserve_bytes=config.reserve_bytes,
             peer_tls=_peer_tls(config),
             secret=config.peer_secrets(),
