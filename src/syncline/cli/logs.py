@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -53,6 +54,13 @@ def logs(name: str | None, follow: bool, lines: int, data_dir: str) -> None:
         files = _files(made_plan(data_dir), name)
     except SynclineError as error:
         raise failure_of(error) from error
+    with contextlib.ExitStack() as open_files:
+        for file in files:
+            open_files.callback(file.close)
+        _show(files, lines, follow=follow)
+
+
+def _show(files: list[_LogFile], lines: int, *, follow: bool) -> None:
     records = [record for file in files for record in file.last(lines)]
     for record in sorted(records, key=_time):
         _write(record)
@@ -116,8 +124,12 @@ class _LogFile:
         while chunk := file.read(CHUNK_BYTES):
             yield from self._whole_lines(chunk)
         if self._rotated(file):
-            file.close()
-            self._file, self._rest = None, b""
+            self.close()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file, self._rest = None, b""
 
     def _open(self) -> BinaryIO | None:
         if self._file is None:

@@ -29,6 +29,11 @@ _STYLES: Final = {
     "ended": "bold red",
 }
 
+TITLES: Final = ("node", "role", "clients", "term", "lag", "revision", "pid")
+LEFT: Final = ("node", "role", "clients")
+NEEDED_WIDTH: Final = {"revision": 76, "lag": 66, "term": 58}
+"""Columns that a terminal must have for these to be shown: the most important ones stay whole."""
+
 LINES_KEPT: Final = 10
 """Of what was told above the table: told again after the screen had to be cleared."""
 
@@ -59,7 +64,7 @@ class LiveView:
             return  # nothing to draw: an idle cluster leaves the terminal alone
         self._shown = now
         lines = [*([pulse] if pulse else []), *self._below()]
-        self._live.update(Group(_table(nodes), *map(Text, lines)), refresh=True)
+        self._live.update(Group(_table(nodes, width), *map(Text, lines)), refresh=True)
 
     def ready(self, plan: Plan, nodes: list[NodeView]) -> None:
         self._plan = plan
@@ -108,13 +113,17 @@ class LiveView:
         self._live = self._new_live()
 
 
-def _table(nodes: list[NodeView]) -> Table:
-    """Without lines between the columns: so it fits 80 columns."""
+def _table(nodes: list[NodeView], width: int) -> Table:
+    """Without lines between the columns: so it fits 80 columns. A narrower terminal gets fewer of them."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for title in ("node", "role", "clients", "term", "lag", "revision", "pid"):
-        table.add_column(title, justify="left" if title in {"node", "role", "clients"} else "right", no_wrap=True)
+    shown = [title for title in TITLES if NEEDED_WIDTH.get(title, 0) <= width]
+    for title in shown:
+        table.add_column(title, justify="left" if title in LEFT else "right", no_wrap=True)
     for node in nodes:
-        numbers = ["" if number is None else str(number) for number in (node.term, node.lag, node.revision, node.pid)]
-        role = Text(node.state, style=_STYLES.get(node.state, ""))
-        table.add_row(node.name, role, node.http, *numbers)
+        numbers = {"term": node.term, "lag": node.lag, "revision": node.revision, "pid": node.pid}
+        texts = {title: "" if number is None else str(number) for title, number in numbers.items()}
+        texts |= {"node": node.name, "role": node.state, "clients": node.http}
+        table.add_row(
+            *(Text(texts[title], style=_STYLES.get(node.state, "") if title == "role" else "") for title in shown)
+        )
     return table
