@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from syncline.cli.common import Context, client_command, make_client
-from syncline.cli.exits import EXIT_FAILED, EXIT_UNAVAILABLE, one_line
+from syncline.cli.exits import EXIT_FAILED, EXIT_UNAVAILABLE, Told, one_line
 from syncline.cli.output import print_json, print_line
 from syncline.cli.survey import MemberRow, Survey, survey_of
 from syncline.errors import OperationError
@@ -54,10 +54,6 @@ async def health(context: Context) -> None:
             print_line(fault)
     if state != "healthy":
         raise Told(EXIT_FAILED if served else EXIT_UNAVAILABLE)
-
-
-class Told(click.exceptions.Exit):
-    """End with a status; what there is to say was said."""
 
 
 def _faults(survey: Survey) -> Iterator[str]:

@@ -110,7 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except Failure as failure:
-        say(failure.line)
+        if failure.line:
+            say(failure.line)
         return failure.status
     except click.exceptions.NoArgsIsHelpError as asking:
         say(asking.format_message())
