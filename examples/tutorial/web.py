@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import unquote
 
-from syncline.errors import SynclineError
+from syncline.errors import ConfigError, Rejected, SynclineError
 
 HOST = "127.0.0.1"
 FIRST_PORT = int(os.environ.get("TUTORIAL_PORT", "9001"))
@@ -34,11 +34,12 @@ class Handler(BaseHTTPRequestHandler):
         if size <= LIMIT_BYTES:
             try:
                 status, body = type(self).respond(self.command, unquote(self.path), self.rfile.read(size))
+            except (ValueError, LookupError, TypeError, ConfigError) as failure:
+                status, body = 400, f"not understood: {failure}\n".encode()
             except SynclineError as failure:
                 outcome = getattr(failure, "outcome", "unknown")  # not_applied: it is safe to try again
-                status, body = 503, f"{failure} ({outcome})\n".encode()
-            except (ValueError, LookupError, TypeError) as failure:
-                status, body = 400, f"not understood: {failure}\n".encode()
+                status = 409 if isinstance(failure, Rejected) else 503
+                body = f"{failure} ({outcome})\n".encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -60,7 +60,8 @@ class Shell:
         self._bash.stdin.write(f"{self._moved(command)}\necho; echo '{END}'\n")
         self._bash.stdin.flush()
         left = [_pattern(self._moved(line)) for line in expected]
-        told, ended, deadline_s = [], False, time.monotonic() + LIMIT_S
+        told: list[str] = []
+        ended, deadline_s = False, time.monotonic() + LIMIT_S
         while left or not ended:
             try:
                 line = self._lines.get(timeout=max(0.0, deadline_s - time.monotonic()))
@@ -95,7 +96,8 @@ def _pattern(line: str) -> re.Pattern[str]:
 def transcript() -> Iterator[tuple[str, list[str]]]:
     """The page's commands in order, each with the lines below it."""
     for block in re.findall(r"^```console\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL):
-        command, lines = "", []
+        command = ""
+        lines: list[str] = []
         for line in block.splitlines():
             if line.startswith("$ "):
                 if command:
