@@ -1,6 +1,6 @@
 """A stand-in for `syncline serve` in tests of `up`: it answers `/raft/status`, ends as it is told, and writes down how.
 
-The first node (n1) leads. Started with FAKE_NODE_FAIL=<name> in the environment that node fails at once, and with
+The first node (n1) leads. Started with FAKE_NODE_FAIL=<name>,<name> in the environment these nodes fail at once. With
 FAKE_NODE_ROT=<name> it says that its data is damaged, as long as there is no file "rot is gone".
 """
 
@@ -28,7 +28,7 @@ def main() -> int:
         settings = tomllib.load(file)
     name = settings["name"]
     journal = os.path.join(os.path.dirname(settings["data_dir"]), "journal")
-    if os.environ.get("FAKE_NODE_FAIL") == name:
+    if name in os.environ.get("FAKE_NODE_FAIL", "").split(","):
         print(f"syncline: {name} is broken", file=sys.stderr)
         return 1
     rotten = os.environ.get("FAKE_NODE_ROT") == name

@@ -151,6 +151,16 @@ def test_a_port_in_use_ends_up_before_anything_is_written(tmp_path: Path) -> Non
     assert not (tmp_path / "d").exists()
 
 
+def test_up_on_a_directory_that_can_not_be_made_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "d", Path("/proc/nope/d")):
+        failed = syncline("up", "--data-dir", str(path))
+        assert failed.status in {1, 2}
+        assert str(path) in failed.error()
+        assert "Errno" not in failed.error()
+    assert os.listdir(tmp_path) == ["file"]
+
+
 @pytest.mark.parametrize("arguments", [("--nodes", "0"), ("--nodes", "10"), ("--port", "0"), ("--port", "x")])
 def test_numbers_out_of_range_are_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     failed = syncline("up", "--data-dir", str(tmp_path), *arguments)
@@ -264,6 +274,29 @@ def test_the_nodes_do_not_see_the_terminals_ctrl_c(tmp_path: Path) -> None:
     with running(tmp_path) as up:
         up.wait_ready()
         assert all(os.getpgid(pid) != os.getpgid(up.process.pid) for pid in up.pids.values())
+
+
+def test_up_interrupted_before_any_node_serves_leaves_nothing(tmp_path: Path) -> None:
+    data_dir = tmp_path / "deep" / "d"
+    with running(data_dir, "--restart", FAKE_NODE_FAIL="n1,n2,n3") as up:
+        up.wait_for("ended")
+        up.process.send_signal(signal.SIGINT)
+        assert "nothing was kept of this start" in str(up.wait_for("note")) + str(up.wait_for("note"))
+        assert up.process.wait(20) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_up_started_on_data_keeps_them_if_its_nodes_fail(tmp_path: Path) -> None:
+    """What an earlier start has made is not this one's to remove."""
+    with running(tmp_path) as up:
+        up.wait_ready()
+        up.process.send_signal(signal.SIGINT)
+        assert up.process.wait(20) == 0
+    before = sorted(os.listdir(tmp_path))
+    kept = json.loads((tmp_path / "up.json").read_text())
+    with running(tmp_path, FAKE_NODE_FAIL="n1,n2,n3", port=kept["port"]) as up:
+        assert up.process.wait(20) == 1
+    assert sorted(os.listdir(tmp_path)) == before
 
 
 def test_a_second_ctrl_c_kills(tmp_path: Path) -> None:

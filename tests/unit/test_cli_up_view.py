@@ -113,7 +113,8 @@ def test_hints_name_living_nodes_only(plan: Plan) -> None:
     hints = "\n".join(how_to_use(plan, three("ended", "follower", "leader")))
     assert "18001" not in hints
     assert "curl -X PUT http://127.0.0.1:18002/key/hello" in hints
-    assert "kill -9 4000003 " in hints
+    assert "kill" not in hints, "two of three are left: both are needed"
+    assert "kill -9 4000003 " in "\n".join(how_to_use(plan, three("follower", "follower", "leader")))
     assert "curl" not in "\n".join(how_to_use(plan, three("ended", "ended", "starting")))
 
 

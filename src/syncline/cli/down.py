@@ -13,7 +13,7 @@ import click
 from syncline.cli.common import Duration
 from syncline.cli.exits import EXIT_UNAVAILABLE, Failure, failure_of
 from syncline.cli.output import print_json, print_line
-from syncline.cli.up_plan import DEFAULT_DATA_DIR, Plan, again_command, make_plan
+from syncline.cli.up_plan import DEFAULT_DATA_DIR, Plan, command_for, make_plan
 from syncline.errors import ConfigError, DirectoryLocked, SynclineError
 from syncline.platform.disk import OsDisk
 
@@ -49,7 +49,7 @@ def down(data_dir: str, timeout_s: float | None, as_json: bool) -> None:
         return
     done = "all nodes are stopped" if pid is not None else "no 'syncline up' runs there"
     print_line(f"{done}; the data are in {plan.absolute_dir}")
-    print_line(f"to start it again: {again_command(data_dir)}")
+    print_line(f"to start it again: {command_for('up', data_dir)}")
 
 
 def made_plan(data_dir: str) -> Plan:

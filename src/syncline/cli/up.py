@@ -14,8 +14,7 @@ from syncline.cli.up_plan import (
     DEFAULT_DATA_DIR,
     MAX_NODES,
     Plan,
-    again_command,
-    command_line,
+    command_for,
     free_ports_or_raise,
     make_plan,
     note_started,
@@ -25,7 +24,7 @@ from syncline.cli.up_pulse import Pulse
 from syncline.cli.up_supervisor import NodeView, Supervisor
 from syncline.cli.up_traces import Traces
 from syncline.cli.up_view import View, make_view
-from syncline.errors import DirectoryLocked, SynclineError
+from syncline.errors import ConfigError, DirectoryLocked, SynclineError
 from syncline.platform.disk import OsDisk
 
 __all__ = ["up"]
@@ -75,7 +74,7 @@ def up(
             _keep_running(make_plan(data_dir, nodes=nodes, port=port), restart, as_json=as_json, ready_fd=ready_fd)
     except DirectoryLocked as error:
         holder = f" (pid {error.pid})" if error.pid else ""
-        stop = command_line("down", "--data-dir", data_dir)
+        stop = command_for("down", data_dir)
         message = (
             f"another 'syncline up'{holder} runs on {data_dir}: stop it with '{stop}', or choose another --data-dir"
             " and --port"
@@ -87,8 +86,14 @@ def up(
 
 def _keep_running(plan: Plan, restart: bool, *, as_json: bool, ready_fd: int | None) -> None:
     disk, traces = OsDisk(), Traces(plan)
-    disk.make_dirs(plan.data_dir)
-    lock = disk.lock(plan.lock_path, b"%d\n" % os.getpid())
+    try:
+        disk.make_dirs(plan.data_dir)
+        lock = disk.lock(plan.lock_path, b"%d\n" % os.getpid())
+    except OSError as error:
+        raise ConfigError(
+            f"--data-dir {plan.data_dir} can't be used: {error.filename}: {error.strerror}. Name a directory that you "
+            "may write to"
+        ) from error
     served = False
     try:
         free_ports_or_raise(plan)
@@ -180,7 +185,7 @@ async def _stop(plan: Plan, supervisor: Supervisor, view: View, signals: asyncio
 async def _show_end(plan: Plan, supervisor: Supervisor, view: View) -> None:
     view.show(await supervisor.look(), "")
     if supervisor.ever_served:
-        view.stopped(plan.absolute_dir, again_command(plan.data_dir))
+        view.stopped(plan.absolute_dir, command_for("up", plan.data_dir))
     else:
         view.say("stopped before any node was up: nothing was kept of this start")
 

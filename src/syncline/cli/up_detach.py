@@ -13,7 +13,7 @@ import msgspec
 from syncline.cli.exits import EXIT_FAILED, Failure
 from syncline.cli.output import print_line
 from syncline.cli.up_child import PROGRAM
-from syncline.cli.up_plan import DEFAULT_DATA_DIR, Plan, command_line, make_plan
+from syncline.cli.up_plan import Plan, command_for, make_plan
 from syncline.cli.up_supervisor import NodeView
 from syncline.cli.up_view import JsonView, PlainView
 
@@ -44,6 +44,12 @@ class DetachedView(PlainView):
         os.dup2(sys.stdout.fileno(), sys.stderr.fileno())
 
 
+def _program() -> tuple[str, ...]:
+    """This program as the user has called it: so the commands that the other process tells look like that, too."""
+    called = sys.argv[0]
+    return (sys.executable, called) if os.path.basename(called) == "syncline" and os.path.exists(called) else PROGRAM
+
+
 def start_detached(data_dir: str, *, nodes: int | None, port: int | None, restart: bool, as_json: bool) -> None:
     """Start `up` in a session of its own, and return when its cluster is ready. Raises `Failure` as `up` does."""
     arguments = ["--data-dir", data_dir, *(["--restart"] if restart else [])]
@@ -52,7 +58,7 @@ def start_detached(data_dir: str, *, nodes: int | None, port: int | None, restar
     read_end, write_end = os.pipe()
     with open(read_end, "rb") as told:
         process = subprocess.Popen(  # noqa: S603 - this very program, with the user's own arguments
-            [*PROGRAM, "up", *arguments, "--ready-fd", str(write_end)],
+            [*_program(), "up", *arguments, "--ready-fd", str(write_end)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=write_end,
@@ -74,6 +80,5 @@ def start_detached(data_dir: str, *, nodes: int | None, port: int | None, restar
     views = msgspec.json.decode(ready[0].removeprefix(READY), type=list[NodeView])
     (JsonView() if as_json else PlainView()).ready(make_plan(data_dir, nodes=None, port=None), views)
     if not as_json:
-        directory = [] if data_dir == DEFAULT_DATA_DIR else ["--data-dir", data_dir]
-        print_line(f"to see its logs:  {command_line('logs', *directory)}")
-        print_line(f"to stop it:       {command_line('down', *directory)}")
+        print_line(f"to see its logs:  {command_for('logs', data_dir)}")
+        print_line(f"to stop it:       {command_for('down', data_dir)}")

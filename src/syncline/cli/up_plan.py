@@ -32,7 +32,7 @@ __all__ = [
     "DEFAULT_DATA_DIR",
     "NodePlan",
     "Plan",
-    "again_command",
+    "command_for",
     "command_line",
     "free_ports_or_raise",
     "make_plan",
@@ -213,9 +213,9 @@ def command_line(*arguments: str) -> str:
     return shlex.join([*begin, *arguments])
 
 
-def again_command(data_dir: str) -> str:
-    """What the user types to start the cluster of a directory again."""
-    return command_line("up", *([] if data_dir == DEFAULT_DATA_DIR else ["--data-dir", data_dir]))
+def command_for(command: str, data_dir: str) -> str:
+    """What the user types for `up`, `down` or `logs` on a directory."""
+    return command_line(command, *([] if data_dir == DEFAULT_DATA_DIR else ["--data-dir", data_dir]))
 
 
 def _read_kept(data_dir: str) -> _Kept | None:

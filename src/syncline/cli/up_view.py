@@ -17,6 +17,9 @@ __all__ = ["JsonView", "PlainView", "View", "how_to_go_on", "how_to_use", "make_
 ALIVE: Final = frozenset({"leader", "follower", "learner", "candidate"})
 """States of a node that answers."""
 
+ENOUGH: Final = 3
+"""Of so many nodes one may be killed."""
+
 PLAIN_TERMINALS: Final = frozenset({"", "dumb", "unknown"})
 """Values of TERM for terminals that can't move their cursor: they get lines."""
 
@@ -71,7 +74,11 @@ def how_to_use(plan: Plan, nodes: list[NodeView], *, width: int | None = None) -
     export = "export SYNCLINE_ENDPOINTS="
     while width is not None and len(urls) > 1 and len(export + ",".join(urls)) > width:
         urls.pop()  # any one will do: the others only stand by
-    leaders = [f"kill -9 {node.pid}   # {node.name}, the leader" for node in alive if node.state == "leader"]
+    leaders = [
+        f"kill -9 {node.pid}   # {node.name}, the leader: the others go on"
+        for node in alive
+        if node.state == "leader" and len(alive) >= ENOUGH
+    ]
     return [
         f"curl -X PUT {alive[0].http}/key/hello -d world",
         f"curl {alive[-1].http}/key/hello",
