@@ -100,12 +100,13 @@ def test_live_views_last_frame_shows_stopped_nodes(terminal: Terminal, plan: Pla
     terminal.view.ready(plan, three("leader", "follower", "follower"))
     start = len(terminal.text())
     terminal.view.show(three("stopped", "stopped", "stopped"))
-    terminal.view.stopped("/somewhere/d", "syncline up --data-dir d")
+    again = "syncline up --data-dir " + "d" * 80
+    terminal.view.stopped("/somewhere/d", again)
     terminal.view.close()
     last = "\n".join(terminal.drawn_since(start)[-8:])
     assert last.count("stopped") == 3
     assert "the data are in /somewhere/d" in last
-    assert "to start it again: syncline up --data-dir d" in last
+    assert f"to start it again: {again}" in last, "not broken, so that it can be copied"
     assert "curl" not in last, "nothing is there to be asked"
 
 

@@ -59,7 +59,7 @@ class LiveView:
             self._width = width
             self._begin_again()
         self._nodes = nodes
-        now = (nodes, pulse, width, self._plan, self._end)
+        now = (nodes, pulse, width, self._plan)
         if now == self._shown:
             return  # nothing to draw: an idle cluster leaves the terminal alone
         self._shown = now
@@ -78,6 +78,7 @@ class LiveView:
         self.say(change.line)
 
     def stopped(self, data_dir: str, again: str) -> None:
+        self._plan = None  # nothing is there to be asked any more
         self._end = how_to_go_on(data_dir, again)
         self.show(self._nodes)
 
@@ -87,11 +88,13 @@ class LiveView:
 
     def close(self) -> None:
         self._live.stop()
+        for line in self._end:  # below the last frame, in which a long command would be broken
+            self._console.print(Text(line), soft_wrap=True)
 
     def _below(self) -> list[str]:
         plan = self._plan
-        if self._end or plan is None:
-            return self._end
+        if plan is None:
+            return []
         return [
             f"Data in {plan.data_dir}, logs in {plan.data_dir}/<name>/log. Ctrl-C stops all nodes.",
             "In another shell:",

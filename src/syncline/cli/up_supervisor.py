@@ -165,7 +165,8 @@ class Supervisor:
         self.ends.put_nowait((child.plan.name, child.ended))
         if self._restart and not child.damaged:
             await asyncio.sleep(min(RESTART_LIMIT_S, RESTART_PAUSE_S * 2 ** min(child.starts - 1, 8)))
-            await self._start(child)
+            if not self._stopping:
+                await self._start(child)
 
     async def _look_at(self, child: Child, client: AsyncClient) -> NodeView:
         plan = child.plan
