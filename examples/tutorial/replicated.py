@@ -115,7 +115,7 @@ async def main(name: str, store: Store, snapshot_entries: int = 100_000) -> None
 
 
 def run(module: str, store: type[Store], snapshot_entries: int = 100_000) -> None:
-    (name,) = usage(module, "NAME   (a, b or c)", 1)
+    (name,) = usage(module, "NAME   (a, b or c)", PORTS, 1)
     start_log(name)
     try:
         asyncio.run(main(name, store(f"tutorial-data/{name}"), snapshot_entries))

@@ -87,7 +87,9 @@ async def main(name: str, member: str = "") -> None:
 
 
 if __name__ == "__main__":
-    arguments = usage("examples.tutorial.server", "NAME [URL_OF_A_MEMBER]   (a, b and c start; d to g join)", 2)
+    arguments = usage("examples.tutorial.server", "NAME [URL_OF_A_MEMBER]   (a, b and c start; d to g join)", PORTS, 2)
+    if len(arguments) == 1 and arguments[0] not in PEERS:
+        sys.exit(f"{arguments[0]} joins: give the URL of a member, such as http://{HOST}:{FIRST_PORT}")
     start_log(arguments[0])
     try:
         asyncio.run(main(*arguments))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import unquote
@@ -66,8 +66,9 @@ def start_log(name: str) -> None:
         file.write(f"{os.getpid()}\n")
 
 
-def usage(module: str, arguments: str, allowed: int) -> list[str]:
-    """The command line's arguments; without any, say what they are."""
-    if not 1 <= len(sys.argv) - 1 <= allowed:
+def usage(module: str, arguments: str, names: Iterable[str], most: int) -> list[str]:
+    """The command line's arguments. Without any, and for another name than these, say what they are."""
+    given = sys.argv[1:]
+    if not 1 <= len(given) <= most or given[0] not in names:
         sys.exit(f"usage: python -m {module} {arguments}")
-    return sys.argv[1:]
+    return given

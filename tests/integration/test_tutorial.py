@@ -175,6 +175,22 @@ def test_tutorial_second_process_on_a_folder_is_told_in_one_line(cluster: list[N
     assert a.key("PUT", "k", b"v")[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("stage", "arguments", "words"),
+    [
+        ("server", [], "usage: python -m examples.tutorial.server NAME [URL_OF_A_MEMBER]"),
+        ("server", ["z"], "usage: python -m examples.tutorial.server NAME [URL_OF_A_MEMBER]"),
+        ("server", ["d"], "d joins: give the URL of a member, such as http://127.0.0.1:"),
+        ("snapshots", ["d"], "usage: python -m examples.tutorial.snapshots NAME"),
+    ],
+)
+def test_tutorial_wrong_arguments_are_told_in_one_line(stage: str, arguments: list[str], words: str) -> None:
+    command = [sys.executable, "-m", f"examples.tutorial.{stage}", *arguments]
+    ran = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (1, "", 1)
+    assert ran.stderr.startswith(words)
+
+
 def test_tutorial_joiner_waits_for_its_member(cluster: list[Node]) -> None:
     c = cluster[2]
     c.stop()

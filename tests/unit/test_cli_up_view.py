@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,3 +203,18 @@ def test_traces_of_a_start_are_removed_and_nothing_else(tmp_path: Path) -> None:
     traces.remove()
     assert sorted(os.listdir(used)) == ["n1", "notes"]
     assert (used / "n1" / "identity").exists()
+
+
+def test_detached_log_begins_again_when_it_is_full(tmp_path: Path) -> None:
+    """In a process of its own: the view takes the standard streams of its process."""
+    code = (
+        "import sys; from syncline.cli import up_detach, up_plan\n"
+        "up_detach.LOG_BYTES = 100\n"
+        f"plan = up_plan.make_plan({str(tmp_path)!r}, nodes=1, port=None)\n"
+        "view = up_detach.DetachedView(plan, 2)\n"
+        "for number in range(20): view.say(f'a line of some twenty bytes, {number}')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    text = (tmp_path / "up.log").read_text()
+    assert len(text) < 200
+    assert text.endswith("a line of some twenty bytes, 19\n")

@@ -23,6 +23,10 @@ READY: Final = b"ready "
 """What the line begins with, on the pipe between both processes, that tells the nodes as JSON."""
 
 
+LOG_BYTES: Final = 8 << 20
+"""Of `up.log`: then it begins again. It gets a line for each change, so that takes a node that fails all the time."""
+
+
 class DetachedView(PlainView):
     """Plain lines in `DATA-DIR/up.log`, made new at each start; what is told when it is ready goes through a pipe.
 
@@ -35,6 +39,11 @@ class DetachedView(PlainView):
         log = os.open(plan.own_log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         os.dup2(log, sys.stdout.fileno())
         os.close(log)
+
+    def say(self, line: str) -> None:
+        if os.fstat(sys.stdout.fileno()).st_size > LOG_BYTES:
+            os.ftruncate(sys.stdout.fileno(), 0)
+        super().say(line)
 
     def ready(self, plan: Plan, nodes: list[NodeView]) -> None:
         super().ready(plan, nodes)
