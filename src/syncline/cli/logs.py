@@ -106,8 +106,8 @@ class _LogFile:
         if file is None:
             return []
         file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
-        found = self._whole_lines(file.read())[-lines:] if lines else []
-        file.seek(0, os.SEEK_END)
+        found = self._whole_lines(file.read())
+        found = found[-lines:] if lines else []
         records: list[bytes] = []
         for line in found:
             if records and not _TIME.match(line):
