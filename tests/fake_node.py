@@ -1,6 +1,6 @@
 """A stand-in for `syncline serve` in tests of `up`: it answers `/raft/status`, ends as it is told, and writes down how.
 
-The first node (n1) leads. Started with FAKE_NODE_FAIL=<name> in the environment that node fails at once, and with
+The first node (n1) leads. Started with FAKE_NODE_FAIL=<name>,<name> in the environment these nodes fail at once. With
 FAKE_NODE_ROT=<name> it says that its data is damaged, as long as there is no file "rot is gone".
 """
 
@@ -28,7 +28,7 @@ def main() -> int:
         settings = tomllib.load(file)
     name = settings["name"]
     journal = os.path.join(os.path.dirname(settings["data_dir"]), "journal")
-    if os.environ.get("FAKE_NODE_FAIL") == name:
+    if name in os.environ.get("FAKE_NODE_FAIL", "").split(","):
         print(f"syncline: {name} is broken", file=sys.stderr)
         return 1
     rotten = os.environ.get("FAKE_NODE_ROT") == name
@@ -44,6 +44,7 @@ def main() -> int:
             stop.set()
 
     signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGUSR1, lambda number, frame: _drain(journal, name))
     signal.signal(signal.SIGINT, lambda number, frame: _write(journal, f"{name} got SIGINT"))
     serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     serving.start()
@@ -57,6 +58,12 @@ def main() -> int:
     serving.join()
     server.server_close()
     return 0
+
+
+def _drain(journal: str, name: str) -> None:
+    if os.environ.get("FAKE_NODE_HANG") != name:
+        _write(journal, f"{name} drained")
+        print("syncline: no client waits", file=sys.stderr, flush=True)
 
 
 def _write(journal: str, line: str) -> None:

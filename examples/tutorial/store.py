@@ -1,4 +1,4 @@
-"""The tutorial's state machine: keys and values in one data file, guarded by a file lock."""
+"""Stage 5: the finished state machine. A command may return a value, and many entries are one write of the file."""
 
 from __future__ import annotations
 
@@ -14,24 +14,42 @@ from syncline import BytesSnapshot, Entry, read_file, replace_file
 from syncline.errors import Rejected
 
 
-class Command(Struct):
-    """What is proposed: a key and its new value, or None to delete it."""
+class Set(Struct, tag="set"):
+    key: str
+    value: bytes
 
-    key: bytes
-    value: bytes | None
+
+class Delete(Struct, tag="delete"):
+    key: str
+
+
+class Add(Struct, tag="add"):
+    """Count up: the new number is the answer, on whichever node it was asked for."""
+
+    key: str
+    by: int = 1
+
+
+Command = Set | Delete | Add
 
 
 class State(Struct):
-    """What the data file holds: keys and values, and the log entry up to which they are."""
+    """What the file holds: keys and values, and the log entry up to which they are."""
 
     applied: int = 0
-    data: dict[bytes, bytes] = {}
+    data: dict[str, bytes] = {}
 
-    def local_set(self, key: bytes, value: bytes) -> None:
-        self.data[key] = value
-
-    def local_delete(self, key: bytes) -> None:
-        self.data.pop(key, None)
+    def carry_out(self, command: Command) -> object:
+        match command:
+            case Set(key, value):
+                self.data[key] = value
+            case Delete(key):
+                self.data.pop(key, None)
+            case Add(key, by):
+                number = int(self.data.get(key, b"0")) + by
+                self.data[key] = b"%d" % number
+                return number
+        return None
 
 
 class Store:
@@ -39,59 +57,54 @@ class Store:
 
     def __init__(self, folder: str) -> None:
         os.makedirs(folder, exist_ok=True)
-        self._path = os.path.join(folder, "data")
+        self.path = os.path.join(folder, "data")
 
     # What Syncline calls, on every node, in the same order. What goes wrong here is raised, and stops the node.
 
     @property
     def applied_index(self) -> int:
         """Saved with the data in one step, so that no entry is applied twice, whenever the process dies."""
-        with self._locked() as state:
+        with self.locked() as state:
             return state.applied
 
     def apply(self, entry: Entry) -> object:
-        return self.apply_batch([entry])[0]
+        answer = self.apply_batch([entry])[0]
+        if isinstance(answer, Rejected):
+            raise answer
+        return answer
 
     def apply_batch(self, entries: Sequence[Entry]) -> Sequence[object]:
-        """However many entries there are, the file is written once."""
+        """However many entries there are, the file is written once. In a batch a refusal is an answer."""
         answers: list[object] = []
-        with self._locked() as state:
+        with self.locked() as state:
             for entry in entries:
-                answers.append(self._carry_out(state, entry.data))
-                state.applied = entry.index
-            replace_file(self._path, msgpack.encode(state))
+                try:
+                    answers.append(state.carry_out(msgpack.decode(entry.data, type=Command)))
+                except (MsgspecError, RecursionError, ValueError) as error:
+                    answers.append(Rejected(f"refused: {error}"))  # it changes nothing, `applied` included
+                else:
+                    state.applied = entry.index
+            replace_file(self.path, msgpack.encode(state))
         return answers
 
-    def _carry_out(self, state: State, data: bytes) -> Rejected | None:
-        """In a batch a refusal is an answer. An exception would stop every node, and again at each start."""
-        try:
-            command = msgpack.decode(data, type=Command)
-        except (MsgspecError, RecursionError) as error:
-            return Rejected(f"not a command: {error}")
-        if command.value is None:
-            state.local_delete(command.key)
-        else:
-            state.local_set(command.key, command.value)
-        return None
-
     def snapshot(self) -> BytesSnapshot:
-        with self._locked() as state:
+        with self.locked() as state:
             return BytesSnapshot(msgpack.encode(state))
 
     def restore(self, source: BinaryIO) -> None:
-        with self._locked():
-            replace_file(self._path, source.read())
+        with self.locked():
+            replace_file(self.path, source.read())
 
     # What the server calls.
 
-    def local_get(self, key: bytes) -> bytes | None:
+    def local_get(self, key: str) -> bytes | None:
         """What this node has, now: up to date only after `read_index`."""
-        with self._locked() as state:
+        with self.locked() as state:
             return state.data.get(key)
 
     @contextmanager
-    def _locked(self) -> Iterator[State]:
-        with open(self._path + ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the lock's file is closed, also by a crash
-            content = read_file(self._path)
+    def locked(self) -> Iterator[State]:
+        with open(self.path + ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also by a crash
+            content = read_file(self.path)
             yield msgpack.decode(content, type=State) if content is not None else State()

@@ -63,7 +63,7 @@ def test_keys_are_served_under_a_mount_point() -> None:
         assert (status, body, headers["content-length"]) == (200, b"value", "5")
         assert (await mounted.ask("HEAD", "/key/a"))[2] == b""
         assert (await mounted.ask("GET", "/key/a", if_none_match='"1"'))[0] == 304
-        assert (await mounted.ask("GET", "/keys", query=b"prefix=a&count"))[2] == b'{"revision":1,"count":1}'
+        assert (await mounted.ask("GET", "/keys", query=b"prefix=a&count"))[2] == b'{"revision":1,"count":1}\n'
         assert (await mounted.ask("GET", ""))[0] == 200
 
     run(scenario())

@@ -148,7 +148,17 @@ def test_a_port_in_use_ends_up_before_anything_is_written(tmp_path: Path) -> Non
         failed = syncline("up", "--data-dir", str(tmp_path / "d"), "--port", str(port))
     assert failed.status == 2
     assert f"port {port + 2} (of n3, for clients) is in use" in failed.error()
-    assert os.listdir(tmp_path / "d") == ["LOCK"]
+    assert not (tmp_path / "d").exists()
+
+
+def test_up_on_a_directory_that_can_not_be_made_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "d", Path("/proc/nope/d")):
+        failed = syncline("up", "--data-dir", str(path))
+        assert failed.status in {1, 2}
+        assert str(path) in failed.error()
+        assert "Errno" not in failed.error()
+    assert os.listdir(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize("arguments", [("--nodes", "0"), ("--nodes", "10"), ("--port", "0"), ("--port", "x")])
@@ -254,13 +264,39 @@ def test_ctrl_c_stops_the_nodes_in_order_the_leader_last(tmp_path: Path) -> None
         assert set(up.pids) == {"n1", "n2", "n3"}
         up.process.send_signal(signal.SIGINT)
         assert up.process.wait(20) == 0
-        assert up.journal() == ["n2 stopped", "n3 stopped", "n1 stopped"]
+        journal = up.journal()
+        assert sorted(journal[:3]) == ["n1 drained", "n2 drained", "n3 drained"], "while all can still commit"
+        assert sorted(journal[3:5]) == ["n2 stopped", "n3 stopped"]
+        assert journal[5:] == ["n1 stopped"]
 
 
 def test_the_nodes_do_not_see_the_terminals_ctrl_c(tmp_path: Path) -> None:
     with running(tmp_path) as up:
         up.wait_ready()
         assert all(os.getpgid(pid) != os.getpgid(up.process.pid) for pid in up.pids.values())
+
+
+def test_up_interrupted_before_any_node_serves_leaves_nothing(tmp_path: Path) -> None:
+    data_dir = tmp_path / "deep" / "d"
+    with running(data_dir, "--restart", FAKE_NODE_FAIL="n1,n2,n3") as up:
+        up.wait_for("ended")
+        up.process.send_signal(signal.SIGINT)
+        assert "nothing was kept of this start" in str(up.wait_for("note")) + str(up.wait_for("note"))
+        assert up.process.wait(20) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_up_started_on_data_keeps_them_if_its_nodes_fail(tmp_path: Path) -> None:
+    """What an earlier start has made is not this one's to remove."""
+    with running(tmp_path) as up:
+        up.wait_ready()
+        up.process.send_signal(signal.SIGINT)
+        assert up.process.wait(20) == 0
+    before = sorted(os.listdir(tmp_path))
+    kept = json.loads((tmp_path / "up.json").read_text())
+    with running(tmp_path, FAKE_NODE_FAIL="n1,n2,n3", port=kept["port"]) as up:
+        assert up.process.wait(20) == 1
+    assert sorted(os.listdir(tmp_path)) == before
 
 
 def test_a_second_ctrl_c_kills(tmp_path: Path) -> None:
@@ -292,8 +328,9 @@ def test_a_node_started_again_by_hand_is_seen(tmp_path: Path) -> None:
             node = _next_state(up, "n3", "follower")
             assert (node["pid"], node["by_hand"]) == (by_hand.pid, True)
             up.process.send_signal(signal.SIGINT)
-            assert "started by hand and still runs" in _last_note(up)
+            out, _ = up.process.communicate(timeout=20)
             by_hand.terminate()
+            assert "started by hand and still runs" in out
 
 
 def _next_state(up: Up, name: str, state: str) -> dict[str, object]:
@@ -302,11 +339,6 @@ def _next_state(up: Up, name: str, state: str) -> dict[str, object]:
         assert isinstance(node, dict)
         if (node["name"], node["state"]) == (name, state):
             return node
-
-
-def _last_note(up: Up) -> str:
-    out, _ = up.process.communicate(timeout=20)
-    return str(json.loads(out.splitlines()[-1])["message"])
 
 
 def test_a_node_is_started_again_if_that_was_asked_for(tmp_path: Path) -> None:
@@ -402,4 +434,8 @@ def test_without_a_terminal_lines_are_printed_when_it_is_ready(tmp_path: Path) -
     assert lines[0].startswith("n1   leader    http://127.0.0.1:")
     assert lines[3].startswith("ready: 3 nodes")
     assert any(line.strip().startswith("export SYNCLINE_ENDPOINTS=") for line in lines)
-    assert lines[-1] == "stopping all nodes (Ctrl-C again kills them)"
+    assert lines[-3:] == [
+        "stopping all nodes (Ctrl-C again kills them)",
+        f"the data are in {tmp_path}",
+        f"to start it again: {sys.executable} -m syncline up --data-dir {tmp_path}",
+    ]

@@ -111,6 +111,33 @@ def test_draining_closes_idle_connections_and_lets_the_others_end() -> None:
     run(scenario())
 
 
+def test_draining_with_grace_answers_a_request_that_is_on_its_way() -> None:
+    """Its client could not know whether it was carried out, if the connection were closed under it."""
+
+    async def scenario() -> None:
+        wire = Wire()
+        closing = asyncio.ensure_future(wire.server.close(drain_s=5, grace_s=5))
+        await wire.settle()
+        assert not wire.transport.closed
+        wire.send(put("/a", b"body"))
+        await closing
+        assert [answer.body for answer in wire.answers] == [b"PUT /a body"]
+        assert wire.answers[0].headers["connection"] == "close"
+        assert wire.transport.closed
+
+    run(scenario())
+
+
+def test_draining_with_grace_ends_when_the_grace_is_over() -> None:
+    async def scenario() -> None:
+        wire = Wire()
+        await wire.server.close(drain_s=5, grace_s=0.01)
+        assert wire.transport.closed
+        assert not wire.transport.aborted
+
+    run(scenario())
+
+
 def test_draining_finishes_a_request_that_is_half_read() -> None:
     async def scenario() -> None:
         wire = Wire()

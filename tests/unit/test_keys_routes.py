@@ -35,6 +35,22 @@ def test_a_value_comes_back_as_it_was_stored() -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [("PUT", "/key/a"), ("DELETE", "/key/a"), ("GET", "/key/absent"), ("GET", "/keys"), ("GET", "/key/?"), ("X", "/")],
+)
+def test_json_answers_end_with_a_line_feed(method: str, target: str) -> None:
+    """So that `curl` leaves the prompt of a shell on a line of its own; errors are JSON, too."""
+
+    async def scenario() -> None:
+        answer = await KvWire().ask(method, target, b"x" if method == "PUT" else b"")
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.body.endswith(b"}\n")
+        assert json.loads(answer.body)
+
+    run(scenario())
+
+
 def test_an_empty_value_is_not_a_missing_key() -> None:
     async def scenario() -> None:
         wire = KvWire()

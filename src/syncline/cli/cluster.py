@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from typing import Final
 
 import click
 
-from syncline.cli.common import Context, client_command, make_client, with_endpoint
-from syncline.cli.exits import one_line
+from syncline.cli.common import Context, client_command, make_client
+from syncline.cli.exits import EXIT_USAGE, Failure, one_line
 from syncline.cli.output import print_json, print_line, print_table
-from syncline.cli.survey import MemberRow, survey_cluster
+from syncline.cli.statusview import clear_screen, print_survey
+from syncline.cli.streams import say
+from syncline.cli.survey import Survey, survey_of
 from syncline.client import MemberInfo, Members
-from syncline.client.endpoints import parse_endpoints
+from syncline.errors import OperationError
 
 __all__ = ["member", "status", "transfer"]
 
-STATUS_TIMEOUT_S: Final = 2.0
-"""For each node's answer. Status never waits for a quorum, so silence means that the node is away."""
+WATCH_EVERY_S: Final = 2.0
+"""With --watch: soon enough to follow an election by eye."""
+
+TAKEN: Final = "membership"
+"""The code of a name or an address that another member has: `member add` was called with wrong arguments."""
 
 CHANGE_TIMEOUT_S: Final = 30.0
 """For changes of the membership: they wait for a commit, and a transfer for an election."""
@@ -24,44 +31,36 @@ CHANGE_TIMEOUT_S: Final = 30.0
 
 @click.command("status", short_help="Show every member and its state.")
 @client_command
-async def status(context: Context) -> None:
-    """Show every member: its role, address, term, and how far its log has got.
+@click.option("--watch", "-w", is_flag=True, help="Show it again every 2 s, until Ctrl-C.")
+@click.option("--wide", is_flag=True, help="All columns, however wide the table becomes.")
+async def status(context: Context, *, watch: bool, wide: bool) -> None:
+    """Show every member: its role, term, how many entries it is behind, and the digest of its state.
 
     Members that the endpoints don't name are found through those that answer. A member that does not answer is listed
-    as unreachable, with the reason.
+    as unreachable, with the reason. Members at one revision have the same digest.
     """
-    survey = await survey_cluster(
-        parse_endpoints(context.endpoints),
-        lambda url: make_client(with_endpoint(context, url), timeout_s=STATUS_TIMEOUT_S),
-        all_named=context.endpoints_given,
-    )
+    if not watch:
+        _print_status(context, await survey_of(context), wide=wide)
+        return
+    while True:
+        try:
+            survey = await survey_of(context)
+        except OperationError as error:
+            clear_screen()
+            say(f"syncline: {one_line(str(error))}")
+        else:
+            if not context.as_json:
+                clear_screen()
+            _print_status(context, survey, wide=wide)
+            sys.stdout.flush()
+        await asyncio.sleep(WATCH_EVERY_S)
+
+
+def _print_status(context: Context, survey: Survey, *, wide: bool) -> None:
     if context.as_json:
         print_json(survey)
-        return
-    titles = ("NAME", "ROLE", "HTTP", "TERM", "COMMIT", "APPLIED", "LAG", "PID", "ID", "DATA")
-    print_table(titles, [_cells(row) for row in survey.members])
-    for row in survey.members:
-        if row.fault:
-            print_line(f"{row.name}: not healthy: {one_line(row.fault)}")
-        if row.error is not None:
-            print_line(f"{row.name or row.http}: {one_line(row.error)}")
-        elif not row.member:
-            print_line(f"{row.name}: answers, but is not a member of the cluster")
-    if any(row.digest_agreement == "no_majority" for row in survey.members):
-        print_line("the voters' states differ, and no majority agrees: see docs/digest.md")
-    if survey.leader is None:
-        why = one_line(survey.no_leader or "no quorum of the voters is reachable")
-        print_line(f"no leader, so that writes and linearizable reads wait: {why}")
-
-
-def _cells(row: MemberRow) -> tuple[str, ...]:
-    role = row.role or ("unreachable" if row.error else "-")
-    numbers = [_cell(number) for number in (row.term, row.commit, row.applied, row.lag, row.pid)]
-    return (_cell(row.name), role, _cell(row.http), *numbers, _cell(row.id), _cell(row.data_dir))
-
-
-def _cell(value: str | int | None) -> str:
-    return "-" if value in {None, ""} else str(value)
+    else:
+        print_survey(survey, wide=wide)
 
 
 _force = click.option("--force", is_flag=True, help="Also if no quorum of the voters would be alive afterwards.")
@@ -96,8 +95,13 @@ async def member_add(context: Context, *, name: str, address: str, http: str, le
     It joins as a learner and becomes a voter once it has caught up (unless --learner). Start it with
     `syncline serve --join`, which does this by itself where it was not done before.
     """
-    async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
-        result = await client.add_member(name, address, http=http, learner=learner, timeout_s=_change_s(context))
+    try:
+        async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
+            result = await client.add_member(name, address, http=http, learner=learner, timeout_s=_change_s(context))
+    except OperationError as error:
+        if error.code != TAKEN:
+            raise
+        raise Failure(str(error), EXIT_USAGE, code=TAKEN, as_json=context.as_json) from error
     if context.as_json:
         print_json(result)
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Final
 
 import click
@@ -32,6 +31,7 @@ __all__ = [
     "EXIT_UNKNOWN",
     "EXIT_USAGE",
     "Failure",
+    "Told",
     "failure_of",
     "one_line",
 ]
@@ -71,8 +71,21 @@ class Failure(click.ClickException):
         """What goes to the error output."""
         if not self.as_json:
             return f"syncline: {one_line(self.message)}"
+        import json  # most commands succeed, and need none of it
+
         error = {"code": self.code, "message": one_line(self.message)}
         return json.dumps({"error": {**error, "outcome": self.outcome} if self.outcome else error})
+
+
+class Told(Failure):
+    """End with a status; what there is to say was printed."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("", exit_code)
+
+    @property
+    def line(self) -> str:
+        return ""
 
 
 def failure_of(error: SynclineError, *, as_json: bool = False, more: str = "") -> Failure:
@@ -100,6 +113,8 @@ def one_line(text: str) -> str:
 def _exit_code(error: OperationError) -> int:
     if error.outcome is Outcome.UNKNOWN:
         return EXIT_UNKNOWN
+    if error.code == "bad_request":
+        return EXIT_USAGE
     if error.code == "precondition_failed":
         return EXIT_CONFLICT
     if error.code in _NOT_FOUND_CODES:

@@ -22,8 +22,11 @@ DEBUG_VARIABLE: Final = "SYNCLINE_DEBUG"
 
 _COMMANDS: Final = {
     "up": ("syncline.cli.up:up", "Start a cluster on this machine."),
+    "down": ("syncline.cli.down:down", "Stop the cluster that 'up' keeps running."),
+    "logs": ("syncline.cli.logs:logs", "Show what the nodes of 'up' have logged."),
     "serve": ("syncline.cli.serve:serve", "Run one node."),
     "status": ("syncline.cli.cluster:status", "Show every member and its state."),
+    "health": ("syncline.cli.health:health", "Tell by the exit status how the cluster is."),
     "get": ("syncline.cli.kv:get", "Print a key's value."),
     "put": ("syncline.cli.kv:put", "Write a key."),
     "del": ("syncline.cli.kv:delete", "Delete a key."),
@@ -107,7 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except Failure as failure:
-        say(failure.line)
+        if failure.line:
+            say(failure.line)
         return failure.status
     except click.exceptions.NoArgsIsHelpError as asking:
         say(asking.format_message())

@@ -9,30 +9,11 @@ from typing import Final
 import click
 
 from syncline.cli.exits import EXIT_DAMAGED, EXIT_FAILED, Failure, failure_of
+from syncline.cli.servehelp import help_of
 from syncline.errors import CorruptionError, NodeFailed, RepairNeeded, SynclineError
 from syncline.server.config import ServerConfig, load_config
 
 __all__ = ["serve"]
-
-_HELP: Final = {
-    "name": "This node's name in the cluster.",
-    "data_dir": "Where its log and snapshots are.",
-    "cluster": "The cluster's name, part of its identity.  [default: syncline]",
-    "http_listen": "Where clients are listened for.  [default: 127.0.0.1:8080]",
-    "http_advertise": "URL by which clients reach it, where that differs.",
-    "peer_listen": "Where other nodes are listened for.  [default: 127.0.0.1:7100]",
-    "peer_advertise": "HOST:PORT by which other nodes reach it, where that differs.",
-    "peer_secret_file": "File with the cluster secret (mode 0600), or SYNCLINE_PEER_SECRET: see 'syncline secret new'.",
-    "insecure_peers": "Let any machine that reaches the peer port take part: no secret, no TLS.",
-    "peer_auth": "require, or accept: take peers without a proof too, for one rolling restart.  [default: require]",
-    "initial_cluster": "Start a cluster: a=HOST:PORT,b=HOST:PORT,…, the same on all nodes. Hints at later starts.",
-    "join": "Join a cluster: URLs of any of its members. Hints at later starts.",
-    "join_as_learner": "Stay a learner: serve reads, never vote.  [true or false]",
-    "hold_level": "After an upgrade, keep the cluster at this level until `upgrade finalize`.",
-    "log_level": "debug, info, warning or error.  [default: info]",
-    "log_format": "text or json.  [default: text]",
-}
-
 
 _FLAGS: Final = tuple(name for name in ServerConfig.__struct_fields__ if name != "peer_secret")
 """A secret on the command line would be seen by every user of the machine."""
@@ -41,21 +22,18 @@ _SWITCHES: Final = frozenset({"insecure_peers", "insecure"})
 
 
 def _setting_options(command: click.Command) -> click.Command:
-    """A flag for every setting; those that are rarely needed are only named in the help."""
+    """A flag for every setting."""
     for name in _FLAGS:
-        flag, hidden = "--" + name.replace("_", "-"), name not in _HELP
+        flag, told = "--" + name.replace("_", "-"), help_of(name)
         if name in _SWITCHES:
-            option = click.Option([flag, name], help=_HELP.get(name), flag_value="true", default=None, hidden=hidden)
+            option = click.Option([flag, name], help=told, flag_value="true", default=None)
         else:
-            option = click.Option([flag, name], help=_HELP.get(name), metavar="VALUE", hidden=hidden)
+            option = click.Option([flag, name], help=told, metavar="VALUE")
         command.params.append(option)
     return command
 
 
-_FURTHER: Final = ", ".join("--" + name.replace("_", "-") for name in _FLAGS if name not in _HELP)
-
-
-@click.command("serve", short_help="Run one node.", epilog=f"Further settings, by the same rule: {_FURTHER}.")
+@click.command("serve", short_help="Run one node.")
 @click.option("--config", "config_file", type=click.Path(dir_okay=False), help="Settings from a TOML file.")
 @click.option(
     "--log-file", type=click.Path(dir_okay=False), help="Log to this file (rotated) instead of the error output."

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from syncline.cli.drainword import DRAIN_SIGNAL, DRAINED_LINE
 from syncline.cli.loglines import DescriptorStream, ThreadHandler
 from syncline.platform import descriptors, interpreter
 from syncline.server.app import KvServer
@@ -21,6 +22,9 @@ __all__ = ["run_node"]
 LOG_FILE_BYTES: Final = 8 * 1024 * 1024
 LOG_FILES_KEPT: Final = 3
 """Older log files beside the current one: a node's log never takes more than four times `LOG_FILE_BYTES`."""
+
+DRAIN_GRACE_S: Final = 0.15
+"""For requests that are on their way when `up` stops: longer than a busy client on this machine needs to send one."""
 
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Each stops the node in order, and passes its leadership on. SIGHUP is the end of the terminal that started it."""
@@ -61,12 +65,23 @@ async def _run(config: ServerConfig, parent_fd: int | None, output: ThreadHandle
         return
     server = opening.result()
     interpreter.freeze()
+    drains: list[asyncio.Task[None]] = []
+    if parent_fd is not None:
+        loop.add_signal_handler(DRAIN_SIGNAL, lambda: drains.append(loop.create_task(_drain(server, output))))
     output.say(f"syncline: node {config.name} serves {server.http_url}")
     fault = asyncio.create_task(server.closed_by_fault())
     failed = await _done_before(stop, fault)
-    await server.close()
+    for drain in drains:  # its time is over: what is not answered now would wait for a quorum that stops, too
+        drain.cancel()
+    await server.close(drain_s=0 if drains else None)
+    await asyncio.gather(*drains, return_exceptions=True)
     if failed:
         raise fault.result()
+
+
+async def _drain(server: KvServer, output: ThreadHandler) -> None:
+    await server.drain(grace_s=DRAIN_GRACE_S)
+    output.say(DRAINED_LINE)
 
 
 async def _done_before(stop: asyncio.Event, work: asyncio.Task[Result]) -> bool:

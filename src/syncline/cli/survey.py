@@ -8,11 +8,12 @@ from typing import Final
 
 import msgspec
 
+from syncline.cli.common import Context, make_client, with_endpoint
 from syncline.client import AsyncClient, MemberInfo, NodeStatus
-from syncline.client.endpoints import parse_endpoint
+from syncline.client.endpoints import parse_endpoint, parse_endpoints
 from syncline.errors import ConfigError, OperationError, RequestFailed, Unreachable
 
-__all__ = ["MemberRow", "Survey", "survey_cluster"]
+__all__ = ["MemberRow", "Survey", "survey_cluster", "survey_of"]
 
 ASKED_AT_ONCE: Final = 64
 """Members of one cluster that are asked. Beyond any sensible cluster; a bound all the same."""
@@ -54,6 +55,8 @@ class MemberRow(msgspec.Struct, frozen=True):
     digest_agreement: str | None = None
     """Of the newest comparison of the members' states: `none`, `agreed`, `no_majority`."""
     digest_age_s: float | None = None
+    digest: str | None = None
+    """Of the whole state: nodes at one `revision` have the same."""
 
 
 class Survey(msgspec.Struct, frozen=True):
@@ -67,8 +70,20 @@ class Survey(msgspec.Struct, frozen=True):
     """Why there is none, in the words of a node of the newest term."""
 
 
+STATUS_TIMEOUT_S: Final = 2.0
+"""For each node's answer. Status never waits for a quorum, so silence means that the node is away."""
+
 Answer = NodeStatus | OperationError
 MakeClient = Callable[[str], AsyncClient]
+
+
+async def survey_of(context: Context) -> Survey:
+    """The cluster that the user's options name. Raises as `survey_cluster` does."""
+    return await survey_cluster(
+        parse_endpoints(context.endpoints),
+        lambda url: make_client(with_endpoint(context, url), timeout_s=STATUS_TIMEOUT_S),
+        all_named=context.endpoints_given,
+    )
 
 
 async def survey_cluster(urls: Sequence[str], make: MakeClient, *, all_named: bool) -> Survey:
@@ -164,6 +179,7 @@ def _row(status: NodeStatus, lag: int | None, *, member: MemberInfo | None) -> M
         digest_index=status.digest_index,
         digest_agreement=status.digest_agreement,
         digest_age_s=status.digest_age_s,
+        digest=status.digest,
     )
 
 

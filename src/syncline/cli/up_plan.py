@@ -1,7 +1,8 @@
 """What `up` starts: which nodes, where, with which files. Decided once and kept in the data directory.
 
 D/up.json            the port and the nodes' names: started again, the same cluster comes up
-D/LOCK               held while `up` runs
+D/up.pid             locked while `up` runs, with its process id
+D/up.log             what `up --detach` tells
 D/peer-secret        the cluster secret: a program on this machine that reaches the nodes' ports is no member by that
 D/<name>/            a node's data directory, with its settings (node.toml) and its log beside its data
 """
@@ -28,8 +29,10 @@ from syncline.storage.wholefile import replace_file
 
 __all__ = [
     "MAX_NODES",
+    "DEFAULT_DATA_DIR",
     "NodePlan",
     "Plan",
+    "command_for",
     "command_line",
     "free_ports_or_raise",
     "make_plan",
@@ -38,6 +41,7 @@ __all__ = [
 ]
 
 HOST: Final = "127.0.0.1"
+DEFAULT_DATA_DIR: Final = "syncline-data"
 DEFAULT_NODES: Final = 3
 DEFAULT_PORT: Final = 8080
 PEER_PORT_OFFSET: Final = 100
@@ -45,8 +49,13 @@ MAX_NODES: Final = 9
 """More voters only slow a cluster down; it bounds the ports that are taken, too."""
 
 PLAN_NAME: Final = "up.json"
+LOCK_NAME: Final = "up.pid"
+LOG_NAME: Final = "up.log"
 SECRET_FILE: Final = "peer-secret"  # noqa: S105 - a name, not a secret
 HIGHEST_PORT: Final = 65535
+
+SEGMENT_BYTES: Final = 4 << 20
+"""Of the nodes' logs: all of them are on one disk, for trials. A node's default would take 64 MiB of it at once."""
 
 
 class NodePlan(msgspec.Struct, frozen=True):
@@ -95,6 +104,22 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def secret_path(self) -> str:
         return os.path.abspath(os.path.join(self.data_dir, SECRET_FILE))
+
+    @property
+    def absolute_dir(self) -> str:
+        return os.path.abspath(self.data_dir)
+
+    @property
+    def plan_path(self) -> str:
+        return os.path.join(self.data_dir, PLAN_NAME)
+
+    @property
+    def lock_path(self) -> str:
+        return os.path.join(self.data_dir, LOCK_NAME)
+
+    @property
+    def own_log_path(self) -> str:
+        return os.path.join(self.data_dir, LOG_NAME)
 
     @property
     def endpoints(self) -> str:
@@ -164,7 +189,7 @@ def note_started(plan: Plan, disk: Disk) -> None:
 
 def _keep(plan: Plan, disk: Disk) -> None:
     kept = _Kept(port=plan.port, founders=plan.founders, nodes=len(plan.nodes), started=plan.started)
-    replace_file(disk, os.path.join(plan.data_dir, PLAN_NAME), msgspec.json.encode(kept) + b"\n")
+    replace_file(disk, plan.plan_path, msgspec.json.encode(kept) + b"\n")
 
 
 def free_ports_or_raise(plan: Plan) -> None:
@@ -186,6 +211,11 @@ def command_line(*arguments: str) -> str:
         called = "syncline"
     begin = [called] if called else [sys.executable, "-m", "syncline"]
     return shlex.join([*begin, *arguments])
+
+
+def command_for(command: str, data_dir: str) -> str:
+    """What the user types for `up`, `down` or `logs` on a directory."""
+    return command_line(command, *([] if data_dir == DEFAULT_DATA_DIR else ["--data-dir", data_dir]))
 
 
 def _read_kept(data_dir: str) -> _Kept | None:
@@ -228,6 +258,7 @@ def _toml(plan: Plan, node: NodePlan) -> bytes:
         f"http_listen = {_toml_text(f'{HOST}:{node.http_port}')}",
         f"peer_listen = {_toml_text(node.peer_address)}",
         f"peer_secret_file = {_toml_text(plan.secret_path)}",
+        f"segment_bytes = {SEGMENT_BYTES}",
     ]
     if node.join:
         others = [_toml_text(founder.http_url) for founder in founders if founder is not node]

@@ -134,6 +134,7 @@ class KvServer:
             snapshot_bytes=config.snapshot_bytes,
             snapshots_retained=config.snapshots_retained,
             trailing_entries=config.trailing_entries,
+            segment_bytes=config.segment_bytes,
             reserve_bytes=config.reserve_bytes,
             peer_tls=_peer_tls(config),
             secret=config.peer_secrets(),
@@ -172,14 +173,21 @@ class KvServer:
         """Wait until the node has stopped by itself (fail-stop); what stopped it."""
         return await self.raft.failed()
 
-    async def close(self, *, drain_s: float | None = None) -> None:
-        """Stop in order: no new connections, answer what was asked (for `drain_s` at most), hand over, let go."""
+    async def drain(self, *, drain_s: float | None = None, grace_s: float = 0.0) -> None:
+        """Take no more clients, and answer what is asked: for `drain_s` at most, on idle connections for `grace_s`.
+
+        The node goes on for its peers; `close` ends it.
+        """
         if self._site is not None:
             self._site.stopping()
+        await self._http.close(drain_s=self.config.drain_s if drain_s is None else drain_s, grace_s=grace_s)
+
+    async def close(self, *, drain_s: float | None = None) -> None:
+        """Stop in order: no new connections, answer what was asked (for `drain_s` at most), hand over, let go."""
         if self._finding is not None:
             self._finding.cancel()
             await asyncio.wait([self._finding])
-        await self._http.close(drain_s=self.config.drain_s if drain_s is None else drain_s)
+        await self.drain(drain_s=drain_s)
         if self._site is not None:
             await self._site.close()
         if self._backend is not None:

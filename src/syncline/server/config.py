@@ -21,6 +21,7 @@ from msgspec import Meta
 
 from syncline.errors import ConfigError
 from syncline.kv.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES
+from syncline.node.config import LARGEST_SEGMENT_BYTES, SMALLEST_SEGMENT_BYTES
 from syncline.server.limits import KIB, MIB, HttpLimits
 from syncline.server.names import check_address, check_name, check_url, join_address, split_address
 from syncline.server.secretfile import parse_secrets, read_secret_file
@@ -108,6 +109,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Snapshots kept on disk."""
     trailing_entries: Annotated[int, Meta(ge=0)] = 10_000
     """Entries kept in the log behind a snapshot."""
+    segment_bytes: Annotated[int, Meta(ge=SMALLEST_SEGMENT_BYTES, le=LARGEST_SEGMENT_BYTES)] = 64 * MIB
+    """The size of a file of the log. Each is reserved on the disk as a whole."""
     reserve_bytes: Annotated[int, Meta(ge=0)] = RESERVE_BYTES
     """Disk space that writes never use: below it they are refused (507) and reads go on."""
     log_sync: LogSync = "auto"

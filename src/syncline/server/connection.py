@@ -520,10 +520,10 @@ class HttpConnection(asyncio.Protocol):
         assert self._transport is not None
         self._transport.close()
 
-    def drain(self) -> None:
-        """Close as soon as everything that was asked is answered: now, where nothing is."""
+    def drain(self, *, idle: bool = True) -> None:
+        """Close as soon as everything that was asked is answered: now if nothing is, and `idle`."""
         self._draining = True
-        if self._transport is not None and not self._slots and (self._reader.phase <= IDLE or self._lingering):
+        if idle and self._transport is not None and not self._slots and (self._reader.phase <= IDLE or self._lingering):
             self._transport.close()
 
     def abort(self) -> None:

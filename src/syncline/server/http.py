@@ -91,16 +91,22 @@ class HttpServer:
         """The protocol for a new connection."""
         return HttpConnection(self)
 
-    async def close(self, *, drain_s: float) -> None:
-        """Stop listening, answer what has been asked, close. Whatever is not done after `drain_s` is cut off."""
+    async def close(self, *, drain_s: float, grace_s: float = 0.0) -> None:
+        """Stop listening, answer what has been asked, close. Whatever is not done after `drain_s` is cut off.
+
+        A connection without a request stays open for `grace_s`: one may be on its way to us, and its client would not
+        know whether it was carried out.
+        """
         if self._listener is not None:
             listener, self._listener = self._listener, None
             await listener.close()
         self.closed = True
         if self._connections:
             self._empty = asyncio.get_running_loop().create_future()
-            for connection in tuple(self._connections):
-                connection.drain()
+            self._drain(idle=not grace_s)
+            if grace_s:
+                await asyncio.wait([self._empty], timeout=min(grace_s, drain_s))
+                self._drain(idle=True)
             await asyncio.wait([self._empty], timeout=drain_s)
             for connection in tuple(self._connections):
                 connection.abort()
@@ -108,6 +114,10 @@ class HttpServer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _drain(self, *, idle: bool) -> None:
+        for connection in tuple(self._connections):
+            connection.drain(idle=idle)
 
     @property
     def connection_count(self) -> int:

@@ -113,7 +113,7 @@ def problem(
     )
     if status == 503:
         fields = RETRY_AFTER + fields
-    return bare(status, JSON + fields, encode_json(_Body(content)))
+    return bare(status, JSON + fields, encode_json(_Body(content)) + b"\n")
 
 
 def error_response(error: BaseException, *, leader: tuple[str, str, str] | None = None) -> Response:

@@ -81,5 +81,5 @@ def bare(status: int, fields: bytes, body: bytes) -> Response:
 
 
 def json_response(value: object, *, status: int = 200, fields: bytes = b"") -> Response:
-    """`value` as JSON, by msgspec."""
-    return bare(status, JSON + fields, encode_json(value))
+    """`value` as JSON, by msgspec. The line feed keeps a terminal's prompt on a line of its own."""
+    return bare(status, JSON + fields, encode_json(value) + b"\n")

@@ -192,12 +192,12 @@ class KeyRoutes:
             return
         if type(result) is PutResult:
             revision = result.revision
-            body = b'{"status":"success","revision":%d}' % revision
+            body = b'{"status":"success","revision":%d}\n' % revision
             respond(Response(200, _WRITTEN % (revision, revision, len(body)), body))
         else:
             assert type(result) is DeleteResult, result
             deleted = b"true" if result.deleted else b"false"
-            body = b'{"status":"success","deleted":%s,"revision":%d}' % (deleted, result.revision)
+            body = b'{"status":"success","deleted":%s,"revision":%d}\n' % (deleted, result.revision)
             respond(Response(200, _DELETED % (result.revision, len(body)), body))
 
     def _bad_key(self, key: bytes) -> RequestError:

@@ -1,0 +1,79 @@
+"""`health`: how the cluster is, for scripts: by the exit status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import click
+
+from syncline.cli.common import Context, client_command, make_client
+from syncline.cli.exits import EXIT_FAILED, EXIT_UNAVAILABLE, Told, one_line
+from syncline.cli.output import print_json, print_line
+from syncline.cli.survey import MemberRow, Survey, survey_of
+from syncline.errors import OperationError
+
+__all__ = ["health"]
+
+PROBE_KEY: Final = b"syncline-health"
+"""It is read, not written, and need not be there."""
+
+PROBE_TIMEOUT_S: Final = 5.0
+"""For the read that asks a quorum."""
+
+FAR_BEHIND: Final = 10_000
+"""Entries: a member that is further behind than that does not help when another one fails."""
+
+
+@click.command("health", short_help="Tell by the exit status how the cluster is.")
+@client_command
+async def health(context: Context) -> None:
+    """Tell how the cluster is by the exit status: 0 healthy, 1 degraded, 4 no leader or no answer.
+
+    Healthy: a quorum answers a linearizable read, and every member can be reached and is close behind the leader.
+    Degraded: the cluster serves reads and writes, and something is wrong with a member: each is a line.
+    """
+    survey = await survey_of(context)
+    faults = list(_faults(survey))
+    served = survey.leader is not None
+    why = survey.no_leader or "no quorum of the voters is reachable"
+    if served:
+        try:
+            async with make_client(context, timeout_s=PROBE_TIMEOUT_S) as client:
+                await client.get(PROBE_KEY)
+        except OperationError as error:
+            served, why = False, str(error)
+    state = "no_leader" if not served else "degraded" if faults else "healthy"
+    if context.as_json:
+        reasons = [*([] if served else [one_line(why)]), *faults]
+        print_json({"health": state, "leader": survey.leader if served else None, "reasons": reasons})
+    else:
+        line = f"{state}: {survey.leader} leads, {len(survey.members)} members" if served else f"no leader: {why}"
+        print_line(one_line(line))
+        for fault in faults:
+            print_line(fault)
+    if state != "healthy":
+        raise Told(EXIT_FAILED if served else EXIT_UNAVAILABLE)
+
+
+def _faults(survey: Survey) -> Iterator[str]:
+    for row in survey.members:
+        name = row.name or row.http or "?"
+        if (fault := _fault(row)) is not None:
+            yield f"{name}: {one_line(fault)}"
+    if any(row.digest_agreement == "no_majority" for row in survey.members):
+        yield "the voters' states differ, and no majority agrees: see docs/digest.md"
+
+
+def _fault(row: MemberRow) -> str | None:
+    if row.error is not None:
+        return row.error
+    if row.fault:
+        return row.fault
+    if not row.member:
+        return "it answers, but is not a member of the cluster"
+    if row.active is False:
+        return "the leader does not hear of it"
+    if (row.lag or 0) > FAR_BEHIND:
+        return f"it is {row.lag} entries behind"
+    return None

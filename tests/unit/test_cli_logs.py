@@ -1,0 +1,59 @@
+"""`logs`: the lines of several nodes in the order of time, each record as a whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from syncline.cli.up_plan import make_plan, write_plan
+from syncline.platform.disk import OsDisk
+from tests.support_cli import syncline
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    write_plan(make_plan(str(tmp_path), nodes=2, port=None), OsDisk())
+    (tmp_path / "n1" / "log").write_text(
+        "2026-01-01T00:00:01.000+00:00 INFO    n1 node: first\n"
+        "2026-01-01T00:00:03.000+00:00 ERROR   n1 node: third\nTraceback: of the third\n"
+    )
+    (tmp_path / "n2" / "log").write_text(
+        "2026-01-01T00:00:02.000+00:00 INFO    n2 node: second\n2026-01-01T00:00:04.000+00:00 INFO    n2 node: fourth\n"
+    )
+    return tmp_path
+
+
+def words(text: str) -> list[str]:
+    return [line.rsplit(maxsplit=1)[-1] for line in text.splitlines()]
+
+
+def test_logs_of_all_nodes_are_in_the_order_of_time(data_dir: Path) -> None:
+    ran = syncline("logs", "--data-dir", str(data_dir))
+    assert ran.status == 0
+    assert words(ran.text) == ["first", "second", "third", "third", "fourth"], "a trace stays below its line"
+
+
+def test_logs_of_one_node_are_its_last_lines(data_dir: Path) -> None:
+    assert words(syncline("logs", "n2", "-n", "1", "--data-dir", str(data_dir)).text) == ["fourth"]
+    assert words(syncline("logs", "n1", "-n", "0", "--data-dir", str(data_dir)).text) == []
+
+
+def test_logs_as_json_are_in_the_order_of_time_too(data_dir: Path) -> None:
+    (data_dir / "n1" / "log").write_text('{"time":"2026-01-01T00:00:02Z","message":"later"}\n')
+    (data_dir / "n2" / "log").write_text('{"time":"2026-01-01T00:00:01Z","message":"sooner"}\n')
+    lines = syncline("logs", "--data-dir", str(data_dir)).text.splitlines()
+    assert ["sooner" in lines[0], "later" in lines[1]] == [True, True]
+
+
+def test_logs_without_any_file_are_empty(data_dir: Path) -> None:
+    (data_dir / "n1" / "log").unlink()
+    ran = syncline("logs", "n1", "--data-dir", str(data_dir))
+    assert (ran.status, ran.out) == (0, b"")
+
+
+def test_logs_keep_a_line_that_is_not_ended_for_later(data_dir: Path) -> None:
+    """It is being written; `-f` prints it when it is whole."""
+    with (data_dir / "n2" / "log").open("a") as file:
+        file.write("2026-01-01T00:00:05.000+00:00 INFO    n2 node: half")
+    assert words(syncline("logs", "n2", "--data-dir", str(data_dir)).text) == ["second", "fourth"]
