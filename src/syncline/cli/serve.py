@@ -20,6 +20,8 @@ _HELP: Final = {
     "cluster": "The cluster's name, part of its identity.  [default: syncline]",
     "http_listen": "Where clients are listened for.  [default: 127.0.0.1:8080]",
     "http_advertise": "URL by which clients reach it, where that differs.",
+    "allowed_hosts": "Further host names under which a server on loopback is asked, by comma; * for any.",
+    "allowed_origins": "Origins of web pages that may use this server, by comma; * for any.",
     "peer_listen": "Where other nodes are listened for.  [default: 127.0.0.1:7100]",
     "peer_advertise": "HOST:PORT by which other nodes reach it, where that differs.",
     "peer_secret_file": "File with the cluster secret (mode 0600), or SYNCLINE_PEER_SECRET: see 'syncline secret new'.",

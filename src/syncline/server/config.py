@@ -21,8 +21,9 @@ from msgspec import Meta
 
 from syncline.errors import ConfigError
 from syncline.kv.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES
+from syncline.server.crosssite import ANY, is_origin
 from syncline.server.limits import KIB, MIB, HttpLimits
-from syncline.server.names import check_address, check_name, check_url, join_address, split_address
+from syncline.server.names import check_address, check_name, check_url, is_host_name, join_address, split_address
 from syncline.server.secretfile import parse_secrets, read_secret_file
 from syncline.storage.space import RESERVE_BYTES
 from syncline.transport.authentication import PeerAuth
@@ -38,6 +39,9 @@ URL_ROOM_BYTES: Final = 5 * KIB
 """For what is not the key in a URL: the path, a prefix, a cursor."""
 JSON_FACTOR: Final = 2
 """A value in the JSON of a transaction: base64, and what is around it."""
+
+_LISTS: Final = frozenset({"join", "allowed_hosts", "allowed_origins"})
+"""Settings of several texts: a list in the file, with commas elsewhere."""
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
@@ -61,6 +65,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Where clients are listened for. Port 0: any free one. Empty: nowhere, for a node that is mounted as ASGI."""
     http_advertise: str = ""
     """The URL by which clients and members reach this server, where that is not `http_listen`."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which clients may ask a server that listens on loopback, beside `localhost`, loopback addresses and
+    the host of `http_advertise`. Given for another listener they hold there too. `*`: any."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins of web pages that may read and change what is here, such as https://console.example. `*`: any."""
     http_tls_cert: str = ""
     """A PEM file; with `http_tls_key`, clients are served over TLS."""
     http_tls_key: str = ""
@@ -146,6 +155,14 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             _check("peer_advertise", check_address, self.peer_advertise)
         self._check_membership()
         self._check_tls()
+        for host in self.allowed_hosts:
+            if host != ANY and not is_host_name(host):
+                raise ConfigError(f"allowed_hosts: {host[:300]!r} is not a host name or address without a port, or *")
+        for origin in self.allowed_origins:
+            if origin != ANY and not is_origin(origin):
+                raise ConfigError(
+                    f"allowed_origins: {origin[:300]!r} is not an origin such as https://kv.example, or *"
+                )
         if self.peer_secret and self.peer_secret_file:
             raise ConfigError("give the cluster secret once: by peer_secret_file or by SYNCLINE_PEER_SECRET")
         if self.election_s < 2 * self.heartbeat_s:
@@ -306,7 +323,7 @@ def _converted(name: str, value: object, shown: str) -> object:
     kind = _HINTS[name]
     if isinstance(value, str):
         value = _from_text(name, value, shown)
-    elif name == "join" and isinstance(value, list):
+    elif name in _LISTS and isinstance(value, list):
         value = tuple(value)
     try:
         return msgspec.convert(value, kind, strict=not isinstance(value, str))
@@ -320,7 +337,7 @@ def _converted(name: str, value: object, shown: str) -> object:
 
 def _from_text(name: str, text: str, shown: str) -> object:
     """A setting's text form, as the environment and the flags give it."""
-    if name == "join":
+    if name in _LISTS:
         return tuple(part.strip() for part in text.split(",") if part.strip())
     if name != "initial_cluster":
         return text

@@ -38,6 +38,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 from syncline.server.express import CONDITIONS, Express, is_plain
+from syncline.server.fields import SAFE_METHODS
 from syncline.server.problems import internal_error, problem
 from syncline.server.reader import BODY, ENDED, HEADER, IDLE, SLICE_BYTES, START, Refused, RequestReader
 from syncline.server.request import Request
@@ -56,9 +57,6 @@ Handler = Callable[[Request, Respond], None]
 
 LINGER_BYTES: Final = 64 * 1024 * 1024
 """After the last request: what is read and thrown away at most, for a client that sends before it reads."""
-
-SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Which change nothing (RFC 9110, 9.2.1), so that it makes no difference in which order they run."""
 
 MAKE_BYTES: Final = 1024 * 1024
 """When so much is to be written, no deferred answer is made in the same turn: a page takes some 10 ms to encode."""
@@ -318,7 +316,8 @@ class HttpConnection(asyncio.Protocol):
     # --- requests and answers
 
     def _may_start(self, request: Request) -> bool:
-        """Whether the next request may run now. An unsafe one runs alone: if one runs, it is the last that started."""
+        """Whether the next request may run now. Safe ones change nothing, so their order makes no difference. An unsafe
+        one runs alone: if one runs, it is the last that started."""
         if self._in_flight and not (request.method in SAFE_METHODS and self._last_method in SAFE_METHODS):
             return False
         return self._has_room()
