@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from syncline.server.express import CONDITIONS, Express, is_plain
 from syncline.server.fields import SAFE_METHODS
+from syncline.server.pace import parts_left, parts_read
 from syncline.server.problems import internal_error, problem
 from syncline.server.reader import BODY, ENDED, HEADER, IDLE, SLICE_BYTES, START, Refused, RequestReader
 from syncline.server.request import Request
@@ -536,13 +537,17 @@ class HttpConnection(asyncio.Protocol):
         if transport is None:
             return
         stuck = self._write_paused or transport.is_closing()
+        limits = self._server.limits
+        moved = parts_read(limits, reader.wire_bytes)
+        if stuck:
+            moved = parts_left(limits, transport.get_write_buffer_size())
         busy = reader.phase == IDLE and bool(self._slots)
-        progress = (stuck, busy, self._lingering, self._read_paused, reader.phase, reader.messages)
+        progress = (stuck, moved, busy, self._lingering, self._read_paused, reader.phase, reader.messages)
         if progress != self._progress:
             self._progress = progress
             self._since_s = now_s
             return
-        waited_s, limits = now_s - self._since_s, self._server.limits
+        waited_s = now_s - self._since_s
         if stuck:
             if waited_s > limits.write_timeout_s:
                 transport.abort()
@@ -560,7 +565,8 @@ class HttpConnection(asyncio.Protocol):
                 self._late(f"the header took more than {limits.header_timeout_s:g} s to arrive")
         elif phase == BODY:
             if waited_s > limits.body_timeout_s:
-                self._late(f"the body took more than {limits.body_timeout_s:g} s to arrive")
+                rate = f"{limits.least_bytes_per_s} bytes per second, over {limits.body_timeout_s:g} s"
+                self._late(f"the body arrives more slowly than {rate}")
         elif (phase == START and waited_s > limits.header_timeout_s) or (
             phase == IDLE and not self._slots and waited_s > limits.idle_timeout_s
         ):

@@ -66,11 +66,11 @@ class RequestReader:
         "_unfinished_bytes",
         "_upgrade_offered",
         "_url",
-        "_wire_bytes",
         "continue_due",
         "http10",
         "messages",
         "phase",
+        "wire_bytes",
     )
 
     def __init__(self, limits: HttpLimits, take: Take, claim: Claim) -> None:
@@ -86,7 +86,8 @@ class RequestReader:
         self._unfinished_bytes = 0
         self._body: bytes | bytearray = b""
         self._body_bytes = 0
-        self._wire_bytes = 0
+        self.wire_bytes = 0
+        """Of the body under way, chunk sizes included, once it does not come at once with its header."""
         self.phase = START
         self.messages = 0
         """How many requests have begun: with `phase`, tells a slow one from a new one."""
@@ -99,14 +100,14 @@ class RequestReader:
         if self.phase <= IDLE:
             self.phase = HEADER
         elif self.phase == BODY:
-            self._wire_bytes += len(data)
+            self.wire_bytes += len(data)
         before = self.messages
         rest: bytes | memoryview | None = data
         while rest is not None:
             rest = self._parse(rest)
         if self.phase == HEADER and self.messages == before:
             self._check_unfinished_header(len(data))
-        elif self.phase == BODY and self._wire_bytes > NON_DATA_BYTES + (1 + NON_DATA_FACTOR) * self._body_bytes:
+        elif self.phase == BODY and self.wire_bytes > NON_DATA_BYTES + (1 + NON_DATA_FACTOR) * self._body_bytes:
             self.phase = ENDED
             raise _bad_request("the chunks of the body are mostly something else than data")
 
@@ -169,7 +170,7 @@ class RequestReader:
         self._unfinished_bytes = 0
         self._body = b""
         self._body_bytes = 0
-        self._wire_bytes = 0
+        self.wire_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         self._url = self._url + url if self._url else url
