@@ -180,14 +180,26 @@ class EndpointSet:
 
 
 def parse_endpoints(given: str | Iterable[str]) -> list[str]:
-    """The URLs in a comma-separated text, or in several, in order and without repeats. Raises `ConfigError`."""
-    texts = [given] if isinstance(given, str) else list(given)
+    """The URLs in a comma-separated text, or in several, in order and without repeats.
+
+    Raises `ConfigError`, and `TypeError` for what is no text.
+    """
+    texts = [given] if isinstance(given, str) else _texts(given)
     urls = dict.fromkeys(parse_endpoint(part) for text in texts for part in text.split(",") if part.strip())
     if not urls:
         raise ConfigError("no endpoint given: name at least one server, such as http://127.0.0.1:8080")
     if len(urls) > MAX_ENDPOINTS:
         raise ConfigError(f"{len(urls)} endpoints given, at most {MAX_ENDPOINTS} can be used")
     return list(urls)
+
+
+def _texts(given: object) -> list[str]:
+    texts: list[str] = []
+    for text in given if isinstance(given, Iterable) else (given,):
+        if not isinstance(text, str):
+            raise TypeError(f"endpoints must be a str or several, such as http://host:port, not {type(text).__name__}")
+        texts.append(text)
+    return texts
 
 
 def parse_endpoint(text: str) -> str:

@@ -141,6 +141,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     log_format: LogFormat = "text"
 
     def __post_init__(self) -> None:
+        self._convert_fields()
         _check("name", check_name, self.name)
         if not self.data_dir:
             raise ConfigError("data_dir is empty: name the directory for this node's files")
@@ -170,6 +171,23 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 f"election_s is {self.election_s}: it must be at least twice heartbeat_s ({self.heartbeat_s}),"
                 " better ten times, or a single late heartbeat costs the leader its place"
             )
+
+    def _convert_fields(self) -> None:
+        """Take paths as text and lists as tuples, and raise for any other type: a struct does not look at its own."""
+        for name in self.__struct_fields__:
+            value: object = getattr(self, name)
+            if isinstance(value, os.PathLike):
+                value = os.fspath(value)
+            elif name in _LISTS and isinstance(value, list):
+                value = tuple(value)
+            try:
+                value = msgspec.convert(value, _HINTS[name], strict=True)
+            except msgspec.ValidationError as error:
+                shown = "" if name == "peer_secret" else f" = {value!r:.80}"
+                kind = TypeError if ", got `" in str(error) else ConfigError
+                why = _lower_first(str(error)).replace("`object`", "`dict`").replace("`array`", "`tuple`")
+                raise kind(f"{name}{shown}: {why}") from None
+            msgspec.structs.force_setattr(self, name, value)
 
     def _check_membership(self) -> None:
         if self.initial_cluster and self.join:
