@@ -32,6 +32,9 @@ PENALTY_S: Final = 0.5
 
 PENALTY_LIMIT_S: Final = 8.0
 
+_NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_MESSAGE"})
+"""What OpenSSL calls an answer that is no TLS record, by version of it."""
+
 
 class ConnectFailed(Exception):
     """No connection could be made, so nothing was sent. `refused`: a machine answered that nobody listens there."""
@@ -224,6 +227,8 @@ def _reason(error: OSError) -> str:
         return "no answer to the dial in time"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
+        return "it does not speak TLS on this port: use http:// in the endpoint"
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     return (error.strerror or str(error) or type(error).__name__).lower()

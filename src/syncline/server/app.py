@@ -20,6 +20,7 @@ from syncline.platform.disk import Disk, OsDisk
 from syncline.platform.network import Network, TcpNetwork
 from syncline.platform.worker import Workers
 from syncline.server.adapter import NodeBackend
+from syncline.server.clienttls import client_tls
 from syncline.server.config import ServerConfig
 from syncline.server.crosssite import CrossSitePolicy
 from syncline.server.exposure import check_exposure, cross_site_policy
@@ -212,15 +213,12 @@ def _starting(request: Request, respond: Respond) -> None:
 def _http_tls(config: ServerConfig) -> ssl.SSLContext | None:
     if not config.http_tls_cert:
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(config.http_tls_cert, config.http_tls_key)
+        return client_tls(config.http_tls_cert, config.http_tls_key)
     except OSError as error:  # ssl.SSLError is one
         raise ConfigError(
             f"http_tls_cert {config.http_tls_cert!r} with http_tls_key {config.http_tls_key!r} can't be used: {error}"
         ) from error
-    return context
 
 
 def _peer_tls(config: ServerConfig) -> PeerTls | None:
