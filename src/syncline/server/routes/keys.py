@@ -33,7 +33,7 @@ PATTERN: Final = "/key/{key...}"
 
 WRITE_PARAMETERS: Final = frozenset({"timeout"})
 WRITES_LATER: Final = frozenset({"ttl", "lease"})
-READS_LATER: Final = frozenset({"wait", "from"})
+READS_LATER: Final = frozenset({"wait", "from", "revision"})
 
 MAX_CACHED_QUERIES: Final = 1024
 """Queries whose meaning is remembered,"""
