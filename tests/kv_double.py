@@ -21,6 +21,7 @@ from syncline.server.backend import (
     NodeView,
     UpgradeView,
 )
+from syncline.server.crosssite import CrossSitePolicy
 from syncline.server.http import HttpServer
 from syncline.server.limits import HttpLimits
 from syncline.server.site import Site
@@ -225,18 +226,36 @@ class FakeBackend:
 class KvWire(Wire):
     """A connection to a site over a fake backend."""
 
-    def __init__(self, *, max_value_bytes: int = 1000, limits: HttpLimits | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        max_value_bytes: int = 1000,
+        limits: HttpLimits | None = None,
+        policy: CrossSitePolicy | None = None,
+    ) -> None:
         self.backend = FakeBackend()
+        policy = policy or CrossSitePolicy()
         self.site = Site(
-            self.backend, name="a", max_key_bytes=100, max_value_bytes=max_value_bytes, metrics=lambda: b"up 1\n"
+            self.backend,
+            name="a",
+            max_key_bytes=100,
+            max_value_bytes=max_value_bytes,
+            metrics=lambda: b"up 1\n",
+            policy=policy,
         )
         self._seen = 0
-        super().__init__(server=HttpServer(self.site, limits=limits, wall_time_s=lambda: 0.0))
+        super().__init__(
+            server=HttpServer(self.site, limits=limits, knows_host=policy.knows_host, wall_time_s=lambda: 0.0)
+        )
         self.server.express = self.site.express
 
     async def ask(self, method: str, path: str, body: bytes = b"", *fields: str) -> Answer:
         """Send one request and take its answer."""
-        lines = [f"{method} {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *fields, "", ""]
+        return await self.ask_as("x", method, path, body, f"Content-Length: {len(body)}", *fields)
+
+    async def ask_as(self, host: str, method: str, path: str, body: bytes = b"", *fields: str) -> Answer:
+        """Send one request under a host name, with these fields and no others; take its answer."""
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *fields, "", ""]
         self.send("\r\n".join(lines).encode() + body)
         await self.settle()
         return self.next_answer(head=method == "HEAD")

@@ -184,6 +184,8 @@ class KeyDouble:
             return special if isinstance(special, Reply) else special(request)
         if request.path.startswith("/key/"):
             return self._key(request, unquote_to_bytes(request.path[len("/key/") :]))
+        if request.path == "/key":
+            return self._key(request, _parameter(request, "key"))
         if request.path == "/keys":
             return self._list(request)
         if request.path == "/raft/status":

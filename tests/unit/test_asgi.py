@@ -21,6 +21,8 @@ class Mounted:
         self.backend = FakeBackend()
         self.app = AsgiApp(Site(self.backend, name="a"), max_body_bytes=100)
         self.root = root
+        self.root_of_paths = root
+        """Some servers give paths without the mount."""
 
     async def ask(
         self, method: str, path: str, *parts: bytes, query: bytes = b"", raw: bytes | None = None, **fields: str
@@ -28,13 +30,13 @@ class Mounted:
         scope: dict[str, Any] = {
             "type": "http",
             "method": method,
-            "path": self.root + path,
+            "path": self.root_of_paths + path,
             "root_path": self.root,
             "query_string": query,
             "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in fields.items()],
         }
         if raw is not None:
-            scope["raw_path"] = self.root.encode() + raw
+            scope["raw_path"] = self.root_of_paths.encode() + raw
         waiting = [
             {"type": "http.request", "body": part, "more_body": position < len(parts) - 1}
             for position, part in enumerate(parts or (b"",))

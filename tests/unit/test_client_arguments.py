@@ -51,6 +51,15 @@ async def call_against(reply: Reply, call: Call, *, timeout_s: float = 0.5) -> t
         lambda kv: kv.txn(then=[PutOp(key=NUMBER, value=b"")]),
         lambda kv: kv.txn(then=["delete a"]),
         lambda kv: kv.txn(compare=[Compare(key=NUMBER)]),
+        lambda kv: kv.list(after=b"a"),
+        lambda kv: kv.list(limit="5"),
+        lambda kv: kv.list(limit=True),
+        lambda kv: kv.get("x", consistency=5),
+        lambda kv: kv.remove_member(5),
+        lambda kv: kv.add_member("d", 5),
+        lambda kv: kv.add_member("d", "h:1", node_id=5),
+        lambda kv: kv.update_member("d", address=b"h:1"),
+        lambda kv: kv.transfer_leadership(5),
     ],
 )
 def test_client_argument_of_a_wrong_type_is_a_type_error(call: Call) -> None:
@@ -77,6 +86,11 @@ def test_client_argument_of_a_wrong_type_is_a_type_error(call: Call) -> None:
         lambda kv: kv.put("a", "\udfff"),
         lambda kv: kv.put("x", "y", if_revision=-1),
         lambda kv: kv.delete("x", if_revision=0),
+        lambda kv: kv.list(after="\ud800"),
+        lambda kv: kv.list(limit=0),
+        lambda kv: kv.get("x", consistency="strong"),
+        lambda kv: kv.remove_member("\ud800"),
+        lambda kv: kv.add_member("\ud800", "h:1"),
     ],
 )
 def test_client_argument_without_a_meaning_is_a_config_error(call: Call) -> None:
@@ -93,6 +107,12 @@ def test_client_argument_without_a_meaning_is_a_config_error(call: Call) -> None
 def test_client_default_timeout_without_a_meaning_is_a_config_error(timeout_s: float) -> None:
     with pytest.raises(ConfigError, match="timeout_s"):
         AsyncClient("http://127.0.0.1:1", timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize(("given", "more"), [(5, {}), ([5], {}), (b"http://h:1", {}), ("https://h:1", {"tls": "x"})])
+def test_client_endpoint_of_a_wrong_type_is_a_type_error(given: Any, more: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="must be"):
+        AsyncClient(given, **more)
 
 
 @pytest.mark.parametrize("value", [b"ab", bytearray(b"ab"), memoryview(b"ab"), "ab"])
@@ -157,13 +177,20 @@ def test_client_short_max_stale_is_not_rounded_to_zero(max_stale_s: float) -> No
         Reply(502, b"<html>bad gateway</html>"),
         Reply(200, b"v"),
         Reply(206, b"v", {"ETag": '"3"', "Syncline-Revision": "9"}),
+        Reply(raw=b"rubbish", close=True),
     ],
 )
 def test_client_read_is_never_of_unknown_outcome(reply: Reply) -> None:
     async def scenario() -> None:
-        with pytest.raises(OperationError) as caught:
-            await call_against(reply, lambda kv: kv.get("k"))
-        assert caught.value.outcome is Outcome.NOT_APPLIED
+        async with (
+            HttpDouble(scripted(reply)) as double,
+            AsyncClient(double.url, network=LoopNetwork(), timeout_s=0.4) as kv,
+        ):
+            reads = [kv.get("k"), kv.list(), kv.count(), kv.status(), kv.members(), kv.upgrade_status()]
+            errors = await asyncio.gather(*reads, anext(kv.scan()), return_exceptions=True)
+        for error in errors:
+            assert isinstance(error, OperationError), error
+            assert error.outcome is Outcome.NOT_APPLIED
 
     run(scenario())
 

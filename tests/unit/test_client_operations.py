@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncline.client import AsyncClient, Compare, DeleteOp, DeletePrefixOp, GetOp, PutOp
-from syncline.client.wire import key_target, text_of
+from syncline.client.wire import key_target, query, text_of
 from syncline.errors import ConfigError, MembershipError, NotLeader, Rejected, RequestFailed
 from tests.support import run
 from tests.support_http import HttpDouble, KeyDouble, LoopNetwork, Reply, error_reply, json_reply, scripted
@@ -57,15 +57,20 @@ def test_any_key_and_value_come_back_as_they_went(key: bytes, value: bytes) -> N
 
 @given(KEYS)
 def test_a_keys_path_is_plain_ascii_without_directions(key: bytes) -> None:
-    path = key_target(key)
+    path, _, parameter = key_target(key).partition("?key=")
     assert path.isascii()
     assert path.isprintable()
-    assert not {" ", "?", "#", "%2"} & set(path)
+    assert not {" ", "?", "#"} & set(path + parameter)
     assert not {".", ".."} & set(path.split("/"))
 
 
-def test_dots_that_would_be_directions_are_encoded() -> None:
-    assert key_target(b"a/../b/./c..d") == "/key/a/%2E%2E/b/%2E/c..d"
+def test_client_key_with_dot_segments_is_told_as_a_parameter() -> None:
+    """A proxy resolves them in a path, and the client would write another key."""
+    assert key_target(b"a/../b") == "/key?key=a%2F..%2Fb"
+    assert key_target(b".") == "/key?key=."
+    assert key_target(b"a/b..c/...") == "/key/a/b..c/..."
+    assert query({"timeout": "5"}, after=key_target(b"..")) == "&timeout=5"
+    assert query({"timeout": "5"}, after=key_target(b"a")) == "?timeout=5"
 
 
 @given(st.dictionaries(KEYS, st.binary(max_size=8), max_size=30), st.integers(1, 7), st.booleans())

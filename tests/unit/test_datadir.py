@@ -55,7 +55,7 @@ def test_the_identity_is_kept(tmp_path: Path) -> None:
 def test_the_lock_holds_the_pid_and_keeps_others_out(tmp_path: Path) -> None:
     directory = opened(tmp_path)
     assert (tmp_path / "LOCK").read_text().strip() == str(os.getpid())
-    with pytest.raises(DirectoryLocked, match="Stop that process first"):
+    with pytest.raises(DirectoryLocked, match="it has opened a node there and has not closed it"):
         opened(tmp_path)
     directory.release()
     opened(tmp_path).release()

@@ -194,3 +194,16 @@ def test_an_unreadable_lock_still_gives_a_clear_error(content: bytes) -> None:
 
 def test_free_bytes(disk: OsDisk, tmp_path: Path) -> None:
     assert disk.free_bytes(str(tmp_path)) > 0
+
+
+def test_lock_of_a_node_that_this_process_forgot_to_close_says_so() -> None:
+    """A program that opens a second `Raft` without `close` would look for another process in vain."""
+    error = locked_error("d/LOCK", b"%d\n" % os.getpid())
+    assert error.pid == os.getpid()
+    assert "call `close` on the first one" in str(error)
+
+
+def test_lock_of_another_process_says_that_a_node_is_one_process() -> None:
+    """The second worker of a web server meets this."""
+    error = locked_error("d/LOCK", b"%d\n" % (os.getpid() + 1))
+    assert "a web server with several workers" in str(error)

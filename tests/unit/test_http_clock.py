@@ -6,6 +6,7 @@ import asyncio
 
 from syncline.server.http import HttpServer
 from syncline.server.limits import HttpLimits
+from syncline.server.response import TEXT, bare
 from tests.http_double import Wire, error_of, get, holding, put
 from tests.support import run
 
@@ -52,6 +53,66 @@ def test_a_body_that_trickles_in_is_refused() -> None:
         assert wire.received == b""
         wire.advance(3)
         assert wire.answers[0].status == 408
+
+    run(scenario())
+
+
+def trickle(wire: Wire, body: bytes, *, bytes_per_s: int) -> None:
+    """Send a body, until it is answered."""
+    for start in range(0, len(body), bytes_per_s):
+        if wire.received:
+            return
+        wire.send(body[start : start + bytes_per_s])
+        wire.advance(1.0)
+
+
+def test_http_body_on_a_slow_line_is_taken() -> None:
+    """A limit on its whole time would refuse 1 MB at 25 kB/s after 30 s."""
+
+    async def scenario() -> None:
+        wire = Wire()
+        data = put("/a", b"x" * 1_000_000)
+        wire.send(data[:-1_000_000])
+        trickle(wire, data[-1_000_000:], bytes_per_s=25_000)
+        assert wire.now_s >= 40
+        assert [answer.status for answer in wire.answers] == [200]
+        slower = Wire()
+        slower.send(put("/a", b"x" * 100_000)[:-100_000])
+        trickle(slower, b"x" * 100_000, bytes_per_s=1100)
+        assert [answer.status for answer in slower.answers] == [200]
+
+    run(scenario())
+
+
+def test_http_body_below_the_least_rate_is_408_wherever_it_slows_down() -> None:
+    async def scenario() -> None:
+        wire = Wire()
+        wire.send(put("/a", b"x" * 1_000_000)[:-1_000_000])
+        trickle(wire, b"x" * 500_000, bytes_per_s=50_000)
+        trickle(wire, b"x" * 29_000, bytes_per_s=500)
+        assert [answer.status for answer in wire.answers] == [408]
+        assert "1024 bytes per second" in str(error_of(wire.answers[0].body)["message"])
+        assert wire.now_s < 45
+
+    run(scenario())
+
+
+def test_http_answer_on_a_slow_line_is_sent_to_its_end() -> None:
+    """As long as the client takes more than the least rate; then it is cut off."""
+
+    async def scenario() -> None:
+        wire = Wire(lambda _request, respond: respond(bare(200, TEXT, b"z" * 1_000_000)))
+        wire.transport.reads_all = False
+        wire.send(get("/a"))
+        for _ in range(130):
+            wire.transport.take(5_000)
+            wire.advance(1.0)
+        assert not wire.transport.aborted
+        assert wire.transport.unread > 300_000
+        for _ in range(65):
+            wire.transport.take(500)
+            wire.advance(1.0)
+        assert wire.transport.aborted
 
     run(scenario())
 

@@ -63,7 +63,7 @@ def test_other_paths_are_404(path: bytes) -> None:
 def test_other_methods_are_405_with_allow() -> None:
     answer = ask(say(b"x"), "DELETE", b"/key/a")
     assert answer.status == 405
-    assert b"Allow: GET, HEAD, POST\r\n" in answer.head
+    assert b"Allow: GET, HEAD, OPTIONS, POST\r\n" in answer.head
     assert ask(say(b"x"), "HEAD", b"/keys").status == 200
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -233,3 +234,41 @@ def test_logging_goes_to_the_stream() -> None:
         root.removeHandler(handler)
         root.setLevel(level)
     assert json.loads(stream.getvalue())["n"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"initial_cluster": ["a=h:1"]}, "initial_cluster"),
+        ({"join": "http://a:1"}, "join"),
+        ({"allowed_hosts": "a"}, "allowed_hosts"),
+        ({"election_s": "5"}, "election_s"),
+        ({"http_listen": 5}, "http_listen"),
+        ({"max_key_bytes": "5"}, "max_key_bytes"),
+        ({"insecure": "yes"}, "insecure"),
+        ({"name": None}, "name"),
+    ],
+)
+def test_server_config_field_of_a_wrong_type_is_named(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(TypeError, match=f"^{named} = .*got"):
+        ServerConfig(**{**BASE, **changes})
+
+
+@pytest.mark.parametrize("changes", [{"drain_s": float("nan")}, {"join_timeout_s": float("inf")}, {"heartbeat_s": 0}])
+def test_server_config_number_that_is_no_time_is_named(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(changes))):
+        ServerConfig(**{**BASE, **changes})
+
+
+def test_server_config_secret_of_a_wrong_type_is_not_shown() -> None:
+    secret: Any = b"hunter2"
+    with pytest.raises(TypeError) as caught:
+        ServerConfig(name="a", data_dir="d", peer_secret=secret)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_server_config_takes_paths_and_lists(tmp_path: Path) -> None:
+    path: Any = tmp_path
+    urls: Any = ["http://b:1"]
+    config = ServerConfig(name="a", data_dir=path, join=urls)
+    assert (config.data_dir, config.join) == (str(tmp_path), ("http://b:1",))

@@ -18,6 +18,8 @@ _HELP: Final = {
     "http_advertise": "URL by which clients reach it, if that differs.",
     "http_tls_cert": "PEM file: with --http-tls-key, clients are served over TLS.",
     "http_tls_key": "PEM file with the private key.",
+    "allowed_hosts": "Further host names under which a server on loopback is asked, by comma; * for any.",
+    "allowed_origins": "Origins of web pages that may use this server, by comma; * for any.",
     "peer_listen": "Where other nodes are listened for.",
     "peer_advertise": "HOST:PORT by which other nodes reach it, if that differs.",
     "peer_tls_cert": "PEM file: with the next two, the nodes speak mutual TLS.",

@@ -7,10 +7,21 @@ would store five NUL bytes, and a time of 0 or NaN would fail late or never.
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from syncline.errors import ConfigError
 
-__all__ = ["checked_revision", "checked_timeout_s", "duration_text", "to_bytes"]
+__all__ = [
+    "checked_consistency",
+    "checked_limit",
+    "checked_revision",
+    "checked_text",
+    "checked_timeout_s",
+    "duration_text",
+    "to_bytes",
+]
+
+CONSISTENCIES: Final = ("linearizable", "leader", "stale")
 
 
 def to_bytes(value: object, what: str) -> bytes:
@@ -32,6 +43,30 @@ def to_bytes(value: object, what: str) -> bytes:
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
     raise TypeError(f"{what} must be bytes or str, not {type(value).__name__}")
+
+
+def checked_text(value: object, what: str) -> str:
+    """Return a text that has a UTF-8 form. Raises `TypeError`, or `ConfigError` for a lone surrogate."""
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be a str, not {type(value).__name__}")
+    to_bytes(value, what)
+    return value
+
+
+def checked_consistency(value: object) -> str:
+    """Return the consistency of a read. Raises `TypeError`, or `ConfigError` if there is no such."""
+    if checked_text(value, "consistency") not in CONSISTENCIES:
+        raise ConfigError(f"consistency is {value!r}: accepted are {', '.join(CONSISTENCIES)}")
+    return str(value)
+
+
+def checked_limit(value: object, what: str) -> int:
+    """Return a number of keys. Raises `TypeError`, or `ConfigError` if it is below 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} must be an int, not {type(value).__name__}")
+    if value < 1:
+        raise ConfigError(f"{what} is {value}: it must be at least 1")
+    return value
 
 
 def checked_timeout_s(value: object, what: str = "timeout_s") -> float:

@@ -201,7 +201,7 @@ class Caller:
             server_s = max(0.01, attempt_s - min(ANSWER_GRACE_S, attempt_s / 3))
             parameters = {**parameters, "timeout": duration_text(round(server_s, 3))}
         lines = [
-            f"{request.method} {endpoint.base_path}{request.target}{query(parameters)} HTTP/1.1",
+            f"{request.method} {endpoint.base_path}{request.target}{query(parameters, after=request.target)} HTTP/1.1",
             f"Host: {endpoint.host_header}",
             f"User-Agent: {self._user_agent}",
             *(f"{name}: {value}" for name, value in request.headers),

@@ -14,7 +14,15 @@ from typing import Final, Self
 
 import msgspec
 
-from syncline.client.arguments import checked_revision, checked_timeout_s, duration_text, to_bytes
+from syncline.client.arguments import (
+    checked_consistency,
+    checked_limit,
+    checked_revision,
+    checked_text,
+    checked_timeout_s,
+    duration_text,
+    to_bytes,
+)
 from syncline.client.caller import Caller, Request
 from syncline.client.connection import Response
 from syncline.client.endpoints import Endpoint, EndpointSet, parse_endpoints
@@ -78,6 +86,8 @@ class AsyncClient:
         on_retry: Callable[[OperationError], None] | None = None,
     ) -> None:
         self.endpoints = parse_endpoints(endpoints)
+        if tls is not None and not isinstance(tls, ssl.SSLContext):
+            raise TypeError(f"tls must be an ssl.SSLContext, not {type(tls).__name__}")
         door = network or TcpNetwork()
         self._set = EndpointSet([Endpoint(url, network=door, tls=tls) for url in self.endpoints])
         self._timeout_s = checked_timeout_s(timeout_s)
@@ -191,8 +201,8 @@ class AsyncClient:
         """One page of keys in their order (as bytes), all of one revision. `after` is a page's `next`."""
         parameters: dict[str, str | bytes | None] = {
             "prefix": to_bytes(prefix, "prefix") or None,
-            "after": after,
-            "limit": str(limit),
+            "after": None if after is None else checked_text(after, "after"),
+            "limit": str(checked_limit(limit, "limit")),
             "values": "base64" if values else None,
             "reverse": "true" if reverse else None,
             **_reading(consistency, max_stale_s),
@@ -279,9 +289,14 @@ class AsyncClient:
 
         A voter starts as a learner and is promoted once it has caught up. The same call again changes nothing.
         """
-        fields: dict[str, object] = {"ID": name, "Address": address, "Http": http, "Learner": learner}
+        fields: dict[str, object] = {
+            "ID": checked_text(name, "name"),
+            "Address": checked_text(address, "address"),
+            "Http": checked_text(http, "http"),
+            "Learner": learner,
+        }
         if node_id is not None:
-            fields["NodeID"] = node_id
+            fields["NodeID"] = checked_text(node_id, "node_id")
         return decode(await self._change("/raft/add", fields, timeout_s, idempotent=True), Added)
 
     async def remove_member(self, member: str, *, force: bool = False, timeout_s: float | None = None) -> Members:
@@ -304,11 +319,12 @@ class AsyncClient:
 
         For a member that can't announce it itself: one that runs announces its own address, which wins.
         """
-        return decode(await self._change("/raft/update", {"ID": member, "Address": address}, timeout_s), Members)
+        fields: dict[str, object] = {"ID": checked_text(member, "member"), "Address": checked_text(address, "address")}
+        return decode(await self._change("/raft/update", fields, timeout_s), Members)
 
     async def transfer_leadership(self, to: str | None = None, *, timeout_s: float | None = None) -> LeaderInfo:
         """Hand the leadership to a voter (None: the most up to date) and wait until it leads."""
-        fields: dict[str, object] = {} if to is None else {"To": to}
+        fields: dict[str, object] = {} if to is None else {"To": checked_text(to, "to")}
         return decode(await self._change("/raft/transfer", fields, timeout_s), _Transferred).leader
 
     async def snapshot(self, *, timeout_s: float | None = None) -> SnapshotResult:
@@ -318,7 +334,8 @@ class AsyncClient:
     async def upgrade_status(self, *, timeout_s: float | None = None) -> UpgradeResult:
         """The levels of the cluster, and what each member can do, as the node that answers knows them."""
         request = Request(method="GET", target="/raft/upgrade", idempotent=True, timed=False)
-        return decode(await self._answer(request, timeout_s), UpgradeResult)
+        with _read():
+            return decode(await self._answer(request, timeout_s), UpgradeResult)
 
     async def hold_upgrade(self, *, timeout_s: float | None = None) -> UpgradeResult:
         """Keep the cluster's levels where they are, until `finalize_upgrade`."""
@@ -380,8 +397,9 @@ def _read() -> Iterator[None]:
 
 def _reading(consistency: str | None, max_stale_s: float | None) -> dict[str, str | bytes | None]:
     limit = None if max_stale_s is None else duration_text(checked_timeout_s(max_stale_s, "max_stale_s"))
-    return {"consistency": consistency, "max_stale": limit}
+    return {"consistency": None if consistency is None else checked_consistency(consistency), "max_stale": limit}
 
 
 def _who(member: str, *, force: bool) -> dict[str, object]:
-    return {"ID": member, "Force": True} if force else {"ID": member}
+    name = checked_text(member, "member")
+    return {"ID": name, "Force": True} if force else {"ID": name}

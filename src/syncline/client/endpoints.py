@@ -32,6 +32,9 @@ PENALTY_S: Final = 0.5
 
 PENALTY_LIMIT_S: Final = 8.0
 
+_NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_MESSAGE"})
+"""What OpenSSL calls an answer that is no TLS record, by version of it."""
+
 
 class ConnectFailed(Exception):
     """No connection could be made, so nothing was sent. `refused`: a machine answered that nobody listens there."""
@@ -180,14 +183,26 @@ class EndpointSet:
 
 
 def parse_endpoints(given: str | Iterable[str]) -> list[str]:
-    """The URLs in a comma-separated text, or in several, in order and without repeats. Raises `ConfigError`."""
-    texts = [given] if isinstance(given, str) else list(given)
+    """The URLs in a comma-separated text, or in several, in order and without repeats.
+
+    Raises `ConfigError`, and `TypeError` for what is no text.
+    """
+    texts = [given] if isinstance(given, str) else _texts(given)
     urls = dict.fromkeys(parse_endpoint(part) for text in texts for part in text.split(",") if part.strip())
     if not urls:
         raise ConfigError("no endpoint given: name at least one server, such as http://127.0.0.1:8080")
     if len(urls) > MAX_ENDPOINTS:
         raise ConfigError(f"{len(urls)} endpoints given, at most {MAX_ENDPOINTS} can be used")
     return list(urls)
+
+
+def _texts(given: object) -> list[str]:
+    texts: list[str] = []
+    for text in given if isinstance(given, Iterable) else (given,):
+        if not isinstance(text, str):
+            raise TypeError(f"endpoints must be a str or several, such as http://host:port, not {type(text).__name__}")
+        texts.append(text)
+    return texts
 
 
 def parse_endpoint(text: str) -> str:
@@ -212,6 +227,8 @@ def _reason(error: OSError) -> str:
         return "no answer to the dial in time"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
+        return "it does not speak TLS on this port: use http:// in the endpoint"
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     return (error.strerror or str(error) or type(error).__name__).lower()

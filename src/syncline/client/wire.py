@@ -77,19 +77,21 @@ def quoted(data: bytes) -> str:
 
 
 def key_target(key: bytes) -> str:
-    """The path of a key. Its `.` and `..` segments are encoded, so that no proxy takes them for directions."""
+    """The path of a key. One with `.` or `..` segments is told as a parameter: proxies resolve them, also as `%2E`."""
     parts = key.split(b"/")
-    return "/key/" + "/".join("%2E" * len(part) if part in _DOTS else quoted(part) for part in parts)
+    if not _DOTS.isdisjoint(parts):
+        return f"/key?key={quoted(key)}"
+    return "/key/" + "/".join([quoted(part) for part in parts])
 
 
-def query(parameters: dict[str, str | bytes | None]) -> str:
-    """`?name=value&…` of those that are given, or nothing."""
+def query(parameters: dict[str, str | bytes | None], *, after: str = "") -> str:
+    """`?name=value&…` of those that are given, or nothing; `after` is the target that it follows."""
     given = [
         f"{name}={quoted(value.encode() if isinstance(value, str) else value)}"
         for name, value in parameters.items()
         if value is not None
     ]
-    return "?" + "&".join(given) if given else ""
+    return ("&" if "?" in after else "?") + "&".join(given) if given else ""
 
 
 def json_key(name: str, data: bytes) -> JsonBytes:

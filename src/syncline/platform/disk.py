@@ -311,9 +311,16 @@ def locked_error(path: str, holder: bytes) -> DirectoryLocked:
     """The error for a lock that another process holds. `holder` is what that process wrote: its pid comes first."""
     found = re.match(rb"\s*(\d{1,10})", holder)
     pid = int(found.group(1)) if found else None
+    if pid == os.getpid():
+        return DirectoryLocked(
+            f"{path} is held by this process (pid {pid}): it has opened a node there and has not closed it. A node is"
+            " open once: call `close` on the first one, or open it with `async with`.",
+            pid=pid,
+        )
     who = f"the process with pid {pid}" if pid is not None else "another process"
     return DirectoryLocked(
         f"{path} is held by {who}: one data directory serves one process. "
-        "Stop that process first, or give this one a directory of its own.",
+        "Stop that process first, or give this one a directory of its own. A node is one process: a web server with"
+        " several workers opens it in one of them, or talks to a node beside it.",
         pid=pid,
     )

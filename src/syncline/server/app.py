@@ -20,8 +20,10 @@ from syncline.platform.disk import Disk, OsDisk
 from syncline.platform.network import Network, TcpNetwork
 from syncline.platform.worker import Workers
 from syncline.server.adapter import NodeBackend
+from syncline.server.clienttls import client_tls
 from syncline.server.config import ServerConfig
-from syncline.server.exposure import check_exposure
+from syncline.server.crosssite import CrossSitePolicy
+from syncline.server.exposure import check_exposure, cross_site_policy
 from syncline.server.http import HttpServer
 from syncline.server.join import ask_members, find_members, is_new
 from syncline.server.limits import MIB
@@ -44,13 +46,16 @@ ENTRY_FACTOR = 2
 class KvServer:
     """A running server. Make one with `KvServer.open`."""
 
-    def __init__(self, config: ServerConfig, http: HttpServer, http_url: str, metrics: Registry) -> None:
+    def __init__(
+        self, config: ServerConfig, http: HttpServer, http_url: str, metrics: Registry, policy: CrossSitePolicy
+    ) -> None:
         self.config = config
         self.metrics = metrics
         """What `/metrics` shows; an embedder may add to it."""
         self.http_url = http_url
         """Where clients reach this server."""
         self._http = http
+        self._policy = policy
         self._raft: Raft | None = None
         self._backend: NodeBackend | None = None
         self._site: Site | None = None
@@ -78,12 +83,14 @@ class KvServer:
         registry = Registry()
         limits = config.http_limits()
         limits = msgspec.structs.replace(limits, max_connections=connection_limit(limits.max_connections))
-        http = HttpServer(_starting, limits=limits, observe=HttpTelemetry(registry).observe)
+        policy = await cross_site_policy(config)
+        telemetry = HttpTelemetry(registry)
+        http = HttpServer(_starting, limits=limits, observe=telemetry.observe, knows_host=policy.knows_host)
         http_url = config.http_advertise
         if config.http_listen:
             bind = split_address(config.http_listen, any_port=True)
             http_url = config.http_url(*await http.start(network, *bind, tls=_http_tls(config)))
-        server = cls(config, http, http_url, registry)
+        server = cls(config, http, http_url, registry, policy)
         try:
             await server._open_node(network, disk, workers, rng)
         except BaseException:
@@ -110,6 +117,7 @@ class KvServer:
             max_key_bytes=config.max_key_bytes,
             max_value_bytes=config.max_value_bytes,
             metrics=self.metrics.render,
+            policy=self._policy,
         )
         self._http.handler = self._site.router.handle
         self._http.express = self._site.express
@@ -213,15 +221,12 @@ def _starting(request: Request, respond: Respond) -> None:
 def _http_tls(config: ServerConfig) -> ssl.SSLContext | None:
     if not config.http_tls_cert:
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(config.http_tls_cert, config.http_tls_key)
+        return client_tls(config.http_tls_cert, config.http_tls_key)
     except OSError as error:  # ssl.SSLError is one
         raise ConfigError(
             f"http_tls_cert {config.http_tls_cert!r} with http_tls_key {config.http_tls_key!r} can't be used: {error}"
         ) from error
-    return context
 
 
 def _peer_tls(config: ServerConfig) -> PeerTls | None:

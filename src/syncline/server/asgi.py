@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TypeAlias, cast
 from urllib.parse import quote
 
+from syncline.server.fields import is_host
 from syncline.server.limits import HttpLimits
 from syncline.server.problems import RequestError
 from syncline.server.request import Request
@@ -46,14 +47,14 @@ class AsgiApp:
         method = str(scope["method"])
         try:
             body = await self._body(receive)
-            if body is not None:
-                _check_length(scope, body)
+            if body is None:
+                return  # the client has gone
+            _check_length(scope, body)
+            request = _request(scope, method, body)
         except RequestError as refusal:
             response = refusal.response()
         else:
-            if body is None:
-                return  # the client has gone
-            response = await self._answer(_request(scope, method, body))
+            response = await self._answer(request)
         content = b"" if method == "HEAD" else response.body
         await send({"type": "http.response.start", "status": response.status, "headers": _fields(response)})
         await send({"type": "http.response.body", "body": content})
@@ -99,14 +100,18 @@ def _request(scope: Scope, method: str, body: bytes) -> Request:
     """`raw_path` where the server gives it: a key's bytes are not always text, and `/` is not always `%2F`."""
     raw = cast("bytes | None", scope.get("raw_path"))
     path = raw.partition(b"?")[0] if raw is not None else quote(str(scope["path"]), safe="/").encode()
-    root = quote(str(scope.get("root_path") or ""), safe="/").encode()
-    if root and path.startswith(root):
+    mount = quote(str(scope.get("root_path") or ""), safe="/").rstrip("/")
+    root = mount.encode()
+    if path == root or path.startswith(root + b"/"):
         path = path[len(root) :] or b"/"
     headers: dict[bytes, bytes] = {}
     for name, value in cast("Fields", scope["headers"]):
         name = name.lower()
         headers[name] = headers[name] + b", " + value if name in headers else value
-    return Request(method, path, cast("bytes", scope.get("query_string", b"")), headers, body)
+    if not is_host(headers.get(b"host", b"")):
+        raise RequestError("the Host field is not one host name or address, with a port or without")
+    query = cast("bytes", scope.get("query_string", b""))
+    return Request(method, path, query, headers, body, unusual=True, mount=mount)
 
 
 def _fields(response: Response) -> Fields:

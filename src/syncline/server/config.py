@@ -22,8 +22,9 @@ from msgspec import Meta
 from syncline.errors import ConfigError
 from syncline.kv.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES
 from syncline.node.config import LARGEST_SEGMENT_BYTES, SMALLEST_SEGMENT_BYTES
+from syncline.server.crosssite import ANY, is_origin
 from syncline.server.limits import KIB, MIB, HttpLimits
-from syncline.server.names import check_address, check_name, check_url, join_address, split_address
+from syncline.server.names import check_address, check_name, check_url, is_host_name, join_address, split_address
 from syncline.server.secretfile import parse_secrets, read_secret_file
 from syncline.storage.space import RESERVE_BYTES
 from syncline.transport.authentication import PeerAuth
@@ -39,6 +40,9 @@ URL_ROOM_BYTES: Final = 5 * KIB
 """For what is not the key in a URL: the path, a prefix, a cursor."""
 JSON_FACTOR: Final = 2
 """A value in the JSON of a transaction: base64, and what is around it."""
+
+_LISTS: Final = frozenset({"join", "allowed_hosts", "allowed_origins"})
+"""Settings of several texts: a list in the file, with commas elsewhere."""
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
@@ -62,6 +66,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Where clients are listened for. Port 0: any free one. Empty: nowhere, for a node that is mounted as ASGI."""
     http_advertise: str = ""
     """The URL by which clients and members reach this server, where that is not `http_listen`."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which clients may ask a server that listens on loopback, beside `localhost`, loopback addresses and
+    the host of `http_advertise`. Given for another listener they hold there too. `*`: any."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins of web pages that may read and change what is here, such as https://console.example. `*`: any."""
     http_tls_cert: str = ""
     """A PEM file; with `http_tls_key`, clients are served over TLS."""
     http_tls_key: str = ""
@@ -135,6 +144,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     log_format: LogFormat = "text"
 
     def __post_init__(self) -> None:
+        self._convert_fields()
         _check("name", check_name, self.name)
         if not self.data_dir:
             raise ConfigError("data_dir is empty: name the directory for this node's files")
@@ -149,6 +159,14 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             _check("peer_advertise", check_address, self.peer_advertise)
         self._check_membership()
         self._check_tls()
+        for host in self.allowed_hosts:
+            if host != ANY and not is_host_name(host):
+                raise ConfigError(f"allowed_hosts: {host[:300]!r} is not a host name or address without a port, or *")
+        for origin in self.allowed_origins:
+            if origin != ANY and not is_origin(origin):
+                raise ConfigError(
+                    f"allowed_origins: {origin[:300]!r} is not an origin such as https://kv.example, or *"
+                )
         if self.peer_secret and self.peer_secret_file:
             raise ConfigError("give the cluster secret once: by peer_secret_file or by SYNCLINE_PEER_SECRET")
         if self.election_s < 2 * self.heartbeat_s:
@@ -156,6 +174,23 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 f"election_s is {self.election_s}: it must be at least twice heartbeat_s ({self.heartbeat_s}),"
                 " better ten times, or a single late heartbeat costs the leader its place"
             )
+
+    def _convert_fields(self) -> None:
+        """Take paths as text and lists as tuples, and raise for any other type: a struct does not look at its own."""
+        for name in self.__struct_fields__:
+            value: object = getattr(self, name)
+            if isinstance(value, os.PathLike):
+                value = os.fspath(value)
+            elif name in _LISTS and isinstance(value, list):
+                value = tuple(value)
+            try:
+                value = msgspec.convert(value, _HINTS[name], strict=True)
+            except msgspec.ValidationError as error:
+                shown = "" if name == "peer_secret" else f" = {value!r:.80}"
+                kind = TypeError if ", got `" in str(error) else ConfigError
+                why = _lower_first(str(error)).replace("`object`", "`dict`").replace("`array`", "`tuple`")
+                raise kind(f"{name}{shown}: {why}") from None
+            msgspec.structs.force_setattr(self, name, value)
 
     def _check_membership(self) -> None:
         if self.initial_cluster and self.join:
@@ -309,7 +344,7 @@ def _converted(name: str, value: object, shown: str) -> object:
     kind = _HINTS[name]
     if isinstance(value, str):
         value = _from_text(name, value, shown)
-    elif name == "join" and isinstance(value, list):
+    elif name in _LISTS and isinstance(value, list):
         value = tuple(value)
     try:
         return msgspec.convert(value, kind, strict=not isinstance(value, str))
@@ -323,7 +358,7 @@ def _converted(name: str, value: object, shown: str) -> object:
 
 def _from_text(name: str, text: str, shown: str) -> object:
     """A setting's text form, as the environment and the flags give it."""
-    if name == "join":
+    if name in _LISTS:
         return tuple(part.strip() for part in text.split(",") if part.strip())
     if name != "initial_cluster":
         return text

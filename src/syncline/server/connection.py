@@ -38,6 +38,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 from syncline.server.express import CONDITIONS, Express, is_plain
+from syncline.server.fields import SAFE_METHODS
+from syncline.server.pace import parts_left, parts_read
 from syncline.server.problems import internal_error, problem
 from syncline.server.reader import BODY, ENDED, HEADER, IDLE, SLICE_BYTES, START, Refused, RequestReader
 from syncline.server.request import Request
@@ -56,9 +58,6 @@ Handler = Callable[[Request, Respond], None]
 
 LINGER_BYTES: Final = 64 * 1024 * 1024
 """After the last request: what is read and thrown away at most, for a client that sends before it reads."""
-
-SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Which change nothing (RFC 9110, 9.2.1), so that it makes no difference in which order they run."""
 
 MAKE_BYTES: Final = 1024 * 1024
 """When so much is to be written, no deferred answer is made in the same turn: a page takes some 10 ms to encode."""
@@ -318,7 +317,8 @@ class HttpConnection(asyncio.Protocol):
     # --- requests and answers
 
     def _may_start(self, request: Request) -> bool:
-        """Whether the next request may run now. An unsafe one runs alone: if one runs, it is the last that started."""
+        """Whether the next request may run now. Safe ones change nothing, so their order makes no difference. An unsafe
+        one runs alone: if one runs, it is the last that started."""
         if self._in_flight and not (request.method in SAFE_METHODS and self._last_method in SAFE_METHODS):
             return False
         return self._has_room()
@@ -537,13 +537,17 @@ class HttpConnection(asyncio.Protocol):
         if transport is None:
             return
         stuck = self._write_paused or transport.is_closing()
+        limits = self._server.limits
+        moved = parts_read(limits, reader.wire_bytes)
+        if stuck:
+            moved = parts_left(limits, transport.get_write_buffer_size())
         busy = reader.phase == IDLE and bool(self._slots)
-        progress = (stuck, busy, self._lingering, self._read_paused, reader.phase, reader.messages)
+        progress = (stuck, moved, busy, self._lingering, self._read_paused, reader.phase, reader.messages)
         if progress != self._progress:
             self._progress = progress
             self._since_s = now_s
             return
-        waited_s, limits = now_s - self._since_s, self._server.limits
+        waited_s = now_s - self._since_s
         if stuck:
             if waited_s > limits.write_timeout_s:
                 transport.abort()
@@ -561,7 +565,8 @@ class HttpConnection(asyncio.Protocol):
                 self._late(f"the header took more than {limits.header_timeout_s:g} s to arrive")
         elif phase == BODY:
             if waited_s > limits.body_timeout_s:
-                self._late(f"the body took more than {limits.body_timeout_s:g} s to arrive")
+                rate = f"{limits.least_bytes_per_s} bytes per second, over {limits.body_timeout_s:g} s"
+                self._late(f"the body arrives more slowly than {rate}")
         elif (phase == START and waited_s > limits.header_timeout_s) or (
             phase == IDLE and not self._slots and waited_s > limits.idle_timeout_s
         ):

@@ -1,13 +1,17 @@
-"""Whether the nodes of a server's cluster reach each other beyond this machine, and what protects them then."""
+"""What reaches a server from beyond this machine, and what protects it then: members, and pages in browsers."""
 
 from __future__ import annotations
+
+from urllib.parse import urlsplit
 
 from syncline.errors import ConfigError
 from syncline.platform.network import is_loopback
 from syncline.server.config import ServerConfig
+from syncline.server.crosssite import CrossSitePolicy
+from syncline.server.names import split_address
 from syncline.transport.messages import PeerAddress
 
-__all__ = ["check_exposure"]
+__all__ = ["check_exposure", "cross_site_policy"]
 
 
 async def check_exposure(config: ServerConfig) -> None:
@@ -26,3 +30,14 @@ async def check_exposure(config: ServerConfig) -> None:
                 " --peer-secret-file FILE (or SYNCLINE_PEER_SECRET); or give peer TLS. --insecure-peers accepts the"
                 " risk"
             )
+
+
+async def cross_site_policy(config: ServerConfig) -> CrossSitePolicy:
+    """The policy for requests of web pages that follows from where clients are listened for."""
+    host = split_address(config.http_listen, any_port=True)[0] if config.http_listen else ""
+    return CrossSitePolicy(
+        loopback=bool(host) and await is_loopback(host),
+        own_hosts=(host, urlsplit(config.http_advertise).hostname or ""),
+        allowed_hosts=config.allowed_hosts,
+        allowed_origins=config.allowed_origins,
+    )

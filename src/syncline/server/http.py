@@ -40,6 +40,7 @@ class HttpServer:
 
     `observe` is called for every answer and must be cheap. `clock` times requests for it (the loop's own is too coarse
     for that on uvloop); `wall_time_s` is for the `Date` field alone. Both are replaced under the simulator.
+    `knows_host` says whether the handler takes every request under a name: then its header is checked once only.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class HttpServer:
         *,
         limits: HttpLimits | None = None,
         observe: Observe | None = None,
+        knows_host: Callable[[bytes], bool] = bool,  # any name
         clock: Callable[[], float] = time.perf_counter,
         wall_time_s: Callable[[], float] = time.time,
     ) -> None:
@@ -55,7 +57,7 @@ class HttpServer:
         self.limits = limits or HttpLimits()
         self.observe = observe
         self.clock = clock
-        self.usual = UsualRequests(self.limits.max_url_bytes)
+        self.usual = UsualRequests(self.limits.max_url_bytes, knows_host)
         self.express: Express | None = None
         """Requests that are known without being read, where the handler has such: set together with it."""
         self.now_s = 0.0

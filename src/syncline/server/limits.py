@@ -38,10 +38,13 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     header_timeout_s: float = 10.0
     """From a request's first byte (or the connection's start) to the end of its header: against slow-header attacks."""
     body_timeout_s: float = 30.0
-    """From the end of the header to the end of the body."""
+    """For each part of a body: as many bytes as `least_bytes_per_s` moves in this time, or the rest."""
+    least_bytes_per_s: int = KIB
+    """Of a client that sends a body or reads an answer. A modem of the 1990s has three times as much; a client that
+    is slower on purpose holds a connection and memory for hours."""
     idle_timeout_s: float = 75.0
     """Between requests. Longer than the 60 s of common proxies, so that they close first and no request is lost."""
     write_timeout_s: float = 60.0
-    """How long a client may leave a full send buffer unread."""
+    """How long a client may leave a full send buffer unread, or a part of it: what `least_bytes_per_s` moves in it."""
     linger_timeout_s: float = 5.0
     """After a refusal in the middle of a request: time to read the answer before the connection is reset."""

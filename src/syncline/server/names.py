@@ -11,7 +11,16 @@ from typing import Final
 from syncline.errors import ConfigError
 from syncline.transport.candidates import is_wildcard
 
-__all__ = ["MAX_NAME_CHARACTERS", "check_address", "check_name", "check_url", "is_id", "join_address", "split_address"]
+__all__ = [
+    "MAX_NAME_CHARACTERS",
+    "check_address",
+    "check_name",
+    "check_url",
+    "is_host_name",
+    "is_id",
+    "join_address",
+    "split_address",
+]
 
 MAX_NAME_CHARACTERS: Final = 64
 """Names stand in log lines, tables and metrics labels."""
@@ -52,6 +61,12 @@ def split_address(address: str, *, any_port: bool = False) -> tuple[str, int]:
     if not good or not port.isascii() or not port.isdigit() or not (0 if any_port else 1) <= int(port) <= MAX_PORT:
         raise ConfigError(f"{address[:300]!r} is not an address such as 10.0.0.1:7100, node-a:7100 or [::1]:7100")
     return host, int(port)
+
+
+def is_host_name(text: str) -> bool:
+    """Whether a text is a host name or an address, without port and brackets."""
+    pattern = _IPV6 if ":" in text else _HOST
+    return len(text) <= MAX_HOST_CHARACTERS and pattern.fullmatch(text) is not None
 
 
 def join_address(host: str, port: int) -> str:

@@ -11,6 +11,7 @@ from typing import Final
 
 import httptools
 
+from syncline.server.fields import is_host
 from syncline.server.limits import HttpLimits
 from syncline.server.problems import internal_error, problem
 from syncline.server.request import Request
@@ -28,7 +29,7 @@ HEADER: Final = 2
 BODY: Final = 3
 ENDED: Final = 4  # the last request has been read, or the input was refused: more of it means nothing
 
-_ABSOLUTE_FORMS: Final = (b"http://", b"https://")
+_SCHEMES: Final = frozenset({b"http", b"https"})
 
 NON_DATA_BYTES: Final = 64 * 1024
 NON_DATA_FACTOR: Final = 8
@@ -65,11 +66,11 @@ class RequestReader:
         "_unfinished_bytes",
         "_upgrade_offered",
         "_url",
-        "_wire_bytes",
         "continue_due",
         "http10",
         "messages",
         "phase",
+        "wire_bytes",
     )
 
     def __init__(self, limits: HttpLimits, take: Take, claim: Claim) -> None:
@@ -85,7 +86,8 @@ class RequestReader:
         self._unfinished_bytes = 0
         self._body: bytes | bytearray = b""
         self._body_bytes = 0
-        self._wire_bytes = 0
+        self.wire_bytes = 0
+        """Of the body under way, chunk sizes included, once it does not come at once with its header."""
         self.phase = START
         self.messages = 0
         """How many requests have begun: with `phase`, tells a slow one from a new one."""
@@ -98,14 +100,14 @@ class RequestReader:
         if self.phase <= IDLE:
             self.phase = HEADER
         elif self.phase == BODY:
-            self._wire_bytes += len(data)
+            self.wire_bytes += len(data)
         before = self.messages
         rest: bytes | memoryview | None = data
         while rest is not None:
             rest = self._parse(rest)
         if self.phase == HEADER and self.messages == before:
             self._check_unfinished_header(len(data))
-        elif self.phase == BODY and self._wire_bytes > NON_DATA_BYTES + (1 + NON_DATA_FACTOR) * self._body_bytes:
+        elif self.phase == BODY and self.wire_bytes > NON_DATA_BYTES + (1 + NON_DATA_FACTOR) * self._body_bytes:
             self.phase = ENDED
             raise _bad_request("the chunks of the body are mostly something else than data")
 
@@ -168,7 +170,7 @@ class RequestReader:
         self._unfinished_bytes = 0
         self._body = b""
         self._body_bytes = 0
-        self._wire_bytes = 0
+        self.wire_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         self._url = self._url + url if self._url else url
@@ -198,6 +200,8 @@ class RequestReader:
                 raise _bad_request(f"HTTP/{version} is not spoken here; HTTP/1.1 is")
         elif b"host" not in headers:
             raise _bad_request("the Host field is missing; HTTP/1.1 requires it")
+        if not is_host(headers.get(b"host", b"")):
+            raise _bad_request("the Host field is not a host name or address, with a port or without")
         self.phase = BODY
         if b"transfer-encoding" in headers:
             self._check_coding(headers)
@@ -231,15 +235,31 @@ class RequestReader:
         content = self._body if isinstance(self._body, bytes) else bytes(self._body)
         path, _, query = self._url.partition(b"?")
         if path[:1] != b"/":
-            path = _origin_form(path)
+            path = self._path_of(path)
         if b"#" in self._url:
             raise _bad_request("a URL sent to a server has no fragment: write # as %23")
-        request = Request(parser.get_method().decode(), path, query, self._headers, content)
+        request = Request(parser.get_method().decode(), path, query, self._headers, content, unusual=True)
         close = not parser.should_keep_alive() or parser.should_upgrade()
         self._body = b""  # the request's alone from here
         self.continue_due = False
         self.phase = ENDED if close else IDLE
         self._take(request, close, self.http10)
+
+    def _path_of(self, target: bytes) -> bytes:
+        """The path of a target that does not begin with one: `http://host/path`, as proxies send it, or `*`.
+
+        The host in the target takes the place of the Host field (RFC 9112, 3.2.2).
+        """
+        scheme, mark, rest = target.partition(b"://")
+        if not mark or scheme.lower() not in _SCHEMES:
+            return target
+        host, slash, path = rest.partition(b"/")
+        if not host or not is_host(host):
+            raise _bad_request("the URL of the request names no host, or one that is not a host name or address")
+        self._headers[b"host"] = host
+        if not slash and self._parser.get_method() == b"OPTIONS":
+            return b"*"
+        return slash + path or b"/"
 
     # --- checks
 
@@ -301,15 +321,6 @@ class _Resumed:
 
 def _bad_request(message: str) -> Refused:
     return Refused(problem(400, "bad_request", message))
-
-
-def _origin_form(target: bytes) -> bytes:
-    """The path of a target that does not begin with one: `http://host/path`, as proxies send it, or `*`."""
-    for scheme in _ABSOLUTE_FORMS:
-        if target[: len(scheme)].lower() == scheme:
-            slash = target.find(b"/", len(scheme))
-            return target[slash:] if slash >= 0 else b"/"
-    return target
 
 
 def _hint(error: httptools.HttpParserError) -> str:

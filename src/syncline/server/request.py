@@ -43,6 +43,10 @@ class Request(msgspec.Struct, eq=False, gc=False):
     argument: bytes = b""
     route: str = ""
     """The method and pattern of the route that took it, for metrics."""
+    unusual: bool = False
+    """Its fields were read one by one, so the router checks them. A header from the cache was checked before."""
+    mount: str = ""
+    """The path below which another application has mounted the routes: URLs in answers begin with it."""
 
 
 def decode_percent(raw: bytes, what: str) -> bytes:

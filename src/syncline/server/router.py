@@ -2,7 +2,7 @@
 
 Patterns are exact (`/keys`), take one segment (`/livez/{check}`), or take all the rest, slashes included
 (`/key/{key...}`). The argument is given percent-decoded, as bytes. A path that nobody takes is a 404, a method that
-nobody takes a 405 with `Allow`; GET routes answer HEAD as well.
+nobody takes a 405 with `Allow`; GET routes answer HEAD as well, and each route answers OPTIONS.
 
 A handler is a plain function that answers now or later; `coroutine` makes one of a coroutine function, for the routes
 that are called by people rather than thousands of times a second.
@@ -10,12 +10,15 @@ that are called by people rather than thousands of times a second.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Final
 
+from syncline.server.crosssite import CrossSitePolicy
+from syncline.server.fields import check_fields, check_unconditional
 from syncline.server.problems import RequestError, error_response, problem
 from syncline.server.request import Request, decode_percent
-from syncline.server.response import Respond, Response
+from syncline.server.response import NO_STORE, Respond, Response, status_line
 from syncline.server.tasks import Tasks
 
 __all__ = ["Explain", "Router", "coroutine"]
@@ -45,16 +48,22 @@ _NO_ROUTE: Final[tuple[_Route | None, bool]] = (None, False)
 class Router:
     """Finds the route of a request and calls it; turns what it raises into an answer."""
 
-    def __init__(self, *, explain: Explain = error_response) -> None:
+    def __init__(self, *, explain: Explain = error_response, policy: CrossSitePolicy | None = None) -> None:
         self._explain = explain
+        self._policy = policy or CrossSitePolicy()
         self._exact: dict[bytes, _Route] = {}
         self._prefixes: dict[bytes, tuple[_Route, bool]] = {}
         """By the pattern's fixed part, up to and with its last slash: the route, and whether it takes the rest."""
 
-    def add(self, methods: str, pattern: str, handler: Handler) -> None:
-        """Route `methods` (such as "GET" or "PUT POST") of a pattern. One prefix has one argument pattern."""
+    def add(self, methods: str, pattern: str, handler: Handler, *, conditions: bool = False) -> None:
+        """Route `methods` (such as "GET" or "PUT POST") of a pattern. One prefix has one argument pattern.
+
+        `conditions`: the handler carries out `CONDITIONAL_FIELDS`, or refuses them itself. Else they are refused here.
+        """
         assert pattern.startswith("/"), pattern
         route = self._route(pattern)
+        if not conditions:
+            handler = partial(_unconditional, handler, pattern)
         for method in methods.split():
             assert method in METHODS, method
             assert method not in route.handlers, (method, pattern)
@@ -76,14 +85,22 @@ class Router:
     @property
     def patterns(self) -> list[str]:
         """Every pattern with its methods, for people."""
+        return sorted(f"{' '.join(sorted(methods))} {pattern}" for pattern, methods in self.routes.items())
+
+    @property
+    def routes(self) -> dict[str, tuple[str, ...]]:
+        """The methods of every pattern."""
         routes = [*self._exact.values(), *(route for route, _ in self._prefixes.values())]
-        return sorted(f"{' '.join(sorted(route.handlers))} {route.pattern}" for route in routes)
+        return {route.pattern: tuple(route.handlers) for route in routes}
 
     def handle(self, request: Request, respond: Respond) -> None:
         """The handler for the server."""
         path = request.path
         end = path.find(b"/", 1) + 1
         try:
+            if request.unusual:
+                respond = self._policy.admit(request, respond)
+                check_fields(request.method, request.headers)
             route, takes_rest = self._prefixes.get(path[:end], _NO_ROUTE)
             if route is not None and (takes_rest or (len(path) > end and b"/" not in path[end:])):
                 raw = path[end:]
@@ -91,11 +108,12 @@ class Router:
             else:
                 route = self._exact.get(path)
             if route is None:
-                respond(_unknown(request))
+                whole = request.method == "OPTIONS" and path == b"*"
+                respond(_options(METHODS) if whole else _unknown(request))
                 return
             found = route.handlers.get(request.method)
             if found is None:
-                respond(_not_allowed(request, route))
+                respond(_options(route.handlers) if request.method == "OPTIONS" else _not_allowed(request, route))
                 return
             handler, request.route = found
             handler(request, respond)
@@ -121,13 +139,27 @@ def coroutine(tasks: Tasks, function: Callable[[Request], Awaitable[Response]], 
     return handle
 
 
+def _unconditional(handler: Handler, pattern: str, request: Request, respond: Respond) -> None:
+    check_unconditional(request.headers, pattern)
+    handler(request, respond)
+
+
+def _options(methods: Iterable[str]) -> Response:
+    """What may be done with a route, or with the server as a whole (RFC 9110, 9.3.7)."""
+    return Response(204, b"%s%sAllow: %s\r\n" % (status_line(204), NO_STORE, _allowed(methods).encode()))
+
+
+def _allowed(methods: Iterable[str]) -> str:
+    return ", ".join(sorted({*methods, "OPTIONS"}))
+
+
 def _unknown(request: Request) -> Response:
     shown = request.path[:200].decode("ascii", "replace")
     return problem(404, "unknown_route", f"there is nothing at {shown}; GET / lists what there is")
 
 
 def _not_allowed(request: Request, route: _Route) -> Response:
-    allowed = ", ".join(sorted(route.handlers))
+    allowed = _allowed(route.handlers)
     return problem(
         405,
         "method_not_allowed",

@@ -10,6 +10,7 @@ import msgspec
 
 from syncline.errors import OperationError
 from syncline.server.backend import Backend, NodeStatus
+from syncline.server.crosssite import CrossSitePolicy
 from syncline.server.problems import error_response
 from syncline.server.request import Request
 from syncline.server.response import Respond, Response
@@ -29,7 +30,7 @@ __all__ = ["Site"]
 class Site:
     """The routes of one node. Call it with a request and where to answer.
 
-    `metrics` renders `/metrics`; `clock` is for the uptime.
+    `metrics` renders `/metrics`; `clock` is for the uptime; `policy` judges requests of web pages and foreign names.
     """
 
     def __init__(
@@ -41,12 +42,13 @@ class Site:
         max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES,
         metrics: Callable[[], bytes] = bytes,
         clock: Callable[[], float] = time.monotonic,
+        policy: CrossSitePolicy | None = None,
     ) -> None:
         self._backend = backend
         self._clock = clock
         self._opened_s = clock()
         self.tasks = Tasks()
-        self.router = Router(explain=self.explain)
+        self.router = Router(explain=self.explain, policy=policy)
         reads, explain = Reads(backend), self.explain
         self._health = HealthRoutes(backend, reads, name=name, metrics=metrics, routes=lambda: self.router.patterns)
         keys = KeyRoutes(backend, reads, explain=explain, max_key_bytes=max_key_bytes, max_value_bytes=max_value_bytes)

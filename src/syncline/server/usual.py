@@ -14,11 +14,12 @@ taken here are all of one kind. `tests/unit/test_http_usual.py` compares the two
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
 
+from syncline.server.fields import UNUSUAL_FIELDS
 from syncline.server.limits import KIB
 from syncline.server.request import Request
 
@@ -38,8 +39,9 @@ _ODD: Final = re.compile(rb"[^A-Za-z0-9\-._~%!$&'()*+,;=:@/?]").search
 _QUESTION_MARK: Final = ord("?")
 
 _PLAIN_LINES: Final = re.compile(rb"(?:[A-Za-z0-9-]+: [!-~](?:[ -~]*[!-~])?\r\n)*[A-Za-z0-9-]+: [!-~](?:[ -~]*[!-~])?")
-_SPECIAL: Final = frozenset({b"transfer-encoding", b"trailer", b"expect", b"upgrade"})
-"""Fields that change how a message is read, or what follows it; and of `Connection` every other value than"""
+_SPECIAL: Final = UNUSUAL_FIELDS | {b"transfer-encoding", b"trailer", b"expect", b"upgrade"}
+"""Fields that change how a message is read, what follows it, or whether it is taken; and of `Connection` every value
+but"""
 _KEEP_ALIVE: Final = b"keep-alive"
 """which many clients send though it is what they get without it."""
 
@@ -52,10 +54,12 @@ class _Header(msgspec.Struct, eq=False, gc=False):
 class UsualRequests:
     """The headers that the connections of one server have in common."""
 
-    __slots__ = ("_known", "_max_url_bytes", "_once")
+    __slots__ = ("_known", "_knows_host", "_max_url_bytes", "_once")
 
-    def __init__(self, max_url_bytes: int) -> None:
+    def __init__(self, max_url_bytes: int, knows_host: Callable[[bytes], bool] = bool) -> None:
         self._max_url_bytes = max_url_bytes
+        self._knows_host = knows_host
+        """Whether requests under a name are taken: the names of others are the strict reader's, each time."""
         self._known: dict[bytes, _Header | None] = {}
         """By their bytes, from the version in the request line to before the blank line. None: it is not plain."""
         self._once: set[bytes] = set()
@@ -96,7 +100,7 @@ class UsualRequests:
         self._once.discard(header)
         if len(self._known) >= MAX_HEADERS:
             self._known.clear()
-        plain = _is_plain(header, request.headers)
+        plain = _is_plain(header, request.headers) and self._knows_host(request.headers.get(b"host", b""))
         self._known[header] = _Header(request.headers, len(body)) if plain else None
 
 

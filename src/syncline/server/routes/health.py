@@ -113,10 +113,12 @@ class HealthRoutes:
         Parameters(request.query, frozenset())
         respond(json_response({"syncline": __version__, "api": API_VERSION}))
 
-    def _get_metrics(self, _request: Request, respond: Respond) -> None:
+    def _get_metrics(self, request: Request, respond: Respond) -> None:
+        Parameters(request.query, frozenset())
         respond(bare(200, METRICS, self._metrics()))
 
-    def _index(self, _request: Request, respond: Respond) -> None:
+    def _index(self, request: Request, respond: Respond) -> None:
+        Parameters(request.query, frozenset())
         respond(json_response({"syncline": __version__, "name": self._name, "routes": self._routes()}))
 
 

@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 from syncline.kv.records import KeyValue
 from syncline.server.problems import RequestError
 from syncline.server.request import encode_percent
+from syncline.server.routes.keyquery import needs_query
 
 __all__ = ["Item", "MaybeBytes", "MaybeText", "item_of", "key_url", "one_of", "split"]
 
@@ -38,13 +39,12 @@ def one_of(text: MaybeText, encoded: MaybeBytes, name: str, where: str) -> bytes
     raise RequestError(f"{where}: give either {name!r} or '{name}_base64'")
 
 
-def key_url(key: bytes) -> str:
-    """Where a key is. Dot segments are encoded, so that no client takes them for directions."""
+def key_url(key: bytes, mount: str) -> str:
+    """The URL of a key, in a form that no client changes; `mount` is the path below which the routes are."""
     path = encode_percent(key)
-    if "." in path:
-        segments = path.split("/")
-        path = "/".join("%2E" * len(part) if part in {".", ".."} else part for part in segments)
-    return "/key/" + path
+    if needs_query(path):
+        return f"{mount}/key?key={encode_percent(key, safe='')}"
+    return f"{mount}/key/{path}"
 
 
 class Item(msgspec.Struct, omit_defaults=True):
@@ -62,13 +62,14 @@ class Item(msgspec.Struct, omit_defaults=True):
     value_base64: MaybeBytes = UNSET
 
 
-def item_of(record: KeyValue, *, values: str) -> Item:
-    """A record as JSON. `values`: "false" leaves the value out, "base64" never gives it as text."""
+def item_of(record: KeyValue, *, values: str, mount: str) -> Item:
+    """A record as JSON. `values`: "false" leaves the value out, "base64" never gives it as text. `mount` is as in
+    `key_url`."""
     text, encoded = split(record.key)
     item = Item(
         key=text,
         key_base64=encoded,
-        url=key_url(record.key),
+        url=key_url(record.key, mount),
         mod_revision=record.mod_revision,
         create_revision=record.create_revision,
         version=record.version,

@@ -15,6 +15,7 @@ from syncline.server.problems import RequestError, problem
 from syncline.server.request import Parameters, Request
 from syncline.server.response import JSON, NO_CACHE, NO_STORE, OCTETS, Deferred, Respond, Response, status_line
 from syncline.server.router import Explain, Router
+from syncline.server.routes import keyquery
 from syncline.server.routes.reads import (
     DEFAULT_TIMEOUT_S,
     MAX_TIMEOUT_S,
@@ -32,7 +33,7 @@ PATTERN: Final = "/key/{key...}"
 
 WRITE_PARAMETERS: Final = frozenset({"timeout"})
 WRITES_LATER: Final = frozenset({"ttl", "lease"})
-READS_LATER: Final = frozenset({"wait", "from"})
+READS_LATER: Final = frozenset({"wait", "from", "revision"})
 
 MAX_CACHED_QUERIES: Final = 1024
 """Queries whose meaning is remembered,"""
@@ -46,6 +47,11 @@ Cached = TypeVar("Cached")
 
 ANY_ETAG: Final = -1
 """What `*` stands for among ETags."""
+
+_NO_LENGTH: Final = (
+    "the request has no Content-Length, so it has no body: send the value, or Content-Length: 0 for an empty one;"
+    " nothing was stored"
+)
 
 _OK: Final = status_line(200)
 _FOUND: Final = b"%s%s%s" % (_OK, OCTETS, NO_CACHE) + b'ETag: "%d"\r\nSyncline-Revision: %d\r\nContent-Length: %d\r\n'
@@ -76,9 +82,9 @@ class KeyRoutes:
 
     def add_to(self, router: Router) -> None:
         """Take the routes."""
-        router.add("GET", PATTERN, self.get)
-        router.add("PUT POST", PATTERN, self.put)
-        router.add("DELETE", PATTERN, self.delete)
+        for methods, handler in (("GET", self.get), ("PUT POST", self.put), ("DELETE", self.delete)):
+            router.add(methods, PATTERN, handler, conditions=True)
+            router.add(methods, keyquery.PATTERN, keyquery.by_query(handler), conditions=True)
 
     @property
     def express(self) -> Express:
@@ -160,6 +166,8 @@ class KeyRoutes:
         if len(body) > self._max_value_bytes:
             message = f"the value has {len(body)} bytes; the limit is {self._max_value_bytes}; nothing was stored"
             raise RequestError(message, status=413, code="too_large")
+        if not body and b"content-length" not in headers and b"transfer-encoding" not in headers:
+            raise RequestError(_NO_LENGTH, status=411, code="length_required")
         expect = None if CONDITIONS.isdisjoint(headers) else _write_condition(headers)
         self._propose(request, encode_command(Put(key, body, 0, expect)), respond)
 

@@ -58,7 +58,7 @@ class ListingRoutes:
     def list(self, request: Request, respond: Respond) -> None:
         """A page of keys, or their number."""
         parameters = Parameters(request.query, PARAMETERS, later=LATER)
-        listing = _Listing(parameters, request.query)
+        listing = _Listing(parameters, request)
         self._reads.confirm(ReadPlan.of(parameters), self._read, listing, respond)
 
     def _read(self, listing: _Listing, respond: Respond, error: BaseException | None) -> None:
@@ -87,10 +87,11 @@ class ListingRoutes:
 class _Listing:
     """One request for a page."""
 
-    def __init__(self, parameters: Parameters, query: bytes) -> None:
-        self.query = query
+    def __init__(self, parameters: Parameters, request: Request) -> None:
+        self.query = request.query
+        self.mount = request.mount
         self.prefix = parameters.octets("prefix") or b""
-        self.after = decode_cursor(parameters.octets("after"))
+        self.after = decode_cursor(parameters.octets("after")) or None  # an empty one is before the first page
         self.limit = parameters.integer("limit", DEFAULT_LIMIT, low=1, high=MAX_LIMIT)
         self.values = _values(parameters)
         self.reverse = parameters.boolean("reverse")
@@ -105,7 +106,7 @@ class _Listing:
         cursor = encode_cursor(items[-1].key) if more and items else None
         body = _Page(
             revision=page.revision,
-            keys=[item_of(record, values=self.values) for record in items],
+            keys=[item_of(record, values=self.values, mount=self.mount) for record in items],
             count=page.count,
             more=cursor is not None,
             next=cursor,
@@ -124,7 +125,7 @@ class _Listing:
 
     def _next_url(self, cursor: str) -> str:
         kept = [pair for pair in self.query.decode("ascii", "replace").split("&") if _name(pair) not in {"", "after"}]
-        return "/keys?" + "&".join([*kept, "after=" + encode_percent(cursor.encode(), safe="")])
+        return f"{self.mount}/keys?" + "&".join([*kept, "after=" + encode_percent(cursor.encode(), safe="")])
 
 
 def _name(pair: str) -> str:

@@ -11,6 +11,7 @@ import msgspec
 from syncline.decoding import UNDECODABLE
 from syncline.errors import ConfigError, NothingToSnapshot
 from syncline.server.backend import Backend, MembersView, NodeStatus
+from syncline.server.documents import check_charset, check_members
 from syncline.server.limits import KIB
 from syncline.server.names import check_address, check_name, check_url, is_id
 from syncline.server.problems import RequestError
@@ -46,9 +47,11 @@ _SHOWN: Final = {
 class Fields:
     """A JSON object whose field names are taken as people write them: `ID`, `id`, `NodeID`, `node_id`."""
 
-    def __init__(self, body: bytes, accepted: frozenset[str]) -> None:
+    def __init__(self, request: Request, accepted: frozenset[str]) -> None:
+        body = request.body
         if len(body) > MAX_BODY_BYTES:
             raise RequestError(f"the body is above the limit of {MAX_BODY_BYTES} bytes", status=413, code="too_large")
+        check_charset(request.headers)
         self._values: dict[str, object] = {}
         for given, value in _object(body).items():
             name = _SEPARATORS.sub("", given).lower()
@@ -95,9 +98,11 @@ def _object(body: bytes) -> dict[str, object]:
     if not body.strip():
         return {}
     try:
-        return msgspec.json.decode(body, type=dict[str, object])
+        found = msgspec.json.decode(body, type=dict[str, object])
     except UNDECODABLE as error:
         raise RequestError(f"the body is not a JSON object: {error}") from None
+    check_members(body)
+    return found
 
 
 class RaftRoutes:
@@ -142,7 +147,7 @@ class RaftRoutes:
     async def add(self, request: Request) -> Response:
         """Add a member; answers when the change is committed."""
         timeout_s = _timeout_s(request)
-        fields = Fields(request.body, _NAMES | {"address", "peer", "http", "learner"})
+        fields = Fields(request, _NAMES | {"address", "peer", "http", "learner"})
         name, node_id = fields.name_and_id()
         address, http = fields.text("address") or fields.text("peer"), fields.text("http")
         if fields.text("address") and fields.text("peer"):
@@ -159,7 +164,7 @@ class RaftRoutes:
     async def remove(self, request: Request) -> Response:
         """Remove a member. That there is none with this id is answered when its removal is durable, too."""
         timeout_s = _timeout_s(request)
-        fields = Fields(request.body, _NAMES | {"force"})
+        fields = Fields(request, _NAMES | {"force"})
         force, (name, given_id) = fields.boolean("force"), fields.name_and_id()
         try:
             node_id = await self._named(fields, timeout_s)
@@ -185,7 +190,7 @@ class RaftRoutes:
     async def update(self, request: Request) -> Response:
         """Change the address at which the peers dial a member, for one that can't announce it itself."""
         timeout_s = _timeout_s(request)
-        fields = Fields(request.body, _NAMES | {"address"})
+        fields = Fields(request, _NAMES | {"address"})
         address = _checked("Address", check_address, fields.text("address"))
         await self._backend.update_member(await self._named(fields, timeout_s), address, timeout_s)
         return self._changed()
@@ -193,7 +198,7 @@ class RaftRoutes:
     async def transfer(self, request: Request) -> Response:
         """Hand the leadership over; answers when the new leader leads."""
         timeout_s = _timeout_s(request)
-        fields = Fields(request.body, _NAMES | {"to"})
+        fields = Fields(request, _NAMES | {"to"})
         name, node_id = fields.name_and_id()
         if to := fields.text("to"):
             if name or node_id:
@@ -206,7 +211,7 @@ class RaftRoutes:
     async def snapshot(self, request: Request) -> Response:
         """Take a snapshot of this node's state now."""
         timeout_s = _timeout_s(request)
-        Fields(request.body, frozenset())
+        Fields(request, frozenset())
         try:
             index, created = await self._backend.snapshot(timeout_s), True
         except NothingToSnapshot:
@@ -216,7 +221,7 @@ class RaftRoutes:
     async def upgrade(self, request: Request) -> Response:
         """Hold the cluster's levels, or finalize the upgrade."""
         timeout_s = _timeout_s(request)
-        action = Fields(request.body, frozenset({"action"})).text("action")
+        action = Fields(request, frozenset({"action"})).text("action")
         if action == "hold":
             view = await self._backend.hold_upgrade(timeout_s)
         elif action == "finalize":
@@ -228,7 +233,7 @@ class RaftRoutes:
     async def _who(self, request: Request) -> tuple[float, int, bool]:
         """The time limit, the member, and whether the change is forced."""
         timeout_s = _timeout_s(request)
-        fields = Fields(request.body, _NAMES | {"force"})
+        fields = Fields(request, _NAMES | {"force"})
         return timeout_s, await self._named(fields, timeout_s), fields.boolean("force")
 
     async def _named(self, fields: Fields, timeout_s: float) -> int:

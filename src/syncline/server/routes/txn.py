@@ -22,6 +22,7 @@ from syncline.kv.records import (
 )
 from syncline.kv.store import prefix_end
 from syncline.server.backend import Backend
+from syncline.server.documents import check_charset, check_members
 from syncline.server.limits import MIB
 from syncline.server.problems import RequestError
 from syncline.server.request import Parameters, Request
@@ -141,18 +142,20 @@ class TxnRoutes:
         """Carry out one transaction."""
         parameters = Parameters(request.query, PARAMETERS)
         timeout_s = parameters.duration_s("timeout", DEFAULT_TIMEOUT_S, high=MAX_TIMEOUT_S)
-        if b"idempotency-key" in request.headers:
-            raise RequestError("Idempotency-Key is not supported yet", code="not_supported")
+        check_charset(request.headers)
         if len(request.body) > MAX_TXN_BYTES:
             raise RequestError(f"the body is above the limit of {MAX_TXN_BYTES} bytes", status=413, code="too_large")
         try:
             body = _decoder.decode(request.body)
         except UNDECODABLE as error:
             raise RequestError(f"the body is not a transaction: {error}") from None
+        check_members(request.body)
         txn = self._command(body, "the transaction")
-        self._backend.propose(encode_command(txn), timeout_s, partial(self._done, txn, respond))
+        self._backend.propose(encode_command(txn), timeout_s, partial(self._done, txn, request.mount, respond))
 
-    def _done(self, txn: commands.Txn, respond: Respond, result: object, error: BaseException | None) -> None:
+    def _done(
+        self, txn: commands.Txn, mount: str, respond: Respond, result: object, error: BaseException | None
+    ) -> None:
         if error is not None:
             respond(self._explain(error))
             return
@@ -161,7 +164,7 @@ class TxnRoutes:
             "status": "success",
             "succeeded": result.succeeded,
             "revision": result.revision,
-            "results": _results(txn, result),
+            "results": _results(txn, result, mount),
         }
         respond(json_response(body, fields=b"Syncline-Revision: %d\r\n" % result.revision))
 
@@ -237,12 +240,12 @@ class _Found(Item, omit_defaults=True, kw_only=True):
     found: bool
 
 
-def _results(txn: commands.Txn, result: TxnResult) -> list[object]:
+def _results(txn: commands.Txn, result: TxnResult, mount: str) -> list[object]:
     branch = txn.then if result.succeeded else txn.else_
-    return [_result(operation, one) for operation, one in zip(branch, result.results, strict=True)]
+    return [_result(operation, one, mount) for operation, one in zip(branch, result.results, strict=True)]
 
 
-def _result(operation: commands.Operation, result: OperationResult) -> object:
+def _result(operation: commands.Operation, result: OperationResult, mount: str) -> object:
     match result:
         case PutResult():
             return {"op": "put", "revision": result.revision, "created": result.created}
@@ -257,22 +260,23 @@ def _result(operation: commands.Operation, result: OperationResult) -> object:
             }
         case GetResult():
             assert isinstance(operation, commands.Get)
-            return _got(operation.key, result)
+            return _got(operation.key, result, mount)
         case RangePage():
             assert isinstance(operation, commands.Range)
             values = "false" if operation.keys_only else "true"
-            items = [item_of(record, values=values) for record in result.items]
+            items = [item_of(record, values=values, mount=mount) for record in result.items]
             if operation.keys_only:
                 for item in items:
                     item.size_bytes = UNSET  # the machine left the values out: their sizes are not known here
             return {"op": "range", "keys": items, "count": result.count, "more": result.more}
         case TxnResult():
             assert isinstance(operation, commands.Txn)
-            return {"op": "txn", "succeeded": result.succeeded, "results": _results(operation, result)}
+            return {"op": "txn", "succeeded": result.succeeded, "results": _results(operation, result, mount)}
 
 
-def _got(key: bytes, result: GetResult) -> object:
+def _got(key: bytes, result: GetResult, mount: str) -> object:
     if result.record is None:
         text, encoded = split(key)
         return _Missing("get", False, text, encoded)
-    return _Found(op="get", found=True, **msgspec.structs.asdict(item_of(result.record, values="true")))
+    item = item_of(result.record, values="true", mount=mount)
+    return _Found(op="get", found=True, **msgspec.structs.asdict(item))
