@@ -53,6 +53,8 @@ class FakeBackend:
         self.leader_name: str | None = "a"
         self.nothing_to_snapshot = False
         self.levels_held = False
+        self.shortages = {"disk_space": "", "store_space": ""}
+        self.refusals: list[BaseException] = []
 
     @property
     def store(self) -> Store:
@@ -105,6 +107,10 @@ class FakeBackend:
             return None, error
 
     state_alarm = ""
+    disk_stall = ""
+
+    def note_refusal(self, error: BaseException) -> None:
+        self.refusals.append(error)
 
     def leader(self) -> LeaderView | None:
         if self.leader_name is None:

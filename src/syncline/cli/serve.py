@@ -28,6 +28,7 @@ _HELP: Final = {
     "initial_cluster": "Start a cluster: a=HOST:PORT,b=HOST:PORT,…, the same on all nodes. Hints at later starts.",
     "join": "Join a cluster: URLs of any of its members. Hints at later starts.",
     "join_as_learner": "Stay a learner: serve reads, never vote.  [true or false]",
+    "max_store_bytes": "Memory for keys and values, in bytes; above it puts are refused.  [default: half of it]",
     "hold_level": "After an upgrade, keep the cluster at this level until `upgrade finalize`.",
     "log_level": "debug, info, warning or error.  [default: info]",
     "log_format": "text or json.  [default: text]",

@@ -19,10 +19,12 @@ import msgspec
 from syncline.consensus.types import LARGEST_ID, NONE, ChangeType, MembershipChange, NodeId, Transition
 from syncline.decoding import UNDECODABLE
 from syncline.errors import (
+    BacklogFull,
     ConfigError,
     DiskFull,
     Dropped,
     MembershipError,
+    NoSpace,
     OperationError,
     Rejected,
     SynclineError,
@@ -45,7 +47,7 @@ from syncline.node.envelope import (
 )
 from syncline.node.futures import Waiter
 from syncline.node.naming import check_http, check_name, dialled_address
-from syncline.node.rejections import refused
+from syncline.node.rejections import AskAgain, refused
 from syncline.transport.messages import Forward, RefusedProposal
 
 __all__ = ["Queued", "examine_change", "examine_forward", "examine_proposal", "sound_own"]
@@ -97,26 +99,38 @@ def examine_forward(
     message: Forward,
     check_space: Callable[[int], None],
     check: Callable[[bytes], None] | None,
+    admit: Callable[[Proposal], None],
 ) -> tuple[list[tuple[int, int, bytes]], list[RefusedProposal]]:
     """What `sender` forwards: that which may enter the log, as number, kind and bytes, and the refusals.
 
-    `check_space` raises DiskFull if the disk has no room for so many bytes; `check` is the state machine's.
+    `check_space` raises DiskFull if the disk has no room for so many bytes; `check` is the state machine's; `admit`
+    raises if the node takes no more for other reasons (`Intake`).
     """
     sound: list[tuple[int, int, bytes]] = []
     refusals: list[RefusedProposal] = []
+    again: AskAgain | None = None
     for item in message.proposals:
+        if again is not None:  # they keep their order
+            refusals.append(refused(item.number, again))
+            continue
         try:
             if item.kind == DATA:
                 proposal = examine_proposal(item.data, sender, item.number)
                 check_space(len(item.data))
                 if check is not None and proposal.kind == _COMMAND:
                     check(proposal.data)
+                admit(proposal)
             elif item.kind != MEMBERSHIP:
                 raise Dropped(f"the leader knows no proposals of kind {item.kind}")
         except Rejected as error:
             refusals.append(refused(item.number, error))
         except DiskFull as error:
             refusals.append(refused(item.number, DiskFull(f"the leader refused it: {error}")))
+        except (BacklogFull, NoSpace) as error:  # they name this node themselves
+            refusals.append(refused(item.number, error))
+        except AskAgain as error:
+            again = error
+            refusals.append(refused(item.number, error))
         except OperationError as error:
             refusals.append(refused(item.number, type(error)(f"the leader refused it: {error}")))
         else:

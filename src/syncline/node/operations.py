@@ -46,9 +46,9 @@ class Operations:
         """Replicate a command and apply it to the state machine. Await the future for the state machine's answer.
 
         `timeout` (seconds) bounds the whole operation. Failures: `Rejected` (the state machine refused), `TooLarge`,
-        `Dropped`, `NoLeader`, `NotLeader`, `Superseded` (all `not_applied`), `DeadlineExceeded`, `Closed` (see their
-        `outcome`), `DiskFull`, `NodeFailed`. Raises TypeError for data that are not bytes, ConfigError for a `timeout`
-        out of range: then nothing was proposed.
+        `Dropped`, `BacklogFull`, `NoSpace`, `NoLeader`, `NotLeader`, `Superseded` (all `not_applied`),
+        `DeadlineExceeded`, `Closed` (see their `outcome`), `DiskFull`, `NodeFailed`. Raises TypeError for data that are
+        not bytes, ConfigError for a `timeout` out of range: then nothing was proposed.
         """
         return self._apply(Kind.COMMAND, data, timeout, extensions)
 
@@ -163,6 +163,8 @@ class Operations:
         size = len(data) + len(extensions)
         if size > driver.config.max_entry_bytes:
             raise TooLarge(f"a command of {size} bytes; the limit is {driver.config.max_entry_bytes}")
+        if driver.parts.intake.is_full:
+            raise driver.parts.intake.backlog_full()
         driver.parts.wal.check_space(size)
         if driver.parts.check is not None and not checked and kind is Kind.COMMAND:
             driver.parts.check(data)

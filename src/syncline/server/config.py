@@ -110,6 +110,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Entries kept in the log behind a snapshot."""
     reserve_bytes: Annotated[int, Meta(ge=0)] = RESERVE_BYTES
     """Disk space that writes never use: below it they are refused (507) and reads go on."""
+    max_store_bytes: Annotated[int, Meta(ge=0)] = 0
+    """Memory for keys and values: keys, values and 384 bytes for each key. Above it the leader refuses puts (507
+    `no_space`); deletes pass. 0: half of the memory of the machine or of the process's control group."""
     log_sync: LogSync = "auto"
     """What syncs the log: the kernel if it offers that, or a thread."""
 
