@@ -13,7 +13,7 @@ from typing import Final
 from syncline.server.backend import Backend
 from syncline.server.problems import RequestError
 from syncline.server.request import Parameters, Request
-from syncline.server.response import TEXT, Respond, Response, bare, json_response
+from syncline.server.response import TEXT, Deferred, Respond, Response, bare, json_response
 from syncline.server.router import Router
 from syncline.server.routes.reads import Reads
 from syncline.version import __version__
@@ -125,7 +125,9 @@ class HealthRoutes:
         respond(json_response({"syncline": __version__, "api": API_VERSION}))
 
     def _get_metrics(self, _request: Request, respond: Respond) -> None:
-        respond(bare(200, METRICS, self._metrics()))
+        respond(
+            Deferred.by(lambda: bare(200, METRICS, self._metrics()))
+        )  # large: not made for a client that reads none
 
     def _index(self, _request: Request, respond: Respond) -> None:
         respond(json_response({"syncline": __version__, "name": self._name, "routes": self._routes()}))
