@@ -54,13 +54,15 @@ class FakeBackend:
         self.nothing_to_snapshot = False
         self.levels_held = False
         self.shortages = {"disk_space": "", "store_space": ""}
+        self.freeing: list[bool] = []
         self.refusals: list[BaseException] = []
 
     @property
     def store(self) -> Store:
         return self.machine.store
 
-    def propose(self, command: bytes, timeout_s: float, then: Then) -> None:
+    def propose(self, command: bytes, timeout_s: float, then: Then, *, frees_space: bool = False) -> None:
+        self.freeing.append(frees_space)
         self.timeouts_s.append(timeout_s)
         if self.hold:
             future: asyncio.Future[object] = asyncio.get_running_loop().create_future()

@@ -515,7 +515,9 @@ class Driver:
             start, size = end, 0
 
     def _forward_batch(self, leader: NodeId, batch: list[tuple[Waiter, int, bytes]]) -> bool:
-        message = Forward([ForwardedProposal(waiter.number, kind, payload) for waiter, kind, payload in batch])
+        message = Forward(
+            [ForwardedProposal(waiter.number, kind, data, waiter.frees_space) for waiter, kind, data in batch]
+        )
         if not self.parts.transport.send(leader, message):
             return False
         for waiter, kind, payload in batch:

@@ -12,7 +12,7 @@ nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -74,6 +74,12 @@ _PLAIN: Final = (b"\x95\x00", b"\x95\x01")
 _change_decoder = msgspec.msgpack.Decoder(MembershipChange)
 
 
+class CheckSpace(Protocol):
+    """`Wal.check_space`."""
+
+    def __call__(self, size_bytes: int, *, frees_space: bool) -> None: ...
+
+
 Queued: TypeAlias = tuple[Waiter, int, bytes]
 """A proposal of this node that waits for the leader: its waiter, its kind, its bytes."""
 
@@ -97,7 +103,7 @@ def sound_own(queue: list[Queued], node_id: NodeId, refuse: Callable[[int, Syncl
 def examine_forward(
     sender: NodeId,
     message: Forward,
-    check_space: Callable[[int], None],
+    check_space: CheckSpace,
     check: Callable[[bytes], None] | None,
     admit: Callable[[Proposal], None],
 ) -> tuple[list[tuple[int, int, bytes]], list[RefusedProposal]]:
@@ -116,7 +122,7 @@ def examine_forward(
         try:
             if item.kind == DATA:
                 proposal = examine_proposal(item.data, sender, item.number)
-                check_space(len(item.data))
+                check_space(len(item.data), frees_space=item.frees_space)
                 if check is not None and proposal.kind == _COMMAND:
                     check(proposal.data)
                 admit(proposal)

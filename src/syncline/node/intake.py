@@ -48,7 +48,8 @@ class Intake:
         self._core = core
         self._name = name
         self._applied = applied
-        self._limited = fsm if isinstance(fsm, LimitedFSM) and fsm.max_bytes else None
+        self._sized = fsm if isinstance(fsm, LimitedFSM) else None
+        self._limited = self._sized if self._sized is not None and self._sized.max_bytes else None
         self.is_full = False
         """Whether the backlog has reached its limit, as of the last `look`."""
         self.refused_no_space = 0
@@ -68,6 +69,11 @@ class Intake:
         """All that may free space, and is known of, is applied at this index."""
         self._marks: deque[tuple[int, int]] = deque()
         """(index, what was let in up to there), of what is not applied, oldest first."""
+
+    @property
+    def state_bytes(self) -> int:
+        """The size of the state, if the state machine tells it; else 0."""
+        return self._sized.size_bytes if self._sized is not None else 0
 
     # -- the backlog --------------------------------------------------------------------------------------------------
 

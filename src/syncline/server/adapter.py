@@ -83,7 +83,7 @@ class NodeBackend:
         if isinstance(error, NoSpace):
             self._shortages.refused()
 
-    def propose(self, command: bytes, timeout_s: float, then: Then) -> None:
+    def propose(self, command: bytes, timeout_s: float, then: Then, *, frees_space: bool = False) -> None:
         if not self._all_commands:
             version = self._raft.machine_version
             self._all_commands = version >= MACHINE_VERSION  # it never falls, so the rest need not be asked
@@ -92,7 +92,8 @@ class NodeBackend:
             except Rejected as refusal:
                 then(None, refusal)
                 return
-        self._raft.apply_then(command, then, timeout=timeout_s, checked=True)  # `encode_command` has made it
+        # `encode_command` has made it, so it need not be checked.
+        self._raft.apply_then(command, then, timeout=timeout_s, checked=True, frees_space=frees_space)
 
     def read_index(self, timeout_s: float) -> ReadFuture:
         return self._raft.read_index(timeout=timeout_s)

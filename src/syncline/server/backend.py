@@ -187,7 +187,7 @@ class Backend(Protocol):
         """A request of this node was refused with this error: a leader elsewhere may have said that space is short."""
         ...
 
-    def propose(self, command: bytes, timeout_s: float, then: Then) -> None:
+    def propose(self, command: bytes, timeout_s: float, then: Then, *, frees_space: bool = False) -> None:
         """Propose a command of `kv.commands`. `then` is called once, at once or later, with what the state machine
         answered on this node, or with None and why there is no answer."""
         ...

@@ -150,7 +150,8 @@ class TxnRoutes:
         except UNDECODABLE as error:
             raise RequestError(f"the body is not a transaction: {error}") from None
         txn = self._command(body, "the transaction")
-        self._backend.propose(encode_command(txn), timeout_s, partial(self._done, txn, respond))
+        done = partial(self._done, txn, respond)
+        self._backend.propose(encode_command(txn), timeout_s, done, frees_space=commands.frees_space(txn))
 
     def _done(self, txn: commands.Txn, respond: Respond, result: object, error: BaseException | None) -> None:
         if error is not None:
