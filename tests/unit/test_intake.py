@@ -122,7 +122,7 @@ def test_backlog_in_bytes_is_refused_by_its_name(tmp_path: Path) -> None:
             await nodes.announced()
             await raft.apply(b"first")
             for _ in range(2):
-                raft.apply(bytes(45_000), timeout=60)
+                raft.apply(bytes(49_900), timeout=60)
             await until(raft, lambda: raft.stats().lag == 2)
             with pytest.raises(BacklogFull):
                 await raft.apply(bytes(45_000))

@@ -31,8 +31,8 @@ __all__ = ["MAX_BACKLOG_ENTRIES", "Intake"]
 
 MAX_BACKLOG_ENTRIES: Final = 10_000
 """Committed and not applied. At a millisecond for an entry they take ten seconds, twice the usual deadline: the callers
-of further ones would wait in vain. It also bounds what a start applies, and how long a change of the membership among
-them keeps a node from campaigning."""
+of further ones would wait in vain. It also bounds for how long a change of the membership behind them, committed and
+not in force, keeps a leader's successor from campaigning."""
 
 NEAR: Final = 3 / 4
 """Up to this part of its limit a state is far from it: commands are counted by their length. Above, each is looked at,

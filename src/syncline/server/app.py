@@ -21,7 +21,7 @@ from syncline.platform.memory import memory_bytes
 from syncline.platform.network import Network, TcpNetwork
 from syncline.platform.worker import Workers
 from syncline.server.adapter import NodeBackend
-from syncline.server.config import ServerConfig
+from syncline.server.config import MEMORY_SHARE, ServerConfig
 from syncline.server.exposure import check_exposure
 from syncline.server.http import HttpServer
 from syncline.server.join import ask_members, find_members, is_new
@@ -37,9 +37,6 @@ from syncline.transport.candidates import is_wildcard
 from syncline.transport.tls import PeerTls
 
 __all__ = ["KvServer"]
-
-MEMORY_SHARE = 2
-"""The store may have half of the memory; the rest is for the log's tail, snapshots, clients, the interpreter."""
 
 ENTRY_FACTOR = 2
 """The log must take whatever the HTTP limits let through."""

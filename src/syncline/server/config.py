@@ -27,9 +27,11 @@ from syncline.server.secretfile import parse_secrets, read_secret_file
 from syncline.storage.space import RESERVE_BYTES
 from syncline.transport.authentication import PeerAuth
 
-__all__ = ["ENVIRONMENT_PREFIX", "ServerConfig", "load_config"]
+__all__ = ["ENVIRONMENT_PREFIX", "MEMORY_SHARE", "ServerConfig", "load_config"]
 
 ENVIRONMENT_PREFIX: Final = "SYNCLINE_"
+MEMORY_SHARE: Final = 2
+"""The store may have half of the memory; the rest is for the log's tail, snapshots, clients and the interpreter."""
 NEAR: Final = 0.75
 """How like a setting a variable of the environment must be to be taken for a misspelt one."""
 URL_FACTOR: Final = 3

@@ -1,7 +1,7 @@
-"""Room for those that read: clients that do not are cut off before they fill the memory for answers.
+"""Cut off clients that read nothing before they fill the memory for answers.
 
-One connection holds little, but many together could hold all that the server grants to its clients, and everyone else
-would be refused for as long as a client may leave its answers unread.
+One connection holds little, but many together could hold all that the server grants to its clients. The requests of all
+others would then be refused for as long as a client may leave its answers unread.
 """
 
 from __future__ import annotations
