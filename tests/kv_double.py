@@ -54,12 +54,16 @@ class FakeBackend:
         self.leader_name: str | None = "a"
         self.nothing_to_snapshot = False
         self.levels_held = False
+        self.shortages = {"disk_space": "", "store_space": ""}
+        self.freeing: list[bool] = []
+        self.refusals: list[BaseException] = []
 
     @property
     def store(self) -> Store:
         return self.machine.store
 
-    def propose(self, command: bytes, timeout_s: float, then: Then) -> None:
+    def propose(self, command: bytes, timeout_s: float, then: Then, *, frees_space: bool = False) -> None:
+        self.freeing.append(frees_space)
         self.timeouts_s.append(timeout_s)
         if self.hold:
             future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
@@ -106,6 +110,10 @@ class FakeBackend:
             return None, error
 
     state_alarm = ""
+    disk_stall = ""
+
+    def note_refusal(self, error: BaseException) -> None:
+        self.refusals.append(error)
 
     def leader(self) -> LeaderView | None:
         if self.leader_name is None:

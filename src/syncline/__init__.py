@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         DurableFSM,
         Entry,
         FSMSnapshot,
+        LimitedFSM,
         SnapshotSink,
     )
     from syncline.node.futures import ApplyFuture
@@ -45,6 +46,7 @@ __all__ = [
     "EventKind",
     "FSM",
     "FSMSnapshot",
+    "LimitedFSM",
     "MemberInfo",
     "MemberLevels",
     "Membership",
@@ -64,7 +66,7 @@ _HOMES: Final = {
     "syncline.node.files": ("read_file", "replace_file"),
     "syncline.node.fsm": (
         *("FSM", "BatchingFSM", "BytesSnapshot", "CheckingFSM", "DigestingFSM", "DurableFSM", "Entry", "FSMSnapshot"),
-        "SnapshotSink",
+        *("LimitedFSM", "SnapshotSink"),
     ),
     "syncline.node.futures": ("ApplyFuture",),
     "syncline.node.members": ("MemberInfo", "Membership"),

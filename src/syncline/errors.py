@@ -8,6 +8,8 @@
     │   ├── NotLeader             this node does not lead; `leader` says who does, where known
     │   ├── NoLeader              nobody leads: no quorum, or an election is under way
     │   ├── Dropped               the leader let it go before it entered the log (overload, hand-over)
+    │   │   └── BacklogFull       too much is committed and not applied yet
+    │   ├── NoSpace               the state machine's state has reached its limit; commands that free space pass
     │   ├── TooLarge              above a limit; nothing was stored
     │   ├── DeadlineExceeded      the deadline passed first
     │   ├── Superseded            another leader's entry was committed in its place
@@ -39,6 +41,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 __all__ = [
+    "BacklogFull",
     "Closed",
     "ConfigError",
     "CorruptionError",
@@ -51,6 +54,7 @@ __all__ = [
     "HandshakeRefused",
     "MembershipError",
     "NoLeader",
+    "NoSpace",
     "NodeFailed",
     "NotLeader",
     "NothingToSnapshot",
@@ -143,6 +147,21 @@ class Dropped(OperationError):
     """The leader let the proposal go before it entered the log: too much in flight, or a hand-over under way."""
 
     code = "dropped"
+
+
+class BacklogFull(Dropped):
+    """Too much is committed and not applied yet: the state machine is slower than its callers.
+
+    Nothing was proposed. Wait until some of it is applied, or propose less at a time.
+    """
+
+    code = "backlog"
+
+
+class NoSpace(OperationError):
+    """The state machine's state has reached its limit. Commands that delete still pass; the message says what helps."""
+
+    code = "no_space"
 
 
 class TooLarge(OperationError):

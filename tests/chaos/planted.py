@@ -56,12 +56,12 @@ def double_apply() -> None:
     """Now and then a request is proposed a second time, as by a retry of what was in doubt."""
     propose, count = NodeBackend.propose, 0
 
-    def twice(self: NodeBackend, command: bytes, timeout_s: float, then: Then) -> None:
+    def twice(self: NodeBackend, command: bytes, timeout_s: float, then: Then, *, frees_space: bool = False) -> None:
         nonlocal count
         count += 1
         if count % TWICE_EVERY == 0:
-            propose(self, command, timeout_s, lambda *_: None)
-        propose(self, command, timeout_s, then)
+            propose(self, command, timeout_s, lambda *_: None, frees_space=frees_space)
+        propose(self, command, timeout_s, then, frees_space=frees_space)
 
     NodeBackend.propose = twice  # type: ignore[method-assign]
 
@@ -70,8 +70,10 @@ def false_refusal() -> None:
     """What was not finished in a short time is said not to be applied, though it may still be."""
     propose = NodeBackend.propose
 
-    def impatient(self: NodeBackend, command: bytes, timeout_s: float, then: Then) -> None:
-        propose(self, command, min(timeout_s, IMPATIENT_S), then)
+    def impatient(
+        self: NodeBackend, command: bytes, timeout_s: float, then: Then, *, frees_space: bool = False
+    ) -> None:
+        propose(self, command, min(timeout_s, IMPATIENT_S), then, frees_space=frees_space)
 
     NodeBackend.propose = impatient  # type: ignore[method-assign]
     DeadlineExceeded.outcome = Outcome.NOT_APPLIED

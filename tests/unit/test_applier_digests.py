@@ -74,11 +74,12 @@ def test_applier_digests_do_not_depend_on_the_batches(machine: type[Tally], size
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_applier_gives_the_responses_with_the_last_piece(machine: type[Tally]) -> None:
-    """The core must not hear that all of a batch is applied before it is."""
+def test_applier_tells_the_core_of_each_piece_alone(machine: type[Tally]) -> None:
+    """The core must not hear that all of a batch is applied before it is, nor hear of a change only at the end."""
     found = applied(run(outcomes(machine(), [[entry(index) for index in range(1, 12)]])))
     assert [(one.first_index, one.last_index) for one in found] == [(1, 4), (5, 8), (9, 11)]
-    assert [len(one.responses) for one in found] == [0, 0, 1]
+    told = [[entry.index for response in one.responses for entry in response.entries] for one in found]
+    assert told == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11]]
 
 
 @pytest.mark.parametrize("machine", MACHINES)

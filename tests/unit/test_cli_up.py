@@ -23,6 +23,7 @@ from syncline.cli.up_plan import command_line, free_ports_or_raise, make_plan, n
 from syncline.cli.up_supervisor import NodeView
 from syncline.errors import ConfigError, StorageError
 from syncline.platform.disk import OsDisk
+from syncline.platform.memory import memory_bytes
 from syncline.server.config import load_config
 from syncline.storage.datadir import Identity, encode_identity
 from syncline.storage.wholefile import replace_file
@@ -59,6 +60,15 @@ def test_each_nodes_settings_are_what_a_server_takes(tmp_path: Path) -> None:
         config = load_config(file=node.config_path, environment={})
         assert (config.name, config.data_dir, config.http_listen) == (node.name, node.data_dir, node.http_url[7:])
         assert config.initial_cluster == {"n1": "127.0.0.1:9100", "n2": "127.0.0.1:9101"}
+
+
+def test_up_nodes_share_half_of_the_memory(tmp_path: Path) -> None:
+    plan = make_plan(str(tmp_path), nodes=3, port=9000)
+    write_plan(plan, OsDisk())
+    limits = [load_config(file=node.config_path, environment={}).max_store_bytes for node in plan.nodes]
+    assert limits == [memory_bytes() // 2 // 3] * 3
+    raised = load_config(file=plan.nodes[0].config_path, environment={"SYNCLINE_MAX_STORE_BYTES": "5"})
+    assert raised.max_store_bytes == 5, "the environment goes before the file"
 
 
 def test_started_again_it_is_the_same_cluster(tmp_path: Path) -> None:

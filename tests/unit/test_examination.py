@@ -157,14 +157,14 @@ def test_examination_poisoned_change_is_refused(payload: bytes, words: str) -> N
         examine_change(payload, SENDER, NUMBER)
 
 
-def no_limit(size_bytes: int) -> None:
+def no_limit(size_bytes: int, *, frees_space: bool) -> None:
     assert size_bytes > 0
 
 
 def test_examination_forward_refuses_each_by_itself() -> None:
     """One bad proposal takes nothing from those beside it, and the caller hears why."""
 
-    def full(size_bytes: int) -> None:
+    def full(size_bytes: int, *, frees_space: bool) -> None:
         if size_bytes > 500:
             raise DiskFull("no room")
 
@@ -182,7 +182,7 @@ def test_examination_forward_refuses_each_by_itself() -> None:
         ForwardedProposal(7, DATA, command(b"no", kind=Kind.BARRIER, number=7)),
         ForwardedProposal(8, MEMBERSHIP, b"is looked at when it is appended"),
     ]
-    sound, refusals = examine_forward(SENDER, Forward(items), full, check)
+    sound, refusals = examine_forward(SENDER, Forward(items), full, check, lambda _: None)
     assert [number for number, _, _ in sound] == [1, 6, 7, 8]
     assert [(item.number, item.code) for item in refusals] == [
         (2, "rejected"),
@@ -204,7 +204,7 @@ def test_examination_refusal_with_any_text_can_be_sent() -> None:
         raise Rejected(f"no: {text}", code=text)
 
     items = [ForwardedProposal(1, DATA, command(b"\xff", number=1))]
-    _, [refusal] = examine_forward(SENDER, Forward(items), lambda _: None, check)
+    _, [refusal] = examine_forward(SENDER, Forward(items), no_limit, check, lambda _: None)
     msgspec.msgpack.encode(refusal)
     assert (refusal.message, refusal.reason) == ("no: \\udcff", "\\udcff")
 
@@ -223,7 +223,7 @@ def test_examination_refusal_with_any_text_can_be_sent() -> None:
     )
 )
 def test_examination_forward_of_any_bytes_never_raises(items: list[ForwardedProposal]) -> None:
-    sound, refusals = examine_forward(SENDER, Forward(items), no_limit, None)
+    sound, refusals = examine_forward(SENDER, Forward(items), no_limit, None, lambda _: None)
     assert len(sound) + len(refusals) == len(items)
 
 

@@ -31,7 +31,10 @@ def test_verbose_lists_every_check() -> None:
             "[+]local_read ok",
             "[+]not_stopping ok",
             "[+]digest ok",
+            "[+]disk ok",
             "[+]linearizable_read ok",
+            "[+]disk_space ok",
+            "[+]store_space ok",
             "ok",
         ]
         assert b"linearizable" not in (await wire.ask("GET", "/livez?verbose")).body
@@ -69,6 +72,43 @@ def test_ready_fails_with_digest_while_no_majority_agrees() -> None:
         assert (await wire.ask("GET", "/livez")).status == 200
         wire.backend.state_alarm = ""
         assert (await wire.ask("GET", "/readyz")).status == 200
+
+    run(scenario())
+
+
+def test_ready_fails_while_the_disk_hangs() -> None:
+    """Clients go elsewhere; a restart would not help, so the node is alive."""
+
+    async def scenario() -> None:
+        wire = KvWire()
+        wire.backend.disk_stall = "the disk hangs: a write has waited for 3.0 s"
+        answer = await wire.ask("GET", "/readyz")
+        assert answer.status == 503
+        assert b"[-]disk failed: the disk hangs: a write has waited for 3.0 s\n" in answer.body
+        assert (await wire.ask("GET", "/readyz?exclude=disk")).status == 200
+        assert (await wire.ask("GET", "/livez")).status == 200
+        health = await wire.ask("GET", "/health")
+        assert (health.status, json.loads(health.body)["reason"][:23]) == (503, "DISK HANGS: the disk ha")
+        assert (await wire.ask("GET", "/health?serializable=true")).status == 200
+
+    run(scenario())
+
+
+def test_health_tells_of_a_shortage_and_stays_healthy() -> None:
+    """Reads and deletes go on, and no other node would take what this one refuses."""
+
+    async def scenario() -> None:
+        wire = KvWire()
+        wire.backend.shortages = {"disk_space": "", "store_space": "no_space: delete keys"}
+        health = await wire.ask("GET", "/health")
+        told = {"health": "true", "reason": "", "warnings": ["no_space: delete keys"]}
+        assert (health.status, json.loads(health.body)) == (200, told)
+        answer = await wire.ask("GET", "/readyz?verbose")
+        assert answer.status == 200
+        assert b"[+]disk_space ok\n[!]store_space short: no_space: delete keys\nok\n" in answer.body
+        assert (await wire.ask("GET", "/readyz")).body == b"ok\n"
+        assert b"store_space" not in (await wire.ask("GET", "/readyz?verbose&exclude=store_space")).body
+        assert b"store_space" not in (await wire.ask("GET", "/livez?verbose")).body
 
     run(scenario())
 

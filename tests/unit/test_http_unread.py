@@ -87,6 +87,44 @@ def test_http_vital_routes_are_answered_above_the_total_limit() -> None:
     run(scenario())
 
 
+def test_http_connections_that_read_nothing_are_cut_under_pressure() -> None:
+    """Many of them together could hold all memory for answers; a slow client that reads keeps its connection."""
+
+    async def scenario() -> None:
+        crowd = Crowd(12, limits=HttpLimits(max_total_held_bytes=20 * MIB))
+        slow, *_ = crowd.unread
+        for wire in crowd.unread:
+            wire.send(LIST * 64)
+        for _ in range(20):
+            await crowd.reader.settle()
+        server = crowd.reader.server
+        assert server.held_bytes > 10 * MIB
+        for second in range(1, 4):
+            slow.transport.take(1000)
+            server.sweep(float(second))
+            await crowd.reader.settle()
+        assert server.held_bytes <= 10 * MIB
+        closed = [wire.transport.is_closing() for wire in crowd.unread]
+        assert not closed[0], "it reads"
+        assert 0 < sum(closed) < 11, "no more than are needed"
+        assert (await crowd.reader.ask("GET", "/key/k01")).status == 200
+
+    run(scenario())
+
+
+def test_http_metrics_are_not_made_for_a_client_that_reads_nothing() -> None:
+    async def scenario() -> None:
+        wire = KvWire(limits=HttpLimits(max_in_flight=1000))
+        wire.transport.reads_all = False
+        wire.site._health._metrics = lambda: bytes(100_000)
+        wire.send(get("/metrics") * 500)
+        for _ in range(20):
+            await wire.settle()
+        assert wire.server.held_bytes <= MIB + 200_000
+
+    run(scenario())
+
+
 def test_http_deferred_answer_that_fails_is_500_for_its_request_alone(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         wire = holding()

@@ -115,8 +115,8 @@ def test_a_full_disk_of_the_leader_refuses_what_others_forward(tmp_path: Path) -
     async def check() -> None:
         async with leading(tmp_path) as (raft, driver, _):
 
-            def full(size_bytes: int) -> None:
-                raise DiskFull(f"no room for {size_bytes}")
+            def full(size_bytes: int, *, frees_space: bool = False) -> None:
+                raise DiskFull(f"no room for {size_bytes}, {frees_space}")
 
             driver.parts.wal.check_space = full  # type: ignore[method-assign]
             reply = reply_to(driver, forwarded(1, b"x"))

@@ -25,6 +25,8 @@ CASES: list[tuple[BaseException, int, str, str]] = [
     (errors.NotLeader("no"), 503, "not_leader", "not_applied"),
     (errors.NoLeader("no"), 503, "no_leader", "not_applied"),
     (errors.Dropped("no"), 503, "dropped", "not_applied"),
+    (errors.BacklogFull("no"), 503, "backlog", "not_applied"),
+    (errors.NoSpace("no"), 507, "no_space", "not_applied"),
     (errors.TooLarge("no"), 413, "too_large", "not_applied"),
     (errors.DeadlineExceeded("no"), 504, "deadline_exceeded", "unknown"),
     (errors.Superseded("no"), 503, "superseded", "not_applied"),

@@ -43,6 +43,7 @@ _HELP: Final = {
     "segment_bytes": "Size of a file of the log; each is reserved on the disk as a whole.",
     "reserve_bytes": "Disk space that writes never use: below it they are refused, and reads go on.",
     "log_sync": "What syncs the log: auto, kernel or thread.",
+    "max_store_bytes": "Memory for keys and values, in bytes; above it puts are refused.  [default: half of it]",
     "hold_level": "After an upgrade, keep the cluster at this level until 'syncline upgrade finalize'.",
     "max_key_bytes": "The longest key.",
     "max_value_bytes": "The largest value.",

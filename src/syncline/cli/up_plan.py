@@ -23,6 +23,8 @@ import msgspec
 from syncline.decoding import UNDECODABLE
 from syncline.errors import ConfigError, StorageError
 from syncline.platform.disk import Disk
+from syncline.platform.memory import memory_bytes
+from syncline.server.config import MEMORY_SHARE
 from syncline.server.secretfile import write_secret_file
 from syncline.storage.datadir import IDENTITY_NAME
 from syncline.storage.wholefile import replace_file
@@ -260,6 +262,8 @@ def _toml(plan: Plan, node: NodePlan) -> bytes:
         f"peer_secret_file = {_toml_text(plan.secret_path)}",
         f"segment_bytes = {SEGMENT_BYTES}",
     ]
+    if memory := memory_bytes():  # all nodes share one machine
+        lines.append(f"max_store_bytes = {memory // MEMORY_SHARE // len(plan.nodes)}")
     if node.join:
         others = [_toml_text(founder.http_url) for founder in founders if founder is not node]
         lines.append(f"join = [{', '.join(others)}]")

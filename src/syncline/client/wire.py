@@ -15,11 +15,13 @@ from syncline.client.connection import Response
 from syncline.client.results import KeyInfo, KeyPage, OperationResult, TxnResult
 from syncline.decoding import UNDECODABLE
 from syncline.errors import (
+    BacklogFull,
     Closed,
     DeadlineExceeded,
     Dropped,
     MembershipError,
     NoLeader,
+    NoSpace,
     NotLeader,
     OperationError,
     Outcome,
@@ -56,6 +58,8 @@ _CLASSES: Final[dict[str, type[OperationError]]] = {
     "no_leader": NoLeader,
     "not_leader": NotLeader,
     "dropped": Dropped,
+    "backlog": BacklogFull,
+    "no_space": NoSpace,
     "superseded": Superseded,
     "closed": Closed,
     "transfer_failed": TransferFailed,

@@ -260,7 +260,7 @@ class RaftLog:
         assert self.applied <= index <= self.committed, "the applied index left its range"
         self.applied = index
         self.applying = max(self.applying, index)
-        if self._max_applying_bytes < NO_LIMIT:
+        if self._max_applying_bytes < NO_LIMIT and self._handed_out and self._handed_out[0][0] <= index:
             while self._handed_out and self._handed_out[0][0] <= index:
                 self._applying_bytes -= self._handed_out.popleft()[1]
             self._applying_paused = self._applying_bytes >= self._max_applying_bytes

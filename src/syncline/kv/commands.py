@@ -47,6 +47,7 @@ __all__ = [
     "check_value",
     "decode_command",
     "encode_command",
+    "frees_space",
 ]
 
 MAX_KEY_BYTES: Final = 4096
@@ -199,6 +200,24 @@ def encode_command(command: Command) -> bytes:
     if len(data) > MAX_COMMAND_BYTES:
         raise TooLarge(f"the command has {len(data)} bytes; the limit is {MAX_COMMAND_BYTES}")
     return data
+
+
+def frees_space(command: Command) -> bool:
+    """Whether the command only makes the store smaller: it deletes, and puts nothing."""
+    if type(command) is not Txn:
+        return type(command) is not Put
+    writes = _writes_of(command)
+    return bool(writes) and not any(type(part) is Put for part in writes)
+
+
+def _writes_of(txn: Txn) -> list[Operation]:
+    writes: list[Operation] = []
+    for part in txn.then + txn.else_:
+        if isinstance(part, Txn):
+            writes += _writes_of(part)
+        elif not isinstance(part, Get | Range):
+            writes.append(part)
+    return writes
 
 
 def decode_command(data: bytes) -> Command:

@@ -14,8 +14,9 @@ from syncline.errors import NodeFailed, Rejected
 from syncline.kv.commands import Delete, DeleteRange, Put, Txn, decode_command
 from syncline.kv.digest import DIGEST_VERSION
 from syncline.kv.records import DeleteRangeResult, DeleteResult, PutResult, TxnResult
+from syncline.kv.sizes import LARGEST_OVERHEAD_BYTES, growth
 from syncline.kv.snapshots import KvSnapshot, read_snapshot
-from syncline.kv.store import Store
+from syncline.kv.store import Store, StoreTooLarge
 from syncline.kv.txn import apply_delete_range, apply_txn, check_expectation, check_lease
 from syncline.kv.versions import MACHINE_VERSION, is_later
 from syncline.node.fsm import Entry
@@ -38,8 +39,14 @@ class KvMachine:
     machine_version: Final = MACHINE_VERSION
     """The newest commands that it can apply; see `Raft.machine_version`."""
 
-    def __init__(self) -> None:
+    growth_overhead_bytes: Final = LARGEST_OVERHEAD_BYTES
+
+    def __init__(self, *, max_bytes: int = 0, memory_bytes: int = 0) -> None:
+        """`max_bytes`: above it the leader refuses commands that enlarge the store (0: no limit). `memory_bytes`: what
+        this node can hold at all; a snapshot of more is not loaded (0: not known)."""
         self.store: Store = Store()
+        self.max_bytes = max_bytes
+        self._loadable_bytes = max(max_bytes, memory_bytes) if memory_bytes else 0
 
     def apply(self, entry: Entry) -> CommandResult:
         """Carry out one command.
@@ -73,10 +80,27 @@ class KvMachine:
         """The digest of the state as it is now, in time that does not grow with it; see `DigestingFSM`."""
         return self.store.digest.to_bytes(16, "big")
 
+    @property
+    def size_bytes(self) -> int:
+        """What the store counts for (`kv.sizes`)."""
+        return self.store.size_bytes
+
+    def growth(self, data: bytes) -> int:
+        """By how many bytes the command can enlarge the store at most. Raises `Rejected` if it can't be read."""
+        return growth(self.store, decode_command(data))
+
     def restore(self, source: BinaryIO) -> None:
-        """Replace the state. A stream that can't be read raises `CorruptionError` or `FormatVersionError`; the state
-        is then as it was."""
-        store = read_snapshot(source)
+        """Replace the state. A stream that can't be read raises `CorruptionError` or `FormatVersionError`, one that is
+        larger than the memory `NodeFailed`; the state is then as it was."""
+        try:
+            store = read_snapshot(source, max_bytes=self._loadable_bytes)
+        except StoreTooLarge as error:
+            raise NodeFailed(
+                f"the snapshot does not fit into memory: its records count for more than {error.size_bytes} bytes, and"
+                f" {self._loadable_bytes} bytes of memory are there for them. Start the node where it has more memory"
+                " (or a higher limit of its control group). --max-store-bytes above the size of the store makes it try"
+                " all the same"
+            ) from error
         replaced = self.store.view()
         self.store = store
         replaced.release()  # frees the old records gently; whoever still reads the old store keeps what it needs

@@ -95,11 +95,11 @@ class KvSnapshot:
         self._view.release()
 
 
-def read_snapshot(source: BinaryIO) -> Store:
-    """Build the store that a stream holds.
+def read_snapshot(source: BinaryIO, *, max_bytes: int = 0) -> Store:
+    """Build the store that a stream holds. 0 as `max_bytes`: of any size.
 
-    Raises `CorruptionError` (with the offset) where the stream is cut short, damaged or foreign, and
-    `FormatVersionError` for a later version's.
+    Raises `StoreTooLarge` as soon as the records count for more than `max_bytes`, `CorruptionError` (with the offset)
+    where the stream is cut short, damaged or foreign, and `FormatVersionError` for a later version's.
     """
     reader = _Reader(source)
     reader.preamble()
@@ -107,7 +107,7 @@ def read_snapshot(source: BinaryIO) -> Store:
     if header.revision < 0 or header.count < 0:
         reader.corrupt("negative numbers in the header")
     try:
-        store = Store.from_records(header.revision, reader.records())
+        store = Store.from_records(header.revision, reader.records(), max_bytes=max_bytes)
     except ValueError as error:
         reader.corrupt(str(error))
     trailer = reader.decode(_Trailer, reader.payload)

@@ -18,8 +18,9 @@ from syncline.kv.commands import MAX_RANGE_BYTES, MAX_RANGE_ITEMS
 from syncline.kv.digest import content_checksum, record_checksum, state_digest
 from syncline.kv.keyindex import KeyIndex
 from syncline.kv.records import KeyValue, RangePage
+from syncline.kv.sizes import RECORD_OVERHEAD_BYTES, record_size
 
-__all__ = ["Store", "StoreView", "prefix_end"]
+__all__ = ["Store", "StoreTooLarge", "StoreView", "prefix_end"]
 
 BUCKETS: Final = 8192
 """Dictionaries that hold the records; a power of two. A million keys make 122 each: a few microseconds to copy."""
@@ -66,6 +67,14 @@ class StoreView:
 _Bucket = dict[bytes, KeyValue]
 
 
+class StoreTooLarge(Exception):
+    """More records than fit. `size_bytes`: what those count for that were loaded before it was noticed."""
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(f"the records count for more than {size_bytes} bytes")
+        self.size_bytes = size_bytes
+
+
 class Store:
     """The state. One thread writes and reads it; views go to others.
 
@@ -73,7 +82,7 @@ class Store:
     transaction. Everything is deterministic: it depends on the sequence of the calls alone.
     """
 
-    __slots__ = ("_buckets", "_checksums", "_index", "_owned", "revision")
+    __slots__ = ("_buckets", "_checksums", "_index", "_owned", "revision", "size_bytes")
 
     def __init__(self) -> None:
         self.revision = 0
@@ -82,14 +91,21 @@ class Store:
         self._buckets: list[_Bucket] = [{}] * BUCKETS
         self._owned = bytearray(BUCKETS)  # 0: a view shares the bucket (at first they are all one, the empty one)
         self._checksums = 0
+        self.size_bytes = 0
+        """What all records count for (`sizes`)."""
 
     @classmethod
-    def from_records(cls, revision: int, batches: Iterator[list[KeyValue]]) -> Store:
-        """A store of these records, whose keys must ascend strictly; raises ValueError for any that can't be."""
+    def from_records(cls, revision: int, batches: Iterator[list[KeyValue]], *, max_bytes: int = 0) -> Store:
+        """A store of these records, whose keys must ascend strictly; raises ValueError for any that can't be.
+
+        It stops with `StoreTooLarge` as soon as they count for more than `max_bytes` (0: no limit).
+        """
         store = cls()
         store.revision = revision
         for batch in batches:
             store._load(batch)
+            if max_bytes and store.size_bytes > max_bytes:
+                raise StoreTooLarge(store.size_bytes)
         return store
 
     def __len__(self) -> int:
@@ -154,6 +170,7 @@ class Store:
             record = KeyValue(key, value, revision, revision, 1, lease, checksum)
             self._index.add(key)
             self._checksums += checksum
+            self.size_bytes += len(key) + len(value) + RECORD_OVERHEAD_BYTES
         else:
             key = previous.key  # the object that the index holds too
             created = previous.create_revision
@@ -161,6 +178,7 @@ class Store:
             checksum = content_checksum(key, value, created, revision, version, lease)
             record = KeyValue(key, value, created, revision, version, lease, checksum)
             self._checksums += checksum - previous.checksum
+            self.size_bytes += len(value) - len(previous.value)
         bucket[key] = record
         self.revision = revision
         return previous
@@ -175,6 +193,7 @@ class Store:
         previous = bucket.pop(key)
         self._index.remove(key)
         self._checksums -= previous.checksum
+        self.size_bytes -= record_size(key, previous.value)
         self.revision = revision
         return previous
 
@@ -198,11 +217,12 @@ class Store:
         assert sum(map(len, self._buckets)) == len(keys)
         assert keys == [record.key for record in records]
         assert all(0 < one.create_revision <= one.mod_revision <= self.revision for one in records)
+        assert self.size_bytes == sum(record_size(one.key, one.value) for one in records)
         assert self.digest == state_digest(self.revision, len(keys), sum(map(record_checksum, records)))
 
     def _load(self, records: list[KeyValue]) -> None:
         self._index.extend([record.key for record in records])
-        total = 0
+        total = size_bytes = 0
         for record in records:
             key = record.key
             checksum = record_checksum(record)
@@ -211,10 +231,12 @@ class Store:
             if not 0 < record.create_revision <= record.mod_revision <= self.revision:
                 raise ValueError(f"key {key[:64]!r} of revision {record.mod_revision} in a store at {self.revision}")
             total += checksum
+            size_bytes += record_size(key, record.value)
             place = hash(key) & _MASK
             bucket = self._buckets[place] if self._owned[place] else self._own(place)
             bucket[key] = record
         self._checksums += total
+        self.size_bytes += size_bytes
 
     def _own(self, place: int) -> _Bucket:
         bucket = self._buckets[place] = self._buckets[place].copy()

@@ -2,6 +2,10 @@
 
 Work goes to a thread of its own, or, for a state machine that says `apply_on_loop = True` because its applies are
 cheap and its readers live on the loop, to the event loop. A restore is always on the thread; what follows waits.
+
+On the thread, entries are applied in pieces of some milliseconds (`pace`), and what is done is delivered at intervals.
+So callers of a slow state machine are answered one after the other, and `close` does not wait for a backlog: the log
+has it, and the next start applies it.
 """
 
 from __future__ import annotations
@@ -38,8 +42,9 @@ from syncline.node.machine import (
     release,
     restore_failed,
 )
+from syncline.node.pace import TURN_S, Pace
 from syncline.node.statedigest import DIGEST_INTERVAL, DigestSource, room_before_point
-from syncline.platform.worker import Workers
+from syncline.platform.worker import Worker, Workers
 from syncline.storage.snapshots import SnapshotReader
 
 __all__ = [
@@ -122,6 +127,10 @@ Work: TypeAlias = ApplyWork | RestoreWork | SnapshotWork | LookWork[object]
 Outcome: TypeAlias = Applied | Restored | Viewed | NotViewed | LookWork[object]
 
 
+class GoOn(msgspec.Struct, frozen=True):
+    """No work of its own: the thread goes on with what it left."""
+
+
 def restore(fsm: FSM, reader: SnapshotReader) -> None:
     """Load a snapshot into the state machine, all of it and verified.
 
@@ -136,6 +145,11 @@ def restore(fsm: FSM, reader: SnapshotReader) -> None:
                 reader.verify()  # rot is a reason of its own, and another snapshot may be intact
             restore_failed(fsm, reader.manifest.index, reader.path, error)
         reader.verify()
+
+
+def _part_of(responses: Sequence[Message], entries: Sequence[Entry]) -> list[Message]:
+    """What the core is told when a part of the entries is applied: it need not wait for the others."""
+    return [msgspec.structs.replace(response, entries=entries) for response in responses]
 
 
 def check_kind(kind: int, index: int) -> None:
@@ -170,7 +184,13 @@ class Applier:
         self._behind_restore: deque[Work] = deque()
         self._restoring = False
         self._stopped = False
-        self._worker = workers.start("syncline-apply", self._process, self._delivered, self._fail)
+        self._pace = Pace()
+        self._now_s = workers.now_s
+        self._left: deque[Work] = deque()
+        """Of the thread alone: what it has taken, and not begun."""
+        self._begun: Iterator[Outcome] | None = None
+        """Of the thread alone: the rest of the work that it has begun."""
+        self._worker: Worker[Work | GoOn] = workers.start("syncline-apply", self._process, self._delivered, self._fail)
 
     def put(self, work: Work) -> None:
         """Take the next work. With an on-loop state machine it may be done, and delivered, before this returns."""
@@ -208,19 +228,48 @@ class Applier:
             # Before the next piece is applied: a snapshot that is asked for now is of the state as of this outcome.
             self._deliver(outcome)
 
-    def _process(self, items: list[Work]) -> list[Outcome]:
+    def _process(self, items: list[Work | GoOn]) -> tuple[list[Outcome], bool]:
+        """Do what there is, for `TURN_S` or a little more. Returns what came of it, and whether something is left."""
+        self._left.extend(work for work in items if not isinstance(work, GoOn))
         outcomes: list[Outcome] = []
         try:
-            for work in items:
-                outcomes.extend(self._do(work))
+            self._work_until(self._now_s() + TURN_S, outcomes)
         except BaseException:
             for outcome in outcomes:  # nobody gets these any more
                 if isinstance(outcome, Viewed):
                     release(outcome.view)
             raise
-        return outcomes
+        return outcomes, bool(self._begun or self._left)
 
-    def _delivered(self, outcomes: list[Outcome]) -> None:
+    def _work_until(self, end_s: float, outcomes: list[Outcome]) -> None:
+        while True:
+            if self._stopped:
+                self._abandon()
+                return
+            if self._begun is None:
+                if not self._left:
+                    return
+                self._begun = self._do(self._left.popleft())
+            outcome = next(self._begun, None)
+            if outcome is None:
+                self._begun = None
+                continue
+            outcomes.append(outcome)
+            if not (self._on_loop or self._stopped) and self._now_s() >= end_s:
+                return
+
+    def _abandon(self) -> None:
+        """The node closes. What is committed and not applied is in the log, and is applied at the next start."""
+        self._begun = None
+        for work in self._left:
+            if isinstance(work, RestoreWork):
+                work.reader.close()
+        self._left.clear()
+
+    def _delivered(self, result: tuple[list[Outcome], bool]) -> None:
+        outcomes, unfinished = result
+        if unfinished:
+            self._worker.put(GoOn())
         self._restoring = False  # an on-loop state machine has restores here, one at a time
         for outcome in outcomes:
             self._deliver(outcome)
@@ -247,22 +296,30 @@ class Applier:
     def _apply_pieces(self, work: ApplyWork) -> Iterator[Applied]:
         """Cut the entries at each point, where the digest is taken, and behind each entry that compares digests.
 
-        So what a comparison goes by (the own state, the membership in force) is that of its index on every node.
+        So what a comparison goes by (the own state, the membership in force) is that of its index on every node. On the
+        thread they are cut into pieces of some milliseconds besides.
         """
-        entries, interval = work.entries, self.digests.interval
+        entries, interval, last = work.entries, self.digests.interval, work.entries[-1].index
         while True:
             room = room_before_point(entries[0].index, interval)
-            done = self._apply(entries if room >= len(entries) else entries[:room])
+            if self._on_loop:
+                done = self._apply(entries if room >= len(entries) else entries[:room])
+            else:
+                begun_s = self._now_s()
+                done = self._apply(entries[: min(room, self._pace.entries)])
+                self._pace.took(done.last_index - done.first_index + 1, self._now_s() - begun_s)
             index = done.last_index
             if not index % interval:
                 done.at_point = True
                 done.digest = self.digests.take() if index >= self._durable_index else None
-            if index == entries[-1].index:
-                done.responses = work.responses
+            count = index - done.first_index + 1
+            if index == last:
+                done.responses = work.responses if count == len(work.entries) else _part_of(work.responses, entries)
                 yield done
                 return
+            done.responses = _part_of(work.responses, entries[:count])
             yield done
-            entries = entries[index - done.first_index + 1 :]
+            entries = entries[count:]
 
     def _apply(self, entries: Sequence[Entry]) -> Applied:
         done = Applied((), entries[0].index, entries[-1].index, entries[-1].term)

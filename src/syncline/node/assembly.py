@@ -32,6 +32,7 @@ from syncline.node.config import Config
 from syncline.node.driver import Driver
 from syncline.node.envelope import ChangeContext, LevelChange, Member, encode
 from syncline.node.fsm import FSM, CheckingFSM, DurableFSM
+from syncline.node.intake import Intake
 from syncline.node.levels import Ability, Levels, ability_of, check_start
 from syncline.node.logwriter import LogWriter
 from syncline.node.machine import CommandCheck, check_applied_index, check_machine
@@ -221,6 +222,7 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
             world.digest_interval,
         ),
         check=CommandCheck(fsm, asyncio.get_running_loop().time) if isinstance(fsm, CheckingFSM) else None,
+        intake=Intake(opened.core, fsm, config.name, lambda: holder[0].applied),
         persister=Calls("syncline-snapshot", world.workers, on_failure),
         receiver=Calls("syncline-receive", world.workers, on_failure),
         transport=transport,

@@ -34,7 +34,7 @@ from syncline.node.config import Config
 from syncline.node.digests import DigestDoors, Digests
 from syncline.node.envelope import DATA, MEMBERSHIP
 from syncline.node.events import Event, EventKind, Events
-from syncline.node.examination import examine_forward, sound_own
+from syncline.node.examination import examine_forward
 from syncline.node.founding import Founding
 from syncline.node.futures import Waiter
 from syncline.node.horizon import Horizon
@@ -44,7 +44,7 @@ from syncline.node.promises import Promises
 from syncline.node.proposals import Proposals
 from syncline.node.reads import Reads
 from syncline.node.reconfiguration import Reconfiguration
-from syncline.node.rejections import error_of
+from syncline.node.rejections import HANDING_OVER, error_of
 from syncline.node.rejections import refused as refused_by
 from syncline.node.settlement import Settlement
 from syncline.node.snapshotter import Snapshotter
@@ -81,9 +81,6 @@ READS_RETRY_HEARTBEATS = 5
 
 ACKNOWLEDGEMENTS = (MessageType.APP_RESP, MessageType.HEARTBEAT_RESP)
 """Answers that carry the durable commit index of this node (see `settlement`)."""
-
-HANDING_OVER = "handing_over"
-"""A leader's refusal that means: ask the next one."""
 
 PASSING = (NotLeader.code, HANDING_OVER)
 """Refusals by which a proposal is kept for the next leader: this one did not append it, and is on its way out."""
@@ -387,6 +384,7 @@ class Driver:
                 applied = self.applied
                 self._carry_out()
                 applies += self.applied != applied
+            self.parts.intake.look()
             self.parts.transport.flush()
         except Exception as error:  # noqa: BLE001 - see `fail`
             self.fail(error)
@@ -446,7 +444,8 @@ class Driver:
         queue, self._queue, self._queued_bytes = self._queue, [], 0
         queue = [item for item in queue if not item[0].done()]
         if core.state is StateType.LEADER:
-            queue = sound_own(queue, core.raft.id, self.proposals.refused)
+            queue, waiting = self.parts.intake.admitted(queue, core.raft.id, self.proposals.refused)
+            self._queue[:0] = waiting
         if not queue:
             return
         if core.state is not StateType.LEADER:
@@ -495,6 +494,9 @@ class Driver:
 
     def _refused(self, number: int) -> RefusedProposal:
         """The core took none of a batch."""
+        backlog = self.parts.intake.dropped()
+        if backlog is not None and self.core.raft.transferee == NONE:
+            return refused_by(number, backlog)
         code = HANDING_OVER if self.core.raft.transferee != NONE else Dropped.code
         text = "the leader takes no proposals: a hand-over is under way, or too much is uncommitted"
         return RefusedProposal(number, code, text)
@@ -513,7 +515,9 @@ class Driver:
             start, size = end, 0
 
     def _forward_batch(self, leader: NodeId, batch: list[tuple[Waiter, int, bytes]]) -> bool:
-        message = Forward([ForwardedProposal(waiter.number, kind, payload) for waiter, kind, payload in batch])
+        message = Forward(
+            [ForwardedProposal(waiter.number, kind, data, waiter.frees_space) for waiter, kind, data in batch]
+        )
         if not self.parts.transport.send(leader, message):
             return False
         for waiter, kind, payload in batch:
@@ -522,9 +526,9 @@ class Driver:
         return True
 
     def _on_forward(self, sender: NodeId, message: Forward) -> None:
-        core = self.core
+        core, parts = self.core, self.parts
         if core.state is StateType.LEADER:
-            sound, refused = examine_forward(sender, message, self.parts.wal.check_space, self.parts.check)
+            sound, refused = examine_forward(sender, message, parts.wal.check_space, parts.check, parts.intake.admit)
             accepted, dropped = self._append(sender, sound)
             refused += dropped
             if accepted:

@@ -12,17 +12,19 @@ nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
 from syncline.consensus.types import LARGEST_ID, NONE, ChangeType, MembershipChange, NodeId, Transition
 from syncline.decoding import UNDECODABLE
 from syncline.errors import (
+    BacklogFull,
     ConfigError,
     DiskFull,
     Dropped,
     MembershipError,
+    NoSpace,
     OperationError,
     Rejected,
     SynclineError,
@@ -45,7 +47,7 @@ from syncline.node.envelope import (
 )
 from syncline.node.futures import Waiter
 from syncline.node.naming import check_http, check_name, dialled_address
-from syncline.node.rejections import refused
+from syncline.node.rejections import AskAgain, refused
 from syncline.transport.messages import Forward, RefusedProposal
 
 __all__ = ["Queued", "examine_change", "examine_forward", "examine_proposal", "sound_own"]
@@ -72,6 +74,12 @@ _PLAIN: Final = (b"\x95\x00", b"\x95\x01")
 _change_decoder = msgspec.msgpack.Decoder(MembershipChange)
 
 
+class CheckSpace(Protocol):
+    """`Wal.check_space`."""
+
+    def __call__(self, size_bytes: int, *, frees_space: bool) -> None: ...
+
+
 Queued: TypeAlias = tuple[Waiter, int, bytes]
 """A proposal of this node that waits for the leader: its waiter, its kind, its bytes."""
 
@@ -95,28 +103,40 @@ def sound_own(queue: list[Queued], node_id: NodeId, refuse: Callable[[int, Syncl
 def examine_forward(
     sender: NodeId,
     message: Forward,
-    check_space: Callable[[int], None],
+    check_space: CheckSpace,
     check: Callable[[bytes], None] | None,
+    admit: Callable[[Proposal], None],
 ) -> tuple[list[tuple[int, int, bytes]], list[RefusedProposal]]:
     """What `sender` forwards: that which may enter the log, as number, kind and bytes, and the refusals.
 
-    `check_space` raises DiskFull if the disk has no room for so many bytes; `check` is the state machine's.
+    `check_space` raises DiskFull if the disk has no room for so many bytes; `check` is the state machine's; `admit`
+    raises if the node takes no more for other reasons (`Intake`).
     """
     sound: list[tuple[int, int, bytes]] = []
     refusals: list[RefusedProposal] = []
+    again: AskAgain | None = None
     for item in message.proposals:
+        if again is not None:  # they keep their order
+            refusals.append(refused(item.number, again))
+            continue
         try:
             if item.kind == DATA:
                 proposal = examine_proposal(item.data, sender, item.number)
-                check_space(len(item.data))
+                check_space(len(item.data), frees_space=item.frees_space)
                 if check is not None and proposal.kind == _COMMAND:
                     check(proposal.data)
+                admit(proposal)
             elif item.kind != MEMBERSHIP:
                 raise Dropped(f"the leader knows no proposals of kind {item.kind}")
         except Rejected as error:
             refusals.append(refused(item.number, error))
         except DiskFull as error:
             refusals.append(refused(item.number, DiskFull(f"the leader refused it: {error}")))
+        except (BacklogFull, NoSpace) as error:  # they name this node themselves
+            refusals.append(refused(item.number, error))
+        except AskAgain as error:
+            again = error
+            refusals.append(refused(item.number, error))
         except OperationError as error:
             refusals.append(refused(item.number, type(error)(f"the leader refused it: {error}")))
         else:

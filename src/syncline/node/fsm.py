@@ -32,6 +32,7 @@ __all__ = [
     "Entry",
     "FSM",
     "FSMSnapshot",
+    "LimitedFSM",
     "SnapshotSink",
 ]
 
@@ -126,6 +127,33 @@ class CheckingFSM(Protocol):
 
         It is called on the event loop, beside `apply`: by the node on which a command is proposed, and by the leader
         for what other nodes forward. It may depend on `data` alone and not on the state, and should take microseconds.
+        """
+        ...
+
+
+@runtime_checkable
+class LimitedFSM(Protocol):
+    """A state machine whose state has a limit, kept by the leader: above it commands that enlarge the state are refused
+    with `NoSpace` before they enter the log.
+
+    `apply` must not refuse anything for this limit: it may differ from node to node.
+    """
+
+    max_bytes: int
+    """The limit; 0: none."""
+    growth_overhead_bytes: int
+    """No command enlarges the state by more than its own length and this."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the state as it is now. Read on the event loop, beside `apply`, for each batch of commands."""
+        ...
+
+    def growth(self, data: bytes) -> int:
+        """By how many bytes the command can enlarge the state as it is now, at most; 0 for one that frees space.
+
+        Called on the event loop while the state is near its limit. Raises `errors.Rejected` for a command that can't be
+        read.
         """
         ...
 

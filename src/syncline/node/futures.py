@@ -36,6 +36,8 @@ class Waiter(Protocol):
     """Whether it has left this node's queue: from then on silence means `unknown`."""
     forwarded: tuple[int, bytes] | None
     """Kind and payload while the leader has them, should it turn them back."""
+    frees_space: bool
+    """Whether the command lets the state shrink."""
 
     def done(self) -> bool:
         """Whether nobody waits any more."""
@@ -70,6 +72,7 @@ class ApplyFuture(asyncio.Future[object]):
     bucket = 0
     sent = False
     forwarded: tuple[int, bytes] | None = None
+    frees_space = False
 
     def answered(self, answer: object) -> None:
         """Resolve, unless the caller has given up."""
@@ -89,14 +92,14 @@ class ApplyFuture(asyncio.Future[object]):
 class ApplyCall:
     """A proposal on its way whose answer is a call: without a future, and in the turn of the loop that has it."""
 
-    __slots__ = ("_then", "bucket", "forwarded", "index", "number", "sent", "size_bytes", "term")
+    __slots__ = ("_then", "bucket", "forwarded", "frees_space", "index", "number", "sent", "size_bytes", "term")
 
     def __init__(self, then: Then) -> None:
         self._then: Then | None = then
         """None once it has been called: what still stands in a queue then must not go on."""
         self.number = self.size_bytes = self.term = self.bucket = 0
         self.index = UNPLACED
-        self.sent = False
+        self.sent = self.frees_space = False
         self.forwarded: tuple[int, bytes] | None = None
 
     def done(self) -> bool:

@@ -231,6 +231,10 @@ def restore_failed(fsm: FSM, index: int, file: str, error: Exception) -> NoRetur
     """`restore` raised on an intact file: log it, and raise the NodeFailed that ends the start, or stops the node."""
     if isinstance(error, CorruptionError) and error.file == file:
         raise error  # the disk, and not the state machine
+    if isinstance(error, NodeFailed):  # in words of its own
+        text = f"snapshot at entry {index} ({file}): {error}"
+        log.critical("%s", text)
+        raise NodeFailed(text) from error
     reason = str(error) if isinstance(error, SynclineError) else f"{type(error).__name__}: {error}"
     text = (
         f"{_method(fsm, 'restore')} failed on the snapshot at entry {index} ({file}), which is intact: {reason}."

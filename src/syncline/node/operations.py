@@ -42,15 +42,19 @@ class Operations:
         """The leader, as far as this node knows; None after the node has stopped."""
         return None if self._driver.stopped else self._driver.core.leader or None
 
-    def apply(self, data: bytes, *, timeout: float = 5.0, extensions: bytes = b"") -> ApplyFuture:
+    def apply(
+        self, data: bytes, *, timeout: float = 5.0, extensions: bytes = b"", frees_space: bool = False
+    ) -> ApplyFuture:
         """Replicate a command and apply it to the state machine. Await the future for the state machine's answer.
 
         `timeout` (seconds) bounds the whole operation. Failures: `Rejected` (the state machine refused), `TooLarge`,
-        `Dropped`, `NoLeader`, `NotLeader`, `Superseded` (all `not_applied`), `DeadlineExceeded`, `Closed` (see their
-        `outcome`), `DiskFull`, `NodeFailed`. Raises TypeError for data that are not bytes, ConfigError for a `timeout`
-        out of range: then nothing was proposed.
+        `Dropped`, `BacklogFull`, `NoSpace`, `NoLeader`, `NotLeader`, `Superseded` (all `not_applied`),
+        `DeadlineExceeded`, `Closed` (see their `outcome`), `DiskFull`, `NodeFailed`. Raises TypeError for data that are
+        not bytes, ConfigError for a `timeout` out of range: then nothing was proposed.
+
+        `frees_space`: the command lets the state shrink. On a full disk it may use a part of the reserve.
         """
-        return self._apply(Kind.COMMAND, data, timeout, extensions)
+        return self._apply(Kind.COMMAND, data, timeout, extensions, frees_space=frees_space)
 
     def apply_many(self, commands: Sequence[bytes], *, timeout: float = 5.0) -> list[ApplyFuture]:
         """`apply` for each, in this order, in one batch. They are not atomic together.
@@ -60,7 +64,9 @@ class Operations:
         check_timeout(timeout)
         return [self._apply(Kind.COMMAND, data, timeout, b"") for data in checked_commands(commands)]
 
-    def apply_then(self, data: bytes, then: Then, *, timeout: float = 5.0, checked: bool = False) -> None:
+    def apply_then(
+        self, data: bytes, then: Then, *, timeout: float = 5.0, checked: bool = False, frees_space: bool = False
+    ) -> None:
         """`apply` for those who go on in a callback: `then(answer, None)`, or `then(None, error)`.
 
         It is called exactly once, on the event loop: at once where the proposal fails at once, else in the very turn of
@@ -70,6 +76,7 @@ class Operations:
         if not callable(then):
             raise TypeError(f"then must be a function of an answer and an error, not {type(then).__name__}")
         call = ApplyCall(then)
+        call.frees_space = frees_space
         try:
             self._propose(call, Kind.COMMAND, data, timeout, b"", checked=checked)
         except ENDED_AT_ONCE as error:
@@ -143,8 +150,12 @@ class Operations:
         if self._driver.core.state is not StateType.LEADER:
             raise NotLeader("this node does not lead", leader=self.leader)
 
-    def _apply(self, kind: Kind, data: bytes, timeout_s: float, extensions: bytes) -> ApplyFuture:
+    def _apply(
+        self, kind: Kind, data: bytes, timeout_s: float, extensions: bytes, *, frees_space: bool = False
+    ) -> ApplyFuture:
         future = ApplyFuture(loop=self._driver.loop)
+        if frees_space:
+            future.frees_space = True
         try:
             self._propose(future, kind, data, timeout_s, extensions)
         except ENDED_AT_ONCE as error:
@@ -163,7 +174,9 @@ class Operations:
         size = len(data) + len(extensions)
         if size > driver.config.max_entry_bytes:
             raise TooLarge(f"a command of {size} bytes; the limit is {driver.config.max_entry_bytes}")
-        driver.parts.wal.check_space(size)
+        if driver.parts.intake.is_full:
+            raise driver.parts.intake.backlog_full()
+        driver.parts.wal.check_space(size, frees_space=waiter.frees_space)
         if driver.parts.check is not None and not checked and kind is Kind.COMMAND:
             driver.parts.check(data)
         driver.proposals.add(waiter, size, driver.loop.time() + timeout_s)

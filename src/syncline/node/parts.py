@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from syncline.consensus.rawnode import RawNode
 from syncline.node.applier import Applier
 from syncline.node.calls import Calls
+from syncline.node.intake import Intake
 from syncline.node.levels import Levels
 from syncline.node.logwriter import LogWriter
 from syncline.node.machine import CommandCheck
@@ -37,6 +38,7 @@ class Parts:
     machine: Applier
     check: CommandCheck | None
     """The `check` of the state machine, if it has one."""
+    intake: Intake
     persister: Calls
     """Writes snapshots of the own state machine."""
     receiver: Calls

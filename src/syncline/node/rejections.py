@@ -6,9 +6,11 @@ from typing import Final
 
 from syncline.consensus.types import NodeId
 from syncline.errors import (
+    BacklogFull,
     DiskFull,
     Dropped,
     MembershipError,
+    NoSpace,
     NotLeader,
     OperationError,
     QuorumAtRisk,
@@ -18,7 +20,10 @@ from syncline.errors import (
 )
 from syncline.transport.messages import RefusedProposal
 
-__all__ = ["DISK_FULL", "error_of", "refused"]
+__all__ = ["DISK_FULL", "HANDING_OVER", "AskAgain", "error_of", "refused"]
+
+HANDING_OVER: Final = "handing_over"
+"""A leader's refusal that means: ask again, this leader or the next one."""
 
 DISK_FULL: Final = "disk_full"
 """The code of a refusal by a leader whose disk is full: `DiskFull` at the node that had proposed."""
@@ -27,8 +32,14 @@ MAX_TEXT_CHARACTERS: Final = 1024
 """Of a refusal: a state machine's `check` may say anything."""
 
 _ERRORS: Final[dict[str, type[OperationError]]] = {
-    error.code: error for error in (Dropped, NotLeader, MembershipError, QuorumAtRisk, TooLarge)
+    error.code: error for error in (Dropped, BacklogFull, NoSpace, NotLeader, MembershipError, QuorumAtRisk, TooLarge)
 }
+
+
+class AskAgain(Dropped):
+    """The leader can't say yet: the node that forwards the proposal keeps it, and asks again."""
+
+    code = HANDING_OVER
 
 
 def refused(number: int, error: OperationError | DiskFull) -> RefusedProposal:

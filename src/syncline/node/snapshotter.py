@@ -53,6 +53,10 @@ ROOM_WORTH_BYTES = 1 << 20
 """A full disk is worth a snapshot where the log then gives so much back: a small segment."""
 
 
+FREED_WORTH_BYTES = 64 << 10
+"""So is a state that has shrunk by so much: only a snapshot gives back what was deleted."""
+
+
 class Snapshotter:
     """Takes, sends and receives the snapshots of one node."""
 
@@ -61,6 +65,8 @@ class Snapshotter:
         newest = driver.parts.snapshots.newest()
         self._last_index = newest.index if newest is not None else 0
         self._bytes_since = 0
+        self._state_bytes = driver.parts.intake.state_bytes
+        """At the newest snapshot, if the state machine tells its size; else 0."""
         self._wait_ticks = 0
         self._failures = 0
         """Snapshots in a row that were not made."""
@@ -105,9 +111,15 @@ class Snapshotter:
     def make_room(self) -> None:
         """The disk is short of space: keep no more of the log than must be, and take a snapshot where that helps."""
         self._compact(short=True)
-        if self._bytes_since >= ROOM_WORTH_BYTES and not self._viewing and not self._wait_ticks:
+        if self._viewing or self._wait_ticks:
+            return
+        freed_bytes = self._state_bytes - self._driver.parts.intake.state_bytes
+        if self._bytes_since >= ROOM_WORTH_BYTES or freed_bytes >= FREED_WORTH_BYTES:
             self._wait_ticks = RETRY_TICKS
             self._request()
+        elif len(self._driver.parts.snapshots.list()) > 1:  # the log goes back to the newest alone by now
+            self._wait_ticks = RETRY_TICKS
+            self._driver.parts.persister.start(self._driver.parts.snapshots.drop_older)
 
     def take(self) -> asyncio.Future[object]:
         """Take one now. The future gives the manifest, or fails with NothingToSnapshot or a StorageError."""
@@ -136,7 +148,7 @@ class Snapshotter:
             self._drop(view, NothingToSnapshot("a newer snapshot from the leader takes the place of this one"))
             return
         index = driver.applied
-        counted = self._bytes_since
+        counted, state_bytes = self._bytes_since, driver.parts.intake.state_bytes
         term = driver.core.raft.log.term(index)
         state = driver.core.raft.tracker.configuration.state()
         runtime = driver.parts.book.dump()
@@ -154,9 +166,11 @@ class Snapshotter:
                 release(view)
 
         # Queued now, not when the task first runs: whatever happens to the task, the view is released.
-        self._spawn(self._persist(driver.parts.persister.start(persist), index, counted))
+        self._spawn(self._persist(driver.parts.persister.start(persist), index, counted, state_bytes))
 
-    async def _persist(self, work: asyncio.Future[SnapshotManifest], index: int, counted: int) -> None:
+    async def _persist(
+        self, work: asyncio.Future[SnapshotManifest], index: int, counted: int, state_bytes: int
+    ) -> None:
         try:
             manifest = await work
         except Exception as error:  # noqa: BLE001 - a state machine may raise anything to cancel its snapshot
@@ -165,6 +179,7 @@ class Snapshotter:
             self.taken += 1
             self._failures = 0
             self._bytes_since = max(0, self._bytes_since - counted)
+            self._state_bytes = state_bytes
             self._durable(manifest)
             promised, self._promised = self._promised, []
             for future in promised:
@@ -242,6 +257,7 @@ class Snapshotter:
         """A snapshot that a leader sent was loaded."""
         self._last_index = max(self._last_index, index)
         self._bytes_since = 0
+        self._state_bytes = self._driver.parts.intake.state_bytes
         self.installed += 1
         self._driver.emit(EventKind.SNAPSHOT, detail=f"installed at entry {index}")
 

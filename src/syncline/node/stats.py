@@ -70,6 +70,10 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """The result: `none`, `agreed`, or `no_majority` if the voters' states differ and no node knows which is right."""
     digest_age_s: float | None = None
     """Seconds since that comparison."""
+    log_waits_s: float = 0.0
+    """How long the oldest write that is not durable yet has waited for the disk; above an election the disk hangs."""
+    refused_no_space: int = 0
+    """Commands that this node refused as the leader because the state has reached its limit."""
     digests_ignored: int = 0
     """Digests of peers, and entries that compare digests, that made no sense and had no effect."""
 
@@ -121,6 +125,8 @@ def collect(driver: Driver) -> Stats:
         digest_agreement=compared.agreement.value,
         digest_age_s=driver.loop.time() - compared.compared_s if compared.point else None,
         digests_ignored=driver.digests.ignored,
+        log_waits_s=parts.writer.oldest_s(),
+        refused_no_space=parts.intake.refused_no_space,
     )
 
 

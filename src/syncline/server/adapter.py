@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from syncline.errors import DeadlineExceeded, Outcome, Rejected
+from syncline.errors import DeadlineExceeded, NoSpace, Outcome, Rejected
 from syncline.kv.machine import KvMachine
 from syncline.kv.store import Store
 from syncline.kv.versions import MACHINE_VERSION, check_version
@@ -23,6 +23,7 @@ from syncline.server.backend import (
     NodeView,
     UpgradeView,
 )
+from syncline.server.shortages import Shortages
 
 __all__ = ["NodeBackend"]
 
@@ -34,6 +35,7 @@ class NodeBackend:
         self._raft = raft
         self._machine = machine
         self._failed = asyncio.ensure_future(raft.failed())
+        self._shortages = Shortages(raft, machine)
         self._all_commands = False
         """Whether the cluster is known to know all commands that this version can make."""
 
@@ -69,7 +71,19 @@ class NodeBackend:
     def state_alarm(self) -> str:
         return self._raft.state_alarm
 
-    def propose(self, command: bytes, timeout_s: float, then: Then) -> None:
+    @property
+    def disk_stall(self) -> str:
+        return self._shortages.disk_stall
+
+    @property
+    def shortages(self) -> dict[str, str]:
+        return self._shortages.found()
+
+    def note_refusal(self, error: BaseException) -> None:
+        if isinstance(error, NoSpace):
+            self._shortages.refused()
+
+    def propose(self, command: bytes, timeout_s: float, then: Then, *, frees_space: bool = False) -> None:
         if not self._all_commands:
             version = self._raft.machine_version
             self._all_commands = version >= MACHINE_VERSION  # it never falls, so the rest need not be asked
@@ -78,7 +92,8 @@ class NodeBackend:
             except Rejected as refusal:
                 then(None, refusal)
                 return
-        self._raft.apply_then(command, then, timeout=timeout_s, checked=True)  # `encode_command` has made it
+        # `encode_command` has made it, so it need not be checked.
+        self._raft.apply_then(command, then, timeout=timeout_s, checked=True, frees_space=frees_space)
 
     def read_index(self, timeout_s: float) -> ReadFuture:
         return self._raft.read_index(timeout=timeout_s)

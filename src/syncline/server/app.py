@@ -17,11 +17,12 @@ from syncline.node.config import Config
 from syncline.node.raft import Raft
 from syncline.platform.descriptors import connection_limit
 from syncline.platform.disk import Disk, OsDisk
+from syncline.platform.memory import memory_bytes
 from syncline.platform.network import Network, TcpNetwork
 from syncline.platform.worker import Workers
 from syncline.server.adapter import NodeBackend
 from syncline.server.clienttls import client_tls
-from syncline.server.config import ServerConfig
+from syncline.server.config import MEMORY_SHARE, ServerConfig
 from syncline.server.crosssite import CrossSitePolicy
 from syncline.server.exposure import check_exposure, cross_site_policy
 from syncline.server.http import HttpServer
@@ -99,7 +100,8 @@ class KvServer:
         return server
 
     async def _open_node(self, network: Network, disk: Disk, workers: Workers | None, rng: random.Random) -> None:
-        config, machine = self.config, KvMachine()
+        config, memory = self.config, memory_bytes()
+        machine = KvMachine(max_bytes=config.max_store_bytes or memory // MEMORY_SHARE, memory_bytes=memory)
         node = self._node_config(disk)
         if config.join:
             ask = partial(ask_members, config, http=self.http_url, network=network, rng=rng)
@@ -161,6 +163,8 @@ class KvServer:
         registry, http = self.metrics, self._http
         add_process_metrics(registry)
         add_node_metrics(registry, raft, lambda: machine.store, name=self.config.name)
+        limit = "What the store may count for; 0: no limit."
+        registry.computed("gauge", "syncline_store_max_bytes", limit, (), lambda: (((), machine.max_bytes),))
         connections, held = "Open connections of clients.", "Bodies and answers of all clients in memory."
         registry.computed("gauge", "syncline_http_connections", connections, (), lambda: (((), http.connection_count),))
         registry.computed("gauge", "syncline_http_held_bytes", held, (), lambda: (((), http.held_bytes),))

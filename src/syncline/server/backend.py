@@ -172,7 +172,22 @@ class Backend(Protocol):
         """Why the state can't be relied on: the members' digests differ without a majority. Empty if all is well."""
         ...
 
-    def propose(self, command: bytes, timeout_s: float, then: Then) -> None:
+    @property
+    def disk_stall(self) -> str:
+        """Why this node's disk can't be relied on: a write of the log hangs. Empty if all is well."""
+        ...
+
+    @property
+    def shortages(self) -> dict[str, str]:
+        """What is short, by check (`disk_space`, `store_space`): the reason and what helps; empty texts if nothing is.
+        Reads go on."""
+        ...
+
+    def note_refusal(self, error: BaseException) -> None:
+        """A request of this node was refused with this error: a leader elsewhere may have said that space is short."""
+        ...
+
+    def propose(self, command: bytes, timeout_s: float, then: Then, *, frees_space: bool = False) -> None:
         """Propose a command of `kv.commands`. `then` is called once, at once or later, with what the state machine
         answered on this node, or with None and why there is no answer."""
         ...

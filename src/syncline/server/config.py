@@ -29,9 +29,11 @@ from syncline.server.secretfile import parse_secrets, read_secret_file
 from syncline.storage.space import RESERVE_BYTES
 from syncline.transport.authentication import PeerAuth
 
-__all__ = ["ENVIRONMENT_PREFIX", "ServerConfig", "load_config"]
+__all__ = ["ENVIRONMENT_PREFIX", "MEMORY_SHARE", "ServerConfig", "load_config"]
 
 ENVIRONMENT_PREFIX: Final = "SYNCLINE_"
+MEMORY_SHARE: Final = 2
+"""The store may have half of the memory; the rest is for the log's tail, snapshots, clients and the interpreter."""
 NEAR: Final = 0.75
 """How like a setting a variable of the environment must be to be taken for a misspelt one."""
 URL_FACTOR: Final = 3
@@ -122,6 +124,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The size of a file of the log. Each is reserved on the disk as a whole."""
     reserve_bytes: Annotated[int, Meta(ge=0)] = RESERVE_BYTES
     """Disk space that writes never use: below it they are refused (507) and reads go on."""
+    max_store_bytes: Annotated[int, Meta(ge=0)] = 0
+    """Memory for keys and values: keys, values and 384 bytes for each key. Above it the leader refuses puts (507
+    `no_space`); deletes pass. 0: half of the memory of the machine or of the process's control group."""
     log_sync: LogSync = "auto"
     """What syncs the log: the kernel if it offers that, or a thread."""
 

@@ -86,6 +86,7 @@ class HttpConnection(asyncio.Protocol):
         "_server",
         "_since_s",
         "_slots",
+        "_swept_bytes",
         "_transport",
         "_turn_starts",
         "_unparsed",
@@ -118,7 +119,9 @@ class HttpConnection(asyncio.Protocol):
         self._reading_bytes = 0
         """Of the body that is being read, once it does not come at once."""
         self._unsent_bytes = 0
-        """Of answers that the client does not read."""
+        """Of answers that the client does not read,"""
+        self._swept_bytes = 0
+        """and what was left of them at the last sweep."""
         self._feeding = False
         self._read_paused = False
         self._write_paused = False
@@ -530,6 +533,13 @@ class HttpConnection(asyncio.Protocol):
         """Close at once, whatever is under way."""
         if self._transport is not None:
             self._transport.abort()
+
+    def stalled_bytes(self) -> int:
+        """What waits for a client that has read nothing since the last call; 0 if it reads, or nothing waits."""
+        before, self._swept_bytes = self._swept_bytes, 0
+        if self._write_paused and self._transport is not None:
+            self._swept_bytes = self._transport.get_write_buffer_size()
+        return before if before == self._swept_bytes else 0
 
     def sweep(self, now_s: float) -> None:
         """Enforce the time limits. A stage that is the same as at the last sweep has lasted since it was first seen."""

@@ -18,6 +18,7 @@ from syncline.platform.network import Listener, Network
 from syncline.server.connection import Handler, HttpConnection
 from syncline.server.express import Express
 from syncline.server.limits import HttpLimits
+from syncline.server.pressure import PRESSURE, relieve
 from syncline.server.usual import UsualRequests
 
 __all__ = ["HttpServer", "Observe"]
@@ -174,6 +175,7 @@ class HttpServer:
         self._tell_date()
         for connection in tuple(self._connections):
             connection.sweep(now_s)
+        relieve(tuple(self._connections), self.held_bytes - PRESSURE * self.limits.max_total_held_bytes)
 
     def _tick(self) -> None:
         assert self._loop is not None

@@ -42,6 +42,7 @@ STATUS_BY_CLASS: Final[tuple[tuple[type[errors.SynclineError], int], ...]] = (
     (errors.DeadlineExceeded, 504),
     (errors.Rejected, 409),
     (errors.MembershipError, 409),
+    (errors.NoSpace, 507),
     (errors.NothingToSnapshot, 409),
     (errors.OperationError, 503),  # no leader, dropped, superseded, closed …: the same request may succeed later
     (errors.NodeFailed, 503),

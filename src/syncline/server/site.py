@@ -87,6 +87,7 @@ class Site:
     def explain(self, error: BaseException) -> Response:
         """An error as an answer, with the leader where the error names one."""
         leader = None
+        self._backend.note_refusal(error)
         if isinstance(error, OperationError) and error.leader:
             known = self._backend.leader()
             if known is not None and known.id == f"{error.leader:016x}":

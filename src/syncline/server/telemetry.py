@@ -100,6 +100,8 @@ def add_node_metrics(registry: Registry, node: Node, store: Callable[[], Store],
     for metric, text, read_member in _MEMBERS:
         registry.computed("gauge", metric, text, PEER_LABELS, partial(moment.of_members, read_member))
     _single(registry, "gauge", "syncline_mvcc_keys", "Keys in the store.", lambda: len(store()))
+    size = "What the store counts for: keys, values and an overhead for each key."
+    _single(registry, "gauge", "syncline_store_bytes", size, lambda: store().size_bytes)
     _single(registry, "gauge", "syncline_mvcc_current_revision", "The store's revision.", lambda: store().revision)
 
 
@@ -184,6 +186,18 @@ _FIGURES: tuple[tuple[str, str, str, ReadStats], ...] = (
     ),
     ("gauge", "syncline_digest_index", "Log index of the last comparison of states.", lambda s: s.digest_index),
     ("counter", "syncline_digests_ignored_total", "Digests that made no sense.", lambda s: s.digests_ignored),
+    (
+        "counter",
+        "syncline_store_refused_total",
+        "Commands that this node refused as the leader because the store has reached its limit.",
+        lambda s: s.refused_no_space,
+    ),
+    (
+        "gauge",
+        "syncline_disk_wal_waits_seconds",
+        "How long the oldest write that is not durable yet has waited for the disk.",
+        lambda s: s.log_waits_s,
+    ),
     ("gauge", "syncline_disk_wal_bytes", "Size of the log's files.", lambda s: s.log_bytes),
     (
         "gauge",

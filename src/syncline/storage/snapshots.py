@@ -134,6 +134,11 @@ class SnapshotStore:
             file.close()
             raise
 
+    def drop_older(self) -> None:
+        """Keep the newest snapshot alone: for a full disk, whose log goes no further back either."""
+        with self._lock:
+            self._drop_surplus(retain=1)
+
     def set_aside(self, manifest: SnapshotManifest, reason: str) -> None:
         """A snapshot was found rotten: it no longer counts, and its file is kept under another name."""
         with self._lock:
@@ -244,13 +249,14 @@ class SnapshotStore:
         else:
             self._receiving = False
 
-    def _drop_surplus(self) -> None:
+    def _drop_surplus(self, *, retain: int | None = None) -> None:
         """Remove what is older than the retained ones. What can't be removed stays, and is tried again next time.
 
         The newest one is durable already: an error here must not make its writer believe that it is not.
         """
-        kept = list(self._manifests[: self._retain])
-        for manifest in self._manifests[self._retain :]:
+        retain = retain or self._retain
+        kept = list(self._manifests[:retain])
+        for manifest in self._manifests[retain:]:
             try:
                 self._disk.remove(self._path_of(manifest))
             except OSError as error:

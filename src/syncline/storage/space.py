@@ -4,8 +4,9 @@ Without it a full disk stops the node, and a stopped node can't compact its log 
 in steps, each of which ends by itself as soon as space returns:
 
 1. Little more than the reserve is free: the node gives up what it can of its log.
-2. Less than that: new proposals are refused. What keeps the node going still has room: replication under way, snapshots
-   (which let the log be compacted), elections.
+2. Less than that: new proposals are refused, but for those that free space: they may use the first quarter of the
+   reserve. What keeps the node going still has room: replication under way, snapshots (which let the log be compacted,
+   and give back what was deleted), elections.
 3. Less than half of it: entries of the leader are not taken any more, and no snapshot is written. Left are the few
    bytes of an election.
 4. Nothing at all, because others filled the disk: the log goes on in a file that was kept for this (`SpareFile`).
@@ -29,6 +30,9 @@ RECHECK_BYTES: Final = 4 << 20
 
 SPARE_LIMIT_BYTES: Final = 4 << 20
 """What is taken from the disk in advance, at most: a few of the log's small segments."""
+
+FREEING_SHARE: Final = 4
+"""Which part of the reserve commands may use that free space. A quarter is left for the snapshot that gives it back."""
 
 SHARE: Final = 8
 """Which part of a small reserve is taken in advance, and may be promised unseen."""
@@ -57,8 +61,11 @@ class SpaceGuard:
         self._step_bytes = min(RECHECK_BYTES, reserve_bytes // SHARE)
         self._promised = 0
 
-    def check(self, size_bytes: int) -> None:
-        """Raise `DiskFull` where writing `size_bytes` more would touch the reserve."""
+    def check(self, size_bytes: int, *, frees_space: bool = False) -> None:
+        """Raise `DiskFull` if writing `size_bytes` more would touch the reserve.
+
+        `frees_space`: what is written lets the state shrink, and may use the first quarter of the reserve.
+        """
         if size_bytes <= self._promised:
             self._promised -= size_bytes
             return
@@ -66,11 +73,23 @@ class SpaceGuard:
         free = self.free_bytes()
         room = free - self._reserve_bytes
         if size_bytes > room:
-            raise DiskFull(
-                f"{self._path}: the disk has {free} bytes left and {self._reserve_bytes} are kept in reserve: "
-                "writes are refused until space is made there. Reads go on, and nothing was lost."
-            )
+            more = self._reserve_bytes // FREEING_SHARE
+            if frees_space and size_bytes <= room + more:
+                return
+            raise DiskFull(self._refusal(free, size_bytes - room - (more if frees_space else 0), frees_space))
         self._promised = min(self._step_bytes, room - size_bytes)
+
+    def _refusal(self, free: int, missing_bytes: int, frees_space: bool) -> str:
+        kept = f"the disk has {free} bytes left and {self._reserve_bytes} are kept in reserve"
+        if frees_space:
+            refused = "even deletes are refused, because the snapshot that gives their space back has no room"
+            helps = "Make"
+        else:
+            refused, helps = "writes are refused until space is made there", "Delete keys, make"
+        return (
+            f"{self._path}: {kept}: {refused}; {missing_bytes} bytes are missing. {helps} room on the disk, or start"
+            " with a smaller reserve (--reserve-bytes). Reads go on, and nothing was lost."
+        )
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether `size_bytes` more would leave the reserve untouched, as the disk is now."""

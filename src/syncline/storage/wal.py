@@ -327,9 +327,12 @@ class Wal:
         """
         return self._reader.read(low, high, max_bytes)
 
-    def check_space(self, size_bytes: int) -> None:
-        """Raise `DiskFull` where `size_bytes` more would touch the reserve. Cheap: call it for each proposal."""
-        self._space.check(size_bytes)
+    def check_space(self, size_bytes: int, *, frees_space: bool = False) -> None:
+        """Raise `DiskFull` if `size_bytes` more would touch the reserve. Cheap: call it for each proposal.
+
+        `frees_space`: it lets the state shrink, and may use a part of the reserve.
+        """
+        self._space.check(size_bytes, frees_space=frees_space)
 
     def shortage(self) -> Shortage:
         """How short of space the disk is (`space` says what follows from it). Asks the disk."""

@@ -47,6 +47,8 @@ class ForwardedProposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
     kind: int
     """0: the data of a normal entry; 1: a change of the membership, encoded by the runtime."""
     data: bytes
+    frees_space: bool = False
+    """Whether it lets the state shrink: then it may use a part of the reserve of a full disk."""
 
 
 class Forward(msgspec.Struct, array_like=True, gc=False, frozen=True):

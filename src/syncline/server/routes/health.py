@@ -13,7 +13,7 @@ from typing import Final
 from syncline.server.backend import Backend
 from syncline.server.problems import RequestError
 from syncline.server.request import Parameters, Request
-from syncline.server.response import TEXT, Respond, Response, bare, json_response
+from syncline.server.response import TEXT, Deferred, Respond, Response, bare, json_response
 from syncline.server.router import Router
 from syncline.server.routes.reads import Reads
 from syncline.version import __version__
@@ -28,8 +28,10 @@ MAX_TIMEOUT_S: Final = 60.0
 METRICS: Final = b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
 
 LIVE: Final = ("node", "local_read")
-READY: Final = ("node", "local_read", "not_stopping", "digest", "linearizable_read")
+READY: Final = ("node", "local_read", "not_stopping", "digest", "disk", "linearizable_read")
 READING: Final = "linearizable_read"
+SHORTAGES: Final = ("disk_space", "store_space")
+"""Checks of `/readyz` that never fail: reads and deletes go on. `?verbose` and `/health` tell of them."""
 
 Results = dict[str, str]
 """By check: why it failed; empty where it did not."""
@@ -77,10 +79,13 @@ class HealthRoutes:
         excluded = set(parameters.text("exclude", "").split(","))
         checks = tuple(check for check in checks if check not in excluded)
         results = {check: self._check(check) for check in checks if check != READING}
+        short: Results = {}
+        if verbose and checks[-1:] == (READING,) and not request.argument:
+            short = {check: why for check, why in self._backend.shortages.items() if check not in excluded}
         if READING not in checks:
-            respond(_report(results, verbose=verbose))
+            respond(_report(results, short, verbose=verbose))
             return
-        self._reads.within(timeout_s, partial(_read_checked, verbose), results, respond)
+        self._reads.within(timeout_s, partial(_read_checked, verbose, short), results, respond)
 
     def _check(self, check: str) -> str:
         match check:
@@ -94,6 +99,8 @@ class HealthRoutes:
                 return "the server is shutting down" if self.stopping else ""
             case "digest":
                 return self._backend.state_alarm
+            case "disk":
+                return self._backend.disk_stall
             case _:
                 raise AssertionError(check)
 
@@ -101,13 +108,17 @@ class HealthRoutes:
         parameters = Parameters(request.query, frozenset({"serializable", "timeout", "exclude"}))
         timeout_s = parameters.duration_s("timeout", READ_TIMEOUT_S, high=MAX_TIMEOUT_S)
         if (failure := self._backend.failure) is not None:
-            respond(_health(f"NODE FAILED: {failure}"))
-        elif parameters.boolean("serializable"):
-            respond(_health(""))
+            respond(_health(f"NODE FAILED: {failure}", []))
+            return
+        warnings = [why for why in self._backend.shortages.values() if why]
+        if parameters.boolean("serializable"):
+            respond(_health("", warnings))
+        elif stall := self._backend.disk_stall:
+            respond(_health(f"DISK HANGS: {stall}", warnings))
         elif self._backend.leader() is None:
-            respond(_health("RAFT NO LEADER"))
+            respond(_health("RAFT NO LEADER", warnings))
         else:
-            self._reads.within(timeout_s, _read_health, None, respond)
+            self._reads.within(timeout_s, _read_health, warnings, respond)
 
     def _version(self, request: Request, respond: Respond) -> None:
         Parameters(request.query, frozenset())
@@ -115,31 +126,38 @@ class HealthRoutes:
 
     def _get_metrics(self, request: Request, respond: Respond) -> None:
         Parameters(request.query, frozenset())
-        respond(bare(200, METRICS, self._metrics()))
+        respond(
+            Deferred.by(lambda: bare(200, METRICS, self._metrics()))
+        )  # large: not made for a client that reads none
 
     def _index(self, request: Request, respond: Respond) -> None:
         Parameters(request.query, frozenset())
         respond(json_response({"syncline": __version__, "name": self._name, "routes": self._routes()}))
 
 
-def _read_health(_: None, respond: Respond, error: BaseException | None) -> None:
-    respond(_health(f"READ ERROR: {error}" if error else ""))
+def _read_health(warnings: list[str], respond: Respond, error: BaseException | None) -> None:
+    respond(_health(f"READ ERROR: {error}" if error else "", warnings))
 
 
-def _read_checked(verbose: bool, results: Results, respond: Respond, error: BaseException | None) -> None:
+def _read_checked(
+    verbose: bool, short: Results, results: Results, respond: Respond, error: BaseException | None
+) -> None:
     results[READING] = str(error) or type(error).__name__ if error is not None else ""
-    respond(_report(results, verbose=verbose))
+    respond(_report(results, short, verbose=verbose))
 
 
-def _report(results: Results, *, verbose: bool) -> Response:
+def _report(results: Results, short: Results, *, verbose: bool) -> Response:
     healthy = not any(results.values())
     if healthy and not verbose:
         return bare(200, TEXT, b"ok\n")
     lines = [f"[-]{check} failed: {why}" if why else f"[+]{check} ok" for check, why in results.items()]
+    lines += [f"[!]{check} short: {why}" if why else f"[+]{check} ok" for check, why in short.items()]
     lines.append("ok" if healthy else "failed")
     return bare(200 if healthy else 503, TEXT, "\n".join([*lines, ""]).encode())
 
 
-def _health(reason: str) -> Response:
-    body = {"health": "false" if reason else "true", "reason": reason}
+def _health(reason: str, warnings: list[str]) -> Response:
+    body: dict[str, str | list[str]] = {"health": "false" if reason else "true", "reason": reason}
+    if warnings:
+        body["warnings"] = warnings
     return json_response(body, status=503 if reason else 200)

@@ -178,13 +178,13 @@ class KeyRoutes:
         if b"if-none-match" in request.headers:
             raise RequestError("If-None-Match means nothing for DELETE; If-Match does")
         expect = _write_condition(request.headers)
-        self._propose(request, encode_command(Delete(request.argument, expect)), respond)
+        self._propose(request, encode_command(Delete(request.argument, expect)), respond, frees_space=True)
 
-    def _propose(self, request: Request, command: bytes, respond: Respond) -> None:
+    def _propose(self, request: Request, command: bytes, respond: Respond, *, frees_space: bool = False) -> None:
         timeout_s = self._timeout_s(request.query) if request.query else DEFAULT_TIMEOUT_S
         if b"idempotency-key" in request.headers:
             raise RequestError("Idempotency-Key is not supported yet", code="not_supported")
-        self._backend.propose(command, timeout_s, partial(self._proposed, respond))
+        self._backend.propose(command, timeout_s, partial(self._proposed, respond), frees_space=frees_space)
 
     def _timeout_s(self, query: bytes) -> float:
         timeout_s = self._timeouts_s.get(query)

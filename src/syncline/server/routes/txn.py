@@ -151,7 +151,8 @@ class TxnRoutes:
             raise RequestError(f"the body is not a transaction: {error}") from None
         check_members(request.body)
         txn = self._command(body, "the transaction")
-        self._backend.propose(encode_command(txn), timeout_s, partial(self._done, txn, request.mount, respond))
+        done = partial(self._done, txn, request.mount, respond)
+        self._backend.propose(encode_command(txn), timeout_s, done, frees_space=commands.frees_space(txn))
 
     def _done(
         self, txn: commands.Txn, mount: str, respond: Respond, result: object, error: BaseException | None

@@ -1,0 +1,200 @@
+"""Bounds on what a node takes: what waits to be applied, and what the state machine's state may grow to.
+
+Backlog. A state machine that is slower than its callers would let committed entries pile up without end. Callers give
+up after their deadline, and what they proposed stays committed. So above `MAX_BACKLOG_ENTRIES` a node refuses commands
+and barriers at once, its own and, as the leader, those of others. Bytes are bounded by the core: on a leader, entries
+that are not applied count for `max_uncommitted_bytes` (64 MiB). The runtime's own entries pass: a change of the
+membership must be possible, and there are few.
+
+Space. A state machine may have a limit for its state (`LimitedFSM`). The leader keeps it before it appends. What it has
+appended and not applied counts as what it can come to at most, so the state never passes the limit. There is one
+exception: entries of earlier terms that a new leader has not applied are not counted, at most 64 MiB of them.
+A leader may apply a delete later than a follower that has answered it. So a command that has no space waits while
+something that may free space is not applied here; only then is it refused.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from syncline.consensus.rawnode import RawNode
+from syncline.consensus.types import NodeId
+from syncline.errors import BacklogFull, NoSpace, OperationError, SynclineError
+from syncline.node.envelope import DATA, Kind, Proposal, decode_proposal
+from syncline.node.examination import Queued, sound_own
+from syncline.node.fsm import FSM, LimitedFSM
+from syncline.node.rejections import AskAgain
+
+__all__ = ["MAX_BACKLOG_ENTRIES", "Intake"]
+
+MAX_BACKLOG_ENTRIES: Final = 10_000
+"""Committed and not applied. At a millisecond for an entry they take ten seconds, twice the usual deadline: the callers
+of further ones would wait in vain. It also bounds for how long a change of the membership behind them, committed and
+not in force, keeps a leader's successor from campaigning."""
+
+NEAR: Final = 3 / 4
+"""Up to this part of its limit a state is far from it: commands are counted by their length. Above, each is looked at,
+which takes some microseconds."""
+
+_COMMAND, _BARRIER = int(Kind.COMMAND), int(Kind.BARRIER)
+
+
+class Intake:
+    """What one node may take. For the event loop's thread."""
+
+    def __init__(self, core: RawNode, fsm: FSM, name: str, applied: Callable[[], int]) -> None:
+        self._core = core
+        self._name = name
+        self._applied = applied
+        self._sized = fsm if isinstance(fsm, LimitedFSM) else None
+        self._limited = self._sized if self._sized is not None and self._sized.max_bytes else None
+        self.is_full = False
+        """Whether the backlog has reached its limit, as of the last `look`."""
+        self.refused_no_space = 0
+        """Commands that were refused because the state has reached its limit."""
+        self._granted_bytes = 0
+        """What all commands that were let in can come to."""
+        self._settled_bytes = 0
+        """The part of it that is applied."""
+        self._granted_last = 0
+        """The last index when something was let in last."""
+        self._step_bytes = 0
+        """What was let in since the log had that last index."""
+        self._term = 0
+        self._freeing_after: int | None = None
+        """Something that may free space was let in when this was the last index, and nothing was appended since."""
+        self._freed_at = 0
+        """All that may free space, and is known of, is applied at this index."""
+        self._marks: deque[tuple[int, int]] = deque()
+        """(index, what was let in up to there), of what is not applied, oldest first."""
+
+    @property
+    def state_bytes(self) -> int:
+        """The size of the state, if the state machine tells it; else 0."""
+        return self._sized.size_bytes if self._sized is not None else 0
+
+    # -- the backlog --------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Compare what is committed and what is applied. Called once in each turn of the node's loop."""
+        self.is_full = self._core.commit - self._applied() > MAX_BACKLOG_ENTRIES
+
+    def backlog_full(self) -> BacklogFull:
+        """The refusal of a command while `is_full`, or while the core has too many bytes that are not applied."""
+        waiting = self._core.commit - self._applied()
+        return BacklogFull(
+            f"{waiting} committed entries wait to be applied on node {self._name}, whose state machine is slower than"
+            " its callers: nothing was proposed. Propose less at a time, or try again later"
+        )
+
+    def dropped(self) -> BacklogFull | None:
+        """The core took none of what was let in last. Returns the refusal to tell if that is for the backlog's bytes.
+
+        So it is if of the entries that wait in the log more wait for the state machine than for a quorum.
+        """
+        core = self._core
+        if core.last_index == self._freeing_after:
+            self._freeing_after = None
+        if core.last_index == self._granted_last:
+            self._granted_bytes -= self._step_bytes
+            self._step_bytes = 0
+        return self.backlog_full() if core.commit - self._applied() > core.last_index - core.commit else None
+
+    # -- the state's limit --------------------------------------------------------------------------------------------
+
+    def admitted(
+        self, queue: list[Queued], node_id: NodeId, refuse: Callable[[int, SynclineError], None]
+    ) -> tuple[list[Queued], list[Queued]]:
+        """Those of the leader's own proposals that are sound and for which the state has room, and those that wait.
+
+        The others are refused. What is behind one that waits waits too: they keep their order. Call it in the very step
+        in which the first ones are appended.
+        """
+        queue = sound_own(queue, node_id, refuse)
+        limited = self._limited
+        if limited is None or not queue:
+            return queue, []
+        size_bytes = sum([len(payload) for _, _, payload in queue])
+        if self._is_far(limited, size_bytes + len(queue) * limited.growth_overhead_bytes):
+            return queue, []
+        kept: list[Queued] = []
+        for position, item in enumerate(queue):
+            try:
+                if item[1] == DATA:
+                    proposal = decode_proposal(item[2])
+                    if proposal.kind == _COMMAND:
+                        self._admit(limited, proposal.data)
+            except AskAgain:
+                return kept, queue[position:]
+            except OperationError as error:
+                refuse(item[0].number, error)
+            else:
+                kept.append(item)
+        return kept, []
+
+    def admit(self, proposal: Proposal) -> None:
+        """Let in what another node forwards to this leader. Raises `BacklogFull`, `NoSpace`, `AskAgain`, `Rejected`.
+
+        Call it in the very step in which it is appended.
+        """
+        is_command = proposal.kind == _COMMAND
+        if self.is_full and (is_command or proposal.kind == _BARRIER):
+            raise self.backlog_full()
+        limited = self._limited
+        if limited is None or not is_command:
+            return
+        data = proposal.data
+        if not self._is_far(limited, len(data) + limited.growth_overhead_bytes):
+            self._admit(limited, data)
+
+    def _is_far(self, limited: LimitedFSM, most_bytes: int) -> bool:
+        """Count them by what they can come to, if the state stays far from its limit with it."""
+        core = self._core
+        if core.term != self._term:  # what leaders of earlier terms have appended may free space
+            self._term, self._freed_at = core.term, core.last_index
+        if limited.size_bytes + self._in_flight() + most_bytes > limited.max_bytes * NEAR:
+            return False
+        self._grant(most_bytes)
+        return True
+
+    def _admit(self, limited: LimitedFSM, data: bytes) -> None:
+        growth = limited.growth(data)
+        if not growth:
+            self._freeing_after = self._core.last_index
+            return
+        size_bytes, in_flight = limited.size_bytes, self._in_flight()
+        if size_bytes + in_flight + growth > limited.max_bytes:
+            if self._may_be_freed():
+                raise AskAgain("commands that may free space are on their way to the state machine")
+            self.refused_no_space += 1
+            raise NoSpace(
+                f"the state of the leader, node {self._name}, counts for {size_bytes} bytes and {in_flight} more are on"
+                f" their way; the limit is {limited.max_bytes}, and the command adds {growth}. Nothing was stored."
+                " Deletes pass and make room; or raise the limit (--max-store-bytes) on all nodes"
+            )
+        self._grant(growth)
+
+    def _may_be_freed(self) -> bool:
+        """Whether something that may free space is not applied yet."""
+        last = self._core.last_index
+        if self._freeing_after is not None and last > self._freeing_after:
+            self._freeing_after, self._freed_at = None, last
+        return self._freeing_after is not None or self._applied() < self._freed_at
+
+    def _grant(self, size_bytes: int) -> None:
+        last = self._core.last_index
+        if last != self._granted_last:
+            self._granted_last, self._step_bytes = last, 0
+        self._step_bytes += size_bytes
+        self._granted_bytes += size_bytes
+
+    def _in_flight(self) -> int:
+        """What was let in and is not applied."""
+        marks, applied, granted, last = self._marks, self._applied(), self._granted_bytes, self._core.last_index
+        if last > self._granted_last and granted != (marks[-1][1] if marks else self._settled_bytes):
+            marks.append((last, granted))  # the log has grown since: all that was let in stands there
+        while marks and marks[0][0] <= applied:
+            self._settled_bytes = marks.popleft()[1]
+        return granted - self._settled_bytes
