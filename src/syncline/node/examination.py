@@ -12,7 +12,7 @@ nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 
@@ -43,12 +43,12 @@ from syncline.node.envelope import (
     decode_member,
     decode_proposal,
 )
-from syncline.node.futures import Waiter
+from syncline.node.futures import Queued
 from syncline.node.naming import check_http, check_name, dialled_address
 from syncline.node.rejections import refused
 from syncline.transport.messages import Forward, RefusedProposal
 
-__all__ = ["Queued", "examine_change", "examine_forward", "examine_proposal", "sound_own"]
+__all__ = ["examine_change", "examine_forward", "examine_proposal", "sound_own"]
 
 LARGEST_PROPOSAL_BYTES: Final = LARGEST_MESSAGE_BYTES + (1 << 20)
 """More would not fit in a frame of the transport: the followers could never get the entry, nor any after it. The
@@ -70,10 +70,6 @@ _PLAIN: Final = (b"\x95\x00", b"\x95\x01")
 """How a command and a barrier begin that this version encoded: an array of five, whose first is the kind."""
 
 _change_decoder = msgspec.msgpack.Decoder(MembershipChange)
-
-
-Queued: TypeAlias = tuple[Waiter, int, bytes]
-"""A proposal of this node that waits for the leader: its waiter, its kind, its bytes."""
 
 
 def sound_own(queue: list[Queued], node_id: NodeId, refuse: Callable[[int, SynclineError], None]) -> list[Queued]:

@@ -50,9 +50,11 @@ class ForwardedProposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class Forward(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """Proposals made on a follower, for the leader to append."""
+    """Proposals made on a follower, for the leader of exactly this term to append; any other node refuses them."""
 
     proposals: list[ForwardedProposal]
+    term: int = 0
+    """The sender's current term. No node leads in term 0, so a forward without a term is refused."""
 
 
 class AcceptedProposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -79,6 +81,8 @@ class ForwardReply(msgspec.Struct, array_like=True, gc=False, frozen=True):
     accepted: list[AcceptedProposal] = []
     refused: list[RefusedProposal] = []
     leader: NodeId = 0
+    term: int = 0
+    """The term of the forward that this answers."""
 
 
 class NoticeKind(IntEnum):
