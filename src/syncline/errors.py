@@ -161,8 +161,8 @@ class DeadlineExceeded(OperationError):
 class Superseded(OperationError):
     """The leader changed before this was committed: it never takes effect.
 
-    For changes of the membership, and fenced proposals (`apply(data, term=…)`). A command is proposed again instead, unless
-    a later command of the same node was applied before it.
+    For changes of the membership, and fenced proposals (`apply(data, term=…)`). A command is proposed again instead,
+    unless a later command of the same node was applied before it.
     """
 
     code = "superseded"

@@ -500,6 +500,7 @@ class Driver:
     def _propose_again(self, again: Sequence[Queued]) -> None:
         """Put proposals back into the queue, in their order."""
         self._queue = sorted([*again, *self._queue], key=lambda item: item[0].number)
+        self.proposals.fenced |= any(waiter.fence for waiter, _, _ in again)
         self._queued_bytes = sum(len(payload) for _, _, payload in self._queue)
         self.schedule()
 
