@@ -35,6 +35,7 @@ from syncline.node.digests import DigestDoors, Digests
 from syncline.node.envelope import DATA, MEMBERSHIP
 from syncline.node.events import Event, EventKind, Events
 from syncline.node.examination import examine_forward, sound_own
+from syncline.node.firstelection import FirstElection
 from syncline.node.forwarding import HANDING_OVER, Forwarding, ForwardingDoors
 from syncline.node.founding import Founding
 from syncline.node.futures import Queued, Waiter
@@ -101,6 +102,7 @@ class Driver:
         self.ignored = Ignored(self.loop.time)
         self.term_guard = TermGuard()
         self.founding = Founding(self)
+        self.first_election = FirstElection(self.core, lambda peer: parts.transport.directory_of(peer) is not None)
         self.settlement = Settlement(
             self.core, parts.book, parts.writer, send=parts.transport.send, changed=self.wake_watchers
         )
@@ -161,6 +163,15 @@ class Driver:
         self._ticker = self.loop.call_at(self._next_tick_s, self._tick)
         self.schedule()
 
+    def opened(self) -> None:
+        """What this node knew to be committed at its start is applied."""
+        self._elect_at_once()
+        self.schedule()
+
+    def _elect_at_once(self) -> None:
+        if self.core.leader == NONE and not self.founding.waiting and not self.stopped:
+            self.first_election.look()
+
     def stop(self, sent: SynclineError, unsent: SynclineError) -> None:
         """Take no more events; end whatever waits."""
         self.stopped_by, self.stopped = unsent, True
@@ -206,6 +217,7 @@ class Driver:
             self.founding.look(now)
         else:
             self.core.tick()
+        self._elect_at_once()
         why_no_leader = self.founding.why_no_leader()
         self.proposals.expire(now, self.core.leader, why_no_leader)
         self.reads.expire(now, self.core.leader, why_no_leader)

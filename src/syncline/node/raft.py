@@ -123,6 +123,7 @@ class Raft(Administration):
             driver.start()
             while driver.applied < known:
                 await raft._wait_for_progress()
+            driver.opened()
         except BaseException:
             await raft._shut_down(Closed("the node could not be opened"))
             raise
