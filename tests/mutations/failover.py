@@ -57,19 +57,19 @@ FAILOVER: tuple[Mutation, ...] = (
         "the answer to an older attempt of a proposal is taken",
         "the code before the rule",
         answer_of_an_older_attempt_taken,
-        (simulator_hunt("no proposal is applied twice", "bursts", "delay", "isolate-leader"),),
+        (simulator_hunt("no proposal is applied twice", "bursts", "late-forwards", "transfer", "delay"),),
     ),
     Mutation(
         "a snapshot that hides entries is ignored when a proposal is made again",
         "planted against the rule",
         snapshot_over_an_attempt_ignored,
-        (simulator_hunt("no proposal is applied twice", "bursts", "snapshot", "isolate-leader"),),
+        (simulator_hunt("no proposal is applied twice|what a proposal was told", "bursts", "late-reads", "transfer"),),
     ),
     Mutation(
         "the term of a forwarded proposal is not compared",
         "the code before the rule",
         term_of_a_forward_not_compared,
-        (simulator_hunt("no proposal is applied twice", "bursts", "delay", "transfer"),),
+        (simulator_hunt("fenced proposal|no proposal is applied twice", "bursts", "late-forwards", "transfer"),),
     ),
     Mutation(
         "a fenced proposal is proposed again",

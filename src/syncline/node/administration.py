@@ -193,7 +193,9 @@ class Administration(Operations):
                 driver.schedule()
             await self._changes.wait(min(deadline_s, driver.loop.time() + driver.config.election_s))
         driver.check_running()
-        raise TransferFailed(f"node {target:016x} did not take over before the deadline", leader=self.leader)
+        raise TransferFailed(
+            f"node {driver.node_log.label(target)} did not take over before the deadline", leader=self.leader
+        )
 
     # -- levels -------------------------------------------------------------------------------------------------------
 

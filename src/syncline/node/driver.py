@@ -41,6 +41,7 @@ from syncline.node.founding import Founding
 from syncline.node.futures import Queued, Waiter
 from syncline.node.horizon import Horizon
 from syncline.node.ignored import Ignored
+from syncline.node.nodelog import NodeLog
 from syncline.node.parts import Parts
 from syncline.node.promises import Promises
 from syncline.node.proposals import Proposals
@@ -102,6 +103,14 @@ class Driver:
         self.ignored = Ignored(self.loop.time)
         self.term_guard = TermGuard()
         self.founding = Founding(self)
+        self.node_log = NodeLog(
+            self.core,
+            parts.book,
+            parts.transport.stats,
+            self.loop.time,
+            name=config.name,
+            election_s=config.election_s,
+        )
         self.first_election = FirstElection(self.core, lambda peer: parts.transport.directory_of(peer) is not None)
         self.settlement = Settlement(
             self.core, parts.book, parts.writer, send=parts.transport.send, changed=self.wake_watchers
@@ -184,6 +193,7 @@ class Driver:
         self.snapshotter.stop(unsent)
         self.wake_watchers()
         self.emit(EventKind.STOPPED, detail=str(sent))
+        self.node_log.stopped(sent, failed=isinstance(sent, NodeFailed))
         self.events.close()
 
     def fail(self, error: BaseException) -> None:
@@ -218,7 +228,7 @@ class Driver:
         else:
             self.core.tick()
         self._elect_at_once()
-        why_no_leader = self.founding.why_no_leader()
+        why_no_leader = self.why_no_leader() if self.core.leader == NONE else ""
         self.proposals.expire(now, self.core.leader, why_no_leader)
         self.reads.expire(now, self.core.leader, why_no_leader)
         self.forwarding.waiting = False
@@ -228,6 +238,7 @@ class Driver:
         if self.core.state is StateType.LEADER:
             self.leader_contact_s = now
             self._yield_if_disk_stalls()
+        self.node_log.tick()
         self.horizon.tick()
         self.settlement.tick()
         self.reconfiguration.tick()
@@ -397,6 +408,9 @@ class Driver:
 
     def _carry_out(self) -> None:
         ready = self.core.ready()
+        node_log, raft = self.node_log, self.core.raft
+        if node_log.term != raft.term or node_log.transferee != raft.transferee:
+            node_log.look()
         if ready.soft_state is not None:
             self._on_soft_state(ready.soft_state)
         for message in ready.messages:
@@ -550,7 +564,13 @@ class Driver:
             self.schedule()  # what has queued for a leader can go now
         self.wake_watchers()
 
+    def why_no_leader(self) -> str:
+        """For people: what a first start waits for, or which members are reached."""
+        why = self.founding.why_no_leader()
+        return why if self.founding.waiting else f"{why}: {self.node_log.reachability()}"
+
     def emit(self, kind: EventKind, subject: NodeId = NONE, detail: str = "") -> None:
+        self.node_log.on_event(kind, subject, detail)
         self.events.emit(Event(kind, self.core.term, self.applied, subject, detail))
 
     def changed(self) -> asyncio.Future[None]:

@@ -251,3 +251,5 @@ class PeerStats(msgspec.Struct, frozen=True, kw_only=True):
     """Why the link is or was last down; a refusal is in the words of the end that refused."""
     last_refusal: Refusal | None = None
     """With what the peer refused this node last; None since the link came up."""
+    reached_by_since_s: float | None = None
+    """For how long the peer's own link to this node has been up; None while it is not."""
