@@ -102,10 +102,10 @@ class NodeLog:
 
     def stopped(self, reason: SynclineError, *, failed: bool) -> None:
         """The node's end: closed, or stopped by itself."""
-        if failed:
-            log.critical("%s: %s", self._own(), reason)
-        else:
-            log.info("%s: %s", self._own(), reason)
+        text, own = str(reason), self._own()
+        if not text.startswith(own):  # some reasons name the node themselves
+            text = f"{own}: {text}"
+        log.log(logging.CRITICAL if failed else logging.INFO, "%s", text)
 
     def _on_leader(self, leader: NodeId) -> None:
         self.look()
