@@ -178,7 +178,11 @@ class DeadlineExceeded(OperationError):
 
 
 class Superseded(OperationError):
-    """A later leader's entry was committed at the log position of this one: it never takes effect."""
+    """The leader changed before this was committed: it never takes effect.
+
+    For changes of the membership, and fenced proposals (`apply(data, term=…)`). A command is proposed again instead,
+    unless a later command of the same node was applied before it.
+    """
 
     code = "superseded"
 

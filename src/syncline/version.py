@@ -9,5 +9,6 @@ __version__ = "0.1.0"
 FEATURE_LEVEL = 1
 """The highest feature level that this version can do (`node.levels`). It rises when others must read something new.
 
-1: log and snapshots in format 2, peer protocol 2, announced levels. The level of each new cluster.
+1: log and snapshots in format 2, peer protocol 2 (members check the term of a forward), announced levels. The level of
+each new cluster.
 """

@@ -201,12 +201,14 @@ class Fuzzer:
         sender = self._member().node_id
         end = await self._enter(target, sender)
         number = self._number
-        forward = Forward([ForwardedProposal(number(), self._rng.choice([0, 2, 3, -1, 2**40]), self._noise(200))])
+        term = self._rng.choice([0, 1, 2, 3, -1, 2**63])
+        forward = Forward([ForwardedProposal(number(), self._rng.choice([0, 2, 3, -1, 2**40]), self._noise(200))], term)
         unknown = self._rng.randrange(2**61, 2**62)
         reply = ForwardReply(
             [AcceptedProposal(self._rng.choice([unknown, -1, 2**63]), self._rng.choice([2**62, -1, 2**64 - 1]), 1)],
             [RefusedProposal(unknown, "x" * self._rng.randrange(100), "y" * self._rng.randrange(100))],
             self._rng.choice([0, -1, 2**64 - 1]),
+            self._rng.choice([0, 1, 2, 3, -1, 2**63]),
         )
         end.write(Batch([], [forward], [reply]) if self._rng.random() < 0.5 else Batch([], [forward], []))
 

@@ -144,7 +144,7 @@ def test_add_member_with_wrong_arguments_raises_at_once(tmp_path: Path) -> None:
 
 
 def forward_to(leader: Raft, sender: Raft, *items: ForwardedProposal) -> None:
-    leader._driver.on_messages(sender.node_id, [Forward(list(items))])
+    leader._driver.on_messages(sender.node_id, [Forward(list(items), leader._driver.core.term)])
 
 
 def test_forward_of_poison_is_refused_and_no_node_stops(tmp_path: Path) -> None:
@@ -195,7 +195,8 @@ def test_reply_of_nonsense_to_a_forward_is_ignored(tmp_path: Path) -> None:
             ]
             strange = [AcceptedProposal(-5, 1, 1), AcceptedProposal(2**64 - 1, 1, 1)]
             refused = [RefusedProposal(-5, "not_leader", ""), RefusedProposal(0, "nonsense", "x")]
-            follower._driver.on_messages(leader.node_id, [ForwardReply([*strange, *accepted], refused, -7)])
+            answer = ForwardReply([*strange, *accepted], refused, -7, follower._driver.core.term)
+            follower._driver.on_messages(leader.node_id, [answer])
             assert await future == 1
             await all_apply(nodes, b"alive")
             placed = follower._driver.proposals._placed  # an announcement of the node may stand in it
@@ -364,7 +365,8 @@ def test_random_poison_stops_no_node_and_a_restart_works(tmp_path: Path, seed: i
                     case 1:
                         forward_to(sender, leader, ForwardedProposal(given, DATA, data))
                     case 2:
-                        reply = ForwardReply([AcceptedProposal(given, given, 1)], [RefusedProposal(given, "x", "y")], 5)
+                        placed, refused = AcceptedProposal(given, given, 1), RefusedProposal(given, "x", "y")
+                        reply = ForwardReply([placed], [refused], 5, sender._driver.core.term)
                         sender._driver.on_messages(leader.node_id, [reply])
                     case _ if not sound_change(kind, data):
                         write_unexamined(leader, (kind, data))

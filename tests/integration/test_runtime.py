@@ -220,14 +220,14 @@ def test_what_a_leader_turns_back_waits_for_the_next_in_its_order(tmp_path: Path
             await nodes.stop(third.config.name)
             leader._driver.core.transfer_leadership(third.node_id)
             turned_back = 0
-            kept = follower._driver._on_forward_reply
+            kept = follower._driver.forwarding.on_reply
 
-            def counted(reply: ForwardReply) -> None:
+            def counted(reply: ForwardReply, applied: int) -> None:
                 nonlocal turned_back
                 turned_back += len(reply.refused)
-                kept(reply)
+                kept(reply, applied)
 
-            follower._driver._on_forward_reply = counted  # type: ignore[method-assign]
+            follower._driver.forwarding.on_reply = counted  # type: ignore[method-assign]
             own = leader.apply_many([b"own %d" % number for number in range(3)], timeout=20)
             first = follower.apply_many([b"%d" % number for number in range(3)], timeout=20)
             await until(follower, lambda: turned_back > 0)

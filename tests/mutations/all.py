@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from tests.mutations.catalogue import MUTATIONS, Mutation
+from tests.mutations.failover import FAILOVER
 from tests.mutations.newer import NEWER
 
 __all__ = ["ALL"]
 
-ALL: tuple[Mutation, ...] = (*MUTATIONS, *NEWER)
+ALL: tuple[Mutation, ...] = (*MUTATIONS, *NEWER, *FAILOVER)

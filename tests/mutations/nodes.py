@@ -118,11 +118,8 @@ def jumped_proposal_told_not_applied(patch: pytest.MonkeyPatch) -> None:
     """A proposal over whose place a snapshot has gone is told to have no effect."""
 
     def jumped(proposals: Proposals, index: int) -> None:
-        proposals._jumped = index
-        for position in [position for position in proposals._placed if position <= index]:
-            for waiter in proposals._placed.pop(position):
-                if waiter.number in proposals._waiting:
-                    proposals._fail(waiter, Superseded("a snapshot took the place of the log there"))
+        for waiter in [held for held in proposals._waiting.values() if held.attempt and held.index <= index]:
+            proposals._fail(waiter, Superseded("a snapshot took the place of the log there"))
 
     patch.setattr(Proposals, "jumped", jumped)
 

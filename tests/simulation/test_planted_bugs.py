@@ -122,7 +122,7 @@ def test_a_proposal_that_is_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         propose(self, future, kind, payload)
 
     monkeypatch.setattr(Driver, "propose", twice)
-    found("acknowledged writes are there once, refused ones never", faults=())
+    found("no proposal is applied twice", faults=())
 
 
 def test_a_forgotten_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,8 +38,9 @@ from syncline.errors import (
     TooLarge,
     TransportError,
 )
-from syncline.node.driver import FORWARD_BATCH_BYTES, GATHER_BYTES, Driver
+from syncline.node.driver import GATHER_BYTES, Driver
 from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, Member, Proposal, encode
+from syncline.node.forwarding import FORWARD_BATCH_BYTES
 from syncline.node.futures import ApplyFuture, Waiter
 from syncline.node.rejections import DISK_FULL
 from syncline.storage.snapshotfile import SnapshotManifest, encode_manifest
@@ -85,7 +86,7 @@ def forwarded(number: int, data: bytes, *, origin: int = PEER) -> ForwardedPropo
 
 def reply_to(driver: Driver, *items: ForwardedProposal) -> ForwardReply:
     sent = Sent(driver)
-    driver.on_messages(PEER, [Forward(list(items))])
+    driver.on_messages(PEER, [Forward(list(items), driver.core.term)])
     reply = sent.messages[-1][1]
     assert isinstance(reply, ForwardReply)
     return reply
@@ -136,19 +137,19 @@ def test_what_a_full_link_does_not_take_waits_in_its_order(tmp_path: Path) -> No
             sent.room = False
             big = bytes(FORWARD_BATCH_BYTES // 2 + 1)
             queue = [(numbered(driver, number), DATA, big) for number in range(1, 6)]
-            driver._forward(list(queue))
+            driver.forwarding.forward(list(queue))
             assert driver._queue == queue
-            assert not any(future.sent for future, _, _ in queue)
+            assert not any(future.attempt for future, _, _ in queue)
             sent.room = True
             driver._queue = []
-            driver._forward(list(queue))
+            driver.forwarding.forward(list(queue))
             numbers = [
                 [item.number for item in message.proposals]
                 for _, message in sent.messages
                 if isinstance(message, Forward)
             ]
             assert numbers == [[1, 2], [3, 4], [5]]
-            assert all(future.sent for future, _, _ in queue)
+            assert all(future.attempt for future, _, _ in queue)
 
     run(check())
 
@@ -408,7 +409,7 @@ def test_messages_that_come_while_a_turn_ends_are_dealt_with_in_the_next(
 
             def flush() -> None:
                 monkeypatch.undo()
-                driver.on_messages(PEER, [Forward([forwarded(1, b"late")])])
+                driver.on_messages(PEER, [Forward([forwarded(1, b"late")], driver.core.term)])
 
             monkeypatch.setattr(driver.parts.transport, "flush", flush)
             driver._turn()

@@ -69,6 +69,7 @@ def test_an_answer_resolves_its_proposal_and_frees_its_share() -> None:
         future = new(held, deadline_s=3000.0)
         with pytest.raises(Dropped):
             new(held)
+        future.attempt = 2
         held.placed(future.number, 7, 2)
         held.resolved(future.number, 7, 2, "answer")
         assert (await future, future.index, future.term, future.response) == ("answer", 7, 2, "answer")
@@ -95,6 +96,7 @@ def test_another_entry_in_its_place_means_not_applied() -> None:
     async def check() -> None:
         held = proposals()
         future, other = new(held), new(held)
+        future.attempt = other.attempt = 1
         held.placed(future.number, 5, 1)
         held.placed(other.number, 6, 1)
         held.passed([5])
@@ -109,6 +111,7 @@ def test_a_snapshot_in_its_place_means_unknown_whichever_word_comes_first() -> N
     async def check() -> None:
         held = proposals()
         before, after = new(held), new(held)
+        before.attempt = after.attempt = 1
         held.placed(before.number, 5, 1)
         held.jumped(10)
         held.placed(after.number, 6, 1)
@@ -123,6 +126,7 @@ def test_a_snapshot_leaves_a_cancelled_proposal_alone() -> None:
     async def check() -> None:
         held = proposals()
         future = new(held)
+        future.attempt = 1
         held.placed(future.number, 5, 1)
         future.cancel()
         held.expire(100.0, 0)
@@ -145,7 +149,7 @@ def test_the_deadline_says_what_is_known(sent: bool, leader: int, error: type[Ex
     async def check() -> None:
         held = proposals()
         future = new(held, deadline_s=1.0)
-        future.sent = sent
+        future.attempt = 3 if sent else 0
         held.expire(0.9, leader)
         assert not future.done()
         held.expire(1.2, leader)
@@ -172,7 +176,7 @@ def test_fail_all_tells_the_sent_from_the_unsent() -> None:
     async def check() -> None:
         held = proposals()
         sent, unsent = new(held), new(held)
-        sent.sent = True
+        sent.attempt = 3
         held.fail_all(Closed("x"), Closed("x", outcome=Outcome.NOT_APPLIED))
         assert outcome_of(sent) is Outcome.UNKNOWN
         assert outcome_of(unsent) is Outcome.NOT_APPLIED

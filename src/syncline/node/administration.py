@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from syncline.consensus.types import NONE, ChangeType, NodeId
-from syncline.errors import TransferFailed
+from syncline.errors import NotLeader, Superseded, TransferFailed
 from syncline.node.arguments import check_changes, check_expected, check_timeout, checked_flag
 from syncline.node.changes import Changes
 from syncline.node.envelope import Kind, LevelChange, encode
@@ -193,7 +193,9 @@ class Administration(Operations):
                 driver.schedule()
             await self._changes.wait(min(deadline_s, driver.loop.time() + driver.config.election_s))
         driver.check_running()
-        raise TransferFailed(f"node {target:016x} did not take over before the deadline", leader=self.leader)
+        raise TransferFailed(
+            f"node {driver.node_log.label(target)} did not take over before the deadline", leader=self.leader
+        )
 
     # -- levels -------------------------------------------------------------------------------------------------------
 
@@ -228,6 +230,14 @@ class Administration(Operations):
     async def _change_levels(self, change: Callable[[], LevelChange], timeout_s: float) -> UpgradeStatus:
         deadline_s = self._driver.loop.time() + timeout_s
         await self.read_index(timeout=timeout_s)  # what the members can do is in the registry, which must not be old
-        left_s = max(deadline_s - self._driver.loop.time(), self._driver.config.heartbeat_s)
-        await self._apply(Kind.LEVEL, encode(change()), left_s, b"")
-        return self.upgrade_status()
+        heartbeat_s, clock = self._driver.config.heartbeat_s, self._driver.loop.time
+        while True:
+            left_s = max(deadline_s - clock(), heartbeat_s)
+            try:
+                await self._apply(Kind.LEVEL, encode(change()), left_s, b"")
+            except (NotLeader, Superseded):  # the leader has changed, and nothing but commands is proposed again
+                if self._driver.stopped or clock() >= deadline_s:
+                    raise
+                await self._changes.wait(min(deadline_s, clock() + heartbeat_s))
+            else:
+                return self.upgrade_status()

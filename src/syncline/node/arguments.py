@@ -19,6 +19,7 @@ __all__ = [
     "check_changes",
     "check_config",
     "check_expected",
+    "check_term",
     "check_timeout",
     "checked_bytes",
     "checked_commands",
@@ -57,6 +58,11 @@ def check_timeout(timeout_s: object) -> float:
     if not 0 < timeout_s <= MAX_TIMEOUT_S:
         raise ConfigError(f"timeout is {timeout_s}: it must be positive and at most {MAX_TIMEOUT_S:.0f} seconds")
     return timeout_s
+
+
+def check_term(term: object) -> int:
+    """The term that fences a proposal; 0 for None, which is not fenced."""
+    return 0 if term is None else check_id(term, "term")
 
 
 def checked_flag(value: object, name: str) -> bool:

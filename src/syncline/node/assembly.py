@@ -31,6 +31,7 @@ from syncline.node.calls import Calls
 from syncline.node.config import Config
 from syncline.node.driver import Driver
 from syncline.node.envelope import ChangeContext, LevelChange, Member, encode
+from syncline.node.firstelection import BOOTSTRAP_TERM
 from syncline.node.fsm import FSM, CheckingFSM, DurableFSM
 from syncline.node.intake import Intake
 from syncline.node.levels import Ability, Levels, ability_of, check_start
@@ -67,9 +68,6 @@ ID_BITS = 62
 
 APPLY_BATCH_BYTES = 128 * 1024
 """Committed entries that a state machine on the event loop applies together: some 5 ms."""
-
-BOOTSTRAP_TERM = 1
-"""The term of the entries that the first members are given; elections start after it."""
 
 
 @dataclass(frozen=True, slots=True)

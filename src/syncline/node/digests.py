@@ -204,7 +204,6 @@ class Digests:
             " deterministic, or its disk or memory lied. Find out which of these it was. Then run"
             " `syncline repair --replace` on its data directory: it discards this state and takes that of the majority."
         )
-        log.critical("%s", text)
         self._doors.stop(NodeFailed(text))
 
     def _note(self, point: int, comparison: Comparison) -> None:

@@ -26,7 +26,7 @@ from syncline.consensus.types import (
     SoftState,
     StateType,
 )
-from syncline.errors import Dropped, NodeFailed, NotLeader, OperationError, SynclineError, TransportError, UsageError
+from syncline.errors import Dropped, NodeFailed, OperationError, SynclineError, TransportError, UsageError
 from syncline.node.addresses import Addresses
 from syncline.node.applier import ApplyWork, RestoreWork
 from syncline.node.commits import Commits
@@ -34,17 +34,20 @@ from syncline.node.config import Config
 from syncline.node.digests import DigestDoors, Digests
 from syncline.node.envelope import DATA, MEMBERSHIP
 from syncline.node.events import Event, EventKind, Events
-from syncline.node.examination import examine_forward
+from syncline.node.examination import Examined, examine_forward
+from syncline.node.firstelection import FirstElection
+from syncline.node.forwarding import Forwarding, ForwardingDoors
 from syncline.node.founding import Founding
-from syncline.node.futures import Waiter
+from syncline.node.futures import Queued, Waiter
 from syncline.node.horizon import Horizon
 from syncline.node.ignored import Ignored
+from syncline.node.nodelog import NodeLog
 from syncline.node.parts import Parts
 from syncline.node.promises import Promises
 from syncline.node.proposals import Proposals
 from syncline.node.reads import Reads
 from syncline.node.reconfiguration import Reconfiguration
-from syncline.node.rejections import HANDING_OVER, error_of
+from syncline.node.rejections import HANDING_OVER
 from syncline.node.rejections import refused as refused_by
 from syncline.node.settlement import Settlement
 from syncline.node.snapshotter import Snapshotter
@@ -54,7 +57,6 @@ from syncline.transport.messages import (
     AcceptedProposal,
     DigestReport,
     Forward,
-    ForwardedProposal,
     ForwardReply,
     Notice,
     PeerMessage,
@@ -65,9 +67,6 @@ from syncline.transport.messages import (
 __all__ = ["Driver"]
 
 log = logging.getLogger("syncline.node")
-
-FORWARD_BATCH_BYTES = 1 << 20
-"""Proposals in one message to the leader: they share the link with heartbeats."""
 
 GATHER_BYTES = 1 << 20
 """So much is not held back any more: as much as goes into one append message."""
@@ -81,9 +80,6 @@ READS_RETRY_HEARTBEATS = 5
 
 ACKNOWLEDGEMENTS = (MessageType.APP_RESP, MessageType.HEARTBEAT_RESP)
 """Answers that carry the durable commit index of this node (see `settlement`)."""
-
-PASSING = (NotLeader.code, HANDING_OVER)
-"""Refusals by which a proposal is kept for the next leader: this one did not append it, and is on its way out."""
 
 
 class Driver:
@@ -108,6 +104,15 @@ class Driver:
         self.ignored = Ignored(self.loop.time)
         self.term_guard = TermGuard()
         self.founding = Founding(self)
+        self.node_log = NodeLog(
+            self.core,
+            parts.book,
+            parts.transport.stats,
+            self.loop.time,
+            name=config.name,
+            election_s=config.election_s,
+        )
+        self.first_election = FirstElection(self.core, lambda peer: parts.transport.directory_of(peer) is not None)
         self.settlement = Settlement(
             self.core, parts.book, parts.writer, send=parts.transport.send, changed=self.wake_watchers
         )
@@ -132,7 +137,8 @@ class Driver:
         self.leader_changes = 0
         self.loop_lag_s = 0.0
         self._failed = failed
-        self._queue: list[tuple[Waiter, int, bytes]] = []
+        self.forwarding = self._make_forwarding()
+        self._queue: list[Queued] = []
         self._queued_bytes = 0
         self._appending = False
         """Whether the disk has not answered since this leader appended proposals of its own. Others gather meanwhile.
@@ -142,7 +148,6 @@ class Driver:
         """
         self._scheduled = False
         self._in_turn = False
-        self._hold = False
         self._stall_told = False
         self.shortage = Shortage.NONE
         self._soft = SoftState(NONE, StateType.FOLLOWER)
@@ -168,6 +173,15 @@ class Driver:
         self._ticker = self.loop.call_at(self._next_tick_s, self._tick)
         self.schedule()
 
+    def opened(self) -> None:
+        """What this node knew to be committed at its start is applied."""
+        self._elect_at_once()
+        self.schedule()
+
+    def _elect_at_once(self) -> None:
+        if self.core.leader == NONE and not self.founding.waiting and not self.stopped:
+            self.first_election.look()
+
     def stop(self, sent: SynclineError, unsent: SynclineError) -> None:
         """Take no more events; end whatever waits."""
         self.stopped_by, self.stopped = unsent, True
@@ -180,6 +194,7 @@ class Driver:
         self.snapshotter.stop(unsent)
         self.wake_watchers()
         self.emit(EventKind.STOPPED, detail=str(sent))
+        self.node_log.stopped(sent, failed=isinstance(sent, NodeFailed))
         self.events.close()
 
     def fail(self, error: BaseException) -> None:
@@ -213,16 +228,18 @@ class Driver:
             self.founding.look(now)
         else:
             self.core.tick()
-        why_no_leader = self.founding.why_no_leader()
+        self._elect_at_once()
+        why_no_leader = self.why_no_leader() if self.core.leader == NONE else ""
         self.proposals.expire(now, self.core.leader, why_no_leader)
         self.reads.expire(now, self.core.leader, why_no_leader)
-        self._hold = False
+        self.forwarding.waiting = False
         self._watch_disk()
         if self._queue:  # what has ended while it waited for a leader must not stay in memory until there is one
             self._queue = [item for item in self._queue if not item[0].done()]
         if self.core.state is StateType.LEADER:
             self.leader_contact_s = now
             self._yield_if_disk_stalls()
+        self.node_log.tick()
         self.horizon.tick()
         self.settlement.tick()
         self.reconfiguration.tick()
@@ -294,14 +311,14 @@ class Driver:
                         self.promises.answered(sender, message)
                     self.core.step(message)
                 elif isinstance(message, Forward):
-                    self._on_forward(sender, message)
+                    self.forwarding.on_forward(sender, message)
                 elif isinstance(message, Notice):
                     self.settlement.on_notice(sender, message)
                     self.promises.on_notice(sender, message)
                 elif isinstance(message, DigestReport):
                     self.digests.on_report(sender, message)
                 else:
-                    self._on_forward_reply(message)
+                    self.forwarding.on_reply(message, self.applied)
             if self.core.raft.evidence is not None:
                 self.promises.found()
             self.settlement.look()
@@ -315,7 +332,7 @@ class Driver:
             self._run()
 
     def on_peer_up(self, peer: NodeId) -> None:
-        self._hold = False
+        self.forwarding.waiting = False
         self.emit(EventKind.PEER_UP, peer)
         self.schedule()
 
@@ -393,6 +410,9 @@ class Driver:
 
     def _carry_out(self) -> None:
         ready = self.core.ready()
+        node_log, raft = self.node_log, self.core.raft
+        if node_log.term != raft.term or node_log.transferee != raft.transferee:
+            node_log.look()
         if ready.soft_state is not None:
             self._on_soft_state(ready.soft_state)
         for message in ready.messages:
@@ -434,41 +454,51 @@ class Driver:
     # -- proposals ----------------------------------------------------------------------------------------------------
 
     def _flush_queue(self) -> None:
-        core = self.core
+        core, proposals = self.core, self.proposals
         if core.leader == NONE:
             return  # they wait for a leader, or for their deadline
-        if self._hold if core.state is not StateType.LEADER else core.raft.transferee != NONE:
+        leads = core.state is StateType.LEADER
+        if core.raft.transferee != NONE if leads else self.forwarding.waiting:
             return  # until the next tick, or another leader
-        if core.state is StateType.LEADER and self._appending and self._queued_bytes < GATHER_BYTES:
+        if leads and self._appending and self._queued_bytes < GATHER_BYTES:
             return  # until `on_durable`
+        term = core.term
+        if proposals.open_term != term and not proposals.open(term):
+            return  # until the attempts of earlier terms are decided
         queue, self._queue, self._queued_bytes = self._queue, [], 0
         queue = [item for item in queue if not item[0].done()]
-        if core.state is StateType.LEADER:
-            queue, waiting = self.parts.intake.admitted(queue, core.raft.id, self.proposals.refused)
-            self._queue[:0] = waiting
+        if proposals.fenced:
+            queue = proposals.within_fence(queue, term)
+        if leads:
+            queue, waiting = self.parts.intake.admitted(queue, core.raft.id, proposals.refused)
+            if waiting:
+                proposals.fenced |= any(waiter.fence for waiter, _, _ in waiting)
+                self._queue[:0] = waiting
         if not queue:
             return
-        if core.state is not StateType.LEADER:
-            self._forward(queue)
+        if not leads:
+            self.forwarding.forward(queue)
         elif all(kind == DATA for _, kind, _ in queue):
             self._append_own(queue)
         else:
+            for waiter, _, _ in queue:
+                waiter.attempt = term
             own = [(waiter.number, kind, payload) for waiter, kind, payload in queue]
             accepted, refused = self._append(core.raft.id, own)
-            for waiter, _, _ in queue:
-                waiter.sent = True
-            self._on_forward_reply(ForwardReply(accepted, refused, core.leader))
+            self.forwarding.on_reply(ForwardReply(accepted, refused, core.leader, term), self.applied)
 
-    def _append_own(self, queue: list[tuple[Waiter, int, bytes]]) -> None:
+    def _append_own(self, queue: list[Queued]) -> None:
         """The usual case: this node leads, and nothing but data has gathered."""
         try:
             first, term = self.core.propose_batch([payload for _, _, payload in queue])
         except ProposalDropped:
+            for waiter, _, _ in queue:
+                waiter.attempt = self.core.term
             refused = [self._refused(waiter.number) for waiter, _, _ in queue]
-            self._on_forward_reply(ForwardReply([], refused, self.core.leader))
+            self.forwarding.on_reply(ForwardReply([], refused, self.core.leader, self.core.term), self.applied)
         else:
             self._appending = True
-            self.proposals.appended([waiter for waiter, _, _ in queue], first, term)
+            self.proposals.appended(queue, first, term)
 
     def _append(
         self, sender: NodeId, proposals: list[tuple[int, int, bytes]]
@@ -501,60 +531,30 @@ class Driver:
         text = "the leader takes no proposals: a hand-over is under way, or too much is uncommitted"
         return RefusedProposal(number, code, text)
 
-    def _forward(self, queue: list[tuple[Waiter, int, bytes]]) -> None:
-        leader = self.core.leader
-        start = size = 0
-        for end, item in enumerate(queue, 1):
-            size += len(item[2])
-            if size < FORWARD_BATCH_BYTES and end < len(queue):
-                continue
-            if not self._forward_batch(leader, queue[start:end]):
-                self._hold = True
-                self._queue = queue[start:] + self._queue  # the link is down or full: the rest waits, in its order
-                return
-            start, size = end, 0
+    def _propose_again(self, again: Sequence[Queued]) -> None:
+        """Put proposals back into the queue, in their order."""
+        self._queue = sorted([*again, *self._queue], key=lambda item: item[0].number)
+        self.proposals.fenced |= any(waiter.fence for waiter, _, _ in again)
+        self._queued_bytes = sum(len(payload) for _, _, payload in self._queue)
+        self.schedule()
 
-    def _forward_batch(self, leader: NodeId, batch: list[tuple[Waiter, int, bytes]]) -> bool:
-        message = Forward(
-            [ForwardedProposal(waiter.number, kind, data, waiter.frees_space) for waiter, kind, data in batch]
+    def _make_forwarding(self) -> Forwarding:
+        parts = self.parts
+
+        def send(to: NodeId, message: PeerMessage) -> bool:
+            return parts.transport.send(to, message)  # looked up each time: simulations look on from there
+
+        def examine(sender: NodeId, message: Forward) -> Examined:
+            return examine_forward(sender, message, parts.wal.check_space, parts.check, parts.intake.admit)
+
+        doors = ForwardingDoors(
+            send=send,
+            examine=examine,
+            append=self._append,
+            awaited=self.commits.awaited,
+            propose_again=self._propose_again,
         )
-        if not self.parts.transport.send(leader, message):
-            return False
-        for waiter, kind, payload in batch:
-            waiter.sent = True
-            waiter.forwarded = kind, payload
-        return True
-
-    def _on_forward(self, sender: NodeId, message: Forward) -> None:
-        core, parts = self.core, self.parts
-        if core.state is StateType.LEADER:
-            sound, refused = examine_forward(sender, message, parts.wal.check_space, parts.check, parts.intake.admit)
-            accepted, dropped = self._append(sender, sound)
-            refused += dropped
-            if accepted:
-                self.commits.awaited(accepted[-1].index)
-        else:
-            text = "this node does not lead (any more)"
-            accepted = []
-            refused = [RefusedProposal(item.number, NotLeader.code, text) for item in message.proposals]
-        self.parts.transport.send(sender, ForwardReply(accepted, refused, core.leader))
-
-    def _on_forward_reply(self, reply: ForwardReply) -> None:
-        for placed in reply.accepted:
-            self.proposals.placed(placed.number, placed.index, placed.term)
-        if reply.accepted and reply.accepted[0].index <= self.applied:
-            # The answer came after the entry: what is applied there is not this proposal, or it would be resolved.
-            self.proposals.passed(placed.index for placed in reply.accepted if placed.index <= self.applied)
-        turned_back = []
-        for item in reply.refused:
-            again = self.proposals.turned_back(item.number) if item.code in PASSING else None
-            if again is not None:
-                turned_back.append(again)
-                continue
-            self.proposals.refused(item.number, error_of(item, reply.leader or None))
-        if turned_back:
-            self._hold = True
-            self._queue = sorted([*turned_back, *self._queue], key=lambda item: item[0].number)  # in their order
+        return Forwarding(self.core, self.proposals, doors)
 
     # -- what others are told -----------------------------------------------------------------------------------------
 
@@ -563,7 +563,7 @@ class Driver:
         if soft.leader != before.leader:
             self.leader_changes += soft.leader != NONE
             self.leader_contact_s = self.loop.time() if soft.leader != NONE else self.leader_contact_s
-            self._hold = False
+            self.forwarding.waiting = False
             self.reads.leader_changed()
             self.digests.leader_changed()
             self.emit(EventKind.LEADER, soft.leader)
@@ -575,7 +575,13 @@ class Driver:
             self.schedule()  # what has queued for a leader can go now
         self.wake_watchers()
 
+    def why_no_leader(self) -> str:
+        """For people: what a first start waits for, or which members are reached."""
+        why = self.founding.why_no_leader()
+        return why if self.founding.waiting else f"{why}: {self.node_log.reachability()}"
+
     def emit(self, kind: EventKind, subject: NodeId = NONE, detail: str = "") -> None:
+        self.node_log.on_event(kind, subject, detail)
         self.events.emit(Event(kind, self.core.term, self.applied, subject, detail))
 
     def changed(self) -> asyncio.Future[None]:

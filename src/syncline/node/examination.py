@@ -45,12 +45,12 @@ from syncline.node.envelope import (
     decode_member,
     decode_proposal,
 )
-from syncline.node.futures import Waiter
+from syncline.node.futures import Queued
 from syncline.node.naming import check_http, check_name, dialled_address
 from syncline.node.rejections import AskAgain, refused
 from syncline.transport.messages import Forward, RefusedProposal
 
-__all__ = ["Queued", "examine_change", "examine_forward", "examine_proposal", "sound_own"]
+__all__ = ["Examined", "examine_change", "examine_forward", "examine_proposal", "sound_own"]
 
 LARGEST_PROPOSAL_BYTES: Final = LARGEST_MESSAGE_BYTES + (1 << 20)
 """More would not fit in a frame of the transport: the followers could never get the entry, nor any after it. The
@@ -74,14 +74,14 @@ _PLAIN: Final = (b"\x95\x00", b"\x95\x01")
 _change_decoder = msgspec.msgpack.Decoder(MembershipChange)
 
 
+Examined: TypeAlias = tuple[list[tuple[int, int, bytes]], list[RefusedProposal]]
+"""What may enter the log, as number, kind and bytes, and the refusals of the rest."""
+
+
 class CheckSpace(Protocol):
     """`Wal.check_space`."""
 
     def __call__(self, size_bytes: int, *, frees_space: bool) -> None: ...
-
-
-Queued: TypeAlias = tuple[Waiter, int, bytes]
-"""A proposal of this node that waits for the leader: its waiter, its kind, its bytes."""
 
 
 def sound_own(queue: list[Queued], node_id: NodeId, refuse: Callable[[int, SynclineError], None]) -> list[Queued]:
@@ -106,7 +106,7 @@ def examine_forward(
     check_space: CheckSpace,
     check: Callable[[bytes], None] | None,
     admit: Callable[[Proposal], None],
-) -> tuple[list[tuple[int, int, bytes]], list[RefusedProposal]]:
+) -> Examined:
     """What `sender` forwards: that which may enter the log, as number, kind and bytes, and the refusals.
 
     `check_space` raises DiskFull if the disk has no room for so many bytes; `check` is the state machine's; `admit`

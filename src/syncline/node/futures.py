@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from syncline.errors import SynclineError
 from syncline.platform.waiting import result_of
 
-__all__ = ["ApplyCall", "ApplyFuture", "ReadFuture", "Then", "Waiter", "settle", "settle_error"]
+__all__ = ["ApplyCall", "ApplyFuture", "Queued", "ReadFuture", "Then", "UNPLACED", "Waiter", "settle", "settle_error"]
 
 Then: TypeAlias = Callable[[object, SynclineError | None], None]
 """Called once, on the event loop, with the state machine's answer, or with None and why there is none."""
@@ -32,10 +32,15 @@ class Waiter(Protocol):
     """The term of the leader that placed it."""
     bucket: int
     """Where its deadline is kept."""
-    sent: bool
-    """Whether it has left this node's queue: from then on silence means `unknown`."""
-    forwarded: tuple[int, bytes] | None
-    """Kind and payload while the leader has them, should it turn them back."""
+    attempt: int
+    """The term of its newest attempt: sent to the leader of that term, or appended by this node as that leader.
+
+    0 while it stands in this node's queue. From then on silence means `unknown`.
+    """
+    payload: bytes
+    """What is proposed again once an attempt can't take effect any more; empty if it is never proposed again."""
+    fence: int
+    """The only term in which it may be appended; 0: in any."""
     frees_space: bool
     """Whether the command lets the state shrink."""
 
@@ -50,6 +55,10 @@ class Waiter(Protocol):
     def failed(self, error: SynclineError) -> None:
         """There is no answer, or it is a refusal."""
         ...
+
+
+Queued: TypeAlias = tuple[Waiter, int, bytes]
+"""A proposal of this node that waits for the leader: its waiter, its kind, its bytes."""
 
 
 class ApplyFuture(asyncio.Future[object]):
@@ -70,8 +79,9 @@ class ApplyFuture(asyncio.Future[object]):
     term: int = 0
     """The term of the leader that placed it."""
     bucket = 0
-    sent = False
-    forwarded: tuple[int, bytes] | None = None
+    attempt = 0
+    payload = b""
+    fence = 0
     frees_space = False
 
     def answered(self, answer: object) -> None:
@@ -92,15 +102,18 @@ class ApplyFuture(asyncio.Future[object]):
 class ApplyCall:
     """A proposal on its way whose answer is a call: without a future, and in the turn of the loop that has it."""
 
-    __slots__ = ("_then", "bucket", "forwarded", "frees_space", "index", "number", "sent", "size_bytes", "term")
+    __slots__ = ("_then", "attempt", "bucket", "frees_space", "index", "number", "payload", "size_bytes", "term")
+
+    fence = 0
+    """Commands of `Raft.apply_then` are never fenced."""
 
     def __init__(self, then: Then) -> None:
         self._then: Then | None = then
         """None once it has been called: what still stands in a queue then must not go on."""
-        self.number = self.size_bytes = self.term = self.bucket = 0
+        self.number = self.size_bytes = self.term = self.bucket = self.attempt = 0
         self.index = UNPLACED
-        self.sent = self.frees_space = False
-        self.forwarded: tuple[int, bytes] | None = None
+        self.payload = b""
+        self.frees_space = False
 
     def done(self) -> bool:
         return self._then is None

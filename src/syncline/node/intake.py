@@ -23,8 +23,9 @@ from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import NodeId
 from syncline.errors import BacklogFull, NoSpace, OperationError, SynclineError
 from syncline.node.envelope import DATA, Kind, Proposal, decode_proposal
-from syncline.node.examination import Queued, sound_own
+from syncline.node.examination import sound_own
 from syncline.node.fsm import FSM, LimitedFSM
+from syncline.node.futures import Queued
 from syncline.node.rejections import AskAgain
 
 __all__ = ["MAX_BACKLOG_ENTRIES", "Intake"]

@@ -135,6 +135,11 @@ class MemberBook:
         known = self.members.get(record.id)
         return known is not None and (known.directory, known.incarnation) == (record.directory, record.incarnation)
 
+    def label(self, node_id: NodeId, name: str = "") -> str:
+        """A node for people, by name and id. `name` is what it calls itself, if it may not be a member."""
+        known = self.members.get(node_id)
+        return f"{name or (known.name if known is not None else '') or '?'} ({format_id(node_id)})"
+
     def dump(self) -> bytes:
         return msgspec.msgpack.encode(
             BookState(

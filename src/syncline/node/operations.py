@@ -10,6 +10,7 @@ from typing import Final, TypeVar, cast
 from syncline.consensus.types import NodeId, StateType
 from syncline.errors import (
     DeadlineExceeded,
+    Dropped,
     NodeFailed,
     NotLeader,
     OperationError,
@@ -17,11 +18,12 @@ from syncline.errors import (
     StorageError,
     TooLarge,
 )
-from syncline.node.arguments import MAX_TIMEOUT_S, check_timeout, checked_bytes, checked_commands
+from syncline.node.arguments import MAX_TIMEOUT_S, check_term, check_timeout, checked_bytes, checked_commands
 from syncline.node.driver import Driver
 from syncline.node.envelope import DATA, Kind, Proposal, encode
 from syncline.node.futures import ApplyCall, ApplyFuture, ReadFuture, Then, Waiter, settle_error
 from syncline.node.looks import LookWork
+from syncline.node.proposals import fence_passed
 
 __all__ = ["Operations"]
 
@@ -43,18 +45,33 @@ class Operations:
         return None if self._driver.stopped else self._driver.core.leader or None
 
     def apply(
-        self, data: bytes, *, timeout: float = 5.0, extensions: bytes = b"", frees_space: bool = False
+        self,
+        data: bytes,
+        *,
+        timeout: float = 5.0,
+        extensions: bytes = b"",
+        term: int | None = None,
+        frees_space: bool = False,
     ) -> ApplyFuture:
         """Replicate a command and apply it to the state machine. Await the future for the state machine's answer.
 
-        `timeout` (seconds) bounds the whole operation. Failures: `Rejected` (the state machine refused), `TooLarge`,
-        `Dropped`, `BacklogFull`, `NoSpace`, `NoLeader`, `NotLeader`, `Superseded` (all `not_applied`),
-        `DeadlineExceeded`, `Closed` (see their `outcome`), `DiskFull`, `NodeFailed`. Raises TypeError for data that are
-        not bytes, ConfigError for a `timeout` out of range: then nothing was proposed.
+        `timeout` (seconds) bounds the whole operation. A change of leader does not end it: a proposal that certainly
+        can't take effect any more is proposed again until then, and the proposals of one node keep their order.
+
+        `term` fences it: it takes effect in this term or not at all, and is not proposed again. That is for what a
+        program decided because it leads (`stats().term`): the next leader must not carry it out.
+
+            raft.apply(b"expire lease 7", term=raft.stats().term)
 
         `frees_space`: the command lets the state shrink. On a full disk it may use a part of the reserve.
+
+        Failures: `Rejected` (the state machine refused), `TooLarge`, `Dropped`, `BacklogFull`, `NoSpace`, `NoLeader`,
+        `NotLeader`, `Superseded` (all `not_applied`), `DeadlineExceeded`, `Closed` (see their `outcome`), `DiskFull`,
+        `NodeFailed`. Raises TypeError for data that are not bytes, ConfigError for a `timeout` out of range or a `term`
+        that is no term: then nothing was proposed.
         """
-        return self._apply(Kind.COMMAND, data, timeout, extensions, frees_space=frees_space)
+        fence = check_term(term)
+        return self._apply(Kind.COMMAND, data, timeout, extensions, fence, frees_space=frees_space)
 
     def apply_many(self, commands: Sequence[bytes], *, timeout: float = 5.0) -> list[ApplyFuture]:
         """`apply` for each, in this order, in one batch. They are not atomic together.
@@ -151,12 +168,22 @@ class Operations:
             raise NotLeader("this node does not lead", leader=self.leader)
 
     def _apply(
-        self, kind: Kind, data: bytes, timeout_s: float, extensions: bytes, *, frees_space: bool = False
+        self,
+        kind: Kind,
+        data: bytes,
+        timeout_s: float,
+        extensions: bytes,
+        fence: int = 0,
+        *,
+        frees_space: bool = False,
     ) -> ApplyFuture:
         future = ApplyFuture(loop=self._driver.loop)
         if frees_space:
             future.frees_space = True
         try:
+            if fence:
+                future.fence = fence
+                self._check_fence(fence)
             self._propose(future, kind, data, timeout_s, extensions)
         except ENDED_AT_ONCE as error:
             future.failed(error)
@@ -180,4 +207,19 @@ class Operations:
         if driver.parts.check is not None and not checked and kind is Kind.COMMAND:
             driver.parts.check(data)
         driver.proposals.add(waiter, size, driver.loop.time() + timeout_s)
-        driver.propose(waiter, DATA, encode(Proposal(kind, driver.core.raft.id, waiter.number, data, extensions)))
+        payload = encode(Proposal(kind, driver.core.raft.id, waiter.number, data, extensions))
+        if waiter.fence:
+            driver.proposals.fenced = True
+        elif kind is Kind.COMMAND or kind is Kind.BARRIER:
+            waiter.payload = payload
+        driver.propose(waiter, DATA, payload)
+
+    def _check_fence(self, fence: int) -> None:
+        """Raise if nothing can be proposed in this term now."""
+        driver = self._driver
+        driver.check_running()
+        term = driver.core.term
+        if fence < term:
+            raise fence_passed(fence, term)
+        if fence > term:
+            raise Dropped(f"this node has not heard of term {fence}: it is in term {term}; try again")

@@ -47,6 +47,8 @@ def _on_applied(driver: Driver, done: Applied) -> None:
     for number, index, term, answer in done.answers:
         driver.proposals.resolved(number, index, term, answer)
     driver.proposals.passed(range(done.first_index, done.last_index + 1))
+    if done.last_term > driver.proposals.applied_term:  # after the answers: they may be of the terms before it
+        driver.forwarding.term_applied(done.last_term)
     driver.snapshotter.applied(done.size_bytes)
     driver.reads.applied(driver.applied)
     driver.on_applied(done.responses)
@@ -72,6 +74,7 @@ def _on_restored(driver: Driver, done: Restored) -> None:
     driver.reconfiguration.restored(done.meta.index)
     driver.applied = done.meta.index
     driver.proposals.jumped(done.meta.index)
+    driver.forwarding.term_applied(done.meta.term)
     driver.digests.restored(done.meta.index)
     driver.snapshotter.restored(done.meta.index)
     driver.reads.applied(driver.applied)

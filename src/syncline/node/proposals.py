@@ -4,8 +4,15 @@ Each has a number that is unique on this node, restarts included, and travels wi
 this node applies the entry with that number. What ends a proposal otherwise:
 
 - its deadline (`unknown` once it was sent, `not_applied` while it was still in the queue),
-- a refusal by the leader (`not_applied`; where it only means that leadership is on the move it waits for the next one),
-- another entry applied at the position that it was given (`not_applied`: a proposal stands at one position only).
+- a refusal by the leader (`not_applied`),
+- a snapshot that took the place of the log in which it may stand (`unknown`).
+
+A change of leader ends no command. An attempt has a term: only the leader of that term appends it, as an entry of that
+term. Terms never decrease along a log. So once this node has applied an entry of a later term without having met the
+number, no committed log holds it. Then it is proposed again, until its deadline; so is what a leader on its way out
+refused. The order of this node's proposals stays: from a change of leader on the queue waits until the attempts of
+earlier terms are decided (`open`). Only commands and barriers are proposed again. Anything else ends as `Superseded`
+(`not_applied`).
 """
 
 from __future__ import annotations
@@ -17,9 +24,10 @@ from typing import Final, Generic, TypeVar
 
 from syncline.errors import DeadlineExceeded, Dropped, NoLeader, Outcome, Superseded, SynclineError
 from syncline.node.config import OVERHEAD_BYTES
-from syncline.node.futures import ApplyFuture, Waiter
+from syncline.node.envelope import DATA
+from syncline.node.futures import UNPLACED, ApplyFuture, Queued, Waiter
 
-__all__ = ["NO_QUORUM", "Deadlines", "Proposals"]
+__all__ = ["NO_QUORUM", "Deadlines", "Proposals", "fence_passed"]
 
 COUNTER_BITS: Final = 32
 """Of a number; the rest is drawn at start, so that numbers of an earlier run are not met again."""
@@ -75,9 +83,18 @@ class Proposals:
         self._next = (rng.getrandbits(NONCE_BITS) << COUNTER_BITS) + 1
         self._waiting: dict[int, Waiter] = {}
         self._placed: dict[int, list[Waiter]] = {}
+        """By index: those with a position that are not proposed again."""
         self._deadlines: Deadlines[Waiter] = Deadlines(step_s)
-        self._jumped = 0
-        """Up to here a snapshot took the place of the log: which proposals are in it can't be told."""
+        self._newest = self._next - 1
+        """The highest number of this life that was applied."""
+        self.applied_term = 0
+        """The term of the last entry that was applied here: attempts of earlier terms are decided."""
+        self.open_term = 0
+        """The term whose leader may be sent proposals: all attempts of earlier terms are decided. See `open`."""
+        self._returned = 0
+        """The lowest number that a leader on its way out refused in `open_term`, if that is closed for it; else 0."""
+        self.fenced = False
+        """Whether a proposal in the queue may be fenced."""
         self._max_bytes = max_bytes
         self._bytes = 0
         self.failed = 0
@@ -106,28 +123,61 @@ class Proposals:
         self._waiting[number] = waiter
         waiter.bucket = self._deadlines.add(waiter, deadline_s)
 
-    def placed(self, number: int, index: int, term: int) -> None:
-        """The leader gave it this position. It may have been applied already: the two words race."""
-        waiter = self._waiting.get(number)
-        if waiter is None or not (0 < index <= LARGEST_INDEX and 0 < term <= LARGEST_INDEX):
-            return
-        if index <= self._jumped:
-            self._fail(waiter, DeadlineExceeded(IN_SNAPSHOT))
-            return
-        waiter.index, waiter.term = index, term
-        self._placed.setdefault(index, []).append(waiter)
+    # -- attempts -----------------------------------------------------------------------------------------------------
 
-    def appended(self, waiters: Iterable[Waiter], first: int, term: int) -> None:
+    def open(self, term: int) -> bool:
+        """Whether proposals may go to the leader of `term`, the current one: else one could overtake an earlier one.
+
+        They may when each attempt of an earlier term is decided. After a refusal by a leader on its way out, also those
+        that were sent to it behind the refused one must be decided: it may have gone on leading, and taken them.
+        """
+        for waiter in self._waiting.values():
+            attempt = waiter.attempt
+            if attempt and waiter.payload and (attempt != term or waiter.number > self._returned > 0):
+                return False
+        for waiter in [held for held in self._waiting.values() if not held.attempt and held.number < self._newest]:
+            if waiter.payload:
+                self._fail(waiter, Superseded("the leader changed, and a later proposal of this node came first"))
+        self.open_term, self._returned = term, 0
+        return True
+
+    def within_fence(self, queue: list[Queued], term: int) -> list[Queued]:
+        """Those that may be appended in `term`; the others are over."""
+        self.fenced = False
+        for waiter, _, _ in queue:
+            if waiter.fence not in (0, term):
+                self.refused(waiter.number, fence_passed(waiter.fence, term))
+        return [item for item in queue if item[0].fence in (0, term)]
+
+    def awaiting(self, number: int, attempt: int) -> Waiter | None:
+        """The proposal, if an answer to its attempt of this term is the one that it waits for; else None.
+
+        An answer to an earlier attempt says nothing about the one under way.
+        """
+        waiter = self._waiting.get(number)
+        return waiter if waiter is not None and 0 < attempt == waiter.attempt else None
+
+    def placed(self, number: int, index: int, attempt: int) -> None:
+        """The leader gave it this position. It may have been applied already: the two messages race."""
+        waiter = self.awaiting(number, attempt)
+        if waiter is None or not (0 < index <= LARGEST_INDEX and attempt <= LARGEST_INDEX):
+            return
+        waiter.index, waiter.term = index, attempt
+        if not waiter.payload:
+            self._placed.setdefault(index, []).append(waiter)
+
+    def appended(self, queue: Iterable[Queued], first: int, term: int) -> None:
         """This node leads, and has appended them to its log just now, one after the other from `first` on."""
-        assert first > self._jumped, (first, self._jumped)
-        placed = self._placed
-        for index, waiter in enumerate(waiters, first):
-            waiter.sent = True
-            waiter.index, waiter.term = index, term
-            placed.setdefault(index, []).append(waiter)
+        for index, (waiter, _, _) in enumerate(queue, first):
+            waiter.index = index
+            waiter.attempt = waiter.term = term
+            if not waiter.payload:
+                self._placed.setdefault(index, []).append(waiter)
 
     def resolved(self, number: int, index: int, term: int, answer: object) -> None:
         """The entry was applied here."""
+        if self._newest < number < self._next:  # else it is of an earlier life
+            self._newest = number
         waiter = self._waiting.get(number)
         if waiter is None:
             return
@@ -138,21 +188,23 @@ class Proposals:
         else:
             waiter.answered(answer)
 
-    def turned_back(self, number: int) -> tuple[Waiter, int, bytes] | None:
-        """The leader did not take it: what to send again, if it still waits. Another leader may take it."""
-        waiter = self._waiting.get(number)
-        if waiter is None or waiter.forwarded is None or waiter.done():
+    def returned(self, number: int, attempt: int) -> Queued | None:
+        """A leader on its way out refused it: what to propose again, if it still waits for this answer."""
+        waiter = self.awaiting(number, attempt)
+        if waiter is None or not waiter.payload or waiter.done():
             return None
-        (kind, payload), waiter.forwarded, waiter.sent = waiter.forwarded, None, False
-        return waiter, kind, payload
+        self._returned = min(number, self._returned or number)
+        self.open_term = 0
+        return self._again(waiter)
 
     def refused(self, number: int, error: SynclineError) -> None:
+        """It does not enter the log."""
         waiter = self._waiting.get(number)
         if waiter is not None:
             self._fail(waiter, error)
 
     def passed(self, indexes: Iterable[int]) -> None:
-        """Entries at these positions were applied: whatever still waits there was replaced by another."""
+        """Entries at these positions were applied: what still waits there and is not proposed again was replaced."""
         placed = self._placed
         if not placed:
             return
@@ -162,13 +214,39 @@ class Proposals:
                     message = f"another leader's entry was committed at index {index}, in place of this one"
                     self._fail(waiter, Superseded(message))
 
+    def term_applied(self, term: int) -> list[Queued]:
+        """An entry of `term` was applied, and each one before it was seen: decide the attempts of earlier terms.
+
+        Returns what is to be proposed again, in its order. The answers of the entries must be resolved before.
+        """
+        if term <= self.applied_term:
+            return []
+        self.applied_term = term
+        again: list[Queued] = []
+        for waiter in [held for held in self._waiting.values() if 0 < held.attempt < term]:
+            if waiter.done():
+                self._forget(waiter)  # its caller gave up waiting
+            elif waiter.payload:
+                again.append(self._again(waiter))
+            else:
+                message = (
+                    f"it was proposed to the leader of term {waiter.attempt}, and an entry of term {term} came first"
+                )
+                self._fail(waiter, Superseded(message))
+        return again
+
     def jumped(self, index: int) -> None:
-        """A snapshot was installed up to `index`: what waited there may be in it, nobody here can tell."""
-        self._jumped = index
-        for position in [position for position in self._placed if position <= index]:
-            for waiter in self._placed.pop(position):
-                if waiter.number in self._waiting:
-                    self._fail(waiter, DeadlineExceeded(IN_SNAPSHOT))
+        """A snapshot was installed up to `index`: it is not known which attempts are in it.
+
+        One that has a position above it is not: an attempt stands at one position only.
+        """
+        for waiter in [held for held in self._waiting.values() if held.attempt and held.index <= index]:
+            self._fail(waiter, DeadlineExceeded(IN_SNAPSHOT))
+
+    def _again(self, waiter: Waiter) -> Queued:
+        self._displace(waiter)
+        waiter.attempt, waiter.index, waiter.term = 0, UNPLACED, 0
+        return waiter, DATA, waiter.payload
 
     def expire(self, now_s: float, leader: int, why_no_leader: str = NO_QUORUM) -> None:
         """End what is overdue."""
@@ -177,7 +255,7 @@ class Proposals:
                 continue
             if waiter.done():
                 self._forget(waiter)  # its caller gave up waiting; no answer came either
-            elif waiter.sent:
+            elif waiter.attempt:
                 self._fail(waiter, DeadlineExceeded("no answer before the deadline: it may take effect, now or later"))
             elif leader:
                 message = "the deadline passed before the leader could take it"
@@ -187,7 +265,7 @@ class Proposals:
 
     def fail_all(self, sent: SynclineError, unsent: SynclineError) -> None:
         for waiter in list(self._waiting.values()):
-            self._fail(waiter, sent if waiter.sent else unsent)
+            self._fail(waiter, sent if waiter.attempt else unsent)
 
     def _fail(self, waiter: Waiter, error: SynclineError) -> None:
         self.failed += 1
@@ -196,12 +274,20 @@ class Proposals:
 
     def _forget(self, waiter: Waiter) -> None:
         del self._waiting[waiter.number]
-        waiter.forwarded = None
+        waiter.payload = b""
         self._deadlines.discard(waiter, waiter.bucket)
         self._bytes -= waiter.size_bytes
-        if waiter.index:
-            here = self._placed.get(waiter.index)
-            if here is not None and waiter in here:
-                here.remove(waiter)
-                if not here:
-                    del self._placed[waiter.index]
+        if self._placed:
+            self._displace(waiter)
+
+    def _displace(self, waiter: Waiter) -> None:
+        here = self._placed.get(waiter.index)
+        if here is not None and waiter in here:
+            here.remove(waiter)
+            if not here:
+                del self._placed[waiter.index]
+
+
+def fence_passed(fence: int, term: int) -> Superseded:
+    """The error of a proposal that may be appended in one term alone, and was not."""
+    return Superseded(f"it may be appended in term {fence} alone, and this node is in term {term}")

@@ -123,6 +123,7 @@ class Raft(Administration):
             driver.start()
             while driver.applied < known:
                 await raft._wait_for_progress()
+            driver.opened()
         except BaseException:
             await raft._shut_down(Closed("the node could not be opened"))
             raise
@@ -198,7 +199,7 @@ class Raft(Administration):
         """Why there is none, for people; empty while a leader is known."""
         if self._driver.stopped:
             return f"this node has stopped: {self._driver.stopped_by}"
-        return "" if self._driver.core.leader else self._driver.founding.why_no_leader()
+        return "" if self._driver.core.leader else self._driver.why_no_leader()
 
     @property
     def is_leader(self) -> bool:

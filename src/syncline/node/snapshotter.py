@@ -285,10 +285,13 @@ class Snapshotter:
                 await self.take()
                 raise StorageError(f"the snapshot at entry {index} is older than the member: a new one is made")
             source = _Source(driver.parts.snapshots.read(manifest))
+            log.info("snapshot at entry %d: sending it to %s", index, driver.node_log.label(message.to))
             await driver.parts.transport.send_snapshot(message.to, message, encode_manifest(manifest), source)
             ok = True
+            log.info("snapshot at entry %d: delivered to %s", index, driver.node_log.label(message.to))
         except (SynclineError, OSError) as error:
-            log.info("snapshot %d for node %016x was not delivered: %s", index, message.to, error)
+            label = driver.node_log.label(message.to)
+            log.info("snapshot at entry %d: not delivered to %s: %s", index, label, error)
             if manifest is not None and not driver.stopped:
                 await self._replace_if_rotten(manifest)
         finally:

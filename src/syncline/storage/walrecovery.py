@@ -225,7 +225,7 @@ class _LogReader:
             raise rot(path, 0, f"the file is segment {header.sequence}, not {sequence}: it was renamed or copied")
         if header.log_id != self._log_id:
             raise WrongDirectory(
-                f"{path} belongs to the log {header.log_id:x}, not {self._log_id:x}: it is another node's. "
+                f"{path} belongs to the log {header.log_id:016x}, not {self._log_id:016x}: it is another node's. "
                 f"Put this node's own file back. Or: {how_to_repair(data_dir_of(path))}"
             )
         if before is None:

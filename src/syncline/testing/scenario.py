@@ -18,6 +18,7 @@ from syncline.testing.faults.table import FAULTS, LATER, PENDING
 from syncline.testing.history import Operation, Seen
 from syncline.testing.invariants.base import Facts, Verdict
 from syncline.testing.invariants.outcomes import check_outcomes
+from syncline.testing.invariants.proposals import check_proposed
 from syncline.testing.judgement import judge
 from syncline.testing.operations import Operator
 from syncline.testing.recovery import Recovery
@@ -100,6 +101,7 @@ class Scenario:
         await recovery.answers(self.workload.unanswered, self.workload.timeout_s)
         history = self.history()
         check_outcomes(self._facts, history, self._verdict)
+        check_proposed(self._facts, self._claims.proposed, self._verdict)
         for anomaly in judge(history, final=self._final_state()):
             self._verdict.broken("linearizable histories", str(anomaly))
 

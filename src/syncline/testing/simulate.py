@@ -52,10 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Faults are what a run is about: warnings of nodes say nothing. Whoever calls this may want them, afterwards."""
+    """Faults are what a run is about: what nodes log says nothing. Whoever calls this may want it, afterwards."""
     logger = logging.getLogger("syncline")
     level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:

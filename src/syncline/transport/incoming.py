@@ -68,6 +68,8 @@ class IncomingLink(Established):
         self.sender = sender
         self.connection = connection
         self.received_messages = 0
+        self.since_s = 0.0
+        """When it was admitted."""
         self.incarnation = 0
         """Of the start of the node that is at the other end."""
         self._node_id = node_id

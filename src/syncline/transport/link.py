@@ -89,6 +89,11 @@ class Dialler:
         self._policy = policy
         self._authentication = authentication
 
+    def label(self, peer: NodeId) -> str:
+        """A peer for people: its id, and its name if that is known."""
+        name = self._policy.known_name(peer)
+        return f"node {name} ({peer:016x})" if name else f"node {peer:016x}"
+
     def handshake(self, connection: Connection, peer: NodeId, purpose: Purpose) -> OutgoingHandshake:
         """Begin the handshake with `peer` on a connection that has come up. Raises `HandshakeRefused`."""
         name = self._policy.known_name(peer)
@@ -326,7 +331,8 @@ class PeerLink:
         was_up = self.state is State.UP
         self.state = State.WAITING
         self.last_error = reason
-        self._notices.warn(f"link {self.peer}", f"no link to node {self.peer:016x}", reason, self._loop.time())
+        subject = f"no link to {self._dialler.label(self.peer)}"
+        self._notices.warn(f"link {self.peer}", subject, reason, self._loop.time())
         failures = 0
         if was_up or self.candidates.current != self._address or self.candidates.failed():
             failures, self._failures = self._failures, self._failures + 1  # else the next address is tried soon
@@ -466,7 +472,8 @@ class PeerLink:
                 return
             self.dropped_messages += 1
             self.last_error = str(error)
-            self._notices.warn(f"size {self.peer}", f"message to node {self.peer:016x}", str(error), self._loop.time())
+            subject = f"message to {self._dialler.label(self.peer)}"
+            self._notices.warn(f"size {self.peer}", subject, str(error), self._loop.time())
             return
         self.sent_messages += len(messages)
 

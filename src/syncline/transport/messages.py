@@ -52,9 +52,11 @@ class ForwardedProposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class Forward(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """Proposals made on a follower, for the leader to append."""
+    """Proposals made on a follower, for the leader of exactly this term to append; any other node refuses them."""
 
     proposals: list[ForwardedProposal]
+    term: int = 0
+    """The sender's current term. No node leads in term 0, so a forward without a term is refused."""
 
 
 class AcceptedProposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -81,6 +83,8 @@ class ForwardReply(msgspec.Struct, array_like=True, gc=False, frozen=True):
     accepted: list[AcceptedProposal] = []
     refused: list[RefusedProposal] = []
     leader: NodeId = 0
+    term: int = 0
+    """The term of the forward that this answers."""
 
 
 class NoticeKind(IntEnum):
@@ -249,3 +253,5 @@ class PeerStats(msgspec.Struct, frozen=True, kw_only=True):
     """Why the link is or was last down; a refusal is in the words of the end that refused."""
     last_refusal: Refusal | None = None
     """With what the peer refused this node last; None since the link came up."""
+    reached_by_since_s: float | None = None
+    """For how long the peer's own link to this node has been up; None while it is not."""

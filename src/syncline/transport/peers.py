@@ -311,6 +311,7 @@ class Transport:
             rtt_s=link.rtt_s,
             last_error=link.last_error,
             last_refusal=link.last_refusal,
+            reached_by_since_s=now_s - incoming.since_s if incoming is not None else None,
         )
 
     def _heard_s(self, peer: NodeId) -> float | None:
@@ -361,6 +362,7 @@ class Transport:
         )
         self._incoming[hello.sender] = link
         connection.owner = link
+        link.since_s = self._loop.time()
         link.incarnation = hello.incarnation
         self._note_unknown(hello.sender)
         self._answer_at(hello)
@@ -376,7 +378,7 @@ class Transport:
             try:
                 address = dialable(hello.address, setting=f"address of node {peer:016x}")
             except ConfigError as error:
-                self._notices.warn(f"address {peer}", f"node {peer:016x}", str(error), self._loop.time())
+                self._notices.warn(f"address {peer}", self._dialler.label(peer), str(error), self._loop.time())
         if link is None and address is not None:
             link = self._link_to(peer)
         if link is not None:
@@ -404,7 +406,8 @@ class Transport:
     def _incoming_ended(self, link: IncomingLink, reason: str) -> None:
         if isinstance(link.connection.failure, FrameError):
             self._doorkeeper.counters.bad_frames += 1
-            self._notices.warn(f"frame {link.sender}", f"link from node {link.sender:016x}", reason, self._loop.time())
+            subject = f"link from {self._dialler.label(link.sender)}"
+            self._notices.warn(f"frame {link.sender}", subject, reason, self._loop.time())
         else:
             LOGGER.info("link from node %016x at %s ended: %s", link.sender, link.connection.remote, reason)
         if self._incoming.get(link.sender) is link:

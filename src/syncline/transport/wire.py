@@ -237,6 +237,8 @@ def check_batch(batch: Batch, sender: NodeId, node_id: NodeId, known: Callable[[
     for forward in batch.forwards:
         if any(not 0 <= item.number <= _MAX_NUMBER for item in forward.proposals):
             raise FrameError(f"a proposal of node {sender:016x} has an impossible number")
+        if not 0 <= forward.term <= _MAX_NUMBER:
+            raise FrameError(f"proposals of node {sender:016x} have an impossible term")
     for reply in batch.replies:
         if not _is_possible(reply):
             raise FrameError(f"an answer of node {sender:016x} to proposals has impossible numbers")
@@ -249,7 +251,7 @@ def check_batch(batch: Batch, sender: NodeId, node_id: NodeId, known: Callable[[
 
 def _is_possible(reply: ForwardReply) -> bool:
     # All at once: the bits of a negative number make the result negative, those above the limit make it larger.
-    numbers = reply.leader
+    numbers = reply.leader | reply.term
     for placed in reply.accepted:
         numbers |= placed.number | placed.index | placed.term
     for refused in reply.refused:

@@ -19,6 +19,7 @@ from typing import Final
 from syncline.node.members import Membership
 from syncline.testing.cluster import LOOK_S, SimCluster
 from syncline.testing.invariants.base import Verdict
+from syncline.testing.invariants.proposals import Proposed
 from syncline.testing.operations import Operator, Unknown
 from syncline.testing.simdisk import DiskFault, Survival
 from syncline.testing.simserver import Condition, SimServer
@@ -41,6 +42,8 @@ class Claims:
         """Voters that were asked to be none any more, and the log index of the membership in which they are not."""
         self.orders: list[DiskFault] = []
         """Errors of disks that were ordered: `happened` says how often each has struck."""
+        self.proposed: list[Proposed] = []
+        """Commands that were proposed on the nodes themselves, past the servers."""
 
 
 class Trouble:
@@ -55,6 +58,7 @@ class Trouble:
         self._intensity = intensity
         self._claims = claims
         self._taken = claims.taken
+        self.proposed = claims.proposed
         self._verdict = verdict
 
     @property

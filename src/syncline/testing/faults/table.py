@@ -13,6 +13,7 @@ from syncline.testing.faults import (
     memberships,
     networks,
     processes,
+    proposals,
     reads,
     snapshots,
 )
@@ -72,6 +73,8 @@ FAULTS: Final[dict[str, Fault]] = {
     "long-snapshot": snapshots.long_snapshot,
     "raise-in-apply": machines.raise_in_apply,
     "raise-in-snapshot": machines.raise_in_snapshot,
+    "bursts": proposals.bursts,
+    "late-forwards": proposals.late_forwards,
 }
 
 LATER: Final[dict[str, float]] = {
@@ -91,6 +94,8 @@ LATER: Final[dict[str, float]] = {
     "long-snapshot": 0.1,
     "raise-in-apply": 0.1,
     "raise-in-snapshot": 0.1,
+    "bursts": 0.2,
+    "late-forwards": 0.15,
 }
 """The share of seeds that have each of the faults that came when there were seeds already whose failures are
 remembered: drawn apart, so that to most of those seeds nothing has changed."""

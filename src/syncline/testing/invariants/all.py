@@ -26,6 +26,7 @@ from syncline.testing.invariants.memberships import (
     OneChangeAtATime,
     SnapshotMembership,
 )
+from syncline.testing.invariants.proposals import ProposalsInTheLog
 
 __all__ = ["PENDING", "all_invariants"]
 
@@ -61,6 +62,7 @@ def all_invariants(facts: Facts, verdict: Verdict, digest: Digest, pending: Coll
         EqualRegistries,
         LeaderHasAQuorum,
         LeaderStays,
+        ProposalsInTheLog,
     )
     chosen = [kind for kind in kinds if kind.name not in PENDING or kind.name in pending]
     return [*(kind(facts, verdict) for kind in chosen), EqualStates(facts, verdict, digest)]

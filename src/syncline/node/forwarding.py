@@ -1,0 +1,138 @@
+"""Proposals on their way from a follower to the leader, and from other followers into this leader's log.
+
+A `Forward` carries the term of its sender, and only a node that leads in exactly that term appends it. Each answer
+carries that term too. So an attempt is in the log of its term or in none, and its sender finds out which: see
+`proposals`. All members of a cluster check the term: a `Forward` without one is of term 0, in which no node leads, and
+a node of peer protocol 1 is not let in. So proposing again needs no feature level of its own (`levels`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from syncline.consensus.rawnode import RawNode
+from syncline.consensus.types import NodeId, StateType
+from syncline.errors import NotLeader
+from syncline.node.futures import Queued
+from syncline.node.proposals import Proposals
+from syncline.node.rejections import HANDING_OVER, error_of
+from syncline.transport.messages import (
+    AcceptedProposal,
+    Forward,
+    ForwardedProposal,
+    ForwardReply,
+    PeerMessage,
+    RefusedProposal,
+)
+
+__all__ = ["FORWARD_BATCH_BYTES", "Forwarding", "ForwardingDoors"]
+
+FORWARD_BATCH_BYTES: Final = 1 << 20
+"""Proposals in one message to the leader: they share the link with heartbeats."""
+
+PASSING: Final = (NotLeader.code, HANDING_OVER)
+"""Refusals by which a proposal is kept for the next leader: this one did not append it, and is on its way out."""
+
+Numbered: TypeAlias = tuple[int, int, bytes]
+"""Number, kind and bytes of a proposal."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardingDoors:
+    """What the forwarding of proposals uses of its node."""
+
+    send: Callable[[NodeId, PeerMessage], bool]
+    """Send to a peer; False if the link is down or full."""
+    examine: Callable[[NodeId, Forward], tuple[list[Numbered], list[RefusedProposal]]]
+    """Tell what of a forward may enter the log from what is refused."""
+    append: Callable[[NodeId, list[Numbered]], tuple[list[AcceptedProposal], list[RefusedProposal]]]
+    """Append to this leader's log what a node proposed."""
+    awaited: Callable[[int], None]
+    """A follower waits until it may apply the entry at this index."""
+    propose_again: Callable[[Sequence[Queued]], None]
+    """Put proposals back into the queue."""
+
+
+class Forwarding:
+    """Both ends of forwarding, for one node."""
+
+    def __init__(self, core: RawNode, proposals: Proposals, doors: ForwardingDoors) -> None:
+        self._core = core
+        self._proposals = proposals
+        self._doors = doors
+        self.waiting = False
+        """Whether the leader, or the link to it, takes nothing: the queue waits for the next tick or leader."""
+
+    # -- on the node that proposes ------------------------------------------------------------------------------------
+
+    def forward(self, queue: list[Queued]) -> None:
+        """Send proposals to the leader. What the link does not take goes back into the queue."""
+        start = size = 0
+        for end, item in enumerate(queue, 1):
+            size += len(item[2])
+            if size < FORWARD_BATCH_BYTES and end < len(queue):
+                continue
+            if not self._forward_batch(queue[start:end]):
+                self.waiting = True
+                self._doors.propose_again(queue[start:])
+                return
+            start, size = end, 0
+
+    def _forward_batch(self, batch: list[Queued]) -> bool:
+        term = self._core.term
+        message = Forward(
+            [ForwardedProposal(waiter.number, kind, payload, waiter.frees_space) for waiter, kind, payload in batch],
+            term,
+        )
+        if not self._doors.send(self._core.leader, message):
+            return False
+        for waiter, _, _ in batch:
+            waiter.attempt = term
+        return True
+
+    def on_reply(self, reply: ForwardReply, applied: int) -> None:
+        """A node answers a forward. Answers to attempts of other terms than the newest one have no effect."""
+        proposals, term = self._proposals, reply.term
+        for placed in reply.accepted:
+            proposals.placed(placed.number, placed.index, term)
+        if reply.accepted and reply.accepted[0].index <= applied:
+            # The answer came after the entry: what is applied there is not this proposal, or it would be resolved.
+            proposals.passed(placed.index for placed in reply.accepted if placed.index <= applied)
+        returned: list[Queued] = []
+        for item in reply.refused:
+            if item.code in PASSING and (again := proposals.returned(item.number, term)) is not None:
+                returned.append(again)
+            elif proposals.awaiting(item.number, term) is not None:
+                proposals.refused(item.number, error_of(item, reply.leader or None))
+        if returned:
+            self.waiting = True
+            self._doors.propose_again(returned)
+
+    def term_applied(self, term: int) -> None:
+        """An entry of `term`, the first one, was applied here: attempts of earlier terms are over."""
+        again = self._proposals.term_applied(term)
+        if again:
+            self._doors.propose_again(again)
+
+    # -- on the leader ------------------------------------------------------------------------------------------------
+
+    def on_forward(self, sender: NodeId, message: Forward) -> None:
+        """A peer forwards its proposals."""
+        if self._leads_in(message.term):
+            sound, refused = self._doors.examine(sender, message)
+            accepted, dropped = self._doors.append(sender, sound)
+            refused += dropped
+            if accepted:
+                self._doors.awaited(accepted[-1].index)
+        else:
+            text = f"this node does not lead in term {message.term}"
+            accepted = []
+            refused = [RefusedProposal(item.number, NotLeader.code, text) for item in message.proposals]
+        self._doors.send(sender, ForwardReply(accepted, refused, self._core.leader, message.term))
+
+    def _leads_in(self, term: int) -> bool:
+        """Whether this node may append what was proposed to the leader of `term`."""
+        core = self._core
+        return core.state is StateType.LEADER and core.term == term

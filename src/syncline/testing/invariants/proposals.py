@@ -1,0 +1,104 @@
+"""Proposals in the committed log: each once, those of one node in their order, fenced ones in their term alone."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from syncline.consensus.types import EntryType, NodeId
+from syncline.errors import OperationError, Outcome, Rejected
+from syncline.node.envelope import Kind, decode_proposal
+from syncline.node.futures import ApplyFuture
+from syncline.node.proposals import COUNTER_BITS
+from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
+
+__all__ = ["Proposed", "ProposalsInTheLog", "check_proposed", "fenced_in"]
+
+ONCE: Final = "no proposal is applied twice"
+ORDER: Final = "the proposals of a node keep their order"
+FENCED: Final = "a fenced proposal is applied in its term alone"
+TOLD: Final = "what a proposal was told is true"
+
+_FENCE: Final = re.compile(rb"fenced in (\d+):")
+
+
+def fenced_in(term: int) -> bytes:
+    """What the data of a fenced proposal hold in a simulation: nothing in the log tells it otherwise."""
+    return b"fenced in %d:" % term
+
+
+class ProposalsInTheLog(Invariant):
+    """Looks at each entry when it is known to be committed.
+
+    The order is that of commands and barriers in one life of a node: a start draws the upper bits of the numbers.
+    """
+
+    name = ONCE
+
+    def __init__(self, facts: Facts, verdict: Verdict) -> None:
+        super().__init__(facts, verdict)
+        self._looked = 0
+        self._seen: dict[tuple[NodeId, int], int] = {}
+        self._newest: dict[tuple[NodeId, int], tuple[int, int]] = {}
+
+    def applied(self, view: View) -> None:
+        while self._looked < self.facts.last_committed:
+            self._looked += 1
+            self._look(self._looked, view)
+
+    def _look(self, index: int, view: View) -> None:
+        entry = self.facts.committed_entry(index)
+        if entry.type is not EntryType.NORMAL or not entry.data:
+            return
+        proposal = decode_proposal(entry.data)
+        if proposal.kind not in (Kind.COMMAND, Kind.BARRIER):
+            return
+        origin, number = proposal.origin, proposal.number
+        text = f"{number & ((1 << COUNTER_BITS) - 1)} of {self.facts.name(origin)} ({view.name} has applied {index})"
+        first = self._seen.setdefault((origin, number), index)
+        if first != index:
+            self._verdict.broken(ONCE, f"proposal {text} stands at {first} and at {index}")
+        life = origin, number >> COUNTER_BITS
+        newest, place = self._newest.get(life, (0, 0))
+        if number < newest:
+            self._verdict.broken(ORDER, f"proposal {text} stands behind a later one at {place}")
+        self._newest[life] = max((newest, place), (number, index))
+        fence = _FENCE.search(proposal.data)
+        if fence is not None and int(fence[1]) != entry.term:
+            self._verdict.broken(FENCED, f"proposal {text} is fenced in term {int(fence[1])}: {index}@{entry.term}")
+
+
+class Proposed(msgspec.Struct, frozen=True):
+    """A command that was proposed on a node under this number, and what its caller holds."""
+
+    origin: NodeId
+    number: int
+    future: ApplyFuture
+
+
+def check_proposed(facts: Facts, proposed: Iterable[Proposed], verdict: Verdict) -> None:
+    """At the end of a run: what was answered stands in the log, and what was told `not_applied` does not."""
+    counts: Counter[tuple[NodeId, int]] = Counter()
+    for index in range(1, facts.last_committed + 1):
+        entry = facts.committed_entry(index)
+        if entry.type is EntryType.NORMAL and entry.data:
+            proposal = decode_proposal(entry.data)
+            counts[proposal.origin, proposal.number] += 1
+    for item in proposed:
+        if not item.future.done() or item.future.cancelled():
+            continue
+        found, error = counts[item.origin, item.number], item.future.exception()
+        if error is None or isinstance(error, Rejected):
+            sound = found == 1
+        else:
+            sound = not (found and isinstance(error, OperationError) and error.outcome is Outcome.NOT_APPLIED)
+        if not sound:
+            number = item.number & ((1 << COUNTER_BITS) - 1)
+            name = facts.name(item.origin)
+            verdict.broken(
+                TOLD, f"proposal {number} of {name} ended with {error!r}, and stands {found} times in the log"
+            )
