@@ -342,7 +342,8 @@ def test_digest_entry_of_a_peer_is_refused_by_the_leader() -> None:
         lie = DigestEntry(INTERVAL, at.digests(leader)._version, tuple((one, bytes(16)) for one in members))
         data = encode(Proposal(Kind.DIGEST, sender, 7, encode(lie)))
         before = driver.core.last_index
-        await leader.call(lambda: driver.on_messages(sender, [Forward([ForwardedProposal(7, 0, data)])]))
+        forged = Forward([ForwardedProposal(7, 0, data)], driver.core.term)
+        await leader.call(lambda: driver.on_messages(sender, [forged]))
         await at.until_all_agree()
         entries = driver.parts.log.entries(before + 1, driver.core.last_index + 1, 1 << 20)
         assert data not in [entry.data for entry in entries]

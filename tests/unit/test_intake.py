@@ -49,7 +49,7 @@ def reply_to(driver: Driver, *items: ForwardedProposal) -> ForwardReply:
         return True
 
     driver.parts.transport.send = send  # type: ignore[assignment,method-assign]
-    driver.on_messages(PEER, [Forward(list(items))])
+    driver.on_messages(PEER, [Forward(list(items), driver.core.term)])
     driver.parts.transport.send = real  # type: ignore[method-assign]
     [reply] = [message for message in sent if isinstance(message, ForwardReply)]
     return reply

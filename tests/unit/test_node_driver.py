@@ -383,7 +383,7 @@ def test_what_others_forward_without_a_pause_does_not_hold_up_the_leaders_own(tm
                 number = 0
                 while len(told.calls) < 1:
                     number += 1
-                    driver.on_messages(PEER, [Forward([forwarded(number, b"theirs")])])
+                    driver.on_messages(PEER, [Forward([forwarded(number, b"theirs")], driver.core.term)])
                     if number == 1:
                         raft.apply_then(b"own", Told())
                         driver._turn()
