@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import random
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from syncline.testing.seeds import Options, run_seed
 from tests.conformance.cluster import Cluster, Settings
@@ -13,7 +18,7 @@ from tests.conformance.runner import run_file
 from tests.crash_cases import Crashes, crash_everywhere
 from tests.unit.test_crash_consistency import WORKLOADS
 
-__all__ = ["Catch", "Hunter", "clusters", "crashes", "simulator", "trace"]
+__all__ = ["Catch", "Hunter", "clusters", "crashes", "simulator", "test", "trace"]
 
 TRACES = Path(__file__).parents[1] / "conformance" / "traces"
 
@@ -77,6 +82,26 @@ def simulator(options: Options, first: int = 1) -> Hunter:
         return None
 
     return hunt
+
+
+def test(module: str, name: str, **arguments: object) -> Hunter:
+    """A test of the project that fails: one attempt. It is called with its fixtures `tmp_path` and `monkeypatch`."""
+    function = getattr(importlib.import_module(f"tests.{module}"), name)  # now: before anything is planted
+
+    def attempt(_: int) -> None:
+        wanted = inspect.signature(function).parameters
+        with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+            fixtures = {"tmp_path": Path(folder), "monkeypatch": patch}
+            given = {fixture: value for fixture, value in fixtures.items() if fixture in wanted}
+            try:
+                function(**given, **arguments)
+            except pytest.fail.Exception as failure:  # it is no `Exception`
+                raise AssertionError(str(failure)) from None
+
+    return lambda _limit: _first_failure(attempt, [1])
+
+
+test.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for one
 
 
 def _first_failure(attempt: Callable[[int], None], seeds: Iterable[int]) -> Catch | None:

@@ -89,9 +89,9 @@ LATER: Final[dict[str, float]] = {
     "shrink": 0.1,
     "crash-at-answer": 0.15,
     "lose-at-answer": 0.1,
-    "joint-trouble": 0.15,
+    "joint-trouble": 0.2,
     "late-reads": 0.15,
-    "long-snapshot": 0.1,
+    "long-snapshot": 0.2,
     "raise-in-apply": 0.1,
     "raise-in-snapshot": 0.1,
 }
