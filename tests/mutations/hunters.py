@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from syncline.testing.seeds import Options, run_seed
-from tests.conformance.cluster import Cluster, Settings
+from tests.conformance.cluster import Cluster
 from tests.conformance.runner import run_file
+from tests.conformance.settings import Settings
 from tests.crash_cases import Crashes, crash_everywhere
 from tests.unit.test_crash_consistency import WORKLOADS
 
@@ -47,7 +48,7 @@ def trace(name: str) -> Hunter:
     return hunt
 
 
-def clusters(settings: Callable[[random.Random], Settings], first: int = 0) -> Hunter:
+def clusters(settings: Callable[[random.Random], Settings]) -> Hunter:
     """Random events on clusters of cores, with the invariants checked after each (`tests/conformance/cluster.py`)."""
 
     def attempt(seed: int) -> None:
@@ -58,7 +59,7 @@ def clusters(settings: Callable[[random.Random], Settings], first: int = 0) -> H
         healed = cluster.heal(HEAL_TICKS)
         assert healed, "the cluster does not recover"
 
-    return lambda limit: _first_failure(attempt, range(first, first + limit))
+    return lambda limit: _first_failure(attempt, range(limit))
 
 
 def crashes(workload: str) -> Hunter:
@@ -71,14 +72,14 @@ def crashes(workload: str) -> Hunter:
     return lambda limit: _first_failure(attempt, range(limit))
 
 
-def simulator(options: Options, first: int = 1) -> Hunter:
+def simulator(options: Options) -> Hunter:
     """Whole nodes in one process, with faults by chance and the invariants checked after each event."""
 
     def hunt(limit: int) -> Catch | None:
-        for count, seed in enumerate(range(first, first + limit), 1):
+        for seed in range(1, limit + 1):
             failure = run_seed(seed, options).failure
             if failure is not None:
-                return Catch(count, f"{failure.invariant}: {failure.text.partition(chr(10))[0]}")
+                return Catch(seed, f"{failure.invariant}: {failure.text.partition(chr(10))[0]}")
         return None
 
     return hunt
