@@ -3,11 +3,20 @@
 import os
 import signal
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from tests.conformance.corpus import corpus_folder, missing_text, traces_in
+
+FILE_LIMIT_S = 600.0
+"""More than all of `make test` takes. The longest file takes a minute, and several on a busy machine. A test has a
+limit of its own (`timeout` in `pyproject.toml`), so a file ends within the two together, whatever hangs in it."""
+
+_began: dict[Path, float] = {}
+"""When the first test of each file began, on the monotonic clock."""
 
 settings.register_profile("syncline", deadline=None)  # a busy machine is no error
 settings.load_profile("syncline")
@@ -19,6 +28,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # from writing compiled modules, those that tests start keep theirs out of the source tree, in the environment's folder.
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     os.environ.setdefault("PYTHONPYCACHEPREFIX", os.path.join(sys.prefix, "bytecode"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail the rest of a file that takes too long: one slow test after another is noticed by nobody else."""
+    now = time.monotonic()
+    took_s = now - _began.setdefault(item.path, now)
+    if took_s > FILE_LIMIT_S and item.get_closest_marker("slow") is None:
+        pytest.fail(f"{item.path.name}: its tests have taken {took_s:.0f} s, and the limit is {FILE_LIMIT_S:.0f} s")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,4 +1,4 @@
-"""A file system so small that it is soon full, mounted for one test."""
+"""File systems that are mounted for one test: one that is soon full, and one whose disk fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["mounted"]
+__all__ = ["FailingDisk", "failing_disk", "mounted"]
 
 
 @contextmanager
@@ -27,4 +27,53 @@ def mounted(path: Path, size_bytes: int) -> Iterator[Path]:
     try:
         yield path
     finally:
-        subprocess.run([umount, str(path)], check=True)
+        subprocess.run([umount, "--lazy", str(path)], check=True)
+
+
+class FailingDisk:
+    """A file system of a real kernel at `path`, whose disk takes no more bytes when it is told to.
+
+    The disk is a sparse file on a small tmpfs, behind a loop device. The file system on it has plenty of space, so
+    writes go well, into the cache; only the sync finds out that the disk does not take them.
+    """
+
+    def __init__(self, path: Path, below: Path) -> None:
+        self.path = path
+        self._below = below
+
+    def fail(self) -> None:
+        """From now on what is written can't reach the disk."""
+        with open(self._below / "ballast", "wb", buffering=0) as ballast:
+            try:
+                while True:
+                    ballast.write(bytes(1 << 16))
+            except OSError:
+                pass  # the tmpfs is full
+
+
+@contextmanager
+def failing_disk(path: Path, size_bytes: int = 24 << 20) -> Iterator[FailingDisk]:
+    """An ext4 on a loop device. Skips the test, and says why, if that can't be had: it takes root and loop devices."""
+    tools = {name: shutil.which(name) for name in ("mount", "umount", "losetup", "mkfs.ext4")}
+    if os.geteuid() != 0 or not all(tools.values()):
+        pytest.skip("NOT CHECKED on a real disk that fails: that takes root, mount, losetup and mkfs.ext4")
+    with mounted(path, size_bytes) as below:
+        image, mount_point = below / "image", below / "disk"
+        with open(image, "wb") as file:
+            file.truncate(256 << 20)
+        mount_point.mkdir()
+        made = ["mkfs.ext4", "-q", "-O", "^has_journal", str(image)]
+        device = ""
+        try:
+            if subprocess.run(made, check=False, capture_output=True).returncode == 0:
+                asked = ["losetup", "--find", "--show", str(image)]
+                device = subprocess.run(asked, check=False, capture_output=True, text=True).stdout.strip()
+            if not device or subprocess.run(["mount", device, str(mount_point)], check=False).returncode != 0:
+                pytest.skip("NOT CHECKED on a real disk that fails: there is no loop device here")
+            try:
+                yield FailingDisk(mount_point, below)
+            finally:
+                subprocess.run(["umount", "--lazy", str(mount_point)], check=True)
+        finally:
+            if device:
+                subprocess.run(["losetup", "--detach", device], check=True)

@@ -9,13 +9,11 @@ nobody has been told. The state machine lives in memory: after a crash it starts
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import random
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 import msgspec
 
@@ -46,8 +44,9 @@ from syncline.consensus.types import (
     Transition,
 )
 from tests.conformance.invariants import Invariants
+from tests.conformance.settings import Settings
 
-__all__ = ["Cluster", "Member", "Settings"]
+__all__ = ["Cluster", "Member"]
 
 _FORWARDED = (MessageType.PROP, MessageType.READ_INDEX, MessageType.TRANSFER_LEADER)
 """Requests keep the name of whoever made them."""
@@ -69,84 +68,15 @@ MAX_CUTS = 3
 LONGEST_TAIL = 12
 """Of what a leader that is cut off takes: several messages' worth where they are small."""
 
+LEFT_ALONE = 0.9
+"""How often a leader that is cut off stays so while there is no other one."""
+
+MOST_TICKS = 8
+"""Of each member meanwhile, at a time: about an election timeout."""
+
 MAX_OLD_MESSAGES = 40
 OLD_SHARE = 0.02
 """Of all events, while there are messages that are to arrive late."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a run varies beside its seed."""
-
-    founders: int = 3
-    spares: int = 2
-    """Nodes without a membership, which wait to be added."""
-
-    asynchronous: bool = False
-    pre_vote: bool = False
-    check_quorum: bool = False
-    step_down_on_removal: bool = False
-    lazy_commit: bool = False
-    """With a runtime that tells a commit index now and then."""
-
-    max_message_bytes: int = NO_LIMIT
-    max_inflight_messages: int = 256
-    max_uncommitted_bytes: int = NO_LIMIT
-    max_committed_bytes_per_ready: int = 0
-    loss: float = 0.1
-    duplication: float = 0.05
-    crashes: float = 0.005
-    changes: float = 0.02
-    tails: float = 0.0
-    """How often a leader is cut off, and takes proposals that nobody else hears of."""
-
-    slow_applies: float = 0.0
-    """How often a state machine does nothing when it is its turn (with asynchronous storage)."""
-
-    old_messages: float = 0.0
-    """How often a copy of a message is kept, to arrive long after: from peers that were removed, of earlier terms."""
-
-    any_appends: float = 0.0
-    """How often a leader sends an append that it may send and does not need: from any place, with a few entries."""
-
-    joint: bool = False
-    """Change several members at once, always."""
-
-    @classmethod
-    def drawn(cls, rng: random.Random) -> Settings:
-        """Any, by chance."""
-        return cls(
-            founders=rng.choice([1, 2, 3, 3, 3, 5]),
-            asynchronous=rng.random() < 0.5,
-            pre_vote=rng.random() < 0.5,
-            check_quorum=rng.random() < 0.5,
-            step_down_on_removal=rng.random() < 0.5,
-            max_message_bytes=rng.choice([0, 30, NO_LIMIT]),
-            max_inflight_messages=rng.choice([1, 2, 256]),
-            max_uncommitted_bytes=rng.choice([8, NO_LIMIT]),
-            max_committed_bytes_per_ready=rng.choice([0, 1, 40]),
-            loss=rng.choice([0, 0.02, 0.1, 0.3]),
-            duplication=rng.choice([0, 0.05, 0.3]),
-            crashes=rng.choice([0, 0.002, 0.01]),
-            changes=rng.choice([0, 0.01, 0.03]),
-            lazy_commit=rng.random() < 0.5,
-        )
-
-    @classmethod
-    def hostile(cls, rng: random.Random) -> Settings:
-        """Any, with long diverging tails, slow applies, very old messages and joint memberships."""
-        return dataclasses.replace(
-            cls.drawn(rng),
-            founders=rng.choice([3, 3, 5]),
-            asynchronous=rng.random() < 0.8,
-            max_message_bytes=rng.choice([0, 0, 30, NO_LIMIT]),
-            tails=rng.choice([0.0, 0.005, 0.02]),
-            slow_applies=rng.choice([0.0, 0.5, 0.95]),
-            old_messages=rng.choice([0.0, 0.05, 0.2]),
-            any_appends=rng.choice([0.0, 0.02, 0.1]),
-            changes=rng.choice([0, 0.01, 0.03, 0.08]),
-            joint=rng.random() < 0.5,
-        )
 
 
 class Member:
@@ -189,6 +119,7 @@ class Member:
                 applied=self.applied,
                 async_storage_writes=settings.asynchronous,
                 pre_vote=settings.pre_vote,
+                pre_vote_alone=True,
                 check_quorum=settings.check_quorum,
                 step_down_on_removal=settings.step_down_on_removal,
                 lazy_commit=settings.lazy_commit,
@@ -292,6 +223,9 @@ class Cluster:
         if settings.old_messages and self._old and self.rng.random() < OLD_SHARE:
             self.deliver(self._old.pop(self.rng.randrange(len(self._old))))
             return
+        if settings.compactions and self.rng.random() < settings.compactions:
+            member.compact()
+            return
         if settings.any_appends and self.rng.random() < settings.any_appends:
             self._send_any_append()
             return
@@ -345,30 +279,48 @@ class Cluster:
             self.cut.add(frozenset(self.rng.sample(list(self.members), 2)))
 
     def _grow_a_tail(self) -> None:
-        """Cut a leader off from all others, and have it take proposals; or give it back its links."""
-        leader = self._leader()
-        if leader is None or any(leader.id in pair for pair in self.cut):
+        """Cut a leader off from all others, and have it take proposals; or give it back its links.
+
+        Usually it gets them back when the others have another leader, whose entries are different.
+        """
+        leaders = self._leaders()
+        alone = [leader for leader in leaders if any(leader.id in pair for pair in self.cut)]
+        leader = self.rng.choice(leaders) if leaders else None
+        if leader is None or alone:
+            if len(leaders) == len(alone) and self.rng.random() < LEFT_ALONE:
+                for member in self.members.values():
+                    for _ in range(self.rng.randint(0, MOST_TICKS) if member not in alone else 0):
+                        self._tick(member)
+                        self.invariants.check(member)
+                return
             self.cut.clear()
+            if self.settings.any_appends:
+                self._send_any_append(first=True)
             return
         self.cut |= {frozenset((leader.id, other)) for other in self.members if other != leader.id}
         for _ in range(self.rng.randint(1, LONGEST_TAIL)):
             self._propose(leader)
 
-    def _send_any_append(self) -> None:
+    def _send_any_append(self, *, first: bool = False) -> None:
         """What a leader that looks for the place at which the logs meet in another way may send.
 
         It begins anywhere in the leader's log, holds a few entries, and tells a commit index that may be far beyond.
+        With `first` it goes to a member with entries of another leader, if there is one, and overtakes all else.
         """
-        leader = self._leader()
+        leader = max(self._leaders(), key=lambda one: one.raw.term, default=None) if first else self._leader()
         if leader is None:
             return
         raft = leader.raw.raft
         log, others = raft.log, [node_id for node_id in raft.tracker.progress if node_id != leader.id]
         if not others:
             return
-        to = self.rng.choice(others)
-        start = self.rng.randint(max(log.first_index - 1, log.last_index - LONGEST_TAIL), log.last_index)
-        end = min(log.last_index, start + self.rng.choice([0, 1, 1, 2, 3]))
+        astray = [one for one in others if self._common(leader, self.members[one]) < self.members[one].raw.last_index]
+        to = self.rng.choice(astray if astray and (first or self.rng.random() < 0.5) else others)
+        low, high = max(log.first_index - 1, log.last_index - LONGEST_TAIL), log.last_index
+        if self.rng.random() < 0.5:  # below the place from which on the other one has another leader's entries
+            high = max(low, min(high, self._common(leader, self.members[to])))
+        start = self.rng.randint(low, high)
+        end = min(high, start + self.rng.choice([0, 1, 1, 2, 3]))
         message = Message(
             MessageType.APP,
             to=to,
@@ -380,7 +332,19 @@ class Cluster:
             commit=log.committed,
             session=raft.tracker.progress[to].session,
         )
-        self._send(leader, message)
+        if first:
+            self.invariants.sent(leader, message)
+            self.deliver(message)
+        else:
+            self._send(leader, message)
+
+    def _common(self, one: Member, other: Member) -> int:
+        """The last index at which two logs agree, as far as both still have it."""
+        first, second = one.raw.raft.log, other.raw.raft.log
+        index = min(first.last_index, second.last_index)
+        while index >= max(first.first_index, second.first_index) and first.term(index) != second.term(index):
+            index -= 1
+        return index
 
     def _propose(self, member: Member) -> None:
         self._proposals += 1
@@ -405,8 +369,11 @@ class Cluster:
 
     def _leader(self) -> Member | None:
         """Somebody who thinks that it leads."""
-        leaders = [member for member in self.members.values() if member.raw.state is StateType.LEADER]
+        leaders = self._leaders()
         return self.rng.choice(leaders) if leaders and self.rng.random() < 0.7 else None
+
+    def _leaders(self) -> list[Member]:
+        return [member for member in self.members.values() if member.raw.state is StateType.LEADER]
 
     # -- a node's own work --------------------------------------------------------------------------------------------
 
@@ -421,13 +388,16 @@ class Cluster:
     def work(self, member: Member) -> None:
         """One piece of work of a node: a Ready, or a write, or an application."""
         choices = [self._handle_ready] if member.raw.has_ready() else []
-        if member.append_work:
+        if member.append_work and not self._is_slow(self.settings.slow_appends):
             choices.append(self._do_append)
-        slow = self.settings.slow_applies and not self.healing and self.rng.random() < self.settings.slow_applies
+        slow = self._is_slow(self.settings.slow_applies)
         if member.apply_work and not slow:
             choices.append(self._do_apply)
         if choices:
             self.rng.choice(choices)(member)
+
+    def _is_slow(self, share: float) -> bool:
+        return bool(share) and not self.healing and self.rng.random() < share
 
     def _handle_ready(self, member: Member) -> None:
         ready = member.raw.ready()

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from syncline.consensus.membership import Configuration
 from syncline.consensus.types import (
+    NO_LIMIT,
     Compacted,
     Entry,
+    EntryType,
     MembershipState,
     Message,
     MessageType,
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["Invariants"]
 
 
+_CAMPAIGNS = (StateType.PRE_CANDIDATE, StateType.CANDIDATE)
+
+
 class Invariants:
     """Watches a cluster. Every method raises AssertionError where something does not hold."""
 
@@ -35,6 +40,8 @@ class Invariants:
         self._members = members
         self._leaders: dict[int, NodeId] = {}
         self._votes: dict[tuple[NodeId, int], NodeId] = {}
+        self._given: dict[tuple[int, NodeId], set[NodeId]] = {}
+        """By term and candidate: those whose votes were sent."""
         self._entries: dict[tuple[int, int], tuple[Entry, int]] = {}
         """By index and term: the entry, and the term of the one before it."""
         self._committed: dict[int, int] = {}
@@ -52,6 +59,8 @@ class Invariants:
         """By leader: its term, and the end of its log as seen last."""
         self._checked_commit: dict[NodeId, int] = {}
         self._checked_life: dict[NodeId, int] = {}
+        self._roles: dict[NodeId, tuple[StateType, int, int]] = {}
+        """By node: its role, life and commit index as seen last."""
         self._reads: dict[bytes, int] = {}
         self.reads_confirmed = 0
 
@@ -75,6 +84,7 @@ class Invariants:
         self._check_log_matching(member)
         self._check_commit(member)
         self._check_membership(member)
+        self._check_campaign(member)
         if raw.state is StateType.LEADER:
             self._check_leader(member)
         else:
@@ -88,6 +98,7 @@ class Invariants:
         assert known == member.id, f"election safety: {known} and {member.id} lead term {raw.term}"
         last = self._leading.get(member.id)
         if last is None or last[0] != raw.term:
+            self._check_elected(member)
             for index, term in self._committed.items():
                 if index >= log.first_index:
                     present = log.term_or_zero(index)
@@ -97,6 +108,13 @@ class Invariants:
         else:
             assert raw.last_index >= last[1], "leader append-only: a leader's log has become shorter"
         self._leading[member.id] = (raw.term, raw.last_index)
+
+    def _check_elected(self, member: Member) -> None:
+        """A majority of each half of the leader's voters has sent it a vote, or it is the leader itself."""
+        votes = {member.id} | self._given.get((member.raw.term, member.id), set())
+        voters = member.raw.raft.tracker.configuration.voters
+        for half in (voters.incoming.voters, voters.outgoing.voters):
+            assert not half or 2 * len(votes & half) > len(half), f"{member.id} leads without the votes of a quorum"
 
     def _check_log_matching(self, member: Member) -> None:
         """Entries of one index and term are equal, and so are those before them: by induction all of them."""
@@ -160,6 +178,17 @@ class Invariants:
         if known is not None:
             assert member.raw.raft.tracker.configuration.state() == known, "a membership is in force that never was"
 
+    def _check_campaign(self, member: Member) -> None:
+        """A follower does not campaign past a change that it knows to be committed, and has not applied."""
+        raw = member.raw
+        before = self._roles.get(member.id)
+        self._roles[member.id] = (raw.state, member.lives, raw.commit)
+        if before == (StateType.FOLLOWER, member.lives, raw.commit) and raw.state in _CAMPAIGNS:
+            log = raw.raft.log
+            known = log.slice(log.applied + 1, raw.commit + 1, NO_LIMIT) if log.applied < raw.commit else ()
+            over = any(entry.type is not EntryType.NORMAL for entry in known)
+            assert not over, "a candidate goes by a membership that is over"
+
     # -- promises -----------------------------------------------------------------------------------------------------
 
     def sent(self, member: Member, message: Message) -> None:
@@ -167,6 +196,7 @@ class Invariants:
         hard_state = member.storage.initial_state()[0]
         if message.type is MessageType.VOTE_RESP and not message.reject:
             known = self._votes.setdefault((member.id, message.term), message.to)
+            self._given.setdefault((message.term, message.to), set()).add(member.id)
             assert known == message.to, f"{member.id} votes for {known} and {message.to} in term {message.term}"
             assert hard_state.term > message.term or (hard_state.term, hard_state.vote) == (message.term, message.to), (
                 "a vote is sent before it is durable"

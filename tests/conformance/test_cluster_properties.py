@@ -13,7 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from syncline.consensus.types import NO_LIMIT
-from tests.conformance.cluster import Cluster, Settings
+from tests.conformance.cluster import Cluster
+from tests.conformance.settings import Settings
 
 HEAL_TICKS = 200
 """Forty of the shortest election timeouts; a snapshot that a new member can use comes every ten ticks."""

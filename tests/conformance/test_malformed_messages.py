@@ -24,7 +24,8 @@ from syncline.consensus.types import (
     SnapshotMeta,
     StateType,
 )
-from tests.conformance.cluster import Cluster, Settings
+from tests.conformance.cluster import Cluster
+from tests.conformance.settings import Settings
 
 STEPS = 700
 SCENES = 12

@@ -190,6 +190,7 @@ class Interaction:
                 max_inflight_bytes=command.count("inflight-bytes"),
                 check_quorum=command.truth("checkquorum"),
                 pre_vote=command.truth("prevote"),
+                pre_vote_alone=True,
                 read_only=_READ_ONLY[command.text("read-only", "safe")],
                 disable_proposal_forwarding=command.truth("disable-proposal-forwarding"),
                 disable_membership_validation=command.truth("disable-conf-change-validation"),

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import random
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from syncline.testing.seeds import Options, run_seed
-from tests.conformance.cluster import Cluster, Settings
+from tests.conformance.cluster import Cluster
 from tests.conformance.runner import run_file
+from tests.conformance.settings import Settings
 from tests.crash_cases import Crashes, crash_everywhere
 from tests.unit.test_crash_consistency import WORKLOADS
 
-__all__ = ["Catch", "Hunter", "clusters", "crashes", "simulator", "trace"]
+__all__ = ["Catch", "Hunter", "clusters", "crashes", "simulator", "test", "trace"]
 
 TRACES = Path(__file__).parents[1] / "conformance" / "traces"
 
@@ -42,7 +48,7 @@ def trace(name: str) -> Hunter:
     return hunt
 
 
-def clusters(settings: Callable[[random.Random], Settings], first: int = 0) -> Hunter:
+def clusters(settings: Callable[[random.Random], Settings]) -> Hunter:
     """Random events on clusters of cores, with the invariants checked after each (`tests/conformance/cluster.py`)."""
 
     def attempt(seed: int) -> None:
@@ -53,7 +59,7 @@ def clusters(settings: Callable[[random.Random], Settings], first: int = 0) -> H
         healed = cluster.heal(HEAL_TICKS)
         assert healed, "the cluster does not recover"
 
-    return lambda limit: _first_failure(attempt, range(first, first + limit))
+    return lambda limit: _first_failure(attempt, range(limit))
 
 
 def crashes(workload: str) -> Hunter:
@@ -66,17 +72,37 @@ def crashes(workload: str) -> Hunter:
     return lambda limit: _first_failure(attempt, range(limit))
 
 
-def simulator(options: Options, first: int = 1) -> Hunter:
+def simulator(options: Options) -> Hunter:
     """Whole nodes in one process, with faults by chance and the invariants checked after each event."""
 
     def hunt(limit: int) -> Catch | None:
-        for count, seed in enumerate(range(first, first + limit), 1):
+        for seed in range(1, limit + 1):
             failure = run_seed(seed, options).failure
             if failure is not None:
-                return Catch(count, f"{failure.invariant}: {failure.text.partition(chr(10))[0]}")
+                return Catch(seed, f"{failure.invariant}: {failure.text.partition(chr(10))[0]}")
         return None
 
     return hunt
+
+
+def test(module: str, name: str, **arguments: object) -> Hunter:
+    """A test of the project that fails: one attempt. It is called with its fixtures `tmp_path` and `monkeypatch`."""
+    function = getattr(importlib.import_module(f"tests.{module}"), name)  # now: before anything is planted
+
+    def attempt(_: int) -> None:
+        wanted = inspect.signature(function).parameters
+        with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+            fixtures = {"tmp_path": Path(folder), "monkeypatch": patch}
+            given = {fixture: value for fixture, value in fixtures.items() if fixture in wanted}
+            try:
+                function(**given, **arguments)
+            except pytest.fail.Exception as failure:  # it is no `Exception`
+                raise AssertionError(str(failure)) from None
+
+    return lambda _limit: _first_failure(attempt, [1])
+
+
+test.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for one
 
 
 def _first_failure(attempt: Callable[[int], None], seeds: Iterable[int]) -> Catch | None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import random
+from collections.abc import Callable
+
 from syncline.testing.seeds import Options
-from tests.conformance.cluster import Settings
+from tests.conformance.settings import Settings
 from tests.mutations import disks, nodes, published
-from tests.mutations.catalogue import Hunt, Mutation, crash_hunt, simulator_hunt, trace_hunt
+from tests.mutations.catalogue import Hunt, Mutation, crash_hunt, simulator_hunt, test_hunt, trace_hunt
 from tests.mutations.hunters import clusters, simulator
 
 __all__ = ["NEWER"]
 
 
-def _hostile(expects: str, limit: int, first: int = 0) -> Hunt:
-    return Hunt("hostile cores", clusters(Settings.hostile, first), expects, limit)
+def _cores(expects: str, limit: int, settings: Callable[[random.Random], Settings] = Settings.hostile) -> Hunt:
+    """Random events on clusters of cores, under the conditions that this bug needs."""
+    kind = settings.__name__.removeprefix("with_").replace("_", " ")
+    return Hunt("hostile cores" if kind == "hostile" else f"cores with {kind}", clusters(settings), expects, limit)
 
 
 def _default_seeds(expects: str, limit: int = 40) -> Hunt:
@@ -52,7 +58,10 @@ NEWER: tuple[Mutation, ...] = (
         "members listed wrongly while joint",
         "braft #498",
         nodes.members_listed_wrongly_while_joint,
-        (simulator_hunt("members are listed", "joint"),),
+        (
+            simulator_hunt("members are listed", "joint"),
+            test_hunt("unit.test_node_registry", "test_membership_while_joint_lists_both_halves", "both halves"),
+        ),
     ),
     Mutation(
         "a granted pre-vote restarts the election clock",
@@ -88,11 +97,7 @@ NEWER: tuple[Mutation, ...] = (
         (
             trace_hunt("check_quorum_needs_both_halves_of_a_joint_membership"),
             simulator_hunt(
-                "a leader without a quorum steps down|election safety|leader completeness",
-                *("joint", "isolate-leader", "slow-threads", "add", "cut"),
-                nodes=5,
-                first=60,
-                limit=30,
+                "a leader has the votes of a quorum|a leader without a quorum steps down", "joint-trouble", nodes=5
             ),
         ),
     ),
@@ -102,12 +107,7 @@ NEWER: tuple[Mutation, ...] = (
         published.auto_leave_forgotten_in_a_snapshot,
         (
             Hunt("random cores", clusters(Settings.drawn), "a membership is in force that never was", 40),
-            simulator_hunt(
-                "memberships share a quorum",
-                *("joint", "snapshot", "slow-line", "delay", "kill"),
-                nodes=5,
-                first=11,
-            ),
+            simulator_hunt("memberships share a quorum", "joint-trouble", nodes=5),
         ),
     ),
     Mutation(
@@ -116,10 +116,8 @@ NEWER: tuple[Mutation, ...] = (
         published.only_the_one_that_entered_leaves,
         (
             trace_hunt("a_new_leader_leaves_the_joint_membership_that_it_inherits"),
-            _hostile("does not recover", 60),
-            simulator_hunt(
-                "a joint membership is left", "joint", "transfer", "slow-threads", nodes=5, first=36, limit=10
-            ),
+            _cores("does not recover", 100, Settings.with_leavers),
+            simulator_hunt("a joint membership is left", "joint-trouble", nodes=5),
         ),
     ),
     Mutation(
@@ -141,7 +139,7 @@ NEWER: tuple[Mutation, ...] = (
         "votes of removed peers count",
         "published of several",
         published.votes_of_removed_peers_count,
-        (_hostile("leader completeness|election safety", 100),),
+        (_cores("leads without the votes of a quorum|election safety", 100, Settings.with_leavers),),
     ),
     Mutation(
         "a follower commits min(commit, last index)",
@@ -149,7 +147,7 @@ NEWER: tuple[Mutation, ...] = (
         published.follower_commits_up_to_its_end,
         (
             trace_hunt("a_commit_index_counts_only_up_to_where_the_logs_agree"),
-            _hostile("two committed entries|before a leader does", 60, first=200),
+            _cores("two committed entries|before a leader does", 100, Settings.with_tails),
         ),
     ),
     Mutation(
@@ -158,14 +156,14 @@ NEWER: tuple[Mutation, ...] = (
         published.acknowledges_the_whole_log,
         (
             trace_hunt("an_old_append_does_not_truncate_what_was_appended_since"),
-            _hostile("that the leader does not have|before they are durable", 200),
+            _cores("that the leader does not have|before they are durable", 50, Settings.with_tails),
         ),
     ),
     Mutation(
         "a node commits below what it installed",
         "published of several",
         published.commits_below_what_it_installed,
-        (_hostile("the commit index goes back", 100),),
+        (_cores("the commit index goes back", 60, Settings.with_snapshots),),
     ),
     Mutation(
         "storage answers of an older term count",
@@ -173,7 +171,11 @@ NEWER: tuple[Mutation, ...] = (
         published.storage_answers_of_an_older_term_count,
         (
             trace_hunt("an_answer_of_storage_from_an_earlier_term_is_ignored"),
-            _hostile("that the leader does not have|two committed entries|not on a quorum's disks", 100),
+            _cores(
+                "that the leader does not have|two committed entries|that is not committed",
+                150,
+                Settings.with_slow_disks,
+            ),
         ),
     ),
     Mutation(
@@ -204,12 +206,106 @@ NEWER: tuple[Mutation, ...] = (
         "a snapshot that does not raise the commit index",
         "planted before, seen by one test",
         disks.snapshot_does_not_raise_the_commit_index,
-        (_hostile("entries that can't exist|the commit index goes back", 60),),
+        (_cores("entries that can't exist|the commit index goes back", 60, Settings.with_snapshots),),
     ),
     Mutation(
         "campaigning with an unapplied change",
         "planted before, not seen",
         published.campaigns_with_an_unapplied_change,
-        (trace_hunt("a_candidate_with_an_unapplied_change_does_not_campaign"),),
+        (
+            trace_hunt("a_candidate_with_an_unapplied_change_does_not_campaign"),
+            _cores("goes by a membership that is over", 60, Settings.with_leavers),
+        ),
+    ),
+    Mutation(
+        "phantom contacts: followers count as there that have not answered",
+        "hashicorp/raft #666, PR #683",
+        published.phantom_contacts,
+        (simulator_hunt("a leader without a quorum steps down", "isolate-leader"),),
+    ),
+    Mutation(
+        "a failed sync of a snapshot is swallowed",
+        "dragonboat #409",
+        disks.failed_sync_of_a_snapshot_swallowed,
+        (simulator_hunt("a snapshot that counts is durable", "failed-sync", limit=30),),
+    ),
+    Mutation(
+        "a failed rename of a snapshot is swallowed",
+        "braft #462",
+        disks.failed_rename_of_a_snapshot_swallowed,
+        (simulator_hunt("a snapshot that counts is durable", "failed-write", limit=40),),
+    ),
+    Mutation(
+        "a failed directory sync of a snapshot is swallowed",
+        "braft #462",
+        disks.failed_directory_sync_of_a_snapshot_swallowed,
+        (simulator_hunt("a snapshot that counts is durable", "failed-sync"),),
+    ),
+    Mutation(
+        "a promise after a failed write",
+        "planted before, seen by one test",
+        nodes.promise_after_a_failed_write,
+        (simulator_hunt("nothing is acknowledged before it is durable", "failed-write", "failed-sync"),),
+    ),
+    Mutation(
+        "an emptied directory is let in",
+        "planted before, not seen",
+        nodes.empty_directory_let_in,
+        (simulator_hunt("an emptied member takes no part", "wipe", "kill", "isolate-leader", nodes=3, limit=40),),
+    ),
+    Mutation(
+        "proposal numbers from 1 at each start",
+        "planted before, not seen",
+        nodes.numbers_from_one_at_each_start,
+        (simulator_hunt("one number, one proposal", "kill"),),
+    ),
+    Mutation(
+        "the kernel's sync error is ignored",
+        "planted before, not seen",
+        disks.kernel_sync_error_ignored,
+        (test_hunt("unit.test_real_syncs", "test_kernel_sync_error_stops_the_node", "DID NOT RAISE", error=errno.EIO),),
+    ),
+    Mutation(
+        "a sync of a directory does nothing",
+        "planted before, not seen",
+        disks.directory_sync_does_nothing,
+        (
+            test_hunt(
+                "unit.test_real_syncs",
+                "test_directories_are_synced_before_anything_is_acknowledged",
+                "no sync of the directory",
+            ),
+        ),
+    ),
+    Mutation(
+        "settling keeps the vote of an older term in a newer one",
+        "planted before, seen by one test",
+        disks.settling_keeps_the_vote_of_a_newer_term,
+        (crash_hunt("install", "finds what no crash may leave"),),
+    ),
+    Mutation(
+        "chunks of the log in memory miscounted after a truncation",
+        "planted before, seen by one test",
+        disks.tail_chunks_miscounted_after_a_truncation,
+        (
+            test_hunt(
+                "unit.test_stored_log", "test_tail_bytes_after_truncations_are_those_of_what_is_left", "begins at"
+            ),
+        ),
+    ),
+    Mutation(
+        "a pre-vote request enters its term",
+        "planted before, seen by one test",
+        published.pre_vote_enters_its_term,
+        (
+            trace_hunt("a_promised_vote_does_not_restart_the_election_clock"),
+            trace_hunt("a_request_for_a_promise_leaves_the_term_as_it_is"),
+        ),
+    ),
+    Mutation(
+        "a candidate while a snapshot is written",
+        "planted before, seen by chance",
+        published.candidate_while_a_snapshot_is_written,
+        (trace_hunt("a_node_does_not_campaign_while_a_snapshot_waits_for_the_disk"),),
     ),
 )

@@ -10,27 +10,27 @@ import pytest
 from syncline.consensus.membership import Changer, MembershipRefused, decode_change
 from syncline.consensus.types import EntryType, MembershipChange, MembershipState, ReadState, SingleChange
 from syncline.errors import Superseded
-from syncline.node import assembly, changes
+from syncline.node import changes
 from syncline.node.applier import Applier
 from syncline.node.envelope import MEMBERSHIP, ChangeContext, encode
+from syncline.node.founding import Founding
 from syncline.node.fsm import FSMSnapshot
+from syncline.node.logwriter import LogWriter
 from syncline.node.members import MemberBook, Membership
 from syncline.node.proposals import COUNTER_BITS, Proposals
 from syncline.node.reads import Reads
 from syncline.node.snapshotter import Snapshotter
-from syncline.storage.snapshotwriting import SnapshotWriter
 from syncline.storage.wal import Wal
-from syncline.testing.simdisk import SimFile
 
 __all__ = [
     "change_answered_when_appended",
     "empty_directory_let_in",
-    "failed_sync_of_a_snapshot_swallowed",
     "jumped_proposal_told_not_applied",
     "members_listed_wrongly_while_joint",
     "missing_log_taken_for_a_new_one",
     "numbers_from_one_at_each_start",
     "old_read_attempt_ends_a_new_batch",
+    "promise_after_a_failed_write",
     "raising_machine_stalls_applying",
     "snapshot_with_an_uncommitted_membership",
 ]
@@ -153,22 +153,17 @@ def missing_log_taken_for_a_new_one(patch: pytest.MonkeyPatch) -> None:
 
 def empty_directory_let_in(patch: pytest.MonkeyPatch) -> None:
     """A member is let in with whatever directory it comes."""
-    patch.setattr(assembly._Relay, "known_directory", lambda _relay, _peer: 0)
+    patch.setattr(Founding, "known_directory", lambda _founding, _peer: 0)
 
 
-def failed_sync_of_a_snapshot_swallowed(patch: pytest.MonkeyPatch) -> None:
-    """A snapshot whose bytes could not be made durable is as good as any other."""
-    original = SnapshotWriter.commit
+def promise_after_a_failed_write(patch: pytest.MonkeyPatch) -> None:
+    """What a group of appends promised leaves the node although the disk has refused the group."""
+    original = LogWriter._fail
 
-    def commit(writer: SnapshotWriter) -> Any:
-        sync = SimFile.sync
+    def fail(writer: LogWriter, error: BaseException) -> None:
+        broken, group = writer._broken, writer._group
+        if not broken:
+            writer._durable([response for append in group for response in append.responses])
+        original(writer, error)
 
-        def careless(file: SimFile) -> None:
-            with suppress(OSError):
-                sync(file)
-
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(SimFile, "sync", careless)
-            return original(writer)
-
-    patch.setattr(SnapshotWriter, "commit", commit)
+    patch.setattr(LogWriter, "_fail", fail)

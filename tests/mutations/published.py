@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 import pytest
 
-from syncline.consensus import candidate, election, leader, raft, reconfiguration, replication
+from syncline.consensus import candidate, election, leader, raft, reconfiguration, replication, roles
 from syncline.consensus.admission import Refusal
 from syncline.consensus.log import RaftLog
 from syncline.consensus.membership import Configuration, ProgressMap, restore
@@ -30,6 +30,7 @@ __all__ = [
     "auto_leave_forgotten_in_a_snapshot",
     "campaigns_with_an_unapplied_change",
     "candidate_ignores_a_snapshot_of_its_term",
+    "candidate_while_a_snapshot_is_written",
     "commits_below_what_it_installed",
     "follower_commits_up_to_its_end",
     "granted_pre_vote_restarts_the_clock",
@@ -37,6 +38,8 @@ __all__ = [
     "leads_without_a_quorum",
     "leaves_the_snapshot_state_only_at_its_index",
     "only_the_one_that_entered_leaves",
+    "phantom_contacts",
+    "pre_vote_enters_its_term",
     "snapshot_contacts_do_not_count",
     "storage_answers_of_an_older_term_count",
     "vote_cleared_at_timeout_now",
@@ -90,6 +93,41 @@ def granted_pre_vote_restarts_the_clock(patch: pytest.MonkeyPatch) -> None:
             node.election_elapsed = 0
 
     patch.setattr(election, "answer_vote", answer_vote)
+
+
+def pre_vote_enters_its_term(patch: pytest.MonkeyPatch) -> None:
+    """A node that is asked whether it would vote in a term takes on that term, as if it were asked to vote."""
+    original = Raft._enter_newer_term
+
+    def enter_newer_term(node: Raft, message: Message) -> bool:
+        taken = original(node, message)
+        if taken and message.type is MessageType.PRE_VOTE:
+            roles.become_follower(node, message.term, NONE)
+        return taken
+
+    patch.setattr(Raft, "_enter_newer_term", enter_newer_term)
+
+
+def candidate_while_a_snapshot_is_written(patch: pytest.MonkeyPatch) -> None:
+    """A node campaigns while its log waits for a snapshot to be stored."""
+
+    def promotable(node: Raft) -> bool:
+        own = node.tracker.progress.get(node.id)
+        return own is not None and not own.learner
+
+    patch.setattr(election, "promotable", promotable)
+
+
+def phantom_contacts(patch: pytest.MonkeyPatch) -> None:
+    """A heartbeat that is sent to a follower counts as one that it has answered."""
+    original = replication.broadcast_heartbeat
+
+    def broadcast_heartbeat(node: Raft) -> None:
+        for progress in node.tracker.progress.values():
+            progress.recent_active = True
+        original(node)
+
+    patch.setattr(replication, "broadcast_heartbeat", broadcast_heartbeat)
 
 
 def leads_without_a_quorum(patch: pytest.MonkeyPatch) -> None:

@@ -301,7 +301,9 @@ garbage = st.builds(
 def test_no_message_raises_and_what_is_refused_changes_nothing(
     state: StateType, stream: list[Message], guarded: bool
 ) -> None:
-    cluster = Cluster(3, pre_vote=guarded or state is StateType.PRE_CANDIDATE, check_quorum=guarded)
+    cluster = Cluster(
+        3, pre_vote=guarded or state is StateType.PRE_CANDIDATE, check_quorum=guarded, pre_vote_alone=True
+    )
     cluster.elect(1 if state is StateType.LEADER else 2)
     node = cluster[1]
     if state in (StateType.CANDIDATE, StateType.PRE_CANDIDATE):

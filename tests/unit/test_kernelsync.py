@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import os
 import sys
@@ -19,6 +18,7 @@ from syncline.platform import kernelsync
 from syncline.platform.disk import OsDisk, OsFile
 from syncline.platform.kernelsync import KernelFlusher, KernelSync, open_kernel_sync
 from syncline.platform.worker import Flusher, ThreadWorkers
+from tests.forged_kernel import ForgedKernel
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.uname().machine not in kernelsync.SYSCALLS, reason="the kernel of Linux is asked"
@@ -160,28 +160,29 @@ def test_a_file_that_is_closed_meanwhile_is_synced_to_its_end_and_later_ones_fai
 
 @pytest.mark.parametrize("make_loop", LOOPS)
 @pytest.mark.parametrize("fails", [False, True])
-def test_what_the_kernel_does_not_take_is_synced_by_a_thread(
+def test_sync_that_the_kernel_does_not_take_is_made_by_a_thread(
     file: OsFile, make_loop: Callable[[], asyncio.AbstractEventLoop], fails: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[threading.Thread] = []
+    real = os.fdatasync
 
-    def sync() -> None:
+    def fdatasync(descriptor: int) -> None:
         threads.append(threading.current_thread())
         if fails:
-            raise OSError(errno.EIO, "the disk has failed")
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(descriptor)
 
-    def no_memory(_: KernelSync, descriptor: int) -> None:
-        raise OSError(errno.EAGAIN, "no memory")
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    kernel = ForgedKernel(monkeypatch)
 
     async def scenario() -> None:
         ends = Ends()
         flusher = flusher_of(file, ends)
-        monkeypatch.setattr(file, "sync", sync)
-        with monkeypatch.context() as patch:
-            patch.setattr(KernelSync, "submit", no_memory)
-            flusher.flush(file)
-            assert ends.told == [], "never from within the call"
-            await ends.count(1)
+        kernel.submit_error = errno.EAGAIN
+        flusher.flush(file)
+        assert ends.told == [], "never from within the call"
+        await ends.count(1)
+        kernel.submit_error = 0
         assert len(threads) == 1
         assert threads[0] is not threading.current_thread(), "the loop waits for no disk"
         if fails:
@@ -198,17 +199,40 @@ def test_what_the_kernel_does_not_take_is_synced_by_a_thread(
     on(make_loop, scenario())
 
 
-def test_an_error_of_the_sync_is_told_with_its_number_and_file(file: OsFile, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_sync_error_of_the_kernel_is_told_with_its_number_and_file(
+    file: OsFile, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """The error is in the kernel's answer: what reads it is the code under test."""
+    kernel = ForgedKernel(monkeypatch)
+
     async def scenario() -> None:
         ends = Ends()
         flusher = flusher_of(file, ends)
-        plain = KernelSync.result
-        monkeypatch.setattr(KernelSync, "result", lambda self: None if plain(self) is None else errno.EIO)
+        kernel.error = error
         flusher.flush(file)
         await ends.count(1)
-        [error] = ends.told
-        assert isinstance(error, OSError)
-        assert (error.errno, error.filename) == (errno.EIO, file.path)
+        [told] = ends.told
+        assert isinstance(told, OSError)
+        assert (told.errno, told.filename) == (error, file.path)
+        await flusher.close()
+
+    on(asyncio.new_event_loop, scenario())
+
+
+def test_sync_result_that_the_kernel_does_not_tell_is_an_error(file: OsFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sync has ended, and nobody knows how: it must not be taken for a success."""
+    kernel = ForgedKernel(monkeypatch)
+
+    async def scenario() -> None:
+        ends = Ends()
+        flusher = flusher_of(file, ends)
+        kernel.events_error = errno.EPERM
+        flusher.flush(file)
+        await ends.count(1)
+        [told] = ends.told
+        assert isinstance(told, OSError)
+        assert told.errno == errno.EPERM
         await flusher.close()
 
     on(asyncio.new_event_loop, scenario())
@@ -225,22 +249,13 @@ def test_two_at_a_time_are_refused(file: OsFile) -> None:
     on(asyncio.new_event_loop, scenario())
 
 
-def test_an_interrupted_call_is_made_again(file: OsFile) -> None:
+def test_an_interrupted_call_is_made_again(file: OsFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = ForgedKernel(monkeypatch)
     sync = KernelSync()
-    plain = sync._syscall
-    interrupted: list[object] = []
-
-    def syscall(number: ctypes.c_long, *arguments: object) -> int:
-        if number is sync._get_events and not interrupted:
-            interrupted.append(number)
-            ctypes.set_errno(errno.EINTR)
-            return -1
-        return int(plain(number, *arguments))
-
-    sync._syscall = syscall  # type: ignore[assignment]
+    kernel.interruptions = 1
     sync.submit(file.descriptor)
     assert sync.wait() == 0
-    assert interrupted
+    assert kernel.interruptions == 0
     assert sync.result() is None, "told once"
     sync.close()
 
@@ -258,7 +273,7 @@ def request_is_unknown(patch: pytest.MonkeyPatch) -> None:
 
 
 def file_system_knows_no_sync(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(KernelSync, "wait", lambda _: errno.EINVAL)
+    ForgedKernel(patch).error = errno.EINVAL
 
 
 def no_ctypes(patch: pytest.MonkeyPatch) -> None:
@@ -287,19 +302,19 @@ def test_what_cannot_be_synced_has_no_flusher() -> None:
     os.close(writer)
 
 
-def sync_fails(_: KernelSync) -> int:
-    return errno.EIO
+def sync_fails(kernel: ForgedKernel) -> None:
+    kernel.error = errno.EIO
 
 
-def result_is_not_to_be_had(_: KernelSync) -> int:
-    raise OSError(errno.EIO, os.strerror(errno.EIO))
+def result_is_not_to_be_had(kernel: ForgedKernel) -> None:
+    kernel.events_error = errno.EIO
 
 
-@pytest.mark.parametrize("wait", [sync_fails, result_is_not_to_be_had])
+@pytest.mark.parametrize("fail", [sync_fails, result_is_not_to_be_had])
 def test_a_trial_that_fails_is_not_repeated_in_another_way(
-    file: OsFile, monkeypatch: pytest.MonkeyPatch, wait: Callable[[KernelSync], int]
+    file: OsFile, monkeypatch: pytest.MonkeyPatch, fail: Callable[[ForgedKernel], None]
 ) -> None:
-    monkeypatch.setattr(KernelSync, "wait", wait)
+    fail(ForgedKernel(monkeypatch))
 
     async def scenario() -> None:
         before = descriptors()

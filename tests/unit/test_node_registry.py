@@ -223,3 +223,13 @@ def test_leader_examines_updates_of_addresses() -> None:
     for wrong in bad:
         with pytest.raises(MembershipError):
             node.reconfiguration.append(encode(wrong), 9, 9)
+
+
+def test_membership_while_joint_lists_both_halves() -> None:
+    """A caller that looks at it in the middle of a change must not think that a voter has left, or has no vote yet."""
+    state = MembershipState(voters=(1, 4), voters_outgoing=(1, 2, 3), learners=(5,), learners_next=(3,))
+    listed = MemberBook().membership(state)
+    roles = {node_id: member.voter for node_id, member in listed.members.items()}
+    assert roles == {1: True, 2: True, 3: True, 4: True, 5: False}, "both halves vote, and learners are listed"
+    assert listed.joint
+    assert not MemberBook().membership(MembershipState(voters=(1, 4))).joint

@@ -303,7 +303,7 @@ def test_a_follower_campaigns_when_its_timeout_has_passed_and_not_before() -> No
 
 
 def test_a_pre_candidate_that_is_refused_has_disturbed_nobody() -> None:
-    cluster = Cluster(3, pre_vote=True)
+    cluster = Cluster(3, pre_vote=True, check_quorum=True)
     leader = cluster.elect(1)
     cluster.cut = {3}
     leader.propose(b"a")
@@ -375,3 +375,11 @@ def test_every_role_can_end() -> None:
     assert TRANSITIONS.keys() == set(StateType)
     assert all(StateType.FOLLOWER in following for following in TRANSITIONS.values())
     assert {state for state, following in TRANSITIONS.items() if StateType.LEADER in following} == {StateType.CANDIDATE}
+
+
+def test_pre_vote_without_check_quorum_is_refused() -> None:
+    """A leader whose followers can't reach it would lead on for ever: nothing is committed, and nobody campaigns."""
+    with pytest.raises(ValueError, match="pre_vote needs check_quorum"):
+        RaftConfig(id=1, storage=MemoryStorage(), pre_vote=True)
+    assert RaftConfig(id=1, storage=MemoryStorage(), pre_vote=True, check_quorum=True).pre_vote
+    assert RaftConfig(id=1, storage=MemoryStorage(), pre_vote=True, pre_vote_alone=True).pre_vote

@@ -6,7 +6,6 @@ nothing of the project's own code is replaced, and whatever ignores an error or 
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
@@ -25,6 +24,7 @@ from syncline.platform import kernelsync
 from syncline.platform.disk import File, OsDisk
 from syncline.platform.kernelsync import KernelSync
 from syncline.platform.worker import Flusher, ThreadWorkers
+from tests.forged_kernel import ForgedKernel
 from tests.ports import free_block
 from tests.support import run
 
@@ -66,30 +66,6 @@ async def opened(path: Path, *, kernel: bool, **settings: int) -> Raft:
     assert raft._driver.parts.writer.syncs_on_a_thread is not kernel
     assert await raft.apply(b"before", timeout=TIMEOUT_S) == b"before"
     return raft
-
-
-class ForgedKernel:
-    """The kernel's system calls, whose syncs end with `error` when that is set."""
-
-    error = 0
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        library = ctypes.PyDLL(None, use_errno=True)
-        real = library.syscall
-        real.restype = ctypes.c_long
-        get_events = kernelsync.SYSCALLS[os.uname().machine][3]
-
-        def syscall(number: ctypes.c_long, *arguments: object) -> int:
-            count = int(real(number, *arguments))
-            if number.value == get_events and count == 1 and self.error:
-                arguments[3][0].result = -self.error  # type: ignore[index]  # the array of events
-            return count
-
-        class Library:
-            def __init__(self, *_: object, **__: object) -> None:
-                self.syscall = syscall
-
-        monkeypatch.setattr(ctypes, "PyDLL", Library)
 
 
 async def fails_and_acknowledges_nothing(raft: Raft, error: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -326,3 +327,22 @@ class AgainstMemory(RuleBasedStateMachine):
 
 TestAgainstMemory = AgainstMemory.TestCase
 TestAgainstMemory.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+def test_tail_bytes_after_truncations_are_those_of_what_is_left(tmp_path: Path) -> None:
+    """Batches are counted as a whole: a truncation may cut one in two, and compaction counts on what is left of it."""
+    rng = random.Random(3)
+    wal, log = opened(tmp_path)
+    sizes: list[int] = []
+    for term in range(1, 60):
+        first = rng.randint(max(1, len(sizes) - 6), len(sizes) + 1)
+        batch = WalWrite(row(first, first + rng.randint(0, 8), term=term, size=100))
+        result = wal.write([batch])
+        log.appended(batch, result)
+        sizes[first - 1 :] = [result.entry_bytes] * len(batch.entries)
+        assert log.tail_bytes == sum(sizes), f"the batch of term {term} begins at {first}"
+    log.installed(SnapshotMeta(len(sizes), 59, THREE))
+    for index in range(1, len(sizes) + 1, 3):
+        log.compacted(index)
+        assert log.tail_bytes == sum(sizes[index:])
+    wal.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from syncline.consensus.types import Message, MessageType
+from syncline.transport.authentication import PeerAuthentication
 from syncline.transport.handshake import MAGIC, Hello, Purpose, Refusal, Welcome
 from syncline.transport.wire import Batch, encode_frame
 from tests.unit.transport_support import (
@@ -85,7 +86,28 @@ class TestRefusals:
 
         run(scenario())
 
-    def test_a_node_nobody_has_heard_of_is_let_in_if_it_is_of_the_cluster(self, run: Run) -> None:
+    def test_unknown_node_without_a_proof_is_refused_if_there_is_a_secret(self, run: Run) -> None:
+        """To know the id of the cluster is no proof of being a member."""
+
+        async def scenario() -> None:
+            async with cluster() as nodes:
+                first, handler = await nodes.add(1, authentication=PeerAuthentication((b"s" * 32,)))
+                for _ in range(3):
+                    end = await RawEnd.dial(first.address)
+                    end.writer.write(opening(Hello(2, 2, CLUSTER, 99, 1, Purpose.MESSAGES)))
+                    end.write(Batch([heartbeat(99, 1)]))
+                    await end.closed_by_other_end()
+                assert handler.calls == []
+                assert handler.events == []
+
+        run(scenario())
+
+    def test_unknown_node_of_the_cluster_is_let_in_if_there_is_no_secret(self, run: Run) -> None:
+        """A node that joins is not known yet, and has nothing else to show (`docs/security.md`).
+
+        What it may say then is the node's concern: `tests/integration/test_peer_auth.py`.
+        """
+
         async def scenario() -> None:
             async with cluster() as nodes:
                 first, handler = await nodes.add(1)

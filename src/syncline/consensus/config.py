@@ -78,7 +78,15 @@ class RaftConfig:
 
     pre_vote: bool = False
     """Ask whether an election could be won before starting one, so that a node coming back from a partition does not
-    depose a leader that works (thesis, 9.6)."""
+    depose a leader that works (thesis, 9.6).
+
+    Needs `check_quorum`. Without it a leader whose followers can't reach it leads on: they hear its heartbeats and do
+    not campaign, and nothing is committed any more. And a node that hears from its leader promises its vote all the
+    same, so that pre-vote alone does not keep a leader that works.
+    """
+
+    pre_vote_alone: bool = False
+    """Take `pre_vote` without `check_quorum` all the same. For a comparison with other implementations."""
 
     read_only: ReadOnlyOption = ReadOnlyOption.SAFE
 
@@ -126,5 +134,7 @@ class RaftConfig:
                 f"max_inflight_bytes is {self.max_inflight_bytes}: it must be at least max_message_bytes"
                 f" ({self.max_message_bytes}), or no message could be sent"
             )
+        if self.pre_vote and not (self.check_quorum or self.pre_vote_alone):
+            raise ValueError("pre_vote needs check_quorum: a leader without a quorum has to step down. Set both")
         if self.read_only is ReadOnlyOption.LEASE_BASED and not self.check_quorum:
             raise ValueError("read_only=LEASE_BASED needs check_quorum: without it there is no lease")

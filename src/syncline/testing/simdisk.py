@@ -275,6 +275,11 @@ class SimDisk:
         node = self._file(_normal(path))
         return node.read(0, node.size)
 
+    def is_durable(self, path: str) -> bool:
+        """Whether a crash at this moment would leave the file as it is, under this name."""
+        node = self._names.get(_normal(path))
+        return node is not None and self._durable_names.get(_normal(path)) is node and node.is_durable()
+
     def write_file(self, path: str, data: bytes) -> None:
         """Put a file there, durably, whatever was there before."""
         path = _normal(path)

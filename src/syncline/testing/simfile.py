@@ -136,6 +136,12 @@ class Node:
             self._durable_size = self.size
         self._clean()
 
+    def is_durable(self) -> bool:
+        """Whether the platter has what is seen."""
+        numbers = self._seen.keys() | self._durable.keys()
+        same = all(self._seen.get(number, ZEROS) == self._durable.get(number, ZEROS) for number in numbers)
+        return same and not self._dirty and self.size == self._durable_size
+
     def growth(self, offset: int, size: int) -> int:
         """How many more bytes of the disk a write takes."""
         last = (offset + size - 1) // SECTOR_BYTES

@@ -14,11 +14,13 @@ from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import MembershipChange, MembershipState, Message, MessageType, NodeId, Ready, StateType
 from syncline.node.driver import Driver
 from syncline.platform.disk import File
+from syncline.storage.snapshots import SnapshotManifest, snapshot_name
 from syncline.storage.snapshotwriting import SnapshotWriter
 from syncline.storage.wal import WalWrite, WriteResult
 from syncline.testing.cluster import Answer, Observer
 from syncline.testing.durablelog import DurableLog
 from syncline.testing.invariants.base import Facts, Onlooker, Verdict, View
+from syncline.testing.simdisk import SimDisk
 from syncline.testing.simloop import SimNode
 from syncline.testing.simserver import Condition, SimServer
 from syncline.transport.messages import PeerMessage
@@ -53,6 +55,7 @@ class Watch(Observer):
         self.on_deposed = self._who("deposed")
         self.on_heard = self._who("heard")
         self.on_snapshotted = self._who("snapshotted")
+        self.on_kept = self._who("kept")
         self.on_answered = self._who("answered")
 
     def _who(self, method: str) -> list[Callable[..., None]]:
@@ -83,7 +86,7 @@ class Watch(Observer):
         core.__class__ = _watched_core(self, view)
         _watch_log(self, view, driver)
         _watch_transport(self, view, driver)
-        _watch_snapshots(self, view, driver)
+        _watch_snapshots(self, view, driver, server.disk)
         self._applied(view)
 
     def _view_of(self, server: SimServer, node_id: NodeId) -> View:
@@ -260,13 +263,19 @@ def _watch_transport(watch: Watch, view: View, driver: Driver) -> None:
     setattr(transport, "send", send)  # noqa: B010 - as above
 
 
-def _watch_snapshots(watch: Watch, view: View, driver: Driver) -> None:
+def _watch_snapshots(watch: Watch, view: View, driver: Driver, disk: SimDisk) -> None:
     store = driver.parts.snapshots
-    original = store.create
+    original, original_adopt = store.create, store.adopt
 
     def create(index: int, term: int, membership: MembershipState, runtime: bytes = b"") -> SnapshotWriter:
         for call in watch.on_snapshotted:
             call(view, index, membership)
         return original(index, term, membership, runtime)
 
-    setattr(store, "create", create)  # noqa: B010 - as above
+    def adopt(path: str, manifest: SnapshotManifest) -> None:
+        original_adopt(path, manifest)
+        for call in watch.on_kept:
+            call(view, f"{store.path}/{snapshot_name(manifest.index, manifest.term)}", disk)
+
+    for replacement in (create, adopt):
+        setattr(store, replacement.__name__, replacement)

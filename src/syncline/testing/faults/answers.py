@@ -16,7 +16,7 @@ from syncline.node.members import Membership
 from syncline.testing.faults.base import Trouble
 from syncline.testing.simserver import SimServer
 
-__all__ = ["crash_at_answer", "lose_at_answer", "shrink"]
+__all__ = ["change_voters", "crash_at_answer", "lose_at_answer", "shrink"]
 
 WINDOW_S: Final = 0.03
 """The commit index may become durable so late, and with it the membership in force."""
@@ -29,7 +29,7 @@ async def shrink(trouble: Trouble) -> None:
     """Remove several voters at once, a majority among them, or one of two; learners may become voters meanwhile."""
     while True:
         await trouble.wait(10.0)
-        if not await _change(trouble) and trouble.voters() < FEW:
+        if not await change_voters(trouble) and trouble.voters() < FEW:
             await trouble.operator.add()
 
 
@@ -38,7 +38,7 @@ async def crash_at_answer(trouble: Trouble) -> None:
     while True:
         await trouble.wait(10.0)
         leader = trouble.cluster.current_leader()
-        membership = await _change(trouble)
+        membership = await change_voters(trouble)
         if membership is None:
             if trouble.voters() < FEW:
                 await trouble.operator.add()
@@ -61,7 +61,7 @@ async def lose_at_answer(trouble: Trouble) -> None:
     """While a change of the membership is made, and just behind its answer, single appends and answers are lost."""
     while True:
         await trouble.wait(10.0)
-        change = asyncio.ensure_future(_change(trouble))
+        change = asyncio.ensure_future(change_voters(trouble))
         try:
             while not change.done():
                 await asyncio.wait([change], timeout=WINDOW_S * trouble.rng.random())
@@ -85,7 +85,7 @@ def _lose_one(trouble: Trouble) -> None:
         trouble.cluster.network.lose(pair[0], pair[1])
 
 
-async def _change(trouble: Trouble) -> Membership | None:
+async def change_voters(trouble: Trouble) -> Membership | None:
     """Remove some voters at once and make learners voters. The membership if it was answered, else None."""
     membership = trouble.operator.membership()
     if membership is None or membership.joint:

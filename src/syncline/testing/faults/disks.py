@@ -12,6 +12,7 @@ import msgspec
 from syncline.storage.datadir import FORMAT_VERSION, IDENTITY_LIMIT_BYTES, IDENTITY_NAME
 from syncline.storage.wholefile import read_file, replace_file
 from syncline.testing.faults.base import Trouble
+from syncline.testing.faults.snapshots import fall_behind
 from syncline.testing.simdisk import CAPACITY_BYTES, SimDisk, Survival
 from syncline.testing.simserver import Condition, SimServer
 from syncline.testing.simworkers import Delay, usual_delay
@@ -46,18 +47,25 @@ class _Order(msgspec.Struct, frozen=True):
     elections: tuple[float, float] = (1.0, 4.0)
 
 
+ARRIVING: Final = ".part"
+"""A snapshot that a leader sends has this suffix until all of it is here."""
+
 SYNCS: Final = (
     _Order("sync", (".wal",), skip=10),
-    _Order("sync", (".snap.tmp", ".snap.tmp", ".part"), elections=(3.0, 10.0)),
+    _Order("sync", (".snap.tmp", ".snap.tmp"), elections=(3.0, 10.0)),
+    _Order("sync", (ARRIVING,), elections=(8.0, 20.0)),
     _Order("sync_dir", ("",), skip=1, elections=(2.0, 8.0)),
     _Order("sync_dir", ("/wal", "/snapshots"), elections=(2.0, 8.0)),
 )
 WRITES: Final = (
     _Order("write_at", (".wal",), skip=10),
-    _Order("write_at", ("", ".snap.tmp", ".part"), skip=1, elections=(2.0, 8.0)),
-    _Order("create", ("", ".snap.tmp", ".part"), elections=(3.0, 10.0)),
+    _Order("write_at", ("", ".snap.tmp"), skip=1, elections=(2.0, 8.0)),
+    _Order("write_at", (ARRIVING,), elections=(8.0, 20.0)),
+    _Order("create", ("", ".snap.tmp"), elections=(3.0, 10.0)),
+    _Order("create", (ARRIVING,), elections=(8.0, 20.0)),
     _Order("allocate", (".wal.tmp",), elections=(3.0, 10.0)),
-    _Order("rename", ("", ".wal", ".snap"), elections=(3.0, 10.0)),
+    _Order("rename", ("", ".wal"), elections=(3.0, 10.0)),
+    _Order("rename", (".snap",), elections=(3.0, 10.0)),
     _Order("remove", ("", ".wal", ".snap"), elections=(3.0, 10.0)),
 )
 """Frequent operations may go well some times before one fails. Rare ones fail at once, and the order stands longer."""
@@ -82,6 +90,10 @@ async def _fail(trouble: Trouble, order: _Order) -> None:
     if server is None:
         return
     suffix, skip = trouble.rng.choice(order.suffixes), trouble.rng.randint(0, order.skip)
+    leader = trouble.cluster.current_leader()
+    if suffix == ARRIVING and leader is not None and leader is not server:
+        await fall_behind(trouble, leader, server)  # else hardly any snapshot arrives while the order stands
+        trouble.cluster.heal()
     fault = trouble.fail(server, order.operation, suffix=suffix, error=trouble.rng.choice(FILE_ERRORS), skip=skip)
     trouble.cluster.note(server.name, f"disk: the next {order.operation} of a file *{suffix} but {skip} fails")
     with trouble.damage(server):

@@ -11,7 +11,7 @@ from syncline.testing.cluster import LOOK_S
 from syncline.testing.faults.base import Trouble
 from syncline.testing.simserver import SimServer
 
-__all__ = ["long_snapshot"]
+__all__ = ["fall_behind", "long_snapshot"]
 
 SPEEDS: Final = (1_000.0, 2_000.0, 4_000.0, 1_000_000.0)
 """Bytes a second: a snapshot of some kilobytes takes several election timeouts, and heartbeats still pass.
@@ -32,12 +32,8 @@ async def long_snapshot(trouble: Trouble) -> None:
         behind = trouble.some()
         if leader is None or behind is None or leader is behind or not trouble.is_free(leader):
             continue
-        cluster, names = trouble.cluster, trouble.names()
-        cluster.partition([behind.name], [name for name in names if name != behind.name])
-        for name in names:
-            cluster.network.reset(behind.name, name)
-        await _fill(leader)
-        await trouble.last(1.0, 2.0)
+        cluster = trouble.cluster
+        await fall_behind(trouble, leader, behind)
         speed = trouble.rng.choice(SPEEDS)
         cluster.note("network", f"{speed:.0f} bytes/s between {leader.name} and {behind.name}")
         cluster.heal()
@@ -45,6 +41,16 @@ async def long_snapshot(trouble: Trouble) -> None:
         if await _is_sending(trouble, leader, behind):
             await _alone(trouble, leader, behind)
         cluster.heal()
+
+
+async def fall_behind(trouble: Trouble, leader: SimServer, behind: SimServer) -> None:
+    """Cut a member off until the leader has dropped the entries that it lacks. The links stay cut."""
+    cluster, names = trouble.cluster, trouble.names()
+    cluster.partition([behind.name], [name for name in names if name != behind.name])
+    for name in names:
+        cluster.network.reset(behind.name, name)
+    await _fill(leader)
+    await trouble.last(1.0, 2.0)
 
 
 async def _fill(leader: SimServer) -> None:

@@ -13,8 +13,15 @@ from syncline.testing.invariants.durability import (
     EmptiedTakesNoPart,
     LeaderIsDurable,
     NothingForgotten,
+    SnapshotIsDurable,
 )
-from syncline.testing.invariants.elections import ElectionSafety, LeaderCompleteness, VoteOnce
+from syncline.testing.invariants.elections import (
+    CampaignsByTheNewest,
+    ElectedByAQuorum,
+    ElectionSafety,
+    LeaderCompleteness,
+    VoteOnce,
+)
 from syncline.testing.invariants.logs import CommitAgreement, LeaderAppendOnly, LogMatching, NeverBack
 from syncline.testing.invariants.machines import Digest, EqualStates, NoAlarm
 from syncline.testing.invariants.memberships import (
@@ -26,7 +33,7 @@ from syncline.testing.invariants.memberships import (
     OneChangeAtATime,
     SnapshotMembership,
 )
-from syncline.testing.invariants.proposals import ProposalsInTheLog
+from syncline.testing.invariants.proposals import OneNumberOneProposal, ProposalsInTheLog
 
 __all__ = ["PENDING", "all_invariants"]
 
@@ -47,11 +54,15 @@ def all_invariants(facts: Facts, verdict: Verdict, digest: Digest, pending: Coll
         ElectionSafety,
         VoteOnce,
         LeaderCompleteness,
+        ElectedByAQuorum,
+        CampaignsByTheNewest,
         AcknowledgedIsDurable,
         EmptiedTakesNoPart,
         LeaderIsDurable,
         CommittedIsDurable,
         NothingForgotten,
+        SnapshotIsDurable,
+        OneNumberOneProposal,
         OneChangeAtATime,
         MembershipsOverlap,
         NoAlarm,

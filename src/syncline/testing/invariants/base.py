@@ -16,6 +16,7 @@ from syncline.consensus.types import Entry, MembershipState, Message, NodeId, St
 from syncline.node.driver import Driver
 from syncline.testing.cluster import Answer
 from syncline.testing.durablelog import DurableLog
+from syncline.testing.simdisk import SimDisk
 from syncline.transport.messages import PeerMessage
 
 __all__ = ["Facts", "Invariant", "Known", "Onlooker", "Verdict", "View"]
@@ -162,6 +163,9 @@ class Onlooker:
 
     def snapshotted(self, view: View, index: int, membership: MembershipState) -> None:
         """A node begins to write a snapshot of its state as of `index`."""
+
+    def kept(self, view: View, path: str, disk: SimDisk) -> None:
+        """A snapshot, made or received, counts from now on: the node may drop what it stands for."""
 
     def answered(self, name: str, answer: Answer) -> None:
         """An operator was told by this server that a change of the membership is made, and what it has led to."""

@@ -5,8 +5,16 @@ from __future__ import annotations
 from syncline.consensus.types import NONE, Message, MessageType, NodeId, StateType
 from syncline.testing.durablelog import DurableLog
 from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
+from syncline.testing.simdisk import SimDisk
 
-__all__ = ["AcknowledgedIsDurable", "CommittedIsDurable", "EmptiedTakesNoPart", "LeaderIsDurable", "NothingForgotten"]
+__all__ = [
+    "AcknowledgedIsDurable",
+    "CommittedIsDurable",
+    "EmptiedTakesNoPart",
+    "LeaderIsDurable",
+    "NothingForgotten",
+    "SnapshotIsDurable",
+]
 
 
 class AcknowledgedIsDurable(Invariant):
@@ -111,6 +119,16 @@ class NothingForgotten(Invariant):
             self.broken(f"{view.name} has started again, and {faults[0]}")
 
 
+class SnapshotIsDurable(Invariant):
+    """A snapshot counts once its bytes and its name are on the disk: entries are dropped, and a leader told, by it."""
+
+    name = "a snapshot that counts is durable"
+
+    def kept(self, view: View, path: str, disk: SimDisk) -> None:
+        if not disk.is_durable(path):
+            self.broken(f"{view.name} counts on {path}, and a crash would not leave it as it is")
+
+
 def _difference(before: DurableLog, view: View) -> str:
     """What is missing or changed in the log that a node found; "" where nothing is."""
     now, then = view.core.raft, before.hard_state
@@ -118,6 +136,8 @@ def _difference(before: DurableLog, view: View) -> str:
         return f"its term went from {then.term} back to {now.term}"
     if now.term == then.term and then.vote != NONE and now.vote != then.vote:
         return f"its vote in term {now.term} is another one"
+    if now.term > then.term and now.vote != NONE:
+        return f"it has a vote in term {now.term}, which it has entered by a snapshot: it never voted in it"
     if now.log.committed < then.commit:
         return f"its commit index went from {then.commit} back to {now.log.committed}"
     first, last = now.log.first_index, now.log.last_index

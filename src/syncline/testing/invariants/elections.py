@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from syncline.consensus.types import Message, MessageType, NodeId, StateType
+from syncline.consensus.types import EntryType, Message, MessageType, NodeId, StateType
 from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
 
-__all__ = ["ElectionSafety", "LeaderCompleteness", "VoteOnce"]
+__all__ = ["CampaignsByTheNewest", "ElectedByAQuorum", "ElectionSafety", "LeaderCompleteness", "VoteOnce"]
 
 
 class ElectionSafety(Invariant):
@@ -47,6 +47,56 @@ class LeaderCompleteness(Invariant):
                 f"term {log.term(index)} there" if index <= log.last_index else f"a log that ends at {log.last_index}"
             )
             self.broken(f"{view.name} leads term {core.term} without the committed entry {index}@{term}: it has {held}")
+
+
+class ElectedByAQuorum(Invariant):
+    """A node leads a term in which a majority of its voters voted for it: of each half, in a joint membership.
+
+    Votes are counted where they are given, by the voter; the membership is the one that the new leader goes by.
+    """
+
+    name = "a leader has the votes of a quorum"
+
+    def __init__(self, facts: Facts, verdict: Verdict) -> None:
+        super().__init__(facts, verdict)
+        self._votes: dict[tuple[int, NodeId], set[NodeId]] = {}
+        """By term and candidate: those that voted for it."""
+
+    def promised(self, view: View, to: NodeId, message: Message) -> None:
+        if message.type is MessageType.VOTE_RESP and not message.reject:
+            self._votes.setdefault((message.term, to), set()).add(view.id)
+
+    def looked(self, view: View) -> None:
+        core = view.core
+        if core.state is not StateType.LEADER or (view.state is StateType.LEADER and view.term == core.term):
+            return
+        votes = self._votes.get((core.term, view.id), set())
+        voters = core.raft.tracker.configuration.voters
+        for half in (voters.incoming.voters, voters.outgoing.voters):
+            if half and 2 * len(votes & half) <= len(half):
+                names = " ".join(self.facts.name(voter) for voter in sorted(votes & half)) or "none"
+                self.broken(f"{view.name} leads term {core.term}: of {len(half)} voters {names} voted for it")
+
+
+class CampaignsByTheNewest(Invariant):
+    """A follower does not campaign while it knows of a committed change of the membership that it has not applied.
+
+    It would ask the voters of a membership that is over. What it learns while it campaigns is another matter.
+    """
+
+    name = "a candidate goes by the newest membership"
+
+    def looked(self, view: View) -> None:
+        core = view.core
+        campaigns = core.state in (StateType.PRE_CANDIDATE, StateType.CANDIDATE)
+        if not campaigns or view.state is not StateType.FOLLOWER or core.commit != view.commit:
+            return
+        log = core.raft.log
+        low = log.applied + 1
+        known = log.slice(low, core.commit + 1, 1 << 40) if low <= core.commit else ()
+        changes = [entry.index for entry in known if entry.type is not EntryType.NORMAL]
+        if changes:
+            self.broken(f"{view.name} campaigns in term {core.term} with unapplied changes at {changes}")
 
 
 class VoteOnce(Invariant):

@@ -1,22 +1,22 @@
-"""Proposals in the committed log: each once, those of one node in their order, fenced ones in their term alone."""
+"""Proposals in the logs: one number each; in the committed log each once, those of one node in their order, fenced ones in their term alone."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
 
-from syncline.consensus.types import EntryType, NodeId
+from syncline.consensus.types import Entry, EntryType, NodeId, StateType
 from syncline.errors import OperationError, Outcome, Rejected
-from syncline.node.envelope import Kind, decode_proposal
+from syncline.node.envelope import Kind, Unreadable, decode_proposal
 from syncline.node.futures import ApplyFuture
 from syncline.node.proposals import COUNTER_BITS
 from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
 
-__all__ = ["Proposed", "ProposalsInTheLog", "check_proposed", "fenced_in"]
+__all__ = ["OneNumberOneProposal", "Proposed", "ProposalsInTheLog", "check_proposed", "fenced_in"]
 
 ONCE: Final = "no proposal is applied twice"
 ORDER: Final = "the proposals of a node keep their order"
@@ -70,6 +70,42 @@ class ProposalsInTheLog(Invariant):
         fence = _FENCE.search(proposal.data)
         if fence is not None and int(fence[1]) != entry.term:
             self._verdict.broken(FENCED, f"proposal {text} is fenced in term {int(fence[1])}: {index}@{entry.term}")
+
+
+class OneNumberOneProposal(Invariant):
+    """A node gives a number to one proposal only, over all its lives: by it the answer finds its caller.
+
+    Otherwise an entry that an earlier life has left in a log answers the caller of another command. The same proposal
+    may stand in several logs, or be made again.
+    """
+
+    name = "one number, one proposal"
+
+    def __init__(self, facts: Facts, verdict: Verdict) -> None:
+        super().__init__(facts, verdict)
+        self._proposals: dict[tuple[NodeId, int], tuple[int, bytes]] = {}
+
+    def appended(self, view: View, entries: Sequence[Entry]) -> None:
+        if view.core.state is not StateType.LEADER:
+            return
+        for entry in entries:
+            if entry.type is EntryType.NORMAL and entry.data:
+                self._check(view, entry)
+
+    def _check(self, view: View, entry: Entry) -> None:
+        try:
+            proposal = decode_proposal(entry.data)
+        except Unreadable:
+            return
+        if not proposal.number:
+            return  # nothing waits for it
+        content = proposal.kind, proposal.data
+        first = self._proposals.setdefault((proposal.origin, proposal.number), content)
+        if first != content:
+            origin = self.facts.name(proposal.origin)
+            self.broken(
+                f"{view.name} appends proposal {proposal.number} of {origin} at {entry.index}: it was another one"
+            )
 
 
 class Proposed(msgspec.Struct, frozen=True):
