@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from syncline.cli.exits import EXIT_FAILED, EXIT_UNAVAILABLE, failure_of
 from syncline.client.client import AsyncClient
-from syncline.errors import NoSpace
+from syncline.errors import BacklogFull, NoSpace
 from syncline.server.app import KvServer
 from tests.support import run
 from tests.unit.test_server_app import settings
@@ -82,3 +83,8 @@ def test_server_whose_disk_hangs_is_not_ready_and_says_why(tmp_path: Path) -> No
             assert b"\nsyncline_disk_wal_waits_seconds 2.5\n" in (await ask(server, "GET", "/metrics"))[2]
 
     run(check())
+
+
+def test_command_line_ends_with_the_status_of_the_shortage() -> None:
+    assert failure_of(NoSpace("full")).status == EXIT_FAILED
+    assert failure_of(BacklogFull("slow")).status == EXIT_UNAVAILABLE
