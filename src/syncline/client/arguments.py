@@ -49,7 +49,10 @@ def checked_text(value: object, what: str) -> str:
     """Return a text that has a UTF-8 form. Raises `TypeError`, or `ConfigError` for a lone surrogate."""
     if not isinstance(value, str):
         raise TypeError(f"{what} must be a str, not {type(value).__name__}")
-    to_bytes(value, what)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{what} {value[:40]!r} has no UTF-8 form (lone surrogate at {error.start})") from error
     return value
 
 

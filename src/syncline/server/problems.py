@@ -117,15 +117,18 @@ def problem(
     return bare(status, JSON + fields, encode_json(_Body(content)) + b"\n")
 
 
-def error_response(error: BaseException, *, leader: tuple[str, str, str] | None = None) -> Response:
-    """The answer for an exception that ended a request. What is not of our tree is our own fault: 500, and logged."""
+def error_response(error: BaseException, *, leader: tuple[str, str, str] | None = None, read: bool = False) -> Response:
+    """The answer for an exception that ended a request. What is not of our tree is our own fault: 500, and logged.
+
+    `read`: the request only reads, so whatever happened it had no effect.
+    """
     if isinstance(error, RequestError):
         return error.response()
     if not isinstance(error, errors.SynclineError):
-        return internal_error(error)
+        return internal_error(error, read=read)
     status = next((number for kind, number in STATUS_BY_CLASS if isinstance(error, kind)), 500)
     if status == 500:
-        return internal_error(error)
+        return internal_error(error, read=read)
     code = CODE_BY_CLASS.get(type(error), "operation_failed")
     outcome, details, fields = Outcome.NOT_APPLIED, None, b""
     if isinstance(error, errors.OperationError):
@@ -133,6 +136,8 @@ def error_response(error: BaseException, *, leader: tuple[str, str, str] | None 
         status = STATUS_BY_CODE.get(code, status)
     if isinstance(error, errors.NodeFailed):
         outcome = Outcome.UNKNOWN
+    if read:
+        outcome = Outcome.NOT_APPLIED
     if isinstance(error, errors.Rejected):
         details = error.details
         fields = _revision_fields(details) if status == 412 else b""
@@ -146,12 +151,12 @@ def _revision_fields(details: Mapping[str, int | str]) -> bytes:
     return fields + (b"Syncline-Revision: %d\r\n" % store_revision if isinstance(store_revision, int) else b"")
 
 
-def internal_error(error: BaseException) -> Response:
-    """500 without a trace; the trace goes to the log. Nobody knows how far the request came: `unknown`."""
+def internal_error(error: BaseException, *, read: bool = False) -> Response:
+    """500 without a trace; the trace goes to the log. Unless it is a read, its outcome is `unknown`."""
     logger.error("a request failed by a fault of the server", exc_info=error)
     return problem(
         500,
         "internal",
         "the server failed on this request; its log says why",
-        outcome=Outcome.UNKNOWN,
+        outcome=Outcome.NOT_APPLIED if read else Outcome.UNKNOWN,
     )

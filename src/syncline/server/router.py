@@ -15,7 +15,7 @@ from functools import partial
 from typing import Final
 
 from syncline.server.crosssite import CrossSitePolicy
-from syncline.server.fields import check_fields, check_unconditional
+from syncline.server.fields import SAFE_METHODS, check_fields, check_unconditional
 from syncline.server.problems import RequestError, error_response, problem
 from syncline.server.request import Request, decode_percent
 from syncline.server.response import NO_STORE, Respond, Response, status_line
@@ -48,8 +48,15 @@ _NO_ROUTE: Final[tuple[_Route | None, bool]] = (None, False)
 class Router:
     """Finds the route of a request and calls it; turns what it raises into an answer."""
 
-    def __init__(self, *, explain: Explain = error_response, policy: CrossSitePolicy | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        explain: Explain = error_response,
+        explain_read: Explain | None = None,
+        policy: CrossSitePolicy | None = None,
+    ) -> None:
         self._explain = explain
+        self._explain_read = explain_read or explain
         self._policy = policy or CrossSitePolicy()
         self._exact: dict[bytes, _Route] = {}
         self._prefixes: dict[bytes, tuple[_Route, bool]] = {}
@@ -120,7 +127,7 @@ class Router:
         except RequestError as error:
             respond(error.response())
         except Exception as error:  # noqa: BLE001 - becomes a 500, and is logged there
-            respond(self._explain(error))
+            respond((self._explain_read if request.method in SAFE_METHODS else self._explain)(error))
 
 
 def coroutine(tasks: Tasks, function: Callable[[Request], Awaitable[Response]], *, explain: Explain) -> Handler:

@@ -48,13 +48,20 @@ class Site:
         self._clock = clock
         self._opened_s = clock()
         self.tasks = Tasks()
-        self.router = Router(explain=self.explain, policy=policy)
+        self.router = Router(explain=self.explain, explain_read=self.explain_read, policy=policy)
         reads, explain = Reads(backend), self.explain
         self._health = HealthRoutes(backend, reads, name=name, metrics=metrics, routes=lambda: self.router.patterns)
-        keys = KeyRoutes(backend, reads, explain=explain, max_key_bytes=max_key_bytes, max_value_bytes=max_value_bytes)
+        keys = KeyRoutes(
+            backend,
+            reads,
+            explain=explain,
+            explain_read=self.explain_read,
+            max_key_bytes=max_key_bytes,
+            max_value_bytes=max_value_bytes,
+        )
         keys.add_to(self.router)
         self.express = keys.express
-        ListingRoutes(backend, reads, explain=explain).add_to(self.router)
+        ListingRoutes(backend, reads, explain=self.explain_read).add_to(self.router)
         TxnRoutes(backend, explain=explain, max_key_bytes=max_key_bytes, max_value_bytes=max_value_bytes).add_to(
             self.router
         )
@@ -86,10 +93,16 @@ class Site:
 
     def explain(self, error: BaseException) -> Response:
         """An error as an answer, with the leader where the error names one."""
-        leader = None
         self._backend.note_refusal(error)
+        return error_response(error, leader=self._leader_in(error))
+
+    def explain_read(self, error: BaseException) -> Response:
+        """`explain` for a request that only reads: it had no effect, whatever happened."""
+        return error_response(error, leader=self._leader_in(error), read=True)
+
+    def _leader_in(self, error: BaseException) -> tuple[str, str, str] | None:
         if isinstance(error, OperationError) and error.leader:
             known = self._backend.leader()
             if known is not None and known.id == f"{error.leader:016x}":
-                leader = (known.id, known.name, known.http)
-        return error_response(error, leader=leader)
+                return (known.id, known.name, known.http)
+        return None

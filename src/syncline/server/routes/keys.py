@@ -68,6 +68,7 @@ class KeyRoutes:
         reads: Reads,
         *,
         explain: Explain,
+        explain_read: Explain,
         max_key_bytes: int = DEFAULT_MAX_KEY_BYTES,
         max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES,
     ) -> None:
@@ -75,6 +76,7 @@ class KeyRoutes:
         self._backend = backend
         self._reads = reads
         self._explain = explain
+        self._explain_read = explain_read
         self._max_key_bytes = max_key_bytes
         self._max_value_bytes = max_value_bytes
         self._read_plans: dict[bytes, ReadPlan] = {}
@@ -112,7 +114,7 @@ class KeyRoutes:
 
     def _read(self, request: Request, respond: Respond, error: BaseException | None) -> None:
         if error is not None:
-            respond(self._explain(error))
+            respond(self._explain_read(error))
             return
         answer = self._answer(request)
         respond(answer if len(answer.body) <= DEFER_BYTES else Deferred.by(partial(self._answer, request)))
@@ -142,11 +144,11 @@ class KeyRoutes:
         try:
             self._reads.within(DEFAULT_TIMEOUT_S, self._read_express, request, request.respond)
         except Exception as error:  # noqa: BLE001 - becomes the answer, as in the router
-            request.respond(self._explain(error))
+            request.respond(self._explain_read(error))
 
     def _read_express(self, request: ExpressRequest, respond: Respond, error: BaseException | None) -> None:
         if error is not None:
-            respond(self._explain(error))
+            respond(self._explain_read(error))
             return
         store = self._backend.store
         record = store.get(request.argument)

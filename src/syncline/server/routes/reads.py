@@ -139,4 +139,4 @@ def _confirmed(waiting: list[_Waiting], future: asyncio.Future[object]) -> None:
         try:
             read(context, respond, error)
         except Exception as fault:  # noqa: BLE001 - one read's fault must not leave the others without an answer
-            respond(internal_error(fault))
+            respond(internal_error(fault, read=True))

@@ -1,4 +1,7 @@
-"""Proposals in the logs: one number each; in the committed log each once, those of one node in their order, fenced ones in their term alone."""
+"""Proposals in the logs: each has a number of its own.
+
+In the committed log each stands once, those of one node in their order, fenced ones in their term alone.
+"""
 
 from __future__ import annotations
 
