@@ -31,6 +31,7 @@ from syncline.node.calls import Calls
 from syncline.node.config import Config
 from syncline.node.driver import Driver
 from syncline.node.envelope import ChangeContext, LevelChange, Member, encode
+from syncline.node.firstpeers import FirstPeers
 from syncline.node.fsm import FSM, CheckingFSM, DurableFSM
 from syncline.node.levels import Ability, Levels, ability_of, check_start
 from syncline.node.logwriter import LogWriter
@@ -228,6 +229,7 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
         guard=StartGuard(
             starts, opened.book, noter, world.disk, opened.directory.path, leave=transport.leave_other_starts
         ),
+        first_peers=FirstPeers(opened.book, noter, world.disk, opened.directory.path),
         levels=_levels(config, opened, relay, on_failure),
         asleep_s=world.workers.asleep_s,
     )
@@ -310,7 +312,9 @@ class _Relay:
         return self._holder[0].reconfiguration.refuse_peer(hello)
 
     def before_welcome(self, hello: Hello) -> asyncio.Future[None] | None:
-        return self._holder[0].parts.guard.before_welcome(hello)
+        parts = self._holder[0].parts
+        parts.first_peers.greeted(hello)
+        return parts.guard.before_welcome(hello)
 
     def why_not_dial(self, welcome: Welcome) -> str | None:
         parts = self._holder[0].parts

@@ -119,7 +119,12 @@ class Driver:
         )
         self.reconfiguration = Reconfiguration(self)
         self.addresses = Addresses(
-            config.peers, parts.identity, parts.book, parts.transport, self.reconfiguration.update
+            config.peers,
+            parts.first_peers.known,
+            parts.identity,
+            parts.book,
+            parts.transport,
+            self.reconfiguration.update,
         )
         self.snapshotter = Snapshotter(self)
         self.applied = self.core.applied
