@@ -6,8 +6,10 @@ import asyncio
 
 import pytest
 
-from syncline.node import confirmation
+from syncline.node import confirmation, startguard, startreports
+from syncline.node.starts import Origin
 from syncline.testing.cluster import SimCluster
+from syncline.testing.seeds import Options, run_seed
 from syncline.testing.simloop import SimLoop, run_simulation
 from syncline.testing.simserver import Condition, SimServer
 from tests.simulation.test_removal import write
@@ -147,3 +149,15 @@ def test_restart_beside_a_dead_member_takes_part_after_an_election_timeout(
             assert not leads(again)
 
     run_simulation(main)
+
+
+def test_fault_of_two_copies_finds_members_that_let_in_each_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planted bug: no member looks at the history of a start."""
+    for module in (startguard, startreports):
+        monkeypatch.setattr(module, "judge", lambda *_: Origin.LEGITIMATE)
+    for seed in range(1, 13):
+        failure = run_seed(seed, Options(nodes=3, sim_seconds=3.0, faults=("two-copies",))).failure
+        if failure is not None:
+            assert str(failure).startswith("one copy is confirmed")
+            return
+    raise AssertionError("not found in 12 seeds")

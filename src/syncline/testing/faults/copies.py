@@ -13,7 +13,7 @@ from syncline.testing.simserver import SimServer
 __all__ = ["rollback", "two_copies"]
 
 CONFIRMED_LOOKS = 20
-"""Looks, a fifth of an election timeout apart, before no copy is started: the server is cut off, or has stopped."""
+"""Looks, a fifth of an election timeout apart, for a quorum that knows a start."""
 
 
 async def rollback(trouble: Trouble) -> None:
@@ -74,6 +74,8 @@ async def two_copies(trouble: Trouble) -> None:
                 if await _is_confirmed(trouble, first):
                     await trouble.last(0.0, 2.0)
                     second.start()
+                    if await _is_confirmed(trouble, second):
+                        trouble.broken("one copy is confirmed", f"a quorum lets in {second.name} beside {first.name}")
                 await trouble.last(1.0, 6.0)
             finally:
                 if twin.up:
@@ -82,7 +84,7 @@ async def two_copies(trouble: Trouble) -> None:
 
 
 async def _is_confirmed(trouble: Trouble, server: SimServer) -> bool:
-    """Wait a while until a quorum of the others has let in this start."""
+    """Wait a while for a quorum of the others to let in this start; it may be cut off, or have stopped."""
     for _ in range(CONFIRMED_LOOKS):
         if server.driver is not None and server.driver.parts.confirmation.confirmed:
             return True
