@@ -72,6 +72,10 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since that comparison."""
     digests_ignored: int = 0
     """Digests of peers, and entries that compare digests, that made no sense and had no effect."""
+    terms_refused: int = 0
+    """Messages of peers that were dropped because their term is too far ahead of this node's."""
+    connections_displaced: int = 0
+    """Connections to the peer port that were closed before their proof, because newer ones came."""
 
 
 def collect(driver: Driver) -> Stats:
@@ -121,6 +125,8 @@ def collect(driver: Driver) -> Stats:
         digest_agreement=compared.agreement.value,
         digest_age_s=driver.loop.time() - compared.compared_s if compared.point else None,
         digests_ignored=driver.digests.ignored,
+        terms_refused=driver.term_guard.refused,
+        connections_displaced=parts.transport.counters.displaced,
     )
 
 
