@@ -37,6 +37,17 @@ PATIENCE_S: Final = 3.0
 
 BOUNDARIES: Final = (0, 1, 2, 127, 128, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1, -1, -128, -(2**63))
 ABSURD_TERMS: Final = (2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1, -1, -(2**63))
+PLAUSIBLE_TYPES: Final = (
+    MessageType.VOTE,
+    MessageType.PRE_VOTE,
+    MessageType.VOTE_RESP,
+    MessageType.PRE_VOTE_RESP,
+    MessageType.HEARTBEAT,
+    MessageType.TIMEOUT_NOW,
+)
+RISING: Final = 0.1
+"""How often the term goes up: each time may cost an election, and writes must go on."""
+
 FOREIGN_TYPES: Final = tuple(
     kind
     for kind in MessageType
@@ -62,6 +73,8 @@ class Fuzzer:
         self._targets = targets
         self._cluster_id = cluster_id
         self._secret = secret
+        self._term = 1
+        """About the term of the cluster: it starts low, and this attacker raises it."""
         self._ends: dict[object, list[RawEnd]] = {}
         """Connections of the attack that each task makes."""
         self._strangers: list[Callable[[Target], Awaitable[None]]] = [
@@ -77,6 +90,7 @@ class Fuzzer:
             self._bad_frames,
             self._bad_macs,
             self._bad_messages,
+            self._plausible_messages,
             self._bad_forwards,
             self._bad_snapshots,
         ]
@@ -196,6 +210,27 @@ class Fuzzer:
         sender = self._member().node_id
         end = await self._enter(target, sender)
         end.write(Batch([self._bad_message(sender, target.node_id)]))
+
+    async def _plausible_messages(self, target: Target) -> None:
+        """Of a term that may be the current one: requests and refusals, which promise nothing.
+
+        What a member promises falsely (a vote, an acknowledgement, a commit index) can break every promise.
+        """
+        rng, sender = self._rng, self._member().node_id
+        self._term += rng.random() < RISING
+        kind = rng.choice(PLAUSIBLE_TYPES)
+        end = await self._enter(target, sender)
+        message = Message(
+            kind,
+            to=target.node_id,
+            sender=sender,
+            term=max(1, self._term - rng.randrange(3)),
+            log_term=1 if kind in (MessageType.VOTE, MessageType.PRE_VOTE) else 0,
+            index=rng.randrange(100),
+            reject=kind in (MessageType.VOTE_RESP, MessageType.PRE_VOTE_RESP),
+            session=rng.randrange(3),
+        )
+        end.write(Batch([message] * rng.choice([1, 1, 5])))
 
     async def _bad_forwards(self, target: Target) -> None:
         sender = self._member().node_id

@@ -155,3 +155,10 @@ def test_an_answered_membership_is_durable_also_where_another_change_came_after_
     faults = ("joint", "promote", "demote", "snapshot", "kill")
     report = run_seed(9, Options(nodes=5, sim_seconds=3.0, faults=faults))
     assert report.failure is None, report.failure
+
+
+def test_joiner_that_moves_before_it_has_a_log_is_found() -> None:
+    """It knew no member, and all members knew only its old address."""
+    faults = "shrink,joint,remove,add,promote,demote,move,crash-at-answer,lose-at-answer,power,transfer,snapshot,cut"
+    report = run_seed(8830024, Options(sim_seconds=3.0, faults=(*faults.split(","), "isolate-leader")))
+    assert report.failure is None, report.failure

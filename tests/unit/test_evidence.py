@@ -156,3 +156,21 @@ def test_leader_keeps_the_newest_durable_commit_index_of_each_follower() -> None
         session = progress.session
         leader.step(Message(kind, to=1, sender=2, term=leader.term, index=11, commit=told, session=session))
         assert progress.durable_commit == kept
+
+
+@pytest.mark.parametrize("kind", [MessageType.HEARTBEAT, MessageType.APP])
+@pytest.mark.parametrize("node_id", [1, 2])
+def test_second_leader_of_a_term_is_reported_and_not_followed(kind: MessageType, node_id: int) -> None:
+    """By a follower of the first one, and by that leader itself. A leader of a later term is followed."""
+    cluster = Cluster(3)
+    leader = cluster.elect(1)
+    cluster.settle()
+    node, term = cluster[node_id], leader.term
+    last = node.last_index
+    message = Message(kind, to=node_id, sender=3, term=term, session=9)
+    assert node.step(message) is Refusal.SECOND_LEADER
+    assert node.take_evidence() == Evidence(EvidenceKind.TWO_LEADERS, 3, term, last)
+    assert node.leader == 1
+    assert node.step(Message(kind, to=node_id, sender=3, term=term + 1, session=9)) is None
+    assert node.take_evidence() is None
+    assert node.leader == 3

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from syncline.consensus.types import MembershipState, NodeId
 from syncline.errors import ConfigError, NodeFailed
 from syncline.node.envelope import ClusterLevels, Hold, LevelChange, Member, Unreadable, decode_level, encode
-from syncline.node.levels import Ability, Levels, ability_of, agreed, check_start, risen
+from syncline.node.levels import MOST_NEEDED, Ability, Levels, ability_of, agreed, check_start, risen
 from syncline.node.members import BookState, MemberBook
 from syncline.transport.messages import PeerStats, Refusal, RefusalCode
 
@@ -282,6 +282,20 @@ def test_node_stops_if_a_quorum_dials_from_a_higher_level() -> None:
             back.levels.refuse_to_take_part(peer, *levels)
     back.levels.look({}, nothing_to_lose=False)
     assert back.failures == [], "the newest word of each counts"
+
+
+def test_made_up_nodes_do_not_crowd_out_the_word_of_members() -> None:
+    """Without a secret anyone can dial under made-up ids."""
+    node = Setup(ids={1, 2, 3})
+    for stranger in range(100, 100 + 2 * MOST_NEEDED):
+        node.levels.refuse_to_take_part(stranger, 3, 2)
+    node.levels.look({}, nothing_to_lose=False)
+    assert node.failures == []
+    for peer in (2, 3):
+        node.levels.refuse_to_take_part(peer, 3, 2)
+    assert len(node.levels._needed) == MOST_NEEDED
+    node.levels.look({}, nothing_to_lose=False)
+    assert len(node.failures) == 1
 
 
 def test_greeting_without_levels_passes_at_the_first_level() -> None:

@@ -308,6 +308,15 @@ def test_metrics_show_the_newest_comparison_of_states(agreement: str, shown: int
     assert samples["syncline_digests_ignored_total"][()] == 3
 
 
+def test_metrics_show_what_the_peer_port_refuses() -> None:
+    registry, node, store = Registry(), FakeNode(), Store()
+    add_node_metrics(registry, node, lambda: store, name="a")
+    node.figures = msgspec.structs.replace(STATS, terms_refused=4, connections_displaced=5)
+    samples, _, _ = parse(registry.render())
+    assert samples["syncline_raft_terms_refused_total"][()] == 4
+    assert samples["syncline_network_connections_displaced_total"][()] == 5
+
+
 def test_http_answers_are_counted_by_route_and_status() -> None:
     registry = Registry()
     telemetry = HttpTelemetry(registry)

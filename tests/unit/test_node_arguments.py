@@ -16,7 +16,9 @@ from syncline.node.arguments import (
     checked_bytes,
     checked_commands,
     checked_flag,
+    checked_kinds,
 )
+from syncline.node.events import EventKind
 from syncline.node.naming import check_http, check_id, check_name, dialled_address
 
 
@@ -133,3 +135,15 @@ def test_arguments_expected_index_is_none_or_an_index() -> None:
     assert check_expected(5) == 5
     with pytest.raises(TypeError, match="expected_index"):
         check_expected("5")
+
+
+@pytest.mark.parametrize("kinds", [5, "leader", ["leader"], [EventKind.LEADER, None], b"x", object()])
+def test_arguments_kinds_of_a_wrong_type_are_a_type_error(kinds: object) -> None:
+    with pytest.raises(TypeError, match=r"kinds must be a collection of EventKind, as in \{EventKind.LEADER\}, not"):
+        checked_kinds(kinds)
+
+
+def test_arguments_kinds_are_taken_from_any_collection() -> None:
+    assert checked_kinds(None) is None
+    assert checked_kinds([EventKind.LEADER, EventKind.LEADER]) == frozenset({EventKind.LEADER})
+    assert checked_kinds(()) == frozenset()

@@ -26,8 +26,10 @@ class World:
         self.leader = leader
         self.sent: list[tuple[int, Notice]] = []
         self.failures: list[SynclineError] = []
+        self.has_copies = False
         self.promises = Promises(
             self.core,
+            lambda: self.has_copies,
             name="n",
             data_dir="/data/n",
             send=lambda to, notice: self.sent.append((to, notice)),
@@ -137,3 +139,27 @@ def test_contradiction_stops_without_naming_the_repair() -> None:
     assert "term 2" in text
     assert "term 4" in text
     assert "repair" not in text
+
+
+def second_leader(world: World, term: int) -> Message:
+    return Message(MessageType.HEARTBEAT, to=world.core.raft.id, sender=3, term=term, session=9)
+
+
+@pytest.mark.parametrize("node_id", [1, 2])
+def test_two_leaders_stop_a_node_if_members_know_a_copy(node_id: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A leader and a follower alike. One node that says so stops none: a copied directory must be known, too."""
+    world = World(node_id)
+    leader, term = world.core.leader, world.core.term
+    for _ in range(REPEATED + 2):
+        world.core.step(second_leader(world, term))
+        world.promises.found()
+    assert world.failures == []
+    assert world.core.leader == leader
+    assert caplog.text.count("has two leaders, 0000000000000001 and 0000000000000003") == 1
+    world.has_copies = True
+    world.core.step(second_leader(world, term))
+    world.promises.found()
+    assert len(world.failures) == 1
+    assert not isinstance(world.failures[0], RepairNeeded)
+    assert "Keep /data/n as it is" in str(world.failures[0])
+    assert "--replace" not in str(world.failures[0])

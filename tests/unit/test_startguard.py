@@ -17,15 +17,18 @@ from syncline.node.calls import Calls
 from syncline.node.envelope import Member
 from syncline.node.members import MemberBook
 from syncline.node.startguard import MAX_UNKNOWN, StartGuard, load_starts
+from syncline.node.startreports import StartReports
 from syncline.node.starts import RANDOM_BITS
 from syncline.platform.disk import Disk, OsDisk
 from syncline.platform.worker import ThreadWorkers
 from syncline.storage.peerstarts import MAX_DIRECTORIES, PEERS_NAME, encode_starts, read_starts, write_starts
 from syncline.transport.handshake import Hello, Purpose, Welcome
-from syncline.transport.messages import RefusalCode
+from syncline.transport.messages import Notice, NoticeKind, RefusalCode
 from tests.support import run
 
+OWN = 1
 PEER = 7
+VOTERS = (OWN, 2, PEER)
 DIRECTORY = 70
 
 
@@ -70,6 +73,7 @@ class Bench:
         self.path, self.disk = str(path), disk
         self.book = MemberBook()
         self.left: list[tuple[int, int]] = []
+        self.membership = MembershipState(voters=VOTERS)
         self.failures: list[BaseException] = []
         self.writer = Calls("test", ThreadWorkers(), self.failures.append)
         self.guard = self.again()
@@ -77,8 +81,16 @@ class Bench:
     def again(self) -> StartGuard:
         """The guard of the next start of the same node."""
         starts = load_starts(self.disk, self.path)
+        self.told: list[tuple[int, Notice]] = []
         self.guard = StartGuard(
-            starts, self.book, self.writer, self.disk, self.path, leave=lambda *start: self.left.append(start)
+            starts,
+            self.book,
+            self.writer,
+            self.disk,
+            self.path,
+            reports=StartReports(OWN, lambda: self.membership),
+            leave=lambda *start: self.left.append(start),
+            tell=lambda *told: self.told.append(told),
         )
         return self.guard
 
@@ -170,8 +182,8 @@ def test_fork_of_a_known_start_is_never_taken(tmp_path: Path) -> None:
     run(check())
 
 
-def test_registry_decides_between_two_forks(tmp_path: Path) -> None:
-    """Two members have let in different copies. What is announced first in the log stays, at both."""
+def test_fork_of_a_start_in_the_registry_stops_both_copies(tmp_path: Path) -> None:
+    """Two members have let in different copies. Each copy may have made promises, so neither is let in any more."""
 
     async def check() -> None:
         async with bench(tmp_path) as node:
@@ -183,13 +195,122 @@ def test_registry_decides_between_two_forks(tmp_path: Path) -> None:
             record = Member(PEER, "peer", "h:1", directory=DIRECTORY, incarnation=start(2, 6))
             node.book.changed(1, MembershipState(voters=(PEER,)), (record,))
             node.guard.registered(record)
-            assert node.left == [(PEER, start(2, 6))]
+            assert node.left == [(PEER, 0)], "each connection with it is ended"
             assert node.code(mine) == RefusalCode.OLDER_START
-            await node.welcomed(other)
-            node.again()
-            assert node.code(mine) == RefusalCode.OLDER_START
+            assert node.code(other) == RefusalCode.OLDER_START
+            assert node.guard.why_not_dial(welcome(start(2, 9), start(1, 5))) is not None
             node.guard.registered(record)
-            assert len(node.left) == 1
+            assert len(node.left) == 1, "it is said once"
+
+    run(check())
+
+
+def with_members(node: Bench, *more: NodeId) -> None:
+    """Voters: this node, the peer, and others."""
+    node.membership = MembershipState(voters=(*VOTERS, *more))
+    ids = (OWN, 2, *more)
+    records = [Member(number, f"node{number}", f"h:{number}", directory=1000 + number) for number in ids]
+    node.book.changed(1, node.membership, (*records, Member(PEER, "peer", "h:7", directory=DIRECTORY)))
+
+
+def told(*starts: int, directory: int = DIRECTORY) -> Notice:
+    return Notice(NoticeKind.START, directory=directory, starts=starts)
+
+
+def test_start_of_a_member_is_told_to_the_others(tmp_path: Path) -> None:
+    """At once, and to each member whose link comes up; not to nodes that are no members."""
+
+    async def check() -> None:
+        async with bench(tmp_path) as node:
+            with_members(node)
+            await node.welcomed(hello(start(2, 6), start(1, 5)))
+            assert (2, told(start(2, 6), start(1, 5))) in node.told
+            del node.told[:]
+            await node.welcomed(hello(start(2, 6), start(1, 5)))
+            assert node.told == [], "nothing is new"
+            node.guard.link_up(2)
+            assert node.told == [(2, told(start(2, 6), start(1, 5)))]
+            node.guard.link_up(99)
+            assert len(node.told) == 1
+
+    run(check())
+
+
+def test_copies_that_two_members_have_let_in_are_both_refused(tmp_path: Path) -> None:
+    """A member that knows one copy hears of the other from a member. More starts of the copy do not hide it."""
+
+    async def check() -> None:
+        for number, other in enumerate(((start(2, 9), start(1, 5)), (start(3, 9), start(2, 9), start(1, 5)))):
+            (tmp_path / str(number)).mkdir()
+            async with bench(tmp_path / str(number)) as node:
+                with_members(node)
+                mine = hello(start(2, 6), start(1, 5))
+                await node.welcomed(mine)
+                node.guard.on_notice(2, told(*other))
+                assert node.left == [(PEER, 0)]
+                assert node.code(mine) == RefusalCode.OLDER_START
+                assert node.code(hello(*other)) == RefusalCode.OLDER_START
+
+    run(check())
+
+
+def test_start_that_a_quorum_of_the_others_knows_stays(tmp_path: Path) -> None:
+    """With five voters three of the other four know it. So no copy was ever counted, whichever member let one in."""
+
+    async def check() -> None:
+        async with bench(tmp_path) as node:
+            with_members(node, 3, 4)
+            copy, sound = hello(start(2, 6), start(1, 5)), (start(2, 9), start(1, 5))
+            await node.welcomed(copy)
+            for member in (2, 3):
+                node.guard.on_notice(member, told(*sound))
+                assert node.code(copy) == RefusalCode.OLDER_START
+                assert node.code(hello(*sound)) == RefusalCode.OLDER_START, "two of four are no quorum"
+            node.guard.on_notice(4, told(*sound))
+            assert node.left[-1] == (PEER, start(2, 9))
+            await node.welcomed(hello(*sound))
+            assert node.code(copy) == RefusalCode.OLDER_START
+            node.again()
+            assert node.code(copy) == RefusalCode.OLDER_START, "it is durable"
+            await node.welcomed(hello(*sound))
+
+    run(check())
+
+
+def test_own_start_that_a_quorum_knows_outlives_the_word_of_a_copy(tmp_path: Path) -> None:
+    """One member was away and has let in a copy first: the node that runs goes on."""
+
+    async def check() -> None:
+        async with bench(tmp_path) as node:
+            with_members(node, 3, 4)
+            sound, copy = (start(2, 9), start(1, 5)), (start(2, 6), start(1, 5))
+            await node.welcomed(hello(*sound))
+            node.guard.on_notice(2, told(*sound))
+            node.guard.on_notice(3, told(*sound))
+            node.guard.on_notice(4, told(*copy))
+            assert node.left == []
+            assert node.code(hello(*sound)) is None
+
+    run(check())
+
+
+def test_notice_of_a_sound_start_or_of_a_stranger_changes_nothing(tmp_path: Path) -> None:
+    """A newer start that has the known one in its history, an older one, and words of or about others."""
+
+    async def check() -> None:
+        async with bench(tmp_path) as node:
+            with_members(node)
+            mine, fork = hello(start(2, 6), start(1, 5)), (start(2, 9), start(1, 5))
+            await node.welcomed(mine)
+            node.guard.on_notice(2, told(start(3, 7), start(2, 6), start(1, 5)))
+            node.guard.on_notice(2, told(start(1, 5)))
+            node.guard.on_notice(99, told(*fork))
+            node.guard.on_notice(PEER, told(*fork))
+            node.guard.on_notice(2, told(*fork, directory=777))
+            node.guard.on_notice(2, told())
+            node.guard.on_notice(2, Notice(NoticeKind.SETTLED, directory=DIRECTORY, starts=fork))
+            assert node.left == []
+            assert node.code(mine) is None
 
     run(check())
 

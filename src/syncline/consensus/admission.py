@@ -12,7 +12,7 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-from syncline.consensus.evidence import lost_entries
+from syncline.consensus.evidence import lost_entries, two_leaders
 from syncline.consensus.membership import MembershipRefused, decode_change, restore
 from syncline.consensus.reads import decode_position
 from syncline.consensus.types import (
@@ -54,6 +54,9 @@ class Refusal(StrEnum):
 
     STALE_SESSION = "raft: answer to another replication session"
     """An answer to a message that was sent before the peer was removed and added again (see `Message.session`)."""
+
+    SECOND_LEADER = "raft: this term has another leader"
+    """It is reported (see `evidence`), and the node follows the first one: it can't follow both."""
 
     TOO_MANY_READS = "raft: too many reads are waiting"
     NO_LEADER = "raft: no leader to ask"
@@ -158,7 +161,10 @@ def _check_storage_response(raft: Raft, message: Message) -> Refusal | None:
     return None
 
 
-def _check_append(_: Raft, message: Message) -> Refusal | None:
+def _check_append(raft: Raft, message: Message) -> Refusal | None:
+    if raft.leader != message.sender and (found := two_leaders(raft, message)) is not None:
+        raft.evidence = found
+        return Refusal.SECOND_LEADER
     entries = message.entries
     if not entries:
         return None
@@ -190,6 +196,9 @@ def _check_append_response(raft: Raft, message: Message) -> Refusal | None:
 
 
 def _check_heartbeat(raft: Raft, message: Message) -> Refusal | None:
+    if raft.leader != message.sender and (found := two_leaders(raft, message)) is not None:
+        raft.evidence = found
+        return Refusal.SECOND_LEADER
     # A leader tells a follower to commit what it knows the follower to hold.
     if message.term >= raft.term and message.commit > raft.log.last_index:
         raft.evidence = lost_entries(raft, message) or raft.evidence

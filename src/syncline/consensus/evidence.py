@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from syncline.consensus.types import Message, NodeId
+from syncline.consensus.types import NONE, Message, NodeId
 
 if TYPE_CHECKING:
     from syncline.consensus.raft import Raft
 
-__all__ = ["Evidence", "EvidenceKind", "contradiction", "lost_entries"]
+__all__ = ["Evidence", "EvidenceKind", "contradiction", "lost_entries", "two_leaders"]
 
 
 class EvidenceKind(StrEnum):
@@ -33,6 +33,10 @@ class EvidenceKind(StrEnum):
     """The leader's log has another entry where this node knows one to be committed. Which of the two logs is wrong is
     not known: this node may hold the only copy of an acknowledged write."""
 
+    TWO_LEADERS = "two_leaders"
+    """Another node than the leader that this node follows, or is, leads in the same term. A voter has voted twice:
+    it was copied, or has lost its vote. Entries of that term with equal indexes may differ, and nothing shows it."""
+
 
 class Evidence(msgspec.Struct, frozen=True, gc=False):
     """One piece of evidence, found by the node that keeps it."""
@@ -43,11 +47,18 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
     term: int
     """The leader's term."""
     index: int
-    """The commit index told, or the index of the entry that differs."""
+    """The commit index told, the index of the entry that differs, or with two leaders the own last index."""
     own_term: int = 0
     """The term of this node's committed entry there."""
     told_term: int = 0
     """The term of the leader's entry there."""
+
+
+def two_leaders(raft: Raft, message: Message) -> Evidence | None:
+    """Evidence from a message that only a leader sends, in a term that has another leader already."""
+    if message.term != raft.term or raft.leader in (NONE, message.sender):
+        return None
+    return Evidence(EvidenceKind.TWO_LEADERS, message.sender, message.term, raft.log.last_index)
 
 
 def lost_entries(raft: Raft, heartbeat: Message) -> Evidence | None:

@@ -2,6 +2,7 @@
 
 - `peers` of a later start are hints, by name. A node that knows no members yet takes the names for initial members.
 - Hints by id come from the program around the node: a server asks the members at `--join`.
+- A node that knows no members dials the peers that it met at earlier starts (`firstpeers`).
 - A member that moved tells each peer that it reaches its new address. If it does not reach the leader, a peer that has
   a link to it at this address updates the registry in its place, so that the leader can dial it.
 """
@@ -40,8 +41,16 @@ class Addresses:
     """Hints of one node, and what its links tell about the addresses of others."""
 
     def __init__(
-        self, hints: dict[str, str], identity: Identity, book: MemberBook, transport: Transport, update: Update
+        self,
+        hints: dict[str, str],
+        first_peers: dict[NodeId, str],
+        identity: Identity,
+        book: MemberBook,
+        transport: Transport,
+        update: Update,
     ) -> None:
+        """`first_peers` are addresses of peers that were met at earlier starts, for a node that knows no members."""
+        self._first_peers = dict(first_peers)
         self._named = {name: dialable(text) for name, text in hints.items() if name != identity.name}
         self._identity = identity
         self._book = book
@@ -67,6 +76,8 @@ class Addresses:
             if peer is not None and self._hinted.get(peer) != address:
                 self.hint(peer, str(address))
         if not self._book.members:
+            while self._first_peers:
+                self.hint(*self._first_peers.popitem())
             return
         for peer in [known for known in self._hinted if known not in self._book.members]:
             del self._hinted[peer]

@@ -6,12 +6,13 @@ accepted. What is not checked here would be replicated, and would stop every nod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from syncline.consensus.types import ChangeType, NodeId
 from syncline.errors import ConfigError
 from syncline.node.config import Config
+from syncline.node.events import EventKind
 from syncline.node.naming import check_id
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "checked_bytes",
     "checked_commands",
     "checked_flag",
+    "checked_kinds",
 ]
 
 MAX_TIMEOUT_S: Final = 3600.0
@@ -92,3 +94,12 @@ def check_changes(changes: object) -> list[tuple[ChangeType, NodeId]]:
     if len({node_id for _, node_id in checked}) != len(checked):
         raise ConfigError("changes names one node twice: give each node one change")
     return checked
+
+
+def checked_kinds(kinds: object) -> frozenset[EventKind] | None:
+    """The kinds of events that a watcher asks for; None: all."""
+    if kinds is None:
+        return None
+    if isinstance(kinds, str) or not isinstance(kinds, Collection) or not all(isinstance(k, EventKind) for k in kinds):
+        raise TypeError(f"kinds must be a collection of EventKind, as in {{EventKind.LEADER}}, not {kinds!r:.100}")
+    return frozenset(kinds)

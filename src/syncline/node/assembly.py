@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,9 +29,11 @@ from syncline.errors import ConfigError, CorruptionError, NodeFailed, RepairNeed
 from syncline.node.applier import Applier, restore
 from syncline.node.calls import Calls
 from syncline.node.config import Config
+from syncline.node.confirmation import Confirmation
 from syncline.node.driver import Driver
 from syncline.node.envelope import ChangeContext, LevelChange, Member, encode
 from syncline.node.firstelection import BOOTSTRAP_TERM
+from syncline.node.firstpeers import FirstPeers
 from syncline.node.fsm import FSM, CheckingFSM, DurableFSM
 from syncline.node.intake import Intake
 from syncline.node.levels import Ability, Levels, ability_of, check_start
@@ -41,7 +43,9 @@ from syncline.node.members import BookState, MemberBook, derive_cluster_id, deri
 from syncline.node.opening import open_beside
 from syncline.node.outcomes import on_outcome
 from syncline.node.parts import Parts
+from syncline.node.refusals import refusing
 from syncline.node.startguard import StartGuard, load_starts, older_copy_text
+from syncline.node.startreports import StartReports
 from syncline.node.starts import RANDOM_BITS, next_incarnation
 from syncline.node.statedigest import DIGEST_INTERVAL
 from syncline.platform.disk import Disk
@@ -54,7 +58,7 @@ from syncline.storage.snapshots import SnapshotManifest, SnapshotStore
 from syncline.storage.wal import Wal, WalWrite
 from syncline.transport.authentication import PeerAuthentication
 from syncline.transport.handshake import Hello, NodeFacts, Welcome
-from syncline.transport.messages import PeerMessage, Refusal, SnapshotSink
+from syncline.transport.messages import Notice, PeerMessage, Refusal, RefusalCode, SnapshotSink
 from syncline.transport.peers import Transport
 from syncline.transport.policy import PeerPolicy
 from syncline.version import FEATURE_LEVEL
@@ -226,8 +230,17 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
         transport=transport,
         noter=noter,
         guard=StartGuard(
-            starts, opened.book, noter, world.disk, opened.directory.path, leave=transport.leave_other_starts
+            starts,
+            opened.book,
+            noter,
+            world.disk,
+            opened.directory.path,
+            reports=StartReports(node_id, relay.membership),
+            leave=transport.leave_other_starts,
+            tell=relay.tell,
         ),
+        confirmation=_confirmation(config, opened, transport, relay),
+        first_peers=FirstPeers(opened.book, noter, world.disk, opened.directory.path),
         levels=_levels(config, opened, relay, on_failure),
         asleep_s=world.workers.asleep_s,
     )
@@ -270,19 +283,28 @@ def _transport(config: Config, world: World, opened: _Opened, relay: _Relay) -> 
     )
 
 
+def _confirmation(config: Config, opened: _Opened, transport: Transport, relay: _Relay) -> Confirmation:
+    def refused_by() -> Collection[NodeId]:
+        refusals = refusing(transport.stats(), RefusalCode.OLDER_START)
+        return [peer for peer in refusals if peer in opened.book.members]
+
+    return Confirmation(
+        opened.identity.node_id,
+        relay.membership,
+        refused_by,
+        has_log=opened.core.last_index > 0,
+        patience_s=config.election_s,
+    )
+
+
 def _levels(config: Config, opened: _Opened, relay: _Relay, on_failure: Callable[[BaseException], None]) -> Levels:
-    tracker = opened.core.raft.tracker
-
-    def membership() -> MembershipState:
-        return tracker.configuration.state()  # it is replaced by each change
-
     return Levels(
         opened.book,
         opened.can,
         name=opened.identity.name,
         node_id=opened.identity.node_id,
         hold_level=config.hold_level,
-        membership=membership,
+        membership=relay.membership,
         propose=relay.propose_level,
         fail=on_failure,
     )
@@ -310,7 +332,9 @@ class _Relay:
         return self._holder[0].reconfiguration.refuse_peer(hello)
 
     def before_welcome(self, hello: Hello) -> asyncio.Future[None] | None:
-        return self._holder[0].parts.guard.before_welcome(hello)
+        parts = self._holder[0].parts
+        parts.first_peers.greeted(hello)
+        return parts.guard.before_welcome(hello)
 
     def why_not_dial(self, welcome: Welcome) -> str | None:
         parts = self._holder[0].parts
@@ -323,6 +347,14 @@ class _Relay:
 
     def propose_level(self, change: LevelChange) -> bool:
         return self._holder[0].reconfiguration.propose_level(change)
+
+    def membership(self) -> MembershipState:
+        return self._holder[0].core.raft.tracker.configuration.state()  # it is replaced by each change
+
+    def tell(self, peer: NodeId, notice: Notice) -> None:
+        driver = self._holder[0]
+        driver.parts.transport.send(peer, notice)
+        driver.schedule()  # the turn flushes
 
     def known_directory(self, peer: NodeId) -> int:
         return self._holder[0].founding.known_directory(peer)

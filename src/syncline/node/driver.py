@@ -116,13 +116,11 @@ class Driver:
         self.settlement = Settlement(
             self.core, parts.book, parts.writer, send=parts.transport.send, changed=self.wake_watchers
         )
-        self.promises = Promises(
-            self.core, name=config.name, data_dir=config.data_dir, send=parts.transport.send, fail=self.fail
-        )
+        path, send, has_copies = config.data_dir, parts.transport.send, parts.guard.has_copies
+        self.promises = Promises(self.core, has_copies, name=config.name, data_dir=path, send=send, fail=self.fail)
         self.reconfiguration = Reconfiguration(self)
-        self.addresses = Addresses(
-            config.peers, parts.identity, parts.book, parts.transport, self.reconfiguration.update
-        )
+        first_peers, update = parts.first_peers.known, self.reconfiguration.update
+        self.addresses = Addresses(config.peers, first_peers, parts.identity, parts.book, parts.transport, update)
         self.snapshotter = Snapshotter(self)
         self.applied = self.core.applied
         self.horizon = Horizon(self)
@@ -226,9 +224,9 @@ class Driver:
     def _on_tick(self, now: float) -> None:
         if self.founding.waiting:
             self.founding.look(now)
-        else:
-            self.core.tick()
-        self._elect_at_once()
+        elif not self.parts.confirmation.look(now) or self.core.state is StateType.LEADER:
+            self.core.tick()  # a leader without a quorum steps down
+            self._elect_at_once()
         why_no_leader = self.why_no_leader() if self.core.leader == NONE else ""
         self.proposals.expire(now, self.core.leader, why_no_leader)
         self.reads.expire(now, self.core.leader, why_no_leader)
@@ -315,6 +313,7 @@ class Driver:
                 elif isinstance(message, Notice):
                     self.settlement.on_notice(sender, message)
                     self.promises.on_notice(sender, message)
+                    self.parts.guard.on_notice(sender, message)
                 elif isinstance(message, DigestReport):
                     self.digests.on_report(sender, message)
                 else:
@@ -333,6 +332,8 @@ class Driver:
 
     def on_peer_up(self, peer: NodeId) -> None:
         self.forwarding.waiting = False
+        self.parts.confirmation.welcomed(peer)
+        self.parts.guard.link_up(peer)
         self.emit(EventKind.PEER_UP, peer)
         self.schedule()
 
@@ -444,6 +445,8 @@ class Driver:
         self.parts.machine.put(RestoreWork(store.read(held), held.meta, held.runtime))
 
     def _send(self, message: Message) -> None:
+        if self.parts.confirmation.withheld:
+            return  # another copy of this node may have made other promises; to the core the link has lost it
         if message.type in ACKNOWLEDGEMENTS:
             message.commit = self.parts.writer.durable_commit
         if message.type is MessageType.SNAP:

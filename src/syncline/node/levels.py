@@ -239,9 +239,18 @@ class Levels:
         if reason is None:
             return None
         reason = f"node {self._name} ({self._node_id:016x}) {reason}"
+        self._make_room_for(node_id)
         if len(self._needed) < MOST_NEEDED:
             self._needed[node_id] = reason
         return Refusal(reason)
+
+    def _make_room_for(self, node_id: NodeId) -> None:
+        """Without a secret anyone can dial under made-up ids: those give way to a member, whose word counts."""
+        members = members_of(self._membership())
+        if len(self._needed) >= MOST_NEEDED and node_id in members:
+            stranger = next((known for known in self._needed if known not in members), None)
+            if stranger is not None:
+                del self._needed[stranger]
 
     def look(self, links: Mapping[NodeId, PeerStats], *, nothing_to_lose: bool) -> None:
         """Stop this node if the cluster needs more than it can do, and it may not have heard of that by the log.

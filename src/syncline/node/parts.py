@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from syncline.consensus.rawnode import RawNode
 from syncline.node.applier import Applier
 from syncline.node.calls import Calls
+from syncline.node.confirmation import Confirmation
+from syncline.node.firstpeers import FirstPeers
 from syncline.node.intake import Intake
 from syncline.node.levels import Levels
 from syncline.node.logwriter import LogWriter
@@ -46,6 +48,8 @@ class Parts:
     noter: Calls
     """Writes what is known of the starts of peers."""
     guard: StartGuard
+    first_peers: FirstPeers
+    confirmation: Confirmation
     transport: Transport
     levels: Levels
     asleep_s: Callable[[], float] = float

@@ -10,6 +10,7 @@ and a node that has lost entries refuses each append.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -22,6 +23,8 @@ from syncline.transport.messages import Notice, NoticeKind
 
 __all__ = ["Promises"]
 
+log = logging.getLogger("syncline.node")
+
 REPEATED: Final = 3
 """So many pieces of evidence in one term, from one node, convict."""
 
@@ -29,12 +32,15 @@ REPEATED: Final = 3
 class Promises:
     """Evidence of one node against itself, and, while it leads, against its followers.
 
-    `name` and `data_dir` are this node's, for texts. `send` sends a notice to a peer; `fail` stops this node.
+    `has_copies` tells whether the members know that a data directory was copied. That explains two leaders of one
+    term; nothing that one node says alone does. `name` and `data_dir` are this node's, for texts. `send` sends a notice
+    to a peer; `fail` stops this node.
     """
 
     def __init__(
         self,
         core: RawNode,
+        has_copies: Callable[[], bool],
         *,
         name: str,
         data_dir: str,
@@ -42,6 +48,7 @@ class Promises:
         fail: Callable[[SynclineError], None],
     ) -> None:
         self._core = core
+        self._has_copies = has_copies
         self._name = name
         self._data_dir = data_dir
         self._send = send
@@ -64,6 +71,10 @@ class Promises:
         seen = (found.kind, found.leader, found.term)
         self._count = self._count + 1 if seen == self._seen else 1
         self._seen = seen
+        if found.kind is EvidenceKind.TWO_LEADERS and not self._has_copies():
+            if self._count == REPEATED:
+                log.critical("%s", self._two_leaders(found))
+            return
         if self._count >= REPEATED:
             self._fail(self._failure(found))
 
@@ -104,6 +115,13 @@ class Promises:
         if notice.index > core.commit:
             self._weigh(Evidence(EvidenceKind.LOST_ENTRIES, sender, notice.term, notice.index))
 
+    def _two_leaders(self, found: Evidence) -> str:
+        core = self._core
+        return (
+            f"node {self._name} ({format_id(core.raft.id)}): term {found.term} has two leaders,"
+            f" {format_id(core.leader)} and {format_id(found.leader)}"
+        )
+
     def _failure(self, found: Evidence) -> SynclineError:
         core = self._core
         node = f"node {self._name} ({format_id(core.raft.id)})"
@@ -115,6 +133,13 @@ class Promises:
                 " back? What the node voted for may be forgotten too, so it must not go on under its old id. Put the"
                 " newest directory back, if there is one; or have the cluster replace the node:"
                 f" `syncline repair --replace --data-dir {self._data_dir}`."
+            )
+        if found.kind is EvidenceKind.TWO_LEADERS:
+            return NodeFailed(
+                f"{self._two_leaders(found)}. Members know that a data directory was copied, so the two have"
+                f" acknowledged different writes, perhaps. This node has stopped. Keep {self._data_dir} as it is."
+                " Compare the entries with those of the other nodes (`syncline wal dump`) before you start or replace"
+                " any node."
             )
         return NodeFailed(
             f"{node} has stopped: it knows log entry {found.index} to be committed with term {found.own_term}, and"

@@ -22,7 +22,7 @@ from syncline.errors import (
     UsageError,
 )
 from syncline.node.administration import Administration
-from syncline.node.arguments import check_config
+from syncline.node.arguments import check_config, checked_kinds
 from syncline.node.assembly import World, assemble
 from syncline.node.changes import Changes
 from syncline.node.config import Config
@@ -271,8 +271,11 @@ class Raft(Administration):
         return self._driver.parts.transport.stats()
 
     def events(self, kinds: Collection[EventKind] | None = None) -> AsyncIterator[Event]:
-        """What happens from now on, until the node closes; all kinds, or some."""
-        return self._driver.events.watch(kinds)
+        """What happens from now on, until the node closes; all kinds, or some.
+
+        Raises TypeError if `kinds` is no collection of `EventKind`.
+        """
+        return self._driver.events.watch(checked_kinds(kinds))
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

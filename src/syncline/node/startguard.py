@@ -1,7 +1,8 @@
 """Refuse peers whose data directory was put back to an older copy, or copied. `node.starts` has the rule.
 
 What a node knows of the starts of others is in memory, in the file `peers`, and in the member registry. The file is
-written before a start is welcomed, by a worker thread, and only if something has changed.
+written before a start is welcomed, by a worker thread, and only if something has changed. Members tell each other which
+starts they have let in (`startreports`), so that copies which different members have let in are found.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from syncline.consensus.types import NodeId
+from syncline.consensus.types import NONE, NodeId
 from syncline.errors import Closed, CorruptionError
 from syncline.node.calls import Calls
 from syncline.node.envelope import Member
 from syncline.node.members import MemberBook, format_id
-from syncline.node.starts import Origin, are_forked, judge
+from syncline.node.startreports import StartReports, Starts
+from syncline.node.starts import Origin, are_forked, judge, start_count
 from syncline.platform.disk import Disk
 from syncline.storage.datadir import Identity
 from syncline.storage.peerstarts import MAX_DIRECTORIES, encode_starts, read_starts, write_starts
 from syncline.transport.handshake import Hello, Welcome
-from syncline.transport.messages import Refusal, RefusalCode
+from syncline.transport.messages import Notice, NoticeKind, Refusal, RefusalCode
 
 __all__ = ["StartGuard", "convicted_by", "load_starts", "older_copy_text"]
 
@@ -42,21 +44,38 @@ class StartGuard:
         disk: Disk,
         path: str,
         *,
+        reports: StartReports,
         leave: Callable[[NodeId, int], None],
+        tell: Callable[[NodeId, Notice], None],
     ) -> None:
-        """`leave(peer, incarnation)` ends the connections with all other starts of `peer`."""
+        """`leave(peer, incarnation)` ends the connections with all other starts of `peer`; 0: with each of them.
+
+        `tell` sends a notice to a member.
+        """
         self._starts = starts
         self._book = book
         self._writer = writer
         self._disk = disk
         self._path = path
+        self._reports = reports
         self._leave = leave
+        self._tell = tell
+        self._let_in: dict[int, Starts] = {}
+        """By directory: the newest start that was let in since this node was started, and those before it."""
+        self._copied: dict[int, None] = {}
+        """Directories of which different members have let in different copies: no copy is let in any more."""
         self._loop = asyncio.get_running_loop()
         self._unwritten = False
         self._writing: asyncio.Future[None] | None = None
 
     def refuse(self, hello: Hello) -> Refusal | None:
         """Judge a dialler by its starts; None if it may connect."""
+        if hello.directory in self._copied:
+            text = (
+                f"node {_named(hello)} is refused: its data directory was copied, and different members have let in"
+                " different copies"
+            )
+            return Refusal(text, RefusalCode.OLDER_START)
         known = self._known(hello.sender, hello.directory)
         if judge(known, hello.incarnation, hello.history) is Origin.LEGITIMATE:
             return None
@@ -67,33 +86,79 @@ class StartGuard:
         return Refusal(text, RefusalCode.OLDER_START)
 
     def registered(self, member: Member) -> None:
-        """The registry has taken a start of a member. If this node knows a fork of it, the registry decides."""
-        directory, incarnation = member.directory, member.incarnation
-        if are_forked(self._starts.get(directory, incarnation), incarnation):
+        """The registry has taken a start of a member. If this node has let in a copy, neither is let in any more."""
+        directory, noted = member.directory, self._starts.get(member.directory, member.incarnation)
+        if are_forked(noted, member.incarnation):
+            self._reports.told(directory, NONE, (member.incarnation,))  # the registry is no member that has let it in
+            known = self._let_in.get(directory, (noted,))
+            self._take(member, self._reports.decide(member.id, directory, known))
+
+    def has_copies(self) -> bool:
+        """Whether different members have let in different copies of the data directory of one."""
+        return bool(self._copied)
+
+    def link_up(self, peer: NodeId) -> None:
+        """Tell a member which starts of the others were let in here."""
+        if peer in self._book.members:
+            for directory, starts in self._let_in.items():
+                self._tell(peer, _notice(directory, starts))
+
+    def on_notice(self, sender: NodeId, notice: Notice) -> None:
+        """A member has let in a start of another one."""
+        members = self._book.members
+        member = next((known for known in members.values() if known.directory == notice.directory), None)
+        if notice.kind != NoticeKind.START or not notice.starts or member is None or sender not in members:
+            return
+        known = self._let_in.get(notice.directory) or (self._starts.get(notice.directory, 0),)
+        if member.id == sender or not known[0]:
+            return
+        self._reports.forget_all_but({each.directory for each in members.values()}, set(members))
+        self._reports.told(notice.directory, sender, notice.starts)
+        if len(known) > 1 or start_count(known[0]) <= start_count(notice.starts[0]):  # else its history is needed
+            self._take(member, self._reports.decide(member.id, notice.directory, known))
+
+    def _take(self, member: Member, starts: Starts | None) -> None:
+        """Go by what the members know together of the starts of a member; None: they know different copies."""
+        directory, shown = member.directory, format_id(member.id)
+        if starts is None:
+            if directory not in self._copied:
+                self._copied[directory] = None
+                log.error(
+                    "node %s (%s) runs twice: its data directory was copied, and different members have let in"
+                    " different copies. No copy is let in any more: have the cluster replace the node"
+                    " (`syncline repair --replace`)",
+                    *(member.name, shown),
+                )
+                self._leave(member.id, 0)
+            return
+        self._copied.pop(directory, None)
+        if self._starts.get(directory) != starts[0]:
             log.error(
-                "two processes have run as node %s (%s): its data directory was copied; start %016x stays",
-                member.name,
-                format_id(member.id),
-                incarnation,
+                "two processes have run as node %s (%s): its data directory was copied; start %016x stays, because a"
+                " quorum of the members has let it in",
+                *(member.name, shown, starts[0]),
             )
-            self._starts[directory] = incarnation
+            self._starts[directory], self._let_in[directory] = starts[0], starts
             self._write()
-            self._leave(member.id, incarnation)
+            self._leave(member.id, starts[0])
 
     def why_not_dial(self, welcome: Welcome) -> str | None:
         """Judge a peer that has answered a dial: the reason to leave it, or None. Its start is noted then."""
         known = self._known(welcome.sender, welcome.directory)
-        if judge(known, welcome.incarnation, welcome.history) is not Origin.LEGITIMATE:
+        if (
+            welcome.directory in self._copied
+            or judge(known, welcome.incarnation, welcome.history) is not Origin.LEGITIMATE
+        ):
             return (
                 f"node {welcome.name} ({format_id(welcome.sender)}) answered from a data directory that was put back to"
                 " an older copy, or copied"
             )
-        self._note(welcome.sender, welcome.directory, welcome.incarnation)
+        self._note(welcome.sender, welcome.directory, (welcome.incarnation, *welcome.history))
         return None
 
     def before_welcome(self, hello: Hello) -> asyncio.Future[None] | None:
         """Note the start of a dialler that is going to be welcomed; done when that is durable."""
-        return self._note(hello.sender, hello.directory, hello.incarnation)
+        return self._note(hello.sender, hello.directory, (hello.incarnation, *hello.history))
 
     def _known(self, peer: NodeId, directory: int) -> int:
         """The newest incarnation that is known of a data directory; 0: none."""
@@ -101,13 +166,18 @@ class StartGuard:
         replicated = member.incarnation if member is not None and member.directory == directory else 0
         return replicated if are_forked(replicated, noted) else max(replicated, noted)
 
-    def _note(self, peer: NodeId, directory: int, incarnation: int) -> asyncio.Future[None] | None:
+    def _note(self, peer: NodeId, directory: int, starts: Starts) -> asyncio.Future[None] | None:
+        incarnation = starts[0]
         if not directory:
             return None
         if incarnation > self._starts.get(directory, 0) and self._has_room(peer, directory):
             self._starts.pop(directory, None)  # to the end: the last one to be forgotten
             self._starts[directory] = incarnation
             self._unwritten = True
+        if peer in self._book.members and self._let_in.get(directory) != starts:
+            self._let_in[directory] = starts
+            for member in self._book.members:
+                self._tell(member, _notice(directory, starts))
         if self._unwritten:
             self._write()
         return self._writing
@@ -167,6 +237,10 @@ def older_copy_text(name: str, node_id: NodeId, path: str) -> str:
         " directory as the node left it, if there is one; or have the cluster replace the node:"
         f" `syncline repair --replace --data-dir {path}`."
     )
+
+
+def _notice(directory: int, starts: Starts) -> Notice:
+    return Notice(NoticeKind.START, directory=directory, starts=starts)
 
 
 def _named(hello: Hello) -> str:

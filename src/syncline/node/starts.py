@@ -15,8 +15,8 @@ one lengthens the history of the copy, which still lacks the start that the memb
     5:a                   7:e after 6:d, 5:d              the same, some starts later
 
 Two processes on copies of one directory have equal counts too. A member never exchanges one for the other: it may hold
-promises of the one that it knows, and the other one has not made them. If two members know different ones, the member
-registry decides: of two starts with one count, the first to be announced in the log stays.
+promises of the one that it knows, and the other one has not made them. If two members know different ones, both copies
+are refused, unless a quorum of the members without that node knows one of them (`startreports`).
 """
 
 from __future__ import annotations

@@ -76,6 +76,10 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Commands that this node refused as the leader because the state has reached its limit."""
     digests_ignored: int = 0
     """Digests of peers, and entries that compare digests, that made no sense and had no effect."""
+    terms_refused: int = 0
+    """Messages of peers that were dropped because their term is too far ahead of this node's."""
+    connections_displaced: int = 0
+    """Connections to the peer port that were closed before their proof, because newer ones came."""
 
 
 def collect(driver: Driver) -> Stats:
@@ -127,6 +131,8 @@ def collect(driver: Driver) -> Stats:
         digests_ignored=driver.digests.ignored,
         log_waits_s=parts.writer.oldest_s(),
         refused_no_space=parts.intake.refused_no_space,
+        terms_refused=driver.term_guard.refused,
+        connections_displaced=parts.transport.counters.displaced,
     )
 
 

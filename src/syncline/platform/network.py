@@ -19,7 +19,7 @@ from syncline.platform.forks import forget_in_child
 from syncline.platform.resolver import AddressInfo, Resolver
 from syncline.platform.waiting import result_of
 
-__all__ = ["Listener", "Network", "TcpNetwork", "is_loopback"]
+__all__ = ["TLS_TIMEOUT_S", "Listener", "Network", "TcpNetwork", "is_loopback"]
 
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 

@@ -171,6 +171,13 @@ _FIGURES: tuple[tuple[str, str, str, ReadStats], ...] = (
     ("gauge", "syncline_raft_snapshot_index", "The newest snapshot's entry.", lambda s: s.snapshot_index),
     ("gauge", "syncline_raft_lag_entries", "Entries committed and not applied yet.", lambda s: s.lag),
     ("counter", "syncline_raft_messages_refused_total", "Messages that made no sense.", lambda s: s.messages_refused),
+    ("counter", "syncline_raft_terms_refused_total", "Messages of a term too far ahead.", lambda s: s.terms_refused),
+    (
+        "counter",
+        "syncline_network_connections_displaced_total",
+        "Peer connections closed before their proof, because newer ones came.",
+        lambda s: s.connections_displaced,
+    ),
     ("counter", "syncline_ignored_entries_total", "Log entries without effect.", lambda s: s.entries_ignored),
     (
         "gauge",

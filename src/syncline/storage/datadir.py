@@ -30,6 +30,7 @@ from syncline.storage.wholefile import TEMPORARY_SUFFIX, read_file, replace_file
 from syncline.version import __version__
 
 __all__ = [
+    "FIRST_PEERS_NAME",
     "FORMAT_VERSION",
     "IDENTITY_NAME",
     "IDENTITY_SPARE_NAME",
@@ -58,6 +59,7 @@ IDENTITY_NAME: Final = "identity"
 WAL_NAME: Final = "wal"
 SNAPSHOTS_NAME: Final = "snapshots"
 JOINING_NAME: Final = "joining"
+FIRST_PEERS_NAME: Final = "first-peers"
 """The id that a node chose which joins a cluster, until it is a member and has started."""
 REPLACEMENT_NAME: Final = "replacement"
 """The note of a repair that is under way (`storage.replacement`)."""

@@ -20,6 +20,7 @@ from syncline.decoding import UNDECODABLE
 from syncline.errors import CorruptionError
 from syncline.platform.disk import Disk
 from syncline.storage.datadir import (
+    FIRST_PEERS_NAME,
     IDENTITY_NAME,
     IDENTITY_SPARE_NAME,
     JOINING_NAME,
@@ -38,7 +39,15 @@ __all__ = ["Replacement", "begin", "complete", "free_folder", "give_up", "read_n
 FOLDER_NAME: Final = "set-aside-"
 """Followed by the first free number."""
 
-MOVED: Final = (SNAPSHOTS_NAME, WAL_NAME, PEERS_NAME, JOINING_NAME, IDENTITY_SPARE_NAME, IDENTITY_NAME)
+MOVED: Final = (
+    SNAPSHOTS_NAME,
+    WAL_NAME,
+    PEERS_NAME,
+    FIRST_PEERS_NAME,
+    JOINING_NAME,
+    IDENTITY_SPARE_NAME,
+    IDENTITY_NAME,
+)
 
 NOTE_LIMIT_BYTES: Final = 1 << 20
 

@@ -10,10 +10,12 @@ Until it is established, a connection takes and holds small frames alone: the ot
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from syncline.errors import FrameError, HandshakeRefused, TransportError
+from syncline.platform.tlsaccept import TlsAware
 from syncline.transport.framemac import FrameMac
 from syncline.transport.handshake import MAGIC, shortened
 from syncline.transport.limits import HANDSHAKE_FRAME_BYTES
@@ -75,11 +77,22 @@ class Registry(Protocol):
     def ended(self, connection: Connection) -> None: ...
 
 
-class Connection(asyncio.Protocol):
-    """Frames over one stream of bytes."""
+class Connection(TlsAware):
+    """Frames over one stream of bytes.
 
-    def __init__(self, owner: Owner, registry: Registry, *, max_frame_bytes: int) -> None:
+    `accepted` is called when a connection that came in begins its TLS handshake, before `Owner.on_made`.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        registry: Registry,
+        *,
+        max_frame_bytes: int,
+        accepted: Callable[[Connection], None] | None = None,
+    ) -> None:
         self.owner = owner
+        self._accepted = accepted
         self.failure: TransportError | None = None
         self.sent_bytes = 0
         self.received_bytes = 0
@@ -99,6 +112,8 @@ class Connection(asyncio.Protocol):
         self._mac: FrameMac | None = None
         self._magic_sent = False
         self._transport: asyncio.Transport | None = None
+        self._under_tls: asyncio.Transport | None = None
+        """The transport under the TLS handshake, as long as that goes on."""
         self._reason: str | None = None
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
 
@@ -170,8 +185,9 @@ class Connection(asyncio.Protocol):
         """End the connection at once."""
         if self._reason is None:
             self._reason = reason
-        if self._transport is not None:
-            self._transport.abort()
+        transport = self._transport or self._under_tls
+        if transport is not None:
+            transport.abort()
 
     def pause_reading(self) -> None:
         if self.open and self._transport is not None:
@@ -183,14 +199,32 @@ class Connection(asyncio.Protocol):
 
     # -- for the event loop
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
+    def tls_begins(self, transport: asyncio.Transport) -> None:
+        self._under_tls = transport
+        self._opened(transport)
+        if self._reason is not None:
+            transport.abort()
+        elif self._accepted is not None:
+            self._accepted(self)
+
+    def tls_failed(self, error: Exception | None) -> None:
+        self._under_tls = None
+        self._registry.ended(self)
+        if isinstance(error, ssl.SSLError) and self._reason is None:
+            self.failure = FrameError(f"no TLS: {error}")
+        self.owner.on_lost(self, self._reason or str(self.failure or _describe_loss(error)))
+
+    def _opened(self, transport: asyncio.BaseTransport) -> None:
         self.opened_s = self.received_s = self._clock()
         self.local_end = transport.get_extra_info("sockname")
         self.remote_end = remote = transport.get_extra_info("peername")
         if isinstance(remote, tuple) and len(remote) >= 2:  # None where the other end is gone already
             self.remote = f"[{remote[0]}]:{remote[1]}" if ":" in str(remote[0]) else f"{remote[0]}:{remote[1]}"
         self._registry.opened(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport, self._under_tls = cast("asyncio.Transport", transport), None
+        self._opened(transport)
         if self._reason is not None:  # given up while it was dialled
             self._transport.abort()
             return

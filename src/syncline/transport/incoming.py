@@ -148,10 +148,18 @@ class Doorkeeper:
         self._loop = asyncio.get_running_loop()
 
     def on_made(self, connection: Connection) -> None:
-        """The dialler speaks first; the oldest that has not may have to make room for it."""
+        """The dialler speaks first."""
         self._proofs[connection] = AcceptorProof(
             self._authentication, node_id=self._node_id, cluster_id=self._cluster_id
         )
+        if connection not in self._unproven:  # with TLS it was counted before
+            self.count(connection)
+
+    def count(self, connection: Connection) -> None:
+        """Count a connection that has proved nothing; the oldest one may have to make room for it.
+
+        With TLS this is called before its handshake: a stranger that says nothing holds a place from there on.
+        """
         displaced = self._unproven.add(connection, _host(connection))
         if displaced is not None:
             self.counters.displaced += 1

@@ -7,11 +7,11 @@ versions understand each other (a rolling upgrade); none is ever removed or give
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import Protocol, TypeAlias
+from typing import Annotated, Protocol, TypeAlias
 
 import msgspec
 
-from syncline.consensus.types import Message, NodeId
+from syncline.consensus.types import LARGEST_ID, Message, NodeId
 from syncline.errors import ConfigError
 
 __all__ = [
@@ -96,6 +96,8 @@ class NoticeKind(IntEnum):
     """The changes of the membership up to `index` are durable on a quorum (see `node.settlement`)."""
     LOST_ENTRIES = 3
     """The leader of `term` has the receiver's acknowledgement of `index`, and the receiver refuses appends there."""
+    START = 4
+    """The sender has let in a start of the node whose data directory is `directory` (see `node.startreports`)."""
 
 
 class Notice(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -105,6 +107,10 @@ class Notice(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """One of `NoticeKind`."""
     term: int = 0
     index: int = 0
+    directory: Annotated[int, msgspec.Meta(ge=0, le=LARGEST_ID)] = 0
+    """With `START`: the id of a data directory."""
+    starts: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0, le=LARGEST_ID)], ...], msgspec.Meta(max_length=32)] = ()
+    """With `START`: the incarnation that the sender has let in, and behind it those before, the newest first."""
 
 
 class DigestReport(msgspec.Struct, array_like=True, gc=False, frozen=True):

@@ -11,7 +11,8 @@ import random
 
 from syncline.consensus.types import Message, NodeId
 from syncline.errors import ConfigError, FrameError, TransportError, UsageError
-from syncline.platform.network import Listener, Network
+from syncline.platform.network import TLS_TIMEOUT_S, Listener, Network
+from syncline.platform.tlsaccept import TlsAccept
 from syncline.transport.authentication import PeerAuthentication
 from syncline.transport.candidates import dialable, with_real_port
 from syncline.transport.connection import Connection
@@ -128,9 +129,7 @@ class Transport:
         """Listen, and dial the peers set so far. Raises `OSError` that says what to do where the address is taken."""
         if self._listener is not None or self._closed:
             raise UsageError("a transport is started once")
-        self._listener = await self._network.listen(
-            self._accept, self._bind.host, self._bind.port, tls=self._server_tls
-        )
+        self._listener = await self._network.listen(self._accept, self._bind.host, self._bind.port)
         self._dialler.advertise = with_real_port(self._dialler.advertise, self._listener.address[1])
         self._schedule_tick()
         for link in self._links.values():
@@ -335,8 +334,9 @@ class Transport:
         if self._all_gone is not None and not self._connections and not self._all_gone.done():
             self._all_gone.set_result(None)
 
-    def _accept(self) -> Connection:
-        connection = Connection(self._doorkeeper, self, max_frame_bytes=self._limits.frame_bytes)
+    def _accept(self) -> asyncio.Protocol:
+        doorkeeper = self._doorkeeper
+        connection = Connection(doorkeeper, self, max_frame_bytes=self._limits.frame_bytes, accepted=doorkeeper.count)
         if self._closed:
             connection.reset("this node closes")
         elif len(self._connections) >= self._limits.incoming_connections:
@@ -344,6 +344,8 @@ class Transport:
             fault = f"{len(self._connections)} connections are open, that is the limit; who dials so often?"
             self._notices.warn("overflow", "closed a new connection", fault, self._loop.time())
             connection.reset("too many connections")
+        if self._server_tls is not None:
+            return TlsAccept(connection, self._server_tls, TLS_TIMEOUT_S)
         return connection
 
     def _admit(self, connection: Connection, hello: Hello) -> None:

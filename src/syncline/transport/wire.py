@@ -278,7 +278,9 @@ def message_size_bytes(message: PeerMessage) -> int:
         return (
             MESSAGE_OVERHEAD_BYTES + ENTRY_OVERHEAD_BYTES * len(proposals) + sum([len(item.data) for item in proposals])
         )
-    if isinstance(message, Notice | DigestReport):
+    if isinstance(message, Notice):
+        return MESSAGE_OVERHEAD_BYTES + ENTRY_OVERHEAD_BYTES * len(message.starts)
+    if isinstance(message, DigestReport):
         return MESSAGE_OVERHEAD_BYTES
     refused = sum(ENTRY_OVERHEAD_BYTES + len(item.code) + 4 * len(item.message) for item in message.refused)
     return MESSAGE_OVERHEAD_BYTES + ENTRY_OVERHEAD_BYTES * len(message.accepted) + refused

@@ -103,8 +103,5 @@ LATER: Final[dict[str, float]] = {
 """The share of seeds that have each of the faults that came when there were seeds already whose failures are
 remembered: drawn apart, so that to most of those seeds nothing has changed."""
 
-PENDING: Final[frozenset[str]] = frozenset({"two-copies"})
-"""Faults that the product does not survive always: no seed draws them, and `--faults` makes them.
-
-Of two copies of one node, a member that has spoken with one only can't tell that there are two. When partitions keep
-the two apart, each can vote once in a term, and two leaders of that term can follow (seed 10434 showed it)."""
+PENDING: Final[frozenset[str]] = frozenset()
+"""Faults that the product does not survive always: no seed draws them, and `--faults` makes them."""

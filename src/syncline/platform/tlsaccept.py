@@ -1,0 +1,92 @@
+"""TLS of connections that come in, for a protocol that must know of a connection before its handshake is over.
+
+The event loops call `connection_made` after the TLS handshake. Until then the owner of a listening port can neither
+count a connection nor close it. So here the connection is accepted as plain TCP, its protocol is told, and TLS is
+started by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from abc import abstractmethod
+from typing import cast
+
+__all__ = ["TlsAccept", "TlsAware"]
+
+
+class TlsAware(asyncio.Protocol):
+    """A protocol that is told of the TLS handshake of its connection."""
+
+    @abstractmethod
+    def tls_begins(self, transport: asyncio.Transport) -> None:
+        """A connection was accepted. To abort `transport` ends its handshake."""
+
+    @abstractmethod
+    def tls_failed(self, error: Exception | None) -> None:
+        """The handshake failed: `connection_made` and `connection_lost` are not called."""
+
+
+class TlsAccept(asyncio.Protocol):
+    """The protocol of one accepted TCP connection until its TLS handshake is over."""
+
+    def __init__(self, inner: TlsAware, tls: ssl.SSLContext, timeout_s: float) -> None:
+        self._inner = inner
+        self._tls = tls
+        self._timeout_s = timeout_s
+        self._task: asyncio.Task[None] | None = None
+        self._lost: Exception | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        accepted = cast("asyncio.Transport", transport)
+        self._inner.tls_begins(accepted)
+        self._task = asyncio.get_running_loop().create_task(self._establish(accepted), name="TLS handshake")
+
+    def data_received(self, data: bytes) -> None:
+        """Both loops read no byte before the next turn, in which TLS begins."""
+        raise AssertionError(f"{len(data)} bytes came before the TLS handshake began")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Lost before TLS began."""
+        self._lost = exc or ConnectionAbortedError("closed before the TLS handshake")
+
+    async def _establish(self, transport: asyncio.Transport) -> None:
+        early = _Early()
+        try:
+            if self._lost is not None or transport.is_closing():
+                raise self._lost or ConnectionAbortedError("closed before the TLS handshake")
+            established = await asyncio.get_running_loop().start_tls(
+                transport, early, self._tls, server_side=True, ssl_handshake_timeout=self._timeout_s
+            )
+        except (OSError, RuntimeError) as error:  # ssl.SSLError is an OSError; a loop refuses a closed transport
+            self._inner.tls_failed(error)
+            return
+        except asyncio.CancelledError:
+            transport.abort()
+            self._inner.tls_failed(None)
+            raise
+        if established is None or early.lost or transport.is_closing():  # uvloop tells of an abort in no other way
+            self._inner.tls_failed(early.error)
+            return
+        established.set_protocol(self._inner)
+        self._inner.connection_made(established)
+        if early.received:
+            self._inner.data_received(bytes(early.received))
+
+
+class _Early(asyncio.Protocol):
+    """Keeps what comes between the end of the handshake and the turn in which its owner hears of it.
+
+    It is what one read of the socket brings: the event loop resumes the owner before it reads again.
+    """
+
+    def __init__(self) -> None:
+        self.received = bytearray()
+        self.lost = False
+        self.error: Exception | None = None
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost, self.error = True, exc
