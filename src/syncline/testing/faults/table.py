@@ -72,6 +72,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "long-snapshot": snapshots.long_snapshot,
     "raise-in-apply": machines.raise_in_apply,
     "raise-in-snapshot": machines.raise_in_snapshot,
+    "uneven": networks.uneven,
 }
 
 LATER: Final[dict[str, float]] = {
@@ -91,6 +92,7 @@ LATER: Final[dict[str, float]] = {
     "long-snapshot": 0.1,
     "raise-in-apply": 0.1,
     "raise-in-snapshot": 0.1,
+    "uneven": 0.15,
 }
 """The share of seeds that have each of the faults that came when there were seeds already whose failures are
 remembered: drawn apart, so that to most of those seeds nothing has changed."""
