@@ -122,6 +122,28 @@ def test_commit_index_is_told_without_room() -> None:
     assert cluster[3].commit == leader.commit
 
 
+def test_proposals_without_room_send_one_append_and_no_more() -> None:
+    """Each would put one without entries on a line that is full."""
+    cluster = Cluster(3, first_room_bytes=NO_LIMIT)
+    leader = cluster.elect(1)
+    for state in (ProgressState.REPLICATE, ProgressState.PROBE):
+        if state is ProgressState.PROBE:
+            leader.report_unreachable(3)
+        leader.set_room(3, 0)
+        messages = 0
+        for _ in range(5):
+            leader.propose(b"x")
+            cluster.process(cluster.members[1])
+            messages += sum(message.to == 3 for message in cluster.network)
+            cluster.network = []
+        assert messages == 1, state
+        leader.step(answer(leader))
+        cluster.process(cluster.members[1])
+        assert [message.to for message in cluster.network] == [3], "as often as heartbeats are answered"
+        leader.set_room(3, NO_LIMIT)
+        assert sent(cluster), state
+
+
 def test_room_of_a_follower_does_not_cut_what_others_get() -> None:
     cluster = Cluster(3, max_inflight_bytes=1 << 20, max_message_bytes=1 << 20, first_room_bytes=1 << 20)
     leader = cluster.elect(1)

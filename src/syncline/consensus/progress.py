@@ -108,6 +108,7 @@ class Progress:
         "match",
         "next",
         "paused_by_flow",
+        "paused_by_room",
         "pending_snapshot",
         "probe_ticks",
         "recent_active",
@@ -147,6 +148,8 @@ class Progress:
         """The commit index that the follower says to be on its disk. The core makes no use of it."""
         self.room_bytes = room_bytes
         """How much more the connection to the follower takes at present, as the runtime has said."""
+        self.paused_by_room = False
+        """No more appends until there is room: one without entries went out, which tells the commit index."""
         self.probe_ticks = 0
         """For how many ticks more the append that is out in PROBE is waited for."""
 
@@ -163,6 +166,7 @@ class Progress:
         )
         twin.durable_commit = self.durable_commit
         twin.probe_ticks = self.probe_ticks
+        twin.paused_by_room = self.paused_by_room
         twin.state = self.state
         twin.sent_commit = self.sent_commit
         twin.pending_snapshot = self.pending_snapshot
@@ -172,7 +176,7 @@ class Progress:
     @property
     def paused(self) -> bool:
         """Whether nothing may be sent to the follower at the moment, heartbeats aside."""
-        return self.paused_by_flow or self.state is ProgressState.SNAPSHOT
+        return self.paused_by_flow or self.paused_by_room or self.state is ProgressState.SNAPSHOT
 
     def become_probe(self) -> None:
         """Find out where the logs meet; after a snapshot, from its index on."""
@@ -201,6 +205,7 @@ class Progress:
         """
         if self.room_bytes < NO_LIMIT:
             self.room_bytes = max(0, self.room_bytes - size_bytes - ENTRY_OVERHEAD_BYTES * count)
+            self.paused_by_room = not self.room_bytes and not count
         if self.state is ProgressState.REPLICATE:
             if count:
                 self.next += count
@@ -217,8 +222,15 @@ class Progress:
 
     def heartbeat_answered(self) -> None:
         """Send again to a follower that answers: an append that is out may be lost, but for a probe with time left."""
+        self.paused_by_room = False
         if self.state is not ProgressState.PROBE or not self.probe_ticks:
             self.paused_by_flow = False
+
+    def set_room(self, room_bytes: int) -> None:
+        """The connection to the follower takes so much more at present."""
+        self.room_bytes = room_bytes
+        if room_bytes > 0:
+            self.paused_by_room = False
 
     def probe_lost(self) -> None:
         """Wait no longer for the append that is out in PROBE."""
@@ -263,6 +275,7 @@ class Progress:
     def _enter(self, state: ProgressState) -> None:
         self.state = state
         self.paused_by_flow = False
+        self.paused_by_room = False
         self.probe_ticks = 0
         self.pending_snapshot = 0
         self.inflights.clear()

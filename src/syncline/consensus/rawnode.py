@@ -201,7 +201,7 @@ class RawNode:
         progress = raft.tracker.progress.get(node_id)
         if progress is None or raft.state is not StateType.LEADER or node_id == raft.id:
             return
-        progress.room_bytes = room_bytes
+        progress.set_room(room_bytes)
         if room_bytes > 0 and progress.next <= raft.log.last_index:
             replication.maybe_send_append(raft, node_id, progress, send_if_empty=False)
 
