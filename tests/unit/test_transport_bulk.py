@@ -14,7 +14,7 @@ from syncline.testing.simnet import SimNetwork
 from syncline.transport.bulk import is_bulk
 from syncline.transport.handshake import Purpose, Refusal, Welcome
 from syncline.transport.limits import TransportLimits
-from syncline.transport.messages import Forward, ForwardedProposal, Notice, PeerMessage
+from syncline.transport.messages import Forward, ForwardedProposal, ForwardReply, Notice, PeerMessage
 from syncline.transport.peers import Transport
 from syncline.transport.wire import Batch
 from tests.unit.transport_support import (
@@ -203,7 +203,9 @@ def test_bulk_that_is_refused_leaves_the_link_as_it_is(run: Run) -> None:
             second, second_handler = await nodes.add(2, refuse_peer=refuse)
             first.set_peer(2, second.address)
             await handler.heard("up 2")
-            await nodes.watch.until(lambda: first._links[2].bulk.last_error is not None)
+            await nodes.watch.until(
+                lambda: nodes.watch.warned("no connection for appends to node 0000000000000002") > 0
+            )
             assert "full" in str(first._links[2].bulk.last_error)
             assert first.send(2, append(1, 2, 1000))
             assert [kind_of(message) for message in await second_handler.received(1)] == ["APP"]
@@ -230,8 +232,9 @@ def test_bulk_to_a_peer_that_answers_as_another_start_is_given_up(run: Run) -> N
     run(scenario())
 
 
-def test_appends_alone_are_bulk() -> None:
+def test_bulk_of_the_core_is_appends_alone() -> None:
     for kind in MessageType:
         assert is_bulk(Message(kind)) is (kind is MessageType.APP)
     assert is_bulk(Forward([]))
+    assert is_bulk(ForwardReply())
     assert not is_bulk(Notice(1))

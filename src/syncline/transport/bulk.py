@@ -1,4 +1,4 @@
-"""The second connection to a peer: appends and forwarded proposals, beside the one for everything that is small.
+"""The second connection to a peer: appends and forwarded proposals, beside the one for everything that must be prompt.
 
 A heartbeat or a vote behind megabytes of entries comes too late on a slow line, and costs a leader its place. On a
 connection of its own it overtakes what waits here, in the kernel's buffer too. All appends go one way, so they keep
@@ -22,7 +22,7 @@ from syncline.errors import FrameError, HandshakeRefused
 from syncline.transport.connection import Connection
 from syncline.transport.dialling import Dialler
 from syncline.transport.handshake import Purpose, describe_stranger
-from syncline.transport.messages import Forward, PeerAddress, PeerMessage
+from syncline.transport.messages import Forward, ForwardReply, PeerAddress, PeerMessage
 from syncline.transport.outbox import Outbox
 from syncline.transport.outgoing import OutgoingHandshake
 from syncline.transport.pacing import Pacer
@@ -34,8 +34,13 @@ _batch_decoder: Final = msgspec.msgpack.Decoder(Batch)
 
 
 def is_bulk(message: PeerMessage) -> bool:
-    """Whether a message may be large, and goes on the second connection."""
-    return message.type is MessageType.APP if isinstance(message, Message) else isinstance(message, Forward)
+    """Whether a message may be large, and goes on the second connection.
+
+    The answer to forwarded proposals goes with the append that has them, in one frame: it is of no use before that.
+    """
+    if isinstance(message, Message):
+        return message.type is MessageType.APP
+    return isinstance(message, Forward | ForwardReply)
 
 
 class _State(Enum):
@@ -49,8 +54,8 @@ class _State(Enum):
 class BulkChannel:
     """The channel to one peer.
 
-    `room` is called when more may be sent, `lost` when what was sent may not have arrived, `too_large` with a message
-    above the limit on a frame.
+    `room` is called when more may be sent, `lost` when what was sent may not have arrived, `failed` with the reason why
+    it did not come up, `too_large` with a message above the limit on a frame.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class BulkChannel:
         *,
         room: Callable[[], None],
         lost: Callable[[], None],
+        failed: Callable[[str], None],
         too_large: Callable[[FrameError], None],
     ) -> None:
         self.last_error: str | None = None
@@ -69,6 +75,7 @@ class BulkChannel:
         self._limits = dialler.limits
         self._room = room
         self._lost = lost
+        self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._state = _State.CLOSED
         self._address: PeerAddress | None = None
@@ -168,11 +175,13 @@ class BulkChannel:
             )
         except OSError as error:
             if self._state is _State.DIALLING and task is self.dial_task:
-                self._down(f"can't connect to {address}: {error.strerror or error}")
+                self._down(f"can't connect to {address}: {error.strerror or error}", was_up=False)
 
-    def _down(self, reason: str) -> None:
+    def _down(self, reason: str, *, was_up: bool) -> None:
         self._state = _State.WAITING
         self.last_error = reason
+        if not was_up:
+            self._failed(reason)
         pause_s = self._dialler.backoff_s(self._failures)
         self._failures += 1
         self._redial = self._loop.call_later(pause_s, self._dial)
@@ -238,7 +247,7 @@ class BulkChannel:
             return
         was_up = self.up
         self._forget(connection)
-        self._down(reason)
+        self._down(reason, was_up=was_up)
         if was_up:
             self._lost()
 

@@ -88,6 +88,7 @@ class PeerLink:
             dialler,
             room=lambda: handler.on_room(peer),
             lost=lambda: handler.on_appends_lost(peer),
+            failed=self._bulk_failed,
             too_large=self._too_large,
         )
         self._ping = 0
@@ -349,6 +350,10 @@ class PeerLink:
         if self._connection is not None:
             self._outbox.flush(self._connection)
             self.bulk.flush()
+
+    def _bulk_failed(self, reason: str) -> None:
+        what = f"no connection for appends to node {self.peer:016x}, they share the link"
+        self._notices.warn(f"bulk {self.peer}", what, reason, self._loop.time())
 
     def _too_large(self, error: FrameError) -> None:
         """A message is above the limit on a frame."""

@@ -112,8 +112,8 @@ class DigestReport(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 PeerMessage: TypeAlias = Message | Forward | ForwardReply | Notice | DigestReport
 """All that goes over a peer link. Appends, the other messages of the core, and those of each other kind arrive in the
-order in which they were sent, without gaps while the link stays up. Between these no order is promised: appends and
-forwards have a connection of their own, and whatever is small overtakes them."""
+order in which they were sent, without gaps while the link stays up. Between these no order is promised: appends,
+forwards and their answers have a connection of their own, and everything else overtakes them."""
 
 
 class SnapshotSink(Protocol):
