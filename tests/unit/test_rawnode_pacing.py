@@ -199,3 +199,23 @@ def test_only_a_leader_sends_for_room() -> None:
 def test_settings_that_send_nothing_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="nothing could be sent"):
         RaftConfig(id=1, storage=MemoryStorage(), **settings)  # type: ignore[arg-type]
+
+
+def test_heartbeat_that_overtakes_the_appends_proves_nothing_lost() -> None:
+    """It carries no commit index above what the follower has acknowledged."""
+    cluster = Cluster(3)
+    leader = cluster.elect(1)
+    cluster.settle()
+    leader.propose_batch([b"x"] * 3)
+    cluster.settle(keep=lambda message: message.type is MessageType.APP and message.to == 3)
+    late = cluster.network
+    assert leader.commit > cluster[3].last_index
+    leader.tick()
+    leader.raft.step(Message(MessageType.BEAT))
+    cluster.network = []
+    cluster.settle()
+    assert cluster[3].take_evidence() is None
+    assert not cluster[3].raft.dropped
+    cluster.network = late
+    cluster.settle()
+    assert cluster[3].commit == leader.commit
