@@ -404,7 +404,7 @@ class TestGivingUp:
             await asyncio.sleep(10)
             assert all(sink.events == ["abort"] for sink in world.sinks)
             if way != "remove":  # its link to the peer goes on
-                assert world.connections() <= 2
+                assert world.connections() <= 4
 
         simulate(main)
 

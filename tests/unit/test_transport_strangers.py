@@ -280,4 +280,4 @@ class TestBadFrames:
 
 
 def test_purposes_are_part_of_the_protocol() -> None:
-    assert [(purpose.name, purpose.value) for purpose in Purpose] == [("MESSAGES", 0), ("SNAPSHOT", 1)]
+    assert [(purpose.name, purpose.value) for purpose in Purpose] == [("MESSAGES", 0), ("SNAPSHOT", 1), ("BULK", 2)]

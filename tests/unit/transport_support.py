@@ -134,6 +134,8 @@ class FakeHandler:
         self.calls: list[tuple[NodeId, list[PeerMessage]]] = []
         self.events: list[str] = []
         self.reasons: list[str] = []
+        self.rooms: list[NodeId] = []
+        self.losses: list[NodeId] = []
         self.on_offer: Callable[[NodeId, Message, bytes], SnapshotSink] | None = None
 
     @property
@@ -151,6 +153,14 @@ class FakeHandler:
     def on_peer_down(self, peer: NodeId, reason: str) -> None:
         self.events.append(f"down {peer}")
         self.reasons.append(reason)
+        self.watch.wake()
+
+    def on_room(self, peer: NodeId) -> None:
+        self.rooms.append(peer)
+        self.watch.wake()
+
+    def on_appends_lost(self, peer: NodeId) -> None:
+        self.losses.append(peer)
         self.watch.wake()
 
     async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:

@@ -111,6 +111,15 @@ class RaftConfig:
     """RequestVote, PreVote and their answers carry the sender's commit index and its term. A node whose log holds that
     entry commits up to it (see `election.learn_commit`). Off, they are those of etcd/raft."""
 
+    probe_ticks: int = 0
+    """An append in PROBE counts as lost after so many ticks without an answer in which nothing was on its way (see
+    `RawNode.still_sending`). 0: when the next heartbeat is answered, as in etcd/raft, which on a slow line sends the
+    same entries again and again."""
+
+    first_room_bytes: int = NO_LIMIT
+    """How much may be sent to a follower before the runtime has said how much its connection takes
+    (`RawNode.set_room`). Without a limit the runtime need not say."""
+
     rng: random.Random = field(default_factory=random.Random)
     """Where election timeouts come from. Pass a seeded one to make a run repeatable."""
 
@@ -127,6 +136,8 @@ class RaftConfig:
             )
         if self.max_inflight_messages <= 0:
             raise ValueError(f"max_inflight_messages is {self.max_inflight_messages}: it must be positive")
+        if self.probe_ticks < 0 or self.first_room_bytes <= 0:
+            raise ValueError("probe_ticks is negative, or first_room_bytes is not positive: nothing could be sent")
         if min(self.max_message_bytes, self.max_committed_bytes_per_ready, self.max_uncommitted_bytes) < 0:
             raise ValueError("a limit in bytes is negative: 0 is the smallest")
         if 0 < self.max_inflight_bytes < self.max_message_bytes:

@@ -23,6 +23,9 @@ def tick(raft: Raft) -> None:
     """A tick in a leader: heartbeats, and each election timeout a look at who is still there."""
     raft.heartbeat_elapsed += 1
     raft.election_elapsed += 1
+    if raft.config.probe_ticks:
+        for progress in raft.tracker.progress.values():
+            progress.probe_ticks = max(0, progress.probe_ticks - 1)
     if raft.election_elapsed >= raft.config.election_ticks:
         raft.election_elapsed = 0
         if raft.config.check_quorum and not _check_quorum(raft):
@@ -248,7 +251,7 @@ def _handle_heartbeat_response(raft: Raft, message: Message, progress: Progress)
     progress.recent_active = True
     if message.commit > progress.durable_commit:
         progress.durable_commit = message.commit
-    progress.paused_by_flow = False
+    progress.heartbeat_answered()
     # Nothing tells the leader that an append was lost; what is answered to a heartbeat, and the empty append that it
     # calls for where the window is full, finds out. A follower in PROBE that has it all gets one too, to leave PROBE.
     if progress.match < raft.log.last_index or progress.state is ProgressState.PROBE:
@@ -281,6 +284,8 @@ def _handle_unreachable(raft: Raft, message: Message, progress: Progress) -> Non
     """Messages to a follower were lost: stop running ahead of its answers."""
     if progress.state is ProgressState.REPLICATE:
         progress.become_probe()
+    elif progress.state is ProgressState.PROBE:
+        progress.probe_lost()
     sender = message.sender
     raft.note("debug", "%x failed to send message to %x because it is unreachable [%s]", raft.id, sender, progress)
 

@@ -112,8 +112,14 @@ class RaftLog:
             return limit_size(unstable.entries[low - unstable.offset :], max_bytes) or ()
         return self.slice(low, self.last_index + 1, max_bytes)
 
-    def slice(self, low: int, high: int, max_bytes: int) -> Sequence[Entry]:
-        """Entries `low` to `high` - 1, cut as in `entries`. Raises Compacted."""
+    def entries_to_send(self, low: int, max_bytes: int) -> Sequence[Entry]:
+        """As `entries`, for a follower: what storage must read from disk first raises NotLoaded."""
+        if low >= self.unstable.offset:
+            return self.entries(low, max_bytes)
+        return self.slice(low, self.last_index + 1, max_bytes, to_send=True)
+
+    def slice(self, low: int, high: int, max_bytes: int, *, to_send: bool = False) -> Sequence[Entry]:
+        """Entries `low` to `high` - 1, cut as in `entries`. Raises Compacted; NotLoaded only `to_send`."""
         if low < self.first_index:
             raise Compacted
         assert low <= high <= self.last_index + 1, "a slice beyond the end of the log"
@@ -123,7 +129,8 @@ class RaftLog:
         if low >= offset:
             return limit_size(self.unstable.slice(low, high), max_bytes)
         cut = min(high, offset)
-        stable = self._storage.entries(low, cut, max_bytes)
+        read = self._storage.entries_to_send if to_send else self._storage.entries
+        stable = read(low, cut, max_bytes)
         assert stable, "storage returned no entries although there are some"
         assert stable[0].index == low, "storage returned other entries than were asked for"
         if high <= offset or len(stable) < cut - low:

@@ -22,18 +22,22 @@ from __future__ import annotations
 
 from collections import deque
 from enum import IntEnum
+from typing import Final
 
 from syncline.consensus.types import NO_LIMIT
 
-__all__ = ["Inflights", "Progress", "ProgressState"]
+__all__ = ["ENTRY_OVERHEAD_BYTES", "Inflights", "Progress", "ProgressState"]
+
+ENTRY_OVERHEAD_BYTES: Final = 24
+"""What an entry takes of a connection's room beside its data."""
 
 
 class ProgressState(IntEnum):
     """How the leader sends to a follower."""
 
     PROBE = 0
-    """Where the logs meet is not known: one append at a time, the next one when it is answered, or when a heartbeat
-    was answered (the append may be lost)."""
+    """Where the logs meet is not known: one append at a time, the next one when it is answered or counts as lost: when
+    a heartbeat was answered, at the earliest after `RaftConfig.probe_ticks`."""
 
     REPLICATE = 1
     """The logs meet: appends are pipelined, `next` runs ahead of the answers (thesis, 10.2.1)."""
@@ -104,8 +108,11 @@ class Progress:
         "match",
         "next",
         "paused_by_flow",
+        "paused_by_room",
         "pending_snapshot",
+        "probe_ticks",
         "recent_active",
+        "room_bytes",
         "sent_commit",
         "session",
         "state",
@@ -120,6 +127,7 @@ class Progress:
         learner: bool = False,
         recent_active: bool = False,
         session: int = 0,
+        room_bytes: int = NO_LIMIT,
     ) -> None:
         self.match = match
         self.next = next
@@ -138,6 +146,12 @@ class Progress:
         """Numbers this tracking of the follower within the leader's term; see `Message.session`."""
         self.durable_commit = 0
         """The commit index that the follower says to be on its disk. The core makes no use of it."""
+        self.room_bytes = room_bytes
+        """How much more the connection to the follower takes at present, as the runtime has said."""
+        self.paused_by_room = False
+        """No more appends until there is room: one without entries went out, which tells the commit index."""
+        self.probe_ticks = 0
+        """For how many ticks more the append that is out in PROBE is waited for."""
 
     def copy(self) -> Progress:
         """An equal progress that changes on its own."""
@@ -148,8 +162,11 @@ class Progress:
             learner=self.learner,
             recent_active=self.recent_active,
             session=self.session,
+            room_bytes=self.room_bytes,
         )
         twin.durable_commit = self.durable_commit
+        twin.probe_ticks = self.probe_ticks
+        twin.paused_by_room = self.paused_by_room
         twin.state = self.state
         twin.sent_commit = self.sent_commit
         twin.pending_snapshot = self.pending_snapshot
@@ -159,7 +176,7 @@ class Progress:
     @property
     def paused(self) -> bool:
         """Whether nothing may be sent to the follower at the moment, heartbeats aside."""
-        return self.paused_by_flow or self.state is ProgressState.SNAPSHOT
+        return self.paused_by_flow or self.paused_by_room or self.state is ProgressState.SNAPSHOT
 
     def become_probe(self) -> None:
         """Find out where the logs meet; after a snapshot, from its index on."""
@@ -181,8 +198,14 @@ class Progress:
         self.next = index + 1
         self.sent_commit = index
 
-    def sent_entries(self, count: int, size_bytes: int) -> None:
-        """Record that an append with `count` entries from `next` on was sent."""
+    def sent_entries(self, count: int, size_bytes: int, probe_ticks: int = 0) -> None:
+        """Record that an append with `count` entries from `next` on was sent.
+
+        If it is a probe, a lost one is taken for lost after `probe_ticks`.
+        """
+        if self.room_bytes < NO_LIMIT:
+            self.room_bytes = max(0, self.room_bytes - size_bytes - ENTRY_OVERHEAD_BYTES * count)
+            self.paused_by_room = not self.room_bytes and not count
         if self.state is ProgressState.REPLICATE:
             if count:
                 self.next += count
@@ -195,6 +218,25 @@ class Progress:
             # An empty probe does not pause: it is sent to pass on a commit index, and entries may follow it.
             if count:
                 self.paused_by_flow = True
+                self.probe_ticks = probe_ticks
+
+    def heartbeat_answered(self) -> None:
+        """Send again to a follower that answers: an append that is out may be lost, but for a probe with time left."""
+        self.paused_by_room = False
+        if self.state is not ProgressState.PROBE or not self.probe_ticks:
+            self.paused_by_flow = False
+
+    def set_room(self, room_bytes: int) -> None:
+        """The connection to the follower takes so much more at present."""
+        self.room_bytes = room_bytes
+        if room_bytes > 0:
+            self.paused_by_room = False
+
+    def probe_lost(self) -> None:
+        """Wait no longer for the append that is out in PROBE."""
+        if self.probe_ticks:
+            self.probe_ticks = 0
+            self.paused_by_flow = False
 
     def can_bump_commit(self, commit: int) -> bool:
         """Whether telling the follower of `commit` could move its commit index."""
@@ -208,6 +250,7 @@ class Progress:
         if self.next <= index:
             self.next = index + 1
         self.paused_by_flow = False
+        self.probe_ticks = 0
         return True
 
     def maybe_decrease(self, rejected: int, hint: int) -> bool:
@@ -226,11 +269,14 @@ class Progress:
         self.next = max(min(rejected, hint + 1), self.match + 1)
         self.sent_commit = min(self.sent_commit, self.next - 1)
         self.paused_by_flow = False
+        self.probe_ticks = 0
         return True
 
     def _enter(self, state: ProgressState) -> None:
         self.state = state
         self.paused_by_flow = False
+        self.paused_by_room = False
+        self.probe_ticks = 0
         self.pending_snapshot = 0
         self.inflights.clear()
 

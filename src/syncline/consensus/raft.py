@@ -110,7 +110,7 @@ class Raft:
         self.transferee = NONE
         """In a leader: whom it is handing over to (thesis, 3.10)."""
         self.log = RaftLog(config.storage, config.max_committed_bytes_per_ready or config.max_message_bytes or NO_LIMIT)
-        self.tracker = Tracker(config.max_inflight_messages, config.max_inflight_bytes)
+        self.tracker = Tracker(config.max_inflight_messages, config.max_inflight_bytes, config.first_room_bytes)
         self.reads = ReadQueue(config.read_only)
         self.read_states: list[ReadState] = []
         self.messages: list[Message] = []

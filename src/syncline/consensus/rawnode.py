@@ -191,6 +191,34 @@ class RawNode:
         """The transport has lost messages to a peer: go easy on it."""
         self.raft.step(Message(MessageType.UNREACHABLE, sender=node_id))
 
+    def set_room(self, node_id: NodeId, room_bytes: int) -> None:
+        """The connection to a follower takes so much more at present. Sends one append of what it lacks, if it fits.
+
+        An append is cut to the room; a single entry may exceed it. Call this again when that append was given to the
+        connection.
+        """
+        raft = self.raft
+        progress = raft.tracker.progress.get(node_id)
+        if progress is None or raft.state is not StateType.LEADER or node_id == raft.id:
+            return
+        progress.set_room(room_bytes)
+        if room_bytes > 0 and progress.next <= raft.log.last_index:
+            replication.maybe_send_append(raft, node_id, progress, send_if_empty=False)
+
+    def still_sending(self, node_id: NodeId) -> None:
+        """What was sent to a follower is still on its way: an append without an answer is not lost yet."""
+        progress = self.raft.tracker.progress.get(node_id)
+        if progress is not None and progress.probe_ticks:
+            progress.probe_ticks = self.raft.config.probe_ticks
+
+    def loaded(self) -> None:
+        """Entries that storage did not have in memory (`NotLoaded`) can be read now: send them."""
+        raft = self.raft
+        if raft.state is StateType.LEADER:
+            for node_id, progress in raft.tracker.progress.items():
+                if node_id != raft.id and progress.next <= raft.log.last_index:
+                    replication.maybe_send_append(raft, node_id, progress, send_if_empty=False)
+
     def report_snapshot(self, node_id: NodeId, ok: bool) -> None:
         """The transfer of a snapshot to a peer has ended. Until this, or an answer, the peer is sent nothing else."""
         self.raft.step(Message(MessageType.SNAP_STATUS, sender=node_id, reject=not ok))

@@ -18,6 +18,7 @@ from syncline.consensus.types import (
     Message,
     MessageType,
     NodeId,
+    NotLoaded,
     SnapshotUnavailable,
     Unavailable,
 )
@@ -101,14 +102,19 @@ def maybe_send_append(
         return False
     # A full window still lets empty appends through (as often as heartbeats are answered): were all the appends in it
     # lost, the answer to an empty one is what shows it.
-    full = progress.inflights.full and progress.state is ProgressState.REPLICATE
+    room = progress.room_bytes
+    full = room <= 0 or (progress.inflights.full and progress.state is ProgressState.REPLICATE)
     tail = tails.get(progress.next) if tails is not None and not full else None
-    if tail is None:
+    if tail is None or (tail.payload_bytes > room and len(tail.entries) > 1):
         try:
-            tail = _read_tail(raft, progress.next, with_entries=not full)
+            tail = _read_tail(raft, progress.next, room, with_entries=not full)
+        except NotLoaded:
+            return False  # `RawNode.loaded` goes on from here
         except (Compacted, Unavailable):
             return _maybe_send_snapshot(raft, to, progress)
-        if tails is not None and not full:
+        # What was cut to the room of one follower is not all that another one may get.
+        whole = room >= raft.config.max_message_bytes or (tail.entries and tail.entries[-1].index == log.last_index)
+        if tails is not None and not full and whole:
             tails[progress.next] = tail
     if not tail.entries and not send_if_empty:
         return False
@@ -123,16 +129,16 @@ def maybe_send_append(
             session=progress.session,
         )
     )
-    progress.sent_entries(len(tail.entries), tail.payload_bytes)
+    progress.sent_entries(len(tail.entries), tail.payload_bytes, raft.config.probe_ticks)
     progress.sent_commit = log.committed
     return True
 
 
-def _read_tail(raft: Raft, index: int, *, with_entries: bool) -> _Tail:
-    """The log from `index` on. Raises Compacted or Unavailable where it does not reach back so far."""
+def _read_tail(raft: Raft, index: int, room_bytes: int, *, with_entries: bool) -> _Tail:
+    """The log from `index` on. Raises Compacted or Unavailable where it does not reach back so far, and NotLoaded."""
     prev_term = raft.log.term(index - 1)
-    entries = raft.log.entries(index, raft.config.max_message_bytes) if with_entries else ()
-    limited = raft.config.max_inflight_bytes not in (0, NO_LIMIT)
+    entries = raft.log.entries_to_send(index, min(room_bytes, raft.config.max_message_bytes)) if with_entries else ()
+    limited = raft.config.first_room_bytes < NO_LIMIT or raft.config.max_inflight_bytes not in (0, NO_LIMIT)
     return _Tail(prev_term, entries, payload_size(entries) if limited else 0)
 
 

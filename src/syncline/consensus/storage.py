@@ -42,6 +42,10 @@ class LogStorage(Protocol):
         """
         ...
 
+    def entries_to_send(self, low: int, high: int, max_bytes: int) -> Sequence[Entry]:
+        """As `entries`, for a follower. May raise NotLoaded instead of reading from a disk: see `RawNode.loaded`."""
+        ...
+
     def term(self, index: int) -> int:
         """The term of the entry at `index`, which may be one below the first index.
 
@@ -87,6 +91,9 @@ class MemoryStorage:
         if high > self.last_index() + 1:
             raise Unavailable
         return limit_size(self._entries[low - self._start - 1 : high - self._start - 1], max_bytes)
+
+    def entries_to_send(self, low: int, high: int, max_bytes: int) -> Sequence[Entry]:
+        return self.entries(low, high, max_bytes)
 
     def term(self, index: int) -> int:
         if index < self._start:

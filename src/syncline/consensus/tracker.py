@@ -5,7 +5,7 @@ from __future__ import annotations
 from syncline.consensus.membership import Configuration, ProgressMap
 from syncline.consensus.progress import Inflights, Progress
 from syncline.consensus.quorum import VoteResult
-from syncline.consensus.types import NodeId
+from syncline.consensus.types import NO_LIMIT, NodeId
 
 __all__ = ["Tracker"]
 
@@ -13,9 +13,18 @@ __all__ = ["Tracker"]
 class Tracker:
     """Members of the current membership in order of their ids."""
 
-    __slots__ = ("_last_session", "_max_inflight_bytes", "_max_inflight_messages", "configuration", "progress", "votes")
+    __slots__ = (
+        "_first_room_bytes",
+        "_last_session",
+        "_max_inflight_bytes",
+        "_max_inflight_messages",
+        "configuration",
+        "progress",
+        "votes",
+    )
 
-    def __init__(self, max_inflight_messages: int, max_inflight_bytes: int) -> None:
+    def __init__(self, max_inflight_messages: int, max_inflight_bytes: int, first_room_bytes: int = NO_LIMIT) -> None:
+        self._first_room_bytes = first_room_bytes
         self._max_inflight_messages = max_inflight_messages
         self._max_inflight_bytes = max_inflight_bytes
         self._last_session = 0
@@ -40,6 +49,7 @@ class Tracker:
             learner=learner,
             recent_active=True,
             session=self._new_session(),
+            room_bytes=self._first_room_bytes,
         )
 
     def reset(self, self_id: NodeId, last_index: int) -> None:
@@ -52,6 +62,7 @@ class Tracker:
                 inflights=Inflights(self._max_inflight_messages, self._max_inflight_bytes),
                 learner=old.learner,
                 session=self._new_session(),
+                room_bytes=self._first_room_bytes,
             )
 
     def committed_index(self) -> int:

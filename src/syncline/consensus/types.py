@@ -258,5 +258,9 @@ class Unavailable(Exception):
     """The asked-for entries are beyond the log's last."""
 
 
+class NotLoaded(Exception):
+    """The asked-for entries are on disk and are being read; `RawNode.loaded` tells the core when they are there."""
+
+
 class SnapshotUnavailable(Exception):
     """A snapshot can't be given at the moment; ask again later."""

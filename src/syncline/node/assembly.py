@@ -30,13 +30,16 @@ from syncline.node.applier import Applier, restore
 from syncline.node.calls import Calls
 from syncline.node.config import Config
 from syncline.node.confirmation import Confirmation
+from syncline.node.diskwatch import DiskWatch
 from syncline.node.driver import Driver
 from syncline.node.envelope import ChangeContext, LevelChange, Member, encode
+from syncline.node.events import EventKind
 from syncline.node.firstelection import BOOTSTRAP_TERM
 from syncline.node.firstpeers import FirstPeers
 from syncline.node.fsm import FSM, CheckingFSM, DurableFSM
 from syncline.node.intake import Intake
 from syncline.node.levels import Ability, Levels, ability_of, check_start
+from syncline.node.logfeed import LogFeed
 from syncline.node.logwriter import LogWriter
 from syncline.node.machine import CommandCheck, check_applied_index, check_machine
 from syncline.node.members import BookState, MemberBook, derive_cluster_id, derive_node_id, format_id, is_founder
@@ -59,6 +62,7 @@ from syncline.storage.wal import Wal, WalWrite
 from syncline.transport.authentication import PeerAuthentication
 from syncline.transport.handshake import Hello, NodeFacts, Welcome
 from syncline.transport.messages import Notice, PeerMessage, Refusal, RefusalCode, SnapshotSink
+from syncline.transport.pacing import FIRST_WINDOW_BYTES
 from syncline.transport.peers import Transport
 from syncline.transport.policy import PeerPolicy
 from syncline.version import FEATURE_LEVEL
@@ -203,6 +207,7 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
     # Before the parts that have threads: a certificate that can't be used leaves none behind.
     transport = _transport(config, world, opened, relay)
     noter = Calls("syncline-peers", world.workers, on_failure)
+    reader = Calls("syncline-read", world.workers, on_failure)
     starts = load_starts(world.disk, opened.directory.path)
     parts = Parts(
         identity=opened.identity,
@@ -227,6 +232,9 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
         intake=Intake(opened.core, fsm, config.name, lambda: holder[0].applied),
         persister=Calls("syncline-snapshot", world.workers, on_failure),
         receiver=Calls("syncline-receive", world.workers, on_failure),
+        reader=reader,
+        entry_reader=opened.wal.reader(),
+        disk_watch=DiskWatch(opened.wal, reader, make_room=relay.make_room, told=relay.disk_is_full, failed=on_failure),
         transport=transport,
         noter=noter,
         guard=StartGuard(
@@ -247,8 +255,10 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
     if config.log_sync == "kernel" and parts.writer.syncs_on_a_thread:
         log.warning("log_sync is 'kernel', and this system or its sandbox offers no such sync: a thread does it")
     log.info("the log is synced by %s", "a thread" if parts.writer.syncs_on_a_thread else "the kernel")
-    holder.append(Driver(config, parts, world.rng, failed))
-    return holder[0]
+    driver = Driver(config, parts, world.rng, failed)
+    holder.append(driver)
+    LogFeed(opened.log, parts.entry_reader, reader, loaded=driver.pacing.loaded, failed=on_failure)
+    return driver
 
 
 def _transport(config: Config, world: World, opened: _Opened, relay: _Relay) -> Transport:
@@ -325,8 +335,20 @@ class _Relay:
     def on_peer_down(self, peer: NodeId, reason: str) -> None:
         self._holder[0].on_peer_down(peer, reason)
 
+    def on_room(self, peer: NodeId) -> None:
+        self._holder[0].pacing.room(peer)
+
+    def on_appends_lost(self, peer: NodeId) -> None:
+        self._holder[0].pacing.lost(peer)
+
     def on_durable(self, responses: list[Message]) -> None:
         self._holder[0].on_durable(responses)
+
+    def make_room(self) -> None:
+        self._holder[0].snapshotter.make_room()
+
+    def disk_is_full(self, text: str) -> None:
+        self._holder[0].emit(EventKind.DISK_FULL, detail=text)
 
     def refuse_peer(self, hello: Hello) -> Refusal | None:
         return self._holder[0].reconfiguration.refuse_peer(hello)
@@ -464,10 +486,11 @@ def _core_config(
     *,
     apply_on_loop: bool,
 ) -> RaftConfig:
+    election_ticks = max(2, round(config.election_s / config.heartbeat_s))
     return RaftConfig(
         id=identity.node_id,
         storage=stored,
-        election_ticks=max(2, round(config.election_s / config.heartbeat_s)),
+        election_ticks=election_ticks,
         heartbeat_ticks=1,
         applied=manifest.index if manifest is not None else 0,
         async_storage_writes=True,
@@ -476,6 +499,8 @@ def _core_config(
         max_uncommitted_bytes=config.max_uncommitted_bytes,
         max_inflight_messages=config.max_inflight_messages,
         max_inflight_bytes=config.max_inflight_bytes,
+        probe_ticks=election_ticks,
+        first_room_bytes=FIRST_WINDOW_BYTES,
         check_quorum=True,
         pre_vote=True,
         disable_proposal_forwarding=True,

@@ -41,6 +41,21 @@ class Calls:
             self._worker.put(_Call(work, future))  # type: ignore[arg-type]  # it gets what `work` returns
         return future
 
+    def call(
+        self, work: Callable[[], Answer], then: Callable[[Answer], None], failed: Callable[[BaseException], None]
+    ) -> None:
+        """Queue `work`, and give its answer, or its error, to a callback. After `close` neither is called."""
+
+        def done(future: asyncio.Future[Answer]) -> None:
+            if self._closed or future.cancelled():
+                future.cancelled() or future.exception()  # seen
+            elif (error := future.exception()) is not None:
+                failed(error)
+            else:
+                then(future.result())
+
+        self.start(work).add_done_callback(done)
+
     async def run(self, work: Callable[[], Answer]) -> Answer:
         """Run `work` on the thread, and wait for it."""
         return await self.start(work)

@@ -28,6 +28,7 @@ from syncline.consensus.types import (
 )
 from syncline.errors import Dropped, NodeFailed, OperationError, SynclineError, TransportError, UsageError
 from syncline.node.addresses import Addresses
+from syncline.node.appendpacing import AppendPacing
 from syncline.node.applier import ApplyWork, RestoreWork
 from syncline.node.commits import Commits
 from syncline.node.config import Config
@@ -122,6 +123,7 @@ class Driver:
         first_peers, update = parts.first_peers.known, self.reconfiguration.update
         self.addresses = Addresses(config.peers, first_peers, parts.identity, parts.book, parts.transport, update)
         self.snapshotter = Snapshotter(self)
+        self.pacing = AppendPacing(self.core, parts.transport, self.schedule)
         self.applied = self.core.applied
         self.horizon = Horizon(self)
         self.commits = Commits(self)
@@ -147,7 +149,6 @@ class Driver:
         self._scheduled = False
         self._in_turn = False
         self._stall_told = False
-        self.shortage = Shortage.NONE
         self._soft = SoftState(NONE, StateType.FOLLOWER)
         self._watchers: dict[asyncio.Future[None], None] = {}
         self._ticker: asyncio.TimerHandle | None = None
@@ -231,7 +232,8 @@ class Driver:
         self.proposals.expire(now, self.core.leader, why_no_leader)
         self.reads.expire(now, self.core.leader, why_no_leader)
         self.forwarding.waiting = False
-        self._watch_disk()
+        self.parts.disk_watch.tick()
+        self.pacing.tick()
         if self._queue:  # what has ended while it waited for a leader must not stay in memory until there is one
             self._queue = [item for item in self._queue if not item[0].done()]
         if self.core.state is StateType.LEADER:
@@ -243,19 +245,6 @@ class Driver:
         self.reconfiguration.tick()
         self.snapshotter.tick()
         self.digests.tick()
-
-    def _watch_disk(self) -> None:
-        """While the disk is short of space make some; where the last of it is reached take no entries of a leader."""
-        before, self.shortage = self.shortage, self.parts.wal.shortage()
-        if self.shortage is not Shortage.NONE:
-            self.snapshotter.make_room()
-        if self.shortage is before or Shortage.LAST_HALF not in (before, self.shortage):
-            return
-        if self.shortage is Shortage.LAST_HALF:
-            self.emit(EventKind.DISK_FULL, detail="no entries of a leader are taken until space returns")
-            log.warning("the disk is full but for the last of the reserve: no entries are taken until space returns")
-        else:
-            log.info("the disk has room again: entries are taken")
 
     def _yield_if_disk_stalls(self) -> None:
         stalled_s = self.parts.writer.oldest_s()
@@ -297,10 +286,11 @@ class Driver:
         """From the transport."""
         if self.stopped or self.founding.waiting:
             return  # while it waits it must neither vote nor acknowledge
+        last_half = self.parts.disk_watch.shortage is Shortage.LAST_HALF
         try:
             for message in messages:
                 if isinstance(message, Message):
-                    if message.type is MessageType.APP and self.shortage is Shortage.LAST_HALF and message.entries:
+                    if last_half and message.type is MessageType.APP and message.entries:
                         continue  # as if the link had lost it: the leader sends it again
                     term = self.core.term
                     if message.term > term and not self.term_guard.admits(sender, message.term, term, self.loop.time()):
@@ -451,8 +441,11 @@ class Driver:
             message.commit = self.parts.writer.durable_commit
         if message.type is MessageType.SNAP:
             self.snapshotter.send(message)
-        elif not self.parts.transport.send(message.to, message) and message.type is MessageType.APP:
-            self.core.report_unreachable(message.to)
+        elif not self.parts.transport.send(message.to, message):
+            if message.type is MessageType.APP:
+                self.core.report_unreachable(message.to)
+        elif message.entries and message.type is MessageType.APP:
+            self.pacing.sent(message.to)
 
     # -- proposals ----------------------------------------------------------------------------------------------------
 

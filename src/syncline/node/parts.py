@@ -9,6 +9,7 @@ from syncline.consensus.rawnode import RawNode
 from syncline.node.applier import Applier
 from syncline.node.calls import Calls
 from syncline.node.confirmation import Confirmation
+from syncline.node.diskwatch import DiskWatch
 from syncline.node.firstpeers import FirstPeers
 from syncline.node.intake import Intake
 from syncline.node.levels import Levels
@@ -20,6 +21,7 @@ from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.log import StoredLog
 from syncline.storage.snapshots import SnapshotStore
 from syncline.storage.wal import Wal
+from syncline.storage.walreader import EntryReader
 from syncline.transport.peers import Transport
 
 __all__ = ["Parts"]
@@ -45,6 +47,10 @@ class Parts:
     """Writes snapshots of the own state machine."""
     receiver: Calls
     """Writes snapshots that a leader sends."""
+    reader: Calls
+    """Reads of the log and of snapshots, for followers; and asks the disk for its space."""
+    entry_reader: EntryReader
+    disk_watch: DiskWatch
     noter: Calls
     """Writes what is known of the starts of peers."""
     guard: StartGuard

@@ -341,7 +341,8 @@ class Raft(Administration):
 
             doors.callback(release)
             doors.callback(parts.wal.close)
-            for worker in (parts.writer, parts.noter, parts.receiver):
+            doors.callback(parts.entry_reader.close)
+            for worker in (parts.writer, parts.noter, parts.receiver, parts.reader):
                 doors.push_async_callback(worker.close)
             doors.push_async_callback(_close_in_time, "the writer of snapshots", parts.persister.close, busy)
             doors.push_async_callback(_close_in_time, "the state machine", parts.machine.close, busy)

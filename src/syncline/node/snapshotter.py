@@ -17,6 +17,7 @@ from syncline.consensus.types import Message, NodeId
 from syncline.decoding import UNDECODABLE
 from syncline.errors import Closed, CorruptionError, NothingToSnapshot, StorageError, SynclineError, TransportError
 from syncline.node.applier import SnapshotWork
+from syncline.node.calls import Calls
 from syncline.node.events import EventKind
 from syncline.node.fsm import FSMSnapshot
 from syncline.node.futures import settle, settle_error
@@ -284,7 +285,8 @@ class Snapshotter:
                 # It was taken before that member came, which could not find itself in it: take another one.
                 await self.take()
                 raise StorageError(f"the snapshot at entry {index} is older than the member: a new one is made")
-            source = _Source(driver.parts.snapshots.read(manifest))
+            reader = await driver.parts.reader.run(partial(driver.parts.snapshots.read, manifest))
+            source = _Source(reader, driver.parts.reader)
             log.info("snapshot at entry %d: sending it to %s", index, driver.node_log.label(message.to))
             await driver.parts.transport.send_snapshot(message.to, message, encode_manifest(manifest), source)
             ok = True
@@ -414,15 +416,16 @@ class _Guarded:
 class _Source:
     """A snapshot on disk, for the transport."""
 
-    def __init__(self, reader: SnapshotReader) -> None:
+    def __init__(self, reader: SnapshotReader, calls: Calls) -> None:
         self._reader = reader
+        self._calls = calls
 
     @property
     def size_bytes(self) -> int:
         return self._reader.manifest.size_bytes
 
     async def read(self, offset: int, size: int) -> bytes:
-        return self._reader.read_at(offset, size)
+        return await self._calls.run(partial(self._reader.read_at, offset, size))
 
     def close(self) -> None:
         self._reader.close()

@@ -123,7 +123,7 @@ def collect(driver: Driver) -> Stats:
         loop_lag_s=driver.loop_lag_s,
         messages_refused=sum(core.raft.dropped.values()),
         progress=progress,
-        disk_shortage=driver.shortage,
+        disk_shortage=parts.disk_watch.shortage,
         entries_ignored=driver.ignored.count,
         digest_index=compared.point,
         digest_agreement=compared.agreement.value,

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from syncline.consensus.sizes import payload_size
@@ -27,6 +28,7 @@ from syncline.consensus.types import (
     Entry,
     HardState,
     MembershipState,
+    NotLoaded,
     Snapshot,
     SnapshotMeta,
     SnapshotUnavailable,
@@ -35,6 +37,7 @@ from syncline.consensus.types import (
 from syncline.errors import CorruptionError
 from syncline.storage.advice import how_to_repair
 from syncline.storage.loglocations import TermRuns
+from syncline.storage.readahead import ReadAhead
 from syncline.storage.wal import Recovery, Wal, WalWrite, WriteResult
 from syncline.storage.walreader import ENTRY_OVERHEAD_BYTES, entry_size
 
@@ -70,6 +73,7 @@ class StoredLog:
         self._tail_first = recovery.last_index + 1
         self._tail_bytes = 0
         self._chunks: deque[tuple[int, int]] = deque()  # of the tail, oldest first: (entries, bytes)
+        self._ahead: ReadAhead | None = None
 
     @classmethod
     def open(cls, wal: Wal, snapshot: SnapshotMeta | None, *, tail_bytes: int = TAIL_BYTES) -> StoredLog:
@@ -139,6 +143,17 @@ class StoredLog:
             entries += limit_bytes(self._tail[: high - middle], room)
         return entries
 
+    def entries_to_send(self, low: int, high: int, max_bytes: int) -> list[Entry]:
+        """As `entries`, but what is not in memory is read beside the event loop: fewer entries, or NotLoaded."""
+        if self._ahead is None or low >= min(high, self._tail_first) or not self._base_index < low <= self._last_index:
+            return self.entries(low, high, max_bytes)
+        found = self._ahead.take(low, min(high, self._tail_first))
+        if found is None:
+            raise NotLoaded(f"entry {low} is being read")
+        entries = limit_bytes(found, max_bytes)
+        self._ahead.done(entries[-1].index)
+        return entries
+
     def snapshot(self) -> Snapshot:
         """The newest durable snapshot, without its data: that is in the snapshot store.
 
@@ -165,6 +180,18 @@ class StoredLog:
     def tail_bytes(self) -> int:
         """What the entries in memory count for."""
         return self._tail_bytes
+
+    def read_beside(self, ask: Callable[[int, int, int], None]) -> None:
+        """From now on have entries to send read by `ask` (see `ReadAhead`), which answers with `loaded`."""
+        self._ahead = ReadAhead(ask)
+
+    def loaded(self, low: int, generation: int, entries: list[Entry]) -> bool:
+        """Take what `ask` has read. False: it is out of date."""
+        assert self._ahead is not None, "nothing was asked for"
+        for entry in entries[:1] + entries[-1:]:
+            if not self._base_index < entry.index <= self._last_index or self._terms.term(entry.index) != entry.term:
+                entries = []
+        return self._ahead.loaded(low, generation, entries)
 
     def appended(self, write: WalWrite, result: WriteResult) -> None:
         """`write` is durable. To be called for each write of a batch, in order, with the batch's result."""
@@ -194,6 +221,8 @@ class StoredLog:
     def _restart(self, snapshot: SnapshotMeta) -> None:
         self._base_index = self._last_index = snapshot.index
         self._terms.reset(snapshot.index, snapshot.term)
+        if self._ahead is not None:
+            self._ahead.clear()
         self._clear_tail()
         self.installed(snapshot)
 
@@ -222,6 +251,8 @@ class StoredLog:
     def _truncate(self, index: int) -> None:
         """Entries from `index` on are replaced by what follows."""
         self._last_index = index - 1
+        if self._ahead is not None:
+            self._ahead.clear()
         if index <= self._tail_first:
             self._clear_tail()
             return

@@ -95,10 +95,15 @@ class SpaceGuard:
         """Whether `size_bytes` more would leave the reserve untouched, as the disk is now."""
         return self.free_bytes() - size_bytes >= self._reserve_bytes
 
-    def shortage(self) -> Shortage:
-        """How short of space the disk is. Asks the disk."""
-        free = self.free_bytes()
+    @property
+    def reserve_bytes(self) -> int:
+        return self._reserve_bytes
+
+    def shortage(self, free_bytes: int | None = None) -> Shortage:
+        """How short of space the disk is with so much left; None: asks the disk."""
+        free = self.free_bytes() if free_bytes is None else free_bytes
         if free >= self._reserve_bytes + self._step_bytes:
+            self._promised = self._step_bytes  # `check` need not ask for a while
             return Shortage.NONE
         self._promised = 0  # others were quicker
         return Shortage.RESERVE if free >= self._reserve_bytes // 2 else Shortage.LAST_HALF

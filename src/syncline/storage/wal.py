@@ -9,7 +9,8 @@ segment, several frames.
 
 Threads: `begin`, `finish`, `write` and `compact` are for the log's writer. It may be on one thread now and on another
 then, but makes one call at a time, and after `begin` none but `finish`. `read_entries`, `check_space` and `shortage`
-are the event loop's. What both use is either never changed once published (segments) or locked (locations).
+are the event loop's, a `reader` is another thread's. What they share is either never changed once published (segments)
+or locked (locations).
 
 `begin` waits for a disk only where the system holds writers back because too much is unwritten. A disk that hangs is
 found by the sync before: nothing is written until that has returned.
@@ -334,9 +335,21 @@ class Wal:
         """
         self._space.check(size_bytes, frees_space=frees_space)
 
-    def shortage(self) -> Shortage:
-        """How short of space the disk is (`space` says what follows from it). Asks the disk."""
-        return self._space.shortage()
+    def reader(self) -> EntryReader:
+        """Another reader of the log's entries, for one other thread. It is the caller's to close."""
+        return EntryReader(self._disk, self._locations, lambda: self._segments)
+
+    def free_bytes(self) -> int:
+        """What the disk has left. Asks the disk; for any thread."""
+        return self._space.free_bytes()
+
+    def has_plenty(self, free_bytes: int, size_bytes: int) -> bool:
+        """Whether of `free_bytes` so many are left above the reserve."""
+        return free_bytes - size_bytes >= self._space.reserve_bytes
+
+    def shortage(self, free_bytes: int | None = None) -> Shortage:
+        """How short of space the disk is (`space` says what follows from it) with so much left; None: asks the disk."""
+        return self._space.shortage(free_bytes)
 
     def close(self) -> None:
         """Close the files. Everything that `write` returned for is durable already."""

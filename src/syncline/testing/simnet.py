@@ -19,7 +19,7 @@ from itertools import combinations
 from typing import Final
 
 from syncline.platform.network import Listener, ProtocolFactory
-from syncline.testing.simtransport import Pipe, Segment, SimTransport
+from syncline.testing.simtransport import WINDOW_BYTES, Pipe, Segment, SimTransport
 
 __all__ = ["SimHost", "SimNetwork"]
 
@@ -31,6 +31,12 @@ SYN_RETRY_S: Final = 1.0
 
 RESEND_LIMIT_S: Final = 1.0
 """After a cut what was lost is sent again within this time; real TCP may wait longer the longer the cut was."""
+
+LINE_BUFFER_S: Final = 0.25
+"""The buffers of a slow line hold what it sends in this time: the usual rule for routers."""
+
+LEAST_WINDOW_BYTES: Final = 16 * 1024
+"""TCP's first window, about: each connection may have so much on a line, however slow."""
 
 EVERYWHERE: Final = ("", "0.0.0.0", "::")  # noqa: S104 - names that a listener may give
 
@@ -167,6 +173,7 @@ class SimNetwork:
         self._cuts: dict[tuple[str, str], float] = {}
         self._latencies: dict[tuple[str, str], tuple[float, float]] = {}
         self._speeds: dict[tuple[str, str], float] = {}
+        self._line_free_s: dict[tuple[str, str], float] = {}
         self._ends: dict[SimTransport, SimTransport] = {}
         self._pipes: dict[tuple[str, str], dict[Pipe, None]] = {}
         self._last_port = 20_000
@@ -210,6 +217,7 @@ class SimNetwork:
             self.heal(one, other)
         self._latencies.clear()
         self._speeds.clear()
+        self._line_free_s.clear()
 
     def reset(self, one: str, other: str) -> None:
         """Reset the connections between two hosts; both ends are told."""
@@ -220,9 +228,14 @@ class SimNetwork:
                 peer.break_off(ConnectionResetError("the network reset the connection"))
                 self._stop_pipes(end, peer)
 
-    def hold_back(self, one: str, other: str, late_s: float) -> None:
-        """What `one` sends to `other` on the connections of now takes `late_s` longer, on new ones it does not."""
-        for end in self._open_ends(one, other):
+    def hold_back(self, one: str, other: str, late_s: float, *, only: int | None = None) -> None:
+        """What `one` sends to `other` on the connections of now takes `late_s` longer, on new ones it does not.
+
+        With a number `only` one of the connections is late: the same number chooses the same one while none comes or
+        goes.
+        """
+        ends = self._open_ends(one, other)
+        for end in ends if only is None or not ends else [ends[only % len(ends)]]:
             self.trace(one, other, f"{late_s:.3f} s late")
             if end.output is not None:
                 end.output.late_s = late_s
@@ -324,9 +337,22 @@ class SimNetwork:
     def transit_s(self, source: str, target: str) -> float:
         return self._rng.uniform(*self._latencies.get((source, target), self.latency_s))
 
-    def transmit_s(self, source: str, target: str, size: int) -> float:
+    def transmitted_s(self, source: str, target: str, size: int) -> float:
+        """All connections of two hosts share a line of limited speed, first come, first served."""
+        pair, now_s = (source, target), self.now()
+        speed = self._speeds.get(pair)
+        if speed is None:
+            return now_s
+        self._line_free_s[pair] = free_s = max(now_s, self._line_free_s.get(pair, 0.0)) + size / speed
+        return free_s
+
+    def window_bytes(self, source: str, target: str) -> int:
+        """As much as the buffers on the way hold; those of a slow line are small."""
         speed = self._speeds.get((source, target))
-        return size / speed if speed is not None else 0.0
+        if speed is None:
+            return WINDOW_BYTES
+        round_trip_s = 2 * self._latencies.get((source, target), self.latency_s)[1]
+        return min(WINDOW_BYTES, max(LEAST_WINDOW_BYTES, int(speed * (LINE_BUFFER_S + round_trip_s))))
 
     def cut_off(self, size: int) -> int:
         """One packet in eight is cut somewhere: a reader must cope with any piece."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from typing import Any, Final, Protocol, cast
 
-__all__ = ["Pipe", "Segment", "SimTransport", "Wire"]
+__all__ = ["WINDOW_BYTES", "Pipe", "Segment", "SimTransport", "Wire"]
 
 WINDOW_BYTES: Final = 256 * 1024
 """On the way and not read by the other process: the buffers of both systems together."""
@@ -47,8 +47,12 @@ class Wire(Protocol):
         """How long the next packet is on its way."""
         ...
 
-    def transmit_s(self, source: str, target: str, size: int) -> float:
-        """How long `size` bytes occupy a line of limited speed."""
+    def transmitted_s(self, source: str, target: str, size: int) -> float:
+        """When the line has sent `size` more bytes, behind what all connections have given it before."""
+        ...
+
+    def window_bytes(self, source: str, target: str) -> int:
+        """How much of one connection may be on the line."""
         ...
 
     def cut_off(self, size: int) -> int:
@@ -70,20 +74,22 @@ class Pipe:
         self._target = target
         self._segments: deque[tuple[float, bytes | Segment]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._free_s = 0.0  # when the line has sent what it was given
         self._arrival_s = 0.0  # of the last segment
         self._unconfirmed_bytes = 0
         self.late_s = 0.0
         """By how much longer what is sent from now on takes than on other connections of the same two hosts."""
+
+    @property
+    def window_bytes(self) -> int:
+        return self._wire.window_bytes(self._source.host, self._target.host)
 
     def push(self, segment: bytes | Segment) -> None:
         """Put a segment on its way."""
         source, target = self._source.host, self._target.host
         size = len(segment) if isinstance(segment, bytes) else 0
         self.in_flight_bytes += size
-        now_s = self._wire.now()
-        self._free_s = max(now_s, self._free_s) + self._wire.transmit_s(source, target, size)
-        self._arrival_s = max(self._arrival_s, self._free_s + self._wire.transit_s(source, target) + self.late_s)
+        sent_s = self._wire.transmitted_s(source, target, size)
+        self._arrival_s = max(self._arrival_s, sent_s + self._wire.transit_s(source, target) + self.late_s)
         self._segments.append((self._arrival_s, segment))
         if len(self._segments) == 1:
             self._schedule()
@@ -235,8 +241,9 @@ class SimTransport(asyncio.Transport):
     def _pump(self) -> None:
         if self.lost or self.dead or self.output is None:
             return
-        while self._outbox and self.output.in_flight_bytes < WINDOW_BYTES:
-            size = min(len(self._outbox), MAX_SEGMENT_BYTES, WINDOW_BYTES - self.output.in_flight_bytes)
+        window = self.output.window_bytes
+        while self._outbox and self.output.in_flight_bytes < window:
+            size = min(len(self._outbox), MAX_SEGMENT_BYTES, window - self.output.in_flight_bytes)
             size = self._wire.cut_off(size)
             self.output.push(bytes(self._outbox[:size]))
             del self._outbox[:size]

@@ -82,6 +82,8 @@ class Purpose(IntEnum):
 
     MESSAGES = 0
     SNAPSHOT = 1
+    BULK = 2
+    """Appends and forwarded proposals, beside a connection for the other messages."""
 
 
 class Hello(msgspec.Struct, array_like=True, tag=1, frozen=True):

@@ -24,8 +24,8 @@ class TransportLimits(msgspec.Struct, frozen=True, kw_only=True):
     system calls, small enough that the receiver starts on the first while the next is on the wire."""
 
     send_buffer_bytes: int = 16 * 1024 * 1024
-    """Waiting for one slow peer. Beyond it messages are dropped: Raft sends them again when the peer answers, and
-    older ones would only delay the heartbeats behind them. A larger single one is taken when nothing waits."""
+    """Waiting for one slow peer, on either of its connections. Beyond it messages are dropped: Raft sends them again
+    when the peer answers. A larger single one is taken when nothing waits."""
 
     keepalive_interval_s: float = 1.0
     """Each outgoing link asks for an echo this often: the round trip time, and the sign of life of a quiet link. The
@@ -54,6 +54,10 @@ class TransportLimits(msgspec.Struct, frozen=True, kw_only=True):
     stall_timeout_s: float = 5.0
     """An outgoing link on which the peer took no byte, or did not answer to a keep-alive, for this long is reset:
     after a power loss at the other end nothing else would say so for many minutes."""
+
+    bulk_stall_timeout_s: float = 30.0
+    """The connection for appends is reset after so long without progress. The link beside it tells whether the peer is
+    alive; here a single entry of a megabyte may take many seconds of a slow line."""
 
     idle_timeout_s: float = 15.0
     """An incoming link without a byte for this long is closed: the dialler sends a keep-alive every second."""

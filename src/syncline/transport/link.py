@@ -11,146 +11,31 @@ address (`Candidates`); the pause grows when all were tried.
 from __future__ import annotations
 
 import asyncio
-import random
-import ssl
 from enum import Enum, auto
 from typing import Final
 
 import msgspec
 
 from syncline.consensus.types import Message, NodeId
-from syncline.errors import FrameError, HandshakeRefused
-from syncline.platform.network import Network
-from syncline.transport.authentication import DiallerProof, PeerAuthentication, path_on_loopback
+from syncline.errors import FrameError
+from syncline.transport.bulk import BulkChannel, is_bulk
 from syncline.transport.candidates import Candidates
-from syncline.transport.connection import Connection, Registry
-from syncline.transport.handshake import (
-    OLDEST_VERSION,
-    PROTOCOL_VERSION,
-    Hello,
-    NodeFacts,
-    Purpose,
-    Refusal,
-    RefusedByPeer,
-    Welcome,
-    check_welcome,
-    decode_answer,
-    describe_stranger,
-)
-from syncline.transport.limits import TransportLimits
-from syncline.transport.messages import DigestReport, Forward, Notice, PeerAddress, PeerHandler, PeerMessage
+from syncline.transport.connection import Connection
+from syncline.transport.dialling import Dialler
+from syncline.transport.handshake import Purpose, Refusal, RefusedByPeer, describe_stranger
+from syncline.transport.messages import PeerAddress, PeerHandler, PeerMessage
 from syncline.transport.notices import LOGGER, Notices
+from syncline.transport.outbox import Outbox
 from syncline.transport.outgoing import OutgoingHandshake
-from syncline.transport.policy import PeerPolicy
-from syncline.transport.tls import check_certificate_names
-from syncline.transport.wire import (
-    MAX_BATCH_MESSAGES,
-    Batch,
-    decode_payload,
-    is_sendable,
-    message_size_bytes,
-)
+from syncline.transport.pacing import FIRST_WINDOW_BYTES
+from syncline.transport.wire import Batch, decode_payload, is_sendable
 
-__all__ = ["Dialler", "PeerLink"]
+__all__ = ["PeerLink", "State"]
 
 RTT_SMOOTHING: Final = 0.125
 """Weight of a new sample of the round trip time, as in TCP's own estimate (RFC 6298)."""
 
 _batch_decoder = msgspec.msgpack.Decoder(Batch)
-
-
-class Dialler:
-    """What all outgoing connections of one node have in common."""
-
-    def __init__(
-        self,
-        network: Network,
-        registry: Registry,
-        *,
-        node_id: NodeId,
-        cluster_id: int,
-        facts: NodeFacts,
-        advertise: str,
-        rng: random.Random,
-        tls: ssl.SSLContext | None,
-        limits: TransportLimits,
-        policy: PeerPolicy,
-        authentication: PeerAuthentication,
-    ) -> None:
-        self.advertise = advertise
-        self.network = network
-        self.registry = registry
-        self.node_id = node_id
-        self.cluster_id = cluster_id
-        self._facts = facts
-        self.rng = rng
-        self.tls = tls
-        self.limits = limits
-        self._policy = policy
-        self._authentication = authentication
-
-    def label(self, peer: NodeId) -> str:
-        """A peer for people: its id, and its name if that is known."""
-        name = self._policy.known_name(peer)
-        return f"node {name} ({peer:016x})" if name else f"node {peer:016x}"
-
-    def handshake(self, connection: Connection, peer: NodeId, purpose: Purpose) -> OutgoingHandshake:
-        """Begin the handshake with `peer` on a connection that has come up. Raises `HandshakeRefused`."""
-        name = self._policy.known_name(peer)
-        if self.tls is not None and name:  # else the peer's own name counts, which comes with its welcome
-            check_certificate_names(connection.certificate, peer, name)
-        proof = DiallerProof(
-            self._authentication,
-            node_id=self.node_id,
-            peer=peer,
-            cluster_id=self.cluster_id,
-            purpose=purpose,
-            path=path_on_loopback(connection.local_end, connection.remote_end),
-        )
-        handshake = OutgoingHandshake(
-            proof,
-            hello=lambda: self._hello(peer, purpose),
-            read_welcome=lambda payload: self._read_welcome(connection, peer, payload),
-        )
-        handshake.start(connection)
-        return handshake
-
-    def _hello(self, peer: NodeId, purpose: Purpose) -> Hello:
-        facts = self._facts
-        cluster_level, cluster_machine_version = self._policy.cluster_levels()
-        return Hello(
-            oldest_version=OLDEST_VERSION,
-            newest_version=PROTOCOL_VERSION,
-            cluster_id=self.cluster_id,
-            sender=self.node_id,
-            to=peer,
-            purpose=purpose,
-            incarnation=facts.incarnation,
-            address=self.advertise,
-            directory=facts.directory,
-            known=self._policy.known_directory(peer),
-            name=facts.name,
-            history=facts.history,
-            level=facts.level,
-            machine_version=facts.machine_version,
-            cluster_level=cluster_level,
-            cluster_machine_version=cluster_machine_version,
-        )
-
-    def _read_welcome(self, connection: Connection, peer: NodeId, payload: memoryview) -> Welcome:
-        welcome = decode_answer(payload)
-        if self.tls is not None:
-            check_certificate_names(connection.certificate, peer, self._policy.known_name(peer) or welcome.name)
-        check_welcome(welcome, cluster_id=self.cluster_id, peer=peer, directory=self._policy.known_directory(peer))
-        if reason := self._policy.why_not_dial(welcome):
-            raise HandshakeRefused(reason)
-        return welcome
-
-    def backoff_s(self, failures: int) -> float:
-        """The pause before the next dial after so many failed ones: doubling, capped, less up to half at random."""
-        limits = self.limits
-        pause_s = min(limits.backoff_last_s, limits.backoff_first_s * 2.0 ** min(failures, 16))
-        return pause_s * (1.0 - 0.5 * self.rng.random())
 
 
 class State(Enum):
@@ -173,7 +58,6 @@ class PeerLink:
         self.state = State.WAITING
         self.up_since_s: float | None = None
         self.contact_s: float | None = None
-        self.sent_messages = 0
         self.dropped_messages = 0
         self.reconnects = 0
         self.rtt_s: float | None = None
@@ -198,8 +82,15 @@ class PeerLink:
         self._given_up_for = 0
         """The incarnation of the peer for whose sake a greeting was given up: once for each."""
         self._earlier_bytes = 0
-        self._queue: list[PeerMessage] = []
-        self._queued_bytes = 0
+        self._outbox = Outbox(self._limits, self._too_large)
+        self.bulk = BulkChannel(
+            peer,
+            dialler,
+            room=lambda: handler.on_room(peer),
+            lost=lambda: handler.on_appends_lost(peer),
+            failed=self._bulk_failed,
+            too_large=self._too_large,
+        )
         self._ping = 0
         self._pinged_s: float | None = None
         self._progress_s = 0.0
@@ -304,9 +195,10 @@ class PeerLink:
             self.dial_task.cancel()
             self.dial_task = None
         connection, was_up = self._connection, self.state is State.UP
+        self.dropped_messages += self.bulk.close(reason, gently=gently)
         if connection is not None:
             if gently and was_up:
-                self.flush()
+                self._outbox.flush(connection)
                 connection.close(reason)
             else:
                 connection.reset(reason)
@@ -322,13 +214,12 @@ class PeerLink:
         self._connection = None
         self.up_since_s = None
         self._pinged_s = None
-        self.dropped_messages += len(self._queue)
-        self._queue = []
-        self._queued_bytes = 0
+        self.dropped_messages += self._outbox.clear()
 
     def _down(self, reason: str) -> None:
         """A dial, a greeting or the link failed: say so, and dial again later."""
         was_up = self.state is State.UP
+        self.dropped_messages += self.bulk.close(reason, gently=False)
         self.state = State.WAITING
         self.last_error = reason
         subject = f"no link to {self._dialler.label(self.peer)}"
@@ -376,6 +267,7 @@ class PeerLink:
         self._was_up = True
         self._notices.forget(f"link {self.peer}")
         LOGGER.info("link to node %016x at %s is up", self.peer, self.address)
+        self.bulk.open(self.address, welcome.incarnation)
         self._handler.on_peer_up(self.peer)
 
     def on_frames(self, connection: Connection, payloads: list[memoryview]) -> None:
@@ -424,71 +316,49 @@ class PeerLink:
     @property
     def sent_bytes(self) -> int:
         """On all connections so far."""
-        return self._earlier_bytes + (self._connection.sent_bytes if self._connection is not None else 0)
+        own = self._connection.sent_bytes if self._connection is not None else 0
+        return self._earlier_bytes + own + self.bulk.sent_bytes
+
+    @property
+    def sent_messages(self) -> int:
+        """On all connections so far."""
+        return self._outbox.sent_messages + self.bulk.sent_messages
+
+    @property
+    def room_bytes(self) -> int:
+        """How much more of appends may be sent at present, so that the line does not fill up."""
+        if self.bulk.up:
+            return self.bulk.room_bytes
+        if self.state is not State.UP or self._connection is None:
+            return 0
+        return max(0, FIRST_WINDOW_BYTES - self._outbox.queued_bytes - self._connection.unsent_bytes)
 
     def send(self, message: PeerMessage) -> bool:
         """Queue for the next `flush`; False: dropped."""
         if self.state is not State.UP or self._connection is None:
             self.dropped_messages += 1
             return False
-        size = message_size_bytes(message)
-        waiting = self._queued_bytes + self._connection.unsent_bytes
-        if waiting and waiting + size > self._limits.send_buffer_bytes:
-            self.dropped_messages += 1
-            return False
         assert not isinstance(message, Message) or is_sendable(message), f"{message.type.name} can't go in a batch"
-        self._queue.append(message)
-        self._queued_bytes += size
-        return True
+        if self.bulk.up and is_bulk(message):
+            taken = self.bulk.send(message)
+        else:
+            taken = self._outbox.add(message, self._connection.unsent_bytes)
+        self.dropped_messages += not taken
+        return taken
 
     def flush(self) -> None:
-        """Write what is queued, in frames of about `batch_bytes`."""
-        queue, self._queue = self._queue, []
-        queued_bytes, self._queued_bytes = self._queued_bytes, 0
-        if queued_bytes <= self._limits.batch_bytes and len(queue) <= MAX_BATCH_MESSAGES:
-            self._write(queue)
-            return
-        part: list[PeerMessage] = []
-        part_bytes = 0
-        for message in queue:
-            size = message_size_bytes(message)
-            if part and (part_bytes + size > self._limits.batch_bytes or len(part) == MAX_BATCH_MESSAGES):
-                self._write(part)
-                part, part_bytes = [], 0
-            part.append(message)
-            part_bytes += size
-        self._write(part)
+        """Write what is queued: first what is small."""
+        if self._connection is not None:
+            self._outbox.flush(self._connection)
+            self.bulk.flush()
 
-    def _write(self, messages: list[PeerMessage]) -> None:
-        connection = self._connection
-        if connection is None or not messages:
-            return
-        try:
-            connection.send(_batch(messages))
-        except FrameError as error:
-            if len(messages) > 1:
-                for message in messages:
-                    self._write([message])
-                return
-            self.dropped_messages += 1
-            self.last_error = str(error)
-            subject = f"message to {self._dialler.label(self.peer)}"
-            self._notices.warn(f"size {self.peer}", subject, str(error), self._loop.time())
-            return
-        self.sent_messages += len(messages)
+    def _bulk_failed(self, reason: str) -> None:
+        what = f"no connection for appends to {self._dialler.label(self.peer)}, they share the link"
+        self._notices.warn(f"bulk {self.peer}", what, reason, self._loop.time())
 
-
-def _batch(messages: list[PeerMessage]) -> Batch:
-    batch = Batch(messages=[], forwards=[], replies=[], notices=[], reports=[])
-    for message in messages:
-        if isinstance(message, Message):
-            batch.messages.append(message)
-        elif isinstance(message, Forward):
-            batch.forwards.append(message)
-        elif isinstance(message, Notice):
-            batch.notices.append(message)
-        elif isinstance(message, DigestReport):
-            batch.reports.append(message)
-        else:
-            batch.replies.append(message)
-    return batch
+    def _too_large(self, error: FrameError) -> None:
+        """A message is above the limit on a frame."""
+        self.dropped_messages += 1
+        self.last_error = str(error)
+        subject = f"message to {self._dialler.label(self.peer)}"
+        self._notices.warn(f"size {self.peer}", subject, str(error), self._loop.time())

@@ -123,8 +123,9 @@ class DigestReport(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 PeerMessage: TypeAlias = Message | Forward | ForwardReply | Notice | DigestReport
-"""All that goes over a peer link. Messages of one kind arrive in the order in which they were sent, without gaps
-while the link stays up; between the kinds no order is promised."""
+"""All that goes over a peer link. Appends, the other messages of the core, and those of each other kind arrive in the
+order in which they were sent, without gaps while the link stays up. Between these no order is promised: appends,
+forwards and their answers have a connection of their own, and everything else overtakes them."""
 
 
 class SnapshotSink(Protocol):
@@ -176,6 +177,14 @@ class PeerHandler(Protocol):
 
     def on_peer_down(self, peer: NodeId, reason: str) -> None:
         """The link to `peer` was up and is lost; messages in it may or may not have arrived. It is redialled."""
+        ...
+
+    def on_room(self, peer: NodeId) -> None:
+        """More appends may be sent to `peer`: `Transport.room_bytes` says how much."""
+        ...
+
+    def on_appends_lost(self, peer: NodeId) -> None:
+        """The connection for appends was lost while the link stays up: those on their way may not have arrived."""
         ...
 
     async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:

@@ -1,7 +1,8 @@
 """The transport of one node: a link to each peer, the links that come in, and snapshots beside them.
 
-Each pair of nodes has two connections, one dialled by each side; the dialler sends its messages on its own and gets
-only echoes back. So each side knows by itself whether it can reach the other, and a fault in one direction stays one.
+Each node dials each other node; the dialler sends its messages on its own connections and gets only echoes back. So
+each side knows by itself whether it can reach the other, and a fault in one direction stays one. A link has two
+connections: appends and forwarded proposals go on the second one, so that nothing small waits behind them (see `bulk`).
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from syncline.platform.tlsaccept import TlsAccept
 from syncline.transport.authentication import PeerAuthentication
 from syncline.transport.candidates import dialable, with_real_port
 from syncline.transport.connection import Connection
+from syncline.transport.dialling import Dialler
 from syncline.transport.handshake import Hello, NodeFacts, Purpose
 from syncline.transport.incoming import Admission, Counters, Doorkeeper, IncomingLink
 from syncline.transport.limits import TransportLimits
-from syncline.transport.link import Dialler, PeerLink, State
+from syncline.transport.link import PeerLink, State
 from syncline.transport.messages import PeerAddress, PeerHandler, PeerMessage, PeerStats, SnapshotSource
 from syncline.transport.notices import LOGGER, Notices
 from syncline.transport.policy import PeerPolicy
@@ -96,6 +98,7 @@ class Transport:
         self._listener: Listener | None = None
         self._links: dict[NodeId, PeerLink] = {}
         self._incoming: dict[NodeId, IncomingLink] = {}
+        self._incoming_bulk: dict[NodeId, IncomingLink] = {}
         self._receivers: dict[NodeId, SnapshotReceiver] = {}
         self._transfers: dict[asyncio.Task[None], SnapshotSender] = {}
         self._received: dict[NodeId, _Received] = {}
@@ -146,8 +149,7 @@ class Transport:
         tasks = [receiver.task for receiver in self._receivers.values()]
         tasks += self._transfers
         for link in self._links.values():
-            if link.dial_task is not None:
-                tasks.append(link.dial_task)
+            tasks += [task for task in (link.dial_task, link.bulk.dial_task) if task is not None]
             link.close("this node closes", gently=False, silently=True)
         for task in tasks:
             task.cancel()
@@ -210,6 +212,7 @@ class Transport:
         incoming = self._incoming.get(peer)
         if incoming is not None:
             incoming.connection.close("the peer was removed")
+            self._end_bulk(peer, "the peer was removed")
         for task, sender in list(self._transfers.items()):
             if sender.peer == peer:
                 task.cancel()
@@ -220,6 +223,7 @@ class Transport:
         incoming, link = self._incoming.get(peer), self._links.get(peer)
         if incoming is not None and incoming.incarnation != incarnation:
             incoming.connection.reset(reason)
+            self._end_bulk(peer, reason)
         if link is not None:
             link.leave_other_starts(incarnation, reason)
 
@@ -241,6 +245,16 @@ class Transport:
             links, self._unflushed = self._unflushed, {}
             for link in links:
                 link.flush()
+
+    def room_bytes(self, peer: NodeId) -> int:
+        """How many bytes of appends may be sent to `peer` at present; 0 while there is no link."""
+        link = self._links.get(peer)
+        return link.room_bytes if link is not None else 0
+
+    def in_transit(self, peer: NodeId) -> bool:
+        """Whether appends are on their way to `peer` that are not known to have arrived."""
+        link = self._links.get(peer)
+        return link is not None and link.bulk.in_transit
 
     async def send_snapshot(self, to: NodeId, message: Message, manifest: bytes, source: SnapshotSource) -> None:
         """Send a snapshot on a connection of its own; done when the receiver has it durably.
@@ -294,29 +308,30 @@ class Transport:
 
     def _peer_stats(self, link: PeerLink) -> PeerStats:
         received = self._received.get(link.peer, _Received())
-        incoming = self._incoming.get(link.peer)
-        now_s = self._loop.time()
+        incoming = [one for held in (self._incoming, self._incoming_bulk) if (one := held.get(link.peer)) is not None]
+        first, now_s = self._incoming.get(link.peer), self._loop.time()
         return PeerStats(
             connected=link.state is State.UP,
             connected_since_s=now_s - link.up_since_s if link.up_since_s is not None else None,
             last_contact_s=self.last_contact_s(link.peer),
             address=str(link.address),
             sent_bytes=link.sent_bytes,
-            received_bytes=received.bytes + (incoming.connection.received_bytes if incoming is not None else 0),
+            received_bytes=received.bytes + sum(one.connection.received_bytes for one in incoming),
             sent_messages=link.sent_messages,
-            received_messages=received.messages + (incoming.received_messages if incoming is not None else 0),
+            received_messages=received.messages + sum(one.received_messages for one in incoming),
             dropped_messages=link.dropped_messages,
             reconnects=link.reconnects,
             rtt_s=link.rtt_s,
             last_error=link.last_error,
             last_refusal=link.last_refusal,
-            reached_by_since_s=now_s - incoming.since_s if incoming is not None else None,
+            reached_by_since_s=now_s - first.since_s if first is not None else None,
         )
 
     def _heard_s(self, peer: NodeId) -> float | None:
         incoming = self._incoming.get(peer)
         if incoming is not None:
-            return incoming.connection.received_s
+            bulk = self._incoming_bulk.get(peer, incoming)
+            return max(incoming.connection.received_s, bulk.connection.received_s)
         received = self._received.get(peer)
         return received.last_s if received is not None else None
 
@@ -355,22 +370,45 @@ class Transport:
             else:
                 self._receive_snapshot(connection, hello.sender)
             return
-        earlier = self._incoming.get(hello.sender)
-        if earlier is not None:
-            earlier.connection.reset("the peer dialled anew")
-            self._note_received(earlier)
-        link = IncomingLink(
-            hello.sender, connection, self._node_id, self._handler, self._limits, self._known, self._incoming_ended
-        )
-        self._incoming[hello.sender] = link
-        connection.owner = link
-        link.since_s = self._loop.time()
-        link.incarnation = hello.incarnation
+        if hello.purpose is Purpose.BULK:
+            self._admit_bulk(connection, hello)
+            return
+        self._end_bulk(hello.sender, "the peer dialled anew")
+        self._receive(self._incoming, connection, hello)
         self._note_unknown(hello.sender)
         self._answer_at(hello)
         for sender in self._transfers.values():
             if sender.peer == hello.sender:
                 sender.peer_seen(hello.incarnation)
+
+    def _receive(self, held: dict[NodeId, IncomingLink], connection: Connection, hello: Hello) -> None:
+        """Take messages of a peer on this connection, in place of one of the same kind."""
+        earlier = held.get(hello.sender)
+        if earlier is not None:
+            earlier.connection.reset("the peer dialled anew")
+            self._note_received(earlier)
+
+        def ended(link: IncomingLink, reason: str) -> None:
+            self._incoming_ended(held, link, reason)
+
+        link = IncomingLink(hello.sender, connection, self._node_id, self._handler, self._limits, self._known, ended)
+        held[hello.sender] = link
+        connection.owner = link
+        link.since_s = self._loop.time()
+        link.incarnation = hello.incarnation
+
+    def _admit_bulk(self, connection: Connection, hello: Hello) -> None:
+        """The second connection of a peer: it comes after the first, and from the same start."""
+        first = self._incoming.get(hello.sender)
+        if first is None or first.incarnation != hello.incarnation:
+            connection.reset("a connection for appends came without the one for messages")
+        else:
+            self._receive(self._incoming_bulk, connection, hello)
+
+    def _end_bulk(self, peer: NodeId, reason: str) -> None:
+        bulk = self._incoming_bulk.get(peer)
+        if bulk is not None:
+            bulk.connection.reset(reason)
 
     def _answer_at(self, hello: Hello) -> None:
         """Dial back a node that has dialled. The address in its greeting is tried first from now on."""
@@ -403,18 +441,22 @@ class Transport:
             link.close(reason, gently=True)
         if incoming is not None:
             incoming.connection.close(reason)
+            self._end_bulk(peer, reason)
         self._received.pop(peer, None)
 
-    def _incoming_ended(self, link: IncomingLink, reason: str) -> None:
+    def _incoming_ended(self, held: dict[NodeId, IncomingLink], link: IncomingLink, reason: str) -> None:
         if isinstance(link.connection.failure, FrameError):
             self._doorkeeper.counters.bad_frames += 1
             subject = f"link from {self._dialler.label(link.sender)}"
             self._notices.warn(f"frame {link.sender}", subject, reason, self._loop.time())
         else:
             LOGGER.info("link from node %016x at %s ended: %s", link.sender, link.connection.remote, reason)
-        if self._incoming.get(link.sender) is link:
+        if held.get(link.sender) is link:
             self._note_received(link)
-            del self._incoming[link.sender]
+            del held[link.sender]
+            if held is self._incoming_bulk:
+                return
+            self._end_bulk(link.sender, "the peer's link has ended")
             if self._unknown.discard(link.sender):
                 self._forget_unknown(link.sender, "the node is gone, and this one has not heard of it")
 
@@ -423,7 +465,7 @@ class Transport:
             total = self._received.setdefault(link.sender, _Received())
             total.bytes += link.connection.received_bytes
             total.messages += link.received_messages
-            total.last_s = link.connection.received_s
+            total.last_s = max(total.last_s or 0.0, link.connection.received_s)
 
     def _receive_snapshot(self, connection: Connection, sender: NodeId) -> None:
         connection.owner = stream = SnapshotStream(connection, self._limits)

@@ -11,8 +11,8 @@ import msgspec
 from syncline.consensus.types import NodeId
 from syncline.errors import FrameError, HandshakeRefused, TransportError
 from syncline.transport.connection import Connection
+from syncline.transport.dialling import Dialler
 from syncline.transport.handshake import Purpose, describe_stranger, printable
-from syncline.transport.link import Dialler
 from syncline.transport.messages import PeerAddress, SnapshotSource
 from syncline.transport.outgoing import OutgoingHandshake
 from syncline.transport.snapshots import (

@@ -6,7 +6,18 @@ from itertools import combinations
 
 from syncline.testing.faults.base import Trouble
 
-__all__ = ["bridge", "cut", "cut_one_way", "delay", "flap", "isolate_leader", "overtake", "reset", "slow_line"]
+__all__ = [
+    "bridge",
+    "cut",
+    "cut_one_way",
+    "delay",
+    "flap",
+    "isolate_leader",
+    "overtake",
+    "reset",
+    "slow_line",
+    "uneven",
+]
 
 
 async def cut(trouble: Trouble) -> None:
@@ -109,6 +120,21 @@ async def overtake(trouble: Trouble) -> None:
             await trouble.last(0.02, 0.3)
         finally:
             trouble.cluster.network.lose(one, other)
+
+
+async def uneven(trouble: Trouble) -> None:
+    """One of the connections between two servers is late: heartbeats overtake appends, or appends heartbeats."""
+    while True:
+        names = await _names(trouble, 4.0)
+        one, other = names[:2]
+        late_s = trouble.rng.choice([0.02, 0.2, 1.0]) * trouble.rng.uniform(0.5, 1.5)
+        only = trouble.rng.randrange(12)
+        trouble.cluster.note("network", f"one connection from {one} to {other} is {late_s:.3f} s late")
+        trouble.cluster.network.hold_back(one, other, late_s, only=only)
+        try:
+            await trouble.last(0.2, 3.0)
+        finally:
+            trouble.cluster.network.hold_back(one, other, 0.0)
 
 
 async def slow_line(trouble: Trouble) -> None:

@@ -77,6 +77,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "raise-in-snapshot": machines.raise_in_snapshot,
     "bursts": proposals.bursts,
     "late-forwards": proposals.late_forwards,
+    "uneven": networks.uneven,
 }
 
 LATER: Final[dict[str, float]] = {
@@ -99,6 +100,7 @@ LATER: Final[dict[str, float]] = {
     "raise-in-snapshot": 0.1,
     "bursts": 0.2,
     "late-forwards": 0.15,
+    "uneven": 0.15,
 }
 """The share of seeds that have each of the faults that came when there were seeds already whose failures are
 remembered: drawn apart, so that to most of those seeds nothing has changed."""

@@ -1,0 +1,271 @@
+"""The second connection to a peer: appends and forwarded proposals, beside the one for everything that must be prompt.
+
+A heartbeat or a vote behind megabytes of entries comes too late on a slow line, and costs a leader its place. On a
+connection of its own it overtakes what waits here, in the kernel's buffer too. All appends go one way, so they keep
+their order; between an append and a heartbeat no order is needed (see `PeerMessage`).
+
+The channel lives with its link: it is dialled when the link is up, at the same address, and closed with it. While it is
+not up, the link carries everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Final
+
+import msgspec
+
+from syncline.consensus.types import Message, MessageType, NodeId
+from syncline.errors import FrameError, HandshakeRefused
+from syncline.transport.connection import Connection
+from syncline.transport.dialling import Dialler
+from syncline.transport.handshake import Purpose, describe_stranger
+from syncline.transport.messages import Forward, ForwardReply, PeerAddress, PeerMessage
+from syncline.transport.outbox import Outbox
+from syncline.transport.outgoing import OutgoingHandshake
+from syncline.transport.pacing import Pacer
+from syncline.transport.wire import Batch, decode_payload
+
+__all__ = ["BulkChannel", "is_bulk"]
+
+_batch_decoder: Final = msgspec.msgpack.Decoder(Batch)
+
+
+def is_bulk(message: PeerMessage) -> bool:
+    """Whether a message may be large, and goes on the second connection.
+
+    The answer to forwarded proposals goes with the append that has them, in one frame: it is of no use before that.
+    """
+    if isinstance(message, Message):
+        return message.type is MessageType.APP
+    return isinstance(message, Forward | ForwardReply)
+
+
+class _State(Enum):
+    CLOSED = auto()
+    WAITING = auto()
+    DIALLING = auto()
+    GREETING = auto()
+    UP = auto()
+
+
+class BulkChannel:
+    """The channel to one peer.
+
+    `room` is called when more may be sent, `lost` when what was sent may not have arrived, `failed` with the reason why
+    it did not come up, `too_large` with a message above the limit on a frame.
+    """
+
+    def __init__(
+        self,
+        peer: NodeId,
+        dialler: Dialler,
+        *,
+        room: Callable[[], None],
+        lost: Callable[[], None],
+        failed: Callable[[str], None],
+        too_large: Callable[[FrameError], None],
+    ) -> None:
+        self.last_error: str | None = None
+        self.dial_task: asyncio.Task[None] | None = None
+        self._peer = peer
+        self._dialler = dialler
+        self._limits = dialler.limits
+        self._room = room
+        self._lost = lost
+        self._failed = failed
+        self._loop = asyncio.get_running_loop()
+        self._state = _State.CLOSED
+        self._address: PeerAddress | None = None
+        self._incarnation = 0
+        self._connection: Connection | None = None
+        self._dialled: Connection | None = None
+        self._handshake: OutgoingHandshake | None = None
+        self._redial: asyncio.TimerHandle | None = None
+        self._failures = 0
+        self._earlier_bytes = 0
+        self._echo = 0
+        self._pacer = Pacer(self._loop.time())
+        self._outbox = Outbox(self._limits, too_large, self._echo_for)
+        self._progress_s = 0.0
+        self._taken_bytes = 0
+
+    # -- for the link
+
+    def open(self, address: PeerAddress, incarnation: int) -> None:
+        """The link is up, with this start of the peer."""
+        self.close("the link is new", gently=False)
+        self._address, self._incarnation, self._failures = address, incarnation, 0
+        self._state = _State.WAITING
+        self._dial()
+
+    def close(self, reason: str, *, gently: bool) -> int:
+        """The link is down. `gently`: what was sent still goes out. Returns how many messages are dropped."""
+        if self._redial is not None:
+            self._redial.cancel()
+            self._redial = None
+        if self.dial_task is not None:
+            self.dial_task.cancel()
+            self.dial_task = None
+        connection, was_up = self._connection, self.up
+        self._state = _State.CLOSED
+        if connection is None:
+            return 0
+        if gently and was_up:
+            self._outbox.flush(connection)
+            connection.close(reason)
+        else:
+            connection.reset(reason)
+        return self._forget(connection)
+
+    @property
+    def up(self) -> bool:
+        return self._state is _State.UP
+
+    @property
+    def room_bytes(self) -> int:
+        """How much more the line takes at present; 0 while the channel is not up."""
+        return self._pacer.room_bytes(self._outbox.queued_bytes) if self.up else 0
+
+    @property
+    def in_transit(self) -> bool:
+        """Whether anything was sent of which it is not known that it has arrived."""
+        return self.up and (self._outbox.queued_bytes > 0 or self._pacer.in_flight_bytes > 0)
+
+    @property
+    def sent_bytes(self) -> int:
+        return self._earlier_bytes + (self._connection.sent_bytes if self._connection is not None else 0)
+
+    @property
+    def sent_messages(self) -> int:
+        return self._outbox.sent_messages
+
+    def send(self, message: PeerMessage) -> bool:
+        """Queue for the next `flush`; False: there is no room. Only while the channel is up."""
+        assert self._connection is not None, "the channel is up"
+        return self._outbox.add(message, self._connection.unsent_bytes)
+
+    def flush(self) -> None:
+        if self._connection is not None and self.up:
+            self._outbox.flush(self._connection)
+
+    # -- dialling
+
+    def _dial(self) -> None:
+        self._redial = None
+        self._state = _State.DIALLING
+        assert self._address is not None
+        self.dial_task = self._loop.create_task(self._connect(self._address), name=f"dial bulk {self._peer:016x}")
+
+    async def _connect(self, address: PeerAddress) -> None:
+        self._dialled = None
+        task = self.dial_task
+
+        def factory() -> Connection:
+            connection = Connection(self, self._dialler.registry, max_frame_bytes=self._limits.frame_bytes)
+            if task is self.dial_task:  # else: a dial that was given up, but came up at the same moment
+                self._dialled = connection
+            return connection
+
+        try:
+            await self._dialler.network.connect(
+                factory, address.host, address.port, tls=self._dialler.tls, timeout_s=self._limits.dial_timeout_s
+            )
+        except OSError as error:
+            if self._state is _State.DIALLING and task is self.dial_task:
+                self._down(f"can't connect to {address}: {error.strerror or error}", was_up=False)
+
+    def _down(self, reason: str, *, was_up: bool) -> None:
+        self._state = _State.WAITING
+        self.last_error = reason
+        if not was_up:
+            self._failed(reason)
+        pause_s = self._dialler.backoff_s(self._failures)
+        self._failures += 1
+        self._redial = self._loop.call_later(pause_s, self._dial)
+
+    def _forget(self, connection: Connection) -> int:
+        self._earlier_bytes += connection.sent_bytes
+        self._connection = None
+        return self._outbox.clear()
+
+    def _echo_for(self, size_bytes: int) -> int:
+        now_s = self._loop.time()
+        if not self._pacer.sending(size_bytes, now_s):
+            return 0
+        self._echo += 1
+        self._pacer.asked(self._echo, now_s)
+        return self._echo
+
+    # -- the connection's owner
+
+    def on_made(self, connection: Connection) -> None:
+        if self._state is not _State.DIALLING or connection is not self._dialled:
+            connection.reset("not needed any more")
+            return
+        self._connection = connection
+        self._state = _State.GREETING
+        self._handshake = self._dialler.handshake(connection, self._peer, Purpose.BULK)
+
+    def on_stranger(self, connection: Connection, received: bytes) -> None:
+        raise FrameError(f"what answers at {connection.remote} is no Syncline node: {describe_stranger(received)}")
+
+    def on_greeting(self, connection: Connection, payload: memoryview) -> None:
+        if connection is not self._connection or self._handshake is None:
+            return
+        welcome = self._handshake.take(connection, payload)
+        if welcome is None:
+            return
+        if welcome.incarnation != self._incarnation:
+            raise HandshakeRefused("another start of the peer answers than on the link")
+        self._state = _State.UP
+        self._failures = 0
+        self.last_error = None
+        self._taken_bytes = 0
+        self._progress_s = now_s = self._loop.time()
+        self._pacer = Pacer(now_s)
+        self._room()
+
+    def on_frames(self, connection: Connection, payloads: list[memoryview]) -> None:
+        if connection is not self._connection:
+            return
+        self._progress_s = now_s = connection.received_s
+        news = False
+        for payload in payloads:
+            answer = decode_payload(_batch_decoder, payload)
+            if len(answer.items()):
+                raise FrameError("the peer sent messages on the connection that it was dialled on")
+            news |= self._pacer.echoed(answer.pong, now_s)
+        if news and self._pacer.refused:
+            self._pacer.refused = False
+            self._room()
+
+    def on_lost(self, connection: Connection, reason: str) -> None:
+        if connection is not self._connection:
+            return
+        was_up = self.up
+        self._forget(connection)
+        self._down(reason, was_up=was_up)
+        if was_up:
+            self._lost()
+
+    def overdue(self, connection: Connection, now_s: float) -> str | None:
+        if connection is not self._connection:
+            return None
+        if self._state is _State.GREETING:
+            late = connection.waited_s(connection.opened_s, now_s) > self._limits.handshake_timeout_s
+            return f"no answer to the greeting within {self._limits.handshake_timeout_s:g} s" if late else None
+        unsent = connection.unsent_bytes
+        taken = connection.sent_bytes - unsent
+        if unsent and taken > self._taken_bytes:
+            self._progress_s = now_s
+        self._taken_bytes = taken
+        if connection.waited_s(self._progress_s, now_s) > self._limits.bulk_stall_timeout_s:
+            return f"no progress for {self._limits.bulk_stall_timeout_s:g} s"
+        if not self._pacer.awaits_echo:  # a sign of life, and an echo for what was too little to ask for one
+            self._echo += 1
+            self._pacer.asked(self._echo, now_s)
+            connection.send(Batch(ping=self._echo))
+        return None

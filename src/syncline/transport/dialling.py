@@ -1,0 +1,122 @@
+"""What all outgoing connections of one node have in common."""
+
+from __future__ import annotations
+
+import random
+import ssl
+
+from syncline.consensus.types import NodeId
+from syncline.errors import HandshakeRefused
+from syncline.platform.network import Network
+from syncline.transport.authentication import DiallerProof, PeerAuthentication, path_on_loopback
+from syncline.transport.connection import Connection, Registry
+from syncline.transport.handshake import (
+    OLDEST_VERSION,
+    PROTOCOL_VERSION,
+    Hello,
+    NodeFacts,
+    Purpose,
+    Welcome,
+    check_welcome,
+    decode_answer,
+)
+from syncline.transport.limits import TransportLimits
+from syncline.transport.outgoing import OutgoingHandshake
+from syncline.transport.policy import PeerPolicy
+from syncline.transport.tls import check_certificate_names
+
+__all__ = ["Dialler"]
+
+
+class Dialler:
+    """What all outgoing connections of one node have in common."""
+
+    def __init__(
+        self,
+        network: Network,
+        registry: Registry,
+        *,
+        node_id: NodeId,
+        cluster_id: int,
+        facts: NodeFacts,
+        advertise: str,
+        rng: random.Random,
+        tls: ssl.SSLContext | None,
+        limits: TransportLimits,
+        policy: PeerPolicy,
+        authentication: PeerAuthentication,
+    ) -> None:
+        self.advertise = advertise
+        self.network = network
+        self.registry = registry
+        self.node_id = node_id
+        self.cluster_id = cluster_id
+        self._facts = facts
+        self.rng = rng
+        self.tls = tls
+        self.limits = limits
+        self._policy = policy
+        self._authentication = authentication
+
+    def label(self, peer: NodeId) -> str:
+        """A peer for people: its id, and its name if that is known."""
+        name = self._policy.known_name(peer)
+        return f"node {name} ({peer:016x})" if name else f"node {peer:016x}"
+
+    def handshake(self, connection: Connection, peer: NodeId, purpose: Purpose) -> OutgoingHandshake:
+        """Begin the handshake with `peer` on a connection that has come up. Raises `HandshakeRefused`."""
+        name = self._policy.known_name(peer)
+        if self.tls is not None and name:  # else the peer's own name counts, which comes with its welcome
+            check_certificate_names(connection.certificate, peer, name)
+        proof = DiallerProof(
+            self._authentication,
+            node_id=self.node_id,
+            peer=peer,
+            cluster_id=self.cluster_id,
+            purpose=purpose,
+            path=path_on_loopback(connection.local_end, connection.remote_end),
+        )
+        handshake = OutgoingHandshake(
+            proof,
+            hello=lambda: self._hello(peer, purpose),
+            read_welcome=lambda payload: self._read_welcome(connection, peer, payload),
+        )
+        handshake.start(connection)
+        return handshake
+
+    def _hello(self, peer: NodeId, purpose: Purpose) -> Hello:
+        facts = self._facts
+        cluster_level, cluster_machine_version = self._policy.cluster_levels()
+        return Hello(
+            oldest_version=OLDEST_VERSION,
+            newest_version=PROTOCOL_VERSION,
+            cluster_id=self.cluster_id,
+            sender=self.node_id,
+            to=peer,
+            purpose=purpose,
+            incarnation=facts.incarnation,
+            address=self.advertise,
+            directory=facts.directory,
+            known=self._policy.known_directory(peer),
+            name=facts.name,
+            history=facts.history,
+            level=facts.level,
+            machine_version=facts.machine_version,
+            cluster_level=cluster_level,
+            cluster_machine_version=cluster_machine_version,
+        )
+
+    def _read_welcome(self, connection: Connection, peer: NodeId, payload: memoryview) -> Welcome:
+        welcome = decode_answer(payload)
+        if self.tls is not None:
+            check_certificate_names(connection.certificate, peer, self._policy.known_name(peer) or welcome.name)
+        check_welcome(welcome, cluster_id=self.cluster_id, peer=peer, directory=self._policy.known_directory(peer))
+        if reason := self._policy.why_not_dial(welcome):
+            raise HandshakeRefused(reason)
+        return welcome
+
+    def backoff_s(self, failures: int) -> float:
+        """The pause before the next dial after so many failed ones: doubling, capped, less up to half at random."""
+        limits = self.limits
+        pause_s = min(limits.backoff_last_s, limits.backoff_first_s * 2.0 ** min(failures, 16))
+        return pause_s * (1.0 - 0.5 * self.rng.random())
