@@ -161,3 +161,11 @@ def test_fault_of_two_copies_finds_members_that_let_in_each_copy(monkeypatch: py
             assert str(failure).startswith("one copy is confirmed")
             return
     raise AssertionError("not found in 12 seeds")
+
+
+@pytest.mark.parametrize("seed", [10434, 10764])
+def test_seeds_in_which_two_copies_were_counted_hold(seed: int) -> None:
+    """Two leaders of one term: one copy voted with a member each. The members tell each other, and the copies wait."""
+    report = run_seed(seed, Options(sim_seconds=2.0))
+    assert "two-copies" in report.faults
+    assert report.failure is None, report.failure

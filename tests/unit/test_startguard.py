@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from syncline.node.envelope import Member
 from syncline.node.members import MemberBook
 from syncline.node.startguard import MAX_UNKNOWN, StartGuard, load_starts
 from syncline.node.startreports import StartReports
-from syncline.node.starts import RANDOM_BITS
+from syncline.node.starts import MAX_HISTORY, RANDOM_BITS
 from syncline.platform.disk import Disk, OsDisk
 from syncline.platform.worker import ThreadWorkers
 from syncline.storage.peerstarts import MAX_DIRECTORIES, PEERS_NAME, encode_starts, read_starts, write_starts
@@ -232,6 +233,21 @@ def test_start_of_a_member_is_told_to_the_others(tmp_path: Path) -> None:
             assert node.told == [(2, told(start(2, 6), start(1, 5)))]
             node.guard.link_up(99)
             assert len(node.told) == 1
+
+    run(check())
+
+
+def test_notice_of_a_long_history_can_be_read(tmp_path: Path) -> None:
+    """A greeting may hold more than a directory keeps: the other members must not refuse the notice of it."""
+
+    async def check() -> None:
+        async with bench(tmp_path) as node:
+            with_members(node)
+            history = tuple(start(count, 7) for count in range(99, 0, -1))
+            await node.welcomed(hello(start(100, 7), *history))
+            notice = next(notice for peer, notice in node.told if peer == 2)
+            assert notice.starts == (start(100, 7), *history)[:MAX_HISTORY]
+            assert msgspec.msgpack.decode(msgspec.msgpack.encode(notice), type=Notice) == notice
 
     run(check())
 

@@ -472,6 +472,25 @@ def test_notices_travel_in_a_batch() -> None:
     assert len(frame) <= message_size_bytes(notice)
 
 
+def test_notice_of_a_start_has_bounded_numbers() -> None:
+    """What is kept of it fits in eight bytes, and there is not more than a directory keeps."""
+    sound = Notice(NoticeKind.START, directory=7, starts=tuple(range(32, 0, -1)))
+    payload = memoryview(msgspec.msgpack.encode(Batch(notices=[sound])))
+    assert decode_payload(decoder, payload).notices == [sound]
+    assert len(payload) <= message_size_bytes(sound)
+    for fields in (
+        {"directory": -1},
+        {"directory": 2**63},
+        {"starts": (-1,)},
+        {"starts": (2**63,)},
+        {"starts": (1,) * 33},
+    ):
+        forged = msgspec.structs.replace(sound, **fields)
+        payload = memoryview(msgspec.msgpack.encode(Batch(notices=[forged])))
+        with pytest.raises(FrameError):
+            decode_payload(decoder, payload)
+
+
 def test_batch_of_a_version_without_notices_has_none() -> None:
     older = memoryview(msgspec.msgpack.encode([[], [], [], 7, 0]))
     assert decode_payload(decoder, older).notices == []

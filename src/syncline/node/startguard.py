@@ -17,7 +17,7 @@ from syncline.node.calls import Calls
 from syncline.node.envelope import Member
 from syncline.node.members import MemberBook, format_id
 from syncline.node.startreports import StartReports, Starts
-from syncline.node.starts import Origin, are_forked, judge, start_count
+from syncline.node.starts import MAX_HISTORY, Origin, are_forked, judge, start_count
 from syncline.platform.disk import Disk
 from syncline.storage.datadir import Identity
 from syncline.storage.peerstarts import MAX_DIRECTORIES, encode_starts, read_starts, write_starts
@@ -175,7 +175,10 @@ class StartGuard:
             self._starts[directory] = incarnation
             self._unwritten = True
         if peer in self._book.members and self._let_in.get(directory) != starts:
+            self._let_in.pop(directory, None)
             self._let_in[directory] = starts
+            if len(self._let_in) > MAX_DIRECTORIES:
+                del self._let_in[next(iter(self._let_in))]
             for member in self._book.members:
                 self._tell(member, _notice(directory, starts))
         if self._unwritten:
@@ -240,7 +243,8 @@ def older_copy_text(name: str, node_id: NodeId, path: str) -> str:
 
 
 def _notice(directory: int, starts: Starts) -> Notice:
-    return Notice(NoticeKind.START, directory=directory, starts=starts)
+    """A peer may greet with a longer history than a directory keeps. No more than that is told."""
+    return Notice(NoticeKind.START, directory=directory, starts=starts[:MAX_HISTORY])
 
 
 def _named(hello: Hello) -> str:
