@@ -34,7 +34,7 @@ class Node:
     async def failed(self) -> None:
         await asyncio.Event().wait()
 
-    def apply_then(self, data: bytes, then: Then, *, timeout: float, checked: bool) -> None:
+    def apply_then(self, data: bytes, then: Then, *, timeout: float, checked: bool, frees_space: bool = False) -> None:
         assert checked, "the server has made the command itself"
         self.proposed.append(data)
         then("applied", None)
