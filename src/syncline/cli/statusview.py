@@ -41,7 +41,8 @@ def print_survey(survey: Survey, *, wide: bool = False) -> None:
     width = _width()
     print_table(titles, rows if wide else _fitted(titles, rows, width))
     for line in _lines(survey):
-        for part in textwrap.wrap(line, width, subsequent_indent="  ", break_on_hyphens=False):
+        parts = textwrap.wrap(line, width, subsequent_indent="  ", break_on_hyphens=False)
+        for part in parts if sys.stdout.isatty() else [line]:  # other programs search for whole lines
             print_line(part)
 
 
