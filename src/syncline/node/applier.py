@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 import msgspec
@@ -194,16 +194,13 @@ class Applier:
     def _run_here(self, work: Work) -> None:
         if self._stopped:
             return
-        outcomes: Iterator[Outcome] | None = None
-        while True:
+        rest: Work | None = work
+        while rest is not None:
             try:
-                outcomes = outcomes or self._do(work)
-                outcome = next(outcomes, None)
+                outcome, rest = self._do(rest)
             except Exception as error:  # noqa: BLE001 - whatever a state machine raises, its state is in doubt: stop
                 self._stopped = True
                 self._fail(error)
-                return
-            if outcome is None:
                 return
             # Before the next piece is applied: a snapshot that is asked for now is of the state as of this outcome.
             self._deliver(outcome)
@@ -212,7 +209,10 @@ class Applier:
         outcomes: list[Outcome] = []
         try:
             for work in items:
-                outcomes.extend(self._do(work))
+                rest: Work | None = work
+                while rest is not None:
+                    outcome, rest = self._do(rest)
+                    outcomes.append(outcome)
         except BaseException:
             for outcome in outcomes:  # nobody gets these any more
                 if isinstance(outcome, Viewed):
@@ -230,39 +230,37 @@ class Applier:
     def _fail(self, error: BaseException) -> None:
         self._failed(error)
 
-    def _do(self, work: Work) -> Iterator[Outcome]:
+    def _do(self, work: Work) -> tuple[Outcome, Work | None]:
+        """Do the work, or the first piece of it: what that came to, and what is left to do."""
         if isinstance(work, ApplyWork):
-            return self._apply_pieces(work)
+            return self._apply_piece(work)
         if isinstance(work, RestoreWork):
             restore(self._fsm, work.reader)
-            return iter((Restored(work.meta, work.runtime),))
+            return Restored(work.meta, work.runtime), None
         if isinstance(work, LookWork):
             work.run()
-            return iter((work,))
+            return work, None
         try:
-            return iter((Viewed(check_view(self._fsm, self._fsm.snapshot())),))
+            return Viewed(check_view(self._fsm, self._fsm.snapshot())), None
         except Exception as error:  # noqa: BLE001 - the user's code; nothing is lost but this snapshot
-            return iter((NotViewed(error),))
+            return NotViewed(error), None
 
-    def _apply_pieces(self, work: ApplyWork) -> Iterator[Applied]:
-        """Cut the entries at each point, where the digest is taken, and behind each entry that compares digests.
+    def _apply_piece(self, work: ApplyWork) -> tuple[Applied, ApplyWork | None]:
+        """Apply the entries up to the next point, where the digest is taken, or the first entry that compares digests.
 
         So what a comparison goes by (the own state, the membership in force) is that of its index on every node.
         """
         entries, interval = work.entries, self.digests.interval
-        while True:
-            room = room_before_point(entries[0].index, interval)
-            done = self._apply(entries if room >= len(entries) else entries[:room])
-            index = done.last_index
-            if not index % interval:
-                done.at_point = True
-                done.digest = self.digests.take() if index >= self._durable_index else None
-            if index == entries[-1].index:
-                done.responses = work.responses
-                yield done
-                return
-            yield done
-            entries = entries[index - done.first_index + 1 :]
+        room = room_before_point(entries[0].index, interval)
+        done = self._apply(entries if room >= len(entries) else entries[:room])
+        index = done.last_index
+        if not index % interval:
+            done.at_point = True
+            done.digest = self.digests.take() if index >= self._durable_index else None
+        if index == entries[-1].index:
+            done.responses = work.responses
+            return done, None
+        return done, ApplyWork(entries[index - done.first_index + 1 :], work.responses)
 
     def _apply(self, entries: Sequence[Entry]) -> Applied:
         done = Applied((), entries[0].index, entries[-1].index, entries[-1].term)

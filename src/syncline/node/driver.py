@@ -274,7 +274,8 @@ class Driver:
         assert not self.stopped, "a proposal on a stopped node would never end"
         self._queue.append((waiter, kind, payload))
         self._queued_bytes += len(payload)
-        self.schedule()
+        if not self._scheduled:
+            self.schedule()
 
     def schedule(self) -> None:
         if not self._scheduled and self.stopped_by is None:
@@ -451,25 +452,27 @@ class Driver:
             return
         if core.state is not StateType.LEADER:
             self._forward(queue)
-        elif all(kind == DATA for _, kind, _ in queue):
-            self._append_own(queue)
+            return
+        waiters, kinds, payloads = zip(*queue, strict=True)
+        if kinds.count(DATA) == len(kinds):
+            self._append_own(waiters, list(payloads))
         else:
             own = [(waiter.number, kind, payload) for waiter, kind, payload in queue]
             accepted, refused = self._append(core.raft.id, own)
-            for waiter, _, _ in queue:
+            for waiter in waiters:
                 waiter.sent = True
             self._on_forward_reply(ForwardReply(accepted, refused, core.leader))
 
-    def _append_own(self, queue: list[tuple[Waiter, int, bytes]]) -> None:
+    def _append_own(self, waiters: Sequence[Waiter], payloads: list[bytes]) -> None:
         """The usual case: this node leads, and nothing but data has gathered."""
         try:
-            first, term = self.core.propose_batch([payload for _, _, payload in queue])
+            first, term = self.core.propose_batch(payloads)
         except ProposalDropped:
-            refused = [self._refused(waiter.number) for waiter, _, _ in queue]
+            refused = [self._refused(waiter.number) for waiter in waiters]
             self._on_forward_reply(ForwardReply([], refused, self.core.leader))
         else:
             self._appending = True
-            self.proposals.appended([waiter for waiter, _, _ in queue], first, term)
+            self.proposals.appended(waiters, first, term)
 
     def _append(
         self, sender: NodeId, proposals: list[tuple[int, int, bytes]]

@@ -50,7 +50,10 @@ class Deadlines(Generic[Waiting]):
     def add(self, future: Waiting, deadline_s: float) -> int:
         """Returns where it is kept, for `discard`."""
         bucket = int(deadline_s / self._step_s) + 1
-        self._buckets.setdefault(bucket, {})[future] = None
+        held = self._buckets.get(bucket)
+        if held is None:
+            held = self._buckets[bucket] = {}
+        held[future] = None
         return bucket
 
     def discard(self, future: Waiting, bucket: int) -> None:
@@ -123,8 +126,13 @@ class Proposals:
         placed = self._placed
         for index, waiter in enumerate(waiters, first):
             waiter.sent = True
-            waiter.index, waiter.term = index, term
-            placed.setdefault(index, []).append(waiter)
+            waiter.index = index
+            waiter.term = term
+            here = placed.get(index)
+            if here is None:
+                placed[index] = [waiter]
+            else:  # placed there by another leader, whose entry this one takes the place of
+                here.append(waiter)
 
     def resolved(self, number: int, index: int, term: int, answer: object) -> None:
         """The entry was applied here."""
@@ -200,8 +208,6 @@ class Proposals:
         self._deadlines.discard(waiter, waiter.bucket)
         self._bytes -= waiter.size_bytes
         if waiter.index:
-            here = self._placed.get(waiter.index)
-            if here is not None and waiter in here:
-                here.remove(waiter)
-                if not here:
-                    del self._placed[waiter.index]
+            here = self._placed.pop(waiter.index, None)
+            if here is not None and (len(here) > 1 or here[0] is not waiter):
+                self._placed[waiter.index] = [other for other in here if other is not waiter]

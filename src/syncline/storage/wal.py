@@ -150,6 +150,8 @@ class Wal:
         self._log_id = log_id
         self._segment_bytes = segment_bytes
         self._space = SpaceGuard(disk, path, reserve_bytes=reserve_bytes)
+        self.check_space = self._space.check
+        """Raise `DiskFull` if so many bytes more would touch the reserve. Cheap: call it for each proposal."""
         self._spare = SpareFile(disk, f"{path}/{SPARE_NAME}", self._space, reserve_bytes=reserve_bytes)
         self._spare.keep()
         self._active = recovered.active
@@ -326,10 +328,6 @@ class Wal:
             CorruptionError: the bytes are not what was written; the node must stop.
         """
         return self._reader.read(low, high, max_bytes)
-
-    def check_space(self, size_bytes: int) -> None:
-        """Raise `DiskFull` where `size_bytes` more would touch the reserve. Cheap: call it for each proposal."""
-        self._space.check(size_bytes)
 
     def shortage(self) -> Shortage:
         """How short of space the disk is (`space` says what follows from it). Asks the disk."""
