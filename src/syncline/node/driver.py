@@ -72,9 +72,10 @@ FORWARD_BATCH_BYTES = 1 << 20
 GATHER_BYTES = 1 << 20
 """So much is not held back any more: as much as goes into one append message."""
 
-APPLIES_PER_TURN = 2
-"""Batches of entries (`assembly.APPLY_BATCH_BYTES` each) that a state machine on the loop applies in one turn. A start
-with a long log behind its snapshot would otherwise hold the loop until all of it is applied."""
+APPLIES_PER_TURN, APPLIED_PER_TURN = 3, 1024
+"""Batches of entries (`assembly.APPLY_BATCH_BYTES` each), and entries, after which a state machine on the loop applies no
+more in one turn. A start with a long log behind its snapshot would otherwise hold the loop until all of it is applied.
+"""
 
 READS_RETRY_HEARTBEATS = 5
 """A read that was not confirmed within so many heartbeats is asked again: the request or its answer was lost."""
@@ -380,9 +381,9 @@ class Driver:
             if ask and self.reads.to_ask:
                 self.reads.ask(self.loop.time())
             self.commits.look()
-            applies = 0
+            applies, first = 0, self.applied
             while not self.stopped and self.core.has_ready():
-                if applies == APPLIES_PER_TURN:
+                if applies == APPLIES_PER_TURN or self.applied - first >= APPLIED_PER_TURN:
                     self.schedule()
                     break
                 applied = self.applied
