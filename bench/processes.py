@@ -8,7 +8,7 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -22,12 +22,18 @@ class BenchError(Exception):
 
 
 class Process:
-    """One node of a measured system. Its output goes to a file; `asked` nodes answer orders with lines instead."""
+    """One node of a measured system. Its output goes to a file; `asked` nodes answer orders with lines instead.
 
-    def __init__(self, command: Sequence[str], log_path: str, *, asked: bool = False) -> None:
+    `variables` are added to its environment.
+    """
+
+    def __init__(
+        self, command: Sequence[str], log_path: str, *, asked: bool = False, variables: Mapping[str, str] | None = None
+    ) -> None:
         self.command = list(command)
         self.log_path = log_path
         self._asked = asked
+        self._environment = {**os.environ, **variables} if variables else None
         self._start()
 
     def _start(self) -> None:
@@ -38,6 +44,7 @@ class Process:
                 stdout=subprocess.PIPE if self._asked else log,
                 stderr=log,
                 text=True,
+                env=self._environment,
             )
 
     def ask(self, order: object) -> object:

@@ -25,12 +25,16 @@ def answer(data: bytearray) -> Answer | None:
     return Answer(whole, succeeded=data[9:10] == b"2") if len(data) >= whole else None
 
 
+def requests(load: Load, *, stale_query: str, keys: int = KEYS) -> list[bytes]:
+    """The requests of a load, of which each is made in turn at random."""
+    value = b"x" * load.value_bytes
+    query = stale_query if load.workload is Workload.STALE else ""
+    writes = [request("PUT", f"/key/{key(number)}", value) for number in range(keys)]
+    reads = [request("GET", f"/key/{key(number)}{query}") for number in range(keys)]
+    return {Workload.WRITES: writes, Workload.MIXED: writes + reads}.get(load.workload, reads)
+
+
 def generate(address: str, load: Load, *, stale_query: str) -> Outcome:
     """The load of `wrk.generate`, from our own generator."""
     host, port = address.split(":")
-    value = b"x" * load.value_bytes
-    query = stale_query if load.workload is Workload.STALE else ""
-    writes = [request("PUT", f"/key/{key(number)}", value) for number in range(KEYS)]
-    reads = [request("GET", f"/key/{key(number)}{query}") for number in range(KEYS)]
-    requests = {Workload.WRITES: writes, Workload.MIXED: writes + reads}.get(load.workload, reads)
-    return closedloop.generate(host, int(port), requests, answer, load)
+    return closedloop.generate(host, int(port), requests(load, stale_query=stale_query), answer, load)

@@ -20,9 +20,13 @@ KERNEL_SYNCS = "Its processor time is without that of the kernel's threads that 
 
 
 class SynclineCluster(Cluster):
-    """Its HTTP addresses are in the order of its processes."""
+    """Its HTTP addresses are in the order of its processes.
 
-    def __init__(self, directory: str, *settings: str) -> None:
+    `settings` are further ones of `syncline serve`. `module` is what runs it, and `source` the checkout whose Syncline
+    it is, if not this one.
+    """
+
+    def __init__(self, directory: str, *settings: str, module: str = "syncline", source: str = "") -> None:
         port = free_block(2 * NODES)
         self.addresses = [f"127.0.0.1:{port + at}" for at in range(NODES)]
         peers = [f"127.0.0.1:{port + NODES + at}" for at in range(NODES)]
@@ -31,16 +35,30 @@ class SynclineCluster(Cluster):
             [
                 Process(
                     [
-                        *(sys.executable, "-m", "syncline", "serve", "--name", f"n{at}"),
+                        *(sys.executable, "-m", module, "serve", "--name", f"n{at}"),
                         *("--data-dir", os.path.join(directory, f"n{at}"), "--initial-cluster", members),
                         *("--http-listen", self.addresses[at], "--peer-listen", peers[at]),
                         *("--log-level", "warning", *settings),
                     ],
                     os.path.join(directory, f"n{at}.log"),
+                    variables={"PYTHONPATH": os.path.join(source, "src")} if source else None,
                 )
                 for at in range(NODES)
             ]
         )
+
+    @classmethod
+    def started(cls, directory: str, *settings: str, module: str = "syncline", source: str = "") -> SynclineCluster:
+        """Started, with a leader, and serving linearizable reads on every node."""
+        cluster = cls(directory, *settings, module=module, source=source)
+        try:
+            cluster.wait_ready()
+            cluster.leader()
+        except BenchError:
+            cluster.check()
+            cluster.stop()
+            raise
+        return cluster
 
     def wait_ready(self) -> None:
         """Until every node serves linearizable reads."""
@@ -92,12 +110,4 @@ class Syncline:
         return f"Syncline {__version__}, Python {sys.version.split()[0]}"
 
     def start(self, directory: str) -> SynclineCluster:
-        cluster = SynclineCluster(directory)
-        try:
-            cluster.wait_ready()
-            cluster.leader()
-        except BenchError:
-            cluster.check()
-            cluster.stop()
-            raise
-        return cluster
+        return SynclineCluster.started(directory)

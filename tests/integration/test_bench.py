@@ -11,9 +11,9 @@ from bench.results import load
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
-def bench(directory: str, *arguments: str) -> str:
+def bench(directory: str, *arguments: str, module: str = "bench", seconds: str = "1") -> str:
     """Run it; its output."""
-    command = [sys.executable, "-m", "bench", "--directory", directory, "--seconds", "1", *arguments]
+    command = [sys.executable, "-m", module, "--directory", directory, "--seconds", seconds, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not done.stderr
@@ -52,3 +52,15 @@ def test_a_failover_and_a_thousand_keys(tmp_path: object) -> None:
         assert figure is not None, key
         assert 0 < figure.value < 100_000, figure
     assert sorted(os.listdir(str(tmp_path))) == ["results.json"], "the data is removed"
+
+
+def test_bench_paired_runs_two_trees_with_secret_and_mac(tmp_path: object) -> None:
+    """The tree beside itself. So the ratios say nothing, but each step is taken."""
+    output = bench(str(tmp_path), "--base", ROOT, "--only", "mac", "--turns", "2", module="bench.paired", seconds="0.2")
+    lines = output.splitlines()
+    assert sum(line.startswith("started first: base ") for line in lines) == 1
+    assert sum(line.startswith("started first: now ") for line in lines) == 1
+    result = next(line for line in lines if line.startswith("writes, 64 clients, 256 B, secret and MAC"))
+    assert "knows no secret" not in output
+    assert result.split()[-1] == "0" or result.endswith("0   LOSS"), "no request failed"
+    assert not os.listdir(str(tmp_path)), "the data is removed"

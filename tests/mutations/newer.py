@@ -33,7 +33,7 @@ NEWER: tuple[Mutation, ...] = (
         published.vote_cleared_at_timeout_now,
         (
             trace_hunt("a_node_that_may_not_campaign_keeps_its_vote_when_told_to"),
-            simulator_hunt("changed its vote", "transfer", "joint", "slow-threads", "demote", first=20),
+            simulator_hunt("changed its vote", "transfer", "joint", "slow-threads", "demote"),
         ),
     ),
     Mutation(

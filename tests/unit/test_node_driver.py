@@ -119,7 +119,7 @@ def test_a_full_disk_of_the_leader_refuses_what_others_forward(tmp_path: Path) -
             def full(size_bytes: int, *, frees_space: bool = False) -> None:
                 raise DiskFull(f"no room for {size_bytes}, {frees_space}")
 
-            driver.parts.wal.check_space = full  # type: ignore[method-assign]
+            driver.parts.wal.check_space = full
             reply = reply_to(driver, forwarded(1, b"x"))
             assert reply.refused[0].code == DISK_FULL
             assert "no room" in reply.refused[0].message

@@ -107,6 +107,27 @@ def test_another_entry_in_its_place_means_not_applied() -> None:
     run(check())
 
 
+def test_proposals_at_one_index_end_each_by_itself() -> None:
+    """Leaders of two terms may give two proposals one index: the answer of one must not end the wait of the other."""
+
+    async def check() -> None:
+        held = proposals()
+        older, own, gone = new(held), new(held), new(held)
+        held.placed(older.number, 5, 1)
+        held.placed(gone.number, 5, 1)
+        held.appended([own], 5, 2)
+        held.refused(gone.number, Dropped("no"))
+        held.resolved(own.number, 5, 2, "answer")
+        assert await own == "answer"
+        assert not older.done()
+        held.passed([5])
+        assert isinstance(older.exception(), Superseded)
+        assert not held._placed
+        assert len(held) == 0
+
+    run(check())
+
+
 def test_a_snapshot_in_its_place_means_unknown_whichever_word_comes_first() -> None:
     async def check() -> None:
         held = proposals()

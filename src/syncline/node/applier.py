@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 import msgspec
@@ -187,9 +187,7 @@ class Applier:
         self._pace = Pace()
         self._now_s = workers.now_s
         self._left: deque[Work] = deque()
-        """Of the thread alone: what it has taken, and not begun."""
-        self._begun: Iterator[Outcome] | None = None
-        """Of the thread alone: the rest of the work that it has begun."""
+        """Of the thread alone: what it has taken, and not done; the first may be the rest of one that it has begun."""
         self._worker: Worker[Work | GoOn] = workers.start("syncline-apply", self._process, self._delivered, self._fail)
 
     def put(self, work: Work) -> None:
@@ -214,16 +212,13 @@ class Applier:
     def _run_here(self, work: Work) -> None:
         if self._stopped:
             return
-        outcomes: Iterator[Outcome] | None = None
-        while True:
+        rest: Work | None = work
+        while rest is not None:
             try:
-                outcomes = outcomes or self._do(work)
-                outcome = next(outcomes, None)
+                outcome, rest = self._do(rest)
             except Exception as error:  # noqa: BLE001 - whatever a state machine raises, its state is in doubt: stop
                 self._stopped = True
                 self._fail(error)
-                return
-            if outcome is None:
                 return
             # Before the next piece is applied: a snapshot that is asked for now is of the state as of this outcome.
             self._deliver(outcome)
@@ -239,28 +234,24 @@ class Applier:
                 if isinstance(outcome, Viewed):
                     release(outcome.view)
             raise
-        return outcomes, bool(self._begun or self._left)
+        return outcomes, bool(self._left)
 
     def _work_until(self, end_s: float, outcomes: list[Outcome]) -> None:
         while True:
             if self._stopped:
                 self._abandon()
                 return
-            if self._begun is None:
-                if not self._left:
-                    return
-                self._begun = self._do(self._left.popleft())
-            outcome = next(self._begun, None)
-            if outcome is None:
-                self._begun = None
-                continue
+            if not self._left:
+                return
+            outcome, rest = self._do(self._left.popleft())
+            if rest is not None:
+                self._left.appendleft(rest)
             outcomes.append(outcome)
             if not (self._on_loop or self._stopped) and self._now_s() >= end_s:
                 return
 
     def _abandon(self) -> None:
         """The node closes. What is committed and not applied is in the log, and is applied at the next start."""
-        self._begun = None
         for work in self._left:
             if isinstance(work, RestoreWork):
                 work.reader.close()
@@ -279,47 +270,45 @@ class Applier:
     def _fail(self, error: BaseException) -> None:
         self._failed(error)
 
-    def _do(self, work: Work) -> Iterator[Outcome]:
+    def _do(self, work: Work) -> tuple[Outcome, Work | None]:
+        """Do the work, or the first piece of it: what that came to, and what is left to do."""
         if isinstance(work, ApplyWork):
-            return self._apply_pieces(work)
+            return self._apply_piece(work)
         if isinstance(work, RestoreWork):
             restore(self._fsm, work.reader)
-            return iter((Restored(work.meta, work.runtime),))
+            return Restored(work.meta, work.runtime), None
         if isinstance(work, LookWork):
             work.run()
-            return iter((work,))
+            return work, None
         try:
-            return iter((Viewed(check_view(self._fsm, self._fsm.snapshot())),))
+            return Viewed(check_view(self._fsm, self._fsm.snapshot())), None
         except Exception as error:  # noqa: BLE001 - the user's code; nothing is lost but this snapshot
-            return iter((NotViewed(error),))
+            return NotViewed(error), None
 
-    def _apply_pieces(self, work: ApplyWork) -> Iterator[Applied]:
-        """Cut the entries at each point, where the digest is taken, and behind each entry that compares digests.
+    def _apply_piece(self, work: ApplyWork) -> tuple[Applied, ApplyWork | None]:
+        """Apply the entries up to the next point, where the digest is taken, or the first entry that compares digests.
 
         So what a comparison goes by (the own state, the membership in force) is that of its index on every node. On the
         thread they are cut into pieces of some milliseconds besides.
         """
-        entries, interval, last = work.entries, self.digests.interval, work.entries[-1].index
-        while True:
-            room = room_before_point(entries[0].index, interval)
-            if self._on_loop:
-                done = self._apply(entries if room >= len(entries) else entries[:room])
-            else:
-                begun_s = self._now_s()
-                done = self._apply(entries[: min(room, self._pace.entries)])
-                self._pace.took(done.last_index - done.first_index + 1, self._now_s() - begun_s)
-            index = done.last_index
-            if not index % interval:
-                done.at_point = True
-                done.digest = self.digests.take() if index >= self._durable_index else None
-            count = index - done.first_index + 1
-            if index == last:
-                done.responses = work.responses if count == len(work.entries) else _part_of(work.responses, entries)
-                yield done
-                return
-            done.responses = _part_of(work.responses, entries[:count])
-            yield done
-            entries = entries[count:]
+        entries, interval = work.entries, self.digests.interval
+        room = room_before_point(entries[0].index, interval)
+        if self._on_loop:
+            done = self._apply(entries if room >= len(entries) else entries[:room])
+        else:
+            begun_s = self._now_s()
+            done = self._apply(entries[: min(room, self._pace.entries)])
+            self._pace.took(done.last_index - done.first_index + 1, self._now_s() - begun_s)
+        index = done.last_index
+        if not index % interval:
+            done.at_point = True
+            done.digest = self.digests.take() if index >= self._durable_index else None
+        count = index - done.first_index + 1
+        if count == len(entries):
+            done.responses = work.responses
+            return done, None
+        done.responses, rest = _part_of(work.responses, entries[:count]), entries[count:]
+        return done, ApplyWork(rest, _part_of(work.responses, rest))
 
     def _apply(self, entries: Sequence[Entry]) -> Applied:
         done = Applied((), entries[0].index, entries[-1].index, entries[-1].term)

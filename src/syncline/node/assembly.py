@@ -74,8 +74,9 @@ log = logging.getLogger("syncline.node")
 ID_BITS = 62
 """Of a data directory's id: no two are ever the same."""
 
-APPLY_BATCH_BYTES = 128 * 1024
-"""Committed entries that a state machine on the event loop applies together: some 5 ms."""
+APPLY_BATCH_BYTES = 256 * 1024
+"""Committed entries that a state machine on the event loop applies together: some 10 ms if they are small. Half of it
+held seven values of 16 KiB: to apply so few at a time cost a tenth of the throughput."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,9 +72,9 @@ log = logging.getLogger("syncline.node")
 GATHER_BYTES = 1 << 20
 """So much is not held back any more: as much as goes into one append message."""
 
-APPLIES_PER_TURN = 2
-"""Batches of entries (`assembly.APPLY_BATCH_BYTES` each) that a state machine on the loop applies in one turn. A start
-with a long log behind its snapshot would otherwise hold the loop until all of it is applied."""
+APPLIES_PER_TURN, APPLIED_PER_TURN = 3, 1024
+"""Batches of entries (`assembly.APPLY_BATCH_BYTES` each), and entries, that a state machine on the loop applies in one
+turn: a start with a long log behind its snapshot must not hold the loop until all of it is applied."""
 
 READS_RETRY_HEARTBEATS = 5
 """A read that was not confirmed within so many heartbeats is asked again: the request or its answer was lost."""
@@ -275,7 +275,8 @@ class Driver:
         assert not self.stopped, "a proposal on a stopped node would never end"
         self._queue.append((waiter, kind, payload))
         self._queued_bytes += len(payload)
-        self.schedule()
+        if not self._scheduled:
+            self.schedule()
 
     def schedule(self) -> None:
         if not self._scheduled and self.stopped_by is None:
@@ -384,9 +385,9 @@ class Driver:
             if ask and self.reads.to_ask:
                 self.reads.ask(self.loop.time())
             self.commits.look()
-            applies = 0
+            applies, first = 0, self.applied
             while not self.stopped and self.core.has_ready():
-                if applies == APPLIES_PER_TURN:
+                if applies == APPLIES_PER_TURN or self.applied - first >= APPLIED_PER_TURN:
                     self.schedule()
                     break
                 applied = self.applied
@@ -474,27 +475,29 @@ class Driver:
             return
         if not leads:
             self.forwarding.forward(queue)
-        elif all(kind == DATA for _, kind, _ in queue):
-            self._append_own(queue)
+            return
+        waiters, kinds, payloads = zip(*queue, strict=True)
+        if kinds.count(DATA) == len(kinds):
+            self._append_own(waiters, list(payloads))
         else:
-            for waiter, _, _ in queue:
+            for waiter in waiters:
                 waiter.attempt = term
             own = [(waiter.number, kind, payload) for waiter, kind, payload in queue]
             accepted, refused = self._append(core.raft.id, own)
             self.forwarding.on_reply(ForwardReply(accepted, refused, core.leader, term), self.applied)
 
-    def _append_own(self, queue: list[Queued]) -> None:
+    def _append_own(self, waiters: Sequence[Waiter], payloads: list[bytes]) -> None:
         """The usual case: this node leads, and nothing but data has gathered."""
         try:
-            first, term = self.core.propose_batch([payload for _, _, payload in queue])
+            first, term = self.core.propose_batch(payloads)
         except ProposalDropped:
-            for waiter, _, _ in queue:
+            for waiter in waiters:
                 waiter.attempt = self.core.term
-            refused = [self._refused(waiter.number) for waiter, _, _ in queue]
+            refused = [self._refused(waiter.number) for waiter in waiters]
             self.forwarding.on_reply(ForwardReply([], refused, self.core.leader, self.core.term), self.applied)
         else:
             self._appending = True
-            self.proposals.appended(queue, first, term)
+            self.proposals.appended(waiters, first, term)
 
     def _append(
         self, sender: NodeId, proposals: list[tuple[int, int, bytes]]
@@ -584,11 +587,8 @@ class Driver:
         """Done at the next change of leader, role, membership or applied index of a change; for waiting in a loop."""
         future: asyncio.Future[None] = self.loop.create_future()
         self._watchers[future] = None
-        future.add_done_callback(self._forget_watcher)
+        future.add_done_callback(lambda done: self._watchers.pop(done, None))
         return future
-
-    def _forget_watcher(self, future: asyncio.Future[None]) -> None:
-        self._watchers.pop(future, None)
 
     def wake_watchers(self) -> None:
         for future in list(self._watchers):

@@ -27,6 +27,9 @@ from syncline.node.proposals import fence_passed
 
 __all__ = ["Operations"]
 
+_COMMAND, _BARRIER = int(Kind.COMMAND), int(Kind.BARRIER)
+"""Plain numbers: a member of an enumeration takes longer to encode and to compare."""
+
 ENDED_AT_ONCE: Final = (OperationError, NodeFailed, StorageError)
 """Why a proposal may fail before it is one. It is told as any failure is; wrong arguments raise."""
 
@@ -71,7 +74,7 @@ class Operations:
         that is no term: then nothing was proposed.
         """
         fence = check_term(term)
-        return self._apply(Kind.COMMAND, data, timeout, extensions, fence, frees_space=frees_space)
+        return self._apply(_COMMAND, data, timeout, extensions, fence, frees_space=frees_space)
 
     def apply_many(self, commands: Sequence[bytes], *, timeout: float = 5.0) -> list[ApplyFuture]:
         """`apply` for each, in this order, in one batch. They are not atomic together.
@@ -79,7 +82,7 @@ class Operations:
         Raises as `apply` does, and then proposes none of them.
         """
         check_timeout(timeout)
-        return [self._apply(Kind.COMMAND, data, timeout, b"") for data in checked_commands(commands)]
+        return [self._apply(_COMMAND, data, timeout, b"") for data in checked_commands(commands)]
 
     def apply_then(
         self, data: bytes, then: Then, *, timeout: float = 5.0, checked: bool = False, frees_space: bool = False
@@ -95,13 +98,13 @@ class Operations:
         call = ApplyCall(then)
         call.frees_space = frees_space
         try:
-            self._propose(call, Kind.COMMAND, data, timeout, b"", checked=checked)
+            self._propose(call, _COMMAND, data, timeout, b"", checked)
         except ENDED_AT_ONCE as error:
             call.failed(error)
 
     def barrier(self, *, timeout: float = 5.0) -> ApplyFuture:
         """Done when everything committed before it has been applied here."""
-        return self._apply(Kind.BARRIER, b"", timeout, b"")
+        return self._apply(_BARRIER, b"", timeout, b"")
 
     def read_index(self, *, timeout: float = 5.0) -> ReadFuture:
         """When the future is done, a read of the local state machine is linearizable; on any node.
@@ -169,7 +172,7 @@ class Operations:
 
     def _apply(
         self,
-        kind: Kind,
+        kind: int,
         data: bytes,
         timeout_s: float,
         extensions: bytes,
@@ -184,33 +187,34 @@ class Operations:
             if fence:
                 future.fence = fence
                 self._check_fence(fence)
-            self._propose(future, kind, data, timeout_s, extensions)
+            self._propose(future, kind, data, timeout_s, extensions, False)
         except ENDED_AT_ONCE as error:
             future.failed(error)
         return future
 
     def _propose(
-        self, waiter: Waiter, kind: Kind, data: bytes, timeout_s: float, extensions: bytes, *, checked: bool = False
+        self, waiter: Waiter, kind: int, data: bytes, timeout_s: float, extensions: bytes, checked: bool
     ) -> None:
         if type(data) is not bytes or type(extensions) is not bytes:
             data, extensions = checked_bytes(data), checked_bytes(extensions, "extensions")
         if type(timeout_s) is not float or not 0.0 < timeout_s <= MAX_TIMEOUT_S:
             check_timeout(timeout_s)
-        driver = self._driver
-        driver.check_running()
+        driver, parts = self._driver, self._driver.parts
+        if driver.stopped_by is not None or driver.thread != get_ident():
+            driver.check_running()
         size = len(data) + len(extensions)
         if size > driver.config.max_entry_bytes:
             raise TooLarge(f"a command of {size} bytes; the limit is {driver.config.max_entry_bytes}")
-        if driver.parts.intake.is_full:
-            raise driver.parts.intake.backlog_full()
-        driver.parts.wal.check_space(size, frees_space=waiter.frees_space)
-        if driver.parts.check is not None and not checked and kind is Kind.COMMAND:
-            driver.parts.check(data)
+        if parts.intake.is_full:
+            raise parts.intake.backlog_full()
+        parts.wal.check_space(size, frees_space=waiter.frees_space)
+        if not checked and parts.check is not None and kind == _COMMAND:
+            parts.check(data)
         driver.proposals.add(waiter, size, driver.loop.time() + timeout_s)
         payload = encode(Proposal(kind, driver.core.raft.id, waiter.number, data, extensions))
         if waiter.fence:
             driver.proposals.fenced = True
-        elif kind is Kind.COMMAND or kind is Kind.BARRIER:
+        elif kind in (_COMMAND, _BARRIER):
             waiter.payload = payload
         driver.propose(waiter, DATA, payload)
 

@@ -58,7 +58,10 @@ class Deadlines(Generic[Waiting]):
     def add(self, future: Waiting, deadline_s: float) -> int:
         """Returns where it is kept, for `discard`."""
         bucket = int(deadline_s / self._step_s) + 1
-        self._buckets.setdefault(bucket, {})[future] = None
+        held = self._buckets.get(bucket)
+        if held is None:
+            held = self._buckets[bucket] = {}
+        held[future] = None
         return bucket
 
     def discard(self, future: Waiting, bucket: int) -> None:
@@ -166,9 +169,9 @@ class Proposals:
         if not waiter.payload:
             self._placed.setdefault(index, []).append(waiter)
 
-    def appended(self, queue: Iterable[Queued], first: int, term: int) -> None:
+    def appended(self, waiters: Iterable[Waiter], first: int, term: int) -> None:
         """This node leads, and has appended them to its log just now, one after the other from `first` on."""
-        for index, (waiter, _, _) in enumerate(queue, first):
+        for index, waiter in enumerate(waiters, first):
             waiter.index = index
             waiter.attempt = waiter.term = term
             if not waiter.payload:

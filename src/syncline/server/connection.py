@@ -379,7 +379,7 @@ class HttpConnection(asyncio.Protocol):
         if transport is None:
             slot.answer = GIVEN
             return  # the client has gone
-        if isinstance(answer, Deferred):
+        if type(answer) is Deferred:
             if slots[0] is not slot or self._write_paused:
                 slot.answer = answer  # `flush` makes it when it is its turn
                 return

@@ -151,6 +151,11 @@ class Wal:
         self._log_id = log_id
         self._segment_bytes = segment_bytes
         self._space = SpaceGuard(disk, path, reserve_bytes=reserve_bytes)
+        self.check_space = self._space.check
+        """Raise `DiskFull` if so many bytes more would touch the reserve. Cheap: call it for each proposal.
+
+        With `frees_space=True` they let the state shrink, and may use a part of the reserve.
+        """
         self._spare = SpareFile(disk, f"{path}/{SPARE_NAME}", self._space, reserve_bytes=reserve_bytes)
         self._spare.keep()
         self._active = recovered.active
@@ -327,13 +332,6 @@ class Wal:
             CorruptionError: the bytes are not what was written; the node must stop.
         """
         return self._reader.read(low, high, max_bytes)
-
-    def check_space(self, size_bytes: int, *, frees_space: bool = False) -> None:
-        """Raise `DiskFull` if `size_bytes` more would touch the reserve. Cheap: call it for each proposal.
-
-        `frees_space`: it lets the state shrink, and may use a part of the reserve.
-        """
-        self._space.check(size_bytes, frees_space=frees_space)
 
     def reader(self) -> EntryReader:
         """Another reader of the log's entries, for one other thread. It is the caller's to close."""
