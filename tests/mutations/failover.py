@@ -9,7 +9,6 @@ from syncline.node.driver import Driver
 from syncline.node.forwarding import Forwarding
 from syncline.node.futures import Waiter
 from syncline.node.proposals import Proposals
-from tests.mutations import nodes
 from tests.mutations.catalogue import Mutation, simulator_hunt
 
 __all__ = ["FAILOVER"]
@@ -77,11 +76,5 @@ FAILOVER: tuple[Mutation, ...] = (
         "planted against the rule",
         fenced_proposal_proposed_again,
         (simulator_hunt("a fenced proposal is applied in its term alone", "bursts", "isolate-leader"),),
-    ),
-    Mutation(
-        "proposal numbers that begin at 1 after each start",
-        "planted before, not seen",
-        nodes.numbers_from_one_at_each_start,
-        (simulator_hunt("no proposal is applied twice|keep their order", "kill"),),
     ),
 )

@@ -67,7 +67,10 @@ NEWER: tuple[Mutation, ...] = (
         "a granted pre-vote restarts the election clock",
         "Ra bbd0010",
         published.granted_pre_vote_restarts_the_clock,
-        (trace_hunt("a_promised_vote_does_not_restart_the_election_clock"),),
+        (
+            trace_hunt("a_promised_vote_does_not_restart_the_election_clock"),
+            simulator_hunt("a pre-vote changes nothing", "isolate-leader"),
+        ),
     ),
     Mutation(
         "a leader leads on without a quorum",
@@ -300,6 +303,7 @@ NEWER: tuple[Mutation, ...] = (
         (
             trace_hunt("a_promised_vote_does_not_restart_the_election_clock"),
             trace_hunt("a_request_for_a_promise_leaves_the_term_as_it_is"),
+            simulator_hunt("a pre-vote changes nothing", "isolate-leader"),
         ),
     ),
     Mutation(

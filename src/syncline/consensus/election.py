@@ -180,10 +180,7 @@ def count_vote(raft: Raft, message: Message) -> None:
     raft.note(
         "info", "%x has received %d %s votes and %d vote rejections", raft.id, granted, message.type.name, refused
     )
-    if result is VoteResult.WON and not promotable(raft):
-        # Its removal or demotion came into force while it waited for the votes.
-        roles.become_follower(raft, raft.term, NONE)
-    elif result is VoteResult.WON:
+    if result is VoteResult.WON:
         if raft.state is StateType.PRE_CANDIDATE:
             _campaign(raft, pre_vote=False)
         elif raft.id in raft.tracker.votes:

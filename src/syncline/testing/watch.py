@@ -19,7 +19,7 @@ from syncline.storage.snapshotwriting import SnapshotWriter
 from syncline.storage.wal import WalWrite, WriteResult
 from syncline.testing.cluster import Answer, Observer
 from syncline.testing.durablelog import DurableLog
-from syncline.testing.invariants.base import Facts, Onlooker, Verdict, View
+from syncline.testing.invariants.base import Facts, Onlooker, Promised, Verdict, View
 from syncline.testing.simdisk import SimDisk
 from syncline.testing.simloop import SimNode
 from syncline.testing.simserver import Condition, SimServer
@@ -54,6 +54,7 @@ class Watch(Observer):
         self.on_ticked = self._who("ticked")
         self.on_deposed = self._who("deposed")
         self.on_heard = self._who("heard")
+        self.on_asked = self._who("asked")
         self.on_snapshotted = self._who("snapshotted")
         self.on_kept = self._who("kept")
         self.on_answered = self._who("answered")
@@ -190,8 +191,12 @@ def _watched_core(watch: Watch, view: View) -> type[RawNode]:
             if message.sender == view.id and message.type in PROMISES:
                 for call in watch.on_promised:
                     call(view, view.id, message)
+            before = Promised.of(self) if message.type is MessageType.PRE_VOTE else None
             refusal = RawNode.step(self, message)
             watch.look(view)
+            if before is not None:
+                for call in watch.on_asked:
+                    call(view, before)
             if refusal is None and message.sender != view.id:
                 for call in watch.on_heard:
                     call(view, message)

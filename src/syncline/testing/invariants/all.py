@@ -16,13 +16,20 @@ from syncline.testing.invariants.durability import (
     SnapshotIsDurable,
 )
 from syncline.testing.invariants.elections import (
+    AskingChangesNothing,
     CampaignsByTheNewest,
     ElectedByAQuorum,
     ElectionSafety,
     LeaderCompleteness,
     VoteOnce,
 )
-from syncline.testing.invariants.logs import CommitAgreement, LeaderAppendOnly, LogMatching, NeverBack
+from syncline.testing.invariants.logs import (
+    CommitAgreement,
+    CommitsByItsOwnTerm,
+    LeaderAppendOnly,
+    LogMatching,
+    NeverBack,
+)
 from syncline.testing.invariants.machines import Digest, EqualStates, NoAlarm
 from syncline.testing.invariants.memberships import (
     AnsweredChangeIsCommitted,
@@ -50,11 +57,13 @@ def all_invariants(facts: Facts, verdict: Verdict, digest: Digest, pending: Coll
         LogMatching,
         LeaderAppendOnly,
         CommitAgreement,
+        CommitsByItsOwnTerm,
         NeverBack,
         ElectionSafety,
         VoteOnce,
         LeaderCompleteness,
         ElectedByAQuorum,
+        AskingChangesNothing,
         CampaignsByTheNewest,
         AcknowledgedIsDurable,
         EmptiedTakesNoPart,

@@ -9,7 +9,7 @@ all its lives.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import Entry, MembershipState, Message, NodeId, StateType
@@ -19,7 +19,7 @@ from syncline.testing.durablelog import DurableLog
 from syncline.testing.simdisk import SimDisk
 from syncline.transport.messages import PeerMessage
 
-__all__ = ["Facts", "Invariant", "Known", "Onlooker", "Verdict", "View"]
+__all__ = ["Facts", "Invariant", "Known", "Onlooker", "Promised", "Verdict", "View"]
 
 
 class View:
@@ -83,6 +83,20 @@ class View:
         """Whether a start of it would know that the entry is committed."""
         logs = [self.durable] if self.lost is None else [self.durable, self.lost]
         return self.doubtful or any(max(log.hard_state.commit, log.base) >= index for log in logs)
+
+
+class Promised(NamedTuple):
+    """What a request for the promise of a vote leaves as it is."""
+
+    term: int
+    vote: NodeId
+    state: StateType
+    election_elapsed: int
+
+    @classmethod
+    def of(cls, core: RawNode) -> Promised:
+        raft = core.raft
+        return cls(raft.term, raft.vote, raft.state, raft.election_elapsed)
 
 
 class Known:
@@ -160,6 +174,9 @@ class Onlooker:
 
     def heard(self, view: View, message: Message) -> None:
         """A message of another node was taken by the core."""
+
+    def asked(self, view: View, before: Promised) -> None:
+        """A node was asked whether it would vote: `before` is what it was until then."""
 
     def snapshotted(self, view: View, index: int, membership: MembershipState) -> None:
         """A node begins to write a snapshot of its state as of `index`."""

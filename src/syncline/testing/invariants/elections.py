@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from syncline.consensus.types import EntryType, Message, MessageType, NodeId, StateType
-from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
+from syncline.testing.invariants.base import Facts, Invariant, Promised, Verdict, View
 
-__all__ = ["CampaignsByTheNewest", "ElectedByAQuorum", "ElectionSafety", "LeaderCompleteness", "VoteOnce"]
+__all__ = [
+    "AskingChangesNothing",
+    "CampaignsByTheNewest",
+    "ElectedByAQuorum",
+    "ElectionSafety",
+    "LeaderCompleteness",
+    "VoteOnce",
+]
 
 
 class ElectionSafety(Invariant):
@@ -76,6 +83,17 @@ class ElectedByAQuorum(Invariant):
             if half and 2 * len(votes & half) <= len(half):
                 names = " ".join(self.facts.name(voter) for voter in sorted(votes & half)) or "none"
                 self.broken(f"{view.name} leads term {core.term}: of {len(half)} voters {names} voted for it")
+
+
+class AskingChangesNothing(Invariant):
+    """A request for the promise of a vote changes neither term, vote and role nor the election clock (thesis, 9.6)."""
+
+    name = "a pre-vote changes nothing"
+
+    def asked(self, view: View, before: Promised) -> None:
+        now = Promised.of(view.core)
+        if now != before:
+            self.broken(f"{view.name} was asked for a promise: it was {before} and is {now}")
 
 
 class CampaignsByTheNewest(Invariant):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from syncline.consensus.types import Entry, StateType
 from syncline.testing.invariants.base import Invariant, Known, View
 
-__all__ = ["CommitAgreement", "LeaderAppendOnly", "LogMatching", "NeverBack"]
+__all__ = ["CommitAgreement", "CommitsByItsOwnTerm", "LeaderAppendOnly", "LogMatching", "NeverBack"]
 
 
 class LogMatching(Invariant):
@@ -84,6 +84,20 @@ class CommitAgreement(Invariant):
         if commit > facts.last_committed:
             facts.last_committed = commit
             facts.commits.append((view.core.term, commit))
+
+
+class CommitsByItsOwnTerm(Invariant):
+    """A leader commits entries of earlier terms only together with one of its own (thesis, 3.6.2)."""
+
+    name = "a leader commits by an entry of its own term"
+
+    def looked(self, view: View) -> None:
+        core = view.core
+        led = view.state is StateType.LEADER and view.term == core.term
+        if led and core.state is StateType.LEADER and core.commit > view.commit:
+            term = core.raft.log.term(core.commit)
+            if term != core.term:
+                self.broken(f"{view.name} leads term {core.term}, and commits {core.commit}@{term}")
 
 
 class NeverBack(Invariant):

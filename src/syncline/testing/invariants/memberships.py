@@ -149,7 +149,13 @@ class MembersAreListed(Invariant):
         if self._seen.get(view) is configuration:
             return
         self._seen[view] = configuration
-        state = configuration.state()
+        self._check(view, configuration.state())
+
+    def changed(self, view: View, index: int, membership: MembershipState) -> None:  # noqa: ARG002
+        """A joint membership may be over before the next look."""
+        self._check(view, membership)
+
+    def _check(self, view: View, state: MembershipState) -> None:
         listed = view.driver.parts.book.membership(state)
         roles = dict.fromkeys((*state.learners, *state.learners_next), False)
         roles.update(dict.fromkeys((*state.voters, *state.voters_outgoing), True))
