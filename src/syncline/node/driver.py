@@ -73,9 +73,8 @@ GATHER_BYTES = 1 << 20
 """So much is not held back any more: as much as goes into one append message."""
 
 APPLIES_PER_TURN, APPLIED_PER_TURN = 3, 1024
-"""Batches of entries (`assembly.APPLY_BATCH_BYTES` each), and entries, after which a state machine on the loop applies no
-more in one turn. A start with a long log behind its snapshot would otherwise hold the loop until all of it is applied.
-"""
+"""Batches of entries (`assembly.APPLY_BATCH_BYTES` each), and entries, after which a state machine on the loop applies
+no more in one turn. Else a start with a long log behind its snapshot would hold the loop until all of it is applied."""
 
 READS_RETRY_HEARTBEATS = 5
 """A read that was not confirmed within so many heartbeats is asked again: the request or its answer was lost."""
