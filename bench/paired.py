@@ -43,7 +43,8 @@ LARGE_KEYS = 100
 MAC_NODE = "bench.peers.mac_node"
 WARM_UP_S = 0.5
 LOSS = 0.97
-"""Below it, the median of the rates' ratios is marked."""
+"""Below it, the median of the rates' ratios is marked: as a loss if three quarters of the ratios are below 1, else as
+unsure, because the machine was disturbed."""
 
 SECRET_FLAG = "--peer-secret-file"
 SECRET_BYTES = 32
@@ -232,8 +233,14 @@ def line(cell: Cell, pairs: Sequence[Pair]) -> str:
         f" {statistics.median(pair.now.per_s for pair in pairs):>9,.0f} {rate:>6.3f} {_quartiles(rates):>13}"
         f" {latency:>6.3f} {_both(leader):>15} {leader[1] / leader[0]:>6.3f} {_quartiles(shares):>13}"
         f" {_both(nodes):>15} {nodes[1] / nodes[0]:>6.3f} {others:>6.2f}"
-        f" {sum(pair.base.errors + pair.now.errors for pair in pairs):>6}{'   LOSS' if rate < LOSS else ''}"
+        f" {sum(pair.base.errors + pair.now.errors for pair in pairs):>6}{_mark(rates)}"
     )
+
+
+def _mark(rates: Sequence[float]) -> str:
+    if statistics.median(rates) >= LOSS:
+        return ""
+    return "   LOSS" if _quartile(rates, 3) < 1 else "   UNSURE"
 
 
 def _by_tree(pairs: Sequence[Pair]) -> tuple[list[Turn], list[Turn]]:
@@ -253,8 +260,11 @@ def _both(values: Sequence[float]) -> str:
 def _quartiles(values: Sequence[float]) -> str:
     if len(values) < 2:
         return "-"
-    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
-    return f"{first:.3f}-{third:.3f}"
+    return f"{_quartile(values, 1):.3f}-{_quartile(values, 3):.3f}"
+
+
+def _quartile(values: Sequence[float], number: int) -> float:
+    return statistics.quantiles(values, n=4, method="inclusive")[number - 1] if len(values) > 1 else values[0]
 
 
 def main() -> None:

@@ -62,5 +62,5 @@ def test_bench_paired_runs_two_trees_with_secret_and_mac(tmp_path: object) -> No
     assert sum(line.startswith("started first: now ") for line in lines) == 1
     result = next(line for line in lines if line.startswith("writes, 64 clients, 256 B, secret and MAC"))
     assert "knows no secret" not in output
-    assert result.split()[-1] == "0" or result.endswith("0   LOSS"), "no request failed"
+    assert result.removesuffix("   LOSS").removesuffix("   UNSURE").split()[-1] == "0", "no request failed"
     assert not os.listdir(str(tmp_path)), "the data is removed"

@@ -43,7 +43,13 @@ def test_paired_line_shows_rates_cpu_and_their_ratios() -> None:
 
 def test_paired_line_marks_a_loss_of_more_than_3_percent() -> None:
     assert line(CELL, [Pair(turn(1000, 30.0), turn(969, 30.0))]).endswith("LOSS")
-    assert "LOSS" not in line(CELL, [Pair(turn(1000, 30.0), turn(971, 30.0))])
+    assert line(CELL, [Pair(turn(1000, 30.0), turn(971, 30.0))]).endswith("  0")
+
+
+def test_paired_line_of_a_disturbed_machine_is_unsure() -> None:
+    """Ratios on both sides of 1 show no loss, whatever their median is."""
+    rates = (700, 800, 900, 1100, 1200)
+    assert line(CELL, [Pair(turn(1000, 30.0), turn(rate, 30.0)) for rate in rates]).endswith("UNSURE")
 
 
 def test_paired_line_without_pairs_says_so() -> None:

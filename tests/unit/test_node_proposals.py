@@ -113,6 +113,7 @@ def test_proposals_at_one_index_end_each_by_itself() -> None:
     async def check() -> None:
         held = proposals()
         older, own, gone = new(held), new(held), new(held)
+        older.attempt = gone.attempt = 1
         held.placed(older.number, 5, 1)
         held.placed(gone.number, 5, 1)
         held.appended([own], 5, 2)

@@ -55,7 +55,7 @@ class Node:
         def nothing(*_: object, **__: object) -> None:
             pass
 
-        ignored = SimpleNamespace(applied=nothing, resolved=nothing, passed=nothing)
+        ignored = SimpleNamespace(applied=nothing, resolved=nothing, passed=nothing, applied_term=1 << 60)
         self.failures: list[BaseException] = []
         self.parts = SimpleNamespace(
             book=MemberBook(),

@@ -56,7 +56,7 @@ logger = logging.getLogger("syncline.server")
 Handler = Callable[[Request, Respond], None]
 """Takes a request and sees to it that it is answered, exactly once. Runs on the event loop and must not block."""
 
-LINGER_BYTES: Final = 64 * 1024 * 1024
+LINGER_BYTES: Final = 64 << 20
 """After the last request: what is read and thrown away at most, for a client that sends before it reads."""
 
 MAKE_BYTES: Final = 1024 * 1024
