@@ -144,13 +144,19 @@ MUTATIONS: tuple[Mutation, ...] = (
         "a retried read index satisfied by an old heartbeat answer: stale linearizable read",
         "etcd #20418",
         core.any_answer_confirms_a_read,
-        (trace_hunt("a_retried_read_is_not_confirmed_by_answers_to_the_first_attempt"),),
+        (
+            trace_hunt("a_retried_read_is_not_confirmed_by_answers_to_the_first_attempt"),
+            simulator_hunt("a read is confirmed by a quorum"),
+        ),
     ),
     Mutation(
         "read index counting answers of learners, or answers to earlier messages",
         "hashicorp/raft VerifyLeader",
         core.learners_confirm_reads,
-        (trace_hunt("answers_of_learners_do_not_confirm_a_read"),),
+        (
+            trace_hunt("answers_of_learners_do_not_confirm_a_read"),
+            simulator_hunt("a read is confirmed by a quorum", "add", "demote"),
+        ),
     ),
     Mutation(
         "committing entries of an earlier term by counting",

@@ -230,19 +230,19 @@ NEWER: tuple[Mutation, ...] = (
         "a failed sync of a snapshot is swallowed",
         "dragonboat #409",
         disks.failed_sync_of_a_snapshot_swallowed,
-        (simulator_hunt("a snapshot that counts is durable", "failed-sync", limit=30),),
+        (simulator_hunt("a snapshot that counts is durable", "failed-snapshot"),),
     ),
     Mutation(
         "a failed rename of a snapshot is swallowed",
         "braft #462",
         disks.failed_rename_of_a_snapshot_swallowed,
-        (simulator_hunt("a snapshot that counts is durable", "failed-write", limit=40),),
+        (simulator_hunt("a snapshot that counts is durable", "failed-snapshot"),),
     ),
     Mutation(
         "a failed directory sync of a snapshot is swallowed",
         "braft #462",
         disks.failed_directory_sync_of_a_snapshot_swallowed,
-        (simulator_hunt("a snapshot that counts is durable", "failed-sync"),),
+        (simulator_hunt("a snapshot that counts is durable", "failed-snapshot"),),
     ),
     Mutation(
         "a promise after a failed write",

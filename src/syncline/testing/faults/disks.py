@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import random
 from collections.abc import Callable
@@ -9,16 +10,18 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from syncline.node.raft import Raft
 from syncline.storage.datadir import FORMAT_VERSION, IDENTITY_LIMIT_BYTES, IDENTITY_NAME
 from syncline.storage.wholefile import read_file, replace_file
 from syncline.testing.faults.base import Trouble
-from syncline.testing.faults.snapshots import fall_behind
+from syncline.testing.faults.snapshots import fall_behind, ignored
 from syncline.testing.simdisk import CAPACITY_BYTES, SimDisk, Survival
 from syncline.testing.simserver import Condition, SimServer
 from syncline.testing.simworkers import Delay, usual_delay
 
 __all__ = [
     "downgrade",
+    "failed_snapshot",
     "failed_sync",
     "failed_write",
     "foreign_disk",
@@ -70,6 +73,15 @@ WRITES: Final = (
 )
 """Frequent operations may go well some times before one fails. Rare ones fail at once, and the order stands longer."""
 
+OF_A_SNAPSHOT: Final = (
+    _Order("sync", (".snap.tmp",), elections=(1.0, 3.0)),
+    _Order("rename", (".snap",), elections=(1.0, 3.0)),
+    _Order("sync_dir", ("/snapshots",), elections=(1.0, 3.0)),
+)
+FEW_ENTRIES: Final = 3
+SOON_S: Final = 0.05
+"""After so long they are mostly applied."""
+
 
 async def failed_sync(trouble: Trouble) -> None:
     """A sync of the log, of a snapshot or of a directory fails. Of the log: the node must stop, and not try again."""
@@ -85,8 +97,26 @@ async def failed_write(trouble: Trouble) -> None:
         await _fail(trouble, trouble.rng.choice(WRITES))
 
 
-async def _fail(trouble: Trouble, order: _Order) -> None:
-    server = trouble.some()
+def _take(raft: Raft) -> None:
+    ignored(asyncio.ensure_future(raft.snapshot()))
+
+
+async def failed_snapshot(trouble: Trouble) -> None:
+    """While a server takes a snapshot, its sync, its rename or the sync of its directory fails: it must not count."""
+    while True:
+        await trouble.wait(5.0)
+        server = trouble.some()
+        if server is None or server.raft is None:
+            continue
+        raft = server.raft
+        for _ in range(FEW_ENTRIES):
+            server.call(lambda raft=raft: ignored(raft.barrier()))  # type: ignore[misc]  # else there is nothing new
+        server.call(lambda raft=raft: asyncio.get_running_loop().call_later(SOON_S, _take, raft))  # type: ignore[misc]
+        await _fail(trouble, trouble.rng.choice(OF_A_SNAPSHOT), server)
+
+
+async def _fail(trouble: Trouble, order: _Order, server: SimServer | None = None) -> None:
+    server = server or trouble.some()
     if server is None:
         return
     suffix, skip = trouble.rng.choice(order.suffixes), trouble.rng.randint(0, order.skip)

@@ -11,7 +11,7 @@ from syncline.testing.cluster import LOOK_S
 from syncline.testing.faults.base import Trouble
 from syncline.testing.simserver import SimServer
 
-__all__ = ["fall_behind", "long_snapshot"]
+__all__ = ["fall_behind", "ignored", "long_snapshot"]
 
 SPEEDS: Final = (1_000.0, 2_000.0, 4_000.0, 1_000_000.0)
 """Bytes a second: a snapshot of some kilobytes takes several election timeouts, and heartbeats still pass.
@@ -67,11 +67,12 @@ async def _fill(leader: SimServer) -> None:
 def _ask(server: SimServer, what: Callable[[], asyncio.Future[Any]]) -> None:
     """Start it, so that nobody need look at what comes of it."""
 
-    def begin() -> None:
-        future = what()
-        future.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+    server.call(lambda: ignored(what()))
 
-    server.call(begin)
+
+def ignored(future: asyncio.Future[Any]) -> None:
+    """Nobody need look at what comes of it."""
+    future.add_done_callback(lambda done: None if done.cancelled() else done.exception())
 
 
 async def _is_sending(trouble: Trouble, leader: SimServer, behind: SimServer) -> bool:

@@ -41,6 +41,7 @@ from syncline.testing.invariants.memberships import (
     SnapshotMembership,
 )
 from syncline.testing.invariants.proposals import OneNumberOneProposal, ProposalsInTheLog
+from syncline.testing.invariants.reads import ReadsAreConfirmed
 
 __all__ = ["PENDING", "all_invariants"]
 
@@ -72,6 +73,7 @@ def all_invariants(facts: Facts, verdict: Verdict, digest: Digest, pending: Coll
         NothingForgotten,
         SnapshotIsDurable,
         OneNumberOneProposal,
+        ReadsAreConfirmed,
         OneChangeAtATime,
         MembershipsOverlap,
         NoAlarm,
