@@ -106,7 +106,7 @@ NEWER: tuple[Mutation, ...] = (
                 "memberships share a quorum",
                 *("joint", "snapshot", "slow-line", "delay", "kill"),
                 nodes=5,
-                first=11,
+                first=78,
             ),
         ),
     ),
