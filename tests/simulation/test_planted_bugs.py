@@ -21,6 +21,7 @@ from syncline.server.response import Respond
 from syncline.server.routes.reads import Read, Reads
 from syncline.storage.walsegment import ActiveSegment
 from syncline.testing.seeds import Options, run_seed
+from syncline.testing.simdisk import SimFile
 from syncline.testing.simworkers import SimWorkers
 
 SEEDS = 12
@@ -38,9 +39,16 @@ def found(*names: str, **options: Any) -> str:
 
 
 def test_a_log_that_is_not_synced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncline.testing.simdisk.SimFile.sync", lambda self: self._check_open())
-    named = ("a sound node starts", "nothing durable is forgotten", "a snapshot that counts is durable")
-    found(*named, faults=("power", "kill-all"))
+    sync = SimFile.sync
+
+    def only_others(self: SimFile) -> None:
+        if ".wal" in self.path:
+            self._check_open()
+        else:
+            sync(self)
+
+    monkeypatch.setattr(SimFile, "sync", only_others)
+    found("a sound node starts", "nothing durable is forgotten", faults=("power", "kill-all"))
 
 
 def test_an_acknowledgement_before_the_write(monkeypatch: pytest.MonkeyPatch) -> None:
