@@ -75,6 +75,8 @@ class Bench:
         self.book = MemberBook()
         self.left: list[tuple[int, int]] = []
         self.membership = MembershipState(voters=VOTERS)
+        self.founders: dict[NodeId, int] = {}
+        """Directories that the registry does not have yet."""
         self.failures: list[BaseException] = []
         self.writer = Calls("test", ThreadWorkers(), self.failures.append)
         self.guard = self.again()
@@ -90,10 +92,15 @@ class Bench:
             self.disk,
             self.path,
             reports=StartReports(OWN, lambda: self.membership),
+            known_directory=self.known_directory,
             leave=lambda *start: self.left.append(start),
             tell=lambda *told: self.told.append(told),
         )
         return self.guard
+
+    def known_directory(self, peer: NodeId) -> int:
+        member = self.book.members.get(peer)
+        return (member.directory if member is not None else 0) or self.founders.get(peer, 0)
 
     async def welcomed(self, greeting: Hello) -> None:
         """The peer is let in."""
@@ -206,12 +213,12 @@ def test_fork_of_a_start_in_the_registry_stops_both_copies(tmp_path: Path) -> No
     run(check())
 
 
-def with_members(node: Bench, *more: NodeId) -> None:
-    """Voters: this node, the peer, and others."""
+def with_members(node: Bench, *more: NodeId, directory: int = DIRECTORY) -> None:
+    """Voters: this node, the peer with this directory in the registry, and others."""
     node.membership = MembershipState(voters=(*VOTERS, *more))
     ids = (OWN, 2, *more)
     records = [Member(number, f"node{number}", f"h:{number}", directory=1000 + number) for number in ids]
-    node.book.changed(1, node.membership, (*records, Member(PEER, "peer", "h:7", directory=DIRECTORY)))
+    node.book.changed(1, node.membership, (*records, Member(PEER, "peer", "h:7", directory=directory)))
 
 
 def told(*starts: int, directory: int = DIRECTORY) -> Notice:
@@ -266,6 +273,25 @@ def test_copies_that_two_members_have_let_in_are_both_refused(tmp_path: Path) ->
                 assert node.left == [(PEER, 0)]
                 assert node.code(mine) == RefusalCode.OLDER_START
                 assert node.code(hello(*other)) == RefusalCode.OLDER_START
+
+    run(check())
+
+
+def test_copies_of_a_founder_that_is_not_registered_are_refused(tmp_path: Path) -> None:
+    """A founder may be copied before the first leader has its directory in the registry. The founders know it."""
+
+    async def check() -> None:
+        async with bench(tmp_path) as node:
+            with_members(node, directory=0)
+            mine, other = hello(start(2, 6), start(1, 5)), (start(2, 9), start(1, 5))
+            await node.welcomed(mine)
+            node.guard.on_notice(2, told(*other))
+            assert node.left == [], "nothing says whose directory that is"
+            node.founders = {PEER: DIRECTORY}
+            node.guard.on_notice(2, told(*other))
+            assert node.left == [(PEER, 0)]
+            assert node.code(mine) == RefusalCode.OLDER_START
+            assert node.code(hello(*other)) == RefusalCode.OLDER_START
 
     run(check())
 
