@@ -17,7 +17,7 @@ from syncline.errors import CorruptionError
 from syncline.node.calls import Calls
 from syncline.node.envelope import Member
 from syncline.node.members import MemberBook
-from syncline.node.startguard import MAX_UNKNOWN, StartGuard, load_starts
+from syncline.node.startguard import MAX_UNKNOWN, TELL_AGAIN_S, StartGuard, load_starts
 from syncline.node.startreports import StartReports
 from syncline.node.starts import MAX_HISTORY, RANDOM_BITS
 from syncline.platform.disk import Disk, OsDisk
@@ -240,6 +240,38 @@ def test_start_of_a_member_is_told_to_the_others(tmp_path: Path) -> None:
             assert node.told == [(2, told(start(2, 6), start(1, 5)))]
             node.guard.link_up(99)
             assert len(node.told) == 1
+
+    run(check())
+
+
+def test_start_let_in_before_the_members_are_known_is_told_then(tmp_path: Path) -> None:
+    """A node that applies its log at a start lets in peers of which it does not know yet that they are members."""
+
+    async def check() -> None:
+        async with bench(tmp_path) as node:
+            await node.welcomed(hello(start(2, 6), start(1, 5)))
+            node.guard.tell_again(1.0)
+            assert node.told == []
+            with_members(node)
+            node.guard.tell_again(2.0)
+            assert (2, told(start(2, 6), start(1, 5))) in node.told
+
+    run(check())
+
+
+def test_starts_are_told_again_after_a_while(tmp_path: Path) -> None:
+    """The other member may have been applying its log when it was told first, and have taken no notice."""
+
+    async def check() -> None:
+        async with bench(tmp_path) as node:
+            with_members(node)
+            await node.welcomed(hello(start(2, 6), start(1, 5)))
+            node.guard.tell_again(1.0)
+            del node.told[:]
+            node.guard.tell_again(1.0 + TELL_AGAIN_S / 2)
+            assert node.told == []
+            node.guard.tell_again(1.0 + TELL_AGAIN_S)
+            assert (2, told(start(2, 6), start(1, 5))) in node.told
 
     run(check())
 

@@ -33,6 +33,11 @@ MAX_UNKNOWN = 64
 is a write to the disk. While its log is applied at a start, a node does not know the members yet."""
 
 
+TELL_AGAIN_S = 10.0
+"""Between two times that the members are told everything. It is told at once, but a node that is applying its log at a
+start does not know the members yet, and takes no notice."""
+
+
 class StartGuard:
     """What one node knows of the starts of others. Everything is called on the event loop."""
 
@@ -68,6 +73,7 @@ class StartGuard:
         self._copied: dict[int, None] = {}
         """Directories of which different members have let in different copies: no copy is let in any more."""
         self._loop = asyncio.get_running_loop()
+        self._tell_again_s = 0.0
         self._unwritten = False
         self._writing: asyncio.Future[None] | None = None
 
@@ -105,6 +111,13 @@ class StartGuard:
         if peer in self._book.members:
             for directory, starts in self._let_in.items():
                 self._tell(peer, _notice(directory, starts))
+
+    def tell_again(self, now_s: float) -> None:
+        """Now and then: tell all members what was let in here. The first time as soon as the members are known."""
+        if self._book.members and now_s >= self._tell_again_s:
+            self._tell_again_s = now_s + TELL_AGAIN_S
+            for member in self._book.members:
+                self.link_up(member)
 
     def on_notice(self, sender: NodeId, notice: Notice) -> None:
         """A member has let in a start of another one."""
@@ -186,7 +199,8 @@ class StartGuard:
             self._starts.pop(directory, None)  # to the end: the last one to be forgotten
             self._starts[directory] = incarnation
             self._unwritten = True
-        if peer in self._book.members and self._let_in.get(directory) != starts:
+        kept = peer in self._book.members or directory in self._starts  # it may turn out to be a member
+        if kept and self._let_in.get(directory) != starts:
             self._let_in.pop(directory, None)
             self._let_in[directory] = starts
             if len(self._let_in) > MAX_DIRECTORIES:
