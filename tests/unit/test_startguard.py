@@ -17,7 +17,7 @@ from syncline.errors import CorruptionError
 from syncline.node.calls import Calls
 from syncline.node.envelope import Member
 from syncline.node.members import MemberBook
-from syncline.node.startguard import MAX_UNKNOWN, StartGuard, load_starts
+from syncline.node.startguard import MAX_UNKNOWN, TELL_AGAIN_S, StartGuard, load_starts
 from syncline.node.startreports import StartReports
 from syncline.node.starts import MAX_HISTORY, RANDOM_BITS
 from syncline.platform.disk import Disk, OsDisk
@@ -75,6 +75,8 @@ class Bench:
         self.book = MemberBook()
         self.left: list[tuple[int, int]] = []
         self.membership = MembershipState(voters=VOTERS)
+        self.founders: dict[NodeId, int] = {}
+        """Directories that the registry does not have yet."""
         self.failures: list[BaseException] = []
         self.writer = Calls("test", ThreadWorkers(), self.failures.append)
         self.guard = self.again()
@@ -90,10 +92,15 @@ class Bench:
             self.disk,
             self.path,
             reports=StartReports(OWN, lambda: self.membership),
+            known_directory=self.known_directory,
             leave=lambda *start: self.left.append(start),
             tell=lambda *told: self.told.append(told),
         )
         return self.guard
+
+    def known_directory(self, peer: NodeId) -> int:
+        member = self.book.members.get(peer)
+        return (member.directory if member is not None else 0) or self.founders.get(peer, 0)
 
     async def welcomed(self, greeting: Hello) -> None:
         """The peer is let in."""
@@ -206,12 +213,12 @@ def test_fork_of_a_start_in_the_registry_stops_both_copies(tmp_path: Path) -> No
     run(check())
 
 
-def with_members(node: Bench, *more: NodeId) -> None:
-    """Voters: this node, the peer, and others."""
+def with_members(node: Bench, *more: NodeId, directory: int = DIRECTORY) -> None:
+    """Voters: this node, the peer with this directory in the registry, and others."""
     node.membership = MembershipState(voters=(*VOTERS, *more))
     ids = (OWN, 2, *more)
     records = [Member(number, f"node{number}", f"h:{number}", directory=1000 + number) for number in ids]
-    node.book.changed(1, node.membership, (*records, Member(PEER, "peer", "h:7", directory=DIRECTORY)))
+    node.book.changed(1, node.membership, (*records, Member(PEER, "peer", "h:7", directory=directory)))
 
 
 def told(*starts: int, directory: int = DIRECTORY) -> Notice:
@@ -233,6 +240,38 @@ def test_start_of_a_member_is_told_to_the_others(tmp_path: Path) -> None:
             assert node.told == [(2, told(start(2, 6), start(1, 5)))]
             node.guard.link_up(99)
             assert len(node.told) == 1
+
+    run(check())
+
+
+def test_start_let_in_before_the_members_are_known_is_told_then(tmp_path: Path) -> None:
+    """A node that applies its log at a start lets in peers of which it does not know yet that they are members."""
+
+    async def check() -> None:
+        async with bench(tmp_path) as node:
+            await node.welcomed(hello(start(2, 6), start(1, 5)))
+            node.guard.tell_again(1.0)
+            assert node.told == []
+            with_members(node)
+            node.guard.tell_again(2.0)
+            assert (2, told(start(2, 6), start(1, 5))) in node.told
+
+    run(check())
+
+
+def test_starts_are_told_again_after_a_while(tmp_path: Path) -> None:
+    """The other member may have been applying its log when it was told first, and have taken no notice."""
+
+    async def check() -> None:
+        async with bench(tmp_path) as node:
+            with_members(node)
+            await node.welcomed(hello(start(2, 6), start(1, 5)))
+            node.guard.tell_again(1.0)
+            del node.told[:]
+            node.guard.tell_again(1.0 + TELL_AGAIN_S / 2)
+            assert node.told == []
+            node.guard.tell_again(1.0 + TELL_AGAIN_S)
+            assert (2, told(start(2, 6), start(1, 5))) in node.told
 
     run(check())
 
@@ -266,6 +305,25 @@ def test_copies_that_two_members_have_let_in_are_both_refused(tmp_path: Path) ->
                 assert node.left == [(PEER, 0)]
                 assert node.code(mine) == RefusalCode.OLDER_START
                 assert node.code(hello(*other)) == RefusalCode.OLDER_START
+
+    run(check())
+
+
+def test_copies_of_a_founder_that_is_not_registered_are_refused(tmp_path: Path) -> None:
+    """A founder may be copied before the first leader has its directory in the registry. The founders know it."""
+
+    async def check() -> None:
+        async with bench(tmp_path) as node:
+            with_members(node, directory=0)
+            mine, other = hello(start(2, 6), start(1, 5)), (start(2, 9), start(1, 5))
+            await node.welcomed(mine)
+            node.guard.on_notice(2, told(*other))
+            assert node.left == [], "nothing says whose directory that is"
+            node.founders = {PEER: DIRECTORY}
+            node.guard.on_notice(2, told(*other))
+            assert node.left == [(PEER, 0)]
+            assert node.code(mine) == RefusalCode.OLDER_START
+            assert node.code(hello(*other)) == RefusalCode.OLDER_START
 
     run(check())
 

@@ -121,6 +121,27 @@ def test_bulk_room_follows_what_was_sent_and_returns_with_the_echoes() -> None:
     simulate(main)
 
 
+def test_bulk_append_that_arrived_is_not_in_transit_for_later_forwards() -> None:
+    """A follower whose answer was lost forwarded proposals all the time: its leader never sent the append again."""
+
+    async def main(two: Two, _: FakeHandler) -> None:
+        assert two.first.send(2, append(1, 2, 1000))
+        assert two.first.in_transit(2)
+        seen: list[bool] = []
+        for number in range(30):
+            await asyncio.sleep(0.05)
+            assert two.first.send(2, ForwardReply([], [], 1, number))
+            seen.append(two.first.in_transit(2))
+        first_free = seen.index(False)
+        assert first_free <= 22, "an echo is asked for each second"
+        assert not any(seen[first_free:])
+        assert two.first._links[2].bulk._pacer.in_flight_bytes > 0, "the answers are on their way"
+        assert two.first.send(2, append(1, 2, 1000))
+        assert two.first.in_transit(2)
+
+    simulate(main)
+
+
 def test_bulk_lost_alone_is_told_and_dialled_again() -> None:
     async def main(two: Two, first: FakeHandler) -> None:
         bulk = two.first._links[2].bulk

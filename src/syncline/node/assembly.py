@@ -245,6 +245,7 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
             world.disk,
             opened.directory.path,
             reports=StartReports(node_id, relay.membership),
+            known_directory=relay.known_directory,
             leave=transport.leave_other_starts,
             tell=relay.tell,
         ),

@@ -33,6 +33,11 @@ MAX_UNKNOWN = 64
 is a write to the disk. While its log is applied at a start, a node does not know the members yet."""
 
 
+TELL_AGAIN_S = 10.0
+"""Between two times that the members are told everything. It is told at once, but a node that is applying its log at a
+start does not know the members yet, and takes no notice."""
+
+
 class StartGuard:
     """What one node knows of the starts of others. Everything is called on the event loop."""
 
@@ -45,12 +50,14 @@ class StartGuard:
         path: str,
         *,
         reports: StartReports,
+        known_directory: Callable[[NodeId], int],
         leave: Callable[[NodeId, int], None],
         tell: Callable[[NodeId, Notice], None],
     ) -> None:
         """`leave(peer, incarnation)` ends the connections with all other starts of `peer`; 0: with each of them.
 
-        `tell` sends a notice to a member.
+        `known_directory` tells the id of a member's data directory, 0 if it is not known: a founder's is known before
+        the registry has it. `tell` sends a notice to a member.
         """
         self._starts = starts
         self._book = book
@@ -58,6 +65,7 @@ class StartGuard:
         self._disk = disk
         self._path = path
         self._reports = reports
+        self._known_directory = known_directory
         self._leave = leave
         self._tell = tell
         self._let_in: dict[int, Starts] = {}
@@ -65,6 +73,7 @@ class StartGuard:
         self._copied: dict[int, None] = {}
         """Directories of which different members have let in different copies: no copy is let in any more."""
         self._loop = asyncio.get_running_loop()
+        self._tell_again_s = 0.0
         self._unwritten = False
         self._writing: asyncio.Future[None] | None = None
 
@@ -91,7 +100,7 @@ class StartGuard:
         if are_forked(noted, member.incarnation):
             self._reports.told(directory, NONE, (member.incarnation,))  # the registry is no member that has let it in
             known = self._let_in.get(directory, (noted,))
-            self._take(member, self._reports.decide(member.id, directory, known))
+            self._take(member, directory, self._reports.decide(member.id, directory, known))
 
     def has_copies(self) -> bool:
         """Whether different members have let in different copies of the data directory of one."""
@@ -103,23 +112,39 @@ class StartGuard:
             for directory, starts in self._let_in.items():
                 self._tell(peer, _notice(directory, starts))
 
+    def tell_again(self, now_s: float) -> None:
+        """Now and then: tell all members what was let in here. The first time as soon as the members are known."""
+        if self._book.members and now_s >= self._tell_again_s:
+            self._tell_again_s = now_s + TELL_AGAIN_S
+            for member in self._book.members:
+                self.link_up(member)
+
     def on_notice(self, sender: NodeId, notice: Notice) -> None:
         """A member has let in a start of another one."""
         members = self._book.members
-        member = next((known for known in members.values() if known.directory == notice.directory), None)
-        if notice.kind != NoticeKind.START or not notice.starts or member is None or sender not in members:
+        if notice.kind != NoticeKind.START or not notice.starts or sender not in members:
+            return
+        owners = self._owners()
+        member = members.get(owners.get(notice.directory, NONE))
+        if member is None:
             return
         known = self._let_in.get(notice.directory) or (self._starts.get(notice.directory, 0),)
         if member.id == sender or not known[0]:
             return
-        self._reports.forget_all_but({each.directory for each in members.values()}, set(members))
+        self._reports.forget_all_but(set(owners), set(members))
         self._reports.told(notice.directory, sender, notice.starts)
         if len(known) > 1 or start_count(known[0]) <= start_count(notice.starts[0]):  # else its history is needed
-            self._take(member, self._reports.decide(member.id, notice.directory, known))
+            self._take(member, notice.directory, self._reports.decide(member.id, notice.directory, known))
 
-    def _take(self, member: Member, starts: Starts | None) -> None:
+    def _owners(self) -> dict[int, NodeId]:
+        """The members by their data directories, as far as these are known."""
+        known = {self._known_directory(member): member for member in self._book.members}
+        known.pop(0, None)
+        return known
+
+    def _take(self, member: Member, directory: int, starts: Starts | None) -> None:
         """Go by what the members know together of the starts of a member; None: they know different copies."""
-        directory, shown = member.directory, format_id(member.id)
+        shown = format_id(member.id)
         if starts is None:
             if directory not in self._copied:
                 self._copied[directory] = None
@@ -174,7 +199,8 @@ class StartGuard:
             self._starts.pop(directory, None)  # to the end: the last one to be forgotten
             self._starts[directory] = incarnation
             self._unwritten = True
-        if peer in self._book.members and self._let_in.get(directory) != starts:
+        kept = peer in self._book.members or directory in self._starts  # it may turn out to be a member
+        if kept and self._let_in.get(directory) != starts:
             self._let_in.pop(directory, None)
             self._let_in[directory] = starts
             if len(self._let_in) > MAX_DIRECTORIES:
@@ -191,7 +217,7 @@ class StartGuard:
         if peer not in self._book.members:
             return len(self._starts) < MAX_UNKNOWN
         if len(self._starts) == MAX_DIRECTORIES:
-            needed = {member.directory for member in self._book.members.values()}
+            needed = self._owners()
             oldest = next((known for known in self._starts if known not in needed), next(iter(self._starts)))
             del self._starts[oldest]
         return True

@@ -87,6 +87,9 @@ class BulkChannel:
         self._failures = 0
         self._earlier_bytes = 0
         self._echo = 0
+        self._append_queued = False
+        self._appends_end = 0
+        """Where the last append ends, in the bytes that the pacer has counted."""
         self._pacer = Pacer(self._loop.time())
         self._outbox = Outbox(self._limits, too_large, self._echo_for)
         self._progress_s = 0.0
@@ -131,8 +134,11 @@ class BulkChannel:
 
     @property
     def in_transit(self) -> bool:
-        """Whether anything was sent of which it is not known that it has arrived."""
-        return self.up and (self._outbox.queued_bytes > 0 or self._pacer.in_flight_bytes > 0)
+        """Whether an append was sent of which it is not known that it has arrived.
+
+        What was sent after it does not count: forwarded proposals would have a lost append waited for without end.
+        """
+        return self.up and (self._append_queued or self._appends_end > self._pacer.confirmed_bytes)
 
     @property
     def sent_bytes(self) -> int:
@@ -145,11 +151,16 @@ class BulkChannel:
     def send(self, message: PeerMessage) -> bool:
         """Queue for the next `flush`; False: there is no room. Only while the channel is up."""
         assert self._connection is not None, "the channel is up"
-        return self._outbox.add(message, self._connection.unsent_bytes)
+        taken = self._outbox.add(message, self._connection.unsent_bytes)
+        self._append_queued |= taken and isinstance(message, Message)
+        return taken
 
     def flush(self) -> None:
         if self._connection is not None and self.up:
             self._outbox.flush(self._connection)
+            if self._append_queued:
+                self._append_queued = False
+                self._appends_end = self._pacer.sent_bytes
 
     # -- dialling
 
@@ -189,6 +200,7 @@ class BulkChannel:
     def _forget(self, connection: Connection) -> int:
         self._earlier_bytes += connection.sent_bytes
         self._connection = None
+        self._append_queued = False
         return self._outbox.clear()
 
     def _echo_for(self, size_bytes: int) -> int:
@@ -226,6 +238,7 @@ class BulkChannel:
         self._taken_bytes = 0
         self._progress_s = now_s = self._loop.time()
         self._pacer = Pacer(now_s)
+        self._appends_end = 0
         self._room()
 
     def on_frames(self, connection: Connection, payloads: list[memoryview]) -> None:

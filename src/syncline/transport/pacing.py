@@ -43,21 +43,22 @@ class Pacer:
 
     __slots__ = (
         "_base_s",
-        "_confirmed",
         "_echoes",
         "_limited",
         "_mark",
         "_measured_s",
-        "_sent",
         "_sent_s",
+        "confirmed_bytes",
         "refused",
+        "sent_bytes",
         "window",
     )
 
     def __init__(self, now_s: float) -> None:
         self.window = FIRST_WINDOW_BYTES
-        self._sent = 0
-        self._confirmed = 0
+        self.sent_bytes = 0
+        self.confirmed_bytes = 0
+        """Of the bytes sent: so many have arrived, as an echo has shown."""
         self._echoes: deque[tuple[int, int, float]] = deque()  # number, bytes sent up to it, when it was asked for
         self._base_s: float | None = None
         self._measured_s = now_s
@@ -70,7 +71,7 @@ class Pacer:
     @property
     def in_flight_bytes(self) -> int:
         """Bytes sent of which no echo has shown that they have arrived."""
-        return self._sent - self._confirmed
+        return self.sent_bytes - self.confirmed_bytes
 
     @property
     def awaits_echo(self) -> bool:
@@ -88,13 +89,13 @@ class Pacer:
         """Count a frame of about this size, just before it is sent. True: it is to ask for an echo."""
         if not self.in_flight_bytes and now_s - self._sent_s > IDLE_S:
             self.window = min(self.window, FIRST_WINDOW_BYTES)
-        self._sent += size_bytes
+        self.sent_bytes += size_bytes
         self._sent_s = now_s
-        return self._sent - (self._echoes[-1][1] if self._echoes else self._confirmed) >= ECHO_BYTES
+        return self.sent_bytes - (self._echoes[-1][1] if self._echoes else self.confirmed_bytes) >= ECHO_BYTES
 
     def asked(self, number: int, now_s: float) -> None:
         """The frame just counted asks for echo `number`."""
-        self._echoes.append((number, self._sent, now_s))
+        self._echoes.append((number, self.sent_bytes, now_s))
 
     def echoed(self, number: int, now_s: float) -> bool:
         """Take an echo. False: it was not asked for."""
@@ -103,7 +104,7 @@ class Pacer:
         asked, sent, asked_s = self._echoes.popleft()
         while asked != number:  # that one was not sent: its frame was too large
             asked, sent, asked_s = self._echoes.popleft()
-        news, self._confirmed = sent - self._confirmed, sent
+        news, self.confirmed_bytes = sent - self.confirmed_bytes, sent
         delay_s = now_s - asked_s
         if now_s - self._measured_s > REMEASURE_S:
             self._measured_s, self._base_s = now_s, None
@@ -124,4 +125,4 @@ class Pacer:
 
     def _shrink(self, window: int) -> None:
         self.window = max(LEAST_WINDOW_BYTES, window)
-        self._mark = self._sent
+        self._mark = self.sent_bytes
