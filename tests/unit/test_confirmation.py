@@ -16,8 +16,14 @@ class World:
     def __init__(self, *voters: NodeId, outgoing: tuple[NodeId, ...] = (), has_log: bool = True) -> None:
         self.state = MembershipState(voters=voters, voters_outgoing=outgoing)
         self.refused_by: list[NodeId] = []
+        self.caught_up = True
         self.start = Confirmation(
-            1, lambda: self.state, lambda: self.refused_by, has_log=has_log, patience_s=PATIENCE_S
+            1,
+            lambda: self.state,
+            lambda: self.refused_by,
+            caught_up=lambda: self.caught_up,
+            has_log=has_log,
+            patience_s=PATIENCE_S,
         )
 
     def needed(self, *peers: NodeId) -> int:
@@ -85,3 +91,27 @@ def test_node_that_needs_nobody_takes_part_at_once() -> None:
     assert not new.start.look(0.0)
     learner = World(2, 3, 4)
     assert not learner.start.look(0.0)
+
+
+@pytest.mark.parametrize("voters", [(), (1,), (1, 2), (2, 3)])
+def test_older_membership_confirms_no_start(voters: tuple[NodeId, ...]) -> None:
+    """A node that applies its log knows a membership of before, perhaps one in which it was no voter."""
+    world = World(*voters)
+    world.caught_up = False
+    world.start.welcomed(2)
+    assert world.start.look(0.0)
+    world.caught_up, world.state = True, MembershipState(voters=(1, 2, 3, 4, 5))
+    assert world.start.look(PATIENCE_S / 2)
+    for peer in (3, 4):
+        assert not world.start.confirmed
+        world.start.welcomed(peer)
+    assert world.start.confirmed
+
+
+def test_start_that_applies_a_long_log_waits_no_longer_than_others() -> None:
+    """The others may need its vote meanwhile."""
+    world = World(1, 2, 3)
+    world.caught_up = False
+    assert world.start.look(0.0)
+    assert not world.start.look(PATIENCE_S)
+    assert not world.start.confirmed

@@ -11,7 +11,8 @@ from syncline import ApplyFuture, Raft
 from syncline.consensus.types import NodeId
 from syncline.errors import ConfigError, Dropped, NotLeader, Superseded
 from syncline.node.envelope import DATA, Kind, Proposal, encode
-from syncline.transport.messages import Forward, ForwardedProposal, ForwardReply, PeerMessage
+from syncline.node.rejections import HANDING_OVER
+from syncline.transport.messages import Forward, ForwardedProposal, ForwardReply, PeerMessage, RefusedProposal
 from tests.node_cluster import cluster, until
 from tests.support import run
 
@@ -176,5 +177,34 @@ def test_queue_of_a_stopped_leader_reaches_the_next_one(tmp_path: Path) -> None:
             await nodes.stop(leader.config.name)
             assert await asyncio.gather(*futures) == [1, 2, 3, 4, 5]
             assert nodes.machine(follower).items == [b"%d" % number for number in range(5)]
+
+    run(check())
+
+
+@pytest.mark.parametrize("code", [NotLeader.code, HANDING_OVER, Dropped.code])
+def test_answer_of_another_peer_than_the_leader_is_ignored(tmp_path: Path, code: str) -> None:
+    """A faulty member could have a command applied twice, or called `not_applied` while it stands in the log."""
+
+    async def check() -> None:
+        async with cluster(tmp_path) as nodes:
+            leader, follower = await nodes.pair()
+            third = next(raft for raft in nodes.rafts.values() if raft not in (leader, follower))
+            driver, forged = follower._driver, 0
+            original = driver.parts.transport.send
+
+            def send(to: NodeId, message: PeerMessage) -> bool:
+                nonlocal forged
+                if isinstance(message, Forward) and not forged:
+                    forged = len(message.proposals)
+                    refused = [RefusedProposal(item.number, code, "forged") for item in message.proposals]
+                    answer: list[PeerMessage] = [ForwardReply([], refused, leader.node_id, message.term)]
+                    driver.loop.call_soon(driver.on_messages, third.node_id, answer)
+                return original(to, message)
+
+            driver.parts.transport.send = send  # type: ignore[method-assign]
+            assert await asyncio.gather(*follower.apply_many([b"0", b"1"], timeout=10)) == [1, 2]
+            assert forged == 2
+            await follower.barrier()
+            assert nodes.machine(follower).items == [b"0", b"1"]
 
     run(check())

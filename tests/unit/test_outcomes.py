@@ -22,6 +22,7 @@ CHANGE = Entry(1, 3, EntryType.CONF_CHANGE_V2, b"")
 def driver(calls: list[object], *, restoring: bool) -> Driver:
     """As much of a driver as applied entries need; it records what reaches the registry."""
     nothing = SimpleNamespace(applied=lambda *_: None, resolved=lambda *_: None, passed=lambda _: None)
+    nothing.applied_term = 1
     return cast(
         "Driver",
         SimpleNamespace(

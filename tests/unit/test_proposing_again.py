@@ -185,6 +185,23 @@ def test_refused_proposal_waits_for_those_that_were_sent_behind_it() -> None:
     run(check())
 
 
+def test_refused_proposal_waits_for_a_fenced_one_that_was_sent_behind_it() -> None:
+    """Else it would come behind what this node proposed later."""
+
+    async def check() -> None:
+        table = Table()
+        first, fenced = table.sent(), table.sent(again=False)
+        table.held.returned(first.number, 1)
+        assert not table.held.open(1)
+        table.held.resolved(fenced.number, 7, 1, None)
+        assert table.held.open(1)
+        error = error_of(first)
+        assert isinstance(error, Superseded)
+        assert "in its turn" in str(error)
+
+    run(check())
+
+
 def test_refused_proposal_that_was_overtaken_ends_as_superseded() -> None:
     async def check() -> None:
         table = Table()

@@ -160,6 +160,34 @@ def test_bulk_lost_alone_is_told_and_dialled_again() -> None:
     simulate(main)
 
 
+def test_bulk_that_comes_up_does_not_overtake_what_the_link_carried() -> None:
+    """The proposals of one node keep their order, also when its link is late."""
+
+    async def main(two: Two, first: FakeHandler) -> None:
+        bulk = two.first._links[2].bulk
+        assert bulk._connection is not None
+        bulk._connection.reset("for a test")
+        await asyncio.sleep(0.01)
+        two.network.hold_back("a", "b", 0.5)
+        assert two.first.send(2, Forward([ForwardedProposal(1, 0, b"x")]))
+        await asyncio.sleep(0.2)
+        assert bulk.up
+        for number in (2, 3):
+            assert two.first.send(2, Forward([ForwardedProposal(number, 0, b"x")]))
+            assert two.first.in_transit(2)
+            await asyncio.sleep(0.1)
+        assert two.handler.messages == []
+        await asyncio.sleep(1)
+        forwards = [message for message in two.handler.messages if isinstance(message, Forward)]
+        assert [item.number for message in forwards for item in message.proposals] == [1, 2, 3]
+        assert first.rooms == [2, 2]
+        assert two.first.send(2, append(1, 2, 1000))
+        await asyncio.sleep(0.05)
+        assert kind_of(two.handler.messages[-1]) == "APP"
+
+    simulate(main)
+
+
 def test_bulk_ends_with_its_link() -> None:
     async def main(two: Two, first: FakeHandler) -> None:
         two.first.remove_peer(2)

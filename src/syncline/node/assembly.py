@@ -300,10 +300,12 @@ def _confirmation(config: Config, opened: _Opened, transport: Transport, relay: 
         refusals = refusing(transport.stats(), RefusalCode.OLDER_START)
         return [peer for peer in refusals if peer in opened.book.members]
 
+    known = opened.core.commit
     return Confirmation(
         opened.identity.node_id,
         relay.membership,
         refused_by,
+        caught_up=lambda: opened.core.applied >= known,
         has_log=opened.core.last_index > 0,
         patience_s=config.election_s,
     )

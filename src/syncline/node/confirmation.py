@@ -25,6 +25,8 @@ class Confirmation:
     """Of this start of one node.
 
     `membership` is the one in force here, `refused_by` the members that refuse this start as one of a copied directory.
+    `caught_up` tells whether what the node knew to be committed at its start is applied: before, the membership may be
+    an older one, by which nothing is confirmed.
     `has_log`: a node without one has promised nothing yet, and need not wait. `patience_s` is the election timeout.
     """
 
@@ -34,12 +36,14 @@ class Confirmation:
         membership: Callable[[], MembershipState],
         refused_by: Callable[[], Collection[NodeId]],
         *,
+        caught_up: Callable[[], bool],
         has_log: bool,
         patience_s: float,
     ) -> None:
         self._own = own
         self._membership = membership
         self._refused_by = refused_by
+        self._caught_up = caught_up
         self._patience_s = patience_s
         self._welcomed: dict[NodeId, None] = {}
         self._end_s: float | None = None
@@ -53,7 +57,7 @@ class Confirmation:
         if self.confirmed:
             return
         self._welcomed[peer] = None
-        if is_believed(self._welcomed, self._membership(), self._own):
+        if self._caught_up() and is_believed(self._welcomed, self._membership(), self._own):
             self.confirmed, self.withheld = True, False
 
     def look(self, now_s: float) -> bool:
@@ -64,10 +68,11 @@ class Confirmation:
             self._end_s = now_s + self._patience_s
         state = self._membership()
         voters = {*state.voters, *state.voters_outgoing}
-        if is_believed(self._welcomed, state, self._own) or voters == {self._own}:
+        caught_up = self._caught_up()
+        if caught_up and (is_believed(self._welcomed, state, self._own) or voters == {self._own}):
             self.confirmed = True
             self.withheld = False
         else:
-            may_vote = self._own in voters
+            may_vote = self._own in voters or not caught_up
             self.withheld = may_vote and (now_s < self._end_s or bool(self._refused_by()))
         return self.withheld

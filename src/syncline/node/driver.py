@@ -308,7 +308,7 @@ class Driver:
                 elif isinstance(message, DigestReport):
                     self.digests.on_report(sender, message)
                 else:
-                    self.forwarding.on_reply(message, self.applied)
+                    self.forwarding.on_answer(sender, message, self.applied)
             if self.core.raft.evidence is not None:
                 self.promises.found()
             self.settlement.look()

@@ -2,8 +2,10 @@
 
 A `Forward` carries the term of its sender, and only a node that leads in exactly that term appends it. Each answer
 carries that term too. So an attempt is in the log of its term or in none, and its sender finds out which: see
-`proposals`. All members of a cluster check the term: a `Forward` without one is of term 0, in which no node leads, and
-a node of peer protocol 1 is not let in. So proposing again needs no feature level of its own (`levels`).
+`proposals`. No other node than the leader to which an attempt went can say what became of it.
+
+All members of a cluster check the term: a `Forward` without one is of term 0, in which no node leads, and a node of
+peer protocol 1 is not let in. So proposing again needs no feature level of its own (`levels`).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from syncline.consensus.rawnode import RawNode
-from syncline.consensus.types import NodeId, StateType
+from syncline.consensus.types import NONE, NodeId, StateType
 from syncline.errors import NotLeader
 from syncline.node.futures import Queued
 from syncline.node.proposals import Proposals
@@ -64,6 +66,8 @@ class Forwarding:
         self._doors = doors
         self.waiting = False
         """Whether the leader, or the link to it, takes nothing: the queue waits for the next tick or leader."""
+        self._asked = (0, NONE)
+        """The term of the newest forward, and the leader to which it went. For earlier ones see `Proposals.open`."""
 
     # -- on the node that proposes ------------------------------------------------------------------------------------
 
@@ -86,14 +90,21 @@ class Forwarding:
             [ForwardedProposal(waiter.number, kind, payload, waiter.frees_space) for waiter, kind, payload in batch],
             term,
         )
-        if not self._doors.send(self._core.leader, message):
+        leader = self._core.leader
+        if not self._doors.send(leader, message):
             return False
+        self._asked = (term, leader)
         for waiter, _, _ in batch:
             waiter.attempt = term
         return True
 
+    def on_answer(self, sender: NodeId, reply: ForwardReply, applied: int) -> None:
+        """A peer answers a forward. It has no effect if the newest forward did not go to this peer in this term."""
+        if (reply.term, sender) == self._asked:
+            self.on_reply(reply, applied)
+
     def on_reply(self, reply: ForwardReply, applied: int) -> None:
-        """A node answers a forward. Answers to attempts of other terms than the newest one have no effect."""
+        """The leader, perhaps this node, has decided. Only the newest attempt of each proposal is meant."""
         proposals, term = self._proposals, reply.term
         for placed in reply.accepted:
             proposals.placed(placed.number, placed.index, term)

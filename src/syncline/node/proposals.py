@@ -41,6 +41,7 @@ NO_QUORUM: Final = "no quorum of the voters is reachable"
 
 IN_SNAPSHOT: Final = "a snapshot took the place of the log there: it may have been applied"
 
+OVERTAKEN: Final = "it was not taken in its turn, and a later proposal of this node came first"
 
 Waiting = TypeVar("Waiting")
 
@@ -136,11 +137,11 @@ class Proposals:
         """
         for waiter in self._waiting.values():
             attempt = waiter.attempt
-            if attempt and waiter.payload and (attempt != term or waiter.number > self._returned > 0):
+            if attempt and ((waiter.payload and attempt != term) or waiter.number > self._returned > 0):
                 return False
         for waiter in [held for held in self._waiting.values() if not held.attempt and held.number < self._newest]:
             if waiter.payload:
-                self._fail(waiter, Superseded("the leader changed, and a later proposal of this node came first"))
+                self._fail(waiter, Superseded(OVERTAKEN))
         self.open_term, self._returned = term, 0
         return True
 

@@ -19,10 +19,9 @@ the answer before them each would start some frames deeper than the last.
 Bounds. At most `max_in_flight` requests are started and `max_held_bytes` of bodies and answers held. An answer that may
 be large is `Deferred`: it is made when it is the first, and the client has read those before it. Until then its request
 counts as running, so that no later write overtakes it. Beyond the bounds, while the client does not read, and while a
-request waits for those before it, further ones stay unstarted (at most one slice of input, and the body that ends in
-it), the rest of the input stays unparsed, and reading is paused. So a client can hold no more memory than it has been
-granted, whatever it sends. All connections together hold `max_total_held_bytes`; above it requests are refused (503)
-rather than kept waiting. Health, metrics and version have a share of their own.
+request waits for those before it, further ones stay unstarted (at most one slice of input and the body that ends in
+it), the rest of the input stays unparsed, and reading is paused. So a client holds no more memory than it was granted.
+All together hold `max_total_held_bytes`; above it requests are refused (503). Health and metrics have their own share.
 
 A refusal (malformed input, a limit, a time-out) is an answer like any other, in its turn, and the last: the connection
 then half-closes and discards what still arrives for a few seconds, so that the client can read why.

@@ -5,7 +5,8 @@ connection of its own it overtakes what waits here, in the kernel's buffer too. 
 their order; between an append and a heartbeat no order is needed (see `PeerMessage`).
 
 The channel lives with its link: it is dialled when the link is up, at the same address, and closed with it. While it is
-not up, the link carries everything.
+not up, the link carries everything. What it has carried of this kind must not be overtaken: a channel that comes up
+holds its messages until the peer has those.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ class BulkChannel:
         self._outbox = Outbox(self._limits, too_large, self._echo_for)
         self._progress_s = 0.0
         self._taken_bytes = 0
+        self._held = False
 
     # -- for the link
 
@@ -156,11 +158,21 @@ class BulkChannel:
         return taken
 
     def flush(self) -> None:
-        if self._connection is not None and self.up:
+        if self._connection is not None and self.up and not self._held:
             self._outbox.flush(self._connection)
             if self._append_queued:
                 self._append_queued = False
                 self._appends_end = self._pacer.sent_bytes
+
+    def hold(self) -> None:
+        """Send nothing until `release`: earlier messages are on their way on the link."""
+        self._held = True
+
+    def release(self) -> None:
+        """The peer has what came before."""
+        if self._held:
+            self._held = False
+            self.flush()
 
     # -- dialling
 
@@ -236,6 +248,7 @@ class BulkChannel:
         self._failures = 0
         self.last_error = None
         self._taken_bytes = 0
+        self._held = False
         self._progress_s = now_s = self._loop.time()
         self._pacer = Pacer(now_s)
         self._appends_end = 0

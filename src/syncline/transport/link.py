@@ -86,11 +86,13 @@ class PeerLink:
         self.bulk = BulkChannel(
             peer,
             dialler,
-            room=lambda: handler.on_room(peer),
+            room=self._bulk_room,
             lost=lambda: handler.on_appends_lost(peer),
             failed=self._bulk_failed,
             too_large=self._too_large,
         )
+        self._carries_bulk = False
+        """Whether this connection has carried what belongs on the second one, and the peer may not have it yet."""
         self._ping = 0
         self._pinged_s: float | None = None
         self._progress_s = 0.0
@@ -261,6 +263,7 @@ class PeerLink:
         self.last_error = None
         self.last_refusal = None
         self._taken_bytes = 0
+        self._carries_bulk = False
         self._peer_incarnation = welcome.incarnation
         self.peer_directory = welcome.directory
         self.reconnects += self._was_up
@@ -281,6 +284,7 @@ class PeerLink:
                 sample_s = now_s - self._pinged_s
                 self._pinged_s = None
                 self.rtt_s = sample_s if self.rtt_s is None else self.rtt_s + RTT_SMOOTHING * (sample_s - self.rtt_s)
+                self.bulk.release()
 
     def on_lost(self, connection: Connection, reason: str) -> None:
         if connection is not self._connection:
@@ -306,10 +310,13 @@ class PeerLink:
         if connection.waited_s(self._progress_s, now_s) > self._limits.stall_timeout_s:
             return f"no sign of life for {self._limits.stall_timeout_s:g} s"
         if self._pinged_s is None:
-            self._ping += 1
-            self._pinged_s = now_s
-            connection.send(Batch(ping=self._ping))
+            self._ask_for_echo(connection, now_s)
         return None
+
+    def _ask_for_echo(self, connection: Connection, now_s: float) -> None:
+        self._ping += 1
+        self._pinged_s = now_s
+        connection.send(Batch(ping=self._ping))
 
     # -- sending
 
@@ -343,6 +350,7 @@ class PeerLink:
             taken = self.bulk.send(message)
         else:
             taken = self._outbox.add(message, self._connection.unsent_bytes)
+            self._carries_bulk |= is_bulk(message)
         self.dropped_messages += not taken
         return taken
 
@@ -351,6 +359,15 @@ class PeerLink:
         if self._connection is not None:
             self._outbox.flush(self._connection)
             self.bulk.flush()
+
+    def _bulk_room(self) -> None:
+        """The second connection is up, or takes more. What the link has carried of its kind must not be overtaken."""
+        if self._carries_bulk and self._connection is not None:
+            self._carries_bulk = False
+            self.bulk.hold()
+            self._outbox.flush(self._connection)
+            self._ask_for_echo(self._connection, self._loop.time())
+        self._handler.on_room(self.peer)
 
     def _bulk_failed(self, reason: str) -> None:
         what = f"no connection for appends to {self._dialler.label(self.peer)}, they share the link"
