@@ -39,9 +39,9 @@ from typing import TYPE_CHECKING, Final, cast
 
 from syncline.server.express import CONDITIONS, Express, is_plain
 from syncline.server.fields import SAFE_METHODS
-from syncline.server.pace import parts_left, parts_read
+from syncline.server.pace import parts_left, parts_read, why_late
 from syncline.server.problems import internal_error, problem
-from syncline.server.reader import BODY, ENDED, HEADER, IDLE, SLICE_BYTES, START, Refused, RequestReader
+from syncline.server.reader import ENDED, IDLE, SLICE_BYTES, START, Refused, RequestReader
 from syncline.server.request import Request
 from syncline.server.response import Deferred, Respond, Response
 from syncline.server.slots import GIVEN, Lane, Slot
@@ -570,21 +570,13 @@ class HttpConnection(asyncio.Protocol):
     def _check_reader(self, waited_s: float) -> None:
         limits, phase = self._server.limits, self._reader.phase
         assert self._transport is not None
-        if phase == HEADER:
-            if waited_s > limits.header_timeout_s:
-                self._late(f"the header took more than {limits.header_timeout_s:g} s to arrive")
-        elif phase == BODY:
-            if waited_s > limits.body_timeout_s:
-                rate = f"{limits.least_bytes_per_s} bytes per second, over {limits.body_timeout_s:g} s"
-                self._late(f"the body arrives more slowly than {rate}")
+        if why := why_late(limits, phase, waited_s):
+            self._refuse(problem(408, "request_timeout", why))
+            self.flush()
         elif (phase == START and waited_s > limits.header_timeout_s) or (
             phase == IDLE and not self._slots and waited_s > limits.idle_timeout_s
         ):
             self._transport.close()
-
-    def _late(self, message: str) -> None:
-        self._refuse(problem(408, "request_timeout", message))
-        self.flush()
 
 
 def _made(answer: Deferred) -> Response:
