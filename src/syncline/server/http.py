@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from typing import Final
 
@@ -41,7 +41,7 @@ class HttpServer:
 
     `observe` is called for every answer and must be cheap. `clock` times requests for it (the loop's own is too coarse
     for that on uvloop); `wall_time_s` is for the `Date` field alone. Both are replaced under the simulator.
-    `knows_host` says whether the handler takes every request under a name: then its header is checked once only.
+    `knows_host` says whether the handler takes a header's `Host`: then the header is checked once only.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class HttpServer:
         *,
         limits: HttpLimits | None = None,
         observe: Observe | None = None,
-        knows_host: Callable[[bytes], bool] = bool,  # any name
+        knows_host: Callable[[Mapping[bytes, bytes]], bool] = bool,  # any name
         clock: Callable[[], float] = time.perf_counter,
         wall_time_s: Callable[[], float] = time.time,
     ) -> None:
