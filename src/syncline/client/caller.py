@@ -156,6 +156,8 @@ class Caller:
     async def _attempt(self, request: Request, endpoint: Endpoint, deadline_s: float) -> Response:
         loop = asyncio.get_running_loop()
         remaining_s = deadline_s - loop.time()
+        if remaining_s <= 0:
+            raise DeadlineExceeded("the time was over before anything was sent", outcome=Outcome.NOT_APPLIED)
         attempt_s = min(remaining_s, request.longest_s + ANSWER_GRACE_S)
         if request.idempotent and request.retried:
             attempt_s = min(attempt_s, ATTEMPT_LIMIT_S)
