@@ -26,6 +26,7 @@ FOREIGN = {
     "a user before the name": ("Origin: http://x@evil.example",),
     "no URL": ("Origin: x",),
     "an origin that claims to be the own one": ("Origin: http://evil.example", "Sec-Fetch-Site: same-origin"),
+    "a page of http of the own name, asking https": ("Origin: http://x", "Sec-Fetch-Site: cross-site"),
     "two origins": ("Origin: http://x", "Origin: http://evil.example"),
     "bytes": ("Origin: http://é",),
 }

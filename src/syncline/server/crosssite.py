@@ -5,8 +5,9 @@ Two kinds (CVE-2018-1098 and CVE-2018-1099 in etcd). A page of any site can have
 DNS then resolves to 127.0.0.1; for the browser, page and server are then one site (DNS rebinding).
 
 - A method that changes something is refused (403 `cross_site`) if the browser says that the page is of another site:
-  by `Origin`, or by `Sec-Fetch-Site` if there is no Origin. The page's site is the server's own if its Origin has the
-  request's Host. `allowed_origins` lists other sites; their pages may read answers, too (CORS).
+  by `Origin` or by `Sec-Fetch-Site`. The Origin is the server's own if it has the request's Host; whether a page of
+  http asks a server of https, `Sec-Fetch-Site` tells. `allowed_origins` lists other sites; their pages may read
+  answers, too (CORS).
 - On a loopback listener, and wherever `allowed_hosts` is set, a request under a name that is not this server's is
   refused (421 `foreign_host`). A name without a dot passes if the request is no browser's: public DNS has next to no
   such names, but the network that a laptop visits can answer for each of them. Over plain HTTP a browser sends no
@@ -99,15 +100,10 @@ class CrossSitePolicy:
         )
 
     def _check_site(self, headers: Mapping[bytes, bytes], origin: bytes | None) -> None:
-        if origin is not None:
-            if _is_of(origin, headers.get(b"host", b"")):
-                return
-            shown = origin[:200].decode("ascii", "replace")
-        else:
-            site = headers.get(b"sec-fetch-site")
-            if site is None or site in _OWN_SITES:
-                return
-            shown = "another site"
+        is_own = origin is None or _is_of(origin, headers.get(b"host", b""))
+        if is_own and headers.get(b"sec-fetch-site", b"none") in _OWN_SITES:
+            return
+        shown = "another site" if origin is None else origin[:200].decode("ascii", "replace")
         raise RequestError(
             f"a web page of {shown} may not change anything here. If it should, give its origin as --allowed-origins;"
             " nothing was done",
