@@ -18,6 +18,7 @@ from syncline.platform.network import Listener, Network
 from syncline.server.connection import Handler, HttpConnection
 from syncline.server.express import Express
 from syncline.server.limits import HttpLimits
+from syncline.server.making import Making
 from syncline.server.pressure import PRESSURE, relieve
 from syncline.server.usual import UsualRequests
 
@@ -65,6 +66,7 @@ class HttpServer:
         """The loop's time at the last sweep: exact enough for limits of seconds, and free to read."""
         self.held_bytes = 0
         """Bodies and answers of all connections in memory."""
+        self.making = Making()
         self.tail = self.tail_close = self.tail_http10 = b""
         """What ends a header: `Date`, `Connection` where it must be said, and the blank line."""
         self._wall_time_s = wall_time_s
