@@ -181,6 +181,9 @@ def test_serve_help_describes_every_setting_with_its_default() -> None:
     assert options["--election-s"].endswith("[default: 1.0 s]")
     assert options["--reserve-bytes"].endswith("[default: 67108864 bytes]")
     assert "--peer-secret" not in options
+    assert options["--max-store-bytes"].endswith("[default: half of this machine's memory, or of its control group's]")
+    for name, told in options.items():
+        assert told.count("[default") <= 1, name
 
 
 def test_get_loads_nothing_that_it_does_not_need() -> None:

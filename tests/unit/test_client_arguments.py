@@ -195,6 +195,16 @@ def test_client_read_is_never_of_unknown_outcome(reply: Reply) -> None:
     run(scenario())
 
 
+def test_client_encoded_content_is_no_value() -> None:
+    """A proxy that compresses what passes would change the value."""
+    packed = Reply(200, b"\x1f\x8b", {"ETag": 'W/"3"', "Syncline-Revision": "9", "Content-Encoding": "gzip"})
+    with pytest.raises(RequestFailed, match="encoded"):
+        run(call_against(packed, lambda kv: kv.get("k")))
+    plain = Reply(200, b"v", {"ETag": '"3"', "Syncline-Revision": "9", "Content-Encoding": "Identity"})
+    found, _ = run(call_against(plain, lambda kv: kv.get("k")))
+    assert getattr(found, "value", None) == b"v"
+
+
 def test_client_partial_content_is_no_value() -> None:
     partial = Reply(206, b"half", {"ETag": '"3"', "Syncline-Revision": "9", "Content-Range": "bytes 0-3/8"})
     with pytest.raises(RequestFailed, match="part of the content"):

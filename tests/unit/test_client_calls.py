@@ -196,6 +196,14 @@ def test_a_write_is_not_tried_again_in_the_last_moment() -> None:
     assert (error.code, error.outcome, attempts) == ("no_leader", Outcome.NOT_APPLIED, 1)
 
 
+def test_client_write_whose_time_is_over_is_not_sent() -> None:
+    """What was not sent is not in doubt, and the error names no time below zero."""
+    error, attempts = failing_put(DONE, timeout_s=1e-9)
+    assert isinstance(error, DeadlineExceeded)
+    assert (error.outcome, attempts) == (Outcome.NOT_APPLIED, 0)
+    assert "-" not in str(error)
+
+
 def test_a_refused_connection_goes_to_the_next_endpoint_and_stays_there() -> None:
     async def scenario() -> None:
         async with HttpDouble(scripted(DONE)) as double, client(refused_url(), double.url) as kv:

@@ -26,6 +26,7 @@ FOREIGN = {
     "a user before the name": ("Origin: http://x@evil.example",),
     "no URL": ("Origin: x",),
     "an origin that claims to be the own one": ("Origin: http://evil.example", "Sec-Fetch-Site: same-origin"),
+    "a page of http of the own name, asking https": ("Origin: http://x", "Sec-Fetch-Site: cross-site"),
     "two origins": ("Origin: http://x", "Origin: http://evil.example"),
     "bytes": ("Origin: http://é",),
 }
@@ -139,36 +140,39 @@ def test_crosssite_own_name_on_loopback_is_taken(host: str) -> None:
     run(scenario())
 
 
-@pytest.mark.parametrize("field", ["Origin: http://x", "Sec-Fetch-Site: same-origin"])
+@pytest.mark.parametrize("field", ["Origin: http://x", "Sec-Fetch-Site: same-origin", "Accept-Language: de"])
 def test_crosssite_name_without_a_dot_is_foreign_for_a_browser(field: str) -> None:
-    """Public DNS has no such names, but a neighbour on the network may answer for one."""
+    """Public DNS has no such names, but a neighbour on the network may answer for one. A page that is read over plain
+    HTTP sends neither of the first two with a read."""
 
     async def scenario() -> None:
         wire = KvWire(policy=LOOPBACK)
-        assert (await wire.ask_as("x", "GET", "/keys", b"", field)).status == 421
-        assert (await wire.ask_as("x", "GET", "/keys", b"")).status == 200
+        for _ in range(4):  # the header cache learns what comes twice
+            assert (await wire.ask_as("x", "GET", "/keys", b"", field)).status == 421
+            assert (await wire.ask_as("localhost", "GET", "/keys", b"", "Accept-Language: de")).status == 200
+            assert (await wire.ask_as("x", "GET", "/keys", b"")).status == 200
 
     run(scenario())
 
 
 def test_crosssite_names_elsewhere_are_checked_only_if_hosts_are_given() -> None:
-    assert CrossSitePolicy().knows_host(b"any.example")
-    assert CrossSitePolicy(loopback=True, allowed_hosts=("*",)).knows_host(b"any.example")
+    assert CrossSitePolicy().knows_host({b"host": b"any.example"})
+    assert CrossSitePolicy(loopback=True, allowed_hosts=("*",)).knows_host({b"host": b"any.example"})
     given = CrossSitePolicy(own_hosts=("10.0.0.1",), allowed_hosts=("kv.example",))
-    assert given.knows_host(b"kv.example:80")
-    assert given.knows_host(b"10.0.0.1:8080")
-    assert not given.knows_host(b"any.example")
+    assert given.knows_host({b"host": b"kv.example:80"})
+    assert given.knows_host({b"host": b"10.0.0.1:8080"})
+    assert not given.knows_host({b"host": b"any.example"})
 
 
 def test_crosssite_policy_follows_from_the_settings() -> None:
     async def scenario() -> None:
         base = ServerConfig(name="a", data_dir="d", http_advertise="https://KV.example:8443")
         policy = await cross_site_policy(base)
-        assert policy.knows_host(b"kv.example")
-        assert not policy.knows_host(b"evil.example")
+        assert policy.knows_host({b"host": b"kv.example"})
+        assert not policy.knows_host({b"host": b"evil.example"})
         for listen in ("0.0.0.0:8080", "[::]:8080", ""):
             elsewhere = await cross_site_policy(ServerConfig(name="a", data_dir="d", http_listen=listen))
-            assert elsewhere.knows_host(b"evil.example"), listen
+            assert elsewhere.knows_host({b"host": b"evil.example"}), listen
 
     run(scenario())
 

@@ -108,7 +108,9 @@ def test_health_tells_of_a_shortage_and_stays_healthy() -> None:
         assert b"[+]disk_space ok\n[!]store_space short: no_space: delete keys\nok\n" in answer.body
         assert (await wire.ask("GET", "/readyz")).body == b"ok\n"
         assert b"store_space" not in (await wire.ask("GET", "/readyz?verbose&exclude=store_space")).body
-        assert b"store_space" not in (await wire.ask("GET", "/livez?verbose")).body
+        assert b"store_space" in (await wire.ask("GET", "/readyz?verbose&exclude=linearizable_read")).body
+        for target in ("/livez?verbose", "/readyz/linearizable_read?verbose"):
+            assert b"store_space" not in (await wire.ask("GET", target)).body
 
     run(scenario())
 

@@ -223,6 +223,7 @@ BAD_HOSTS = [
     "a?b",
     "a#b",
     "a%2",
+    ":80",
     "é",
     '"a"',
     "[::1]x",
@@ -255,7 +256,8 @@ def test_http_host_of_every_form_is_taken(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["http:///key/a", "http://", "http://?a", "https:///key/a", "http://u@h/key/a", "http://a b/"]
+    "target",
+    ["http:///key/a", "http://", "http://?a", "https:///key/a", "http://:80/key/a", "http://u@h/key/a", "http://a b/"],
 )
 def test_http_url_without_a_host_is_400(target: str) -> None:
     """RFC 9110 (4.2.1): a URL of http with an empty host is rejected as invalid."""

@@ -70,6 +70,7 @@ BAD_MEMBERS: list[dict[str, Any] | list[Any] | str] = [
     {"ID": "d", "Address": "h:1", "Learner": "yes"},
     {"ID": "d", "Address": "h:1", "Voter": True},
     {"ID": "d", "id": "d", "Address": "h:1"},
+    {"ID": None, "id": "d", "Address": "h:1"},
     {"ID": "d", "Name": "e", "Address": "h:1"},
     {"ID": "a b", "Address": "h:1"},
     {"ID": "x" * 65, "Address": "h:1"},

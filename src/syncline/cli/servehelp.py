@@ -43,7 +43,7 @@ _HELP: Final = {
     "segment_bytes": "Size of a file of the log; each is reserved on the disk as a whole.",
     "reserve_bytes": "Disk space that writes never use: below it they are refused, and reads go on.",
     "log_sync": "What syncs the log: auto, kernel or thread.",
-    "max_store_bytes": "Memory for keys and values, in bytes; above it puts are refused.  [default: half of it]",
+    "max_store_bytes": "Memory for keys and values, in bytes; above it puts are refused.",
     "hold_level": "After an upgrade, keep the cluster at this level until 'syncline upgrade finalize'.",
     "max_key_bytes": "The longest key.",
     "max_value_bytes": "The largest value.",
@@ -60,6 +60,12 @@ _DEFAULTS: Final = {
     if isinstance(field.default, str | int | float) and not isinstance(field.default, bool)
 }
 
+_CHOSEN: Final = {
+    "max_store_bytes": "half of this machine's memory, or of its control group's",
+    "hold_level": "0, which holds nothing",
+}
+"""Settings whose default stands for something else: what it stands for."""
+
 
 def help_of(setting: str) -> str | None:
     """The description of a setting, with its unit and its default; None if it has none."""
@@ -67,5 +73,7 @@ def help_of(setting: str) -> str | None:
     default = _DEFAULTS.get(setting, "")
     if text is None or default == "":
         return text
+    if chosen := _CHOSEN.get(setting):
+        return f"{text}  [default: {chosen}]"
     unit = " s" if setting.endswith("_s") else " bytes" if setting.endswith("_bytes") else ""
     return f"{text}  [default: {default}{unit}]"

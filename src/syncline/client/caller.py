@@ -54,6 +54,8 @@ LONGEST_S: Final = 60.0
 
 RETRIED_STATUS: Final = 503
 PARTIAL: Final = 206
+IDENTITY: Final = "identity"
+"""As a content coding: none."""
 
 READS: Final = frozenset({"GET", "HEAD"})
 
@@ -156,6 +158,8 @@ class Caller:
     async def _attempt(self, request: Request, endpoint: Endpoint, deadline_s: float) -> Response:
         loop = asyncio.get_running_loop()
         remaining_s = deadline_s - loop.time()
+        if remaining_s <= 0:
+            raise DeadlineExceeded("the time was over before anything was sent", outcome=Outcome.NOT_APPLIED)
         attempt_s = min(remaining_s, request.longest_s + ANSWER_GRACE_S)
         if request.idempotent and request.retried:
             attempt_s = min(attempt_s, ATTEMPT_LIMIT_S)
@@ -174,9 +178,8 @@ class Caller:
                 reason = ConnectFailed(f"no connection within {attempt_s:.3g} s", refused=False)
                 raise _Doubt(_not_reached(endpoint, reason)) from failure
             raise self._doubt_or_raise(request, _timed_out(request, endpoint, attempt_s)) from failure
-        if response.status == PARTIAL:
-            partial = BadAnswer("the server answered with a part of the content, which was not asked for")
-            raise self._doubt_or_raise(request, _lost(request, endpoint, partial), hopeless=True)
+        if altered := _altered(response):
+            raise self._doubt_or_raise(request, _lost(request, endpoint, altered), hopeless=True)
         if response.status < 300 or response.status in {304, 404}:
             return response
         error = error_from(response)
@@ -243,6 +246,16 @@ def _timed_out(request: Request, endpoint: Endpoint, attempt_s: float) -> Deadli
 
 def _outcome_after_sending(request: Request) -> Outcome:
     return Outcome.NOT_APPLIED if request.method in READS else Outcome.UNKNOWN
+
+
+def _altered(response: Response) -> BadAnswer | None:
+    """Why the content is not the server's, byte for byte: a proxy in between has changed it."""
+    if response.status == PARTIAL:
+        return BadAnswer("the server answered with a part of the content, which was not asked for")
+    encoding = response.headers.get("content-encoding", IDENTITY)
+    if encoding.lower() != IDENTITY:
+        return BadAnswer(f"the content is encoded ({encoding[:40]}), which was not asked for: by a proxy in between?")
+    return None
 
 
 def _retry_after(response: Response) -> float:

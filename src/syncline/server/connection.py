@@ -38,9 +38,10 @@ from typing import TYPE_CHECKING, Final, cast
 
 from syncline.server.express import CONDITIONS, Express, is_plain
 from syncline.server.fields import SAFE_METHODS
-from syncline.server.pace import parts_left, parts_read
+from syncline.server.making import TURN_BYTES
+from syncline.server.pace import parts_left, parts_read, why_late
 from syncline.server.problems import internal_error, problem
-from syncline.server.reader import BODY, ENDED, HEADER, IDLE, SLICE_BYTES, START, Refused, RequestReader
+from syncline.server.reader import ENDED, IDLE, SLICE_BYTES, START, Refused, RequestReader
 from syncline.server.request import Request
 from syncline.server.response import Deferred, Respond, Response
 from syncline.server.slots import GIVEN, Lane, Slot
@@ -57,9 +58,6 @@ Handler = Callable[[Request, Respond], None]
 
 LINGER_BYTES: Final = 64 << 20
 """After the last request: what is read and thrown away at most, for a client that sends before it reads."""
-
-MAKE_BYTES: Final = 1024 * 1024
-"""When so much is to be written, no deferred answer is made in the same turn: a page takes some 10 ms to encode."""
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -382,7 +380,11 @@ class HttpConnection(asyncio.Protocol):
             if slots[0] is not slot or self._write_paused:
                 slot.answer = answer  # `flush` makes it when it is its turn
                 return
-            answer = _made(answer)
+            if not server.making.has_time:
+                slot.answer = answer
+                server.making.later(self)
+                return
+            answer = server.making.make(answer)
         slot.answer = answer
         if slot.request is not None:
             self._in_flight -= 1
@@ -421,8 +423,8 @@ class HttpConnection(asyncio.Protocol):
             if answer is None:
                 break
             if isinstance(answer, Deferred):
-                if size_bytes > MAKE_BYTES:
-                    self._schedule_flush()  # in the next turn, unless the client is found not to read
+                if size_bytes > TURN_BYTES or not server.making.has_time:
+                    server.making.later(self)  # unless the client is found not to read
                     break
                 answer = self._make(slot, answer)
             size_bytes += len(answer.body)
@@ -449,7 +451,7 @@ class HttpConnection(asyncio.Protocol):
         """Make an answer whose turn it is."""
         request, server = slot.request, self._server
         assert request is not None, "a refusal is there at once"
-        made = _made(answer)
+        made = server.making.make(answer)
         self._in_flight -= 1
         if server.observe is not None:
             server.observe(request.route, made.status, server.clock() - slot.started_s)
@@ -569,28 +571,13 @@ class HttpConnection(asyncio.Protocol):
     def _check_reader(self, waited_s: float) -> None:
         limits, phase = self._server.limits, self._reader.phase
         assert self._transport is not None
-        if phase == HEADER:
-            if waited_s > limits.header_timeout_s:
-                self._late(f"the header took more than {limits.header_timeout_s:g} s to arrive")
-        elif phase == BODY:
-            if waited_s > limits.body_timeout_s:
-                rate = f"{limits.least_bytes_per_s} bytes per second, over {limits.body_timeout_s:g} s"
-                self._late(f"the body arrives more slowly than {rate}")
+        if why := why_late(limits, phase, waited_s):
+            self._refuse(problem(408, "request_timeout", why))
+            self.flush()
         elif (phase == START and waited_s > limits.header_timeout_s) or (
             phase == IDLE and not self._slots and waited_s > limits.idle_timeout_s
         ):
             self._transport.close()
-
-    def _late(self, message: str) -> None:
-        self._refuse(problem(408, "request_timeout", message))
-        self.flush()
-
-
-def _made(answer: Deferred) -> Response:
-    try:
-        return answer.make()
-    except Exception as error:  # noqa: BLE001 - one answer's fault must not end the others'
-        return internal_error(error)
 
 
 def _handler_failed(slot: Slot, respond: Respond, error: Exception) -> None:

@@ -5,11 +5,14 @@ Two kinds (CVE-2018-1098 and CVE-2018-1099 in etcd). A page of any site can have
 DNS then resolves to 127.0.0.1; for the browser, page and server are then one site (DNS rebinding).
 
 - A method that changes something is refused (403 `cross_site`) if the browser says that the page is of another site:
-  by `Origin`, or by `Sec-Fetch-Site` if there is no Origin. The page's site is the server's own if its Origin has the
-  request's Host. `allowed_origins` lists other sites; their pages may read answers, too (CORS).
+  by `Origin` or by `Sec-Fetch-Site`. The Origin is the server's own if it has the request's Host; whether a page of
+  http asks a server of https, `Sec-Fetch-Site` tells. `allowed_origins` lists other sites; their pages may read
+  answers, too (CORS).
 - On a loopback listener, and wherever `allowed_hosts` is set, a request under a name that is not this server's is
-  refused (421 `foreign_host`). A name without a dot passes if no browser says that a page is behind the request: such
-  a name is of the machine's own network, for public DNS has none of them.
+  refused (421 `foreign_host`). A name without a dot passes if the request is no browser's: public DNS has next to no
+  such names, but the network that a laptop visits can answer for each of them. Over plain HTTP a browser sends no
+  `Sec-Fetch-Site` to such a name, and no `Origin` with a read; it always sends `Accept-Language`, and no page can
+  leave that out.
 
 Clients that are no browsers send neither field and the server's own name. For them nothing changes.
 """
@@ -33,6 +36,9 @@ ANY: Final = "*"
 
 _OWN_SITES: Final = frozenset({b"same-origin", b"none"})
 """Of `Sec-Fetch-Site`: the page is this server's own, or there is none (a typed address)."""
+
+_OF_BROWSERS: Final = frozenset({b"origin", b"sec-fetch-site", b"accept-language"})
+"""Browsers send at least one of these fields with each request, whatever a page does."""
 
 _EXPOSED: Final = b"ETag, Syncline-Revision, Retry-After, Allow"
 """Fields of an answer that a page may read."""
@@ -74,20 +80,18 @@ class CrossSitePolicy:
             self._check_site(headers, origin)
         return respond
 
-    def knows_host(self, host: bytes) -> bool:
-        """Whether a request under this name passes if it has no field of a browser."""
-        name = host_name(host)
-        return self._is_own(name) or not (set(".:") & set(name))
+    def knows_host(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether a request with this header is asked under a name that this server has."""
+        name = host_name(headers.get(b"host", b""))
+        return self._is_own(name) or ("." not in name and ":" not in name and _OF_BROWSERS.isdisjoint(headers))
 
     def _is_own(self, name: str) -> bool:
         return self._any_host or not name or name in self._hosts or _is_loopback_name(name)
 
     def _check_host(self, headers: Mapping[bytes, bytes]) -> None:
-        host = headers.get(b"host", b"")
-        from_a_page = b"origin" in headers or b"sec-fetch-site" in headers
-        if self._is_own(host_name(host)) or (not from_a_page and self.knows_host(host)):
+        if self.knows_host(headers):
             return
-        shown = host_name(host)[:200]
+        shown = host_name(headers.get(b"host", b""))[:200]
         raise RequestError(
             f"this server is not known as {shown!r}. If it should be, give --allowed-hosts {shown} or its URL as"
             " --http-advertise; nothing was done",
@@ -96,15 +100,10 @@ class CrossSitePolicy:
         )
 
     def _check_site(self, headers: Mapping[bytes, bytes], origin: bytes | None) -> None:
-        if origin is not None:
-            if _is_of(origin, headers.get(b"host", b"")):
-                return
-            shown = origin[:200].decode("ascii", "replace")
-        else:
-            site = headers.get(b"sec-fetch-site")
-            if site is None or site in _OWN_SITES:
-                return
-            shown = "another site"
+        is_own = origin is None or _is_of(origin, headers.get(b"host", b""))
+        if is_own and headers.get(b"sec-fetch-site", b"none") in _OWN_SITES:
+            return
+        shown = "another site" if origin is None else origin[:200].decode("ascii", "replace")
         raise RequestError(
             f"a web page of {shown} may not change anything here. If it should, give its origin as --allowed-origins;"
             " nothing was done",

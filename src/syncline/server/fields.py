@@ -38,9 +38,9 @@ CONDITIONAL_FIELDS: Final = frozenset({b"if-match", b"if-none-match", b"idempote
 """Fields that only the routes of single keys know."""
 
 _HOST: Final = re.compile(
-    rb"(?:\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?"
+    rb"(?:(?:\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::[0-9]*)?)?"
 )
-"""RFC 9110, 7.2, and RFC 3986, 3.2.2."""
+"""RFC 9110, 7.2 and 4.2.1, and RFC 3986, 3.2.2: no port without a host."""
 
 
 def is_host(value: bytes) -> bool:

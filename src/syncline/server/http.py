@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from typing import Final
 
@@ -18,6 +18,7 @@ from syncline.platform.network import Listener, Network
 from syncline.server.connection import Handler, HttpConnection
 from syncline.server.express import Express
 from syncline.server.limits import HttpLimits
+from syncline.server.making import Making
 from syncline.server.pressure import PRESSURE, relieve
 from syncline.server.usual import UsualRequests
 
@@ -41,7 +42,7 @@ class HttpServer:
 
     `observe` is called for every answer and must be cheap. `clock` times requests for it (the loop's own is too coarse
     for that on uvloop); `wall_time_s` is for the `Date` field alone. Both are replaced under the simulator.
-    `knows_host` says whether the handler takes every request under a name: then its header is checked once only.
+    `knows_host` says whether the handler takes a header's `Host`: then the header is checked once only.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class HttpServer:
         *,
         limits: HttpLimits | None = None,
         observe: Observe | None = None,
-        knows_host: Callable[[bytes], bool] = bool,  # any name
+        knows_host: Callable[[Mapping[bytes, bytes]], bool] = bool,  # any name
         clock: Callable[[], float] = time.perf_counter,
         wall_time_s: Callable[[], float] = time.time,
     ) -> None:
@@ -65,6 +66,7 @@ class HttpServer:
         """The loop's time at the last sweep: exact enough for limits of seconds, and free to read."""
         self.held_bytes = 0
         """Bodies and answers of all connections in memory."""
+        self.making = Making()
         self.tail = self.tail_close = self.tail_http10 = b""
         """What ends a header: `Date`, `Connection` where it must be said, and the blank line."""
         self._wall_time_s = wall_time_s

@@ -56,10 +56,10 @@ class UsualRequests:
 
     __slots__ = ("_known", "_knows_host", "_max_url_bytes", "_once")
 
-    def __init__(self, max_url_bytes: int, knows_host: Callable[[bytes], bool] = bool) -> None:
+    def __init__(self, max_url_bytes: int, knows_host: Callable[[Mapping[bytes, bytes]], bool] = bool) -> None:
         self._max_url_bytes = max_url_bytes
         self._knows_host = knows_host
-        """Whether requests under a name are taken: the names of others are the strict reader's, each time."""
+        """Whether a header names this server: those that name others are the strict reader's, each time."""
         self._known: dict[bytes, _Header | None] = {}
         """By their bytes, from the version in the request line to before the blank line. None: it is not plain."""
         self._once: set[bytes] = set()
@@ -100,7 +100,7 @@ class UsualRequests:
         self._once.discard(header)
         if len(self._known) >= MAX_HEADERS:
             self._known.clear()
-        plain = _is_plain(header, request.headers) and self._knows_host(request.headers.get(b"host", b""))
+        plain = _is_plain(header, request.headers) and self._knows_host(request.headers)
         self._known[header] = _Header(request.headers, len(body)) if plain else None
 
 

@@ -77,10 +77,11 @@ class HealthRoutes:
                 raise RequestError(f"no check {alone[:80]!r}; there are: {known}", status=404, code="unknown_route")
             checks = (alone,)
         excluded = set(parameters.text("exclude", "").split(","))
+        tells_shortages = verbose and checks == READY
         checks = tuple(check for check in checks if check not in excluded)
         results = {check: self._check(check) for check in checks if check != READING}
         short: Results = {}
-        if verbose and checks[-1:] == (READING,) and not request.argument:
+        if tells_shortages:
             short = {check: why for check, why in self._backend.shortages.items() if check not in excluded}
         if READING not in checks:
             respond(_report(results, short, verbose=verbose))

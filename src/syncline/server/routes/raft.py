@@ -53,13 +53,15 @@ class Fields:
             raise RequestError(f"the body is above the limit of {MAX_BODY_BYTES} bytes", status=413, code="too_large")
         check_charset(request.headers)
         self._values: dict[str, object] = {}
+        seen: set[str] = set()
         for given, value in _object(body).items():
             name = _SEPARATORS.sub("", given).lower()
             if name not in accepted:
                 known = ", ".join(_SHOWN[one] for one in _SHOWN if one in accepted) or "none"
                 raise RequestError(f"unknown field {given[:80]!r}; accepted here: {known}")
-            if name in self._values:
+            if name in seen:
                 raise RequestError(f"the field {given!r} is given twice")
+            seen.add(name)
             if value is not None:
                 self._values[name] = value
 
