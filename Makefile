@@ -4,10 +4,11 @@ BIN := $(VENV)/bin
 
 .PHONY: run install test quick soak verify fix bench bench-guard clean
 
-# Start a three-node cluster on this machine and say how to use it. `make run PORT=9000` uses other ports.
+# Start a three-node cluster on this machine and say how to use it. `make run PORT=9000` runs one on other ports, in a
+# directory of its own: the nodes of a cluster know each other by their ports.
 PORT ?=
 run: $(VENV)/.runtime
-	@$(BIN)/syncline up $(if $(PORT),--port $(PORT))
+	@$(BIN)/syncline up $(if $(PORT),--port $(PORT) --data-dir syncline-data-$(PORT))
 
 install: $(VENV)/.installed
 

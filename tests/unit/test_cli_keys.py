@@ -189,7 +189,7 @@ def test_a_server_that_is_none_of_ours_is_told() -> None:
     ("reply", "status", "words"),
     [
         (error_reply(503, "no_leader", message="nobody leads"), 4, "nobody leads"),
-        (error_reply(504, "deadline_exceeded", "unknown", "too slow"), 5, "outcome unknown"),
+        (error_reply(504, "deadline_exceeded", "unknown", "too slow"), 5, "outcome unknown: read before"),
         (error_reply(507, "disk_full", message="the disk is full"), 1, "the disk is full"),
         (error_reply(500, "internal", "unknown", "a fault\nof ours"), 5, "a fault of ours"),
     ],

@@ -21,6 +21,7 @@ from syncline.cli.up_traces import Traces
 from syncline.cli.up_view import JsonView, PlainView, how_to_use, make_view
 from syncline.platform.disk import OsDisk
 from syncline.server.config import load_config
+from tests.support_cli import syncline
 
 MIB = 1 << 20
 
@@ -218,3 +219,20 @@ def test_detached_log_begins_again_when_it_is_full(tmp_path: Path) -> None:
     text = (tmp_path / "up.log").read_text()
     assert len(text) < 200
     assert text.endswith("a line of some twenty bytes, 19\n")
+
+
+def test_down_tells_of_a_node_that_was_started_by_hand(tmp_path: Path) -> None:
+    """`up` is not to stop such a node: then not all nodes are stopped."""
+    plan = make_plan(str(tmp_path), nodes=3, port=18001)
+    disk = OsDisk()
+    write_plan(plan, disk)
+    disk.make_dirs(plan.nodes[1].data_dir)
+    lock = disk.lock(f"{plan.nodes[1].data_dir}/LOCK", b"4711\n")
+    try:
+        told = syncline("down", "--data-dir", str(tmp_path))
+        as_json = syncline("down", "--json", "--data-dir", str(tmp_path)).json()
+    finally:
+        lock.release()
+    assert "n2 (pid 4711) was started by hand and still runs" in told.text
+    assert as_json["still_running"] == [{"name": "n2", "pid": 4711}]
+    assert "still runs" not in syncline("down", "--data-dir", str(tmp_path)).text

@@ -16,6 +16,7 @@ from syncline.cli.output import print_json, print_line
 from syncline.cli.up_plan import DEFAULT_DATA_DIR, Plan, command_for, make_plan
 from syncline.errors import ConfigError, DirectoryLocked, SynclineError
 from syncline.platform.disk import OsDisk
+from syncline.storage.datadir import LOCK_NAME
 
 __all__ = ["down"]
 
@@ -44,11 +45,17 @@ def down(data_dir: str, timeout_s: float | None, as_json: bool) -> None:
             _stop(plan, pid, STOP_TIMEOUT_S if timeout_s is None else timeout_s)
     except SynclineError as error:
         raise failure_of(error, as_json=as_json) from error
+    left = _left_running(plan)
     if as_json:
-        print_json({"stopped": pid is not None, "data_dir": plan.absolute_dir})
+        running = [{"name": name, "pid": holder or None} for name, holder in left]
+        print_json({"stopped": pid is not None, "data_dir": plan.absolute_dir, "still_running": running})
         return
-    done = "all nodes are stopped" if pid is not None else "no 'syncline up' runs there"
+    done = "no 'syncline up' runs there"
+    if pid is not None:
+        done = "the nodes of 'syncline up' are stopped" if left else "all nodes are stopped"
     print_line(f"{done}; the data are in {plan.absolute_dir}")
+    for name, holder in left:
+        print_line(f"{name} (pid {holder or 'unknown'}) was started by hand and still runs")
     print_line(f"to start it again: {command_for('up', data_dir)}")
 
 
@@ -61,11 +68,22 @@ def made_plan(data_dir: str) -> Plan:
 
 
 def _running(plan: Plan) -> int | None:
-    """The process of the `up` that holds the lock; None if none does, 0 if its pid is not known."""
-    if not os.path.exists(plan.lock_path):
+    """The process of the `up` that runs on the directory, as `_holder` tells it."""
+    return _holder(plan.lock_path)
+
+
+def _left_running(plan: Plan) -> list[tuple[str, int]]:
+    """Name and process of each node that runs without `up`: it was started by hand, with `serve`."""
+    holders = [(node.name, _holder(f"{node.data_dir}/{LOCK_NAME}")) for node in plan.nodes]
+    return [(name, holder) for name, holder in holders if holder is not None]
+
+
+def _holder(lock_path: str) -> int | None:
+    """The process that holds a lock; None if none does, 0 if its pid is not known."""
+    if not os.path.exists(lock_path):
         return None
     try:
-        OsDisk().lock(plan.lock_path, b"%d\n" % os.getpid()).release()
+        OsDisk().lock(lock_path, b"%d\n" % os.getpid()).release()
     except DirectoryLocked as error:
         return error.pid or 0
     return None

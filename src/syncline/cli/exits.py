@@ -94,7 +94,7 @@ def failure_of(error: SynclineError, *, as_json: bool = False, more: str = "") -
         return Failure(str(error) + more, _other_exit_code(error), code=_name(error), as_json=as_json)
     message = str(error)
     if error.outcome is Outcome.UNKNOWN:
-        message += " (outcome unknown: it may have taken effect)"
+        message += " (outcome unknown: read before you try again)"
     return Failure(message + more, _exit_code(error), code=error.code, outcome=error.outcome.value, as_json=as_json)
 
 

@@ -106,15 +106,15 @@ async def _delete_prefix(context: Context, prefix: bytes, *, sure: bool) -> None
         if not sure:
             count = await client.count(prefix)
             if not sys.stdin.isatty():
-                raise click.UsageError(f"this deletes {count} keys: give --yes as well")
-            click.confirm(f"Delete {count} keys that begin with {shown(prefix)}?", abort=True, err=True)
+                raise click.UsageError(f"this deletes {_keys(count)}: give --yes as well")
+            click.confirm(f"Delete {_keys(count)}, all that begin with {shown(prefix)}?", abort=True, err=True)
         result = await client.txn(then=[DeletePrefixOp(prefix)])
     deleted = result.results[0].deleted
     with acknowledged():
         if context.as_json:
             print_json({**json_key("prefix", prefix), "deleted": deleted, "revision": result.revision})
         else:
-            print_line(f"deleted {deleted} keys, revision {result.revision}")
+            print_line(f"deleted {_keys(deleted)}, revision {result.revision}")
     if not deleted:
         raise Failure(f"no key begins with {shown(prefix)}", EXIT_NOT_FOUND, code="not_found", as_json=context.as_json)
 
@@ -225,6 +225,10 @@ def _value(value: str | None, path: str | None) -> bytes:
     if not data and path is None:
         raise click.UsageError("give a VALUE: standard input is empty (--file - takes an empty value from it)")
     return data
+
+
+def _keys(count: int) -> str:
+    return f"{count} key{'s' * (count != 1)}"
 
 
 def _no_key(key: bytes, context: Context) -> Failure:

@@ -3,8 +3,7 @@
 Theory of operation. The reader parses; each complete request becomes a `Slot` in a queue and is handed to the handler
 as soon as it may run, which answers now or later. Answers leave in the order of the requests: a finished slot waits
 until it is the first. Whatever is finished by the end of a turn of the event loop leaves in one write. Most connections
-have one request at a time, like others before it: it is read at once (`usual.py`), and its answer is written when it is
-given.
+have one request at a time, like others before it: it is read at once (`usual.py`), and its answer leaves when given.
 
     bytes ──> reader ──> slots (in order) ──> handler
                            │  answered, first in the queue
