@@ -17,7 +17,7 @@ from syncline.errors import CorruptionError
 from syncline.node.calls import Calls
 from syncline.node.envelope import Member
 from syncline.node.members import MemberBook
-from syncline.node.startguard import MAX_UNKNOWN, TELL_AGAIN_S, StartGuard, load_starts
+from syncline.node.startguard import MAX_EARLY, MAX_UNKNOWN, StartGuard, load_starts
 from syncline.node.startreports import StartReports
 from syncline.node.starts import MAX_HISTORY, RANDOM_BITS
 from syncline.platform.disk import Disk, OsDisk
@@ -250,28 +250,34 @@ def test_start_let_in_before_the_members_are_known_is_told_then(tmp_path: Path) 
     async def check() -> None:
         async with bench(tmp_path) as node:
             await node.welcomed(hello(start(2, 6), start(1, 5)))
-            node.guard.tell_again(1.0)
+            node.guard.look()
             assert node.told == []
             with_members(node)
-            node.guard.tell_again(2.0)
+            node.guard.look()
             assert (2, told(start(2, 6), start(1, 5))) in node.told
+            del node.told[:]
+            node.guard.look()
+            assert node.told == [], "nothing is new"
 
     run(check())
 
 
-def test_starts_are_told_again_after_a_while(tmp_path: Path) -> None:
-    """The other member may have been applying its log when it was told first, and have taken no notice."""
+def test_notice_before_the_members_are_known_is_taken_later(tmp_path: Path) -> None:
+    """A node that applies its log at a start is told once. Notices of many strangers are not kept."""
 
     async def check() -> None:
         async with bench(tmp_path) as node:
+            mine = hello(start(2, 6), start(1, 5))
+            await node.welcomed(mine)
+            for directory in range(1, 2 * MAX_EARLY):
+                node.guard.on_notice(99, told(start(2, 9), directory=directory))
+            node.guard.on_notice(2, told(start(2, 9), start(1, 5)))
+            assert len(node.guard._early) == MAX_EARLY
+            assert node.left == []
             with_members(node)
-            await node.welcomed(hello(start(2, 6), start(1, 5)))
-            node.guard.tell_again(1.0)
-            del node.told[:]
-            node.guard.tell_again(1.0 + TELL_AGAIN_S / 2)
-            assert node.told == []
-            node.guard.tell_again(1.0 + TELL_AGAIN_S)
-            assert (2, told(start(2, 6), start(1, 5))) in node.told
+            node.guard.look()
+            assert node.left == [(PEER, 0)]
+            assert node.code(mine) == RefusalCode.OLDER_START
 
     run(check())
 
@@ -320,7 +326,7 @@ def test_copies_of_a_founder_that_is_not_registered_are_refused(tmp_path: Path) 
             node.guard.on_notice(2, told(*other))
             assert node.left == [], "nothing says whose directory that is"
             node.founders = {PEER: DIRECTORY}
-            node.guard.on_notice(2, told(*other))
+            node.guard.look()
             assert node.left == [(PEER, 0)]
             assert node.code(mine) == RefusalCode.OLDER_START
             assert node.code(hello(*other)) == RefusalCode.OLDER_START

@@ -206,7 +206,7 @@ class Reconfiguration:
         if is_believed(older, state, driver.core.raft.id, nothing_to_lose=self._has_no_log):
             driver.founding.convict()
             return
-        driver.parts.guard.tell_again(driver.loop.time())
+        driver.parts.guard.look()
         driver.addresses.look(leader_known=driver.core.leader != NONE)
         if driver.core.leader == NONE:
             driver.founding.look_for_doubts(self._refused_by(RefusalCode.DIRECTORY))

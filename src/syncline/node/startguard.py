@@ -28,14 +28,12 @@ __all__ = ["StartGuard", "convicted_by", "load_starts", "older_copy_text"]
 
 log = logging.getLogger("syncline.node")
 
+MAX_EARLY = 64
+"""Notices that are kept until it is known what they are about, the oldest dropped: a few for each of the members."""
+
 MAX_UNKNOWN = 64
 """Directories in memory and file before those of nodes that are not known as members are not noted any more: each note
 is a write to the disk. While its log is applied at a start, a node does not know the members yet."""
-
-
-TELL_AGAIN_S = 10.0
-"""Between two times that the members are told everything. It is told at once, but a node that is applying its log at a
-start does not know the members yet, and takes no notice."""
 
 
 class StartGuard:
@@ -73,7 +71,10 @@ class StartGuard:
         self._copied: dict[int, None] = {}
         """Directories of which different members have let in different copies: no copy is let in any more."""
         self._loop = asyncio.get_running_loop()
-        self._tell_again_s = 0.0
+        self._directories: dict[NodeId, int] = {}
+        """Of the members, as known at the last look."""
+        self._early: dict[tuple[NodeId, int], Notice] = {}
+        """By sender and directory: what came before the sender, or the directory's node, was known as a member."""
         self._unwritten = False
         self._writing: asyncio.Future[None] | None = None
 
@@ -112,21 +113,33 @@ class StartGuard:
             for directory, starts in self._let_in.items():
                 self._tell(peer, _notice(directory, starts))
 
-    def tell_again(self, now_s: float) -> None:
-        """Now and then: tell all members what was let in here. The first time as soon as the members are known."""
-        if self._book.members and now_s >= self._tell_again_s:
-            self._tell_again_s = now_s + TELL_AGAIN_S
-            for member in self._book.members:
-                self.link_up(member)
+    def look(self) -> None:
+        """Now and then: catch up if more is known of the members. A node that applies its log knows none of them yet.
+
+        They are told then what was let in here before, and what they have told is taken note of.
+        """
+        directories = {member: self._known_directory(member) for member in self._book.members}
+        if directories == self._directories:
+            return
+        self._directories = directories
+        for member in directories:
+            self.link_up(member)
+        early, self._early = self._early, {}
+        for (sender, _), notice in early.items():
+            self.on_notice(sender, notice)
 
     def on_notice(self, sender: NodeId, notice: Notice) -> None:
         """A member has let in a start of another one."""
         members = self._book.members
-        if notice.kind != NoticeKind.START or not notice.starts or sender not in members:
+        if notice.kind != NoticeKind.START or not notice.starts:
             return
         owners = self._owners()
         member = members.get(owners.get(notice.directory, NONE))
-        if member is None:
+        if member is None or sender not in members:
+            self._early.pop((sender, notice.directory), None)
+            self._early[sender, notice.directory] = notice
+            if len(self._early) > MAX_EARLY:
+                del self._early[next(iter(self._early))]
             return
         known = self._let_in.get(notice.directory) or (self._starts.get(notice.directory, 0),)
         if member.id == sender or not known[0]:
