@@ -65,6 +65,9 @@ class Reader:
 
     closed = False
 
+    def close(self) -> None:
+        self.closed = True
+
     def __enter__(self) -> Self:
         return self
 
@@ -266,5 +269,18 @@ def test_what_follows_a_restore_waits_for_it(make: type[Listing]) -> None:
         assert b"restored" in written[0]
         assert b"last" not in written[0], "the view is of its moment"
         await work.applier.close()
+
+    run(check())
+
+
+def test_close_lets_a_snapshot_go_that_the_thread_has_left() -> None:
+    """The close may come between the end of the thread's turn and the next one, which is never ordered then."""
+
+    async def check() -> None:
+        work, reader = Run(Listing()), Reader()
+        work.applier._left.append(RestoreWork(cast("SnapshotReader", reader), SnapshotMeta(), b"book"))
+        await work.applier.close()
+        assert reader.closed
+        assert work.outcomes == []
 
     run(check())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
+import ssl
 import sys
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from syncline.platform.network import TcpNetwork
 from syncline.transport.limits import TransportLimits
 from syncline.transport.messages import PeerAddress
 from syncline.transport.peers import Transport
-from syncline.transport.tls import PeerTls
+from syncline.transport.tls import PeerTls, client_context
 from tests.unit.transport_support import (
     CLUSTER,
     PROMPT,
@@ -38,13 +40,16 @@ def run(request: pytest.FixtureRequest) -> Run:
     return runner(str(request.param))
 
 
-async def start(watch: Watch, node_id: int, limits: TransportLimits = PATIENT) -> tuple[Transport, FakeHandler]:
-    handler = FakeHandler(watch)
-    tls = PeerTls(
+def tls_of(node_id: int) -> PeerTls:
+    return PeerTls(
         certificate=str(FILES / f"node{node_id}.pem"),
         key=str(FILES / f"node{node_id}.key"),
         authority=str(FILES / "cluster-ca.pem"),
     )
+
+
+async def start(watch: Watch, node_id: int, limits: TransportLimits = PATIENT) -> tuple[Transport, FakeHandler]:
+    handler = FakeHandler(watch)
     transport = TurnTransport(
         TcpNetwork(),
         handler,
@@ -52,7 +57,7 @@ async def start(watch: Watch, node_id: int, limits: TransportLimits = PATIENT) -
         cluster_id=CLUSTER,
         bind="127.0.0.1:0",
         rng=random.Random(node_id),
-        tls=tls,
+        tls=tls_of(node_id),
         limits=limits,
     )
     await transport.start()
@@ -141,6 +146,35 @@ def test_stranger_that_speaks_no_tls_is_told_in_the_log(run: Run) -> None:
             await end.closed_by_other_end()
             await watch.until(lambda: first.counters.strangers == 1)
             assert watch.warned("no TLS") == 1
+            await first.close()
+
+    run(scenario())
+
+
+def test_tls_handshake_that_waits_at_the_accept_is_taken(run: Run) -> None:
+    """A busy node accepts late, and the first bytes of the members are there already."""
+
+    async def scenario() -> None:
+        with Watch() as watch:
+            first, handler = await start(watch, 1)
+            where = PeerAddress.parse(first.address)
+            context = client_context(tls_of(2))
+            dialled = [socket.create_connection((where.host, where.port)) for _ in range(3)]
+            handshakes = []
+            for end in dialled:
+                received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+                handshake = context.wrap_bio(received, sent, server_hostname=where.host)
+                with pytest.raises(ssl.SSLWantReadError):
+                    handshake.do_handshake()
+                handshakes.append((handshake, received, sent))
+                end.sendall(sent.read())  # the loop stands still meanwhile
+            for end, (handshake, received, sent) in zip(dialled, handshakes, strict=True):
+                reader, writer = await asyncio.open_connection(sock=end)
+                received.write(await reader.read(1 << 16))
+                handshake.do_handshake()
+                writer.write(sent.read())
+                writer.close()
+            await gets_in(watch, first, handler)
             await first.close()
 
     run(scenario())

@@ -205,9 +205,9 @@ class Applier:
     async def close(self) -> None:
         self._stopped = True
         await self._worker.close()
-        for work in self._behind_restore:
-            if isinstance(work, RestoreWork):
-                work.reader.close()
+        self._left.extend(self._behind_restore)
+        self._behind_restore.clear()
+        self._abandon()  # the thread has ended, perhaps just when it had something left
 
     def _run_here(self, work: Work) -> None:
         if self._stopped:

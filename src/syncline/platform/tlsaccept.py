@@ -3,6 +3,9 @@
 The event loops call `connection_made` after the TLS handshake. Until then the owner of a listening port can neither
 count a connection nor close it. So here the connection is accepted as plain TCP, its protocol is told, and TLS is
 started by hand.
+
+If the loop was busy, the client's first bytes wait at the accept already, and uvloop reads them before the turn in
+which TLS begins. They are kept, and given to TLS as soon as it has the connection.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from abc import abstractmethod
-from typing import cast
+from typing import Protocol, cast
 
 __all__ = ["TlsAccept", "TlsAware"]
 
@@ -36,15 +39,20 @@ class TlsAccept(asyncio.Protocol):
         self._timeout_s = timeout_s
         self._task: asyncio.Task[None] | None = None
         self._lost: Exception | None = None
+        self._transport: asyncio.Transport | None = None
+        self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        accepted = cast("asyncio.Transport", transport)
+        self._transport = accepted = cast("asyncio.Transport", transport)
         self._inner.tls_begins(accepted)
         self._task = asyncio.get_running_loop().create_task(self._establish(accepted), name="TLS handshake")
 
     def data_received(self, data: bytes) -> None:
-        """Both loops read no byte before the next turn, in which TLS begins."""
-        raise AssertionError(f"{len(data)} bytes came before the TLS handshake began")
+        """Before TLS has begun. One read is enough: the rest waits in the socket."""
+        assert self._transport is not None
+        self._received += data
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Lost before TLS began."""
@@ -52,13 +60,17 @@ class TlsAccept(asyncio.Protocol):
 
     async def _establish(self, transport: asyncio.Transport) -> None:
         early = _Early()
+        if self._lost is not None or transport.is_closing():
+            self._inner.tls_failed(self._lost or ConnectionAbortedError("closed before the TLS handshake"))
+            return
         try:
-            if self._lost is not None or transport.is_closing():
-                raise self._lost or ConnectionAbortedError("closed before the TLS handshake")
+            if self._received:
+                _give_later(transport, self._received)
             established = await asyncio.get_running_loop().start_tls(
                 transport, early, self._tls, server_side=True, ssl_handshake_timeout=self._timeout_s
             )
-        except (OSError, RuntimeError) as error:  # ssl.SSLError is an OSError; a loop refuses a closed transport
+        except Exception as error:  # noqa: BLE001 - whatever a loop raises, the owner must hear of the end
+            transport.abort()
             self._inner.tls_failed(error)
             return
         except asyncio.CancelledError:
@@ -72,6 +84,35 @@ class TlsAccept(asyncio.Protocol):
         self._inner.connection_made(established)
         if early.received:
             self._inner.data_received(bytes(early.received))
+
+
+class _Buffered(Protocol):
+    """The protocol that a loop puts under TLS, as far as it is used here (`asyncio.BufferedProtocol`)."""
+
+    def get_buffer(self, sizehint: int, /) -> memoryview: ...
+
+    def buffer_updated(self, nbytes: int, /) -> None: ...
+
+
+def _give_later(transport: asyncio.Transport, received: bytes) -> None:
+    """Give the bytes to the protocol that `start_tls`, which is called next, puts under TLS.
+
+    It tells that protocol of the connection in the next turn, so the bytes come in the turn after that is ordered. The
+    loop reads no socket in between.
+    """
+    loop = asyncio.get_running_loop()
+
+    def give() -> None:
+        under_tls = cast("_Buffered", transport.get_protocol())
+        rest = memoryview(received)
+        while rest and not transport.is_closing():
+            buffer = memoryview(under_tls.get_buffer(len(rest)))
+            count = min(len(buffer), len(rest))
+            buffer[:count] = rest[:count]
+            under_tls.buffer_updated(count)
+            rest = rest[count:]
+
+    loop.call_soon(loop.call_soon, give)
 
 
 class _Early(asyncio.Protocol):
