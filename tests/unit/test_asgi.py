@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
 from syncline.server.asgi import AsgiApp
+from syncline.server.making import TURN_BYTES
+from syncline.server.response import TEXT, Deferred, Response, bare
 from syncline.server.site import Site
 from tests.kv_double import FakeBackend
 from tests.support import run
@@ -105,6 +108,43 @@ def test_asgi_body_of_another_length_than_announced_is_400(announced: str, sent:
         assert (await mounted.ask("GET", "/key/a"))[2] == b"old"
 
     run(scenario())
+
+
+def mounted_pages(make: Callable[[], Response]) -> Mounted:
+    """An application whose answers are large, and made by `make`."""
+    mounted = Mounted()
+    mounted.app = AsgiApp(cast("Site", lambda _request, respond: respond(Deferred.by(make))))
+    return mounted
+
+
+def test_asgi_pages_of_many_clients_are_made_a_few_per_turn() -> None:
+    async def scenario() -> None:
+        made: list[int] = []
+
+        def make() -> Response:
+            made.append(1)
+            return bare(200, TEXT, bytes(TURN_BYTES * 3 // 4))
+
+        mounted = mounted_pages(make)
+        asked = [asyncio.create_task(mounted.ask("GET", "/page")) for _ in range(20)]
+        asked[7].cancel()
+        while len(made) < 19:
+            before = len(made)
+            await asyncio.sleep(0)
+            assert len(made) - before <= 2
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert [answer[0] for answer in answers if not isinstance(answer, BaseException)] == [200] * 19
+        assert len(made) == 19
+
+    run(scenario())
+
+
+def test_asgi_page_that_can_not_be_made_is_500(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> Response:
+        raise RuntimeError("no")
+
+    assert run(mounted_pages(fail).ask("GET", "/page"))[0] == 500
+    assert "by a fault of the server" in caplog.text
 
 
 def test_a_client_that_leaves_is_not_answered() -> None:

@@ -183,6 +183,14 @@ def test_bad_parameters_of_a_listing_are_refused(query: str) -> None:
     run(scenario())
 
 
+def test_listing_refusal_of_values_names_what_is_accepted() -> None:
+    async def scenario() -> None:
+        answer = await KvWire().ask("GET", "/keys?values=maybe")
+        assert error_in(answer)["message"] == "values='maybe': accepted are true and false, and base64"
+
+    run(scenario())
+
+
 @given(st.binary(min_size=1, max_size=30))
 def test_a_cursor_comes_back_as_the_key(key: bytes) -> None:
     assert decode_cursor(encode_cursor(key).encode()) == key

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from syncline.server.fields import is_host
 from syncline.server.limits import HttpLimits
+from syncline.server.making import Making
 from syncline.server.problems import RequestError
 from syncline.server.request import Request
 from syncline.server.response import Deferred, Response
@@ -36,6 +37,7 @@ class AsgiApp:
     def __init__(self, site: Site, *, max_body_bytes: int = HttpLimits().max_body_bytes) -> None:
         self._site = site
         self._max_body_bytes = max_body_bytes
+        self._making = Making()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Other kinds of connections are refused; `lifespan` is answered with nothing to do."""
@@ -68,7 +70,13 @@ class AsgiApp:
 
         self._site(request, respond)
         response = await future
-        return response.make() if isinstance(response, Deferred) else response
+        if not isinstance(response, Deferred):
+            return response
+        if self._making.has_time:
+            return self._making.make(response)
+        waiting = _Waiting(self._making, response)
+        self._making.later(waiting)
+        return await waiting.made
 
     async def _body(self, receive: Receive) -> bytes | None:
         parts, size = [], 0
@@ -84,6 +92,21 @@ class AsgiApp:
             parts.append(part)
             if not message.get("more_body", False):
                 return b"".join(parts)
+
+
+class _Waiting:
+    """A large answer that is made in a later turn of the loop."""
+
+    def __init__(self, making: Making, answer: Deferred) -> None:
+        self._making = making
+        self._answer = answer
+        self.flush_scheduled = False
+        self.made: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+
+    def flush(self) -> None:
+        """Make it, if the client is still there."""
+        if not self.made.done():
+            self.made.set_result(self._making.make(self._answer))
 
 
 def _check_length(scope: Scope, body: bytes) -> None:

@@ -128,14 +128,15 @@ class Parameters:
             raise RequestError(f"{name}={value!r}: accepted are {', '.join(choices)}")
         return value
 
-    def boolean(self, name: str) -> bool:
-        """`true`, `1` or nothing after the name; `false` or `0`; absent is false."""
+    def boolean(self, name: str, *, others: str = "") -> bool:
+        """`true`, `1` or nothing after the name; `false` or `0`; absent is false. `others`: what else the caller takes,
+        for the refusal."""
         raw = self._values.get(name)
         if raw is None or raw in _FALSE:
             return False
         if raw in _TRUE:
             return True
-        raise RequestError(f"{name}={raw.decode('utf-8', 'replace')!r}: accepted are true and false")
+        raise RequestError(f"{name}={raw.decode('utf-8', 'replace')!r}: accepted are true and false{others}")
 
     def integer(self, name: str, default: int, *, low: int, high: int) -> int:
         """A whole number between `low` and `high`."""

@@ -135,7 +135,7 @@ def _name(pair: str) -> str:
 def _values(parameters: Parameters) -> str:
     if parameters.octets("values") == b"base64":
         return "base64"
-    return "true" if parameters.boolean("values") else "false"
+    return "true" if parameters.boolean("values", others=", and base64") else "false"
 
 
 def encode_cursor(key: bytes) -> str:
