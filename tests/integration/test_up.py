@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.ports import free_block
+from tests.support_cli import syncline
 
 SYNCLINE = (sys.executable, "-m", "syncline")
 QUICK = {"SYNCLINE_ELECTION_S": "0.5", "SYNCLINE_HEARTBEAT_S": "0.05"}
@@ -51,13 +52,10 @@ class Up:
         return {node["name"]: node["pid"] for node in nodes}
 
     def run(self, *arguments: str, endpoints: str | None = None) -> str:
-        """What a command prints."""
-        environment = {**os.environ, "SYNCLINE_ENDPOINTS": endpoints or self.endpoints}
-        ran = subprocess.run(
-            [*SYNCLINE, *arguments], capture_output=True, text=True, timeout=LIMIT_S, check=False, env=environment
-        )
-        assert (ran.returncode, ran.stderr) == (0, ""), ran
-        return ran.stdout
+        """What a command prints. It runs in this process, as its start takes most of its time."""
+        ran = syncline(*arguments, endpoints=endpoints or self.endpoints)
+        assert (ran.status, ran.err) == (0, ""), ran
+        return ran.text
 
     def members(self) -> dict[str, dict[str, object]]:
         found = json.loads(self.run("status", "--json"))

@@ -123,6 +123,7 @@ def test_cli_endpoints_may_stand_before_the_command(keys: KeyDouble, server: Htt
     assert syncline("--endpoints", server.url, "get", "k").out == b"v"
     other = "http://127.0.0.1:9"
     assert syncline("--endpoints", other, "get", "k", "--endpoints", server.url).out == b"v", "the nearer one wins"
+    assert syncline("--endpoints", server.url, "get", "k", endpoints=other).out == b"v", "a word beats the environment"
 
 
 def test_cli_unreachable_default_cluster_names_up(monkeypatch: pytest.MonkeyPatch) -> None:

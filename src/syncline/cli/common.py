@@ -9,6 +9,7 @@ from typing import Final
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from syncline.cli.exits import failure_of
 from syncline.client import DEFAULT_TIMEOUT_S, AsyncClient
@@ -74,7 +75,7 @@ def client_command(function: Callable[..., Awaitable[None]]) -> Callable[..., No
     def command(
         *, endpoints: str | None, timeout_s: float | None, cacert: str | None, as_json: bool, **own: object
     ) -> None:
-        endpoints = endpoints or click.get_current_context().find_root().params.get("endpoints")
+        endpoints = _chosen_endpoints(endpoints)
         context = Context(
             endpoints=endpoints or DEFAULT_ENDPOINTS,
             endpoints_given=endpoints is not None,
@@ -90,6 +91,14 @@ def client_command(function: Callable[..., Awaitable[None]]) -> Callable[..., No
     for option in reversed(_OPTIONS):
         option(command)
     return command
+
+
+def _chosen_endpoints(own: str | None) -> str | None:
+    """What the command line says, after the command or before it; else the environment."""
+    context = click.get_current_context()
+    before = context.find_root().params.get("endpoints")
+    from_environment = context.get_parameter_source("endpoints") is ParameterSource.ENVIRONMENT
+    return before or own if from_environment else own or before
 
 
 def _advice(error: SynclineError, context: Context) -> str:

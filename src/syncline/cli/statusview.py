@@ -85,7 +85,8 @@ def _lines(survey: Survey) -> Iterator[str]:
         if row.fault:
             yield f"{row.name}: not healthy: {one_line(row.fault)}"
         if row.error is not None:
-            yield f"{row.name or row.http}: {one_line(row.error)}"
+            name = row.name or row.http or ""
+            yield one_line(row.error if not row.name and name in row.error else f"{name}: {row.error}")
         elif not row.member:
             yield f"{row.name}: answers, but is not a member of the cluster"
     if any(row.digest_agreement == "no_majority" for row in survey.members):
