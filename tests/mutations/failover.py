@@ -69,7 +69,7 @@ FAILOVER: tuple[Mutation, ...] = (
         "a snapshot that hides entries is ignored when a proposal is made again",
         "planted against the rule",
         snapshot_over_an_attempt_ignored,
-        (simulator_hunt("no proposal is applied twice|what a proposal was told", "bursts", "late-reads", "transfer"),),
+        (simulator_hunt("no proposal is applied twice|what a proposal was told", "snapshot-over-forwards"),),
     ),
     Mutation(
         "the term of a forwarded proposal is not compared",

@@ -33,7 +33,7 @@ NEWER: tuple[Mutation, ...] = (
         published.vote_cleared_at_timeout_now,
         (
             trace_hunt("a_node_that_may_not_campaign_keeps_its_vote_when_told_to"),
-            simulator_hunt("changed its vote", "transfer", "joint", "slow-threads", "demote"),
+            simulator_hunt("changed its vote", "transfer-at-change"),
         ),
     ),
     Mutation(
@@ -191,7 +191,11 @@ NEWER: tuple[Mutation, ...] = (
         "a proposal over which a snapshot has gone is told `not_applied`",
         "planted before, seen by chance",
         nodes.jumped_proposal_told_not_applied,
-        (simulator_hunt("what a proposal was told is true", "bursts", "late-reads", "transfer"),),
+        (
+            simulator_hunt(
+                "what a proposal was told is true|acknowledged writes are there once", "snapshot-over-forwards"
+            ),
+        ),
     ),
     Mutation(
         "a segment of the log dropped one too early",

@@ -1,19 +1,24 @@
-"""Commands of programs that a change of leader meets: bursts of them, some fenced, and forwards that come late."""
+"""Commands of programs that a change of leader meets: bursts of them, forwards that come late, and snapshots."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, TypeAlias
 
 from syncline.consensus.types import NodeId
 from syncline.kv.commands import Put, encode_command
 from syncline.node.futures import ApplyFuture
 from syncline.node.raft import Raft
+from syncline.testing.cluster import LOOK_S
 from syncline.testing.faults.base import Trouble
+from syncline.testing.faults.snapshots import LINK_S, fall_behind
 from syncline.testing.invariants.proposals import Proposed, fenced_in
+from syncline.testing.simserver import SimServer
 from syncline.transport.messages import Forward, ForwardReply, PeerMessage
 
-__all__ = ["bursts", "late_forwards"]
+__all__ = ["bursts", "late_forwards", "snapshot_over_forwards"]
 
 Send: TypeAlias = Callable[[NodeId, PeerMessage], bool]
 
@@ -21,6 +26,9 @@ KEY: Final = b"burst"
 
 NEVER: Final = 2**62
 """A revision that no key has: the condition fails, so the command changes nothing that clients see."""
+
+PATIENT_S: Final = 10.0
+"""The deadline of commands that must still wait when a snapshot arrives."""
 
 
 async def bursts(trouble: Trouble) -> None:
@@ -36,18 +44,18 @@ async def bursts(trouble: Trouble) -> None:
         timeout_s = rng.choice([0.3, 1.0, 3.0])
         first, count = count, count + len(fenced)
 
-        def propose(
-            raft: Raft = raft, fenced: list[bool] = fenced, first: int = first, timeout_s: float = timeout_s
-        ) -> None:
-            if raft._driver.stopped:
-                return
-            for number, fence in enumerate(fenced, first):
-                term = raft._driver.core.term if fence else 0
-                future = _propose(raft, number, term, timeout_s)
-                if future.number:
-                    trouble.proposed.append(Proposed(raft.node_id, future.number, future))
+        server.call(partial(_propose_all, trouble, raft, fenced, first, timeout_s))
 
-        server.call(propose)
+
+def _propose_all(trouble: Trouble, raft: Raft, fenced: Sequence[bool], first: int, timeout_s: float) -> None:
+    """Propose several commands on one node, numbered from `first`, and note what is told of each."""
+    if raft._driver.stopped:
+        return
+    for number, fence in enumerate(fenced, first):
+        term = raft._driver.core.term if fence else 0
+        future = _propose(raft, number, term, timeout_s)
+        if future.number:
+            trouble.proposed.append(Proposed(raft.node_id, future.number, future))
 
 
 def _propose(raft: Raft, number: int, term: int, timeout_s: float) -> ApplyFuture:
@@ -91,3 +99,44 @@ async def late_forwards(trouble: Trouble) -> None:
             setattr(transport, "send", original)  # noqa: B010
             if server.driver is driver:
                 server.call(release)
+
+
+async def snapshot_over_forwards(trouble: Trouble) -> None:
+    """The leader takes what a member forwards; the member gets a snapshot in place of the entries, and a new leader.
+
+    So it never meets its proposals in the log, and must not conclude that they are in none.
+    """
+    cluster, count = trouble.cluster, 0
+    while True:
+        await trouble.wait(3.0)
+        leader, behind = cluster.current_leader(), trouble.some()
+        if leader is None or behind is None or leader is behind or not trouble.is_free(leader):
+            continue
+        raft = behind.raft
+        if raft is None or not behind.running or behind.paused:
+            continue
+        for name in trouble.names():
+            if name != behind.name:
+                cluster.network.cut(name, behind.name, one_way=True)
+        cluster.note("network", f"{behind.name} receives nothing; what it sends arrives")
+        commands = trouble.rng.randint(1, 4)
+        behind.call(partial(_propose_all, trouble, raft, [False] * commands, count, PATIENT_S))
+        count += commands
+        await asyncio.sleep(LOOK_S * trouble.rng.uniform(0.5, 3.0))
+        await fall_behind(trouble, leader, behind)
+        before = _applied(behind)
+        cluster.heal()
+        await _moved_on(trouble, behind, before)
+        await trouble.operator.transfer(0)
+
+
+async def _moved_on(trouble: Trouble, server: SimServer, before: int) -> None:
+    """Wait until the server has applied more than `before`, but not for long."""
+    loop = trouble.cluster.loop
+    end_s = loop.true_time() + LINK_S
+    while loop.true_time() < end_s and server.running and _applied(server) == before:  # noqa: ASYNC110 - simulated
+        await asyncio.sleep(LOOK_S)
+
+
+def _applied(server: SimServer) -> int:
+    return server.driver.applied if server.driver is not None else 0

@@ -17,6 +17,7 @@ from syncline.testing.faults import (
     proposals,
     reads,
     snapshots,
+    transfers,
 )
 from syncline.testing.faults.base import Fault
 
@@ -79,6 +80,8 @@ FAULTS: Final[dict[str, Fault]] = {
     "bursts": proposals.bursts,
     "late-forwards": proposals.late_forwards,
     "uneven": networks.uneven,
+    "snapshot-over-forwards": proposals.snapshot_over_forwards,
+    "transfer-at-change": transfers.transfer_at_change,
 }
 
 LATER: Final[dict[str, float]] = {
@@ -103,6 +106,8 @@ LATER: Final[dict[str, float]] = {
     "bursts": 0.2,
     "late-forwards": 0.15,
     "uneven": 0.15,
+    "snapshot-over-forwards": 0.1,
+    "transfer-at-change": 0.1,
 }
 """The share of seeds that have each of the faults that came when there were seeds already whose failures are
 remembered: drawn apart, so that to most of those seeds nothing has changed."""
