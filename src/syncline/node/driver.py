@@ -393,7 +393,7 @@ class Driver:
                 applied = self.applied
                 self._carry_out()
                 applies += self.applied != applied
-            self.parts.intake.look()
+            self.parts.intake.look(self.core.raft.log.committed - self.applied)
             self.parts.transport.flush()
         except Exception as error:  # noqa: BLE001 - see `fail`
             self.fail(error)

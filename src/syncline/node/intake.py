@@ -78,9 +78,9 @@ class Intake:
 
     # -- the backlog --------------------------------------------------------------------------------------------------
 
-    def look(self) -> None:
-        """Compare what is committed and what is applied. Called once in each turn of the node's loop."""
-        self.is_full = self._core.commit - self._applied() > MAX_BACKLOG_ENTRIES
+    def look(self, waiting: int) -> None:
+        """So many entries are committed and not applied. Called once in each turn of the node's loop."""
+        self.is_full = waiting > MAX_BACKLOG_ENTRIES
 
     def backlog_full(self) -> BacklogFull:
         """The refusal of a command while `is_full`, or while the core has too many bytes that are not applied."""

@@ -158,7 +158,7 @@ class BulkChannel:
         return taken
 
     def flush(self) -> None:
-        if self._connection is not None and self.up and not self._held:
+        if self._outbox.queued_bytes and self._connection is not None and self.up and not self._held:
             self._outbox.flush(self._connection)
             if self._append_queued:
                 self._append_queued = False

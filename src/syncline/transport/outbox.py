@@ -54,6 +54,8 @@ class Outbox:
 
     def flush(self, connection: Connection) -> None:
         """Write what is queued, in frames of about `batch_bytes`."""
+        if not self._queue:
+            return
         queue, self._queue = self._queue, []
         queued_bytes, self.queued_bytes = self.queued_bytes, 0
         if queued_bytes <= self._limits.batch_bytes and len(queue) <= MAX_BATCH_MESSAGES:
@@ -71,8 +73,6 @@ class Outbox:
         self._write(connection, part, part_bytes)
 
     def _write(self, connection: Connection, messages: list[PeerMessage], size_bytes: int) -> None:
-        if not messages:
-            return
         try:
             connection.send(_batch(messages, self._echo(size_bytes)))
         except FrameError as error:
