@@ -145,7 +145,7 @@ def test_machine_answer_to_be_awaited_stops_the_node() -> None:
 )
 def test_machine_batch_of_wrong_answers_is_named(answers: Callable[[], object], named: str) -> None:
     with pytest.raises(NodeFailed, match=named):
-        check_answers(Listing(), [FIRST, SECOND], answers())
+        check_answers(Listing(), [FIRST, SECOND], answers(), set())
 
 
 def test_machine_apply_that_raises_is_logged_with_the_entry(caplog: pytest.LogCaptureFixture) -> None:

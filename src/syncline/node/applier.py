@@ -185,6 +185,8 @@ class Applier:
         self._restoring = False
         self._stopped = False
         self._pace = Pace()
+        self._plain_types: set[type] = set()
+        """Types of answers that are not awaitable: see `check_answers`."""
         self._now_s = workers.now_s
         self._left: deque[Work] = deque()
         """Of the thread alone: what it has taken, and not done; the first may be the rest of one that it has begun."""
@@ -373,7 +375,7 @@ class Applier:
 
     def _apply_batch(self, machine: BatchingFSM, commands: list[Command]) -> Sequence[object]:
         try:
-            return check_answers(self._fsm, commands, machine.apply_batch(commands))
+            return check_answers(self._fsm, commands, machine.apply_batch(commands), self._plain_types)
         except RAISED as error:
             apply_failed(self._fsm, "apply_batch", commands, error)
 

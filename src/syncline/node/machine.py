@@ -34,6 +34,9 @@ log = logging.getLogger("syncline.node")
 SHOWN_BYTES: Final = 64
 """Of a command in an error's text."""
 
+MAX_KNOWN_TYPES: Final = 64
+"""Of answers, remembered by one applier. A program may make types without end; this many are all that usually come."""
+
 METHODS: Final = ("apply", "snapshot", "restore")
 OPTIONAL_METHODS: Final = ("apply_batch", "check")
 
@@ -104,19 +107,23 @@ def check_answer(fsm: FSM, entry: Entry, answer: object) -> object:
     return answer
 
 
-def check_answers(fsm: FSM, entries: Sequence[Entry], answers: object) -> Sequence[object]:
-    """The answers of `apply_batch`. Raises NodeFailed if they are not one for each entry."""
+def check_answers(fsm: FSM, entries: Sequence[Entry], answers: object, known: set[type]) -> Sequence[object]:
+    """The answers of `apply_batch`. Raises NodeFailed if they are not one for each entry, or are to be awaited.
+
+    `known` has the types that were found not to be awaitable before: to ask again takes longer than the rest of this.
+    """
     rows: Sequence[object] | None
     if type(answers) is list:  # as nearly always: a question to an abstract class costs more than the rest of this
         rows = answers
     else:
         rows = answers if isinstance(answers, Sequence) and not isinstance(answers, str | bytes) else None
     if rows is not None and len(rows) == len(entries):
-        for kind in set(map(type, rows)):  # a few kinds, however many answers
-            if hasattr(kind, "__await__"):  # what makes an `Awaitable`; to ask the abstract class takes longer
-                for entry, answer in zip(entries, rows, strict=True):
-                    check_answer(fsm, entry, answer)
-                break
+        kinds = set(map(type, rows))
+        if not kinds <= known:
+            for entry, answer in zip(entries, rows, strict=True):
+                check_answer(fsm, entry, answer)
+            if len(known) < MAX_KNOWN_TYPES:
+                known |= kinds
         return rows
     method, span = _method(fsm, "apply_batch"), f"entries {entries[0].index} to {entries[-1].index}"
     if rows is not None:
