@@ -28,7 +28,7 @@ def answer_of_an_older_attempt_taken(patch: pytest.MonkeyPatch) -> None:
         forwarding.on_reply(reply, applied)
 
     patch.setattr(Proposals, "awaiting", awaiting)
-    patch.setattr(Forwarding, "on_answer", on_answer)
+    patch.setattr(Forwarding, "on_answer", on_answer)  # it looks at the attempt, too
 
 
 def snapshot_over_an_attempt_ignored(patch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,7 @@ FAILOVER: tuple[Mutation, ...] = (
         "the answer to an older attempt of a proposal is taken",
         "the code before the rule",
         answer_of_an_older_attempt_taken,
-        (simulator_hunt("no proposal is applied twice", "bursts", "late-forwards", "transfer", "delay"),),
+        (simulator_hunt("no proposal is applied twice", "late-refusals"),),
     ),
     Mutation(
         "a snapshot that hides entries is ignored when a proposal is made again",

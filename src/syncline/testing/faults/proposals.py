@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 
 from syncline.consensus.types import NodeId
 from syncline.kv.commands import Put, encode_command
+from syncline.node.driver import Driver
 from syncline.node.futures import ApplyFuture
 from syncline.node.raft import Raft
 from syncline.testing.cluster import LOOK_S
@@ -18,7 +19,7 @@ from syncline.testing.invariants.proposals import Proposed, fenced_in
 from syncline.testing.simserver import SimServer
 from syncline.transport.messages import Forward, ForwardReply, PeerMessage
 
-__all__ = ["bursts", "late_forwards", "snapshot_over_forwards"]
+__all__ = ["bursts", "late_forwards", "late_refusals", "snapshot_over_forwards"]
 
 Send: TypeAlias = Callable[[NodeId, PeerMessage], bool]
 
@@ -63,6 +64,39 @@ def _propose(raft: Raft, number: int, term: int, timeout_s: float) -> ApplyFutur
     return raft.apply(encode_command(Put(KEY, value, expect=NEVER)), timeout=timeout_s, term=term or None)
 
 
+class _Held:
+    """Messages of a server that stay under way from now on until `release`. Then all pass, even if others wrap this."""
+
+    def __init__(self, driver: Driver, wanted: Callable[[NodeId, PeerMessage], bool]) -> None:
+        self._transport = driver.parts.transport
+        self._original: Send = self._transport.send
+        self._wanted = wanted
+        self._messages: list[tuple[NodeId, PeerMessage]] = []
+        self._over = False
+        self._own: Send = self._send
+        setattr(self._transport, "send", self._own)  # noqa: B010 - as the simulation's observer does
+
+    def _send(self, to: NodeId, message: PeerMessage) -> bool:
+        if not self._over and self._wanted(to, message):
+            self._messages.append((to, message))
+            return True
+        return self._original(to, message)
+
+    def release(self) -> None:
+        """Send what was held, in its order."""
+        self._over = True
+        while self._messages:
+            self._original(*self._messages.pop(0))
+
+    def end(self, server: SimServer, driver: Driver) -> None:
+        """Let messages pass, and have the server send what was held, if its process is still the same."""
+        self._over = True
+        if self._transport.send is self._own:
+            setattr(self._transport, "send", self._original)  # noqa: B010
+        if server.driver is driver:
+            server.call(self.release)
+
+
 async def late_forwards(trouble: Trouble) -> None:
     """What a server forwards, and its answers to forwards, stays under way for a while; its other messages do not.
 
@@ -74,31 +108,50 @@ async def late_forwards(trouble: Trouble) -> None:
         driver = server.driver if server is not None and server.running else None
         if server is None or driver is None:
             continue
-        transport = driver.parts.transport
-        original, held = transport.send, list[tuple[NodeId, PeerMessage]]()
-
-        def send(
-            to: NodeId,
-            message: PeerMessage,
-            original: Send = original,
-            held: list[tuple[NodeId, PeerMessage]] = held,
-        ) -> bool:
-            if isinstance(message, Forward | ForwardReply):
-                held.append((to, message))
-                return True
-            return original(to, message)
-
-        def release(original: Send = original, held: list[tuple[NodeId, PeerMessage]] = held) -> None:
-            for to, message in held:
-                original(to, message)
-
-        setattr(transport, "send", send)  # noqa: B010 - as the simulation's observer does
+        held = _Held(driver, lambda _to, message: isinstance(message, Forward | ForwardReply))
         try:
             await trouble.last(0.3, 4.0)
         finally:
-            setattr(transport, "send", original)  # noqa: B010
-            if server.driver is driver:
-                server.call(release)
+            held.end(server, driver)
+
+
+async def late_refusals(trouble: Trouble) -> None:
+    """A forward reaches its leader after a transfer, just before the new leader is sent the same proposals.
+
+    So the old leader's refusal arrives while the second attempt is under way, and says nothing about that one.
+    """
+    cluster, count = trouble.cluster, 0
+    while True:
+        await trouble.wait(1.0)
+        leader, server = cluster.current_leader(), trouble.some()
+        if leader is None or server is None or leader is server or server.paused:
+            continue
+        raft, driver = server.raft, server.driver
+        others = [one for one in trouble.up() if one.running and one not in (leader, server)]
+        if raft is None or driver is None or not others:
+            continue
+        held = _hold_forwards_to(cluster.node_id(leader), driver)
+        commands = trouble.rng.randint(1, 4)
+        server.call(partial(_propose_all, trouble, raft, [False] * commands, count, PATIENT_S))
+        count += commands
+        try:
+            await asyncio.sleep(LOOK_S * trouble.rng.uniform(0.1, 1.0))
+            await trouble.operator.transfer(cluster.node_id(trouble.rng.choice(others)))
+            await trouble.last(0.1, 0.5)
+        finally:
+            held.end(server, driver)
+
+
+def _hold_forwards_to(leader: NodeId, driver: Driver) -> _Held:
+    """Hold what is forwarded to this leader, until another one is sent a forward."""
+
+    def wanted(to: NodeId, message: PeerMessage) -> bool:
+        if isinstance(message, Forward) and to != leader:
+            held.release()
+        return isinstance(message, Forward) and to == leader
+
+    held = _Held(driver, wanted)
+    return held
 
 
 async def snapshot_over_forwards(trouble: Trouble) -> None:

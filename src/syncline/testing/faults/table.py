@@ -81,6 +81,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "late-forwards": proposals.late_forwards,
     "uneven": networks.uneven,
     "snapshot-over-forwards": proposals.snapshot_over_forwards,
+    "late-refusals": proposals.late_refusals,
     "transfer-at-change": transfers.transfer_at_change,
 }
 
@@ -107,6 +108,7 @@ LATER: Final[dict[str, float]] = {
     "late-forwards": 0.15,
     "uneven": 0.15,
     "snapshot-over-forwards": 0.1,
+    "late-refusals": 0.1,
     "transfer-at-change": 0.1,
 }
 """The share of seeds that have each of the faults that came when there were seeds already whose failures are
