@@ -26,6 +26,8 @@ class Hunt:
     hunter: Hunter
     expects: str
     limit: int = 1
+    slow: bool = False
+    """Left to `make soak`: another hunt of the same bug is quick."""
 
 
 @dataclass(frozen=True, slots=True)

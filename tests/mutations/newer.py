@@ -23,7 +23,7 @@ def _cores(expects: str, limit: int, settings: Callable[[random.Random], Setting
 
 def _default_seeds(expects: str, limit: int = 40) -> Hunt:
     """What `python -m syncline.testing.simulate --seeds 1-40 --sim-seconds 2` runs."""
-    return Hunt("default seeds", simulator(Options(sim_seconds=2.0)), expects, limit)
+    return Hunt("default seeds", simulator(Options(sim_seconds=2.0)), expects, limit, slow=True)
 
 
 NEWER: tuple[Mutation, ...] = (

@@ -9,7 +9,8 @@ import pytest
 
 from syncline.consensus.types import Message
 from syncline.transport.handshake import Welcome
-from syncline.transport.wire import Batch
+from syncline.transport.messages import DIGEST_BYTES, DigestReport
+from syncline.transport.wire import MAX_BATCH_REPORTS, Batch
 from tests.unit.transport_support import (
     CLUSTER,
     PROMPT,
@@ -63,6 +64,23 @@ class TestLimits:
                 assert first.send(2, append(1, 2, 50_000))
                 assert not first.send(2, append(1, 2, 50_000))
                 await second_handler.received(1)
+
+        run(scenario())
+
+    def test_reports_above_the_limit_of_a_batch_are_split(self, run: Run) -> None:
+        """A node that applies many entries in one turn reports many digests: its peer must not refuse the frame."""
+
+        async def scenario() -> None:
+            async with cluster() as nodes:
+                first, _, _, second_handler = await nodes.pair(QUICK)
+                for point in range(2 * MAX_BATCH_REPORTS + 1):
+                    assert first.send(2, DigestReport(point + 1, 1, bytes(DIGEST_BYTES)))
+                    assert first.send(2, heartbeat(1, 2, point))
+                received = await second_handler.received(4 * MAX_BATCH_REPORTS + 2)
+                points = [message.point for message in received if isinstance(message, DigestReport)]
+                assert points == list(range(1, 2 * MAX_BATCH_REPORTS + 2))
+                assert first.stats()[2].connected
+                assert first.stats()[2].last_error is None
 
         run(scenario())
 

@@ -9,7 +9,7 @@ from syncline.errors import FrameError
 from syncline.transport.connection import Connection
 from syncline.transport.limits import TransportLimits
 from syncline.transport.messages import DigestReport, Forward, Notice, PeerMessage
-from syncline.transport.wire import MAX_BATCH_MESSAGES, Batch, message_size_bytes
+from syncline.transport.wire import MAX_BATCH_MESSAGES, MAX_BATCH_REPORTS, Batch, message_size_bytes
 
 __all__ = ["Outbox"]
 
@@ -34,6 +34,8 @@ class Outbox:
         self._too_large = too_large
         self._echo = echo
         self._queue: list[PeerMessage] = []
+        self._reports = 0
+        """How many of the queue are digest reports: a batch may hold few of them."""
 
     def add(self, message: PeerMessage, unsent_bytes: int) -> bool:
         """Queue a message; `unsent_bytes` wait in the connection already. False: there is no room for it."""
@@ -43,13 +45,15 @@ class Outbox:
             return False
         self._queue.append(message)
         self.queued_bytes += size
+        if isinstance(message, DigestReport):
+            self._reports += 1
         return True
 
     def clear(self) -> int:
         """Forget what is queued; returns how many messages."""
         count = len(self._queue)
         self._queue = []
-        self.queued_bytes = 0
+        self.queued_bytes = self._reports = 0
         return count
 
     def flush(self, connection: Connection) -> None:
@@ -58,14 +62,16 @@ class Outbox:
             return
         queue, self._queue = self._queue, []
         queued_bytes, self.queued_bytes = self.queued_bytes, 0
-        if queued_bytes <= self._limits.batch_bytes and len(queue) <= MAX_BATCH_MESSAGES:
+        reports, self._reports = self._reports, 0
+        most = MAX_BATCH_MESSAGES if reports <= MAX_BATCH_REPORTS else MAX_BATCH_REPORTS
+        if queued_bytes <= self._limits.batch_bytes and len(queue) <= most:
             self._write(connection, queue, queued_bytes)
             return
         part: list[PeerMessage] = []
         part_bytes = 0
         for message in queue:
             size = message_size_bytes(message)
-            if part and (part_bytes + size > self._limits.batch_bytes or len(part) == MAX_BATCH_MESSAGES):
+            if part and (part_bytes + size > self._limits.batch_bytes or len(part) == most):
                 self._write(connection, part, part_bytes)
                 part, part_bytes = [], 0
             part.append(message)

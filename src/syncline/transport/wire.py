@@ -52,7 +52,8 @@ MAX_BATCH_PROPOSALS: Final = 131072
 frame full of tiny ones would hold it up until another leader is elected, and then that one."""
 
 MAX_BATCH_REPORTS: Final = 64
-"""Digests in one batch: a node keeps fewer."""
+"""Digests in one batch: a node keeps fewer. The sender splits what is more: see `Outbox`."""
+
 GROUP: Final = 0
 """The Raft group of all messages: the only one today."""
 
