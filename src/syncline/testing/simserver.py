@@ -282,7 +282,8 @@ class SimServer:
     def call(self, function: Callable[[], Result]) -> asyncio.Future[Result]:
         """Run `function` inside the process: by its clock, and only while it is not paused.
 
-        The future is the caller's, outside; it never ends where the process is gone first.
+        The future is the caller's, outside; it never ends where the process is gone first. What `function` calls must
+        be of this process: a `raft` that was taken before an `await` may be of one that was killed.
         """
         loop = self._cluster.loop
         answer: asyncio.Future[Result] = loop.create_future()

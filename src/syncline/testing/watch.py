@@ -81,12 +81,13 @@ class Watch(Observer):
         view.lives += 1
         view.starts += 1
         _settle(view, driver)
-        assert server.process is not None
-        self._by_process = {process: held for process, held in self._by_process.items() if not process.killed}
-        self._by_process[server.process] = view
+        process = server.process
+        assert process is not None
+        self._by_process = {living: held for living, held in self._by_process.items() if not living.killed}
+        self._by_process[process] = view
         core.__class__ = _watched_core(self, view)
-        _watch_log(self, view, driver)
-        _watch_transport(self, view, driver)
+        _watch_log(self, view, driver, process)
+        _watch_transport(self, view, driver, process)
         _watch_snapshots(self, view, driver, server.disk)
         self._applied(view)
 
@@ -105,6 +106,11 @@ class Watch(Observer):
             return
         kind = "a sound node starts" if server.condition is Condition.REFUSED else "a sound node goes on"
         self._verdict.broken(kind, f"{server.name} {server.condition.value}: {server.error}")
+
+    def acts(self, view: View, process: SimNode, what: str) -> None:
+        """A process writes or sends. If it was killed, the test kit has called into it: what follows proves nothing."""
+        if process.killed:
+            self._verdict.broken("a killed process does nothing", f"a killed process of {view.name} {what}")
 
     def answered(self, server: SimServer, answer: Answer) -> None:
         for call in self.on_answered:
@@ -230,11 +236,12 @@ def _watched_core(watch: Watch, view: View) -> type[RawNode]:
     return WatchedCore
 
 
-def _watch_log(watch: Watch, view: View, driver: Driver) -> None:
+def _watch_log(watch: Watch, view: View, driver: Driver, process: SimNode) -> None:
     wal, durable = driver.parts.wal, view.durable
     original_begin, original_finish, original_write = wal.begin, wal.finish, wal.write
 
     def begin(batch: Sequence[WalWrite]) -> File | None:
+        watch.acts(view, process, "writes to its log")
         durable.writing = batch
         return original_begin(batch)
 
@@ -246,6 +253,7 @@ def _watch_log(watch: Watch, view: View, driver: Driver) -> None:
         return result
 
     def write(batch: Sequence[WalWrite]) -> WriteResult:
+        watch.acts(view, process, "writes to its log")
         durable.writing = batch
         return original_write(batch)
 
@@ -253,11 +261,12 @@ def _watch_log(watch: Watch, view: View, driver: Driver) -> None:
         setattr(wal, replacement.__name__, replacement)
 
 
-def _watch_transport(watch: Watch, view: View, driver: Driver) -> None:
+def _watch_transport(watch: Watch, view: View, driver: Driver, process: SimNode) -> None:
     transport = driver.parts.transport
     original = transport.send
 
     def send(to: NodeId, message: PeerMessage) -> bool:
+        watch.acts(view, process, "sends a message")
         if isinstance(message, Message) and message.type in PROMISES:
             for call in watch.on_promised:
                 call(view, to, message)

@@ -61,7 +61,8 @@ async def _fill(leader: SimServer) -> None:
     for _ in range(ENTRIES):
         _ask(leader, raft.barrier)
     await asyncio.sleep(LOOK_S * ENTRIES / 10)
-    _ask(leader, lambda: asyncio.ensure_future(raft.snapshot()))
+    if leader.raft is raft:  # the process may have been killed meanwhile, and another one may run in its place
+        _ask(leader, lambda: asyncio.ensure_future(raft.snapshot()))
 
 
 def _ask(server: SimServer, what: Callable[[], asyncio.Future[Any]]) -> None:
