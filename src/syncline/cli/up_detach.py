@@ -28,7 +28,7 @@ LOG_BYTES: Final = 8 << 20
 
 
 class DetachedView(PlainView):
-    """Plain lines in `DATA-DIR/up.log`, made new at each start; what is told when it is ready goes through a pipe.
+    """Plain lines in `DATA-DIR/up.log`, made new at each start; the line that says "ready" goes through a pipe.
 
     As long as the shell waits, the error output is that pipe: a start that fails tells its reason there.
     """

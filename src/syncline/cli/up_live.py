@@ -107,7 +107,7 @@ class LiveView:
         return live
 
     def _begin_again(self) -> None:
-        """After a change of the width: the terminal has broken the lines anew, so that the table can't be found."""
+        """After a change of the width: the terminal has broken the lines again, so that the table can't be found."""
         self._live.transient = True
         self._live.stop()
         self._console.control(Control.clear(), Control.home())

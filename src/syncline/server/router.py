@@ -1,8 +1,8 @@
 """From a path to the function that answers it.
 
 Patterns are exact (`/keys`), take one segment (`/livez/{check}`), or take all the rest, slashes included
-(`/key/{key...}`). The argument is given percent-decoded, as bytes. A path that nobody takes is a 404, a method that
-nobody takes a 405 with `Allow`; GET routes answer HEAD as well, and each route answers OPTIONS.
+(`/key/{key...}`). The argument is given percent-decoded, as bytes. A path without a route gets 404, a method
+without one 405 with `Allow`. GET routes answer HEAD as well, and each route answers OPTIONS.
 
 A handler is a plain function that answers now or later; `coroutine` makes one of a coroutine function, for the routes
 that are called by people rather than thousands of times a second.

@@ -15,7 +15,7 @@ NEARLY_FULL: Final = 0.95
 """Of the store's limit: above it the next large put is refused."""
 
 REMEMBERED_S: Final = 60.0
-"""A refusal for want of space is told of for so long: no put need come meanwhile, and probes come more often."""
+"""For so long probes report a refusal for want of space: they come more often than puts."""
 
 DISK_SPACE: Final = "disk_space"
 STORE_SPACE: Final = "store_space"

@@ -1,4 +1,4 @@
-"""Trouble in the middle of a joint membership: the time in which two majorities are needed, and somebody must leave it.
+"""Trouble in the middle of a joint membership: the time in which two majorities are needed, and a leader must leave it.
 
 It is over in a moment if all goes well. So this begins a change and strikes when a server has entered it.
 """
