@@ -8,7 +8,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import msgspec
 import uvloop
@@ -346,6 +346,10 @@ class RawEnd:
             await self.writer.wait_closed()
 
 
+ACCEPT_TURNS: Final = 5
+"""Turns of the loop from the accept of a connection to its arrival: one that is on its way must be closed, too."""
+
+
 @asynccontextmanager
 async def raw_listener() -> AsyncIterator[tuple[str, asyncio.Queue[RawEnd]]]:
     """A port on which the test itself answers: its address, and the connections that come."""
@@ -363,6 +367,8 @@ async def raw_listener() -> AsyncIterator[tuple[str, asyncio.Queue[RawEnd]]]:
         yield f"{host}:{port}", arrivals
     finally:
         server.close()
+        for _ in range(ACCEPT_TURNS):
+            await asyncio.sleep(0)
         for end in ends:
             end.writer.transport.abort()
             await end.close()
