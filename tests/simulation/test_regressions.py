@@ -162,3 +162,9 @@ def test_joiner_that_moves_before_it_has_a_log_is_found() -> None:
     faults = "shrink,joint,remove,add,promote,demote,move,crash-at-answer,lose-at-answer,power,transfer,snapshot,cut"
     report = run_seed(8830024, Options(sim_seconds=3.0, faults=(*faults.split(","), "isolate-leader")))
     assert report.failure is None, report.failure
+
+
+def test_registry_of_a_node_that_loads_a_snapshot_is_not_compared() -> None:
+    """Its snapshot came while the log of its start was applied: the changes in that log had no effect any more."""
+    report = run_seed(101078, Options(sim_seconds=2.0))
+    assert report.failure is None, report.failure

@@ -165,7 +165,11 @@ class MembersAreListed(Invariant):
 
 
 class EqualRegistries(Invariant):
-    """The member registries of two nodes that have applied the same index are equal."""
+    """The member registries of two nodes that have applied the same index are equal.
+
+    A node that has accepted a snapshot and not loaded it is left out: the membership in force is that of the snapshot
+    already, so older changes have no effect, and the snapshot's registry takes the place of this one.
+    """
 
     name = "equal member registries"
 
@@ -174,6 +178,8 @@ class EqualRegistries(Invariant):
         self._registries: dict[int, tuple[bytes, str]] = {}
 
     def applied(self, view: View) -> None:
+        if view.driver.restoring:
+            return
         index, registry = view.driver.applied, view.driver.parts.book.dump()
         first, name = self._registries.setdefault(index, (registry, view.name))
         if first != registry:
