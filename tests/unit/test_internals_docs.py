@@ -14,6 +14,8 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 SOURCE: Final = ROOT / "src" / "syncline"
 INTERNALS: Final = ROOT / "docs" / "internals"
 ARCHITECTURE: Final = (ROOT / "ARCHITECTURE.md").read_text()
+DOCS: Final = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+LINK: Final = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)")
 FLOORS: Final = sorted(path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists())
 
 DOTTED: Final = re.compile(r"\bsyncline(?:\.\w+)+")
@@ -90,3 +92,15 @@ def test_internals_page_of_a_floor_names_each_of_its_files(floor: str) -> None:
     files = {str(path.relative_to(SOURCE)) for path in (SOURCE / floor).rglob("*.py") if path.name != "__init__.py"}
     assert files - set(FILE.findall(text)) == set(), f"give them a row in docs/internals/{floor}.md"
     assert "```" in text, f"docs/internals/{floor}.md has no figure"
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_docs_links_lead_to_files_that_exist(path: Path) -> None:
+    assert [link for link in LINK.findall(path.read_text()) if not (path.parent / link).exists()] == []
+
+
+def test_docs_index_names_each_page() -> None:
+    index = ROOT / "docs" / "README.md"
+    named = {(index.parent / link).resolve() for link in LINK.findall(index.read_text())}
+    pages = {path for path in DOCS if path.parent != ROOT / "docs" / "benchmarks"} - {index}
+    assert {str(path.relative_to(ROOT)) for path in pages - named} == set()
