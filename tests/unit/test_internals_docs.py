@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ DOTTED: Final = re.compile(r"\bsyncline(?:\.\w+)+")
 FILE: Final = re.compile(r"`([a-z0-9_]+(?:/[a-z0-9_]+)*\.py)`")
 DIAGRAM: Final = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LABEL: Final = re.compile(r"\b\w+\.\w+\b(?=[,)<])")
+MEMBER: Final = re.compile(r"\b[A-Z]\w*\.(?!md\b)[a-z_]\w*")
+CODE: Final = re.compile(r"`([^`\n]+)`")
 MOST_WORDS: Final = 2200
 """Of ARCHITECTURE.md: what can be read in ten minutes."""
 
@@ -52,6 +55,29 @@ def exists(name: str) -> bool:
 def test_internals_pages_name_functions_that_exist(page: str, text: str) -> None:
     missing = sorted({name for name in DOTTED.findall(text) if not exists(name)})
     assert missing == [], f"{page} names what does not exist"
+
+
+def members(path: Path) -> Iterator[str]:
+    """`Class.name` for each method and attribute of the classes of a module."""
+    for owner in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(owner, ast.ClassDef):
+            continue
+        for node in ast.walk(owner):
+            match node:
+                case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
+                    yield f"{owner.name}.{name}"
+                case ast.Attribute(attr=name, ctx=ast.Store()):
+                    yield f"{owner.name}.{name}"
+                case _:
+                    continue
+
+
+def test_internals_pages_name_methods_that_exist() -> None:
+    """In code and in diagrams: `Driver.propose` is a method or an attribute of a class of that name."""
+    known = {name for path in SOURCE.rglob("*.py") for name in members(path)}
+    for page, text in PAGES:
+        code = "\n".join([*CODE.findall(text), *DIAGRAM.findall(text)])
+        assert set(MEMBER.findall(code)) - known == set(), page
 
 
 @pytest.mark.parametrize(("page", "text"), PAGES, ids=lambda value: value if value.endswith(".md") else "")
