@@ -17,6 +17,7 @@ INTERNALS: Final = ROOT / "docs" / "internals"
 ARCHITECTURE: Final = (ROOT / "ARCHITECTURE.md").read_text()
 DOCS: Final = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 LINK: Final = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)")
+ANCHOR: Final = re.compile(r"\]\((?!https?:)([^)#\s]*)#([^)]+)\)")
 FLOORS: Final = sorted(path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists())
 
 DOTTED: Final = re.compile(r"\bsyncline(?:\.\w+)+")
@@ -123,6 +124,15 @@ def test_internals_page_of_a_floor_names_each_of_its_files(floor: str) -> None:
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_docs_links_lead_to_files_that_exist(path: Path) -> None:
     assert [link for link in LINK.findall(path.read_text()) if not (path.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_docs_links_lead_to_headings_that_exist(path: Path) -> None:
+    for file, anchor in ANCHOR.findall(path.read_text()):
+        target = path.parent / file if file else path
+        titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+        slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+        assert anchor in slugs, f"{target.name} has no heading for #{anchor}"
 
 
 def test_docs_index_names_each_page() -> None:
