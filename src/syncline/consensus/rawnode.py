@@ -208,8 +208,8 @@ class RawNode:
     def still_sending(self, node_id: NodeId) -> None:
         """What was sent to a follower is still on its way: an append without an answer is not lost yet."""
         progress = self.raft.tracker.progress.get(node_id)
-        if progress is not None and progress.probe_ticks:
-            progress.probe_ticks = self.raft.config.probe_ticks
+        if progress is not None:
+            progress.still_sending()
 
     def loaded(self) -> None:
         """Entries that storage did not have in memory (`NotLoaded`) can be read now: send them."""
