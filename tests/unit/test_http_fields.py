@@ -111,6 +111,23 @@ def test_http_write_of_a_key_without_a_length_is_411(method: str, path: str) -> 
     run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("DELETE", "/key/a"), ("DELETE", "/key?key=a"), ("GET", "/key/a"), ("GET", "/keys"), ("GET", "/health")],
+)
+def test_http_body_on_a_method_that_takes_none_is_400(method: str, path: str) -> None:
+    """A condition in the body of a delete was passed over, and the key deleted all the same."""
+
+    async def scenario() -> None:
+        wire = KvWire()
+        await wire.ask("PUT", "/key/a", b"precious")
+        answer = await wire.ask(method, path, b'{"if_revision": 7}')
+        assert (answer.status, error_in(answer)["code"]) == (400, "bad_request")
+        assert (await wire.ask("GET", "/key/a")).body == b"precious"
+
+    run(scenario())
+
+
 def test_http_write_with_an_empty_chunked_body_stores_it() -> None:
     async def scenario() -> None:
         wire = KvWire()

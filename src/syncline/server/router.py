@@ -29,6 +29,9 @@ Explain = Callable[[BaseException], Response]
 
 METHODS: Final = ("DELETE", "GET", "HEAD", "POST", "PUT")
 
+WITHOUT_BODY: Final = frozenset({"DELETE", "GET", "HEAD"})
+"""Methods whose requests mean nothing by a body here (RFC 9110, 9.3.1 and 9.3.5)."""
+
 
 class _Route:
     """One pattern, with a handler for each of its methods."""
@@ -123,7 +126,10 @@ class Router:
                 respond(_options(route.handlers) if request.method == "OPTIONS" else _not_allowed(request, route))
                 return
             handler, request.route = found
-            handler(request, respond)
+            if request.body and request.method in WITHOUT_BODY:
+                respond(_unexpected_body(request.method))
+            else:
+                handler(request, respond)
         except RequestError as error:
             respond(error.response())
         except Exception as error:  # noqa: BLE001 - becomes a 500, and is logged there
@@ -163,6 +169,11 @@ def _allowed(methods: Iterable[str]) -> str:
 def _unknown(request: Request) -> Response:
     shown = request.path[:200].decode("ascii", "replace")
     return problem(404, "unknown_route", f"there is nothing at {shown}; GET / lists what there is")
+
+
+def _unexpected_body(method: str) -> Response:
+    """A condition or an option in it would be passed over: a delete that was to depend on a revision would not."""
+    return problem(400, "bad_request", f"a {method} takes no body here: options go into the URL or the fields")
 
 
 def _not_allowed(request: Request, route: _Route) -> Response:
