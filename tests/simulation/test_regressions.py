@@ -168,3 +168,9 @@ def test_registry_of_a_node_that_loads_a_snapshot_is_not_compared() -> None:
     """Its snapshot came while the log of its start was applied: the changes in that log had no effect any more."""
     report = run_seed(101078, Options(sim_seconds=2.0))
     assert report.failure is None, report.failure
+
+
+def test_quorum_of_new_voters_is_counted_from_the_change() -> None:
+    """A voter that answered became a learner. The others were silent, and had not been needed for a quorum."""
+    report = run_seed(102380, Options(sim_seconds=1.3))
+    assert report.failure is None, report.failure
