@@ -6,7 +6,7 @@ import errno
 import random
 from collections.abc import Callable
 
-from syncline.testing.seeds import Options
+from syncline.testing.sim.seeds import Options
 from tests.conformance.settings import Settings
 from tests.mutations import disks, nodes, published
 from tests.mutations.catalogue import Hunt, Mutation, crash_hunt, simulator_hunt, test_hunt, trace_hunt

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.consensus.admission import Refusal
 from syncline.consensus.membership import encode_change
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import (
@@ -28,6 +27,7 @@ from syncline.consensus.types import (
     SnapshotMeta,
     StateType,
 )
+from syncline.consensus.validation import Refusal
 from tests.consensus_cluster import START, Cluster, add_node, remove_node
 
 LAST = START + 1

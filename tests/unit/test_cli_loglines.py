@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from syncline.cli.loglines import MAX_WAITING, DescriptorStream, ThreadHandler
+from syncline.cli.log_lines import MAX_WAITING, DescriptorStream, ThreadHandler
 from tests.ports import free_block
 
 DEADLINE_S = 20.0

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from syncline.cli import treecopy
-from syncline.cli.treepaths import FoundFile, KeyPaths, Skipped, UnsafeKey, walk_files
+from syncline.cli.import_export import copy as tree_copy
+from syncline.cli.import_export.paths import FoundFile, KeyPaths, Skipped, UnsafeKey, walk_files
 from tests.support_cli import syncline
 from tests.support_http import (
     DROP,
@@ -132,7 +132,7 @@ def test_a_file_that_can_not_be_stored_is_reported_and_the_others_go_on(
 def test_a_file_beyond_any_limit_is_not_even_sent(
     server: HttpDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(treecopy, "MAX_FILE_BYTES", 5)
+    monkeypatch.setattr(tree_copy, "MAX_FILE_BYTES", 5)
     (tmp_path / "big").write_bytes(b"123456")
     ran = syncline("import", str(tmp_path), endpoints=server.url)
     assert (ran.status, server.requests) == (1, [])
@@ -273,14 +273,14 @@ def test_what_was_exported_is_on_the_disk_before_it_has_its_name(
 
 def test_a_failed_write_leaves_the_old_file_and_no_leftovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = os.fsencode(tmp_path / "file")
-    treecopy._write(path, b"old")
+    tree_copy._write(path, b"old")
 
     def broken(source: bytes, target: bytes) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "replace", broken)
     with pytest.raises(OSError, match="Input/output"):
-        treecopy._write(path, b"new")
+        tree_copy._write(path, b"new")
     assert harvest(os.fsencode(tmp_path)) == {b"file": b"old"}
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from syncline.errors import ConfigError
 from syncline.server.config import ServerConfig
-from syncline.server.crosssite import CrossSitePolicy, host_name, is_origin
 from syncline.server.exposure import cross_site_policy
+from syncline.server.http.cross_site import CrossSitePolicy, host_name, is_origin
 from tests.kv_double import KvWire, error_in
 from tests.support import run
 

@@ -11,8 +11,8 @@ import pytest
 
 from syncline.errors import CorruptionError, FormatVersionError
 from syncline.storage.datadir import DataDir, Identity
-from syncline.storage.diagnosis import Diagnosis, diagnose
-from syncline.testing.simdisk import SimDisk, Survival
+from syncline.storage.diagnose import Diagnosis, diagnose
+from syncline.testing.sim.disk import SimDisk, Survival
 from tests.crash_cases import CLUSTER, IDENTITY, SNAPSHOTS, WAL, Node, Started
 
 

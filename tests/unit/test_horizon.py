@@ -8,8 +8,8 @@ from typing import cast
 
 from syncline.consensus.types import NONE
 from syncline.errors import NoLeader
-from syncline.node.driver import Driver
-from syncline.node.horizon import Horizon
+from syncline.node.recovery_barrier import Horizon
+from syncline.node.runtime import Driver
 
 
 class FakeReads:

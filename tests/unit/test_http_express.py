@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.errors import NoLeader
-from syncline.server.express import Express, ExpressRequest, is_plain
-from syncline.server.http import HttpServer
-from syncline.server.limits import HttpLimits
-from syncline.server.reader import SLICE_BYTES
-from syncline.server.request import Request
-from syncline.server.response import TEXT, Response, bare
-from syncline.server.slots import GIVEN
+from syncline.server.http.fast_get import Express, ExpressRequest, is_plain
+from syncline.server.http.limits import HttpLimits
+from syncline.server.http.parser import SLICE_BYTES
+from syncline.server.http.request import Request
+from syncline.server.http.response import TEXT, Response, bare
+from syncline.server.http.server import HttpServer
+from syncline.server.http.slots import GIVEN
 from tests.http_double import Wire, get, put
 from tests.kv_double import KvWire, error_in
 from tests.support import run

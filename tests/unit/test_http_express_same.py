@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.server.response import TEXT, bare
+from syncline.server.http.response import TEXT, bare
 from tests.http_double import get, put
 from tests.support import run
 from tests.unit.test_http_express import SMALL, Lane, with_body

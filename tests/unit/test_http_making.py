@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from syncline.server.making import TURN_BYTES
-from syncline.server.request import Request
-from syncline.server.response import TEXT, Deferred, Respond, Response, bare
+from syncline.server.http.large_answers import TURN_BYTES
+from syncline.server.http.request import Request
+from syncline.server.http.response import TEXT, Deferred, Respond, Response, bare
 from tests.http_double import Wire, get
 from tests.support import run
 

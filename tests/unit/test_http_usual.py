@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.server.http import HttpServer
-from syncline.server.limits import HttpLimits
-from syncline.server.request import Request
-from syncline.server.usual import MAX_HEADER_BYTES, MAX_HEADERS, UsualRequests
+from syncline.server.http.header_cache import MAX_HEADER_BYTES, MAX_HEADERS, UsualRequests
+from syncline.server.http.limits import HttpLimits
+from syncline.server.http.request import Request
+from syncline.server.http.server import HttpServer
 from tests.http_double import SMALL as TIGHT
 from tests.http_double import Wire, chunked, get, holding, put
 from tests.support import run

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import uvloop
 
-from syncline.platform import kernelsync
+from syncline.platform import kernel_sync
 from syncline.platform.disk import OsDisk, OsFile
-from syncline.platform.kernelsync import KernelFlusher, KernelSync, open_kernel_sync
+from syncline.platform.kernel_sync import KernelFlusher, KernelSync, open_kernel_sync
 from syncline.platform.worker import Flusher, ThreadWorkers
 from tests.forged_kernel import ForgedKernel
 
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or os.uname().machine not in kernelsync.SYSCALLS, reason="the kernel of Linux is asked"
+    sys.platform != "linux" or os.uname().machine not in kernel_sync.SYSCALLS, reason="the kernel of Linux is asked"
 )
 
 LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [asyncio.new_event_loop, uvloop.new_event_loop]
@@ -261,15 +261,15 @@ def test_an_interrupted_call_is_made_again(file: OsFile, monkeypatch: pytest.Mon
 
 
 def unknown_machine(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(kernelsync, "SYSCALLS", {})
+    patch.setattr(kernel_sync, "SYSCALLS", {})
 
 
 def calls_are_forbidden(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(kernelsync, "SYSCALLS", {os.uname().machine: (100_000, 100_001, 100_002, 100_003)})
+    patch.setattr(kernel_sync, "SYSCALLS", {os.uname().machine: (100_000, 100_001, 100_002, 100_003)})
 
 
 def request_is_unknown(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(kernelsync, "IOCB_CMD_FDSYNC", 4711)
+    patch.setattr(kernel_sync, "IOCB_CMD_FDSYNC", 4711)
 
 
 def file_system_knows_no_sync(patch: pytest.MonkeyPatch) -> None:
@@ -277,7 +277,7 @@ def file_system_knows_no_sync(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_ctypes(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(sys.modules, "syncline.platform.kernelsync", None)
+    patch.setitem(sys.modules, "syncline.platform.kernel_sync", None)
 
 
 @pytest.mark.parametrize(

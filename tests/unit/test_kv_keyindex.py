@@ -10,8 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from syncline.kv import keyindex
-from syncline.kv.keyindex import KeyIndex
+from syncline.kv import key_index
+from syncline.kv.key_index import KeyIndex
 
 keys = st.binary(min_size=1, max_size=2)
 
@@ -22,7 +22,7 @@ class IndexModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(keyindex, "CHUNK_KEYS", 4)
+        self.patch.setattr(key_index, "CHUNK_KEYS", 4)
         self.model: set[bytes] = set()
         self.index = KeyIndex()
         self.views: list[tuple[list[list[bytes]], list[bytes]]] = []
@@ -93,7 +93,7 @@ def test_growing_keys_fill_their_chunks() -> None:
     for number in range(10_000):
         index.add(b"%08d" % number)
     index.check()
-    assert len(index.freeze()) == -(-10_000 // keyindex.CHUNK_KEYS)
+    assert len(index.freeze()) == -(-10_000 // key_index.CHUNK_KEYS)
 
 
 def test_keys_in_any_order_come_out_in_order() -> None:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.server.problems import RequestError
-from syncline.server.routes.listing import MAX_PAGE_BYTES, decode_cursor, encode_cursor
+from syncline.server.api.errors import RequestError
+from syncline.server.api.list import MAX_PAGE_BYTES, decode_cursor, encode_cursor
 from tests.http_double import Answer
 from tests.kv_double import KvWire, error_in
 from tests.support import run

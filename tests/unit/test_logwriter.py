@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from syncline.consensus.types import LOCAL_APPEND, Entry, HardState, Message, MessageType, SnapshotMeta
-from syncline.node import logwriter
-from syncline.node.logwriter import COMMIT_SETTLE_S, LogWriter
+from syncline.node import log_writer
+from syncline.node.log_writer import COMMIT_SETTLE_S, LogWriter
 from syncline.platform.disk import File, OsDisk
 from syncline.platform.worker import Flusher, ThreadWorkers
-from syncline.storage.log import StoredLog
-from syncline.storage.wal import Wal
+from syncline.storage.stored_log import StoredLog
+from syncline.storage.wal.writer import Wal
 from tests.unit.storage_support import held, open_wal, row
 
 NODE, PEER = 1, 2
@@ -174,7 +174,7 @@ def test_a_commit_index_that_nothing_takes_along_is_written_by_itself(tmp_path: 
 
 def test_commit_index_that_is_settled_now_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change of the membership relies on it: it must not wait for an append to travel with."""
-    monkeypatch.setattr(logwriter, "COMMIT_SETTLE_S", 60.0)
+    monkeypatch.setattr(log_writer, "COMMIT_SETTLE_S", 60.0)
 
     async def scenario(world: World) -> None:
         world.append(row(1, 3), HardState(1, 0, 1), answer=3)
@@ -230,7 +230,7 @@ def test_a_vote_is_never_held_back(tmp_path: Path) -> None:
 def test_closing_and_compacting_write_what_is_known_to_be_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logwriter, "COMMIT_SETTLE_S", 60.0)  # nobody else does it meanwhile
+    monkeypatch.setattr(log_writer, "COMMIT_SETTLE_S", 60.0)  # nobody else does it meanwhile
 
     async def scenario(world: World) -> None:
         world.append(row(1, 9), HardState(1), answer=9)

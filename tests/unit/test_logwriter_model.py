@@ -18,13 +18,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from syncline.consensus.types import LOCAL_APPEND, Message, MessageType, Snapshot, SnapshotMeta
-from syncline.node.logwriter import LogWriter
+from syncline.node.log_writer import LogWriter
 from syncline.platform.disk import File
 from syncline.platform.worker import Flusher
-from syncline.storage import wal as wal_module
-from syncline.storage.log import StoredLog
-from syncline.storage.wal import Wal
-from syncline.testing.simdisk import SimDisk, Survival
+from syncline.storage.stored_log import StoredLog
+from syncline.storage.wal import writer as wal_module
+from syncline.storage.wal.writer import Wal
+from syncline.testing.sim.disk import SimDisk, Survival
 from tests.unit.storage_support import held, open_wal, row
 
 NODE, PEER = 1, 2

@@ -7,8 +7,8 @@ import statistics
 import pytest
 
 from syncline.consensus.types import StateType
-from syncline.node import commits
-from syncline.node.driver import Driver
+from syncline.node import commit_notifier
+from syncline.node.runtime import Driver
 from syncline.testing import RaftCluster
 from syncline.testing.plugin import MakeCluster
 from tests.node_cluster import Listing
@@ -46,14 +46,14 @@ def usual_wait_s(raft_cluster: MakeCluster) -> float:
 def test_followers_hear_of_a_commit_soon_although_nothing_follows(
     raft_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commits, "COMMIT_QUIET_S", 0.002)
+    monkeypatch.setattr(commit_notifier, "COMMIT_QUIET_S", 0.002)
     assert usual_wait_s(raft_cluster) < ROUND_TRIP_S
 
 
 def test_without_the_timer_they_hear_of_it_with_a_heartbeat(
     raft_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commits, "COMMIT_QUIET_S", 60.0)
+    monkeypatch.setattr(commit_notifier, "COMMIT_QUIET_S", 60.0)
     assert ROUND_TRIP_S < usual_wait_s(raft_cluster) <= HEARTBEAT_S
 
 
@@ -62,7 +62,7 @@ def test_a_follower_that_waits_hears_of_it_at_once(
     raft_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch, ask: str
 ) -> None:
     """Neither its own writes nor its linearizable reads wait for a timer."""
-    monkeypatch.setattr(commits, "COMMIT_QUIET_S", 60.0)
+    monkeypatch.setattr(commit_notifier, "COMMIT_QUIET_S", 60.0)
     cluster = raft_cluster(Listing)
     follower = cluster.followers[0]
     waited_s = []
@@ -86,7 +86,7 @@ def test_only_a_leader_sets_the_timer_and_acts_when_it_ends(
     raft_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A follower has nobody to tell: a turn for each commit that it hears of would be a turn for nothing."""
-    monkeypatch.setattr(commits, "COMMIT_QUIET_S", 60.0)
+    monkeypatch.setattr(commit_notifier, "COMMIT_QUIET_S", 60.0)
     cluster = raft_cluster(Listing)
     cluster.apply(b"x")
     cluster.settle()
@@ -104,7 +104,7 @@ def test_only_a_leader_sets_the_timer_and_acts_when_it_ends(
 def test_a_new_leader_tells_what_the_one_before_had_not(
     raft_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commits, "COMMIT_QUIET_S", 0.002)
+    monkeypatch.setattr(commit_notifier, "COMMIT_QUIET_S", 0.002)
     cluster = raft_cluster(Listing)
     waited_s = []
     for _ in range(20):

@@ -38,12 +38,12 @@ from syncline.errors import (
     TooLarge,
     TransportError,
 )
-from syncline.node.driver import GATHER_BYTES, Driver
 from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, Member, Proposal, encode
 from syncline.node.forwarding import FORWARD_BATCH_BYTES
 from syncline.node.futures import ApplyFuture, Waiter
 from syncline.node.rejections import DISK_FULL
-from syncline.storage.snapshotfile import SnapshotManifest, encode_manifest
+from syncline.node.runtime import GATHER_BYTES, Driver
+from syncline.storage.snapshots.file import SnapshotManifest, encode_manifest
 from syncline.transport.messages import Forward, ForwardedProposal, ForwardReply, PeerMessage
 from tests.node_cluster import Listing, cluster, until
 from tests.support import run

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from syncline.consensus.types import Entry, EntryType, Message, MessageType, SnapshotMeta
 from syncline.node.applier import Applied, Applier, ApplyWork, Outcome, RestoreWork, SnapshotWork, Viewed
+from syncline.node.apply_pace import FIRST_ENTRIES, MOST_ENTRIES, PIECE_S, Pace
 from syncline.node.envelope import Kind, Proposal, encode
 from syncline.node.fsm import Entry as Command
-from syncline.node.pace import FIRST_ENTRIES, MOST_ENTRIES, PIECE_S, Pace
 from syncline.platform.worker import ThreadWorkers
 from tests.node_cluster import Listing
 from tests.support import run

@@ -8,7 +8,7 @@ import random
 
 from syncline.consensus.types import ReadState
 from syncline.errors import DeadlineExceeded
-from syncline.node.reads import Reads
+from syncline.node.read_batches import Reads
 from tests.support import run
 
 

@@ -22,11 +22,11 @@ from syncline.consensus.types import (
 )
 from syncline.errors import MembershipError
 from syncline.node.applier import Applier, ApplyWork, Outcome
-from syncline.node.driver import Driver
 from syncline.node.envelope import ChangeContext, Kind, Member, Proposal, encode
-from syncline.node.members import MemberBook
+from syncline.node.member_registry import MemberBook
+from syncline.node.membership import Reconfiguration
 from syncline.node.outcomes import on_outcome
-from syncline.node.reconfiguration import Reconfiguration
+from syncline.node.runtime import Driver
 from syncline.platform.worker import ThreadWorkers
 from syncline.storage.datadir import Identity
 from tests.node_cluster import LoopListing

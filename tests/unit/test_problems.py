@@ -8,7 +8,7 @@ import pytest
 
 from syncline import errors
 from syncline.errors import Outcome, SynclineError
-from syncline.server.problems import RequestError, error_response, problem
+from syncline.server.api.errors import RequestError, error_response, problem
 
 
 def code_and_outcome(body: bytes) -> tuple[str, str]:

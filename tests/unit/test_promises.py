@@ -9,7 +9,7 @@ import pytest
 from syncline.consensus.evidence import Evidence, EvidenceKind
 from syncline.consensus.types import Message, MessageType
 from syncline.errors import NodeFailed, RepairNeeded, SynclineError
-from syncline.node.promises import REPEATED, Promises
+from syncline.node.lost_promises import REPEATED, Promises
 from syncline.transport.messages import Notice, NoticeKind
 from tests.consensus_cluster import Cluster
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from syncline.consensus.types import NO_LIMIT, Compacted, Entry, HardState, NotLoaded, SnapshotMeta
-from syncline.storage.log import StoredLog
-from syncline.storage.readahead import CHUNKS, ReadAhead
-from syncline.storage.wal import WalWrite
+from syncline.storage.read_ahead import CHUNKS, ReadAhead
+from syncline.storage.stored_log import StoredLog
+from syncline.storage.wal.writer import WalWrite
 from tests.unit.storage_support import open_wal, row
 
 

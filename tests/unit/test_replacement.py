@@ -9,8 +9,8 @@ import pytest
 
 from syncline.errors import CorruptionError, RepairNeeded, StorageError
 from syncline.storage.datadir import DataDir, Identity, encode_identity
-from syncline.storage.replacement import Replacement, begin, complete, free_folder, give_up, read_note
-from syncline.testing.simdisk import SimDisk, Survival
+from syncline.storage.replace import Replacement, begin, complete, free_folder, give_up, read_note
+from syncline.testing.sim.disk import SimDisk, Survival
 
 OLD = Identity(0xC1, 0xA, "a", started=True)
 NEW = Identity(0xC1, 0xB, "a")

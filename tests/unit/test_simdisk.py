@@ -11,7 +11,7 @@ import pytest
 
 from syncline.errors import DirectoryLocked
 from syncline.platform.disk import Disk, OsDisk
-from syncline.testing.simdisk import SimDisk, Survival
+from syncline.testing.sim.disk import SimDisk, Survival
 
 SECTOR = 512
 

@@ -11,8 +11,8 @@ import threading
 
 import pytest
 
-from syncline.testing.simloop import SimDeadlock, SimLivelock, SimLoop, SimNode, run_simulation
-from syncline.testing.simworkers import SimWorkers
+from syncline.testing.sim.loop import SimDeadlock, SimLivelock, SimLoop, SimNode, run_simulation
+from syncline.testing.sim.workers import SimWorkers
 
 
 class TestTime:
@@ -57,7 +57,7 @@ class TestTime:
             run_simulation(main)
 
     def test_work_that_makes_work_for_ever_is_noticed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("syncline.testing.simloop.MAX_STEPS_PER_INSTANT", 1000)
+        monkeypatch.setattr("syncline.testing.sim.loop.MAX_STEPS_PER_INSTANT", 1000)
 
         async def main(loop: SimLoop) -> None:
             def again() -> None:

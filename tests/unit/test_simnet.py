@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from syncline.consensus.types import Message, MessageType, Snapshot
 from syncline.errors import Rejected
-from syncline.testing.simloop import SimLoop, run_simulation
-from syncline.testing.simnet import SimHost, SimNetwork
-from syncline.testing.simtransport import WINDOW_BYTES
+from syncline.testing.sim.loop import SimLoop, run_simulation
+from syncline.testing.sim.net import SimHost, SimNetwork
+from syncline.testing.sim.transport import WINDOW_BYTES
 from syncline.transport.handshake import Hello, Purpose
 from syncline.transport.limits import TransportLimits
-from syncline.transport.snapshots import Chunk, End, Offer
+from syncline.transport.snapshot_stream.protocol import Chunk, End, Offer
 from syncline.transport.wire import Batch, encode_frame
 from tests.unit.transport_support import CLUSTER, Cluster, Watch, append, cluster, heartbeat, opening
 

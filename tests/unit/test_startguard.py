@@ -16,13 +16,13 @@ from syncline.consensus.types import MembershipState, NodeId
 from syncline.errors import CorruptionError
 from syncline.node.calls import Calls
 from syncline.node.envelope import Member
-from syncline.node.members import MemberBook
-from syncline.node.startguard import MAX_EARLY, MAX_UNKNOWN, StartGuard, load_starts
-from syncline.node.startreports import StartReports
-from syncline.node.starts import MAX_HISTORY, RANDOM_BITS
+from syncline.node.member_registry import MemberBook
+from syncline.node.starts.guard import MAX_EARLY, MAX_UNKNOWN, StartGuard, load_starts
+from syncline.node.starts.incarnations import MAX_HISTORY, RANDOM_BITS
+from syncline.node.starts.reports import StartReports
 from syncline.platform.disk import Disk, OsDisk
 from syncline.platform.worker import ThreadWorkers
-from syncline.storage.peerstarts import MAX_DIRECTORIES, PEERS_NAME, encode_starts, read_starts, write_starts
+from syncline.storage.peer_starts import MAX_DIRECTORIES, PEERS_NAME, encode_starts, read_starts, write_starts
 from syncline.transport.handshake import Hello, Purpose, Welcome
 from syncline.transport.messages import Notice, NoticeKind, RefusalCode
 from tests.support import run

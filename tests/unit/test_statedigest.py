@@ -16,8 +16,8 @@ from syncline.consensus.quorum import JointConfig
 from syncline.kv.commands import Put, encode_command
 from syncline.kv.machine import KvMachine
 from syncline.node.envelope import ClusterLevels, Member
-from syncline.node.members import MemberBook
-from syncline.node.statedigest import (
+from syncline.node.member_registry import MemberBook
+from syncline.node.state_digest import (
     Agreement,
     Comparison,
     DigestEntry,

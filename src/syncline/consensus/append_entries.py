@@ -167,7 +167,7 @@ def _maybe_send_snapshot(raft: Raft, to: NodeId, progress: Progress) -> bool:
 
 
 def broadcast_heartbeat(raft: Raft) -> None:
-    """Send every other member a heartbeat. It carries the number of the newest read that waits (see `reads`)."""
+    """Send every other member a heartbeat. It carries the number of the newest read that waits (see `read_index`)."""
     context = raft.reads.context()
     committed = raft.log.committed
     for node_id, progress in raft.tracker.progress.items():

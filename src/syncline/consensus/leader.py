@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from syncline.consensus import replication, roles
-from syncline.consensus.admission import Refusal
+from syncline.consensus import append_entries, roles
 from syncline.consensus.config import ReadOnlyOption
 from syncline.consensus.membership import decode_change
 from syncline.consensus.progress import Progress, ProgressState
-from syncline.consensus.reads import decode_position
+from syncline.consensus.read_index import decode_position
 from syncline.consensus.types import NONE, Entry, EntryType, MembershipChange, Message, MessageType, NodeId
+from syncline.consensus.validation import Refusal
 
 if TYPE_CHECKING:
     from syncline.consensus.raft import Raft
@@ -34,7 +34,7 @@ def tick(raft: Raft) -> None:
         raft.transferee = NONE
     if raft.heartbeat_elapsed >= raft.config.heartbeat_ticks:
         raft.heartbeat_elapsed = 0
-        replication.broadcast_heartbeat(raft)
+        append_entries.broadcast_heartbeat(raft)
 
 
 def step(raft: Raft, message: Message) -> Refusal | None:
@@ -57,7 +57,7 @@ def _take_proposal(raft: Raft, message: Message) -> Refusal | None:
 
 
 def _beat(raft: Raft, _: Message) -> None:
-    replication.broadcast_heartbeat(raft)
+    append_entries.broadcast_heartbeat(raft)
 
 
 def _look_for_quorum(raft: Raft, _: Message) -> None:
@@ -89,7 +89,7 @@ def commit(raft: Raft, *, tell: bool = False) -> bool:
         _release_held_reads(raft)
     if tell or not raft.config.lazy_commit or raft.pending_membership_index > before:
         raft.told_commit = raft.log.committed
-        replication.broadcast_append(raft)
+        append_entries.broadcast_append(raft)
     return True
 
 
@@ -119,9 +119,9 @@ def propose(raft: Raft, proposed: Sequence[Entry]) -> bool:
 
 def replicate(raft: Raft, entries: Sequence[Entry]) -> bool:
     """Append entries that continue the log in the current term, and send them out. False: too much is uncommitted."""
-    if not replication.append(raft, entries):
+    if not append_entries.append(raft, entries):
         return False
-    replication.broadcast_append(raft)
+    append_entries.broadcast_append(raft)
     return True
 
 
@@ -173,7 +173,7 @@ def _start_read(raft: Raft, request: Message) -> None:
         return
     raft.reads.add(request, raft.log.committed)
     raft.reads.acknowledge(raft.id, raft.reads.last_position)
-    replication.broadcast_heartbeat(raft)
+    append_entries.broadcast_heartbeat(raft)
 
 
 def _release_held_reads(raft: Raft) -> None:
@@ -217,7 +217,7 @@ def _handle_rejection(raft: Raft, message: Message, progress: Progress) -> None:
         raft.note("debug", "%x decreased progress of %x to [%s]", raft.id, message.sender, progress)
         if progress.state is ProgressState.REPLICATE:
             progress.become_probe()
-        replication.maybe_send_append(raft, message.sender, progress)
+        append_entries.maybe_send_append(raft, message.sender, progress)
 
 
 def _handle_acknowledgement(raft: Raft, sender: NodeId, progress: Progress) -> None:
@@ -236,11 +236,11 @@ def _handle_acknowledgement(raft: Raft, sender: NodeId, progress: Progress) -> N
     lazy = raft.config.lazy_commit
     if not committed and sender != raft.id and (not lazy or raft.told_commit > progress.sent_commit):
         # The next heartbeat would tell it too, but later.
-        replication.tell_commit(raft, sender, progress)
+        append_entries.tell_commit(raft, sender, progress)
     if sender == raft.id:
         return
     # The window has room again, perhaps for several messages.
-    while replication.maybe_send_append(raft, sender, progress, send_if_empty=False):
+    while append_entries.maybe_send_append(raft, sender, progress, send_if_empty=False):
         pass
     if sender == raft.transferee and progress.match == raft.log.last_index:
         raft.note("info", "%x sent MsgTimeoutNow to %x after received MsgAppResp", raft.id, sender)
@@ -255,7 +255,7 @@ def _handle_heartbeat_response(raft: Raft, message: Message, progress: Progress)
     # Nothing tells the leader that an append was lost; what is answered to a heartbeat, and the empty append that it
     # calls for where the window is full, finds out. A follower in PROBE that has it all gets one too, to leave PROBE.
     if progress.match < raft.log.last_index or progress.state is ProgressState.PROBE:
-        replication.maybe_send_append(raft, message.sender, progress)
+        append_entries.maybe_send_append(raft, message.sender, progress)
     position = decode_position(message.context)
     if raft.reads.option is not ReadOnlyOption.SAFE or position is None:
         return
@@ -312,7 +312,7 @@ def _handle_transfer(raft: Raft, message: Message, progress: Progress) -> None:
         raft.send(Message(MessageType.TIMEOUT_NOW, to=transferee))
         raft.note("info", "%x sends MsgTimeoutNow to %x immediately", raft.id, transferee)
     else:
-        replication.maybe_send_append(raft, transferee, progress)
+        append_entries.maybe_send_append(raft, transferee, progress)
 
 
 _ABOUT_THE_GROUP: Final[dict[MessageType, Callable[[Raft, Message], Refusal | None]]] = {

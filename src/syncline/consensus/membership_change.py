@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from syncline.consensus import leader, replication, roles
+from syncline.consensus import append_entries, leader, roles
 from syncline.consensus.evidence import contradiction
 from syncline.consensus.membership import Changer, Configuration, ProgressMap, restore
 from syncline.consensus.types import (
@@ -66,7 +66,7 @@ def switch(raft: Raft, configuration: Configuration, progress: ProgressMap) -> N
         # New members need not wait for the next heartbeat or proposal to be found out about.
         for node_id, one in raft.tracker.progress.items():
             if node_id != raft.id:
-                replication.maybe_send_append(raft, node_id, one, send_if_empty=False)
+                append_entries.maybe_send_append(raft, node_id, one, send_if_empty=False)
     if raft.transferee != NONE and raft.transferee not in configuration.voters.voters:
         raft.transferee = NONE
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from syncline.consensus.evidence import lost_entries, two_leaders
 from syncline.consensus.membership import MembershipRefused, decode_change, restore
-from syncline.consensus.reads import decode_position
+from syncline.consensus.read_index import decode_position
 from syncline.consensus.types import (
     LOCAL_APPEND,
     LOCAL_APPLY,

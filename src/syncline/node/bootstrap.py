@@ -26,14 +26,14 @@ import msgspec
 
 from syncline.consensus.types import NodeId
 from syncline.errors import RepairNeeded
-from syncline.node.members import format_id, members_of
+from syncline.node.member_registry import format_id, members_of
 from syncline.node.proposals import NO_QUORUM
 from syncline.node.refusals import is_believed
-from syncline.node.startguard import older_copy_text
+from syncline.node.starts.guard import older_copy_text
 from syncline.transport.messages import Refusal, RefusalCode
 
 if TYPE_CHECKING:
-    from syncline.node.driver import Driver
+    from syncline.node.runtime import Driver
     from syncline.transport.handshake import Hello
 
 __all__ = ["DISOWNED", "Founding"]

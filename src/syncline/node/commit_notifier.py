@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from syncline.consensus.types import StateType
 
 if TYPE_CHECKING:
-    from syncline.node.driver import Driver
+    from syncline.node.runtime import Driver
 
 __all__ = ["Commits"]
 

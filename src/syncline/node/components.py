@@ -1,4 +1,4 @@
-"""What one node is made of: one of each, put together by `assembly`."""
+"""What one node is made of: one of each, put together by `startup`."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from syncline.consensus.rawnode import RawNode
 from syncline.node.applier import Applier
 from syncline.node.calls import Calls
-from syncline.node.confirmation import Confirmation
-from syncline.node.diskwatch import DiskWatch
-from syncline.node.firstpeers import FirstPeers
+from syncline.node.disk_space import DiskWatch
+from syncline.node.first_peers import FirstPeers
 from syncline.node.intake import Intake
 from syncline.node.levels import Levels
-from syncline.node.logwriter import LogWriter
+from syncline.node.log_writer import LogWriter
 from syncline.node.machine import CommandCheck
-from syncline.node.members import MemberBook
-from syncline.node.startguard import StartGuard
+from syncline.node.member_registry import MemberBook
+from syncline.node.starts.confirmation import Confirmation
+from syncline.node.starts.guard import StartGuard
 from syncline.storage.datadir import DataDir, Identity
-from syncline.storage.log import StoredLog
-from syncline.storage.snapshots import SnapshotStore
-from syncline.storage.wal import Wal
-from syncline.storage.walreader import EntryReader
+from syncline.storage.snapshots.store import SnapshotStore
+from syncline.storage.stored_log import StoredLog
+from syncline.storage.wal.reader import EntryReader
+from syncline.storage.wal.writer import Wal
 from syncline.transport.peers import Transport
 
 __all__ = ["Parts"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from syncline.node.calls import Calls
 from syncline.storage.space import Shortage
-from syncline.storage.wal import Wal
+from syncline.storage.wal.writer import Wal
 
 __all__ = ["DiskWatch"]
 

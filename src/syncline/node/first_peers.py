@@ -19,10 +19,10 @@ from syncline.consensus.types import NodeId
 from syncline.decoding import UNDECODABLE
 from syncline.errors import Closed, ConfigError
 from syncline.node.calls import Calls
-from syncline.node.members import MemberBook, format_id, parse_id
+from syncline.node.member_registry import MemberBook, format_id, parse_id
 from syncline.platform.disk import Disk
+from syncline.storage.atomic_file import read_file, replace_file
 from syncline.storage.datadir import FIRST_PEERS_NAME
-from syncline.storage.wholefile import read_file, replace_file
 from syncline.transport.candidates import dialable
 from syncline.transport.handshake import Hello
 

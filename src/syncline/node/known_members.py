@@ -15,13 +15,13 @@ from syncline.consensus.types import Entry, EntryType, NodeId
 from syncline.decoding import UNDECODABLE
 from syncline.errors import StorageError
 from syncline.node.envelope import Kind, Member, decode_context, decode_member, decode_proposal
-from syncline.node.members import BookState
+from syncline.node.member_registry import BookState
 from syncline.platform.disk import Disk
 from syncline.storage.datadir import SNAPSHOTS_NAME, WAL_NAME
-from syncline.storage.inspection import list_snapshots
-from syncline.storage.walformat import segment_sequence
-from syncline.storage.walframe import BodyError, decode_entries
-from syncline.storage.walscan import SegmentScan
+from syncline.storage.inspect import list_snapshots
+from syncline.storage.wal.format import segment_sequence
+from syncline.storage.wal.frame import BodyError, decode_entries
+from syncline.storage.wal.scan import SegmentScan
 
 __all__ = ["known_members"]
 

@@ -8,8 +8,8 @@ from typing import Final
 
 from syncline.consensus.types import Compacted, Entry, Unavailable
 from syncline.node.calls import Calls
-from syncline.storage.log import StoredLog
-from syncline.storage.walreader import EntryReader
+from syncline.storage.stored_log import StoredLog
+from syncline.storage.wal.reader import EntryReader
 
 __all__ = ["LogFeed"]
 

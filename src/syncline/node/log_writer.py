@@ -28,8 +28,8 @@ import msgspec
 
 from syncline.consensus.types import HardState, Message, MessageType
 from syncline.platform.worker import Workers
-from syncline.storage.log import StoredLog
-from syncline.storage.wal import NotBegun, Wal, WalWrite, WriteResult
+from syncline.storage.stored_log import StoredLog
+from syncline.storage.wal.writer import NotBegun, Wal, WalWrite, WriteResult
 
 __all__ = ["LogWriter"]
 

@@ -18,7 +18,7 @@ from syncline.consensus.evidence import Evidence, EvidenceKind
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import Message, NodeId, StateType
 from syncline.errors import NodeFailed, RepairNeeded, SynclineError
-from syncline.node.members import format_id
+from syncline.node.member_registry import format_id
 from syncline.transport.messages import Notice, NoticeKind
 
 __all__ = ["Promises"]

@@ -11,7 +11,7 @@ import msgspec
 
 from syncline.consensus.types import MembershipState, NodeId
 from syncline.node.envelope import ClusterLevels, Member
-from syncline.node.starts import are_forked
+from syncline.node.starts.incarnations import are_forked
 
 __all__ = [
     "MemberBook",

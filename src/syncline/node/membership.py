@@ -34,17 +34,17 @@ from syncline.node.envelope import (
 from syncline.node.events import EventKind
 from syncline.node.examination import examine_change
 from syncline.node.futures import ApplyFuture
-from syncline.node.ignored import RateLimitedLog
-from syncline.node.members import format_id, members_of
+from syncline.node.ignored_entries import RateLimitedLog
+from syncline.node.member_registry import format_id, members_of
 from syncline.node.quorum_risk import CommitHistory, absent_voters
 from syncline.node.refusals import is_believed, refusing, removal_confirmed
-from syncline.node.startguard import convicted_by
-from syncline.node.starts import are_forked
+from syncline.node.starts.guard import convicted_by
+from syncline.node.starts.incarnations import are_forked
 from syncline.transport.handshake import Hello
 from syncline.transport.messages import Refusal, RefusalCode
 
 if TYPE_CHECKING:
-    from syncline.node.driver import Driver
+    from syncline.node.runtime import Driver
 
 __all__ = ["REMOVED", "Reconfiguration"]
 

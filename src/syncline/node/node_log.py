@@ -14,7 +14,7 @@ from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import NONE, MembershipState, NodeId
 from syncline.errors import SynclineError
 from syncline.node.events import EventKind
-from syncline.node.members import MemberBook, members_of
+from syncline.node.member_registry import MemberBook, members_of
 from syncline.transport.messages import PeerStats
 
 __all__ = ["NodeLog"]

@@ -1,7 +1,7 @@
 """What a node may have shown before it was restarted, and whether it can show that much again.
 
 The state machine applies a committed entry as soon as the node hears of the commit, and the commit index becomes
-durable a little later (see `logwriter`): nothing waits for it. So a node that was killed may start with an older state
+durable a little later (see `log_writer`): nothing waits for it. So a node that was killed may start with an older state
 than it showed. It can't have shown more than its log holds, though: entries are applied only once they are durable
 here. Until the state has reached that end of the log, or a leader has confirmed what is committed, it may be behind.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from syncline.consensus.types import NONE
 
 if TYPE_CHECKING:
-    from syncline.node.driver import Driver
+    from syncline.node.runtime import Driver
 
 __all__ = ["Horizon"]
 

@@ -28,31 +28,31 @@ from syncline.consensus.types import (
 )
 from syncline.errors import Dropped, NodeFailed, OperationError, SynclineError, TransportError, UsageError
 from syncline.node.addresses import Addresses
-from syncline.node.appendpacing import AppendPacing
+from syncline.node.append_pacing import AppendPacing
 from syncline.node.applier import ApplyWork, RestoreWork
-from syncline.node.commits import Commits
+from syncline.node.bootstrap import Founding
+from syncline.node.commit_notifier import Commits
+from syncline.node.components import Parts
 from syncline.node.config import Config
 from syncline.node.digests import DigestDoors, Digests
 from syncline.node.envelope import DATA, MEMBERSHIP
 from syncline.node.events import Event, EventKind, Events
 from syncline.node.examination import Examined, examine_forward
-from syncline.node.firstelection import FirstElection
+from syncline.node.first_election import FirstElection
 from syncline.node.forwarding import Forwarding, ForwardingDoors
-from syncline.node.founding import Founding
 from syncline.node.futures import Queued, Waiter
-from syncline.node.horizon import Horizon
-from syncline.node.ignored import Ignored
-from syncline.node.nodelog import NodeLog
-from syncline.node.parts import Parts
-from syncline.node.promises import Promises
+from syncline.node.ignored_entries import Ignored
+from syncline.node.lost_promises import Promises
+from syncline.node.membership import Reconfiguration
+from syncline.node.node_log import NodeLog
 from syncline.node.proposals import Proposals
-from syncline.node.reads import Reads
-from syncline.node.reconfiguration import Reconfiguration
+from syncline.node.read_batches import Reads
+from syncline.node.recovery_barrier import Horizon
 from syncline.node.rejections import HANDING_OVER
 from syncline.node.rejections import refused as refused_by
 from syncline.node.settlement import Settlement
-from syncline.node.snapshotter import Snapshotter
-from syncline.node.termguard import TermGuard
+from syncline.node.snapshots import Snapshotter
+from syncline.node.term_guard import TermGuard
 from syncline.storage.space import Shortage
 from syncline.transport.messages import (
     AcceptedProposal,
@@ -73,7 +73,7 @@ GATHER_BYTES = 1 << 20
 """So much is not held back any more: as much as goes into one append message."""
 
 APPLIES_PER_TURN, APPLIED_PER_TURN = 3, 1024
-"""Batches of entries (`assembly.APPLY_BATCH_BYTES` each), and entries, that a state machine on the loop applies in one
+"""Batches of entries (`startup.APPLY_BATCH_BYTES` each), and entries, that a state machine on the loop applies in one
 turn: a start with a long log behind its snapshot must not hold the loop until all of it is applied."""
 
 READS_RETRY_HEARTBEATS = 5

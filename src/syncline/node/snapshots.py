@@ -23,13 +23,13 @@ from syncline.node.fsm import FSMSnapshot
 from syncline.node.futures import settle, settle_error
 from syncline.node.machine import persist as persist_view
 from syncline.node.machine import release
-from syncline.node.members import MemberBook, members_of
-from syncline.storage.snapshotfile import decode_manifest, encode_manifest
-from syncline.storage.snapshots import SnapshotManifest, SnapshotReader, SnapshotReceiver, SnapshotWriter
+from syncline.node.member_registry import MemberBook, members_of
+from syncline.storage.snapshots.file import decode_manifest, encode_manifest
+from syncline.storage.snapshots.store import SnapshotManifest, SnapshotReader, SnapshotReceiver, SnapshotWriter
 from syncline.transport.messages import SnapshotSink
 
 if TYPE_CHECKING:
-    from syncline.node.driver import Driver
+    from syncline.node.runtime import Driver
 
 __all__ = ["Snapshotter"]
 

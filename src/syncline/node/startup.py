@@ -28,37 +28,44 @@ from syncline.consensus.types import (
 from syncline.errors import ConfigError, CorruptionError, NodeFailed, RepairNeeded, WrongDirectory
 from syncline.node.applier import Applier, restore
 from syncline.node.calls import Calls
+from syncline.node.components import Parts
 from syncline.node.config import Config
-from syncline.node.confirmation import Confirmation
-from syncline.node.diskwatch import DiskWatch
-from syncline.node.driver import Driver
+from syncline.node.disk_space import DiskWatch
 from syncline.node.envelope import ChangeContext, LevelChange, Member, encode
 from syncline.node.events import EventKind
-from syncline.node.firstelection import BOOTSTRAP_TERM
-from syncline.node.firstpeers import FirstPeers
+from syncline.node.first_election import BOOTSTRAP_TERM
+from syncline.node.first_peers import FirstPeers
 from syncline.node.fsm import FSM, CheckingFSM, DurableFSM
 from syncline.node.intake import Intake
 from syncline.node.levels import Ability, Levels, ability_of, check_start
-from syncline.node.logfeed import LogFeed
-from syncline.node.logwriter import LogWriter
+from syncline.node.log_feed import LogFeed
+from syncline.node.log_writer import LogWriter
 from syncline.node.machine import CommandCheck, check_applied_index, check_machine
-from syncline.node.members import BookState, MemberBook, derive_cluster_id, derive_node_id, format_id, is_founder
+from syncline.node.member_registry import (
+    BookState,
+    MemberBook,
+    derive_cluster_id,
+    derive_node_id,
+    format_id,
+    is_founder,
+)
 from syncline.node.opening import open_beside
 from syncline.node.outcomes import on_outcome
-from syncline.node.parts import Parts
 from syncline.node.refusals import refusing
-from syncline.node.startguard import StartGuard, load_starts, older_copy_text
-from syncline.node.startreports import StartReports
-from syncline.node.starts import RANDOM_BITS, next_incarnation
-from syncline.node.statedigest import DIGEST_INTERVAL
+from syncline.node.runtime import Driver
+from syncline.node.starts.confirmation import Confirmation
+from syncline.node.starts.guard import StartGuard, load_starts, older_copy_text
+from syncline.node.starts.incarnations import RANDOM_BITS, next_incarnation
+from syncline.node.starts.reports import StartReports
+from syncline.node.state_digest import DIGEST_INTERVAL
 from syncline.platform.disk import Disk
 from syncline.platform.entropy import Entropy
 from syncline.platform.network import Network
 from syncline.platform.worker import Workers
 from syncline.storage.datadir import DataDir, Identity
-from syncline.storage.log import StoredLog
-from syncline.storage.snapshots import SnapshotManifest, SnapshotStore
-from syncline.storage.wal import Wal, WalWrite
+from syncline.storage.snapshots.store import SnapshotManifest, SnapshotStore
+from syncline.storage.stored_log import StoredLog
+from syncline.storage.wal.writer import Wal, WalWrite
 from syncline.transport.authentication import PeerAuthentication
 from syncline.transport.handshake import Hello, NodeFacts, Welcome
 from syncline.transport.messages import Notice, PeerMessage, Refusal, RefusalCode, SnapshotSink

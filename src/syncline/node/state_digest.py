@@ -19,7 +19,7 @@ from syncline.consensus.quorum import JointConfig, VoteResult
 from syncline.consensus.types import NodeId
 from syncline.node.envelope import Member
 from syncline.node.fsm import FSM, DigestingFSM
-from syncline.node.members import MemberBook
+from syncline.node.member_registry import MemberBook
 from syncline.transport.messages import DIGEST_BYTES
 
 __all__ = [

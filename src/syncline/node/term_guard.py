@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from syncline.consensus.types import NodeId
-from syncline.node.members import format_id
+from syncline.node.member_registry import format_id
 from syncline.transport.notices import Notices
 
 __all__ = ["MAX_TERM_JUMP", "TermGuard"]

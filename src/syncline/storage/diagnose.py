@@ -21,13 +21,13 @@ from syncline.storage.datadir import (
     check_unused,
     read_identity,
 )
-from syncline.storage.log import settle
-from syncline.storage.snapshotfile import SnapshotManifest, SnapshotReader, check_length, read_header
-from syncline.storage.snapshots import SNAPSHOT_NAME, snapshot_name
-from syncline.storage.wal import Recovery
-from syncline.storage.walformat import segment_sequence
-from syncline.storage.walrecovery import recover
-from syncline.storage.walscan import SegmentScan
+from syncline.storage.snapshots.file import SnapshotManifest, SnapshotReader, check_length, read_header
+from syncline.storage.snapshots.store import SNAPSHOT_NAME, snapshot_name
+from syncline.storage.stored_log import settle
+from syncline.storage.wal.format import segment_sequence
+from syncline.storage.wal.recovery import recover
+from syncline.storage.wal.scan import SegmentScan
+from syncline.storage.wal.writer import Recovery
 
 __all__ = ["Diagnosis", "diagnose"]
 

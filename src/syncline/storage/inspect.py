@@ -16,12 +16,12 @@ import msgspec
 from syncline.consensus.types import Entry, HardState, SnapshotMeta
 from syncline.errors import CorruptionError, StorageError
 from syncline.platform.disk import Disk
-from syncline.storage.snapshotfile import SnapshotManifest, SnapshotReader, check_length, read_header
-from syncline.storage.snapshots import SNAPSHOT_NAME
-from syncline.storage.walformat import segment_name, segment_sequence
-from syncline.storage.walframe import BodyError, Frame, decode_entries
-from syncline.storage.walrecovery import Recovered, recover
-from syncline.storage.walscan import EndKind, SegmentScan
+from syncline.storage.snapshots.file import SnapshotManifest, SnapshotReader, check_length, read_header
+from syncline.storage.snapshots.store import SNAPSHOT_NAME
+from syncline.storage.wal.format import segment_name, segment_sequence
+from syncline.storage.wal.frame import BodyError, Frame, decode_entries
+from syncline.storage.wal.recovery import Recovered, recover
+from syncline.storage.wal.scan import EndKind, SegmentScan
 
 __all__ = [
     "FrameView",

@@ -1,7 +1,7 @@
 """The file `peers`: the newest start of each peer that this node has welcomed, by the id of the peer's data directory.
 
-One JSON object with a checksum, replaced as a whole. It is a second line of defence (`node.starts`), so a damaged file
-is told and begun again; the member registry has most of it too.
+One JSON object with a checksum, replaced as a whole. It is a second line of defence (`node.starts.incarnations`), so a
+damaged file is told and begun again; the member registry has most of it too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from syncline.errors import CorruptionError
 from syncline.platform.disk import Disk
-from syncline.storage.wholefile import read_file, replace_file
+from syncline.storage.atomic_file import read_file, replace_file
 
 __all__ = ["MAX_DIRECTORIES", "PEERS_NAME", "encode_starts", "read_starts", "write_starts"]
 

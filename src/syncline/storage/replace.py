@@ -19,6 +19,7 @@ import msgspec
 from syncline.decoding import UNDECODABLE
 from syncline.errors import CorruptionError
 from syncline.platform.disk import Disk
+from syncline.storage.atomic_file import read_file, replace_file
 from syncline.storage.datadir import (
     FIRST_PEERS_NAME,
     IDENTITY_NAME,
@@ -31,8 +32,7 @@ from syncline.storage.datadir import (
     encode_identity,
     read_identity,
 )
-from syncline.storage.peerstarts import PEERS_NAME
-from syncline.storage.wholefile import read_file, replace_file
+from syncline.storage.peer_starts import PEERS_NAME
 
 __all__ = ["Replacement", "begin", "complete", "free_folder", "give_up", "read_note"]
 

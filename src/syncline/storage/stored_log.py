@@ -36,10 +36,10 @@ from syncline.consensus.types import (
 )
 from syncline.errors import CorruptionError
 from syncline.storage.advice import how_to_repair
-from syncline.storage.loglocations import TermRuns
-from syncline.storage.readahead import ReadAhead
-from syncline.storage.wal import Recovery, Wal, WalWrite, WriteResult
-from syncline.storage.walreader import ENTRY_OVERHEAD_BYTES, entry_size
+from syncline.storage.read_ahead import ReadAhead
+from syncline.storage.wal.locations import TermRuns
+from syncline.storage.wal.reader import ENTRY_OVERHEAD_BYTES, entry_size
+from syncline.storage.wal.writer import Recovery, Wal, WalWrite, WriteResult
 
 __all__ = ["StoredLog", "settle"]
 

@@ -23,11 +23,11 @@ from syncline.errors import DeadlineExceeded, Outcome, UsageError
 from syncline.node.fsm import FSM
 from syncline.node.raft import Raft
 from syncline.testing.cluster import Settings, SimCluster
-from syncline.testing.fsmrun import MakeFSM, snapshot_bytes
-from syncline.testing.simdisk import Survival
-from syncline.testing.simloop import SimLoop
-from syncline.testing.simserver import Condition, SimServer
-from syncline.testing.simworkers import Delay
+from syncline.testing.fsm.run import MakeFSM, snapshot_bytes
+from syncline.testing.sim.disk import Survival
+from syncline.testing.sim.loop import SimLoop
+from syncline.testing.sim.server import Condition, SimServer
+from syncline.testing.sim.workers import Delay
 
 __all__ = ["RaftCluster"]
 

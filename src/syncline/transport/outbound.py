@@ -25,8 +25,8 @@ from syncline.transport.dialling import Dialler
 from syncline.transport.handshake import Purpose, Refusal, RefusedByPeer, describe_stranger
 from syncline.transport.messages import PeerAddress, PeerHandler, PeerMessage
 from syncline.transport.notices import LOGGER, Notices
+from syncline.transport.outbound_handshake import OutgoingHandshake
 from syncline.transport.outbox import Outbox
-from syncline.transport.outgoing import OutgoingHandshake
 from syncline.transport.pacing import FIRST_WINDOW_BYTES
 from syncline.transport.wire import Batch, decode_payload, is_sendable
 

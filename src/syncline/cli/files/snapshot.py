@@ -7,13 +7,13 @@ import msgspec
 
 from syncline.cli.common import Context, client_command, make_client
 from syncline.cli.exits import EXIT_FAILED, EXIT_NOT_FOUND, Failure
-from syncline.cli.offline import DataFiles, data_command, hex_id
+from syncline.cli.files.common import DataFiles, data_command, hex_id
+from syncline.cli.files.wal import membership_object
 from syncline.cli.output import print_json, print_line, print_table
-from syncline.cli.wal import membership_object
 from syncline.decoding import UNDECODABLE
-from syncline.node.members import MemberBook, MemberInfo
-from syncline.storage.inspection import SnapshotView, list_snapshots
-from syncline.storage.snapshots import SnapshotManifest
+from syncline.node.member_registry import MemberBook, MemberInfo
+from syncline.storage.inspect import SnapshotView, list_snapshots
+from syncline.storage.snapshots.store import SnapshotManifest
 
 __all__ = ["snapshot"]
 

@@ -6,10 +6,10 @@ import click
 import msgspec
 
 from syncline.cli.exits import EXIT_DAMAGED, EXIT_FAILED, Failure
-from syncline.cli.offline import DataFiles, data_command, hex_id
+from syncline.cli.files.common import DataFiles, data_command, hex_id
 from syncline.cli.output import json_text, print_json, print_line, shown
 from syncline.consensus.types import Entry, HardState, MembershipState, SnapshotMeta
-from syncline.storage.inspection import FrameView, LogReport, SegmentEnd, SegmentStart, check_log, read_log
+from syncline.storage.inspect import FrameView, LogReport, SegmentEnd, SegmentStart, check_log, read_log
 
 __all__ = ["membership_object", "wal"]
 

@@ -13,9 +13,9 @@ import click
 
 from syncline.cli.common import Context, client_command, make_client
 from syncline.cli.exits import EXIT_FAILED, Failure, failure_of, one_line
+from syncline.cli.import_export.copy import CONCURRENCY, Problem, Progress, TreeReport, copy_in, copy_out, survey
 from syncline.cli.output import json_key, print_json, print_line, shown
 from syncline.cli.streams import acknowledged, say
-from syncline.cli.treecopy import CONCURRENCY, Problem, Progress, TreeReport, copy_in, copy_out, survey
 from syncline.errors import OperationError
 
 __all__ = ["export_tree", "import_tree"]
@@ -96,7 +96,7 @@ def _progress(title: str, files: int, *, quiet: bool) -> Iterator[Progress]:
     if quiet or not sys.stderr.isatty():
         yield _Silent()
         return
-    from syncline.cli.progress import bar
+    from syncline.cli.import_export.progress import bar
 
     with bar(title, files) as progress:
         yield progress

@@ -11,7 +11,7 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-from syncline.cli.treepaths import FoundFile, KeyPaths, Skipped, UnsafeKey, walk_files
+from syncline.cli.import_export.paths import FoundFile, KeyPaths, Skipped, UnsafeKey, walk_files
 from syncline.client import AsyncClient, KeyInfo
 from syncline.errors import OperationError, Outcome, Unreachable
 

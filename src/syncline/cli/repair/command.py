@@ -19,20 +19,20 @@ import msgspec
 from syncline.cli.common import Context, client_command, make_client, with_endpoint
 from syncline.cli.exits import EXIT_FAILED, EXIT_USAGE, Failure, failure_of
 from syncline.cli.output import print_json, print_line
-from syncline.cli.repair_plan import Plan, Target, plan_when_settled, refuse_single
+from syncline.cli.repair.plan import Plan, Target, plan_when_settled, refuse_single
 from syncline.cli.survey import Survey, survey_cluster
 from syncline.client import AsyncClient
 from syncline.client.endpoints import MAX_ENDPOINTS, parse_endpoints
 from syncline.errors import DirectoryLocked, OperationError, Outcome, SynclineError
 from syncline.node.joining import chosen_id
-from syncline.node.knownmembers import known_members
-from syncline.node.members import format_id
+from syncline.node.known_members import known_members
+from syncline.node.member_registry import format_id
 from syncline.platform.disk import Disk, OsDisk
-from syncline.server.names import check_address, check_name
-from syncline.storage import replacement
+from syncline.server.addresses import check_address, check_name
+from syncline.storage import replace as replacement
 from syncline.storage.datadir import lock_directory
-from syncline.storage.diagnosis import Diagnosis, diagnose
-from syncline.storage.replacement import Replacement
+from syncline.storage.diagnose import Diagnosis, diagnose
+from syncline.storage.replace import Replacement
 
 __all__ = ["repair"]
 

@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from syncline.cli.exits import EXIT_DAMAGED, EXIT_FAILED, Failure, failure_of
-from syncline.cli.servehelp import help_of
+from syncline.cli.serve.help import help_of
 from syncline.errors import CorruptionError, NodeFailed, RepairNeeded, SynclineError
 from syncline.server.config import ServerConfig, load_config
 
@@ -50,7 +50,7 @@ def serve(config_file: str | None, log_file: str | None, parent_fd: int | None, 
         config = load_config(file=config_file, environment=os.environ, flags=settings)
     except SynclineError as error:
         raise failure_of(error) from error
-    from syncline.cli.serving import run_node
+    from syncline.cli.serve.process import run_node
 
     try:
         run_node(config, log_file=log_file, parent_fd=parent_fd)

@@ -10,8 +10,8 @@ import signal
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from syncline.cli.drainword import DRAIN_SIGNAL, DRAINED_LINE
-from syncline.cli.loglines import DescriptorStream, ThreadHandler
+from syncline.cli.log_lines import DescriptorStream, ThreadHandler
+from syncline.cli.up.drain import DRAIN_SIGNAL, DRAINED_LINE
 from syncline.platform import descriptors, interpreter
 from syncline.server.app import KvServer
 from syncline.server.config import ServerConfig

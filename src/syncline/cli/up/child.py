@@ -8,8 +8,8 @@ import sys
 from collections import deque
 from typing import Final
 
-from syncline.cli.drainword import DRAIN_SIGNAL, DRAINED_LINE
-from syncline.cli.up_plan import NodePlan
+from syncline.cli.up.drain import DRAIN_SIGNAL, DRAINED_LINE
+from syncline.cli.up.plan import NodePlan
 from syncline.errors import StorageError
 from syncline.platform.disk import OsDisk
 from syncline.storage.datadir import REPLACEMENT_NAME, Identity, read_identity

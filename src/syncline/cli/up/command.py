@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from syncline.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, Failure, failure_of
-from syncline.cli.up_plan import (
+from syncline.cli.up.plan import (
     DEFAULT_DATA_DIR,
     MAX_NODES,
     Plan,
@@ -20,10 +20,10 @@ from syncline.cli.up_plan import (
     note_started,
     write_plan,
 )
-from syncline.cli.up_pulse import Pulse
-from syncline.cli.up_supervisor import NodeView, Supervisor
-from syncline.cli.up_traces import Traces
-from syncline.cli.up_view import View, make_view
+from syncline.cli.up.pulse import Pulse
+from syncline.cli.up.supervisor import NodeView, Supervisor
+from syncline.cli.up.traces import Traces
+from syncline.cli.up.view import View, make_view
 from syncline.errors import ConfigError, DirectoryLocked, SynclineError
 from syncline.platform.disk import OsDisk
 
@@ -66,7 +66,7 @@ def up(
     """
     try:
         if detach:
-            from syncline.cli.up_detach import start_detached
+            from syncline.cli.up.detach import start_detached
 
             make_plan(data_dir, nodes=nodes, port=port)  # what can't be is told at once
             start_detached(data_dir, nodes=nodes, port=port, restart=restart, as_json=as_json)
@@ -117,7 +117,7 @@ async def _run(plan: Plan, supervisor: Supervisor, *, as_json: bool, ready_fd: i
     if ready_fd is None:
         view = make_view(as_json=as_json)
     else:
-        from syncline.cli.up_detach import DetachedView
+        from syncline.cli.up.detach import DetachedView
 
         view = DetachedView(plan, ready_fd)
     try:

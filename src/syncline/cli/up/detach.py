@@ -12,10 +12,10 @@ import msgspec
 
 from syncline.cli.exits import EXIT_FAILED, Failure
 from syncline.cli.output import print_line
-from syncline.cli.up_child import PROGRAM
-from syncline.cli.up_plan import Plan, command_for, make_plan
-from syncline.cli.up_supervisor import NodeView
-from syncline.cli.up_view import JsonView, PlainView
+from syncline.cli.up.child import PROGRAM
+from syncline.cli.up.plan import Plan, command_for, make_plan
+from syncline.cli.up.supervisor import NodeView
+from syncline.cli.up.view import JsonView, PlainView
 
 __all__ = ["DetachedView", "start_detached"]
 

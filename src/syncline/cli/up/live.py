@@ -11,10 +11,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from syncline.cli.up_plan import Plan
-from syncline.cli.up_pulse import NewLeader
-from syncline.cli.up_supervisor import NodeView
-from syncline.cli.up_view import how_to_go_on, how_to_use, what_to_do
+from syncline.cli.up.plan import Plan
+from syncline.cli.up.pulse import NewLeader
+from syncline.cli.up.supervisor import NodeView
+from syncline.cli.up.view import how_to_go_on, how_to_use, what_to_do
 
 __all__ = ["LiveView"]
 

@@ -25,9 +25,9 @@ from syncline.errors import ConfigError, StorageError
 from syncline.platform.disk import Disk
 from syncline.platform.memory import memory_bytes
 from syncline.server.config import MEMORY_SHARE
-from syncline.server.secretfile import write_secret_file
+from syncline.server.secret_file import write_secret_file
+from syncline.storage.atomic_file import replace_file
 from syncline.storage.datadir import IDENTITY_NAME
-from syncline.storage.wholefile import replace_file
 
 __all__ = [
     "MAX_NODES",

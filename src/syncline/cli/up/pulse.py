@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from syncline.cli.up_supervisor import NodeView
+from syncline.cli.up.supervisor import NodeView
 
 __all__ = ["NewLeader", "Pulse"]
 

@@ -10,8 +10,8 @@ from typing import Final
 import msgspec
 
 from syncline.cli.exits import EXIT_DAMAGED
-from syncline.cli.up_child import PROGRAM, Child
-from syncline.cli.up_plan import Plan, command_line
+from syncline.cli.up.child import PROGRAM, Child
+from syncline.cli.up.plan import Plan, command_line
 from syncline.client import AsyncClient, NodeStatus
 from syncline.errors import OperationError, Unreachable
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 
-from syncline.cli.up_plan import Plan
+from syncline.cli.up.plan import Plan
 
 __all__ = ["Traces"]
 

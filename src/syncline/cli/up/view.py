@@ -7,9 +7,9 @@ import sys
 from typing import Final, Protocol
 
 from syncline.cli.output import json_text, print_line
-from syncline.cli.up_plan import DEFAULT_PORT, Plan, command_line
-from syncline.cli.up_pulse import NewLeader
-from syncline.cli.up_supervisor import NodeView
+from syncline.cli.up.plan import DEFAULT_PORT, Plan, command_line
+from syncline.cli.up.pulse import NewLeader
+from syncline.cli.up.supervisor import NodeView
 
 __all__ = ["JsonView", "PlainView", "View", "how_to_go_on", "how_to_use", "make_view", "what_to_do"]
 
@@ -59,7 +59,7 @@ def make_view(*, as_json: bool) -> View:
     if as_json:
         return JsonView()
     if sys.stdout.isatty() and os.environ.get("TERM", "") not in PLAIN_TERMINALS:
-        from syncline.cli.up_live import LiveView
+        from syncline.cli.up.live import LiveView
 
         return LiveView()
     return PlainView()

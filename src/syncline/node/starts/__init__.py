@@ -1,3 +1,3 @@
-"""The starts of nodes: their incarnations, and what these prove. A start from an older or a second copy of a data directory
-is found here.
+"""The starts of nodes: their incarnations, and what these prove. Starts on an older copy of a data directory
+are found here.
 """

@@ -1,6 +1,6 @@
 """Keep a start of a node from taking part before it is clear that no other copy of its data directory runs.
 
-A member that has welcomed this start takes no promise of another copy (`startguard`). So once a quorum of the members
+A member that has welcomed this start takes no promise of another copy (`guard`). So once a quorum of the members
 *without this node* has welcomed it, no copy can ever be counted in a quorum: too few of the others are left to it.
 The start is *confirmed* then, for good.
 

@@ -1,8 +1,8 @@
-"""Refuse peers whose data directory was put back to an older copy, or copied. `node.starts` has the rule.
+"""Refuse peers whose data directory was put back to an older copy, or copied. `node.starts.incarnations` has the rule.
 
 What a node knows of the starts of others is in memory, in the file `peers`, and in the member registry. The file is
 written before a start is welcomed, by a worker thread, and only if something has changed. Members tell each other which
-starts they have let in (`startreports`), so that copies which different members have let in are found.
+starts they have let in (`reports`), so that copies which different members have let in are found.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from syncline.consensus.types import NONE, NodeId
 from syncline.errors import Closed, CorruptionError
 from syncline.node.calls import Calls
 from syncline.node.envelope import Member
-from syncline.node.members import MemberBook, format_id
-from syncline.node.startreports import StartReports, Starts
-from syncline.node.starts import MAX_HISTORY, Origin, are_forked, judge, start_count
+from syncline.node.member_registry import MemberBook, format_id
+from syncline.node.starts.incarnations import MAX_HISTORY, Origin, are_forked, judge, start_count
+from syncline.node.starts.reports import StartReports, Starts
 from syncline.platform.disk import Disk
 from syncline.storage.datadir import Identity
-from syncline.storage.peerstarts import MAX_DIRECTORIES, encode_starts, read_starts, write_starts
+from syncline.storage.peer_starts import MAX_DIRECTORIES, encode_starts, read_starts, write_starts
 from syncline.transport.handshake import Hello, Welcome
 from syncline.transport.messages import Notice, NoticeKind, Refusal, RefusalCode
 

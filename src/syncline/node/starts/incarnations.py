@@ -16,7 +16,7 @@ one lengthens the history of the copy, which still lacks the start that the memb
 
 Two processes on copies of one directory have equal counts too. A member never exchanges one for the other: it may hold
 promises of the one that it knows, and the other one has not made them. If two members know different ones, both copies
-are refused, unless a quorum of the members without that node knows one of them (`startreports`).
+are refused, unless a quorum of the members without that node knows one of them (`reports`).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from syncline.consensus.types import MembershipState, NodeId
 from syncline.node.refusals import is_believed
-from syncline.node.starts import Origin, judge, start_count
+from syncline.node.starts.incarnations import Origin, judge, start_count
 
 __all__ = ["Starts", "StartReports", "are_diverged"]
 

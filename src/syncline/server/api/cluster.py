@@ -10,14 +10,14 @@ import msgspec
 
 from syncline.decoding import UNDECODABLE
 from syncline.errors import ConfigError, NothingToSnapshot
-from syncline.server.backend import Backend, MembersView, NodeStatus
-from syncline.server.documents import check_charset, check_members
-from syncline.server.limits import KIB
-from syncline.server.names import check_address, check_name, check_url, is_id
-from syncline.server.problems import RequestError
-from syncline.server.request import Parameters, Request
-from syncline.server.response import Respond, Response, json_response
-from syncline.server.router import Explain, Router, coroutine
+from syncline.server.addresses import check_address, check_name, check_url, is_id
+from syncline.server.api.backend import Backend, MembersView, NodeStatus
+from syncline.server.api.errors import RequestError
+from syncline.server.api.router import Explain, Router, coroutine
+from syncline.server.http.documents import check_charset, check_members
+from syncline.server.http.limits import KIB
+from syncline.server.http.request import Parameters, Request
+from syncline.server.http.response import Respond, Response, json_response
 from syncline.server.tasks import Tasks
 
 __all__ = ["Fields", "RaftRoutes"]

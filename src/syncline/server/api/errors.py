@@ -17,7 +17,7 @@ import msgspec
 from syncline import errors
 from syncline.errors import Outcome
 from syncline.platform.texts import encode_json
-from syncline.server.response import JSON, Response, bare
+from syncline.server.http.response import JSON, Response, bare
 
 __all__ = ["RequestError", "error_response", "internal_error", "problem"]
 

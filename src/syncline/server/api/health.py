@@ -10,12 +10,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from syncline.server.backend import Backend
-from syncline.server.problems import RequestError
-from syncline.server.request import Parameters, Request
-from syncline.server.response import TEXT, Deferred, Respond, Response, bare, json_response
-from syncline.server.router import Router
-from syncline.server.routes.reads import Reads
+from syncline.server.api.backend import Backend
+from syncline.server.api.errors import RequestError
+from syncline.server.api.reads import Reads
+from syncline.server.api.router import Router
+from syncline.server.http.request import Parameters, Request
+from syncline.server.http.response import TEXT, Deferred, Respond, Response, bare, json_response
 from syncline.version import __version__
 
 __all__ = ["API_VERSION", "HealthRoutes"]

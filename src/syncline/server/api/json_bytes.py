@@ -8,9 +8,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from syncline.kv.records import KeyValue
-from syncline.server.problems import RequestError
-from syncline.server.request import encode_percent
-from syncline.server.routes.keyquery import needs_query
+from syncline.server.api.errors import RequestError
+from syncline.server.api.key_query import needs_query
+from syncline.server.http.request import encode_percent
 
 __all__ = ["Item", "MaybeBytes", "MaybeText", "item_of", "key_url", "one_of", "split"]
 

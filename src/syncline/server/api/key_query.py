@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from syncline.server.problems import RequestError
-from syncline.server.request import Parameters, Request, decode_percent
-from syncline.server.response import Respond
+from syncline.server.api.errors import RequestError
+from syncline.server.http.request import Parameters, Request, decode_percent
+from syncline.server.http.response import Respond
 
 __all__ = ["PATTERN", "by_query", "needs_query"]
 

@@ -8,21 +8,21 @@ from typing import Final, TypeVar
 
 from syncline.kv.commands import ABSENT, EXISTS, MAX_KEY_BYTES, Delete, Put, encode_command
 from syncline.kv.records import DeleteResult, KeyValue, PutResult
-from syncline.server.backend import Backend
-from syncline.server.express import CONDITIONS, Express, ExpressRequest
-from syncline.server.limits import KIB, MIB
-from syncline.server.problems import RequestError, problem
-from syncline.server.request import Parameters, Request
-from syncline.server.response import JSON, NO_CACHE, NO_STORE, OCTETS, Deferred, Respond, Response, status_line
-from syncline.server.router import Explain, Router
-from syncline.server.routes import keyquery
-from syncline.server.routes.reads import (
+from syncline.server.api import key_query
+from syncline.server.api.backend import Backend
+from syncline.server.api.errors import RequestError, problem
+from syncline.server.api.reads import (
     DEFAULT_TIMEOUT_S,
     MAX_TIMEOUT_S,
     READ_PARAMETERS,
     ReadPlan,
     Reads,
 )
+from syncline.server.api.router import Explain, Router
+from syncline.server.http.fast_get import CONDITIONS, Express, ExpressRequest
+from syncline.server.http.limits import KIB, MIB
+from syncline.server.http.request import Parameters, Request
+from syncline.server.http.response import JSON, NO_CACHE, NO_STORE, OCTETS, Deferred, Respond, Response, status_line
 
 __all__ = ["DEFAULT_MAX_KEY_BYTES", "DEFAULT_MAX_VALUE_BYTES", "KeyRoutes", "parse_etags"]
 
@@ -86,7 +86,7 @@ class KeyRoutes:
         """Take the routes."""
         for methods, handler in (("GET", self.get), ("PUT POST", self.put), ("DELETE", self.delete)):
             router.add(methods, PATTERN, handler, conditions=True)
-            router.add(methods, keyquery.PATTERN, keyquery.by_query(handler), conditions=True)
+            router.add(methods, key_query.PATTERN, key_query.by_query(handler), conditions=True)
 
     @property
     def express(self) -> Express:

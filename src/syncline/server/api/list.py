@@ -12,13 +12,13 @@ import msgspec
 from syncline.kv.commands import MAX_RANGE_ITEMS
 from syncline.kv.records import KeyValue, RangePage
 from syncline.kv.store import prefix_end
-from syncline.server.backend import Backend
-from syncline.server.problems import RequestError
-from syncline.server.request import Parameters, Request, encode_percent
-from syncline.server.response import Deferred, Respond, Response, json_response
-from syncline.server.router import Explain, Router
-from syncline.server.routes.jsonbytes import Item, item_of, split
-from syncline.server.routes.reads import READ_PARAMETERS, ReadPlan, Reads
+from syncline.server.api.backend import Backend
+from syncline.server.api.errors import RequestError
+from syncline.server.api.json_bytes import Item, item_of, split
+from syncline.server.api.reads import READ_PARAMETERS, ReadPlan, Reads
+from syncline.server.api.router import Explain, Router
+from syncline.server.http.request import Parameters, Request, encode_percent
+from syncline.server.http.response import Deferred, Respond, Response, json_response
 
 __all__ = ["MAX_PAGE_BYTES", "ListingRoutes", "decode_cursor", "encode_cursor"]
 

@@ -11,10 +11,10 @@ from syncline.kv.store import Store
 from syncline.kv.versions import MACHINE_VERSION, check_version
 from syncline.node.futures import ReadFuture, Then
 from syncline.node.levels import UpgradeStatus
-from syncline.node.members import MemberInfo, Membership, format_id
+from syncline.node.member_registry import MemberInfo, Membership, format_id
 from syncline.node.raft import Raft
 from syncline.node.stats import MemberProgress, Stats
-from syncline.server.backend import (
+from syncline.server.api.backend import (
     Added,
     LeaderView,
     MemberLevelsView,

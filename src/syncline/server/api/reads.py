@@ -22,10 +22,10 @@ import msgspec
 
 from syncline.errors import DeadlineExceeded, NoLeader
 from syncline.node.futures import ReadFuture
-from syncline.server.backend import Backend
-from syncline.server.problems import RequestError, internal_error
-from syncline.server.request import Parameters
-from syncline.server.response import Respond
+from syncline.server.api.backend import Backend
+from syncline.server.api.errors import RequestError, internal_error
+from syncline.server.http.request import Parameters
+from syncline.server.http.response import Respond
 
 __all__ = ["DEFAULT_TIMEOUT_S", "MAX_TIMEOUT_S", "READ_PARAMETERS", "ReadPlan", "Reads"]
 

@@ -14,11 +14,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Final
 
-from syncline.server.crosssite import CrossSitePolicy
-from syncline.server.fields import SAFE_METHODS, check_fields, check_unconditional
-from syncline.server.problems import RequestError, error_response, problem
-from syncline.server.request import Request, decode_percent
-from syncline.server.response import NO_STORE, Respond, Response, status_line
+from syncline.server.api.errors import RequestError, error_response, problem
+from syncline.server.http.cross_site import CrossSitePolicy
+from syncline.server.http.fields import SAFE_METHODS, check_fields, check_unconditional
+from syncline.server.http.request import Request, decode_percent
+from syncline.server.http.response import NO_STORE, Respond, Response, status_line
 from syncline.server.tasks import Tasks
 
 __all__ = ["Explain", "Router", "coroutine"]

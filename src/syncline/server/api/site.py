@@ -9,18 +9,18 @@ from collections.abc import Callable
 import msgspec
 
 from syncline.errors import OperationError
-from syncline.server.backend import Backend, NodeStatus
-from syncline.server.crosssite import CrossSitePolicy
-from syncline.server.problems import error_response
-from syncline.server.request import Request
-from syncline.server.response import Respond, Response
-from syncline.server.router import Router
-from syncline.server.routes.health import HealthRoutes
-from syncline.server.routes.keys import DEFAULT_MAX_KEY_BYTES, DEFAULT_MAX_VALUE_BYTES, KeyRoutes
-from syncline.server.routes.listing import ListingRoutes
-from syncline.server.routes.raft import RaftRoutes
-from syncline.server.routes.reads import Reads
-from syncline.server.routes.txn import TxnRoutes
+from syncline.server.api.backend import Backend, NodeStatus
+from syncline.server.api.cluster import RaftRoutes
+from syncline.server.api.errors import error_response
+from syncline.server.api.health import HealthRoutes
+from syncline.server.api.keys import DEFAULT_MAX_KEY_BYTES, DEFAULT_MAX_VALUE_BYTES, KeyRoutes
+from syncline.server.api.list import ListingRoutes
+from syncline.server.api.reads import Reads
+from syncline.server.api.router import Router
+from syncline.server.api.txn import TxnRoutes
+from syncline.server.http.cross_site import CrossSitePolicy
+from syncline.server.http.request import Request
+from syncline.server.http.response import Respond, Response
 from syncline.server.tasks import Tasks
 from syncline.version import __version__
 

@@ -21,15 +21,15 @@ from syncline.kv.records import (
     TxnResult,
 )
 from syncline.kv.store import prefix_end
-from syncline.server.backend import Backend
-from syncline.server.documents import check_charset, check_members
-from syncline.server.limits import MIB
-from syncline.server.problems import RequestError
-from syncline.server.request import Parameters, Request
-from syncline.server.response import Respond, json_response
-from syncline.server.router import Explain, Router
-from syncline.server.routes.jsonbytes import Item, MaybeBytes, MaybeText, item_of, one_of, split
-from syncline.server.routes.reads import DEFAULT_TIMEOUT_S, MAX_TIMEOUT_S
+from syncline.server.api.backend import Backend
+from syncline.server.api.errors import RequestError
+from syncline.server.api.json_bytes import Item, MaybeBytes, MaybeText, item_of, one_of, split
+from syncline.server.api.reads import DEFAULT_TIMEOUT_S, MAX_TIMEOUT_S
+from syncline.server.api.router import Explain, Router
+from syncline.server.http.documents import check_charset, check_members
+from syncline.server.http.limits import MIB
+from syncline.server.http.request import Parameters, Request
+from syncline.server.http.response import Respond, json_response
 
 __all__ = ["MAX_TXN_BYTES", "TxnRoutes"]
 

@@ -3,9 +3,10 @@
 Theory of operation. The reader parses; each complete request becomes a `Slot` in a queue and is handed to the handler
 as soon as it may run, which answers now or later. Answers leave in the order of the requests: a finished slot waits
 until it is the first. Whatever is finished by the end of a turn of the event loop leaves in one write. Most connections
-have one request at a time, like others before it: it is read at once (`usual.py`), and its answer leaves when given.
+have one request at a time, like others before it: it is read at once (`header_cache.py`), and its answer leaves when
+given.
 
-    bytes ──> reader ──> slots (in order) ──> handler
+    bytes ──> parser ──> slots (in order) ──> handler
                            │  answered, first in the queue
                            └──> one write per turn ──> client
 
@@ -35,18 +36,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
-from syncline.server.express import CONDITIONS, Express, is_plain
-from syncline.server.fields import SAFE_METHODS
-from syncline.server.making import TURN_BYTES
-from syncline.server.pace import parts_left, parts_read, why_late
-from syncline.server.problems import internal_error, problem
-from syncline.server.reader import ENDED, IDLE, SLICE_BYTES, START, Refused, RequestReader
-from syncline.server.request import Request
-from syncline.server.response import Deferred, Respond, Response
-from syncline.server.slots import GIVEN, Lane, Slot
+from syncline.server.api.errors import internal_error, problem
+from syncline.server.http.fast_get import CONDITIONS, Express, is_plain
+from syncline.server.http.fields import SAFE_METHODS
+from syncline.server.http.large_answers import TURN_BYTES
+from syncline.server.http.pace import parts_left, parts_read, why_late
+from syncline.server.http.parser import ENDED, IDLE, SLICE_BYTES, START, Refused, RequestReader
+from syncline.server.http.request import Request
+from syncline.server.http.response import Deferred, Respond, Response
+from syncline.server.http.slots import GIVEN, Lane, Slot
 
 if TYPE_CHECKING:
-    from syncline.server.http import HttpServer
+    from syncline.server.http.server import HttpServer
 
 __all__ = ["Handler", "HttpConnection"]
 

@@ -24,10 +24,10 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
-from syncline.server.fields import SAFE_METHODS
-from syncline.server.problems import RequestError
-from syncline.server.request import Request
-from syncline.server.response import Deferred, Respond, Response
+from syncline.server.api.errors import RequestError
+from syncline.server.http.fields import SAFE_METHODS
+from syncline.server.http.request import Request
+from syncline.server.http.response import Deferred, Respond, Response
 
 __all__ = ["ANY", "CrossSitePolicy", "host_name", "is_origin"]
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from syncline.server.problems import RequestError
+from syncline.server.api.errors import RequestError
 
 __all__ = ["check_charset", "check_members"]
 

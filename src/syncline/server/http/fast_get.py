@@ -16,8 +16,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from syncline.server.request import Request
-from syncline.server.response import Respond
+from syncline.server.http.request import Request
+from syncline.server.http.response import Respond
 
 __all__ = ["CONDITIONS", "Express", "ExpressRequest", "is_plain"]
 

@@ -3,8 +3,8 @@
 A body with `Content-Encoding` would be stored as it came and read as if it were plain; a `Content-Range` would replace
 a value by a part of it. RFC 9110 lets a server refuse both (8.4, 14.5). None of these fields is ignored.
 
-Requests with such a field never take the header cache (`usual.py`): the cache asks `UNUSUAL_FIELDS`. So the checks
-cost the usual request nothing.
+Requests with such a field never take the header cache (`header_cache.py`): the cache asks `UNUSUAL_FIELDS`. So the
+checks cost the usual request nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from syncline.server.problems import RequestError
+from syncline.server.api.errors import RequestError
 
 __all__ = ["CONDITIONAL_FIELDS", "SAFE_METHODS", "UNUSUAL_FIELDS", "check_fields", "check_unconditional", "is_host"]
 
@@ -29,7 +29,7 @@ _DATES: Final = frozenset({b"if-unmodified-since", b"if-range"})
 _BODIES: Final = frozenset({b"content-encoding", b"content-range"})
 
 _BROWSERS: Final = frozenset({b"origin", b"sec-fetch-site", b"access-control-request-method"})
-"""Fields that browsers add to requests of web pages: see `crosssite.py`."""
+"""Fields that browsers add to requests of web pages: see `cross_site.py`."""
 
 UNUSUAL_FIELDS: Final = _OVERRIDES | _DATES | _BODIES | _BROWSERS
 """A header with one of these is looked at in full for each request."""

@@ -1,7 +1,7 @@
 """The usual request, read at once.
 
 A client sends the same header with each of its requests; only the target and the body change. So what the strict reader
-(`reader.py`) made of a header is remembered under its very bytes, and the next request with the same header is taken
+(`parser.py`) made of a header is remembered under its very bytes, and the next request with the same header is taken
 apart by a few searches. What is not plainly such a request is the strict reader's: an unknown header, a part of a
 request or more than one, another version, an odd target. It stays the only judge of what a header may be.
 
@@ -19,9 +19,9 @@ from typing import Final
 
 import msgspec
 
-from syncline.server.fields import UNUSUAL_FIELDS
-from syncline.server.limits import KIB
-from syncline.server.request import Request
+from syncline.server.http.fields import UNUSUAL_FIELDS
+from syncline.server.http.limits import KIB
+from syncline.server.http.request import Request
 
 __all__ = ["UsualRequests"]
 

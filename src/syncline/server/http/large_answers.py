@@ -12,8 +12,8 @@ import asyncio
 from collections import deque
 from typing import Final, Protocol
 
-from syncline.server.problems import internal_error
-from syncline.server.response import Deferred, Response
+from syncline.server.api.errors import internal_error
+from syncline.server.http.response import Deferred, Response
 
 __all__ = ["TURN_BYTES", "Making"]
 

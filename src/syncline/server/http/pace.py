@@ -6,8 +6,8 @@ least rate moves in the limit's time. A client that moves a part in time has ano
 
 from __future__ import annotations
 
-from syncline.server.limits import HttpLimits
-from syncline.server.reader import BODY, HEADER
+from syncline.server.http.limits import HttpLimits
+from syncline.server.http.parser import BODY, HEADER
 
 __all__ = ["parts_left", "parts_read", "why_late"]
 

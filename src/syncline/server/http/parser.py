@@ -11,11 +11,11 @@ from typing import Final
 
 import httptools
 
-from syncline.server.fields import is_host
-from syncline.server.limits import HttpLimits
-from syncline.server.problems import internal_error, problem
-from syncline.server.request import Request
-from syncline.server.response import Response
+from syncline.server.api.errors import internal_error, problem
+from syncline.server.http.fields import is_host
+from syncline.server.http.limits import HttpLimits
+from syncline.server.http.request import Request
+from syncline.server.http.response import Response
 
 __all__ = ["BODY", "ENDED", "HEADER", "IDLE", "SLICE_BYTES", "START", "Refused", "RequestReader"]
 

@@ -13,7 +13,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import msgspec
 
-from syncline.server.problems import RequestError
+from syncline.server.api.errors import RequestError
 
 __all__ = ["MAX_PARAMETERS", "Parameters", "Request", "decode_percent", "encode_percent", "parse_duration"]
 

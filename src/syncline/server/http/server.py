@@ -15,12 +15,12 @@ from email.utils import formatdate
 from typing import Final
 
 from syncline.platform.network import Listener, Network
-from syncline.server.connection import Handler, HttpConnection
-from syncline.server.express import Express
-from syncline.server.limits import HttpLimits
-from syncline.server.making import Making
-from syncline.server.pressure import PRESSURE, relieve
-from syncline.server.usual import UsualRequests
+from syncline.server.http.connection import Handler, HttpConnection
+from syncline.server.http.fast_get import Express
+from syncline.server.http.header_cache import UsualRequests
+from syncline.server.http.large_answers import Making
+from syncline.server.http.limits import HttpLimits
+from syncline.server.http.pressure import PRESSURE, relieve
 
 __all__ = ["HttpServer", "Observe"]
 

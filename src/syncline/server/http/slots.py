@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from syncline.server.express import Express
-from syncline.server.request import Request
-from syncline.server.response import Respond, Response
+from syncline.server.http.fast_get import Express
+from syncline.server.http.request import Request
+from syncline.server.http.response import Respond, Response
 
 if TYPE_CHECKING:
-    from syncline.server.connection import HttpConnection
-    from syncline.server.http import HttpServer
+    from syncline.server.http.connection import HttpConnection
+    from syncline.server.http.server import HttpServer
 
 __all__ = ["GIVEN", "Lane", "Slot"]
 

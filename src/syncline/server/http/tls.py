@@ -9,7 +9,7 @@ from __future__ import annotations
 import ssl
 from typing import Final
 
-from syncline.server.problems import problem
+from syncline.server.api.errors import problem
 
 __all__ = ["client_tls"]
 

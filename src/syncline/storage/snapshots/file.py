@@ -22,7 +22,7 @@ from syncline.decoding import UNDECODABLE
 from syncline.errors import CorruptionError, FormatVersionError
 from syncline.platform.disk import File
 from syncline.storage.advice import data_dir_of, how_to_repair
-from syncline.storage.wallayout import GROUP
+from syncline.storage.wal.layout import GROUP
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -25,7 +25,7 @@ from typing import Final
 from syncline.consensus.types import MembershipState
 from syncline.errors import CorruptionError, DiskFull, NothingToSnapshot, StorageError, UsageError, WrongDirectory
 from syncline.platform.disk import Disk
-from syncline.storage.snapshotfile import (
+from syncline.storage.snapshots.file import (
     UNKNOWN_SHA256,
     SnapshotManifest,
     SnapshotReader,
@@ -33,7 +33,7 @@ from syncline.storage.snapshotfile import (
     encode_header,
     read_header,
 )
-from syncline.storage.snapshotwriting import SnapshotReceiver, SnapshotWriter, refusals, write_again
+from syncline.storage.snapshots.write import SnapshotReceiver, SnapshotWriter, refusals, write_again
 from syncline.storage.space import SpaceGuard
 from syncline.version import __version__
 
@@ -214,7 +214,7 @@ class SnapshotStore:
             self._trusted_part = name
             return SnapshotReceiver(self, file, manifest, len(header), 0)
 
-    # Used by the writer and the receiver (`snapshotwriting.Owner`).
+    # Used by the writer and the receiver (`write.Owner`).
 
     def adopt(self, path: str, manifest: SnapshotManifest) -> None:
         """Give a file, whole and synced, the name under which it counts; durable on return."""

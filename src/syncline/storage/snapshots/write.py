@@ -15,7 +15,7 @@ import msgspec
 
 from syncline.errors import CorruptionError, DiskFull, StorageError, UsageError
 from syncline.platform.disk import File
-from syncline.storage.snapshotfile import SnapshotManifest, SnapshotReader, check_length, encode_header, header_size
+from syncline.storage.snapshots.file import SnapshotManifest, SnapshotReader, check_length, encode_header, header_size
 from syncline.storage.space import is_disk_full
 
 __all__ = ["Owner", "SnapshotReceiver", "SnapshotWriter", "refusals", "write_again"]

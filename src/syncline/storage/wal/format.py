@@ -4,7 +4,7 @@ A segment file is preallocated and reads as zeros where nothing was written yet:
 
     segment header (64 bytes) | frame | frame | … | zeros
 
-Frames are in `walframe`. Three kinds of checksums, all crc32: one over the segment header; one over each frame's
+Frames are in `frame`. Three kinds of checksums, all crc32: one over the segment header; one over each frame's
 header, which also holds the frame's own offset and starts from the checksum of its segment, so that a frame is valid in
 its own place only; one over each frame's body, which starts from that of the frame before it. A frame can't be left
 out, moved, or come from another file without being noticed.
@@ -21,7 +21,7 @@ import msgspec
 
 from syncline.errors import CorruptionError, FormatVersionError
 from syncline.storage.advice import data_dir_of, how_to_repair
-from syncline.storage.wallayout import FORMAT_VERSION, OLDEST_FORMAT_VERSION
+from syncline.storage.wal.layout import FORMAT_VERSION, OLDEST_FORMAT_VERSION
 
 __all__ = [
     "FORMAT_VERSION",

@@ -8,7 +8,7 @@ a hard state, a snapshot marker, the seal of a segment.
 What follows the header is *guarded*: wherever a byte would be the last of a 512-byte sector, 0xFF stands in its place,
 and the frame's own last byte is 0xFF as well. What was never written reads as zero, so the guards tell of each sector
 of the frame whether it reached the disk. That is what lets a reader tell a torn write from rot, even in the last frame
-(`walscan` has the rule). The bytes that the guards displaced from the records are in the table; the table leaves the
+(`scan` has the rule). The bytes that the guards displaced from the records are in the table; the table leaves the
 guards' places out. (NTFS protects its records in this manner, with sequence numbers for guards.)
 """
 
@@ -23,7 +23,7 @@ import msgspec
 
 from syncline.consensus.types import Entry, HardState, SnapshotMeta
 from syncline.decoding import UNDECODABLE
-from syncline.storage.wallayout import (
+from syncline.storage.wal.layout import (
     GROUP,
     NEWEST,
     RECORD_ENTRIES,

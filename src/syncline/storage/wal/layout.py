@@ -64,7 +64,7 @@ class RecordLayout:
         self.hard_state = struct.Struct(f"<{kind}QQQ")
         self.marker = struct.Struct(f"<{kind}I")
         self.seal = struct.Struct(f"<{kind}Q")
-        # For `walsteady`, which reads a frame's header and the head of its entries in one step:
+        # For `steady`, which reads a frame's header and the head of its entries in one step:
         self.head = struct.Struct(f"<8I{kind}IQI{TERMS_BYTES}s")
         self.state = struct.Struct(f"<{self.hard_state.size - 8}sQ")
         self.guarded_term = GUARDED_BYTE - (self.entries.size - TERMS_BYTES)

@@ -8,9 +8,8 @@ from zlib import crc32
 
 from syncline.consensus.types import Compacted, Entry, Unavailable
 from syncline.platform.disk import Disk, File
-from syncline.storage.loglocations import Locations
-from syncline.storage.walformat import rot
-from syncline.storage.walframe import (
+from syncline.storage.wal.format import rot
+from syncline.storage.wal.frame import (
     FRAME_HEADER_BYTES,
     BodyError,
     Frame,
@@ -18,7 +17,8 @@ from syncline.storage.walframe import (
     decode_frame,
     decode_frame_header,
 )
-from syncline.storage.walsegment import Segment
+from syncline.storage.wal.locations import Locations
+from syncline.storage.wal.segment import Segment
 
 __all__ = ["ENTRY_OVERHEAD_BYTES", "EntryReader", "entry_size"]
 

@@ -4,7 +4,7 @@ Segments are read from the oldest to the newest, each frame once, with a bounded
 left half-done is completed or undone here, in such a way that a crash in the middle of it changes nothing:
 
 - A segment under its temporary name never held anything: it is removed.
-- A torn last frame (`walscan` has the rule) is copied to a `.broken` file beside the segment, durably, and only then
+- A torn last frame (`scan` has the rule) is copied to a `.broken` file beside the segment, durably, and only then
   overwritten with zeros. (On a full disk it is not kept.)
 - The last valid frame is written once more and synced, and so are the zeros where a torn one was cut before. They may
   have come from the system's cache only: after a failed sync a system may show bytes that are not on the disk and never
@@ -25,13 +25,13 @@ from syncline.consensus.types import HardState, SnapshotMeta
 from syncline.errors import WrongDirectory
 from syncline.platform.disk import Disk, File
 from syncline.storage.advice import data_dir_of, how_to_repair
-from syncline.storage.loglocations import Locations, TermRuns
 from syncline.storage.space import is_disk_full
-from syncline.storage.walformat import SEGMENT_HEADER_BYTES, SegmentHeader, rot, segment_name, segment_sequence
-from syncline.storage.walframe import BodyError, EntriesRecord, Frame, decode_entries
-from syncline.storage.walscan import Ending, EndKind, SegmentScan
-from syncline.storage.walsegment import TEMPORARY_SUFFIX, ActiveSegment, Segment
-from syncline.storage.walsteady import Course
+from syncline.storage.wal.format import SEGMENT_HEADER_BYTES, SegmentHeader, rot, segment_name, segment_sequence
+from syncline.storage.wal.frame import BodyError, EntriesRecord, Frame, decode_entries
+from syncline.storage.wal.locations import Locations, TermRuns
+from syncline.storage.wal.scan import Ending, EndKind, SegmentScan
+from syncline.storage.wal.segment import TEMPORARY_SUFFIX, ActiveSegment, Segment
+from syncline.storage.wal.steady import Course
 
 __all__ = ["Recovered", "Replay", "recover"]
 

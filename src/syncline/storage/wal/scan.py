@@ -38,8 +38,8 @@ from zlib import crc32
 import msgspec
 
 from syncline.platform.disk import File
-from syncline.storage.walformat import SEGMENT_HEADER_BYTES, SegmentHeader, decode_segment_header, other_group, rot
-from syncline.storage.walframe import (
+from syncline.storage.wal.format import SEGMENT_HEADER_BYTES, SegmentHeader, decode_segment_header, other_group, rot
+from syncline.storage.wal.frame import (
     BLOCK_BYTES,
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
@@ -53,8 +53,8 @@ from syncline.storage.walframe import (
     decode_frame_header,
     first_guard,
 )
-from syncline.storage.wallayout import LAYOUTS
-from syncline.storage.walsteady import Course, read_steady
+from syncline.storage.wal.layout import LAYOUTS
+from syncline.storage.wal.steady import Course, read_steady
 
 __all__ = ["Ending", "EndKind", "Frame", "SegmentScan"]
 

@@ -14,9 +14,9 @@ from syncline.errors import DiskFull, StorageError
 from syncline.platform.descriptors import NO_DESCRIPTORS
 from syncline.platform.disk import Disk, File
 from syncline.storage.space import is_disk_full
-from syncline.storage.walformat import SEGMENT_HEADER_BYTES, SegmentHeader, encode_segment_header, segment_name
-from syncline.storage.walframe import SEAL_BYTES, FrameBuilder, frame_bound
-from syncline.storage.wallayout import LAYOUTS, NEWEST, RecordLayout
+from syncline.storage.wal.format import SEGMENT_HEADER_BYTES, SegmentHeader, encode_segment_header, segment_name
+from syncline.storage.wal.frame import SEAL_BYTES, FrameBuilder, frame_bound
+from syncline.storage.wal.layout import LAYOUTS, NEWEST, RecordLayout
 
 __all__ = ["ActiveSegment", "NotBegun", "Segment", "TEMPORARY_SUFFIX", "segment_room"]
 

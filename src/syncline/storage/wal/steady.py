@@ -15,8 +15,7 @@ from zlib import crc32
 
 import msgspec
 
-from syncline.storage.loglocations import LOCATION_SPACING_BYTES
-from syncline.storage.walframe import (
+from syncline.storage.wal.frame import (
     BLOCK_BYTES,
     FRAME_CHECKED_BYTES,
     FRAME_HEADER_BYTES,
@@ -26,7 +25,8 @@ from syncline.storage.walframe import (
     SECTOR_BYTES,
     first_guard,
 )
-from syncline.storage.wallayout import GUARDED_BYTE, RecordLayout
+from syncline.storage.wal.layout import GUARDED_BYTE, RecordLayout
+from syncline.storage.wal.locations import LOCATION_SPACING_BYTES
 
 __all__ = ["Course", "read_steady"]
 

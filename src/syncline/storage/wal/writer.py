@@ -1,7 +1,7 @@
 """The log on disk: a row of segment files, written a batch at a time, read back when the node starts.
 
 One write is one frame and one sync, however many entries it holds. It is all there after a crash, or not at all. The
-format is in `walformat`, the rule that tells a torn write from rot in `walscan`, the start in `walrecovery`.
+format is in `format`, the rule that tells a torn write from rot in `scan`, the start in `recovery`.
 
 A write has two halves: `begin` puts the frame into the file, and `finish` takes note that its sync has returned. The
 sync between them is the caller's, who need not wait for it. `write` is all three, and what else a write may need: a new
@@ -33,13 +33,13 @@ from syncline.consensus.types import NONE, Entry, HardState, SnapshotMeta
 from syncline.errors import CorruptionError, DiskFull, StorageError
 from syncline.platform.disk import Disk, File
 from syncline.storage.advice import how_to_repair
-from syncline.storage.loglocations import TermRuns
 from syncline.storage.space import RESERVE_BYTES, Shortage, SpaceGuard, SpareFile, is_disk_full
-from syncline.storage.walformat import FORMAT_VERSION, SEGMENT_LIMIT_BYTES, SegmentHeader
-from syncline.storage.walframe import FRAME_LIMIT_BYTES, FrameBuilder, frame_bound
-from syncline.storage.walreader import EntryReader
-from syncline.storage.walrecovery import Recovered, Replay, recover
-from syncline.storage.walsegment import ActiveSegment, NotBegun, segment_room
+from syncline.storage.wal.format import FORMAT_VERSION, SEGMENT_LIMIT_BYTES, SegmentHeader
+from syncline.storage.wal.frame import FRAME_LIMIT_BYTES, FrameBuilder, frame_bound
+from syncline.storage.wal.locations import TermRuns
+from syncline.storage.wal.reader import EntryReader
+from syncline.storage.wal.recovery import Recovered, Replay, recover
+from syncline.storage.wal.segment import ActiveSegment, NotBegun, segment_room
 
 __all__ = ["NotBegun", "Recovery", "Wal", "WalWrite", "WriteResult"]
 
@@ -324,7 +324,7 @@ class Wal:
     def read_entries(self, low: int, high: int, max_bytes: int) -> list[Entry]:
         """Durable entries from `low` up to but not including `high`, read from disk with their checksums verified.
 
-        At most `max_bytes`, counted as `walreader.entry_size` does, but at least one entry. Reads block: a range that
+        At most `max_bytes`, counted as `reader.entry_size` does, but at least one entry. Reads block: a range that
         is not in the system's cache takes a disk's time.
 
         Raises:
@@ -378,7 +378,7 @@ class Wal:
         assert self._unsynced is None, "what was begun is not finished"
 
     def _check_order(self, marker: SnapshotMeta | None, entries: Sequence[Entry], hard_state: HardState | None) -> None:
-        """What may never be written, whoever asks. The pair of the checks in `walrecovery.Replay`."""
+        """What may never be written, whoever asks. The pair of the checks in `recovery.Replay`."""
         old, last_index, last_term = self._hard_state, self._last_index, self._last_term
         if marker is not None:
             assert marker.index >= old.commit, f"a snapshot at {marker.index} would undo commit {old.commit}"

@@ -1,1 +1,1 @@
-"""Tests for a state machine of your own: `check_fsm` and `simulate`. They run it by hand, in processes and in clusters."""
+"""Tests for a state machine of your own: `check_fsm` and `simulate`. Both run it without a server."""

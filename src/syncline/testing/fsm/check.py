@@ -21,8 +21,8 @@ import msgspec
 
 from syncline.errors import Rejected, UsageError
 from syncline.node.fsm import FSM, BatchingFSM
-from syncline.testing.fsmprocess import Task, decode
-from syncline.testing.fsmrun import (
+from syncline.testing.fsm.process import Task, decode
+from syncline.testing.fsm.run import (
     SHOWN_BYTES,
     WRONG_DIGEST,
     MakeFSM,
@@ -125,7 +125,7 @@ def _check_processes(
     task = msgspec.json.encode(Task(machine.__module__, file, name, sys.path, list(commands)))
     for seed in hash_seeds:
         done = subprocess.run(
-            [sys.executable, "-m", "syncline.testing.fsmprocess"],
+            [sys.executable, "-m", "syncline.testing.fsm.process"],
             input=task,
             capture_output=True,
             env={**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

@@ -1,6 +1,6 @@
 """The other process of `check_fsm`: runs a state machine on commands and prints what came of each, one JSON a line.
 
-`python -m syncline.testing.fsmprocess` reads one `Task` from its standard input. Its hash seed is in its environment.
+`python -m syncline.testing.fsm.process` reads one `Task` from its standard input. Its hash seed is in its environment.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import cast
 
 import msgspec
 
-from syncline.testing.fsmrun import MakeFSM, Record, record
+from syncline.testing.fsm.run import MakeFSM, Record, record
 
 __all__ = ["Task", "decode", "main"]
 

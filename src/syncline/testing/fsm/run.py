@@ -16,7 +16,7 @@ import msgspec
 
 from syncline.errors import Rejected
 from syncline.node.fsm import FSM, DigestingFSM, Entry, FSMSnapshot
-from syncline.node.statedigest import MACHINE_DIGEST_BYTES
+from syncline.node.state_digest import MACHINE_DIGEST_BYTES
 
 __all__ = [
     "SHOWN_BYTES",

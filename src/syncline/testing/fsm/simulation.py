@@ -24,12 +24,12 @@ from syncline.node.fsm import FSM, BatchingFSM, DigestingFSM, Entry, FSMSnapshot
 from syncline.testing.cluster import LOOK_S, Settings, SimCluster
 from syncline.testing.faults.base import Claims, Trouble
 from syncline.testing.faults.table import FAULTS
-from syncline.testing.fsmrun import MakeFSM, bytes_differ, plain, snapshot_bytes
+from syncline.testing.fsm.run import MakeFSM, bytes_differ, plain, snapshot_bytes
 from syncline.testing.invariants.base import Facts
-from syncline.testing.operations import Operator
-from syncline.testing.recovery import Recovery
-from syncline.testing.simloop import SimLoop, run_simulation
-from syncline.testing.simserver import Condition, SimServer
+from syncline.testing.sim.loop import SimLoop, run_simulation
+from syncline.testing.sim.operations import Operator
+from syncline.testing.sim.recovery import Recovery
+from syncline.testing.sim.server import Condition, SimServer
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy

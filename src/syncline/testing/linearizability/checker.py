@@ -3,7 +3,7 @@ keeps to the clock, on a single store that answers as the clients were answered.
 
 Keys are judged one by one: a history is linearizable if its part for each key is (Herlihy and Wing, 1990). A
 transaction over several keys joins them into one part. Stale reads make no such promise and are left out, and so is
-what was answered with `not_applied`; `checks.py` judges those.
+what was answered with `not_applied`; `promises.py` judges those.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import TypeAlias
 
 import msgspec
 
-from syncline.testing.history import NotApplied, Operation, Read, Seen, keys_of
-from syncline.testing.kvmodel import Move, Numbers, Record, State, moves_of
-from syncline.testing.narrowing import narrowed
-from syncline.testing.search import DEFAULT_MAX_STEPS, Outcome, Search
+from syncline.testing.linearizability.history import NotApplied, Operation, Read, Seen, keys_of
+from syncline.testing.linearizability.inference import narrowed
+from syncline.testing.linearizability.kv_model import Move, Numbers, Record, State, moves_of
+from syncline.testing.linearizability.search import DEFAULT_MAX_STEPS, Outcome, Search
 
 __all__ = ["Initial", "Part", "check_moves", "check_part", "compiled", "parts_of"]
 

@@ -15,10 +15,10 @@ from typing import Final
 
 import msgspec
 
-from syncline.testing.history import Operation, Read
-from syncline.testing.kvmodel import Move, Numbers
-from syncline.testing.linearizability import Initial, Part, check_moves, compiled
-from syncline.testing.narrowing import puts_of, seen_by
+from syncline.testing.linearizability.checker import Initial, Part, check_moves, compiled
+from syncline.testing.linearizability.history import Operation, Read
+from syncline.testing.linearizability.inference import puts_of, seen_by
+from syncline.testing.linearizability.kv_model import Move, Numbers
 
 __all__ = ["smallest_contradiction"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from syncline.testing.history import (
+from syncline.testing.linearizability.history import (
     EXISTS,
     Compare,
     Delete,

@@ -14,8 +14,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from syncline.testing.history import NotApplied, Operation, Put, Ran, Read, Seen, Step, Txn, Written
-from syncline.testing.kvmodel import Numbers
+from syncline.testing.linearizability.history import NotApplied, Operation, Put, Ran, Read, Seen, Step, Txn, Written
+from syncline.testing.linearizability.kv_model import Numbers
 
 __all__ = ["narrowed", "puts_of", "seen_by"]
 

@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
 
-from syncline.testing.history import (
+from syncline.testing.linearizability.history import (
     EXISTS,
     Compare,
     Delete,

@@ -15,10 +15,10 @@ from typing import TypeAlias
 
 import msgspec
 
-from syncline.testing.history import Delete, NotApplied, Operation, Put, Ran, Read, Seen, Txn
-from syncline.testing.kvmodel import told
-from syncline.testing.narration import describe_all
-from syncline.testing.narrowing import puts_of, seen_by
+from syncline.testing.linearizability.format import describe_all
+from syncline.testing.linearizability.history import Delete, NotApplied, Operation, Put, Ran, Read, Seen, Txn
+from syncline.testing.linearizability.inference import puts_of, seen_by
+from syncline.testing.linearizability.kv_model import told
 
 __all__ = [
     "Anomaly",

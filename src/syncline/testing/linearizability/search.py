@@ -24,8 +24,8 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from syncline.testing.history import Operation, Request
-from syncline.testing.kvmodel import ANY, Move, Numbers, State, Want
+from syncline.testing.linearizability.history import Operation, Request
+from syncline.testing.linearizability.kv_model import ANY, Move, Numbers, State, Want
 
 __all__ = ["DEFAULT_MAX_STEPS", "Outcome", "Search"]
 

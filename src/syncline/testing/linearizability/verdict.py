@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from syncline.testing.checks import (
+from syncline.testing.linearizability.checker import Initial, check_part, parts_of
+from syncline.testing.linearizability.explain import smallest_contradiction
+from syncline.testing.linearizability.history import Operation, Read, Seen
+from syncline.testing.linearizability.promises import (
     Anomaly,
     check_applied_once,
     check_not_applied,
     check_revisions,
     check_stale_reads,
 )
-from syncline.testing.explanation import smallest_contradiction
-from syncline.testing.history import Operation, Read, Seen
-from syncline.testing.linearizability import Initial, check_part, parts_of
-from syncline.testing.search import DEFAULT_MAX_STEPS
+from syncline.testing.linearizability.search import DEFAULT_MAX_STEPS
 
 __all__ = ["Undecided", "assert_linearizable", "judge"]
 

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import msgspec
 
-from syncline.server.request import Request as HttpRequest
-from syncline.server.response import Response
-from syncline.testing.history import (
+from syncline.server.http.request import Request as HttpRequest
+from syncline.server.http.response import Response
+from syncline.testing.linearizability.history import (
     ABSENT,
     Compare,
     Delete,
@@ -30,7 +30,7 @@ from syncline.testing.history import (
     Txn,
     Written,
 )
-from syncline.testing.simserver import SimServer
+from syncline.testing.sim.server import SimServer
 
 __all__ = ["ClientError", "SimClient"]
 

@@ -15,7 +15,7 @@ an error, so that a failed sync of a directory loses none); a capacity; a time t
 that vanish or are emptied.
 
 `crashed` gives another disk and leaves this one as it is, so that one run of a program can be crashed at each step in
-many ways. Not for several threads. The contents of files are in `simfile`.
+many ways. Not for several threads. The contents of files are in `file`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from functools import lru_cache
 from typing import Final
 
 from syncline.platform.disk import DISK_FULL, locked_error
-from syncline.testing.simfile import Chance, Node, Survival
+from syncline.testing.sim.file import Chance, Node, Survival
 
 __all__ = ["CAPACITY_BYTES", "DiskFault", "SimDisk", "SimFile", "Survival"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from syncline.consensus.types import HardState
-from syncline.storage.wal import WalWrite
+from syncline.storage.wal.writer import WalWrite
 
 __all__ = ["DurableLog"]
 

@@ -19,7 +19,7 @@ from itertools import combinations
 from typing import Final
 
 from syncline.platform.network import Listener, ProtocolFactory
-from syncline.testing.simtransport import WINDOW_BYTES, Pipe, Segment, SimTransport
+from syncline.testing.sim.transport import WINDOW_BYTES, Pipe, Segment, SimTransport
 
 __all__ = ["SimHost", "SimNetwork"]
 

@@ -13,10 +13,10 @@ from typing import Final, TypeAlias, TypeVar
 
 from syncline.consensus.types import ChangeType, NodeId
 from syncline.errors import NodeFailed, OperationError, Outcome, SynclineError
-from syncline.node.members import MemberInfo, Membership
+from syncline.node.member_registry import MemberInfo, Membership
 from syncline.node.raft import Raft
 from syncline.testing.cluster import PEER_PORT, Answer, SimCluster
-from syncline.testing.simserver import SimServer
+from syncline.testing.sim.server import SimServer
 
 __all__ = ["Operator", "Unknown"]
 

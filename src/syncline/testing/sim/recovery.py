@@ -8,9 +8,9 @@ from typing import Final
 
 from syncline.testing.cluster import SimCluster
 from syncline.testing.invariants.base import Facts, Verdict
-from syncline.testing.operations import PATIENCE_S, Operator
-from syncline.testing.simdisk import CAPACITY_BYTES
-from syncline.testing.simserver import Condition, SimServer
+from syncline.testing.sim.disk import CAPACITY_BYTES
+from syncline.testing.sim.operations import PATIENCE_S, Operator
+from syncline.testing.sim.server import Condition, SimServer
 
 __all__ = ["Recovery"]
 

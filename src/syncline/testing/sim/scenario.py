@@ -11,20 +11,20 @@ import random
 import traceback
 from typing import Final
 
-from syncline.node.statedigest import DIGEST_INTERVAL
+from syncline.node.state_digest import DIGEST_INTERVAL
 from syncline.testing.cluster import Observer, Settings, SimCluster
 from syncline.testing.faults.base import Claims, Trouble
 from syncline.testing.faults.table import FAULTS, LATER, PENDING
-from syncline.testing.history import Operation, Seen
 from syncline.testing.invariants.base import Facts, Verdict
 from syncline.testing.invariants.outcomes import check_outcomes
 from syncline.testing.invariants.proposals import check_proposed
-from syncline.testing.judgement import judge
-from syncline.testing.operations import Operator
-from syncline.testing.recovery import Recovery
-from syncline.testing.simloop import SimLoop
-from syncline.testing.simmachine import SimMachine, ThreadedSimMachine
-from syncline.testing.workload import Workload
+from syncline.testing.linearizability.history import Operation, Seen
+from syncline.testing.linearizability.verdict import judge
+from syncline.testing.sim.loop import SimLoop
+from syncline.testing.sim.machine import SimMachine, ThreadedSimMachine
+from syncline.testing.sim.operations import Operator
+from syncline.testing.sim.recovery import Recovery
+from syncline.testing.sim.workload import Workload
 
 __all__ = ["Scenario"]
 

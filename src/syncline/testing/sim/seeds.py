@@ -12,15 +12,15 @@ from typing import Final
 
 import msgspec
 
-from syncline.testing.history import Operation
 from syncline.testing.invariants.all import all_invariants
 from syncline.testing.invariants.base import Facts, Onlooker
-from syncline.testing.scenario import Scenario
-from syncline.testing.simloop import SimDeadlock, SimLivelock, SimLoop
-from syncline.testing.simmachine import digest_at
-from syncline.testing.simserver import SimCrash
-from syncline.testing.trace import Trace
-from syncline.testing.watch import Watch
+from syncline.testing.linearizability.history import Operation
+from syncline.testing.sim.loop import SimDeadlock, SimLivelock, SimLoop
+from syncline.testing.sim.machine import digest_at
+from syncline.testing.sim.scenario import Scenario
+from syncline.testing.sim.server import SimCrash
+from syncline.testing.sim.trace import Trace
+from syncline.testing.sim.watch import Watch
 
 __all__ = ["Failure", "Options", "SeedReport", "run_seed"]
 

@@ -19,16 +19,16 @@ import msgspec
 from syncline.errors import DirectoryLocked, SynclineError
 from syncline.kv.machine import KvMachine
 from syncline.node.config import Config
-from syncline.node.driver import Driver
 from syncline.node.fsm import FSM
 from syncline.node.raft import Raft
-from syncline.server.adapter import NodeBackend
-from syncline.server.request import Request
-from syncline.server.response import Deferred, Response
-from syncline.server.site import Site
-from syncline.testing.simdisk import SimDisk, Survival
-from syncline.testing.simloop import SimNode
-from syncline.testing.simworkers import SimWorkers
+from syncline.node.runtime import Driver
+from syncline.server.api.raft_backend import NodeBackend
+from syncline.server.api.site import Site
+from syncline.server.http.request import Request
+from syncline.server.http.response import Deferred, Response
+from syncline.testing.sim.disk import SimDisk, Survival
+from syncline.testing.sim.loop import SimNode
+from syncline.testing.sim.workers import SimWorkers
 
 if TYPE_CHECKING:
     from syncline.testing.cluster import SimCluster

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from syncline.testing.seeds import Options, SeedReport, run_seed
+from syncline.testing.sim.seeds import Options, SeedReport, run_seed
 
 __all__ = ["BUDGET_S", "Shrunk", "shrink"]
 

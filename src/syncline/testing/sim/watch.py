@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from syncline.consensus.admission import Refusal
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import MembershipChange, MembershipState, Message, MessageType, NodeId, Ready, StateType
-from syncline.node.driver import Driver
+from syncline.consensus.validation import Refusal
+from syncline.node.runtime import Driver
 from syncline.platform.disk import File
-from syncline.storage.snapshots import SnapshotManifest, snapshot_name
-from syncline.storage.snapshotwriting import SnapshotWriter
-from syncline.storage.wal import WalWrite, WriteResult
+from syncline.storage.snapshots.store import SnapshotManifest, snapshot_name
+from syncline.storage.snapshots.write import SnapshotWriter
+from syncline.storage.wal.writer import WalWrite, WriteResult
 from syncline.testing.cluster import Answer, Observer
-from syncline.testing.durablelog import DurableLog
 from syncline.testing.invariants.base import Facts, Onlooker, Promised, Verdict, View
-from syncline.testing.simdisk import SimDisk
-from syncline.testing.simloop import SimNode
-from syncline.testing.simserver import Condition, SimServer
+from syncline.testing.sim.disk import SimDisk
+from syncline.testing.sim.durable_log import DurableLog
+from syncline.testing.sim.loop import SimNode
+from syncline.testing.sim.server import Condition, SimServer
 from syncline.transport.messages import PeerMessage
 
 __all__ = ["Watch"]

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Final
 
 from syncline.testing.cluster import SimCluster
-from syncline.testing.history import (
+from syncline.testing.linearizability.history import (
     ABSENT,
     Compare,
     Delete,
@@ -22,8 +22,8 @@ from syncline.testing.history import (
     Txn,
     Written,
 )
-from syncline.testing.simclient import SimClient
-from syncline.testing.simserver import SimServer
+from syncline.testing.sim.client import SimClient
+from syncline.testing.sim.server import SimServer
 
 __all__ = ["Workload"]
 

@@ -13,7 +13,7 @@ from syncline.errors import FrameError, SynclineError
 from syncline.transport.limits import TransportLimits
 from syncline.transport.messages import PeerHandler, SnapshotSink
 from syncline.transport.notices import LOGGER, Notices
-from syncline.transport.snapshots import (
+from syncline.transport.snapshot_stream.protocol import (
     Accept,
     Ack,
     Chunk,

@@ -14,8 +14,8 @@ from syncline.transport.connection import Connection
 from syncline.transport.dialling import Dialler
 from syncline.transport.handshake import Purpose, describe_stranger, printable
 from syncline.transport.messages import PeerAddress, SnapshotSource
-from syncline.transport.outgoing import OutgoingHandshake
-from syncline.transport.snapshots import (
+from syncline.transport.outbound_handshake import OutgoingHandshake
+from syncline.transport.snapshot_stream.protocol import (
     Accept,
     Ack,
     Chunk,
