@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from syncline.consensus import leader, membership_change, roles, validation
+from syncline.consensus import install_snapshot, leader, roles, validation
 from syncline.consensus.log import RaftLog
 from syncline.consensus.quorum import JointConfig, VoteResult
 from syncline.consensus.raft import Raft
@@ -83,7 +83,7 @@ def learners_commit(patch: pytest.MonkeyPatch) -> None:
 
 def stale_membership_after_a_snapshot(patch: pytest.MonkeyPatch) -> None:
     """A snapshot replaces the log, and the membership from before it stays in force."""
-    original = membership_change._restore
+    original = install_snapshot._restore
 
     def restore(raft: Raft, snapshot: Snapshot) -> bool:
         before = raft.tracker.configuration, raft.tracker.progress
@@ -92,7 +92,7 @@ def stale_membership_after_a_snapshot(patch: pytest.MonkeyPatch) -> None:
             raft.tracker.switch(*before)
         return restored
 
-    patch.setattr(membership_change, "_restore", restore)
+    patch.setattr(install_snapshot, "_restore", restore)
 
 
 def any_answer_confirms_a_read(patch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 import pytest
 
-from syncline.consensus import append_entries, candidate, election, leader, membership_change, raft, roles
+from syncline.consensus import append_entries, candidate, election, install_snapshot, leader, raft, roles
 from syncline.consensus.log import RaftLog
 from syncline.consensus.membership import Configuration, ProgressMap, restore
 from syncline.consensus.progress import Progress, ProgressState
@@ -161,7 +161,7 @@ def auto_leave_forgotten_in_a_snapshot(patch: pytest.MonkeyPatch) -> None:
         kept = msgspec.structs.replace(state, auto_leave=False)
         return restore(kept, last_index, make_progress)  # type: ignore[arg-type]
 
-    patch.setattr(membership_change, "restore", forgetful)
+    patch.setattr(install_snapshot, "restore", forgetful)
     patch.setattr(raft, "restore", forgetful)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 
 import pytest
 
-from syncline.consensus import append_entries, election, leader, membership, membership_change, roles
+from syncline.consensus import append_entries, election, install_snapshot, leader, membership, roles
 from syncline.consensus.log import RaftLog
 from syncline.consensus.membership import Configuration
 from syncline.consensus.quorum import JointConfig, MajorityConfig
@@ -203,7 +203,7 @@ def test_several_voters_change_without_a_joint_membership(monkeypatch: pytest.Mo
 
 
 def test_a_membership_from_before_the_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
-    restore = membership_change._restore
+    restore = install_snapshot._restore
 
     def keep(raft: Raft, snapshot: Snapshot) -> bool:
         before = raft.tracker.configuration, raft.tracker.progress
@@ -212,5 +212,5 @@ def test_a_membership_from_before_the_snapshot(monkeypatch: pytest.MonkeyPatch) 
             raft.tracker.switch(*before)
         return restored
 
-    monkeypatch.setattr(membership_change, "_restore", keep)
+    monkeypatch.setattr(install_snapshot, "_restore", keep)
     found(monkeypatch, "memberships share a quorum", "add", "remove", "cut")

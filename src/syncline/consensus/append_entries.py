@@ -1,4 +1,4 @@
-"""Log replication: what a leader sends to its followers, and how a follower takes it (thesis, 3.5)."""
+"""AppendEntries: what a leader sends to its followers, and how a follower takes it (log replication: thesis, 3.5)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from syncline.consensus import install_snapshot
 from syncline.consensus.evidence import contradiction
 from syncline.consensus.progress import Progress, ProgressState
 from syncline.consensus.sizes import payload_size
@@ -19,7 +20,6 @@ from syncline.consensus.types import (
     MessageType,
     NodeId,
     NotLoaded,
-    SnapshotUnavailable,
     Unavailable,
 )
 
@@ -111,7 +111,7 @@ def maybe_send_append(
         except NotLoaded:
             return False  # `RawNode.loaded` goes on from here
         except (Compacted, Unavailable):
-            return _maybe_send_snapshot(raft, to, progress)
+            return install_snapshot.maybe_send_snapshot(raft, to, progress)
         # What was cut to the room of one follower is not all that another one may get.
         whole = room >= raft.config.max_message_bytes or (tail.entries and tail.entries[-1].index == log.last_index)
         if tails is not None and not full and whole:
@@ -140,30 +140,6 @@ def _read_tail(raft: Raft, index: int, room_bytes: int, *, with_entries: bool) -
     entries = raft.log.entries_to_send(index, min(room_bytes, raft.config.max_message_bytes)) if with_entries else ()
     limited = raft.config.first_room_bytes < NO_LIMIT or raft.config.max_inflight_bytes not in (0, NO_LIMIT)
     return _Tail(prev_term, entries, payload_size(entries) if limited else 0)
-
-
-def _maybe_send_snapshot(raft: Raft, to: NodeId, progress: Progress) -> bool:
-    """Send the newest snapshot (InstallSnapshot: thesis, 5.3); not to a follower that may be down."""
-    if not progress.recent_active:
-        raft.note("debug", "ignore sending snapshot to %x since it is not recently active", to)
-        return False
-    try:
-        snapshot = raft.log.snapshot()
-    except SnapshotUnavailable:
-        raft.note("debug", "%x failed to send snapshot to %x: none is available at the moment", raft.id, to)
-        return False
-    meta = snapshot.meta
-    if meta.index == 0:  # entries can only be gone where a snapshot holds them; storage that lost it must be told
-        raft.note("error", "%x has no snapshot to send to %x although its log starts behind it", raft.id, to)
-        return False
-    raft.note(
-        "debug",
-        "%x [firstindex: %d, commit: %d] sent snapshot[index: %d, term: %d] to %x [%s]",
-        *(raft.id, raft.log.first_index, raft.log.committed, meta.index, meta.term, to, progress),
-    )
-    progress.become_snapshot(meta.index)
-    raft.send(Message(MessageType.SNAP, to=to, snapshot=snapshot, session=progress.session))
-    return True
 
 
 def broadcast_heartbeat(raft: Raft) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from syncline.consensus import append_entries, election, membership_change
+from syncline.consensus import append_entries, election, install_snapshot
 from syncline.consensus.config import ReadOnlyOption
 from syncline.consensus.types import NONE, Message, MessageType, ReadState
 from syncline.consensus.validation import Refusal
@@ -47,7 +47,7 @@ def follow(raft: Raft, message: Message) -> None:
 _FROM_LEADER = {
     MessageType.APP: append_entries.handle_append,
     MessageType.HEARTBEAT: append_entries.handle_heartbeat,
-    MessageType.SNAP: membership_change.handle_snapshot,
+    MessageType.SNAP: install_snapshot.handle_snapshot,
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from syncline.consensus import append_entries, roles
+from syncline.consensus import append_entries, install_snapshot, roles
 from syncline.consensus.config import ReadOnlyOption
 from syncline.consensus.membership import decode_change
 from syncline.consensus.progress import Progress, ProgressState
@@ -267,19 +267,6 @@ def _handle_heartbeat_response(raft: Raft, message: Message, progress: Progress)
 # -- reports of the runtime ---------------------------------------------------------------------------------------
 
 
-def _handle_snapshot_status(raft: Raft, message: Message, progress: Progress) -> None:
-    """The transfer of a snapshot has ended. Sent: go on behind it. Failed: try again from what is known."""
-    if progress.state is not ProgressState.SNAPSHOT:
-        return
-    if message.reject:
-        progress.pending_snapshot = 0
-    progress.become_probe()
-    outcome = "failed" if message.reject else "succeeded"
-    raft.note("debug", "%x snapshot %s, resumed sending to %x [%s]", raft.id, outcome, message.sender, progress)
-    # Wait: for the acknowledgement after a success, for a heartbeat interval after a failure.
-    progress.paused_by_flow = True
-
-
 def _handle_unreachable(raft: Raft, message: Message, progress: Progress) -> None:
     """Messages to a follower were lost: stop running ahead of its answers."""
     if progress.state is ProgressState.REPLICATE:
@@ -325,7 +312,7 @@ _ABOUT_THE_GROUP: Final[dict[MessageType, Callable[[Raft, Message], Refusal | No
 _ABOUT_A_MEMBER: Final[dict[MessageType, Callable[[Raft, Message, Progress], None]]] = {
     MessageType.APP_RESP: _handle_append_response,
     MessageType.HEARTBEAT_RESP: _handle_heartbeat_response,
-    MessageType.SNAP_STATUS: _handle_snapshot_status,
+    MessageType.SNAP_STATUS: install_snapshot.handle_status,
     MessageType.UNREACHABLE: _handle_unreachable,
     MessageType.TRANSFER_LEADER: _handle_transfer,
 }

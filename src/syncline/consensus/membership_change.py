@@ -1,26 +1,17 @@
-"""Changes of the membership as they are applied, and snapshots, which carry a membership (thesis, chapters 4, 5)."""
+"""Changes of the membership as they are applied (thesis, chapter 4)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from syncline.consensus import append_entries, leader, roles
-from syncline.consensus.evidence import contradiction
-from syncline.consensus.membership import Changer, Configuration, ProgressMap, restore
-from syncline.consensus.types import (
-    NONE,
-    MembershipChange,
-    MembershipState,
-    Message,
-    MessageType,
-    Snapshot,
-    StateType,
-)
+from syncline.consensus.membership import Changer, Configuration, ProgressMap
+from syncline.consensus.types import NONE, MembershipChange, MembershipState, StateType
 
 if TYPE_CHECKING:
     from syncline.consensus.raft import Raft
 
-__all__ = ["apply_change", "changed", "handle_snapshot", "switch"]
+__all__ = ["apply_change", "changed", "switch"]
 
 
 def changed(raft: Raft, change: MembershipChange) -> tuple[Configuration, ProgressMap]:
@@ -69,44 +60,3 @@ def switch(raft: Raft, configuration: Configuration, progress: ProgressMap) -> N
                 append_entries.maybe_send_append(raft, node_id, one, send_if_empty=False)
     if raft.transferee != NONE and raft.transferee not in configuration.voters.voters:
         raft.transferee = NONE
-
-
-def handle_snapshot(raft: Raft, message: Message) -> None:
-    """Take over a leader's snapshot where it is news (InstallSnapshot: thesis, 5.3); answer where the log is now."""
-    assert message.snapshot is not None
-    meta = message.snapshot.meta
-    if (found := contradiction(raft, message, ((meta.index, meta.term),))) is not None:
-        raft.evidence = found
-        return
-    restored = _restore(raft, message.snapshot)
-    raft.note(
-        "info",
-        "%x [commit: %d] %s snapshot [index: %d, term: %d]",
-        *(raft.id, raft.log.committed, "restored" if restored else "ignored", meta.index, meta.term),
-    )
-    index = raft.log.last_index if restored else raft.log.committed
-    raft.send(Message(MessageType.APP_RESP, to=message.sender, index=index, session=message.session))
-
-
-def _restore(raft: Raft, snapshot: Snapshot) -> bool:
-    """Replace log and membership by the snapshot's. False, having replaced neither, where that is not called for."""
-    assert raft.state is StateType.FOLLOWER, "only a follower restores a snapshot"
-    log, meta = raft.log, snapshot.meta
-    if meta.index <= log.committed:
-        return False
-    members = meta.membership
-    # Who waits in `learners_next` votes in the outgoing half.
-    if raft.id not in (*members.voters, *members.learners, *members.voters_outgoing):
-        raft.note("warning", "%x attempted to restore snapshot but it is not in its membership %s", raft.id, members)
-        return False
-    if log.matches(meta.index, meta.term):
-        # The log has it all already, and perhaps more, which must not be thrown away. But now it is known to be
-        # committed.
-        raft.note("info", "%x fast-forwarded commit to snapshot [index: %d, term: %d]", raft.id, meta.index, meta.term)
-        log.commit_to(meta.index)
-        return False
-    raft.note("info", "log [%s] starts to restore snapshot [index: %d, term: %d]", log, meta.index, meta.term)
-    log.restore(snapshot)
-    raft.restored_index = meta.index
-    switch(raft, *restore(members, log.last_index, raft.tracker.make_progress))
-    return True

@@ -1,16 +1,18 @@
 """One node of a Raft group: its state, and where events enter.
 
     tick, step ─▶ the term gate (here) ─▶ what the node's role makes of it ─▶ messages, log, membership
-                                          follower.py candidate.py leader.py   append_entries.py membership_change.py
+                                          follower.py candidate.py leader.py   append_entries.py install_snapshot.py
 
 The parts are functions over one `Raft` object, one file per subject:
 
-    roles.py            becoming follower, pre-candidate, candidate, leader (thesis, figure 3.3)
-    election.py         campaigns and votes (thesis, 3.4, 3.6.1 and 9.6)
-    append_entries.py   what a leader sends, and how a follower takes it (thesis, 3.5)
-    membership_change.py  changes of the membership, and snapshots (thesis, chapters 4 and 5)
+    roles.py              becoming follower, pre-candidate, candidate, leader (thesis, figure 3.3)
+    election.py           campaigns and votes (thesis, 3.4, 3.6.1 and 9.6)
+    append_entries.py     what a leader sends, and how a follower takes it (thesis, 3.5)
+    install_snapshot.py   the same for a snapshot (thesis, 5.3)
+    membership_change.py  changes of the membership as they are applied (thesis, chapter 4)
+    read_index.py         linearizable reads on the leader (thesis, 6.4)
     follower.py, candidate.py, leader.py   what each role does with each message
-    validation.py       what is not let in
+    validation.py         what is not let in
 
 Nothing here knows of clocks, threads, files or sockets. Effects pile up in `messages`, `messages_after_append`,
 `read_states` and the log, and `RawNode.ready` hands them out.
