@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from syncline.consensus import append_entries, install_snapshot, roles
-from syncline.consensus.config import ReadOnlyOption
+from syncline.consensus import append_entries, install_snapshot, read_index, roles
 from syncline.consensus.membership import decode_change
 from syncline.consensus.progress import Progress, ProgressState
-from syncline.consensus.read_index import decode_position
 from syncline.consensus.types import NONE, Entry, EntryType, MembershipChange, Message, MessageType, NodeId
 from syncline.consensus.validation import Refusal
 
@@ -56,6 +54,10 @@ def _take_proposal(raft: Raft, message: Message) -> Refusal | None:
     return None if propose(raft, message.entries) else Refusal.PROPOSAL_DROPPED
 
 
+def _take_read(raft: Raft, message: Message) -> Refusal | None:
+    return None if read_index.take_read(raft, message) else Refusal.TOO_MANY_READS
+
+
 def _beat(raft: Raft, _: Message) -> None:
     append_entries.broadcast_heartbeat(raft)
 
@@ -86,7 +88,7 @@ def commit(raft: Raft, *, tell: bool = False) -> bool:
     if not raft.log.maybe_commit(raft.tracker.committed_index(), raft.term):
         return False
     if raft.reads.held:
-        _release_held_reads(raft)
+        read_index.release_held_reads(raft)
     if tell or not raft.config.lazy_commit or raft.pending_membership_index > before:
         raft.told_commit = raft.log.committed
         append_entries.broadcast_append(raft)
@@ -147,39 +149,6 @@ def _refuse_change(raft: Raft, change: MembershipChange) -> str | None:
     if not joint and not change.changes:
         return "not in joint state; refusing empty conf change"
     return None
-
-
-# -- reads --------------------------------------------------------------------------------------------------------
-
-
-def _take_read(raft: Raft, request: Message) -> Refusal | None:
-    if raft.reads.full:
-        return Refusal.TOO_MANY_READS
-    # Until it has committed an entry of its own term, a leader does not know what is committed (thesis, 6.4). That
-    # holds for a leader alone in its group as well: the commit index that it had before a restart may be lost.
-    if raft.log.term_or_zero(raft.log.committed) != raft.term:
-        raft.reads.held.append(request)
-    else:
-        _start_read(raft, request)
-    return None
-
-
-def _start_read(raft: Raft, request: Message) -> None:
-    voters = raft.tracker.configuration.voters
-    # One voter is a quorum by itself; but a leader that was removed is not that voter, who may lead by now.
-    alone = voters.singleton and raft.id in voters.voters
-    if alone or raft.reads.option is ReadOnlyOption.LEASE_BASED:
-        raft.respond_to_read(request, raft.log.committed)
-        return
-    raft.reads.add(request, raft.log.committed)
-    raft.reads.acknowledge(raft.id, raft.reads.last_position)
-    append_entries.broadcast_heartbeat(raft)
-
-
-def _release_held_reads(raft: Raft) -> None:
-    held, raft.reads.held = raft.reads.held, []
-    for request in held:
-        _start_read(raft, request)
 
 
 # -- answers of followers -----------------------------------------------------------------------------------------
@@ -256,12 +225,7 @@ def _handle_heartbeat_response(raft: Raft, message: Message, progress: Progress)
     # calls for where the window is full, finds out. A follower in PROBE that has it all gets one too, to leave PROBE.
     if progress.match < raft.log.last_index or progress.state is ProgressState.PROBE:
         append_entries.maybe_send_append(raft, message.sender, progress)
-    position = decode_position(message.context)
-    if raft.reads.option is not ReadOnlyOption.SAFE or position is None:
-        return
-    raft.reads.acknowledge(message.sender, position)
-    for request, index in raft.reads.confirm(raft.tracker.configuration.voters):
-        raft.respond_to_read(request, index)
+    read_index.handle_heartbeat_response(raft, message)
 
 
 # -- reports of the runtime ---------------------------------------------------------------------------------------

@@ -15,13 +15,24 @@ same context, can't be confirmed by an answer to a heartbeat that was sent befor
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from syncline.consensus import append_entries
 from syncline.consensus.config import ReadOnlyOption
 from syncline.consensus.quorum import JointConfig
 from syncline.consensus.types import Message, NodeId
 
-__all__ = ["MAX_READS", "ReadQueue", "decode_position"]
+if TYPE_CHECKING:
+    from syncline.consensus.raft import Raft
+
+__all__ = [
+    "MAX_READS",
+    "ReadQueue",
+    "decode_position",
+    "handle_heartbeat_response",
+    "release_held_reads",
+    "take_read",
+]
 
 MAX_READS: Final[int] = 1 << 16
 """Reads that wait in one leader. A runtime shares one among all that arrive together, so this many are a fault."""
@@ -81,3 +92,45 @@ class ReadQueue:
         confirmed = [self._waiting.popleft() for _ in range(position - self._confirmed)]
         self._confirmed = max(self._confirmed, position)
         return confirmed
+
+
+def take_read(raft: Raft, request: Message) -> bool:
+    """Queue a read on the leader, or answer it at once if no quorum is needed. False: too many reads wait."""
+    if raft.reads.full:
+        return False
+    # Until it has committed an entry of its own term, a leader does not know what is committed (thesis, 6.4). That
+    # holds for a leader alone in its group as well: the commit index that it had before a restart may be lost.
+    if raft.log.term_or_zero(raft.log.committed) != raft.term:
+        raft.reads.held.append(request)
+    else:
+        _start_read(raft, request)
+    return True
+
+
+def _start_read(raft: Raft, request: Message) -> None:
+    voters = raft.tracker.configuration.voters
+    # One voter is a quorum by itself; but a leader that was removed is not that voter, who may lead by now.
+    alone = voters.singleton and raft.id in voters.voters
+    if alone or raft.reads.option is ReadOnlyOption.LEASE_BASED:
+        raft.respond_to_read(request, raft.log.committed)
+        return
+    raft.reads.add(request, raft.log.committed)
+    raft.reads.acknowledge(raft.id, raft.reads.last_position)
+    append_entries.broadcast_heartbeat(raft)
+
+
+def release_held_reads(raft: Raft) -> None:
+    """Start the reads that were held until the leader had committed an entry of its own term."""
+    held, raft.reads.held = raft.reads.held, []
+    for request in held:
+        _start_read(raft, request)
+
+
+def handle_heartbeat_response(raft: Raft, message: Message) -> None:
+    """Answer the reads that a quorum has confirmed with this answer."""
+    position = decode_position(message.context)
+    if raft.reads.option is not ReadOnlyOption.SAFE or position is None:
+        return
+    raft.reads.acknowledge(message.sender, position)
+    for request, index in raft.reads.confirm(raft.tracker.configuration.voters):
+        raft.respond_to_read(request, index)
