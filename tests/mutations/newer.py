@@ -60,7 +60,7 @@ NEWER: tuple[Mutation, ...] = (
         nodes.members_listed_wrongly_while_joint,
         (
             simulator_hunt("members are listed", "joint"),
-            test_hunt("unit.test_node_registry", "test_membership_while_joint_lists_both_halves", "both halves"),
+            test_hunt("unit.test_node_member_registry", "test_membership_while_joint_lists_both_halves", "both halves"),
         ),
     ),
     Mutation(

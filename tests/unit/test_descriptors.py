@@ -18,7 +18,7 @@ from syncline.platform.disk import OsDisk, OsFile
 from syncline.storage.stored_log import StoredLog
 from syncline.storage.wal.writer import NotBegun, Wal, WalWrite
 from tests.unit.storage_support import held, row
-from tests.unit.test_logwriter import World
+from tests.unit.test_log_writer import World
 
 SEGMENT = 16 * 1024
 DEADLINE_S = 10.0

@@ -8,7 +8,7 @@ request or more than one, another version, an odd target. It stays the only judg
 Why both read the same. A header is kept only where it consists of plain lines with a name of its own each, so that both
 see its end, and the body's, at the same byte; and only if the reader kept the connection, and no field changes how the
 message is read. What the reader makes of such lines depends on nothing before them, since the request lines that are
-taken here are all of one kind. `tests/unit/test_http_usual.py` compares the two, for whatever bytes.
+taken here are all of one kind. `tests/unit/test_http_header_cache.py` compares the two, for whatever bytes.
 """
 
 from __future__ import annotations

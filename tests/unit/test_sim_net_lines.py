@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.unit.test_simnet import World, simulate
+from tests.unit.test_sim_net import World, simulate
 
 
 def test_slow_line_is_shared_by_its_connections() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from syncline.server.http.response import TEXT, bare
 from tests.http_double import get, put
 from tests.support import run
-from tests.unit.test_http_express import SMALL, Lane, with_body
+from tests.unit.test_http_fast_get import SMALL, Lane, with_body
 from tests.unit.test_http_refusals import MALFORMED
 
 Step = tuple[str, int, bytes]
