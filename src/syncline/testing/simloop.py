@@ -1,4 +1,4 @@
-"""`run_simulation` under a name of its own, for programs that run a `SimCluster`: the loop is in `testing.sim.loop`."""
+"""`run_simulation` of `testing.sim.loop`, for programs outside of this repository that import it from here."""
 
 from __future__ import annotations
 
