@@ -11,10 +11,10 @@ import pytest
 from syncline.errors import CorruptionError
 from syncline.kv.commands import Put, encode_command
 from syncline.testing.cluster import Settings, SimCluster
-from syncline.testing.seeds import Options, run_seed
-from syncline.testing.simloop import SimLoop, run_simulation
-from syncline.testing.simserver import Condition, SimServer
-from syncline.testing.simworkers import usual_delay
+from syncline.testing.sim.loop import SimLoop, run_simulation
+from syncline.testing.sim.seeds import Options, run_seed
+from syncline.testing.sim.server import Condition, SimServer
+from syncline.testing.sim.workers import usual_delay
 
 
 async def write(server: SimServer, count: int) -> None:

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from syncline.server.documents import check_members
-from syncline.server.problems import RequestError
+from syncline.server.api.errors import RequestError
+from syncline.server.http.documents import check_members
 from tests.http_double import put
 from tests.kv_double import KvWire, error_in
 from tests.support import run
