@@ -12,8 +12,8 @@ import time
 
 from tests.history_support import made_up, random_request, single_key_request
 
-from syncline.testing.history import Operation
-from syncline.testing.judgement import judge
+from syncline.testing.linearizability.history import Operation
+from syncline.testing.linearizability.verdict import judge
 
 
 def main() -> None:

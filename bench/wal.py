@@ -30,7 +30,7 @@ from typing import Protocol
 
 from syncline.consensus.types import Entry, EntryType, HardState
 from syncline.platform.disk import OsDisk, OsFile
-from syncline.storage.wal import Wal, WalWrite
+from syncline.storage.wal.writer import Wal, WalWrite
 
 BATCHES = (1, 16, 256)
 SIZES = (128, 4096)
@@ -137,7 +137,7 @@ def writes(directory: str, seconds: float, repeats: int) -> None:
 RECOVERY = """
 import sys, time
 from syncline.platform.disk import OsDisk, OsFile
-from syncline.storage.wal import Wal
+from syncline.storage.wal.writer import Wal
 def peak_kb():
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))

@@ -1,7 +1,8 @@
 """Print the quick test files that belong to the files changed since a commit: `python tests/changed.py main`.
 
 A test file belongs to a change if it was changed itself, or if its name holds the name of a changed module
-(`node/applier.py` and `test_node_applier.py`). Only unit and conformance tests are printed: the others take minutes.
+(`node/applier.py` and `test_node_applier.py`), or of the inner folder that the module is in (`storage/wal/frame.py` and
+`test_wal.py`). Only unit and conformance tests are printed: the others take minutes.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def changed_files(base: str, root: Path) -> list[str]:
 
 def files_for(changed: list[str], root: Path) -> list[str]:
     """Quick test files that belong to the changed files, in order, each once."""
-    modules = {Path(name).stem for name in changed if name.startswith("src/") and name.endswith(".py")}
+    modules = {word for name in changed if name.startswith("src/") and name.endswith(".py") for word in _words(name)}
     return [
         name
         for folder in QUICK
@@ -40,6 +41,12 @@ def files_for(changed: list[str], root: Path) -> list[str]:
         if (name := str(path.relative_to(root))) in changed
         or any(f"_{module}_" in f"{path.stem}_" for module in modules)
     ]
+
+
+def _words(name: str) -> list[str]:
+    """Words for which test files of a module are named: its own name, and that of its inner folder."""
+    folders = Path(name).parts[3:-1]  # below src/syncline/FLOOR
+    return [Path(name).stem, *folders]
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ import msgspec
 from syncline.consensus.types import NO_LIMIT, Entry, EntryType, HardState, MembershipState, SnapshotMeta
 from syncline.errors import NothingToSnapshot
 from syncline.storage.datadir import DataDir, Identity
-from syncline.storage.log import StoredLog
-from syncline.storage.snapshots import SnapshotManifest, SnapshotStore
-from syncline.storage.wal import Wal, WalWrite
-from syncline.testing.simdisk import SimDisk, Survival
+from syncline.storage.snapshots.store import SnapshotManifest, SnapshotStore
+from syncline.storage.stored_log import StoredLog
+from syncline.storage.wal.writer import Wal, WalWrite
+from syncline.testing.sim.disk import SimDisk, Survival
 
 SEGMENT_BYTES = 4096
 CLUSTER = 0xC1

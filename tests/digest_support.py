@@ -13,9 +13,9 @@ from syncline.errors import NodeFailed, OperationError
 from syncline.node.digests import Digests
 from syncline.node.raft import Raft
 from syncline.testing.cluster import Settings, SimCluster
-from syncline.testing.operations import Operator
-from syncline.testing.simloop import SimLoop, run_simulation
-from syncline.testing.simserver import Condition, SimServer
+from syncline.testing.sim.loop import SimLoop, run_simulation
+from syncline.testing.sim.operations import Operator
+from syncline.testing.sim.server import Condition, SimServer
 
 __all__ = ["INTERVAL", "Tally", "Trial", "trial"]
 

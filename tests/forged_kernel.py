@@ -11,7 +11,7 @@ import os
 
 import pytest
 
-from syncline.platform import kernelsync
+from syncline.platform import kernel_sync
 
 __all__ = ["ForgedKernel"]
 
@@ -31,7 +31,7 @@ class ForgedKernel:
         library = ctypes.PyDLL(None, use_errno=True)
         real = library.syscall
         real.restype = ctypes.c_long
-        _, _, submit, get_events = kernelsync.SYSCALLS[os.uname().machine]
+        _, _, submit, get_events = kernel_sync.SYSCALLS[os.uname().machine]
 
         def refused(code: int) -> int:
             ctypes.set_errno(code)

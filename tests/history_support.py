@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
-from syncline.testing.history import (
+from syncline.testing.linearizability.history import (
     EXISTS,
     Compare,
     Delete,

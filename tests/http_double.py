@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import httptools
 
-from syncline.server.connection import Handler, HttpConnection
-from syncline.server.http import HttpServer, Observe
-from syncline.server.limits import HttpLimits
-from syncline.server.request import Request
-from syncline.server.response import TEXT, Respond, bare
+from syncline.server.http.connection import Handler, HttpConnection
+from syncline.server.http.limits import HttpLimits
+from syncline.server.http.request import Request
+from syncline.server.http.response import TEXT, Respond, bare
+from syncline.server.http.server import HttpServer, Observe
 
 
 @dataclass

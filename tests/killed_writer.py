@@ -13,9 +13,9 @@ import sys
 from syncline.consensus.types import Entry, EntryType, HardState, MembershipState
 from syncline.platform.disk import OsDisk
 from syncline.storage.datadir import DataDir, Identity
-from syncline.storage.log import StoredLog
-from syncline.storage.snapshots import SnapshotStore
-from syncline.storage.wal import Wal, WalWrite
+from syncline.storage.snapshots.store import SnapshotStore
+from syncline.storage.stored_log import StoredLog
+from syncline.storage.wal.writer import Wal, WalWrite
 
 __all__ = ["SEGMENT_BYTES", "Opened", "entry"]
 

@@ -12,7 +12,7 @@ from syncline.kv.machine import KvMachine
 from syncline.kv.store import Store
 from syncline.node.fsm import Entry
 from syncline.node.futures import ReadFuture, Then
-from syncline.server.backend import (
+from syncline.server.api.backend import (
     Added,
     LeaderView,
     MemberLevelsView,
@@ -21,10 +21,10 @@ from syncline.server.backend import (
     NodeView,
     UpgradeView,
 )
-from syncline.server.crosssite import CrossSitePolicy
-from syncline.server.http import HttpServer
-from syncline.server.limits import HttpLimits
-from syncline.server.site import Site
+from syncline.server.api.site import Site
+from syncline.server.http.cross_site import CrossSitePolicy
+from syncline.server.http.limits import HttpLimits
+from syncline.server.http.server import HttpServer
 from tests.http_double import Answer, Wire
 
 IDS = {"a": 0x1111, "b": 0x2222, "c": 0x3333}

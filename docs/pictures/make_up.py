@@ -12,10 +12,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
-from syncline.cli.up_live import LiveView
-from syncline.cli.up_plan import NodePlan, Plan
-from syncline.cli.up_pulse import NewLeader
-from syncline.cli.up_supervisor import NodeView
+from syncline.cli.up.live import LiveView
+from syncline.cli.up.plan import NodePlan, Plan
+from syncline.cli.up.pulse import NewLeader
+from syncline.cli.up.supervisor import NodeView
 
 WIDTH, HEIGHT = 80, 24
 DATA_DIR = "syncline-data"

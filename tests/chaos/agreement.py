@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from syncline.client import KeyInfo, NodeStatus
-from syncline.testing.history import Operation, Seen, keys_of
+from syncline.testing.linearizability.history import Operation, Seen, keys_of
 from tests.chaos.clients import LEDGER, PADDING
 from tests.chaos.fleet import HEALED_WITHIN_S, ChaosNode, Fleet
 from tests.integration.cluster import eventually

@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 from syncline.client import AsyncClient, GetOp, PutOp, TxnResult
 from syncline.client import Compare as WireCompare
 from syncline.errors import OperationError, Outcome, Rejected
-from syncline.testing.history import (
+from syncline.testing.linearizability.history import (
     ABSENT,
     Compare,
     Delete,

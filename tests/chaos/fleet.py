@@ -13,7 +13,7 @@ from typing import Final
 
 from syncline.client import AsyncClient, NodeStatus
 from syncline.errors import OperationError
-from syncline.server.secretfile import write_secret_file
+from syncline.server.secret_file import write_secret_file
 from tests.chaos.lan import Lan
 from tests.integration.cluster import Node, eventually
 from tests.ports import free_block

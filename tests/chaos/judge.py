@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from syncline.testing.history import Operation
-from syncline.testing.judgement import Undecided, judge
+from syncline.testing.linearizability.history import Operation
+from syncline.testing.linearizability.verdict import Undecided, judge
 from tests.chaos.agreement import Agreement
 
 __all__ = ["judge_history"]

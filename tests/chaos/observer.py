@@ -20,7 +20,7 @@ LOOK_S: Final = 0.25
 ANSWER_S: Final = 0.5
 NEVER_BACK: Final = ("commit", "applied", "revision")
 """While it runs. Started again, a node may know a little less than it did, and shows it to nobody (see
-`node/horizon.py`). Its term is a promise and never goes back."""
+`node/recovery_barrier.py`). Its term is a promise and never goes back."""
 
 
 class Observer:

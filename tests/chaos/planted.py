@@ -18,7 +18,7 @@ from syncline.node.operations import Operations
 from syncline.node.raft import Raft
 from syncline.platform.disk import OsFile
 from syncline.platform.worker import ThreadWorkers
-from syncline.server.adapter import NodeBackend
+from syncline.server.api.raft_backend import NodeBackend
 
 __all__ = ["PLANTED"]
 

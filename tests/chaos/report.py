@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from syncline.testing.history import Operation, write_history
+from syncline.testing.linearizability.history import Operation, write_history
 from tests.chaos.fleet import Fleet
 from tests.chaos.schedule import Phase
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from syncline.testing.history import NotApplied, Operation, Recorder
+from syncline.testing.linearizability.history import NotApplied, Operation, Recorder
 from tests.chaos.agreement import Agreement, agree, written_twice
 from tests.chaos.clients import TRAFFIC_PER_S, Clients
 from tests.chaos.faults import Stage, begin

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from syncline.client import KeyInfo, NodeStatus
-from syncline.testing.history import (
+from syncline.testing.linearizability.history import (
     Delete,
     NotApplied,
     Operation,

@@ -12,8 +12,8 @@ import sys
 from syncline.consensus.types import Entry, EntryType, HardState, MembershipState, SnapshotMeta
 from syncline.platform.disk import Disk, OsDisk
 from syncline.storage.datadir import DataDir, Identity
-from syncline.storage.snapshots import SnapshotStore
-from syncline.storage.wal import Wal, WalWrite
+from syncline.storage.snapshots.store import SnapshotStore
+from syncline.storage.wal.writer import Wal, WalWrite
 
 IDENTITY = Identity(cluster_id=0x0123456789ABCDEF, node_id=0x1A2B3C4D5E6F7081, name="golden", started=True)
 MEMBERS = MembershipState((1, 2, 0x1A2B3C4D5E6F7081), (4,), (1, 2), (5,), True)

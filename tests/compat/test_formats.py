@@ -26,12 +26,12 @@ from syncline.node.fsm import Entry as Command
 from syncline.node.raft import Raft
 from syncline.platform.disk import OsDisk
 from syncline.storage.datadir import DataDir
-from syncline.storage.inspection import check_log
-from syncline.storage.log import StoredLog
-from syncline.storage.snapshotfile import SnapshotManifest, decode_manifest, encode_manifest
-from syncline.storage.snapshots import SnapshotStore
-from syncline.storage.wal import Wal, WalWrite
-from syncline.testing.simdisk import SimDisk
+from syncline.storage.inspect import check_log
+from syncline.storage.snapshots.file import SnapshotManifest, decode_manifest, encode_manifest
+from syncline.storage.snapshots.store import SnapshotStore
+from syncline.storage.stored_log import StoredLog
+from syncline.storage.wal.writer import Wal, WalWrite
+from syncline.testing.sim.disk import SimDisk
 from tests.compat.make_data_v1 import (
     ENTRIES,
     IDENTITY,

@@ -18,7 +18,7 @@ import pytest
 
 from syncline.consensus.types import Message, MessageType
 from syncline.transport.authentication import AcceptorProof, DiallerProof, PeerAuthentication, Proof
-from syncline.transport.framemac import FrameMac
+from syncline.transport.frame_mac import FrameMac
 from syncline.transport.handshake import Hello, Purpose, Welcome, decode_answer, decode_hello
 from syncline.transport.messages import Refusal
 from syncline.transport.wire import Batch, FrameDecoder, encode_frame

@@ -17,7 +17,6 @@ from contextlib import suppress
 
 import msgspec
 
-from syncline.consensus.admission import Refusal
 from syncline.consensus.config import RaftConfig
 from syncline.consensus.membership import MembershipRefused, decode_change
 from syncline.consensus.rawnode import RawNode
@@ -43,6 +42,7 @@ from syncline.consensus.types import (
     StateType,
     Transition,
 )
+from syncline.consensus.validation import Refusal
 from tests.conformance.invariants import Invariants
 from tests.conformance.settings import Settings
 

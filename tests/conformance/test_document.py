@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from syncline.consensus.admission import Refusal
 from syncline.consensus.config import RaftConfig
 from syncline.consensus.roles import TRANSITIONS
+from syncline.consensus.validation import Refusal
 from tests.conformance.diagram import REASONS, draw
 
 REPOSITORY = Path(__file__).parents[2]

@@ -26,7 +26,7 @@ from syncline.transport.messages import (
     Refusal,
     RefusedProposal,
 )
-from syncline.transport.snapshots import Chunk, End, Offer
+from syncline.transport.snapshot_stream.protocol import Chunk, End, Offer
 from syncline.transport.wire import Batch, encode_frame
 from tests.unit.transport_support import RawEnd, greeting_decoder
 

@@ -23,7 +23,12 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 SOURCE: Final = str(ROOT / "src" / "syncline") + "/"
 PAGE: Final = ROOT / "docs" / "internals" / "write-and-read.md"
 
-ONLY_DATA: Final = {"transport/messages.py", "storage/walformat.py", "server/request.py", "server/response.py"}
+ONLY_DATA: Final = {
+    "transport/messages.py",
+    "storage/wal/format.py",
+    "server/http/request.py",
+    "server/http/response.py",
+}
 """Structures and constants: used on the way, without a function of theirs being called."""
 
 REQUESTS: Final = 8

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from syncline import Config, Raft
-from syncline.node.firstpeers import MAX_FIRST_PEERS
-from syncline.node.starts import RANDOM_BITS
+from syncline.node.first_peers import MAX_FIRST_PEERS
+from syncline.node.starts.incarnations import RANDOM_BITS
 from syncline.storage.datadir import FIRST_PEERS_NAME
 from syncline.transport.handshake import Hello, Purpose, Welcome
 from tests.node_cluster import Listing, until

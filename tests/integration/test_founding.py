@@ -14,8 +14,8 @@ import pytest
 from syncline import Raft
 from syncline.consensus.types import Message, MessageType
 from syncline.errors import NodeFailed, NoLeader, TransportError
-from syncline.node.founding import DISOWNED
-from syncline.node.reconfiguration import HOUSEKEEPING_TICKS
+from syncline.node.bootstrap import DISOWNED
+from syncline.node.membership import HOUSEKEEPING_TICKS
 from syncline.storage.datadir import IDENTITY_NAME, Identity, decode_identity, encode_identity
 from syncline.transport.handshake import Hello, Purpose
 from tests.node_cluster import Cluster, cluster, until

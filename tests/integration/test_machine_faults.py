@@ -137,7 +137,7 @@ def test_snapshot_that_fails_is_tried_again_and_no_node_stops(
     tmp_path: Path, fails: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All nodes take theirs at the same entry: one failure would be the end of all of them."""
-    monkeypatch.setattr("syncline.node.snapshotter.RETRY_TICKS", 2)
+    monkeypatch.setattr("syncline.node.snapshots.RETRY_TICKS", 2)
 
     async def check() -> None:
         nodes = Cluster(tmp_path, "abc", snapshot_entries=10)

@@ -16,7 +16,7 @@ from syncline.errors import ConfigError, MembershipError, NodeFailed, RepairNeed
 from syncline.platform.disk import OsDisk
 from syncline.platform.network import ProtocolFactory, TcpNetwork
 from syncline.storage.datadir import read_identity
-from syncline.storage.diagnosis import diagnose
+from syncline.storage.diagnose import diagnose
 from tests.node_cluster import Cluster, cluster, until
 from tests.support import run
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from syncline import Raft
-from syncline.cli.up_plan import make_plan, write_plan
+from syncline.cli.up.plan import make_plan, write_plan
 from syncline.consensus.types import Message, MessageType
 from syncline.errors import ConfigError
 from syncline.platform.disk import OsDisk
-from syncline.server.secretfile import read_secret_file, write_secret_file
+from syncline.server.secret_file import read_secret_file, write_secret_file
 from syncline.transport.handshake import PROTOCOL_VERSION, Hello, Purpose, Refusal, Welcome
 from syncline.transport.messages import Forward, ForwardedProposal
 from syncline.transport.wire import Batch

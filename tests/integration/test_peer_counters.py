@@ -9,7 +9,7 @@ import pytest
 from syncline import Config, Raft
 from syncline.consensus.types import Message, MessageType
 from syncline.node.events import EventKind
-from syncline.node.termguard import MAX_TERM_JUMP
+from syncline.node.term_guard import MAX_TERM_JUMP
 from syncline.transport.limits import TransportLimits
 from syncline.transport.wire import Batch
 from tests.node_cluster import Listing, until

@@ -14,8 +14,8 @@ import pytest
 
 from syncline.client import AsyncClient
 from syncline.errors import OperationError
-from syncline.node.members import parse_id
-from syncline.server.secretfile import read_secret_file, write_secret_file
+from syncline.node.member_registry import parse_id
+from syncline.server.secret_file import read_secret_file, write_secret_file
 from syncline.transport.handshake import PROTOCOL_VERSION, Hello, Purpose, Welcome
 from tests.integration.cluster import Cluster, Node, eventually, running_cluster
 from tests.integration.peer_fuzzer import Fuzzer, Target

@@ -15,7 +15,7 @@ from syncline.consensus.types import ChangeType, EntryType, MembershipChange, No
 from syncline.consensus.types import Entry as LogEntry
 from syncline.errors import ConfigError, Rejected
 from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, Member, Proposal, encode
-from syncline.node.knownmembers import known_members
+from syncline.node.known_members import known_members
 from syncline.platform.disk import OsDisk
 from syncline.transport.messages import AcceptedProposal, Forward, ForwardedProposal, ForwardReply, RefusedProposal
 from tests.node_cluster import Cluster, Listing, all_apply, cluster

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from syncline.platform.disk import OsDisk
-from syncline.storage.inspection import FrameView, read_log
-from syncline.storage.walformat import segment_name
+from syncline.storage.inspect import FrameView, read_log
+from syncline.storage.wal.format import segment_name
 from tests.integration.cluster import Cluster, Node, eventually, running_cluster
 from tests.support import run
 
@@ -23,7 +23,7 @@ KEYS: Final = 60
 
 DYING: Final = """
 import os, sys
-from syncline.cli import repair
+from syncline.cli.repair import command as repair
 from syncline.cli.main import main
 from syncline.client import AsyncClient
 from syncline.platform.disk import OsDisk

@@ -12,7 +12,7 @@ import pytest
 from syncline import Raft
 from syncline.errors import CorruptionError
 from syncline.platform.disk import OsDisk
-from syncline.storage.inspection import FrameView, read_log
+from syncline.storage.inspect import FrameView, read_log
 from tests.node_cluster import Cluster, until
 
 

@@ -27,9 +27,9 @@ from syncline.errors import (
     WrongDirectory,
 )
 from syncline.kv.machine import KvMachine
-from syncline.node import driver, logwriter
-from syncline.node.horizon import Horizon
-from syncline.server.adapter import NodeBackend
+from syncline.node import log_writer, runtime
+from syncline.node.recovery_barrier import Horizon
+from syncline.server.api.raft_backend import NodeBackend
 from syncline.transport.messages import ForwardReply
 from syncline.transport.tls import PeerTls
 from tests.node_cluster import Cluster, LoopListing, cluster, first_event, see_kept, until
@@ -42,7 +42,7 @@ FAR = 1_000_000
 class _FarHorizon(Horizon):
     """Of a node whose log held much that was never committed, and is gone since."""
 
-    def __init__(self, owner: driver.Driver) -> None:
+    def __init__(self, owner: runtime.Driver) -> None:
         super().__init__(owner)
         self._index = FAR
 
@@ -279,7 +279,7 @@ def test_a_restart_keeps_everything_and_applies_it_before_open_returns(tmp_path:
 def test_a_node_killed_before_its_commit_index_is_durable_knows_that_it_may_be_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logwriter, "COMMIT_SETTLE_S", 60.0)
+    monkeypatch.setattr(log_writer, "COMMIT_SETTLE_S", 60.0)
 
     async def check() -> None:
         nodes = Cluster(tmp_path, "abc")
@@ -309,7 +309,7 @@ def test_a_node_killed_before_its_commit_index_is_durable_knows_that_it_may_be_b
 def test_the_end_of_the_log_need_not_be_reached_where_it_was_never_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "Horizon", _FarHorizon)
+    monkeypatch.setattr(runtime, "Horizon", _FarHorizon)
 
     async def check() -> None:
         async with cluster(tmp_path) as nodes:

@@ -117,10 +117,7 @@ def test_ctrl_c_under_writes_answers_all_and_ends_at_once(tmp_path: Path) -> Non
         took_s = time.monotonic() - began_s
         for writer in writers:
             writer.join(LIMIT_S)
-    unanswered = [answer for answer in answers if answer.startswith("lost: RemoteDisconnected")]
-    assert set(answers) - set(unanswered) == {"200", "refused"}, "nothing runs into a deadline"
-    # A known fault, whose cause is not found: in one run of three a request ends without an answer. It should be none.
-    assert len(unanswered) <= len(writers)
+    assert set(answers) == {"200", "refused"}, "every request is answered, and none runs into a deadline"
     assert took_s < 4.0, "1.5 s on an idle machine; a write's deadline is 5 s"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from syncline.testing.seeds import Options
+from syncline.testing.sim.seeds import Options
 from tests.conformance.settings import Settings
 from tests.mutations import core, runtime
 from tests.mutations.hunters import Hunter, clusters, crashes, simulator, test, trace

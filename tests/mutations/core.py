@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from syncline.consensus import admission, leader, reconfiguration, roles
+from syncline.consensus import install_snapshot, leader, roles, validation
 from syncline.consensus.log import RaftLog
 from syncline.consensus.quorum import JointConfig, VoteResult
 from syncline.consensus.raft import Raft
-from syncline.consensus.reads import ReadQueue
+from syncline.consensus.read_index import ReadQueue
 from syncline.consensus.tracker import Tracker
 from syncline.consensus.types import NONE, Entry, Message, MessageType, NodeId, Snapshot
 from syncline.consensus.unstable import Unstable
@@ -83,7 +83,7 @@ def learners_commit(patch: pytest.MonkeyPatch) -> None:
 
 def stale_membership_after_a_snapshot(patch: pytest.MonkeyPatch) -> None:
     """A snapshot replaces the log, and the membership from before it stays in force."""
-    original = reconfiguration._restore
+    original = install_snapshot._restore
 
     def restore(raft: Raft, snapshot: Snapshot) -> bool:
         before = raft.tracker.configuration, raft.tracker.progress
@@ -92,7 +92,7 @@ def stale_membership_after_a_snapshot(patch: pytest.MonkeyPatch) -> None:
             raft.tracker.switch(*before)
         return restored
 
-    patch.setattr(reconfiguration, "_restore", restore)
+    patch.setattr(install_snapshot, "_restore", restore)
 
 
 def any_answer_confirms_a_read(patch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def change_before_an_entry_of_the_own_term(patch: pytest.MonkeyPatch) -> None:
 
 def old_sessions_count(patch: pytest.MonkeyPatch) -> None:
     """A member that was removed and added again is credited with the answers of its earlier life."""
-    patch.setattr(admission, "_check_session", lambda _raft, _message: None)
+    patch.setattr(validation, "_check_session", lambda _raft, _message: None)
 
 
 def transfer_outlives_its_term(patch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,13 @@ import pytest
 from syncline.consensus.log import RaftLog
 from syncline.consensus.types import Snapshot, SnapshotMeta
 from syncline.platform.disk import OsDisk
-from syncline.platform.kernelsync import KernelSync
-from syncline.storage import log as stored
-from syncline.storage.log import StoredLog
-from syncline.storage.snapshots import SnapshotStore
-from syncline.storage.snapshotwriting import SnapshotReceiver, SnapshotWriter
-from syncline.storage.wal import Recovery, Wal, WalWrite
-from syncline.testing.simdisk import SimDisk, SimFile
+from syncline.platform.kernel_sync import KernelSync
+from syncline.storage import stored_log as stored
+from syncline.storage.snapshots.store import SnapshotStore
+from syncline.storage.snapshots.write import SnapshotReceiver, SnapshotWriter
+from syncline.storage.stored_log import StoredLog
+from syncline.storage.wal.writer import Recovery, Wal, WalWrite
+from syncline.testing.sim.disk import SimDisk, SimFile
 
 __all__ = [
     "directory_sync_does_nothing",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from syncline.consensus.types import NodeId, StateType
-from syncline.node.driver import Driver
 from syncline.node.forwarding import Forwarding
 from syncline.node.futures import Waiter
 from syncline.node.proposals import Proposals
+from syncline.node.runtime import Driver
 from syncline.transport.messages import ForwardReply
 from tests.mutations.catalogue import Mutation, simulator_hunt
 

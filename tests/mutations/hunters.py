@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from syncline.testing.seeds import Options, run_seed
+from syncline.testing.sim.seeds import Options, run_seed
 from tests.conformance.cluster import Cluster
 from tests.conformance.runner import run_file
 from tests.conformance.settings import Settings

@@ -6,7 +6,7 @@ import errno
 import random
 from collections.abc import Callable
 
-from syncline.testing.seeds import Options
+from syncline.testing.sim.seeds import Options
 from tests.conformance.settings import Settings
 from tests.mutations import disks, nodes, published
 from tests.mutations.catalogue import Hunt, Mutation, crash_hunt, simulator_hunt, test_hunt, trace_hunt
@@ -60,7 +60,7 @@ NEWER: tuple[Mutation, ...] = (
         nodes.members_listed_wrongly_while_joint,
         (
             simulator_hunt("members are listed", "joint"),
-            test_hunt("unit.test_node_registry", "test_membership_while_joint_lists_both_halves", "both halves"),
+            test_hunt("unit.test_node_member_registry", "test_membership_while_joint_lists_both_halves", "both halves"),
         ),
     ),
     Mutation(

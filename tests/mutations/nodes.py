@@ -12,15 +12,15 @@ from syncline.consensus.types import EntryType, MembershipChange, MembershipStat
 from syncline.errors import Superseded
 from syncline.node import changes
 from syncline.node.applier import Applier
+from syncline.node.bootstrap import Founding
 from syncline.node.envelope import MEMBERSHIP, ChangeContext, encode
-from syncline.node.founding import Founding
 from syncline.node.fsm import FSMSnapshot
-from syncline.node.logwriter import LogWriter
-from syncline.node.members import MemberBook, Membership
+from syncline.node.log_writer import LogWriter
+from syncline.node.member_registry import MemberBook, Membership
 from syncline.node.proposals import COUNTER_BITS, Proposals
-from syncline.node.reads import Reads
-from syncline.node.snapshotter import Snapshotter
-from syncline.storage.wal import Wal
+from syncline.node.read_batches import Reads
+from syncline.node.snapshots import Snapshotter
+from syncline.storage.wal.writer import Wal
 
 __all__ = [
     "change_answered_when_appended",

@@ -8,8 +8,7 @@ from typing import Final
 import msgspec
 import pytest
 
-from syncline.consensus import candidate, election, leader, raft, reconfiguration, replication, roles
-from syncline.consensus.admission import Refusal
+from syncline.consensus import append_entries, candidate, election, install_snapshot, leader, raft, roles
 from syncline.consensus.log import RaftLog
 from syncline.consensus.membership import Configuration, ProgressMap, restore
 from syncline.consensus.progress import Progress, ProgressState
@@ -24,6 +23,7 @@ from syncline.consensus.types import (
     MessageType,
     StateType,
 )
+from syncline.consensus.validation import Refusal
 
 __all__ = [
     "acknowledges_the_whole_log",
@@ -120,14 +120,14 @@ def candidate_while_a_snapshot_is_written(patch: pytest.MonkeyPatch) -> None:
 
 def phantom_contacts(patch: pytest.MonkeyPatch) -> None:
     """A heartbeat that is sent to a follower counts as one that it has answered."""
-    original = replication.broadcast_heartbeat
+    original = append_entries.broadcast_heartbeat
 
     def broadcast_heartbeat(node: Raft) -> None:
         for progress in node.tracker.progress.values():
             progress.recent_active = True
         original(node)
 
-    patch.setattr(replication, "broadcast_heartbeat", broadcast_heartbeat)
+    patch.setattr(append_entries, "broadcast_heartbeat", broadcast_heartbeat)
 
 
 def leads_without_a_quorum(patch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def auto_leave_forgotten_in_a_snapshot(patch: pytest.MonkeyPatch) -> None:
         kept = msgspec.structs.replace(state, auto_leave=False)
         return restore(kept, last_index, make_progress)  # type: ignore[arg-type]
 
-    patch.setattr(reconfiguration, "restore", forgetful)
+    patch.setattr(install_snapshot, "restore", forgetful)
     patch.setattr(raft, "restore", forgetful)
 
 
@@ -197,7 +197,7 @@ def follower_commits_up_to_its_end(patch: pytest.MonkeyPatch) -> None:
 
 def acknowledges_the_whole_log(patch: pytest.MonkeyPatch) -> None:
     """A follower acknowledges all that it has, where it was only asked for a part."""
-    original = replication.handle_append
+    original = append_entries.handle_append
 
     def handle_append(node: Raft, message: Message) -> None:
         original(node, message)

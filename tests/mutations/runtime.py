@@ -9,13 +9,13 @@ import pytest
 
 from syncline.consensus.types import HardState, Message, SnapshotMeta
 from syncline.node.fsm import FSMSnapshot
-from syncline.node.logwriter import LogWriter
-from syncline.node.snapshotter import Snapshotter
+from syncline.node.log_writer import LogWriter
+from syncline.node.snapshots import Snapshotter
 from syncline.platform.disk import Disk
-from syncline.storage.snapshots import SnapshotManifest, SnapshotStore
-from syncline.storage.wal import Wal, WalWrite, WriteResult
-from syncline.storage.walformat import SegmentHeader
-from syncline.storage.walsegment import ActiveSegment
+from syncline.storage.snapshots.store import SnapshotManifest, SnapshotStore
+from syncline.storage.wal.format import SegmentHeader
+from syncline.storage.wal.segment import ActiveSegment
+from syncline.storage.wal.writer import Wal, WalWrite, WriteResult
 
 __all__ = [
     "acknowledge_before_the_sync",

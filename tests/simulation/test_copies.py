@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from syncline.testing.cluster import SimCluster
-from syncline.testing.simdisk import Survival
-from syncline.testing.simloop import SimLoop, run_simulation
-from syncline.testing.simserver import Condition
+from syncline.testing.sim.disk import Survival
+from syncline.testing.sim.loop import SimLoop, run_simulation
+from syncline.testing.sim.server import Condition
 
 
 def test_twin_of_a_server_is_no_server_of_the_cluster() -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from syncline.consensus.types import ChangeType
 from syncline.node.envelope import Kind, Proposal, encode
-from syncline.node.statedigest import DigestEntry
+from syncline.node.state_digest import DigestEntry
 from syncline.testing.cluster import Settings
-from syncline.testing.simserver import Condition
+from syncline.testing.sim.server import Condition
 from syncline.transport.messages import DigestReport, Forward, ForwardedProposal
 from tests.digest_support import INTERVAL, LoopTally, Tally, Trial, trial
 

@@ -6,7 +6,7 @@ import pytest
 
 from syncline.testing.faults.table import FAULTS, LATER, PENDING
 from syncline.testing.invariants import all as invariants
-from syncline.testing.seeds import Options, run_seed
+from syncline.testing.sim.seeds import Options, run_seed
 
 ORDERED_SEEDS = 25
 

@@ -10,11 +10,11 @@ import pytest
 from syncline.consensus.types import ChangeType
 from syncline.errors import DeadlineExceeded, MembershipError, Outcome
 from syncline.node.changes import Changes
-from syncline.node.members import Membership
+from syncline.node.member_registry import Membership
 from syncline.testing.cluster import SimCluster
 from syncline.testing.faults.base import Claims, Trouble
-from syncline.testing.operations import Unknown
-from syncline.testing.simloop import SimLoop, run_simulation
+from syncline.testing.sim.loop import SimLoop, run_simulation
+from syncline.testing.sim.operations import Unknown
 
 
 class Accuser:

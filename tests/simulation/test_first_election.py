@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from syncline.node.firstelection import BOOTSTRAP_TERM
+from syncline.node.first_election import BOOTSTRAP_TERM
 from syncline.testing.cluster import Settings, SimCluster
-from syncline.testing.simloop import SimLoop, run_simulation
+from syncline.testing.sim.loop import SimLoop, run_simulation
 
 ELECTION_S = 1.0
 HEARTBEAT_S = 0.1

@@ -10,9 +10,9 @@ from syncline.testing.cluster import Settings, SimCluster
 from syncline.testing.faults.base import Claims, Trouble
 from syncline.testing.faults.snapshots import fall_behind
 from syncline.testing.invariants.base import Facts
-from syncline.testing.simdisk import Survival
-from syncline.testing.simloop import SimLoop, run_simulation
-from syncline.testing.watch import Watch
+from syncline.testing.sim.disk import Survival
+from syncline.testing.sim.loop import SimLoop, run_simulation
+from syncline.testing.sim.watch import Watch
 
 
 class Findings:

@@ -14,16 +14,16 @@ from syncline.consensus.quorum import MajorityConfig
 from syncline.consensus.types import Message, NodeId
 from syncline.errors import DeadlineExceeded, Outcome
 from syncline.kv.machine import CommandResult, KvMachine
-from syncline.node.logwriter import LogWriter
+from syncline.node.log_writer import LogWriter
 from syncline.node.proposals import Proposals
 from syncline.platform.disk import File
 from syncline.platform.worker import Flusher, Worker
-from syncline.server.response import Respond
-from syncline.server.routes.reads import Read, Reads
-from syncline.storage.walsegment import ActiveSegment
-from syncline.testing.seeds import Options, run_seed
-from syncline.testing.simdisk import SimFile
-from syncline.testing.simworkers import SimWorkers
+from syncline.server.api.reads import Read, Reads
+from syncline.server.http.response import Respond
+from syncline.storage.wal.segment import ActiveSegment
+from syncline.testing.sim.disk import SimFile
+from syncline.testing.sim.seeds import Options, run_seed
+from syncline.testing.sim.workers import SimWorkers
 
 SEEDS = 12
 """Each bug must be found within so many."""
@@ -128,7 +128,7 @@ def test_an_unknown_outcome_that_is_told_as_not_applied(monkeypatch: pytest.Monk
 
 
 def test_a_proposal_that_is_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    from syncline.node.driver import Driver
+    from syncline.node.runtime import Driver
 
     propose = Driver.propose
 

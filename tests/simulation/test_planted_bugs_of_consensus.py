@@ -10,16 +10,16 @@ from collections.abc import Collection, Sequence
 
 import pytest
 
-from syncline.consensus import election, leader, membership, reconfiguration, replication, roles
+from syncline.consensus import append_entries, election, install_snapshot, leader, membership, roles
 from syncline.consensus.log import RaftLog
 from syncline.consensus.membership import Configuration
 from syncline.consensus.quorum import JointConfig, MajorityConfig
 from syncline.consensus.raft import Raft
 from syncline.consensus.types import NONE, Entry, Message, MessageType, SingleChange, Snapshot
-from syncline.node.driver import Driver
-from syncline.node.horizon import Horizon
-from syncline.testing import seeds
-from syncline.testing.seeds import Options, run_seed
+from syncline.node.recovery_barrier import Horizon
+from syncline.node.runtime import Driver
+from syncline.testing.sim import seeds
+from syncline.testing.sim.seeds import Options, run_seed
 
 SEEDS = 24
 """Each bug must be found within so many."""
@@ -112,7 +112,7 @@ def test_two_entries_of_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_leader_that_writes_over_its_own_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    append = replication.append
+    append = append_entries.append
 
     def one_too_low(raft: Raft, entries: Sequence[Entry]) -> bool:
         low = raft.log.last_index
@@ -120,7 +120,7 @@ def test_a_leader_that_writes_over_its_own_log(monkeypatch: pytest.MonkeyPatch) 
             entries = [Entry(one.term, one.index - 1, one.type, one.data) for one in entries]
         return append(raft, entries)
 
-    monkeypatch.setattr(replication, "append", one_too_low)
+    monkeypatch.setattr(append_entries, "append", one_too_low)
     found(monkeypatch, "leader append-only", says="replaces its entry")
 
 
@@ -203,7 +203,7 @@ def test_several_voters_change_without_a_joint_membership(monkeypatch: pytest.Mo
 
 
 def test_a_membership_from_before_the_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
-    restore = reconfiguration._restore
+    restore = install_snapshot._restore
 
     def keep(raft: Raft, snapshot: Snapshot) -> bool:
         before = raft.tracker.configuration, raft.tracker.progress
@@ -212,5 +212,5 @@ def test_a_membership_from_before_the_snapshot(monkeypatch: pytest.MonkeyPatch) 
             raft.tracker.switch(*before)
         return restored
 
-    monkeypatch.setattr(reconfiguration, "_restore", keep)
+    monkeypatch.setattr(install_snapshot, "_restore", keep)
     found(monkeypatch, "memberships share a quorum", "add", "remove", "cut")

@@ -8,14 +8,14 @@ import pytest
 
 from syncline.consensus import election
 from syncline.errors import DeadlineExceeded
-from syncline.node import logwriter
+from syncline.node import log_writer
 from syncline.node.changes import Changes
-from syncline.node.logwriter import LogWriter
-from syncline.node.members import Membership
-from syncline.node.promises import Promises
-from syncline.node.reconfiguration import Reconfiguration
+from syncline.node.log_writer import LogWriter
+from syncline.node.lost_promises import Promises
+from syncline.node.member_registry import Membership
+from syncline.node.membership import Reconfiguration
 from syncline.node.settlement import Settlement
-from syncline.testing.simloop import SimLoop, run_simulation
+from syncline.testing.sim.loop import SimLoop, run_simulation
 from tests.simulation.test_removal import (
     commit_index_not_durable,
     cut_off_at_the_removal,
@@ -38,7 +38,7 @@ def is_noticed(scenario: Scenario, what: str) -> None:
 
 
 def test_commit_index_of_a_change_not_forced_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logwriter, "COMMIT_SETTLE_S", 60.0)
+    monkeypatch.setattr(log_writer, "COMMIT_SETTLE_S", 60.0)
     monkeypatch.setattr(LogWriter, "settle_now", lambda _: None)
     is_noticed(
         lambda loop: remove_and_lose_power(loop, 2, 1, only_leader=False, through="leader"), "was not durable on"

@@ -9,15 +9,15 @@ import pytest
 
 from syncline.consensus import election
 from syncline.consensus.raft import Raft
-from syncline.node import assembly
+from syncline.node import startup
 from syncline.node.config import Config
 from syncline.node.proposals import Proposals
-from syncline.node.snapshotter import Snapshotter
-from syncline.server.response import Respond
-from syncline.server.routes.reads import Read, Reads
+from syncline.node.snapshots import Snapshotter
+from syncline.server.api.reads import Read, Reads
+from syncline.server.http.response import Respond
 from syncline.storage import datadir
 from syncline.storage.datadir import DataDir, Identity
-from syncline.testing.simdisk import SimDisk
+from syncline.testing.sim.disk import SimDisk
 from tests.simulation.test_planted_bugs_of_consensus import found
 
 
@@ -34,12 +34,12 @@ def test_answers_that_are_mixed_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_directory_that_does_not_look_whose_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    identify = assembly._identify
+    identify = startup._identify
 
     def trusting(config: Config, directory: DataDir, rng: random.Random) -> Identity:
         return directory.identity or identify(config, directory, rng)
 
-    monkeypatch.setattr(assembly, "_identify", trusting)
+    monkeypatch.setattr(startup, "_identify", trusting)
     found(monkeypatch, "a foreign disk is refused", "foreign-disk", nodes=5)
 
 

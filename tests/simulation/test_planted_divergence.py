@@ -13,7 +13,7 @@ from syncline.kv.machine import CommandResult
 from syncline.node.digests import Digests
 from syncline.node.fsm import Entry
 from syncline.testing.invariants.machines import EqualStates
-from syncline.testing.simmachine import SimMachine
+from syncline.testing.sim.machine import SimMachine
 from tests.simulation.test_planted_bugs_of_consensus import found
 
 WRONG_AT = 20

@@ -11,10 +11,10 @@ import pytest
 from syncline.errors import CorruptionError
 from syncline.kv.commands import Put, encode_command
 from syncline.testing.cluster import Settings, SimCluster
-from syncline.testing.seeds import Options, run_seed
-from syncline.testing.simloop import SimLoop, run_simulation
-from syncline.testing.simserver import Condition, SimServer
-from syncline.testing.simworkers import usual_delay
+from syncline.testing.sim.loop import SimLoop, run_simulation
+from syncline.testing.sim.seeds import Options, run_seed
+from syncline.testing.sim.server import Condition, SimServer
+from syncline.testing.sim.workers import usual_delay
 
 
 async def write(server: SimServer, count: int) -> None:
@@ -167,4 +167,10 @@ def test_joiner_that_moves_before_it_has_a_log_is_found() -> None:
 def test_registry_of_a_node_that_loads_a_snapshot_is_not_compared() -> None:
     """Its snapshot came while the log of its start was applied: the changes in that log had no effect any more."""
     report = run_seed(101078, Options(sim_seconds=2.0))
+    assert report.failure is None, report.failure
+
+
+def test_quorum_of_new_voters_is_counted_from_the_change() -> None:
+    """A voter that answered became a learner. The others were silent, and had not been needed for a quorum."""
+    report = run_seed(102380, Options(sim_seconds=1.3))
     assert report.failure is None, report.failure

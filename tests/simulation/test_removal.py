@@ -10,13 +10,13 @@ import pytest
 from syncline.consensus.types import ChangeType
 from syncline.errors import OperationError
 from syncline.kv.commands import Put, encode_command
-from syncline.node import logwriter
-from syncline.node.logwriter import LogWriter
+from syncline.node import log_writer
+from syncline.node.log_writer import LogWriter
 from syncline.node.raft import Raft
 from syncline.testing.cluster import SimCluster
-from syncline.testing.simdisk import Survival
-from syncline.testing.simloop import SimLoop, run_simulation
-from syncline.testing.simserver import Condition, SimServer
+from syncline.testing.sim.disk import Survival
+from syncline.testing.sim.loop import SimLoop, run_simulation
+from syncline.testing.sim.server import Condition, SimServer
 
 
 async def call(server: SimServer, work: Callable[[Raft], Awaitable[object]]) -> object:
@@ -179,7 +179,7 @@ def test_removed_node_is_kept_until_the_removal_is_durable(monkeypatch: pytest.M
 
 def test_commit_index_of_a_change_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other commit indexes wait for an append to travel with; here for a minute."""
-    monkeypatch.setattr(logwriter, "COMMIT_SETTLE_S", 60.0)
+    monkeypatch.setattr(log_writer, "COMMIT_SETTLE_S", 60.0)
 
     async def main(loop: SimLoop) -> None:
         await remove_and_lose_power(loop, 2, 1, only_leader=False, through="leader")

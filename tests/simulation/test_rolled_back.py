@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from syncline.node import startguard
-from syncline.node.starts import Origin
+from syncline.node.starts import guard as start_guard
+from syncline.node.starts.incarnations import Origin
 from syncline.testing.cluster import SimCluster
-from syncline.testing.simdisk import SimDisk, Survival
-from syncline.testing.simloop import SimLoop, run_simulation
-from syncline.testing.simserver import Condition, SimServer
+from syncline.testing.sim.disk import SimDisk, Survival
+from syncline.testing.sim.loop import SimLoop, run_simulation
+from syncline.testing.sim.server import Condition, SimServer
 from tests.simulation.test_removal import write
 
 
@@ -70,7 +70,7 @@ async def committed_entry_replaced(loop: SimLoop) -> None:
 
 def forget_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no member notice an older directory by its starts: else that node gets no vote, and nothing is replaced."""
-    monkeypatch.setattr(startguard, "judge", lambda *_: Origin.LEGITIMATE)
+    monkeypatch.setattr(start_guard, "judge", lambda *_: Origin.LEGITIMATE)
 
 
 def test_voter_with_an_older_directory_stops_and_names_the_repair() -> None:

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from syncline.testing.seeds import Options, run_seed
-from syncline.testing.shrinking import shrink
+from syncline.testing.sim.seeds import Options, run_seed
+from syncline.testing.sim.shrinking import shrink
 from syncline.testing.simulate import main
 from tests.mutations.nodes import members_listed_wrongly_while_joint
 

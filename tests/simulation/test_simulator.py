@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from syncline.testing.seeds import Options, run_seed
+from syncline.testing.sim.seeds import Options, run_seed
 from syncline.testing.simulate import main
 
 QUICK_SEEDS = 25
 REPLAY = """
-from syncline.testing.seeds import Options, run_seed
+from syncline.testing.sim.seeds import Options, run_seed
 report = run_seed(13, Options(nodes=3, sim_seconds=2.0, faults=("cut", "kill", "power"), trace=True))
 print(*report.trace, report.failure, report.steps, report.sim_s, *report.history, sep=chr(10))
 """

@@ -10,8 +10,8 @@ import pytest
 
 from syncline.kv.commands import Put, encode_command
 from syncline.testing.cluster import Settings, SimCluster
-from syncline.testing.simloop import SimLoop, run_simulation
-from syncline.testing.simserver import SimServer
+from syncline.testing.sim.loop import SimLoop, run_simulation
+from syncline.testing.sim.server import SimServer
 
 VALUE_BYTES = 20_000
 HEARTBEAT_S = 0.1

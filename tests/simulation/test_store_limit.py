@@ -11,8 +11,8 @@ from syncline.kv.machine import CommandResult
 from syncline.node.fsm import Entry, LimitedFSM
 from syncline.node.intake import Intake
 from syncline.node.rejections import AskAgain
-from syncline.testing.seeds import Options, run_seed
-from syncline.testing.simmachine import SimMachine
+from syncline.testing.sim.machine import SimMachine
+from syncline.testing.sim.seeds import Options, run_seed
 
 LIMIT_BYTES = 1300
 """Room for three of the keys that the clients of a simulation use."""

@@ -6,13 +6,15 @@ import asyncio
 
 import pytest
 
-from syncline.node import confirmation, startguard, startreports
-from syncline.node.members import MemberBook
-from syncline.node.starts import Origin
+from syncline.node.member_registry import MemberBook
+from syncline.node.starts import confirmation
+from syncline.node.starts import guard as start_guard
+from syncline.node.starts import reports as start_reports
+from syncline.node.starts.incarnations import Origin
 from syncline.testing.cluster import SimCluster
-from syncline.testing.seeds import Options, run_seed
-from syncline.testing.simloop import SimLoop, run_simulation
-from syncline.testing.simserver import Condition, SimServer
+from syncline.testing.sim.loop import SimLoop, run_simulation
+from syncline.testing.sim.seeds import Options, run_seed
+from syncline.testing.sim.server import Condition, SimServer
 from tests.simulation.test_removal import write
 
 
@@ -132,7 +134,7 @@ def test_copies_are_found_by_members_that_were_told_too_early() -> None:
         await cluster.until(lambda: takes_part(copy), timeout_s=10.0)
         copy.crash()
         one.start()
-        books: list[tuple[startguard.StartGuard, MemberBook]] = []
+        books: list[tuple[start_guard.StartGuard, MemberBook]] = []
         for server in (one, other):
             await cluster.until(lambda server=server: server.running, timeout_s=5.0)  # type: ignore[misc]
             assert server.driver is not None
@@ -182,7 +184,7 @@ def test_restart_beside_a_dead_member_takes_part_after_an_election_timeout(
 
 def test_fault_of_two_copies_finds_members_that_let_in_each_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted bug: no member looks at the history of a start."""
-    for module in (startguard, startreports):
+    for module in (start_guard, start_reports):
         monkeypatch.setattr(module, "judge", lambda *_: Origin.LEGITIMATE)
     for seed in range(1, 13):
         failure = run_seed(seed, Options(nodes=3, sim_seconds=3.0, faults=("two-copies",))).failure

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from syncline.consensus.types import Entry, EntryType, HardState, SnapshotMeta
 from syncline.platform.disk import Disk, File, LockHandle, OsDisk, OsFile
-from syncline.storage.wal import Wal, WalWrite, WriteResult
+from syncline.storage.wal.writer import Wal, WalWrite, WriteResult
 
 SEGMENT_BYTES = 16 << 10
 """Small segments: a few hundred small entries make a rotation."""

@@ -8,11 +8,11 @@ from typing import BinaryIO, Final
 
 import pytest
 
-from syncline.node.assembly import APPLY_BATCH_BYTES
 from syncline.node.config import Config
-from syncline.node.driver import APPLIED_PER_TURN, APPLIES_PER_TURN
 from syncline.node.fsm import BytesSnapshot, Entry
 from syncline.node.raft import Raft
+from syncline.node.runtime import APPLIED_PER_TURN, APPLIES_PER_TURN
+from syncline.node.startup import APPLY_BATCH_BYTES
 from tests.ports import free_block
 from tests.support import run
 

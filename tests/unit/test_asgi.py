@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import pytest
 
+from syncline.server.api.site import Site
 from syncline.server.asgi import AsgiApp
-from syncline.server.making import TURN_BYTES
-from syncline.server.response import TEXT, Deferred, Response, bare
-from syncline.server.site import Site
+from syncline.server.http.large_answers import TURN_BYTES
+from syncline.server.http.response import TEXT, Deferred, Response, bare
 from tests.kv_double import FakeBackend
 from tests.support import run
 

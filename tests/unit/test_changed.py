@@ -31,6 +31,10 @@ def test_changed_module_does_not_match_a_part_of_a_word(repository: Path) -> Non
     assert files_for(["src/syncline/server/app.py"], repository) == ["tests/unit/test_app.py"]
 
 
+def test_changed_module_in_a_folder_names_the_tests_of_the_folder(repository: Path) -> None:
+    assert files_for(["src/syncline/storage/wal/frame.py"], repository) == ["tests/unit/test_wal.py"]
+
+
 def test_changed_package_head_names_no_test_files(repository: Path) -> None:
     assert files_for(["src/syncline/node/__init__.py"], repository) == []
 

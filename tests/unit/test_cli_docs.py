@@ -10,7 +10,7 @@ import click
 
 from syncline.cli import exits
 from syncline.cli.main import cli
-from syncline.cli.serve import serve
+from syncline.cli.serve.command import serve
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text()
 

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from syncline.cli.main import cli
-from syncline.cli.serve import serve
+from syncline.cli.serve.command import serve
 from syncline.server.config import ServerConfig
 from tests.support_cli import syncline
 from tests.support_http import HttpDouble, KeyDouble, error_reply, in_thread, json_reply, refused_url

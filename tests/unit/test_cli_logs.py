@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from syncline.cli.up_plan import make_plan, write_plan
+from syncline.cli.up.plan import make_plan, write_plan
 from syncline.platform.disk import OsDisk
 from tests.support_cli import syncline
 

@@ -13,10 +13,10 @@ import pytest
 from syncline.consensus.membership import encode_change
 from syncline.consensus.types import ChangeType, Entry, EntryType, HardState, MembershipChange, SingleChange
 from syncline.node.envelope import ChangeContext, Kind, Member, Proposal, encode
-from syncline.node.knownmembers import known_members
+from syncline.node.known_members import known_members
 from syncline.platform.disk import OsDisk
 from syncline.storage.datadir import DataDir, Identity
-from syncline.storage.wal import Wal, WalWrite
+from syncline.storage.wal.writer import Wal, WalWrite
 from tests.support_cli import Ran, syncline
 from tests.support_http import HttpDouble, KeyDouble, error_reply, in_thread, json_reply, refused_url
 

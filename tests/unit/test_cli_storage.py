@@ -15,7 +15,7 @@ import pytest
 
 from syncline.platform.disk import OsDisk
 from syncline.storage.datadir import DataDir
-from syncline.storage.wal import Wal
+from syncline.storage.wal.writer import Wal
 from tests.support_cli import Ran, syncline
 
 GOLDEN = Path(__file__).parent.parent / "fixtures" / "data-v1"

@@ -18,21 +18,21 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from syncline.cli.up_live import LiveView
-from syncline.cli.up_plan import command_line, free_ports_or_raise, make_plan, note_started, write_plan
-from syncline.cli.up_supervisor import NodeView
+from syncline.cli.up.live import LiveView
+from syncline.cli.up.plan import command_line, free_ports_or_raise, make_plan, note_started, write_plan
+from syncline.cli.up.supervisor import NodeView
 from syncline.errors import ConfigError, StorageError
 from syncline.platform.disk import OsDisk
 from syncline.platform.memory import memory_bytes
 from syncline.server.config import load_config
+from syncline.storage.atomic_file import replace_file
 from syncline.storage.datadir import Identity, encode_identity
-from syncline.storage.wholefile import replace_file
 from tests.ports import free_block
 from tests.support_cli import syncline
 
 FAKE_NODE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "fake_node.py")
 RUN_UP = (
-    "import sys; from syncline.cli import up_supervisor; from syncline.cli.main import main;"
+    "import sys; from syncline.cli.up import supervisor as up_supervisor; from syncline.cli.main import main;"
     f"up_supervisor.Supervisor.__init__.__kwdefaults__['program'] = (sys.executable, {FAKE_NODE!r});"
     "sys.exit(main(sys.argv[1:]))"
 )

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from syncline.cli.up_live import LiveView
-from syncline.cli.up_plan import Plan, make_plan, write_plan
-from syncline.cli.up_pulse import NewLeader, Pulse
-from syncline.cli.up_supervisor import NodeView
-from syncline.cli.up_traces import Traces
-from syncline.cli.up_view import JsonView, PlainView, how_to_use, make_view
+from syncline.cli.up.live import LiveView
+from syncline.cli.up.plan import Plan, make_plan, write_plan
+from syncline.cli.up.pulse import NewLeader, Pulse
+from syncline.cli.up.supervisor import NodeView
+from syncline.cli.up.traces import Traces
+from syncline.cli.up.view import JsonView, PlainView, how_to_use, make_view
 from syncline.platform.disk import OsDisk
 from syncline.server.config import load_config
 from tests.support_cli import syncline
@@ -209,10 +209,10 @@ def test_traces_of_a_start_are_removed_and_nothing_else(tmp_path: Path) -> None:
 def test_detached_log_begins_again_when_it_is_full(tmp_path: Path) -> None:
     """In a process of its own: the view takes the standard streams of its process."""
     code = (
-        "import sys; from syncline.cli import up_detach, up_plan\n"
-        "up_detach.LOG_BYTES = 100\n"
-        f"plan = up_plan.make_plan({str(tmp_path)!r}, nodes=1, port=None)\n"
-        "view = up_detach.DetachedView(plan, 2)\n"
+        "import sys; from syncline.cli.up import detach, plan as plans\n"
+        "detach.LOG_BYTES = 100\n"
+        f"plan = plans.make_plan({str(tmp_path)!r}, nodes=1, port=None)\n"
+        "view = detach.DetachedView(plan, 2)\n"
         "for number in range(20): view.say(f'a line of some twenty bytes, {number}')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from syncline.consensus.types import MembershipState, NodeId
-from syncline.node.confirmation import Confirmation
+from syncline.node.starts.confirmation import Confirmation
 
 PATIENCE_S = 1.0
 

@@ -19,12 +19,12 @@ import pytest
 
 from syncline.consensus.types import HardState, SnapshotMeta
 from syncline.errors import StorageError
-from syncline.storage import walrecovery
 from syncline.storage.datadir import DataDir, Identity
-from syncline.storage.wal import Wal, WalWrite
-from syncline.storage.walformat import SegmentHeader
-from syncline.storage.walsegment import ActiveSegment
-from syncline.testing.simdisk import SimDisk, SimFile
+from syncline.storage.wal import recovery as wal_recovery
+from syncline.storage.wal.format import SegmentHeader
+from syncline.storage.wal.segment import ActiveSegment
+from syncline.storage.wal.writer import Wal, WalWrite
+from syncline.testing.sim.disk import SimDisk, SimFile
 from tests.crash_cases import NODE, SEGMENT_BYTES, SNAPSHOTS, WAL, Crashes, Node, crash_everywhere, entries_of
 
 SCALE = int(os.environ.get("SYNCLINE_CRASH_CASES", "1"))
@@ -321,7 +321,7 @@ def hard_state_not_repeated(patch: pytest.MonkeyPatch) -> None:
 
 def torn_tail_left_in_place(patch: pytest.MonkeyPatch) -> None:
     """A recovery that cuts the torn frame in memory only: its rest is under and behind the next one."""
-    patch.setattr(walrecovery._LogReader, "_cut", lambda *_arguments: "cut in thought only")
+    patch.setattr(wal_recovery._LogReader, "_cut", lambda *_arguments: "cut in thought only")
 
 
 BUGS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[[Node], None]]] = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from syncline.cli.up_plan import PLAN_NAME, _read_kept
+from syncline.cli.up.plan import PLAN_NAME, _read_kept
 from syncline.client.connection import Response
 from syncline.client.wire import decode, error_from
 from syncline.consensus.membership import decode_change
@@ -19,9 +19,9 @@ from syncline.kv.versions import is_later
 from syncline.node.envelope import Unreadable, decode_context, decode_member, decode_proposal
 from syncline.platform.disk import OsDisk
 from syncline.storage.datadir import REPLACEMENT_NAME, decode_identity
-from syncline.storage.replacement import read_note
-from syncline.storage.snapshotfile import decode_manifest
-from syncline.storage.walframe import BodyError, EntriesRecord, decode_entries
+from syncline.storage.replace import read_note
+from syncline.storage.snapshots.file import decode_manifest
+from syncline.storage.wal.frame import BodyError, EntriesRecord, decode_entries
 from syncline.transport.handshake import Hello, Purpose, decode_hello
 from syncline.transport.wire import Batch, decode_payload
 

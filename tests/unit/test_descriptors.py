@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from syncline.node.logwriter import LogWriter
+from syncline.node.log_writer import LogWriter
 from syncline.platform import descriptors
 from syncline.platform.disk import OsDisk, OsFile
-from syncline.storage.log import StoredLog
-from syncline.storage.wal import NotBegun, Wal, WalWrite
+from syncline.storage.stored_log import StoredLog
+from syncline.storage.wal.writer import NotBegun, Wal, WalWrite
 from tests.unit.storage_support import held, row
-from tests.unit.test_logwriter import World
+from tests.unit.test_log_writer import World
 
 SEGMENT = 16 * 1024
 DEADLINE_S = 10.0

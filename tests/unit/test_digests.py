@@ -15,8 +15,8 @@ from syncline.consensus.types import NodeId, ProposalDropped, StateType
 from syncline.errors import DiskFull, NodeFailed
 from syncline.node.digests import POINTS_KEPT, DigestDoors, Digests
 from syncline.node.envelope import Kind, Member, decode_proposal
-from syncline.node.members import MemberBook
-from syncline.node.statedigest import (
+from syncline.node.member_registry import MemberBook
+from syncline.node.state_digest import (
     Agreement,
     DigestEntry,
     DigestSource,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from syncline.consensus.admission import Refusal
 from syncline.consensus.evidence import Evidence, EvidenceKind
 from syncline.consensus.types import (
     Entry,
@@ -16,6 +15,7 @@ from syncline.consensus.types import (
     Snapshot,
     SnapshotMeta,
 )
+from syncline.consensus.validation import Refusal
 from tests.consensus_cluster import START, Cluster, storage_with
 
 VOTERS = MembershipState(voters=(1, 2, 3))

@@ -10,7 +10,7 @@ from syncline.consensus.config import RaftConfig
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.storage import MemoryStorage
 from syncline.consensus.types import HardState, MembershipState, Snapshot, SnapshotMeta, StateType
-from syncline.node.firstelection import BOOTSTRAP_TERM, FirstElection
+from syncline.node.first_election import BOOTSTRAP_TERM, FirstElection
 
 
 def node(voters: tuple[int, ...], *, term: int = BOOTSTRAP_TERM, vote: int = 0) -> RawNode:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.errors import DeadlineExceeded, OperationError, Outcome
-from syncline.testing.history import (
+from syncline.testing.linearizability.history import (
     ABSENT,
     Compare,
     Delete,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from syncline.server.http import HttpServer
-from syncline.server.limits import HttpLimits
-from syncline.server.response import TEXT, bare
+from syncline.server.http.limits import HttpLimits
+from syncline.server.http.response import TEXT, bare
+from syncline.server.http.server import HttpServer
 from tests.http_double import Wire, error_of, get, holding, put
 from tests.support import run
 

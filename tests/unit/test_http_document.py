@@ -9,11 +9,12 @@ import msgspec
 import pytest
 
 from syncline import errors
-from syncline.server import problems
-from syncline.server.backend import MembersView, MemberView, NodeStatus, UpgradeView
+from syncline.server.api import cluster, health, reads
+from syncline.server.api import errors as problems
+from syncline.server.api import list as listing
+from syncline.server.api.backend import MembersView, MemberView, NodeStatus, UpgradeView
 from syncline.server.config import ServerConfig
-from syncline.server.limits import KIB, MIB, HttpLimits
-from syncline.server.routes import health, listing, raft, reads
+from syncline.server.http.limits import KIB, MIB, HttpLimits
 from tests.kv_double import KvWire, error_in
 from tests.support import run
 
@@ -98,7 +99,7 @@ def test_document_has_the_times_of_a_connection() -> None:
 def test_document_has_the_deadlines_and_sizes_of_the_routes() -> None:
     deadlines = line_with("**`timeout=`**")
     assert f"{reads.DEFAULT_TIMEOUT_S:g} s by default and {reads.MAX_TIMEOUT_S:g} s at most for keys" in deadlines
-    assert f"{raft.DEFAULT_TIMEOUT_S:g} s and {raft.MAX_TIMEOUT_S:g} s for `/raft/…`" in deadlines
+    assert f"{cluster.DEFAULT_TIMEOUT_S:g} s and {cluster.MAX_TIMEOUT_S:g} s for `/raft/…`" in deadlines
     assert f"`limit` (1 to {listing.MAX_LIMIT:,}; {listing.DEFAULT_LIMIT:,})" in TEXT
     assert f"A page ends early at {listing.MAX_PAGE_BYTES // MIB} MiB" in TEXT
     for path, checks in (("/livez", health.LIVE), ("/readyz", health.READY)):

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from syncline.server.documents import check_members
-from syncline.server.problems import RequestError
+from syncline.server.api.errors import RequestError
+from syncline.server.http.documents import check_members
 from tests.http_double import put
 from tests.kv_double import KvWire, error_in
 from tests.support import run
@@ -107,6 +107,23 @@ def test_http_write_of_a_key_without_a_length_is_411(method: str, path: str) -> 
         assert (await wire.ask("GET", "/key/a")).body == b"precious"
         assert (await wire.ask(method, path, b"")).status == 200
         assert (await wire.ask("GET", "/key/a")).body == b""
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("DELETE", "/key/a"), ("DELETE", "/key?key=a"), ("GET", "/key/a"), ("GET", "/keys"), ("GET", "/health")],
+)
+def test_http_body_on_a_method_that_takes_none_is_400(method: str, path: str) -> None:
+    """A condition in the body of a delete was passed over, and the key deleted all the same."""
+
+    async def scenario() -> None:
+        wire = KvWire()
+        await wire.ask("PUT", "/key/a", b"precious")
+        answer = await wire.ask(method, path, b'{"if_revision": 7}')
+        assert (answer.status, error_in(answer)["code"]) == (400, "bad_request")
+        assert (await wire.ask("GET", "/key/a")).body == b"precious"
 
     run(scenario())
 

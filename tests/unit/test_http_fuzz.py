@@ -8,9 +8,9 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.server.limits import HttpLimits
-from syncline.server.request import Request
-from syncline.server.response import TEXT, Respond, bare
+from syncline.server.http.limits import HttpLimits
+from syncline.server.http.request import Request
+from syncline.server.http.response import TEXT, Respond, bare
 from tests.http_double import Wire, chunked, get, parse_answers, put
 from tests.support import run
 from tests.unit.test_http_refusals import MALFORMED

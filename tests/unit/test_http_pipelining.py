@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.server import connection
-from syncline.server.limits import HttpLimits
-from syncline.server.request import Request
-from syncline.server.response import TEXT, Respond, bare
-from syncline.server.slots import Slot
+from syncline.server.http import connection
+from syncline.server.http.limits import HttpLimits
+from syncline.server.http.request import Request
+from syncline.server.http.response import TEXT, Respond, bare
+from syncline.server.http.slots import Slot
 from tests.http_double import Wire, error_of, get, holding, put
 from tests.support import run
 

@@ -6,9 +6,9 @@ import tracemalloc
 
 import pytest
 
-from syncline.server.limits import HttpLimits
-from syncline.server.request import Request
-from syncline.server.response import TEXT, Respond, bare
+from syncline.server.http.limits import HttpLimits
+from syncline.server.http.request import Request
+from syncline.server.http.response import TEXT, Respond, bare
 from tests.http_double import SMALL, Wire, chunked, error_of, get, holding, parse_answers, put
 from tests.support import run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncline.server.limits import HttpLimits
+from syncline.server.http.limits import HttpLimits
 from tests.http_double import SMALL, Wire, chunked, error_of, get, holding
 from tests.support import run
 

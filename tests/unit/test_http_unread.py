@@ -8,8 +8,8 @@ import json
 import pytest
 
 from syncline.kv.commands import Put, encode_command
-from syncline.server.limits import MIB, HttpLimits
-from syncline.server.response import TEXT, Deferred, Respond, Response, bare
+from syncline.server.http.limits import MIB, HttpLimits
+from syncline.server.http.response import TEXT, Deferred, Respond, Response, bare
 from tests.http_double import Wire, get, holding, put
 from tests.kv_double import KvWire
 from tests.support import run

@@ -12,7 +12,7 @@ import uvloop
 
 from syncline.client.client import AsyncClient
 from syncline.server.app import KvServer
-from syncline.server.limits import MIB
+from syncline.server.http.limits import MIB
 from tests.unit.test_server_app import settings
 from tests.unit.test_shortages import ask
 

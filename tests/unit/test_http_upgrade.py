@@ -5,7 +5,7 @@ from __future__ import annotations
 import httptools
 import pytest
 
-from syncline.server.reader import Refused, RequestReader
+from syncline.server.http.parser import Refused, RequestReader
 from tests.http_double import Wire, get, put
 from tests.support import run
 
@@ -130,7 +130,7 @@ def test_http_body_that_the_parser_loses_is_refused(monkeypatch: pytest.MonkeyPa
     """A body that is not as long as announced is never taken, whatever the parser says."""
 
     async def scenario() -> None:
-        monkeypatch.setattr("syncline.server.reader.httptools.HttpRequestParser", LosingParser)
+        monkeypatch.setattr("syncline.server.http.parser.httptools.HttpRequestParser", LosingParser)
         wire = Wire()
         monkeypatch.undo()
         wire.send(put("/a", b"hello"))

@@ -16,9 +16,9 @@ from syncline.kv.commands import Delete, DeleteRange, Put, Txn, encode_command
 from syncline.kv.machine import KvMachine
 from syncline.kv.sizes import RECORD_OVERHEAD_BYTES
 from syncline.node import intake
-from syncline.node.driver import Driver
 from syncline.node.envelope import DATA, Kind, Member, Proposal, encode
 from syncline.node.fsm import Entry
+from syncline.node.runtime import Driver
 from syncline.transport.messages import Forward, ForwardedProposal, ForwardReply, PeerMessage
 from tests.node_cluster import Cluster, Listing, until
 from tests.support import run

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncline.errors import Closed, DeadlineExceeded, DiskFull, Dropped, NoLeader, NotLeader, Outcome, SynclineError
-from syncline.server.problems import RequestError
-from syncline.server.routes.keys import ANY_ETAG, parse_etags
+from syncline.server.api.errors import RequestError
+from syncline.server.api.keys import ANY_ETAG, parse_etags
 from tests.http_double import Wire
 from tests.kv_double import IDS, KvWire, error_in
 from tests.support import run

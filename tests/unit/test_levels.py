@@ -14,7 +14,7 @@ from syncline.consensus.types import MembershipState, NodeId
 from syncline.errors import ConfigError, NodeFailed
 from syncline.node.envelope import ClusterLevels, Hold, LevelChange, Member, Unreadable, decode_level, encode
 from syncline.node.levels import MOST_NEEDED, Ability, Levels, ability_of, agreed, check_start, risen
-from syncline.node.members import BookState, MemberBook
+from syncline.node.member_registry import BookState, MemberBook
 from syncline.transport.messages import PeerStats, Refusal, RefusalCode
 
 TELLING = st.builds(Ability, st.integers(0, 4), st.integers(0, 4))

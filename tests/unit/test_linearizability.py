@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from syncline.testing.history import (
+from syncline.testing.linearizability.checker import check_part, parts_of
+from syncline.testing.linearizability.history import (
     ABSENT,
     Compare,
     Delete,
@@ -27,9 +28,8 @@ from syncline.testing.history import (
     Txn,
     Written,
 )
-from syncline.testing.judgement import Undecided, assert_linearizable, judge
-from syncline.testing.kvmodel import Numbers, told
-from syncline.testing.linearizability import check_part, parts_of
+from syncline.testing.linearizability.kv_model import Numbers, told
+from syncline.testing.linearizability.verdict import Undecided, assert_linearizable, judge
 from tests.history_support import brute_force, forget, made_up, random_request
 
 K, L = b"k", b"l"

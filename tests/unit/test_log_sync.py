@@ -11,7 +11,7 @@ import pytest
 
 from syncline.errors import ConfigError
 from syncline.node.config import Config
-from syncline.platform.kernelsync import SYSCALLS
+from syncline.platform.kernel_sync import SYSCALLS
 from syncline.server.config import load_config
 from tests.ports import free_block
 

@@ -13,7 +13,7 @@ from syncline import FSM, BytesSnapshot, Entry, FSMSnapshot
 from syncline.errors import ConfigError, NodeFailed, Rejected, StorageError
 from syncline.node.applier import restore
 from syncline.node.fsm import CheckingFSM
-from syncline.node.ignored import REPEAT_S, Ignored
+from syncline.node.ignored_entries import REPEAT_S, Ignored
 from syncline.node.machine import (
     CommandCheck,
     apply_failed,
@@ -25,7 +25,7 @@ from syncline.node.machine import (
     persist,
     release,
 )
-from syncline.storage.snapshots import SnapshotReader
+from syncline.storage.snapshots.store import SnapshotReader
 from tests.node_cluster import Listing
 
 FIRST, SECOND = Entry(5, 1, b"first"), Entry(6, 1, b"second")

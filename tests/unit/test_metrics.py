@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.kv.store import Store
-from syncline.node.members import MemberInfo, Membership
+from syncline.node.member_registry import MemberInfo, Membership
 from syncline.node.stats import MemberProgress, Stats
 from syncline.server.metrics import MAX_LABELLED, OTHER, Registry, Sample
 from syncline.server.telemetry import HttpTelemetry, add_node_metrics, add_process_metrics

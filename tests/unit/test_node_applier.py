@@ -15,7 +15,7 @@ from syncline.node.envelope import Kind, LevelChange, Member, Proposal, encode
 from syncline.node.fsm import Entry as Command
 from syncline.node.fsm import FSMSnapshot
 from syncline.platform.worker import ThreadWorkers
-from syncline.storage.snapshots import SnapshotReader
+from syncline.storage.snapshots.store import SnapshotReader
 from tests.node_cluster import Listing, LoopListing
 from tests.support import run
 

@@ -15,7 +15,14 @@ from syncline.node.calls import Calls
 from syncline.node.config import Config
 from syncline.node.envelope import Member
 from syncline.node.events import Event, EventKind, Events
-from syncline.node.members import REMOVED_KEPT, MemberBook, derive_cluster_id, derive_node_id, format_id, parse_id
+from syncline.node.member_registry import (
+    REMOVED_KEPT,
+    MemberBook,
+    derive_cluster_id,
+    derive_node_id,
+    format_id,
+    parse_id,
+)
 from syncline.platform.worker import ThreadWorkers
 from tests.support import run
 

@@ -12,7 +12,7 @@ from syncline.consensus.types import ReadState
 from syncline.errors import Closed, DeadlineExceeded, Dropped, NoLeader, Outcome, Rejected, Superseded
 from syncline.node.futures import ApplyFuture, ReadFuture
 from syncline.node.proposals import Deadlines, Proposals
-from syncline.node.reads import Reads
+from syncline.node.read_batches import Reads
 from tests.support import run
 
 STEP_S = 0.1

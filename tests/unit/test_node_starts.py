@@ -6,8 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.node.startguard import convicted_by
-from syncline.node.starts import MAX_COUNT, MAX_HISTORY, RANDOM_BITS, Origin, judge, next_incarnation, start_count
+from syncline.node.starts.guard import convicted_by
+from syncline.node.starts.incarnations import (
+    MAX_COUNT,
+    MAX_HISTORY,
+    RANDOM_BITS,
+    Origin,
+    judge,
+    next_incarnation,
+    start_count,
+)
 from syncline.storage.datadir import Identity
 
 
@@ -42,7 +50,7 @@ def test_incarnation_counts_and_keeps_the_newest() -> None:
 def test_judge_compares_known_start_with_history(
     known: int, presented: int, history: tuple[int, ...], origin: Origin
 ) -> None:
-    """The table in the head of `node.starts`, and the end of what a history holds."""
+    """The table in the head of `node.starts.incarnations`, and the end of what a history holds."""
     assert judge(known, presented, history) is origin
 
 

@@ -14,7 +14,7 @@ from syncline.node.fsm import BytesSnapshot, Entry
 from syncline.node.raft import Raft
 from syncline.platform.disk import OsDisk
 from syncline.platform.texts import encode_json, printable
-from syncline.server.problems import problem
+from syncline.server.api.errors import problem
 from syncline.storage.datadir import DataDir
 from tests.ports import free_block
 from tests.support import run

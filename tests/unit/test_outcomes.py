@@ -9,9 +9,9 @@ import pytest
 
 from syncline.consensus.types import Entry, EntryType
 from syncline.node.applier import Applied
-from syncline.node.driver import Driver
 from syncline.node.envelope import LevelChange, Member
 from syncline.node.outcomes import on_outcome
+from syncline.node.runtime import Driver
 
 TOLD = Member(2, "b", "127.0.0.1:7101", level=2)
 BACK = Member(2, "b", "127.0.0.1:7101", level=1)

@@ -13,10 +13,10 @@ import pytest
 from syncline.errors import ConfigError
 from syncline.node import exposure
 from syncline.node.config import Config
-from syncline.node.termguard import MAX_TERM_JUMP, TermGuard
+from syncline.node.term_guard import MAX_TERM_JUMP, TermGuard
 from syncline.server.config import ServerConfig, load_config
 from syncline.server.exposure import check_exposure
-from syncline.server.secretfile import new_secret, parse_secrets, read_secret_file, write_secret_file
+from syncline.server.secret_file import new_secret, parse_secrets, read_secret_file, write_secret_file
 from syncline.transport.tls import PeerTls
 from tests.support import run
 

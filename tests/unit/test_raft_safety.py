@@ -14,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from syncline.consensus.admission import Refusal
 from syncline.consensus.types import (
     ChangeType,
     Compacted,
@@ -26,6 +25,7 @@ from syncline.consensus.types import (
     StateType,
     Transition,
 )
+from syncline.consensus.validation import Refusal
 from tests.consensus_cluster import START, Cluster, Member
 
 NODES = range(1, 6)

@@ -6,7 +6,6 @@ import random
 
 import pytest
 
-from syncline.consensus.admission import Refusal
 from syncline.consensus.config import RaftConfig, ReadOnlyOption
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.roles import TRANSITIONS
@@ -23,6 +22,7 @@ from syncline.consensus.types import (
     ProposalDropped,
     StateType,
 )
+from syncline.consensus.validation import Refusal
 from tests.consensus_cluster import START, Cluster, add_node, storage_with
 
 

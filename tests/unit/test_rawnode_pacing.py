@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from syncline.consensus.config import RaftConfig
-from syncline.consensus.progress import ProgressState
+from syncline.consensus.progress import FIRST_PROBE_TICKS, ProgressState
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.storage import MemoryStorage
 from syncline.consensus.types import NO_LIMIT, Entry, Message, MessageType, NotLoaded
@@ -48,15 +48,33 @@ def sent(cluster: Cluster) -> list[Message]:
 def test_heartbeat_answers_release_no_probe_before_its_time() -> None:
     """A burst of them once sent the same megabyte again and again."""
     cluster, leader = probing(probe_ticks=PROBE_TICKS)
-    for _ in range(PROBE_TICKS):
+    for ticks in (FIRST_PROBE_TICKS, 2 * FIRST_PROBE_TICKS, PROBE_TICKS, PROBE_TICKS):
+        for _ in range(ticks):
+            leader.step(answer(leader))
+            leader.step(answer(leader))
+            assert sent(cluster) == []
+            leader.tick()
         leader.step(answer(leader))
+        assert len(sent(cluster)) == 1
         leader.step(answer(leader))
         assert sent(cluster) == []
+
+
+def test_probe_that_is_acknowledged_has_the_next_one_sent_early() -> None:
+    """The wait is for one probe: it does not grow from one loss to another."""
+    cluster, leader = probing(probe_ticks=PROBE_TICKS)
+    for _ in range(PROBE_TICKS):
         leader.tick()
     leader.step(answer(leader))
-    assert len(sent(cluster)) == 1
+    (append,) = sent(cluster)
+    progress = leader.raft.tracker.progress[3]
+    confirmed = append.entries[0].index
+    session = progress.session
+    leader.step(Message(MessageType.APP_RESP, to=1, sender=3, term=leader.term, index=confirmed, session=session))
+    leader.report_unreachable(3)
+    sent(cluster)
     leader.step(answer(leader))
-    assert sent(cluster) == []
+    assert progress.probe_ticks == FIRST_PROBE_TICKS
 
 
 def test_heartbeat_answers_release_a_probe_without_the_setting() -> None:

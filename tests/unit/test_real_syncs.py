@@ -20,9 +20,9 @@ from syncline.errors import NodeFailed
 from syncline.node.config import Config
 from syncline.node.fsm import BytesSnapshot, Entry
 from syncline.node.raft import Raft
-from syncline.platform import kernelsync
+from syncline.platform import kernel_sync
 from syncline.platform.disk import File, OsDisk
-from syncline.platform.kernelsync import KernelSync
+from syncline.platform.kernel_sync import KernelSync
 from syncline.platform.worker import Flusher, ThreadWorkers
 from tests.forged_kernel import ForgedKernel
 from tests.ports import free_block
@@ -31,7 +31,7 @@ from tests.support import run
 TIMEOUT_S = 20.0
 
 on_linux = pytest.mark.skipif(
-    sys.platform != "linux" or os.uname().machine not in kernelsync.SYSCALLS, reason="the kernel of Linux is asked"
+    sys.platform != "linux" or os.uname().machine not in kernel_sync.SYSCALLS, reason="the kernel of Linux is asked"
 )
 
 

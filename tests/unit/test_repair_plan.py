@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from syncline.cli.exits import Failure
-from syncline.cli.repair_plan import NotYet, Target, make_plan, plan_when_settled
+from syncline.cli.repair.plan import NotYet, Target, make_plan, plan_when_settled
 from syncline.cli.survey import MemberRow, Survey
 from tests.support import run
 

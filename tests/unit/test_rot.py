@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from syncline.consensus.types import HardState
 from syncline.errors import CorruptionError, StorageError
 from syncline.storage.datadir import IDENTITY_SPARE_NAME
-from syncline.storage.wal import Wal
-from syncline.storage.walscan import SegmentScan
-from syncline.testing.simdisk import SimDisk, Survival
+from syncline.storage.wal.scan import SegmentScan
+from syncline.storage.wal.writer import Wal
+from syncline.testing.sim.disk import SimDisk, Survival
 from tests.crash_cases import CLUSTER, NODE, SEGMENT_BYTES, SNAPSHOTS, WAL, Crashes, Image, Node, Started
 
 

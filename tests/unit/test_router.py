@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from syncline.errors import MembershipError
-from syncline.server.problems import RequestError, error_response
-from syncline.server.request import MAX_PARAMETERS, Parameters, Request, parse_duration
-from syncline.server.response import TEXT, Respond, Response, bare
-from syncline.server.router import Router, coroutine
+from syncline.server.api.errors import RequestError, error_response
+from syncline.server.api.router import Router, coroutine
+from syncline.server.http.request import MAX_PARAMETERS, Parameters, Request, parse_duration
+from syncline.server.http.response import TEXT, Respond, Response, bare
 from syncline.server.tasks import Tasks
 from tests.support import run
 

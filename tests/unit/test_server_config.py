@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from syncline.errors import ConfigError
+from syncline.server.addresses import check_address, check_name, check_url, is_id, join_address, split_address
 from syncline.server.config import ServerConfig, load_config
 from syncline.server.logs import JsonFormatter, TextFormatter, set_up_logging
-from syncline.server.names import check_address, check_name, check_url, is_id, join_address, split_address
 
 BASE = {"name": "a", "data_dir": "d"}
 

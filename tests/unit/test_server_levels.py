@@ -16,7 +16,7 @@ from syncline.kv.versions import MACHINE_VERSION
 from syncline.node.futures import Then
 from syncline.node.raft import Raft
 from syncline.platform.network import TcpNetwork
-from syncline.server.adapter import NodeBackend
+from syncline.server.api.raft_backend import NodeBackend
 from syncline.server.config import ServerConfig
 from syncline.server.join import ask_members
 from syncline.version import FEATURE_LEVEL

@@ -8,8 +8,8 @@ from typing import cast
 import pytest
 
 from syncline.consensus.types import ChangeType, MembershipChange, Message, MessageType, SingleChange, Transition
-from syncline.node.logwriter import LogWriter
-from syncline.node.members import MemberBook
+from syncline.node.log_writer import LogWriter
+from syncline.node.member_registry import MemberBook
 from syncline.node.settlement import IDLE_TICKS, Settlement
 from syncline.transport.messages import Notice, NoticeKind
 from tests.consensus_cluster import Cluster

@@ -9,9 +9,9 @@ import random
 from syncline.consensus.types import ReadState
 from syncline.errors import NoLeader
 from syncline.node.futures import ReadFuture
-from syncline.node.reads import Reads as NodeReads
-from syncline.server.response import Response
-from syncline.server.routes.reads import Reads
+from syncline.node.read_batches import Reads as NodeReads
+from syncline.server.api.reads import Reads
+from syncline.server.http.response import Response
 from tests.kv_double import FakeBackend
 from tests.support import run
 

@@ -19,7 +19,7 @@ from syncline.errors import UsageError
 from syncline.kv.commands import Put, encode_command
 from syncline.kv.machine import KvMachine
 from syncline.testing import SimulationFailed, simulate
-from syncline.testing.simulation import USUAL_FAULTS
+from syncline.testing.fsm.simulation import USUAL_FAULTS
 from tests.node_cluster import Listing, LoopListing
 
 NAMES = st.sampled_from([b"join ann", b"join bob", b"join eve", b"draw"])

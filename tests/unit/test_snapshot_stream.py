@@ -14,14 +14,14 @@ import pytest
 
 from syncline.consensus.types import MembershipState, Message, MessageType, NodeId, Snapshot, SnapshotMeta
 from syncline.errors import CorruptionError, Rejected, TransportError
-from syncline.testing.simloop import SimLoop, run_simulation
-from syncline.testing.simnet import SimNetwork
-from syncline.testing.simtransport import WINDOW_BYTES
+from syncline.testing.sim.loop import SimLoop, run_simulation
+from syncline.testing.sim.net import SimNetwork
+from syncline.testing.sim.transport import WINDOW_BYTES
 from syncline.transport.handshake import Hello, Purpose
 from syncline.transport.limits import TransportLimits
 from syncline.transport.messages import SnapshotSink
 from syncline.transport.peers import Transport
-from syncline.transport.snapshots import Accept, Ack, Chunk, Done, End, FromReceiver, Offer, Reject
+from syncline.transport.snapshot_stream.protocol import Accept, Ack, Chunk, Done, End, FromReceiver, Offer, Reject
 from syncline.transport.wire import encode_frame
 from tests.support import run
 from tests.unit.transport_support import CLUSTER, Cluster, FakeHandler, RawEnd, Watch, cluster, heartbeat, opening

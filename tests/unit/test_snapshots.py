@@ -25,9 +25,10 @@ from syncline.errors import (
     WrongDirectory,
 )
 from syncline.platform.disk import Disk, OsDisk
-from syncline.storage import snapshotfile, snapshotwriting
-from syncline.storage.snapshotfile import decode_manifest, encode_manifest
-from syncline.storage.snapshots import SnapshotManifest, SnapshotStore
+from syncline.storage.snapshots import file as snapshot_file
+from syncline.storage.snapshots import write as snapshot_write
+from syncline.storage.snapshots.file import decode_manifest, encode_manifest
+from syncline.storage.snapshots.store import SnapshotManifest, SnapshotStore
 from tests.unit.storage_support import QuickDisk, TroubledDisk
 
 CLUSTER = 0xC1
@@ -107,8 +108,8 @@ def test_it_is_synced_before_it_gets_its_name_and_the_name_after_it(tmp_path: Pa
 
 
 def test_a_large_one_is_synced_as_it_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshotwriting, "BUFFER_BYTES", 1000)
-    monkeypatch.setattr(snapshotwriting, "SYNC_EVERY_BYTES", 3000)
+    monkeypatch.setattr(snapshot_write, "BUFFER_BYTES", 1000)
+    monkeypatch.setattr(snapshot_write, "SYNC_EVERY_BYTES", 3000)
     disk = TroubledDisk()
     store = opened(tmp_path, disk=disk)
     disk.trouble.log.clear()
@@ -225,8 +226,8 @@ def test_a_failed_attempt_is_removed_by_abort_and_can_be_repeated(tmp_path: Path
 
 def test_a_sync_that_failed_is_never_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A state machine that swallows the error and goes on does not get a snapshot out of it."""
-    monkeypatch.setattr(snapshotwriting, "BUFFER_BYTES", 10)
-    monkeypatch.setattr(snapshotwriting, "SYNC_EVERY_BYTES", 10)
+    monkeypatch.setattr(snapshot_write, "BUFFER_BYTES", 10)
+    monkeypatch.setattr(snapshot_write, "SYNC_EVERY_BYTES", 10)
     disk = TroubledDisk()
     store = opened(tmp_path, disk=disk)
     writer = store.create(5, 1, THREE)
@@ -524,7 +525,7 @@ def test_another_clusters_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_format_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshotfile, "FORMAT_VERSION", 3)
+    monkeypatch.setattr(snapshot_file, "FORMAT_VERSION", 3)
     made(opened(tmp_path), 5)
     monkeypatch.undo()
     with pytest.raises(FormatVersionError, match="format 3"):

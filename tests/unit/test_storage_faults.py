@@ -19,11 +19,11 @@ from syncline.consensus.types import HardState, SnapshotMeta
 from syncline.errors import DiskFull, StorageError
 from syncline.platform.disk import OsDisk
 from syncline.storage.datadir import DataDir, Identity
-from syncline.storage.snapshots import SnapshotManifest, SnapshotStore
+from syncline.storage.snapshots.store import SnapshotManifest, SnapshotStore
 from syncline.storage.space import Shortage
-from syncline.storage.wal import Wal, WalWrite
-from syncline.storage.walrecovery import _LogReader
-from syncline.testing.simdisk import SimDisk, Survival
+from syncline.storage.wal.recovery import _LogReader
+from syncline.storage.wal.writer import Wal, WalWrite
+from syncline.testing.sim.disk import SimDisk, Survival
 from tests.crash_cases import EMPTY, MEMBERS, SURVIVALS, Crashes, Image, Node, entries_of, sha256
 from tests.small_filesystem import mounted
 from tests.unit.storage_support import append, held, open_wal, row

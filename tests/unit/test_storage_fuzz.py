@@ -22,15 +22,15 @@ from hypothesis import strategies as st
 from syncline.consensus.types import NO_LIMIT, HardState
 from syncline.errors import StorageError
 from syncline.storage.datadir import DataDir, Identity, encode_identity
-from syncline.storage.inspection import check_log, list_snapshots, read_log
-from syncline.storage.log import StoredLog
-from syncline.storage.snapshotfile import FIXED_HEADER, MAGIC, encode_manifest
-from syncline.storage.snapshots import SnapshotManifest, SnapshotStore
-from syncline.storage.wal import Wal
-from syncline.storage.walformat import SEGMENT_HEADER, SEGMENT_MAGIC, SegmentHeader, encode_segment_header
-from syncline.storage.walframe import FRAME_HEADER_BYTES, FrameBuilder
-from syncline.storage.wallayout import NEWEST
-from syncline.testing.simdisk import SimDisk
+from syncline.storage.inspect import check_log, list_snapshots, read_log
+from syncline.storage.snapshots.file import FIXED_HEADER, MAGIC, encode_manifest
+from syncline.storage.snapshots.store import SnapshotManifest, SnapshotStore
+from syncline.storage.stored_log import StoredLog
+from syncline.storage.wal.format import SEGMENT_HEADER, SEGMENT_MAGIC, SegmentHeader, encode_segment_header
+from syncline.storage.wal.frame import FRAME_HEADER_BYTES, FrameBuilder
+from syncline.storage.wal.layout import NEWEST
+from syncline.storage.wal.writer import Wal
+from syncline.testing.sim.disk import SimDisk
 from tests.crash_cases import MEMBERS
 
 EXAMPLES = int(os.environ.get("SYNCLINE_FUZZ_EXAMPLES", "150"))

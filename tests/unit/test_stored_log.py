@@ -23,10 +23,10 @@ from syncline.consensus.types import (
     Unavailable,
 )
 from syncline.errors import CorruptionError
-from syncline.storage.log import StoredLog, settle
-from syncline.storage.loglocations import TermRuns
-from syncline.storage.wal import Recovery, Wal, WalWrite
-from syncline.storage.walreader import entry_size
+from syncline.storage.stored_log import StoredLog, settle
+from syncline.storage.wal.locations import TermRuns
+from syncline.storage.wal.reader import entry_size
+from syncline.storage.wal.writer import Recovery, Wal, WalWrite
 from tests.unit.storage_support import open_wal, row
 
 THREE = MembershipState((1, 2, 3))

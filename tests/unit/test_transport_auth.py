@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from syncline.transport.authentication import Challenge, Opening, PeerAuthentication, Proof
-from syncline.transport.framemac import MAC_BYTES, FrameMac
+from syncline.transport.frame_mac import MAC_BYTES, FrameMac
 from syncline.transport.handshake import MAGIC, PROTOCOL_VERSION, Hello, Purpose, Refusal, Welcome
 from syncline.transport.messages import RefusalCode
 from syncline.transport.unproven import Unproven

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from syncline.consensus.types import Message, MessageType
-from syncline.testing.simloop import run_simulation
-from syncline.testing.simnet import SimNetwork
+from syncline.testing.sim.loop import run_simulation
+from syncline.testing.sim.net import SimNetwork
 from syncline.transport.bulk import is_bulk
 from syncline.transport.handshake import Purpose, Refusal, Welcome
 from syncline.transport.limits import TransportLimits

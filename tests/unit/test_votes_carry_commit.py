@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from syncline.consensus.admission import Refusal
 from syncline.consensus.membership import encode_change
 from syncline.consensus.types import (
     ChangeType,
@@ -18,6 +17,7 @@ from syncline.consensus.types import (
     StateType,
     Transition,
 )
+from syncline.consensus.validation import Refusal
 from tests.consensus_cluster import START, Cluster, storage_with
 
 JOINT, LEAVE, EXTRA = START + 1, START + 2, START + 3

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from syncline.consensus.types import Compacted, Entry, EntryType, HardState, MembershipState, SnapshotMeta, Unavailable
 from syncline.errors import CorruptionError, DiskFull, StorageError
 from syncline.platform.disk import OsDisk
-from syncline.storage import wal as wal_module
-from syncline.storage.loglocations import Locations, TermRuns
 from syncline.storage.space import SpaceGuard
-from syncline.storage.wal import Wal, WalWrite, combine
+from syncline.storage.wal import writer as wal_module
+from syncline.storage.wal.locations import Locations, TermRuns
+from syncline.storage.wal.writer import Wal, WalWrite, combine
 from tests.unit.storage_support import SEGMENT_BYTES, TroubledDisk, append, held, open_wal, row
 
 NO_LIMIT = 2**62

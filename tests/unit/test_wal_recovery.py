@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from syncline.consensus.types import Entry, EntryType, HardState, SnapshotMeta
 from syncline.errors import CorruptionError, FormatVersionError, StorageError, WrongDirectory
 from syncline.platform.disk import OsDisk
-from syncline.storage.wal import Wal
-from syncline.storage.walrecovery import recover
-from syncline.storage.walscan import SegmentScan
+from syncline.storage.wal.recovery import recover
+from syncline.storage.wal.scan import SegmentScan
+from syncline.storage.wal.writer import Wal
 from tests.unit.storage_support import SEGMENT_BYTES, TroubledDisk, append, copy_of, held, open_wal, row
 
 SECTOR = 512
@@ -563,7 +563,7 @@ def test_mutated_files_never_crash_hang_or_invent(
         shutil.rmtree(path)
         return
     entries = held(wal)
-    # Zeros may look like a last frame that never reached the disk (`walscan`): what it replaced stands there again.
+    # Zeros may look like a last frame that never reached the disk (`wal/scan.py`): what it replaced stands there again.
     assert entries in (expected[: len(entries)], WITHOUT_THE_LAST_FRAME[: len(entries)])
     append(wal, row(wal.last_index + 1, wal.last_index + 1, term=9))
     wal.close()

@@ -10,10 +10,9 @@ import pytest
 
 from syncline.consensus.types import HardState
 from syncline.errors import StorageError
-from syncline.storage import walscan
-from syncline.storage.wal import Wal, WalWrite
-from syncline.storage.walformat import SEGMENT_HEADER_BYTES
-from syncline.storage.walframe import (
+from syncline.storage.wal import scan as wal_scan
+from syncline.storage.wal.format import SEGMENT_HEADER_BYTES
+from syncline.storage.wal.frame import (
     FRAME_CHECKED_BYTES,
     FRAME_HEADER,
     FRAME_HEADER_BYTES,
@@ -26,10 +25,11 @@ from syncline.storage.walframe import (
     decode_frame,
     decode_frame_header,
 )
-from syncline.storage.wallayout import LAYOUTS, NEWEST, RecordLayout
-from syncline.storage.walrecovery import recover
-from syncline.storage.walsteady import Course, read_steady
-from syncline.testing.simdisk import SimDisk, Survival
+from syncline.storage.wal.layout import LAYOUTS, NEWEST, RecordLayout
+from syncline.storage.wal.recovery import recover
+from syncline.storage.wal.steady import Course, read_steady
+from syncline.storage.wal.writer import Wal, WalWrite
+from syncline.testing.sim.disk import SimDisk, Survival
 from tests.crash_cases import WAL, Node, entries_of
 
 COUNT_AT = NEWEST.entries.size - 20
@@ -109,9 +109,9 @@ def test_both_ways_find_the_same(work: Callable[[Node], None], monkeypatch: pyte
         read_steady(data, start, seed, course, locate, layout)
         followed += course.offset > before
 
-    monkeypatch.setattr(walscan, "read_steady", counted)
+    monkeypatch.setattr(wal_scan, "read_steady", counted)
     short = [what_is_found(crash) for crash in crashes]
-    monkeypatch.setattr(walscan, "read_steady", lambda *_: None)
+    monkeypatch.setattr(wal_scan, "read_steady", lambda *_: None)
     long = [what_is_found(crash) for crash in crashes]
     assert short == long
     assert len(crashes) > 30
@@ -240,9 +240,9 @@ def test_both_ways_agree_on_frames_that_nobody_writes(monkeypatch: pytest.Monkey
     outcomes = set()
     for _ in range(600):
         disk.write_file(path, forged(segment, rng))
-        monkeypatch.setattr(walscan, "read_steady", read_steady)
+        monkeypatch.setattr(wal_scan, "read_steady", read_steady)
         short = what_is_found(disk)
-        monkeypatch.setattr(walscan, "read_steady", lambda *_: None)
+        monkeypatch.setattr(wal_scan, "read_steady", lambda *_: None)
         assert what_is_found(disk) == short
         outcomes.add(type(short))
     assert outcomes == {str, tuple}, "some were refused, and some were not"

@@ -23,7 +23,7 @@ from syncline.transport.authentication import (
     PeerAuthentication,
     Proof,
 )
-from syncline.transport.framemac import FrameMac
+from syncline.transport.frame_mac import FrameMac
 from syncline.transport.handshake import MAGIC, PROTOCOL_VERSION, Hello, Purpose, Refusal, Welcome
 from syncline.transport.limits import TransportLimits
 from syncline.transport.messages import PeerMessage, SnapshotSink

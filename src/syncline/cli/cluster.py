@@ -11,7 +11,7 @@ import click
 from syncline.cli.common import Context, client_command, make_client
 from syncline.cli.exits import EXIT_USAGE, Failure, one_line
 from syncline.cli.output import print_json, print_line, print_table
-from syncline.cli.statusview import clear_screen, print_survey
+from syncline.cli.status_view import clear_screen, print_survey
 from syncline.cli.streams import say
 from syncline.cli.survey import Survey, survey_of
 from syncline.client import MemberInfo, Members

@@ -13,7 +13,7 @@ import click
 from syncline.cli.common import Duration
 from syncline.cli.exits import EXIT_UNAVAILABLE, Failure, failure_of
 from syncline.cli.output import print_json, print_line
-from syncline.cli.up_plan import DEFAULT_DATA_DIR, Plan, command_for, make_plan
+from syncline.cli.up.plan import DEFAULT_DATA_DIR, Plan, command_for, make_plan
 from syncline.errors import ConfigError, DirectoryLocked, SynclineError
 from syncline.platform.disk import OsDisk
 from syncline.storage.datadir import LOCK_NAME

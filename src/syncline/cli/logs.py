@@ -15,7 +15,7 @@ import click
 from syncline.cli.down import made_plan
 from syncline.cli.exits import failure_of
 from syncline.cli.output import shown
-from syncline.cli.up_plan import DEFAULT_DATA_DIR, Plan
+from syncline.cli.up.plan import DEFAULT_DATA_DIR, Plan
 from syncline.errors import ConfigError, SynclineError
 
 __all__ = ["logs"]

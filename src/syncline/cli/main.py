@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from syncline.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Failure, one_line
-from syncline.cli.loglines import keep_standard_descriptors
+from syncline.cli.log_lines import keep_standard_descriptors
 from syncline.cli.streams import say, silence
 from syncline.version import __version__
 
@@ -21,25 +21,25 @@ DEBUG_VARIABLE: Final = "SYNCLINE_DEBUG"
 """Set it to see the traceback of an unexpected error."""
 
 _COMMANDS: Final = {
-    "up": ("syncline.cli.up:up", "Start a cluster on this machine."),
+    "up": ("syncline.cli.up.command:up", "Start a cluster on this machine."),
     "down": ("syncline.cli.down:down", "Stop the cluster that 'up' keeps running."),
     "logs": ("syncline.cli.logs:logs", "Show what the nodes of 'up' have logged."),
-    "serve": ("syncline.cli.serve:serve", "Run one node."),
+    "serve": ("syncline.cli.serve.command:serve", "Run one node."),
     "status": ("syncline.cli.cluster:status", "Show every member and its state."),
     "health": ("syncline.cli.health:health", "Tell by the exit status how the cluster is."),
-    "get": ("syncline.cli.kv:get", "Print a key's value."),
-    "put": ("syncline.cli.kv:put", "Write a key."),
-    "del": ("syncline.cli.kv:delete", "Delete a key."),
-    "list": ("syncline.cli.kv:list_keys", "List keys in order."),
-    "import": ("syncline.cli.tree:import_tree", "Store a directory's files as keys."),
-    "export": ("syncline.cli.tree:export_tree", "Write keys to a directory as files."),
+    "get": ("syncline.cli.keys:get", "Print a key's value."),
+    "put": ("syncline.cli.keys:put", "Write a key."),
+    "del": ("syncline.cli.keys:delete", "Delete a key."),
+    "list": ("syncline.cli.keys:list_keys", "List keys in order."),
+    "import": ("syncline.cli.import_export.command:import_tree", "Store a directory's files as keys."),
+    "export": ("syncline.cli.import_export.command:export_tree", "Write keys to a directory as files."),
     "member": ("syncline.cli.cluster:member", "List, add, remove or promote members."),
     "upgrade": ("syncline.cli.upgrade:upgrade", "Show, hold or finalize the cluster's levels."),
     "transfer": ("syncline.cli.cluster:transfer", "Hand the leadership to another node."),
     "secret": ("syncline.cli.secret:secret", "Make a cluster secret."),
-    "snapshot": ("syncline.cli.snapshot:snapshot", "Have a node write a snapshot now, or look at those on disk."),
-    "wal": ("syncline.cli.wal:wal", "Look at a node's log on disk, or check it."),
-    "repair": ("syncline.cli.repair:repair", "Replace a node whose data directory is damaged."),
+    "snapshot": ("syncline.cli.files.snapshot:snapshot", "Have a node write a snapshot now, or look at those on disk."),
+    "wal": ("syncline.cli.files.wal:wal", "Look at a node's log on disk, or check it."),
+    "repair": ("syncline.cli.repair.command:repair", "Replace a node whose data directory is damaged."),
 }
 
 _ALIASES: Final = {"ls": "list", "set": "put", "rm": "del", "delete": "del"}

@@ -6,7 +6,7 @@ import click
 
 from syncline.cli.exits import failure_of
 from syncline.errors import SynclineError
-from syncline.server.secretfile import new_secret, write_secret_file
+from syncline.server.secret_file import new_secret, write_secret_file
 
 __all__ = ["secret"]
 

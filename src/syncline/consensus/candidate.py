@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from syncline.consensus import election, follower, roles
-from syncline.consensus.admission import Refusal
 from syncline.consensus.types import Message, MessageType, StateType
+from syncline.consensus.validation import Refusal
 
 if TYPE_CHECKING:
     from syncline.consensus.raft import Raft

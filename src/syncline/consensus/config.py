@@ -112,9 +112,9 @@ class RaftConfig:
     entry commits up to it (see `election.learn_commit`). Off, they are those of etcd/raft."""
 
     probe_ticks: int = 0
-    """An append in PROBE counts as lost after so many ticks without an answer in which nothing was on its way (see
-    `RawNode.still_sending`). 0: when the next heartbeat is answered, as in etcd/raft, which on a slow line sends the
-    same entries again and again."""
+    """An append in PROBE counts as lost after some ticks without an answer in which nothing was on its way (see
+    `RawNode.still_sending`): first 2, then twice as many each time, up to so many. 0: when the next heartbeat is
+    answered, as in etcd/raft, which on a slow line sends the same entries again and again."""
 
     first_room_bytes: int = NO_LIMIT
     """How much may be sent to a follower before the runtime has said how much its connection takes

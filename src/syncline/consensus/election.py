@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from syncline.consensus import replication, roles
+from syncline.consensus import append_entries, roles
 from syncline.consensus.quorum import VoteResult
 from syncline.consensus.types import NONE, Message, MessageType, NodeId, StateType
 
@@ -187,7 +187,7 @@ def count_vote(raft: Raft, message: Message) -> None:
             # Its own vote counts once it is durable, and with it the term. The others may be a quorum before that; but
             # a leader that forgot its term in a crash would be elected in it again, and use its indexes once more.
             roles.become_leader(raft)
-            replication.broadcast_append(raft)
+            append_entries.broadcast_append(raft)
     elif result is VoteResult.LOST:
         # Refusals of a pre-vote carry the term of whoever refused; this node stays in its own.
         roles.become_follower(raft, raft.term, NONE)

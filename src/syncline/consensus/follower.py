@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from syncline.consensus import election, reconfiguration, replication
-from syncline.consensus.admission import Refusal
+from syncline.consensus import append_entries, election, install_snapshot
 from syncline.consensus.config import ReadOnlyOption
 from syncline.consensus.types import NONE, Message, MessageType, ReadState
+from syncline.consensus.validation import Refusal
 
 if TYPE_CHECKING:
     from syncline.consensus.raft import Raft
@@ -45,9 +45,9 @@ def follow(raft: Raft, message: Message) -> None:
 
 
 _FROM_LEADER = {
-    MessageType.APP: replication.handle_append,
-    MessageType.HEARTBEAT: replication.handle_heartbeat,
-    MessageType.SNAP: reconfiguration.handle_snapshot,
+    MessageType.APP: append_entries.handle_append,
+    MessageType.HEARTBEAT: append_entries.handle_heartbeat,
+    MessageType.SNAP: install_snapshot.handle_snapshot,
 }
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from syncline.consensus import replication, roles
-from syncline.consensus.admission import Refusal
-from syncline.consensus.config import ReadOnlyOption
+from syncline.consensus import append_entries, install_snapshot, read_index, roles
 from syncline.consensus.membership import decode_change
 from syncline.consensus.progress import Progress, ProgressState
-from syncline.consensus.reads import decode_position
 from syncline.consensus.types import NONE, Entry, EntryType, MembershipChange, Message, MessageType, NodeId
+from syncline.consensus.validation import Refusal
 
 if TYPE_CHECKING:
     from syncline.consensus.raft import Raft
@@ -34,7 +32,7 @@ def tick(raft: Raft) -> None:
         raft.transferee = NONE
     if raft.heartbeat_elapsed >= raft.config.heartbeat_ticks:
         raft.heartbeat_elapsed = 0
-        replication.broadcast_heartbeat(raft)
+        append_entries.broadcast_heartbeat(raft)
 
 
 def step(raft: Raft, message: Message) -> Refusal | None:
@@ -56,8 +54,12 @@ def _take_proposal(raft: Raft, message: Message) -> Refusal | None:
     return None if propose(raft, message.entries) else Refusal.PROPOSAL_DROPPED
 
 
+def _take_read(raft: Raft, message: Message) -> Refusal | None:
+    return None if read_index.take_read(raft, message) else Refusal.TOO_MANY_READS
+
+
 def _beat(raft: Raft, _: Message) -> None:
-    replication.broadcast_heartbeat(raft)
+    append_entries.broadcast_heartbeat(raft)
 
 
 def _look_for_quorum(raft: Raft, _: Message) -> None:
@@ -86,10 +88,10 @@ def commit(raft: Raft, *, tell: bool = False) -> bool:
     if not raft.log.maybe_commit(raft.tracker.committed_index(), raft.term):
         return False
     if raft.reads.held:
-        _release_held_reads(raft)
+        read_index.release_held_reads(raft)
     if tell or not raft.config.lazy_commit or raft.pending_membership_index > before:
         raft.told_commit = raft.log.committed
-        replication.broadcast_append(raft)
+        append_entries.broadcast_append(raft)
     return True
 
 
@@ -119,9 +121,9 @@ def propose(raft: Raft, proposed: Sequence[Entry]) -> bool:
 
 def replicate(raft: Raft, entries: Sequence[Entry]) -> bool:
     """Append entries that continue the log in the current term, and send them out. False: too much is uncommitted."""
-    if not replication.append(raft, entries):
+    if not append_entries.append(raft, entries):
         return False
-    replication.broadcast_append(raft)
+    append_entries.broadcast_append(raft)
     return True
 
 
@@ -147,39 +149,6 @@ def _refuse_change(raft: Raft, change: MembershipChange) -> str | None:
     if not joint and not change.changes:
         return "not in joint state; refusing empty conf change"
     return None
-
-
-# -- reads --------------------------------------------------------------------------------------------------------
-
-
-def _take_read(raft: Raft, request: Message) -> Refusal | None:
-    if raft.reads.full:
-        return Refusal.TOO_MANY_READS
-    # Until it has committed an entry of its own term, a leader does not know what is committed (thesis, 6.4). That
-    # holds for a leader alone in its group as well: the commit index that it had before a restart may be lost.
-    if raft.log.term_or_zero(raft.log.committed) != raft.term:
-        raft.reads.held.append(request)
-    else:
-        _start_read(raft, request)
-    return None
-
-
-def _start_read(raft: Raft, request: Message) -> None:
-    voters = raft.tracker.configuration.voters
-    # One voter is a quorum by itself; but a leader that was removed is not that voter, who may lead by now.
-    alone = voters.singleton and raft.id in voters.voters
-    if alone or raft.reads.option is ReadOnlyOption.LEASE_BASED:
-        raft.respond_to_read(request, raft.log.committed)
-        return
-    raft.reads.add(request, raft.log.committed)
-    raft.reads.acknowledge(raft.id, raft.reads.last_position)
-    replication.broadcast_heartbeat(raft)
-
-
-def _release_held_reads(raft: Raft) -> None:
-    held, raft.reads.held = raft.reads.held, []
-    for request in held:
-        _start_read(raft, request)
 
 
 # -- answers of followers -----------------------------------------------------------------------------------------
@@ -217,7 +186,7 @@ def _handle_rejection(raft: Raft, message: Message, progress: Progress) -> None:
         raft.note("debug", "%x decreased progress of %x to [%s]", raft.id, message.sender, progress)
         if progress.state is ProgressState.REPLICATE:
             progress.become_probe()
-        replication.maybe_send_append(raft, message.sender, progress)
+        append_entries.maybe_send_append(raft, message.sender, progress)
 
 
 def _handle_acknowledgement(raft: Raft, sender: NodeId, progress: Progress) -> None:
@@ -236,11 +205,11 @@ def _handle_acknowledgement(raft: Raft, sender: NodeId, progress: Progress) -> N
     lazy = raft.config.lazy_commit
     if not committed and sender != raft.id and (not lazy or raft.told_commit > progress.sent_commit):
         # The next heartbeat would tell it too, but later.
-        replication.tell_commit(raft, sender, progress)
+        append_entries.tell_commit(raft, sender, progress)
     if sender == raft.id:
         return
     # The window has room again, perhaps for several messages.
-    while replication.maybe_send_append(raft, sender, progress, send_if_empty=False):
+    while append_entries.maybe_send_append(raft, sender, progress, send_if_empty=False):
         pass
     if sender == raft.transferee and progress.match == raft.log.last_index:
         raft.note("info", "%x sent MsgTimeoutNow to %x after received MsgAppResp", raft.id, sender)
@@ -255,29 +224,11 @@ def _handle_heartbeat_response(raft: Raft, message: Message, progress: Progress)
     # Nothing tells the leader that an append was lost; what is answered to a heartbeat, and the empty append that it
     # calls for where the window is full, finds out. A follower in PROBE that has it all gets one too, to leave PROBE.
     if progress.match < raft.log.last_index or progress.state is ProgressState.PROBE:
-        replication.maybe_send_append(raft, message.sender, progress)
-    position = decode_position(message.context)
-    if raft.reads.option is not ReadOnlyOption.SAFE or position is None:
-        return
-    raft.reads.acknowledge(message.sender, position)
-    for request, index in raft.reads.confirm(raft.tracker.configuration.voters):
-        raft.respond_to_read(request, index)
+        append_entries.maybe_send_append(raft, message.sender, progress)
+    read_index.handle_heartbeat_response(raft, message)
 
 
 # -- reports of the runtime ---------------------------------------------------------------------------------------
-
-
-def _handle_snapshot_status(raft: Raft, message: Message, progress: Progress) -> None:
-    """The transfer of a snapshot has ended. Sent: go on behind it. Failed: try again from what is known."""
-    if progress.state is not ProgressState.SNAPSHOT:
-        return
-    if message.reject:
-        progress.pending_snapshot = 0
-    progress.become_probe()
-    outcome = "failed" if message.reject else "succeeded"
-    raft.note("debug", "%x snapshot %s, resumed sending to %x [%s]", raft.id, outcome, message.sender, progress)
-    # Wait: for the acknowledgement after a success, for a heartbeat interval after a failure.
-    progress.paused_by_flow = True
 
 
 def _handle_unreachable(raft: Raft, message: Message, progress: Progress) -> None:
@@ -312,7 +263,7 @@ def _handle_transfer(raft: Raft, message: Message, progress: Progress) -> None:
         raft.send(Message(MessageType.TIMEOUT_NOW, to=transferee))
         raft.note("info", "%x sends MsgTimeoutNow to %x immediately", raft.id, transferee)
     else:
-        replication.maybe_send_append(raft, transferee, progress)
+        append_entries.maybe_send_append(raft, transferee, progress)
 
 
 _ABOUT_THE_GROUP: Final[dict[MessageType, Callable[[Raft, Message], Refusal | None]]] = {
@@ -325,7 +276,7 @@ _ABOUT_THE_GROUP: Final[dict[MessageType, Callable[[Raft, Message], Refusal | No
 _ABOUT_A_MEMBER: Final[dict[MessageType, Callable[[Raft, Message, Progress], None]]] = {
     MessageType.APP_RESP: _handle_append_response,
     MessageType.HEARTBEAT_RESP: _handle_heartbeat_response,
-    MessageType.SNAP_STATUS: _handle_snapshot_status,
+    MessageType.SNAP_STATUS: install_snapshot.handle_status,
     MessageType.UNREACHABLE: _handle_unreachable,
     MessageType.TRANSFER_LEADER: _handle_transfer,
 }

@@ -26,10 +26,13 @@ from typing import Final
 
 from syncline.consensus.types import NO_LIMIT
 
-__all__ = ["ENTRY_OVERHEAD_BYTES", "Inflights", "Progress", "ProgressState"]
+__all__ = ["ENTRY_OVERHEAD_BYTES", "FIRST_PROBE_TICKS", "Inflights", "Progress", "ProgressState"]
 
 ENTRY_OVERHEAD_BYTES: Final = 24
 """What an entry takes of a connection's room beside its data."""
+
+FIRST_PROBE_TICKS: Final = 2
+"""How long the first append in PROBE is waited for: a round trip and a write to disk take less, but on a slow disk."""
 
 
 class ProgressState(IntEnum):
@@ -37,7 +40,7 @@ class ProgressState(IntEnum):
 
     PROBE = 0
     """Where the logs meet is not known: one append at a time, the next one when it is answered or counts as lost: when
-    a heartbeat was answered, at the earliest after `RaftConfig.probe_ticks`."""
+    a heartbeat was answered, at the earliest after `probe_ticks`."""
 
     REPLICATE = 1
     """The logs meet: appends are pipelined, `next` runs ahead of the answers (thesis, 10.2.1)."""
@@ -111,6 +114,7 @@ class Progress:
         "paused_by_room",
         "pending_snapshot",
         "probe_ticks",
+        "probe_wait_ticks",
         "recent_active",
         "room_bytes",
         "sent_commit",
@@ -152,6 +156,9 @@ class Progress:
         """No more appends until there is room: one without entries went out, which tells the commit index."""
         self.probe_ticks = 0
         """For how many ticks more the append that is out in PROBE is waited for."""
+        self.probe_wait_ticks = 0
+        """How long that was in all. It doubles with each append that gets no answer: the follower may have dropped the
+        first one (it is refused at its start), or its disk may be slow."""
 
     def copy(self) -> Progress:
         """An equal progress that changes on its own."""
@@ -166,6 +173,7 @@ class Progress:
         )
         twin.durable_commit = self.durable_commit
         twin.probe_ticks = self.probe_ticks
+        twin.probe_wait_ticks = self.probe_wait_ticks
         twin.paused_by_room = self.paused_by_room
         twin.state = self.state
         twin.sent_commit = self.sent_commit
@@ -198,10 +206,11 @@ class Progress:
         self.next = index + 1
         self.sent_commit = index
 
-    def sent_entries(self, count: int, size_bytes: int, probe_ticks: int = 0) -> None:
+    def sent_entries(self, count: int, size_bytes: int, max_probe_ticks: int = 0) -> None:
         """Record that an append with `count` entries from `next` on was sent.
 
-        If it is a probe, a lost one is taken for lost after `probe_ticks`.
+        A probe without an answer counts as lost after `FIRST_PROBE_TICKS`, the next one after twice as many, and so on,
+        up to `max_probe_ticks`.
         """
         if self.room_bytes < NO_LIMIT:
             self.room_bytes = max(0, self.room_bytes - size_bytes - ENTRY_OVERHEAD_BYTES * count)
@@ -218,7 +227,8 @@ class Progress:
             # An empty probe does not pause: it is sent to pass on a commit index, and entries may follow it.
             if count:
                 self.paused_by_flow = True
-                self.probe_ticks = probe_ticks
+                self.probe_wait_ticks = min(2 * self.probe_wait_ticks or FIRST_PROBE_TICKS, max_probe_ticks)
+                self.probe_ticks = self.probe_wait_ticks
 
     def heartbeat_answered(self) -> None:
         """Send again to a follower that answers: an append that is out may be lost, but for a probe with time left."""
@@ -231,6 +241,11 @@ class Progress:
         self.room_bytes = room_bytes
         if room_bytes > 0:
             self.paused_by_room = False
+
+    def still_sending(self) -> None:
+        """The append that is out in PROBE is still on its way: wait as long as if it were sent now."""
+        if self.probe_ticks:
+            self.probe_ticks = self.probe_wait_ticks
 
     def probe_lost(self) -> None:
         """Wait no longer for the append that is out in PROBE."""
@@ -250,7 +265,7 @@ class Progress:
         if self.next <= index:
             self.next = index + 1
         self.paused_by_flow = False
-        self.probe_ticks = 0
+        self.probe_ticks = self.probe_wait_ticks = 0
         return True
 
     def maybe_decrease(self, rejected: int, hint: int) -> bool:
@@ -269,14 +284,14 @@ class Progress:
         self.next = max(min(rejected, hint + 1), self.match + 1)
         self.sent_commit = min(self.sent_commit, self.next - 1)
         self.paused_by_flow = False
-        self.probe_ticks = 0
+        self.probe_ticks = self.probe_wait_ticks = 0
         return True
 
     def _enter(self, state: ProgressState) -> None:
         self.state = state
         self.paused_by_flow = False
         self.paused_by_room = False
-        self.probe_ticks = 0
+        self.probe_ticks = self.probe_wait_ticks = 0
         self.pending_snapshot = 0
         self.inflights.clear()
 

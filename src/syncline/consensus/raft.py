@@ -1,16 +1,18 @@
 """One node of a Raft group: its state, and where events enter.
 
     tick, step ─▶ the term gate (here) ─▶ what the node's role makes of it ─▶ messages, log, membership
-                                          follower.py candidate.py leader.py   replication.py reconfiguration.py
+                                          follower.py candidate.py leader.py   append_entries.py install_snapshot.py
 
 The parts are functions over one `Raft` object, one file per subject:
 
-    roles.py            becoming follower, pre-candidate, candidate, leader (thesis, figure 3.3)
-    election.py         campaigns and votes (thesis, 3.4, 3.6.1 and 9.6)
-    replication.py      what a leader sends, and how a follower takes it (thesis, 3.5)
-    reconfiguration.py  changes of the membership, and snapshots (thesis, chapters 4 and 5)
+    roles.py              becoming follower, pre-candidate, candidate, leader (thesis, figure 3.3)
+    election.py           campaigns and votes (thesis, 3.4, 3.6.1 and 9.6)
+    append_entries.py     what a leader sends, and how a follower takes it (thesis, 3.5)
+    install_snapshot.py   the same for a snapshot (thesis, 5.3)
+    membership_change.py  changes of the membership as they are applied (thesis, chapter 4)
+    read_index.py         linearizable reads on the leader (thesis, 6.4)
     follower.py, candidate.py, leader.py   what each role does with each message
-    admission.py        what is not let in
+    validation.py         what is not let in
 
 Nothing here knows of clocks, threads, files or sockets. Effects pile up in `messages`, `messages_after_append`,
 `read_states` and the log, and `RawNode.ready` hands them out.
@@ -22,13 +24,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from syncline.consensus import candidate, election, follower, leader, reconfiguration, roles
-from syncline.consensus.admission import Refusal
+from syncline.consensus import candidate, election, follower, leader, membership_change, roles
 from syncline.consensus.config import RaftConfig
 from syncline.consensus.evidence import Evidence
 from syncline.consensus.log import RaftLog
 from syncline.consensus.membership import restore
-from syncline.consensus.reads import ReadQueue
+from syncline.consensus.read_index import ReadQueue
 from syncline.consensus.sizes import payload_size
 from syncline.consensus.tracker import Tracker
 from syncline.consensus.types import (
@@ -44,6 +45,7 @@ from syncline.consensus.types import (
     SoftState,
     StateType,
 )
+from syncline.consensus.validation import Refusal
 
 __all__ = ["Raft"]
 
@@ -141,7 +143,7 @@ class Raft:
 
     def _restore(self, config: RaftConfig) -> None:
         hard_state, membership = config.storage.initial_state()
-        reconfiguration.switch(self, *restore(membership, self.log.last_index, self.tracker.make_progress))
+        membership_change.switch(self, *restore(membership, self.log.last_index, self.tracker.make_progress))
         if hard_state.commit > self.log.last_index:
             raise ValueError(
                 f"the stored commit index is {hard_state.commit}, but the stored log ends at {self.log.last_index}:"

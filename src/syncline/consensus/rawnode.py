@@ -24,8 +24,7 @@ from typing import NoReturn
 
 import msgspec
 
-from syncline.consensus import leader, reconfiguration, replication
-from syncline.consensus.admission import Refusal, examine
+from syncline.consensus import append_entries, leader, membership_change
 from syncline.consensus.config import RaftConfig
 from syncline.consensus.evidence import Evidence
 from syncline.consensus.membership import Configuration, ProgressMap, encode_change
@@ -46,6 +45,7 @@ from syncline.consensus.types import (
     Ready,
     StateType,
 )
+from syncline.consensus.validation import Refusal, examine
 
 __all__ = ["RawNode", "Status"]
 
@@ -148,11 +148,11 @@ class RawNode:
         come in since the entry was handed out, with a newer membership, and the change must not be made on top of that.
         Raises MembershipRefused where the change does not fit, on every node alike: the membership stays as it is.
         """
-        return reconfiguration.apply_change(self.raft, change, index)
+        return membership_change.apply_change(self.raft, change, index)
 
     def preview_membership(self, change: MembershipChange) -> MembershipState:
         """What `apply_membership` would return if it were applied now. Changes nothing. Raises MembershipRefused."""
-        return reconfiguration.changed(self.raft, change)[0].state()
+        return membership_change.changed(self.raft, change)[0].state()
 
     def tell_commit(self) -> None:
         """In a leader with `lazy_commit`: send the commit index to all who have not been sent it yet.
@@ -164,7 +164,7 @@ class RawNode:
             raft.told_commit = raft.log.committed
             for node_id, progress in raft.tracker.progress.items():
                 if node_id != raft.id:
-                    replication.tell_commit(raft, node_id, progress)
+                    append_entries.tell_commit(raft, node_id, progress)
 
     def read_index(self, context: bytes) -> bool:
         """Ask for an index from which on a local read is linearizable; it comes as a `ReadState` with this context.
@@ -203,13 +203,13 @@ class RawNode:
             return
         progress.set_room(room_bytes)
         if room_bytes > 0 and progress.next <= raft.log.last_index:
-            replication.maybe_send_append(raft, node_id, progress, send_if_empty=False)
+            append_entries.maybe_send_append(raft, node_id, progress, send_if_empty=False)
 
     def still_sending(self, node_id: NodeId) -> None:
         """What was sent to a follower is still on its way: an append without an answer is not lost yet."""
         progress = self.raft.tracker.progress.get(node_id)
-        if progress is not None and progress.probe_ticks:
-            progress.probe_ticks = self.raft.config.probe_ticks
+        if progress is not None:
+            progress.still_sending()
 
     def loaded(self) -> None:
         """Entries that storage did not have in memory (`NotLoaded`) can be read now: send them."""
@@ -217,7 +217,7 @@ class RawNode:
         if raft.state is StateType.LEADER:
             for node_id, progress in raft.tracker.progress.items():
                 if node_id != raft.id and progress.next <= raft.log.last_index:
-                    replication.maybe_send_append(raft, node_id, progress, send_if_empty=False)
+                    append_entries.maybe_send_append(raft, node_id, progress, send_if_empty=False)
 
     def report_snapshot(self, node_id: NodeId, ok: bool) -> None:
         """The transfer of a snapshot to a peer has ended. Until this, or an answer, the peer is sent nothing else."""

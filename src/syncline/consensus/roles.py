@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from syncline.consensus import replication
-from syncline.consensus.reads import ReadQueue
+from syncline.consensus import append_entries
+from syncline.consensus.read_index import ReadQueue
 from syncline.consensus.types import NONE, Entry, NodeId, StateType
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def become_leader(raft: Raft) -> None:
     # There may be an unapplied change of the membership in the log. Rather than look for it, take no other one until
     # all that is in the log now is applied.
     raft.pending_membership_index = raft.log.last_index
-    appended = replication.append(raft, [Entry(raft.term, raft.log.last_index + 1)])
+    appended = append_entries.append(raft, [Entry(raft.term, raft.log.last_index + 1)])
     assert appended, "an empty entry is never too large"
     raft.note("info", "%x became leader at term %d", raft.id, raft.term)
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from syncline.kv.commands import MAX_RANGE_BYTES, MAX_RANGE_ITEMS
 from syncline.kv.digest import content_checksum, record_checksum, state_digest
-from syncline.kv.keyindex import KeyIndex
+from syncline.kv.key_index import KeyIndex
 from syncline.kv.records import KeyValue, RangePage
 from syncline.kv.sizes import RECORD_OVERHEAD_BYTES, record_size
 

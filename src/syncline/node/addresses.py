@@ -2,7 +2,7 @@
 
 - `peers` of a later start are hints, by name. A node that knows no members yet takes the names for initial members.
 - Hints by id come from the program around the node: a server asks the members at `--join`.
-- A node that knows no members dials the peers that it met at earlier starts (`firstpeers`).
+- A node that knows no members dials the peers that it met at earlier starts (`first_peers`).
 - A member that moved tells each peer that it reaches its new address. If it does not reach the leader, a peer that has
   a link to it at this address updates the registry in its place, so that the leader can dial it.
 """
@@ -17,7 +17,7 @@ import msgspec
 
 from syncline.consensus.types import NodeId
 from syncline.node.envelope import Member
-from syncline.node.members import MemberBook, derive_node_id
+from syncline.node.member_registry import MemberBook, derive_node_id
 from syncline.storage.datadir import Identity
 from syncline.transport.candidates import dialable
 from syncline.transport.messages import PeerAddress

@@ -10,7 +10,7 @@ from syncline.node.arguments import check_changes, check_expected, check_timeout
 from syncline.node.changes import Changes
 from syncline.node.envelope import Kind, LevelChange, encode
 from syncline.node.levels import UpgradeStatus
-from syncline.node.members import MemberInfo, Membership
+from syncline.node.member_registry import MemberInfo, Membership
 from syncline.node.naming import check_http, check_id, check_name, dialled_address
 from syncline.node.operations import Operations
 

@@ -3,7 +3,7 @@
 Work goes to a thread of its own, or, for a state machine that says `apply_on_loop = True` because its applies are
 cheap and its readers live on the loop, to the event loop. A restore is always on the thread; what follows waits.
 
-On the thread, entries are applied in pieces of some milliseconds (`pace`), and what is done is delivered at intervals.
+On the thread, entries are applied in pieces of some milliseconds (`apply_pace`); answers are delivered at intervals.
 So callers of a slow state machine are answered one after the other, and `close` does not wait for a backlog: the log
 has it, and the next start applies it.
 """
@@ -19,6 +19,7 @@ import msgspec
 
 from syncline.consensus.types import Entry, EntryType, Message, NodeId, SnapshotMeta
 from syncline.errors import NodeFailed, Rejected
+from syncline.node.apply_pace import TURN_S, Pace
 from syncline.node.envelope import (
     LARGEST_KIND,
     Kind,
@@ -42,10 +43,9 @@ from syncline.node.machine import (
     release,
     restore_failed,
 )
-from syncline.node.pace import TURN_S, Pace
-from syncline.node.statedigest import DIGEST_INTERVAL, DigestSource, room_before_point
+from syncline.node.state_digest import DIGEST_INTERVAL, DigestSource, room_before_point
 from syncline.platform.worker import Worker, Workers
-from syncline.storage.snapshots import SnapshotReader
+from syncline.storage.snapshots.store import SnapshotReader
 
 __all__ = [
     "Applied",

@@ -10,9 +10,9 @@ import msgspec
 
 from syncline.consensus.types import NONE, ChangeType, MembershipChange, NodeId, SingleChange, StateType
 from syncline.errors import Closed, DeadlineExceeded, Dropped, MembershipError, NoLeader, NotLeader, Outcome, Superseded
-from syncline.node.driver import Driver
 from syncline.node.envelope import MEMBERSHIP, ChangeContext, Member, encode
-from syncline.node.members import MemberInfo, Membership, format_id
+from syncline.node.member_registry import MemberInfo, Membership, format_id
+from syncline.node.runtime import Driver
 from syncline.transport.messages import PeerAddress
 
 __all__ = ["Changes"]

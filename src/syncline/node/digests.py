@@ -1,6 +1,6 @@
 """Comparison of the members' states at intervals, through the log.
 
-Each member keeps the digests of its newest points (`statedigest.py`) and reports them to the leader. The leader
+Each member keeps the digests of its newest points (`state_digest.py`) and reports them to the leader. The leader
 proposes one entry that holds the members' digests at one point. Every node compares when it applies that entry. If a
 majority of the voters agrees on one digest, a node whose own digest differs stops, the leader too. If voters differ and
 there is no majority, no node stops and all say so.
@@ -22,8 +22,8 @@ from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import NONE, NodeId, ProposalDropped, StateType
 from syncline.errors import DiskFull, NodeFailed
 from syncline.node.envelope import Kind, Proposal, encode
-from syncline.node.members import MemberBook, format_id, members_of
-from syncline.node.statedigest import (
+from syncline.node.member_registry import MemberBook, format_id, members_of
+from syncline.node.state_digest import (
     Agreement,
     Comparison,
     DigestEntry,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from syncline.platform.disk import OsDisk
-from syncline.storage import wholefile
+from syncline.storage import atomic_file
 
 __all__ = ["read_file", "replace_file"]
 
@@ -23,4 +23,4 @@ def replace_file(path: str, content: bytes) -> None:
     A crash leaves the old file or the new one, and on return it is the new one, power cuts included. One caller at a
     time: hold a lock where there may be several. Raises `OSError`; the old file is as it was then.
     """
-    wholefile.replace_file(OsDisk(), path, content)
+    atomic_file.replace_file(OsDisk(), path, content)

@@ -15,10 +15,10 @@ from syncline.consensus.types import NodeId
 from syncline.decoding import UNDECODABLE
 from syncline.errors import CorruptionError
 from syncline.node.config import Config
-from syncline.node.members import format_id, parse_id
+from syncline.node.member_registry import format_id, parse_id
 from syncline.platform.disk import Disk
+from syncline.storage.atomic_file import read_file, replace_file
 from syncline.storage.datadir import JOINING_NAME, DataDir
-from syncline.storage.wholefile import read_file, replace_file
 
 __all__ = ["Ask", "chosen_id", "finish_joining", "joining_config"]
 

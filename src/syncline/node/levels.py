@@ -24,7 +24,7 @@ import msgspec
 from syncline.consensus.types import MembershipState, NodeId
 from syncline.errors import ConfigError, NodeFailed
 from syncline.node.envelope import FIRST_LEVEL, ClusterLevels, Hold, LevelChange, Member
-from syncline.node.members import members_of
+from syncline.node.member_registry import members_of
 from syncline.node.refusals import is_believed, refusing
 from syncline.transport.messages import PeerStats, Refusal, RefusalCode
 from syncline.version import __version__

@@ -13,7 +13,7 @@ from typing import BinaryIO, Final, NoReturn, Protocol
 
 from syncline.errors import ConfigError, CorruptionError, NodeFailed, Rejected, StorageError, SynclineError
 from syncline.node.fsm import FSM, CheckingFSM, DurableFSM, Entry, FSMSnapshot
-from syncline.node.ignored import RateLimitedLog
+from syncline.node.ignored_entries import RateLimitedLog
 
 __all__ = [
     "CommandCheck",

@@ -19,11 +19,11 @@ from syncline.errors import (
     TooLarge,
 )
 from syncline.node.arguments import MAX_TIMEOUT_S, check_term, check_timeout, checked_bytes, checked_commands
-from syncline.node.driver import Driver
 from syncline.node.envelope import DATA, Kind, Proposal, encode
 from syncline.node.futures import ApplyCall, ApplyFuture, ReadFuture, Then, Waiter, settle_error
 from syncline.node.looks import LookWork
 from syncline.node.proposals import fence_passed
+from syncline.node.runtime import Driver
 
 __all__ = ["Operations"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from syncline.consensus.types import Entry
 from syncline.node.applier import Applied, Outcome, Restored, Viewed
-from syncline.node.driver import Driver
 from syncline.node.envelope import Member
 from syncline.node.looks import LookWork
+from syncline.node.runtime import Driver
 
 __all__ = ["on_outcome"]
 

@@ -23,24 +23,24 @@ from syncline.errors import (
 )
 from syncline.node.administration import Administration
 from syncline.node.arguments import check_config, checked_kinds
-from syncline.node.assembly import World, assemble
 from syncline.node.changes import Changes
 from syncline.node.config import Config
-from syncline.node.driver import Driver
 from syncline.node.events import Event, EventKind
 from syncline.node.exposure import check_exposure
 from syncline.node.fsm import FSM
 from syncline.node.joining import Ask, finish_joining, joining_config
 from syncline.node.machine import check_applied_index, check_machine
-from syncline.node.members import Membership
-from syncline.node.statedigest import DIGEST_INTERVAL
+from syncline.node.member_registry import Membership
+from syncline.node.runtime import Driver
+from syncline.node.startup import World, assemble
+from syncline.node.state_digest import DIGEST_INTERVAL
 from syncline.node.stats import Stats, collect
 from syncline.platform.disk import Disk, OsDisk
 from syncline.platform.entropy import Entropy, system_entropy
 from syncline.platform.network import Network, TcpNetwork
 from syncline.platform.waiting import result_of
 from syncline.platform.worker import ThreadWorkers, Workers
-from syncline.storage.snapshots import SnapshotManifest
+from syncline.storage.snapshots.store import SnapshotManifest
 from syncline.transport.messages import PeerStats
 from syncline.version import FEATURE_LEVEL
 

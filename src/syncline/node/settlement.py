@@ -19,8 +19,8 @@ from typing import Final
 
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import NONE, NodeId, StateType
-from syncline.node.logwriter import LogWriter
-from syncline.node.members import MemberBook
+from syncline.node.log_writer import LogWriter
+from syncline.node.member_registry import MemberBook
 from syncline.transport.messages import Notice, NoticeKind
 
 __all__ = ["Settlement"]

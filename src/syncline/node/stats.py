@@ -9,7 +9,7 @@ import msgspec
 from syncline.consensus.types import NodeId, StateType
 
 if TYPE_CHECKING:
-    from syncline.node.driver import Driver
+    from syncline.node.runtime import Driver
 
 __all__ = ["MemberProgress", "Stats", "collect"]
 

@@ -113,7 +113,7 @@ class ThreadWorkers:
         if type(file) is not OsFile:  # what is derived from it may sync in a way of its own
             return None
         try:
-            from syncline.platform.kernelsync import KernelFlusher, open_kernel_sync
+            from syncline.platform.kernel_sync import KernelFlusher, open_kernel_sync
         except ImportError:  # an interpreter without ctypes
             return None
         kernel = open_kernel_sync(file.descriptor)

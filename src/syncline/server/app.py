@@ -20,20 +20,20 @@ from syncline.platform.disk import Disk, OsDisk
 from syncline.platform.memory import memory_bytes
 from syncline.platform.network import Network, TcpNetwork
 from syncline.platform.worker import Workers
-from syncline.server.adapter import NodeBackend
-from syncline.server.clienttls import client_tls
+from syncline.server.addresses import check_address, split_address
+from syncline.server.api.errors import problem
+from syncline.server.api.raft_backend import NodeBackend
+from syncline.server.api.site import Site
 from syncline.server.config import MEMORY_SHARE, ServerConfig
-from syncline.server.crosssite import CrossSitePolicy
 from syncline.server.exposure import check_exposure, cross_site_policy
-from syncline.server.http import HttpServer
+from syncline.server.http.cross_site import CrossSitePolicy
+from syncline.server.http.limits import MIB
+from syncline.server.http.request import Request
+from syncline.server.http.response import TEXT, Respond, bare
+from syncline.server.http.server import HttpServer
+from syncline.server.http.tls import client_tls
 from syncline.server.join import ask_members, find_members, is_new
-from syncline.server.limits import MIB
 from syncline.server.metrics import Registry
-from syncline.server.names import check_address, split_address
-from syncline.server.problems import problem
-from syncline.server.request import Request
-from syncline.server.response import TEXT, Respond, bare
-from syncline.server.site import Site
 from syncline.server.telemetry import HttpTelemetry, add_node_metrics, add_process_metrics
 from syncline.transport.candidates import is_wildcard
 from syncline.transport.tls import PeerTls

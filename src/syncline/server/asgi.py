@@ -14,13 +14,13 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TypeAlias, cast
 from urllib.parse import quote
 
-from syncline.server.fields import is_host
-from syncline.server.limits import HttpLimits
-from syncline.server.making import Making
-from syncline.server.problems import RequestError
-from syncline.server.request import Request
-from syncline.server.response import Deferred, Response
-from syncline.server.site import Site
+from syncline.server.api.errors import RequestError
+from syncline.server.api.site import Site
+from syncline.server.http.fields import is_host
+from syncline.server.http.large_answers import Making
+from syncline.server.http.limits import HttpLimits
+from syncline.server.http.request import Request
+from syncline.server.http.response import Deferred, Response
 
 __all__ = ["AsgiApp"]
 

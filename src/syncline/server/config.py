@@ -22,10 +22,10 @@ from msgspec import Meta
 from syncline.errors import ConfigError
 from syncline.kv.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES
 from syncline.node.config import LARGEST_SEGMENT_BYTES, SMALLEST_SEGMENT_BYTES
-from syncline.server.crosssite import ANY, is_origin
-from syncline.server.limits import KIB, MIB, HttpLimits
-from syncline.server.names import check_address, check_name, check_url, is_host_name, join_address, split_address
-from syncline.server.secretfile import parse_secrets, read_secret_file
+from syncline.server.addresses import check_address, check_name, check_url, is_host_name, join_address, split_address
+from syncline.server.http.cross_site import ANY, is_origin
+from syncline.server.http.limits import KIB, MIB, HttpLimits
+from syncline.server.secret_file import parse_secrets, read_secret_file
 from syncline.storage.space import RESERVE_BYTES
 from syncline.transport.authentication import PeerAuth
 
@@ -86,7 +86,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     peer_tls_key: str = ""
     peer_tls_ca: str = ""
     peer_secret: str = ""
-    """The cluster secret as text (`secretfile`), for the environment: SYNCLINE_PEER_SECRET. Never shown."""
+    """The cluster secret as text (`secret_file`), for the environment: SYNCLINE_PEER_SECRET. Never shown."""
     peer_secret_file: str = ""
     """A file of mode 0600 with the cluster secret, the same on all nodes."""
     peer_auth: PeerAuth = "require"

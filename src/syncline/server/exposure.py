@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 
 from syncline.errors import ConfigError
 from syncline.platform.network import is_loopback
+from syncline.server.addresses import split_address
 from syncline.server.config import ServerConfig
-from syncline.server.crosssite import CrossSitePolicy
-from syncline.server.names import split_address
+from syncline.server.http.cross_site import CrossSitePolicy
 from syncline.transport.messages import PeerAddress
 
 __all__ = ["check_exposure", "cross_site_policy"]

@@ -19,7 +19,7 @@ from syncline.errors import ConfigError, OperationError, SynclineError
 from syncline.kv.versions import MACHINE_VERSION
 from syncline.node.envelope import ClusterLevels
 from syncline.node.levels import Ability, why_not
-from syncline.node.members import format_id, is_founder, parse_id
+from syncline.node.member_registry import format_id, is_founder, parse_id
 from syncline.node.raft import Raft
 from syncline.platform.disk import Disk
 from syncline.platform.network import Network

@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 
 from syncline.consensus.types import NodeId
 from syncline.kv.store import Store
-from syncline.node.members import Membership, format_id
+from syncline.node.member_registry import Membership, format_id
 from syncline.node.stats import MemberProgress, Stats
 from syncline.server.metrics import Counter, Histogram, Registry, Sample
 from syncline.transport.messages import PeerStats

@@ -25,8 +25,8 @@ import msgspec
 from syncline.errors import CorruptionError, FormatVersionError, RepairNeeded, StorageError, WrongDirectory
 from syncline.platform.disk import Disk, LockHandle
 from syncline.storage.advice import how_to_repair
+from syncline.storage.atomic_file import TEMPORARY_SUFFIX, read_file, replace_file
 from syncline.storage.space import is_disk_full
-from syncline.storage.wholefile import TEMPORARY_SUFFIX, read_file, replace_file
 from syncline.version import __version__
 
 __all__ = [
@@ -62,7 +62,7 @@ JOINING_NAME: Final = "joining"
 FIRST_PEERS_NAME: Final = "first-peers"
 """The id that a node chose which joins a cluster, until it is a member and has started."""
 REPLACEMENT_NAME: Final = "replacement"
-"""The note of a repair that is under way (`storage.replacement`)."""
+"""The note of a repair that is under way (`storage.replace`)."""
 
 IDENTITY_SPARE_NAME: Final = "identity.spare"
 IDENTITY_SPARE_BYTES: Final = 8 << 10

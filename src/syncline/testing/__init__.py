@@ -17,13 +17,13 @@ import types
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from syncline.testing.checks import Anomaly
     from syncline.testing.cluster import Settings
-    from syncline.testing.conformance import FSMProblem, check_fsm
-    from syncline.testing.history import Operation, Recorder, read_history, write_history
-    from syncline.testing.judgement import Undecided, assert_linearizable, judge
-    from syncline.testing.raftcluster import RaftCluster
-    from syncline.testing.simulation import Simulated, SimulationFailed, simulate
+    from syncline.testing.fsm.check import FSMProblem, check_fsm
+    from syncline.testing.fsm.simulation import Simulated, SimulationFailed, simulate
+    from syncline.testing.linearizability.history import Operation, Recorder, read_history, write_history
+    from syncline.testing.linearizability.promises import Anomaly
+    from syncline.testing.linearizability.verdict import Undecided, assert_linearizable, judge
+    from syncline.testing.raft_cluster import RaftCluster
 
 __all__ = [
     "Anomaly",
@@ -44,13 +44,13 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "syncline.testing.checks": ("Anomaly",),
+    "syncline.testing.linearizability.promises": ("Anomaly",),
     "syncline.testing.cluster": ("Settings",),
-    "syncline.testing.conformance": ("FSMProblem", "check_fsm"),
-    "syncline.testing.history": ("Operation", "Recorder", "read_history", "write_history"),
-    "syncline.testing.judgement": ("Undecided", "assert_linearizable", "judge"),
-    "syncline.testing.raftcluster": ("RaftCluster",),
-    "syncline.testing.simulation": ("Simulated", "SimulationFailed", "simulate"),
+    "syncline.testing.fsm.check": ("FSMProblem", "check_fsm"),
+    "syncline.testing.linearizability.history": ("Operation", "Recorder", "read_history", "write_history"),
+    "syncline.testing.linearizability.verdict": ("Undecided", "assert_linearizable", "judge"),
+    "syncline.testing.raft_cluster": ("RaftCluster",),
+    "syncline.testing.fsm.simulation": ("Simulated", "SimulationFailed", "simulate"),
 }
 
 

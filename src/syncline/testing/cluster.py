@@ -25,17 +25,17 @@ import msgspec
 from syncline.consensus.types import ChangeType, NodeId
 from syncline.kv.machine import KvMachine
 from syncline.node.config import Config
-from syncline.node.driver import Driver
 from syncline.node.fsm import FSM
-from syncline.node.members import MemberInfo, Membership, derive_cluster_id, derive_node_id
+from syncline.node.member_registry import MemberInfo, Membership, derive_cluster_id, derive_node_id
 from syncline.node.raft import Raft
-from syncline.node.statedigest import DIGEST_INTERVAL
+from syncline.node.runtime import Driver
+from syncline.node.state_digest import DIGEST_INTERVAL
 from syncline.platform.entropy import Entropy
-from syncline.testing.simdisk import Survival
-from syncline.testing.simloop import SimLoop
-from syncline.testing.simnet import SimNetwork
-from syncline.testing.simserver import SimServer
-from syncline.testing.simworkers import Delay, usual_delay
+from syncline.testing.sim.disk import Survival
+from syncline.testing.sim.loop import SimLoop
+from syncline.testing.sim.net import SimNetwork
+from syncline.testing.sim.server import SimServer
+from syncline.testing.sim.workers import Delay, usual_delay
 
 __all__ = ["LOOK_S", "PEER_PORT", "Answer", "Observer", "SimCluster", "Settings"]
 

@@ -12,8 +12,8 @@ import pytest
 
 if TYPE_CHECKING:
     from syncline.testing.cluster import Settings
-    from syncline.testing.fsmrun import MakeFSM
-    from syncline.testing.raftcluster import RaftCluster
+    from syncline.testing.fsm.run import MakeFSM
+    from syncline.testing.raft_cluster import RaftCluster
 
 __all__ = ["MakeCluster", "raft_cluster"]
 
@@ -29,7 +29,7 @@ class MakeCluster(Protocol):
 @pytest.fixture
 def raft_cluster() -> Iterator[MakeCluster]:
     """Make clusters in memory, on virtual time: `cluster = raft_cluster(MyFSM)`. They are closed after the test."""
-    from syncline.testing.raftcluster import RaftCluster
+    from syncline.testing.raft_cluster import RaftCluster
 
     made: list[RaftCluster] = []
 

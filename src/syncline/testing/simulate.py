@@ -21,8 +21,8 @@ import msgspec
 
 from syncline.testing.faults.table import FAULTS
 from syncline.testing.invariants.all import PENDING
-from syncline.testing.seeds import SIM_SECONDS, Options, SeedReport, run_seed
-from syncline.testing.shrinking import BUDGET_S, shrink
+from syncline.testing.sim.seeds import SIM_SECONDS, Options, SeedReport, run_seed
+from syncline.testing.sim.shrinking import BUDGET_S, shrink
 
 __all__ = ["main"]
 

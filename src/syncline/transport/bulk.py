@@ -24,8 +24,8 @@ from syncline.transport.connection import Connection
 from syncline.transport.dialling import Dialler
 from syncline.transport.handshake import Purpose, describe_stranger
 from syncline.transport.messages import Forward, ForwardReply, PeerAddress, PeerMessage
+from syncline.transport.outbound_handshake import OutgoingHandshake
 from syncline.transport.outbox import Outbox
-from syncline.transport.outgoing import OutgoingHandshake
 from syncline.transport.pacing import Pacer
 from syncline.transport.wire import Batch, decode_payload
 

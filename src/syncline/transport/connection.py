@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from syncline.errors import FrameError, HandshakeRefused, TransportError
-from syncline.platform.tlsaccept import TlsAware
-from syncline.transport.framemac import FrameMac
+from syncline.platform.tls_accept import TlsAware
+from syncline.transport.frame_mac import FrameMac
 from syncline.transport.handshake import MAGIC, shortened
 from syncline.transport.limits import HANDSHAKE_FRAME_BYTES
 from syncline.transport.messages import Refusal

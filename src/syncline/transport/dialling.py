@@ -21,7 +21,7 @@ from syncline.transport.handshake import (
     decode_answer,
 )
 from syncline.transport.limits import TransportLimits
-from syncline.transport.outgoing import OutgoingHandshake
+from syncline.transport.outbound_handshake import OutgoingHandshake
 from syncline.transport.policy import PeerPolicy
 from syncline.transport.tls import check_certificate_names
 

@@ -97,7 +97,7 @@ class NoticeKind(IntEnum):
     LOST_ENTRIES = 3
     """The leader of `term` has the receiver's acknowledgement of `index`, and the receiver refuses appends there."""
     START = 4
-    """The sender has let in a start of the node whose data directory is `directory` (see `node.startreports`)."""
+    """The sender has let in a start of the node whose data directory is `directory` (see `node.starts.reports`)."""
 
 
 class Notice(msgspec.Struct, array_like=True, gc=False, frozen=True):

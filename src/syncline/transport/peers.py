@@ -13,21 +13,21 @@ import random
 from syncline.consensus.types import Message, NodeId
 from syncline.errors import ConfigError, FrameError, TransportError, UsageError
 from syncline.platform.network import TLS_TIMEOUT_S, Listener, Network
-from syncline.platform.tlsaccept import TlsAccept
+from syncline.platform.tls_accept import TlsAccept
 from syncline.transport.authentication import PeerAuthentication
 from syncline.transport.candidates import dialable, with_real_port
 from syncline.transport.connection import Connection
 from syncline.transport.dialling import Dialler
 from syncline.transport.handshake import Hello, NodeFacts, Purpose
-from syncline.transport.incoming import Admission, Counters, Doorkeeper, IncomingLink
+from syncline.transport.inbound import Admission, Counters, Doorkeeper, IncomingLink
 from syncline.transport.limits import TransportLimits
-from syncline.transport.link import PeerLink, State
 from syncline.transport.messages import PeerAddress, PeerHandler, PeerMessage, PeerStats, SnapshotSource
 from syncline.transport.notices import LOGGER, Notices
+from syncline.transport.outbound import PeerLink, State
 from syncline.transport.policy import PeerPolicy
-from syncline.transport.snapshot_in import SnapshotReceiver
-from syncline.transport.snapshot_out import SnapshotSender
-from syncline.transport.snapshots import Offer, SnapshotStream
+from syncline.transport.snapshot_stream.protocol import Offer, SnapshotStream
+from syncline.transport.snapshot_stream.receive import SnapshotReceiver
+from syncline.transport.snapshot_stream.send import SnapshotSender
 from syncline.transport.tls import PeerTls, client_context, server_context
 from syncline.transport.unknown import UnknownPeers
 

@@ -1,7 +1,7 @@
 """The wire format: frames, and what is in them.
 
     frame    length (u32) | checksum (u32) | payload (length bytes)            numbers are big-endian
-             length (u32) | MAC (16 bytes) | payload (length bytes)            after a proof: see `framemac`
+             length (u32) | MAC (16 bytes) | payload (length bytes)            after a proof: see `frame_mac`
     payload  one msgpack value of a type that both ends know beforehand; never empty
 
 The checksum is CRC-32 over the payload, seeded (`CHECKSUM_SEED`), so that a run of equal bytes is never a frame. TCP's
@@ -24,7 +24,7 @@ from syncline.consensus.sizes import payload_size
 from syncline.consensus.types import Message, MessageType, NodeId
 from syncline.decoding import UNDECODABLE
 from syncline.errors import FrameError
-from syncline.transport.framemac import MAC_BYTES, FrameMac
+from syncline.transport.frame_mac import MAC_BYTES, FrameMac
 from syncline.transport.messages import DIGEST_BYTES, DigestReport, Forward, ForwardReply, Notice, PeerMessage
 
 __all__ = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from syncline.testing.faults.base import Trouble
-from syncline.testing.simserver import SimServer
+from syncline.testing.sim.server import SimServer
 
 __all__ = ["move", "move_all", "move_majority"]
 

@@ -12,9 +12,9 @@ from contextlib import ExitStack
 from typing import Final
 
 from syncline.consensus.types import ChangeType, NodeId
-from syncline.node.members import Membership
+from syncline.node.member_registry import Membership
 from syncline.testing.faults.base import Trouble
-from syncline.testing.simserver import SimServer
+from syncline.testing.sim.server import SimServer
 
 __all__ = ["change_voters", "crash_at_answer", "lose_at_answer", "shrink"]
 

@@ -16,13 +16,13 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from syncline.node.members import Membership
+from syncline.node.member_registry import Membership
 from syncline.testing.cluster import LOOK_S, SimCluster
 from syncline.testing.invariants.base import Verdict
 from syncline.testing.invariants.proposals import Proposed
-from syncline.testing.operations import Operator, Unknown
-from syncline.testing.simdisk import DiskFault, Survival
-from syncline.testing.simserver import Condition, SimServer
+from syncline.testing.sim.disk import DiskFault, Survival
+from syncline.testing.sim.operations import Operator, Unknown
+from syncline.testing.sim.server import Condition, SimServer
 
 __all__ = ["Claims", "Fault", "Trouble"]
 

@@ -7,8 +7,8 @@ stop itself, and its operator replaces it. The others are a quorum without it, a
 from __future__ import annotations
 
 from syncline.testing.faults.base import Trouble
-from syncline.testing.simdisk import SimDisk, Survival
-from syncline.testing.simserver import SimServer
+from syncline.testing.sim.disk import SimDisk, Survival
+from syncline.testing.sim.server import SimServer
 
 __all__ = ["rollback", "two_copies"]
 

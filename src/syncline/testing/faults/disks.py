@@ -11,13 +11,13 @@ from typing import Final, TypeAlias
 import msgspec
 
 from syncline.node.raft import Raft
+from syncline.storage.atomic_file import read_file, replace_file
 from syncline.storage.datadir import FORMAT_VERSION, IDENTITY_LIMIT_BYTES, IDENTITY_NAME
-from syncline.storage.wholefile import read_file, replace_file
 from syncline.testing.faults.base import Trouble
 from syncline.testing.faults.snapshots import fall_behind, ignored
-from syncline.testing.simdisk import CAPACITY_BYTES, SimDisk, Survival
-from syncline.testing.simserver import Condition, SimServer
-from syncline.testing.simworkers import Delay, usual_delay
+from syncline.testing.sim.disk import CAPACITY_BYTES, SimDisk, Survival
+from syncline.testing.sim.server import Condition, SimServer
+from syncline.testing.sim.workers import Delay, usual_delay
 
 __all__ = [
     "downgrade",

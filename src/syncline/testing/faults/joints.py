@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from syncline.node.members import Membership
+from syncline.node.member_registry import Membership
 from syncline.testing.faults.answers import change_voters
 from syncline.testing.faults.base import Trouble
-from syncline.testing.simserver import SimServer
+from syncline.testing.sim.server import SimServer
 
 __all__ = ["joint_trouble"]
 

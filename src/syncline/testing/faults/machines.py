@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from syncline.testing.faults.base import Trouble
-from syncline.testing.simmachine import SimMachine
-from syncline.testing.simserver import SimServer
+from syncline.testing.sim.machine import SimMachine
+from syncline.testing.sim.server import SimServer
 
 __all__ = ["raise_in_apply", "raise_in_snapshot"]
 

@@ -6,9 +6,9 @@ import asyncio
 from typing import Final
 
 from syncline.consensus.types import ChangeType
-from syncline.node.members import MemberInfo
+from syncline.node.member_registry import MemberInfo
 from syncline.testing.faults.base import Trouble
-from syncline.testing.simserver import SimServer
+from syncline.testing.sim.server import SimServer
 
 __all__ = ["add", "demote", "empty_at_change", "joint", "promote", "remove", "replace", "snapshot", "transfer"]
 

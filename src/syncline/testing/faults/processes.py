@@ -7,9 +7,9 @@ import random
 from typing import Final
 
 from syncline.testing.faults.base import Trouble
-from syncline.testing.simdisk import Survival
-from syncline.testing.simserver import SimServer
-from syncline.testing.simworkers import SYNC_WORKER, Delay, usual_delay
+from syncline.testing.sim.disk import Survival
+from syncline.testing.sim.server import SimServer
+from syncline.testing.sim.workers import SYNC_WORKER, Delay, usual_delay
 
 __all__ = [
     "clock_jump",

@@ -9,14 +9,14 @@ from typing import Final, TypeAlias
 
 from syncline.consensus.types import NodeId
 from syncline.kv.commands import Put, encode_command
-from syncline.node.driver import Driver
 from syncline.node.futures import ApplyFuture
 from syncline.node.raft import Raft
+from syncline.node.runtime import Driver
 from syncline.testing.cluster import LOOK_S
 from syncline.testing.faults.base import Trouble
 from syncline.testing.faults.snapshots import LINK_S, fall_behind
 from syncline.testing.invariants.proposals import Proposed, fenced_in
-from syncline.testing.simserver import SimServer
+from syncline.testing.sim.server import SimServer
 from syncline.transport.messages import Forward, ForwardReply, PeerMessage
 
 __all__ = ["bursts", "late_forwards", "late_refusals", "snapshot_over_forwards"]

@@ -7,7 +7,7 @@ from typing import Final
 
 from syncline.errors import NodeFailed, SynclineError
 from syncline.testing.faults.base import Trouble
-from syncline.testing.simserver import SimServer
+from syncline.testing.sim.server import SimServer
 
 __all__ = ["late_reads"]
 

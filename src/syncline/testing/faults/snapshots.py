@@ -9,7 +9,7 @@ from typing import Any, Final
 from syncline.consensus.progress import ProgressState
 from syncline.testing.cluster import LOOK_S
 from syncline.testing.faults.base import Trouble
-from syncline.testing.simserver import SimServer
+from syncline.testing.sim.server import SimServer
 
 __all__ = ["fall_behind", "ignored", "long_snapshot"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from syncline.node.members import Membership
+from syncline.node.member_registry import Membership
 from syncline.testing.faults.base import Trouble
 from syncline.testing.faults.snapshots import ignored
-from syncline.testing.simserver import SimServer
+from syncline.testing.sim.server import SimServer
 
 __all__ = ["transfer_at_change"]
 

@@ -13,10 +13,10 @@ from typing import ClassVar, NamedTuple, Protocol
 
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import Entry, MembershipState, Message, NodeId, StateType
-from syncline.node.driver import Driver
+from syncline.node.runtime import Driver
 from syncline.testing.cluster import Answer
-from syncline.testing.durablelog import DurableLog
-from syncline.testing.simdisk import SimDisk
+from syncline.testing.sim.disk import SimDisk
+from syncline.testing.sim.durable_log import DurableLog
 from syncline.transport.messages import PeerMessage
 
 __all__ = ["Facts", "Invariant", "Known", "Onlooker", "Promised", "Verdict", "View"]

@@ -26,8 +26,9 @@ class _Contacts:
         self.term = term
         self.ticks = 0
         self.answered: dict[NodeId, int] = {}
-        self.known: dict[NodeId, int] = {}
-        """Since when each is a voter: until it can have answered, it counts as if it had."""
+        self.voters: list[frozenset[NodeId]] = []
+        self.since = 0
+        """Since when these are the voters. They count as if all had answered then: the earlier ones had a quorum."""
         self.elapsed = 0
         """Ticks of the leader's own clock since it looked last."""
         self.delayed = [0, 0]
@@ -62,9 +63,8 @@ class _Quorum(Invariant):
         contacts = self._of(view)
         if contacts is not None:
             contacts.ticked(view.core.raft.election_elapsed)
-            for half in _halves(view):
-                for voter in half:
-                    contacts.known.setdefault(voter, contacts.ticks)
+            if contacts.voters != (halves := _halves(view)):
+                contacts.voters, contacts.since = halves, contacts.ticks
 
     def _of(self, view: View) -> _Contacts | None:
         core = view.core
@@ -88,10 +88,10 @@ class LeaderHasAQuorum(_Quorum):
         if contacts is None:
             return
         oldest = contacts.ticks - LOOKS * view.core.raft.config.election_ticks - sum(contacts.delayed)
-        answered, known = contacts.answered, contacts.known
+        answered, since = contacts.answered, contacts.since
 
         def lately(voter: NodeId) -> bool:
-            return max(answered.get(voter, 0), known.get(voter, 0)) >= oldest
+            return max(answered.get(voter, 0), since) >= oldest
 
         if not _is_quorum(view, lately):
             silent = {voter: contacts.ticks - answered.get(voter, 0) for half in _halves(view) for voter in half}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from syncline.consensus.types import NONE, Message, MessageType, NodeId, StateType
-from syncline.testing.durablelog import DurableLog
 from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
-from syncline.testing.simdisk import SimDisk
+from syncline.testing.sim.disk import SimDisk
+from syncline.testing.sim.durable_log import DurableLog
 
 __all__ = [
     "AcknowledgedIsDurable",

@@ -18,9 +18,9 @@ from syncline.kv.machine import CommandResult, KvMachine
 from syncline.kv.records import DeleteResult, PutResult, TxnResult
 from syncline.node.envelope import Kind, decode_proposal
 from syncline.node.fsm import Entry
-from syncline.testing import history
-from syncline.testing.history import NotApplied, Operation, Ran, Read, Refused, Result, Seen, Written
 from syncline.testing.invariants.base import Facts, Verdict
+from syncline.testing.linearizability import history
+from syncline.testing.linearizability.history import NotApplied, Operation, Ran, Read, Refused, Result, Seen, Written
 
 __all__ = ["check_outcomes"]
 

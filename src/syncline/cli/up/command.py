@@ -1,0 +1,197 @@
+"""`up`: a whole cluster on this machine, for trying things out and for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import Final
+
+import click
+
+from syncline.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, Failure, failure_of
+from syncline.cli.up.plan import (
+    DEFAULT_DATA_DIR,
+    MAX_NODES,
+    Plan,
+    command_for,
+    free_ports_or_raise,
+    make_plan,
+    note_started,
+    write_plan,
+)
+from syncline.cli.up.pulse import Pulse
+from syncline.cli.up.supervisor import NodeView, Supervisor
+from syncline.cli.up.traces import Traces
+from syncline.cli.up.view import View, make_view
+from syncline.errors import ConfigError, DirectoryLocked, SynclineError
+from syncline.platform.disk import OsDisk
+
+__all__ = ["up"]
+
+LOOK_EVERY_S: Final = 0.5
+"""Short enough for the table to feel current, long enough to cost nothing."""
+
+_ROLES: Final = frozenset({"leader", "follower", "learner"})
+
+
+@click.command("up", short_help="Start a cluster on this machine.")
+@click.option("--nodes", type=click.IntRange(1, MAX_NODES), help="How many nodes.  [default: 3, or as before]")
+@click.option(
+    "--data-dir", type=click.Path(file_okay=False), default=DEFAULT_DATA_DIR, show_default=True, help="For all files."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="First node's port for clients; the others follow, peers are 100 above.  [default: 8080, or as before]",
+)
+@click.option("--restart", is_flag=True, help="Start a node again by itself when it ends.")
+@click.option("-d", "--detach", is_flag=True, help="Return when the cluster is ready; 'syncline down' stops it.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object per event.")
+@click.option("--ready-fd", type=int, hidden=True, help="Write what is told when the cluster is ready there.")
+def up(
+    nodes: int | None,
+    data_dir: str,
+    port: int | None,
+    restart: bool,
+    detach: bool,
+    as_json: bool,
+    ready_fd: int | None,
+) -> None:
+    """Start a cluster on this machine and keep it running until Ctrl-C.
+
+    Started again with the same --data-dir it carries on with the same data; with more --nodes than before the further
+    ones join. A node that ends is reported, with the command that starts it again, and the others go on. Ctrl-C stops
+    all nodes in order, a second Ctrl-C kills them.
+    """
+    try:
+        if detach:
+            from syncline.cli.up.detach import start_detached
+
+            make_plan(data_dir, nodes=nodes, port=port)  # what can't be is told at once
+            start_detached(data_dir, nodes=nodes, port=port, restart=restart, as_json=as_json)
+        else:
+            _keep_running(make_plan(data_dir, nodes=nodes, port=port), restart, as_json=as_json, ready_fd=ready_fd)
+    except DirectoryLocked as error:
+        holder = f" (pid {error.pid})" if error.pid else ""
+        stop = command_for("down", data_dir)
+        message = (
+            f"another 'syncline up'{holder} runs on {data_dir}: stop it with '{stop}', or choose another --data-dir"
+            " and --port"
+        )
+        raise Failure(message, EXIT_FAILED, code="directory_locked", as_json=as_json) from error
+    except SynclineError as error:
+        raise failure_of(error, as_json=as_json) from error
+
+
+def _keep_running(plan: Plan, restart: bool, *, as_json: bool, ready_fd: int | None) -> None:
+    disk, traces = OsDisk(), Traces(plan)
+    try:
+        disk.make_dirs(plan.data_dir)
+        lock = disk.lock(plan.lock_path, b"%d\n" % os.getpid())
+    except OSError as error:
+        raise ConfigError(
+            f"--data-dir {plan.data_dir} can't be used: {error.filename}: {error.strerror}. Name a directory that you "
+            "may write to"
+        ) from error
+    served = False
+    try:
+        free_ports_or_raise(plan)
+        write_plan(plan, disk)
+        supervisor = Supervisor(plan, restart=restart)
+        try:
+            asyncio.run(_run(plan, supervisor, as_json=as_json, ready_fd=ready_fd))
+        finally:
+            served = supervisor.ever_served
+    finally:
+        if not served:  # no client can have written anything
+            traces.remove()
+        lock.release()
+
+
+async def _run(plan: Plan, supervisor: Supervisor, *, as_json: bool, ready_fd: int | None) -> None:
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    if ready_fd is None:
+        view = make_view(as_json=as_json)
+    else:
+        from syncline.cli.up.detach import DetachedView
+
+        view = DetachedView(plan, ready_fd)
+    try:
+        await supervisor.start()
+        watch = asyncio.create_task(_watch(plan, supervisor, view))
+        told = asyncio.create_task(signals.get())
+        await asyncio.wait({watch, told}, return_when=asyncio.FIRST_COMPLETED)
+        if watch.done():
+            told.cancel()
+            watch.result()  # it only ends by an error
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        await _stop(plan, supervisor, view, signals)
+    finally:
+        view.close()
+        await supervisor.close()
+
+
+async def _watch(plan: Plan, supervisor: Supervisor, view: View) -> None:
+    """Show the nodes until none is left. A node that ends, at its start too, does not end the others."""
+    ready = False
+    pulse = Pulse()
+    while True:
+        nodes = await supervisor.look()
+        change = pulse.see(nodes)
+        if ready and change is not None:
+            view.new_leader(change)
+        view.show(nodes, pulse.line)
+        if not ready and _all_up(nodes):
+            ready = True
+            note_started(plan, OsDisk())
+            view.ready(plan, nodes)
+        try:
+            async with asyncio.timeout(LOOK_EVERY_S):
+                name, reason = await supervisor.ends.get()
+        except TimeoutError:
+            continue
+        view.ended(name, reason, restart=supervisor.restart_command(name), repair=supervisor.repair_command(name))
+        if not supervisor.any_running:
+            if not supervisor.ever_served:
+                reason = reason.partition(" (log: ")[0] + "; nothing was kept of this start"
+            raise Failure(f"every node has ended; the last one, {name}, {reason}", EXIT_FAILED)
+
+
+async def _stop(plan: Plan, supervisor: Supervisor, view: View, signals: asyncio.Queue[signal.Signals]) -> None:
+    view.say("stopping all nodes (Ctrl-C again kills them)")
+    nodes = await supervisor.look()
+    stopping = asyncio.create_task(supervisor.stop(nodes))
+    again = asyncio.create_task(signals.get())
+    await asyncio.wait({stopping, again}, return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        supervisor.kill()
+        await stopping
+        await _show_end(plan, supervisor, view)
+        raise Failure("all nodes were killed", EXIT_INTERRUPTED)
+    again.cancel()
+    for name in stopping.result():
+        view.say(f"{name} did not stop in time and was killed")
+    for node in nodes:
+        if node.by_hand:
+            view.say(f"{node.name} (pid {node.pid}) was started by hand and still runs")
+    await _show_end(plan, supervisor, view)
+
+
+async def _show_end(plan: Plan, supervisor: Supervisor, view: View) -> None:
+    view.show(await supervisor.look(), "")
+    if supervisor.ever_served:
+        view.stopped(plan.absolute_dir, command_for("up", plan.data_dir))
+    else:
+        view.say("stopped before any node was up: nothing was kept of this start")
+
+
+def _all_up(nodes: list[NodeView]) -> bool:
+    """Whether there is a leader and every node that did not end takes part."""
+    taking_part = [node for node in nodes if node.state in _ROLES]
+    ended = sum(node.state == "ended" for node in nodes)
+    return len(taking_part) + ended == len(nodes) and any(node.state == "leader" for node in nodes)

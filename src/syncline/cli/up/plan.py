@@ -1,0 +1,288 @@
+"""What `up` starts: which nodes, where, with which files. Decided once and kept in the data directory.
+
+D/up.json            the port and the nodes' names: started again, the same cluster comes up
+D/up.pid             locked while `up` runs, with its process id
+D/up.log             what `up --detach` tells
+D/peer-secret        the cluster secret: a program on this machine that reaches the nodes' ports is no member by that
+D/<name>/            a node's data directory, with its settings (node.toml) and its log beside its data
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import shutil
+import socket
+import sys
+from typing import Final
+
+import msgspec
+
+from syncline.decoding import UNDECODABLE
+from syncline.errors import ConfigError, StorageError
+from syncline.platform.disk import Disk
+from syncline.platform.memory import memory_bytes
+from syncline.server.config import MEMORY_SHARE
+from syncline.server.secret_file import write_secret_file
+from syncline.storage.atomic_file import replace_file
+from syncline.storage.datadir import IDENTITY_NAME
+
+__all__ = [
+    "MAX_NODES",
+    "DEFAULT_DATA_DIR",
+    "NodePlan",
+    "Plan",
+    "command_for",
+    "command_line",
+    "free_ports_or_raise",
+    "make_plan",
+    "note_started",
+    "write_plan",
+]
+
+HOST: Final = "127.0.0.1"
+DEFAULT_DATA_DIR: Final = "syncline-data"
+DEFAULT_NODES: Final = 3
+DEFAULT_PORT: Final = 8080
+PEER_PORT_OFFSET: Final = 100
+MAX_NODES: Final = 9
+"""More voters only slow a cluster down; it bounds the ports that are taken, too."""
+
+PLAN_NAME: Final = "up.json"
+LOCK_NAME: Final = "up.pid"
+LOG_NAME: Final = "up.log"
+SECRET_FILE: Final = "peer-secret"  # noqa: S105 - a name, not a secret
+HIGHEST_PORT: Final = 65535
+
+SEGMENT_BYTES: Final = 4 << 20
+"""Of the nodes' logs: all of them are on one disk, for trials. A node's default would take 64 MiB of it at once."""
+
+
+class NodePlan(msgspec.Struct, frozen=True):
+    """One node: its name, directory and ports. `join`: it enters the cluster of the nodes before it.
+
+    `lost`: it started the cluster, and its data is gone. Only a repair brings it back.
+    """
+
+    name: str
+    data_dir: str
+    http_port: int
+    peer_port: int
+    join: bool
+    lost: bool
+
+    @property
+    def http_url(self) -> str:
+        return f"http://{HOST}:{self.http_port}"
+
+    @property
+    def peer_address(self) -> str:
+        return f"{HOST}:{self.peer_port}"
+
+    @property
+    def config_path(self) -> str:
+        return os.path.join(self.data_dir, "node.toml")
+
+    @property
+    def log_path(self) -> str:
+        return os.path.join(self.data_dir, "log")
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """All nodes, in order. `founders` of them start the cluster, the others join it.
+
+    `started`: the cluster was up once. From then on a founder whose data is gone is a stranger that has to join: under
+    its old identity it could give a second vote in a term, or forget what it has acknowledged.
+    """
+
+    data_dir: str
+    port: int
+    founders: int
+    started: bool
+    nodes: list[NodePlan]
+
+    @property
+    def secret_path(self) -> str:
+        return os.path.abspath(os.path.join(self.data_dir, SECRET_FILE))
+
+    @property
+    def absolute_dir(self) -> str:
+        return os.path.abspath(self.data_dir)
+
+    @property
+    def plan_path(self) -> str:
+        return os.path.join(self.data_dir, PLAN_NAME)
+
+    @property
+    def lock_path(self) -> str:
+        return os.path.join(self.data_dir, LOCK_NAME)
+
+    @property
+    def own_log_path(self) -> str:
+        return os.path.join(self.data_dir, LOG_NAME)
+
+    @property
+    def endpoints(self) -> str:
+        return ",".join(node.http_url for node in self.nodes)
+
+
+class _Kept(msgspec.Struct, forbid_unknown_fields=True):
+    """What `up.json` holds."""
+
+    port: int
+    founders: int
+    nodes: int
+    started: bool = False
+
+
+def make_plan(data_dir: str, *, nodes: int | None, port: int | None) -> Plan:
+    """The plan for a directory: as it was made, with further nodes where more are asked for. Nothing is written.
+
+    Raises `ConfigError` where the wishes don't fit what is there, `StorageError` where `up.json` can't be read.
+    """
+    if not data_dir.isprintable():
+        raise ConfigError(f"--data-dir {data_dir!r}: its name must be printable text")
+    kept = _read_kept(data_dir)
+    if kept is None:
+        count = nodes or DEFAULT_NODES
+        kept = _Kept(port=port or DEFAULT_PORT, founders=count, nodes=count)
+    else:
+        if port is not None and port != kept.port:
+            raise ConfigError(
+                f"--port {port}: the nodes in {data_dir} know each other under the ports from {kept.port} on; "
+                "leave --port out, or choose another --data-dir"
+            )
+        if nodes is not None and nodes < kept.nodes:
+            raise ConfigError(
+                f"--nodes {nodes}: the cluster in {data_dir} has {kept.nodes} nodes; leave --nodes out, or choose "
+                "another --data-dir (members are removed with 'syncline member remove')"
+            )
+        kept.nodes = max(kept.nodes, nodes or 0)
+    highest = kept.port + PEER_PORT_OFFSET + kept.nodes - 1
+    if highest > HIGHEST_PORT:
+        raise ConfigError(f"--port {kept.port}: ports up to {highest} are needed, {HIGHEST_PORT} is the last one")
+    return Plan(
+        data_dir=data_dir,
+        port=kept.port,
+        founders=kept.founders,
+        started=kept.started,
+        nodes=[_node(data_dir, kept, at) for at in range(kept.nodes)],
+    )
+
+
+def write_plan(plan: Plan, disk: Disk) -> None:
+    """Write the plan and each node's settings, each as a whole or not at all."""
+    disk.make_dirs(plan.data_dir)
+    if not os.path.exists(plan.secret_path):
+        write_secret_file(plan.secret_path)
+    for node in plan.nodes:
+        disk.make_dirs(node.data_dir)
+        replace_file(disk, node.config_path, _toml(plan, node))
+    _keep(plan, disk)
+
+
+def note_started(plan: Plan, disk: Disk) -> None:
+    """Remember that the cluster is up: its nodes have data from now on."""
+    if not plan.started:
+        _keep(msgspec.structs.replace(plan, started=True), disk)
+
+
+def _keep(plan: Plan, disk: Disk) -> None:
+    kept = _Kept(port=plan.port, founders=plan.founders, nodes=len(plan.nodes), started=plan.started)
+    replace_file(disk, plan.plan_path, msgspec.json.encode(kept) + b"\n")
+
+
+def free_ports_or_raise(plan: Plan) -> None:
+    """Raise `ConfigError` for the first port that something else listens on."""
+    for node in plan.nodes:
+        for port, use in ((node.http_port, "clients"), (node.peer_port, "other nodes")):
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((HOST, port))
+                except OSError as error:
+                    raise ConfigError(_port_trouble(error, port, node, use, plan)) from error
+
+
+def command_line(*arguments: str) -> str:
+    """How the user would type a `syncline` command: as this one was called."""
+    called = sys.argv[0] if os.path.basename(sys.argv[0]) == "syncline" else ""
+    if called and shutil.which("syncline") == os.path.abspath(called):
+        called = "syncline"
+    begin = [called] if called else [sys.executable, "-m", "syncline"]
+    return shlex.join([*begin, *arguments])
+
+
+def command_for(command: str, data_dir: str) -> str:
+    """What the user types for `up`, `down` or `logs` on a directory."""
+    return command_line(command, *([] if data_dir == DEFAULT_DATA_DIR else ["--data-dir", data_dir]))
+
+
+def _read_kept(data_dir: str) -> _Kept | None:
+    path = os.path.join(data_dir, PLAN_NAME)
+    try:
+        with open(path, "rb") as file:
+            kept = msgspec.json.decode(file.read(), type=_Kept)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"{path} can't be read: {error.strerror}") from error
+    except UNDECODABLE as error:
+        raise StorageError(f"{path} is damaged ({error}): restore it, or choose another --data-dir") from error
+    if not (1 <= kept.founders <= kept.nodes <= MAX_NODES and 1 <= kept.port <= HIGHEST_PORT):
+        raise StorageError(f"{path} is damaged (numbers out of range): restore it, or choose another --data-dir")
+    return kept
+
+
+def _node(data_dir: str, kept: _Kept, at: int) -> NodePlan:
+    name = f"n{at + 1}"
+    node_dir = os.path.join(data_dir, name)
+    founder = at < kept.founders
+    lost = founder and kept.started and not os.path.exists(os.path.join(node_dir, IDENTITY_NAME))
+    return NodePlan(
+        name=name,
+        data_dir=node_dir,
+        http_port=kept.port + at,
+        peer_port=kept.port + PEER_PORT_OFFSET + at,
+        join=not founder or lost,
+        lost=lost,
+    )
+
+
+def _toml(plan: Plan, node: NodePlan) -> bytes:
+    founders = plan.nodes[: plan.founders]
+    lines = [
+        f"# Written by 'syncline up' at each start. To run this node alone: syncline serve --config {node.config_path}",
+        f"name = {_toml_text(node.name)}",
+        f"data_dir = {_toml_text(os.path.abspath(node.data_dir))}",
+        f"http_listen = {_toml_text(f'{HOST}:{node.http_port}')}",
+        f"peer_listen = {_toml_text(node.peer_address)}",
+        f"peer_secret_file = {_toml_text(plan.secret_path)}",
+        f"segment_bytes = {SEGMENT_BYTES}",
+    ]
+    if memory := memory_bytes():  # all nodes share one machine
+        lines.append(f"max_store_bytes = {memory // MEMORY_SHARE // len(plan.nodes)}")
+    if node.join:
+        others = [_toml_text(founder.http_url) for founder in founders if founder is not node]
+        lines.append(f"join = [{', '.join(others)}]")
+    else:
+        lines += ["", "[initial_cluster]"]
+        lines += [f"{founder.name} = {_toml_text(founder.peer_address)}" for founder in founders]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _toml_text(text: str) -> str:
+    """A TOML basic string; its escapes are JSON's."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _port_trouble(error: OSError, port: int, node: NodePlan, use: str, plan: Plan) -> str:
+    if error.errno != errno.EADDRINUSE:
+        return f"port {port} (of {node.name}, for {use}) can't be used: {error.strerror}"
+    return (
+        f"port {port} (of {node.name}, for {use}) is in use by another program: stop it, or choose other ports with "
+        f"--port (now {plan.port}: {len(plan.nodes)} ports from there for clients, from {plan.port + PEER_PORT_OFFSET} "
+        "for the nodes)"
+    )

@@ -1,0 +1,271 @@
+"""What a node lets in: messages are looked at here before they can change anything.
+
+A message that no correct peer could have sent (because it is malformed, misrouted, from a stranger, or speaks of
+indexes that can't exist) is refused: it has no effect, and it is counted. Where etcd/raft answers such a message, so
+does this core; where etcd/raft would panic, the message is refused here and the node lives on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
+
+from syncline.consensus.evidence import lost_entries, two_leaders
+from syncline.consensus.membership import MembershipRefused, decode_change, restore
+from syncline.consensus.read_index import decode_position
+from syncline.consensus.types import (
+    LOCAL_APPEND,
+    LOCAL_APPLY,
+    NONE,
+    Entry,
+    EntryType,
+    Message,
+    MessageType,
+    StateType,
+)
+
+if TYPE_CHECKING:
+    from syncline.consensus.raft import Raft
+
+__all__ = ["Refusal", "examine"]
+
+
+class Refusal(StrEnum):
+    """Why a message was not taken. The first three texts are those of etcd/raft's errors."""
+
+    PROPOSAL_DROPPED = "raft proposal dropped"
+    """There is no leader, or it takes no proposals now (it hands over, was removed, or has too much uncommitted)."""
+
+    UNKNOWN_PEER = "raft: cannot step as peer not found"
+    """An answer of a node that is not a member."""
+
+    LOCAL_MESSAGE = "raft: cannot step raft local message"
+    """An event that only the node itself may raise came from outside."""
+
+    MISROUTED = "raft: message is for another node"
+    MALFORMED = "raft: malformed message"
+    """Fields that contradict each other, or the message's type."""
+
+    IMPOSSIBLE_INDEX = "raft: message speaks of entries that can't exist"
+    """A commit index, or an acknowledgement, beyond what is there. A node that has lost a part of its log is one
+    way to get there: it refuses to commit what it has not got, and reports it (see `evidence`)."""
+
+    STALE_SESSION = "raft: answer to another replication session"
+    """An answer to a message that was sent before the peer was removed and added again (see `Message.session`)."""
+
+    SECOND_LEADER = "raft: this term has another leader"
+    """It is reported (see `evidence`), and the node follows the first one: it can't follow both."""
+
+    TOO_MANY_READS = "raft: too many reads are waiting"
+    NO_LEADER = "raft: no leader to ask"
+
+
+_LOCAL_TYPES: Final = frozenset(
+    {
+        MessageType.HUP,
+        MessageType.BEAT,
+        MessageType.UNREACHABLE,
+        MessageType.SNAP_STATUS,
+        MessageType.CHECK_QUORUM,
+        MessageType.FORGET_LEADER,
+        MessageType.STORAGE_APPEND,
+        MessageType.STORAGE_APPLY,
+    }
+)
+_STORAGE_RESPONSES: Final = {
+    MessageType.STORAGE_APPEND_RESP: LOCAL_APPEND,
+    MessageType.STORAGE_APPLY_RESP: LOCAL_APPLY,
+}
+_RESPONSES: Final = frozenset(
+    {
+        MessageType.APP_RESP,
+        MessageType.VOTE_RESP,
+        MessageType.HEARTBEAT_RESP,
+        MessageType.READ_INDEX_RESP,
+        MessageType.PRE_VOTE_RESP,
+    }
+)
+_VOTES: Final = frozenset({MessageType.VOTE, MessageType.VOTE_RESP, MessageType.PRE_VOTE, MessageType.PRE_VOTE_RESP})
+_TERMLESS: Final = frozenset({MessageType.PROP, MessageType.READ_INDEX})
+"""Requests on their way to the leader, of whatever term: they belong to no term until it takes them."""
+
+_index_of = attrgetter("index")
+_term_of = attrgetter("term")
+
+_MAX_NUMBER: Final[int] = 2**63 - 1
+"""The largest term or index. Nothing reaches it by counting."""
+
+
+def examine(raft: Raft, message: Message) -> Refusal | None:
+    """The reason to refuse a message that came from outside, or None: it may be stepped."""
+    kind = message.type
+    if kind in _LOCAL_TYPES:
+        return Refusal.LOCAL_MESSAGE
+    if kind in _STORAGE_RESPONSES:
+        return _check_storage_response(raft, message)
+    if kind in _RESPONSES and message.sender not in raft.tracker.progress:
+        return Refusal.UNKNOWN_PEER
+    if message.to != raft.id:
+        return Refusal.MISROUTED
+    if not _well_formed(raft, message):
+        return Refusal.MALFORMED
+    check = _CHECKS.get(kind)
+    return check(raft, message) if check is not None else None
+
+
+def _well_formed(raft: Raft, message: Message) -> bool:
+    """What holds of every message between nodes."""
+    kind, sender, term = message.type, message.sender, message.term
+    if not NONE < sender < LOCAL_APPLY:
+        return False
+    if sender == raft.id and not _may_come_from_oneself(raft, kind):
+        return False
+    if kind in _TERMLESS:
+        if term != 0:
+            return False
+    elif not 0 < term <= _MAX_NUMBER and not (term == 0 and kind is MessageType.PRE_VOTE_RESP):
+        return False
+    if message.log_term > term or message.commit_term > term:  # nobody has an entry of a term that is still to come
+        return False
+    if message.commit_term and kind not in _VOTES:
+        return False
+    # All at once: the bits of a negative number make the result negative, those above the limit make it larger.
+    numbers = message.index | message.log_term | message.commit | message.reject_hint | message.session
+    numbers |= message.commit_term
+    return 0 <= numbers <= _MAX_NUMBER
+
+
+def _may_come_from_oneself(raft: Raft, kind: MessageType) -> bool:
+    """Whether a node may hear itself.
+
+    Storage hands back the node's own vote or acknowledgement; a transfer request is sent in the name of the node that
+    shall lead; and a request that was sent to the leader of before may come back to a node that leads itself by now. A
+    follower does not take its own request back, or two that each take the other one for the leader would pass it to
+    and fro.
+    """
+    if kind in _TERMLESS:
+        return raft.state is StateType.LEADER
+    return kind in _RESPONSES or kind is MessageType.TRANSFER_LEADER
+
+
+def _check_storage_response(raft: Raft, message: Message) -> Refusal | None:
+    if message.sender != _STORAGE_RESPONSES[message.type] or message.to != raft.id:
+        return Refusal.LOCAL_MESSAGE
+    log = raft.log
+    if message.entries and message.entries[-1].index > log.applying:
+        return Refusal.IMPOSSIBLE_INDEX
+    if message.snapshot is not None and message.snapshot.meta.index > log.committed:
+        return Refusal.IMPOSSIBLE_INDEX
+    return None
+
+
+def _check_append(raft: Raft, message: Message) -> Refusal | None:
+    if raft.leader != message.sender and (found := two_leaders(raft, message)) is not None:
+        raft.evidence = found
+        return Refusal.SECOND_LEADER
+    entries = message.entries
+    if not entries:
+        return None
+    first = message.index + 1
+    if list(map(_index_of, entries)) != list(range(first, first + len(entries))):
+        return Refusal.MALFORMED
+    if not _terms_in_order(message.log_term, entries, message.term):
+        return Refusal.MALFORMED
+    return None
+
+
+def _terms_in_order(lowest: int, entries: Sequence[Entry], highest: int) -> bool:
+    """Whether terms never decrease from `lowest` over the entries to `highest` (thesis, 3.5)."""
+    first, last = entries[0].term, entries[-1].term
+    if not max(lowest, 1) <= first <= last <= highest:
+        return False
+    terms = list(map(_term_of, entries))
+    if first == last:  # the usual case, decided without sorting
+        return terms.count(first) == len(terms)
+    return terms == sorted(terms)
+
+
+def _check_append_response(raft: Raft, message: Message) -> Refusal | None:
+    if not _to_this_leader(raft, message):
+        return None
+    if not message.reject and message.index > raft.log.last_index:
+        return Refusal.IMPOSSIBLE_INDEX
+    return _check_session(raft, message)
+
+
+def _check_heartbeat(raft: Raft, message: Message) -> Refusal | None:
+    if raft.leader != message.sender and (found := two_leaders(raft, message)) is not None:
+        raft.evidence = found
+        return Refusal.SECOND_LEADER
+    # A leader tells a follower to commit what it knows the follower to hold.
+    if message.term >= raft.term and message.commit > raft.log.last_index:
+        raft.evidence = lost_entries(raft, message) or raft.evidence
+        return Refusal.IMPOSSIBLE_INDEX
+    return None
+
+
+def _check_heartbeat_response(raft: Raft, message: Message) -> Refusal | None:
+    if not _to_this_leader(raft, message):
+        return None
+    if message.context:
+        position = decode_position(message.context)
+        if position is None:
+            return Refusal.MALFORMED
+        if position > raft.reads.last_position:
+            return Refusal.IMPOSSIBLE_INDEX
+    return _check_session(raft, message)
+
+
+def _check_snapshot(_: Raft, message: Message) -> Refusal | None:
+    if message.snapshot is None:
+        return Refusal.MALFORMED
+    meta = message.snapshot.meta
+    if not (0 < meta.index <= _MAX_NUMBER and 0 < meta.term <= message.term):
+        return Refusal.MALFORMED
+    try:
+        restore(meta.membership, meta.index)
+    except MembershipRefused:
+        return Refusal.MALFORMED
+    return None
+
+
+def _check_proposal(_: Raft, message: Message) -> Refusal | None:
+    if not message.entries:
+        return Refusal.MALFORMED
+    for entry in message.entries:
+        if entry.type is not EntryType.NORMAL:
+            try:
+                decode_change(entry)
+            except ValueError:
+                return Refusal.MALFORMED
+    return None
+
+
+def _check_read(_: Raft, message: Message) -> Refusal | None:
+    return None if len(message.entries) == 1 else Refusal.MALFORMED
+
+
+def _to_this_leader(raft: Raft, message: Message) -> bool:
+    return raft.state is StateType.LEADER and message.term == raft.term
+
+
+def _check_session(raft: Raft, message: Message) -> Refusal | None:
+    # The node's own acknowledgements speak of its own log, of which there is only one. An answer without a session
+    # answers a message without one, which no leader of this kind sends: it came by a way of the runtime's own.
+    if message.session in (0, raft.tracker.progress[message.sender].session) or message.sender == raft.id:
+        return None
+    return Refusal.STALE_SESSION
+
+
+_CHECKS: Final[dict[MessageType, Callable[[Raft, Message], Refusal | None]]] = {
+    MessageType.PROP: _check_proposal,
+    MessageType.APP: _check_append,
+    MessageType.APP_RESP: _check_append_response,
+    MessageType.SNAP: _check_snapshot,
+    MessageType.HEARTBEAT: _check_heartbeat,
+    MessageType.HEARTBEAT_RESP: _check_heartbeat_response,
+    MessageType.READ_INDEX: _check_read,
+    MessageType.READ_INDEX_RESP: _check_read,
+}

@@ -1,0 +1,70 @@
+"""When a leader tells its followers how far the log is committed.
+
+The commit index travels with entries and heartbeats. Sent by itself each time it moves it would be half of all
+messages between busy nodes, so it is not: under load the next entries take it along in a moment. Where none follow it
+is sent after `COMMIT_QUIET_S`, so that what followers show when all is quiet is not older than that. And it is sent at
+once where a follower waits for it: its own proposals are answered there when it applies them. (hashicorp/raft waits up
+to 50 ms for the next entries, its `CommitTimeout`; etcd/raft sends each commit index at once.)
+
+A follower's linearizable read does not wait for this: the heartbeat that confirms the leader carries the commit index,
+as far as the follower is known to hold the log. Where its disk is behind it hears the rest in one of the ways above.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from syncline.consensus.types import StateType
+
+if TYPE_CHECKING:
+    from syncline.node.runtime import Driver
+
+__all__ = ["Commits"]
+
+COMMIT_QUIET_S: Final = 0.01
+"""Longer than the entries of a client that writes one thing after the other are apart, so that its writes need no such
+message; too short for a reader of a follower's own state to notice."""
+
+
+class Commits:
+    """Of one node; does something only while it leads.
+
+    Who comes to lead has no commits of before to tell: they travel with the entry that begins its term, which everybody
+    is sent, and when that one is committed it is the first that is told from here.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._known = driver.core.commit
+        self._awaited = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def awaited(self, index: int) -> None:
+        """A follower waits until it may apply the entry at `index`."""
+        self._awaited = max(self._awaited, index)
+
+    def look(self) -> None:
+        """See to what has been committed since the last call."""
+        core = self._driver.core
+        commit = core.commit
+        if commit == self._known:
+            return
+        before, self._known = self._known, commit
+        if core.state is not StateType.LEADER:
+            return
+        if self._awaited > before:
+            core.tell_commit()
+        elif self._timer is None:
+            self._timer = self._driver.loop.call_later(COMMIT_QUIET_S, self._on_timer)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        driver = self._driver
+        if not driver.stopped and driver.core.state is StateType.LEADER:
+            driver.core.tell_commit()
+            driver.schedule()

@@ -1,0 +1,272 @@
+"""The log's writer: durable appends, in groups, that the event loop does not wait for.
+
+All appends that gather while one write and its sync run make up the next one: the group commit. What an append
+promises (its responses) is delivered only after it is durable.
+
+A group is encoded and written here, on the loop, into the system's cache; its sync, which takes a disk's time, is made
+beside the loop by a `platform.worker.Flusher`. What may take longer goes to a thread as a whole: a new segment, a large
+group, the removal of old segments; and all groups do where the system has no flusher. One of these is under way at any
+time, never two.
+
+A disk that hangs is waited for in a sync, not on the loop: the next group is not written before that has returned.
+
+A commit index that moves is mostly not worth a sync of its own: no promise about data waits for it (see
+`consensus.rawnode`), and it travels with the next append, in the same frame or an earlier one, which is what elections
+rest on. If none comes it is written by itself after `COMMIT_SETTLE_S`, so that a node that is killed when all is quiet
+knows what it had applied. The exception is a change of the membership: its commit index is a promise, and is written
+when the change is applied (`settle_now`; see `node.settlement`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from syncline.consensus.types import HardState, Message, MessageType
+from syncline.platform.worker import Workers
+from syncline.storage.stored_log import StoredLog
+from syncline.storage.wal.writer import NotBegun, Wal, WalWrite, WriteResult
+
+__all__ = ["LogWriter"]
+
+log = logging.getLogger("syncline.node")
+
+NOT_BEGUN_S: Final = 0.1
+"""After so long the next segment is tried again if the process had no file descriptor for it."""
+
+COMMIT_SETTLE_S: Final = 0.02
+"""For so long a commit index waits for an append to travel with. Longer than a node in use is ever without one, so
+that no client waits behind a sync that nobody needs; too short for a person to notice what a crash takes back."""
+
+
+class _Append(msgspec.Struct, frozen=True):
+    write: WalWrite
+    responses: list[Message]
+    queued_s: float
+
+
+class _Work(msgspec.Struct, frozen=True):
+    """What the thread does: writes, and then the removal of entries up to an index, where that is not 0."""
+
+    writes: list[WalWrite]
+    compact_to: int
+
+
+class _NotBegun(msgspec.Struct, frozen=True):
+    """Work of which nothing was done, and why."""
+
+    work: _Work
+    error: NotBegun
+
+
+class LogWriter:
+    """Writes what the core asks to be stored. `durable` gets the responses of each group, on the loop."""
+
+    def __init__(
+        self,
+        wal: Wal,
+        log: StoredLog,
+        workers: Workers,
+        durable: Callable[[list[Message]], None],
+        failed: Callable[[BaseException], None],
+        *,
+        on_thread: bool = False,
+    ) -> None:
+        self._wal = wal
+        self._log = log
+        self._durable = durable
+        self._failed = failed
+        self._loop = asyncio.get_running_loop()
+        self._now_s = workers.now_s
+        self._group: list[_Append] = []
+        """What is being written."""
+        self._gathering: list[_Append] = []
+        """What has come since: the next group."""
+        self._compact_to = 0
+        """Up to here entries are to be dropped; 0 where they are already."""
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+        self._broken = False
+        """Whether something has failed: nothing is promised any more."""
+        self._short = False
+        """Whether the log waits for a file descriptor."""
+        self._hard_state = log.hard_state
+        """As the core has it; `_unsettled` where no append has taken it along yet."""
+        self._unsettled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self.syncs = 0
+        self.sync_s = 0.0
+        self.last_sync_s = 0.0
+        self.observe: Callable[[float], None] | None = None
+        """Told how long each group took, from its first append's queueing."""
+        self._flusher = None if on_thread else workers.flusher(wal.file, self._flushed)
+        self._worker = workers.start("syncline-log", self._process, self._processed, self._fail)
+
+    def append(self, message: Message) -> None:
+        """Store what a `STORAGE_APPEND` message carries. What promises nothing new is answered at once, or in turn."""
+        if self._broken:
+            return
+        before = self._hard_state
+        if message.term:
+            self._hard_state = HardState(message.term, message.vote, message.commit)
+            self._unsettled = True
+        moved = (self._hard_state.term, self._hard_state.vote) != (before.term, before.vote)
+        if message.entries or message.snapshot is not None or moved:
+            self._put(message)
+            return
+        if self._unsettled and self._timer is None:
+            self._timer = self._loop.call_later(COMMIT_SETTLE_S, self._on_timer)
+        if under_way := self._gathering or self._group:  # what was promised before is still on its way to the disk
+            under_way[-1].responses.extend(message.responses)
+        else:
+            self._durable(list(message.responses))
+
+    def _put(self, message: Message) -> None:
+        write = WalWrite(
+            entries=message.entries,
+            hard_state=self._hard_state if self._unsettled else None,
+            snapshot=message.snapshot.meta if message.snapshot is not None else None,
+        )
+        self._unsettled = False
+        if not self._closed:
+            self._gathering.append(_Append(write, list(message.responses), self._now_s()))
+            self._start()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.settle_now()
+
+    @property
+    def durable_commit(self) -> int:
+        """The commit index that a crash can't take back."""
+        return self._log.hard_state.commit
+
+    def settle_now(self) -> None:
+        """Write a commit index that no append has taken along."""
+        if self._unsettled:
+            self._put(Message(MessageType.STORAGE_APPEND))
+
+    def compact(self, index: int) -> None:
+        """Give up entries up to `index`: at once in memory, then on disk."""
+        self.settle_now()  # the log must not give up what it does not know to be committed
+        self._log.compacted(index)
+        if not self._closed:
+            self._compact_to = max(self._compact_to, index)
+            self._start()
+
+    @property
+    def syncs_on_a_thread(self) -> bool:
+        """Whether the system has no other way to sync beside the loop."""
+        return self._flusher is None
+
+    def oldest_s(self) -> float:
+        """For how long the oldest append has been waiting to become durable; 0 where none is."""
+        under_way = self._group or self._gathering
+        return self._now_s() - under_way[0].queued_s if under_way else 0.0
+
+    async def close(self) -> None:
+        """Write what has gathered, deliver what it promised, and end."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.settle_now()
+        self._closed = True
+        await self._idle.wait()
+        if self._flusher is not None:
+            await self._flusher.close()
+        await self._worker.close()
+
+    def _start(self) -> None:
+        """Where nothing is being written, begin at once: a turn of the core has one append, and nothing to wait for."""
+        if self._idle.is_set():
+            self._idle.clear()
+            self._write_group()
+
+    def _write_group(self) -> None:
+        """Write what has gathered. Only where nothing is being written."""
+        self._group, self._gathering = self._gathering, []
+        if not self._group and not self._compact_to:
+            self._idle.set()
+            return
+        writes = [append.write for append in self._group]
+        try:
+            if self._flusher is not None and writes and not self._compact_to:
+                file = self._wal.begin(writes)
+                if file is not None:
+                    self._flusher.flush(file)
+                    return
+        except Exception as error:  # noqa: BLE001 - what the log refuses, or the disk, is the end of both
+            self._fail(error)
+            return
+        self._worker.put(_Work(writes, self._compact_to))
+        self._compact_to = 0
+
+    def _process(self, works: list[_Work]) -> WriteResult | _NotBegun | None:
+        """On the thread."""
+        [work] = works
+        try:
+            result = self._wal.write(work.writes) if work.writes else None
+        except NotBegun as error:
+            return _NotBegun(work, error)
+        if work.compact_to:
+            self._wal.compact(work.compact_to)
+        return result
+
+    def _processed(self, result: WriteResult | _NotBegun | None) -> None:
+        """What the thread has done; what was not begun is done again after a while, before anything else."""
+        if not isinstance(result, _NotBegun):
+            self._written(result)
+        elif self._closed:
+            self._fail(result.error)
+        else:
+            if not self._short:
+                log.warning("the log waits: %s", result.error)
+            self._short = True
+            self._loop.call_later(NOT_BEGUN_S, self._worker.put, result.work)
+
+    def _flushed(self, error: BaseException | None) -> None:
+        try:
+            result = self._wal.finish(error)
+        except Exception as failure:  # noqa: BLE001 - as in `_write_group`
+            self._fail(failure)
+            return
+        self._written(result)
+
+    def _written(self, result: WriteResult | None) -> None:
+        """The group is durable. The next one goes to the disk before this one's promises are delivered."""
+        if self._broken:
+            return  # while this group was under way the one before could not be delivered: no promise may overtake it
+        self._short = False
+        group = self._group
+        self._write_group()
+        if result is None:
+            return
+        try:
+            self._deliver(group, result)
+        except Exception as error:  # noqa: BLE001 - the log in memory and the one on disk may differ: stop
+            self._fail(error)
+
+    def _deliver(self, group: list[_Append], result: WriteResult) -> None:
+        elapsed = self._now_s() - group[0].queued_s
+        self.syncs += 1
+        self.sync_s += elapsed
+        self.last_sync_s = elapsed
+        if self.observe is not None:
+            self.observe(elapsed)
+        responses: list[Message] = []
+        for append in group:
+            self._log.appended(append.write, result)
+            responses.extend(append.responses)
+        self._durable(responses)
+
+    def _fail(self, error: BaseException) -> None:
+        """Fail-stop: what has gathered is not written, and nothing is taken any more."""
+        self._closed = self._broken = True
+        self._gathering.clear()
+        self._compact_to = 0
+        self._idle.set()
+        self._failed(error)

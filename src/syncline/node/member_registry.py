@@ -1,0 +1,216 @@
+"""The member book: names and addresses for the ids that the consensus core knows.
+
+It is replicated state of the runtime's own: changed only by applied entries, carried in every snapshot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from syncline.consensus.types import MembershipState, NodeId
+from syncline.node.envelope import ClusterLevels, Member
+from syncline.node.starts.incarnations import are_forked
+
+__all__ = [
+    "MemberBook",
+    "MemberInfo",
+    "Membership",
+    "derive_cluster_id",
+    "derive_node_id",
+    "format_id",
+    "is_founder",
+    "parse_id",
+]
+
+REMOVED_KEPT = 1024
+"""Ids of removed members that are remembered, oldest dropped first, so that a removed node can be told so."""
+
+
+class MemberInfo(msgspec.Struct, frozen=True):
+    """One member of the membership in force. `promote`: a learner that becomes a voter once it has caught up."""
+
+    id: NodeId
+    name: str
+    address: str
+    http: str
+    voter: bool
+    promote: bool = False
+    level: int = 0
+    """The highest feature level that it can do; 0: not known yet."""
+    machine_version: int = 0
+
+    @property
+    def role(self) -> str:
+        return "voter" if self.voter else "learner"
+
+
+class Membership(msgspec.Struct, frozen=True):
+    """Who belongs to the cluster. `index` is the log index of the last change that was applied here.
+
+    Pass `index` to a membership call to make it conditional on nothing having changed since. `joint` is true while a
+    change of several voters is under way.
+    """
+
+    index: int
+    members: dict[NodeId, MemberInfo]
+    joint: bool
+
+    def by_name(self, name: str) -> MemberInfo | None:
+        return next((member for member in self.members.values() if member.name == name), None)
+
+
+class BookState(msgspec.Struct, array_like=True, frozen=True):
+    """The book as it stands in a snapshot."""
+
+    membership_index: int
+    members: tuple[Member, ...]
+    removed: tuple[NodeId, ...]
+    levels: ClusterLevels = ClusterLevels()
+
+
+class MemberBook:
+    """Names and addresses by id, and the ids that were removed."""
+
+    def __init__(self) -> None:
+        self.membership_index = 0
+        self.members: dict[NodeId, Member] = {}
+        self.removed: dict[NodeId, None] = {}
+        self.levels = ClusterLevels()
+
+    def announce(self, member: Member) -> bool:
+        """Take what a member announces about itself; tells whether anything changed.
+
+        Nothing changes if it is about another data directory than the known one, which never changes, or from an
+        earlier start than the newest that has announced itself, or a fork of that one.
+        """
+        known = self.members.get(member.id)
+        if member.id in self.removed or known == member:
+            return False
+        if known is not None:
+            if known.directory not in (0, member.directory) or member.incarnation < known.incarnation:
+                return False
+            if are_forked(known.incarnation, member.incarnation):
+                return False
+            member = msgspec.structs.replace(member, promote=known.promote)
+        self.members[member.id] = member
+        return True
+
+    def changed(
+        self,
+        index: int,
+        membership: MembershipState,
+        brought: tuple[Member, ...],
+        updated: frozenset[NodeId] = frozenset(),
+    ) -> None:
+        """Record that a change was applied at `index`, and that `membership` is now in force.
+
+        `brought` has a record for each member that the change is about. Of a member that is known, only `promote` is
+        taken: the rest may be older than what it has announced since. For those in `updated`, the address is taken too,
+        unless a newer start has announced itself.
+        """
+        self.membership_index = index
+        present = members_of(membership)
+        for member in brought:
+            if member.id in present:
+                self.members[member.id] = self._merged(member, member.id in updated)
+                self.removed.pop(member.id, None)
+        for gone in sorted(known for known in self.members if known not in present):  # in one order on all nodes
+            del self.members[gone]
+            self.removed[gone] = None
+        while len(self.removed) > REMOVED_KEPT:
+            del self.removed[next(iter(self.removed))]
+
+    def _merged(self, brought: Member, updated: bool) -> Member:
+        known = self.members.get(brought.id)
+        if known is None:
+            return brought
+        if updated:
+            return msgspec.structs.replace(known, address=brought.address) if self.is_current(brought) else known
+        return msgspec.structs.replace(known, promote=brought.promote)
+
+    def is_current(self, record: Member) -> bool:
+        """Whether a record is of the start and the data directory that are known of its member."""
+        known = self.members.get(record.id)
+        return known is not None and (known.directory, known.incarnation) == (record.directory, record.incarnation)
+
+    def label(self, node_id: NodeId, name: str = "") -> str:
+        """A node for people, by name and id. `name` is what it calls itself, if it may not be a member."""
+        known = self.members.get(node_id)
+        return f"{name or (known.name if known is not None else '') or '?'} ({format_id(node_id)})"
+
+    def dump(self) -> bytes:
+        return msgspec.msgpack.encode(
+            BookState(
+                membership_index=self.membership_index,
+                members=tuple(self.members[key] for key in sorted(self.members)),
+                removed=tuple(self.removed),
+                levels=self.levels,
+            )
+        )
+
+    def load(self, data: bytes) -> None:
+        """Take over the book of a snapshot."""
+        state = msgspec.msgpack.decode(data, type=BookState)
+        self.membership_index = state.membership_index
+        self.members = {member.id: member for member in state.members}
+        self.removed = dict.fromkeys(state.removed)
+        self.levels = state.levels
+
+    def membership(self, state: MembershipState) -> Membership:
+        """The membership in force, with names and addresses."""
+        voters = {*state.voters, *state.voters_outgoing}
+        members = {}
+        for node_id in sorted(members_of(state)):
+            known = self.members.get(node_id) or Member(id=node_id, name="", address="")
+            members[node_id] = MemberInfo(
+                id=node_id,
+                name=known.name,
+                address=known.address,
+                http=known.http,
+                voter=node_id in voters,
+                promote=known.promote,
+                level=known.level,
+                machine_version=known.machine_version,
+            )
+        return Membership(index=self.membership_index, members=members, joint=bool(state.voters_outgoing))
+
+
+def members_of(state: MembershipState) -> set[NodeId]:
+    """Everybody in a membership, voters and learners, both halves of a joint one."""
+    return {*state.voters, *state.voters_outgoing, *state.learners, *state.learners_next}
+
+
+def derive_cluster_id(token: str, peers: dict[str, str]) -> int:
+    """The id of a cluster that is bootstrapped from this token and these peers: equal on all of them."""
+    parts = [token, *(f"{name}={peers[name]}" for name in sorted(peers))]
+    return _hash63("cluster", *parts)
+
+
+def derive_node_id(cluster_id: int, name: str) -> NodeId:
+    """The id of a member that the cluster was bootstrapped with."""
+    return _hash63("node", str(cluster_id), name)
+
+
+def is_founder(node_id: NodeId, cluster_id: int, name: str) -> bool:
+    """Whether a member is one that the cluster was bootstrapped with."""
+    return node_id == derive_node_id(cluster_id, name)
+
+
+def _hash63(*parts: str) -> int:
+    digest = hashlib.sha256("\0".join(parts).encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 1) or 1
+
+
+def format_id(value: int) -> str:
+    """An id as people see it: sixteen hexadecimal digits."""
+    return f"{value:016x}"
+
+
+def parse_id(text: str) -> int:
+    """The id behind `format_id`'s text. Raises ValueError."""
+    value = int(text, 16)
+    if not 0 < value < 2**63:
+        raise ValueError(f"{text!r} is not an id")
+    return value

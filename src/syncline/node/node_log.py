@@ -1,0 +1,164 @@
+"""The log lines of a node about itself: role, leader, term, membership, snapshots, transfers, and its end.
+
+Each names nodes by name and id (`b (5f46…)`, sixteen hexadecimal digits). While there is no leader, a line says which
+members this node reaches, which ones reach it, and since when. docs/logs.md lists them for operators.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from syncline.consensus.rawnode import RawNode
+from syncline.consensus.types import NONE, MembershipState, NodeId
+from syncline.errors import SynclineError
+from syncline.node.events import EventKind
+from syncline.node.member_registry import MemberBook, members_of
+from syncline.transport.messages import PeerStats
+
+__all__ = ["NodeLog"]
+
+log = logging.getLogger("syncline.node")
+
+AGAIN_S: Final = 10.0
+"""Between two lines of a node that has no leader."""
+
+PATIENCE_ELECTIONS: Final = 2
+"""An election ends within so many election timeouts, if nothing is wrong: until then no line says so."""
+
+
+class NodeLog:
+    """Of one node. `links` are the links to its peers, `clock` is the event loop's."""
+
+    def __init__(
+        self,
+        core: RawNode,
+        book: MemberBook,
+        links: Callable[[], Mapping[NodeId, PeerStats]],
+        clock: Callable[[], float],
+        *,
+        name: str,
+        election_s: float,
+    ) -> None:
+        self._core = core
+        self._book = book
+        self._links = links
+        self._clock = clock
+        self._name = name
+        self._patience_s = PATIENCE_ELECTIONS * election_s
+        self.term = core.term
+        self.transferee: NodeId = NONE
+        """As they were told last: the caller compares, because it looks very often."""
+        self._role = core.state.name.lower()
+        self._leader: NodeId = NONE
+        self._leaderless_s: float | None = clock()
+        """Since when there is no leader; None while there is one."""
+        self._tell_s = self._leaderless_s + self._patience_s
+        self._lost_s: dict[NodeId, float] = {}
+        """When the links that are down were lost."""
+
+    def label(self, node_id: NodeId) -> str:
+        """A node's name and id."""
+        return self._book.label(node_id, self._name if node_id == self._core.raft.id else "")
+
+    def _own(self) -> str:
+        return f"node {self.label(self._core.raft.id)}"
+
+    # -- changes ------------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """The term or the transfer under way has changed, perhaps."""
+        term, transferee = self._core.term, self._core.raft.transferee
+        if term != self.term:
+            log.info("%s: term %d, after term %d", self._own(), term, self.term)
+            self.term = term
+        if transferee != self.transferee:
+            if transferee != NONE:
+                log.info("%s: transfers the leadership of term %d to %s", self._own(), term, self.label(transferee))
+            else:
+                log.info("%s: the transfer to %s is over", self._own(), self.label(self.transferee))
+            self.transferee = transferee
+
+    def on_event(self, kind: EventKind, subject: NodeId, detail: str) -> None:
+        """Something happened that is told to those who watch the node, too."""
+        if kind is EventKind.STATE:
+            self.look()
+            log.info("%s: %s in term %d, before: %s", self._own(), detail, self.term, self._role)
+            self._role = detail
+        elif kind is EventKind.LEADER:
+            self._on_leader(subject)
+        elif kind is EventKind.MEMBERSHIP:
+            shown = self._membership(self._core.raft.tracker.configuration.state())
+            log.info("%s: membership of %s: %s", self._own(), detail, shown)
+        elif kind is EventKind.SNAPSHOT:
+            log.info("%s: snapshot %s", self._own(), detail)
+        elif kind is EventKind.PEER_UP:
+            self._lost_s.pop(subject, None)
+            log.info("%s: reaches %s", self._own(), self.label(subject))
+        elif kind is EventKind.PEER_DOWN:
+            self._lost_s[subject] = self._clock()
+            log.info("%s: does not reach %s any more: %s", self._own(), self.label(subject), detail)
+
+    def stopped(self, reason: SynclineError, *, failed: bool) -> None:
+        """The node's end: closed, or stopped by itself."""
+        text, own = str(reason), self._own()
+        if not text.startswith(own):  # some reasons name the node themselves
+            text = f"{own}: {text}"
+        log.log(logging.CRITICAL if failed else logging.INFO, "%s", text)
+
+    def _on_leader(self, leader: NodeId) -> None:
+        self.look()
+        before, self._leader = self._leader, leader
+        if leader != NONE:
+            log.info("%s: the leader of term %d is %s", self._own(), self.term, self.label(leader))
+            self._leaderless_s = None
+        else:
+            log.info("%s: no leader in term %d, before: %s", self._own(), self.term, self.label(before))
+            self._leaderless_s = self._clock()
+            self._tell_s = self._leaderless_s + self._patience_s
+
+    def _membership(self, state: MembershipState) -> str:
+        voters = f"voters {self._labels(state.voters)}"
+        outgoing = f"; outgoing voters {self._labels(state.voters_outgoing)}" if state.voters_outgoing else ""
+        learners = {*state.learners, *state.learners_next}
+        return voters + outgoing + (f"; learners {self._labels(learners)}" if learners else "")
+
+    def _labels(self, ids: tuple[NodeId, ...] | set[NodeId]) -> str:
+        return ", ".join(sorted(map(self.label, ids)))
+
+    # -- without a leader ---------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """With each tick: has this node been without a leader for too long?"""
+        if self._leaderless_s is None or (now_s := self._clock()) < self._tell_s:
+            return
+        self._tell_s = now_s + AGAIN_S
+        if self._core.raft.id in members_of(self._core.raft.tracker.configuration.state()):
+            lasting_s = now_s - self._leaderless_s
+            text = "%s: no leader for %.1f s (%s in term %d): %s"
+            log.warning(text, self._own(), lasting_s, self._role, self.term, self.reachability())
+
+    def reachability(self) -> str:
+        """Which members this node reaches, which ones reach it, and since when."""
+        links, now_s = self._links(), self._clock()
+        members = members_of(self._core.raft.tracker.configuration.state()) - {self._core.raft.id}
+        parts = [self._of_peer(peer, links.get(peer), now_s) for peer in sorted(members, key=self.label)]
+        return "; ".join(parts) or "there is no other member"
+
+    def _of_peer(self, peer: NodeId, link: PeerStats | None, now_s: float) -> str:
+        if link is None:
+            return f"{self.label(peer)}: no address is known"
+        if link.connected_since_s is not None:
+            to = f"reached for {link.connected_since_s:.1f} s"
+        elif (lost_s := self._lost_s.get(peer)) is not None:
+            to = f"not reached for {now_s - lost_s:.1f} s ({link.last_error})"
+        else:
+            to = f"not reached since the start ({link.last_error or 'no answer yet'})"
+        if link.reached_by_since_s is not None:
+            back = f"reaches this node for {link.reached_by_since_s:.1f} s"
+        elif link.last_contact_s is not None:
+            back = f"does not reach this node, last heard of {link.last_contact_s:.1f} s ago"
+        else:
+            back = "has not reached this node since the start"
+        return f"{self.label(peer)}: {to}, {back}"

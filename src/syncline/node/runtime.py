@@ -1,0 +1,600 @@
+"""The engine room: turns events into steps of the consensus core, and what the core asks for into work.
+
+Events of one turn of the event loop (proposals, reads, messages, storage answers) gather; then one `_turn` gives them
+to the core and carries out its `Ready`s: storage work to the log writer, committed entries to the applier, messages to
+the peers. Messages of a leader leave before its own disk has answered; what promises durability (votes,
+acknowledgements) rides on the storage work and leaves after it. Nothing here blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from threading import get_ident
+
+from syncline.consensus.rawnode import RawNode
+from syncline.consensus.types import (
+    LOCAL_APPEND,
+    LOCAL_APPLY,
+    NONE,
+    Message,
+    MessageType,
+    NodeId,
+    ProposalDropped,
+    SoftState,
+    StateType,
+)
+from syncline.errors import Dropped, NodeFailed, OperationError, SynclineError, TransportError, UsageError
+from syncline.node.addresses import Addresses
+from syncline.node.append_pacing import AppendPacing
+from syncline.node.applier import ApplyWork, RestoreWork
+from syncline.node.bootstrap import Founding
+from syncline.node.commit_notifier import Commits
+from syncline.node.components import Parts
+from syncline.node.config import Config
+from syncline.node.digests import DigestDoors, Digests
+from syncline.node.envelope import DATA, MEMBERSHIP
+from syncline.node.events import Event, EventKind, Events
+from syncline.node.examination import Examined, examine_forward
+from syncline.node.first_election import FirstElection
+from syncline.node.forwarding import Forwarding, ForwardingDoors
+from syncline.node.futures import Queued, Waiter
+from syncline.node.ignored_entries import Ignored
+from syncline.node.lost_promises import Promises
+from syncline.node.membership import Reconfiguration
+from syncline.node.node_log import NodeLog
+from syncline.node.proposals import Proposals
+from syncline.node.read_batches import Reads
+from syncline.node.recovery_barrier import Horizon
+from syncline.node.rejections import HANDING_OVER
+from syncline.node.rejections import refused as refused_by
+from syncline.node.settlement import Settlement
+from syncline.node.snapshots import Snapshotter
+from syncline.node.term_guard import TermGuard
+from syncline.storage.space import Shortage
+from syncline.transport.messages import (
+    AcceptedProposal,
+    DigestReport,
+    Forward,
+    ForwardReply,
+    Notice,
+    PeerMessage,
+    RefusedProposal,
+    SnapshotSink,
+)
+
+__all__ = ["Driver"]
+
+log = logging.getLogger("syncline.node")
+
+GATHER_BYTES = 1 << 20
+"""So much is not held back any more: as much as goes into one append message."""
+
+APPLIES_PER_TURN, APPLIED_PER_TURN = 3, 1024
+"""Batches of entries (`startup.APPLY_BATCH_BYTES` each), and entries, that a state machine on the loop applies in one
+turn: a start with a long log behind its snapshot must not hold the loop until all of it is applied."""
+
+READS_RETRY_HEARTBEATS = 5
+"""A read that was not confirmed within so many heartbeats is asked again: the request or its answer was lost."""
+
+ACKNOWLEDGEMENTS = (MessageType.APP_RESP, MessageType.HEARTBEAT_RESP)
+"""Answers that carry the durable commit index of this node (see `settlement`)."""
+
+
+class Driver:
+    """One node's loop. Made by `Raft.open`; everything runs on the event loop's thread."""
+
+    def __init__(self, config: Config, parts: Parts, rng: random.Random, failed: Callable[[NodeFailed], None]) -> None:
+        self.config = config
+        self.parts = parts
+        self.core: RawNode = parts.core
+        self.rng = rng
+        self.events = Events()
+        self.loop = asyncio.get_running_loop()
+        self.thread = get_ident()
+        self.proposals = Proposals(rng, step_s=config.heartbeat_s, max_bytes=config.max_pending_bytes)
+        self.reads = Reads(
+            rng,
+            step_s=config.heartbeat_s,
+            retry_s=READS_RETRY_HEARTBEATS * config.heartbeat_s,
+            ask=lambda context: void(self.core.read_index(context)),
+            asleep_s=parts.asleep_s,
+        )
+        self.ignored = Ignored(self.loop.time)
+        self.term_guard = TermGuard()
+        self.founding = Founding(self)
+        self.node_log = NodeLog(
+            self.core,
+            parts.book,
+            parts.transport.stats,
+            self.loop.time,
+            name=config.name,
+            election_s=config.election_s,
+        )
+        self.first_election = FirstElection(self.core, lambda peer: parts.transport.directory_of(peer) is not None)
+        self.settlement = Settlement(
+            self.core, parts.book, parts.writer, send=parts.transport.send, changed=self.wake_watchers
+        )
+        path, send, has_copies = config.data_dir, parts.transport.send, parts.guard.has_copies
+        self.promises = Promises(self.core, has_copies, name=config.name, data_dir=path, send=send, fail=self.fail)
+        self.reconfiguration = Reconfiguration(self)
+        first_peers, update = parts.first_peers.known, self.reconfiguration.update
+        self.addresses = Addresses(config.peers, first_peers, parts.identity, parts.book, parts.transport, update)
+        self.snapshotter = Snapshotter(self)
+        self.pacing = AppendPacing(self.core, parts.transport, self.schedule)
+        self.applied = self.core.applied
+        self.horizon = Horizon(self)
+        self.commits = Commits(self)
+        doors = DigestDoors(
+            parts.transport.send, parts.wal.check_space, self.reconfiguration.is_alive, self.fail, self.loop.time
+        )
+        self.digests = Digests(self.core, parts.book, doors, parts.machine.digests, config.name, config.election_s)
+        self.stopped_by: SynclineError | None = None
+        self.stopped = False
+        self.leader_contact_s: float | None = None
+        self.leader_changes = 0
+        self.loop_lag_s = 0.0
+        self._failed = failed
+        self.forwarding = self._make_forwarding()
+        self._queue: list[Queued] = []
+        self._queued_bytes = 0
+        self._appending = False
+        """Whether the disk has not answered since this leader appended proposals of its own. Others gather meanwhile.
+
+        They would have to wait for the disk anyway. Gathered, they make one append for each node and not many, each of
+        which costs all of them more than the entries in it.
+        """
+        self._scheduled = False
+        self._in_turn = False
+        self._stall_told = False
+        self._soft = SoftState(NONE, StateType.FOLLOWER)
+        self._watchers: dict[asyncio.Future[None], None] = {}
+        self._ticker: asyncio.TimerHandle | None = None
+        self._next_tick_s = 0.0
+
+    def check_running(self) -> None:
+        """Raise what stopped the node, if something did, and `UsageError` on another thread than the loop's."""
+        if get_ident() != self.thread:
+            raise UsageError(
+                "this node belongs to the event loop of another thread: use loop.call_soon_threadsafe or"
+                " asyncio.run_coroutine_threadsafe to call it there"
+            )
+        if self.stopped_by is not None:
+            raise self.stopped_by
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the clock."""
+        self._next_tick_s = self.loop.time() + self.config.heartbeat_s
+        self._ticker = self.loop.call_at(self._next_tick_s, self._tick)
+        self.schedule()
+
+    def opened(self) -> None:
+        """What this node knew to be committed at its start is applied."""
+        self._elect_at_once()
+        self.schedule()
+
+    def _elect_at_once(self) -> None:
+        if self.core.leader == NONE and not self.founding.waiting and not self.stopped:
+            self.first_election.look()
+
+    def stop(self, sent: SynclineError, unsent: SynclineError) -> None:
+        """Take no more events; end whatever waits."""
+        self.stopped_by, self.stopped = unsent, True
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self.commits.stop()
+        self._queue.clear()
+        self.proposals.fail_all(sent, unsent)
+        self.reads.fail_all(unsent)
+        self.snapshotter.stop(unsent)
+        self.wake_watchers()
+        self.emit(EventKind.STOPPED, detail=str(sent))
+        self.node_log.stopped(sent, failed=isinstance(sent, NodeFailed))
+        self.events.close()
+
+    def fail(self, error: BaseException) -> None:
+        """Fail-stop: something that must not fail did.
+
+        What runs as a callback ends here whatever it raises: in the event loop's log an error would be forgotten, and
+        the node would go on in a state that is in doubt.
+        """
+        if self.stopped:
+            return
+        text = str(error) if isinstance(error, SynclineError) else f"{type(error).__name__}: {error}"
+        failure = error if isinstance(error, NodeFailed) else NodeFailed(f"the node has stopped itself: {text}")
+        failure.__cause__ = error if failure is not error else None
+        self.stop(failure, failure)
+        self._failed(failure)
+
+    def _tick(self) -> None:
+        now = self.loop.time()
+        self.loop_lag_s = max(0.0, now - self._next_tick_s)
+        # After a pause of the process the missed ticks are left out: they say nothing about the leader.
+        self._next_tick_s = max(self._next_tick_s + self.config.heartbeat_s, now)
+        self._ticker = self.loop.call_at(self._next_tick_s, self._tick)
+        try:
+            self._on_tick(now)
+        except Exception as error:  # noqa: BLE001 - see `fail`
+            self.fail(error)
+        self._run(ask=True)
+
+    def _on_tick(self, now: float) -> None:
+        if self.founding.waiting:
+            self.founding.look(now)
+        elif not self.parts.confirmation.look(now) or self.core.state is StateType.LEADER:
+            self.core.tick()  # a leader without a quorum steps down
+            self._elect_at_once()
+        why_no_leader = self.why_no_leader() if self.core.leader == NONE else ""
+        self.proposals.expire(now, self.core.leader, why_no_leader)
+        self.reads.expire(now, self.core.leader, why_no_leader)
+        self.forwarding.waiting = False
+        self.parts.disk_watch.tick()
+        self.pacing.tick()
+        if self._queue:  # what has ended while it waited for a leader must not stay in memory until there is one
+            self._queue = [item for item in self._queue if not item[0].done()]
+        if self.core.state is StateType.LEADER:
+            self.leader_contact_s = now
+            self._yield_if_disk_stalls()
+        self.node_log.tick()
+        self.horizon.tick()
+        self.settlement.tick()
+        self.reconfiguration.tick()
+        self.snapshotter.tick()
+        self.digests.tick()
+
+    def _yield_if_disk_stalls(self) -> None:
+        stalled_s = self.parts.writer.oldest_s()
+        if stalled_s < self.config.election_s:
+            self._stall_told = False
+            return
+        if not self._stall_told:
+            self._stall_told = True
+            self.emit(EventKind.DISK_SLOW, detail=f"the log has not been synced for {stalled_s:.1f} s")
+        if self.core.raft.transferee != NONE:
+            return
+        target = self.reconfiguration.best_successor()
+        if target != NONE:
+            self.core.transfer_leadership(target)
+
+    @property
+    def restoring(self) -> bool:
+        """Whether the core has accepted a snapshot that the state machine has not loaded: the core is ahead then.
+
+        True from the step of the message on, before any work has followed from it.
+        """
+        return self.core.raft.restored_index > self.applied
+
+    # -- events in ----------------------------------------------------------------------------------------------------
+
+    def propose(self, waiter: Waiter, kind: int, payload: bytes) -> None:
+        """Queue a proposal of this node; all of one turn go together."""
+        assert not self.stopped, "a proposal on a stopped node would never end"
+        self._queue.append((waiter, kind, payload))
+        self._queued_bytes += len(payload)
+        if not self._scheduled:
+            self.schedule()
+
+    def schedule(self) -> None:
+        if not self._scheduled and self.stopped_by is None:
+            self._scheduled = True
+            self.loop.call_soon(self._turn)
+
+    def on_messages(self, sender: NodeId, messages: list[PeerMessage]) -> None:
+        """From the transport."""
+        if self.stopped or self.founding.waiting:
+            return  # while it waits it must neither vote nor acknowledge
+        last_half = self.parts.disk_watch.shortage is Shortage.LAST_HALF
+        try:
+            for message in messages:
+                if isinstance(message, Message):
+                    if last_half and message.type is MessageType.APP and message.entries:
+                        continue  # as if the link had lost it: the leader sends it again
+                    term = self.core.term
+                    if message.term > term and not self.term_guard.admits(sender, message.term, term, self.loop.time()):
+                        continue
+                    if message.reject and message.type is MessageType.APP_RESP:
+                        self.promises.answered(sender, message)
+                    self.core.step(message)
+                elif isinstance(message, Forward):
+                    self.forwarding.on_forward(sender, message)
+                elif isinstance(message, Notice):
+                    self.settlement.on_notice(sender, message)
+                    self.promises.on_notice(sender, message)
+                    self.parts.guard.on_notice(sender, message)
+                elif isinstance(message, DigestReport):
+                    self.digests.on_report(sender, message)
+                else:
+                    self.forwarding.on_answer(sender, message, self.applied)
+            if self.core.raft.evidence is not None:
+                self.promises.found()
+            self.settlement.look()
+        except Exception as error:  # noqa: BLE001 - see `fail`
+            self.fail(error)
+        if sender == self.core.leader:
+            self.leader_contact_s = self.loop.time()
+        if self._in_turn:
+            self.schedule()  # the turn under way may have looked for what there is to do for the last time
+        else:
+            self._run()
+
+    def on_peer_up(self, peer: NodeId) -> None:
+        self.forwarding.waiting = False
+        self.parts.confirmation.welcomed(peer)
+        self.parts.guard.link_up(peer)
+        self.emit(EventKind.PEER_UP, peer)
+        self.schedule()
+
+    def on_peer_down(self, peer: NodeId, reason: str) -> None:
+        if self.stopped:
+            return
+        self.core.report_unreachable(peer)
+        self.emit(EventKind.PEER_DOWN, peer, reason)
+        self.schedule()
+
+    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
+        if self.founding.waiting:
+            raise TransportError(self.founding.why_no_leader())
+        if not self.term_guard.admits(sender, message.term, self.core.term, self.loop.time()):
+            raise TransportError(f"term {message.term} is too far ahead of this node's term {self.core.term}")
+        return await self.snapshotter.receive(sender, message, manifest)
+
+    def on_durable(self, responses: list[Message]) -> None:
+        """From the log writer: what these answer is on disk."""
+        if self.stopped:
+            return
+        self._appending = False
+        try:
+            for response in responses:
+                if response.to == self.core.raft.id:
+                    self.core.step(response)
+                else:
+                    self._send(response)
+            self.reconfiguration.durable()
+        except Exception as error:  # noqa: BLE001 - see `fail`
+            self.fail(error)
+        self._run()
+
+    def on_applied(self, responses: Sequence[Message]) -> None:
+        """From the applier, by way of `Machine`: the core may hand out more."""
+        for response in responses:
+            self.core.step(response)
+        if not self._in_turn:  # else the turn sees it
+            self.schedule()
+
+    # -- the turn -----------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        self._run(ask=True)
+
+    def _run(self, *, ask: bool = False) -> None:
+        """Give the core what has gathered, and carry out what it asks for. An error here is the node's end.
+
+        Reads that gather are asked for in turns and ticks alone (`ask`), not whenever a message or the disk has news.
+        """
+        if self.stopped_by is not None or self._in_turn:
+            return
+        self._in_turn = True
+        try:
+            if self._queue:
+                self._flush_queue()
+            if ask and self.reads.to_ask:
+                self.reads.ask(self.loop.time())
+            self.commits.look()
+            applies, first = 0, self.applied
+            while not self.stopped and self.core.has_ready():
+                if applies == APPLIES_PER_TURN or self.applied - first >= APPLIED_PER_TURN:
+                    self.schedule()
+                    break
+                applied = self.applied
+                self._carry_out()
+                applies += self.applied != applied
+            self.parts.intake.look(self.core.raft.log.committed - self.applied)
+            self.parts.transport.flush()
+        except Exception as error:  # noqa: BLE001 - see `fail`
+            self.fail(error)
+        finally:
+            self._in_turn = False
+
+    def _carry_out(self) -> None:
+        ready = self.core.ready()
+        node_log, raft = self.node_log, self.core.raft
+        if node_log.term != raft.term or node_log.transferee != raft.transferee:
+            node_log.look()
+        if ready.soft_state is not None:
+            self._on_soft_state(ready.soft_state)
+        for message in ready.messages:
+            if self.stopped_by is not None:
+                return  # a state machine on this loop has failed just now
+            if message.to == LOCAL_APPEND:
+                self.parts.transport.flush()  # the peers first: their disks can be busy with it meanwhile
+                self.parts.writer.append(message)
+                if message.snapshot is not None:
+                    self._restore(message)
+            elif message.to == LOCAL_APPLY:
+                self.parts.machine.put(ApplyWork(message.entries, message.responses))
+            else:
+                self._send(message)
+        for state in ready.read_states:
+            self.reads.confirmed(state)
+        self.reads.applied(self.applied)
+        if ready.read_states and self.reads.gathering:
+            # In the turn after next: whoever has just been answered may ask again until then, in the same round.
+            self.loop.call_soon(self.schedule)
+
+    def _restore(self, message: Message) -> None:
+        assert message.snapshot is not None
+        store, meta = self.parts.snapshots, message.snapshot.meta
+        held = next((held for held in store.list() if (held.index, held.term) == (meta.index, meta.term)), None)
+        if held is None:
+            raise AssertionError(f"snapshot {meta.index} is installed, and the store does not have it")
+        # Opened now: before its turn comes, a newer one may arrive and make the store drop it.
+        self.parts.machine.put(RestoreWork(store.read(held), held.meta, held.runtime))
+
+    def _send(self, message: Message) -> None:
+        if self.parts.confirmation.withheld:
+            return  # another copy of this node may have made other promises; to the core the link has lost it
+        if message.type in ACKNOWLEDGEMENTS:
+            message.commit = self.parts.writer.durable_commit
+        if message.type is MessageType.SNAP:
+            self.snapshotter.send(message)
+        elif not self.parts.transport.send(message.to, message):
+            if message.type is MessageType.APP:
+                self.core.report_unreachable(message.to)
+        elif message.entries and message.type is MessageType.APP:
+            self.pacing.sent(message.to)
+
+    # -- proposals ----------------------------------------------------------------------------------------------------
+
+    def _flush_queue(self) -> None:
+        core, proposals = self.core, self.proposals
+        if core.leader == NONE:
+            return  # they wait for a leader, or for their deadline
+        leads = core.state is StateType.LEADER
+        if core.raft.transferee != NONE if leads else self.forwarding.waiting:
+            return  # until the next tick, or another leader
+        if leads and self._appending and self._queued_bytes < GATHER_BYTES:
+            return  # until `on_durable`
+        term = core.term
+        if proposals.open_term != term and not proposals.open(term):
+            return  # until the attempts of earlier terms are decided
+        queue, self._queue, self._queued_bytes = self._queue, [], 0
+        queue = [item for item in queue if not item[0].done()]
+        if proposals.fenced:
+            queue = proposals.within_fence(queue, term)
+        if leads:
+            queue, waiting = self.parts.intake.admitted(queue, core.raft.id, proposals.refused)
+            if waiting:
+                proposals.fenced |= any(waiter.fence for waiter, _, _ in waiting)
+                self._queue[:0] = waiting
+        if not queue:
+            return
+        if not leads:
+            self.forwarding.forward(queue)
+            return
+        waiters, kinds, payloads = zip(*queue, strict=True)
+        if kinds.count(DATA) == len(kinds):
+            self._append_own(waiters, list(payloads))
+        else:
+            for waiter in waiters:
+                waiter.attempt = term
+            own = [(waiter.number, kind, payload) for waiter, kind, payload in queue]
+            accepted, refused = self._append(core.raft.id, own)
+            self.forwarding.on_reply(ForwardReply(accepted, refused, core.leader, term), self.applied)
+
+    def _append_own(self, waiters: Sequence[Waiter], payloads: list[bytes]) -> None:
+        """The usual case: this node leads, and nothing but data has gathered."""
+        try:
+            first, term = self.core.propose_batch(payloads)
+        except ProposalDropped:
+            for waiter in waiters:
+                waiter.attempt = self.core.term
+            refused = [self._refused(waiter.number) for waiter in waiters]
+            self.forwarding.on_reply(ForwardReply([], refused, self.core.leader, self.core.term), self.applied)
+        else:
+            self._appending = True
+            self.proposals.appended(waiters, first, term)
+
+    def _append(
+        self, sender: NodeId, proposals: list[tuple[int, int, bytes]]
+    ) -> tuple[list[AcceptedProposal], list[RefusedProposal]]:
+        """Have the core append what `sender` proposed. Data in one step, changes of the membership one by one."""
+        accepted: list[AcceptedProposal] = []
+        refused: list[RefusedProposal] = []
+        data = [(number, payload) for number, kind, payload in proposals if kind == DATA]
+        if data:
+            try:
+                first, term = self.core.propose_batch([payload for _, payload in data])
+                accepted.extend(AcceptedProposal(number, first + place, term) for place, (number, _) in enumerate(data))
+            except ProposalDropped:
+                refused.extend(self._refused(number) for number, _ in data)
+        for number, kind, payload in proposals:
+            if kind == MEMBERSHIP:
+                try:
+                    index, term = self.reconfiguration.append(payload, sender, number)
+                    accepted.append(AcceptedProposal(number, index, term))
+                except OperationError as error:
+                    refused.append(refused_by(number, error))
+        return accepted, refused
+
+    def _refused(self, number: int) -> RefusedProposal:
+        """The core took none of a batch."""
+        backlog = self.parts.intake.dropped()
+        if backlog is not None and self.core.raft.transferee == NONE:
+            return refused_by(number, backlog)
+        code = HANDING_OVER if self.core.raft.transferee != NONE else Dropped.code
+        text = "the leader takes no proposals: a hand-over is under way, or too much is uncommitted"
+        return RefusedProposal(number, code, text)
+
+    def _propose_again(self, again: Sequence[Queued]) -> None:
+        """Put proposals back into the queue, in their order."""
+        self._queue = sorted([*again, *self._queue], key=lambda item: item[0].number)
+        self.proposals.fenced |= any(waiter.fence for waiter, _, _ in again)
+        self._queued_bytes = sum(len(payload) for _, _, payload in self._queue)
+        self.schedule()
+
+    def _make_forwarding(self) -> Forwarding:
+        parts = self.parts
+
+        def send(to: NodeId, message: PeerMessage) -> bool:
+            return parts.transport.send(to, message)  # looked up each time: simulations look on from there
+
+        def examine(sender: NodeId, message: Forward) -> Examined:
+            return examine_forward(sender, message, parts.wal.check_space, parts.check, parts.intake.admit)
+
+        doors = ForwardingDoors(
+            send=send,
+            examine=examine,
+            append=self._append,
+            awaited=self.commits.awaited,
+            propose_again=self._propose_again,
+        )
+        return Forwarding(self.core, self.proposals, doors)
+
+    # -- what others are told -----------------------------------------------------------------------------------------
+
+    def _on_soft_state(self, soft: SoftState) -> None:
+        before, self._soft = self._soft, soft
+        if soft.leader != before.leader:
+            self.leader_changes += soft.leader != NONE
+            self.leader_contact_s = self.loop.time() if soft.leader != NONE else self.leader_contact_s
+            self.forwarding.waiting = False
+            self.reads.leader_changed()
+            self.digests.leader_changed()
+            self.emit(EventKind.LEADER, soft.leader)
+        if soft.state is not before.state:
+            self.emit(EventKind.STATE, detail=soft.state.name.lower())
+            if soft.state is StateType.LEADER:
+                self.reconfiguration.became_leader()
+        if soft.leader != NONE:
+            self.schedule()  # what has queued for a leader can go now
+        self.wake_watchers()
+
+    def why_no_leader(self) -> str:
+        """For people: what a first start waits for, or which members are reached."""
+        why = self.founding.why_no_leader()
+        return why if self.founding.waiting else f"{why}: {self.node_log.reachability()}"
+
+    def emit(self, kind: EventKind, subject: NodeId = NONE, detail: str = "") -> None:
+        self.node_log.on_event(kind, subject, detail)
+        self.events.emit(Event(kind, self.core.term, self.applied, subject, detail))
+
+    def changed(self) -> asyncio.Future[None]:
+        """Done at the next change of leader, role, membership or applied index of a change; for waiting in a loop."""
+        future: asyncio.Future[None] = self.loop.create_future()
+        self._watchers[future] = None
+        future.add_done_callback(lambda done: self._watchers.pop(done, None))
+        return future
+
+    def wake_watchers(self) -> None:
+        for future in list(self._watchers):
+            if not future.done():
+                future.set_result(None)
+
+
+def void(_: object) -> None:
+    """The core answers by a `ReadState`, or not at all: then the read is asked again."""

@@ -1,0 +1,3 @@
+"""The starts of nodes: their incarnations, and what these prove. Starts on an older copy of a data directory
+are found here.
+"""

@@ -1,0 +1,522 @@
+"""Putting a node together from its data directory: who it is, what it knew, and the parts that carry on from there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+
+from syncline.consensus.config import RaftConfig
+from syncline.consensus.membership import encode_change
+from syncline.consensus.rawnode import RawNode
+from syncline.consensus.types import (
+    ChangeType,
+    Entry,
+    EntryType,
+    HardState,
+    MembershipChange,
+    MembershipState,
+    Message,
+    NodeId,
+    SingleChange,
+)
+from syncline.errors import ConfigError, CorruptionError, NodeFailed, RepairNeeded, WrongDirectory
+from syncline.node.applier import Applier, restore
+from syncline.node.calls import Calls
+from syncline.node.components import Parts
+from syncline.node.config import Config
+from syncline.node.disk_space import DiskWatch
+from syncline.node.envelope import ChangeContext, LevelChange, Member, encode
+from syncline.node.events import EventKind
+from syncline.node.first_election import BOOTSTRAP_TERM
+from syncline.node.first_peers import FirstPeers
+from syncline.node.fsm import FSM, CheckingFSM, DurableFSM
+from syncline.node.intake import Intake
+from syncline.node.levels import Ability, Levels, ability_of, check_start
+from syncline.node.log_feed import LogFeed
+from syncline.node.log_writer import LogWriter
+from syncline.node.machine import CommandCheck, check_applied_index, check_machine
+from syncline.node.member_registry import (
+    BookState,
+    MemberBook,
+    derive_cluster_id,
+    derive_node_id,
+    format_id,
+    is_founder,
+)
+from syncline.node.opening import open_beside
+from syncline.node.outcomes import on_outcome
+from syncline.node.refusals import refusing
+from syncline.node.runtime import Driver
+from syncline.node.starts.confirmation import Confirmation
+from syncline.node.starts.guard import StartGuard, load_starts, older_copy_text
+from syncline.node.starts.incarnations import RANDOM_BITS, next_incarnation
+from syncline.node.starts.reports import StartReports
+from syncline.node.state_digest import DIGEST_INTERVAL
+from syncline.platform.disk import Disk
+from syncline.platform.entropy import Entropy
+from syncline.platform.network import Network
+from syncline.platform.worker import Workers
+from syncline.storage.datadir import DataDir, Identity
+from syncline.storage.snapshots.store import SnapshotManifest, SnapshotStore
+from syncline.storage.stored_log import StoredLog
+from syncline.storage.wal.writer import Wal, WalWrite
+from syncline.transport.authentication import PeerAuthentication
+from syncline.transport.handshake import Hello, NodeFacts, Welcome
+from syncline.transport.messages import Notice, PeerMessage, Refusal, RefusalCode, SnapshotSink
+from syncline.transport.pacing import FIRST_WINDOW_BYTES
+from syncline.transport.peers import Transport
+from syncline.transport.policy import PeerPolicy
+from syncline.version import FEATURE_LEVEL
+
+__all__ = ["World", "assemble"]
+
+log = logging.getLogger("syncline.node")
+
+ID_BITS = 62
+"""Of a data directory's id: no two are ever the same."""
+
+APPLY_BATCH_BYTES = 256 * 1024
+"""Committed entries that a state machine on the event loop applies together: some 10 ms if they are small. Half of it
+held seven values of 16 KiB: to apply so few at a time cost a tenth of the throughput."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The doors through which a node reaches everything outside it."""
+
+    disk: Disk
+    network: Network
+    workers: Workers
+    rng: random.Random
+    entropy: Entropy
+    digest_interval: int = DIGEST_INTERVAL
+    """Entries from one comparison of states to the next. The same on all nodes; another one only in tests."""
+    feature_level: int = FEATURE_LEVEL
+    """What this version can do. Tests run nodes of several versions side by side."""
+
+
+async def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None]) -> Driver:
+    """Open the data directory and make the node in it, not started yet. The state machine is restored.
+
+    What takes time, the log and the state, is read beside the event loop. Raises TypeError (no state machine),
+    ConfigError, StorageError (locked, damaged, another node's), and NodeFailed if the state machine can't load its
+    snapshot.
+    """
+    check_machine(fsm)
+    opened = await open_beside(world.workers, partial(_open, config, fsm, world), _Opened.release)
+    try:
+        return _connect(config, fsm, world, failed, opened)
+    except BaseException:
+        opened.release()
+        raise
+
+
+def _open(config: Config, fsm: FSM, world: World) -> _Opened:
+    """On a thread."""
+    directory = DataDir.open(world.disk, config.data_dir)
+    try:
+        return _with_directory(config, fsm, world, directory)
+    except BaseException:
+        directory.release()
+        raise
+
+
+def _with_directory(config: Config, fsm: FSM, world: World, directory: DataDir) -> _Opened:
+    if directory.identity is None:
+        check_applied_index(fsm, 0, node=config.name, path=config.data_dir)
+    identity = _identify(config, directory, world.rng)
+    directory.raise_format()
+    wal = Wal.open(
+        world.disk,
+        directory.wal_path,
+        segment_bytes=config.segment_bytes,
+        reserve_bytes=config.reserve_bytes,
+        log_id=identity.node_id,
+        must_exist=directory.started,
+    )
+    try:
+        return _with_log(config, fsm, world, directory, identity, wal)
+    except BaseException:
+        wal.close()
+        raise
+
+
+def _with_log(config: Config, fsm: FSM, world: World, directory: DataDir, identity: Identity, wal: Wal) -> _Opened:
+    for note in (*wal.recovery.notes, *([wal.recovery.torn] if wal.recovery.torn else [])):
+        log.warning("%s", note)
+    snapshots = SnapshotStore.open(
+        world.disk,
+        directory.snapshots_path,
+        cluster_id=identity.cluster_id,
+        retain=config.snapshots_retained,
+        reserve_bytes=config.reserve_bytes,
+    )
+    book = MemberBook()
+    can = ability_of(fsm, world.feature_level)
+    manifest = _restore(fsm, snapshots, book, identity, can)
+    for damage in snapshots.damage:
+        log.warning("%s", damage)
+    stored = StoredLog.open(wal, manifest.meta if manifest is not None else None)
+    node = f"{identity.name} ({format_id(identity.node_id)})"
+    check_applied_index(fsm, stored.last_index(), node=node, path=config.data_dir)
+    if wal.recovery.is_empty and manifest is None and is_founder(identity.node_id, identity.cluster_id, identity.name):
+        if not config.peers:
+            raise ConfigError(
+                f"{config.data_dir} is of a node that was to start a cluster with others, and never ran: give the same"
+                " peers again, or empty the directory"
+            )
+        if derive_cluster_id(config.cluster, config.peers) != identity.cluster_id:
+            raise ConfigError(
+                f"{config.data_dir} is of a node that was to start a cluster with other peers, and never ran: give the"
+                " same cluster and peers again, or empty the directory"
+            )
+        bootstrap = _bootstrap(config, identity)
+        stored.appended(bootstrap, wal.write([bootstrap]))
+    directory.mark_started()
+    assert directory.identity is not None
+    identity = directory.identity  # as it is now: what is written later starts from this
+    on_loop = bool(getattr(fsm, "apply_on_loop", False))
+    core = RawNode(_core_config(config, identity, stored, manifest, world.rng, apply_on_loop=on_loop))
+    return _Opened(identity, directory, wal, stored, snapshots, book, core, can)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    identity: Identity
+    directory: DataDir
+    wal: Wal
+    log: StoredLog
+    snapshots: SnapshotStore
+    book: MemberBook
+    core: RawNode
+    can: Ability
+
+    def release(self) -> None:
+        """Let the log and the data directory go."""
+        self.wal.close()
+        self.directory.release()
+
+
+def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None], opened: _Opened) -> Driver:
+    """Make the parts that run, and the driver that they report to."""
+    holder: list[Driver] = []
+
+    def on_failure(error: BaseException) -> None:
+        holder[0].fail(error)
+
+    node_id = opened.identity.node_id
+    relay = _Relay(holder)
+    # Before the parts that have threads: a certificate that can't be used leaves none behind.
+    transport = _transport(config, world, opened, relay)
+    noter = Calls("syncline-peers", world.workers, on_failure)
+    reader = Calls("syncline-read", world.workers, on_failure)
+    starts = load_starts(world.disk, opened.directory.path)
+    parts = Parts(
+        identity=opened.identity,
+        directory=opened.directory,
+        wal=opened.wal,
+        log=opened.log,
+        snapshots=opened.snapshots,
+        book=opened.book,
+        core=opened.core,
+        writer=LogWriter(
+            opened.wal, opened.log, world.workers, relay.on_durable, on_failure, on_thread=config.log_sync == "thread"
+        ),
+        machine=Applier(
+            fsm,
+            node_id,
+            world.workers,
+            lambda outcome: on_outcome(holder[0], outcome),
+            on_failure,
+            world.digest_interval,
+        ),
+        check=CommandCheck(fsm, asyncio.get_running_loop().time) if isinstance(fsm, CheckingFSM) else None,
+        intake=Intake(opened.core, fsm, config.name, lambda: holder[0].applied),
+        persister=Calls("syncline-snapshot", world.workers, on_failure),
+        receiver=Calls("syncline-receive", world.workers, on_failure),
+        reader=reader,
+        entry_reader=opened.wal.reader(),
+        disk_watch=DiskWatch(opened.wal, reader, make_room=relay.make_room, told=relay.disk_is_full, failed=on_failure),
+        transport=transport,
+        noter=noter,
+        guard=StartGuard(
+            starts,
+            opened.book,
+            noter,
+            world.disk,
+            opened.directory.path,
+            reports=StartReports(node_id, relay.membership),
+            known_directory=relay.known_directory,
+            leave=transport.leave_other_starts,
+            tell=relay.tell,
+        ),
+        confirmation=_confirmation(config, opened, transport, relay),
+        first_peers=FirstPeers(opened.book, noter, world.disk, opened.directory.path),
+        levels=_levels(config, opened, relay, on_failure),
+        asleep_s=world.workers.asleep_s,
+    )
+    if config.log_sync == "kernel" and parts.writer.syncs_on_a_thread:
+        log.warning("log_sync is 'kernel', and this system or its sandbox offers no such sync: a thread does it")
+    log.info("the log is synced by %s", "a thread" if parts.writer.syncs_on_a_thread else "the kernel")
+    driver = Driver(config, parts, world.rng, failed)
+    holder.append(driver)
+    LogFeed(opened.log, parts.entry_reader, reader, loaded=driver.pacing.loaded, failed=on_failure)
+    return driver
+
+
+def _transport(config: Config, world: World, opened: _Opened, relay: _Relay) -> Transport:
+    identity = opened.identity
+    return Transport(
+        world.network,
+        relay,
+        node_id=identity.node_id,
+        cluster_id=identity.cluster_id,
+        bind=config.listen,
+        advertise=config.address,
+        rng=world.rng,
+        tls=config.peer_tls,
+        facts=NodeFacts(
+            directory=identity.directory_id,
+            incarnation=identity.incarnations[0],
+            history=identity.incarnations[1:],
+            name=identity.name,
+            level=opened.can.level,
+            machine_version=opened.can.machine_version,
+        ),
+        policy=PeerPolicy(
+            refuse_peer=relay.refuse_peer,
+            before_welcome=relay.before_welcome,
+            why_not_dial=relay.why_not_dial,
+            known_directory=relay.known_directory,
+            known_name=relay.known_name,
+            known=relay.known,
+            cluster_levels=relay.cluster_levels,
+        ),
+        authentication=PeerAuthentication(config.secrets, policy=config.peer_auth, entropy=world.entropy),
+    )
+
+
+def _confirmation(config: Config, opened: _Opened, transport: Transport, relay: _Relay) -> Confirmation:
+    def refused_by() -> Collection[NodeId]:
+        refusals = refusing(transport.stats(), RefusalCode.OLDER_START)
+        return [peer for peer in refusals if peer in opened.book.members]
+
+    known = opened.core.commit
+    return Confirmation(
+        opened.identity.node_id,
+        relay.membership,
+        refused_by,
+        caught_up=lambda: opened.core.applied >= known,
+        has_log=opened.core.last_index > 0,
+        patience_s=config.election_s,
+    )
+
+
+def _levels(config: Config, opened: _Opened, relay: _Relay, on_failure: Callable[[BaseException], None]) -> Levels:
+    return Levels(
+        opened.book,
+        opened.can,
+        name=opened.identity.name,
+        node_id=opened.identity.node_id,
+        hold_level=config.hold_level,
+        membership=relay.membership,
+        propose=relay.propose_level,
+        fail=on_failure,
+    )
+
+
+class _Relay:
+    """Stands in for the driver until it is made: the parts want to know whom they report to."""
+
+    def __init__(self, holder: list[Driver]) -> None:
+        self._holder = holder
+
+    def on_messages(self, sender: NodeId, messages: list[PeerMessage]) -> None:
+        self._holder[0].on_messages(sender, messages)
+
+    def on_peer_up(self, peer: NodeId) -> None:
+        self._holder[0].on_peer_up(peer)
+
+    def on_peer_down(self, peer: NodeId, reason: str) -> None:
+        self._holder[0].on_peer_down(peer, reason)
+
+    def on_room(self, peer: NodeId) -> None:
+        self._holder[0].pacing.room(peer)
+
+    def on_appends_lost(self, peer: NodeId) -> None:
+        self._holder[0].pacing.lost(peer)
+
+    def on_durable(self, responses: list[Message]) -> None:
+        self._holder[0].on_durable(responses)
+
+    def make_room(self) -> None:
+        self._holder[0].snapshotter.make_room()
+
+    def disk_is_full(self, text: str) -> None:
+        self._holder[0].emit(EventKind.DISK_FULL, detail=text)
+
+    def refuse_peer(self, hello: Hello) -> Refusal | None:
+        return self._holder[0].reconfiguration.refuse_peer(hello)
+
+    def before_welcome(self, hello: Hello) -> asyncio.Future[None] | None:
+        parts = self._holder[0].parts
+        parts.first_peers.greeted(hello)
+        return parts.guard.before_welcome(hello)
+
+    def why_not_dial(self, welcome: Welcome) -> str | None:
+        parts = self._holder[0].parts
+        refusal = parts.levels.refuse(welcome.sender, welcome.name, welcome.level, welcome.machine_version)
+        return refusal.reason if refusal is not None else parts.guard.why_not_dial(welcome)
+
+    def cluster_levels(self) -> tuple[int, int]:
+        levels = self._holder[0].parts.levels
+        return levels.level, levels.machine_version
+
+    def propose_level(self, change: LevelChange) -> bool:
+        return self._holder[0].reconfiguration.propose_level(change)
+
+    def membership(self) -> MembershipState:
+        return self._holder[0].core.raft.tracker.configuration.state()  # it is replaced by each change
+
+    def tell(self, peer: NodeId, notice: Notice) -> None:
+        driver = self._holder[0]
+        driver.parts.transport.send(peer, notice)
+        driver.schedule()  # the turn flushes
+
+    def known_directory(self, peer: NodeId) -> int:
+        return self._holder[0].founding.known_directory(peer)
+
+    def known_name(self, peer: NodeId) -> str:
+        member = self._holder[0].parts.book.members.get(peer)
+        return member.name if member is not None else ""
+
+    def known(self, peer: NodeId) -> bool:
+        return peer in self._holder[0].parts.book.members
+
+    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
+        return await self._holder[0].on_snapshot(sender, message, manifest)
+
+
+def _identify(config: Config, directory: DataDir, rng: random.Random) -> Identity:
+    """The node's identity, with the incarnation of this start in it, durable before anything else happens.
+
+    It is what the data directory says, or for a new directory, what the settings say.
+    """
+    held = directory.identity
+    if held is None:
+        held = _new_identity(config, rng)
+    else:
+        _check_settings(config, held)
+        if not held.directory_id:  # made by a version that drew none
+            held = msgspec.structs.replace(held, directory_id=_draw_id(rng))
+    started = next_incarnation(held.incarnations, rng.getrandbits(RANDOM_BITS))
+    directory.write_identity(msgspec.structs.replace(held, incarnations=started))
+    assert directory.identity is not None
+    return directory.identity
+
+
+def _check_settings(config: Config, held: Identity) -> None:
+    """Raise if the settings are another node's than the data directory, or no node may start on it."""
+    if held.name != config.name:
+        raise WrongDirectory(
+            f"{config.data_dir} belongs to the node named {held.name!r}, not to {config.name!r}."
+            " Give each node a data directory of its own, or correct the name."
+        )
+    if config.cluster_id and (held.cluster_id, held.node_id) != (config.cluster_id, config.node_id):
+        raise WrongDirectory(
+            f"{config.data_dir} belongs to node {held.node_id:016x} of cluster {held.cluster_id:016x}, not to node"
+            f" {config.node_id:016x} of cluster {config.cluster_id:016x}. Give each node a directory of its own."
+        )
+    if held.older_copy:
+        raise RepairNeeded(older_copy_text(held.name, held.node_id, config.data_dir))
+
+
+def _new_identity(config: Config, rng: random.Random) -> Identity:
+    cluster_id = config.cluster_id or (derive_cluster_id(config.cluster, config.peers) if config.peers else 0)
+    if not cluster_id:
+        raise ConfigError(
+            f"{config.data_dir} is empty, so the node must be told what it belongs to: give peers (to start a cluster),"
+            " or cluster_id and node_id (to join one)"
+        )
+    return Identity(
+        cluster_id=cluster_id,
+        node_id=config.node_id or derive_node_id(cluster_id, config.name),
+        name=config.name,
+        directory_id=_draw_id(rng),
+        founding=len(config.peers) > 1,
+    )
+
+
+def _draw_id(rng: random.Random) -> int:
+    return rng.getrandbits(ID_BITS) + 1
+
+
+def _restore(
+    fsm: FSM, snapshots: SnapshotStore, book: MemberBook, identity: Identity, can: Ability
+) -> SnapshotManifest | None:
+    """Load the newest snapshot that is intact into the state machine; a rotten one is set aside."""
+    while (manifest := snapshots.newest()) is not None:
+        levels = msgspec.msgpack.decode(manifest.runtime, type=BookState).levels
+        check_start(identity.name, identity.node_id, can, levels)  # a later machine's state could not be read
+        try:
+            if not (isinstance(fsm, DurableFSM) and fsm.applied_index >= manifest.index):
+                restore(fsm, snapshots.read(manifest))
+        except CorruptionError as error:
+            if error.file.endswith(".snap"):
+                snapshots.set_aside(manifest, str(error))
+                continue
+            raise
+        book.load(manifest.runtime)
+        return manifest
+    return None
+
+
+def _bootstrap(config: Config, identity: Identity) -> WalWrite:
+    """The first entries of a new cluster, the same on all its first members: one change for each of them."""
+    entries = []
+    for index, name in enumerate(sorted(config.peers), 1):
+        node_id = derive_node_id(identity.cluster_id, name)
+        context = encode(ChangeContext(0, 0, (Member(node_id, name, config.peers[name]),)))
+        change = MembershipChange(changes=(SingleChange(ChangeType.ADD_NODE, node_id),), context=context)
+        entries.append(Entry(BOOTSTRAP_TERM, index, EntryType.CONF_CHANGE_V2, encode_change(change)))
+    return WalWrite(entries=entries, hard_state=HardState(BOOTSTRAP_TERM, 0, len(entries)))
+
+
+def _core_config(
+    config: Config,
+    identity: Identity,
+    stored: StoredLog,
+    manifest: SnapshotManifest | None,
+    rng: random.Random,
+    *,
+    apply_on_loop: bool,
+) -> RaftConfig:
+    election_ticks = max(2, round(config.election_s / config.heartbeat_s))
+    return RaftConfig(
+        id=identity.node_id,
+        storage=stored,
+        election_ticks=election_ticks,
+        heartbeat_ticks=1,
+        applied=manifest.index if manifest is not None else 0,
+        async_storage_writes=True,
+        max_message_bytes=config.max_message_bytes,
+        max_committed_bytes_per_ready=APPLY_BATCH_BYTES if apply_on_loop else 0,
+        max_uncommitted_bytes=config.max_uncommitted_bytes,
+        max_inflight_messages=config.max_inflight_messages,
+        max_inflight_bytes=config.max_inflight_bytes,
+        probe_ticks=election_ticks,
+        first_room_bytes=FIRST_WINDOW_BYTES,
+        check_quorum=True,
+        pre_vote=True,
+        disable_proposal_forwarding=True,
+        step_down_on_removal=True,
+        lazy_commit=True,
+        commit_in_votes=True,
+        rng=rng,
+    )

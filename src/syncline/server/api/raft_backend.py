@@ -1,0 +1,256 @@
+"""A `Raft` node with a `KvMachine`, as the routes see it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from syncline.errors import DeadlineExceeded, NoSpace, Outcome, Rejected
+from syncline.kv.machine import KvMachine
+from syncline.kv.store import Store
+from syncline.kv.versions import MACHINE_VERSION, check_version
+from syncline.node.futures import ReadFuture, Then
+from syncline.node.levels import UpgradeStatus
+from syncline.node.member_registry import MemberInfo, Membership, format_id
+from syncline.node.raft import Raft
+from syncline.node.stats import MemberProgress, Stats
+from syncline.server.api.backend import (
+    Added,
+    LeaderView,
+    MemberLevelsView,
+    MembersView,
+    MemberView,
+    NodeView,
+    UpgradeView,
+)
+from syncline.server.shortages import Shortages
+
+__all__ = ["NodeBackend"]
+
+
+class NodeBackend:
+    """`Backend` over one running node. Make it when the node is open; `close` it before the node is closed."""
+
+    def __init__(self, raft: Raft, machine: KvMachine) -> None:
+        self._raft = raft
+        self._machine = machine
+        self._failed = asyncio.ensure_future(raft.failed())
+        self._shortages = Shortages(raft, machine)
+        self._all_commands = False
+        """Whether the cluster is known to know all commands that this version can make."""
+
+    async def close(self) -> None:
+        """Let the node go."""
+        self._failed.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._failed
+
+    # --- the hot path
+
+    @property
+    def store(self) -> Store:
+        return self._machine.store
+
+    @property
+    def is_leader(self) -> bool:
+        return self._raft.is_leader
+
+    @property
+    def state_age_s(self) -> float | None:
+        return self._raft.state_age_s
+
+    @property
+    def catching_up(self) -> bool:
+        return self._raft.catching_up
+
+    @property
+    def failure(self) -> BaseException | None:
+        return self._failed.result() if self._failed.done() and not self._failed.cancelled() else None
+
+    @property
+    def state_alarm(self) -> str:
+        return self._raft.state_alarm
+
+    @property
+    def disk_stall(self) -> str:
+        return self._shortages.disk_stall
+
+    @property
+    def shortages(self) -> dict[str, str]:
+        return self._shortages.found()
+
+    def note_refusal(self, error: BaseException) -> None:
+        if isinstance(error, NoSpace):
+            self._shortages.refused()
+
+    def propose(self, command: bytes, timeout_s: float, then: Then, *, frees_space: bool = False) -> None:
+        if not self._all_commands:
+            version = self._raft.machine_version
+            self._all_commands = version >= MACHINE_VERSION  # it never falls, so the rest need not be asked
+            try:
+                check_version(command, version)
+            except Rejected as refusal:
+                then(None, refusal)
+                return
+        # `encode_command` has made it, so it need not be checked.
+        self._raft.apply_then(command, then, timeout=timeout_s, checked=True, frees_space=frees_space)
+
+    def read_index(self, timeout_s: float) -> ReadFuture:
+        return self._raft.read_index(timeout=timeout_s)
+
+    # --- views
+
+    def leader(self) -> LeaderView | None:
+        return self._leader(self._raft.membership())
+
+    def _leader(self, membership: Membership) -> LeaderView | None:
+        leader = self._raft.leader
+        if leader is None:
+            return None
+        member = membership.members.get(leader)
+        if member is None:
+            return LeaderView(id=format_id(leader), name="", http="")
+        return LeaderView(id=format_id(leader), name=member.name, http=self._http(member))
+
+    def _http(self, member: MemberInfo) -> str:
+        """Where a member serves clients; this node knows its own before it is announced."""
+        return self._raft.config.http if member.id == self._raft.node_id else member.http
+
+    def members(self) -> MembersView:
+        membership = self._raft.membership()
+        return MembersView(
+            membership_index=membership.index,
+            joint=membership.joint,
+            leader=self._leader(membership),
+            members=self._views(membership, self._raft.stats()),
+        )
+
+    def view(self) -> NodeView:
+        raft, membership, stats = self._raft, self._raft.membership(), self._raft.stats()
+        last_contact_s = raft.last_contact_s
+        return NodeView(
+            cluster_id=format_id(raft.cluster_id),
+            cluster=raft.config.cluster,
+            id=format_id(raft.node_id),
+            name=raft.config.name,
+            role=stats.role,
+            term=stats.term,
+            leader=self._leader(membership),
+            commit=stats.commit,
+            applied=stats.applied,
+            last_index=stats.last_index,
+            first_index=stats.first_index,
+            snapshot_index=stats.snapshot_index,
+            membership_index=membership.index,
+            lag=stats.lag,
+            data_dir=raft.config.data_dir,
+            http=raft.config.http,
+            peer=raft.advertised,
+            last_contact_s=None if last_contact_s is None else round(last_contact_s, 3),
+            members=self._views(membership, stats),
+            no_leader=raft.no_leader,
+            digest_index=stats.digest_index,
+            digest_agreement=stats.digest_agreement,
+            digest_age_s=None if stats.digest_age_s is None else round(stats.digest_age_s, 3),
+            level=raft.level,
+            machine_version=raft.machine_version,
+        )
+
+    def _views(self, membership: Membership, stats: Stats) -> tuple[MemberView, ...]:
+        return tuple(self._view(member, stats.progress.get(member.id)) for member in membership.members.values())
+
+    def _view(self, member: MemberInfo, progress: MemberProgress | None) -> MemberView:
+        return MemberView(
+            id=format_id(member.id),
+            name=member.name,
+            role=member.role,
+            peer=member.address,
+            http=self._http(member),
+            match=progress.match if progress is not None else None,
+            lag=progress.lag if progress is not None else None,
+            active=progress.active if progress is not None else None,
+            promote=member.promote,
+            fault=progress.fault if progress is not None else "",
+            level=member.level,
+            machine_version=member.machine_version,
+        )
+
+    # --- the membership
+
+    async def add_member(
+        self, name: str, address: str, *, http: str, node_id: int | None, learner: bool, timeout_s: float
+    ) -> Added:
+        raft = self._raft
+        known = raft.membership().by_name(name)
+        # Always as a learner first: a voter that has no log yet would count for the quorum and could not help it.
+        added = await raft.add_learner(
+            name, address, http=http, node_id=node_id or 0, promote=not learner, timeout=timeout_s
+        )
+        membership, stats = raft.membership(), raft.stats()
+        return Added(
+            added=known is None or known.id != added.id,
+            cluster_id=format_id(raft.cluster_id),
+            cluster=raft.config.cluster,
+            membership_index=membership.index,
+            member=self._view(membership.members.get(added.id, added), stats.progress.get(added.id)),
+            members=self._views(membership, stats),
+        )
+
+    async def remove_member(self, node_id: int, timeout_s: float, *, force: bool) -> None:
+        await self._raft.remove(node_id, force=force, timeout=timeout_s)
+
+    async def promote_member(self, node_id: int, timeout_s: float, *, force: bool) -> None:
+        await self._raft.promote(node_id, force=force, timeout=timeout_s)
+
+    async def demote_member(self, node_id: int, timeout_s: float, *, force: bool) -> None:
+        await self._raft.demote(node_id, force=force, timeout=timeout_s)
+
+    async def update_member(self, node_id: int, address: str, timeout_s: float) -> None:
+        await self._raft.update_member(node_id, address=address, timeout=timeout_s)
+
+    async def transfer_leadership(self, to: int | None, timeout_s: float) -> None:
+        await self._raft.transfer_leadership(to or 0, timeout=timeout_s)
+
+    def upgrade(self) -> UpgradeView:
+        return _upgrade_view(self._raft.upgrade_status())
+
+    async def hold_upgrade(self, timeout_s: float) -> UpgradeView:
+        return _upgrade_view(await self._raft.hold_upgrade(timeout=timeout_s))
+
+    async def finalize_upgrade(self, timeout_s: float) -> UpgradeView:
+        return _upgrade_view(await self._raft.finalize_upgrade(timeout=timeout_s))
+
+    async def snapshot(self, timeout_s: float) -> int:
+        # The node can't be told to stop half-way: it goes on, and only the answer is given up.
+        task = asyncio.ensure_future(self._raft.snapshot())
+        done, _ = await asyncio.wait([task], timeout=timeout_s)
+        if not done:
+            task.add_done_callback(_looked_at)
+            late = f"the snapshot is not finished after {timeout_s:g} s; it goes on"
+            raise DeadlineExceeded(late, outcome=Outcome.UNKNOWN)
+        return task.result().index
+
+
+def _upgrade_view(status: UpgradeStatus) -> UpgradeView:
+    return UpgradeView(
+        level=status.level,
+        machine_version=status.machine_version,
+        possible_level=status.possible_level,
+        possible_machine_version=status.possible_machine_version,
+        held=status.held,
+        hold_level=status.hold_level,
+        members=tuple(
+            MemberLevelsView(
+                id=format_id(member.id),
+                name=member.name,
+                level=member.level,
+                machine_version=member.machine_version,
+            )
+            for member in status.members
+        ),
+    )
+
+
+def _looked_at(task: asyncio.Task[object]) -> None:
+    if not task.cancelled():
+        task.exception()

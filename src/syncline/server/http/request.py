@@ -1,0 +1,157 @@
+"""A request as the routes see it, and its parameters: parsed once, checked strictly.
+
+Nothing is ignored in silence: an unknown parameter, a repeated one, or a bad value is a 400 that says what is
+accepted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+import msgspec
+
+from syncline.server.api.errors import RequestError
+
+__all__ = ["MAX_PARAMETERS", "Parameters", "Request", "decode_percent", "encode_percent", "parse_duration"]
+
+MAX_PARAMETERS: Final = 32
+"""Parameters in one query; no route takes half as many."""
+
+_BAD_PERCENT: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)?", re.ASCII)
+_UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+_TRUE: Final = frozenset({b"", b"true", b"1"})
+_FALSE: Final = frozenset({b"false", b"0"})
+
+
+class Request(msgspec.Struct, eq=False, gc=False):
+    """One request, whole.
+
+    `method` is upper-case; `path` and `query` are the raw bytes of the target (percent-encoding untouched, no `?`);
+    `headers` has lower-case names, repeated fields joined by ", "; requests may share one, so it is only read.
+    `argument` is what the route's pattern matched.
+    """
+
+    method: str
+    path: bytes
+    query: bytes
+    headers: Mapping[bytes, bytes]
+    body: bytes
+    argument: bytes = b""
+    route: str = ""
+    """The method and pattern of the route that took it, for metrics."""
+    unusual: bool = False
+    """Its fields were read one by one, so the router checks them. A header from the cache was checked before."""
+    mount: str = ""
+    """The path below which another application has mounted the routes: URLs in answers begin with it."""
+
+
+def decode_percent(raw: bytes, what: str) -> bytes:
+    """Undo percent-encoding. `what` names the text in the error of a bad escape."""
+    if b"%" not in raw:
+        return raw
+    if bad := _BAD_PERCENT.search(raw):
+        near = raw[bad.start() : bad.start() + 3].decode("ascii", "replace")
+        raise RequestError(f"{what} has a bad percent-escape {near!r}: write each as % and two hex digits, % as %25")
+    return unquote_to_bytes(raw)
+
+
+def encode_percent(raw: bytes, *, safe: str = "/") -> str:
+    """The form of bytes that can stand in a path."""
+    return quote_from_bytes(raw, safe)
+
+
+def parse_duration(text: str) -> float | None:
+    """Seconds of `5s`, `250ms`, `1m`, `2.5`; None where it is none of these."""
+    found = _DURATION.fullmatch(text)
+    return float(found[1]) * _UNIT_S[found[2]] if found else None
+
+
+class Parameters:
+    """The query of one request, each parameter given at most once and known to the route."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, query: bytes, accepted: frozenset[str], *, later: frozenset[str] = frozenset()) -> None:
+        """Parse. `later` are parameters that this interface will have: refused with a message of their own."""
+        self._values: dict[str, bytes] = {}
+        if not query:
+            return
+        pairs = query.split(b"&", MAX_PARAMETERS)
+        if len(pairs) > MAX_PARAMETERS:
+            raise RequestError(f"more than {MAX_PARAMETERS} parameters")
+        for pair in pairs:
+            if pair:
+                self._take(pair, accepted, later)
+
+    def _take(self, pair: bytes, accepted: frozenset[str], later: frozenset[str]) -> None:
+        raw_name, _, raw_value = pair.replace(b"+", b" ").partition(b"=")
+        name = decode_percent(raw_name, "a parameter's name").decode("utf-8", "replace")
+        if name in later:
+            raise RequestError(f"the parameter {name!r} is not supported yet", code="not_supported")
+        if name not in accepted:
+            known = ", ".join(sorted(accepted)) or "none"
+            raise RequestError(f"unknown parameter {name!r}; accepted here: {known}")
+        if name in self._values:
+            raise RequestError(f"the parameter {name!r} is given twice")
+        self._values[name] = decode_percent(raw_value, f"the parameter {name!r}")
+
+    @staticmethod
+    def name_of(raw: str) -> str:
+        """The name that a raw, percent-encoded one stands for."""
+        return decode_percent(raw.replace("+", " ").encode(), "a parameter's name").decode("utf-8", "replace")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def octets(self, name: str) -> bytes | None:
+        """The decoded bytes, or None where it is not given."""
+        return self._values.get(name)
+
+    def text(self, name: str, default: str) -> str:
+        """A text parameter."""
+        raw = self._values.get(name)
+        if raw is None:
+            return default
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            raise RequestError(f"the parameter {name!r} is not UTF-8") from None
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> str:
+        """One of `choices`; the first is the default."""
+        value = self.text(name, choices[0])
+        if value not in choices:
+            raise RequestError(f"{name}={value!r}: accepted are {', '.join(choices)}")
+        return value
+
+    def boolean(self, name: str, *, others: str = "") -> bool:
+        """`true`, `1` or nothing after the name; `false` or `0`; absent is false. `others`: what else the caller takes,
+        for the refusal."""
+        raw = self._values.get(name)
+        if raw is None or raw in _FALSE:
+            return False
+        if raw in _TRUE:
+            return True
+        raise RequestError(f"{name}={raw.decode('utf-8', 'replace')!r}: accepted are true and false{others}")
+
+    def integer(self, name: str, default: int, *, low: int, high: int) -> int:
+        """A whole number between `low` and `high`."""
+        text = self.text(name, str(default))
+        if text.isascii() and text.isdigit() and len(text) <= 19 and low <= int(text) <= high:
+            return int(text)
+        raise RequestError(f"{name}={text!r}: accepted is a whole number from {low} to {high}")
+
+    def duration_s(self, name: str, default: float, *, high: float) -> float:
+        """Seconds, above zero and at most `high`."""
+        raw = self._values.get(name)
+        if raw is None:
+            return default
+        seconds = parse_duration(raw.decode("utf-8", "replace"))
+        if seconds is None or not 0 < seconds <= high:
+            shown = raw.decode("utf-8", "replace")
+            raise RequestError(f"{name}={shown!r}: accepted is a time such as 5s or 250ms, at most {high:g}s")
+        return seconds

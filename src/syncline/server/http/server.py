@@ -1,0 +1,191 @@
+"""The HTTP front door: listens, keeps the connections, watches the clock for all of them, closes in order.
+
+One timer per server, not per request, enforces every time limit: a sweep over the connections about once a second.
+So a limit of ten seconds ends between the tenth and the eleventh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from email.utils import formatdate
+from typing import Final
+
+from syncline.platform.network import Listener, Network
+from syncline.server.http.connection import Handler, HttpConnection
+from syncline.server.http.fast_get import Express
+from syncline.server.http.header_cache import UsualRequests
+from syncline.server.http.large_answers import Making
+from syncline.server.http.limits import HttpLimits
+from syncline.server.http.pressure import PRESSURE, relieve
+
+__all__ = ["HttpServer", "Observe"]
+
+SWEEP_S: Final = 1.0
+"""How often the time limits are enforced; also how exact the `Date` field is."""
+
+RESTING_LOOK: Final = 64
+"""Of so many connections one that rests is looked for when there are too many."""
+
+VITAL: Final = (b"/livez", b"/readyz", b"/health", b"/metrics", b"/version")
+"""What an operator's tools ask: they must be answered above all when a node has too much to do."""
+
+Observe = Callable[[str, int, float], None]
+"""Told of each answer: the route, such as "GET /keys" ("" where none took it), the status, the seconds it took."""
+
+
+class HttpServer:
+    """Serves `handler` to any number of connections, on the event loop that runs it.
+
+    `observe` is called for every answer and must be cheap. `clock` times requests for it (the loop's own is too coarse
+    for that on uvloop); `wall_time_s` is for the `Date` field alone. Both are replaced under the simulator.
+    `knows_host` says whether the handler takes a header's `Host`: then the header is checked once only.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        limits: HttpLimits | None = None,
+        observe: Observe | None = None,
+        knows_host: Callable[[Mapping[bytes, bytes]], bool] = bool,  # any name
+        clock: Callable[[], float] = time.perf_counter,
+        wall_time_s: Callable[[], float] = time.time,
+    ) -> None:
+        self.handler = handler
+        self.limits = limits or HttpLimits()
+        self.observe = observe
+        self.clock = clock
+        self.usual = UsualRequests(self.limits.max_url_bytes, knows_host)
+        self.express: Express | None = None
+        """Requests that are known without being read, where the handler has such: set together with it."""
+        self.now_s = 0.0
+        """The loop's time at the last sweep: exact enough for limits of seconds, and free to read."""
+        self.held_bytes = 0
+        """Bodies and answers of all connections in memory."""
+        self.making = Making()
+        self.tail = self.tail_close = self.tail_http10 = b""
+        """What ends a header: `Date`, `Connection` where it must be said, and the blank line."""
+        self._wall_time_s = wall_time_s
+        self._connections: dict[HttpConnection, None] = {}
+        self._to_flush: list[HttpConnection] = []
+        self._listener: Listener | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._empty: asyncio.Future[None] | None = None
+        self.closed = False
+        """No connection is taken any more."""
+        self._tell_date()
+
+    # --- life
+
+    async def start(
+        self, network: Network, host: str, port: int, *, tls: ssl.SSLContext | None = None
+    ) -> tuple[str, int]:
+        """Listen; gives host and port as bound. Raises `OSError` where the address can't be bound."""
+        assert self._loop is None, "a server starts once"
+        self._loop = asyncio.get_running_loop()
+        self._listener = await network.listen(self.connection, host, port, tls=tls)
+        self._tick()
+        return self._listener.address
+
+    def connection(self) -> HttpConnection:
+        """The protocol for a new connection."""
+        return HttpConnection(self)
+
+    async def close(self, *, drain_s: float, grace_s: float = 0.0) -> None:
+        """Stop listening, answer what has been asked, close. Whatever is not done after `drain_s` is cut off.
+
+        A connection without a request stays open for `grace_s`: one may be on its way to us, and its client would not
+        know whether it was carried out.
+        """
+        if self._listener is not None:
+            listener, self._listener = self._listener, None
+            await listener.close()
+        self.closed = True
+        if self._connections:
+            self._empty = asyncio.get_running_loop().create_future()
+            self._drain(idle=not grace_s)
+            if grace_s:
+                await asyncio.wait([self._empty], timeout=min(grace_s, drain_s))
+                self._drain(idle=True)
+            await asyncio.wait([self._empty], timeout=drain_s)
+            for connection in tuple(self._connections):
+                connection.abort()
+            await self._empty  # connection_lost follows an abort in the next turn
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _drain(self, *, idle: bool) -> None:
+        for connection in tuple(self._connections):
+            connection.drain(idle=idle)
+
+    @property
+    def connection_count(self) -> int:
+        """Open connections."""
+        return len(self._connections)
+
+    # --- the connections' side
+
+    def register(self, connection: HttpConnection) -> bool:
+        """Take a new connection; False if there are too many already, and none of them rests."""
+        room = len(self._connections) < self.limits.max_connections or self._close_resting()
+        self._connections[connection] = None
+        return room
+
+    def _close_resting(self) -> bool:
+        """Close a connection that rests, the oldest first; whether there was one."""
+        for connection in tuple(itertools.islice(self._connections, RESTING_LOOK)):
+            if connection.rests(self.now_s):
+                connection.close_resting()
+                return True
+            del self._connections[connection]  # to the end: the next look begins behind it
+            self._connections[connection] = None
+        return False
+
+    def has_share(self, path: bytes) -> bool:
+        """Whether a request is answered though all connections together hold too much."""
+        limits = self.limits
+        return path.startswith(VITAL) and self.held_bytes <= limits.max_total_held_bytes + limits.vital_bytes
+
+    def unregister(self, connection: HttpConnection) -> None:
+        self._connections.pop(connection, None)
+        if self._empty is not None and not self._connections and not self._empty.done():
+            self._empty.set_result(None)
+
+    def schedule_flush(self, connection: HttpConnection) -> None:
+        """Write this connection's finished answers at the end of the turn, together with everybody else's."""
+        if not self._to_flush:
+            (self._loop or asyncio.get_running_loop()).call_soon(self._flush_all)
+        self._to_flush.append(connection)
+
+    def _flush_all(self) -> None:
+        connections, self._to_flush = self._to_flush, []
+        for connection in connections:
+            connection.flush_scheduled = False
+            connection.flush()
+
+    # --- time
+
+    def sweep(self, now_s: float) -> None:
+        """Enforce the time limits as of `now_s`."""
+        self.now_s = now_s
+        self._tell_date()
+        for connection in tuple(self._connections):
+            connection.sweep(now_s)
+        relieve(tuple(self._connections), self.held_bytes - PRESSURE * self.limits.max_total_held_bytes)
+
+    def _tick(self) -> None:
+        assert self._loop is not None
+        self.sweep(self._loop.time())
+        self._timer = self._loop.call_later(SWEEP_S, self._tick)
+
+    def _tell_date(self) -> None:
+        date = b"Date: %s\r\n" % formatdate(self._wall_time_s(), usegmt=True).encode()
+        self.tail = date + b"\r\n"
+        self.tail_close = date + b"Connection: close\r\n\r\n"
+        self.tail_http10 = date + b"Connection: keep-alive\r\n\r\n"

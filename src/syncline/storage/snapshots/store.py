@@ -1,0 +1,336 @@
+"""Snapshots on disk: made whole under a temporary name, then named; the newest intact one counts.
+
+A snapshot is one file, `<index>-<term>.snap` in hexadecimal. It gets that name by a rename after its bytes were synced,
+and counts once the directory was synced, too. So under its name a snapshot is always whole; if it is not, that is rot.
+
+- A snapshot is never replaced, and never followed by an older one: `commit` refuses.
+- The `retain` newest are kept. The log is compacted only as far as the *oldest* of them, so that each can stand in
+  for a rotten newer one; unless the log has grown above its bound, then as far as the newest (`compaction_index`).
+- Opening the store verifies the newest one as a whole. A rotten one is moved aside (`.broken`), reported in `damage`,
+  and the next older one is tried.
+- A snapshot that arrives from a peer grows in a `.part` file, which outlives a broken connection and a restart: the
+  next attempt goes on where it ended. Leftovers of all other kinds are removed when the store is opened.
+
+One snapshot may be written, one received and any number read at the same time, on different threads.
+"""
+
+from __future__ import annotations
+
+import builtins
+import logging
+import re
+import threading
+from typing import Final
+
+from syncline.consensus.types import MembershipState
+from syncline.errors import CorruptionError, DiskFull, NothingToSnapshot, StorageError, UsageError, WrongDirectory
+from syncline.platform.disk import Disk
+from syncline.storage.snapshots.file import (
+    UNKNOWN_SHA256,
+    SnapshotManifest,
+    SnapshotReader,
+    check_length,
+    encode_header,
+    read_header,
+)
+from syncline.storage.snapshots.write import SnapshotReceiver, SnapshotWriter, refusals, write_again
+from syncline.storage.space import SpaceGuard
+from syncline.version import __version__
+
+__all__ = ["SnapshotManifest", "SnapshotReader", "SnapshotReceiver", "SnapshotStore", "SnapshotWriter"]
+
+log = logging.getLogger("syncline.storage")
+
+RETAIN: Final = 2
+"""One to use and one to fall back to."""
+
+BROKEN_FILES_LIMIT: Final = 2
+"""Rotten snapshots that are kept to be looked into."""
+
+SNAPSHOT_NAME: Final = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.snap")
+TEMPORARY_SUFFIX: Final = ".tmp"
+PARTIAL_SUFFIX: Final = ".part"
+BROKEN_SUFFIX: Final = ".broken"
+
+
+def snapshot_name(index: int, term: int) -> str:
+    return f"{index:016x}-{term:016x}.snap"
+
+
+class SnapshotStore:
+    """The snapshots of one node. Make one with `SnapshotStore.open`."""
+
+    def __init__(self, disk: Disk, path: str, *, cluster_id: int, retain: int, reserve_bytes: int) -> None:
+        self.path = path
+        self._disk = disk
+        self._cluster_id = cluster_id
+        self._retain = retain
+        self._space = SpaceGuard(disk, path, reserve_bytes=reserve_bytes)
+        self._lock = threading.Lock()
+        self._manifests: tuple[SnapshotManifest, ...] = ()  # newest first; replaced, never changed
+        self._damage: list[str] = []
+        self._writing = False
+        self._receiving = False
+        self._trusted_part = ""  # the part that this process wrote all of, without an error
+
+    @classmethod
+    def open(
+        cls, disk: Disk, path: str, *, cluster_id: int, retain: int = RETAIN, reserve_bytes: int = 0
+    ) -> SnapshotStore:
+        """Open the store in the directory `path`, or begin one; verifies the newest snapshot.
+
+        Half of `reserve_bytes` of the disk are left to the log: a snapshot that would use them is refused.
+
+        Raises:
+            FormatVersionError: another version wrote a snapshot here.
+            WrongDirectory: a snapshot belongs to another cluster.
+            OSError: the disk refused.
+        """
+        assert retain >= 1
+        disk.make_dirs(path)
+        store = cls(disk, path, cluster_id=cluster_id, retain=retain, reserve_bytes=reserve_bytes)
+        store._load()
+        return store
+
+    @property
+    def damage(self) -> tuple[str, ...]:
+        """What was found rotten and moved aside since the store was opened, in sentences for the operator."""
+        return tuple(self._damage)
+
+    def list(self) -> builtins.list[SnapshotManifest]:
+        """The durable snapshots, newest first."""
+        return [*self._manifests]
+
+    def newest(self) -> SnapshotManifest | None:
+        return self._manifests[0] if self._manifests else None
+
+    def compaction_index(self, *, log_bytes: int, max_log_bytes: int) -> int:
+        """How far the log may be compacted: up to the oldest retained snapshot, so that each one has its log.
+
+        Where the log takes more than `max_log_bytes`, up to the newest. 0 while there are fewer than `retain`.
+        """
+        manifests = self._manifests
+        if manifests and log_bytes > max_log_bytes:
+            return manifests[0].index
+        return manifests[-1].index if len(manifests) >= self._retain else 0
+
+    def read(self, manifest: SnapshotManifest) -> SnapshotReader:
+        """Open a snapshot. It stays readable while it is open, even where a newer one makes the store drop it.
+
+        Raises:
+            CorruptionError: its header or its length is wrong.
+            StorageError: it is no longer there.
+        """
+        path = self._path_of(manifest)
+        try:
+            file = self._disk.open(path)
+        except FileNotFoundError:
+            raise StorageError(f"{path}: the snapshot is no longer there: ask for the newest one") from None
+        try:
+            found, offset = read_header(file)
+            check_length(file, found, offset)
+            return SnapshotReader(file, found, offset)
+        except BaseException:
+            file.close()
+            raise
+
+    def drop_older(self) -> None:
+        """Keep the newest snapshot alone: for a full disk, whose log goes no further back either."""
+        with self._lock:
+            self._drop_surplus(retain=1)
+
+    def set_aside(self, manifest: SnapshotManifest, reason: str) -> None:
+        """A snapshot was found rotten: it no longer counts, and its file is kept under another name."""
+        with self._lock:
+            self._manifests = tuple(held for held in self._manifests if held.index != manifest.index)
+            self._break_off(snapshot_name(manifest.index, manifest.term), reason)
+
+    def create(self, index: int, term: int, membership: MembershipState, runtime: bytes = b"") -> SnapshotWriter:
+        """Begin a snapshot of the state machine as of `index`.
+
+        Raises:
+            NothingToSnapshot: there is one of that index, or a newer one.
+            UsageError: another one is being made.
+            StorageError: the disk refused.
+        """
+        self._check_newer(index)
+        manifest = SnapshotManifest(index, term, membership, self._cluster_id, 0, UNKNOWN_SHA256, __version__, runtime)
+        with self._lock:
+            if self._writing:
+                raise UsageError("another snapshot is being made: end or abort that one first")
+            self._writing = True
+        path = self._path_of(manifest) + TEMPORARY_SUFFIX
+        try:
+            with refusals(path):
+                self.discard(path)
+                return SnapshotWriter(self, self._disk.open(path, create=True, write=True), manifest)
+        except BaseException:
+            self._writing = False
+            raise
+
+    def receive(self, manifest: SnapshotManifest) -> SnapshotReceiver:
+        """Begin to receive a snapshot from a peer, or go on with one of which a part is here already.
+
+        Raises:
+            NothingToSnapshot: there is one of that index, or a newer one: the sender need not send it.
+            UsageError: another one is being received.
+            WrongDirectory: it is another cluster's.
+            StorageError: the disk refused.
+        """
+        self._check_newer(manifest.index)
+        self._check_cluster(manifest, "the snapshot that a peer offers")
+        with self._lock:
+            if self._receiving:
+                raise UsageError("another snapshot is being received: end or abort that one first")
+            self._receiving = True
+        try:
+            return self._open_receiver(manifest)
+        except BaseException:
+            self._receiving = False
+            raise
+
+    def _open_receiver(self, manifest: SnapshotManifest) -> SnapshotReceiver:
+        name = f"{snapshot_name(manifest.index, manifest.term)}-{manifest.sha256[:16]}{PARTIAL_SUFFIX}"
+        path = f"{self.path}/{name}"
+        with refusals(path):
+            for other in self._names(PARTIAL_SUFFIX):
+                if other != name:
+                    self._disk.remove(f"{self.path}/{other}")
+            header = encode_header(manifest)
+            if self._disk.exists(path):
+                file = self._disk.open(path, write=True)
+                if file.read_at(0, len(header)) == header:
+                    if name != self._trusted_part:
+                        write_again(file)
+                    received = min(file.size() - len(header), manifest.size_bytes)
+                    self.check_room(manifest.size_bytes - received)
+                    self._trusted_part = name
+                    return SnapshotReceiver(self, file, manifest, len(header), received)
+                file.close()
+                self._disk.remove(path)
+            self.check_room(manifest.size_bytes)
+            file = self._disk.open(path, create=True, write=True)
+            file.write_at(0, header)
+            self._trusted_part = name
+            return SnapshotReceiver(self, file, manifest, len(header), 0)
+
+    # Used by the writer and the receiver (`write.Owner`).
+
+    def adopt(self, path: str, manifest: SnapshotManifest) -> None:
+        """Give a file, whole and synced, the name under which it counts; durable on return."""
+        with self._lock:
+            newest = self.newest()
+            if newest is not None and newest.index >= manifest.index:
+                self._disk.remove(path)
+                raise _outdated(manifest.index, newest)
+            self._disk.rename(path, self._path_of(manifest))
+            self._disk.sync_dir(self.path)
+            self._manifests = (manifest, *self._manifests)
+            self._drop_surplus()
+
+    def check_room(self, size_bytes: int) -> None:
+        """Raise `DiskFull` where so much more would leave too little for the log."""
+        if not self._space.has_half(size_bytes):
+            raise DiskFull(
+                f"{self.path}: {size_bytes} more bytes of a snapshot don't fit: {self._space.free_bytes()} are free, "
+                "of which a part is kept for the log. The older ones are untouched."
+            )
+
+    def discard(self, path: str) -> None:
+        if self._disk.exists(path):
+            self._disk.remove(path)
+
+    def distrust_part(self) -> None:
+        self._trusted_part = ""
+
+    def ended(self, *, writing: bool) -> None:
+        if writing:
+            self._writing = False
+        else:
+            self._receiving = False
+
+    def _drop_surplus(self, *, retain: int | None = None) -> None:
+        """Remove what is older than the retained ones. What can't be removed stays, and is tried again next time.
+
+        The newest one is durable already: an error here must not make its writer believe that it is not.
+        """
+        retain = retain or self._retain
+        kept = list(self._manifests[:retain])
+        for manifest in self._manifests[retain:]:
+            try:
+                self._disk.remove(self._path_of(manifest))
+            except OSError as error:
+                log.warning("an old snapshot stays for now: %s can't be removed: %s", self._path_of(manifest), error)
+                kept.append(manifest)
+        self._manifests = tuple(kept)
+
+    # Opening.
+
+    def _load(self) -> None:
+        for name in self._names(TEMPORARY_SUFFIX):
+            self._disk.remove(f"{self.path}/{name}")
+        manifests: builtins.list[SnapshotManifest] = []
+        for name in sorted(filter(SNAPSHOT_NAME.fullmatch, self._disk.list(self.path)), reverse=True):
+            manifest = self._load_one(name, verify=not manifests)
+            if manifest is not None:
+                manifests.append(manifest)
+        self._manifests = tuple(manifests)
+        self._drop_surplus()
+        self._drop_old_partials()
+        self._disk.sync_dir(self.path)
+
+    def _load_one(self, name: str, *, verify: bool) -> SnapshotManifest | None:
+        path = f"{self.path}/{name}"
+        file = self._disk.open(path)
+        try:
+            manifest, offset = read_header(file)
+            check_length(file, manifest, offset)
+            if name != snapshot_name(manifest.index, manifest.term):
+                raise CorruptionError(f"{path} is a copy of the snapshot at {manifest.index}: renamed", file=path)
+            if verify:
+                SnapshotReader(file, manifest, offset).verify()
+        except CorruptionError as error:
+            self._break_off(name, str(error))
+            return None
+        finally:
+            file.close()
+        self._check_cluster(manifest, path)
+        return manifest
+
+    def _drop_old_partials(self) -> None:
+        """Of what was being received, only the newest is of use, and only where it is newer than what is there."""
+        names = self._names(PARTIAL_SUFFIX)
+        newest = self.newest()
+        durable = snapshot_name(newest.index, newest.term) if newest is not None else ""
+        for name in names[:-1] + [name for name in names[-1:] if name <= durable]:
+            self._disk.remove(f"{self.path}/{name}")
+
+    def _break_off(self, name: str, reason: str) -> None:
+        path = f"{self.path}/{name}"
+        self._disk.rename(path, path + BROKEN_SUFFIX)
+        for old in self._names(BROKEN_SUFFIX)[:-BROKEN_FILES_LIMIT]:
+            self._disk.remove(f"{self.path}/{old}")
+        self._disk.sync_dir(self.path)
+        self._damage.append(f"{reason} The file is kept as {name}{BROKEN_SUFFIX}.")
+
+    def _names(self, suffix: str) -> builtins.list[str]:
+        return [name for name in self._disk.list(self.path) if name.endswith(suffix)]
+
+    def _path_of(self, manifest: SnapshotManifest) -> str:
+        return f"{self.path}/{snapshot_name(manifest.index, manifest.term)}"
+
+    def _check_newer(self, index: int) -> None:
+        newest = self.newest()
+        if newest is not None and newest.index >= index:
+            raise _outdated(index, newest)
+
+    def _check_cluster(self, manifest: SnapshotManifest, what: str) -> None:
+        if manifest.cluster_id != self._cluster_id:
+            raise WrongDirectory(
+                f"{what} belongs to cluster {manifest.cluster_id:016x}, and this node to {self._cluster_id:016x}: "
+                "give each cluster directories and addresses of its own."
+            )
+
+
+def _outdated(index: int, newest: SnapshotManifest) -> NothingToSnapshot:
+    return NothingToSnapshot(f"a snapshot at {index} is of no use: one at {newest.index} is durable already")

@@ -1,0 +1,262 @@
+"""A snapshot on its way to its file: made here, or arriving from a peer.
+
+Fail-stop in the small: after an error of the disk nothing more is written to the file, and it never gets a name. A sync
+is never repeated after it failed, because it may then report success for data that is lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+import msgspec
+
+from syncline.errors import CorruptionError, DiskFull, StorageError, UsageError
+from syncline.platform.disk import File
+from syncline.storage.snapshots.file import SnapshotManifest, SnapshotReader, check_length, encode_header, header_size
+from syncline.storage.space import is_disk_full
+
+__all__ = ["Owner", "SnapshotReceiver", "SnapshotWriter", "refusals", "write_again"]
+
+BUFFER_BYTES: Final = 1 << 20
+"""State machines write in small pieces; the disk gets them in pieces of this size."""
+
+SYNC_EVERY_BYTES: Final = 8 << 20
+"""A snapshot is synced as it grows. One large sync at its end would hold up the log's own for its whole time."""
+
+
+class Owner(Protocol):
+    """What a writer and a receiver need of the store."""
+
+    def adopt(self, path: str, manifest: SnapshotManifest) -> None:
+        """Give a file, whole and synced, the name under which it counts; durable on return."""
+        ...
+
+    def check_room(self, size_bytes: int) -> None:
+        """Raise `DiskFull` where so much more would leave too little for the log."""
+        ...
+
+    def discard(self, path: str) -> None:
+        """Remove a file that did not become a snapshot."""
+        ...
+
+    def distrust_part(self) -> None:
+        """The disk failed while the part was written: it must be written again before it is gone on with."""
+        ...
+
+    def ended(self, *, writing: bool) -> None:
+        """The writer, or else the receiver, is done."""
+        ...
+
+
+class SnapshotWriter:
+    """A snapshot being made. For one thread. Ends with `commit` or `abort`; after an error, only `abort` is left."""
+
+    def __init__(self, store: Owner, file: File, manifest: SnapshotManifest) -> None:
+        self._store = store
+        self._file: File | None = file
+        self._path = file.path
+        self._manifest = manifest
+        self._data_offset = header_size(manifest)
+        self._hash = hashlib.sha256()
+        self._buffer: list[bytes] = []
+        self._buffered = 0
+        self._written = 0
+        self._unsynced = 0
+        self._failure: StorageError | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """How much data was written so far."""
+        return self._written + self._buffered
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> int:
+        """Add data; returns its size. Raises `StorageError` where the disk refuses (`DiskFull`, where it is full)."""
+        self._open_file()
+        piece = bytes(data)
+        self._buffer.append(piece)
+        self._buffered += len(piece)
+        if self._buffered >= BUFFER_BYTES:
+            self._flush()
+        return len(piece)
+
+    def commit(self) -> SnapshotManifest:
+        """Make the snapshot durable and the newest of the store.
+
+        Raises:
+            NothingToSnapshot: a newer one became durable meanwhile; this one was removed.
+            StorageError: the disk refused; the older snapshots are untouched.
+        """
+        file = self._open_file()
+        self._flush()
+        manifest = msgspec.structs.replace(self._manifest, size_bytes=self._written, sha256=self._hash.hexdigest())
+        header = encode_header(manifest)
+        assert len(header) == self._data_offset
+        with self._final_refusals():
+            file.write_at(0, header)
+            file.sync()
+            self._close()
+            self._store.adopt(self._path, manifest)
+        return manifest
+
+    def abort(self) -> None:
+        """Remove what was written. Does nothing after `commit`."""
+        if self._file is not None:
+            self._close()
+            with refusals(self._path):
+                self._store.discard(self._path)
+
+    def _flush(self) -> None:
+        data = b"".join(self._buffer)
+        self._buffer.clear()
+        self._buffered = 0
+        if not data:
+            return
+        file = self._open_file()
+        self._hash.update(data)
+        with self._final_refusals():
+            self._store.check_room(len(data))
+            file.write_at(self._data_offset + self._written, data)
+            self._written += len(data)
+            self._unsynced += len(data)
+            if self._unsynced >= SYNC_EVERY_BYTES:
+                file.sync()
+                self._unsynced = 0
+
+    @contextmanager
+    def _final_refusals(self) -> Iterator[None]:
+        """After the disk has refused, nothing but `abort` is left."""
+        try:
+            with refusals(self._path):
+                yield
+        except StorageError as error:
+            self._failure = error
+            raise
+
+    def _open_file(self) -> File:
+        if self._failure is not None:
+            raise StorageError(str(self._failure))
+        if self._file is None:
+            raise UsageError("this snapshot was committed or aborted already")
+        return self._file
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            self._store.ended(writing=True)
+
+
+class SnapshotReceiver:
+    """A snapshot arriving from a peer. Not for two threads at once. Ends with `commit` or `abort`."""
+
+    def __init__(self, store: Owner, file: File, manifest: SnapshotManifest, data_offset: int, received: int) -> None:
+        self.manifest = manifest
+        self._store = store
+        self._file: File | None = file
+        self._path = file.path
+        self._data_offset = data_offset
+        self._received = received
+        self._unsynced = 0
+
+    @property
+    def received(self) -> int:
+        """How much of the data is here: where the sender is to go on."""
+        return self._received
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """The data from `offset` on, which must be `received`.
+
+        Raises:
+            UsageError: data from elsewhere, or more than the manifest says.
+            StorageError: the disk refused (`DiskFull`, where it is full).
+        """
+        file = self._open_file()
+        if offset != self._received or offset + len(data) > self.manifest.size_bytes:
+            raise UsageError(
+                f"{len(data)} bytes of the snapshot's data were offered from offset {offset}, and those from "
+                f"{self._received} to {self.manifest.size_bytes} are missing"
+            )
+        try:
+            with refusals(self._path):
+                file.write_at(self._data_offset + offset, data)
+                self._received += len(data)
+                self._unsynced += len(data)
+                if self._unsynced >= SYNC_EVERY_BYTES:
+                    file.sync()
+                    self._unsynced = 0
+        except StorageError:
+            self._give_up()
+            raise
+
+    def commit(self) -> SnapshotManifest:
+        """Verify the whole, make it durable, and the newest of the store.
+
+        Raises:
+            CorruptionError: it is not what its manifest says. The part was removed: the sender must start again.
+            NothingToSnapshot: a newer one became durable meanwhile; this one was removed.
+            UsageError: data are still missing.
+            StorageError: the disk refused.
+        """
+        file = self._open_file()
+        if self._received != self.manifest.size_bytes:
+            raise UsageError(f"{self.manifest.size_bytes - self._received} bytes of the snapshot are still missing")
+        try:
+            with refusals(self._path):
+                file.sync()
+                check_length(file, self.manifest, self._data_offset)
+                SnapshotReader(file, self.manifest, self._data_offset).verify()
+                self._close()
+                self._store.adopt(self._path, self.manifest)
+        except CorruptionError:
+            self.abort(keep=False)
+            raise
+        except StorageError:
+            self._give_up()
+            raise
+        return self.manifest
+
+    def abort(self, *, keep: bool = True) -> None:
+        """End here. With `keep` the part stays and the next attempt goes on from it. Does nothing after `commit`."""
+        if self._file is not None:
+            self._close()
+            if not keep:
+                with refusals(self._path):
+                    self._store.discard(self._path)
+
+    def _give_up(self) -> None:
+        """The disk failed. What is there is not to be trusted as it is: `write_again`."""
+        self._store.distrust_part()
+        self._close()
+
+    def _open_file(self) -> File:
+        if self._file is None:
+            raise UsageError("this snapshot was committed or aborted already")
+        return self._file
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            self._store.ended(writing=False)
+
+
+def write_again(file: File) -> None:
+    """Write a file's bytes once more, so that the next sync makes them durable whatever became of an earlier one.
+
+    After a failed sync a system may show bytes that are not on the disk, and report the next sync as a success.
+    """
+    for offset in range(0, file.size(), BUFFER_BYTES):
+        file.write_at(offset, file.read_at(offset, BUFFER_BYTES))
+
+
+@contextmanager
+def refusals(path: str) -> Iterator[None]:
+    """The disk's refusals as errors of ours. A snapshot that was not named yet is lost, and nothing else."""
+    try:
+        yield
+    except OSError as error:
+        kind = DiskFull if is_disk_full(error) else StorageError
+        raise kind(f"{path}: the snapshot could not be written: {error}. The older ones are untouched.") from error

@@ -1,0 +1,1 @@
+"""Tests for a state machine of your own: `check_fsm` and `simulate`. Both run it without a server."""

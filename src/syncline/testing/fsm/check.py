@@ -1,0 +1,284 @@
+"""`check_fsm`: does a state machine keep the contract that replication rests on?
+
+    def test_my_machine() -> None:
+        check_fsm(Bank, [b"open alice", b"deposit alice 10", b"withdraw alice 99"])
+
+A state machine that breaks it works in every unit test and on one node, and goes wrong on three: replicas drift apart,
+or a restart brings back another state. So each clause is put to the test by itself, and the first command at which
+something differs is named.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from syncline.errors import Rejected, UsageError
+from syncline.node.fsm import FSM, BatchingFSM
+from syncline.testing.fsm.process import Task, decode
+from syncline.testing.fsm.run import (
+    SHOWN_BYTES,
+    WRONG_DIGEST,
+    MakeFSM,
+    Record,
+    apply,
+    bytes_differ,
+    entry_of,
+    own_digest,
+    persisted,
+    plain,
+    record,
+    restored,
+    snapshot_bytes,
+    state_digest,
+)
+
+__all__ = ["HASH_SEEDS", "FSMProblem", "check_fsm"]
+
+HASH_SEEDS: Final = (1, 2)
+"""`PYTHONHASHSEED` of the other processes: each orders sets of strings differently."""
+
+PROCESS_TIMEOUT_S: Final = 120.0
+BESIDE: Final = 10
+"""Commands that are applied while a view waits to be written, and after a restore."""
+
+
+class FSMProblem(AssertionError):
+    """The contract is broken. `clause` says which part of it, `index` at which command (from 1; 0: before the first),
+    `command` is that command, and `difference` what was seen."""
+
+    def __init__(self, clause: str, index: int, commands: Sequence[bytes], difference: str) -> None:
+        self.clause = clause
+        self.index = index
+        self.command = commands[index - 1] if index else b""
+        self.difference = difference
+        at = f"command {index} of {len(commands)}, {self.command[:SHOWN_BYTES]!r}" if index else "the empty state"
+        super().__init__(f"{clause}\n  first seen at {at}\n{difference}")
+
+
+def check_fsm(
+    machine: MakeFSM, commands: Iterable[bytes], *, hash_seeds: Sequence[int] = HASH_SEEDS, processes: bool = True
+) -> None:
+    """Put a state machine to the test with these commands, in this order. Raises `FSMProblem` for what it finds.
+
+    - The same commands give the same answers and the same state: in a second machine of this process, and in other
+      processes with other hash seeds.
+    - A refused command (`Rejected`) leaves the state as it was.
+    - A snapshot at every index brings back the state, in a new machine and in one that holds something else; and what
+      is applied after it gives the same answers.
+    - A view shows the state at which it was taken, though commands are applied before and while it is written.
+    - `apply_batch`, where there is one, does what `apply` does.
+    - `digest`, if there is one, returns 1 to 64 bytes, equal for equal states and different for different ones, after a
+      restore and in another process too.
+
+    `machine` is the class, or a function without arguments that makes one; the other processes import it by its name
+    (`processes=False` does without them). States are compared by the bytes of their snapshots, so a snapshot has to be
+    written in a fixed order: sort what has none.
+    """
+    commands = list(commands)
+    expected = record(machine(), commands)
+    _check_determinism(machine, commands, expected)
+    if processes:
+        _check_processes(machine, commands, expected, hash_seeds)
+    _check_refusals(machine, commands)
+    _check_snapshots(machine, commands, expected)
+    _check_views(machine, commands)
+    _check_batches(machine, commands, expected)
+    _check_digests(machine, commands, expected)
+
+
+def _check_determinism(machine: MakeFSM, commands: Sequence[bytes], expected: Sequence[Record]) -> None:
+    _compare(
+        "not deterministic: a second machine in the same process differs",
+        commands,
+        expected,
+        record(machine(), commands),
+    )
+
+
+def _compare(clause: str, commands: Sequence[bytes], expected: Sequence[Record], got: Sequence[Record]) -> None:
+    for number, (here, there) in enumerate(zip(expected, got, strict=True), 1):
+        if here.answer != there.answer:
+            raise FSMProblem(
+                clause, number, commands, f"  one answered:    {here.answer}\n  another answered: {there.answer}"
+            )
+        if here.state != there.state:
+            raise FSMProblem(clause, number, commands, "  the answers are equal, the states (as snapshots) are not")
+        if here.digest != there.digest:
+            difference = f"  one `digest`: {here.digest}\n  another:      {there.digest}"
+            raise FSMProblem(clause, number, commands, difference)
+
+
+def _check_processes(
+    machine: MakeFSM, commands: Sequence[bytes], expected: Sequence[Record], hash_seeds: Sequence[int]
+) -> None:
+    module, name = sys.modules[machine.__module__], getattr(machine, "__qualname__", "<")
+    if "<" in name:
+        raise UsageError(f"{machine!r} can't be imported by another process: define it at the top of a module")
+    file = getattr(module, "__file__", None) or ""
+    task = msgspec.json.encode(Task(machine.__module__, file, name, sys.path, list(commands)))
+    for seed in hash_seeds:
+        done = subprocess.run(
+            [sys.executable, "-m", "syncline.testing.fsm.process"],
+            input=task,
+            capture_output=True,
+            env={**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            timeout=PROCESS_TIMEOUT_S,
+            check=False,
+        )
+        if done.returncode:
+            raise FSMProblem("it fails in another process", 0, commands, done.stderr.decode(errors="replace"))
+        clause = f"not deterministic: another process (PYTHONHASHSEED={seed}) differs"
+        _compare(clause, commands, expected, decode(done.stdout))
+
+
+def _check_refusals(machine: MakeFSM, commands: Sequence[bytes]) -> None:
+    fsm = machine()
+    for number, command in enumerate(commands, 1):
+        before = snapshot_bytes(fsm)
+        try:
+            fsm.apply(entry_of(number, command))
+        except Rejected as refusal:
+            after = snapshot_bytes(fsm)
+            if before != after:
+                clause = f"a refused command changed the state ({plain(refusal)})"
+                raise FSMProblem(clause, number, commands, bytes_differ(before, after)) from refusal
+
+
+def _check_snapshots(machine: MakeFSM, commands: Sequence[bytes], expected: Sequence[Record]) -> None:
+    fsm, used = machine(), machine()
+    for number in range(len(commands) + 1):
+        if number:
+            apply(fsm, number, commands[number - 1])
+        snapshot = snapshot_bytes(fsm)
+        for how, other in (("a new machine", machine()), ("a machine that held another state", used)):
+            came_back = snapshot_bytes(restored(other, snapshot))
+            if came_back != snapshot:
+                clause = f"a snapshot does not bring the state back in {how}"
+                raise FSMProblem(clause, number, commands, bytes_differ(snapshot, came_back))
+            _go_on(other, number, commands, expected, how)
+
+
+def _go_on(fsm: FSM, number: int, commands: Sequence[bytes], expected: Sequence[Record], how: str) -> None:
+    """What a restored machine does next."""
+    last = min(len(commands), number + BESIDE)
+    for later in range(number + 1, last + 1):
+        answer = apply(fsm, later, commands[later - 1])
+        if answer != expected[later - 1].answer:
+            clause = f"after the restore of a snapshot at {number} in {how} a command is answered differently"
+            difference = f"  without restore: {expected[later - 1].answer}\n  with it:         {answer}"
+            raise FSMProblem(clause, later, commands, difference)
+    if last > number and state_digest(fsm) != expected[last - 1].state:
+        clause = f"after the restore of a snapshot at {number} in {how} the same commands lead to another state"
+        raise FSMProblem(clause, last, commands, "  the answers are equal, the states (as snapshots) are not")
+
+
+def _check_views(machine: MakeFSM, commands: Sequence[bytes]) -> None:
+    fsm = machine()
+    for number in range(0, len(commands) + 1, BESIDE):
+        for done in range(max(1, number - BESIDE + 1), number + 1):
+            apply(fsm, done, commands[done - 1])
+        snapshot = snapshot_bytes(fsm)
+        later = list(enumerate(commands[number : number + BESIDE], number + 1))
+        for how, written in (("before", _written_after), ("while", _written_beside)):
+            shown = written(restored(machine(), snapshot), later, number, commands)
+            if shown != snapshot:
+                clause = f"a view shows what was applied {how} it was written"
+                raise FSMProblem(clause, number, commands, bytes_differ(snapshot, shown))
+
+
+def _written_after(fsm: FSM, later: Sequence[tuple[int, bytes]], number: int, commands: Sequence[bytes]) -> bytes:
+    view = fsm.snapshot()
+    for later_number, command in later:
+        apply(fsm, later_number, command)
+    try:
+        return persisted(view)
+    except Exception as error:
+        raise FSMProblem("a view can't be written after further commands", number, commands, f"  {error!r}") from error
+
+
+class _Gate:
+    """A sink whose first write waits until it is opened, so that applies come between the parts of one snapshot."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+        self.reached.set()
+        self.opened.wait(PROCESS_TIMEOUT_S)
+
+
+def _written_beside(fsm: FSM, later: Sequence[tuple[int, bytes]], number: int, commands: Sequence[bytes]) -> bytes:
+    view, gate = fsm.snapshot(), _Gate()
+    errors: list[Exception] = []
+
+    def persist() -> None:
+        try:
+            view.persist(gate)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is reported below
+            errors.append(error)
+        finally:
+            gate.reached.set()
+
+    thread = threading.Thread(target=persist)
+    thread.start()
+    gate.reached.wait(PROCESS_TIMEOUT_S)
+    try:
+        for later_number, command in later:
+            apply(fsm, later_number, command)
+    finally:
+        gate.opened.set()
+        thread.join()
+        view.release()
+    if errors:
+        raise FSMProblem("a view can't be written beside `apply`", number, commands, f"  {errors[0]!r}") from errors[0]
+    return bytes(gate.data)
+
+
+def _check_batches(machine: MakeFSM, commands: Sequence[bytes], expected: Sequence[Record]) -> None:
+    fsm = machine()
+    if not isinstance(fsm, BatchingFSM) or not commands:
+        return
+    for size in (1, 3, len(commands)):
+        batching = machine()
+        assert isinstance(batching, BatchingFSM)
+        answers: list[str] = []
+        for start in range(0, len(commands), size):
+            entries = [entry_of(n, command) for n, command in enumerate(commands[start : start + size], start + 1)]
+            answers += map(plain, batching.apply_batch(entries))
+        for number, (answer, wanted) in enumerate(zip(answers, expected, strict=True), 1):
+            if answer != wanted.answer:
+                difference = f"  apply:       {wanted.answer}\n  apply_batch: {answer}"
+                raise FSMProblem("`apply_batch` answers differently", number, commands, difference)
+        if state_digest(batching) != expected[-1].state:
+            raise FSMProblem(f"`apply_batch` of {size} leads to another state", len(commands), commands, "")
+
+
+def _check_digests(machine: MakeFSM, commands: Sequence[bytes], expected: Sequence[Record]) -> None:
+    """Nodes whose digests differ stop: equal states must not differ, and different ones must not be equal."""
+    by_state: dict[str, str] = {}
+    by_digest: dict[str, str] = {}
+    fsm = machine()
+    for number, (command, record_) in enumerate(zip(commands, expected, strict=True), 1):
+        apply(fsm, number, command)
+        digest = record_.digest
+        if digest.startswith(WRONG_DIGEST):
+            raise FSMProblem(f"`digest` returns {digest}", number, commands, "")
+        if digest and by_state.setdefault(record_.state, digest) != digest:
+            clause = "equal states (as snapshots) have different digests"
+            raise FSMProblem(clause, number, commands, f"  {by_state[record_.state]}\n  {digest}")
+        if digest and by_digest.setdefault(digest, record_.state) != record_.state:
+            raise FSMProblem("different states (as snapshots) have one digest", number, commands, f"  {digest}")
+        came_back = own_digest(restored(machine(), snapshot_bytes(fsm)))
+        if came_back != digest:
+            clause = "a restored snapshot has another digest than the state that it was taken of"
+            raise FSMProblem(clause, number, commands, f"  state:    {digest}\n  restored: {came_back}")

@@ -1,0 +1,70 @@
+"""The other process of `check_fsm`: runs a state machine on commands and prints what came of each, one JSON a line.
+
+`python -m syncline.testing.fsm.process` reads one `Task` from its standard input. Its hash seed is in its environment.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import types
+from typing import cast
+
+import msgspec
+
+from syncline.testing.fsm.run import MakeFSM, Record, record
+
+__all__ = ["Task", "decode", "main"]
+
+
+class Task(msgspec.Struct, frozen=True):
+    """Which machine: `name` in the module `module`, which is loaded from `file` where it can't be imported by name."""
+
+    module: str
+    file: str
+    name: str
+    path: list[str]
+    commands: list[bytes]
+
+
+def main() -> None:
+    task = msgspec.json.decode(sys.stdin.buffer.read(), type=Task)
+    sys.path[:] = task.path
+    make = _found(_module(task), task.name)
+    encode = msgspec.json.Encoder().encode
+    fsm = make()
+    for line in record(fsm, task.commands):
+        sys.stdout.buffer.write(encode(line) + b"\n")
+
+
+def decode(output: bytes) -> list[Record]:
+    """What a process has printed."""
+    return [msgspec.json.decode(line, type=Record) for line in output.splitlines()]
+
+
+def _module(task: Task) -> types.ModuleType:
+    if task.module != "__main__":
+        try:
+            return importlib.import_module(task.module)
+        except ModuleNotFoundError:
+            if not task.file:
+                raise
+    spec = importlib.util.spec_from_file_location("syncline_checked_module", task.file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _found(module: types.ModuleType, name: str) -> MakeFSM:
+    found: object = module
+    for part in name.split("."):
+        found = getattr(found, part)
+    return cast("MakeFSM", found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Running a state machine by hand: commands in, and a record of what it answered and what it then held.
+
+Answers and states are recorded as text and bytes that can be compared between processes. A state is what the machine
+writes into a snapshot: equal states must give equal bytes, whatever way led to them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, TypeAlias
+
+import msgspec
+
+from syncline.errors import Rejected
+from syncline.node.fsm import FSM, DigestingFSM, Entry, FSMSnapshot
+from syncline.node.state_digest import MACHINE_DIGEST_BYTES
+
+__all__ = [
+    "SHOWN_BYTES",
+    "WRONG_DIGEST",
+    "MakeFSM",
+    "Record",
+    "apply",
+    "bytes_differ",
+    "entry_of",
+    "own_digest",
+    "persisted",
+    "plain",
+    "record",
+    "restored",
+    "snapshot_bytes",
+    "state_digest",
+]
+
+MakeFSM: TypeAlias = Callable[[], FSM]
+"""The class of a state machine, or anything else that makes a new one."""
+
+SHOWN_BYTES: Final = 60
+"""Of a command or a snapshot in a message."""
+
+WRONG_DIGEST: Final = f"not 1 to {MACHINE_DIGEST_BYTES} bytes"
+
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """What one command came to: the answer, in words, and the digest of the state after it."""
+
+    answer: str
+    state: str
+    digest: str = ""
+    """What the machine's own `digest` returned, in words; empty without one."""
+
+
+def entry_of(number: int, command: bytes) -> Entry:
+    """The log entry of the command with this number, from 1."""
+    return Entry(number, 1, command)
+
+
+def apply(fsm: FSM, number: int, command: bytes) -> str:
+    """Apply a command; its answer in words. A refusal is an answer; any other exception would stop a node: let it."""
+    try:
+        return plain(fsm.apply(entry_of(number, command)))
+    except Rejected as refusal:
+        return plain(refusal)
+
+
+def record(fsm: FSM, commands: Iterable[bytes]) -> list[Record]:
+    """Apply all commands, and look at the state after each."""
+    return [
+        Record(apply(fsm, number, command), state_digest(fsm), own_digest(fsm))
+        for number, command in enumerate(commands, 1)
+    ]
+
+
+def snapshot_bytes(fsm: FSM) -> bytes:
+    """The state, as a snapshot taken now."""
+    return persisted(fsm.snapshot())
+
+
+def persisted(view: FSMSnapshot) -> bytes:
+    """Write a view out, and release it."""
+    sink = io.BytesIO()
+    try:
+        view.persist(sink)
+    finally:
+        view.release()
+    return sink.getvalue()
+
+
+def state_digest(fsm: FSM) -> str:
+    """Stands for the state in comparisons."""
+    return hashlib.sha256(snapshot_bytes(fsm)).hexdigest()
+
+
+def own_digest(fsm: FSM) -> str:
+    """What the state machine's own `digest` returns, in words that name what is wrong; empty if it has none."""
+    if not isinstance(fsm, DigestingFSM):
+        return ""
+    digest: object = fsm.digest()
+    if isinstance(digest, bytes) and 0 < len(digest) <= MACHINE_DIGEST_BYTES:
+        return digest.hex()
+    return f"{WRONG_DIGEST}: {plain(digest)[:SHOWN_BYTES]}"
+
+
+def restored(fsm: FSM, snapshot: bytes) -> FSM:
+    """The machine, after it has restored a snapshot."""
+    fsm.restore(io.BytesIO(snapshot))
+    return fsm
+
+
+def plain(answer: object) -> str:
+    """An answer in words that are the same in every process, whatever its sets and addresses look like."""
+    if isinstance(answer, Rejected):
+        return f"Rejected({answer.code}, {str(answer)!r}, {plain(answer.details)})"
+    if isinstance(answer, Mapping):
+        return "{" + ", ".join(sorted(f"{plain(key)}: {plain(value)}" for key, value in answer.items())) + "}"
+    if isinstance(answer, set | frozenset):
+        return "{" + ", ".join(sorted(map(plain, answer))) + "}"
+    if (
+        isinstance(answer, Sequence)
+        and not isinstance(answer, str | bytes | bytearray)
+        and type(answer) in (list, tuple)
+    ):
+        return "[" + ", ".join(map(plain, answer)) + "]"
+    return _ADDRESS.sub("", repr(answer))
+
+
+def bytes_differ(expected: bytes, got: bytes) -> str:
+    """Where two snapshots part, for a message."""
+    at = next((n for n, (one, other) in enumerate(zip(expected, got, strict=False)) if one != other), None)
+    at = min(len(expected), len(got)) if at is None else at
+    start = max(0, at - SHOWN_BYTES // 3)
+    shown = slice(start, start + SHOWN_BYTES)
+    return f"  snapshots differ from byte {at} on\n  expected: …{expected[shown]!r}\n  got:      …{got[shown]!r}"

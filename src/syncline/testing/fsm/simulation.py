@@ -1,0 +1,364 @@
+"""`simulate`: a state machine of your own through crashes, partitions and slow disks, all of them from one seed.
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_the_bank_survives(seed: int) -> None:
+        simulate(Bank, seed=seed, commands=bank_commands)
+
+Several clients send commands to a cluster while faults trouble it. Then the faults end, and it is seen whether every
+node holds the same, and whether that is what the acknowledged commands, once each and in order, lead to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import cycle
+from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias
+
+import msgspec
+
+from syncline.errors import NodeFailed, OperationError, Outcome, Rejected, UsageError
+from syncline.node.fsm import FSM, BatchingFSM, DigestingFSM, Entry, FSMSnapshot
+from syncline.testing.cluster import LOOK_S, Settings, SimCluster
+from syncline.testing.faults.base import Claims, Trouble
+from syncline.testing.faults.table import FAULTS
+from syncline.testing.fsm.run import MakeFSM, bytes_differ, plain, snapshot_bytes
+from syncline.testing.invariants.base import Facts
+from syncline.testing.sim.loop import SimLoop, run_simulation
+from syncline.testing.sim.operations import Operator
+from syncline.testing.sim.recovery import Recovery
+from syncline.testing.sim.server import Condition, SimServer
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+    Commands: TypeAlias = SearchStrategy[bytes] | Iterable[bytes] | Callable[[random.Random], bytes]
+
+__all__ = ["USUAL_FAULTS", "Simulated", "SimulationFailed", "simulate"]
+
+USUAL_FAULTS: Final = (
+    "kill", "power", "crash-in-write", "kill-all", "pause", "cut", "cut-one-way", "isolate-leader", "flap", "delay",
+    "reset", "slow-disk", "slow-threads", "snapshot", "transfer",
+)  # fmt: skip
+"""Those that a state machine can notice; the names are those of `python -m syncline.testing.simulate --faults`."""
+
+SETTINGS: Final = Settings(snapshot_entries=10, trailing_entries=5)
+"""A snapshot every few commands, and a short log behind it: restores are what state machines get wrong."""
+
+DIGEST_INTERVAL: Final = 5
+"""Entries between two comparisons of the nodes' digests, if the state machine has one."""
+
+CLIENTS: Final = 3
+ANSWER_S: Final = 2.0
+"""How long a client waits for an answer."""
+
+CATCH_UP_S: Final = 60.0
+"""After the faults: within this much simulated time every node has everything."""
+
+DRAWN: Final = 200
+"""Commands that are drawn from a strategy; clients begin anew with the first after the last."""
+
+
+class SimulationFailed(AssertionError):
+    """What went wrong, and with which seed. The same seed fails in the same way, in every process."""
+
+
+class Simulated(msgspec.Struct, frozen=True):
+    """What a simulation came to: commands that were acknowledged, those of unknown fate, and faults by name."""
+
+    seed: int
+    acknowledged: int
+    unknown: int
+    faults: tuple[str, ...]
+    sim_s: float
+
+
+def simulate(
+    machine: MakeFSM,
+    *,
+    seed: int,
+    commands: Commands,
+    nodes: int = 3,
+    sim_seconds: float = 5.0,
+    faults: Sequence[str] | None = None,
+) -> Simulated:
+    """Run a cluster of `nodes` with this state machine for `sim_seconds` of its own time, under faults.
+
+    `commands` are a hypothesis strategy of bytes, an iterable (repeated when it ends), or a function of a
+    `random.Random`. `faults` are names from `USUAL_FAULTS`; None: the seed chooses some.
+
+    Raises `SimulationFailed` where two nodes answer one command differently, where a node stops itself, where an
+    acknowledged command is missing, doubled or out of order, where the cluster does not recover once the faults have
+    ended, or where at the end two nodes do not hold the same, or not what their log leads to.
+
+    All nodes live in this process, so they share one order of sets: what differs between processes is for `check_fsm`.
+    """
+    rng = random.Random(f"{seed} simulate")
+    chosen = tuple(faults) if faults is not None else tuple(rng.sample(USUAL_FAULTS, rng.randint(1, 5)))
+    unknown = [name for name in chosen if name not in FAULTS]
+    if unknown:
+        raise UsageError(f"there is no fault {unknown[0]!r}; there are: {', '.join(USUAL_FAULTS)}")
+    source = _source(commands, seed)
+
+    async def run(loop: SimLoop) -> Simulated:
+        return await _Simulation(loop, machine, seed, nodes, chosen, source).run(sim_seconds)
+
+    try:
+        return run_simulation(run)
+    except SimulationFailed as failure:
+        raise SimulationFailed(f"{failure}\n  seed={seed}, nodes={nodes}, faults={chosen}") from failure.__cause__
+
+
+def _source(commands: Commands, seed: int) -> Iterator[bytes]:
+    if callable(commands):
+        rng = random.Random(f"{seed} commands")
+        return iter(lambda: commands(rng), None)
+    if isinstance(commands, Iterable):
+        return cycle(commands)
+    return cycle(_drawn(commands, seed))
+
+
+def _drawn(strategy: SearchStrategy[bytes], seed: int) -> list[bytes]:
+    """Commands from a strategy, the same for the same seed."""
+    import hypothesis
+
+    drawn: list[bytes] = []
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=DRAWN, database=None, deadline=None, phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )  # fmt: skip
+    @hypothesis.given(strategy)
+    def draw(command: bytes) -> None:
+        drawn.append(command)
+
+    draw()
+    return drawn
+
+
+class _Committed(msgspec.Struct, frozen=True):
+    """One command as the first node applied it."""
+
+    entry: Entry
+    answer: str
+    node: int
+
+
+class _Journal:
+    """What all state machines applied, by log index: the first to apply a command sets what the others must do."""
+
+    def __init__(self) -> None:
+        self.committed: dict[int, _Committed] = {}
+        self.failure: str | None = None
+
+    def applied(self, node: int, entry: Entry, answer: str) -> None:
+        first = self.committed.setdefault(entry.index, _Committed(entry, answer, node))
+        if first.entry.data != entry.data:
+            self.fail(f"two nodes applied different commands at {entry.index}")
+        if first.answer != answer:
+            self.fail(
+                f"not deterministic: two nodes answer command {entry.data!r} at log index {entry.index} differently\n"
+                f"  one:   {first.answer}\n  other: {answer}"
+            )
+
+    def fail(self, text: str) -> None:
+        """The first finding counts: the others follow from it."""
+        self.failure = self.failure or text
+
+
+class _Watched:
+    """A user's state machine, looked at from outside."""
+
+    def __init__(self, fsm: FSM, journal: _Journal, number: int) -> None:
+        self.fsm = fsm
+        self.apply_on_loop = bool(getattr(fsm, "apply_on_loop", False))
+        if isinstance(fsm, DigestingFSM):
+            self.digest = fsm.digest
+            self.digest_version = getattr(fsm, "digest_version", 1)
+        self._journal = journal
+        self._number = number
+
+    def apply(self, entry: Entry) -> object:
+        try:
+            answer = self.fsm.apply(entry)
+        except Rejected as refusal:
+            self._journal.applied(self._number, entry, plain(refusal))
+            raise
+        except Exception as error:
+            self._journal.fail(f"`apply` of {entry.data!r} at log index {entry.index} raised {error!r}")
+            raise
+        self._journal.applied(self._number, entry, plain(answer))
+        return answer
+
+    def snapshot(self) -> FSMSnapshot:
+        return self.fsm.snapshot()
+
+    def restore(self, source: BinaryIO) -> None:
+        self.fsm.restore(source)
+
+
+class _WatchedInBatches(_Watched):
+    def apply_batch(self, entries: Sequence[Entry]) -> Sequence[object]:
+        assert isinstance(self.fsm, BatchingFSM)
+        answers = self.fsm.apply_batch(entries)
+        for entry, answer in zip(entries, answers, strict=True):
+            self._journal.applied(self._number, entry, plain(answer))
+        return answers
+
+
+class _Simulation:
+    """One run."""
+
+    def __init__(
+        self, loop: SimLoop, machine: MakeFSM, seed: int, nodes: int, faults: Sequence[str], source: Iterator[bytes]
+    ) -> None:
+        self._loop = loop
+        self._machine = machine
+        self._seed = seed
+        self._nodes = nodes
+        self._faults = tuple(faults)
+        self._source = source
+        self._journal = _Journal()
+        self._lives = 0
+        self._acknowledged: list[tuple[int, bytes, str]] = []  # log index, command, answer
+        self._unknown = 0
+        self._stopping = False
+        self._claims = Claims()
+        self._cluster = SimCluster(
+            loop, seed=seed, machine=self._watched, settings=SETTINGS, digest_interval=DIGEST_INTERVAL
+        )
+        loop.set_exception_handler(self._unhandled)
+
+    def _watched(self) -> FSM:
+        self._lives += 1
+        fsm = self._machine()
+        kind = _WatchedInBatches if isinstance(fsm, BatchingFSM) else _Watched
+        return kind(fsm, self._journal, self._lives)
+
+    async def run(self, sim_seconds: float) -> Simulated:
+        await self._cluster.start(self._nodes)
+        clients = [asyncio.ensure_future(self._client(number)) for number in range(CLIENTS)]
+        troubles = [asyncio.ensure_future(FAULTS[name](self._trouble(name))) for name in self._faults]
+        await self._pass_time(sim_seconds)
+        for task in troubles:
+            task.cancel()
+        await asyncio.gather(*troubles, return_exceptions=True)
+        self._stopping = True
+        await asyncio.wait(clients)
+        await self._recover()
+        self._check_acknowledged()
+        self._check_states()
+        return Simulated(self._seed, len(self._acknowledged), self._unknown, self._faults, self._loop.true_time())
+
+    async def _pass_time(self, seconds: float) -> None:
+        end_s = self._loop.true_time() + seconds
+        while self._loop.true_time() < end_s:
+            await asyncio.sleep(LOOK_S)
+            self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        for server in self._cluster.servers.values():
+            if server.condition is Condition.FAILED:
+                self._journal.fail(f"{server.name} has stopped itself: {server.error}")
+        if self._journal.failure is not None:
+            raise SimulationFailed(self._journal.failure)
+
+    def broken(self, invariant: str, text: str) -> None:
+        """A fault or the recovery found something."""
+        self._journal.fail(f"{invariant}: {text}")
+
+    def _unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        error = context.get("exception")
+        if isinstance(error, Exception):
+            self._journal.fail(f"an exception escaped: {error!r}")
+
+    def _trouble(self, name: str) -> Trouble:
+        rng = random.Random(f"{self._seed} {name}")
+        return Trouble(self._cluster, rng, rng.choice([1.0, 3.0]), self._claims, self)
+
+    async def _client(self, number: int) -> None:
+        rng = random.Random(f"{self._seed} client {number}")
+        while not self._stopping:
+            servers = [server for server in self._cluster.running if server.raft is not None and not server.paused]
+            if servers:
+                await self._command(rng.choice(servers), next(self._source))
+            await asyncio.sleep(rng.expovariate(20.0))
+
+    async def _command(self, server: SimServer, command: bytes) -> None:
+        raft = server.raft
+        assert raft is not None
+        called = server.call(lambda: raft.apply(command, timeout=ANSWER_S))
+        await asyncio.wait([called], timeout=ANSWER_S + 1.0)
+        if not called.done():
+            self._unknown += 1
+            return
+        future = called.result()
+        await asyncio.wait([future], timeout=ANSWER_S + 1.0)
+        if not future.done():
+            self._unknown += 1
+            return
+        try:
+            answer = plain(future.result())
+        except Rejected as refusal:
+            answer = plain(refusal)
+        except OperationError as error:
+            self._unknown += error.outcome is Outcome.UNKNOWN
+            return
+        except NodeFailed:
+            self._unknown += 1
+            return
+        self._acknowledged.append((future.index, command, answer))
+
+    # -- at the end
+
+    async def _recover(self) -> None:
+        recovery = Recovery(self._cluster, Operator(self._cluster, random.Random(self._seed)), Facts(), self)
+        recovery.calm()
+        await recovery.leader()
+        self._raise_failure()
+        try:
+            await self._cluster.until(self._all_equal, timeout_s=CATCH_UP_S)
+        except TimeoutError as error:
+            raise SimulationFailed(f"the nodes do not catch up: {error}") from error
+        self._raise_failure()
+
+    def _all_equal(self) -> bool:
+        self._raise_failure()
+        leader = self._cluster.current_leader()
+        if leader is None or leader.driver is None or len(self._cluster.running) < self._nodes:
+            return False
+        last = leader.driver.core.last_index
+        return all(server.driver is not None and server.driver.applied == last for server in self._cluster.running)
+
+    def _check_acknowledged(self) -> None:
+        committed = self._journal.committed
+        seen: set[int] = set()
+        for index, command, answer in self._acknowledged:
+            there = committed.get(index)
+            if there is None or there.entry.data != command:
+                raise SimulationFailed(f"{command!r} was acknowledged at log index {index}, and is not there")
+            if there.answer != answer:
+                raise SimulationFailed(f"{command!r} was answered {answer}, and applied with {there.answer}")
+            if index in seen:
+                raise SimulationFailed(f"two acknowledged commands are at log index {index}: {command!r}")
+            seen.add(index)
+
+    def _check_states(self) -> None:
+        """Every node against a machine that is given the log from the beginning, and never restores anything."""
+        model = self._machine()
+        for index in sorted(self._journal.committed):
+            with suppress(Rejected):
+                model.apply(self._journal.committed[index].entry)
+        wanted = snapshot_bytes(model)
+        for server in self._cluster.running:
+            machine = server.machine
+            assert isinstance(machine, _Watched)
+            state = snapshot_bytes(machine.fsm)
+            if state != wanted:
+                raise SimulationFailed(
+                    f"{server.name} does not hold what the log leads to:\n{bytes_differ(wanted, state)}\n"
+                    "  (it restored a snapshot, or did not do the same again; `check_fsm` tells more)"
+                )

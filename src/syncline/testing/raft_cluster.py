@@ -1,0 +1,247 @@
+"""A cluster in memory, on virtual time, for plain synchronous tests: `RaftCluster`, and the `raft_cluster` fixture.
+
+    def test_the_lock_survives_its_leader(raft_cluster):
+        cluster = raft_cluster(Locks)
+        cluster.apply(b"acquire printer")
+        cluster.crash(cluster.leader)
+        assert cluster.apply(b"owner printer") == "me"
+
+The nodes are real: log, snapshots, transport and timers on a simulated disk, network and clock. Time passes only
+inside calls, and costs nothing: an election takes a second of the cluster's time and milliseconds of yours. Everything
+is decided by the seed, so a test that fails fails every time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Iterable
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+from syncline.errors import DeadlineExceeded, Outcome, UsageError
+from syncline.node.fsm import FSM
+from syncline.node.raft import Raft
+from syncline.testing.cluster import Settings, SimCluster
+from syncline.testing.fsm.run import MakeFSM, snapshot_bytes
+from syncline.testing.sim.disk import Survival
+from syncline.testing.sim.loop import SimLoop
+from syncline.testing.sim.server import Condition, SimServer
+from syncline.testing.sim.workers import Delay
+
+__all__ = ["RaftCluster"]
+
+Result = TypeVar("Result")
+
+PATIENCE_S: Final = 30.0
+"""Of the cluster's time: what a leader, a restart or catching up may take."""
+
+
+class RaftCluster:
+    """`nodes` voters, `n1`, `n2`, …, each with a state machine that `machine` makes. Started when it is made.
+
+    Close it at the end, or use it as a context manager; the fixture does that by itself. `settings` are the nodes':
+    by default small ones, so that few commands already make snapshots.
+    """
+
+    def __init__(self, machine: MakeFSM, *, nodes: int = 3, seed: int = 0, settings: Settings | None = None) -> None:
+        self._loop = SimLoop()
+        self._errors: list[BaseException] = []
+        self._loop.set_exception_handler(self._unhandled)
+        self._cluster = self._run(self._made(machine, nodes, seed, settings))
+
+    async def _made(self, machine: MakeFSM, nodes: int, seed: int, settings: Settings | None) -> SimCluster:
+        cluster = SimCluster(self._loop, seed=seed, machine=machine, settings=settings)
+        await cluster.start(nodes)
+        await cluster.leader()
+        return cluster
+
+    def close(self) -> None:
+        """End all nodes. What was closed before stays closed."""
+        if not self._loop.is_closed():
+            self._loop.set_exception_handler(lambda *_: None)  # what is cut short now says nothing
+            self._loop.finish()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- the nodes ----------------------------------------------------------------------------------------------------
+
+    @property
+    def nodes(self) -> list[str]:
+        """All names, in order."""
+        return list(self._cluster.servers)
+
+    @property
+    def leader(self) -> str:
+        """The name of the leader that a majority follows. Waits for one; raises TimeoutError where none can be."""
+        return self._run(self._cluster.leader(PATIENCE_S)).name
+
+    @property
+    def followers(self) -> list[str]:
+        """Every node that runs and does not lead."""
+        leader = self.leader
+        return [server.name for server in self._cluster.running if server.name != leader]
+
+    def machine(self, node: str) -> FSM:
+        """The state machine of a node: of its latest process, if it has crashed."""
+        machine = self._cluster.server(node).machine
+        assert machine is not None
+        return machine
+
+    def error(self, node: str) -> BaseException | None:
+        """Why a node has stopped itself, or refused to start; None where it did not."""
+        return self._cluster.server(node).error
+
+    @property
+    def time_s(self) -> float:
+        """The cluster's time, in seconds since it was made."""
+        return self._loop.true_time()
+
+    # -- work ---------------------------------------------------------------------------------------------------------
+
+    def apply(self, command: bytes, *, node: str | None = None, timeout_s: float = 5.0) -> object:
+        """Replicate a command through a node, by default the leader; what the state machine answered.
+
+        Raises what `Raft.apply` does: `Rejected`, or an `OperationError` that says whether it can still take effect.
+        """
+        return self._run(self._apply(command, node, timeout_s))
+
+    async def _apply(self, command: bytes, node: str | None, timeout_s: float) -> object:
+        server = self._cluster.server(node) if node else await self._cluster.leader(timeout_s)
+        raft = _raft(server)
+        future = await self._answered(server.call(lambda: raft.apply(command, timeout=timeout_s)), server, timeout_s)
+        return await self._answered(future, server, timeout_s)
+
+    async def _answered(self, future: asyncio.Future[Result], server: SimServer, timeout_s: float) -> Result:
+        """Wait a little longer than the node does itself: it may be dead, or paused."""
+        await asyncio.wait([future], timeout=timeout_s + 1.0)
+        if not future.done():
+            raise DeadlineExceeded(f"{server.name} does not answer", outcome=Outcome.UNKNOWN)
+        return future.result()
+
+    def read(self, look: Callable[[FSM], Result], *, node: str | None = None, timeout_s: float = 5.0) -> Result:
+        """A linearizable read: `look` at the state machine of a node once that has all that was acknowledged before."""
+        return self._run(self._read(look, node, timeout_s))
+
+    async def _read(self, look: Callable[[FSM], Result], node: str | None, timeout_s: float) -> Result:
+        server = self._cluster.server(node) if node else await self._cluster.leader(timeout_s)
+        raft = _raft(server)
+        confirmed = await self._answered(server.call(lambda: raft.read_index(timeout=timeout_s)), server, timeout_s)
+        await self._answered(confirmed, server, timeout_s)
+        return look(self.machine(server.name))
+
+    def run(self, seconds: float) -> None:
+        """Let so much of the cluster's time pass."""
+        self._run(asyncio.sleep(seconds))
+
+    def settle(self) -> None:
+        """Wait until every node that runs has applied the same, and as much as anybody has."""
+        self._run(self._cluster.until(self._is_settled, timeout_s=PATIENCE_S))
+
+    def _is_settled(self) -> bool:
+        rafts = [server.raft for server in self._cluster.running if server.raft is not None]
+        leader = self._cluster.current_leader()
+        if leader is None or leader.driver is None:
+            return False
+        return {raft.stats().applied for raft in rafts} == {leader.driver.core.last_index}
+
+    def assert_same_state(self) -> None:
+        """Settle, and assert that all running nodes hold the same: their snapshots are equal, byte for byte."""
+        self.settle()
+        states = {server.name: snapshot_bytes(self.machine(server.name)) for server in self._cluster.running}
+        first = next(iter(states))
+        for name, state in states.items():
+            assert state == states[first], f"{name} holds {state[:200]!r}, {first} holds {states[first][:200]!r}"
+
+    # -- faults -------------------------------------------------------------------------------------------------------
+
+    def partition(self, *groups: Iterable[str]) -> None:
+        """Cut the network between groups of nodes: `partition([leader], followers)`. Replaces the one before."""
+        unknown = {name for group in groups for name in group} - set(self.nodes)
+        if unknown:
+            raise UsageError(f"there is no node {min(unknown)!r} among {', '.join(self.nodes)}")
+        self._cluster.partition(*groups)
+
+    def isolate(self, node: str) -> None:
+        """Cut a node off from all others."""
+        self.partition([node], [name for name in self.nodes if name != node])
+
+    def crash(self, node: str, *, power_loss: bool = False) -> None:
+        """Kill a node at this moment. With `power_loss` its disk forgets what was not synced, and tears what was
+        being written."""
+        self._cluster.server(node).crash(Survival.TORN if power_loss else None)
+
+    def restart(self, node: str) -> None:
+        """Start a node that is down, on what its disk has kept, and wait until it is open. It has a new state machine.
+
+        Raises what the node refused to start with.
+        """
+        server = self._cluster.server(node)
+        server.start()
+        self._run(self._cluster.until(lambda: server.condition is not Condition.STARTING, timeout_s=PATIENCE_S))
+        if server.error is not None:
+            raise server.error
+
+    def pause(self, node: str) -> None:
+        """Stop a node in its tracks, as SIGSTOP or a long garbage collection does, until `heal`."""
+        self._cluster.server(node).pause()
+
+    def slow_disk(self, node: str, sync_s: float) -> None:
+        """Let every write of a node take so long, until `heal`."""
+        self._cluster.delays[node] = _constant(sync_s)
+
+    def heal(self) -> None:
+        """Make the network whole and the disks fast, and let what was paused go on. Who has crashed stays down."""
+        self._cluster.heal()
+        self._cluster.delays.clear()
+        for server in self._cluster.servers.values():
+            if server.paused:
+                server.resume()
+
+    def snapshot(self, node: str) -> None:
+        """Have a node take a snapshot now. Raises NothingToSnapshot."""
+        server = self._cluster.server(node)
+        raft = _raft(server)
+        self._run(self._done(server, lambda: asyncio.ensure_future(raft.snapshot())))
+
+    def transfer_leadership(self) -> str:
+        """Have the leader hand over, to whom it likes best; the new leader."""
+        server = self._cluster.server(self.leader)
+        raft = _raft(server)
+        self._run(self._done(server, lambda: asyncio.ensure_future(raft.transfer_leadership())))
+        return self.leader
+
+    async def _done(self, server: SimServer, start: Callable[[], asyncio.Future[object]]) -> object:
+        return await self._answered(await self._answered(server.call(start), server, PATIENCE_S), server, PATIENCE_S)
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def _run(self, work: Coroutine[object, object, Result]) -> Result:
+        result = self._loop.run_until_complete(work)
+        if self._errors:
+            raise self._errors.pop()
+        return result
+
+    def _unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        error = context.get("exception")
+        if isinstance(error, Exception):
+            self._errors.append(error)
+
+
+def _raft(server: SimServer) -> Raft:
+    if server.raft is None:
+        raise UsageError(f"{server.name} {server.condition.value}: it can't be asked") from server.error
+    return server.raft
+
+
+def _constant(delay_s: float) -> Delay:
+    def delay(worker: str, rng: random.Random) -> float:  # noqa: ARG001 - the same for all
+        return delay_s
+
+    return delay

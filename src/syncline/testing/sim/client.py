@@ -1,0 +1,201 @@
+"""A client of the key-value cluster in a simulation: requests through the servers' own routes, without sockets.
+
+What it asks and is told goes into a history. Where the server dies, or says nothing in time, nobody knows what came of
+the request, as with any client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import msgspec
+
+from syncline.server.http.request import Request as HttpRequest
+from syncline.server.http.response import Response
+from syncline.testing.linearizability.history import (
+    ABSENT,
+    Compare,
+    Delete,
+    NotApplied,
+    Put,
+    Ran,
+    Read,
+    Recorder,
+    Refused,
+    Request,
+    Result,
+    Seen,
+    Step,
+    Txn,
+    Written,
+)
+from syncline.testing.sim.server import SimServer
+
+__all__ = ["ClientError", "SimClient"]
+
+GRACE_S: Final = 1.0
+"""How much longer than its own time limit a server's answer is waited for."""
+
+
+class ClientError(AssertionError):
+    """A server's answer that makes no sense."""
+
+
+class _Problem(msgspec.Struct):
+    code: str
+    outcome: str
+    details: dict[str, int | str] = {}
+
+
+class _ErrorBody(msgspec.Struct):
+    error: _Problem
+
+
+class _Deleted(msgspec.Struct):
+    deleted: bool
+    revision: int
+
+
+class _StepResult(msgspec.Struct):
+    op: str
+    revision: int = 0
+    created: bool = False
+    deleted: int = 0
+    found: bool = False
+    value: str | None = None
+    mod_revision: int = 0
+
+
+class _Ran(msgspec.Struct):
+    succeeded: bool
+    revision: int
+    results: list[_StepResult]
+
+
+_error_decoder = msgspec.json.Decoder(_ErrorBody)
+_deleted_decoder = msgspec.json.Decoder(_Deleted)
+_ran_decoder = msgspec.json.Decoder(_Ran)
+
+
+class SimClient:
+    """One client: one request at a time."""
+
+    def __init__(self, name: str, recorder: Recorder, *, timeout_s: float) -> None:
+        self.name = name
+        self.timeout_s = timeout_s
+        self._recorder = recorder
+        self._query = b"timeout=%dms" % round(timeout_s * 1000)
+        self.unanswered: list[tuple[SimServer, asyncio.Future[Response], str]] = []
+        """Requests that were given up: they must still be answered, where the process lives on."""
+
+    async def ask(self, server: SimServer, request: Request) -> Result | None:
+        """Send a request; its result, or None where nobody knows what came of it."""
+        token = self._recorder.call(self.name, request, node=f"{server.name}{' (emptied)' if server.lost else ''}")
+        life = server.lives
+        answer = server.serve(_http(request, self._query))
+        await asyncio.wait([answer], timeout=self.timeout_s + GRACE_S)
+        if not answer.done():
+            self.unanswered = [item for item in self.unanswered if not item[1].done()]
+            self.unanswered.append((server, answer, f"{request} of life {life} of {server.name}"))
+            return None
+        result = _result(request, answer.result())
+        if result is not None:
+            self._recorder.returned(token, result)
+        return result
+
+
+def _http(request: Request, query: bytes) -> HttpRequest:
+    if isinstance(request, Txn):
+        return HttpRequest("POST", b"/txn", query, {}, _txn_body(request))
+    path = b"/key/" + request.key
+    if isinstance(request, Read):
+        if request.stale:
+            bound = b"" if request.max_stale_s is None else b"&max_stale=%dms" % round(request.max_stale_s * 1000)
+            query = b"consistency=stale" + bound
+        return HttpRequest("GET", path, query, {}, b"")
+    headers: dict[bytes, bytes] = {}
+    if request.expect is not None:
+        headers = {b"if-none-match": b"*"} if request.expect == ABSENT else {b"if-match": _match(request.expect)}
+    if isinstance(request, Put):
+        return HttpRequest("PUT", path, query, headers, request.value)
+    return HttpRequest("DELETE", path, query, headers, b"")
+
+
+def _match(expect: int) -> bytes:
+    return b"*" if expect < 0 else b'"%d"' % expect
+
+
+def _txn_body(txn: Txn) -> bytes:
+    def compare(one: Compare) -> dict[str, Any]:
+        operator = "==" if one.equal else "!="
+        if isinstance(one.operand, bytes):
+            return {"key": one.key.decode(), "target": "value", "op": operator, "value": one.operand.decode()}
+        return {"key": one.key.decode(), "target": "mod_revision", "op": operator, "number": one.operand}
+
+    def step(one: Step) -> dict[str, Any]:
+        if isinstance(one, Put):
+            return {"op": "put", "key": one.key.decode(), "value": one.value.decode()}
+        return {"op": "delete" if isinstance(one, Delete) else "get", "key": one.key.decode()}
+
+    return msgspec.json.encode(
+        {
+            "compare": [compare(one) for one in txn.compares],
+            "then": [step(one) for one in txn.then],
+            "else": [step(one) for one in txn.else_],
+        }
+    )
+
+
+def _result(request: Request, response: Response) -> Result | None:
+    status = response.status
+    if status == 200:
+        return _success(request, response)
+    if isinstance(request, Read) and status == 404:
+        return Seen(None, 0, _revision(response))
+    problem = _error_decoder.decode(response.body).error
+    if status == 412:
+        return Refused(_refused_revision(problem))
+    if problem.outcome == "unknown":
+        return None
+    return NotApplied(problem.code)
+
+
+def _success(request: Request, response: Response) -> Result:
+    if isinstance(request, Txn):
+        ran = _ran_decoder.decode(response.body)
+        return Ran(ran.succeeded, ran.revision, tuple(_step_result(one) for one in ran.results))
+    if isinstance(request, Read):
+        return Seen(response.body, _etag(response), _revision(response))
+    if isinstance(request, Put):
+        return Written(_revision(response))
+    deleted = _deleted_decoder.decode(response.body)
+    return Written(deleted.revision, deleted.deleted)
+
+
+def _step_result(one: _StepResult) -> Written | Seen:
+    if one.op == "get":
+        return Seen(one.value.encode() if one.found and one.value is not None else None, one.mod_revision)
+    if one.op == "delete":
+        return Written(one.revision, bool(one.deleted))
+    return Written(one.revision, not one.created)
+
+
+def _field(response: Response, name: bytes) -> bytes:
+    for line in response.head.split(b"\r\n"):
+        if line.startswith(name):
+            return line[len(name) :]
+    raise ClientError(f"no {name.decode()} in {response.head!r}")
+
+
+def _revision(response: Response) -> int:
+    return int(_field(response, b"Syncline-Revision: "))
+
+
+def _etag(response: Response) -> int:
+    return int(_field(response, b"ETag: ").strip(b'"'))
+
+
+def _refused_revision(problem: _Problem) -> int | None:
+    revision = problem.details.get("revision")
+    return revision if isinstance(revision, int) else None

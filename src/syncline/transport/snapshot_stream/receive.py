@@ -1,0 +1,158 @@
+"""Receiving one snapshot from one peer, on one connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from syncline.consensus.types import NodeId
+from syncline.errors import FrameError, SynclineError
+from syncline.transport.limits import TransportLimits
+from syncline.transport.messages import PeerHandler, SnapshotSink
+from syncline.transport.notices import LOGGER, Notices
+from syncline.transport.snapshot_stream.protocol import (
+    Accept,
+    Ack,
+    Chunk,
+    ConnectionLost,
+    Done,
+    End,
+    FromSender,
+    Offer,
+    Reject,
+    SnapshotStream,
+    check_offer,
+)
+
+__all__ = ["SnapshotReceiver"]
+
+_decoder: Final[msgspec.msgpack.Decoder[FromSender]] = msgspec.msgpack.Decoder(FromSender)
+
+
+class SnapshotReceiver:
+    """One transfer that came in. Its task ends by itself; what it wrote before a loss is the sink's to keep.
+
+    `others` are the latest transfers of all senders, this one among them as soon as it is made. Only one at a time has
+    the sink: a leader's puts an end to those of earlier terms, whose senders may be dead without anybody having said
+    so. `previous` is an earlier one of the same sender.
+    """
+
+    def __init__(
+        self,
+        stream: SnapshotStream,
+        sender: NodeId,
+        node_id: NodeId,
+        handler: PeerHandler,
+        notices: Notices,
+        limits: TransportLimits,
+        previous: SnapshotReceiver | None,
+        others: Mapping[NodeId, SnapshotReceiver],
+    ) -> None:
+        self.term = 0
+        """Of the leader that sends it; 0 until that is known."""
+        self.bad_frames = 0
+        self._stream = stream
+        self._sender = sender
+        self._node_id = node_id
+        self._handler = handler
+        self._notices = notices
+        self._limits = limits
+        self._others = others
+        self._received = 0
+        self._working = False
+        self._loop = asyncio.get_running_loop()
+        self.task = self._loop.create_task(self._run(previous), name=f"snapshot from {sender:016x}")
+
+    def keep_alive(self) -> None:
+        """Called at intervals: while we work (checking a large snapshot takes long) the sender must hear of us."""
+        if self._working and self._stream.connection.open:
+            self._stream.write(Ack(self._received))
+
+    async def _run(self, previous: SnapshotReceiver | None) -> None:
+        try:
+            if previous is not None:
+                await self._outlast(previous, "the sender began anew")
+            await self._receive()
+        except ConnectionLost as error:
+            LOGGER.info("snapshot from node %016x interrupted at byte %d: %s", self._sender, self._received, error)
+        except FrameError as error:
+            self.bad_frames += 1
+            self._warn(str(error))
+        finally:
+            self._stream.connection.close("the transfer is over")
+
+    async def _outlast(self, previous: SnapshotReceiver, reason: str) -> None:
+        """Nothing comes of another transfer any more, but it may still hold the sink."""
+        previous._stream.drop(reason)
+        self._working = True
+        await asyncio.wait({previous.task})
+        self._working = False
+
+    async def _receive(self) -> None:
+        offer = await self._stream.read(_decoder)
+        if not isinstance(offer, Offer):
+            raise FrameError(f"a {type(offer).__name__} where the offer of a snapshot was due")
+        check_offer(offer, self._sender, self._node_id)
+        self.term = offer.message.term
+        for other in list(self._others.values()):
+            if 0 < other.term < self.term:
+                await self._outlast(other, "a later leader sends its own")
+        self._working = True
+        try:
+            sink = await self._handler.on_snapshot(self._sender, offer.message, offer.manifest)
+        except (SynclineError, OSError) as error:
+            self._reject(f"{error}")
+            return
+        self._working = False
+        await self._take(sink, offer.size_bytes)
+
+    async def _take(self, sink: SnapshotSink, size_bytes: int) -> None:
+        finished = False
+        try:
+            if not 0 <= sink.offset <= size_bytes:
+                raise FrameError(f"{sink.offset} bytes are held of a snapshot of {size_bytes}")
+            self._received = sink.offset
+            self._stream.write(Accept(sink.offset))
+            await self._fill(sink, size_bytes)
+            finished = True
+        except (ConnectionLost, FrameError):
+            raise
+        except (SynclineError, OSError) as error:
+            self._reject(f"{error}")
+        finally:
+            self._working = False
+            if not finished:
+                await sink.abort()
+        if finished:
+            self._stream.write(Done())
+
+    async def _fill(self, sink: SnapshotSink, size_bytes: int) -> None:
+        while True:
+            self._working = False
+            item = await self._stream.read(_decoder)
+            self._working = True
+            if isinstance(item, Chunk):
+                end = item.offset + len(item.data)
+                if item.offset != self._received or not item.data or end > size_bytes:
+                    raise FrameError(f"a chunk from {item.offset} to {end}, at byte {self._received} of {size_bytes}")
+                await sink.write(item.data)
+                self._received = end
+                self._stream.write(Ack(end))
+            elif isinstance(item, End):
+                if self._received != size_bytes:
+                    raise FrameError(f"the snapshot ended at byte {self._received} of {size_bytes}")
+                await sink.finish()
+                return
+            else:
+                raise FrameError("a second offer in one transfer")
+
+    def _reject(self, reason: str) -> None:
+        self._warn(f"refused: {reason}")
+        self._stream.write(Reject(reason))
+
+    def _warn(self, fault: str) -> None:
+        subject = f"snapshot from node {self._sender:016x}"
+        self._notices.warn(f"snapshot {self._sender}", subject, fault, self._loop.time())

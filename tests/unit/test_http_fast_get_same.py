@@ -1,0 +1,113 @@
+"""Whatever bytes come, and whatever happens meanwhile: a server with express requests does what one without does."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from syncline.server.http.response import TEXT, bare
+from tests.http_double import get, put
+from tests.support import run
+from tests.unit.test_http_fast_get import SMALL, Lane, with_body
+from tests.unit.test_http_refusals import MALFORMED
+
+Step = tuple[str, int, bytes]
+known = st.sampled_from(
+    [get("/key/a"), with_body, get("/key/b/c"), get("/key/"), get("/"), put("/key/a", b"abc"), get("/key/a?b")]
+)
+damaged = st.builds(
+    lambda data, at, octet: data[: at % len(data)] + octet + data[at % len(data) + 1 :],
+    known,
+    st.integers(0, 200),
+    st.sampled_from([b"", b" ", b"\r", b"\n", b"\0", b"%", b"?", b"/", b"\r\n", b"A", b"\xff"]),
+)
+refused = st.sampled_from([data for data, _ in MALFORMED.values() if len(data) < 1000])
+cut = st.builds(lambda data, at: data[at % len(data) :], known, st.integers(1, 200))
+cut_off = st.builds(lambda data, at: data[: at % len(data)], known, st.integers(1, 200))
+data = st.one_of(known, known, known, damaged, cut, cut_off, refused, st.lists(known, max_size=3).map(b"".join))
+steps: st.SearchStrategy[list[Step]] = st.lists(
+    st.one_of(
+        st.tuples(st.just("send"), st.just(0), data),
+        st.tuples(st.just("send"), st.just(0), data),
+        st.tuples(st.just("answer"), st.integers(0, 5), st.sampled_from([b"", b"ok", b"v" * 500])),
+        st.tuples(
+            st.sampled_from(["stall", "read", "eof", "drain", "sweep", "abort"]), st.integers(0, 90), st.just(b"")
+        ),
+    ),
+    max_size=25,
+)
+
+
+def do(wire: Lane, step: Step) -> None:
+    kind, number, octets = step
+    transport = wire.transport
+    match kind:
+        case "send" if not transport.closing:
+            wire.send(octets)
+        case "answer" if wire.responds:
+            wire.responds.pop(number % len(wire.responds))(bare(200 if number else 404, TEXT, octets))
+        case "stall":
+            transport.reads_all = False
+        case "read":
+            transport.reads_all = True
+            transport.take(1_000_000)
+        case "eof" if not transport.closed:
+            if not wire.connection.eof_received():
+                transport.close()
+        case "drain":
+            wire.connection.drain()
+        case "sweep":
+            wire.advance(number)
+        case "abort" if number < 10:
+            wire.connection.abort()
+
+
+def seen(wire: Lane) -> dict[str, object]:
+    connection, transport = wire.connection, wire.transport
+    reader = connection._reader
+    return {
+        "requests": [(request.method, request.path, request.query, request.body) for request in wire.requests],
+        "written": wire.received,
+        "told": wire.told,
+        "transport": (transport.reading, transport.closing, transport.closed, transport.eof_written),
+        "reader": (reader.phase, reader.messages, reader.continue_due),
+        "held": (wire.server.held_bytes, connection._held_bytes, connection._in_flight, connection._unsent_bytes),
+        "waiting": (len(connection._slots), len(connection._unstarted), connection._unparsed),
+    }
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    steps,
+    st.booleans(),
+    st.sampled_from([get("/"), get("/key/a"), get("/key/a?b"), put("/", b""), with_body]),
+    st.integers(1, 3),
+)
+def test_a_server_with_express_requests_does_what_one_without_does(
+    steps: list[Step], hold: bool, first: bytes, max_in_flight: int
+) -> None:
+    async def scenario() -> None:
+        limits = msgspec.structs.replace(SMALL, max_in_flight=max_in_flight)
+        with_them, without = Lane(hold=hold, limits=limits), Lane(express=False, hold=hold, limits=limits)
+        for wire in (with_them, without):
+            wire.open(first)
+        await without.settle()
+        for step in steps:
+            for wire in (with_them, without):
+                do(wire, step)
+                await wire.settle()
+            assert seen(with_them) == seen(without), step
+
+    run(scenario())
+
+
+def test_the_comparison_is_one_of_express_requests() -> None:
+    async def scenario() -> None:
+        wire = Lane()
+        wire.open()
+        for sent in (get("/key/a"), get("/key/b/c"), get("/"), get("/key/a")):
+            do(wire, ("send", 0, sent))
+        assert wire.taken == 3
+
+    run(scenario())

@@ -1,0 +1,235 @@
+"""The member registry: what changes and announcements make of it, however the log is cut into batches."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncline.consensus.membership import Changer, Configuration, ProgressMap, encode_change
+from syncline.consensus.types import (
+    ChangeType,
+    Entry,
+    EntryType,
+    MembershipChange,
+    MembershipState,
+    SingleChange,
+    StateType,
+)
+from syncline.errors import MembershipError
+from syncline.node.applier import Applier, ApplyWork, Outcome
+from syncline.node.envelope import ChangeContext, Kind, Member, Proposal, encode
+from syncline.node.member_registry import MemberBook
+from syncline.node.membership import Reconfiguration
+from syncline.node.outcomes import on_outcome
+from syncline.node.runtime import Driver
+from syncline.platform.worker import ThreadWorkers
+from syncline.storage.datadir import Identity
+from tests.node_cluster import LoopListing
+from tests.support import run
+
+ME = 1
+
+
+class Core:
+    """The core of a node as far as applied changes concern it."""
+
+    def __init__(self) -> None:
+        self.configuration, self.progress = Configuration(), ProgressMap()
+        self.raft = SimpleNamespace(id=ME, tracker=self, config=SimpleNamespace(election_ticks=10))
+        self.state = StateType.FOLLOWER
+
+    def apply_membership(self, change: MembershipChange, *, index: int) -> MembershipState:
+        self.configuration, self.progress = Changer(self.configuration, self.progress, index).change(change)
+        return self.configuration.state()
+
+
+class Node:
+    """Applies entries as a node does, with the real applier, outcomes and registry."""
+
+    def __init__(self) -> None:
+        def nothing(*_: object, **__: object) -> None:
+            pass
+
+        ignored = SimpleNamespace(applied=nothing, resolved=nothing, passed=nothing, applied_term=1 << 60)
+        self.failures: list[BaseException] = []
+        self.parts = SimpleNamespace(
+            book=MemberBook(),
+            transport=SimpleNamespace(set_peer=nothing, remove_peer=nothing),
+            guard=SimpleNamespace(registered=nothing),
+            identity=Identity(1, ME, "one"),
+            writer=SimpleNamespace(settle_now=nothing, durable_commit=10**9),
+        )
+        self.core = Core()
+        self.loop = SimpleNamespace(time=lambda: 0.0, call_soon=nothing)
+        self.ignored = SimpleNamespace(note=nothing)
+        self.settlement = SimpleNamespace(complete=True, look=nothing)
+        self.applied, self.stopped, self.restoring = 0, False, False
+        self.proposals = self.snapshotter = self.reads = ignored
+        self.on_applied = self.emit = nothing
+        self.fail = self.failures.append
+        self.reconfiguration = Reconfiguration(cast("Driver", self))
+
+    @property
+    def book(self) -> MemberBook:
+        return cast("MemberBook", self.parts.book)
+
+    async def apply(self, batches: list[list[Entry]]) -> None:
+        def deliver(outcome: Outcome) -> None:
+            on_outcome(cast("Driver", self), outcome)
+
+        applier = Applier(LoopListing(), ME, ThreadWorkers(), deliver, self.failures.append)
+        for batch in batches:
+            applier.put(ApplyWork(batch, ()))
+        await applier.close()
+        assert self.failures == []
+
+
+def change(kind: ChangeType, node_id: int, *records: Member) -> MembershipChange:
+    return MembershipChange(changes=(SingleChange(kind, node_id),), context=encode(ChangeContext(9, 9, records)))
+
+
+def log_of(*items: MembershipChange | Member) -> list[Entry]:
+    """A log of changes and announcements, from index 1 on."""
+    entries = []
+    for index, item in enumerate(items, 1):
+        if isinstance(item, Member):
+            data = encode(Proposal(Kind.ANNOUNCE, item.id, index, encode(item)))
+            entries.append(Entry(1, index, EntryType.NORMAL, data))
+        else:
+            entries.append(Entry(1, index, EntryType.CONF_CHANGE_V2, encode_change(item)))
+    return entries
+
+
+def registry_after(*items: MembershipChange | Member) -> dict[int, Member]:
+    node = Node()
+    run(node.apply([log_of(*items)]))
+    return node.book.members
+
+
+MEMBER = Member(2, "two", "two:1", "http://two", False, directory=20, incarnation=3 << 32, level=4, machine_version=5)
+
+records = st.builds(
+    Member,
+    id=st.integers(1, 3),
+    name=st.just("n"),
+    address=st.sampled_from(["h:1", "h:2", "h:3"]),
+    promote=st.booleans(),
+    directory=st.integers(0, 2),
+    incarnation=st.integers(0, 3),
+)
+changes = st.builds(
+    change, st.sampled_from(list(ChangeType)), st.integers(1, 3), records
+)  # the record is of another member at times, as a faulty one might send it
+
+
+@given(st.lists(st.one_of(records, changes), max_size=25), st.sets(st.integers(1, 25)))
+def test_registry_does_not_depend_on_how_the_log_is_cut(items: list[MembershipChange | Member], cuts: set[int]) -> None:
+    """Batches are cut by time and load, so differently on each node. All at once, one by one, and by chance."""
+    first = change(ChangeType.ADD_NODE, ME, Member(ME, "one", "one:1"))
+    log = log_of(first, *items)
+    bounds = [0, *sorted(cut for cut in cuts if cut < len(log)), len(log)]
+    by_chance = [log[low:high] for low, high in pairwise(bounds) if low < high]
+    states = []
+    for batches in ([log], [[entry] for entry in log], by_chance):
+        node = Node()
+        run(node.apply(batches))
+        states.append((node.book.dump(), node.core.configuration))
+    assert states[0] == states[1] == states[2]
+
+
+@given(st.lists(st.one_of(records, changes), max_size=25))
+def test_registry_never_loses_a_directory_or_goes_back(items: list[MembershipChange | Member]) -> None:
+    """While a node is a member, its directory id stays once it is known, and its incarnation never falls."""
+
+    async def check() -> None:
+        node = Node()
+        before: dict[int, Member] = {}
+        for entry in log_of(change(ChangeType.ADD_NODE, ME, Member(ME, "one", "one:1")), *items):
+            await node.apply([[entry]])
+            for node_id, member in node.book.members.items():
+                known = before.get(node_id, Member(node_id, "", ""))
+                assert known.directory in (0, member.directory)
+                assert known.incarnation <= member.incarnation
+            before = dict(node.book.members)
+
+    run(check())
+
+
+@pytest.mark.parametrize("kind", [ChangeType.ADD_NODE, ChangeType.ADD_LEARNER_NODE])
+def test_registry_keeps_the_record_when_a_role_changes(kind: ChangeType) -> None:
+    """Also if the change brings a bare record: a member without its directory id could come back emptied, and vote."""
+    add = change(ChangeType.ADD_LEARNER_NODE, 2, Member(2, "two", "two:0", promote=True))
+    one = change(ChangeType.ADD_NODE, ME, Member(ME, "one", "one:1"))
+    after = registry_after(one, add, MEMBER, change(kind, 2, Member(2, "two", "two:0")))
+    assert after[2] == MEMBER
+
+
+def test_registry_ignores_announcements_of_earlier_starts() -> None:
+    """Two announcements can be on their way at once, of an old process and of its successor."""
+    one = change(ChangeType.ADD_NODE, ME, Member(ME, "one", "one:1"))
+    add = change(ChangeType.ADD_LEARNER_NODE, 2, Member(2, "two", "two:0"))
+    older = Member(2, "two", "old:1", directory=20, incarnation=2 << 32)
+    assert registry_after(one, add, MEMBER, older)[2] == MEMBER
+    assert registry_after(one, add, older, MEMBER)[2] == MEMBER
+
+
+def test_registry_keeps_the_first_of_two_forks() -> None:
+    """Of two starts with one count, from copies of a directory, the log decides, so that all members agree."""
+    one = change(ChangeType.ADD_NODE, ME, Member(ME, "one", "one:1"))
+    add = change(ChangeType.ADD_LEARNER_NODE, 2, Member(2, "two", "two:0"))
+    fork = Member(2, "two", "copy:1", directory=20, incarnation=(3 << 32) + 1)
+    assert registry_after(one, add, MEMBER, fork)[2] == MEMBER
+    assert registry_after(one, add, fork, MEMBER)[2] == fork
+
+
+def test_registry_takes_an_updated_address_and_nothing_else() -> None:
+    """An update is of one start of the member: what a later start has announced itself is newer."""
+    one = change(ChangeType.ADD_NODE, ME, Member(ME, "one", "one:1"))
+    add = change(ChangeType.ADD_LEARNER_NODE, 2, Member(2, "two", "two:0"))
+    moved = Member(2, "other", "new:1", "http://x", True, directory=20, incarnation=3 << 32)
+    after = registry_after(one, add, MEMBER, change(ChangeType.UPDATE_NODE, 2, moved))
+    assert after[2] == Member(
+        2, "two", "new:1", "http://two", False, directory=20, incarnation=3 << 32, level=4, machine_version=5
+    )
+    late = Member(2, "two", "new:1", directory=20, incarnation=2 << 32)
+    assert registry_after(one, add, MEMBER, change(ChangeType.UPDATE_NODE, 2, late))[2] == MEMBER
+
+
+def test_leader_examines_updates_of_addresses() -> None:
+    """One record of the member, of its newest start, with an address that no other member has."""
+    node = Node()
+    run(node.apply([log_of(change(ChangeType.ADD_NODE, ME, Member(ME, "one", "one:1")),
+                           change(ChangeType.ADD_LEARNER_NODE, 2, Member(2, "two", "two:0")), MEMBER)]))  # fmt: skip
+    node.core.raft.pending_membership_index = 0
+    node.core.applied = 3  # type: ignore[attr-defined]
+    moved = Member(2, "two", "new:1", directory=20, incarnation=3 << 32)
+    bad = [
+        change(ChangeType.UPDATE_NODE, 3, Member(3, "three", "new:1")),
+        change(ChangeType.UPDATE_NODE, 2),
+        change(ChangeType.UPDATE_NODE, 2, moved, moved),
+        change(ChangeType.UPDATE_NODE, 2, Member(2, "two", "new:1")),
+        change(ChangeType.UPDATE_NODE, 2, Member(2, "two", "one:1", directory=20, incarnation=3 << 32)),
+        MembershipChange(
+            changes=(SingleChange(ChangeType.UPDATE_NODE, 2), SingleChange(ChangeType.ADD_NODE, 2)),
+            context=encode(ChangeContext(9, 9, (moved,))),
+        ),
+        MembershipChange(changes=(SingleChange(ChangeType.UPDATE_NODE, 2),)),
+    ]
+    for wrong in bad:
+        with pytest.raises(MembershipError):
+            node.reconfiguration.append(encode(wrong), 9, 9)
+
+
+def test_membership_while_joint_lists_both_halves() -> None:
+    """A caller that looks at it in the middle of a change must not think that a voter has left, or has no vote yet."""
+    state = MembershipState(voters=(1, 4), voters_outgoing=(1, 2, 3), learners=(5,), learners_next=(3,))
+    listed = MemberBook().membership(state)
+    roles = {node_id: member.voter for node_id, member in listed.members.items()}
+    assert roles == {1: True, 2: True, 3: True, 4: True, 5: False}, "both halves vote, and learners are listed"
+    assert listed.joint
+    assert not MemberBook().membership(MembershipState(voters=(1, 4))).joint

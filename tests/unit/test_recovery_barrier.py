@@ -1,0 +1,54 @@
+"""What a restarted node may be behind of, and what ends that."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import cast
+
+from syncline.consensus.types import NONE
+from syncline.errors import NoLeader
+from syncline.node.recovery_barrier import Horizon
+from syncline.node.runtime import Driver
+
+
+class FakeReads:
+    """Reads that are answered by the test."""
+
+    def __init__(self) -> None:
+        self.asked: list[asyncio.Future[object]] = []
+
+    def new(self, loop: asyncio.AbstractEventLoop, _deadline_s: float, _step_s: float) -> asyncio.Future[object]:
+        self.asked.append(loop.create_future())
+        return self.asked[-1]
+
+
+def test_only_a_leader_that_answers_confirms_what_is_committed() -> None:
+    async def scenario() -> None:
+        core, reads = SimpleNamespace(last_index=9, leader=NONE), FakeReads()
+        config = SimpleNamespace(election_s=1.0, heartbeat_s=0.1)
+        driver = SimpleNamespace(core=core, reads=reads, applied=5, config=config, loop=asyncio.get_running_loop())
+        horizon = Horizon(cast("Driver", driver))
+        horizon.tick()
+        assert not reads.asked, "there is nobody to ask"
+        core.leader = 2
+        horizon.tick()
+        horizon.tick()
+        assert len(reads.asked) == 1, "one question at a time"
+
+        reads.asked[0].set_exception(NoLeader("it went away"))
+        await asyncio.sleep(0)
+        seen = [horizon.reached]  # nobody has confirmed anything
+        horizon.tick()
+        reads.asked[1].cancel()
+        await asyncio.sleep(0)
+        seen.append(horizon.reached)
+        horizon.tick()
+        reads.asked[2].set_result(None)
+        await asyncio.sleep(0)
+        seen.append(horizon.reached)
+        assert seen == [False, False, True]
+        horizon.tick()
+        assert len(reads.asked) == 3
+
+    asyncio.run(scenario())
