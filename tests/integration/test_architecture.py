@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md names each file that a write and a read pass: compared with the files whose functions are called."""
+"""`docs/internals/write-and-read.md` names each file that a write and a read pass: compared with the files that run."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tests.support import run
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SOURCE: Final = str(ROOT / "src" / "syncline") + "/"
+PAGE: Final = ROOT / "docs" / "internals" / "write-and-read.md"
 
 ONLY_DATA: Final = {
     "transport/messages.py",
@@ -64,7 +65,7 @@ class Tracer:
 
 
 def named(section: str) -> set[str]:
-    text = (ROOT / "ARCHITECTURE.md").read_text()
+    text = PAGE.read_text()
     body = text.partition(f"## {section}\n")[2].partition("\n## ")[0]
     return set(re.findall(r"`([a-z0-9_/]+\.py)`", body))
 
