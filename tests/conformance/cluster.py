@@ -36,13 +36,13 @@ from syncline.consensus.types import (
     NodeId,
     ProposalDropped,
     Ready,
+    Refusal,
     SingleChange,
     Snapshot,
     SnapshotMeta,
     StateType,
     Transition,
 )
-from syncline.consensus.validation import Refusal
 from tests.conformance.invariants import Invariants
 from tests.conformance.settings import Settings
 

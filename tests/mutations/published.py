@@ -21,9 +21,9 @@ from syncline.consensus.types import (
     MembershipState,
     Message,
     MessageType,
+    Refusal,
     StateType,
 )
-from syncline.consensus.validation import Refusal
 
 __all__ = [
     "acknowledges_the_whole_log",

@@ -12,10 +12,10 @@ from syncline.consensus.types import (
     MembershipState,
     Message,
     MessageType,
+    Refusal,
     Snapshot,
     SnapshotMeta,
 )
-from syncline.consensus.validation import Refusal
 from tests.consensus_cluster import START, Cluster, storage_with
 
 VOTERS = MembershipState(voters=(1, 2, 3))

@@ -21,11 +21,11 @@ from syncline.consensus.types import (
     HardState,
     MembershipChange,
     ProposalDropped,
+    Refusal,
     SingleChange,
     StateType,
     Transition,
 )
-from syncline.consensus.validation import Refusal
 from tests.consensus_cluster import START, Cluster, Member
 
 NODES = range(1, 6)

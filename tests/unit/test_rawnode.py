@@ -20,9 +20,9 @@ from syncline.consensus.types import (
     Message,
     MessageType,
     ProposalDropped,
+    Refusal,
     StateType,
 )
-from syncline.consensus.validation import Refusal
 from tests.consensus_cluster import START, Cluster, add_node, storage_with
 
 

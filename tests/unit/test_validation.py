@@ -22,12 +22,12 @@ from syncline.consensus.types import (
     MembershipState,
     Message,
     MessageType,
+    Refusal,
     SingleChange,
     Snapshot,
     SnapshotMeta,
     StateType,
 )
-from syncline.consensus.validation import Refusal
 from tests.consensus_cluster import START, Cluster, add_node, remove_node
 
 LAST = START + 1

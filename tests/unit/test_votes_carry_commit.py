@@ -13,11 +13,11 @@ from syncline.consensus.types import (
     MembershipState,
     Message,
     MessageType,
+    Refusal,
     SingleChange,
     StateType,
     Transition,
 )
-from syncline.consensus.validation import Refusal
 from tests.consensus_cluster import START, Cluster, storage_with
 
 JOINT, LEAVE, EXTRA = START + 1, START + 2, START + 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -12,6 +11,7 @@ from syncline.consensus import install_snapshot
 from syncline.consensus.evidence import contradiction
 from syncline.consensus.progress import Progress, ProgressState
 from syncline.consensus.sizes import payload_size
+from syncline.consensus.state import RaftState
 from syncline.consensus.types import (
     NO_LIMIT,
     Compacted,
@@ -22,9 +22,6 @@ from syncline.consensus.types import (
     NotLoaded,
     Unavailable,
 )
-
-if TYPE_CHECKING:
-    from syncline.consensus.raft import Raft
 
 __all__ = [
     "append",
@@ -40,7 +37,7 @@ __all__ = [
 # -- the leader's side --------------------------------------------------------------------------------------------
 
 
-def append(raft: Raft, entries: Sequence[Entry]) -> bool:
+def append(raft: RaftState, entries: Sequence[Entry]) -> bool:
     """Append `entries`, which continue the log in the current term, to the leader's own log.
 
     False, and nothing appended, where the uncommitted tail would grow too large. The leader sends itself no append;
@@ -69,7 +66,7 @@ class _Tail(msgspec.Struct, frozen=True, gc=False):
     """Only counted where a limit needs it."""
 
 
-def broadcast_append(raft: Raft) -> None:
+def broadcast_append(raft: RaftState) -> None:
     """Send every other member what it lacks, or at least the commit index."""
     tails: dict[int, _Tail] = {}  # followers that keep up lack the same: it is read and weighed once
     for node_id, progress in raft.tracker.progress.items():
@@ -77,14 +74,14 @@ def broadcast_append(raft: Raft) -> None:
             maybe_send_append(raft, node_id, progress, tails=tails)
 
 
-def tell_commit(raft: Raft, to: NodeId, progress: Progress) -> None:
+def tell_commit(raft: RaftState, to: NodeId, progress: Progress) -> None:
     """Send the commit index to a follower that has not been sent it and could make use of it."""
     if progress.can_bump_commit(raft.log.committed):
         maybe_send_append(raft, to, progress)
 
 
 def maybe_send_append(
-    raft: Raft,
+    raft: RaftState,
     to: NodeId,
     progress: Progress,
     *,
@@ -134,7 +131,7 @@ def maybe_send_append(
     return True
 
 
-def _read_tail(raft: Raft, index: int, room_bytes: int, *, with_entries: bool) -> _Tail:
+def _read_tail(raft: RaftState, index: int, room_bytes: int, *, with_entries: bool) -> _Tail:
     """The log from `index` on. Raises Compacted or Unavailable where it does not reach back so far, and NotLoaded."""
     prev_term = raft.log.term(index - 1)
     entries = raft.log.entries_to_send(index, min(room_bytes, raft.config.max_message_bytes)) if with_entries else ()
@@ -142,7 +139,7 @@ def _read_tail(raft: Raft, index: int, room_bytes: int, *, with_entries: bool) -
     return _Tail(prev_term, entries, payload_size(entries) if limited else 0)
 
 
-def broadcast_heartbeat(raft: Raft) -> None:
+def broadcast_heartbeat(raft: RaftState) -> None:
     """Send every other member a heartbeat. It carries the number of the newest read that waits (see `read_index`)."""
     context = raft.reads.context()
     committed = raft.log.committed
@@ -158,7 +155,7 @@ def broadcast_heartbeat(raft: Raft) -> None:
 # -- the follower's side ------------------------------------------------------------------------------------------
 
 
-def handle_append(raft: Raft, message: Message) -> None:
+def handle_append(raft: RaftState, message: Message) -> None:
     """Take a leader's entries, and answer up to where the logs agree (AppendEntries: thesis, figure 3.1)."""
     log = raft.log
     response = Message(MessageType.APP_RESP, to=message.sender, session=message.session)
@@ -167,7 +164,7 @@ def handle_append(raft: Raft, message: Message) -> None:
         # somewhere, and an answer would agree to the loss.
         entries = ((entry.index, entry.term) for entry in message.entries)
         positions = chain(((message.index, message.log_term),), entries)
-        if (found := contradiction(raft, message, positions)) is not None:
+        if (found := contradiction(log, message, positions)) is not None:
             raft.evidence = found
             return
         response.index = log.committed
@@ -178,7 +175,7 @@ def handle_append(raft: Raft, message: Message) -> None:
         response.index = agreed
         raft.send(response)
         return
-    if (found := contradiction(raft, message, ((message.index, message.log_term),))) is not None:
+    if (found := contradiction(log, message, ((message.index, message.log_term),))) is not None:
         raft.evidence = found
         return
     raft.note(
@@ -196,7 +193,7 @@ def handle_append(raft: Raft, message: Message) -> None:
     raft.send(response)
 
 
-def handle_heartbeat(raft: Raft, message: Message) -> None:
+def handle_heartbeat(raft: RaftState, message: Message) -> None:
     """Commit what the leader says, and show that this node follows it."""
     raft.log.commit_to(message.commit)
     raft.send(Message(MessageType.HEARTBEAT_RESP, to=message.sender, context=message.context, session=message.session))

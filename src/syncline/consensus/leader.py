@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from syncline.consensus import append_entries, install_snapshot, read_index, roles
 from syncline.consensus.membership import decode_change
 from syncline.consensus.progress import Progress, ProgressState
-from syncline.consensus.types import NONE, Entry, EntryType, MembershipChange, Message, MessageType, NodeId
-from syncline.consensus.validation import Refusal
-
-if TYPE_CHECKING:
-    from syncline.consensus.raft import Raft
+from syncline.consensus.state import RaftState
+from syncline.consensus.types import NONE, Entry, EntryType, MembershipChange, Message, MessageType, NodeId, Refusal
 
 __all__ = ["commit", "may_propose", "propose", "replicate", "step", "tick"]
 
 
-def tick(raft: Raft) -> None:
+def tick(raft: RaftState) -> None:
     """A tick in a leader: heartbeats, and each election timeout a look at who is still there."""
     raft.heartbeat_elapsed += 1
     raft.election_elapsed += 1
@@ -35,7 +32,7 @@ def tick(raft: Raft) -> None:
         append_entries.broadcast_heartbeat(raft)
 
 
-def step(raft: Raft, message: Message) -> Refusal | None:
+def step(raft: RaftState, message: Message) -> Refusal | None:
     """Act on a message of the current term, or on a local one."""
     take = _ABOUT_THE_GROUP.get(message.type)
     if take is not None:
@@ -50,23 +47,23 @@ def step(raft: Raft, message: Message) -> Refusal | None:
     return None
 
 
-def _take_proposal(raft: Raft, message: Message) -> Refusal | None:
+def _take_proposal(raft: RaftState, message: Message) -> Refusal | None:
     return None if propose(raft, message.entries) else Refusal.PROPOSAL_DROPPED
 
 
-def _take_read(raft: Raft, message: Message) -> Refusal | None:
+def _take_read(raft: RaftState, message: Message) -> Refusal | None:
     return None if read_index.take_read(raft, message) else Refusal.TOO_MANY_READS
 
 
-def _beat(raft: Raft, _: Message) -> None:
+def _beat(raft: RaftState, _: Message) -> None:
     append_entries.broadcast_heartbeat(raft)
 
 
-def _look_for_quorum(raft: Raft, _: Message) -> None:
+def _look_for_quorum(raft: RaftState, _: Message) -> None:
     _check_quorum(raft)
 
 
-def _check_quorum(raft: Raft) -> bool:
+def _check_quorum(raft: RaftState) -> bool:
     """Step down unless a quorum was heard of since the last look (thesis, 6.2). Returns whether it still leads."""
     active = raft.tracker.quorum_active()
     if not active:
@@ -78,7 +75,7 @@ def _check_quorum(raft: Raft) -> bool:
     return active
 
 
-def commit(raft: Raft, *, tell: bool = False) -> bool:
+def commit(raft: RaftState, *, tell: bool = False) -> bool:
     """Commit what a quorum holds, and tell everybody; with `RaftConfig.lazy_commit` now only where `tell`. False: there
     is nothing new.
 
@@ -98,12 +95,12 @@ def commit(raft: Raft, *, tell: bool = False) -> bool:
 # -- proposals ----------------------------------------------------------------------------------------------------
 
 
-def may_propose(raft: Raft) -> bool:
+def may_propose(raft: RaftState) -> bool:
     """Whether the leader takes proposals: it is a member still, and is not handing over (thesis, 3.10)."""
     return raft.id in raft.tracker.progress and raft.transferee == NONE
 
 
-def propose(raft: Raft, proposed: Sequence[Entry]) -> bool:
+def propose(raft: RaftState, proposed: Sequence[Entry]) -> bool:
     """Append what was proposed to the log, and replicate it. False: dropped, nothing has entered the log."""
     if not may_propose(raft):
         raft.note("debug", "%x [term %d] takes no proposals now; dropping proposal", raft.id, raft.term)
@@ -119,7 +116,7 @@ def propose(raft: Raft, proposed: Sequence[Entry]) -> bool:
     return replicate(raft, entries)
 
 
-def replicate(raft: Raft, entries: Sequence[Entry]) -> bool:
+def replicate(raft: RaftState, entries: Sequence[Entry]) -> bool:
     """Append entries that continue the log in the current term, and send them out. False: too much is uncommitted."""
     if not append_entries.append(raft, entries):
         return False
@@ -127,7 +124,7 @@ def replicate(raft: Raft, entries: Sequence[Entry]) -> bool:
     return True
 
 
-def _admit_change(raft: Raft, entry: Entry, index: int) -> bool:
+def _admit_change(raft: RaftState, entry: Entry, index: int) -> bool:
     """Whether a change of the membership may enter the log at `index`: no other one may be under way (thesis, 4.1)."""
     change = decode_change(entry)
     if not raft.config.disable_membership_validation and (reason := _refuse_change(raft, change)):
@@ -138,7 +135,7 @@ def _admit_change(raft: Raft, entry: Entry, index: int) -> bool:
     return True
 
 
-def _refuse_change(raft: Raft, change: MembershipChange) -> str | None:
+def _refuse_change(raft: RaftState, change: MembershipChange) -> str | None:
     joint = raft.tracker.configuration.voters.joint
     if raft.pending_membership_index > raft.log.applied:
         return (
@@ -154,7 +151,7 @@ def _refuse_change(raft: Raft, change: MembershipChange) -> str | None:
 # -- answers of followers -----------------------------------------------------------------------------------------
 
 
-def _handle_append_response(raft: Raft, message: Message, progress: Progress) -> None:
+def _handle_append_response(raft: RaftState, message: Message, progress: Progress) -> None:
     progress.recent_active = True
     if message.commit > progress.durable_commit:
         progress.durable_commit = message.commit
@@ -168,7 +165,7 @@ def _handle_append_response(raft: Raft, message: Message, progress: Progress) ->
         _handle_acknowledgement(raft, message.sender, progress)
 
 
-def _handle_rejection(raft: Raft, message: Message, progress: Progress) -> None:
+def _handle_rejection(raft: RaftState, message: Message, progress: Progress) -> None:
     """The logs don't agree where the append starts: go back to where they may, and try there (thesis, 3.5).
 
     The follower's hint is its highest entry that may agree. Of those up to it, the leader in turn tries its own
@@ -189,7 +186,7 @@ def _handle_rejection(raft: Raft, message: Message, progress: Progress) -> None:
         append_entries.maybe_send_append(raft, message.sender, progress)
 
 
-def _handle_acknowledgement(raft: Raft, sender: NodeId, progress: Progress) -> None:
+def _handle_acknowledgement(raft: RaftState, sender: NodeId, progress: Progress) -> None:
     """A follower (or the leader's own storage) holds more than was known: commit, and send it what comes next."""
     if progress.state is ProgressState.PROBE:
         progress.become_replicate()
@@ -216,7 +213,7 @@ def _handle_acknowledgement(raft: Raft, sender: NodeId, progress: Progress) -> N
         raft.send(Message(MessageType.TIMEOUT_NOW, to=sender))
 
 
-def _handle_heartbeat_response(raft: Raft, message: Message, progress: Progress) -> None:
+def _handle_heartbeat_response(raft: RaftState, message: Message, progress: Progress) -> None:
     progress.recent_active = True
     if message.commit > progress.durable_commit:
         progress.durable_commit = message.commit
@@ -231,7 +228,7 @@ def _handle_heartbeat_response(raft: Raft, message: Message, progress: Progress)
 # -- reports of the runtime ---------------------------------------------------------------------------------------
 
 
-def _handle_unreachable(raft: Raft, message: Message, progress: Progress) -> None:
+def _handle_unreachable(raft: RaftState, message: Message, progress: Progress) -> None:
     """Messages to a follower were lost: stop running ahead of its answers."""
     if progress.state is ProgressState.REPLICATE:
         progress.become_probe()
@@ -241,7 +238,7 @@ def _handle_unreachable(raft: Raft, message: Message, progress: Progress) -> Non
     raft.note("debug", "%x failed to send message to %x because it is unreachable [%s]", raft.id, sender, progress)
 
 
-def _handle_transfer(raft: Raft, message: Message, progress: Progress) -> None:
+def _handle_transfer(raft: RaftState, message: Message, progress: Progress) -> None:
     """Transfer leadership: bring the transferee's log up to date, then send TimeoutNow (thesis, 3.10)."""
     transferee = message.sender
     if progress.learner:
@@ -266,14 +263,14 @@ def _handle_transfer(raft: Raft, message: Message, progress: Progress) -> None:
         append_entries.maybe_send_append(raft, transferee, progress)
 
 
-_ABOUT_THE_GROUP: Final[dict[MessageType, Callable[[Raft, Message], Refusal | None]]] = {
+_ABOUT_THE_GROUP: Final[dict[MessageType, Callable[[RaftState, Message], Refusal | None]]] = {
     MessageType.PROP: _take_proposal,
     MessageType.BEAT: _beat,
     MessageType.CHECK_QUORUM: _look_for_quorum,
     MessageType.READ_INDEX: _take_read,
 }
 
-_ABOUT_A_MEMBER: Final[dict[MessageType, Callable[[Raft, Message, Progress], None]]] = {
+_ABOUT_A_MEMBER: Final[dict[MessageType, Callable[[RaftState, Message, Progress], None]]] = {
     MessageType.APP_RESP: _handle_append_response,
     MessageType.HEARTBEAT_RESP: _handle_heartbeat_response,
     MessageType.SNAP_STATUS: install_snapshot.handle_status,

@@ -43,9 +43,10 @@ from syncline.consensus.types import (
     NodeId,
     ProposalDropped,
     Ready,
+    Refusal,
     StateType,
 )
-from syncline.consensus.validation import Refusal, examine
+from syncline.consensus.validation import examine
 
 __all__ = ["RawNode", "Status"]
 

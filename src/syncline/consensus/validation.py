@@ -8,13 +8,13 @@ does this core; where etcd/raft would panic, the message is refused here and the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from syncline.consensus.evidence import lost_entries, two_leaders
 from syncline.consensus.membership import MembershipRefused, decode_change, restore
-from syncline.consensus.read_index import decode_position
+from syncline.consensus.read_queue import decode_position
+from syncline.consensus.state import RaftState
 from syncline.consensus.types import (
     LOCAL_APPEND,
     LOCAL_APPLY,
@@ -23,43 +23,11 @@ from syncline.consensus.types import (
     EntryType,
     Message,
     MessageType,
+    Refusal,
     StateType,
 )
 
-if TYPE_CHECKING:
-    from syncline.consensus.raft import Raft
-
-__all__ = ["Refusal", "examine"]
-
-
-class Refusal(StrEnum):
-    """Why a message was not taken. The first three texts are those of etcd/raft's errors."""
-
-    PROPOSAL_DROPPED = "raft proposal dropped"
-    """There is no leader, or it takes no proposals now (it hands over, was removed, or has too much uncommitted)."""
-
-    UNKNOWN_PEER = "raft: cannot step as peer not found"
-    """An answer of a node that is not a member."""
-
-    LOCAL_MESSAGE = "raft: cannot step raft local message"
-    """An event that only the node itself may raise came from outside."""
-
-    MISROUTED = "raft: message is for another node"
-    MALFORMED = "raft: malformed message"
-    """Fields that contradict each other, or the message's type."""
-
-    IMPOSSIBLE_INDEX = "raft: message speaks of entries that can't exist"
-    """A commit index, or an acknowledgement, beyond what is there. A node that has lost a part of its log is one
-    way to get there: it refuses to commit what it has not got, and reports it (see `evidence`)."""
-
-    STALE_SESSION = "raft: answer to another replication session"
-    """An answer to a message that was sent before the peer was removed and added again (see `Message.session`)."""
-
-    SECOND_LEADER = "raft: this term has another leader"
-    """It is reported (see `evidence`), and the node follows the first one: it can't follow both."""
-
-    TOO_MANY_READS = "raft: too many reads are waiting"
-    NO_LEADER = "raft: no leader to ask"
+__all__ = ["examine"]
 
 
 _LOCAL_TYPES: Final = frozenset(
@@ -98,7 +66,7 @@ _MAX_NUMBER: Final[int] = 2**63 - 1
 """The largest term or index. Nothing reaches it by counting."""
 
 
-def examine(raft: Raft, message: Message) -> Refusal | None:
+def examine(raft: RaftState, message: Message) -> Refusal | None:
     """The reason to refuse a message that came from outside, or None: it may be stepped."""
     kind = message.type
     if kind in _LOCAL_TYPES:
@@ -115,7 +83,7 @@ def examine(raft: Raft, message: Message) -> Refusal | None:
     return check(raft, message) if check is not None else None
 
 
-def _well_formed(raft: Raft, message: Message) -> bool:
+def _well_formed(raft: RaftState, message: Message) -> bool:
     """What holds of every message between nodes."""
     kind, sender, term = message.type, message.sender, message.term
     if not NONE < sender < LOCAL_APPLY:
@@ -137,7 +105,7 @@ def _well_formed(raft: Raft, message: Message) -> bool:
     return 0 <= numbers <= _MAX_NUMBER
 
 
-def _may_come_from_oneself(raft: Raft, kind: MessageType) -> bool:
+def _may_come_from_oneself(raft: RaftState, kind: MessageType) -> bool:
     """Whether a node may hear itself.
 
     Storage hands back the node's own vote or acknowledgement; a transfer request is sent in the name of the node that
@@ -150,7 +118,7 @@ def _may_come_from_oneself(raft: Raft, kind: MessageType) -> bool:
     return kind in _RESPONSES or kind is MessageType.TRANSFER_LEADER
 
 
-def _check_storage_response(raft: Raft, message: Message) -> Refusal | None:
+def _check_storage_response(raft: RaftState, message: Message) -> Refusal | None:
     if message.sender != _STORAGE_RESPONSES[message.type] or message.to != raft.id:
         return Refusal.LOCAL_MESSAGE
     log = raft.log
@@ -161,9 +129,8 @@ def _check_storage_response(raft: Raft, message: Message) -> Refusal | None:
     return None
 
 
-def _check_append(raft: Raft, message: Message) -> Refusal | None:
-    if raft.leader != message.sender and (found := two_leaders(raft, message)) is not None:
-        raft.evidence = found
+def _check_append(raft: RaftState, message: Message) -> Refusal | None:
+    if raft.leader != message.sender and _is_second_leader(raft, message):
         return Refusal.SECOND_LEADER
     entries = message.entries
     if not entries:
@@ -174,6 +141,13 @@ def _check_append(raft: Raft, message: Message) -> Refusal | None:
     if not _terms_in_order(message.log_term, entries, message.term):
         return Refusal.MALFORMED
     return None
+
+
+def _is_second_leader(raft: RaftState, message: Message) -> bool:
+    found = two_leaders(message, term=raft.term, leader=raft.leader, last_index=raft.log.last_index)
+    if found is not None:
+        raft.evidence = found
+    return found is not None
 
 
 def _terms_in_order(lowest: int, entries: Sequence[Entry], highest: int) -> bool:
@@ -187,7 +161,7 @@ def _terms_in_order(lowest: int, entries: Sequence[Entry], highest: int) -> bool
     return terms == sorted(terms)
 
 
-def _check_append_response(raft: Raft, message: Message) -> Refusal | None:
+def _check_append_response(raft: RaftState, message: Message) -> Refusal | None:
     if not _to_this_leader(raft, message):
         return None
     if not message.reject and message.index > raft.log.last_index:
@@ -195,18 +169,20 @@ def _check_append_response(raft: Raft, message: Message) -> Refusal | None:
     return _check_session(raft, message)
 
 
-def _check_heartbeat(raft: Raft, message: Message) -> Refusal | None:
-    if raft.leader != message.sender and (found := two_leaders(raft, message)) is not None:
-        raft.evidence = found
+def _check_heartbeat(raft: RaftState, message: Message) -> Refusal | None:
+    if raft.leader != message.sender and _is_second_leader(raft, message):
         return Refusal.SECOND_LEADER
     # A leader tells a follower to commit what it knows the follower to hold.
     if message.term >= raft.term and message.commit > raft.log.last_index:
-        raft.evidence = lost_entries(raft, message) or raft.evidence
+        raft.evidence = (
+            lost_entries(message, term=raft.term, leader_session=raft.leader_session, last_index=raft.log.last_index)
+            or raft.evidence
+        )
         return Refusal.IMPOSSIBLE_INDEX
     return None
 
 
-def _check_heartbeat_response(raft: Raft, message: Message) -> Refusal | None:
+def _check_heartbeat_response(raft: RaftState, message: Message) -> Refusal | None:
     if not _to_this_leader(raft, message):
         return None
     if message.context:
@@ -218,7 +194,7 @@ def _check_heartbeat_response(raft: Raft, message: Message) -> Refusal | None:
     return _check_session(raft, message)
 
 
-def _check_snapshot(_: Raft, message: Message) -> Refusal | None:
+def _check_snapshot(_: RaftState, message: Message) -> Refusal | None:
     if message.snapshot is None:
         return Refusal.MALFORMED
     meta = message.snapshot.meta
@@ -231,7 +207,7 @@ def _check_snapshot(_: Raft, message: Message) -> Refusal | None:
     return None
 
 
-def _check_proposal(_: Raft, message: Message) -> Refusal | None:
+def _check_proposal(_: RaftState, message: Message) -> Refusal | None:
     if not message.entries:
         return Refusal.MALFORMED
     for entry in message.entries:
@@ -243,15 +219,15 @@ def _check_proposal(_: Raft, message: Message) -> Refusal | None:
     return None
 
 
-def _check_read(_: Raft, message: Message) -> Refusal | None:
+def _check_read(_: RaftState, message: Message) -> Refusal | None:
     return None if len(message.entries) == 1 else Refusal.MALFORMED
 
 
-def _to_this_leader(raft: Raft, message: Message) -> bool:
+def _to_this_leader(raft: RaftState, message: Message) -> bool:
     return raft.state is StateType.LEADER and message.term == raft.term
 
 
-def _check_session(raft: Raft, message: Message) -> Refusal | None:
+def _check_session(raft: RaftState, message: Message) -> Refusal | None:
     # The node's own acknowledgements speak of its own log, of which there is only one. An answer without a session
     # answers a message without one, which no leader of this kind sends: it came by a way of the runtime's own.
     if message.session in (0, raft.tracker.progress[message.sender].session) or message.sender == raft.id:
@@ -259,7 +235,7 @@ def _check_session(raft: Raft, message: Message) -> Refusal | None:
     return Refusal.STALE_SESSION
 
 
-_CHECKS: Final[dict[MessageType, Callable[[Raft, Message], Refusal | None]]] = {
+_CHECKS: Final[dict[MessageType, Callable[[RaftState, Message], Refusal | None]]] = {
     MessageType.PROP: _check_proposal,
     MessageType.APP: _check_append,
     MessageType.APP_RESP: _check_append_response,

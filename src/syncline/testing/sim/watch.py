@@ -10,8 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from syncline.consensus.rawnode import RawNode
-from syncline.consensus.types import MembershipChange, MembershipState, Message, MessageType, NodeId, Ready, StateType
-from syncline.consensus.validation import Refusal
+from syncline.consensus.types import (
+    MembershipChange,
+    MembershipState,
+    Message,
+    MessageType,
+    NodeId,
+    Ready,
+    Refusal,
+    StateType,
+)
 from syncline.node.runtime import Driver
 from syncline.platform.disk import File
 from syncline.storage.snapshots.store import SnapshotManifest, snapshot_name
