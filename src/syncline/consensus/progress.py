@@ -204,8 +204,11 @@ class Progress:
         If it is a probe, a lost one is taken for lost after `probe_ticks`.
         """
         if self.room_bytes < NO_LIMIT:
-            self.room_bytes = max(0, self.room_bytes - size_bytes - ENTRY_OVERHEAD_BYTES * count)
-            self.paused_by_room = not self.room_bytes and not count
+            left = self.room_bytes - size_bytes - ENTRY_OVERHEAD_BYTES * count
+            if left > 0:
+                self.room_bytes, self.paused_by_room = left, False
+            else:
+                self.room_bytes, self.paused_by_room = 0, not count
         if self.state is ProgressState.REPLICATE:
             if count:
                 self.next += count
@@ -225,12 +228,6 @@ class Progress:
         self.paused_by_room = False
         if self.state is not ProgressState.PROBE or not self.probe_ticks:
             self.paused_by_flow = False
-
-    def set_room(self, room_bytes: int) -> None:
-        """The connection to the follower takes so much more at present."""
-        self.room_bytes = room_bytes
-        if room_bytes > 0:
-            self.paused_by_room = False
 
     def probe_lost(self) -> None:
         """Wait no longer for the append that is out in PROBE."""
