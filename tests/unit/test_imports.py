@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 SOURCE: Final = Path(__file__).resolve().parents[2] / "src"
-NOT_YET: Final = ("syncline.server.http", "syncline.node")
+NOT_YET: Final = ("syncline.server.http",)
 """Packages in which circles are still allowed."""
 
 

@@ -13,12 +13,11 @@ as far as the follower is known to hold the log. Where its disk is behind it hea
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
+from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import StateType
-
-if TYPE_CHECKING:
-    from syncline.node.runtime import Driver
 
 __all__ = ["Commits"]
 
@@ -34,9 +33,12 @@ class Commits:
     is sent, and when that one is committed it is the first that is told from here.
     """
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-        self.known = driver.core.commit
+    def __init__(self, core: RawNode, schedule: Callable[[], None]) -> None:
+        """`schedule` calls for a turn: what the core has to send leaves in it. On a stopped node it does nothing."""
+        self._core = core
+        self._schedule = schedule
+        self._loop = asyncio.get_running_loop()
+        self.known = core.commit
         """The commit index as of the last `look`."""
         self._awaited = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -47,14 +49,14 @@ class Commits:
 
     def look(self) -> None:
         """See to what has been committed since the last call."""
-        core = self._driver.core
+        core = self._core
         before, self.known = self.known, core.commit
         if before == self.known or core.state is not StateType.LEADER:
             return
         if self._awaited > before:
             core.tell_commit()
         elif self._timer is None:
-            self._timer = self._driver.loop.call_later(COMMIT_QUIET_S, self._on_timer)
+            self._timer = self._loop.call_later(COMMIT_QUIET_S, self._on_timer)
 
     def stop(self) -> None:
         if self._timer is not None:
@@ -62,7 +64,6 @@ class Commits:
 
     def _on_timer(self) -> None:
         self._timer = None
-        driver = self._driver
-        if not driver.stopped and driver.core.state is StateType.LEADER:
-            driver.core.tell_commit()
-            driver.schedule()
+        if self._core.state is StateType.LEADER:
+            self._core.tell_commit()
+            self._schedule()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from syncline.consensus.rawnode import RawNode
@@ -58,5 +57,3 @@ class Parts:
     confirmation: Confirmation
     transport: Transport
     levels: Levels
-    asleep_s: Callable[[], float] = float
-    """How long the machine has slept, of all the time that it has been up."""

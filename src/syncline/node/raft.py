@@ -260,7 +260,7 @@ class Raft(Administration):
     def membership(self) -> Membership:
         """The membership in force here, with the index of its last change."""
         driver = self._driver
-        return driver.parts.book.membership(driver.core.raft.tracker.configuration.state())
+        return driver.parts.book.membership(driver.core.membership)
 
     def stats(self) -> Stats:
         """The node at this moment. Never waits on anything."""

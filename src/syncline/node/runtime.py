@@ -33,12 +33,12 @@ from syncline.node.bootstrap import Founding
 from syncline.node.commit_notifier import Commits
 from syncline.node.components import Parts
 from syncline.node.config import Config
-from syncline.node.digests import DigestDoors, Digests
+from syncline.node.digests import Digests
 from syncline.node.envelope import DATA, MEMBERSHIP
 from syncline.node.events import Event, EventKind, Events
 from syncline.node.examination import Examined, examine_forward
 from syncline.node.first_election import FirstElection
-from syncline.node.forwarding import Forwarding, ForwardingDoors
+from syncline.node.forwarding import Forwarding
 from syncline.node.futures import Queued, Waiter
 from syncline.node.ignored_entries import Ignored
 from syncline.node.lost_promises import Promises
@@ -83,58 +83,51 @@ ACKNOWLEDGEMENTS = (MessageType.APP_RESP, MessageType.HEARTBEAT_RESP)
 class Driver:
     """One node's loop. Made by `Raft.open`; everything runs on the event loop's thread."""
 
-    def __init__(self, config: Config, parts: Parts, rng: random.Random, failed: Callable[[NodeFailed], None]) -> None:
+    parts: Parts
+    node_log: NodeLog
+    founding: Founding
+    first_election: FirstElection
+    settlement: Settlement
+    promises: Promises
+    reconfiguration: Reconfiguration
+    addresses: Addresses
+    snapshotter: Snapshotter
+    pacing: AppendPacing
+    digests: Digests
+    forwarding: Forwarding
+    """These report to the driver, or work with parts that do: `connect` sets them before anything runs."""
+
+    def __init__(
+        self,
+        config: Config,
+        core: RawNode,
+        rng: random.Random,
+        failed: Callable[[NodeFailed], None],
+        asleep_s: Callable[[], float],
+    ) -> None:
         self.config = config
-        self.parts = parts
-        self.core: RawNode = parts.core
+        self.core = core
         self.rng = rng
         self.events = Events()
         self.loop = asyncio.get_running_loop()
         self.thread = get_ident()
-        self.proposals = Proposals(rng, step_s=config.heartbeat_s, max_bytes=config.max_pending_bytes)
-        self.reads = Reads(
-            rng,
-            step_s=config.heartbeat_s,
-            retry_s=READS_RETRY_HEARTBEATS * config.heartbeat_s,
-            ask=self.core.read_index,
-            asleep_s=parts.asleep_s,
-        )
+        heartbeat_s = config.heartbeat_s
+        self.proposals = Proposals(rng, step_s=heartbeat_s, max_bytes=config.max_pending_bytes)
+        retry_s = READS_RETRY_HEARTBEATS * heartbeat_s
+        self.reads = Reads(rng, step_s=heartbeat_s, retry_s=retry_s, ask=core.read_index, asleep_s=asleep_s)
         self.ignored = Ignored(self.loop.time)
         self.term_guard = TermGuard()
-        self.founding = Founding(self)
-        self.node_log = NodeLog(
-            self.core,
-            parts.book,
-            parts.transport.stats,
-            self.loop.time,
-            name=config.name,
-            election_s=config.election_s,
+        self.applied = core.applied
+        self.horizon = Horizon(
+            core, self.reads, self.applied_index, election_s=config.election_s, heartbeat_s=heartbeat_s
         )
-        self.first_election = FirstElection(self.core, lambda peer: parts.transport.directory_of(peer) is not None)
-        self.settlement = Settlement(
-            self.core, parts.book, parts.writer, send=parts.transport.send, changed=self.wake_watchers
-        )
-        path, send, has_copies = config.data_dir, parts.transport.send, parts.guard.has_copies
-        self.promises = Promises(self.core, has_copies, name=config.name, data_dir=path, send=send, fail=self.fail)
-        self.reconfiguration = Reconfiguration(self)
-        first_peers, update = parts.first_peers.known, self.reconfiguration.update
-        self.addresses = Addresses(config.peers, first_peers, parts.identity, parts.book, parts.transport, update)
-        self.snapshotter = Snapshotter(self)
-        self.pacing = AppendPacing(self.core, parts.transport, self.schedule)
-        self.applied = self.core.applied
-        self.horizon = Horizon(self)
-        self.commits = Commits(self)
-        doors = DigestDoors(
-            parts.transport.send, parts.wal.check_space, self.reconfiguration.is_alive, self.fail, self.loop.time
-        )
-        self.digests = Digests(self.core, parts.book, doors, parts.machine.digests, config.name, config.election_s)
+        self.commits = Commits(core, self.schedule)
         self.stopped_by: SynclineError | None = None
         self.stopped = False
         self.leader_contact_s: float | None = None
         self.leader_changes = 0
         self.loop_lag_s = 0.0
         self._failed = failed
-        self.forwarding = self._make_forwarding()
         self._queue: list[Queued] = []
         self._queued_bytes = 0
         self._appending = False
@@ -160,6 +153,10 @@ class Driver:
             )
         if self.stopped_by is not None:
             raise self.stopped_by
+
+    def applied_index(self) -> int:
+        """How far the state machine is."""
+        return self.applied
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -333,6 +330,12 @@ class Driver:
         self.emit(EventKind.PEER_DOWN, peer, reason)
         self.schedule()
 
+    def on_room(self, peer: NodeId) -> None:
+        self.pacing.room(peer)
+
+    def on_appends_lost(self, peer: NodeId) -> None:
+        self.pacing.lost(peer)
+
     async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
         if self.founding.waiting:
             raise TransportError(self.founding.why_no_leader())
@@ -491,7 +494,7 @@ class Driver:
             for waiter in waiters:
                 waiter.attempt = term
             own = [(waiter.number, kind, payload) for waiter, kind, payload in queue]
-            accepted, refused = self._append(core.raft.id, own)
+            accepted, refused = self.append(core.raft.id, own)
             self.forwarding.on_reply(ForwardReply(accepted, refused, core.leader, term), self.applied)
 
     def _append_own(self, waiters: Sequence[Waiter], payloads: list[bytes]) -> None:
@@ -507,7 +510,11 @@ class Driver:
             self._appending = True
             self.proposals.appended(waiters, first, term)
 
-    def _append(
+    def examine(self, sender: NodeId, message: Forward) -> Examined:
+        parts = self.parts
+        return examine_forward(sender, message, parts.wal.check_space, parts.check, parts.intake.admit)
+
+    def append(
         self, sender: NodeId, proposals: list[tuple[int, int, bytes]]
     ) -> tuple[list[AcceptedProposal], list[RefusedProposal]]:
         """Have the core append what `sender` proposed. Data in one step, changes of the membership one by one."""
@@ -533,30 +540,12 @@ class Driver:
         """The core took none of a batch."""
         return dropped(number, self.parts.intake.dropped(), transferring=self.core.raft.transferee != NONE)
 
-    def _propose_again(self, again: Sequence[Queued]) -> None:
+    def propose_again(self, again: Sequence[Queued]) -> None:
         """Put proposals back into the queue, in their order."""
         self._queue = sorted([*again, *self._queue], key=lambda item: item[0].number)
         self.proposals.fenced |= any(waiter.fence for waiter, _, _ in again)
         self._queued_bytes = sum(len(payload) for _, _, payload in self._queue)
         self.schedule()
-
-    def _make_forwarding(self) -> Forwarding:
-        parts = self.parts
-
-        def send(to: NodeId, message: PeerMessage) -> bool:
-            return parts.transport.send(to, message)  # looked up each time: simulations look on from there
-
-        def examine(sender: NodeId, message: Forward) -> Examined:
-            return examine_forward(sender, message, parts.wal.check_space, parts.check, parts.intake.admit)
-
-        doors = ForwardingDoors(
-            send=send,
-            examine=examine,
-            append=self._append,
-            awaited=self.commits.awaited,
-            propose_again=self._propose_again,
-        )
-        return Forwarding(self.core, self.proposals, doors)
 
     # -- what others are told -----------------------------------------------------------------------------------------
 

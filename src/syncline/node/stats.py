@@ -92,16 +92,16 @@ def collect(driver: Driver) -> Stats:
         node_id: MemberProgress(
             match=state.match,
             lag=max(0, last_index - state.match),
-            active=node_id == core.raft.id or driver.reconfiguration.is_alive(node_id),
+            active=node_id == core.id or driver.reconfiguration.is_alive(node_id),
             state=state.state.name.lower(),
             fault=driver.promises.fault_of(node_id),
         )
-        for node_id, state in (core.raft.tracker.progress.items() if leads else ())
+        for node_id, state in (core.progress.items() if leads else ())
     }
     return Stats(
         role=role_of(driver),
         term=core.term,
-        vote=core.raft.vote,
+        vote=core.vote,
         leader=None if driver.stopped else core.leader or None,
         commit=core.commit,
         applied=driver.applied,
@@ -121,7 +121,7 @@ def collect(driver: Driver) -> Stats:
         log_sync_s=parts.writer.sync_s,
         log_last_sync_s=parts.writer.last_sync_s,
         loop_lag_s=driver.loop_lag_s,
-        messages_refused=sum(core.raft.dropped.values()),
+        messages_refused=sum(core.dropped.values()),
         progress=progress,
         disk_shortage=parts.disk_watch.shortage,
         entries_ignored=driver.ignored.count,
@@ -144,5 +144,5 @@ def role_of(driver: Driver) -> str:
         return "leader"
     if core.state in (StateType.CANDIDATE, StateType.PRE_CANDIDATE):
         return "candidate"
-    state = core.raft.tracker.configuration.state()
-    return "follower" if core.raft.id in (*state.voters, *state.voters_outgoing) else "learner"
+    state = core.membership
+    return "follower" if core.id in (*state.voters, *state.voters_outgoing) else "learner"
