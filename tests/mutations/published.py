@@ -14,7 +14,7 @@ from syncline.consensus.membership import Configuration, ProgressMap, restore
 from syncline.consensus.progress import Progress, ProgressState
 from syncline.consensus.quorum import JointConfig, MajorityConfig, VoteResult
 from syncline.consensus.raft import Raft
-from syncline.consensus.tracker import Tracker
+from syncline.consensus.state import Tracker
 from syncline.consensus.types import (
     NONE,
     Entry,

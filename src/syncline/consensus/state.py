@@ -1,4 +1,4 @@
-"""The state of one node of a Raft group, and the two ways out of it: a message and a line of the trace.
+"""The state of one node of a Raft group with its members, and the two ways out: a message and a line of the trace.
 
 The files of one subject each (`election`, `append_entries`, `leader`, ...) are functions over this class. It imports
 none of them, so each of them can import it.
@@ -11,21 +11,24 @@ from collections import Counter
 from syncline.consensus.config import RaftConfig
 from syncline.consensus.evidence import Evidence
 from syncline.consensus.log import RaftLog
+from syncline.consensus.membership import Configuration, ProgressMap
+from syncline.consensus.progress import Inflights, Progress
+from syncline.consensus.quorum import VoteResult
 from syncline.consensus.read_queue import ReadQueue
-from syncline.consensus.tracker import Tracker
 from syncline.consensus.types import (
     NO_LIMIT,
     NONE,
     HardState,
     Message,
     MessageType,
+    NodeId,
     ReadState,
     Refusal,
     SoftState,
     StateType,
 )
 
-__all__ = ["RaftState"]
+__all__ = ["RaftState", "Tracker"]
 
 _TYPES_WITH_TERMS_OF_THEIR_OWN = frozenset(
     {
@@ -34,6 +37,88 @@ _TYPES_WITH_TERMS_OF_THEIR_OWN = frozenset(
     }
 )
 _AFTER_APPEND_TYPES = frozenset({MessageType.APP_RESP, MessageType.VOTE_RESP, MessageType.PRE_VOTE_RESP})
+
+
+class Tracker:
+    """The membership in force, with what is known of each member: its progress, and its vote in a running election."""
+
+    __slots__ = (
+        "_first_room_bytes",
+        "_last_session",
+        "_max_inflight_bytes",
+        "_max_inflight_messages",
+        "configuration",
+        "progress",
+        "votes",
+    )
+
+    def __init__(self, max_inflight_messages: int, max_inflight_bytes: int, first_room_bytes: int = NO_LIMIT) -> None:
+        self._first_room_bytes = first_room_bytes
+        self._max_inflight_messages = max_inflight_messages
+        self._max_inflight_bytes = max_inflight_bytes
+        self._last_session = 0
+        self.configuration = Configuration()
+        self.progress: ProgressMap = {}
+        """Every member, sorted by id: messages to all go out in this order."""
+        self.votes: dict[NodeId, bool] = {}
+
+    def switch(self, configuration: Configuration, progress: ProgressMap) -> None:
+        """Make `configuration` the membership in force."""
+        self.configuration = configuration
+        self.progress = dict(sorted(progress.items()))
+
+    def make_progress(self, next_index: int, learner: bool) -> Progress:
+        """The progress of a member that joins, in a session of its own.
+
+        It counts as active: it must not cost the leader its quorum before it had a chance to answer.
+        """
+        return Progress(
+            next=next_index,
+            inflights=Inflights(self._max_inflight_messages, self._max_inflight_bytes),
+            learner=learner,
+            recent_active=True,
+            session=self._new_session(),
+            room_bytes=self._first_room_bytes,
+        )
+
+    def reset(self, self_id: NodeId, last_index: int) -> None:
+        """Forget what is known of the members: a new term or role begins. Of itself a node knows everything."""
+        self.votes.clear()
+        for node_id, old in self.progress.items():
+            self.progress[node_id] = Progress(
+                match=last_index if node_id == self_id else 0,
+                next=last_index + 1,
+                inflights=Inflights(self._max_inflight_messages, self._max_inflight_bytes),
+                learner=old.learner,
+                session=self._new_session(),
+                room_bytes=self._first_room_bytes,
+            )
+
+    def committed_index(self) -> int:
+        """The highest index that a quorum is known to hold."""
+        return self.configuration.voters.committed_index({node_id: one.match for node_id, one in self.progress.items()})
+
+    def quorum_active(self) -> bool:
+        """Whether a quorum was heard of lately."""
+        active = {node_id: one.recent_active for node_id, one in self.progress.items() if not one.learner}
+        return self.configuration.voters.vote_result(active) is VoteResult.WON
+
+    def record_vote(self, node_id: NodeId, granted: bool) -> None:
+        """Count a vote. The first one of a node counts."""
+        self.votes.setdefault(node_id, granted)
+
+    def tally(self) -> tuple[int, int, VoteResult]:
+        """Votes granted, votes refused, and what they come to."""
+        voted = [
+            self.votes[node_id] for node_id, one in self.progress.items() if not one.learner and node_id in self.votes
+        ]
+        granted = sum(voted)
+        return granted, len(voted) - granted, self.configuration.voters.vote_result(self.votes)
+
+    def _new_session(self) -> int:
+        # Never reused while the node runs, hence unique within a term: a node leads a term only once.
+        self._last_session += 1
+        return self._last_session
 
 
 class RaftState:
