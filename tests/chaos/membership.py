@@ -47,6 +47,8 @@ class Operator:
         async def finished() -> None:
             try:
                 await asyncio.wait_for(task, CHANGED_WITHIN_S)
+            except OperationError:  # a `DeadlineExceeded` of the client is a `TimeoutError`, too
+                raise
             except TimeoutError:
                 raise AssertionError(f"{node.label} could not be replaced within {CHANGED_WITHIN_S:g} s") from None
             finally:

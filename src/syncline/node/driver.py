@@ -26,7 +26,7 @@ from syncline.consensus.types import (
     SoftState,
     StateType,
 )
-from syncline.errors import Dropped, NodeFailed, OperationError, SynclineError, TransportError, UsageError
+from syncline.errors import Dropped, NodeFailed, OperationError, Outcome, SynclineError, TransportError, UsageError
 from syncline.node.addresses import Addresses
 from syncline.node.appendpacing import AppendPacing
 from syncline.node.applier import ApplyWork, RestoreWork
@@ -207,7 +207,7 @@ class Driver:
         text = str(error) if isinstance(error, SynclineError) else f"{type(error).__name__}: {error}"
         failure = error if isinstance(error, NodeFailed) else NodeFailed(f"the node has stopped itself: {text}")
         failure.__cause__ = error if failure is not error else None
-        self.stop(failure, failure)
+        self.stop(failure, NodeFailed(str(failure), outcome=Outcome.NOT_APPLIED))
         self._failed(failure)
 
     def _tick(self) -> None:
