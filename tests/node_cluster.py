@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from syncline import FSM, Config, Entry, EventKind, FSMSnapshot, MemberInfo, Raft, SnapshotSink
+from syncline import FSM, Config, Entry, EventKind, FSMSnapshot, Member, Raft, SnapshotSink
 from syncline.errors import Rejected
 from syncline.platform.disk import Disk
 from syncline.version import FEATURE_LEVEL
@@ -117,7 +117,7 @@ class Cluster:
     async def start_all(self) -> None:
         await asyncio.gather(*(self.start(name) for name in self.peers))
 
-    async def join(self, through: Raft, name: str, *, promote: bool = True) -> tuple[MemberInfo, Raft]:
+    async def join(self, through: Raft, name: str, *, promote: bool = True) -> tuple[Member, Raft]:
         info = await through.add_learner(name, self.address(name), promote=promote)
         return info, await self.start(name, cluster_id=through.cluster_id, node_id=info.id)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from syncline.node.futures import ApplyFuture
     from syncline.node.levels import MemberLevels, UpgradeStatus
-    from syncline.node.members import MemberInfo, Membership
+    from syncline.node.members import Member, Membership
     from syncline.node.raft import Raft
     from syncline.node.stats import Stats
 
@@ -47,7 +47,7 @@ __all__ = [
     "FSM",
     "FSMSnapshot",
     "LimitedFSM",
-    "MemberInfo",
+    "Member",
     "MemberLevels",
     "Membership",
     "Raft",
@@ -69,7 +69,7 @@ _HOMES: Final = {
         *("LimitedFSM", "SnapshotSink"),
     ),
     "syncline.node.futures": ("ApplyFuture",),
-    "syncline.node.members": ("MemberInfo", "Membership"),
+    "syncline.node.members": ("Member", "Membership"),
     "syncline.node.raft": ("Raft",),
     "syncline.node.stats": ("Stats",),
     "syncline.node.levels": ("MemberLevels", "UpgradeStatus"),

@@ -14,7 +14,7 @@ from syncline.consensus import leader as core_leader
 from syncline.consensus.types import ChangeType, EntryType, MembershipChange, NodeId, SingleChange, StateType
 from syncline.consensus.types import Entry as LogEntry
 from syncline.errors import ConfigError, Rejected
-from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, Member, Proposal, encode
+from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, MemberRecord, Proposal, encode
 from syncline.node.knownmembers import known_members
 from syncline.platform.disk import OsDisk
 from syncline.transport.messages import AcceptedProposal, Forward, ForwardedProposal, ForwardReply, RefusedProposal
@@ -154,8 +154,8 @@ def test_forward_of_poison_is_refused_and_no_node_stops(tmp_path: Path) -> None:
             await nodes.announced()
             before = leader.stats().last_index
             me = follower.node_id
-            poisoned = Member(me, follower.config.name, "127.0.0.1:0")
-            new = Member(77, "z", "127.0.0.1:9")
+            poisoned = MemberRecord(me, follower.config.name, "127.0.0.1:0")
+            new = MemberRecord(77, "z", "127.0.0.1:9")
             add = (SingleChange(ChangeType.ADD_LEARNER_NODE, STORAGE),)
             forward_to(
                 leader,
@@ -243,7 +243,7 @@ def test_check_keeps_commands_of_any_node_out_of_the_log(tmp_path: Path) -> None
 # -- what is in the log -----------------------------------------------------------------------------------------------
 
 
-def poisoned_entries(me: NodeId, member: Member) -> list[tuple[EntryType, bytes]]:
+def poisoned_entries(me: NodeId, member: MemberRecord) -> list[tuple[EntryType, bytes]]:
     def normal(proposal: Proposal) -> tuple[EntryType, bytes]:
         return EntryType.NORMAL, encode(proposal)
 
@@ -259,8 +259,8 @@ def poisoned_entries(me: NodeId, member: Member) -> list[tuple[EntryType, bytes]
         normal(Proposal(-1, me, 1, b"")),
         normal(Proposal(2**64 - 1, me, 1, b"")),
         normal(Proposal(Kind.ANNOUNCE, me, 1, b"rubbish")),
-        normal(Proposal(Kind.ANNOUNCE, me, 1, encode(Member(other, "x", "h:1")))),
-        normal(Proposal(Kind.ANNOUNCE, 12345, 1, encode(Member(12345, "stranger", "h:1")))),
+        normal(Proposal(Kind.ANNOUNCE, me, 1, encode(MemberRecord(other, "x", "h:1")))),
+        normal(Proposal(Kind.ANNOUNCE, 12345, 1, encode(MemberRecord(12345, "stranger", "h:1")))),
         (EntryType.CONF_CHANGE_V2, b"rubbish"),
         (EntryType.CONF_CHANGE_V2, b"\x91" * 100_000),
         (EntryType.CONF_CHANGE, b""),
@@ -321,7 +321,7 @@ def test_member_with_the_id_of_the_storage_never_erases_a_vote(tmp_path: Path) -
 def random_poison(rng: random.Random, me: NodeId, other: NodeId) -> bytes:
     """Bytes for an entry or a proposal: garbage, or something sound with one thing wrong."""
     number = rng.choice([-1, 0, 1, rng.getrandbits(62), 2**63, 2**64 - 1])
-    member: object = Member(
+    member: object = MemberRecord(
         rng.choice([me, other, 0, 5, STORAGE]),
         rng.choice(["", "x", "x" * 1000]),
         rng.choice(["", "h:1", "h:0", "nowhere", "0.0.0.0:1"]),

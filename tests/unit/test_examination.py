@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from syncline.consensus.types import ChangeType, MembershipChange, SingleChange, Transition
 from syncline.errors import DiskFull, Dropped, MembershipError, OperationError, Rejected, TooLarge
-from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, Member, Proposal, encode
+from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, MemberRecord, Proposal, encode
 from syncline.node.examination import (
     LARGEST_PROPOSAL_BYTES,
     MAX_CHANGES,
@@ -26,7 +26,7 @@ from syncline.transport.messages import Forward, ForwardedProposal
 from tests.support import run
 
 SENDER, NUMBER = 7, 1000
-GOOD = Member(SENDER, "a", "127.0.0.1:7100", "http://127.0.0.1:8080")
+GOOD = MemberRecord(SENDER, "a", "127.0.0.1:7100", "http://127.0.0.1:8080")
 HUGE = "x" * 1_050_000
 DEEP = b"\x91" * 100_000
 
@@ -39,7 +39,7 @@ def command(data: bytes = b"x", *, kind: int = Kind.COMMAND, origin: int = SENDE
     return encode(Proposal(kind, origin, number, data))
 
 
-def changed(**changes: object) -> Member:
+def changed(**changes: object) -> MemberRecord:
     return msgspec.structs.replace(GOOD, **changes)
 
 
@@ -97,7 +97,7 @@ def test_examination_proposal_above_a_frame_is_too_large() -> None:
 
 def change(
     *singles: tuple[ChangeType, int],
-    members: tuple[Member, ...] = (),
+    members: tuple[MemberRecord, ...] = (),
     origin: int = SENDER,
     number: int = NUMBER,
     expected: int = 0,

@@ -17,7 +17,7 @@ from syncline.kv.machine import KvMachine
 from syncline.kv.sizes import RECORD_OVERHEAD_BYTES
 from syncline.node import intake
 from syncline.node.driver import Driver
-from syncline.node.envelope import DATA, Kind, Member, Proposal, encode
+from syncline.node.envelope import DATA, Kind, MemberRecord, Proposal, encode
 from syncline.node.fsm import Entry
 from syncline.transport.messages import Forward, ForwardedProposal, ForwardReply, PeerMessage
 from tests.node_cluster import Cluster, Listing, until
@@ -102,7 +102,7 @@ def test_backlog_above_the_limit_refuses_proposals_at_once(tmp_path: Path, monke
             reply = reply_to(driver, forwarded(1, b"more"), forwarded(2, b"", Kind.BARRIER))
             assert [(refusal.code, refusal.number) for refusal in reply.refused] == [("backlog", 1), ("backlog", 2)]
             assert raft.stats().last_index == last
-            told = encode(Member(PEER, "b", "127.0.0.1:7101"))
+            told = encode(MemberRecord(PEER, "b", "127.0.0.1:7101"))
             assert len(reply_to(driver, forwarded(3, told, Kind.ANNOUNCE)).accepted) == 1, "the runtime's own pass"
             machine.go_on.set()
             await until(raft, lambda: raft.stats().lag == 0)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.kv.store import Store
-from syncline.node.members import MemberInfo, Membership
+from syncline.node.members import Member, Membership
 from syncline.node.stats import MemberProgress, Stats
 from syncline.server.metrics import MAX_LABELLED, OTHER, Registry, Sample
 from syncline.server.telemetry import HttpTelemetry, add_node_metrics, add_process_metrics
@@ -257,9 +257,7 @@ class FakeNode:
         return {2: peer}
 
     def membership(self) -> Membership:
-        members = {
-            number: MemberInfo(number, name, f"{name}:1", "", True) for number, name in ((1, "a"), (2, 'b"evil'))
-        }
+        members = {number: Member(number, name, f"{name}:1", "", True) for number, name in ((1, "a"), (2, 'b"evil'))}
         return Membership(index=4, joint=False, members=members)
 
 

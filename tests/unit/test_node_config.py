@@ -13,7 +13,7 @@ from syncline.consensus.types import MembershipState
 from syncline.errors import Closed, ConfigError
 from syncline.node.calls import Calls
 from syncline.node.config import Config
-from syncline.node.envelope import Member
+from syncline.node.envelope import MemberRecord
 from syncline.node.events import Event, EventKind, Events
 from syncline.node.members import REMOVED_KEPT, MemberBook, derive_cluster_id, derive_node_id, format_id, parse_id
 from syncline.platform.worker import ThreadWorkers
@@ -157,11 +157,11 @@ def test_ids_are_derived_from_what_all_first_members_share() -> None:
 
 def test_the_book_follows_changes_and_survives_a_snapshot() -> None:
     book = MemberBook()
-    a, b = Member(1, "a", "h:1"), Member(2, "b", "h:2", promote=True)
-    book.changed(5, MembershipState(voters=(1,), learners=(2,)), (a, b, Member(9, "stranger", "h:9")))
+    a, b = MemberRecord(1, "a", "h:1"), MemberRecord(2, "b", "h:2", promote=True)
+    book.changed(5, MembershipState(voters=(1,), learners=(2,)), (a, b, MemberRecord(9, "stranger", "h:9")))
     assert set(book.members) == {1, 2}, "who is not in the membership is not in the book"
-    assert book.announce(Member(1, "a", "h:11", "http://h"))
-    assert not book.announce(Member(1, "a", "h:11", "http://h"))
+    assert book.announce(MemberRecord(1, "a", "h:11", "http://h"))
+    assert not book.announce(MemberRecord(1, "a", "h:11", "http://h"))
     copy = MemberBook()
     copy.load(book.dump())
     assert copy.dump() == book.dump()
@@ -174,17 +174,17 @@ def test_the_book_follows_changes_and_survives_a_snapshot() -> None:
 def test_the_book_remembers_the_removed_within_a_bound() -> None:
     book = MemberBook()
     for node_id in range(1, REMOVED_KEPT + 10):
-        book.changed(node_id, MembershipState(voters=(node_id,)), (Member(node_id, f"n{node_id}", "h:1"),))
+        book.changed(node_id, MembershipState(voters=(node_id,)), (MemberRecord(node_id, f"n{node_id}", "h:1"),))
     assert len(book.removed) == REMOVED_KEPT
     gone = REMOVED_KEPT + 8
     assert gone in book.removed
-    assert not book.announce(Member(gone, "ghost", "h:3")), "a removed member's late word changes nothing"
+    assert not book.announce(MemberRecord(gone, "ghost", "h:3")), "a removed member's late word changes nothing"
 
 
 def test_a_joint_membership_counts_both_halves() -> None:
     book = MemberBook()
     state = MembershipState(voters=(1,), voters_outgoing=(2,))
-    book.changed(3, state, (Member(1, "a", "h:1"), Member(2, "b", "h:2")))
+    book.changed(3, state, (MemberRecord(1, "a", "h:1"), MemberRecord(2, "b", "h:2")))
     membership = book.membership(state)
     assert membership.joint
     assert all(member.voter for member in membership.members.values())

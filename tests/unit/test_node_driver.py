@@ -39,7 +39,7 @@ from syncline.errors import (
     TransportError,
 )
 from syncline.node.driver import GATHER_BYTES, Driver
-from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, Member, Proposal, encode
+from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, MemberRecord, Proposal, encode
 from syncline.node.forwarding import FORWARD_BATCH_BYTES
 from syncline.node.futures import ApplyFuture, Waiter
 from syncline.node.rejections import DISK_FULL
@@ -202,7 +202,7 @@ def test_snapshot_with_an_unreadable_registry_is_refused(tmp_path: Path, runtime
 def test_an_old_change_does_not_undo_the_membership_of_a_snapshot_on_its_way(tmp_path: Path) -> None:
     async def check() -> None:
         async with leading(tmp_path) as (_, driver, _):
-            context = encode(ChangeContext(0, 0, (Member(5, "old", "127.0.0.1:9"),)))
+            context = encode(ChangeContext(0, 0, (MemberRecord(5, "old", "127.0.0.1:9"),)))
             change = MembershipChange(changes=(SingleChange(ChangeType.ADD_LEARNER_NODE, 5),), context=context)
             old = Entry(driver.core.term, driver.applied + 1, EntryType.CONF_CHANGE_V2, encode_change(change))
             meta = offer_snapshot(driver)
@@ -219,19 +219,19 @@ def test_a_condition_and_a_taken_name_are_judged_by_the_leader(tmp_path: Path) -
             await until(raft, lambda: bool(driver.parts.book.members[raft.node_id].directory))
             index = raft.membership().index
 
-            def change(member: Member, expected: int) -> bytes:
+            def change(member: MemberRecord, expected: int) -> bytes:
                 context = encode(ChangeContext(PEER, 1, (member,), expected))
                 single = SingleChange(ChangeType.ADD_LEARNER_NODE, member.id)
                 return encode(MembershipChange(changes=(single,), context=context))
 
-            free = Member(7, "free", "127.0.0.1:9")
+            free = MemberRecord(7, "free", "127.0.0.1:9")
             for member, expected, message in (
                 (free, index + 1, "has changed"),
-                (Member(7, "a", "127.0.0.1:9"), 0, "member already"),
-                (Member(7, "free", raft.config.address), 0, "member already"),
-                (Member(7, "free", "127.0.0.1:9", directory=5), 0, "another data directory"),
-                (Member(raft.node_id, "a", "127.0.0.1:9", directory=5), 0, "another data directory"),
-                (Member(raft.node_id, "b", "127.0.0.1:9"), 0, "is named 'a'"),
+                (MemberRecord(7, "a", "127.0.0.1:9"), 0, "member already"),
+                (MemberRecord(7, "free", raft.config.address), 0, "member already"),
+                (MemberRecord(7, "free", "127.0.0.1:9", directory=5), 0, "another data directory"),
+                (MemberRecord(raft.node_id, "a", "127.0.0.1:9", directory=5), 0, "another data directory"),
+                (MemberRecord(raft.node_id, "b", "127.0.0.1:9"), 0, "is named 'a'"),
             ):
                 with pytest.raises(MembershipError, match=message):
                     driver.reconfiguration.append(change(member, expected), PEER, 1)

@@ -11,7 +11,7 @@ from syncline.cli.offline import DataFiles, data_command, hex_id
 from syncline.cli.output import print_json, print_line, print_table
 from syncline.cli.wal import membership_object
 from syncline.decoding import UNDECODABLE
-from syncline.node.members import MemberBook, MemberInfo
+from syncline.node.members import Member, MemberBook
 from syncline.storage.inspection import SnapshotView, list_snapshots
 from syncline.storage.snapshots import SnapshotManifest
 
@@ -171,7 +171,7 @@ def _object(view: SnapshotView) -> dict[str, object]:
     }
 
 
-def _members(manifest: SnapshotManifest) -> list[MemberInfo]:
+def _members(manifest: SnapshotManifest) -> list[Member]:
     """The members with their names and addresses, where the runtime wrote them down."""
     book = MemberBook()
     if manifest.runtime:

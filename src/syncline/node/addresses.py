@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from syncline.consensus.types import NodeId
-from syncline.node.envelope import Member
+from syncline.node.envelope import MemberRecord
 from syncline.node.members import MemberBook, derive_node_id
 from syncline.storage.datadir import Identity
 from syncline.transport.candidates import dialable
@@ -33,7 +33,7 @@ MAX_HINTED: Final = 64
 GRACE_LOOKS: Final = 4
 """Looks for which a moved member may announce itself, or a member that was just added may become known."""
 
-Update = Callable[[Member], None]
+Update = Callable[[MemberRecord], None]
 """Proposes that the registry takes the address of this record."""
 
 

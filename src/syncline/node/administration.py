@@ -10,7 +10,7 @@ from syncline.node.arguments import check_changes, check_expected, check_timeout
 from syncline.node.changes import Changes
 from syncline.node.envelope import Kind, LevelChange, encode
 from syncline.node.levels import UpgradeStatus
-from syncline.node.members import MemberInfo, Membership
+from syncline.node.members import Member, Membership
 from syncline.node.naming import check_http, check_id, check_name, dialled_address
 from syncline.node.operations import Operations
 
@@ -34,7 +34,7 @@ class Administration(Operations):
         promote: bool = True,
         expected_index: int | None = None,
         timeout: float = 30.0,  # noqa: ASYNC109
-    ) -> MemberInfo:
+    ) -> Member:
         """Add a member that learns before it counts; it becomes a voter by itself once caught up, if `promote`.
 
         Idempotent: the same name and address again gives the member that there is. `node_id` is the new node's own
@@ -53,7 +53,7 @@ class Administration(Operations):
         expected_index: int | None = None,
         force: bool = False,
         timeout: float = 30.0,  # noqa: ASYNC109
-    ) -> MemberInfo:
+    ) -> Member:
         """Add a member that votes at once. `add_learner` is the safer way: this one counts before it has the log.
 
         So a single voter can't add its second one in this way. Raises as `remove` does.
@@ -72,7 +72,7 @@ class Administration(Operations):
         timeout_s: float,
         *,
         force: bool = False,
-    ) -> MemberInfo:
+    ) -> Member:
         dialled_address(address)
         return await self._changes.add(
             check_name(name), address, http=check_http(http), node_id=check_id(node_id, "node_id", none=True),
@@ -134,7 +134,7 @@ class Administration(Operations):
         address: str,
         expected_index: int | None = None,
         timeout: float = 30.0,  # noqa: ASYNC109
-    ) -> MemberInfo:
+    ) -> Member:
         """Change the address at which a member is dialled, for one that can't announce it itself.
 
         A member that runs announces its own address (`Config.advertise`), which wins. Idempotent. Raises ConfigError

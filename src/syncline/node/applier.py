@@ -23,7 +23,7 @@ from syncline.node.envelope import (
     LARGEST_KIND,
     Kind,
     LevelChange,
-    Member,
+    MemberRecord,
     Proposal,
     Unreadable,
     decode_level,
@@ -89,7 +89,7 @@ class Applied(msgspec.Struct):
     last_term: int
     size_bytes: int = 0
     answers: list[tuple[int, int, int, object]] = []
-    runtime: list[Entry | Member | LevelChange] = []
+    runtime: list[Entry | MemberRecord | LevelChange] = []
     """The runtime's own entries in log order: changes of the membership, announcements, changes of the levels. What one
     does can depend on the ones before it."""
     ignored: list[tuple[int, str]] = []

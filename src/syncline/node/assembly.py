@@ -32,7 +32,7 @@ from syncline.node.config import Config
 from syncline.node.confirmation import Confirmation
 from syncline.node.diskwatch import DiskWatch
 from syncline.node.driver import Driver
-from syncline.node.envelope import ChangeContext, LevelChange, Member, encode
+from syncline.node.envelope import ChangeContext, LevelChange, MemberRecord, encode
 from syncline.node.events import EventKind
 from syncline.node.firstelection import BOOTSTRAP_TERM
 from syncline.node.firstpeers import FirstPeers
@@ -475,7 +475,7 @@ def _bootstrap(config: Config, identity: Identity) -> WalWrite:
     entries = []
     for index, name in enumerate(sorted(config.peers), 1):
         node_id = derive_node_id(identity.cluster_id, name)
-        context = encode(ChangeContext(0, 0, (Member(node_id, name, config.peers[name]),)))
+        context = encode(ChangeContext(0, 0, (MemberRecord(node_id, name, config.peers[name]),)))
         change = MembershipChange(changes=(SingleChange(ChangeType.ADD_NODE, node_id),), context=context)
         entries.append(Entry(BOOTSTRAP_TERM, index, EntryType.CONF_CHANGE_V2, encode_change(change)))
     return WalWrite(entries=entries, hard_state=HardState(BOOTSTRAP_TERM, 0, len(entries)))

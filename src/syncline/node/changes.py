@@ -11,8 +11,8 @@ import msgspec
 from syncline.consensus.types import NONE, ChangeType, MembershipChange, NodeId, SingleChange, StateType
 from syncline.errors import Closed, DeadlineExceeded, Dropped, MembershipError, NoLeader, NotLeader, Outcome, Superseded
 from syncline.node.driver import Driver
-from syncline.node.envelope import MEMBERSHIP, ChangeContext, Member, encode
-from syncline.node.members import MemberInfo, Membership, format_id
+from syncline.node.envelope import MEMBERSHIP, ChangeContext, MemberRecord, encode
+from syncline.node.members import Member, Membership, format_id
 from syncline.transport.messages import PeerAddress
 
 __all__ = ["Changes"]
@@ -46,7 +46,7 @@ class Changes:
         expected: int | None,
         force: bool,
         timeout_s: float,
-    ) -> MemberInfo:
+    ) -> Member:
         """Add a member, or find that it is one already."""
         PeerAddress.parse(address, setting="address")
         deadline_s = self._driver.loop.time() + timeout_s
@@ -54,7 +54,7 @@ class Changes:
         present = self._find(name, address, node_id)
         if present is not None:
             return await self._present(present, deadline_s)
-        new = Member(node_id or self._driver.rng.getrandbits(62) + 1, name, address, http, promote)
+        new = MemberRecord(node_id or self._driver.rng.getrandbits(62) + 1, name, address, http, promote)
         kind = ChangeType.ADD_NODE if voter else ChangeType.ADD_LEARNER_NODE
         try:
             membership = await self.many([(kind, new.id)], (new,), expected, self._left_s(deadline_s), force=force)
@@ -68,12 +68,12 @@ class Changes:
             raise MembershipError(f"{name!r} was added, and removed again at once")
         return added
 
-    async def _present(self, present: MemberInfo, deadline_s: float) -> MemberInfo:
+    async def _present(self, present: Member, deadline_s: float) -> Member:
         """Answer for a member that was added before, perhaps by an attempt whose outcome was unknown."""
         membership = await self._durable(self._membership().index, deadline_s)
         return membership.members.get(present.id, present)
 
-    def _find(self, name: str, address: str, node_id: NodeId) -> MemberInfo | None:
+    def _find(self, name: str, address: str, node_id: NodeId) -> Member | None:
         """The member that is meant already; raises MembershipError where name, address or id is somebody else's."""
         if node_id in self._driver.parts.book.removed:
             raise MembershipError(
@@ -132,11 +132,11 @@ class Changes:
             raise MembershipError(f"there is no member {format_id(node_id)}")
         if member.voter is (kind is ChangeType.ADD_NODE) and not membership.joint:
             return await self._durable(membership.index, deadline_s)
-        record = self._driver.parts.book.members.get(node_id) or Member(node_id, "", "")
+        record = self._driver.parts.book.members.get(node_id) or MemberRecord(node_id, "", "")
         settled = msgspec.structs.replace(record, promote=False)
         return await self.many([(kind, node_id)], (settled,), expected, self._left_s(deadline_s), force=force)
 
-    async def update(self, node_id: NodeId, address: str, expected: int | None, timeout_s: float) -> MemberInfo:
+    async def update(self, node_id: NodeId, address: str, expected: int | None, timeout_s: float) -> Member:
         """Give a member another address in the registry, or find that it has it."""
         deadline_s = self._driver.loop.time() + timeout_s
         await self._settled(timeout_s)
@@ -159,7 +159,7 @@ class Changes:
     async def many(
         self,
         changes: Sequence[tuple[ChangeType, NodeId]],
-        brought: tuple[Member, ...],
+        brought: tuple[MemberRecord, ...],
         expected: int | None,
         timeout_s: float,
         *,
@@ -225,7 +225,7 @@ class Changes:
     async def _propose(
         self,
         singles: tuple[SingleChange, ...],
-        brought: tuple[Member, ...],
+        brought: tuple[MemberRecord, ...],
         expected: int,
         deadline_s: float,
         *,

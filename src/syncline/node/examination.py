@@ -37,7 +37,7 @@ from syncline.node.envelope import (
     MEMBERSHIP,
     ChangeContext,
     Kind,
-    Member,
+    MemberRecord,
     Proposal,
     Unreadable,
     decode_context,
@@ -228,7 +228,7 @@ def _examine_members(change: MembershipChange, context: ChangeContext) -> None:
             raise MembershipError(f"the change is refused: {wrong}")
 
 
-def _wrong_with(member: Member) -> str | None:
+def _wrong_with(member: MemberRecord) -> str | None:
     """Why no member may have this record; None if it may."""
     try:
         check_name(member.name)

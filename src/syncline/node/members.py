@@ -10,12 +10,12 @@ import hashlib
 import msgspec
 
 from syncline.consensus.types import MembershipState, NodeId
-from syncline.node.envelope import ClusterLevels, Member
+from syncline.node.envelope import ClusterLevels, MemberRecord
 from syncline.node.starts import are_forked
 
 __all__ = [
     "MemberBook",
-    "MemberInfo",
+    "Member",
     "Membership",
     "derive_cluster_id",
     "derive_node_id",
@@ -28,7 +28,7 @@ REMOVED_KEPT = 1024
 """Ids of removed members that are remembered, oldest dropped first, so that a removed node can be told so."""
 
 
-class MemberInfo(msgspec.Struct, frozen=True):
+class Member(msgspec.Struct, frozen=True):
     """One member of the membership in force. `promote`: a learner that becomes a voter once it has caught up."""
 
     id: NodeId
@@ -54,10 +54,10 @@ class Membership(msgspec.Struct, frozen=True):
     """
 
     index: int
-    members: dict[NodeId, MemberInfo]
+    members: dict[NodeId, Member]
     joint: bool
 
-    def by_name(self, name: str) -> MemberInfo | None:
+    def by_name(self, name: str) -> Member | None:
         return next((member for member in self.members.values() if member.name == name), None)
 
 
@@ -65,7 +65,7 @@ class BookState(msgspec.Struct, array_like=True, frozen=True):
     """The book as it stands in a snapshot."""
 
     membership_index: int
-    members: tuple[Member, ...]
+    members: tuple[MemberRecord, ...]
     removed: tuple[NodeId, ...]
     levels: ClusterLevels = ClusterLevels()
 
@@ -75,11 +75,11 @@ class MemberBook:
 
     def __init__(self) -> None:
         self.membership_index = 0
-        self.members: dict[NodeId, Member] = {}
+        self.members: dict[NodeId, MemberRecord] = {}
         self.removed: dict[NodeId, None] = {}
         self.levels = ClusterLevels()
 
-    def announce(self, member: Member) -> bool:
+    def announce(self, member: MemberRecord) -> bool:
         """Take what a member announces about itself; tells whether anything changed.
 
         Nothing changes if it is about another data directory than the known one, which never changes, or from an
@@ -101,7 +101,7 @@ class MemberBook:
         self,
         index: int,
         membership: MembershipState,
-        brought: tuple[Member, ...],
+        brought: tuple[MemberRecord, ...],
         updated: frozenset[NodeId] = frozenset(),
     ) -> None:
         """Record that a change was applied at `index`, and that `membership` is now in force.
@@ -122,7 +122,7 @@ class MemberBook:
         while len(self.removed) > REMOVED_KEPT:
             del self.removed[next(iter(self.removed))]
 
-    def _merged(self, brought: Member, updated: bool) -> Member:
+    def _merged(self, brought: MemberRecord, updated: bool) -> MemberRecord:
         known = self.members.get(brought.id)
         if known is None:
             return brought
@@ -130,7 +130,7 @@ class MemberBook:
             return msgspec.structs.replace(known, address=brought.address) if self.is_current(brought) else known
         return msgspec.structs.replace(known, promote=brought.promote)
 
-    def is_current(self, record: Member) -> bool:
+    def is_current(self, record: MemberRecord) -> bool:
         """Whether a record is of the start and the data directory that are known of its member."""
         known = self.members.get(record.id)
         return known is not None and (known.directory, known.incarnation) == (record.directory, record.incarnation)
@@ -163,8 +163,8 @@ class MemberBook:
         voters = {*state.voters, *state.voters_outgoing}
         members = {}
         for node_id in sorted(members_of(state)):
-            known = self.members.get(node_id) or Member(id=node_id, name="", address="")
-            members[node_id] = MemberInfo(
+            known = self.members.get(node_id) or MemberRecord(id=node_id, name="", address="")
+            members[node_id] = Member(
                 id=node_id,
                 name=known.name,
                 address=known.address,

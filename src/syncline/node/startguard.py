@@ -14,7 +14,7 @@ from collections.abc import Callable
 from syncline.consensus.types import NONE, NodeId
 from syncline.errors import Closed, CorruptionError
 from syncline.node.calls import Calls
-from syncline.node.envelope import Member
+from syncline.node.envelope import MemberRecord
 from syncline.node.members import MemberBook, format_id
 from syncline.node.startreports import StartReports, Starts
 from syncline.node.starts import MAX_HISTORY, Origin, are_forked, judge, start_count
@@ -95,7 +95,7 @@ class StartGuard:
         )
         return Refusal(text, RefusalCode.OLDER_START)
 
-    def registered(self, member: Member) -> None:
+    def registered(self, member: MemberRecord) -> None:
         """The registry has taken a start of a member. If this node has let in a copy, neither is let in any more."""
         directory, noted = member.directory, self._starts.get(member.directory, member.incarnation)
         if are_forked(noted, member.incarnation):
@@ -155,7 +155,7 @@ class StartGuard:
         known.pop(0, None)
         return known
 
-    def _take(self, member: Member, directory: int, starts: Starts | None) -> None:
+    def _take(self, member: MemberRecord, directory: int, starts: Starts | None) -> None:
         """Go by what the members know together of the starts of a member; None: they know different copies."""
         shown = format_id(member.id)
         if starts is None:

@@ -17,7 +17,7 @@ import msgspec
 
 from syncline.consensus.quorum import JointConfig, VoteResult
 from syncline.consensus.types import NodeId
-from syncline.node.envelope import Member
+from syncline.node.envelope import MemberRecord
 from syncline.node.fsm import FSM, DigestingFSM
 from syncline.node.members import MemberBook
 from syncline.transport.messages import DIGEST_BYTES
@@ -129,8 +129,8 @@ def point_digest(version: int, *, registry: bytes, machine: bytes, sessions: byt
 def registry_digest(book: MemberBook) -> bytes:
     """The digest of the member registry.
 
-    The fields are named one by one: a field that a later version adds to `Member` changes nothing here until `FORMAT`
-    grows.
+    The fields are named one by one: a field that a later version adds to `MemberRecord` changes nothing here until
+    `FORMAT` grows.
     """
     data = _encode(
         (
@@ -143,7 +143,7 @@ def registry_digest(book: MemberBook) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def _member_fields(member: Member) -> tuple[object, ...]:
+def _member_fields(member: MemberRecord) -> tuple[object, ...]:
     return (
         member.id,
         member.name,

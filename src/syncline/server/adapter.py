@@ -11,7 +11,7 @@ from syncline.kv.store import Store
 from syncline.kv.versions import MACHINE_VERSION, check_version
 from syncline.node.futures import ReadFuture, Then
 from syncline.node.levels import UpgradeStatus
-from syncline.node.members import MemberInfo, Membership, format_id
+from syncline.node.members import Member, Membership, format_id
 from syncline.node.raft import Raft
 from syncline.node.stats import MemberProgress, Stats
 from syncline.server.backend import (
@@ -112,7 +112,7 @@ class NodeBackend:
             return LeaderView(id=format_id(leader), name="", http="")
         return LeaderView(id=format_id(leader), name=member.name, http=self._http(member))
 
-    def _http(self, member: MemberInfo) -> str:
+    def _http(self, member: Member) -> str:
         """Where a member serves clients; this node knows its own before it is announced."""
         return self._raft.config.http if member.id == self._raft.node_id else member.http
 
@@ -159,7 +159,7 @@ class NodeBackend:
     def _views(self, membership: Membership, stats: Stats) -> tuple[MemberView, ...]:
         return tuple(self._view(member, stats.progress.get(member.id)) for member in membership.members.values())
 
-    def _view(self, member: MemberInfo, progress: MemberProgress | None) -> MemberView:
+    def _view(self, member: Member, progress: MemberProgress | None) -> MemberView:
         return MemberView(
             id=format_id(member.id),
             name=member.name,

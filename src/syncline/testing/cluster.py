@@ -27,7 +27,7 @@ from syncline.kv.machine import KvMachine
 from syncline.node.config import Config
 from syncline.node.driver import Driver
 from syncline.node.fsm import FSM
-from syncline.node.members import MemberInfo, Membership, derive_cluster_id, derive_node_id
+from syncline.node.members import Member, Membership, derive_cluster_id, derive_node_id
 from syncline.node.raft import Raft
 from syncline.node.statedigest import DIGEST_INTERVAL
 from syncline.platform.entropy import Entropy
@@ -164,7 +164,7 @@ class SimCluster:
         self._last_number += 1
         return f"n{self._last_number}"
 
-    def add_server(self, info: MemberInfo) -> SimServer:
+    def add_server(self, info: Member) -> SimServer:
         """A machine for a member that was added; not started yet."""
         return self._add(info.name, cluster_id=self.cluster_id, node_id=info.id)
 

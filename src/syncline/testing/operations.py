@@ -13,7 +13,7 @@ from typing import Final, TypeAlias, TypeVar
 
 from syncline.consensus.types import ChangeType, NodeId
 from syncline.errors import NodeFailed, OperationError, Outcome, SynclineError
-from syncline.node.members import MemberInfo, Membership
+from syncline.node.members import Member, Membership
 from syncline.node.raft import Raft
 from syncline.testing.cluster import PEER_PORT, Answer, SimCluster
 from syncline.testing.simserver import SimServer
@@ -88,7 +88,7 @@ class Operator:
         node_id = self._rng.getrandbits(62) + 1
         cluster.note("operator", f"add {name}")
         address = f"{name}:{PEER_PORT}"
-        server = cluster.add_server(MemberInfo(node_id, name, address, "", False))
+        server = cluster.add_server(Member(node_id, name, address, "", False))
         try:
             await self.ask(lambda raft: raft.add_learner(name, address, node_id=node_id, timeout=TRY_S))
         finally:
