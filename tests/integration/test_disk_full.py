@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from syncline import EventKind, Raft
+from syncline import DiskSpaceLow, Raft
 from syncline.client import AsyncClient
 from syncline.errors import DiskFull, RequestFailed
 from tests.integration.cluster import Cluster, Node, eventually, running_cluster
@@ -37,7 +37,7 @@ class Nodes:
         self.nodes = nodes
         self.disks = disks
 
-    def disk(self, raft: Raft) -> TroubledDisk:
+    def disk(self, raft: Raft[object]) -> TroubledDisk:
         return self.disks[raft.config.name]
 
 
@@ -56,7 +56,7 @@ def with_disks(path: Path, check: Callable[[Nodes], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
-async def until_refused(raft: Raft) -> None:
+async def until_refused(raft: Raft[object]) -> None:
     """A node asks its disk now and then only: some writes may still be taken, and then none."""
     with pytest.raises(DiskFull, match="reserve"):  # noqa: PT012
         for _ in range(2 * RESERVE // 100_000):
@@ -90,7 +90,7 @@ def test_a_follower_with_a_full_disk_falls_behind_instead_of_stopping(tmp_path: 
         await leader.apply(b"before")
         machine = three.nodes.machine(follower)
         await until(follower, lambda: machine.items == [b"before"])
-        watch = follower.events([EventKind.DISK_FULL])
+        watch = follower.events(DiskSpaceLow)
         three.disk(follower).free = RESERVE // 2 - 1
         async with asyncio.timeout(10):
             await anext(watch)

@@ -28,7 +28,7 @@ STORAGE = 2**64 - 1
 """The id of a node's own storage in the core, which no member may have."""
 
 
-def write_unexamined(leader: Raft, *entries: tuple[EntryType, bytes]) -> None:
+def write_unexamined(leader: Raft[object], *entries: tuple[EntryType, bytes]) -> None:
     """Have the leader append what a faulty one would: nothing looks at it before it is in the log."""
     driver = leader._driver
     raft = driver.core.raft
@@ -46,7 +46,7 @@ async def restart_all(nodes: Cluster) -> None:
 
 # -- calls ------------------------------------------------------------------------------------------------------------
 
-WRONG_CALLS: list[tuple[str, Callable[[Raft], object]]] = [
+WRONG_CALLS: list[tuple[str, Callable[[Raft[object]], object]]] = [
     ("data of text", lambda raft: raft.apply("7")),  # type: ignore[arg-type]
     ("data of a list", lambda raft: raft.apply([7])),  # type: ignore[arg-type]
     ("data of a dict", lambda raft: raft.apply({})),  # type: ignore[arg-type]
@@ -55,10 +55,10 @@ WRONG_CALLS: list[tuple[str, Callable[[Raft], object]]] = [
     ("one of many of text", lambda raft: raft.apply_many([b"never", "7"])),  # type: ignore[list-item]
     ("many that are one", lambda raft: raft.apply_many(b"never")),  # type: ignore[arg-type]
     ("many until never", lambda raft: raft.apply_many([b"never"], timeout=-1)),
-    ("data of text for a callback", lambda raft: raft.apply_then("7", unreachable)),  # type: ignore[arg-type]
+    ("data of text for a callback", lambda raft: raft._apply_then("7", unreachable)),  # type: ignore[arg-type]
     ("a timeout of text", lambda raft: raft.apply(b"never", timeout="5")),  # type: ignore[arg-type]
     ("a timeout that is no number", lambda raft: raft.apply(b"never", timeout=float("nan"))),
-    ("no callback", lambda raft: raft.apply_then(b"never", None)),  # type: ignore[arg-type]
+    ("no callback", lambda raft: raft._apply_then(b"never", None)),  # type: ignore[arg-type]
     ("a barrier for text", lambda raft: raft.barrier(timeout="5")),  # type: ignore[arg-type]
     ("a read for nothing", lambda raft: raft.read_index(timeout=None)),  # type: ignore[arg-type]
 ]
@@ -125,7 +125,7 @@ def test_add_member_with_wrong_arguments_raises_at_once(tmp_path: Path) -> None:
                     with pytest.raises(ConfigError):
                         await call(node_id)
                 with pytest.raises(TypeError):
-                    await call("a")  # type: ignore[arg-type]
+                    await call(b"a")  # type: ignore[arg-type]
             with pytest.raises(ConfigError):
                 await raft.change_membership([(ChangeType.ADD_NODE, STORAGE)])
             with pytest.raises(TypeError):
@@ -133,7 +133,7 @@ def test_add_member_with_wrong_arguments_raises_at_once(tmp_path: Path) -> None:
             with pytest.raises(ConfigError):
                 await raft.transfer_leadership(-1)
             with pytest.raises(TypeError):
-                await raft.transfer_leadership("a")  # type: ignore[arg-type]
+                await raft.transfer_leadership(b"a")  # type: ignore[arg-type]
             assert set(raft.membership().members) == {raft.node_id}
             await all_apply(nodes, b"alive")
 
@@ -143,7 +143,7 @@ def test_add_member_with_wrong_arguments_raises_at_once(tmp_path: Path) -> None:
 # -- what peers send --------------------------------------------------------------------------------------------------
 
 
-def forward_to(leader: Raft, sender: Raft, *items: ForwardedProposal) -> None:
+def forward_to(leader: Raft[object], sender: Raft[object], *items: ForwardedProposal) -> None:
     leader._driver.on_messages(sender.node_id, [Forward(list(items), leader._driver.core.term)])
 
 
@@ -338,7 +338,7 @@ def random_poison(rng: random.Random, me: NodeId, other: NodeId) -> bytes:
             b"\x91" * rng.randrange(1, 50_000),
             encode(Proposal(kind, rng.choice([me, other, 5]), number, encode(member))),
             encode(MembershipChange(changes=change, context=context)),
-            msgspec.msgpack.encode([kind, me, number, b"", b"", "more"]),
+            encode([kind, me, number, b"", b"", "more"]),
         ]
     )
 

@@ -242,7 +242,7 @@ def test_examination_own_proposals_pass_and_poison_is_refused() -> None:
         for number, payload in enumerate(
             (command(number=1), command(kind=9, number=2), announcement(GOOD, number=3)), 1
         ):
-            future = ApplyFuture(loop=loop)
+            future: ApplyFuture[object] = ApplyFuture(loop=loop)
             future.number = number
             queue.append((future, DATA, payload))
         told: list[int] = []

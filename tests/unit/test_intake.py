@@ -72,7 +72,7 @@ class Halting(Listing):
         return super().apply(entry)
 
 
-async def halted(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> tuple[Raft, Halting]:
+async def halted(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> tuple[Raft[object], Halting]:
     """A node whose state machine has halted, with five entries committed behind it and a limit of three."""
     monkeypatch.setattr(intake, "MAX_BACKLOG_ENTRIES", 3)
     raft = await nodes.leader()
@@ -140,7 +140,7 @@ def put(number: int, size: int = 1000) -> bytes:
     return encode_command(Put(b"key %02d" % number, bytes(size)))
 
 
-async def limited(nodes: Cluster) -> tuple[Raft, KvMachine]:
+async def limited(nodes: Cluster) -> tuple[Raft[object], KvMachine]:
     raft = await nodes.leader()
     machine: object = nodes.machines["a"]
     assert isinstance(machine, KvMachine)

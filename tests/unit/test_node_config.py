@@ -14,7 +14,8 @@ from syncline.errors import Closed, ConfigError
 from syncline.node.calls import Calls
 from syncline.node.config import Config
 from syncline.node.envelope import MemberRecord
-from syncline.node.events import Event, EventKind, Events
+from syncline.node.events import Events, LeaderChanged, PeerUp, RoleChanged
+from syncline.node.ids import NodeId
 from syncline.node.members import REMOVED_KEPT, MemberBook, derive_cluster_id, derive_node_id, format_id, parse_id
 from syncline.platform.worker import ThreadWorkers
 from tests.support import run
@@ -191,19 +192,18 @@ def test_a_joint_membership_counts_both_halves() -> None:
     assert not book.removed
 
 
-def event(kind: EventKind = EventKind.STATE, index: int = 0) -> Event:
-    return Event(kind, 1, index)
-
-
 def test_events_are_filtered_and_end_with_the_node() -> None:
     async def check() -> None:
         events = Events()
-        some, every = events.watch([EventKind.LEADER]), events.watch()
-        events.emit(event())
-        events.emit(event(EventKind.LEADER))
+        some, two = events.watch(LeaderChanged), events.watch(LeaderChanged, PeerUp)
+        every = events.watch()
+        happened = [RoleChanged("leader"), LeaderChanged(NodeId(7)), PeerUp(NodeId(8))]
+        for event in happened:
+            events.emit(event, term=1, index=2)
         events.close()
-        assert [one.kind async for one in some] == [EventKind.LEADER]
-        assert [one.kind async for one in every] == [EventKind.STATE, EventKind.LEADER]
+        assert [one async for one in some] == [LeaderChanged(NodeId(7), term=1, index=2)]
+        assert [type(one) async for one in two] == [LeaderChanged, PeerUp]
+        assert [type(one) async for one in every] == [RoleChanged, LeaderChanged, PeerUp]
         assert [one async for one in events.watch()] == [], "a watch of a closed node ends at once"
 
     run(check())
@@ -214,7 +214,7 @@ def test_a_slow_watcher_loses_the_oldest_and_is_told() -> None:
         events = Events()
         watcher = events.watch()
         for index in range(1030):
-            events.emit(event(index=index))
+            events.emit(RoleChanged("leader"), term=1, index=index)
         first = await anext(watcher)
         assert (first.index, first.missed) == (6, 6)
         assert (await anext(watcher)).missed == 0

@@ -14,7 +14,7 @@ from syncline.testing.plugin import MakeCluster
 from tests.node_cluster import Listing
 
 
-def items(machine: FSM) -> list[bytes]:
+def items(machine: FSM[object]) -> list[bytes]:
     assert isinstance(machine, Listing)
     return machine.items
 

@@ -43,7 +43,8 @@ from syncline.client.results import (
 from syncline.client.txn import Compare, Operation, txn_body
 from syncline.client.wire import decode, error_from, key_page, key_target, revision_of, txn_result
 from syncline.errors import ConfigError, OperationError, Outcome
-from syncline.platform.network import Network, TcpNetwork
+from syncline.platform.network import TcpNetwork
+from syncline.platform.world import World
 from syncline.version import __version__
 
 __all__ = ["DEFAULT_TIMEOUT_S", "AsyncClient"]
@@ -68,7 +69,8 @@ class AsyncClient:
     when a node is away. `timeout_s` is the deadline of one operation, retries included, unless a call gives its own.
     `retry_refused=False` fails at once where every endpoint refuses the connection (or is no Syncline server), instead
     of waiting for one to come back. `on_retry` is told why, each time before another attempt is made. `tls` is for
-    https endpoints; without it the system's certificate authorities are trusted.
+    https endpoints; without it the system's certificate authorities are trusted. `world` replaces what is outside the
+    client, for tests.
 
     Keys are bytes; a `str` is taken as its UTF-8. Methods raise `errors.OperationError` (look at `outcome`): the class
     that the library itself would raise, `Unreachable`, or `RequestFailed`.
@@ -81,19 +83,18 @@ class AsyncClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry_refused: bool = True,
         tls: ssl.SSLContext | None = None,
-        network: Network | None = None,
-        rng: random.Random | None = None,
+        world: World | None = None,
         on_retry: Callable[[OperationError], None] | None = None,
     ) -> None:
         self.endpoints = parse_endpoints(endpoints)
         if tls is not None and not isinstance(tls, ssl.SSLContext):
             raise TypeError(f"tls must be an ssl.SSLContext, not {type(tls).__name__}")
-        door = network or TcpNetwork()
-        self._set = EndpointSet([Endpoint(url, network=door, tls=tls) for url in self.endpoints])
+        network = TcpNetwork() if world is None else world.network
+        self._set = EndpointSet([Endpoint(url, network=network, tls=tls) for url in self.endpoints])
         self._timeout_s = checked_timeout_s(timeout_s)
         self._caller = Caller(
             self._set,
-            rng=rng or random.Random(),
+            rng=random.Random() if world is None else world.rng,
             user_agent=f"syncline/{__version__}",
             retry_refused=retry_refused,
             on_retry=on_retry,

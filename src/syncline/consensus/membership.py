@@ -104,7 +104,7 @@ def encode_change(change: MembershipChange) -> bytes:
     """`change` as the data of an entry. Leaving a joint membership is empty data where there is no context."""
     if leaves_joint(change) and not change.context:
         return b""
-    return msgspec.msgpack.encode(change)
+    return msgspec.msgpack.encode(change, enc_hook=int)  # a public `NodeId` is written as the integer that it is
 
 
 _change_decoder: Final = msgspec.msgpack.Decoder(MembershipChange)

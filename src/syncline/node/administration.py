@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from syncline.consensus.types import NONE, ChangeType, NodeId
+from syncline.consensus.types import NONE, ChangeType
 from syncline.errors import NotLeader, Superseded, TransferFailed
-from syncline.node.arguments import check_changes, check_expected, check_timeout, checked_flag
+from syncline.node.arguments import check_changes, check_expected, check_timeout, checked_flag, checked_member
 from syncline.node.changes import Changes
 from syncline.node.envelope import Kind, LevelChange, encode
 from syncline.node.levels import UpgradeStatus
@@ -17,7 +18,10 @@ from syncline.node.operations import Operations
 __all__ = ["Administration"]
 
 
-class Administration(Operations):
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Administration(Operations[R_co]):
     """Changes of the membership, of the leadership and of the levels. Base of `Raft`."""
 
     _changes: Changes
@@ -30,7 +34,7 @@ class Administration(Operations):
         address: str,
         *,
         http: str = "",
-        node_id: NodeId = NONE,
+        node_id: int | None = None,
         promote: bool = True,
         expected_index: int | None = None,
         timeout: float = 30.0,  # noqa: ASYNC109
@@ -49,7 +53,7 @@ class Administration(Operations):
         address: str,
         *,
         http: str = "",
-        node_id: NodeId = NONE,
+        node_id: int | None = None,
         expected_index: int | None = None,
         force: bool = False,
         timeout: float = 30.0,  # noqa: ASYNC109
@@ -65,7 +69,7 @@ class Administration(Operations):
         name: str,
         address: str,
         http: str,
-        node_id: NodeId,
+        node_id: int | None,
         voter: bool,
         promote: bool,
         expected_index: int | None,
@@ -75,36 +79,37 @@ class Administration(Operations):
     ) -> Member:
         dialled_address(address)
         return await self._changes.add(
-            check_name(name), address, http=check_http(http), node_id=check_id(node_id, "node_id", none=True),
+            check_name(name), address, http=check_http(http),
+            node_id=NONE if node_id is None else check_id(node_id, "node_id"),
             voter=voter, promote=checked_flag(promote, "promote"), expected=check_expected(expected_index),
             force=checked_flag(force, "force"), timeout_s=check_timeout(timeout_s),
         )  # fmt: skip
 
     async def promote(
         self,
-        node_id: NodeId,
+        member: str | int,
         *,
         expected_index: int | None = None,
         force: bool = False,
         timeout: float = 30.0,  # noqa: ASYNC109
     ) -> Membership:
         """Make a learner a voter now. Raises as `remove` does."""
-        return await self._single(ChangeType.ADD_NODE, node_id, expected_index, timeout, force)
+        return await self._single(ChangeType.ADD_NODE, member, expected_index, timeout, force)
 
     async def demote(
         self,
-        node_id: NodeId,
+        member: str | int,
         *,
         expected_index: int | None = None,
         force: bool = False,
         timeout: float = 30.0,  # noqa: ASYNC109
     ) -> Membership:
         """Make a voter a learner, which stays one. Raises as `remove` does."""
-        return await self._single(ChangeType.ADD_LEARNER_NODE, node_id, expected_index, timeout, force)
+        return await self._single(ChangeType.ADD_LEARNER_NODE, member, expected_index, timeout, force)
 
     async def remove(
         self,
-        node_id: NodeId,
+        member: str | int,
         *,
         expected_index: int | None = None,
         force: bool = False,
@@ -116,20 +121,18 @@ class Administration(Operations):
         would be no quorum afterwards (`force` passes over this rule alone), MembershipError, DeadlineExceeded
         (`unknown`), NodeFailed.
         """
-        return await self._single(ChangeType.REMOVE_NODE, node_id, expected_index, timeout, force)
+        return await self._single(ChangeType.REMOVE_NODE, member, expected_index, timeout, force)
 
     async def _single(
-        self, kind: ChangeType, node_id: NodeId, expected: int | None, timeout_s: float, force: bool
+        self, kind: ChangeType, member: str | int, expected: int | None, timeout_s: float, force: bool
     ) -> Membership:
-        check_id(node_id, "node_id")
+        checked_member(member)
         checked_flag(force, "force")
-        return await self._changes.single(
-            kind, node_id, check_expected(expected), check_timeout(timeout_s), force=force
-        )
+        return await self._changes.single(kind, member, check_expected(expected), check_timeout(timeout_s), force=force)
 
     async def update_member(
         self,
-        node_id: NodeId,
+        member: str | int,
         *,
         address: str,
         expected_index: int | None = None,
@@ -140,12 +143,12 @@ class Administration(Operations):
         A member that runs announces its own address (`Config.advertise`), which wins. Idempotent. Raises ConfigError
         for what is no address, MembershipError (no such member, the address is another member's).
         """
-        check_id(node_id, "node_id")
+        checked_member(member)
         dialled_address(address)
         expected = check_expected(expected_index)
-        return await self._changes.update(node_id, address, expected, check_timeout(timeout))
+        return await self._changes.update(member, address, expected, check_timeout(timeout))
 
-    def hint(self, node_id: NodeId, address: str) -> None:
+    def hint(self, node_id: int, address: str) -> None:
         """Have a node dialled at "host:port" too, if it does not answer where the cluster expects it.
 
         For what knows addresses before this node does: a node that has no log yet knows no member. Raises ConfigError.
@@ -155,7 +158,7 @@ class Administration(Operations):
 
     async def change_membership(
         self,
-        changes: Sequence[tuple[ChangeType, NodeId]],
+        changes: Sequence[tuple[ChangeType, str | int]],
         *,
         expected_index: int | None = None,
         force: bool = False,
@@ -170,23 +173,24 @@ class Administration(Operations):
         checked_flag(force, "force")
         return await self._changes.known(checked, check_expected(expected_index), check_timeout(timeout), force=force)
 
-    async def transfer_leadership(self, to: NodeId = NONE, *, timeout: float = 10.0) -> NodeId:  # noqa: ASYNC109
+    async def transfer_leadership(self, to: str | int | None = None, *, timeout: float = 10.0) -> Member:  # noqa: ASYNC109
         """Hand leadership over, to the most up-to-date voter or to `to`. Returns the new leader once it leads.
 
         Raises TransferFailed at the deadline, MembershipError where `to` is no voter. The old leader goes on then.
         """
         driver = self._driver
-        check_id(to, "to", none=True)
+        named = None if to is None else checked_member(to, "to")
         check_timeout(timeout)
         driver.check_running()
+        wanted = NONE if named is None else self._changes.id_of(named)
         deadline_s = driver.loop.time() + timeout
         before = driver.core.leader
-        target = self._changes.successor(to)
+        target = self._changes.successor(wanted)
         if target == before:
-            return target
+            return self._member(target)
         while driver.loop.time() < deadline_s and not driver.stopped:
-            if driver.core.leader not in (NONE, before) and to in (NONE, driver.core.leader):
-                return driver.core.leader
+            if driver.core.leader not in (NONE, before) and wanted in (NONE, driver.core.leader):
+                return self._member(driver.core.leader)
             before = driver.core.leader or before  # a third one may have come in between
             if driver.core.leader == before and driver.core.raft.transferee == NONE:
                 driver.core.transfer_leadership(target)
@@ -194,7 +198,7 @@ class Administration(Operations):
             await self._changes.wait(min(deadline_s, driver.loop.time() + driver.config.election_s))
         driver.check_running()
         raise TransferFailed(
-            f"node {driver.node_log.label(target)} did not take over before the deadline", leader=self.leader
+            f"node {driver.node_log.label(target)} did not take over before the deadline", leader=self._leader_id
         )
 
     # -- levels -------------------------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ class GoOn(msgspec.Struct, frozen=True):
     """No work of its own: the thread goes on with what it left."""
 
 
-def restore(fsm: FSM, reader: SnapshotReader) -> None:
+def restore(fsm: FSM[object], reader: SnapshotReader) -> None:
     """Load a snapshot into the state machine, all of it and verified.
 
     Raises CorruptionError if the file is damaged, NodeFailed if the state machine could not load it.
@@ -166,7 +166,7 @@ class Applier:
 
     def __init__(
         self,
-        fsm: FSM,
+        fsm: FSM[object],
         node_id: NodeId,
         workers: Workers,
         deliver: Callable[[Outcome], None],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -12,10 +13,12 @@ from syncline.consensus.types import NONE, ChangeType, MembershipChange, NodeId,
 from syncline.errors import Closed, DeadlineExceeded, Dropped, MembershipError, NoLeader, NotLeader, Outcome, Superseded
 from syncline.node.driver import Driver
 from syncline.node.envelope import MEMBERSHIP, ChangeContext, MemberRecord, encode
-from syncline.node.members import Member, Membership, format_id
+from syncline.node.members import Member, Membership, format_id, parse_id
 from syncline.transport.messages import PeerAddress
 
 __all__ = ["Changes"]
+
+_ID: Final = re.compile("[0-9a-f]{16}")
 
 RETRIED = (Dropped, NotLeader, NoLeader, Superseded)
 """Refusals that a later attempt may not meet: another change is under way, the leader is just changing."""
@@ -93,7 +96,7 @@ class Changes:
         return None
 
     async def known(
-        self, changes: Sequence[tuple[ChangeType, NodeId]], expected: int | None, timeout_s: float, *, force: bool
+        self, changes: Sequence[tuple[ChangeType, str | int]], expected: int | None, timeout_s: float, *, force: bool
     ) -> Membership:
         """Any change of members that there are."""
         deadline_s = self._driver.loop.time() + timeout_s
@@ -101,18 +104,21 @@ class Changes:
         book = self._driver.parts.book.members
         if any(kind is ChangeType.UPDATE_NODE for kind, _ in changes):
             raise MembershipError("an address is changed by `update_member`, on its own")
-        strangers = [format_id(node_id) for _, node_id in changes if node_id not in book]
+        found = [(kind, self.id_of(member)) for kind, member in changes]
+        strangers = [format_id(node_id) for _, node_id in found if node_id not in book]
         if not changes or strangers:
             raise MembershipError(f"no members: {', '.join(strangers)}" if strangers else "no change is given")
+        if len({node_id for _, node_id in found}) != len(found):
+            raise MembershipError("one member is named twice, by its name and its id: give each one change")
         settled = tuple(
             msgspec.structs.replace(book[node_id], promote=False)
-            for kind, node_id in changes
+            for kind, node_id in found
             if kind is not ChangeType.REMOVE_NODE
         )
-        return await self.many(changes, settled, expected, self._left_s(deadline_s), force=force)
+        return await self.many(found, settled, expected, self._left_s(deadline_s), force=force)
 
     async def single(
-        self, kind: ChangeType, node_id: NodeId, expected: int | None, timeout_s: float, *, force: bool
+        self, kind: ChangeType, who: str | int, expected: int | None, timeout_s: float, *, force: bool
     ) -> Membership:
         """Promote, demote or remove one member. What is so already is not changed.
 
@@ -120,7 +126,7 @@ class Changes:
         """
         deadline_s = self._driver.loop.time() + timeout_s
         await self._settled(timeout_s)
-        membership = self._membership()
+        membership, node_id = self._membership(), self.id_of(who)
         member = membership.members.get(node_id)
         if kind is ChangeType.REMOVE_NODE:
             if member is None:  # perhaps by an earlier call, whose outcome was unknown
@@ -136,10 +142,11 @@ class Changes:
         settled = msgspec.structs.replace(record, promote=False)
         return await self.many([(kind, node_id)], (settled,), expected, self._left_s(deadline_s), force=force)
 
-    async def update(self, node_id: NodeId, address: str, expected: int | None, timeout_s: float) -> Member:
+    async def update(self, who: str | int, address: str, expected: int | None, timeout_s: float) -> Member:
         """Give a member another address in the registry, or find that it has it."""
         deadline_s = self._driver.loop.time() + timeout_s
         await self._settled(timeout_s)
+        node_id = self.id_of(who)
         record = self._driver.parts.book.members.get(node_id)
         if record is None:
             raise MembershipError(f"there is no member {format_id(node_id)}")
@@ -252,7 +259,23 @@ class Changes:
         """How long is left until the deadline of a call of several steps."""
         return max(deadline_s - self._driver.loop.time(), EARLY_S)
 
-    def successor(self, to: NodeId) -> NodeId:
+    def id_of(self, member: str | int) -> int:
+        """The id of a member by its name, or by its id as a number or as sixteen hexadecimal digits.
+
+        An id need not be a member's. Raises MembershipError if no member has this name.
+        """
+        if isinstance(member, int):
+            return int(member)
+        book = self._driver.parts.book
+        found = next((known.id for known in book.members.values() if known.name == member), None)
+        if found is None and _ID.fullmatch(member):
+            return parse_id(member)
+        if found is None:
+            known = ", ".join(sorted(book.label(node_id) for node_id in book.members)) or "not known yet"
+            raise MembershipError(f"no member is named {member!r}: the members are {known}")
+        return found
+
+    def successor(self, to: int) -> int:
         """Whom leadership goes to; raises MembershipError, NoLeader."""
         driver = self._driver
         if driver.core.leader == NONE:

@@ -27,6 +27,7 @@ from syncline.consensus.types import (
     StateType,
 )
 from syncline.errors import Dropped, NodeFailed, OperationError, Outcome, SynclineError, TransportError, UsageError
+from syncline.node import ids
 from syncline.node.addresses import Addresses
 from syncline.node.appendpacing import AppendPacing
 from syncline.node.applier import ApplyWork, RestoreWork
@@ -34,7 +35,7 @@ from syncline.node.commits import Commits
 from syncline.node.config import Config
 from syncline.node.digests import DigestDoors, Digests
 from syncline.node.envelope import DATA, MEMBERSHIP
-from syncline.node.events import Event, EventKind, Events
+from syncline.node.events import DiskSlow, Event, Events, LeaderChanged, NodeStopped, PeerDown, PeerUp, RoleChanged
 from syncline.node.examination import Examined, examine_forward
 from syncline.node.firstelection import FirstElection
 from syncline.node.forwarding import Forwarding, ForwardingDoors
@@ -50,6 +51,7 @@ from syncline.node.reads import Reads
 from syncline.node.reconfiguration import Reconfiguration
 from syncline.node.rejections import HANDING_OVER
 from syncline.node.rejections import refused as refused_by
+from syncline.node.role import role_of
 from syncline.node.settlement import Settlement
 from syncline.node.snapshotter import Snapshotter
 from syncline.node.termguard import TermGuard
@@ -105,14 +107,8 @@ class Driver:
         self.ignored = Ignored(self.loop.time)
         self.term_guard = TermGuard()
         self.founding = Founding(self)
-        self.node_log = NodeLog(
-            self.core,
-            parts.book,
-            parts.transport.stats,
-            self.loop.time,
-            name=config.name,
-            election_s=config.election_s,
-        )
+        links, clock = parts.transport.stats, self.loop.time
+        self.node_log = NodeLog(self.core, parts.book, links, clock, name=config.name, election_s=config.election_s)
         self.first_election = FirstElection(self.core, lambda peer: parts.transport.directory_of(peer) is not None)
         self.settlement = Settlement(
             self.core, parts.book, parts.writer, send=parts.transport.send, changed=self.wake_watchers
@@ -192,7 +188,7 @@ class Driver:
         self.reads.fail_all(unsent)
         self.snapshotter.stop(unsent)
         self.wake_watchers()
-        self.emit(EventKind.STOPPED, detail=str(sent))
+        self.emit(NodeStopped(str(sent)))
         self.node_log.stopped(sent, failed=isinstance(sent, NodeFailed))
         self.events.close()
 
@@ -253,7 +249,7 @@ class Driver:
             return
         if not self._stall_told:
             self._stall_told = True
-            self.emit(EventKind.DISK_SLOW, detail=f"the log has not been synced for {stalled_s:.1f} s")
+            self.emit(DiskSlow(f"the log has not been synced for {stalled_s:.1f} s"))
         if self.core.raft.transferee != NONE:
             return
         target = self.reconfiguration.best_successor()
@@ -325,14 +321,14 @@ class Driver:
         self.forwarding.waiting = False
         self.parts.confirmation.welcomed(peer)
         self.parts.guard.link_up(peer)
-        self.emit(EventKind.PEER_UP, peer)
+        self.emit(PeerUp(ids.NodeId(peer)))
         self.schedule()
 
     def on_peer_down(self, peer: NodeId, reason: str) -> None:
         if self.stopped:
             return
         self.core.report_unreachable(peer)
-        self.emit(EventKind.PEER_DOWN, peer, reason)
+        self.emit(PeerDown(ids.NodeId(peer), reason))
         self.schedule()
 
     async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
@@ -565,9 +561,9 @@ class Driver:
             self.forwarding.waiting = False
             self.reads.leader_changed()
             self.digests.leader_changed()
-            self.emit(EventKind.LEADER, soft.leader)
+            self.emit(LeaderChanged(ids.NodeId(soft.leader) if soft.leader != NONE else None))
         if soft.state is not before.state:
-            self.emit(EventKind.STATE, detail=soft.state.name.lower())
+            self.emit(RoleChanged(role_of(self.core, stopped=self.stopped)))
             if soft.state is StateType.LEADER:
                 self.reconfiguration.became_leader()
         if soft.leader != NONE:
@@ -579,9 +575,9 @@ class Driver:
         why = self.founding.why_no_leader()
         return why if self.founding.waiting else f"{why}: {self.node_log.reachability()}"
 
-    def emit(self, kind: EventKind, subject: NodeId = NONE, detail: str = "") -> None:
-        self.node_log.on_event(kind, subject, detail)
-        self.events.emit(Event(kind, self.core.term, self.applied, subject, detail))
+    def emit(self, event: Event) -> None:
+        self.node_log.on_event(event)
+        self.events.emit(event, term=self.core.term, index=self.applied)
 
     def changed(self) -> asyncio.Future[None]:
         """Done at the next change of leader, role, membership or applied index of a change; for waiting in a loop."""

@@ -148,7 +148,7 @@ class ClusterLevels(msgspec.Struct, array_like=True, frozen=True):
     """The version of Syncline that proposed the last rise."""
 
 
-_encoder = msgspec.msgpack.Encoder()
+_encoder = msgspec.msgpack.Encoder(enc_hook=int)  # a public `NodeId` is written as the integer that it is
 encode = _encoder.encode
 _proposal_decoder = msgspec.msgpack.Decoder(Proposal)
 _member_decoder = msgspec.msgpack.Decoder(MemberRecord)

@@ -45,7 +45,7 @@ _COMMAND, _BARRIER = int(Kind.COMMAND), int(Kind.BARRIER)
 class Intake:
     """What one node may take. For the event loop's thread."""
 
-    def __init__(self, core: RawNode, fsm: FSM, name: str, applied: Callable[[], int]) -> None:
+    def __init__(self, core: RawNode, fsm: FSM[object], name: str, applied: Callable[[], int]) -> None:
         self._core = core
         self._name = name
         self._applied = applied

@@ -23,6 +23,7 @@ import msgspec
 
 from syncline.consensus.types import MembershipState, NodeId
 from syncline.errors import ConfigError, NodeFailed
+from syncline.node import ids
 from syncline.node.envelope import FIRST_LEVEL, ClusterLevels, Hold, LevelChange, MemberRecord
 from syncline.node.members import members_of
 from syncline.node.refusals import is_believed, refusing
@@ -58,7 +59,7 @@ class Ability(msgspec.Struct, frozen=True):
 class MemberLevels(msgspec.Struct, frozen=True, kw_only=True):
     """What one member has announced. 0: nothing yet."""
 
-    id: NodeId
+    id: ids.NodeId
     name: str
     level: int
     machine_version: int
@@ -296,7 +297,7 @@ class Levels:
             hold_level=self._hold_level,
             members=tuple(
                 MemberLevels(
-                    id=node_id,
+                    id=ids.NodeId(node_id),
                     name=member.name if member is not None else "",
                     level=member.level if member is not None else 0,
                     machine_version=member.machine_version if member is not None else 0,

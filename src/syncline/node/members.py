@@ -9,8 +9,9 @@ import hashlib
 
 import msgspec
 
-from syncline.consensus.types import MembershipState, NodeId
+from syncline.consensus.types import MembershipState
 from syncline.node.envelope import ClusterLevels, MemberRecord
+from syncline.node.ids import NodeId
 from syncline.node.starts import are_forked
 
 __all__ = [
@@ -54,7 +55,8 @@ class Membership(msgspec.Struct, frozen=True):
     """
 
     index: int
-    members: dict[NodeId, Member]
+    members: dict[int, Member]
+    """By id (`NodeId`)."""
     joint: bool
 
     def by_name(self, name: str) -> Member | None:
@@ -66,7 +68,7 @@ class BookState(msgspec.Struct, array_like=True, frozen=True):
 
     membership_index: int
     members: tuple[MemberRecord, ...]
-    removed: tuple[NodeId, ...]
+    removed: tuple[int, ...]
     levels: ClusterLevels = ClusterLevels()
 
 
@@ -75,8 +77,8 @@ class MemberBook:
 
     def __init__(self) -> None:
         self.membership_index = 0
-        self.members: dict[NodeId, MemberRecord] = {}
-        self.removed: dict[NodeId, None] = {}
+        self.members: dict[int, MemberRecord] = {}
+        self.removed: dict[int, None] = {}
         self.levels = ClusterLevels()
 
     def announce(self, member: MemberRecord) -> bool:
@@ -102,7 +104,7 @@ class MemberBook:
         index: int,
         membership: MembershipState,
         brought: tuple[MemberRecord, ...],
-        updated: frozenset[NodeId] = frozenset(),
+        updated: frozenset[int] = frozenset(),
     ) -> None:
         """Record that a change was applied at `index`, and that `membership` is now in force.
 
@@ -135,7 +137,7 @@ class MemberBook:
         known = self.members.get(record.id)
         return known is not None and (known.directory, known.incarnation) == (record.directory, record.incarnation)
 
-    def label(self, node_id: NodeId, name: str = "") -> str:
+    def label(self, node_id: int, name: str = "") -> str:
         """A node for people, by name and id. `name` is what it calls itself, if it may not be a member."""
         known = self.members.get(node_id)
         return f"{name or (known.name if known is not None else '') or '?'} ({format_id(node_id)})"
@@ -160,24 +162,27 @@ class MemberBook:
 
     def membership(self, state: MembershipState) -> Membership:
         """The membership in force, with names and addresses."""
-        voters = {*state.voters, *state.voters_outgoing}
-        members = {}
-        for node_id in sorted(members_of(state)):
-            known = self.members.get(node_id) or MemberRecord(id=node_id, name="", address="")
-            members[node_id] = Member(
-                id=node_id,
-                name=known.name,
-                address=known.address,
-                http=known.http,
-                voter=node_id in voters,
-                promote=known.promote,
-                level=known.level,
-                machine_version=known.machine_version,
-            )
+        members: dict[int, Member] = {
+            NodeId(node_id): self.member(node_id, state) for node_id in sorted(members_of(state))
+        }
         return Membership(index=self.membership_index, members=members, joint=bool(state.voters_outgoing))
 
+    def member(self, node_id: int, state: MembershipState) -> Member:
+        """A node of the membership in force; without a name and an address if they are not known."""
+        known = self.members.get(node_id) or MemberRecord(id=node_id, name="", address="")
+        return Member(
+            id=NodeId(node_id),
+            name=known.name,
+            address=known.address,
+            http=known.http,
+            voter=node_id in state.voters or node_id in state.voters_outgoing,
+            promote=known.promote,
+            level=known.level,
+            machine_version=known.machine_version,
+        )
 
-def members_of(state: MembershipState) -> set[NodeId]:
+
+def members_of(state: MembershipState) -> set[int]:
     """Everybody in a membership, voters and learners, both halves of a joint one."""
     return {*state.voters, *state.voters_outgoing, *state.learners, *state.learners_next}
 
@@ -188,12 +193,12 @@ def derive_cluster_id(token: str, peers: dict[str, str]) -> int:
     return _hash63("cluster", *parts)
 
 
-def derive_node_id(cluster_id: int, name: str) -> NodeId:
+def derive_node_id(cluster_id: int, name: str) -> int:
     """The id of a member that the cluster was bootstrapped with."""
     return _hash63("node", str(cluster_id), name)
 
 
-def is_founder(node_id: NodeId, cluster_id: int, name: str) -> bool:
+def is_founder(node_id: int, cluster_id: int, name: str) -> bool:
     """Whether a member is one that the cluster was bootstrapped with."""
     return node_id == derive_node_id(cluster_id, name)
 

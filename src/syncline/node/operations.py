@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from threading import get_ident
-from typing import Final, TypeVar, cast
+from typing import Final, Generic, TypeVar, cast
 
-from syncline.consensus.types import NodeId, StateType
+from syncline.consensus.types import StateType
 from syncline.errors import (
     DeadlineExceeded,
     Dropped,
@@ -23,6 +23,7 @@ from syncline.node.driver import Driver
 from syncline.node.envelope import DATA, Kind, Proposal, encode
 from syncline.node.futures import ApplyCall, ApplyFuture, ReadFuture, Then, Waiter, settle_error
 from syncline.node.looks import LookWork
+from syncline.node.members import Member
 from syncline.node.proposals import fence_passed
 
 __all__ = ["Operations"]
@@ -34,17 +35,34 @@ ENDED_AT_ONCE: Final = (OperationError, NodeFailed, StorageError)
 """Why a proposal may fail before it is one. It is told as any failure is; wrong arguments raise."""
 
 Answer = TypeVar("Answer")
+R_co = TypeVar("R_co", covariant=True)
+"""What the state machine answers to a command."""
 
 
-class Operations:
+class Operations(Generic[R_co]):
     """Commands and linearizable reads. Base of `Raft`."""
 
     _driver: Driver
     _failure: asyncio.Future[NodeFailed]
 
     @property
-    def leader(self) -> NodeId | None:
-        """The leader, as far as this node knows; None after the node has stopped."""
+    def leader(self) -> Member | None:
+        """The leader, as far as this node knows; None after the node has stopped.
+
+        Its name and addresses are empty if this node does not know them yet.
+
+            if raft.leader is not None:
+                print(f"clients go to {raft.leader.http}")
+        """
+        leader_id = self._leader_id
+        return None if leader_id is None else self._member(leader_id)
+
+    def _member(self, node_id: int) -> Member:
+        driver = self._driver
+        return driver.parts.book.member(node_id, driver.core.raft.tracker.configuration.state())
+
+    @property
+    def _leader_id(self) -> int | None:
         return None if self._driver.stopped else self._driver.core.leader or None
 
     def apply(
@@ -55,7 +73,7 @@ class Operations:
         extensions: bytes = b"",
         term: int | None = None,
         frees_space: bool = False,
-    ) -> ApplyFuture:
+    ) -> ApplyFuture[R_co]:
         """Replicate a command and apply it to the state machine. Await the future for the state machine's answer.
 
         `timeout` (seconds) bounds the whole operation. A change of leader does not end it: a proposal that certainly
@@ -76,7 +94,7 @@ class Operations:
         fence = check_term(term)
         return self._apply(_COMMAND, data, timeout, extensions, fence, frees_space=frees_space)
 
-    def apply_many(self, commands: Sequence[bytes], *, timeout: float = 5.0) -> list[ApplyFuture]:
+    def apply_many(self, commands: Sequence[bytes], *, timeout: float = 5.0) -> list[ApplyFuture[R_co]]:
         """`apply` for each, in this order, in one batch. They are not atomic together.
 
         Raises as `apply` does, and then proposes none of them.
@@ -84,7 +102,7 @@ class Operations:
         check_timeout(timeout)
         return [self._apply(_COMMAND, data, timeout, b"") for data in checked_commands(commands)]
 
-    def apply_then(
+    def _apply_then(
         self, data: bytes, then: Then, *, timeout: float = 5.0, checked: bool = False, frees_space: bool = False
     ) -> None:
         """`apply` for those who go on in a callback: `then(answer, None)`, or `then(None, error)`.
@@ -102,9 +120,9 @@ class Operations:
         except ENDED_AT_ONCE as error:
             call.failed(error)
 
-    def barrier(self, *, timeout: float = 5.0) -> ApplyFuture:
+    def barrier(self, *, timeout: float = 5.0) -> ApplyFuture[None]:
         """Done when everything committed before it has been applied here."""
-        return self._apply(_BARRIER, b"", timeout, b"")
+        return cast("ApplyFuture[None]", self._apply(_BARRIER, b"", timeout, b""))
 
     def read_index(self, *, timeout: float = 5.0) -> ReadFuture:
         """When the future is done, a read of the local state machine is linearizable; on any node.
@@ -153,7 +171,7 @@ class Operations:
                 return future.result()
             driver.check_running()
             message = "the state machine was busy until the deadline"
-            raise DeadlineExceeded(message, outcome=Outcome.NOT_APPLIED, leader=self.leader)
+            raise DeadlineExceeded(message, outcome=Outcome.NOT_APPLIED, leader=self._leader_id)
         finally:
             future.cancel()
 
@@ -164,11 +182,11 @@ class Operations:
         await self.read_index(timeout=timeout)
         self._check_leads()
         if self._driver.core.term != term:
-            raise NotLeader("the leadership changed meanwhile", leader=self.leader)
+            raise NotLeader("the leadership changed meanwhile", leader=self._leader_id)
 
     def _check_leads(self) -> None:
         if self._driver.core.state is not StateType.LEADER:
-            raise NotLeader("this node does not lead", leader=self.leader)
+            raise NotLeader("this node does not lead", leader=self._leader_id)
 
     def _apply(
         self,
@@ -179,8 +197,8 @@ class Operations:
         fence: int = 0,
         *,
         frees_space: bool = False,
-    ) -> ApplyFuture:
-        future = ApplyFuture(loop=self._driver.loop)
+    ) -> ApplyFuture[R_co]:
+        future: ApplyFuture[R_co] = ApplyFuture(loop=self._driver.loop)
         if frees_space:
             future.frees_space = True
         try:

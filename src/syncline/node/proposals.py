@@ -106,9 +106,9 @@ class Proposals:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def new(self, loop: asyncio.AbstractEventLoop, size_bytes: int, deadline_s: float) -> ApplyFuture:
+    def new(self, loop: asyncio.AbstractEventLoop, size_bytes: int, deadline_s: float) -> ApplyFuture[object]:
         """A future for a proposal of this size. Raises as `add` does."""
-        future = ApplyFuture(loop=loop)
+        future: ApplyFuture[object] = ApplyFuture(loop=loop)
         self.add(future, size_bytes, deadline_s)
         return future
 

@@ -31,7 +31,7 @@ from syncline.node.envelope import (
     decode_context,
     encode,
 )
-from syncline.node.events import EventKind
+from syncline.node.events import MembershipChanged
 from syncline.node.examination import examine_change
 from syncline.node.futures import ApplyFuture
 from syncline.node.ignored import RateLimitedLog
@@ -70,8 +70,8 @@ class Reconfiguration:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._ticks = 0
-        self._announcing: ApplyFuture | None = None
-        self._rising: ApplyFuture | None = None
+        self._announcing: ApplyFuture[object] | None = None
+        self._rising: ApplyFuture[object] | None = None
         self._unreachable = RateLimitedLog(driver.loop.time)
         self.leaving = False
         """Whether this node was removed for certain, and stops once its callers have their answer."""
@@ -293,7 +293,7 @@ class Reconfiguration:
             driver.parts.writer.settle_now()
             self._note_removals(entry.index)
             self.sync_peers()
-            driver.emit(EventKind.MEMBERSHIP, detail=f"index {entry.index}")
+            driver.emit(MembershipChanged(driver.parts.book.membership(state)))
         if context is not None and context.origin == driver.core.raft.id:
             driver.proposals.resolved(context.number, entry.index, entry.term, answer)
 

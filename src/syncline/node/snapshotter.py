@@ -18,7 +18,7 @@ from syncline.decoding import UNDECODABLE
 from syncline.errors import Closed, CorruptionError, NothingToSnapshot, StorageError, SynclineError, TransportError
 from syncline.node.applier import SnapshotWork
 from syncline.node.calls import Calls
-from syncline.node.events import EventKind
+from syncline.node.events import SnapshotInstalled, SnapshotTaken
 from syncline.node.fsm import FSMSnapshot
 from syncline.node.futures import settle, settle_error
 from syncline.node.machine import persist as persist_view
@@ -237,7 +237,7 @@ class Snapshotter:
         driver = self._driver
         self._last_index = max(self._last_index, manifest.index)
         driver.parts.log.installed(manifest.meta)
-        driver.emit(EventKind.SNAPSHOT, detail=f"taken at entry {manifest.index}")
+        driver.emit(SnapshotTaken(manifest.index))
         self._compact()
 
     def _compact(self, *, short: bool = False) -> None:
@@ -260,7 +260,7 @@ class Snapshotter:
         self._bytes_since = 0
         self._state_bytes = self._driver.parts.intake.state_bytes
         self.installed += 1
-        self._driver.emit(EventKind.SNAPSHOT, detail=f"installed at entry {index}")
+        self._driver.emit(SnapshotInstalled(index))
 
     # -- sending ------------------------------------------------------------------------------------------------------
 

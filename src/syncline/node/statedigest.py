@@ -86,7 +86,7 @@ class DigestEntry(msgspec.Struct, array_like=True, frozen=True):
 
 
 _entry_decoder = msgspec.msgpack.Decoder(DigestEntry)
-_encode = msgspec.msgpack.Encoder().encode
+_encode = msgspec.msgpack.Encoder(enc_hook=int).encode  # a public `NodeId` is written as the integer that it is
 
 
 def decode_digest_entry(data: bytes) -> DigestEntry | None:
@@ -160,7 +160,7 @@ def _member_fields(member: MemberRecord) -> tuple[object, ...]:
 class DigestSource:
     """Asks a state machine for its digest. The first fault disables it: a digest never ends a node by an exception."""
 
-    def __init__(self, fsm: FSM, interval: int) -> None:
+    def __init__(self, fsm: FSM[object], interval: int) -> None:
         assert interval > 1, "an entry that compares digests for each entry would never end"
         self.interval = interval
         """Entries from one point to the next."""

@@ -88,7 +88,7 @@ class RaftCluster:
         leader = self.leader
         return [server.name for server in self._cluster.running if server.name != leader]
 
-    def machine(self, node: str) -> FSM:
+    def machine(self, node: str) -> FSM[object]:
         """The state machine of a node: of its latest process, if it has crashed."""
         machine = self._cluster.server(node).machine
         assert machine is not None
@@ -125,11 +125,11 @@ class RaftCluster:
             raise DeadlineExceeded(f"{server.name} does not answer", outcome=Outcome.UNKNOWN)
         return future.result()
 
-    def read(self, look: Callable[[FSM], Result], *, node: str | None = None, timeout_s: float = 5.0) -> Result:
+    def read(self, look: Callable[[FSM[object]], Result], *, node: str | None = None, timeout_s: float = 5.0) -> Result:
         """A linearizable read: `look` at the state machine of a node once that has all that was acknowledged before."""
         return self._run(self._read(look, node, timeout_s))
 
-    async def _read(self, look: Callable[[FSM], Result], node: str | None, timeout_s: float) -> Result:
+    async def _read(self, look: Callable[[FSM[object]], Result], node: str | None, timeout_s: float) -> Result:
         server = self._cluster.server(node) if node else await self._cluster.leader(timeout_s)
         raft = _raft(server)
         confirmed = await self._answered(server.call(lambda: raft.read_index(timeout=timeout_s)), server, timeout_s)
@@ -234,7 +234,7 @@ class RaftCluster:
             self._errors.append(error)
 
 
-def _raft(server: SimServer) -> Raft:
+def _raft(server: SimServer) -> Raft[object]:
     if server.raft is None:
         raise UsageError(f"{server.name} {server.condition.value}: it can't be asked") from server.error
     return server.raft

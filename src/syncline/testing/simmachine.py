@@ -59,7 +59,7 @@ class ThreadedSimMachine(SimMachine):
     apply_on_loop = False  # type: ignore[misc]  # the server's machine is final in this
 
 
-def digest_at(machine: FSM, index: int) -> int | None:
+def digest_at(machine: FSM[object], index: int) -> int | None:
     """The digest of the state that a node has when it has applied `index`; None where that is not known any more."""
     assert isinstance(machine, SimMachine)
     if machine.last_index <= index:

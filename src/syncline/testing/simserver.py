@@ -22,6 +22,7 @@ from syncline.node.config import Config
 from syncline.node.driver import Driver
 from syncline.node.fsm import FSM
 from syncline.node.raft import Raft
+from syncline.platform.world import World
 from syncline.server.adapter import NodeBackend
 from syncline.server.request import Request
 from syncline.server.response import Deferred, Response
@@ -63,9 +64,9 @@ class SimServer:
         self.host = cluster.network.host(name)
         self.disk = SimDisk(random.Random(rng.getrandbits(64)))
         self.condition = Condition.NEW
-        self.raft: Raft | None = None
+        self.raft: Raft[object] | None = None
         self.driver: Driver | None = None
-        self.machine: FSM | None = None
+        self.machine: FSM[object] | None = None
         self.error: BaseException | None = None
         """Why it failed or refused to start."""
         self.process: SimNode | None = None
@@ -137,18 +138,21 @@ class SimServer:
             cluster.loop.create_task(self._live(self.workers, self.machine), name=f"life of {self.name}")
         cluster.note(self.name, "start")
 
-    async def _live(self, workers: SimWorkers, machine: FSM) -> None:
+    async def _live(self, workers: SimWorkers, machine: FSM[object]) -> None:
         node = self._cluster.raft_class(self)
         rng = random.Random(self._rng.getrandbits(64))
         try:
             self.raft = raft = await node.open(
                 self.config,
                 machine,
-                disk=self.disk,
-                network=self.host,
-                workers=workers,
-                rng=rng,
-                entropy=self._cluster.entropy_of(self),
+                world=World(
+                    disk=self.disk,
+                    network=self.host,
+                    workers=workers,
+                    rng=rng,
+                    entropy=self._cluster.entropy_of(self),
+                    digest_interval=self._cluster.digest_interval,
+                ),
             )
         except (SynclineError, OSError, ValueError, AssertionError) as error:
             self._ended(Condition.REFUSED, error)

@@ -178,7 +178,7 @@ def path_on_loopback(dialler: object, acceptor: object) -> str:
     return " > ".join(ends)[:MAX_PATH_CHARS]
 
 
-_encoder = msgspec.msgpack.Encoder()
+_encoder = msgspec.msgpack.Encoder(enc_hook=int)  # a public `NodeId` is written as the integer that it is
 _opening_decoder = msgspec.msgpack.Decoder(Opening)
 _challenge_decoder: msgspec.msgpack.Decoder[Challenge | Refusal] = msgspec.msgpack.Decoder(Challenge | Refusal)
 _proof_decoder = msgspec.msgpack.Decoder(Proof)

@@ -85,7 +85,7 @@ class Batch(msgspec.Struct, array_like=True, gc=False):
         return [*self.messages, *self.forwards, *self.replies, *self.notices, *self.reports]
 
 
-_encoder = msgspec.msgpack.Encoder()
+_encoder = msgspec.msgpack.Encoder(enc_hook=int)  # a public `NodeId` is written as the integer that it is
 
 
 def encode_frame(value: object, max_bytes: int, mac: FrameMac | None = None) -> bytes:
