@@ -164,7 +164,7 @@ class Fleet:
         return [other for other in self.nodes if other is not node]
 
     def client(self, timeout_s: float = 10.0) -> AsyncClient:
-        return AsyncClient(self.endpoints, timeout_s=timeout_s)
+        return AsyncClient(self.endpoints, timeout=timeout_s)
 
     def start(self) -> None:
         for node in self.nodes:

@@ -61,7 +61,7 @@ class Operator:
         names = f"demoted {node.label}"
         async with self._fleet.client() as client:
             try:
-                await client.demote_member(node.name, timeout_s=REQUEST_S)
+                await client.demote_member(node.name, timeout=REQUEST_S)
             except OperationError as error:
                 names = f"asked to demote {node.label}: {error.code}"
 
@@ -69,7 +69,7 @@ class Operator:
             async with self._fleet.client() as client:
 
                 async def promoted() -> bool:
-                    await client.promote_member(node.name, timeout_s=REQUEST_S)
+                    await client.promote_member(node.name, timeout=REQUEST_S)
                     return True
 
                 await eventually(f"{node.label} votes again", promoted, deadline_s=CHANGED_WITHIN_S)
@@ -84,7 +84,7 @@ class Operator:
             for name in names:
                 async with self._fleet.client() as client:
                     with contextlib.suppress(OperationError):  # an allowed answer, and no operation of the history
-                        await client.transfer_leadership(name, timeout_s=REQUEST_S)
+                        await client.transfer_leadership(name, timeout=REQUEST_S)
 
         task = asyncio.create_task(transfers())
 
@@ -97,7 +97,7 @@ class Operator:
         """Have one node take a snapshot now."""
         async with node.client(timeout_s=REQUEST_S) as client:
             try:
-                taken = await client.snapshot(timeout_s=REQUEST_S)
+                taken = await client.snapshot(timeout=REQUEST_S)
             except OperationError as error:
                 return f"{node.label} took no snapshot: {error}", _nothing
         return f"snapshot {taken.index} on {node.label}", _nothing
@@ -142,7 +142,7 @@ class Operator:
         """Whether it is certain now that this id is no member."""
         async with self._fleet.client() as client:
             try:
-                await client.remove_member(member_id, timeout_s=REQUEST_S)
+                await client.remove_member(member_id, timeout=REQUEST_S)
             except MembershipError as error:
                 return error.code == NO_SUCH_MEMBER
             except OperationError:

@@ -161,7 +161,7 @@ class Cluster:
         return [node.url for node in self.nodes]
 
     def client(self, timeout_s: float = 10.0) -> AsyncClient:
-        return AsyncClient(self.endpoints, timeout_s=timeout_s)
+        return AsyncClient(self.endpoints, timeout=timeout_s)
 
     def start(self) -> None:
         for node in self.nodes:

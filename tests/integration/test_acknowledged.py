@@ -110,7 +110,7 @@ def test_writes_go_on_without_a_minority_and_end_in_time_without_a_quorum(tmp_pa
                 loop = asyncio.get_running_loop()
                 begun_s = loop.time()
                 with pytest.raises(OperationError) as caught:
-                    await client.put("k", "with one of three", timeout_s=1.0)
+                    await client.put("k", "with one of three", timeout=1.0)
                 assert loop.time() - begun_s < 2.0
                 assert caught.value.outcome is Outcome.UNKNOWN
                 found = await client.get("k", consistency="stale")

@@ -43,7 +43,7 @@ async def write_many(cluster: Cluster, count: int) -> None:
             if not head.startswith(b"HTTP/1.1 20"):
                 again.append(number)
     writer.close()
-    async with AsyncClient(leader.url, timeout_s=30.0) as client:
+    async with AsyncClient(leader.url, timeout=30.0) as client:
         for number in again:  # of the moment in which another node came to lead
             await client.put(f"k/{number % (count // 100)}", f"value {number}", idempotent=True)
 

@@ -34,7 +34,7 @@ class Writers:
         self._tasks = [asyncio.create_task(self._write(number)) for number in range(WRITERS)]
 
     async def _write(self, writer: int) -> None:
-        async with AsyncClient(self._endpoints, timeout_s=10.0) as client:
+        async with AsyncClient(self._endpoints, timeout=10.0) as client:
             count = 0
             while not self._stopping:
                 count += 1

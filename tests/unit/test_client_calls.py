@@ -50,7 +50,7 @@ VALUE = Reply(200, b"v", {"ETag": '"3"', "Syncline-Revision": "9"})
 
 def client(*urls: str, timeout_s: float = 5.0, retry_refused: bool = True) -> AsyncClient:
     return AsyncClient(
-        urls, timeout_s=timeout_s, world=World(network=LoopNetwork(), rng=random.Random(1)), retry_refused=retry_refused
+        urls, timeout=timeout_s, world=World(network=LoopNetwork(), rng=random.Random(1)), retry_refused=retry_refused
     )
 
 
@@ -230,7 +230,7 @@ def test_an_endpoint_that_comes_back_within_the_deadline_is_reached() -> None:
                     refused.set()
                     raise
 
-        async with AsyncClient(url, world=World(network=WatchedNetwork()), timeout_s=20.0) as kv:
+        async with AsyncClient(url, world=World(network=WatchedNetwork()), timeout=20.0) as kv:
             writing = asyncio.create_task(kv.put("k", b"v"))
             await refused.wait()
             await double.start(int(url.rsplit(":", 1)[1]))
@@ -345,7 +345,7 @@ def test_a_dial_that_takes_too_long_is_no_doubt_about_the_request() -> None:
             raise AssertionError("it never answers")
 
     async def scenario() -> None:
-        async with AsyncClient("http://127.0.0.1:1", world=World(network=Slow()), timeout_s=0.1) as client:
+        async with AsyncClient("http://127.0.0.1:1", world=World(network=Slow()), timeout=0.1) as client:
             with pytest.raises(Unreachable, match="no connection within") as caught:
                 await client.put("a", b"v")
             assert caught.value.outcome is Outcome.NOT_APPLIED
@@ -389,7 +389,7 @@ def test_a_connection_that_comes_up_after_its_call_gave_up_is_closed(monkeypatch
             AsyncClient(double.url) as kv,
         ):
             with pytest.raises(Unreachable, match="no connection within"):
-                await kv.put("k", b"v", timeout_s=0.1)
+                await kv.put("k", b"v", timeout=0.1)
             gate.set()
             assert (await made).is_closing()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO, assert_type
@@ -27,9 +28,10 @@ from syncline import (
     NodeStopped,
     Raft,
     RoleChanged,
+    SnapshotTaken,
     Startup,
 )
-from syncline.errors import ConfigError, MembershipError
+from syncline.errors import ConfigError, DeadlineExceeded, MembershipError, Outcome
 from syncline.node.envelope import encode
 from syncline.platform.world import World
 from tests.node_cluster import cluster, until
@@ -227,6 +229,28 @@ def test_raft_methods_with_an_unknown_name_list_the_members(tmp_path: Path) -> N
                 await raft.change_membership([(ChangeType.ADD_NODE, "a"), (ChangeType.ADD_NODE, raft.node_id)])
 
     run(check())
+
+
+def test_raft_snapshot_after_its_deadline_goes_on(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with cluster(tmp_path, "a") as nodes:
+            raft = await nodes.leader()
+            await raft.apply(b"x")
+            done = threading.Event()
+            nodes.machine(raft).gate = lambda: void(done.wait(LIMIT_S))
+            taken = raft.events(SnapshotTaken)
+            with pytest.raises(TimeoutError, match=r"not finished after 0.05 s; it goes on") as caught:
+                await raft.snapshot(timeout=0.05)
+            assert isinstance(caught.value, DeadlineExceeded)
+            assert caught.value.outcome is Outcome.UNKNOWN
+            done.set()
+            assert (await anext(taken)).snapshot_index == raft.stats().snapshot_index
+
+    run(check())
+
+
+def void(_: object) -> None:
+    """Forget it."""
 
 
 async def all_of(watch: AsyncIterator[Event]) -> list[Event]:

@@ -125,7 +125,7 @@ def make_client(context: Context, *, timeout_s: float = DEFAULT_TIMEOUT_S, patie
             tls = ssl.create_default_context(cafile=context.ca_file)
         except OSError as error:
             raise ConfigError(f"--cacert {context.ca_file}: {error.strerror or error}") from error
-    return AsyncClient(context.endpoints, timeout_s=context.timeout_s or timeout_s, retry_refused=patient, tls=tls)
+    return AsyncClient(context.endpoints, timeout=context.timeout_s or timeout_s, retry_refused=patient, tls=tls)
 
 
 def with_endpoint(context: Context, url: str) -> Context:

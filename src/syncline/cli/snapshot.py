@@ -24,7 +24,7 @@ TAKE_TIMEOUT_S = 30.0
 async def _take(context: Context) -> None:
     """Have the first endpoint that answers write a snapshot of its state and drop the log before it."""
     async with make_client(context, timeout_s=TAKE_TIMEOUT_S) as client:
-        result = await client.snapshot(timeout_s=context.timeout_s or TAKE_TIMEOUT_S)
+        result = await client.snapshot(timeout=context.timeout_s or TAKE_TIMEOUT_S)
     if context.as_json:
         print_json(result)
     elif result.created:

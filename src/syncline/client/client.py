@@ -66,7 +66,7 @@ class AsyncClient:
     """A client of one cluster.
 
     `endpoints` are URLs of any of its nodes (a list, or one comma-separated text); more than one lets the client go on
-    when a node is away. `timeout_s` is the deadline of one operation, retries included, unless a call gives its own.
+    when a node is away. `timeout` (seconds) bounds one operation, retries included, unless a call gives its own.
     `retry_refused=False` fails at once where every endpoint refuses the connection (or is no Syncline server), instead
     of waiting for one to come back. `on_retry` is told why, each time before another attempt is made. `tls` is for
     https endpoints; without it the system's certificate authorities are trusted. `world` replaces what is outside the
@@ -80,7 +80,7 @@ class AsyncClient:
         self,
         endpoints: str | Iterable[str],
         *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
+        timeout: float = DEFAULT_TIMEOUT_S,
         retry_refused: bool = True,
         tls: ssl.SSLContext | None = None,
         world: World | None = None,
@@ -91,7 +91,7 @@ class AsyncClient:
             raise TypeError(f"tls must be an ssl.SSLContext, not {type(tls).__name__}")
         network = TcpNetwork() if world is None else world.network
         self._set = EndpointSet([Endpoint(url, network=network, tls=tls) for url in self.endpoints])
-        self._timeout_s = checked_timeout_s(timeout_s)
+        self._timeout_s = checked_timeout_s(timeout)
         self._caller = Caller(
             self._set,
             rng=random.Random() if world is None else world.rng,
@@ -120,7 +120,7 @@ class AsyncClient:
         *,
         consistency: str | None = None,
         max_stale_s: float | None = None,
-        timeout_s: float | None = None,
+        timeout: float | None = None,
     ) -> KeyValue | None:
         """Read a key; None where there is no such key.
 
@@ -132,7 +132,7 @@ class AsyncClient:
             method="GET", target=key_target(name), parameters=_reading(consistency, max_stale_s), idempotent=True
         )
         with _read():
-            response = await self._call(request, timeout_s, absent_ok=True)
+            response = await self._call(request, timeout, absent_ok=True)
             if response is None:
                 return None
             return KeyValue(
@@ -151,7 +151,7 @@ class AsyncClient:
         if_absent: bool = False,
         if_present: bool = False,
         idempotent: bool = False,
-        timeout_s: float | None = None,
+        timeout: float | None = None,
     ) -> PutResult:
         """Write a key. With a condition (at most one) that does not hold it raises `Rejected` with the code
         `precondition_failed` and the current revision in its details.
@@ -171,10 +171,10 @@ class AsyncClient:
         body = to_bytes(value, "value")
         target = key_target(to_bytes(key, "key"))
         request = Request(method="PUT", target=target, headers=headers, body=body, idempotent=idempotent)
-        return decode(await self._answer(request, timeout_s), PutResult)
+        return decode(await self._answer(request, timeout), PutResult)
 
     async def delete(
-        self, key: Key, *, if_revision: int | None = None, idempotent: bool = False, timeout_s: float | None = None
+        self, key: Key, *, if_revision: int | None = None, idempotent: bool = False, timeout: float | None = None
     ) -> DeleteResult:
         """Delete a key; it is no error if there is none. `idempotent` as in `put`.
 
@@ -185,7 +185,7 @@ class AsyncClient:
         headers = () if if_revision is None else (("If-Match", f'"{if_revision}"'),)
         target = key_target(to_bytes(key, "key"))
         request = Request(method="DELETE", target=target, headers=headers, idempotent=idempotent)
-        return decode(await self._answer(request, timeout_s), DeleteResult)
+        return decode(await self._answer(request, timeout), DeleteResult)
 
     async def list(
         self,
@@ -197,7 +197,7 @@ class AsyncClient:
         reverse: bool = False,
         consistency: str | None = None,
         max_stale_s: float | None = None,
-        timeout_s: float | None = None,
+        timeout: float | None = None,
     ) -> KeyPage:
         """One page of keys in their order (as bytes), all of one revision. `after` is a page's `next`."""
         parameters: dict[str, str | bytes | None] = {
@@ -210,7 +210,7 @@ class AsyncClient:
         }
         request = Request(method="GET", target="/keys", parameters=parameters, idempotent=True)
         with _read():
-            return key_page(await self._answer(request, timeout_s))
+            return key_page(await self._answer(request, timeout))
 
     async def scan(
         self,
@@ -220,7 +220,7 @@ class AsyncClient:
         reverse: bool = False,
         page: int = PAGE_LIMIT,
         consistency: str | None = None,
-        timeout_s: float | None = None,
+        timeout: float | None = None,
     ) -> AsyncIterator[KeyInfo]:
         """All keys below a prefix, page by page; each page is a read of its own, with its own deadline."""
         after = None
@@ -232,7 +232,7 @@ class AsyncClient:
                 values=values,
                 reverse=reverse,
                 consistency=consistency,
-                timeout_s=timeout_s,
+                timeout=timeout,
             )
             for item in part.items:
                 yield item
@@ -240,12 +240,12 @@ class AsyncClient:
             if after is None:
                 return
 
-    async def count(self, prefix: Key = b"", *, consistency: str | None = None, timeout_s: float | None = None) -> int:
+    async def count(self, prefix: Key = b"", *, consistency: str | None = None, timeout: float | None = None) -> int:
         """How many keys there are below a prefix."""
         parameters = {"prefix": to_bytes(prefix, "prefix") or None, "count": "true", **_reading(consistency, None)}
         request = Request(method="GET", target="/keys", parameters=parameters, idempotent=True)
         with _read():
-            return key_page(await self._answer(request, timeout_s)).count
+            return key_page(await self._answer(request, timeout)).count
 
     async def txn(
         self,
@@ -254,27 +254,27 @@ class AsyncClient:
         else_: Sequence[Operation] = (),
         *,
         idempotent: bool = False,
-        timeout_s: float | None = None,
+        timeout: float | None = None,
     ) -> TxnResult:
         """Run `then` if all compares hold, else `else_`, atomically, as one revision."""
         request = Request(
             method="POST", target="/txn", headers=_JSON, body=txn_body(compare, then, else_), idempotent=idempotent
         )
-        return txn_result(await self._answer(request, timeout_s))
+        return txn_result(await self._answer(request, timeout))
 
     # The cluster
 
-    async def status(self, *, timeout_s: float | None = None) -> NodeStatus:
+    async def status(self, *, timeout: float | None = None) -> NodeStatus:
         """The state of the node that answers, in its own view; needs no leader."""
         request = Request(method="GET", target="/raft/status", idempotent=True, timed=False)
         with _read():
-            return decode(await self._answer(request, timeout_s), NodeStatus)
+            return decode(await self._answer(request, timeout), NodeStatus)
 
-    async def members(self, *, timeout_s: float | None = None) -> Members:
+    async def members(self, *, timeout: float | None = None) -> Members:
         """The membership, as the node that answers knows it."""
         request = Request(method="GET", target="/raft/members", idempotent=True, timed=False)
         with _read():
-            return decode(await self._answer(request, timeout_s), Members)
+            return decode(await self._answer(request, timeout), Members)
 
     async def add_member(
         self,
@@ -284,7 +284,7 @@ class AsyncClient:
         http: str = "",
         learner: bool = False,
         node_id: str | None = None,
-        timeout_s: float | None = None,
+        timeout: float | None = None,
     ) -> Added:
         """Add a node (`address`: where its peers reach it) and wait until that is committed.
 
@@ -298,54 +298,54 @@ class AsyncClient:
         }
         if node_id is not None:
             fields["NodeID"] = checked_text(node_id, "node_id")
-        return decode(await self._change("/raft/add", fields, timeout_s, idempotent=True), Added)
+        return decode(await self._change("/raft/add", fields, timeout, idempotent=True), Added)
 
-    async def remove_member(self, member: str, *, force: bool = False, timeout_s: float | None = None) -> Members:
+    async def remove_member(self, member: str, *, force: bool = False, timeout: float | None = None) -> Members:
         """Remove a member, named by its name or its id, and wait until that is durable on a quorum.
 
         `force`: also if no quorum of the voters would be alive afterwards.
         """
-        return decode(await self._change("/raft/remove", _who(member, force=force), timeout_s), Members)
+        return decode(await self._change("/raft/remove", _who(member, force=force), timeout), Members)
 
-    async def promote_member(self, member: str, *, force: bool = False, timeout_s: float | None = None) -> Members:
+    async def promote_member(self, member: str, *, force: bool = False, timeout: float | None = None) -> Members:
         """Make a learner a voter, now."""
-        return decode(await self._change("/raft/promote", _who(member, force=force), timeout_s), Members)
+        return decode(await self._change("/raft/promote", _who(member, force=force), timeout), Members)
 
-    async def demote_member(self, member: str, *, force: bool = False, timeout_s: float | None = None) -> Members:
+    async def demote_member(self, member: str, *, force: bool = False, timeout: float | None = None) -> Members:
         """Make a voter a learner: it goes on following, and does not vote. A leader hands over first."""
-        return decode(await self._change("/raft/demote", _who(member, force=force), timeout_s), Members)
+        return decode(await self._change("/raft/demote", _who(member, force=force), timeout), Members)
 
-    async def update_member(self, member: str, *, address: str, timeout_s: float | None = None) -> Members:
+    async def update_member(self, member: str, *, address: str, timeout: float | None = None) -> Members:
         """Change the address at which the peers dial a member (its name or its id), and wait until that is committed.
 
         For a member that can't announce it itself: one that runs announces its own address, which wins.
         """
         fields: dict[str, object] = {"ID": checked_text(member, "member"), "Address": checked_text(address, "address")}
-        return decode(await self._change("/raft/update", fields, timeout_s), Members)
+        return decode(await self._change("/raft/update", fields, timeout), Members)
 
-    async def transfer_leadership(self, to: str | None = None, *, timeout_s: float | None = None) -> LeaderInfo:
+    async def transfer_leadership(self, to: str | None = None, *, timeout: float | None = None) -> LeaderInfo:
         """Hand the leadership to a voter (None: the most up to date) and wait until it leads."""
         fields: dict[str, object] = {} if to is None else {"To": checked_text(to, "to")}
-        return decode(await self._change("/raft/transfer", fields, timeout_s), _Transferred).leader
+        return decode(await self._change("/raft/transfer", fields, timeout), _Transferred).leader
 
-    async def snapshot(self, *, timeout_s: float | None = None) -> SnapshotResult:
+    async def snapshot(self, *, timeout: float | None = None) -> SnapshotResult:
         """Have the node that answers write a snapshot of its state and drop the log before it."""
-        return decode(await self._change("/raft/snapshot", {}, timeout_s), SnapshotResult)
+        return decode(await self._change("/raft/snapshot", {}, timeout), SnapshotResult)
 
-    async def upgrade_status(self, *, timeout_s: float | None = None) -> UpgradeResult:
+    async def upgrade_status(self, *, timeout: float | None = None) -> UpgradeResult:
         """The levels of the cluster, and what each member can do, as the node that answers knows them."""
         request = Request(method="GET", target="/raft/upgrade", idempotent=True, timed=False)
         with _read():
-            return decode(await self._answer(request, timeout_s), UpgradeResult)
+            return decode(await self._answer(request, timeout), UpgradeResult)
 
-    async def hold_upgrade(self, *, timeout_s: float | None = None) -> UpgradeResult:
+    async def hold_upgrade(self, *, timeout: float | None = None) -> UpgradeResult:
         """Keep the cluster's levels where they are, until `finalize_upgrade`."""
-        answer = await self._change("/raft/upgrade", {"Action": "hold"}, timeout_s, idempotent=True)
+        answer = await self._change("/raft/upgrade", {"Action": "hold"}, timeout, idempotent=True)
         return decode(answer, UpgradeResult)
 
-    async def finalize_upgrade(self, *, timeout_s: float | None = None) -> UpgradeResult:
+    async def finalize_upgrade(self, *, timeout: float | None = None) -> UpgradeResult:
         """Raise the cluster's levels to what all members can do. There is no way back to an older version after it."""
-        answer = await self._change("/raft/upgrade", {"Action": "finalize"}, timeout_s, idempotent=True)
+        answer = await self._change("/raft/upgrade", {"Action": "finalize"}, timeout, idempotent=True)
         return decode(answer, UpgradeResult)
 
     # Inside

@@ -37,7 +37,7 @@ class Administration(Operations[R_co]):
         node_id: int | None = None,
         promote: bool = True,
         expected_index: int | None = None,
-        timeout: float = 30.0,  # noqa: ASYNC109
+        timeout: float = 30.0,
     ) -> Member:
         """Add a member that learns before it counts; it becomes a voter by itself once caught up, if `promote`.
 
@@ -56,7 +56,7 @@ class Administration(Operations[R_co]):
         node_id: int | None = None,
         expected_index: int | None = None,
         force: bool = False,
-        timeout: float = 30.0,  # noqa: ASYNC109
+        timeout: float = 30.0,
     ) -> Member:
         """Add a member that votes at once. `add_learner` is the safer way: this one counts before it has the log.
 
@@ -91,7 +91,7 @@ class Administration(Operations[R_co]):
         *,
         expected_index: int | None = None,
         force: bool = False,
-        timeout: float = 30.0,  # noqa: ASYNC109
+        timeout: float = 30.0,
     ) -> Membership:
         """Make a learner a voter now. Raises as `remove` does."""
         return await self._single(ChangeType.ADD_NODE, member, expected_index, timeout, force)
@@ -102,7 +102,7 @@ class Administration(Operations[R_co]):
         *,
         expected_index: int | None = None,
         force: bool = False,
-        timeout: float = 30.0,  # noqa: ASYNC109
+        timeout: float = 30.0,
     ) -> Membership:
         """Make a voter a learner, which stays one. Raises as `remove` does."""
         return await self._single(ChangeType.ADD_LEARNER_NODE, member, expected_index, timeout, force)
@@ -113,7 +113,7 @@ class Administration(Operations[R_co]):
         *,
         expected_index: int | None = None,
         force: bool = False,
-        timeout: float = 30.0,  # noqa: ASYNC109
+        timeout: float = 30.0,
     ) -> Membership:
         """Remove a member; a leader that is to go hands over first. Idempotent.
 
@@ -136,7 +136,7 @@ class Administration(Operations[R_co]):
         *,
         address: str,
         expected_index: int | None = None,
-        timeout: float = 30.0,  # noqa: ASYNC109
+        timeout: float = 30.0,
     ) -> Member:
         """Change the address at which a member is dialled, for one that can't announce it itself.
 
@@ -162,7 +162,7 @@ class Administration(Operations[R_co]):
         *,
         expected_index: int | None = None,
         force: bool = False,
-        timeout: float = 30.0,  # noqa: ASYNC109
+        timeout: float = 30.0,
     ) -> Membership:
         """Change several known members at once, through a joint membership if more than one voter changes.
 
@@ -173,7 +173,7 @@ class Administration(Operations[R_co]):
         checked_flag(force, "force")
         return await self._changes.known(checked, check_expected(expected_index), check_timeout(timeout), force=force)
 
-    async def transfer_leadership(self, to: str | int | None = None, *, timeout: float = 10.0) -> Member:  # noqa: ASYNC109
+    async def transfer_leadership(self, to: str | int | None = None, *, timeout: float = 10.0) -> Member:
         """Hand leadership over, to the most up-to-date voter or to `to`. Returns the new leader once it leads.
 
         Raises TransferFailed at the deadline, MembershipError where `to` is no voter. The old leader goes on then.
@@ -220,11 +220,11 @@ class Administration(Operations[R_co]):
         """The cluster's levels, and what each member can do."""
         return self._driver.parts.levels.status()
 
-    async def hold_upgrade(self, *, timeout: float = 30.0) -> UpgradeStatus:  # noqa: ASYNC109
+    async def hold_upgrade(self, *, timeout: float = 30.0) -> UpgradeStatus:
         """Keep both levels where they are, whichever node leads, until `finalize_upgrade`. Raises as `apply` does."""
         return await self._change_levels(self._driver.parts.levels.hold, check_timeout(timeout))
 
-    async def finalize_upgrade(self, *, timeout: float = 30.0) -> UpgradeStatus:  # noqa: ASYNC109
+    async def finalize_upgrade(self, *, timeout: float = 30.0) -> UpgradeStatus:
         """End `hold_upgrade`, and raise both levels to what all members can do, whatever `Config.hold_level` says.
 
         There is no way back. If a member can't do more yet, `UpgradeStatus.members` says which. Raises as `apply` does.

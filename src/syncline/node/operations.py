@@ -142,7 +142,7 @@ class Operations(Generic[R_co]):
         driver.schedule()
         return driver.reads.new(loop, loop.time() + timeout, driver.config.heartbeat_s)
 
-    async def read(self, look: Callable[[], Answer], *, timeout: float = 5.0) -> Answer:  # noqa: ASYNC109
+    async def read(self, look: Callable[[], Answer], *, timeout: float = 5.0) -> Answer:
         """Call `look()` linearizably, and return its answer; on any node.
 
         It runs on the state machine's thread, between two applies: it sees everything that was committed before this
@@ -175,7 +175,7 @@ class Operations(Generic[R_co]):
         finally:
             future.cancel()
 
-    async def verify_leader(self, *, timeout: float = 5.0) -> None:  # noqa: ASYNC109
+    async def verify_leader(self, *, timeout: float = 5.0) -> None:
         """Return if this node leads, as confirmed by a quorum after the call; else raise NotLeader."""
         term = self._driver.core.term
         self._check_leads()

@@ -15,13 +15,14 @@ import msgspec
 from syncline.consensus.types import NONE, StateType
 from syncline.errors import (
     Closed,
+    DeadlineExceeded,
     NodeFailed,
     Outcome,
     SynclineError,
     UsageError,
 )
 from syncline.node.administration import Administration
-from syncline.node.arguments import check_config, checked_kinds
+from syncline.node.arguments import check_config, check_timeout, checked_kinds
 from syncline.node.assembly import assemble
 from syncline.node.changes import Changes
 from syncline.node.config import Config
@@ -162,17 +163,23 @@ class Raft(Administration[R_co]):
 
     # -- snapshots ----------------------------------------------------------------------------------------------------
 
-    async def snapshot(self) -> SnapshotInfo:
-        """Take a snapshot of the state now, and drop the log before it.
+    async def snapshot(self, *, timeout: float = 600.0) -> SnapshotInfo:
+        """Take a snapshot of the state now, and drop the log before it. After `timeout` it goes on unwatched.
 
             print((await raft.snapshot()).index)
 
         Raises:
+            DeadlineExceeded: it is not finished (`unknown`).
             NothingToSnapshot: nothing was applied since the newest snapshot.
             StorageError: the state machine can't be read, or the snapshot not written.
             Closed, NodeFailed: the node has stopped.
         """
-        manifest = await self._driver.snapshotter.take()
+        check_timeout(timeout)
+        taking = self._driver.snapshotter.take()
+        await asyncio.wait([taking], timeout=timeout)
+        if not taking.done():
+            raise DeadlineExceeded(f"the snapshot is not finished after {timeout:g} s; it goes on")
+        manifest = taking.result()
         assert isinstance(manifest, SnapshotManifest)
         return SnapshotInfo(manifest.index, manifest.term, manifest.size_bytes)
 

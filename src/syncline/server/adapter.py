@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from syncline.errors import DeadlineExceeded, NoSpace, Outcome, Rejected
+from syncline.errors import NoSpace, Rejected
 from syncline.kv.machine import KvMachine
 from syncline.kv.store import Store
 from syncline.kv.versions import MACHINE_VERSION, check_version
@@ -215,14 +215,7 @@ class NodeBackend:
         return _upgrade_view(await self._raft.finalize_upgrade(timeout=timeout_s))
 
     async def snapshot(self, timeout_s: float) -> int:
-        # The node can't be told to stop half-way: it goes on, and only the answer is given up.
-        task = asyncio.ensure_future(self._raft.snapshot())
-        done, _ = await asyncio.wait([task], timeout=timeout_s)
-        if not done:
-            task.add_done_callback(_looked_at)
-            late = f"the snapshot is not finished after {timeout_s:g} s; it goes on"
-            raise DeadlineExceeded(late, outcome=Outcome.UNKNOWN)
-        return task.result().index
+        return (await self._raft.snapshot(timeout=timeout_s)).index
 
 
 def _upgrade_view(status: UpgradeStatus) -> UpgradeView:
@@ -243,8 +236,3 @@ def _upgrade_view(status: UpgradeStatus) -> UpgradeView:
             for member in status.members
         ),
     )
-
-
-def _looked_at(task: asyncio.Task[object]) -> None:
-    if not task.cancelled():
-        task.exception()

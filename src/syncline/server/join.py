@@ -73,14 +73,14 @@ async def ask_members(config: ServerConfig, node_id: NodeId, *, http: str, world
             _log.warning("could not join yet, and tries for another %.0f s: %s", end_s - told_s, error)
 
     async with AsyncClient(config.join, world=world, tls=_trusted(config), on_retry=tell) as client:
-        _check_levels(config.name, node_id, await client.upgrade_status(timeout_s=config.join_timeout_s))
+        _check_levels(config.name, node_id, await client.upgrade_status(timeout=config.join_timeout_s))
         added = await client.add_member(
             config.name,
             config.peer_advertise or config.peer_listen,
             http=http,
             learner=config.join_as_learner,
             node_id=format_id(node_id),
-            timeout_s=config.join_timeout_s,
+            timeout=config.join_timeout_s,
         )
     if parse_id(added.member.id) != node_id:
         raise ConfigError(f"the cluster gave this node the id {added.member.id} instead of {format_id(node_id)}")
@@ -92,7 +92,7 @@ async def find_members(config: ServerConfig, raft: Raft[object], *, world: World
     async with AsyncClient(config.join, world=world, tls=_trusted(config)) as client:
         while raft.leader is None:
             try:
-                members = (await client.members(timeout_s=FIND_TIMEOUT_S)).members
+                members = (await client.members(timeout=FIND_TIMEOUT_S)).members
             except SynclineError as error:
                 _log.info("the members at %s could not be asked for addresses: %s", ", ".join(config.join), error)
                 members = ()

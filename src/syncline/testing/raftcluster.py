@@ -105,12 +105,12 @@ class RaftCluster:
 
     # -- work ---------------------------------------------------------------------------------------------------------
 
-    def apply(self, command: bytes, *, node: str | None = None, timeout_s: float = 5.0) -> object:
+    def apply(self, command: bytes, *, node: str | None = None, timeout: float = 5.0) -> object:
         """Replicate a command through a node, by default the leader; what the state machine answered.
 
         Raises what `Raft.apply` does: `Rejected`, or an `OperationError` that says whether it can still take effect.
         """
-        return self._run(self._apply(command, node, timeout_s))
+        return self._run(self._apply(command, node, timeout))
 
     async def _apply(self, command: bytes, node: str | None, timeout_s: float) -> object:
         server = self._cluster.server(node) if node else await self._cluster.leader(timeout_s)
@@ -125,9 +125,9 @@ class RaftCluster:
             raise DeadlineExceeded(f"{server.name} does not answer", outcome=Outcome.UNKNOWN)
         return future.result()
 
-    def read(self, look: Callable[[FSM[object]], Result], *, node: str | None = None, timeout_s: float = 5.0) -> Result:
+    def read(self, look: Callable[[FSM[object]], Result], *, node: str | None = None, timeout: float = 5.0) -> Result:
         """A linearizable read: `look` at the state machine of a node once that has all that was acknowledged before."""
-        return self._run(self._read(look, node, timeout_s))
+        return self._run(self._read(look, node, timeout))
 
     async def _read(self, look: Callable[[FSM[object]], Result], node: str | None, timeout_s: float) -> Result:
         server = self._cluster.server(node) if node else await self._cluster.leader(timeout_s)
