@@ -131,7 +131,7 @@ def test_startup_throw_reaches_the_work() -> None:
 
     for thrown in ((LookupError,), (LookupError("a"),), (LookupError, "a"), (LookupError, LookupError("a"))):
         seen: list[BaseException] = []
-        startup = Startup(work(seen))
+        startup = Startup(work(seen), Thing.close)
         loop = asyncio.new_event_loop()
         try:
             asyncio.events._set_running_loop(loop)

@@ -102,7 +102,7 @@ class Raft(Administration[R_co]):
             NodeFailed: the state machine can't load its snapshot, or apply an entry.
             OSError: the peer address can't be bound.
         """
-        return Startup(cls._open(config, fsm, world or World()))
+        return Startup(cls._open(config, fsm, world or World()), cls.close)
 
     @classmethod
     async def _open(cls, config: Config, fsm: FSM[R_co], world: World) -> Raft[R_co]:
@@ -145,7 +145,7 @@ class Raft(Administration[R_co]):
 
         Raises what `open` does, and whatever `ask` raises.
         """
-        return Startup(cls._join(config, fsm, ask, world or World()))
+        return Startup(cls._join(config, fsm, ask, world or World()), cls.close)
 
     @classmethod
     async def _join(cls, config: Config, fsm: FSM[R_co], ask: Ask, world: World) -> Raft[R_co]:

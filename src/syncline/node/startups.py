@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 __all__ = ["Startup"]
 
 
-class _Closable(Protocol):
-    async def close(self) -> None:
-        """Stop."""
-
-
-Opened = TypeVar("Opened", bound=_Closable)
+Opened = TypeVar("Opened")
 
 
 class Startup(Coroutine[object, None, Opened]):
@@ -27,10 +22,11 @@ class Startup(Coroutine[object, None, Opened]):
     It is a coroutine for all that takes one, such as `asyncio.create_task`.
     """
 
-    __slots__ = ("_opened", "_work")
+    __slots__ = ("_close", "_opened", "_work")
 
-    def __init__(self, work: Coroutine[object, None, Opened]) -> None:
+    def __init__(self, work: Coroutine[object, None, Opened], close: Callable[[Opened], Awaitable[None]]) -> None:
         self._work = work
+        self._close = close
         self._opened: Opened | None = None
 
     def __await__(self) -> Generator[object, None, Opened]:
@@ -44,7 +40,7 @@ class Startup(Coroutine[object, None, Opened]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._opened is not None, "a block ends only after it was entered"
-        await self._opened.close()
+        await self._close(self._opened)
 
     # A coroutine is driven by these; `await` and `async with` do not use them.
 

@@ -9,7 +9,7 @@ from typing import Self
 
 import msgspec
 
-from syncline.errors import ConfigError
+from syncline.errors import ConfigError, UsageError
 from syncline.kv.machine import KvMachine
 from syncline.node.config import Config
 from syncline.node.raft import Raft
@@ -45,20 +45,21 @@ ENTRY_FACTOR = 2
 class KvServer:
     """A running server. Make one with `KvServer.open`."""
 
-    def __init__(
-        self, config: ServerConfig, http: HttpServer, http_url: str, metrics: Registry, policy: CrossSitePolicy
-    ) -> None:
-        self.config = config
-        self.metrics = metrics
-        """What `/metrics` shows; an embedder may add to it."""
-        self.http_url = http_url
-        """Where clients reach this server."""
-        self._http = http
-        self._policy = policy
+    config: ServerConfig
+    """Its settings."""
+    metrics: Registry
+    """What `/metrics` shows; an embedder may add to it."""
+    http_url: str
+    """Where clients reach this server."""
+
+    def __init__(self) -> None:
+        self._http: HttpServer
+        self._policy: CrossSitePolicy
         self._raft: Raft[object] | None = None
         self._backend: NodeBackend | None = None
         self._site: Site | None = None
         self._finding: asyncio.Task[None] | None = None
+        raise UsageError("use `await KvServer.open(config)`")
 
     @classmethod
     def open(cls, config: ServerConfig, *, world: World | None = None) -> Startup[KvServer]:
@@ -78,7 +79,7 @@ class KvServer:
             NodeFailed: the node has stopped itself.
             OSError: a port can't be bound.
         """
-        return Startup(cls._open(config, world or World()))
+        return Startup(cls._open(config, world or World()), cls.close)
 
     @classmethod
     async def _open(cls, config: ServerConfig, world: World) -> KvServer:
@@ -93,7 +94,10 @@ class KvServer:
         if config.http_listen:
             bind = split_address(config.http_listen, any_port=True)
             http_url = config.http_url(*await http.start(world.network, *bind, tls=_http_tls(config)))
-        server = cls(config, http, http_url, registry, policy)
+        server = cls.__new__(cls)
+        server.config, server.metrics, server.http_url = config, registry, http_url
+        server._http, server._policy = http, policy
+        server._raft = server._backend = server._site = server._finding = None
         try:
             await server._open_node(world)
         except BaseException:
