@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 import msgspec
@@ -24,7 +24,13 @@ ENDPOINTS_VARIABLE: Final = "SYNCLINE_ENDPOINTS"
 CA_VARIABLE: Final = "SYNCLINE_CACERT"
 
 
-class Duration(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases of click
+if TYPE_CHECKING:
+    _SecondsType = click.ParamType[float]
+else:
+    _SecondsType = click.ParamType  # generic only in newer releases of click
+
+
+class Duration(_SecondsType):
     """`5s`, `250ms`, `1m`, or a bare number of seconds; gives seconds."""
 
     name = "time"

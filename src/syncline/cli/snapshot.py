@@ -34,7 +34,7 @@ async def _take(context: Context) -> None:
 
 
 _take_command = client_command(_take)
-take = click.command("take", short_help="Have a node write a snapshot now.")(_take_command)
+take: click.Command = click.command("take", short_help="Have a node write a snapshot now.")(_take_command)
 
 
 @click.group("snapshot", invoke_without_command=True, short_help="Take a snapshot, or look at those on disk.")

@@ -86,7 +86,7 @@ class AsyncClient:
         world: World | None = None,
         on_retry: Callable[[OperationError], None] | None = None,
     ) -> None:
-        self.endpoints = parse_endpoints(endpoints)
+        self.endpoints: list[str] = parse_endpoints(endpoints)
         if tls is not None and not isinstance(tls, ssl.SSLContext):
             raise TypeError(f"tls must be an ssl.SSLContext, not {type(tls).__name__}")
         network = TcpNetwork() if world is None else world.network

@@ -149,8 +149,8 @@ class Changer:
         last_index: int,
         make_progress: Callable[[int, bool], Progress] | None = None,
     ) -> None:
-        self.configuration = configuration
-        self.last_index = last_index
+        self.configuration: Configuration = configuration
+        self.last_index: int = last_index
         self._make_progress = make_progress or _plain_progress
         self._progress: ProgressMap = {node_id: one.copy() for node_id, one in progress.items()}
         self._incoming = set(configuration.voters.incoming.voters)

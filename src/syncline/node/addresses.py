@@ -25,7 +25,7 @@ from syncline.transport.peers import Transport
 
 __all__ = ["Addresses"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 MAX_HINTED: Final = 64
 """Nodes with a hint; each costs a link that is dialled."""

@@ -174,7 +174,7 @@ class Applier:
         digest_interval: int = DIGEST_INTERVAL,
     ) -> None:
         self._fsm = fsm
-        self.digests = DigestSource(fsm, digest_interval)
+        self.digests: DigestSource = DigestSource(fsm, digest_interval)
         self._node_id = node_id
         self._deliver = deliver
         self._failed = failed

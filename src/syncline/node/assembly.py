@@ -65,7 +65,7 @@ from syncline.transport.policy import PeerPolicy
 
 __all__ = ["assemble"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 ID_BITS = 62
 """Of a data directory's id: no two are ever the same."""

@@ -69,7 +69,7 @@ from syncline.transport.messages import (
 
 __all__ = ["Driver"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 GATHER_BYTES = 1 << 20
 """So much is not held back any more: as much as goes into one append message."""
@@ -93,47 +93,43 @@ class Driver:
         self.parts = parts
         self.core: RawNode = parts.core
         self.rng = rng
-        self.events = Events()
-        self.loop = asyncio.get_running_loop()
-        self.thread = get_ident()
-        self.proposals = Proposals(rng, step_s=config.heartbeat_s, max_bytes=config.max_pending_bytes)
-        self.reads = Reads(
+        self.events: Events = Events()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.thread: int = get_ident()
+        self.proposals: Proposals = Proposals(rng, step_s=config.heartbeat_s, max_bytes=config.max_pending_bytes)
+        self.reads: Reads = Reads(
             rng,
             step_s=config.heartbeat_s,
             retry_s=READS_RETRY_HEARTBEATS * config.heartbeat_s,
             ask=lambda context: void(self.core.read_index(context)),
             asleep_s=parts.asleep_s,
         )
-        self.ignored = Ignored(self.loop.time)
-        self.term_guard = TermGuard()
-        self.founding = Founding(self)
-        links, clock = parts.transport.stats, self.loop.time
-        self.node_log = NodeLog(self.core, parts.book, links, clock, name=config.name, election_s=config.election_s)
-        self.first_election = FirstElection(self.core, lambda peer: parts.transport.directory_of(peer) is not None)
-        self.settlement = Settlement(
-            self.core, parts.book, parts.writer, send=parts.transport.send, changed=self.wake_watchers
-        )
-        path, send, has_copies = config.data_dir, parts.transport.send, parts.guard.has_copies
-        self.promises = Promises(self.core, has_copies, name=config.name, data_dir=path, send=send, fail=self.fail)
-        self.reconfiguration = Reconfiguration(self)
+        self.ignored: Ignored = Ignored(self.loop.time)
+        self.term_guard: TermGuard = TermGuard()
+        self.founding: Founding = Founding(self)
+        core, book, links, clock, name = parts.core, parts.book, parts.transport, self.loop.time, config.name
+        self.node_log: NodeLog = NodeLog(core, book, links.stats, clock, name=name, election_s=config.election_s)
+        self.first_election: FirstElection = FirstElection(core, lambda peer: links.directory_of(peer) is not None)
+        send, path, has_copies = links.send, config.data_dir, parts.guard.has_copies
+        self.settlement: Settlement = Settlement(core, book, parts.writer, send=send, changed=self.wake_watchers)
+        self.promises: Promises = Promises(core, has_copies, name=name, data_dir=path, send=send, fail=self.fail)
+        self.reconfiguration: Reconfiguration = Reconfiguration(self)
         first_peers, update = parts.first_peers.known, self.reconfiguration.update
-        self.addresses = Addresses(config.peers, first_peers, parts.identity, parts.book, parts.transport, update)
-        self.snapshotter = Snapshotter(self)
-        self.pacing = AppendPacing(self.core, parts.transport, self.schedule)
-        self.applied = self.core.applied
-        self.horizon = Horizon(self)
-        self.commits = Commits(self)
-        doors = DigestDoors(
-            parts.transport.send, parts.wal.check_space, self.reconfiguration.is_alive, self.fail, self.loop.time
-        )
-        self.digests = Digests(self.core, parts.book, doors, parts.machine.digests, config.name, config.election_s)
+        self.addresses: Addresses = Addresses(config.peers, first_peers, parts.identity, book, links, update)
+        self.snapshotter: Snapshotter = Snapshotter(self)
+        self.pacing: AppendPacing = AppendPacing(self.core, parts.transport, self.schedule)
+        self.applied: int = self.core.applied
+        self.horizon: Horizon = Horizon(self)
+        self.commits: Commits = Commits(self)
+        doors = DigestDoors(send, parts.wal.check_space, self.reconfiguration.is_alive, self.fail, clock)
+        self.digests: Digests = Digests(core, book, doors, parts.machine.digests, name, config.election_s)
         self.stopped_by: SynclineError | None = None
-        self.stopped = False
+        self.stopped: bool = False
         self.leader_contact_s: float | None = None
-        self.leader_changes = 0
-        self.loop_lag_s = 0.0
+        self.leader_changes: int = 0
+        self.loop_lag_s: float = 0.0
         self._failed = failed
-        self.forwarding = self._make_forwarding()
+        self.forwarding: Forwarding = self._make_forwarding()
         self._queue: list[Queued] = []
         self._queued_bytes = 0
         self._appending = False

@@ -7,6 +7,7 @@ own. The runtime's entries never reach the state machine.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Annotated, Final
 
@@ -149,7 +150,7 @@ class ClusterLevels(msgspec.Struct, array_like=True, frozen=True):
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=int)  # a public `NodeId` is written as the integer that it is
-encode = _encoder.encode
+encode: Callable[[object], bytes] = _encoder.encode
 _proposal_decoder = msgspec.msgpack.Decoder(Proposal)
 _member_decoder = msgspec.msgpack.Decoder(MemberRecord)
 _level_decoder = msgspec.msgpack.Decoder(LevelChange)

@@ -113,10 +113,14 @@ class ApplyCall:
     def __init__(self, then: Then) -> None:
         self._then: Then | None = then
         """None once it has been called: what still stands in a queue then must not go on."""
-        self.number = self.size_bytes = self.term = self.bucket = self.attempt = 0
-        self.index = UNPLACED
-        self.payload = b""
-        self.frees_space = False
+        self.number: int = 0
+        self.size_bytes: int = 0
+        self.term: int = 0
+        self.bucket: int = 0
+        self.attempt: int = 0
+        self.index: int = UNPLACED
+        self.payload: bytes = b""
+        self.frees_space: bool = False
 
     def done(self) -> bool:
         return self._then is None

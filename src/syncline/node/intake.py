@@ -51,9 +51,9 @@ class Intake:
         self._applied = applied
         self._sized = fsm if isinstance(fsm, LimitedFSM) else None
         self._limited = self._sized if self._sized is not None and self._sized.max_bytes else None
-        self.is_full = False
+        self.is_full: bool = False
         """Whether the backlog has reached its limit, as of the last `look`."""
-        self.refused_no_space = 0
+        self.refused_no_space: int = 0
         """Commands that were refused because the state has reached its limit."""
         self._granted_bytes = 0
         """What all commands that were let in can come to."""

@@ -29,7 +29,7 @@ __all__ = [
     "restore_failed",
 ]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 SHOWN_BYTES: Final = 64
 """Of a command in an error's text."""

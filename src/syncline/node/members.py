@@ -76,10 +76,10 @@ class MemberBook:
     """Names and addresses by id, and the ids that were removed."""
 
     def __init__(self) -> None:
-        self.membership_index = 0
+        self.membership_index: int = 0
         self.members: dict[int, MemberRecord] = {}
         self.removed: dict[int, None] = {}
-        self.levels = ClusterLevels()
+        self.levels: ClusterLevels = ClusterLevels()
 
     def announce(self, member: MemberRecord) -> bool:
         """Take what a member announces about itself; tells whether anything changed.

@@ -28,7 +28,7 @@ from syncline.transport.messages import PeerStats
 
 __all__ = ["NodeLog"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 AGAIN_S: Final = 10.0
 """Between two lines of a node that has no leader."""
@@ -56,7 +56,7 @@ class NodeLog:
         self._clock = clock
         self._name = name
         self._patience_s = PATIENCE_ELECTIONS * election_s
-        self.term = core.term
+        self.term: int = core.term
         self.transferee: NodeId = NONE
         """As they were told last: the caller compares, because it looks very often."""
         self._role = core.state.name.lower()

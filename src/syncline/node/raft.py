@@ -48,7 +48,7 @@ __all__ = ["Raft"]
 R_co = TypeVar("R_co", covariant=True)
 """What the state machine answers to a command."""
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 CLOSE_S: Final = 10.0
 """How long `close` waits for code of the program: an apply, or a snapshot that is being written."""

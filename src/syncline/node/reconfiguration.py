@@ -73,7 +73,7 @@ class Reconfiguration:
         self._announcing: ApplyFuture[object] | None = None
         self._rising: ApplyFuture[object] | None = None
         self._unreachable = RateLimitedLog(driver.loop.time)
-        self.leaving = False
+        self.leaving: bool = False
         """Whether this node was removed for certain, and stops once its callers have their answer."""
         self._removed_at = 0
         """The index of the change that removed this node; 0: it has applied none."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Snapshotter"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 LOG_BYTES_FACTOR = 4
 """The log may grow to so many times `snapshot_bytes` for the sake of an older snapshot that could stand in."""
@@ -82,8 +82,8 @@ class Snapshotter:
         self._scrub_ticks = round(FIRST_SCRUB_S / driver.config.heartbeat_s)
         self._verified_index = 0
         """Of the snapshot that was last found sound after it could not be delivered."""
-        self.taken = 0
-        self.installed = 0
+        self.taken: int = 0
+        self.installed: int = 0
 
     @property
     def last_index(self) -> int:

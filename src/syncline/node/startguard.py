@@ -26,7 +26,7 @@ from syncline.transport.messages import Notice, NoticeKind, Refusal, RefusalCode
 
 __all__ = ["StartGuard", "convicted_by", "load_starts", "older_copy_text"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 MAX_EARLY = 64
 """Notices that are kept until it is known what they are about, the oldest dropped: a few for each of the members."""

@@ -37,7 +37,7 @@ __all__ = [
     "room_before_point",
 ]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 DIGEST_INTERVAL: Final = 4096
 """Entries from one point to the next: one small entry and two small messages for so many writes."""
@@ -166,7 +166,7 @@ class DigestSource:
         """Entries from one point to the next."""
         self._name = type(fsm).__name__
         self._digest: Callable[[], object] | None = None
-        self.disabled = False
+        self.disabled: bool = False
         """Whether the state machine's digests can't be used. The node then reports and compares none."""
         machine_version: object = 0
         try:  # attributes of a user's class may be properties, which raise what they like
@@ -177,7 +177,7 @@ class DigestSource:
                     self._disable(f"{self._name}.digest_version is {machine_version!r}, not 1 to {MAX_MACHINE_VERSION}")
         except Exception as error:  # noqa: BLE001 - the user's code
             self._disable(f"{self._name}.digest can't be used: {type(error).__name__}: {error}")
-        self.version = digest_version(machine_version if type(machine_version) is int and not self.disabled else 0)
+        self.version: int = digest_version(machine_version if type(machine_version) is int and not self.disabled else 0)
 
     def take(self) -> bytes | None:
         """The digest of the state as of now: empty without the capability, None if it can't be used."""

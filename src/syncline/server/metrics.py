@@ -73,7 +73,7 @@ class Histogram:
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
+        self.counts: list[int] = [0] * (len(bounds) + 1)
         """Per bucket, not cumulative; the last is what is above all bounds."""
         self.sum: float = 0.0
 

@@ -21,7 +21,7 @@ from syncline.server.response import JSON, Response, bare
 
 __all__ = ["RequestError", "error_response", "internal_error", "problem"]
 
-logger = logging.getLogger("syncline.server")
+logger: logging.Logger = logging.getLogger("syncline.server")
 
 RETRY_AFTER: Final = b"Retry-After: 1\r\n"
 """With every 503: an election takes one to two seconds by default, and whole seconds are all the field can say."""

@@ -11,6 +11,7 @@ import msgspec
 from syncline.errors import OperationError
 from syncline.server.backend import Backend, NodeStatus
 from syncline.server.crosssite import CrossSitePolicy
+from syncline.server.express import Express
 from syncline.server.problems import error_response
 from syncline.server.request import Request
 from syncline.server.response import Respond, Response
@@ -47,8 +48,8 @@ class Site:
         self._backend = backend
         self._clock = clock
         self._opened_s = clock()
-        self.tasks = Tasks()
-        self.router = Router(explain=self.explain, explain_read=self.explain_read, policy=policy)
+        self.tasks: Tasks = Tasks()
+        self.router: Router = Router(explain=self.explain, explain_read=self.explain_read, policy=policy)
         reads, explain = Reads(backend), self.explain
         self._health = HealthRoutes(backend, reads, name=name, metrics=metrics, routes=lambda: self.router.patterns)
         keys = KeyRoutes(
@@ -60,7 +61,7 @@ class Site:
             max_value_bytes=max_value_bytes,
         )
         keys.add_to(self.router)
-        self.express = keys.express
+        self.express: Express = keys.express
         ListingRoutes(backend, reads, explain=self.explain_read).add_to(self.router)
         TxnRoutes(backend, explain=explain, max_key_bytes=max_key_bytes, max_value_bytes=max_value_bytes).add_to(
             self.router

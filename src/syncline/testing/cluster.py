@@ -111,9 +111,9 @@ class SimCluster:
         self.loop = loop
         self.digest_interval = digest_interval
         """Entries from one comparison of the nodes' states to the next."""
-        self.settings = settings or Settings()
-        self.observer = observer or Observer()
-        self.network = SimNetwork(random.Random(f"{seed} network"))
+        self.settings: Settings = settings or Settings()
+        self.observer: Observer = observer or Observer()
+        self.network: SimNetwork = SimNetwork(random.Random(f"{seed} network"))
         self.servers: dict[str, SimServer] = {}
         self.make_machine = machine
         self.delays: dict[str, Delay] = {}

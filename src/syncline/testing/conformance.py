@@ -56,7 +56,7 @@ class FSMProblem(AssertionError):
     def __init__(self, clause: str, index: int, commands: Sequence[bytes], difference: str) -> None:
         self.clause = clause
         self.index = index
-        self.command = commands[index - 1] if index else b""
+        self.command: bytes = commands[index - 1] if index else b""
         self.difference = difference
         at = f"command {index} of {len(commands)}, {self.command[:SHOWN_BYTES]!r}" if index else "the empty state"
         super().__init__(f"{clause}\n  first seen at {at}\n{difference}")

@@ -25,7 +25,7 @@ class SimMachine(KvMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.last_index = 0
+        self.last_index: int = 0
         self.digests: dict[int, int] = {}
         self.raises_in_apply = False
         self.raises_in_snapshot = False

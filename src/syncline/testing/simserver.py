@@ -29,6 +29,7 @@ from syncline.server.response import Deferred, Response
 from syncline.server.site import Site
 from syncline.testing.simdisk import SimDisk, Survival
 from syncline.testing.simloop import SimNode
+from syncline.testing.simnet import SimHost
 from syncline.testing.simworkers import SimWorkers
 
 if TYPE_CHECKING:
@@ -60,10 +61,10 @@ class SimServer:
 
     def __init__(self, name: str, cluster: SimCluster, config: Config, rng: random.Random) -> None:
         self.name = name
-        self.config = config
-        self.host = cluster.network.host(name)
-        self.disk = SimDisk(random.Random(rng.getrandbits(64)))
-        self.condition = Condition.NEW
+        self.config: Config = config
+        self.host: SimHost = cluster.network.host(name)
+        self.disk: SimDisk = SimDisk(random.Random(rng.getrandbits(64)))
+        self.condition: Condition = Condition.NEW
         self.raft: Raft[object] | None = None
         self.driver: Driver | None = None
         self.machine: FSM[object] | None = None
@@ -71,11 +72,11 @@ class SimServer:
         """Why it failed or refused to start."""
         self.process: SimNode | None = None
         self.workers: SimWorkers | None = None
-        self.clock_rate = 1.0
-        self.lives = 0
+        self.clock_rate: float = 1.0
+        self.lives: int = 0
         self._first_settings: dict[str, object] = {}
         """What its settings said of the cluster before they were replaced by hints; empty: they still say it."""
-        self.moves = 0
+        self.moves: int = 0
         """How often it has changed its address."""
         self.retired = False
         """Removed from the cluster by its operator, for good."""
@@ -83,9 +84,9 @@ class SimServer:
         """It was asked to go, and may have to stay: its node may stop itself, and is needed until then."""
         self.damages = 0
         """Faults of its disk, present or left behind."""
-        self.lost = False
+        self.lost: bool = False
         """Its disk was replaced by an empty one or by an older copy: it can only come back as a new member."""
-        self.known_id = 0
+        self.known_id: int = 0
         """The id that a cluster gave it, where its settings do not tell it any more."""
         self.twin_of: SimServer | None = None
         """The server of whose directory this one has a copy: it belongs to the cluster's adversary."""

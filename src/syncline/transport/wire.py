@@ -124,7 +124,7 @@ class FrameDecoder:
     __slots__ = ("_buffer", "_header_bytes", "_mac", "_needed", "max_bytes")
 
     def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
+        self.max_bytes: int = max_bytes
         self._mac: FrameMac | None = None
         self._header_bytes = HEADER.size
         self._buffer = bytearray()
