@@ -1,8 +1,10 @@
 """The client: `AsyncClient` talks HTTP to any node of a cluster.
 
-async with AsyncClient("http://127.0.0.1:8080") as kv:
-    await kv.put("greeting", "hello")
-    found = await kv.get("greeting")
+    async with AsyncClient("http://127.0.0.1:8080") as kv:
+        await kv.put("greeting", "hello")
+        found = await kv.get("greeting")
+
+Its results are plain, frozen data.
 """
 
 from syncline.client.client import DEFAULT_TIMEOUT_S, AsyncClient

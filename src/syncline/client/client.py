@@ -109,7 +109,12 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """End all connections. Operations under way fail with `Unreachable`."""
+        """End all connections.
+
+            await kv.close()
+
+        Operations under way fail with `Unreachable`.
+        """
         await self._set.close()
 
     # Keys
@@ -122,10 +127,18 @@ class AsyncClient:
         max_stale_s: float | None = None,
         timeout: float | None = None,
     ) -> KeyValue | None:
-        """Read a key; None where there is no such key.
+        """Read a key; None if there is no such key.
+
+            found = await kv.get("greeting")
+            print(found.value if found is not None else "no such key")
 
         `consistency`: `linearizable` (the server's default: sees every write acknowledged before), `leader`, or
         `stale` (that node's own state; `max_stale_s` limits its age).
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server.
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
         """
         name = to_bytes(key, "key")
         request = Request(
@@ -153,11 +166,19 @@ class AsyncClient:
         idempotent: bool = False,
         timeout: float | None = None,
     ) -> PutResult:
-        """Write a key. With a condition (at most one) that does not hold it raises `Rejected` with the code
-        `precondition_failed` and the current revision in its details.
+        """Write a key, with at most one condition.
 
-        `idempotent=True`: it is harmless to write this twice (nobody else writes this key meanwhile), so that the
-        client may try again where an attempt's outcome is unknown.
+            written = await kv.put("greeting", "hello")
+            await kv.put("greeting", "good day", if_revision=written.revision)
+
+        `idempotent=True`: it is harmless to write this twice (no other client writes this key meanwhile), so that the
+        client may try again if an attempt's outcome is unknown.
+
+        Raises:
+            Rejected: the condition does not hold: code `precondition_failed`, and the current revision in `details`.
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
         """
         if (if_revision is not None) + bool(if_absent) + bool(if_present) > 1:
             raise ConfigError("give one of if_revision, if_absent and if_present, not several")
@@ -178,7 +199,15 @@ class AsyncClient:
     ) -> DeleteResult:
         """Delete a key; it is no error if there is none. `idempotent` as in `put`.
 
+            print((await kv.delete("greeting")).deleted)
+
         `if_revision` (1 or more): delete only if the key was last written at this revision.
+
+        Raises:
+            Rejected: the condition does not hold: code `precondition_failed`, and the current revision in `details`.
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
         """
         if if_revision is not None:
             checked_revision(if_revision, "if_revision", 1)
@@ -199,7 +228,16 @@ class AsyncClient:
         max_stale_s: float | None = None,
         timeout: float | None = None,
     ) -> KeyPage:
-        """One page of keys in their order (as bytes), all of one revision. `after` is a page's `next`."""
+        """Read one page of keys in their order (as bytes), all of one revision. `after` is a page's `next`.
+
+            page = await kv.list("users/", limit=100)
+            print([item.key for item in page.items])
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server.
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
+        """
         parameters: dict[str, str | bytes | None] = {
             "prefix": to_bytes(prefix, "prefix") or None,
             "after": None if after is None else checked_text(after, "after"),
@@ -222,7 +260,16 @@ class AsyncClient:
         consistency: str | None = None,
         timeout: float | None = None,
     ) -> AsyncIterator[KeyInfo]:
-        """All keys below a prefix, page by page; each page is a read of its own, with its own deadline."""
+        """Read all keys below a prefix, page by page. Each page is a read of its own, with its own deadline.
+
+            async for item in kv.scan("users/", values=True):
+                print(item.key, item.value)
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server.
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
+        """
         after = None
         while True:
             part = await self.list(
@@ -241,7 +288,15 @@ class AsyncClient:
                 return
 
     async def count(self, prefix: Key = b"", *, consistency: str | None = None, timeout: float | None = None) -> int:
-        """How many keys there are below a prefix."""
+        """Count the keys below a prefix.
+
+            print(await kv.count("users/"))
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server.
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
+        """
         parameters = {"prefix": to_bytes(prefix, "prefix") or None, "count": "true", **_reading(consistency, None)}
         request = Request(method="GET", target="/keys", parameters=parameters, idempotent=True)
         with _read():
@@ -256,7 +311,17 @@ class AsyncClient:
         idempotent: bool = False,
         timeout: float | None = None,
     ) -> TxnResult:
-        """Run `then` if all compares hold, else `else_`, atomically, as one revision."""
+        """Run `then` if all compares hold, else `else_`, atomically, as one revision.
+
+            absent = Compare(b"lock", target="version", number=0)
+            result = await kv.txn([absent], then=[PutOp(b"lock", b"mine")], else_=[GetOp(b"lock")])
+            print(result.succeeded)
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
+        """
         request = Request(
             method="POST", target="/txn", headers=_JSON, body=txn_body(compare, then, else_), idempotent=idempotent
         )
@@ -265,13 +330,29 @@ class AsyncClient:
     # The cluster
 
     async def status(self, *, timeout: float | None = None) -> NodeStatus:
-        """The state of the node that answers, in its own view; needs no leader."""
+        """The state of the node that answers, in its own view; needs no leader.
+
+            print((await kv.status()).role)
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server.
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
+        """
         request = Request(method="GET", target="/raft/status", idempotent=True, timed=False)
         with _read():
             return decode(await self._answer(request, timeout), NodeStatus)
 
     async def members(self, *, timeout: float | None = None) -> Members:
-        """The membership, as the node that answers knows it."""
+        """The membership, as the node that answers knows it.
+
+            print([member.name for member in (await kv.members()).members])
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server.
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
+        """
         request = Request(method="GET", target="/raft/members", idempotent=True, timed=False)
         with _read():
             return decode(await self._answer(request, timeout), Members)
@@ -288,7 +369,13 @@ class AsyncClient:
     ) -> Added:
         """Add a node (`address`: where its peers reach it) and wait until that is committed.
 
+            await kv.add_member("d", "127.0.0.1:7104", learner=True)
+
         A voter starts as a learner and is promoted once it has caught up. The same call again changes nothing.
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it: `MembershipError`, `QuorumAtRisk`, or another one.
         """
         fields: dict[str, object] = {
             "ID": checked_text(name, "name"),
@@ -303,48 +390,113 @@ class AsyncClient:
     async def remove_member(self, member: str, *, force: bool = False, timeout: float | None = None) -> Members:
         """Remove a member, named by its name or its id, and wait until that is durable on a quorum.
 
+            await kv.remove_member("d")
+
         `force`: also if no quorum of the voters would be alive afterwards.
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it: `MembershipError`, `QuorumAtRisk`, or another one.
         """
         return decode(await self._change("/raft/remove", _who(member, force=force), timeout), Members)
 
     async def promote_member(self, member: str, *, force: bool = False, timeout: float | None = None) -> Members:
-        """Make a learner a voter, now."""
+        """Make a learner a voter, now. The arguments are those of `remove_member`.
+
+            await kv.promote_member("c")
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it: `MembershipError`, `QuorumAtRisk`, or another one.
+        """
         return decode(await self._change("/raft/promote", _who(member, force=force), timeout), Members)
 
     async def demote_member(self, member: str, *, force: bool = False, timeout: float | None = None) -> Members:
-        """Make a voter a learner: it goes on following, and does not vote. A leader hands over first."""
+        """Make a voter a learner: it goes on following, and does not vote. A leader transfers its leadership first.
+
+            await kv.demote_member("c")
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it: `MembershipError`, `QuorumAtRisk`, or another one.
+        """
         return decode(await self._change("/raft/demote", _who(member, force=force), timeout), Members)
 
     async def update_member(self, member: str, *, address: str, timeout: float | None = None) -> Members:
         """Change the address at which the peers dial a member (its name or its id), and wait until that is committed.
 
+            await kv.update_member("d", address="127.0.0.1:7204")
+
         For a member that can't announce it itself: one that runs announces its own address, which wins.
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it: `MembershipError`, `QuorumAtRisk`, or another one.
         """
         fields: dict[str, object] = {"ID": checked_text(member, "member"), "Address": checked_text(address, "address")}
         return decode(await self._change("/raft/update", fields, timeout), Members)
 
     async def transfer_leadership(self, to: str | None = None, *, timeout: float | None = None) -> LeaderInfo:
-        """Hand the leadership to a voter (None: the most up to date) and wait until it leads."""
+        """Transfer the leadership to a voter (None: the most up-to-date one) and wait until it leads.
+
+            print((await kv.transfer_leadership("b")).name)
+
+        Raises:
+            TransferFailed: the voter does not lead at the deadline.
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it, or could not do it.
+        """
         fields: dict[str, object] = {} if to is None else {"To": checked_text(to, "to")}
         return decode(await self._change("/raft/transfer", fields, timeout), _Transferred).leader
 
     async def snapshot(self, *, timeout: float | None = None) -> SnapshotResult:
-        """Have the node that answers write a snapshot of its state and drop the log before it."""
+        """Have the node that answers write a snapshot of its state and drop the log before it.
+
+            print((await kv.snapshot()).index)
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it, or could not do it.
+        """
         return decode(await self._change("/raft/snapshot", {}, timeout), SnapshotResult)
 
     async def upgrade_status(self, *, timeout: float | None = None) -> UpgradeResult:
-        """The levels of the cluster, and what each member can do, as the node that answers knows them."""
+        """The levels of the cluster, and what each member can do, as the node that answers knows them.
+
+            print((await kv.upgrade_status()).level)
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server.
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
+        """
         request = Request(method="GET", target="/raft/upgrade", idempotent=True, timed=False)
         with _read():
             return decode(await self._answer(request, timeout), UpgradeResult)
 
     async def hold_upgrade(self, *, timeout: float | None = None) -> UpgradeResult:
-        """Keep the cluster's levels where they are, until `finalize_upgrade`."""
+        """Keep the cluster's levels where they are, until `finalize_upgrade`.
+
+            await kv.hold_upgrade()
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
+        """
         answer = await self._change("/raft/upgrade", {"Action": "hold"}, timeout, idempotent=True)
         return decode(answer, UpgradeResult)
 
     async def finalize_upgrade(self, *, timeout: float | None = None) -> UpgradeResult:
-        """Raise the cluster's levels to what all members can do. There is no way back to an older version after it."""
+        """Raise the cluster's levels to what all members can do. There is no way back to an older version after it.
+
+            await kv.finalize_upgrade()
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
+        """
         answer = await self._change("/raft/upgrade", {"Action": "finalize"}, timeout, idempotent=True)
         return decode(answer, UpgradeResult)
 

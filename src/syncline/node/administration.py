@@ -39,11 +39,22 @@ class Administration(Operations[R_co]):
         expected_index: int | None = None,
         timeout: float = 30.0,
     ) -> Member:
-        """Add a member that learns before it counts; it becomes a voter by itself once caught up, if `promote`.
+        """Add a member that learns before it votes. With `promote` it becomes a voter once it has caught up.
 
-        Idempotent: the same name and address again gives the member that there is. `node_id` is the new node's own
-        choice (a fresh random number), or 0 to be given one; open the node with it and with `cluster_id`.
-        `expected_index`: only if the membership's index is still this one. Raises MembershipError.
+            added = await raft.add_learner("d", "127.0.0.1:7104")
+            config = Config(
+                name="d", data_dir="data/d", listen=added.address, node_id=added.id, cluster_id=raft.cluster_id
+            )
+
+        Idempotent: the same name and address again returns the member that there is. `node_id` is the new node's own
+        choice, a fresh random number; without it one is drawn. With `expected_index` the change is made only if the
+        membership still has this index.
+
+        Raises:
+            MembershipError: the name, the address or the id is another member's, or the membership has changed.
+            DeadlineExceeded: it was not durable on a quorum before the deadline (`unknown`).
+            ConfigError, TypeError: an argument can't be used.
+            Closed, NodeFailed: the node has stopped.
         """
         return await self._add(name, address, http, node_id, False, promote, expected_index, timeout)
 
@@ -60,7 +71,15 @@ class Administration(Operations[R_co]):
     ) -> Member:
         """Add a member that votes at once. `add_learner` is the safer way: this one counts before it has the log.
 
-        So a single voter can't add its second one in this way. Raises as `remove` does.
+            added = await raft.add_voter("e", "127.0.0.1:7105", force=True)
+
+        Without `force` a single voter can't add its second one in this way. The arguments are those of `add_learner`.
+
+        Raises:
+            QuorumAtRisk: the voters that are alive would be no quorum afterwards; `force=True` skips this rule alone.
+            MembershipError: there is no such member, or the change can't be made.
+            DeadlineExceeded: it was not durable on a quorum before the deadline (`unknown`).
+            Closed, NodeFailed: the node has stopped.
         """
         return await self._add(name, address, http, node_id, True, False, expected_index, timeout, force=force)
 
@@ -93,7 +112,16 @@ class Administration(Operations[R_co]):
         force: bool = False,
         timeout: float = 30.0,
     ) -> Membership:
-        """Make a learner a voter now. Raises as `remove` does."""
+        """Make a learner a voter now. `member` is its name or its id.
+
+            await raft.promote("c")
+
+        Raises:
+            QuorumAtRisk: the voters that are alive would be no quorum afterwards; `force=True` skips this rule alone.
+            MembershipError: there is no such member, or the change can't be made.
+            DeadlineExceeded: it was not durable on a quorum before the deadline (`unknown`).
+            Closed, NodeFailed: the node has stopped.
+        """
         return await self._single(ChangeType.ADD_NODE, member, expected_index, timeout, force)
 
     async def demote(
@@ -104,7 +132,16 @@ class Administration(Operations[R_co]):
         force: bool = False,
         timeout: float = 30.0,
     ) -> Membership:
-        """Make a voter a learner, which stays one. Raises as `remove` does."""
+        """Make a voter a learner, which stays one. `member` is its name or its id.
+
+            await raft.demote("c")
+
+        Raises:
+            QuorumAtRisk: the voters that are alive would be no quorum afterwards; `force=True` skips this rule alone.
+            MembershipError: there is no such member, or the change can't be made.
+            DeadlineExceeded: it was not durable on a quorum before the deadline (`unknown`).
+            Closed, NodeFailed: the node has stopped.
+        """
         return await self._single(ChangeType.ADD_LEARNER_NODE, member, expected_index, timeout, force)
 
     async def remove(
@@ -115,11 +152,18 @@ class Administration(Operations[R_co]):
         force: bool = False,
         timeout: float = 30.0,
     ) -> Membership:
-        """Remove a member; a leader that is to go hands over first. Idempotent.
+        """Remove a member. A leader that is removed transfers its leadership first.
 
-        Done when the change is on the disks of a quorum of the new membership. Raises QuorumAtRisk if those alive
-        would be no quorum afterwards (`force` passes over this rule alone), MembershipError, DeadlineExceeded
-        (`unknown`), NodeFailed.
+            membership = await raft.remove("d")
+
+        Done when the change is on the disks of a quorum of the new membership. `member` is its name or its id. By id
+        it is idempotent; a name that no member has is an error.
+
+        Raises:
+            QuorumAtRisk: the voters that are alive would be no quorum afterwards; `force=True` skips this rule alone.
+            MembershipError: there is no such member, or the change can't be made.
+            DeadlineExceeded: it was not durable on a quorum before the deadline (`unknown`).
+            Closed, NodeFailed: the node has stopped.
         """
         return await self._single(ChangeType.REMOVE_NODE, member, expected_index, timeout, force)
 
@@ -140,8 +184,15 @@ class Administration(Operations[R_co]):
     ) -> Member:
         """Change the address at which a member is dialled, for one that can't announce it itself.
 
-        A member that runs announces its own address (`Config.advertise`), which wins. Idempotent. Raises ConfigError
-        for what is no address, MembershipError (no such member, the address is another member's).
+            await raft.update_member("d", address="127.0.0.1:7204")
+
+        A member that runs announces its own address (`Config.advertise`), which wins. Idempotent.
+
+        Raises:
+            ConfigError: `address` is no address.
+            MembershipError: there is no such member, or the address is another member's.
+            DeadlineExceeded: it was not durable on a quorum before the deadline (`unknown`).
+            Closed, NodeFailed: the node has stopped.
         """
         checked_member(member)
         dialled_address(address)
@@ -151,7 +202,12 @@ class Administration(Operations[R_co]):
     def hint(self, node_id: int, address: str) -> None:
         """Have a node dialled at "host:port" too, if it does not answer where the cluster expects it.
 
-        For what knows addresses before this node does: a node that has no log yet knows no member. Raises ConfigError.
+            raft.hint(member.id, "127.0.0.1:7204")
+
+        For a program that knows addresses before this node does: a node that has no log yet knows no member.
+
+        Raises:
+            ConfigError: the id or the address can't be used.
         """
         dialled_address(address)
         self._driver.addresses.hint(check_id(node_id, "node_id"), address)
@@ -166,17 +222,33 @@ class Administration(Operations[R_co]):
     ) -> Membership:
         """Change several known members at once, through a joint membership if more than one voter changes.
 
-        Done when the joint membership has been left again. Raises as `remove` does; the members before and after the
-        change each need a quorum that is alive.
+            await raft.change_membership([(ChangeType.ADD_LEARNER_NODE, "b"), (ChangeType.ADD_NODE, "c")])
+
+        Each change names a member by its name or its id. Done when the joint membership has been left again. The
+        voters before and after the change each need a quorum that is alive.
+
+        Raises:
+            QuorumAtRisk: the voters that are alive would be no quorum afterwards; `force=True` skips this rule alone.
+            MembershipError: there is no such member, or the change can't be made.
+            DeadlineExceeded: it was not durable on a quorum before the deadline (`unknown`).
+            Closed, NodeFailed: the node has stopped.
         """
         checked = check_changes(changes)
         checked_flag(force, "force")
         return await self._changes.known(checked, check_expected(expected_index), check_timeout(timeout), force=force)
 
     async def transfer_leadership(self, to: str | int | None = None, *, timeout: float = 10.0) -> Member:
-        """Hand leadership over, to the most up-to-date voter or to `to`. Returns the new leader once it leads.
+        """Transfer the leadership to a voter, and return the new leader once it leads.
 
-        Raises TransferFailed at the deadline, MembershipError where `to` is no voter. The old leader goes on then.
+            leader = await raft.transfer_leadership("b")
+
+        `to` is the name or the id of the voter; None: the most up-to-date one. If it raises, the old leader goes on.
+
+        Raises:
+            TransferFailed: the voter does not lead at the deadline.
+            MembershipError: `to` is no voter, or no other voter is alive.
+            NoLeader: no node leads.
+            Closed, NodeFailed: the node has stopped.
         """
         driver = self._driver
         named = None if to is None else checked_member(to, "to")
@@ -217,17 +289,33 @@ class Administration(Operations[R_co]):
         return self._driver.parts.levels.machine_version
 
     def upgrade_status(self) -> UpgradeStatus:
-        """The cluster's levels, and what each member can do."""
+        """The cluster's levels, and what each member can do.
+
+            print(raft.upgrade_status().possible_level)
+
+        It is as this node has applied it: a follower may be behind.
+        """
         return self._driver.parts.levels.status()
 
     async def hold_upgrade(self, *, timeout: float = 30.0) -> UpgradeStatus:
-        """Keep both levels where they are, whichever node leads, until `finalize_upgrade`. Raises as `apply` does."""
+        """Keep both levels where they are, whichever node leads, until `finalize_upgrade`.
+
+            await raft.hold_upgrade()
+
+        Raises:
+            OperationError: as the future of `apply` does.
+        """
         return await self._change_levels(self._driver.parts.levels.hold, check_timeout(timeout))
 
     async def finalize_upgrade(self, *, timeout: float = 30.0) -> UpgradeStatus:
         """End `hold_upgrade`, and raise both levels to what all members can do, whatever `Config.hold_level` says.
 
-        There is no way back. If a member can't do more yet, `UpgradeStatus.members` says which. Raises as `apply` does.
+            status = await raft.finalize_upgrade()
+
+        There is no way back. If a member can't do more yet, `UpgradeStatus.members` says which.
+
+        Raises:
+            OperationError: as the future of `apply` does.
         """
         return await self._change_levels(self._driver.parts.levels.finalize, check_timeout(timeout))
 

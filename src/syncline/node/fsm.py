@@ -81,28 +81,34 @@ class BytesSnapshot:
         self._content = content
 
     def persist(self, sink: SnapshotSink) -> None:
+        """Write the bytes."""
         sink.write(self._content)
 
     def release(self) -> None:
+        """Let the bytes go."""
         self._content = b""
 
 
 class FSM(Protocol[R_co]):
-    """A state machine to replicate; `FSM[int]` is one whose `apply` returns an integer.
+    """A state machine to replicate.
 
-    class Counter:
-        def __init__(self) -> None:
-            self.count = 0
+        class Counter:
+            def __init__(self) -> None:
+                self.count = 0
 
-        def apply(self, entry: Entry) -> int:
-            self.count += int(entry.data)
-            return self.count
+            def apply(self, entry: Entry) -> int:
+                if not entry.data.isdigit():
+                    raise Rejected("a command is a number")
+                self.count += int(entry.data)
+                return self.count
 
-        def snapshot(self) -> FSMSnapshot:
-            return BytesSnapshot(b"%d" % self.count)
+            def snapshot(self) -> FSMSnapshot:
+                return BytesSnapshot(b"%d" % self.count)
 
-        def restore(self, source: BinaryIO) -> None:
-            self.count = int(source.read())
+            def restore(self, source: BinaryIO) -> None:
+                self.count = int(source.read())
+
+    `FSM[int]` is one whose `apply` returns an integer, as this one.
     """
 
     def apply(self, entry: Entry) -> R_co:
@@ -187,7 +193,9 @@ class DurableFSM(Protocol):
     """
 
     @property
-    def applied_index(self) -> int: ...
+    def applied_index(self) -> int:
+        """The index of the last entry that the state on disk holds."""
+        ...
 
 
 @runtime_checkable

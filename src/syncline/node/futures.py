@@ -157,6 +157,7 @@ class ReadFuture(asyncio.Future[object]):
     this. No read may once the confirmation has been asked for: that would not speak of it."""
 
     def cancel(self, msg: Any | None = None) -> bool:  # noqa: ARG002 - the signature is asyncio's
+        """Do nothing: others may wait for it, too."""
         return False
 
     def __await__(self) -> Generator[Any, None, object]:

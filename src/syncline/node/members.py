@@ -6,6 +6,7 @@ It is replicated state of the runtime's own: changed only by applied entries, ca
 from __future__ import annotations
 
 import hashlib
+from typing import Literal
 
 import msgspec
 
@@ -43,7 +44,8 @@ class Member(msgspec.Struct, frozen=True):
     machine_version: int = 0
 
     @property
-    def role(self) -> str:
+    def role(self) -> Literal["voter", "learner"]:
+        """`voter`, or `learner`."""
         return "voter" if self.voter else "learner"
 
 
@@ -60,6 +62,7 @@ class Membership(msgspec.Struct, frozen=True):
     joint: bool
 
     def by_name(self, name: str) -> Member | None:
+        """The member of this name; None if there is none."""
         return next((member for member in self.members.values() if member.name == name), None)
 
 

@@ -76,28 +76,42 @@ class Operations(Generic[R_co]):
     ) -> ApplyFuture[R_co]:
         """Replicate a command and apply it to the state machine. Await the future for the state machine's answer.
 
+            answer = await raft.apply(b"a command")
+
         `timeout` (seconds) bounds the whole operation. A change of leader does not end it: a proposal that certainly
         can't take effect any more is proposed again until then, and the proposals of one node keep their order.
 
         `term` fences it: it takes effect in this term or not at all, and is not proposed again. That is for what a
         program decided because it leads (`stats().term`): the next leader must not carry it out.
 
-            raft.apply(b"expire lease 7", term=raft.stats().term)
+            await raft.apply(b"expire lease 7", term=raft.stats().term)
 
-        `frees_space`: the command lets the state shrink. On a full disk it may use a part of the reserve.
+        `extensions` are bytes that travel beside the data. `frees_space`: the command lets the state shrink. On a full
+        disk it may use a part of the reserve.
 
-        Failures: `Rejected` (the state machine refused), `TooLarge`, `Dropped`, `BacklogFull`, `NoSpace`, `NoLeader`,
-        `NotLeader`, `Superseded` (all `not_applied`), `DeadlineExceeded`, `Closed` (see their `outcome`), `DiskFull`,
-        `NodeFailed`. Raises TypeError for data that are not bytes, ConfigError for a `timeout` out of range or a `term`
-        that is no term: then nothing was proposed.
+        Raises:
+            TypeError: `data` or `extensions` are not bytes.
+            ConfigError: `timeout` is out of range, or `term` is no term.
+
+        The future fails with:
+            Rejected: the state machine refused the command (`not_applied`).
+            NoLeader, NotLeader, Dropped, Superseded: it did not enter the log, or never will (`not_applied`).
+            TooLarge, BacklogFull, NoSpace, DiskFull: a limit was reached (`not_applied`).
+            DeadlineExceeded, Closed, NodeFailed: see their `outcome`.
         """
         fence = check_term(term)
         return self._apply(_COMMAND, data, timeout, extensions, fence, frees_space=frees_space)
 
     def apply_many(self, commands: Sequence[bytes], *, timeout: float = 5.0) -> list[ApplyFuture[R_co]]:
-        """`apply` for each, in this order, in one batch. They are not atomic together.
+        """Replicate several commands in this order, in one batch. They are not atomic together.
 
-        Raises as `apply` does, and then proposes none of them.
+            answers = await asyncio.gather(*raft.apply_many([b"one", b"two"]))
+
+        Raises:
+            TypeError: a command is not bytes; none is proposed.
+            ConfigError: `timeout` is out of range.
+
+        Each future fails as that of `apply` does.
         """
         check_timeout(timeout)
         return [self._apply(_COMMAND, data, timeout, b"") for data in checked_commands(commands)]
@@ -105,7 +119,7 @@ class Operations(Generic[R_co]):
     def _apply_then(
         self, data: bytes, then: Then, *, timeout: float = 5.0, checked: bool = False, frees_space: bool = False
     ) -> None:
-        """`apply` for those who go on in a callback: `then(answer, None)`, or `then(None, error)`.
+        """`apply` with a callback in place of a future: `then(answer, None)`, or `then(None, error)`.
 
         It is called exactly once, on the event loop: at once where the proposal fails at once, else in the very turn of
         the loop in which the answer is known, so it must be short and must not block. What it raises goes to the loop's
@@ -121,15 +135,33 @@ class Operations(Generic[R_co]):
             call.failed(error)
 
     def barrier(self, *, timeout: float = 5.0) -> ApplyFuture[None]:
-        """Done when everything committed before it has been applied here."""
+        """Replicate an entry without a command. When it is done, all that was committed before it is applied here.
+
+            await raft.barrier()
+
+        Raises:
+            ConfigError: `timeout` is out of range.
+
+        The future fails as that of `apply` does.
+        """
         return cast("ApplyFuture[None]", self._apply(_BARRIER, b"", timeout, b""))
 
     def read_index(self, *, timeout: float = 5.0) -> ReadFuture:
-        """When the future is done, a read of the local state machine is linearizable; on any node.
+        """Confirm the local state (ReadIndex). When it is done, a read of the local state machine is linearizable.
+
+            await raft.read_index()
+            print(machine.items)
 
         A quorum has confirmed the leader after this call, and this node has applied what was committed then (thesis,
         6.4). Calls that come close together share one future and one confirmation, so it can't be cancelled; a task
-        that awaits it can.
+        that awaits it can. It works on any node. `read` does both steps.
+
+        Raises:
+            ConfigError: `timeout` is out of range.
+
+        The future fails with:
+            DeadlineExceeded, NoLeader: no quorum confirmed it before the deadline (`not_applied`).
+            Closed, NodeFailed: the node has stopped.
         """
         driver, loop = self._driver, self._driver.loop
         check_timeout(timeout)
@@ -148,9 +180,10 @@ class Operations(Generic[R_co]):
         It runs on the state machine's thread, between two applies: it sees everything that was committed before this
         call, and nothing half applied. It must be short and must not change the state. What it raises is raised here.
 
-            count = await raft.read(lambda: machine.count)
+            count = await raft.read(lambda: len(machine.items))
 
         Raises:
+            TypeError: `look` can't be called.
             DeadlineExceeded, NoLeader: no quorum confirmed it, or its turn did not come, before the deadline.
             Closed, NodeFailed: the node has stopped.
         """
@@ -176,7 +209,15 @@ class Operations(Generic[R_co]):
             future.cancel()
 
     async def verify_leader(self, *, timeout: float = 5.0) -> None:
-        """Return if this node leads, as confirmed by a quorum after the call; else raise NotLeader."""
+        """Confirm by a quorum that this node leads.
+
+            await raft.verify_leader()
+
+        Raises:
+            NotLeader: another node leads, or none; or the leadership changed meanwhile.
+            DeadlineExceeded, NoLeader: no quorum confirmed it before the deadline.
+            Closed, NodeFailed: the node has stopped.
+        """
         term = self._driver.core.term
         self._check_leads()
         await self.read_index(timeout=timeout)

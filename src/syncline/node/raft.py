@@ -143,7 +143,9 @@ class Raft(Administration[R_co]):
 
             raft = await Raft.join(config, fsm, ask)
 
-        Raises what `open` does, and whatever `ask` raises.
+        Raises:
+            OSError, SynclineError: as `open` does.
+            Exception: whatever `ask` raises.
         """
         return Startup(cls._join(config, fsm, ask, world or World()), cls.close)
 
@@ -264,16 +266,31 @@ class Raft(Administration[R_co]):
         return None if since is None else self._driver.loop.time() - since
 
     def membership(self) -> Membership:
-        """The membership in force here, with the index of its last change."""
+        """The membership in force here, with the index of its last change.
+
+            names = [member.name for member in raft.membership().members.values()]
+
+        It is as this node has applied it: a follower may be behind.
+        """
         driver = self._driver
         return driver.parts.book.membership(driver.core.raft.tracker.configuration.state())
 
     def stats(self) -> Stats:
-        """The node at this moment. Never waits on anything."""
+        """The node's figures at this moment.
+
+            print(raft.stats().applied)
+
+        Never waits on anything.
+        """
         return collect(self._driver)
 
     def peers(self) -> dict[int, PeerStats]:
-        """The links to the peers, by id (`NodeId`)."""
+        """The links to the peers, by id (`NodeId`).
+
+            reached = [peer for peer, link in raft.peers().items() if link.connected]
+
+        Never waits on anything.
+        """
         return {NodeId(peer): link for peer, link in self._driver.parts.transport.stats().items()}
 
     @overload
@@ -298,13 +315,24 @@ class Raft(Administration[R_co]):
     # -- the end ------------------------------------------------------------------------------------------------------
 
     async def failed(self) -> NodeFailed:
-        """Wait until the node has stopped by itself (fail-stop), and return why. Raises Closed where it is closed."""
+        """Wait until the node has stopped by itself (fail-stop), and return why.
+
+            watching = asyncio.create_task(raft.failed())
+
+        Raises:
+            Closed: the node was closed.
+        """
         return await result_of(self._failure)
 
     async def until_stopped(self) -> None:
         """Wait for SIGTERM or Ctrl-C, and then return; `close` is left to the caller. For the main thread's loop.
 
-        Raises NodeFailed where the node stops by itself, Closed where it is closed.
+            async with Raft.open(config, fsm) as raft:
+                await raft.until_stopped()
+
+        Raises:
+            NodeFailed: the node has stopped by itself.
+            Closed: the node was closed.
         """
         told = self._driver.loop.create_task(self.failed())
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -319,7 +347,9 @@ class Raft(Administration[R_co]):
             raise told.result()
 
     async def close(self) -> None:
-        """Stop: hand leadership over where somebody can take it, end what waits, make everything durable, let go.
+        """Stop the node: transfer its leadership if another voter is alive, end what waits, and close the files.
+
+            await raft.close()
 
         Idempotent. Operations under way end with `Closed`.
         """

@@ -20,7 +20,7 @@ class World:
 
         raft = await Raft.open(config, fsm, world=World(rng=random.Random(1)))
 
-    Its parts stand in a contract of their own with `syncline.testing`, which may change from release to release.
+    `syncline.testing` exports the protocols of its parts, which may change from release to release.
     """
 
     disk: Disk = field(default_factory=OsDisk)
