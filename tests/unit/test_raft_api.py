@@ -7,7 +7,7 @@ import random
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import BinaryIO, assert_type
+from typing import Any, BinaryIO, assert_type
 
 import msgspec
 import pytest
@@ -78,10 +78,16 @@ def test_raft_open_as_a_context_closes_the_node(tmp_path: Path) -> None:
 
 def test_raft_open_as_a_context_closes_the_node_after_an_error(tmp_path: Path) -> None:
     async def check() -> None:
-        with pytest.raises(LookupError):
+        opened: list[Raft[int]] = []
+
+        async def work() -> None:
             async with Raft.open(settings(tmp_path), Counter()) as raft:
+                opened.append(raft)
                 raise LookupError
-        assert raft.role == "stopped"
+
+        with pytest.raises(LookupError):
+            await work()
+        assert opened[0].role == "stopped"
 
     run(check())
 
@@ -129,7 +135,13 @@ def test_startup_throw_reaches_the_work() -> None:
             seen.append(error)
         return Thing()
 
-    for thrown in ((LookupError,), (LookupError("a"),), (LookupError, "a"), (LookupError, LookupError("a"))):
+    thrown: list[tuple[Any, ...]] = [
+        (LookupError,),
+        (LookupError("a"),),
+        (LookupError, "a"),
+        (LookupError, LookupError("a")),
+    ]
+    for arguments in thrown:
         seen: list[BaseException] = []
         startup = Startup(work(seen), Thing.close)
         loop = asyncio.new_event_loop()
@@ -137,7 +149,7 @@ def test_startup_throw_reaches_the_work() -> None:
             asyncio.events._set_running_loop(loop)
             startup.send(None)
             with pytest.raises(StopIteration) as ended:
-                startup.throw(*thrown)
+                startup.throw(*arguments)
         finally:
             asyncio.events._set_running_loop(None)
             loop.close()

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final, Self, TypeVar, overload
+from typing import Final, Self, TypeVar, cast, overload
 
 import msgspec
 
@@ -45,6 +45,7 @@ from syncline.transport.messages import PeerStats
 
 __all__ = ["Raft"]
 
+R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 """What the state machine answers to a command."""
 
@@ -84,7 +85,7 @@ class Raft(Administration[R_co]):
         return f"<Raft {name!r} ({self.node_id}): {role}, term {core.term}, commit index {core.commit}>"
 
     @classmethod
-    def open(cls, config: Config, fsm: FSM[R_co], *, world: World | None = None) -> Startup[Raft[R_co]]:
+    def open(cls, config: Config, fsm: FSM[R], *, world: World | None = None) -> Startup[Raft[R]]:
         """Start a node from its data directory, or a new one.
 
         On return the state machine has everything that this node durably knew to be committed; there need not be a
@@ -102,14 +103,14 @@ class Raft(Administration[R_co]):
             NodeFailed: the state machine can't load its snapshot, or apply an entry.
             OSError: the peer address can't be bound.
         """
-        return Startup(cls._open(config, fsm, world or World()), cls.close)
+        return Startup(cls._open(config, fsm, world or World()), Raft.close)
 
     @classmethod
-    async def _open(cls, config: Config, fsm: FSM[R_co], world: World) -> Raft[R_co]:
+    async def _open(cls, config: Config, fsm: FSM[R], world: World) -> Raft[R]:
         check_config(config)
         await check_exposure(config)
         config = _absolute(config, world.disk)
-        raft = cls.__new__(cls)
+        raft = cast("Raft[R]", cls.__new__(cls))
         loop = asyncio.get_running_loop()
         raft._failure = loop.create_future()
         raft._closing = None
@@ -129,7 +130,7 @@ class Raft(Administration[R_co]):
         return raft
 
     @classmethod
-    def join(cls, config: Config, fsm: FSM[R_co], ask: Ask, *, world: World | None = None) -> Startup[Raft[R_co]]:
+    def join(cls, config: Config, fsm: FSM[R], ask: Ask, *, world: World | None = None) -> Startup[Raft[R]]:
         """`open` for a node that joins a running cluster: `config` has neither `peers` nor ids.
 
         At its first start the node chooses its id and writes it down. Then `ask(node_id)` has any member call
@@ -147,10 +148,10 @@ class Raft(Administration[R_co]):
             OSError, SynclineError: as `open` does.
             Exception: whatever `ask` raises.
         """
-        return Startup(cls._join(config, fsm, ask, world or World()), cls.close)
+        return Startup(cls._join(config, fsm, ask, world or World()), Raft.close)
 
     @classmethod
-    async def _join(cls, config: Config, fsm: FSM[R_co], ask: Ask, world: World) -> Raft[R_co]:
+    async def _join(cls, config: Config, fsm: FSM[R], ask: Ask, world: World) -> Raft[R]:
         check_config(config)
         check_machine(fsm)  # both also in `open`; but here before a member is asked
         config = _absolute(config, world.disk)

@@ -79,7 +79,7 @@ class KvServer:
             NodeFailed: the node has stopped itself.
             OSError: a port can't be bound.
         """
-        return Startup(cls._open(config, world or World()), cls.close)
+        return Startup(cls._open(config, world or World()), KvServer.close)
 
     @classmethod
     async def _open(cls, config: ServerConfig, world: World) -> KvServer:
