@@ -95,7 +95,7 @@ class Operator:
 
     async def snapshot(self, node: ChaosNode) -> tuple[str, Undo]:
         """Have one node take a snapshot now."""
-        async with node.client(timeout_s=REQUEST_S) as client:
+        async with node.client(timeout=REQUEST_S) as client:
             try:
                 taken = await client.snapshot(timeout=REQUEST_S)
             except OperationError as error:

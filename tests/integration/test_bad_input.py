@@ -202,7 +202,7 @@ def test_a_founder_alone_says_whom_it_waits_for_idles_and_stops_when_told(tmp_pa
         node.settings["initial-cluster"] = ",".join(f"{n}={a}" for n, a in {"n1": node.peer, **others}.items())
         node.start()
         try:
-            async with node.client(timeout_s=1.0) as client:
+            async with node.client(timeout=1.0) as client:
 
                 async def waits() -> bool:
                     told = (await client.status()).no_leader
@@ -440,7 +440,7 @@ def test_a_paused_leader_is_replaced_and_follows_when_it_is_back(tmp_path: Path)
             async with AsyncClient([node.url for node in others], timeout=15.0) as client:
                 await client.put("k", "without it", idempotent=True)
             leader.resume()
-            async with leader.client(timeout_s=15.0) as client:
+            async with leader.client(timeout=15.0) as client:
                 found = await client.get("k")
                 assert found is not None
                 assert found.value == b"without it", "a deposed leader must not answer from memory"

@@ -89,7 +89,7 @@ def test_a_node_catches_up_by_snapshot_and_a_fresh_one_becomes_a_voter(tmp_path:
 
             # It is a full member: with it, two others of four may not be missed, but one may.
             away.kill()
-            async with fresh.client(timeout_s=15.0) as client:
+            async with fresh.client(timeout=15.0) as client:
                 await client.put("after", "all", idempotent=True)
 
     run(scenario(), timeout_s=190.0)

@@ -206,7 +206,7 @@ def test_a_cluster_whose_leader_s_disk_is_full(tmp_path: Path) -> None:
         async with running_cluster(str(tmp_path / "nodes"), 3, reserve_bytes=str(RESERVE)) as three:
             leader = await led_by(three, three.node("n1"))
             follower = next(node for node in three.nodes if node is not leader)
-            async with follower.client(timeout_s=10.0) as client:
+            async with follower.client(timeout=10.0) as client:
                 await client.put("before", b"x")
                 file = ballast(small, RESERVE - MIB)
                 refusal = await refused(client)
@@ -238,7 +238,7 @@ def test_without_a_reserve_a_full_disk_ends_the_process_with_the_reason(tmp_path
         async with running_cluster(str(small), 1, reserve_bytes="0", snapshot_bytes=str(PLENTY)) as one:
             node = one.nodes[0]
             acknowledged = 0
-            async with node.client(timeout_s=5.0) as client:
+            async with node.client(timeout=5.0) as client:
                 with pytest.raises(Exception, match=r".") as caught:  # noqa: PT012
                     for number in range(5000):
                         await client.put(f"fill/{number}", os.urandom(100_000))

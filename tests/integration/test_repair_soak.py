@@ -67,7 +67,7 @@ async def ends_or_serves(node: Node) -> int | None:
     async def decided() -> tuple[int | None] | None:
         if not node.running:
             return (node.wait(),)
-        async with node.client(timeout_s=1.0) as client:
+        async with node.client(timeout=1.0) as client:
             await client.status()
             return (None,)
 
