@@ -157,14 +157,14 @@ def test_examination_poisoned_change_is_refused(payload: bytes, words: str) -> N
         examine_change(payload, SENDER, NUMBER)
 
 
-def no_limit(size_bytes: int, *, frees_space: bool) -> None:
+def no_limit(size_bytes: int, *, frees_space: bool = False) -> None:
     assert size_bytes > 0
 
 
 def test_examination_forward_refuses_each_by_itself() -> None:
     """One bad proposal takes nothing from those beside it, and the caller hears why."""
 
-    def full(size_bytes: int, *, frees_space: bool) -> None:
+    def full(size_bytes: int, *, frees_space: bool = False) -> None:
         if size_bytes > 500:
             raise DiskFull("no room")
 

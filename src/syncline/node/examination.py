@@ -12,7 +12,7 @@ nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -48,6 +48,7 @@ from syncline.node.envelope import (
 from syncline.node.futures import Queued
 from syncline.node.naming import check_http, check_name, dialled_address
 from syncline.node.rejections import AskAgain, refused
+from syncline.storage.space import CheckSpace
 from syncline.transport.messages import Forward, RefusedProposal
 
 __all__ = ["Examined", "examine_change", "examine_forward", "examine_proposal", "sound_own"]
@@ -76,12 +77,6 @@ _change_decoder = msgspec.msgpack.Decoder(MembershipChange)
 
 Examined: TypeAlias = tuple[list[tuple[int, int, bytes]], list[RefusedProposal]]
 """What may enter the log, as number, kind and bytes, and the refusals of the rest."""
-
-
-class CheckSpace(Protocol):
-    """`Wal.check_space`."""
-
-    def __call__(self, size_bytes: int, *, frees_space: bool) -> None: ...
 
 
 def sound_own(queue: list[Queued], node_id: NodeId, refuse: Callable[[int, SynclineError], None]) -> list[Queued]:
