@@ -20,13 +20,15 @@ from syncline.client import AsyncClient
 from syncline.errors import Rejected
 from syncline.node import fsm, ids
 from syncline.server import KvServer, ServerConfig
-from tests.node_cluster import cluster, until
+from syncline.testing import RaftCluster
+from tests.node_cluster import Listing, cluster, until
 from tests.ports import free_block
 from tests.support import run
 
 SILENT = {
     "Raft.membership", "Raft.stats", "Raft.peers", "Raft.upgrade_status", "Raft.close", "AsyncClient.close",
-    "KvServer.close", "KvServer.drain", "KvServer.closed_by_fault",
+    "KvServer.close", "KvServer.drain", "KvServer.closed_by_fault", "RaftCluster.close", "RaftCluster.heal",
+    "RaftCluster.slow_disk",
 }  # fmt: skip
 """Methods that raise nothing of their own."""
 
@@ -51,6 +53,13 @@ CLIENT_EXAMPLES = (
 """In the order in which they run, on one cluster."""
 
 
+CLUSTER_EXAMPLES = (
+    "apply", "read", "run", "settle", "assert_same_state", "machine", "error", "snapshot", "transfer_leadership",
+    "partition", "isolate", "slow_disk", "pause", "heal", "crash", "restart", "close",
+)  # fmt: skip
+"""In the order in which they run, on one cluster."""
+
+
 def methods(kind: type) -> Iterator[tuple[str, str]]:
     """The public methods of a class, with their docstrings."""
     for name, member in inspect.getmembers(kind):
@@ -59,7 +68,7 @@ def methods(kind: type) -> Iterator[tuple[str, str]]:
             yield f"{kind.__name__}.{name}", textwrap.dedent(" " * 8 + (function.__doc__ or ""))
 
 
-METHODS = {name: text for kind in (Raft, AsyncClient, KvServer) for name, text in methods(kind)}
+METHODS = {name: text for kind in (Raft, AsyncClient, KvServer, RaftCluster) for name, text in methods(kind)}
 
 
 def example_of(text: str) -> str:
@@ -82,6 +91,7 @@ def test_public_method_has_an_example(name: str) -> None:
 
 def test_examples_all_run_or_are_named() -> None:
     run_here = {f"Raft.{name}" for name in RAFT_EXAMPLES} | {f"AsyncClient.{name}" for name in CLIENT_EXAMPLES}
+    run_here |= {f"RaftCluster.{name}" for name in CLUSTER_EXAMPLES}
     assert run_here | COMPILED | PLAIN == set(METHODS)
 
 
@@ -146,6 +156,14 @@ def test_examples_of_raft_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
     run(check())
     assert "0000" not in capsys.readouterr().err
+
+
+def test_examples_of_raft_cluster_run() -> None:
+    with RaftCluster(Listing) as nodes:
+        for name in CLUSTER_EXAMPLES:
+            exec(example_of(METHODS[f"RaftCluster.{name}"]), {"cluster": nodes})
+            if name == "slow_disk":  # three nodes: one slow, one paused next
+                nodes.heal()
 
 
 def test_examples_of_the_client_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
