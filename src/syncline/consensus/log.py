@@ -38,12 +38,12 @@ class Unstable:
 
     def __init__(self, offset: int) -> None:
         self.entries: list[Entry] = []
-        self.offset = offset
+        self.offset: int = offset
         """Index of the first entry; the stable log ends below it once what is in progress is ignored."""
-        self.offset_in_progress = offset
+        self.offset_in_progress: int = offset
         """Entries below it are being written. Invariant: offset <= offset_in_progress <= offset + len(entries)."""
         self.snapshot: Snapshot | None = None
-        self.snapshot_in_progress = False
+        self.snapshot_in_progress: bool = False
 
     @property
     def last_index(self) -> int:
@@ -143,9 +143,11 @@ class RaftLog:
     def __init__(self, storage: LogStorage, max_applying_bytes: int = NO_LIMIT) -> None:
         self._storage = storage
         first_index = storage.first_index()
-        self.unstable = Unstable(storage.last_index() + 1)
+        self.unstable: Unstable = Unstable(storage.last_index() + 1)
         # What was compacted was applied, and what was applied was committed.
-        self.committed = self.applying = self.applied = first_index - 1
+        self.committed: int = first_index - 1
+        self.applying: int = first_index - 1
+        self.applied: int = first_index - 1
         self._max_applying_bytes = max_applying_bytes
         self._applying_bytes = 0
         """Encoded size of what was handed out to be applied and not acknowledged; only counted under a limit."""

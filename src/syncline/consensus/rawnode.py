@@ -80,7 +80,7 @@ class RawNode:
 
         A node whose storage holds no membership belongs to no group yet: it waits to be added to one.
         """
-        self.raft = Raft(config)
+        self.raft: Raft = Raft(config)
         self._async_storage = config.async_storage_writes
         self._soft_state = self.raft.soft_state()
         """As handed out last, like `_hard_state`."""

@@ -38,7 +38,7 @@ from syncline.transport.peers import Transport
 
 __all__ = ["DISOWNED", "Founding"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 DISOWNED = "its data directory is not the one that the cluster knows it by"
 """What a member is told that comes back without its data."""
@@ -74,7 +74,7 @@ class Founding:
         self._fail = fail
         self._loop = asyncio.get_running_loop()
         self._tell_s = self._loop.time() + TELL_S / 2
-        self.waiting = self._identity.founding
+        self.waiting: bool = self._identity.founding
         """Whether this is a first start, and some founder was not heard yet: the node takes no part until then."""
 
         self._doubting: dict[NodeId, None] = {}

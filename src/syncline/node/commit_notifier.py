@@ -38,7 +38,7 @@ class Commits:
         self._core = core
         self._schedule = schedule
         self._loop = asyncio.get_running_loop()
-        self.known = core.commit
+        self.known: int = core.commit
         """The commit index as of the last `look`."""
         self._awaited = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -50,8 +50,9 @@ class Commits:
     def look(self) -> None:
         """See to what has been committed since the last call."""
         core = self._core
-        before, self.known = self.known, core.commit
-        if before == self.known or core.state is not StateType.LEADER:
+        before, committed = self.known, core.commit
+        self.known = committed
+        if before == committed or core.state is not StateType.LEADER:
             return
         if self._awaited > before:
             core.tell_commit()

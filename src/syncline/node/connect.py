@@ -8,7 +8,6 @@ from syncline.node.append_pacing import AppendPacing
 from syncline.node.bootstrap import Founding
 from syncline.node.components import Parts
 from syncline.node.digests import DigestDoors, Digests
-from syncline.node.events import EventKind
 from syncline.node.first_election import FirstElection
 from syncline.node.forwarding import Forwarding, ForwardingDoors
 from syncline.node.lost_promises import Promises
@@ -86,7 +85,7 @@ def _reconfiguration(driver: Driver, parts: Parts) -> Reconfiguration:
         MembershipDoors(
             propose=driver.propose,
             restoring=lambda: driver.restoring,
-            emit=lambda detail: driver.emit(EventKind.MEMBERSHIP, detail=detail),
+            emit=driver.emit,
             ignored=driver.ignored.note,
             changed=driver.wake_watchers,
             look_at_addresses=lambda: driver.addresses.look(leader_known=core.leader != NONE),
@@ -119,7 +118,7 @@ def _snapshotter(driver: Driver, parts: Parts) -> Snapshotter:
             applied=driver.applied_index,
             restoring=lambda: driver.restoring,
             label=driver.node_log.label,
-            emit=lambda detail: driver.emit(EventKind.SNAPSHOT, detail=detail),
+            emit=driver.emit,
             step=driver.on_messages,
             schedule=driver.schedule,
             fail=driver.fail,

@@ -63,7 +63,7 @@ class Forwarding:
         self._proposals = proposals
         self._transport = transport
         self._doors = doors
-        self.waiting = False
+        self.waiting: bool = False
         """Whether the leader, or the link to it, takes nothing: the queue waits for the next tick or leader."""
         self._asked = (0, NONE)
         """The term of the newest forward, and the leader to which it went. For earlier ones see `Proposals.open`."""

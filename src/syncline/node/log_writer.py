@@ -33,7 +33,7 @@ from syncline.storage.wal.writer import NotBegun, Wal, WalWrite, WriteResult
 
 __all__ = ["LogWriter"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 NOT_BEGUN_S: Final = 0.1
 """After so long the next segment is tried again if the process had no file descriptor for it."""
@@ -99,9 +99,9 @@ class LogWriter:
         """As the core has it; `_unsettled` where no append has taken it along yet."""
         self._unsettled = False
         self._timer: asyncio.TimerHandle | None = None
-        self.syncs = 0
-        self.sync_s = 0.0
-        self.last_sync_s = 0.0
+        self.syncs: int = 0
+        self.sync_s: float = 0.0
+        self.last_sync_s: float = 0.0
         self.observe: Callable[[float], None] | None = None
         """Told how long each group took, from its first append's queueing."""
         self._flusher = None if on_thread else workers.flusher(wal.file, self._flushed)

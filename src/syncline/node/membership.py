@@ -30,11 +30,12 @@ from syncline.node.envelope import (
     ChangeContext,
     Kind,
     LevelChange,
-    Member,
+    MemberRecord,
     Proposal,
     decode_context,
     encode,
 )
+from syncline.node.events import Event, MembershipChanged
 from syncline.node.examination import examine_change
 from syncline.node.futures import ApplyFuture, Waiter
 from syncline.node.ignored_entries import RateLimitedLog
@@ -94,7 +95,7 @@ class MembershipDoors:
     """Queue a proposal of this node: its kind and bytes."""
     restoring: Callable[[], bool]
     """Whether a snapshot is accepted and not loaded: the core has its membership already."""
-    emit: Callable[[str], None]
+    emit: Callable[[Event], None]
     """Tell of a change that was applied."""
     ignored: Callable[[int, str], None]
     """Note an entry that can't be applied."""
@@ -124,10 +125,10 @@ class Reconfiguration:
         self._doors = doors
         self._loop = loop
         self._ticks = 0
-        self._announcing: ApplyFuture | None = None
-        self._rising: ApplyFuture | None = None
+        self._announcing: ApplyFuture[object] | None = None
+        self._rising: ApplyFuture[object] | None = None
         self._unreachable = RateLimitedLog(self._loop.time)
-        self.leaving = False
+        self.leaving: bool = False
         """Whether this node was removed for certain, and stops once its callers have their answer."""
         self._removed_at = 0
         """The index of the change that removed this node; 0: it has applied none."""
@@ -163,7 +164,7 @@ class Reconfiguration:
             raise Dropped("the leader takes no changes at the moment: a hand-over is under way") from error
         return core.last_index, core.term
 
-    def _check_quorum(self, after: MembershipState, brought: tuple[Member, ...]) -> None:
+    def _check_quorum(self, after: MembershipState, brought: tuple[MemberRecord, ...]) -> None:
         """Refuse a change after which those alive are no quorum. A leader that can't know that yet drops it."""
         core, book = self._parts.core, self._parts.book
         before = core.membership
@@ -214,7 +215,7 @@ class Reconfiguration:
                         f"{new.name!r} at {new.address}: {other.name!r} at {other.address} is a member already"
                     )
 
-    def _check_update(self, record: Member) -> None:
+    def _check_update(self, record: MemberRecord) -> None:
         """An update brings the registry's own record of a member with another address, and nothing else."""
         book = self._parts.book
         known = book.members.get(record.id)
@@ -226,7 +227,7 @@ class Reconfiguration:
             if other.id != record.id and other.address == record.address:
                 raise MembershipError(f"{record.address} is already the address of member {other.name!r}")
 
-    def _check_record(self, new: Member) -> None:
+    def _check_record(self, new: MemberRecord) -> None:
         """A change may not say what only the member itself announces: it would be refused as another one, and stop."""
         known, shown = self._parts.book.members.get(new.id), format_id(new.id)
         if known is not None and known.name and new.name != known.name:
@@ -277,7 +278,7 @@ class Reconfiguration:
             if core.pending_membership_index <= core.applied and not joint:
                 parts.levels.raise_if_due()
 
-    def _promote_first(self, waiting: list[Member]) -> None:
+    def _promote_first(self, waiting: list[MemberRecord]) -> None:
         core = self._parts.core
         progress = core.progress
         for member in waiting:
@@ -347,11 +348,11 @@ class Reconfiguration:
             parts.writer.settle_now()
             self._note_removals(entry.index)
             self.sync_peers()
-            self._doors.emit(f"index {entry.index}")
+            self._doors.emit(MembershipChanged(parts.book.membership(state)))
         if context is not None and context.origin == parts.core.id:
             parts.proposals.resolved(context.number, entry.index, entry.term, answer)
 
-    def announced(self, member: Member) -> None:
+    def announced(self, member: MemberRecord) -> None:
         """Apply a member's announcement of its name, its addresses and its start."""
         parts = self._parts
         if member.id not in members_of(parts.core.membership):
@@ -363,7 +364,7 @@ class Reconfiguration:
         if mine and convicted_by(member.incarnation, identity):
             self._loop.call_soon(parts.founding.convict)
 
-    def update(self, record: Member) -> None:
+    def update(self, record: MemberRecord) -> None:
         """Propose that the registry takes the address of this record of a member. It is not waited for."""
         parts = self._parts
         try:

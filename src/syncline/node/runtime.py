@@ -25,7 +25,8 @@ from syncline.consensus.types import (
     SoftState,
     StateType,
 )
-from syncline.errors import NodeFailed, OperationError, SynclineError, TransportError, UsageError
+from syncline.errors import NodeFailed, OperationError, Outcome, SynclineError, TransportError, UsageError
+from syncline.node import ids
 from syncline.node.addresses import Addresses
 from syncline.node.append_pacing import AppendPacing
 from syncline.node.applier import ApplyWork, RestoreWork
@@ -35,7 +36,7 @@ from syncline.node.components import Parts
 from syncline.node.config import Config
 from syncline.node.digests import Digests
 from syncline.node.envelope import DATA, MEMBERSHIP
-from syncline.node.events import Event, EventKind, Events
+from syncline.node.events import DiskSlow, Event, Events, LeaderChanged, NodeStopped, PeerDown, PeerUp, RoleChanged
 from syncline.node.examination import Examined, examine_forward
 from syncline.node.first_election import FirstElection
 from syncline.node.forwarding import Forwarding
@@ -49,6 +50,7 @@ from syncline.node.read_batches import Reads
 from syncline.node.recovery_barrier import Horizon
 from syncline.node.rejections import dropped
 from syncline.node.rejections import refused as refused_by
+from syncline.node.role import role_of
 from syncline.node.settlement import Settlement
 from syncline.node.snapshots import Snapshotter
 from syncline.node.term_guard import TermGuard
@@ -106,27 +108,27 @@ class Driver:
         asleep_s: Callable[[], float],
     ) -> None:
         self.config = config
-        self.core = core
+        self.core: RawNode = core
         self.rng = rng
-        self.events = Events()
-        self.loop = asyncio.get_running_loop()
-        self.thread = get_ident()
+        self.events: Events = Events()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.thread: int = get_ident()
         heartbeat_s = config.heartbeat_s
-        self.proposals = Proposals(rng, step_s=heartbeat_s, max_bytes=config.max_pending_bytes)
+        self.proposals: Proposals = Proposals(rng, step_s=heartbeat_s, max_bytes=config.max_pending_bytes)
         retry_s = READS_RETRY_HEARTBEATS * heartbeat_s
-        self.reads = Reads(rng, step_s=heartbeat_s, retry_s=retry_s, ask=core.read_index, asleep_s=asleep_s)
-        self.ignored = Ignored(self.loop.time)
-        self.term_guard = TermGuard()
-        self.applied = core.applied
-        self.horizon = Horizon(
+        self.reads: Reads = Reads(rng, step_s=heartbeat_s, retry_s=retry_s, ask=core.read_index, asleep_s=asleep_s)
+        self.ignored: Ignored = Ignored(self.loop.time)
+        self.term_guard: TermGuard = TermGuard()
+        self.applied: int = core.applied
+        self.horizon: Horizon = Horizon(
             core, self.reads, self.applied_index, election_s=config.election_s, heartbeat_s=heartbeat_s
         )
-        self.commits = Commits(core, self.schedule)
+        self.commits: Commits = Commits(core, self.schedule)
         self.stopped_by: SynclineError | None = None
-        self.stopped = False
+        self.stopped: bool = False
         self.leader_contact_s: float | None = None
-        self.leader_changes = 0
-        self.loop_lag_s = 0.0
+        self.leader_changes: int = 0
+        self.loop_lag_s: float = 0.0
         self._failed = failed
         self._queue: list[Queued] = []
         self._queued_bytes = 0
@@ -186,7 +188,7 @@ class Driver:
         self.reads.fail_all(unsent)
         self.snapshotter.stop(unsent)
         self.wake_watchers()
-        self.emit(EventKind.STOPPED, detail=str(sent))
+        self.emit(NodeStopped(str(sent)))
         self.node_log.stopped(sent, failed=isinstance(sent, NodeFailed))
         self.events.close()
 
@@ -201,7 +203,7 @@ class Driver:
         text = str(error) if isinstance(error, SynclineError) else f"{type(error).__name__}: {error}"
         failure = error if isinstance(error, NodeFailed) else NodeFailed(f"the node has stopped itself: {text}")
         failure.__cause__ = error if failure is not error else None
-        self.stop(failure, failure)
+        self.stop(failure, NodeFailed(str(failure), outcome=Outcome.NOT_APPLIED))
         self._failed(failure)
 
     def _tick(self) -> None:
@@ -247,7 +249,7 @@ class Driver:
             return
         if not self._stall_told:
             self._stall_told = True
-            self.emit(EventKind.DISK_SLOW, detail=f"the log has not been synced for {stalled_s:.1f} s")
+            self.emit(DiskSlow(f"the log has not been synced for {stalled_s:.1f} s"))
         if self.core.raft.transferee != NONE:
             return
         target = self.reconfiguration.best_successor()
@@ -320,14 +322,14 @@ class Driver:
         self.forwarding.waiting = False
         self.parts.confirmation.welcomed(peer)
         self.parts.guard.link_up(peer)
-        self.emit(EventKind.PEER_UP, peer)
+        self.emit(PeerUp(ids.NodeId(peer)))
         self.schedule()
 
     def on_peer_down(self, peer: NodeId, reason: str) -> None:
         if self.stopped:
             return
         self.core.report_unreachable(peer)
-        self.emit(EventKind.PEER_DOWN, peer, reason)
+        self.emit(PeerDown(ids.NodeId(peer), reason))
         self.schedule()
 
     def on_room(self, peer: NodeId) -> None:
@@ -557,9 +559,9 @@ class Driver:
             self.forwarding.waiting = False
             self.reads.leader_changed()
             self.digests.leader_changed()
-            self.emit(EventKind.LEADER, soft.leader)
+            self.emit(LeaderChanged(ids.NodeId(soft.leader) if soft.leader != NONE else None))
         if soft.state is not before.state:
-            self.emit(EventKind.STATE, detail=soft.state.name.lower())
+            self.emit(RoleChanged(role_of(self.core, stopped=self.stopped)))
             if soft.state is StateType.LEADER:
                 self.reconfiguration.became_leader()
         if soft.leader != NONE:
@@ -571,9 +573,9 @@ class Driver:
         why = self.founding.why_no_leader()
         return why if self.founding.waiting else f"{why}: {self.node_log.reachability()}"
 
-    def emit(self, kind: EventKind, subject: NodeId = NONE, detail: str = "") -> None:
-        self.node_log.on_event(kind, subject, detail)
-        self.events.emit(Event(kind, self.core.term, self.applied, subject, detail))
+    def emit(self, event: Event) -> None:
+        self.node_log.on_event(event)
+        self.events.emit(event, term=self.core.term, index=self.applied)
 
     def changed(self) -> asyncio.Future[None]:
         """Done at the next change of leader, role, membership or applied index of a change; for waiting in a loop."""

@@ -20,6 +20,7 @@ from syncline.errors import Closed, CorruptionError, NothingToSnapshot, StorageE
 from syncline.node.applier import Applier, SnapshotWork
 from syncline.node.calls import Calls
 from syncline.node.config import Config
+from syncline.node.events import Event, SnapshotInstalled, SnapshotTaken
 from syncline.node.fsm import FSMSnapshot
 from syncline.node.futures import settle, settle_error
 from syncline.node.intake import Intake
@@ -42,7 +43,7 @@ from syncline.transport.peers import Transport
 
 __all__ = ["SnapshotDoors", "SnapshotParts", "Snapshotter"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 LOG_BYTES_FACTOR = 4
 """The log may grow to so many times `snapshot_bytes` for the sake of an older snapshot that could stand in."""
@@ -98,7 +99,7 @@ class SnapshotDoors:
     """Whether a snapshot is accepted and not loaded: the core is ahead of the state machine."""
     label: Callable[[NodeId], str]
     """How a member is named in the log of events."""
-    emit: Callable[[str], None]
+    emit: Callable[[Event], None]
     """Tell of a snapshot that was taken or installed."""
     step: Callable[[NodeId, list[PeerMessage]], None]
     """Give a message to the core, as if it came from the transport."""
@@ -133,8 +134,8 @@ class Snapshotter:
         self._scrub_ticks = round(FIRST_SCRUB_S / config.heartbeat_s)
         self._verified_index = 0
         """Of the snapshot that was last found sound after it could not be delivered."""
-        self.taken = 0
-        self.installed = 0
+        self.taken: int = 0
+        self.installed: int = 0
 
     @property
     def last_index(self) -> int:
@@ -284,7 +285,7 @@ class Snapshotter:
     def _durable(self, manifest: SnapshotManifest) -> None:
         self._last_index = max(self._last_index, manifest.index)
         self._parts.log.installed(manifest.meta)
-        self._doors.emit(f"taken at entry {manifest.index}")
+        self._doors.emit(SnapshotTaken(manifest.index))
         self._compact()
 
     def _compact(self, *, short: bool = False) -> None:
@@ -306,7 +307,7 @@ class Snapshotter:
         self._bytes_since = 0
         self._state_bytes = self._parts.intake.state_bytes
         self.installed += 1
-        self._doors.emit(f"installed at entry {index}")
+        self._doors.emit(SnapshotInstalled(index))
 
     # -- sending ------------------------------------------------------------------------------------------------------
 

@@ -28,8 +28,8 @@ class Outbox:
     def __init__(
         self, limits: TransportLimits, too_large: Callable[[FrameError], None], echo: Callable[[int], int] = _no_echo
     ) -> None:
-        self.queued_bytes = 0
-        self.sent_messages = 0
+        self.queued_bytes: int = 0
+        self.sent_messages: int = 0
         self._limits = limits
         self._too_large = too_large
         self._echo = echo
