@@ -96,7 +96,7 @@ class Driver:
             rng,
             step_s=config.heartbeat_s,
             retry_s=READS_RETRY_HEARTBEATS * config.heartbeat_s,
-            ask=self.core.read_index,
+            ask=lambda context: self.core.read_index(context),  # noqa: PLW0108 - looked up each time, for those who look on
             asleep_s=parts.asleep_s,
         )
         self.ignored = Ignored(self.loop.time)
