@@ -399,7 +399,9 @@ class Reconfiguration:
         """The log has written: is a removal durable that links wait for?"""
         if self._removals and self._forget_durable_removals():
             self.sync_peers()
-        self._driver.settlement.look()
+        settlement = self._driver.settlement
+        if settlement.index < self._driver.parts.book.membership_index:  # nearly never: asked at each write
+            settlement.look()
 
     def _forget_durable_removals(self) -> bool:
         durable_commit, before = self._driver.parts.writer.durable_commit, len(self._removals)
