@@ -111,11 +111,11 @@ class LogWriter:
         """Store what a `STORAGE_APPEND` message carries. What promises nothing new is answered at once, or in turn."""
         if self._broken:
             return
-        before = self._hard_state
+        moved = False
         if message.term:
+            moved = message.term != self._hard_state.term or message.vote != self._hard_state.vote
             self._hard_state = HardState(message.term, message.vote, message.commit)
             self._unsettled = True
-        moved = (self._hard_state.term, self._hard_state.vote) != (before.term, before.vote)
         if message.entries or message.snapshot is not None or moved:
             self._put(message)
             return

@@ -456,7 +456,9 @@ class Reconfiguration:
         """The log has written: is a removal durable that links wait for?"""
         if self._removals and self._forget_durable_removals():
             self.sync_peers()
-        self._parts.settlement.look()
+        settlement = self._parts.settlement
+        if settlement.index < self._parts.book.membership_index:  # nearly never: asked at each write
+            settlement.look()
 
     def _forget_durable_removals(self) -> bool:
         durable_commit, before = self._parts.writer.durable_commit, len(self._removals)

@@ -115,8 +115,13 @@ class Driver:
         self.thread: int = get_ident()
         heartbeat_s = config.heartbeat_s
         self.proposals: Proposals = Proposals(rng, step_s=heartbeat_s, max_bytes=config.max_pending_bytes)
-        retry_s = READS_RETRY_HEARTBEATS * heartbeat_s
-        self.reads: Reads = Reads(rng, step_s=heartbeat_s, retry_s=retry_s, ask=core.read_index, asleep_s=asleep_s)
+        self.reads: Reads = Reads(
+            rng,
+            step_s=heartbeat_s,
+            retry_s=READS_RETRY_HEARTBEATS * heartbeat_s,
+            ask=lambda context: core.read_index(context),  # noqa: PLW0108 - looked up each time, for those who look on
+            asleep_s=asleep_s,
+        )
         self.ignored: Ignored = Ignored(self.loop.time)
         self.term_guard: TermGuard = TermGuard()
         self.applied: int = core.applied
@@ -390,7 +395,7 @@ class Driver:
                 self.reads.ask(self.loop.time())
             if self.core.raft.log.committed != self.commits.known:
                 self.commits.look()
-            if self.core.has_ready():
+            if self.core.has_ready() and not self.stopped:
                 self._carry_out_all()
             self.parts.transport.flush()
         except Exception as error:  # noqa: BLE001 - see `fail`
@@ -400,14 +405,14 @@ class Driver:
 
     def _carry_out_all(self) -> None:
         applies, first = 0, self.applied
-        while not self.stopped:
-            if applies == APPLIES_PER_TURN or self.applied - first >= APPLIED_PER_TURN:
-                self.schedule()
-                break
+        while True:
             applied = self.applied
             self._carry_out()
+            if self.stopped or not self.core.has_ready():
+                break
             applies += self.applied != applied
-            if not self.core.has_ready():
+            if applies == APPLIES_PER_TURN or self.applied - first >= APPLIED_PER_TURN:
+                self.schedule()
                 break
         self.parts.intake.look(self.core.commit - self.applied)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-__all__ = ["FIRST_WINDOW_BYTES", "Pacer"]
+__all__ = ["FIRST_WINDOW_BYTES", "LEAST_WINDOW_BYTES", "Pacer"]
 
 FIRST_WINDOW_BYTES: Final = 64 * 1024
 """A quarter of a second at 250 kB/s, which an election timeout of a second can spare."""
