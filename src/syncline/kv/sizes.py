@@ -1,7 +1,7 @@
-"""What records cost in memory, and by how much a command can enlarge the store.
+"""The memory size of records, and by how much a command can enlarge the store.
 
-The size of a store is the sum over its keys of key, value and `RECORD_OVERHEAD_BYTES`. The limit on it is a setting of
-each node, so no command is refused for it when it is applied: all nodes must decide alike there. The leader asks
+The size of a store is the sum over its keys of key, value and `RECORD_OVERHEAD_BYTES`. The limit on it is a setting
+of each node, so no command is refused for it when it is applied: all nodes must decide alike there. The leader asks
 `growth` before it appends (`node.intake`).
 """
 
@@ -25,7 +25,7 @@ LARGEST_OVERHEAD_BYTES: Final = MAX_TXN_OPS * RECORD_OVERHEAD_BYTES
 
 
 def record_size(key: bytes, value: bytes) -> int:
-    """What a key and its value count for."""
+    """The bytes that a key and its value are counted with."""
     return len(key) + len(value) + RECORD_OVERHEAD_BYTES
 
 

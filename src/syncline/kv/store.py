@@ -27,11 +27,11 @@ BUCKETS: Final = 8192
 
 _MASK: Final = BUCKETS - 1
 _PAGE_STEP: Final = 256
-"""Keys looked at before the bytes of a page are counted again."""
+"""Keys that are read before the bytes of a page are counted again."""
 
 
 def prefix_end(prefix: bytes) -> bytes | None:
-    """The end of the range of all keys with this prefix: the least key above them, None where there is none."""
+    """The end of the range of all keys with this prefix: the least key above them, None if there is none."""
     stem = prefix.rstrip(b"\xff")
     return stem[:-1] + bytes([stem[-1] + 1]) if stem else None
 
@@ -57,7 +57,7 @@ class StoreView:
             yield [buckets[hash(key) & _MASK][key] for key in chunk]
 
     def release(self) -> None:
-        """Let the records go, a little at a time: freeing a million at once would hold up every other thread."""
+        """Release the records, a few at a time: freeing a million at once would block every other thread."""
         while self._chunks:
             self._chunks.pop()
         while self._buckets:
@@ -68,7 +68,7 @@ _Bucket = dict[bytes, KeyValue]
 
 
 class StoreTooLarge(Exception):
-    """More records than fit. `size_bytes`: what those count for that were loaded before it was noticed."""
+    """More records than fit. `size_bytes`: the size of the records that were loaded so far."""
 
     def __init__(self, size_bytes: int) -> None:
         super().__init__(f"the records count for more than {size_bytes} bytes")
