@@ -1,4 +1,4 @@
-"""Small files, read at once, and replaced as a whole or not at all."""
+"""Small files that are read at once, and replaced as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TEMPORARY_SUFFIX = ".tmp"
 
 
 def read_file(disk: Disk, path: str, *, limit_bytes: int) -> bytes:
-    """The file's content, or the first `limit_bytes` of it: a larger one is not one of ours. Raises `OSError`."""
+    """Return the file's content, or its first `limit_bytes`: no valid file is larger. Raises `OSError`."""
     file = disk.open(path)
     try:
         return file.read_at(0, limit_bytes)
