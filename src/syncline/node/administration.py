@@ -1,4 +1,4 @@
-"""What operators do with a cluster through any of its nodes: members, leadership, levels. A part of `Raft`."""
+"""Administration of a cluster through any of its nodes: members, leadership, levels. A part of `Raft`."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ class Administration(Operations):
     async def transfer_leadership(self, to: NodeId = NONE, *, timeout: float = 10.0) -> NodeId:  # noqa: ASYNC109
         """Hand leadership over, to the most up-to-date voter or to `to`. Returns the new leader once it leads.
 
-        Raises TransferFailed at the deadline, MembershipError where `to` is no voter. The old leader goes on then.
+        Raises TransferFailed at the deadline, MembershipError if `to` is no voter. The old leader goes on then.
         """
         driver = self._driver
         check_id(to, "to", none=True)

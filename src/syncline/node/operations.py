@@ -1,4 +1,4 @@
-"""What programs do with a node: propose commands, and read. A part of `Raft`."""
+"""Propose commands, and read: a part of `Raft`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _COMMAND, _BARRIER = int(Kind.COMMAND), int(Kind.BARRIER)
 """Plain numbers: a member of an enumeration takes longer to encode and to compare."""
 
 ENDED_AT_ONCE: Final = (OperationError, NodeFailed, StorageError)
-"""Why a proposal may fail before it is one. It is told as any failure is; wrong arguments raise."""
+"""Errors of a proposal before it is made. They end the future; wrong arguments raise."""
 
 Answer = TypeVar("Answer")
 
@@ -89,7 +89,7 @@ class Operations:
     ) -> None:
         """`apply` for those who go on in a callback: `then(answer, None)`, or `then(None, error)`.
 
-        It is called exactly once, on the event loop: at once where the proposal fails at once, else in the very turn of
+        It is called exactly once, on the event loop: at once if the proposal fails at once, else in the very turn of
         the loop in which the answer is known, so it must be short and must not block. What it raises goes to the loop's
         exception handler. `checked`: the caller has made sure that the state machine's `check` passes the command.
         """

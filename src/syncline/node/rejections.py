@@ -1,4 +1,4 @@
-"""A leader's refusal of a forwarded proposal: as an error, and as it travels to the node that had proposed."""
+"""A leader's refusal of a forwarded proposal: as an error, and as a message to the node that proposed it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ERRORS: Final[dict[str, type[OperationError]]] = {
 
 
 class AskAgain(Dropped):
-    """The leader can't say yet: the node that forwards the proposal keeps it, and asks again."""
+    """The leader can't decide yet: the node that forwards the proposal keeps it, and asks again."""
 
     code = HANDING_OVER
 
@@ -53,7 +53,7 @@ def refused(number: int, error: OperationError | DiskFull) -> RefusedProposal:
 
 
 def _sendable(text: str) -> str:
-    """The text within its limit, and without what UTF-8 can't hold: a command that was decoded leniently has such."""
+    """The text within its limit, without characters that UTF-8 can't hold: a leniently decoded command has such."""
     return text[:MAX_TEXT_CHARACTERS].encode(errors="backslashreplace").decode()
 
 

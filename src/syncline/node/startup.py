@@ -1,4 +1,4 @@
-"""Putting a node together from its data directory: who it is, what it knew, and the parts that carry on from there."""
+"""Assemble a node from its data directory: its identity, its state, and its components."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ held seven values of 16 KiB: to apply so few at a time cost a tenth of the throu
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The doors through which a node reaches everything outside it."""
+    """The interfaces through which a node reaches everything outside it."""
 
     disk: Disk
     network: Network
@@ -118,7 +118,7 @@ async def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[Nod
 
 
 def _open(config: Config, fsm: FSM, world: World) -> _Opened:
-    """On a thread."""
+    """Open the data directory, the log and the snapshots. On a thread."""
     directory = DataDir.open(world.disk, config.data_dir)
     try:
         return _with_directory(config, fsm, world, directory)
@@ -180,7 +180,7 @@ def _with_log(config: Config, fsm: FSM, world: World, directory: DataDir, identi
         stored.appended(bootstrap, wal.write([bootstrap]))
     directory.mark_started()
     assert directory.identity is not None
-    identity = directory.identity  # as it is now: what is written later starts from this
+    identity = directory.identity  # as it is now: later writes start from this
     on_loop = bool(getattr(fsm, "apply_on_loop", False))
     core = RawNode(_core_config(config, identity, stored, manifest, world.rng, apply_on_loop=on_loop))
     return _Opened(identity, directory, wal, stored, snapshots, book, core, can)
@@ -198,13 +198,13 @@ class _Opened:
     can: Ability
 
     def release(self) -> None:
-        """Let the log and the data directory go."""
+        """Close the log and the data directory."""
         self.wal.close()
         self.directory.release()
 
 
 def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None], opened: _Opened) -> Driver:
-    """Make the parts that run, and the driver that they report to."""
+    """Make the running components, and the event loop that they report to."""
     holder: list[Driver] = []
 
     def on_failure(error: BaseException) -> None:
@@ -332,7 +332,7 @@ def _levels(config: Config, opened: _Opened, relay: _Relay, on_failure: Callable
 
 
 class _Relay:
-    """Stands in for the driver until it is made: the parts want to know whom they report to."""
+    """Replaces the driver until it is made: the components take their callbacks at their construction."""
 
     def __init__(self, holder: list[Driver]) -> None:
         self._holder = holder
@@ -406,7 +406,7 @@ class _Relay:
 def _identify(config: Config, directory: DataDir, rng: random.Random) -> Identity:
     """The node's identity, with the incarnation of this start in it, durable before anything else happens.
 
-    It is what the data directory says, or for a new directory, what the settings say.
+    It is read from the data directory, or made from the settings for a new directory.
     """
     held = directory.identity
     if held is None:
@@ -460,7 +460,7 @@ def _draw_id(rng: random.Random) -> int:
 def _restore(
     fsm: FSM, snapshots: SnapshotStore, book: MemberBook, identity: Identity, can: Ability
 ) -> SnapshotManifest | None:
-    """Load the newest snapshot that is intact into the state machine; a rotten one is set aside."""
+    """Load the newest intact snapshot into the state machine; a corrupt one is set aside."""
     while (manifest := snapshots.newest()) is not None:
         levels = msgspec.msgpack.decode(manifest.runtime, type=BookState).levels
         check_start(identity.name, identity.node_id, can, levels)  # a later machine's state could not be read

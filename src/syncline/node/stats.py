@@ -56,7 +56,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     loop_lag_s: float
     """How late the last tick was: a stalled event loop costs a leader its place."""
     messages_refused: int
-    """Messages of peers that made no sense here and had no effect."""
+    """Messages of peers that were invalid here and had no effect."""
     progress: dict[NodeId, MemberProgress]
     """On the leader: every member; elsewhere empty."""
     disk_shortage: int = 0
@@ -83,7 +83,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def collect(driver: Driver) -> Stats:
-    """Look at all of it. Cheap: nothing waits, nothing large is copied."""
+    """Collect the figures. Cheap: nothing waits, nothing large is copied."""
     core, parts = driver.core, driver.parts
     leads = core.state is StateType.LEADER and not driver.stopped
     last_index = core.last_index
