@@ -1,8 +1,8 @@
 """A small metrics registry, rendered in Prometheus' text format (version 0.0.4).
 
-Made for the hot path: a counter or histogram is asked for once, and counting is then an addition to an attribute of the
-object that came back: no lookup, no lock, no allocation. Everything here belongs to one thread, the event loop's.
-What other parts already count is not counted again: `computed` metrics are read from them when somebody looks.
+Made for the hot path: a counter or histogram is fetched once, and counting is then an addition to an attribute: no
+lookup, no lock, no allocation. Everything here belongs to one thread, the event loop's. Figures that other parts
+count already are not counted again: `computed` metrics read them when the page is rendered.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Counter:
         self.value += amount
 
     def lines(self, name: str, labels: str) -> Iterable[str]:
-        """The exposition of it."""
+        """Its lines in the text format."""
         return (_line(name, labels, self.value),)
 
 
@@ -62,7 +62,7 @@ class Gauge:
         self.value: Value = 0
 
     def lines(self, name: str, labels: str) -> Iterable[str]:
-        """The exposition of it."""
+        """Its lines in the text format."""
         return (_line(name, labels, self.value),)
 
 
@@ -83,7 +83,7 @@ class Histogram:
         self.sum += value
 
     def lines(self, name: str, labels: str) -> Iterable[str]:
-        """The exposition of it: cumulative buckets, sum and count."""
+        """Its lines in the text format: cumulative buckets, sum and count."""
         total = 0
         for bound, count in zip((*self._bounds, math.inf), self.counts, strict=True):
             total += count
@@ -110,7 +110,7 @@ class Family(Generic[Metric]):
         self._members: dict[tuple[str, ...], Metric] = {}
 
     def labels(self, *values: str) -> Metric:
-        """The one with these label values. Keep it where it is used often; beyond `MAX_LABELLED` it is `other`'s."""
+        """The metric with these label values. Keep it in frequent code; beyond `MAX_LABELLED` it is that of `other`."""
         assert len(values) == len(self._label_names), f"{self._name} has the labels {self._label_names}"
         member = self._members.get(values)
         if member is None:
@@ -120,7 +120,7 @@ class Family(Generic[Metric]):
         return member
 
     def lines(self) -> Iterable[str]:
-        """The exposition of them all."""
+        """The lines of all of them in the text format."""
         for values, member in self._members.items():
             yield from member.lines(self._name, _labels(self._label_names, values))
 
@@ -167,13 +167,15 @@ class Registry:
     def computed(
         self, kind: str, name: str, help_text: str, labels: Sequence[str], read: Callable[[], Iterable[Sample]]
     ) -> None:
-        """A `counter` or `gauge` whose values are read when somebody looks. What `read` raises reaches who looks."""
+        """A `counter` or `gauge` whose values are read when the page is rendered. An exception of `read` reaches the
+        caller.
+        """
         assert kind in {"counter", "gauge"}
         names = self._register(kind, name, help_text, labels)
         self._parts.append(lambda: [_line(name, _labels(names, values), value) for values, value in read()])
 
     def computed_summary(self, name: str, help_text: str, read: Callable[[], tuple[int, float]]) -> None:
-        """A summary without quantiles: how many, and their sum, as some other part keeps them."""
+        """A summary without quantiles: count and sum, as another part keeps them."""
         self._register("summary", name, help_text, ())
 
         def lines() -> list[str]:
@@ -183,7 +185,7 @@ class Registry:
         self._parts.append(lines)
 
     def before_render(self, look: Callable[[], None]) -> None:
-        """Have `look` called before each page, so that several computed metrics can speak of one moment."""
+        """Have `look` called before each page, so that several computed metrics show one moment."""
         self._looks.append(look)
 
     def render(self) -> bytes:

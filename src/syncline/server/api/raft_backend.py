@@ -1,4 +1,4 @@
-"""A `Raft` node with a `KvMachine`, as the routes see it."""
+"""Implementation of `Backend` over a `Raft` node with a `KvMachine`."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class NodeBackend:
         self._failed = asyncio.ensure_future(raft.failed())
         self._shortages = Shortages(raft, machine)
         self._all_commands = False
-        """Whether the cluster is known to know all commands that this version can make."""
+        """Whether all members can apply all commands of this version."""
 
     async def close(self) -> None:
-        """Let the node go."""
+        """Release the node."""
         self._failed.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._failed
@@ -113,7 +113,7 @@ class NodeBackend:
         return LeaderView(id=format_id(leader), name=member.name, http=self._http(member))
 
     def _http(self, member: MemberInfo) -> str:
-        """Where a member serves clients; this node knows its own before it is announced."""
+        """A member's address for clients; this node knows its own before it is announced."""
         return self._raft.config.http if member.id == self._raft.node_id else member.http
 
     def members(self) -> MembersView:
@@ -221,7 +221,7 @@ class NodeBackend:
         return _upgrade_view(await self._raft.finalize_upgrade(timeout=timeout_s))
 
     async def snapshot(self, timeout_s: float) -> int:
-        # The node can't be told to stop half-way: it goes on, and only the answer is given up.
+        # The node can't stop half-way: it goes on, and only the answer is given up.
         task = asyncio.ensure_future(self._raft.snapshot())
         done, _ = await asyncio.wait([task], timeout=timeout_s)
         if not done:
