@@ -7,8 +7,8 @@
         assert cluster.apply(b"owner printer") == "me"
 
 The nodes are real: log, snapshots, transport and timers on a simulated disk, network and clock. Time passes only
-inside calls, and costs nothing: an election takes a second of the cluster's time and milliseconds of yours. Everything
-is decided by the seed, so a test that fails fails every time.
+inside calls, and costs nothing: an election takes a second of the cluster's time and milliseconds of yours. The seed
+decides everything, so a test that fails once fails every time.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ __all__ = ["RaftCluster"]
 Result = TypeVar("Result")
 
 PATIENCE_S: Final = 30.0
-"""Of the cluster's time: what a leader, a restart or catching up may take."""
+"""Limit for an election, a restart or catching up, in the cluster's time."""
 
 
 class RaftCluster:
-    """`nodes` voters, `n1`, `n2`, …, each with a state machine that `machine` makes. Started when it is made.
+    """A cluster of `nodes` voters, `n1`, `n2`, …, each with a state machine made by `machine`. It starts at once.
 
     Close it at the end, or use it as a context manager; the fixture does that by itself. `settings` are the nodes':
     by default small ones, so that few commands already make snapshots.
@@ -57,9 +57,9 @@ class RaftCluster:
         return cluster
 
     def close(self) -> None:
-        """End all nodes. What was closed before stays closed."""
+        """End all nodes. Idempotent."""
         if not self._loop.is_closed():
-            self._loop.set_exception_handler(lambda *_: None)  # what is cut short now says nothing
+            self._loop.set_exception_handler(lambda *_: None)  # errors of work that is cut short now prove nothing
             self._loop.finish()
 
     def __enter__(self) -> Self:
@@ -79,7 +79,7 @@ class RaftCluster:
 
     @property
     def leader(self) -> str:
-        """The name of the leader that a majority follows. Waits for one; raises TimeoutError where none can be."""
+        """The name of the leader that a majority follows. Waits for one; raises TimeoutError if none can be elected."""
         return self._run(self._cluster.leader(PATIENCE_S)).name
 
     @property
@@ -95,7 +95,7 @@ class RaftCluster:
         return machine
 
     def error(self, node: str) -> BaseException | None:
-        """Why a node has stopped itself, or refused to start; None where it did not."""
+        """The reason why a node stopped itself, or refused to start; None if it did neither."""
         return self._cluster.server(node).error
 
     @property
@@ -106,9 +106,10 @@ class RaftCluster:
     # -- work ---------------------------------------------------------------------------------------------------------
 
     def apply(self, command: bytes, *, node: str | None = None, timeout_s: float = 5.0) -> object:
-        """Replicate a command through a node, by default the leader; what the state machine answered.
+        """Replicate a command through a node, by default the leader; return the state machine's answer.
 
-        Raises what `Raft.apply` does: `Rejected`, or an `OperationError` that says whether it can still take effect.
+        Raises the errors of `Raft.apply`: `Rejected`, or an `OperationError` that says whether it can still take
+        effect.
         """
         return self._run(self._apply(command, node, timeout_s))
 
@@ -119,14 +120,16 @@ class RaftCluster:
         return await self._answered(future, server, timeout_s)
 
     async def _answered(self, future: asyncio.Future[Result], server: SimServer, timeout_s: float) -> Result:
-        """Wait a little longer than the node does itself: it may be dead, or paused."""
+        """Wait a little longer than the node itself does: it may be dead, or paused."""
         await asyncio.wait([future], timeout=timeout_s + 1.0)
         if not future.done():
             raise DeadlineExceeded(f"{server.name} does not answer", outcome=Outcome.UNKNOWN)
         return future.result()
 
     def read(self, look: Callable[[FSM], Result], *, node: str | None = None, timeout_s: float = 5.0) -> Result:
-        """A linearizable read: `look` at the state machine of a node once that has all that was acknowledged before."""
+        """Read linearizably: call `look` on a node's state machine once that has applied everything acknowledged
+        before.
+        """
         return self._run(self._read(look, node, timeout_s))
 
     async def _read(self, look: Callable[[FSM], Result], node: str | None, timeout_s: float) -> Result:
@@ -137,11 +140,11 @@ class RaftCluster:
         return look(self.machine(server.name))
 
     def run(self, seconds: float) -> None:
-        """Let so much of the cluster's time pass."""
+        """Let so many seconds of the cluster's time pass."""
         self._run(asyncio.sleep(seconds))
 
     def settle(self) -> None:
-        """Wait until every node that runs has applied the same, and as much as anybody has."""
+        """Wait until all running nodes have applied the same, newest index."""
         self._run(self._cluster.until(self._is_settled, timeout_s=PATIENCE_S))
 
     def _is_settled(self) -> bool:
@@ -152,7 +155,7 @@ class RaftCluster:
         return {raft.stats().applied for raft in rafts} == {leader.driver.core.last_index}
 
     def assert_same_state(self) -> None:
-        """Settle, and assert that all running nodes hold the same: their snapshots are equal, byte for byte."""
+        """Settle, and assert that all running nodes have equal states: their snapshots are equal, byte for byte."""
         self.settle()
         states = {server.name: snapshot_bytes(self.machine(server.name)) for server in self._cluster.running}
         first = next(iter(states))
@@ -173,14 +176,15 @@ class RaftCluster:
         self.partition([node], [name for name in self.nodes if name != node])
 
     def crash(self, node: str, *, power_loss: bool = False) -> None:
-        """Kill a node at this moment. With `power_loss` its disk forgets what was not synced, and tears what was
-        being written."""
+        """Kill a node at this moment. With `power_loss` its disk loses data that was not synced, and tears writes
+        under way.
+        """
         self._cluster.server(node).crash(Survival.TORN if power_loss else None)
 
     def restart(self, node: str) -> None:
-        """Start a node that is down, on what its disk has kept, and wait until it is open. It has a new state machine.
+        """Start a crashed node on its disk, and wait until it is open. It has a new state machine.
 
-        Raises what the node refused to start with.
+        Raises the error with which the node refused to start.
         """
         server = self._cluster.server(node)
         server.start()
@@ -189,7 +193,7 @@ class RaftCluster:
             raise server.error
 
     def pause(self, node: str) -> None:
-        """Stop a node in its tracks, as SIGSTOP or a long garbage collection does, until `heal`."""
+        """Stop a node, as SIGSTOP or a long garbage collection does, until `heal`."""
         self._cluster.server(node).pause()
 
     def slow_disk(self, node: str, sync_s: float) -> None:
@@ -197,7 +201,7 @@ class RaftCluster:
         self._cluster.delays[node] = _constant(sync_s)
 
     def heal(self) -> None:
-        """Make the network whole and the disks fast, and let what was paused go on. Who has crashed stays down."""
+        """Repair the network and the disks, and resume paused nodes. Crashed nodes stay down."""
         self._cluster.heal()
         self._cluster.delays.clear()
         for server in self._cluster.servers.values():
@@ -211,7 +215,7 @@ class RaftCluster:
         self._run(self._done(server, lambda: asyncio.ensure_future(raft.snapshot())))
 
     def transfer_leadership(self) -> str:
-        """Have the leader hand over, to whom it likes best; the new leader."""
+        """Have the leader transfer its leadership to the most up-to-date voter; return the new leader."""
         server = self._cluster.server(self.leader)
         raft = _raft(server)
         self._run(self._done(server, lambda: asyncio.ensure_future(raft.transfer_leadership())))

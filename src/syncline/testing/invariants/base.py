@@ -1,9 +1,8 @@
-"""What checkers of invariants have in common, and what they share.
+"""Base classes of the invariant checkers, and their shared knowledge.
 
-A checker is an `Onlooker` that overrides the methods that it cares about; they are called as the things happen, in the
-middle of an event of the simulation. It reports with `broken`, and never changes anything that it is shown. What all of
-them know together is in `Facts`: every entry that any node ever had, what was committed, and a `View` of each node over
-all its lives.
+A checker is an `Onlooker` that overrides the methods that it needs; they are called in the middle of an event of the
+simulation. It reports with `broken`, and never changes its arguments. `Facts` holds the shared knowledge: every entry
+that any node ever had, the committed entries, and a `View` of each node over all its starts.
 """
 
 from __future__ import annotations
@@ -110,7 +109,7 @@ class Known:
 
 
 class Facts:
-    """What is known of all nodes together."""
+    """Knowledge about all nodes together."""
 
     def __init__(self) -> None:
         self.views: dict[NodeId, View] = {}
@@ -140,7 +139,7 @@ class Facts:
 
 
 class Onlooker:
-    """Somebody who is told what happens in the nodes: a checker, or the trace."""
+    """Receives the events of the nodes: a checker, or the trace."""
 
     def started(self, view: View) -> None:
         """A node was put together from its disk. `view` still has its durable log as it was before the crash."""
@@ -192,7 +191,7 @@ class Onlooker:
 
 
 class Verdict(Protocol):
-    """Where checkers report to."""
+    """Receives the reports of checkers."""
 
     def broken(self, invariant: str, text: str) -> None: ...
 

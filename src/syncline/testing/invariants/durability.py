@@ -130,7 +130,7 @@ class SnapshotIsDurable(Invariant):
 
 
 def _difference(before: DurableLog, view: View) -> str:
-    """What is missing or changed in the log that a node found; "" where nothing is."""
+    """What is missing or changed in the log that a node found; "" if nothing is."""
     now, then = view.core.raft, before.hard_state
     if now.term < then.term:
         return f"its term went from {then.term} back to {now.term}"

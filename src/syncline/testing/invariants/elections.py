@@ -16,8 +16,9 @@ __all__ = [
 
 
 class ElectionSafety(Invariant):
-    """At most one leader per term (thesis, figure 3.2). After a restart a node is another one: it has forgotten what it
-    appended and did not write down."""
+    """At most one leader per term (thesis, figure 3.2). After a restart a node counts as another one: it has lost
+    appended entries that were not durable.
+    """
 
     name = "election safety"
 

@@ -1,9 +1,11 @@
-"""Whether a history is linearizable: whether all of it could have happened one after the other, in an order that
-keeps to the clock, on a single store that answers as the clients were answered.
+"""Check that a history is linearizable.
 
-Keys are judged one by one: a history is linearizable if its part for each key is (Herlihy and Wing, 1990). A
-transaction over several keys joins them into one part. Stale reads make no such promise and are left out, and so is
-what was answered with `not_applied`; `promises.py` judges those.
+It is linearizable if all operations could have happened one after the other, in an order that respects the clock, on
+a single store that answers as the clients were answered.
+
+Keys are checked one by one: a history is linearizable if its part for each key is (Herlihy and Wing, 1990). A
+transaction over several keys joins them into one part. Stale reads are left out because they make no such promise,
+and so are operations that were answered with `not_applied`; `promises.py` checks those.
 """
 
 from __future__ import annotations

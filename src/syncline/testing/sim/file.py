@@ -1,4 +1,4 @@
-"""A file's content on a simulated disk: what is seen, what is on the platter, and what a crash makes of the two."""
+"""A file's content on a simulated disk: its visible content, its durable content, and the effect of a crash."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECTOR_BYTES: Final = 512
 ZEROS: Final = bytes(SECTOR_BYTES)
 
 TEAR_CHANCE: Final = 0.4
-"""How often a sector that has several versions is torn between two of them, where tearing is on."""
+"""How often a sector that has several versions is torn between two of them, if tearing is on."""
 
 
 class Survival(Enum):

@@ -1,8 +1,8 @@
-"""One end of a simulated connection, and the way of its bytes to the other end.
+"""One end of a simulated connection, and the path of its bytes to the other end.
 
-What a program sees of TCP is kept: bytes arrive in order or not at all, in other pieces than they were written in; a
-write is accepted until the buffers on the way are full; a lost packet delays all that is behind it; a closed end
-answers to data with a reset; a dead machine answers with nothing.
+The observable behaviour of TCP is kept. Bytes arrive in order or not at all, in other pieces than they were written
+in. A write is accepted until the buffers on the way are full. A lost packet delays all bytes behind it. A closed end
+answers data with a reset, a dead machine does not answer.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class SimTransport(asyncio.Transport):
             self.open()
         elif self.lost or self.dead:
             if isinstance(segment, bytes) and self._wire.is_up(self.host) and self.output is not None:
-                self.output.push(Segment.RESET)  # nobody is here any more
+                self.output.push(Segment.RESET)  # this end is gone
         else:
             self._inbox.append(segment)
             self.call(self._read)
