@@ -20,9 +20,7 @@ UNPLACED: Final = 0
 
 
 class Waiter(Protocol):
-    """Base of the objects that wait for a proposal of this node. `Proposals` sets its fields, and ends it exactly
-    once.
-    """
+    """Waits for a proposal of this node. `Proposals` sets its fields, and ends it exactly once."""
 
     number: int
     """Unique on this node, and part of the proposal."""
@@ -104,18 +102,21 @@ class ApplyFuture(asyncio.Future[object]):
 class ApplyCall:
     """A proposal whose answer is a callback: without a future, in the turn of the loop that has the answer."""
 
-    __slots__ = ("_then", "attempt", "bucket", "frees_space", "index", "number", "payload", "size_bytes", "term")
-
+    # A `Waiter`, with defaults of the class as those of `ApplyFuture`.
+    number = 0
+    size_bytes = 0
+    index: int = UNPLACED
+    term: int = 0
+    bucket = 0
+    attempt = 0
+    payload = b""
     fence = 0
     """Commands of `Raft.apply_then` are never fenced."""
+    frees_space = False
 
     def __init__(self, then: Then) -> None:
         self._then: Then | None = then
         """None once it has been called: its entry in a queue must then be ignored."""
-        self.number = self.size_bytes = self.term = self.bucket = self.attempt = 0
-        self.index = UNPLACED
-        self.payload = b""
-        self.frees_space = False
 
     def done(self) -> bool:
         return self._then is None
