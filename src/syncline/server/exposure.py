@@ -1,4 +1,4 @@
-"""Check that a server that other machines can reach is protected: from nodes that are no members, and from web pages."""
+"""Check that a server reachable from other machines is protected: from nodes without a proof, and from web pages."""
 
 from __future__ import annotations
 
