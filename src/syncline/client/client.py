@@ -56,7 +56,7 @@ MEMBERSHIP_LONGEST_S: Final = 600.0
 """The longest time that the server takes for a change of the cluster. A longer deadline takes several attempts."""
 
 PAGE_LIMIT: Final = 1000
-"""Keys per page of a scan. The server ends pages earlier where values are large."""
+"""Keys per page of a scan. The server ends pages earlier if values are large."""
 
 Key = bytes | str
 
@@ -66,8 +66,8 @@ class AsyncClient:
 
     `endpoints` are URLs of any of its nodes (a list, or one comma-separated text); more than one lets the client go on
     when a node is away. `timeout_s` is the deadline of one operation, retries included, unless a call gives its own.
-    `retry_refused=False` fails at once where every endpoint refuses the connection (or is no Syncline server), instead
-    of waiting for one to come back. `on_retry` is told why, each time before another attempt is made. `tls` is for
+    `retry_refused=False` fails at once if every endpoint refuses the connection (or is no Syncline server), instead
+    of waiting for one to come back. `on_retry` gets the error, each time before another attempt is made. `tls` is for
     https endpoints; without it the system's certificate authorities are trusted.
 
     Keys are bytes; a `str` is taken as its UTF-8. Methods raise `errors.OperationError` (look at `outcome`): the class
@@ -121,7 +121,7 @@ class AsyncClient:
         max_stale_s: float | None = None,
         timeout_s: float | None = None,
     ) -> KeyValue | None:
-        """Read a key; None where there is no such key.
+        """Read a key; None if there is no such key.
 
         `consistency`: `linearizable` (the server's default: sees every write acknowledged before), `leader`, or
         `stale` (that node's own state; `max_stale_s` limits its age).
@@ -155,8 +155,8 @@ class AsyncClient:
         """Write a key. With a condition (at most one) that does not hold it raises `Rejected` with the code
         `precondition_failed` and the current revision in its details.
 
-        `idempotent=True`: it is harmless to write this twice (nobody else writes this key meanwhile), so that the
-        client may try again where an attempt's outcome is unknown.
+        `idempotent=True`: it is harmless to write this twice (no other client writes this key meanwhile), so that the
+        client may try again if an attempt's outcome is unknown.
         """
         if (if_revision is not None) + bool(if_absent) + bool(if_present) > 1:
             raise ConfigError("give one of if_revision, if_absent and if_present, not several")
@@ -311,7 +311,7 @@ class AsyncClient:
         return decode(await self._change("/raft/promote", _who(member, force=force), timeout_s), Members)
 
     async def demote_member(self, member: str, *, force: bool = False, timeout_s: float | None = None) -> Members:
-        """Make a voter a learner: it goes on following, and does not vote. A leader hands over first."""
+        """Make a voter a learner: it goes on following, and does not vote. A leader transfers its leadership first."""
         return decode(await self._change("/raft/demote", _who(member, force=force), timeout_s), Members)
 
     async def update_member(self, member: str, *, address: str, timeout_s: float | None = None) -> Members:

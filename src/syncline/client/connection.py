@@ -35,7 +35,7 @@ class BadAnswer(Exception):
 
 
 class NotHttp(BadAnswer):
-    """A TLS server answered a plain request: it can't have read the request, so nothing was carried out."""
+    """A TLS server answered a plain request: it can't have read the request, so it had no effect."""
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
             self._answer = None
 
     def abort(self) -> None:
-        """Drop the connection at once, with whatever is under way on it; one that is still to come up, then."""
+        """Drop the connection at once, also one that is still being made, with the request under way on it."""
         self._aborted = True
         if self._transport is not None:
             self._transport.abort()
@@ -107,7 +107,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        if self._answer is None:  # nothing was asked: this is no server to go on talking to
+        if self._answer is None:  # an answer without a request: don't use this server's connection
             self.abort()
             return
         if self._in_header:

@@ -1,4 +1,4 @@
-"""What a node tells those who watch it: changes of role, leader, membership, snapshots and peers."""
+"""Events of a node for its watchers: changes of role, leader, membership, snapshots and peers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class EventKind(StrEnum):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """Something happened. `subject` is the node that it is about (0: nobody), `detail` says the rest in words."""
+    """Something happened. `subject` is the node that it is about (0: none), `detail` has the rest as text."""
 
     kind: EventKind
     term: int
