@@ -58,11 +58,11 @@ def campaign_if_allowed(raft: Raft, *, pre_vote: bool, transfer: bool = False) -
     if not promotable(raft):
         raft.note("warning", "%x is unpromotable and can not campaign", raft.id)
         return
-    # A change of the membership counts from when it is applied, so two nodes can go by different ones. Their majorities
-    # overlap as long as they are one change apart, and they are: a leader proposes a change when the one before it is
-    # applied, hence committed, and says so in the append that carries the new one. A node that has a change in its log
-    # therefore knows the one before it to be committed, and here it waits until that is applied. (It would be otherwise
-    # if storage could lose the commit index and yet keep entries that were written after it.)
+    # A change of the membership is in force when it is applied, so two nodes can have different memberships. Their
+    # majorities overlap while they are at most one change apart. They are: a leader proposes a change only when the
+    # one before it is applied, hence committed, and the append that carries the new one has that commit index. So a
+    # node with a change in its log knows that the one before it is committed, and here it waits until that is applied.
+    # (This breaks if storage loses the commit index and yet keeps entries that were written after it.)
     if raft.log.has_unapplied_change():
         raft.note("warning", "%x cannot campaign at term %d since there are pending changes", raft.id, raft.term)
         return

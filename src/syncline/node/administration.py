@@ -110,7 +110,7 @@ class Administration(Operations):
         force: bool = False,
         timeout: float = 30.0,  # noqa: ASYNC109
     ) -> Membership:
-        """Remove a member; a leader that is to go hands over first. Idempotent.
+        """Remove a member; a leader transfers its leadership before its own removal. Idempotent.
 
         Done when the change is on the disks of a quorum of the new membership. Raises QuorumAtRisk if those alive
         would be no quorum afterwards (`force` passes over this rule alone), MembershipError, DeadlineExceeded
@@ -171,7 +171,7 @@ class Administration(Operations):
         return await self._changes.known(checked, check_expected(expected_index), check_timeout(timeout), force=force)
 
     async def transfer_leadership(self, to: NodeId = NONE, *, timeout: float = 10.0) -> NodeId:  # noqa: ASYNC109
-        """Hand leadership over, to the most up-to-date voter or to `to`. Returns the new leader once it leads.
+        """Transfer the leadership to `to`, or to the most up-to-date voter. Returns the new leader once it leads.
 
         Raises TransferFailed at the deadline, MembershipError if `to` is no voter. The old leader goes on then.
         """

@@ -113,7 +113,7 @@ class Founding:
         driver.fail(
             RepairNeeded(
                 f"node {name} ({node_id}) has lost its data: {path} is not the directory that its cluster knows it by."
-                " What it voted for and acknowledged is forgotten, so it must not go on under its old id. Put the old"
+                " Its votes and acknowledgements are lost, so it must not go on under its old id. Put the old"
                 f" directory back, if it is as the node left it; or have the cluster replace the node:"
                 f" `syncline repair --replace --data-dir {path}`."
             )

@@ -3,7 +3,7 @@
 Each member keeps the digests of its newest points (`state_digest.py`) and reports them to the leader. The leader
 proposes one entry that holds the members' digests at one point. Every node compares when it applies that entry. If a
 majority of the voters agrees on one digest, a node whose own digest differs stops, the leader too. If voters differ and
-there is no majority, no node stops and all say so.
+there is no majority, no node stops and all report it.
 
 The entry carries all digests, not only the leader's: a leader with a wrong state must not stop its sound followers.
 """

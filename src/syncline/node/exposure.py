@@ -16,7 +16,7 @@ async def check_exposure(config: Config) -> None:
         return
     if not await is_loopback(PeerAddress.parse(config.listen, setting="listen").host):
         raise ConfigError(
-            f"node {config.name} listens for peers on {config.listen}, which other machines can reach, and nothing"
-            " tells members from strangers there: give all nodes the same Config(secret=…), 32 random bytes"
+            f"node {config.name} listens for peers on {config.listen}, which other machines can reach, without"
+            " a secret or TLS: give all nodes the same Config(secret=…), 32 random bytes"
             " (`syncline secret new` makes them), or peer_tls; or accept the risk with insecure_peers=True"
         )

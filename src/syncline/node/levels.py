@@ -74,9 +74,9 @@ class UpgradeStatus(msgspec.Struct, frozen=True, kw_only=True):
     machine_version: int
     """The cluster's machine version."""
     possible_level: int
-    """The highest feature level that all members can do; 0 if one has not told yet."""
+    """The highest feature level that all members can do; 0 if one has not announced it yet."""
     possible_machine_version: int
-    """The highest machine version that all members can do; 0 if one has not told yet."""
+    """The highest machine version that all members can do; 0 if one has not announced it yet."""
     held: bool
     """Whether a replicated hold is on."""
     hold_level: int

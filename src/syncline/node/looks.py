@@ -30,7 +30,7 @@ class LookWork(Generic[Answer]):
             return
         try:
             self._answer.append(self._look())
-        except BaseException as error:  # noqa: BLE001 - told to the caller; the state machine is not in doubt
+        except BaseException as error:  # noqa: BLE001 - given to the caller; the state machine is not in doubt
             self._error = error
 
     def deliver(self) -> None:

@@ -131,7 +131,7 @@ class Promises:
             return RepairNeeded(
                 f"{node} has lost a part of its log: {leader} has its acknowledgement of index {found.index}, and the"
                 f" log in {self._data_dir} ends at index {core.last_index}. Was an older copy of the directory put"
-                " back? What the node voted for may be forgotten too, so it must not go on under its old id. Put the"
+                " back? A vote may be lost too, so the node must not go on under its old id. Put the"
                 " newest directory back, if there is one; or have the cluster replace the node:"
                 f" `syncline repair --replace --data-dir {self._data_dir}`."
             )

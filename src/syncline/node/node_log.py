@@ -25,7 +25,7 @@ AGAIN_S: Final = 10.0
 """Between two lines of a node that has no leader."""
 
 PATIENCE_ELECTIONS: Final = 2
-"""An election ends within so many election timeouts, if nothing is wrong: until then no line says so."""
+"""An election ends within so many election timeouts, if nothing is wrong: until then no line is logged."""
 
 
 class NodeLog:

@@ -90,7 +90,7 @@ class Operations:
     def apply_then(
         self, data: bytes, then: Then, *, timeout: float = 5.0, checked: bool = False, frees_space: bool = False
     ) -> None:
-        """`apply` for those who go on in a callback: `then(answer, None)`, or `then(None, error)`.
+        """`apply` with a callback: `then(answer, None)`, or `then(None, error)`.
 
         It is called exactly once, on the event loop: at once if the proposal fails at once, else in the very turn of
         the loop in which the answer is known, so it must be short and must not block. What it raises goes to the loop's

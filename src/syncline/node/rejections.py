@@ -56,7 +56,7 @@ def dropped(number: int, backlog: BacklogFull | None, *, transferring: bool) -> 
     """The refusal of a proposal that the core did not take: for a transfer, for the `backlog`, or for its own limit."""
     if backlog is not None and not transferring:
         return refused(number, backlog)
-    text = "the leader takes no proposals: a hand-over is under way, or too much is uncommitted"
+    text = "the leader takes no proposals: a leadership transfer is under way, or too much is uncommitted"
     return RefusedProposal(number, HANDING_OVER if transferring else Dropped.code, text)
 
 

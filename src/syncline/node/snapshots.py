@@ -356,7 +356,7 @@ class Snapshotter:
         if held is not None:
             return _Sink(self, message, None, held.size_bytes)
         if offered.index <= driver.core.commit:
-            # Nothing in it is new; the core says so to the leader, which then goes on from there.
+            # Nothing in it is new; the core answers the leader, which then continues from there.
             driver.on_messages(sender, [message])
             raise TransportError(f"entry {offered.index} is committed here already: no snapshot is needed")
         receiver = await driver.parts.receiver.run(lambda: driver.parts.snapshots.receive(offered))

@@ -441,7 +441,7 @@ def _new_identity(config: Config, rng: random.Random) -> Identity:
     cluster_id = config.cluster_id or (derive_cluster_id(config.cluster, config.peers) if config.peers else 0)
     if not cluster_id:
         raise ConfigError(
-            f"{config.data_dir} is empty, so the node must be told what it belongs to: give peers (to start a cluster),"
+            f"{config.data_dir} is empty, so the settings must name the cluster: give peers (to start a cluster),"
             " or cluster_id and node_id (to join one)"
         )
     return Identity(

@@ -278,7 +278,7 @@ class OsDisk:
                 os.pwrite(descriptor, content, 0)
                 os.ftruncate(descriptor, len(content))
             except OSError as error:
-                if error.errno not in DISK_FULL:  # the lock is held; its content only tells people who holds it
+                if error.errno not in DISK_FULL:  # the lock is held; its content only names the process for people
                     raise
         except BaseException:
             os.close(descriptor)

@@ -7,7 +7,7 @@ The calls are made through `ctypes.PyDLL`, which keeps the interpreter's lock: n
 the one that gives the context back (tens of milliseconds), which is made without the lock and beside the loop. The
 kernel copies the request when it is submitted and keeps a reference to the file until the sync has ended; what it
 writes then is in memory of its own, and a count in the eventfd. So nothing here is left pointing at memory that Python
-has given up, whatever happens to these objects. A context that nobody closes goes with the process.
+has given up, whatever happens to these objects. A context that is never closed ends with the process.
 """
 
 from __future__ import annotations

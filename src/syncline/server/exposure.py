@@ -25,7 +25,7 @@ async def check_exposure(config: ServerConfig) -> None:
     for setting, address in addresses.items():
         if address and not await is_loopback(PeerAddress.parse(address, setting=setting).host):
             raise ConfigError(
-                f"{setting} is {address}: other machines take part, and nothing tells members from strangers. Make a"
+                f"{setting} is {address}: other machines can take part without a secret or TLS. Make a"
                 " cluster secret with `syncline secret new`, copy the file to each node, and give"
                 " --peer-secret-file FILE (or SYNCLINE_PEER_SECRET); or give peer TLS. --insecure-peers accepts the"
                 " risk"

@@ -374,7 +374,7 @@ class Transport:
         if hello.purpose is Purpose.BULK:
             self._admit_bulk(connection, hello)
             return
-        self._end_bulk(hello.sender, "the peer dialled anew")
+        self._end_bulk(hello.sender, "the peer dialled again")
         self._receive(self._incoming, connection, hello)
         self._note_unknown(hello.sender)
         self._answer_at(hello)
@@ -386,7 +386,7 @@ class Transport:
         """Take messages of a peer on this connection, in place of one of the same kind."""
         earlier = held.get(hello.sender)
         if earlier is not None:
-            earlier.connection.reset("the peer dialled anew")
+            earlier.connection.reset("the peer dialled again")
             self._note_received(earlier)
 
         def ended(link: IncomingLink, reason: str) -> None:

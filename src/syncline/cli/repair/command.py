@@ -45,7 +45,7 @@ CHANGE_TIMEOUT_S: Final = 30.0
 
 ID_BITS: Final = 62
 
-AGAIN: Final = " (the repair is not complete: run the same command again, or with --replace to begin it anew)"
+AGAIN: Final = " (the repair is not complete: run the same command again, or with --replace to start it again)"
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -181,7 +181,7 @@ class _Repair:
         """Start the repair again because the noted one can't be completed, for example after a removal of the new
         member.
         """
-        self._say(f"{self._path}: a repair of {before.name} was begun; it is begun anew")
+        self._say(f"{self._path}: a repair of {before.name} was begun; it is started again")
         target = Target(
             node_id=before.new_id,
             cluster_id=before.cluster_id,

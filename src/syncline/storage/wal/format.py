@@ -62,9 +62,9 @@ def rot(
     else:
         entries = " No entry is affected, but a vote or a term may be."
     return CorruptionError(
-        f"The log is damaged: {where}: {reason}.{entries} This node may have forgotten a vote or an acknowledgement, "
+        f"The log is damaged: {where}: {reason}.{entries} This node may have lost a vote or an acknowledgement, "
         f"so it must not go on under its id. {how_to_repair(data_dir_of(path))} (An older "
-        "copy of the directory is no way back: it has forgotten even more.)",
+        "copy of the directory is no repair: it has lost even more.)",
         file=path,
         offset=offset,
         first_index=first_index,

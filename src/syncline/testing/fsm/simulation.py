@@ -58,7 +58,7 @@ CATCH_UP_S: Final = 60.0
 """After the faults: within this much simulated time every node has everything."""
 
 DRAWN: Final = 200
-"""Commands that are drawn from a strategy; clients begin anew with the first after the last."""
+"""Commands that are drawn from a strategy; clients start again with the first after the last."""
 
 
 class SimulationFailed(AssertionError):

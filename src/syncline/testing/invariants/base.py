@@ -184,7 +184,7 @@ class Onlooker:
         """A snapshot, made or received, counts from now on: the node may drop what it stands for."""
 
     def answered(self, name: str, answer: Answer) -> None:
-        """An operator was told by this server that a change of the membership is made, and what it has led to."""
+        """This server has answered an operator that a change of the membership is made, with its result."""
 
     def applied(self, view: View) -> None:
         """The applied index has changed: `view` has the value before it."""

@@ -168,7 +168,7 @@ def _token(request: history.Request) -> bytes | None:
 
 
 def _told_of(result: CommandResult | Rejected) -> Result:
-    """What a client should have been told of it."""
+    """The answer that a client should have got."""
     if isinstance(result, Rejected):
         revision = result.details.get("revision")
         return Refused(revision if isinstance(revision, int) else None)

@@ -122,7 +122,7 @@ class Numbers:
 
 def told(operation: Operation) -> tuple[int, bool]:
     """The store's revision after an operation, as its result tells it (0: it does not), and whether it changed
-    something. If a result leaves that open its revision says little, and counts as not told."""
+    something. If a result leaves that open its revision says little, and counts as not reported."""
     request, result = operation.request, operation.result
     match result:
         case Seen(revision=revision) | Refused(revision=revision):
@@ -181,7 +181,7 @@ class Move:
         self.optional = operation.unknown
         """Whether it may as well not have happened."""
         self.number, self.changes = told(operation)
-        """The store's revision after it, 0 if that is not told; and whether it is known to take that as its own."""
+        """The store's revision after it, 0 if that is not reported; and whether it is known to take that as its own."""
         self.effects = tuple(effects)
         self._guards = tuple(guards)
         self._not_all = tuple(not_all)

@@ -9,8 +9,8 @@ Three things keep the number of choices near one:
 - What only looks and fits goes first, at once: it changes nothing, so nothing is lost by it.
 - Operations that tell the store's revision are ordered by it, whatever their times.
 - An operation of unknown fate is tried only if it helps: directly before one that its effect makes possible.
-  (To apply it earlier is never better, and to apply it where nobody sees its effect is never needed. Where several
-  keys share told revisions "later" is not always possible: there it is tried wherever its number finds room.)
+  (To apply it earlier is never better, and to apply it before no reader of its effect is never needed. Where several
+  keys share reported revisions "later" is not always possible: there it is tried wherever its number finds room.)
 
 Sources: Wing and Gong, "Testing and verifying concurrent objects" (1993); Lowe, "Testing for linearizability" (2017).
 """

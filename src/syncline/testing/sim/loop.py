@@ -100,7 +100,7 @@ class SimNode:
     def kill(self) -> None:
         """Never run anything of the node again.
 
-        Other nodes are not told; see `SimNetwork.crash` for its connections.
+        Other nodes do not notice; see `SimNetwork.crash` for its connections.
         """
         self.killed = True
         self._held.clear()

@@ -223,7 +223,7 @@ class SimNetwork:
         self._line_free_s.clear()
 
     def reset(self, one: str, other: str) -> None:
-        """Reset the connections between two hosts; both ends are told."""
+        """Reset the connections between two hosts; both ends get `connection_lost`."""
         for end, peer in list(self._ends.items()):
             if {end.host, peer.host} == {one, other} and not end.lost:
                 self.trace(end.host, peer.host, "reset by the network")
@@ -322,7 +322,7 @@ class SimNetwork:
                 self._pipes[pair].pop(pipe, None)
 
     def forget(self, end: SimTransport) -> None:
-        """An end is gone; the connection is forgotten when both are and nothing is on its way."""
+        """An end is gone; the connection is dropped when both are gone and no byte is on its way."""
         peer = self._ends.get(end)
         if peer is not None and (peer.lost or peer.dead):
             del self._ends[end], self._ends[peer]

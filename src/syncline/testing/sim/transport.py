@@ -110,7 +110,7 @@ class Pipe:
         self._confirm()
 
     def stop(self) -> None:
-        """Forget what is on its way."""
+        """Drop the bytes on their way."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -197,7 +197,7 @@ class SimTransport(asyncio.Transport):
             self.call(self._pump)
 
     def break_off(self, error: Exception | None) -> None:
-        """The connection is gone, for the reason given; the other end is not told."""
+        """The connection is gone, for the reason given; the other end does not notice."""
         if self.lost or self.dead:
             return
         self.lost = self._closing = True
@@ -208,7 +208,7 @@ class SimTransport(asyncio.Transport):
         self._wire.forget(self)
 
     def die(self) -> None:
-        """The process of this end is gone: it is told nothing any more."""
+        """The process of this end is gone: it gets no more calls."""
         self.dead = True
         self._outbox.clear()
         self._inbox.clear()

@@ -74,7 +74,7 @@ class SnapshotReceiver:
     async def _run(self, previous: SnapshotReceiver | None) -> None:
         try:
             if previous is not None:
-                await self._outlast(previous, "the sender began anew")
+                await self._outlast(previous, "the sender started again")
             await self._receive()
         except ConnectionLost as error:
             LOGGER.info("snapshot from node %016x interrupted at byte %d: %s", self._sender, self._received, error)
