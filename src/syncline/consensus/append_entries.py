@@ -177,6 +177,8 @@ def handle_append(raft: Raft, message: Message) -> None:
         return
     agreed = log.maybe_append(message.index, message.log_term, message.commit, message.entries)
     if agreed is not None:
+        # Not the last index: behind `agreed` this log may hold entries of another leader that the sender lacks. If they
+        # were acknowledged, the sender would count them as copies of its own.
         response.index = agreed
         raft.send(response)
         return

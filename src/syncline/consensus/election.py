@@ -148,6 +148,8 @@ def answer_vote(raft: Raft, message: Message) -> None:
         or (raft.vote == NONE and raft.leader == NONE)
         or (pre_vote and message.term > raft.term)
     )
+    # A quorum's logs hold every committed entry, so a candidate whose log is not behind any of theirs holds them too.
+    # Without this check a leader could replace committed entries (Leader Completeness: thesis, 3.6.3).
     granted = may_vote and raft.log.is_up_to_date(message.index, message.log_term)
     raft.note(
         "info",
@@ -164,6 +166,7 @@ def answer_vote(raft: Raft, message: Message) -> None:
     commit, commit_term = _commit_to_tell(raft)
     raft.send(Message(response, to=message.sender, term=message.term, commit=commit, commit_term=commit_term))
     if not pre_vote:
+        # The answer leaves once this vote is durable (`Raft.send`): a crash must not allow a second vote in the term.
         raft.election_elapsed = 0
         raft.vote = message.sender
 

@@ -84,6 +84,8 @@ def commit(raft: Raft, *, tell: bool = False) -> bool:
     index: reads that waited for it can start.
     """
     before = raft.log.committed
+    # Only an entry of the leader's own term is committed by counting its copies. A later leader can still replace an
+    # entry of an earlier term that a quorum holds (thesis, figure 3.7).
     if not raft.log.maybe_commit(raft.tracker.committed_index(), raft.term):
         return False
     if raft.reads.held:

@@ -200,6 +200,7 @@ class Raft:
         The message's term decides first (thesis, 3.3): an older one is not acted on, a newer one makes the node a
         follower of that term before it is. Messages without a term are the node's own, or requests to a leader.
         """
+        # Before the term is compared: a committed entry stays committed, also if the message is of an older term.
         if message.commit_term:  # in votes and their answers only
             election.learn_commit(self, message)
         term = message.term
@@ -327,6 +328,8 @@ class Raft:
         if kind not in _TYPES_WITH_TERMS_OF_THEIR_OWN:
             message.term = self.term
         if kind in _AFTER_APPEND_TYPES:
+            # Sent before its state is durable, a crash could break the promise: a second vote in one term, or a commit
+            # that counts an entry which this node then lacks.
             self.messages_after_append.append(message)
         else:
             assert message.to != self.id, "a message to oneself needs no sending"

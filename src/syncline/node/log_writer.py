@@ -244,9 +244,10 @@ class LogWriter:
     def _written(self, result: WriteResult | None) -> None:
         """The group is durable. Start the next one before delivering this one's promises."""
         if self._broken:
-            return  # promises keep their order: those of the group before must be delivered first
+            return  # an earlier group's promises were not delivered: these must not overtake them
         self._short = False
         group = self._group
+        # The next group first: the disk works on it while the responses below are handled.
         self._write_group()
         if result is None:
             return

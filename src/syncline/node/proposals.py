@@ -230,6 +230,8 @@ class Proposals:
         """
         if term <= self.applied_term:
             return []
+        # Terms never decrease along the log, so no entry behind this one is of an earlier term: an attempt that was not
+        # met by now is in no committed log, and to propose it again can't apply it twice.
         self.applied_term = term
         again: list[Queued] = []
         for waiter in [held for held in self._waiting.values() if 0 < held.attempt < term]:

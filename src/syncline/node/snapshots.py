@@ -251,6 +251,7 @@ class Snapshotter:
         )
         known = log_.snapshot_index  # one that is just arriving is in the store, and not yet in the log
         trailing = 0 if short else config.trailing_entries
+        # Not beyond a snapshot that is being sent: its receiver needs the entries behind it next.
         index = min(keep_from, known, driver.applied - trailing, *self._sending.values())
         if index >= log_.first_index():
             driver.parts.writer.compact(index)

@@ -104,7 +104,7 @@ class World:
 async def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None]) -> Driver:
     """Open the data directory and make the node in it, not started yet. The state machine is restored.
 
-    What takes time, the log and the state, is read beside the event loop. Raises TypeError (no state machine),
+    The log and the state, which take time, are read beside the event loop. Raises TypeError (no state machine),
     ConfigError, StorageError (locked, damaged, another node's), and NodeFailed if the state machine can't load its
     snapshot.
     """
@@ -130,6 +130,8 @@ def _open(config: Config, fsm: FSM, world: World) -> _Opened:
 def _with_directory(config: Config, fsm: FSM, world: World, directory: DataDir) -> _Opened:
     if directory.identity is None:
         check_applied_index(fsm, 0, node=config.name, path=config.data_dir)
+    # The identity first, with this start in it: peers that this start greets must find it in the history of each later
+    # one. Then the format, before a file of a new format can exist.
     identity = _identify(config, directory, world.rng)
     directory.raise_format()
     wal = Wal.open(
@@ -178,6 +180,7 @@ def _with_log(config: Config, fsm: FSM, world: World, directory: DataDir, identi
             )
         bootstrap = _bootstrap(config, identity)
         stored.appended(bootstrap, wal.write([bootstrap]))
+    # After the first entries: marked earlier, a crash in between would look like a lost log.
     directory.mark_started()
     assert directory.identity is not None
     identity = directory.identity  # as it is now: later writes start from this

@@ -28,8 +28,9 @@ def replace_file(disk: Disk, path: str, content: bytes) -> None:
     file = disk.open(temporary, create=True, write=True)
     try:
         file.write_at(0, content)
-        file.sync()
+        file.sync()  # before the rename: else a crash could leave the name on an empty file
     finally:
         file.close()
     disk.rename(temporary, path)
+    # A rename is durable with its directory. Without this a crash could bring the old file back after the return.
     disk.sync_dir(os.path.dirname(path) or ".")

@@ -225,6 +225,7 @@ class SnapshotStore:
             if newest is not None and newest.index >= manifest.index:
                 self._disk.remove(path)
                 raise _outdated(manifest.index, newest)
+            # The name is durable before the snapshot counts: the log's entries up to it are dropped for its sake.
             self._disk.rename(path, self._path_of(manifest))
             self._disk.sync_dir(self.path)
             self._manifests = (manifest, *self._manifests)

@@ -95,6 +95,7 @@ class SnapshotWriter:
         header = encode_header(manifest)
         assert len(header) == self._data_offset
         with self._final_refusals():
+            # Last: without its header the file is no snapshot, so a crash before this leaves nothing that could count.
             file.write_at(0, header)
             file.sync()
             self._close()

@@ -264,6 +264,7 @@ class Wal:
         assert unsynced is not None, "nothing was begun"
         if error is not None:
             raise self._fail("syncing", error) from error
+        # Only now: before the sync a crash could take entries back that readers or the core have used.
         self._publish(unsynced.marker, unsynced.entries, unsynced.hard_state, unsynced.offset)
         return WriteResult(self._last_index, len(unsynced.entries), self._active.end - unsynced.offset)
 
@@ -442,6 +443,8 @@ class Wal:
             previous_checksum=old.previous,
             size_bytes=size,
         )
+        # In this order: a sealed segment promises a successor. If the seal came first, a crash before the new segment
+        # is durable would look like a lost file, and the node could not start.
         self._active = self._begin(header, state_bytes, records_bytes)
         self._segments = (*self._segments, self._active.info)
         old.seal(header.sequence)
