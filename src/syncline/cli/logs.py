@@ -22,10 +22,10 @@ __all__ = ["logs"]
 
 DEFAULT_LINES: Final = 100
 MAX_LINES: Final = 100_000
-"""Of each node: a line has some hundred bytes, and those of all nodes are sorted in memory."""
+"""Lines of each node: a line has some hundred bytes, and those of all nodes are sorted in memory."""
 
 TAIL_BYTES: Final = 16 << 20
-"""Of each file that are read: twice what a node's log has before it is rotated."""
+"""Bytes of each file that are read: twice what a node's log has before it is rotated."""
 
 POLL_S: Final = 0.2
 """Between two checks for new lines."""

@@ -57,10 +57,10 @@ class MemberRow(msgspec.Struct, frozen=True):
     """Why the member is not healthy although it answers, as the leader reports it. Its `lag` is not known then."""
     digest_index: int | None = None
     digest_agreement: str | None = None
-    """Of the newest comparison of the members' states: `none`, `agreed`, `no_majority`."""
+    """Result of the newest comparison of the members' states: `none`, `agreed`, `no_majority`."""
     digest_age_s: float | None = None
     digest: str | None = None
-    """Of the whole state: nodes at one `revision` have the same."""
+    """Digest of the whole state: nodes at one `revision` have the same."""
 
 
 class Survey(msgspec.Struct, frozen=True):
@@ -75,7 +75,7 @@ class Survey(msgspec.Struct, frozen=True):
 
 
 STATUS_TIMEOUT_S: Final = 2.0
-"""For each node's answer. Status never waits for a quorum, so a node that does not answer is away."""
+"""Time limit of each node's answer. Status never waits for a quorum, so a node that does not answer is away."""
 
 Answer = NodeStatus | OperationError
 MakeClient = Callable[[str], AsyncClient]

@@ -36,8 +36,8 @@ PAUSE_LIMIT_S: Final = 1.0
 """An election takes a second or two: asking more rarely than this would only add to it."""
 
 ATTEMPT_LIMIT_S: Final = 3.0
-"""For one attempt of an idempotent request: a server that hangs (stopped, cut off) is left for another one. Longer
-than an election at the default timers (1-2 s), through which a healthy server just waits."""
+"""Time limit of one attempt of an idempotent request: a server that hangs (stopped, cut off) is left for another one.
+Longer than an election at the default timers (1-2 s), through which a healthy server just waits."""
 
 ANSWER_GRACE_S: Final = 0.25
 """The server gets a deadline this much earlier (a third of the time at most), so that its answer, which knows the
@@ -47,7 +47,7 @@ LAST_ATTEMPT_S: Final = 0.25
 """With less time left a refused write is not tried again: the attempt could only turn certainty into doubt."""
 
 LAST_ATTEMPT_SHARE: Final = 0.1
-"""Of the whole time: with less left nothing else is, either. Its failure would only hide the reason of those before."""
+"""Rest of the whole time below which no attempt is made: its timeout would only hide the reason of earlier failures."""
 
 LONGEST_S: Final = 60.0
 """The longest time that the server takes for one operation. A client never asks for more: it would be refused."""

@@ -14,10 +14,10 @@ import msgspec
 __all__ = ["MAX_BODY_BYTES", "MAX_HEADER_BYTES", "BadAnswer", "Connection", "ConnectionLost", "NotHttp", "Response"]
 
 MAX_HEADER_BYTES: Final = 64 * 1024
-"""Of one answer's header. A server of ours sends a few hundred; more is not one of ours."""
+"""Bytes of one answer's header. A Syncline server sends a few hundred; more is not one of ours."""
 
 MAX_BODY_BYTES: Final = 256 * 1024 * 1024
-"""Of one answer's body. Far above any value limit in use, so that it only stops an answer without an end."""
+"""Bytes of one answer's body. Far above any value limit in use, so that it only stops an answer without an end."""
 
 TLS_ALERT: Final = b"\x15\x03"
 """How a TLS server begins its answer to bytes that are no TLS handshake (RFC 8446, 5.1 and 6)."""
@@ -31,7 +31,7 @@ class ConnectionLost(Exception):
 
 
 class BadAnswer(Exception):
-    """What came back is not an HTTP answer, or is beyond a limit. The request may have been carried out."""
+    """The answer is no HTTP answer, or is beyond a limit. The request may have been carried out."""
 
 
 class NotHttp(BadAnswer):

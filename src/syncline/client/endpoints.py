@@ -25,7 +25,8 @@ IDLE_LIMIT_S: Final = 20.0
 leave the next request in doubt. Servers keep theirs open for longer."""
 
 CONNECT_LIMIT_S: Final = 2.0
-"""For one dial, so that a dead machine costs a part of the deadline only. Longer than a lost first SYN takes (1 s)."""
+"""Time limit of one dial, so that a dead machine costs a part of the deadline only. Longer than a lost first SYN
+takes (1 s)."""
 
 PENALTY_S: Final = 0.5
 """How long an endpoint that failed is asked last, at first; doubles with every failure in a row."""
@@ -33,7 +34,7 @@ PENALTY_S: Final = 0.5
 PENALTY_LIMIT_S: Final = 8.0
 
 _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_MESSAGE"})
-"""What OpenSSL calls an answer that is no TLS record, by version of it."""
+"""OpenSSL's reasons for an answer that is no TLS record, by version of it."""
 
 
 class ConnectFailed(Exception):

@@ -24,7 +24,7 @@ __all__ = ["Evidence", "EvidenceKind", "contradiction", "lost_entries", "two_lea
 
 
 class EvidenceKind(StrEnum):
-    """What the evidence proves."""
+    """The kind of proof."""
 
     LOST_ENTRIES = "lost_entries"
     """This node has acknowledged entries to the leader that its log does not hold."""

@@ -1,4 +1,4 @@
-"""What a leader knows of each follower's log, and how it paces what it sends there.
+"""A leader's view of each follower's log, and the pace of the appends to it.
 
 A `Progress` is a small state machine of its own:
 
@@ -14,8 +14,8 @@ A `Progress` is a small state machine of its own:
              +--- | SNAPSHOT | ---------------------------+              |
                   +----------+ <-----------------------------------------+
 
-The leader knows `match`, the last index where both logs agree for certain, and guesses `next`, the index to send from
-(thesis, 3.5). Everything between them is under way.
+The leader knows the match index (`match`), up to which both logs agree. It guesses the next index (`next`), from which
+it sends (thesis, 3.5). The entries between them are under way.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from syncline.consensus.types import NodeId
 __all__ = ["INFINITE_INDEX", "JointConfig", "MajorityConfig", "VoteResult"]
 
 INFINITE_INDEX: Final[int] = 2**64 - 1
-"""What an empty quorum has committed: everything."""
+"""The committed index of an empty quorum: everything."""
 
 
 class VoteResult(IntEnum):

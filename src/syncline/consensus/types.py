@@ -54,7 +54,7 @@ class Entry(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class HardState(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """What must survive a crash beside the entries, always written as one record (thesis, figure 3.1)."""
+    """State that must survive a crash beside the entries, always written as one record (thesis, figure 3.1)."""
 
     term: int = 0
     vote: NodeId = NONE

@@ -95,7 +95,8 @@ _Expect: TypeAlias = Annotated[int, Meta(ge=EXISTS, le=2**63 - 1)]
 
 
 class Target(IntEnum):
-    """What a compare looks at. For an absent key every number is 0, and a compare of its value never holds."""
+    """The number or value that a compare reads. For an absent key every number is 0, and a compare of its value never
+    holds."""
 
     MOD_REVISION = 0
     CREATE_REVISION = 1
@@ -179,10 +180,10 @@ class Txn(msgspec.Struct, array_like=True, gc=False, frozen=True, tag=5, forbid_
 
 
 Operation: TypeAlias = Put | Delete | DeleteRange | Get | Range | Txn
-"""What a transaction is made of."""
+"""The parts of a transaction."""
 
 Command: TypeAlias = Put | Delete | DeleteRange | Txn
-"""What stands in the log."""
+"""The commands in the log."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
@@ -237,7 +238,7 @@ def decode_command(data: bytes) -> Command:
 
 
 _KINDS: Final[dict[int, type[Operation]]] = {0: Put, 1: Delete, 2: DeleteRange, 3: Get, 4: Range, 5: Txn}
-"""By tag."""
+"""Commands by tag."""
 
 
 def check_key(key: bytes) -> None:

@@ -25,7 +25,8 @@ DIGEST_VERSION: Final = 1
 """Digests of different versions can't be compared. Grows with any change of the record or of the way it is hashed."""
 
 CHECKSUM_BYTES: Final = 7
-"""Of the SHA-256, kept per record. As an integer it takes 32 bytes of memory; one byte more and it would take 48."""
+"""Bytes of the SHA-256 that are kept per record. As an integer it takes 32 bytes of memory; one byte more and it
+would take 48."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _sha256 = hashlib.sha256

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["LARGEST_OVERHEAD_BYTES", "RECORD_OVERHEAD_BYTES", "growth", "record_size"]
 
 RECORD_OVERHEAD_BYTES: Final = 384
-"""What a record takes beside key and value: itself, its numbers and checksum, its places in the index and the
+"""Memory of a record beside key and value: itself, its numbers and checksum, its places in the index and the
 dictionary. Measured: 299, 296, 324 and 400 bytes with values of 16, 100, 1,000 and 10,000 bytes."""
 
 LARGEST_OVERHEAD_BYTES: Final = MAX_TXN_OPS * RECORD_OVERHEAD_BYTES

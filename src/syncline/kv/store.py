@@ -86,13 +86,13 @@ class Store:
 
     def __init__(self) -> None:
         self.revision = 0
-        """That of the latest change; 0: none yet."""
+        """The revision of the latest change; 0: none yet."""
         self._index = KeyIndex()
         self._buckets: list[_Bucket] = [{}] * BUCKETS
         self._owned = bytearray(BUCKETS)  # 0: a view shares the bucket (at first they are all one, the empty one)
         self._checksums = 0
         self.size_bytes = 0
-        """What all records count for (`sizes`)."""
+        """The size of all records (`sizes`)."""
 
     @classmethod
     def from_records(cls, revision: int, batches: Iterator[list[KeyValue]], *, max_bytes: int = 0) -> Store:

@@ -21,19 +21,19 @@ __all__ = ["Config"]
 MIB = 1 << 20
 
 LARGEST_MESSAGE_BYTES = 60 * MIB
-"""Of entries in one message: less than a frame of the transport (64 MiB), which also holds what is around them."""
+"""Entries of one message in bytes: less than a frame of the transport (64 MiB), which has headers too."""
 
 LARGEST_PENDING_BYTES = 192 * MIB
-"""All that waits may go to the log in one write, which is one frame of it (256 MiB), guards and headers counted."""
+"""Waiting proposals may go to the log in one write, which is one frame of it (256 MiB), guards and headers counted."""
 
 SMALLEST_SEGMENT_BYTES, LARGEST_SEGMENT_BYTES = 4 << 10, 1 << 30
-"""Of a file of the log: smaller ones would be mostly head, larger ones are not read at once."""
+"""Size of a file of the log: smaller ones would be mostly head, larger ones are not read at once."""
 
 LONGEST_ELECTION_S = 3600.0
 """A cluster whose leader dies is without one for so long."""
 
 OVERHEAD_BYTES = 512
-"""What a waiting proposal costs beyond its data."""
+"""Memory of a waiting proposal beyond its data."""
 
 POSITIVE = (
     "max_entry_bytes",
@@ -83,7 +83,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The cluster's name. With `peers` it makes the cluster's id, so nodes of other clusters are refused."""
 
     cluster_id: int = 0
-    """Of the running cluster to join."""
+    """The id of the running cluster to join."""
 
     node_id: int = 0
     """Given by the cluster to join."""

@@ -45,7 +45,7 @@ class Kind(IntEnum):
     """Part of the log format: never renumbered."""
 
     COMMAND = 0
-    """For the state machine."""
+    """A command for the state machine."""
     BARRIER = 1
     """No content: when it is applied, everything before it is applied."""
     ANNOUNCE = 2
@@ -65,7 +65,7 @@ LARGEST_MEMBER_BYTES: Final = 16 << 10
 manifest, which is bounded as well: a registry that does not fit would prevent all further snapshots."""
 
 LARGEST_CONTEXT_BYTES: Final = 1 << 20
-"""Of the context of a change: the records of the members that it brings in."""
+"""Bytes of the context of a change: the records of the members that it brings in."""
 
 
 class Proposal(msgspec.Struct, array_like=True, gc=False, frozen=True):

@@ -58,13 +58,13 @@ LARGEST_PROPOSAL_BYTES: Final = LARGEST_MESSAGE_BYTES + (1 << 20)
 largest command that `Config` allows has room in it."""
 
 LARGEST_CHANGE_BYTES: Final = LARGEST_CONTEXT_BYTES + (64 << 10)
-"""Of a change of the membership."""
+"""Bytes of a change of the membership."""
 
 MAX_CHANGES: Final = 256
 """Members in one change."""
 
 LARGEST_NUMBER: Final = 2**63 - 1
-"""Of proposals, indexes and terms."""
+"""The largest number of a proposal, index or term."""
 
 _COMMAND, _BARRIER = int(Kind.COMMAND), int(Kind.BARRIER)
 """Plain numbers: to compare with a member of an enumeration takes several times as long."""

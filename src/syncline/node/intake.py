@@ -37,13 +37,13 @@ of further ones would wait in vain. It also bounds for how long a change of the 
 not in force, keeps a leader's successor from campaigning."""
 
 NEAR: Final = 3 / 4
-"""Up to this part of its limit a state is far from it: commands are counted by their length. Above, each is looked at,
+"""Up to this share of its limit a state is far from it: commands are counted by their length. Above, each is looked at,
 which takes some microseconds."""
 
 _COMMAND, _BARRIER = int(Kind.COMMAND), int(Kind.BARRIER)
 
 _payload_of: Final = itemgetter(2)
-"""Of what is queued."""
+"""Returns the payload of a queued proposal."""
 
 
 class Intake:

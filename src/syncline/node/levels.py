@@ -58,7 +58,7 @@ class Ability(msgspec.Struct, frozen=True):
 
 
 class MemberLevels(msgspec.Struct, frozen=True, kw_only=True):
-    """What one member has announced. 0: nothing yet."""
+    """The levels that one member has announced. 0: nothing yet."""
 
     id: NodeId
     name: str

@@ -27,7 +27,7 @@ __all__ = ["Promises"]
 log = logging.getLogger("syncline.node")
 
 REPEATED: Final = 3
-"""So many pieces of evidence in one term, from one node, are a proof."""
+"""This many pieces of evidence in one term, from one node, are a proof."""
 
 
 class Promises:

@@ -31,7 +31,7 @@ __all__ = [
 log = logging.getLogger("syncline.node")
 
 SHOWN_BYTES: Final = 64
-"""Of a command in an error's text."""
+"""Bytes of a command in an error's text."""
 
 MAX_KNOWN_TYPES: Final = 64
 """Types of answers that one applier keeps. A program may make types without end; more than this are unusual."""

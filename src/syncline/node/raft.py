@@ -271,7 +271,7 @@ class Raft(Administration):
         return self._driver.parts.transport.stats()
 
     def events(self, kinds: Collection[EventKind] | None = None) -> AsyncIterator[Event]:
-        """What happens from now on, until the node closes; all kinds, or some.
+        """Events from now on, until the node closes; all kinds, or some.
 
         Raises TypeError if `kinds` is no collection of `EventKind`.
         """

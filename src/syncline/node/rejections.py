@@ -29,7 +29,7 @@ DISK_FULL: Final = "disk_full"
 """The code of a refusal by a leader whose disk is full: `DiskFull` at the node that had proposed."""
 
 MAX_TEXT_CHARACTERS: Final = 1024
-"""Of a refusal: a state machine's `check` may say anything."""
+"""Characters of a refusal: a state machine's `check` may say anything."""
 
 _ERRORS: Final[dict[str, type[OperationError]]] = {
     error.code: error for error in (Dropped, BacklogFull, NoSpace, NotLeader, MembershipError, QuorumAtRisk, TooLarge)

@@ -67,7 +67,7 @@ from syncline.transport.messages import (
 __all__ = ["Driver"]
 
 GATHER_BYTES = 1 << 20
-"""So much is not held back any more: as much as goes into one append message."""
+"""Bytes from which proposals are not held back: as much as goes into one append message."""
 
 APPLIES_PER_TURN, APPLIED_PER_TURN = 3, 1024
 """Batches of entries (`startup.APPLY_BATCH_BYTES` each), and entries, that a state machine on the loop applies in one

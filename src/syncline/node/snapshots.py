@@ -43,7 +43,7 @@ RETRY_TICKS = 50
 """Ticks to wait after a snapshot that failed (a full disk, a cancelled `persist`)."""
 
 MAX_DOUBLINGS = 5
-"""Of the wait, with each failure in a row: from 5 s to 160 s at the usual heartbeat."""
+"""Doublings of the wait, one with each failure in a row: from 5 s to 160 s at the usual heartbeat."""
 
 FIRST_SCRUB_S = 300.0
 """After a start, which has read the newest snapshot only, all are verified, and again after `SCRUB_S`."""
@@ -74,7 +74,7 @@ class Snapshotter:
         """Snapshots in a row that were not made."""
         self._viewing = False
         self._waiting: list[asyncio.Future[object]] = []
-        """For a view that is not taken yet, ..."""
+        """Callers that wait for a view that is not taken yet, ..."""
         self._promised: list[asyncio.Future[object]] = []
         """... and for the one being written."""
         self._stopping = False
@@ -82,7 +82,7 @@ class Snapshotter:
         self._sending: dict[NodeId, int] = {}
         self._scrub_ticks = round(FIRST_SCRUB_S / driver.config.heartbeat_s)
         self._verified_index = 0
-        """Of the snapshot that was last found sound after it could not be delivered."""
+        """Index of the snapshot that was last found sound after it could not be delivered."""
         self.taken = 0
         self.installed = 0
 

@@ -79,7 +79,7 @@ __all__ = ["World", "assemble"]
 log = logging.getLogger("syncline.node")
 
 ID_BITS = 62
-"""Of a data directory's id: no two are ever the same."""
+"""Bits of a data directory's id: no two are ever the same."""
 
 APPLY_BATCH_BYTES = 256 * 1024
 """Committed entries that a state machine on the event loop applies together: some 10 ms if they are small. Half of it
@@ -98,7 +98,7 @@ class World:
     digest_interval: int = DIGEST_INTERVAL
     """Entries from one comparison of states to the next. The same on all nodes; another one only in tests."""
     feature_level: int = FEATURE_LEVEL
-    """What this version can do. Tests run nodes of several versions side by side."""
+    """The feature level of this version. Tests run nodes of several versions side by side."""
 
 
 async def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None]) -> Driver:

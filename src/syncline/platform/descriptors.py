@@ -15,7 +15,7 @@ NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 """Errors of the system if the process, or the whole machine, has no descriptor left."""
 
 KEPT: Final = 128
-"""For files of the log and of snapshots, for connections of peers, and for what the program itself has open."""
+"""Kept for files of the log and of snapshots, for connections of peers, and for what the program itself has open."""
 
 
 def raise_limit() -> None:

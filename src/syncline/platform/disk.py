@@ -200,7 +200,7 @@ class OsLock:
         forget_in_child(self)
 
     def descriptors(self) -> list[int]:
-        """For `forks`."""
+        """The lock's descriptor, for `forks`."""
         return [self._descriptor] if self._descriptor >= 0 else []
 
     def release(self) -> None:

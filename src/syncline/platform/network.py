@@ -63,7 +63,7 @@ BACKLOG: Final = 1024
 """Connections that the system holds until we take them. A whole cluster, or all clients, may come back at once."""
 
 TLS_TIMEOUT_S: Final = 5.0
-"""For a TLS handshake or its end: a client that connects and sends nothing is disconnected after this."""
+"""Seconds for a TLS handshake or its end: a client that connects and sends nothing is disconnected after this."""
 
 
 LOOKUP_TIMEOUT_S: Final = 2.0

@@ -52,7 +52,7 @@ class KvServer:
     ) -> None:
         self.config = config
         self.metrics = metrics
-        """What `/metrics` shows; an embedder may add to it."""
+        """The metrics of `/metrics`; an embedding program may add to it."""
         self.http_url = http_url
         """Where clients reach this server."""
         self._http = http

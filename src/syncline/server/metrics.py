@@ -18,7 +18,8 @@ __all__ = ["Counter", "DURATION_BUCKETS_S", "Family", "Gauge", "Histogram", "Reg
 DURATION_BUCKETS_S: Final = (
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
-"""For operations that take a fraction of a millisecond when all is well, and seconds when a leader is missing."""
+"""Buckets for operations that take a fraction of a millisecond when all is well, and seconds when a leader is
+missing."""
 
 MAX_LABELLED: Final = 500
 """Label combinations of one metric. Beyond it a combination is counted under `other`: labels that come from outside

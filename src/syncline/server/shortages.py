@@ -12,7 +12,7 @@ from syncline.node.stats import Stats
 __all__ = ["Shortages"]
 
 NEARLY_FULL: Final = 0.95
-"""Of the store's limit: above it the next large put is refused."""
+"""Share of the store's limit: above it the next large put is refused."""
 
 REMEMBERED_S: Final = 60.0
 """How long probes report a refusal for lack of space: they come more often than puts."""

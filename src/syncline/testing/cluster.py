@@ -60,7 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a server has answered to a change of the membership.
+    """A server's answer to a change of the membership.
 
     `changes` were asked for (empty: not known). The server knew the membership of `since` at that time.
     """

@@ -27,7 +27,7 @@ from syncline.testing.sim.shrinking import BUDGET_S, shrink
 __all__ = ["main"]
 
 TRACE_LINES: Final = 80
-"""Of the trace before a failure; the whole of it is there with `--trace`."""
+"""Lines of the trace before a failure; the whole of it is there with `--trace`."""
 
 PROGRESS_SEEDS: Final = 100
 

@@ -63,10 +63,10 @@ Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=128)]
 """Characters of a node's name. The other end logs it, so it must be printable too."""
 
 PeerId: TypeAlias = Annotated[NodeId, msgspec.Meta(gt=NONE, le=LARGEST_ID)]
-"""Of the node at one end. Ids above are the core's own: they stand for a node's own storage."""
+"""The id of the node at one end. Larger ids are the core's own: they stand for a node's own storage."""
 
 Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_ID)]
-"""What is kept of a greeting, in memory and on disk, is no negative number, and fits in eight bytes."""
+"""Numbers of a greeting that are kept, in memory and on disk, is no negative number, and fits in eight bytes."""
 
 _HTTP_TEXT: Final = b"This port is for the nodes of a Syncline cluster among themselves; clients use another.\n"
 
@@ -78,7 +78,7 @@ HTTP_ANSWER: Final = (
 
 
 class Purpose(IntEnum):
-    """What a connection is for. Part of the protocol: never renumbered."""
+    """The purpose of a connection. Part of the protocol: never renumbered."""
 
     MESSAGES = 0
     SNAPSHOT = 1
@@ -96,7 +96,7 @@ class Hello(msgspec.Struct, array_like=True, tag=1, frozen=True):
     to: PeerId
     purpose: Purpose
     incarnation: Number = 0
-    """Of this start of the node: a new one means that connections to the earlier start are dead."""
+    """Incarnation of this start of the node: a new one means that connections to the earlier start are dead."""
     address: str = ""
     """The dialler's own address: a node that has just joined knows no other address yet."""
     directory: Number = 0

@@ -111,7 +111,7 @@ class Admission(msgspec.Struct, frozen=True):
     refuse_peer: Callable[[Hello], Refusal | None]
     """Why this dialler is refused, or None."""
     before_welcome: Callable[[Hello], asyncio.Future[None] | None]
-    """What must be done before the dialler is welcomed, or None: a durable note of its incarnation."""
+    """Work that must be done before the dialler is welcomed, or None: a durable note of its incarnation."""
     admitted: Callable[[Connection, Hello], None]
     """The node is admitted: it was answered, and `connection` waits for an owner."""
 

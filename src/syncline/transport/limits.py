@@ -32,10 +32,11 @@ class TransportLimits(msgspec.Struct, frozen=True, kw_only=True):
     time limits below are looked at as often, so they end up to this much later."""
 
     dial_timeout_s: float = 2.0
-    """For a connection to come up: a retransmitted SYN (after 1 s) still counts, a dead host holds nothing up."""
+    """Seconds for a connection to come up: a retransmitted SYN (after 1 s) still counts, a dead host holds nothing
+    up."""
 
     handshake_timeout_s: float = 5.0
-    """For the whole handshake, as the dialler counts it, and for its end once the dialler has proved itself."""
+    """Seconds for the whole handshake, as the dialler counts it, and for its end once the dialler has proved itself."""
 
     unproven_timeout_s: float = 2.0
     """Until a dialler has proved itself: a proof takes a round trip and some microseconds."""
@@ -45,7 +46,8 @@ class TransportLimits(msgspec.Struct, frozen=True, kw_only=True):
     program that holds them all can't lock a member out, because a member's proof takes milliseconds."""
 
     unproven_per_host: int = 8
-    """Of them from one address, by the same rule: a program at another address can't take the members' places."""
+    """Unproven connections from one address, by the same rule: a program at another address can't take the members'
+    places."""
 
     unknown_links: int = 16
     """Nodes at a time that are admitted and dialled back although this node does not know them. A new node knows none

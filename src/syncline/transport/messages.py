@@ -37,7 +37,7 @@ __all__ = [
 MAX_PORT = 65535
 
 DIGEST_BYTES = 16
-"""Of a digest of the state."""
+"""Bytes of a digest of the state."""
 
 
 class ForwardedProposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -118,12 +118,12 @@ class DigestReport(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
     point: int
     version: int
-    """Of the algorithm: digests of different versions can't be compared."""
+    """Version of the algorithm: digests of different versions can't be compared."""
     digest: bytes
 
 
 PeerMessage: TypeAlias = Message | Forward | ForwardReply | Notice | DigestReport
-"""All that goes over a peer link. Appends, the other messages of the core, and those of each other kind arrive in the
+"""All messages of a peer link. Appends, the other messages of the core, and those of each other kind arrive in the
 order in which they were sent, without gaps while the link stays up. Between these no order is promised: appends,
 forwards and their answers have a connection of their own, and everything else overtakes them."""
 

@@ -32,12 +32,12 @@ def node_name(node_id: NodeId) -> str:
 
 
 def server_context(settings: PeerTls) -> ssl.SSLContext:
-    """For connections that come in: a client certificate is required."""
+    """TLS context for incoming connections: a client certificate is required."""
     return _context(settings, ssl.PROTOCOL_TLS_SERVER)
 
 
 def client_context(settings: PeerTls) -> ssl.SSLContext:
-    """For connections that go out. The host name is not checked; `check_certificate_names` checks the node."""
+    """TLS context for outgoing connections. The host name is not checked; `check_certificate_names` checks the node."""
     return _context(settings, ssl.PROTOCOL_TLS_CLIENT)
 
 

@@ -212,9 +212,9 @@ _FROM_PEERS: Final = _mask(
     MessageType.PRE_VOTE,
     MessageType.PRE_VOTE_RESP,
 )
-"""What may come in a batch. The other types are the core's own, between a node and its storage: one of them from
-outside could acknowledge a write that never happened. `SNAP` comes on a connection of its own. `PROP` is not sent
-between nodes: proposals come as `Forward`, so that the leader examines each of them before it appends it."""
+"""Message types allowed in a batch. The other types are the core's own, between a node and its storage: one of them
+from outside could acknowledge a write that never happened. `SNAP` comes on a connection of its own. `PROP` is not
+sent between nodes: proposals come as `Forward`, so that the leader examines each of them before it appends it."""
 
 _FORWARDED: Final = _mask(MessageType.TRANSFER_LEADER, MessageType.READ_INDEX)
 """Requests that a follower may forward: `sender` is the node that asked first (for a transfer: the new leader)."""

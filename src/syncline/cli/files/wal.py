@@ -14,7 +14,7 @@ from syncline.storage.inspect import FrameView, LogReport, SegmentEnd, SegmentSt
 __all__ = ["membership_object", "wal"]
 
 DATA_SHOWN_BYTES = 80
-"""Of an entry's data, in the output for people."""
+"""Bytes of an entry's data in the output for people."""
 
 
 @click.group("wal", short_help="Look at a node's log on disk, or check it.")

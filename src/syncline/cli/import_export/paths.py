@@ -16,7 +16,7 @@ import msgspec
 __all__ = ["FoundFile", "KeyPaths", "Skipped", "UnsafeKey", "walk_files"]
 
 MAX_PART_BYTES: Final = 255
-"""Of one file name on every common file system."""
+"""The limit of a file name on every common file system."""
 
 
 class UnsafeKey(Exception):

@@ -24,7 +24,7 @@ LOG_FILES_KEPT: Final = 3
 """Older log files beside the current one: a node's log never takes more than four times `LOG_FILE_BYTES`."""
 
 DRAIN_GRACE_S: Final = 0.15
-"""For requests under way when `up` stops: longer than a busy client on this machine needs to send one."""
+"""Time for requests under way when `up` stops: longer than a busy client on this machine needs to send one."""
 
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Each stops the node in order, after a transfer of its leadership. SIGHUP: the terminal that started it was closed."""

@@ -20,7 +20,7 @@ PROGRAM: Final = (sys.executable, "-m", "syncline")
 """The program of the nodes: this one, whatever is on the PATH."""
 
 STOP_LIMIT_S: Final = 15.0
-"""For one node to stop in order; then it is killed: its data can bear it."""
+"""Time for one node to stop in order; then it is killed: its data can bear it."""
 
 LAST_LINES: Final = 20
 LINE_BYTES: Final = 64 * 1024
@@ -54,7 +54,7 @@ class Child:
         return self.process is not None and self.process.returncode is None
 
     def command(self) -> list[str]:
-        """What starts this node, as arguments of `syncline`."""
+        """The command that starts this node, as arguments of `syncline`."""
         return ["serve", "--config", self.plan.config_path]
 
     async def start(self, program: tuple[str, ...], watched_fd: int) -> asyncio.subprocess.Process:

@@ -24,7 +24,8 @@ READY: Final = b"ready "
 
 
 LOG_BYTES: Final = 8 << 20
-"""Of `up.log`: then it begins again. It gets a line for each change, so that takes a node that fails all the time."""
+"""Size of `up.log` at which it is started again. It gets a line for each change: only a node that fails again and again
+fills it."""
 
 
 class DetachedView(PlainView):

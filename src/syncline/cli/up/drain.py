@@ -13,4 +13,4 @@ DRAIN_SIGNAL: Final = signal.SIGUSR1
 All nodes get this before the first one stops: a write that is in flight still finds a quorum."""
 
 DRAINED_LINE: Final = "syncline: no client waits"
-"""What a node prints when that is done."""
+"""The line that a node prints when that is done."""

@@ -57,7 +57,8 @@ SECRET_FILE: Final = "peer-secret"  # noqa: S105 - a name, not a secret
 HIGHEST_PORT: Final = 65535
 
 SEGMENT_BYTES: Final = 4 << 20
-"""Of the nodes' logs: all of them are on one disk, for trials. A node's default would take 64 MiB of it at once."""
+"""Segment size of the nodes' logs: all of them are on one disk, for trials. A node's default would take 64 MiB of it
+at once."""
 
 
 class NodePlan(msgspec.Struct, frozen=True):

@@ -18,10 +18,10 @@ from syncline.errors import OperationError, Unreachable
 __all__ = ["NodeView", "Supervisor"]
 
 STATUS_TIMEOUT_S: Final = 0.5
-"""For one node's answer on this machine, which waits for nothing."""
+"""Time limit of one node's answer on this machine, which waits for nothing."""
 
 DRAIN_LIMIT_S: Final = 1.0
-"""For all nodes together to answer their clients before they stop. A write takes that long if no quorum is left."""
+"""Time for all nodes together to answer their clients before they stop. A write takes that long without a quorum."""
 
 RESTART_PAUSE_S: Final = 1.0
 RESTART_LIMIT_S: Final = 30.0

@@ -107,7 +107,7 @@ class NodeStatus(NodeView, frozen=True, kw_only=True):
     uptime_s: float
     revision: int
     digest: str
-    """Of the whole state, 32 hexadecimal digits: nodes at one revision have one digest."""
+    """Digest of the whole state, 32 hexadecimal digits: nodes at one revision have one digest."""
 
 
 class MemberLevelsView(msgspec.Struct, frozen=True, kw_only=True):

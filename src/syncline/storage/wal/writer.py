@@ -58,8 +58,8 @@ BATCH_SPLIT_BYTES: Final = 16 << 20
 """A larger batch is written as several frames, each synced separately: it bounds a reader's memory."""
 
 BEGIN_BYTES: Final = 256 << 10
-"""What `begin` takes, of entries' data: it is encoded, checked and copied in a good half millisecond, while which the
-caller does nothing else."""
+"""Bytes of entries' data that `begin` takes: it is encoded, checked and copied in a good half millisecond, while
+which the caller does nothing else."""
 
 
 class WalWrite(msgspec.Struct, frozen=True):
@@ -342,7 +342,7 @@ class Wal:
         return EntryReader(self._disk, self._locations, lambda: self._segments)
 
     def free_bytes(self) -> int:
-        """What the disk has left. Asks the disk; for any thread."""
+        """The free bytes of the disk. Asks the disk; for any thread."""
         return self._space.free_bytes()
 
     def has_plenty(self, free_bytes: int, size_bytes: int) -> bool:

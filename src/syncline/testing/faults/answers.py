@@ -73,7 +73,7 @@ async def lose_at_answer(trouble: Trouble) -> None:
 
 
 def _lose_one(trouble: Trouble) -> None:
-    """What is on its way between the leader and another server is lost, in one direction or in both."""
+    """Lose the messages between the leader and another server that are under way, in one direction or in both."""
     leader, other = trouble.cluster.current_leader(), trouble.some()
     if leader is None or other is None or other is leader:
         return

@@ -70,7 +70,7 @@ class Trouble:
         await asyncio.sleep(self.rng.expovariate(self._intensity / (usual_elections * self.election_s)))
 
     async def last(self, low: float, high: float) -> None:
-        """For as long as the fault lasts: from `low` to `high` election timeouts."""
+        """Wait for the duration of the fault: from `low` to `high` election timeouts."""
         await asyncio.sleep(self.rng.uniform(low, high) * self.election_s)
 
     def some(self) -> SimServer | None:

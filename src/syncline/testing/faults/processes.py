@@ -25,7 +25,7 @@ __all__ = [
 
 
 LOG_WORKERS: Final = ("syncline-log", SYNC_WORKER)
-"""What writes the log: a disk's slowness is another fault."""
+"""The workers that write the log: a disk's slowness is another fault."""
 
 
 async def kill(trouble: Trouble) -> None:

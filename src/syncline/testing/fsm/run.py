@@ -39,7 +39,7 @@ MakeFSM: TypeAlias = Callable[[], FSM]
 """The class of a state machine, or anything else that makes a new one."""
 
 SHOWN_BYTES: Final = 60
-"""Of a command or a snapshot in a message."""
+"""Bytes of a command or a snapshot in a message."""
 
 WRONG_DIGEST: Final = f"not 1 to {MACHINE_DIGEST_BYTES} bytes"
 
@@ -52,7 +52,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     answer: str
     state: str
     digest: str = ""
-    """What the machine's own `digest` returned, in words; empty without one."""
+    """The result of the machine's own `digest`, as text; empty without one."""
 
 
 def entry_of(number: int, command: bytes) -> Entry:
@@ -99,7 +99,7 @@ def state_digest(fsm: FSM) -> str:
 
 
 def own_digest(fsm: FSM) -> str:
-    """What the state machine's own `digest` returns, in words that name what is wrong; empty if it has none."""
+    """The result of the state machine's own `digest`, as text that names what is wrong; empty if it has none."""
     if not isinstance(fsm, DigestingFSM):
         return ""
     digest: object = fsm.digest()

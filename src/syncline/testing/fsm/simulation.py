@@ -42,7 +42,7 @@ USUAL_FAULTS: Final = (
     "kill", "power", "crash-in-write", "kill-all", "pause", "cut", "cut-one-way", "isolate-leader", "flap", "delay",
     "reset", "slow-disk", "slow-threads", "snapshot", "transfer",
 )  # fmt: skip
-"""Those that a state machine can notice; the names are those of `python -m syncline.testing.simulate --faults`."""
+"""Faults that a state machine can notice; the names are those of `python -m syncline.testing.simulate --faults`."""
 
 SETTINGS: Final = Settings(snapshot_entries=10, trailing_entries=5)
 """A snapshot every few commands, and a short log behind it: most bugs of state machines are in restores."""

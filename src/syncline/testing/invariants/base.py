@@ -58,7 +58,7 @@ class View:
         self.driver: Driver
         self.durable = DurableLog()
         self.lost: DurableLog | None = None
-        """What was on its disk before that was replaced by an empty one."""
+        """The content of its disk before that was replaced by an empty one."""
         self.term = 0
         self.vote: NodeId = 0
         self.state = StateType.FOLLOWER
@@ -85,7 +85,7 @@ class View:
 
 
 class Promised(NamedTuple):
-    """What a request for the promise of a vote leaves as it is."""
+    """State that a request for a pre-vote must not change."""
 
     term: int
     vote: NodeId

@@ -45,7 +45,7 @@ class _Contacts:
 
 
 class _Quorum(Invariant):
-    """What both invariants look at."""
+    """Base of both invariants."""
 
     def __init__(self, facts: Facts, verdict: Verdict) -> None:
         super().__init__(facts, verdict)

@@ -83,7 +83,7 @@ class LeaderIsDurable(Invariant):
 
 
 class CommittedIsDurable(Invariant):
-    """What is committed is on the disks of a quorum of the membership that commits it, both halves of a joint one."""
+    """Committed entries are on the disks of a quorum of the membership that commits it, both halves of a joint one."""
 
     name = "committed is durable on a quorum"
 
@@ -130,7 +130,7 @@ class SnapshotIsDurable(Invariant):
 
 
 def _difference(before: DurableLog, view: View) -> str:
-    """What is missing or changed in the log that a node found; "" if nothing is."""
+    """The missing or changed entry in the log that a node found; "" if nothing is."""
     now, then = view.core.raft, before.hard_state
     if now.term < then.term:
         return f"its term went from {then.term} back to {now.term}"

@@ -37,7 +37,7 @@ class ElectionSafety(Invariant):
 
 
 class LeaderCompleteness(Invariant):
-    """What was committed in an earlier term is in the log of every later leader (thesis, figure 3.2)."""
+    """Every entry committed in an earlier term is in the log of every later leader (thesis, figure 3.2)."""
 
     name = "leader completeness"
 

@@ -123,7 +123,7 @@ def _check_read(operation: Operation, request: Read, result: Result, replay: _Re
 
 
 def _check_order(told: list[tuple[Operation, int]], verdict: Verdict) -> None:
-    """What is called after something has returned is not before it in the order."""
+    """An operation called after another one has returned is not before it in the order."""
     returns = sorted((operation.return_s or 0.0, revision) for operation, revision in told)
     latest = place = 0
     for operation, revision in sorted(told, key=lambda item: item[0].call_s):

@@ -30,7 +30,7 @@ _FENCE: Final = re.compile(rb"fenced in (\d+):")
 
 
 def fenced_in(term: int) -> bytes:
-    """What the data of a fenced proposal hold in a simulation: nothing in the log tells it otherwise."""
+    """The data of a fenced proposal in a simulation: nothing in the log tells it otherwise."""
     return b"fenced in %d:" % term
 
 

@@ -24,7 +24,7 @@ from syncline.testing.linearizability.search import DEFAULT_MAX_STEPS, Outcome, 
 __all__ = ["Initial", "Part", "check_moves", "check_part", "compiled", "parts_of"]
 
 Initial: TypeAlias = Mapping[bytes, Seen]
-"""What keys held before the history began; a key that is missing did not exist."""
+"""Values of the keys before the history began; a key that is missing did not exist."""
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -36,7 +36,7 @@ class Part(msgspec.Struct, frozen=True):
 
 
 def parts_of(history: Iterable[Operation]) -> list[Part]:
-    """What of a history has to be linearizable, in parts that can be judged one by one."""
+    """The operations of a history that must be linearizable, in parts that can be judged one by one."""
     judged = [operation for operation in narrowed(history) if _is_judged(operation)]
     judged.sort(key=lambda operation: operation.call_s)
     numbers = Numbers(judged)
@@ -60,7 +60,7 @@ def _is_judged(operation: Operation) -> bool:
 
 
 def _joined(operations: Iterable[Operation]) -> dict[bytes, bytes]:
-    """For each key the one that stands for its part."""
+    """For each key the key that represents its part."""
     parents: dict[bytes, bytes] = {}
 
     def leader(key: bytes) -> bytes:
@@ -82,7 +82,7 @@ def check_part(part: Part, initial: Initial | None = None, *, max_steps: int = D
 
 
 def compiled(part: Part) -> list[list[Move]]:
-    """What each operation of a part may have done."""
+    """The possible effects of each operation of a part."""
     return [moves_of(operation, part.keys, part.numbers) for operation in part.operations]
 
 

@@ -73,7 +73,7 @@ def _cut(part: Part, initial: Initial | None) -> Part:
 
 
 def _until(part: Part, end_s: float) -> Part:
-    """What was known at a moment."""
+    """The history as it was known at a moment."""
     known: list[Operation] = []
     for operation in part.operations:
         if operation.call_s > end_s:

@@ -91,7 +91,7 @@ class Compare(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 Step: TypeAlias = Put | Delete | Read
-"""What a transaction is made of; no step has an `expect` or is `stale` there."""
+"""The steps of a transaction; none has an `expect` or is `stale` there."""
 
 
 class Txn(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="txn"):

@@ -52,7 +52,7 @@ class _Sightings:
 
 
 def puts_of(operation: Operation) -> Iterator[_Put]:
-    """All that an operation may write."""
+    """All writes that an operation may make."""
     request = operation.request
     if isinstance(request, Put):
         yield request.key, request.value

@@ -42,7 +42,7 @@ State: TypeAlias = tuple[int, tuple[Record | None, ...]]
 """The store's revision, at the least, and the record of each key; None: there is no such key."""
 
 Guard: TypeAlias = tuple[int, bytes | int, bool]
-"""What must hold of the record in this place: that its value (bytes) or its mod_revision (a number; 0: that there is
+"""A condition on the record in this place: that its value (bytes) or its mod_revision (a number; 0: that there is
 none) equals this operand, or (False) that it does not. Of a record that is not there no value holds."""
 
 Effect: TypeAlias = tuple[int, bytes | None]
@@ -72,7 +72,7 @@ class Numbers:
         self.taken: set[int] = set()
         """Those of writes that are known to have them: of no other write."""
         self.value_at: dict[tuple[bytes, int], bytes] = {}
-        """What a key was seen to hold at a mod_revision."""
+        """The value of a key that was seen at a mod_revision."""
         self._mentioned: defaultdict[bytes, set[int]] = defaultdict(set)
         for operation in operations:
             self._learn(operation)
@@ -260,7 +260,7 @@ def _wants(guards: Sequence[Guard], not_all: Sequence[Guard], keys: Sequence[byt
 
 
 def moves_of(operation: Operation, keys: Sequence[bytes], numbers: Numbers) -> list[Move]:
-    """What an operation may have done, to a store of these keys: one move if its result is known (or none, if
+    """The possible effects of an operation on a store of these keys: one move if its result is known (or none, if
     that is impossible in itself), else one for each way to have an effect."""
     places = {key: place for place, key in enumerate(keys)}
     request, result = operation.request, operation.result
@@ -331,7 +331,7 @@ def _compared(place: int, compare: Compare) -> Guard:
 
 
 def _observed(branch: Sequence[Step], result: Ran, places: Mapping[bytes, int]) -> list[Guard] | None:
-    """What the results of a branch tell of the state before it; None if they can't be of this branch."""
+    """The state before a branch, as far as its results show it; None if they can't be of this branch."""
     if not result.results:
         return []
     if len(result.results) != len(branch):

@@ -33,7 +33,7 @@ DEFAULT_MAX_STEPS: Final = 5_000_000
 """Choices before a search gives up: about a minute. With reported revisions it takes one or two per operation."""
 
 _Choice: TypeAlias = tuple[int, State, int]
-"""What comes next: a place among the operations (from 0: definite; below 0: the complement of one of unknown fate),
+"""The next operation: a place among the operations (from 0: definite; below 0: the complement of one of unknown fate),
 the state after it, and the places of the keys that the next definite operation must look at, a bit each."""
 
 
@@ -175,7 +175,7 @@ class Search:
     # -- what can come next
 
     def _choices(self) -> list[_Choice]:
-        """What can come next, the most promising last; a single one if nothing else need be tried."""
+        """Operations that can come next, the most promising last; a single one if nothing else need be tried."""
         state, levels, head = self._state, self._levels, len(self._definite)
         limit = levels.limit
         deadline_s = math.inf

@@ -66,7 +66,7 @@ class DurableLog:
         return twin
 
     def after_crash(self) -> list[DurableLog]:
-        """What a crash at this moment may leave: without, and with, the write under way."""
+        """The log that a crash at this moment may leave: without, and with, the write under way."""
         if not self.writing:
             return [self]
         later = self.copy()

@@ -232,7 +232,7 @@ class SimNetwork:
                 self._stop_pipes(end, peer)
 
     def hold_back(self, one: str, other: str, late_s: float, *, only: int | None = None) -> None:
-        """What `one` sends to `other` on the connections of now takes `late_s` longer, on new ones it does not.
+        """Packets of `one` to `other` on the connections of now takes `late_s` longer, on new ones it does not.
 
         With a number `only` one of the connections is late: the same number chooses the same one while none comes or
         goes.

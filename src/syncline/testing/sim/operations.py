@@ -28,10 +28,10 @@ class Unknown(Exception):
 
 
 TRY_S: Final = 3.0
-"""Of one attempt, by the server's clock."""
+"""Time limit of one attempt, by the server's clock."""
 
 PATIENCE_S: Final = 4.0
-"""For one attempt, by the simulation's: the server may be killed, or stand still."""
+"""Time limit of one attempt, by the simulation's clock: the server may be killed, or stand still."""
 
 
 class Operator:

@@ -106,7 +106,7 @@ class Scenario:
             self._verdict.broken("linearizable histories", str(anomaly))
 
     def _final_state(self) -> dict[bytes, Seen]:
-        """What a member holds at the end, as by a read of each key."""
+        """A member's data at the end, as by a read of each key."""
         machine = next(server.machine for server in self.cluster.running if not server.retired)
         assert isinstance(machine, SimMachine)
         store = machine.store

@@ -43,7 +43,7 @@ class SimCrash(BaseException):
 
 
 class Condition(Enum):
-    """What became of a server's process."""
+    """The state of a server's process."""
 
     NEW = "was never started"
     STARTING = "opens its data directory"

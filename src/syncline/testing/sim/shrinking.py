@@ -32,7 +32,7 @@ class Shrunk(msgspec.Struct, frozen=True):
     first: SeedReport
     smallest: SeedReport
     options: Options
-    """Of the smallest: with the seed they replay it."""
+    """Options of the smallest run: with the seed they replay it."""
     runs: int
 
     def __str__(self) -> str:

@@ -25,7 +25,7 @@ LOW_WATER_BYTES: Final = 16 * 1024
 
 
 class Segment(Enum):
-    """What goes through a pipe beside data."""
+    """Segments of a pipe that are no data."""
 
     OPEN = auto()
     FIN = auto()

@@ -52,7 +52,7 @@ class SnapshotReceiver:
         others: Mapping[NodeId, SnapshotReceiver],
     ) -> None:
         self.term = 0
-        """Of the leader that sends it; 0 until that is known."""
+        """Term of the leader that sends it; 0 until that is known."""
         self.bad_frames = 0
         self._stream = stream
         self._sender = sender

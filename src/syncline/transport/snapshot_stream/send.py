@@ -91,7 +91,7 @@ class SnapshotSender:
         self._acked = -1
         self._stream: SnapshotStream | None = None
         self._incarnation = 0
-        """Of the peer, at the other end of the stream."""
+        """Incarnation of the peer at the other end of the stream."""
 
     def peer_seen(self, incarnation: int) -> None:
         """The peer has dialled this node. If it was restarted, end the stream to its earlier start.
