@@ -104,8 +104,8 @@ class RaftConfig:
     lazy_commit: bool = False
     """A leader sends no message only for a new commit index: it travels with the next entries or the next
     heartbeat, or when the runtime calls `RawNode.tell_commit`. That halves the messages of a leader in use.
-    A change of the membership is sent at once, because a removed node gets no later message, and so are entries that it
-    commits by a smaller quorum."""
+    The commit of a membership change is sent at once, because a removed node gets no later message. So is the commit of
+    entries by its smaller quorum."""
 
     commit_in_votes: bool = False
     """RequestVote, PreVote and their answers carry the sender's commit index and its term. A node whose log holds that

@@ -1,8 +1,8 @@
 """Evidence that a node has lost a promise, or that a committed entry was replaced.
 
-Sound nodes never produce it: an acknowledgement is durable before it is sent, a leader never sends a follower a
-commit index above the one that this follower has acknowledged, and each leader's log holds every committed entry
-(Leader Completeness: thesis, 3.6.3). A data directory that was restored from an older copy breaks the first of these.
+Sound nodes never produce it. An acknowledgement is durable before it is sent. A leader never sends a follower a commit
+index above this follower's acknowledgement. Each leader's log holds every committed entry (Leader Completeness: thesis,
+3.6.3). A data directory that was restored from an older copy breaks the first of these.
 
 The core only reports it, and gives no answer that depends on a broken promise. The runtime decides what to do.
 """

@@ -7,8 +7,8 @@
         ... write, send, apply what it holds (see `Ready`) ...
         node.advance()                                              synchronous form only
 
-In the asynchronous form (`async_storage_writes`) there is no `advance`: storage work leaves as messages to
-`LOCAL_APPEND` and `LOCAL_APPLY`, any number of them may be under way, and the responses that each carries are stepped
+In the asynchronous form (`async_storage_writes`) there is no `advance`. Storage work leaves as messages to
+`LOCAL_APPEND` and `LOCAL_APPLY`, and any number of them may be under way. The responses that each carries are stepped
 or sent when its work is durable. Messages to one of the two must be worked off in their order.
 
 In either form writes must become durable in their order: a hard state not later than the entries that were handed out

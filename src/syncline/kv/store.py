@@ -2,9 +2,9 @@
 
 Records are immutable and untracked by the garbage collector, so a million of them neither cost a collection nor have
 to be copied for a snapshot. They live in `BUCKETS` dictionaries; a view shares all of them, and a shared one is copied
-before it is first changed. Taking a view therefore costs the same tens of microseconds whatever is stored, any number
-of views may be out, and letting one go needs no merging back.
-(Copying one dictionary of a million records takes 35 to 170 ms, which is a pause every client sees.)
+before it is first changed. A view therefore costs some tens of microseconds whatever is stored. Any number of views may
+be open, and a released one needs no merging back. (Copying one dictionary of a million records takes 35 to 170 ms,
+which is a pause every client sees.)
 
 Revisions are etcd's: each write transaction that changes something takes the next one, and all its changes carry it.
 """

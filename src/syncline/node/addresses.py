@@ -4,7 +4,7 @@
 - Hints by id come from the program around the node: a server asks the members at `--join`.
 - A node that knows no members dials the peers of earlier starts (`first_peers`).
 - A member that moved announces its new address to each peer that it reaches. If it does not reach the leader, a peer
-  with a link to it at this address updates the registry in its place, so that the leader can dial it.
+  with a link to it at this address updates the registry. Then the leader can dial it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Apply committed entries to the state machine, in log order and one call at a time, and return the answers.
 
-Work goes to a thread of its own, or to the event loop if the state machine says `apply_on_loop = True` because its
-applies are cheap and it is read on the loop. A restore is always on the thread; later work waits.
+Work goes to a thread of its own, or to the event loop if the state machine says `apply_on_loop = True`. A state machine
+does so if its applies are cheap and it is read on the loop. A restore is always on the thread; later work waits.
 
 On the thread, entries are applied in pieces of some milliseconds (`apply_pace`); answers are delivered at intervals.
 So callers of a slow state machine are answered one after the other, and `close` does not wait for a backlog: the log

@@ -1,7 +1,7 @@
 """The data that Syncline adds around the data of a log entry.
 
-Every normal entry is a `Proposal`. It has the id of the node that proposed it (that node answers its caller when it
-applies the entry), and a number that is unique on that node, restarts included. `kind` separates the state machine's
+Every normal entry is a `Proposal`. It has the id of the node that proposed it, which answers its caller when it applies
+the entry. It also has a number that is unique on that node, restarts included. `kind` separates the state machine's
 entries from the runtime's own. The runtime's entries never reach the state machine.
 """
 

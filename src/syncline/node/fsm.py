@@ -41,8 +41,8 @@ __all__ = [
 class Entry(msgspec.Struct, gc=False, frozen=True):
     """One committed command, as the state machine sees it.
 
-    `index` is its position in the replicated log (growing, with gaps where the log holds entries of the cluster's
-    own), `term` the term of the leader that wrote it, `extensions` bytes that travel beside the data for middleware.
+    `index` is its position in the replicated log: growing, with gaps where the log holds entries of the cluster's own.
+    `term` is the term of the leader that wrote it, `extensions` are bytes for middleware beside the data.
     """
 
     index: int

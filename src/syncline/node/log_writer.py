@@ -11,9 +11,9 @@ A disk that hangs blocks a sync, not the loop: the next group is not written bef
 
 A new commit index is mostly not worth a sync of its own. No promise about data waits for it (see
 `consensus.rawnode`), and it travels with the next append, in the same frame or an earlier one; elections rely on
-that. If no append comes, it is written by itself after `COMMIT_SETTLE_S`, so that a node that is killed when all is
-quiet knows its applied index. The exception is a change of the membership: its commit index is a promise, and is
-written when the change is applied (`settle_now`; see `node.settlement`).
+that. If no append comes, it is written by itself after `COMMIT_SETTLE_S`. So a node that is killed without load knows
+its applied index. The exception is a change of the membership: its commit index is a promise, and is written when the
+change is applied (`settle_now`; see `node.settlement`).
 """
 
 from __future__ import annotations

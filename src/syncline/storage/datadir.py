@@ -9,8 +9,8 @@
     replacement  only while a repair is under way: no node starts then
 
 The identity is written first, then the log is begun, then the identity is written again with `started` set. This
-order separates a crash in between from a lost file. A directory with a log but without an identity has lost a file,
-and so has one whose identity is marked as started but whose log is missing. Both are refused.
+order separates a crash in between from a lost file. A directory with a log but without an identity has lost a file. So
+has one that is marked as started but has no log. Both are refused.
 """
 
 from __future__ import annotations

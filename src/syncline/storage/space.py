@@ -49,8 +49,8 @@ class Shortage(IntEnum):
 class SpaceGuard:
     """Decides whether a write may go on. `check` and `shortage` are for one thread, the rest for any.
 
-    The disk is asked once per some bytes while there is room, and at every call while there is not, so that the
-    refusal ends by itself as soon as space returns.
+    While there is room the disk is asked once per some bytes. Otherwise it is asked at every call, so that the refusal
+    ends by itself as soon as space returns.
     """
 
     def __init__(self, disk: Disk, path: str, *, reserve_bytes: int = RESERVE_BYTES) -> None:

@@ -55,8 +55,8 @@ class _State(Enum):
 class BulkChannel:
     """The channel to one peer.
 
-    `room` is called when more may be sent, `lost` when sent messages may not have arrived, `failed` with the reason
-    why it did not come up, `too_large` with a message above the limit on a frame.
+    `room` is called when more may be sent, `lost` when sent messages may not have arrived. `failed` is called with the
+    reason why it did not come up, `too_large` with a message above the limit on a frame.
     """
 
     def __init__(

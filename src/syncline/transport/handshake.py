@@ -6,9 +6,9 @@
     dialler  →  frame(Hello)
     acceptor →  frame(Welcome), or frame(Refusal) and the connection is closed
 
-Both ends check the other: the acceptor refuses with a reason that the dialler shows as its own error, and the dialler
-checks that the node that it dialled has answered (an address may have moved to another node). Nothing else is
-exchanged before both are sure.
+Both ends check the other. The acceptor refuses with a reason that the dialler shows as its own error. The dialler
+checks that the node that it dialled has answered (an address may have moved to another node). Nothing else is exchanged
+before both are sure.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A frame may ask for an echo. Its round trip shows the line's queue: the time above the shortest one was spent behind
 earlier bytes. While that is short the window grows with each echo, as in TCP's slow start; above `TARGET_S` it is
-halved. So a fast line is kept busy, and a slow one never holds more than a fraction of a second of data, which it
-shares with heartbeats on another connection.
+halved. So a fast line is kept busy. A slow one never holds more than a fraction of a second of data, so heartbeats on
+another connection are not late.
 
 TCP by itself fills the buffers on the way, which may hold many seconds of a slow line. The answers to appends can't
 measure the line: they wait for the follower's disk.

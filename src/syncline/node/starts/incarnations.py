@@ -4,8 +4,8 @@ Each start of a node has an incarnation: the count of the starts from its data d
 directory keeps its newest incarnations, this start's before the first greeting. Greetings carry them as the history.
 
 A member receives promises (votes, acknowledgements) only on connections that it has welcomed. Before it welcomes a
-start, it records its incarnation durably. So if a directory is restored from an older copy, each member that holds a
-promise made since then also knows a start that is not in the copy's history. Further starts do not hide this: each
+start, it records its incarnation durably. Suppose that a directory is restored from an older copy. Then each member
+that holds a later promise also knows a start that is not in the copy's history. Further starts do not hide this: each
 one lengthens the history of the copy, which still lacks the start that the members know.
 
     known by the member   presented, with its history     meaning

@@ -1,9 +1,9 @@
 """Reports between members about the starts of nodes, to find two copies of one data directory.
 
-A member that has admitted a start of a node tells the others, at once and whenever a link comes up. So copies that
-were kept apart are found as soon as a member that knows one is connected with a member that knows the other, also by
-a chain. If a quorum of the members without that node knows the same start, it stays: no copy has ever been counted
-beside it. Otherwise it is not known which copy has made which promises, and none of them is admitted any more.
+A member that has admitted a start of a node tells the others, at once and whenever a link comes up. So separate copies
+are found as soon as members that know different ones are connected, also by a chain of members. If a quorum of the
+members without that node knows the same start, it stays: no copy has ever been counted beside it. Otherwise it is not
+known which copy has made which promises, and none of them is admitted any more.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ a crash interrupted is completed or undone here. A second crash during that chan
 - A segment under its temporary name never held anything: it is removed.
 - A torn last frame (`scan` has the rule) is copied to a `.broken` file beside the segment, durably, and only then
   overwritten with zeros. (On a full disk it is not kept.)
-- The last valid frame is written once more and synced, and so are the zeros at the place of a torn one that was cut
-  before. They may have come from the system's cache only: after a failed sync a system may show bytes that are not on
-  the disk and never will be.
+- The last valid frame is written once more and synced. So are the zeros at the place of a torn frame that was cut. They
+  may have come from the system's cache only: after a failed sync a system may show bytes that are not on the disk and
+  never will be.
 - The directory is synced: a visible name need not be durable yet.
 
 Damage that no crash can cause raises `CorruptionError`.

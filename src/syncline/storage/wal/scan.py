@@ -3,8 +3,8 @@
 **What a crash can do.** The log writes one frame and syncs it before it writes the next. So at any moment at most one
 frame is not yet synced, and it is the last one. Of that frame, any of its sectors may have reached the disk and any
 may not, in any order; within a sector the bytes are written from its start. Bytes that did not reach the disk still
-read as zeros, because a segment is filled with zeros, synced and only then named, and is never used twice. An
-interrupted recovery may have put some of the zeros back.
+read as zeros: a segment is filled with zeros, synced and only then named, and it is never used twice. An interrupted
+recovery may have put some of the zeros back.
 
 **What a crash can't do.** It can't damage a frame that has a valid frame after it, since that one was written after
 this one was synced. It can't damage a segment that has a successor. It can't leave a frame that was written

@@ -91,9 +91,9 @@ def simulate(
     `commands` are a hypothesis strategy of bytes, an iterable (repeated when it ends), or a function of a
     `random.Random`. `faults` are names from `USUAL_FAULTS`; None: the seed chooses some.
 
-    Raises `SimulationFailed` if two nodes answer one command differently, if a node stops itself, if an
-    acknowledged command is missing, doubled or out of order, if the cluster does not recover once the faults have
-    ended, or if at the end two nodes do not hold the same, or not what their log leads to.
+    Raises `SimulationFailed` if two nodes answer one command differently, or a node stops itself. Also if an
+    acknowledged command is missing, doubled or out of order, or the cluster does not recover after the faults. At the
+    end all nodes must have the state that their log leads to.
 
     All nodes live in this process, so they share one order of sets: what differs between processes is for `check_fsm`.
     """

@@ -5,10 +5,9 @@ its change. For a state of the store it gives the possible states after it; none
 state.
 
 Numbers are the store's revisions: every write that changes something takes one above all before it. Numbers in a
-history are binding. A write whose answer was lost can have any number that fits. Its successors are one state for
-each number that an operation mentions for its keys and that no known write has, and one for the least unmentioned
-number. That is exact: no operation distinguishes unmentioned numbers, and the least leaves the most room for later
-ones.
+history are binding. A write whose answer was lost can have any number that fits. It has one successor for each number
+that an operation mentions for its keys and that no known write has. One more is for the least unmentioned number. That
+is exact: no operation distinguishes unmentioned numbers, and the least leaves the most room for later ones.
 """
 
 from __future__ import annotations
