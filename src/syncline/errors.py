@@ -5,9 +5,9 @@
     ├── UsageError                a call that can't be made here or now (also a RuntimeError)
     ├── OperationError            one operation failed
     │   ├── Rejected              the state machine refused it, the same way on every node
-    │   ├── NotLeader             this node does not lead; `leader` says who does, where known
-    │   ├── NoLeader              nobody leads: no quorum, or an election is under way
-    │   ├── Dropped               the leader let it go before it entered the log (overload, hand-over)
+    │   ├── NotLeader             this node does not lead; `leader` is the leader's id, if known
+    │   ├── NoLeader              no node leads: no quorum, or an election is under way
+    │   ├── Dropped               the leader dropped it before it entered the log (overload, transfer)
     │   │   └── BacklogFull       too much is committed and not applied yet
     │   ├── NoSpace               the state machine's state has reached its limit; commands that free space pass
     │   ├── TooLarge              above a limit; nothing was stored
@@ -26,12 +26,12 @@
     │   ├── DirectoryLocked       another process holds the data directory
     │   ├── WrongDirectory        the directory belongs to another cluster or node
     │   ├── FormatVersionError    written by a version that this one can't read
-    │   ├── CorruptionError       bytes that are not what was written: rot, or foreign files
-    │   ├── RepairNeeded          what the node once promised is lost: only `syncline repair` leads on
+    │   ├── CorruptionError       bytes that are not what was written: corruption, or foreign files
+    │   ├── RepairNeeded          a promise of the node is lost: only `syncline repair` helps
     │   └── DiskFull              writes are refused to keep the reserve; reads go on
     └── TransportError            links between nodes
-        ├── HandshakeRefused      the other end is not who it should be, and said why
-        └── FrameError            bytes that are not a frame of ours
+        ├── HandshakeRefused      the other end is another node than expected, or refused with a reason
+        └── FrameError            bytes that are not a valid frame
 
 Each error has an `outcome`: after `not_applied` a retry is safe; after `unknown` the operation may or may not take
 effect, now or later. Catch `OperationError` around an operation:
@@ -151,19 +151,19 @@ class Rejected(OperationError):
 
 
 class NotLeader(OperationError):
-    """This node does not lead; `leader` is the id of the node that does, where known."""
+    """This node does not lead; `leader` is the id of the node that does, if known."""
 
     code: str = "not_leader"
 
 
 class NoLeader(OperationError):
-    """Nobody leads: no quorum is reachable, or an election is under way."""
+    """No node leads: no quorum is reachable, or an election is under way."""
 
     code: str = "no_leader"
 
 
 class Dropped(OperationError):
-    """The leader let the proposal go before it entered the log: too much in flight, or a hand-over under way."""
+    """The leader dropped the proposal before it entered the log: too much in flight, or a leadership transfer."""
 
     code: str = "dropped"
 
@@ -216,7 +216,7 @@ class MembershipError(OperationError):
 
 
 class QuorumAtRisk(MembershipError):
-    """After this change those alive would be no quorum, so that nothing could be committed any more.
+    """After this change no quorum of the voters would be alive, so that nothing could be committed any more.
 
     The message names the voters that are not alive, or not caught up. Start them first, or pass `force=True`.
     """
@@ -288,7 +288,7 @@ class StorageError(SynclineError):
 
 
 class DirectoryLocked(StorageError):
-    """Another live process holds the data directory; `pid` is its process id, where known."""
+    """Another live process holds the data directory; `pid` is its process id, if known."""
 
     outcome: Outcome = Outcome.NOT_APPLIED
 
@@ -351,10 +351,10 @@ class TransportError(SynclineError):
 
 
 class HandshakeRefused(TransportError):
-    """One of the two ends is not who the other expects; the message says what differs."""
+    """One end is another node than the other end expects; the message names the difference."""
 
     outcome: Outcome = Outcome.NOT_APPLIED
 
 
 class FrameError(TransportError):
-    """Bytes on a link are not a frame of ours: a wrong port, another protocol, or damage."""
+    """Bytes on a link are no valid frame: a wrong port, another protocol, or damage."""

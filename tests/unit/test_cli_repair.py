@@ -198,7 +198,7 @@ def test_what_can_not_be_completed_as_it_was_noted_is_begun_anew(tmp_path: Path)
             node.answers["/raft/add"] = error_reply(409, "membership", message="that node was removed")
         path = directory(tmp_path / "a", members)
         before = files(path)
-        assert "--replace to begin it anew" in repair(path, "--yes").error()
+        assert "--replace to start it again" in repair(path, "--yes").error()
         answer_changes(nodes)
         assert repair(path, "--yes", "--replace").status == 0
         first, second = (

@@ -1,4 +1,4 @@
-"""`status`, `member`, `transfer`: the cluster from the shell."""
+"""The commands `status`, `member` and `transfer`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ _force = click.option("--force", is_flag=True, help="Also if no quorum of the vo
 
 @click.group("member", short_help="List, add, remove, promote, demote or update members.")
 def member() -> None:
-    """The cluster's membership. Changes are committed by the cluster before the command ends."""
+    """The cluster's membership. A change is committed when the command ends."""
 
 
 @member.command("list")
@@ -93,7 +93,7 @@ async def member_add(context: Context, *, name: str, address: str, http: str, le
     """Add a node under NAME, which its peers reach at HOST:PORT.
 
     It joins as a learner and becomes a voter once it has caught up (unless --learner). Start it with
-    `syncline serve --join`, which does this by itself where it was not done before.
+    `syncline serve --join`, which adds the node by itself if it is not a member yet.
     """
     try:
         async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
@@ -114,7 +114,7 @@ async def member_add(context: Context, *, name: str, address: str, http: str, le
 @click.argument("name")
 @_force
 async def member_remove(context: Context, *, name: str, force: bool) -> None:
-    """Remove the member NAME (its name or its id). It stops taking part; its data directory is not touched."""
+    """Remove the member NAME (its name or its id). The node stops; its data directory is not touched."""
     async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
         members = await client.remove_member(name, force=force, timeout=_change_s(context))
     _print_change(context, f"{name}: removed", members)
@@ -149,8 +149,8 @@ async def member_demote(context: Context, *, name: str, force: bool) -> None:
 async def member_update(context: Context, *, name: str, address: str) -> None:
     """Change the address at which the peers dial the member NAME (its name or its id).
 
-    A member that runs announces its address by itself (`--peer-advertise`), and that one wins. This command is for a
-    member that can't: it moved, and reaches no other member.
+    A running member announces its own address (`--peer-advertise`), and that address wins. This command is for a
+    member that moved and reaches no other member.
     """
     async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
         members = await client.update_member(name, address=address, timeout=_change_s(context))
@@ -161,11 +161,11 @@ async def member_update(context: Context, *, name: str, address: str) -> None:
     _print_members(members.members)
 
 
-@click.command("transfer", short_help="Hand the leadership to another node.")
+@click.command("transfer", short_help="Transfer the leadership to another node.")
 @client_command
 @click.argument("name", required=False)
 async def transfer(context: Context, *, name: str | None) -> None:
-    """Hand the leadership to the voter NAME, or to the most up-to-date one."""
+    """Transfer the leadership to the voter NAME, or to the most up-to-date voter."""
     async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
         leader = await client.transfer_leadership(name, timeout=_change_s(context))
     if context.as_json:

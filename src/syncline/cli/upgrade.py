@@ -68,7 +68,7 @@ def _print(context: Context, result: UpgradeResult) -> None:
 
 def _possible(result: UpgradeResult) -> str:
     if not result.possible_level:
-        return "not all members have told what they can do"
+        return "not all members have announced what they can do"
     return f"all members can do level {result.possible_level}, machine version {result.possible_machine_version}"
 
 

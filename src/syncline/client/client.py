@@ -57,7 +57,7 @@ MEMBERSHIP_LONGEST_S: Final = 600.0
 """The longest time that the server takes for a change of the cluster. A longer deadline takes several attempts."""
 
 PAGE_LIMIT: Final = 1000
-"""Keys per page of a scan. The server ends pages earlier where values are large."""
+"""Keys per page of a scan. The server ends pages earlier if values are large."""
 
 Key = bytes | str
 

@@ -102,11 +102,12 @@ class Raft(RaftState):
             election.tick(self)
 
     def step(self, message: Message) -> Refusal | None:
-        """Act on a message. Returns why it was not taken, where etcd/raft would return an error.
+        """Handle a message. Returns why it was not taken, when etcd/raft would return an error.
 
         The message's term decides first (thesis, 3.3): an older one is not acted on, a newer one makes the node a
         follower of that term before it is. Messages without a term are the node's own, or requests to a leader.
         """
+        # Before the term is compared: a committed entry stays committed, also if the message is of an older term.
         if message.commit_term:  # in votes and their answers only
             election.learn_commit(self, message)
         term = message.term
@@ -129,7 +130,9 @@ class Raft(RaftState):
         election.campaign_if_allowed(self, pre_vote=self.config.pre_vote)
 
     def _enter_newer_term(self, message: Message) -> bool:
-        """Take on the term of a message from the future, unless the message does not call for it. False: ignore it."""
+        """Enter the term of a message with a higher term, unless its type does not require that. False: ignore the
+        message.
+        """
         kind = message.type
         asks_for_vote = kind is MessageType.VOTE or kind is MessageType.PRE_VOTE
         if asks_for_vote and election.in_lease(self) and message.context != election.TRANSFER_CONTEXT:
@@ -141,7 +144,7 @@ class Raft(RaftState):
             )
             return False
         if kind is MessageType.PRE_VOTE:
-            return True  # it asks about a term that nobody has entered (thesis, 9.6)
+            return True  # it asks about a term that no node has entered (thesis, 9.6)
         if kind is MessageType.PRE_VOTE_RESP and not message.reject:
             return True  # granted for the term that was asked about: entered once a quorum grants it
         self.note(
@@ -153,17 +156,17 @@ class Raft(RaftState):
         return True
 
     def _answer_older_term(self, message: Message) -> None:
-        """Let somebody who lives in the past know of the present, where that is needed to go on; else ignore it."""
+        """Reply to a message from an older term if its sender must learn the current term; otherwise ignore it."""
         kind = message.type
         config = self.config
         from_a_leader = kind in (MessageType.HEARTBEAT, MessageType.APP)
         if from_a_leader and (config.check_quorum or config.pre_vote or not election.promotable(self)):
-            # This node's term ran ahead while it was cut off. Its own requests for votes may be ignored (lease,
-            # pre-vote), or it makes none, since it does not know yet that it votes. So the leader must hear of the term
-            # in another way, or the two would never meet again.
+            # This node's term grew while it was disconnected. Its own requests for votes may be ignored (lease,
+            # pre-vote), or it makes none, since it does not know yet that it is a voter. So the leader must learn the
+            # term from this answer, or this node would never follow it again.
             self.send(Message(MessageType.APP_RESP, to=message.sender))
         elif kind is MessageType.PRE_VOTE:
-            # A pre-candidate with an older term but a longer log may be the only one that can win: tell it the term.
+            # A pre-candidate with an older term but a longer log may be the only node that can win: send it the term.
             self.note("info", "%x rejected %s from %x at term %d", self.id, kind.name, message.sender, self.term)
             self.send(election.rejection(self, MessageType.PRE_VOTE_RESP, message.sender))
         elif kind is MessageType.STORAGE_APPEND_RESP:
@@ -187,7 +190,7 @@ class Raft(RaftState):
             self._applied_snapshot(message.snapshot)
 
     def _applied(self, message: Message) -> None:
-        """The state machine has applied the entries that the message holds."""
+        """The state machine has applied the entries of the message."""
         entries = message.entries
         if not entries:
             return
@@ -201,10 +204,10 @@ class Raft(RaftState):
         self._applied_to(index)
 
     def _applied_to(self, index: int) -> None:
-        """Move the applied index, and leave a joint membership once the change that entered it is applied.
+        """Raise the applied index, and leave a joint membership once the change that entered it is applied.
 
-        Asked again with every applied entry, so it comes about even where a proposal is dropped (thesis, 4.3: the
-        leader that applies the joint membership proposes the new one).
+        This runs with every applied entry, so the joint membership is left even if one proposal is dropped (thesis,
+        4.3: the leader that applies the joint membership proposes the new one).
         """
         self.log.applied_to(max(index, self.log.applied))
         if (
@@ -226,5 +229,5 @@ _STEPS_OF_ALL_ROLES: Final[dict[MessageType, Callable[[Raft, Message], None]]] =
     MessageType.STORAGE_APPEND_RESP: Raft._appended,
     MessageType.STORAGE_APPLY_RESP: Raft._applied,
 }
-"""What does not depend on the role; the rest is in `_ROLE_STEPS`. Both are tables because in a row of comparisons the
-usual messages would come last."""
+"""Handlers that do not depend on the role; the others are in `_ROLE_STEPS`. Both are tables, because in a chain of
+comparisons the most frequent messages would come last."""

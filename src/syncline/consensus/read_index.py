@@ -7,9 +7,8 @@ the number of the newest read in the queue, and each answer brings it back: the 
 term when it got a heartbeat that was sent *after* the reads up to that number had arrived. Once a quorum of voters has
 brought back a number, all reads up to it are confirmed.
 
-The numbers are the leader's own and are never reused within its term, so a read that is asked for again, even with the
-same context, can't be confirmed by an answer to a heartbeat that was sent before (thesis, 6.4; etcd/raft, pull request
-397).
+The numbers are the leader's own and are never reused within its term. So an answer to an earlier heartbeat can't
+confirm a repeated read, even if it has the same context (thesis, 6.4; etcd/raft, pull request 397).
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def take_read(raft: RaftState, request: Message) -> bool:
 
 def _start_read(raft: RaftState, request: Message) -> None:
     voters = raft.tracker.configuration.voters
-    # One voter is a quorum by itself; but a leader that was removed is not that voter, who may lead by now.
+    # One voter is a quorum by itself; but a removed leader is not that voter, which may lead by now.
     alone = voters.singleton and raft.id in voters.voters
     if alone or raft.reads.option is ReadOnlyOption.LEASE_BASED:
         raft.respond_to_read(request, raft.log.committed)

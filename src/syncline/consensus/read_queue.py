@@ -12,13 +12,13 @@ from syncline.consensus.types import Message, NodeId
 __all__ = ["MAX_READS", "ReadQueue", "decode_position"]
 
 MAX_READS: Final[int] = 1 << 16
-"""Reads that wait in one leader. A runtime shares one among all that arrive together, so this many are a fault."""
+"""Reads that wait in one leader. A runtime shares one read among concurrent callers, so more are a fault."""
 
 _POSITION_BYTES: Final[int] = 8
 
 
 def decode_position(context: bytes) -> int | None:
-    """The number of a read that a heartbeat or its answer carries; None where the context is not one."""
+    """The number of a read that a heartbeat or its answer carries; None if the context is not one."""
     if len(context) != _POSITION_BYTES:
         return None
     return int.from_bytes(context, "little")
@@ -41,7 +41,7 @@ class ReadQueue:
 
     @property
     def full(self) -> bool:
-        """Whether no more reads are taken."""
+        """Whether no more reads are accepted."""
         return len(self.held) + len(self._waiting) >= MAX_READS
 
     @property
@@ -54,7 +54,7 @@ class ReadQueue:
         self._waiting.append((request, commit))
 
     def context(self) -> bytes:
-        """What heartbeats carry now: the number of the newest read that waits, or nothing."""
+        """The context of heartbeats: the number of the newest waiting read, or nothing."""
         return self.last_position.to_bytes(_POSITION_BYTES, "little") if self._waiting else b""
 
     def acknowledge(self, sender: NodeId, position: int) -> None:
@@ -64,7 +64,7 @@ class ReadQueue:
             self._acked[sender] = position
 
     def confirm(self, voters: JointConfig) -> list[tuple[Message, int]]:
-        """Take out the reads that a quorum of `voters` has confirmed, oldest first, each with its commit index."""
+        """Remove the reads that a quorum of `voters` has confirmed, oldest first, each with its commit index."""
         position = min(voters.committed_index(self._acked), self.last_position)
         confirmed = [self._waiting.popleft() for _ in range(position - self._confirmed)]
         self._confirmed = max(self._confirmed, position)

@@ -1,4 +1,4 @@
-"""The state of one node of a Raft group with its members, and the two ways out: a message and a line of the trace.
+"""The state of one node of a Raft group, and the two ways out of it: a message and a line of the trace.
 
 The files of one subject each (`election`, `append_entries`, `leader`, ...) are functions over this class. It imports
 none of them, so each of them can import it.
@@ -63,14 +63,14 @@ class Tracker:
         self.votes: dict[NodeId, bool] = {}
 
     def switch(self, configuration: Configuration, progress: ProgressMap) -> None:
-        """Make `configuration` the membership in force."""
+        """Put `configuration` into force."""
         self.configuration = configuration
         self.progress = dict(sorted(progress.items()))
 
     def make_progress(self, next_index: int, learner: bool) -> Progress:
-        """The progress of a member that joins, in a session of its own.
+        """The progress of a new member, in a session of its own.
 
-        It counts as active: it must not cost the leader its quorum before it had a chance to answer.
+        It counts as active: otherwise it would cost the leader its quorum before it could answer.
         """
         return Progress(
             next=next_index,
@@ -82,7 +82,7 @@ class Tracker:
         )
 
     def reset(self, self_id: NodeId, last_index: int) -> None:
-        """Forget what is known of the members: a new term or role begins. Of itself a node knows everything."""
+        """Drop the state of all members: a new term or role begins. The node's own log is fully known to it."""
         self.votes.clear()
         for node_id, old in self.progress.items():
             self.progress[node_id] = Progress(
@@ -99,7 +99,7 @@ class Tracker:
         return self.configuration.voters.committed_index({node_id: one.match for node_id, one in self.progress.items()})
 
     def quorum_active(self) -> bool:
-        """Whether a quorum was heard of lately."""
+        """Whether a quorum has answered lately."""
         active = {node_id: one.recent_active for node_id, one in self.progress.items() if not one.learner}
         return self.configuration.voters.vote_result(active) is VoteResult.WON
 
@@ -108,7 +108,7 @@ class Tracker:
         self.votes.setdefault(node_id, granted)
 
     def tally(self) -> tuple[int, int, VoteResult]:
-        """Votes granted, votes refused, and what they come to."""
+        """Votes granted, votes rejected, and the result."""
         voted = [
             self.votes[node_id] for node_id, one in self.progress.items() if not one.learner and node_id in self.votes
         ]
@@ -153,7 +153,7 @@ class RaftState:
     )
 
     def __init__(self, config: RaftConfig) -> None:
-        """An empty node: `Raft` continues from what `config.storage` holds."""
+        """Continue from the state in `config.storage`. Raises ValueError if that contradicts itself."""
         self.id: int = config.id
         self.config: RaftConfig = config
         self._trace = config.trace
@@ -161,11 +161,11 @@ class RaftState:
         self.vote: int = NONE
         self.state: StateType = StateType.FOLLOWER
         self.leader: int = NONE
-        """Who leads this term, as far as is known."""
+        """The leader of this term, as far as it is known."""
         self.leader_session: int = 0
         """The newest replication session in which the leader of this term has sent anything."""
         self.transferee: int = NONE
-        """In a leader: whom it is handing over to (thesis, 3.10)."""
+        """In a leader: the transferee of a leadership transfer (thesis, 3.10)."""
         self.log: RaftLog = RaftLog(
             config.storage, config.max_committed_bytes_per_ready or config.max_message_bytes or NO_LIMIT
         )
@@ -177,7 +177,7 @@ class RaftState:
         self.messages: list[Message] = []
         """May be sent at once."""
         self.messages_after_append: list[Message] = []
-        """May be sent once everything unstable at this moment is durable: they promise it (thesis, 3.8)."""
+        """May be sent once everything that is unstable now is durable: they promise it (thesis, 3.8)."""
         self.pending_membership_index: int = 0
         """In a leader: no change of the membership above this index is in the log. At most one is unapplied at a time:
         another one is taken when this index is applied (thesis, 4.1)."""
@@ -185,13 +185,13 @@ class RaftState:
         """The index of the last snapshot that replaced the log while the node ran: the membership in force is at least
         as new as this."""
         self.told_commit: int = 0
-        """In a leader with a lazy commit index: up to here everybody is to be told. Who could not be when that was
-        decided, because too much was under way to it, is told with its next answer."""
+        """In a leader with a lazy commit index: all followers must be sent this commit index. A follower with too much
+        under way gets it after its next answer."""
         self.max_uncommitted_bytes: int = config.max_uncommitted_bytes or NO_LIMIT
         self.uncommitted_bytes: int = 0
         """In a leader: payload of its uncommitted tail, never overestimated; only counted under a limit."""
         self.election_elapsed: int = 0
-        """Ticks since the last election timeout (in a leader or candidate), or since a leader was last heard of."""
+        """Ticks since the last election timeout (in a leader or candidate), or since the last message of a leader."""
         self.heartbeat_elapsed: int = 0
         self.randomized_election_timeout: int = 0
         self.dropped: Counter[Refusal] = Counter()
@@ -208,17 +208,17 @@ class RaftState:
         return HardState(self.term, self.vote, self.log.committed)
 
     def note(self, level: str, text: str, *values: object) -> None:
-        """Tell the trace what happens; `text` is a %-format for `values`."""
+        """Write a trace line; `text` is a %-format for `values`."""
         if self._trace is not None:
             self._trace(level, text % values)
 
     # -- effects --------------------------------------------------------------------------------------------------
 
     def send(self, message: Message) -> None:
-        """Queue a message. Votes carry the term they are about, requests none; everything else carries the node's own.
+        """Queue a message. Votes carry the term that they are for, requests none, all others the node's own.
 
-        Votes and acknowledgements of entries promise something that must not be forgotten, so they wait until the
-        promise is durable, refusals included (thesis, 3.8). To itself a node sends only these.
+        Votes and acknowledgements of entries are promises, so they wait until their state is durable, rejections
+        included (thesis, 3.8). Only these may be addressed to the node itself.
         """
         if message.sender == NONE:
             message.sender = self.id
@@ -226,13 +226,15 @@ class RaftState:
         if kind not in _TYPES_WITH_TERMS_OF_THEIR_OWN:
             message.term = self.term
         if kind in _AFTER_APPEND_TYPES:
+            # Sent before its state is durable, a crash could break the promise: a second vote in one term, or a commit
+            # that counts an entry which this node then lacks.
             self.messages_after_append.append(message)
         else:
             assert message.to != self.id, "a message to oneself needs no sending"
             self.messages.append(message)
 
     def respond_to_read(self, request: Message, index: int) -> None:
-        """A read is confirmed at `index`: tell the node that asked."""
+        """A read is confirmed at `index`: answer the node that asked."""
         if request.sender in (NONE, self.id):
             self.read_states.append(ReadState(index, request.entries[0].data))
         else:

@@ -1,8 +1,8 @@
-"""What a node lets in: messages are looked at here before they can change anything.
+"""Validate incoming messages before they change any state.
 
-A message that no correct peer could have sent (because it is malformed, misrouted, from a stranger, or speaks of
-indexes that can't exist) is refused: it has no effect, and it is counted. Where etcd/raft answers such a message, so
-does this core; where etcd/raft would panic, the message is refused here and the node lives on.
+A message that no correct peer could have sent is refused: it is malformed, misrouted, from no member, or names
+impossible indexes. It has no effect, and it is counted. When etcd/raft answers such a message, so does this core;
+when etcd/raft would panic, the message is refused here and the node goes on.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _MAX_NUMBER: Final[int] = 2**63 - 1
 
 
 def examine(raft: RaftState, message: Message) -> Refusal | None:
-    """The reason to refuse a message that came from outside, or None: it may be stepped."""
+    """The reason to refuse a message from outside, or None: it may be stepped."""
     kind = message.type
     if kind in _LOCAL_TYPES:
         return Refusal.LOCAL_MESSAGE
@@ -84,7 +84,7 @@ def examine(raft: RaftState, message: Message) -> Refusal | None:
 
 
 def _well_formed(raft: RaftState, message: Message) -> bool:
-    """What holds of every message between nodes."""
+    """Check the rules for every message between nodes."""
     kind, sender, term = message.type, message.sender, message.term
     if not NONE < sender < LOCAL_APPLY:
         return False
@@ -96,7 +96,7 @@ def _well_formed(raft: RaftState, message: Message) -> bool:
     elif not 0 < term <= _MAX_NUMBER and not (term == 0 and kind is MessageType.PRE_VOTE_RESP):
         return False
     log_term, commit_term = message.log_term, message.commit_term
-    if log_term > term or commit_term > term:  # nobody has an entry of a term that is still to come
+    if log_term > term or commit_term > term:  # no node has an entry of a later term
         return False
     if commit_term and kind not in _VOTES:
         return False
@@ -106,12 +106,12 @@ def _well_formed(raft: RaftState, message: Message) -> bool:
 
 
 def _may_come_from_oneself(raft: RaftState, kind: MessageType) -> bool:
-    """Whether a node may hear itself.
+    """Whether a node may receive a message from itself.
 
-    Storage hands back the node's own vote or acknowledgement; a transfer request is sent in the name of the node that
-    shall lead; and a request that was sent to the leader of before may come back to a node that leads itself by now. A
-    follower does not take its own request back, or two that each take the other one for the leader would pass it to
-    and fro.
+    Storage returns the node's own vote or acknowledgement. A transfer request is sent in the name of the node that
+    shall lead. A request that was sent to the previous leader may come back to a node that leads itself by now. A
+    follower does not take its own request back: two followers that each take the other one for the leader would
+    forward it to each other without end.
     """
     if kind in _TERMLESS:
         return raft.state is StateType.LEADER

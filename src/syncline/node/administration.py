@@ -1,4 +1,4 @@
-"""What operators do with a cluster through any of its nodes: members, leadership, levels. A part of `Raft`."""
+"""Administration of a cluster through any of its nodes: members, leadership, levels. A part of `Raft`."""
 
 from __future__ import annotations
 

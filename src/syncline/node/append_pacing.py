@@ -1,4 +1,4 @@
-"""Appends at the pace of each peer's connection: the core is told how much the transport takes, and what was lost."""
+"""Pace appends by each peer's connection: the core learns the connection's room, and which messages were lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ PLENTY_BYTES: Final = LEAST_WINDOW_BYTES // 2
 
 
 class AppendPacing:
-    """Between the core of a leader and its transport. `schedule` asks for a turn that carries out what comes of it."""
+    """Connects the core of a leader with its transport.
+
+    `schedule` asks for a turn that sends the resulting messages.
+    """
 
     def __init__(self, core: RawNode, transport: Transport, schedule: Callable[[], None]) -> None:
         self._core = core
@@ -47,12 +50,12 @@ class AppendPacing:
         self._schedule()
 
     def loaded(self) -> None:
-        """From the log: what was not in memory is."""
+        """From the log: entries that were not in memory can be read now."""
         self._core.loaded()
         self._schedule()
 
     def tick(self) -> None:
-        """What is still on its way is not lost; and no peer waits for a word that was missed."""
+        """Report appends that are still being sent, so that the core does not count them as lost."""
         core, transport = self._core, self._transport
         if core.state is not StateType.LEADER:
             return

@@ -1,7 +1,7 @@
-"""What callers of `Raft` may give, checked before anything is queued.
+"""Checks of the arguments of `Raft`'s methods, before anything is queued.
 
-A wrong type raises TypeError, a wrong value ConfigError. The text names the argument, what was given, and what would be
-accepted. What is not checked here would be replicated, and would stop every node.
+A wrong type raises TypeError, a wrong value ConfigError. The text names the argument, the given value and the
+accepted ones. An unchecked argument would be replicated, and would stop every node.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Membership operations from the caller's side: on any node, retried until they are committed or their deadline."""
+"""Membership operations for callers: on any node, retried until they are committed or their deadline passes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["Changes"]
 _ID: Final = re.compile("[0-9a-f]{16}")
 
 RETRIED = (Dropped, NotLeader, NoLeader, Superseded)
-"""Refusals that a later attempt may not meet: another change is under way, the leader is just changing."""
+"""Refusals after which a retry may succeed: another change is under way, the leader is changing."""
 
 EARLY_S: Final = 0.001
-"""How much too early a timer may strike: loops round to a millisecond or to the clock's resolution. Who waits for a
-deadline in a loop would go round and round in that time."""
+"""How much too early a timer may fire: loops round to a millisecond or to the clock's resolution. A loop that waits
+for a deadline would spin in that time."""
 
 ATTEMPT_S = 5.0
 """One attempt's share of the deadline: after a change of leader it is not known whether it is in the log."""
@@ -50,7 +50,7 @@ class Changes:
         force: bool,
         timeout_s: float,
     ) -> Member:
-        """Add a member, or find that it is one already."""
+        """Add a member, or return it if it exists already."""
         PeerAddress.parse(address, setting="address")
         deadline_s = self._driver.loop.time() + timeout_s
         await self._settled(timeout_s)
@@ -72,12 +72,14 @@ class Changes:
         return added
 
     async def _present(self, present: Member, deadline_s: float) -> Member:
-        """Answer for a member that was added before, perhaps by an attempt whose outcome was unknown."""
+        """Return a member that was added before, perhaps by an attempt of unknown outcome."""
         membership = await self._durable(self._membership().index, deadline_s)
         return membership.members.get(present.id, present)
 
     def _find(self, name: str, address: str, node_id: NodeId) -> Member | None:
-        """The member that is meant already; raises MembershipError where name, address or id is somebody else's."""
+        """The existing member with this name, address or id; raises MembershipError if one of them is another
+        member's.
+        """
         if node_id in self._driver.parts.book.removed:
             raise MembershipError(
                 f"node {format_id(node_id)} was removed from this cluster and can't come back under its old id:"
@@ -98,7 +100,7 @@ class Changes:
     async def known(
         self, changes: Sequence[tuple[ChangeType, str | int]], expected: int | None, timeout_s: float, *, force: bool
     ) -> Membership:
-        """Any change of members that there are."""
+        """Change members of the membership, any of them."""
         deadline_s = self._driver.loop.time() + timeout_s
         await self._settled(timeout_s)
         book = self._driver.parts.book.members
@@ -120,9 +122,9 @@ class Changes:
     async def single(
         self, kind: ChangeType, who: str | int, expected: int | None, timeout_s: float, *, force: bool
     ) -> Membership:
-        """Promote, demote or remove one member. What is so already is not changed.
+        """Promote, demote or remove one member. A member that has this role already is not changed.
 
-        In a joint membership that is not certain: a voter may be about to become a learner.
+        In a joint membership its role is not certain: a voter may be about to become a learner.
         """
         deadline_s = self._driver.loop.time() + timeout_s
         await self._settled(timeout_s)
@@ -143,7 +145,7 @@ class Changes:
         return await self.many([(kind, node_id)], (settled,), expected, self._left_s(deadline_s), force=force)
 
     async def update(self, who: str | int, address: str, expected: int | None, timeout_s: float) -> Member:
-        """Give a member another address in the registry, or find that it has it."""
+        """Set another address of a member in the registry, or find it set."""
         deadline_s = self._driver.loop.time() + timeout_s
         await self._settled(timeout_s)
         node_id = self.id_of(who)
@@ -206,7 +208,7 @@ class Changes:
     async def _durable(self, index: int, deadline_s: float) -> Membership:
         """Wait until the change at `index` is durable on a quorum of the membership that it made (see `settlement`).
 
-        So is the membership that is answered: it may hold a later change, of another caller.
+        The returned membership is durable, too: it may hold a later change of another caller.
 
         A node that asked for its own removal may have lost its link to the leader by then: it is answered when it may
         leave. Raises DeadlineExceeded, Closed (both `unknown`), NodeFailed.
@@ -248,7 +250,7 @@ class Changes:
         return future.index
 
     async def _settled(self, timeout_s: float) -> None:
-        """See the membership as it is now, not as it was when this node last heard."""
+        """Wait for the present membership by a linearizable read."""
         driver = self._driver
         driver.check_running()
         deadline_s = driver.loop.time() + timeout_s
@@ -256,7 +258,7 @@ class Changes:
         await driver.reads.new(driver.loop, deadline_s, driver.config.heartbeat_s)
 
     def _left_s(self, deadline_s: float) -> float:
-        """How long is left until the deadline of a call of several steps."""
+        """The time left until the deadline of a call of several steps."""
         return max(deadline_s - self._driver.loop.time(), EARLY_S)
 
     def id_of(self, member: str | int) -> int:
@@ -276,10 +278,10 @@ class Changes:
         return found
 
     def successor(self, to: int) -> int:
-        """Whom leadership goes to; raises MembershipError, NoLeader."""
+        """The voter that shall lead next; raises MembershipError, NoLeader."""
         driver = self._driver
         if driver.core.leader == NONE:
-            raise NoLeader("nobody leads at the moment: there is nothing to transfer")
+            raise NoLeader("no node leads at the moment: there is nothing to transfer")
         voters = driver.core.membership.voters
         if to != NONE:
             if to not in voters:
@@ -288,14 +290,14 @@ class Changes:
         if driver.core.state is StateType.LEADER:
             target = driver.reconfiguration.best_successor()
         else:
-            me = driver.core.id  # of the others it is not known here who is alive
+            me = driver.core.id  # a follower does not know which others are alive
             target = me if me in voters else next((voter for voter in voters if voter != driver.core.leader), NONE)
         if target == NONE:
             raise MembershipError("there is no other voter alive to take over the leadership")
         return target
 
     async def wait(self, until_s: float) -> None:
-        """Until something changes, or that time. Never ends before it without a change: callers look at the clock."""
+        """Wait for a change of the node's state, at most this time. Callers check the clock themselves."""
         future = self._driver.changed()
         handle = self._driver.loop.call_at(until_s + EARLY_S, _wake, future)
         try:

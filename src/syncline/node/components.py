@@ -1,4 +1,4 @@
-"""What one node is made of: one of each, put together by `startup`."""
+"""The components of one node, assembled by `startup`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["Parts"]
 
 @dataclass(slots=True)
 class Parts:
-    """The parts that the driver works with."""
+    """The components that the event loop of a node uses."""
 
     identity: Identity
     directory: DataDir

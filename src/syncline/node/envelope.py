@@ -1,8 +1,8 @@
-"""What Syncline itself writes around the data of a log entry.
+"""The data that Syncline adds around the data of a log entry.
 
-Every normal entry is a `Proposal`: who proposed it (that node answers its caller when it applies the entry), and a
-number that is unique on that node, restarts included. `kind` says whose it is: the state machine's, or the runtime's
-own. The runtime's entries never reach the state machine.
+Every normal entry is a `Proposal`. It has the id of the node that proposed it, which answers its caller when it applies
+the entry. It also has a number that is unique on that node, restarts included. `kind` separates the state machine's
+entries from the runtime's own. The runtime's entries never reach the state machine.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Kind(IntEnum):
     """Part of the log format: never renumbered."""
 
     COMMAND = 0
-    """For the state machine."""
+    """A command for the state machine."""
     BARRIER = 1
-    """For nobody: when it is applied, everything before it has been."""
+    """No content: when it is applied, everything before it is applied."""
     ANNOUNCE = 2
     """A member's name and addresses, as it announces itself (`MemberRecord`)."""
     LEVEL = 3
@@ -62,11 +62,11 @@ LARGEST_KIND: Final = 255
 
 
 LARGEST_MEMBER_BYTES: Final = 16 << 10
-"""Of an announcement: a name, two addresses, some numbers. The registry of all members is in each snapshot's manifest,
-which is bounded as well: what does not fit there would be the end of snapshots."""
+"""Bytes of an announcement: a name, two addresses, some numbers. The registry of all members is in each snapshot's
+manifest, which is bounded as well: a registry that does not fit would prevent all further snapshots."""
 
 LARGEST_CONTEXT_BYTES: Final = 1 << 20
-"""Of the context of a change: the records of the members that it brings in."""
+"""Bytes of the context of a change: the records of the members that it brings in."""
 
 
 class Proposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -80,9 +80,9 @@ class Proposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class MemberRecord(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """A member as the cluster knows it: its id, its name, and where to reach it.
+    """A member as the cluster knows it: its id, its name, and its addresses.
 
-    `address` is for its peers, `http` for clients (empty where it serves none). Both are announced by the member
+    `address` is for its peers, `http` for clients (empty if it serves none). Both are announced by the member
     itself and replicated; neither is ever its identity.
     """
 
@@ -103,7 +103,7 @@ class MemberRecord(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class ChangeContext(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """What travels with a change of the membership: whose it is, and the members that it brings in."""
+    """The context of a membership change: its proposer, and the members that it adds."""
 
     origin: NodeId
     number: int
@@ -111,7 +111,7 @@ class ChangeContext(msgspec.Struct, array_like=True, gc=False, frozen=True):
     expected: int = 0
     """Only if this is the membership's index, 0: in any case. The leader looks, before it appends."""
     force: bool = False
-    """Whether the leader appends it although those alive would be no quorum afterwards."""
+    """Whether the leader appends it even if no quorum of the voters would be alive afterwards."""
 
 
 FIRST_LEVEL: Final = 1
@@ -121,7 +121,7 @@ _Level = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 
 
 class Hold(IntEnum):
-    """What a change of the levels does with the replicated hold. Part of the log format: never renumbered."""
+    """The effect of a change of the levels on the replicated hold. Part of the log format: never renumbered."""
 
     KEEP = 0
     SET = 1
@@ -158,11 +158,11 @@ _context_decoder = msgspec.msgpack.Decoder(ChangeContext)
 
 
 class Unreadable(ValueError):
-    """Bytes are not what they should be. The text says why."""
+    """Invalid bytes. The text has the reason."""
 
 
 def decode_proposal(data: bytes) -> Proposal:
-    """Read a normal entry's data. Raises `Unreadable`, and nothing else, as do the other two."""
+    """Decode a normal entry's data. Raises `Unreadable`, and nothing else, as do the other two."""
     try:
         return _proposal_decoder.decode(data)
     except UNDECODABLE as error:

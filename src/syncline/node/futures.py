@@ -1,4 +1,4 @@
-"""Results in waiting: what a caller holds while an operation is under way."""
+"""Futures of operations under way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from syncline.platform.waiting import result_of
 __all__ = ["ApplyCall", "ApplyFuture", "Queued", "ReadFuture", "Then", "UNPLACED", "Waiter", "settle", "settle_error"]
 
 Then: TypeAlias = Callable[[object, SynclineError | None], None]
-"""Called once, on the event loop, with the state machine's answer, or with None and why there is none."""
+"""Called once, on the event loop, with the state machine's answer, or with None and the error."""
 
 R = TypeVar("R")
 """What the state machine answers."""
@@ -23,12 +23,12 @@ UNPLACED: Final = 0
 
 
 class Waiter(Protocol):
-    """Whoever waits for a proposal of this node. `Proposals` keeps the books in it, and ends it exactly once."""
+    """Waits for a proposal of this node. `Proposals` sets its fields, and ends it exactly once."""
 
     number: int
     """Unique on this node, and part of the proposal."""
     size_bytes: int
-    """What it counts for among all that wait."""
+    """Its size under the limit of waiting proposals."""
     index: int
     """The log index: known once the leader has placed it, final once there is an answer."""
     term: int
@@ -41,14 +41,14 @@ class Waiter(Protocol):
     0 while it stands in this node's queue. From then on silence means `unknown`.
     """
     payload: bytes
-    """What is proposed again once an attempt can't take effect any more; empty if it is never proposed again."""
+    """Data to propose again once an attempt can't take effect any more; empty if it is never proposed again."""
     fence: int
     """The only term in which it may be appended; 0: in any."""
     frees_space: bool
     """Whether the command lets the state shrink."""
 
     def done(self) -> bool:
-        """Whether nobody waits any more."""
+        """Whether no caller waits any more."""
         ...
 
     def answered(self, answer: object) -> None:
@@ -65,13 +65,13 @@ Queued: TypeAlias = tuple[Waiter, int, bytes]
 
 
 class ApplyFuture(asyncio.Future[R]):
-    """A proposal on its way. Await it for what the state machine answered.
+    """A proposal under way. Await it for the state machine's answer.
 
     Ends at the deadline given to `Raft.apply` at the latest. It fails with an `errors.OperationError` whose `outcome`
-    says whether the proposal can still take effect. Cancelling it gives up waiting, not the proposal itself.
+    says whether the proposal can still take effect. Cancelling it ends the wait, not the proposal itself.
 
-    `index` is its place in the log: known once the leader has placed it, final once there is an answer; 0 before.
-    `term` is the term of the leader that placed it. The other attributes are the node's own.
+    `index` is its log index: known once the leader has appended it, final once there is an answer; 0 before.
+    `term` is the term of the leader that appended it. The other attributes are internal.
     """
 
     # A `Waiter`. Defaults of the class and not of each object: this is made for every proposal.
@@ -98,12 +98,12 @@ class ApplyFuture(asyncio.Future[R]):
 
     @property
     def response(self) -> R:
-        """What the state machine answered; raises as `result()` does."""
+        """Return the state machine's answer; raises as `result()` does."""
         return self.result()
 
 
 class ApplyCall:
-    """A proposal on its way whose answer is a call: without a future, and in the turn of the loop that has it."""
+    """A proposal whose answer is a callback: without a future, in the turn of the loop that has the answer."""
 
     # A `Waiter`, with defaults of the class as those of `ApplyFuture`.
     number: int = 0
@@ -119,7 +119,7 @@ class ApplyCall:
 
     def __init__(self, then: Then) -> None:
         self._then: Then | None = then
-        """None once it has been called: what still stands in a queue then must not go on."""
+        """None once it has been called: its entry in a queue must then be ignored."""
 
     def done(self) -> bool:
         return self._then is None
@@ -140,13 +140,14 @@ class ApplyCall:
 
 
 def report(error: Exception) -> None:
-    """Tell the event loop of an error in somebody's callback, as it is told of those in its own."""
+    """Report an error in a caller's callback to the event loop, as the loop reports errors of its own callbacks."""
     message = "a callback of a proposal failed"
     asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
 
 
 class ReadFuture(asyncio.Future[object]):
-    """A read being confirmed, shared by all that came close together: one that gives up must not end the others.
+    """A read being confirmed, shared by all callers of the same moment: a caller that gives up must not end the
+    others.
 
     So it can't be cancelled, and a task that awaits it waits on a future of its own.
     """

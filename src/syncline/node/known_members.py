@@ -1,6 +1,6 @@
-"""The members that a data directory has heard of: where a stopped node's cluster may be found.
+"""The members that a data directory knows: hints for finding the cluster of a stopped node.
 
-A hint and nothing more: it may be old, and what is rotten is left out.
+The data may be old, and corrupt files are left out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ UNREADABLE = (StorageError, OSError, *UNDECODABLE, BodyError, ValueError)
 
 
 def known_members(disk: Disk, path: str) -> dict[NodeId, MemberRecord]:
-    """Who was ever a member, as far as the data directory `path` tells, each with its last known addresses."""
+    """All members, past and present, that the data directory `path` knows, each with its last addresses."""
     found: dict[NodeId, MemberRecord] = {}
     for member in (*_in_snapshots(disk, f"{path}/{SNAPSHOTS_NAME}"), *_in_log(disk, f"{path}/{WAL_NAME}")):
         found[member.id] = member

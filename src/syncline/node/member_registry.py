@@ -1,4 +1,4 @@
-"""The member book: names and addresses for the ids that the consensus core knows.
+"""The member registry: names and addresses for the ids of the consensus core.
 
 It is replicated state of the runtime's own: changed only by applied entries, carried in every snapshot.
 """
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 REMOVED_KEPT = 1024
-"""Ids of removed members that are remembered, oldest dropped first, so that a removed node can be told so."""
+"""Ids of removed members that are kept, oldest dropped first, so that a removed node gets that reason."""
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -50,9 +50,9 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Membership(msgspec.Struct, frozen=True):
-    """Who belongs to the cluster. `index` is the log index of the last change that was applied here.
+    """The members of the cluster. `index` is the log index of the last change that was applied here.
 
-    Pass `index` to a membership call to make it conditional on nothing having changed since. `joint` is true while a
+    Pass `index` to a membership call to make it conditional on an unchanged membership. `joint` is true while a
     change of several voters is under way.
     """
 
@@ -67,7 +67,7 @@ class Membership(msgspec.Struct, frozen=True):
 
 
 class BookState(msgspec.Struct, array_like=True, frozen=True):
-    """The book as it stands in a snapshot."""
+    """The registry in a snapshot."""
 
     membership_index: int
     members: tuple[MemberRecord, ...]
@@ -85,7 +85,7 @@ class MemberBook:
         self.levels: ClusterLevels = ClusterLevels()
 
     def announce(self, member: MemberRecord) -> bool:
-        """Take what a member announces about itself; tells whether anything changed.
+        """Apply a member's announcement about itself; return whether it changed the registry.
 
         Nothing changes if it is about another data directory than the known one, which never changes, or from an
         earlier start than the newest that has announced itself, or a fork of that one.
@@ -111,9 +111,9 @@ class MemberBook:
     ) -> None:
         """Record that a change was applied at `index`, and that `membership` is now in force.
 
-        `brought` has a record for each member that the change is about. Of a member that is known, only `promote` is
-        taken: the rest may be older than what it has announced since. For those in `updated`, the address is taken too,
-        unless a newer start has announced itself.
+        `brought` has a record for each member of the change. Of a known member only `promote` is taken: the rest may
+        be older than its last announcement. For those in `updated`, the address is taken too, unless a newer start
+        has announced itself.
         """
         self.membership_index = index
         present = members_of(membership)
@@ -141,7 +141,7 @@ class MemberBook:
         return known is not None and (known.directory, known.incarnation) == (record.directory, record.incarnation)
 
     def label(self, node_id: int, name: str = "") -> str:
-        """A node for people, by name and id. `name` is what it calls itself, if it may not be a member."""
+        """A node for people, by name and id. `name` is the one that it claims, if it may not be a member."""
         known = self.members.get(node_id)
         return f"{name or (known.name if known is not None else '') or '?'} ({format_id(node_id)})"
 
@@ -156,7 +156,7 @@ class MemberBook:
         )
 
     def load(self, data: bytes) -> None:
-        """Take over the book of a snapshot."""
+        """Replace the registry by that of a snapshot."""
         state = msgspec.msgpack.decode(data, type=BookState)
         self.membership_index = state.membership_index
         self.members = {member.id: member for member in state.members}
@@ -186,7 +186,7 @@ class MemberBook:
 
 
 def members_of(state: MembershipState) -> set[int]:
-    """Everybody in a membership, voters and learners, both halves of a joint one."""
+    """All members of a membership, voters and learners, both halves of a joint one."""
     return {*state.voters, *state.voters_outgoing, *state.learners, *state.learners_next}
 
 
@@ -202,7 +202,7 @@ def derive_node_id(cluster_id: int, name: str) -> int:
 
 
 def is_founder(node_id: int, cluster_id: int, name: str) -> bool:
-    """Whether a member is one that the cluster was bootstrapped with."""
+    """Whether a member is an initial member of the cluster."""
     return node_id == derive_node_id(cluster_id, name)
 
 
@@ -212,7 +212,7 @@ def _hash63(*parts: str) -> int:
 
 
 def format_id(value: int) -> str:
-    """An id as people see it: sixteen hexadecimal digits."""
+    """The text of an id: sixteen hexadecimal digits."""
     return f"{value:016x}"
 
 

@@ -1,4 +1,4 @@
-"""What programs do with a node: propose commands, and read. A part of `Raft`."""
+"""Propose commands, and read: a part of `Raft`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PROPOSED_AGAIN: Final = frozenset({_COMMAND, _BARRIER})
 """Kinds that are proposed again once an attempt can't take effect any more."""
 
 ENDED_AT_ONCE: Final = (OperationError, NodeFailed, StorageError)
-"""Why a proposal may fail before it is one. It is told as any failure is; wrong arguments raise."""
+"""Errors of a proposal before it is made. They end the future; wrong arguments raise."""
 
 Answer = TypeVar("Answer")
 R_co = TypeVar("R_co", covariant=True)
@@ -124,7 +124,7 @@ class Operations(Generic[R_co]):
     ) -> None:
         """`apply` with a callback in place of a future: `then(answer, None)`, or `then(None, error)`.
 
-        It is called exactly once, on the event loop: at once where the proposal fails at once, else in the very turn of
+        It is called exactly once, on the event loop: at once if the proposal fails at once, else in the very turn of
         the loop in which the answer is known, so it must be short and must not block. What it raises goes to the loop's
         exception handler. `checked`: the caller has made sure that the state machine's `check` passes the command.
         """

@@ -1,4 +1,4 @@
-"""`Raft`: one node of a replicated state machine, the library's public face."""
+"""`Raft`: one node of a replicated state machine, the main class of the library."""
 
 from __future__ import annotations
 
@@ -235,17 +235,17 @@ class Raft(Administration[R_co]):
         """Whether the local state may still be older than what this node showed before it was restarted.
 
         Only after a crash, and until the node has applied all that its log held, or a leader has confirmed what is
-        committed. Reads behind `read_index` are never affected; a reader of the local state who must not see it go
+        committed. Reads behind `read_index` are never affected; a reader of the local state that must not see it go
         back waits until this is False.
         """
         return not self._driver.horizon.reached
 
     @property
     def state_age_s(self) -> float | None:
-        """How old the local state may be: it has all that was committed so many seconds ago. None: nobody can tell.
+        """How old the local state may be: it has all that was committed so many seconds ago. None: it is not known.
 
         Counted from the last confirmed read of this node (`read_index`), from the moment at which it was asked for: so
-        no message's time on the way, and nobody else's clock, is part of it. Also on the leader, which may have been
+        no message's time on the way, and no other clock, is part of it. Also on the leader, which may have been
         replaced without knowing it.
         """
         return self._driver.reads.age_s(self._driver.loop.time())
@@ -368,7 +368,7 @@ class Raft(Administration[R_co]):
         driver = self._driver
         try:
             if not driver.stopped and self.is_leader and driver.reconfiguration.best_successor() != NONE:
-                with contextlib.suppress(SynclineError):  # where nobody takes over in time, the others elect a leader
+                with contextlib.suppress(SynclineError):  # without a new leader in time, the others elect one
                     await self.transfer_leadership(timeout=min(HANDOVER_S, 2 * driver.config.election_s))
         finally:
             await self._shut_down(Closed("the node was closed"))
@@ -380,7 +380,7 @@ class Raft(Administration[R_co]):
         parts = driver.parts
         if not self._failure.done():
             self._failure.set_exception(reason)
-            self._failure.exception()  # nobody need look
+            self._failure.exception()  # mark it as retrieved
         async with contextlib.AsyncExitStack() as doors:  # each is closed, in this order turned round, whatever fails
             busy: list[str] = []
 

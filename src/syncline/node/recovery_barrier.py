@@ -1,9 +1,9 @@
-"""What a node may have shown before it was restarted, and whether it can show that much again.
+"""The recovery barrier: whether a restarted node's state is at least as new as it showed before (monotonic reads).
 
-The state machine applies a committed entry as soon as the node hears of the commit, and the commit index becomes
-durable a little later (see `log_writer`): nothing waits for it. So a node that was killed may start with an older state
-than it showed. It can't have shown more than its log holds, though: entries are applied only once they are durable
-here. Until the state has reached that end of the log, or a leader has confirmed what is committed, it may be behind.
+The state machine applies a committed entry as soon as the node learns the commit index, which becomes durable a
+little later (see `log_writer`): nothing waits for it. So a node that was killed may start with an older state than it
+showed. It can't have shown more than its log holds, though: entries are applied only once they are durable here. The
+state may be older until it has reached that end of the log, or a leader has confirmed the commit index.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Horizon"]
 
 
 class Horizon:
-    """Of one start of a node. Made before the node takes any message."""
+    """The recovery barrier of one start. Made before the node takes any message."""
 
     def __init__(
         self, core: RawNode, reads: Reads, applied: Callable[[], int], *, election_s: float, heartbeat_s: float
@@ -39,7 +39,7 @@ class Horizon:
         return self._applied() >= self._index
 
     def tick(self) -> None:
-        """Ask a leader, where there is one: the end of the log that was found may never be committed."""
+        """Ask a leader, if there is one: the end of the log at the start may never be committed."""
         if self.reached or self._asked is not None or self._core.leader == NONE:
             return
         self._asked = self._reads.new(self._loop, self._loop.time() + self._election_s, self._heartbeat_s)
@@ -48,4 +48,4 @@ class Horizon:
     def _answered(self, future: asyncio.Future[object]) -> None:
         self._asked = None
         if not future.cancelled() and future.exception() is None:
-            self._index = 0  # what is committed is applied
+            self._index = 0  # all committed entries are applied

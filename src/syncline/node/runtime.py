@@ -1,9 +1,9 @@
-"""The engine room: turns events into steps of the consensus core, and what the core asks for into work.
+"""Event loop of one node: feeds events to `RawNode` and executes each `Ready`.
 
-Events of one turn of the event loop (proposals, reads, messages, storage answers) gather; then one `_turn` gives them
-to the core and carries out its `Ready`s: storage work to the log writer, committed entries to the applier, messages to
-the peers. Messages of a leader leave before its own disk has answered; what promises durability (votes,
-acknowledgements) rides on the storage work and leaves after it. Nothing here blocks.
+Events of one turn of the event loop (proposals, reads, messages, storage answers) gather. Then one `_turn` gives them
+to the core and executes its `Ready`s: storage work goes to the log writer, committed entries to the applier, messages
+to the peers. Messages of a leader leave before its own disk has answered. Votes and acknowledgements are promises:
+they travel with the storage work and leave after it. Nothing here blocks.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ from syncline.transport.messages import (
 __all__ = ["Driver"]
 
 GATHER_BYTES = 1 << 20
-"""So much is not held back any more: as much as goes into one append message."""
+"""Bytes from which proposals are not held back: as much as goes into one append message."""
 
 APPLIES_PER_TURN, APPLIED_PER_TURN = 3, 1024
 """Batches of entries (`startup.APPLY_BATCH_BYTES` each), and entries, that a state machine on the loop applies in one
@@ -83,7 +83,7 @@ ACKNOWLEDGEMENTS = (MessageType.APP_RESP, MessageType.HEARTBEAT_RESP)
 
 
 class Driver:
-    """One node's loop. Made by `Raft.open`; everything runs on the event loop's thread."""
+    """The event loop of one node. Made by `Raft.open`; everything runs on the event loop's thread."""
 
     parts: Parts
     node_log: NodeLog
@@ -119,7 +119,7 @@ class Driver:
             rng,
             step_s=heartbeat_s,
             retry_s=READS_RETRY_HEARTBEATS * heartbeat_s,
-            ask=lambda context: core.read_index(context),  # noqa: PLW0108 - looked up each time, for those who look on
+            ask=lambda context: core.read_index(context),  # noqa: PLW0108 - looked up at each call: tests replace it
             asleep_s=asleep_s,
         )
         self.ignored: Ignored = Ignored(self.loop.time)
@@ -152,7 +152,7 @@ class Driver:
         self._next_tick_s = 0.0
 
     def check_running(self) -> None:
-        """Raise what stopped the node, if something did, and `UsageError` on another thread than the loop's."""
+        """Raise the error that stopped the node, if any, and `UsageError` on another thread than the loop's."""
         if get_ident() != self.thread:
             raise UsageError(
                 "this node belongs to the event loop of another thread: use loop.call_soon_threadsafe or"
@@ -174,7 +174,7 @@ class Driver:
         self.schedule()
 
     def opened(self) -> None:
-        """What this node knew to be committed at its start is applied."""
+        """The entries that this node knew to be committed at its start are applied."""
         self._elect_at_once()
         self.schedule()
 
@@ -183,7 +183,7 @@ class Driver:
             self.first_election.look()
 
     def stop(self, sent: SynclineError, unsent: SynclineError) -> None:
-        """Take no more events; end whatever waits."""
+        """Take no more events; end all waiting operations."""
         self.stopped_by, self.stopped = unsent, True
         if self._ticker is not None:
             self._ticker.cancel()
@@ -198,10 +198,10 @@ class Driver:
         self.events.close()
 
     def fail(self, error: BaseException) -> None:
-        """Fail-stop: something that must not fail did.
+        """Fail-stop: an operation that must not fail has failed.
 
-        What runs as a callback ends here whatever it raises: in the event loop's log an error would be forgotten, and
-        the node would go on in a state that is in doubt.
+        A callback's error ends here, whatever it is. If it only reached the event loop's log, the node would go on in
+        an uncertain state.
         """
         if self.stopped:
             return
@@ -235,7 +235,7 @@ class Driver:
         self.forwarding.waiting = False
         self.parts.disk_watch.tick()
         self.pacing.tick()
-        if self._queue:  # what has ended while it waited for a leader must not stay in memory until there is one
+        if self._queue:  # proposals that ended while they waited for a leader must not stay in memory
             self._queue = [item for item in self._queue if not item[0].done()]
         if self.core.state is StateType.LEADER:
             self.leader_contact_s = now
@@ -319,7 +319,7 @@ class Driver:
         if sender == raft.leader:
             self.leader_contact_s = self.loop.time()
         if self._in_turn:
-            self.schedule()  # the turn under way may have looked for what there is to do for the last time
+            self.schedule()  # the turn under way may have checked for work for the last time
         else:
             self._run()
 
@@ -351,7 +351,7 @@ class Driver:
         return await self.snapshotter.receive(sender, message, manifest)
 
     def on_durable(self, responses: list[Message]) -> None:
-        """From the log writer: what these answer is on disk."""
+        """From the log writer: the state that these responses promise is on disk."""
         if self.stopped:
             return
         self._appending = False
@@ -381,9 +381,9 @@ class Driver:
         self._run(ask=True)
 
     def _run(self, *, ask: bool = False) -> None:
-        """Give the core what has gathered, and carry out what it asks for. An error here is the node's end.
+        """Give the core the gathered events, and execute its work. An error here stops the node.
 
-        Reads that gather are asked for in turns and ticks alone (`ask`), not whenever a message or the disk has news.
+        Gathered reads are asked for in turns and ticks alone (`ask`), not after each message or sync.
         """
         if self.stopped_by is not None or self._in_turn:
             return
@@ -440,7 +440,7 @@ class Driver:
                 self.reads.confirmed(state)
             self.reads.applied(self.applied)
             if self.reads.gathering:
-                # In the turn after next: whoever has just been answered may ask again until then, in the same round.
+                # In the turn after next: a caller that was just answered may ask again until then, in the same round.
                 self.loop.call_soon(self.schedule)
 
     def _restore(self, message: Message) -> None:
@@ -505,7 +505,7 @@ class Driver:
             self.forwarding.on_reply(ForwardReply(accepted, refused, core.leader, term), self.applied)
 
     def _append_own(self, waiters: Sequence[Waiter], payloads: list[bytes]) -> None:
-        """The usual case: this node leads, and nothing but data has gathered."""
+        """The frequent case: this node leads, and only data has gathered."""
         try:
             first, term = self.core.propose_batch(payloads)
         except ProposalDropped:
@@ -524,7 +524,7 @@ class Driver:
     def append(
         self, sender: NodeId, proposals: list[tuple[int, int, bytes]]
     ) -> tuple[list[AcceptedProposal], list[RefusedProposal]]:
-        """Have the core append what `sender` proposed. Data in one step, changes of the membership one by one."""
+        """Append proposals of `sender` by the core. Data in one step, changes of the membership one by one."""
         accepted: list[AcceptedProposal] = []
         refused: list[RefusedProposal] = []
         data = [(number, payload) for number, kind, payload in proposals if kind == DATA]
@@ -554,7 +554,7 @@ class Driver:
         self._queued_bytes = sum(len(payload) for _, _, payload in self._queue)
         self.schedule()
 
-    # -- what others are told -----------------------------------------------------------------------------------------
+    # -- calls to others ---------------------------------------------------------------------------------------------
 
     def _on_soft_state(self, soft: SoftState) -> None:
         before, self._soft = self._soft, soft
@@ -570,11 +570,11 @@ class Driver:
             if soft.state is StateType.LEADER:
                 self.reconfiguration.became_leader()
         if soft.leader != NONE:
-            self.schedule()  # what has queued for a leader can go now
+            self.schedule()  # proposals that waited for a leader can be sent now
         self.wake_watchers()
 
     def why_no_leader(self) -> str:
-        """For people: what a first start waits for, or which members are reached."""
+        """For people: the members that a first start waits for, or the members that are reached."""
         why = self.founding.why_no_leader()
         return why if self.founding.waiting else f"{why}: {self.node_log.reachability()}"
 

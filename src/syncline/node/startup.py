@@ -1,4 +1,4 @@
-"""Putting a node together from its data directory: who it is, what it knew, and the parts that carry on from there."""
+"""Assemble a node from its data directory: its identity, its state, and its components."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ __all__ = ["assemble"]
 log: logging.Logger = logging.getLogger("syncline.node")
 
 ID_BITS = 62
-"""Of a data directory's id: no two are ever the same."""
+"""Bits of a data directory's id: no two are ever the same."""
 
 APPLY_BATCH_BYTES = 256 * 1024
 """Committed entries that a state machine on the event loop applies together: some 10 ms if they are small. Half of it
@@ -85,7 +85,7 @@ held seven values of 16 KiB: to apply so few at a time cost a tenth of the throu
 async def assemble(config: Config, fsm: FSM[object], world: World, failed: Callable[[NodeFailed], None]) -> Driver:
     """Open the data directory and make the node in it, not started yet. The state machine is restored.
 
-    What takes time, the log and the state, is read beside the event loop. Raises TypeError (no state machine),
+    The log and the state, which take time, are read beside the event loop. Raises TypeError (no state machine),
     ConfigError, StorageError (locked, damaged, another node's), and NodeFailed if the state machine can't load its
     snapshot.
     """
@@ -99,12 +99,14 @@ async def assemble(config: Config, fsm: FSM[object], world: World, failed: Calla
 
 
 def _open(config: Config, fsm: FSM[object], world: World) -> _Opened:
-    """On a thread. What was opened is let go if a later step fails."""
+    """On a thread. What was opened is released if a later step fails."""
     with ExitStack() as held:
         directory = DataDir.open(world.disk, config.data_dir)
         held.callback(directory.release)
         if directory.identity is None:
             check_applied_index(fsm, 0, node=config.name, path=config.data_dir)
+        # The identity first, with this start in it: peers that this start greets must find it in the history of each
+        # later one. Then the format, before a file of a new format can exist.
         identity = _identify(config, directory, world.rng)
         directory.raise_format()
         wal = Wal.open(
@@ -154,9 +156,10 @@ def _with_log(
             )
         bootstrap = _bootstrap(config, identity)
         stored.appended(bootstrap, wal.write([bootstrap]))
+    # After the first entries: marked earlier, a crash in between would look like a lost log.
     directory.mark_started()
     assert directory.identity is not None
-    identity = directory.identity  # as it is now: what is written later starts from this
+    identity = directory.identity  # as it is now: later writes start from this
     on_loop = bool(getattr(fsm, "apply_on_loop", False))
     core = RawNode(_core_config(config, identity, stored, manifest, world.rng, apply_on_loop=on_loop))
     return _Opened(identity, directory, wal, stored, snapshots, book, core, can)
@@ -174,7 +177,7 @@ class _Opened:
     can: Ability
 
     def release(self) -> None:
-        """Let the log and the data directory go."""
+        """Close the log and the data directory."""
         self.wal.close()
         self.directory.release()
 
@@ -360,7 +363,7 @@ def _confirmation(config: Config, opened: _Opened, transport: Transport) -> Conf
 def _identify(config: Config, directory: DataDir, rng: random.Random) -> Identity:
     """The node's identity, with the incarnation of this start in it, durable before anything else happens.
 
-    It is what the data directory says, or for a new directory, what the settings say.
+    It is read from the data directory, or made from the settings for a new directory.
     """
     held = directory.identity
     if held is None:
@@ -395,7 +398,7 @@ def _new_identity(config: Config, rng: random.Random) -> Identity:
     cluster_id = config.cluster_id or (derive_cluster_id(config.cluster, config.peers) if config.peers else 0)
     if not cluster_id:
         raise ConfigError(
-            f"{config.data_dir} is empty, so the node must be told what it belongs to: give peers (to start a cluster),"
+            f"{config.data_dir} is empty, so the settings must name the cluster: give peers (to start a cluster),"
             " or cluster_id and node_id (to join one)"
         )
     return Identity(
@@ -414,7 +417,7 @@ def _draw_id(rng: random.Random) -> int:
 def _restore(
     fsm: FSM[object], snapshots: SnapshotStore, book: MemberBook, identity: Identity, can: Ability
 ) -> SnapshotManifest | None:
-    """Load the newest snapshot that is intact into the state machine; a rotten one is set aside."""
+    """Load the newest intact snapshot into the state machine; a corrupt one is set aside."""
     while (manifest := snapshots.newest()) is not None:
         levels = msgspec.msgpack.decode(manifest.runtime, type=BookState).levels
         check_start(identity.name, identity.node_id, can, levels)  # a later machine's state could not be read

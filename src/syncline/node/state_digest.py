@@ -1,4 +1,4 @@
-"""Digests of the replicated state at one applied index, and what a majority of the voters says about them.
+"""Digests of the replicated state at one applied index, and the majority of the voters among them.
 
 A *point* is an applied index that is a multiple of the interval (`DIGEST_INTERVAL`). Two nodes that applied the same
 log have the same digest at each point. Everything here is pure: `digests.py` keeps, reports and compares.
@@ -43,7 +43,7 @@ DIGEST_INTERVAL: Final = 4096
 """Entries from one point to the next: one small entry and two small messages for so many writes."""
 
 FORMAT: Final = 1
-"""Of what `point_digest` and `registry_digest` hash. Grows with any change of either."""
+"""Version of the input of `point_digest` and `registry_digest`. Grows with any change of either."""
 
 MACHINE_DIGEST_BYTES: Final = 64
 """The largest digest of a state machine: as much as SHA-512 gives."""
@@ -68,7 +68,7 @@ class Agreement(StrEnum):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """What the voters' digests at one point say. `digest` is that of the majority, empty without one."""
+    """The result for the voters' digests at one point. `digest` is that of the majority, empty without one."""
 
     agreement: Agreement
     digest: bytes = b""

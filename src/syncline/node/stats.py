@@ -45,7 +45,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     role: Role
     term: int
     vote: NodeId | None
-    """Whom this node voted for in this term."""
+    """The candidate that this node voted for in this term."""
     leader: NodeId | None
     commit: int
     applied: int
@@ -69,7 +69,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     loop_lag_s: float
     """How late the last tick was: a stalled event loop costs a leader its place."""
     messages_refused: int
-    """Messages of peers that made no sense here and had no effect."""
+    """Messages of peers that were invalid here and had no effect."""
     progress: dict[int, MemberProgress]
     """On the leader: every member, by id (`NodeId`); elsewhere empty."""
     disk_shortage: int = 0
@@ -96,7 +96,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def collect(driver: Driver) -> Stats:
-    """Look at all of it. Cheap: nothing waits, nothing large is copied."""
+    """Collect the figures. Cheap: nothing waits, nothing large is copied."""
     core, parts = driver.core, driver.parts
     leads = core.state is StateType.LEADER and not driver.stopped
     last_index = core.last_index

@@ -1,4 +1,4 @@
-"""Messages whose term is too far ahead to be true are dropped before the consensus core sees them."""
+"""Drop messages whose term is implausibly far ahead, before the consensus core sees them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ higher term that it hears of; once the largest one is on disk there can be no el
 
 
 class TermGuard:
-    """Counts what it refuses, and says so in the log, not more than once a minute for each sender."""
+    """Counts refused messages, and logs them at most once a minute for each sender."""
 
     def __init__(self) -> None:
         self.refused: int = 0

@@ -1,4 +1,4 @@
-"""One server: a node of the cluster, its key-value state machine, and the HTTP door in front of them."""
+"""One server: a node of the cluster, its key-value state machine, and the HTTP server for its clients."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from syncline.transport.tls import PeerTls
 __all__ = ["KvServer"]
 
 ENTRY_FACTOR = 2
-"""The log must take whatever the HTTP limits let through."""
+"""The log must accept every command within the HTTP limits."""
 
 
 class KvServer:
@@ -161,7 +161,7 @@ class KvServer:
         )
 
     def _known_address(self) -> str:
-        """Where peers reach a node that listens on all interfaces, as far as `initial_cluster` tells."""
+        """The peers' address of a node that listens on all interfaces, as far as `initial_cluster` has it."""
         host, _ = split_address(self.config.peer_listen)
         return self.config.initial_cluster.get(self.config.name, "") if is_wildcard(host) else ""
 
@@ -188,11 +188,11 @@ class KvServer:
         return self._raft
 
     async def closed_by_fault(self) -> BaseException:
-        """Wait until the node has stopped by itself (fail-stop); what stopped it."""
+        """Wait until the node has stopped by itself (fail-stop); return its error."""
         return await self.raft.failed()
 
     async def drain(self, *, drain_s: float | None = None, grace_s: float = 0.0) -> None:
-        """Take no more clients, and answer what is asked: for `drain_s` at most, on idle connections for `grace_s`.
+        """Take no more clients, and answer open requests: for `drain_s` at most, on idle connections for `grace_s`.
 
         The node goes on for its peers; `close` ends it.
         """
@@ -201,7 +201,9 @@ class KvServer:
         await self._http.close(drain_s=self.config.drain_s if drain_s is None else drain_s, grace_s=grace_s)
 
     async def close(self, *, drain_s: float | None = None) -> None:
-        """Stop in order: no new connections, answer what was asked (for `drain_s` at most), hand over, let go."""
+        """Stop in order: no new connections, answer open requests (for `drain_s` at most), transfer the leadership,
+        close.
+        """
         if self._finding is not None:
             self._finding.cancel()
             await asyncio.wait([self._finding])
@@ -221,7 +223,7 @@ class KvServer:
 
 
 def _starting(request: Request, respond: Respond) -> None:
-    """Answer before the node is open. It lives, so that a supervisor lets it load a large state."""
+    """Answer before the node is open. The process is alive: a supervisor must let it load a large state."""
     if request.method in ("GET", "HEAD") and request.path.startswith(b"/livez"):
         respond(bare(200, TEXT, b"ok: the node is starting\n"))
         return

@@ -1,4 +1,4 @@
-"""Tasks that are accounted for: each is held until it ends, and all are ended on close."""
+"""Background tasks that are held until they end, and that are all ended on close."""
 
 from __future__ import annotations
 

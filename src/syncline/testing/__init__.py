@@ -1,14 +1,16 @@
-"""Tests for what you replicate, and for Syncline itself.
+"""Tests for replicated state machines, and for Syncline itself.
 
-- `check_fsm(MyFSM, commands)`: does a state machine keep the contract that replication rests on?
-- `simulate(MyFSM, seed=..., commands=...)`: a cluster of it through crashes, partitions and slow disks, from one seed.
+- `check_fsm(MyFSM, commands)`: does a state machine keep the contract that replication needs?
+- `simulate(MyFSM, seed=..., commands=...)`: a cluster of it through crashes, partitions and slow disks, from one
+  seed.
 - `RaftCluster`, and the pytest fixture `raft_cluster`: a cluster in memory, on virtual time, for plain tests.
-- `Recorder` and `judge`: what clients of a key-value cluster saw, and whether it is linearizable.
+- `Recorder` and `judge`: record the operations of a key-value cluster's clients, and check that they are
+  linearizable.
 - `World`: what a node, a server or a client reaches outside it; a test replaces a part (`Raft.open(..., world=...)`).
   The protocols of its parts (`Disk`, `Network`, `Workers`) may change from release to release.
 
-Nothing here is loaded until it is used, and nothing needs pytest or hypothesis but the fixture and strategies of
-commands.
+Each name is loaded when it is first used. Only the fixture needs pytest, and only strategies of commands need
+hypothesis.
 """
 
 from __future__ import annotations
@@ -115,8 +117,9 @@ def __dir__() -> list[str]:
 
 
 class _Package(types.ModuleType):
-    """The command `python -m syncline.testing.simulate` is a module of the same name as the function: to import it
-    must not put the module in the function's place."""
+    """Keeps the function `simulate`: the import of the module of the same name (`python -m
+    syncline.testing.simulate`) would replace it.
+    """
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in __all__ and isinstance(value, types.ModuleType)):

@@ -1,4 +1,4 @@
-"""A cluster of complete nodes in one process, on virtual time: the world in which one seed decides everything.
+"""A cluster of complete nodes in one process, on virtual time. One seed decides everything.
 
     async def main(loop: SimLoop) -> None:
         cluster = SimCluster(loop, seed=7)
@@ -9,8 +9,8 @@
 
     run_simulation(main)
 
-Each node is the whole product on a simulated disk, network and clock (`SimServer`). Everything here is at once and in
-the open: faults are method calls, what waits does so in the simulation's time, and nothing happens by itself.
+Each node is the complete product on a simulated disk, network and clock (`SimServer`). Faults are method calls,
+waiting takes simulated time, and nothing happens by itself.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PEER_PORT: Final = 7100
 CLUSTER_NAME: Final = "simulation"
 SECRET_SHARE: Final = 0.5
 LOOK_S: Final = 0.01
-"""How often a condition that is waited for is looked at, in simulated time."""
+"""How often a condition is checked, in simulated time."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a server has answered to a change of the membership.
+    """A server's answer to a change of the membership.
 
     `changes` were asked for (empty: not known). The server knew the membership of `since` at that time.
     """
@@ -71,10 +71,10 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Observer:
-    """Somebody who looks on. Does nothing by itself; nothing that it does may change the course of events."""
+    """An observer of the cluster. Does nothing by itself, and must not change the course of events."""
 
     def note(self, subject: str, text: str) -> None:
-        """Something happened to a server from outside: a start, a crash, a fault."""
+        """A server was changed from outside: a start, a crash, a fault."""
 
     def assembled(self, server: SimServer, driver: Driver) -> None:
         """A process has put its node together from its data directory; nothing of it ran yet."""
@@ -86,17 +86,17 @@ class Observer:
         """A process ends by itself: its node has stopped itself, or has refused to start."""
 
     def answered(self, server: SimServer, answer: Answer) -> None:
-        """A server has answered that a change of the membership is made."""
+        """A server has answered that a change of the membership is done."""
 
     def wiped(self, server: SimServer) -> None:
         """A disk was replaced by an empty one."""
 
     def doubted(self, server: SimServer) -> None:
-        """A disk was replaced by an older copy, or copied: what its node promises counts no more."""
+        """A disk was replaced by an older copy, or copied: promises of its node do not count any more."""
 
 
 class SimCluster:
-    """Servers by name, the network between them, and what an operator can do to them. Made on a running `SimLoop`."""
+    """Servers by name, the network between them, and an operator's actions. Made on a running `SimLoop`."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class SimCluster:
         self.servers: dict[str, SimServer] = {}
         self.make_machine = machine
         self.delays: dict[str, Delay] = {}
-        """How long the work of a server's threads takes, where that is not as usual."""
+        """How long the work of a server's threads takes, if that is not as usual."""
         self._rng = random.Random(f"{seed} cluster")
         self._secret = _secret_of(seed)
         self._seed = seed
@@ -140,7 +140,7 @@ class SimCluster:
 
     @property
     def running(self) -> list[SimServer]:
-        """Those whose node is open, in the order in which they came."""
+        """Servers whose node is open, in the order of their creation."""
         return [server for server in self.servers.values() if server.running]
 
     @property
@@ -149,7 +149,9 @@ class SimCluster:
 
     @property
     def has_begun(self) -> bool:
-        """Whether all initial members have met. Until then the loss of one disk ends the first start for good."""
+        """Whether all initial members have been connected. Before that the loss of one disk makes the first start
+        impossible.
+        """
         for server in self.servers.values():
             if server.driver is not None and not server.driver.founding.waiting:
                 self._met.add(server.name)
@@ -186,7 +188,10 @@ class SimCluster:
         return server
 
     def twin(self, server: SimServer) -> SimServer:
-        """Another machine with a copy of a server's disk, not started yet. From now on neither keeps its promises."""
+        """Another machine with a copy of a server's disk, not started yet.
+
+        From now on promises of both do not count.
+        """
         assert not server.up, server
         name = f"{server.name}-twin{server.lives}"
         address = f"{name}:{PEER_PORT}"
@@ -222,7 +227,7 @@ class SimCluster:
         return leader if 2 * following > len(voters) else None
 
     async def until(self, condition: Callable[[], bool], *, timeout_s: float) -> None:
-        """Wait until it holds. Raises TimeoutError after that much simulated time."""
+        """Wait until the condition holds. Raises TimeoutError after that much simulated time."""
         end_s = self.loop.true_time() + timeout_s
         while not condition():
             if self.loop.true_time() > end_s:
@@ -230,13 +235,13 @@ class SimCluster:
             await asyncio.sleep(LOOK_S)
 
     def describe(self) -> str:
-        """Where the nodes are, in one line."""
+        """The state of the nodes, in one line."""
         return "; ".join(_describe(server) for server in self.servers.values())
 
     # -- the network --------------------------------------------------------------------------------------------------
 
     def partition(self, *groups: Iterable[str]) -> None:
-        """Cut the network between groups of servers; those that are in none are together in one."""
+        """Cut the network between groups of servers; servers in no group form one group."""
         self.note("network", "partition " + " | ".join(" ".join(group) for group in map(list, groups)))
         self.network.partition(*groups)
 
@@ -248,7 +253,7 @@ class SimCluster:
     # -- for servers --------------------------------------------------------------------------------------------------
 
     def note(self, subject: str, text: str) -> None:
-        """Something was done to the cluster from outside."""
+        """Report an action from outside on the cluster."""
         self.observer.note(subject, text)
 
     def opened(self, server: SimServer) -> None:
@@ -264,14 +269,14 @@ class SimCluster:
         self.observer.wiped(server)
 
     def entropy_of(self, server: SimServer) -> Entropy:
-        """The random bytes of a server's present life: those of its seed."""
+        """The random bytes of a server's present process, from its seed."""
         return random.Random(f"{self._seed} entropy of {server.name} in life {server.lives}").randbytes
 
     def doubted(self, server: SimServer) -> None:
         self.observer.doubted(server)
 
     def delay_of(self, server: SimServer) -> Delay:
-        """How long a batch of a server's threads takes: asked anew each time."""
+        """The duration of a batch on a server's threads, drawn for each batch."""
 
         def delay(worker: str, rng: random.Random) -> float:
             return self.delays.get(server.name, usual_delay)(worker, rng)

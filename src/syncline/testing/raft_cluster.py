@@ -7,8 +7,8 @@
         assert cluster.apply(b"owner printer") == "me"
 
 The nodes are real: log, snapshots, transport and timers on a simulated disk, network and clock. Time passes only
-inside calls, and costs nothing: an election takes a second of the cluster's time and milliseconds of yours. Everything
-is decided by the seed, so a test that fails fails every time.
+inside calls, and costs nothing: an election takes a second of the cluster's time and milliseconds of yours. The seed
+decides everything, so a test that fails once fails every time.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ __all__ = ["RaftCluster"]
 Result = TypeVar("Result")
 
 PATIENCE_S: Final = 30.0
-"""Of the cluster's time: what a leader, a restart or catching up may take."""
+"""Limit for an election, a restart or catching up, in the cluster's time."""
 
 
 class RaftCluster:
-    """`nodes` voters, `n1`, `n2`, …, each with a state machine that `machine` makes. Started when it is made.
+    """A cluster of `nodes` voters, `n1`, `n2`, …, each with a state machine made by `machine`. It starts at once.
 
     Close it at the end, or use it as a context manager; the fixture does that by itself. `settings` are the nodes':
     by default small ones, so that few commands already make snapshots.
@@ -64,7 +64,7 @@ class RaftCluster:
         What was closed before stays closed.
         """
         if not self._loop.is_closed():
-            self._loop.set_exception_handler(lambda *_: None)  # what is cut short now says nothing
+            self._loop.set_exception_handler(lambda *_: None)  # errors of work that is cut short now prove nothing
             self._loop.finish()
 
     def __enter__(self) -> Self:
@@ -84,7 +84,7 @@ class RaftCluster:
 
     @property
     def leader(self) -> str:
-        """The name of the leader that a majority follows. Waits for one; raises TimeoutError where none can be."""
+        """The name of the leader that a majority follows. Waits for one; raises TimeoutError if none can be elected."""
         return self._run(self._cluster.leader(PATIENCE_S)).name
 
     @property
@@ -140,7 +140,7 @@ class RaftCluster:
         return await self._answered(future, server, timeout_s)
 
     async def _answered(self, future: asyncio.Future[Result], server: SimServer, timeout_s: float) -> Result:
-        """Wait a little longer than the node does itself: it may be dead, or paused."""
+        """Wait a little longer than the node itself does: it may be dead, or paused."""
         await asyncio.wait([future], timeout=timeout_s + 1.0)
         if not future.done():
             raise DeadlineExceeded(f"{server.name} does not answer", outcome=Outcome.UNKNOWN)
@@ -244,7 +244,7 @@ class RaftCluster:
         self._cluster.server(node).crash(Survival.TORN if power_loss else None)
 
     def restart(self, node: str) -> None:
-        """Start a node that is down, on what its disk has kept, and wait until it is open. It has a new state machine.
+        """Start a crashed node on its disk, and wait until it is open. It has a new state machine.
 
             cluster.restart("n3")
 

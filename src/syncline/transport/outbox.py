@@ -1,4 +1,4 @@
-"""Messages that wait for the end of a turn of the event loop, and the frames that are made of them."""
+"""The queue of one connection, flushed as frames at the end of a turn of the event loop."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def _no_echo(_size_bytes: int) -> int:
 
 
 class Outbox:
-    """What is queued for one connection.
+    """The queued messages of one connection.
 
-    `echo` gives, for a frame of about so many bytes, the number of the echo that it is to ask for; 0: none. `too_large`
-    is told of a message that is above the limit on a frame.
+    `echo` returns, for a frame of about so many bytes, the number of the echo that it asks for; 0: none. `too_large`
+    is called with a message that is above the limit on a frame.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Outbox:
         self._echo = echo
         self._queue: list[PeerMessage] = []
         self._reports = 0
-        """How many of the queue are digest reports: a batch may hold few of them."""
+        """Digest reports in the queue: a batch may hold few of them."""
 
     def add(self, message: PeerMessage, unsent_bytes: int) -> bool:
         """Queue a message; `unsent_bytes` wait in the connection already. False: there is no room for it."""
@@ -50,7 +50,7 @@ class Outbox:
         return True
 
     def clear(self) -> int:
-        """Forget what is queued; returns how many messages."""
+        """Drop the queued messages; return their number."""
         count = len(self._queue)
         self._queue = []
         self.queued_bytes = self._reports = 0

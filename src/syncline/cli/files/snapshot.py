@@ -1,4 +1,4 @@
-"""`snapshot`: have a node take one, or look at those on its disk without touching them."""
+"""The command `snapshot`: have a node take one, or check those on its disk without changing them."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def inspect(files: DataFiles, *, index: int | None) -> None:
 def verify(files: DataFiles, *, index: int | None) -> None:
     """Read snapshots as a whole and check every byte: all of them, or the one at INDEX.
 
-    Exit status 0 where all are sound, 1 where one is damaged.
+    Exit status 0 if all are sound, 1 if one is damaged.
     """
     views = _views(files, verify=True)
     chosen = views if index is None else _chosen(files, views, index)
@@ -137,7 +137,7 @@ def _views(files: DataFiles, *, verify: bool) -> list[SnapshotView]:
 
 
 def _owned(files: DataFiles, view: SnapshotView) -> SnapshotView:
-    """A snapshot of another cluster is as bad as a damaged one: no node starts beside it."""
+    """Report a snapshot of another cluster as a problem: a node does not start beside it."""
     if files.identity is None or view.manifest is None or view.manifest.cluster_id == files.identity.cluster_id:
         return view
     theirs, ours = hex_id(view.manifest.cluster_id), hex_id(files.identity.cluster_id)
@@ -172,7 +172,7 @@ def _object(view: SnapshotView) -> dict[str, object]:
 
 
 def _members(manifest: SnapshotManifest) -> list[Member]:
-    """The members with their names and addresses, where the runtime wrote them down."""
+    """The members with their names and addresses, if the manifest has them."""
     book = MemberBook()
     if manifest.runtime:
         try:

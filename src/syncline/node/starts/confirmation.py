@@ -22,12 +22,12 @@ __all__ = ["Confirmation"]
 
 
 class Confirmation:
-    """Of this start of one node.
+    """The confirmation of this start of one node.
 
-    `membership` is the one in force here, `refused_by` the members that refuse this start as one of a copied directory.
-    `caught_up` tells whether what the node knew to be committed at its start is applied: before, the membership may be
-    an older one, by which nothing is confirmed.
-    `has_log`: a node without one has promised nothing yet, and need not wait. `patience_s` is the election timeout.
+    `membership` is the one in force here, `refused_by` the members that refuse this start as one of a copied
+    directory. `caught_up` tells whether the entries known to be committed at its start are applied: before, the
+    membership may be an older one, by which nothing is confirmed. `has_log`: a node without one has promised nothing
+    yet, and need not wait. `patience_s` is the election timeout.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A `Raft` node with a `KvMachine`, as the routes see it."""
+"""Implementation of `Backend` over a `Raft` node with a `KvMachine`."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class NodeBackend:
         self._failed = asyncio.ensure_future(raft.failed())
         self._shortages = Shortages(raft, machine)
         self._all_commands = False
-        """Whether the cluster is known to know all commands that this version can make."""
+        """Whether all members can apply all commands of this version."""
 
     async def close(self) -> None:
-        """Let the node go."""
+        """Release the node."""
         self._failed.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._failed

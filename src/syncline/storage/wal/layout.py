@@ -1,7 +1,7 @@
-"""How the records of a frame are laid out, by the version of their segment. Byte by byte in `docs/formats.md`.
+"""Layout of a frame's records, by the version of their segment. Byte by byte in `docs/formats.md`.
 
 Each record begins with its kind. From version 2 on the number of its Raft group follows (4 bytes), so that several
-groups can share a log one day; 0 is the only group today. What follows is the same in both versions.
+groups can share a log in a later version; 0 is the only group today. The rest is the same in both versions.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ GUARDED_BYTE: Final = 31
 class RecordLayout:
     """The forms of the records in segments of one version.
 
-    Kind and group are packed and compared as one field of bytes (`entries_kind`, …): what is not of this group differs.
+    Kind and group are packed and compared as one field of bytes (`entries_kind`, …): a record of another group
+    differs.
     """
 
     def __init__(self, version: int) -> None:

@@ -127,7 +127,7 @@ async def _promote_or_demote(trouble: Trouble, member: Member, *, promoted: bool
 
 
 async def transfer(trouble: Trouble) -> None:
-    """Hand the leadership over, to a certain voter or to whoever is the most up-to-date."""
+    """Transfer the leadership, to a certain voter or to the most up-to-date one."""
     while True:
         await trouble.wait(4.0)
         voter = _some_member(trouble, voter=True)

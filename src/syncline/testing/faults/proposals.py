@@ -1,4 +1,4 @@
-"""Commands of programs that a change of leader meets: bursts of them, forwards that come late, and snapshots."""
+"""Commands of programs during a change of leader: bursts, late forwards, and snapshots."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def bursts(trouble: Trouble) -> None:
 
 
 def _propose_all(trouble: Trouble, raft: Raft[object], fenced: Sequence[bool], first: int, timeout_s: float) -> None:
-    """Propose several commands on one node, numbered from `first`, and note what is told of each."""
+    """Propose several commands on one node, numbered from `first`, and record the answer to each."""
     if raft._driver.stopped:
         return
     for number, fence in enumerate(fenced, first):

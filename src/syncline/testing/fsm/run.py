@@ -1,7 +1,7 @@
-"""Running a state machine by hand: commands in, and a record of what it answered and what it then held.
+"""Run a state machine by hand: apply commands, and record the answers and states.
 
-Answers and states are recorded as text and bytes that can be compared between processes. A state is what the machine
-writes into a snapshot: equal states must give equal bytes, whatever way led to them.
+Answers and states are recorded as text and bytes that can be compared between processes. A state is the content of a
+snapshot: equal states must give equal bytes, whatever commands led to them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MakeFSM: TypeAlias = Callable[[], FSM[object]]
 """The class of a state machine, or anything else that makes a new one."""
 
 SHOWN_BYTES: Final = 60
-"""Of a command or a snapshot in a message."""
+"""Bytes of a command or a snapshot in a message."""
 
 WRONG_DIGEST: Final = f"not 1 to {MACHINE_DIGEST_BYTES} bytes"
 
@@ -47,12 +47,12 @@ _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
-    """What one command came to: the answer, in words, and the digest of the state after it."""
+    """The result of one command: the answer as text, and the digest of the state after it."""
 
     answer: str
     state: str
     digest: str = ""
-    """What the machine's own `digest` returned, in words; empty without one."""
+    """The result of the machine's own `digest`, as text; empty without one."""
 
 
 def entry_of(number: int, command: bytes) -> Entry:
@@ -61,7 +61,9 @@ def entry_of(number: int, command: bytes) -> Entry:
 
 
 def apply(fsm: FSM[object], number: int, command: bytes) -> str:
-    """Apply a command; its answer in words. A refusal is an answer; any other exception would stop a node: let it."""
+    """Apply a command; return its answer as text. A refusal is an answer; other exceptions pass, as they would stop a
+    node.
+    """
     try:
         return plain(fsm.apply(entry_of(number, command)))
     except Rejected as refusal:
@@ -69,7 +71,7 @@ def apply(fsm: FSM[object], number: int, command: bytes) -> str:
 
 
 def record(fsm: FSM[object], commands: Iterable[bytes]) -> list[Record]:
-    """Apply all commands, and look at the state after each."""
+    """Apply all commands, and record the state after each."""
     return [
         Record(apply(fsm, number, command), state_digest(fsm), own_digest(fsm))
         for number, command in enumerate(commands, 1)
@@ -97,7 +99,7 @@ def state_digest(fsm: FSM[object]) -> str:
 
 
 def own_digest(fsm: FSM[object]) -> str:
-    """What the state machine's own `digest` returns, in words that name what is wrong; empty if it has none."""
+    """The result of the state machine's own `digest`, as text that names what is wrong; empty if it has none."""
     if not isinstance(fsm, DigestingFSM):
         return ""
     digest: object = fsm.digest()
@@ -113,7 +115,7 @@ def restored(fsm: FSM[object], snapshot: bytes) -> FSM[object]:
 
 
 def plain(answer: object) -> str:
-    """An answer in words that are the same in every process, whatever its sets and addresses look like."""
+    """An answer as text that is the same in every process, whatever its sets and addresses look like."""
     if isinstance(answer, Rejected):
         return f"Rejected({answer.code}, {str(answer)!r}, {plain(answer.details)})"
     if isinstance(answer, Mapping):
@@ -130,7 +132,7 @@ def plain(answer: object) -> str:
 
 
 def bytes_differ(expected: bytes, got: bytes) -> str:
-    """Where two snapshots part, for a message."""
+    """The first difference of two snapshots, for a message."""
     at = next((n for n, (one, other) in enumerate(zip(expected, got, strict=False)) if one != other), None)
     at = min(len(expected), len(got)) if at is None else at
     start = max(0, at - SHOWN_BYTES // 3)

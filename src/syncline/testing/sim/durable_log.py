@@ -1,7 +1,7 @@
-"""What a node's log holds for sure: the effect of every write whose sync has returned, and of the one under way.
+"""The certain content of a node's log: every write whose sync has returned, and the write under way.
 
-A second account of the log, kept beside the files and independent of how they are written and read back: what a node
-promises, and what it finds when it starts again, is compared with this.
+A second record of the log, kept beside the files and independent of how they are written and read. A node's promises,
+and the log that it finds at its next start, are compared with it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class DurableLog:
         return twin
 
     def after_crash(self) -> list[DurableLog]:
-        """What a crash at this moment may leave: without, and with, the write under way."""
+        """The log that a crash at this moment may leave: without, and with, the write under way."""
         if not self.writing:
             return [self]
         later = self.copy()

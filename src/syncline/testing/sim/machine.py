@@ -17,7 +17,7 @@ REMEMBERED: Final = 256
 
 
 class MachineBug(Exception):
-    """What a user's machine raises where its code is wrong."""
+    """The exception of a planted bug in a user's machine."""
 
 
 class SimMachine(KvMachine):
@@ -60,7 +60,7 @@ class ThreadedSimMachine(SimMachine):
 
 
 def digest_at(machine: FSM[object], index: int) -> int | None:
-    """The digest of the state that a node has when it has applied `index`; None where that is not known any more."""
+    """The digest of the state of a node that has applied `index`; None if it is not known any more."""
     assert isinstance(machine, SimMachine)
     if machine.last_index <= index:
         return machine.store.digest

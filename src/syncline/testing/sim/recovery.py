@@ -1,4 +1,4 @@
-"""After the faults: everything is put right that an operator can put right, and the cluster must recover by itself."""
+"""After the faults: repair everything that an operator can repair; then the cluster must recover by itself."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SLOWEST_CLOCK: Final = 0.8
 
 
 class Recovery:
-    """The end of a run."""
+    """The last phase of a run."""
 
     def __init__(self, cluster: SimCluster, operator: Operator, facts: Facts, verdict: Verdict) -> None:
         self._cluster = cluster

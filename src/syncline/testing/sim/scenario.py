@@ -1,7 +1,7 @@
-"""One run: start a cluster, let clients work while faults trouble it, calm down, and see that it recovers.
+"""One run: start a cluster, let clients work under faults, end the faults, and check that it recovers.
 
-Swarm style: each seed chooses which faults there are, how often they come, and the settings of the cluster, so that
-some runs have one kind of trouble in plenty and others a little of everything.
+Swarm style: each seed chooses the faults, their frequency, and the settings of the cluster, so that some runs have
+one kind of fault often and others a little of everything.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Scenario:
         return self.workload.recorder.history()
 
     async def run(self) -> None:
-        """All of it. What is wrong is reported to the verdict."""
+        """Run everything. Failures are reported to the verdict."""
         cluster = self.cluster
         cluster.note("run", f"faults: {', '.join(self.faults) or 'none'}; {cluster.settings}")
         await cluster.start(self._nodes)
@@ -106,7 +106,7 @@ class Scenario:
             self._verdict.broken("linearizable histories", str(anomaly))
 
     def _final_state(self) -> dict[bytes, Seen]:
-        """What a member holds at the end, as by a read of each key."""
+        """A member's data at the end, as by a read of each key."""
         machine = next(server.machine for server in self.cluster.running if not server.retired)
         assert isinstance(machine, SimMachine)
         store = machine.store

@@ -1,8 +1,8 @@
 """One machine of a simulated cluster: a disk, a place on the network, and a process that can be started, killed,
-paused, and started again on what its disk has kept.
+paused, and started again on its disk.
 
-What runs in the process is the whole product above `platform`: `Raft` with its log, snapshots, transport and state
-machine, and for the key-value machine the server's routes above it, without sockets.
+The process is the complete product above `platform`: `Raft` with its log, snapshots, transport and state machine. For
+the key-value machine it has the server's routes, without sockets.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class SimCrash(BaseException):
 
 
 class Condition(Enum):
-    """What became of a server's process."""
+    """The state of a server's process."""
 
     NEW = "was never started"
     STARTING = "opens its data directory"
@@ -106,19 +106,19 @@ class SimServer:
         self.clock_rate: float = 1.0
         self.lives: int = 0
         self._first_settings: dict[str, object] = {}
-        """What its settings said of the cluster before they were replaced by hints; empty: they still say it."""
+        """Its first settings of the cluster, if hints replaced them; empty: not replaced."""
         self.moves: int = 0
         """How often it has changed its address."""
         self.retired = False
         """Removed from the cluster by its operator, for good."""
         self.leaving = False
-        """It was asked to go, and may have to stay: its node may stop itself, and is needed until then."""
+        """It was asked to leave, and may have to stay: its node may stop itself, and is needed until then."""
         self.damages = 0
         """Faults of its disk, present or left behind."""
         self.lost: bool = False
         """Its disk was replaced by an empty one or by an older copy: it can only come back as a new member."""
         self.known_id: int = 0
-        """The id that a cluster gave it, where its settings do not tell it any more."""
+        """The id that a cluster gave it, if its settings do not tell it any more."""
         self.twin_of: SimServer | None = None
         """The server of whose directory this one has a copy: it belongs to the cluster's adversary."""
         self._cluster = cluster
@@ -248,7 +248,7 @@ class SimServer:
         self.process.pause()
 
     def resume(self) -> None:
-        """Go on, where it is paused."""
+        """Go on, if it is paused."""
         assert self.process is not None
         self._cluster.note(self.name, "resume")
         self.process.resume()
@@ -266,14 +266,14 @@ class SimServer:
         """Its disk is replaced by an empty one."""
         assert not self.up, self
         self._cluster.note(self.name, "wipe")
-        # With hints in place of its first settings it would begin another cluster, and be a stranger to this one.
+        # With hints in place of its first settings it would bootstrap another cluster.
         self.config = msgspec.structs.replace(self.config, **self._first_settings)
         self.disk = SimDisk(random.Random(self._rng.getrandbits(64)))
         self.lost = True
         self._cluster.wiped(self)
 
     def roll_back(self, old: SimDisk) -> None:
-        """Its disk is put back from an older copy: what it promised since is forgotten."""
+        """Its disk is restored from an older copy: later promises are lost."""
         assert not self.up, self
         self._cluster.note(self.name, "its disk is put back from an older copy")
         self.disk = old
@@ -318,7 +318,7 @@ class SimServer:
     def call(self, function: Callable[[], Result]) -> asyncio.Future[Result]:
         """Run `function` inside the process: by its clock, and only while it is not paused.
 
-        The future is the caller's, outside; it never ends where the process is gone first. What `function` calls must
+        The future is the caller's, outside; it never ends if the process is gone first. What `function` calls must
         be of this process: a `raft` that was taken before an `await` may be of one that was killed.
         """
         loop = self._cluster.loop

@@ -1,8 +1,8 @@
-"""Looks into the nodes of a simulation and tells the onlookers what happens there.
+"""Observe the nodes of a simulation and call the onlookers.
 
-Production code knows nothing of this: the objects of each node are wrapped from outside when the node has been put
-together. Whatever its core is told or asked ends with a look at it, so no state in between goes unseen; what the
-transport is given, and what the log is told to write, is shown on its way.
+Production code does not know this: the objects of each node are wrapped from outside after its assembly. Each call
+into its core ends with a check, so no state in between is missed. Messages to the transport and writes to the log are
+reported on their way.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PROMISES = frozenset({MessageType.VOTE_RESP, MessageType.APP_RESP})
 
 
 class Watch(Observer):
-    """The observer of a cluster that shows it to onlookers. The loop's `after_event` is to be this one's."""
+    """The observer of a cluster that calls the onlookers. Use it as the loop's `after_event`."""
 
     def __init__(
         self, facts: Facts, verdict: Verdict, onlookers: Iterable[Onlooker], notes: Callable[[str, str], None]
@@ -72,7 +72,7 @@ class Watch(Observer):
         self.on_answered: OnlookerCalls = self._who("answered")
 
     def _who(self, method: str) -> OnlookerCalls:
-        """The onlookers that have something of their own to do there."""
+        """The onlookers that override this method."""
         return [
             getattr(onlooker, method)
             for onlooker in self._onlookers

@@ -1,4 +1,4 @@
-"""What clients do in a simulation: a few of them, each with its own chance, on a handful of keys, so that they meet."""
+"""The clients of a simulation: a few, each with its own random numbers, on a handful of keys, so that they conflict."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class _Chooser:
             self._values[request.key] = request.value
 
     def _value(self) -> bytes:
-        """Never written before, by anybody; now and then a large one."""
+        """A value that no client has written before; sometimes a large one."""
         self._count += 1
         value = b"%s-%d" % (self.client.name.encode(), self._count)
         return value if self._rng.random() < 0.95 else value.ljust(self._rng.choice([300, 1500]), b".")
