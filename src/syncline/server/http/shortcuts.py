@@ -208,8 +208,8 @@ class FastGetLane:
 
     @staticmethod
     def end_of(request: Request, data: bytes) -> bytes | None:
-        """The `end` of a lane that this request opens; None if it opens none. The header cache has read it."""
-        if request.method == "GET" and not request.body and CONDITIONS.isdisjoint(request.headers):
+        """The `end` of a lane that this GET opens; None if it opens none. The header cache has read it."""
+        if not request.body and CONDITIONS.isdisjoint(request.headers):
             return data[data.index(b" ", len("GET ")) :]
         return None
 
