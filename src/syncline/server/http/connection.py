@@ -150,21 +150,21 @@ class HttpConnection(asyncio.Protocol):
             return
         # At rest: a shortcut may take it. `shortcuts.py` has the table of the conditions.
         lane, shared = self._lane, self._shared
-        if lane is not None and lane.take(data):
+        if lane is not None and data.endswith(lane.end) and lane.take(data):
             reader.messages += 1
             self._dispatcher.start_fast(lane)
-        else:
-            request = shared.header_cache.read(data) if len(data) <= SLICE_BYTES else None
-            if request is None:
-                self._input.offer(data)
-                return
-            reader.phase = IDLE
-            reader.messages += 1
-            slot = Slot(request, False, False, True)
-            slots.append(slot)
-            self._dispatcher.start(slot)
-            if lane is None and request.method == "GET":
-                self._open_lane(request, data)
+            return
+        request = shared.header_cache.read(data) if len(data) <= SLICE_BYTES else None
+        if request is None:
+            self._input.offer(data)
+            return
+        reader.phase = IDLE
+        reader.messages += 1
+        slot = Slot(request, False, False, True)
+        slots.append(slot)
+        self._dispatcher.start(slot)
+        if lane is None and request.method == "GET":
+            self._open_lane(request, data)
         if not self._dispatcher.has_room():
             link.pause_reading()
 

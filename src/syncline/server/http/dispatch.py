@@ -64,8 +64,10 @@ class Dispatcher:
         """Take the next request: start it if its order and the limits allow. Return whether it was started."""
         queue, request = self._queue, slot.request
         assert request is not None
-        queue.append(slot)
-        if queue.unstarted or not queue.in_turn(request) or not self.has_room():
+        if queue.in_flight:
+            queue.note_last()
+        queue.slots.append(slot)
+        if queue.unstarted or (queue.in_flight and not queue.in_turn(request)) or not self.has_room():
             queue.unstarted.append(slot)
             self._held.wait(slot, len(request.body))
             return False
@@ -100,6 +102,8 @@ class Dispatcher:
             lane.handler(lane)
         except Exception as error:  # noqa: BLE001 - one request's fault must not end the others'
             _handler_failed(slot, lane.respond, error)
+        if queue.in_flight >= self._shared.limits.max_in_flight:
+            self._link.pause_reading()
 
     def start_waiting(self) -> bool:
         """Start those that had to wait, as far as their order and the limits allow.

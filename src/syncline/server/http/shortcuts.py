@@ -214,11 +214,14 @@ class FastGetLane:
         return None
 
     def take(self, data: bytes) -> bool:
-        """Whether `data` is a request of this lane; then `argument` is its key. The connection is at rest."""
-        start, end = self._start, self.end
-        if not (data.endswith(end) and data.startswith(start)) or len(data) > self._max_url_bytes:
+        """Whether `data`, which ends with `end`, is a request of this lane; then `argument` is its key.
+
+        The connection is at rest.
+        """
+        start = self._start
+        if not data.startswith(start) or len(data) > self._max_url_bytes:
             return False
-        argument = data[len(start) : -len(end)]
+        argument = data[len(start) : -len(self.end)]
         if not is_plain(argument) or self._total.bytes > self._total.limit_bytes:
             return False
         self.argument = argument

@@ -120,13 +120,12 @@ class SlotQueue:
         self.last_method = ""
         """Of the request that was started last: noted only when another might have to wait for it."""
 
-    def append(self, slot: Slot) -> None:
-        """Take a request that is not started yet. Call `start` or put it into `unstarted`."""
-        if self.in_flight and not self.unstarted:
+    def note_last(self) -> None:
+        """Note what was started last, before another request joins the queue."""
+        if not self.unstarted:
             last = self.slots[-1].request
             assert last is not None, "nothing is read after a refusal"
             self.last_method = last.method
-        self.slots.append(slot)
 
     def in_turn(self, request: Request) -> bool:
         """Whether the first request that is not started may run beside those that run.
