@@ -25,7 +25,7 @@ from syncline.server.http.state import HeldBytes, Link, Slot, SlotQueue
 
 __all__ = ["Dispatcher"]
 
-logger = logging.getLogger("syncline.server")
+logger: logging.Logger = logging.getLogger("syncline.server")
 
 VITAL: Final = (b"/livez", b"/readyz", b"/health", b"/metrics", b"/version")
 """What an operator's tools ask: they must be answered above all when a node has too much to do."""

@@ -26,7 +26,7 @@ from syncline.server.http.state import DRAINING, GIVEN, LINGERING, REFUSED, Held
 
 __all__ = ["Output"]
 
-logger = logging.getLogger("syncline.server")
+logger: logging.Logger = logging.getLogger("syncline.server")
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -64,9 +64,9 @@ class Output:
         self._held = held
         self._reader = reader
         self._go_on = go_on
-        self.collecting = False
+        self.collecting: bool = False
         """The parser runs: answers are kept until all of its input is read."""
-        self.flush_scheduled = False
+        self.flush_scheduled: bool = False
 
     # --- answers
 

@@ -49,7 +49,7 @@ class HttpServer:
         clock: Callable[[], float] = time.perf_counter,
         wall_time_s: Callable[[], float] = time.time,
     ) -> None:
-        self.shared = Shared(
+        self.shared: Shared = Shared(
             handler,
             limits or HttpLimits(),
             observe=observe,

@@ -58,14 +58,16 @@ class Shared:
         """Times the requests, for `observe`."""
         self.flush_later = flush_later
         """Flushes a connection at the end of the turn, together with all others."""
-        self.header_cache = HeaderCache(limits.max_url_bytes, knows_host)
+        self.header_cache: HeaderCache = HeaderCache(limits.max_url_bytes, knows_host)
         self.fast_get: FastGet | None = None
         """The route with a fast path, if the handler has one: set together with it."""
-        self.making = Making()
-        self.total = TotalBytes(limits.max_total_held_bytes)
-        self.now_s = 0.0
+        self.making: Making = Making()
+        self.total: TotalBytes = TotalBytes(limits.max_total_held_bytes)
+        self.now_s: float = 0.0
         """The loop's time at the last sweep: exact enough for limits of seconds, and free to read."""
-        self.closed = False
+        self.closed: bool = False
         """No connection is taken any more."""
-        self.tail = self.tail_close = self.tail_http10 = b""
+        self.tail: bytes = b""
+        self.tail_close: bytes = b""
+        self.tail_http10: bytes = b""
         """What ends a header: `Date`, `Connection` if it must be said, and the blank line."""

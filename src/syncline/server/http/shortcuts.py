@@ -199,10 +199,10 @@ class FastGetLane:
         self._max_url_bytes = max_url_bytes
         self._total = total
         self.handler = fast_get.handler
-        self.argument = b""
-        self.end = end
+        self.argument: bytes = b""
+        self.end: bytes = end
         """What follows the argument: the end of the request line, and the header."""
-        self.slot = Slot(fast_get.request, False, False, True)
+        self.slot: Slot = Slot(fast_get.request, False, False, True)
         self.respond: Respond = partial(respond, self.slot)
         self.found: Callable[[bytes, bytes], None] = partial(found, self.slot)
 

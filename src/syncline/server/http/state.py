@@ -74,12 +74,12 @@ class Link:
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
         """None before the connection is made, and after it is lost."""
-        self.stage = OPEN
-        self.read_paused = False
+        self.stage: int = OPEN
+        self.read_paused: bool = False
         """A limit is reached, a request waits for those before it, or the client does not read its answers."""
-        self.unparsed = b""
+        self.unparsed: bytes = b""
         """Input that was read and has to wait."""
-        self.write_paused = False
+        self.write_paused: bool = False
         """The send buffer is full: the client does not read its answers."""
 
     def pause_reading(self) -> None:
@@ -116,8 +116,8 @@ class SlotQueue:
         """All whose answer is not written."""
         self.unstarted: deque[Slot] = deque()
         """Those that wait for the ones before them, or for room."""
-        self.in_flight = 0
-        self.last_method = ""
+        self.in_flight: int = 0
+        self.last_method: str = ""
         """Of the request that was started last: noted only when another might have to wait for it."""
 
     def note_last(self) -> None:
@@ -158,7 +158,7 @@ class TotalBytes:
     __slots__ = ("bytes", "limit_bytes")
 
     def __init__(self, limit_bytes: int) -> None:
-        self.bytes = 0
+        self.bytes: int = 0
         self.limit_bytes = limit_bytes
         """Above it requests are refused."""
 
@@ -174,13 +174,13 @@ class HeldBytes:
 
     def __init__(self, total: TotalBytes) -> None:
         self.total = total
-        self.running = 0
+        self.running: int = 0
         """Bodies of started requests, and answers that are not written yet."""
-        self.waiting = 0
+        self.waiting: int = 0
         """Bodies of requests that are not started. They are no reason not to start: they would never start."""
-        self.reading = 0
+        self.reading: int = 0
         """Of the body that is being read, when it does not come at once."""
-        self.unsent = 0
+        self.unsent: int = 0
         """Of answers in the send buffer, when the client does not read."""
 
     def hold(self, slot: Slot, size_bytes: int) -> None:
