@@ -255,7 +255,7 @@ class KvWire(Wire):
         super().__init__(
             server=HttpServer(self.site, limits=limits, knows_host=policy.knows_host, wall_time_s=lambda: 0.0)
         )
-        self.server.express = self.site.express
+        self.server.shared.fast_get = self.site.fast_get
 
     async def ask(self, method: str, path: str, body: bytes = b"", *fields: str) -> Answer:
         """Send one request and take its answer."""

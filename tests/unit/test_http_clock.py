@@ -156,9 +156,8 @@ def test_a_client_that_we_do_not_read_from_is_not_late() -> None:
 
 def test_draining_closes_idle_connections_and_lets_the_others_end() -> None:
     async def scenario() -> None:
-        idle, busy = Wire(), holding()
-        busy.server._connections[idle.connection] = None  # one server for both
-        idle.connection._server = busy.server
+        busy = holding()
+        idle = Wire(server=busy.server)
         busy.send(get("/a"))
         closing = asyncio.ensure_future(busy.server.close(drain_s=5))
         await busy.settle()

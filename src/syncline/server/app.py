@@ -127,8 +127,7 @@ class KvServer:
             metrics=self.metrics.render,
             policy=self._policy,
         )
-        self._http.handler = self._site.router.handle
-        self._http.express = self._site.express
+        self._http.serve(self._site.router.handle, self._site.fast_get)
 
     def _node_config(self, disk: Disk) -> Config:
         config = self.config

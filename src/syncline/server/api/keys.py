@@ -19,10 +19,10 @@ from syncline.server.api.reads import (
     Reads,
 )
 from syncline.server.api.router import Explain, Router
-from syncline.server.http.fast_get import CONDITIONS, Express, ExpressRequest
 from syncline.server.http.limits import KIB, MIB
 from syncline.server.http.request import Parameters, Request
 from syncline.server.http.response import JSON, NO_CACHE, NO_STORE, OCTETS, Deferred, Respond, Response, status_line
+from syncline.server.http.shortcuts import CONDITIONS, FastGet, FastGetRequest
 
 __all__ = ["DEFAULT_MAX_KEY_BYTES", "DEFAULT_MAX_VALUE_BYTES", "KeyRoutes", "parse_etags"]
 
@@ -89,9 +89,9 @@ class KeyRoutes:
             router.add(methods, key_query.PATTERN, key_query.by_query(handler), conditions=True)
 
     @property
-    def express(self) -> Express:
-        """The handler for reads of a key without parameters and conditions."""
-        return Express(b"GET /key/", Request("GET", b"", b"", {}, b"", route=f"GET {PATTERN}"), self.get_express)
+    def fast_get(self) -> FastGet:
+        """The fast path: reads of a key that say nothing else."""
+        return FastGet(b"GET /key/", Request("GET", b"", b"", {}, b"", route=f"GET {PATTERN}"), self.get_fast)
 
     # --- reading
 
@@ -136,17 +136,17 @@ class KeyRoutes:
         value = record.value
         return Response(200, _FOUND % (record.mod_revision, store.revision, len(value)), value)
 
-    def get_express(self, request: ExpressRequest) -> None:
-        """`get` for a request with nothing but the key."""
+    def get_fast(self, request: FastGetRequest) -> None:
+        """`get` by the fast path: the request says nothing but the key."""
         if len(request.argument) > self._max_key_bytes:
             request.respond(self._bad_key(request.argument).response())
             return
         try:
-            self._reads.within(DEFAULT_TIMEOUT_S, self._read_express, request, request.respond)
+            self._reads.within(DEFAULT_TIMEOUT_S, self._read_fast, request, request.respond)
         except Exception as error:  # noqa: BLE001 - becomes the answer, as in the router
             request.respond(self._explain_read(error))
 
-    def _read_express(self, request: ExpressRequest, respond: Respond, error: BaseException | None) -> None:
+    def _read_fast(self, request: FastGetRequest, respond: Respond, error: BaseException | None) -> None:
         if error is not None:
             respond(self._explain_read(error))
             return

@@ -19,9 +19,9 @@ from syncline.server.api.reads import Reads
 from syncline.server.api.router import Router
 from syncline.server.api.txn import TxnRoutes
 from syncline.server.http.cross_site import CrossSitePolicy
-from syncline.server.http.fast_get import Express
 from syncline.server.http.request import Request
 from syncline.server.http.response import Respond, Response
+from syncline.server.http.shortcuts import FastGet
 from syncline.server.tasks import Tasks
 from syncline.version import __version__
 
@@ -62,7 +62,7 @@ class Site:
             max_value_bytes=max_value_bytes,
         )
         keys.add_to(self.router)
-        self.express: Express = keys.express
+        self.fast_get: FastGet = keys.fast_get
         ListingRoutes(backend, reads, explain=self.explain_read).add_to(self.router)
         TxnRoutes(backend, explain=explain, max_key_bytes=max_key_bytes, max_value_bytes=max_value_bytes).add_to(
             self.router
