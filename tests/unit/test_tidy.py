@@ -116,10 +116,6 @@ PRIVATE_WORDS_LEFT = {
     "testing/linearizability/promises.py": {"nobody"},
     # A line of the trace, whose traces are compared.
     "testing/faults/memberships.py": {"anybody"},
-    # Not yet gone through.
-    "server/http/connection.py": {"who"},
-    "server/http/server.py": {"everybody"},
-    "server/http/slots.py": {"nobody"},
 }
 """Words that stay, by file, each with its reason."""
 
