@@ -11,6 +11,7 @@ __all__ = [
     "KeyPage",
     "KeyValue",
     "LeaderInfo",
+    "MemberAbility",
     "MemberInfo",
     "Members",
     "NodeStatus",
@@ -137,8 +138,8 @@ class Added(msgspec.Struct, frozen=True):
     members: tuple[MemberInfo, ...]
 
 
-class MemberLevels(msgspec.Struct, frozen=True):
-    """The highest levels that one member can do; 0: not announced yet."""
+class MemberAbility(msgspec.Struct, frozen=True):
+    """The highest levels that one member can do; 0: it has not told yet."""
 
     id: str
     name: str
@@ -159,7 +160,7 @@ class UpgradeResult(msgspec.Struct, frozen=True):
     possible_machine_version: int
     held: bool
     hold_level: int
-    members: tuple[MemberLevels, ...]
+    members: tuple[MemberAbility, ...]
 
 
 class SnapshotResult(msgspec.Struct, frozen=True):

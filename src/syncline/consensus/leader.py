@@ -213,7 +213,9 @@ def _handle_acknowledgement(raft: Raft, sender: NodeId, progress: Progress) -> N
     if sender == raft.id:
         return
     # The window has room again, perhaps for several messages.
-    while append_entries.maybe_send_append(raft, sender, progress, send_if_empty=False):
+    while progress.next <= raft.log.last_index and append_entries.maybe_send_append(
+        raft, sender, progress, send_if_empty=False
+    ):
         pass
     if sender == raft.transferee and progress.match == raft.log.last_index:
         raft.note("info", "%x sent MsgTimeoutNow to %x after received MsgAppResp", raft.id, sender)

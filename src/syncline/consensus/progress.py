@@ -62,11 +62,11 @@ class Inflights:
     __slots__ = ("_messages", "bytes", "full", "max_bytes", "max_messages")
 
     def __init__(self, max_messages: int, max_bytes: int = NO_LIMIT) -> None:
-        self.max_messages = max_messages
-        self.max_bytes = max_bytes or NO_LIMIT
-        self.bytes = 0
+        self.max_messages: int = max_messages
+        self.max_bytes: int = max_bytes or NO_LIMIT
+        self.bytes: int = 0
         self._messages: deque[tuple[int, int]] = deque()
-        self.full = False
+        self.full: bool = False
         """Whether no more entries may be sent. Kept, because it is asked for more often than it changes."""
 
     def add(self, index: int, size_bytes: int) -> None:
@@ -133,30 +133,30 @@ class Progress:
         session: int = 0,
         room_bytes: int = NO_LIMIT,
     ) -> None:
-        self.match = match
-        self.next = next
-        self.state = ProgressState.PROBE
-        self.sent_commit = 0
+        self.match: int = match
+        self.next: int = next
+        self.state: ProgressState = ProgressState.PROBE
+        self.sent_commit: int = 0
         """The highest commit index under way to the follower. Below `next`: it can't commit what it has not got."""
-        self.pending_snapshot = 0
+        self.pending_snapshot: int = 0
         """In SNAPSHOT: the index of the snapshot that was sent."""
-        self.paused_by_flow = False
+        self.paused_by_flow: bool = False
         """No more appends until an answer arrives: a probe is out, or the inflights were full when the last went."""
-        self.recent_active = recent_active
+        self.recent_active: bool = recent_active
         """Whether the follower has answered in this election timeout (check-quorum; always true of the leader)."""
-        self.inflights = inflights if inflights is not None else Inflights(1)
-        self.learner = learner
-        self.session = session
+        self.inflights: Inflights = inflights if inflights is not None else Inflights(1)
+        self.learner: bool = learner
+        self.session: int = session
         """Numbers this tracking of the follower within the leader's term; see `Message.session`."""
-        self.durable_commit = 0
+        self.durable_commit: int = 0
         """The durable commit index of the follower, as it reports. The core does not use it."""
-        self.room_bytes = room_bytes
+        self.room_bytes: int = room_bytes
         """How many more bytes the connection to the follower takes, as the runtime has reported."""
-        self.paused_by_room = False
+        self.paused_by_room: bool = False
         """No more appends until there is room: one without entries was sent, with the commit index."""
-        self.probe_ticks = 0
+        self.probe_ticks: int = 0
         """Ticks to go on waiting for the append in PROBE."""
-        self.probe_wait_ticks = 0
+        self.probe_wait_ticks: int = 0
         """How long that was in all. It doubles with each append that gets no answer: the follower may have dropped the
         first one (it is refused at its start), or its disk may be slow."""
 
@@ -262,7 +262,8 @@ class Progress:
         if self.next <= index:
             self.next = index + 1
         self.paused_by_flow = False
-        self.probe_ticks = self.probe_wait_ticks = 0
+        self.probe_ticks = 0
+        self.probe_wait_ticks = 0
         return True
 
     def maybe_decrease(self, rejected: int, hint: int) -> bool:
@@ -281,14 +282,16 @@ class Progress:
         self.next = max(min(rejected, hint + 1), self.match + 1)
         self.sent_commit = min(self.sent_commit, self.next - 1)
         self.paused_by_flow = False
-        self.probe_ticks = self.probe_wait_ticks = 0
+        self.probe_ticks = 0
+        self.probe_wait_ticks = 0
         return True
 
     def _enter(self, state: ProgressState) -> None:
         self.state = state
         self.paused_by_flow = False
         self.paused_by_room = False
-        self.probe_ticks = self.probe_wait_ticks = 0
+        self.probe_ticks = 0
+        self.probe_wait_ticks = 0
         self.pending_snapshot = 0
         self.inflights.clear()
 

@@ -37,7 +37,7 @@ class Commits:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self.known = driver.core.commit
+        self.known: int = driver.core.commit
         """The commit index as of the last `look`."""
         self._awaited = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -49,8 +49,9 @@ class Commits:
     def look(self) -> None:
         """Check for commits since the last call."""
         core = self._driver.core
-        before, self.known = self.known, core.commit
-        if before == self.known or core.state is not StateType.LEADER:
+        before, committed = self.known, core.commit
+        self.known = committed
+        if before == committed or core.state is not StateType.LEADER:
             return
         if self._awaited > before:
             core.tell_commit()

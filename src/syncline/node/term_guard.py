@@ -19,7 +19,7 @@ class TermGuard:
     """Counts refused messages, and logs them at most once a minute for each sender."""
 
     def __init__(self) -> None:
-        self.refused = 0
+        self.refused: int = 0
         self._notices = Notices()
 
     def admits(self, sender: NodeId, message_term: int, own_term: int, now_s: float) -> bool:

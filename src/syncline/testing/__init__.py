@@ -4,8 +4,9 @@
 - `simulate(MyFSM, seed=..., commands=...)`: a cluster of it through crashes, partitions and slow disks, from one
   seed.
 - `RaftCluster`, and the pytest fixture `raft_cluster`: a cluster in memory, on virtual time, for plain tests.
-- `Recorder` and `judge`: record the operations of a key-value cluster's clients, and check that they are
-  linearizable.
+- `Recorder` and `judge`: what clients of a key-value cluster saw, and whether it is linearizable.
+- `World`: what a node, a server or a client reaches outside it; a test replaces a part (`Raft.open(..., world=...)`).
+  The protocols of its parts (`Disk`, `Network`, `Workers`) may change from release to release.
 
 Each name is loaded when it is first used. Only the fixture needs pytest, and only strategies of commands need
 hypothesis.
@@ -19,24 +20,62 @@ import types
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from syncline.platform.disk import Disk, File, LockHandle
+    from syncline.platform.network import Listener, Network
+    from syncline.platform.worker import Flusher, Worker, Workers
+    from syncline.platform.world import World
     from syncline.testing.cluster import Settings
     from syncline.testing.fsm.check import FSMProblem, check_fsm
     from syncline.testing.fsm.simulation import Simulated, SimulationFailed, simulate
-    from syncline.testing.linearizability.history import Operation, Recorder, read_history, write_history
+    from syncline.testing.linearizability.history import (
+        Compare,
+        Delete,
+        NotApplied,
+        Operation,
+        Put,
+        Ran,
+        Read,
+        Recorder,
+        Refused,
+        Seen,
+        Txn,
+        Written,
+        read_history,
+        write_history,
+    )
     from syncline.testing.linearizability.promises import Anomaly
     from syncline.testing.linearizability.verdict import Undecided, assert_linearizable, judge
     from syncline.testing.raft_cluster import RaftCluster
 
 __all__ = [
     "Anomaly",
+    "Compare",
+    "Delete",
+    "Disk",
     "FSMProblem",
+    "File",
+    "Flusher",
+    "Listener",
+    "LockHandle",
+    "Network",
+    "NotApplied",
     "Operation",
+    "Put",
     "RaftCluster",
+    "Ran",
+    "Read",
     "Recorder",
+    "Refused",
+    "Seen",
     "Settings",
     "Simulated",
     "SimulationFailed",
+    "Txn",
     "Undecided",
+    "Worker",
+    "Workers",
+    "World",
+    "Written",
     "assert_linearizable",
     "check_fsm",
     "judge",
@@ -46,10 +85,17 @@ __all__ = [
 ]
 
 _HOMES: Final = {
+    "syncline.platform.disk": ("Disk", "File", "LockHandle"),
+    "syncline.platform.network": ("Listener", "Network"),
+    "syncline.platform.worker": ("Flusher", "Worker", "Workers"),
+    "syncline.platform.world": ("World",),
     "syncline.testing.linearizability.promises": ("Anomaly",),
     "syncline.testing.cluster": ("Settings",),
     "syncline.testing.fsm.check": ("FSMProblem", "check_fsm"),
-    "syncline.testing.linearizability.history": ("Operation", "Recorder", "read_history", "write_history"),
+    "syncline.testing.linearizability.history": (
+        *("Compare", "Delete", "NotApplied", "Operation", "Put", "Ran", "Read", "Recorder", "Refused", "Seen", "Txn"),
+        *("Written", "read_history", "write_history"),
+    ),
     "syncline.testing.linearizability.verdict": ("Undecided", "assert_linearizable", "judge"),
     "syncline.testing.raft_cluster": ("RaftCluster",),
     "syncline.testing.fsm.simulation": ("Simulated", "SimulationFailed", "simulate"),
