@@ -139,7 +139,7 @@ class Added(msgspec.Struct, frozen=True):
 
 
 class MemberAbility(msgspec.Struct, frozen=True):
-    """The highest levels that one member can do; 0: it has not told yet."""
+    """The highest levels that one member can do; 0: not announced yet."""
 
     id: str
     name: str

@@ -80,7 +80,7 @@ class Proposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class MemberRecord(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """A member as the cluster knows it: its id, its name, and where to reach it.
+    """A member as the cluster knows it: its id, its name, and its addresses.
 
     `address` is for its peers, `http` for clients (empty if it serves none). Both are announced by the member
     itself and replicated; neither is ever its identity.

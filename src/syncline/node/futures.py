@@ -65,7 +65,7 @@ Queued: TypeAlias = tuple[Waiter, int, bytes]
 
 
 class ApplyFuture(asyncio.Future[R]):
-    """A proposal on its way. Await it for what the state machine answered.
+    """A proposal under way. Await it for the state machine's answer.
 
     Ends at the deadline given to `Raft.apply` at the latest. It fails with an `errors.OperationError` whose `outcome`
     says whether the proposal can still take effect. Cancelling it ends the wait, not the proposal itself.

@@ -107,7 +107,7 @@ def check_answer(fsm: FSM[object], entry: Entry, answer: object) -> object:
 
 
 def check_answers(fsm: FSM[object], entries: Sequence[Entry], answers: object, known: set[type]) -> Sequence[object]:
-    """The answers of `apply_batch`. Raises NodeFailed if they are not one for each entry, or are to be awaited.
+    """Check the answers of `apply_batch`. Raises NodeFailed if they are not one for each entry, or are awaitable.
 
     `known` has the types that were found not to be awaitable before: the check takes longer than the rest of this.
     """

@@ -98,7 +98,7 @@ class Driver:
             rng,
             step_s=config.heartbeat_s,
             retry_s=READS_RETRY_HEARTBEATS * config.heartbeat_s,
-            ask=lambda context: self.core.read_index(context),  # noqa: PLW0108 - looked up at each call: simulations replace it
+            ask=lambda context: self.core.read_index(context),  # noqa: PLW0108 - looked up at each call: tests replace it
             asleep_s=parts.asleep_s,
         )
         self.ignored: Ignored = Ignored(self.loop.time)

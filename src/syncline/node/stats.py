@@ -45,7 +45,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     role: Role
     term: int
     vote: NodeId | None
-    """The node that got this node's vote in this term."""
+    """The candidate that this node voted for in this term."""
     leader: NodeId | None
     commit: int
     applied: int

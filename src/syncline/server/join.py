@@ -57,7 +57,7 @@ def is_new(disk: Disk, path: str) -> bool:
 
 
 async def ask_members(config: ServerConfig, node_id: NodeId, *, http: str, world: World) -> int:
-    """Have this node added, by any of the members at `config.join`; retried until `config.join_timeout_s`.
+    """Have this node added by any of the members at `config.join`; retried until `config.join_timeout_s`.
 
     Temporary errors (no server reached, no leader, no time) are retried and logged; a refusal ends it.
     Returns the cluster's id. Raises the errors of the client (`OperationError`), with the cluster's refusal as text.

@@ -4,7 +4,8 @@
 - `simulate(MyFSM, seed=..., commands=...)`: a cluster of it through crashes, partitions and slow disks, from one
   seed.
 - `RaftCluster`, and the pytest fixture `raft_cluster`: a cluster in memory, on virtual time, for plain tests.
-- `Recorder` and `judge`: what clients of a key-value cluster saw, and whether it is linearizable.
+- `Recorder` and `judge`: record the operations of a key-value cluster's clients, and check that they are
+  linearizable.
 - `World`: what a node, a server or a client reaches outside it; a test replaces a part (`Raft.open(..., world=...)`).
   The protocols of its parts (`Disk`, `Network`, `Workers`) may change from release to release.
 

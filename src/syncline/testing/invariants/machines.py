@@ -11,7 +11,7 @@ from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
 __all__ = ["Digest", "EqualStates", "NoAlarm"]
 
 Digest: TypeAlias = Callable[[FSM[object], int], int | None]
-"""The digest of a state machine as of an index that its node has applied; None where it can't tell."""
+"""The digest of a state machine as of an index that its node has applied; None if it can't tell."""
 
 
 class EqualStates(Invariant):

@@ -182,7 +182,7 @@ class Move:
         self.number: int
         self.changes: bool
         self.number, self.changes = told(operation)
-        """The store's revision after it, 0 where that is not told; and whether it is known to take that as its own."""
+        """The store's revision after it, 0 if that is not reported; and whether it is known to take that as its own."""
         self.effects: tuple[Effect, ...] = tuple(effects)
         self._guards = tuple(guards)
         self._not_all = tuple(not_all)

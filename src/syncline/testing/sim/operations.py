@@ -56,7 +56,7 @@ class Operator:
     async def ask_surely(
         self, what: Callable[[Raft[object]], Awaitable[Result]], changes: Wanted = ()
     ) -> Result | None:
-        """The same; None where it is certain that nothing came of it. Raises `Unknown` where it is not.
+        """The same; None if it certainly had no effect. Raises `Unknown` if that is not certain.
 
         `changes` are the changes of members that the operation asks for: the answer is checked against them.
         """

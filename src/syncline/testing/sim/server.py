@@ -87,7 +87,7 @@ class SimServer:
         self.lost: bool = False
         """Its disk was replaced by an empty one or by an older copy: it can only come back as a new member."""
         self.known_id: int = 0
-        """The id that a cluster gave it, where its settings do not tell it any more."""
+        """The id that a cluster gave it, if its settings do not tell it any more."""
         self.twin_of: SimServer | None = None
         """The server of whose directory this one has a copy: it belongs to the cluster's adversary."""
         self._cluster = cluster
