@@ -99,7 +99,7 @@ async def assemble(config: Config, fsm: FSM[object], world: World, failed: Calla
 
 
 def _open(config: Config, fsm: FSM[object], world: World) -> _Opened:
-    """On a thread."""
+    """Open the data directory, the log and the snapshots. On a thread."""
     directory = DataDir.open(world.disk, config.data_dir)
     try:
         return _with_directory(config, fsm, world, directory)
@@ -192,7 +192,7 @@ class _Opened:
 def _connect(
     config: Config, fsm: FSM[object], world: World, failed: Callable[[NodeFailed], None], opened: _Opened
 ) -> Driver:
-    """Make the parts that run, and the driver that they report to."""
+    """Make the running components, and the event loop that they report to."""
     holder: list[Driver] = []
 
     def on_failure(error: BaseException) -> None:

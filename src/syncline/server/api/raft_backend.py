@@ -107,7 +107,7 @@ class NodeBackend:
         return LeaderView(id=format_id(leader.id), name=leader.name, http=self._http(leader))
 
     def _http(self, member: Member) -> str:
-        """Where a member serves clients; this node knows its own before it is announced."""
+        """A member's address for clients; this node knows its own before it is announced."""
         return self._raft.config.http if member.id == self._raft.node_id else member.http
 
     def members(self) -> MembersView:
