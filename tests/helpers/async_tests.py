@@ -35,7 +35,8 @@ def call_test(item: pytest.Function) -> bool | None:
         return None
     arguments = {name: item.funcargs[name] for name in inspect.signature(test).parameters}
     factory = cast("LoopFactory | None", item.funcargs.get("loop_factory"))
-    run(test(**arguments), timeout_s=deadline_s, loop_factory=factory)
+    returned = run(test(**arguments), timeout_s=deadline_s, loop_factory=factory)
+    assert returned is None, f"a test asserts, and returns nothing: {returned!r}"
     return True
 
 
@@ -83,9 +84,9 @@ def _place(failure: Exception | None) -> str:
     return "".join(f"\n  it waited in {at.name}, {at.filename}:{at.lineno}: {at.line}" for at in frames)
 
 
-def _in_loop(test: Callable[..., Coroutine[Any, Any, None]], deadline_s: float) -> Callable[..., None]:
+def _in_loop(test: Callable[..., Coroutine[Any, Any, object]], deadline_s: float) -> Callable[..., object]:
     @functools.wraps(test)
-    def example(*arguments: object, **named: object) -> None:
-        run(test(*arguments, **named), timeout_s=deadline_s)
+    def example(*arguments: object, **named: object) -> object:
+        return run(test(*arguments, **named), timeout_s=deadline_s)
 
     return example
