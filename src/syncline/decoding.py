@@ -1,8 +1,8 @@
-"""What a decoder raises for bytes that others wrote.
+"""The errors that a decoder raises for bytes from a peer, a client or a file.
 
-msgspec raises its own errors for wrong types, `UnicodeDecodeError` for text that is none, and `RecursionError` for
-arrays nested some hundred levels deep, also in fields that a struct does not have. Each place that decodes foreign
-bytes catches all three: a `RecursionError` that passes through stops a node.
+msgspec raises its own errors for wrong types, and `UnicodeDecodeError` for invalid text. Arrays nested some hundred
+levels deep raise `RecursionError`, also in fields that a struct does not have. Each place that decodes foreign bytes
+catches all three: an uncaught `RecursionError` would stop the node.
 """
 
 from __future__ import annotations

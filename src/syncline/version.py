@@ -1,4 +1,4 @@
-"""The version of this program, for everything that names it."""
+"""The version of this program."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ __all__ = ["REASONS", "draw"]
 REASONS: dict[tuple[StateType, StateType], str] = {
     (StateType.FOLLOWER, StateType.FOLLOWER): "hears of a newer term",
     (StateType.FOLLOWER, StateType.PRE_CANDIDATE): "election timeout, with pre-vote",
-    (StateType.FOLLOWER, StateType.CANDIDATE): "election timeout, without pre-vote, or the leader hands over",
+    (StateType.FOLLOWER, StateType.CANDIDATE): "election timeout, without pre-vote, or TimeoutNow of the leader",
     (StateType.PRE_CANDIDATE, StateType.FOLLOWER): "refused by a quorum, or hears of a leader or of a newer term",
     (StateType.PRE_CANDIDATE, StateType.PRE_CANDIDATE): "election timeout",
     (StateType.PRE_CANDIDATE, StateType.CANDIDATE): "a quorum would vote for it",

@@ -188,7 +188,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         (simulator_hunt("equal states", "kill"),),
     ),
     Mutation(
-        "leadership transfer flag outliving its term: leader refuses writes for ever",
+        "leadership transfer flag outliving its term: leader refuses all later writes",
         "hashicorp/raft #696",
         core.transfer_outlives_its_term,
         (trace_hunt("a_transfer_ends_with_its_term"), _clusters("does not come to rest|does not recover", 50)),

@@ -148,7 +148,7 @@ def old_sessions_count(patch: pytest.MonkeyPatch) -> None:
 
 
 def transfer_outlives_its_term(patch: pytest.MonkeyPatch) -> None:
-    """Whom leadership was being handed to is remembered for ever: a leader that leads again takes no proposals."""
+    """The transferee outlives its term: a node that leads again takes no proposals."""
     reset, tick = roles._reset, leader.tick
 
     def reset_but_for_the_transfer(raft: Raft, term: int) -> None:

@@ -218,7 +218,7 @@ def test_a_change_sends_what_it_should_and_says_what_came_of_it(
     [
         ({}, ["all members can do level 2, machine version 4", "held until `syncline upgrade finalize`"]),
         ({"held": False, "hold_level": 1}, ["held at level 1 by the settings of the node that answers"]),
-        ({"possible_level": 0}, ["not all members have told what they can do"]),
+        ({"possible_level": 0}, ["not all members have announced what they can do"]),
         (
             {"members": [{"id": "1", "name": "a", "level": 0, "machine_version": 0}]},
             ["a     not known  not known         1"],

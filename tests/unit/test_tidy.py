@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,3 +97,59 @@ def test_no_text_names_this_or_that_machine() -> None:
         if path.suffix in {".py", ".md", ".toml"} and path.is_file() and path.name != "test_tidy.py":
             found = machine.findall(path.read_text())
             assert not found, f"{name} names a path of one machine: {found}"
+
+
+PRIVATE_WORDS = re.compile(
+    r"\b(who|whom|whoever|(some|no|any|every)body|(some|any|every)one|hand(s|ed|ing)? (\w+ ){0,2}over|hand-over"
+    r"|for ever|anew|turned back|lets? go|doorkeepers?|disowned|rotten|rotted|rots|learnt|says? so|said so"
+    r"|lived with)\b",
+    re.IGNORECASE,
+)
+"""Words that name no actor, and private words: readers search for the field's (docs/glossary.md, CONTRIBUTING.md)."""
+
+PRIVATE_WORDS_LEFT = {
+    # Findings of checkers, which the table of planted bugs and the regressions compare.
+    "testing/invariants/durability.py": {"nobody"},
+    "testing/invariants/memberships.py": {"nobody"},
+    "testing/invariants/outcomes.py": {"nobody"},
+    "testing/linearizability/format.py": {"nobody"},
+    "testing/linearizability/promises.py": {"nobody"},
+    # A line of the trace, whose traces are compared.
+    "testing/faults/memberships.py": {"anybody"},
+    # Not yet gone through.
+    "server/http/connection.py": {"who"},
+    "server/http/server.py": {"everybody"},
+    "server/http/slots.py": {"nobody"},
+}
+"""Words that stay, by file, each with its reason."""
+
+
+def texts_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Comments and strings of a source file, by line. (Up to Python 3.11 an f-string is one string.)"""
+    kinds = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+    with path.open("rb") as source:
+        for token in tokenize.tokenize(source.readline):
+            if token.type in kinds:
+                yield token.start[0], token.string
+
+
+@pytest.mark.parametrize("path", sources("src"), ids=lambda path: str(path.relative_to(ROOT / "src")))
+def test_source_texts_use_the_words_of_the_field(path: Path) -> None:
+    name = str(path.relative_to(ROOT / "src" / "syncline"))
+    left = PRIVATE_WORDS_LEFT.get(name, set())
+    found = {
+        f"{path}:{line}: {match.group()!r}"
+        for line, text in texts_of(path)
+        for match in PRIVATE_WORDS.finditer(re.sub(r"\{[^{}]*\}", "", text))
+        if " " in text and match.group().lower() not in left
+    }
+    assert not found, f"name the actor, and use the field's word: {sorted(found)}"
+
+
+def test_documentation_uses_the_words_of_the_field() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {match.group()!r}"
+        for path in sorted((ROOT / "docs").rglob("*.md"))
+        for match in PRIVATE_WORDS.finditer(re.sub(r"`[^`\n]*`", "", path.read_text()))
+    ]
+    assert found == [], "name the actor, and use the field's word"

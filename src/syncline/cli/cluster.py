@@ -1,4 +1,4 @@
-"""`status`, `member`, `transfer`: the cluster from the shell."""
+"""The commands `status`, `member` and `transfer`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ _force = click.option("--force", is_flag=True, help="Also if no quorum of the vo
 
 @click.group("member", short_help="List, add, remove, promote, demote or update members.")
 def member() -> None:
-    """The cluster's membership. Changes are committed by the cluster before the command ends."""
+    """The cluster's membership. A change is committed when the command ends."""
 
 
 @member.command("list")
@@ -93,11 +93,11 @@ async def member_add(context: Context, *, name: str, address: str, http: str, le
     """Add a node under NAME, which its peers reach at HOST:PORT.
 
     It joins as a learner and becomes a voter once it has caught up (unless --learner). Start it with
-    `syncline serve --join`, which does this by itself where it was not done before.
+    `syncline serve --join`, which adds the node by itself if it is not a member yet.
     """
     try:
         async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
-            result = await client.add_member(name, address, http=http, learner=learner, timeout_s=_change_s(context))
+            result = await client.add_member(name, address, http=http, learner=learner, timeout=_change_s(context))
     except OperationError as error:
         if error.code != TAKEN:
             raise
@@ -114,9 +114,9 @@ async def member_add(context: Context, *, name: str, address: str, http: str, le
 @click.argument("name")
 @_force
 async def member_remove(context: Context, *, name: str, force: bool) -> None:
-    """Remove the member NAME (its name or its id). It stops taking part; its data directory is not touched."""
+    """Remove the member NAME (its name or its id). The node stops; its data directory is not touched."""
     async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
-        members = await client.remove_member(name, force=force, timeout_s=_change_s(context))
+        members = await client.remove_member(name, force=force, timeout=_change_s(context))
     _print_change(context, f"{name}: removed", members)
 
 
@@ -127,7 +127,7 @@ async def member_remove(context: Context, *, name: str, force: bool) -> None:
 async def member_promote(context: Context, *, name: str, force: bool) -> None:
     """Make the learner NAME (its name or its id) a voter."""
     async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
-        members = await client.promote_member(name, force=force, timeout_s=_change_s(context))
+        members = await client.promote_member(name, force=force, timeout=_change_s(context))
     _print_change(context, f"{name}: promoted", members)
 
 
@@ -138,7 +138,7 @@ async def member_promote(context: Context, *, name: str, force: bool) -> None:
 async def member_demote(context: Context, *, name: str, force: bool) -> None:
     """Make the voter NAME (its name or its id) a learner."""
     async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
-        members = await client.demote_member(name, force=force, timeout_s=_change_s(context))
+        members = await client.demote_member(name, force=force, timeout=_change_s(context))
     _print_change(context, f"{name}: demoted", members)
 
 
@@ -149,11 +149,11 @@ async def member_demote(context: Context, *, name: str, force: bool) -> None:
 async def member_update(context: Context, *, name: str, address: str) -> None:
     """Change the address at which the peers dial the member NAME (its name or its id).
 
-    A member that runs announces its address by itself (`--peer-advertise`), and that one wins. This command is for a
-    member that can't: it moved, and reaches no other member.
+    A running member announces its own address (`--peer-advertise`), and that address wins. This command is for a
+    member that moved and reaches no other member.
     """
     async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
-        members = await client.update_member(name, address=address, timeout_s=_change_s(context))
+        members = await client.update_member(name, address=address, timeout=_change_s(context))
     if context.as_json:
         print_json(members)
         return
@@ -161,13 +161,13 @@ async def member_update(context: Context, *, name: str, address: str) -> None:
     _print_members(members.members)
 
 
-@click.command("transfer", short_help="Hand the leadership to another node.")
+@click.command("transfer", short_help="Transfer the leadership to another node.")
 @client_command
 @click.argument("name", required=False)
 async def transfer(context: Context, *, name: str | None) -> None:
-    """Hand the leadership to the voter NAME, or to the most up-to-date one."""
+    """Transfer the leadership to the voter NAME, or to the most up-to-date voter."""
     async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
-        leader = await client.transfer_leadership(name, timeout_s=_change_s(context))
+        leader = await client.transfer_leadership(name, timeout=_change_s(context))
     if context.as_json:
         print_json({"leader": leader})
     else:

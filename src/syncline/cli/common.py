@@ -1,11 +1,11 @@
-"""What the client commands share: their options, the client that they talk through, and how errors end them."""
+"""Shared by the client commands: their options, the client that they use, and how errors end them."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 import msgspec
@@ -18,13 +18,19 @@ from syncline.errors import ConfigError, SynclineError, Unreachable
 __all__ = ["DEFAULT_ENDPOINTS", "Context", "Duration", "client_command", "key_bytes", "make_client", "with_endpoint"]
 
 DEFAULT_ENDPOINTS: Final = "http://127.0.0.1:8080,http://127.0.0.1:8081,http://127.0.0.1:8082"
-"""Where `syncline up` listens when nothing else is said."""
+"""Where `syncline up` listens by default."""
 
 ENDPOINTS_VARIABLE: Final = "SYNCLINE_ENDPOINTS"
 CA_VARIABLE: Final = "SYNCLINE_CACERT"
 
 
-class Duration(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases of click
+if TYPE_CHECKING:
+    _SecondsType = click.ParamType[float]
+else:
+    _SecondsType = click.ParamType  # generic only in newer releases of click
+
+
+class Duration(_SecondsType):
     """`5s`, `250ms`, `1m`, or a bare number of seconds; gives seconds."""
 
     name = "time"
@@ -59,7 +65,7 @@ _OPTIONS: Final = (
 
 
 class Context(msgspec.Struct, frozen=True):
-    """What the user said that every client command understands. `endpoints_given`: not just the default."""
+    """The options that every client command has. `endpoints_given`: the user named endpoints."""
 
     endpoints: str
     endpoints_given: bool
@@ -69,7 +75,9 @@ class Context(msgspec.Struct, frozen=True):
 
 
 def client_command(function: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Make a click callback of a coroutine function whose first parameter is the `Context`, and add its options."""
+    """Make a click callback of a coroutine function whose first parameter is the `Context`, and add the common
+    options.
+    """
 
     @functools.wraps(function)
     def command(
@@ -94,7 +102,7 @@ def client_command(function: Callable[..., Awaitable[None]]) -> Callable[..., No
 
 
 def _chosen_endpoints(own: str | None) -> str | None:
-    """What the command line says, after the command or before it; else the environment."""
+    """The endpoints of the command line (after the command or before it), else of the environment."""
     context = click.get_current_context()
     before = context.find_root().params.get("endpoints")
     from_environment = context.get_parameter_source("endpoints") is ParameterSource.ENVIRONMENT
@@ -113,7 +121,7 @@ async def _completed(work: Awaitable[None]) -> None:
 
 
 def make_client(context: Context, *, timeout_s: float = DEFAULT_TIMEOUT_S, patient: bool = False) -> AsyncClient:
-    """The client that the user's options ask for; `timeout_s` where they name no time.
+    """Make a client for the user's options; `timeout_s` counts if they name no time.
 
     `patient`: wait for servers that refuse the connection until the deadline, instead of failing at once.
     """
@@ -125,11 +133,11 @@ def make_client(context: Context, *, timeout_s: float = DEFAULT_TIMEOUT_S, patie
             tls = ssl.create_default_context(cafile=context.ca_file)
         except OSError as error:
             raise ConfigError(f"--cacert {context.ca_file}: {error.strerror or error}") from error
-    return AsyncClient(context.endpoints, timeout_s=context.timeout_s or timeout_s, retry_refused=patient, tls=tls)
+    return AsyncClient(context.endpoints, timeout=context.timeout_s or timeout_s, retry_refused=patient, tls=tls)
 
 
 def with_endpoint(context: Context, url: str) -> Context:
-    """The same wishes for one server alone."""
+    """The same options for one server alone."""
     return msgspec.structs.replace(context, endpoints=url)
 
 

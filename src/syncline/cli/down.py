@@ -21,7 +21,7 @@ from syncline.storage.datadir import LOCK_NAME
 __all__ = ["down"]
 
 POLL_S: Final = 0.05
-"""Between two looks whether it has ended."""
+"""Between two checks whether the process has ended."""
 
 STOP_TIMEOUT_S: Final = 30.0
 """More than `up` gives its nodes before it kills them."""
@@ -68,7 +68,7 @@ def made_plan(data_dir: str) -> Plan:
 
 
 def _running(plan: Plan) -> int | None:
-    """The process of the `up` that runs on the directory, as `_holder` tells it."""
+    """The process of the `up` that runs on the directory, as `_holder` returns it."""
     return _holder(plan.lock_path)
 
 

@@ -1,4 +1,4 @@
-"""How the command ends: exit statuses, and the one line that an error is told in."""
+"""Exit statuses of the command, and the one line that reports an error."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ LINE_LIMIT: Final = 1000
 
 
 class Failure(click.ClickException):
-    """The command failed: an exit status, and the line that says why (a JSON object where `--json` was asked for)."""
+    """The command failed: an exit status and the line with the reason (a JSON object with `--json`)."""
 
     def __init__(
         self, message: str, exit_code: int, *, code: str = "failed", outcome: str = "", as_json: bool = False
@@ -68,7 +68,7 @@ class Failure(click.ClickException):
 
     @property
     def line(self) -> str:
-        """What goes to the error output."""
+        """The line for the error output."""
         if not self.as_json:
             return f"syncline: {one_line(self.message)}"
         import json  # most commands succeed, and need none of it
@@ -78,7 +78,7 @@ class Failure(click.ClickException):
 
 
 class Told(Failure):
-    """End with a status; what there is to say was printed."""
+    """End with a status; everything was printed before."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__("", exit_code)
@@ -89,7 +89,7 @@ class Told(Failure):
 
 
 def failure_of(error: SynclineError, *, as_json: bool = False, more: str = "") -> Failure:
-    """The failure that an error of the library means for the command. `more` is put after its text."""
+    """Map an error of the library to the command's failure. `more` is put after its text."""
     if not isinstance(error, OperationError):
         return Failure(str(error) + more, _other_exit_code(error), code=_name(error), as_json=as_json)
     message = str(error)
@@ -105,7 +105,7 @@ def _other_exit_code(error: SynclineError) -> int:
 
 
 def one_line(text: str) -> str:
-    """A text without line breaks and control characters, of a length that a terminal can take."""
+    """A text without line breaks and control characters, of limited length."""
     line = "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))
     return line if len(line) <= LINE_LIMIT else line[:LINE_LIMIT] + "…"
 

@@ -1,4 +1,4 @@
-"""`health`: how the cluster is, for scripts: by the exit status."""
+"""The command `health`: the cluster's state as an exit status, for scripts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from syncline.errors import OperationError
 __all__ = ["health"]
 
 PROBE_KEY: Final = b"syncline-health"
-"""It is read, not written, and need not be there."""
+"""A key that is only read. It need not exist."""
 
 PROBE_TIMEOUT_S: Final = 5.0
-"""For the read that asks a quorum."""
+"""Seconds for the linearizable read."""
 
 FAR_BEHIND: Final = 10_000
-"""Entries: a member that is further behind than that does not help when another one fails."""
+"""In entries. A member that lags more than this does not help when another member fails."""
 
 
 @click.command("health", short_help="Tell by the exit status how the cluster is.")

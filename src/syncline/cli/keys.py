@@ -1,4 +1,4 @@
-"""`get`, `put`, `del`, `list`: single keys from the shell."""
+"""The commands `get`, `put`, `del` and `list`: single keys from the shell."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONSISTENCY: Final = click.Choice(["linearizable", "leader", "stale"])
 async def get(context: Context, *, key: str, consistency: str | None) -> None:
     """Print a key's value, byte for byte.
 
-    Exit status 3 where there is no such key.
+    Exit status 3 if there is no such key.
     """
     name = key_bytes(key)
     async with make_client(context) as client:
@@ -59,7 +59,7 @@ async def put(
 ) -> None:
     """Write a key. The value is VALUE, or a file's content, or what is piped in.
 
-    Exit status 6 where the condition did not hold. A key or value that begins with a dash goes after `--`.
+    Exit status 6 if the condition did not hold. A key or value that begins with a dash goes after `--`.
     """
     name = key_bytes(key)
     data = _value(value, path)
@@ -101,7 +101,7 @@ async def delete(context: Context, *, key: str, if_revision: int | None, is_pref
 
 
 async def _delete_prefix(context: Context, prefix: bytes, *, sure: bool) -> None:
-    """Delete all keys below a prefix in one transaction; a person is asked first."""
+    """Delete all keys below a prefix in one transaction, after asking on a terminal."""
     async with make_client(context) as client:
         if not sure:
             count = await client.count(prefix)
@@ -173,7 +173,7 @@ async def _print_keys(
 
 
 class _TextKeys:
-    """A key a line."""
+    """Prints one key per line."""
 
     def add(self, item: KeyInfo) -> None:
         value = "" if item.value is None else "\t" + shown(item.value)
@@ -184,7 +184,7 @@ class _TextKeys:
 
 
 class _JsonKeys:
-    """One document, written key by key: a listing may be larger than memory should be."""
+    """Prints one JSON document key by key: a listing may be larger than memory."""
 
     _OPENING = '{"keys":['
 

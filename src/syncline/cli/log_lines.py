@@ -1,7 +1,7 @@
-"""What a node's process writes for people: lines that never hold it up, whatever happens to their reader.
+"""Log lines of a node's process, written on a thread so that a slow reader never blocks the node.
 
 The error output may be a pipe that is not read, a file on a full disk, or closed. Lines go to a thread, which writes
-them; what can't be written, or would have to wait for too many others, is lost and counted.
+them. A line that can't be written, or has too many lines waiting before it, is lost and counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final, TextIO, cast
 __all__ = ["DescriptorStream", "ThreadHandler", "keep_standard_descriptors"]
 
 MAX_WAITING: Final = 4096
-"""Lines that wait to be written: some hundred kilobytes. A reader that is only slow loses none of a start."""
+"""Lines that wait to be written: some hundred kilobytes. A reader that is only slow loses no line of a start."""
 
 CLOSE_S: Final = 1.0
 """How long the end of the process waits for the last lines."""
@@ -25,9 +25,9 @@ STANDARD: Final = ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY))
 
 
 def keep_standard_descriptors() -> None:
-    """Open what is closed of the three standard descriptors as the null device.
+    """Open each closed standard descriptor as the null device.
 
-    The first socket or file would otherwise get such a number, and lines for people would be written into it.
+    Otherwise the first socket or file would get such a number, and log lines would be written into it.
     """
     for descriptor, mode in STANDARD:
         try:
@@ -109,7 +109,7 @@ class ThreadHandler(logging.Handler):
         try:
             self._lines.put_nowait(None)
         except Full:
-            self._lost += 1  # nobody reads the output: do not wait for it
+            self._lost += 1  # the output is not read: do not wait for it
         else:
             self._thread.join(CLOSE_S)
         super().close()

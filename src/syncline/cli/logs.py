@@ -1,4 +1,4 @@
-"""`logs`: what the nodes of `up` have logged, and go on to log."""
+"""The command `logs`: show and follow the log files of the nodes of `up`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = ["logs"]
 
 DEFAULT_LINES: Final = 100
 MAX_LINES: Final = 100_000
-"""Of each node: a line has some hundred bytes, and those of all nodes are sorted in memory."""
+"""Lines of each node: a line has some hundred bytes, and those of all nodes are sorted in memory."""
 
 TAIL_BYTES: Final = 16 << 20
-"""Of each file that are read: twice what a node's log has before it is rotated."""
+"""Bytes of each file that are read: twice what a node's log has before it is rotated."""
 
 POLL_S: Final = 0.2
-"""Between two looks for new lines."""
+"""Between two checks for new lines."""
 
 CHUNK_BYTES: Final = 1 << 20
 
@@ -48,7 +48,7 @@ _TIME: Final = re.compile(rb'\d{4}-\d\d-\d\dT|\{"time"')
 def logs(name: str | None, follow: bool, lines: int, data_dir: str) -> None:
     """Show the last lines of the logs of all nodes in the order of time, or of the node NAME alone.
 
-    `up` is a name, too: what 'syncline up --detach' has told.
+    The name `up` stands for the output of 'syncline up --detach'.
     """
     try:
         files = _files(made_plan(data_dir), name)
@@ -93,7 +93,7 @@ def _write(record: bytes) -> None:
 
 
 class _LogFile:
-    """One log, also after it was rotated: then its name leads to a new file."""
+    """One log file. After a rotation its name leads to a new file."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -101,7 +101,7 @@ class _LogFile:
         self._rest = b""
 
     def last(self, lines: int) -> list[bytes]:
-        """The last lines, those that belong together as one record. The next ones are given by `fresh`."""
+        """The last lines, complete records only. `fresh` gives the lines after them."""
         file = self._open()
         if file is None:
             return []
@@ -117,7 +117,7 @@ class _LogFile:
         return records
 
     def fresh(self) -> Iterator[bytes]:
-        """The lines that were written since the last look."""
+        """The lines that were written since the last call."""
         file = self._open()
         if file is None:
             return

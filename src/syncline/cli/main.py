@@ -10,9 +10,10 @@ from typing import Final
 
 import click
 
-from syncline.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Failure, one_line
+from syncline.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Failure, failure_of, one_line
 from syncline.cli.log_lines import keep_standard_descriptors
 from syncline.cli.streams import say, silence
+from syncline.errors import SynclineError
 from syncline.version import __version__
 
 __all__ = ["cli", "main"]
@@ -35,7 +36,7 @@ _COMMANDS: Final = {
     "export": ("syncline.cli.import_export.command:export_tree", "Write keys to a directory as files."),
     "member": ("syncline.cli.cluster:member", "List, add, remove or promote members."),
     "upgrade": ("syncline.cli.upgrade:upgrade", "Show, hold or finalize the cluster's levels."),
-    "transfer": ("syncline.cli.cluster:transfer", "Hand the leadership to another node."),
+    "transfer": ("syncline.cli.cluster:transfer", "Transfer the leadership to another node."),
     "secret": ("syncline.cli.secret:secret", "Make a cluster secret."),
     "snapshot": ("syncline.cli.files.snapshot:snapshot", "Have a node write a snapshot now, or look at those on disk."),
     "wal": ("syncline.cli.files.wal:wal", "Look at a node's log on disk, or check it."),
@@ -43,7 +44,7 @@ _COMMANDS: Final = {
 }
 
 _ALIASES: Final = {"ls": "list", "set": "put", "rm": "del", "delete": "del"}
-"""Words of other tools for the same thing. `--help` does not list them."""
+"""Names that other tools use for a command. `--help` does not list them."""
 
 SIMILAR: Final = 0.6
 """How alike a mistyped command must be to be suggested (`difflib`'s ratio)."""
@@ -129,6 +130,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _give_up_output()
         return EXIT_FAILED
+    except SynclineError as error:  # before `OSError`, which some of them are
+        ended = failure_of(error)
+        say(ended.line)
+        return ended.status
     except OSError as error:
         say(f"syncline: {one_line(str(error))}")
         return EXIT_FAILED
@@ -142,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_with_checks() -> None:
-    """Begin this process again without `python -O`, which leaves out the checks that a node rests on."""
+    """Start this process again without `python -O`, which leaves out the assertions that a node needs."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"}
     command = [sys.executable, "-P", "-m", "syncline", *sys.argv[1:]]
     os.execve(sys.executable, command, environment)  # noqa: S606 - the very program that runs, with its own arguments

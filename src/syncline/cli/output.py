@@ -25,7 +25,7 @@ _ESCAPES: Final = {**{code: f"\\x{code:02x}" for code in (*range(32), 127)}, 9: 
 
 
 def print_json(value: object) -> None:
-    """One JSON document, indented where a person reads it."""
+    """One JSON document, indented if a person reads it."""
     encoded = encode_json(value)
     if sys.stdout.isatty():
         encoded = msgspec.json.format(encoded, indent=2)
@@ -53,7 +53,7 @@ def print_bytes(data: bytes) -> None:
 
 
 def shown(data: bytes) -> str:
-    """Bytes on one line: text, with backslashes, what is not printable and what is not UTF-8 escaped.
+    """Bytes on one line: text, with backslashes; what is not printable and what is not UTF-8 is escaped.
 
     Not printable are control characters (C1 too, which some terminals obey) and marks that change the direction of
     text: with them a name could look like another one.

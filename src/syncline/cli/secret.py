@@ -1,4 +1,4 @@
-"""`secret`: make the secret by which the nodes of a cluster know each other."""
+"""The command `secret`: make the secret by which the nodes of a cluster know each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How `status` shows a cluster to people: a table that fits the terminal, and below it what is wrong."""
+"""The table of `status` for people: it fits the terminal; problems are listed below it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from syncline.cli.survey import MemberRow, Survey
 __all__ = ["clear_screen", "print_survey"]
 
 WIDTH: Final = 80
-"""Columns, if the output is no terminal that tells its own."""
+"""Columns, if the output is no terminal with a width of its own."""
 
 NARROWEST_CELL: Final = 12
 """A name or URL is not cut below that."""
 
 GAP: Final = 2
 DIGEST_DIGITS: Final = 8
-"""Of the 32: enough to see that two differ."""
+"""Digits shown of the 32: enough to see that two digests differ."""
 
 TITLES: Final = ("NAME", "ROLE", "HTTP", "TERM", "LAG", "DIGEST", "PID")
 WIDE_TITLES: Final = (
@@ -35,7 +35,7 @@ CUT: Final = ("HTTP", "NAME")
 
 
 def print_survey(survey: Survey, *, wide: bool = False) -> None:
-    """Print the table, then a line for everything that is wrong."""
+    """Print the table, then a line for each problem."""
     titles = WIDE_TITLES if wide else TITLES
     rows = [_cells(row, titles) for row in survey.members]
     width = _width()

@@ -1,4 +1,4 @@
-"""The standard streams of the command: closed, full or broken ones must not change what is told of an operation."""
+"""The standard streams of the command. A closed, full or broken stream must not change the reported result."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["acknowledged", "say", "silence"]
 def acknowledged() -> Iterator[None]:
     """Print the result of a change that the cluster has acknowledged.
 
-    If the output can't be written (a full disk, a closed pipe), the change is done all the same: a warning says so, and
-    the command does not fail.
+    If the output can't be written (a full disk, a closed pipe), the change is done all the same: the command prints a
+    warning and does not fail.
     """
     try:
         yield
@@ -28,7 +28,7 @@ def acknowledged() -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """A line on the error output. If it can't be written, nothing is: the exit status has to do."""
+    """Print a line on the error output. If it can't be written it is dropped: the exit status has to do."""
     try:
         print(line, file=sys.stderr, flush=True)
     except OSError:
@@ -36,7 +36,7 @@ def say(line: str) -> None:
 
 
 def silence(stream: TextIO) -> None:
-    """Send what a stream still holds, and all that comes, to the null device: its own target takes no more."""
+    """Redirect a stream, with its buffered text, to the null device: its own target takes no more."""
     device = os.open(os.devnull, os.O_WRONLY)
     os.dup2(device, stream.fileno())
     os.close(device)

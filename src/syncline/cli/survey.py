@@ -1,4 +1,4 @@
-"""Asking every member of a cluster for its state, those that the user did not name included."""
+"""Ask every member of a cluster for its state, also members that the user did not name."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from syncline.errors import ConfigError, OperationError, RequestFailed, Unreacha
 __all__ = ["MemberRow", "Survey", "survey_cluster", "survey_of"]
 
 ASKED_AT_ONCE: Final = 64
-"""Members of one cluster that are asked. Beyond any sensible cluster; a bound all the same."""
+"""Members of one cluster that are asked: far more than a cluster has."""
 
 
 class MemberRow(msgspec.Struct, frozen=True):
-    """One member as `status` shows it. What an unreachable member would have to say itself is None; `error` says why
-    it could not be asked. `member` is false for a node that answers but is not (or no longer) in the membership."""
+    """One member as `status` shows it.
+
+    Fields that only the member itself knows are None if it is unreachable; `error` has the reason. `member` is false
+    for
+    a node that answers but is not (or no longer) in the membership.
+    """
 
     name: str | None
     id: str | None
@@ -46,17 +50,17 @@ class MemberRow(msgspec.Struct, frozen=True):
     version: str | None = None
     error: str | None = None
     active: bool | None = None
-    """The leader's word on whether it hears of the member; None where the leader does not answer."""
+    """Whether the leader hears from the member; None if the leader does not answer."""
     promote: bool = False
     """A learner that becomes a voter once it has caught up."""
     fault: str = ""
-    """The leader's word on why the member is not healthy although it answers. Its `lag` is not known then."""
+    """Why the member is not healthy although it answers, as the leader reports it. Its `lag` is not known then."""
     digest_index: int | None = None
     digest_agreement: str | None = None
-    """Of the newest comparison of the members' states: `none`, `agreed`, `no_majority`."""
+    """Result of the newest comparison of the members' states: `none`, `agreed`, `no_majority`."""
     digest_age_s: float | None = None
     digest: str | None = None
-    """Of the whole state: nodes at one `revision` have the same."""
+    """Digest of the whole state: nodes at one `revision` have the same."""
 
 
 class Survey(msgspec.Struct, frozen=True):
@@ -67,18 +71,18 @@ class Survey(msgspec.Struct, frozen=True):
     leader: str | None
     members: list[MemberRow]
     no_leader: str = ""
-    """Why there is none, in the words of a node of the newest term."""
+    """Why there is no leader, as a node of the newest term reports it."""
 
 
 STATUS_TIMEOUT_S: Final = 2.0
-"""For each node's answer. Status never waits for a quorum, so silence means that the node is away."""
+"""Time limit of each node's answer. Status never waits for a quorum, so a node that does not answer is away."""
 
 Answer = NodeStatus | OperationError
 MakeClient = Callable[[str], AsyncClient]
 
 
 async def survey_of(context: Context) -> Survey:
-    """The cluster that the user's options name. Raises as `survey_cluster` does."""
+    """Survey the cluster of the user's options. Raises as `survey_cluster` does."""
     return await survey_cluster(
         parse_endpoints(context.endpoints),
         lambda url: make_client(with_endpoint(context, url), timeout_s=STATUS_TIMEOUT_S),
@@ -87,10 +91,10 @@ async def survey_of(context: Context) -> Survey:
 
 
 async def survey_cluster(urls: Sequence[str], make: MakeClient, *, all_named: bool) -> Survey:
-    """Ask the named endpoints, then the members that they know of.
+    """Ask the named endpoints, then the members that they know.
 
     `all_named`: the user named the endpoints, so each that does not answer is shown, whether it is a member or not.
-    Raises `Unreachable` where none of them answers, `ConfigError` where they belong to different clusters.
+    Raises `Unreachable` if none of them answers, `ConfigError` if they belong to different clusters.
     """
     answers = await _ask(urls, make)
     statuses = [answer for answer in answers.values() if isinstance(answer, NodeStatus)]
@@ -143,7 +147,7 @@ def _leader_name(rows: Sequence[MemberRow]) -> str | None:
 
 
 def _leaders_view(statuses: dict[str, NodeStatus]) -> tuple[dict[str, int], dict[str, bool], dict[str, str]]:
-    """How far each member is behind, whether it is heard of, and what is wrong with it, if the leader answers."""
+    """Add the leader's view of each member: its lag, whether it is heard, and its problems, if the leader answers."""
     leaders = [status for status in statuses.values() if status.role == "leader"]
     if not leaders:
         return {}, {}, {}

@@ -1,15 +1,15 @@
-"""Carrying one request to whichever server answers it, inside one deadline.
+"""Send one request to the servers until one answers it, inside one deadline.
 
-The rules, and why a write is never carried out twice behind the caller's back:
+The rules, and why a write is never carried out twice without the caller's consent:
 
 - Nothing was sent (no connection could be made): the next endpoint is tried.
-- The server says 503 and `not_applied` (no leader, overloaded, closing, …): the next endpoint is tried.
-- The server says that the time was over, and it was this attempt's only: the next endpoint is tried. (A member that is
-  cut off waits for its leader; attempts are shorter than the call for idempotent requests alone.)
-- It is unknown whether it was carried out (the connection was lost, an attempt's time was over, `outcome: unknown`):
-  it is tried again only if the request is declared idempotent: all reads, and writes whose repetition the caller
-  knows to be harmless.
-- Anything else is the answer; where it is an error after an attempt of unknown outcome, its outcome is unknown too.
+- The server answers 503 and `not_applied` (no leader, overloaded, closing, …): the next endpoint is tried.
+- The server answers that the time was over, and it was this attempt's only: the next endpoint is tried. (A member
+  that
+  is cut off waits for its leader; attempts are shorter than the call for idempotent requests alone.)
+- The outcome is unknown (the connection was lost, an attempt's time was over, `outcome: unknown`): it is tried again
+  only if the request is declared idempotent: all reads, and writes whose repetition the caller knows to be harmless.
+- Anything else is the answer; if it is an error after an attempt of unknown outcome, its outcome is unknown too.
 
 After each endpoint was tried once there is a pause with jitter, growing from round to round.
 """
@@ -36,18 +36,18 @@ PAUSE_LIMIT_S: Final = 1.0
 """An election takes a second or two: asking more rarely than this would only add to it."""
 
 ATTEMPT_LIMIT_S: Final = 3.0
-"""For one attempt of an idempotent request: a server that hangs (stopped, cut off) is left for another one. Longer
-than an election at the default timers (1-2 s), through which a healthy server just waits."""
+"""Time limit of one attempt of an idempotent request: a server that hangs (stopped, cut off) is left for another one.
+Longer than an election at the default timers (1-2 s), through which a healthy server just waits."""
 
 ANSWER_GRACE_S: Final = 0.25
-"""The server is told a deadline this much earlier (a third of the time at most), so that its answer, which knows the
+"""The server gets a deadline this much earlier (a third of the time at most), so that its answer, which knows the
 outcome, arrives in time."""
 
 LAST_ATTEMPT_S: Final = 0.25
 """With less time left a refused write is not tried again: the attempt could only turn certainty into doubt."""
 
 LAST_ATTEMPT_SHARE: Final = 0.1
-"""Of the whole time: with less left nothing else is, either. Its failure would only hide the reason of those before."""
+"""Rest of the whole time below which no attempt is made: its timeout would only hide the reason of earlier failures."""
 
 LONGEST_S: Final = 60.0
 """The longest time that the server takes for one operation. A client never asks for more: it would be refused."""
@@ -81,9 +81,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Doubt(Exception):
-    """An attempt failed in a way that another may mend. `error` is what to raise if there is no other.
+    """An attempt failed, and another attempt may succeed. `error` is raised if there is no other.
 
-    `hopeless`: nobody, or no server of ours, is at that address, and the next moment will hardly change that.
+    `hopeless`: no server, or no Syncline server, is at that address, and that will hardly change soon.
     """
 
     def __init__(self, error: OperationError, *, pause_s: float = 0.0, hopeless: bool = False) -> None:
@@ -219,7 +219,9 @@ class Caller:
 
 
 def _worst(first: OperationError | None, second: OperationError) -> OperationError:
-    """What to tell of two failed attempts: a doubt before a certainty, a reason before a mere lapse of time."""
+    """The error to report for two failed attempts: an unknown outcome before a certain one, a reason before a
+    timeout.
+    """
     if first is None or first.outcome is Outcome.UNKNOWN:
         return first or second
     lapsed = isinstance(second, DeadlineExceeded) and second.outcome is Outcome.NOT_APPLIED
@@ -249,7 +251,7 @@ def _outcome_after_sending(request: Request) -> Outcome:
 
 
 def _altered(response: Response) -> BadAnswer | None:
-    """Why the content is not the server's, byte for byte: a proxy in between has changed it."""
+    """Why the content differs from the server's, byte for byte: a proxy in between has changed it."""
     if response.status == PARTIAL:
         return BadAnswer("the server answered with a part of the content, which was not asked for")
     encoding = response.headers.get("content-encoding", IDENTITY)

@@ -14,10 +14,10 @@ import msgspec
 __all__ = ["MAX_BODY_BYTES", "MAX_HEADER_BYTES", "BadAnswer", "Connection", "ConnectionLost", "NotHttp", "Response"]
 
 MAX_HEADER_BYTES: Final = 64 * 1024
-"""Of one answer's header. A server of ours sends a few hundred; more is not one of ours."""
+"""Bytes of one answer's header. A Syncline server sends a few hundred; more is not one of ours."""
 
 MAX_BODY_BYTES: Final = 256 * 1024 * 1024
-"""Of one answer's body. Far above any value limit in use, so that it only stops an answer without an end."""
+"""Bytes of one answer's body. Far above any value limit in use, so that it only stops an answer without an end."""
 
 TLS_ALERT: Final = b"\x15\x03"
 """How a TLS server begins its answer to bytes that are no TLS handshake (RFC 8446, 5.1 and 6)."""
@@ -31,11 +31,11 @@ class ConnectionLost(Exception):
 
 
 class BadAnswer(Exception):
-    """What came back is not an HTTP answer, or is beyond a limit. The request may have been carried out."""
+    """The answer is no HTTP answer, or is beyond a limit. The request may have been carried out."""
 
 
 class NotHttp(BadAnswer):
-    """A TLS server answered a plain request: it can't have read the request, so nothing was carried out."""
+    """A TLS server answered a plain request: it can't have read the request, so it had no effect."""
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -50,7 +50,7 @@ class Connection(asyncio.Protocol):
     """A protocol for `Network.connect`. Belongs to one request at a time."""
 
     def __init__(self) -> None:
-        self.last_used_s = 0.0
+        self.last_used_s: float = 0.0
         """When the last answer was complete, on the loop's clock: old idle connections are not trusted."""
         self._transport: asyncio.Transport | None = None
         self._aborted = False
@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
             self._answer = None
 
     def abort(self) -> None:
-        """Drop the connection at once, with whatever is under way on it; one that is still to come up, then."""
+        """Drop the connection at once, also one that is still being made, with the request under way on it."""
         self._aborted = True
         if self._transport is not None:
             self._transport.abort()
@@ -107,7 +107,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        if self._answer is None:  # nothing was asked: this is no server to go on talking to
+        if self._answer is None:  # an answer without a request: don't use this server's connection
             self.abort()
             return
         if self._in_header:

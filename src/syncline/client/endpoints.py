@@ -25,7 +25,8 @@ IDLE_LIMIT_S: Final = 20.0
 leave the next request in doubt. Servers keep theirs open for longer."""
 
 CONNECT_LIMIT_S: Final = 2.0
-"""For one dial, so that a dead machine costs a part of the deadline only. Longer than a lost first SYN takes (1 s)."""
+"""Time limit of one dial, so that a dead machine costs a part of the deadline only. Longer than a lost first SYN
+takes (1 s)."""
 
 PENALTY_S: Final = 0.5
 """How long an endpoint that failed is asked last, at first; doubles with every failure in a row."""
@@ -33,11 +34,11 @@ PENALTY_S: Final = 0.5
 PENALTY_LIMIT_S: Final = 8.0
 
 _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_MESSAGE"})
-"""What OpenSSL calls an answer that is no TLS record, by version of it."""
+"""OpenSSL's reasons for an answer that is no TLS record, by version of it."""
 
 
 class ConnectFailed(Exception):
-    """No connection could be made, so nothing was sent. `refused`: a machine answered that nobody listens there."""
+    """No connection could be made, so nothing was sent. `refused`: the machine has no server on that port."""
 
     def __init__(self, message: str, *, refused: bool) -> None:
         super().__init__(message)
@@ -54,17 +55,17 @@ class Endpoint:
         self._host = parts.hostname
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
-        self.host_header = parts.netloc
-        self.base_path = parts.path.rstrip("/")
+        self.host_header: str = parts.netloc
+        self.base_path: str = parts.path.rstrip("/")
         self._network = network
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.failures = 0
-        self.ask_last_until_s = 0.0
+        self.failures: int = 0
+        self.ask_last_until_s: float = 0.0
 
     async def connect(self) -> Connection:
-        """An idle connection, or a new one, for one `send`. Nothing was sent as long as this has not returned.
+        """An idle connection, or a new one, for one `send`. Nothing was sent before this returns.
 
         Raises `ConnectFailed`, and `UsageError` if the client is in use on another event loop.
         """
@@ -87,7 +88,7 @@ class Endpoint:
         self._loop = loop
 
     async def send(self, connection: Connection, head: bytes, body: bytes) -> Response:
-        """Send a request. Whoever cancels it ends the connection. Raises what `Connection.request` raises."""
+        """Send a request. Cancelling it ends the connection. Raises what `Connection.request` raises."""
         self._busy.add(connection)
         try:
             response = await connection.request(head, body)
@@ -135,7 +136,7 @@ class Endpoint:
                 lambda: protocol, self._host, self._port, tls=self._tls, timeout_s=CONNECT_LIMIT_S
             )
         except asyncio.CancelledError:
-            protocol.abort()  # a TLS handshake goes on nevertheless, and nobody would own what comes of it
+            protocol.abort()  # a TLS handshake would go on without an owner
             raise
         except OSError as error:
             refused = isinstance(error, ConnectionRefusedError)
@@ -172,7 +173,7 @@ class EndpointSet:
         return chosen
 
     def worked(self, endpoint: Endpoint, now_s: float) -> None:
-        """It answered well. It becomes the current one where the current one is failing."""
+        """It answered. It becomes the current one if the current one is failing."""
         endpoint.worked()
         if self._endpoints[self._current].ask_last_until_s > now_s:
             self._current = self._endpoints.index(endpoint)

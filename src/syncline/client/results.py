@@ -1,4 +1,4 @@
-"""What a client gets back: plain, frozen data."""
+"""Results of the client's calls: plain, frozen data."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ __all__ = [
     "KeyPage",
     "KeyValue",
     "LeaderInfo",
+    "MemberAbility",
     "MemberInfo",
     "Members",
     "NodeStatus",
@@ -37,14 +38,14 @@ class PutResult(msgspec.Struct, frozen=True):
 
 
 class DeleteResult(msgspec.Struct, frozen=True):
-    """A deletion. `deleted` is false where the key did not exist."""
+    """A deletion. `deleted` is false if the key did not exist."""
 
     deleted: bool
     revision: int
 
 
 class KeyInfo(msgspec.Struct, frozen=True):
-    """One key of a listing. `value` is None where values were not asked for; `lease` is 0 where there is none."""
+    """One key of a listing. `value` is None if values were not asked for; `lease` is 0 if there is none."""
 
     key: bytes
     mod_revision: int
@@ -56,7 +57,7 @@ class KeyInfo(msgspec.Struct, frozen=True):
 
 
 class KeyPage(msgspec.Struct, frozen=True):
-    """Part of a listing, of one revision. `next` is what to give as `after` for the next page, None on the last.
+    """Part of a listing, of one revision. Pass `next` as `after` for the next page; it is None on the last.
 
     `count` is the number of keys in the whole range.
     """
@@ -68,7 +69,7 @@ class KeyPage(msgspec.Struct, frozen=True):
 
 
 class OperationResult(msgspec.Struct, frozen=True):
-    """What one operation of a transaction gave. Which fields are set depends on `op`.
+    """The result of one operation of a transaction. `op` decides which fields are set.
 
     put: `revision`. delete and delete_range: `deleted` (how many). get: `found`, and `key`, `value`, `mod_revision`.
     """
@@ -91,7 +92,7 @@ class TxnResult(msgspec.Struct, frozen=True):
 
 
 class LeaderInfo(msgspec.Struct, frozen=True):
-    """Who leads, and where clients reach it (empty where it announces no HTTP address)."""
+    """The leader, and its address for clients (empty if it announces no HTTP address)."""
 
     id: str
     name: str = ""
@@ -128,7 +129,7 @@ class Members(msgspec.Struct, frozen=True):
 
 
 class Added(msgspec.Struct, frozen=True):
-    """A member after `add`. `added` is false where it belonged to the cluster already, unchanged."""
+    """A member after `add`. `added` is false if it belonged to the cluster already, unchanged."""
 
     added: bool
     cluster_id: str
@@ -137,8 +138,8 @@ class Added(msgspec.Struct, frozen=True):
     members: tuple[MemberInfo, ...]
 
 
-class MemberLevels(msgspec.Struct, frozen=True):
-    """The highest levels that one member can do; 0: it has not told yet."""
+class MemberAbility(msgspec.Struct, frozen=True):
+    """The highest levels that one member can do; 0: not announced yet."""
 
     id: str
     name: str
@@ -149,8 +150,8 @@ class MemberLevels(msgspec.Struct, frozen=True):
 class UpgradeResult(msgspec.Struct, frozen=True):
     """The levels of the cluster, as the node that answers has applied them.
 
-    `level` and `machine_version` are the cluster's, the `possible_` ones what all members can do (0 if one has not told
-    yet). `held`: they stay until the upgrade is finalized. `hold_level` is the setting of the node that answers.
+    `level` and `machine_version` are the cluster's, the `possible_` ones what all members can do (0: some not
+    announced). `held`: they stay until the upgrade is finalized. `hold_level` is the setting of the node that answers.
     """
 
     level: int
@@ -159,11 +160,11 @@ class UpgradeResult(msgspec.Struct, frozen=True):
     possible_machine_version: int
     held: bool
     hold_level: int
-    members: tuple[MemberLevels, ...]
+    members: tuple[MemberAbility, ...]
 
 
 class SnapshotResult(msgspec.Struct, frozen=True):
-    """A snapshot of the node that was asked. `created` is false where nothing had changed since the newest one."""
+    """A snapshot of the asked node. `created` is false if nothing had changed since the newest one."""
 
     created: bool
     index: int

@@ -18,7 +18,7 @@ Comparison: TypeAlias = Literal["==", "!=", "<", ">"]
 
 
 class Compare(msgspec.Struct, frozen=True):
-    """A condition on one key: its `value` where one is given, else the number `target` (0 for an absent key)."""
+    """A condition on one key: its `value` if one is given, else the number `target` (0 for an absent key)."""
 
     key: bytes
     target: Target = "mod_revision"

@@ -1,4 +1,4 @@
-"""The server's URLs and JSON as the client writes and reads them. `docs/http.md` is the contract.
+"""The server's URLs and JSON, as the client writes and reads them. `docs/http.md` is the contract.
 
 Unknown JSON fields are ignored: a newer server may send more than this client knows.
 """
@@ -81,7 +81,7 @@ def quoted(data: bytes) -> str:
 
 
 def key_target(key: bytes) -> str:
-    """The path of a key. One with `.` or `..` segments is told as a parameter: proxies resolve them, also as `%2E`."""
+    """The path of a key. One with `.` or `..` segments becomes a parameter: proxies resolve them, also as `%2E`."""
     parts = key.split(b"/")
     if not _DOTS.isdisjoint(parts):
         return f"/key?key={quoted(key)}"
@@ -99,7 +99,7 @@ def query(parameters: dict[str, str | bytes | None], *, after: str = "") -> str:
 
 
 def json_key(name: str, data: bytes) -> JsonBytes:
-    """Bytes as a JSON member: text where they are UTF-8, base64 under `<name>_base64` where they are not."""
+    """Bytes as a JSON member: text if they are UTF-8, base64 under `<name>_base64` if they are not."""
     try:
         return {name: data.decode()}
     except UnicodeDecodeError:
@@ -112,7 +112,7 @@ def text_of(data: bytes) -> str:
 
 
 def decode(response: Response, answer: type[Answer]) -> Answer:
-    """Read a JSON answer. Raises `RequestFailed` (outcome unknown) where it has another form."""
+    """Read a JSON answer. Raises `RequestFailed` (outcome unknown) if it has another form."""
     try:
         return msgspec.json.decode(response.body, type=answer)
     except UNDECODABLE as error:

@@ -1,4 +1,4 @@
-"""AppendEntries: what a leader sends to its followers, and how a follower takes it (log replication: thesis, 3.5)."""
+"""AppendEntries: the leader sends entries, a follower appends them (log replication: thesis, 3.5)."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ __all__ = [
 def append(raft: Raft, entries: Sequence[Entry]) -> bool:
     """Append `entries`, which continue the log in the current term, to the leader's own log.
 
-    False, and nothing appended, where the uncommitted tail would grow too large. The leader sends itself no append;
-    the acknowledgement that it owes itself is queued here and counts once the entries are durable (thesis, 10.2.1:
-    a leader may write to its disk in parallel with replicating).
+    Returns False, with nothing appended, if the uncommitted tail would grow too large. The leader sends itself no
+    append. Its own acknowledgement is queued here and counts once the entries are durable (thesis, 10.2.1: a leader
+    may write to its disk in parallel with replicating).
     """
     if raft.max_uncommitted_bytes < NO_LIMIT:
         size = payload_size(entries)
@@ -61,24 +61,24 @@ def append(raft: Raft, entries: Sequence[Entry]) -> bool:
 
 
 class _Tail(msgspec.Struct, frozen=True, gc=False):
-    """The log behind an index, as far as one message goes."""
+    """The part of the log behind an index that one message carries."""
 
     prev_term: int
     entries: Sequence[Entry]
     payload_bytes: int
-    """Only counted where a limit needs it."""
+    """In bytes; only counted if there is a limit."""
 
 
 def broadcast_append(raft: Raft) -> None:
-    """Send every other member what it lacks, or at least the commit index."""
-    tails: dict[int, _Tail] = {}  # followers that keep up lack the same: it is read and weighed once
+    """Send every other member the entries that it lacks, or at least the commit index."""
+    tails: dict[int, _Tail] = {}  # followers that keep up lack the same entries: they are read and counted once
     for node_id, progress in raft.tracker.progress.items():
         if node_id != raft.id:
             maybe_send_append(raft, node_id, progress, tails=tails)
 
 
 def tell_commit(raft: Raft, to: NodeId, progress: Progress) -> None:
-    """Send the commit index to a follower that has not been sent it and could make use of it."""
+    """Send the commit index to a follower that was not sent it and can commit more by it."""
     if progress.can_bump_commit(raft.log.committed):
         maybe_send_append(raft, to, progress)
 
@@ -91,11 +91,11 @@ def maybe_send_append(
     send_if_empty: bool = True,
     tails: dict[int, _Tail] | None = None,
 ) -> bool:
-    """Send an append, unless the follower is paused; without entries only where `send_if_empty`.
+    """Send an append, unless the follower is paused; without entries only if `send_if_empty`.
 
-    An append without entries tells the commit index, or probes. Where the follower needs entries that are compacted, a
-    snapshot is sent instead. `tails` keeps by its first index what is read of the log, for others that lack the same.
-    Returns whether anything was sent.
+    An append without entries carries the commit index, or probes. If the follower needs compacted entries, a snapshot
+    is sent instead. `tails` keeps parts of the log by their first index, for other followers that lack the same
+    entries. Returns whether anything was sent.
     """
     log = raft.log
     if (not send_if_empty and progress.next > log.last_index) or progress.paused:
@@ -112,7 +112,7 @@ def maybe_send_append(
             return False  # `RawNode.loaded` goes on from here
         except (Compacted, Unavailable):
             return install_snapshot.maybe_send_snapshot(raft, to, progress)
-        # What was cut to the room of one follower is not all that another one may get.
+        # A tail cut to the room of one follower may be too short for another one: don't share it.
         whole = room >= raft.config.max_message_bytes or (tail.entries and tail.entries[-1].index == log.last_index)
         if tails is not None and not full and whole:
             tails[progress.next] = tail
@@ -135,7 +135,7 @@ def maybe_send_append(
 
 
 def _read_tail(raft: Raft, index: int, room_bytes: int, *, with_entries: bool) -> _Tail:
-    """The log from `index` on. Raises Compacted or Unavailable where it does not reach back so far, and NotLoaded."""
+    """The log from `index` on. Raises Compacted or Unavailable if the log does not reach back so far, and NotLoaded."""
     prev_term = raft.log.term(index - 1)
     entries = raft.log.entries_to_send(index, min(room_bytes, raft.config.max_message_bytes)) if with_entries else ()
     limited = raft.config.first_room_bytes < NO_LIMIT or raft.config.max_inflight_bytes not in (0, NO_LIMIT)
@@ -149,7 +149,7 @@ def broadcast_heartbeat(raft: Raft) -> None:
     for node_id, progress in raft.tracker.progress.items():
         if node_id == raft.id:
             continue
-        # A follower must not commit what it may not have: its log agrees with the leader's up to `match` only.
+        # A follower must not commit entries that it may lack: its log agrees with the leader's up to `match` only.
         commit = min(progress.match, committed)
         raft.send(Message(MessageType.HEARTBEAT, to=node_id, commit=commit, context=context, session=progress.session))
         progress.sent_commit = commit
@@ -159,12 +159,14 @@ def broadcast_heartbeat(raft: Raft) -> None:
 
 
 def handle_append(raft: Raft, message: Message) -> None:
-    """Take a leader's entries, and answer up to where the logs agree (AppendEntries: thesis, figure 3.1)."""
+    """Append a leader's entries, and answer with the index up to which the logs agree (AppendEntries: thesis, figure
+    3.1).
+    """
     log = raft.log
     response = Message(MessageType.APP_RESP, to=message.sender, session=message.session)
     if message.index < log.committed:
-        # An old message: everything committed agrees with every leader's log. If it does not, a promise was lost
-        # somewhere, and an answer would agree to the loss.
+        # An old message: committed entries agree with every leader's log. If they don't, a promise was lost
+        # somewhere, and an answer would confirm the loss. So only the evidence is reported.
         entries = ((entry.index, entry.term) for entry in message.entries)
         positions = chain(((message.index, message.log_term),), entries)
         if (found := contradiction(raft, message, positions)) is not None:
@@ -175,6 +177,8 @@ def handle_append(raft: Raft, message: Message) -> None:
         return
     agreed = log.maybe_append(message.index, message.log_term, message.commit, message.entries)
     if agreed is not None:
+        # Not the last index: behind `agreed` this log may hold entries of another leader that the sender lacks. If they
+        # were acknowledged, the sender would count them as copies of its own.
         response.index = agreed
         raft.send(response)
         return
@@ -186,8 +190,8 @@ def handle_append(raft: Raft, message: Message) -> None:
         "%x [logterm: %d, index: %d] rejected MsgApp [logterm: %d, index: %d] from %x",
         *(raft.id, log.term_or_zero(message.index), message.index, message.log_term, message.index, message.sender),
     )
-    # Tell the leader the highest entry that may agree: none of ours that is of a newer term than the leader's entry
-    # at that place can.
+    # The hint is the highest entry that may agree: an entry of a newer term than the leader's entry at that
+    # place can't be in the leader's log.
     response.index = message.index
     response.reject = True
     response.reject_hint, response.log_term = log.find_conflict_by_term(
@@ -197,6 +201,6 @@ def handle_append(raft: Raft, message: Message) -> None:
 
 
 def handle_heartbeat(raft: Raft, message: Message) -> None:
-    """Commit what the leader says, and show that this node follows it."""
+    """Commit up to the leader's commit index, and answer, so that the leader knows that this node follows it."""
     raft.log.commit_to(message.commit)
     raft.send(Message(MessageType.HEARTBEAT_RESP, to=message.sender, context=message.context, session=message.session))

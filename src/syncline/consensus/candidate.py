@@ -1,4 +1,4 @@
-"""What a candidate or a pre-candidate does with each message: it counts votes, and gives way to a leader."""
+"""Messages in a candidate or a pre-candidate: it counts votes, and follows a leader that appears."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def step(raft: Raft, message: Message) -> Refusal | None:
     """Act on a message of the current term, or on a local one."""
     kind = message.type
     if kind in (MessageType.APP, MessageType.HEARTBEAT, MessageType.SNAP):
-        # Somebody else has won this term (thesis, 3.4).
+        # Another candidate has won this term (thesis, 3.4).
         roles.become_follower(raft, raft.term, message.sender)
         follower.follow(raft, message)
     elif kind is MessageType.PROP:
         raft.note("info", "%x no leader at term %d; dropping proposal", raft.id, raft.term)
         return Refusal.PROPOSAL_DROPPED
     elif kind is MessageType.PRE_VOTE_RESP or kind is MessageType.VOTE_RESP:
-        # A candidate still gets answers to its pre-vote: they are about another question.
+        # A candidate may still get answers to its pre-vote: they must not count as votes.
         asked = MessageType.PRE_VOTE_RESP if raft.state is StateType.PRE_CANDIDATE else MessageType.VOTE_RESP
         if kind is asked:
             election.count_vote(raft, message)

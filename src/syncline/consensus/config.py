@@ -1,4 +1,4 @@
-"""How a node's consensus core is set up. Plain data; the core reads it once, when the node is made."""
+"""Settings of one node's consensus core. Plain data; the core reads it once, when the node is made."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from syncline.consensus.types import LOCAL_APPLY, NO_LIMIT, NONE, NodeId
 __all__ = ["RaftConfig", "ReadOnlyOption", "Trace"]
 
 Trace: TypeAlias = Callable[[str, str], None]
-"""Receives one line of the core's story: its level (`debug`, `info`, `warning`, `error`) and its text."""
+"""Receives one trace line of the core: its level (`debug`, `info`, `warning`, `error`) and its text."""
 
 
 class ReadOnlyOption(IntEnum):
-    """How a leader makes sure that it still leads before it answers a read (thesis, 6.4)."""
+    """How a leader confirms that it still leads before it answers a read (thesis, 6.4)."""
 
     SAFE = 0
     """A quorum answers a heartbeat sent after the request. Relies on no clock."""
@@ -32,7 +32,7 @@ class ReadOnlyOption(IntEnum):
 class RaftConfig:
     """The core's settings. Times are in ticks (calls of `RawNode.tick`), sizes in bytes.
 
-    Raises ValueError where a setting, or a pair of them, can't be used.
+    Raises ValueError if a setting, or a pair of them, can't be used.
     """
 
     id: NodeId
@@ -42,17 +42,17 @@ class RaftConfig:
     """The stable log. Read, never written, by the core."""
 
     election_ticks: int = 10
-    """A follower that hears of no leader for so long campaigns; each wait is drawn anew from
+    """A follower that hears from no leader for this long campaigns; each wait is drawn at random from
     [election_ticks, 2 * election_ticks) (thesis, 3.4). Greater than `heartbeat_ticks`; ten times it is usual."""
 
     heartbeat_ticks: int = 1
     """A leader sends heartbeats this often."""
 
     applied: int = 0
-    """Index that the state machine holds already when the node starts: nothing up to it is handed out again."""
+    """The applied index at the start: entries up to it are not handed out again."""
 
     async_storage_writes: bool = False
-    """Hand storage work out as messages, and take its completion back as messages (see `Ready`)."""
+    """Send storage work as messages, and receive its completion as messages (see `Ready`)."""
 
     max_message_bytes: int = NO_LIMIT
     """Entries in one append message, as `sizes.entry_size` counts them. At least one entry is sent whatever its size;
@@ -102,10 +102,10 @@ class RaftConfig:
     """A leader that applies its own removal, or its demotion, steps down at once (thesis, 4.2.2)."""
 
     lazy_commit: bool = False
-    """A leader does not send a commit index by itself the moment it moves: it travels with the next entries or the next
-    heartbeat, or when the runtime says so (`RawNode.tell_commit`). That halves the messages of a leader in use.
-    A change of the membership is told at once, because whom it removes would not hear of it any more, and so is what it
-    commits by a smaller quorum."""
+    """A leader sends no message only for a new commit index: it travels with the next entries or the next
+    heartbeat, or when the runtime calls `RawNode.tell_commit`. That halves the messages of a leader in use.
+    The commit of a membership change is sent at once, because a removed node gets no later message. So is the commit of
+    entries by its smaller quorum."""
 
     commit_in_votes: bool = False
     """RequestVote, PreVote and their answers carry the sender's commit index and its term. A node whose log holds that

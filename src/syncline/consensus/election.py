@@ -1,4 +1,4 @@
-"""Elections: when to campaign, whom to ask, whom to vote for (thesis, 3.4, 3.6.1, 4.2.3, 9.6)."""
+"""Elections: campaigns, requests for votes, and votes (thesis, 3.4, 3.6.1, 4.2.3, 9.6)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = [
 ]
 
 TRANSFER_CONTEXT: Final = b"CampaignTransfer"
-"""Marks requests for votes that the present leader asked for: they are not held up by its lease (thesis, 3.10)."""
+"""Marks requests for votes after TimeoutNow: voters grant them within the leader's lease (thesis, 3.10)."""
 
 
 def tick(raft: Raft) -> None:
-    """A tick in a node that does not lead: campaign once nobody was heard of for the randomised timeout."""
+    """One tick in a node that does not lead: campaign after the randomised timeout without a leader."""
     raft.election_elapsed += 1
     if raft.election_elapsed >= raft.randomized_election_timeout and promotable(raft):
         raft.election_elapsed = 0
@@ -36,16 +36,16 @@ def tick(raft: Raft) -> None:
 
 
 def promotable(raft: Raft) -> bool:
-    """Whether the node may become leader: it votes, and its log does not wait for a snapshot to be stored."""
+    """Whether the node may become leader: it is a voter, and its log does not wait for a snapshot to be stored."""
     own = raft.tracker.progress.get(raft.id)
     return own is not None and not own.learner and raft.log.unstable.snapshot is None
 
 
 def in_lease(raft: Raft) -> bool:
-    """Whether a leader was heard of within the shortest election timeout.
+    """Whether the node heard from a leader within the shortest election timeout.
 
-    Then nobody else can have won an election, and nobody else is needed: requests for votes come from a node that was
-    removed or cut off, and must not disturb the group (thesis, 4.2.3).
+    Then no other node can have won an election, and none is needed: a request for votes comes from a removed or
+    disconnected node, and must not disturb the group (thesis, 4.2.3).
     """
     return raft.config.check_quorum and raft.leader != NONE and raft.election_elapsed < raft.config.election_ticks
 
@@ -58,11 +58,11 @@ def campaign_if_allowed(raft: Raft, *, pre_vote: bool, transfer: bool = False) -
     if not promotable(raft):
         raft.note("warning", "%x is unpromotable and can not campaign", raft.id)
         return
-    # A change of the membership counts from when it is applied, so two nodes can go by different ones. Their majorities
-    # overlap as long as they are one change apart, and they are: a leader proposes a change when the one before it is
-    # applied, hence committed, and says so in the append that carries the new one. A node that has a change in its log
-    # therefore knows the one before it to be committed, and here it waits until that is applied. (It would be otherwise
-    # if storage could lose the commit index and yet keep entries that were written after it.)
+    # A change of the membership is in force when it is applied, so two nodes can have different memberships. Their
+    # majorities overlap while they are at most one change apart. They are: a leader proposes a change only when the
+    # one before it is applied, hence committed, and the append that carries the new one has that commit index. So a
+    # node with a change in its log knows that the one before it is committed, and here it waits until that is applied.
+    # (This breaks if storage loses the commit index and yet keeps entries that were written after it.)
     if raft.log.has_unapplied_change():
         raft.note("warning", "%x cannot campaign at term %d since there are pending changes", raft.id, raft.term)
         return
@@ -82,7 +82,7 @@ def _campaign(raft: Raft, *, pre_vote: bool, transfer: bool = False) -> None:
     context = TRANSFER_CONTEXT if transfer else b""
     for voter in sorted(raft.tracker.configuration.voters.voters):
         if voter == raft.id:
-            # The own vote counts once it is durable, as everybody else's.
+            # The node's own vote counts once it is durable, as any other vote.
             raft.send(Message(response, to=voter, term=term))
             continue
         raft.note(
@@ -105,7 +105,7 @@ def _campaign(raft: Raft, *, pre_vote: bool, transfer: bool = False) -> None:
 
 
 def _commit_to_tell(raft: Raft) -> tuple[int, int]:
-    """The own commit index and its term, for a vote message; zeros if they are not told."""
+    """The node's commit index and its term, for a vote message; zeros if vote messages carry none."""
     if not raft.config.commit_in_votes:
         return 0, 0
     commit = raft.log.committed
@@ -131,7 +131,7 @@ def learn_commit(raft: Raft, message: Message) -> None:
 
 
 def rejection(raft: Raft, kind: MessageType, to: NodeId) -> Message:
-    """The answer to a request for a vote that is not granted."""
+    """The rejection of a request for a vote."""
     commit, commit_term = _commit_to_tell(raft)
     return Message(kind, to=to, term=raft.term, reject=True, commit=commit, commit_term=commit_term)
 
@@ -148,6 +148,8 @@ def answer_vote(raft: Raft, message: Message) -> None:
         or (raft.vote == NONE and raft.leader == NONE)
         or (pre_vote and message.term > raft.term)
     )
+    # A quorum's logs hold every committed entry, so a candidate whose log is not behind any of theirs holds them too.
+    # Without this check a leader could replace committed entries (Leader Completeness: thesis, 3.6.3).
     granted = may_vote and raft.log.is_up_to_date(message.index, message.log_term)
     raft.note(
         "info",
@@ -164,6 +166,7 @@ def answer_vote(raft: Raft, message: Message) -> None:
     commit, commit_term = _commit_to_tell(raft)
     raft.send(Message(response, to=message.sender, term=message.term, commit=commit, commit_term=commit_term))
     if not pre_vote:
+        # The answer leaves once this vote is durable (`Raft.send`): a crash must not allow a second vote in the term.
         raft.election_elapsed = 0
         raft.vote = message.sender
 
@@ -184,10 +187,10 @@ def count_vote(raft: Raft, message: Message) -> None:
         if raft.state is StateType.PRE_CANDIDATE:
             _campaign(raft, pre_vote=False)
         elif raft.id in raft.tracker.votes:
-            # Its own vote counts once it is durable, and with it the term. The others may be a quorum before that; but
-            # a leader that forgot its term in a crash would be elected in it again, and use its indexes once more.
+            # The node's own vote counts once it is durable, with the term. The others may be a quorum before; but
+            # a leader that lost its term in a crash could be elected in it again, and would reuse (index, term) pairs.
             roles.become_leader(raft)
             append_entries.broadcast_append(raft)
     elif result is VoteResult.LOST:
-        # Refusals of a pre-vote carry the term of whoever refused; this node stays in its own.
+        # Rejections of a pre-vote carry the voter's term; this node stays in its own.
         roles.become_follower(raft, raft.term, NONE)

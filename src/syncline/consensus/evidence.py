@@ -1,10 +1,10 @@
-"""Evidence that a node has lost what it promised, or that a committed entry was replaced.
+"""Evidence that a node has lost a promise, or that a committed entry was replaced.
 
-Sound nodes never produce it: an acknowledgement is durable before it is sent, a leader never tells a follower of a
-commit index above what that follower has acknowledged, and each leader's log holds every committed entry (Leader
-Completeness: thesis, 3.6.3). A data directory that was put back to an older copy breaks the first of these.
+Sound nodes never produce it. An acknowledgement is durable before it is sent. A leader never sends a follower a commit
+index above this follower's acknowledgement. Each leader's log holds every committed entry (Leader Completeness: thesis,
+3.6.3). A data directory that was restored from an older copy breaks the first of these.
 
-The core only reports it, and gives no answer that rests on a broken promise. What follows is the runtime's decision.
+The core only reports it, and gives no answer that depends on a broken promise. The runtime decides what to do.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ __all__ = ["Evidence", "EvidenceKind", "contradiction", "lost_entries", "two_lea
 
 
 class EvidenceKind(StrEnum):
-    """What is proved."""
+    """The kind of proof."""
 
     LOST_ENTRIES = "lost_entries"
     """This node has acknowledged entries to the leader that its log does not hold."""
 
     CONTRADICTION = "contradiction"
-    """The leader's log has another entry where this node knows one to be committed. Which of the two logs is wrong is
+    """The leader's log has another entry if this node knows one to be committed. Which of the two logs is wrong is
     not known: this node may hold the only copy of an acknowledged write."""
 
     TWO_LEADERS = "two_leaders"
@@ -47,7 +47,7 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
     term: int
     """The leader's term."""
     index: int
-    """The commit index told, the index of the entry that differs, or with two leaders the own last index."""
+    """The leader's commit index, the index of the entry that differs, or with two leaders the own last index."""
     own_term: int = 0
     """The term of this node's committed entry there."""
     told_term: int = 0
@@ -74,9 +74,10 @@ def lost_entries(raft: Raft, heartbeat: Message) -> Evidence | None:
 
 
 def contradiction(raft: Raft, message: Message, positions: Iterable[tuple[int, int]]) -> Evidence | None:
-    """Evidence from the (index, term) pairs of a leader's message: the first that differs from a committed entry here.
+    """Evidence from the (index, term) pairs of a leader's message: the first that differs from a committed entry
+    here.
 
-    Entries whose term is not known any more (compacted) are passed over.
+    Entries whose term is not known any more (compacted) are skipped.
     """
     log = raft.log
     for index, term in positions:

@@ -1,4 +1,4 @@
-"""What a follower does with each message. A follower answers; of its own it does nothing until it campaigns."""
+"""Messages in a follower. It answers, and starts nothing by itself before it campaigns."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def step(raft: Raft, message: Message) -> Refusal | None:
         _forget_leader(raft)
     elif kind is MessageType.TIMEOUT_NOW:
         raft.note("info", "%x [term %d] received MsgTimeoutNow from %x", raft.id, raft.term, message.sender)
-        # The leader itself wants an election, so there is nobody to disturb: no pre-vote (thesis, 3.10).
+        # The leader itself asks for the election, so no leader can be disturbed: no pre-vote (thesis, 3.10).
         election.campaign_if_allowed(raft, pre_vote=False, transfer=True)
     return None
 
 
 def follow(raft: Raft, message: Message) -> None:
-    """Do what the leader of the term asks."""
+    """Handle a message of the term's leader."""
     if message.session > raft.leader_session:
         raft.leader_session = message.session
     _FROM_LEADER[message.type](raft, message)
@@ -61,7 +61,7 @@ def _forward_proposal(raft: Raft, message: Message) -> Refusal | None:
 
 
 def _forward(raft: Raft, message: Message) -> None:
-    """Pass a request on to the leader under the name of whoever made it: the answer goes there."""
+    """Forward a request to the leader with its original sender: the answer goes there."""
     if raft.leader == NONE:
         raft.note("info", "%x no leader at term %d; dropping %s", raft.id, raft.term, message.type.name)
         return
@@ -69,9 +69,9 @@ def _forward(raft: Raft, message: Message) -> None:
 
 
 def _forget_leader(raft: Raft) -> None:
-    """Follow nobody until somebody leads: the next candidate need not wait for the lease to run out."""
+    """Follow no leader until the next message of one: the next candidate need not wait for the lease to end."""
     if raft.config.read_only is ReadOnlyOption.LEASE_BASED:
-        # The leader's reads rest on this node's word that it lets nobody else be elected.
+        # The leader's lease reads depend on this node: it must not vote for another node before the lease ends.
         raft.note("error", "ignoring MsgForgetLeader due to ReadOnlyLeaseBased")
         return
     if raft.leader != NONE:

@@ -1,4 +1,4 @@
-"""InstallSnapshot: how a leader sends a snapshot, and how a follower takes it (thesis, 5.3)."""
+"""InstallSnapshot: the leader sends a snapshot, a follower installs it (thesis, 5.3)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def maybe_send_snapshot(raft: Raft, to: NodeId, progress: Progress) -> bool:
         raft.note("debug", "%x failed to send snapshot to %x: none is available at the moment", raft.id, to)
         return False
     meta = snapshot.meta
-    if meta.index == 0:  # entries can only be gone where a snapshot holds them; storage that lost it must be told
+    if meta.index == 0:  # entries are only compacted if a snapshot holds them: the storage has lost it
         raft.note("error", "%x has no snapshot to send to %x although its log starts behind it", raft.id, to)
         return False
     raft.note(
@@ -43,7 +43,9 @@ def maybe_send_snapshot(raft: Raft, to: NodeId, progress: Progress) -> bool:
 
 
 def handle_status(raft: Raft, message: Message, progress: Progress) -> None:
-    """The transfer of a snapshot has ended. Sent: go on behind it. Failed: try again from what is known."""
+    """A snapshot transfer has ended. After a success continue behind it; after a failure try again from the known
+    index.
+    """
     if progress.state is not ProgressState.SNAPSHOT:
         return
     if message.reject:
@@ -59,7 +61,9 @@ def handle_status(raft: Raft, message: Message, progress: Progress) -> None:
 
 
 def handle_snapshot(raft: Raft, message: Message) -> None:
-    """Take over a leader's snapshot where it is news (InstallSnapshot: thesis, 5.3); answer where the log is now."""
+    """Install a leader's snapshot if it is newer than the log (InstallSnapshot: thesis, 5.3); answer with the log's
+    end.
+    """
     assert message.snapshot is not None
     meta = message.snapshot.meta
     if (found := contradiction(raft, message, ((meta.index, meta.term),))) is not None:
@@ -76,18 +80,18 @@ def handle_snapshot(raft: Raft, message: Message) -> None:
 
 
 def _restore(raft: Raft, snapshot: Snapshot) -> bool:
-    """Replace log and membership by the snapshot's. False, having replaced neither, where that is not called for."""
+    """Replace log and membership by the snapshot's. Returns False, with nothing replaced, if that is not needed."""
     assert raft.state is StateType.FOLLOWER, "only a follower restores a snapshot"
     log, meta = raft.log, snapshot.meta
     if meta.index <= log.committed:
         return False
     members = meta.membership
-    # Who waits in `learners_next` votes in the outgoing half.
+    # A node in `learners_next` is a voter in the outgoing half.
     if raft.id not in (*members.voters, *members.learners, *members.voters_outgoing):
         raft.note("warning", "%x attempted to restore snapshot but it is not in its membership %s", raft.id, members)
         return False
     if log.matches(meta.index, meta.term):
-        # The log has it all already, and perhaps more, which must not be thrown away. But now it is known to be
+        # The log has these entries already, and perhaps more, which must not be dropped. But now they are known to be
         # committed.
         raft.note("info", "%x fast-forwarded commit to snapshot [index: %d, term: %d]", raft.id, meta.index, meta.term)
         log.commit_to(meta.index)
@@ -95,7 +99,7 @@ def _restore(raft: Raft, snapshot: Snapshot) -> bool:
     raft.note("info", "log [%s] starts to restore snapshot [index: %d, term: %d]", log, meta.index, meta.term)
     log.restore(snapshot)
     raft.restored_index = meta.index
-    # Of a new membership nothing more follows in a follower (see `membership_change.switch`).
+    # A new membership needs no more work in a follower (see `membership_change.switch`).
     raft.tracker.switch(*restore(members, log.last_index, raft.tracker.make_progress))
     raft.note("info", "%x switched to configuration %s", raft.id, raft.tracker.configuration)
     return True

@@ -1,4 +1,4 @@
-"""What a leader does with each message: it takes proposals and reads, and keeps its followers going."""
+"""Messages in a leader: proposals, reads, and the answers of followers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["commit", "may_propose", "propose", "replicate", "step", "tick"]
 
 
 def tick(raft: Raft) -> None:
-    """A tick in a leader: heartbeats, and each election timeout a look at who is still there."""
+    """One tick in a leader: heartbeats, and at each election timeout a check of the quorum."""
     raft.heartbeat_elapsed += 1
     raft.election_elapsed += 1
     if raft.config.probe_ticks:
@@ -28,7 +28,7 @@ def tick(raft: Raft) -> None:
         raft.election_elapsed = 0
         if raft.config.check_quorum and not _check_quorum(raft):
             return
-        # A hand-over that takes longer has failed; go on leading (thesis, 3.10).
+        # A leadership transfer that takes longer has failed; go on leading (thesis, 3.10).
         raft.transferee = NONE
     if raft.heartbeat_elapsed >= raft.config.heartbeat_ticks:
         raft.heartbeat_elapsed = 0
@@ -65,7 +65,7 @@ def _look_for_quorum(raft: Raft, _: Message) -> None:
 
 
 def _check_quorum(raft: Raft) -> bool:
-    """Step down unless a quorum was heard of since the last look (thesis, 6.2). Returns whether it still leads."""
+    """Step down unless a quorum answered since the last check (thesis, 6.2). Returns whether it still leads."""
     active = raft.tracker.quorum_active()
     if not active:
         raft.note("warning", "%x stepped down to follower since quorum is not active", raft.id)
@@ -77,12 +77,15 @@ def _check_quorum(raft: Raft) -> bool:
 
 
 def commit(raft: Raft, *, tell: bool = False) -> bool:
-    """Commit what a quorum holds, and tell everybody; with `RaftConfig.lazy_commit` now only where `tell`. False: there
-    is nothing new.
+    """Commit the entries that a quorum holds, and send the commit index; with `RaftConfig.lazy_commit` only if
+    `tell`.
 
-    With the first entry of its own term the leader knows what is committed: reads that were held back can start.
+    Returns False if no more entries are committed. With the first entry of its own term the leader knows the commit
+    index: reads that waited for it can start.
     """
     before = raft.log.committed
+    # Only an entry of the leader's own term is committed by counting its copies. A later leader can still replace an
+    # entry of an earlier term that a quorum holds (thesis, figure 3.7).
     if not raft.log.maybe_commit(raft.tracker.committed_index(), raft.term):
         return False
     if raft.reads.held:
@@ -97,12 +100,12 @@ def commit(raft: Raft, *, tell: bool = False) -> bool:
 
 
 def may_propose(raft: Raft) -> bool:
-    """Whether the leader takes proposals: it is a member still, and is not handing over (thesis, 3.10)."""
+    """Whether the leader takes proposals: it is still a member, and transfers no leadership (thesis, 3.10)."""
     return raft.id in raft.tracker.progress and raft.transferee == NONE
 
 
 def propose(raft: Raft, proposed: Sequence[Entry]) -> bool:
-    """Append what was proposed to the log, and replicate it. False: dropped, nothing has entered the log."""
+    """Append proposed entries to the log, and replicate them. False: dropped, the log is unchanged."""
     if not may_propose(raft):
         raft.note("debug", "%x [term %d] takes no proposals now; dropping proposal", raft.id, raft.term)
         return False
@@ -167,10 +170,11 @@ def _handle_append_response(raft: Raft, message: Message, progress: Progress) ->
 
 
 def _handle_rejection(raft: Raft, message: Message, progress: Progress) -> None:
-    """The logs don't agree where the append starts: go back to where they may, and try there (thesis, 3.5).
+    """The logs don't agree at the append's start: go back to an index at which they may agree, and probe there
+    (thesis, 3.5).
 
-    The follower's hint is its highest entry that may agree. Of those up to it, the leader in turn tries its own
-    highest one that is not of a newer term than the hint.
+    The follower's hint is its highest entry that may agree. Up to that index the leader chooses its own highest entry
+    whose term is not newer than the hint's.
     """
     raft.note(
         "debug",
@@ -188,17 +192,19 @@ def _handle_rejection(raft: Raft, message: Message, progress: Progress) -> None:
 
 
 def _handle_acknowledgement(raft: Raft, sender: NodeId, progress: Progress) -> None:
-    """A follower (or the leader's own storage) holds more than was known: commit, and send it what comes next."""
+    """A follower (or the leader's own storage) has acknowledged more: raise the commit index, and send the next
+    entries.
+    """
     if progress.state is ProgressState.PROBE:
         progress.become_replicate()
     elif progress.state is ProgressState.REPLICATE:
         progress.inflights.free_up_to(progress.match)
     elif progress.match + 1 >= raft.log.first_index:
-        # It has a snapshot (whichever, and from wherever) that meets the log.
+        # The follower has some snapshot that meets the log.
         raft.note("debug", "%x recovered from needing snapshot: resumed sending to %x", raft.id, sender)
         progress.become_probe()
         progress.become_replicate()
-    # What a quorum holds can only have grown up to what was acknowledged now: mostly somebody else had done it before.
+    # The quorum's index can only have grown up to this acknowledgement: mostly other followers were first.
     committed = progress.match > raft.log.committed and commit(raft)
     lazy = raft.config.lazy_commit
     if not committed and sender != raft.id and (not lazy or raft.told_commit > progress.sent_commit):
@@ -207,7 +213,9 @@ def _handle_acknowledgement(raft: Raft, sender: NodeId, progress: Progress) -> N
     if sender == raft.id:
         return
     # The window has room again, perhaps for several messages.
-    while append_entries.maybe_send_append(raft, sender, progress, send_if_empty=False):
+    while progress.next <= raft.log.last_index and append_entries.maybe_send_append(
+        raft, sender, progress, send_if_empty=False
+    ):
         pass
     if sender == raft.transferee and progress.match == raft.log.last_index:
         raft.note("info", "%x sent MsgTimeoutNow to %x after received MsgAppResp", raft.id, sender)
@@ -219,8 +227,8 @@ def _handle_heartbeat_response(raft: Raft, message: Message, progress: Progress)
     if message.commit > progress.durable_commit:
         progress.durable_commit = message.commit
     progress.heartbeat_answered()
-    # Nothing tells the leader that an append was lost; what is answered to a heartbeat, and the empty append that it
-    # calls for where the window is full, finds out. A follower in PROBE that has it all gets one too, to leave PROBE.
+    # No message reports a lost append. The answer to a heartbeat finds it, with the empty append that the answer
+    # causes if the window is full. A follower in PROBE that lacks nothing gets one too, to leave PROBE.
     if progress.match < raft.log.last_index or progress.state is ProgressState.PROBE:
         append_entries.maybe_send_append(raft, message.sender, progress)
     read_index.handle_heartbeat_response(raft, message)
@@ -230,7 +238,7 @@ def _handle_heartbeat_response(raft: Raft, message: Message, progress: Progress)
 
 
 def _handle_unreachable(raft: Raft, message: Message, progress: Progress) -> None:
-    """Messages to a follower were lost: stop running ahead of its answers."""
+    """Messages to a follower were lost: stop pipelining, and probe."""
     if progress.state is ProgressState.REPLICATE:
         progress.become_probe()
     elif progress.state is ProgressState.PROBE:
@@ -278,4 +286,4 @@ _ABOUT_A_MEMBER: Final[dict[MessageType, Callable[[Raft, Message, Progress], Non
     MessageType.UNREACHABLE: _handle_unreachable,
     MessageType.TRANSFER_LEADER: _handle_transfer,
 }
-"""What members answer, or what is said of one: with what is known of it."""
+"""Handlers of members' answers and of reports about a member: they get its progress."""

@@ -1,9 +1,9 @@
-"""The replicated log: stable storage and the unstable end as one, with the marks that move along it.
+"""The replicated log: stable storage and the unstable end as one, with the indexes that move along it.
 
     applied <= applying <= committed <= last_index
 
-Up to `committed` the entries are final: a quorum holds them, and every later leader does (thesis, 3.6). `applying` is
-how far they have been handed out to be applied, `applied` how far the state machine says that it has got.
+Up to the commit index (`committed`) the entries are final: a quorum holds them, and every later leader does (thesis,
+3.6). `applying` is the last index handed out to be applied, `applied` the applied index of the state machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from syncline.consensus.unstable import Unstable
 __all__ = ["RaftLog"]
 
 SCAN_BYTES = 1 << 20
-"""Entries looked at in one step where a part of the log is searched: it may come from disk."""
+"""Entries read in one step of a search: they may come from disk."""
 
 
 class RaftLog:
@@ -41,17 +41,19 @@ class RaftLog:
     def __init__(self, storage: LogStorage, max_applying_bytes: int = NO_LIMIT) -> None:
         self._storage = storage
         first_index = storage.first_index()
-        self.unstable = Unstable(storage.last_index() + 1)
-        # What was compacted was applied, and what was applied was committed.
-        self.committed = self.applying = self.applied = first_index - 1
+        self.unstable: Unstable = Unstable(storage.last_index() + 1)
+        # Compacted entries were applied, and applied entries were committed.
+        self.committed: int = first_index - 1
+        self.applying: int = first_index - 1
+        self.applied: int = first_index - 1
         self._max_applying_bytes = max_applying_bytes
         self._applying_bytes = 0
-        """Encoded size of what was handed out to be applied and not acknowledged; only counted under a limit."""
+        """Encoded size of the entries between `applied` and `applying`; only counted under a limit."""
         self._handed_out: deque[tuple[int, int]] = deque()
-        """What that is made of, oldest first: the last index of each batch, and its size."""
+        """The batches of that size, oldest first: the last index of each, and its size."""
         self._applying_paused = False
 
-    # -- where it begins and ends ---------------------------------------------------------------------------------
+    # -- its first and last index ---------------------------------------------------------------------------------
 
     @property
     def first_index(self) -> int:
@@ -78,14 +80,14 @@ class RaftLog:
                 raise Unavailable
             return unstable.entries[position].term
         snapshot = unstable.snapshot
-        if snapshot is not None and index <= snapshot.meta.index:  # what is in storage up to there is void
+        if snapshot is not None and index <= snapshot.meta.index:  # that snapshot replaces them
             if index < snapshot.meta.index:
                 raise Compacted
             return snapshot.meta.term
         return self._storage.term(index)
 
     def term_or_zero(self, index: int) -> int:
-        """As `term`, or 0, which is no entry's term, where it is not known."""
+        """As `term`, or 0, which is no entry's term, if it is not known."""
         try:
             return self.term(index)
         except (Compacted, Unavailable):
@@ -106,14 +108,14 @@ class RaftLog:
     # -- reading --------------------------------------------------------------------------------------------------
 
     def entries(self, low: int, max_bytes: int) -> Sequence[Entry]:
-        """Entries from `low` on, at most `max_bytes` of them, but one where there are any. Raises Compacted."""
+        """Entries from `low` on, at most `max_bytes` of them, but one if there are any. Raises Compacted."""
         unstable = self.unstable
         if low >= unstable.offset:  # the usual case: they were appended just now, or there are none
             return limit_size(unstable.entries[low - unstable.offset :], max_bytes) or ()
         return self.slice(low, self.last_index + 1, max_bytes)
 
     def entries_to_send(self, low: int, max_bytes: int) -> Sequence[Entry]:
-        """As `entries`, for a follower: what storage must read from disk first raises NotLoaded."""
+        """As `entries`, for a follower: raises NotLoaded for entries that storage must read from disk first."""
         if low >= self.unstable.offset:
             return self.entries(low, max_bytes)
         return self.slice(low, self.last_index + 1, max_bytes, to_send=True)
@@ -153,10 +155,10 @@ class RaftLog:
     def find_conflict_by_term(self, index: int, term: int) -> tuple[int, int]:
         """The highest index up to `index` whose entry is of `term` or older, and that entry's term.
 
-        No entry above it can be in a log that has an entry of `term` at `index` (or above): terms never decrease along
-        a log. Where our own term is not known at an index (compacted, or beyond the end), the answer is that index with
-        term 0: the logs may meet there. A leader and a follower use it in turn to find out where their logs meet with
-        one question per term at most (thesis, 3.5, end).
+        No entry above it can be in a log that has an entry of `term` at `index` (or above): terms never decrease
+        along a log. If the term at an index is not known here (compacted, or beyond the end), the answer is that
+        index with term 0: the logs may agree there. A leader and a follower use it in turn to find the last index at
+        which their logs agree, with one message per term at most (thesis, 3.5, end).
         """
         lowest = self.first_index - 1
         if index < lowest or index > self.last_index:
@@ -180,14 +182,14 @@ class RaftLog:
     # -- writing --------------------------------------------------------------------------------------------------
 
     def append(self, entries: Sequence[Entry]) -> None:
-        """Add `entries`, replacing what was at their indexes and behind. Committed entries are never replaced."""
+        """Append `entries`, replacing entries at their indexes and behind. Committed entries are never replaced."""
         assert entries[0].index > self.committed, "a committed entry would be replaced"
         self.unstable.truncate_and_append(entries)
 
     def maybe_append(self, prev_index: int, prev_term: int, commit: int, entries: Sequence[Entry]) -> int | None:
-        """Take over a leader's entries that follow (prev_index, prev_term) (AppendEntries: thesis, figure 3.1).
+        """Append a leader's entries that follow (prev_index, prev_term) (AppendEntries: thesis, figure 3.1).
 
-        Returns the index up to which the logs agree now, or None where they don't agree at `prev_index`.
+        Returns the index up to which the logs agree now, or None if they don't agree at `prev_index`.
         """
         if not self.matches(prev_index, prev_term):
             return None
@@ -201,8 +203,8 @@ class RaftLog:
     def _without_known(self, prev_index: int, entries: Sequence[Entry]) -> Sequence[Entry]:
         """`entries` from the first one on that is not in the log.
 
-        Entries that are known must not be appended again: the message may be old, and what follows them here may have
-        been acknowledged since.
+        Known entries must not be appended again: the message may be old, and entries behind them here may have been
+        acknowledged since. To truncate those would break that promise.
         """
         overlap = min(len(entries), self.last_index - prev_index)
         for position in range(overlap):
@@ -213,20 +215,20 @@ class RaftLog:
         return entries[overlap:] if overlap else entries
 
     def maybe_commit(self, index: int, term: int) -> bool:
-        """Commit up to `index` where its entry is of `term`, the leader's own (thesis, 3.6.2). False: nothing new."""
+        """Commit up to `index` if its entry is of `term`, the leader's own (thesis, 3.6.2). False: nothing new."""
         if index <= self.committed or not self.matches(index, term):
             return False
         self.commit_to(index)
         return True
 
     def commit_to(self, index: int) -> None:
-        """Everything up to `index` is committed. Never goes back."""
+        """Raise the commit index to `index`. It never goes back."""
         if index > self.committed:
             assert index <= self.last_index, "the commit index is beyond the end of the log"
             self.committed = index
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Replace the whole log by a snapshot of something newer."""
+        """Replace the whole log by a newer snapshot."""
         assert snapshot.meta.index > self.committed, "a snapshot would take the log back"
         self.committed = snapshot.meta.index
         self.unstable.restore(snapshot)
@@ -234,11 +236,11 @@ class RaftLog:
     # -- applying -------------------------------------------------------------------------------------------------
 
     def has_next_committed(self, *, allow_unstable: bool) -> bool:
-        """Whether there are committed entries to hand out."""
+        """Whether there are committed entries to be applied."""
         return self.applying < self.committed and self.applying < self._appliable(allow_unstable)
 
     def next_committed(self, *, allow_unstable: bool) -> Sequence[Entry]:
-        """The committed entries to hand out next, within the limit on what is being applied."""
+        """The next committed entries to apply, within the limit on entries that are being applied."""
         if self.applying >= self.committed:
             return ()
         last = self._appliable(allow_unstable)
@@ -249,7 +251,7 @@ class RaftLog:
         return self.slice(self.applying + 1, last + 1, room)
 
     def accept_applying(self, entries: Sequence[Entry], *, allow_unstable: bool) -> None:
-        """`entries`, as `next_committed` gave them, were handed out. They count until all of them are applied."""
+        """Record that `entries`, from `next_committed`, were handed out. They count until all of them are applied."""
         last = entries[-1].index
         assert last <= self.committed, "an entry that is not committed was handed out to be applied"
         self.applying = last
@@ -257,13 +259,13 @@ class RaftLog:
             size = encoded_size(entries)
             self._handed_out.append((last, size))
             self._applying_bytes += size
-            # Where the limit cut the entries short, the next one would not fit either.
+            # If the limit cut the entries short, the next one would not fit either.
             self._applying_paused = self._applying_bytes >= self._max_applying_bytes or last < self._appliable(
                 allow_unstable
             )
 
     def applied_to(self, index: int) -> None:
-        """The state machine has applied everything up to `index`, by applying entries or from a snapshot."""
+        """Raise the applied index to `index`, after entries or a snapshot."""
         assert self.applied <= index <= self.committed, "the applied index left its range"
         self.applied = index
         self.applying = max(self.applying, index)
@@ -273,11 +275,12 @@ class RaftLog:
             self._applying_paused = self._applying_bytes >= self._max_applying_bytes
 
     def _appliable(self, allow_unstable: bool) -> int:
-        """Up to where entries may be handed out now. Nothing new while the limit is reached, or a snapshot waits.
+        """The index up to which entries may be handed out now; no further while the limit is reached, or a snapshot
+        waits.
 
-        An entry can be committed by a quorum before it is stable here. Where reading and writing take turns that does
-        no harm: it is written before it is applied. Where they don't, applying it early could leave a state machine
-        ahead of its own log after a crash.
+        A quorum can commit an entry before it is stable here. In the synchronous form that does no harm: the entry is
+        written before it is applied. In the asynchronous form, applying it early could leave the state machine ahead
+        of the node's own log after a crash.
         """
         if self._applying_paused or self.unstable.snapshot is not None:
             return self.applying

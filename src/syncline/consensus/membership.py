@@ -1,4 +1,4 @@
-"""The membership: who votes, who learns, and how one membership becomes the next (thesis, chapter 4).
+"""Memberships: voters, learners, and the change from one membership to the next (thesis, chapter 4).
 
 One voter at a time may be added or removed directly: any majority of the old and any of the new membership overlap
 (thesis, 4.1). Everything else goes through a joint membership, in which both the old and the new majority must agree
@@ -8,10 +8,10 @@ One voter at a time may be added or removed directly: any majority of the old an
     enter joint:  voters=(1 2 3)    ->  voters=(1 4 5)&&(1 2 3)
     leave joint:  voters=(1 4 5)&&(1 2 3)  ->  voters=(1 4 5)
 
-A voter of the outgoing half can't be a learner at the same time; where it is to become one, it waits in
+A voter of the outgoing half can't be a learner at the same time. A voter that becomes a learner waits in
 `learners_next` until the joint membership is left.
 
-A change is computed on copies: where it is refused, nothing has happened.
+A change is computed on copies: if it is refused, nothing has changed.
 """
 
 from __future__ import annotations
@@ -91,27 +91,27 @@ class Configuration(msgspec.Struct, frozen=True):
 
 
 def leaves_joint(change: MembershipChange) -> bool:
-    """Whether `change` asks to leave a joint membership: it says nothing else."""
+    """Whether `change` asks to leave a joint membership: it holds no single change."""
     return change.transition is Transition.AUTO and not change.changes
 
 
 def enters_joint(change: MembershipChange) -> bool:
-    """Whether `change` is carried out through a joint membership: it asks for that, or changes several members."""
+    """Whether `change` goes through a joint membership: it asks for that, or changes several members."""
     return change.transition is not Transition.AUTO or len(change.changes) > 1
 
 
 def encode_change(change: MembershipChange) -> bytes:
-    """`change` as the data of an entry. Leaving a joint membership is empty data where there is no context."""
+    """`change` as the data of an entry. Leaving a joint membership without a context is empty data."""
     if leaves_joint(change) and not change.context:
         return b""
-    return msgspec.msgpack.encode(change)
+    return msgspec.msgpack.encode(change, enc_hook=int)  # a public `NodeId` is written as the integer that it is
 
 
 _change_decoder: Final = msgspec.msgpack.Decoder(MembershipChange)
 
 
 def decode_change(entry: Entry) -> MembershipChange:
-    """The change that a membership entry holds. Raises ValueError where its data is not one."""
+    """The change that a membership entry holds. Raises ValueError if its data is not one."""
     if entry.type is EntryType.CONF_CHANGE_V2 and not entry.data:
         return MembershipChange()
     try:
@@ -126,10 +126,10 @@ def decode_change(entry: Entry) -> MembershipChange:
 
 
 class Changer:
-    """Computes the membership that follows another one.
+    """Computes the next membership.
 
-    `make_progress(next, learner)` makes the progress of a member that joins; `last_index` is where the leader's log
-    ends, and where it starts to look for the end of the new member's.
+    `make_progress(next, learner)` makes the progress of a new member; `last_index` is the last index of the leader's
+    log, from which it starts to search the end of the new member's.
     """
 
     __slots__ = (
@@ -149,8 +149,8 @@ class Changer:
         last_index: int,
         make_progress: Callable[[int, bool], Progress] | None = None,
     ) -> None:
-        self.configuration = configuration
-        self.last_index = last_index
+        self.configuration: Configuration = configuration
+        self.last_index: int = last_index
         self._make_progress = make_progress or _plain_progress
         self._progress: ProgressMap = {node_id: one.copy() for node_id, one in progress.items()}
         self._incoming = set(configuration.voters.incoming.voters)
@@ -207,7 +207,7 @@ class Changer:
 
     def _apply(self, changes: Iterable[SingleChange], outgoing: frozenset[NodeId]) -> None:
         for change in changes:
-            if change.node_id == NONE:  # a runtime that turns a committed change down applies it with no node
+            if change.node_id == NONE:  # a runtime that rejects a committed change applies it with no node
                 continue
             if not NONE < change.node_id <= LARGEST_ID:
                 # Such a member would be sent what is addressed to the node's own storage, such as a vote to write down.
@@ -219,7 +219,7 @@ class Changer:
             elif change.type is ChangeType.REMOVE_NODE:
                 self._remove(change.node_id, outgoing)
             else:
-                assert change.type is ChangeType.UPDATE_NODE  # what is updated is the runtime's, not the core's
+                assert change.type is ChangeType.UPDATE_NODE  # the runtime's, not the core's
         if not self._incoming:
             raise MembershipRefused("removed all voters")
 
@@ -271,7 +271,7 @@ def restore(
 ) -> tuple[Configuration, ProgressMap]:
     """The membership that `state` describes, built up by the same changes that led to it.
 
-    Raises MembershipRefused where no changes could have led to it.
+    Raises MembershipRefused if no changes could have led to it.
     """
     configuration, progress = Configuration(), ProgressMap()
 

@@ -1,4 +1,4 @@
-"""What a leader knows of each follower's log, and how it paces what it sends there.
+"""A leader's view of each follower's log, and the pace of the appends to it.
 
 A `Progress` is a small state machine of its own:
 
@@ -14,8 +14,8 @@ A `Progress` is a small state machine of its own:
              +--- | SNAPSHOT | ---------------------------+              |
                   +----------+ <-----------------------------------------+
 
-The leader knows `match`, the last index where both logs agree for certain, and guesses `next`, the index to send from
-(thesis, 3.5). Everything between them is under way.
+The leader knows the match index (`match`), up to which both logs agree. It guesses the next index (`next`), from which
+it sends (thesis, 3.5). The entries between them are under way.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from syncline.consensus.types import NO_LIMIT
 __all__ = ["ENTRY_OVERHEAD_BYTES", "FIRST_PROBE_TICKS", "Inflights", "Progress", "ProgressState"]
 
 ENTRY_OVERHEAD_BYTES: Final = 24
-"""What an entry takes of a connection's room beside its data."""
+"""Bytes that an entry takes of a connection's room beside its data."""
 
 FIRST_PROBE_TICKS: Final = 2
-"""How long the first append in PROBE is waited for: a round trip and a write to disk take less, but on a slow disk."""
+"""Ticks to wait for the first append in PROBE: a round trip and a write take less, except on a slow disk."""
 
 
 class ProgressState(IntEnum):
@@ -55,42 +55,42 @@ class ProgressState(IntEnum):
 class Inflights:
     """The appends under way to one follower: their last indexes, oldest first, and their payloads in bytes.
 
-    Full where it holds `max_messages`, or `max_bytes` or more. One message may exceed the bytes: a limit that is
+    Full if it holds `max_messages`, or `max_bytes` or more. One message may exceed the bytes: a limit that is
     smaller than a single entry must not stop replication.
     """
 
     __slots__ = ("_messages", "bytes", "full", "max_bytes", "max_messages")
 
     def __init__(self, max_messages: int, max_bytes: int = NO_LIMIT) -> None:
-        self.max_messages = max_messages
-        self.max_bytes = max_bytes or NO_LIMIT
-        self.bytes = 0
+        self.max_messages: int = max_messages
+        self.max_bytes: int = max_bytes or NO_LIMIT
+        self.bytes: int = 0
         self._messages: deque[tuple[int, int]] = deque()
-        self.full = False
+        self.full: bool = False
         """Whether no more entries may be sent. Kept, because it is asked for more often than it changes."""
 
     def add(self, index: int, size_bytes: int) -> None:
-        """Record an append whose last entry is at `index`. Only where not full; indexes only grow."""
+        """Record an append whose last entry is at `index`. Only if not full; indexes only grow."""
         assert not self.full, "an append was sent although the limit was reached"
         self._messages.append((index, size_bytes))
         self.bytes += size_bytes
         self.full = len(self._messages) >= self.max_messages or self.bytes >= self.max_bytes
 
     def free_up_to(self, index: int) -> None:
-        """Forget the appends that an acknowledgement of `index` covers."""
+        """Drop the appends that an acknowledgement of `index` covers."""
         messages = self._messages
         while messages and messages[0][0] <= index:
             self.bytes -= messages.popleft()[1]
             self.full = len(messages) >= self.max_messages or self.bytes >= self.max_bytes
 
     def clear(self) -> None:
-        """Forget all appends."""
+        """Drop all appends."""
         self._messages.clear()
         self.bytes = 0
         self.full = False
 
     def copy(self) -> Inflights:
-        """An equal set that changes on its own."""
+        """An independent copy."""
         twin = Inflights(self.max_messages, self.max_bytes)
         twin.bytes = self.bytes
         twin._messages = self._messages.copy()
@@ -102,7 +102,7 @@ class Inflights:
 
 
 class Progress:
-    """One follower (or the leader itself) as the leader sees it. Invariant: 0 <= match < next."""
+    """One follower (or the leader itself) as the leader sees it. Invariant: 0 <= match index < next index."""
 
     __slots__ = (
         "durable_commit",
@@ -133,35 +133,35 @@ class Progress:
         session: int = 0,
         room_bytes: int = NO_LIMIT,
     ) -> None:
-        self.match = match
-        self.next = next
-        self.state = ProgressState.PROBE
-        self.sent_commit = 0
+        self.match: int = match
+        self.next: int = next
+        self.state: ProgressState = ProgressState.PROBE
+        self.sent_commit: int = 0
         """The highest commit index under way to the follower. Below `next`: it can't commit what it has not got."""
-        self.pending_snapshot = 0
+        self.pending_snapshot: int = 0
         """In SNAPSHOT: the index of the snapshot that was sent."""
-        self.paused_by_flow = False
+        self.paused_by_flow: bool = False
         """No more appends until an answer arrives: a probe is out, or the inflights were full when the last went."""
-        self.recent_active = recent_active
-        """Whether the follower was heard of in this election timeout (check-quorum; always true of the leader)."""
-        self.inflights = inflights if inflights is not None else Inflights(1)
-        self.learner = learner
-        self.session = session
+        self.recent_active: bool = recent_active
+        """Whether the follower has answered in this election timeout (check-quorum; always true of the leader)."""
+        self.inflights: Inflights = inflights if inflights is not None else Inflights(1)
+        self.learner: bool = learner
+        self.session: int = session
         """Numbers this tracking of the follower within the leader's term; see `Message.session`."""
-        self.durable_commit = 0
-        """The commit index that the follower says to be on its disk. The core makes no use of it."""
-        self.room_bytes = room_bytes
-        """How much more the connection to the follower takes at present, as the runtime has said."""
-        self.paused_by_room = False
-        """No more appends until there is room: one without entries went out, which tells the commit index."""
-        self.probe_ticks = 0
-        """For how many ticks more the append that is out in PROBE is waited for."""
-        self.probe_wait_ticks = 0
+        self.durable_commit: int = 0
+        """The durable commit index of the follower, as it reports. The core does not use it."""
+        self.room_bytes: int = room_bytes
+        """How many more bytes the connection to the follower takes, as the runtime has reported."""
+        self.paused_by_room: bool = False
+        """No more appends until there is room: one without entries was sent, with the commit index."""
+        self.probe_ticks: int = 0
+        """Ticks to go on waiting for the append in PROBE."""
+        self.probe_wait_ticks: int = 0
         """How long that was in all. It doubles with each append that gets no answer: the follower may have dropped the
         first one (it is refused at its start), or its disk may be slow."""
 
     def copy(self) -> Progress:
-        """An equal progress that changes on its own."""
+        """An independent copy."""
         twin = Progress(
             match=self.match,
             next=self.next,
@@ -187,14 +187,14 @@ class Progress:
         return self.paused_by_flow or self.paused_by_room or self.state is ProgressState.SNAPSHOT
 
     def become_probe(self) -> None:
-        """Find out where the logs meet; after a snapshot, from its index on."""
+        """Search the last index at which the logs agree; after a snapshot, from its index on."""
         after_snapshot = self.pending_snapshot + 1 if self.state is ProgressState.SNAPSHOT else 0
         self._enter(ProgressState.PROBE)
         self.next = max(self.match + 1, after_snapshot)
         self.sent_commit = min(self.sent_commit, self.next - 1)
 
     def become_replicate(self) -> None:
-        """Send as fast as the limits allow, from behind the last index known to match."""
+        """Send as fast as the limits allow, from behind the match index."""
         self._enter(ProgressState.REPLICATE)
         self.next = self.match + 1
         self.sent_commit = min(self.sent_commit, self.next - 1)
@@ -222,7 +222,7 @@ class Progress:
             if count:
                 self.next += count
                 self.inflights.add(self.next - 1, size_bytes)
-            # An append that fills the window, or goes out although it is full, is a probe: nothing more until an answer
+            # An append that fills the window, or is sent although it is full, is a probe: nothing more until an answer
             # or the next heartbeat, or a full window whose appends are all lost would never empty.
             self.paused_by_flow = self.inflights.full
         else:
@@ -234,41 +234,42 @@ class Progress:
                 self.probe_ticks = self.probe_wait_ticks
 
     def heartbeat_answered(self) -> None:
-        """Send again to a follower that answers: an append that is out may be lost, but for a probe with time left."""
+        """Send again to a follower that answers: its append may be lost, except a probe with time left."""
         self.paused_by_room = False
         if self.state is not ProgressState.PROBE or not self.probe_ticks:
             self.paused_by_flow = False
 
     def still_sending(self) -> None:
-        """The append that is out in PROBE is still on its way: wait as long as if it were sent now."""
+        """The append in PROBE is still being sent: wait as long as if it were sent now."""
         if self.probe_ticks:
             self.probe_ticks = self.probe_wait_ticks
 
     def probe_lost(self) -> None:
-        """Wait no longer for the append that is out in PROBE."""
+        """Stop waiting for the append in PROBE."""
         if self.probe_ticks:
             self.probe_ticks = 0
             self.paused_by_flow = False
 
     def can_bump_commit(self, commit: int) -> bool:
-        """Whether telling the follower of `commit` could move its commit index."""
+        """Whether the follower could raise its commit index by this `commit`."""
         return commit > self.sent_commit and self.sent_commit < self.next - 1
 
     def maybe_update(self, index: int) -> bool:
-        """Take note of an acknowledgement of `index`; False where it says nothing new."""
+        """Record an acknowledgement of `index`; False if it was known."""
         if index <= self.match:
             return False
         self.match = index
         if self.next <= index:
             self.next = index + 1
         self.paused_by_flow = False
-        self.probe_ticks = self.probe_wait_ticks = 0
+        self.probe_ticks = 0
+        self.probe_wait_ticks = 0
         return True
 
     def maybe_decrease(self, rejected: int, hint: int) -> bool:
-        """Step back after the append that follows `rejected` was refused; `hint` is where the logs may meet.
+        """Step back after the append behind `rejected` was rejected; `hint` is an index at which the logs may agree.
 
-        False where the refusal is old: it was sent before something that is known by now.
+        False if the rejection is old: it was sent before an answer that is known already.
         """
         if self.state is ProgressState.REPLICATE:
             if rejected <= self.match:
@@ -276,19 +277,21 @@ class Progress:
             self.next = self.match + 1
             self.sent_commit = min(self.sent_commit, self.next - 1)
             return True
-        if rejected != self.next - 1:  # not the probe that is out
+        if rejected != self.next - 1:  # an answer to another probe
             return False
         self.next = max(min(rejected, hint + 1), self.match + 1)
         self.sent_commit = min(self.sent_commit, self.next - 1)
         self.paused_by_flow = False
-        self.probe_ticks = self.probe_wait_ticks = 0
+        self.probe_ticks = 0
+        self.probe_wait_ticks = 0
         return True
 
     def _enter(self, state: ProgressState) -> None:
         self.state = state
         self.paused_by_flow = False
         self.paused_by_room = False
-        self.probe_ticks = self.probe_wait_ticks = 0
+        self.probe_ticks = 0
+        self.probe_wait_ticks = 0
         self.pending_snapshot = 0
         self.inflights.clear()
 

@@ -1,10 +1,10 @@
-"""Quorums: which answers of which voters decide (thesis, 3.6.2 and 4.3).
+"""Quorums: decide by the answers of voters (thesis, 3.6.2 and 4.3).
 
-A `MajorityConfig` decides by a majority of its voters. A `JointConfig` decides only where both of its halves do; with
-an empty second half it is the first. An empty majority decides everything at once, which is what makes that work.
+A `MajorityConfig` decides by a majority of its voters. A `JointConfig` decides only if both of its halves do; with
+an empty second half it is the first. An empty majority decides everything at once, which makes that work.
 
-Two questions are asked of both: up to which index has a quorum acknowledged (`committed_index`), and what is the
-state of an election (`vote_result`).
+Both have two functions: the index up to which a quorum has acknowledged (`committed_index`), and the state of an
+election (`vote_result`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from syncline.consensus.types import NodeId
 __all__ = ["INFINITE_INDEX", "JointConfig", "MajorityConfig", "VoteResult"]
 
 INFINITE_INDEX: Final[int] = 2**64 - 1
-"""What an empty quorum has committed: everything."""
+"""The committed index of an empty quorum: everything."""
 
 
 class VoteResult(IntEnum):
-    """How an election stands."""
+    """The state of an election."""
 
     PENDING = 1
     """Neither a quorum for nor a quorum against: votes that are missing will decide."""
@@ -55,7 +55,7 @@ class MajorityConfig:
         return indexes[-self._quorum]
 
     def vote_result(self, votes: Mapping[NodeId, bool]) -> VoteResult:
-        """The state of an election where `votes` holds the answers so far. Answers of non-voters do not count."""
+        """The state of an election if `votes` holds the answers so far. Answers of non-voters do not count."""
         if not self.voters:
             return VoteResult.WON
         granted = missing = 0
@@ -111,7 +111,7 @@ class JointConfig:
         self.incoming: Final = incoming if isinstance(incoming, MajorityConfig) else MajorityConfig(incoming)
         self.outgoing: Final = outgoing if isinstance(outgoing, MajorityConfig) else MajorityConfig(outgoing)
         self.voters: Final[frozenset[NodeId]] = self.incoming.voters | self.outgoing.voters
-        """Who votes in either half."""
+        """The voters of both halves."""
 
     @property
     def joint(self) -> bool:
@@ -131,7 +131,7 @@ class JointConfig:
         return index
 
     def vote_result(self, votes: Mapping[NodeId, bool]) -> VoteResult:
-        """Won where both halves are won, lost where one of them is."""
+        """Won if both halves are won, lost if one of them is."""
         incoming = self.incoming.vote_result(votes)
         outgoing = self.outgoing.vote_result(votes)
         if incoming is outgoing:

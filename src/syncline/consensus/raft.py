@@ -98,43 +98,47 @@ class Raft:
     )
 
     def __init__(self, config: RaftConfig) -> None:
-        """Continue from what `config.storage` holds. Raises ValueError where that contradicts itself."""
-        self.id = config.id
-        self.config = config
+        """Continue from the state in `config.storage`. Raises ValueError if that contradicts itself."""
+        self.id: int = config.id
+        self.config: RaftConfig = config
         self._trace = config.trace
-        self.term = 0
-        self.vote = NONE
-        self.state = StateType.FOLLOWER
-        self.leader = NONE
-        """Who leads this term, as far as is known."""
-        self.leader_session = 0
+        self.term: int = 0
+        self.vote: int = NONE
+        self.state: StateType = StateType.FOLLOWER
+        self.leader: int = NONE
+        """The leader of this term, as far as it is known."""
+        self.leader_session: int = 0
         """The newest replication session in which the leader of this term has sent anything."""
-        self.transferee = NONE
-        """In a leader: whom it is handing over to (thesis, 3.10)."""
-        self.log = RaftLog(config.storage, config.max_committed_bytes_per_ready or config.max_message_bytes or NO_LIMIT)
-        self.tracker = Tracker(config.max_inflight_messages, config.max_inflight_bytes, config.first_room_bytes)
-        self.reads = ReadQueue(config.read_only)
+        self.transferee: int = NONE
+        """In a leader: the transferee of a leadership transfer (thesis, 3.10)."""
+        self.log: RaftLog = RaftLog(
+            config.storage, config.max_committed_bytes_per_ready or config.max_message_bytes or NO_LIMIT
+        )
+        self.tracker: Tracker = Tracker(
+            config.max_inflight_messages, config.max_inflight_bytes, config.first_room_bytes
+        )
+        self.reads: ReadQueue = ReadQueue(config.read_only)
         self.read_states: list[ReadState] = []
         self.messages: list[Message] = []
         """May be sent at once."""
         self.messages_after_append: list[Message] = []
-        """May be sent once everything unstable at this moment is durable: they promise it (thesis, 3.8)."""
-        self.pending_membership_index = 0
+        """May be sent once everything that is unstable now is durable: they promise it (thesis, 3.8)."""
+        self.pending_membership_index: int = 0
         """In a leader: no change of the membership above this index is in the log. At most one is unapplied at a time:
         another one is taken when this index is applied (thesis, 4.1)."""
-        self.restored_index = 0
+        self.restored_index: int = 0
         """The index of the last snapshot that replaced the log while the node ran: the membership in force is at least
         as new as this."""
-        self.told_commit = 0
-        """In a leader with a lazy commit index: up to here everybody is to be told. Who could not be when that was
-        decided, because too much was under way to it, is told with its next answer."""
-        self.max_uncommitted_bytes = config.max_uncommitted_bytes or NO_LIMIT
-        self.uncommitted_bytes = 0
+        self.told_commit: int = 0
+        """In a leader with a lazy commit index: all followers must be sent this commit index. A follower with too much
+        under way gets it after its next answer."""
+        self.max_uncommitted_bytes: int = config.max_uncommitted_bytes or NO_LIMIT
+        self.uncommitted_bytes: int = 0
         """In a leader: payload of its uncommitted tail, never overestimated; only counted under a limit."""
-        self.election_elapsed = 0
-        """Ticks since the last election timeout (in a leader or candidate), or since a leader was last heard of."""
-        self.heartbeat_elapsed = 0
-        self.randomized_election_timeout = 0
+        self.election_elapsed: int = 0
+        """Ticks since the last election timeout (in a leader or candidate), or since the last message of a leader."""
+        self.heartbeat_elapsed: int = 0
+        self.randomized_election_timeout: int = 0
         self.dropped: Counter[Refusal] = Counter()
         """How many messages and requests were refused, by reason, since the node started."""
         self.evidence: Evidence | None = None
@@ -181,7 +185,7 @@ class Raft:
         return HardState(self.term, self.vote, self.log.committed)
 
     def note(self, level: str, text: str, *values: object) -> None:
-        """Tell the trace what happens; `text` is a %-format for `values`."""
+        """Write a trace line; `text` is a %-format for `values`."""
         if self._trace is not None:
             self._trace(level, text % values)
 
@@ -195,11 +199,12 @@ class Raft:
             election.tick(self)
 
     def step(self, message: Message) -> Refusal | None:
-        """Act on a message. Returns why it was not taken, where etcd/raft would return an error.
+        """Handle a message. Returns why it was not taken, when etcd/raft would return an error.
 
         The message's term decides first (thesis, 3.3): an older one is not acted on, a newer one makes the node a
         follower of that term before it is. Messages without a term are the node's own, or requests to a leader.
         """
+        # Before the term is compared: a committed entry stays committed, also if the message is of an older term.
         if message.commit_term:  # in votes and their answers only
             election.learn_commit(self, message)
         term = message.term
@@ -222,7 +227,9 @@ class Raft:
         election.campaign_if_allowed(self, pre_vote=self.config.pre_vote)
 
     def _enter_newer_term(self, message: Message) -> bool:
-        """Take on the term of a message from the future, unless the message does not call for it. False: ignore it."""
+        """Enter the term of a message with a higher term, unless its type does not require that. False: ignore the
+        message.
+        """
         kind = message.type
         asks_for_vote = kind is MessageType.VOTE or kind is MessageType.PRE_VOTE
         if asks_for_vote and election.in_lease(self) and message.context != election.TRANSFER_CONTEXT:
@@ -234,7 +241,7 @@ class Raft:
             )
             return False
         if kind is MessageType.PRE_VOTE:
-            return True  # it asks about a term that nobody has entered (thesis, 9.6)
+            return True  # it asks about a term that no node has entered (thesis, 9.6)
         if kind is MessageType.PRE_VOTE_RESP and not message.reject:
             return True  # granted for the term that was asked about: entered once a quorum grants it
         self.note(
@@ -246,17 +253,17 @@ class Raft:
         return True
 
     def _answer_older_term(self, message: Message) -> None:
-        """Let somebody who lives in the past know of the present, where that is needed to go on; else ignore it."""
+        """Reply to a message from an older term if its sender must learn the current term; otherwise ignore it."""
         kind = message.type
         config = self.config
         from_a_leader = kind in (MessageType.HEARTBEAT, MessageType.APP)
         if from_a_leader and (config.check_quorum or config.pre_vote or not election.promotable(self)):
-            # This node's term ran ahead while it was cut off. Its own requests for votes may be ignored (lease,
-            # pre-vote), or it makes none, since it does not know yet that it votes. So the leader must hear of the term
-            # in another way, or the two would never meet again.
+            # This node's term grew while it was disconnected. Its own requests for votes may be ignored (lease,
+            # pre-vote), or it makes none, since it does not know yet that it is a voter. So the leader must learn the
+            # term from this answer, or this node would never follow it again.
             self.send(Message(MessageType.APP_RESP, to=message.sender))
         elif kind is MessageType.PRE_VOTE:
-            # A pre-candidate with an older term but a longer log may be the only one that can win: tell it the term.
+            # A pre-candidate with an older term but a longer log may be the only node that can win: send it the term.
             self.note("info", "%x rejected %s from %x at term %d", self.id, kind.name, message.sender, self.term)
             self.send(election.rejection(self, MessageType.PRE_VOTE_RESP, message.sender))
         elif kind is MessageType.STORAGE_APPEND_RESP:
@@ -280,7 +287,7 @@ class Raft:
             self._applied_snapshot(message.snapshot)
 
     def _applied(self, message: Message) -> None:
-        """The state machine has applied the entries that the message holds."""
+        """The state machine has applied the entries of the message."""
         entries = message.entries
         if not entries:
             return
@@ -294,10 +301,10 @@ class Raft:
         self._applied_to(index)
 
     def _applied_to(self, index: int) -> None:
-        """Move the applied index, and leave a joint membership once the change that entered it is applied.
+        """Raise the applied index, and leave a joint membership once the change that entered it is applied.
 
-        Asked again with every applied entry, so it comes about even where a proposal is dropped (thesis, 4.3: the
-        leader that applies the joint membership proposes the new one).
+        This runs with every applied entry, so the joint membership is left even if one proposal is dropped (thesis,
+        4.3: the leader that applies the joint membership proposes the new one).
         """
         self.log.applied_to(max(index, self.log.applied))
         if (
@@ -314,10 +321,10 @@ class Raft:
     # -- effects --------------------------------------------------------------------------------------------------
 
     def send(self, message: Message) -> None:
-        """Queue a message. Votes carry the term they are about, requests none; everything else carries the node's own.
+        """Queue a message. Votes carry the term that they are for, requests none, all others the node's own.
 
-        Votes and acknowledgements of entries promise something that must not be forgotten, so they wait until the
-        promise is durable, refusals included (thesis, 3.8). To itself a node sends only these.
+        Votes and acknowledgements of entries are promises, so they wait until their state is durable, rejections
+        included (thesis, 3.8). Only these may be addressed to the node itself.
         """
         if message.sender == NONE:
             message.sender = self.id
@@ -325,13 +332,15 @@ class Raft:
         if kind not in _TYPES_WITH_TERMS_OF_THEIR_OWN:
             message.term = self.term
         if kind in _AFTER_APPEND_TYPES:
+            # Sent before its state is durable, a crash could break the promise: a second vote in one term, or a commit
+            # that counts an entry which this node then lacks.
             self.messages_after_append.append(message)
         else:
             assert message.to != self.id, "a message to oneself needs no sending"
             self.messages.append(message)
 
     def respond_to_read(self, request: Message, index: int) -> None:
-        """A read is confirmed at `index`: tell the node that asked."""
+        """A read is confirmed at `index`: answer the node that asked."""
         if request.sender in (NONE, self.id):
             self.read_states.append(ReadState(index, request.entries[0].data))
         else:
@@ -345,5 +354,5 @@ _STEPS_OF_ALL_ROLES: Final[dict[MessageType, Callable[[Raft, Message], None]]] =
     MessageType.STORAGE_APPEND_RESP: Raft._appended,
     MessageType.STORAGE_APPLY_RESP: Raft._applied,
 }
-"""What does not depend on the role; the rest is in `_ROLE_STEPS`. Both are tables because in a row of comparisons the
-usual messages would come last."""
+"""Handlers that do not depend on the role; the others are in `_ROLE_STEPS`. Both are tables, because in a chain of
+comparisons the most frequent messages would come last."""

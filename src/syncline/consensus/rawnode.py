@@ -7,8 +7,8 @@
         ... write, send, apply what it holds (see `Ready`) ...
         node.advance()                                              synchronous form only
 
-In the asynchronous form (`async_storage_writes`) there is no `advance`: storage work leaves as messages to
-`LOCAL_APPEND` and `LOCAL_APPLY`, any number of them may be under way, and the responses that each carries are stepped
+In the asynchronous form (`async_storage_writes`) there is no `advance`. Storage work leaves as messages to
+`LOCAL_APPEND` and `LOCAL_APPLY`, and any number of them may be under way. The responses that each carries are stepped
 or sent when its work is durable. Messages to one of the two must be worked off in their order.
 
 In either form writes must become durable in their order: a hard state not later than the entries that were handed out
@@ -73,17 +73,17 @@ class RawNode:
     __slots__ = ("_async_storage", "_hard_state", "_on_advance", "_soft_state", "raft")
 
     def __init__(self, config: RaftConfig) -> None:
-        """Start, or restart, a node from what `config.storage` holds. Raises ValueError where that is inconsistent.
+        """Start, or restart, a node from what `config.storage` holds. Raises ValueError if that is inconsistent.
 
         A node whose storage holds no membership belongs to no group yet: it waits to be added to one.
         """
-        self.raft = Raft(config)
+        self.raft: Raft = Raft(config)
         self._async_storage = config.async_storage_writes
         self._soft_state = self.raft.soft_state()
-        """As handed out last, like `_hard_state`."""
+        """The soft state of the last `Ready`, as `_hard_state`."""
         self._hard_state = self.raft.hard_state()
         self._on_advance: list[Message] = []
-        """In the synchronous form: what the node tells itself once the Ready that is out was dealt with."""
+        """In the synchronous form: messages that the node steps itself at `advance`."""
 
     # -- events ---------------------------------------------------------------------------------------------------
 
@@ -92,14 +92,14 @@ class RawNode:
         self.raft.tick()
 
     def campaign(self) -> None:
-        """Start an election now (with pre-vote where that is on), unless the node leads or must not lead."""
+        """Start an election now (with pre-vote if that is on), unless the node leads or must not lead."""
         self.raft.step(Message(MessageType.HUP))
 
     def step(self, message: Message) -> Refusal | None:
-        """Act on a message of a peer, or on a response that storage hands back.
+        """Handle a message of a peer, or a response of storage.
 
         Returns None, or why the message was refused: it then had no effect, and is counted in `raft.dropped`. Never
-        raises, whatever the message says.
+        raises, whatever the message holds.
         """
         refusal = examine(self.raft, message)
         if refusal is None:
@@ -109,17 +109,17 @@ class RawNode:
         return refusal
 
     def propose(self, data: bytes) -> None:
-        """Propose a command; a follower passes it on to the leader. Whether it is committed shows when it is applied.
+        """Propose a command; a follower forwards it to the leader. It may be lost before it is committed.
 
-        Raises ProposalDropped where there is no leader, or it takes no proposals.
+        Raises ProposalDropped if there is no leader, or it takes no proposals.
         """
         self._propose(Entry(0, 0, EntryType.NORMAL, data))
 
     def propose_batch(self, batch: list[bytes]) -> tuple[int, int]:
         """Append commands to the leader's log in one step. Returns the index of the first one, and their term.
 
-        They are committed as of that term, or not at all. Raises ProposalDropped, and appends none of them, where this
-        node does not lead or takes no proposals; ValueError where the batch is empty.
+        They are committed as of that term, or not at all. Raises ProposalDropped, and appends none of them, if this
+        node does not lead or takes no proposals; ValueError if the batch is empty.
         """
         if not batch:
             raise ValueError("an empty batch")
@@ -135,7 +135,7 @@ class RawNode:
     def propose_membership(self, change: MembershipChange, *, v1: bool = False) -> None:
         """Propose a change of the membership; without changes, to leave a joint membership.
 
-        Where another change is under way, or it does not fit the membership in force, the leader appends an empty entry
+        If another change is under way, or it does not fit the membership in force, the leader appends an empty entry
         instead. `v1` writes an entry of the first kind, for a single change. Raises ProposalDropped as `propose`.
         """
         kind = EntryType.CONF_CHANGE if v1 else EntryType.CONF_CHANGE_V2
@@ -143,22 +143,22 @@ class RawNode:
         self._propose(Entry(0, 0, kind, encode_change(change)))
 
     def apply_membership(self, change: MembershipChange, *, index: int = 0) -> MembershipState:
-        """Bring a committed change into force, when its entry is applied. Returns the membership in force then.
+        """Put a committed change into force when its entry is applied. Returns the membership in force then.
 
-        `index` is the entry's. Where entries are applied beside the core (asynchronously), give it: a snapshot may have
-        come in since the entry was handed out, with a newer membership, and the change must not be made on top of that.
-        Raises MembershipRefused where the change does not fit, on every node alike: the membership stays as it is.
+        `index` is the entry's. Give it if entries are applied asynchronously: a snapshot with a newer membership may
+        have arrived since the entry was handed out, and the change must not be applied to that one. Raises
+        MembershipRefused if the change does not fit, on every node alike: the membership stays as it is.
         """
         return membership_change.apply_change(self.raft, change, index)
 
     def preview_membership(self, change: MembershipChange) -> MembershipState:
-        """What `apply_membership` would return if it were applied now. Changes nothing. Raises MembershipRefused."""
+        """The membership that `apply_membership` would return now. Changes nothing. Raises MembershipRefused."""
         return membership_change.changed(self.raft, change)[0].state()
 
     def tell_commit(self) -> None:
-        """In a leader with `lazy_commit`: send the commit index to all who have not been sent it yet.
+        """In a leader with `lazy_commit`: send the commit index to all followers that lack it.
 
-        Who has too much under way to it at the moment is told when it has answered.
+        A follower with too much under way gets it after its next answer.
         """
         raft = self.raft
         if raft.state is StateType.LEADER:
@@ -170,8 +170,8 @@ class RawNode:
     def read_index(self, context: bytes) -> bool:
         """Ask for an index from which on a local read is linearizable; it comes as a `ReadState` with this context.
 
-        Or it does not come, where the leader changes or messages are lost: ask again, with a fresh context, so that the
-        answers can be told apart. False: there is no leader to ask, or too many reads wait.
+        It does not come if the leader changes or messages are lost. Then ask again with a new context, so that the
+        answers can't be confused. False: there is no leader to ask, or too many reads wait.
         """
         raft = self.raft
         request = Message(MessageType.READ_INDEX, entries=(Entry(0, 0, EntryType.NORMAL, context),))
@@ -181,19 +181,20 @@ class RawNode:
         return refusal is None
 
     def transfer_leadership(self, to: NodeId) -> None:
-        """Hand leadership over to `to`; a follower passes the request on. It fails after an election timeout."""
+        """Transfer the leadership to `to`; a follower forwards the request. It fails after an election timeout."""
         self.raft.step(Message(MessageType.TRANSFER_LEADER, sender=to))
 
     def forget_leader(self) -> None:
-        """Follow nobody until somebody leads, for instance because the leader is known to be gone."""
+        """Follow no leader until the next message of one, for instance because the leader is known to be gone."""
         self.raft.step(Message(MessageType.FORGET_LEADER))
 
     def report_unreachable(self, node_id: NodeId) -> None:
-        """The transport has lost messages to a peer: go easy on it."""
+        """The transport has lost messages to a peer: probe it instead of pipelining."""
         self.raft.step(Message(MessageType.UNREACHABLE, sender=node_id))
 
     def set_room(self, node_id: NodeId, room_bytes: int) -> None:
-        """The connection to a follower takes so much more at present. Sends one append of what it lacks, if it fits.
+        """Set how many more bytes the connection to a follower takes. Sends one append of missing entries, if it
+        fits.
 
         An append is cut to the room; a single entry may exceed it. Call this again when that append was given to the
         connection.
@@ -209,8 +210,15 @@ class RawNode:
         if progress.next <= raft.log.last_index:
             append_entries.maybe_send_append(raft, node_id, progress, send_if_empty=False)
 
+    def has_room(self, node_id: NodeId, least_bytes: int) -> bool:
+        """Whether a follower lacks nothing that was not sent, and its connection takes so much more, as last said."""
+        progress, unstable = self.raft.tracker.progress.get(node_id), self.raft.log.unstable
+        if progress is None or progress.room_bytes < least_bytes:
+            return False
+        return progress.next >= unstable.offset + len(unstable.entries)
+
     def still_sending(self, node_id: NodeId) -> None:
-        """What was sent to a follower is still on its way: an append without an answer is not lost yet."""
+        """Messages to a follower are still being sent: an append without an answer is not lost yet."""
         progress = self.raft.tracker.progress.get(node_id)
         if progress is not None:
             progress.still_sending()
@@ -224,7 +232,7 @@ class RawNode:
                     append_entries.maybe_send_append(raft, node_id, progress, send_if_empty=False)
 
     def report_snapshot(self, node_id: NodeId, ok: bool) -> None:
-        """The transfer of a snapshot to a peer has ended. Until this, or an answer, the peer is sent nothing else."""
+        """A snapshot transfer to a peer has ended. Before this, or an answer, the peer is sent nothing else."""
         self.raft.step(Message(MessageType.SNAP_STATUS, sender=node_id, reject=not ok))
 
     def _propose(self, entry: Entry) -> None:
@@ -237,7 +245,7 @@ class RawNode:
         raise ProposalDropped(Refusal.PROPOSAL_DROPPED.value)
 
     def take_evidence(self) -> Evidence | None:
-        """The newest evidence of a lost promise since the last call (see `evidence`); None: there is none."""
+        """The newest evidence of a lost promise since the last call (see `evidence`); None if there is none."""
         found, self.raft.evidence = self.raft.evidence, None
         return found
 
@@ -246,14 +254,13 @@ class RawNode:
     def has_ready(self) -> bool:
         """Whether `ready` would hold anything."""
         raft = self.raft
+        if raft.messages or raft.messages_after_append or raft.read_states:
+            return True
         log = raft.log
         unstable = log.unstable
         hard_state, soft_state = self._hard_state, self._soft_state
-        return bool(
-            raft.messages
-            or raft.messages_after_append
-            or raft.read_states
-            or unstable.offset_in_progress < unstable.offset + len(unstable.entries)
+        return (
+            unstable.offset_in_progress < unstable.offset + len(unstable.entries)
             or (unstable.snapshot is not None and not unstable.snapshot_in_progress)
             or log.committed != hard_state.commit
             or raft.term != hard_state.term
@@ -264,7 +271,7 @@ class RawNode:
         )
 
     def ready(self) -> Ready:
-        """Take what there is to do. It counts as handed out: it must be done."""
+        """Return the work to do. The caller must do all of it."""
         raft = self.raft
         log = raft.log
         unstable = log.unstable
@@ -303,14 +310,16 @@ class RawNode:
         return ready
 
     def advance(self) -> None:
-        """The last Ready was dealt with: written, and applied. Only in the synchronous form."""
+        """The last Ready is done: written, and applied. Only in the synchronous form."""
         assert not self._async_storage, "storage answers for itself in the asynchronous form"
         responses, self._on_advance = self._on_advance, []
         for response in responses:
             self.raft.step(response)
 
     def _defer_to_advance(self, ready: Ready, messages: list[Message]) -> None:
-        """What waits for the writes of `ready`: the runtime sends it to others after them, `advance` to oneself."""
+        """Keep messages that wait for the writes of `ready`: the runtime sends those to peers, `advance` steps the
+        node's own.
+        """
         assert not self._on_advance, "a second Ready was taken before `advance`"
         for message in self.raft.messages_after_append:
             (self._on_advance if message.to == self.raft.id else messages).append(message)
@@ -323,7 +332,7 @@ class RawNode:
         """Put the storage work of `ready` into messages to storage."""
         raft = self.raft
         if ready.entries or ready.hard_state or ready.snapshot or raft.messages_after_append:
-            # What was promised earlier may still be on its way to the disk. Storage works in order, so a response that
+            # Earlier promises may still be on their way to the disk. Storage works in order, so a response that
             # goes with this message, even if it has nothing to write, waits for all of that.
             responses = raft.messages_after_append
             if (appended := self._append_response(ready)) is not None:
@@ -354,11 +363,11 @@ class RawNode:
             )
 
     def _append_response(self, ready: Ready) -> Message | None:
-        """What storage tells the node once all that it was given up to `ready` is durable.
+        """The response of storage once everything up to `ready` is durable.
 
-        It carries the term of now, and is ignored in another one (see `Unstable.stable_to`). So that ignored ones do
-        not leave entries unstable for ever, it speaks of the whole log rather than of this Ready's entries: the first
-        one of a new term, which always has a hard state to write, makes up for them.
+        It carries the present term, and is ignored in another one (see `Unstable.stable_to`). An ignored response
+        must not leave entries unstable, so each response covers the whole log and not only this Ready's entries. The
+        first response of a new term, whose hard state must always be written, makes up for the ignored ones.
         """
         raft = self.raft
         unstable = raft.log.unstable
@@ -372,7 +381,7 @@ class RawNode:
         return response
 
     def _apply_response(self, ready: Ready) -> Message:
-        """What the state machine tells the node once it has applied the entries of `ready`. Belongs to no term."""
+        """The response of the state machine once it has applied the entries of `ready`. It has no term."""
         return Message(
             MessageType.STORAGE_APPLY_RESP, to=self.raft.id, sender=LOCAL_APPLY, entries=ready.committed_entries
         )
@@ -381,7 +390,7 @@ class RawNode:
 
     @property
     def leader(self) -> NodeId:
-        """Who leads, as far as this node knows; NONE where it knows nobody."""
+        """The leader, as far as this node knows; NONE if it knows none."""
         return self.raft.leader
 
     @property

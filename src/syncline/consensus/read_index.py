@@ -7,9 +7,8 @@ the number of the newest read in the queue, and each answer brings it back: the 
 term when it got a heartbeat that was sent *after* the reads up to that number had arrived. Once a quorum of voters has
 brought back a number, all reads up to it are confirmed.
 
-The numbers are the leader's own and are never reused within its term, so a read that is asked for again, even with the
-same context, can't be confirmed by an answer to a heartbeat that was sent before (thesis, 6.4; etcd/raft, pull request
-397).
+The numbers are the leader's own and are never reused within its term. So an answer to an earlier heartbeat can't
+confirm a repeated read, even if it has the same context (thesis, 6.4; etcd/raft, pull request 397).
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ __all__ = [
 ]
 
 MAX_READS: Final[int] = 1 << 16
-"""Reads that wait in one leader. A runtime shares one among all that arrive together, so this many are a fault."""
+"""Reads that wait in one leader. A runtime shares one read among concurrent callers, so more are a fault."""
 
 _POSITION_BYTES: Final[int] = 8
 
 
 def decode_position(context: bytes) -> int | None:
-    """The number of a read that a heartbeat or its answer carries; None where the context is not one."""
+    """The number of a read that a heartbeat or its answer carries; None if the context is not one."""
     if len(context) != _POSITION_BYTES:
         return None
     return int.from_bytes(context, "little")
@@ -64,7 +63,7 @@ class ReadQueue:
 
     @property
     def full(self) -> bool:
-        """Whether no more reads are taken."""
+        """Whether no more reads are accepted."""
         return len(self.held) + len(self._waiting) >= MAX_READS
 
     @property
@@ -77,7 +76,7 @@ class ReadQueue:
         self._waiting.append((request, commit))
 
     def context(self) -> bytes:
-        """What heartbeats carry now: the number of the newest read that waits, or nothing."""
+        """The context of heartbeats: the number of the newest waiting read, or nothing."""
         return self.last_position.to_bytes(_POSITION_BYTES, "little") if self._waiting else b""
 
     def acknowledge(self, sender: NodeId, position: int) -> None:
@@ -87,7 +86,7 @@ class ReadQueue:
             self._acked[sender] = position
 
     def confirm(self, voters: JointConfig) -> list[tuple[Message, int]]:
-        """Take out the reads that a quorum of `voters` has confirmed, oldest first, each with its commit index."""
+        """Remove the reads that a quorum of `voters` has confirmed, oldest first, each with its commit index."""
         position = min(voters.committed_index(self._acked), self.last_position)
         confirmed = [self._waiting.popleft() for _ in range(position - self._confirmed)]
         self._confirmed = max(self._confirmed, position)
@@ -109,7 +108,7 @@ def take_read(raft: Raft, request: Message) -> bool:
 
 def _start_read(raft: Raft, request: Message) -> None:
     voters = raft.tracker.configuration.voters
-    # One voter is a quorum by itself; but a leader that was removed is not that voter, who may lead by now.
+    # One voter is a quorum by itself; but a removed leader is not that voter, which may lead by now.
     alone = voters.singleton and raft.id in voters.voters
     if alone or raft.reads.option is ReadOnlyOption.LEASE_BASED:
         raft.respond_to_read(request, raft.log.committed)

@@ -1,7 +1,7 @@
-"""The roles of a node, and how it comes by them (thesis, figure 3.3).
+"""The roles of a node, and the transitions between them (thesis, figure 3.3).
 
-`TRANSITIONS` is the whole state diagram. A pre-candidate asks whether it could win; a candidate has entered the next
-term and asks for votes; a leader was voted for by a quorum; everybody else follows, or waits for somebody to follow.
+`TRANSITIONS` is the whole state diagram. A pre-candidate asks whether it could win. A candidate has entered the next
+term and asks for votes. A leader has the votes of a quorum. All other nodes are followers, with or without a leader.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 __all__ = ["TRANSITIONS", "become_candidate", "become_follower", "become_leader", "become_pre_candidate"]
 
 TRANSITIONS: Final[dict[StateType, frozenset[StateType]]] = {
-    # hears of a leader or of a newer term; an election timeout passes, with pre-vote and without
+    # message of a leader or a newer term; election timeout with pre-vote, and without
     StateType.FOLLOWER: frozenset({StateType.FOLLOWER, StateType.PRE_CANDIDATE, StateType.CANDIDATE}),
-    # was refused, or hears of a leader; asks again; a quorum would vote for it
+    # rejected, or message of a leader; asks again; a quorum would vote for it
     StateType.PRE_CANDIDATE: frozenset({StateType.FOLLOWER, StateType.PRE_CANDIDATE, StateType.CANDIDATE}),
-    # was refused, or hears of a leader; the vote was split, with pre-vote and without; a quorum votes for it
+    # rejected, or message of a leader; split vote with pre-vote, and without; a quorum votes for it
     StateType.CANDIDATE: frozenset(
         {StateType.FOLLOWER, StateType.PRE_CANDIDATE, StateType.CANDIDATE, StateType.LEADER}
     ),
-    # hears of a newer term, lost its quorum, or was removed. A leader never replaces its own term.
+    # message of a newer term, lost quorum, or removal. A leader never replaces its own term.
     StateType.LEADER: frozenset({StateType.FOLLOWER}),
 }
 """From each role, the roles that can follow it."""
 
 
 def become_follower(raft: Raft, term: int, leader: NodeId) -> None:
-    """Follow `leader` (perhaps nobody yet) in `term`."""
+    """Follow `leader` (perhaps none yet) in `term`."""
     _reset(raft, term)
     raft.leader = leader
     _enter(raft, StateType.FOLLOWER)
@@ -49,7 +49,7 @@ def become_pre_candidate(raft: Raft) -> None:
 
 
 def become_candidate(raft: Raft) -> None:
-    """Enter the next term and vote for oneself in it (thesis, 3.4)."""
+    """Enter the next term and vote for the node itself in it (thesis, 3.4)."""
     _reset(raft, raft.term + 1)
     raft.vote = raft.id
     _enter(raft, StateType.CANDIDATE)
@@ -59,8 +59,8 @@ def become_candidate(raft: Raft) -> None:
 def become_leader(raft: Raft) -> None:
     """Lead the current term, and append an empty entry to it.
 
-    Entries of earlier terms can't be committed by counting who holds them, only together with one of the leader's own
-    (thesis, 3.6.2); the empty entry is there to do that, and to find out what is committed (thesis, 6.4).
+    Entries of earlier terms can't be committed by counting their copies, only together with one of the leader's own
+    term (thesis, 3.6.2). The empty entry commits them, and gives the leader its commit index for reads (thesis, 6.4).
     """
     _reset(raft, raft.term)
     raft.leader = raft.id
@@ -82,7 +82,7 @@ def _enter(raft: Raft, state: StateType) -> None:
 
 
 def _reset(raft: Raft, term: int) -> None:
-    """Forget what belongs to a role or to an earlier term."""
+    """Reset the state of a role or of an earlier term."""
     if raft.term != term:
         assert term > raft.term, "terms only grow"
         raft.term = term
@@ -93,7 +93,7 @@ def _reset(raft: Raft, term: int) -> None:
     raft.election_elapsed = 0
     raft.heartbeat_elapsed = 0
     election_ticks = raft.config.election_ticks
-    # Drawn anew each time, so that two nodes that split a vote do not do it again (thesis, 3.4).
+    # A new random timeout each time, so that two nodes that split a vote do not do so again (thesis, 3.4).
     raft.randomized_election_timeout = election_ticks + raft.config.rng.randrange(election_ticks)
     raft.tracker.reset(raft.id, raft.log.last_index)
     raft.pending_membership_index = 0

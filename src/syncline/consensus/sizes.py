@@ -1,8 +1,8 @@
-"""How the core counts bytes. Only done where a limit is set: a count costs a walk over the entries.
+"""Sizes in bytes for the core's limits. Only counted if a limit is set: a count walks over the entries.
 
-Two measures, as in etcd/raft. The *encoded* size of an entry bounds messages and work handed out; it is the size of
-etcd's protobuf encoding, so that the same limits cut logs at the same places (our own encoding of an entry is within a
-few bytes of it). The *payload* is the proposer's data alone and bounds what waits for a quorum; an empty entry has
+Two measures, as in etcd/raft. The *encoded* size of an entry bounds messages and batches to apply; it is the size of
+etcd's protobuf encoding, so that the same limits cut logs at the same places (our own encoding of an entry is within
+a few bytes of it). The *payload* is the proposer's data alone and bounds the uncommitted tail; an empty entry has
 none, so a new leader's first entry and the entry that leaves a joint membership are never refused for their size.
 """
 
@@ -51,7 +51,7 @@ def payload_size(entries: Sequence[Entry]) -> int:
 
 
 def limit_size(entries: Sequence[Entry], max_bytes: int) -> Sequence[Entry]:
-    """The longest prefix of at most `max_bytes` encoded, but never less than one entry where there are any."""
+    """The longest prefix of at most `max_bytes` encoded, but never less than one entry if there are any."""
     if max_bytes >= NO_LIMIT or len(entries) <= 1:
         return entries
     if payload_size(entries) + _MAX_OVERHEAD * len(entries) <= max_bytes:  # the usual case, found out cheaply

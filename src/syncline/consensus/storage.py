@@ -1,8 +1,8 @@
-"""The stable log as the core sees it, and one that lives in memory.
+"""The stable log as the core reads it, and an implementation in memory.
 
-The core only reads. What it wants written it hands out (`Ready`); the runtime writes it and makes it visible here
-before it tells the core that the write is done. Positions: entries below `first_index` were compacted away into a
-snapshot, but the term of the entry just below it stays known, because the next append is checked against it.
+The core only reads. It hands its writes out (`Ready`); the runtime writes them and makes them visible here before it
+reports the write to the core. Positions: entries below `first_index` were compacted into a snapshot, but the term of
+the entry just below it stays known, because the next append is checked against it.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ __all__ = ["LogStorage", "MemoryStorage"]
 
 
 class LogStorage(Protocol):
-    """What the core reads of the stable log. Called often, on the event loop: synchronous and cheap."""
+    """The stable log for the core. Called often, on the event loop: synchronous and cheap."""
 
     def initial_state(self) -> tuple[HardState, MembershipState]:
-        """What was saved before the node started: the newest hard state, and the membership at the last snapshot.
+        """The state that was saved before the node started: the newest hard state, and the membership at the last
+        snapshot.
 
         Later changes of the membership are in the log and are applied again (thesis, 4.1).
         """
         ...
 
     def entries(self, low: int, high: int, max_bytes: int) -> Sequence[Entry]:
-        """Entries `low` to `high` - 1, or fewer where they exceed `max_bytes`, but at least one.
+        """Entries `low` to `high` - 1, or fewer if they exceed `max_bytes`, but at least one.
 
-        Raises Compacted where `low` is below the first index, Unavailable where `high` - 1 is above the last.
+        Raises Compacted if `low` is below the first index, Unavailable if `high` - 1 is above the last.
         """
         ...
 
@@ -54,17 +55,17 @@ class LogStorage(Protocol):
         ...
 
     def first_index(self) -> int:
-        """The first index that `entries` may be asked for; above `last_index` where the log is empty."""
+        """The first index that `entries` may be asked for; above `last_index` if the log is empty."""
         ...
 
     def last_index(self) -> int:
-        """The last index of the log; where it is empty, that of the snapshot it continues (0 for a new log)."""
+        """The last index of the log; if it is empty, that of the snapshot it continues (0 for a new log)."""
         ...
 
     def snapshot(self) -> Snapshot:
         """The newest snapshot, to bring a follower up to date.
 
-        Raises SnapshotUnavailable where there is none at the moment: the core asks again later.
+        Raises SnapshotUnavailable if there is none at the moment: the core asks again later.
         """
         ...
 
@@ -118,9 +119,9 @@ class MemoryStorage:
         self._hard_state = hard_state
 
     def append(self, entries: Sequence[Entry]) -> None:
-        """Write `entries`, which are contiguous; what was stored at their indexes and behind is replaced.
+        """Write contiguous `entries`; stored entries at their indexes and behind are replaced.
 
-        The part that is compacted already is ignored. Raises ValueError where they would leave a gap.
+        The part that is compacted already is ignored. Raises ValueError if they would leave a gap.
         """
         if not entries or entries[-1].index <= self._start:
             return
@@ -134,7 +135,7 @@ class MemoryStorage:
         self._entries.extend(entries)
 
     def apply_snapshot(self, snapshot: Snapshot) -> None:
-        """Replace the whole log by a snapshot. Raises Compacted where the stored one is as new."""
+        """Replace the whole log by a snapshot. Raises Compacted if the stored one is as new."""
         if snapshot.meta.index <= self._snapshot.meta.index:
             raise Compacted
         self._snapshot = snapshot
@@ -144,8 +145,8 @@ class MemoryStorage:
     def create_snapshot(self, index: int, membership: MembershipState | None = None, data: bytes = b"") -> Snapshot:
         """Store the snapshot of a state machine that has applied `index`, and return it. The log is left as it is.
 
-        Without `membership` the one of the previous snapshot is kept. Raises Compacted where the stored snapshot is as
-        new, ValueError where `index` is beyond the log.
+        Without `membership` the one of the previous snapshot is kept. Raises Compacted if the stored snapshot is as
+        new, ValueError if `index` is beyond the log.
         """
         if index <= self._snapshot.meta.index:
             raise Compacted
@@ -156,7 +157,7 @@ class MemoryStorage:
         return self._snapshot
 
     def compact(self, index: int) -> None:
-        """Drop the entries up to `index`. Raises Compacted where they are gone, ValueError beyond the log."""
+        """Drop the entries up to `index`. Raises Compacted if they are gone, ValueError beyond the log."""
         if index <= self._start:
             raise Compacted
         if index > self.last_index():

@@ -1,4 +1,4 @@
-"""The membership in force, with what is known of each member: its progress, and its vote in a running election."""
+"""The membership in force, and the state of each member: its progress, and its vote in a running election."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class Tracker:
         self._max_inflight_messages = max_inflight_messages
         self._max_inflight_bytes = max_inflight_bytes
         self._last_session = 0
-        self.configuration = Configuration()
+        self.configuration: Configuration = Configuration()
         self.progress: ProgressMap = {}
         """Every member, sorted by id: messages to all go out in this order."""
         self.votes: dict[NodeId, bool] = {}
 
     def switch(self, configuration: Configuration, progress: ProgressMap) -> None:
-        """Make `configuration` the membership in force."""
+        """Put `configuration` into force."""
         self.configuration = configuration
         self.progress = dict(sorted(progress.items()))
 
     def make_progress(self, next_index: int, learner: bool) -> Progress:
-        """The progress of a member that joins, in a session of its own.
+        """The progress of a new member, in a session of its own.
 
-        It counts as active: it must not cost the leader its quorum before it had a chance to answer.
+        It counts as active: otherwise it would cost the leader its quorum before it could answer.
         """
         return Progress(
             next=next_index,
@@ -53,7 +53,7 @@ class Tracker:
         )
 
     def reset(self, self_id: NodeId, last_index: int) -> None:
-        """Forget what is known of the members: a new term or role begins. Of itself a node knows everything."""
+        """Drop the state of all members: a new term or role begins. The node's own log is fully known to it."""
         self.votes.clear()
         for node_id, old in self.progress.items():
             self.progress[node_id] = Progress(
@@ -70,7 +70,7 @@ class Tracker:
         return self.configuration.voters.committed_index({node_id: one.match for node_id, one in self.progress.items()})
 
     def quorum_active(self) -> bool:
-        """Whether a quorum was heard of lately."""
+        """Whether a quorum has answered lately."""
         active = {node_id: one.recent_active for node_id, one in self.progress.items() if not one.learner}
         return self.configuration.voters.vote_result(active) is VoteResult.WON
 
@@ -79,7 +79,7 @@ class Tracker:
         self.votes.setdefault(node_id, granted)
 
     def tally(self) -> tuple[int, int, VoteResult]:
-        """Votes granted, votes refused, and what they come to."""
+        """Votes granted, votes rejected, and the result."""
         voted = [
             self.votes[node_id] for node_id, one in self.progress.items() if not one.learner and node_id in self.votes
         ]

@@ -1,4 +1,4 @@
-"""The words of the Raft core: entries, messages, memberships, snapshots, and what a node hands out.
+"""Types of the Raft core: entries, messages, memberships, snapshots, and `Ready`.
 
 Plain data, compared by value. The numbers of the enumerations are part of the log and wire formats: never reused,
 never renumbered (they are those of etcd/raft, whose traces the core reproduces).
@@ -28,11 +28,11 @@ LOCAL_APPLY: Final[NodeId] = 2**64 - 2
 """Where committed entries are addressed to: the node's own state machine."""
 
 NO_LIMIT: Final[int] = 2**63 - 1
-"""A size or count that never binds."""
+"""A size or count without effect as a limit."""
 
 
 class EntryType(IntEnum):
-    """What an entry's data is."""
+    """The kind of an entry's data."""
 
     NORMAL = 0
     """A command for the state machine. Empty data: the entry a leader appends when it starts its term."""
@@ -41,7 +41,7 @@ class EntryType(IntEnum):
     """One change of one member (`MembershipChange` with a single change, never joint)."""
 
     CONF_CHANGE_V2 = 2
-    """Any change of the membership, joint where it must be. Empty data: leave the joint membership."""
+    """Any change of the membership, joint if it must be. Empty data: leave the joint membership."""
 
 
 class Entry(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -54,7 +54,7 @@ class Entry(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class HardState(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """What must survive a crash beside the entries, always written as one record (thesis, figure 3.1)."""
+    """State that must survive a crash beside the entries, always written as one record (thesis, figure 3.1)."""
 
     term: int = 0
     vote: NodeId = NONE
@@ -62,7 +62,7 @@ class HardState(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class MembershipState(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """A membership as data: who votes, who learns. Tuples are sorted.
+    """A membership as data: its voters and learners. Tuples are sorted.
 
     `voters_outgoing` is empty unless the membership is joint (thesis, 4.3); `learners_next` are members of the
     outgoing half that become learners when the joint membership is left.
@@ -76,7 +76,7 @@ class MembershipState(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class SnapshotMeta(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """Where in the log a snapshot stands, and the membership at that index."""
+    """The index and term of a snapshot, and the membership at that index."""
 
     index: int = 0
     term: int = 0
@@ -91,7 +91,7 @@ class Snapshot(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class ChangeType(IntEnum):
-    """What happens to one member."""
+    """The change of one member."""
 
     ADD_NODE = 0
     REMOVE_NODE = 1
@@ -103,7 +103,7 @@ class Transition(IntEnum):
     """How a change is carried out (thesis, 4.3)."""
 
     AUTO = 0
-    """Simple where one voter changes, else joint and left automatically."""
+    """Simple if one voter changes, else joint and left automatically."""
 
     JOINT_IMPLICIT = 1
     """Joint, left automatically once the joint membership is committed."""
@@ -113,7 +113,7 @@ class Transition(IntEnum):
 
 
 class SingleChange(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """One member's part of a change."""
+    """The change of one member as a part of a `MembershipChange`."""
 
     type: ChangeType
     node_id: NodeId
@@ -170,11 +170,11 @@ class MessageType(IntEnum):
     STORAGE_APPEND_RESP = 20
     STORAGE_APPLY = 21  # to the state machine
     STORAGE_APPLY_RESP = 22
-    FORGET_LEADER = 23  # follow no leader until one is heard of
+    FORGET_LEADER = 23  # follow no leader until the next message of one
 
 
 class Message(msgspec.Struct, array_like=True, gc=False):
-    """One message between nodes, or between a node and its own storage. Fields keep their zero where unused.
+    """One message between nodes, or between a node and its own storage. Fields keep their zero if unused.
 
     `vote` is set on `STORAGE_APPEND` only (with `term` and `commit` it is the hard state to write). `session` numbers
     the replication session of an append, a snapshot and their answers: a peer that is removed and added again within a
@@ -212,7 +212,7 @@ class StateType(IntEnum):
 
 
 class SoftState(msgspec.Struct, gc=False, frozen=True):
-    """What is worth telling but need not survive a crash."""
+    """State that is reported but need not survive a crash."""
 
     leader: NodeId
     state: StateType
@@ -226,14 +226,13 @@ class ReadState(msgspec.Struct, gc=False, frozen=True):
 
 
 class Ready(msgspec.Struct):
-    """What a node asks its runtime to do, all at once.
+    """The work that a node asks its runtime to do, all at once.
 
     Synchronous form: write `entries`, `hard_state` and `snapshot` durably, then send `messages`, apply
-    `committed_entries`, and call `RawNode.advance()`.
-    Asynchronous form: everything but soft state and read states is in `messages`: those to `LOCAL_APPEND` and
-    `LOCAL_APPLY` are work for the node's own storage, the rest is sent at once. The responses carried by a storage
-    message are stepped (or sent) when its work is durable. (`hard_state`, `entries`, `committed_entries` and `snapshot`
-    are filled in this form too, for information.)
+    `committed_entries`, and call `RawNode.advance()`. Asynchronous form: everything but soft state and read states is
+    in `messages`: those to `LOCAL_APPEND` and `LOCAL_APPLY` are work for the node's own storage, the rest is sent at
+    once. The responses carried by a storage message are stepped (or sent) when its work is durable. (`hard_state`,
+    `entries`, `committed_entries` and `snapshot` are filled in this form too, for information.)
     """
 
     soft_state: SoftState | None = None
@@ -259,7 +258,7 @@ class Unavailable(Exception):
 
 
 class NotLoaded(Exception):
-    """The asked-for entries are on disk and are being read; `RawNode.loaded` tells the core when they are there."""
+    """The requested entries are on disk and are being read; `RawNode.loaded` reports when they can be read."""
 
 
 class SnapshotUnavailable(Exception):

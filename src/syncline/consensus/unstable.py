@@ -25,20 +25,20 @@ class Unstable:
 
     def __init__(self, offset: int) -> None:
         self.entries: list[Entry] = []
-        self.offset = offset
+        self.offset: int = offset
         """Index of the first entry; the stable log ends below it once what is in progress is ignored."""
-        self.offset_in_progress = offset
+        self.offset_in_progress: int = offset
         """Entries below it are being written. Invariant: offset <= offset_in_progress <= offset + len(entries)."""
         self.snapshot: Snapshot | None = None
-        self.snapshot_in_progress = False
+        self.snapshot_in_progress: bool = False
 
     @property
     def last_index(self) -> int:
-        """The end of the whole log: what is not here ends just below `offset`."""
+        """The last index of the whole log: without entries here it is just below `offset`."""
         return self.offset + len(self.entries) - 1
 
     def term(self, index: int) -> int | None:
-        """The term of the entry at `index`, where it is known here."""
+        """The term of the entry at `index`, if it is known here."""
         if index >= self.offset:
             position = index - self.offset
             return self.entries[position].term if position < len(self.entries) else None
@@ -61,20 +61,20 @@ class Unstable:
         return self.entries[self.offset_in_progress - self.offset :]
 
     def next_snapshot(self) -> Snapshot | None:
-        """The snapshot to be stored, where it is not being stored."""
+        """The snapshot to be stored, if it is not being stored."""
         return None if self.snapshot_in_progress else self.snapshot
 
     def accept_in_progress(self) -> None:
-        """All that is here has been handed out."""
+        """All entries here have been handed out to be written."""
         self.offset_in_progress = self.offset + len(self.entries)
         self.snapshot_in_progress = self.snapshot is not None
 
     def stable_to(self, index: int, term: int) -> bool:
-        """Drop the entries up to `index`: storage holds them. False, and nothing dropped, where the entry is not here.
+        """Drop the entries up to `index`: storage holds them. False, with nothing dropped, if the entry is not here.
 
-        The term tells whether the confirmation is for this entry, or for one that was replaced in the meantime. That
-        alone would not do: the old entry may have come back while a write of the other one is still in progress. The
-        core therefore passes on only confirmations of writes that began in its current term.
+        The term shows whether the confirmation is for this entry, or for one that was replaced meanwhile. The term
+        alone is not enough: the old entry may have come back while a write of the other one is still in progress. So
+        the core uses only confirmations of writes that began in its current term.
         """
         position = index - self.offset
         if not 0 <= position < len(self.entries) or self.entries[position].term != term:
@@ -98,11 +98,13 @@ class Unstable:
         self.snapshot_in_progress = False
 
     def truncate_and_append(self, entries: Sequence[Entry]) -> None:
-        """Add `entries`; what was at their indexes and behind goes (AppendEntries, step 3: thesis, figure 3.1)."""
+        """Append `entries`; entries at their indexes and behind are dropped (AppendEntries, step 3: thesis, figure
+        3.1).
+        """
         first = entries[0].index
         assert first <= self.offset + len(self.entries), "entries would leave a gap"
         if first <= self.offset:
-            # They replace everything here and perhaps a part of the stable log: what is being written is written again.
+            # They replace everything here and perhaps a part of the stable log: entries in progress are written again.
             self.entries = list(entries)
             self.offset = self.offset_in_progress = first
             return

@@ -1,8 +1,8 @@
-"""What a node lets in: messages are looked at here before they can change anything.
+"""Validate incoming messages before they change any state.
 
-A message that no correct peer could have sent (because it is malformed, misrouted, from a stranger, or speaks of
-indexes that can't exist) is refused: it has no effect, and it is counted. Where etcd/raft answers such a message, so
-does this core; where etcd/raft would panic, the message is refused here and the node lives on.
+A message that no correct peer could have sent is refused: it is malformed, misrouted, from no member, or names
+impossible indexes. It has no effect, and it is counted. When etcd/raft answers such a message, so does this core;
+when etcd/raft would panic, the message is refused here and the node goes on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Refusal(StrEnum):
     """Why a message was not taken. The first three texts are those of etcd/raft's errors."""
 
     PROPOSAL_DROPPED = "raft proposal dropped"
-    """There is no leader, or it takes no proposals now (it hands over, was removed, or has too much uncommitted)."""
+    """There is no leader, or it takes no proposals now (leadership transfer, removal, or too much uncommitted)."""
 
     UNKNOWN_PEER = "raft: cannot step as peer not found"
     """An answer of a node that is not a member."""
@@ -49,14 +49,14 @@ class Refusal(StrEnum):
     """Fields that contradict each other, or the message's type."""
 
     IMPOSSIBLE_INDEX = "raft: message speaks of entries that can't exist"
-    """A commit index, or an acknowledgement, beyond what is there. A node that has lost a part of its log is one
-    way to get there: it refuses to commit what it has not got, and reports it (see `evidence`)."""
+    """A commit index, or an acknowledgement, beyond the end of the log. A node that has lost a part of its log
+    gets one: it refuses to commit entries that it lacks, and reports it (see `evidence`)."""
 
     STALE_SESSION = "raft: answer to another replication session"
     """An answer to a message that was sent before the peer was removed and added again (see `Message.session`)."""
 
     SECOND_LEADER = "raft: this term has another leader"
-    """It is reported (see `evidence`), and the node follows the first one: it can't follow both."""
+    """It is reported (see `evidence`), and the node goes on following the first leader."""
 
     TOO_MANY_READS = "raft: too many reads are waiting"
     NO_LEADER = "raft: no leader to ask"
@@ -99,7 +99,7 @@ _MAX_NUMBER: Final[int] = 2**63 - 1
 
 
 def examine(raft: Raft, message: Message) -> Refusal | None:
-    """The reason to refuse a message that came from outside, or None: it may be stepped."""
+    """The reason to refuse a message from outside, or None: it may be stepped."""
     kind = message.type
     if kind in _LOCAL_TYPES:
         return Refusal.LOCAL_MESSAGE
@@ -116,7 +116,7 @@ def examine(raft: Raft, message: Message) -> Refusal | None:
 
 
 def _well_formed(raft: Raft, message: Message) -> bool:
-    """What holds of every message between nodes."""
+    """Check the rules for every message between nodes."""
     kind, sender, term = message.type, message.sender, message.term
     if not NONE < sender < LOCAL_APPLY:
         return False
@@ -128,7 +128,7 @@ def _well_formed(raft: Raft, message: Message) -> bool:
     elif not 0 < term <= _MAX_NUMBER and not (term == 0 and kind is MessageType.PRE_VOTE_RESP):
         return False
     log_term, commit_term = message.log_term, message.commit_term
-    if log_term > term or commit_term > term:  # nobody has an entry of a term that is still to come
+    if log_term > term or commit_term > term:  # no node has an entry of a later term
         return False
     if commit_term and kind not in _VOTES:
         return False
@@ -138,12 +138,12 @@ def _well_formed(raft: Raft, message: Message) -> bool:
 
 
 def _may_come_from_oneself(raft: Raft, kind: MessageType) -> bool:
-    """Whether a node may hear itself.
+    """Whether a node may receive a message from itself.
 
-    Storage hands back the node's own vote or acknowledgement; a transfer request is sent in the name of the node that
-    shall lead; and a request that was sent to the leader of before may come back to a node that leads itself by now. A
-    follower does not take its own request back, or two that each take the other one for the leader would pass it to
-    and fro.
+    Storage returns the node's own vote or acknowledgement. A transfer request is sent in the name of the node that
+    shall lead. A request that was sent to the previous leader may come back to a node that leads itself by now. A
+    follower does not take its own request back: two followers that each take the other one for the leader would
+    forward it to each other without end.
     """
     if kind in _TERMLESS:
         return raft.state is StateType.LEADER

@@ -1,4 +1,4 @@
-"""What the key-value state machine is told to do: commands, their limits, and how they become log entries.
+"""Commands of the key-value state machine: their limits, and their form as log entries.
 
 A command is a tagged array of MessagePack; its bytes are the data of one log entry. Tags are part of the log format:
 never reused, never renumbered. The limits are part of the state machine too: every node must refuse the same
@@ -6,7 +6,7 @@ commands, so they are constants and not settings (a server may ask for less, nev
 
 A command that can't be read, or is above a limit, is refused by every node in the same way:
 `Rejected(code="bad_command")`, state unchanged. One of a later version stops the node instead (`kv.versions`):
-newer nodes have carried it out.
+newer nodes have applied it.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ _Expect: TypeAlias = Annotated[int, Meta(ge=EXISTS, le=2**63 - 1)]
 
 
 class Target(IntEnum):
-    """What a compare looks at. Of an absent key every number is 0, and a compare of its value never holds."""
+    """The number or value that a compare reads. For an absent key every number is 0, and a compare of its value never
+    holds."""
 
     MOD_REVISION = 0
     CREATE_REVISION = 1
@@ -140,7 +141,7 @@ class Delete(msgspec.Struct, array_like=True, gc=False, frozen=True, tag=1, forb
 class DeleteRange(msgspec.Struct, array_like=True, gc=False, frozen=True, tag=2, forbid_unknown_fields=True):
     """Remove every key in `[start, end)`; `end` None: to the last key.
 
-    `limit` 0: all of them, refused where they are more than `MAX_DELETED_KEYS`. Otherwise the first `limit` ones, and
+    `limit` 0: all of them, refused if they are more than `MAX_DELETED_KEYS`. Otherwise the first `limit` ones, and
     the answer's `more` says whether others are left.
     """
 
@@ -167,7 +168,7 @@ class Range(msgspec.Struct, array_like=True, gc=False, frozen=True, tag=4, forbi
 
 
 class Txn(msgspec.Struct, array_like=True, gc=False, frozen=True, tag=5, forbid_unknown_fields=True):
-    """Where all `compares` hold do `then`, else `else_`: all of it in one revision, or nothing.
+    """If all `compares` hold run `then`, else `else_`: all of it in one revision, or nothing.
 
     Compares, nested ones included, look at the state before the transaction; reads see the writes before them.
     A transaction that could write one key twice is refused: a revision holds at most one change of a key.
@@ -179,20 +180,20 @@ class Txn(msgspec.Struct, array_like=True, gc=False, frozen=True, tag=5, forbid_
 
 
 Operation: TypeAlias = Put | Delete | DeleteRange | Get | Range | Txn
-"""What a transaction is made of."""
+"""The parts of a transaction."""
 
 Command: TypeAlias = Put | Delete | DeleteRange | Txn
-"""What stands in the log."""
+"""The commands in the log."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
 
 
 def encode_command(command: Command) -> bytes:
-    """The log entry of a command.
+    """Encode a command as the data of a log entry.
 
-    Raises `TooLarge` above a limit and `Rejected` (code `bad_command`) for one that makes no sense: every node would
-    refuse it, so it never needs to reach the log.
+    Raises `TooLarge` above a limit and `Rejected` (code `bad_command`) for an invalid command: every node would
+    refuse it, so it need not reach the log.
     """
     if type(command) is not Put or not _is_plain(command):
         _check(command)
@@ -237,7 +238,7 @@ def decode_command(data: bytes) -> Command:
 
 
 _KINDS: Final[dict[int, type[Operation]]] = {0: Put, 1: Delete, 2: DeleteRange, 3: Get, 4: Range, 5: Txn}
-"""By tag."""
+"""Commands by tag."""
 
 
 def check_key(key: bytes) -> None:
@@ -269,7 +270,7 @@ def _bad(message: str) -> Rejected:
 
 
 def _is_plain(put: Put) -> bool:
-    """Whether it is sound, and the usual one: most commands need no closer look than this."""
+    """Whether the command is valid and of the most frequent form: most commands need no other check."""
     sound = 0 < len(put.key) <= MAX_KEY_BYTES and len(put.value) <= MAX_VALUE_BYTES
     return sound and put.lease == 0 and put.expect is None
 
@@ -305,7 +306,7 @@ def _check_number(number: int, least: int, name: str) -> None:
 
 
 def _measure(txn: Txn, depth: int) -> tuple[int, int]:
-    """Count the compares and operations of the whole tree, and check what each part may be."""
+    """Count the compares and operations of the whole tree, and check each part."""
     if depth > MAX_TXN_DEPTH:
         raise TooLarge(f"transactions are nested deeper than {MAX_TXN_DEPTH}")
     compares = len(txn.compares)
@@ -327,7 +328,7 @@ _Written: TypeAlias = tuple[set[bytes], list[tuple[bytes, bytes | None]]]
 
 
 def _written(txn: Txn) -> _Written:
-    """The keys and ranges that either branch may write; raises where one branch may write a key twice."""
+    """The keys and ranges that either branch may write; raises if one branch may write a key twice."""
     keys, ranges = _branch_written(txn.then)
     else_keys, else_ranges = _branch_written(txn.else_)
     return keys | else_keys, ranges + else_ranges

@@ -1,13 +1,13 @@
 """A digest over the whole state, kept up to date with each change.
 
-Each record carries a checksum of its own content; the digest is made of their sum, so a change costs one subtraction
-and one addition whatever the size of the state, and the order of the changes leaves no trace: equal states have equal
-digests however they were reached (an additive multiset hash, as in Bellare and Micciancio, 1997, here against faults
-and not against attackers). SHA-256 because its quality is beyond doubt and processors compute it in hardware; nothing
-depends on Python's own `hash`, which differs between processes.
+Each record carries a checksum of its own content. The digest is made of their sum, so a change costs one subtraction
+and one addition whatever the size of the state. The order of the changes leaves no trace: equal states have equal
+digests (an additive multiset hash, as in Bellare and Micciancio, 1997, here against faults and not against
+attackers). SHA-256 because its quality is beyond doubt and processors compute it in hardware. Nothing depends on
+Python's own `hash`, which differs between processes.
 
-The checksum stays with the record, so that what a snapshot holds is what was applied: a record that has rotted in
-memory or on disk since is found when the snapshot is read.
+The checksum stays with the record, so that a snapshot holds what was applied: a record that was corrupted in memory
+or on disk since is found when the snapshot is read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ DIGEST_VERSION: Final = 1
 """Digests of different versions can't be compared. Grows with any change of the record or of the way it is hashed."""
 
 CHECKSUM_BYTES: Final = 7
-"""Of the SHA-256, kept per record. As an integer it takes 32 bytes of memory; one byte more and it would take 48."""
+"""Bytes of the SHA-256 that are kept per record. As an integer it takes 32 bytes of memory; one byte more and it
+would take 48."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _sha256 = hashlib.sha256
@@ -38,7 +39,7 @@ def content_checksum(key: bytes, value: bytes, create: int, mod: int, version: i
 
 
 def record_checksum(record: KeyValue) -> int:
-    """What the record's `checksum` must be."""
+    """The correct `checksum` of a record."""
     fields = (record.key, record.value, record.create_revision, record.mod_revision, record.version, record.lease)
     return _from_bytes(_sha256(_encode(fields)).digest()[:CHECKSUM_BYTES], "big")
 

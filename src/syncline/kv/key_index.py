@@ -59,7 +59,7 @@ class KeyIndex:
             self._lasts[at] = chunk[-1]
 
     def extend(self, keys: list[bytes]) -> None:
-        """Add ascending keys that are greater than every key there is; raises ValueError where they are not."""
+        """Add ascending keys that are greater than every key there is; raises ValueError if they are not."""
         last = self._lasts[-1:]
         if not all(map(lt, chain(last, keys), keys if last else islice(keys, 1, None))):
             raise ValueError("keys that do not ascend")

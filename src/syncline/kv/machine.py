@@ -42,18 +42,19 @@ class KvMachine:
     growth_overhead_bytes: Final = LARGEST_OVERHEAD_BYTES
 
     def __init__(self, *, max_bytes: int = 0, memory_bytes: int = 0) -> None:
-        """`max_bytes`: above it the leader refuses commands that enlarge the store (0: no limit). `memory_bytes`: what
-        this node can hold at all; a snapshot of more is not loaded (0: not known)."""
+        """`max_bytes`: the leader refuses commands that would enlarge the store above it (0: no limit).
+        `memory_bytes`: a larger snapshot is not loaded (0: not known).
+        """
         self.store: Store = Store()
         self.max_bytes = max_bytes
         self._loadable_bytes = max(max_bytes, memory_bytes) if memory_bytes else 0
 
     def apply(self, entry: Entry) -> CommandResult:
-        """Carry out one command.
+        """Apply one command.
 
         Raises `Rejected`, with the state as it was: `bad_command`, `precondition_failed` (details: `revision`, the
         key's mod_revision, 0 if absent; `store_revision`), `lease_not_found`, `range_too_large`,
-        `reads_too_large`. Raises `NodeFailed` for a command of a later version, which stops the node: it is too old.
+        `reads_too_large`. Raises `NodeFailed` for a command of a later version: this node is too old to apply it.
         """
         try:
             return self._apply(entry.data)
@@ -62,7 +63,9 @@ class KvMachine:
             raise
 
     def apply_batch(self, entries: Sequence[Entry]) -> list[CommandResult | Rejected]:
-        """Carry out commands in order. Each has its own revision and its own answer; a refusal stands in its place."""
+        """Apply commands in order. Each has its own revision and its own answer; a refused one is answered with its
+        error.
+        """
         results: list[CommandResult | Rejected] = []
         for entry in entries:
             try:
@@ -82,7 +85,7 @@ class KvMachine:
 
     @property
     def size_bytes(self) -> int:
-        """What the store counts for (`kv.sizes`)."""
+        """The size of the store, as `kv.sizes` counts it."""
         return self.store.size_bytes
 
     def growth(self, data: bytes) -> int:
@@ -90,8 +93,9 @@ class KvMachine:
         return growth(self.store, decode_command(data))
 
     def restore(self, source: BinaryIO) -> None:
-        """Replace the state. A stream that can't be read raises `CorruptionError` or `FormatVersionError`, one that is
-        larger than the memory `NodeFailed`; the state is then as it was."""
+        """Replace the state. A stream that can't be read raises `CorruptionError` or `FormatVersionError`, one that
+        is larger than the memory `NodeFailed`; the state is then as it was.
+        """
         try:
             store = read_snapshot(source, max_bytes=self._loadable_bytes)
         except StoreTooLarge as error:
@@ -103,7 +107,7 @@ class KvMachine:
             ) from error
         replaced = self.store.view()
         self.store = store
-        replaced.release()  # frees the old records gently; whoever still reads the old store keeps what it needs
+        replaced.release()  # frees records in small steps; readers of the old store keep theirs
 
     def check(self, data: bytes) -> None:
         """Raise `Rejected` (code `bad_command`) for a command that can't be read: it does not enter the log."""

@@ -1,4 +1,4 @@
-"""What the store holds and what it answers: plain, immutable records."""
+"""The store's records and the answers of its operations: plain, immutable data."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class RangePage(msgspec.Struct, gc=False, frozen=True):
 
 
 class PutResult(msgspec.Struct, gc=False, frozen=True):
-    """`previous_revision` is the replaced record's mod_revision; 0 and `created` where there was none."""
+    """`previous_revision` is the replaced record's mod_revision; 0 and `created` if there was none."""
 
     revision: int
     created: bool

@@ -1,7 +1,7 @@
-"""What records cost in memory, and by how much a command can enlarge the store.
+"""The memory size of records, and by how much a command can enlarge the store.
 
-The size of a store is the sum over its keys of key, value and `RECORD_OVERHEAD_BYTES`. The limit on it is a setting of
-each node, so no command is refused for it when it is applied: all nodes must decide alike there. The leader asks
+The size of a store is the sum over its keys of key, value and `RECORD_OVERHEAD_BYTES`. The limit on it is a setting
+of each node, so no command is refused for it when it is applied: all nodes must decide alike there. The leader asks
 `growth` before it appends (`node.intake`).
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["LARGEST_OVERHEAD_BYTES", "RECORD_OVERHEAD_BYTES", "growth", "record_size"]
 
 RECORD_OVERHEAD_BYTES: Final = 384
-"""What a record takes beside key and value: itself, its numbers and checksum, its places in the index and the
+"""Memory of a record beside key and value: itself, its numbers and checksum, its places in the index and the
 dictionary. Measured: 299, 296, 324 and 400 bytes with values of 16, 100, 1,000 and 10,000 bytes."""
 
 LARGEST_OVERHEAD_BYTES: Final = MAX_TXN_OPS * RECORD_OVERHEAD_BYTES
@@ -25,7 +25,7 @@ LARGEST_OVERHEAD_BYTES: Final = MAX_TXN_OPS * RECORD_OVERHEAD_BYTES
 
 
 def record_size(key: bytes, value: bytes) -> int:
-    """What a key and its value count for."""
+    """The bytes that a key and its value are counted with."""
     return len(key) + len(value) + RECORD_OVERHEAD_BYTES
 
 

@@ -74,7 +74,7 @@ class KvSnapshot:
 
     def __init__(self, view: StoreView) -> None:
         self._view = view
-        self.revision = view.revision
+        self.revision: int = view.revision
 
     def persist(self, sink: SnapshotSink) -> None:
         """Write the whole view. Uses memory for two frames, whatever the size of the state."""
@@ -91,7 +91,7 @@ class KvSnapshot:
         _write_frame(sink, FrameKind.TRAILER, encode(trailer))
 
     def release(self) -> None:
-        """Let the view go."""
+        """Release the view."""
         self._view.release()
 
 
@@ -99,7 +99,7 @@ def read_snapshot(source: BinaryIO, *, max_bytes: int = 0) -> Store:
     """Build the store that a stream holds. 0 as `max_bytes`: of any size.
 
     Raises `StoreTooLarge` as soon as the records count for more than `max_bytes`, `CorruptionError` (with the offset)
-    where the stream is cut short, damaged or foreign, and `FormatVersionError` for a later version's.
+    if the stream is cut short, damaged or foreign, and `FormatVersionError` for a later version's.
     """
     reader = _Reader(source)
     reader.preamble()

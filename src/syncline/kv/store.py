@@ -2,9 +2,9 @@
 
 Records are immutable and untracked by the garbage collector, so a million of them neither cost a collection nor have
 to be copied for a snapshot. They live in `BUCKETS` dictionaries; a view shares all of them, and a shared one is copied
-before it is first changed. Taking a view therefore costs the same tens of microseconds whatever is stored, any number
-of views may be out, and letting one go needs no merging back.
-(Copying one dictionary of a million records takes 35 to 170 ms, which is a pause every client sees.)
+before it is first changed. A view therefore costs some tens of microseconds whatever is stored. Any number of views may
+be open, and a released one needs no merging back. (Copying one dictionary of a million records takes 35 to 170 ms,
+which is a pause every client sees.)
 
 Revisions are etcd's: each write transaction that changes something takes the next one, and all its changes carry it.
 """
@@ -27,11 +27,11 @@ BUCKETS: Final = 8192
 
 _MASK: Final = BUCKETS - 1
 _PAGE_STEP: Final = 256
-"""Keys looked at before the bytes of a page are counted again."""
+"""Keys that are read before the bytes of a page are counted again."""
 
 
 def prefix_end(prefix: bytes) -> bytes | None:
-    """The end of the range of all keys with this prefix: the least key above them, None where there is none."""
+    """The end of the range of all keys with this prefix: the least key above them, None if there is none."""
     stem = prefix.rstrip(b"\xff")
     return stem[:-1] + bytes([stem[-1] + 1]) if stem else None
 
@@ -44,9 +44,9 @@ class StoreView:
     def __init__(
         self, revision: int, count: int, digest: int, chunks: list[list[bytes]], buckets: list[_Bucket]
     ) -> None:
-        self.revision = revision
-        self.count = count
-        self.digest = digest
+        self.revision: int = revision
+        self.count: int = count
+        self.digest: int = digest
         self._chunks = chunks
         self._buckets = buckets
 
@@ -57,7 +57,7 @@ class StoreView:
             yield [buckets[hash(key) & _MASK][key] for key in chunk]
 
     def release(self) -> None:
-        """Let the records go, a little at a time: freeing a million at once would hold up every other thread."""
+        """Release the records, a few at a time: freeing a million at once would block every other thread."""
         while self._chunks:
             self._chunks.pop()
         while self._buckets:
@@ -68,7 +68,7 @@ _Bucket = dict[bytes, KeyValue]
 
 
 class StoreTooLarge(Exception):
-    """More records than fit. `size_bytes`: what those count for that were loaded before it was noticed."""
+    """More records than fit. `size_bytes`: the size of the records that were loaded so far."""
 
     def __init__(self, size_bytes: int) -> None:
         super().__init__(f"the records count for more than {size_bytes} bytes")
@@ -85,14 +85,14 @@ class Store:
     __slots__ = ("_buckets", "_checksums", "_index", "_owned", "revision", "size_bytes")
 
     def __init__(self) -> None:
-        self.revision = 0
-        """That of the latest change; 0: none yet."""
+        self.revision: int = 0
+        """The revision of the latest change; 0: none yet."""
         self._index = KeyIndex()
         self._buckets: list[_Bucket] = [{}] * BUCKETS
         self._owned = bytearray(BUCKETS)  # 0: a view shares the bucket (at first they are all one, the empty one)
         self._checksums = 0
-        self.size_bytes = 0
-        """What all records count for (`sizes`)."""
+        self.size_bytes: int = 0
+        """The size of all records (`sizes`)."""
 
     @classmethod
     def from_records(cls, revision: int, batches: Iterator[list[KeyValue]], *, max_bytes: int = 0) -> Store:

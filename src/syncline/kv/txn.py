@@ -1,8 +1,8 @@
-"""How commands change the store where it takes more than one step: expectations, ranges, transactions.
+"""Commands that change the store in more than one step: expectations, ranges, transactions.
 
-A transaction runs in two passes. The first looks only: it evaluates every compare against the state before the
-transaction, chooses the branches, and finds whatever would refuse it. The second changes the store and can't fail. So
-a refused transaction has changed nothing, and no undoing is needed.
+A transaction runs in two passes. The first only reads: it evaluates every compare against the state before the
+transaction, chooses the branches, and finds every reason for a refusal. The second changes the store and can't fail.
+So a refused transaction has changed nothing, and no undo is needed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["apply_delete_range", "apply_txn", "check_expectation", "check_lease"
 
 
 def check_expectation(store: Store, key: bytes, expect: int) -> None:
-    """Raise `Rejected` (`precondition_failed`) where the key is not as `expect` says: a mod_revision, or `EXISTS`."""
+    """Raise `Rejected` (`precondition_failed`) if the key is not as `expect` says: a mod_revision, or `EXISTS`."""
     record = store.get(key)
     revision = record.mod_revision if record is not None else 0
     if revision == expect or (expect == EXISTS and revision):
@@ -125,7 +125,7 @@ def _ordered(comparison: Comparison, equal: bool, greater: bool) -> bool:
 
 
 def _check_chosen(store: Store, chosen: _Chosen) -> int:
-    """Raise for what can't be carried out; how many keys the transaction would delete by ranges, at most."""
+    """Raise if the transaction can't be applied; return how many keys its ranges would delete at most."""
     deleted = 0
     for step in chosen.steps:
         match step:
@@ -141,7 +141,7 @@ def _check_chosen(store: Store, chosen: _Chosen) -> int:
 
 
 def _read_bytes(store: Store, chosen: _Chosen, written: dict[bytes, int]) -> int:
-    """What the reads may come to, at most: of the state before the transaction, and of what it has `written` itself."""
+    """The largest size of all reads: of the state before the transaction, and of what it has `written` itself."""
     total = 0
     for step in chosen.steps:
         match step:

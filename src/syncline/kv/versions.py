@@ -1,8 +1,8 @@
-"""Since which machine version a key-value command is known, and whether one that can't be read is of a later version.
+"""The machine version that each key-value command needs, and the test for commands of a later version.
 
-A command that older nodes don't know must not enter the log before all members do: `check_version` refuses it as long
-as the cluster's machine version is below. One that is met in the log all the same stops the node: nodes of two versions
-would have two states.
+A command that older nodes don't know must not enter the log before all members do: `check_version` refuses it while
+the cluster's machine version is lower. If the log holds one all the same, the node stops: nodes of two versions would
+have two states.
 """
 
 from __future__ import annotations

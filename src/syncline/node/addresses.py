@@ -1,10 +1,10 @@
-"""Where members may be dialled besides the addresses in the registry, and telling the registry of those that work.
+"""Addresses at which members may be dialled besides the registry's, and updates of the registry.
 
 - `peers` of a later start are hints, by name. A node that knows no members yet takes the names for initial members.
 - Hints by id come from the program around the node: a server asks the members at `--join`.
-- A node that knows no members dials the peers that it met at earlier starts (`first_peers`).
-- A member that moved tells each peer that it reaches its new address. If it does not reach the leader, a peer that has
-  a link to it at this address updates the registry in its place, so that the leader can dial it.
+- A node that knows no members dials the peers of earlier starts (`first_peers`).
+- A member that moved announces its new address to each peer that it reaches. If it does not reach the leader, a peer
+  with a link to it at this address updates the registry. Then the leader can dial it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from syncline.consensus.types import NodeId
-from syncline.node.envelope import Member
+from syncline.node.envelope import MemberRecord
 from syncline.node.member_registry import MemberBook, derive_node_id
 from syncline.storage.datadir import Identity
 from syncline.transport.candidates import dialable
@@ -25,20 +25,20 @@ from syncline.transport.peers import Transport
 
 __all__ = ["Addresses"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 MAX_HINTED: Final = 64
 """Nodes with a hint; each costs a link that is dialled."""
 
 GRACE_LOOKS: Final = 4
-"""Looks for which a moved member may announce itself, or a member that was just added may become known."""
+"""Checks to wait for a moved member's own announcement, or for a member that was just added."""
 
-Update = Callable[[Member], None]
+Update = Callable[[MemberRecord], None]
 """Proposes that the registry takes the address of this record."""
 
 
 class Addresses:
-    """Hints of one node, and what its links tell about the addresses of others."""
+    """Address hints of one node, and addresses of others that its links have found."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Addresses:
         transport: Transport,
         update: Update,
     ) -> None:
-        """`first_peers` are addresses of peers that were met at earlier starts, for a node that knows no members."""
+        """`first_peers` are addresses of peers from earlier starts, for a node that knows no members."""
         self._first_peers = dict(first_peers)
         self._named = {name: dialable(text) for name, text in hints.items() if name != identity.name}
         self._identity = identity
@@ -58,11 +58,11 @@ class Addresses:
         self._update = update
         self._hinted: dict[NodeId, PeerAddress] = {}
         self._elsewhere: dict[NodeId, int] = {}
-        """Members that answer at another address than the registry's, and for how many looks."""
+        """Members that answer at another address than the registry's, and for how many checks."""
         self._looks_with_leader = 0
 
     def hint(self, peer: NodeId, address: str) -> None:
-        """Have `peer` dialled at `address` too. Raises `ConfigError` if it is no address."""
+        """Dial `peer` at `address` too. Raises `ConfigError` if it is no address."""
         where = dialable(address)
         if peer == self._identity.node_id or (peer not in self._hinted and len(self._hinted) >= MAX_HINTED):
             return
@@ -70,7 +70,7 @@ class Addresses:
         self._transport.suggest_peer(peer, where)
 
     def look(self, *, leader_known: bool) -> None:
-        """Take hints for members whose names have become known; update the registry if a member needs it."""
+        """Use hints for members whose names have become known; update the registry if a member needs it."""
         for name, address in self._named.items():
             peer = self._peer_named(name)
             if peer is not None and self._hinted.get(peer) != address:

@@ -1,7 +1,7 @@
-"""The state machine's turn: committed entries in, answers out, in log order and never two calls at once.
+"""Apply committed entries to the state machine, in log order and one call at a time, and return the answers.
 
-Work goes to a thread of its own, or, for a state machine that says `apply_on_loop = True` because its applies are
-cheap and its readers live on the loop, to the event loop. A restore is always on the thread; what follows waits.
+Work goes to a thread of its own, or to the event loop if the state machine says `apply_on_loop = True`. A state machine
+does so if its applies are cheap and it is read on the loop. A restore is always on the thread; later work waits.
 
 On the thread, entries are applied in pieces of some milliseconds (`apply_pace`); answers are delivered at intervals.
 So callers of a slow state machine are answered one after the other, and `close` does not wait for a backlog: the log
@@ -24,7 +24,7 @@ from syncline.node.envelope import (
     LARGEST_KIND,
     Kind,
     LevelChange,
-    Member,
+    MemberRecord,
     Proposal,
     Unreadable,
     decode_level,
@@ -62,14 +62,14 @@ __all__ = [
 
 
 class ApplyWork(msgspec.Struct, frozen=True):
-    """Committed entries, in order, and what the core is to be told once they are applied."""
+    """Committed entries, in order, and the core's message for when they are applied."""
 
     entries: Sequence[Entry]
     responses: Sequence[Message]
 
 
 class RestoreWork(msgspec.Struct, frozen=True):
-    """A snapshot to load in place of all state."""
+    """A snapshot that replaces all state."""
 
     reader: SnapshotReader
     meta: SnapshotMeta
@@ -77,11 +77,11 @@ class RestoreWork(msgspec.Struct, frozen=True):
 
 
 class SnapshotWork(msgspec.Struct, frozen=True):
-    """A request for a view of the state as of now."""
+    """A request for a view of the present state."""
 
 
 class Applied(msgspec.Struct):
-    """What a batch of entries came to. `answers` are for proposals of this node: number, index, term, answer."""
+    """The outcome of a batch of entries. `answers` are for proposals of this node: number, index, term, answer."""
 
     responses: Sequence[Message]
     first_index: int
@@ -89,15 +89,15 @@ class Applied(msgspec.Struct):
     last_term: int
     size_bytes: int = 0
     answers: list[tuple[int, int, int, object]] = []
-    runtime: list[Entry | Member | LevelChange] = []
-    """The runtime's own entries in log order: changes of the membership, announcements, changes of the levels. What one
-    does can depend on the ones before it."""
+    runtime: list[Entry | MemberRecord | LevelChange] = []
+    """The runtime's own entries in log order: changes of the membership, announcements, changes of the levels. The
+    effect of one can depend on the ones before it."""
     ignored: list[tuple[int, str]] = []
     """Entries that have no effect: index, and why."""
     at_point: bool = False
     """Whether the last entry is a point: the state at it has a digest to be compared."""
     digest: bytes | None = None
-    """At a point: what the state machine says (`DigestSource.take`)."""
+    """At a point: the digest of the state machine (`DigestSource.take`)."""
     compared: bytes | None = None
     """The data of the last entry if that compares digests."""
 
@@ -108,7 +108,7 @@ class Restored(msgspec.Struct, frozen=True):
 
 
 class Viewed(msgspec.Struct, frozen=True):
-    """The state machine's view of itself as of what was applied before."""
+    """The state machine's view of itself after the entries applied before."""
 
     view: FSMSnapshot
 
@@ -120,19 +120,19 @@ class NotViewed(msgspec.Struct, frozen=True):
 
 
 RAISED: Final = (Exception, asyncio.CancelledError)
-"""What the user's code raises at a fault; it is raised again with a name. A cancellation is no `Exception`, and on the
-event loop it would pass by all who stop the node for one."""
+"""Errors of the user's code that become a `NodeFailed` with a name. A cancellation is no `Exception`; on the
+event loop it would bypass the code that stops the node."""
 
 Work: TypeAlias = ApplyWork | RestoreWork | SnapshotWork | LookWork[object]
 Outcome: TypeAlias = Applied | Restored | Viewed | NotViewed | LookWork[object]
 
 
 class GoOn(msgspec.Struct, frozen=True):
-    """No work of its own: the thread goes on with what it left."""
+    """No new work: the thread continues with the rest."""
 
 
-def restore(fsm: FSM, reader: SnapshotReader) -> None:
-    """Load a snapshot into the state machine, all of it and verified.
+def restore(fsm: FSM[object], reader: SnapshotReader) -> None:
+    """Load a snapshot into the state machine completely, and verify it.
 
     Raises CorruptionError if the file is damaged, NodeFailed if the state machine could not load it.
     """
@@ -142,13 +142,13 @@ def restore(fsm: FSM, reader: SnapshotReader) -> None:
             check_restored(answer, source)
         except Exception as error:  # noqa: BLE001 - the user's code; it is raised again with a name
             if not source.closed:
-                reader.verify()  # rot is a reason of its own, and another snapshot may be intact
+                reader.verify()  # corruption is another error: an older snapshot may be intact
             restore_failed(fsm, reader.manifest.index, reader.path, error)
         reader.verify()
 
 
 def _part_of(responses: Sequence[Message], entries: Sequence[Entry]) -> list[Message]:
-    """What the core is told when a part of the entries is applied: it need not wait for the others."""
+    """The core's message for a part of the entries: the core need not wait for the rest."""
     return [msgspec.structs.replace(response, entries=entries) for response in responses]
 
 
@@ -166,7 +166,7 @@ class Applier:
 
     def __init__(
         self,
-        fsm: FSM,
+        fsm: FSM[object],
         node_id: NodeId,
         workers: Workers,
         deliver: Callable[[Outcome], None],
@@ -174,7 +174,7 @@ class Applier:
         digest_interval: int = DIGEST_INTERVAL,
     ) -> None:
         self._fsm = fsm
-        self.digests = DigestSource(fsm, digest_interval)
+        self.digests: DigestSource = DigestSource(fsm, digest_interval)
         self._node_id = node_id
         self._deliver = deliver
         self._failed = failed
@@ -189,11 +189,11 @@ class Applier:
         """Types of answers that are not awaitable: see `check_answers`."""
         self._now_s = workers.now_s
         self._left: deque[Work] = deque()
-        """Of the thread alone: what it has taken, and not done; the first may be the rest of one that it has begun."""
+        """For the thread alone: work that it has taken and not done; the first may be a rest."""
         self._worker: Worker[Work | GoOn] = workers.start("syncline-apply", self._process, self._delivered, self._fail)
 
     def put(self, work: Work) -> None:
-        """Take the next work. With an on-loop state machine it may be done, and delivered, before this returns."""
+        """Queue work. With an on-loop state machine it may be done, and delivered, before this returns."""
         if not self._on_loop:
             self._worker.put(work)
         elif self._restoring:
@@ -209,7 +209,7 @@ class Applier:
         await self._worker.close()
         self._left.extend(self._behind_restore)
         self._behind_restore.clear()
-        self._abandon()  # the thread has ended, perhaps just when it had something left
+        self._abandon()  # the thread has ended, perhaps with work left
 
     def _run_here(self, work: Work) -> None:
         if self._stopped:
@@ -226,13 +226,13 @@ class Applier:
             self._deliver(outcome)
 
     def _process(self, items: list[Work | GoOn]) -> tuple[list[Outcome], bool]:
-        """Do what there is, for `TURN_S` or a little more. Returns what came of it, and whether something is left."""
+        """Work for `TURN_S` or a little more. Returns the outcomes, and whether work is left."""
         self._left.extend(work for work in items if not isinstance(work, GoOn))
         outcomes: list[Outcome] = []
         try:
             self._work_until(self._now_s() + TURN_S, outcomes)
         except BaseException:
-            for outcome in outcomes:  # nobody gets these any more
+            for outcome in outcomes:  # no caller waits for these any more
                 if isinstance(outcome, Viewed):
                     release(outcome.view)
             raise
@@ -253,7 +253,7 @@ class Applier:
                 return
 
     def _abandon(self) -> None:
-        """The node closes. What is committed and not applied is in the log, and is applied at the next start."""
+        """Drop the rest: the node closes. Committed entries that are not applied are in the log for the next start."""
         for work in self._left:
             if isinstance(work, RestoreWork):
                 work.reader.close()
@@ -273,7 +273,7 @@ class Applier:
         self._failed(error)
 
     def _do(self, work: Work) -> tuple[Outcome, Work | None]:
-        """Do the work, or the first piece of it: what that came to, and what is left to do."""
+        """Do the work, or its first piece. Returns its outcome and the rest."""
         if isinstance(work, ApplyWork):
             return self._apply_piece(work)
         if isinstance(work, RestoreWork):
@@ -288,10 +288,11 @@ class Applier:
             return NotViewed(error), None
 
     def _apply_piece(self, work: ApplyWork) -> tuple[Applied, ApplyWork | None]:
-        """Apply the entries up to the next point, where the digest is taken, or the first entry that compares digests.
+        """Apply the entries up to the next point at which the digest is taken, or the first entry that compares
+        digests.
 
-        So what a comparison goes by (the own state, the membership in force) is that of its index on every node. On the
-        thread they are cut into pieces of some milliseconds besides.
+        So a comparison uses the state and the membership of its own index on every node. On the thread the entries
+        are also cut into pieces of some milliseconds.
         """
         entries, interval = work.entries, self.digests.interval
         room = room_before_point(entries[0].index, interval)
@@ -345,7 +346,7 @@ class Applier:
         return done
 
     def _apply_own(self, entry: Entry, proposal: Proposal, done: Applied) -> None:
-        """An entry of the runtime's own. Raises Unreadable if it has no effect, on every node alike."""
+        """Decode an entry of the runtime's own. Raises Unreadable if it has no effect, on every node alike."""
         if proposal.origin == self._node_id:
             done.answers.append((proposal.number, entry.index, entry.term, None))
         if proposal.kind == Kind.ANNOUNCE:

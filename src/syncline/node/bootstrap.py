@@ -1,19 +1,23 @@
-"""A cluster's first start, and members that come back without their data.
+"""Bootstrap: a cluster's first start, and members that come back without their data.
 
-A member's vote and its acknowledgements are promises, kept in its data directory. One that comes up with an emptied
-directory under its old id has forgotten them, and a second vote in one term, or an entry that it acknowledged and no
-longer has, breaks what Raft proves. So each data directory has an id of its own, which travels in every handshake, and
-nobody who counts a member's promises takes them from another directory:
+A member's vote and its acknowledgements are promises, kept in its data directory. A member that starts with an
+emptied directory under its old id has lost them. A second vote in one term, or the loss of an acknowledged entry,
+breaks Raft's proof. So each data directory has an id of its own, which each handshake carries, and no member takes
+promises from another directory:
 
-- Members know each other's directories by the log (`Member.directory`): announced once, never changed, and known before
+- Members know each other's directories by the log (`Member.directory`): announced once, never changed, and known
+  before
   a learner is made a voter.
-- When a cluster starts there is no log yet. A founder with a new directory neither votes nor acknowledges until every
-  other founder has welcomed it, all at one time; then it writes down whose directories those were, and takes part. A
-  founder that has done so refuses others that come with another directory. So one whose data was lost can't pass: those
-  with whom it ever made a decision have it in writing. Only if all have lost everything is it a new cluster.
+- When a cluster starts there is no log yet. An initial member with a new directory neither votes nor acknowledges
+  until
+  every other initial member has welcomed it, all at one time. Then it records the ids of their directories, and takes
+  part. From then on it refuses the others if they come with another directory. So an initial member that lost its
+  data
+  can't take part: every member that ever took part in a decision with it has recorded its directory id. Only if all
+  have lost everything is it a new cluster.
 
-All founders must be up once, in any order: fewer can't tell a first start from a lost disk. etcd asks the peers that it
-reaches, and goes on without the others.
+All initial members must be up once, in any order: fewer can't distinguish a first start from a lost disk. etcd asks
+the peers that it reaches, and goes on without the others.
 """
 
 from __future__ import annotations
@@ -38,26 +42,26 @@ if TYPE_CHECKING:
 
 __all__ = ["DISOWNED", "Founding"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 DISOWNED = "its data directory is not the one that the cluster knows it by"
-"""What a member is told that comes back without its data."""
+"""The refusal of a member that comes back without its data."""
 
 MAX_DOUBTING = 64
-"""Nodes whose word is kept at a first start, when anyone is believed."""
+"""Nodes whose claims are kept at a first start, when any node is believed."""
 
 TELL_S = 10.0
-"""Between two words on what a first start waits for."""
+"""Between two log lines about the members that a first start waits for."""
 
 
 class Founding:
-    """Whose data directory is whose, as one node knows it."""
+    """The data directories of the members, as one node knows them, and the bootstrap."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._tell_s = driver.loop.time() + TELL_S / 2
-        self.waiting = driver.parts.identity.founding
-        """Whether this is a first start, and some founder was not heard yet: the node takes no part until then."""
+        self.waiting: bool = driver.parts.identity.founding
+        """Whether this is a first start and some initial member is missing: the node takes no part until then."""
 
         self._doubting: dict[NodeId, None] = {}
         """Members that know this node by another data directory."""
@@ -68,7 +72,9 @@ class Founding:
         return (member.directory if member is not None else 0) or self._driver.parts.identity.founders.get(peer, 0)
 
     def refuse(self, hello: Hello) -> Refusal | None:
-        """Why this dialler may not connect, judged by its directory and by what it knows of ours."""
+        """The reason to refuse this dialler, by its directory and by the one that it knows of this node; None if
+        there is none.
+        """
         if self.known_directory(hello.sender) not in (0, hello.directory):
             reason = f"node {format_id(hello.sender)} is refused: {DISOWNED}"
             return Refusal(reason, RefusalCode.DIRECTORY)
@@ -79,7 +85,7 @@ class Founding:
         return None
 
     def _note_doubt(self, sender: NodeId) -> None:
-        """A dialler knows this node by another data directory. One alone may be mistaken, or lie."""
+        """Record that a dialler knows this node by another data directory. A single peer may be wrong."""
         members = members_of(self._driver.core.raft.tracker.configuration.state())
         if self.waiting or not members or sender in members:
             self._doubting[sender] = None
@@ -90,8 +96,8 @@ class Founding:
     def look_for_doubts(self, refused_by: Collection[NodeId] = ()) -> None:
         """Stop the node if a quorum of the members knows it by another data directory.
 
-        They said so in their greetings, or (`refused_by`) when they refused this node. At a first start the node has
-        taken no part yet and its disk holds nothing: one word is enough.
+        They reported it in their greetings, or (`refused_by`) when they refused this node. At a first start the node
+        has taken no part yet and its disk holds nothing: one report is enough.
         """
         core = self._driver.core.raft
         voices = {*self._doubting, *refused_by}
@@ -107,30 +113,30 @@ class Founding:
         driver.fail(
             RepairNeeded(
                 f"node {name} ({node_id}) has lost its data: {path} is not the directory that its cluster knows it by."
-                " What it voted for and acknowledged is forgotten, so it must not go on under its old id. Put the old"
+                " Its votes and acknowledgements are lost, so it must not go on under its old id. Put the old"
                 f" directory back, if it is as the node left it; or have the cluster replace the node:"
                 f" `syncline repair --replace --data-dir {path}`."
             )
         )
 
     def convict(self) -> None:
-        """Stop this node, whose data directory is an older copy, and mark it so that no node starts on it."""
+        """Stop this node, whose data directory is an older copy, and mark the directory: no node starts on it."""
         driver = self._driver
         if driver.stopped:
             return
         text = older_copy_text(driver.config.name, driver.core.raft.id, driver.config.data_dir)
         identity = msgspec.structs.replace(driver.parts.identity, older_copy=True)
         try:
-            driver.parts.directory.write_identity(identity)  # at the node's end, so it may be done on the loop
+            driver.parts.directory.write_identity(identity)  # the node ends, so this may block the loop
         except OSError as error:
             log.error("the data directory could not be marked as an older copy: %s", error)
         driver.fail(RepairNeeded(text))
 
     def look(self, now_s: float) -> None:
-        """While waiting, with every tick: is everybody there now?"""
+        """While waiting, with every tick: check whether all initial members are connected."""
         driver, parts = self._driver, self._driver.parts
         if not driver.applied or driver.applied < driver.core.commit:
-            return  # the first entries, which say who the founders are, are being applied
+            return  # the first entries, which name the initial members, are being applied
         met = self._met()
         if None in met.values():
             if now_s >= self._tell_s:
@@ -138,15 +144,15 @@ class Founding:
                 log.warning("no leader yet: %s", self.why_no_leader())
             return
         founders = {peer: directory for peer, directory in met.items() if directory}
-        # Once in a cluster's life, before anybody counts on this node: so it may be done here, on the loop.
+        # Once in a cluster's life, before any peer depends on this node: so it may block the loop.
         parts.directory.write_identity(msgspec.structs.replace(parts.identity, founding=False, founders=founders))
         assert parts.directory.identity is not None
         parts.identity = parts.directory.identity
         self.waiting = False
-        log.info("all founders have met: node %s takes part from now on", driver.config.name)
+        log.info("all initial members are connected: node %s takes part from now on", driver.config.name)
 
     def why_no_leader(self) -> str:
-        """For people."""
+        """The reason for a missing leader, for people."""
         if not self.waiting:
             return NO_QUORUM
         absent = ", ".join(self._absent(peer) for peer, directory in self._met().items() if directory is None)
@@ -159,7 +165,7 @@ class Founding:
         return f"{member.name} at {member.address}{error}"
 
     def _met(self) -> dict[NodeId, int | None]:
-        """The other founders, and the directories with which those that are there have welcomed this node."""
+        """The other initial members, and the directories from which the connected ones have welcomed this node."""
         parts = self._driver.parts
         others = [peer for peer in parts.book.members if peer != parts.identity.node_id]
         return {peer: parts.transport.directory_of(peer) for peer in others}

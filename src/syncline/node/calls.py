@@ -1,4 +1,4 @@
-"""Single blocking calls beside the event loop, in order, with an answer each: for work that is rare and slow."""
+"""Single blocking calls beside the event loop, in order, each with an answer: for rare and slow work."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Calls:
 
         def done(future: asyncio.Future[Answer]) -> None:
             if self._closed or future.cancelled():
-                future.cancelled() or future.exception()  # seen
+                future.cancelled() or future.exception()  # mark the exception as retrieved
             elif (error := future.exception()) is not None:
                 failed(error)
             else:

@@ -1,8 +1,9 @@
-"""Membership operations from the caller's side: on any node, retried until they are committed or their deadline."""
+"""Membership operations for callers: on any node, retried until they are committed or their deadline passes."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -10,19 +11,21 @@ import msgspec
 
 from syncline.consensus.types import NONE, ChangeType, MembershipChange, NodeId, SingleChange, StateType
 from syncline.errors import Closed, DeadlineExceeded, Dropped, MembershipError, NoLeader, NotLeader, Outcome, Superseded
-from syncline.node.envelope import MEMBERSHIP, ChangeContext, Member, encode
-from syncline.node.member_registry import MemberInfo, Membership, format_id
+from syncline.node.envelope import MEMBERSHIP, ChangeContext, MemberRecord, encode
+from syncline.node.member_registry import Member, Membership, format_id, parse_id
 from syncline.node.runtime import Driver
 from syncline.transport.messages import PeerAddress
 
 __all__ = ["Changes"]
 
+_ID: Final = re.compile("[0-9a-f]{16}")
+
 RETRIED = (Dropped, NotLeader, NoLeader, Superseded)
-"""Refusals that a later attempt may not meet: another change is under way, the leader is just changing."""
+"""Refusals after which a retry may succeed: another change is under way, the leader is changing."""
 
 EARLY_S: Final = 0.001
-"""How much too early a timer may strike: loops round to a millisecond or to the clock's resolution. Who waits for a
-deadline in a loop would go round and round in that time."""
+"""How much too early a timer may fire: loops round to a millisecond or to the clock's resolution. A loop that waits
+for a deadline would spin in that time."""
 
 ATTEMPT_S = 5.0
 """One attempt's share of the deadline: after a change of leader it is not known whether it is in the log."""
@@ -46,15 +49,15 @@ class Changes:
         expected: int | None,
         force: bool,
         timeout_s: float,
-    ) -> MemberInfo:
-        """Add a member, or find that it is one already."""
+    ) -> Member:
+        """Add a member, or return it if it exists already."""
         PeerAddress.parse(address, setting="address")
         deadline_s = self._driver.loop.time() + timeout_s
         await self._settled(timeout_s)
         present = self._find(name, address, node_id)
         if present is not None:
             return await self._present(present, deadline_s)
-        new = Member(node_id or self._driver.rng.getrandbits(62) + 1, name, address, http, promote)
+        new = MemberRecord(node_id or self._driver.rng.getrandbits(62) + 1, name, address, http, promote)
         kind = ChangeType.ADD_NODE if voter else ChangeType.ADD_LEARNER_NODE
         try:
             membership = await self.many([(kind, new.id)], (new,), expected, self._left_s(deadline_s), force=force)
@@ -68,13 +71,15 @@ class Changes:
             raise MembershipError(f"{name!r} was added, and removed again at once")
         return added
 
-    async def _present(self, present: MemberInfo, deadline_s: float) -> MemberInfo:
-        """Answer for a member that was added before, perhaps by an attempt whose outcome was unknown."""
+    async def _present(self, present: Member, deadline_s: float) -> Member:
+        """Return a member that was added before, perhaps by an attempt of unknown outcome."""
         membership = await self._durable(self._membership().index, deadline_s)
         return membership.members.get(present.id, present)
 
-    def _find(self, name: str, address: str, node_id: NodeId) -> MemberInfo | None:
-        """The member that is meant already; raises MembershipError where name, address or id is somebody else's."""
+    def _find(self, name: str, address: str, node_id: NodeId) -> Member | None:
+        """The existing member with this name, address or id; raises MembershipError if one of them is another
+        member's.
+        """
         if node_id in self._driver.parts.book.removed:
             raise MembershipError(
                 f"node {format_id(node_id)} was removed from this cluster and can't come back under its old id:"
@@ -93,34 +98,37 @@ class Changes:
         return None
 
     async def known(
-        self, changes: Sequence[tuple[ChangeType, NodeId]], expected: int | None, timeout_s: float, *, force: bool
+        self, changes: Sequence[tuple[ChangeType, str | int]], expected: int | None, timeout_s: float, *, force: bool
     ) -> Membership:
-        """Any change of members that there are."""
+        """Change members of the membership, any of them."""
         deadline_s = self._driver.loop.time() + timeout_s
         await self._settled(timeout_s)
         book = self._driver.parts.book.members
         if any(kind is ChangeType.UPDATE_NODE for kind, _ in changes):
             raise MembershipError("an address is changed by `update_member`, on its own")
-        strangers = [format_id(node_id) for _, node_id in changes if node_id not in book]
+        found = [(kind, self.id_of(member)) for kind, member in changes]
+        strangers = [format_id(node_id) for _, node_id in found if node_id not in book]
         if not changes or strangers:
             raise MembershipError(f"no members: {', '.join(strangers)}" if strangers else "no change is given")
+        if len({node_id for _, node_id in found}) != len(found):
+            raise MembershipError("one member is named twice, by its name and its id: give each one change")
         settled = tuple(
             msgspec.structs.replace(book[node_id], promote=False)
-            for kind, node_id in changes
+            for kind, node_id in found
             if kind is not ChangeType.REMOVE_NODE
         )
-        return await self.many(changes, settled, expected, self._left_s(deadline_s), force=force)
+        return await self.many(found, settled, expected, self._left_s(deadline_s), force=force)
 
     async def single(
-        self, kind: ChangeType, node_id: NodeId, expected: int | None, timeout_s: float, *, force: bool
+        self, kind: ChangeType, who: str | int, expected: int | None, timeout_s: float, *, force: bool
     ) -> Membership:
-        """Promote, demote or remove one member. What is so already is not changed.
+        """Promote, demote or remove one member. A member that has this role already is not changed.
 
-        In a joint membership that is not certain: a voter may be about to become a learner.
+        In a joint membership its role is not certain: a voter may be about to become a learner.
         """
         deadline_s = self._driver.loop.time() + timeout_s
         await self._settled(timeout_s)
-        membership = self._membership()
+        membership, node_id = self._membership(), self.id_of(who)
         member = membership.members.get(node_id)
         if kind is ChangeType.REMOVE_NODE:
             if member is None:  # perhaps by an earlier call, whose outcome was unknown
@@ -132,14 +140,15 @@ class Changes:
             raise MembershipError(f"there is no member {format_id(node_id)}")
         if member.voter is (kind is ChangeType.ADD_NODE) and not membership.joint:
             return await self._durable(membership.index, deadline_s)
-        record = self._driver.parts.book.members.get(node_id) or Member(node_id, "", "")
+        record = self._driver.parts.book.members.get(node_id) or MemberRecord(node_id, "", "")
         settled = msgspec.structs.replace(record, promote=False)
         return await self.many([(kind, node_id)], (settled,), expected, self._left_s(deadline_s), force=force)
 
-    async def update(self, node_id: NodeId, address: str, expected: int | None, timeout_s: float) -> MemberInfo:
-        """Give a member another address in the registry, or find that it has it."""
+    async def update(self, who: str | int, address: str, expected: int | None, timeout_s: float) -> Member:
+        """Set another address of a member in the registry, or find it set."""
         deadline_s = self._driver.loop.time() + timeout_s
         await self._settled(timeout_s)
+        node_id = self.id_of(who)
         record = self._driver.parts.book.members.get(node_id)
         if record is None:
             raise MembershipError(f"there is no member {format_id(node_id)}")
@@ -159,7 +168,7 @@ class Changes:
     async def many(
         self,
         changes: Sequence[tuple[ChangeType, NodeId]],
-        brought: tuple[Member, ...],
+        brought: tuple[MemberRecord, ...],
         expected: int | None,
         timeout_s: float,
         *,
@@ -199,7 +208,7 @@ class Changes:
     async def _durable(self, index: int, deadline_s: float) -> Membership:
         """Wait until the change at `index` is durable on a quorum of the membership that it made (see `settlement`).
 
-        So is the membership that is answered: it may hold a later change, of another caller.
+        The returned membership is durable, too: it may hold a later change of another caller.
 
         A node that asked for its own removal may have lost its link to the leader by then: it is answered when it may
         leave. Raises DeadlineExceeded, Closed (both `unknown`), NodeFailed.
@@ -225,7 +234,7 @@ class Changes:
     async def _propose(
         self,
         singles: tuple[SingleChange, ...],
-        brought: tuple[Member, ...],
+        brought: tuple[MemberRecord, ...],
         expected: int,
         deadline_s: float,
         *,
@@ -241,7 +250,7 @@ class Changes:
         return future.index
 
     async def _settled(self, timeout_s: float) -> None:
-        """See the membership as it is now, not as it was when this node last heard."""
+        """Wait for the present membership by a linearizable read."""
         driver = self._driver
         driver.check_running()
         deadline_s = driver.loop.time() + timeout_s
@@ -249,14 +258,30 @@ class Changes:
         await driver.reads.new(driver.loop, deadline_s, driver.config.heartbeat_s)
 
     def _left_s(self, deadline_s: float) -> float:
-        """How long is left until the deadline of a call of several steps."""
+        """The time left until the deadline of a call of several steps."""
         return max(deadline_s - self._driver.loop.time(), EARLY_S)
 
-    def successor(self, to: NodeId) -> NodeId:
-        """Whom leadership goes to; raises MembershipError, NoLeader."""
+    def id_of(self, member: str | int) -> int:
+        """The id of a member by its name, or by its id as a number or as sixteen hexadecimal digits.
+
+        An id need not be a member's. Raises MembershipError if no member has this name.
+        """
+        if isinstance(member, int):
+            return int(member)
+        book = self._driver.parts.book
+        found = next((known.id for known in book.members.values() if known.name == member), None)
+        if found is None and _ID.fullmatch(member):
+            return parse_id(member)
+        if found is None:
+            known = ", ".join(sorted(book.label(node_id) for node_id in book.members)) or "not known yet"
+            raise MembershipError(f"no member is named {member!r}: the members are {known}")
+        return found
+
+    def successor(self, to: int) -> int:
+        """The voter that shall lead next; raises MembershipError, NoLeader."""
         driver = self._driver
         if driver.core.leader == NONE:
-            raise NoLeader("nobody leads at the moment: there is nothing to transfer")
+            raise NoLeader("no node leads at the moment: there is nothing to transfer")
         voters = driver.core.raft.tracker.configuration.state().voters
         if to != NONE:
             if to not in voters:
@@ -265,14 +290,14 @@ class Changes:
         if driver.core.state is StateType.LEADER:
             target = driver.reconfiguration.best_successor()
         else:
-            me = driver.core.raft.id  # of the others it is not known here who is alive
+            me = driver.core.raft.id  # a follower does not know which others are alive
             target = me if me in voters else next((voter for voter in voters if voter != driver.core.leader), NONE)
         if target == NONE:
             raise MembershipError("there is no other voter alive to take over the leadership")
         return target
 
     async def wait(self, until_s: float) -> None:
-        """Until something changes, or that time. Never ends before it without a change: callers look at the clock."""
+        """Wait for a change of the node's state, at most this time. Callers check the clock themselves."""
         future = self._driver.changed()
         handle = self._driver.loop.call_at(until_s + EARLY_S, _wake, future)
         try:

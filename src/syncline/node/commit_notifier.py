@@ -1,13 +1,14 @@
-"""When a leader tells its followers how far the log is committed.
+"""Decide when a leader sends its commit index to the followers.
 
-The commit index travels with entries and heartbeats. Sent by itself each time it moves it would be half of all
-messages between busy nodes, so it is not: under load the next entries take it along in a moment. Where none follow it
-is sent after `COMMIT_QUIET_S`, so that what followers show when all is quiet is not older than that. And it is sent at
-once where a follower waits for it: its own proposals are answered there when it applies them. (hashicorp/raft waits up
-to 50 ms for the next entries, its `CommitTimeout`; etcd/raft sends each commit index at once.)
+The commit index travels with entries and heartbeats. A message of its own for each new commit index would be half of
+all messages between busy nodes. So under load the next entries carry it a moment later. If no entries follow, it is
+sent after `COMMIT_QUIET_S`, so that followers do not show older data for longer. It is sent at once if a follower
+waits for it: a follower answers its own proposals when it applies them. (hashicorp/raft waits up to 50 ms for the
+next entries, its `CommitTimeout`; etcd/raft sends each commit index at once.)
 
-A follower's linearizable read does not wait for this: the heartbeat that confirms the leader carries the commit index,
-as far as the follower is known to hold the log. Where its disk is behind it hears the rest in one of the ways above.
+A follower's linearizable read does not wait for this: the heartbeat that confirms the leader carries the commit
+index, as far as the follower is known to hold the log. If its disk is slower it gets the rest in one of the ways
+above.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ if TYPE_CHECKING:
 __all__ = ["Commits"]
 
 COMMIT_QUIET_S: Final = 0.01
-"""Longer than the entries of a client that writes one thing after the other are apart, so that its writes need no such
-message; too short for a reader of a follower's own state to notice."""
+"""Longer than the pause between the writes of one client, so that its writes need no such message; too short for a
+reader of a follower's own state to notice."""
 
 
 class Commits:
-    """Of one node; does something only while it leads.
+    """The commit notifier of one node; works only while the node leads.
 
-    Who comes to lead has no commits of before to tell: they travel with the entry that begins its term, which everybody
-    is sent, and when that one is committed it is the first that is told from here.
+    A new leader has no earlier commit index to send: it travels with the first entry of its term, which all followers
+    get. The commit index of that entry is the first that is sent from here.
     """
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self.known = driver.core.commit
+        self.known: int = driver.core.commit
         """The commit index as of the last `look`."""
         self._awaited = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -46,10 +47,11 @@ class Commits:
         self._awaited = max(self._awaited, index)
 
     def look(self) -> None:
-        """See to what has been committed since the last call."""
+        """Check for commits since the last call."""
         core = self._driver.core
-        before, self.known = self.known, core.commit
-        if before == self.known or core.state is not StateType.LEADER:
+        before, committed = self.known, core.commit
+        self.known = committed
+        if before == committed or core.state is not StateType.LEADER:
             return
         if self._awaited > before:
             core.tell_commit()

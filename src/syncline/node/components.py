@@ -1,4 +1,4 @@
-"""What one node is made of: one of each, put together by `startup`."""
+"""The components of one node, assembled by `startup`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["Parts"]
 
 @dataclass(slots=True)
 class Parts:
-    """The parts that the driver works with."""
+    """The components that the event loop of a node uses."""
 
     identity: Identity
     directory: DataDir
@@ -59,4 +59,4 @@ class Parts:
     transport: Transport
     levels: Levels
     asleep_s: Callable[[], float] = float
-    """How long the machine has slept, of all the time that it has been up."""
+    """Seconds that the machine was suspended since it started."""

@@ -21,19 +21,19 @@ __all__ = ["Config"]
 MIB = 1 << 20
 
 LARGEST_MESSAGE_BYTES = 60 * MIB
-"""Of entries in one message: less than a frame of the transport (64 MiB), which also holds what is around them."""
+"""Entries of one message in bytes: less than a frame of the transport (64 MiB), which has headers too."""
 
 LARGEST_PENDING_BYTES = 192 * MIB
-"""All that waits may go to the log in one write, which is one frame of it (256 MiB), guards and headers counted."""
+"""Waiting proposals may go to the log in one write, which is one frame of it (256 MiB), guards and headers counted."""
 
 SMALLEST_SEGMENT_BYTES, LARGEST_SEGMENT_BYTES = 4 << 10, 1 << 30
-"""Of a file of the log: smaller ones would be mostly head, larger ones are not read at once."""
+"""Size of a file of the log: smaller ones would be mostly head, larger ones are not read at once."""
 
 LONGEST_ELECTION_S = 3600.0
 """A cluster whose leader dies is without one for so long."""
 
 OVERHEAD_BYTES = 512
-"""What a waiting proposal costs beyond its data."""
+"""Memory of a waiting proposal beyond its data."""
 
 POSITIVE = (
     "max_entry_bytes",
@@ -55,7 +55,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Give `peers` (the same on all) to nodes that start a cluster together, or `cluster_id` and `node_id` to one that
     joins a running cluster (what `Raft.add_learner` answers on a member). A node with a data directory needs neither:
-    it knows who it is. All times are in seconds, all sizes in bytes. Raises `ConfigError`.
+    it has its identity. All times are in seconds, all sizes in bytes. Raises `ConfigError`.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Where the log and the snapshots are. One process at a time. A `pathlib.Path` is taken too, and kept as text."""
 
     listen: str
-    """Where peers are listened for: "host:port"."""
+    """Address on which the node listens for peers: "host:port"."""
 
     advertise: str = ""
     """Where peers reach this node, if that is not `listen`: behind NAT, with a wildcard, by a host name."""
@@ -80,16 +80,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     not answer where the cluster expects it."""
 
     cluster: str = "syncline"
-    """The cluster's name. With `peers` it makes the cluster's id, which keeps strangers apart."""
+    """The cluster's name. With `peers` it makes the cluster's id, so nodes of other clusters are refused."""
 
     cluster_id: int = 0
-    """Of the running cluster to join."""
+    """The id of the running cluster to join."""
 
     node_id: int = 0
     """Given by the cluster to join."""
 
     heartbeat_s: float = 0.1
-    """How often a leader tells that it is there; also the resolution of every other timer."""
+    """How often a leader sends heartbeats; also the resolution of every other timer."""
 
     election_s: float = 1.0
     """A follower that hears nothing for one to two times this long campaigns."""
@@ -138,7 +138,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     the first is used and all are accepted, for a change of the secret without a stop. Never shown in `repr`."""
 
     insecure_peers: bool = False
-    """Listen beyond loopback with neither a secret nor TLS: whoever reaches the port can take part in the cluster."""
+    """Listen beyond loopback with neither a secret nor TLS: any program that reaches the port can take part."""
 
     peer_auth: PeerAuth = "require"
     """With a secret: "accept" lets peers without a proof in too, for the one rolling restart that brings it in."""
@@ -201,8 +201,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             )
 
     def _check_identity(self) -> None:
-        check_id(self.cluster_id, "cluster_id", none=True)
-        check_id(self.node_id, "node_id", none=True)
+        for field in ("cluster_id", "node_id"):  # as plain integers, which the formats know
+            msgspec.structs.force_setattr(self, field, check_id(getattr(self, field), field, none=True))
         if self.peers and self.name not in self.peers:
             raise ConfigError(f"peers names {', '.join(sorted(self.peers))} but not this node, {self.name!r}")
         if self.peers and (self.cluster_id or self.node_id):

@@ -3,7 +3,7 @@
 Each member keeps the digests of its newest points (`state_digest.py`) and reports them to the leader. The leader
 proposes one entry that holds the members' digests at one point. Every node compares when it applies that entry. If a
 majority of the voters agrees on one digest, a node whose own digest differs stops, the leader too. If voters differ and
-there is no majority, no node stops and all say so.
+there is no majority, no node stops and all report it.
 
 The entry carries all digests, not only the leader's: a leader with a wrong state must not stop its sound followers.
 """
@@ -37,7 +37,7 @@ from syncline.transport.messages import DIGEST_BYTES, DigestReport
 
 __all__ = ["DigestDoors", "DigestStatus", "Digests"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 POINTS_KEPT: Final = 16
 """Digests that a node keeps: a comparison comes some round trips after its point, seldom more than one point later."""
@@ -50,7 +50,7 @@ ALARM_AGAIN_S: Final = 60.0
 
 
 class DigestDoors(msgspec.Struct, frozen=True):
-    """What the comparison asks of the node around it."""
+    """Functions of the node that the comparison uses."""
 
     send: Callable[[NodeId, DigestReport], bool]
     """Send a report to the leader; False if there is no link."""
@@ -78,7 +78,7 @@ class _Report(msgspec.Struct, frozen=True):
 
 
 class Digests:
-    """The points of one node, and on the leader those of all members."""
+    """The digests of one node's points, and on the leader those of all members."""
 
     def __init__(
         self,
@@ -111,8 +111,8 @@ class Digests:
         self._split = 0
         """The newest point without a majority that was compared."""
         self._alarm_told_s = -math.inf
-        self.status = DigestStatus()
-        self.ignored = 0
+        self.status: DigestStatus = DigestStatus()
+        self.ignored: int = 0
         """Reports and entries that made no sense and had no effect."""
 
     # -- on every node ------------------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ class Digests:
             del self._reports[min(self._reports)]
 
     def _propose(self) -> None:
-        """Propose the newest point whose comparison says something, if no such entry is in flight."""
+        """Propose the newest point whose comparison has a result, if no such entry is in flight."""
         if not self._leads or self._in_flight or not self._reports:
             return
         for point in sorted(self._reports, reverse=True):
@@ -294,7 +294,7 @@ class Digests:
         if comparison.agreement is not Agreement.NO_MAJORITY:
             return comparison.agreement is Agreement.AGREED
         if point <= self._split:
-            return False  # that was said
+            return False  # this point was compared before
         first_s = min(report.received_s for report in reports.values())
         if self._doors.clock() - first_s >= self._wait_s:
             return True

@@ -1,4 +1,4 @@
-"""How short of space the disk of the log is, asked beside the event loop: a busy file system may take its time."""
+"""Check beside the event loop how short of space the log's disk is: a busy file system may take its time."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from syncline.storage.wal.writer import Wal
 
 __all__ = ["DiskWatch"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 PLENTY_BYTES = 1 << 30
 """With so much above the reserve the disk is not full within `PLENTY_TICKS`."""
 
 PLENTY_TICKS = 10
-"""Ticks from one look to the next if there is plenty; else each tick has one."""
+"""Ticks from one check to the next if there is plenty of space; else each tick has one."""
 
 
 class DiskWatch:
-    """`make_room` is called at each look while space is short, `told` with a text when the last of it is reached."""
+    """Calls `make_room` at each check while space is short, and `told` with a text when the last step is reached."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class DiskWatch:
         told: Callable[[str], None],
         failed: Callable[[BaseException], None],
     ) -> None:
-        self.shortage = Shortage.NONE
+        self.shortage: Shortage = Shortage.NONE
         self._wal = wal
         self._calls = calls
         self._make_room = make_room
@@ -42,7 +42,7 @@ class DiskWatch:
         self._wait_ticks = 0
 
     def tick(self) -> None:
-        """Begin the next look if it is time. One at a time: a disk that hangs must not gather them."""
+        """Begin the next check if it is time. One at a time: checks must not gather at a disk that hangs."""
         self._wait_ticks -= 1
         if self._wait_ticks > 0 or self._looking:
             return
@@ -50,7 +50,7 @@ class DiskWatch:
         self._calls.call(self._wal.free_bytes, self._seen, self._failed)
 
     def _seen(self, free_bytes: int) -> None:
-        """While the disk is short of space make some; if the last of it is reached take no entries of a leader."""
+        """While the disk is short of space make some; at the last step take no entries of a leader."""
         self._looking = False
         before, self.shortage = self.shortage, self._wal.shortage(free_bytes)
         self._wait_ticks = PLENTY_TICKS if self._wal.has_plenty(free_bytes, PLENTY_BYTES) else 0

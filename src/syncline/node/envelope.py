@@ -1,12 +1,13 @@
-"""What Syncline itself writes around the data of a log entry.
+"""The data that Syncline adds around the data of a log entry.
 
-Every normal entry is a `Proposal`: who proposed it (that node answers its caller when it applies the entry), and a
-number that is unique on that node, restarts included. `kind` says whose it is: the state machine's, or the runtime's
-own. The runtime's entries never reach the state machine.
+Every normal entry is a `Proposal`. It has the id of the node that proposed it, which answers its caller when it applies
+the entry. It also has a number that is unique on that node, restarts included. `kind` separates the state machine's
+entries from the runtime's own. The runtime's entries never reach the state machine.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Annotated, Final
 
@@ -25,7 +26,7 @@ __all__ = [
     "Kind",
     "LARGEST_KIND",
     "LevelChange",
-    "Member",
+    "MemberRecord",
     "Proposal",
     "Unreadable",
     "decode_context",
@@ -45,11 +46,11 @@ class Kind(IntEnum):
     """Part of the log format: never renumbered."""
 
     COMMAND = 0
-    """For the state machine."""
+    """A command for the state machine."""
     BARRIER = 1
-    """For nobody: when it is applied, everything before it has been."""
+    """No content: when it is applied, everything before it is applied."""
     ANNOUNCE = 2
-    """A member's name and addresses, as it announces itself (`Member`)."""
+    """A member's name and addresses, as it announces itself (`MemberRecord`)."""
     LEVEL = 3
     """The cluster's feature level or machine version rises."""
     DIGEST = 4
@@ -61,11 +62,11 @@ LARGEST_KIND: Final = 255
 
 
 LARGEST_MEMBER_BYTES: Final = 16 << 10
-"""Of an announcement: a name, two addresses, some numbers. The registry of all members is in each snapshot's manifest,
-which is bounded as well: what does not fit there would be the end of snapshots."""
+"""Bytes of an announcement: a name, two addresses, some numbers. The registry of all members is in each snapshot's
+manifest, which is bounded as well: a registry that does not fit would prevent all further snapshots."""
 
 LARGEST_CONTEXT_BYTES: Final = 1 << 20
-"""Of the context of a change: the records of the members that it brings in."""
+"""Bytes of the context of a change: the records of the members that it brings in."""
 
 
 class Proposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -78,10 +79,10 @@ class Proposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
     extensions: bytes = b""
 
 
-class Member(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """A member as the cluster knows it: its id, its name, and where to reach it.
+class MemberRecord(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """A member as the cluster knows it: its id, its name, and its addresses.
 
-    `address` is for its peers, `http` for clients (empty where it serves none). Both are announced by the member
+    `address` is for its peers, `http` for clients (empty if it serves none). Both are announced by the member
     itself and replicated; neither is ever its identity.
     """
 
@@ -102,15 +103,15 @@ class Member(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class ChangeContext(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """What travels with a change of the membership: whose it is, and the members that it brings in."""
+    """The context of a membership change: its proposer, and the members that it adds."""
 
     origin: NodeId
     number: int
-    members: tuple[Member, ...] = ()
+    members: tuple[MemberRecord, ...] = ()
     expected: int = 0
     """Only if this is the membership's index, 0: in any case. The leader looks, before it appends."""
     force: bool = False
-    """Whether the leader appends it although those alive would be no quorum afterwards."""
+    """Whether the leader appends it even if no quorum of the voters would be alive afterwards."""
 
 
 FIRST_LEVEL: Final = 1
@@ -120,7 +121,7 @@ _Level = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 
 
 class Hold(IntEnum):
-    """What a change of the levels does with the replicated hold. Part of the log format: never renumbered."""
+    """The effect of a change of the levels on the replicated hold. Part of the log format: never renumbered."""
 
     KEEP = 0
     SET = 1
@@ -148,27 +149,27 @@ class ClusterLevels(msgspec.Struct, array_like=True, frozen=True):
     """The version of Syncline that proposed the last rise."""
 
 
-_encoder = msgspec.msgpack.Encoder()
-encode = _encoder.encode
+_encoder = msgspec.msgpack.Encoder(enc_hook=int)  # a public `NodeId` is written as the integer that it is
+encode: Callable[[object], bytes] = _encoder.encode
 _proposal_decoder = msgspec.msgpack.Decoder(Proposal)
-_member_decoder = msgspec.msgpack.Decoder(Member)
+_member_decoder = msgspec.msgpack.Decoder(MemberRecord)
 _level_decoder = msgspec.msgpack.Decoder(LevelChange)
 _context_decoder = msgspec.msgpack.Decoder(ChangeContext)
 
 
 class Unreadable(ValueError):
-    """Bytes are not what they should be. The text says why."""
+    """Invalid bytes. The text has the reason."""
 
 
 def decode_proposal(data: bytes) -> Proposal:
-    """Read a normal entry's data. Raises `Unreadable`, and nothing else, as do the other two."""
+    """Decode a normal entry's data. Raises `Unreadable`, and nothing else, as do the other two."""
     try:
         return _proposal_decoder.decode(data)
     except UNDECODABLE as error:
         raise Unreadable(f"it is not a proposal: {error}") from error
 
 
-def decode_member(data: bytes) -> Member:
+def decode_member(data: bytes) -> MemberRecord:
     """Read an announcement."""
     if len(data) > LARGEST_MEMBER_BYTES:
         raise Unreadable(f"an announcement of {len(data)} bytes; the limit is {LARGEST_MEMBER_BYTES}")

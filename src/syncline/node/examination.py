@@ -1,9 +1,9 @@
-"""What the leader examines before it appends: nothing enters the log that a node could not apply.
+"""Checks of the leader before it appends: no entry enters the log that a node could not apply.
 
-What is committed is applied by all nodes, and again at each start. So one entry that a node can't apply stops the
-cluster, and it stays stopped. A faulty member must not be able to write one. This is the second of three lines: calls
-are checked where they are made (`arguments.py`), and the application of the runtime's own entries never raises
-(`applier.py`, `Reconfiguration.applied`).
+All nodes apply each committed entry, and again at each start. So one entry that a node can't apply stops the cluster
+permanently. A faulty member must not be able to write one. This is the second of three checks: calls are checked
+where they are made (`arguments.py`), and the application of the runtime's own entries never raises (`applier.py`,
+`Reconfiguration.applied`).
 
 No function here changes anything. Whatever the bytes are, they raise `Dropped`, `MembershipError` or `TooLarge`, and
 nothing else.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import itemgetter
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -38,7 +38,7 @@ from syncline.node.envelope import (
     MEMBERSHIP,
     ChangeContext,
     Kind,
-    Member,
+    MemberRecord,
     Proposal,
     Unreadable,
     decode_context,
@@ -49,6 +49,7 @@ from syncline.node.envelope import (
 from syncline.node.futures import Queued
 from syncline.node.naming import check_http, check_name, dialled_address
 from syncline.node.rejections import AskAgain, refused
+from syncline.storage.space import CheckSpace
 from syncline.transport.messages import Forward, RefusedProposal
 
 __all__ = ["Examined", "examine_change", "examine_forward", "examine_proposal", "sound_own"]
@@ -58,13 +59,13 @@ LARGEST_PROPOSAL_BYTES: Final = LARGEST_MESSAGE_BYTES + (1 << 20)
 largest command that `Config` allows has room in it."""
 
 LARGEST_CHANGE_BYTES: Final = LARGEST_CONTEXT_BYTES + (64 << 10)
-"""Of a change of the membership."""
+"""Bytes of a change of the membership."""
 
 MAX_CHANGES: Final = 256
 """Members in one change."""
 
 LARGEST_NUMBER: Final = 2**63 - 1
-"""Of proposals, indexes and terms."""
+"""The largest number of a proposal, index or term."""
 
 _COMMAND, _BARRIER = int(Kind.COMMAND), int(Kind.BARRIER)
 """Plain numbers: to compare with a member of an enumeration takes several times as long."""
@@ -79,19 +80,13 @@ _change_decoder = msgspec.msgpack.Decoder(MembershipChange)
 
 
 Examined: TypeAlias = tuple[list[tuple[int, int, bytes]], list[RefusedProposal]]
-"""What may enter the log, as number, kind and bytes, and the refusals of the rest."""
-
-
-class CheckSpace(Protocol):
-    """`Wal.check_space`."""
-
-    def __call__(self, size_bytes: int, *, frees_space: bool) -> None: ...
+"""Proposals that may enter the log, as number, kind and bytes, and the refusals of the rest."""
 
 
 def sound_own(queue: list[Queued], node_id: NodeId, refuse: Callable[[int, SynclineError], None]) -> list[Queued]:
-    """Those of the leader's own proposals that may enter the log; the others are refused.
+    """The leader's own proposals that may enter the log; the others are refused.
 
-    `Raft.apply` has made almost all of them, from arguments that it checked: two bytes tell that, for all at once. Only
+    `Raft.apply` has made almost all of them, from checked arguments: two bytes show that, for all at once. Only the
     others are examined here in full.
     """
     if set(map(_start_of, map(_payload_of, queue))) <= _PLAIN:  # without a line of Python for each of them
@@ -115,7 +110,7 @@ def examine_forward(
     check: Callable[[bytes], None] | None,
     admit: Callable[[Proposal], None],
 ) -> Examined:
-    """What `sender` forwards: that which may enter the log, as number, kind and bytes, and the refusals.
+    """Check the proposals that `sender` forwards: those that may enter the log, and the refusals.
 
     `check_space` raises DiskFull if the disk has no room for so many bytes; `check` is the state machine's; `admit`
     raises if the node takes no more for other reasons (`Intake`).
@@ -140,7 +135,7 @@ def examine_forward(
             refusals.append(refused(item.number, error))
         except DiskFull as error:
             refusals.append(refused(item.number, DiskFull(f"the leader refused it: {error}")))
-        except (BacklogFull, NoSpace) as error:  # they name this node themselves
+        except (BacklogFull, NoSpace) as error:  # their texts name this node
             refusals.append(refused(item.number, error))
         except AskAgain as error:
             again = error
@@ -153,7 +148,7 @@ def examine_forward(
 
 
 def examine_proposal(payload: bytes, sender: NodeId, number: int) -> Proposal:
-    """The data of a normal entry, which `sender` proposed under `number`. Returns it decoded."""
+    """Check the data of a normal entry, which `sender` proposed under `number`. Returns it decoded."""
     if len(payload) > LARGEST_PROPOSAL_BYTES:
         raise TooLarge(f"a proposal of {len(payload)} bytes; a frame between nodes holds {LARGEST_PROPOSAL_BYTES}")
     try:
@@ -186,7 +181,7 @@ def _examine_announcement(data: bytes, sender: NodeId) -> None:
 
 
 def _examine_level(data: bytes) -> None:
-    """A change of the levels. What it asks for is judged when it is applied, by what the registry holds then."""
+    """Check a change of the levels. Its effect is decided when it is applied, by the registry at that index."""
     try:
         decode_level(data)
     except Unreadable as error:
@@ -194,7 +189,7 @@ def _examine_level(data: bytes) -> None:
 
 
 def examine_change(payload: bytes, sender: NodeId, number: int) -> tuple[MembershipChange, ChangeContext]:
-    """A change of the membership that `sender` proposed under `number`. Returns it and its context, decoded."""
+    """Check a change of the membership that `sender` proposed under `number`. Returns it and its context, decoded."""
     if len(payload) > LARGEST_CHANGE_BYTES:
         raise MembershipError(f"a change of {len(payload)} bytes; the limit is {LARGEST_CHANGE_BYTES}")
     try:
@@ -232,8 +227,8 @@ def _examine_members(change: MembershipChange, context: ChangeContext) -> None:
             raise MembershipError(f"the change is refused: {wrong}")
 
 
-def _wrong_with(member: Member) -> str | None:
-    """Why no member may have this record; None if it may."""
+def _wrong_with(member: MemberRecord) -> str | None:
+    """The reason why no member may have this record; None if it is valid."""
     try:
         check_name(member.name)
         dialled_address(member.address)

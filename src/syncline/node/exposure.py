@@ -1,4 +1,4 @@
-"""Whether a node's peer port is open to more than this machine, and what protects it then."""
+"""Check that a peer port that other machines can reach is protected."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["check_exposure"]
 
 
 async def check_exposure(config: Config) -> None:
-    """Raise `ConfigError` if other machines can reach the peer port, and nothing tells members from strangers."""
+    """Raise `ConfigError` if other machines can reach the peer port, and neither a secret nor TLS protects it."""
     if config.secret or config.peer_tls is not None or config.insecure_peers:
         return
     if not await is_loopback(PeerAddress.parse(config.listen, setting="listen").host):
         raise ConfigError(
-            f"node {config.name} listens for peers on {config.listen}, which other machines can reach, and nothing"
-            " tells members from strangers there: give all nodes the same Config(secret=…), 32 random bytes"
+            f"node {config.name} listens for peers on {config.listen}, which other machines can reach, without"
+            " a secret or TLS: give all nodes the same Config(secret=…), 32 random bytes"
             " (`syncline secret new` makes them), or peer_tls; or accept the risk with insecure_peers=True"
         )

@@ -1,4 +1,4 @@
-"""A file of a state machine's own, read and replaced as a whole: for those that keep their state on disk themselves."""
+"""Read and replace a file as a whole: for state machines that keep their state on disk themselves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["read_file", "replace_file"]
 
 
 def read_file(path: str) -> bytes | None:
-    """The content of the file at `path`; None where there is none. Raises `OSError`."""
+    """The content of the file at `path`; None if there is none. Raises `OSError`."""
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -21,6 +21,6 @@ def replace_file(path: str, content: bytes) -> None:
     """Make `content` the file at `path`: synced under a temporary name, renamed, and the directory synced.
 
     A crash leaves the old file or the new one, and on return it is the new one, power cuts included. One caller at a
-    time: hold a lock where there may be several. Raises `OSError`; the old file is as it was then.
+    time: hold a lock if there may be several. Raises `OSError`; the old file is as it was then.
     """
     atomic_file.replace_file(OsDisk(), path, content)

@@ -1,14 +1,14 @@
-"""Elections that need not wait for an election timeout, because no leader can be disturbed.
+"""Elections without the wait for an election timeout, in two cases in which no leader can be disturbed.
 
-A follower waits for one to two election timeouts before it campaigns: it may be that a leader lives whose messages are
-late, and followers that campaign at different times seldom split the votes. Two cases need neither:
+A follower waits for one to two election timeouts before it campaigns, because a leader may be alive whose messages
+are late. Followers that campaign at different times seldom split the votes. Two cases need no wait:
 
 - The only voter of a membership: no other node can lead.
-- A fresh cluster: nothing but its first entries is in the log, the term is the one before all elections, and each
+- A fresh cluster: the log holds only its first entries, the term is the one before all elections, and each
   initial member is connected. Then the member with the lowest id campaigns, and no other does.
 
-Nothing else changes: the core campaigns as after a timeout, with pre-vote, and not with a change of the membership that
-is not applied. So this decides when an election begins, and never who may win it.
+Nothing else changes: the core campaigns as after a timeout, with pre-vote, and not with a change of the membership
+that is not applied. So this decides when an election begins, and never which node may win it.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _MAY_ASK: Final = (StateType.FOLLOWER, StateType.PRE_CANDIDATE)
 
 
 class FirstElection:
-    """Of one node. `connected` tells whether the link to a peer is up."""
+    """The first election of one node. `connected` tells whether the link to a peer is up."""
 
     def __init__(self, core: RawNode, connected: Callable[[NodeId], bool]) -> None:
         self._core = core
         self._connected = connected
 
     def look(self) -> None:
-        """Campaign if there is nothing to wait for. With each tick, and at the start."""
+        """Campaign if there is nothing to wait for. Called with each tick, and at the start."""
         core = self._core
         if core.leader == NONE and core.state in _MAY_ASK and (self._is_alone() or self._is_first()):
             core.campaign()

@@ -1,11 +1,11 @@
-"""The peers that a node has met before it knows the member registry, for its next start.
+"""Addresses of the peers of a node that does not know the member registry yet, for its next start.
 
 A node that has joined has no log at first, and knows no member: the leader dials it. If it stops and comes back at
-another address in that state, the members look for it at the old one. So it keeps the addresses at which they were,
-in the file `first-peers`, and dials them; its greeting then tells its new address. As soon as it knows the registry,
-the file is not used any more.
+another address in that state, the members dial the old one. So it keeps its peers' addresses in the file
+`first-peers`, and dials them; its greeting then carries its new address. Once it knows the registry, the file is not
+used any more.
 
-The file is a hint: an address proves nothing, and a damaged file counts as none.
+The file is a hint: an address proves nothing, and a damaged file counts as empty.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from syncline.transport.handshake import Hello
 
 __all__ = ["MAX_FIRST_PEERS", "FirstPeers"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 MAX_FIRST_PEERS = 16
-"""Peers that are kept, the newest ones: each costs a link at the next start, and without a secret anyone may greet."""
+"""Peers that are kept, the newest ones. Each costs a link at the next start; without a secret any program may greet."""
 
 LIMIT_BYTES = 64 << 10
-"""No such file is larger: an address has some 250 bytes."""
+"""No valid file is larger: an address has some 250 bytes."""
 
 
 class FirstPeers:
@@ -45,10 +45,10 @@ class FirstPeers:
         self._writer = writer
         self._disk = disk
         self._file = f"{path}/{FIRST_PEERS_NAME}"
-        self.known = _read(disk, self._file)
+        self.known: dict[NodeId, str] = _read(disk, self._file)
 
     def greeted(self, hello: Hello) -> None:
-        """A peer was let in. Its address is written down if this node knows no members yet."""
+        """A peer was admitted. Its address is recorded if this node knows no members yet."""
         if self._book.members or not hello.address or self.known.get(hello.sender) == hello.address:
             return
         try:

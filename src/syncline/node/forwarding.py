@@ -1,11 +1,11 @@
-"""Proposals on their way from a follower to the leader, and from other followers into this leader's log.
+"""Forward proposals from a follower to the leader, and append the proposals of other nodes to the leader's log.
 
 A `Forward` carries the term of its sender, and only a node that leads in exactly that term appends it. Each answer
 carries that term too. So an attempt is in the log of its term or in none, and its sender finds out which: see
-`proposals`. No other node than the leader to which an attempt went can say what became of it.
+`proposals`. Only the leader to which an attempt went can report its result.
 
 All members of a cluster check the term: a `Forward` without one is of term 0, in which no node leads, and a node of
-peer protocol 1 is not let in. So proposing again needs no feature level of its own (`levels`).
+peer protocol 1 is refused. So proposing again needs no feature level of its own (`levels`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FORWARD_BATCH_BYTES: Final = 1 << 20
 """Proposals in one message to the leader: they share the link with heartbeats."""
 
 PASSING: Final = (NotLeader.code, HANDING_OVER)
-"""Refusals by which a proposal is kept for the next leader: this one did not append it, and is on its way out."""
+"""Refusals after which a proposal waits for the next leader: this one did not append it, and leads no longer."""
 
 Numbered: TypeAlias = tuple[int, int, bytes]
 """Number, kind and bytes of a proposal."""
@@ -43,14 +43,14 @@ Numbered: TypeAlias = tuple[int, int, bytes]
 
 @dataclass(frozen=True, slots=True)
 class ForwardingDoors:
-    """What the forwarding of proposals uses of its node."""
+    """Functions of the node that the forwarding uses."""
 
     send: Callable[[NodeId, PeerMessage], bool]
     """Send to a peer; False if the link is down or full."""
     examine: Callable[[NodeId, Forward], tuple[list[Numbered], list[RefusedProposal]]]
-    """Tell what of a forward may enter the log from what is refused."""
+    """Separate the proposals of a forward that may enter the log from refused ones."""
     append: Callable[[NodeId, list[Numbered]], tuple[list[AcceptedProposal], list[RefusedProposal]]]
-    """Append to this leader's log what a node proposed."""
+    """Append a node's proposals to this leader's log."""
     awaited: Callable[[int], None]
     """A follower waits until it may apply the entry at this index."""
     propose_again: Callable[[Sequence[Queued]], None]
@@ -64,7 +64,7 @@ class Forwarding:
         self._core = core
         self._proposals = proposals
         self._doors = doors
-        self.waiting = False
+        self.waiting: bool = False
         """Whether the leader, or the link to it, takes nothing: the queue waits for the next tick or leader."""
         self._asked = (0, NONE)
         """The term of the newest forward, and the leader to which it went. For earlier ones see `Proposals.open`."""
@@ -72,7 +72,7 @@ class Forwarding:
     # -- on the node that proposes ------------------------------------------------------------------------------------
 
     def forward(self, queue: list[Queued]) -> None:
-        """Send proposals to the leader. What the link does not take goes back into the queue."""
+        """Send proposals to the leader. Proposals that the link does not take go back into the queue."""
         start = size = 0
         for end, item in enumerate(queue, 1):
             size += len(item[2])
@@ -104,7 +104,7 @@ class Forwarding:
             self.on_reply(reply, applied)
 
     def on_reply(self, reply: ForwardReply, applied: int) -> None:
-        """The leader, perhaps this node, has decided. Only the newest attempt of each proposal is meant."""
+        """The leader, perhaps this node, has decided. Only the newest attempt of each proposal counts."""
         proposals, term = self._proposals, reply.term
         for placed in reply.accepted:
             proposals.placed(placed.number, placed.index, term)

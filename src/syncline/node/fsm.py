@@ -1,25 +1,26 @@
-"""What a state machine is to Syncline, and what it may count on.
+"""The interface of a state machine, and the guarantees that it may rely on.
 
 Write a class with `apply`, `snapshot` and `restore`; the node calls it the same way on every machine:
 
 - `apply`, `apply_batch`, `snapshot` and `restore` never overlap and run on one thread that is not the event loop's
-  (on the loop's own where the class says `apply_on_loop = True`). `FSMSnapshot.persist` runs beside `apply`.
+  (on the loop's own if the class says `apply_on_loop = True`). `FSMSnapshot.persist` runs beside `apply`.
 - `apply` must be deterministic: the same entries in the same order give the same state and the same answers on every
   node. No clock, no randomness, no iteration over sets of strings, no files that others write.
-- What `apply` returns reaches the caller of `Raft.apply`, on the node where it was called.
+- The return value of `apply` reaches the caller of `Raft.apply`, on the node where it was called.
 - Raising `errors.Rejected` is an answer too: a deterministic refusal, which reaches the caller as that exception and
   must leave the state as it was.
-- Any other exception stops the node, and as all nodes apply the same entry, it stops all of them, again at each start,
-  until corrected code is deployed: refuse what you can't apply with `Rejected`.
+- Any other exception stops the node. All nodes apply the same entry, so it stops all of them, again at each start,
+  until corrected code is deployed: refuse a command that you can't apply with `Rejected`.
 - The methods are called without `await`: none of them may be `async def`.
 - A class whose commands change from release to release says `machine_version = 2`: the newest commands that it can
-  apply (1 without it). Propose them only if `Raft.machine_version` is as high: then all members can (docs/upgrades.md).
+  apply (1 without it). Propose them only if `Raft.machine_version` is as high: then all members can
+  (docs/upgrades.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import BinaryIO, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -37,11 +38,15 @@ __all__ = [
 ]
 
 
+R_co = TypeVar("R_co", covariant=True)
+"""What `apply` returns."""
+
+
 class Entry(msgspec.Struct, gc=False, frozen=True):
     """One committed command, as the state machine sees it.
 
-    `index` is its position in the replicated log (growing, with gaps where the log holds entries of the cluster's
-    own), `term` the term of the leader that wrote it, `extensions` bytes that travel beside the data for middleware.
+    `index` is its position in the replicated log: growing, with gaps where the log holds entries of the cluster's own.
+    `term` is the term of the leader that wrote it, `extensions` are bytes for middleware beside the data.
     """
 
     index: int
@@ -51,10 +56,10 @@ class Entry(msgspec.Struct, gc=False, frozen=True):
 
 
 class SnapshotSink(Protocol):
-    """Where a snapshot is written to."""
+    """The file of a snapshot that is being written."""
 
     def write(self, data: bytes, /) -> object:
-        """Append bytes. Raises when the snapshot was cancelled or the disk failed; let it pass through."""
+        """Append bytes. Raises when the snapshot was cancelled or the disk failed; don't catch that."""
         ...
 
 
@@ -66,7 +71,7 @@ class FSMSnapshot(Protocol):
         ...
 
     def release(self) -> None:
-        """Let the view go. Always called, exactly once, also when `persist` failed or never ran."""
+        """Release the view. Always called, exactly once, also when `persist` failed or never ran."""
         ...
 
 
@@ -77,16 +82,37 @@ class BytesSnapshot:
         self._content = content
 
     def persist(self, sink: SnapshotSink) -> None:
+        """Write the bytes."""
         sink.write(self._content)
 
     def release(self) -> None:
+        """Let the bytes go."""
         self._content = b""
 
 
-class FSM(Protocol):
-    """A state machine to replicate."""
+class FSM(Protocol[R_co]):
+    """A state machine to replicate.
 
-    def apply(self, entry: Entry) -> object:
+        class Counter:
+            def __init__(self) -> None:
+                self.count = 0
+
+            def apply(self, entry: Entry) -> int:
+                if not entry.data.isdigit():
+                    raise Rejected("a command is a number")
+                self.count += int(entry.data)
+                return self.count
+
+            def snapshot(self) -> FSMSnapshot:
+                return BytesSnapshot(b"%d" % self.count)
+
+            def restore(self, source: BinaryIO) -> None:
+                self.count = int(source.read())
+
+    `FSM[int]` is one whose `apply` returns an integer, as this one.
+    """
+
+    def apply(self, entry: Entry) -> R_co:
         """Change the state by one committed entry; the answer goes to the caller that proposed it.
 
         Raise `errors.Rejected` for a command that can't be applied, also for one that can't be read. Any other
@@ -120,7 +146,7 @@ class BatchingFSM(Protocol):
 
 @runtime_checkable
 class CheckingFSM(Protocol):
-    """A state machine that looks at commands before they enter the log."""
+    """A state machine that checks commands before they enter the log."""
 
     def check(self, data: bytes) -> None:
         """Raise `errors.Rejected` for a command that `apply` could not read; the caller gets that refusal.
@@ -168,7 +194,9 @@ class DurableFSM(Protocol):
     """
 
     @property
-    def applied_index(self) -> int: ...
+    def applied_index(self) -> int:
+        """The index of the last entry that the state on disk holds."""
+        ...
 
 
 @runtime_checkable

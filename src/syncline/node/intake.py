@@ -1,16 +1,16 @@
-"""Bounds on what a node takes: what waits to be applied, and what the state machine's state may grow to.
+"""Limits on the work that a node accepts: the backlog of entries to apply, and the size of the state machine's state.
 
 Backlog. A state machine that is slower than its callers would let committed entries pile up without end. Callers give
-up after their deadline, and what they proposed stays committed. So above `MAX_BACKLOG_ENTRIES` a node refuses commands
-and barriers at once, its own and, as the leader, those of others. Bytes are bounded by the core: on a leader, entries
+up after their deadline, and their proposals stay committed. So above `MAX_BACKLOG_ENTRIES` a node refuses commands
+and barriers at once, its own and, as the leader, those of others. The core bounds the bytes: on a leader, entries
 that are not applied count for `max_uncommitted_bytes` (64 MiB). The runtime's own entries pass: a change of the
 membership must be possible, and there are few.
 
-Space. A state machine may have a limit for its state (`LimitedFSM`). The leader keeps it before it appends. What it has
-appended and not applied counts as what it can come to at most, so the state never passes the limit. There is one
-exception: entries of earlier terms that a new leader has not applied are not counted, at most 64 MiB of them.
-A leader may apply a delete later than a follower that has answered it. So a command that has no space waits while
-something that may free space is not applied here; only then is it refused.
+Space. A state machine may have a limit for its state (`LimitedFSM`). The leader enforces it before it appends.
+Entries that it has appended and not applied count with their largest possible growth, so the state never passes the
+limit. There is one exception: entries of earlier terms that a new leader has not applied are not counted, at most 64
+MiB of them. A leader may apply a delete later than a follower that has answered it. So a command without space waits
+while a command that may free space is not applied here; only then is it refused.
 """
 
 from __future__ import annotations
@@ -37,43 +37,43 @@ of further ones would wait in vain. It also bounds for how long a change of the 
 not in force, keeps a leader's successor from campaigning."""
 
 NEAR: Final = 3 / 4
-"""Up to this part of its limit a state is far from it: commands are counted by their length. Above, each is looked at,
+"""Up to this share of its limit a state is far from it: commands are counted by their length. Above, each is looked at,
 which takes some microseconds."""
 
 _COMMAND, _BARRIER = int(Kind.COMMAND), int(Kind.BARRIER)
 
 _payload_of: Final = itemgetter(2)
-"""Of what is queued."""
+"""Returns the payload of a queued proposal."""
 
 
 class Intake:
-    """What one node may take. For the event loop's thread."""
+    """The limits of one node. For the event loop's thread."""
 
-    def __init__(self, core: RawNode, fsm: FSM, name: str, applied: Callable[[], int]) -> None:
+    def __init__(self, core: RawNode, fsm: FSM[object], name: str, applied: Callable[[], int]) -> None:
         self._core = core
         self._name = name
         self._applied = applied
         self._sized = fsm if isinstance(fsm, LimitedFSM) else None
         self._limited = self._sized if self._sized is not None and self._sized.max_bytes else None
-        self.is_full = False
+        self.is_full: bool = False
         """Whether the backlog has reached its limit, as of the last `look`."""
-        self.refused_no_space = 0
+        self.refused_no_space: int = 0
         """Commands that were refused because the state has reached its limit."""
         self._granted_bytes = 0
-        """What all commands that were let in can come to."""
+        """The largest possible growth by all accepted commands."""
         self._settled_bytes = 0
         """The part of it that is applied."""
         self._granted_last = 0
-        """The last index when something was let in last."""
+        """The last index of the log when a command was accepted last."""
         self._step_bytes = 0
-        """What was let in since the log had that last index."""
+        """Growth of the commands accepted since the log had that last index."""
         self._term = 0
         self._freeing_after: int | None = None
-        """Something that may free space was let in when this was the last index, and nothing was appended since."""
+        """The last index when a command that may free space was accepted, if nothing was appended since."""
         self._freed_at = 0
-        """All that may free space, and is known of, is applied at this index."""
+        """At this applied index all known commands that may free space are applied."""
         self._marks: deque[tuple[int, int]] = deque()
-        """(index, what was let in up to there), of what is not applied, oldest first."""
+        """(index, growth accepted up to there) of commands that are not applied, oldest first."""
 
     @property
     def state_bytes(self) -> int:
@@ -83,7 +83,7 @@ class Intake:
     # -- the backlog --------------------------------------------------------------------------------------------------
 
     def look(self, waiting: int) -> None:
-        """So many entries are committed and not applied. Called once in each turn of the node's loop."""
+        """Set the number of entries that are committed and not applied. Called once in each turn of the node's loop."""
         self.is_full = waiting > MAX_BACKLOG_ENTRIES
 
     def backlog_full(self) -> BacklogFull:
@@ -95,9 +95,9 @@ class Intake:
         )
 
     def dropped(self) -> BacklogFull | None:
-        """The core took none of what was let in last. Returns the refusal to tell if that is for the backlog's bytes.
+        """The core took none of the commands accepted last. Returns the refusal if the reason is the backlog's bytes.
 
-        So it is if of the entries that wait in the log more wait for the state machine than for a quorum.
+        That is so if more of the waiting entries wait for the state machine than for a quorum.
         """
         core = self._core
         if core.last_index == self._freeing_after:
@@ -112,10 +112,10 @@ class Intake:
     def admitted(
         self, queue: list[Queued], node_id: NodeId, refuse: Callable[[int, SynclineError], None]
     ) -> tuple[list[Queued], list[Queued]]:
-        """Those of the leader's own proposals that are sound and for which the state has room, and those that wait.
+        """The leader's own valid proposals for which the state has room, and those that wait.
 
-        The others are refused. What is behind one that waits waits too: they keep their order. Call it in the very step
-        in which the first ones are appended.
+        The others are refused. Proposals behind a waiting one wait too: they keep their order. Call it in the same
+        step in which the first ones are appended.
         """
         queue = sound_own(queue, node_id, refuse)
         limited = self._limited
@@ -140,9 +140,10 @@ class Intake:
         return kept, []
 
     def admit(self, proposal: Proposal) -> None:
-        """Let in what another node forwards to this leader. Raises `BacklogFull`, `NoSpace`, `AskAgain`, `Rejected`.
+        """Accept proposals that another node forwards to this leader. Raises `BacklogFull`, `NoSpace`, `AskAgain`,
+        `Rejected`.
 
-        Call it in the very step in which it is appended.
+        Call it in the same step in which they are appended.
         """
         is_command = proposal.kind == _COMMAND
         if self.is_full and (is_command or proposal.kind == _BARRIER):
@@ -155,9 +156,9 @@ class Intake:
             self._admit(limited, data)
 
     def _is_far(self, limited: LimitedFSM, most_bytes: int) -> bool:
-        """Count them by what they can come to, if the state stays far from its limit with it."""
+        """Count commands by their largest growth, if the state stays far from its limit with them."""
         term, last = self._core.term, self._core.last_index
-        if term != self._term:  # what leaders of earlier terms have appended may free space
+        if term != self._term:  # entries of leaders of earlier terms may free space
             self._term, self._freed_at = term, last
         if limited.size_bytes + self._in_flight(last) + most_bytes > limited.max_bytes * NEAR:
             return False
@@ -182,7 +183,7 @@ class Intake:
         self._grant(growth, last)
 
     def _may_be_freed(self, last: int) -> bool:
-        """Whether something that may free space is not applied yet."""
+        """Whether a command that may free space is not applied yet."""
         if self._freeing_after is not None and last > self._freeing_after:
             self._freeing_after, self._freed_at = None, last
         return self._freeing_after is not None or self._applied() < self._freed_at
@@ -194,10 +195,10 @@ class Intake:
         self._granted_bytes += size_bytes
 
     def _in_flight(self, last: int) -> int:
-        """What was let in and is not applied. `last` is the log's last index."""
+        """Growth of the commands that were accepted and are not applied."""
         marks, granted = self._marks, self._granted_bytes
         if last > self._granted_last and granted != (marks[-1][1] if marks else self._settled_bytes):
-            marks.append((last, granted))  # the log has grown since: all that was let in stands there
+            marks.append((last, granted))  # the log has grown since: all accepted commands are in it
         if marks:
             applied = self._applied()
             while marks and marks[0][0] <= applied:

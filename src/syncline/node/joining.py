@@ -1,7 +1,7 @@
-"""Entering a running cluster: the new node chooses its id and writes it down before anybody hears of it.
+"""Join a running cluster: the new node chooses its id and records it durably before it asks a member.
 
-The id is a fresh random number. So a node that crashes while it joins comes back as the same one; and a node whose data
-directory was lost comes as a stranger, and can never go on as if it still knew what it once promised.
+The id is a fresh random number. So a node that crashes while it joins comes back as the same node. A node whose data
+directory was lost joins as a new node, and can never act on promises of its lost directory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ID_BITS = 62
 """Node ids are positive and below 2**63."""
 
 Ask = Callable[[NodeId], Awaitable[int]]
-"""Has a member of the cluster add the node with this id, and gives the cluster's id."""
+"""Has a member of the cluster add the node with this id, and returns the cluster's id."""
 
 
 class _Note(msgspec.Struct):
@@ -54,14 +54,14 @@ async def joining_config(
 
 
 def finish_joining(disk: Disk, path: str) -> None:
-    """The node is open and its identity is in its directory: the note is not needed any more."""
+    """Remove the note of the chosen id: the node is open and its identity is in its directory."""
     if disk.exists(f"{path}/{JOINING_NAME}"):
         disk.remove(f"{path}/{JOINING_NAME}")
         disk.sync_dir(path)
 
 
 def chosen_id(disk: Disk, path: str) -> NodeId | None:
-    """The id under which a node means to join from the data directory `path`; None where none does."""
+    """The id under which a node is joining from the data directory `path`; None if there is none."""
     name = f"{path}/{JOINING_NAME}"
     if not disk.exists(name):
         return None

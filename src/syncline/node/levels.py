@@ -1,14 +1,16 @@
-"""Levels: what each member can do, and what all of them may write. `docs/upgrades.md` is for people.
+"""Levels: the formats that each member supports, and those that all of them may write. `docs/upgrades.md` is for
+people.
 
 There are two numbers, and they are never mixed: the *feature level* of Syncline (`version.FEATURE_LEVEL`), and the
-*machine version* of the user's state machine (its attribute `machine_version`). Each member announces the highest that
-it can do. The cluster's own levels are replicated in the member registry, and snapshots carry them.
+*machine version* of the user's state machine (its attribute `machine_version`). Each member announces the highest
+that it can do. The cluster's own levels are replicated in the member registry, and snapshots carry them.
 
-- A level only rises, by an entry (`Kind.LEVEL`) that the leader proposes when all members can do it: learners and dead
-  members too, and with no change of the membership pending. The entry is judged again when it is applied, by what the
-  registry holds at that index: all nodes judge alike, and an entry that came too late has no effect.
+- A level only rises, by an entry (`Kind.LEVEL`) that the leader proposes when all members can do it: learners and
+  dead
+  members too, and with no change of the membership pending. When the entry is applied, the registry at that index
+  decides again: all nodes decide alike, and an entry that came too late has no effect.
 - A node that can do less is refused at the greeting, and stops itself at its own start.
-- What others must read is written in the form of the cluster's level, never in that of the own ability.
+- Data that other members must read is written in the form of the cluster's level, never of the node's own level.
 
 A level rises by itself, unless it is held: by `Config.hold_level` on the node that leads, or by a replicated hold
 (`Raft.hold_upgrade`). `Raft.finalize_upgrade` releases the replicated hold and raises what all members can do.
@@ -23,7 +25,8 @@ import msgspec
 
 from syncline.consensus.types import MembershipState, NodeId
 from syncline.errors import ConfigError, NodeFailed
-from syncline.node.envelope import FIRST_LEVEL, ClusterLevels, Hold, LevelChange, Member
+from syncline.node import ids
+from syncline.node.envelope import FIRST_LEVEL, ClusterLevels, Hold, LevelChange, MemberRecord
 from syncline.node.member_registry import members_of
 from syncline.node.refusals import is_believed, refusing
 from syncline.transport.messages import PeerStats, Refusal, RefusalCode
@@ -49,16 +52,16 @@ MOST_NEEDED: Final = 64
 
 
 class Ability(msgspec.Struct, frozen=True):
-    """The highest levels that a node can do. 0: it has not told yet."""
+    """The highest levels that a node can do. 0: not announced yet."""
 
     level: int
     machine_version: int
 
 
 class MemberLevels(msgspec.Struct, frozen=True, kw_only=True):
-    """What one member has announced. 0: nothing yet."""
+    """The levels that one member has announced. 0: nothing yet."""
 
-    id: NodeId
+    id: ids.NodeId
     name: str
     level: int
     machine_version: int
@@ -72,9 +75,9 @@ class UpgradeStatus(msgspec.Struct, frozen=True, kw_only=True):
     machine_version: int
     """The cluster's machine version."""
     possible_level: int
-    """The highest feature level that all members can do; 0 if one has not told yet."""
+    """The highest feature level that all members can do; 0 if one has not announced it yet."""
     possible_machine_version: int
-    """The highest machine version that all members can do; 0 if one has not told yet."""
+    """The highest machine version that all members can do; 0 if one has not announced it yet."""
     held: bool
     """Whether a replicated hold is on."""
     hold_level: int
@@ -83,14 +86,14 @@ class UpgradeStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Registry(Protocol):
-    """What the levels use of the member registry."""
+    """The part of the member registry that the levels use."""
 
-    members: dict[NodeId, Member]
+    members: dict[NodeId, MemberRecord]
     levels: ClusterLevels
 
 
 def ability_of(fsm: object, level: int) -> Ability:
-    """What a node can do that runs this state machine, with a version of Syncline of this feature level.
+    """The ability of a node with this state machine and this feature level of Syncline.
 
     Raises:
         ConfigError: the state machine's `machine_version` is not a version.
@@ -103,16 +106,16 @@ def ability_of(fsm: object, level: int) -> Ability:
     return Ability(level, version)
 
 
-def agreed(members: Iterable[Member | None]) -> Ability:
+def agreed(members: Iterable[MemberRecord | None]) -> Ability:
     """The highest levels that all these members can do. None stands for a member that the registry does not know."""
     told = [(member.level, member.machine_version) if member is not None else (0, 0) for member in members]
     return Ability(*map(min, zip(*told, strict=True))) if told else Ability(0, 0)
 
 
 def risen(levels: ClusterLevels, change: LevelChange, possible: Ability) -> ClusterLevels:
-    """The cluster's levels after a committed change, if all members can do what is `possible` at that index.
+    """The cluster's levels after a committed change, if all members can do `possible` at that index.
 
-    It depends on the registry at that index alone, so that all nodes judge alike.
+    The result depends on the registry at that index alone, so that all nodes decide alike.
     """
     level = change.level if levels.level < change.level <= possible.level else levels.level
     version = levels.machine_version
@@ -128,7 +131,9 @@ def risen(levels: ClusterLevels, change: LevelChange, possible: Ability) -> Clus
 
 
 def why_not(can: Ability, levels: ClusterLevels) -> str | None:
-    """Why a node with this ability can't take part; None if it can. A node that has not told counts as the first."""
+    """The reason why a node with this ability can't take part; None if it can. An unknown ability counts as the first
+    level.
+    """
     needs = []
     if max(can.level, FIRST_LEVEL) < levels.level:
         needs.append(f"level {levels.level}, and it can do level {can.level}")
@@ -153,8 +158,8 @@ def check_start(name: str, node_id: NodeId, can: Ability, levels: ClusterLevels)
 class Levels:
     """The levels as one running node knows and raises them.
 
-    `membership` gives the membership in force, `propose` has a change replicated and tells whether it was proposed, and
-    `fail` stops the node.
+    `membership` returns the membership in force, `propose` replicates a change and returns whether it was proposed,
+    and `fail` stops the node.
     """
 
     def __init__(
@@ -178,7 +183,7 @@ class Levels:
         self._propose = propose
         self._fail = fail
         self._greeted: dict[NodeId, Ability] = {}
-        """What members told when they last dialled: newer than what they have announced."""
+        """Abilities from the members' last greetings: newer than their announcements."""
         self._needed: dict[NodeId, str] = {}
         """The nodes that dialled in a cluster for which this node can do too little, and why it is too little."""
 
@@ -214,8 +219,8 @@ class Levels:
         if level > levels.level or version > levels.machine_version:
             self._propose(LevelChange(level, version, written_by=__version__))
 
-    def refuse_member(self, member: Member) -> str | None:
-        """Why a member that is to be added can't be one, if what it can do is known; else None."""
+    def refuse_member(self, member: MemberRecord) -> str | None:
+        """The reason to refuse a new member with this ability, if it is known; else None."""
         if not member.level or not member.machine_version:
             return None
         return why_not(Ability(member.level, member.machine_version), self._registry.levels)
@@ -223,7 +228,7 @@ class Levels:
     # -- on every node ------------------------------------------------------------------------------------------------
 
     def refuse(self, node_id: NodeId, name: str, level: int, machine_version: int) -> Refusal | None:
-        """Why a node that tells these levels in its greeting is refused; None if it is not."""
+        """The reason to refuse a node with the levels of this greeting; None if it is welcome."""
         can = Ability(level, machine_version)
         reason = why_not(can, self._registry.levels)
         if reason is not None:
@@ -245,7 +250,7 @@ class Levels:
         return Refusal(reason)
 
     def _make_room_for(self, node_id: NodeId) -> None:
-        """Without a secret anyone can dial under made-up ids: those give way to a member, whose word counts."""
+        """Drop made-up ids for a member: without a secret any program can dial under such ids."""
         members = members_of(self._membership())
         if len(self._needed) >= MOST_NEEDED and node_id in members:
             stranger = next((known for known in self._needed if known not in members), None)
@@ -253,7 +258,7 @@ class Levels:
                 del self._needed[stranger]
 
     def look(self, links: Mapping[NodeId, PeerStats], *, nothing_to_lose: bool) -> None:
-        """Stop this node if the cluster needs more than it can do, and it may not have heard of that by the log.
+        """Stop this node if the cluster needs more than it can do, even if its own log does not show that yet.
 
         One node alone must not be able to stop others: see `refusals.is_believed`.
         """
@@ -263,7 +268,7 @@ class Levels:
             self._fail(NodeFailed(f"the cluster does not let this node take part: {reason}"))
 
     def applied(self, change: LevelChange) -> None:
-        """A change was committed and its turn has come."""
+        """Apply a committed change of the levels."""
         self._registry.levels = risen(self._registry.levels, change, self.possible())
         self.check()
 
@@ -296,7 +301,7 @@ class Levels:
             hold_level=self._hold_level,
             members=tuple(
                 MemberLevels(
-                    id=node_id,
+                    id=ids.NodeId(node_id),
                     name=member.name if member is not None else "",
                     level=member.level if member is not None else 0,
                     machine_version=member.machine_version if member is not None else 0,

@@ -1,4 +1,4 @@
-"""Reads entries for followers that lag behind what is in memory, on a thread: the event loop waits for no disk."""
+"""Read entries for followers that lag behind the entries in memory, on a thread: the event loop waits for no disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ READ_BYTES: Final = 512 << 10
 
 
 class LogFeed:
-    """Gives `log` what it lacks, then calls `loaded`."""
+    """Reads missing entries for `log`, then calls `loaded`."""
 
     def __init__(
         self,
@@ -48,14 +48,16 @@ class LogFeed:
         try:
             return self._reader.read(low, high, READ_BYTES)
         except (Compacted, Unavailable):
-            return []  # given up, or replaced, meanwhile: the log knows when the core asks again
+            return []  # compacted, or replaced, meanwhile: the log answers when the core asks again
 
     def _take(self, low: int, generation: int, entries: list[Entry]) -> None:
         self._log.loaded(low, generation, entries)
         self._loaded()
 
     def _fail(self, low: int, generation: int, error: BaseException) -> None:
-        """What was replaced while it was read may look like rot, and is of no interest."""
+        """Stop the node for a read error. Entries that were replaced during the read may look corrupt; those are
+        ignored.
+        """
         if self._log.loaded(low, generation, []):
             self._failed(error)
         else:

@@ -1,20 +1,19 @@
-"""The log's writer: durable appends, in groups, that the event loop does not wait for.
+"""The log's writer: durable appends, in groups, without a wait of the event loop.
 
-All appends that gather while one write and its sync run make up the next one: the group commit. What an append
-promises (its responses) is delivered only after it is durable.
+All appends that gather during one write and its sync form the next one: the group commit. The promises of an append
+(its responses) are delivered only after it is durable.
 
-A group is encoded and written here, on the loop, into the system's cache; its sync, which takes a disk's time, is made
-beside the loop by a `platform.worker.Flusher`. What may take longer goes to a thread as a whole: a new segment, a large
-group, the removal of old segments; and all groups do where the system has no flusher. One of these is under way at any
-time, never two.
+A group is encoded and written here, on the loop, into the system's cache; a `platform.worker.Flusher` makes its sync,
+which takes a disk's time, beside the loop. Slower work goes to a thread as a whole: a new segment, a large group, the
+removal of old segments; and all groups if the system has no flusher. At any time at most one of these is under way.
 
-A disk that hangs is waited for in a sync, not on the loop: the next group is not written before that has returned.
+A disk that hangs blocks a sync, not the loop: the next group is not written before that has returned.
 
-A commit index that moves is mostly not worth a sync of its own: no promise about data waits for it (see
-`consensus.rawnode`), and it travels with the next append, in the same frame or an earlier one, which is what elections
-rest on. If none comes it is written by itself after `COMMIT_SETTLE_S`, so that a node that is killed when all is quiet
-knows what it had applied. The exception is a change of the membership: its commit index is a promise, and is written
-when the change is applied (`settle_now`; see `node.settlement`).
+A new commit index is mostly not worth a sync of its own. No promise about data waits for it (see
+`consensus.rawnode`), and it travels with the next append, in the same frame or an earlier one; elections rely on
+that. If no append comes, it is written by itself after `COMMIT_SETTLE_S`. So a node that is killed without load knows
+its applied index. The exception is a change of the membership: its commit index is a promise, and is written when the
+change is applied (`settle_now`; see `node.settlement`).
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ from syncline.storage.wal.writer import NotBegun, Wal, WalWrite, WriteResult
 
 __all__ = ["LogWriter"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 NOT_BEGUN_S: Final = 0.1
-"""After so long the next segment is tried again if the process had no file descriptor for it."""
+"""Pause before the next segment is tried again if the process had no file descriptor for it."""
 
 COMMIT_SETTLE_S: Final = 0.02
-"""For so long a commit index waits for an append to travel with. Longer than a node in use is ever without one, so
-that no client waits behind a sync that nobody needs; too short for a person to notice what a crash takes back."""
+"""How long a commit index waits for an append that carries it. Longer than the pauses between appends under load, so
+that no client waits behind an unneeded sync; too short for a person to notice what a crash takes back."""
 
 
 class _Append(msgspec.Struct, frozen=True):
@@ -50,21 +49,21 @@ class _Append(msgspec.Struct, frozen=True):
 
 
 class _Work(msgspec.Struct, frozen=True):
-    """What the thread does: writes, and then the removal of entries up to an index, where that is not 0."""
+    """The thread's work: writes, and then the removal of entries up to an index, if that is not 0."""
 
     writes: list[WalWrite]
     compact_to: int
 
 
 class _NotBegun(msgspec.Struct, frozen=True):
-    """Work of which nothing was done, and why."""
+    """Work of which nothing was done, and the reason."""
 
     work: _Work
     error: NotBegun
 
 
 class LogWriter:
-    """Writes what the core asks to be stored. `durable` gets the responses of each group, on the loop."""
+    """Writes the core's storage messages. `durable` gets the responses of each group, on the loop."""
 
     def __init__(
         self,
@@ -83,45 +82,48 @@ class LogWriter:
         self._loop = asyncio.get_running_loop()
         self._now_s = workers.now_s
         self._group: list[_Append] = []
-        """What is being written."""
+        """The group that is being written."""
         self._gathering: list[_Append] = []
-        """What has come since: the next group."""
+        """The next group."""
         self._compact_to = 0
-        """Up to here entries are to be dropped; 0 where they are already."""
+        """Up to here entries are to be dropped; 0 if they are already."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
         self._broken = False
-        """Whether something has failed: nothing is promised any more."""
+        """Whether a write or sync has failed: no response is delivered any more."""
         self._short = False
         """Whether the log waits for a file descriptor."""
         self._hard_state = log.hard_state
-        """As the core has it; `_unsettled` where no append has taken it along yet."""
+        """The core's commit index; `_unsettled` if no append has carried it yet."""
         self._unsettled = False
         self._timer: asyncio.TimerHandle | None = None
-        self.syncs = 0
-        self.sync_s = 0.0
-        self.last_sync_s = 0.0
+        self.syncs: int = 0
+        self.sync_s: float = 0.0
+        self.last_sync_s: float = 0.0
         self.observe: Callable[[float], None] | None = None
-        """Told how long each group took, from its first append's queueing."""
+        """Called with the duration of each group, from its first append's queueing."""
         self._flusher = None if on_thread else workers.flusher(wal.file, self._flushed)
         self._worker = workers.start("syncline-log", self._process, self._processed, self._fail)
 
     def append(self, message: Message) -> None:
-        """Store what a `STORAGE_APPEND` message carries. What promises nothing new is answered at once, or in turn."""
+        """Store the content of a `STORAGE_APPEND` message. One without new promises is answered at once, or in its
+        order.
+        """
         if self._broken:
             return
-        before = self._hard_state
+        moved = False
         if message.term:
+            moved = message.term != self._hard_state.term or message.vote != self._hard_state.vote
             self._hard_state = HardState(message.term, message.vote, message.commit)
             self._unsettled = True
-        moved = (self._hard_state.term, self._hard_state.vote) != (before.term, before.vote)
         if message.entries or message.snapshot is not None or moved:
             self._put(message)
             return
         if self._unsettled and self._timer is None:
             self._timer = self._loop.call_later(COMMIT_SETTLE_S, self._on_timer)
-        if under_way := self._gathering or self._group:  # what was promised before is still on its way to the disk
+        # Earlier promises are still on their way to the disk. Responses keep their order, so these wait for them.
+        if under_way := self._gathering or self._group:
             under_way[-1].responses.extend(message.responses)
         else:
             self._durable(list(message.responses))
@@ -143,17 +145,18 @@ class LogWriter:
 
     @property
     def durable_commit(self) -> int:
-        """The commit index that a crash can't take back."""
+        """The commit index that survives a crash."""
         return self._log.hard_state.commit
 
     def settle_now(self) -> None:
-        """Write a commit index that no append has taken along."""
+        """Write a commit index that no append has carried."""
         if self._unsettled:
             self._put(Message(MessageType.STORAGE_APPEND))
 
     def compact(self, index: int) -> None:
-        """Give up entries up to `index`: at once in memory, then on disk."""
-        self.settle_now()  # the log must not give up what it does not know to be committed
+        """Drop entries up to `index`: at once in memory, then on disk."""
+        # The durable commit index must cover the dropped entries: recovery needs each entry that is not committed.
+        self.settle_now()
         self._log.compacted(index)
         if not self._closed:
             self._compact_to = max(self._compact_to, index)
@@ -165,7 +168,7 @@ class LogWriter:
         return self._flusher is None
 
     def oldest_s(self) -> float:
-        """For how long the oldest append has been waiting to become durable; 0 where none is."""
+        """For how long the oldest append has been waiting to become durable; 0 if there is none."""
         under_way = self._group or self._gathering
         return self._now_s() - under_way[0].queued_s if under_way else 0.0
 
@@ -181,13 +184,15 @@ class LogWriter:
         await self._worker.close()
 
     def _start(self) -> None:
-        """Where nothing is being written, begin at once: a turn of the core has one append, and nothing to wait for."""
+        """If nothing is being written, begin at once: a turn of the core has one append, so there is nothing to wait
+        for.
+        """
         if self._idle.is_set():
             self._idle.clear()
             self._write_group()
 
     def _write_group(self) -> None:
-        """Write what has gathered. Only where nothing is being written."""
+        """Write the gathered group. Only if nothing is being written."""
         self._group, self._gathering = self._gathering, []
         if not self._group and not self._compact_to:
             self._idle.set()
@@ -217,7 +222,7 @@ class LogWriter:
         return result
 
     def _processed(self, result: WriteResult | _NotBegun | None) -> None:
-        """What the thread has done; what was not begun is done again after a while, before anything else."""
+        """Handle the thread's result. Work that was not begun is done again after a while, before anything else."""
         if not isinstance(result, _NotBegun):
             self._written(result)
         elif self._closed:
@@ -237,11 +242,12 @@ class LogWriter:
         self._written(result)
 
     def _written(self, result: WriteResult | None) -> None:
-        """The group is durable. The next one goes to the disk before this one's promises are delivered."""
+        """The group is durable. Start the next one before delivering this one's promises."""
         if self._broken:
-            return  # while this group was under way the one before could not be delivered: no promise may overtake it
+            return  # an earlier group's promises were not delivered: these must not overtake them
         self._short = False
         group = self._group
+        # The next group first: the disk works on it while the responses below are handled.
         self._write_group()
         if result is None:
             return
@@ -264,7 +270,7 @@ class LogWriter:
         self._durable(responses)
 
     def _fail(self, error: BaseException) -> None:
-        """Fail-stop: what has gathered is not written, and nothing is taken any more."""
+        """Fail-stop: the gathered group is not written, and nothing is accepted any more."""
         self._closed = self._broken = True
         self._gathering.clear()
         self._compact_to = 0

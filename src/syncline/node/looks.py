@@ -1,4 +1,4 @@
-"""Reads of the state machine that run where it is applied: between two applies, never beside one."""
+"""Reads on the state machine's thread: between two applies, never at the same time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ Answer = TypeVar("Answer")
 
 
 class LookWork(Generic[Answer]):
-    """One call of a caller's function, for the applier. What it raises is the caller's, and no fault of the node."""
+    """One call of a caller's function, for the applier. Its exception goes to the caller, and is no fault of the
+    node.
+    """
 
     __slots__ = ("_answer", "_error", "_future", "_look")
 
@@ -23,19 +25,19 @@ class LookWork(Generic[Answer]):
         self._error: BaseException | None = None
 
     def run(self) -> None:
-        """Look, unless the caller has gone. On the thread of the state machine."""
+        """Call the function, unless the caller has gone. On the state machine's thread."""
         if self._future.done():
             return
         try:
             self._answer.append(self._look())
-        except BaseException as error:  # noqa: BLE001 - told to the caller; the state machine is not in doubt
+        except BaseException as error:  # noqa: BLE001 - given to the caller; the state machine is not in doubt
             self._error = error
 
     def deliver(self) -> None:
-        """Tell the caller. On the event loop."""
+        """Give the result to the caller. On the event loop."""
         if self._future.done():
             return
-        if isinstance(self._error, StopIteration):  # a future takes none
+        if isinstance(self._error, StopIteration):  # a future does not accept a StopIteration
             self._future.set_exception(RuntimeError("the look raised StopIteration"))
         elif self._error is not None:
             self._future.set_exception(self._error)

@@ -1,11 +1,12 @@
-"""Lost promises at run time: a node stops on evidence against itself, a leader tells a follower of evidence against it.
+"""Lost promises at run time: a node stops on evidence against itself, a leader reports evidence to the follower.
 
-A node whose data directory was put back to an older copy (a snapshot of the machine, a restored backup) has forgotten
-votes and acknowledgements. Where that is proved it stops. The core finds the evidence in messages of the leader
-(`consensus.evidence`); a leader finds it in the answers of a follower, shows it in its statistics and tells that node.
+A node whose data directory was restored from an older copy (a snapshot of the machine, a backup) has lost votes and
+acknowledgements. If that is proved it stops. The core finds the evidence in messages of the leader
+(`consensus.evidence`). A leader finds it in the answers of a follower, shows it in its statistics and sends it to
+that node.
 
-One message convicts no node: a faulty peer could have made it up. A leader repeats what it says with each heartbeat,
-and a node that has lost entries refuses each append.
+One message is not enough: a faulty peer could have made it up. A leader repeats its claim with each heartbeat, and a
+node that has lost entries rejects each append.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from syncline.transport.messages import Notice, NoticeKind
 
 __all__ = ["Promises"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 REPEATED: Final = 3
-"""So many pieces of evidence in one term, from one node, convict."""
+"""This many pieces of evidence in one term, from one node, are a proof."""
 
 
 class Promises:
     """Evidence of one node against itself, and, while it leads, against its followers.
 
     `has_copies` tells whether the members know that a data directory was copied. That explains two leaders of one
-    term; nothing that one node says alone does. `name` and `data_dir` are this node's, for texts. `send` sends a notice
+    term; a claim of a single node does not. `name` and `data_dir` are this node's, for texts. `send` sends a notice
     to a peer; `fail` stops this node.
     """
 
@@ -58,7 +59,7 @@ class Promises:
         self._counts: dict[NodeId, int] = {}
         self._term = 0
         self.convicted: dict[NodeId, str] = {}
-        """In a leader: followers that have lost entries in this term, and what shows it."""
+        """In a leader: followers that have lost entries in this term, and the evidence."""
 
     def found(self) -> None:
         """The core has found evidence against this node's log, or the leader's."""
@@ -67,7 +68,7 @@ class Promises:
             self._weigh(found)
 
     def _weigh(self, found: Evidence) -> None:
-        """Stop this node if the same leader says the same often enough in one term."""
+        """Stop this node if the same leader repeats the claim often enough in one term."""
         seen = (found.kind, found.leader, found.term)
         self._count = self._count + 1 if seen == self._seen else 1
         self._seen = seen
@@ -79,10 +80,10 @@ class Promises:
             self._fail(self._failure(found))
 
     def answered(self, sender: NodeId, answer: Message) -> None:
-        """A follower refuses an append. On a leader: does it refuse what it has acknowledged?
+        """A follower rejects an append. On a leader: check whether it rejects entries that it has acknowledged.
 
         Answers of one peer arrive in their order, and an earlier connection is closed before a new one is read. So a
-        sound follower never hints at an index below what it has acknowledged in the same session and term.
+        sound follower never hints at an index below its acknowledgement in the same session and term.
         """
         core = self._core
         progress = core.raft.tracker.progress.get(sender)
@@ -108,7 +109,7 @@ class Promises:
         return self.convicted.get(node_id, "") if leads else ""
 
     def on_notice(self, sender: NodeId, notice: Notice) -> None:
-        """The leader says that this node has lost entries. What is committed here is not among them."""
+        """The leader reports that this node has lost entries. Committed entries here are not among them."""
         core = self._core
         if notice.kind != NoticeKind.LOST_ENTRIES or (sender, notice.term) != (core.leader, core.term):
             return
@@ -130,7 +131,7 @@ class Promises:
             return RepairNeeded(
                 f"{node} has lost a part of its log: {leader} has its acknowledgement of index {found.index}, and the"
                 f" log in {self._data_dir} ends at index {core.last_index}. Was an older copy of the directory put"
-                " back? What the node voted for may be forgotten too, so it must not go on under its old id. Put the"
+                " back? A vote may be lost too, so the node must not go on under its old id. Put the"
                 " newest directory back, if there is one; or have the cluster replace the node:"
                 f" `syncline repair --replace --data-dir {self._data_dir}`."
             )

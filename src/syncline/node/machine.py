@@ -1,7 +1,6 @@
-"""What a node checks of its state machine: its methods at the start, what they return, and what they raise.
+"""Checks of a user's state machine: its methods at the start, their return values, and their exceptions.
 
-A state machine is the user's. What it does wrong is named: which method, at which entry or in which file, and what to
-do.
+An error names the method, the entry or the file, and the next step.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ __all__ = [
     "restore_failed",
 ]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 SHOWN_BYTES: Final = 64
-"""Of a command in an error's text."""
+"""Bytes of a command in an error's text."""
 
 MAX_KNOWN_TYPES: Final = 64
-"""Of answers, remembered by one applier. A program may make types without end; this many are all that usually come."""
+"""Types of answers that one applier keeps. A program may make types without end; more than this are unusual."""
 
 METHODS: Final = ("apply", "snapshot", "restore")
 OPTIONAL_METHODS: Final = ("apply_batch", "check")
 
 
-def check_machine(fsm: FSM) -> None:
+def check_machine(fsm: FSM[object]) -> None:
     """Raise TypeError, before anything is written, if this is no state machine, or its methods are `async def`."""
     if isinstance(fsm, type):
         raise TypeError(f"the state machine is the class {fsm.__name__}: give an object of it, {fsm.__name__}()")
@@ -62,13 +61,13 @@ def check_machine(fsm: FSM) -> None:
 
 
 def _deferred(method: object) -> str | None:
-    """How a function is written that does nothing when it is called; None for an ordinary one."""
+    """The kind of a function that does nothing when it is called; None for an ordinary one."""
     if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
         return "`async def`"
     return "a generator, because it has a `yield`" if inspect.isgeneratorfunction(method) else None
 
 
-def _applied_index(fsm: FSM) -> int:
+def _applied_index(fsm: FSM[object]) -> int:
     if not isinstance(fsm, DurableFSM):
         return 0
     index: object = fsm.applied_index
@@ -80,7 +79,7 @@ def _applied_index(fsm: FSM) -> int:
     return index
 
 
-def check_applied_index(fsm: FSM, last_index: int, *, node: str, path: str) -> None:
+def check_applied_index(fsm: FSM[object], last_index: int, *, node: str, path: str) -> None:
     """Raise ConfigError if a durable state machine has applied more than the log of the node at `path` holds."""
     index = _applied_index(fsm)
     if index > last_index:
@@ -95,8 +94,8 @@ def check_applied_index(fsm: FSM, last_index: int, *, node: str, path: str) -> N
 # -- apply ------------------------------------------------------------------------------------------------------------
 
 
-def check_answer(fsm: FSM, entry: Entry, answer: object) -> object:
-    """The answer of `apply`. Raises NodeFailed if it is something to be awaited: then nothing was applied."""
+def check_answer(fsm: FSM[object], entry: Entry, answer: object) -> object:
+    """Check the answer of `apply`. Raises NodeFailed if it is awaitable: then nothing was applied."""
     if answer is not None and isinstance(answer, Awaitable):
         _close(answer)
         raise NodeFailed(
@@ -107,13 +106,13 @@ def check_answer(fsm: FSM, entry: Entry, answer: object) -> object:
     return answer
 
 
-def check_answers(fsm: FSM, entries: Sequence[Entry], answers: object, known: set[type]) -> Sequence[object]:
-    """The answers of `apply_batch`. Raises NodeFailed if they are not one for each entry, or are to be awaited.
+def check_answers(fsm: FSM[object], entries: Sequence[Entry], answers: object, known: set[type]) -> Sequence[object]:
+    """Check the answers of `apply_batch`. Raises NodeFailed if they are not one for each entry, or are awaitable.
 
-    `known` has the types that were found not to be awaitable before: to ask again takes longer than the rest of this.
+    `known` has the types that were found not to be awaitable before: the check takes longer than the rest of this.
     """
     rows: Sequence[object] | None
-    if type(answers) is list:  # as nearly always: a question to an abstract class costs more than the rest of this
+    if type(answers) is list:  # the frequent case: a check against an abstract class costs more than the rest of this
         rows = answers
     else:
         rows = answers if isinstance(answers, Sequence) and not isinstance(answers, str | bytes) else None
@@ -141,7 +140,7 @@ CORRECT_IT: Final = (
 )
 
 
-def apply_failed(fsm: FSM, method: str, entries: Sequence[Entry], error: BaseException) -> NoReturn:
+def apply_failed(fsm: FSM[object], method: str, entries: Sequence[Entry], error: BaseException) -> NoReturn:
     """`apply` or `apply_batch` raised. Logs it, and raises the NodeFailed that stops the node."""
     if isinstance(error, NodeFailed):  # in words of its own
         log.critical("%s", error, exc_info=error)
@@ -189,8 +188,8 @@ class CommandCheck:
 # -- snapshots --------------------------------------------------------------------------------------------------------
 
 
-def check_view(fsm: FSM, view: object) -> FSMSnapshot:
-    """What `snapshot` returned. Raises StorageError if it is no view."""
+def check_view(fsm: FSM[object], view: object) -> FSMSnapshot:
+    """Check the return value of `snapshot`. Raises StorageError if it is no view."""
     if callable(getattr(view, "persist", None)) and callable(getattr(view, "release", None)):
         if (how := _deferred(getattr(view, "persist", None))) is not None:
             release(view)  # type: ignore[arg-type]  # it has both methods
@@ -208,7 +207,7 @@ class _Sink(Protocol):
 
 
 def persist(view: FSMSnapshot, sink: _Sink) -> None:
-    """Have the view written. Raises what `persist` raises; StorageError if it has to be awaited."""
+    """Write the view. Raises the exceptions of `persist`; StorageError if it is awaitable."""
     answer: object = view.persist(sink)  # type: ignore[func-returns-value]  # the user's code may return anything
     if answer is not None and isinstance(answer, Awaitable):
         _close(answer)
@@ -216,7 +215,7 @@ def persist(view: FSMSnapshot, sink: _Sink) -> None:
 
 
 def release(view: FSMSnapshot) -> None:
-    """Let the view go. A `release` that raises is logged: what the snapshot came to stands already."""
+    """Release the view. An exception of `release` is logged: the result of the snapshot is known already."""
     try:
         answer: object = view.release()  # type: ignore[func-returns-value]  # the user's code may return anything
     except Exception:
@@ -226,7 +225,7 @@ def release(view: FSMSnapshot) -> None:
 
 
 def check_restored(answer: object, source: BinaryIO) -> None:
-    """Raise if `restore` returned something to be awaited, or closed what it was given."""
+    """Raise if `restore` returned an awaitable, or closed its source."""
     if answer is not None and isinstance(answer, Awaitable):
         _close(answer)
         raise TypeError(f"it returned {_named(answer)}, which nothing awaits: write it without `async`")
@@ -234,7 +233,7 @@ def check_restored(answer: object, source: BinaryIO) -> None:
         raise ValueError("it closed the source, which is then read on to verify it: leave it open")
 
 
-def restore_failed(fsm: FSM, index: int, file: str, error: Exception) -> NoReturn:
+def restore_failed(fsm: FSM[object], index: int, file: str, error: Exception) -> NoReturn:
     """`restore` raised on an intact file: log it, and raise the NodeFailed that ends the start, or stops the node."""
     if isinstance(error, CorruptionError) and error.file == file:
         raise error  # the disk, and not the state machine
@@ -251,7 +250,7 @@ def restore_failed(fsm: FSM, index: int, file: str, error: Exception) -> NoRetur
     raise NodeFailed(text) from error
 
 
-def _method(fsm: FSM, method: str) -> str:
+def _method(fsm: FSM[object], method: str) -> str:
     return f"{type(fsm).__name__}.{method}"
 
 
@@ -260,6 +259,6 @@ def _named(value: object) -> str:
 
 
 def _close(value: object) -> None:
-    """A coroutine that is never awaited must not say so as well."""
+    """Close a coroutine that is never awaited, so that it causes no second warning."""
     if inspect.iscoroutine(value):
         value.close()

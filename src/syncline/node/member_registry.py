@@ -1,4 +1,4 @@
-"""The member book: names and addresses for the ids that the consensus core knows.
+"""The member registry: names and addresses for the ids of the consensus core.
 
 It is replicated state of the runtime's own: changed only by applied entries, carried in every snapshot.
 """
@@ -6,16 +6,18 @@ It is replicated state of the runtime's own: changed only by applied entries, ca
 from __future__ import annotations
 
 import hashlib
+from typing import Literal
 
 import msgspec
 
-from syncline.consensus.types import MembershipState, NodeId
-from syncline.node.envelope import ClusterLevels, Member
+from syncline.consensus.types import MembershipState
+from syncline.node.envelope import ClusterLevels, MemberRecord
+from syncline.node.ids import NodeId
 from syncline.node.starts.incarnations import are_forked
 
 __all__ = [
     "MemberBook",
-    "MemberInfo",
+    "Member",
     "Membership",
     "derive_cluster_id",
     "derive_node_id",
@@ -25,10 +27,10 @@ __all__ = [
 ]
 
 REMOVED_KEPT = 1024
-"""Ids of removed members that are remembered, oldest dropped first, so that a removed node can be told so."""
+"""Ids of removed members that are kept, oldest dropped first, so that a removed node gets that reason."""
 
 
-class MemberInfo(msgspec.Struct, frozen=True):
+class Member(msgspec.Struct, frozen=True):
     """One member of the membership in force. `promote`: a learner that becomes a voter once it has caught up."""
 
     id: NodeId
@@ -42,31 +44,34 @@ class MemberInfo(msgspec.Struct, frozen=True):
     machine_version: int = 0
 
     @property
-    def role(self) -> str:
+    def role(self) -> Literal["voter", "learner"]:
+        """`voter`, or `learner`."""
         return "voter" if self.voter else "learner"
 
 
 class Membership(msgspec.Struct, frozen=True):
-    """Who belongs to the cluster. `index` is the log index of the last change that was applied here.
+    """The members of the cluster. `index` is the log index of the last change that was applied here.
 
-    Pass `index` to a membership call to make it conditional on nothing having changed since. `joint` is true while a
+    Pass `index` to a membership call to make it conditional on an unchanged membership. `joint` is true while a
     change of several voters is under way.
     """
 
     index: int
-    members: dict[NodeId, MemberInfo]
+    members: dict[int, Member]
+    """By id (`NodeId`)."""
     joint: bool
 
-    def by_name(self, name: str) -> MemberInfo | None:
+    def by_name(self, name: str) -> Member | None:
+        """The member of this name; None if there is none."""
         return next((member for member in self.members.values() if member.name == name), None)
 
 
 class BookState(msgspec.Struct, array_like=True, frozen=True):
-    """The book as it stands in a snapshot."""
+    """The registry in a snapshot."""
 
     membership_index: int
-    members: tuple[Member, ...]
-    removed: tuple[NodeId, ...]
+    members: tuple[MemberRecord, ...]
+    removed: tuple[int, ...]
     levels: ClusterLevels = ClusterLevels()
 
 
@@ -74,13 +79,13 @@ class MemberBook:
     """Names and addresses by id, and the ids that were removed."""
 
     def __init__(self) -> None:
-        self.membership_index = 0
-        self.members: dict[NodeId, Member] = {}
-        self.removed: dict[NodeId, None] = {}
-        self.levels = ClusterLevels()
+        self.membership_index: int = 0
+        self.members: dict[int, MemberRecord] = {}
+        self.removed: dict[int, None] = {}
+        self.levels: ClusterLevels = ClusterLevels()
 
-    def announce(self, member: Member) -> bool:
-        """Take what a member announces about itself; tells whether anything changed.
+    def announce(self, member: MemberRecord) -> bool:
+        """Apply a member's announcement about itself; return whether it changed the registry.
 
         Nothing changes if it is about another data directory than the known one, which never changes, or from an
         earlier start than the newest that has announced itself, or a fork of that one.
@@ -101,14 +106,14 @@ class MemberBook:
         self,
         index: int,
         membership: MembershipState,
-        brought: tuple[Member, ...],
-        updated: frozenset[NodeId] = frozenset(),
+        brought: tuple[MemberRecord, ...],
+        updated: frozenset[int] = frozenset(),
     ) -> None:
         """Record that a change was applied at `index`, and that `membership` is now in force.
 
-        `brought` has a record for each member that the change is about. Of a member that is known, only `promote` is
-        taken: the rest may be older than what it has announced since. For those in `updated`, the address is taken too,
-        unless a newer start has announced itself.
+        `brought` has a record for each member of the change. Of a known member only `promote` is taken: the rest may
+        be older than its last announcement. For those in `updated`, the address is taken too, unless a newer start
+        has announced itself.
         """
         self.membership_index = index
         present = members_of(membership)
@@ -122,7 +127,7 @@ class MemberBook:
         while len(self.removed) > REMOVED_KEPT:
             del self.removed[next(iter(self.removed))]
 
-    def _merged(self, brought: Member, updated: bool) -> Member:
+    def _merged(self, brought: MemberRecord, updated: bool) -> MemberRecord:
         known = self.members.get(brought.id)
         if known is None:
             return brought
@@ -130,13 +135,13 @@ class MemberBook:
             return msgspec.structs.replace(known, address=brought.address) if self.is_current(brought) else known
         return msgspec.structs.replace(known, promote=brought.promote)
 
-    def is_current(self, record: Member) -> bool:
+    def is_current(self, record: MemberRecord) -> bool:
         """Whether a record is of the start and the data directory that are known of its member."""
         known = self.members.get(record.id)
         return known is not None and (known.directory, known.incarnation) == (record.directory, record.incarnation)
 
-    def label(self, node_id: NodeId, name: str = "") -> str:
-        """A node for people, by name and id. `name` is what it calls itself, if it may not be a member."""
+    def label(self, node_id: int, name: str = "") -> str:
+        """A node for people, by name and id. `name` is the one that it claims, if it may not be a member."""
         known = self.members.get(node_id)
         return f"{name or (known.name if known is not None else '') or '?'} ({format_id(node_id)})"
 
@@ -151,7 +156,7 @@ class MemberBook:
         )
 
     def load(self, data: bytes) -> None:
-        """Take over the book of a snapshot."""
+        """Replace the registry by that of a snapshot."""
         state = msgspec.msgpack.decode(data, type=BookState)
         self.membership_index = state.membership_index
         self.members = {member.id: member for member in state.members}
@@ -160,25 +165,28 @@ class MemberBook:
 
     def membership(self, state: MembershipState) -> Membership:
         """The membership in force, with names and addresses."""
-        voters = {*state.voters, *state.voters_outgoing}
-        members = {}
-        for node_id in sorted(members_of(state)):
-            known = self.members.get(node_id) or Member(id=node_id, name="", address="")
-            members[node_id] = MemberInfo(
-                id=node_id,
-                name=known.name,
-                address=known.address,
-                http=known.http,
-                voter=node_id in voters,
-                promote=known.promote,
-                level=known.level,
-                machine_version=known.machine_version,
-            )
+        members: dict[int, Member] = {
+            NodeId(node_id): self.member(node_id, state) for node_id in sorted(members_of(state))
+        }
         return Membership(index=self.membership_index, members=members, joint=bool(state.voters_outgoing))
 
+    def member(self, node_id: int, state: MembershipState) -> Member:
+        """A node of the membership in force; without a name and an address if they are not known."""
+        known = self.members.get(node_id) or MemberRecord(id=node_id, name="", address="")
+        return Member(
+            id=NodeId(node_id),
+            name=known.name,
+            address=known.address,
+            http=known.http,
+            voter=node_id in state.voters or node_id in state.voters_outgoing,
+            promote=known.promote,
+            level=known.level,
+            machine_version=known.machine_version,
+        )
 
-def members_of(state: MembershipState) -> set[NodeId]:
-    """Everybody in a membership, voters and learners, both halves of a joint one."""
+
+def members_of(state: MembershipState) -> set[int]:
+    """All members of a membership, voters and learners, both halves of a joint one."""
     return {*state.voters, *state.voters_outgoing, *state.learners, *state.learners_next}
 
 
@@ -188,13 +196,13 @@ def derive_cluster_id(token: str, peers: dict[str, str]) -> int:
     return _hash63("cluster", *parts)
 
 
-def derive_node_id(cluster_id: int, name: str) -> NodeId:
+def derive_node_id(cluster_id: int, name: str) -> int:
     """The id of a member that the cluster was bootstrapped with."""
     return _hash63("node", str(cluster_id), name)
 
 
-def is_founder(node_id: NodeId, cluster_id: int, name: str) -> bool:
-    """Whether a member is one that the cluster was bootstrapped with."""
+def is_founder(node_id: int, cluster_id: int, name: str) -> bool:
+    """Whether a member is an initial member of the cluster."""
     return node_id == derive_node_id(cluster_id, name)
 
 
@@ -204,7 +212,7 @@ def _hash63(*parts: str) -> int:
 
 
 def format_id(value: int) -> str:
-    """An id as people see it: sixteen hexadecimal digits."""
+    """The text of an id: sixteen hexadecimal digits."""
     return f"{value:016x}"
 
 

@@ -1,4 +1,4 @@
-"""Changes of the membership, on the leader that appends them and on every node that applies them."""
+"""Membership changes: checked and appended on the leader, applied on every node."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from syncline.node.envelope import (
     ChangeContext,
     Kind,
     LevelChange,
-    Member,
+    MemberRecord,
     Proposal,
     decode_context,
     encode,
 )
-from syncline.node.events import EventKind
+from syncline.node.events import MembershipChanged
 from syncline.node.examination import examine_change
 from syncline.node.futures import ApplyFuture
 from syncline.node.ignored_entries import RateLimitedLog
@@ -49,16 +49,16 @@ if TYPE_CHECKING:
 __all__ = ["REMOVED", "Reconfiguration"]
 
 REMOVED = "it was removed from the cluster"
-"""What a removed node is told when it dials a member."""
+"""The refusal of a removed node that dials a member."""
 
 LOSES_VOTE = frozenset({ChangeType.REMOVE_NODE, ChangeType.ADD_LEARNER_NODE})
-"""What a voter can't lead after."""
+"""Changes after which a voter can't lead."""
 
 CAUGHT_UP_ENTRIES = 256
 """A learner this close to the leader's log counts as caught up: it gets the rest within a round trip."""
 
 HOUSEKEEPING_TICKS = 5
-"""Ticks between two looks at what is no hurry: promotions, announcements."""
+"""Ticks between two checks for promotions and announcements."""
 
 ANNOUNCE_S = 5.0
 """How long an announcement may take before it is made again."""
@@ -70,10 +70,10 @@ class Reconfiguration:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._ticks = 0
-        self._announcing: ApplyFuture | None = None
-        self._rising: ApplyFuture | None = None
+        self._announcing: ApplyFuture[object] | None = None
+        self._rising: ApplyFuture[object] | None = None
         self._unreachable = RateLimitedLog(driver.loop.time)
-        self.leaving = False
+        self.leaving: bool = False
         """Whether this node was removed for certain, and stops once its callers have their answer."""
         self._removed_at = 0
         """The index of the change that removed this node; 0: it has applied none."""
@@ -100,24 +100,24 @@ class Reconfiguration:
             self._check_quorum(after, context.members)
         losing = {single.node_id for single in change.changes if single.type in LOSES_VOTE}
         if core.raft.id in losing and (successor := self.best_successor(losing)) != NONE:
-            # Once it has applied this it steps down, and the voters that are left may still need its vote.
+            # Once it has applied this it steps down, and the remaining voters may still need its vote.
             core.transfer_leadership(successor)
-            raise Dropped("the leader hands over first, because it is itself to lose its vote")
+            raise Dropped("the leader transfers its leadership first, because this change ends its own vote")
         try:
             core.propose_membership(change)
         except ProposalDropped as error:
-            raise Dropped("the leader takes no changes at the moment: a hand-over is under way") from error
+            raise Dropped("the leader takes no changes at the moment: a leadership transfer is under way") from error
         return core.last_index, core.term
 
-    def _check_quorum(self, after: MembershipState, brought: tuple[Member, ...]) -> None:
-        """Refuse a change after which those alive are no quorum. A leader that can't know that yet drops it."""
+    def _check_quorum(self, after: MembershipState, brought: tuple[MemberRecord, ...]) -> None:
+        """Refuse a change after which no quorum would be alive. A leader that can't know that yet drops it."""
         core, book = self._driver.core, self._driver.parts.book
         before = core.raft.tracker.configuration.state()
         if set(before.voters) == set(after.voters) and not after.voters_outgoing:
             return  # learners alone
         since = self._commits.index
         if since is None:
-            raise Dropped("the leader has led for less than an election timeout: it does not know yet who is alive")
+            raise Dropped("the leader is new: it does not know yet which members are alive; try again")
         absent = absent_voters(
             before,
             after,
@@ -140,7 +140,7 @@ class Reconfiguration:
         return bool(member and member.directory and progress and progress.match >= commit)
 
     def _check_current(self, change: MembershipChange, context: ChangeContext) -> None:
-        """What only the leader can judge, with no other change under way: conditions, and names that are taken."""
+        """Checks that only the leader can make, with no other change under way: conditions, and used names."""
         book = self._driver.parts.book
         for node_id in _updated(change):
             self._check_update(next(record for record in context.members if record.id == node_id))
@@ -160,8 +160,8 @@ class Reconfiguration:
                         f"{new.name!r} at {new.address}: {other.name!r} at {other.address} is a member already"
                     )
 
-    def _check_update(self, record: Member) -> None:
-        """An update brings the registry's own record of a member with another address, and nothing else."""
+    def _check_update(self, record: MemberRecord) -> None:
+        """Check that an update holds the registry's own record of a member with another address, and nothing else."""
         book = self._driver.parts.book
         known = book.members.get(record.id)
         if known is None:
@@ -172,8 +172,10 @@ class Reconfiguration:
             if other.id != record.id and other.address == record.address:
                 raise MembershipError(f"{record.address} is already the address of member {other.name!r}")
 
-    def _check_record(self, new: Member) -> None:
-        """A change may not say what only the member itself announces: it would be refused as another one, and stop."""
+    def _check_record(self, new: MemberRecord) -> None:
+        """Check that a change repeats the member's own announcement: a different record would refuse the member,
+        which then stops.
+        """
         known, shown = self._driver.parts.book.members.get(new.id), format_id(new.id)
         if known is not None and known.name and new.name != known.name:
             raise MembershipError(f"node {shown} is named {known.name!r}, and the change names it {new.name!r}")
@@ -188,7 +190,7 @@ class Reconfiguration:
         self._commits.clear()
 
     def tick(self) -> None:
-        """Now and then: announce this node; on a leader, promote learners that have caught up."""
+        """Every few ticks: announce this node; on a leader, promote learners that have caught up."""
         self._ticks += 1
         driver = self._driver
         if self.leaving and not driver.settlement.waiting:
@@ -223,15 +225,16 @@ class Reconfiguration:
             if core.raft.pending_membership_index <= core.applied and not joint:
                 driver.parts.levels.raise_if_due()
 
-    def _promote_first(self, waiting: list[Member]) -> None:
+    def _promote_first(self, waiting: list[MemberRecord]) -> None:
         core = self._driver.core
         progress = core.raft.tracker.progress
         for member in waiting:
             state = progress.get(member.id)
             if state is None or not state.learner or not self.is_alive(member.id):
                 continue
+            # A voter's directory must be known, so that the members detect it when it comes back without its data.
             if not member.directory:
-                continue  # whoever counts its vote must be able to tell when it comes back without its data
+                continue
             if state.match + CAUGHT_UP_ENTRIES < core.last_index or state.match < core.raft.pending_membership_index:
                 continue
             promoted = msgspec.structs.replace(member, promote=False)
@@ -242,11 +245,11 @@ class Reconfiguration:
             except QuorumAtRisk:
                 continue  # another one may be alive
             except (Dropped, MembershipError):
-                return  # looked at again in a moment
+                return  # checked again in a moment
             return
 
     def best_successor(self, losing: Collection[NodeId] = ()) -> NodeId:
-        """The voter that could lead the soonest, and is not in `losing`; NONE without one that is alive."""
+        """The voter that could lead the soonest, and is not in `losing`; NONE if none is alive."""
         core = self._driver.core
         voters = core.raft.tracker.configuration.state().voters
         candidates = [
@@ -257,9 +260,9 @@ class Reconfiguration:
         return max(candidates)[1] if candidates else NONE
 
     def is_alive(self, node_id: NodeId) -> bool:
-        """Whether a member is connected and was heard within an election timeout.
+        """Whether a member is connected and was heard from within an election timeout.
 
-        The core's own `recent_active` starts anew with every check of the quorum: for a moment nobody is active then.
+        The core's own `recent_active` is reset with every check of the quorum: for a moment no member is active then.
         """
         link = self._driver.parts.transport.stats().get(node_id)
         if link is None or not link.connected:
@@ -272,7 +275,7 @@ class Reconfiguration:
     # -- on every node ------------------------------------------------------------------------------------------------
 
     def applied(self, entry: Entry) -> None:
-        """A change was committed and its turn has come."""
+        """Apply a committed change."""
         driver = self._driver
         try:
             change = decode_change(entry)
@@ -293,11 +296,11 @@ class Reconfiguration:
             driver.parts.writer.settle_now()
             self._note_removals(entry.index)
             self.sync_peers()
-            driver.emit(EventKind.MEMBERSHIP, detail=f"index {entry.index}")
+            driver.emit(MembershipChanged(driver.parts.book.membership(state)))
         if context is not None and context.origin == driver.core.raft.id:
             driver.proposals.resolved(context.number, entry.index, entry.term, answer)
 
-    def announced(self, member: Member) -> None:
+    def announced(self, member: MemberRecord) -> None:
         """Apply a member's announcement of its name, its addresses and its start."""
         driver = self._driver
         if member.id not in members_of(driver.core.raft.tracker.configuration.state()):
@@ -309,8 +312,8 @@ class Reconfiguration:
         if mine and convicted_by(member.incarnation, identity):
             driver.loop.call_soon(driver.founding.convict)
 
-    def update(self, record: Member) -> None:
-        """Propose that the registry takes the address of this record of a member. It is not waited for."""
+    def update(self, record: MemberRecord) -> None:
+        """Propose the address of this record of a member for the registry. Does not wait for it."""
         driver = self._driver
         try:
             future = driver.proposals.new(driver.loop, 0, driver.loop.time() + ANNOUNCE_S)
@@ -347,7 +350,7 @@ class Reconfiguration:
         driver.propose(future, DATA, encode(Proposal(Kind.ANNOUNCE, identity.node_id, future.number, encode(mine))))
 
     def propose_level(self, change: LevelChange) -> bool:
-        """Have a change of the levels replicated, unless one is under way; tells whether it was proposed."""
+        """Propose a change of the levels, unless one is under way; return whether it was proposed."""
         driver = self._driver
         if self._rising is not None and not self._rising.done():
             return False
@@ -361,7 +364,7 @@ class Reconfiguration:
         return True
 
     def sync_peers(self) -> None:
-        """Have the transport keep links to just the members."""
+        """Make the transport keep links to all members, and to no other node."""
         driver = self._driver
         me = driver.core.raft.id
         members = members_of(driver.core.raft.tracker.configuration.state())
@@ -378,14 +381,15 @@ class Reconfiguration:
                 driver.parts.transport.remove_peer(gone)
 
     def restored(self, index: int) -> None:
-        """The member registry of a snapshot at `index` was taken over."""
+        """The member registry of a snapshot at `index` was loaded."""
         self._note_removals(index)
         self.sync_peers()
 
     def _note_removals(self, index: int) -> None:
-        """Members are gone by the change at `index`. Their links stay until this node's own disk knows of it.
+        """Members are removed by the change at `index`. Their links stay until this is durable on this node's own
+        disk.
 
-        Killed before that, this node would start with the membership before, and may need their votes.
+        If it was killed before, this node would start with the membership before, and may need their votes.
         """
         driver = self._driver
         gone = driver.parts.book.removed.keys() - self._known_removed
@@ -396,10 +400,12 @@ class Reconfiguration:
         self._forget_durable_removals()
 
     def durable(self) -> None:
-        """The log has written: is a removal durable that links wait for?"""
+        """The log has written: check whether a removal became durable that links wait for."""
         if self._removals and self._forget_durable_removals():
             self.sync_peers()
-        self._driver.settlement.look()
+        settlement = self._driver.settlement
+        if settlement.index < self._driver.parts.book.membership_index:  # nearly never: asked at each write
+            settlement.look()
 
     def _forget_durable_removals(self) -> bool:
         durable_commit, before = self._driver.parts.writer.durable_commit, len(self._removals)
@@ -407,7 +413,7 @@ class Reconfiguration:
         return len(self._removals) < before
 
     def refuse_peer(self, hello: Hello) -> Refusal | None:
-        """For the transport: why this dialler may not connect."""
+        """For the transport: the reason to refuse this dialler, or None."""
         book, sender, levels = self._driver.parts.book, hello.sender, self._driver.parts.levels
         if sender in book.removed and sender not in self._removals:
             state = self._driver.core.raft.tracker.configuration.state()
@@ -427,13 +433,13 @@ class Reconfiguration:
 
     @property
     def _has_no_log(self) -> bool:
-        """Whether this node has nothing yet: not even a log that is still to be applied at its start."""
+        """Whether this node has no log at all, also none that is still to be applied at its start."""
         return self._driver.core.last_index == 0
 
     def _may_leave(self) -> bool:
-        """Whether this node was removed, and a quorum of the new membership has that on its disks.
+        """Whether this node was removed, and that is durable on a quorum of the new membership.
 
-        Until then those who stay may start again with the membership before, and may need its vote.
+        Before that the remaining members may start again with the membership before, and may need its vote.
         """
         driver = self._driver
         if driver.core.state is StateType.LEADER:
@@ -441,7 +447,7 @@ class Reconfiguration:
         if self._removed_at and driver.settlement.index >= self._removed_at:
             return True
         known, stats = driver.parts.book.members, driver.parts.transport.stats()
-        # A node that was let in without being known may be anyone, if there is no secret.
+        # An admitted node that is not known may be any program, if there is no secret.
         return removal_confirmed({peer: link for peer, link in stats.items() if self._has_no_log or peer in known})
 
 

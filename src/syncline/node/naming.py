@@ -1,7 +1,7 @@
-"""What names, ids and addresses of members may be, wherever they come from: settings, calls, peers.
+"""Checks of names, ids and addresses of members, from settings, calls and peers.
 
-Each check raises `ConfigError`, or `TypeError` for another type; the text names what was given and what would be
-accepted.
+Each check raises `ConfigError`, or `TypeError` for another type; the text names the given value and the accepted
+ones.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ MAX_NAME_CHARACTERS: Final = 128
 MAX_ADDRESS_CHARACTERS: Final = 512
 """The longest host name has 253 characters."""
 MAX_HTTP_CHARACTERS: Final = 2048
-"""A member's record is in each snapshot and in many log lines: a URL of this length is more than anybody needs."""
+"""A member's record is in each snapshot and in many log lines. No URL needs more characters."""
 
 
 def check_name(name: object, setting: str = "name") -> str:
-    """A node's name: printable, bounded, and without what separates names in lists."""
+    """Check a node's name: printable, bounded, and without the characters that separate names in lists."""
     if not isinstance(name, str):
         raise TypeError(f"{setting} must be a str, not {type(name).__name__}")
     if not name or len(name) > MAX_NAME_CHARACTERS or any(not c.isprintable() or c in "=, /" for c in name):
@@ -34,16 +34,16 @@ def check_name(name: object, setting: str = "name") -> str:
 
 
 def check_id(value: object, setting: str, *, none: bool = False) -> int:
-    """The id of a node or a cluster; with `none`, 0 is accepted as "not given"."""
+    """Check the id of a node or a cluster; with `none`, 0 is accepted as "not given"."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{setting} must be an int, not {type(value).__name__}")
     if not (NONE < value <= LARGEST_ID or (none and value == NONE)):
         raise ConfigError(f"{setting} is {value}: an id is from 1 to 2**63 - 1{', or 0 for none' if none else ''}")
-    return value
+    return int(value)  # a plain integer: the formats know no other kind
 
 
 def check_http(http: object, setting: str = "http") -> str:
-    """Where a member serves clients; empty if it serves none."""
+    """Check a member's address for clients; empty if it serves none."""
     if not isinstance(http, str):
         raise TypeError(f"{setting} must be a str, not {type(http).__name__}")
     if not http.isprintable() or len(http) > MAX_HTTP_CHARACTERS:
@@ -52,7 +52,7 @@ def check_http(http: object, setting: str = "http") -> str:
 
 
 def dialled_address(address: object, setting: str = "address") -> PeerAddress:
-    """An address that other nodes can dial: with a port, and not a wildcard."""
+    """Check an address that other nodes can dial: with a port, and not a wildcard."""
     if not isinstance(address, str):
         raise TypeError(f"{setting} must be a str such as '10.0.0.1:7100', not {type(address).__name__}")
     if len(address) > MAX_ADDRESS_CHARACTERS or not address.isprintable():

@@ -1,7 +1,7 @@
 """The log lines of a node about itself: role, leader, term, membership, snapshots, transfers, and its end.
 
-Each names nodes by name and id (`b (5f46…)`, sixteen hexadecimal digits). While there is no leader, a line says which
-members this node reaches, which ones reach it, and since when. docs/logs.md lists them for operators.
+Each names nodes by name and id (`b (5f46…)`, sixteen hexadecimal digits). While there is no leader, a line lists the
+members that this node reaches and those that reach it, and since when. docs/logs.md lists the lines for operators.
 """
 
 from __future__ import annotations
@@ -13,23 +13,32 @@ from typing import Final
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import NONE, MembershipState, NodeId
 from syncline.errors import SynclineError
-from syncline.node.events import EventKind
+from syncline.node.events import (
+    Event,
+    LeaderChanged,
+    MembershipChanged,
+    PeerDown,
+    PeerUp,
+    RoleChanged,
+    SnapshotInstalled,
+    SnapshotTaken,
+)
 from syncline.node.member_registry import MemberBook, members_of
 from syncline.transport.messages import PeerStats
 
 __all__ = ["NodeLog"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 AGAIN_S: Final = 10.0
 """Between two lines of a node that has no leader."""
 
 PATIENCE_ELECTIONS: Final = 2
-"""An election ends within so many election timeouts, if nothing is wrong: until then no line says so."""
+"""An election ends within so many election timeouts, if nothing is wrong: until then no line is logged."""
 
 
 class NodeLog:
-    """Of one node. `links` are the links to its peers, `clock` is the event loop's."""
+    """The log lines of one node. `links` are the links to its peers, `clock` is the event loop's."""
 
     def __init__(
         self,
@@ -47,9 +56,9 @@ class NodeLog:
         self._clock = clock
         self._name = name
         self._patience_s = PATIENCE_ELECTIONS * election_s
-        self.term = core.term
+        self.term: int = core.term
         self.transferee: NodeId = NONE
-        """As they were told last: the caller compares, because it looks very often."""
+        """The logged values: the caller compares, because it checks very often."""
         self._role = core.state.name.lower()
         self._leader: NodeId = NONE
         self._leaderless_s: float | None = clock()
@@ -68,7 +77,7 @@ class NodeLog:
     # -- changes ------------------------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """The term or the transfer under way has changed, perhaps."""
+        """Log a change of the term or of the transfer under way, if there is one."""
         term, transferee = self._core.term, self._core.raft.transferee
         if term != self.term:
             log.info("%s: term %d, after term %d", self._own(), term, self.term)
@@ -80,30 +89,34 @@ class NodeLog:
                 log.info("%s: the transfer to %s is over", self._own(), self.label(self.transferee))
             self.transferee = transferee
 
-    def on_event(self, kind: EventKind, subject: NodeId, detail: str) -> None:
-        """Something happened that is told to those who watch the node, too."""
-        if kind is EventKind.STATE:
-            self.look()
-            log.info("%s: %s in term %d, before: %s", self._own(), detail, self.term, self._role)
-            self._role = detail
-        elif kind is EventKind.LEADER:
-            self._on_leader(subject)
-        elif kind is EventKind.MEMBERSHIP:
-            shown = self._membership(self._core.raft.tracker.configuration.state())
-            log.info("%s: membership of %s: %s", self._own(), detail, shown)
-        elif kind is EventKind.SNAPSHOT:
-            log.info("%s: snapshot %s", self._own(), detail)
-        elif kind is EventKind.PEER_UP:
-            self._lost_s.pop(subject, None)
-            log.info("%s: reaches %s", self._own(), self.label(subject))
-        elif kind is EventKind.PEER_DOWN:
-            self._lost_s[subject] = self._clock()
-            log.info("%s: does not reach %s any more: %s", self._own(), self.label(subject), detail)
+    def on_event(self, event: Event) -> None:
+        """Write the line of an event that watchers of the node are told, too."""
+        match event:
+            case RoleChanged():
+                self.look()
+                role = self._core.state.name.lower()
+                log.info("%s: %s in term %d, before: %s", self._own(), role, self.term, self._role)
+                self._role = role
+            case LeaderChanged(leader=leader):
+                self._on_leader(NONE if leader is None else leader)
+            case MembershipChanged(membership=membership):
+                shown = self._membership(self._core.raft.tracker.configuration.state())
+                log.info("%s: membership of index %d: %s", self._own(), membership.index, shown)
+            case SnapshotTaken(snapshot_index=index):
+                log.info("%s: snapshot taken at entry %d", self._own(), index)
+            case SnapshotInstalled(snapshot_index=index):
+                log.info("%s: snapshot installed at entry %d", self._own(), index)
+            case PeerUp(peer=peer):
+                self._lost_s.pop(peer, None)
+                log.info("%s: reaches %s", self._own(), self.label(peer))
+            case PeerDown(peer=peer, reason=reason):
+                self._lost_s[peer] = self._clock()
+                log.info("%s: does not reach %s any more: %s", self._own(), self.label(peer), reason)
 
     def stopped(self, reason: SynclineError, *, failed: bool) -> None:
-        """The node's end: closed, or stopped by itself."""
+        """Log the node's end: closed, or stopped by itself."""
         text, own = str(reason), self._own()
-        if not text.startswith(own):  # some reasons name the node themselves
+        if not text.startswith(own):  # the text of some reasons names the node
             text = f"{own}: {text}"
         log.log(logging.CRITICAL if failed else logging.INFO, "%s", text)
 
@@ -130,7 +143,7 @@ class NodeLog:
     # -- without a leader ---------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """With each tick: has this node been without a leader for too long?"""
+        """With each tick: log if this node has had no leader for too long."""
         if self._leaderless_s is None or (now_s := self._clock()) < self._tell_s:
             return
         self._tell_s = now_s + AGAIN_S
@@ -140,7 +153,7 @@ class NodeLog:
             log.warning(text, self._own(), lasting_s, self._role, self.term, self.reachability())
 
     def reachability(self) -> str:
-        """Which members this node reaches, which ones reach it, and since when."""
+        """The members that this node reaches and those that reach it, and since when."""
         links, now_s = self._links(), self._clock()
         members = members_of(self._core.raft.tracker.configuration.state()) - {self._core.raft.id}
         parts = [self._of_peer(peer, links.get(peer), now_s) for peer in sorted(members, key=self.label)]

@@ -1,10 +1,10 @@
-"""What follows from entries that were applied: answers, changes of the membership, reads that can go on."""
+"""Handle the outcomes of applied entries: answers, changes of the membership, reads that can go on."""
 
 from __future__ import annotations
 
 from syncline.consensus.types import Entry
 from syncline.node.applier import Applied, Outcome, Restored, Viewed
-from syncline.node.envelope import Member
+from syncline.node.envelope import MemberRecord
 from syncline.node.looks import LookWork
 from syncline.node.runtime import Driver
 
@@ -32,10 +32,10 @@ def _on_applied(driver: Driver, done: Applied) -> None:
     if driver.stopped:
         return
     assert done.first_index == driver.applied + 1, (done.first_index, driver.applied)
-    for item in done.runtime:  # in log order: what one does can depend on the one before it
+    for item in done.runtime:  # in log order: the effect of one can depend on the one before it
         if isinstance(item, Entry):
             driver.reconfiguration.applied(item)
-        elif isinstance(item, Member):
+        elif isinstance(item, MemberRecord):
             driver.reconfiguration.announced(item)
         elif not driver.restoring:  # else the registry of the snapshot takes the place of this one
             driver.parts.levels.applied(item)
@@ -56,7 +56,9 @@ def _on_applied(driver: Driver, done: Applied) -> None:
 
 
 def _on_digests(driver: Driver, done: Applied) -> bool:
-    """Note the digest of the state as of the last entry, and compare what that entry holds. False: the node stopped."""
+    """Record the digest of the state after the last entry, and compare the digests in that entry. False: the node
+    stopped.
+    """
     if driver.restoring:
         return True  # the membership is that of the newer snapshot already
     if done.at_point:

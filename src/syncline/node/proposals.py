@@ -1,18 +1,18 @@
 """Proposals made on this node that wait for their answer.
 
 Each has a number that is unique on this node, restarts included, and travels with the entry. The answer comes when
-this node applies the entry with that number. What ends a proposal otherwise:
+this node applies the entry with that number. A proposal can also end by:
 
 - its deadline (`unknown` once it was sent, `not_applied` while it was still in the queue),
 - a refusal by the leader (`not_applied`),
-- a snapshot that took the place of the log in which it may stand (`unknown`).
+- a snapshot that replaced the log in which it may stand (`unknown`).
 
-A change of leader ends no command. An attempt has a term: only the leader of that term appends it, as an entry of that
-term. Terms never decrease along a log. So once this node has applied an entry of a later term without having met the
-number, no committed log holds it. Then it is proposed again, until its deadline; so is what a leader on its way out
-refused. The order of this node's proposals stays: from a change of leader on the queue waits until the attempts of
-earlier terms are decided (`open`). Only commands and barriers are proposed again. Anything else ends as `Superseded`
-(`not_applied`).
+A change of leader ends no command. An attempt has a term: only the leader of that term appends it, as an entry of
+that term. Terms never decrease along a log. So once this node has applied an entry of a later term without having met
+the number, no committed log holds it. Then it is proposed again, until its deadline. So is a proposal that a leader
+refused because it stops leading. The order of this node's proposals stays: after a change of leader the queue waits
+until the attempts of earlier terms are decided (`open`). Only commands and barriers are proposed again. Other
+proposals end as `Superseded` (`not_applied`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from syncline.node.futures import UNPLACED, ApplyFuture, Queued, Waiter
 __all__ = ["NO_QUORUM", "Deadlines", "Proposals", "fence_passed"]
 
 COUNTER_BITS: Final = 32
-"""Of a number; the rest is drawn at start, so that numbers of an earlier run are not met again."""
+"""Bits of a number that count; the rest is random for each start, so that runs don't share numbers."""
 
 NONCE_BITS: Final = 31
 
@@ -57,7 +57,7 @@ class Deadlines(Generic[Waiting]):
         return sum(map(len, self._buckets.values()))
 
     def add(self, future: Waiting, deadline_s: float) -> int:
-        """Returns where it is kept, for `discard`."""
+        """Add a future; returns its key for `discard`."""
         bucket = int(deadline_s / self._step_s) + 1
         held = self._buckets.get(bucket)
         if held is None:
@@ -66,7 +66,7 @@ class Deadlines(Generic[Waiting]):
         return bucket
 
     def discard(self, future: Waiting, bucket: int) -> None:
-        """It has ended: a long deadline must not keep it, and its answer, in memory until then."""
+        """Remove a future that has ended: a long deadline must not keep it and its answer in memory."""
         held = self._buckets.get(bucket)
         if held is not None:
             held.pop(future, None)
@@ -74,7 +74,7 @@ class Deadlines(Generic[Waiting]):
                 del self._buckets[bucket]
 
     def expired(self, now_s: float) -> list[Waiting]:
-        """Those whose time has come, removed from here, earliest first. A caller may have cancelled some."""
+        """Remove and return the expired futures, earliest first. A caller may have cancelled some."""
         current = int(now_s / self._step_s)
         due = [bucket for bucket in self._buckets if bucket <= current]
         return [future for bucket in sorted(due) for future in self._buckets.pop(bucket)]
@@ -87,33 +87,33 @@ class Proposals:
         self._next = (rng.getrandbits(NONCE_BITS) << COUNTER_BITS) + 1
         self._waiting: dict[int, Waiter] = {}
         self._placed: dict[int, list[Waiter]] = {}
-        """By index: those with a position that are not proposed again."""
+        """By index: proposals with a position that are never proposed again."""
         self._deadlines: Deadlines[Waiter] = Deadlines(step_s)
         self._newest = self._next - 1
         """The highest number of this life that was applied."""
-        self.applied_term = 0
+        self.applied_term: int = 0
         """The term of the last entry that was applied here: attempts of earlier terms are decided."""
-        self.open_term = 0
+        self.open_term: int = 0
         """The term whose leader may be sent proposals: all attempts of earlier terms are decided. See `open`."""
         self._returned = 0
-        """The lowest number that a leader on its way out refused in `open_term`, if that is closed for it; else 0."""
-        self.fenced = False
+        """The lowest number that a leader refused in `open_term` because it stops leading; 0: none."""
+        self.fenced: bool = False
         """Whether a proposal in the queue may be fenced."""
         self._max_bytes = max_bytes
         self._bytes = 0
-        self.failed = 0
+        self.failed: int = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def new(self, loop: asyncio.AbstractEventLoop, size_bytes: int, deadline_s: float) -> ApplyFuture:
+    def new(self, loop: asyncio.AbstractEventLoop, size_bytes: int, deadline_s: float) -> ApplyFuture[object]:
         """A future for a proposal of this size. Raises as `add` does."""
-        future = ApplyFuture(loop=loop)
+        future: ApplyFuture[object] = ApplyFuture(loop=loop)
         self.add(future, size_bytes, deadline_s)
         return future
 
     def add(self, waiter: Waiter, size_bytes: int, deadline_s: float) -> None:
-        """Give a proposal of this size its number. Raises `Dropped` where too much is waiting already."""
+        """Give a proposal of this size its number. Raises `Dropped` if too much is waiting already."""
         cost = size_bytes + OVERHEAD_BYTES
         if self._bytes + cost > self._max_bytes:
             raise Dropped(
@@ -132,8 +132,9 @@ class Proposals:
     def open(self, term: int) -> bool:
         """Whether proposals may go to the leader of `term`, the current one: else one could overtake an earlier one.
 
-        They may when each attempt of an earlier term is decided. After a refusal by a leader on its way out, also those
-        that were sent to it behind the refused one must be decided: it may have gone on leading, and taken them.
+        They may when each attempt of an earlier term is decided. After a refusal by a leader that stops leading,
+        proposals sent to it behind the refused one must be decided too: it may have gone on leading, and appended
+        them.
         """
         for waiter in self._waiting.values():
             attempt = waiter.attempt
@@ -146,7 +147,7 @@ class Proposals:
         return True
 
     def within_fence(self, queue: list[Queued], term: int) -> list[Queued]:
-        """Those that may be appended in `term`; the others are over."""
+        """The proposals that may be appended in `term`; the others end."""
         self.fenced = False
         for waiter, _, _ in queue:
             if waiter.fence not in (0, term):
@@ -154,15 +155,15 @@ class Proposals:
         return [item for item in queue if item[0].fence in (0, term)]
 
     def awaiting(self, number: int, attempt: int) -> Waiter | None:
-        """The proposal, if an answer to its attempt of this term is the one that it waits for; else None.
+        """The proposal, if it waits for an answer to its attempt of this term; else None.
 
-        An answer to an earlier attempt says nothing about the one under way.
+        An answer to an earlier attempt says nothing about the present one.
         """
         waiter = self._waiting.get(number)
         return waiter if waiter is not None and 0 < attempt == waiter.attempt else None
 
     def placed(self, number: int, index: int, attempt: int) -> None:
-        """The leader gave it this position. It may have been applied already: the two messages race."""
+        """The leader appended it at this position. It may have been applied already: the two messages race."""
         waiter = self.awaiting(number, attempt)
         if waiter is None or not (0 < index <= LARGEST_INDEX and attempt <= LARGEST_INDEX):
             return
@@ -171,7 +172,7 @@ class Proposals:
             self._placed.setdefault(index, []).append(waiter)
 
     def appended(self, waiters: Iterable[Waiter], first: int, term: int) -> None:
-        """This node leads, and has appended them to its log just now, one after the other from `first` on."""
+        """This node leads, and has just appended them to its log, one after the other from `first` on."""
         for index, waiter in enumerate(waiters, first):
             waiter.index = index
             waiter.attempt = waiter.term = term
@@ -180,7 +181,7 @@ class Proposals:
 
     def resolved(self, number: int, index: int, term: int, answer: object) -> None:
         """The entry was applied here."""
-        if self._newest < number < self._next:  # else it is of an earlier life
+        if self._newest < number < self._next:  # else it is from an earlier start
             self._newest = number
         waiter = self._waiting.pop(number, None)
         if waiter is None:
@@ -193,7 +194,9 @@ class Proposals:
             waiter.answered(answer)
 
     def returned(self, number: int, attempt: int) -> Queued | None:
-        """A leader on its way out refused it: what to propose again, if it still waits for this answer."""
+        """A leader that stops leading refused it: return the data to propose again, if it still waits for this
+        answer.
+        """
         waiter = self.awaiting(number, attempt)
         if waiter is None or not waiter.payload or waiter.done():
             return None
@@ -202,13 +205,15 @@ class Proposals:
         return self._again(waiter)
 
     def refused(self, number: int, error: SynclineError) -> None:
-        """It does not enter the log."""
+        """End it: it does not enter the log."""
         waiter = self._waiting.get(number)
         if waiter is not None:
             self._fail(waiter, error)
 
     def passed(self, indexes: Iterable[int]) -> None:
-        """Entries at these positions were applied: what still waits there and is not proposed again was replaced."""
+        """Entries at these positions were applied: end waiting proposals there that are not proposed again as
+        superseded.
+        """
         placed = self._placed
         if not placed:
             return
@@ -219,12 +224,14 @@ class Proposals:
                     self._fail(waiter, Superseded(message))
 
     def term_applied(self, term: int) -> list[Queued]:
-        """An entry of `term` was applied, and each one before it was seen: decide the attempts of earlier terms.
+        """An entry of `term` was applied, after all entries before it: decide the attempts of earlier terms.
 
-        Returns what is to be proposed again, in its order. The answers of the entries must be resolved before.
+        Returns the proposals to propose again, in their order. The answers of the entries must be resolved before.
         """
         if term <= self.applied_term:
             return []
+        # Terms never decrease along the log, so no entry behind this one is of an earlier term: an attempt that was not
+        # met by now is in no committed log, and to propose it again can't apply it twice.
         self.applied_term = term
         again: list[Queued] = []
         for waiter in [held for held in self._waiting.values() if 0 < held.attempt < term]:
@@ -242,7 +249,7 @@ class Proposals:
     def jumped(self, index: int) -> None:
         """A snapshot was installed up to `index`: it is not known which attempts are in it.
 
-        One that has a position above it is not: an attempt stands at one position only.
+        An attempt with a position above it is not: an attempt has one position only.
         """
         for waiter in [held for held in self._waiting.values() if held.attempt and held.index <= index]:
             self._fail(waiter, DeadlineExceeded(IN_SNAPSHOT))
@@ -253,7 +260,7 @@ class Proposals:
         return waiter, DATA, waiter.payload
 
     def expire(self, now_s: float, leader: int, why_no_leader: str = NO_QUORUM) -> None:
-        """End what is overdue."""
+        """End overdue proposals."""
         for waiter in self._deadlines.expired(now_s):
             if waiter.number not in self._waiting:
                 continue
@@ -297,5 +304,5 @@ class Proposals:
 
 
 def fence_passed(fence: int, term: int) -> Superseded:
-    """The error of a proposal that may be appended in one term alone, and was not."""
+    """The error of a proposal that could be appended in one term alone, and was not."""
     return Superseded(f"it may be appended in term {fence} alone, and this node is in term {term}")

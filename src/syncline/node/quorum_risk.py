@@ -45,7 +45,7 @@ def absent_voters(
 
 
 class CommitHistory:
-    """A leader's commit index of one election timeout ago. Of a leader that is younger there is none."""
+    """A leader's commit index of one election timeout ago. A younger leader has none."""
 
     def __init__(self, election_ticks: int) -> None:
         self._indexes: deque[int] = deque(maxlen=election_ticks + 1)

@@ -30,7 +30,7 @@ class _Batch:
         self.index = 0
         self.started_s = 0.0
         self.asleep_s = 0.0
-        """How long the machine had slept by then."""
+        """Seconds that the machine had been suspended by then."""
 
 
 class Reads:
@@ -55,10 +55,10 @@ class Reads:
         self._gathering: dict[float, ReadFuture] = {}
         self._asked: _Batch | None = None
         self._confirmed: deque[_Batch] = deque()
-        self.current_as_of_s = -math.inf
+        self.current_as_of_s: float = -math.inf
         """The state has everything that was committed when the loop's clock showed this,"""
-        self.asleep_then_s = 0.0
-        """and the machine had slept so long."""
+        self.asleep_then_s: float = 0.0
+        """and the machine had been suspended for this long."""
 
     def __len__(self) -> int:
         asked = len(self._asked.futures) if self._asked else 0
@@ -66,7 +66,7 @@ class Reads:
 
     @property
     def to_ask(self) -> bool:
-        """Whether there is something to `ask`: for now, or again where an answer is overdue."""
+        """Whether there is something to `ask`: for now, or again if an answer is overdue."""
         return bool(self._gathering) or self._asked is not None
 
     @property
@@ -85,7 +85,7 @@ class Reads:
         return future
 
     def _close_gathering(self) -> list[ReadFuture]:
-        """What has gathered; nobody joins it any more."""
+        """Close the gathered batch: no caller joins it any more."""
         futures = list(self._gathering.values())
         self._gathering = {}
         for future in futures:
@@ -96,7 +96,7 @@ class Reads:
         self._deadlines.discard(future, bucket)
 
     def ask(self, now_s: float) -> None:
-        """Have the gathered reads confirmed, or ask again where an answer is overdue."""
+        """Ask for a confirmation of the gathered reads, or again if an answer is overdue."""
         batch = self._asked
         if batch is None:
             if not self._gathering:
@@ -111,7 +111,7 @@ class Reads:
         self._ask(batch.context)
 
     def confirmed(self, state: ReadState) -> None:
-        """The core's answer. One to an attempt that was given up is ignored."""
+        """Handle the core's answer. An answer to an earlier attempt is ignored."""
         batch = self._asked
         if batch is None or state.context != batch.context:
             return
@@ -120,12 +120,12 @@ class Reads:
         self._asked = None
 
     def leader_changed(self) -> None:
-        """The request, or its answer, may have gone with the old leader: ask again at once."""
+        """Ask again at once: the request, or its answer, may be lost with the old leader."""
         if self._asked is not None:
             self._asked.started_s = -math.inf
 
     def applied(self, index: int) -> None:
-        """The state machine has reached `index`: what was waiting for it can be read now."""
+        """The state machine has reached `index`: resolve the reads that waited for it."""
         if not self._confirmed:
             return
         waiting: deque[_Batch] = deque()

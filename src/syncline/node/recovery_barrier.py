@@ -1,9 +1,9 @@
-"""What a node may have shown before it was restarted, and whether it can show that much again.
+"""The recovery barrier: whether a restarted node's state is at least as new as it showed before (monotonic reads).
 
-The state machine applies a committed entry as soon as the node hears of the commit, and the commit index becomes
-durable a little later (see `log_writer`): nothing waits for it. So a node that was killed may start with an older state
-than it showed. It can't have shown more than its log holds, though: entries are applied only once they are durable
-here. Until the state has reached that end of the log, or a leader has confirmed what is committed, it may be behind.
+The state machine applies a committed entry as soon as the node learns the commit index, which becomes durable a
+little later (see `log_writer`): nothing waits for it. So a node that was killed may start with an older state than it
+showed. It can't have shown more than its log holds, though: entries are applied only once they are durable here. The
+state may be older until it has reached that end of the log, or a leader has confirmed the commit index.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Horizon"]
 
 
 class Horizon:
-    """Of one start of a node. Made before the node takes any message."""
+    """The recovery barrier of one start. Made before the node takes any message."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -33,7 +33,7 @@ class Horizon:
         return self._driver.applied >= self._index
 
     def tick(self) -> None:
-        """Ask a leader, where there is one: the end of the log that was found may never be committed."""
+        """Ask a leader, if there is one: the end of the log at the start may never be committed."""
         driver = self._driver
         if self.reached or self._asked is not None or driver.core.leader == NONE:
             return
@@ -44,4 +44,4 @@ class Horizon:
     def _answered(self, future: asyncio.Future[object]) -> None:
         self._asked = None
         if not future.cancelled() and future.exception() is None:
-            self._index = 0  # what is committed is applied
+            self._index = 0  # all committed entries are applied

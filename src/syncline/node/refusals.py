@@ -1,4 +1,4 @@
-"""What the words of others prove against this node: one of them may be wrong, a quorum of the voters is not."""
+"""Claims of peers against this node: one of them may be wrong, a quorum of the voters is believed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["is_believed", "refusing", "removal_confirmed"]
 def is_believed(
     voices: Collection[NodeId], membership: MembershipState, own: NodeId, *, nothing_to_lose: bool = False
 ) -> bool:
-    """Whether the nodes in `voices` are a quorum of `membership`, so that this node must act on what they say.
+    """Whether the nodes in `voices` are a quorum of `membership`, so that this node must act on their claim.
 
-    A single member may be mistaken, or lie, and a sound node would stop. In both halves of a joint membership a
-    majority must say so; this node itself says nothing, so of two voters the other one is enough. A node that is its
+    A single member may be mistaken, or faulty, and a sound node would stop. In both halves of a joint membership a
+    majority must agree. This node itself does not count, so of two voters the other one is enough. A node that is its
     only voter believes no other. At its start a node may have a log and no membership applied yet: it believes none.
 
-    `nothing_to_lose`: this node has an empty log, or has taken no part yet. It believes anyone.
+    `nothing_to_lose`: this node has an empty log, or has taken no part yet. It believes any node.
     """
     if nothing_to_lose:
         return bool(voices)
@@ -33,16 +33,16 @@ def is_believed(
 
 
 def refusing(stats: Mapping[NodeId, PeerStats], code: RefusalCode) -> dict[NodeId, Refusal]:
-    """The peers that refused this node with `code` when it dialled them last, and what they said."""
+    """The peers that refused this node with `code` when it dialled them last, and their refusals."""
     refusals = {peer: link.last_refusal for peer, link in stats.items() if link.last_refusal is not None}
     return {peer: refusal for peer, refusal in refusals.items() if refusal.code == code}
 
 
 def removal_confirmed(stats: Mapping[NodeId, PeerStats]) -> bool:
-    """Whether peers refuse this node as removed, and a quorum of the new membership has that on its disks.
+    """Whether peers refuse this node as removed, and its removal is durable on a quorum of the new membership.
 
-    Each peer tells the voters of the membership that it knows; the newest one counts. A peer that knows the removal to
-    be durable on a quorum tells none.
+    Each peer sends the voters of the membership that it knows; the newest one counts. A peer that knows that the
+    removal is durable on a quorum sends none.
     """
     told = refusing(stats, RefusalCode.REMOVED)
     if not told:

@@ -1,4 +1,4 @@
-"""A leader's refusal of a forwarded proposal: as an error, and as it travels to the node that had proposed."""
+"""A leader's refusal of a forwarded proposal: as an error, and as a message to the node that proposed it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DISK_FULL: Final = "disk_full"
 """The code of a refusal by a leader whose disk is full: `DiskFull` at the node that had proposed."""
 
 MAX_TEXT_CHARACTERS: Final = 1024
-"""Of a refusal: a state machine's `check` may say anything."""
+"""Characters of a refusal: a state machine's `check` may say anything."""
 
 _ERRORS: Final[dict[str, type[OperationError]]] = {
     error.code: error for error in (Dropped, BacklogFull, NoSpace, NotLeader, MembershipError, QuorumAtRisk, TooLarge)
@@ -37,7 +37,7 @@ _ERRORS: Final[dict[str, type[OperationError]]] = {
 
 
 class AskAgain(Dropped):
-    """The leader can't say yet: the node that forwards the proposal keeps it, and asks again."""
+    """The leader can't decide yet: the node that forwards the proposal keeps it, and asks again."""
 
     code = HANDING_OVER
 
@@ -56,12 +56,12 @@ def dropped(number: int, backlog: BacklogFull | None, *, transferring: bool) -> 
     """The refusal of a proposal that the core did not take: for a transfer, for the `backlog`, or for its own limit."""
     if backlog is not None and not transferring:
         return refused(number, backlog)
-    text = "the leader takes no proposals: a hand-over is under way, or too much is uncommitted"
+    text = "the leader takes no proposals: a leadership transfer is under way, or too much is uncommitted"
     return RefusedProposal(number, HANDING_OVER if transferring else Dropped.code, text)
 
 
 def _sendable(text: str) -> str:
-    """The text within its limit, and without what UTF-8 can't hold: a command that was decoded leniently has such."""
+    """The text within its limit, without characters that UTF-8 can't hold: a leniently decoded command has such."""
     return text[:MAX_TEXT_CHARACTERS].encode(errors="backslashreplace").decode()
 
 

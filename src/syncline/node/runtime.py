@@ -1,9 +1,9 @@
-"""The engine room: turns events into steps of the consensus core, and what the core asks for into work.
+"""Event loop of one node: feeds events to `RawNode` and executes each `Ready`.
 
-Events of one turn of the event loop (proposals, reads, messages, storage answers) gather; then one `_turn` gives them
-to the core and carries out its `Ready`s: storage work to the log writer, committed entries to the applier, messages to
-the peers. Messages of a leader leave before its own disk has answered; what promises durability (votes,
-acknowledgements) rides on the storage work and leaves after it. Nothing here blocks.
+Events of one turn of the event loop (proposals, reads, messages, storage answers) gather. Then one `_turn` gives them
+to the core and executes its `Ready`s: storage work goes to the log writer, committed entries to the applier, messages
+to the peers. Messages of a leader leave before its own disk has answered. Votes and acknowledgements are promises:
+they travel with the storage work and leave after it. Nothing here blocks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from syncline.consensus.types import (
     SoftState,
     StateType,
 )
-from syncline.errors import NodeFailed, OperationError, SynclineError, TransportError, UsageError
+from syncline.errors import NodeFailed, OperationError, Outcome, SynclineError, TransportError, UsageError
+from syncline.node import ids
 from syncline.node.addresses import Addresses
 from syncline.node.append_pacing import AppendPacing
 from syncline.node.applier import ApplyWork, RestoreWork
@@ -35,7 +36,7 @@ from syncline.node.components import Parts
 from syncline.node.config import Config
 from syncline.node.digests import DigestDoors, Digests
 from syncline.node.envelope import DATA, MEMBERSHIP
-from syncline.node.events import Event, EventKind, Events
+from syncline.node.events import DiskSlow, Event, Events, LeaderChanged, NodeStopped, PeerDown, PeerUp, RoleChanged
 from syncline.node.examination import Examined, examine_forward
 from syncline.node.first_election import FirstElection
 from syncline.node.forwarding import Forwarding, ForwardingDoors
@@ -49,6 +50,7 @@ from syncline.node.read_batches import Reads
 from syncline.node.recovery_barrier import Horizon
 from syncline.node.rejections import dropped
 from syncline.node.rejections import refused as refused_by
+from syncline.node.role import role_of
 from syncline.node.settlement import Settlement
 from syncline.node.snapshots import Snapshotter
 from syncline.node.term_guard import TermGuard
@@ -67,7 +69,7 @@ from syncline.transport.messages import (
 __all__ = ["Driver"]
 
 GATHER_BYTES = 1 << 20
-"""So much is not held back any more: as much as goes into one append message."""
+"""Bytes from which proposals are not held back: as much as goes into one append message."""
 
 APPLIES_PER_TURN, APPLIED_PER_TURN = 3, 1024
 """Batches of entries (`startup.APPLY_BATCH_BYTES` each), and entries, that a state machine on the loop applies in one
@@ -81,60 +83,50 @@ ACKNOWLEDGEMENTS = (MessageType.APP_RESP, MessageType.HEARTBEAT_RESP)
 
 
 class Driver:
-    """One node's loop. Made by `Raft.open`; everything runs on the event loop's thread."""
+    """The event loop of one node. Made by `Raft.open`; everything runs on the event loop's thread."""
 
     def __init__(self, config: Config, parts: Parts, rng: random.Random, failed: Callable[[NodeFailed], None]) -> None:
         self.config = config
         self.parts = parts
         self.core: RawNode = parts.core
         self.rng = rng
-        self.events = Events()
-        self.loop = asyncio.get_running_loop()
-        self.thread = get_ident()
-        self.proposals = Proposals(rng, step_s=config.heartbeat_s, max_bytes=config.max_pending_bytes)
-        self.reads = Reads(
+        self.events: Events = Events()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.thread: int = get_ident()
+        self.proposals: Proposals = Proposals(rng, step_s=config.heartbeat_s, max_bytes=config.max_pending_bytes)
+        self.reads: Reads = Reads(
             rng,
             step_s=config.heartbeat_s,
             retry_s=READS_RETRY_HEARTBEATS * config.heartbeat_s,
-            ask=self.core.read_index,
+            ask=lambda context: self.core.read_index(context),  # noqa: PLW0108 - looked up at each call: tests replace it
             asleep_s=parts.asleep_s,
         )
-        self.ignored = Ignored(self.loop.time)
-        self.term_guard = TermGuard()
-        self.founding = Founding(self)
-        self.node_log = NodeLog(
-            self.core,
-            parts.book,
-            parts.transport.stats,
-            self.loop.time,
-            name=config.name,
-            election_s=config.election_s,
-        )
-        self.first_election = FirstElection(self.core, lambda peer: parts.transport.directory_of(peer) is not None)
-        self.settlement = Settlement(
-            self.core, parts.book, parts.writer, send=parts.transport.send, changed=self.wake_watchers
-        )
-        path, send, has_copies = config.data_dir, parts.transport.send, parts.guard.has_copies
-        self.promises = Promises(self.core, has_copies, name=config.name, data_dir=path, send=send, fail=self.fail)
-        self.reconfiguration = Reconfiguration(self)
+        self.ignored: Ignored = Ignored(self.loop.time)
+        self.term_guard: TermGuard = TermGuard()
+        self.founding: Founding = Founding(self)
+        core, book, links, clock, name = parts.core, parts.book, parts.transport, self.loop.time, config.name
+        self.node_log: NodeLog = NodeLog(core, book, links.stats, clock, name=name, election_s=config.election_s)
+        self.first_election: FirstElection = FirstElection(core, lambda peer: links.directory_of(peer) is not None)
+        send, path, has_copies = links.send, config.data_dir, parts.guard.has_copies
+        self.settlement: Settlement = Settlement(core, book, parts.writer, send=send, changed=self.wake_watchers)
+        self.promises: Promises = Promises(core, has_copies, name=name, data_dir=path, send=send, fail=self.fail)
+        self.reconfiguration: Reconfiguration = Reconfiguration(self)
         first_peers, update = parts.first_peers.known, self.reconfiguration.update
-        self.addresses = Addresses(config.peers, first_peers, parts.identity, parts.book, parts.transport, update)
-        self.snapshotter = Snapshotter(self)
-        self.pacing = AppendPacing(self.core, parts.transport, self.schedule)
-        self.applied = self.core.applied
-        self.horizon = Horizon(self)
-        self.commits = Commits(self)
-        doors = DigestDoors(
-            parts.transport.send, parts.wal.check_space, self.reconfiguration.is_alive, self.fail, self.loop.time
-        )
-        self.digests = Digests(self.core, parts.book, doors, parts.machine.digests, config.name, config.election_s)
+        self.addresses: Addresses = Addresses(config.peers, first_peers, parts.identity, book, links, update)
+        self.snapshotter: Snapshotter = Snapshotter(self)
+        self.pacing: AppendPacing = AppendPacing(self.core, parts.transport, self.schedule)
+        self.applied: int = self.core.applied
+        self.horizon: Horizon = Horizon(self)
+        self.commits: Commits = Commits(self)
+        doors = DigestDoors(send, parts.wal.check_space, self.reconfiguration.is_alive, self.fail, clock)
+        self.digests: Digests = Digests(core, book, doors, parts.machine.digests, name, config.election_s)
         self.stopped_by: SynclineError | None = None
-        self.stopped = False
+        self.stopped: bool = False
         self.leader_contact_s: float | None = None
-        self.leader_changes = 0
-        self.loop_lag_s = 0.0
+        self.leader_changes: int = 0
+        self.loop_lag_s: float = 0.0
         self._failed = failed
-        self.forwarding = self._make_forwarding()
+        self.forwarding: Forwarding = self._make_forwarding()
         self._queue: list[Queued] = []
         self._queued_bytes = 0
         self._appending = False
@@ -152,7 +144,7 @@ class Driver:
         self._next_tick_s = 0.0
 
     def check_running(self) -> None:
-        """Raise what stopped the node, if something did, and `UsageError` on another thread than the loop's."""
+        """Raise the error that stopped the node, if any, and `UsageError` on another thread than the loop's."""
         if get_ident() != self.thread:
             raise UsageError(
                 "this node belongs to the event loop of another thread: use loop.call_soon_threadsafe or"
@@ -170,7 +162,7 @@ class Driver:
         self.schedule()
 
     def opened(self) -> None:
-        """What this node knew to be committed at its start is applied."""
+        """The entries that this node knew to be committed at its start are applied."""
         self._elect_at_once()
         self.schedule()
 
@@ -179,7 +171,7 @@ class Driver:
             self.first_election.look()
 
     def stop(self, sent: SynclineError, unsent: SynclineError) -> None:
-        """Take no more events; end whatever waits."""
+        """Take no more events; end all waiting operations."""
         self.stopped_by, self.stopped = unsent, True
         if self._ticker is not None:
             self._ticker.cancel()
@@ -189,22 +181,22 @@ class Driver:
         self.reads.fail_all(unsent)
         self.snapshotter.stop(unsent)
         self.wake_watchers()
-        self.emit(EventKind.STOPPED, detail=str(sent))
+        self.emit(NodeStopped(str(sent)))
         self.node_log.stopped(sent, failed=isinstance(sent, NodeFailed))
         self.events.close()
 
     def fail(self, error: BaseException) -> None:
-        """Fail-stop: something that must not fail did.
+        """Fail-stop: an operation that must not fail has failed.
 
-        What runs as a callback ends here whatever it raises: in the event loop's log an error would be forgotten, and
-        the node would go on in a state that is in doubt.
+        A callback's error ends here, whatever it is. If it only reached the event loop's log, the node would go on in
+        an uncertain state.
         """
         if self.stopped:
             return
         text = str(error) if isinstance(error, SynclineError) else f"{type(error).__name__}: {error}"
         failure = error if isinstance(error, NodeFailed) else NodeFailed(f"the node has stopped itself: {text}")
         failure.__cause__ = error if failure is not error else None
-        self.stop(failure, failure)
+        self.stop(failure, NodeFailed(str(failure), outcome=Outcome.NOT_APPLIED))
         self._failed(failure)
 
     def _tick(self) -> None:
@@ -231,7 +223,7 @@ class Driver:
         self.forwarding.waiting = False
         self.parts.disk_watch.tick()
         self.pacing.tick()
-        if self._queue:  # what has ended while it waited for a leader must not stay in memory until there is one
+        if self._queue:  # proposals that ended while they waited for a leader must not stay in memory
             self._queue = [item for item in self._queue if not item[0].done()]
         if self.core.state is StateType.LEADER:
             self.leader_contact_s = now
@@ -250,7 +242,7 @@ class Driver:
             return
         if not self._stall_told:
             self._stall_told = True
-            self.emit(EventKind.DISK_SLOW, detail=f"the log has not been synced for {stalled_s:.1f} s")
+            self.emit(DiskSlow(f"the log has not been synced for {stalled_s:.1f} s"))
         if self.core.raft.transferee != NONE:
             return
         target = self.reconfiguration.best_successor()
@@ -315,7 +307,7 @@ class Driver:
         if sender == raft.leader:
             self.leader_contact_s = self.loop.time()
         if self._in_turn:
-            self.schedule()  # the turn under way may have looked for what there is to do for the last time
+            self.schedule()  # the turn under way may have checked for work for the last time
         else:
             self._run()
 
@@ -323,14 +315,14 @@ class Driver:
         self.forwarding.waiting = False
         self.parts.confirmation.welcomed(peer)
         self.parts.guard.link_up(peer)
-        self.emit(EventKind.PEER_UP, peer)
+        self.emit(PeerUp(ids.NodeId(peer)))
         self.schedule()
 
     def on_peer_down(self, peer: NodeId, reason: str) -> None:
         if self.stopped:
             return
         self.core.report_unreachable(peer)
-        self.emit(EventKind.PEER_DOWN, peer, reason)
+        self.emit(PeerDown(ids.NodeId(peer), reason))
         self.schedule()
 
     async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
@@ -341,7 +333,7 @@ class Driver:
         return await self.snapshotter.receive(sender, message, manifest)
 
     def on_durable(self, responses: list[Message]) -> None:
-        """From the log writer: what these answer is on disk."""
+        """From the log writer: the state that these responses promise is on disk."""
         if self.stopped:
             return
         self._appending = False
@@ -371,9 +363,9 @@ class Driver:
         self._run(ask=True)
 
     def _run(self, *, ask: bool = False) -> None:
-        """Give the core what has gathered, and carry out what it asks for. An error here is the node's end.
+        """Give the core the gathered events, and execute its work. An error here stops the node.
 
-        Reads that gather are asked for in turns and ticks alone (`ask`), not whenever a message or the disk has news.
+        Gathered reads are asked for in turns and ticks alone (`ask`), not after each message or sync.
         """
         if self.stopped_by is not None or self._in_turn:
             return
@@ -385,7 +377,7 @@ class Driver:
                 self.reads.ask(self.loop.time())
             if self.core.raft.log.committed != self.commits.known:
                 self.commits.look()
-            if self.core.has_ready():
+            if self.core.has_ready() and not self.stopped:
                 self._carry_out_all()
             self.parts.transport.flush()
         except Exception as error:  # noqa: BLE001 - see `fail`
@@ -395,14 +387,14 @@ class Driver:
 
     def _carry_out_all(self) -> None:
         applies, first = 0, self.applied
-        while not self.stopped:
-            if applies == APPLIES_PER_TURN or self.applied - first >= APPLIED_PER_TURN:
-                self.schedule()
-                break
+        while True:
             applied = self.applied
             self._carry_out()
+            if self.stopped or not self.core.has_ready():
+                break
             applies += self.applied != applied
-            if not self.core.has_ready():
+            if applies == APPLIES_PER_TURN or self.applied - first >= APPLIED_PER_TURN:
+                self.schedule()
                 break
         self.parts.intake.look(self.core.commit - self.applied)
 
@@ -430,7 +422,7 @@ class Driver:
                 self.reads.confirmed(state)
             self.reads.applied(self.applied)
             if self.reads.gathering:
-                # In the turn after next: whoever has just been answered may ask again until then, in the same round.
+                # In the turn after next: a caller that was just answered may ask again until then, in the same round.
                 self.loop.call_soon(self.schedule)
 
     def _restore(self, message: Message) -> None:
@@ -495,7 +487,7 @@ class Driver:
             self.forwarding.on_reply(ForwardReply(accepted, refused, core.leader, term), self.applied)
 
     def _append_own(self, waiters: Sequence[Waiter], payloads: list[bytes]) -> None:
-        """The usual case: this node leads, and nothing but data has gathered."""
+        """The frequent case: this node leads, and only data has gathered."""
         try:
             first, term = self.core.propose_batch(payloads)
         except ProposalDropped:
@@ -510,7 +502,7 @@ class Driver:
     def _append(
         self, sender: NodeId, proposals: list[tuple[int, int, bytes]]
     ) -> tuple[list[AcceptedProposal], list[RefusedProposal]]:
-        """Have the core append what `sender` proposed. Data in one step, changes of the membership one by one."""
+        """Append proposals of `sender` by the core. Data in one step, changes of the membership one by one."""
         accepted: list[AcceptedProposal] = []
         refused: list[RefusedProposal] = []
         data = [(number, payload) for number, kind, payload in proposals if kind == DATA]
@@ -558,7 +550,7 @@ class Driver:
         )
         return Forwarding(self.core, self.proposals, doors)
 
-    # -- what others are told -----------------------------------------------------------------------------------------
+    # -- calls to others ---------------------------------------------------------------------------------------------
 
     def _on_soft_state(self, soft: SoftState) -> None:
         before, self._soft = self._soft, soft
@@ -568,23 +560,23 @@ class Driver:
             self.forwarding.waiting = False
             self.reads.leader_changed()
             self.digests.leader_changed()
-            self.emit(EventKind.LEADER, soft.leader)
+            self.emit(LeaderChanged(ids.NodeId(soft.leader) if soft.leader != NONE else None))
         if soft.state is not before.state:
-            self.emit(EventKind.STATE, detail=soft.state.name.lower())
+            self.emit(RoleChanged(role_of(self.core, stopped=self.stopped)))
             if soft.state is StateType.LEADER:
                 self.reconfiguration.became_leader()
         if soft.leader != NONE:
-            self.schedule()  # what has queued for a leader can go now
+            self.schedule()  # proposals that waited for a leader can be sent now
         self.wake_watchers()
 
     def why_no_leader(self) -> str:
-        """For people: what a first start waits for, or which members are reached."""
+        """For people: the members that a first start waits for, or the members that are reached."""
         why = self.founding.why_no_leader()
         return why if self.founding.waiting else f"{why}: {self.node_log.reachability()}"
 
-    def emit(self, kind: EventKind, subject: NodeId = NONE, detail: str = "") -> None:
-        self.node_log.on_event(kind, subject, detail)
-        self.events.emit(Event(kind, self.core.term, self.applied, subject, detail))
+    def emit(self, event: Event) -> None:
+        self.node_log.on_event(event)
+        self.events.emit(event, term=self.core.term, index=self.applied)
 
     def changed(self) -> asyncio.Future[None]:
         """Done at the next change of leader, role, membership or applied index of a change; for waiting in a loop."""

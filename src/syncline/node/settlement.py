@@ -1,14 +1,14 @@
-"""Settled changes: up to which change of the membership the commit index is on the disks of a quorum.
+"""Settled membership changes: the newest change whose commit index is durable on a quorum.
 
-A membership is in force when its change is *known* to be committed. A removed node that leaves earlier may be the vote
-that the others still need: killed within a moment, those who stay would start with the membership before, whose quorum
-is gone. So a change is settled when the durable commit index covers it on a quorum of the membership that it made, and
-a joint membership has been left. Only then is its caller answered, does the leader take another one, and does a removed
-node leave.
+A membership is in force when its change is *known* to be committed. A removed node that leaves earlier may have the
+vote that the others still need: if they are killed in that moment, they start with the membership before, whose
+quorum is gone. So a change is settled when the durable commit index covers it on a quorum of the membership that it
+made, and a joint membership has been left. Only then is its caller answered, does the leader take another one, and
+does a removed node leave.
 
-The leader knows it from the durable commit indexes in acknowledgements. A follower asks the leader, because what it
-answers to its own caller rests on it, and so does what it tells a removed node that dials it. A leader that has just
-been elected learns it again with the first acknowledgements.
+The leader learns it from the durable commit indexes in acknowledgements. A follower asks the leader, because its
+answers to its own caller and to a removed node that dials it depend on it. A newly elected leader learns it again
+with the first acknowledgements.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from syncline.transport.messages import Notice, NoticeKind
 __all__ = ["Settlement"]
 
 IDLE_TICKS: Final = 5
-"""Ticks between two questions to the leader while no caller waits."""
+"""Ticks between two requests to the leader while no caller waits."""
 
 
 class Settlement:
@@ -50,9 +50,9 @@ class Settlement:
         self._send = send
         self._changed = changed
         self._ticks = 0
-        self.index = 0
+        self.index: int = 0
         """The log index of the newest change that is known to be settled, and with it each one before."""
-        self.waiting = 0
+        self.waiting: int = 0
         """Callers that wait for a change to be settled."""
 
     @property
@@ -70,7 +70,7 @@ class Settlement:
             self.waiting -= 1
 
     def tick(self) -> None:
-        """With each tick: look, or ask the leader."""
+        """With each tick: check, or ask the leader."""
         self._ticks += 1
         if self.complete and not self.waiting:
             return
@@ -81,7 +81,7 @@ class Settlement:
             self._send(core.leader, Notice(NoticeKind.IS_SETTLED, core.term))
 
     def look(self) -> None:
-        """On a leader: is the newest change settled by now?"""
+        """On a leader: check whether the newest change is settled by now."""
         core = self._core
         if self.index >= self._book.membership_index or core.state is not StateType.LEADER:
             return  # nearly always, several times for each write: so without a call of `complete`
@@ -99,7 +99,7 @@ class Settlement:
         if notice.kind == NoticeKind.IS_SETTLED and core.state is StateType.LEADER:
             self._send(sender, Notice(NoticeKind.SETTLED, core.term, self.index))
         elif notice.kind == NoticeKind.SETTLED and sender == core.leader:
-            # No more than what was applied here: a wrong number must not speak of changes that are still to come.
+            # At most the applied index: a wrong number must not settle changes that come later.
             self._settled(min(notice.index, self._book.membership_index))
 
     def _settled(self, index: int) -> None:

@@ -1,7 +1,8 @@
-"""Snapshots: when to take one, how one is sent to a follower that is too far behind, how one arrives.
+"""Snapshots: when to take one, how to send one to a follower that lags, how to receive one.
 
 Taking: the state machine gives a view of itself between two applies (quick), which is then written beside further
-applies (slow). Once it is durable the log before it is given up, except for what slow followers may still need.
+applies (slow). Once it is durable the log before it is dropped, except for entries that slow followers may still
+need.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from syncline.decoding import UNDECODABLE
 from syncline.errors import Closed, CorruptionError, NothingToSnapshot, StorageError, SynclineError, TransportError
 from syncline.node.applier import SnapshotWork
 from syncline.node.calls import Calls
-from syncline.node.events import EventKind
+from syncline.node.events import SnapshotInstalled, SnapshotTaken
 from syncline.node.fsm import FSMSnapshot
 from syncline.node.futures import settle, settle_error
 from syncline.node.machine import persist as persist_view
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Snapshotter"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 LOG_BYTES_FACTOR = 4
 """The log may grow to so many times `snapshot_bytes` for the sake of an older snapshot that could stand in."""
@@ -42,20 +43,20 @@ RETRY_TICKS = 50
 """Ticks to wait after a snapshot that failed (a full disk, a cancelled `persist`)."""
 
 MAX_DOUBLINGS = 5
-"""Of the wait, with each failure in a row: from 5 s to 160 s at the usual heartbeat."""
+"""Doublings of the wait, one with each failure in a row: from 5 s to 160 s at the usual heartbeat."""
 
 FIRST_SCRUB_S = 300.0
-"""After a start, which has read the newest snapshot only, all are read through, and again after `SCRUB_S`."""
+"""After a start, which has read the newest snapshot only, all are verified, and again after `SCRUB_S`."""
 
 SCRUB_S = 24 * 3600.0
-"""Rot is to be found while the state in memory can still replace what has rotted."""
+"""Corruption must be found while the state in memory can still replace the snapshot."""
 
 ROOM_WORTH_BYTES = 1 << 20
-"""A full disk is worth a snapshot where the log then gives so much back: a small segment."""
+"""On a full disk a snapshot is worthwhile if the log then frees so many bytes: a small segment."""
 
 
 FREED_WORTH_BYTES = 64 << 10
-"""So is a state that has shrunk by so much: only a snapshot gives back what was deleted."""
+"""Also if the state has shrunk by so many bytes: only a snapshot frees deleted data."""
 
 
 class Snapshotter:
@@ -73,7 +74,7 @@ class Snapshotter:
         """Snapshots in a row that were not made."""
         self._viewing = False
         self._waiting: list[asyncio.Future[object]] = []
-        """For a view that is not taken yet, ..."""
+        """Callers that wait for a view that is not taken yet, ..."""
         self._promised: list[asyncio.Future[object]] = []
         """... and for the one being written."""
         self._stopping = False
@@ -81,9 +82,9 @@ class Snapshotter:
         self._sending: dict[NodeId, int] = {}
         self._scrub_ticks = round(FIRST_SCRUB_S / driver.config.heartbeat_s)
         self._verified_index = 0
-        """Of the snapshot that was last found sound after it could not be delivered."""
-        self.taken = 0
-        self.installed = 0
+        """Index of the snapshot that was last found sound after it could not be delivered."""
+        self.taken: int = 0
+        self.installed: int = 0
 
     @property
     def last_index(self) -> int:
@@ -110,7 +111,7 @@ class Snapshotter:
             self._spawn(self._scrub_all())
 
     def make_room(self) -> None:
-        """The disk is short of space: keep no more of the log than must be, and take a snapshot where that helps."""
+        """The disk is short of space: compact the log as far as possible, and take a snapshot if that helps."""
         self._compact(short=True)
         if self._viewing or self._wait_ticks:
             return
@@ -123,7 +124,7 @@ class Snapshotter:
             self._driver.parts.persister.start(self._driver.parts.snapshots.drop_older)
 
     def take(self) -> asyncio.Future[object]:
-        """Take one now. The future gives the manifest, or fails with NothingToSnapshot or a StorageError."""
+        """Take a snapshot now. The future returns the manifest, or fails with NothingToSnapshot or a StorageError."""
         future: asyncio.Future[object] = self._driver.loop.create_future()
         if self._driver.stopped_by is not None:
             settle_error(future, self._driver.stopped_by)
@@ -141,11 +142,11 @@ class Snapshotter:
         self._driver.parts.machine.put(SnapshotWork())
 
     def viewed(self, view: FSMSnapshot) -> None:
-        """The state machine has given its view, as of `driver.applied`: write it beside what follows."""
+        """The state machine has given its view, as of `driver.applied`: write it beside later applies."""
         driver = self._driver
         self._promised, self._waiting = self._waiting, []
         if self._stopping or driver.restoring:
-            # With a newer snapshot on its way in, the core's membership and log are no longer those of this view.
+            # If a newer snapshot is being installed, the core's membership and log are no longer those of this view.
             self._drop(view, NothingToSnapshot("a newer snapshot from the leader takes the place of this one"))
             return
         index = driver.applied
@@ -195,7 +196,7 @@ class Snapshotter:
         self._viewing = False
 
     def _not_made(self, index: int, method: str, error: Exception) -> None:
-        """No snapshot this time. The next attempt waits, longer with each failure in a row."""
+        """Record a failed snapshot. The next attempt waits, longer with each failure in a row."""
         wait_ticks = RETRY_TICKS << min(self._failures, MAX_DOUBLINGS)
         self._failures += 1
         self._wait_ticks = wait_ticks
@@ -212,7 +213,7 @@ class Snapshotter:
         self._end_promised(failure)
 
     def _serve_waiting(self) -> None:
-        """Those who asked while the last one was being written want what was applied since, too."""
+        """Take another snapshot for callers that asked while the last one was being written."""
         if not self._waiting or self._driver.stopped:
             return
         if self._driver.applied > self._last_index:
@@ -221,7 +222,7 @@ class Snapshotter:
         waiting, self._waiting = self._waiting, []
         newest = self._driver.parts.snapshots.newest()
         for future in waiting:
-            settle(future, newest)  # it holds everything that was applied when they asked
+            settle(future, newest)  # the new one holds everything that was applied when they asked
 
     def _drop(self, view: FSMSnapshot, reason: SynclineError) -> None:
         self._viewing = False
@@ -237,11 +238,11 @@ class Snapshotter:
         driver = self._driver
         self._last_index = max(self._last_index, manifest.index)
         driver.parts.log.installed(manifest.meta)
-        driver.emit(EventKind.SNAPSHOT, detail=f"taken at entry {manifest.index}")
+        driver.emit(SnapshotTaken(manifest.index))
         self._compact()
 
     def _compact(self, *, short: bool = False) -> None:
-        """Give up the log before the snapshots. `short` of space, no more is kept than the newest one needs."""
+        """Drop the log before the snapshots. If `short` of space, keep only the entries that the newest one needs."""
         driver = self._driver
         config, log_ = driver.config, driver.parts.log
         keep_from = driver.parts.snapshots.compaction_index(
@@ -250,6 +251,7 @@ class Snapshotter:
         )
         known = log_.snapshot_index  # one that is just arriving is in the store, and not yet in the log
         trailing = 0 if short else config.trailing_entries
+        # Not beyond a snapshot that is being sent: its receiver needs the entries behind it next.
         index = min(keep_from, known, driver.applied - trailing, *self._sending.values())
         if index >= log_.first_index():
             driver.parts.writer.compact(index)
@@ -260,12 +262,12 @@ class Snapshotter:
         self._bytes_since = 0
         self._state_bytes = self._driver.parts.intake.state_bytes
         self.installed += 1
-        self._driver.emit(EventKind.SNAPSHOT, detail=f"installed at entry {index}")
+        self._driver.emit(SnapshotInstalled(index))
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
     def send(self, message: Message) -> None:
-        """The core wants a follower to have a snapshot."""
+        """The core asks to send a follower a snapshot."""
         assert message.snapshot is not None
         index = message.snapshot.meta.index
         if message.to in self._sending:
@@ -303,16 +305,16 @@ class Snapshotter:
                 driver.schedule()
 
     async def _replace_if_rotten(self, manifest: SnapshotManifest) -> None:
-        """A snapshot was not delivered. Where that is its own fault, take another one.
+        """A snapshot was not delivered. If the file is corrupt, take another one.
 
-        Each is looked at once: what fails later, fails for another reason.
+        Each file is checked once: later failures have another reason.
         """
         if manifest.index != self._verified_index:
             self._verified_index = manifest.index
             await self._scrub([manifest])
 
     async def _scrub(self, manifests: list[SnapshotManifest]) -> None:
-        """Read snapshots through. What is in memory is sound: in place of a rotten one another is taken."""
+        """Verify the snapshot files. The state in memory is sound: a corrupt file is replaced by a new snapshot."""
         store = self._driver.parts.snapshots
 
         def rotten(manifest: SnapshotManifest) -> bool:
@@ -334,7 +336,7 @@ class Snapshotter:
         newest = store.newest()
         self._last_index = newest.index if newest is not None else 0
         self._verified_index = 0
-        with contextlib.suppress(SynclineError):  # it comes again: when the core asks, or with the next scrub
+        with contextlib.suppress(SynclineError):  # tried again when the core asks, or with the next scrub
             await self.take()
 
     async def _scrub_all(self) -> None:
@@ -355,14 +357,14 @@ class Snapshotter:
         if held is not None:
             return _Sink(self, message, None, held.size_bytes)
         if offered.index <= driver.core.commit:
-            # Nothing in it is new; the core says so to the leader, which then goes on from there.
+            # Nothing in it is new; the core answers the leader, which then continues from there.
             driver.on_messages(sender, [message])
             raise TransportError(f"entry {offered.index} is committed here already: no snapshot is needed")
         receiver = await driver.parts.receiver.run(lambda: driver.parts.snapshots.receive(offered))
         return _Sink(self, message, receiver, receiver.received)
 
     def arrived(self, message: Message) -> None:
-        """The snapshot is durable here: now the core may know of it."""
+        """The snapshot is durable here: give it to the core."""
         if not self._driver.stopped:
             self._driver.on_messages(message.sender, [message])
 
@@ -377,7 +379,7 @@ class Snapshotter:
             self._driver.fail(error)
 
     def stop(self, reason: SynclineError) -> None:
-        """The node stops: nobody may go on waiting for a snapshot, and none is begun or carried on."""
+        """The node stops: end all callers that wait for a snapshot, and all work on snapshots."""
         self._stopping = True
         self._end_promised(reason)
         waiting, self._waiting = self._waiting, []
@@ -401,7 +403,7 @@ def _checked_offer(manifest: bytes) -> SnapshotManifest:
 
 
 class _Guarded:
-    """The file of a snapshot, until the node stops: writing the rest of a large one would only delay that."""
+    """The file of a snapshot until the node stops: writing the rest of a large one would only delay the stop."""
 
     def __init__(self, owner: Snapshotter, writer: SnapshotWriter) -> None:
         self._owner = owner
@@ -432,7 +434,7 @@ class _Source:
 
 
 class _Sink:
-    """A snapshot that arrives. `receiver` is None where all of it is here already."""
+    """An incoming snapshot. `receiver` is None if all of it is stored already."""
 
     def __init__(self, owner: Snapshotter, message: Message, receiver: SnapshotReceiver | None, offset: int) -> None:
         self._owner = owner

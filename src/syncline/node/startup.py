@@ -1,4 +1,4 @@
-"""Putting a node together from its data directory: who it is, what it knew, and the parts that carry on from there."""
+"""Assemble a node from its data directory: its identity, its state, and its components."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from syncline.node.calls import Calls
 from syncline.node.components import Parts
 from syncline.node.config import Config
 from syncline.node.disk_space import DiskWatch
-from syncline.node.envelope import ChangeContext, LevelChange, Member, encode
-from syncline.node.events import EventKind
+from syncline.node.envelope import ChangeContext, LevelChange, MemberRecord, encode
+from syncline.node.events import DiskSpaceLow
 from syncline.node.first_election import BOOTSTRAP_TERM
 from syncline.node.first_peers import FirstPeers
 from syncline.node.fsm import FSM, CheckingFSM, DurableFSM
@@ -58,10 +58,7 @@ from syncline.node.starts.guard import StartGuard, load_starts, older_copy_text
 from syncline.node.starts.incarnations import RANDOM_BITS, next_incarnation
 from syncline.node.starts.reports import StartReports
 from syncline.node.state_digest import DIGEST_INTERVAL
-from syncline.platform.disk import Disk
-from syncline.platform.entropy import Entropy
-from syncline.platform.network import Network
-from syncline.platform.worker import Workers
+from syncline.platform.world import World
 from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.snapshots.store import SnapshotManifest, SnapshotStore
 from syncline.storage.stored_log import StoredLog
@@ -72,39 +69,23 @@ from syncline.transport.messages import Notice, PeerMessage, Refusal, RefusalCod
 from syncline.transport.pacing import FIRST_WINDOW_BYTES
 from syncline.transport.peers import Transport
 from syncline.transport.policy import PeerPolicy
-from syncline.version import FEATURE_LEVEL
 
-__all__ = ["World", "assemble"]
+__all__ = ["assemble"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 ID_BITS = 62
-"""Of a data directory's id: no two are ever the same."""
+"""Bits of a data directory's id: no two are ever the same."""
 
 APPLY_BATCH_BYTES = 256 * 1024
 """Committed entries that a state machine on the event loop applies together: some 10 ms if they are small. Half of it
 held seven values of 16 KiB: to apply so few at a time cost a tenth of the throughput."""
 
 
-@dataclass(frozen=True, slots=True)
-class World:
-    """The doors through which a node reaches everything outside it."""
-
-    disk: Disk
-    network: Network
-    workers: Workers
-    rng: random.Random
-    entropy: Entropy
-    digest_interval: int = DIGEST_INTERVAL
-    """Entries from one comparison of states to the next. The same on all nodes; another one only in tests."""
-    feature_level: int = FEATURE_LEVEL
-    """What this version can do. Tests run nodes of several versions side by side."""
-
-
-async def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None]) -> Driver:
+async def assemble(config: Config, fsm: FSM[object], world: World, failed: Callable[[NodeFailed], None]) -> Driver:
     """Open the data directory and make the node in it, not started yet. The state machine is restored.
 
-    What takes time, the log and the state, is read beside the event loop. Raises TypeError (no state machine),
+    The log and the state, which take time, are read beside the event loop. Raises TypeError (no state machine),
     ConfigError, StorageError (locked, damaged, another node's), and NodeFailed if the state machine can't load its
     snapshot.
     """
@@ -117,7 +98,7 @@ async def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[Nod
         raise
 
 
-def _open(config: Config, fsm: FSM, world: World) -> _Opened:
+def _open(config: Config, fsm: FSM[object], world: World) -> _Opened:
     """On a thread."""
     directory = DataDir.open(world.disk, config.data_dir)
     try:
@@ -127,9 +108,11 @@ def _open(config: Config, fsm: FSM, world: World) -> _Opened:
         raise
 
 
-def _with_directory(config: Config, fsm: FSM, world: World, directory: DataDir) -> _Opened:
+def _with_directory(config: Config, fsm: FSM[object], world: World, directory: DataDir) -> _Opened:
     if directory.identity is None:
         check_applied_index(fsm, 0, node=config.name, path=config.data_dir)
+    # The identity first, with this start in it: peers that this start greets must find it in the history of each later
+    # one. Then the format, before a file of a new format can exist.
     identity = _identify(config, directory, world.rng)
     directory.raise_format()
     wal = Wal.open(
@@ -147,7 +130,9 @@ def _with_directory(config: Config, fsm: FSM, world: World, directory: DataDir) 
         raise
 
 
-def _with_log(config: Config, fsm: FSM, world: World, directory: DataDir, identity: Identity, wal: Wal) -> _Opened:
+def _with_log(
+    config: Config, fsm: FSM[object], world: World, directory: DataDir, identity: Identity, wal: Wal
+) -> _Opened:
     for note in (*wal.recovery.notes, *([wal.recovery.torn] if wal.recovery.torn else [])):
         log.warning("%s", note)
     snapshots = SnapshotStore.open(
@@ -178,9 +163,10 @@ def _with_log(config: Config, fsm: FSM, world: World, directory: DataDir, identi
             )
         bootstrap = _bootstrap(config, identity)
         stored.appended(bootstrap, wal.write([bootstrap]))
+    # After the first entries: marked earlier, a crash in between would look like a lost log.
     directory.mark_started()
     assert directory.identity is not None
-    identity = directory.identity  # as it is now: what is written later starts from this
+    identity = directory.identity  # as it is now: later writes start from this
     on_loop = bool(getattr(fsm, "apply_on_loop", False))
     core = RawNode(_core_config(config, identity, stored, manifest, world.rng, apply_on_loop=on_loop))
     return _Opened(identity, directory, wal, stored, snapshots, book, core, can)
@@ -198,12 +184,14 @@ class _Opened:
     can: Ability
 
     def release(self) -> None:
-        """Let the log and the data directory go."""
+        """Close the log and the data directory."""
         self.wal.close()
         self.directory.release()
 
 
-def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None], opened: _Opened) -> Driver:
+def _connect(
+    config: Config, fsm: FSM[object], world: World, failed: Callable[[NodeFailed], None], opened: _Opened
+) -> Driver:
     """Make the parts that run, and the driver that they report to."""
     holder: list[Driver] = []
 
@@ -234,7 +222,7 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
             world.workers,
             lambda outcome: on_outcome(holder[0], outcome),
             on_failure,
-            world.digest_interval,
+            DIGEST_INTERVAL if world.digest_interval is None else world.digest_interval,
         ),
         check=CommandCheck(fsm, asyncio.get_running_loop().time) if isinstance(fsm, CheckingFSM) else None,
         intake=Intake(opened.core, fsm, config.name, lambda: holder[0].applied),
@@ -332,7 +320,7 @@ def _levels(config: Config, opened: _Opened, relay: _Relay, on_failure: Callable
 
 
 class _Relay:
-    """Stands in for the driver until it is made: the parts want to know whom they report to."""
+    """Replaces the driver until it is made: the components take their callbacks at their construction."""
 
     def __init__(self, holder: list[Driver]) -> None:
         self._holder = holder
@@ -359,7 +347,7 @@ class _Relay:
         self._holder[0].snapshotter.make_room()
 
     def disk_is_full(self, text: str) -> None:
-        self._holder[0].emit(EventKind.DISK_FULL, detail=text)
+        self._holder[0].emit(DiskSpaceLow(text))
 
     def refuse_peer(self, hello: Hello) -> Refusal | None:
         return self._holder[0].reconfiguration.refuse_peer(hello)
@@ -406,7 +394,7 @@ class _Relay:
 def _identify(config: Config, directory: DataDir, rng: random.Random) -> Identity:
     """The node's identity, with the incarnation of this start in it, durable before anything else happens.
 
-    It is what the data directory says, or for a new directory, what the settings say.
+    It is read from the data directory, or made from the settings for a new directory.
     """
     held = directory.identity
     if held is None:
@@ -441,7 +429,7 @@ def _new_identity(config: Config, rng: random.Random) -> Identity:
     cluster_id = config.cluster_id or (derive_cluster_id(config.cluster, config.peers) if config.peers else 0)
     if not cluster_id:
         raise ConfigError(
-            f"{config.data_dir} is empty, so the node must be told what it belongs to: give peers (to start a cluster),"
+            f"{config.data_dir} is empty, so the settings must name the cluster: give peers (to start a cluster),"
             " or cluster_id and node_id (to join one)"
         )
     return Identity(
@@ -458,9 +446,9 @@ def _draw_id(rng: random.Random) -> int:
 
 
 def _restore(
-    fsm: FSM, snapshots: SnapshotStore, book: MemberBook, identity: Identity, can: Ability
+    fsm: FSM[object], snapshots: SnapshotStore, book: MemberBook, identity: Identity, can: Ability
 ) -> SnapshotManifest | None:
-    """Load the newest snapshot that is intact into the state machine; a rotten one is set aside."""
+    """Load the newest intact snapshot into the state machine; a corrupt one is set aside."""
     while (manifest := snapshots.newest()) is not None:
         levels = msgspec.msgpack.decode(manifest.runtime, type=BookState).levels
         check_start(identity.name, identity.node_id, can, levels)  # a later machine's state could not be read
@@ -482,7 +470,7 @@ def _bootstrap(config: Config, identity: Identity) -> WalWrite:
     entries = []
     for index, name in enumerate(sorted(config.peers), 1):
         node_id = derive_node_id(identity.cluster_id, name)
-        context = encode(ChangeContext(0, 0, (Member(node_id, name, config.peers[name]),)))
+        context = encode(ChangeContext(0, 0, (MemberRecord(node_id, name, config.peers[name]),)))
         change = MembershipChange(changes=(SingleChange(ChangeType.ADD_NODE, node_id),), context=context)
         entries.append(Entry(BOOTSTRAP_TERM, index, EntryType.CONF_CHANGE_V2, encode_change(change)))
     return WalWrite(entries=entries, hard_state=HardState(BOOTSTRAP_TERM, 0, len(entries)))

@@ -1,4 +1,4 @@
-"""Messages whose term is too far ahead to be true are dropped before the consensus core sees them."""
+"""Drop messages whose term is implausibly far ahead, before the consensus core sees them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ higher term that it hears of; once the largest one is on disk there can be no el
 
 
 class TermGuard:
-    """Counts what it refuses, and says so in the log, not more than once a minute for each sender."""
+    """Counts refused messages, and logs them at most once a minute for each sender."""
 
     def __init__(self) -> None:
-        self.refused = 0
+        self.refused: int = 0
         self._notices = Notices()
 
     def admits(self, sender: NodeId, message_term: int, own_term: int, now_s: float) -> bool:

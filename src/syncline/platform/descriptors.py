@@ -1,6 +1,6 @@
-"""File descriptors of the process: how many it may have, and what is kept for the node's own files.
+"""File descriptors of the process: the limit, and a share that is kept for the node's own files.
 
-Connections of clients are counted against what is left. A node that has none left for its log would have to stop.
+Client connections are counted against the rest. A node without a descriptor for its log would have to stop.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Final
 __all__ = ["NO_DESCRIPTORS", "connection_limit", "raise_limit"]
 
 NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
-"""What the system answers if the process, or the whole machine, has no descriptor left."""
+"""Errors of the system if the process, or the whole machine, has no descriptor left."""
 
 KEPT: Final = 128
-"""For files of the log and of snapshots, for connections of peers, and for what the program itself has open."""
+"""Kept for files of the log and of snapshots, for connections of peers, and for what the program itself has open."""
 
 
 def raise_limit() -> None:
-    """Let the process have as many descriptors as it may. For programs that are a node's own."""
+    """Raise the process's limit of descriptors as far as the system allows. For a process that only runs a node."""
     try:
         import resource
     except ImportError:  # not a POSIX system
@@ -31,7 +31,7 @@ def raise_limit() -> None:
 
 
 def connection_limit(wanted: int) -> int:
-    """How many connections of clients fit: at most `wanted`, with descriptors kept for everything else."""
+    """Return how many client connections fit: at most `wanted`, with descriptors kept for everything else."""
     try:
         import resource
     except ImportError:

@@ -1,4 +1,4 @@
-"""The door to files. Everything above reaches the disk through `Disk`; the simulator puts another one in its place.
+"""Access to files. The layers above reach the disk through `Disk`; the simulator replaces it.
 
 Paths are plain strings. Errors are `OSError` as the operating system raises them; callers decide what they mean
 (a failed write or sync stops the node, see `storage`).
@@ -73,11 +73,11 @@ class Disk(Protocol):
         ...
 
     def make_dirs(self, path: str) -> None:
-        """Make a directory and its parents, each durable in its own parent; no error where they exist."""
+        """Make a directory and its parents, each durable in its own parent; no error if they exist."""
         ...
 
     def rename(self, source: str, target: str) -> None:
-        """Atomically replace `target`. Durable after `sync_dir` of the directory (of both, where they differ)."""
+        """Atomically replace `target`. Durable after `sync_dir` of the directory (of both, if they differ)."""
         ...
 
     def remove(self, path: str) -> None: ...
@@ -87,9 +87,9 @@ class Disk(Protocol):
     def sync_dir(self, path: str) -> None: ...
 
     def lock(self, path: str, content: bytes) -> LockHandle:
-        """Take an exclusive lock on a file (made where absent) and put `content` into it.
+        """Take an exclusive lock on a file (made if absent) and put `content` into it.
 
-        Raises `errors.DirectoryLocked`, with the pid that the holder wrote there, where another process holds it.
+        Raises `errors.DirectoryLocked`, with the pid in the file, if another process holds the lock.
         """
         ...
 
@@ -102,17 +102,17 @@ FILE_MODE: Final = 0o600
 DIRECTORY_MODE: Final = 0o700
 
 ZERO_CHUNK_BYTES: Final = 1 << 20
-"""How much is written at once where the file system can't reserve space."""
+"""How much is written at once if the file system can't reserve space."""
 
 LOCK_CONTENT_BYTES: Final = 256
 """How much of a lock file is read to find its holder: a pid and a name fit many times."""
 
 CANNOT_RESERVE: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
-"""What a file system answers that knows no reservation of space."""
+"""Errors of a file system that can't reserve space."""
 
 
 DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""What a file system answers that has no space left, or none for this user."""
+"""Errors of a file system that has no space left, or none for this user."""
 
 
 def flush_data(descriptor: int) -> None:
@@ -188,7 +188,7 @@ class OsFile:
 
     def close(self) -> None:
         if self._descriptor >= 0:
-            descriptor, self._descriptor = self._descriptor, -1  # a number once closed may soon name another file
+            descriptor, self._descriptor = self._descriptor, -1  # the system reuses numbers
             os.close(descriptor)
 
 
@@ -200,7 +200,7 @@ class OsLock:
         forget_in_child(self)
 
     def descriptors(self) -> list[int]:
-        """For `forks`."""
+        """The lock's descriptor, for `forks`."""
         return [self._descriptor] if self._descriptor >= 0 else []
 
     def release(self) -> None:
@@ -236,7 +236,7 @@ class OsDisk:
         try:
             os.mkdir(path, DIRECTORY_MODE)
         except FileExistsError:
-            if not os.path.isdir(path):  # another process may have been quicker: that is no error
+            if not os.path.isdir(path):  # another process may have made it meanwhile
                 raise
         self.sync_dir(parent)
 
@@ -278,7 +278,7 @@ class OsDisk:
                 os.pwrite(descriptor, content, 0)
                 os.ftruncate(descriptor, len(content))
             except OSError as error:
-                if error.errno not in DISK_FULL:  # the lock is held; its content only tells people who holds it
+                if error.errno not in DISK_FULL:  # the lock is held; its content only names the process for people
                     raise
         except BaseException:
             os.close(descriptor)
@@ -308,7 +308,7 @@ def _check_can_be_directory(path: str) -> None:
 
 
 def locked_error(path: str, holder: bytes) -> DirectoryLocked:
-    """The error for a lock that another process holds. `holder` is what that process wrote: its pid comes first."""
+    """Return the error for a lock that another process holds. `holder` is the file's content: its pid comes first."""
     found = re.match(rb"\s*(\d{1,10})", holder)
     pid = int(found.group(1)) if found else None
     if pid == os.getpid():

@@ -1,4 +1,4 @@
-"""Random bytes that no other program can predict, from the operating system."""
+"""Unpredictable random bytes from the operating system."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeAlias
 __all__ = ["Entropy", "system_entropy"]
 
 Entropy: TypeAlias = Callable[[int], bytes]
-"""Gives that many random bytes. The simulator gives those of its seed instead, so that a run can be repeated."""
+"""Returns that many random bytes. The simulator takes them from its seed, so that a run can be repeated."""
 
 
 def system_entropy(count: int) -> bytes:

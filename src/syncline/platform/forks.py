@@ -1,7 +1,7 @@
-"""What a forked child of the program must not keep: the lock of a data directory, and sockets.
+"""Close the lock of a data directory and sockets in forked children of the program.
 
 A child that outlives a killed node would hold its lock and its port, and its peers would not see the connections end.
-The list belongs to the process, as the descriptors do. It holds what is open and nothing else, by weak references.
+The list belongs to the process, as the descriptors do. It has weak references to the objects that are open.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Inherited(Protocol):
     """Has descriptors that a child inherits."""
 
     def descriptors(self) -> Iterable[int]:
-        """Those that are open now. Called in the child."""
+        """The descriptors that are open now. Called in the child."""
         ...
 
 
@@ -27,12 +27,14 @@ _inherited: Final[weakref.WeakSet[Inherited]] = weakref.WeakSet()
 
 
 def forget_in_child(holder: Inherited) -> None:
-    """From now on a forked child lets go of what `holder` has open."""
+    """From now on close in a forked child what `holder` has open."""
     _inherited.add(holder)
 
 
 def _let_go() -> None:
-    """In the child. The numbers stay taken, by the null device: objects that still know them can do no harm."""
+    """Close the descriptors, in the child. The null device takes their numbers, so that later writes to them do no
+    harm.
+    """
     holders = list(_inherited)
     if not holders:
         return

@@ -7,7 +7,7 @@ The calls are made through `ctypes.PyDLL`, which keeps the interpreter's lock: n
 the one that gives the context back (tens of milliseconds), which is made without the lock and beside the loop. The
 kernel copies the request when it is submitted and keeps a reference to the file until the sync has ended; what it
 writes then is in memory of its own, and a count in the eventfd. So nothing here is left pointing at memory that Python
-has given up, whatever happens to these objects. A context that nobody closes goes with the process.
+has given up, whatever happens to these objects. A context that is never closed ends with the process.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ IOCB_CMD_FDSYNC: Final = 3
 IOCB_FLAG_RESFD: Final = 1
 
 SHORTAGES: Final = frozenset({errno.EAGAIN, errno.ENOMEM})
-"""With what a request is not taken where the kernel has no memory for it just now."""
+"""Error of a submission for which the kernel has no memory at the moment."""
 
 NOT_OFFERED: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
-"""With what a sync ends where the file's system knows no such thing. Anything else is a disk that fails."""
+"""Error of a sync that the file system does not support. Any other error means that the disk failed."""
 
 
 class _Request(ctypes.Structure):
@@ -69,7 +69,7 @@ class KernelSync:
     """One sync at a time. `descriptor` becomes readable when it has ended; `result` then says how."""
 
     def __init__(self) -> None:
-        """Raises OSError where the system has no such thing, or no more of them."""
+        """Raises OSError if the system offers no such sync, or has no more of them."""
         numbers = SYSCALLS.get(os.uname().machine)
         if sys.platform != "linux" or numbers is None or ctypes.sizeof(ctypes.c_void_p) != 8:
             raise OSError(errno.ENOSYS, "not known how to ask this system for it")
@@ -77,7 +77,7 @@ class KernelSync:
         self._destroy, self._submit, self._get_events = others
         self._syscall = ctypes.PyDLL(None, use_errno=True).syscall
         self._syscall.restype = c_long
-        self.descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.descriptor: int = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._request = _Request(opcode=IOCB_CMD_FDSYNC, flags=IOCB_FLAG_RESFD, result_descriptor=self.descriptor)
         self._requests = (ctypes.c_void_p * 1)(ctypes.addressof(self._request))
         self._events = (_Event * 1)()
@@ -89,14 +89,14 @@ class KernelSync:
             raise _error(code)
 
     def submit(self, descriptor: int) -> None:
-        """Begin to sync what `descriptor` has open. Raises OSError, and then nothing was begun."""
+        """Start to sync the file behind `descriptor`. After an OSError nothing was started."""
         self._request.descriptor = descriptor & 0xFFFFFFFF
         taken: int = self._syscall(self._submit, self._context, self._one, self._requests)
         if taken != 1:
             raise _error(ctypes.get_errno() if taken < 0 else errno.EAGAIN)
 
     def result(self) -> int | None:
-        """0, or the number of the error with which the sync has ended; None where it has not."""
+        """The outcome of the sync: 0, or its error number; None while it runs."""
         try:
             os.eventfd_read(self.descriptor)
         except BlockingIOError:
@@ -111,7 +111,7 @@ class KernelSync:
                 raise _error(code)
 
     def wait(self) -> int:
-        """Wait for the end of the sync; its result."""
+        """Wait for the end of the sync and return its result."""
         poll = select.poll()
         poll.register(self.descriptor, select.POLLIN)
         while (result := self.result()) is None:
@@ -119,15 +119,15 @@ class KernelSync:
         return result
 
     def close(self) -> None:
-        """Give it back to the system, which takes its time. Waits for a sync that is under way."""
+        """Release the context, which takes some milliseconds. Waits for a sync that is under way."""
         ctypes.CDLL(None).syscall(self._destroy, self._context)
         os.close(self.descriptor)
 
 
 def open_kernel_sync(descriptor: int) -> KernelSync | None:
-    """A `KernelSync` that has synced what `descriptor` has open, once for trial; None where the system offers none.
+    """Open a `KernelSync` and sync `descriptor` once as a trial; None if the system offers no such sync.
 
-    Raises OSError where that sync has failed: it must not be tried again in another way.
+    Raises OSError if that sync has failed: it must not be tried again in another way.
     """
     try:
         sync = KernelSync()

@@ -16,7 +16,7 @@ UNLIMITED_BYTES: Final = 1 << 62
 
 
 def memory_bytes(root: str = CGROUP_ROOT, own_groups: str = OWN_GROUPS) -> int:
-    """What the process may use at most, in bytes; 0 if the system does not tell."""
+    """The memory that the process may use, in bytes; 0 if the system does not tell."""
     return min(_limits(root, own_groups), default=0)
 
 

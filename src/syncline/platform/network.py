@@ -1,5 +1,5 @@
-"""The door to sockets: who listens and who dials. Everything above uses asyncio's transports and protocols, so that
-the simulator's network can stand in for the real one.
+"""Access to sockets: listen and dial. Everything above uses asyncio's transports and protocols, so that
+the simulator's network can replace the real one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Listener(Protocol):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port as bound (the port is the real one where 0 was asked for)."""
+        """Host and port as bound (the port is the real one if 0 was asked for)."""
         ...
 
     async def close(self) -> None:
@@ -43,7 +43,7 @@ class Network(Protocol):
     async def listen(
         self, factory: ProtocolFactory, host: str, port: int, *, tls: ssl.SSLContext | None = None
     ) -> Listener:
-        """Bind. Raises `OSError` where the address can't be bound."""
+        """Bind. Raises `OSError` if the address can't be bound."""
         ...
 
     async def connect(
@@ -63,11 +63,11 @@ BACKLOG: Final = 1024
 """Connections that the system holds until we take them. A whole cluster, or all clients, may come back at once."""
 
 TLS_TIMEOUT_S: Final = 5.0
-"""For a TLS handshake or its end: a stranger that connects and says nothing is gone after this."""
+"""Seconds for a TLS handshake or its end: a client that connects and sends nothing is disconnected after this."""
 
 
 LOOKUP_TIMEOUT_S: Final = 2.0
-"""For a name that might be one of this machine: a resolver that does not answer must not hold a start up for long."""
+"""To look up a name that may be local: a resolver that does not answer must not delay a start for long."""
 
 
 async def is_loopback(host: str) -> bool:
@@ -96,7 +96,7 @@ class TcpNetwork:
         forget_in_child(self)
 
     def descriptors(self) -> list[int]:
-        """Of connections that were dialled, for `forks`."""
+        """Descriptors of dialled connections, for `forks`."""
         return [number for dialled in self._dialled if (number := dialled.fileno()) >= 0]
 
     async def listen(
@@ -154,7 +154,7 @@ class TcpNetwork:
                     ssl_handshake_timeout=TLS_TIMEOUT_S if tls is not None else None,
                 )
             )
-            making.add_done_callback(lambda made: _let_go(made, connected))  # who dials may be gone
+            making.add_done_callback(lambda made: _let_go(made, connected))  # the dialler may be gone
             return await result_of(making)
         except TimeoutError as error:
             raise TimeoutError(f"no answer within {timeout_s:g} s") from error
@@ -221,7 +221,7 @@ class _TcpListener:
 
     async def close(self) -> None:
         # asyncio (not uvloop) gives a connection that it has just accepted to a task of its own, which leaves the
-        # socket open where the server is closed before it runs: accept no more first, and let those tasks have a turn.
+        # socket open if the server is closed before it runs: accept no more first, and let those tasks have a turn.
         loop = asyncio.get_running_loop()
         if isinstance(loop, asyncio.SelectorEventLoop):
             for listening in self._server.sockets:
@@ -229,7 +229,7 @@ class _TcpListener:
             await asyncio.sleep(0)
         # Not `wait_closed`: from Python 3.12 on it waits for the open connections too.
         self._server.close()
-        await asyncio.sleep(0)  # the loop lets the socket go
+        await asyncio.sleep(0)  # the loop gives up its socket
 
 
 def _open_descriptors() -> list[int]:
@@ -270,21 +270,21 @@ def _listen_error(error: OSError | UnicodeError, address: str) -> OSError:
 
 
 def _why_no_socket() -> OSError:
-    """The error of a listening that had no socket in the end, which came without a number, or not at all.
+    """Return the error for a `listen` that ended without a socket, and without an error number or without any error.
 
-    The event loops pass over an address of whose kind they can't make a socket, and a newer asyncio (that of Python
-    3.13, not of 3.11) over one that the machine does not have. Where none is left, it raises an error without a number,
-    as it does where a name has no address at all; uvloop, and an older asyncio, listen to nothing.
+    The event loops skip an address family for which they can't make a socket; a newer asyncio (that of Python 3.13,
+    not of 3.11) also skips an address that the machine does not have. If no address is left, it raises an error
+    without a number, as it does if a name has no address at all. uvloop and an older asyncio then listen on nothing.
     """
     try:
         socket.socket().close()
-    except OSError as error:  # not the address is to blame: the process may have no file descriptors left
+    except OSError as error:  # the address is right: the process may have no file descriptors left
         return error
     return OSError(errno.EADDRNOTAVAIL, "none of its addresses is one of this machine")
 
 
 def _connect_error(error: OSError | UnicodeError, host: str) -> OSError:
-    """The same error in few words. The caller knows the address and says it."""
+    """Shorten a connect error to a few words. The caller adds the address."""
     if isinstance(error, socket.gaierror | UnicodeError):
         return OSError(errno.EHOSTUNREACH, f"the host name {host!r} can't be resolved: {error}")
     if isinstance(error, ConnectionRefusedError):

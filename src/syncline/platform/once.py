@@ -1,7 +1,6 @@
-"""One blocking call on a thread of its own, for work that is rare.
+"""Run one blocking call on a thread of its own, for rare work.
 
-Not the event loop's default executor: the program may have filled that with work of its own, and a node that waits for
-it has stopped.
+The event loop's default executor may be full of the program's own work, and a node that waits for it would stop.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Result = TypeVar("Result")
 def start_once(name: str, work: Callable[[], Result]) -> Future[Result]:
     """Run `work` on a new daemon thread. Await the future with `asyncio.wrap_future`; it can't be cancelled.
 
-    If no thread can be started, the future fails with what the system said.
+    If no thread can be started, the future fails with the system's error.
     """
     future: Future[Result] = Future()
     future.set_running_or_notify_cancel()

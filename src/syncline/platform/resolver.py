@@ -1,8 +1,8 @@
-"""Host names to addresses, without a look-up that holds up others.
+"""Resolve host names so that a slow lookup delays no other one.
 
-The system's resolver blocks, for a minute and more if a name server does not answer. Each name is looked up on a thread
-of its own, once at a time: all that want it wait for the same look-up. A name that was known keeps its last address
-until a look-up succeeds again, so that a name server that is down costs no connection.
+The system's resolver blocks, for a minute and more if a name server does not answer. Each name is looked up on a
+thread of its own, once at a time: all callers for a name share one lookup. A resolved name keeps its last address
+until a lookup succeeds again, so that a name server that is down costs no connection.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ MAX_LOOKUPS: Final = 64
 """Names that are looked up at a time: more than a cluster has members. Each takes a thread."""
 
 PATIENCE_S: Final = 0.5
-"""So long a look-up may take before the last address of the name is used."""
+"""After this time the last address of the name is used instead of the lookup."""
 
 MAX_KNOWN: Final = 1024
-"""Names whose last address is kept; the one that was looked up least recently is forgotten."""
+"""Names whose last address is kept; the least recently used name is dropped first."""
 
 
 class Resolver:

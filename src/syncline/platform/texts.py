@@ -1,4 +1,4 @@
-"""Texts from the system in JSON. A path need not be UTF-8; Python has its other bytes as lone surrogates."""
+"""Texts of the system as JSON. A path need not be UTF-8; Python represents its other bytes as lone surrogates."""
 
 from __future__ import annotations
 

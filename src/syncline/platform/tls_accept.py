@@ -1,7 +1,7 @@
-"""TLS of connections that come in, for a protocol that must know of a connection before its handshake is over.
+"""Accept TLS connections and tell the protocol before the handshake is over.
 
 The event loops call `connection_made` after the TLS handshake. Until then the owner of a listening port can neither
-count a connection nor close it. So here the connection is accepted as plain TCP, its protocol is told, and TLS is
+count a connection nor close it. So the connection is accepted as plain TCP, its protocol is called, and then TLS is
 started by hand.
 
 If the loop was busy, the client's first bytes wait at the accept already, and uvloop reads them before the turn in
@@ -19,7 +19,7 @@ __all__ = ["TlsAccept", "TlsAware"]
 
 
 class TlsAware(asyncio.Protocol):
-    """A protocol that is told of the TLS handshake of its connection."""
+    """A protocol that is called when the TLS handshake of its connection begins or fails."""
 
     @abstractmethod
     def tls_begins(self, transport: asyncio.Transport) -> None:
@@ -48,7 +48,7 @@ class TlsAccept(asyncio.Protocol):
         self._task = asyncio.get_running_loop().create_task(self._establish(accepted), name="TLS handshake")
 
     def data_received(self, data: bytes) -> None:
-        """Before TLS has begun. One read is enough: the rest waits in the socket."""
+        """Keep bytes that arrive before TLS begins. One read is enough: the rest waits in the socket."""
         assert self._transport is not None
         self._received += data
         if not self._transport.is_closing():
@@ -77,7 +77,7 @@ class TlsAccept(asyncio.Protocol):
             transport.abort()
             self._inner.tls_failed(None)
             raise
-        if established is None or early.lost or transport.is_closing():  # uvloop tells of an abort in no other way
+        if established is None or early.lost or transport.is_closing():  # uvloop reports an abort in no other way
             self._inner.tls_failed(early.error)
             return
         established.set_protocol(self._inner)
@@ -97,8 +97,8 @@ class _Buffered(Protocol):
 def _give_later(transport: asyncio.Transport, received: bytes) -> None:
     """Give the bytes to the protocol that `start_tls`, which is called next, puts under TLS.
 
-    It tells that protocol of the connection in the next turn, so the bytes come in the turn after that is ordered. The
-    loop reads no socket in between.
+    `start_tls` calls that protocol's `connection_made` in the next turn, so the bytes are given in the turn after it.
+    The loop reads no socket in between.
     """
     loop = asyncio.get_running_loop()
 
@@ -116,9 +116,9 @@ def _give_later(transport: asyncio.Transport, received: bytes) -> None:
 
 
 class _Early(asyncio.Protocol):
-    """Keeps what comes between the end of the handshake and the turn in which its owner hears of it.
+    """Keeps bytes that arrive between the end of the handshake and the turn in which the owner gets the connection.
 
-    It is what one read of the socket brings: the event loop resumes the owner before it reads again.
+    They come from one read of the socket: the event loop resumes the owner before it reads again.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Waiting for what others wait for, too."""
+"""Wait for a future that other tasks wait for, too."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Result = TypeVar("Result")
 
 
 async def result_of(future: asyncio.Future[Result]) -> Result:
-    """The result of `future`, which goes on where the waiting task is cancelled; raises what it raises.
+    """Return or raise the result of `future`. A cancelled waiter does not cancel the future.
 
-    `asyncio.shield` does the same, but takes it for an error where the future fails after that: since Python 3.14 it
-    tells the event loop's exception handler. Here whoever has gone need not know; see to it that somebody does.
+    `asyncio.shield` does the same, but since Python 3.14 it reports a future that fails after the cancellation to the
+    event loop's exception handler. Here a cancelled waiter ignores the failure; another waiter must handle it.
     """
     if not future.done():
         await asyncio.wait([future])

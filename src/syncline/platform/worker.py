@@ -1,10 +1,10 @@
-"""The door to threads: blocking work that runs beside the event loop, in order, a batch at a time.
+"""Access to threads: blocking work beside the event loop, in order, a batch at a time.
 
-A `Worker` takes items one by one and hands all that have gathered to one `process` call; the result comes back to
-the loop in one wake-up. That is the batch of the state machine, and of the log where nothing better is to be had.
+A `Worker` takes items one by one and gives all that have gathered to one `process` call; the result comes back to
+the loop in one wake-up. The state machine's batches are made so, and the log's if the system has no flusher.
 
-For what only waits for a disk a thread is a dear thing: it has to take the interpreter from the loop before and after.
-A `Flusher` syncs a file without one, where the system can.
+A thread is expensive for work that only waits for a disk: it needs the interpreter before and after. A `Flusher`
+syncs a file without a thread, if the system can.
 
 The simulator replaces both by delays on its own loop.
 """
@@ -36,7 +36,7 @@ class Worker(Protocol[ItemIn_contra]):
 
     @property
     def queued(self) -> int:
-        """Items not yet handed to `process`."""
+        """Items not yet given to `process`."""
         ...
 
     async def close(self) -> None:
@@ -48,11 +48,13 @@ class Flusher(Protocol):
     """Makes a file durable beside the event loop, one at a time. After an error nothing may be synced any more."""
 
     def flush(self, file: File) -> None:
-        """Begin to sync `file`. Not before the end of the sync before was told; never ends from within this call."""
+        """Start to sync `file`, after `done` was called for the sync before. Never calls `done` from within this
+        call.
+        """
         ...
 
     async def close(self) -> None:
-        """Wait for a sync that is under way, tell of its end, and let go."""
+        """Wait for a sync that is under way, call `done`, and release the file."""
         ...
 
 
@@ -60,11 +62,11 @@ class Workers(Protocol):
     """Makes workers, and times them."""
 
     def now_s(self) -> float:
-        """A clock that only goes forward, fine enough for what a worker does: loops may count whole milliseconds."""
+        """A monotonic clock, fine enough to time a worker: an event loop's clock may count whole milliseconds."""
         ...
 
     def asleep_s(self) -> float:
-        """How long the machine has been suspended since it started: what a loop's clock may leave out."""
+        """How long the machine has been suspended since it started. An event loop's clock may leave that out."""
         ...
 
     def start(
@@ -81,10 +83,10 @@ class Workers(Protocol):
         ...
 
     def flusher(self, file: File, done: Callable[[BaseException | None], None]) -> Flusher | None:
-        """What syncs `file` and others beside it without a thread; None where this system has no such thing.
+        """Return a flusher that syncs `file` and others without a thread; None if the system offers none.
 
-        `done` is called on the loop when a sync has returned, or has failed with an error. `file` may be synced for
-        trial: raises OSError where that fails.
+        `done` is called on the loop when a sync has returned, or has failed with an error. `file` may be synced as a
+        trial: raises OSError if that fails.
         """
         ...
 
@@ -110,7 +112,7 @@ class ThreadWorkers:
         return _ThreadWorker(name, process, deliver, failed)
 
     def flusher(self, file: File, done: Callable[[BaseException | None], None]) -> Flusher | None:
-        if type(file) is not OsFile:  # what is derived from it may sync in a way of its own
+        if type(file) is not OsFile:  # a subclass may sync in its own way
             return None
         try:
             from syncline.platform.kernel_sync import KernelFlusher, open_kernel_sync
@@ -174,7 +176,7 @@ class _ThreadWorker(Generic[Item, Result]):
         self._on_loop(self._end)
 
     def _take(self) -> tuple[list[Item], bool]:
-        """Wait for an item; all that have gathered, and whether the end was among them."""
+        """Wait for an item; return all that have gathered, and whether the end was among them."""
         items: list[Item] = []
         item = self._queue.get()
         while item is not None:
@@ -186,7 +188,7 @@ class _ThreadWorker(Generic[Item, Result]):
         return items, True
 
     def _on_loop(self, callback: Callable[..., None], *arguments: object) -> None:
-        if not self._loop.is_closed():  # the loop may be gone where a program ends without closing the node
+        if not self._loop.is_closed():  # the loop may be gone if a program ends without closing the node
             self._loop.call_soon_threadsafe(callback, *arguments)
 
     def _end(self) -> None:

@@ -1,6 +1,6 @@
-"""What people write for nodes and addresses, checked: names, ids, `host:port`, URLs.
+"""Checks of names, ids, `host:port` addresses and URLs that people write.
 
-Each check raises `ConfigError` with what would be accepted; the callers say which setting or field it was.
+Each check raises `ConfigError` with the accepted form; the callers add the setting or field.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 MAX_NAME_CHARACTERS: Final = 64
-"""Names stand in log lines, tables and metrics labels."""
+"""Characters of a name: it is in log lines, tables and metrics labels."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _ID: Final = re.compile(r"[0-9a-fA-F]{16}")
@@ -40,7 +40,7 @@ def is_id(text: str) -> bool:
 
 
 def check_name(name: str) -> str:
-    """A node's name: letters, digits, and `._-` inside; never sixteen hexadecimal digits, which are an id."""
+    """Check a node's name: letters, digits, and `._-` inside; never sixteen hexadecimal digits, which are an id."""
     if len(name) > MAX_NAME_CHARACTERS or not _NAME.fullmatch(name):
         raise ConfigError(
             f"{name[:80]!r} is not a node's name: up to {MAX_NAME_CHARACTERS} letters, digits and . _ - inside"
@@ -51,7 +51,7 @@ def check_name(name: str) -> str:
 
 
 def split_address(address: str, *, any_port: bool = False) -> tuple[str, int]:
-    """Host and port of `host:port`; an IPv6 address stands in brackets. Port 0 where `any_port`: a free one."""
+    """Split `host:port`; an IPv6 address is in brackets. Port 0 is allowed if `any_port`: a free one."""
     host, _, port = address.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
@@ -75,7 +75,7 @@ def join_address(host: str, port: int) -> str:
 
 
 def check_address(address: str) -> str:
-    """An address that others can reach: with a port, and not a wildcard."""
+    """Check an address that others can reach: with a port, and not a wildcard."""
     host, _ = split_address(address)
     if is_wildcard(host):
         raise ConfigError(f"{address!r} means every interface of this machine; others need one that they can reach")
@@ -83,7 +83,7 @@ def check_address(address: str) -> str:
 
 
 def check_url(url: str) -> str:
-    """The address of an HTTP server, `http://host:port`; without the slash at its end."""
+    """Check the address of an HTTP server, `http://host:port`; returns it without the slash at its end."""
     found = _URL.fullmatch(url)
     if found is None:
         raise ConfigError(f"{url[:300]!r} is not a URL such as http://10.0.0.1:8080")

@@ -1,10 +1,10 @@
 """The same application for ASGI servers: mount a node's routes in Starlette, FastAPI, or serve them with uvicorn.
 
-    server = await KvServer.open(config)          # `http_listen = ""`: without a door of its own
+    server = await KvServer.open(config)          # `http_listen = ""`: without a listener of its own
     app.mount("/kv", AsgiApp(server.site))
 
-Slower than the server's own door (a task and several coroutines per request), and otherwise the same. The mounting
-application opens and closes the node; limits on headers and slow clients are the ASGI server's.
+Slower than the server's own listener (a task and several coroutines per request), and otherwise the same. The
+mounting application opens and closes the node; limits on headers and slow clients are the ASGI server's.
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ class _Waiting:
 
 
 def _check_length(scope: Scope, body: bytes) -> None:
-    """Refuse a body that is not as long as announced: some ASGI servers lose it if the client offers an upgrade."""
+    """Refuse a body that differs from its announced length: some ASGI servers lose it if the client offers an
+    upgrade.
+    """
     for name, value in cast("Fields", scope["headers"]):
         if name.lower() != b"content-length":
             continue
@@ -120,7 +122,9 @@ def _check_length(scope: Scope, body: bytes) -> None:
 
 
 def _request(scope: Scope, method: str, body: bytes) -> Request:
-    """`raw_path` where the server gives it: a key's bytes are not always text, and `/` is not always `%2F`."""
+    """Make the request, from `raw_path` if the server has it: a key's bytes are not always text, and `/` is not
+    always `%2F`.
+    """
     raw = cast("bytes | None", scope.get("raw_path"))
     path = raw.partition(b"?")[0] if raw is not None else quote(str(scope["path"]), safe="/").encode()
     mount = quote(str(scope.get("root_path") or ""), safe="/").rstrip("/")

@@ -1,11 +1,12 @@
-"""The server's settings: one flat table, the same names in the file, the environment and the flags.
+"""The server's settings: one flat table with the same names in the file, the environment and the flags.
 
     name = "a"                       # file (TOML)
     SYNCLINE_NAME=a                  # environment
     --name a                         # flag
 
-A flag beats the environment, the environment beats the file. What is not known, or not of the right kind, is refused
-with its origin and with what is accepted. Times are in seconds, sizes in bytes; the unit is the end of the name.
+A flag overrides the environment, the environment overrides the file. An unknown setting, or one of the wrong type, is
+refused with its origin and with the accepted values. Times are in seconds, sizes in bytes; the name ends with the
+unit.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ ENVIRONMENT_PREFIX: Final = "SYNCLINE_"
 MEMORY_SHARE: Final = 2
 """The store may have half of the memory; the rest is for the log's tail, snapshots, clients and the interpreter."""
 NEAR: Final = 0.75
-"""How like a setting a variable of the environment must be to be taken for a misspelt one."""
+"""Similarity from which an environment variable counts as a misspelt setting."""
 URL_FACTOR: Final = 3
 """Characters of one percent-encoded byte."""
 URL_ROOM_BYTES: Final = 5 * KIB
-"""For what is not the key in a URL: the path, a prefix, a cursor."""
+"""Bytes of a URL beside the key: the path, a prefix, a cursor."""
 JSON_FACTOR: Final = 2
 """A value in the JSON of a transaction: base64, and what is around it."""
 
@@ -62,12 +63,12 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     data_dir: str
     """Where the log and the snapshots are. One process at a time."""
     cluster: str = "syncline"
-    """The cluster's name: with `initial_cluster` it makes the cluster's id, which keeps strangers apart."""
+    """The cluster's name: with `initial_cluster` it makes the cluster's id. Nodes of another cluster are refused."""
 
     http_listen: str = "127.0.0.1:8080"
-    """Where clients are listened for. Port 0: any free one. Empty: nowhere, for a node that is mounted as ASGI."""
+    """Address on which it listens for clients. Port 0: any free one. Empty: none, for a node mounted as ASGI."""
     http_advertise: str = ""
-    """The URL by which clients and members reach this server, where that is not `http_listen`."""
+    """The URL by which clients and members reach this server, if that is not `http_listen`."""
     allowed_hosts: tuple[str, ...] = ()
     """Names under which clients may ask a server that listens on loopback, beside `localhost`, loopback addresses and
     the host of `http_advertise`. Given for another listener they hold there too. `*`: any."""
@@ -78,9 +79,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     http_tls_key: str = ""
 
     peer_listen: str = "127.0.0.1:7100"
-    """Where the other nodes are listened for."""
+    """Address on which the node listens for other nodes."""
     peer_advertise: str = ""
-    """Where the other nodes reach this one, where that is not `peer_listen`."""
+    """Where the other nodes reach this one, if that is not `peer_listen`."""
     peer_tls_cert: str = ""
     """PEM files; with all three, the nodes speak mutual TLS."""
     peer_tls_key: str = ""
@@ -109,7 +110,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How long to try."""
 
     heartbeat_s: Annotated[float, Meta(ge=0.001, le=60)] = 0.1
-    """How often a leader tells that it is there."""
+    """How often a leader sends heartbeats."""
     election_s: Annotated[float, Meta(ge=0.002, le=600)] = 1.0
     """A follower that hears nothing for one to two times this long campaigns."""
     snapshot_entries: _Positive = 100_000
@@ -139,9 +140,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_value_bytes: Annotated[int, Meta(ge=1, le=MAX_VALUE_BYTES)] = MIB
     """The largest value."""
     max_connections: _Positive = 10_000
-    """Clients at a time; more are told 503."""
+    """Clients at a time; more are answered 503."""
     max_held_bytes: _Positive = 256 * MIB
-    """Bodies and answers of all clients in memory; more are told 503."""
+    """Bodies and answers of all clients in memory; more are answered 503."""
     drain_s: Annotated[float, Meta(ge=0, le=600)] = 10.0
     """How long requests may take to end when the server is stopped."""
 
@@ -181,7 +182,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             )
 
     def _convert_fields(self) -> None:
-        """Take paths as text and lists as tuples, and raise for any other type: a struct does not look at its own."""
+        """Take paths as text and lists as tuples, and raise for any other type: a struct does not check its own
+        fields.
+        """
         for name in self.__struct_fields__:
             value: object = getattr(self, name)
             if isinstance(value, os.PathLike):
@@ -249,14 +252,15 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     @property
     def http_scheme(self) -> str:
+        """`https` if the server has a certificate, else `http`."""
         return "https" if self.http_tls_cert else "http"
 
     def http_url(self, host: str, port: int) -> str:
-        """Where clients find this server, once it is bound: as advertised, or as bound."""
+        """The URL for clients, once the port is bound: as advertised, or as bound."""
         return self.http_advertise.rstrip("/") or f"{self.http_scheme}://{join_address(host, port)}"
 
     def http_limits(self) -> HttpLimits:
-        """What follows from the limits on keys and values for the HTTP server."""
+        """The HTTP server's limits, from the limits on keys and values."""
         return HttpLimits(
             max_url_bytes=URL_FACTOR * self.max_key_bytes + URL_ROOM_BYTES,
             max_body_bytes=max(4 * MIB, JSON_FACTOR * self.max_value_bytes),
@@ -269,7 +273,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 def load_config(
     *, file: str | None = None, environment: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None
 ) -> ServerConfig:
-    """Put the settings together.
+    """Merge the settings of file, environment and flags.
 
     `file` is the path of a TOML file; `environment` defaults to the process's; a flag of None was not given. Raises
     `ConfigError`, which names the origin and the setting.
@@ -316,9 +320,9 @@ def _from_file(path: str) -> dict[str, object]:
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
-    """Our variables, and those that seem to be misspelt ones.
+    """Settings from environment variables, also from names that are close to one.
 
-    Others with our prefix are not ours to refuse: Kubernetes sets SYNCLINE_PORT and more for a service of that name.
+    Other variables with the prefix are ignored: Kubernetes sets SYNCLINE_PORT and more for a service of that name.
     """
     fields = ServerConfig.__struct_fields__
     found: dict[str, object] = {}
@@ -362,7 +366,7 @@ def _converted(name: str, value: object, shown: str) -> object:
 
 
 def _from_text(name: str, text: str, shown: str) -> object:
-    """A setting's text form, as the environment and the flags give it."""
+    """Parse a setting's text form, from the environment or a flag."""
     if name in _LISTS:
         return tuple(part.strip() for part in text.split(",") if part.strip())
     if name != "initial_cluster":

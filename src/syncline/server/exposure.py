@@ -1,4 +1,4 @@
-"""What reaches a server from beyond this machine, and what protects it then: members, and pages in browsers."""
+"""Check that a server reachable from other machines is protected: from nodes without a proof, and from web pages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["check_exposure", "cross_site_policy"]
 
 
 async def check_exposure(config: ServerConfig) -> None:
-    """Raise `ConfigError` if other machines take part, and nothing tells members from strangers."""
+    """Raise `ConfigError` if other machines can reach the peer port, and neither a secret nor TLS protects it."""
     if config.peer_secret or config.peer_secret_file or config.peer_tls_cert:
         return
     if config.insecure_peers or config.insecure:
@@ -25,7 +25,7 @@ async def check_exposure(config: ServerConfig) -> None:
     for setting, address in addresses.items():
         if address and not await is_loopback(PeerAddress.parse(address, setting=setting).host):
             raise ConfigError(
-                f"{setting} is {address}: other machines take part, and nothing tells members from strangers. Make a"
+                f"{setting} is {address}: other machines can take part without a secret or TLS. Make a"
                 " cluster secret with `syncline secret new`, copy the file to each node, and give"
                 " --peer-secret-file FILE (or SYNCLINE_PEER_SECRET); or give peer TLS. --insecure-peers accepts the"
                 " risk"
@@ -33,7 +33,7 @@ async def check_exposure(config: ServerConfig) -> None:
 
 
 async def cross_site_policy(config: ServerConfig) -> CrossSitePolicy:
-    """The policy for requests of web pages that follows from where clients are listened for."""
+    """The policy for requests of web pages, from the address on which the server listens."""
     host = split_address(config.http_listen, any_port=True)[0] if config.http_listen else ""
     return CrossSitePolicy(
         loopback=bool(host) and await is_loopback(host),

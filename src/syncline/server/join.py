@@ -1,14 +1,13 @@
-"""Entering a running cluster: any member is asked, over HTTP, to add this node. `Raft.join` chooses its id.
+"""Join a running cluster: ask any member, over HTTP, to add this node. `Raft.join` chooses its id.
 
-At later starts the members are asked for each other's addresses, as long as the node has no leader: it may have moved,
-or have given a wrong address, before it had a log, and then it knows no member and none can dial it.
+At later starts the members are asked for each other's addresses while the node has no leader. It may have moved, or
+have announced a wrong address, before it had a log; then it knows no member and no member can dial it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import ssl
 from typing import Final
 
@@ -22,7 +21,7 @@ from syncline.node.levels import Ability, why_not
 from syncline.node.member_registry import format_id, is_founder, parse_id
 from syncline.node.raft import Raft
 from syncline.platform.disk import Disk
-from syncline.platform.network import Network
+from syncline.platform.world import World
 from syncline.server.config import ServerConfig
 from syncline.storage.datadir import DataDir
 from syncline.version import FEATURE_LEVEL, __version__
@@ -30,19 +29,19 @@ from syncline.version import FEATURE_LEVEL, __version__
 __all__ = ["ask_members", "find_members", "is_new"]
 
 TOLD_EVERY_S: Final = 5.0
-"""How often a node that could not join yet says why: longer than an election, which nobody need hear of."""
+"""How often a node that could not join yet logs the reason: longer than an election, which is no problem."""
 
 FIND_TIMEOUT_S: Final = 2.0
 FIND_EVERY_S: Final = 2.0
-"""Between two questions for addresses: longer than an election, in which a sound node finds its leader by itself."""
+"""Between two requests for addresses: longer than an election, in which a sound node finds its leader by itself."""
 
 _log = logging.getLogger("syncline.server.join")
 
 
 def is_new(disk: Disk, path: str) -> bool:
-    """Whether the node in a data directory never ran: it must be told where it belongs, as if nothing were there.
+    """Whether the node of a data directory never ran, so that its settings must name the cluster.
 
-    Not one that joins or was repaired: it was a member before its identity was written.
+    False for a node that is joining or was repaired: it was a member before its identity was written.
 
     Raises `DirectoryLocked`, `CorruptionError` and their like.
     """
@@ -51,17 +50,17 @@ def is_new(disk: Disk, path: str) -> bool:
         identity = directory.identity
         if identity is None:
             return True
-        # A founder's identity alone is what a crash leaves before the log is begun.
+        # A crash before the log is begun leaves an initial member's identity alone.
         return not identity.started and is_founder(identity.node_id, identity.cluster_id, identity.name)
     finally:
         directory.release()
 
 
-async def ask_members(config: ServerConfig, node_id: NodeId, *, http: str, network: Network, rng: random.Random) -> int:
-    """Have this node added, by any of the members at `config.join`; retried until `config.join_timeout_s`.
+async def ask_members(config: ServerConfig, node_id: NodeId, *, http: str, world: World) -> int:
+    """Have this node added by any of the members at `config.join`; retried until `config.join_timeout_s`.
 
-    What is temporary (nobody reached, no leader, no time) is tried again and told in the log; a refusal ends it.
-    Returns the cluster's id. Raises what the client does (`OperationError`), with the refusal of the cluster in words.
+    Temporary errors (no server reached, no leader, no time) are retried and logged; a refusal ends it.
+    Returns the cluster's id. Raises the errors of the client (`OperationError`), with the cluster's refusal as text.
     """
     loop = asyncio.get_running_loop()
     told_s = loop.time()
@@ -73,27 +72,27 @@ async def ask_members(config: ServerConfig, node_id: NodeId, *, http: str, netwo
             told_s = loop.time()
             _log.warning("could not join yet, and tries for another %.0f s: %s", end_s - told_s, error)
 
-    async with AsyncClient(config.join, network=network, rng=rng, tls=_trusted(config), on_retry=tell) as client:
-        _check_levels(config.name, node_id, await client.upgrade_status(timeout_s=config.join_timeout_s))
+    async with AsyncClient(config.join, world=world, tls=_trusted(config), on_retry=tell) as client:
+        _check_levels(config.name, node_id, await client.upgrade_status(timeout=config.join_timeout_s))
         added = await client.add_member(
             config.name,
             config.peer_advertise or config.peer_listen,
             http=http,
             learner=config.join_as_learner,
             node_id=format_id(node_id),
-            timeout_s=config.join_timeout_s,
+            timeout=config.join_timeout_s,
         )
     if parse_id(added.member.id) != node_id:
         raise ConfigError(f"the cluster gave this node the id {added.member.id} instead of {format_id(node_id)}")
     return parse_id(added.cluster_id)
 
 
-async def find_members(config: ServerConfig, raft: Raft, *, network: Network, rng: random.Random) -> None:
-    """While the node has no leader, ask at `config.join` for the members' addresses, and have them dialled there."""
-    async with AsyncClient(config.join, network=network, rng=rng, tls=_trusted(config)) as client:
+async def find_members(config: ServerConfig, raft: Raft[object], *, world: World) -> None:
+    """While the node has no leader, ask at `config.join` for the members' addresses, and dial them there."""
+    async with AsyncClient(config.join, world=world, tls=_trusted(config)) as client:
         while raft.leader is None:
             try:
-                members = (await client.members(timeout_s=FIND_TIMEOUT_S)).members
+                members = (await client.members(timeout=FIND_TIMEOUT_S)).members
             except SynclineError as error:
                 _log.info("the members at %s could not be asked for addresses: %s", ", ".join(config.join), error)
                 members = ()
@@ -106,7 +105,7 @@ async def find_members(config: ServerConfig, raft: Raft, *, network: Network, rn
 
 
 def _check_levels(name: str, node_id: NodeId, cluster: UpgradeResult) -> None:
-    """Raise `ConfigError` if this version can do less than the cluster: as a member it would only be in the way."""
+    """Raise `ConfigError` if this version can do less than the cluster's levels: as a member it could not take part."""
     can = Ability(FEATURE_LEVEL, MACHINE_VERSION)
     reason = why_not(can, ClusterLevels(cluster.level, cluster.machine_version))
     if reason is not None:

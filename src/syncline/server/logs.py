@@ -1,7 +1,7 @@
 """Log lines of the server: one event per line, as text for people or as JSON for machines.
 
-Everything given as `extra=` is part of the line. The library itself only logs to `logging`; who embeds it decides. This
-formatter is what `syncline serve` installs.
+Everything given as `extra=` is part of the line. The library itself only logs to `logging`; the embedding program
+decides about handlers. `syncline serve` installs this formatter.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A small metrics registry, rendered in Prometheus' text format (version 0.0.4).
 
-Made for the hot path: a counter or histogram is asked for once, and counting is then an addition to an attribute of the
-object that came back: no lookup, no lock, no allocation. Everything here belongs to one thread, the event loop's.
-What other parts already count is not counted again: `computed` metrics are read from them when somebody looks.
+Made for the hot path: a counter or histogram is fetched once, and counting is then an addition to an attribute: no
+lookup, no lock, no allocation. Everything here belongs to one thread, the event loop's. Figures that other parts
+count already are not counted again: `computed` metrics read them when the page is rendered.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
-__all__ = ["Counter", "DURATION_BUCKETS_S", "Family", "Gauge", "Histogram", "Registry", "Sample"]
+__all__ = ["Counter", "DURATION_BUCKETS_S", "Family", "Gauge", "Histogram", "Instrument", "Registry", "Sample"]
 
 DURATION_BUCKETS_S: Final = (
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
-"""For operations that take a fraction of a millisecond when all is well, and seconds when a leader is missing."""
+"""Buckets for operations that take a fraction of a millisecond when all is well, and seconds when a leader is
+missing."""
 
 MAX_LABELLED: Final = 500
 """Label combinations of one metric. Beyond it a combination is counted under `other`: labels that come from outside
@@ -49,7 +50,7 @@ class Counter:
         self.value += amount
 
     def lines(self, name: str, labels: str) -> Iterable[str]:
-        """The exposition of it."""
+        """Its lines in the text format."""
         return (_line(name, labels, self.value),)
 
 
@@ -62,7 +63,7 @@ class Gauge:
         self.value: Value = 0
 
     def lines(self, name: str, labels: str) -> Iterable[str]:
-        """The exposition of it."""
+        """Its lines in the text format."""
         return (_line(name, labels, self.value),)
 
 
@@ -73,7 +74,7 @@ class Histogram:
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
+        self.counts: list[int] = [0] * (len(bounds) + 1)
         """Per bucket, not cumulative; the last is what is above all bounds."""
         self.sum: float = 0.0
 
@@ -83,7 +84,7 @@ class Histogram:
         self.sum += value
 
     def lines(self, name: str, labels: str) -> Iterable[str]:
-        """The exposition of it: cumulative buckets, sum and count."""
+        """Its lines in the text format: cumulative buckets, sum and count."""
         total = 0
         for bound, count in zip((*self._bounds, math.inf), self.counts, strict=True):
             total += count
@@ -93,11 +94,15 @@ class Histogram:
         yield _line(f"{name}_count", labels, total)
 
 
-class _Metric(Protocol):
-    def lines(self, name: str, labels: str) -> Iterable[str]: ...
+class Instrument(Protocol):
+    """One number, or one distribution, of the exposition."""
+
+    def lines(self, name: str, labels: str) -> Iterable[str]:
+        """Its lines under a name, with the labels in front."""
+        ...
 
 
-Metric = TypeVar("Metric", bound=_Metric)
+Metric = TypeVar("Metric", bound=Instrument)
 
 
 class Family(Generic[Metric]):
@@ -110,7 +115,7 @@ class Family(Generic[Metric]):
         self._members: dict[tuple[str, ...], Metric] = {}
 
     def labels(self, *values: str) -> Metric:
-        """The one with these label values. Keep it where it is used often; beyond `MAX_LABELLED` it is `other`'s."""
+        """The metric with these label values. Keep it in frequent code; beyond `MAX_LABELLED` it is that of `other`."""
         assert len(values) == len(self._label_names), f"{self._name} has the labels {self._label_names}"
         member = self._members.get(values)
         if member is None:
@@ -120,7 +125,7 @@ class Family(Generic[Metric]):
         return member
 
     def lines(self) -> Iterable[str]:
-        """The exposition of them all."""
+        """The lines of all of them in the text format."""
         for values, member in self._members.items():
             yield from member.lines(self._name, _labels(self._label_names, values))
 
@@ -167,13 +172,15 @@ class Registry:
     def computed(
         self, kind: str, name: str, help_text: str, labels: Sequence[str], read: Callable[[], Iterable[Sample]]
     ) -> None:
-        """A `counter` or `gauge` whose values are read when somebody looks. What `read` raises reaches who looks."""
+        """A `counter` or `gauge` whose values are read when the page is rendered. An exception of `read` reaches the
+        caller.
+        """
         assert kind in {"counter", "gauge"}
         names = self._register(kind, name, help_text, labels)
         self._parts.append(lambda: [_line(name, _labels(names, values), value) for values, value in read()])
 
     def computed_summary(self, name: str, help_text: str, read: Callable[[], tuple[int, float]]) -> None:
-        """A summary without quantiles: how many, and their sum, as some other part keeps them."""
+        """A summary without quantiles: count and sum, as another part keeps them."""
         self._register("summary", name, help_text, ())
 
         def lines() -> list[str]:
@@ -183,7 +190,7 @@ class Registry:
         self._parts.append(lines)
 
     def before_render(self, look: Callable[[], None]) -> None:
-        """Have `look` called before each page, so that several computed metrics can speak of one moment."""
+        """Have `look` called before each page, so that several computed metrics show one moment."""
         self._looks.append(look)
 
     def render(self) -> bytes:

@@ -1,4 +1,4 @@
-"""What a node is short of, for its operators: room on the disk, room for the store, a disk that answers."""
+"""Shortages of a node, for its operators: disk space, the store's limit, a disk that does not answer."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from syncline.node.stats import Stats
 __all__ = ["Shortages"]
 
 NEARLY_FULL: Final = 0.95
-"""Of the store's limit: above it the next large put is refused."""
+"""Share of the store's limit: above it the next large put is refused."""
 
 REMEMBERED_S: Final = 60.0
-"""For so long probes report a refusal for want of space: they come more often than puts."""
+"""How long probes report a refusal for lack of space: they come more often than puts."""
 
 DISK_SPACE: Final = "disk_space"
 STORE_SPACE: Final = "store_space"
 
 
 class Node(Protocol):
-    """The part of a node that is looked at."""
+    """The parts of a node that are checked."""
 
     @property
     def config(self) -> Config: ...
@@ -31,7 +31,7 @@ class Node(Protocol):
 
 
 class Shortages:
-    """What is short on one node. It looks when it is asked."""
+    """Shortages of one node, computed at each call."""
 
     def __init__(self, node: Node, machine: KvMachine) -> None:
         self._node = node
@@ -47,7 +47,7 @@ class Shortages:
 
     @property
     def disk_stall(self) -> str:
-        """Why the disk can't be relied on; empty if it answers."""
+        """The reason why the disk can't be relied on; empty if it answers."""
         waits_s = self._node.stats().log_waits_s
         if waits_s < self._node.config.election_s:
             return ""
@@ -57,7 +57,7 @@ class Shortages:
         )
 
     def found(self) -> dict[str, str]:
-        """By check, why it is short and what helps; empty texts if it is not."""
+        """By check, the reason of the shortage and the next step; empty texts if nothing is short."""
         return {DISK_SPACE: self._disk_space(), STORE_SPACE: self._store_space()}
 
     def _disk_space(self) -> str:

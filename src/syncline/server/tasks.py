@@ -1,4 +1,4 @@
-"""Tasks that are accounted for: each is held until it ends, and all are ended on close."""
+"""Background tasks that are held until they end, and that are all ended on close."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["Tasks"]
 
-logger = logging.getLogger("syncline.server")
+logger: logging.Logger = logging.getLogger("syncline.server")
 
 
 class Tasks:

@@ -1,7 +1,7 @@
-"""What a server tells about itself at `/metrics`.
+"""The metrics of a server at `/metrics`.
 
-Names are etcd's stable ones with `syncline_` in front where they mean the same, so that what operators know of etcd
-carries over. Figures that the node keeps anyway are read when somebody looks; only HTTP answers are counted here.
+Names are etcd's stable ones with the prefix `syncline_` if they mean the same, so that knowledge of etcd's metrics
+applies. Figures that the node keeps anyway are read when the page is rendered; only HTTP answers are counted here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from syncline.version import __version__
 __all__ = ["HttpTelemetry", "Node", "add_node_metrics", "add_process_metrics"]
 
 REFUSED = "(refused)"
-"""The route of what was refused before it reached one."""
+"""The route of requests that were refused before routing."""
 
 ReadStats: TypeAlias = Callable[[Stats], float]
 ReadPeer: TypeAlias = Callable[[PeerStats], float | None]
@@ -33,7 +33,7 @@ PEER_LABELS = ("id", "name")
 
 
 class Node(Protocol):
-    """What is asked of a node; `Raft` has it."""
+    """The figures of a node; `Raft` has them."""
 
     @property
     def last_contact_s(self) -> float | None: ...
@@ -71,14 +71,14 @@ class HttpTelemetry:
 
 
 def add_process_metrics(registry: Registry) -> None:
-    """Which version runs, and what it has used of the processor."""
+    """Metrics of the version and of the processor time."""
     info = registry.gauges("syncline_build_info", "Always 1; the labels say what runs.", ("version", "python"))
     info.labels(__version__, platform.python_version()).value = 1
     _single(registry, "counter", "process_cpu_seconds_total", "Processor time used, in seconds.", time.process_time)
 
 
 def add_node_metrics(registry: Registry, node: Node, store: Callable[[], Store], *, name: str) -> None:
-    """The node called `name`: Raft, its log, its peers, its keys."""
+    """Metrics of the node called `name`: Raft, its log, its peers, its keys."""
     registry.gauges("syncline_node_info", "Always 1; the label says which node.", ("name",)).labels(name).value = 1
     moment = _Moment(node)
     registry.before_render(moment.look)
@@ -106,12 +106,12 @@ def add_node_metrics(registry: Registry, node: Node, store: Callable[[], Store],
 
 
 def _single(registry: Registry, kind: str, name: str, text: str, read: Callable[[], float]) -> None:
-    """A single number, read when somebody looks."""
+    """A single number, read when the page is rendered."""
     registry.computed(kind, name, text, (), lambda: [((), read())])
 
 
 class _Moment:
-    """The node's figures at the moment when somebody looks: taken once for all metrics."""
+    """The node's figures at the moment of rendering: taken once for all metrics."""
 
     def __init__(self, node: Node) -> None:
         self._node = node

@@ -1,4 +1,4 @@
-"""The next step after damage that a node can't live with, in the words of the shell."""
+"""The next step after damage that stops a node, as a shell command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["data_dir_of", "how_to_repair"]
 
 
 def how_to_repair(data_dir: str) -> str:
-    """A sentence that says how the node of a data directory is replaced as a member of its cluster."""
+    """Return a sentence with the command that has the cluster replace the node of a data directory."""
     place = shlex.quote(data_dir or ".")
     return f"Have its cluster replace it: stop the node and run `syncline repair --data-dir {place} --endpoints URL,…`."
 

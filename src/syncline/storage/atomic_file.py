@@ -1,4 +1,4 @@
-"""Small files, read at once, and replaced as a whole or not at all."""
+"""Small files that are read at once, and replaced as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TEMPORARY_SUFFIX = ".tmp"
 
 
 def read_file(disk: Disk, path: str, *, limit_bytes: int) -> bytes:
-    """The file's content, or the first `limit_bytes` of it: a larger one is not one of ours. Raises `OSError`."""
+    """Return the file's content, or its first `limit_bytes`: no valid file is larger. Raises `OSError`."""
     file = disk.open(path)
     try:
         return file.read_at(0, limit_bytes)
@@ -28,8 +28,9 @@ def replace_file(disk: Disk, path: str, content: bytes) -> None:
     file = disk.open(temporary, create=True, write=True)
     try:
         file.write_at(0, content)
-        file.sync()
+        file.sync()  # before the rename: else a crash could leave the name on an empty file
     finally:
         file.close()
     disk.rename(temporary, path)
+    # A rename is durable with its directory. Without this a crash could bring the old file back after the return.
     disk.sync_dir(os.path.dirname(path) or ".")

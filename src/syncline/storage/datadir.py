@@ -1,4 +1,4 @@
-"""A node's data directory: whose it is, and that one process at a time uses it.
+"""A node's data directory: its identity, and the lock that keeps it to one process.
 
     LOCK         held for the life of the process; holds its pid
     identity     cluster id, node id, name, format version, incarnations of the newest starts
@@ -8,9 +8,9 @@
     snapshots/   the snapshots
     replacement  only while a repair is under way: no node starts then
 
-The identity is written first, then the log is begun, then the identity is written again with `started` set. So a crash
-in between is told from a lost file: a directory with a log but without an identity, or with an identity that is marked
-as started but without a log, has lost a file, and is refused.
+The identity is written first, then the log is begun, then the identity is written again with `started` set. This
+order separates a crash in between from a lost file. A directory with a log but without an identity has lost a file. So
+has one that is marked as started but has no log. Both are refused.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = [
 
 FORMAT_VERSION: Final = 2
 """The version of the directory as a whole: its files and what they mean together. It rises with the formats of the log
-and of the snapshots, so that an older version is refused by the first file that it reads, and says what is wrong."""
+and of the snapshots. So an older version fails at the first file that it reads, with an error that names the format."""
 
 OLDEST_FORMAT_VERSION: Final = 1
 """The oldest version that is still read."""
@@ -60,7 +60,7 @@ WAL_NAME: Final = "wal"
 SNAPSHOTS_NAME: Final = "snapshots"
 JOINING_NAME: Final = "joining"
 FIRST_PEERS_NAME: Final = "first-peers"
-"""The id that a node chose which joins a cluster, until it is a member and has started."""
+"""The id that a joining node has chosen, until it is a member and has started."""
 REPLACEMENT_NAME: Final = "replacement"
 """The note of a repair that is under way (`storage.replace`)."""
 
@@ -73,7 +73,7 @@ IDENTITY_LIMIT_BYTES: Final = 64 << 10
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who a node is."""
+    """The identity of a node, as its data directory holds it."""
 
     cluster_id: int
     node_id: int
@@ -82,15 +82,15 @@ class Identity(msgspec.Struct, frozen=True):
     started: bool = False
     """Its log was begun: from then on a missing log is a loss."""
     directory_id: int = 0
-    """Drawn when the directory was made, so that others can tell an emptied directory from the one that they know."""
+    """Random, drawn when the directory was made: peers detect by it that the directory was emptied."""
     founding: bool = False
-    """It is to start a cluster with others, and has not heard from all of them yet: it has promised nothing so far."""
+    """An initial member that has not heard from all others yet: it has given no vote and no acknowledgement."""
     founders: dict[int, int] = {}
-    """The others with whom it started the cluster: node id, and the id of the data directory that each had."""
+    """The other initial members: node id, and the id of the data directory that each had."""
     incarnations: tuple[int, ...] = ()
-    """Of the newest starts from this directory, the newest first; the node knows what each is made of."""
+    """Incarnations of the newest starts from this directory, the newest first (see `node.starts.incarnations`)."""
     older_copy: bool = False
-    """A quorum of the members has refused it as an older copy, or a copy in use elsewhere: no node starts on it."""
+    """A quorum of the members has refused it as an older copy, or as a copy in use elsewhere: no node starts on it."""
 
 
 class DataDir:
@@ -104,12 +104,12 @@ class DataDir:
 
     @classmethod
     def open(cls, disk: Disk, path: str) -> DataDir:
-        """Make the directory where there is none, lock it, and read whose it is.
+        """Make the directory if there is none, lock it, and read its identity.
 
         Raises:
             DirectoryLocked: another process uses it.
             RepairNeeded: a repair of it was begun and is not complete.
-            CorruptionError: the identity is damaged, or missing where it must have been.
+            CorruptionError: the identity is damaged, or missing although there was one.
             FormatVersionError: another version wrote it.
             StorageError: it can't be made or used.
         """
@@ -125,7 +125,7 @@ class DataDir:
 
     @property
     def identity(self) -> Identity | None:
-        """Whose the directory is; None where it is new."""
+        """The identity of the directory; None if it is new."""
         return self._identity
 
     @property
@@ -137,7 +137,7 @@ class DataDir:
         return f"{self.path}/{SNAPSHOTS_NAME}"
 
     def write_identity(self, identity: Identity) -> None:
-        """Make the directory a node's, durably. Once it is one's, it is never another's.
+        """Write a node's identity, durably. It is never replaced by another node's.
 
         Raises:
             WrongDirectory: it is another node's already.
@@ -153,7 +153,7 @@ class DataDir:
         self._identity = identity
 
     def _replace(self, content: bytes) -> None:
-        """Write the identity file. Each start does, on a full disk too: so the space for it is kept in a file."""
+        """Write the identity file. Each start does so, on a full disk too: the spare file keeps the space for it."""
         spare = f"{self.path}/{IDENTITY_SPARE_NAME}"
         try:
             replace_file(self._disk, f"{self.path}/{IDENTITY_NAME}", content)
@@ -177,20 +177,22 @@ class DataDir:
                 self._disk.remove(spare)  # it holds less than it should; the next write tries again
 
     def mark_started(self) -> None:
-        """The log was begun and holds what it must: from now on it is expected to be there."""
-        assert self._identity is not None, "a directory is someone's before its log is begun"
+        """Record durably that the log was begun: from now on a missing log is corruption."""
+        assert self._identity is not None, "a directory has an identity before its log is begun"
         if not self._identity.started:
             self.write_identity(msgspec.structs.replace(self._identity, started=True))
 
     def raise_format(self) -> None:
-        """Make the directory one of this version, durably; to be called before a file of its new formats is written."""
-        assert self._identity is not None, "a directory is someone's before its log is begun"
+        """Raise the directory to the formats of this version, durably. Call it before a file of a new format is
+        written.
+        """
+        assert self._identity is not None, "a directory has an identity before its log is begun"
         if self._identity.format_version != FORMAT_VERSION:
             self.write_identity(msgspec.structs.replace(self._identity, format_version=FORMAT_VERSION))
 
     @property
     def started(self) -> bool:
-        """Whether the log must be there: what `Wal.open` wants to know as `must_exist`."""
+        """Whether the log must exist: the argument `must_exist` of `Wal.open`."""
         return self._identity is not None and self._identity.started
 
     def release(self) -> None:
@@ -214,7 +216,7 @@ class DataDir:
 
 
 def lock_directory(disk: Disk, path: str) -> LockHandle:
-    """Make the data directory where there is none, and lock it. Raises `DirectoryLocked`, `StorageError`."""
+    """Make the data directory if there is none, and lock it. Raises `DirectoryLocked`, `StorageError`."""
     try:
         disk.make_dirs(path)
         return disk.lock(f"{path}/{LOCK_NAME}", b"%d\n" % os.getpid())
@@ -227,7 +229,7 @@ def lock_directory(disk: Disk, path: str) -> LockHandle:
 
 
 def read_identity(disk: Disk, path: str) -> Identity | None:
-    """Whose the data directory `path` is; None where it does not say. Only looks: takes no lock.
+    """Read the identity of the data directory `path`; None if there is none. Takes no lock and changes nothing.
 
     Raises:
         CorruptionError: the identity is damaged.
@@ -240,7 +242,7 @@ def read_identity(disk: Disk, path: str) -> Identity | None:
 
 
 def check_unused(disk: Disk, path: str) -> None:
-    """Raise `CorruptionError` where the data directory `path`, which has no identity, must have had one."""
+    """Raise `CorruptionError` if the data directory `path`, which has no identity, must have had one."""
     name = f"{path}/{IDENTITY_NAME}"
     for directory in (f"{path}/{WAL_NAME}", f"{path}/{SNAPSHOTS_NAME}"):
         if disk.exists(directory) and disk.list(directory):
@@ -252,7 +254,7 @@ def check_unused(disk: Disk, path: str) -> None:
 
 
 class _IdentityFile(msgspec.Struct, omit_defaults=True):
-    """The file: readable by people, and by programs that come later. Later fields are left out where they are unset."""
+    """The identity file as JSON. People and later versions read it. Later fields are left out if they are unset."""
 
     format_version: int
     written_by: str
@@ -277,7 +279,7 @@ _HEX: Final = re.compile(r"[0-9a-f]{16}")
 
 
 def encode_identity(identity: Identity) -> bytes:
-    """The identity file: one JSON object, with a checksum over all of it but the checksum."""
+    """The identity file: one JSON object, with a checksum over its other fields."""
     content = _IdentityFile(
         format_version=identity.format_version,
         written_by=__version__,
@@ -297,7 +299,7 @@ def encode_identity(identity: Identity) -> bytes:
 
 
 def decode_identity(path: str, data: bytes) -> Identity:
-    """The inverse, for the bytes of the file at `path`.
+    """Decode the bytes of the identity file at `path`.
 
     Raises:
         CorruptionError: not what was written.

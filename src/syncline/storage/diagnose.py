@@ -1,6 +1,6 @@
-"""Whether a node could start on its data directory, and what is wrong with it. Nothing is changed.
+"""Check whether a node could start on its data directory, and list what is wrong. Nothing is changed.
 
-The same checks as a start makes, in the same order, but all of them: a start stops at the first that fails.
+The checks are those of a start, in the same order. A start stops at the first failure; this goes on.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ __all__ = ["Diagnosis", "diagnose"]
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
-    """What was found. `problems` keep a node from starting; `notes` are damage that it can start with.
+    """The result of `diagnose`. `problems` keep a node from starting; `notes` are damage that it can start with.
 
-    `node_id` and `cluster_id` are whose the files are, from the identity or else from the files themselves; 0 where
-    nothing tells. `empty`: there are no files of a node.
+    `node_id` and `cluster_id` are from the identity, or else from the files themselves; 0 if neither has them.
+    `empty`: there are no files of a node.
     """
 
     identity: Identity | None
@@ -100,7 +100,7 @@ class _Examination:
                 )
 
     def snapshots(self) -> SnapshotMeta | None:
-        """The newest intact one, which a start would use."""
+        """Check the snapshots; return the newest intact one, which a start would use."""
         names = sorted(filter(SNAPSHOT_NAME.fullmatch, self._names(SNAPSHOTS_NAME)), reverse=True)
         for name in names:
             path = f"{self._path}/{SNAPSHOTS_NAME}/{name}"
@@ -126,7 +126,7 @@ class _Examination:
         return manifest
 
     def log(self, snapshot: SnapshotMeta | None) -> None:
-        """Read all of it, as a start does; that it fits the snapshot, too."""
+        """Read the whole log as a start does, and check that it fits the snapshot."""
         path = f"{self._path}/{WAL_NAME}"
         first = next((name for name in self._names(WAL_NAME) if segment_sequence(name) is not None), None)
         if first is None:
@@ -134,7 +134,7 @@ class _Examination:
                 self._problems.append(f"{path} holds no log, and this node has had one: its files are missing.")
             return
         if not self._node_id:
-            with contextlib.suppress(CorruptionError):  # told below
+            with contextlib.suppress(CorruptionError):  # reported below
                 self._node_id = self._log_id(f"{path}/{first}")
         with self._noting(self._problems, path):
             found = recover(self._disk, path, log_id=self._node_id, repair=False)
@@ -157,7 +157,7 @@ class _Examination:
 
     @contextlib.contextmanager
     def _noting(self, found: list[str], path: str) -> Iterator[None]:
-        """Take damage into `found`; what is no damage goes on as an error."""
+        """Add damage to `found`; an error that is no damage is raised."""
         try:
             yield
         except (CorruptionError, WrongDirectory) as error:

@@ -1,9 +1,9 @@
-"""Looking at a node's log and snapshots without touching them: stopped or running, sound or damaged.
+"""Read a node's log and snapshots without changing them: stopped or running, sound or damaged.
 
 Nothing here writes, locks or removes. Memory is bounded whatever the log's size: one frame at a time is held.
 
-A running node writes while one looks. What it is writing at that moment may look like a torn write; a frame that came
-since is seen when one looks again, and what is damage stays where it is. Files that it drops meanwhile are no loss.
+A running node writes at the same time. A write under way may look like a torn write, and a second look finds the
+frame. Damage stays at its place. Files that the node drops meanwhile are no loss.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 LOOKS_LIMIT: Final = 5
-"""How often a log is read from its beginning because a running node dropped the segment that was to be read next."""
+"""How often a read starts again because the running node dropped the next segment."""
 
 
 class SegmentStart(msgspec.Struct, frozen=True):
@@ -51,7 +51,7 @@ class SegmentStart(msgspec.Struct, frozen=True):
 
 
 class FrameView(msgspec.Struct, frozen=True):
-    """One frame: what one write put into the log. `entries` are there where they were asked for."""
+    """One frame: the content of one write. `entries` are present if they were asked for."""
 
     offset: int
     size_bytes: int
@@ -75,7 +75,7 @@ class SegmentEnd(msgspec.Struct, frozen=True):
 
 
 class LogReport(msgspec.Struct, frozen=True):
-    """Whether a node could start on a log, and what it would find. `damage` says why it could not."""
+    """Whether a node could start on a log, and with which content. `damage` is the reason why it could not."""
 
     damage: str | None = None
     torn: str | None = None
@@ -90,7 +90,7 @@ class LogReport(msgspec.Struct, frozen=True):
 
 
 class SnapshotView(msgspec.Struct, frozen=True):
-    """One snapshot file; `damage` is set where it is damaged, and then there may be no manifest."""
+    """One snapshot file; `damage` is set if it is damaged, and then there may be no manifest."""
 
     path: str
     size_bytes: int
@@ -99,7 +99,9 @@ class SnapshotView(msgspec.Struct, frozen=True):
 
 
 def read_log(disk: Disk, path: str, *, entries: bool = False) -> Iterator[SegmentStart | FrameView | SegmentEnd]:
-    """The log in the directory `path`, oldest segment first, frame by frame, each segment as far as it can be read."""
+    """Read the log in the directory `path` frame by frame, oldest segment first, each segment as far as it is
+    readable.
+    """
     for name in disk.list(path):
         if segment_sequence(name) is not None:
             yield from _segment(disk, f"{path}/{name}", entries=entries)
@@ -154,9 +156,9 @@ def _view(frame: Frame, path: str, *, entries: bool) -> FrameView:
 
 
 def check_log(disk: Disk, path: str, *, log_id: int | None = None) -> LogReport:
-    """Read the whole log as a starting node would, every checksum included, and change nothing.
+    """Read the whole log as a starting node would, with every checksum, and change nothing.
 
-    Without `log_id` the one in the first segment is taken for right.
+    Without `log_id` the one in the first segment is assumed to be right.
     """
     try:
         found = _recovered(disk, path, log_id)

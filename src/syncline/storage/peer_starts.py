@@ -1,7 +1,8 @@
-"""The file `peers`: the newest start of each peer that this node has welcomed, by the id of the peer's data directory.
+"""The file `peers`: the newest start of each peer that this node has welcomed, by the id of the peer's data
+directory.
 
-One JSON object with a checksum, replaced as a whole. It is a second line of defence (`node.starts.incarnations`), so a
-damaged file is told and begun again; the member registry has most of it too.
+One JSON object with a checksum, replaced as a whole. It is a second line of defence (`node.starts.incarnations`), so
+a damaged file is reported and started again; the member registry has most of its content too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ MAX_DIRECTORIES: Final = 256
 """More than any cluster has members; what is above it belongs to members that were replaced long ago."""
 
 LIMIT_BYTES: Final = 64 << 10
-"""No such file is larger: two numbers for each directory."""
+"""No valid file is larger: two numbers for each directory."""
 
 _HEX: Final = re.compile(r"[0-9a-f]{16}")
 
@@ -64,7 +65,7 @@ def read_starts(disk: Disk, path: str) -> dict[int, int]:
 
 
 def write_starts(disk: Disk, path: str, content: bytes) -> None:
-    """Make `content` the file in the data directory `path`, durably. Raises `OSError`."""
+    """Replace the file in the data directory `path` by `content`, durably. Raises `OSError`."""
     replace_file(disk, f"{path}/{PEERS_NAME}", content)
 
 

@@ -1,4 +1,4 @@
-"""Entries that were read from disk beside the event loop, for followers that lag behind what is in memory."""
+"""Entries read from disk beside the event loop, for followers that lag behind the entries in memory."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ CHUNKS: Final = 8
 class ReadAhead:
     """Chunks of the log by their first index.
 
-    `ask(low, high, generation)` begins to read from `low` on; `loaded` takes what came. A new generation begins when
-    entries are replaced: what was read before is then of no use.
+    `ask(low, high, generation)` begins to read from `low` on; `loaded` takes the result. A new generation begins when
+    entries are replaced: chunks that were read before are useless then.
     """
 
     def __init__(self, ask: Callable[[int, int, int], None]) -> None:
@@ -27,7 +27,7 @@ class ReadAhead:
         self._asked: dict[int, None] = {}
 
     def take(self, low: int, high: int) -> list[Entry] | None:
-        """Entries from `low` on, below `high`, as far as a chunk goes; None: they are being read.
+        """Return entries from `low` on, below `high`, as far as a chunk goes; None if they are being read.
 
         A chunk that is read to its end is dropped with `done`.
         """
@@ -40,14 +40,14 @@ class ReadAhead:
         return None
 
     def done(self, last: int) -> None:
-        """The entry at `last` was given out: a chunk that ends there has served."""
+        """Drop the chunk that ends at `last`: its entries were given out."""
         for first, chunk in self._chunks.items():
             if first + len(chunk) - 1 == last:
                 del self._chunks[first]
                 return
 
     def loaded(self, low: int, generation: int, entries: list[Entry]) -> bool:
-        """Take what was read. False: it is out of date."""
+        """Store a chunk that was read. False: it is out of date."""
         if generation != self._generation:
             return False
         self._asked.pop(low, None)
@@ -58,7 +58,7 @@ class ReadAhead:
         return True
 
     def clear(self) -> None:
-        """Entries were replaced."""
+        """Drop all chunks: entries were replaced."""
         self._generation += 1
         self._chunks.clear()
         self._asked.clear()

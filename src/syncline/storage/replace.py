@@ -1,12 +1,12 @@
-"""Making a node's data directory that of the member that takes the node's place.
+"""Turn a node's data directory into that of the member that replaces the node.
 
-A node that lost a part of its log has forgotten what it promised under its id, so the cluster replaces it by a member
-with the same name and address and a new id. On disk that happens in this order, and a crash at any point leaves a
-directory on which no node starts, and a note by which the next call goes on:
+A node that lost a part of its log has lost votes or acknowledgements that it gave under its id. So the cluster
+replaces it by a member with the same name and address and a new id. On disk that happens in this order. After a crash
+at any point no node starts on the directory, and the note tells the next call where to continue:
 
 1. `begin`: the note (`replacement`) is written. From here on `DataDir.open` refuses.
-2. Meanwhile the cluster replaces the member; what the note says is what it is asked for, however often.
-3. `complete`: everything that was the old node's is moved to the folder that the note names, the new identity is
+2. Meanwhile the cluster replaces the member. Each attempt asks for what the note says.
+3. `complete`: all files of the old node are moved to the folder that the note names, the new identity is
    written, and at last the note follows the old files. Nothing is ever deleted.
 """
 
@@ -53,10 +53,11 @@ NOTE_LIMIT_BYTES: Final = 1 << 20
 
 
 class Replacement(msgspec.Struct, frozen=True):
-    """Who takes whose place. Ids are sixteen hexadecimal digits; `old_id` is empty where there is nobody to remove.
+    """The note of a replacement. Ids are sixteen hexadecimal digits; `old_id` is empty if there is no member to
+    remove.
 
-    `address` is where the peers reach the node, `http` where clients do. `endpoints` are the other members' servers.
-    `folder` is where the old files go, within the data directory.
+    `address` is for the node's peers, `http` for its clients. `endpoints` are the other members' servers. `folder` is
+    the place of the old files, within the data directory.
     """
 
     cluster_id: str
@@ -71,7 +72,7 @@ class Replacement(msgspec.Struct, frozen=True):
 
 
 def free_folder(disk: Disk, path: str) -> str:
-    """The name of a folder for the old files that is not there yet."""
+    """Return a name for the folder of the old files that does not exist yet."""
     number = 1
     while disk.exists(f"{path}/{FOLDER_NAME}{number}"):
         number += 1
@@ -79,7 +80,9 @@ def free_folder(disk: Disk, path: str) -> str:
 
 
 def read_note(disk: Disk, path: str) -> Replacement | None:
-    """The replacement that is under way in the data directory `path`, if there is one. Raises `CorruptionError`."""
+    """Read the note of a replacement under way in the data directory `path`, if there is one. Raises
+    `CorruptionError`.
+    """
     name = f"{path}/{REPLACEMENT_NAME}"
     if not disk.exists(name):
         return None
@@ -94,21 +97,21 @@ def read_note(disk: Disk, path: str) -> Replacement | None:
 
 
 def begin(disk: Disk, path: str, replacement: Replacement) -> None:
-    """Write the note: from here on no node starts on the data directory, until `complete`."""
+    """Write the note: from here on no node starts on the data directory until `complete`."""
     content = msgspec.json.format(msgspec.json.encode(replacement), indent=2) + b"\n"
     replace_file(disk, f"{path}/{REPLACEMENT_NAME}", content)
 
 
 def give_up(disk: Disk, path: str) -> None:
-    """Take the note back. Only where the cluster certainly has changed nothing."""
+    """Remove the note. Call it only if the cluster certainly has changed nothing."""
     disk.remove(f"{path}/{REPLACEMENT_NAME}")
     disk.sync_dir(path)
 
 
 def complete(disk: Disk, path: str, replacement: Replacement) -> str:
-    """Move the old files away and make the directory the new member's; returns the folder's path.
+    """Move the old files away and write the new member's identity; returns the folder's path.
 
-    The caller holds the lock and has seen the cluster agree. Called again after a crash it goes on where it was.
+    The caller holds the lock and knows that the cluster has committed the change. After a crash it continues.
     """
     folder = f"{path}/{replacement.folder}"
     disk.make_dirs(folder)
@@ -126,8 +129,10 @@ def complete(disk: Disk, path: str, replacement: Replacement) -> str:
 
 
 def _is_set_aside(disk: Disk, path: str, folder: str, new: Identity) -> bool:
-    """Whether the identity that is in place is not the old node's: it is `new`, or that of a member that never ran,
-    of a repair that was begun anew."""
+    """Whether the identity in place is not the old node's any more.
+
+    It may be `new`, or that of a member that never ran, from a repair that was started again.
+    """
     try:
         return disk.exists(f"{folder}/{IDENTITY_NAME}") or read_identity(disk, path) == new
     except CorruptionError:

@@ -1,41 +1,41 @@
 """The reserve: a part of the disk that ordinary writes never use.
 
-Without it a full disk stops the node, and a stopped node can't compact its log to make room. With it the disk fills up
-in steps, each of which ends by itself as soon as space returns:
+Without it a full disk stops the node, and a stopped node can't compact its log to make room. With it a full disk
+degrades the node in steps. Each step ends by itself as soon as space returns:
 
-1. Little more than the reserve is free: the node gives up what it can of its log.
+1. Little more than the reserve is free: the node compacts its log as far as it can.
 2. Less than that: new proposals are refused, but for those that free space: they may use the first quarter of the
-   reserve. What keeps the node going still has room: replication under way, snapshots (which let the log be compacted,
-   and give back what was deleted), elections.
-3. Less than half of it: entries of the leader are not taken any more, and no snapshot is written. Left are the few
-   bytes of an election.
-4. Nothing at all, because others filled the disk: the log goes on in a file that was kept for this (`SpareFile`).
+   reserve. Replication under way and elections still have room, and so have snapshots, which let the log be
+   compacted and give back deleted data.
+3. Less than half of it: entries of the leader are not taken any more, and no snapshot is written. The rest is enough
+   for the few bytes of an election.
+4. No space at all, because other programs filled the disk: the log continues in a file kept for this (`SpareFile`).
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final
+from typing import Final, Protocol
 
 from syncline.errors import DiskFull
 from syncline.platform.disk import DISK_FULL, Disk
 
-__all__ = ["RESERVE_BYTES", "Shortage", "SpaceGuard", "SpareFile", "is_disk_full"]
+__all__ = ["RESERVE_BYTES", "CheckSpace", "Shortage", "SpaceGuard", "SpareFile", "is_disk_full"]
 
 RESERVE_BYTES: Final = 64 << 20
 """The default reserve: one full segment of the log, or a snapshot of moderate size."""
 
 RECHECK_BYTES: Final = 4 << 20
-"""How much may be promised, at most, before the disk is asked again: others write to it too."""
+"""Bytes that may be granted before the disk is asked again: other programs write to it too."""
 
 SPARE_LIMIT_BYTES: Final = 4 << 20
-"""What is taken from the disk in advance, at most: a few of the log's small segments."""
+"""Space taken from the disk in advance, at most: a few of the log's small segments."""
 
 FREEING_SHARE: Final = 4
 """Which part of the reserve commands may use that free space. A quarter is left for the snapshot that gives it back."""
 
 SHARE: Final = 8
-"""Which part of a small reserve is taken in advance, and may be promised unseen."""
+"""The part of a small reserve that is taken in advance, and that may be granted without asking the disk."""
 
 
 class Shortage(IntEnum):
@@ -46,11 +46,17 @@ class Shortage(IntEnum):
     LAST_HALF = 2
 
 
-class SpaceGuard:
-    """Says whether a write may go on. `check` and `shortage` are for one thread, the rest for any.
+class CheckSpace(Protocol):
+    """Raises `DiskFull` if a write of so many bytes may not go on."""
 
-    The disk is asked once per some bytes while there is room, and at every call while there is not, so that the
-    refusal ends by itself as soon as space returns.
+    def __call__(self, size_bytes: int, *, frees_space: bool = False) -> None: ...
+
+
+class SpaceGuard:
+    """Decides whether a write may go on. `check` and `shortage` are for one thread, the rest for any.
+
+    While there is room the disk is asked once per some bytes. Otherwise it is asked at every call, so that the refusal
+    ends by itself as soon as space returns.
     """
 
     def __init__(self, disk: Disk, path: str, *, reserve_bytes: int = RESERVE_BYTES) -> None:
@@ -100,12 +106,12 @@ class SpaceGuard:
         return self._reserve_bytes
 
     def shortage(self, free_bytes: int | None = None) -> Shortage:
-        """How short of space the disk is with so much left; None: asks the disk."""
+        """The step of the shortage with so many bytes free; None: ask the disk."""
         free = self.free_bytes() if free_bytes is None else free_bytes
         if free >= self._reserve_bytes + self._step_bytes:
             self._promised = self._step_bytes  # `check` need not ask for a while
             return Shortage.NONE
-        self._promised = 0  # others were quicker
+        self._promised = 0  # other programs took the space meanwhile
         return Shortage.RESERVE if free >= self._reserve_bytes // 2 else Shortage.LAST_HALF
 
     def has_half(self, size_bytes: int) -> bool:
@@ -117,10 +123,10 @@ class SpaceGuard:
 
 
 class SpareFile:
-    """Space that is taken from the disk in advance, so that nobody else can fill it. For one thread.
+    """Space taken from the disk in advance, so that no other program can fill it. For one thread.
 
-    It holds nothing. `give_back` makes room for the log's next segment where there is none otherwise; `keep` takes the
-    space again once there is some.
+    The file holds nothing. `give_back` frees its space for the log's next segment if the disk has no other; `keep`
+    takes the space again once there is some.
     """
 
     def __init__(self, disk: Disk, path: str, guard: SpaceGuard, *, reserve_bytes: int) -> None:
@@ -131,7 +137,7 @@ class SpareFile:
         self._whole = False
 
     def keep(self) -> None:
-        """Have the file there, where the disk has room for it beside the reserve. Raises `OSError`."""
+        """Make the file if the disk has room for it beside the reserve. Raises `OSError`."""
         if self._whole or not self._size or not self._guard.has_room(self._size):
             return
         try:
@@ -142,7 +148,7 @@ class SpareFile:
             finally:
                 file.close()
         except OSError as error:
-            if not is_disk_full(error):  # somebody else was quicker: the next call tries again
+            if not is_disk_full(error):  # another program took the space: the next call tries again
                 raise
 
     def give_back(self) -> bool:
@@ -155,5 +161,5 @@ class SpareFile:
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Whether the system refused for want of space or of quota."""
+    """Whether the system refused because space or quota is exhausted."""
     return error.errno in DISK_FULL

@@ -1,14 +1,15 @@
-"""The log as the consensus core sees it: recent entries from memory, older ones from disk.
+"""The log as the consensus core reads it: recent entries from memory, older ones from disk.
 
-`StoredLog` knows what is *durable* and nothing else: the runtime tells it of a write once `Wal.write` has returned. It
-is for the event loop's thread alone.
+`StoredLog` has only *durable* entries: the runtime reports a write once `Wal.write` has returned. It is for the event
+loop's thread alone.
 
-Where the log, the snapshots and the state disagree after a crash, `StoredLog.open` settles it:
+If the log, the snapshots and the state disagree after a crash, `StoredLog.open` repairs the log:
 
 - The log must reach back to the newest intact snapshot. Otherwise entries are missing, and the node must not start.
-- The snapshot may be another member's: it has nothing in it that is this node's own, and what was applied there was
-  committed. So it is taken like one that a leader has sent.
-- A snapshot may be ahead of the commit index that the log knows: it does not wait for that. The index is raised.
+- The snapshot may be another member's: it contains nothing that is this node's own, and its entries were applied,
+  hence
+  committed. So it is installed like one that a leader has sent.
+- A snapshot may be ahead of the durable commit index, because it does not wait for it. The index is raised.
 - A snapshot that the log does not contain was received from a leader just before the crash, and its marker did not
   reach the log. It holds committed state, so the installation is completed: the log restarts after it.
 """
@@ -47,11 +48,11 @@ TAIL_BYTES: Final = 32 << 20
 """The default bound of the entries kept in memory: many seconds of writes for a follower that lags a little."""
 
 TAIL_KEPT: Final = 7 / 8
-"""What is kept when the bound is reached. Dropping in larger steps makes dropping cheap."""
+"""Bytes that are kept when the bound is reached. Larger steps make dropping cheap."""
 
 
 class EntrySource(Protocol):
-    """What reads entries that are no longer in memory: the log's files."""
+    """Reads entries that are no longer in memory from the log's files."""
 
     def read_entries(self, low: int, high: int, max_bytes: int) -> list[Entry]: ...
 
@@ -77,7 +78,7 @@ class StoredLog:
 
     @classmethod
     def open(cls, wal: Wal, snapshot: SnapshotMeta | None, *, tail_bytes: int = TAIL_BYTES) -> StoredLog:
-        """The log of a node that starts. `snapshot` is the newest intact one of the store.
+        """Make the log of a node that starts. `snapshot` is the newest intact one of the store.
 
         Completes an installation that a crash interrupted; that writes to the log, so call it before the log has a
         writer of its own.
@@ -93,7 +94,7 @@ class StoredLog:
             log.appended(write, wal.write([write]))
         return log
 
-    # What the core reads.
+    # Read by the core.
 
     def initial_state(self) -> tuple[HardState, MembershipState]:
         """The durable state, and the membership at the newest snapshot (later ones are in the log's entries)."""
@@ -164,7 +165,7 @@ class StoredLog:
             raise SnapshotUnavailable("no snapshot was made yet")
         return Snapshot(self._snapshot)
 
-    # What the runtime tells.
+    # Called by the runtime.
 
     @property
     def hard_state(self) -> HardState:
@@ -173,20 +174,20 @@ class StoredLog:
 
     @property
     def snapshot_index(self) -> int:
-        """The index of the newest durable snapshot; 0 where there is none."""
+        """The index of the newest durable snapshot; 0 if there is none."""
         return self._snapshot.index
 
     @property
     def tail_bytes(self) -> int:
-        """What the entries in memory count for."""
+        """The size of the entries in memory."""
         return self._tail_bytes
 
     def read_beside(self, ask: Callable[[int, int, int], None]) -> None:
-        """From now on have entries to send read by `ask` (see `ReadAhead`), which answers with `loaded`."""
+        """Read entries to send by `ask` from now on (see `ReadAhead`), which answers with `loaded`."""
         self._ahead = ReadAhead(ask)
 
     def loaded(self, low: int, generation: int, entries: list[Entry]) -> bool:
-        """Take what `ask` has read. False: it is out of date."""
+        """Store a chunk that `ask` has read. False: it is out of date."""
         assert self._ahead is not None, "nothing was asked for"
         for entry in entries[:1] + entries[-1:]:
             if not self._base_index < entry.index <= self._last_index or self._terms.term(entry.index) != entry.term:
@@ -194,7 +195,7 @@ class StoredLog:
         return self._ahead.loaded(low, generation, entries)
 
     def appended(self, write: WalWrite, result: WriteResult) -> None:
-        """`write` is durable. To be called for each write of a batch, in order, with the batch's result."""
+        """Record that `write` is durable. Call it for each write of a batch, in order, with the batch's result."""
         if write.snapshot is not None:
             self._restart(write.snapshot)
         if write.entries:
@@ -203,12 +204,12 @@ class StoredLog:
             self._hard_state = write.hard_state
 
     def installed(self, snapshot: SnapshotMeta) -> None:
-        """A snapshot is durable in the store: made here, or received. An older one than before changes nothing."""
+        """Record a durable snapshot of the store, taken here or received. An older one than before changes nothing."""
         if snapshot.index > self._snapshot.index:
             self._snapshot = snapshot
 
     def compacted(self, index: int) -> None:
-        """Entries up to `index` are given up: a snapshot has them."""
+        """Drop entries up to `index`: a snapshot has them."""
         if index <= self._base_index:
             return
         assert index <= self._last_index, (index, self._last_index)
@@ -249,7 +250,7 @@ class StoredLog:
         assert self._tail_first + len(self._tail) == self._last_index + 1
 
     def _truncate(self, index: int) -> None:
-        """Entries from `index` on are replaced by what follows."""
+        """Drop entries from `index` on: later entries replace them."""
         self._last_index = index - 1
         if self._ahead is not None:
             self._ahead.clear()
@@ -285,7 +286,7 @@ class StoredLog:
         self._drop_from_tail(count)
 
     def _drop_from_tail(self, count: int) -> None:
-        """Drop at least the oldest `count` entries from memory: whole chunks, where a chunk is cut in two its rest."""
+        """Drop the oldest `count` entries from memory, and the rest of a chunk that this would cut in two."""
         del self._tail[:count]
         self._tail_first += count
         while count:
@@ -300,7 +301,7 @@ class StoredLog:
 
 
 def limit_bytes(entries: list[Entry], max_bytes: int) -> list[Entry]:
-    """The first of the entries that together are within `max_bytes`; at least one."""
+    """The first entries that together are within `max_bytes`; at least one."""
     if payload_size(entries) + ENTRY_OVERHEAD_BYTES * len(entries) <= max_bytes:
         return entries  # the usual case, found out cheaply
     room = max_bytes
@@ -312,7 +313,7 @@ def limit_bytes(entries: list[Entry], max_bytes: int) -> list[Entry]:
 
 
 def settle(recovery: Recovery, snapshot: SnapshotMeta | None, *, path: str) -> WalWrite | None:
-    """What must be written to the log so that it fits the newest intact snapshot; None where it does already.
+    """Return the write that makes the log fit the newest intact snapshot; None if it fits already.
 
     Raises:
         CorruptionError: no write can do that.

@@ -1,12 +1,16 @@
-"""Tests for what you replicate, and for Syncline itself.
+"""Tests for replicated state machines, and for Syncline itself.
 
-- `check_fsm(MyFSM, commands)`: does a state machine keep the contract that replication rests on?
-- `simulate(MyFSM, seed=..., commands=...)`: a cluster of it through crashes, partitions and slow disks, from one seed.
+- `check_fsm(MyFSM, commands)`: does a state machine keep the contract that replication needs?
+- `simulate(MyFSM, seed=..., commands=...)`: a cluster of it through crashes, partitions and slow disks, from one
+  seed.
 - `RaftCluster`, and the pytest fixture `raft_cluster`: a cluster in memory, on virtual time, for plain tests.
-- `Recorder` and `judge`: what clients of a key-value cluster saw, and whether it is linearizable.
+- `Recorder` and `judge`: record the operations of a key-value cluster's clients, and check that they are
+  linearizable.
+- `World`: what a node, a server or a client reaches outside it; a test replaces a part (`Raft.open(..., world=...)`).
+  The protocols of its parts (`Disk`, `Network`, `Workers`) may change from release to release.
 
-Nothing here is loaded until it is used, and nothing needs pytest or hypothesis but the fixture and strategies of
-commands.
+Each name is loaded when it is first used. Only the fixture needs pytest, and only strategies of commands need
+hypothesis.
 """
 
 from __future__ import annotations
@@ -17,24 +21,62 @@ import types
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from syncline.platform.disk import Disk, File, LockHandle
+    from syncline.platform.network import Listener, Network
+    from syncline.platform.worker import Flusher, Worker, Workers
+    from syncline.platform.world import World
     from syncline.testing.cluster import Settings
     from syncline.testing.fsm.check import FSMProblem, check_fsm
     from syncline.testing.fsm.simulation import Simulated, SimulationFailed, simulate
-    from syncline.testing.linearizability.history import Operation, Recorder, read_history, write_history
+    from syncline.testing.linearizability.history import (
+        Compare,
+        Delete,
+        NotApplied,
+        Operation,
+        Put,
+        Ran,
+        Read,
+        Recorder,
+        Refused,
+        Seen,
+        Txn,
+        Written,
+        read_history,
+        write_history,
+    )
     from syncline.testing.linearizability.promises import Anomaly
     from syncline.testing.linearizability.verdict import Undecided, assert_linearizable, judge
     from syncline.testing.raft_cluster import RaftCluster
 
 __all__ = [
     "Anomaly",
+    "Compare",
+    "Delete",
+    "Disk",
     "FSMProblem",
+    "File",
+    "Flusher",
+    "Listener",
+    "LockHandle",
+    "Network",
+    "NotApplied",
     "Operation",
+    "Put",
     "RaftCluster",
+    "Ran",
+    "Read",
     "Recorder",
+    "Refused",
+    "Seen",
     "Settings",
     "Simulated",
     "SimulationFailed",
+    "Txn",
     "Undecided",
+    "Worker",
+    "Workers",
+    "World",
+    "Written",
     "assert_linearizable",
     "check_fsm",
     "judge",
@@ -44,10 +86,17 @@ __all__ = [
 ]
 
 _HOMES: Final = {
+    "syncline.platform.disk": ("Disk", "File", "LockHandle"),
+    "syncline.platform.network": ("Listener", "Network"),
+    "syncline.platform.worker": ("Flusher", "Worker", "Workers"),
+    "syncline.platform.world": ("World",),
     "syncline.testing.linearizability.promises": ("Anomaly",),
     "syncline.testing.cluster": ("Settings",),
     "syncline.testing.fsm.check": ("FSMProblem", "check_fsm"),
-    "syncline.testing.linearizability.history": ("Operation", "Recorder", "read_history", "write_history"),
+    "syncline.testing.linearizability.history": (
+        *("Compare", "Delete", "NotApplied", "Operation", "Put", "Ran", "Read", "Recorder", "Refused", "Seen", "Txn"),
+        *("Written", "read_history", "write_history"),
+    ),
     "syncline.testing.linearizability.verdict": ("Undecided", "assert_linearizable", "judge"),
     "syncline.testing.raft_cluster": ("RaftCluster",),
     "syncline.testing.fsm.simulation": ("Simulated", "SimulationFailed", "simulate"),
@@ -68,8 +117,9 @@ def __dir__() -> list[str]:
 
 
 class _Package(types.ModuleType):
-    """The command `python -m syncline.testing.simulate` is a module of the same name as the function: to import it
-    must not put the module in the function's place."""
+    """Keeps the function `simulate`: the import of the module of the same name (`python -m
+    syncline.testing.simulate`) would replace it.
+    """
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in __all__ and isinstance(value, types.ModuleType)):

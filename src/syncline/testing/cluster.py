@@ -1,4 +1,4 @@
-"""A cluster of complete nodes in one process, on virtual time: the world in which one seed decides everything.
+"""A cluster of complete nodes in one process, on virtual time. One seed decides everything.
 
     async def main(loop: SimLoop) -> None:
         cluster = SimCluster(loop, seed=7)
@@ -9,8 +9,8 @@
 
     run_simulation(main)
 
-Each node is the whole product on a simulated disk, network and clock (`SimServer`). Everything here is at once and in
-the open: faults are method calls, what waits does so in the simulation's time, and nothing happens by itself.
+Each node is the complete product on a simulated disk, network and clock (`SimServer`). Faults are method calls,
+waiting takes simulated time, and nothing happens by itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from syncline.consensus.types import ChangeType, NodeId
 from syncline.kv.machine import KvMachine
 from syncline.node.config import Config
 from syncline.node.fsm import FSM
-from syncline.node.member_registry import MemberInfo, Membership, derive_cluster_id, derive_node_id
+from syncline.node.member_registry import Membership, derive_cluster_id, derive_node_id
 from syncline.node.raft import Raft
 from syncline.node.runtime import Driver
 from syncline.node.state_digest import DIGEST_INTERVAL
@@ -43,7 +43,7 @@ PEER_PORT: Final = 7100
 CLUSTER_NAME: Final = "simulation"
 SECRET_SHARE: Final = 0.5
 LOOK_S: Final = 0.01
-"""How often a condition that is waited for is looked at, in simulated time."""
+"""How often a condition is checked, in simulated time."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a server has answered to a change of the membership.
+    """A server's answer to a change of the membership.
 
     `changes` were asked for (empty: not known). The server knew the membership of `since` at that time.
     """
@@ -71,10 +71,10 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Observer:
-    """Somebody who looks on. Does nothing by itself; nothing that it does may change the course of events."""
+    """An observer of the cluster. Does nothing by itself, and must not change the course of events."""
 
     def note(self, subject: str, text: str) -> None:
-        """Something happened to a server from outside: a start, a crash, a fault."""
+        """A server was changed from outside: a start, a crash, a fault."""
 
     def assembled(self, server: SimServer, driver: Driver) -> None:
         """A process has put its node together from its data directory; nothing of it ran yet."""
@@ -86,24 +86,24 @@ class Observer:
         """A process ends by itself: its node has stopped itself, or has refused to start."""
 
     def answered(self, server: SimServer, answer: Answer) -> None:
-        """A server has answered that a change of the membership is made."""
+        """A server has answered that a change of the membership is done."""
 
     def wiped(self, server: SimServer) -> None:
         """A disk was replaced by an empty one."""
 
     def doubted(self, server: SimServer) -> None:
-        """A disk was replaced by an older copy, or copied: what its node promises counts no more."""
+        """A disk was replaced by an older copy, or copied: promises of its node do not count any more."""
 
 
 class SimCluster:
-    """Servers by name, the network between them, and what an operator can do to them. Made on a running `SimLoop`."""
+    """Servers by name, the network between them, and an operator's actions. Made on a running `SimLoop`."""
 
     def __init__(
         self,
         loop: SimLoop,
         *,
         seed: int | str,
-        machine: Callable[[], FSM] = KvMachine,
+        machine: Callable[[], FSM[object]] = KvMachine,
         settings: Settings | None = None,
         observer: Observer | None = None,
         digest_interval: int = DIGEST_INTERVAL,
@@ -111,13 +111,13 @@ class SimCluster:
         self.loop = loop
         self.digest_interval = digest_interval
         """Entries from one comparison of the nodes' states to the next."""
-        self.settings = settings or Settings()
-        self.observer = observer or Observer()
-        self.network = SimNetwork(random.Random(f"{seed} network"))
+        self.settings: Settings = settings or Settings()
+        self.observer: Observer = observer or Observer()
+        self.network: SimNetwork = SimNetwork(random.Random(f"{seed} network"))
         self.servers: dict[str, SimServer] = {}
         self.make_machine = machine
         self.delays: dict[str, Delay] = {}
-        """How long the work of a server's threads takes, where that is not as usual."""
+        """How long the work of a server's threads takes, if that is not as usual."""
         self._rng = random.Random(f"{seed} cluster")
         self._secret = _secret_of(seed)
         self._seed = seed
@@ -140,7 +140,7 @@ class SimCluster:
 
     @property
     def running(self) -> list[SimServer]:
-        """Those whose node is open, in the order in which they came."""
+        """Servers whose node is open, in the order of their creation."""
         return [server for server in self.servers.values() if server.running]
 
     @property
@@ -149,7 +149,9 @@ class SimCluster:
 
     @property
     def has_begun(self) -> bool:
-        """Whether all initial members have met. Until then the loss of one disk ends the first start for good."""
+        """Whether all initial members have been connected. Before that the loss of one disk makes the first start
+        impossible.
+        """
         for server in self.servers.values():
             if server.driver is not None and not server.driver.founding.waiting:
                 self._met.add(server.name)
@@ -164,9 +166,9 @@ class SimCluster:
         self._last_number += 1
         return f"n{self._last_number}"
 
-    def add_server(self, info: MemberInfo) -> SimServer:
+    def add_server(self, name: str, node_id: NodeId) -> SimServer:
         """A machine for a member that was added; not started yet."""
-        return self._add(info.name, cluster_id=self.cluster_id, node_id=info.id)
+        return self._add(name, cluster_id=self.cluster_id, node_id=int(node_id))
 
     def _add(self, name: str, *, cluster_id: int, node_id: int) -> SimServer:
         assert name not in self.servers, name
@@ -186,7 +188,10 @@ class SimCluster:
         return server
 
     def twin(self, server: SimServer) -> SimServer:
-        """Another machine with a copy of a server's disk, not started yet. From now on neither keeps its promises."""
+        """Another machine with a copy of a server's disk, not started yet.
+
+        From now on promises of both do not count.
+        """
         assert not server.up, server
         name = f"{server.name}-twin{server.lives}"
         address = f"{name}:{PEER_PORT}"
@@ -217,11 +222,12 @@ class SimCluster:
             return None
         voters = [member.name for member in leader.raft.membership().members.values() if member.voter]
         rafts = [self.servers[name].raft for name in voters if name in self.servers]
-        following = sum(raft is not None and raft.leader == leader.raft.node_id for raft in rafts)
+        known = [raft.leader for raft in rafts if raft is not None]
+        following = sum(followed is not None and followed.id == leader.raft.node_id for followed in known)
         return leader if 2 * following > len(voters) else None
 
     async def until(self, condition: Callable[[], bool], *, timeout_s: float) -> None:
-        """Wait until it holds. Raises TimeoutError after that much simulated time."""
+        """Wait until the condition holds. Raises TimeoutError after that much simulated time."""
         end_s = self.loop.true_time() + timeout_s
         while not condition():
             if self.loop.true_time() > end_s:
@@ -229,13 +235,13 @@ class SimCluster:
             await asyncio.sleep(LOOK_S)
 
     def describe(self) -> str:
-        """Where the nodes are, in one line."""
+        """The state of the nodes, in one line."""
         return "; ".join(_describe(server) for server in self.servers.values())
 
     # -- the network --------------------------------------------------------------------------------------------------
 
     def partition(self, *groups: Iterable[str]) -> None:
-        """Cut the network between groups of servers; those that are in none are together in one."""
+        """Cut the network between groups of servers; servers in no group form one group."""
         self.note("network", "partition " + " | ".join(" ".join(group) for group in map(list, groups)))
         self.network.partition(*groups)
 
@@ -247,7 +253,7 @@ class SimCluster:
     # -- for servers --------------------------------------------------------------------------------------------------
 
     def note(self, subject: str, text: str) -> None:
-        """Something was done to the cluster from outside."""
+        """Report an action from outside on the cluster."""
         self.observer.note(subject, text)
 
     def opened(self, server: SimServer) -> None:
@@ -263,26 +269,24 @@ class SimCluster:
         self.observer.wiped(server)
 
     def entropy_of(self, server: SimServer) -> Entropy:
-        """The random bytes of a server's present life: those of its seed."""
+        """The random bytes of a server's present process, from its seed."""
         return random.Random(f"{self._seed} entropy of {server.name} in life {server.lives}").randbytes
 
     def doubted(self, server: SimServer) -> None:
         self.observer.doubted(server)
 
     def delay_of(self, server: SimServer) -> Delay:
-        """How long a batch of a server's threads takes: asked anew each time."""
+        """The duration of a batch on a server's threads, drawn for each batch."""
 
         def delay(worker: str, rng: random.Random) -> float:
             return self.delays.get(server.name, usual_delay)(worker, rng)
 
         return delay
 
-    def raft_class(self, server: SimServer) -> type[Raft]:
+    def raft_class(self, server: SimServer) -> type[Raft[object]]:
         """`Raft`, but the cluster and its observer see the node before anything of it runs."""
 
-        class SeenRaft(Raft):
-            _digest_interval = self.digest_interval
-
+        class SeenRaft(Raft[object]):
             def __setattr__(self, name: str, value: object) -> None:
                 super().__setattr__(name, value)
                 if isinstance(value, Driver):

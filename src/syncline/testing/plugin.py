@@ -1,4 +1,4 @@
-"""The pytest plugin: the fixture `raft_cluster`, there for every project that has Syncline installed.
+"""The pytest plugin: the fixture `raft_cluster` for every project with Syncline installed.
 
 It imports nothing of Syncline until a test asks for the fixture, so it costs other tests nothing.
 """
@@ -19,7 +19,7 @@ __all__ = ["MakeCluster", "raft_cluster"]
 
 
 class MakeCluster(Protocol):
-    """What the fixture gives: call it for a cluster, more than once for several."""
+    """The type of the fixture: call it for a cluster, more than once for several."""
 
     def __call__(
         self, machine: MakeFSM, *, nodes: int = 3, seed: int = 0, settings: Settings | None = None

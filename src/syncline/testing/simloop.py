@@ -1,4 +1,4 @@
-"""`run_simulation` of `testing.sim.loop`, for programs outside of this repository that import it from here."""
+"""`run_simulation` of `testing.sim.loop`, for programs outside this repository that import it from here."""
 
 from __future__ import annotations
 

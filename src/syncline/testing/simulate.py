@@ -1,4 +1,4 @@
-"""`python -m syncline.testing.simulate`: run seeds, and replay those that fail.
+"""`python -m syncline.testing.simulate`: run seeds, and replay failing ones.
 
 python -m syncline.testing.simulate --seed 7 --trace
 python -m syncline.testing.simulate --seeds 1-1000 --jobs 2
@@ -27,13 +27,13 @@ from syncline.testing.sim.shrinking import BUDGET_S, shrink
 __all__ = ["main"]
 
 TRACE_LINES: Final = 80
-"""Of the trace before a failure; the whole of it is there with `--trace`."""
+"""Lines of the trace before a failure; the whole of it is there with `--trace`."""
 
 PROGRESS_SEEDS: Final = 100
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; 1 where a seed failed."""
+    """Run the command; 1 if a seed failed."""
     parsed = _parser().parse_args(arguments)
     options = Options(
         nodes=parsed.nodes,
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Faults are what a run is about: what nodes log says nothing. Whoever calls this may want it, afterwards."""
+    """Silence the nodes' logs: faults are expected. The caller restores them afterwards."""
     logger = logging.getLogger("syncline")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -171,7 +171,7 @@ def _run_quietly(seed: int, options: Options) -> SeedReport:
 
 
 def _explain(report: SeedReport, options: Options, shrink_s: float) -> None:
-    """Shrink the run, and tell the end of the smallest one that fails alike."""
+    """Shrink the run, and print the end of the smallest one that fails alike."""
     again = run_seed(report.seed, options)
     if str(again.failure) != str(report.failure):
         _print([f"NOT DETERMINISTIC: the replay came to {again.failure}"])

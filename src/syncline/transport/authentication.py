@@ -56,15 +56,15 @@ __all__ = [
 ]
 
 MIN_SECRET_BYTES: Final = 32
-"""As many as the proofs' hash gives: a shorter secret would be the weakest part."""
+"""The size of the proofs' hash: a shorter secret would be the weakest part."""
 
 MAX_SECRETS: Final = 8
-"""A rotation needs two. The acceptor tries each one for a dialler that can't prove any."""
+"""A rotation needs two. The acceptor compares a dialler's proof with each one."""
 
 MAX_SECRET_BYTES: Final = 1024
 
 NONCE_BYTES: Final = 32
-"""Never drawn twice, by chance alone."""
+"""So many random bytes are practically never drawn twice."""
 
 MAX_PATH_CHARS: Final = 128
 
@@ -105,17 +105,17 @@ class Proof(msgspec.Struct, array_like=True, tag=6, frozen=True):
 
 
 class FrameKeys(NamedTuple):
-    """The keys of the frames' MACs, by who sends."""
+    """The keys of the frames' MACs, one for each direction."""
 
     dialler: bytes
     acceptor: bytes
 
 
 class PeerAuthentication:
-    """The secrets of one node, and what it asks of its peers. Shows no secret in its `repr`.
+    """The secrets of one node, and its policy for peers without a proof. Shows no secret in its `repr`.
 
-    The first secret is used for what this node dials; all are accepted. Without one nothing is proved. `spare_loopback`
-    leaves the MAC out on connections that stay on this machine (see `path_on_loopback`).
+    The first secret is used for connections that this node dials; all are accepted. Without one nothing is proved.
+    `spare_loopback` leaves the MAC out on connections that stay on this machine (see `path_on_loopback`).
     """
 
     def __init__(
@@ -178,7 +178,7 @@ def path_on_loopback(dialler: object, acceptor: object) -> str:
     return " > ".join(ends)[:MAX_PATH_CHARS]
 
 
-_encoder = msgspec.msgpack.Encoder()
+_encoder = msgspec.msgpack.Encoder(enc_hook=int)  # a public `NodeId` is written as the integer that it is
 _opening_decoder = msgspec.msgpack.Decoder(Opening)
 _challenge_decoder: msgspec.msgpack.Decoder[Challenge | Refusal] = msgspec.msgpack.Decoder(Challenge | Refusal)
 _proof_decoder = msgspec.msgpack.Decoder(Proof)
@@ -215,7 +215,7 @@ class DiallerProof:
         self._authentication = authentication
         self._cluster_id = cluster_id
         self._peer = peer
-        self.opening = Opening(
+        self.opening: Opening = Opening(
             OLDEST_VERSION,
             PROTOCOL_VERSION,
             node_id,
@@ -224,9 +224,9 @@ class DiallerProof:
             authentication.nonce(),
             path if authentication.secrets and authentication.spare_loopback else "",
         )
-        self.version = 0
-        """The one that the acceptor chose, after `answer`."""
-        self.spared = False
+        self.version: int = 0
+        """The version that the acceptor chose, after `answer`."""
+        self.spared: bool = False
         self._opening = _encoder.encode(self.opening)
         self._challenge = b""
 
@@ -282,14 +282,14 @@ class AcceptorProof:
         self._node_id = node_id
         self._cluster_id = cluster_id
         self.opening: Opening | None = None
-        self.version = 0
-        self.awaits_proof = False
-        self.spared = False
+        self.version: int = 0
+        self.awaits_proof: bool = False
+        self.spared: bool = False
         self._opening = b""
         self._challenge = b""
 
     def challenge(self, payload: memoryview, path: str = "") -> Challenge:
-        """Take the dialler's first frame; return what to answer. `path` is the connection as the acceptor sees it.
+        """Take the dialler's first frame; return the answer. `path` is the connection as the acceptor sees it.
 
         Raises `FrameError`, or `HandshakeRefused` with a reason for both ends' logs.
         """
@@ -322,7 +322,7 @@ class AcceptorProof:
         self.awaits_proof = False
         received = decode_payload(_proof_decoder, payload).proof
         known: bytes | None = None
-        for secret in self._authentication.secrets:  # each is tried, whichever fits: the time says nothing
+        for secret in self._authentication.secrets:  # all are tried: constant time
             expected = _sign(secret, b"dialler", self._opening, self._challenge, self._cluster_id)
             if hmac.compare_digest(received, expected):
                 known = secret
@@ -342,5 +342,5 @@ class AcceptorProof:
 
 
 def _refused(refusal: Refusal) -> HandshakeRefused:
-    """A refusal from an end that has not proved itself: its words are shown, its code is not acted on."""
+    """The error for a refusal from an end without a proof: its text is shown, its code is not acted on."""
     return HandshakeRefused(f"refused by the peer: {printable(refusal.reason)}")

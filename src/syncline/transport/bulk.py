@@ -1,12 +1,12 @@
-"""The second connection to a peer: appends and forwarded proposals, beside the one for everything that must be prompt.
+"""The second connection to a peer: appends and forwarded proposals, apart from messages that must be prompt.
 
 A heartbeat or a vote behind megabytes of entries comes too late on a slow line, and costs a leader its place. On a
-connection of its own it overtakes what waits here, in the kernel's buffer too. All appends go one way, so they keep
-their order; between an append and a heartbeat no order is needed (see `PeerMessage`).
+connection of its own it overtakes the data here, in the kernel's buffer too. All appends use one connection, so they
+keep their order; between an append and a heartbeat no order is needed (see `PeerMessage`).
 
-The channel lives with its link: it is dialled when the link is up, at the same address, and closed with it. While it is
-not up, the link carries everything. What it has carried of this kind must not be overtaken: a channel that comes up
-holds its messages until the peer has those.
+The channel lives with its link: it is dialled when the link is up, at the same address, and closed with it. While it
+is not up, the link carries everything. Messages of this kind that the link has carried must not be overtaken: a new
+channel holds its messages until the peer has received those.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _batch_decoder: Final = msgspec.msgpack.Decoder(Batch)
 def is_bulk(message: PeerMessage) -> bool:
     """Whether a message may be large, and goes on the second connection.
 
-    The answer to forwarded proposals goes with the append that has them, in one frame: it is of no use before that.
+    The answer to forwarded proposals goes with the append that has them, in one frame: before that it is useless.
     """
     if isinstance(message, Message):
         return message.type is MessageType.APP
@@ -55,8 +55,8 @@ class _State(Enum):
 class BulkChannel:
     """The channel to one peer.
 
-    `room` is called when more may be sent, `lost` when what was sent may not have arrived, `failed` with the reason why
-    it did not come up, `too_large` with a message above the limit on a frame.
+    `room` is called when more may be sent, `lost` when sent messages may not have arrived. `failed` is called with the
+    reason why it did not come up, `too_large` with a message above the limit on a frame.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class BulkChannel:
         self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._state = _State.CLOSED
-        self.up = False
+        self.up: bool = False
         """Whether the channel carries messages. Kept, because it is asked for several times for each message."""
         self._address: PeerAddress | None = None
         self._incarnation = 0
@@ -92,7 +92,7 @@ class BulkChannel:
         self._echo = 0
         self._append_queued = False
         self._appends_end = 0
-        """Where the last append ends, in the bytes that the pacer has counted."""
+        """The end of the last append, in bytes that the pacer has counted."""
         self._pacer = Pacer(self._loop.time())
         self._outbox = Outbox(self._limits, too_large, self._echo_for)
         self._progress_s = 0.0
@@ -102,14 +102,16 @@ class BulkChannel:
     # -- for the link
 
     def open(self, address: PeerAddress, incarnation: int) -> None:
-        """The link is up, with this start of the peer."""
+        """Dial the peer's present start: the link is up."""
         self.close("the link is new", gently=False)
         self._address, self._incarnation, self._failures = address, incarnation, 0
         self._state = _State.WAITING
         self._dial()
 
     def close(self, reason: str, *, gently: bool) -> int:
-        """The link is down. `gently`: what was sent still goes out. Returns how many messages are dropped."""
+        """Close: the link is down. `gently`: bytes already written still go out. Returns how many messages are
+        dropped.
+        """
         if self._redial is not None:
             self._redial.cancel()
             self._redial = None
@@ -134,9 +136,10 @@ class BulkChannel:
 
     @property
     def in_transit(self) -> bool:
-        """Whether an append was sent of which it is not known that it has arrived.
+        """Whether an append was sent that is not known to have arrived.
 
-        What was sent after it does not count: forwarded proposals would have a lost append waited for without end.
+        Messages sent after it do not count: with them, forwarded proposals would keep a lost append waiting without
+        end.
         """
         return self.up and (self._append_queued or self._appends_end > self._pacer.confirmed_bytes)
 
@@ -169,7 +172,7 @@ class BulkChannel:
         self._held = True
 
     def release(self) -> None:
-        """The peer has what came before."""
+        """Send again: the peer has received the earlier messages."""
         if self._held:
             self._held = False
             self.flush()
@@ -188,7 +191,7 @@ class BulkChannel:
 
         def factory() -> Connection:
             connection = Connection(self, self._dialler.registry, max_frame_bytes=self._limits.frame_bytes)
-            if task is self.dial_task:  # else: a dial that was given up, but came up at the same moment
+            if task is self.dial_task:  # else: a dial that was cancelled, but connected at the same moment
                 self._dialled = connection
             return connection
 
@@ -290,7 +293,7 @@ class BulkChannel:
         self._taken_bytes = taken
         if connection.waited_s(self._progress_s, now_s) > self._limits.bulk_stall_timeout_s:
             return f"no progress for {self._limits.bulk_stall_timeout_s:g} s"
-        if not self._pacer.awaits_echo:  # a sign of life, and an echo for what was too little to ask for one
+        if not self._pacer.awaits_echo:  # a keep-alive, which also asks for an echo after too few bytes for one
             self._echo += 1
             self._pacer.asked(self._echo, now_s)
             connection.send(Batch(ping=self._echo))

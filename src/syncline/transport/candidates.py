@@ -1,4 +1,4 @@
-"""Where a peer may be dialled: several addresses, tried in turn until the peer itself answers at one.
+"""The addresses at which a peer may be dialled, tried in turn until the peer itself answers at one.
 
 An address proves nothing. Both ends check cluster, node and data directory on each connection, so a wrong one costs
 time and no safety. In order: the address that the peer gave in its own newest greeting, the replicated one, the
@@ -36,12 +36,12 @@ class Candidates:
         return list(dict.fromkeys(address for address in known if address is not None))
 
     def greet(self, address: PeerAddress) -> bool:
-        """Take the address of a greeting; tells whether it should be dialled now, if there is no link."""
+        """Take the address of a greeting; return whether it should be dialled now, if there is no link."""
         changed, self.greeted = address != self.greeted, address
         return self._prefer(address, changed=changed)
 
     def replicate(self, address: PeerAddress) -> bool:
-        """Take the address of the registry; tells whether it should be dialled now, if there is no link."""
+        """Take the address of the registry; return whether it should be dialled now, if there is no link."""
         changed, self.replicated = address != self.replicated, address
         return self._prefer(address, changed=changed)
 
@@ -52,7 +52,7 @@ class Candidates:
             self.current = address
 
     def failed(self) -> bool:
-        """Go to the next address; tells whether all were tried since the first one."""
+        """Go to the next address; return whether all were tried since the first one."""
         known = self.all()
         at = known.index(self.current) + 1 if self.current in known else 0
         self.current = known[at % len(known)]
@@ -66,7 +66,7 @@ class Candidates:
 
 
 def dialable(text: str, *, setting: str = "address") -> PeerAddress:
-    """An address that can be dialled. Raises `ConfigError`."""
+    """Return an address that can be dialled. Raises `ConfigError` for others."""
     address = PeerAddress.parse(text, setting=setting)
     if address.port == 0:
         raise ConfigError(f"{setting} {text!r}: port 0 can't be dialled")
@@ -74,7 +74,7 @@ def dialable(text: str, *, setting: str = "address") -> PeerAddress:
 
 
 def is_wildcard(host: str) -> bool:
-    """Whether a host means every interface of a machine, in any way to write it: others can't dial it."""
+    """Whether a host means every interface of a machine, in any spelling: other nodes can't dial it."""
     try:
         return ipaddress.ip_address(host.partition("%")[0]).is_unspecified
     except ValueError:
@@ -82,6 +82,6 @@ def is_wildcard(host: str) -> bool:
 
 
 def with_real_port(text: str, port: int) -> str:
-    """The address with this port if it has port 0, which stands for a free one."""
+    """The address with this port if it has port 0, which means a free one."""
     address = PeerAddress.parse(text) if text else None
     return str(PeerAddress(address.host, port)) if address is not None and address.port == 0 else text

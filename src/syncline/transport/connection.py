@@ -1,10 +1,10 @@
-"""One connection: bytes in, frames out, and the other way round. Who is at its other end is its owner's business.
+"""One connection: bytes to frames, and frames to bytes. Its owner decides about the other end.
 
 opened ──handshake──▶ established ──frames──▶ …     each step calls the owner; the owner may be changed on the way
    │                       │
    └───────────────────────┴──▶ closed              `on_lost` is called exactly once, with the reason
 
-Until it is established, a connection takes and holds small frames alone: the other end may be a stranger.
+Until it is established, a connection takes and holds small frames alone: the other end may be any program.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from syncline.transport.wire import FrameDecoder, encode_frame
 __all__ = ["Connection", "Established", "Owner", "Registry"]
 
 STRANGER_BYTES: Final = 64
-"""Of a foreign protocol: enough to tell which one it is."""
+"""Bytes of a foreign protocol: enough to recognise it."""
 
 
 class Owner(Protocol):
-    """What a connection serves. `FrameError` and `HandshakeRefused` raised from the calls end the connection."""
+    """The user of a connection. `FrameError` and `HandshakeRefused` raised from its methods end the connection."""
 
     def on_made(self, connection: Connection) -> None:
-        """The connection is there; nothing was exchanged yet."""
+        """The connection is open; nothing was sent or received yet."""
         ...
 
     def on_stranger(self, connection: Connection, received: bytes) -> None:
-        """The other end does not speak this protocol: `received` is how it begins. End the connection."""
+        """The other end uses an unknown protocol: `received` is its first bytes. End the connection."""
         ...
 
     def on_greeting(self, connection: Connection, payload: memoryview) -> None:
-        """A frame before the connection is established: call `established` when the last one has come."""
+        """A frame before the connection is established. Call `established` after the last one."""
         ...
 
     def on_frames(self, connection: Connection, payloads: list[memoryview]) -> None:
@@ -48,16 +48,16 @@ class Owner(Protocol):
         ...
 
     def on_lost(self, connection: Connection, reason: str) -> None:
-        """The connection is gone; `connection.failure` is set where the other end broke the rules."""
+        """The connection is gone; `connection.failure` is set if the other end broke the protocol."""
         ...
 
     def overdue(self, connection: Connection, now_s: float) -> str | None:
-        """Asked at intervals: why the connection must be given up now, or None."""
+        """Called at intervals: return the reason to end the connection now, or None."""
         ...
 
 
 class Established:
-    """Base of the owners that take a connection over after its greeting."""
+    """Base of the owners that use a connection after its greeting."""
 
     def on_made(self, connection: Connection) -> None:
         raise AssertionError(f"the connection with {connection.remote} was made long ago")
@@ -70,7 +70,7 @@ class Established:
 
 
 class Registry(Protocol):
-    """Keeps the open connections, so that none outlives the transport."""
+    """Keeps the open connections, so that all are closed with the transport."""
 
     def opened(self, connection: Connection) -> None: ...
 
@@ -94,14 +94,14 @@ class Connection(TlsAware):
         self.owner = owner
         self._accepted = accepted
         self.failure: TransportError | None = None
-        self.sent_bytes = 0
-        self.received_bytes = 0
-        self.opened_s = 0.0
-        self.received_s = 0.0
+        self.sent_bytes: int = 0
+        self.received_bytes: int = 0
+        self.opened_s: float = 0.0
+        self.received_s: float = 0.0
         self.closing_s: float | None = None
-        self.excused_s = 0.0
-        self.greeted = False
-        self.remote = "an unknown address"
+        self.excused_s: float = 0.0
+        self.greeted: bool = False
+        self.remote: str = "an unknown address"
         self.local_end: object = None
         self.remote_end: object = None
         """The socket addresses of both ends, as the system gives them."""
@@ -125,12 +125,14 @@ class Connection(TlsAware):
         return self._transport is not None and not self._transport.is_closing()
 
     def waited_s(self, since_s: float, now_s: float) -> float:
-        """How long the other end has let us wait since `since_s`, without the time that we were not able to listen."""
+        """How long the other end has sent nothing since `since_s`, without the time in which this node could not
+        listen.
+        """
         return now_s - max(since_s, self.excused_s)
 
     @property
     def unsent_bytes(self) -> int:
-        """Bytes written that the system did not take yet."""
+        """Bytes written that the system has not taken yet."""
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     @property
@@ -159,7 +161,7 @@ class Connection(TlsAware):
         self._decoder.max_bytes = self._max_frame_bytes
 
     def write(self, data: bytes | bytearray) -> None:
-        """Hand bytes to the system. The caller gives `data` away: it is not copied everywhere."""
+        """Give bytes to the system. The caller must not use `data` afterwards: it is not always copied."""
         if self._transport is not None and not self._transport.is_closing():
             self.sent_bytes += len(data)
             self._transport.write(data)
@@ -173,7 +175,7 @@ class Connection(TlsAware):
             self._transport.close()
 
     def refuse(self, error: TransportError, answer: bytes | Refusal) -> None:
-        """End the connection because of the other end, with a last word to it."""
+        """End the connection because of the other end, after one last frame to it."""
         self.failure = error
         if isinstance(answer, Refusal):
             self.send(shortened(answer))
@@ -215,17 +217,18 @@ class Connection(TlsAware):
         self.owner.on_lost(self, self._reason or str(self.failure or _describe_loss(error)))
 
     def _opened(self, transport: asyncio.BaseTransport) -> None:
-        self.opened_s = self.received_s = self._clock()
+        self.opened_s = self._clock()
+        self.received_s = self.opened_s
         self.local_end = transport.get_extra_info("sockname")
         self.remote_end = remote = transport.get_extra_info("peername")
-        if isinstance(remote, tuple) and len(remote) >= 2:  # None where the other end is gone already
+        if isinstance(remote, tuple) and len(remote) >= 2:  # None if the other end is gone already
             self.remote = f"[{remote[0]}]:{remote[1]}" if ":" in str(remote[0]) else f"{remote[0]}:{remote[1]}"
         self._registry.opened(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport, self._under_tls = cast("asyncio.Transport", transport), None
         self._opened(transport)
-        if self._reason is not None:  # given up while it was dialled
+        if self._reason is not None:  # cancelled while it was dialled
             self._transport.abort()
             return
         try:
@@ -237,7 +240,7 @@ class Connection(TlsAware):
         self.received_bytes += len(data)
         self.received_s = self._clock()
         if self._reason is not None:
-            return  # bytes that come while we close it are of no interest
+            return  # bytes that come during the close are ignored
         try:
             if not self.greeted:
                 self._take_greeting(data)
@@ -270,7 +273,7 @@ class Connection(TlsAware):
         self.owner.on_greeting(self, payloads[0])
         if len(payloads) == 1 or self._reason is not None:
             return
-        if not self.greeted:  # each step answers the one before; what came early was not under the MAC that is due
+        if not self.greeted:  # each step answers the one before; an early frame was not under the expected MAC
             raise FrameError(f"{len(payloads) - 1} frames came before the one ahead of them was answered")
         self.owner.on_frames(self, payloads[1:])
 

@@ -1,4 +1,4 @@
-"""What all outgoing connections of one node have in common."""
+"""Shared by all outgoing connections of one node: labels, the handshake, and the back-off."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["Dialler"]
 
 
 class Dialler:
-    """What all outgoing connections of one node have in common."""
+    """Settings and facts that all outgoing connections of one node use."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Dialler:
     def handshake(self, connection: Connection, peer: NodeId, purpose: Purpose) -> OutgoingHandshake:
         """Begin the handshake with `peer` on a connection that has come up. Raises `HandshakeRefused`."""
         name = self._policy.known_name(peer)
-        if self.tls is not None and name:  # else the peer's own name counts, which comes with its welcome
+        if self.tls is not None and name:  # else check the peer's own name, which comes with its welcome
             check_certificate_names(connection.certificate, peer, name)
         proof = DiallerProof(
             self._authentication,

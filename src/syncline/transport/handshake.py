@@ -1,14 +1,14 @@
 """The introduction of both ends of a connection, once they have proved that they know the secret.
 
-    dialler  →  MAGIC | frame(Opening)                          see `authentication`: up to here no end has told
+    dialler  →  MAGIC | frame(Opening)                          see `authentication`: up to here no end has sent
     acceptor →  MAGIC | frame(Challenge)                        anything about its cluster
     …           the proofs, with a secret
     dialler  →  frame(Hello)
     acceptor →  frame(Welcome), or frame(Refusal) and the connection is closed
 
-Both ends judge: the acceptor refuses with a reason that the dialler shows as its own error, and the dialler checks
-that the one who answers is the node that it dialled (an address may have moved to another node).
-Without a doubt about who is there nothing else is exchanged.
+Both ends check the other. The acceptor refuses with a reason that the dialler shows as its own error. The dialler
+checks that the node that it dialled has answered (an address may have moved to another node). Nothing else is exchanged
+before both are sure.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ __all__ = [
 ]
 
 MAGIC: Final = b"\x93SyncLn\n"
-"""The first bytes in each direction. The first is no letter and no TLS record type, so that other protocols are told
-apart by their first byte; the newline shows a line-ending conversion on the way."""
+"""The first bytes in each direction. The first is no letter and no TLS record type, so that the first byte shows
+another protocol; the newline shows a line-ending conversion on the way."""
 
 PROTOCOL_VERSION: Final = 2
 """The newest version of the peer protocol that this code speaks."""
@@ -60,13 +60,13 @@ OLDEST_VERSION: Final = 2
 MAX_REASON_CHARS: Final = 500
 
 Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=128)]
-"""Of a node. It comes into log lines of the other end, so it is printable too."""
+"""Characters of a node's name. The other end logs it, so it must be printable too."""
 
 PeerId: TypeAlias = Annotated[NodeId, msgspec.Meta(gt=NONE, le=LARGEST_ID)]
-"""Of the node at one end. Ids above are the core's own: they stand for a node's own storage."""
+"""The id of the node at one end. Larger ids are the core's own: they stand for a node's own storage."""
 
 Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_ID)]
-"""What is kept of a greeting, in memory and on disk, is no negative number, and fits in eight bytes."""
+"""Numbers of a greeting that are kept, in memory and on disk, is no negative number, and fits in eight bytes."""
 
 _HTTP_TEXT: Final = b"This port is for the nodes of a Syncline cluster among themselves; clients use another.\n"
 
@@ -74,11 +74,11 @@ HTTP_ANSWER: Final = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
     b"Content-Length: %d\r\n\r\n%s" % (len(_HTTP_TEXT), _HTTP_TEXT)
 )
-"""For whoever points a browser or a client at the peer port."""
+"""The answer to a browser or a client that calls the peer port."""
 
 
 class Purpose(IntEnum):
-    """What a connection is for. Part of the protocol: never renumbered."""
+    """The purpose of a connection. Part of the protocol: never renumbered."""
 
     MESSAGES = 0
     SNAPSHOT = 1
@@ -96,9 +96,9 @@ class Hello(msgspec.Struct, array_like=True, tag=1, frozen=True):
     to: PeerId
     purpose: Purpose
     incarnation: Number = 0
-    """Of this start of the node: a changed one tells that connections to the earlier start are dead."""
+    """Incarnation of this start of the node: a new one means that connections to the earlier start are dead."""
     address: str = ""
-    """Where the dialler can be dialled itself: a node that has just joined knows nobody's address yet."""
+    """The dialler's own address: a node that has just joined knows no other address yet."""
     directory: Number = 0
     """The id of the dialler's data directory."""
     known: Number = 0
@@ -144,7 +144,7 @@ class RefusedByPeer(HandshakeRefused):
 
 
 class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node tells about itself in each greeting. The fields are those of `Hello` and `Welcome`."""
+    """A node's data about itself in each greeting. The fields are those of `Hello` and `Welcome`."""
 
     directory: int = 0
     incarnation: int = 0
@@ -196,9 +196,9 @@ def common_version(oldest: int, newest: int, sender: NodeId, node_id: NodeId) ->
 
 
 def check_hello(hello: Hello, *, cluster_id: int, node_id: NodeId) -> int:
-    """Judge a dialler; return the version to speak. Raises `HandshakeRefused` with a reason for both ends' logs.
+    """Check a dialler; return the version to speak. Raises `HandshakeRefused` with a reason for both ends' logs.
 
-    The reason holds no id of this node's cluster: without a secret the dialler may be anyone.
+    The reason holds no id of this node's cluster: without a secret the dialler may be any program.
     """
     version = common_version(hello.oldest_version, hello.newest_version, hello.sender, node_id)
     if hello.cluster_id != cluster_id:
@@ -224,7 +224,10 @@ def check_hello(hello: Hello, *, cluster_id: int, node_id: NodeId) -> int:
 
 
 def check_welcome(welcome: Welcome, *, cluster_id: int, peer: NodeId, directory: int = 0) -> None:
-    """Judge the acceptor; `directory` is the one that it is known by, 0: by none. Raises `HandshakeRefused`."""
+    """Check the acceptor; `directory` is the known id of its data directory, 0: not known.
+
+    Raises `HandshakeRefused`.
+    """
     if welcome.sender != peer or welcome.cluster_id != cluster_id:
         raise HandshakeRefused(
             f"node {welcome.sender:016x} of cluster {welcome.cluster_id:016x} answered at the address of node "
@@ -248,7 +251,7 @@ def is_http(received: bytes) -> bool:
 
 
 def describe_stranger(received: bytes) -> str:
-    """What the first bytes of a foreign protocol look like, and what to do about it."""
+    """Describe the protocol that the first bytes belong to, and the next step."""
     if is_http(received):
         return "HTTP on the peer port; clients use the HTTP address of the node"
     if received[:1] == b"\x16":

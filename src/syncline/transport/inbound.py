@@ -1,4 +1,4 @@
-"""Connections that come in: strangers are told apart, nodes are let in, their messages handed on."""
+"""Incoming connections: reject other protocols, admit nodes, and pass their messages on."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _batch_decoder = msgspec.msgpack.Decoder(Batch)
 
 
 class Counters(msgspec.Struct):
-    """What came in and was turned away since the start."""
+    """Incoming connections and messages since the start, and those that were rejected."""
 
     strangers: int = 0
-    """Another protocol, or nothing at all before the time limit."""
+    """Connections with another protocol, or with no byte before the time limit."""
     refused: int = 0
-    """Nodes with which something was wrong: cluster, id, version, certificate."""
+    """Nodes that were refused for their cluster, id, version or certificate."""
     bad_frames: int = 0
-    """Connections of nodes closed because of bytes that are not ours."""
+    """Connections of nodes that were closed because of invalid bytes."""
     overflowed: int = 0
     """Connections above the limit on their number."""
     displaced: int = 0
@@ -53,7 +53,7 @@ class Counters(msgspec.Struct):
 
 
 class IncomingLink(Established):
-    """One node's connection to us, on which it sends its messages."""
+    """A connection on which one node sends its messages to this node."""
 
     def __init__(
         self,
@@ -67,11 +67,11 @@ class IncomingLink(Established):
     ) -> None:
         self.sender = sender
         self.connection = connection
-        self.received_messages = 0
-        self.since_s = 0.0
+        self.received_messages: int = 0
+        self.since_s: float = 0.0
         """When it was admitted."""
         self.incarnation = 0
-        """Of the start of the node that is at the other end."""
+        """Incarnation of the node at the other end."""
         self._node_id = node_id
         self._handler = handler
         self._limits = limits
@@ -106,18 +106,18 @@ class IncomingLink(Established):
 
 
 class Admission(msgspec.Struct, frozen=True):
-    """What the doorkeeper asks of the transport."""
+    """The parts of the transport that the acceptor uses."""
 
     refuse_peer: Callable[[Hello], Refusal | None]
     """Why this dialler is refused, or None."""
     before_welcome: Callable[[Hello], asyncio.Future[None] | None]
-    """What must be done before the dialler is welcomed, or None: a durable note of its incarnation."""
+    """Work that must be done before the dialler is welcomed, or None: a durable note of its incarnation."""
     admitted: Callable[[Connection, Hello], None]
-    """The node is let in: it was answered, and `connection` waits for an owner."""
+    """The node is admitted: it was answered, and `connection` waits for an owner."""
 
 
 class Doorkeeper:
-    """The owner of every incoming connection until it is known who is there."""
+    """The acceptor: owns every incoming connection until the other end is known."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Doorkeeper:
         authentication: PeerAuthentication,
         known_name: Callable[[NodeId], str],
     ) -> None:
-        self.counters = Counters()
+        self.counters: Counters = Counters()
         self._admission = admission
         self._notices = notices
         self._limits = limits
@@ -156,9 +156,9 @@ class Doorkeeper:
             self.count(connection)
 
     def count(self, connection: Connection) -> None:
-        """Count a connection that has proved nothing; the oldest one may have to make room for it.
+        """Count a connection that has proved nothing; the oldest one may be closed for it.
 
-        With TLS this is called before its handshake: a stranger that says nothing holds a place from there on.
+        With TLS this is called before its handshake: a silent client takes a place from there on.
         """
         displaced = self._unproven.add(connection, _host(connection))
         if displaced is not None:
@@ -192,7 +192,7 @@ class Doorkeeper:
             connection.refuse(error, Refusal(str(error)))
 
     def _introduced(self, connection: Connection, proof: AcceptorProof, hello: Hello) -> None:
-        """The dialler has told who it is: judge it. Raises `HandshakeRefused`."""
+        """Check the dialler's introduction. Raises `HandshakeRefused`."""
         del self._proofs[connection]
         opening = proof.opening
         assert opening is not None
@@ -238,7 +238,7 @@ class Doorkeeper:
         self._admission.admitted(connection, hello)
 
     def on_frames(self, connection: Connection, payloads: list[memoryview]) -> None:
-        """Frames behind a refused introduction are of no interest."""
+        """Ignore frames behind a refused introduction."""
 
     def on_lost(self, connection: Connection, reason: str) -> None:
         self._proofs.pop(connection, None)

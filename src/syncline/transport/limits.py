@@ -9,7 +9,7 @@ import msgspec
 __all__ = ["HANDSHAKE_FRAME_BYTES", "TransportLimits"]
 
 HANDSHAKE_FRAME_BYTES: Final = 4096
-"""Before the handshake is done a stranger may be on the line: room for a greeting or a refusal, no more."""
+"""Before the handshake is done the other end may be any program: room for a greeting or a refusal, no more."""
 
 
 class TransportLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,28 +32,30 @@ class TransportLimits(msgspec.Struct, frozen=True, kw_only=True):
     time limits below are looked at as often, so they end up to this much later."""
 
     dial_timeout_s: float = 2.0
-    """For a connection to come up: a retransmitted SYN (after 1 s) still counts, a dead host holds nothing up."""
+    """Seconds for a connection to come up: a retransmitted SYN (after 1 s) still counts, a dead host holds nothing
+    up."""
 
     handshake_timeout_s: float = 5.0
-    """For the whole handshake, as the dialler counts it, and for its end once the dialler has proved itself."""
+    """Seconds for the whole handshake, as the dialler counts it, and for its end once the dialler has proved itself."""
 
     unproven_timeout_s: float = 2.0
     """Until a dialler has proved itself: a proof takes a round trip and some microseconds."""
 
     unproven_connections: int = 64
-    """Connections at once whose other end has not proved itself. One more, and the oldest is closed: a stranger that
-    holds them all can't lock a member out, whose proof takes milliseconds."""
+    """Connections at once whose other end has not proved itself. One more, and the oldest is closed: a
+    program that holds them all can't lock a member out, because a member's proof takes milliseconds."""
 
     unproven_per_host: int = 8
-    """Of them from one address, by the same rule: a stranger at another address does not reach the members' share."""
+    """Unproven connections from one address, by the same rule: a program at another address can't take the members'
+    places."""
 
     unknown_links: int = 16
-    """Nodes at a time that are let in, and dialled back, and that this node has not heard of. A new node knows none of
-    the members that dial it. One more, and the oldest is closed."""
+    """Nodes at a time that are admitted and dialled back although this node does not know them. A new node knows none
+    of the members that dial it. One more, and the oldest is closed."""
 
     stall_timeout_s: float = 5.0
     """An outgoing link on which the peer took no byte, or did not answer to a keep-alive, for this long is reset:
-    after a power loss at the other end nothing else would say so for many minutes."""
+    after a power loss at the other end nothing else would show it for many minutes."""
 
     bulk_stall_timeout_s: float = 30.0
     """The connection for appends is reset after so long without progress. The link beside it tells whether the peer is
@@ -70,7 +72,7 @@ class TransportLimits(msgspec.Struct, frozen=True, kw_only=True):
     """No longer than an election timeout: a peer that comes back must not wait for its link."""
 
     incoming_connections: int = 1024
-    """Open at once, strangers included. One more is closed at once: memory and file descriptors are bounded."""
+    """Open at once, unproven ones included. One more is closed at once: memory and file descriptors are bounded."""
 
     snapshot_chunk_bytes: int = 256 * 1024
     """One frame of a snapshot: small beside `snapshot_window_bytes`, large beside its overhead."""

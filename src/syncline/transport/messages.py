@@ -1,7 +1,7 @@
-"""The words between nodes: what travels beside the core's own messages, and what the transport's user provides.
+"""Messages between nodes beside the core's own, and the interfaces that the transport's user implements.
 
-Struct fields are sent in order, as arrays: a new field goes to the end and has a default, so that nodes of two
-versions understand each other (a rolling upgrade); none is ever removed or given another meaning.
+Struct fields are sent in order, as arrays. A new field goes to the end and has a default, so that nodes of two
+versions understand each other (a rolling upgrade). No field is ever removed or given another meaning.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ __all__ = [
 MAX_PORT = 65535
 
 DIGEST_BYTES = 16
-"""Of a digest of the state."""
+"""Bytes of a digest of the state."""
 
 
 class ForwardedProposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """A proposal on its way to the leader. `number` is the sender's own; the answer names it."""
+    """A forwarded proposal. `number` is the sender's own; the answer names it."""
 
     number: int
     kind: int
@@ -68,7 +68,7 @@ class AcceptedProposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class RefusedProposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """The leader did not append it, and nobody will: `code` is that of the error in `syncline.errors`."""
+    """The leader did not append it, and no other node will: `code` is that of the error in `syncline.errors`."""
 
     number: int
     code: str
@@ -78,7 +78,7 @@ class RefusedProposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class ForwardReply(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """What became of forwarded proposals where they were sent; `leader` is whom that node follows (0: nobody)."""
+    """The results of forwarded proposals; `leader` is the leader that the answering node follows (0: none)."""
 
     accepted: list[AcceptedProposal] = []
     refused: list[RefusedProposal] = []
@@ -88,7 +88,7 @@ class ForwardReply(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class NoticeKind(IntEnum):
-    """What a notice says. Part of the protocol: never renumbered."""
+    """The kinds of notices. Part of the protocol: never renumbered."""
 
     IS_SETTLED = 1
     """A follower asks the leader for `SETTLED`."""
@@ -97,7 +97,7 @@ class NoticeKind(IntEnum):
     LOST_ENTRIES = 3
     """The leader of `term` has the receiver's acknowledgement of `index`, and the receiver refuses appends there."""
     START = 4
-    """The sender has let in a start of the node whose data directory is `directory` (see `node.starts.reports`)."""
+    """The sender has admitted a start of the node whose data directory is `directory` (see `node.starts.reports`)."""
 
 
 class Notice(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -110,7 +110,7 @@ class Notice(msgspec.Struct, array_like=True, gc=False, frozen=True):
     directory: Annotated[int, msgspec.Meta(ge=0, le=LARGEST_ID)] = 0
     """With `START`: the id of a data directory."""
     starts: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0, le=LARGEST_ID)], ...], msgspec.Meta(max_length=32)] = ()
-    """With `START`: the incarnation that the sender has let in, and behind it those before, the newest first."""
+    """With `START`: the incarnation that the sender has admitted, then the earlier ones, the newest first."""
 
 
 class DigestReport(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -118,22 +118,22 @@ class DigestReport(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
     point: int
     version: int
-    """Of the algorithm: digests of different versions can't be compared."""
+    """Version of the algorithm: digests of different versions can't be compared."""
     digest: bytes
 
 
 PeerMessage: TypeAlias = Message | Forward | ForwardReply | Notice | DigestReport
-"""All that goes over a peer link. Appends, the other messages of the core, and those of each other kind arrive in the
+"""All messages of a peer link. Appends, the other messages of the core, and those of each other kind arrive in the
 order in which they were sent, without gaps while the link stays up. Between these no order is promised: appends,
 forwards and their answers have a connection of their own, and everything else overtakes them."""
 
 
 class SnapshotSink(Protocol):
-    """Where an incoming snapshot goes. One call at a time; each is awaited before the next."""
+    """Takes an incoming snapshot. One call at a time; each is awaited before the next."""
 
     @property
     def offset(self) -> int:
-        """Bytes held already: the sender goes on from here."""
+        """Bytes stored already: the sender continues from here."""
         ...
 
     async def write(self, data: bytes) -> None:
@@ -145,12 +145,12 @@ class SnapshotSink(Protocol):
         ...
 
     async def abort(self) -> None:
-        """The stream ended early (or `write` or `finish` raised). What was written may be kept, to resume from."""
+        """The stream ended early (or `write` or `finish` raised). Received bytes may be kept, to resume from."""
         ...
 
 
 class SnapshotSource(Protocol):
-    """Where an outgoing snapshot comes from."""
+    """Reads an outgoing snapshot."""
 
     @property
     def size_bytes(self) -> int: ...
@@ -165,14 +165,14 @@ class SnapshotSource(Protocol):
 
 
 class PeerHandler(Protocol):
-    """What the transport tells its user. All calls are made on the event loop."""
+    """Callbacks of the transport for its user. All calls are made on the event loop."""
 
     def on_messages(self, sender: NodeId, messages: list[PeerMessage]) -> None:
         """Messages from `sender`, checked in form: known types of the network kind, not the core's local ones."""
         ...
 
     def on_peer_up(self, peer: NodeId) -> None:
-        """The link *to* `peer` is up: the handshake is done, what is sent now will be tried."""
+        """The link *to* `peer` is up: the handshake is done, and messages can be sent."""
         ...
 
     def on_peer_down(self, peer: NodeId, reason: str) -> None:
@@ -188,7 +188,7 @@ class PeerHandler(Protocol):
         ...
 
     async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
-        """`sender` wants to send the snapshot that `message` (a `SNAP`) speaks of. Raise to refuse, with the reason."""
+        """`sender` offers the snapshot that `message` (a `SNAP`) names. Raise to refuse, with the reason."""
         ...
 
 
@@ -223,7 +223,7 @@ class Refusal(msgspec.Struct, array_like=True, tag=3, frozen=True):
 
     reason: str
     code: str = ""
-    """One of `RefusalCode`; a code that the dialler does not know counts as none."""
+    """One of `RefusalCode`; an unknown code counts as none."""
     index: int = 0
     """With `REMOVED`: the log index of the membership in force."""
     voters: tuple[NodeId, ...] = ()
@@ -245,12 +245,12 @@ class RefusalCode(StrEnum):
 
 
 class PeerStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of the links with one peer."""
+    """The state of the links with one peer."""
 
     connected: bool
     """The link to the peer is up."""
     connected_since_s: float | None
-    """For how long it has been."""
+    """Seconds for which it has been up."""
     last_contact_s: float | None
     """Age of the last bytes that came from the peer, on either link; None: none since the start."""
     address: str
@@ -265,8 +265,8 @@ class PeerStats(msgspec.Struct, frozen=True, kw_only=True):
     rtt_s: float | None
     """Round trip time, smoothed; None while unknown."""
     last_error: str | None
-    """Why the link is or was last down; a refusal is in the words of the end that refused."""
+    """Why the link is or was last down; a refusal has the text of the refusing end."""
     last_refusal: Refusal | None = None
-    """With what the peer refused this node last; None since the link came up."""
+    """The peer's last refusal of this node; None since the link came up."""
     reached_by_since_s: float | None = None
-    """For how long the peer's own link to this node has been up; None while it is not."""
+    """Seconds for which the peer's own link to this node has been up; None while it is down."""

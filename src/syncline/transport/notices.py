@@ -1,4 +1,4 @@
-"""Log lines about other ends, without a flood: a fault that repeats a thousand times is said once, then counted."""
+"""Rate-limited log lines about other ends: a repeated fault is logged once, then counted."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ __all__ = ["LOGGER", "Notices"]
 LOGGER: Final = logging.getLogger("syncline.transport")
 
 REPEAT_S: Final = 60.0
-"""The same fault is said again after this long, with the count of what was not said."""
+"""The same fault is logged again after this time, with the count of suppressed lines."""
 
 CHANGE_S: Final = 1.0
-"""Another fault under the same key is said after this long: random bytes give a new text each time."""
+"""Another fault under the same key is logged after this time: random bytes give a new text each time."""
 
 MAX_KEYS: Final = 256
-"""Keys remembered; they come from strangers, so their number needs a bound."""
+"""Keys that are kept; any program can cause new ones, so their number needs a bound."""
 
 
 class Notices:
-    """Warnings: per key once for each changed fault, and now and then while it lasts."""
+    """Rate-limited warnings: for each key one for each changed fault, and one now and then while it lasts."""
 
     def __init__(self) -> None:
         self._said: OrderedDict[str, tuple[str, float, int]] = OrderedDict()
 
     def warn(self, key: str, subject: str, fault: str, now_s: float) -> None:
-        """Log "subject: fault", unless `fault` was said of `key` lately. `subject` may differ each time (a port)."""
+        """Log "subject: fault", unless `fault` was logged for `key` lately. `subject` may differ each time (a port)."""
         last, said_s, held_back = self._said.pop(key, ("", -REPEAT_S, 0))
         if now_s - said_s < (REPEAT_S if last == fault else CHANGE_S):
             self._said[key] = (last, said_s, held_back + 1)
@@ -41,5 +41,5 @@ class Notices:
             self._said.popitem(last=False)
 
     def forget(self, key: str) -> None:
-        """The fault of `key` is over: the next one is news."""
+        """The fault of `key` is over: the next one is logged at once."""
         self._said.pop(key, None)

@@ -1,4 +1,4 @@
-"""The outgoing link to one peer: dialled, kept alive, dialled again; and the messages that wait for it.
+"""The outgoing link to one peer: dialled, kept alive, dialled again; and its queued messages.
 
 WAITING ──timer──▶ DIALLING ──connected──▶ GREETING ──welcome──▶ UP
    ▲                  │                       │                  │
@@ -49,21 +49,21 @@ class State(Enum):
 
 
 class PeerLink:
-    """The way to one peer."""
+    """The outgoing link to one peer."""
 
     def __init__(self, peer: NodeId, dialler: Dialler, handler: PeerHandler, notices: Notices) -> None:
         self.peer = peer
-        self.candidates = Candidates()
+        self.candidates: Candidates = Candidates()
         self._address: PeerAddress | None = None
-        self.state = State.WAITING
+        self.state: State = State.WAITING
         self.up_since_s: float | None = None
         self.contact_s: float | None = None
-        self.dropped_messages = 0
-        self.reconnects = 0
+        self.dropped_messages: int = 0
+        self.reconnects: int = 0
         self.rtt_s: float | None = None
         self.last_error: str | None = None
         self.last_refusal: Refusal | None = None
-        """With what the peer refused this node last, until the link is up again."""
+        """The peer's last refusal of this node, until the link is up again."""
         self._dialler = dialler
         self._limits = dialler.limits
         self._handler = handler
@@ -76,14 +76,14 @@ class PeerLink:
         self._redial: asyncio.TimerHandle | None = None
         self._failures = 0
         self._was_up = False
-        self.peer_directory = 0
+        self.peer_directory: int = 0
         """The id of the data directory with which the peer has answered last."""
         self._peer_incarnation = 0
         self._given_up_for = 0
-        """The incarnation of the peer for whose sake a greeting was given up: once for each."""
+        """The newest incarnation of the peer for which a greeting was cancelled: once for each."""
         self._earlier_bytes = 0
         self._outbox = Outbox(self._limits, self._too_large)
-        self.bulk = BulkChannel(
+        self.bulk: BulkChannel = BulkChannel(
             peer,
             dialler,
             room=self._bulk_room,
@@ -92,7 +92,7 @@ class PeerLink:
             too_large=self._too_large,
         )
         self._carries_bulk = False
-        """Whether this connection has carried what belongs on the second one, and the peer may not have it yet."""
+        """Whether this connection has carried bulk messages that the peer may not have received yet."""
         self._ping = 0
         self._pinged_s: float | None = None
         self._progress_s = 0.0
@@ -115,7 +115,7 @@ class PeerLink:
 
     @property
     def was_dialled(self) -> bool:
-        """Whether the link has begun to dial, which it then goes on with by itself."""
+        """Whether the link has dialled once; it then dials again by itself."""
         return self._address is not None
 
     @property
@@ -133,14 +133,14 @@ class PeerLink:
             self.dial()
 
     def close(self, reason: str, *, gently: bool, silently: bool = False) -> None:
-        """End for good. `gently`: what was sent before still goes out. `silently`: the handler is not told."""
+        """End permanently. `gently`: bytes already written still go out. `silently`: the handler is not called."""
         self._leave(reason, gently=gently, silently=silently)
         self.state = State.CLOSED
 
     def peer_seen(self, incarnation: int, address: PeerAddress | None = None) -> None:
         """The peer has dialled this node: dial at once, and leave connections to its earlier start.
 
-        `address` is where it says that it is.
+        `address` is the address that it announced.
         """
         if address is not None and self.candidates.greet(address):
             self.redial()
@@ -148,8 +148,8 @@ class PeerLink:
         if connection is not None and self.state is State.UP and incarnation != self._peer_incarnation:
             connection.reset("the peer was restarted")
         elif connection is not None and self.state is State.GREETING and incarnation != self._given_up_for:
-            # The greeting may have gone to an earlier incarnation, which lost its power and can't answer. Who is alive
-            # answers soon. Where both ends are new, both are on their way: none is given up more than once.
+            # The greeting may have gone to an earlier incarnation, which lost its power and can't answer. A live peer
+            # answers soon. If both ends are new, both greetings are under way: each is cancelled once at most.
             left_s = self._limits.backoff_first_s - connection.waited_s(connection.opened_s, self._loop.time())
             if left_s > 0:
                 self._loop.call_later(left_s, self._give_up_greeting, connection, incarnation)
@@ -163,7 +163,7 @@ class PeerLink:
             self._connection.reset(reason)
 
     def _give_up_greeting(self, connection: Connection, incarnation: int) -> None:
-        """It was not answered, for the sake of a peer that is alive; unless it was meanwhile."""
+        """Cancel an unanswered greeting because the peer has dialled from a newer start."""
         if connection is self._connection and self.state is State.GREETING and incarnation != self._given_up_for:
             self._given_up_for = incarnation
             connection.reset("the peer was restarted, it seems: it dials, and does not answer")
@@ -175,7 +175,7 @@ class PeerLink:
 
         def factory() -> Connection:
             connection = Connection(self, self._dialler.registry, max_frame_bytes=limits.frame_bytes)
-            if task is self.dial_task:  # else: a dial that was given up, but came up at the same moment
+            if task is self.dial_task:  # else: a dial that was cancelled, but connected at the same moment
                 self._dialled = connection
             return connection
 
@@ -186,10 +186,10 @@ class PeerLink:
         except OSError as error:
             if self.state is State.DIALLING:
                 self._down(f"can't connect to {address}: {error.strerror or error}")
-        # From here on the connection itself speaks: it called `on_made`, and may even be lost already.
+        # From here on the connection drives the link: it called `on_made`, and may even be lost already.
 
     def _leave(self, reason: str, *, gently: bool, silently: bool = False) -> None:
-        """Forget the connection, the dial or the timer, whichever there is. The handler hears of it in its own turn."""
+        """Drop the connection, the dial or the timer, whichever exists. The handler is called in a turn of its own."""
         if self._redial is not None:
             self._redial.cancel()
             self._redial = None
@@ -219,7 +219,7 @@ class PeerLink:
         self.dropped_messages += self._outbox.clear()
 
     def _down(self, reason: str) -> None:
-        """A dial, a greeting or the link failed: say so, and dial again later."""
+        """A dial, a greeting or the link failed: log it, and dial again later."""
         was_up = self.state is State.UP
         self.dropped_messages += self.bulk.close(reason, gently=False)
         self.state = State.WAITING
@@ -290,7 +290,7 @@ class PeerLink:
         if connection is not self._connection:
             return
         if self.up_since_s is not None and self._loop.time() - self.up_since_s > self._limits.backoff_last_s:
-            self._failures = 0  # it had worked: the first redial may come soon
+            self._failures = 0  # the link was up before: the first redial may come soon
         self._forget_connection(connection)
         self._down(reason if self.state is State.UP else f"{self.address}: {reason}")
 
@@ -302,8 +302,8 @@ class PeerLink:
             return f"no answer to the greeting within {self._limits.handshake_timeout_s:g} s" if late else None
         unsent = connection.unsent_bytes
         taken = connection.sent_bytes - unsent
-        # What the system took counts as progress only while it holds more back: its own buffer also takes what is
-        # meant for a dead machine, until it is full.
+        # Bytes that the system took count as progress only while it holds more back: its own buffer also takes bytes
+        # for a dead machine, until it is full.
         if unsent and taken > self._taken_bytes:
             self._progress_s = now_s
         self._taken_bytes = taken
@@ -333,7 +333,7 @@ class PeerLink:
 
     @property
     def room_bytes(self) -> int:
-        """How much more of appends may be sent at present, so that the line does not fill up."""
+        """How many more bytes of appends may be sent now without filling the line."""
         if self.bulk.up:
             return self.bulk.room_bytes
         if self.state is not State.UP or self._connection is None:
@@ -359,14 +359,14 @@ class PeerLink:
         return taken
 
     def flush(self) -> None:
-        """Write what is queued: first what is small."""
+        """Write the queued messages, small ones first."""
         if self._connection is not None:
             if self._outbox.queued_bytes:
                 self._outbox.flush(self._connection)
             self.bulk.flush()
 
     def _bulk_room(self) -> None:
-        """The second connection is up, or takes more. What the link has carried of its kind must not be overtaken."""
+        """The second connection is up, or takes more. Bulk messages that the link has carried must not be overtaken."""
         if self._carries_bulk and self._connection is not None:
             self._carries_bulk = False
             self.bulk.hold()

@@ -22,7 +22,7 @@ class _Step(Enum):
 class OutgoingHandshake:
     """Opens, proves, introduces this node, and takes the peer's welcome.
 
-    `hello` makes the introduction, and is not called before the peer has proved itself; `read_welcome` checks the
+    `hello` makes the introduction, and is called only after the peer has proved itself; `read_welcome` checks the
     answer.
     """
 

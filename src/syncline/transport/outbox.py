@@ -1,4 +1,4 @@
-"""Messages that wait for the end of a turn of the event loop, and the frames that are made of them."""
+"""The queue of one connection, flushed as frames at the end of a turn of the event loop."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ def _no_echo(_size_bytes: int) -> int:
 
 
 class Outbox:
-    """What is queued for one connection.
+    """The queued messages of one connection.
 
-    `echo` gives, for a frame of about so many bytes, the number of the echo that it is to ask for; 0: none. `too_large`
-    is told of a message that is above the limit on a frame.
+    `echo` returns, for a frame of about so many bytes, the number of the echo that it asks for; 0: none. `too_large`
+    is called with a message that is above the limit on a frame.
     """
 
     def __init__(
         self, limits: TransportLimits, too_large: Callable[[FrameError], None], echo: Callable[[int], int] = _no_echo
     ) -> None:
-        self.queued_bytes = 0
-        self.sent_messages = 0
+        self.queued_bytes: int = 0
+        self.sent_messages: int = 0
         self._limits = limits
         self._too_large = too_large
         self._echo = echo
         self._queue: list[PeerMessage] = []
         self._reports = 0
-        """How many of the queue are digest reports: a batch may hold few of them."""
+        """Digest reports in the queue: a batch may hold few of them."""
 
     def add(self, message: PeerMessage, unsent_bytes: int) -> bool:
         """Queue a message; `unsent_bytes` wait in the connection already. False: there is no room for it."""
@@ -50,7 +50,7 @@ class Outbox:
         return True
 
     def clear(self) -> int:
-        """Forget what is queued; returns how many messages."""
+        """Drop the queued messages; return their number."""
         count = len(self._queue)
         self._queue = []
         self.queued_bytes = self._reports = 0
@@ -62,10 +62,11 @@ class Outbox:
         if not queue:
             return
         self._queue, self.queued_bytes = [], 0
-        most = MAX_BATCH_MESSAGES
-        if self._reports:
-            most = MAX_BATCH_MESSAGES if self._reports <= MAX_BATCH_REPORTS else MAX_BATCH_REPORTS
-            self._reports = 0
+        reports, self._reports = self._reports, 0
+        if len(queue) == 1:  # as nearly always
+            self._write(connection, queue, queued_bytes)
+            return
+        most = MAX_BATCH_MESSAGES if reports <= MAX_BATCH_REPORTS else MAX_BATCH_REPORTS
         if queued_bytes <= self._limits.batch_bytes and len(queue) <= most:
             self._write(connection, queue, queued_bytes)
             return
@@ -94,7 +95,7 @@ class Outbox:
 
 
 def _batch(messages: list[PeerMessage], ping: int) -> Batch:
-    if len(messages) == 1 and isinstance(message := messages[0], Message):  # as nearly always
+    if len(messages) == 1 and isinstance(message := messages[0], Message):
         return Batch(messages=[message], ping=ping)
     batch = Batch(messages=[], forwards=[], replies=[], notices=[], reports=[], ping=ping)
     for message in messages:

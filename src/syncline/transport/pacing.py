@@ -1,12 +1,12 @@
-"""How many bytes may be on their way to a peer at a time, learned from the peer's echoes.
+"""The number of bytes that may be on their way to a peer, learned from the peer's echoes.
 
-A frame may ask for an echo. Its time shows the line's queue: what it takes above the shortest one was spent behind
-earlier bytes. While little is spent there the window grows with each echo, as in TCP's slow start; if more than
-`TARGET_S` is, it is halved. So a fast line is kept busy, and a slow one never holds more than a fraction of a second
-of data, which heartbeats on another connection share with it.
+A frame may ask for an echo. Its round trip shows the line's queue: the time above the shortest one was spent behind
+earlier bytes. While that is short the window grows with each echo, as in TCP's slow start; above `TARGET_S` it is
+halved. So a fast line is kept busy. A slow one never holds more than a fraction of a second of data, so heartbeats on
+another connection are not late.
 
-TCP by itself fills the buffers on the way, which may hold many seconds of a slow line. The answers to appends are no
-measure of the line: they wait for the follower's disk.
+TCP by itself fills the buffers on the way, which may hold many seconds of a slow line. The answers to appends can't
+measure the line: they wait for the follower's disk.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-__all__ = ["FIRST_WINDOW_BYTES", "Pacer"]
+__all__ = ["FIRST_WINDOW_BYTES", "LEAST_WINDOW_BYTES", "Pacer"]
 
 FIRST_WINDOW_BYTES: Final = 64 * 1024
 """A quarter of a second at 250 kB/s, which an election timeout of a second can spare."""
 
 LEAST_WINDOW_BYTES: Final = 32 * 1024
-"""At any delay: a line of 1 Mbit/s has it away in a quarter of a second."""
+"""At any delay: a line of 1 Mbit/s sends it in a quarter of a second."""
 
 LARGEST_WINDOW_BYTES: Final = 2 * 1024 * 1024
-"""Keeps a line of 1 Gbit/s and 15 ms busy. It also bounds what is encoded in one turn of the event loop."""
+"""Keeps a line of 1 Gbit/s and 15 ms busy. It also bounds the encoding in one turn of the event loop."""
 
 TARGET_S: Final = 0.1
 """The time that bytes may wait on the line behind others: a heartbeat interval."""
@@ -55,17 +55,17 @@ class Pacer:
     )
 
     def __init__(self, now_s: float) -> None:
-        self.window = FIRST_WINDOW_BYTES
-        self.sent_bytes = 0
-        self.confirmed_bytes = 0
-        """Of the bytes sent: so many have arrived, as an echo has shown."""
+        self.window: int = FIRST_WINDOW_BYTES
+        self.sent_bytes: int = 0
+        self.confirmed_bytes: int = 0
+        """Bytes that have arrived, as an echo has shown."""
         self._echoes: deque[tuple[int, int, float]] = deque()  # number, bytes sent up to it, when it was asked for
         self._base_s: float | None = None
         self._measured_s = now_s
         self._mark = 0
         self._limited = False
-        self.refused = False
-        """Whether more would have been sent if there had been room. The user of it takes note, and resets it."""
+        self.refused: bool = False
+        """Whether more would have been sent if there had been room. The user reads and resets it."""
         self._sent_s = now_s
 
     @property
@@ -116,7 +116,7 @@ class Pacer:
         self._base_s = min(self._base_s, delay_s)
         waited_s = delay_s - self._base_s
         if waited_s > TARGET_S:
-            if sent > self._mark:  # once for what was under way at the last time
+            if sent > self._mark:  # halve once for the bytes that were under way at the last time
                 self._shrink(self.window // 2)
         elif waited_s < TARGET_S / 2 and self._limited:
             self.window = min(LARGEST_WINDOW_BYTES, self.window + news)

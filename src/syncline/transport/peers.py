@@ -1,8 +1,9 @@
-"""The transport of one node: a link to each peer, the links that come in, and snapshots beside them.
+"""The transport of one node: a link to each peer, the incoming links, and snapshot transfers.
 
-Each node dials each other node; the dialler sends its messages on its own connections and gets only echoes back. So
-each side knows by itself whether it can reach the other, and a fault in one direction stays one. A link has two
-connections: appends and forwarded proposals go on the second one, so that nothing small waits behind them (see `bulk`).
+Each node dials each other node. The dialler sends its messages on its own connections and gets only echoes back. So
+each node knows by itself whether it can reach the other, and a fault in one direction affects one direction. A link
+has two connections: appends and forwarded proposals go on the second one, so that no small message waits behind them
+(see `bulk`).
 """
 
 from __future__ import annotations
@@ -113,23 +114,23 @@ class Transport:
 
     @property
     def address(self) -> str:
-        """Where this node listens, as "host:port", with the real port. After `start` only."""
+        """The address on which this node listens, "host:port" with the real port. After `start` only."""
         if self._listener is None:
             raise UsageError("the transport does not listen: call start() first")
         return str(PeerAddress(*self._listener.address))
 
     @property
     def advertised(self) -> str:
-        """Where peers reach this node, as it tells them; the port is 0 only before `start`."""
+        """The address at which peers reach this node, as its greetings have it; the port is 0 only before `start`."""
         return self._dialler.advertise
 
     @property
     def counters(self) -> Counters:
-        """What came in and was turned away."""
+        """Counters of incoming connections and of rejected ones."""
         return self._doorkeeper.counters
 
     async def start(self) -> None:
-        """Listen, and dial the peers set so far. Raises `OSError` that says what to do where the address is taken."""
+        """Listen, and dial the peers set so far. Raises `OSError` with the next step if the address is taken."""
         if self._listener is not None or self._closed:
             raise UsageError("a transport is started once")
         self._listener = await self._network.listen(self._accept, self._bind.host, self._bind.port)
@@ -139,9 +140,9 @@ class Transport:
             link.dial()
 
     async def close(self) -> None:
-        """Close every connection and stop listening. Prompt: nothing that is queued is waited for. Idempotent.
+        """Close every connection and stop listening. Prompt: queued messages are dropped. Idempotent.
 
-        The handler hears nothing of it; a snapshot on its way in is aborted, one on its way out fails.
+        The handler is not called; an incoming snapshot is aborted, an outgoing one fails.
         """
         first, self._closed = not self._closed, True
         if self._ticker is not None:
@@ -169,7 +170,7 @@ class Transport:
     def set_peer(self, peer: NodeId, address: str) -> None:
         """Keep a link to `peer` at "host:port". A changed address is dialled at once, unless the link is up.
 
-        Raises `ConfigError` where the address is not one.
+        Raises `ConfigError` if the address is not one.
         """
         self._set_peer(peer, address)
         self._unknown.discard(peer)
@@ -184,7 +185,7 @@ class Transport:
         self._dial(link)
 
     def suggest_peer(self, peer: NodeId, address: PeerAddress) -> None:
-        """Have `peer` dialled at `address` too, when it does not answer where it is expected."""
+        """Dial `peer` at `address` too, if it does not answer at its known address."""
         link = self._link_to(peer)
         link.candidates.suggest(address)
         self._dial(link)
@@ -200,9 +201,9 @@ class Transport:
             link.dial()
 
     def remove_peer(self, peer: NodeId) -> None:
-        """Give the links with `peer` up; what was sent before still goes out. Snapshots on their way to it are ended.
+        """End the links with `peer`; bytes already written still go out. Snapshots on their way to it are ended.
 
-        Its own link ends as well: it dials anew, and hears why it is refused.
+        Its own link ends as well: it dials again, and receives the reason of the refusal.
         """
         self._unknown.discard(peer)
         link = self._links.pop(peer, None)
@@ -259,7 +260,7 @@ class Transport:
     async def send_snapshot(self, to: NodeId, message: Message, manifest: bytes, source: SnapshotSource) -> None:
         """Send a snapshot on a connection of its own; done when the receiver has it durably.
 
-        Resumes after a lost connection where the receiver stands. Always closes `source`. Raises `TransportError`
+        Resumes after a lost connection at the receiver's offset. Always closes `source`. Raises `TransportError`
         (refused, or no progress over several attempts) or `OSError` (the source can't be read).
         """
         try:
@@ -284,7 +285,7 @@ class Transport:
         finally:
             del self._transfers[task]
 
-    # -- what is known
+    # -- views
 
     def last_contact_s(self, peer: NodeId) -> float | None:
         """Age of the last bytes from `peer`, on either link; None: none since the start."""
@@ -292,12 +293,12 @@ class Transport:
         return self._loop.time() - max(times) if times else None
 
     def directory_of(self, peer: NodeId) -> int | None:
-        """The id of the data directory with which `peer` has welcomed this node; None where the link is not up."""
+        """The id of the data directory with which `peer` has welcomed this node; None if the link is not up."""
         link = self._links.get(peer)
         return link.peer_directory if link is not None and link.state is State.UP else None
 
     def confirmed_address(self, peer: NodeId) -> PeerAddress | None:
-        """Where `peer` has answered, if that is also where it says that it is; None while the link is not up."""
+        """The address at which `peer` has answered, if it is the one that it announces; None while the link is down."""
         link = self._links.get(peer)
         up = link is not None and link.state is State.UP and link.address == link.candidates.greeted
         return link.address if link is not None and up else None
@@ -356,7 +357,7 @@ class Transport:
             connection.reset("this node closes")
         elif len(self._connections) >= self._limits.incoming_connections:
             self._doorkeeper.counters.overflowed += 1
-            fault = f"{len(self._connections)} connections are open, that is the limit; who dials so often?"
+            fault = f"{len(self._connections)} connections are open, the limit; check which program dials so often"
             self._notices.warn("overflow", "closed a new connection", fault, self._loop.time())
             connection.reset("too many connections")
         if self._server_tls is not None:
@@ -373,7 +374,7 @@ class Transport:
         if hello.purpose is Purpose.BULK:
             self._admit_bulk(connection, hello)
             return
-        self._end_bulk(hello.sender, "the peer dialled anew")
+        self._end_bulk(hello.sender, "the peer dialled again")
         self._receive(self._incoming, connection, hello)
         self._note_unknown(hello.sender)
         self._answer_at(hello)
@@ -385,7 +386,7 @@ class Transport:
         """Take messages of a peer on this connection, in place of one of the same kind."""
         earlier = held.get(hello.sender)
         if earlier is not None:
-            earlier.connection.reset("the peer dialled anew")
+            earlier.connection.reset("the peer dialled again")
             self._note_received(earlier)
 
         def ended(link: IncomingLink, reason: str) -> None:
@@ -428,7 +429,7 @@ class Transport:
         return peer in self._links
 
     def _note_unknown(self, sender: NodeId) -> None:
-        """Bound the number of nodes that were let in and that nothing is known of."""
+        """Bound the number of admitted nodes that this node does not know."""
         if sender in self._links and sender not in self._unknown:
             return
         oldest = self._unknown.add(sender)
@@ -461,7 +462,7 @@ class Transport:
                 self._forget_unknown(link.sender, "the node is gone, and this one has not heard of it")
 
     def _note_received(self, link: IncomingLink) -> None:
-        if link.sender in self._links:  # of others nothing is kept: their number has no bound
+        if link.sender in self._links:  # nothing is kept of others: their number has no bound
             total = self._received.setdefault(link.sender, _Received())
             total.bytes += link.connection.received_bytes
             total.messages += link.received_messages
@@ -503,7 +504,7 @@ class Transport:
         for receiver in self._receivers.values():
             receiver.keep_alive()
         for connection in list(self._connections):
-            if stalled:  # our own loop stood still: what the others said or would have answered meanwhile is to come
+            if stalled:  # this loop stood still: messages and answers of that time are still to be read
                 connection.excused_s = now_s
             else:
                 self._check(connection, now_s)
@@ -520,7 +521,7 @@ class Transport:
 
 
 class _Received:
-    """What came from one peer on connections that have ended."""
+    """Counters of one peer's connections that have ended."""
 
     __slots__ = ("bytes", "last_s", "messages")
 

@@ -1,4 +1,4 @@
-"""What the transport asks of its node about peers, before it talks to them."""
+"""The node's decisions about peers, which the transport asks for in each handshake."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["PeerPolicy"]
 
 
 def _welcome_all(_hello: Hello) -> None:
-    """Each node of the cluster is welcome, also one that this node has not heard of: it may learn of members later."""
+    """Welcome each node of the cluster, also one that this node does not know: it may learn of members later."""
 
 
 def _nothing_before(_hello: Hello) -> None:
-    """A node is welcomed at once."""
+    """Welcome a node at once."""
 
 
 def _dial_all(_welcome: Welcome) -> None:
-    """Each peer that answers is the right one."""
+    """Accept each peer that answers a dial."""
 
 
 def _no_name(_peer: NodeId) -> str:
@@ -39,12 +39,12 @@ def _no_levels() -> tuple[int, int]:
 
 
 class PeerPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """The node's part of the handshakes. The defaults let in and dial every node of the cluster."""
+    """The node's part of the handshakes. The defaults admit and dial every node of the cluster."""
 
     refuse_peer: Callable[[Hello], Refusal | None] = _welcome_all
     """Why an incoming connection is refused, or None. The other end gets to see it."""
     before_welcome: Callable[[Hello], asyncio.Future[None] | None] = _nothing_before
-    """What must be done before a dialler is welcomed, or None: a durable note of its start."""
+    """Work that must be done before a dialler is welcomed, or None: a durable note of its start."""
     why_not_dial: Callable[[Welcome], str | None] = _dial_all
     """A reason to leave a peer that has answered a dial, or None."""
     known_directory: Callable[[NodeId], int] = _no_directory

@@ -17,8 +17,8 @@ class PeerTls(msgspec.Struct, frozen=True, kw_only=True):
     """The files (PEM) of one node.
 
     The certificate must serve both as a server's and as a client's, and carry a DNS entry in its subjectAltName that
-    names the node: by its name in the cluster, or by its id as 16 hex digits; alone, or as the first part of a longer
-    name (DNS:a, DNS:a.db.example). Hosts and addresses are not looked at.
+    names the node: by its name in the cluster, or by its id as 16 hex digits. The entry is the name alone, or has it
+    as the first part (DNS:a, DNS:a.db.example). Hosts and addresses are not checked.
     """
 
     certificate: str
@@ -32,12 +32,12 @@ def node_name(node_id: NodeId) -> str:
 
 
 def server_context(settings: PeerTls) -> ssl.SSLContext:
-    """For connections that come in: a client certificate is required."""
+    """TLS context for incoming connections: a client certificate is required."""
     return _context(settings, ssl.PROTOCOL_TLS_SERVER)
 
 
 def client_context(settings: PeerTls) -> ssl.SSLContext:
-    """For connections that go out. The host name is not checked; `check_certificate_names` checks the node."""
+    """TLS context for outgoing connections. The host name is not checked; `check_certificate_names` checks the node."""
     return _context(settings, ssl.PROTOCOL_TLS_CLIENT)
 
 
@@ -60,9 +60,9 @@ def _context(settings: PeerTls, protocol: int) -> ssl.SSLContext:
 
 
 def check_certificate_names(certificate: Mapping[str, object] | None, node_id: NodeId, name: str = "") -> None:
-    """Check that the peer's verified certificate (as `ssl` gives it) names `node_id`, by its id or by `name`.
+    """Check that the peer's verified certificate (as `ssl` returns it) names `node_id`, by its id or by `name`.
 
-    `name` is the one that the cluster knows the node by, not one that the peer alone claims, if it is known. Raises
+    `name` is the node's name in the cluster if it is known, never one that the peer alone claims. Raises
     `HandshakeRefused`.
     """
     expected = [node_name(node_id), *([name.lower()] if name else [])]

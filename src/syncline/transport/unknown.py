@@ -1,7 +1,8 @@
-"""Nodes that were let in before this node has heard of them: a bounded number, forgotten when they go.
+"""Admitted nodes that this node does not know: a bounded number, dropped when they leave.
 
-A new node has an empty log and knows none of the members that dial it, and a node that was away does not know those
-that came meanwhile. Both must let them in, and dial them back to answer. Without a secret anyone may claim to be one.
+A new node has an empty log and knows none of the members that dial it. A node that was away does not know members
+that joined meanwhile. Both must admit them, and dial them back to answer. Without a secret any program may claim to
+be one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class UnknownPeers:
         return peer in self._ids
 
     def add(self, peer: NodeId) -> NodeId | None:
-        """Note a node that was let in; return the one that must go for it, or None."""
+        """Add an admitted node; return the one that must be disconnected for it, or None."""
         self._ids.pop(peer, None)
         self._ids[peer] = None
         if len(self._ids) <= self._most:
@@ -32,5 +33,5 @@ class UnknownPeers:
         return oldest
 
     def discard(self, peer: NodeId) -> bool:
-        """The node is known now, or gone; tells whether it was noted."""
+        """The node is known now, or gone; return whether it was in the list."""
         return self._ids.pop(peer, 0) is None

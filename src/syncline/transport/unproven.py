@@ -12,9 +12,9 @@ Item = TypeVar("Item", bound=Hashable)
 
 
 class Unproven(Generic[Item]):
-    """The connections, the oldest first. A new one is always taken; the oldest goes instead.
+    """The connections, the oldest first. A new one is always taken; the oldest is closed instead.
 
-    To refuse the new one would let a stranger lock the members out, by holding all the places.
+    If the new one were refused, a program without the secret could lock the members out by holding all the places.
     """
 
     def __init__(self, most: int, most_per_host: int) -> None:

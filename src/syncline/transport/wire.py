@@ -1,14 +1,14 @@
-"""The wire format: frames, and what is in them.
+"""The wire format: frames and their content.
 
     frame    length (u32) | checksum (u32) | payload (length bytes)            numbers are big-endian
              length (u32) | MAC (16 bytes) | payload (length bytes)            after a proof: see `frame_mac`
     payload  one msgpack value of a type that both ends know beforehand; never empty
 
-The checksum is CRC-32 over the payload, seeded (`CHECKSUM_SEED`), so that a run of equal bytes is never a frame. TCP's
-own 16-bit checksum lets about one damaged segment in 65,536 pass; a log that is to be trusted can't rest on that.
+The checksum is CRC-32 over the payload, seeded (`CHECKSUM_SEED`), so that a run of equal bytes is never a frame.
+TCP's own 16-bit checksum misses about one damaged segment in 65,536, which is too weak for a replicated log.
 
 Nothing here does I/O. `FrameDecoder` takes bytes as they come and holds at most one unfinished frame: a length is
-checked before anything is kept for it, and memory grows with the bytes that arrived, not with what was announced.
+checked before memory is used for it, and memory grows with the bytes that arrived, not with the announced length.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _SIZE: Final = struct.Struct("!I")
 CHECKSUM_SEED: Final = 0x53594E43
 
 MAX_BATCH_MESSAGES: Final = 65536
-"""In one batch: the bytes of a frame do not bound the memory of what it decodes to where each message is tiny."""
+"""In one batch: if each message is tiny, the bytes of a frame do not bound the memory of the decoded messages."""
 
 MAX_BATCH_PROPOSALS: Final = 131072
 """In one batch: a sound node sends fewer, since it cuts batches at 1 MiB. The leader examines each by itself, so a
@@ -66,7 +66,7 @@ Payload = TypeVar("Payload")
 
 
 class Batch(msgspec.Struct, array_like=True, gc=False):
-    """All that one node has for another in one turn of its event loop, or a part of it where that is much.
+    """The messages of one node for another from one turn of its event loop, or a part of them.
 
     `ping` asks for a batch whose `pong` is the same number, on the same connection; 0 is none.
     """
@@ -79,14 +79,14 @@ class Batch(msgspec.Struct, array_like=True, gc=False):
     notices: Annotated[list[Notice], msgspec.Meta(max_length=MAX_BATCH_MESSAGES)] = []
     reports: Annotated[list[DigestReport], msgspec.Meta(max_length=MAX_BATCH_REPORTS)] = []
     group: int = GROUP
-    """The Raft group that the messages are of."""
+    """The Raft group of the messages."""
 
     def items(self) -> list[PeerMessage]:
         """All messages as one list."""
         return [*self.messages, *self.forwards, *self.replies, *self.notices, *self.reports]
 
 
-_encoder = msgspec.msgpack.Encoder()
+_encoder = msgspec.msgpack.Encoder(enc_hook=int)  # a public `NodeId` is written as the integer that it is
 
 
 def encode_frame(value: object, max_bytes: int, mac: FrameMac | None = None) -> bytes:
@@ -107,7 +107,7 @@ def encode_frame(value: object, max_bytes: int, mac: FrameMac | None = None) -> 
 
 
 def decode_payload(decoder: msgspec.msgpack.Decoder[Payload], payload: memoryview) -> Payload:
-    """Decode a frame's payload. Raises `FrameError` where it is not what the decoder is for."""
+    """Decode a frame's payload. Raises `FrameError` if it is not what the decoder is for."""
     try:
         return decoder.decode(payload)
     except UNDECODABLE as error:
@@ -125,11 +125,11 @@ class FrameDecoder:
     __slots__ = ("_buffer", "_header_bytes", "_mac", "_needed", "max_bytes")
 
     def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
+        self.max_bytes: int = max_bytes
         self._mac: FrameMac | None = None
         self._header_bytes = HEADER_BYTES
         self._buffer = bytearray()
-        self._needed = HEADER_BYTES  # what the first unfinished frame takes, as far as it is known
+        self._needed = HEADER_BYTES  # the size of the first unfinished frame, as far as it is known
 
     @property
     def buffered_bytes(self) -> int:
@@ -150,7 +150,7 @@ class FrameDecoder:
         """Take the next bytes; return the payloads that they complete.
 
         The payloads stay valid as long as they are referred to. Raises `FrameError`; payloads before the bad frame in
-        the same call are lost with it, which is a connection lost a moment earlier.
+        the same call are lost with it, as if the connection had been lost a moment earlier.
         """
         if self._buffer:
             self._buffer += data
@@ -212,12 +212,12 @@ _FROM_PEERS: Final = _mask(
     MessageType.PRE_VOTE,
     MessageType.PRE_VOTE_RESP,
 )
-"""What may come in a batch. The other types are the core's own, between a node and its storage: one of them from
-outside could acknowledge a write that never happened. `SNAP` comes on a connection of its own. `PROP` is not sent
-between nodes: proposals come as `Forward`, so that the leader examines each of them before it appends it."""
+"""Message types allowed in a batch. The other types are the core's own, between a node and its storage: one of them
+from outside could acknowledge a write that never happened. `SNAP` comes on a connection of its own. `PROP` is not
+sent between nodes: proposals come as `Forward`, so that the leader examines each of them before it appends it."""
 
 _FORWARDED: Final = _mask(MessageType.TRANSFER_LEADER, MessageType.READ_INDEX)
-"""What a follower may pass on: its `sender` is whoever asked first (for a transfer: whom it is for)."""
+"""Requests that a follower may forward: `sender` is the node that asked first (for a transfer: the new leader)."""
 
 
 _MAX_NUMBER: Final[int] = 2**63 - 1

@@ -1,6 +1,6 @@
-"""What the commands share that look at a node's files instead of asking a server: `wal` and `snapshot`.
+"""Shared by `wal` and `snapshot`, which look at a node's files instead of asking a server.
 
-They read, and nothing else: the node may be running, or broken.
+They only read: the node may be running, or broken.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ __all__ = ["DataFiles", "data_command", "hex_id"]
 
 
 class DataFiles(msgspec.Struct, frozen=True):
-    """A node's data directory, to be read. `identity` is None where it can't be told; `trouble` then says why."""
+    """A node's data directory, opened for reading. `identity` is None if it can't be read; `trouble` then has the
+    reason.
+    """
 
     disk: Disk
     path: str
@@ -38,13 +40,13 @@ class DataFiles(msgspec.Struct, frozen=True):
         return f"{self.path}/snapshots"
 
     def show(self, text: str) -> None:
-        """A line for people; nothing where JSON was asked for."""
+        """Print a line for people; print nothing with `--json`."""
         if not self.as_json:
             print_line(text)
 
 
 def data_command(function: Callable[..., None]) -> Callable[..., None]:
-    """Make a click callback of a function whose first parameter is the `DataFiles`, and add the options for it."""
+    """Make a click callback of a function whose first parameter is the `DataFiles`, and add the common options."""
 
     @functools.wraps(function)
     def command(*, data_dir: str, as_json: bool, **own: object) -> None:
@@ -83,5 +85,5 @@ def _data_files(disk: Disk, path: str, as_json: bool) -> DataFiles:
 
 
 def hex_id(value: int) -> str:
-    """An id as it is shown everywhere: sixteen hexadecimal digits; a dash for nobody."""
+    """An id as it is shown everywhere: sixteen hexadecimal digits; a dash for 0."""
     return f"{value:016x}" if value else "-"

@@ -1,4 +1,4 @@
-"""`snapshot`: have a node take one, or look at those on its disk without touching them."""
+"""The command `snapshot`: have a node take one, or check those on its disk without changing them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from syncline.cli.files.common import DataFiles, data_command, hex_id
 from syncline.cli.files.wal import membership_object
 from syncline.cli.output import print_json, print_line, print_table
 from syncline.decoding import UNDECODABLE
-from syncline.node.member_registry import MemberBook, MemberInfo
+from syncline.node.member_registry import Member, MemberBook
 from syncline.storage.inspect import SnapshotView, list_snapshots
 from syncline.storage.snapshots.store import SnapshotManifest
 
@@ -24,7 +24,7 @@ TAKE_TIMEOUT_S = 30.0
 async def _take(context: Context) -> None:
     """Have the first endpoint that answers write a snapshot of its state and drop the log before it."""
     async with make_client(context, timeout_s=TAKE_TIMEOUT_S) as client:
-        result = await client.snapshot(timeout_s=context.timeout_s or TAKE_TIMEOUT_S)
+        result = await client.snapshot(timeout=context.timeout_s or TAKE_TIMEOUT_S)
     if context.as_json:
         print_json(result)
     elif result.created:
@@ -34,7 +34,7 @@ async def _take(context: Context) -> None:
 
 
 _take_command = client_command(_take)
-take = click.command("take", short_help="Have a node write a snapshot now.")(_take_command)
+take: click.Command = click.command("take", short_help="Have a node write a snapshot now.")(_take_command)
 
 
 @click.group("snapshot", invoke_without_command=True, short_help="Take a snapshot, or look at those on disk.")
@@ -112,7 +112,7 @@ def inspect(files: DataFiles, *, index: int | None) -> None:
 def verify(files: DataFiles, *, index: int | None) -> None:
     """Read snapshots as a whole and check every byte: all of them, or the one at INDEX.
 
-    Exit status 0 where all are sound, 1 where one is damaged.
+    Exit status 0 if all are sound, 1 if one is damaged.
     """
     views = _views(files, verify=True)
     chosen = views if index is None else _chosen(files, views, index)
@@ -137,7 +137,7 @@ def _views(files: DataFiles, *, verify: bool) -> list[SnapshotView]:
 
 
 def _owned(files: DataFiles, view: SnapshotView) -> SnapshotView:
-    """A snapshot of another cluster is as bad as a damaged one: no node starts beside it."""
+    """Report a snapshot of another cluster as a problem: a node does not start beside it."""
     if files.identity is None or view.manifest is None or view.manifest.cluster_id == files.identity.cluster_id:
         return view
     theirs, ours = hex_id(view.manifest.cluster_id), hex_id(files.identity.cluster_id)
@@ -171,8 +171,8 @@ def _object(view: SnapshotView) -> dict[str, object]:
     }
 
 
-def _members(manifest: SnapshotManifest) -> list[MemberInfo]:
-    """The members with their names and addresses, where the runtime wrote them down."""
+def _members(manifest: SnapshotManifest) -> list[Member]:
+    """The members with their names and addresses, if the manifest has them."""
     book = MemberBook()
     if manifest.runtime:
         try:

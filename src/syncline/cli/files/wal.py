@@ -1,4 +1,4 @@
-"""`wal`: a node's log on disk, looked at and checked without touching it."""
+"""The command `wal`: show and check a node's log on disk without changing it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from syncline.storage.inspect import FrameView, LogReport, SegmentEnd, SegmentSt
 __all__ = ["membership_object", "wal"]
 
 DATA_SHOWN_BYTES = 80
-"""Of an entry's data, in the output for people."""
+"""Bytes of an entry's data in the output for people."""
 
 
 @click.group("wal", short_help="Look at a node's log on disk, or check it.")
@@ -151,7 +151,7 @@ _ID_LISTS = ("voters", "learners", "voters_outgoing", "learners_next")
 def verify(files: DataFiles) -> None:
     """Read the whole log as a starting node would, every checksum included.
 
-    Exit status 0 where a node could start on it (a torn last write, which a start cuts off, included), 7 where it is
+    Exit status 0 if a node could start on it (a torn last write, which a start cuts off, included), 7 if it is
     damaged.
     """
     log_id = files.identity.node_id if files.identity is not None else None

@@ -21,10 +21,10 @@ from syncline.errors import OperationError
 __all__ = ["export_tree", "import_tree"]
 
 FILE_TIMEOUT_S: Final = 60.0
-"""For one file, retries included: longer than any election, so that a leader's death doesn't end an import."""
+"""For one file, retries included: longer than an election, so that the loss of the leader doesn't end an import."""
 
 PROBLEMS_SHOWN: Final = 20
-"""Problems told one by one; --json lists more."""
+"""Problems that are printed one by one; --json lists more."""
 
 _prefix = click.option("--prefix", default="", help="What every key begins with, such as 'site/'.")
 _concurrency = click.option(
@@ -92,7 +92,7 @@ class _Silent:
 
 @contextmanager
 def _progress(title: str, files: int, *, quiet: bool) -> Iterator[Progress]:
-    """A bar on a terminal's error output; nothing where nobody would see it move."""
+    """A bar on a terminal's error output; nothing if the error output is no terminal."""
     if quiet or not sys.stderr.isatty():
         yield _Silent()
         return
@@ -104,7 +104,7 @@ def _progress(title: str, files: int, *, quiet: bool) -> Iterator[Progress]:
 
 @contextmanager
 def _told_how_far(context: Context, report: TreeReport) -> Iterator[None]:
-    """An error or an interruption that ends the whole says how much was done before it."""
+    """Add to an error or interruption of the whole how many files were done before it."""
     try:
         yield
     except asyncio.CancelledError:  # Ctrl-C: `asyncio.run` cancels the work

@@ -1,4 +1,4 @@
-"""Copying a tree of files into keys and back, many at a time, with a report of what happened to each."""
+"""Copy a tree of files into keys and back, many at a time, with a report for each file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONCURRENCY: Final = 32
 """Files under way at a time: enough to fill the log's group commits, few enough for their contents to be held."""
 
 MAX_FILE_BYTES: Final = 64 * 1024 * 1024
-"""Larger files are not even sent: a value that size is beyond any sensible limit, and 32 of them are held at a time."""
+"""Larger files are not sent: no server takes a value of that size, and up to 32 files are held in memory."""
 
 OWNER_ONLY: Final = 0o600
 
@@ -32,14 +32,14 @@ Item = TypeVar("Item")
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """A file or key that was not copied, and why."""
+    """A file or key that was not copied, and the reason."""
 
     name: bytes
     reason: str
 
 
 class TreeReport(msgspec.Struct):
-    """What became of a tree."""
+    """The result for a whole tree."""
 
     files: int = 0
     size_bytes: int = 0
@@ -60,13 +60,13 @@ class TreeReport(msgspec.Struct):
 
 
 class Progress(Protocol):
-    """Told of each file that is done with."""
+    """Called for each file that is done."""
 
     def advance(self, size_bytes: int) -> None: ...
 
 
 def survey(root: bytes) -> int:
-    """How many regular files there are below a directory: what a progress bar goes by."""
+    """Count the regular files below a directory, for the progress bar."""
     return sum(isinstance(found, FoundFile) for found in walk_files(root))
 
 
@@ -169,7 +169,7 @@ async def copy_out(
 
 
 def _add_directories(directories: set[bytes], path: bytes, root: bytes) -> None:
-    """Add those between `root` and the file: their entries are to be made durable, once for all files in them."""
+    """Add the directories between `root` and the file: they are synced once, after all files in them."""
     directory = os.path.dirname(path)
     while directory not in directories and len(directory) > len(root):
         directories.add(directory)
@@ -177,7 +177,7 @@ def _add_directories(directories: set[bytes], path: bytes, root: bytes) -> None:
 
 
 def _pass_on(error: OperationError) -> None:
-    """An error that the next file will meet as well ends the whole; one of this file's own does not."""
+    """Raise an error that the next file will meet as well; report an error of this file alone."""
     if isinstance(error, Unreachable) or error.outcome is Outcome.UNKNOWN or error.code in _CLUSTER_CODES:
         raise error
 

@@ -1,7 +1,7 @@
-"""Keys as files and files as keys: the rules that keep one tree equal to the other, and nothing outside it touched.
+"""Keys as files and files as keys: rules that keep one tree equal to the other, and touch nothing outside it.
 
 A key is the prefix followed by the file's relative path with `/` between its parts, as the bytes that the file system
-has. What can't be a file below the target directory is refused, key by key, with the reason.
+has. A key that can't be a file below the target directory is refused with the reason.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 __all__ = ["FoundFile", "KeyPaths", "Skipped", "UnsafeKey", "walk_files"]
 
 MAX_PART_BYTES: Final = 255
-"""Of one file name on every common file system."""
+"""The limit of a file name on every common file system."""
 
 
 class UnsafeKey(Exception):
@@ -50,7 +50,7 @@ _KINDS: Final = (
 def walk_files(root: bytes) -> Iterator[FoundFile | Skipped]:
     """Everything below a directory, in the order of names. Links are reported and not followed.
 
-    Raises `OSError` where the directory itself can't be read; what can't be read below it is reported.
+    Raises `OSError` if the directory itself can't be read; what can't be read below it is reported.
     """
     pending = [(root, b"")]
     while pending:
@@ -109,7 +109,10 @@ class KeyPaths:
         return os.path.join(self._root, relative)
 
     def _check_conflict(self, relative: bytes) -> None:
-        """All keys that begin with a key follow it without a gap: those it begins with are a stack."""
+        """Refuse a key that needs another key as its directory.
+
+        All keys that begin with a key follow it without a gap, so the keys that this one begins with form a stack.
+        """
         while self._beginnings and not relative.startswith(self._beginnings[-1]):
             self._beginnings.pop()
         for beginning in self._beginnings:
@@ -118,7 +121,7 @@ class KeyPaths:
         self._beginnings.append(relative)
 
     def _check_links(self, relative: bytes) -> None:
-        """A symbolic link among the directories that are there already would lead out of the tree."""
+        """Refuse a symbolic link among the directories that exist already: it would lead out of the tree."""
         directory = self._root
         for part in relative.split(b"/")[:-1]:
             directory = os.path.join(directory, part)

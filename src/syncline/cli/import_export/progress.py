@@ -1,4 +1,4 @@
-"""The progress bar of `import` and `export`: the only place that loads rich for them."""
+"""The progress bar of `import` and `export`. Loads rich, which is slow, only when a bar is shown."""
 
 from __future__ import annotations
 

@@ -1,1 +1,3 @@
-"""`syncline repair`: replace a node that lost a part of its log. The plan decides whether it can be done."""
+"""The command `syncline repair`: replace a node that lost a part of its log. The plan decides whether that is
+possible.
+"""

@@ -1,8 +1,9 @@
-"""`repair`: the safe way back for a node that lost a part of its log.
+"""The command `repair`: replace a node that lost a part of its log.
 
-It may have forgotten a vote or an acknowledgement, so it must not go on under its id. Its cluster replaces it by a new
-member with the same name and address. First the cluster changes, then the directory: as long as the cluster has not
-agreed nothing is moved, and from then on a note in the directory keeps every node off it until all is done.
+It may have lost a vote or an acknowledgement, so it must not go on under its id. Its cluster replaces it by a new
+member with the same name and address. The cluster changes first, then the directory. Nothing is moved before the
+cluster has committed the replacement. From then on a note in the directory keeps every node off it until the repair
+is complete.
 """
 
 from __future__ import annotations
@@ -37,18 +38,20 @@ from syncline.storage.replace import Replacement
 __all__ = ["repair"]
 
 SETTLE_TIMEOUT_S: Final = 15.0
-"""For the cluster to elect a leader where the broken node led, and to notice that it is gone."""
+"""Time for the cluster to elect a leader if the broken node led, and to notice that it is gone."""
 
 STATUS_TIMEOUT_S: Final = 2.0
 CHANGE_TIMEOUT_S: Final = 30.0
 
 ID_BITS: Final = 62
 
-AGAIN: Final = " (the repair is not complete: run the same command again, or with --replace to begin it anew)"
+AGAIN: Final = " (the repair is not complete: run the same command again, or with --replace to start it again)"
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What `--json` prints. `status`: `sound` (nothing to do), `joining` (nothing lost: it never ran) or `repaired`."""
+    """The document of `--json`. `status`: `sound` (nothing to do), `joining` (nothing lost: it never ran) or
+    `repaired`.
+    """
 
     status: str
     data_dir: str
@@ -64,20 +67,21 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
 @click.command("repair", short_help="Replace a node whose data directory is damaged.")
 @client_command
 @click.option("--data-dir", required=True, type=click.Path(file_okay=False), help="The stopped node's directory.")
-@click.option("--name", default="", help="Which node it was, where the directory can't tell any more.")
+@click.option("--name", default="", help="Name of the node, if the directory does not tell it.")
 @click.option(
-    "--address", default="", metavar="HOST:PORT", help="Where its peers reach it, if that has changed or is not known."
+    "--address", default="", metavar="HOST:PORT", help="Its address for peers, if it has changed or is not known."
 )
-@click.option("--replace", is_flag=True, help="Replace the node also where nothing is wrong with its directory.")
+@click.option("--replace", is_flag=True, help="Replace the node even if its directory is sound.")
 @click.option("--yes", is_flag=True, help="Don't ask.")
 async def repair(context: Context, *, data_dir: str, name: str, address: str, replace: bool, yes: bool) -> None:
-    """Say what is wrong with a stopped node's directory, and have its cluster replace the node.
+    """Report what is wrong with a stopped node's directory, and have its cluster replace the node.
 
-    The node keeps its name and its address, and gets a new id: the old one is removed from the cluster, the new one is
+    The node keeps its name and its address, and gets a new id: the old one is removed from the cluster, the new one
+    is
     added as a learner, and becomes a voter once the node runs and has caught up. The damaged files are moved aside
-    within the directory. A majority of the voters must be there without this node; else nothing is changed.
+    within the directory. A majority of the voters must answer without this node; else nothing is changed.
 
-    Interrupted at any point, the same command again completes it.
+    If it is interrupted at any point, run the same command again to complete it.
     """
     if name:
         check_name(name)
@@ -86,7 +90,7 @@ async def repair(context: Context, *, data_dir: str, name: str, address: str, re
     path = data_dir.rstrip("/") or data_dir
     disk = OsDisk()
     if not disk.exists(path) and not name:
-        raise click.UsageError(f"{path} is not there; where a node's whole directory was lost, give --name")
+        raise click.UsageError(f"{path} is not there; if a node's whole directory was lost, give --name")
     if disk.exists(path):
         _check_owner(path)  # before the lock, which is a file as well
     try:
@@ -107,7 +111,7 @@ async def repair(context: Context, *, data_dir: str, name: str, address: str, re
 
 
 def _check_owner(path: str) -> None:
-    """Files that root makes are of no use to a node that runs as somebody else."""
+    """Refuse another user than the directory's owner: files that root makes are not readable for the node."""
     owner, me = os.stat(path).st_uid, os.geteuid()
     if owner != me:
         raise Failure(
@@ -137,7 +141,7 @@ class _Repair:
         self._yes = yes
 
     async def run(self) -> None:
-        """All of it. Raises `Failure`, and what disk and cluster raise."""
+        """Do the whole repair. Raises `Failure`, and the errors of disk and cluster."""
         note = replacement.read_note(self._disk, self._path)
         if note is None:
             await self._begin()
@@ -161,7 +165,7 @@ class _Repair:
             return
         joining = chosen_id(self._disk, self._path) if found.empty else None
         if joining is not None and not self._name:
-            self._say("A node was about to join from here and never ran. Start it as before; or, where it was a member")
+            self._say("A node was about to join from here and never ran. Start it as before; or, if it was a member")
             self._say("before and lost its data, give --name.")
             self._report(report, status="joining")
             return
@@ -174,8 +178,10 @@ class _Repair:
         await self._carry_out(note, report, begun=False)
 
     async def _begin_anew(self, before: Replacement) -> None:
-        """A repair that can't be completed as it was noted: the new member was removed meanwhile, say."""
-        self._say(f"{self._path}: a repair of {before.name} was begun; it is begun anew")
+        """Start the repair again because the noted one can't be completed, for example after a removal of the new
+        member.
+        """
+        self._say(f"{self._path}: a repair of {before.name} was begun; it is started again")
         target = Target(
             node_id=before.new_id,
             cluster_id=before.cluster_id,
@@ -188,7 +194,7 @@ class _Repair:
         await self._carry_out(self._noted(plan, before.folder), Report("repaired", self._path), begun=True)
 
     def _noted(self, plan: Plan, folder: str) -> Replacement:
-        """Ask the user, and write down what is going to be done."""
+        """Ask the user, and write the note of what will be done."""
         note = Replacement(
             cluster_id=plan.cluster_id,
             old_id=plan.old_id,
@@ -207,7 +213,7 @@ class _Repair:
     def _endpoints(self, note: Replacement) -> str:
         return self._context.endpoints if self._context.endpoints_given else ",".join(note.endpoints)
 
-    # -- what is wrong, and whose it is
+    # -- what is wrong, and with which node
 
     def _tell(self, found: Diagnosis) -> None:
         if found.identity is not None:
@@ -224,7 +230,7 @@ class _Repair:
             print_json(msgspec.structs.replace(report, **more))
 
     def _target(self, found: Diagnosis) -> tuple[Target, str]:
-        """Whose directory it is, and the endpoints of its cluster."""
+        """The node that the directory belongs to, and the endpoints of its cluster."""
         heard = known_members(self._disk, self._path)
         own = heard.get(found.node_id)
         held = found.identity.name if found.identity is not None else (own.name if own is not None else "")
@@ -297,7 +303,7 @@ class _Repair:
         )
 
     async def _change_cluster(self, client: AsyncClient, note: Replacement, *, begun: bool) -> None:
-        """Have the old member removed and the new one added; each is harmless to ask for again."""
+        """Remove the old member and add the new one. Each step can be repeated without harm."""
         timeout_s = self._context.timeout_s or CHANGE_TIMEOUT_S
         try:
             if note.old_id:
@@ -306,7 +312,7 @@ class _Repair:
                 self._say(f"{note.name} ({note.old_id}): removed")
             await client.add_member(
                 note.name, note.address, http=note.http, learner=not note.voter, node_id=note.new_id,
-                timeout_s=timeout_s,
+                timeout=timeout_s,
             )  # fmt: skip
         except OperationError as error:
             if not begun and error.outcome is Outcome.NOT_APPLIED:
@@ -323,9 +329,9 @@ class _Repair:
 
 
 async def _remove(client: AsyncClient, member: str, timeout_s: float) -> None:
-    """Remove a member by its id. One that is not there any more was removed before."""
+    """Remove a member by its id. A member that does not exist was removed before."""
     try:
-        await client.remove_member(member, timeout_s=timeout_s)
+        await client.remove_member(member, timeout=timeout_s)
     except OperationError as error:
         if error.code != "unknown_member":
             raise

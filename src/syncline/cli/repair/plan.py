@@ -1,7 +1,7 @@
-"""Whether a node can be replaced, decided from what its directory and its cluster say. Nothing is changed here.
+"""Decide whether a node can be replaced, from its directory and its cluster. Nothing is changed here.
 
-Whoever is replaced must not run, anywhere; and a majority of the voters, itself counted among them, must be there
-without it: they commit its removal.
+The replaced node must not run anywhere. A majority of the voters (the node counts as a voter) must answer without
+it: they commit its removal.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from syncline.cli.survey import MemberRow, Survey
 __all__ = ["Plan", "Target", "plan_when_settled", "refuse_single"]
 
 ASK_AGAIN_S: Final = 0.3
-"""Between two looks at a cluster that has not settled yet."""
+"""Between two checks of a cluster that has not settled yet."""
 
 SALVAGE: Final = "docs/repair.md ('Without a quorum') says what can be saved. Nothing was changed."
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Whose data directory it is, as far as the directory and the user say; each is empty where neither does.
+    """The node of the data directory, as far as the directory and the user name it. A field is empty if neither does.
 
-    `address` and `http` are where the node was reached when the directory last heard, `new_address` is what the user
-    says. Ids are as people see them.
+    `address` and `http` are the addresses that the directory knew last, `new_address` is the user's. Ids are texts of
+    hexadecimal digits.
     """
 
     node_id: str
@@ -39,7 +39,7 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What is to be done. `old_id` is empty where the node was removed before: then it is only added."""
+    """What will be done. `old_id` is empty if the node was removed before: then it is only added."""
 
     cluster_id: str
     old_id: str
@@ -55,13 +55,13 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class NotYet(Failure):
-    """No, but it may change by itself within seconds."""
+    """The node can't be replaced now; that may change by itself within seconds."""
 
 
 async def plan_when_settled(ask: Callable[[], Awaitable[Survey]], target: Target, *, timeout_s: float) -> Plan:
-    """Make the plan; where a leader is still being elected, or still believes the node to be there, ask again.
+    """Make the plan. If a leader is being elected, or still hears of the node, ask again.
 
-    Raises what `ask` does, and `Failure` with the reason why the node can't be replaced.
+    Raises the errors of `ask`, and `Failure` with the reason why the node can't be replaced.
     """
     loop = asyncio.get_running_loop()
     end_s = loop.time() + timeout_s
@@ -107,7 +107,7 @@ def make_plan(survey: Survey, target: Target) -> Plan:
 def refuse_single(name: str) -> Failure:
     """The refusal for a node that is alone."""
     return Failure(
-        f"{name} is the only voter of its cluster: nobody else can decide to replace it, or has its data. {SALVAGE}",
+        f"{name} is the only voter of its cluster: no other node can decide to replace it, or has its data. {SALVAGE}",
         EXIT_FAILED,
         code="no_quorum",
     )

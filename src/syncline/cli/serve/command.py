@@ -1,4 +1,4 @@
-"""`serve`: one node, until it is told to stop."""
+"""The command `serve`: run one node until a signal stops it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `serve --help` tells of each setting. Defaults are taken from the settings themselves."""
+"""The help text of each setting for `serve --help`. Defaults are taken from the settings themselves."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["help_of"]
 
 _HELP: Final = {
     "name": "This node's name in the cluster.",
-    "data_dir": "Where its log and snapshots are.",
+    "data_dir": "Directory of its log and snapshots.",
     "cluster": "The cluster's name, part of its identity.",
-    "http_listen": "Where clients are listened for.",
+    "http_listen": "HOST:PORT on which it listens for clients.",
     "http_advertise": "URL by which clients reach it, if that differs.",
     "http_tls_cert": "PEM file: with --http-tls-key, clients are served over TLS.",
     "http_tls_key": "PEM file with the private key.",
-    "allowed_hosts": "Further host names under which a server on loopback is asked, by comma; * for any.",
+    "allowed_hosts": "Further host names by which clients may call a server on loopback, by comma; * for any.",
     "allowed_origins": "Origins of web pages that may use this server, by comma; * for any.",
-    "peer_listen": "Where other nodes are listened for.",
+    "peer_listen": "HOST:PORT on which it listens for other nodes.",
     "peer_advertise": "HOST:PORT by which other nodes reach it, if that differs.",
     "peer_tls_cert": "PEM file: with the next two, the nodes speak mutual TLS.",
     "peer_tls_key": "PEM file with the private key.",
@@ -64,7 +64,7 @@ _CHOSEN: Final = {
     "max_store_bytes": "half of this machine's memory, or of its control group's",
     "hold_level": "0, which holds nothing",
 }
-"""Settings whose default stands for something else: what it stands for."""
+"""Settings whose default has a special meaning, and that meaning."""
 
 
 def help_of(setting: str) -> str | None:

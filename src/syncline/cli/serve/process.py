@@ -1,4 +1,4 @@
-"""A node's process: its event loop, its log, its signals, and the watch on the process that started it."""
+"""The process of one node: its event loop, its log, its signals, and the watch on its parent process."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ LOG_FILES_KEPT: Final = 3
 """Older log files beside the current one: a node's log never takes more than four times `LOG_FILE_BYTES`."""
 
 DRAIN_GRACE_S: Final = 0.15
-"""For requests that are on their way when `up` stops: longer than a busy client on this machine needs to send one."""
+"""Time for requests under way when `up` stops: longer than a busy client on this machine needs to send one."""
 
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Each stops the node in order, and passes its leadership on. SIGHUP is the end of the terminal that started it."""
+"""Each stops the node in order, after a transfer of its leadership. SIGHUP: the terminal that started it was closed."""
 
 STDERR: Final = 2
 
@@ -71,7 +71,7 @@ async def _run(config: ServerConfig, parent_fd: int | None, output: ThreadHandle
     output.say(f"syncline: node {config.name} serves {server.http_url}")
     fault = asyncio.create_task(server.closed_by_fault())
     failed = await _done_before(stop, fault)
-    for drain in drains:  # its time is over: what is not answered now would wait for a quorum that stops, too
+    for drain in drains:  # the time is over: a request that is not answered now would wait for a quorum that stops, too
         drain.cancel()
     await server.close(drain_s=0 if drains else None)
     await asyncio.gather(*drains, return_exceptions=True)
@@ -85,7 +85,7 @@ async def _drain(server: KvServer, output: ThreadHandler) -> None:
 
 
 async def _done_before(stop: asyncio.Event, work: asyncio.Task[Result]) -> bool:
-    """Wait for `work`, or for `stop`, which cancels it; whether it was done before."""
+    """Wait for `work`, or for `stop`, which cancels it. Returns whether the work was done first."""
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -104,7 +104,9 @@ def _on_signal(stop: asyncio.Event, number: signal.Signals) -> None:
 
 
 def _on_parent_gone(loop: asyncio.AbstractEventLoop, parent_fd: int, stop: asyncio.Event) -> None:
-    """The parent holds the other end of a pipe and never writes: something to read means that it is gone."""
+    """Call back when the parent process ends. It holds the other end of a pipe and never writes: readable means
+    closed.
+    """
     loop.remove_reader(parent_fd)
     _log.warning("the process that started this node is gone: stopping")
     stop.set()

@@ -1,1 +1,1 @@
-"""`syncline up`: run a whole cluster on this machine. The command, its plan, its node processes and what it shows."""
+"""The command `syncline up`: run a whole cluster on this machine. Its plan, its node processes and its output."""

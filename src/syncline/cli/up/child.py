@@ -1,4 +1,4 @@
-"""One node process of `up`: its start, what it says, and its end."""
+"""One node process of `up`: start it, read its output, stop it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from syncline.storage.datadir import REPLACEMENT_NAME, Identity, read_identity
 __all__ = ["PROGRAM", "Child", "next_line"]
 
 PROGRAM: Final = (sys.executable, "-m", "syncline")
-"""What the nodes run: this very program, whatever is on the PATH."""
+"""The program of the nodes: this one, whatever is on the PATH."""
 
 STOP_LIMIT_S: Final = 15.0
-"""For one node to stop in order; then it is killed: its data can bear it."""
+"""Time for one node to stop in order; then it is killed: its data can bear it."""
 
 LAST_LINES: Final = 20
 LINE_BYTES: Final = 64 * 1024
-"""Of a node's error output that are kept, to tell why it ended."""
+"""Lines of a node's error output that are kept, to report why it ended."""
 
 STARTED_LINE: Final = "syncline: node "
-"""How the line begins that a node prints when it serves clients: no reason for its end."""
+"""The first words of the line that a node prints when it serves clients: no reason for its end."""
 
 
 class Child:
@@ -36,13 +36,13 @@ class Child:
     def __init__(self, plan: NodePlan) -> None:
         self.plan = plan
         self.process: asyncio.subprocess.Process | None = None
-        self.starts = 0
+        self.starts: int = 0
         self.ended: str = ""
-        self.reported = False
-        """Its end was not asked for, and was told."""
-        self.served = False
+        self.reported: bool = False
+        """The process ended by itself, and that was reported."""
+        self.served: bool = False
         """Some process of this node has served clients."""
-        self.damaged = False
+        self.damaged: bool = False
         """It ended because its data needs a repair: until then starting it again does not help."""
         self._lines: deque[str] = deque(maxlen=LAST_LINES)
         self._drained = asyncio.Event()
@@ -54,7 +54,7 @@ class Child:
         return self.process is not None and self.process.returncode is None
 
     def command(self) -> list[str]:
-        """What starts this node, as arguments of `syncline`."""
+        """The command that starts this node, as arguments of `syncline`."""
         return ["serve", "--config", self.plan.config_path]
 
     async def start(self, program: tuple[str, ...], watched_fd: int) -> asyncio.subprocess.Process:
@@ -93,7 +93,7 @@ class Child:
         return status
 
     async def drain(self) -> None:
-        """Have it answer what its clients have asked, and take no more from them. It goes on for its peers."""
+        """Have the node answer its clients' requests and take no more from them. It goes on for its peers."""
         if self._serves and self.process is not None and self.running:
             self.process.send_signal(DRAIN_SIGNAL)
             self.process.send_signal(signal.SIGCONT)  # a stopped process would not see the other one
@@ -135,7 +135,7 @@ class Child:
 
 
 async def next_line(stream: asyncio.StreamReader) -> str:
-    """The next line that says something; empty at the end. An overlong line is cut."""
+    """The next line with text; empty at the end. An overlong line is cut."""
     while True:
         try:
             raw = await stream.readline()

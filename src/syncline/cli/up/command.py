@@ -1,4 +1,4 @@
-"""`up`: a whole cluster on this machine, for trying things out and for tests."""
+"""The command `up`: run a whole cluster on this machine, for trials and tests."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _ROLES: Final = frozenset({"leader", "follower", "learner"})
 @click.option("--restart", is_flag=True, help="Start a node again by itself when it ends.")
 @click.option("-d", "--detach", is_flag=True, help="Return when the cluster is ready; 'syncline down' stops it.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object per event.")
-@click.option("--ready-fd", type=int, hidden=True, help="Write what is told when the cluster is ready there.")
+@click.option("--ready-fd", type=int, hidden=True, help="Write the output there when the cluster is ready.")
 def up(
     nodes: int | None,
     data_dir: str,
@@ -68,7 +68,7 @@ def up(
         if detach:
             from syncline.cli.up.detach import start_detached
 
-            make_plan(data_dir, nodes=nodes, port=port)  # what can't be is told at once
+            make_plan(data_dir, nodes=nodes, port=port)  # an impossible plan fails at once
             start_detached(data_dir, nodes=nodes, port=port, restart=restart, as_json=as_json)
         else:
             _keep_running(make_plan(data_dir, nodes=nodes, port=port), restart, as_json=as_json, ready_fd=ready_fd)

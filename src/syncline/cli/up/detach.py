@@ -1,4 +1,4 @@
-"""`up --detach`: start a cluster that goes on without the shell, and wait until it is ready."""
+"""`up --detach`: start a cluster that runs without the shell, and wait until it is ready."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from syncline.cli.up.view import JsonView, PlainView
 __all__ = ["DetachedView", "start_detached"]
 
 READY: Final = b"ready "
-"""What the line begins with, on the pipe between both processes, that tells the nodes as JSON."""
+"""First word of the line on the pipe between both processes that has the nodes as JSON."""
 
 
 LOG_BYTES: Final = 8 << 20
-"""Of `up.log`: then it begins again. It gets a line for each change, so that takes a node that fails all the time."""
+"""Size of `up.log` at which it is started again. It gets a line for each change: only a node that fails again and again
+fills it."""
 
 
 class DetachedView(PlainView):
-    """Plain lines in `DATA-DIR/up.log`, made new at each start; the line that says "ready" goes through a pipe.
+    """Writes plain lines to `DATA-DIR/up.log`, which each start empties; the line with "ready" goes through a pipe.
 
-    As long as the shell waits, the error output is that pipe: a start that fails tells its reason there.
+    While the shell waits, the error output is that pipe: a start that fails reports its reason there.
     """
 
     def __init__(self, plan: Plan, ready_fd: int) -> None:
@@ -54,7 +55,7 @@ class DetachedView(PlainView):
 
 
 def _program() -> tuple[str, ...]:
-    """This program as the user has called it: so the commands that the other process tells look like that, too."""
+    """This program as the user called it, so that printed commands begin with the same word."""
     called = sys.argv[0]
     return (sys.executable, called) if os.path.basename(called) == "syncline" and os.path.exists(called) else PROGRAM
 
@@ -83,7 +84,7 @@ def start_detached(data_dir: str, *, nodes: int | None, port: int | None, restar
             raise
     ready = [line for line in lines if line.startswith(READY)]
     if not ready:
-        reason = lines[-1].decode(errors="replace").strip() if lines else "it ended without a word"
+        reason = lines[-1].decode(errors="replace").strip() if lines else "it ended without a message"
         status = process.wait()
         raise Failure(reason.removeprefix("syncline: "), status if status > 0 else EXIT_FAILED, as_json=as_json)
     views = msgspec.json.decode(ready[0].removeprefix(READY), type=list[NodeView])

@@ -1,4 +1,4 @@
-"""The live table of `up` on a terminal: the only place that loads rich for it."""
+"""The live table of `up` on a terminal. Loads rich, which is slow, only for it."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ NEEDED_WIDTH: Final = {"revision": 76, "lag": 66, "term": 58}
 """Columns that a terminal must have for these to be shown: the most important ones stay whole."""
 
 LINES_KEPT: Final = 10
-"""Of what was told above the table: told again after the screen had to be cleared."""
+"""Lines printed above the table that are printed again after the screen was cleared."""
 
 INDENT: Final = "  "
 
 
 class LiveView:
-    """A table that stays current, with what happened above it and how to use the cluster below it."""
+    """A table that stays current, with events above it and useful commands below it."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
@@ -107,7 +107,7 @@ class LiveView:
         return live
 
     def _begin_again(self) -> None:
-        """After a change of the width: the terminal has broken the lines again, so that the table can't be found."""
+        """Draw again after a change of the width: the terminal broke the lines, so the old table can't be found."""
         self._live.transient = True
         self._live.stop()
         self._console.control(Control.clear(), Control.home())
@@ -117,7 +117,9 @@ class LiveView:
 
 
 def _table(nodes: list[NodeView], width: int) -> Table:
-    """Without lines between the columns: so it fits 80 columns. A narrower terminal gets fewer of them."""
+    """The table without lines between the columns, so that it fits 80 columns. A narrower terminal gets fewer
+    columns.
+    """
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     shown = [title for title in TITLES if NEEDED_WIDTH.get(title, 0) <= width]
     for title in shown:

@@ -1,9 +1,9 @@
-"""What `up` starts: which nodes, where, with which files. Decided once and kept in the data directory.
+"""The plan of `up`: its nodes with their ports and files. Decided once and kept in the data directory.
 
-D/up.json            the port and the nodes' names: started again, the same cluster comes up
+D/up.json            the port and the nodes' names, for the next start
 D/up.pid             locked while `up` runs, with its process id
-D/up.log             what `up --detach` tells
-D/peer-secret        the cluster secret: a program on this machine that reaches the nodes' ports is no member by that
+D/up.log             the output of `up --detach`
+D/peer-secret        the cluster secret: reaching a node's port does not make a program a member
 D/<name>/            a node's data directory, with its settings (node.toml) and its log beside its data
 """
 
@@ -57,7 +57,8 @@ SECRET_FILE: Final = "peer-secret"  # noqa: S105 - a name, not a secret
 HIGHEST_PORT: Final = 65535
 
 SEGMENT_BYTES: Final = 4 << 20
-"""Of the nodes' logs: all of them are on one disk, for trials. A node's default would take 64 MiB of it at once."""
+"""Segment size of the nodes' logs: all of them are on one disk, for trials. A node's default would take 64 MiB of it
+at once."""
 
 
 class NodePlan(msgspec.Struct, frozen=True):
@@ -91,10 +92,10 @@ class NodePlan(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """All nodes, in order. `founders` of them start the cluster, the others join it.
+    """All nodes, in order. The first `founders` of them start the cluster, the others join it.
 
-    `started`: the cluster was up once. From then on a founder whose data is gone is a stranger that has to join: under
-    its old identity it could give a second vote in a term, or forget what it has acknowledged.
+    `started`: the cluster was up once. From then on an initial member whose data is gone must join as a new
+    node: under its old identity it could vote twice in a term, or lose an acknowledged entry.
     """
 
     data_dir: str
@@ -129,7 +130,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class _Kept(msgspec.Struct, forbid_unknown_fields=True):
-    """What `up.json` holds."""
+    """The content of `up.json`."""
 
     port: int
     founders: int
@@ -138,9 +139,9 @@ class _Kept(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def make_plan(data_dir: str, *, nodes: int | None, port: int | None) -> Plan:
-    """The plan for a directory: as it was made, with further nodes where more are asked for. Nothing is written.
+    """The plan for a directory: the kept one, with further nodes if more are asked for. Nothing is written.
 
-    Raises `ConfigError` where the wishes don't fit what is there, `StorageError` where `up.json` can't be read.
+    Raises `ConfigError` if the options contradict the kept plan, `StorageError` if `up.json` can't be read.
     """
     if not data_dir.isprintable():
         raise ConfigError(f"--data-dir {data_dir!r}: its name must be printable text")
@@ -184,7 +185,7 @@ def write_plan(plan: Plan, disk: Disk) -> None:
 
 
 def note_started(plan: Plan, disk: Disk) -> None:
-    """Remember that the cluster is up: its nodes have data from now on."""
+    """Record that the cluster is up: its nodes have data from now on."""
     if not plan.started:
         _keep(msgspec.structs.replace(plan, started=True), disk)
 
@@ -207,7 +208,7 @@ def free_ports_or_raise(plan: Plan) -> None:
 
 
 def command_line(*arguments: str) -> str:
-    """How the user would type a `syncline` command: as this one was called."""
+    """A `syncline` command as the user would type it: with the name by which this one was called."""
     called = sys.argv[0] if os.path.basename(sys.argv[0]) == "syncline" else ""
     if called and shutil.which("syncline") == os.path.abspath(called):
         called = "syncline"
@@ -216,7 +217,7 @@ def command_line(*arguments: str) -> str:
 
 
 def command_for(command: str, data_dir: str) -> str:
-    """What the user types for `up`, `down` or `logs` on a directory."""
+    """The command for `up`, `down` or `logs` on a directory."""
     return command_line(command, *([] if data_dir == DEFAULT_DATA_DIR else ["--data-dir", data_dir]))
 
 

@@ -1,4 +1,4 @@
-"""What `up` tells of its cluster beyond the single nodes: the leader, the revision, and the rate of writes."""
+"""Figures of the whole cluster for `up`: the leader, the revision, and the rate of writes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class NewLeader(msgspec.Struct, frozen=True):
 
 
 class Pulse:
-    """Follows the leader and the revision from look to look."""
+    """Follows the leader and the revision from one check to the next."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -42,13 +42,13 @@ class Pulse:
 
     @property
     def line(self) -> str:
-        """Both numbers, for people; empty as long as no node has told its revision."""
+        """Both numbers, for people; empty if no node has reported its revision."""
         if self.revision is None:
             return ""
         return f"revision {self.revision}, {self.writes_per_s or 0} writes/s"
 
     def see(self, nodes: Sequence[NodeView]) -> NewLeader | None:
-        """Take note of a look at all nodes. Returns the new leader if another one leads, or in another term."""
+        """Record the state of all nodes. Returns the new leader if the leader or its term has changed."""
         self._note_revision(max((node.revision for node in nodes if node.revision is not None), default=None))
         leading = max((node for node in nodes if node.state == "leader"), key=lambda node: node.term or 0, default=None)
         if leading is None or (leading.name, leading.term) == (self._leader, self._term):

@@ -1,4 +1,4 @@
-"""The node processes of `up`: starting them, noticing their end, asking for their state, stopping them in order."""
+"""The node processes of `up`: start them, notice their end, ask for their state, stop them in order."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from syncline.errors import OperationError, Unreachable
 __all__ = ["NodeView", "Supervisor"]
 
 STATUS_TIMEOUT_S: Final = 0.5
-"""For one node's answer on this machine, which waits for nothing."""
+"""Time limit of one node's answer on this machine, which waits for nothing."""
 
 DRAIN_LIMIT_S: Final = 1.0
-"""For all nodes together to answer their clients before they stop. A write takes that long if no quorum is left."""
+"""Time for all nodes together to answer their clients before they stop. A write takes that long without a quorum."""
 
 RESTART_PAUSE_S: Final = 1.0
 RESTART_LIMIT_S: Final = 30.0
@@ -29,7 +29,7 @@ RESTART_LIMIT_S: Final = 30.0
 
 
 class NodeView(msgspec.Struct, frozen=True):
-    """One node as `up` sees it. `pid` is its own word where it answers (it may have been started by hand).
+    """One node as `up` sees it. `pid` is the node's own if it answers (a user may have started it with `serve`).
 
     `state` is leader, follower, candidate or learner if it answers, else starting, unreachable, ended (by itself) or
     stopped (by `up`).
@@ -58,13 +58,13 @@ class Supervisor:
         self._program = tuple(program)
         self._children = [Child(node) for node in plan.nodes]
         self._clients = [
-            AsyncClient(node.http_url, timeout_s=STATUS_TIMEOUT_S, retry_refused=False) for node in plan.nodes
+            AsyncClient(node.http_url, timeout=STATUS_TIMEOUT_S, retry_refused=False) for node in plan.nodes
         ]
         self._watch_end, self._held_end = os.pipe()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self.ends: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
-        """Name and reason of each node that ended without having been told to."""
+        """Name and reason of each node that ended by itself."""
 
     async def start(self) -> None:
         for child in self._children:
@@ -81,12 +81,12 @@ class Supervisor:
         return any(child.served for child in self._children)
 
     def restart_command(self, name: str) -> str:
-        """What the user types to start a node again; empty where that happens by itself, or does not help."""
+        """The command that starts a node again; empty if `up` restarts it, or if a start does not help."""
         child = self._child(name)
         return "" if self._restart or child.damaged else command_line(*child.command())
 
     def repair_command(self, name: str) -> str:
-        """What the user types for a node whose data is damaged or lost; empty for others."""
+        """The command that repairs a node whose data is damaged or lost; empty for others."""
         child = self._child(name)
         if not child.damaged:
             return ""
@@ -102,7 +102,7 @@ class Supervisor:
         return next(child for child in self._children if child.plan.name == name)
 
     async def look(self) -> list[NodeView]:
-        """Every node's state, in the order of the plan. One that was repaired meanwhile is started again."""
+        """Every node's state, in the order of the plan. A node that was repaired is started again."""
         for child in self._children:
             if child.repaired:
                 child.damaged = False
@@ -155,7 +155,7 @@ class Supervisor:
         self._spawn(self._follow(child, process))
 
     async def _follow(self, child: Child, process: asyncio.subprocess.Process) -> None:
-        """Read a node's error output to its end, then take note of the end."""
+        """Read a node's error output to its end, then record the end."""
         status = await child.follow(process)
         if status == EXIT_DAMAGED or (child.plan.lost and child.identity() is None):
             child.note_damage()

@@ -1,4 +1,4 @@
-"""What a start of `up` makes on the disk: removed again if the start fails, so that it leaves nothing behind."""
+"""Files that a start of `up` makes. If the start fails they are removed again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Traces"]
 
 
 class Traces:
-    """What is not there yet of the files of a plan. Make it before the start, and `remove` with the lock held."""
+    """The files of a plan that don't exist yet. Make it before the start, and call `remove` with the lock held."""
 
     def __init__(self, plan: Plan) -> None:
         def new(*paths: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""How `up` shows its cluster: a live table on a terminal, plain lines elsewhere, JSON lines for programs."""
+"""Output of `up`: a live table on a terminal, plain lines elsewhere, JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ ALIVE: Final = frozenset({"leader", "follower", "learner", "candidate"})
 """States of a node that answers."""
 
 ENOUGH: Final = 3
-"""Of so many nodes one may be killed."""
+"""With so many nodes one may be killed."""
 
 PLAIN_TERMINALS: Final = frozenset({"", "dumb", "unknown"})
 """Values of TERM for terminals that can't move their cursor: they get lines."""
 
 
 class View(Protocol):
-    """What is told of a running cluster."""
+    """Shows a running cluster."""
 
     def show(self, nodes: list[NodeView], pulse: str = "") -> None:
         """The nodes as they are now, and the line about all of them; called about twice a second."""
@@ -36,8 +36,10 @@ class View(Protocol):
         ...
 
     def ended(self, name: str, reason: str, *, restart: str, repair: str) -> None:
-        """A node ended without having been told to. `restart` is the command that starts it again, `repair` the one
-        that replaces it where its data is damaged; empty where there is none."""
+        """A node ended by itself. `restart` is the command that starts it again, `repair` the one that replaces it if
+        its data
+        is damaged; each is empty if there is none.
+        """
         ...
 
     def new_leader(self, change: NewLeader) -> None:
@@ -49,7 +51,7 @@ class View(Protocol):
         ...
 
     def say(self, line: str) -> None:
-        """Something else to know."""
+        """Show another line."""
         ...
 
     def close(self) -> None: ...
@@ -66,14 +68,14 @@ def make_view(*, as_json: bool) -> View:
 
 
 def how_to_use(plan: Plan, nodes: list[NodeView], *, width: int | None = None) -> list[str]:
-    """A few commands to begin with. They name no node that is away, and keep to `width` as far as they can."""
+    """A few commands to begin with. They use nodes that answer, and keep to `width` as far as possible."""
     alive = [node for node in nodes if node.state in ALIVE]
     if not alive:
         return [command_line("status")]
     urls = [node.http for node in alive]
     export = "export SYNCLINE_ENDPOINTS="
     while width is not None and len(urls) > 1 and len(export + ",".join(urls)) > width:
-        urls.pop()  # any one will do: the others only stand by
+        urls.pop()  # any of them will do
     leaders = [
         f"kill -9 {node.pid}   # {node.name}, the leader: the others go on"
         for node in alive
@@ -91,19 +93,19 @@ def how_to_use(plan: Plan, nodes: list[NodeView], *, width: int | None = None) -
 
 
 def what_to_do(restart: str, repair: str) -> list[str]:
-    """About a node that has ended."""
+    """The next step after a node has ended."""
     if repair:
         return [f"  to replace it, after which it is started again by itself: {repair}"]
     return [f"  to start it again: {restart}"] if restart else []
 
 
 def how_to_go_on(data_dir: str, again: str) -> list[str]:
-    """At the end: where the data is, and how to start again."""
+    """At the end: the data directory, and the command to start again."""
     return [f"the data are in {data_dir}", f"to start it again: {again}"]
 
 
 class PlainView:
-    """Lines: the table once, then what changes."""
+    """Plain lines: the table once, then the changes."""
 
     def __init__(self) -> None:
         self._before: dict[str, NodeView] = {}
@@ -145,14 +147,14 @@ class PlainView:
 
     def _tell_change(self, node: NodeView) -> None:
         if node.state in {"ended", "stopped", "leader"}:
-            return  # told by `ended`, `stopped` and `new_leader`
+            return  # `ended`, `stopped` and `new_leader` print these
         term = f" (term {node.term})" if node.term is not None else ""
         by_hand = f", pid {node.pid}, started by hand" if node.by_hand else ""
         self.say(f"{node.name} is {node.state}{term}{by_hand}{f': {node.note}' if node.note else ''}")
 
 
 class JsonView:
-    """One JSON object a line, told apart by `event`."""
+    """One JSON object per line; `event` names its kind."""
 
     def __init__(self) -> None:
         self._before: dict[str, tuple[str, int | None]] = {}

@@ -1,3 +1,1 @@
-"""The starts of nodes: their incarnations, and what these prove. Starts on an older copy of a data directory
-are found here.
-"""
+"""Starts of nodes: their incarnations, and the detection of starts on an older copy of a data directory."""

@@ -22,12 +22,12 @@ __all__ = ["Confirmation"]
 
 
 class Confirmation:
-    """Of this start of one node.
+    """The confirmation of this start of one node.
 
-    `membership` is the one in force here, `refused_by` the members that refuse this start as one of a copied directory.
-    `caught_up` tells whether what the node knew to be committed at its start is applied: before, the membership may be
-    an older one, by which nothing is confirmed.
-    `has_log`: a node without one has promised nothing yet, and need not wait. `patience_s` is the election timeout.
+    `membership` is the one in force here, `refused_by` the members that refuse this start as one of a copied
+    directory. `caught_up` tells whether the entries known to be committed at its start are applied: before, the
+    membership may be an older one, by which nothing is confirmed. `has_log`: a node without one has promised nothing
+    yet, and need not wait. `patience_s` is the election timeout.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class Confirmation:
         self._patience_s = patience_s
         self._welcomed: dict[NodeId, None] = {}
         self._end_s: float | None = None
-        self.confirmed = False
+        self.confirmed: bool = False
         """Whether a quorum of the others has welcomed this start."""
-        self.withheld = has_log
+        self.withheld: bool = has_log
         """Whether the node may not take part now."""
 
     def welcomed(self, peer: NodeId) -> None:

@@ -1,8 +1,9 @@
-"""Refuse peers whose data directory was put back to an older copy, or copied. `node.starts.incarnations` has the rule.
+"""Refuse peers whose data directory was restored from an older copy, or copied. `node.starts.incarnations` has the
+rule.
 
-What a node knows of the starts of others is in memory, in the file `peers`, and in the member registry. The file is
-written before a start is welcomed, by a worker thread, and only if something has changed. Members tell each other which
-starts they have let in (`reports`), so that copies which different members have let in are found.
+A node's knowledge about the starts of others is in memory, in the file `peers`, and in the member registry. A worker
+thread writes the file before a start is welcomed, and only if something has changed. Members tell each other which
+starts they have admitted (`reports`), so that copies that different members have admitted are found.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from syncline.consensus.types import NONE, NodeId
 from syncline.errors import Closed, CorruptionError
 from syncline.node.calls import Calls
-from syncline.node.envelope import Member
+from syncline.node.envelope import MemberRecord
 from syncline.node.member_registry import MemberBook, format_id
 from syncline.node.starts.incarnations import MAX_HISTORY, Origin, are_forked, judge, start_count
 from syncline.node.starts.reports import StartReports, Starts
@@ -26,7 +27,7 @@ from syncline.transport.messages import Notice, NoticeKind, Refusal, RefusalCode
 
 __all__ = ["StartGuard", "convicted_by", "load_starts", "older_copy_text"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 MAX_EARLY = 64
 """Notices that are kept until it is known what they are about, the oldest dropped: a few for each of the members."""
@@ -37,7 +38,7 @@ is a write to the disk. While its log is applied at a start, a node does not kno
 
 
 class StartGuard:
-    """What one node knows of the starts of others. Everything is called on the event loop."""
+    """The starts of other nodes that one node knows. Everything is called on the event loop."""
 
     def __init__(
         self,
@@ -54,8 +55,8 @@ class StartGuard:
     ) -> None:
         """`leave(peer, incarnation)` ends the connections with all other starts of `peer`; 0: with each of them.
 
-        `known_directory` tells the id of a member's data directory, 0 if it is not known: a founder's is known before
-        the registry has it. `tell` sends a notice to a member.
+        `known_directory` returns the id of a member's data directory, 0 if it is not known: an initial member's is
+        known before the registry has it. `tell` sends a notice to a member.
         """
         self._starts = starts
         self._book = book
@@ -67,19 +68,19 @@ class StartGuard:
         self._leave = leave
         self._tell = tell
         self._let_in: dict[int, Starts] = {}
-        """By directory: the newest start that was let in since this node was started, and those before it."""
+        """By directory: the newest start that was admitted since this node was started, and those before it."""
         self._copied: dict[int, None] = {}
-        """Directories of which different members have let in different copies: no copy is let in any more."""
+        """Directories of which different members have admitted different copies: no copy is admitted any more."""
         self._loop = asyncio.get_running_loop()
         self._directories: dict[NodeId, int] = {}
-        """Of the members, as known at the last look."""
+        """Data directories of the members, as known at the last check."""
         self._early: dict[tuple[NodeId, int], Notice] = {}
         """By sender and directory: what came before the sender, or the directory's node, was known as a member."""
         self._unwritten = False
         self._writing: asyncio.Future[None] | None = None
 
     def refuse(self, hello: Hello) -> Refusal | None:
-        """Judge a dialler by its starts; None if it may connect."""
+        """The reason to refuse a dialler by its starts; None if it may connect."""
         if hello.directory in self._copied:
             text = (
                 f"node {_named(hello)} is refused: its data directory was copied, and different members have let in"
@@ -95,8 +96,8 @@ class StartGuard:
         )
         return Refusal(text, RefusalCode.OLDER_START)
 
-    def registered(self, member: Member) -> None:
-        """The registry has taken a start of a member. If this node has let in a copy, neither is let in any more."""
+    def registered(self, member: MemberRecord) -> None:
+        """The registry has a new start of a member. If this node has admitted a copy, neither is admitted any more."""
         directory, noted = member.directory, self._starts.get(member.directory, member.incarnation)
         if are_forked(noted, member.incarnation):
             self._reports.told(directory, NONE, (member.incarnation,))  # the registry is no member that has let it in
@@ -104,19 +105,20 @@ class StartGuard:
             self._take(member, directory, self._reports.decide(member.id, directory, known))
 
     def has_copies(self) -> bool:
-        """Whether different members have let in different copies of the data directory of one."""
+        """Whether different members have admitted different copies of one data directory."""
         return bool(self._copied)
 
     def link_up(self, peer: NodeId) -> None:
-        """Tell a member which starts of the others were let in here."""
+        """Send a member the starts of the others that were admitted here."""
         if peer in self._book.members:
             for directory, starts in self._let_in.items():
                 self._tell(peer, _notice(directory, starts))
 
     def look(self) -> None:
-        """Now and then: catch up if more is known of the members. A node that applies its log knows none of them yet.
+        """Called at intervals: catch up if more members are known. A node that applies its log knows none of them
+        yet.
 
-        They are told then what was let in here before, and what they have told is taken note of.
+        Starts that were admitted here before are then sent to them, and their earlier notices are handled.
         """
         directories = {member: self._known_directory(member) for member in self._book.members}
         if directories == self._directories:
@@ -155,8 +157,8 @@ class StartGuard:
         known.pop(0, None)
         return known
 
-    def _take(self, member: Member, directory: int, starts: Starts | None) -> None:
-        """Go by what the members know together of the starts of a member; None: they know different copies."""
+    def _take(self, member: MemberRecord, directory: int, starts: Starts | None) -> None:
+        """Decide by the members' common knowledge about the starts of a member; None: they know different copies."""
         shown = format_id(member.id)
         if starts is None:
             if directory not in self._copied:
@@ -181,7 +183,7 @@ class StartGuard:
             self._leave(member.id, starts[0])
 
     def why_not_dial(self, welcome: Welcome) -> str | None:
-        """Judge a peer that has answered a dial: the reason to leave it, or None. Its start is noted then."""
+        """The reason to leave a peer that has answered a dial, or None. Its start is recorded then."""
         known = self._known(welcome.sender, welcome.directory)
         if (
             welcome.directory in self._copied
@@ -195,7 +197,7 @@ class StartGuard:
         return None
 
     def before_welcome(self, hello: Hello) -> asyncio.Future[None] | None:
-        """Note the start of a dialler that is going to be welcomed; done when that is durable."""
+        """Record the start of a dialler that will be welcomed; done when that is durable."""
         return self._note(hello.sender, hello.directory, (hello.incarnation, *hello.history))
 
     def _known(self, peer: NodeId, directory: int) -> int:
@@ -209,7 +211,7 @@ class StartGuard:
         if not directory:
             return None
         if incarnation > self._starts.get(directory, 0) and self._has_room(peer, directory):
-            self._starts.pop(directory, None)  # to the end: the last one to be forgotten
+            self._starts.pop(directory, None)  # to the end: the last one to be dropped
             self._starts[directory] = incarnation
             self._unwritten = True
         kept = peer in self._book.members or directory in self._starts  # it may turn out to be a member
@@ -244,7 +246,9 @@ class StartGuard:
         self._writing = written
 
     def _written(self, call: asyncio.Future[None], written: asyncio.Future[None]) -> None:
-        """A failed write does not keep a peer out: then the member registry alone tells, as before the first note."""
+        """Handle the result of a write. A failed write does not refuse a peer: the member registry then has the only
+        record.
+        """
         error = None if call.cancelled() else call.exception()
         if error is not None and not isinstance(error, Closed):
             self._unwritten = True
@@ -256,7 +260,7 @@ class StartGuard:
 
 
 def load_starts(disk: Disk, path: str) -> dict[int, int]:
-    """What the data directory `path` knows of the starts of peers; a damaged file is told, and counts as none."""
+    """The starts of peers that the data directory `path` knows; a damaged file is reported, and counts as empty."""
     try:
         return read_starts(disk, path)
     except CorruptionError as error:
@@ -271,7 +275,7 @@ def convicted_by(registered: int, identity: Identity) -> bool:
 
 
 def older_copy_text(name: str, node_id: NodeId, path: str) -> str:
-    """Why a node must not run on its data directory, and the way out."""
+    """The reason why a node must not run on its data directory, and the next step."""
     return (
         f"node {name} ({format_id(node_id)}): the data directory {path} was put back to an older copy, or it was copied"
         " and another process uses the other copy. The members of the cluster know of a start that is not in its"
@@ -282,7 +286,7 @@ def older_copy_text(name: str, node_id: NodeId, path: str) -> str:
 
 
 def _notice(directory: int, starts: Starts) -> Notice:
-    """A peer may greet with a longer history than a directory keeps. No more than that is told."""
+    """The notice about a start, with no more history than a directory keeps: a peer may greet with more."""
     return Notice(NoticeKind.START, directory=directory, starts=starts[:MAX_HISTORY])
 
 

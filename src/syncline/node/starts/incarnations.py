@@ -1,11 +1,11 @@
-"""Which starts of a node a data directory knows of, and what that proves.
+"""The starts of a node that a data directory knows, and the proof that a directory is an older copy.
 
 Each start of a node has an incarnation: the count of the starts from its data directory, and 32 random bits. A
 directory keeps its newest incarnations, this start's before the first greeting. Greetings carry them as the history.
 
-A member receives promises (votes, acknowledgements) only on connections that it has welcomed, and before it welcomes a
-start, it records its incarnation durably. So if a directory is put back to an older copy, each member that holds a
-promise made since then also knows a start that is not in the copy's history. Further starts do not hide this: each
+A member receives promises (votes, acknowledgements) only on connections that it has welcomed. Before it welcomes a
+start, it records its incarnation durably. Suppose that a directory is restored from an older copy. Then each member
+that holds a later promise also knows a start that is not in the copy's history. Further starts do not hide this: each
 one lengthens the history of the copy, which still lacks the start that the members know.
 
     known by the member   presented, with its history     meaning
@@ -14,9 +14,9 @@ one lengthens the history of the copy, which still lacks the start that the memb
     5:a                   5:d                             older copy that was started again, or two copies
     5:a                   7:e after 6:d, 5:d              the same, some starts later
 
-Two processes on copies of one directory have equal counts too. A member never exchanges one for the other: it may hold
-promises of the one that it knows, and the other one has not made them. If two members know different ones, both copies
-are refused, unless a quorum of the members without that node knows one of them (`reports`).
+Two processes on copies of one directory have equal counts too. A member never exchanges one for the other: it may
+hold promises of the one that it knows, and the other one has not made them. If two members know different ones, both
+copies are refused, unless a quorum of the members without that node knows one of them (`reports`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MAX_HISTORY: Final = 32
 
 
 class Origin(Enum):
-    """What a member's knowledge and a presented history say about the data directory."""
+    """The conclusion from a member's knowledge and a presented history about the data directory."""
 
     LEGITIMATE = auto()
     """It has lost nothing that the member knows of."""

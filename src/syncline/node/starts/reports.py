@@ -1,9 +1,9 @@
-"""What the members tell each other of the starts of nodes, to find two copies of one data directory.
+"""Reports between members about the starts of nodes, to find two copies of one data directory.
 
-A member that has let in a start of a node tells the others, at once and whenever a link comes up. So copies that were
-kept apart are found as soon as a member that knows one is connected with a member that knows the other, also by a
-chain. If a quorum of the members without that node knows the same start, it stays: no copy has ever been counted beside
-it. Else it is not known which of the copies has made which promises, and none of them is let in any more.
+A member that has admitted a start of a node tells the others, at once and whenever a link comes up. So separate copies
+are found as soon as members that know different ones are connected, also by a chain of members. If a quorum of the
+members without that node knows the same start, it stays: no copy has ever been counted beside it. Otherwise it is not
+known which copy has made which promises, and none of them is admitted any more.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def are_diverged(one: Starts, other: Starts) -> bool:
 
 
 class StartReports:
-    """What each member has told last of each directory. `own` is this node, `membership` the one in force here."""
+    """Each member's last report about each directory. `own` is this node, `membership` the one in force here."""
 
     def __init__(self, own: NodeId, membership: Callable[[], MembershipState]) -> None:
         self._own = own
@@ -35,11 +35,13 @@ class StartReports:
         self._told: dict[tuple[int, NodeId], Starts] = {}
 
     def told(self, directory: int, sender: NodeId, starts: Starts) -> None:
-        """A member has let in this start. The caller checks that it is a member, and that the directory is one's."""
+        """A member has admitted this start. The caller checks that it is a member, and that the directory is a
+        member's.
+        """
         self._told[directory, sender] = starts
 
     def forget_all_but(self, directories: set[int], members: set[NodeId]) -> None:
-        """Drop what is told of directories, or by nodes, that are no members' any more."""
+        """Drop reports about other directories, and by nodes that are no members any more."""
         self._told = {key: told for key, told in self._told.items() if key[0] in directories and key[1] in members}
 
     def decide(self, node: NodeId, directory: int, known: Starts) -> Starts | None:

@@ -1,7 +1,7 @@
-"""What the routes need of a node: the seam between HTTP and Raft, which tests fill with a double.
+"""Interface between the HTTP routes and a Raft node. Tests implement it with a double.
 
-The calls of the hot path return futures and never block; everything about the membership is a coroutine. Errors are
-those of `syncline.errors`. The structures are the JSON of `/raft/status` and `/raft/members`.
+The calls of the hot path return futures and never block; calls about the membership are coroutines. Errors are those
+of `syncline.errors`. The structures are the JSON of `/raft/status` and `/raft/members`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 
 
 class LeaderView(msgspec.Struct, frozen=True):
-    """Who leads, and where its clients reach it. `id` is 16 hexadecimal digits, as everywhere in JSON."""
+    """The leader, and its address for clients. `id` is 16 hexadecimal digits, as everywhere in JSON."""
 
     id: str
     name: str
@@ -35,8 +35,9 @@ class LeaderView(msgspec.Struct, frozen=True):
 
 
 class MemberView(msgspec.Struct, frozen=True, kw_only=True):
-    """One member. `match` (last log index known to be on it), `lag` (entries behind) and `active` are the leader's
-    knowledge: None on other nodes. `promote`: a learner that becomes a voter once it has caught up."""
+    """One member. `match` (its match index), `lag` (entries behind) and `active` are the leader's view: None on other
+    nodes. `promote`: a learner that becomes a voter once it has caught up.
+    """
 
     id: str
     name: str
@@ -50,7 +51,7 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     fault: str = ""
     """Why it is not healthy although it answers, as the leader sees it."""
     level: int = 0
-    """The highest feature level that it can do; 0: it has not told yet."""
+    """The highest feature level that it can do; 0: not announced yet."""
     machine_version: int = 0
 
 
@@ -64,7 +65,7 @@ class MembersView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):
-    """What the node itself says of its part in the cluster."""
+    """The node's view of itself in the cluster."""
 
     cluster_id: str
     cluster: str
@@ -86,7 +87,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     last_contact_s: float | None
     members: tuple[MemberView, ...]
     no_leader: str = ""
-    """Why there is none, for people."""
+    """Why there is no leader, for people."""
     digest_index: int = 0
     """The log index at which the members' states were compared last; 0: not since the start."""
     digest_agreement: str = "none"
@@ -106,11 +107,11 @@ class NodeStatus(NodeView, frozen=True, kw_only=True):
     uptime_s: float
     revision: int
     digest: str
-    """Of the whole state, 32 hexadecimal digits: nodes at one revision have one digest."""
+    """Digest of the whole state, 32 hexadecimal digits: nodes at one revision have one digest."""
 
 
 class MemberLevelsView(msgspec.Struct, frozen=True, kw_only=True):
-    """The highest levels that one member can do; 0: it has not told yet."""
+    """The highest levels that one member can do; 0: not announced yet."""
 
     id: str
     name: str
@@ -131,7 +132,7 @@ class UpgradeView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Added(msgspec.Struct, frozen=True, kw_only=True):
-    """What adding a member came to. `added` is False where it was a member already, with the same addresses."""
+    """The result of adding a member. `added` is False if it was a member already, with the same addresses."""
 
     added: bool
     cluster_id: str
@@ -142,7 +143,7 @@ class Added(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backend(Protocol):
-    """A node, as the routes see it. Everything is called on the event loop."""
+    """A node for the routes. Everything is called on the event loop."""
 
     @property
     def store(self) -> Store:
@@ -154,7 +155,7 @@ class Backend(Protocol):
 
     @property
     def state_age_s(self) -> float | None:
-        """How old the store may be, in seconds; None where that is not known."""
+        """How old the store may be, in seconds; None if that is not known."""
         ...
 
     @property
@@ -179,17 +180,21 @@ class Backend(Protocol):
 
     @property
     def shortages(self) -> dict[str, str]:
-        """What is short, by check (`disk_space`, `store_space`): the reason and what helps; empty texts if nothing is.
-        Reads go on."""
+        """Shortages by check (`disk_space`, `store_space`): the reason and the next step; empty texts if nothing is
+        short.
+
+        Reads go on.
+        """
         ...
 
     def note_refusal(self, error: BaseException) -> None:
-        """A request of this node was refused with this error: a leader elsewhere may have said that space is short."""
+        """Record that a request was refused with this error: the leader may have reported a shortage of space."""
         ...
 
     def propose(self, command: bytes, timeout_s: float, then: Then, *, frees_space: bool = False) -> None:
-        """Propose a command of `kv.commands`. `then` is called once, at once or later, with what the state machine
-        answered on this node, or with None and why there is no answer."""
+        """Propose a command of `kv.commands`. `then` is called once, at once or later, with the state machine's
+        answer on this node, or with None and the error.
+        """
         ...
 
     def read_index(self, timeout_s: float) -> ReadFuture:

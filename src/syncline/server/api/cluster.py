@@ -1,4 +1,4 @@
-"""`/raft/…`: the cluster itself. Called by people and joining nodes, so these are coroutines."""
+"""The routes `/raft/…` of the cluster itself. People and joining nodes call them, so they are coroutines."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _SHOWN: Final = {
 
 
 class Fields:
-    """A JSON object whose field names are taken as people write them: `ID`, `id`, `NodeID`, `node_id`."""
+    """A JSON object whose field names are accepted in several spellings: `ID`, `id`, `NodeID`, `node_id`."""
 
     def __init__(self, request: Request, accepted: frozenset[str]) -> None:
         body = request.body
@@ -66,7 +66,7 @@ class Fields:
                 self._values[name] = value
 
     def text(self, name: str) -> str:
-        """A text; empty where it is not given."""
+        """A text field; empty if it is absent."""
         value = self._values.get(name, "")
         if not isinstance(value, str):
             raise RequestError(f"{_SHOWN[name]} is not a text")
@@ -79,7 +79,7 @@ class Fields:
         return value
 
     def name_and_id(self) -> tuple[str, int | None]:
-        """Who is meant: by `Name`, by `NodeID`, or by `ID`, which takes either."""
+        """The member of a request: by `Name`, by `NodeID`, or by `ID`, which takes either."""
         either, name, node_id = self.text("id"), self.text("name"), self.text("nodeid")
         if either and is_id(either):
             if node_id and node_id.lower() != either.lower():
@@ -117,7 +117,7 @@ class RaftRoutes:
         self._status = status
 
     def add_to(self, router: Router) -> None:
-        """Take the routes."""
+        """Register the routes."""
         router.add("GET", "/raft/status", self._get_status)
         router.add("GET", "/raft/members", self._get_members)
         router.add("GET", "/raft/upgrade", self._get_upgrade)
@@ -164,7 +164,7 @@ class RaftRoutes:
         return json_response({"status": "success", **msgspec.structs.asdict(added)})
 
     async def remove(self, request: Request) -> Response:
-        """Remove a member. That there is none with this id is answered when its removal is durable, too."""
+        """Remove a member. An absent member is also answered only when its removal is durable."""
         timeout_s = _timeout_s(request)
         fields = Fields(request, _NAMES | {"force"})
         force, (name, given_id) = fields.boolean("force"), fields.name_and_id()
@@ -178,19 +178,19 @@ class RaftRoutes:
         return self._changed()
 
     async def promote(self, request: Request) -> Response:
-        """Make a voter of a learner."""
+        """Make a learner a voter."""
         timeout_s, node_id, force = await self._who(request)
         await self._backend.promote_member(node_id, timeout_s, force=force)
         return self._changed()
 
     async def demote(self, request: Request) -> Response:
-        """Make a learner of a voter."""
+        """Make a voter a learner."""
         timeout_s, node_id, force = await self._who(request)
         await self._backend.demote_member(node_id, timeout_s, force=force)
         return self._changed()
 
     async def update(self, request: Request) -> Response:
-        """Change the address at which the peers dial a member, for one that can't announce it itself."""
+        """Change the address at which the peers dial a member that can't announce it itself."""
         timeout_s = _timeout_s(request)
         fields = Fields(request, _NAMES | {"address"})
         address = _checked("Address", check_address, fields.text("address"))
@@ -198,7 +198,7 @@ class RaftRoutes:
         return self._changed()
 
     async def transfer(self, request: Request) -> Response:
-        """Hand the leadership over; answers when the new leader leads."""
+        """Transfer the leadership; answers when the new leader leads."""
         timeout_s = _timeout_s(request)
         fields = Fields(request, _NAMES | {"to"})
         name, node_id = fields.name_and_id()
@@ -245,9 +245,9 @@ class RaftRoutes:
         return await self._member(name, node_id, timeout_s)
 
     async def _member(self, name: str, node_id: int | None, timeout_s: float) -> int:
-        """The id of a member that is there, by its name, its id, or both."""
+        """The id of an existing member, by its name, its id, or both."""
         found = self._find(name, node_id)
-        if found is None:  # or was added a moment ago, through another node: look again when nothing newer can exist
+        if found is None:  # it may have been added through another node: check again after a linearizable read
             await self._backend.read_index(timeout_s)
             found = self._find(name, node_id)
         if found is None:

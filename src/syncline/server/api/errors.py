@@ -1,9 +1,9 @@
-"""What went wrong, as HTTP: one JSON form, stable codes, and the status for each error of the tree.
+"""Errors as HTTP answers: one JSON form, stable codes, and the status for each error class.
 
     {"error": {"code": "not_found", "message": "…", "outcome": "not_applied"}}
 
 `outcome` is `not_applied` (safe to retry) or `unknown` (it may have taken effect, or may still). `details` and
-`leader` are added where they help. A fault of ours says so and no more: its trace is in the log.
+`leader` are added if they help. An internal error has a fixed text; its traceback is in the log.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from syncline.server.http.response import JSON, Response, bare
 
 __all__ = ["RequestError", "error_response", "internal_error", "problem"]
 
-logger = logging.getLogger("syncline.server")
+logger: logging.Logger = logging.getLogger("syncline.server")
 
 RETRY_AFTER: Final = b"Retry-After: 1\r\n"
 """With every 503: an election takes one to two seconds by default, and whole seconds are all the field can say."""
@@ -55,7 +55,7 @@ CODE_BY_CLASS: Final[dict[type[errors.SynclineError], str]] = {
 
 
 class RequestError(Exception):
-    """A request that is refused as it stands. Raised by routes, answered by the router."""
+    """A request that is refused as it is. Raised by routes, answered by the router."""
 
     def __init__(
         self,
@@ -118,9 +118,9 @@ def problem(
 
 
 def error_response(error: BaseException, *, leader: tuple[str, str, str] | None = None, read: bool = False) -> Response:
-    """The answer for an exception that ended a request. What is not of our tree is our own fault: 500, and logged.
+    """The answer for an exception that ended a request. An unknown exception is an internal error: 500, and logged.
 
-    `read`: the request only reads, so whatever happened it had no effect.
+    `read`: the request only reads, so it had no effect.
     """
     if isinstance(error, RequestError):
         return error.response()
@@ -130,14 +130,10 @@ def error_response(error: BaseException, *, leader: tuple[str, str, str] | None 
     if status == 500:
         return internal_error(error, read=read)
     code = CODE_BY_CLASS.get(type(error), "operation_failed")
-    outcome, details, fields = Outcome.NOT_APPLIED, None, b""
+    outcome, details, fields = Outcome.NOT_APPLIED if read else error.outcome, None, b""
     if isinstance(error, errors.OperationError):
-        code, outcome = error.code, error.outcome
+        code = error.code
         status = STATUS_BY_CODE.get(code, status)
-    if isinstance(error, errors.NodeFailed):
-        outcome = Outcome.UNKNOWN
-    if read:
-        outcome = Outcome.NOT_APPLIED
     if isinstance(error, errors.Rejected):
         details = error.details
         fields = _revision_fields(details) if status == 412 else b""
@@ -145,14 +141,14 @@ def error_response(error: BaseException, *, leader: tuple[str, str, str] | None 
 
 
 def _revision_fields(details: Mapping[str, int | str]) -> bytes:
-    """What a refused write says in its header: the key's revision as its ETag, and the store's."""
+    """Header lines of a refused write: the key's revision as its ETag, and the store's."""
     revision, store_revision = details.get("revision"), details.get("store_revision")
     fields = b'ETag: "%d"\r\n' % revision if isinstance(revision, int) and revision > 0 else b""
     return fields + (b"Syncline-Revision: %d\r\n" % store_revision if isinstance(store_revision, int) else b"")
 
 
 def internal_error(error: BaseException, *, read: bool = False) -> Response:
-    """500 without a trace; the trace goes to the log. Unless it is a read, its outcome is `unknown`."""
+    """500 without a traceback, which goes to the log. Unless it is a read, its outcome is `unknown`."""
     logger.error("a request failed by a fault of the server", exc_info=error)
     return problem(
         500,

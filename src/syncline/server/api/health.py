@@ -1,7 +1,7 @@
-"""Is it alive, is it ready, what is it: the routes of operators, in etcd's shapes.
+"""Routes for operators: liveness, readiness, version and health, in etcd's form.
 
-`/livez`: the process does its work; if not, restart it. `/readyz`: it can serve clients now; if not, send them
-elsewhere. Both are made of named checks, each at a path of its own, with `?verbose` and `?exclude=`.
+`/livez`: the process works; if not, restart it. `/readyz`: it can serve clients now; if not, send them elsewhere.
+Both consist of named checks, each at a path of its own, with `?verbose` and `?exclude=`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from syncline.version import __version__
 __all__ = ["API_VERSION", "HealthRoutes"]
 
 API_VERSION: Final = 1
-"""Of the HTTP interface: raised when a request that was right becomes wrong."""
+"""The version of the HTTP interface: raised when a valid request becomes invalid."""
 READ_TIMEOUT_S: Final = 2.0
-"""For the check that reads: what probes commonly allow is less than that, what an election takes is not."""
+"""For the check that reads: shorter than an election would fail too often; probes commonly allow less."""
 MAX_TIMEOUT_S: Final = 60.0
 METRICS: Final = b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
 
@@ -31,14 +31,14 @@ LIVE: Final = ("node", "local_read")
 READY: Final = ("node", "local_read", "not_stopping", "digest", "disk", "linearizable_read")
 READING: Final = "linearizable_read"
 SHORTAGES: Final = ("disk_space", "store_space")
-"""Checks of `/readyz` that never fail: reads and deletes go on. `?verbose` and `/health` tell of them."""
+"""Checks of `/readyz` that never fail: reads and deletes go on. `?verbose` and `/health` show them."""
 
 Results = dict[str, str]
-"""By check: why it failed; empty where it did not."""
+"""By check: the reason of its failure; empty if it passed."""
 
 
 class HealthRoutes:
-    """The routes of operations. Set `stopping` before the server drains: it is then no longer ready."""
+    """Routes for operators. Set `stopping` before the server drains: it is not ready then."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class HealthRoutes:
         self.stopping = False
 
     def add_to(self, router: Router) -> None:
-        """Take the routes."""
+        """Register the routes."""
         for path, checks in (("/livez", LIVE), ("/readyz", READY)):
             router.add("GET", path, partial(self._probe, checks))
             router.add("GET", f"{path}/{{check}}", partial(self._probe, checks))
@@ -129,7 +129,7 @@ class HealthRoutes:
         Parameters(request.query, frozenset())
         respond(
             Deferred.by(lambda: bare(200, METRICS, self._metrics()))
-        )  # large: not made for a client that reads none
+        )  # large: not made for a client that does not read its answers
 
     def _index(self, request: Request, respond: Respond) -> None:
         Parameters(request.query, frozenset())

@@ -1,4 +1,4 @@
-"""Bytes in JSON: text where they are UTF-8, else base64 under `<name>_base64`. Taken in either form, one of them."""
+"""Bytes in JSON: text if they are UTF-8, else base64 under `<name>_base64`. Requests may use either form."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MaybeBytes: TypeAlias = bytes | UnsetType
 
 
 def split(data: bytes) -> tuple[MaybeText, MaybeBytes]:
-    """The pair of members that stands for these bytes: one of the two is left out."""
+    """The two JSON members for these bytes: one of them is left out."""
     try:
         return data.decode(), UNSET
     except UnicodeDecodeError:
@@ -28,7 +28,7 @@ def split(data: bytes) -> tuple[MaybeText, MaybeBytes]:
 
 
 def one_of(text: MaybeText, encoded: MaybeBytes, name: str, where: str) -> bytes:
-    """The bytes that a request's pair of members stands for."""
+    """The bytes of a request's pair of JSON members."""
     if isinstance(text, str) and encoded is UNSET:
         try:
             return text.encode()

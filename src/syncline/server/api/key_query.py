@@ -1,4 +1,4 @@
-"""`/key?key=…`: a key whose path some clients would change before they send it.
+"""`/key?key=…`: keys whose path some clients would change before they send it.
 
 Browsers, curl and many HTTP libraries resolve `.` and `..` segments of a path, `%2E` included (the WHATWG URL rules),
 so that `/key/a/%2E%2E/b` would ask for `b`. No client changes a query in that way.
@@ -26,7 +26,7 @@ def needs_query(path: str) -> bool:
 
 
 def by_query(handler: Callable[[Request, Respond], None]) -> Callable[[Request, Respond], None]:
-    """The handler of `/key/{key...}`, for requests that give the key as a parameter; it takes the other parameters."""
+    """The handler of `/key/{key...}` for requests with the key as a parameter; it handles the other parameters."""
 
     def handle(request: Request, respond: Respond) -> None:
         keys: list[bytes] = []

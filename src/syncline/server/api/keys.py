@@ -1,4 +1,4 @@
-"""`/key/{key}`: one key, its value as it is. The path that is measured: no task, no future of its own, little else."""
+"""`/key/{key}`: one key with its raw value. The hot path: no task, no future of its own, little work."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ WRITES_LATER: Final = frozenset({"ttl", "lease"})
 READS_LATER: Final = frozenset({"wait", "from", "revision"})
 
 MAX_CACHED_QUERIES: Final = 1024
-"""Queries whose meaning is remembered,"""
+"""Parsed queries that are kept,"""
 MAX_CACHED_QUERY_BYTES: Final = 128
 """none longer than this."""
 
 DEFER_BYTES: Final = 32 * KIB
-"""A longer value is read again when it can be written: a client that asks for many and reads none holds none."""
+"""A longer value is read when it can be written: a client that reads no answers keeps no values in memory."""
 
 Cached = TypeVar("Cached")
 
 ANY_ETAG: Final = -1
-"""What `*` stands for among ETags."""
+"""The value for `*` among ETags."""
 
 _NO_LENGTH: Final = (
     "the request has no Content-Length, so it has no body: send the value, or Content-Length: 0 for an empty one;"
@@ -83,20 +83,20 @@ class KeyRoutes:
         self._timeouts_s: dict[bytes, float] = {}
 
     def add_to(self, router: Router) -> None:
-        """Take the routes."""
+        """Register the routes."""
         for methods, handler in (("GET", self.get), ("PUT POST", self.put), ("DELETE", self.delete)):
             router.add(methods, PATTERN, handler, conditions=True)
             router.add(methods, key_query.PATTERN, key_query.by_query(handler), conditions=True)
 
     @property
     def express(self) -> Express:
-        """Reads of a key that say nothing else."""
+        """The handler for reads of a key without parameters and conditions."""
         return Express(b"GET /key/", Request("GET", b"", b"", {}, b"", route=f"GET {PATTERN}"), self.get_express)
 
     # --- reading
 
     def get(self, request: Request, respond: Respond) -> None:
-        """The raw value; 404 where there is no such key, 304 and 412 by the ETag."""
+        """The raw value; 404 if there is no such key, 304 and 412 by the ETag."""
         if not 0 < len(request.argument) <= self._max_key_bytes:
             raise self._bad_key(request.argument)
         if request.query:
@@ -105,7 +105,7 @@ class KeyRoutes:
             self._reads.within(DEFAULT_TIMEOUT_S, self._read, request, respond)
 
     def _read_plan(self, query: bytes) -> ReadPlan:
-        """A client's queries are always the same few: each is parsed once."""
+        """The parsed query: a client's queries are always the same few, so each is parsed once."""
         plan = self._read_plans.get(query)
         if plan is None:
             plan = ReadPlan.of(Parameters(query, READ_PARAMETERS, later=READS_LATER))
@@ -120,7 +120,7 @@ class KeyRoutes:
         respond(answer if len(answer.body) <= DEFER_BYTES else Deferred.by(partial(self._answer, request)))
 
     def _answer(self, request: Request) -> Response:
-        """What the store says now."""
+        """The answer from the store's present state."""
         store = self._backend.store
         record = store.get(request.argument)
         headers = request.headers
@@ -137,7 +137,7 @@ class KeyRoutes:
         return Response(200, _FOUND % (record.mod_revision, store.revision, len(value)), value)
 
     def get_express(self, request: ExpressRequest) -> None:
-        """`get` where the request says nothing but the key."""
+        """`get` for a request with nothing but the key."""
         if len(request.argument) > self._max_key_bytes:
             request.respond(self._bad_key(request.argument).response())
             return
@@ -161,7 +161,7 @@ class KeyRoutes:
     # --- writing
 
     def put(self, request: Request, respond: Respond) -> None:
-        """Store the body as it is."""
+        """Store the body unchanged."""
         key, body, headers = request.argument, request.body, request.headers
         if not 0 < len(key) <= self._max_key_bytes:
             raise self._bad_key(key)
@@ -174,7 +174,7 @@ class KeyRoutes:
         self._propose(request, encode_command(Put(key, body, 0, expect)), respond)
 
     def delete(self, request: Request, respond: Respond) -> None:
-        """Remove the key. A missing one is no error: `deleted` says what happened."""
+        """Remove the key. An absent key is no error: `deleted` has the result."""
         if not 0 < len(request.argument) <= self._max_key_bytes:
             raise self._bad_key(request.argument)
         if b"if-none-match" in request.headers:
@@ -221,14 +221,14 @@ def _keep(cache: dict[bytes, Cached], query: bytes, value: Cached) -> None:
     if len(query) > MAX_CACHED_QUERY_BYTES:
         return
     if len(cache) >= MAX_CACHED_QUERIES:
-        cache.clear()  # a client that always asks differently gains nothing, and costs no more than this
+        cache.clear()  # a client with ever new queries gains nothing from the cache, and costs no more than this
     cache[query] = value
 
 
 def parse_etags(raw: bytes, name: str, *, weak: bool) -> set[int]:
-    """The revisions in an ETag list; `ANY_ETAG` for `*`. A bare number stands for a quoted one.
+    """The revisions in an ETag list; `ANY_ETAG` for `*`. A bare number counts as a quoted one.
 
-    `weak`: whether `W/"…"` counts (it never matches where it does not, RFC 9110, 8.8.3.2).
+    `weak`: whether `W/"…"` counts (it never matches if it does not, RFC 9110, 8.8.3.2).
     """
     found: set[int] = set()
     for part in raw.split(b","):
@@ -254,7 +254,7 @@ def _matches(etags: set[int], record: KeyValue | None) -> bool:
 
 
 def _check_conditions(headers: Mapping[bytes, bytes], record: KeyValue | None, revision: int) -> Response | None:
-    """The answer where the conditions of a read don't hold (RFC 9110, 13.2.2), else None."""
+    """The answer if the conditions of a read don't hold (RFC 9110, 13.2.2), else None."""
     wanted = headers.get(b"if-match")
     if wanted is not None and not _matches(parse_etags(wanted, "If-Match", weak=False), record):
         return _precondition_failed(record, revision)

@@ -27,7 +27,7 @@ MAX_LIMIT: Final = MAX_RANGE_ITEMS
 MAX_PAGE_BYTES: Final = 1024 * 1024
 """Keys and values of one page, roughly: some 10 ms of encoding. One larger record is still given, alone."""
 CURSOR_MARK: Final = "base64:"
-"""Begins a cursor that could not be told as text."""
+"""The first character of a cursor for a key that is not text."""
 
 PARAMETERS: Final = READ_PARAMETERS | {"prefix", "after", "limit", "values", "reverse", "count"}
 LATER: Final = frozenset({"revision"})
@@ -52,7 +52,7 @@ class ListingRoutes:
         self._explain = explain
 
     def add_to(self, router: Router) -> None:
-        """Take the route."""
+        """Register the route."""
         router.add("GET", "/keys", self.list)
 
     def list(self, request: Request, respond: Respond) -> None:
@@ -115,7 +115,7 @@ class _Listing:
         return json_response(body, fields=fields)
 
     def _cut(self, items: list[KeyValue]) -> list[KeyValue]:
-        """As many as fit into a page: a key appears twice in it, as itself and in its URL."""
+        """As many items as fit into a page: a key is in it twice, as itself and in its URL."""
         size_bytes, with_values = 0, self.values != "false"
         for position, record in enumerate(items):
             size_bytes += 2 * len(record.key) + (len(record.value) if with_values else 0)
@@ -139,7 +139,7 @@ def _values(parameters: Parameters) -> str:
 
 
 def encode_cursor(key: bytes) -> str:
-    """What to give as `after` to go on behind this key: its text, or base64 where it has none."""
+    """The `after` value that continues behind this key: its text, or base64 if it has none."""
     text, _ = split(key)
     if isinstance(text, str) and not text.startswith(CURSOR_MARK):
         return text
@@ -147,7 +147,7 @@ def encode_cursor(key: bytes) -> str:
 
 
 def decode_cursor(raw: bytes | None) -> bytes | None:
-    """The key of an `after`, in either form."""
+    """Decode the key of an `after` value, in either form."""
     mark = CURSOR_MARK.encode()
     if raw is None or not raw.startswith(mark):
         return raw

@@ -1,17 +1,17 @@
-"""A `Raft` node with a `KvMachine`, as the routes see it."""
+"""Implementation of `Backend` over a `Raft` node with a `KvMachine`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 
-from syncline.errors import DeadlineExceeded, NoSpace, Outcome, Rejected
+from syncline.errors import NoSpace, Rejected
 from syncline.kv.machine import KvMachine
 from syncline.kv.store import Store
 from syncline.kv.versions import MACHINE_VERSION, check_version
 from syncline.node.futures import ReadFuture, Then
 from syncline.node.levels import UpgradeStatus
-from syncline.node.member_registry import MemberInfo, Membership, format_id
+from syncline.node.member_registry import Member, Membership, format_id
 from syncline.node.raft import Raft
 from syncline.node.stats import MemberProgress, Stats
 from syncline.server.api.backend import (
@@ -31,16 +31,16 @@ __all__ = ["NodeBackend"]
 class NodeBackend:
     """`Backend` over one running node. Make it when the node is open; `close` it before the node is closed."""
 
-    def __init__(self, raft: Raft, machine: KvMachine) -> None:
+    def __init__(self, raft: Raft[object], machine: KvMachine) -> None:
         self._raft = raft
         self._machine = machine
         self._failed = asyncio.ensure_future(raft.failed())
         self._shortages = Shortages(raft, machine)
         self._all_commands = False
-        """Whether the cluster is known to know all commands that this version can make."""
+        """Whether all members can apply all commands of this version."""
 
     async def close(self) -> None:
-        """Let the node go."""
+        """Release the node."""
         self._failed.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._failed
@@ -93,7 +93,7 @@ class NodeBackend:
                 then(None, refusal)
                 return
         # `encode_command` has made it, so it need not be checked.
-        self._raft.apply_then(command, then, timeout=timeout_s, checked=True, frees_space=frees_space)
+        self._raft._apply_then(command, then, timeout=timeout_s, checked=True, frees_space=frees_space)
 
     def read_index(self, timeout_s: float) -> ReadFuture:
         return self._raft.read_index(timeout=timeout_s)
@@ -101,18 +101,12 @@ class NodeBackend:
     # --- views
 
     def leader(self) -> LeaderView | None:
-        return self._leader(self._raft.membership())
-
-    def _leader(self, membership: Membership) -> LeaderView | None:
         leader = self._raft.leader
         if leader is None:
             return None
-        member = membership.members.get(leader)
-        if member is None:
-            return LeaderView(id=format_id(leader), name="", http="")
-        return LeaderView(id=format_id(leader), name=member.name, http=self._http(member))
+        return LeaderView(id=format_id(leader.id), name=leader.name, http=self._http(leader))
 
-    def _http(self, member: MemberInfo) -> str:
+    def _http(self, member: Member) -> str:
         """Where a member serves clients; this node knows its own before it is announced."""
         return self._raft.config.http if member.id == self._raft.node_id else member.http
 
@@ -121,7 +115,7 @@ class NodeBackend:
         return MembersView(
             membership_index=membership.index,
             joint=membership.joint,
-            leader=self._leader(membership),
+            leader=self.leader(),
             members=self._views(membership, self._raft.stats()),
         )
 
@@ -135,7 +129,7 @@ class NodeBackend:
             name=raft.config.name,
             role=stats.role,
             term=stats.term,
-            leader=self._leader(membership),
+            leader=self.leader(),
             commit=stats.commit,
             applied=stats.applied,
             last_index=stats.last_index,
@@ -159,7 +153,7 @@ class NodeBackend:
     def _views(self, membership: Membership, stats: Stats) -> tuple[MemberView, ...]:
         return tuple(self._view(member, stats.progress.get(member.id)) for member in membership.members.values())
 
-    def _view(self, member: MemberInfo, progress: MemberProgress | None) -> MemberView:
+    def _view(self, member: Member, progress: MemberProgress | None) -> MemberView:
         return MemberView(
             id=format_id(member.id),
             name=member.name,
@@ -184,7 +178,7 @@ class NodeBackend:
         known = raft.membership().by_name(name)
         # Always as a learner first: a voter that has no log yet would count for the quorum and could not help it.
         added = await raft.add_learner(
-            name, address, http=http, node_id=node_id or 0, promote=not learner, timeout=timeout_s
+            name, address, http=http, node_id=node_id, promote=not learner, timeout=timeout_s
         )
         membership, stats = raft.membership(), raft.stats()
         return Added(
@@ -209,7 +203,7 @@ class NodeBackend:
         await self._raft.update_member(node_id, address=address, timeout=timeout_s)
 
     async def transfer_leadership(self, to: int | None, timeout_s: float) -> None:
-        await self._raft.transfer_leadership(to or 0, timeout=timeout_s)
+        await self._raft.transfer_leadership(to, timeout=timeout_s)
 
     def upgrade(self) -> UpgradeView:
         return _upgrade_view(self._raft.upgrade_status())
@@ -221,14 +215,7 @@ class NodeBackend:
         return _upgrade_view(await self._raft.finalize_upgrade(timeout=timeout_s))
 
     async def snapshot(self, timeout_s: float) -> int:
-        # The node can't be told to stop half-way: it goes on, and only the answer is given up.
-        task = asyncio.ensure_future(self._raft.snapshot())
-        done, _ = await asyncio.wait([task], timeout=timeout_s)
-        if not done:
-            task.add_done_callback(_looked_at)
-            late = f"the snapshot is not finished after {timeout_s:g} s; it goes on"
-            raise DeadlineExceeded(late, outcome=Outcome.UNKNOWN)
-        return task.result().index
+        return (await self._raft.snapshot(timeout=timeout_s)).index
 
 
 def _upgrade_view(status: UpgradeStatus) -> UpgradeView:
@@ -249,8 +236,3 @@ def _upgrade_view(status: UpgradeStatus) -> UpgradeView:
             for member in status.members
         ),
     )
-
-
-def _looked_at(task: asyncio.Task[object]) -> None:
-    if not task.cancelled():
-        task.exception()

@@ -1,14 +1,15 @@
-"""How fresh a read must be, and waiting until it is.
+"""Consistency of reads: `linearizable`, `leader` and `stale`.
 
-- `linearizable` (default): the node confirms with the leader, and the leader with a quorum, that nothing newer was
-  acknowledged anywhere; then it reads its own state. Works on any node; all reads of one moment share the round.
+- `linearizable` (default): the node confirms with the leader, and the leader with a quorum, that no newer write was
+  acknowledged; then it reads its own state. Works on any node; all reads of one moment share the round.
 - `leader`: on the leader the state is read at once, without asking a quorum: a leader that has been replaced and does
   not know it yet may answer with old data for about an election timeout. On other nodes the same as `linearizable`.
-- `stale`: this node's own state, at once, without anybody. `max_stale` bounds its age, counted from the last read that
-  this node had confirmed; where that is too long ago the read is confirmed as a linearizable one (as Consul does), and
-  refused where there is nobody to confirm it.
-  A node never shows an older state than before, restarts included: one that was killed a moment after it applied
-  something first makes sure of that, and refuses until then.
+- `stale`: this node's own state, at once, without other nodes. `max_stale` bounds its age, counted from the last
+  confirmed read of this node. If that is too long ago the read is confirmed as a linearizable one (as Consul does),
+  and
+  refused if no leader can confirm it.
+  A node never shows an older state than before, restarts included. A node that was killed just after it applied an
+  entry refuses such reads after its restart until its state is as new.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ MAX_STALE_S: Final = 86_400.0
 Context = TypeVar("Context")
 
 Read = Callable[[Context, Respond, BaseException | None], None]
-"""Reads and answers, called once: with None the store may be read, at once; else with why not. `Context` is whatever
-it needs of the request, handed through."""
+"""Reads and answers, called once: with None the store may be read, at once; else with the error. `Context` is the data
+of the request that it needs."""
 
 
 _Waiting: TypeAlias = tuple[Read[Any], Any, Respond]
 
 
 class ReadPlan(msgspec.Struct, frozen=True, gc=False):
-    """What a request's parameters ask of a read."""
+    """The consistency that a request's parameters ask for."""
 
     level: str = "linearizable"
     timeout_s: float = DEFAULT_TIMEOUT_S
@@ -71,7 +72,7 @@ class Reads:
         self._backend = backend
         self._shared: ReadFuture | None = None
         self._timeout_s = 0.0
-        """With which `_shared` was asked for."""
+        """The arguments of `_shared`."""
         self._now_s: Callable[[], float] = float
         """The clock of its deadline."""
         self._waiting: list[_Waiting] = []
@@ -79,7 +80,7 @@ class Reads:
         """Whether the store is known to be as new as before the node's restart: once it is, it stays so."""
 
     def confirm(self, plan: ReadPlan, read: Read[Context], context: Context, respond: Respond) -> None:
-        """Call `read` when it is as fresh as the plan asks. Raises `RequestError` where it can't be."""
+        """Call `read` when it is as fresh as the plan asks. Raises `RequestError` if it can't be."""
         level = plan.level
         if level == "linearizable" or (level == "leader" and not self._backend.is_leader):
             self.within(plan.timeout_s, read, context, respond)
@@ -100,7 +101,7 @@ class Reads:
             self.within(plan.timeout_s, partial(_bounded, read, plan.max_stale_s), context, respond)
 
     def within(self, timeout_s: float, read: Read[Context], context: Context, respond: Respond) -> None:
-        """Call `read` when a linearizable read is possible, or after `timeout_s` with why not."""
+        """Call `read` when a linearizable read is possible, or after `timeout_s` with the error."""
         shared = self._shared
         if shared is not None and timeout_s == self._timeout_s and self._now_s() + timeout_s < shared.joined_before_s:
             self._waiting.append((read, context, respond))

@@ -1,11 +1,11 @@
-"""From a path to the function that answers it.
+"""The router: from a path to its handler.
 
 Patterns are exact (`/keys`), take one segment (`/livez/{check}`), or take all the rest, slashes included
 (`/key/{key...}`). The argument is given percent-decoded, as bytes. A path without a route gets 404, a method
 without one 405 with `Allow`. GET routes answer HEAD as well, and each route answers OPTIONS.
 
-A handler is a plain function that answers now or later; `coroutine` makes one of a coroutine function, for the routes
-that are called by people rather than thousands of times a second.
+A handler is a plain function that answers now or later. `coroutine` makes one of a coroutine function, for routes
+that people call rather than thousands of times a second.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ __all__ = ["Explain", "Router", "coroutine"]
 
 Handler = Callable[[Request, Respond], None]
 Explain = Callable[[BaseException], Response]
-"""Makes an answer of an error: `error_response`, or one that knows more."""
+"""Makes an answer of an error: `error_response`, or one that adds more fields."""
 
 METHODS: Final = ("DELETE", "GET", "HEAD", "POST", "PUT")
 
 WITHOUT_BODY: Final = frozenset({"DELETE", "GET", "HEAD"})
-"""Methods whose requests mean nothing by a body here (RFC 9110, 9.3.1 and 9.3.5)."""
+"""Methods whose requests take no body (RFC 9110, 9.3.1 and 9.3.5)."""
 
 
 class _Route:
@@ -49,7 +49,7 @@ _NO_ROUTE: Final[tuple[_Route | None, bool]] = (None, False)
 
 
 class Router:
-    """Finds the route of a request and calls it; turns what it raises into an answer."""
+    """Finds the route of a request and calls it; turns its exception into an answer."""
 
     def __init__(
         self,
@@ -68,7 +68,8 @@ class Router:
     def add(self, methods: str, pattern: str, handler: Handler, *, conditions: bool = False) -> None:
         """Route `methods` (such as "GET" or "PUT POST") of a pattern. One prefix has one argument pattern.
 
-        `conditions`: the handler carries out `CONDITIONAL_FIELDS`, or refuses them itself. Else they are refused here.
+        `conditions`: the handler applies `CONDITIONAL_FIELDS`, or refuses them itself. Otherwise they are refused
+        here.
         """
         assert pattern.startswith("/"), pattern
         route = self._route(pattern)
@@ -137,7 +138,7 @@ class Router:
 
 
 def coroutine(tasks: Tasks, function: Callable[[Request], Awaitable[Response]], *, explain: Explain) -> Handler:
-    """A handler that runs `function` as a task, and answers with what it returns or raises."""
+    """A handler that runs `function` as a task, and answers with its result or its exception."""
 
     async def answer(request: Request, respond: Respond) -> None:
         try:
@@ -158,7 +159,7 @@ def _unconditional(handler: Handler, pattern: str, request: Request, respond: Re
 
 
 def _options(methods: Iterable[str]) -> Response:
-    """What may be done with a route, or with the server as a whole (RFC 9110, 9.3.7)."""
+    """The methods of a route, or of the server as a whole (RFC 9110, 9.3.7)."""
     return Response(204, b"%s%sAllow: %s\r\n" % (status_line(204), NO_STORE, _allowed(methods).encode()))
 
 
@@ -172,7 +173,9 @@ def _unknown(request: Request) -> Response:
 
 
 def _unexpected_body(method: str) -> Response:
-    """A condition or an option in it would be passed over: a delete that was to depend on a revision would not."""
+    """Refuse a body: its conditions would be ignored, so that a conditional delete would delete without its
+    condition.
+    """
     return problem(400, "bad_request", f"a {method} takes no body here: options go into the URL or the fields")
 
 

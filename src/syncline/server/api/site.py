@@ -1,4 +1,4 @@
-"""The application: every route, over one backend. Knows nothing of sockets; `HttpServer` and ASGI both serve it."""
+"""The application: every route, over one backend. It uses no sockets; `HttpServer` and ASGI both serve it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from syncline.server.api.reads import Reads
 from syncline.server.api.router import Router
 from syncline.server.api.txn import TxnRoutes
 from syncline.server.http.cross_site import CrossSitePolicy
+from syncline.server.http.fast_get import Express
 from syncline.server.http.request import Request
 from syncline.server.http.response import Respond, Response
 from syncline.server.tasks import Tasks
@@ -28,9 +29,10 @@ __all__ = ["Site"]
 
 
 class Site:
-    """The routes of one node. Call it with a request and where to answer.
+    """The routes of one node. Call it with a request and the function for its answer.
 
-    `metrics` renders `/metrics`; `clock` is for the uptime; `policy` judges requests of web pages and foreign names.
+    `metrics` renders `/metrics`; `clock` is for the uptime; `policy` decides about requests of web pages and unknown
+    hosts.
     """
 
     def __init__(
@@ -47,8 +49,8 @@ class Site:
         self._backend = backend
         self._clock = clock
         self._opened_s = clock()
-        self.tasks = Tasks()
-        self.router = Router(explain=self.explain, explain_read=self.explain_read, policy=policy)
+        self.tasks: Tasks = Tasks()
+        self.router: Router = Router(explain=self.explain, explain_read=self.explain_read, policy=policy)
         reads, explain = Reads(backend), self.explain
         self._health = HealthRoutes(backend, reads, name=name, metrics=metrics, routes=lambda: self.router.patterns)
         keys = KeyRoutes(
@@ -60,7 +62,7 @@ class Site:
             max_value_bytes=max_value_bytes,
         )
         keys.add_to(self.router)
-        self.express = keys.express
+        self.express: Express = keys.express
         ListingRoutes(backend, reads, explain=self.explain_read).add_to(self.router)
         TxnRoutes(backend, explain=explain, max_key_bytes=max_key_bytes, max_value_bytes=max_value_bytes).add_to(
             self.router
@@ -72,11 +74,11 @@ class Site:
         self.router.handle(request, respond)
 
     def stopping(self) -> None:
-        """From now on `/readyz` says no, so that no new clients are sent here."""
+        """Whether `/readyz` fails because the server stops, so that no new clients are sent here."""
         self._health.stopping = True
 
     async def close(self) -> None:
-        """End what still runs; to be called when the connections are gone."""
+        """End running tasks; call it when the connections are closed."""
         await self.tasks.close()
 
     def status(self) -> NodeStatus:
@@ -92,12 +94,12 @@ class Site:
         )
 
     def explain(self, error: BaseException) -> Response:
-        """An error as an answer, with the leader where the error names one."""
+        """An error as an answer, with the leader if the error names one."""
         self._backend.note_refusal(error)
         return error_response(error, leader=self._leader_in(error))
 
     def explain_read(self, error: BaseException) -> Response:
-        """`explain` for a request that only reads: it had no effect, whatever happened."""
+        """`explain` for a request that only reads: it had no effect."""
         return error_response(error, leader=self._leader_in(error), read=True)
 
     def _leader_in(self, error: BaseException) -> tuple[str, str, str] | None:

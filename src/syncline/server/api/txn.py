@@ -135,7 +135,7 @@ class TxnRoutes:
         self._max_key_bytes = max_key_bytes
 
     def add_to(self, router: Router) -> None:
-        """Take the route."""
+        """Register the route."""
         router.add("POST", "/txn", self.txn)
 
     def txn(self, request: Request, respond: Respond) -> None:

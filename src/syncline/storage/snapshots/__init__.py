@@ -1,1 +1,1 @@
-"""Snapshots on disk: the format of the file, and how one is written. The store names and counts them."""
+"""Snapshots on disk: the format of the file, its writer and receiver, and the store that names and counts them."""

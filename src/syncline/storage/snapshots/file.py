@@ -66,7 +66,7 @@ UNKNOWN_SHA256: Final = "0" * 64
 
 
 class SnapshotManifest(msgspec.Struct, frozen=True):
-    """What a snapshot is: where in the log it stands, whose it is, and how to tell that it is intact.
+    """The description of a snapshot: its index and term, its cluster, and the checksum of its data.
 
     `sha256` is the data's, in hexadecimal. `created_by` is the version of the program. `runtime` is the runtime's own
     replicated state, opaque to the storage. `group` is the Raft group: 0 is the only one today.
@@ -84,11 +84,11 @@ class SnapshotManifest(msgspec.Struct, frozen=True):
 
     @property
     def meta(self) -> SnapshotMeta:
-        """What the consensus core knows of it."""
+        """The part of the manifest that the consensus core uses."""
         return SnapshotMeta(self.index, self.term, self.membership)
 
 
-_encoder: Final = msgspec.msgpack.Encoder()
+_encoder: Final = msgspec.msgpack.Encoder(enc_hook=int)  # a public `NodeId` is written as the integer that it is
 _decoder: Final = msgspec.msgpack.Decoder(SnapshotManifest)
 
 
@@ -100,7 +100,7 @@ def encode_manifest(manifest: SnapshotManifest) -> bytes:
 
 
 def decode_manifest(data: bytes | memoryview) -> SnapshotManifest:
-    """The inverse.
+    """Decode a manifest.
 
     Raises:
         FormatVersionError: the snapshot is of another Raft group.
@@ -124,7 +124,7 @@ def decode_manifest(data: bytes | memoryview) -> SnapshotManifest:
 
 
 def header_size(manifest: SnapshotManifest) -> int:
-    """Where the data of a snapshot starts, whatever the manifest's size and SHA-256 come to be."""
+    """The offset of a snapshot's data; it does not depend on the manifest's size and SHA-256."""
     widest = msgspec.structs.replace(manifest, size_bytes=UNKNOWN_SIZE, sha256=UNKNOWN_SHA256)
     size = FIXED_HEADER.size + len(encode_manifest(widest))
     return size + -size % ALIGNMENT_BYTES
@@ -170,7 +170,7 @@ def read_header(file: File) -> tuple[SnapshotManifest, int]:
 
 
 def check_length(file: File, manifest: SnapshotManifest, offset: int) -> None:
-    """Raise `CorruptionError` where the file is longer or shorter than its manifest says."""
+    """Raise `CorruptionError` if the file is longer or shorter than its manifest says."""
     size = file.size()
     if size != offset + manifest.size_bytes:
         reason = f"the file has {size} bytes and should have {offset + manifest.size_bytes}"
@@ -178,7 +178,7 @@ def check_length(file: File, manifest: SnapshotManifest, offset: int) -> None:
 
 
 def _read(file: File, offset: int, size: int) -> bytes:
-    """What the disk can't read is as good as rotten: another copy is wanted in both cases."""
+    """Read bytes; an error of the disk counts as corruption, because both need another copy."""
     try:
         return file.read_at(offset, size)
     except OSError as error:
@@ -188,10 +188,10 @@ def _read(file: File, offset: int, size: int) -> bytes:
 
 
 def snapshot_rot(path: str, offset: int, reason: str) -> CorruptionError:
-    """The error for a snapshot that is not what was written."""
+    """Return the error for a corrupt snapshot."""
     return CorruptionError(
         f"The snapshot is damaged: {path} at offset {offset}: {reason}. The node falls back to an older snapshot and "
-        f"its log where these reach far enough. Where not: {how_to_repair(data_dir_of(path))}",
+        f"its log if these reach far enough. If not: {how_to_repair(data_dir_of(path))}",
         file=path,
         offset=offset,
     )
@@ -200,8 +200,8 @@ def snapshot_rot(path: str, offset: int, reason: str) -> CorruptionError:
 class SnapshotReader(io.RawIOBase):
     """Reads a snapshot's data: in order as a binary file, verified as a whole at its end, or anywhere with `read_at`.
 
-    Reading in order raises `CorruptionError` in place of the last bytes where the data are not what was written: what
-    was read before must then not be used. `buffered` gives the form with all of a file's methods.
+    Reading in order raises `CorruptionError` instead of the last bytes if the data are not what was written: the
+    caller must then discard the bytes that it read before. `buffered` gives the form with all of a file's methods.
     """
 
     def __init__(self, file: File, manifest: SnapshotManifest, data_offset: int) -> None:
@@ -215,7 +215,7 @@ class SnapshotReader(io.RawIOBase):
 
     @property
     def path(self) -> str:
-        """The file's."""
+        """The file's path."""
         return self._file.path
 
     def buffered(self) -> io.BufferedReader:
@@ -234,7 +234,9 @@ class SnapshotReader(io.RawIOBase):
         return size
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes of the data from `offset`; shorter only at the end. Not verified: a receiver does it."""
+        """Up to `size` bytes of the data from `offset`; shorter only at the end. Not verified: the receiver verifies
+        them.
+        """
         size = min(size, self.manifest.size_bytes - offset)
         if size <= 0:
             return b""
@@ -244,7 +246,7 @@ class SnapshotReader(io.RawIOBase):
         return data
 
     def verify(self) -> None:
-        """Read all that was not yet read, and raise `CorruptionError` where the data are not what was written."""
+        """Read the rest of the data, and raise `CorruptionError` if the data are not what was written."""
         while self._next_chunk():
             pass
 

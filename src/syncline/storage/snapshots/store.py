@@ -1,15 +1,17 @@
-"""Snapshots on disk: made whole under a temporary name, then named; the newest intact one counts.
+"""The snapshots of one node on disk: written under a temporary name, then renamed; the newest intact one counts.
 
-A snapshot is one file, `<index>-<term>.snap` in hexadecimal. It gets that name by a rename after its bytes were synced,
-and counts once the directory was synced, too. So under its name a snapshot is always whole; if it is not, that is rot.
+A snapshot is one file, `<index>-<term>.snap` in hexadecimal. It gets that name by a rename after its bytes were
+synced, and counts once the directory was synced, too. So a file under that name is always complete; otherwise it is
+corrupt.
 
 - A snapshot is never replaced, and never followed by an older one: `commit` refuses.
-- The `retain` newest are kept. The log is compacted only as far as the *oldest* of them, so that each can stand in
-  for a rotten newer one; unless the log has grown above its bound, then as far as the newest (`compaction_index`).
-- Opening the store verifies the newest one as a whole. A rotten one is moved aside (`.broken`), reported in `damage`,
+- The `retain` newest are kept. The log is compacted only as far as the *oldest* of them, so that each can replace
+  a corrupt newer one; unless the log has grown above its bound, then as far as the newest (`compaction_index`).
+- Opening the store verifies the newest one as a whole. A corrupt one is moved aside (`.broken`), reported in
+  `damage`,
   and the next older one is tried.
-- A snapshot that arrives from a peer grows in a `.part` file, which outlives a broken connection and a restart: the
-  next attempt goes on where it ended. Leftovers of all other kinds are removed when the store is opened.
+- A snapshot from a peer grows in a `.part` file, which outlives a broken connection and a restart: the next attempt
+  continues at its end. Leftovers of all other kinds are removed when the store is opened.
 
 One snapshot may be written, one received and any number read at the same time, on different threads.
 """
@@ -39,13 +41,13 @@ from syncline.version import __version__
 
 __all__ = ["SnapshotManifest", "SnapshotReader", "SnapshotReceiver", "SnapshotStore", "SnapshotWriter"]
 
-log = logging.getLogger("syncline.storage")
+log: logging.Logger = logging.getLogger("syncline.storage")
 
 RETAIN: Final = 2
 """One to use and one to fall back to."""
 
 BROKEN_FILES_LIMIT: Final = 2
-"""Rotten snapshots that are kept to be looked into."""
+"""Corrupt snapshots that are kept for an analysis."""
 
 SNAPSHOT_NAME: Final = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.snap")
 TEMPORARY_SUFFIX: Final = ".tmp"
@@ -71,7 +73,7 @@ class SnapshotStore:
         self._damage: list[str] = []
         self._writing = False
         self._receiving = False
-        self._trusted_part = ""  # the part that this process wrote all of, without an error
+        self._trusted_part = ""  # the part that this process wrote completely, without an error
 
     @classmethod
     def open(
@@ -94,7 +96,7 @@ class SnapshotStore:
 
     @property
     def damage(self) -> tuple[str, ...]:
-        """What was found rotten and moved aside since the store was opened, in sentences for the operator."""
+        """Sentences for the operator about snapshots that were corrupt and moved aside since the store was opened."""
         return tuple(self._damage)
 
     def list(self) -> builtins.list[SnapshotManifest]:
@@ -105,9 +107,9 @@ class SnapshotStore:
         return self._manifests[0] if self._manifests else None
 
     def compaction_index(self, *, log_bytes: int, max_log_bytes: int) -> int:
-        """How far the log may be compacted: up to the oldest retained snapshot, so that each one has its log.
+        """The index up to which the log may be compacted: the oldest retained snapshot, so that each one has its log.
 
-        Where the log takes more than `max_log_bytes`, up to the newest. 0 while there are fewer than `retain`.
+        If the log takes more than `max_log_bytes`, the newest one. 0 while there are fewer than `retain`.
         """
         manifests = self._manifests
         if manifests and log_bytes > max_log_bytes:
@@ -115,7 +117,7 @@ class SnapshotStore:
         return manifests[-1].index if len(manifests) >= self._retain else 0
 
     def read(self, manifest: SnapshotManifest) -> SnapshotReader:
-        """Open a snapshot. It stays readable while it is open, even where a newer one makes the store drop it.
+        """Open a snapshot. It stays readable while it is open, even if the store drops it for a newer one.
 
         Raises:
             CorruptionError: its header or its length is wrong.
@@ -135,12 +137,12 @@ class SnapshotStore:
             raise
 
     def drop_older(self) -> None:
-        """Keep the newest snapshot alone: for a full disk, whose log goes no further back either."""
+        """Keep the newest snapshot alone: for a full disk, whose log does not reach back further either."""
         with self._lock:
             self._drop_surplus(retain=1)
 
     def set_aside(self, manifest: SnapshotManifest, reason: str) -> None:
-        """A snapshot was found rotten: it no longer counts, and its file is kept under another name."""
+        """Move a corrupt snapshot aside: it no longer counts, and its file is kept under another name."""
         with self._lock:
             self._manifests = tuple(held for held in self._manifests if held.index != manifest.index)
             self._break_off(snapshot_name(manifest.index, manifest.term), reason)
@@ -169,7 +171,7 @@ class SnapshotStore:
             raise
 
     def receive(self, manifest: SnapshotManifest) -> SnapshotReceiver:
-        """Begin to receive a snapshot from a peer, or go on with one of which a part is here already.
+        """Begin to receive a snapshot from a peer, or continue one of which a part is stored already.
 
         Raises:
             NothingToSnapshot: there is one of that index, or a newer one: the sender need not send it.
@@ -217,19 +219,20 @@ class SnapshotStore:
     # Used by the writer and the receiver (`write.Owner`).
 
     def adopt(self, path: str, manifest: SnapshotManifest) -> None:
-        """Give a file, whole and synced, the name under which it counts; durable on return."""
+        """Rename a complete, synced file to the name under which it counts; durable on return."""
         with self._lock:
             newest = self.newest()
             if newest is not None and newest.index >= manifest.index:
                 self._disk.remove(path)
                 raise _outdated(manifest.index, newest)
+            # The name is durable before the snapshot counts: the log's entries up to it are dropped for its sake.
             self._disk.rename(path, self._path_of(manifest))
             self._disk.sync_dir(self.path)
             self._manifests = (manifest, *self._manifests)
             self._drop_surplus()
 
     def check_room(self, size_bytes: int) -> None:
-        """Raise `DiskFull` where so much more would leave too little for the log."""
+        """Raise `DiskFull` if `size_bytes` more would leave too little space for the log."""
         if not self._space.has_half(size_bytes):
             raise DiskFull(
                 f"{self.path}: {size_bytes} more bytes of a snapshot don't fit: {self._space.free_bytes()} are free, "
@@ -250,9 +253,9 @@ class SnapshotStore:
             self._receiving = False
 
     def _drop_surplus(self, *, retain: int | None = None) -> None:
-        """Remove what is older than the retained ones. What can't be removed stays, and is tried again next time.
+        """Remove snapshots that are older than the retained ones. A failed removal is tried again next time.
 
-        The newest one is durable already: an error here must not make its writer believe that it is not.
+        The newest one is durable already: an error here must not look like a failed write of it.
         """
         retain = retain or self._retain
         kept = list(self._manifests[:retain])
@@ -298,7 +301,7 @@ class SnapshotStore:
         return manifest
 
     def _drop_old_partials(self) -> None:
-        """Of what was being received, only the newest is of use, and only where it is newer than what is there."""
+        """Remove partial snapshots but for the newest, and that one too if a complete snapshot is as new."""
         names = self._names(PARTIAL_SUFFIX)
         newest = self.newest()
         durable = snapshot_name(newest.index, newest.term) if newest is not None else ""

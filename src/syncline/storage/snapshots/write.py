@@ -1,6 +1,6 @@
-"""A snapshot on its way to its file: made here, or arriving from a peer.
+"""Write a snapshot file: taken here, or received from a peer.
 
-Fail-stop in the small: after an error of the disk nothing more is written to the file, and it never gets a name. A sync
+Fail-stop for one file: after an error of the disk nothing more is written to it, and it never gets a name. A sync
 is never repeated after it failed, because it may then report success for data that is lost.
 """
 
@@ -21,21 +21,21 @@ from syncline.storage.space import is_disk_full
 __all__ = ["Owner", "SnapshotReceiver", "SnapshotWriter", "refusals", "write_again"]
 
 BUFFER_BYTES: Final = 1 << 20
-"""State machines write in small pieces; the disk gets them in pieces of this size."""
+"""State machines write small pieces; they are written to the disk in pieces of this size."""
 
 SYNC_EVERY_BYTES: Final = 8 << 20
-"""A snapshot is synced as it grows. One large sync at its end would hold up the log's own for its whole time."""
+"""A snapshot is synced as it grows. One large sync at its end would delay the log's own syncs."""
 
 
 class Owner(Protocol):
-    """What a writer and a receiver need of the store."""
+    """The parts of the store that a writer and a receiver use."""
 
     def adopt(self, path: str, manifest: SnapshotManifest) -> None:
-        """Give a file, whole and synced, the name under which it counts; durable on return."""
+        """Rename a complete, synced file to the name under which it counts; durable on return."""
         ...
 
     def check_room(self, size_bytes: int) -> None:
-        """Raise `DiskFull` where so much more would leave too little for the log."""
+        """Raise `DiskFull` if `size_bytes` more would leave too little space for the log."""
         ...
 
     def discard(self, path: str) -> None:
@@ -43,7 +43,7 @@ class Owner(Protocol):
         ...
 
     def distrust_part(self) -> None:
-        """The disk failed while the part was written: it must be written again before it is gone on with."""
+        """The disk failed while the part was written: its bytes must be written again before it is continued."""
         ...
 
     def ended(self, *, writing: bool) -> None:
@@ -52,7 +52,7 @@ class Owner(Protocol):
 
 
 class SnapshotWriter:
-    """A snapshot being made. For one thread. Ends with `commit` or `abort`; after an error, only `abort` is left."""
+    """Writes a new snapshot. For one thread. Ends with `commit` or `abort`; after an error, only `abort` is left."""
 
     def __init__(self, store: Owner, file: File, manifest: SnapshotManifest) -> None:
         self._store = store
@@ -69,11 +69,11 @@ class SnapshotWriter:
 
     @property
     def size_bytes(self) -> int:
-        """How much data was written so far."""
+        """The bytes of data written so far."""
         return self._written + self._buffered
 
     def write(self, data: bytes | bytearray | memoryview, /) -> int:
-        """Add data; returns its size. Raises `StorageError` where the disk refuses (`DiskFull`, where it is full)."""
+        """Add data; returns its size. Raises `StorageError` if the disk refuses (`DiskFull` if it is full)."""
         self._open_file()
         piece = bytes(data)
         self._buffer.append(piece)
@@ -95,6 +95,7 @@ class SnapshotWriter:
         header = encode_header(manifest)
         assert len(header) == self._data_offset
         with self._final_refusals():
+            # Last: without its header the file is no snapshot, so a crash before this leaves nothing that could count.
             file.write_at(0, header)
             file.sync()
             self._close()
@@ -127,7 +128,7 @@ class SnapshotWriter:
 
     @contextmanager
     def _final_refusals(self) -> Iterator[None]:
-        """After the disk has refused, nothing but `abort` is left."""
+        """After a disk error only `abort` is allowed."""
         try:
             with refusals(self._path):
                 yield
@@ -163,15 +164,15 @@ class SnapshotReceiver:
 
     @property
     def received(self) -> int:
-        """How much of the data is here: where the sender is to go on."""
+        """The bytes of data that are stored: the sender continues there."""
         return self._received
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """The data from `offset` on, which must be `received`.
+        """Write data at `offset`, which must be `received`.
 
         Raises:
             UsageError: data from elsewhere, or more than the manifest says.
-            StorageError: the disk refused (`DiskFull`, where it is full).
+            StorageError: the disk refused (`DiskFull` if it is full).
         """
         file = self._open_file()
         if offset != self._received or offset + len(data) > self.manifest.size_bytes:
@@ -219,7 +220,9 @@ class SnapshotReceiver:
         return self.manifest
 
     def abort(self, *, keep: bool = True) -> None:
-        """End here. With `keep` the part stays and the next attempt goes on from it. Does nothing after `commit`."""
+        """End the transfer. With `keep` the part stays and the next attempt continues it. Does nothing after
+        `commit`.
+        """
         if self._file is not None:
             self._close()
             if not keep:
@@ -227,7 +230,7 @@ class SnapshotReceiver:
                     self._store.discard(self._path)
 
     def _give_up(self) -> None:
-        """The disk failed. What is there is not to be trusted as it is: `write_again`."""
+        """Mark the part after a disk error: its bytes can't be trusted before `write_again`."""
         self._store.distrust_part()
         self._close()
 
@@ -244,7 +247,7 @@ class SnapshotReceiver:
 
 
 def write_again(file: File) -> None:
-    """Write a file's bytes once more, so that the next sync makes them durable whatever became of an earlier one.
+    """Write a file's bytes once more, so that the next sync makes them durable even if an earlier sync failed.
 
     After a failed sync a system may show bytes that are not on the disk, and report the next sync as a success.
     """
@@ -254,7 +257,7 @@ def write_again(file: File) -> None:
 
 @contextmanager
 def refusals(path: str) -> Iterator[None]:
-    """The disk's refusals as errors of ours. A snapshot that was not named yet is lost, and nothing else."""
+    """Convert errors of the disk to `StorageError`. Only the snapshot without a name is lost."""
     try:
         yield
     except OSError as error:

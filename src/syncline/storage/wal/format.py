@@ -51,7 +51,7 @@ SEGMENT_NAME: Final = re.compile(r"([0-9a-f]{16})\.wal")
 def rot(
     path: str, offset: int | None, reason: str, first_index: int | None = None, last_index: int | None = None
 ) -> CorruptionError:
-    """The error for a log that is not what was written: names the file, the offset, the entries and the next step."""
+    """Return the error for a corrupt log: it names the file, the offset, the entries and the next step."""
     where = path if offset is None else f"{path} at offset {offset}"
     if first_index is None:
         entries = ""
@@ -62,9 +62,9 @@ def rot(
     else:
         entries = " No entry is affected, but a vote or a term may be."
     return CorruptionError(
-        f"The log is damaged: {where}: {reason}.{entries} This node may have forgotten a vote or an acknowledgement, "
+        f"The log is damaged: {where}: {reason}.{entries} This node may have lost a vote or an acknowledgement, "
         f"so it must not go on under its id. {how_to_repair(data_dir_of(path))} (An older "
-        "copy of the directory is no way back: it has forgotten even more.)",
+        "copy of the directory is no repair: it has lost even more.)",
         file=path,
         offset=offset,
         first_index=first_index,
@@ -73,19 +73,19 @@ def rot(
 
 
 def other_group(path: str, offset: int, reason: str) -> FormatVersionError:
-    """The error for a log that a later version shares between several Raft groups."""
+    """Return the error for a log that a later version shares between several Raft groups."""
     return FormatVersionError(
         f"{path} at offset {offset}: {reason}. Start the node with the version that wrote the log."
     )
 
 
 class SegmentHeader(msgspec.Struct, frozen=True):
-    """What a segment knows of itself and of the log before it.
+    """The header of a segment: its place in the log, and the end of the segment before it.
 
     `log_id` names the log that it belongs to. `base_index` and `base_term` are those of the log's last entry when the
-    segment began. `previous_end` is the offset at which the frames of the segment before it ended, `previous_checksum`
-    their last checksum: together they prove that nothing of that segment was lost. `size_bytes` is what was allocated.
-    `version` is the format of the segment.
+    segment began. `previous_end` is the offset at which the frames of the segment before it ended,
+    `previous_checksum` their last checksum: together they prove that nothing of that segment was lost. `size_bytes`
+    is the allocated size. `version` is the format of the segment.
     """
 
     log_id: int
@@ -103,7 +103,7 @@ def segment_name(sequence: int) -> str:
 
 
 def segment_sequence(name: str) -> int | None:
-    """The sequence number in a file name; None where it is no segment's name."""
+    """The sequence number in a file name; None if the file is no segment."""
     found = SEGMENT_NAME.fullmatch(name)
     return int(found.group(1), 16) if found else None
 
@@ -129,7 +129,7 @@ def encode_segment_header(header: SegmentHeader) -> bytes:
 
 
 def decode_segment_header(path: str, data: bytes) -> tuple[SegmentHeader, int]:
-    """The header and its checksum, which starts those of the frames.
+    """Return the header and its checksum, which seeds those of the frames.
 
     A segment gets its name only after its header was synced, so a bad header is never a torn write.
 

@@ -1,15 +1,15 @@
-"""Frames: what one write puts into a segment, and one sync makes durable. Byte by byte in `docs/formats.md`.
+"""Frames: the form of one write in a segment, made durable by one sync. Byte by byte in `docs/formats.md`.
 
     frame header (32 bytes) | records | table | 0xFF …
 
-A frame starts at a multiple of 32 bytes of the file and is a multiple of 32 bytes long. Records are the log's entries,
-a hard state, a snapshot marker, the seal of a segment.
+A frame starts at a multiple of 32 bytes of the file and is a multiple of 32 bytes long. Records are the log's
+entries, a hard state, a snapshot marker, the seal of a segment.
 
-What follows the header is *guarded*: wherever a byte would be the last of a 512-byte sector, 0xFF stands in its place,
-and the frame's own last byte is 0xFF as well. What was never written reads as zero, so the guards tell of each sector
-of the frame whether it reached the disk. That is what lets a reader tell a torn write from rot, even in the last frame
-(`scan` has the rule). The bytes that the guards displaced from the records are in the table; the table leaves the
-guards' places out. (NTFS protects its records in this manner, with sequence numbers for guards.)
+The bytes after the header are *guarded*. 0xFF replaces each byte that would be the last of a 512-byte sector, and the
+frame's own last byte is 0xFF as well. Bytes that were never written read as zero, so the guards show for each sector
+of the frame whether it reached the disk. A reader can therefore separate a torn write from corruption, even in the
+last frame (`scan` has the rule). The bytes that the guards displaced from the records are in the table; the table
+leaves the guards' places out. (NTFS protects its records in this manner, with sequence numbers for guards.)
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ GUARD: Final = b"\xff"
 FRAME_HEADER_BYTES: Final = 32
 
 FRAME_LIMIT_BYTES: Final = 256 << 20
-"""No frame is larger. It bounds what a reader holds in memory; far above what one write of the core can hold."""
+"""No frame is larger. It bounds a reader's memory, and is far above the size of one write of the core."""
 
 KEPT_BUFFER_BYTES: Final = 4 << 20
-"""A builder's buffer that has grown beyond this is given back after its frame."""
+"""A builder's buffer that has grown beyond this is freed after its frame."""
 
 FRAME_HEADER: Final = struct.Struct("<4sIIIIII4s")
 FRAME_CHECKED_BYTES: Final = 24
@@ -77,13 +77,13 @@ FRAME_TAIL: Final = b"\0\0\0" + GUARD
 SEAL_BYTES: Final = 2 * BLOCK_BYTES
 """Room kept at the end of each segment for the frame that seals it."""
 
-_encoder: Final = msgspec.msgpack.Encoder()
+_encoder: Final = msgspec.msgpack.Encoder(enc_hook=int)  # a public `NodeId` is written as the integer that it is
 _entries_decoder: Final = msgspec.msgpack.Decoder(list[Entry])
 _marker_decoder: Final = msgspec.msgpack.Decoder(SnapshotMeta)
 
 
 class BodyError(ValueError):
-    """A body with a valid checksum that is not a row of records: written by something else."""
+    """A body with a valid checksum that is not a sequence of records: another program wrote it."""
 
 
 class GroupError(BodyError):
@@ -100,7 +100,7 @@ class FrameHeader(msgspec.Struct, frozen=True, gc=False):
 
 
 class EntriesRecord(msgspec.Struct, frozen=True, gc=False):
-    """A row of entries without gaps. Their msgpack form, not yet looked at, is in `buffer` from `start` on."""
+    """A sequence of entries without gaps. Their msgpack form, not decoded yet, is in `buffer` from `start` on."""
 
     first_index: int
     last_index: int
@@ -116,7 +116,7 @@ class EntriesRecord(msgspec.Struct, frozen=True, gc=False):
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
-    """One valid frame, where it stands and what it holds. `previous` is the checksum of the frame that it continues.
+    """One valid frame, its place and its content. `previous` is the checksum of the frame that it continues.
 
     Its records take effect in this order: marker, entries, hard state, all or nothing.
     """
@@ -142,14 +142,14 @@ def frame_bound(records_bytes: int) -> int:
 
 
 def first_guard(start: int) -> int:
-    """Where in bytes that start at file offset `start` the first guard stands; others follow every 512 bytes."""
+    """The place of the first guard in bytes that start at file offset `start`; others follow every 512 bytes."""
     return SECTOR_BYTES - 1 - start % SECTOR_BYTES
 
 
 class FrameBuilder:
-    """Builds one frame after the other, in a buffer that it keeps. For one thread.
+    """Builds one frame after the other in one reused buffer. For one thread.
 
-    Large buffers that are made anew for each frame cost more than all that is done in them, in page faults.
+    A new large buffer for each frame would cost more in page faults than all other work on the frame.
     """
 
     def __init__(self, layout: RecordLayout = NEWEST) -> None:
@@ -164,9 +164,9 @@ class FrameBuilder:
         hard_state: HardState | None,
         seal: int | None = None,
     ) -> int:
-        """Take the records of the next frame, and say how many bytes they have.
+        """Encode the records of the next frame, and return their size in bytes.
 
-        The entries must be in a row without gaps: asserted at both ends.
+        The entries must be contiguous: asserted at both ends.
         """
         layout = self._layout
         before = b""
@@ -188,7 +188,7 @@ class FrameBuilder:
     def _put_entries(self, entries: Sequence[Entry], before: bytes) -> None:
         first, last = entries[0], entries[-1]
         assert last.index - first.index + 1 == len(entries), (first.index, last.index, len(entries))
-        # Encoded by itself and copied: `encode_into` cuts the buffer down before it fills it, and so has the system
+        # Encoded separately and copied: `encode_into` cuts the buffer down before it fills it, and so has the system
         # take all its pages away and give them back, which costs five times as much as the copy.
         data = _encoder.encode(entries)
         layout = self._layout
@@ -204,7 +204,7 @@ class FrameBuilder:
             view[start:end] = data
 
     def finish(self, offset: int, seed: int, previous: int) -> tuple[memoryview, int]:
-        """The frame of the records taken last, for `offset` of its file, and its checksum.
+        """Return the frame of the records taken last, for `offset` of its file, and its checksum.
 
         `seed` is the checksum of the segment's header, `previous` that of the frame before (of the header, for the
         first). The view must be released before the next frame.
@@ -231,7 +231,7 @@ class FrameBuilder:
 
 
 def _spread(table: bytes, start: int) -> bytes:
-    """The table as it stands at file offset `start`: with guards in their places."""
+    """Insert the guards into the table for file offset `start`."""
     guard = first_guard(start)
     step = SECTOR_BYTES - 1
     if len(table) <= guard:
@@ -240,7 +240,7 @@ def _spread(table: bytes, start: int) -> bytes:
 
 
 def _gathered(spread: bytes, start: int) -> bytes | bytearray:
-    """The inverse of `_spread`, for bytes that may go on behind the table."""
+    """Remove the guards from the table; the bytes may continue behind the table."""
     guard = first_guard(start)
     if len(spread) <= guard:
         return spread
@@ -250,9 +250,9 @@ def _gathered(spread: bytes, start: int) -> bytes | bytearray:
 
 
 def decode_frame_header(data: bytes, start: int, offset: int, seed: int) -> FrameHeader | None:
-    """The header that is in `data` at `start`, of the frame at `offset` in its file.
+    """Decode the header in `data` at `start`, of the frame at `offset` in its file.
 
-    None where these 32 bytes are not a header that was written just there.
+    None if these 32 bytes are no header that was written at this offset.
     """
     if start + FRAME_HEADER_BYTES > len(data):
         return None
@@ -267,13 +267,13 @@ def decode_frame_header(data: bytes, start: int, offset: int, seed: int) -> Fram
 
 
 def decode_frame(data: bytes, start: int, header: FrameHeader, offset: int, layout: RecordLayout = NEWEST) -> Frame:
-    """The frame at `offset` of its file, which is in `data` from `start` on. `layout` is that of its segment.
+    """Decode the frame at `offset` of its file, which is in `data` from `start` on. `layout` is that of its segment.
 
-    Its checksums must have been found right.
+    The caller has verified its checksums.
 
     Raises:
         GroupError: a record is of another Raft group.
-        BodyError: it does not hold a row of records.
+        BodyError: it does not hold a sequence of records.
     """
     records_bytes = header.records_bytes
     body = start + FRAME_HEADER_BYTES
@@ -293,9 +293,9 @@ def decode_frame(data: bytes, start: int, header: FrameHeader, offset: int, layo
 
 
 def unguarded(data: bytes, start: int, place: int, end: int, shift: int, limit: int) -> bytes | bytearray:
-    """The records in `data` from `start` to `end`, the first guard being at `place`, as they were before guards came.
+    """Return the records in `data` from `start` to `end` without their guards, the first of which is at `place`.
 
-    What is at `data[n]` is at offset `n + shift` of the file. The table is within `limit`.
+    The byte `data[n]` is at offset `n + shift` of the file. The table is within `limit`.
     """
     if place + SECTOR_BYTES >= end and (end + shift) % SECTOR_BYTES != SECTOR_BYTES - 1:  # one byte, and it comes next
         return b"%b%b%b" % (data[start:place], data[end : end + 1], data[place + 1 : end])
@@ -340,7 +340,7 @@ def _decode_records(
 
 
 def decode_entries(record: EntriesRecord) -> list[Entry]:
-    """The entries of a record, checked against what the record says of them.
+    """Decode the entries of a record and check them against the record's numbers.
 
     Raises:
         BodyError: the record does not hold the entries that it names.

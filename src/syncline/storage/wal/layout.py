@@ -1,7 +1,7 @@
-"""How the records of a frame are laid out, by the version of their segment. Byte by byte in `docs/formats.md`.
+"""Layout of a frame's records, by the version of their segment. Byte by byte in `docs/formats.md`.
 
 Each record begins with its kind. From version 2 on the number of its Raft group follows (4 bytes), so that several
-groups can share a log one day; 0 is the only group today. What follows is the same in both versions.
+groups can share a log in a later version; 0 is the only group today. The rest is the same in both versions.
 """
 
 from __future__ import annotations
@@ -48,26 +48,27 @@ GUARDED_BYTE: Final = 31
 class RecordLayout:
     """The forms of the records in segments of one version.
 
-    Kind and group are packed and compared as one field of bytes (`entries_kind`, …): what is not of this group differs.
+    Kind and group are packed and compared as one field of bytes (`entries_kind`, …): a record of another group
+    differs.
     """
 
     def __init__(self, version: int) -> None:
         group = GROUP_FIELD.pack(GROUP) if version >= 2 else b""
         kind = f"{1 + len(group)}s"
         self.version = version
-        self.group_bytes = len(group)
-        self.entries_kind = bytes([RECORD_ENTRIES]) + group
-        self.hard_state_kind = bytes([RECORD_HARD_STATE]) + group
-        self.marker_kind = bytes([RECORD_MARKER]) + group
-        self.seal_kind = bytes([RECORD_SEAL]) + group
-        self.entries = struct.Struct(f"<{kind}IQIQQ")
-        self.hard_state = struct.Struct(f"<{kind}QQQ")
-        self.marker = struct.Struct(f"<{kind}I")
-        self.seal = struct.Struct(f"<{kind}Q")
+        self.group_bytes: int = len(group)
+        self.entries_kind: bytes = bytes([RECORD_ENTRIES]) + group
+        self.hard_state_kind: bytes = bytes([RECORD_HARD_STATE]) + group
+        self.marker_kind: bytes = bytes([RECORD_MARKER]) + group
+        self.seal_kind: bytes = bytes([RECORD_SEAL]) + group
+        self.entries: struct.Struct = struct.Struct(f"<{kind}IQIQQ")
+        self.hard_state: struct.Struct = struct.Struct(f"<{kind}QQQ")
+        self.marker: struct.Struct = struct.Struct(f"<{kind}I")
+        self.seal: struct.Struct = struct.Struct(f"<{kind}Q")
         # For `steady`, which reads a frame's header and the head of its entries in one step:
-        self.head = struct.Struct(f"<8I{kind}IQI{TERMS_BYTES}s")
-        self.state = struct.Struct(f"<{self.hard_state.size - 8}sQ")
-        self.guarded_term = GUARDED_BYTE - (self.entries.size - TERMS_BYTES)
+        self.head: struct.Struct = struct.Struct(f"<8I{kind}IQI{TERMS_BYTES}s")
+        self.state: struct.Struct = struct.Struct(f"<{self.hard_state.size - 8}sQ")
+        self.guarded_term: int = GUARDED_BYTE - (self.entries.size - TERMS_BYTES)
         assert 0 < self.guarded_term < TERMS_BYTES
 
     def group_at(self, data: bytes | bytearray, position: int) -> int:

@@ -1,6 +1,6 @@
-"""Two small tables over a log: where on disk its entries are, and which term each index has.
+"""Two small tables over a log: the place of its entries on disk, and the term of each index.
 
-Both grow with what happens rarely (bytes written, changes of leader), not with the number of entries.
+Their size depends on bytes written and on changes of leader, not on the number of entries.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Locations:
     def add(self, first_index: int, sequence: int, offset: int, *, overwrites: bool = False) -> None:
         """Entries from `first_index` on are now in the frame at `offset`.
 
-        `overwrites` says that some were there before: what was known of these is void.
+        `overwrites` says that some had a place before: that place is void.
         """
         if not overwrites and self._starts:  # only this thread changes them, so it may look without the lock
             assert first_index > self._starts[-1], (first_index, self._starts[-1])
@@ -51,7 +51,7 @@ class Locations:
             self._offsets.append(offset)
 
     def find(self, index: int) -> tuple[int, int, int | None] | None:
-        """(segment, offset, index at which the next location takes over); None where `index` is before the first."""
+        """(segment, offset, index at which the next location takes over); None if `index` is before the first."""
         with self._lock:
             at = bisect_right(self._starts, index) - 1
             if at < 0:
@@ -60,7 +60,7 @@ class Locations:
             return self._sequences[at], self._offsets[at], until
 
     def first_start_after(self, sequence: int) -> int | None:
-        """The index of the first entry that is in a segment later than `sequence`; None where there is none."""
+        """The index of the first entry that is in a segment later than `sequence`; None if there is none."""
         with self._lock:
             at = bisect_right(self._sequences, sequence)
             return self._starts[at] if at < len(self._starts) else None
@@ -89,7 +89,7 @@ class TermRuns:
         self._terms = array("Q", (base_term,))
 
     def reset(self, base_index: int, base_term: int) -> None:
-        """Forget all; `base_index`, which has `base_term`, is the first index known."""
+        """Drop all runs; `base_index`, which has `base_term`, is the first index known."""
         self._starts = array("Q", (base_index,))
         self._terms = array("Q", (base_term,))
 

@@ -23,23 +23,22 @@ from syncline.storage.wal.segment import Segment
 __all__ = ["ENTRY_OVERHEAD_BYTES", "EntryReader", "entry_size"]
 
 READ_BYTES: Final = 256 << 10
-"""How much is read at once: a few locations' worth."""
+"""Bytes read at once: several locations."""
 
 ENTRY_OVERHEAD_BYTES: Final = 24
-"""What an entry counts for beside its data: an upper bound of what the core counts (`consensus.sizes`), at a fraction
-of the cost."""
+"""Bytes of an entry beside its data: an upper bound of the core's count (`consensus.sizes`), and much cheaper."""
 
 OPEN_FILES_LIMIT: Final = 4
 """Segments kept open for reading: a node feeds few slow followers at a time."""
 
 
 def entry_size(entry: Entry) -> int:
-    """What an entry counts for where entries are limited in bytes."""
+    """The size of an entry under a limit in bytes."""
     return len(entry.data) + ENTRY_OVERHEAD_BYTES
 
 
 class EntryReader:
-    """Reads entries by index. For one thread, which need not be the one that writes the log.
+    """Reads entries by index. For one thread, which may differ from the writer's.
 
     It has files of its own: a segment that the writer removes meanwhile stays readable through them.
     """
@@ -129,7 +128,7 @@ class EntryReader:
 
 
 class _Frames:
-    """Frames of a segment from an offset on, each verified by itself."""
+    """Reads the frames of a segment from an offset on, each verified separately."""
 
     def __init__(self, file: File, segment: Segment, offset: int) -> None:
         self._file = file
@@ -157,7 +156,7 @@ class _Frames:
             raise rot(path, offset, str(error), wanted) from error
 
     def _hold(self, offset: int, size: int) -> int:
-        """Have these bytes in the window; returns where in it they start."""
+        """Read these bytes into the window; return their place in it."""
         start = offset - self._window_start
         if start + size > len(self._window):
             self._window = self._file.read_at(offset, max(size, READ_BYTES))

@@ -1,17 +1,17 @@
-"""Reading the log back when a node starts.
+"""Read the log back when a node starts.
 
-Segments are read from the oldest to the newest, each frame once, with a bounded part of the log in memory. What a crash
-left half-done is completed or undone here, in such a way that a crash in the middle of it changes nothing:
+Segments are read from the oldest to the newest, each frame once, with a bounded part of the log in memory. Work that
+a crash interrupted is completed or undone here. A second crash during that changes nothing:
 
 - A segment under its temporary name never held anything: it is removed.
 - A torn last frame (`scan` has the rule) is copied to a `.broken` file beside the segment, durably, and only then
   overwritten with zeros. (On a full disk it is not kept.)
-- The last valid frame is written once more and synced, and so are the zeros where a torn one was cut before. They may
-  have come from the system's cache only: after a failed sync a system may show bytes that are not on the disk and never
-  will be.
-- The directory is synced: a name that is seen need not be durable yet.
+- The last valid frame is written once more and synced. So are the zeros at the place of a torn frame that was cut. They
+  may have come from the system's cache only: after a failed sync a system may show bytes that are not on the disk and
+  never will be.
+- The directory is synced: a visible name need not be durable yet.
 
-Everything that can't be the work of a crash raises `CorruptionError`.
+Damage that no crash can cause raises `CorruptionError`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ COPY_BYTES: Final = 1 << 20
 
 
 class Recovered(msgspec.Struct):
-    """What was found. `active` is open for writing; `notes` name harmless damage that was found and left alone."""
+    """The result of the recovery. `active` is open for writing; `notes` name harmless damage that was left alone."""
 
     segments: list[Segment]
     active: ActiveSegment
@@ -59,17 +59,17 @@ class Recovered(msgspec.Struct):
 
 
 class Replay:
-    """The log as its records, taken in order, define it."""
+    """The state of the log after its records were applied in order."""
 
     def __init__(self, base_index: int, base_term: int) -> None:
-        self.base_index = base_index
-        self.base_term = base_term
-        self.last_index = base_index
-        self.last_term = base_term
-        self.hard_state = HardState()
+        self.base_index: int = base_index
+        self.base_term: int = base_term
+        self.last_index: int = base_index
+        self.last_term: int = base_term
+        self.hard_state: HardState = HardState()
         self.marker: SnapshotMeta | None = None
-        self.locations = Locations()
-        self.terms = TermRuns(base_index, base_term)
+        self.locations: Locations = Locations()
+        self.terms: TermRuns = TermRuns(base_index, base_term)
 
     def take_head(self, frame: Frame, path: str) -> None:
         """The first frame of a segment: it repeats the state, so that older segments can go."""
@@ -79,7 +79,7 @@ class Replay:
         self._take_hard_state(frame.hard_state, frame, path)
 
     def take(self, frame: Frame, sequence: int, path: str) -> None:
-        """Any other frame."""
+        """Apply any other frame."""
         if frame.marker is not None:
             self.marker = frame.marker
             self.last_index = self.base_index = frame.marker.index
@@ -92,7 +92,7 @@ class Replay:
             self._take_hard_state(frame.hard_state, frame, path)
 
     def carry_on(self, course: Course) -> None:
-        """Frames that brought nothing but the next entries and commits."""
+        """Apply frames that only added the next entries and commit indexes."""
         self.last_index = course.last_index
         self.hard_state = HardState(course.term, course.vote, course.commit)
 
@@ -145,13 +145,13 @@ class Replay:
 
 
 def recover(disk: Disk, directory: str, *, log_id: int, repair: bool = True) -> Recovered | None:
-    """Read the log in `directory`; None where there is none yet.
+    """Read the log in `directory`; None if there is none yet.
 
-    With `repair` off nothing is changed, and a torn tail is reported only: for tools that look at a log in use. Then
+    With `repair` off nothing is changed, and a torn tail is only reported: for tools that look at a log in use. Then
     `FileNotFoundError` says that a running node has dropped a segment before it was read.
 
     Raises:
-        CorruptionError: rot, or a missing file. Nothing was changed.
+        CorruptionError: corruption, or a missing file. Nothing was changed.
         WrongDirectory: the log belongs to another node.
     """
     sequences = _find_segments(disk, directory, repair=repair)
@@ -188,7 +188,7 @@ def _find_segments(disk: Disk, directory: str, *, repair: bool) -> list[int]:
 
 
 class _LogReader:
-    """Reads segment after segment; each one is judged by what its successor says of it."""
+    """Reads segment after segment; each one is checked against the header of its successor."""
 
     def __init__(self, disk: Disk, directory: str, log_id: int, *, repair: bool) -> None:
         self._repair = repair
@@ -234,7 +234,7 @@ class _LogReader:
         self._check_succession(before, scan)
 
     def _check_succession(self, before: SegmentScan, scan: SegmentScan) -> None:
-        """That the segment before ended just where this one says it did."""
+        """Check that the segment before ended at the offset that this one's header names."""
         header, replay = scan.header, self._checked_replay()
         ending = self._ending(before)
         last = self._last_frame
@@ -280,7 +280,7 @@ class _LogReader:
             last = self._last_frame = frame
 
     def _follow(self, scan: SegmentScan, last: Frame) -> Frame:
-        """Take frames that only carry the log on, many at once; gives the last of them, or else `last`."""
+        """Apply frames that only continue the log, many at once; return the last of them, or else `last`."""
         replay, sequence = self._checked_replay(), scan.header.sequence
         state = replay.hard_state
         course = Course(
@@ -302,7 +302,7 @@ class _LogReader:
         return Frame(course.last_offset, size, course.last_previous, course.previous)
 
     def _ending(self, scan: SegmentScan) -> Ending:
-        """How a segment ends. Where a running node adds to it meanwhile, it is read on first."""
+        """Find out how a segment ends. If a running node adds to it meanwhile, read those frames first."""
         ending = scan.ending()
         while not self._repair and ending.kind is not EndKind.CLEAN and scan.look_again():
             assert self._last_frame is not None
@@ -341,14 +341,14 @@ class _LogReader:
         return any((found := segment_sequence(name)) is not None and found >= sequence for name in names)
 
     def _cut(self, file: File, ending: Ending) -> str:
-        """Keep the torn bytes in a file of their own; `_zero_again` then puts zeros in their place."""
+        """Copy the torn bytes to a file of their own; `_zero_again` then overwrites them with zeros."""
         broken = _broken_path(file, ending.offset)
         try:
             self._copy(file, ending, broken)
         except OSError as error:
             if not is_disk_full(error):
                 raise
-            self._disk.remove(broken + TEMPORARY_SUFFIX)  # that the node starts is worth more than to look into them
+            self._disk.remove(broken + TEMPORARY_SUFFIX)  # to start is worth more than a copy
             _zero(file, ending.offset, ending.dirty_end)
             return _torn_text(file.path, ending, "they were cut, and not kept, because the disk is full")
         self._disk.rename(broken + TEMPORARY_SUFFIX, broken)
@@ -367,7 +367,7 @@ class _LogReader:
             copy.close()
 
     def _zero_again(self, file: File, end: int) -> None:
-        """Zeros in place of what was cut at `end`, now or by an earlier start whose sync may have failed."""
+        """Write zeros at `end`, cut now or by an earlier start whose sync may have failed."""
         broken = _broken_path(file, end)
         if not self._disk.exists(broken):
             return

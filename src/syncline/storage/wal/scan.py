@@ -1,31 +1,32 @@
-"""Reading a segment, and telling a torn write from rot.
+"""Read a segment, and separate a torn write from corruption.
 
 **What a crash can do.** The log writes one frame and syncs it before it writes the next. So at any moment at most one
-frame is not yet synced, and it is the last one. Of that frame, any of its sectors may have reached the disk and any may
-not, in any order; within a sector the bytes are written from its start. What did not reach the disk still reads as
-zeros, because a segment is filled with zeros, synced and only then named, and is never used twice. A recovery that was
-itself interrupted may have put some of the zeros back.
+frame is not yet synced, and it is the last one. Of that frame, any of its sectors may have reached the disk and any
+may not, in any order; within a sector the bytes are written from its start. Bytes that did not reach the disk still
+read as zeros: a segment is filled with zeros, synced and only then named, and it is never used twice. An interrupted
+recovery may have put some of the zeros back.
 
 **What a crash can't do.** It can't damage a frame that has a valid frame after it, since that one was written after
-this one was synced. It can't damage a segment that has a successor. It can't leave a frame that was written whole
-(every sector of it has its guard) with a wrong checksum. It can't shorten the file or damage its header.
+this one was synced. It can't damage a segment that has a successor. It can't leave a frame that was written
+completely (every sector of it has its guard) with a wrong checksum. It can't shorten the file or damage its header.
 
-**The rule.** Where the frames of a segment end, at the first place without a valid frame that continues the chain:
+**The rule.** The frames of a segment end at the first place without a valid frame that continues the chain. There:
 
 1. Nothing but zeros up to the end of the file: the end of the log.
-2. A valid frame anywhere after it: rot.
-3. Another segment after this one: rot, unless this one ended just where the next one says it did.
+2. A valid frame anywhere after it: corruption.
+3. Another segment after this one: corruption, unless this one ended at the offset that the next one names.
 4. The 32 bytes that should be a frame header begin or end with a zero byte: they were never written in full. Torn.
    (Neither byte is zero in a written header, and no single flipped bit makes it so.)
-5. They are not a valid header, and yet were written in full: rot.
-6. The header is valid but follows another frame than the one before it: rot.
+5. They are not a valid header, and yet were written in full: corruption.
+6. The header is valid but follows another frame than the one before it: corruption.
 7. The header is valid and some guard of the frame is a zero byte: that sector was never written in full. Torn.
-8. All guards of the frame are set, or one is neither set nor zero: it was written in full and is not what was written.
-   Rot, even though it is the last frame: it may well have been acknowledged.
+8. All guards of the frame are set, or one is neither set nor zero: it was written in full and is not what was
+   written.
+   Corruption, even though it is the last frame: it may well have been acknowledged.
 
-A torn frame was never acknowledged, because its sync never returned: it may be cut. Rot may be in an acknowledged
-frame: the node must not start. One case can't be told: a disk that turns the last sectors of the last frame into
-zeros *after* it reported them synced.
+A torn frame was never acknowledged, because its sync never returned: it may be cut. A corrupt frame may have been
+acknowledged: the node must not start. One case can't be recognised: a disk that turns the last sectors of the last
+frame into zeros *after* it reported them synced.
 """
 
 from __future__ import annotations
@@ -53,17 +54,17 @@ from syncline.storage.wal.frame import (
     decode_frame_header,
     first_guard,
 )
-from syncline.storage.wal.layout import LAYOUTS
+from syncline.storage.wal.layout import LAYOUTS, RecordLayout
 from syncline.storage.wal.steady import Course, read_steady
 
 __all__ = ["Ending", "EndKind", "Frame", "SegmentScan"]
 
 WINDOW_BYTES: Final = 1 << 20
-"""How much of a segment is read at once. A larger frame is read whole; nothing larger is ever held."""
+"""Bytes of a segment that are read at once. A larger frame is read whole; nothing larger is ever held."""
 
 
 class EndKind(Enum):
-    """What stands where the frames of a segment end."""
+    """What follows the last valid frame of a segment."""
 
     CLEAN = "zeros to the end of the file"
     TORN = "a write that a crash interrupted"
@@ -71,10 +72,10 @@ class EndKind(Enum):
 
 
 class Ending(msgspec.Struct, frozen=True):
-    """Where and how the frames of a segment end.
+    """The end of a segment's frames: its place and its kind.
 
-    `dirty_end` is the offset after the last byte that is not zero. Where a valid frame follows, `next_offset` says
-    where and `next_index` which entry it begins with, if any.
+    `dirty_end` is the offset after the last byte that is not zero. If a valid frame follows, `next_offset` is its
+    offset and `next_index` its first entry, if any.
     """
 
     kind: EndKind
@@ -93,14 +94,16 @@ class SegmentScan:
 
     def __init__(self, file: File) -> None:
         self.file = file
-        self.path = file.path
-        self.size_bytes = file.size()
+        self.path: str = file.path
+        self.size_bytes: int = file.size()
         self._window = b""
         self._window_start = 0
+        self.header: SegmentHeader
+        self.seed: int
         self.header, self.seed = self._read_header()
-        self.layout = LAYOUTS[self.header.version]
-        self.offset = SEGMENT_HEADER_BYTES
-        self.previous = self.seed
+        self.layout: RecordLayout = LAYOUTS[self.header.version]
+        self.offset: int = SEGMENT_HEADER_BYTES
+        self.previous: int = self.seed
 
     def _read_header(self) -> tuple[SegmentHeader, int]:
         header, seed = decode_segment_header(self.path, self.raw(0, SEGMENT_HEADER_BYTES))
@@ -111,7 +114,7 @@ class SegmentScan:
         return header, seed
 
     def next(self) -> Frame | None:
-        """The next frame; None where there is no valid one: `ending` says why.
+        """The next frame; None if there is no valid one: `ending` says why.
 
         Raises:
             CorruptionError: a frame with right checksums whose content makes no sense.
@@ -141,7 +144,7 @@ class SegmentScan:
         return frame
 
     def follow(self, course: Course, locate: Callable[[int, int], None]) -> None:
-        """Read on through frames that only carry the log on, as `read_steady` does, as far as they reach."""
+        """Read frames that only continue the log, as `read_steady` does, as far as they reach."""
         while True:
             before = self.offset
             start = self._hold(before, FRAME_HEADER_BYTES)
@@ -159,7 +162,7 @@ class SegmentScan:
         )
 
     def ending(self) -> Ending:
-        """What stands at `offset`, where `next` found no frame: the rule above, but for its point 3."""
+        """Classify the bytes at `offset`, at which `next` found no frame: the rule above, but for its point 3."""
         dirty_end = self._dirty_end()
         if dirty_end <= self.offset:
             return Ending(EndKind.CLEAN, self.offset, EndKind.CLEAN.value, self.offset)
@@ -172,7 +175,7 @@ class SegmentScan:
         return Ending(kind, self.offset, reason, dirty_end)
 
     def skip_damage(self) -> bool:
-        """Go on at the valid frame behind the damage, for whoever takes what can still be read; False without one."""
+        """Go on at the valid frame behind the damage, to read the rest; False without one."""
         found = self.ending().next_offset
         header = self._header_at(found) if found is not None else None
         if found is None or header is None:
@@ -181,7 +184,7 @@ class SegmentScan:
         return True
 
     def raw(self, offset: int, size: int) -> bytes:
-        """Bytes as they are in the file."""
+        """The bytes of the file, unchecked."""
         return self.file.read_at(offset, size)
 
     def _judge_last_frame(self) -> tuple[EndKind, str]:
@@ -210,7 +213,7 @@ class SegmentScan:
         return header
 
     def _body_at(self, offset: int, header: FrameHeader) -> int | None:
-        """Where in the window the frame at `offset` starts; None where its checksum is wrong."""
+        """The place in the window of the frame at `offset`; None if its checksum is wrong."""
         start = self._hold(offset, header.size_bytes)
         body = self._window[start + FRAME_HEADER_BYTES : start + header.size_bytes]
         return start if crc32(body, header.previous) == header.checksum else None
@@ -251,7 +254,7 @@ class SegmentScan:
         return end
 
     def _hold(self, offset: int, size: int) -> int:
-        """Have these bytes in the window; returns where in it they start."""
+        """Read these bytes into the window; return their place in it."""
         start = offset - self._window_start
         if start < 0 or start + size > len(self._window):
             self._window = self.file.read_at(offset, max(size, WINDOW_BYTES))

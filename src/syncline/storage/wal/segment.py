@@ -1,4 +1,4 @@
-"""One segment of the log as a file that is written to: made whole under a temporary name, then appended to."""
+"""One segment of the log as a file that is written to: made under a temporary name, renamed, then appended to."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ ahead of the frames, in the sync of one of them, spare the others that: measured
 written on the event loop, a quarter of a millisecond long; twice as many saved nothing more."""
 
 ZERO_AHEAD_FRAMES: Final = 4
-"""Frames of more than a quarter of that gain less than the zeros cost, and go without."""
+"""Larger frames, above a quarter of that, gain less than the zeros cost, and are written without them."""
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """A segment as readers know it. `seed` is its header's checksum."""
+    """A segment as readers use it. `seed` is its header's checksum."""
 
     sequence: int
     path: str
@@ -43,7 +43,7 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 def segment_room(head_bytes: int, records_bytes: int) -> int:
-    """The least size of a segment that has a head of `head_bytes` of records and room for a frame of so many."""
+    """The least size of a segment with a head of `head_bytes` of records and room for a frame of so many."""
     return SEGMENT_HEADER_BYTES + frame_bound(head_bytes) + frame_bound(records_bytes) + SEAL_BYTES
 
 
@@ -52,7 +52,7 @@ class NotBegun(StorageError):
 
 
 def _opened_twice(disk: Disk, path: str) -> tuple[File, File]:
-    """A new file, and a descriptor that is kept for the sync of its directory: it must not fail for want of one.
+    """Open a new file, and a descriptor kept for the sync of its directory, which must not fail for lack of one.
 
     Raises `NotBegun` if the process has no two descriptors left. There is no file then.
     """
@@ -77,9 +77,11 @@ class ActiveSegment:
     def __init__(self, file: File, header: SegmentHeader, seed: int, path: str, end: int, previous: int) -> None:
         self.file = file
         self.header = header
-        self.info = Segment(header.sequence, path, seed, header.base_index, header.size_bytes, LAYOUTS[header.version])
-        self.end = end
-        self.previous = previous
+        self.info: Segment = Segment(
+            header.sequence, path, seed, header.base_index, header.size_bytes, LAYOUTS[header.version]
+        )
+        self.end: int = end
+        self.previous: int = previous
         self._zeroed_until = end
 
     @classmethod
@@ -134,7 +136,7 @@ class ActiveSegment:
         return offset
 
     def seal(self, next_sequence: int) -> None:
-        """Say in this segment, durably, that another one follows: nobody may then lose that one unnoticed."""
+        """Write the last frame, durably: another segment follows. The loss of that segment is then noticed."""
         builder = FrameBuilder(self.info.layout)
         builder.take(None, (), None, seal=next_sequence)
         self.put(builder)
@@ -155,7 +157,7 @@ class ActiveSegment:
 
 @contextmanager
 def _room_wanted(disk: Disk, temporary: str) -> Iterator[None]:
-    """Where the disk is full, no trace of the attempt is left, and the error says that it was nothing worse."""
+    """Remove the attempt's file if the disk is full, and raise `DiskFull`: nothing worse has happened."""
     try:
         yield
     except OSError as error:

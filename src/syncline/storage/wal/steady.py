@@ -1,9 +1,9 @@
-"""The short way through a log: frames that only carry it on.
+"""Fast path through a log: frames that only continue it.
 
-Nearly every frame of a log holds the next entries, of the same term as before, or a commit index that moves on, or
-both. A start reads millions of them, and would spend its time on taking each apart into objects (`decode_frame`,
-`Replay.take`). Here they are read with the same checks and without objects. Whatever is not such a frame, valid or not,
-ends the run and is left to the long way, which knows what to make of it.
+Nearly every frame of a log holds the next entries, of the same term as before, or a new commit index, or both. A
+start reads millions of them, and decoding each into objects (`decode_frame`, `Replay.take`) would take most of its
+time. Here they are read with the same checks and without objects. Any other frame, valid or not, ends the run and is
+left to the general path.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ TAIL: Final = int.from_bytes(FRAME_TAIL, "little")
 LAST: Final = SECTOR_BYTES - 1
 
 TERM_GUARDED_AT: Final = LAST - FRAME_HEADER_BYTES - GUARDED_BYTE
-"""So far into a sector starts a frame whose entries record has a guard in one of its two terms."""
+"""Offset in a sector at which a frame starts whose entries record has a guard in one of its two terms."""
 
 
 class Course(msgspec.Struct):
-    """What the next frame must carry on; kept up to date from frame to frame.
+    """The state that the next frame must continue; updated from frame to frame.
 
-    `offset` is where it is expected and `previous` the checksum that it continues; `last_offset` and `last_previous`
+    `offset` is its expected offset and `previous` the checksum that it continues; `last_offset` and `last_previous`
     are those of the frame before. The rest is the log's last entry and the hard state.
     """
 
@@ -59,19 +59,19 @@ class Course(msgspec.Struct):
 def read_steady(
     data: bytes, start: int, seed: int, course: Course, locate: Callable[[int, int], None], layout: RecordLayout
 ) -> None:
-    """Follow the frames in `data`, the next of which begins at `start`, as far as they only carry the log on.
+    """Follow the frames in `data`, the next of which begins at `start`, as far as they only continue the log.
 
-    `seed` is the checksum of the segment's header, `layout` the form of its records. `locate` is told of entries
+    `seed` is the checksum of the segment's header, `layout` the form of its records. `locate` is called with entries
     (their first index, the offset of their frame) often enough to find all of them later.
 
-    What is done here is done millions of times: each name and each comparison is a hundredth of a start.
+    This code runs millions of times: each name and each comparison is a hundredth of a start.
     """
     previous, last_index, commit = course.previous, course.last_index, course.commit
     same_terms = struct.pack("<QQ", course.last_term, course.last_term)
     same_state = layout.hard_state_kind + struct.pack("<QQ", course.term, course.vote)
     entries_kind, entries_bytes, state_bytes = layout.entries_kind, layout.entries.size, layout.hard_state.size
     unpack, unpack_state, guarded_term = layout.head.unpack_from, layout.state.unpack_from, layout.guarded_term
-    shift = course.offset - start  # what is at data[n] is at offset n + shift of the file
+    shift = course.offset - start  # data[n] is at offset n + shift of the file
     at, data_end = start, len(data)
     assert data_end <= FRAME_LIMIT_BYTES  # hence no frame in it is larger
     last_at, last_previous = course.last_offset - shift, course.last_previous
@@ -102,7 +102,7 @@ def read_steady(
                 break
             last += count
             length -= entries_bytes + entries
-        if length:  # what is left can only be a hard state
+        if length:  # the rest can only be a hard state
             if length != state_bytes:
                 break
             behind = (table + shift) & LAST
@@ -128,9 +128,9 @@ def read_steady(
 def _guarded_state(
     data: bytes, records: int, table: int, behind: int, shift: int, end: int, layout: RecordLayout
 ) -> tuple[bytes, int]:
-    """The hard state record before `table`, in which a guard stands; empty where its byte is not in the table.
+    """The hard state record before `table`, in which a guard stands; empty if its byte is not in the table.
 
-    `behind` is how many bytes of the record come after the guard, which are the first of a sector.
+    `behind` is the number of the record's bytes after the guard, which are the first of a sector.
     """
     guard = table - 1 - behind
     byte = _displaced(data, (guard - records) // SECTOR_BYTES, table, shift, end)
@@ -139,9 +139,9 @@ def _guarded_state(
 
 
 def _displaced(data: bytes, number: int, table: int, shift: int, end: int) -> bytes:
-    """The byte whose place a guard of the records has taken, their guard `number` from 0 on.
+    """The byte that a guard of the records has displaced, their guard `number` from 0 on.
 
-    It is in the table, which has guards of its own; empty where it would be behind the frame's `end`.
+    It is in the table, which has guards of its own; empty if it would be behind the frame's `end`.
     """
     place = table + number
     guard = first_guard(table + shift)

@@ -1,23 +1,25 @@
-"""The log on disk: a row of segment files, written a batch at a time, read back when the node starts.
+"""The log on disk: a sequence of segment files, written a batch at a time, read back when the node starts.
 
-One write is one frame and one sync, however many entries it holds. It is all there after a crash, or not at all. The
-format is in `format`, the rule that tells a torn write from rot in `scan`, the start in `recovery`.
+One write is one frame and one sync, however many entries it holds. After a crash it is there completely, or not at
+all. The format is in `format`, the rule that separates a torn write from corruption in `scan`, the start in
+`recovery`.
 
-A write has two halves: `begin` puts the frame into the file, and `finish` takes note that its sync has returned. The
-sync between them is the caller's, who need not wait for it. `write` is all three, and what else a write may need: a new
-segment, several frames.
+A write has two halves: `begin` puts the frame into the file, and `finish` records that its sync has returned. The
+caller makes the sync between them and need not wait for it. `write` does all three, and the rest that a write may
+need: a new segment, several frames.
 
-Threads: `begin`, `finish`, `write` and `compact` are for the log's writer. It may be on one thread now and on another
-then, but makes one call at a time, and after `begin` none but `finish`. `read_entries`, `check_space` and `shortage`
-are the event loop's, a `reader` is another thread's. What they share is either never changed once published (segments)
-or locked (locations).
+Threads: `begin`, `finish`, `write` and `compact` are for the log's writer. It may change its thread, but makes one
+call at a time, and after `begin` none but `finish`. `read_entries`, `check_space` and `shortage` are the event
+loop's, a `reader` is another thread's. Shared objects are either never changed once published (segments) or locked
+(locations).
 
-`begin` waits for a disk only where the system holds writers back because too much is unwritten. A disk that hangs is
-found by the sync before: nothing is written until that has returned.
+`begin` waits for a disk only if the system blocks writers because too much is unwritten. A disk that hangs blocks the
+sync before: nothing is written until that has returned.
 
-Fail-stop: after an error of a write, a sync, a rename or a removal nothing more is ever written through the object; the
-error is kept and named by every later call. What the failed call wrote may be there after a restart, or not: it was not
-acknowledged. A sync is never repeated after it failed, because it may then report success for data that is lost.
+Fail-stop: after an error of a write, a sync, a rename or a removal nothing more is ever written through the object;
+the error is kept and named by every later call. The data of the failed call may be there after a restart, or not: it
+was not acknowledged. A sync is never repeated after it failed, because it may then report success for data that is
+lost.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from syncline.consensus.types import NONE, Entry, HardState, SnapshotMeta
 from syncline.errors import CorruptionError, DiskFull, StorageError
 from syncline.platform.disk import Disk, File
 from syncline.storage.advice import how_to_repair
-from syncline.storage.space import RESERVE_BYTES, Shortage, SpaceGuard, SpareFile, is_disk_full
+from syncline.storage.space import RESERVE_BYTES, CheckSpace, Shortage, SpaceGuard, SpareFile, is_disk_full
 from syncline.storage.wal.format import FORMAT_VERSION, SEGMENT_LIMIT_BYTES, SegmentHeader
 from syncline.storage.wal.frame import FRAME_LIMIT_BYTES, FrameBuilder, frame_bound
 from syncline.storage.wal.locations import TermRuns
@@ -44,7 +46,7 @@ from syncline.storage.wal.segment import ActiveSegment, NotBegun, segment_room
 __all__ = ["NotBegun", "Recovery", "Wal", "WalWrite", "WriteResult"]
 
 SEGMENT_BYTES: Final = 64 << 20
-"""The default size of a segment: what compaction gives back at a time. Precedent: etcd, raft-wal."""
+"""The default size of a segment: compaction frees this much at a time. Precedent: etcd, raft-wal."""
 
 SMALL_SEGMENT_BYTES: Final = 1 << 20
 """The size of a segment that is begun while the disk is nearly full: the log goes on in the reserve."""
@@ -53,19 +55,19 @@ SPARE_NAME: Final = "spare"
 """The file beside the segments that holds space and nothing else: see `space.SpareFile`."""
 
 BATCH_SPLIT_BYTES: Final = 16 << 20
-"""A larger batch is written as several frames, each synced by itself: it bounds what a reader must hold at once."""
+"""A larger batch is written as several frames, each synced separately: it bounds a reader's memory."""
 
 BEGIN_BYTES: Final = 256 << 10
-"""What `begin` takes, of entries' data: it is encoded, checked and copied in a good half millisecond, while which the
-caller does nothing else."""
+"""Bytes of entries' data that `begin` takes: it is encoded, checked and copied in a good half millisecond, while
+which the caller does nothing else."""
 
 
 class WalWrite(msgspec.Struct, frozen=True):
-    """What one append of the core asks to be made durable, all at once. Parts that don't change are left out.
+    """One append of the core, made durable as a whole. Parts that don't change are left out.
 
-    `entries` are in a row without gaps; entries of the log from the first one's index on are replaced. `snapshot` says
-    that the log restarts after the snapshot of that index, which is durable in the snapshot store already; all entries
-    before this write are void.
+    `entries` are contiguous; they replace entries of the log from the first one's index on. `snapshot` says that the
+    log restarts after the snapshot of that index, which is durable in the snapshot store already; all entries before
+    this write are void.
     """
 
     entries: Sequence[Entry] = ()
@@ -74,7 +76,7 @@ class WalWrite(msgspec.Struct, frozen=True):
 
 
 class WriteResult(msgspec.Struct, frozen=True):
-    """What a batch came to. `size_bytes` is what it took on disk, `entries` how many entries that was for."""
+    """The result of a batch. `size_bytes` is its size on disk, `entries` its number of entries."""
 
     last_index: int
     entries: int
@@ -87,7 +89,7 @@ class WriteResult(msgspec.Struct, frozen=True):
 
 
 class _Unsynced(msgspec.Struct, frozen=True):
-    """A batch that was put into the active segment, and does not count before that is synced."""
+    """A batch in the active segment that does not count before its sync."""
 
     marker: SnapshotMeta | None
     entries: list[Entry]
@@ -96,11 +98,11 @@ class _Unsynced(msgspec.Struct, frozen=True):
 
 
 class Recovery(msgspec.Struct, frozen=True):
-    """What the log held when it was opened.
+    """The content of the log when it was opened.
 
     `base_index` and `base_term` are of the entry just before the first one. `snapshot` is the marker of the last
-    snapshot that was installed, or None. `torn` says what was cut from the end, in a sentence for the operator; `notes`
-    name harmless damage. `terms` is the caller's to keep.
+    snapshot that was installed, or None. `torn` describes the bytes cut from the end, in a sentence for the operator;
+    `notes` name harmless damage. `terms` is for the caller to keep.
     """
 
     hard_state: HardState
@@ -115,7 +117,7 @@ class Recovery(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, found: Recovered) -> Recovery:
-        """What was found in the log's files."""
+        """Make the result of a recovery."""
         replay = found.replay
         return cls(
             hard_state=replay.hard_state,
@@ -151,7 +153,7 @@ class Wal:
         self._log_id = log_id
         self._segment_bytes = segment_bytes
         self._space = SpaceGuard(disk, path, reserve_bytes=reserve_bytes)
-        self.check_space = self._space.check
+        self.check_space: CheckSpace = self._space.check
         """Raise `DiskFull` if so many bytes more would touch the reserve. Cheap: call it for each proposal.
 
         With `frees_space=True` they let the state shrink, and may use a part of the reserve.
@@ -169,7 +171,7 @@ class Wal:
         self._builder = FrameBuilder()
         self._unsynced: _Unsynced | None = None
         self._failure: str | None = None
-        self.recovery = Recovery.of(recovered)
+        self.recovery: Recovery = Recovery.of(recovered)
 
     @classmethod
     def open(
@@ -182,10 +184,10 @@ class Wal:
         log_id: int = 0,
         must_exist: bool = False,
     ) -> Wal:
-        """Open the log in the directory `path`, or begin one; `recovery` says what was in it.
+        """Open the log in the directory `path`, or begin one; `recovery` is its content.
 
-        `log_id` is any number below 2**64 that names the log, such as the node's id: files of another log are refused.
-        `must_exist` is for a node that is known to have had a log: an empty directory is then rot.
+        `log_id` is any number below 2**64 that names the log, such as the node's id: files of another log are
+        refused. `must_exist` is for a node that is known to have had a log: an empty directory is then corruption.
 
         Raises:
             CorruptionError: the log is not what was written. Nothing was changed.
@@ -221,12 +223,12 @@ class Wal:
 
     @property
     def size_bytes(self) -> int:
-        """What the log holds on disk: older segments in full, the newest one as far as it is written."""
+        """The size of the log on disk: older segments in full, the newest one as far as it is written."""
         return sum(segment.size_bytes for segment in self._segments[:-1]) + self._active.end
 
     @property
     def failure(self) -> str | None:
-        """Why nothing is written any more; None while all is well."""
+        """The error after which nothing is written any more; None if there was none."""
         return self._failure
 
     @property
@@ -235,9 +237,10 @@ class Wal:
         return self._active.file
 
     def begin(self, batch: Sequence[WalWrite]) -> File | None:
-        """Put a batch into the file that is returned. Sync that, then call `finish`: only then has it happened.
+        """Write a batch into the file that is returned. Sync that file, then call `finish`: only then is the batch
+        durable.
 
-        None where it takes more than that: nothing was written, and `write` does it.
+        None if the batch needs a new segment or several frames: nothing was written, and `write` does it.
 
         Raises:
             StorageError: the disk failed, now or before. The object is dead; see the module's text.
@@ -252,7 +255,7 @@ class Wal:
         return self._put(*change, size)
 
     def finish(self, error: BaseException | None) -> WriteResult:
-        """The sync of what was begun has returned, or has failed with `error`.
+        """Record that the sync of the batch has returned, or has failed with `error`.
 
         Raises:
             StorageError: it has failed.
@@ -261,6 +264,7 @@ class Wal:
         assert unsynced is not None, "nothing was begun"
         if error is not None:
             raise self._fail("syncing", error) from error
+        # Only now: before the sync a crash could take entries back that readers or the core have used.
         self._publish(unsynced.marker, unsynced.entries, unsynced.hard_state, unsynced.offset)
         return WriteResult(self._last_index, len(unsynced.entries), self._active.end - unsynced.offset)
 
@@ -297,10 +301,10 @@ class Wal:
         return self.finish(None)
 
     def compact(self, index: int) -> None:
-        """Drop segments that hold nothing but entries up to `index`, oldest first, each durably before the next.
+        """Drop segments that hold only entries up to `index`, oldest first, each durably before the next.
 
-        A snapshot at `index` or later must be durable. Where the whole log is at or before `index`, it goes on in a new
-        segment, so that even a log without a successor gives its space back.
+        A snapshot at `index` or later must be durable. If the whole log is at or before `index`, it continues in a
+        new segment, so that the disk space of a log without a successor is freed, too.
 
         Raises:
             StorageError: the disk failed, now or before.
@@ -334,19 +338,19 @@ class Wal:
         return self._reader.read(low, high, max_bytes)
 
     def reader(self) -> EntryReader:
-        """Another reader of the log's entries, for one other thread. It is the caller's to close."""
+        """Another reader of the log's entries, for one other thread. The caller closes it."""
         return EntryReader(self._disk, self._locations, lambda: self._segments)
 
     def free_bytes(self) -> int:
-        """What the disk has left. Asks the disk; for any thread."""
+        """The free bytes of the disk. Asks the disk; for any thread."""
         return self._space.free_bytes()
 
     def has_plenty(self, free_bytes: int, size_bytes: int) -> bool:
-        """Whether of `free_bytes` so many are left above the reserve."""
+        """Whether so many of `free_bytes` are left above the reserve."""
         return free_bytes - size_bytes >= self._space.reserve_bytes
 
     def shortage(self, free_bytes: int | None = None) -> Shortage:
-        """How short of space the disk is (`space` says what follows from it) with so much left; None: asks the disk."""
+        """The step of the disk's shortage (see `space`) with so many bytes free; None: asks the disk."""
         return self._space.shortage(free_bytes)
 
     def close(self) -> None:
@@ -356,7 +360,7 @@ class Wal:
         self._active.close()
 
     def _put(self, marker: SnapshotMeta | None, entries: list[Entry], hard_state: HardState | None, size: int) -> File:
-        """Write the frame of what the builder has taken, in the next segment where this one has no room for it."""
+        """Write the frame of the builder's records, in the next segment if this one has no room for it."""
         self._check_order(marker, entries, hard_state)
         try:
             if not self._active.has_room(size):
@@ -378,7 +382,7 @@ class Wal:
         assert self._unsynced is None, "what was begun is not finished"
 
     def _check_order(self, marker: SnapshotMeta | None, entries: Sequence[Entry], hard_state: HardState | None) -> None:
-        """What may never be written, whoever asks. The pair of the checks in `recovery.Replay`."""
+        """Assert that a batch keeps the log's invariants. The counterpart of the checks in `recovery.Replay`."""
         old, last_index, last_term = self._hard_state, self._last_index, self._last_term
         if marker is not None:
             assert marker.index >= old.commit, f"a snapshot at {marker.index} would undo commit {old.commit}"
@@ -399,7 +403,7 @@ class Wal:
     def _publish(
         self, marker: SnapshotMeta | None, entries: Sequence[Entry], hard_state: HardState | None, offset: int
     ) -> None:
-        """The batch is durable: later calls and readers may know of it."""
+        """Make a durable batch visible to later calls and readers."""
         if marker is not None:
             self._marker = marker
             self._last_index, self._last_term = marker.index, marker.term
@@ -412,7 +416,7 @@ class Wal:
             self._hard_state = hard_state
 
     def _go_on_in_this_version(self) -> None:
-        """Begin a segment: an older version wrote the newest one, and all frames of a segment are of its version."""
+        """Begin a segment if an older version wrote the newest one: all frames of a segment are of its version."""
         try:
             self._rotate(0)
         except BaseException as error:
@@ -421,10 +425,10 @@ class Wal:
             raise failure from error
 
     def _rotate(self, records_bytes: int) -> None:
-        """Go on in a new segment, with room for so many bytes of records. All of it is durable on return.
+        """Continue in a new segment, with room for so many bytes of records. All of it is durable on return.
 
-        The new segment is durable under its name before the old one is sealed. A crash in between leaves both, and the
-        new one says where the old one ends.
+        The new segment is durable under its name before the old one is sealed. After a crash in between both exist,
+        and the header of the new one has the end of the old one.
         """
         old = self._active
         state_bytes = FrameBuilder().take(self._marker, (), self._hard_state)
@@ -439,6 +443,8 @@ class Wal:
             previous_checksum=old.previous,
             size_bytes=size,
         )
+        # In this order: a sealed segment promises a successor. If the seal came first, a crash before the new segment
+        # is durable would look like a lost file, and the node could not start.
         self._active = self._begin(header, state_bytes, records_bytes)
         self._segments = (*self._segments, self._active.info)
         old.seal(header.sequence)
@@ -446,7 +452,7 @@ class Wal:
         self._spare.keep()
 
     def _begin(self, header: SegmentHeader, state_bytes: int, records_bytes: int) -> ActiveSegment:
-        """Make the next segment; where the disk has no room at all, a small one in place of the spare file."""
+        """Make the next segment; if the disk has no room at all, a small one in place of the spare file."""
         try:
             return ActiveSegment.create(self._disk, self.path, header, self._hard_state, self._marker)
         except DiskFull:
@@ -457,10 +463,10 @@ class Wal:
         return ActiveSegment.create(self._disk, self.path, header, self._hard_state, self._marker)
 
     def _droppable(self, index: int) -> int:
-        """How many of the oldest segments hold nothing that is needed.
+        """The number of the oldest segments that hold no needed entry.
 
-        What remains must begin with the entry just after its own base: then the term before its first entry is known.
-        Where a later segment overwrites entries of earlier ones, that may mean to keep one more for a while.
+        The rest must begin with the entry just after its own base: then the term before its first entry is known.
+        If a later segment overwrites entries of earlier ones, one of them may have to stay for a while.
         """
         droppable = 0
         for count, (segment, following) in enumerate(pairwise(self._segments), 1):
@@ -476,7 +482,7 @@ class Wal:
         full = isinstance(error, DiskFull) or (isinstance(error, OSError) and is_disk_full(error))
         hint = "Make space on the disk" if full else "Look into the disk"
         self._failure = self._failure or (
-            f"{self.path}: {doing} failed: {error!r}. Nothing more is written, because nobody can know what reached "
+            f"{self.path}: {doing} failed: {error!r}. Nothing more is written, because it is unknown what reached "
             f"the disk. {hint}, then start the node again: it takes up what is durable."
         )
         return StorageError(self._failure)
@@ -485,7 +491,7 @@ class Wal:
 def combine(
     batch: Sequence[WalWrite],
 ) -> tuple[SnapshotMeta | None, list[Entry], HardState | None]:
-    """Several writes as the one that has their effect: later ones win."""
+    """Combine several writes into one with the same effect: later ones win."""
     marker: SnapshotMeta | None = None
     hard_state: HardState | None = None
     entries: list[Entry] = []

@@ -9,9 +9,9 @@ __all__ = ["move", "move_all", "move_majority"]
 
 
 async def move(trouble: Trouble) -> None:
-    """Move one server to a new address. The first one finds the others at the addresses that the cluster knows.
+    """Move one server to a new address. The first one dials the others at the addresses that the cluster knows.
 
-    Later ones get hints: if all that run have moved and none can tell another, only their settings can.
+    Later ones get hints: if all running servers have moved and can't reach each other, only their settings help.
     """
     while True:
         await trouble.wait(10.0)

@@ -1,7 +1,7 @@
 """Crashes and single lost messages within 30 ms around the answer to a change of the membership.
 
-The caller was told that the change is made. So those that stay must not find themselves in the old membership again, of
-which there may be no quorum any more.
+The caller was told that the change is done. So the remaining nodes must not start again with the old membership,
+which may have no quorum any more.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ async def shrink(trouble: Trouble) -> None:
 
 
 async def crash_at_answer(trouble: Trouble) -> None:
-    """A change of the membership is answered; then its leader, or all that stay, or any one, is killed at once."""
+    """A change of the membership is answered; then its leader, all remaining nodes, or any one, is killed at once."""
     while True:
         await trouble.wait(10.0)
         leader = trouble.cluster.current_leader()
@@ -73,7 +73,7 @@ async def lose_at_answer(trouble: Trouble) -> None:
 
 
 def _lose_one(trouble: Trouble) -> None:
-    """What is on its way between the leader and another server is lost, in one direction or in both."""
+    """Lose the messages between the leader and another server that are under way, in one direction or in both."""
     leader, other = trouble.cluster.current_leader(), trouble.some()
     if leader is None or other is None or other is leader:
         return

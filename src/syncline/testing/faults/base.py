@@ -1,11 +1,11 @@
-"""What a fault is, and what faults know of the cluster that they trouble.
+"""Base of the faults, and their view of the cluster.
 
-A fault is a coroutine that does its harm again and again, at times of its own chance, until it is cancelled. What it
-leaves behind is put right by `calm`, all at once, before liveness is judged.
+A fault is a coroutine that does its harm again and again, at random times, until it is cancelled. `calm` repairs all
+of it at once before liveness is checked.
 
-Faults may do their worst to what Raft promises to survive, and no more: the disks of a majority must not be lost, in
-the membership that there is or in one that is on its way. Which servers may lose theirs, and which voters may go, is
-decided in one place, `Trouble.can_spare`.
+Faults may break everything that Raft promises to survive, and no more: a majority of the disks must not be lost, in
+the present membership or in a coming one. `Trouble.can_spare` alone decides which servers may lose theirs, and which
+voters may go.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ __all__ = ["Claims", "Fault", "Trouble"]
 Fault = Callable[["Trouble"], Awaitable[None]]
 
 NOBODY_KNOWS: Final = 1 << 62
-"""In place of the log index of a change that may be made at any time, or never."""
+"""Stands for the log index of a change that may be made at any time, or never."""
 
 
 class Claims:
-    """What the faults of a run have laid their hands on. Shared by all of them."""
+    """Servers and voters that the faults of a run use. Shared by all of them."""
 
     def __init__(self) -> None:
         self.taken: dict[str, None] = {}
-        """Servers that some fault has in hand, for others to leave alone."""
+        """Servers that one fault uses; the others leave them alone."""
         self.leaving: dict[str, int] = {}
-        """Voters that were asked to be none any more, and the log index of the membership in which they are not."""
+        """Voters that should leave or be demoted, and the log index of the membership without their votes."""
         self.orders: list[DiskFault] = []
         """Errors of disks that were ordered: `happened` says how often each has struck."""
         self.proposed: list[Proposed] = []
@@ -47,18 +47,18 @@ class Claims:
 
 
 class Trouble:
-    """A cluster under faults, with the chance of one of them. `intensity`, about 1, makes it come more often."""
+    """A cluster under one fault, with the fault's random numbers. `intensity`, about 1, makes it more frequent."""
 
     def __init__(
         self, cluster: SimCluster, rng: random.Random, intensity: float, claims: Claims, verdict: Verdict
     ) -> None:
         self.cluster = cluster
         self.rng = rng
-        self.operator = Operator(cluster, random.Random(rng.getrandbits(64)))
+        self.operator: Operator = Operator(cluster, random.Random(rng.getrandbits(64)))
         self._intensity = intensity
         self._claims = claims
         self._taken = claims.taken
-        self.proposed = claims.proposed
+        self.proposed: list[Proposed] = claims.proposed
         self._verdict = verdict
 
     @property
@@ -66,28 +66,28 @@ class Trouble:
         return self.cluster.settings.election_s
 
     async def wait(self, usual_elections: float) -> None:
-        """Until the next time, a number of election timeouts on average."""
+        """Wait until the fault's next time, a number of election timeouts on average."""
         await asyncio.sleep(self.rng.expovariate(self._intensity / (usual_elections * self.election_s)))
 
     async def last(self, low: float, high: float) -> None:
-        """For as long as the fault lasts: from `low` to `high` election timeouts."""
+        """Wait for the duration of the fault: from `low` to `high` election timeouts."""
         await asyncio.sleep(self.rng.uniform(low, high) * self.election_s)
 
     def some(self) -> SimServer | None:
-        """A server whose process is there, or None."""
+        """A server with a running process, or None."""
         up = [server for server in self.up() if self.is_free(server)]
         return self.rng.choice(up) if up else None
 
     def is_free(self, server: SimServer) -> bool:
-        """Whether it is in service, and no other fault has it in hand."""
+        """Whether it is in service, and no other fault uses it."""
         return not server.retired and server.name not in self._taken
 
     def is_whole(self, server: SimServer) -> bool:
-        """Whether it has all that it ever acknowledged, and is not about to lose it."""
+        """Whether it has all that it ever acknowledged, and will not lose it."""
         return server.sound and self.is_free(server)
 
     def up(self) -> list[SimServer]:
-        """The servers whose process is there, but for those that a fault has in hand."""
+        """The servers with a running process, without those that a fault uses."""
         return [server for server in self.cluster.servers.values() if server.up and server.name not in self._taken]
 
     def names(self) -> list[str]:
@@ -97,19 +97,19 @@ class Trouble:
         return names
 
     def voters(self) -> int:
-        """How many voters there are, as far as anybody knows."""
+        """The number of voters, as far as it is known."""
         membership = self._membership()
         return sum(member.voter for member in membership.members.values()) if membership is not None else 0
 
     def _membership(self) -> Membership | None:
-        """The newest that a running server knows."""
+        """The newest membership that a running server knows."""
         known = [server.raft.membership() for server in self.cluster.running if server.raft is not None]
         return max(known, key=lambda membership: membership.index, default=None)
 
     def can_spare(self, more: int = 1) -> bool:
-        """Whether a quorum remains that never lost anything, where this many more servers do not take part.
+        """Whether a quorum remains that never lost anything if this many more servers do not take part.
 
-        A voter that is on its way out may still be needed, and may not be there any more: it does not count as whole.
+        A leaving voter may still be needed, and may be gone already: it does not count as whole.
         """
         membership = self._membership()
         if membership is None or not self.cluster.has_begun:
@@ -128,7 +128,7 @@ class Trouble:
 
     @contextmanager
     def hold(self, server: SimServer) -> Iterator[None]:
-        """Other faults leave the server alone in here."""
+        """Keep other faults away from the server."""
         assert self.is_free(server), server
         self._taken[server.name] = None
         try:
@@ -137,9 +137,9 @@ class Trouble:
             del self._taken[server.name]
 
     async def demote(self, names: Collection[str], change: Awaitable[Membership | None]) -> Membership | None:
-        """Have voters made learners, or removed, by `change`; until that is over no quorum may depend on them.
+        """Demote or remove voters by `change`; until that is over no quorum may depend on them.
 
-        Gives the membership of the answer; None if there was none, or if nothing came of it.
+        Returns the membership of the answer; None if there was none, or if the change failed.
         """
         leaving = self._claims.leaving
         before = {name: leaving.get(name, 0) for name in names}
@@ -155,12 +155,12 @@ class Trouble:
         return membership
 
     def may_be_leaving(self, names: Collection[str]) -> bool:
-        """Whether one of these voters was asked to go, and it is not known whether it did."""
+        """Whether one of these voters was asked to leave, with an unknown result."""
         return any(self._claims.leaving.get(name, 0) == NOBODY_KNOWS for name in names)
 
     @contextmanager
     def damage(self, server: SimServer) -> Iterator[None]:
-        """The server's disk does not do its duty in here."""
+        """The server's disk is faulty in this block."""
         server.damages += 1
         try:
             yield
@@ -188,5 +188,5 @@ class Trouble:
             await asyncio.sleep(LOOK_S)
 
     def broken(self, invariant: str, text: str) -> None:
-        """A fault was not treated as it must be."""
+        """Report that a fault was not handled correctly."""
         self._verdict.broken(invariant, text)

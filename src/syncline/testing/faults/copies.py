@@ -1,6 +1,6 @@
-"""Directories that are put back from an older copy, and directories that are copied and run twice.
+"""Data directories that are restored from an older copy, and directories that are copied and run twice.
 
-Such a node has forgotten promises, or makes them twice. So it counts as lost from that moment on: it must be refused or
+Such a node has lost promises, or makes them twice. So it counts as lost from that moment on: it must be refused or
 stop itself, and its operator replaces it. The others are a quorum without it, and lose nothing.
 """
 
@@ -35,7 +35,7 @@ async def rollback(trouble: Trouble) -> None:
 
 
 async def _lives_on(trouble: Trouble, server: SimServer) -> bool:
-    """Start it, let it take part for a while, and kill it. False if it did not come to follow a leader."""
+    """Start it, let it take part for a while, and kill it. False if it never followed a leader."""
     server.start()
     await trouble.settled(server)
     await trouble.last(1.0, 5.0)
@@ -57,8 +57,8 @@ async def two_copies(trouble: Trouble) -> None:
     """A directory is copied, and both copies run at once, each on a machine of its own.
 
     The second one is started when a quorum of the others knows the first: from then on it must never be counted,
-    whatever the network does. Copies that are kept apart before that can both be counted, and nothing can be done about
-    it (docs/membership.md). What becomes of them when they meet is tested by itself.
+    whatever the network does. Copies that are kept apart before that can both be counted, which can't be prevented
+    (docs/membership.md). Other tests cover copies that meet later.
     """
     while True:
         await trouble.wait(15.0)
@@ -84,7 +84,7 @@ async def two_copies(trouble: Trouble) -> None:
 
 
 async def _is_confirmed(trouble: Trouble, server: SimServer) -> bool:
-    """Wait a while for a quorum of the others to let in this start; it may be cut off, or have stopped."""
+    """Wait a while until a quorum of the others has admitted this start; it may be disconnected, or have stopped."""
     for _ in range(CONFIRMED_LOOKS):
         if server.driver is not None and server.driver.parts.confirmation.confirmed:
             return True

@@ -1,4 +1,4 @@
-"""What happens to disks: operations fail, space runs out, syncs are slow, bits rot, files vanish, disks are swapped."""
+"""Faults of disks: failing operations, full disks, slow syncs, corrupt bits, lost files, swapped disks."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ async def failed_write(trouble: Trouble) -> None:
         await _fail(trouble, trouble.rng.choice(WRITES))
 
 
-def _take(raft: Raft) -> None:
+def _take(raft: Raft[object]) -> None:
     ignored(asyncio.ensure_future(raft.snapshot()))
 
 
@@ -171,7 +171,7 @@ def _slow(slowest_s: float) -> Delay:
 
 
 async def rot(trouble: Trouble) -> None:
-    """A bit of the log flips, at its end or anywhere: the node starts with all that was durable, or not at all."""
+    """A bit of the log flips, at its end or anywhere: the node starts with all durable data, or not at all."""
     while True:
         await trouble.wait(15.0)
         server = trouble.expendable()
@@ -207,7 +207,7 @@ async def lost_log(trouble: Trouble) -> None:
 
 
 async def _damage(trouble: Trouble, server: SimServer, suffix: str, damage: Damage) -> None:
-    """Stop a server, damage a file, and start it. Where it refuses, its operator replaces it."""
+    """Stop a server, damage a file, and start it. If it refuses, its operator replaces it."""
     with trouble.hold(server):
         trouble.crash(server)
         paths = [path for path in server.disk.paths() if path.endswith(suffix)]
@@ -313,7 +313,7 @@ async def _must_refuse(trouble: Trouble, server: SimServer, disk: SimDisk, promi
 
 
 def _written_by_a_later_version(disk: SimDisk, path: str) -> bool:
-    """Raise the version in a directory's identity; False where there is no identity yet."""
+    """Raise the version in a directory's identity; False if there is no identity yet."""
     if not disk.exists(path):
         return False
     written = read_file(disk, path, limit_bytes=IDENTITY_LIMIT_BYTES)

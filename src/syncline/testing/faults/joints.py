@@ -1,6 +1,6 @@
-"""Trouble in the middle of a joint membership: the time in which two majorities are needed, and a leader must leave it.
+"""Faults during a joint membership, which needs two majorities, and which a leader must leave.
 
-It is over in a moment if all goes well. So this begins a change and strikes when a server has entered it.
+It is over in a moment if all goes well. So this begins a change and acts when a server has entered it.
 """
 
 from __future__ import annotations

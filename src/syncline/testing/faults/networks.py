@@ -1,4 +1,4 @@
-"""What happens on the network: cuts of every shape, resets, and lines that are slow."""
+"""Faults of the network: cuts of every shape, resets, and slow lines."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def cut_one_way(trouble: Trouble) -> None:
 
 
 async def isolate_leader(trouble: Trouble) -> None:
-    """Cut off whoever leads."""
+    """Cut off the leader."""
     while True:
         await trouble.wait(6.0)
         leader = trouble.cluster.current_leader()

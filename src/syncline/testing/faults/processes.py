@@ -1,4 +1,4 @@
-"""What happens to processes: they are killed, lose their power, stand still, or are slow."""
+"""Faults of processes: kills, power losses, pauses, and slowness."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 
 LOG_WORKERS: Final = ("syncline-log", SYNC_WORKER)
-"""What writes the log: a disk's slowness is another fault."""
+"""The workers that write the log: a disk's slowness is another fault."""
 
 
 async def kill(trouble: Trouble) -> None:
@@ -75,7 +75,7 @@ async def kill_all(trouble: Trouble) -> None:
 
 
 async def pause(trouble: Trouble) -> None:
-    """Stop a process for up to some election timeouts, then let it go on as if nothing had been."""
+    """Stop a process for up to some election timeouts, then resume it."""
     while True:
         await trouble.wait(6.0)
         server = trouble.some()

@@ -1,4 +1,4 @@
-"""Commands of programs that a change of leader meets: bursts of them, forwards that come late, and snapshots."""
+"""Commands of programs during a change of leader: bursts, late forwards, and snapshots."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ async def bursts(trouble: Trouble) -> None:
         server.call(partial(_propose_all, trouble, raft, fenced, first, timeout_s))
 
 
-def _propose_all(trouble: Trouble, raft: Raft, fenced: Sequence[bool], first: int, timeout_s: float) -> None:
-    """Propose several commands on one node, numbered from `first`, and note what is told of each."""
+def _propose_all(trouble: Trouble, raft: Raft[object], fenced: Sequence[bool], first: int, timeout_s: float) -> None:
+    """Propose several commands on one node, numbered from `first`, and record the answer to each."""
     if raft._driver.stopped:
         return
     for number, fence in enumerate(fenced, first):
@@ -59,7 +59,7 @@ def _propose_all(trouble: Trouble, raft: Raft, fenced: Sequence[bool], first: in
             trouble.proposed.append(Proposed(raft.node_id, future.number, future))
 
 
-def _propose(raft: Raft, number: int, term: int, timeout_s: float) -> ApplyFuture:
+def _propose(raft: Raft[object], number: int, term: int, timeout_s: float) -> ApplyFuture[object]:
     value = fenced_in(term) + b"%d" % number if term else b"%d" % number
     return raft.apply(encode_command(Put(KEY, value, expect=NEVER)), timeout=timeout_s, term=term or None)
 

@@ -1,4 +1,4 @@
-"""Reads whose deadlines pass before the answer comes, and that are made again: an old answer proves nothing new."""
+"""Reads that miss their deadline and are made again: an old answer must not confirm the new read."""
 
 from __future__ import annotations
 

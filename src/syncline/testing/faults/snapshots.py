@@ -66,13 +66,13 @@ async def _fill(leader: SimServer) -> None:
 
 
 def _ask(server: SimServer, what: Callable[[], asyncio.Future[Any]]) -> None:
-    """Start it, so that nobody need look at what comes of it."""
+    """Start it, and ignore its result."""
 
     server.call(lambda: ignored(what()))
 
 
 def ignored(future: asyncio.Future[Any]) -> None:
-    """Nobody need look at what comes of it."""
+    """Mark a future's result as ignored."""
     future.add_done_callback(lambda done: None if done.cancelled() else done.exception())
 
 
@@ -88,7 +88,7 @@ async def _is_sending(trouble: Trouble, leader: SimServer, behind: SimServer) ->
 
 
 async def _alone(trouble: Trouble, leader: SimServer, behind: SimServer) -> None:
-    """Stop so many others that the leader needs the one that is behind."""
+    """Stop so many others that the leader needs the lagging member."""
     others = [one for one in trouble.up() if one not in (leader, behind) and trouble.is_free(one)]
     down = others[: trouble.voters() - (trouble.voters() // 2 + 1)]
     for one in down:

@@ -1,4 +1,4 @@
-"""The table of faults: the names by which they are chosen."""
+"""The table of faults by name."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""`check_fsm`: does a state machine keep the contract that replication rests on?
+"""`check_fsm`: check that a state machine keeps the contract that replication needs.
 
     def test_my_machine() -> None:
         check_fsm(Bank, [b"open alice", b"deposit alice 10", b"withdraw alice 99"])
 
-A state machine that breaks it works in every unit test and on one node, and goes wrong on three: replicas drift apart,
-or a restart brings back another state. So each clause is put to the test by itself, and the first command at which
-something differs is named.
+A state machine that breaks the contract passes every unit test and works on one node, but fails on three: replicas
+diverge, or a restart restores another state. So each clause is checked separately, and the report names the first
+command at which something differs.
 """
 
 from __future__ import annotations
@@ -50,13 +50,14 @@ BESIDE: Final = 10
 
 
 class FSMProblem(AssertionError):
-    """The contract is broken. `clause` says which part of it, `index` at which command (from 1; 0: before the first),
-    `command` is that command, and `difference` what was seen."""
+    """The contract is broken. `clause` is the broken clause, `index` the number of the command (from 1; 0: before the
+    first), `command` that command, and `difference` the observation.
+    """
 
     def __init__(self, clause: str, index: int, commands: Sequence[bytes], difference: str) -> None:
         self.clause = clause
         self.index = index
-        self.command = commands[index - 1] if index else b""
+        self.command: bytes = commands[index - 1] if index else b""
         self.difference = difference
         at = f"command {index} of {len(commands)}, {self.command[:SHOWN_BYTES]!r}" if index else "the empty state"
         super().__init__(f"{clause}\n  first seen at {at}\n{difference}")
@@ -65,21 +66,24 @@ class FSMProblem(AssertionError):
 def check_fsm(
     machine: MakeFSM, commands: Iterable[bytes], *, hash_seeds: Sequence[int] = HASH_SEEDS, processes: bool = True
 ) -> None:
-    """Put a state machine to the test with these commands, in this order. Raises `FSMProblem` for what it finds.
+    """Check a state machine with these commands, in this order. Raises `FSMProblem` for the first broken clause.
 
     - The same commands give the same answers and the same state: in a second machine of this process, and in other
       processes with other hash seeds.
     - A refused command (`Rejected`) leaves the state as it was.
-    - A snapshot at every index brings back the state, in a new machine and in one that holds something else; and what
-      is applied after it gives the same answers.
+    - A snapshot at every index restores the state, in a new machine and in one that holds another state; and later
+      commands give the same answers.
     - A view shows the state at which it was taken, though commands are applied before and while it is written.
-    - `apply_batch`, where there is one, does what `apply` does.
-    - `digest`, if there is one, returns 1 to 64 bytes, equal for equal states and different for different ones, after a
+    - `apply_batch`, if there is one, does the same as `apply`.
+    - `digest`, if there is one, returns 1 to 64 bytes, equal for equal states and different for different ones, after
+      a
       restore and in another process too.
 
     `machine` is the class, or a function without arguments that makes one; the other processes import it by its name
-    (`processes=False` does without them). States are compared by the bytes of their snapshots, so a snapshot has to be
-    written in a fixed order: sort what has none.
+    (`processes=False` does without them). States are compared by the bytes of their snapshots, so a snapshot must be
+    written in a fixed order: sort collections without an order.
+
+        check_fsm(Bank, [b"open alice", b"deposit alice 10"])
     """
     commands = list(commands)
     expected = record(machine(), commands)
@@ -165,8 +169,8 @@ def _check_snapshots(machine: MakeFSM, commands: Sequence[bytes], expected: Sequ
             _go_on(other, number, commands, expected, how)
 
 
-def _go_on(fsm: FSM, number: int, commands: Sequence[bytes], expected: Sequence[Record], how: str) -> None:
-    """What a restored machine does next."""
+def _go_on(fsm: FSM[object], number: int, commands: Sequence[bytes], expected: Sequence[Record], how: str) -> None:
+    """Apply the next commands to a restored machine."""
     last = min(len(commands), number + BESIDE)
     for later in range(number + 1, last + 1):
         answer = apply(fsm, later, commands[later - 1])
@@ -193,7 +197,9 @@ def _check_views(machine: MakeFSM, commands: Sequence[bytes]) -> None:
                 raise FSMProblem(clause, number, commands, bytes_differ(snapshot, shown))
 
 
-def _written_after(fsm: FSM, later: Sequence[tuple[int, bytes]], number: int, commands: Sequence[bytes]) -> bytes:
+def _written_after(
+    fsm: FSM[object], later: Sequence[tuple[int, bytes]], number: int, commands: Sequence[bytes]
+) -> bytes:
     view = fsm.snapshot()
     for later_number, command in later:
         apply(fsm, later_number, command)
@@ -217,7 +223,9 @@ class _Gate:
         self.opened.wait(PROCESS_TIMEOUT_S)
 
 
-def _written_beside(fsm: FSM, later: Sequence[tuple[int, bytes]], number: int, commands: Sequence[bytes]) -> bytes:
+def _written_beside(
+    fsm: FSM[object], later: Sequence[tuple[int, bytes]], number: int, commands: Sequence[bytes]
+) -> bytes:
     view, gate = fsm.snapshot(), _Gate()
     errors: list[Exception] = []
 
@@ -264,7 +272,9 @@ def _check_batches(machine: MakeFSM, commands: Sequence[bytes], expected: Sequen
 
 
 def _check_digests(machine: MakeFSM, commands: Sequence[bytes], expected: Sequence[Record]) -> None:
-    """Nodes whose digests differ stop: equal states must not differ, and different ones must not be equal."""
+    """Check that equal states have equal digests and different states different ones: nodes whose digests differ
+    stop.
+    """
     by_state: dict[str, str] = {}
     by_digest: dict[str, str] = {}
     fsm = machine()

@@ -1,6 +1,7 @@
-"""The other process of `check_fsm`: runs a state machine on commands and prints what came of each, one JSON a line.
+"""The second process of `check_fsm`: runs a state machine on commands and prints each result, one JSON object a line.
 
-`python -m syncline.testing.fsm.process` reads one `Task` from its standard input. Its hash seed is in its environment.
+`python -m syncline.testing.fsm.process` reads one `Task` from its standard input. Its hash seed is in its
+environment.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["Task", "decode", "main"]
 
 
 class Task(msgspec.Struct, frozen=True):
-    """Which machine: `name` in the module `module`, which is loaded from `file` where it can't be imported by name."""
+    """Which machine: `name` in the module `module`, which is loaded from `file` if it can't be imported by name."""
 
     module: str
     file: str
@@ -39,7 +40,7 @@ def main() -> None:
 
 
 def decode(output: bytes) -> list[Record]:
-    """What a process has printed."""
+    """Decode the output of a process."""
     return [msgspec.json.decode(line, type=Record) for line in output.splitlines()]
 
 

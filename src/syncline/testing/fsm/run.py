@@ -1,7 +1,7 @@
-"""Running a state machine by hand: commands in, and a record of what it answered and what it then held.
+"""Run a state machine by hand: apply commands, and record the answers and states.
 
-Answers and states are recorded as text and bytes that can be compared between processes. A state is what the machine
-writes into a snapshot: equal states must give equal bytes, whatever way led to them.
+Answers and states are recorded as text and bytes that can be compared between processes. A state is the content of a
+snapshot: equal states must give equal bytes, whatever commands led to them.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ __all__ = [
     "state_digest",
 ]
 
-MakeFSM: TypeAlias = Callable[[], FSM]
+MakeFSM: TypeAlias = Callable[[], FSM[object]]
 """The class of a state machine, or anything else that makes a new one."""
 
 SHOWN_BYTES: Final = 60
-"""Of a command or a snapshot in a message."""
+"""Bytes of a command or a snapshot in a message."""
 
 WRONG_DIGEST: Final = f"not 1 to {MACHINE_DIGEST_BYTES} bytes"
 
@@ -47,12 +47,12 @@ _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
-    """What one command came to: the answer, in words, and the digest of the state after it."""
+    """The result of one command: the answer as text, and the digest of the state after it."""
 
     answer: str
     state: str
     digest: str = ""
-    """What the machine's own `digest` returned, in words; empty without one."""
+    """The result of the machine's own `digest`, as text; empty without one."""
 
 
 def entry_of(number: int, command: bytes) -> Entry:
@@ -60,23 +60,25 @@ def entry_of(number: int, command: bytes) -> Entry:
     return Entry(number, 1, command)
 
 
-def apply(fsm: FSM, number: int, command: bytes) -> str:
-    """Apply a command; its answer in words. A refusal is an answer; any other exception would stop a node: let it."""
+def apply(fsm: FSM[object], number: int, command: bytes) -> str:
+    """Apply a command; return its answer as text. A refusal is an answer; other exceptions pass, as they would stop a
+    node.
+    """
     try:
         return plain(fsm.apply(entry_of(number, command)))
     except Rejected as refusal:
         return plain(refusal)
 
 
-def record(fsm: FSM, commands: Iterable[bytes]) -> list[Record]:
-    """Apply all commands, and look at the state after each."""
+def record(fsm: FSM[object], commands: Iterable[bytes]) -> list[Record]:
+    """Apply all commands, and record the state after each."""
     return [
         Record(apply(fsm, number, command), state_digest(fsm), own_digest(fsm))
         for number, command in enumerate(commands, 1)
     ]
 
 
-def snapshot_bytes(fsm: FSM) -> bytes:
+def snapshot_bytes(fsm: FSM[object]) -> bytes:
     """The state, as a snapshot taken now."""
     return persisted(fsm.snapshot())
 
@@ -91,13 +93,13 @@ def persisted(view: FSMSnapshot) -> bytes:
     return sink.getvalue()
 
 
-def state_digest(fsm: FSM) -> str:
+def state_digest(fsm: FSM[object]) -> str:
     """Stands for the state in comparisons."""
     return hashlib.sha256(snapshot_bytes(fsm)).hexdigest()
 
 
-def own_digest(fsm: FSM) -> str:
-    """What the state machine's own `digest` returns, in words that name what is wrong; empty if it has none."""
+def own_digest(fsm: FSM[object]) -> str:
+    """The result of the state machine's own `digest`, as text that names what is wrong; empty if it has none."""
     if not isinstance(fsm, DigestingFSM):
         return ""
     digest: object = fsm.digest()
@@ -106,14 +108,14 @@ def own_digest(fsm: FSM) -> str:
     return f"{WRONG_DIGEST}: {plain(digest)[:SHOWN_BYTES]}"
 
 
-def restored(fsm: FSM, snapshot: bytes) -> FSM:
+def restored(fsm: FSM[object], snapshot: bytes) -> FSM[object]:
     """The machine, after it has restored a snapshot."""
     fsm.restore(io.BytesIO(snapshot))
     return fsm
 
 
 def plain(answer: object) -> str:
-    """An answer in words that are the same in every process, whatever its sets and addresses look like."""
+    """An answer as text that is the same in every process, whatever its sets and addresses look like."""
     if isinstance(answer, Rejected):
         return f"Rejected({answer.code}, {str(answer)!r}, {plain(answer.details)})"
     if isinstance(answer, Mapping):
@@ -130,7 +132,7 @@ def plain(answer: object) -> str:
 
 
 def bytes_differ(expected: bytes, got: bytes) -> str:
-    """Where two snapshots part, for a message."""
+    """The first difference of two snapshots, for a message."""
     at = next((n for n, (one, other) in enumerate(zip(expected, got, strict=False)) if one != other), None)
     at = min(len(expected), len(got)) if at is None else at
     start = max(0, at - SHOWN_BYTES // 3)

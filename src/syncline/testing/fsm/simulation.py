@@ -1,11 +1,11 @@
-"""`simulate`: a state machine of your own through crashes, partitions and slow disks, all of them from one seed.
+"""`simulate`: run a state machine through crashes, partitions and slow disks, all from one seed.
 
     @pytest.mark.parametrize("seed", range(20))
     def test_the_bank_survives(seed: int) -> None:
         simulate(Bank, seed=seed, commands=bank_commands)
 
-Several clients send commands to a cluster while faults trouble it. Then the faults end, and it is seen whether every
-node holds the same, and whether that is what the acknowledged commands, once each and in order, lead to.
+Several clients send commands to a cluster under faults. Then the faults end. At the end all nodes must hold the same
+state, and it must be the result of the acknowledged commands, applied once each and in order.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ USUAL_FAULTS: Final = (
     "kill", "power", "crash-in-write", "kill-all", "pause", "cut", "cut-one-way", "isolate-leader", "flap", "delay",
     "reset", "slow-disk", "slow-threads", "snapshot", "transfer",
 )  # fmt: skip
-"""Those that a state machine can notice; the names are those of `python -m syncline.testing.simulate --faults`."""
+"""Faults that a state machine can notice; the names are those of `python -m syncline.testing.simulate --faults`."""
 
 SETTINGS: Final = Settings(snapshot_entries=10, trailing_entries=5)
-"""A snapshot every few commands, and a short log behind it: restores are what state machines get wrong."""
+"""A snapshot every few commands, and a short log behind it: most bugs of state machines are in restores."""
 
 DIGEST_INTERVAL: Final = 5
 """Entries between two comparisons of the nodes' digests, if the state machine has one."""
@@ -58,15 +58,17 @@ CATCH_UP_S: Final = 60.0
 """After the faults: within this much simulated time every node has everything."""
 
 DRAWN: Final = 200
-"""Commands that are drawn from a strategy; clients begin anew with the first after the last."""
+"""Commands that are drawn from a strategy; clients start again with the first after the last."""
 
 
 class SimulationFailed(AssertionError):
-    """What went wrong, and with which seed. The same seed fails in the same way, in every process."""
+    """The failure and its seed. The same seed fails in the same way, in every process."""
 
 
 class Simulated(msgspec.Struct, frozen=True):
-    """What a simulation came to: commands that were acknowledged, those of unknown fate, and faults by name."""
+    """The result of a simulation: numbers of commands that were acknowledged, of unknown outcomes, and of faults by
+    name.
+    """
 
     seed: int
     acknowledged: int
@@ -89,9 +91,9 @@ def simulate(
     `commands` are a hypothesis strategy of bytes, an iterable (repeated when it ends), or a function of a
     `random.Random`. `faults` are names from `USUAL_FAULTS`; None: the seed chooses some.
 
-    Raises `SimulationFailed` where two nodes answer one command differently, where a node stops itself, where an
-    acknowledged command is missing, doubled or out of order, where the cluster does not recover once the faults have
-    ended, or where at the end two nodes do not hold the same, or not what their log leads to.
+    Raises `SimulationFailed` if two nodes answer one command differently, or a node stops itself. Also if an
+    acknowledged command is missing, doubled or out of order, or the cluster does not recover after the faults. At the
+    end all nodes must have the state that their log leads to.
 
     All nodes live in this process, so they share one order of sets: what differs between processes is for `check_fsm`.
     """
@@ -148,7 +150,9 @@ class _Committed(msgspec.Struct, frozen=True):
 
 
 class _Journal:
-    """What all state machines applied, by log index: the first to apply a command sets what the others must do."""
+    """The commands that all state machines applied, by log index: the first one sets the expected answer of the
+    others.
+    """
 
     def __init__(self) -> None:
         self.committed: dict[int, _Committed] = {}
@@ -165,14 +169,14 @@ class _Journal:
             )
 
     def fail(self, text: str) -> None:
-        """The first finding counts: the others follow from it."""
+        """Record the first failure: later ones follow from it."""
         self.failure = self.failure or text
 
 
 class _Watched:
-    """A user's state machine, looked at from outside."""
+    """Wraps a user's state machine and records its calls."""
 
-    def __init__(self, fsm: FSM, journal: _Journal, number: int) -> None:
+    def __init__(self, fsm: FSM[object], journal: _Journal, number: int) -> None:
         self.fsm = fsm
         self.apply_on_loop = bool(getattr(fsm, "apply_on_loop", False))
         if isinstance(fsm, DigestingFSM):
@@ -232,7 +236,7 @@ class _Simulation:
         )
         loop.set_exception_handler(self._unhandled)
 
-    def _watched(self) -> FSM:
+    def _watched(self) -> FSM[object]:
         self._lives += 1
         fsm = self._machine()
         kind = _WatchedInBatches if isinstance(fsm, BatchingFSM) else _Watched
@@ -267,7 +271,7 @@ class _Simulation:
             raise SimulationFailed(self._journal.failure)
 
     def broken(self, invariant: str, text: str) -> None:
-        """A fault or the recovery found something."""
+        """Record a failure that a fault or the recovery reports."""
         self._journal.fail(f"{invariant}: {text}")
 
     def _unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
@@ -347,7 +351,7 @@ class _Simulation:
             seen.add(index)
 
     def _check_states(self) -> None:
-        """Every node against a machine that is given the log from the beginning, and never restores anything."""
+        """Compare every node with a machine that applies the whole log, and never restores a snapshot."""
         model = self._machine()
         for index in sorted(self._journal.committed):
             with suppress(Rejected):

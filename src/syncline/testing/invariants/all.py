@@ -1,4 +1,4 @@
-"""All invariants that hold in every run, whatever the state machine."""
+"""The invariants of every run, whatever the state machine."""
 
 from __future__ import annotations
 

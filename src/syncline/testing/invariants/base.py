@@ -1,9 +1,8 @@
-"""What checkers of invariants have in common, and what they share.
+"""Base classes of the invariant checkers, and their shared knowledge.
 
-A checker is an `Onlooker` that overrides the methods that it cares about; they are called as the things happen, in the
-middle of an event of the simulation. It reports with `broken`, and never changes anything that it is shown. What all of
-them know together is in `Facts`: every entry that any node ever had, what was committed, and a `View` of each node over
-all its lives.
+A checker is an `Onlooker` that overrides the methods that it needs; they are called in the middle of an event of the
+simulation. It reports with `broken`, and never changes its arguments. `Facts` holds the shared knowledge: every entry
+that any node ever had, the committed entries, and a `View` of each node over all its starts.
 """
 
 from __future__ import annotations
@@ -47,30 +46,30 @@ class View:
     )
 
     def __init__(self, node_id: NodeId, name: str) -> None:
-        self.id = node_id
-        self.name = name
-        self.lives = 0
+        self.id: NodeId = node_id
+        self.name: str = name
+        self.lives: int = 0
         """Starts since its disk was replaced last."""
-        self.starts = 0
+        self.starts: int = 0
         """All starts."""
-        self.doubtful = False
+        self.doubtful: bool = False
         """Its directory was rolled back or copied: its promises are not judged, only what others make of them."""
         self.core: RawNode
         self.driver: Driver
-        self.durable = DurableLog()
+        self.durable: DurableLog = DurableLog()
         self.lost: DurableLog | None = None
-        """What was on its disk before that was replaced by an empty one."""
-        self.term = 0
+        """The content of its disk before that was replaced by an empty one."""
+        self.term: int = 0
         self.vote: NodeId = 0
-        self.state = StateType.FOLLOWER
-        self.commit = 0
-        self.applied = 0
+        self.state: StateType = StateType.FOLLOWER
+        self.commit: int = 0
+        self.applied: int = 0
         self.configuration: object = None
-        self.restored = 0
+        self.restored: int = 0
         """The index of the snapshot that replaced its log last in this life."""
-        self.leads_from = 0
+        self.leads_from: int = 0
         """In a leader: the index after the last entry that it has handed out to be written."""
-        self.most_applied = 0
+        self.most_applied: int = 0
         """The highest applied index that it had in any life."""
 
     def held(self, index: int, term: int) -> bool:
@@ -86,7 +85,7 @@ class View:
 
 
 class Promised(NamedTuple):
-    """What a request for the promise of a vote leaves as it is."""
+    """State that a request for a pre-vote must not change."""
 
     term: int
     vote: NodeId
@@ -105,12 +104,12 @@ class Known:
     __slots__ = ("entry", "previous_term")
 
     def __init__(self, entry: Entry, previous_term: int | None) -> None:
-        self.entry = entry
-        self.previous_term = previous_term
+        self.entry: Entry = entry
+        self.previous_term: int | None = previous_term
 
 
 class Facts:
-    """What is known of all nodes together."""
+    """Knowledge about all nodes together."""
 
     def __init__(self) -> None:
         self.views: dict[NodeId, View] = {}
@@ -140,7 +139,7 @@ class Facts:
 
 
 class Onlooker:
-    """Somebody who is told what happens in the nodes: a checker, or the trace."""
+    """Receives the events of the nodes: a checker, or the trace."""
 
     def started(self, view: View) -> None:
         """A node was put together from its disk. `view` still has its durable log as it was before the crash."""
@@ -185,14 +184,14 @@ class Onlooker:
         """A snapshot, made or received, counts from now on: the node may drop what it stands for."""
 
     def answered(self, name: str, answer: Answer) -> None:
-        """An operator was told by this server that a change of the membership is made, and what it has led to."""
+        """This server has answered an operator that a change of the membership is made, with its result."""
 
     def applied(self, view: View) -> None:
         """The applied index has changed: `view` has the value before it."""
 
 
 class Verdict(Protocol):
-    """Where checkers report to."""
+    """Receives the reports of checkers."""
 
     def broken(self, invariant: str, text: str) -> None: ...
 

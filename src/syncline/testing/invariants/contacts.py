@@ -16,7 +16,7 @@ __all__ = ["LeaderHasAQuorum", "LeaderStays"]
 ANSWERS: Final = frozenset({MessageType.APP_RESP, MessageType.HEARTBEAT_RESP})
 
 LOOKS: Final = 2
-"""A leader looks once in an election timeout who has answered since the last look: so it leads for two at most."""
+"""A leader checks once in an election timeout for answers since the last check: so it leads for two at most."""
 
 
 class _Contacts:
@@ -45,7 +45,7 @@ class _Contacts:
 
 
 class _Quorum(Invariant):
-    """What both invariants look at."""
+    """Base of both invariants."""
 
     def __init__(self, facts: Facts, verdict: Verdict) -> None:
         super().__init__(facts, verdict)

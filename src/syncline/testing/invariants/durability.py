@@ -1,4 +1,4 @@
-"""Durability: no promise before what it promises is on the disk, and nothing that was promised is forgotten."""
+"""Durability: no promise before its state is on the disk, and no durable promise is lost."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class AcknowledgedIsDurable(Invariant):
 
 
 class EmptiedTakesNoPart(Invariant):
-    """A member whose disk was replaced by an empty one promises nothing any more: it has forgotten what it promised.
+    """A member whose disk was replaced by an empty one promises nothing any more: it has lost its promises.
 
     What it promised counted for nothing before its directory was recorded: then it may come with another one.
     """
@@ -69,7 +69,7 @@ class EmptiedTakesNoPart(Invariant):
 
 
 class LeaderIsDurable(Invariant):
-    """Who leads has its vote for itself on the disk, and with it the term: else it could be elected in it once more."""
+    """A leader has its vote for itself on the disk, and with it the term: else it could be elected in it once more."""
 
     name = "a leader has its vote on the disk"
 
@@ -83,7 +83,7 @@ class LeaderIsDurable(Invariant):
 
 
 class CommittedIsDurable(Invariant):
-    """What is committed is on the disks of a quorum of the membership that commits it, both halves of a joint one."""
+    """Committed entries are on the disks of a quorum of the membership that commits it, both halves of a joint one."""
 
     name = "committed is durable on a quorum"
 
@@ -120,7 +120,7 @@ class NothingForgotten(Invariant):
 
 
 class SnapshotIsDurable(Invariant):
-    """A snapshot counts once its bytes and its name are on the disk: entries are dropped, and a leader told, by it."""
+    """A snapshot counts once its bytes and its name are on the disk: entries are dropped and leaders answered by it."""
 
     name = "a snapshot that counts is durable"
 
@@ -130,7 +130,7 @@ class SnapshotIsDurable(Invariant):
 
 
 def _difference(before: DurableLog, view: View) -> str:
-    """What is missing or changed in the log that a node found; "" where nothing is."""
+    """The missing or changed entry in the log that a node found; "" if nothing is."""
     now, then = view.core.raft, before.hard_state
     if now.term < then.term:
         return f"its term went from {then.term} back to {now.term}"

@@ -16,8 +16,9 @@ __all__ = [
 
 
 class ElectionSafety(Invariant):
-    """At most one leader per term (thesis, figure 3.2). After a restart a node is another one: it has forgotten what it
-    appended and did not write down."""
+    """At most one leader per term (thesis, figure 3.2). After a restart a node counts as another one: it has lost
+    appended entries that were not durable.
+    """
 
     name = "election safety"
 
@@ -36,7 +37,7 @@ class ElectionSafety(Invariant):
 
 
 class LeaderCompleteness(Invariant):
-    """What was committed in an earlier term is in the log of every later leader (thesis, figure 3.2)."""
+    """Every entry committed in an earlier term is in the log of every later leader (thesis, figure 3.2)."""
 
     name = "leader completeness"
 

@@ -63,7 +63,7 @@ class LeaderAppendOnly(Invariant):
 
 
 class CommitAgreement(Invariant):
-    """What is committed at an index is the same entry for all nodes, for ever (state machine safety, in the log)."""
+    """A committed index has the same entry on all nodes, and never changes (state machine safety, in the log)."""
 
     name = "committed entries never change"
 

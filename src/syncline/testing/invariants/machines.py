@@ -10,8 +10,8 @@ from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
 
 __all__ = ["Digest", "EqualStates", "NoAlarm"]
 
-Digest: TypeAlias = Callable[[FSM, int], int | None]
-"""The digest of a state machine as of an index that its node has applied; None where it can't tell."""
+Digest: TypeAlias = Callable[[FSM[object], int], int | None]
+"""The digest of a state machine as of an index that its node has applied; None if it can't tell."""
 
 
 class EqualStates(Invariant):
@@ -35,7 +35,7 @@ class EqualStates(Invariant):
 
 
 class NoAlarm(Invariant):
-    """No node finds in the digests of the log that the voters' states differ: they do not, in a sound cluster."""
+    """No node reports that the voters' digests differ: in a sound cluster they are equal."""
 
     name = "digests agree"
 

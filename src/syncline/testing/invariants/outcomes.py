@@ -1,8 +1,8 @@
-"""What clients were told, against what the log says happened.
+"""Compare the clients' answers with the log.
 
-The committed log is replayed on a state machine of its own, which gives the one order of all writes, what each came
-to, and the state at each revision. Every answer must fit: in its content, and in its place in time. This judges with
-the simulation's knowledge of the log; the linearizability checker comes to its verdict from the clients' side alone.
+The committed log is replayed on a separate state machine, which gives the one order of all writes, their results, and
+the state at each revision. Every answer must fit, in its content and in its place in time. This check uses the
+simulation's knowledge of the log; the linearizability checker uses the clients' histories alone.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class _Replay:
 
 
 def check_outcomes(facts: Facts, operations: list[Operation], verdict: Verdict) -> None:
-    """Judge the history of a run that has ended: every node has everything."""
+    """Check the history of a run that has ended: every node has all entries."""
     replay = _Replay(facts)
     told: list[tuple[Operation, int]] = []
     for operation in operations:
@@ -91,7 +91,7 @@ def check_outcomes(facts: Facts, operations: list[Operation], verdict: Verdict) 
 
 
 def _check(operation: Operation, replay: _Replay, verdict: Verdict) -> int | None:
-    """Whether the answer is right by itself; the store's revision at its place in the order, where that is known."""
+    """Whether the answer is right by itself; the store's revision at its place in the order, if that is known."""
     request, result = operation.request, operation.result
     value = _token(request)
     found = replay.by_value.get(value, []) if value is not None else []
@@ -123,7 +123,7 @@ def _check_read(operation: Operation, request: Read, result: Result, replay: _Re
 
 
 def _check_order(told: list[tuple[Operation, int]], verdict: Verdict) -> None:
-    """What is called after something has returned is not before it in the order."""
+    """An operation called after another one has returned is not before it in the order."""
     returns = sorted((operation.return_s or 0.0, revision) for operation, revision in told)
     latest = place = 0
     for operation, revision in sorted(told, key=lambda item: item[0].call_s):
@@ -168,7 +168,7 @@ def _token(request: history.Request) -> bytes | None:
 
 
 def _told_of(result: CommandResult | Rejected) -> Result:
-    """What a client should have been told of it."""
+    """The answer that a client should have got."""
     if isinstance(result, Rejected):
         revision = result.details.get("revision")
         return Refused(revision if isinstance(revision, int) else None)

@@ -30,7 +30,7 @@ _FENCE: Final = re.compile(rb"fenced in (\d+):")
 
 
 def fenced_in(term: int) -> bytes:
-    """What the data of a fenced proposal hold in a simulation: nothing in the log tells it otherwise."""
+    """The data of a fenced proposal in a simulation: nothing in the log tells it otherwise."""
     return b"fenced in %d:" % term
 
 
@@ -116,11 +116,11 @@ class Proposed(msgspec.Struct, frozen=True):
 
     origin: NodeId
     number: int
-    future: ApplyFuture
+    future: ApplyFuture[object]
 
 
 def check_proposed(facts: Facts, proposed: Iterable[Proposed], verdict: Verdict) -> None:
-    """At the end of a run: what was answered stands in the log, and what was told `not_applied` does not."""
+    """At the end of a run: answered proposals are in the log, and those that ended as `not_applied` are not."""
     counts: Counter[tuple[NodeId, int]] = Counter()
     for index in range(1, facts.last_committed + 1):
         entry = facts.committed_entry(index)

@@ -1,1 +1,3 @@
-"""Histories of clients, and whether one order of operations explains them. The verdict says what does not fit."""
+"""Histories of clients, and the check that one order of operations explains them. The verdict names the
+contradictions.
+"""

@@ -1,9 +1,11 @@
-"""Whether a history is linearizable: whether all of it could have happened one after the other, in an order that
-keeps to the clock, on a single store that answers as the clients were answered.
+"""Check that a history is linearizable.
 
-Keys are judged one by one: a history is linearizable if its part for each key is (Herlihy and Wing, 1990). A
-transaction over several keys joins them into one part. Stale reads make no such promise and are left out, and so is
-what was answered with `not_applied`; `promises.py` judges those.
+It is linearizable if all operations could have happened one after the other, in an order that respects the clock, on
+a single store that answers as the clients were answered.
+
+Keys are checked one by one: a history is linearizable if its part for each key is (Herlihy and Wing, 1990). A
+transaction over several keys joins them into one part. Stale reads are left out because they make no such promise,
+and so are operations that were answered with `not_applied`; `promises.py` checks those.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from syncline.testing.linearizability.search import DEFAULT_MAX_STEPS, Outcome, 
 __all__ = ["Initial", "Part", "check_moves", "check_part", "compiled", "parts_of"]
 
 Initial: TypeAlias = Mapping[bytes, Seen]
-"""What keys held before the history began; a key that is missing did not exist."""
+"""Values of the keys before the history began; a key that is missing did not exist."""
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -34,7 +36,7 @@ class Part(msgspec.Struct, frozen=True):
 
 
 def parts_of(history: Iterable[Operation]) -> list[Part]:
-    """What of a history has to be linearizable, in parts that can be judged one by one."""
+    """The operations of a history that must be linearizable, in parts that can be judged one by one."""
     judged = [operation for operation in narrowed(history) if _is_judged(operation)]
     judged.sort(key=lambda operation: operation.call_s)
     numbers = Numbers(judged)
@@ -58,7 +60,7 @@ def _is_judged(operation: Operation) -> bool:
 
 
 def _joined(operations: Iterable[Operation]) -> dict[bytes, bytes]:
-    """For each key the one that stands for its part."""
+    """For each key the key that represents its part."""
     parents: dict[bytes, bytes] = {}
 
     def leader(key: bytes) -> bytes:
@@ -80,7 +82,7 @@ def check_part(part: Part, initial: Initial | None = None, *, max_steps: int = D
 
 
 def compiled(part: Part) -> list[list[Move]]:
-    """What each operation of a part may have done."""
+    """The possible effects of each operation of a part."""
     return [moves_of(operation, part.keys, part.numbers) for operation in part.operations]
 
 

@@ -1,9 +1,9 @@
-"""Why a part of a history is not linearizable: the few operations that can't be put into one order.
+"""Explain why a part of a history is not linearizable: the few operations that have no order.
 
-First the history is cut at the earliest moment at which it is already wrong: what had not returned by then is of
-unknown fate. Then, half by half down to single ones, operations are let go whose absence does not mend it: first
-what only looks is dropped, then of writes it is left open whether they happened. Both only ever make it easier to
-find an order, so what remains is a true contradiction, and by itself enough.
+First the history is cut at the earliest moment at which it is already wrong: operations without a return by then are
+of unknown outcome. Then operations are removed, half by half down to single ones, as long as the rest has no order
+either: reads are dropped first, then writes become optional. Both only make it easier to find an order, so the
+remaining operations are a true contradiction by themselves.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ MAX_CHECKS: Final = 200
 """Searches that are spent on making an explanation smaller."""
 
 STEPS_PER_OPERATION: Final = 3
-"""Of one such search. One that gives up counts as an order found: nothing is let go for it."""
+"""Steps of one such search. One that gives up counts as an order found: nothing is removed for it."""
 
 MAX_WRITERS: Final = 5
-"""Writers of what was seen that are shown beside."""
+"""Writers of the seen values that are shown as well."""
 
 
 def smallest_contradiction(part: Part, initial: Initial | None = None) -> list[Operation]:
-    """Operations of a part that is not linearizable, as few as were found, that are not so by themselves.
+    """A small set of operations of a part that is not linearizable by itself.
 
-    With them, for the reader: who wrote the values that they saw.
+    The writers of the values that they saw are added for the reader.
     """
     cut = _cut(part, initial)
     moves = compiled(cut)
@@ -73,7 +73,7 @@ def _cut(part: Part, initial: Initial | None) -> Part:
 
 
 def _until(part: Part, end_s: float) -> Part:
-    """What was known at a moment."""
+    """The history as it was known at a moment."""
     known: list[Operation] = []
     for operation in part.operations:
         if operation.call_s > end_s:

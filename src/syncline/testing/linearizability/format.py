@@ -1,4 +1,4 @@
-"""Operations in words, one line each, for people who have to find out what went wrong."""
+"""Operations as text, one line each, for the analysis of a failure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHOWN_BYTES = 40
 
 
 def describe_all(operations: Iterable[Operation]) -> str:
-    """A table: when, who, where, what was asked and what was answered; in the order of the calls."""
+    """A table in the order of the calls: time, client, node, request and answer."""
     rows = [_row(operation) for operation in sorted(operations, key=lambda operation: operation.call_s)]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     return "\n".join(

@@ -1,11 +1,11 @@
-"""What clients asked of a key-value cluster, and what they were told: the evidence that the checkers judge.
+"""Histories: requests of clients of a key-value cluster, and their answers.
 
 A history is a list of operations, each with the time of its call and of its return by one clock that all clients
-share. An operation whose fate its client never learnt has no result and no return: it may take effect at any time
+share. An operation whose outcome its client never learned has no result and no return: it may take effect at any time
 after its call, once, or never.
 
-A `Recorder` writes a history down while it happens. On disk it is one JSON object a line, so that the history of a
-run can be kept and judged later, by whoever wants to.
+A `Recorder` writes a history while it happens. On disk it is one JSON object a line, so that the history of a
+run can be kept and checked later.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ FORMAT: Final = 1
 """The version of the stored form, in its first line. Fields may be added, with defaults; anything else is a new one."""
 
 
-# -- what is asked
+# -- requests
 
 
 class Put(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="put"):
@@ -69,9 +69,9 @@ class Delete(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", ta
 
 
 class Read(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="read"):
-    """Read a key: linearizably, or from what the asked node happens to hold (`stale`).
+    """Read a key: linearizably, or from the local state of the asked node (`stale`).
 
-    A stale read may miss what was written in the `max_stale_s` seconds before its call, and no more; None: no bound.
+    A stale read may miss writes of the `max_stale_s` seconds before its call, and no older ones; None: no bound.
     """
 
     key: bytes
@@ -91,11 +91,11 @@ class Compare(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 Step: TypeAlias = Put | Delete | Read
-"""What a transaction is made of; no step has an `expect` or is `stale` there."""
+"""The steps of a transaction; none has an `expect` or is `stale` there."""
 
 
 class Txn(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="txn"):
-    """Where all `compares` hold do `then`, else `else_`: as one. No key is written twice by one branch."""
+    """If all `compares` hold do `then`, else `else_`: as one. No key is written twice by one branch."""
 
     compares: tuple[Compare, ...] = ()
     then: tuple[Step, ...] = ()
@@ -105,7 +105,7 @@ class Txn(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="
 Request: TypeAlias = Put | Delete | Read | Txn
 
 
-# -- what is answered; of a number 0, and of a truth None, mean that it was not told
+# -- answers; the number 0 and the truth value None mean "not reported"
 
 
 class Written(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="is", tag="written"):
@@ -129,7 +129,7 @@ class Seen(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="is", tag=
 class Ran(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="is", tag="ran"):
     """A transaction was done: whether its compares held, the store's revision after it, and its steps' results.
 
-    `results` are empty where they were not told, else one for each step of the branch that ran.
+    `results` are empty if they were not reported, else one for each step of the branch that ran.
     """
 
     succeeded: bool
@@ -138,7 +138,7 @@ class Ran(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="is", tag="
 
 
 class Refused(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="is", tag="refused"):
-    """The `expect` did not hold. `mod_revision` is what the key had instead (0: it did not exist); None: not told.
+    """The `expect` did not hold. `mod_revision` is the key's actual one (0: it did not exist); None: not reported.
 
     Refusals travel through the log like writes: this is a result, and has its place in the order. `revision` is the
     store's at that moment.
@@ -158,10 +158,10 @@ Result: TypeAlias = Written | Seen | Ran | Refused | NotApplied
 
 
 class Operation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One request of one client. `node` is whom it asked, where that is known.
+    """One request of one client. `node` is the asked node, if that is known.
 
-    Without a `result` there is no `return_s` either: nobody knows what came of it. A client has one operation at a
-    time; after one of unknown fate it goes on.
+    Without a `result` there is no `return_s` either: the outcome is unknown. A client has one operation at a
+    time; after one of unknown outcome it goes on.
     """
 
     client: str
@@ -179,7 +179,7 @@ class Operation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     @property
     def unknown(self) -> bool:
-        """Whether nobody knows if it took effect."""
+        """Whether it is unknown if it took effect."""
         return self.result is None
 
 
@@ -191,11 +191,11 @@ def keys_of(request: Request) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys(part.key for part in parts))
 
 
-# -- writing it down
+# -- recording
 
 
 class Recorder:
-    """Writes down what clients do, as it happens.
+    """Records the operations of clients as they happen.
 
         token = recorder.call("c1", Put(b"k", b"v"), node="a")
         try:
@@ -203,8 +203,8 @@ class Recorder:
         except OperationError as error:
             recorder.failed(token, error)
 
-    `clock` gives seconds and never goes back; all clients of a history share it. What is still open at the end is of
-    unknown fate. Not for use by several threads at once: give each its own, and put the histories together.
+    `clock` returns seconds and never goes back; all clients of a history share it. An operation without an end is of
+    unknown outcome. Not for use by several threads at once: give each its own, and join the histories.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -217,25 +217,25 @@ class Recorder:
         return self._calls
 
     def call(self, client: str, request: Request, *, node: str = "") -> int:
-        """A client is about to send this. The number stands for the operation until it is over."""
+        """Record a request that a client is about to send. The returned number names the operation."""
         self._calls += 1
         self._open[self._calls] = Operation(client=client, request=request, call_s=self._clock(), node=node)
         return self._calls
 
     def returned(self, token: int, result: Result) -> Operation:
-        """The answer came. Once per call."""
+        """Record the answer. Once per call."""
         called = self._open.pop(token)
         done = msgspec.structs.replace(called, return_s=self._clock(), result=result)
         self._done.append(done)
         return done
 
     def failed(self, token: int, error: OperationError) -> None:
-        """The operation failed: with `not_applied` it never happened; what is unknown stays open for ever."""
+        """Record a failure: with `not_applied` it never happened; an unknown outcome stays open."""
         if error.outcome is Outcome.NOT_APPLIED:
             self.returned(token, NotApplied(error.code))
 
     def history(self) -> list[Operation]:
-        """All that was called so far, in the order of the calls."""
+        """All operations so far, in the order of the calls."""
         return _in_order([*self._done, *self._open.values()])
 
 
@@ -243,7 +243,7 @@ def _in_order(operations: Iterable[Operation]) -> list[Operation]:
     return sorted(operations, key=lambda operation: operation.call_s)
 
 
-# -- keeping it
+# -- files
 
 
 class _Header(msgspec.Struct, frozen=True):
@@ -258,15 +258,15 @@ _decoder = msgspec.json.Decoder(Operation)
 def write_history(
     file: BinaryIO, operations: Iterable[Operation], about: dict[str, str | int | float] | None = None
 ) -> None:
-    """Store a history. `about` says where it comes from (a seed, a date), for the reader. Bytes are in base64."""
+    """Write a history to a file. `about` names its origin (a seed, a date), for the reader. Bytes are in base64."""
     file.write(_encoder.encode(_Header(FORMAT, about or {})) + b"\n")
     file.writelines(_encoder.encode(operation) + b"\n" for operation in operations)
 
 
 def read_history(*files: BinaryIO) -> list[Operation]:
-    """Read a history, or put together those that several recorders of one clock have stored.
+    """Read a history, or join several that recorders of one clock have written.
 
-    Raises ValueError, with the line's number, for what is not a history.
+    Raises ValueError, with the line's number, for an invalid file.
     """
     operations: list[Operation] = []
     for file in files:

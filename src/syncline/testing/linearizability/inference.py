@@ -1,7 +1,7 @@
-"""What a history proves about operations whose clients were told little: taken as told, before the search begins.
+"""Conclusions about operations of unknown outcome, made before the search.
 
-Where only one operation can have written a value and somebody read it, that operation took effect: before the first
-such read returned, and with the mod_revision that was read, if one was. (etcd's robustness tests narrow histories in
+If only one operation can have written a value and a client read it, that operation took effect: before the first such
+read returned, and with the mod_revision that was read, if there was one. (etcd's robustness tests narrow histories in
 the same way, from the log on disk.) The rest is left to the search.
 """
 
@@ -31,7 +31,7 @@ def narrowed(history: Iterable[Operation]) -> list[Operation]:
 
 
 class _Sightings:
-    """Who saw which value: the first return, and the mod_revision (0: not told, or not one that it can be)."""
+    """The operations that saw each value: the first return, and the mod_revision (0: unknown or contradictory)."""
 
     def __init__(self, operations: Iterable[Operation], taken: Collection[int]) -> None:
         self._taken = taken
@@ -52,7 +52,7 @@ class _Sightings:
 
 
 def puts_of(operation: Operation) -> Iterator[_Put]:
-    """All that an operation may write."""
+    """All writes that an operation may make."""
     request = operation.request
     if isinstance(request, Put):
         yield request.key, request.value

@@ -1,14 +1,13 @@
-"""What the operations of a history may do to a key-value store: the specification behind the linearizability checker.
+"""The key-value store's specification for the linearizability checker: possible effects of each operation.
 
-A *move* is one operation with what is known of its result: what must hold before it, what it changes, and which
-number its change has. Given a state of the store it says in which states the store can be after it; in none, where
-its result says that it did not happen here.
+A *move* is one operation with the known part of its result: the condition before it, its change, and the number of
+its change. For a state of the store it gives the possible states after it; none, if its result is impossible in that
+state.
 
-Numbers are the store's revisions: every write that changes something takes one that is above all before it. What a
-history tells of them is binding. A write whose answer was lost can have any number that fits, so its successors are
-one state for each number that somebody mentions for its keys and that no known write has, and one for the least
-number that nobody mentions. That is exact: nobody can tell unmentioned numbers apart, and the least leaves the most
-room for what follows.
+Numbers are the store's revisions: every write that changes something takes one above all before it. Numbers in a
+history are binding. A write whose answer was lost can have any number that fits. It has one successor for each number
+that an operation mentions for its keys and that no known write has. One more is for the least unmentioned number. That
+is exact: no operation distinguishes unmentioned numbers, and the least leaves the most room for later ones.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ State: TypeAlias = tuple[int, tuple[Record | None, ...]]
 """The store's revision, at the least, and the record of each key; None: there is no such key."""
 
 Guard: TypeAlias = tuple[int, bytes | int, bool]
-"""What must hold of the record in this place: that its value (bytes) or its mod_revision (a number; 0: that there is
+"""A condition on the record in this place: that its value (bytes) or its mod_revision (a number; 0: that there is
 none) equals this operand, or (False) that it does not. Of a record that is not there no value holds."""
 
 Effect: TypeAlias = tuple[int, bytes | None]
@@ -66,13 +65,13 @@ _NONE: Final[set[int]] = set()
 
 
 class Numbers:
-    """What a whole history tells of revisions."""
+    """The revisions that a whole history reports."""
 
     def __init__(self, operations: Iterable[Operation]) -> None:
         self.taken: set[int] = set()
         """Those of writes that are known to have them: of no other write."""
         self.value_at: dict[tuple[bytes, int], bytes] = {}
-        """What a key was seen to hold at a mod_revision."""
+        """The value of a key that was seen at a mod_revision."""
         self._mentioned: defaultdict[bytes, set[int]] = defaultdict(set)
         for operation in operations:
             self._learn(operation)
@@ -80,7 +79,7 @@ class Numbers:
         self._open = {key: mentioned - self.taken for key, mentioned in self._mentioned.items()}
 
     def mentioned(self, key: bytes) -> set[int]:
-        """The mod_revisions that somebody saw, expected or compared at a key, and that no known write has."""
+        """The mod_revisions that an operation saw, expected or compared at a key, and that no known write has."""
         return self._open.get(key, _NONE)
 
     def room(self, low: int, high: int) -> bool:
@@ -122,7 +121,7 @@ class Numbers:
 
 def told(operation: Operation) -> tuple[int, bool]:
     """The store's revision after an operation, as its result tells it (0: it does not), and whether it changed
-    something. Where a result leaves that open its revision says little, and counts as not told."""
+    something. If a result leaves that open its revision says little, and counts as not reported."""
     request, result = operation.request, operation.result
     match result:
         case Seen(revision=revision) | Refused(revision=revision):
@@ -177,24 +176,28 @@ class Move:
         keys: Sequence[bytes],
         numbers: Numbers,
     ) -> None:
-        self.operation = operation
-        self.optional = operation.unknown
+        self.operation: Operation = operation
+        self.optional: bool = operation.unknown
         """Whether it may as well not have happened."""
+        self.number: int
+        self.changes: bool
         self.number, self.changes = told(operation)
-        """The store's revision after it, 0 where that is not told; and whether it is known to take that as its own."""
-        self.effects = tuple(effects)
+        """The store's revision after it, 0 if that is not reported; and whether it is known to take that as its own."""
+        self.effects: tuple[Effect, ...] = tuple(effects)
         self._guards = tuple(guards)
         self._not_all = tuple(not_all)
         self._puts = any(value is not None for _, value in effects)
-        self.observes = _mask(place for place, _, _ in (*guards, *not_all))
+        self.observes: int = _mask(place for place, _, _ in (*guards, *not_all))
         """The places of the keys whose records it depends on, a bit each."""
-        self.counts = any(isinstance(operand, int) and operand > 0 for _, operand, _ in (*guards, *not_all))
+        self.counts: bool = any(isinstance(operand, int) and operand > 0 for _, operand, _ in (*guards, *not_all))
         """Whether it depends on some mod_revision."""
-        self.exact = any(equal and isinstance(operand, int) and operand > 0 for _, operand, equal in guards)
+        self.exact: bool = any(equal and isinstance(operand, int) and operand > 0 for _, operand, equal in guards)
         """Whether it pins a record to one mod_revision, so that no write of its key can come between that and it."""
-        self.pure = all((place, 0, True) in guards for place, value in effects if value is None) and not self._puts
+        self.pure: bool = (
+            all((place, 0, True) in guards for place, value in effects if value is None) and not self._puts
+        )
         """Whether it changes nothing, wherever it stands: it looks, or it removes what is known not to be there."""
-        self.wants = tuple(dict.fromkeys(_wants(guards, not_all, keys, numbers)))
+        self.wants: tuple[Want, ...] = tuple(dict.fromkeys(_wants(guards, not_all, keys, numbers)))
         self._taken = numbers.taken
         self._mentioned: set[int] = set()
         if not self.number:
@@ -260,7 +263,7 @@ def _wants(guards: Sequence[Guard], not_all: Sequence[Guard], keys: Sequence[byt
 
 
 def moves_of(operation: Operation, keys: Sequence[bytes], numbers: Numbers) -> list[Move]:
-    """What an operation may have done, to a store of these keys: one move where its result is known (or none, where
+    """The possible effects of an operation on a store of these keys: one move if its result is known (or none, if
     that is impossible in itself), else one for each way to have an effect."""
     places = {key: place for place, key in enumerate(keys)}
     request, result = operation.request, operation.result
@@ -331,7 +334,7 @@ def _compared(place: int, compare: Compare) -> Guard:
 
 
 def _observed(branch: Sequence[Step], result: Ran, places: Mapping[bytes, int]) -> list[Guard] | None:
-    """What the results of a branch tell of the state before it; None where they can't be of this branch."""
+    """The state before a branch, as far as its results show it; None if they can't be of this branch."""
     if not result.results:
         return []
     if len(result.results) != len(branch):

@@ -1,7 +1,7 @@
-"""What clients are promised beside linearizability, each promise with its check.
+"""Promises to clients beside linearizability, each with its check.
 
 Every check returns the anomalies that it found, an empty list for a good history. None of them raises a false alarm:
-where a history tells too little to be sure, it passes.
+it passes if a history does not report enough to be sure.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 
 
 class Anomaly(msgspec.Struct, frozen=True):
-    """Something that must not happen: which promise is broken, and the operations that show it."""
+    """A broken promise, and the operations that show it."""
 
     promise: str
     operations: tuple[Operation, ...]
@@ -43,7 +43,7 @@ _Put: TypeAlias = tuple[bytes, bytes]
 
 
 def _writers(history: Iterable[Operation]) -> dict[_Put, Operation]:
-    """Who wrote a value, where only one operation can have."""
+    """The operation that wrote each value, if only one can have."""
     writers: dict[_Put, Operation] = {}
     counts: Counter[_Put] = Counter()
     for operation in history:
@@ -62,7 +62,7 @@ def _sightings(history: Iterable[Operation]) -> Iterable[tuple[_Put, Seen, Opera
 
 
 def check_not_applied(history: Sequence[Operation]) -> list[Anomaly]:
-    """What was answered with `not_applied` never shows."""
+    """Check that an operation answered with `not_applied` never shows."""
     writers = _writers(history)
     found: dict[int, Anomaly] = {}
     for put, _, reader in _sightings(history):
@@ -87,7 +87,8 @@ def check_applied_once(history: Sequence[Operation]) -> list[Anomaly]:
 
 
 def check_revisions(history: Sequence[Operation]) -> list[Anomaly]:
-    """Revisions follow the clock, over all keys: what returned before a call is in what the call was told.
+    """Check that revisions follow the clock, over all keys: an operation sees all operations that returned before its
+    call.
 
     No two writes have the same, and one that begins after another was acknowledged has a higher one.
     """
@@ -115,8 +116,10 @@ def _is_stale(operation: Operation) -> bool:
 
 
 def check_stale_reads(history: Sequence[Operation]) -> list[Anomaly]:
-    """Stale reads show what was there: not older than their bound, not from the future, not a mixture; and what one
-    client is shown by one node never goes back."""
+    """Check that stale reads show a past state: not older than their bound, not from the future, not a mixture.
+
+    For one client on one node they never go back.
+    """
     return [*_check_bounds(history), *_check_origins(history), *_check_no_way_back(history)]
 
 
@@ -163,7 +166,7 @@ def _running_maximum(
 
 
 def _check_origins(history: Sequence[Operation]) -> list[Anomaly]:
-    """A value that was seen was written by somebody, whose call came before the read's return."""
+    """Check that each seen value was written by an operation whose call came before the read's return."""
     first_call_s: dict[_Put, float] = {}
     for operation in history:
         for put in puts_of(operation):

@@ -1,16 +1,16 @@
 """The search for an order: Wing and Gong's algorithm with Lowe's memory, made for histories of a key-value store.
 
 Operations are put into an order one after the other. The next can be any that was called before all the others that
-are left have returned, and whose result fits the state. Where more than one fits, each is tried; what was tried
+are left have returned, and whose result fits the state. If more than one fits, each is tried; what was tried
 before (the same operations ordered, the same state reached) is not tried again.
 
 Three things keep the number of choices near one:
 
 - What only looks and fits goes first, at once: it changes nothing, so nothing is lost by it.
 - Operations that tell the store's revision are ordered by it, whatever their times.
-- An operation of unknown fate is tried only where it helps: directly before one that its effect makes possible.
-  (To apply it earlier is never better, and to apply it where nobody sees its effect is never needed. Where several
-  keys share told revisions "later" is not always possible: there it is tried wherever its number finds room.)
+- An operation of unknown fate is tried only if it helps: directly before one that its effect makes possible.
+  (To apply it earlier is never better, and to apply it before no reader of its effect is never needed. Where several
+  keys share reported revisions "later" is not always possible: there it is tried wherever its number finds room.)
 
 Sources: Wing and Gong, "Testing and verifying concurrent objects" (1993); Lowe, "Testing for linearizability" (2017).
 """
@@ -30,15 +30,15 @@ from syncline.testing.linearizability.kv_model import ANY, Move, Numbers, State,
 __all__ = ["DEFAULT_MAX_STEPS", "Outcome", "Search"]
 
 DEFAULT_MAX_STEPS: Final = 5_000_000
-"""Choices looked at before a search gives up: about a minute. With revisions told it takes one or two an operation."""
+"""Choices before a search gives up: about a minute. With reported revisions it takes one or two per operation."""
 
 _Choice: TypeAlias = tuple[int, State, int]
-"""What comes next: a place among the operations (from 0: definite; below 0: the complement of one of unknown fate),
+"""The next operation: a place among the operations (from 0: definite; below 0: the complement of one of unknown fate),
 the state after it, and the places of the keys that the next definite operation must look at, a bit each."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What a search found. `decided` False: it gave up. `reached` are the most operations that it could order."""
+    """The result of a search. `decided` False: it gave up. `reached` is the longest order that it found."""
 
     decided: bool
     linearizable: bool
@@ -175,7 +175,7 @@ class Search:
     # -- what can come next
 
     def _choices(self) -> list[_Choice]:
-        """What can come next, the most promising last; a single one where nothing else need be tried."""
+        """Operations that can come next, the most promising last; a single one if nothing else need be tried."""
         state, levels, head = self._state, self._levels, len(self._definite)
         limit = levels.limit
         deadline_s = math.inf
@@ -244,7 +244,7 @@ def _return_s(move: Move) -> float:
 
 
 class Levels:
-    """The order that told revisions force on operations: level by level, in each either one write or who saw it."""
+    """The order that reported revisions impose: level by level, in each either one write or its readers."""
 
     def __init__(self, definite: Sequence[Move]) -> None:
         ranks = sorted({(move.number, not move.changes) for move in definite if move.number})
@@ -257,8 +257,8 @@ class Levels:
         self._limits = [number if sees else number - 1 for number, sees in ranks]
         self._limits.append(2**63)
         self._level = 0
-        self.told = bool(ranks)
-        self.limit = self._limits[0]
+        self.told: bool = bool(ranks)
+        self.limit: int = self._limits[0]
         """The highest number that a write of unknown number can take now."""
 
     def admits(self, place: int) -> bool:
@@ -288,9 +288,10 @@ def _wide(move: Move) -> bool:
 
 
 class Demand:
-    """Which values are still needed, and who can still give them: a last one must not be overwritten too early.
+    """Values that are still needed, and the operations that can still write them: the last one must not be
+    overwritten early.
 
-    Told revisions say the same and more, so it is kept only where a write does not tell its own.
+    Reported revisions imply the same and more, so this is kept only for writes that do not report their own.
     """
 
     def __init__(self, definite: Sequence[Move], optional: Sequence[Sequence[Move]]) -> None:
@@ -334,7 +335,7 @@ class Demand:
                     self._givers[effect] += 1
 
     def spoils(self, move: Move, state: State) -> bool:
-        """Whether a move would replace a value for good that others still need."""
+        """Whether a move would permanently replace a value that other operations still need."""
         if not self._kept:
             return False
         for place, value in move.effects:
@@ -359,7 +360,9 @@ class Helpers:
             for want in {want for move in moves for effect in move.effects for want in (effect, (effect[0], ANY))}:
                 self._giving[want].append(number)
         requests: dict[Request, int] = {}
-        self.alike = [requests.setdefault(moves[0].operation.request, number) for number, moves in enumerate(optional)]
+        self.alike: list[int] = [
+            requests.setdefault(moves[0].operation.request, number) for number, moves in enumerate(optional)
+        ]
         """Of each the first of those that are the same."""
         self._found: dict[tuple[Want, ...], list[int]] = {}
         useful: set[int] = set().union(*map(self._for_wants, {move.wants for move in definite})) if optional else set()
@@ -378,7 +381,7 @@ class Helpers:
         return sorted(set(self._always).union(*found))
 
     def focus(self, move: Move) -> int:
-        """The key that the next definite operation must see: who changes one key only is made for who looks next."""
+        """The key that the next definite operation must see: writers of one key only help its next reader."""
         if self._numbered or _wide(move):
             return 0
         return 1 << move.effects[0][0]

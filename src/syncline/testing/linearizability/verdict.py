@@ -1,4 +1,4 @@
-"""The verdict on a history: every check that there is, and what they found, in words."""
+"""The verdict on a history: all checks, and their findings as text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FINAL_STATE: Final = "(final)"
 
 
 class Undecided(Exception):
-    """The search for an order was given up: neither good nor bad. A history that tells revisions gets a verdict."""
+    """The search for an order was given up: neither good nor bad. A history that reports revisions gets a verdict."""
 
 
 def judge(
@@ -34,16 +34,20 @@ def judge(
     final: Mapping[bytes, Seen] | None = None,
     max_steps: int = DEFAULT_MAX_STEPS,
 ) -> list[Anomaly]:
-    """All anomalies of a history; an empty list: it keeps every promise.
+    """Return all anomalies of a history; an empty list means that it keeps every promise.
 
-    - It is linearizable: writes, linearizable reads, compare-and-swaps and transactions, those of unknown fate too.
+    - It is linearizable: writes, linearizable reads, compare-and-swaps and transactions, also those of unknown
+      outcome.
     - Its stale reads respect their bound and never go back for one client on one node.
-    - What was called `not_applied` never shows; one write is applied once; revisions follow the clock.
-    - `final` (for every key that was ever written, what it held at the end, read when all was over) agrees with all
-      that was acknowledged.
+    - An operation answered with `not_applied` never shows; one write is applied once; revisions follow the clock.
+    - `final` (the value of every key that was ever written, read after the run) agrees with all acknowledged
+      operations.
 
-    `initial` is what keys held before. Raises `Undecided` where `max_steps` do not suffice: about 1 or 2 an operation
-    do where writes tell their revisions; without them, and with many writers of one key, it can take any number.
+    `initial` is the value of each key before the run. Raises `Undecided` if `max_steps` do not suffice: 1 or 2 per
+    operation suffice if writes report their revisions. Without them, and with many writers of one key, it can take
+    any number.
+
+        assert judge(recorder.history()) == []
     """
     whole = [*history, *_final_reads(history, final or {})]
     anomalies = check_not_applied(whole) + check_applied_once(whole) + check_revisions(whole)
@@ -65,7 +69,7 @@ def assert_linearizable(
     initial: Initial | None = None,
     final: Mapping[bytes, Seen] | None = None,
 ) -> None:
-    """`judge`, for tests: raises AssertionError with all that was found."""
+    """Raise AssertionError with the findings of `judge`, if there are any."""
     anomalies = judge(history, initial=initial, final=final)
     if anomalies:
         raise AssertionError("\n\n".join(map(str, anomalies)))

@@ -1,7 +1,7 @@
 """A client of the key-value cluster in a simulation: requests through the servers' own routes, without sockets.
 
-What it asks and is told goes into a history. Where the server dies, or says nothing in time, nobody knows what came of
-the request, as with any client.
+Its requests and answers go into a history. If the server dies, or does not answer in time, the outcome is unknown, as
+for any client.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from syncline.testing.sim.server import SimServer
 __all__ = ["ClientError", "SimClient"]
 
 GRACE_S: Final = 1.0
-"""How much longer than its own time limit a server's answer is waited for."""
+"""How much longer than the server's own time limit a client waits for an answer."""
 
 
 class ClientError(AssertionError):
-    """A server's answer that makes no sense."""
+    """An invalid answer of a server."""
 
 
 class _Problem(msgspec.Struct):
@@ -87,10 +87,10 @@ class SimClient:
         self._recorder = recorder
         self._query = b"timeout=%dms" % round(timeout_s * 1000)
         self.unanswered: list[tuple[SimServer, asyncio.Future[Response], str]] = []
-        """Requests that were given up: they must still be answered, where the process lives on."""
+        """Requests that the client gave up: they must still be answered if the process lives on."""
 
     async def ask(self, server: SimServer, request: Request) -> Result | None:
-        """Send a request; its result, or None where nobody knows what came of it."""
+        """Send a request; return its result, or None if the outcome is unknown."""
         token = self._recorder.call(self.name, request, node=f"{server.name}{' (emptied)' if server.lost else ''}")
         life = server.lives
         answer = server.serve(_http(request, self._query))

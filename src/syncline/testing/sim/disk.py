@@ -35,7 +35,7 @@ from syncline.testing.sim.file import Chance, Node, Survival
 __all__ = ["CAPACITY_BYTES", "DiskFault", "SimDisk", "SimFile", "Survival"]
 
 CAPACITY_BYTES: Final = 1 << 40
-"""Larger than what any simulation writes: a disk that is never full unless it is told to be."""
+"""More than any simulation writes: a disk is full only if a fault makes it so."""
 
 
 PATHS_KNOWN: Final = 4096
@@ -43,19 +43,19 @@ PATHS_KNOWN: Final = 4096
 
 
 class DiskFault:
-    """An order to fail: `operation` is a method's name (`write_at`, `sync`, `rename`, …), `suffix` ends the path.
+    """An ordered error: `operation` is a method's name (`write_at`, `sync`, `rename`, …), `suffix` ends the path.
 
     The path of an open file is the one that the file has now, after all renames. The first `skip` operations of that
-    kind go well, then `times` fail; for ever, where `times` is negative.
+    kind succeed, then `times` fail; all later ones fail if `times` is negative.
     """
 
     def __init__(self, operation: str, *, suffix: str, error: int, skip: int, times: int) -> None:
         self.operation = operation
         self.suffix = suffix
         self.error = error
-        self.skip = skip
-        self.times = times
-        self.happened = 0
+        self.skip: int = skip
+        self.times: int = times
+        self.happened: int = 0
         """How many operations have failed by it."""
 
     def hits(self, operation: str, path: str) -> bool:
@@ -77,10 +77,10 @@ class NameOperation:
         self.node = node
         self.source = source
         self.target = target
-        self.dirs = {_parent(path) for path in (source, target) if path is not None}
+        self.dirs: set[str] = {_parent(path) for path in (source, target) if path is not None}
 
     def apply(self, names: dict[str, Node]) -> None:
-        """Where an earlier operation did not survive, this one may find nothing to work on: then it is lost, too."""
+        """If an earlier operation did not survive, this one may find nothing to work on: then it is lost, too."""
         if self.source is not None:
             for path in [path for path in names if path == self.source or path.startswith(f"{self.source}/")]:
                 names[self.target + path[len(self.source) :]] = names.pop(path)
@@ -93,9 +93,9 @@ class NameOperation:
 class SimDisk:
     """Implements `platform.disk.Disk` in memory. See the module's text for how it fails.
 
-    `before`, where set, is called with the operation and the path before each one that changes or syncs anything.
-    `on_sync` is called with the path at each sync of a file. `sync_s` is what each sync takes: `busy_s` adds them up
-    for whoever simulates the time.
+    `before`, if set, is called with the operation and the path before each one that changes or syncs anything.
+    `on_sync` is called with the path at each sync of a file. `sync_s` is the duration of each sync: `busy_s` adds
+    them up for the simulation of time.
     """
 
     def __init__(self, rng: random.Random, *, capacity_bytes: int = CAPACITY_BYTES) -> None:
@@ -103,10 +103,10 @@ class SimDisk:
         self.capacity_bytes = capacity_bytes
         self.before: Callable[[str, str], None] | None = None
         self.on_sync: Callable[[str], None] | None = None
-        self.sync_s = 0.0
-        self.busy_s = 0.0
-        self.serial = 0
-        self.generation = 0
+        self.sync_s: float = 0.0
+        self.busy_s: float = 0.0
+        self.serial: int = 0
+        self.generation: int = 0
         self._names: dict[str, Node] = {"": Node(is_dir=True), "/": Node(is_dir=True)}
         self._durable_names = dict(self._names)
         self._pending: list[NameOperation] = []
@@ -300,7 +300,7 @@ class SimDisk:
     # Used by the files.
 
     def enter(self, operation: str, path: str, *, changes: bool = True) -> None:
-        """An operation begins: the hook sees it, and it fails where that was ordered."""
+        """An operation begins: the hook sees it, and it fails if that was ordered."""
         if changes:
             self.serial += 1
             if self.before is not None:

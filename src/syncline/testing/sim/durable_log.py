@@ -1,7 +1,7 @@
-"""What a node's log holds for sure: the effect of every write whose sync has returned, and of the one under way.
+"""The certain content of a node's log: every write whose sync has returned, and the write under way.
 
-A second account of the log, kept beside the files and independent of how they are written and read back: what a node
-promises, and what it finds when it starts again, is compared with this.
+A second record of the log, kept beside the files and independent of how they are written and read. A node's promises,
+and the log that it finds at its next start, are compared with it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class DurableLog:
     __slots__ = ("base", "hard_state", "last", "terms", "writing")
 
     def __init__(self) -> None:
-        self.hard_state = HardState()
-        self.base = 0
-        self.last = 0
+        self.hard_state: HardState = HardState()
+        self.base: int = 0
+        self.last: int = 0
         self.terms: dict[int, int] = {}
         self.writing: Sequence[WalWrite] = ()
         """Begun and not known to be durable: after a crash all of it may be there, or nothing."""
@@ -46,7 +46,8 @@ class DurableLog:
 
     def restart(self, index: int) -> None:
         """A snapshot at `index` takes the place of everything."""
-        self.base = self.last = index
+        self.base = index
+        self.last = index
         self.terms.clear()
 
     def truncate(self, index: int) -> None:
@@ -66,7 +67,7 @@ class DurableLog:
         return twin
 
     def after_crash(self) -> list[DurableLog]:
-        """What a crash at this moment may leave: without, and with, the write under way."""
+        """The log that a crash at this moment may leave: without, and with, the write under way."""
         if not self.writing:
             return [self]
         later = self.copy()

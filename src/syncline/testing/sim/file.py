@@ -1,4 +1,4 @@
-"""A file's content on a simulated disk: what is seen, what is on the platter, and what a crash makes of the two."""
+"""A file's content on a simulated disk: its visible content, its durable content, and the effect of a crash."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ SECTOR_BYTES: Final = 512
 ZEROS: Final = bytes(SECTOR_BYTES)
 
 TEAR_CHANCE: Final = 0.4
-"""How often a sector that has several versions is torn between two of them, where tearing is on."""
+"""How often a sector that has several versions is torn between two of them, if tearing is on."""
 
 
 class Survival(Enum):
-    """What a crash leaves of what was not synced."""
+    """The unsynced data that a crash leaves."""
 
     NOTHING = "only what was synced"
     EVERYTHING = "all of it: the process died and the machine went on"
@@ -71,10 +71,10 @@ class Node:
     __slots__ = ("_dirty", "_durable", "_durable_size", "_reserved", "_seen", "_sizes", "is_dir", "path", "size")
 
     def __init__(self, *, is_dir: bool = False) -> None:
-        self.is_dir = is_dir
-        self.path = ""
+        self.is_dir: bool = is_dir
+        self.path: str = ""
         """Its name now: it follows renames, as an open file of a real disk does."""
-        self.size = 0
+        self.size: int = 0
         self._seen: dict[int, bytes] = {}
         self._durable: dict[int, bytes] = {}
         self._dirty: dict[int, list[Version]] = {}
@@ -149,7 +149,7 @@ class Node:
         return max(0, (len(self._seen) + new) * SECTOR_BYTES - self.taken_bytes())
 
     def fingerprint(self) -> int:
-        """Of what is seen: the length, and all sectors that are not zeros."""
+        """Fingerprint of the visible content: the length, and all sectors that are not zeros."""
         written = frozenset((number, piece) for number, piece in self._seen.items() if piece != ZEROS)
         return hash((self.is_dir, self.size, written))
 
@@ -171,7 +171,7 @@ class Node:
         self.size = self._durable_size = self._reserved = 0
 
     def after_crash(self, chance: Chance) -> Node:
-        """What is on the platter after a crash, as a file of its own."""
+        """The content on the platter after a crash, as a file of its own."""
         twin = Node(is_dir=self.is_dir)
         sizes = [self._durable_size, *(size for _, size in self._sizes)]
         twin.size = twin._durable_size = sizes[chance.version([0, *(serial for serial, _ in self._sizes)])]

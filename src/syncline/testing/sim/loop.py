@@ -1,12 +1,12 @@
-"""An event loop whose time passes in jumps: when nothing is left to do now, it is the time of the next timer.
+"""An event loop with virtual time: when nothing is left to do now, time jumps to the next timer.
 
-A simulated hour takes as long as its events do. There are no sockets, threads or files behind the loop: what would
-need them is refused, so that nothing outside can decide the order of events. With one seed for all that is random, two
-runs do the same steps in the same order (iterate over no sets of strings: their order changes with the process).
+A simulated hour takes as long as its events do. There are no sockets, threads or files behind the loop: calls that
+need them are refused, so that nothing outside can decide the order of events. With one seed for all that is random,
+two runs do the same steps in the same order (iterate over no sets of strings: their order changes with the process).
 
-Several nodes can live on one loop: what runs inside `with loop.inside(node)`, and every task, timer and callback that
-comes of it, belongs to the node. A node can be paused (as by SIGSTOP), killed (as by SIGKILL: not even `finally` blocks
-run) and given a clock that runs fast or slow.
+Several nodes can live on one loop: code inside `with loop.inside(node)`, and every task, timer and callback that
+comes of it, belongs to the node. A node can be paused (as by SIGSTOP), killed (as by SIGKILL: not even `finally`
+blocks run) and given a clock that runs fast or slow.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CLOCK_RESOLUTION_S: Final = 1e-9
 """Timers closer than this are due together."""
 
 MAX_STEPS_PER_INSTANT: Final = 1_000_000
-"""Turns of the loop without time passing: beyond this something calls itself for ever."""
+"""Turns of the loop at one moment: more mean an endless loop."""
 
 MAX_LAST_AWAITS: Final = 100
 """A killed task that still awaits something after so many is left as it is."""
@@ -40,11 +40,11 @@ CLEAN_UP_S: Final = 5.0
 
 
 class SimDeadlock(RuntimeError):
-    """Nothing is ready and no timer is set: whatever is waited for will never come."""
+    """Nothing is ready and no timer is set: no wait can ever end."""
 
 
 class SimLivelock(RuntimeError):
-    """The loop turns and turns at one instant."""
+    """The loop makes too many turns at one moment."""
 
 
 class SimNode:
@@ -52,8 +52,8 @@ class SimNode:
 
     def __init__(self, name: str, loop: SimLoop) -> None:
         self.name = name
-        self.killed = False
-        self.paused = False
+        self.killed: bool = False
+        self.paused: bool = False
         self._loop = loop
         self._rate = 1.0
         self._since_s = 0.0  # the loop's time when the rate was set last, and the node's own time then
@@ -98,7 +98,10 @@ class SimNode:
             step.again()
 
     def kill(self) -> None:
-        """Run nothing of the node ever again. Other nodes are not told; see `SimNetwork.crash` for its connections."""
+        """Never run anything of the node again.
+
+        Other nodes do not notice; see `SimNetwork.crash` for its connections.
+        """
         self.killed = True
         self._held.clear()
 
@@ -115,7 +118,7 @@ class SimNode:
         self.tasks.pop(task, None)
 
     def bury(self) -> None:
-        """At the end of the simulation: let go of what was killed. Only now do its `finally` blocks run, unheard."""
+        """At the end of the simulation: release killed tasks. Their `finally` blocks run only now, without effect."""
         if not self.killed:
             return
         for task in self.tasks:
@@ -141,7 +144,7 @@ _node: contextvars.ContextVar[SimNode | None] = contextvars.ContextVar("syncline
 def _end(coroutine: Coroutine[Any, Any, object] | Generator[Any, Any, object]) -> None:
     """Run its `finally` blocks up to the end, over whatever they await, and whatever they find: its world is gone.
 
-    `close` would not do: of coroutines that await each other it ends the outer ones alone where an inner one awaits.
+    `close` would not do: of coroutines that await each other it ends the outer ones alone if an inner one awaits.
     """
     for _ in range(MAX_LAST_AWAITS):
         try:
@@ -158,10 +161,10 @@ class _Step:
     def __init__(
         self, loop: SimLoop, node: SimNode, callback: Callable[..., object], arguments: tuple[Any, ...]
     ) -> None:
-        self.loop = loop
-        self.node = node
-        self.callback = callback
-        self.arguments = arguments
+        self.loop: SimLoop = loop
+        self.node: SimNode = node
+        self.callback: Callable[..., object] = callback
+        self.arguments: tuple[Any, ...] = arguments
         self.handle: asyncio.Handle | None = None
 
     def __call__(self) -> None:
@@ -181,7 +184,7 @@ class _Step:
 
 
 class _Selector:
-    """Stands where a loop waits for sockets; here nothing but time can come."""
+    """Replaces the selector on which a loop waits for sockets; here only time passes."""
 
     def __init__(self, loop: SimLoop) -> None:
         self._loop = loop
@@ -195,9 +198,9 @@ class _Selector:
 
 
 class SimLoop(asyncio.BaseEventLoop):
-    """See the module's text.
+    """The simulation's event loop. See the module's text.
 
-    `after_event`, where set, is called with the node after each event of a node (a callback, a timer, a step of a
+    `after_event`, if set, is called with the node after each event of a node (a callback, a timer, a step of a
     task) and `after_step` after each turn of the loop: the places for checks. `events` counts the former.
     """
 
@@ -208,8 +211,8 @@ class SimLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.after_step: Callable[[], None] | None = None
         self.after_event: Callable[[SimNode], None] | None = None
-        self.steps = 0
-        self.events = 0
+        self.steps: int = 0
+        self.events: int = 0
         self._now_s = 0.0
         self._steps_at_instant = 0
         self._nodes: list[SimNode] = []
@@ -227,7 +230,7 @@ class SimLoop(asyncio.BaseEventLoop):
 
     @contextmanager
     def inside(self, node: SimNode | None) -> Iterator[None]:
-        """What is started in here belongs to `node` (None: to nobody)."""
+        """Code in this block belongs to `node` (None: to no node)."""
         token = _node.set(node)
         try:
             yield
@@ -243,16 +246,18 @@ class SimLoop(asyncio.BaseEventLoop):
     # -- time
 
     def true_time(self) -> float:
-        """The simulation's time in seconds since its start, whoever asks."""
+        """The simulation's time in seconds since its start, independent of the calling node."""
         return self._now_s
 
     def time(self) -> float:
-        """The time by the clock of the node that asks."""
+        """The time by the clock of the calling node."""
         node = _node.get()
         return self._now_s if node is None else node.own_time(self._now_s)
 
     def pass_time(self, timeout_s: float | None) -> None:
-        """Called once in each turn, where another loop would wait: `None` for ever, 0 not at all."""
+        """Advance the time once in each turn, in place of a real loop's wait: `None` means without limit, 0 not at
+        all.
+        """
         self.steps += 1
         if self.after_step is not None:
             self.after_step()
@@ -351,7 +356,7 @@ class SimLoop(asyncio.BaseEventLoop):
         return task
 
     def finish(self) -> None:
-        """End the simulation: what lives is cancelled and may clean up, what was killed is laid to rest. Then close."""
+        """End the simulation: cancel living tasks, which may clean up, and release killed ones. Then close."""
         try:
             for node in self._nodes:
                 if node.paused and not node.killed:
@@ -362,7 +367,7 @@ class SimLoop(asyncio.BaseEventLoop):
             if living := self._living():
                 raise RuntimeError(f"tasks that go on after they were cancelled {CANCEL_ROUNDS} times: {living}")
             self.run_until_complete(self.shutdown_asyncgens())
-            asyncio._set_running_loop(self)  # what a `finally` block asks for; it would make a loop that nobody closes
+            asyncio._set_running_loop(self)  # asyncio would make another loop
             for node in self._nodes:
                 node.bury()
         finally:

@@ -158,7 +158,7 @@ class _Attempt:
 class SimNetwork:
     """The network and its faults. Made on a running event loop. Hosts are named by their names, in any order.
 
-    `on_event(line)`, where set, gets a line for each packet and each fault: the trace of a run.
+    `on_event(line)`, if set, gets a line for each packet and each fault: the trace of a run.
     """
 
     def __init__(self, rng: random.Random, *, latency_s: tuple[float, float] = LATENCY_S) -> None:
@@ -187,7 +187,10 @@ class SimNetwork:
     # -- faults
 
     def cut(self, one: str, other: str, *, one_way: bool = False) -> None:
-        """Let nothing through from `one` to `other` (nor back, unless `one_way`). Nobody is told; bytes wait."""
+        """Let nothing through from `one` to `other` (nor back, unless `one_way`).
+
+        The ends do not notice; bytes wait.
+        """
         for pair in [(one, other)] if one_way else [(one, other), (other, one)]:
             self._cuts.setdefault(pair, self.now())
             self.trace(*pair, "cut")
@@ -220,7 +223,7 @@ class SimNetwork:
         self._line_free_s.clear()
 
     def reset(self, one: str, other: str) -> None:
-        """Reset the connections between two hosts; both ends are told."""
+        """Reset the connections between two hosts; both ends get `connection_lost`."""
         for end, peer in list(self._ends.items()):
             if {end.host, peer.host} == {one, other} and not end.lost:
                 self.trace(end.host, peer.host, "reset by the network")
@@ -229,7 +232,7 @@ class SimNetwork:
                 self._stop_pipes(end, peer)
 
     def hold_back(self, one: str, other: str, late_s: float, *, only: int | None = None) -> None:
-        """What `one` sends to `other` on the connections of now takes `late_s` longer, on new ones it does not.
+        """Packets of `one` to `other` on the connections of now takes `late_s` longer, on new ones it does not.
 
         With a number `only` one of the connections is late: the same number chooses the same one while none comes or
         goes.
@@ -241,8 +244,11 @@ class SimNetwork:
                 end.output.late_s = late_s
 
     def lose(self, one: str, other: str) -> None:
-        """The end of `one` is told that its connections to `other` are gone. The other end hears of it when all that
-        is on its way has arrived: it may come behind what a new connection brings, and be sent there once more."""
+        """End `one`'s side of its connections to `other`. The other side ends when all bytes on their way have
+        arrived.
+
+        Those may arrive behind the bytes of a new connection, and be sent there once more.
+        """
         for end in self._open_ends(one, other):
             self.trace(one, other, "lost at one end")
             end.reset(ConnectionResetError("the network reset the connection"))
@@ -316,7 +322,7 @@ class SimNetwork:
                 self._pipes[pair].pop(pipe, None)
 
     def forget(self, end: SimTransport) -> None:
-        """An end is gone; the connection is forgotten when both are and nothing is on its way."""
+        """An end is gone; the connection is dropped when both are gone and no byte is on its way."""
         peer = self._ends.get(end)
         if peer is not None and (peer.lost or peer.dead):
             del self._ends[end], self._ends[peer]

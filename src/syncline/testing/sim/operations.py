@@ -1,7 +1,6 @@
-"""What an operator does: adds, removes and replaces members, from outside and by way of any running server.
+"""An operator's actions: add, remove and replace members, from outside and through any running server.
 
-Every step may fail or end with nobody knowing what came of it; then the membership is looked at again and the step is
-made once more, as a careful person does.
+Every step may fail or have an unknown outcome; then the operator reads the membership and repeats the step.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Final, TypeAlias, TypeVar
 
 from syncline.consensus.types import ChangeType, NodeId
 from syncline.errors import NodeFailed, OperationError, Outcome, SynclineError
-from syncline.node.member_registry import MemberInfo, Membership
+from syncline.node.member_registry import Membership
 from syncline.node.raft import Raft
 from syncline.testing.cluster import PEER_PORT, Answer, SimCluster
 from syncline.testing.sim.server import SimServer
@@ -25,18 +24,18 @@ Wanted: TypeAlias = Sequence[tuple[ChangeType, NodeId]]
 
 
 class Unknown(Exception):
-    """Nobody knows what came of a step: it may have been made, or be made later."""
+    """The outcome of a step is unknown: it may have been made, or be made later."""
 
 
 TRY_S: Final = 3.0
-"""Of one attempt, by the server's clock."""
+"""Time limit of one attempt, by the server's clock."""
 
 PATIENCE_S: Final = 4.0
-"""For one attempt, by the simulation's: the server may be killed, or stand still."""
+"""Time limit of one attempt, by the simulation's clock: the server may be killed, or stand still."""
 
 
 class Operator:
-    """Works on a cluster with a chance of its own."""
+    """Works on a cluster with its own random numbers."""
 
     def __init__(self, cluster: SimCluster, rng: random.Random) -> None:
         self._cluster = cluster
@@ -47,17 +46,19 @@ class Operator:
         leader = self._cluster.current_leader()
         return leader.raft.membership() if leader is not None and leader.raft is not None else None
 
-    async def ask(self, what: Callable[[Raft], Awaitable[Result]], changes: Wanted = ()) -> Result | None:
-        """Have some server do it: once. None where it failed, or nobody knows."""
+    async def ask(self, what: Callable[[Raft[object]], Awaitable[Result]], changes: Wanted = ()) -> Result | None:
+        """Have some server do it, once. None if it failed, or the outcome is unknown."""
         try:
             return await self.ask_surely(what, changes)
         except Unknown:
             return None
 
-    async def ask_surely(self, what: Callable[[Raft], Awaitable[Result]], changes: Wanted = ()) -> Result | None:
-        """The same; None where it is certain that nothing came of it. Raises `Unknown` where it is not.
+    async def ask_surely(
+        self, what: Callable[[Raft[object]], Awaitable[Result]], changes: Wanted = ()
+    ) -> Result | None:
+        """The same; None if it certainly had no effect. Raises `Unknown` if that is not certain.
 
-        `changes` are what a change of the membership is to make of its members: the answer is judged by them.
+        `changes` are the changes of members that the operation asks for: the answer is checked against them.
         """
         servers = [server for server in self._cluster.running if not server.paused and not server.retired]
         if not servers:
@@ -88,7 +89,7 @@ class Operator:
         node_id = self._rng.getrandbits(62) + 1
         cluster.note("operator", f"add {name}")
         address = f"{name}:{PEER_PORT}"
-        server = cluster.add_server(MemberInfo(node_id, name, address, "", False))
+        server = cluster.add_server(name, node_id)
         try:
             await self.ask(lambda raft: raft.add_learner(name, address, node_id=node_id, timeout=TRY_S))
         finally:
@@ -122,8 +123,8 @@ class Operator:
         return await self.ask_surely(lambda raft: raft.change_membership(changes, timeout=TRY_S), changes)
 
     async def transfer(self, to: NodeId) -> None:
-        """Hand the leadership to a voter, or to whoever is the most up-to-date (0)."""
-        await self.ask(lambda raft: raft.transfer_leadership(to, timeout=TRY_S))
+        """Transfer the leadership to a voter, or to the most up-to-date one (0)."""
+        await self.ask(lambda raft: raft.transfer_leadership(to or None, timeout=TRY_S))
 
     async def snapshot(self) -> None:
         await self.ask(lambda raft: raft.snapshot())
@@ -142,13 +143,13 @@ async def _within(future: asyncio.Future[Result]) -> Result | None:
 
 
 async def _ended(task: asyncio.Future[Result]) -> bool:
-    """Whether it has ended in time. One whose process is killed never does."""
+    """Whether it has ended in time. An operation in a killed process never ends."""
     await asyncio.wait([task], timeout=PATIENCE_S)
     return task.done() and not task.cancelled()
 
 
 def _begin(work: Awaitable[Result]) -> asyncio.Future[Result]:
-    """Start it, so that nobody need look at what comes of it."""
+    """Start it, and ignore its result."""
     task = asyncio.ensure_future(work)
     task.add_done_callback(_looked_at)
     return task

@@ -1,4 +1,4 @@
-"""After the faults: everything is put right that an operator can put right, and the cluster must recover by itself."""
+"""After the faults: repair everything that an operator can repair; then the cluster must recover by itself."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from syncline.errors import OperationError
 from syncline.testing.cluster import SimCluster
 from syncline.testing.invariants.base import Facts, Verdict
 from syncline.testing.sim.disk import CAPACITY_BYTES
@@ -37,7 +38,7 @@ SLOWEST_CLOCK: Final = 0.8
 
 
 class Recovery:
-    """The end of a run."""
+    """The last phase of a run."""
 
     def __init__(self, cluster: SimCluster, operator: Operator, facts: Facts, verdict: Verdict) -> None:
         self._cluster = cluster
@@ -77,6 +78,8 @@ class Recovery:
         try:
             async with asyncio.timeout(OPERATOR_S):
                 await self._finish_changes()
+        except OperationError:  # some are `TimeoutError`s: they are faults of the operator here
+            raise
         except TimeoutError:
             self._verdict.broken("changes of the membership after the faults", f"not within {OPERATOR_S:g} s")
         servers = [server for server in self._cluster.running if not server.retired]

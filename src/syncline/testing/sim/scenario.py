@@ -1,7 +1,7 @@
-"""One run: start a cluster, let clients work while faults trouble it, calm down, and see that it recovers.
+"""One run: start a cluster, let clients work under faults, end the faults, and check that it recovers.
 
-Swarm style: each seed chooses which faults there are, how often they come, and the settings of the cluster, so that
-some runs have one kind of trouble in plenty and others a little of everything.
+Swarm style: each seed chooses the faults, their frequency, and the settings of the cluster, so that some runs have
+one kind of fault often and others a little of everything.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class Scenario:
         self._nodes = nodes
         self._sim_seconds = sim_seconds
         self._drawn = faults if faults is not None else _swarm(rng, seed)
-        self.faults = tuple(name for name in self._drawn if name not in without)
+        self.faults: tuple[str, ...] = tuple(name for name in self._drawn if name not in without)
         self._facts = facts
         self._verdict = verdict
         self._claims = Claims()
-        self.cluster = SimCluster(
+        self.cluster: SimCluster = SimCluster(
             loop,
             seed=seed,
             machine=SimMachine if rng.random() < 0.7 else ThreadedSimMachine,
@@ -66,7 +66,7 @@ class Scenario:
             observer=observer,
             digest_interval=random.Random(f"{seed} digests").choice(DIGEST_INTERVALS),
         )
-        self.workload = Workload(self.cluster, random.Random(f"{seed} workload"), clients=rng.randint(1, 4))
+        self.workload: Workload = Workload(self.cluster, random.Random(f"{seed} workload"), clients=rng.randint(1, 4))
         self.workload.choose(chosen_clients)
 
     def disk_errors(self) -> dict[str, tuple[int, int]]:
@@ -82,7 +82,7 @@ class Scenario:
         return self.workload.recorder.history()
 
     async def run(self) -> None:
-        """All of it. What is wrong is reported to the verdict."""
+        """Run everything. Failures are reported to the verdict."""
         cluster = self.cluster
         cluster.note("run", f"faults: {', '.join(self.faults) or 'none'}; {cluster.settings}")
         await cluster.start(self._nodes)
@@ -106,7 +106,7 @@ class Scenario:
             self._verdict.broken("linearizable histories", str(anomaly))
 
     def _final_state(self) -> dict[bytes, Seen]:
-        """What a member holds at the end, as by a read of each key."""
+        """A member's data at the end, as by a read of each key."""
         machine = next(server.machine for server in self.cluster.running if not server.retired)
         assert isinstance(machine, SimMachine)
         store = machine.store

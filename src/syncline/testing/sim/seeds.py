@@ -28,10 +28,10 @@ SIM_SECONDS: Final = 5.0
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What is common to the seeds of a run.
+    """The common options of the seeds of a run.
 
-    `nodes` None: the seed chooses 3 or 5. `faults` None: the seed chooses. `sim_seconds` is for how long faults and
-    clients go on; recovery comes after it. `trace` keeps the trace in the report.
+    `nodes` None: the seed chooses 3 or 5. `faults` None: the seed chooses. `sim_seconds` is the duration of faults
+    and clients; recovery comes after it. `trace` keeps the trace in the report.
     """
 
     nodes: int | None = None
@@ -59,7 +59,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class SeedReport(msgspec.Struct, kw_only=True):
-    """What came of one seed. A step is one event of a node: a callback, a timer, a step of a task."""
+    """The result of one seed. A step is one event of a node: a callback, a timer, a step of a task."""
 
     seed: int
     failure: Failure | None
@@ -78,7 +78,7 @@ class SeedReport(msgspec.Struct, kw_only=True):
 
 
 class _Judge:
-    """Takes the first finding, and ends the run."""
+    """Takes the first failure, and ends the run."""
 
     def __init__(self, loop: SimLoop) -> None:
         self._loop = loop
@@ -91,7 +91,7 @@ class _Judge:
             self.found.set_result(None)
 
     def unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-        """An exception in a callback, or one that nobody looked at."""
+        """An exception in a callback, or one that was never retrieved."""
         error = context.get("exception")
         if isinstance(error, SimCrash):
             return  # the process that it went through is gone

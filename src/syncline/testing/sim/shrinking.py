@@ -1,6 +1,6 @@
-"""Make a failing run smaller: fewer faults, clients and nodes, and less time, while the same invariant breaks.
+"""Shrink a failing run: fewer faults, clients and nodes, and less time, while the same invariant breaks.
 
-What is left out leaves the chance of all else as it is, so that most of the run stays the run that failed.
+Options that are left out do not change the random numbers of the rest, so the run stays similar.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Shrunk(msgspec.Struct, frozen=True):
     first: SeedReport
     smallest: SeedReport
     options: Options
-    """Of the smallest: with the seed they replay it."""
+    """Options of the smallest run: with the seed they replay it."""
     runs: int
 
     def __str__(self) -> str:

@@ -38,7 +38,7 @@ ENTRIES_SHOWN: Final = 4
 
 
 class Trace(Onlooker):
-    """Writes lines as things happen. `clock` is the simulation's time, `write` takes each line."""
+    """Writes a line for each event. `clock` is the simulation's time, `write` takes each line."""
 
     def __init__(self, facts: Facts, clock: Callable[[], float], write: Callable[[str], None]) -> None:
         self._facts = facts

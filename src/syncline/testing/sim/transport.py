@@ -1,8 +1,8 @@
-"""One end of a simulated connection, and the way of its bytes to the other end.
+"""One end of a simulated connection, and the path of its bytes to the other end.
 
-What a program sees of TCP is kept: bytes arrive in order or not at all, in other pieces than they were written in; a
-write is accepted until the buffers on the way are full; a lost packet delays all that is behind it; a closed end
-answers to data with a reset; a dead machine answers with nothing.
+The observable behaviour of TCP is kept. Bytes arrive in order or not at all, in other pieces than they were written
+in. A write is accepted until the buffers on the way are full. A lost packet delays all bytes behind it. A closed end
+answers data with a reset, a dead machine does not answer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOW_WATER_BYTES: Final = 16 * 1024
 
 
 class Segment(Enum):
-    """What goes through a pipe beside data."""
+    """Segments of a pipe that are no data."""
 
     OPEN = auto()
     FIN = auto()
@@ -68,7 +68,7 @@ class Pipe:
     """The way of the bytes in one direction. Everything arrives in order; a cut holds it back, healing lets it go."""
 
     def __init__(self, wire: Wire, source: SimTransport, target: SimTransport) -> None:
-        self.in_flight_bytes = 0
+        self.in_flight_bytes: int = 0
         self._wire = wire
         self._source = source
         self._target = target
@@ -76,7 +76,7 @@ class Pipe:
         self._timer: asyncio.TimerHandle | None = None
         self._arrival_s = 0.0  # of the last segment
         self._unconfirmed_bytes = 0
-        self.late_s = 0.0
+        self.late_s: float = 0.0
         """By how much longer what is sent from now on takes than on other connections of the same two hosts."""
 
     @property
@@ -110,7 +110,7 @@ class Pipe:
         self._confirm()
 
     def stop(self) -> None:
-        """Forget what is on its way."""
+        """Drop the bytes on their way."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -155,8 +155,8 @@ class SimTransport(asyncio.Transport):
     ) -> None:
         super().__init__({"peername": remote, "sockname": address})
         self.host = host
-        self.lost = False
-        self.dead = False
+        self.lost: bool = False
+        self.dead: bool = False
         self.output: Pipe | None = None
         self.input: Pipe | None = None
         self._loop = asyncio.get_running_loop()
@@ -186,7 +186,7 @@ class SimTransport(asyncio.Transport):
             self.open()
         elif self.lost or self.dead:
             if isinstance(segment, bytes) and self._wire.is_up(self.host) and self.output is not None:
-                self.output.push(Segment.RESET)  # nobody is here any more
+                self.output.push(Segment.RESET)  # this end is gone
         else:
             self._inbox.append(segment)
             self.call(self._read)
@@ -197,7 +197,7 @@ class SimTransport(asyncio.Transport):
             self.call(self._pump)
 
     def break_off(self, error: Exception | None) -> None:
-        """The connection is gone, for the reason given; the other end is not told."""
+        """The connection is gone, for the reason given; the other end does not notice."""
         if self.lost or self.dead:
             return
         self.lost = self._closing = True
@@ -208,7 +208,7 @@ class SimTransport(asyncio.Transport):
         self._wire.forget(self)
 
     def die(self) -> None:
-        """The process of this end is gone: it is told nothing any more."""
+        """The process of this end is gone: it gets no more calls."""
         self.dead = True
         self._outbox.clear()
         self._inbox.clear()

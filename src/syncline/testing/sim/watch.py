@@ -1,13 +1,14 @@
-"""Looks into the nodes of a simulation and tells the onlookers what happens there.
+"""Observe the nodes of a simulation and call the onlookers.
 
-Production code knows nothing of this: the objects of each node are wrapped from outside when the node has been put
-together. Whatever its core is told or asked ends with a look at it, so no state in between goes unseen; what the
-transport is given, and what the log is told to write, is shown on its way.
+Production code does not know this: the objects of each node are wrapped from outside after its assembly. Each call
+into its core ends with a check, so no state in between is missed. Messages to the transport and writes to the log are
+reported on their way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
 
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import MembershipChange, MembershipState, Message, MessageType, NodeId, Ready, StateType
@@ -27,11 +28,14 @@ from syncline.transport.messages import PeerMessage
 
 __all__ = ["Watch"]
 
+OnlookerCalls: TypeAlias = list[Callable[..., None]]
+"""A method of each onlooker that has something of its own to do there."""
+
 PROMISES = frozenset({MessageType.VOTE_RESP, MessageType.APP_RESP})
 
 
 class Watch(Observer):
-    """The observer of a cluster that shows it to onlookers. The loop's `after_event` is to be this one's."""
+    """The observer of a cluster that calls the onlookers. Use it as the loop's `after_event`."""
 
     def __init__(
         self, facts: Facts, verdict: Verdict, onlookers: Iterable[Onlooker], notes: Callable[[str, str], None]
@@ -42,25 +46,25 @@ class Watch(Observer):
         self._notes = notes
         self._by_process: dict[SimNode, View] = {}
         self._names: dict[str, NodeId] = {}
-        self.on_started = self._who("started")
-        self.on_looked = self._who("looked")
-        self.on_appended = self._who("appended")
-        self.on_promised = self._who("promised")
-        self.on_sent = self._who("sent")
-        self.on_wrote = self._who("wrote")
-        self.on_changed = self._who("changed")
-        self.on_installed = self._who("installed")
-        self.on_applied = self._who("applied")
-        self.on_ticked = self._who("ticked")
-        self.on_deposed = self._who("deposed")
-        self.on_heard = self._who("heard")
-        self.on_asked = self._who("asked")
-        self.on_snapshotted = self._who("snapshotted")
-        self.on_kept = self._who("kept")
-        self.on_answered = self._who("answered")
+        self.on_started: OnlookerCalls = self._who("started")
+        self.on_looked: OnlookerCalls = self._who("looked")
+        self.on_appended: OnlookerCalls = self._who("appended")
+        self.on_promised: OnlookerCalls = self._who("promised")
+        self.on_sent: OnlookerCalls = self._who("sent")
+        self.on_wrote: OnlookerCalls = self._who("wrote")
+        self.on_changed: OnlookerCalls = self._who("changed")
+        self.on_installed: OnlookerCalls = self._who("installed")
+        self.on_applied: OnlookerCalls = self._who("applied")
+        self.on_ticked: OnlookerCalls = self._who("ticked")
+        self.on_deposed: OnlookerCalls = self._who("deposed")
+        self.on_heard: OnlookerCalls = self._who("heard")
+        self.on_asked: OnlookerCalls = self._who("asked")
+        self.on_snapshotted: OnlookerCalls = self._who("snapshotted")
+        self.on_kept: OnlookerCalls = self._who("kept")
+        self.on_answered: OnlookerCalls = self._who("answered")
 
-    def _who(self, method: str) -> list[Callable[..., None]]:
-        """The onlookers that have something of their own to do there."""
+    def _who(self, method: str) -> OnlookerCalls:
+        """The onlookers that override this method."""
         return [
             getattr(onlooker, method)
             for onlooker in self._onlookers

@@ -1,7 +1,7 @@
 """Workers without threads: the work is done at one moment, after a delay, on the simulation's own loop.
 
-What is put while a worker is busy gathers for its next batch, as it does beside a real thread. A crash loses what was
-not processed yet; what was processed but not delivered is done and nobody hears of it, as it is with a real one.
+Items put while a worker is busy gather for its next batch, as with a real thread. A crash loses items that were not
+processed yet; results that were processed but not delivered are lost after the work is done, as with a real thread.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What clients do in a simulation: a few of them, each with its own chance, on a handful of keys, so that they meet."""
+"""The clients of a simulation: a few, each with its own random numbers, on a handful of keys, so that they conflict."""
 
 from __future__ import annotations
 
@@ -35,17 +35,18 @@ class Workload:
     """Clients that go on until they are stopped."""
 
     def __init__(self, cluster: SimCluster, rng: random.Random, *, clients: int) -> None:
-        self.recorder = Recorder(cluster.loop.true_time)
+        self.recorder: Recorder = Recorder(cluster.loop.true_time)
         self.stopping = False
         self._cluster = cluster
         self._keys = [b"k%d" % number for number in range(rng.randint(1, 6))]
         self._think_s = rng.choice([0.005, 0.02, 0.05, 0.2])
         self._bound = rng.random() < 0.5
-        self.timeout_s = timeout_s = rng.choice([0.2, 0.5, 2.0])
-        self.clients = [
+        timeout_s: float = rng.choice([0.2, 0.5, 2.0])
+        self.timeout_s: float = timeout_s
+        self.clients: list[_Chooser] = [
             _Chooser(self, f"c{number}", rng.getrandbits(64), timeout_s) for number in range(1, clients + 1)
         ]
-        self.working = self.clients
+        self.working: list[_Chooser] = self.clients
 
     def choose(self, numbers: Collection[int] | None) -> None:
         """Have only these clients work, from 1 on. None: all of them."""
@@ -121,7 +122,7 @@ class _Chooser:
             self._values[request.key] = request.value
 
     def _value(self) -> bytes:
-        """Never written before, by anybody; now and then a large one."""
+        """A value that no client has written before; sometimes a large one."""
         self._count += 1
         value = b"%s-%d" % (self.client.name.encode(), self._count)
         return value if self._rng.random() < 0.95 else value.ljust(self._rng.choice([300, 1500]), b".")

@@ -1,14 +1,14 @@
-"""Snapshots on the way: a connection of their own, in chunks, resumed where the receiver stands.
+"""The snapshot transfer: a connection of its own, in chunks, resumed at the receiver's offset.
 
     sender   → Offer(message, manifest, size)
     receiver → Accept(offset)  or  Reject(reason)
-    sender   → Chunk(offset, data) …               no more than a window ahead of what the receiver has written
+    sender   → Chunk(offset, data) …               at most a window ahead of the bytes that the receiver has written
     receiver → Ack(offset) …                       written up to there; repeated as a sign of life while it works
     sender   → End
     receiver → Done  or  Reject(reason)            durable and verified, or not
 
-Each frame's checksum guards its chunk; that the whole is what was taken is storage's to check (`SnapshotSink.finish`).
-A lost connection costs what was in flight: the sender dials again and the receiver says where to go on.
+Each frame's checksum guards its chunk; storage checks the whole snapshot (`SnapshotSink.finish`). A lost connection
+costs the bytes in flight: the sender dials again and the receiver names the offset to continue from.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
 
 
 class Offer(msgspec.Struct, array_like=True, tag=1, frozen=True):
-    """What the sender has. `message` is the core's `SNAP`; `manifest` is opaque here."""
+    """The sender's snapshot. `message` is the core's `SNAP`; `manifest` is opaque here."""
 
     message: Message
     manifest: bytes
@@ -109,13 +109,13 @@ class SnapshotStream(Established):
         self._wakeup: asyncio.Future[None] | None = None
 
     def write(self, value: FromSender | FromReceiver) -> None:
-        """Send; raises `ConnectionLost` where the connection is gone."""
+        """Send; raises `ConnectionLost` if the connection is gone."""
         if self._lost is not None or not self.connection.open:
             raise ConnectionLost(self._lost or "closing")
         self.connection.send(value)
 
     async def read(self, decoder: msgspec.msgpack.Decoder[Value]) -> Value:
-        """The next value. Raises `FrameError`, or `ConnectionLost` (also where none came in the time limit)."""
+        """The next value. Raises `FrameError`, or `ConnectionLost` (also if none came in the time limit)."""
         if not self._payloads:
             await self._wait()
             if not self._payloads:
@@ -128,7 +128,7 @@ class SnapshotStream(Established):
         return decode_payload(decoder, payload)
 
     def drop(self, reason: str) -> None:
-        """Give the connection up; whoever reads gets `ConnectionLost`."""
+        """End the connection; a waiting read raises `ConnectionLost`."""
         self.connection.reset(reason)
         self._end(reason)
 
@@ -175,7 +175,7 @@ class SnapshotStream(Established):
 
 
 def check_offer(offer: Offer, sender: int, node_id: int) -> None:
-    """Raises `FrameError` where the offer is not one that `sender` may make to `node_id`."""
+    """Raises `FrameError` if the offer is not one that `sender` may make to `node_id`."""
     message = offer.message
     if message.type is not MessageType.SNAP or message.snapshot is None or message.entries or message.responses:
         raise FrameError(f"a snapshot offer carries a {message.type.name} message, not a SNAP")

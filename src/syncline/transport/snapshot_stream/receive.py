@@ -33,11 +33,11 @@ _decoder: Final[msgspec.msgpack.Decoder[FromSender]] = msgspec.msgpack.Decoder(F
 
 
 class SnapshotReceiver:
-    """One transfer that came in. Its task ends by itself; what it wrote before a loss is the sink's to keep.
+    """One incoming transfer. Its task ends by itself; the sink keeps the bytes that were written before a loss.
 
-    `others` are the latest transfers of all senders, this one among them as soon as it is made. Only one at a time has
-    the sink: a leader's puts an end to those of earlier terms, whose senders may be dead without anybody having said
-    so. `previous` is an earlier one of the same sender.
+    `others` are the latest transfers of all senders, this one among them as soon as it is made. Only one at a time
+    uses the sink. The transfer of a leader ends those of earlier terms, whose senders may be dead without a closed
+    connection. `previous` is an earlier one of the same sender.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class SnapshotReceiver:
         previous: SnapshotReceiver | None,
         others: Mapping[NodeId, SnapshotReceiver],
     ) -> None:
-        self.term = 0
-        """Of the leader that sends it; 0 until that is known."""
-        self.bad_frames = 0
+        self.term: int = 0
+        """Term of the leader that sends it; 0 until that is known."""
+        self.bad_frames: int = 0
         self._stream = stream
         self._sender = sender
         self._node_id = node_id
@@ -64,17 +64,17 @@ class SnapshotReceiver:
         self._received = 0
         self._working = False
         self._loop = asyncio.get_running_loop()
-        self.task = self._loop.create_task(self._run(previous), name=f"snapshot from {sender:016x}")
+        self.task: asyncio.Task[None] = self._loop.create_task(self._run(previous), name=f"snapshot from {sender:016x}")
 
     def keep_alive(self) -> None:
-        """Called at intervals: while we work (checking a large snapshot takes long) the sender must hear of us."""
+        """Send a sign of life. Called at intervals, because the check of a large snapshot takes long."""
         if self._working and self._stream.connection.open:
             self._stream.write(Ack(self._received))
 
     async def _run(self, previous: SnapshotReceiver | None) -> None:
         try:
             if previous is not None:
-                await self._outlast(previous, "the sender began anew")
+                await self._outlast(previous, "the sender started again")
             await self._receive()
         except ConnectionLost as error:
             LOGGER.info("snapshot from node %016x interrupted at byte %d: %s", self._sender, self._received, error)
@@ -85,7 +85,7 @@ class SnapshotReceiver:
             self._stream.connection.close("the transfer is over")
 
     async def _outlast(self, previous: SnapshotReceiver, reason: str) -> None:
-        """Nothing comes of another transfer any more, but it may still hold the sink."""
+        """Wait until another transfer, which receives nothing more, has released the sink."""
         previous._stream.drop(reason)
         self._working = True
         await asyncio.wait({previous.task})

@@ -56,7 +56,7 @@ class _Greeter:
         if welcome is None:
             return
         self.incarnation = welcome.incarnation
-        if self.stream.done():  # given up meanwhile
+        if self.stream.done():  # cancelled meanwhile
             connection.reset("not needed any more")
             return
         connection.owner = stream = SnapshotStream(connection, self._dialler.limits)
@@ -91,11 +91,13 @@ class SnapshotSender:
         self._acked = -1
         self._stream: SnapshotStream | None = None
         self._incarnation = 0
-        """Of the peer, at the other end of the stream."""
+        """Incarnation of the peer at the other end of the stream."""
 
     def peer_seen(self, incarnation: int) -> None:
-        """The peer dialled us. Where it was restarted, nobody is at the other end of the stream any more: after a power
-        loss nothing else would say so until the time limit of a transfer without progress."""
+        """The peer has dialled this node. If it was restarted, end the stream to its earlier start.
+
+        After a power loss only the time limit of a transfer without progress would end it.
+        """
         if self._stream is not None and incarnation != self._incarnation:
             self._stream.drop("the peer was restarted")
 
