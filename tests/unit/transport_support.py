@@ -84,6 +84,10 @@ def runner(loop_name: str) -> Run:
     return run
 
 
+LOOK_S = 0.05
+"""How often a condition is looked at while nothing is told."""
+
+
 class Watch(logging.Handler):
     """Wakes waiting tests whenever something happened: a call of a handler, or a line in the log."""
 
@@ -115,11 +119,11 @@ class Watch(logging.Handler):
                 future.set_result(None)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Return once `condition` holds; it is looked at after each event."""
+        """Return once `condition` holds. It is looked at after each event, and at times: not each change is one."""
         while not condition():
             future = asyncio.get_running_loop().create_future()
             self._waiting.append(future)
-            await future
+            await asyncio.wait([future], timeout=LOOK_S)
 
     def warned(self, text: str) -> int:
         """How many warnings contain `text`."""
