@@ -14,7 +14,7 @@ from syncline.client.wire import json_key
 __all__ = ["Compare", "DeleteOp", "DeletePrefixOp", "GetOp", "Operation", "PutOp", "txn_body"]
 
 Target: TypeAlias = Literal["mod_revision", "create_revision", "version"]
-Comparison: TypeAlias = Literal["==", "!=", "<", ">"]
+CompareOperator: TypeAlias = Literal["==", "!=", "<", ">"]
 
 
 class Compare(msgspec.Struct, frozen=True):
@@ -22,7 +22,7 @@ class Compare(msgspec.Struct, frozen=True):
 
     key: bytes
     target: Target = "mod_revision"
-    op: Comparison = "=="
+    op: CompareOperator = "=="
     number: int = 0
     value: bytes | None = None
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from syncline.kv.records import KeyValue
+from syncline.kv.records import KeyRecord
 from syncline.server.api.errors import RequestError
 from syncline.server.api.key_query import needs_query
 from syncline.server.http.request import encode_percent
@@ -62,7 +62,7 @@ class Item(msgspec.Struct, omit_defaults=True):
     value_base64: MaybeBytes = UNSET
 
 
-def item_of(record: KeyValue, *, values: str, mount: str) -> Item:
+def item_of(record: KeyRecord, *, values: str, mount: str) -> Item:
     """A record as JSON. `values`: "false" leaves the value out, "base64" never gives it as text. `mount` is as in
     `key_url`."""
     text, encoded = split(record.key)

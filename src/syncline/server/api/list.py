@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from syncline.kv.commands import MAX_RANGE_ITEMS
-from syncline.kv.records import KeyValue, RangePage
+from syncline.kv.records import KeyRecord, RangePage
 from syncline.kv.store import prefix_end
 from syncline.server.api.backend import Backend
 from syncline.server.api.errors import RequestError
@@ -114,7 +114,7 @@ class _Listing:
         )
         return json_response(body, fields=fields)
 
-    def _cut(self, items: list[KeyValue]) -> list[KeyValue]:
+    def _cut(self, items: list[KeyRecord]) -> list[KeyRecord]:
         """As many as fit into a page: a key appears twice in it, as itself and in its URL."""
         size_bytes, with_values = 0, self.values != "false"
         for position, record in enumerate(items):

@@ -10,15 +10,15 @@ from msgspec import UNSET
 
 from syncline.decoding import UNDECODABLE
 from syncline.kv import commands
-from syncline.kv.commands import Comparison, Target, encode_command
+from syncline.kv.commands import CompareTarget, Comparison, encode_command
 from syncline.kv.records import (
-    DeleteRangeResult,
-    DeleteResult,
-    GetResult,
-    OperationResult,
-    PutResult,
+    DeleteAnswer,
+    DeleteRangeAnswer,
+    GetAnswer,
+    OperationAnswer,
+    PutAnswer,
     RangePage,
-    TxnResult,
+    TxnAnswer,
 )
 from syncline.kv.store import prefix_end
 from syncline.server.api.backend import Backend
@@ -43,7 +43,7 @@ COMPARISONS: Final = {
     ">": Comparison.GREATER,
     "<": Comparison.LESS,
 }
-TARGETS: Final = {target.name.lower(): target for target in Target}
+TARGETS: Final = {target.name.lower(): target for target in CompareTarget}
 
 
 class _Compare(msgspec.Struct, forbid_unknown_fields=True):
@@ -160,7 +160,7 @@ class TxnRoutes:
         if error is not None:
             respond(self._explain(error))
             return
-        assert isinstance(result, TxnResult), result
+        assert isinstance(result, TxnAnswer), result
         body = {
             "status": "success",
             "succeeded": result.succeeded,
@@ -177,7 +177,7 @@ class TxnRoutes:
         else_ = [self._operation(one, f"{where}'s else {i}") for i, one in enumerate(body.else_)]
         return commands.Txn(tuple(compares), tuple(then), tuple(else_))
 
-    def _compare(self, compare: _Compare, where: str) -> commands.Compare:
+    def _compare(self, compare: _Compare, where: str) -> commands.TxnCompare:
         target, comparison = TARGETS.get(compare.target), COMPARISONS.get(compare.op)
         if target is None:
             raise RequestError(f"{where}: target {compare.target!r} is none of {', '.join(TARGETS)}")
@@ -185,18 +185,18 @@ class TxnRoutes:
             raise RequestError(f"{where}: op {compare.op!r} is none of {' '.join(COMPARISONS)}")
         key = self._key(compare.key, compare.key_base64, where)
         has_value = compare.value is not UNSET or compare.value_base64 is not UNSET
-        if target is Target.VALUE:
+        if target is CompareTarget.VALUE:
             if compare.number is not UNSET:
                 raise RequestError(f"{where}: a compare of the value takes 'value', not 'number'")
             operand = one_of(compare.value, compare.value_base64, "value", where)
-            return commands.Compare(key, target, comparison, operand)
+            return commands.TxnCompare(key, target, comparison, operand)
         if has_value or not isinstance(compare.number, int):
             raise RequestError(f"{where}: a compare of the {compare.target} takes 'number'")
         if not 0 <= compare.number < 2**63:
             raise RequestError(f"{where}: 'number' is {compare.number}; expected 0 .. 2**63 - 1")
-        return commands.Compare(key, target, comparison, compare.number)
+        return commands.TxnCompare(key, target, comparison, compare.number)
 
-    def _operation(self, operation: _Operation, where: str) -> commands.Operation:
+    def _operation(self, operation: _Operation, where: str) -> commands.TxnOperation:
         match operation:
             case _Put():
                 value = one_of(operation.value, operation.value_base64, "value", where)
@@ -241,25 +241,25 @@ class _Found(Item, omit_defaults=True, kw_only=True):
     found: bool
 
 
-def _results(txn: commands.Txn, result: TxnResult, mount: str) -> list[object]:
+def _results(txn: commands.Txn, result: TxnAnswer, mount: str) -> list[object]:
     branch = txn.then if result.succeeded else txn.else_
     return [_result(operation, one, mount) for operation, one in zip(branch, result.results, strict=True)]
 
 
-def _result(operation: commands.Operation, result: OperationResult, mount: str) -> object:
+def _result(operation: commands.TxnOperation, result: OperationAnswer, mount: str) -> object:
     match result:
-        case PutResult():
+        case PutAnswer():
             return {"op": "put", "revision": result.revision, "created": result.created}
-        case DeleteResult():
+        case DeleteAnswer():
             return {"op": "delete", "deleted": int(result.deleted), "revision": result.revision}
-        case DeleteRangeResult():
+        case DeleteRangeAnswer():
             return {
                 "op": "delete_range",
                 "deleted": result.deleted,
                 "more": result.more,
                 "revision": result.revision,
             }
-        case GetResult():
+        case GetAnswer():
             assert isinstance(operation, commands.Get)
             return _got(operation.key, result, mount)
         case RangePage():
@@ -270,12 +270,12 @@ def _result(operation: commands.Operation, result: OperationResult, mount: str) 
                 for item in items:
                     item.size_bytes = UNSET  # the machine left the values out: their sizes are not known here
             return {"op": "range", "keys": items, "count": result.count, "more": result.more}
-        case TxnResult():
+        case TxnAnswer():
             assert isinstance(operation, commands.Txn)
             return {"op": "txn", "succeeded": result.succeeded, "results": _results(operation, result, mount)}
 
 
-def _got(key: bytes, result: GetResult, mount: str) -> object:
+def _got(key: bytes, result: GetAnswer, mount: str) -> object:
     if result.record is None:
         text, encoded = split(key)
         return _Missing("get", False, text, encoded)

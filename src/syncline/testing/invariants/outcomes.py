@@ -15,7 +15,7 @@ from syncline.consensus.types import EntryType
 from syncline.errors import Rejected
 from syncline.kv.commands import Command, Delete, Put, Txn, decode_command
 from syncline.kv.machine import CommandResult, KvMachine
-from syncline.kv.records import DeleteResult, PutResult, TxnResult
+from syncline.kv.records import DeleteAnswer, PutAnswer, TxnAnswer
 from syncline.node.envelope import Kind, decode_proposal
 from syncline.node.fsm import Entry
 from syncline.testing.invariants.base import Facts, Verdict
@@ -172,9 +172,9 @@ def _told_of(result: CommandResult | Rejected) -> Result:
     if isinstance(result, Rejected):
         revision = result.details.get("revision")
         return Refused(revision if isinstance(revision, int) else None)
-    if isinstance(result, TxnResult):
+    if isinstance(result, TxnAnswer):
         return Ran(result.succeeded, result.revision)
-    assert isinstance(result, PutResult | DeleteResult)
+    assert isinstance(result, PutAnswer | DeleteAnswer)
     return Written(result.revision)
 
 
