@@ -2,8 +2,8 @@
 
 A checker is an `Onlooker` that overrides the methods that it cares about; they are called as the things happen, in the
 middle of an event of the simulation. It reports with `broken`, and never changes anything that it is shown. What all of
-them know together is in `Facts`: every entry that any node ever had, what was committed, and a `View` of each node over
-all its lives.
+them know together is in `Facts`: every entry that any node ever had, what was committed, and a `WatchedMember` of each
+node over all its lives.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from syncline.testing.sim.disk import SimDisk
 from syncline.testing.sim.durable_log import DurableLog
 from syncline.transport.messages import PeerMessage
 
-__all__ = ["Facts", "Invariant", "Known", "Onlooker", "Promised", "Verdict", "View"]
+__all__ = ["Facts", "Invariant", "Known", "Onlooker", "Promised", "Verdict", "WatchedMember"]
 
 
-class View:
+class WatchedMember:
     """One member, by its id, over all its lives. The plain fields are as of the last look in this life."""
 
     __slots__ = (
@@ -113,7 +113,7 @@ class Facts:
     """What is known of all nodes together."""
 
     def __init__(self) -> None:
-        self.views: dict[NodeId, View] = {}
+        self.views: dict[NodeId, WatchedMember] = {}
         self.entries: dict[tuple[int, int], Known] = {}
         """Every entry that any node ever had in its log, by index and term."""
         self.committed: dict[int, int] = {}
@@ -142,52 +142,52 @@ class Facts:
 class Onlooker:
     """Somebody who is told what happens in the nodes: a checker, or the trace."""
 
-    def started(self, view: View) -> None:
+    def started(self, view: WatchedMember) -> None:
         """A node was put together from its disk. `view` still has its durable log as it was before the crash."""
 
-    def looked(self, view: View) -> None:
+    def looked(self, view: WatchedMember) -> None:
         """An event of the core has changed its term, vote, role or commit index: `view` has the values before it."""
 
-    def appended(self, view: View, entries: Sequence[Entry]) -> None:
+    def appended(self, view: WatchedMember, entries: Sequence[Entry]) -> None:
         """The core hands out entries that are new in its log."""
 
-    def promised(self, view: View, to: NodeId, message: Message) -> None:
+    def promised(self, view: WatchedMember, to: NodeId, message: Message) -> None:
         """A vote or an acknowledgement leaves the node, or is counted by the node itself."""
 
-    def sent(self, view: View, to: NodeId, message: PeerMessage) -> None:
+    def sent(self, view: WatchedMember, to: NodeId, message: PeerMessage) -> None:
         """Any message leaves the node."""
 
-    def wrote(self, view: View) -> None:
+    def wrote(self, view: WatchedMember) -> None:
         """A write to the log has returned: `view.durable` has it."""
 
-    def changed(self, view: View, index: int, membership: MembershipState) -> None:
+    def changed(self, view: WatchedMember, index: int, membership: MembershipState) -> None:
         """A node applied the change at `index`, and this is the membership in force since."""
 
-    def installed(self, view: View, index: int, membership: MembershipState) -> None:
+    def installed(self, view: WatchedMember, index: int, membership: MembershipState) -> None:
         """A node took over the membership of a snapshot at `index`."""
 
-    def ticked(self, view: View) -> None:
+    def ticked(self, view: WatchedMember) -> None:
         """A tick of the core is over."""
 
-    def deposed(self, view: View) -> None:
+    def deposed(self, view: WatchedMember) -> None:
         """A tick has made a leader something else, in the same term."""
 
-    def heard(self, view: View, message: Message) -> None:
+    def heard(self, view: WatchedMember, message: Message) -> None:
         """A message of another node was taken by the core."""
 
-    def asked(self, view: View, before: Promised) -> None:
+    def asked(self, view: WatchedMember, before: Promised) -> None:
         """A node was asked whether it would vote: `before` is what it was until then."""
 
-    def snapshotted(self, view: View, index: int, membership: MembershipState) -> None:
+    def snapshotted(self, view: WatchedMember, index: int, membership: MembershipState) -> None:
         """A node begins to write a snapshot of its state as of `index`."""
 
-    def kept(self, view: View, path: str, disk: SimDisk) -> None:
+    def kept(self, view: WatchedMember, path: str, disk: SimDisk) -> None:
         """A snapshot, made or received, counts from now on: the node may drop what it stands for."""
 
     def answered(self, name: str, answer: Answer) -> None:
         """An operator was told by this server that a change of the membership is made, and what it has led to."""
 
-    def applied(self, view: View) -> None:
+    def applied(self, view: WatchedMember) -> None:
         """The applied index has changed: `view` has the value before it."""
 
 

@@ -15,19 +15,19 @@ from syncline.server.http.request import Request as HttpRequest
 from syncline.server.http.response import Response
 from syncline.testing.linearizability.history import (
     ABSENT,
-    Compare,
-    Delete,
+    Call,
+    CallCompare,
+    DeleteCall,
     NotApplied,
-    Put,
+    PutCall,
     Ran,
-    Read,
+    ReadCall,
     Recorder,
     Refused,
-    Request,
     Result,
     Seen,
     Step,
-    Txn,
+    TxnCall,
     Written,
 )
 from syncline.testing.sim.server import SimServer
@@ -89,7 +89,7 @@ class SimClient:
         self.unanswered: list[tuple[SimServer, asyncio.Future[Response], str]] = []
         """Requests that were given up: they must still be answered, where the process lives on."""
 
-    async def ask(self, server: SimServer, request: Request) -> Result | None:
+    async def ask(self, server: SimServer, request: Call) -> Result | None:
         """Send a request; its result, or None where nobody knows what came of it."""
         token = self._recorder.call(self.name, request, node=f"{server.name}{' (emptied)' if server.lost else ''}")
         life = server.lives
@@ -105,11 +105,11 @@ class SimClient:
         return result
 
 
-def _http(request: Request, query: bytes) -> HttpRequest:
-    if isinstance(request, Txn):
+def _http(request: Call, query: bytes) -> HttpRequest:
+    if isinstance(request, TxnCall):
         return HttpRequest("POST", b"/txn", query, {}, _txn_body(request))
     path = b"/key/" + request.key
-    if isinstance(request, Read):
+    if isinstance(request, ReadCall):
         if request.stale:
             bound = b"" if request.max_stale_s is None else b"&max_stale=%dms" % round(request.max_stale_s * 1000)
             query = b"consistency=stale" + bound
@@ -117,7 +117,7 @@ def _http(request: Request, query: bytes) -> HttpRequest:
     headers: dict[bytes, bytes] = {}
     if request.expect is not None:
         headers = {b"if-none-match": b"*"} if request.expect == ABSENT else {b"if-match": _match(request.expect)}
-    if isinstance(request, Put):
+    if isinstance(request, PutCall):
         return HttpRequest("PUT", path, query, headers, request.value)
     return HttpRequest("DELETE", path, query, headers, b"")
 
@@ -126,17 +126,17 @@ def _match(expect: int) -> bytes:
     return b"*" if expect < 0 else b'"%d"' % expect
 
 
-def _txn_body(txn: Txn) -> bytes:
-    def compare(one: Compare) -> dict[str, Any]:
+def _txn_body(txn: TxnCall) -> bytes:
+    def compare(one: CallCompare) -> dict[str, Any]:
         operator = "==" if one.equal else "!="
         if isinstance(one.operand, bytes):
             return {"key": one.key.decode(), "target": "value", "op": operator, "value": one.operand.decode()}
         return {"key": one.key.decode(), "target": "mod_revision", "op": operator, "number": one.operand}
 
     def step(one: Step) -> dict[str, Any]:
-        if isinstance(one, Put):
+        if isinstance(one, PutCall):
             return {"op": "put", "key": one.key.decode(), "value": one.value.decode()}
-        return {"op": "delete" if isinstance(one, Delete) else "get", "key": one.key.decode()}
+        return {"op": "delete" if isinstance(one, DeleteCall) else "get", "key": one.key.decode()}
 
     return msgspec.json.encode(
         {
@@ -147,11 +147,11 @@ def _txn_body(txn: Txn) -> bytes:
     )
 
 
-def _result(request: Request, response: Response) -> Result | None:
+def _result(request: Call, response: Response) -> Result | None:
     status = response.status
     if status == 200:
         return _success(request, response)
-    if isinstance(request, Read) and status == 404:
+    if isinstance(request, ReadCall) and status == 404:
         return Seen(None, 0, _revision(response))
     problem = _error_decoder.decode(response.body).error
     if status == 412:
@@ -161,13 +161,13 @@ def _result(request: Request, response: Response) -> Result | None:
     return NotApplied(problem.code)
 
 
-def _success(request: Request, response: Response) -> Result:
-    if isinstance(request, Txn):
+def _success(request: Call, response: Response) -> Result:
+    if isinstance(request, TxnCall):
         ran = _ran_decoder.decode(response.body)
         return Ran(ran.succeeded, ran.revision, tuple(_step_result(one) for one in ran.results))
-    if isinstance(request, Read):
+    if isinstance(request, ReadCall):
         return Seen(response.body, _etag(response), _revision(response))
-    if isinstance(request, Put):
+    if isinstance(request, PutCall):
         return Written(_revision(response))
     deleted = _deleted_decoder.decode(response.body)
     return Written(deleted.revision, deleted.deleted)
