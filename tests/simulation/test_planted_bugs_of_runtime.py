@@ -13,7 +13,7 @@ from syncline.node import startup
 from syncline.node.config import Config
 from syncline.node.proposals import Proposals
 from syncline.node.snapshots import Snapshotter
-from syncline.server.api.reads import Read, Reads
+from syncline.server.api.reads import ConfirmedReads, Read
 from syncline.server.http.response import Respond
 from syncline.storage import datadir
 from syncline.storage.datadir import DataDir, Identity
@@ -54,10 +54,10 @@ def test_a_directory_of_a_later_version_that_is_taken_for_its_own(monkeypatch: p
 
 
 def test_a_read_that_asks_nobody_is_found_in_the_history_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def at_once(_: Reads, __: float, read: Read[Any], context: object, respond: Respond) -> None:
+    def at_once(_: ConfirmedReads, __: float, read: Read[Any], context: object, respond: Respond) -> None:
         read(context, respond, None)
 
-    monkeypatch.setattr(Reads, "within", at_once)
+    monkeypatch.setattr(ConfirmedReads, "within", at_once)
     found(monkeypatch, "linearizable histories", "delay", "isolate-leader")
 
 

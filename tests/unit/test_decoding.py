@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from syncline.cli.up.plan import PLAN_NAME, _read_kept
-from syncline.client.connection import Response
+from syncline.client.connection import ClientResponse
 from syncline.client.wire import decode, error_from
 from syncline.consensus.membership import decode_change
 from syncline.consensus.types import Entry, EntryType
@@ -40,8 +40,8 @@ def longer(sound: bytes) -> bytes:
     return bytes([sound[0] + 1]) + sound[1:] + NESTED
 
 
-def response(body: bytes) -> Response:
-    return Response(status=500, headers={}, body=body)
+def response(body: bytes) -> ClientResponse:
+    return ClientResponse(status=500, headers={}, body=body)
 
 
 ENTRIES = EntriesRecord(1, 1, 1, 1, b"\x91" + NESTED, 0, 1 + len(NESTED))

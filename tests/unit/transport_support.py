@@ -26,7 +26,7 @@ from syncline.transport.authentication import (
 from syncline.transport.frame_mac import FrameMac
 from syncline.transport.handshake import MAGIC, PROTOCOL_VERSION, Hello, Purpose, Refusal, Welcome
 from syncline.transport.limits import TransportLimits
-from syncline.transport.messages import PeerMessage, SnapshotSink
+from syncline.transport.messages import IncomingSnapshot, PeerMessage
 from syncline.transport.peers import Transport
 from syncline.transport.policy import PeerPolicy
 from syncline.transport.wire import Batch, FrameDecoder, encode_frame
@@ -136,7 +136,7 @@ class FakeHandler:
         self.reasons: list[str] = []
         self.rooms: list[NodeId] = []
         self.losses: list[NodeId] = []
-        self.on_offer: Callable[[NodeId, Message, bytes], SnapshotSink] | None = None
+        self.on_offer: Callable[[NodeId, Message, bytes], IncomingSnapshot] | None = None
 
     @property
     def messages(self) -> list[PeerMessage]:
@@ -163,7 +163,7 @@ class FakeHandler:
         self.losses.append(peer)
         self.watch.wake()
 
-    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
+    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> IncomingSnapshot:
         assert self.on_offer is not None
         return self.on_offer(sender, message, manifest)
 

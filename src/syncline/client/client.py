@@ -23,8 +23,8 @@ from syncline.client.arguments import (
     duration_text,
     to_bytes,
 )
-from syncline.client.caller import Caller, Request
-from syncline.client.connection import Response
+from syncline.client.caller import Caller, ClientRequest
+from syncline.client.connection import ClientResponse
 from syncline.client.endpoints import Endpoint, EndpointSet, parse_endpoints
 from syncline.client.results import (
     Added,
@@ -127,7 +127,7 @@ class AsyncClient:
         `stale` (that node's own state; `max_stale_s` limits its age).
         """
         name = to_bytes(key, "key")
-        request = Request(
+        request = ClientRequest(
             method="GET", target=key_target(name), parameters=_reading(consistency, max_stale_s), idempotent=True
         )
         with _read():
@@ -169,7 +169,7 @@ class AsyncClient:
             headers = (("If-Match", "*" if if_revision is None else f'"{if_revision}"'),)
         body = to_bytes(value, "value")
         target = key_target(to_bytes(key, "key"))
-        request = Request(method="PUT", target=target, headers=headers, body=body, idempotent=idempotent)
+        request = ClientRequest(method="PUT", target=target, headers=headers, body=body, idempotent=idempotent)
         return decode(await self._answer(request, timeout_s), PutResult)
 
     async def delete(
@@ -183,7 +183,7 @@ class AsyncClient:
             checked_revision(if_revision, "if_revision", 1)
         headers = () if if_revision is None else (("If-Match", f'"{if_revision}"'),)
         target = key_target(to_bytes(key, "key"))
-        request = Request(method="DELETE", target=target, headers=headers, idempotent=idempotent)
+        request = ClientRequest(method="DELETE", target=target, headers=headers, idempotent=idempotent)
         return decode(await self._answer(request, timeout_s), DeleteResult)
 
     async def list(
@@ -207,7 +207,7 @@ class AsyncClient:
             "reverse": "true" if reverse else None,
             **_reading(consistency, max_stale_s),
         }
-        request = Request(method="GET", target="/keys", parameters=parameters, idempotent=True)
+        request = ClientRequest(method="GET", target="/keys", parameters=parameters, idempotent=True)
         with _read():
             return key_page(await self._answer(request, timeout_s))
 
@@ -242,7 +242,7 @@ class AsyncClient:
     async def count(self, prefix: Key = b"", *, consistency: str | None = None, timeout_s: float | None = None) -> int:
         """How many keys there are below a prefix."""
         parameters = {"prefix": to_bytes(prefix, "prefix") or None, "count": "true", **_reading(consistency, None)}
-        request = Request(method="GET", target="/keys", parameters=parameters, idempotent=True)
+        request = ClientRequest(method="GET", target="/keys", parameters=parameters, idempotent=True)
         with _read():
             return key_page(await self._answer(request, timeout_s)).count
 
@@ -256,7 +256,7 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> TxnResult:
         """Run `then` if all compares hold, else `else_`, atomically, as one revision."""
-        request = Request(
+        request = ClientRequest(
             method="POST", target="/txn", headers=_JSON, body=txn_body(compare, then, else_), idempotent=idempotent
         )
         return txn_result(await self._answer(request, timeout_s))
@@ -265,13 +265,13 @@ class AsyncClient:
 
     async def status(self, *, timeout_s: float | None = None) -> NodeStatus:
         """The state of the node that answers, in its own view; needs no leader."""
-        request = Request(method="GET", target="/raft/status", idempotent=True, timed=False)
+        request = ClientRequest(method="GET", target="/raft/status", idempotent=True, timed=False)
         with _read():
             return decode(await self._answer(request, timeout_s), NodeStatus)
 
     async def members(self, *, timeout_s: float | None = None) -> Members:
         """The membership, as the node that answers knows it."""
-        request = Request(method="GET", target="/raft/members", idempotent=True, timed=False)
+        request = ClientRequest(method="GET", target="/raft/members", idempotent=True, timed=False)
         with _read():
             return decode(await self._answer(request, timeout_s), Members)
 
@@ -333,7 +333,7 @@ class AsyncClient:
 
     async def upgrade_status(self, *, timeout_s: float | None = None) -> UpgradeResult:
         """The levels of the cluster, and what each member can do, as the node that answers knows them."""
-        request = Request(method="GET", target="/raft/upgrade", idempotent=True, timed=False)
+        request = ClientRequest(method="GET", target="/raft/upgrade", idempotent=True, timed=False)
         with _read():
             return decode(await self._answer(request, timeout_s), UpgradeResult)
 
@@ -351,8 +351,8 @@ class AsyncClient:
 
     async def _change(
         self, target: str, fields: dict[str, object], timeout_s: float | None, *, idempotent: bool = False
-    ) -> Response:
-        request = Request(
+    ) -> ClientResponse:
+        request = ClientRequest(
             method="POST",
             target=target,
             headers=_JSON,
@@ -362,12 +362,12 @@ class AsyncClient:
         )
         return await self._answer(request, MEMBERSHIP_TIMEOUT_S if timeout_s is None else timeout_s)
 
-    async def _answer(self, request: Request, timeout_s: float | None) -> Response:
+    async def _answer(self, request: ClientRequest, timeout_s: float | None) -> ClientResponse:
         response = await self._call(request, timeout_s, absent_ok=False)
         assert response is not None
         return response
 
-    async def _call(self, request: Request, timeout_s: float | None, *, absent_ok: bool) -> Response | None:
+    async def _call(self, request: ClientRequest, timeout_s: float | None, *, absent_ok: bool) -> ClientResponse | None:
         limit_s = self._timeout_s if timeout_s is None else checked_timeout_s(timeout_s)
         response = await self._caller.call(request, limit_s)
         if response.status < 300:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from syncline.client.connection import Connection, Response
+from syncline.client.connection import ClientConnection, ClientResponse
 from syncline.errors import ConfigError, UsageError
 from syncline.platform.network import Network
 
@@ -57,13 +57,13 @@ class Endpoint:
         self.host_header = parts.netloc
         self.base_path = parts.path.rstrip("/")
         self._network = network
-        self._idle: list[Connection] = []
-        self._busy: set[Connection] = set()
+        self._idle: list[ClientConnection] = []
+        self._busy: set[ClientConnection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.failures = 0
         self.ask_last_until_s = 0.0
 
-    async def connect(self) -> Connection:
+    async def connect(self) -> ClientConnection:
         """An idle connection, or a new one, for one `send`. Nothing was sent as long as this has not returned.
 
         Raises `ConnectFailed`, and `UsageError` if the client is in use on another event loop.
@@ -86,8 +86,8 @@ class Endpoint:
             self.worked()
         self._loop = loop
 
-    async def send(self, connection: Connection, head: bytes, body: bytes) -> Response:
-        """Send a request. Whoever cancels it ends the connection. Raises what `Connection.request` raises."""
+    async def send(self, connection: ClientConnection, head: bytes, body: bytes) -> ClientResponse:
+        """Send a request. Whoever cancels it ends the connection. Raises what `ClientConnection.request` raises."""
         self._busy.add(connection)
         try:
             response = await connection.request(head, body)
@@ -119,7 +119,7 @@ class Endpoint:
         for connection in connections:
             await connection.wait_closed()
 
-    def _take_idle(self) -> Connection | None:
+    def _take_idle(self) -> ClientConnection | None:
         oldest_s = asyncio.get_running_loop().time() - IDLE_LIMIT_S
         while self._idle:
             connection = self._idle.pop()
@@ -128,8 +128,8 @@ class Endpoint:
             connection.abort()
         return None
 
-    async def _connect(self) -> Connection:
-        protocol = Connection()
+    async def _connect(self) -> ClientConnection:
+        protocol = ClientConnection()
         try:
             await self._network.connect(
                 lambda: protocol, self._host, self._port, tls=self._tls, timeout_s=CONNECT_LIMIT_S

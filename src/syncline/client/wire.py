@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from syncline.client.connection import Response
+from syncline.client.connection import ClientResponse
 from syncline.client.results import KeyInfo, KeyPage, OperationResult, TxnResult
 from syncline.decoding import UNDECODABLE
 from syncline.errors import (
@@ -111,7 +111,7 @@ def text_of(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
-def decode(response: Response, answer: type[Answer]) -> Answer:
+def decode(response: ClientResponse, answer: type[Answer]) -> Answer:
     """Read a JSON answer. Raises `RequestFailed` (outcome unknown) where it has another form."""
     try:
         return msgspec.json.decode(response.body, type=answer)
@@ -119,7 +119,7 @@ def decode(response: Response, answer: type[Answer]) -> Answer:
         raise _unreadable(f"the server's answer can't be read: {error}", response) from error
 
 
-def revision_of(response: Response, header: str) -> int:
+def revision_of(response: ClientResponse, header: str) -> int:
     """A revision from an answer's header. Gateways that compress make an ETag weak: `W/"7"` is revision 7 as well."""
     try:
         return int(response.headers[header].removeprefix("W/").strip('"'))
@@ -139,7 +139,7 @@ class _ErrorAnswer(msgspec.Struct):
     error: _ErrorBody
 
 
-def error_from(response: Response) -> OperationError:
+def error_from(response: ClientResponse) -> OperationError:
     """The error that an answer above 299 stands for, as the class that the library itself would raise."""
     try:
         body = msgspec.json.decode(response.body, type=_ErrorAnswer).error
@@ -157,7 +157,7 @@ def error_from(response: Response) -> OperationError:
     return RequestFailed(body.message, code=body.code, status=response.status, outcome=body.outcome, leader=leader)
 
 
-def _unreadable(message: str, response: Response) -> RequestFailed:
+def _unreadable(message: str, response: ClientResponse) -> RequestFailed:
     refused = 400 <= response.status < _SERVER_FAULT
     outcome = Outcome.NOT_APPLIED if refused else Outcome.UNKNOWN
     return RequestFailed(message, code="bad_answer", status=response.status, outcome=outcome)
@@ -189,7 +189,7 @@ class _JsonKeyPage(msgspec.Struct):
     next: str | None = None
 
 
-def key_page(response: Response) -> KeyPage:
+def key_page(response: ClientResponse) -> KeyPage:
     """A page of `GET /keys`."""
     page = decode(response, _JsonKeyPage)
     try:
@@ -232,7 +232,7 @@ class _JsonTxnResult(msgspec.Struct):
     results: list[_JsonOperationResult] = []
 
 
-def txn_result(response: Response) -> TxnResult:
+def txn_result(response: ClientResponse) -> TxnResult:
     """The answer of `POST /txn`."""
     answer = decode(response, _JsonTxnResult)
     try:

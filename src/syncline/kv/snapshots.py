@@ -58,7 +58,7 @@ class FrameKind(IntEnum):
     TRAILER = 3
 
 
-class _Header(msgspec.Struct, array_like=True, gc=False, frozen=True, forbid_unknown_fields=True):
+class _SnapshotHead(msgspec.Struct, array_like=True, gc=False, frozen=True, forbid_unknown_fields=True):
     revision: int
     count: int
 
@@ -81,7 +81,7 @@ class KvSnapshot:
         view = self._view
         encode = msgspec.msgpack.Encoder().encode
         sink.write(MAGIC + _VERSION.pack(FORMAT_VERSION))
-        _write_frame(sink, FrameKind.HEADER, encode(_Header(view.revision, view.count)))
+        _write_frame(sink, FrameKind.HEADER, encode(_SnapshotHead(view.revision, view.count)))
         count = 0
         for batch in _batches(view):
             _write_frame(sink, FrameKind.RECORDS, encode(batch))
@@ -103,7 +103,7 @@ def read_snapshot(source: BinaryIO, *, max_bytes: int = 0) -> Store:
     """
     reader = _Reader(source)
     reader.preamble()
-    header = reader.decode(_Header, reader.frame(FrameKind.HEADER))
+    header = reader.decode(_SnapshotHead, reader.frame(FrameKind.HEADER))
     if header.revision < 0 or header.count < 0:
         reader.corrupt("negative numbers in the header")
     try:

@@ -82,7 +82,7 @@ class UpgradeStatus(msgspec.Struct, frozen=True, kw_only=True):
     members: tuple[MemberLevels, ...]
 
 
-class Registry(Protocol):
+class LevelRegistry(Protocol):
     """What the levels use of the member registry."""
 
     members: dict[NodeId, Member]
@@ -159,7 +159,7 @@ class Levels:
 
     def __init__(
         self,
-        registry: Registry,
+        registry: LevelRegistry,
         can: Ability,
         *,
         name: str,

@@ -203,11 +203,11 @@ def check_view(fsm: FSM, view: object) -> FSMSnapshot:
     )
 
 
-class _Sink(Protocol):
+class _Writable(Protocol):
     def write(self, data: bytes, /) -> object: ...
 
 
-def persist(view: FSMSnapshot, sink: _Sink) -> None:
+def persist(view: FSMSnapshot, sink: _Writable) -> None:
     """Have the view written. Raises what `persist` raises; StorageError if it has to be awaited."""
     answer: object = view.persist(sink)  # type: ignore[func-returns-value]  # the user's code may return anything
     if answer is not None and isinstance(answer, Awaitable):

@@ -46,7 +46,7 @@ from syncline.node.lost_promises import Promises
 from syncline.node.membership import Reconfiguration
 from syncline.node.node_log import NodeLog
 from syncline.node.proposals import Proposals
-from syncline.node.read_batches import Reads
+from syncline.node.read_batches import ReadBatches
 from syncline.node.recovery_barrier import Horizon
 from syncline.node.rejections import HANDING_OVER
 from syncline.node.rejections import refused as refused_by
@@ -59,10 +59,10 @@ from syncline.transport.messages import (
     DigestReport,
     Forward,
     ForwardReply,
+    IncomingSnapshot,
     Notice,
     PeerMessage,
     RefusedProposal,
-    SnapshotSink,
 )
 
 __all__ = ["Driver"]
@@ -95,7 +95,7 @@ class Driver:
         self.loop = asyncio.get_running_loop()
         self.thread = get_ident()
         self.proposals = Proposals(rng, step_s=config.heartbeat_s, max_bytes=config.max_pending_bytes)
-        self.reads = Reads(
+        self.reads = ReadBatches(
             rng,
             step_s=config.heartbeat_s,
             retry_s=READS_RETRY_HEARTBEATS * config.heartbeat_s,
@@ -335,7 +335,7 @@ class Driver:
         self.emit(EventKind.PEER_DOWN, peer, reason)
         self.schedule()
 
-    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
+    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> IncomingSnapshot:
         if self.founding.waiting:
             raise TransportError(self.founding.why_no_leader())
         if not self.term_guard.admits(sender, message.term, self.core.term, self.loop.time()):

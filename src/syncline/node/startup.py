@@ -68,7 +68,7 @@ from syncline.storage.stored_log import StoredLog
 from syncline.storage.wal.writer import Wal, WalWrite
 from syncline.transport.authentication import PeerAuthentication
 from syncline.transport.handshake import Hello, NodeFacts, Welcome
-from syncline.transport.messages import Notice, PeerMessage, Refusal, RefusalCode, SnapshotSink
+from syncline.transport.messages import IncomingSnapshot, Notice, PeerMessage, Refusal, RefusalCode
 from syncline.transport.pacing import FIRST_WINDOW_BYTES
 from syncline.transport.peers import Transport
 from syncline.transport.policy import PeerPolicy
@@ -399,7 +399,7 @@ class _Relay:
     def known(self, peer: NodeId) -> bool:
         return peer in self._holder[0].parts.book.members
 
-    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
+    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> IncomingSnapshot:
         return await self._holder[0].on_snapshot(sender, message, manifest)
 
 

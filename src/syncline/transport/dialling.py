@@ -9,7 +9,7 @@ from syncline.consensus.types import NodeId
 from syncline.errors import HandshakeRefused
 from syncline.platform.network import Network
 from syncline.transport.authentication import DiallerProof, PeerAuthentication, path_on_loopback
-from syncline.transport.connection import Connection, Registry
+from syncline.transport.connection import Connection, ConnectionRegistry
 from syncline.transport.handshake import (
     OLDEST_VERSION,
     PROTOCOL_VERSION,
@@ -34,7 +34,7 @@ class Dialler:
     def __init__(
         self,
         network: Network,
-        registry: Registry,
+        registry: ConnectionRegistry,
         *,
         node_id: NodeId,
         cluster_id: int,

@@ -15,8 +15,8 @@ from syncline.server.api.reads import (
     DEFAULT_TIMEOUT_S,
     MAX_TIMEOUT_S,
     READ_PARAMETERS,
+    ConfirmedReads,
     ReadPlan,
-    Reads,
 )
 from syncline.server.api.router import Explain, Router
 from syncline.server.http.fast_get import CONDITIONS, Express, ExpressRequest
@@ -65,7 +65,7 @@ class KeyRoutes:
     def __init__(
         self,
         backend: Backend,
-        reads: Reads,
+        reads: ConfirmedReads,
         *,
         explain: Explain,
         explain_read: Explain,

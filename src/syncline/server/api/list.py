@@ -15,7 +15,7 @@ from syncline.kv.store import prefix_end
 from syncline.server.api.backend import Backend
 from syncline.server.api.errors import RequestError
 from syncline.server.api.json_bytes import Item, item_of, split
-from syncline.server.api.reads import READ_PARAMETERS, ReadPlan, Reads
+from syncline.server.api.reads import READ_PARAMETERS, ConfirmedReads, ReadPlan
 from syncline.server.api.router import Explain, Router
 from syncline.server.http.request import Parameters, Request, encode_percent
 from syncline.server.http.response import Deferred, Respond, Response, json_response
@@ -46,7 +46,7 @@ class _Page(msgspec.Struct):
 class ListingRoutes:
     """The keys by prefix."""
 
-    def __init__(self, backend: Backend, reads: Reads, *, explain: Explain) -> None:
+    def __init__(self, backend: Backend, reads: ConfirmedReads, *, explain: Explain) -> None:
         self._backend = backend
         self._reads = reads
         self._explain = explain

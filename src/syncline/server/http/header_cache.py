@@ -46,7 +46,7 @@ _KEEP_ALIVE: Final = b"keep-alive"
 """which many clients send though it is what they get without it."""
 
 
-class _Header(msgspec.Struct, eq=False, gc=False):
+class _ParsedHeader(msgspec.Struct, eq=False, gc=False):
     fields: Mapping[bytes, bytes]
     body_bytes: int
 
@@ -60,7 +60,7 @@ class UsualRequests:
         self._max_url_bytes = max_url_bytes
         self._knows_host = knows_host
         """Whether a header names this server: those that name others are the strict reader's, each time."""
-        self._known: dict[bytes, _Header | None] = {}
+        self._known: dict[bytes, _ParsedHeader | None] = {}
         """By their bytes, from the version in the request line to before the blank line. None: it is not plain."""
         self._once: set[bytes] = set()
         """Which came once."""
@@ -101,7 +101,7 @@ class UsualRequests:
         if len(self._known) >= MAX_HEADERS:
             self._known.clear()
         plain = _is_plain(header, request.headers) and self._knows_host(request.headers)
-        self._known[header] = _Header(request.headers, len(body)) if plain else None
+        self._known[header] = _ParsedHeader(request.headers, len(body)) if plain else None
 
 
 def _is_plain(header: bytes, fields: Mapping[bytes, bytes]) -> bool:

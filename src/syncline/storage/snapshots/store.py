@@ -33,11 +33,11 @@ from syncline.storage.snapshots.file import (
     encode_header,
     read_header,
 )
-from syncline.storage.snapshots.write import SnapshotReceiver, SnapshotWriter, refusals, write_again
+from syncline.storage.snapshots.write import SnapshotPart, SnapshotWriter, refusals, write_again
 from syncline.storage.space import SpaceGuard
 from syncline.version import __version__
 
-__all__ = ["SnapshotManifest", "SnapshotReader", "SnapshotReceiver", "SnapshotStore", "SnapshotWriter"]
+__all__ = ["SnapshotManifest", "SnapshotReader", "SnapshotPart", "SnapshotStore", "SnapshotWriter"]
 
 log = logging.getLogger("syncline.storage")
 
@@ -168,7 +168,7 @@ class SnapshotStore:
             self._writing = False
             raise
 
-    def receive(self, manifest: SnapshotManifest) -> SnapshotReceiver:
+    def receive(self, manifest: SnapshotManifest) -> SnapshotPart:
         """Begin to receive a snapshot from a peer, or go on with one of which a part is here already.
 
         Raises:
@@ -189,7 +189,7 @@ class SnapshotStore:
             self._receiving = False
             raise
 
-    def _open_receiver(self, manifest: SnapshotManifest) -> SnapshotReceiver:
+    def _open_receiver(self, manifest: SnapshotManifest) -> SnapshotPart:
         name = f"{snapshot_name(manifest.index, manifest.term)}-{manifest.sha256[:16]}{PARTIAL_SUFFIX}"
         path = f"{self.path}/{name}"
         with refusals(path):
@@ -205,14 +205,14 @@ class SnapshotStore:
                     received = min(file.size() - len(header), manifest.size_bytes)
                     self.check_room(manifest.size_bytes - received)
                     self._trusted_part = name
-                    return SnapshotReceiver(self, file, manifest, len(header), received)
+                    return SnapshotPart(self, file, manifest, len(header), received)
                 file.close()
                 self._disk.remove(path)
             self.check_room(manifest.size_bytes)
             file = self._disk.open(path, create=True, write=True)
             file.write_at(0, header)
             self._trusted_part = name
-            return SnapshotReceiver(self, file, manifest, len(header), 0)
+            return SnapshotPart(self, file, manifest, len(header), 0)
 
     # Used by the writer and the receiver (`write.Owner`).
 

@@ -18,7 +18,7 @@ from syncline.platform.disk import File
 from syncline.storage.snapshots.file import SnapshotManifest, SnapshotReader, check_length, encode_header, header_size
 from syncline.storage.space import is_disk_full
 
-__all__ = ["Owner", "SnapshotReceiver", "SnapshotWriter", "refusals", "write_again"]
+__all__ = ["SnapshotOwner", "SnapshotPart", "SnapshotWriter", "refusals", "write_again"]
 
 BUFFER_BYTES: Final = 1 << 20
 """State machines write in small pieces; the disk gets them in pieces of this size."""
@@ -27,7 +27,7 @@ SYNC_EVERY_BYTES: Final = 8 << 20
 """A snapshot is synced as it grows. One large sync at its end would hold up the log's own for its whole time."""
 
 
-class Owner(Protocol):
+class SnapshotOwner(Protocol):
     """What a writer and a receiver need of the store."""
 
     def adopt(self, path: str, manifest: SnapshotManifest) -> None:
@@ -54,7 +54,7 @@ class Owner(Protocol):
 class SnapshotWriter:
     """A snapshot being made. For one thread. Ends with `commit` or `abort`; after an error, only `abort` is left."""
 
-    def __init__(self, store: Owner, file: File, manifest: SnapshotManifest) -> None:
+    def __init__(self, store: SnapshotOwner, file: File, manifest: SnapshotManifest) -> None:
         self._store = store
         self._file: File | None = file
         self._path = file.path
@@ -149,10 +149,12 @@ class SnapshotWriter:
             self._store.ended(writing=True)
 
 
-class SnapshotReceiver:
+class SnapshotPart:
     """A snapshot arriving from a peer. Not for two threads at once. Ends with `commit` or `abort`."""
 
-    def __init__(self, store: Owner, file: File, manifest: SnapshotManifest, data_offset: int, received: int) -> None:
+    def __init__(
+        self, store: SnapshotOwner, file: File, manifest: SnapshotManifest, data_offset: int, received: int
+    ) -> None:
         self.manifest = manifest
         self._store = store
         self._file: File | None = file

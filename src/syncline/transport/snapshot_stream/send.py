@@ -13,19 +13,19 @@ from syncline.errors import FrameError, HandshakeRefused, TransportError
 from syncline.transport.connection import Connection
 from syncline.transport.dialling import Dialler
 from syncline.transport.handshake import Purpose, describe_stranger, printable
-from syncline.transport.messages import PeerAddress, SnapshotSource
+from syncline.transport.messages import OutgoingSnapshot, PeerAddress
 from syncline.transport.outbound_handshake import OutgoingHandshake
 from syncline.transport.snapshot_stream.protocol import (
     Accept,
     Ack,
     Chunk,
-    ConnectionLost,
     Done,
     End,
     FromReceiver,
     Offer,
     Reject,
     SnapshotStream,
+    StreamInterrupted,
 )
 
 __all__ = ["SnapshotSender"]
@@ -68,7 +68,7 @@ class _Greeter:
     def on_lost(self, connection: Connection, reason: str) -> None:
         if not self.stream.done():
             refused = isinstance(connection.failure, HandshakeRefused)
-            self.stream.set_exception(HandshakeRefused(reason) if refused else ConnectionLost(reason))
+            self.stream.set_exception(HandshakeRefused(reason) if refused else StreamInterrupted(reason))
 
     def overdue(self, connection: Connection, now_s: float) -> str | None:
         limit_s = self._dialler.limits.handshake_timeout_s
@@ -80,7 +80,7 @@ class SnapshotSender:
     """One transfer. `address` is asked at each dial, since a peer may move."""
 
     def __init__(
-        self, dialler: Dialler, peer: NodeId, address: Callable[[], PeerAddress], offer: Offer, source: SnapshotSource
+        self, dialler: Dialler, peer: NodeId, address: Callable[[], PeerAddress], offer: Offer, source: OutgoingSnapshot
     ) -> None:
         self.peer = peer
         self._dialler = dialler
@@ -106,7 +106,7 @@ class SnapshotSender:
             acked_before = self._acked
             try:
                 await self._attempt()
-            except ConnectionLost as error:
+            except StreamInterrupted as error:
                 failures = 1 if self._acked > acked_before else failures + 1
                 if failures >= self._limits.snapshot_attempts:
                     raise TransportError(
@@ -122,7 +122,7 @@ class SnapshotSender:
             stream.write(self._offer)
             await self._transfer(stream, await self._accepted_offset(stream))
         except FrameError as error:
-            raise ConnectionLost(str(error)) from error
+            raise StreamInterrupted(str(error)) from error
         finally:
             self._stream = None
             stream.connection.reset("the transfer is over")
@@ -143,7 +143,7 @@ class SnapshotSender:
                     factory, address.host, address.port, tls=self._dialler.tls, timeout_s=self._limits.dial_timeout_s
                 )
             except OSError as error:
-                raise ConnectionLost(f"can't connect to {address}: {error.strerror or error}") from error
+                raise StreamInterrupted(f"can't connect to {address}: {error.strerror or error}") from error
             stream = await greeter.stream
             self._incarnation = greeter.incarnation
             return stream
