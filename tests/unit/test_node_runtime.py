@@ -418,9 +418,7 @@ def test_messages_that_come_while_a_turn_ends_are_dealt_with_in_the_next(
     run(check())
 
 
-def test_reads_of_whoever_was_just_answered_join_the_next_round(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reads_right_after_an_answer_join_the_next_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A round of the leader with its followers is worth more than the moment that the others wait for it."""
     rounds = 0
     read_index = RawNode.read_index
@@ -430,10 +428,13 @@ def test_reads_of_whoever_was_just_answered_join_the_next_round(
         rounds += 1
         return read_index(core, context)
 
+    monkeypatch.setattr(RawNode, "read_index", counted)
+
     async def check() -> None:
+        nonlocal rounds
         async with cluster(tmp_path, "abc") as nodes:
             raft = await nodes.leader()
-            monkeypatch.setattr(RawNode, "read_index", counted)
+            rounds = 0
             ended: list[asyncio.Future[object]] = []
 
             def ask(times: int) -> None:

@@ -98,7 +98,7 @@ def maybe_send_append(
     Returns whether anything was sent.
     """
     log = raft.log
-    if progress.paused or (not send_if_empty and progress.next > log.last_index):
+    if (not send_if_empty and progress.next > log.last_index) or progress.paused:
         return False
     # A full window still lets empty appends through (as often as heartbeats are answered): were all the appends in it
     # lost, the answer to an empty one is what shows it.

@@ -37,15 +37,13 @@ def tick(raft: Raft) -> None:
 
 def step(raft: Raft, message: Message) -> Refusal | None:
     """Act on a message of the current term, or on a local one."""
-    take = _ABOUT_THE_GROUP.get(message.type)
-    if take is not None:
+    handle = _ABOUT_A_MEMBER.get(message.type)
+    if handle is None and (take := _ABOUT_THE_GROUP.get(message.type)) is not None:
         return take(raft, message)
     progress = raft.tracker.progress.get(message.sender)
     if progress is None:
         raft.note("debug", "%x no progress available for %x", raft.id, message.sender)
-        return None
-    handle = _ABOUT_A_MEMBER.get(message.type)
-    if handle is not None:
+    elif handle is not None:
         handle(raft, message, progress)
     return None
 

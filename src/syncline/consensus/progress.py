@@ -213,8 +213,11 @@ class Progress:
         up to `max_probe_ticks`.
         """
         if self.room_bytes < NO_LIMIT:
-            self.room_bytes = max(0, self.room_bytes - size_bytes - ENTRY_OVERHEAD_BYTES * count)
-            self.paused_by_room = not self.room_bytes and not count
+            left = self.room_bytes - size_bytes - ENTRY_OVERHEAD_BYTES * count
+            if left > 0:
+                self.room_bytes, self.paused_by_room = left, False
+            else:
+                self.room_bytes, self.paused_by_room = 0, not count
         if self.state is ProgressState.REPLICATE:
             if count:
                 self.next += count
@@ -235,12 +238,6 @@ class Progress:
         self.paused_by_room = False
         if self.state is not ProgressState.PROBE or not self.probe_ticks:
             self.paused_by_flow = False
-
-    def set_room(self, room_bytes: int) -> None:
-        """The connection to the follower takes so much more at present."""
-        self.room_bytes = room_bytes
-        if room_bytes > 0:
-            self.paused_by_room = False
 
     def still_sending(self) -> None:
         """The append that is out in PROBE is still on its way: wait as long as if it were sent now."""

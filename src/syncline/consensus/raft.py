@@ -202,10 +202,11 @@ class Raft:
         """
         if message.commit_term:  # in votes and their answers only
             election.learn_commit(self, message)
-        if message.term > self.term:
+        term = message.term
+        if term > self.term:
             if not self._enter_newer_term(message):
                 return None
-        elif message.term < self.term and message.term != 0:
+        elif term < self.term and term != 0:
             self._answer_older_term(message)
             return None
         step = _STEPS_OF_ALL_ROLES.get(message.type)

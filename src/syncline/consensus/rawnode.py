@@ -20,6 +20,7 @@ Not safe for threads: all calls come from one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NoReturn
 
 import msgspec
@@ -201,8 +202,11 @@ class RawNode:
         progress = raft.tracker.progress.get(node_id)
         if progress is None or raft.state is not StateType.LEADER or node_id == raft.id:
             return
-        progress.set_room(room_bytes)
-        if room_bytes > 0 and progress.next <= raft.log.last_index:
+        progress.room_bytes = room_bytes
+        if room_bytes <= 0:
+            return
+        progress.paused_by_room = False
+        if progress.next <= raft.log.last_index:
             append_entries.maybe_send_append(raft, node_id, progress, send_if_empty=False)
 
     def still_sending(self, node_id: NodeId) -> None:
@@ -249,7 +253,7 @@ class RawNode:
             raft.messages
             or raft.messages_after_append
             or raft.read_states
-            or unstable.has_next_entries
+            or unstable.offset_in_progress < unstable.offset + len(unstable.entries)
             or (unstable.snapshot is not None and not unstable.snapshot_in_progress)
             or log.committed != hard_state.commit
             or raft.term != hard_state.term
@@ -263,30 +267,39 @@ class RawNode:
         """Take what there is to do. It counts as handed out: it must be done."""
         raft = self.raft
         log = raft.log
-        soft_state, hard_state = raft.soft_state(), raft.hard_state()
-        known = self._hard_state
-        entries = log.unstable.next_entries()
+        unstable = log.unstable
+        soft_state, hard_state = self._soft_state, self._hard_state
+        term, vote = hard_state.term, hard_state.vote
+        new_soft = new_hard = None
+        if raft.leader != soft_state.leader or raft.state is not soft_state.state:
+            new_soft = self._soft_state = raft.soft_state()
+        if log.committed != hard_state.commit or raft.term != term or raft.vote != vote:
+            new_hard = self._hard_state = raft.hard_state()
+        entries, snapshot = unstable.next_entries(), unstable.next_snapshot()
+        committed: Sequence[Entry] = ()
+        if log.applying < log.committed:
+            committed = log.next_committed(allow_unstable=not self._async_storage)
         ready = Ready(
-            soft_state=soft_state if soft_state != self._soft_state else None,
-            hard_state=hard_state if hard_state != known else None,
+            soft_state=new_soft,
+            hard_state=new_hard,
             read_states=raft.read_states,
             entries=entries,
-            snapshot=log.unstable.next_snapshot(),
-            committed_entries=log.next_committed(allow_unstable=not self._async_storage),
+            snapshot=snapshot,
+            committed_entries=committed,
             messages=raft.messages,
-            must_sync=bool(entries) or hard_state.term != known.term or hard_state.vote != known.vote,
+            must_sync=bool(entries) or raft.term != term or raft.vote != vote,
         )
         if self._async_storage:
             self._add_storage_messages(ready, raft.messages)
         else:
             self._defer_to_advance(ready, raft.messages)
-        self._soft_state, self._hard_state = soft_state, hard_state
         raft.read_states = []
         raft.messages = []
         raft.messages_after_append = []
-        log.unstable.accept_in_progress()
-        if ready.committed_entries:
-            log.accept_applying(ready.committed_entries, allow_unstable=not self._async_storage)
+        if entries or snapshot is not None:
+            unstable.accept_in_progress()
+        if committed:
+            log.accept_applying(committed, allow_unstable=not self._async_storage)
         return ready
 
     def advance(self) -> None:

@@ -127,13 +127,13 @@ def _well_formed(raft: Raft, message: Message) -> bool:
             return False
     elif not 0 < term <= _MAX_NUMBER and not (term == 0 and kind is MessageType.PRE_VOTE_RESP):
         return False
-    if message.log_term > term or message.commit_term > term:  # nobody has an entry of a term that is still to come
+    log_term, commit_term = message.log_term, message.commit_term
+    if log_term > term or commit_term > term:  # nobody has an entry of a term that is still to come
         return False
-    if message.commit_term and kind not in _VOTES:
+    if commit_term and kind not in _VOTES:
         return False
     # All at once: the bits of a negative number make the result negative, those above the limit make it larger.
-    numbers = message.index | message.log_term | message.commit | message.reject_hint | message.session
-    numbers |= message.commit_term
+    numbers = message.index | log_term | message.commit | message.reject_hint | message.session | commit_term
     return 0 <= numbers <= _MAX_NUMBER
 
 
@@ -188,7 +188,7 @@ def _terms_in_order(lowest: int, entries: Sequence[Entry], highest: int) -> bool
 
 
 def _check_append_response(raft: Raft, message: Message) -> Refusal | None:
-    if not _to_this_leader(raft, message):
+    if message.term != raft.term or raft.state is not StateType.LEADER:
         return None
     if not message.reject and message.index > raft.log.last_index:
         return Refusal.IMPOSSIBLE_INDEX
@@ -207,7 +207,7 @@ def _check_heartbeat(raft: Raft, message: Message) -> Refusal | None:
 
 
 def _check_heartbeat_response(raft: Raft, message: Message) -> Refusal | None:
-    if not _to_this_leader(raft, message):
+    if message.term != raft.term or raft.state is not StateType.LEADER:
         return None
     if message.context:
         position = decode_position(message.context)
@@ -245,10 +245,6 @@ def _check_proposal(_: Raft, message: Message) -> Refusal | None:
 
 def _check_read(_: Raft, message: Message) -> Refusal | None:
     return None if len(message.entries) == 1 else Refusal.MALFORMED
-
-
-def _to_this_leader(raft: Raft, message: Message) -> bool:
-    return raft.state is StateType.LEADER and message.term == raft.term
 
 
 def _check_session(raft: Raft, message: Message) -> Refusal | None:

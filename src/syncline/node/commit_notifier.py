@@ -36,7 +36,8 @@ class Commits:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self._known = driver.core.commit
+        self.known = driver.core.commit
+        """The commit index as of the last `look`."""
         self._awaited = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -47,11 +48,8 @@ class Commits:
     def look(self) -> None:
         """See to what has been committed since the last call."""
         core = self._driver.core
-        commit = core.commit
-        if commit == self._known:
-            return
-        before, self._known = self._known, commit
-        if core.state is not StateType.LEADER:
+        before, self.known = self.known, core.commit
+        if before == self.known or core.state is not StateType.LEADER:
             return
         if self._awaited > before:
             core.tell_commit()

@@ -12,6 +12,7 @@ nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Final, Protocol, TypeAlias
 
 import msgspec
@@ -71,6 +72,9 @@ _COMMAND, _BARRIER = int(Kind.COMMAND), int(Kind.BARRIER)
 _PLAIN: Final = frozenset({b"\x95\x00", b"\x95\x01"})
 """How a command and a barrier begin that this version encoded: an array of five, whose first is the kind."""
 
+_payload_of: Final = itemgetter(2)
+_start_of: Final = itemgetter(slice(2))
+
 _change_decoder = msgspec.msgpack.Decoder(MembershipChange)
 
 
@@ -90,7 +94,7 @@ def sound_own(queue: list[Queued], node_id: NodeId, refuse: Callable[[int, Syncl
     `Raft.apply` has made almost all of them, from arguments that it checked: two bytes tell that, for all at once. Only
     others are examined here in full.
     """
-    if {payload[:2] for _, _, payload in queue} <= _PLAIN:
+    if set(map(_start_of, map(_payload_of, queue))) <= _PLAIN:  # without a line of Python for each of them
         return queue
     sound: list[Queued] = []
     for item in queue:

@@ -102,18 +102,21 @@ class ApplyFuture(asyncio.Future[object]):
 class ApplyCall:
     """A proposal on its way whose answer is a call: without a future, and in the turn of the loop that has it."""
 
-    __slots__ = ("_then", "attempt", "bucket", "frees_space", "index", "number", "payload", "size_bytes", "term")
-
+    # A `Waiter`, with defaults of the class as those of `ApplyFuture`.
+    number = 0
+    size_bytes = 0
+    index: int = UNPLACED
+    term: int = 0
+    bucket = 0
+    attempt = 0
+    payload = b""
     fence = 0
     """Commands of `Raft.apply_then` are never fenced."""
+    frees_space = False
 
     def __init__(self, then: Then) -> None:
         self._then: Then | None = then
         """None once it has been called: what still stands in a queue then must not go on."""
-        self.number = self.size_bytes = self.term = self.bucket = self.attempt = 0
-        self.index = UNPLACED
-        self.payload = b""
-        self.frees_space = False
 
     def done(self) -> bool:
         return self._then is None

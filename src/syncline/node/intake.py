@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Final
 
 from syncline.consensus.rawnode import RawNode
@@ -40,6 +41,9 @@ NEAR: Final = 3 / 4
 which takes some microseconds."""
 
 _COMMAND, _BARRIER = int(Kind.COMMAND), int(Kind.BARRIER)
+
+_payload_of: Final = itemgetter(2)
+"""Of what is queued."""
 
 
 class Intake:
@@ -117,7 +121,7 @@ class Intake:
         limited = self._limited
         if limited is None or not queue:
             return queue, []
-        size_bytes = sum([len(payload) for _, _, payload in queue])
+        size_bytes = sum(map(len, map(_payload_of, queue)))
         if self._is_far(limited, size_bytes + len(queue) * limited.growth_overhead_bytes):
             return queue, []
         kept: list[Queued] = []
@@ -152,22 +156,22 @@ class Intake:
 
     def _is_far(self, limited: LimitedFSM, most_bytes: int) -> bool:
         """Count them by what they can come to, if the state stays far from its limit with it."""
-        core = self._core
-        if core.term != self._term:  # what leaders of earlier terms have appended may free space
-            self._term, self._freed_at = core.term, core.last_index
-        if limited.size_bytes + self._in_flight() + most_bytes > limited.max_bytes * NEAR:
+        term, last = self._core.term, self._core.last_index
+        if term != self._term:  # what leaders of earlier terms have appended may free space
+            self._term, self._freed_at = term, last
+        if limited.size_bytes + self._in_flight(last) + most_bytes > limited.max_bytes * NEAR:
             return False
-        self._grant(most_bytes)
+        self._grant(most_bytes, last)
         return True
 
     def _admit(self, limited: LimitedFSM, data: bytes) -> None:
-        growth = limited.growth(data)
+        growth, last = limited.growth(data), self._core.last_index
         if not growth:
-            self._freeing_after = self._core.last_index
+            self._freeing_after = last
             return
-        size_bytes, in_flight = limited.size_bytes, self._in_flight()
+        size_bytes, in_flight = limited.size_bytes, self._in_flight(last)
         if size_bytes + in_flight + growth > limited.max_bytes:
-            if self._may_be_freed():
+            if self._may_be_freed(last):
                 raise AskAgain("commands that may free space are on their way to the state machine")
             self.refused_no_space += 1
             raise NoSpace(
@@ -175,27 +179,27 @@ class Intake:
                 f" their way; the limit is {limited.max_bytes}, and the command adds {growth}. Nothing was stored."
                 " Deletes pass and make room; or raise the limit (--max-store-bytes) on all nodes"
             )
-        self._grant(growth)
+        self._grant(growth, last)
 
-    def _may_be_freed(self) -> bool:
+    def _may_be_freed(self, last: int) -> bool:
         """Whether something that may free space is not applied yet."""
-        last = self._core.last_index
         if self._freeing_after is not None and last > self._freeing_after:
             self._freeing_after, self._freed_at = None, last
         return self._freeing_after is not None or self._applied() < self._freed_at
 
-    def _grant(self, size_bytes: int) -> None:
-        last = self._core.last_index
+    def _grant(self, size_bytes: int, last: int) -> None:
         if last != self._granted_last:
             self._granted_last, self._step_bytes = last, 0
         self._step_bytes += size_bytes
         self._granted_bytes += size_bytes
 
-    def _in_flight(self) -> int:
-        """What was let in and is not applied."""
-        marks, applied, granted, last = self._marks, self._applied(), self._granted_bytes, self._core.last_index
+    def _in_flight(self, last: int) -> int:
+        """What was let in and is not applied. `last` is the log's last index."""
+        marks, granted = self._marks, self._granted_bytes
         if last > self._granted_last and granted != (marks[-1][1] if marks else self._settled_bytes):
             marks.append((last, granted))  # the log has grown since: all that was let in stands there
-        while marks and marks[0][0] <= applied:
-            self._settled_bytes = marks.popleft()[1]
+        if marks:
+            applied = self._applied()
+            while marks and marks[0][0] <= applied:
+                self._settled_bytes = marks.popleft()[1]
         return granted - self._settled_bytes

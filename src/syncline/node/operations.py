@@ -30,6 +30,9 @@ __all__ = ["Operations"]
 _COMMAND, _BARRIER = int(Kind.COMMAND), int(Kind.BARRIER)
 """Plain numbers: a member of an enumeration takes longer to encode and to compare."""
 
+_PROPOSED_AGAIN: Final = frozenset({_COMMAND, _BARRIER})
+"""Kinds that are proposed again once an attempt can't take effect any more."""
+
 ENDED_AT_ONCE: Final = (OperationError, NodeFailed, StorageError)
 """Why a proposal may fail before it is one. It is told as any failure is; wrong arguments raise."""
 
@@ -96,7 +99,8 @@ class Operations:
         if not callable(then):
             raise TypeError(f"then must be a function of an answer and an error, not {type(then).__name__}")
         call = ApplyCall(then)
-        call.frees_space = frees_space
+        if frees_space:
+            call.frees_space = True
         try:
             self._propose(call, _COMMAND, data, timeout, b"", checked)
         except ENDED_AT_ONCE as error:
@@ -199,7 +203,8 @@ class Operations:
             data, extensions = checked_bytes(data), checked_bytes(extensions, "extensions")
         if type(timeout_s) is not float or not 0.0 < timeout_s <= MAX_TIMEOUT_S:
             check_timeout(timeout_s)
-        driver, parts = self._driver, self._driver.parts
+        driver = self._driver
+        parts = driver.parts
         if driver.stopped_by is not None or driver.thread != get_ident():
             driver.check_running()
         size = len(data) + len(extensions)
@@ -214,7 +219,7 @@ class Operations:
         payload = encode(Proposal(kind, driver.core.raft.id, waiter.number, data, extensions))
         if waiter.fence:
             driver.proposals.fenced = True
-        elif kind in (_COMMAND, _BARRIER):
+        elif kind in _PROPOSED_AGAIN:
             waiter.payload = payload
         driver.propose(waiter, DATA, payload)
 

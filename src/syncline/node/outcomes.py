@@ -44,10 +44,11 @@ def _on_applied(driver: Driver, done: Applied) -> None:
     driver.applied = done.last_index
     if (done.at_point or done.compared is not None) and not _on_digests(driver, done):
         return
+    proposals = driver.proposals
     for number, index, term, answer in done.answers:
-        driver.proposals.resolved(number, index, term, answer)
-    driver.proposals.passed(range(done.first_index, done.last_index + 1))
-    if done.last_term > driver.proposals.applied_term:  # after the answers: they may be of the terms before it
+        proposals.resolved(number, index, term, answer)
+    proposals.passed(range(done.first_index, done.last_index + 1))
+    if done.last_term > proposals.applied_term:  # after the answers: they may be of the terms before it
         driver.forwarding.term_applied(done.last_term)
     driver.snapshotter.applied(done.size_bytes)
     driver.reads.applied(driver.applied)

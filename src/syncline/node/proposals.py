@@ -182,10 +182,10 @@ class Proposals:
         """The entry was applied here."""
         if self._newest < number < self._next:  # else it is of an earlier life
             self._newest = number
-        waiter = self._waiting.get(number)
+        waiter = self._waiting.pop(number, None)
         if waiter is None:
             return
-        self._forget(waiter)
+        self._release(waiter)
         waiter.index, waiter.term = index, term
         if isinstance(answer, SynclineError):
             waiter.failed(answer)
@@ -278,6 +278,10 @@ class Proposals:
 
     def _forget(self, waiter: Waiter) -> None:
         del self._waiting[waiter.number]
+        self._release(waiter)
+
+    def _release(self, waiter: Waiter) -> None:
+        """It does not wait any more."""
         waiter.payload = b""
         self._deadlines.discard(waiter, waiter.bucket)
         self._bytes -= waiter.size_bytes

@@ -42,7 +42,7 @@ class ReadBatches:
         *,
         step_s: float,
         retry_s: float,
-        ask: Callable[[bytes], None],
+        ask: Callable[[bytes], object],
         asleep_s: Callable[[], float] = float,
     ) -> None:
         self._asleep_s = asleep_s
@@ -50,6 +50,7 @@ class ReadBatches:
         self._attempt = 0
         self._retry_s = retry_s
         self._ask = ask
+        """The core answers by a `ReadState`, or not at all: then the read is asked again."""
         self._deadlines: Deadlines[ReadFuture] = Deadlines(step_s)
         self._gathering: dict[float, ReadFuture] = {}
         self._asked: _Batch | None = None

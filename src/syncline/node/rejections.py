@@ -20,7 +20,7 @@ from syncline.errors import (
 )
 from syncline.transport.messages import RefusedProposal
 
-__all__ = ["DISK_FULL", "HANDING_OVER", "AskAgain", "error_of", "refused"]
+__all__ = ["DISK_FULL", "HANDING_OVER", "AskAgain", "dropped", "error_of", "refused"]
 
 HANDING_OVER: Final = "handing_over"
 """A leader's refusal that means: ask again, this leader or the next one."""
@@ -50,6 +50,14 @@ def refused(number: int, error: OperationError | DiskFull) -> RefusedProposal:
     if isinstance(error, Rejected):
         return RefusedProposal(number, Rejected.code, text, _sendable(str(error.code)))
     return RefusedProposal(number, error.code, text)
+
+
+def dropped(number: int, backlog: BacklogFull | None, *, transferring: bool) -> RefusedProposal:
+    """The refusal of a proposal that the core did not take: for a transfer, for the `backlog`, or for its own limit."""
+    if backlog is not None and not transferring:
+        return refused(number, backlog)
+    text = "the leader takes no proposals: a hand-over is under way, or too much is uncommitted"
+    return RefusedProposal(number, HANDING_OVER if transferring else Dropped.code, text)
 
 
 def _sendable(text: str) -> str:

@@ -9,7 +9,6 @@ acknowledgements) rides on the storage work and leaves after it. Nothing here bl
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Callable, Sequence
 from threading import get_ident
@@ -26,7 +25,7 @@ from syncline.consensus.types import (
     SoftState,
     StateType,
 )
-from syncline.errors import Dropped, NodeFailed, OperationError, SynclineError, TransportError, UsageError
+from syncline.errors import NodeFailed, OperationError, SynclineError, TransportError, UsageError
 from syncline.node.addresses import Addresses
 from syncline.node.append_pacing import AppendPacing
 from syncline.node.applier import ApplyWork, RestoreWork
@@ -48,7 +47,7 @@ from syncline.node.node_log import NodeLog
 from syncline.node.proposals import Proposals
 from syncline.node.read_batches import ReadBatches
 from syncline.node.recovery_barrier import Horizon
-from syncline.node.rejections import HANDING_OVER
+from syncline.node.rejections import dropped
 from syncline.node.rejections import refused as refused_by
 from syncline.node.settlement import Settlement
 from syncline.node.snapshots import Snapshotter
@@ -66,8 +65,6 @@ from syncline.transport.messages import (
 )
 
 __all__ = ["Driver"]
-
-log = logging.getLogger("syncline.node")
 
 GATHER_BYTES = 1 << 20
 """So much is not held back any more: as much as goes into one append message."""
@@ -99,7 +96,7 @@ class Driver:
             rng,
             step_s=config.heartbeat_s,
             retry_s=READS_RETRY_HEARTBEATS * config.heartbeat_s,
-            ask=lambda context: void(self.core.read_index(context)),
+            ask=self.core.read_index,
             asleep_s=parts.asleep_s,
         )
         self.ignored = Ignored(self.loop.time)
@@ -287,14 +284,14 @@ class Driver:
         """From the transport."""
         if self.stopped or self.founding.waiting:
             return  # while it waits it must neither vote nor acknowledge
-        last_half = self.parts.disk_watch.shortage is Shortage.LAST_HALF
+        raft, last_half = self.core.raft, self.parts.disk_watch.shortage is Shortage.LAST_HALF
         try:
             for message in messages:
                 if isinstance(message, Message):
                     if last_half and message.type is MessageType.APP and message.entries:
                         continue  # as if the link had lost it: the leader sends it again
-                    term = self.core.term
-                    if message.term > term and not self.term_guard.admits(sender, message.term, term, self.loop.time()):
+                    ahead = message.term > raft.term
+                    if ahead and not self.term_guard.admits(sender, message.term, raft.term, self.loop.time()):
                         continue
                     if message.reject and message.type is MessageType.APP_RESP:
                         self.promises.answered(sender, message)
@@ -309,12 +306,13 @@ class Driver:
                     self.digests.on_report(sender, message)
                 else:
                     self.forwarding.on_answer(sender, message, self.applied)
-            if self.core.raft.evidence is not None:
+            if raft.evidence is not None:
                 self.promises.found()
-            self.settlement.look()
+            if self.settlement.index < self.parts.book.membership_index:
+                self.settlement.look()
         except Exception as error:  # noqa: BLE001 - see `fail`
             self.fail(error)
-        if sender == self.core.leader:
+        if sender == raft.leader:
             self.leader_contact_s = self.loop.time()
         if self._in_turn:
             self.schedule()  # the turn under way may have looked for what there is to do for the last time
@@ -363,6 +361,7 @@ class Driver:
         for response in responses:
             self.core.step(response)
         if not self._in_turn:  # else the turn sees it
+            self.parts.intake.look(self.core.commit - self.applied)
             self.schedule()
 
     # -- the turn -----------------------------------------------------------------------------------------------------
@@ -384,21 +383,28 @@ class Driver:
                 self._flush_queue()
             if ask and self.reads.to_ask:
                 self.reads.ask(self.loop.time())
-            self.commits.look()
-            applies, first = 0, self.applied
-            while not self.stopped and self.core.has_ready():
-                if applies == APPLIES_PER_TURN or self.applied - first >= APPLIED_PER_TURN:
-                    self.schedule()
-                    break
-                applied = self.applied
-                self._carry_out()
-                applies += self.applied != applied
-            self.parts.intake.look(self.core.raft.log.committed - self.applied)
+            if self.core.raft.log.committed != self.commits.known:
+                self.commits.look()
+            if self.core.has_ready():
+                self._carry_out_all()
             self.parts.transport.flush()
         except Exception as error:  # noqa: BLE001 - see `fail`
             self.fail(error)
         finally:
             self._in_turn = False
+
+    def _carry_out_all(self) -> None:
+        applies, first = 0, self.applied
+        while not self.stopped:
+            if applies == APPLIES_PER_TURN or self.applied - first >= APPLIED_PER_TURN:
+                self.schedule()
+                break
+            applied = self.applied
+            self._carry_out()
+            applies += self.applied != applied
+            if not self.core.has_ready():
+                break
+        self.parts.intake.look(self.core.commit - self.applied)
 
     def _carry_out(self) -> None:
         ready = self.core.ready()
@@ -419,12 +425,13 @@ class Driver:
                 self.parts.machine.put(ApplyWork(message.entries, message.responses))
             else:
                 self._send(message)
-        for state in ready.read_states:
-            self.reads.confirmed(state)
-        self.reads.applied(self.applied)
-        if ready.read_states and self.reads.gathering:
-            # In the turn after next: whoever has just been answered may ask again until then, in the same round.
-            self.loop.call_soon(self.schedule)
+        if ready.read_states:
+            for state in ready.read_states:
+                self.reads.confirmed(state)
+            self.reads.applied(self.applied)
+            if self.reads.gathering:
+                # In the turn after next: whoever has just been answered may ask again until then, in the same round.
+                self.loop.call_soon(self.schedule)
 
     def _restore(self, message: Message) -> None:
         assert message.snapshot is not None
@@ -438,14 +445,15 @@ class Driver:
     def _send(self, message: Message) -> None:
         if self.parts.confirmation.withheld:
             return  # another copy of this node may have made other promises; to the core the link has lost it
-        if message.type in ACKNOWLEDGEMENTS:
+        kind = message.type
+        if kind in ACKNOWLEDGEMENTS:
             message.commit = self.parts.writer.durable_commit
-        if message.type is MessageType.SNAP:
+        if kind is MessageType.SNAP:
             self.snapshotter.send(message)
         elif not self.parts.transport.send(message.to, message):
-            if message.type is MessageType.APP:
+            if kind is MessageType.APP:
                 self.core.report_unreachable(message.to)
-        elif message.entries and message.type is MessageType.APP:
+        elif message.entries and kind is MessageType.APP:
             self.pacing.sent(message.to)
 
     # -- proposals ----------------------------------------------------------------------------------------------------
@@ -523,12 +531,7 @@ class Driver:
 
     def _refused(self, number: int) -> RefusedProposal:
         """The core took none of a batch."""
-        backlog = self.parts.intake.dropped()
-        if backlog is not None and self.core.raft.transferee == NONE:
-            return refused_by(number, backlog)
-        code = HANDING_OVER if self.core.raft.transferee != NONE else Dropped.code
-        text = "the leader takes no proposals: a hand-over is under way, or too much is uncommitted"
-        return RefusedProposal(number, code, text)
+        return dropped(number, self.parts.intake.dropped(), transferring=self.core.raft.transferee != NONE)
 
     def _propose_again(self, again: Sequence[Queued]) -> None:
         """Put proposals back into the queue, in their order."""
@@ -594,7 +597,3 @@ class Driver:
         for future in list(self._watchers):
             if not future.done():
                 future.set_result(None)
-
-
-def void(_: object) -> None:
-    """The core answers by a `ReadState`, or not at all: then the read is asked again."""

@@ -79,6 +79,8 @@ class BulkChannel:
         self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._state = _State.CLOSED
+        self.up = False
+        """Whether the channel carries messages. Kept, because it is asked for several times for each message."""
         self._address: PeerAddress | None = None
         self._incarnation = 0
         self._connection: Connection | None = None
@@ -115,7 +117,7 @@ class BulkChannel:
             self.dial_task.cancel()
             self.dial_task = None
         connection, was_up = self._connection, self.up
-        self._state = _State.CLOSED
+        self._state, self.up = _State.CLOSED, False
         if connection is None:
             return 0
         if gently and was_up:
@@ -124,10 +126,6 @@ class BulkChannel:
         else:
             connection.reset(reason)
         return self._forget(connection)
-
-    @property
-    def up(self) -> bool:
-        return self._state is _State.UP
 
     @property
     def room_bytes(self) -> int:
@@ -154,15 +152,17 @@ class BulkChannel:
         """Queue for the next `flush`; False: there is no room. Only while the channel is up."""
         assert self._connection is not None, "the channel is up"
         taken = self._outbox.add(message, self._connection.unsent_bytes)
-        self._append_queued |= taken and isinstance(message, Message)
+        if taken and isinstance(message, Message):
+            self._append_queued = True
         return taken
 
     def flush(self) -> None:
-        if self._outbox.queued_bytes and self._connection is not None and self.up and not self._held:
-            self._outbox.flush(self._connection)
-            if self._append_queued:
-                self._append_queued = False
-                self._appends_end = self._pacer.sent_bytes
+        if not self._outbox.queued_bytes or self._held or self._connection is None or not self.up:
+            return
+        self._outbox.flush(self._connection)
+        if self._append_queued:
+            self._append_queued = False
+            self._appends_end = self._pacer.sent_bytes
 
     def hold(self) -> None:
         """Send nothing until `release`: earlier messages are on their way on the link."""
@@ -201,7 +201,7 @@ class BulkChannel:
                 self._down(f"can't connect to {address}: {error.strerror or error}", was_up=False)
 
     def _down(self, reason: str, *, was_up: bool) -> None:
-        self._state = _State.WAITING
+        self._state, self.up = _State.WAITING, False
         self.last_error = reason
         if not was_up:
             self._failed(reason)
@@ -244,7 +244,7 @@ class BulkChannel:
             return
         if welcome.incarnation != self._incarnation:
             raise HandshakeRefused("another start of the peer answers than on the link")
-        self._state = _State.UP
+        self._state, self.up = _State.UP, True
         self._failures = 0
         self.last_error = None
         self._taken_bytes = 0

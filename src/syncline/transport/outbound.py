@@ -346,18 +346,23 @@ class PeerLink:
             self.dropped_messages += 1
             return False
         assert not isinstance(message, Message) or is_sendable(message), f"{message.type.name} can't go in a batch"
-        if self.bulk.up and is_bulk(message):
-            taken = self.bulk.send(message)
-        else:
+        bulk = self.bulk
+        if not bulk.up:
             taken = self._outbox.add(message, self._connection.unsent_bytes)
             self._carries_bulk |= is_bulk(message)
-        self.dropped_messages += not taken
+        elif is_bulk(message):
+            taken = bulk.send(message)
+        else:
+            taken = self._outbox.add(message, self._connection.unsent_bytes)
+        if not taken:
+            self.dropped_messages += 1
         return taken
 
     def flush(self) -> None:
         """Write what is queued: first what is small."""
         if self._connection is not None:
-            self._outbox.flush(self._connection)
+            if self._outbox.queued_bytes:
+                self._outbox.flush(self._connection)
             self.bulk.flush()
 
     def _bulk_room(self) -> None:

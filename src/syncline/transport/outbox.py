@@ -58,12 +58,14 @@ class Outbox:
 
     def flush(self, connection: Connection) -> None:
         """Write what is queued, in frames of about `batch_bytes`."""
-        if not self._queue:
+        queue, queued_bytes = self._queue, self.queued_bytes
+        if not queue:
             return
-        queue, self._queue = self._queue, []
-        queued_bytes, self.queued_bytes = self.queued_bytes, 0
-        reports, self._reports = self._reports, 0
-        most = MAX_BATCH_MESSAGES if reports <= MAX_BATCH_REPORTS else MAX_BATCH_REPORTS
+        self._queue, self.queued_bytes = [], 0
+        most = MAX_BATCH_MESSAGES
+        if self._reports:
+            most = MAX_BATCH_MESSAGES if self._reports <= MAX_BATCH_REPORTS else MAX_BATCH_REPORTS
+            self._reports = 0
         if queued_bytes <= self._limits.batch_bytes and len(queue) <= most:
             self._write(connection, queue, queued_bytes)
             return
@@ -92,6 +94,8 @@ class Outbox:
 
 
 def _batch(messages: list[PeerMessage], ping: int) -> Batch:
+    if len(messages) == 1 and isinstance(message := messages[0], Message):  # as nearly always
+        return Batch(messages=[message], ping=ping)
     batch = Batch(messages=[], forwards=[], replies=[], notices=[], reports=[], ping=ping)
     for message in messages:
         if isinstance(message, Message):

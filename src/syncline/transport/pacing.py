@@ -79,7 +79,7 @@ class Pacer:
 
     def room_bytes(self, queued_bytes: int) -> int:
         """How much more may be sent, beside what is queued already."""
-        room = self.window - self.in_flight_bytes - queued_bytes
+        room = self.window - self.sent_bytes + self.confirmed_bytes - queued_bytes
         if room <= 0:
             self._limited = self.refused = True
             return 0
@@ -87,7 +87,7 @@ class Pacer:
 
     def sending(self, size_bytes: int, now_s: float) -> bool:
         """Count a frame of about this size, just before it is sent. True: it is to ask for an echo."""
-        if not self.in_flight_bytes and now_s - self._sent_s > IDLE_S:
+        if now_s - self._sent_s > IDLE_S and not self.in_flight_bytes:
             self.window = min(self.window, FIRST_WINDOW_BYTES)
         self.sent_bytes += size_bytes
         self._sent_s = now_s

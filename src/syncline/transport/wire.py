@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 HEADER: Final = struct.Struct("!II")
+HEADER_BYTES: Final = HEADER.size
 _SIZE: Final = struct.Struct("!I")
 CHECKSUM_SEED: Final = 0x53594E43
 
@@ -126,9 +127,9 @@ class FrameDecoder:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._mac: FrameMac | None = None
-        self._header_bytes = HEADER.size
+        self._header_bytes = HEADER_BYTES
         self._buffer = bytearray()
-        self._needed = HEADER.size  # what the first unfinished frame takes, as far as it is known
+        self._needed = HEADER_BYTES  # what the first unfinished frame takes, as far as it is known
 
     @property
     def buffered_bytes(self) -> int:
@@ -157,9 +158,15 @@ class FrameDecoder:
                 return []
             data = bytes(self._buffer)
             self._buffer.clear()
-        payloads: list[memoryview] = []
         view = memoryview(data)
         total = len(view)
+        if total > HEADER_BYTES and self._mac is None:  # as nearly always: one frame, and nothing behind it
+            size, checksum = HEADER.unpack_from(view)
+            if size == total - HEADER_BYTES <= self.max_bytes:
+                payload = view[HEADER_BYTES:]
+                if zlib.crc32(payload, CHECKSUM_SEED) == checksum:
+                    return [payload]
+        payloads: list[memoryview] = []
         start = 0
         header_bytes = self._header_bytes
         while True:
@@ -233,6 +240,12 @@ def check_batch(batch: Batch, sender: NodeId, node_id: NodeId, known: Callable[[
                 f"a {message.type.name} message from {message.sender:016x} to {message.to:016x} on the link from "
                 f"{sender:016x} to {node_id:016x}"
             )
+    if batch.forwards or batch.replies or batch.reports:
+        _check_others(batch, sender)
+
+
+def _check_others(batch: Batch, sender: NodeId) -> None:
+    """Check what is not a message of the core. Raises `FrameError`."""
     if batch.forwards and sum(len(forward.proposals) for forward in batch.forwards) > MAX_BATCH_PROPOSALS:
         raise FrameError(f"more than {MAX_BATCH_PROPOSALS} proposals in one batch of node {sender:016x}")
     for forward in batch.forwards:
@@ -268,12 +281,10 @@ def is_sendable(message: Message) -> bool:
 def message_size_bytes(message: PeerMessage) -> int:
     """About how many bytes the message takes on the wire. Cheap; never far below the truth."""
     if isinstance(message, Message):
-        return (
-            MESSAGE_OVERHEAD_BYTES
-            + len(message.context)
-            + ENTRY_OVERHEAD_BYTES * len(message.entries)
-            + payload_size(message.entries)
-        )
+        size = MESSAGE_OVERHEAD_BYTES + len(message.context)
+        if entries := message.entries:
+            size += ENTRY_OVERHEAD_BYTES * len(entries) + payload_size(entries)
+        return size
     if isinstance(message, Forward):
         proposals = message.proposals
         return (

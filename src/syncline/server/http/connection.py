@@ -208,14 +208,14 @@ class HttpConnection(asyncio.Protocol):
             limits = self._server.limits
             if self._in_flight >= limits.max_in_flight or self._held_bytes > limits.max_held_bytes:
                 self._pause_reading()
-            elif lane is None and self._server.express is not None:
+            elif lane is None and request.method == "GET" and self._server.express is not None:
                 self._open_lane(self._server.express, request, data)
 
     # --- input
 
     def _open_lane(self, express: Express, request: Request, data: bytes) -> None:
         """What `data` says beside its target, others that follow on this connection will say as well."""
-        if request.method == "GET" and not request.body and CONDITIONS.isdisjoint(request.headers):
+        if not request.body and CONDITIONS.isdisjoint(request.headers):
             self._lane = Lane(self, self._server, express, data[data.index(b" ", len("GET ")) :])
 
     def _take_express(self, lane: Lane, data: bytes) -> bool:
