@@ -14,8 +14,8 @@ from syncline.consensus.membership import Configuration
 from syncline.consensus.types import (
     NO_LIMIT,
     Compacted,
-    Entry,
     EntryType,
+    LogEntry,
     MembershipState,
     Message,
     MessageType,
@@ -42,13 +42,13 @@ class Invariants:
         self._votes: dict[tuple[NodeId, int], NodeId] = {}
         self._given: dict[tuple[int, NodeId], set[NodeId]] = {}
         """By term and candidate: those whose votes were sent."""
-        self._entries: dict[tuple[int, int], tuple[Entry, int]] = {}
+        self._entries: dict[tuple[int, int], tuple[LogEntry, int]] = {}
         """By index and term: the entry, and the term of the one before it."""
         self._committed: dict[int, int] = {}
         """By index: the term of the committed entry."""
         self.commit = 0
         """The highest index that anybody knows to be committed."""
-        self._applied: dict[int, tuple[Entry, bytes]] = {}
+        self._applied: dict[int, tuple[LogEntry, bytes]] = {}
         """By index: the entry, and the digest of the state machine behind it."""
         self._memberships: dict[int, MembershipState] = {}
         """By index: the membership from there on."""
@@ -158,7 +158,7 @@ class Invariants:
             enough = not half or 2 * sum(holds[voter] for voter in half) > len(half)
             assert enough, f"{index} is committed but not on a quorum's disks"
 
-    def applied(self, member: Member, entry: Entry) -> None:
+    def applied(self, member: Member, entry: LogEntry) -> None:
         """State machine safety: nobody applies another entry at this index, nor comes to another state by it."""
         assert self._committed.get(entry.index) == entry.term, "an entry is applied that is not committed"
         known = self._applied.setdefault(entry.index, (entry, member.digest))

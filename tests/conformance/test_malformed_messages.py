@@ -15,8 +15,8 @@ from syncline.consensus.types import (
     LOCAL_APPLY,
     NO_LIMIT,
     Compacted,
-    Entry,
     EntryType,
+    LogEntry,
     MembershipState,
     Message,
     MessageType,
@@ -35,7 +35,7 @@ small_numbers = st.integers(0, 60)
 nodes = st.one_of(st.integers(0, 6), st.sampled_from([-1, 99, LOCAL_APPEND, LOCAL_APPLY]))
 data = st.one_of(st.just(b""), st.binary(max_size=12))
 
-entries = st.lists(st.builds(Entry, numbers, numbers, st.sampled_from(EntryType), data), max_size=3)
+entries = st.lists(st.builds(LogEntry, numbers, numbers, st.sampled_from(EntryType), data), max_size=3)
 ids = st.lists(st.integers(-1, 6), max_size=4).map(tuple)
 memberships = st.builds(MembershipState, ids, ids, ids, ids, st.booleans())
 snapshots = st.none() | st.builds(Snapshot, st.builds(SnapshotMeta, numbers, numbers, memberships), data)
@@ -97,12 +97,12 @@ def _observe(raw: RawNode) -> tuple[object, ...]:
     )
 
 
-def _contents(raw: RawNode) -> list[Entry]:
+def _contents(raw: RawNode) -> list[LogEntry]:
     log = raw.raft.log
     return list(log.entries(log.first_index, NO_LIMIT))
 
 
-def _committed(raw: RawNode) -> dict[int, Entry]:
+def _committed(raw: RawNode) -> dict[int, LogEntry]:
     return {entry.index: entry for entry in _contents(raw) if entry.index <= raw.commit}
 
 
@@ -177,7 +177,7 @@ def nearly_right(draw: st.DrawFn, cluster: Cluster, receiver: int) -> Message:
         term=term,
         log_term=log_term,
         index=index,
-        entries=[Entry(term, index + 1 + at, data=b"x") for at in range(count)],
+        entries=[LogEntry(term, index + 1 + at, data=b"x") for at in range(count)],
         commit=draw(st.integers(0, last + 3)),
         reject=draw(st.booleans()),
         reject_hint=draw(st.integers(0, last + 3)),

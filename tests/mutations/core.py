@@ -9,10 +9,10 @@ import pytest
 from syncline.consensus import install_snapshot, leader, roles, validation
 from syncline.consensus.log import RaftLog
 from syncline.consensus.quorum import JointConfig, VoteResult
-from syncline.consensus.raft import Raft
+from syncline.consensus.raft import RaftCore
 from syncline.consensus.read_index import ReadQueue
 from syncline.consensus.tracker import Tracker
-from syncline.consensus.types import NONE, Entry, Message, MessageType, NodeId, Snapshot
+from syncline.consensus.types import NONE, LogEntry, Message, MessageType, NodeId, Snapshot
 from syncline.consensus.unstable import Unstable
 
 __all__ = [
@@ -33,20 +33,20 @@ __all__ = [
 
 def vote_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
     """A granted vote leaves at once, beside the write that remembers it."""
-    original = Raft.send
+    original = RaftCore.send
 
-    def send(raft: Raft, message: Message) -> None:
+    def send(raft: RaftCore, message: Message) -> None:
         original(raft, message)
         if message.type is MessageType.VOTE_RESP and message.to != raft.id:
             raft.messages.append(raft.messages_after_append.pop())
 
-    patch.setattr(Raft, "send", send)
+    patch.setattr(RaftCore, "send", send)
 
 
 def truncate_what_matches(patch: pytest.MonkeyPatch) -> None:
     """An append replaces what it overlaps, and all that follows, also where both are the same."""
 
-    def without_known(log: RaftLog, prev_index: int, entries: Sequence[Entry]) -> Sequence[Entry]:
+    def without_known(log: RaftLog, prev_index: int, entries: Sequence[LogEntry]) -> Sequence[LogEntry]:
         return [entry for entry in entries if entry.index > max(prev_index, log.committed)]
 
     patch.setattr(RaftLog, "_without_known", without_known)
@@ -85,7 +85,7 @@ def stale_membership_after_a_snapshot(patch: pytest.MonkeyPatch) -> None:
     """A snapshot replaces the log, and the membership from before it stays in force."""
     original = install_snapshot._restore
 
-    def restore(raft: Raft, snapshot: Snapshot) -> bool:
+    def restore(raft: RaftCore, snapshot: Snapshot) -> bool:
         before = raft.tracker.configuration, raft.tracker.progress
         restored = original(raft, snapshot)
         if restored:
@@ -135,7 +135,7 @@ def change_before_an_entry_of_the_own_term(patch: pytest.MonkeyPatch) -> None:
     """A new leader takes a change of the membership while one of its predecessor's may be under way."""
     original = roles.become_leader
 
-    def become_leader(raft: Raft) -> None:
+    def become_leader(raft: RaftCore) -> None:
         original(raft)
         raft.pending_membership_index = 0
 
@@ -151,12 +151,12 @@ def transfer_outlives_its_term(patch: pytest.MonkeyPatch) -> None:
     """Whom leadership was being handed to is remembered for ever: a leader that leads again takes no proposals."""
     reset, tick = roles._reset, leader.tick
 
-    def reset_but_for_the_transfer(raft: Raft, term: int) -> None:
+    def reset_but_for_the_transfer(raft: RaftCore, term: int) -> None:
         transferee = raft.transferee
         reset(raft, term)
         raft.transferee = transferee
 
-    def tick_but_for_the_transfer(raft: Raft) -> None:
+    def tick_but_for_the_transfer(raft: RaftCore) -> None:
         transferee = raft.transferee
         tick(raft)
         if raft.transferee == NONE:

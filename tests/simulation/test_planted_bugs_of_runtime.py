@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from syncline.consensus import election
-from syncline.consensus.raft import Raft
+from syncline.consensus.raft import RaftCore
 from syncline.node import startup
 from syncline.node.config import Config
 from syncline.node.proposals import Proposals
@@ -84,11 +84,11 @@ def test_a_snapshot_that_is_never_sent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_node_that_stops_itself_for_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    tick = Raft.tick
+    tick = RaftCore.tick
 
-    def tired(raft: Raft) -> None:
+    def tired(raft: RaftCore) -> None:
         assert raft.log.applied < 20, "tired"
         tick(raft)
 
-    monkeypatch.setattr(Raft, "tick", tired)
+    monkeypatch.setattr(RaftCore, "tick", tired)
     found(monkeypatch, "a sound node goes on")

@@ -24,8 +24,8 @@ from syncline.consensus.types import (
     LOCAL_APPEND,
     LOCAL_APPLY,
     ChangeType,
-    Entry,
     EntryType,
+    LogEntry,
     MembershipChange,
     MembershipState,
     SingleChange,
@@ -216,13 +216,13 @@ def test_a_state_that_no_changes_lead_to_is_refused(state: MembershipState) -> N
 
 @given(changes)
 def test_a_change_survives_its_encoding(one: MembershipChange) -> None:
-    assert decode_change(Entry(1, 1, EntryType.CONF_CHANGE_V2, encode_change(one))) == one
+    assert decode_change(LogEntry(1, 1, EntryType.CONF_CHANGE_V2, encode_change(one))) == one
 
 
 def test_leaving_a_joint_membership_is_empty_data_unless_it_has_a_context() -> None:
     assert encode_change(MembershipChange()) == b""
     with_context = MembershipChange(context=b"why")
-    assert decode_change(Entry(1, 1, EntryType.CONF_CHANGE_V2, encode_change(with_context))) == with_context
+    assert decode_change(LogEntry(1, 1, EntryType.CONF_CHANGE_V2, encode_change(with_context))) == with_context
     assert leaves_joint(with_context)
 
 
@@ -238,7 +238,7 @@ def test_leaving_a_joint_membership_is_empty_data_unless_it_has_a_context() -> N
 )
 def test_data_that_is_not_a_change_is_a_value_error(kind: EntryType, data: bytes) -> None:
     with pytest.raises(ValueError, match="membership change"):
-        decode_change(Entry(1, 1, kind, data))
+        decode_change(LogEntry(1, 1, kind, data))
 
 
 def test_only_several_changes_or_an_explicit_wish_go_through_a_joint_membership() -> None:

@@ -14,15 +14,15 @@ from syncline.consensus.storage import MemoryStorage
 from syncline.consensus.types import (
     LOCAL_APPEND,
     LOCAL_APPLY,
-    Entry,
     HardState,
+    LogEntry,
     MembershipState,
     Message,
     MessageType,
     ProposalDropped,
     StateType,
 )
-from syncline.consensus.validation import Refusal
+from syncline.consensus.validation import StepRefusal
 from tests.consensus_cluster import START, Cluster, add_node, storage_with
 
 
@@ -82,7 +82,7 @@ def test_where_nobody_leads_proposals_are_dropped() -> None:
     cluster[1].campaign()
     with pytest.raises(ProposalDropped):
         cluster[1].propose(b"a")
-    assert cluster[1].raft.dropped[Refusal.PROPOSAL_DROPPED] == 2
+    assert cluster[1].raft.dropped[StepRefusal.PROPOSAL_DROPPED] == 2
     assert cluster[1].last_index == START
 
 
@@ -181,15 +181,15 @@ def test_a_confirmation_from_an_earlier_term_leaves_the_entries_unstable() -> No
     cluster = Cluster(3, async_storage_writes=True)
     follower = cluster[2]
 
-    def append(term: int, sender: int, entry: Entry) -> None:
+    def append(term: int, sender: int, entry: LogEntry) -> None:
         follower.step(
             Message(MessageType.APP, to=2, sender=sender, term=term, index=START, log_term=1, entries=[entry])
         )
         cluster.take_ready(cluster.members[2])
 
-    old = Entry(2, START + 1, data=b"old")
+    old = LogEntry(2, START + 1, data=b"old")
     append(2, 1, old)
-    append(3, 3, Entry(3, START + 1, data=b"new"))
+    append(3, 3, LogEntry(3, START + 1, data=b"new"))
     append(4, 1, old)
     cluster.do_append(cluster.members[2])
     cluster.do_append(cluster.members[2])
@@ -200,7 +200,7 @@ def test_a_confirmation_from_an_earlier_term_leaves_the_entries_unstable() -> No
 
 
 def test_committed_entries_are_handed_out_within_the_limit() -> None:
-    one = entry_size(Entry(1, START + 2, data=b"x" * 10))
+    one = entry_size(LogEntry(1, START + 2, data=b"x" * 10))
     cluster = Cluster(1, max_committed_bytes_per_ready=2 * one)
     leader = cluster.elect(1)
     leader.propose_batch([b"x" * 10] * 5)

@@ -12,9 +12,9 @@ from syncline.consensus.progress import ProgressState
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.sizes import entry_size
 from syncline.consensus.types import (
-    Entry,
     EntryType,
     HardState,
+    LogEntry,
     MembershipChange,
     MembershipState,
     Message,
@@ -43,7 +43,7 @@ both_forms = pytest.mark.parametrize("asynchronous", [False, True], ids=["synchr
 
 
 def test_messages_are_limited_in_bytes_and_the_window_in_messages() -> None:
-    one = entry_size(Entry(1, START + 2, data=b"x" * 10))
+    one = entry_size(LogEntry(1, START + 2, data=b"x" * 10))
     cluster = Cluster(3, max_message_bytes=2 * one, max_inflight_messages=2)
     leader = cluster.elect(1)
     leader.propose_batch([b"x" * 10] * 9)
@@ -94,7 +94,7 @@ def test_conflicting_entries_are_replaced_with_one_question_per_term() -> None:
     cluster = Cluster(7)
     for node_id, terms in figure.items():
         storage = storage_with(cluster.membership)
-        storage.append([Entry(term, index) for index, term in enumerate(terms, START + 1)])
+        storage.append([LogEntry(term, index) for index, term in enumerate(terms, START + 1)])
         storage.set_hard_state(HardState(7, 0, START))
         cluster.start(node_id, storage, applied=START)
     leader = cluster.elect(1)
@@ -174,7 +174,7 @@ def test_a_snapshot_that_has_ended_is_followed_by_a_probe(ok: bool, next_index: 
 
 def test_a_snapshot_over_a_conflicting_suffix_replaces_it() -> None:
     storage = storage_with(MembershipState(voters=(1, 2, 3)))
-    storage.append([Entry(1, START + 1), Entry(1, START + 2), Entry(1, START + 3)])
+    storage.append([LogEntry(1, START + 1), LogEntry(1, START + 2), LogEntry(1, START + 3)])
     node = RawNode(RaftConfig(id=2, storage=storage, applied=START))
     meta = SnapshotMeta(START + 2, 2, MembershipState(voters=(1, 2)))
     node.step(Message(MessageType.SNAP, to=2, sender=1, term=3, snapshot=Snapshot(meta), session=4))
@@ -187,7 +187,7 @@ def test_a_snapshot_over_a_conflicting_suffix_replaces_it() -> None:
 
 def test_a_snapshot_of_what_the_log_has_only_moves_the_commit_index() -> None:
     storage = storage_with(MembershipState(voters=(1, 2, 3)))
-    storage.append([Entry(1, START + 1), Entry(1, START + 2), Entry(1, START + 3)])
+    storage.append([LogEntry(1, START + 1), LogEntry(1, START + 2), LogEntry(1, START + 3)])
     node = RawNode(RaftConfig(id=2, storage=storage, applied=START))
     meta = SnapshotMeta(START + 2, 1, MembershipState(voters=(1, 2)))
     node.step(Message(MessageType.SNAP, to=2, sender=1, term=3, snapshot=Snapshot(meta)))

@@ -10,7 +10,7 @@ from syncline.consensus.config import RaftConfig
 from syncline.consensus.progress import FIRST_PROBE_TICKS, ProgressState
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.storage import MemoryStorage
-from syncline.consensus.types import NO_LIMIT, Entry, Message, MessageType, NotLoaded
+from syncline.consensus.types import NO_LIMIT, LogEntry, Message, MessageType, NotLoaded
 from tests.consensus_cluster import Cluster, Member
 
 PROBE_TICKS = 5
@@ -177,7 +177,7 @@ class LazyStorage(MemoryStorage):
     __slots__ = ()
     loads = True
 
-    def entries_to_send(self, low: int, high: int, max_bytes: int) -> list[Entry]:
+    def entries_to_send(self, low: int, high: int, max_bytes: int) -> list[LogEntry]:
         if not self.loads:
             raise NotLoaded
         return list(super().entries_to_send(low, high, max_bytes))

@@ -7,8 +7,8 @@ import pytest
 from syncline.consensus.membership import encode_change
 from syncline.consensus.types import (
     ChangeType,
-    Entry,
     EntryType,
+    LogEntry,
     MembershipChange,
     MembershipState,
     Message,
@@ -17,7 +17,7 @@ from syncline.consensus.types import (
     StateType,
     Transition,
 )
-from syncline.consensus.validation import Refusal
+from syncline.consensus.validation import StepRefusal
 from tests.consensus_cluster import START, Cluster, storage_with
 
 JOINT, LEAVE, EXTRA = START + 1, START + 2, START + 3
@@ -26,9 +26,9 @@ REMOVAL = MembershipChange(
     changes=(SingleChange(ChangeType.REMOVE_NODE, 2), SingleChange(ChangeType.REMOVE_NODE, 3)),
 )
 ENTRIES = (
-    Entry(2, JOINT, EntryType.CONF_CHANGE_V2, encode_change(REMOVAL)),
-    Entry(2, LEAVE, EntryType.CONF_CHANGE_V2),
-    Entry(2, EXTRA, EntryType.NORMAL, b"x"),
+    LogEntry(2, JOINT, EntryType.CONF_CHANGE_V2, encode_change(REMOVAL)),
+    LogEntry(2, LEAVE, EntryType.CONF_CHANGE_V2),
+    LogEntry(2, EXTRA, EntryType.NORMAL, b"x"),
 )
 
 
@@ -130,13 +130,13 @@ def test_vote_with_another_term_or_index_commits_nothing(commit: int, term: int)
 
 @pytest.mark.parametrize("term", [-1, 4, 2**63])
 def test_vote_with_an_impossible_commit_term_is_malformed(term: int) -> None:
-    assert follower()[5].step(vote(LEAVE, term)) is Refusal.MALFORMED
+    assert follower()[5].step(vote(LEAVE, term)) is StepRefusal.MALFORMED
 
 
 def test_commit_term_in_another_message_is_malformed() -> None:
     message = append(5, 3, START)
     message.commit_term = 2
-    assert follower()[5].step(message) is Refusal.MALFORMED
+    assert follower()[5].step(message) is StepRefusal.MALFORMED
 
 
 def test_leader_learns_no_commit_from_votes() -> None:
@@ -160,7 +160,7 @@ def test_candidate_that_learns_of_its_own_removal_does_not_lead(change: ChangeTy
     cluster = Cluster(0, commit_in_votes=True, check_quorum=True, pre_vote=pre_vote)
     cluster.start(3, storage_with(MembershipState(voters=(1, 2, 3, 4, 5))), applied=START)
     removal = encode_change(MembershipChange(changes=(SingleChange(change, 3),)))
-    entry = Entry(2, START + 1, EntryType.CONF_CHANGE_V2, removal)
+    entry = LogEntry(2, START + 1, EntryType.CONF_CHANGE_V2, removal)
     cluster[3].step(
         Message(MessageType.APP, to=3, sender=1, term=2, index=START, log_term=1, entries=(entry,), commit=START)
     )

@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 import msgspec
 import uvloop
 
-from syncline.consensus.types import Entry, EntryType, Message, MessageType, NodeId
+from syncline.consensus.types import EntryType, LogEntry, Message, MessageType, NodeId
 from syncline.platform.network import Network, TcpNetwork
 from syncline.transport.authentication import (
     Challenge,
@@ -379,5 +379,5 @@ def heartbeat(sender: NodeId, to: NodeId, commit: int = 0) -> Message:
 
 
 def append(sender: NodeId, to: NodeId, size_bytes: int, index: int = 1) -> Message:
-    entry = Entry(1, index, EntryType.NORMAL, bytes(size_bytes))
+    entry = LogEntry(1, index, EntryType.NORMAL, bytes(size_bytes))
     return Message(MessageType.APP, to=to, sender=sender, index=index, entries=[entry], responses=[])

@@ -15,7 +15,7 @@ from syncline.consensus.sizes import payload_size
 from syncline.consensus.types import (
     NO_LIMIT,
     Compacted,
-    Entry,
+    LogEntry,
     Message,
     MessageType,
     NodeId,
@@ -24,7 +24,7 @@ from syncline.consensus.types import (
 )
 
 if TYPE_CHECKING:
-    from syncline.consensus.raft import Raft
+    from syncline.consensus.raft import RaftCore
 
 __all__ = [
     "append",
@@ -40,7 +40,7 @@ __all__ = [
 # -- the leader's side --------------------------------------------------------------------------------------------
 
 
-def append(raft: Raft, entries: Sequence[Entry]) -> bool:
+def append(raft: RaftCore, entries: Sequence[LogEntry]) -> bool:
     """Append `entries`, which continue the log in the current term, to the leader's own log.
 
     False, and nothing appended, where the uncommitted tail would grow too large. The leader sends itself no append;
@@ -64,12 +64,12 @@ class _Tail(msgspec.Struct, frozen=True, gc=False):
     """The log behind an index, as far as one message goes."""
 
     prev_term: int
-    entries: Sequence[Entry]
+    entries: Sequence[LogEntry]
     payload_bytes: int
     """Only counted where a limit needs it."""
 
 
-def broadcast_append(raft: Raft) -> None:
+def broadcast_append(raft: RaftCore) -> None:
     """Send every other member what it lacks, or at least the commit index."""
     tails: dict[int, _Tail] = {}  # followers that keep up lack the same: it is read and weighed once
     for node_id, progress in raft.tracker.progress.items():
@@ -77,14 +77,14 @@ def broadcast_append(raft: Raft) -> None:
             maybe_send_append(raft, node_id, progress, tails=tails)
 
 
-def tell_commit(raft: Raft, to: NodeId, progress: Progress) -> None:
+def tell_commit(raft: RaftCore, to: NodeId, progress: Progress) -> None:
     """Send the commit index to a follower that has not been sent it and could make use of it."""
     if progress.can_bump_commit(raft.log.committed):
         maybe_send_append(raft, to, progress)
 
 
 def maybe_send_append(
-    raft: Raft,
+    raft: RaftCore,
     to: NodeId,
     progress: Progress,
     *,
@@ -134,7 +134,7 @@ def maybe_send_append(
     return True
 
 
-def _read_tail(raft: Raft, index: int, room_bytes: int, *, with_entries: bool) -> _Tail:
+def _read_tail(raft: RaftCore, index: int, room_bytes: int, *, with_entries: bool) -> _Tail:
     """The log from `index` on. Raises Compacted or Unavailable where it does not reach back so far, and NotLoaded."""
     prev_term = raft.log.term(index - 1)
     entries = raft.log.entries_to_send(index, min(room_bytes, raft.config.max_message_bytes)) if with_entries else ()
@@ -142,7 +142,7 @@ def _read_tail(raft: Raft, index: int, room_bytes: int, *, with_entries: bool) -
     return _Tail(prev_term, entries, payload_size(entries) if limited else 0)
 
 
-def broadcast_heartbeat(raft: Raft) -> None:
+def broadcast_heartbeat(raft: RaftCore) -> None:
     """Send every other member a heartbeat. It carries the number of the newest read that waits (see `read_index`)."""
     context = raft.reads.context()
     committed = raft.log.committed
@@ -158,7 +158,7 @@ def broadcast_heartbeat(raft: Raft) -> None:
 # -- the follower's side ------------------------------------------------------------------------------------------
 
 
-def handle_append(raft: Raft, message: Message) -> None:
+def handle_append(raft: RaftCore, message: Message) -> None:
     """Take a leader's entries, and answer up to where the logs agree (AppendEntries: thesis, figure 3.1)."""
     log = raft.log
     response = Message(MessageType.APP_RESP, to=message.sender, session=message.session)
@@ -196,7 +196,7 @@ def handle_append(raft: Raft, message: Message) -> None:
     raft.send(response)
 
 
-def handle_heartbeat(raft: Raft, message: Message) -> None:
+def handle_heartbeat(raft: RaftCore, message: Message) -> None:
     """Commit what the leader says, and show that this node follows it."""
     raft.log.commit_to(message.commit)
     raft.send(Message(MessageType.HEARTBEAT_RESP, to=message.sender, context=message.context, session=message.session))

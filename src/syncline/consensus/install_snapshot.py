@@ -10,7 +10,7 @@ from syncline.consensus.progress import Progress, ProgressState
 from syncline.consensus.types import Message, MessageType, NodeId, Snapshot, SnapshotUnavailable, StateType
 
 if TYPE_CHECKING:
-    from syncline.consensus.raft import Raft
+    from syncline.consensus.raft import RaftCore
 
 __all__ = ["handle_snapshot", "handle_status", "maybe_send_snapshot"]
 
@@ -18,7 +18,7 @@ __all__ = ["handle_snapshot", "handle_status", "maybe_send_snapshot"]
 # -- the leader's side --------------------------------------------------------------------------------------------
 
 
-def maybe_send_snapshot(raft: Raft, to: NodeId, progress: Progress) -> bool:
+def maybe_send_snapshot(raft: RaftCore, to: NodeId, progress: Progress) -> bool:
     """Send the newest snapshot (InstallSnapshot: thesis, 5.3); not to a follower that may be down."""
     if not progress.recent_active:
         raft.note("debug", "ignore sending snapshot to %x since it is not recently active", to)
@@ -42,7 +42,7 @@ def maybe_send_snapshot(raft: Raft, to: NodeId, progress: Progress) -> bool:
     return True
 
 
-def handle_status(raft: Raft, message: Message, progress: Progress) -> None:
+def handle_status(raft: RaftCore, message: Message, progress: Progress) -> None:
     """The transfer of a snapshot has ended. Sent: go on behind it. Failed: try again from what is known."""
     if progress.state is not ProgressState.SNAPSHOT:
         return
@@ -58,7 +58,7 @@ def handle_status(raft: Raft, message: Message, progress: Progress) -> None:
 # -- the follower's side ------------------------------------------------------------------------------------------
 
 
-def handle_snapshot(raft: Raft, message: Message) -> None:
+def handle_snapshot(raft: RaftCore, message: Message) -> None:
     """Take over a leader's snapshot where it is news (InstallSnapshot: thesis, 5.3); answer where the log is now."""
     assert message.snapshot is not None
     meta = message.snapshot.meta
@@ -75,7 +75,7 @@ def handle_snapshot(raft: Raft, message: Message) -> None:
     raft.send(Message(MessageType.APP_RESP, to=message.sender, index=index, session=message.session))
 
 
-def _restore(raft: Raft, snapshot: Snapshot) -> bool:
+def _restore(raft: RaftCore, snapshot: Snapshot) -> bool:
     """Replace log and membership by the snapshot's. False, having replaced neither, where that is not called for."""
     assert raft.state is StateType.FOLLOWER, "only a follower restores a snapshot"
     log, meta = raft.log, snapshot.meta

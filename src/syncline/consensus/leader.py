@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Final
 from syncline.consensus import append_entries, install_snapshot, read_index, roles
 from syncline.consensus.membership import decode_change
 from syncline.consensus.progress import Progress, ProgressState
-from syncline.consensus.types import NONE, Entry, EntryType, MembershipChange, Message, MessageType, NodeId
-from syncline.consensus.validation import Refusal
+from syncline.consensus.types import NONE, EntryType, LogEntry, MembershipChange, Message, MessageType, NodeId
+from syncline.consensus.validation import StepRefusal
 
 if TYPE_CHECKING:
-    from syncline.consensus.raft import Raft
+    from syncline.consensus.raft import RaftCore
 
 __all__ = ["commit", "may_propose", "propose", "replicate", "step", "tick"]
 
 
-def tick(raft: Raft) -> None:
+def tick(raft: RaftCore) -> None:
     """A tick in a leader: heartbeats, and each election timeout a look at who is still there."""
     raft.heartbeat_elapsed += 1
     raft.election_elapsed += 1
@@ -35,7 +35,7 @@ def tick(raft: Raft) -> None:
         append_entries.broadcast_heartbeat(raft)
 
 
-def step(raft: Raft, message: Message) -> Refusal | None:
+def step(raft: RaftCore, message: Message) -> StepRefusal | None:
     """Act on a message of the current term, or on a local one."""
     handle = _ABOUT_A_MEMBER.get(message.type)
     if handle is None and (take := _ABOUT_THE_GROUP.get(message.type)) is not None:
@@ -48,23 +48,23 @@ def step(raft: Raft, message: Message) -> Refusal | None:
     return None
 
 
-def _take_proposal(raft: Raft, message: Message) -> Refusal | None:
-    return None if propose(raft, message.entries) else Refusal.PROPOSAL_DROPPED
+def _take_proposal(raft: RaftCore, message: Message) -> StepRefusal | None:
+    return None if propose(raft, message.entries) else StepRefusal.PROPOSAL_DROPPED
 
 
-def _take_read(raft: Raft, message: Message) -> Refusal | None:
-    return None if read_index.take_read(raft, message) else Refusal.TOO_MANY_READS
+def _take_read(raft: RaftCore, message: Message) -> StepRefusal | None:
+    return None if read_index.take_read(raft, message) else StepRefusal.TOO_MANY_READS
 
 
-def _beat(raft: Raft, _: Message) -> None:
+def _beat(raft: RaftCore, _: Message) -> None:
     append_entries.broadcast_heartbeat(raft)
 
 
-def _look_for_quorum(raft: Raft, _: Message) -> None:
+def _look_for_quorum(raft: RaftCore, _: Message) -> None:
     _check_quorum(raft)
 
 
-def _check_quorum(raft: Raft) -> bool:
+def _check_quorum(raft: RaftCore) -> bool:
     """Step down unless a quorum was heard of since the last look (thesis, 6.2). Returns whether it still leads."""
     active = raft.tracker.quorum_active()
     if not active:
@@ -76,7 +76,7 @@ def _check_quorum(raft: Raft) -> bool:
     return active
 
 
-def commit(raft: Raft, *, tell: bool = False) -> bool:
+def commit(raft: RaftCore, *, tell: bool = False) -> bool:
     """Commit what a quorum holds, and tell everybody; with `RaftConfig.lazy_commit` now only where `tell`. False: there
     is nothing new.
 
@@ -96,12 +96,12 @@ def commit(raft: Raft, *, tell: bool = False) -> bool:
 # -- proposals ----------------------------------------------------------------------------------------------------
 
 
-def may_propose(raft: Raft) -> bool:
+def may_propose(raft: RaftCore) -> bool:
     """Whether the leader takes proposals: it is a member still, and is not handing over (thesis, 3.10)."""
     return raft.id in raft.tracker.progress and raft.transferee == NONE
 
 
-def propose(raft: Raft, proposed: Sequence[Entry]) -> bool:
+def propose(raft: RaftCore, proposed: Sequence[LogEntry]) -> bool:
     """Append what was proposed to the log, and replicate it. False: dropped, nothing has entered the log."""
     if not may_propose(raft):
         raft.note("debug", "%x [term %d] takes no proposals now; dropping proposal", raft.id, raft.term)
@@ -110,14 +110,14 @@ def propose(raft: Raft, proposed: Sequence[Entry]) -> bool:
     entries = []
     for index, entry in enumerate(proposed, first):
         if entry.type is EntryType.NORMAL or _admit_change(raft, entry, index):
-            entries.append(Entry(raft.term, index, entry.type, entry.data))
+            entries.append(LogEntry(raft.term, index, entry.type, entry.data))
         else:
             # An empty entry instead, so that the proposals around it keep their places.
-            entries.append(Entry(raft.term, index))
+            entries.append(LogEntry(raft.term, index))
     return replicate(raft, entries)
 
 
-def replicate(raft: Raft, entries: Sequence[Entry]) -> bool:
+def replicate(raft: RaftCore, entries: Sequence[LogEntry]) -> bool:
     """Append entries that continue the log in the current term, and send them out. False: too much is uncommitted."""
     if not append_entries.append(raft, entries):
         return False
@@ -125,7 +125,7 @@ def replicate(raft: Raft, entries: Sequence[Entry]) -> bool:
     return True
 
 
-def _admit_change(raft: Raft, entry: Entry, index: int) -> bool:
+def _admit_change(raft: RaftCore, entry: LogEntry, index: int) -> bool:
     """Whether a change of the membership may enter the log at `index`: no other one may be under way (thesis, 4.1)."""
     change = decode_change(entry)
     if not raft.config.disable_membership_validation and (reason := _refuse_change(raft, change)):
@@ -136,7 +136,7 @@ def _admit_change(raft: Raft, entry: Entry, index: int) -> bool:
     return True
 
 
-def _refuse_change(raft: Raft, change: MembershipChange) -> str | None:
+def _refuse_change(raft: RaftCore, change: MembershipChange) -> str | None:
     joint = raft.tracker.configuration.voters.joint
     if raft.pending_membership_index > raft.log.applied:
         return (
@@ -152,7 +152,7 @@ def _refuse_change(raft: Raft, change: MembershipChange) -> str | None:
 # -- answers of followers -----------------------------------------------------------------------------------------
 
 
-def _handle_append_response(raft: Raft, message: Message, progress: Progress) -> None:
+def _handle_append_response(raft: RaftCore, message: Message, progress: Progress) -> None:
     progress.recent_active = True
     if message.commit > progress.durable_commit:
         progress.durable_commit = message.commit
@@ -166,7 +166,7 @@ def _handle_append_response(raft: Raft, message: Message, progress: Progress) ->
         _handle_acknowledgement(raft, message.sender, progress)
 
 
-def _handle_rejection(raft: Raft, message: Message, progress: Progress) -> None:
+def _handle_rejection(raft: RaftCore, message: Message, progress: Progress) -> None:
     """The logs don't agree where the append starts: go back to where they may, and try there (thesis, 3.5).
 
     The follower's hint is its highest entry that may agree. Of those up to it, the leader in turn tries its own
@@ -187,7 +187,7 @@ def _handle_rejection(raft: Raft, message: Message, progress: Progress) -> None:
         append_entries.maybe_send_append(raft, message.sender, progress)
 
 
-def _handle_acknowledgement(raft: Raft, sender: NodeId, progress: Progress) -> None:
+def _handle_acknowledgement(raft: RaftCore, sender: NodeId, progress: Progress) -> None:
     """A follower (or the leader's own storage) holds more than was known: commit, and send it what comes next."""
     if progress.state is ProgressState.PROBE:
         progress.become_replicate()
@@ -214,7 +214,7 @@ def _handle_acknowledgement(raft: Raft, sender: NodeId, progress: Progress) -> N
         raft.send(Message(MessageType.TIMEOUT_NOW, to=sender))
 
 
-def _handle_heartbeat_response(raft: Raft, message: Message, progress: Progress) -> None:
+def _handle_heartbeat_response(raft: RaftCore, message: Message, progress: Progress) -> None:
     progress.recent_active = True
     if message.commit > progress.durable_commit:
         progress.durable_commit = message.commit
@@ -229,7 +229,7 @@ def _handle_heartbeat_response(raft: Raft, message: Message, progress: Progress)
 # -- reports of the runtime ---------------------------------------------------------------------------------------
 
 
-def _handle_unreachable(raft: Raft, message: Message, progress: Progress) -> None:
+def _handle_unreachable(raft: RaftCore, message: Message, progress: Progress) -> None:
     """Messages to a follower were lost: stop running ahead of its answers."""
     if progress.state is ProgressState.REPLICATE:
         progress.become_probe()
@@ -239,7 +239,7 @@ def _handle_unreachable(raft: Raft, message: Message, progress: Progress) -> Non
     raft.note("debug", "%x failed to send message to %x because it is unreachable [%s]", raft.id, sender, progress)
 
 
-def _handle_transfer(raft: Raft, message: Message, progress: Progress) -> None:
+def _handle_transfer(raft: RaftCore, message: Message, progress: Progress) -> None:
     """Transfer leadership: bring the transferee's log up to date, then send TimeoutNow (thesis, 3.10)."""
     transferee = message.sender
     if progress.learner:
@@ -264,14 +264,14 @@ def _handle_transfer(raft: Raft, message: Message, progress: Progress) -> None:
         append_entries.maybe_send_append(raft, transferee, progress)
 
 
-_ABOUT_THE_GROUP: Final[dict[MessageType, Callable[[Raft, Message], Refusal | None]]] = {
+_ABOUT_THE_GROUP: Final[dict[MessageType, Callable[[RaftCore, Message], StepRefusal | None]]] = {
     MessageType.PROP: _take_proposal,
     MessageType.BEAT: _beat,
     MessageType.CHECK_QUORUM: _look_for_quorum,
     MessageType.READ_INDEX: _take_read,
 }
 
-_ABOUT_A_MEMBER: Final[dict[MessageType, Callable[[Raft, Message, Progress], None]]] = {
+_ABOUT_A_MEMBER: Final[dict[MessageType, Callable[[RaftCore, Message, Progress], None]]] = {
     MessageType.APP_RESP: _handle_append_response,
     MessageType.HEARTBEAT_RESP: _handle_heartbeat_response,
     MessageType.SNAP_STATUS: install_snapshot.handle_status,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from syncline.consensus.sizes import encoded_size, limit_size
 from syncline.consensus.storage import LogStorage
-from syncline.consensus.types import NO_LIMIT, Compacted, Entry, EntryType, Snapshot, Unavailable
+from syncline.consensus.types import NO_LIMIT, Compacted, EntryType, LogEntry, Snapshot, Unavailable
 from syncline.consensus.unstable import Unstable
 
 __all__ = ["RaftLog"]
@@ -105,20 +105,20 @@ class RaftLog:
 
     # -- reading --------------------------------------------------------------------------------------------------
 
-    def entries(self, low: int, max_bytes: int) -> Sequence[Entry]:
+    def entries(self, low: int, max_bytes: int) -> Sequence[LogEntry]:
         """Entries from `low` on, at most `max_bytes` of them, but one where there are any. Raises Compacted."""
         unstable = self.unstable
         if low >= unstable.offset:  # the usual case: they were appended just now, or there are none
             return limit_size(unstable.entries[low - unstable.offset :], max_bytes) or ()
         return self.slice(low, self.last_index + 1, max_bytes)
 
-    def entries_to_send(self, low: int, max_bytes: int) -> Sequence[Entry]:
+    def entries_to_send(self, low: int, max_bytes: int) -> Sequence[LogEntry]:
         """As `entries`, for a follower: what storage must read from disk first raises NotLoaded."""
         if low >= self.unstable.offset:
             return self.entries(low, max_bytes)
         return self.slice(low, self.last_index + 1, max_bytes, to_send=True)
 
-    def slice(self, low: int, high: int, max_bytes: int, *, to_send: bool = False) -> Sequence[Entry]:
+    def slice(self, low: int, high: int, max_bytes: int, *, to_send: bool = False) -> Sequence[LogEntry]:
         """Entries `low` to `high` - 1, cut as in `entries`. Raises Compacted; NotLoaded only `to_send`."""
         if low < self.first_index:
             raise Compacted
@@ -179,12 +179,12 @@ class RaftLog:
 
     # -- writing --------------------------------------------------------------------------------------------------
 
-    def append(self, entries: Sequence[Entry]) -> None:
+    def append(self, entries: Sequence[LogEntry]) -> None:
         """Add `entries`, replacing what was at their indexes and behind. Committed entries are never replaced."""
         assert entries[0].index > self.committed, "a committed entry would be replaced"
         self.unstable.truncate_and_append(entries)
 
-    def maybe_append(self, prev_index: int, prev_term: int, commit: int, entries: Sequence[Entry]) -> int | None:
+    def maybe_append(self, prev_index: int, prev_term: int, commit: int, entries: Sequence[LogEntry]) -> int | None:
         """Take over a leader's entries that follow (prev_index, prev_term) (AppendEntries: thesis, figure 3.1).
 
         Returns the index up to which the logs agree now, or None where they don't agree at `prev_index`.
@@ -198,7 +198,7 @@ class RaftLog:
         self.commit_to(min(commit, agreed))
         return agreed
 
-    def _without_known(self, prev_index: int, entries: Sequence[Entry]) -> Sequence[Entry]:
+    def _without_known(self, prev_index: int, entries: Sequence[LogEntry]) -> Sequence[LogEntry]:
         """`entries` from the first one on that is not in the log.
 
         Entries that are known must not be appended again: the message may be old, and what follows them here may have
@@ -237,7 +237,7 @@ class RaftLog:
         """Whether there are committed entries to hand out."""
         return self.applying < self.committed and self.applying < self._appliable(allow_unstable)
 
-    def next_committed(self, *, allow_unstable: bool) -> Sequence[Entry]:
+    def next_committed(self, *, allow_unstable: bool) -> Sequence[LogEntry]:
         """The committed entries to hand out next, within the limit on what is being applied."""
         if self.applying >= self.committed:
             return ()
@@ -248,7 +248,7 @@ class RaftLog:
         room = self._max_applying_bytes - self._applying_bytes if limited else NO_LIMIT
         return self.slice(self.applying + 1, last + 1, room)
 
-    def accept_applying(self, entries: Sequence[Entry], *, allow_unstable: bool) -> None:
+    def accept_applying(self, entries: Sequence[LogEntry], *, allow_unstable: bool) -> None:
         """`entries`, as `next_committed` gave them, were handed out. They count until all of them are applied."""
         last = entries[-1].index
         assert last <= self.committed, "an entry that is not committed was handed out to be applied"

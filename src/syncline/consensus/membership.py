@@ -27,8 +27,8 @@ from syncline.consensus.types import (
     LARGEST_ID,
     NONE,
     ChangeType,
-    Entry,
     EntryType,
+    LogEntry,
     MembershipChange,
     MembershipState,
     NodeId,
@@ -110,7 +110,7 @@ def encode_change(change: MembershipChange) -> bytes:
 _change_decoder: Final = msgspec.msgpack.Decoder(MembershipChange)
 
 
-def decode_change(entry: Entry) -> MembershipChange:
+def decode_change(entry: LogEntry) -> MembershipChange:
     """The change that a membership entry holds. Raises ValueError where its data is not one."""
     if entry.type is EntryType.CONF_CHANGE_V2 and not entry.data:
         return MembershipChange()

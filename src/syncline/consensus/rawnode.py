@@ -29,14 +29,14 @@ from syncline.consensus import append_entries, leader, membership_change
 from syncline.consensus.config import RaftConfig
 from syncline.consensus.evidence import Evidence
 from syncline.consensus.membership import Configuration, ProgressMap, encode_change
-from syncline.consensus.raft import Raft
+from syncline.consensus.raft import RaftCore
 from syncline.consensus.types import (
     LOCAL_APPEND,
     LOCAL_APPLY,
     NONE,
-    Entry,
     EntryType,
     HardState,
+    LogEntry,
     MembershipChange,
     MembershipState,
     Message,
@@ -46,7 +46,7 @@ from syncline.consensus.types import (
     Ready,
     StateType,
 )
-from syncline.consensus.validation import Refusal, examine
+from syncline.consensus.validation import StepRefusal, examine
 
 __all__ = ["RawNode", "Status"]
 
@@ -77,7 +77,7 @@ class RawNode:
 
         A node whose storage holds no membership belongs to no group yet: it waits to be added to one.
         """
-        self.raft = Raft(config)
+        self.raft = RaftCore(config)
         self._async_storage = config.async_storage_writes
         self._soft_state = self.raft.soft_state()
         """As handed out last, like `_hard_state`."""
@@ -95,7 +95,7 @@ class RawNode:
         """Start an election now (with pre-vote where that is on), unless the node leads or must not lead."""
         self.raft.step(Message(MessageType.HUP))
 
-    def step(self, message: Message) -> Refusal | None:
+    def step(self, message: Message) -> StepRefusal | None:
         """Act on a message of a peer, or on a response that storage hands back.
 
         Returns None, or why the message was refused: it then had no effect, and is counted in `raft.dropped`. Never
@@ -113,7 +113,7 @@ class RawNode:
 
         Raises ProposalDropped where there is no leader, or it takes no proposals.
         """
-        self._propose(Entry(0, 0, EntryType.NORMAL, data))
+        self._propose(LogEntry(0, 0, EntryType.NORMAL, data))
 
     def propose_batch(self, batch: list[bytes]) -> tuple[int, int]:
         """Append commands to the leader's log in one step. Returns the index of the first one, and their term.
@@ -128,7 +128,7 @@ class RawNode:
             self._drop()
         first, term = raft.log.last_index + 1, raft.term
         normal = EntryType.NORMAL
-        if not leader.replicate(raft, [Entry(term, index, normal, data) for index, data in enumerate(batch, first)]):
+        if not leader.replicate(raft, [LogEntry(term, index, normal, data) for index, data in enumerate(batch, first)]):
             self._drop()
         return first, term
 
@@ -140,7 +140,7 @@ class RawNode:
         """
         kind = EntryType.CONF_CHANGE if v1 else EntryType.CONF_CHANGE_V2
         assert not v1 or len(change.changes) == 1, "an entry of the first kind holds one change"
-        self._propose(Entry(0, 0, kind, encode_change(change)))
+        self._propose(LogEntry(0, 0, kind, encode_change(change)))
 
     def apply_membership(self, change: MembershipChange, *, index: int = 0) -> MembershipState:
         """Bring a committed change into force, when its entry is applied. Returns the membership in force then.
@@ -174,8 +174,8 @@ class RawNode:
         answers can be told apart. False: there is no leader to ask, or too many reads wait.
         """
         raft = self.raft
-        request = Message(MessageType.READ_INDEX, entries=(Entry(0, 0, EntryType.NORMAL, context),))
-        refusal = Refusal.NO_LEADER if raft.leader == NONE else raft.step(request)
+        request = Message(MessageType.READ_INDEX, entries=(LogEntry(0, 0, EntryType.NORMAL, context),))
+        refusal = StepRefusal.NO_LEADER if raft.leader == NONE else raft.step(request)
         if refusal is not None:
             raft.dropped[refusal] += 1
         return refusal is None
@@ -227,14 +227,14 @@ class RawNode:
         """The transfer of a snapshot to a peer has ended. Until this, or an answer, the peer is sent nothing else."""
         self.raft.step(Message(MessageType.SNAP_STATUS, sender=node_id, reject=not ok))
 
-    def _propose(self, entry: Entry) -> None:
+    def _propose(self, entry: LogEntry) -> None:
         message = Message(MessageType.PROP, sender=self.raft.id, entries=(entry,))
         if self.raft.step(message) is not None:
             self._drop()
 
     def _drop(self) -> NoReturn:
-        self.raft.dropped[Refusal.PROPOSAL_DROPPED] += 1
-        raise ProposalDropped(Refusal.PROPOSAL_DROPPED.value)
+        self.raft.dropped[StepRefusal.PROPOSAL_DROPPED] += 1
+        raise ProposalDropped(StepRefusal.PROPOSAL_DROPPED.value)
 
     def take_evidence(self) -> Evidence | None:
         """The newest evidence of a lost promise since the last call (see `evidence`); None: there is none."""
@@ -276,7 +276,7 @@ class RawNode:
         if log.committed != hard_state.commit or raft.term != term or raft.vote != vote:
             new_hard = self._hard_state = raft.hard_state()
         entries, snapshot = unstable.next_entries(), unstable.next_snapshot()
-        committed: Sequence[Entry] = ()
+        committed: Sequence[LogEntry] = ()
         if log.applying < log.committed:
             committed = log.next_committed(allow_unstable=not self._async_storage)
         ready = Ready(

@@ -23,7 +23,7 @@ from syncline.consensus.quorum import JointConfig
 from syncline.consensus.types import Message, NodeId
 
 if TYPE_CHECKING:
-    from syncline.consensus.raft import Raft
+    from syncline.consensus.raft import RaftCore
 
 __all__ = [
     "MAX_READS",
@@ -94,7 +94,7 @@ class ReadQueue:
         return confirmed
 
 
-def take_read(raft: Raft, request: Message) -> bool:
+def take_read(raft: RaftCore, request: Message) -> bool:
     """Queue a read on the leader, or answer it at once if no quorum is needed. False: too many reads wait."""
     if raft.reads.full:
         return False
@@ -107,7 +107,7 @@ def take_read(raft: Raft, request: Message) -> bool:
     return True
 
 
-def _start_read(raft: Raft, request: Message) -> None:
+def _start_read(raft: RaftCore, request: Message) -> None:
     voters = raft.tracker.configuration.voters
     # One voter is a quorum by itself; but a leader that was removed is not that voter, who may lead by now.
     alone = voters.singleton and raft.id in voters.voters
@@ -119,14 +119,14 @@ def _start_read(raft: Raft, request: Message) -> None:
     append_entries.broadcast_heartbeat(raft)
 
 
-def release_held_reads(raft: Raft) -> None:
+def release_held_reads(raft: RaftCore) -> None:
     """Start the reads that were held until the leader had committed an entry of its own term."""
     held, raft.reads.held = raft.reads.held, []
     for request in held:
         _start_read(raft, request)
 
 
-def handle_heartbeat_response(raft: Raft, message: Message) -> None:
+def handle_heartbeat_response(raft: RaftCore, message: Message) -> None:
     """Answer the reads that a quorum has confirmed with this answer."""
     position = decode_position(message.context)
     if raft.reads.option is not ReadOnlyOption.SAFE or position is None:

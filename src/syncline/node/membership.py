@@ -11,7 +11,7 @@ from syncline.consensus.membership import MembershipRefused, decode_change
 from syncline.consensus.types import (
     NONE,
     ChangeType,
-    Entry,
+    LogEntry,
     MembershipChange,
     MembershipState,
     NodeId,
@@ -271,7 +271,7 @@ class Reconfiguration:
 
     # -- on every node ------------------------------------------------------------------------------------------------
 
-    def applied(self, entry: Entry) -> None:
+    def applied(self, entry: LogEntry) -> None:
         """A change was committed and its turn has come."""
         driver = self._driver
         try:

@@ -16,9 +16,9 @@ from syncline.consensus.membership import encode_change
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import (
     ChangeType,
-    Entry,
     EntryType,
     HardState,
+    LogEntry,
     MembershipChange,
     MembershipState,
     Message,
@@ -484,7 +484,7 @@ def _bootstrap(config: Config, identity: Identity) -> WalWrite:
         node_id = derive_node_id(identity.cluster_id, name)
         context = encode(ChangeContext(0, 0, (Member(node_id, name, config.peers[name]),)))
         change = MembershipChange(changes=(SingleChange(ChangeType.ADD_NODE, node_id),), context=context)
-        entries.append(Entry(BOOTSTRAP_TERM, index, EntryType.CONF_CHANGE_V2, encode_change(change)))
+        entries.append(LogEntry(BOOTSTRAP_TERM, index, EntryType.CONF_CHANGE_V2, encode_change(change)))
     return WalWrite(entries=entries, hard_state=HardState(BOOTSTRAP_TERM, 0, len(entries)))
 
 

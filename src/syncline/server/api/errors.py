@@ -90,7 +90,7 @@ class _Problem(msgspec.Struct, omit_defaults=True):
     leader: _Leader | None = None
 
 
-class _Body(msgspec.Struct):
+class _ProblemBody(msgspec.Struct):
     error: _Problem
 
 
@@ -114,7 +114,7 @@ def problem(
     )
     if status == 503:
         fields = RETRY_AFTER + fields
-    return bare(status, JSON + fields, encode_json(_Body(content)) + b"\n")
+    return bare(status, JSON + fields, encode_json(_ProblemBody(content)) + b"\n")
 
 
 def error_response(error: BaseException, *, leader: tuple[str, str, str] | None = None, read: bool = False) -> Response:

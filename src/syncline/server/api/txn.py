@@ -112,7 +112,7 @@ class _Txn(msgspec.Struct, tag_field="op", tag="txn", forbid_unknown_fields=True
     else_: list[_Operation] = msgspec.field(name="else", default_factory=list)
 
 
-class _Body(msgspec.Struct, forbid_unknown_fields=True):
+class _TxnBody(msgspec.Struct, forbid_unknown_fields=True):
     """The outermost transaction: it needs no `op`."""
 
     compare: list[_Compare] = []
@@ -122,7 +122,7 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
 
 _Operation: TypeAlias = _Put | _Delete | _Get | _DeleteRange | _Range | _Txn
 
-_decoder = msgspec.json.Decoder(_Body)
+_decoder = msgspec.json.Decoder(_TxnBody)
 
 
 class TxnRoutes:
@@ -171,7 +171,7 @@ class TxnRoutes:
 
     # --- JSON to command
 
-    def _command(self, body: _Body | _Txn, where: str) -> commands.Txn:
+    def _command(self, body: _TxnBody | _Txn, where: str) -> commands.Txn:
         compares = [self._compare(one, f"{where}'s compare {i}") for i, one in enumerate(body.compare)]
         then = [self._operation(one, f"{where}'s then {i}") for i, one in enumerate(body.then)]
         else_ = [self._operation(one, f"{where}'s else {i}") for i, one in enumerate(body.else_)]

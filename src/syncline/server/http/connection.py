@@ -41,7 +41,7 @@ from syncline.server.http.fast_get import CONDITIONS, Express, is_plain
 from syncline.server.http.fields import SAFE_METHODS
 from syncline.server.http.large_answers import TURN_BYTES
 from syncline.server.http.pace import parts_left, parts_read, why_late
-from syncline.server.http.parser import ENDED, IDLE, SLICE_BYTES, START, Refused, RequestReader
+from syncline.server.http.parser import ENDED, IDLE, SLICE_BYTES, START, RequestReader, RequestRefused
 from syncline.server.http.request import Request
 from syncline.server.http.response import Deferred, Respond, Response
 from syncline.server.http.slots import GIVEN, Lane, Slot
@@ -250,7 +250,7 @@ class HttpConnection(asyncio.Protocol):
                 self._reader.feed(data)
             else:
                 self._feed_slices(memoryview(data))
-        except Refused as refusal:
+        except RequestRefused as refusal:
             self._refuse(refusal.response)
         self._feeding = False
         if self._unparsed:

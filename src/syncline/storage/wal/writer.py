@@ -29,7 +29,7 @@ from typing import Final
 
 import msgspec
 
-from syncline.consensus.types import NONE, Entry, HardState, SnapshotMeta
+from syncline.consensus.types import NONE, HardState, LogEntry, SnapshotMeta
 from syncline.errors import CorruptionError, DiskFull, StorageError
 from syncline.platform.disk import Disk, File
 from syncline.storage.advice import how_to_repair
@@ -68,7 +68,7 @@ class WalWrite(msgspec.Struct, frozen=True):
     before this write are void.
     """
 
-    entries: Sequence[Entry] = ()
+    entries: Sequence[LogEntry] = ()
     hard_state: HardState | None = None
     snapshot: SnapshotMeta | None = None
 
@@ -90,7 +90,7 @@ class _Unsynced(msgspec.Struct, frozen=True):
     """A batch that was put into the active segment, and does not count before that is synced."""
 
     marker: SnapshotMeta | None
-    entries: list[Entry]
+    entries: list[LogEntry]
     hard_state: HardState | None
     offset: int
 
@@ -321,7 +321,7 @@ class Wal:
         except BaseException as error:
             raise self._fail("dropping old segments", error) from error
 
-    def read_entries(self, low: int, high: int, max_bytes: int) -> list[Entry]:
+    def read_entries(self, low: int, high: int, max_bytes: int) -> list[LogEntry]:
         """Durable entries from `low` up to but not including `high`, read from disk with their checksums verified.
 
         At most `max_bytes`, counted as `reader.entry_size` does, but at least one entry. Reads block: a range that
@@ -355,7 +355,9 @@ class Wal:
         self._reader.close()
         self._active.close()
 
-    def _put(self, marker: SnapshotMeta | None, entries: list[Entry], hard_state: HardState | None, size: int) -> File:
+    def _put(
+        self, marker: SnapshotMeta | None, entries: list[LogEntry], hard_state: HardState | None, size: int
+    ) -> File:
         """Write the frame of what the builder has taken, in the next segment where this one has no room for it."""
         self._check_order(marker, entries, hard_state)
         try:
@@ -377,7 +379,9 @@ class Wal:
             raise StorageError(self._failure)
         assert self._unsynced is None, "what was begun is not finished"
 
-    def _check_order(self, marker: SnapshotMeta | None, entries: Sequence[Entry], hard_state: HardState | None) -> None:
+    def _check_order(
+        self, marker: SnapshotMeta | None, entries: Sequence[LogEntry], hard_state: HardState | None
+    ) -> None:
         """What may never be written, whoever asks. The pair of the checks in `recovery.Replay`."""
         old, last_index, last_term = self._hard_state, self._last_index, self._last_term
         if marker is not None:
@@ -397,7 +401,7 @@ class Wal:
         assert state.commit <= last_index, (state, last_index)
 
     def _publish(
-        self, marker: SnapshotMeta | None, entries: Sequence[Entry], hard_state: HardState | None, offset: int
+        self, marker: SnapshotMeta | None, entries: Sequence[LogEntry], hard_state: HardState | None, offset: int
     ) -> None:
         """The batch is durable: later calls and readers may know of it."""
         if marker is not None:
@@ -484,11 +488,11 @@ class Wal:
 
 def combine(
     batch: Sequence[WalWrite],
-) -> tuple[SnapshotMeta | None, list[Entry], HardState | None]:
+) -> tuple[SnapshotMeta | None, list[LogEntry], HardState | None]:
     """Several writes as the one that has their effect: later ones win."""
     marker: SnapshotMeta | None = None
     hard_state: HardState | None = None
-    entries: list[Entry] = []
+    entries: list[LogEntry] = []
     for write in batch:
         if write.hard_state is not None:
             hard_state = write.hard_state

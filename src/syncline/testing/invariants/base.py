@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import ClassVar, NamedTuple, Protocol
 
 from syncline.consensus.rawnode import RawNode
-from syncline.consensus.types import Entry, MembershipState, Message, NodeId, StateType
+from syncline.consensus.types import LogEntry, MembershipState, Message, NodeId, StateType
 from syncline.node.runtime import Driver
 from syncline.testing.cluster import Answer
 from syncline.testing.sim.disk import SimDisk
@@ -104,7 +104,7 @@ class Known:
 
     __slots__ = ("entry", "previous_term")
 
-    def __init__(self, entry: Entry, previous_term: int | None) -> None:
+    def __init__(self, entry: LogEntry, previous_term: int | None) -> None:
         self.entry = entry
         self.previous_term = previous_term
 
@@ -128,7 +128,7 @@ class Facts:
         view = self.views.get(node_id)
         return view.name if view is not None else f"{node_id:016x}"
 
-    def committed_entry(self, index: int) -> Entry:
+    def committed_entry(self, index: int) -> LogEntry:
         return self.entries[index, self.committed[index]].entry
 
     def committed_before(self, term: int) -> int:
@@ -148,7 +148,7 @@ class Onlooker:
     def looked(self, view: WatchedMember) -> None:
         """An event of the core has changed its term, vote, role or commit index: `view` has the values before it."""
 
-    def appended(self, view: WatchedMember, entries: Sequence[Entry]) -> None:
+    def appended(self, view: WatchedMember, entries: Sequence[LogEntry]) -> None:
         """The core hands out entries that are new in its log."""
 
     def promised(self, view: WatchedMember, to: NodeId, message: Message) -> None:

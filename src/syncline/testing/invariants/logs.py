@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from syncline.consensus.types import Entry, StateType
+from syncline.consensus.types import LogEntry, StateType
 from syncline.testing.invariants.base import Invariant, Known, WatchedMember
 
 __all__ = ["CommitAgreement", "CommitsByItsOwnTerm", "LeaderAppendOnly", "LogMatching", "NeverBack"]
@@ -24,7 +24,7 @@ class LogMatching(Invariant):
         if log.first_index <= log.last_index:
             self.appended(view, log.entries(log.first_index, 1 << 40))
 
-    def appended(self, view: WatchedMember, entries: Sequence[Entry]) -> None:
+    def appended(self, view: WatchedMember, entries: Sequence[LogEntry]) -> None:
         log, known = view.core.raft.log, self.facts.entries
         first = entries[0]
         previous_term: int | None = log.term_or_zero(first.index - 1) if first.index > log.first_index - 1 else None
@@ -54,7 +54,7 @@ class LeaderAppendOnly(Invariant):
         elif core.raft.log.last_index + 1 < view.leads_from:
             self.broken(f"{view.name} leads and has lost entries: its log ends at {core.raft.log.last_index}")
 
-    def appended(self, view: WatchedMember, entries: Sequence[Entry]) -> None:
+    def appended(self, view: WatchedMember, entries: Sequence[LogEntry]) -> None:
         if view.core.state is not StateType.LEADER:
             return
         if entries[0].index < view.leads_from:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from syncline.consensus.types import ChangeType, Entry, EntryType, MembershipState, NodeId, StateType
+from syncline.consensus.types import ChangeType, EntryType, LogEntry, MembershipState, NodeId, StateType
 from syncline.testing.cluster import Answer
 from syncline.testing.invariants.base import Facts, Invariant, Verdict, WatchedMember
 
@@ -24,7 +24,7 @@ class OneChangeAtATime(Invariant):
 
     name = "one uncommitted change"
 
-    def appended(self, view: WatchedMember, entries: Sequence[Entry]) -> None:
+    def appended(self, view: WatchedMember, entries: Sequence[LogEntry]) -> None:
         core = view.core
         if core.state is not StateType.LEADER or all(entry.type is EntryType.NORMAL for entry in entries):
             return

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from syncline.consensus.types import Entry, EntryType, NodeId, StateType
+from syncline.consensus.types import EntryType, LogEntry, NodeId, StateType
 from syncline.errors import OperationError, Outcome, Rejected
 from syncline.node.envelope import Kind, Unreadable, decode_proposal
 from syncline.node.futures import ApplyFuture
@@ -88,14 +88,14 @@ class OneNumberOneProposal(Invariant):
         super().__init__(facts, verdict)
         self._proposals: dict[tuple[NodeId, int], tuple[int, bytes]] = {}
 
-    def appended(self, view: WatchedMember, entries: Sequence[Entry]) -> None:
+    def appended(self, view: WatchedMember, entries: Sequence[LogEntry]) -> None:
         if view.core.state is not StateType.LEADER:
             return
         for entry in entries:
             if entry.type is EntryType.NORMAL and entry.data:
                 self._check(view, entry)
 
-    def _check(self, view: WatchedMember, entry: Entry) -> None:
+    def _check(self, view: WatchedMember, entry: LogEntry) -> None:
         try:
             proposal = decode_proposal(entry.data)
         except Unreadable:

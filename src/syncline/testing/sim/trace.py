@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from syncline.consensus.types import Entry, EntryType, MembershipState, Message, MessageType, NodeId
+from syncline.consensus.types import EntryType, LogEntry, MembershipState, Message, MessageType, NodeId
 from syncline.testing.invariants.base import Facts, Onlooker, WatchedMember
 from syncline.transport.messages import DigestReport, Forward, Notice, PeerMessage
 
@@ -66,7 +66,7 @@ class Trace(Onlooker):
         if core.commit != view.commit:
             self._line(view, f"  commit {view.commit} → {core.commit}")
 
-    def appended(self, view: WatchedMember, entries: Sequence[Entry]) -> None:
+    def appended(self, view: WatchedMember, entries: Sequence[LogEntry]) -> None:
         self._line(view, f"  log {_entries(entries)}")
 
     def wrote(self, view: WatchedMember) -> None:
@@ -133,7 +133,7 @@ def _read(message: Message) -> str:
     return f" read={message.context[-4:].hex()}" if message.context else ""
 
 
-def _entries(entries: Sequence[Entry]) -> str:
+def _entries(entries: Sequence[LogEntry]) -> str:
     shown = [f"{entry.index}@{entry.term}{'' if entry.type is EntryType.NORMAL else '*'}" for entry in entries]
     if len(shown) > ENTRIES_SHOWN:
         shown = [*shown[: ENTRIES_SHOWN - 1], "…", shown[-1]]

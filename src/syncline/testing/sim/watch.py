@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import MembershipChange, MembershipState, Message, MessageType, NodeId, Ready, StateType
-from syncline.consensus.validation import Refusal
+from syncline.consensus.validation import StepRefusal
 from syncline.node.runtime import Driver
 from syncline.platform.disk import File
 from syncline.storage.snapshots.store import SnapshotManifest, snapshot_name
@@ -193,7 +193,7 @@ def _watched_core(watch: Watch, view: WatchedMember) -> type[RawNode]:
             for call in watch.on_deposed if led and raft.state is not StateType.LEADER else watch.on_ticked:
                 call(view)
 
-        def step(self, message: Message) -> Refusal | None:
+        def step(self, message: Message) -> StepRefusal | None:
             if message.sender == view.id and message.type in PROMISES:
                 for call in watch.on_promised:
                     call(view, view.id, message)
