@@ -2,19 +2,22 @@
 
 from syncline.client.client import DEFAULT_TIMEOUT_S, AsyncClient
 from syncline.client.results import (
-    Added,
     DeleteResult,
     KeyInfo,
     KeyPage,
     KeyValue,
+    OperationResult,
+    PutResult,
+    TxnResult,
+)
+from syncline.client.schemas import (
+    Added,
     LeaderInfo,
+    MemberAbility,
     MemberInfo,
     Members,
     NodeStatus,
-    OperationResult,
-    PutResult,
     SnapshotResult,
-    TxnResult,
     UpgradeResult,
 )
 from syncline.client.txn import Compare, DeleteOp, DeletePrefixOp, GetOp, Operation, PutOp
@@ -32,6 +35,7 @@ __all__ = [
     "KeyPage",
     "KeyValue",
     "LeaderInfo",
+    "MemberAbility",
     "MemberInfo",
     "Members",
     "NodeStatus",

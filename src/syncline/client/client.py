@@ -26,20 +26,8 @@ from syncline.client.arguments import (
 from syncline.client.caller import Caller, ClientRequest
 from syncline.client.connection import ClientResponse
 from syncline.client.endpoints import Endpoint, EndpointSet, parse_endpoints
-from syncline.client.results import (
-    Added,
-    DeleteResult,
-    KeyInfo,
-    KeyPage,
-    KeyValue,
-    LeaderInfo,
-    Members,
-    NodeStatus,
-    PutResult,
-    SnapshotResult,
-    TxnResult,
-    UpgradeResult,
-)
+from syncline.client.results import DeleteResult, KeyInfo, KeyPage, KeyValue, PutResult, TxnResult
+from syncline.client.schemas import Added, LeaderInfo, Members, NodeStatus, SnapshotResult, UpgradeResult
 from syncline.client.txn import Compare, Operation, txn_body
 from syncline.client.wire import decode, error_from, key_page, key_target, revision_of, txn_result
 from syncline.errors import ConfigError, OperationError, Outcome

@@ -7,14 +7,13 @@ import binascii
 from functools import partial
 from typing import Final
 
-import msgspec
-
+from syncline.client.schemas import KeyItemPage, split
 from syncline.kv.commands import MAX_RANGE_ITEMS
 from syncline.kv.records import KeyRecord, RangePage
 from syncline.kv.store import prefix_end
 from syncline.server.api.backend import Backend
 from syncline.server.api.errors import RequestError
-from syncline.server.api.json_bytes import Item, item_of, split
+from syncline.server.api.json_bytes import item_of
 from syncline.server.api.reads import READ_PARAMETERS, ConfirmedReads, ReadPlan
 from syncline.server.api.router import Explain, Router
 from syncline.server.http.request import Parameters, Request, encode_percent
@@ -32,15 +31,6 @@ CURSOR_MARK: Final = "base64:"
 PARAMETERS: Final = READ_PARAMETERS | {"prefix", "after", "limit", "values", "reverse", "count"}
 LATER: Final = frozenset({"revision"})
 UNBOUNDED: Final = 2**62
-
-
-class _Page(msgspec.Struct):
-    revision: int
-    keys: list[Item]
-    count: int
-    more: bool
-    next: str | None
-    next_url: str | None
 
 
 class ListingRoutes:
@@ -104,7 +94,7 @@ class _Listing:
         items = self._cut(page.items)
         more = page.more or len(items) < len(page.items)
         cursor = encode_cursor(items[-1].key) if more and items else None
-        body = _Page(
+        body = KeyItemPage(
             revision=page.revision,
             keys=[item_of(record, values=self.values, mount=self.mount) for record in items],
             count=page.count,

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import msgspec
 
+from syncline.client.schemas import NodeStatus
 from syncline.errors import OperationError
-from syncline.server.api.backend import Backend, NodeStatus
+from syncline.server.api.backend import Backend
 from syncline.server.api.cluster import RaftRoutes
 from syncline.server.api.errors import error_response
 from syncline.server.api.health import HealthRoutes

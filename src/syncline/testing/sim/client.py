@@ -10,7 +10,10 @@ import asyncio
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET
 
+from syncline.client.schemas import ErrorAnswer, ErrorBody, ResultItem, TxnResultBody
+from syncline.errors import Outcome
 from syncline.server.http.request import Request as HttpRequest
 from syncline.server.http.response import Response
 from syncline.testing.linearizability.history import (
@@ -42,40 +45,14 @@ class ClientError(AssertionError):
     """A server's answer that makes no sense."""
 
 
-class _Problem(msgspec.Struct):
-    code: str
-    outcome: str
-    details: dict[str, int | str] = {}
-
-
-class _ErrorBody(msgspec.Struct):
-    error: _Problem
-
-
 class _Deleted(msgspec.Struct):
     deleted: bool
     revision: int
 
 
-class _StepResult(msgspec.Struct):
-    op: str
-    revision: int = 0
-    created: bool = False
-    deleted: int = 0
-    found: bool = False
-    value: str | None = None
-    mod_revision: int = 0
-
-
-class _Ran(msgspec.Struct):
-    succeeded: bool
-    revision: int
-    results: list[_StepResult]
-
-
-_error_decoder = msgspec.json.Decoder(_ErrorBody)
+_error_decoder = msgspec.json.Decoder(ErrorAnswer)
 _deleted_decoder = msgspec.json.Decoder(_Deleted)
-_ran_decoder = msgspec.json.Decoder(_Ran)
+_ran_decoder = msgspec.json.Decoder(TxnResultBody)
 
 
 class SimClient:
@@ -156,7 +133,7 @@ def _result(request: Call, response: Response) -> Result | None:
     problem = _error_decoder.decode(response.body).error
     if status == 412:
         return Refused(_refused_revision(problem))
-    if problem.outcome == "unknown":
+    if problem.outcome is Outcome.UNKNOWN:
         return None
     return NotApplied(problem.code)
 
@@ -173,12 +150,13 @@ def _success(request: Call, response: Response) -> Result:
     return Written(deleted.revision, deleted.deleted)
 
 
-def _step_result(one: _StepResult) -> Written | Seen:
+def _step_result(one: ResultItem) -> Written | Seen:
     if one.op == "get":
-        return Seen(one.value.encode() if one.found and one.value is not None else None, one.mod_revision)
+        return Seen(None if one.value is UNSET else one.value.encode(), one.mod_revision or 0)
+    revision = one.revision or 0
     if one.op == "delete":
-        return Written(one.revision, bool(one.deleted))
-    return Written(one.revision, not one.created)
+        return Written(revision, bool(one.deleted))
+    return Written(revision, not one.created)
 
 
 def _field(response: Response, name: bytes) -> bytes:
@@ -196,6 +174,6 @@ def _etag(response: Response) -> int:
     return int(_field(response, b"ETag: ").strip(b'"'))
 
 
-def _refused_revision(problem: _Problem) -> int | None:
-    revision = problem.details.get("revision")
+def _refused_revision(problem: ErrorBody) -> int | None:
+    revision = (problem.details or {}).get("revision")
     return revision if isinstance(revision, int) else None
