@@ -55,7 +55,7 @@ def test_a_connection_is_kept_for_the_next_request() -> None:
 
 def test_a_connection_that_the_server_will_close_is_not_kept() -> None:
     async def scenario() -> None:
-        async with dialled(Reply(headers={"ClientConnection": "close"}, close=True)) as (connection, _):
+        async with dialled(Reply(headers={"Connection": "close"}, close=True)) as (connection, _):
             assert (await connection.request(HEAD, b"")).status == 200
             assert not connection.usable
 
