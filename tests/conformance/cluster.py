@@ -329,7 +329,7 @@ class Cluster:
             index=start,
             log_term=log.term(start),
             entries=log.slice(start + 1, end + 1, NO_LIMIT) if end > start else (),
-            commit=log.committed,
+            commit=log.commit_index,
             session=raft.tracker.progress[to].session,
         )
         if first:
@@ -516,9 +516,9 @@ class Cluster:
             known = leader.raw.status().progress
             leaves_joint = leader.raw.raft.tracker.configuration.auto_leave
             if (
-                leader.raw.commit == leader.raw.last_index
+                leader.raw.commit_index == leader.raw.last_index
                 and not leaves_joint
-                and all(self.members[node_id].applied == leader.raw.commit for node_id in known)
+                and all(self.members[node_id].applied == leader.raw.commit_index for node_id in known)
             ):
                 return True
         return False

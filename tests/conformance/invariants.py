@@ -104,7 +104,7 @@ class Invariants:
                     present = log.term_or_zero(index)
                     assert present == term, f"leader completeness: {index} is of term {present}, not {term}"
                 else:
-                    assert index <= raw.commit, "leader completeness: a leader lacks a committed entry"
+                    assert index <= raw.commit_index, "leader completeness: a leader lacks a committed entry"
         else:
             assert raw.last_index >= last[1], "leader append-only: a leader's log has become shorter"
         self._leading[member.id] = (raw.term, raw.last_index)
@@ -135,11 +135,11 @@ class Invariants:
         """No two committed entries at one index; and the newest ones are on the disks of a quorum."""
         raw, log = member.raw, member.raw.raft.log
         first = max(self._checked_commit.get(member.id, 0) + 1, log.first_index)
-        if raw.commit < self._checked_commit.get(member.id, 0):
+        if raw.commit_index < self._checked_commit.get(member.id, 0):
             assert self._checked_life.get(member.id) != member.lives, "the commit index goes back"
             first = log.first_index  # it was restarted, and is told of its commits again
         self._checked_life[member.id] = member.lives
-        for index in range(first, raw.commit + 1):
+        for index in range(first, raw.commit_index + 1):
             term = log.term(index)
             known = self._committed.get(index)
             if known is None:
@@ -148,8 +148,8 @@ class Invariants:
                 self._committed[index] = term
             else:
                 assert known == term, f"two committed entries at {index}: of term {known} and of term {term}"
-        self._checked_commit[member.id] = raw.commit
-        self.commit = max(self.commit, raw.commit)
+        self._checked_commit[member.id] = raw.commit_index
+        self.commit = max(self.commit, raw.commit_index)
 
     def _check_quorum_holds(self, leader: Member, index: int, term: int) -> None:
         holds = {node_id: _on_disk(member, index, term) for node_id, member in self._members.items()}
@@ -182,10 +182,10 @@ class Invariants:
         """A follower does not campaign past a change that it knows to be committed, and has not applied."""
         raw = member.raw
         before = self._roles.get(member.id)
-        self._roles[member.id] = (raw.state, member.lives, raw.commit)
-        if before == (StateType.FOLLOWER, member.lives, raw.commit) and raw.state in _CAMPAIGNS:
+        self._roles[member.id] = (raw.state, member.lives, raw.commit_index)
+        if before == (StateType.FOLLOWER, member.lives, raw.commit_index) and raw.state in _CAMPAIGNS:
             log = raw.raft.log
-            known = log.slice(log.applied + 1, raw.commit + 1, NO_LIMIT) if log.applied < raw.commit else ()
+            known = log.slice(log.applied + 1, raw.commit_index + 1, NO_LIMIT) if log.applied < raw.commit_index else ()
             over = any(entry.type is not EntryType.NORMAL for entry in known)
             assert not over, "a candidate goes by a membership that is over"
 

@@ -146,7 +146,7 @@ class LogMachine(RuleBasedStateMachine):
     @invariant()
     def the_log_is_the_list(self) -> None:
         log = self.log
-        assert (log.last_index, log.committed, log.applied) == (self.last, self.committed, self.applied)
+        assert (log.last_index, log.commit_index, log.applied) == (self.last, self.committed, self.applied)
         assert log.first_index == self.base + 1
         assert [(entry.index, entry.term) for entry in log.entries(log.first_index, NO_LIMIT)] == [
             (self.base + 1 + at, term) for at, term in enumerate(self.terms)

@@ -80,7 +80,7 @@ def _observe(raw: RawNode) -> tuple[object, ...]:
         status.state,
         status.leader,
         status.transferee,
-        status.commit,
+        status.commit_index,
         status.applied,
         str(status.configuration),
         {node_id: str(one) for node_id, one in raft.tracker.progress.items()},
@@ -103,29 +103,29 @@ def _contents(raw: RawNode) -> list[LogEntry]:
 
 
 def _committed(raw: RawNode) -> dict[int, LogEntry]:
-    return {entry.index: entry for entry in _contents(raw) if entry.index <= raw.commit}
+    return {entry.index: entry for entry in _contents(raw) if entry.index <= raw.commit_index}
 
 
 def _check_structure(raw: RawNode) -> None:
     log = raw.raft.log
-    assert log.applied <= log.applying <= log.committed <= log.last_index
+    assert log.applied <= log.applying <= log.commit_index <= log.last_index
     for index, entry in enumerate(_contents(raw), log.first_index):
         assert entry.index == index
     for progress in raw.raft.tracker.progress.values():
-        assert 0 <= progress.match < progress.next
+        assert 0 <= progress.match_index < progress.next_index
         if raw.state is StateType.LEADER:
-            assert progress.match <= log.last_index
+            assert progress.match_index <= log.last_index
 
 
 def _step_and_check(cluster: Cluster, receiver: int, message: Message) -> None:
     raw = cluster.members[receiver].raw
-    before, committed, term, commit = _observe(raw), _committed(raw), raw.term, raw.commit
+    before, committed, term, commit = _observe(raw), _committed(raw), raw.term, raw.commit_index
     refusal = raw.step(message)
     if refusal is not None:
         assert _observe(raw) == before, f"refused as {refusal!r}, but it had an effect"
         assert raw.raft.dropped[refusal] >= 1, "refused, and not counted"
     assert raw.term >= term
-    assert raw.commit >= commit
+    assert raw.commit_index >= commit
     after = _committed(raw)
     for index, entry in committed.items():
         if index in after:

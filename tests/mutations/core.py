@@ -47,7 +47,7 @@ def truncate_what_matches(patch: pytest.MonkeyPatch) -> None:
     """An append replaces what it overlaps, and all that follows, also where both are the same."""
 
     def without_known(log: RaftLog, prev_index: int, entries: Sequence[LogEntry]) -> Sequence[LogEntry]:
-        return [entry for entry in entries if entry.index > max(prev_index, log.committed)]
+        return [entry for entry in entries if entry.index > max(prev_index, log.commit_index)]
 
     patch.setattr(RaftLog, "_without_known", without_known)
 
@@ -74,7 +74,7 @@ def learners_commit(patch: pytest.MonkeyPatch) -> None:
     """An entry is committed once as many *members* hold it as there must be voters."""
 
     def committed_index(tracker: Tracker) -> int:
-        held = sorted((one.match for one in tracker.progress.values()), reverse=True)
+        held = sorted((one.match_index for one in tracker.progress.values()), reverse=True)
         needed = len(tracker.configuration.voters.voters) // 2 + 1
         return held[needed - 1] if len(held) >= needed else 0
 
@@ -123,7 +123,7 @@ def earlier_terms_by_counting(patch: pytest.MonkeyPatch) -> None:
     """A leader commits whatever a quorum holds, entries of earlier terms too (the Raft paper, figure 8)."""
 
     def maybe_commit(log: RaftLog, index: int, _term: int) -> bool:
-        if index <= log.committed:
+        if index <= log.commit_index:
             return False
         log.commit_to(index)
         return True

@@ -62,9 +62,9 @@ def snapshot_does_not_raise_the_commit_index(patch: pytest.MonkeyPatch) -> None:
     original = RaftLog.restore
 
     def restore(log: RaftLog, snapshot: Snapshot) -> None:
-        committed = log.committed
+        committed = log.commit_index
         original(log, snapshot)
-        log.committed = committed
+        log.commit_index = committed
 
     patch.setattr(RaftLog, "restore", restore)
 

@@ -77,7 +77,7 @@ def leaves_the_snapshot_state_only_at_its_index(patch: pytest.MonkeyPatch) -> No
     original = leader._handle_acknowledgement
 
     def handle(node: RaftCore, sender: int, progress: Progress) -> None:
-        if progress.state is not ProgressState.SNAPSHOT or progress.match == progress.pending_snapshot:
+        if progress.state is not ProgressState.SNAPSHOT or progress.match_index == progress.pending_snapshot:
             original(node, sender, progress)
 
     patch.setattr(leader, "_handle_acknowledgement", handle)
@@ -202,7 +202,7 @@ def acknowledges_the_whole_log(patch: pytest.MonkeyPatch) -> None:
     def handle_append(node: RaftCore, message: Message) -> None:
         original(node, message)
         response = node.messages_after_append[-1]
-        if not response.reject and response.index >= node.log.committed:
+        if not response.reject and response.index >= node.log.commit_index:
             response.index = node.log.last_index
 
     from syncline.consensus import follower
@@ -233,8 +233,8 @@ def commits_below_what_it_installed(patch: pytest.MonkeyPatch) -> None:
     """A node that has taken over a snapshot goes back to an older commit index that it hears of."""
 
     def commit_to(log: RaftLog, index: int) -> None:
-        if index > log.committed or log.unstable.snapshot is not None:
-            log.committed = max(index, log.applied)
+        if index > log.commit_index or log.unstable.snapshot is not None:
+            log.commit_index = max(index, log.applied)
 
     patch.setattr(RaftLog, "commit_to", commit_to)
 

@@ -116,7 +116,7 @@ def test_a_leader_that_writes_over_its_own_log(monkeypatch: pytest.MonkeyPatch) 
 
     def one_too_low(raft: RaftCore, entries: Sequence[LogEntry]) -> bool:
         low = raft.log.last_index
-        if raft.log.committed < low and entries[0].index > low:
+        if raft.log.commit_index < low and entries[0].index > low:
             entries = [LogEntry(one.term, one.index - 1, one.type, one.data) for one in entries]
         return append(raft, entries)
 
@@ -129,7 +129,7 @@ def test_a_leader_whose_log_gets_shorter(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def shorter(raft: RaftCore) -> None:
         tick(raft)
-        if raft.log.unstable.entries and raft.log.last_index > raft.log.committed:
+        if raft.log.unstable.entries and raft.log.last_index > raft.log.commit_index:
             del raft.log.unstable.entries[-1]
 
     monkeypatch.setattr(leader, "tick", shorter)
@@ -151,7 +151,7 @@ def test_a_term_that_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_commit_index_that_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     def commit_to(log: RaftLog, index: int) -> None:
-        log.committed = max(index, log.applied)
+        log.commit_index = max(index, log.applied)
 
     monkeypatch.setattr(RaftLog, "commit_to", commit_to)
     found(monkeypatch, "nothing goes back", "slow-threads", "delay", says="the commit index of")

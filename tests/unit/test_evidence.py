@@ -53,7 +53,7 @@ def test_heartbeat_above_the_last_index_proves_lost_entries(term: int) -> None:
     assert node.step(heartbeat(START + 2, term=term)) is StepRefusal.IMPOSSIBLE_INDEX
     assert node.take_evidence() == Evidence(EvidenceKind.LOST_ENTRIES, 1, term, START + 2)
     assert node.take_evidence() is None
-    assert node.commit == START
+    assert node.commit_index == START
 
 
 def test_heartbeat_of_an_earlier_session_proves_nothing() -> None:

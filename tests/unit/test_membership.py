@@ -127,8 +127,8 @@ def test_a_promoted_learner_keeps_its_progress_and_a_new_voter_starts_at_the_end
     configuration, progress = restore(MembershipState(voters=(1,), learners=(2,)), 5)
     progress[2].maybe_update(4)
     _, progress = Changer(configuration, progress, 9).enter_joint(True, change((ADD, 2), (ADD, 3)).changes)
-    assert (progress[2].match, progress[2].next, progress[2].learner) == (4, 5, False)
-    assert (progress[3].match, progress[3].next) == (0, 9)
+    assert (progress[2].match_index, progress[2].next_index, progress[2].learner) == (4, 5, False)
+    assert (progress[3].match_index, progress[3].next_index) == (0, 9)
 
 
 def test_a_member_of_the_outgoing_half_keeps_its_progress_until_the_end() -> None:
@@ -144,7 +144,7 @@ def test_removing_and_adding_a_member_starts_its_progress_anew() -> None:
     progress[3].maybe_update(5)
     configuration, progress = Changer(configuration, progress, 5).simple(change((REMOVE, 3)).changes)
     _, progress = Changer(configuration, progress, 5).simple(change((ADD, 3)).changes)
-    assert progress[3].match == 0
+    assert progress[3].match_index == 0
 
 
 # -- properties ---------------------------------------------------------------------------------------------------

@@ -174,7 +174,7 @@ def test_a_follower_takes_a_leaders_entries_over(
         log.commit_to(1)
         assert log.maybe_append(*prev, commit, entries(*new, first=prev[0] + 1)) == agreed
         assert [term for _, term in contents(log)] == terms
-        assert log.committed == committed
+        assert log.commit_index == committed
 
 
 def test_what_is_known_already_is_not_written_again() -> None:
@@ -221,7 +221,7 @@ def test_log_operations_equal_a_list(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 25))):
         what = data.draw(st.sampled_from(["append", "write", "commit", "compact"]))
         if what == "append":
-            prev = data.draw(st.integers(log.committed, len(model)))
+            prev = data.draw(st.integers(log.commit_index, len(model)))
             prev_term = model[prev - 1] if prev else 0
             new = sorted(data.draw(st.lists(st.integers(max(prev_term, 1), 9), max_size=3)))
             overlap = min(len(new), len(model) - prev)
@@ -237,8 +237,8 @@ def test_log_operations_equal_a_list(data: st.DataObject) -> None:
                 log.unstable.stable_to(len(model), model[-1])
         elif what == "commit":
             log.commit_to(data.draw(st.integers(0, len(model))))
-        elif storage.first_index() <= min(log.committed, log.unstable.offset - 1):
-            storage.compact(min(log.committed, log.unstable.offset - 1))
+        elif storage.first_index() <= min(log.commit_index, log.unstable.offset - 1):
+            storage.compact(min(log.commit_index, log.unstable.offset - 1))
         first = log.first_index
         assert contents(log) == list(enumerate(model, 1))[first - 1 :]
         assert log.last_index == len(model)
@@ -254,7 +254,7 @@ def test_a_leader_commits_only_up_to_an_entry_of_its_own_term() -> None:
     assert not log.maybe_commit(4, 2)
     assert log.maybe_commit(3, 2)
     assert not log.maybe_commit(3, 2)
-    assert log.committed == 3
+    assert log.commit_index == 3
 
 
 def test_entries_are_applied_when_committed_and_only_when_stable_where_storage_is_asynchronous() -> None:

@@ -147,10 +147,10 @@ class Disorder:
 
     def _check_monotonic(self, node_id: int, member: Member) -> None:
         node = member.node
-        marks = (node.term, node.commit, node.applied)
+        marks = (node.term, node.commit_index, node.applied)
         before = self.marks.get(node_id, marks)
         assert all(now >= then for now, then in zip(marks, before, strict=True)), "a mark went back"
-        assert node.applied <= node.commit <= node.last_index
+        assert node.applied <= node.commit_index <= node.last_index
         self.marks[node_id] = marks
 
     def _check_leader(self, node_id: int, member: Member) -> None:

@@ -137,7 +137,7 @@ def test_commit_index_is_told_without_room() -> None:
     cluster.settle(keep=lambda message: message.type is MessageType.APP_RESP)
     leader.set_room(3, 0)
     cluster.settle()
-    assert cluster[3].commit == leader.commit
+    assert cluster[3].commit_index == leader.commit_index
 
 
 def test_proposals_without_room_send_one_append_and_no_more() -> None:
@@ -227,7 +227,7 @@ def test_heartbeat_that_overtakes_the_appends_proves_nothing_lost() -> None:
     leader.propose_batch([b"x"] * 3)
     cluster.settle(keep=lambda message: message.type is MessageType.APP and message.to == 3)
     late = cluster.network
-    assert leader.commit > cluster[3].last_index
+    assert leader.commit_index > cluster[3].last_index
     leader.tick()
     leader.raft.step(Message(MessageType.BEAT))
     cluster.network = []
@@ -236,4 +236,4 @@ def test_heartbeat_that_overtakes_the_appends_proves_nothing_lost() -> None:
     assert not cluster[3].raft.dropped
     cluster.network = late
     cluster.settle()
-    assert cluster[3].commit == leader.commit
+    assert cluster[3].commit_index == leader.commit_index

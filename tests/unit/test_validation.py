@@ -210,7 +210,7 @@ def test_an_append_may_speak_of_a_commit_index_beyond_its_entries() -> None:
     node = node_as(StateType.FOLLOWER)
     entries = [LogEntry(1, LAST + 1)]
     assert node.step(message(MessageType.APP, index=LAST, log_term=1, commit=LAST + 9, entries=entries)) is None
-    assert node.commit == LAST + 1
+    assert node.commit_index == LAST + 1
 
 
 # -- replication sessions -----------------------------------------------------------------------------------------
@@ -228,10 +228,10 @@ def test_a_member_removed_and_added_again_is_not_credited_with_old_answers() -> 
         leader.propose_membership(change)
         cluster.cut = {3}
         cluster.settle()
-    assert leader.status().progress[3].match == 0
+    assert leader.status().progress[3].match_index == 0
     for answer in old:  # node 3 has lost its disk in the meantime
         assert leader.step(answer) is StepRefusal.STALE_SESSION
-    assert leader.status().progress[3].match == 0
+    assert leader.status().progress[3].match_index == 0
     assert leader.raft.dropped == {StepRefusal.STALE_SESSION: len(old)}
 
 
@@ -318,4 +318,4 @@ def test_no_message_raises_and_what_is_refused_changes_nothing(
         if node.step(msgspec.structs.replace(one)) is not None:
             assert fingerprint(node) == before
         cluster.process(cluster.members[1])
-        assert node.applied <= node.commit <= node.last_index
+        assert node.applied <= node.commit_index <= node.last_index

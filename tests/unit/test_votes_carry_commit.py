@@ -101,7 +101,7 @@ def test_vote_with_the_term_held_commits_up_to_it() -> None:
     """Log Matching: the same term at the same index means the same entries before it."""
     node = follower()[5]
     node.step(vote(LEAVE, 2))
-    assert node.commit == LEAVE
+    assert node.commit_index == LEAVE
 
 
 def test_vote_ignored_within_the_lease_commits_too() -> None:
@@ -110,14 +110,14 @@ def test_vote_ignored_within_the_lease_commits_too() -> None:
     node.step(vote(LEAVE, 2))
     assert node.term == 2
     assert node.raft.vote == 0
-    assert node.commit == LEAVE
+    assert node.commit_index == LEAVE
 
 
 def test_vote_of_an_older_term_commits_too() -> None:
     node = follower()[5]
     node.step(Message(MessageType.VOTE_RESP, to=5, sender=4, term=1, reject=True, commit=START, commit_term=1))
     node.step(Message(MessageType.VOTE_RESP, to=5, sender=4, term=2, reject=True, commit=JOINT, commit_term=2))
-    assert node.commit == JOINT
+    assert node.commit_index == JOINT
 
 
 @pytest.mark.parametrize(("commit", "term"), [(LEAVE, 1), (LEAVE, 3), (EXTRA + 1, 2), (START - 1, 1)])
@@ -125,7 +125,7 @@ def test_vote_with_another_term_or_index_commits_nothing(commit: int, term: int)
     """The entry of this log at that index is another one, or is not known."""
     node = follower()[5]
     node.step(vote(commit, term))
-    assert node.commit == START
+    assert node.commit_index == START
 
 
 @pytest.mark.parametrize("term", [-1, 4, 2**63])
@@ -144,10 +144,10 @@ def test_leader_learns_no_commit_from_votes() -> None:
     cluster = Cluster(3, commit_in_votes=True)
     leader = cluster.elect(1)
     leader.propose(b"x")
-    before, index = leader.commit, leader.last_index
+    before, index = leader.commit_index, leader.last_index
     assert before < index
     leader.step(Message(MessageType.VOTE_RESP, to=1, sender=2, term=leader.term, commit=index, commit_term=leader.term))
-    assert leader.commit == before
+    assert leader.commit_index == before
 
 
 @pytest.mark.parametrize("pre_vote", [False, True])

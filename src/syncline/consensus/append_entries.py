@@ -79,7 +79,7 @@ def broadcast_append(raft: RaftCore) -> None:
 
 def tell_commit(raft: RaftCore, to: NodeId, progress: Progress) -> None:
     """Send the commit index to a follower that has not been sent it and could make use of it."""
-    if progress.can_bump_commit(raft.log.committed):
+    if progress.can_bump_commit(raft.log.commit_index):
         maybe_send_append(raft, to, progress)
 
 
@@ -98,16 +98,16 @@ def maybe_send_append(
     Returns whether anything was sent.
     """
     log = raft.log
-    if (not send_if_empty and progress.next > log.last_index) or progress.paused:
+    if (not send_if_empty and progress.next_index > log.last_index) or progress.paused:
         return False
     # A full window still lets empty appends through (as often as heartbeats are answered): were all the appends in it
     # lost, the answer to an empty one is what shows it.
     room = progress.room_bytes
     full = room <= 0 or (progress.inflights.full and progress.state is ProgressState.REPLICATE)
-    tail = tails.get(progress.next) if tails is not None and not full else None
+    tail = tails.get(progress.next_index) if tails is not None and not full else None
     if tail is None or (tail.payload_bytes > room and len(tail.entries) > 1):
         try:
-            tail = _read_tail(raft, progress.next, room, with_entries=not full)
+            tail = _read_tail(raft, progress.next_index, room, with_entries=not full)
         except NotLoaded:
             return False  # `RawNode.loaded` goes on from here
         except (Compacted, Unavailable):
@@ -115,22 +115,22 @@ def maybe_send_append(
         # What was cut to the room of one follower is not all that another one may get.
         whole = room >= raft.config.max_message_bytes or (tail.entries and tail.entries[-1].index == log.last_index)
         if tails is not None and not full and whole:
-            tails[progress.next] = tail
+            tails[progress.next_index] = tail
     if not tail.entries and not send_if_empty:
         return False
     raft.send(
         Message(
             MessageType.APP,
             to=to,
-            index=progress.next - 1,
+            index=progress.next_index - 1,
             log_term=tail.prev_term,
             entries=tail.entries,
-            commit=log.committed,
+            commit=log.commit_index,
             session=progress.session,
         )
     )
     progress.sent_entries(len(tail.entries), tail.payload_bytes, raft.config.probe_ticks)
-    progress.sent_commit = log.committed
+    progress.sent_commit = log.commit_index
     return True
 
 
@@ -145,12 +145,12 @@ def _read_tail(raft: RaftCore, index: int, room_bytes: int, *, with_entries: boo
 def broadcast_heartbeat(raft: RaftCore) -> None:
     """Send every other member a heartbeat. It carries the number of the newest read that waits (see `read_index`)."""
     context = raft.reads.context()
-    committed = raft.log.committed
+    committed = raft.log.commit_index
     for node_id, progress in raft.tracker.progress.items():
         if node_id == raft.id:
             continue
-        # A follower must not commit what it may not have: its log agrees with the leader's up to `match` only.
-        commit = min(progress.match, committed)
+        # A follower must not commit what it may not have: its log agrees with the leader's up to its match index only.
+        commit = min(progress.match_index, committed)
         raft.send(Message(MessageType.HEARTBEAT, to=node_id, commit=commit, context=context, session=progress.session))
         progress.sent_commit = commit
 
@@ -162,7 +162,7 @@ def handle_append(raft: RaftCore, message: Message) -> None:
     """Take a leader's entries, and answer up to where the logs agree (AppendEntries: thesis, figure 3.1)."""
     log = raft.log
     response = Message(MessageType.APP_RESP, to=message.sender, session=message.session)
-    if message.index < log.committed:
+    if message.index < log.commit_index:
         # An old message: everything committed agrees with every leader's log. If it does not, a promise was lost
         # somewhere, and an answer would agree to the loss.
         entries = ((entry.index, entry.term) for entry in message.entries)
@@ -170,7 +170,7 @@ def handle_append(raft: RaftCore, message: Message) -> None:
         if (found := contradiction(raft, message, positions)) is not None:
             raft.evidence = found
             return
-        response.index = log.committed
+        response.index = log.commit_index
         raft.send(response)
         return
     agreed = log.maybe_append(message.index, message.log_term, message.commit, message.entries)

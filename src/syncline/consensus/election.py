@@ -108,7 +108,7 @@ def _commit_to_tell(raft: RaftCore) -> tuple[int, int]:
     """The own commit index and its term, for a vote message; zeros if they are not told."""
     if not raft.config.commit_in_votes:
         return 0, 0
-    commit = raft.log.committed
+    commit = raft.log.commit_index
     term = raft.log.term_or_zero(commit)
     return (commit, term) if term else (0, 0)
 
@@ -125,7 +125,7 @@ def learn_commit(raft: RaftCore, message: Message) -> None:
     from it: it finds out what is committed by the first entry of its term.
     """
     log = raft.log
-    known = message.commit <= log.committed
+    known = message.commit <= log.commit_index
     if not known and raft.state is not StateType.LEADER and log.matches(message.commit, message.commit_term):
         log.commit_to(message.commit)
 

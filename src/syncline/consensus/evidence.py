@@ -80,7 +80,7 @@ def contradiction(raft: RaftCore, message: Message, positions: Iterable[tuple[in
     """
     log = raft.log
     for index, term in positions:
-        if index > log.committed:
+        if index > log.commit_index:
             return None
         own_term = log.term_or_zero(index)
         if own_term and own_term != term:

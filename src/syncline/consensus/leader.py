@@ -82,13 +82,13 @@ def commit(raft: RaftCore, *, tell: bool = False) -> bool:
 
     With the first entry of its own term the leader knows what is committed: reads that were held back can start.
     """
-    before = raft.log.committed
+    before = raft.log.commit_index
     if not raft.log.maybe_commit(raft.tracker.committed_index(), raft.term):
         return False
     if raft.reads.held:
         read_index.release_held_reads(raft)
     if tell or not raft.config.lazy_commit or raft.pending_membership_index > before:
-        raft.told_commit = raft.log.committed
+        raft.told_commit = raft.log.commit_index
         append_entries.broadcast_append(raft)
     return True
 
@@ -161,7 +161,7 @@ def _handle_append_response(raft: RaftCore, message: Message, progress: Progress
         return
     # The second condition: a probe that only confirms what was known still shows where the logs meet.
     if progress.maybe_update(message.index) or (
-        progress.match == message.index and progress.state is ProgressState.PROBE
+        progress.match_index == message.index and progress.state is ProgressState.PROBE
     ):
         _handle_acknowledgement(raft, message.sender, progress)
 
@@ -192,14 +192,14 @@ def _handle_acknowledgement(raft: RaftCore, sender: NodeId, progress: Progress) 
     if progress.state is ProgressState.PROBE:
         progress.become_replicate()
     elif progress.state is ProgressState.REPLICATE:
-        progress.inflights.free_up_to(progress.match)
-    elif progress.match + 1 >= raft.log.first_index:
+        progress.inflights.free_up_to(progress.match_index)
+    elif progress.match_index + 1 >= raft.log.first_index:
         # It has a snapshot (whichever, and from wherever) that meets the log.
         raft.note("debug", "%x recovered from needing snapshot: resumed sending to %x", raft.id, sender)
         progress.become_probe()
         progress.become_replicate()
     # What a quorum holds can only have grown up to what was acknowledged now: mostly somebody else had done it before.
-    committed = progress.match > raft.log.committed and commit(raft)
+    committed = progress.match_index > raft.log.commit_index and commit(raft)
     lazy = raft.config.lazy_commit
     if not committed and sender != raft.id and (not lazy or raft.told_commit > progress.sent_commit):
         # The next heartbeat would tell it too, but later.
@@ -209,7 +209,7 @@ def _handle_acknowledgement(raft: RaftCore, sender: NodeId, progress: Progress) 
     # The window has room again, perhaps for several messages.
     while append_entries.maybe_send_append(raft, sender, progress, send_if_empty=False):
         pass
-    if sender == raft.transferee and progress.match == raft.log.last_index:
+    if sender == raft.transferee and progress.match_index == raft.log.last_index:
         raft.note("info", "%x sent MsgTimeoutNow to %x after received MsgAppResp", raft.id, sender)
         raft.send(Message(MessageType.TIMEOUT_NOW, to=sender))
 
@@ -221,7 +221,7 @@ def _handle_heartbeat_response(raft: RaftCore, message: Message, progress: Progr
     progress.heartbeat_answered()
     # Nothing tells the leader that an append was lost; what is answered to a heartbeat, and the empty append that it
     # calls for where the window is full, finds out. A follower in PROBE that has it all gets one too, to leave PROBE.
-    if progress.match < raft.log.last_index or progress.state is ProgressState.PROBE:
+    if progress.match_index < raft.log.last_index or progress.state is ProgressState.PROBE:
         append_entries.maybe_send_append(raft, message.sender, progress)
     read_index.handle_heartbeat_response(raft, message)
 
@@ -257,7 +257,7 @@ def _handle_transfer(raft: RaftCore, message: Message, progress: Progress) -> No
     raft.note("info", "%x [term %d] starts to transfer leadership to %x", raft.id, raft.term, transferee)
     raft.election_elapsed = 0  # the transfer has one election timeout to succeed
     raft.transferee = transferee
-    if progress.match == raft.log.last_index:
+    if progress.match_index == raft.log.last_index:
         raft.send(Message(MessageType.TIMEOUT_NOW, to=transferee))
         raft.note("info", "%x sends MsgTimeoutNow to %x immediately", raft.id, transferee)
     else:

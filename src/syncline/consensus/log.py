@@ -1,9 +1,9 @@
 """The replicated log: stable storage and the unstable end as one, with the marks that move along it.
 
-    applied <= applying <= committed <= last_index
+    applied <= applying <= commit_index <= last_index
 
-Up to `committed` the entries are final: a quorum holds them, and every later leader does (thesis, 3.6). `applying` is
-how far they have been handed out to be applied, `applied` how far the state machine says that it has got.
+Up to `commit_index` the entries are final: a quorum holds them, and every later leader does (thesis, 3.6). Up to
+`applying` they have been handed out to be applied. Up to `applied` the state machine has applied them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class RaftLog:
         "_storage",
         "applied",
         "applying",
-        "committed",
+        "commit_index",
         "unstable",
     )
 
@@ -43,7 +43,7 @@ class RaftLog:
         first_index = storage.first_index()
         self.unstable = Unstable(storage.last_index() + 1)
         # What was compacted was applied, and what was applied was committed.
-        self.committed = self.applying = self.applied = first_index - 1
+        self.commit_index = self.applying = self.applied = first_index - 1
         self._max_applying_bytes = max_applying_bytes
         self._applying_bytes = 0
         """Encoded size of what was handed out to be applied and not acknowledged; only counted under a limit."""
@@ -169,7 +169,7 @@ class RaftLog:
 
     def has_unapplied_change(self) -> bool:
         """Whether a change of the membership is committed but not applied."""
-        low, high = self.applied + 1, self.committed + 1
+        low, high = self.applied + 1, self.commit_index + 1
         while low < high:
             page = self.slice(low, high, SCAN_BYTES)
             if any(entry.type is not EntryType.NORMAL for entry in page):
@@ -181,7 +181,7 @@ class RaftLog:
 
     def append(self, entries: Sequence[LogEntry]) -> None:
         """Add `entries`, replacing what was at their indexes and behind. Committed entries are never replaced."""
-        assert entries[0].index > self.committed, "a committed entry would be replaced"
+        assert entries[0].index > self.commit_index, "a committed entry would be replaced"
         self.unstable.truncate_and_append(entries)
 
     def maybe_append(self, prev_index: int, prev_term: int, commit: int, entries: Sequence[LogEntry]) -> int | None:
@@ -214,32 +214,32 @@ class RaftLog:
 
     def maybe_commit(self, index: int, term: int) -> bool:
         """Commit up to `index` where its entry is of `term`, the leader's own (thesis, 3.6.2). False: nothing new."""
-        if index <= self.committed or not self.matches(index, term):
+        if index <= self.commit_index or not self.matches(index, term):
             return False
         self.commit_to(index)
         return True
 
     def commit_to(self, index: int) -> None:
         """Everything up to `index` is committed. Never goes back."""
-        if index > self.committed:
+        if index > self.commit_index:
             assert index <= self.last_index, "the commit index is beyond the end of the log"
-            self.committed = index
+            self.commit_index = index
 
     def restore(self, snapshot: Snapshot) -> None:
         """Replace the whole log by a snapshot of something newer."""
-        assert snapshot.meta.index > self.committed, "a snapshot would take the log back"
-        self.committed = snapshot.meta.index
+        assert snapshot.meta.index > self.commit_index, "a snapshot would take the log back"
+        self.commit_index = snapshot.meta.index
         self.unstable.restore(snapshot)
 
     # -- applying -------------------------------------------------------------------------------------------------
 
     def has_next_committed(self, *, allow_unstable: bool) -> bool:
         """Whether there are committed entries to hand out."""
-        return self.applying < self.committed and self.applying < self._appliable(allow_unstable)
+        return self.applying < self.commit_index and self.applying < self._appliable(allow_unstable)
 
     def next_committed(self, *, allow_unstable: bool) -> Sequence[LogEntry]:
         """The committed entries to hand out next, within the limit on what is being applied."""
-        if self.applying >= self.committed:
+        if self.applying >= self.commit_index:
             return ()
         last = self._appliable(allow_unstable)
         if self.applying >= last:
@@ -251,7 +251,7 @@ class RaftLog:
     def accept_applying(self, entries: Sequence[LogEntry], *, allow_unstable: bool) -> None:
         """`entries`, as `next_committed` gave them, were handed out. They count until all of them are applied."""
         last = entries[-1].index
-        assert last <= self.committed, "an entry that is not committed was handed out to be applied"
+        assert last <= self.commit_index, "an entry that is not committed was handed out to be applied"
         self.applying = last
         if self._max_applying_bytes < NO_LIMIT:
             size = encoded_size(entries)
@@ -264,7 +264,7 @@ class RaftLog:
 
     def applied_to(self, index: int) -> None:
         """The state machine has applied everything up to `index`, by applying entries or from a snapshot."""
-        assert self.applied <= index <= self.committed, "the applied index left its range"
+        assert self.applied <= index <= self.commit_index, "the applied index left its range"
         self.applied = index
         self.applying = max(self.applying, index)
         if self._max_applying_bytes < NO_LIMIT and self._handed_out and self._handed_out[0][0] <= index:
@@ -281,11 +281,11 @@ class RaftLog:
         """
         if self._applying_paused or self.unstable.snapshot is not None:
             return self.applying
-        return self.committed if allow_unstable else min(self.committed, self.unstable.offset - 1)
+        return self.commit_index if allow_unstable else min(self.commit_index, self.unstable.offset - 1)
 
     def __str__(self) -> str:
         return (
-            f"committed={self.committed}, applied={self.applied}, applying={self.applying}, "
+            f"committed={self.commit_index}, applied={self.applied}, applying={self.applying}, "
             f"unstable.offset={self.unstable.offset}, "
             f"unstable.offsetInProgress={self.unstable.offset_in_progress}, "
             f"len(unstable.Entries)={len(self.unstable.entries)}"

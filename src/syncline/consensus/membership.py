@@ -312,7 +312,7 @@ def _in_order(state: MembershipState) -> MembershipState:
 
 
 def _plain_progress(next_index: int, learner: bool) -> Progress:
-    return Progress(next=next_index, learner=learner, recent_active=True)
+    return Progress(next_index=next_index, learner=learner, recent_active=True)
 
 
 def _format_ids(node_ids: Iterable[NodeId]) -> str:

@@ -154,10 +154,9 @@ class RaftCore:
         self.term = hard_state.term
         self.vote = hard_state.vote
         if config.applied:
-            if not self.log.applied <= config.applied <= self.log.committed:
-                raise ValueError(
-                    f"applied is {config.applied}: the log is committed from {self.log.applied} to {self.log.committed}"
-                )
+            if not self.log.applied <= config.applied <= self.log.commit_index:
+                committed = f"from {self.log.applied} to {self.log.commit_index}"
+                raise ValueError(f"applied is {config.applied}: the log is committed {committed}")
             self.log.applied_to(config.applied)
         roles.become_follower(self, self.term, NONE)
         self.note(
@@ -166,7 +165,7 @@ class RaftCore:
             self.id,
             ",".join(f"{voter:x}" for voter in sorted(self.tracker.configuration.voters.voters)),
             self.term,
-            self.log.committed,
+            self.log.commit_index,
             self.log.applied,
             self.log.last_index,
             self.log.last_term,
@@ -178,7 +177,7 @@ class RaftCore:
         return SoftState(self.leader, self.state)
 
     def hard_state(self) -> HardState:
-        return HardState(self.term, self.vote, self.log.committed)
+        return HardState(self.term, self.vote, self.log.commit_index)
 
     def note(self, level: str, text: str, *values: object) -> None:
         """Tell the trace what happens; `text` is a %-format for `values`."""

@@ -57,7 +57,7 @@ class Status(msgspec.Struct, frozen=True):
     id: NodeId
     term: int
     vote: NodeId
-    commit: int
+    commit_index: int
     applied: int
     state: StateType
     leader: NodeId
@@ -162,7 +162,7 @@ class RawNode:
         """
         raft = self.raft
         if raft.state is StateType.LEADER:
-            raft.told_commit = raft.log.committed
+            raft.told_commit = raft.log.commit_index
             for node_id, progress in raft.tracker.progress.items():
                 if node_id != raft.id:
                     append_entries.tell_commit(raft, node_id, progress)
@@ -206,7 +206,7 @@ class RawNode:
         if room_bytes <= 0:
             return
         progress.paused_by_room = False
-        if progress.next <= raft.log.last_index:
+        if progress.next_index <= raft.log.last_index:
             append_entries.maybe_send_append(raft, node_id, progress, send_if_empty=False)
 
     def still_sending(self, node_id: NodeId) -> None:
@@ -220,7 +220,7 @@ class RawNode:
         raft = self.raft
         if raft.state is StateType.LEADER:
             for node_id, progress in raft.tracker.progress.items():
-                if node_id != raft.id and progress.next <= raft.log.last_index:
+                if node_id != raft.id and progress.next_index <= raft.log.last_index:
                     append_entries.maybe_send_append(raft, node_id, progress, send_if_empty=False)
 
     def report_snapshot(self, node_id: NodeId, ok: bool) -> None:
@@ -255,12 +255,12 @@ class RawNode:
             or raft.read_states
             or unstable.offset_in_progress < unstable.offset + len(unstable.entries)
             or (unstable.snapshot is not None and not unstable.snapshot_in_progress)
-            or log.committed != hard_state.commit
+            or log.commit_index != hard_state.commit
             or raft.term != hard_state.term
             or raft.vote != hard_state.vote
             or raft.leader != soft_state.leader
             or raft.state is not soft_state.state
-            or (log.applying < log.committed and log.has_next_committed(allow_unstable=not self._async_storage))
+            or (log.applying < log.commit_index and log.has_next_committed(allow_unstable=not self._async_storage))
         )
 
     def ready(self) -> Ready:
@@ -273,11 +273,11 @@ class RawNode:
         new_soft = new_hard = None
         if raft.leader != soft_state.leader or raft.state is not soft_state.state:
             new_soft = self._soft_state = raft.soft_state()
-        if log.committed != hard_state.commit or raft.term != term or raft.vote != vote:
+        if log.commit_index != hard_state.commit or raft.term != term or raft.vote != vote:
             new_hard = self._hard_state = raft.hard_state()
         entries, snapshot = unstable.next_entries(), unstable.next_snapshot()
         committed: Sequence[LogEntry] = ()
-        if log.applying < log.committed:
+        if log.applying < log.commit_index:
             committed = log.next_committed(allow_unstable=not self._async_storage)
         ready = Ready(
             soft_state=new_soft,
@@ -393,8 +393,8 @@ class RawNode:
         return self.raft.term
 
     @property
-    def commit(self) -> int:
-        return self.raft.log.committed
+    def commit_index(self) -> int:
+        return self.raft.log.commit_index
 
     @property
     def applied(self) -> int:
@@ -412,7 +412,7 @@ class RawNode:
             id=raft.id,
             term=raft.term,
             vote=raft.vote,
-            commit=raft.log.committed,
+            commit_index=raft.log.commit_index,
             applied=raft.log.applied,
             state=raft.state,
             leader=raft.leader,

@@ -100,7 +100,7 @@ def take_read(raft: RaftCore, request: Message) -> bool:
         return False
     # Until it has committed an entry of its own term, a leader does not know what is committed (thesis, 6.4). That
     # holds for a leader alone in its group as well: the commit index that it had before a restart may be lost.
-    if raft.log.term_or_zero(raft.log.committed) != raft.term:
+    if raft.log.term_or_zero(raft.log.commit_index) != raft.term:
         raft.reads.held.append(request)
     else:
         _start_read(raft, request)
@@ -112,9 +112,9 @@ def _start_read(raft: RaftCore, request: Message) -> None:
     # One voter is a quorum by itself; but a leader that was removed is not that voter, who may lead by now.
     alone = voters.singleton and raft.id in voters.voters
     if alone or raft.reads.option is ReadOnlyOption.LEASE_BASED:
-        raft.respond_to_read(request, raft.log.committed)
+        raft.respond_to_read(request, raft.log.commit_index)
         return
-    raft.reads.add(request, raft.log.committed)
+    raft.reads.add(request, raft.log.commit_index)
     raft.reads.acknowledge(raft.id, raft.reads.last_position)
     append_entries.broadcast_heartbeat(raft)
 

@@ -156,7 +156,7 @@ def _check_storage_response(raft: RaftCore, message: Message) -> StepRefusal | N
     log = raft.log
     if message.entries and message.entries[-1].index > log.applying:
         return StepRefusal.IMPOSSIBLE_INDEX
-    if message.snapshot is not None and message.snapshot.meta.index > log.committed:
+    if message.snapshot is not None and message.snapshot.meta.index > log.commit_index:
         return StepRefusal.IMPOSSIBLE_INDEX
     return None
 

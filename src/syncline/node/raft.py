@@ -119,7 +119,7 @@ class Raft(Administration):
         try:
             driver.reconfiguration.sync_peers()
             await driver.parts.transport.start()
-            known = driver.core.commit
+            known = driver.core.commit_index
             driver.start()
             while driver.applied < known:
                 await raft._wait_for_progress()

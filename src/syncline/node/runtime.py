@@ -361,7 +361,7 @@ class Driver:
         for response in responses:
             self.core.step(response)
         if not self._in_turn:  # else the turn sees it
-            self.parts.intake.look(self.core.commit - self.applied)
+            self.parts.intake.look(self.core.commit_index - self.applied)
             self.schedule()
 
     # -- the turn -----------------------------------------------------------------------------------------------------
@@ -383,7 +383,7 @@ class Driver:
                 self._flush_queue()
             if ask and self.reads.to_ask:
                 self.reads.ask(self.loop.time())
-            if self.core.raft.log.committed != self.commits.known:
+            if self.core.raft.log.commit_index != self.commits.known:
                 self.commits.look()
             if self.core.has_ready():
                 self._carry_out_all()
@@ -404,7 +404,7 @@ class Driver:
             applies += self.applied != applied
             if not self.core.has_ready():
                 break
-        self.parts.intake.look(self.core.commit - self.applied)
+        self.parts.intake.look(self.core.commit_index - self.applied)
 
     def _carry_out(self) -> None:
         ready = self.core.ready()

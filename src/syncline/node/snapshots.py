@@ -354,7 +354,7 @@ class Snapshotter:
         held = next((own for own in driver.parts.snapshots.list() if own.meta == offered.meta), None)
         if held is not None:
             return _IncomingSnapshot(self, message, None, held.size_bytes)
-        if offered.index <= driver.core.commit:
+        if offered.index <= driver.core.commit_index:
             # Nothing in it is new; the core says so to the leader, which then goes on from there.
             driver.on_messages(sender, [message])
             raise TransportError(f"entry {offered.index} is committed here already: no snapshot is needed")

@@ -307,7 +307,7 @@ def _confirmation(config: Config, opened: _Opened, transport: Transport, relay: 
         refusals = refusing(transport.stats(), RefusalCode.OLDER_START)
         return [peer for peer in refusals if peer in opened.book.members]
 
-    known = opened.core.commit
+    known = opened.core.commit_index
     return Confirmation(
         opened.identity.node_id,
         relay.membership,

@@ -89,7 +89,7 @@ class CommittedIsDurable(Invariant):
 
     def looked(self, view: WatchedMember) -> None:
         core = view.core
-        commit = core.commit
+        commit = core.commit_index
         if commit == view.commit or core.state is not StateType.LEADER:
             return
         term = core.raft.log.term(commit)
@@ -138,8 +138,8 @@ def _difference(before: DurableLog, view: WatchedMember) -> str:
         return f"its vote in term {now.term} is another one"
     if now.term > then.term and now.vote != NONE:
         return f"it has a vote in term {now.term}, which it has entered by a snapshot: it never voted in it"
-    if now.log.committed < then.commit:
-        return f"its commit index went from {then.commit} back to {now.log.committed}"
+    if now.log.commit_index < then.commit:
+        return f"its commit index went from {then.commit} back to {now.log.commit_index}"
     first, last = now.log.first_index, now.log.last_index
     if last < before.last:
         return f"its log ends at {last}, and {before.last} was durable"

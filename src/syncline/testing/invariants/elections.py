@@ -107,11 +107,11 @@ class CampaignsByTheNewest(Invariant):
     def looked(self, view: WatchedMember) -> None:
         core = view.core
         campaigns = core.state in (StateType.PRE_CANDIDATE, StateType.CANDIDATE)
-        if not campaigns or view.state is not StateType.FOLLOWER or core.commit != view.commit:
+        if not campaigns or view.state is not StateType.FOLLOWER or core.commit_index != view.commit:
             return
         log = core.raft.log
         low = log.applied + 1
-        known = log.slice(low, core.commit + 1, 1 << 40) if low <= core.commit else ()
+        known = log.slice(low, core.commit_index + 1, 1 << 40) if low <= core.commit_index else ()
         changes = [entry.index for entry in known if entry.type is not EntryType.NORMAL]
         if changes:
             self.broken(f"{view.name} campaigns in term {core.term} with unapplied changes at {changes}")

@@ -68,11 +68,11 @@ class CommitAgreement(Invariant):
     name = "committed entries never change"
 
     def started(self, view: WatchedMember) -> None:
-        self._check(view, view.core.raft.log.first_index - 1, view.core.commit)
+        self._check(view, view.core.raft.log.first_index - 1, view.core.commit_index)
 
     def looked(self, view: WatchedMember) -> None:
-        if view.core.commit > view.commit:
-            self._check(view, view.commit, view.core.commit)
+        if view.core.commit_index > view.commit:
+            self._check(view, view.commit, view.core.commit_index)
 
     def _check(self, view: WatchedMember, before: int, commit: int) -> None:
         facts, log = self.facts, view.core.raft.log
@@ -94,10 +94,10 @@ class CommitsByItsOwnTerm(Invariant):
     def looked(self, view: WatchedMember) -> None:
         core = view.core
         led = view.state is StateType.LEADER and view.term == core.term
-        if led and core.state is StateType.LEADER and core.commit > view.commit:
-            term = core.raft.log.term(core.commit)
+        if led and core.state is StateType.LEADER and core.commit_index > view.commit:
+            term = core.raft.log.term(core.commit_index)
             if term != core.term:
-                self.broken(f"{view.name} leads term {core.term}, and commits {core.commit}@{term}")
+                self.broken(f"{view.name} leads term {core.term}, and commits {core.commit_index}@{term}")
 
 
 class NeverBack(Invariant):
@@ -113,8 +113,8 @@ class NeverBack(Invariant):
         core = view.core
         if core.term < view.term:
             self.broken(f"the term of {view.name} went from {view.term} back to {core.term}")
-        if core.commit < view.commit:
-            self.broken(f"the commit index of {view.name} went from {view.commit} back to {core.commit}")
+        if core.commit_index < view.commit:
+            self.broken(f"the commit index of {view.name} went from {view.commit} back to {core.commit_index}")
         if core.term == view.term and view.vote and core.raft.vote != view.vote:
             self.broken(f"{view.name} changed its vote in term {core.term}")
 

@@ -29,7 +29,7 @@ class OneChangeAtATime(Invariant):
         if core.state is not StateType.LEADER or all(entry.type is EntryType.NORMAL for entry in entries):
             return
         log = core.raft.log
-        low = max(core.commit + 1, log.first_index)
+        low = max(core.commit_index + 1, log.first_index)
         tail = log.slice(low, log.last_index + 1, 1 << 40) if low <= log.last_index else ()
         changes = [entry.index for entry in tail if entry.type is not EntryType.NORMAL]
         if len(changes) > 1:

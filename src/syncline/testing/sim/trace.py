@@ -54,7 +54,7 @@ class Trace(Onlooker):
 
     def started(self, view: WatchedMember) -> None:
         core = view.core
-        log = f"log {core.raft.log.first_index}..{core.last_index}, commit {core.commit}"
+        log = f"log {core.raft.log.first_index}..{core.last_index}, commit {core.commit_index}"
         self._line(view, f"  has {log}, applied {view.driver.applied}")
 
     def looked(self, view: WatchedMember) -> None:
@@ -63,8 +63,8 @@ class Trace(Onlooker):
             self._line(view, f"  {core.state.name.lower()}")
         if core.raft.vote != view.vote and core.raft.vote:
             self._line(view, f"  votes for {self._facts.name(core.raft.vote)}")
-        if core.commit != view.commit:
-            self._line(view, f"  commit {view.commit} → {core.commit}")
+        if core.commit_index != view.commit:
+            self._line(view, f"  commit {view.commit} → {core.commit_index}")
 
     def appended(self, view: WatchedMember, entries: Sequence[LogEntry]) -> None:
         self._line(view, f"  log {_entries(entries)}")

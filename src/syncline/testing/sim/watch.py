@@ -150,13 +150,13 @@ class Watch(Observer):
         raft = view.core.raft
         if (
             raft.term != view.term
-            or raft.log.committed != view.commit
+            or raft.log.commit_index != view.commit
             or raft.state is not view.state
             or raft.vote != view.vote
         ):
             for call in self.on_looked:
                 call(view)
-            view.term, view.vote, view.state, view.commit = raft.term, raft.vote, raft.state, raft.log.committed
+            view.term, view.vote, view.state, view.commit = raft.term, raft.vote, raft.state, raft.log.commit_index
         if raft.tracker.configuration is not view.configuration or raft.restored_index != view.restored:
             view.configuration, view.restored = raft.tracker.configuration, raft.restored_index
             snapshot = raft.log.unstable.snapshot
@@ -168,7 +168,7 @@ class Watch(Observer):
 def _settle(view: WatchedMember, driver: Driver) -> None:
     """Begin the account of a life with what the node has found on its disk."""
     raft, durable = view.core.raft, view.durable
-    view.term, view.vote, view.state, view.commit = raft.term, raft.vote, raft.state, raft.log.committed
+    view.term, view.vote, view.state, view.commit = raft.term, raft.vote, raft.state, raft.log.commit_index
     view.configuration, view.restored = raft.tracker.configuration, raft.restored_index
     view.applied = 0
     durable.writing = ()
