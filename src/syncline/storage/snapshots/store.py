@@ -24,7 +24,7 @@ from typing import Final
 
 from syncline.consensus.types import MembershipState
 from syncline.errors import CorruptionError, DiskFull, NothingToSnapshot, StorageError, UsageError, WrongDirectory
-from syncline.platform.disk import Disk
+from syncline.platform.disk import Disk, File
 from syncline.storage.snapshots.file import (
     UNKNOWN_SHA256,
     SnapshotManifest,
@@ -55,6 +55,22 @@ BROKEN_SUFFIX: Final = ".broken"
 
 def snapshot_name(index: int, term: int) -> str:
     return f"{index:016x}-{term:016x}.snap"
+
+
+def check_intact(file: File, name: str, *, verify: bool = True) -> SnapshotManifest:
+    """Return the manifest of a snapshot that stands under this name. `verify` reads all of its data.
+
+    Raises:
+        CorruptionError: header, length, name or data are not those of a snapshot that was written.
+        FormatVersionError: another version wrote it.
+    """
+    manifest, offset = read_header(file)
+    check_length(file, manifest, offset)
+    if name != snapshot_name(manifest.index, manifest.term):
+        raise CorruptionError(f"{file.path} is a copy of the snapshot at {manifest.index}: renamed", file=file.path)
+    if verify:
+        SnapshotReader(file, manifest, offset).verify()
+    return manifest
 
 
 class SnapshotStore:
@@ -214,7 +230,7 @@ class SnapshotStore:
             self._trusted_part = name
             return SnapshotPart(self, file, manifest, len(header), 0)
 
-    # Used by the writer and the receiver (`write.Owner`).
+    # Used by the writer and the receiver (`write.SnapshotOwner`).
 
     def adopt(self, path: str, manifest: SnapshotManifest) -> None:
         """Give a file, whole and synced, the name under which it counts; durable on return."""
@@ -283,12 +299,7 @@ class SnapshotStore:
         path = f"{self.path}/{name}"
         file = self._disk.open(path)
         try:
-            manifest, offset = read_header(file)
-            check_length(file, manifest, offset)
-            if name != snapshot_name(manifest.index, manifest.term):
-                raise CorruptionError(f"{path} is a copy of the snapshot at {manifest.index}: renamed", file=path)
-            if verify:
-                SnapshotReader(file, manifest, offset).verify()
+            manifest = check_intact(file, name, verify=verify)
         except CorruptionError as error:
             self._break_off(name, str(error))
             return None
