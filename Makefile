@@ -39,12 +39,19 @@ soak: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m syncline.testing.simulate --seeds $(SEEDS) --jobs $(JOBS)
 
+# Are all names that a user can import typed, so that no type checker has to guess? It finds the package, and what the
+# package imports, through the first `python` on the path. Then: does it infer what users' programs rely on?
+PYRIGHT := PATH="$(CURDIR)/$(BIN):$$PATH" PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+
 # Reads only: nothing in the tree is changed.
 verify: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(PYRIGHT) --verifytypes syncline --ignoreexternal >$(VENV)/types.txt || { grep -v '^   syncline' $(VENV)/types.txt; exit 1; }
+	@grep 'completeness' $(VENV)/types.txt
+	$(PYRIGHT) tests/unit/test_raft_api.py
 	$(BIN)/python -m pytest tests/unit/test_tidy.py
 
 # Seconds, while you work: lint, types, tidiness, and the tests whose files you changed.

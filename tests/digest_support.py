@@ -96,7 +96,7 @@ class Trial:
                 assert raft is not None, server
                 done += await self.attempt(server, raft)
 
-    async def attempt(self, server: SimServer, raft: Raft) -> bool:
+    async def attempt(self, server: SimServer, raft: Raft[object]) -> bool:
         """Write once; whether it was acknowledged. The process may end meanwhile."""
         call = server.call(lambda: asyncio.ensure_future(attempt(raft)))
         await asyncio.wait([call], timeout=2.0)
@@ -131,7 +131,7 @@ class Trial:
         return [bool(self.digests(server).alarm) for server in self.cluster.running]
 
 
-async def attempt(raft: Raft) -> bool:
+async def attempt(raft: Raft[object]) -> bool:
     try:
         await raft.apply(b"command", timeout=1.0)
     except (OperationError, NodeFailed):

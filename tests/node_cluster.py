@@ -10,9 +10,11 @@ from typing import BinaryIO
 
 import msgspec
 
-from syncline import FSM, Config, Entry, EventKind, FSMSnapshot, MemberInfo, Raft, SnapshotSink
+from syncline import FSM, Config, Entry, FSMSnapshot, Member, Raft, SnapshotSink
 from syncline.errors import Rejected
-from syncline.platform.disk import Disk
+from syncline.node.events import AnyEvent
+from syncline.platform.disk import Disk, OsDisk
+from syncline.platform.world import World
 from syncline.version import FEATURE_LEVEL
 from tests.ports import free_block
 
@@ -71,7 +73,7 @@ class View:
         self._owner.released += 1
 
 
-async def until(raft: Raft, condition: Callable[[], bool]) -> None:
+async def until(raft: Raft[object], condition: Callable[[], bool]) -> None:
     """Wait until it holds: looked at with every change of the node, and at least with every tick."""
     driver = raft._driver
     async with asyncio.timeout(LIMIT_S):
@@ -92,7 +94,7 @@ class Cluster:
         } | settings
         self.first_port = free_block(16)
         self.peers = {name: self.address(name) for name in names}
-        self.rafts: dict[str, Raft] = {}
+        self.rafts: dict[str, Raft[object]] = {}
         self.machines: dict[str, Listing] = {}
         self.make: Callable[[], Listing] = Listing
 
@@ -107,32 +109,33 @@ class Cluster:
 
     async def start(
         self, name: str, *, disk: Disk | None = None, feature_level: int = FEATURE_LEVEL, **settings: object
-    ) -> Raft:
+    ) -> Raft[object]:
         machine = self.make()
-        fsm: FSM = machine
-        raft = await Raft.open(self.config(name, **settings), fsm, disk=disk, feature_level=feature_level)
+        fsm: FSM[object] = machine
+        world = World(disk=disk or OsDisk(), feature_level=feature_level)
+        raft = await Raft.open(self.config(name, **settings), fsm, world=world)
         self.rafts[name], self.machines[name] = raft, machine
         return raft
 
     async def start_all(self) -> None:
         await asyncio.gather(*(self.start(name) for name in self.peers))
 
-    async def join(self, through: Raft, name: str, *, promote: bool = True) -> tuple[MemberInfo, Raft]:
+    async def join(self, through: Raft[object], name: str, *, promote: bool = True) -> tuple[Member, Raft[object]]:
         info = await through.add_learner(name, self.address(name), promote=promote)
         return info, await self.start(name, cluster_id=through.cluster_id, node_id=info.id)
 
-    async def leader(self) -> Raft:
+    async def leader(self) -> Raft[object]:
         """The leader, as all that run agree."""
         running = [raft for raft in self.rafts.values() if not raft._driver.stopped]
 
         def agreed() -> bool:
-            leaders = {raft.leader for raft in running}
+            leaders = {raft.stats().leader for raft in running}
             return len(leaders) == 1 and None not in leaders and any(raft.is_leader for raft in running)
 
         await until(running[0], agreed)
         return next(raft for raft in running if raft.is_leader)
 
-    async def pair(self) -> tuple[Raft, Raft]:
+    async def pair(self) -> tuple[Raft[object], Raft[object]]:
         """The leader and a follower."""
         leader = await self.leader()
         return leader, next(raft for raft in self.rafts.values() if raft is not leader)
@@ -143,7 +146,7 @@ class Cluster:
             book = raft._driver.parts.book.members
             await until(raft, lambda: all(member.directory for member in book.values()))  # noqa: B023 - awaited at once
 
-    def machine(self, raft: Raft) -> Listing:
+    def machine(self, raft: Raft[object]) -> Listing:
         return self.machines[raft.config.name]
 
     async def stop(self, name: str) -> None:
@@ -176,12 +179,12 @@ async def all_apply(nodes: Cluster, data: bytes) -> None:
     await until(leader, lambda: len({book.dump() for book in books}) == 1)
 
 
-async def first_event(raft: Raft, kind: EventKind, trigger: Awaitable[object]) -> str:
-    """The detail of the first event of a kind that follows from `trigger`."""
-    watch = raft.events([kind])
+async def first_event(raft: Raft[object], kind: type[AnyEvent], trigger: Awaitable[object]) -> AnyEvent:
+    """The first event of a kind that follows from `trigger`."""
+    watch = raft.events(kind)
     await trigger
     async with asyncio.timeout(LIMIT_S):
-        return (await anext(watch)).detail
+        return await anext(watch)
 
 
 async def see_kept(nodes: Cluster) -> None:

@@ -35,7 +35,7 @@ REFUSED: Final = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n
 class Reads:
     """Those that wait for a confirmation of the leader; many share one, as in the server."""
 
-    def __init__(self, raft: Raft) -> None:
+    def __init__(self, raft: Raft[object]) -> None:
         self._raft = raft
         self._now_s = asyncio.get_running_loop().time
         self._shared: ReadFuture | None = None
@@ -59,7 +59,7 @@ class Reads:
 class Bare(asyncio.Protocol):
     """One connection. A request comes whole, and the next after the answer, as wrk sends them."""
 
-    def __init__(self, raft: Raft, reads: Reads) -> None:
+    def __init__(self, raft: Raft[object], reads: Reads) -> None:
         self._raft = raft
         self._reads = reads
 
@@ -70,7 +70,7 @@ class Bare(asyncio.Protocol):
         if data[0] == GET:
             self._reads.add(self._transport)
         else:
-            self._raft.apply_then(COMMAND, self._applied, timeout=TIMEOUT_S)
+            self._raft._apply_then(COMMAND, self._applied, timeout=TIMEOUT_S)
 
     def _applied(self, _: object, error: Exception | None) -> None:
         self._transport.write(REFUSED if error else ANSWER)
@@ -80,7 +80,7 @@ async def main(name: str, directory: str, members: str) -> None:
     peers = dict(member.split("=") for member in members.split(","))
     loop = asyncio.get_running_loop()
     interpreter.prepare()  # as `syncline serve` does
-    async with await Raft.open(Config(name=name, data_dir=directory, listen=peers[name], peers=peers), Store()) as raft:
+    async with Raft.open(Config(name=name, data_dir=directory, listen=peers[name], peers=peers), Store()) as raft:
         reads = Reads(raft)
         async with await loop.create_server(lambda: Bare(raft, reads), "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]

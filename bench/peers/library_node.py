@@ -53,7 +53,7 @@ class StoreSnapshot:
         self._values = {}
 
 
-async def run_load(raft: Raft, clients: int, seconds: float, value_bytes: int) -> dict[str, object]:
+async def run_load(raft: Raft[object], clients: int, seconds: float, value_bytes: int) -> dict[str, object]:
     """Each client awaits one `apply` after the other."""
     value, rng = b"x" * value_bytes, random.Random(1)
     latencies_us: list[int] = []
@@ -78,7 +78,7 @@ async def run_load(raft: Raft, clients: int, seconds: float, value_bytes: int) -
 async def main(name: str, directory: str, members: str) -> None:
     peers = dict(member.split("=") for member in members.split(","))
     interpreter.prepare()  # as `syncline serve` does
-    async with await Raft.open(Config(name=name, data_dir=directory, listen=peers[name], peers=peers), Store()) as raft:
+    async with Raft.open(Config(name=name, data_dir=directory, listen=peers[name], peers=peers), Store()) as raft:
         interpreter.freeze()
         loop = asyncio.get_running_loop()
         while line := await loop.run_in_executor(None, sys.stdin.readline):

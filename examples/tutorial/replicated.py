@@ -83,7 +83,7 @@ class Store:
             yield State() if content is None else msgpack.decode(content, type=State)
 
 
-async def respond(raft: Raft, store: Store, method: str, path: str, body: bytes) -> Answer:
+async def respond(raft: Raft[object], store: Store, method: str, path: str, body: bytes) -> Answer:
     key = path.removeprefix("/key/")
     if key == path or not key:
         return NO_ROUTE
@@ -103,7 +103,7 @@ async def main(name: str, store: Store, snapshot_entries: int = 100_000) -> None
         peers=PEERS,
         snapshot_entries=snapshot_entries,
     )
-    async with await Raft.open(config, store) as raft:
+    async with Raft.open(config, store) as raft:
         loop = asyncio.get_running_loop()
 
         def on_loop(method: str, path: str, body: bytes) -> Answer:

@@ -22,7 +22,7 @@ PORTS = {name: FIRST_PORT + at for at, name in enumerate("abcdefg")}
 PEERS = {name: f"{HOST}:{PORTS[name] + 100}" for name in "abc"}
 
 
-async def open_node(name: str, member: str) -> tuple[Raft, Store]:
+async def open_node(name: str, member: str) -> tuple[Raft[object], Store]:
     """Open the node: with the others of the first three, or, given a member's URL, as one that joins."""
     store, address = Store(f"tutorial-data/{name}"), f"{HOST}:{PORTS[name] + 100}"
 
@@ -41,7 +41,7 @@ async def open_node(name: str, member: str) -> tuple[Raft, Store]:
     return await (Raft.join(config, store, ask) if member else Raft.open(config, store)), store
 
 
-async def respond(raft: Raft, store: Store, method: str, path: str, body: bytes) -> Answer:
+async def respond(raft: Raft[object], store: Store, method: str, path: str, body: bytes) -> Answer:
     """A request's status and body. A write is answered once a majority has it, on whichever node it came in."""
     command: Command | None = None
     match method, path.split("/", 2)[1:]:
@@ -49,8 +49,7 @@ async def respond(raft: Raft, store: Store, method: str, path: str, body: bytes)
             lines = [f"{member.name} {member.role}\n" for member in raft.membership().members.values()]
             return 200, "".join(sorted(lines)).encode()
         case "GET", ["leader"]:
-            leader = raft.membership().members.get(raft.leader or 0)
-            return 200, f"{leader.name if leader else 'none'}\n".encode()
+            return 200, f"{raft.leader.name if raft.leader else 'none'}\n".encode()
         case "POST", ["join"]:
             new = json.loads(body)
             await raft.add_learner(

@@ -3,7 +3,7 @@
     SynclineError
     ├── ConfigError               a setting, flag or file that can't be used (also a ValueError)
     ├── UsageError                a call that can't be made here or now (also a RuntimeError)
-    ├── OperationError            one operation failed; `outcome` says whether it can still take effect
+    ├── OperationError            one operation failed
     │   ├── Rejected              the state machine refused it, the same way on every node
     │   ├── NotLeader             this node does not lead; `leader` says who does, where known
     │   ├── NoLeader              nobody leads: no quorum, or an election is under way
@@ -11,14 +11,15 @@
     │   │   └── BacklogFull       too much is committed and not applied yet
     │   ├── NoSpace               the state machine's state has reached its limit; commands that free space pass
     │   ├── TooLarge              above a limit; nothing was stored
-    │   ├── DeadlineExceeded      the deadline passed first
+    │   ├── DeadlineExceeded      the deadline passed first (also a TimeoutError)
     │   ├── Superseded            another leader's entry was committed in its place
     │   ├── MembershipError       a change of the membership that can't be made
     │   │   └── QuorumAtRisk      after it no quorum of the voters would be alive
     │   ├── TransferFailed        the leadership did not reach the node it was meant for
     │   ├── NothingToSnapshot     nothing was applied since the newest snapshot
     │   ├── Closed                the node was closed before the operation ended
-    │   ├── Unreachable           (client) no server could be reached, or the connection was lost before the answer
+    │   ├── Unreachable           (client) no server could be reached, or the connection was lost (also a
+    │   │                         ConnectionError)
     │   └── RequestFailed         (client) the server refused, for a reason that has no class of its own: see `code`
     ├── NodeFailed                the node stopped itself: its disk, its log or its state machine can't be trusted
     ├── StorageError              files on disk
@@ -32,8 +33,17 @@
         ├── HandshakeRefused      the other end is not who it should be, and said why
         └── FrameError            bytes that are not a frame of ours
 
-Catch `OperationError` around an operation and look at `outcome`: `not_applied` is safe to retry, `unknown` may or
-may not take effect (now or later).
+Each error has an `outcome`: after `not_applied` a retry is safe; after `unknown` the operation may or may not take
+effect, now or later. Catch `OperationError` around an operation:
+
+    try:
+        await raft.apply(b"...")
+    except OperationError as error:
+        if error.outcome is Outcome.UNKNOWN:
+            ...  # read before you try again
+
+`DeadlineExceeded` and `Unreachable` are also `OSError`s, as all of Python's own `TimeoutError` and `ConnectionError`
+are: a handler of `OSError` around an operation catches them, too.
 """
 
 from __future__ import annotations
@@ -87,15 +97,22 @@ class Outcome(StrEnum):
 
 
 class SynclineError(Exception):
-    """The root of the tree."""
+    """The root of the tree. `outcome` says whether the operation that failed can still take effect."""
+
+    outcome: Outcome = Outcome.UNKNOWN
+    """What is not known to be safe to retry is `unknown`."""
 
 
 class ConfigError(SynclineError, ValueError):
     """A setting that can't be used. The message names the setting, the value and what would be accepted."""
 
+    outcome: Outcome = Outcome.NOT_APPLIED
+
 
 class UsageError(SynclineError, RuntimeError):
     """A call that can't be made in this place or state, such as a second `open` of one node."""
+
+    outcome: Outcome = Outcome.NOT_APPLIED
 
 
 class OperationError(SynclineError):
@@ -104,8 +121,10 @@ class OperationError(SynclineError):
     `code` is stable and is what the HTTP interface shows; `outcome` says whether a retry is safe.
     """
 
-    code = "operation_failed"
-    outcome = Outcome.NOT_APPLIED
+    code: str = "operation_failed"
+    outcome: Outcome = Outcome.NOT_APPLIED
+    leader: int | None
+    """The id of the node that leads, if it is known."""
 
     def __init__(self, message: str, *, outcome: Outcome | None = None, leader: int | None = None) -> None:
         super().__init__(message)
@@ -122,7 +141,7 @@ class Rejected(OperationError):
     `code` names the refusal for programs; `details` holds plain data (numbers, texts) for the caller.
     """
 
-    code = "rejected"
+    code: str = "rejected"
 
     def __init__(self, message: str, *, code: str | None = None, details: dict[str, int | str] | None = None) -> None:
         super().__init__(message)
@@ -134,19 +153,19 @@ class Rejected(OperationError):
 class NotLeader(OperationError):
     """This node does not lead; `leader` is the id of the node that does, where known."""
 
-    code = "not_leader"
+    code: str = "not_leader"
 
 
 class NoLeader(OperationError):
     """Nobody leads: no quorum is reachable, or an election is under way."""
 
-    code = "no_leader"
+    code: str = "no_leader"
 
 
 class Dropped(OperationError):
     """The leader let the proposal go before it entered the log: too much in flight, or a hand-over under way."""
 
-    code = "dropped"
+    code: str = "dropped"
 
 
 class BacklogFull(Dropped):
@@ -155,26 +174,29 @@ class BacklogFull(Dropped):
     Nothing was proposed. Wait until some of it is applied, or propose less at a time.
     """
 
-    code = "backlog"
+    code: str = "backlog"
 
 
 class NoSpace(OperationError):
     """The state machine's state has reached its limit. Commands that delete still pass; the message says what helps."""
 
-    code = "no_space"
+    code: str = "no_space"
 
 
 class TooLarge(OperationError):
     """Above a limit that the message names. Nothing was stored."""
 
-    code = "too_large"
+    code: str = "too_large"
 
 
-class DeadlineExceeded(OperationError):
-    """The deadline passed. `outcome` is `unknown` unless it is certain that nothing was proposed."""
+class DeadlineExceeded(OperationError, TimeoutError):
+    """The deadline passed; also a `TimeoutError`.
 
-    code = "deadline_exceeded"
-    outcome = Outcome.UNKNOWN
+    `outcome` is `unknown` unless it is certain that nothing was proposed.
+    """
+
+    code: str = "deadline_exceeded"
+    outcome: Outcome = Outcome.UNKNOWN
 
 
 class Superseded(OperationError):
@@ -184,13 +206,13 @@ class Superseded(OperationError):
     unless a later command of the same node was applied before it.
     """
 
-    code = "superseded"
+    code: str = "superseded"
 
 
 class MembershipError(OperationError):
     """A change of the membership that can't be made; the message says why and what to do."""
 
-    code = "membership"
+    code: str = "membership"
 
 
 class QuorumAtRisk(MembershipError):
@@ -199,38 +221,41 @@ class QuorumAtRisk(MembershipError):
     The message names the voters that are not alive, or not caught up. Start them first, or pass `force=True`.
     """
 
-    code = "quorum_at_risk"
+    code: str = "quorum_at_risk"
 
 
 class TransferFailed(OperationError):
     """The leadership did not reach the node that it was meant for before the deadline."""
 
-    code = "transfer_failed"
+    code: str = "transfer_failed"
 
 
 class NothingToSnapshot(OperationError):
     """Nothing was applied since the newest snapshot."""
 
-    code = "nothing_to_snapshot"
+    code: str = "nothing_to_snapshot"
 
 
 class Closed(OperationError):
     """The node was closed before the operation ended."""
 
-    code = "closed"
-    outcome = Outcome.UNKNOWN
+    code: str = "closed"
+    outcome: Outcome = Outcome.UNKNOWN
 
 
-class Unreachable(OperationError):
-    """A client reached no server, or lost the connection before the answer came (`outcome` is then `unknown`)."""
+class Unreachable(OperationError, ConnectionError):
+    """A client reached no server, or lost the connection before the answer came (`outcome` is then `unknown`).
 
-    code = "unreachable"
+    Also a `ConnectionError`.
+    """
+
+    code: str = "unreachable"
 
 
 class RequestFailed(OperationError):
     """A server refused a client's request; `code` is the server's own, `status` the HTTP status it came with."""
 
-    code = "request_failed"
+    code: str = "request_failed"
 
     def __init__(
         self,
@@ -248,7 +273,14 @@ class RequestFailed(OperationError):
 
 
 class NodeFailed(SynclineError):
-    """The node stopped itself (fail-stop): going on would risk the data. The message says what, where, what to do."""
+    """The node stopped itself (fail-stop): going on would risk the data. The message says what, where, what to do.
+
+    `outcome` is `not_applied` for an operation that began after the stop, and `unknown` for those before.
+    """
+
+    def __init__(self, message: str, *, outcome: Outcome = Outcome.UNKNOWN) -> None:
+        super().__init__(message)
+        self.outcome = outcome
 
 
 class StorageError(SynclineError):
@@ -258,6 +290,8 @@ class StorageError(SynclineError):
 class DirectoryLocked(StorageError):
     """Another live process holds the data directory; `pid` is its process id, where known."""
 
+    outcome: Outcome = Outcome.NOT_APPLIED
+
     def __init__(self, message: str, *, pid: int | None = None) -> None:
         super().__init__(message)
         self.pid = pid
@@ -266,9 +300,13 @@ class DirectoryLocked(StorageError):
 class WrongDirectory(StorageError):
     """The data directory belongs to another cluster or another node."""
 
+    outcome: Outcome = Outcome.NOT_APPLIED
+
 
 class FormatVersionError(StorageError):
     """The files were written in a format that this version can't read. The message says which one can."""
+
+    outcome: Outcome = Outcome.NOT_APPLIED
 
 
 class CorruptionError(StorageError):
@@ -276,6 +314,8 @@ class CorruptionError(StorageError):
 
     `file` and `offset` say where; `first_index` and `last_index` which entries are affected, where known.
     """
+
+    outcome: Outcome = Outcome.NOT_APPLIED
 
     def __init__(
         self,
@@ -297,9 +337,13 @@ class RepairNeeded(StorageError):
     """The node can't start on this directory under its identity, though no byte of it is wrong. The message says why,
     and how `syncline repair` is called."""
 
+    outcome: Outcome = Outcome.NOT_APPLIED
+
 
 class DiskFull(StorageError):
     """A write was refused so that the reserve is kept. Reads go on; the refusal ends when space returns."""
+
+    outcome: Outcome = Outcome.NOT_APPLIED
 
 
 class TransportError(SynclineError):
@@ -308,6 +352,8 @@ class TransportError(SynclineError):
 
 class HandshakeRefused(TransportError):
     """One of the two ends is not who the other expects; the message says what differs."""
+
+    outcome: Outcome = Outcome.NOT_APPLIED
 
 
 class FrameError(TransportError):

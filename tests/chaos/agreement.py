@@ -60,7 +60,7 @@ async def agree(fleet: Fleet) -> Agreement:
 
 
 async def _held(node: ChaosNode) -> Items:
-    async with node.client(timeout_s=HEALED_WITHIN_S) as client:
+    async with node.client(timeout=HEALED_WITHIN_S) as client:
         return {item.key: item async for item in client.scan(values=True, consistency="stale")}
 
 

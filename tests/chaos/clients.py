@@ -17,6 +17,7 @@ from typing import Final, TypeAlias
 from syncline.client import AsyncClient, GetOp, PutOp, TxnResult
 from syncline.client import Compare as WireCompare
 from syncline.errors import OperationError, Outcome, Rejected
+from syncline.platform.world import World
 from syncline.testing.linearizability.history import (
     ABSENT,
     Call,
@@ -117,7 +118,7 @@ class _Client:
         ]
 
     async def run(self, stopping: asyncio.Event) -> None:
-        async with AsyncClient(self._urls, timeout_s=TIMEOUT_S, rng=self._rng) as client:
+        async with AsyncClient(self._urls, timeout=TIMEOUT_S, world=World(rng=self._rng)) as client:
             while not stopping.is_set():
                 actions, weights = zip(*(self._careful if self._in_doubt else self._all), strict=True)
                 (action,) = self._rng.choices(actions, weights)

@@ -163,8 +163,8 @@ class Fleet:
     def others(self, node: ChaosNode) -> list[ChaosNode]:
         return [other for other in self.nodes if other is not node]
 
-    def client(self, timeout_s: float = 10.0) -> AsyncClient:
-        return AsyncClient(self.endpoints, timeout_s=timeout_s)
+    def client(self, timeout: float = 10.0) -> AsyncClient:
+        return AsyncClient(self.endpoints, timeout=timeout)
 
     def start(self) -> None:
         for node in self.nodes:
@@ -218,7 +218,7 @@ class Fleet:
         await eventually(f"{node.label} is open", answers, deadline_s=STARTED_WITHIN_S)
 
     async def _ready(self, node: ChaosNode) -> None:
-        async with node.client(timeout_s=2.0) as client:
+        async with node.client(timeout=2.0) as client:
 
             async def reads() -> bool:
                 await client.get("readiness")
@@ -227,7 +227,7 @@ class Fleet:
             await eventually(f"{node.label} serves reads again", reads, deadline_s=HEALED_WITHIN_S)
 
     async def status(self, node: ChaosNode, timeout_s: float = 1.0) -> NodeStatus:
-        async with node.client(timeout_s=timeout_s) as client:
+        async with node.client(timeout=timeout_s) as client:
             return await client.status()
 
     async def leader(self) -> ChaosNode | None:

@@ -47,6 +47,8 @@ class Operator:
         async def finished() -> None:
             try:
                 await asyncio.wait_for(task, CHANGED_WITHIN_S)
+            except OperationError:  # a `DeadlineExceeded` of the client is a `TimeoutError`, too
+                raise
             except TimeoutError:
                 raise AssertionError(f"{node.label} could not be replaced within {CHANGED_WITHIN_S:g} s") from None
             finally:
@@ -59,7 +61,7 @@ class Operator:
         names = f"demoted {node.label}"
         async with self._fleet.client() as client:
             try:
-                await client.demote_member(node.name, timeout_s=REQUEST_S)
+                await client.demote_member(node.name, timeout=REQUEST_S)
             except OperationError as error:
                 names = f"asked to demote {node.label}: {error.code}"
 
@@ -67,7 +69,7 @@ class Operator:
             async with self._fleet.client() as client:
 
                 async def promoted() -> bool:
-                    await client.promote_member(node.name, timeout_s=REQUEST_S)
+                    await client.promote_member(node.name, timeout=REQUEST_S)
                     return True
 
                 await eventually(f"{node.label} votes again", promoted, deadline_s=CHANGED_WITHIN_S)
@@ -82,7 +84,7 @@ class Operator:
             for name in names:
                 async with self._fleet.client() as client:
                     with contextlib.suppress(OperationError):  # an allowed answer, and no operation of the history
-                        await client.transfer_leadership(name, timeout_s=REQUEST_S)
+                        await client.transfer_leadership(name, timeout=REQUEST_S)
 
         task = asyncio.create_task(transfers())
 
@@ -93,9 +95,9 @@ class Operator:
 
     async def snapshot(self, node: ChaosNode) -> tuple[str, Undo]:
         """Have one node take a snapshot now."""
-        async with node.client(timeout_s=REQUEST_S) as client:
+        async with node.client(timeout=REQUEST_S) as client:
             try:
-                taken = await client.snapshot(timeout_s=REQUEST_S)
+                taken = await client.snapshot(timeout=REQUEST_S)
             except OperationError as error:
                 return f"{node.label} took no snapshot: {error}", _nothing
         return f"snapshot {taken.index} on {node.label}", _nothing
@@ -140,7 +142,7 @@ class Operator:
         """Whether it is certain now that this id is no member."""
         async with self._fleet.client() as client:
             try:
-                await client.remove_member(member_id, timeout_s=REQUEST_S)
+                await client.remove_member(member_id, timeout=REQUEST_S)
             except MembershipError as error:
                 return error.code == NO_SUCH_MEMBER
             except OperationError:

@@ -52,7 +52,7 @@ class Observer:
                 raise ended
 
     async def _look_at(self, node: ChaosNode) -> None:
-        async with AsyncClient(node.url, timeout_s=ANSWER_S, retry_refused=False) as client:
+        async with AsyncClient(node.url, timeout=ANSWER_S, retry_refused=False) as client:
             while True:
                 await asyncio.sleep(LOOK_S)
                 label = node.label

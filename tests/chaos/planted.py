@@ -34,7 +34,7 @@ TWICE_EVERY: Final = 10
 def stale_reads() -> None:
     """A linearizable read asks nobody (etcd 0.4.1 and Consul, Jepsen 2014)."""
 
-    def read_index(self: Operations, *, timeout: float = 5.0) -> ReadFuture:
+    def read_index(self: Operations[object], *, timeout: float = 5.0) -> ReadFuture:
         future = ReadFuture(loop=asyncio.get_running_loop())
         future.set_result(0)
         return future

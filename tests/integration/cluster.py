@@ -160,8 +160,8 @@ class Cluster:
     def endpoints(self) -> list[str]:
         return [node.url for node in self.nodes]
 
-    def client(self, timeout_s: float = 10.0) -> AsyncClient:
-        return AsyncClient(self.endpoints, timeout_s=timeout_s)
+    def client(self, timeout: float = 10.0) -> AsyncClient:
+        return AsyncClient(self.endpoints, timeout=timeout)
 
     def start(self) -> None:
         for node in self.nodes:
@@ -172,7 +172,7 @@ class Cluster:
         return next(node for node in self.nodes if node.name == name)
 
     async def status(self, node: Node) -> NodeStatus:
-        async with node.client(timeout_s=1.0) as client:
+        async with node.client(timeout=1.0) as client:
             return await client.status()
 
     async def wait_ready(self, nodes: Sequence[Node] | None = None) -> None:
@@ -181,7 +181,7 @@ class Cluster:
             await self._wait_ready(node)
 
     async def _wait_ready(self, node: Node) -> None:
-        async with node.client(timeout_s=2.0) as client:
+        async with node.client(timeout=2.0) as client:
 
             async def reads() -> bool:
                 assert node.running, f"{node.name} has ended:\n{node.log()}"
@@ -242,7 +242,7 @@ class Cluster:
 
 async def local_keys(node: Node, prefix: str) -> dict[str, int]:
     """What one node holds itself: key and revision, without asking anybody else."""
-    async with node.client(timeout_s=10.0) as client:
+    async with node.client(timeout=10.0) as client:
         return {
             item.key.decode(): item.mod_revision async for item in client.scan(prefix, consistency="stale", page=10_000)
         }

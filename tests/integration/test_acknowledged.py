@@ -39,7 +39,7 @@ class Writers:
 
     async def _write(self, lane: int) -> None:
         number = 0
-        async with self._cluster.client(timeout_s=2.0) as client:
+        async with self._cluster.client(timeout=2.0) as client:
             while True:
                 key = f"w/{lane}/{number}"
                 try:
@@ -78,7 +78,7 @@ def test_every_acknowledged_write_survives_the_death_of_all_nodes_on_each_of_the
 def test_a_reader_elsewhere_sees_an_acknowledged_write_at_once(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running_cluster(str(tmp_path)) as cluster:
-            clients = [node.client(timeout_s=15.0) for node in cluster.nodes]
+            clients = [node.client(timeout=15.0) for node in cluster.nodes]
             numbers = iter(range(ALTERNATIONS))
             stale: list[str] = []
 
@@ -110,7 +110,7 @@ def test_writes_go_on_without_a_minority_and_end_in_time_without_a_quorum(tmp_pa
                 loop = asyncio.get_running_loop()
                 begun_s = loop.time()
                 with pytest.raises(OperationError) as caught:
-                    await client.put("k", "with one of three", timeout_s=1.0)
+                    await client.put("k", "with one of three", timeout=1.0)
                 assert loop.time() - begun_s < 2.0
                 assert caught.value.outcome is Outcome.UNKNOWN
                 found = await client.get("k", consistency="stale")

@@ -202,7 +202,7 @@ def test_a_founder_alone_says_whom_it_waits_for_idles_and_stops_when_told(tmp_pa
         node.settings["initial-cluster"] = ",".join(f"{n}={a}" for n, a in {"n1": node.peer, **others}.items())
         node.start()
         try:
-            async with node.client(timeout_s=1.0) as client:
+            async with node.client(timeout=1.0) as client:
 
                 async def waits() -> bool:
                     told = (await client.status()).no_leader
@@ -323,7 +323,7 @@ def test_a_write_without_a_quorum_ends_at_its_deadline_and_was_not_applied(lonel
         async with lonely.client() as client:
             begun_s = loop.time()
             with pytest.raises(OperationError) as caught:
-                await client.put("k", "never", timeout_s=1.0)
+                await client.put("k", "never", timeout=1.0)
             assert loop.time() - begun_s < 1.5
             assert caught.value.outcome is Outcome.NOT_APPLIED
 
@@ -334,12 +334,12 @@ def test_reads_without_a_quorum_are_refused_unless_they_may_be_stale(lonely: Nod
     async def scenario() -> None:
         async with lonely.client() as client:
             with pytest.raises(OperationError):
-                await client.get("k", timeout_s=1.0)
+                await client.get("k", timeout=1.0)
             found = await client.get("k", consistency="stale")
             assert found is not None
             assert found.value == b"v"
             with pytest.raises(OperationError) as caught:
-                await client.get("k", consistency="stale", max_stale_s=0.001, timeout_s=0.5)
+                await client.get("k", consistency="stale", max_stale_s=0.001, timeout=0.5)
             assert caught.value.code == "too_stale"
 
     run(scenario())
@@ -424,7 +424,7 @@ def test_a_leader_that_is_stopped_hands_over_first(tmp_path: Path) -> None:
             leader = await cluster.leader()
             others = [node for node in cluster.nodes if node is not leader]
             leader.send(signal.SIGTERM)
-            async with AsyncClient([node.url for node in others], timeout_s=3.5) as client:
+            async with AsyncClient([node.url for node in others], timeout=3.5) as client:
                 await client.put("k", "v", idempotent=True)  # no election could have been held by then
             assert await asyncio.to_thread(leader.wait) == 0
 
@@ -437,10 +437,10 @@ def test_a_paused_leader_is_replaced_and_follows_when_it_is_back(tmp_path: Path)
             leader = await cluster.leader()
             others = [node for node in cluster.nodes if node is not leader]
             leader.pause()
-            async with AsyncClient([node.url for node in others], timeout_s=15.0) as client:
+            async with AsyncClient([node.url for node in others], timeout=15.0) as client:
                 await client.put("k", "without it", idempotent=True)
             leader.resume()
-            async with leader.client(timeout_s=15.0) as client:
+            async with leader.client(timeout=15.0) as client:
                 found = await client.get("k")
                 assert found is not None
                 assert found.value == b"without it", "a deposed leader must not answer from memory"

@@ -43,7 +43,7 @@ async def write_many(cluster: Cluster, count: int) -> None:
             if not head.startswith(b"HTTP/1.1 20"):
                 again.append(number)
     writer.close()
-    async with AsyncClient(leader.url, timeout_s=30.0) as client:
+    async with AsyncClient(leader.url, timeout=30.0) as client:
         for number in again:  # of the moment in which another node came to lead
             await client.put(f"k/{number % (count // 100)}", f"value {number}", idempotent=True)
 
@@ -89,7 +89,7 @@ def test_a_node_catches_up_by_snapshot_and_a_fresh_one_becomes_a_voter(tmp_path:
 
             # It is a full member: with it, two others of four may not be missed, but one may.
             away.kill()
-            async with fresh.client(timeout_s=15.0) as client:
+            async with fresh.client(timeout=15.0) as client:
                 await client.put("after", "all", idempotent=True)
 
     run(scenario(), timeout_s=190.0)

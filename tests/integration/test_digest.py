@@ -7,11 +7,9 @@ import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import pytest
-
 from syncline.errors import NodeFailed
 from syncline.kv.machine import KvMachine
-from syncline.node.raft import Raft
+from syncline.platform.world import World
 from syncline.server.app import KvServer
 from syncline.server.config import ServerConfig
 from tests.integration.cluster import eventually
@@ -38,7 +36,8 @@ async def with_servers(path: Path, scenario: Callable[[list[KvServer]], Awaitabl
             ServerConfig(
                 name=name, data_dir=str(path / name), http_listen="127.0.0.1:0", peer_listen=address,
                 initial_cluster=members, heartbeat_s=0.05, election_s=0.5, reserve_bytes=0,
-            )
+            ),
+            world=World(digest_interval=INTERVAL),
         )
         for name, address in members.items()
     ]  # fmt: skip
@@ -51,7 +50,7 @@ async def with_servers(path: Path, scenario: Callable[[list[KvServer]], Awaitabl
 
 async def leader_of(servers: list[KvServer]) -> KvServer:
     async def leading() -> KvServer | None:
-        leaders = {server.raft.leader for server in servers}
+        leaders = {server.raft.stats().leader for server in servers}
         return next((one for one in servers if one.raft.is_leader), None) if len(leaders) == 1 else None
 
     return await eventually("the servers follow one leader", leading)
@@ -81,11 +80,7 @@ def change_outside_the_log(server: KvServer, key: bytes) -> None:
     store.put(key, b"changed", 0, store.revision)
 
 
-def test_digest_is_shown_over_http_and_a_node_that_differs_stops(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Raft, "_digest_interval", INTERVAL)
-
+def test_digest_is_shown_over_http_and_a_node_that_differs_stops(tmp_path: Path) -> None:
     async def scenario(servers: list[KvServer]) -> None:
         leader = await leader_of(servers)
         await write(leader, 2 * INTERVAL)
@@ -108,11 +103,7 @@ def test_digest_is_shown_over_http_and_a_node_that_differs_stops(
     run(with_servers(tmp_path, scenario), timeout_s=60.0)
 
 
-def test_digest_without_a_majority_fails_readiness_and_writes_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Raft, "_digest_interval", INTERVAL)
-
+def test_digest_without_a_majority_fails_readiness_and_writes_go_on(tmp_path: Path) -> None:
     async def scenario(servers: list[KvServer]) -> None:
         leader = await leader_of(servers)
         await write(leader, 2 * INTERVAL)

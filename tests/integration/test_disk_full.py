@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from syncline import EventKind, Raft
+from syncline import DiskSpaceLow, Raft
 from syncline.client import AsyncClient
 from syncline.errors import DiskFull, RequestFailed
 from tests.integration.cluster import Cluster, Node, eventually, running_cluster
@@ -37,7 +37,7 @@ class Nodes:
         self.nodes = nodes
         self.disks = disks
 
-    def disk(self, raft: Raft) -> TroubledDisk:
+    def disk(self, raft: Raft[object]) -> TroubledDisk:
         return self.disks[raft.config.name]
 
 
@@ -56,7 +56,7 @@ def with_disks(path: Path, check: Callable[[Nodes], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
-async def until_refused(raft: Raft) -> None:
+async def until_refused(raft: Raft[object]) -> None:
     """A node asks its disk now and then only: some writes may still be taken, and then none."""
     with pytest.raises(DiskFull, match="reserve"):  # noqa: PT012
         for _ in range(2 * RESERVE // 100_000):
@@ -90,7 +90,7 @@ def test_a_follower_with_a_full_disk_falls_behind_instead_of_stopping(tmp_path: 
         await leader.apply(b"before")
         machine = three.nodes.machine(follower)
         await until(follower, lambda: machine.items == [b"before"])
-        watch = follower.events([EventKind.DISK_FULL])
+        watch = follower.events(DiskSpaceLow)
         three.disk(follower).free = RESERVE // 2 - 1
         async with asyncio.timeout(10):
             await anext(watch)
@@ -206,7 +206,7 @@ def test_a_cluster_whose_leader_s_disk_is_full(tmp_path: Path) -> None:
         async with running_cluster(str(tmp_path / "nodes"), 3, reserve_bytes=str(RESERVE)) as three:
             leader = await led_by(three, three.node("n1"))
             follower = next(node for node in three.nodes if node is not leader)
-            async with follower.client(timeout_s=10.0) as client:
+            async with follower.client(timeout=10.0) as client:
                 await client.put("before", b"x")
                 file = ballast(small, RESERVE - MIB)
                 refusal = await refused(client)
@@ -238,7 +238,7 @@ def test_without_a_reserve_a_full_disk_ends_the_process_with_the_reason(tmp_path
         async with running_cluster(str(small), 1, reserve_bytes="0", snapshot_bytes=str(PLENTY)) as one:
             node = one.nodes[0]
             acknowledged = 0
-            async with node.client(timeout_s=5.0) as client:
+            async with node.client(timeout=5.0) as client:
                 with pytest.raises(Exception, match=r".") as caught:  # noqa: PT012
                     for number in range(5000):
                         await client.put(f"fill/{number}", os.urandom(100_000))

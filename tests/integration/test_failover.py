@@ -35,7 +35,7 @@ class Writers:
         def told(error: OperationError) -> None:
             self.errors.append(f"{node.name}, which the client would have hidden: {error!r}")
 
-        async with AsyncClient(node.url, timeout_s=TIMEOUT_S, on_retry=told) as client:
+        async with AsyncClient(node.url, timeout=TIMEOUT_S, on_retry=told) as client:
             count = 0
             while not self.over:
                 count += 1

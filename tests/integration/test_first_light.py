@@ -72,7 +72,7 @@ def test_a_tree_goes_in_through_a_follower_past_the_leaders_death_and_comes_out_
             through, other = await cluster.followers()
             arguments = ("import", str(tmp_path / "source"), "--json", "--endpoints", through.url)
             importing = asyncio.create_task(command(*arguments))
-            async with other.client(timeout_s=10.0) as client:
+            async with other.client(timeout=10.0) as client:
 
                 async def half_way() -> bool:
                     return await client.count("copy") >= len(files) // 2

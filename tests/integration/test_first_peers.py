@@ -40,7 +40,7 @@ def hello(member: int, address: str) -> Hello:
     )
 
 
-async def greet(raft: Raft, member: int, address: str) -> None:
+async def greet(raft: Raft[object], member: int, address: str) -> None:
     end = await RawEnd.dial(raft.advertised)
     assert isinstance(await end.introduce(hello(member, address)), Welcome)
     await end.close()

@@ -31,7 +31,7 @@ class Asked:
         await member.add_learner(self._name, self._nodes.address(self._name), node_id=node_id)
         return member.cluster_id
 
-    async def join(self) -> Raft:
+    async def join(self) -> Raft[object]:
         self._nodes.machines[self._name] = machine = Listing()
         raft = self._nodes.rafts[self._name] = await Raft.join(self._nodes.config(self._name), machine, self)
         return raft

@@ -52,7 +52,7 @@ class WatchedFile(OsFile):
 class Turns:
     """The most that one turn of the event loop sends to the peers, looked at between all turns."""
 
-    def __init__(self, raft: Raft) -> None:
+    def __init__(self, raft: Raft[object]) -> None:
         self._raft = raft
         self._loop = asyncio.get_running_loop()
         self._before = self._sent()
@@ -72,7 +72,7 @@ class Turns:
         self._handle.cancel()
 
 
-async def left_behind(nodes: Cluster, disk: WatchedDisk) -> tuple[Raft, str]:
+async def left_behind(nodes: Cluster, disk: WatchedDisk) -> tuple[Raft[object], str]:
     """A leader that has old entries on disk alone, and the name of a follower that is down and lacks them."""
     away = next(name for name in "abc" if nodes.rafts[name] is not await_leader(nodes))
     await nodes.stop(away)
@@ -88,7 +88,7 @@ async def left_behind(nodes: Cluster, disk: WatchedDisk) -> tuple[Raft, str]:
     return leader, away
 
 
-def await_leader(nodes: Cluster) -> Raft | None:
+def await_leader(nodes: Cluster) -> Raft[object] | None:
     return next((raft for raft in nodes.rafts.values() if raft.is_leader), None)
 
 

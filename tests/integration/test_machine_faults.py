@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from syncline import BytesSnapshot, Entry, EventKind, FSMSnapshot, Raft
+from syncline import BytesSnapshot, Entry, FSMSnapshot, Raft, SnapshotTaken
 from syncline.consensus.types import NodeId
 from syncline.errors import ConfigError, NodeFailed, StorageError
 from tests.node_cluster import Cluster, Listing, all_apply
@@ -157,10 +157,10 @@ def test_snapshot_that_fails_is_tried_again_and_no_node_stops(
             for machine in nodes.machines.values():
                 assert isinstance(machine, NoView)
                 machine.fails = False
-            watch = leader.events([EventKind.SNAPSHOT])
+            watch = leader.events(SnapshotTaken)
             asking = asyncio.create_task(_asked_until_taken(leader))
             async with asyncio.timeout(20):
-                assert "taken" in (await anext(watch)).detail
+                assert (await anext(watch)).snapshot_index > 0
             await asking
         finally:
             await nodes.stop_all()
@@ -168,7 +168,7 @@ def test_snapshot_that_fails_is_tried_again_and_no_node_stops(
     run(check())
 
 
-async def _asked_until_taken(raft: Raft) -> None:
+async def _asked_until_taken(raft: Raft[object]) -> None:
     while not raft.stats().snapshots_taken:
         await raft.apply(b"more")
 

@@ -15,6 +15,7 @@ from syncline.consensus.types import ChangeType
 from syncline.errors import ConfigError, MembershipError, NodeFailed, RepairNeeded
 from syncline.platform.disk import OsDisk
 from syncline.platform.network import ProtocolFactory, TcpNetwork
+from syncline.platform.world import World
 from syncline.storage.datadir import read_identity
 from syncline.storage.diagnose import diagnose
 from tests.node_cluster import Cluster, cluster, until
@@ -35,7 +36,7 @@ async def known_at(nodes: Cluster, name: str, address: str) -> None:
         await until(raft, lambda: address_of(raft, name) == address)  # noqa: B023 - awaited at once
 
 
-def address_of(raft: Raft, name: str) -> str:
+def address_of(raft: Raft[object], name: str) -> str:
     member = raft.membership().by_name(name)
     return member.address if member is not None else ""
 
@@ -187,7 +188,9 @@ def test_moved_member_without_the_leader_is_announced_by_a_peer(tmp_path: Path) 
             hidden = int(nodes.address(leader.config.name).rpartition(":")[2])
             config = nodes.config(moved, listen=new_address(nodes, moved))
             nodes.machines[moved] = nodes.make()
-            nodes.rafts[moved] = await Raft.open(config, nodes.machines[moved], network=NetworkWithout(hidden))
+            nodes.rafts[moved] = await Raft.open(
+                config, nodes.machines[moved], world=World(network=NetworkWithout(hidden))
+            )
             await until(leader, lambda: address_of(leader, moved) == new_address(nodes, moved))
             await until(leader, lambda: leader.peers()[node_id].connected)
 
@@ -260,7 +263,7 @@ def test_grown_peers_are_told_what_to_do_instead(tmp_path: Path, caplog: pytest.
             assert "--join" in told
             assert set(await names(raft)) == set("abc")
 
-    async def names(raft: Raft) -> list[str]:
+    async def names(raft: Raft[object]) -> list[str]:
         return [member.name for member in raft.membership().members.values()]
 
     run(check())
@@ -293,7 +296,7 @@ def test_founder_that_never_ran_is_not_started_with_other_peers(tmp_path: Path) 
     run(check())
 
 
-async def failure_of(raft: Raft) -> NodeFailed:
+async def failure_of(raft: Raft[object]) -> NodeFailed:
     async with asyncio.timeout(20):
         return await raft.failed()
 
@@ -402,6 +405,6 @@ def test_two_processes_on_copies_leave_at_most_one(tmp_path: Path) -> None:
     run(check())
 
 
-async def copy_of_c(nodes: Cluster) -> Raft:
+async def copy_of_c(nodes: Cluster) -> Raft[object]:
     config = nodes.config("c", data_dir=str(nodes.path / "copy"), listen=new_address(nodes, "c"))
     return await Raft.open(config, nodes.make())

@@ -27,7 +27,9 @@ from tests.unit.transport_support import RawEnd
 SECRET = b"\x07" * 32
 
 
-async def enter(nodes: Cluster, target: Raft, member: Raft, *, known: int = 0, secret: bytes = SECRET) -> RawEnd:
+async def enter(
+    nodes: Cluster, target: Raft[object], member: Raft[object], *, known: int = 0, secret: bytes = SECRET
+) -> RawEnd:
     """Greet a node as the very process of another member would."""
     identity = member._driver.parts.identity
     end = await RawEnd.dial(nodes.address(target.config.name))

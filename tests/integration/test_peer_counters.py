@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from syncline import Config, Raft
 from syncline.consensus.types import Message, MessageType
-from syncline.node.events import EventKind
+from syncline.node.events import Event, LeaderChanged
 from syncline.node.term_guard import MAX_TERM_JUMP
 from syncline.transport.limits import TransportLimits
 from syncline.transport.wire import Batch
@@ -18,7 +19,7 @@ from tests.support import run
 from tests.unit.transport_support import RawEnd
 
 
-async def single(path: Path) -> Raft:
+async def single(path: Path) -> Raft[object]:
     address = f"127.0.0.1:{free_block(1)}"
     raft = await Raft.open(Config(name="a", data_dir=str(path), listen=address, peers={"a": address}), Listing())
     await until(raft, lambda: raft.is_leader)
@@ -47,10 +48,10 @@ def test_stats_count_displaced_connections_and_terms_out_of_range(tmp_path: Path
 def test_events_of_a_wrong_type_are_a_type_error_with_a_sentence(tmp_path: Path) -> None:
     async def check() -> None:
         raft = await single(tmp_path)
-        for kinds in (5, "leader", ["leader"]):
-            with pytest.raises(TypeError, match="kinds must be a collection of EventKind"):
-                raft.events(kinds)  # type: ignore[arg-type]
-        assert raft.events({EventKind.LEADER}) is not None
+        for kind in (5, "leader", [LeaderChanged], int):
+            with pytest.raises(TypeError, match="kinds must be classes of events"):
+                raft.events(cast("type[Event]", kind))
+        assert raft.events(LeaderChanged) is not None
         await raft.close()
 
     run(check())

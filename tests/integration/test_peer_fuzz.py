@@ -52,7 +52,7 @@ class Writers:
 
     async def _write(self, writer: int) -> None:
         loop = asyncio.get_running_loop()
-        async with AsyncClient(self._endpoints, timeout_s=5.0) as client:
+        async with AsyncClient(self._endpoints, timeout=5.0) as client:
             number = 0
             while not self._stopping:
                 number += 1

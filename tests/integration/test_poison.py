@@ -13,7 +13,7 @@ from syncline import Raft
 from syncline.consensus import leader as core_leader
 from syncline.consensus.types import ChangeType, EntryType, LogEntry, MembershipChange, NodeId, SingleChange, StateType
 from syncline.errors import ConfigError, Rejected
-from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, Member, Proposal, encode
+from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, MemberRecord, Proposal, encode
 from syncline.node.known_members import known_members
 from syncline.platform.disk import OsDisk
 from syncline.transport.messages import AcceptedProposal, Forward, ForwardedProposal, ForwardReply, RefusedProposal
@@ -27,7 +27,7 @@ STORAGE = 2**64 - 1
 """The id of a node's own storage in the core, which no member may have."""
 
 
-def write_unexamined(leader: Raft, *entries: tuple[EntryType, bytes]) -> None:
+def write_unexamined(leader: Raft[object], *entries: tuple[EntryType, bytes]) -> None:
     """Have the leader append what a faulty one would: nothing looks at it before it is in the log."""
     driver = leader._driver
     raft = driver.core.raft
@@ -45,7 +45,7 @@ async def restart_all(nodes: Cluster) -> None:
 
 # -- calls ------------------------------------------------------------------------------------------------------------
 
-WRONG_CALLS: list[tuple[str, Callable[[Raft], object]]] = [
+WRONG_CALLS: list[tuple[str, Callable[[Raft[object]], object]]] = [
     ("data of text", lambda raft: raft.apply("7")),  # type: ignore[arg-type]
     ("data of a list", lambda raft: raft.apply([7])),  # type: ignore[arg-type]
     ("data of a dict", lambda raft: raft.apply({})),  # type: ignore[arg-type]
@@ -54,10 +54,10 @@ WRONG_CALLS: list[tuple[str, Callable[[Raft], object]]] = [
     ("one of many of text", lambda raft: raft.apply_many([b"never", "7"])),  # type: ignore[list-item]
     ("many that are one", lambda raft: raft.apply_many(b"never")),  # type: ignore[arg-type]
     ("many until never", lambda raft: raft.apply_many([b"never"], timeout=-1)),
-    ("data of text for a callback", lambda raft: raft.apply_then("7", unreachable)),  # type: ignore[arg-type]
+    ("data of text for a callback", lambda raft: raft._apply_then("7", unreachable)),  # type: ignore[arg-type]
     ("a timeout of text", lambda raft: raft.apply(b"never", timeout="5")),  # type: ignore[arg-type]
     ("a timeout that is no number", lambda raft: raft.apply(b"never", timeout=float("nan"))),
-    ("no callback", lambda raft: raft.apply_then(b"never", None)),  # type: ignore[arg-type]
+    ("no callback", lambda raft: raft._apply_then(b"never", None)),  # type: ignore[arg-type]
     ("a barrier for text", lambda raft: raft.barrier(timeout="5")),  # type: ignore[arg-type]
     ("a read for nothing", lambda raft: raft.read_index(timeout=None)),  # type: ignore[arg-type]
 ]
@@ -124,7 +124,7 @@ def test_add_member_with_wrong_arguments_raises_at_once(tmp_path: Path) -> None:
                     with pytest.raises(ConfigError):
                         await call(node_id)
                 with pytest.raises(TypeError):
-                    await call("a")  # type: ignore[arg-type]
+                    await call(b"a")  # type: ignore[arg-type]
             with pytest.raises(ConfigError):
                 await raft.change_membership([(ChangeType.ADD_NODE, STORAGE)])
             with pytest.raises(TypeError):
@@ -132,7 +132,7 @@ def test_add_member_with_wrong_arguments_raises_at_once(tmp_path: Path) -> None:
             with pytest.raises(ConfigError):
                 await raft.transfer_leadership(-1)
             with pytest.raises(TypeError):
-                await raft.transfer_leadership("a")  # type: ignore[arg-type]
+                await raft.transfer_leadership(b"a")  # type: ignore[arg-type]
             assert set(raft.membership().members) == {raft.node_id}
             await all_apply(nodes, b"alive")
 
@@ -142,7 +142,7 @@ def test_add_member_with_wrong_arguments_raises_at_once(tmp_path: Path) -> None:
 # -- what peers send --------------------------------------------------------------------------------------------------
 
 
-def forward_to(leader: Raft, sender: Raft, *items: ForwardedProposal) -> None:
+def forward_to(leader: Raft[object], sender: Raft[object], *items: ForwardedProposal) -> None:
     leader._driver.on_messages(sender.node_id, [Forward(list(items), leader._driver.core.term)])
 
 
@@ -153,8 +153,8 @@ def test_forward_of_poison_is_refused_and_no_node_stops(tmp_path: Path) -> None:
             await nodes.announced()
             before = leader.stats().last_index
             me = follower.node_id
-            poisoned = Member(me, follower.config.name, "127.0.0.1:0")
-            new = Member(77, "z", "127.0.0.1:9")
+            poisoned = MemberRecord(me, follower.config.name, "127.0.0.1:0")
+            new = MemberRecord(77, "z", "127.0.0.1:9")
             add = (SingleChange(ChangeType.ADD_LEARNER_NODE, STORAGE),)
             forward_to(
                 leader,
@@ -242,7 +242,7 @@ def test_check_keeps_commands_of_any_node_out_of_the_log(tmp_path: Path) -> None
 # -- what is in the log -----------------------------------------------------------------------------------------------
 
 
-def poisoned_entries(me: NodeId, member: Member) -> list[tuple[EntryType, bytes]]:
+def poisoned_entries(me: NodeId, member: MemberRecord) -> list[tuple[EntryType, bytes]]:
     def normal(proposal: Proposal) -> tuple[EntryType, bytes]:
         return EntryType.NORMAL, encode(proposal)
 
@@ -258,8 +258,8 @@ def poisoned_entries(me: NodeId, member: Member) -> list[tuple[EntryType, bytes]
         normal(Proposal(-1, me, 1, b"")),
         normal(Proposal(2**64 - 1, me, 1, b"")),
         normal(Proposal(Kind.ANNOUNCE, me, 1, b"rubbish")),
-        normal(Proposal(Kind.ANNOUNCE, me, 1, encode(Member(other, "x", "h:1")))),
-        normal(Proposal(Kind.ANNOUNCE, 12345, 1, encode(Member(12345, "stranger", "h:1")))),
+        normal(Proposal(Kind.ANNOUNCE, me, 1, encode(MemberRecord(other, "x", "h:1")))),
+        normal(Proposal(Kind.ANNOUNCE, 12345, 1, encode(MemberRecord(12345, "stranger", "h:1")))),
         (EntryType.CONF_CHANGE_V2, b"rubbish"),
         (EntryType.CONF_CHANGE_V2, b"\x91" * 100_000),
         (EntryType.CONF_CHANGE, b""),
@@ -320,7 +320,7 @@ def test_member_with_the_id_of_the_storage_never_erases_a_vote(tmp_path: Path) -
 def random_poison(rng: random.Random, me: NodeId, other: NodeId) -> bytes:
     """Bytes for an entry or a proposal: garbage, or something sound with one thing wrong."""
     number = rng.choice([-1, 0, 1, rng.getrandbits(62), 2**63, 2**64 - 1])
-    member: object = Member(
+    member: object = MemberRecord(
         rng.choice([me, other, 0, 5, STORAGE]),
         rng.choice(["", "x", "x" * 1000]),
         rng.choice(["", "h:1", "h:0", "nowhere", "0.0.0.0:1"]),
@@ -337,7 +337,7 @@ def random_poison(rng: random.Random, me: NodeId, other: NodeId) -> bytes:
             b"\x91" * rng.randrange(1, 50_000),
             encode(Proposal(kind, rng.choice([me, other, 5]), number, encode(member))),
             encode(MembershipChange(changes=change, context=context)),
-            msgspec.msgpack.encode([kind, me, number, b"", b"", "more"]),
+            encode([kind, me, number, b"", b"", "more"]),
         ]
     )
 

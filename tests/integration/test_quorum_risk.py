@@ -15,7 +15,7 @@ from syncline.node.quorum_risk import CommitHistory
 from tests.node_cluster import cluster, until
 from tests.support import run
 
-Change = Callable[[Raft, int, int], Awaitable[object]]
+Change = Callable[[Raft[object], int, int], Awaitable[object]]
 """Of a live voter, and another live voter, with the third one down."""
 
 CHANGES: list[Change] = [

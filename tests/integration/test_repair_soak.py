@@ -34,7 +34,7 @@ class Writers:
         self._tasks = [asyncio.create_task(self._write(number)) for number in range(WRITERS)]
 
     async def _write(self, writer: int) -> None:
-        async with AsyncClient(self._endpoints, timeout_s=10.0) as client:
+        async with AsyncClient(self._endpoints, timeout=10.0) as client:
             count = 0
             while not self._stopping:
                 count += 1
@@ -67,7 +67,7 @@ async def ends_or_serves(node: Node) -> int | None:
     async def decided() -> tuple[int | None] | None:
         if not node.running:
             return (node.wait(),)
-        async with node.client(timeout_s=1.0) as client:
+        async with node.client(timeout=1.0) as client:
             await client.status()
             return (None,)
 

@@ -26,7 +26,7 @@ class Fleet(Cluster):
         await asyncio.gather(*(self.start(name, feature_level=level) for name in self.peers))
         await self.leader()
 
-    async def restart(self, name: str, level: int) -> Raft:
+    async def restart(self, name: str, level: int) -> Raft[object]:
         await self.stop(name)
         return await self.start(name, feature_level=level)
 
@@ -36,12 +36,12 @@ class Fleet(Cluster):
         for raft in self.rafts.values():
             await until(raft, lambda: raft.membership().members[node_id].level == level)  # noqa: B023 - awaited at once
 
-    async def everywhere(self, condition: Callable[[Raft], bool]) -> None:
+    async def everywhere(self, condition: Callable[[Raft[object]], bool]) -> None:
         for raft in self.rafts.values():
             await until(raft, lambda: condition(raft))  # noqa: B023 - awaited at once
 
     @property
-    def any(self) -> Raft:
+    def any(self) -> Raft[object]:
         return next(iter(self.rafts.values()))
 
 

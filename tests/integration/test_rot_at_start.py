@@ -43,12 +43,12 @@ def snapshots(nodes: Cluster, name: str) -> list[Path]:
     return sorted((nodes.path / name / "snapshots").glob("*.snap"))
 
 
-async def applied(raft: Raft, count: int, start: int = 0) -> None:
+async def applied(raft: Raft[object], count: int, start: int = 0) -> None:
     for number in range(start, start + count):
         await raft.apply(b"%d" % number)
 
 
-async def in_turns(raft: Raft, turns: int, count: int) -> None:
+async def in_turns(raft: Raft[object], turns: int, count: int) -> None:
     """Apply `count` commands and take a snapshot, so many times. The log is given up behind the older of two."""
     for turn in range(turns):
         await applied(raft, count, count * turn)
@@ -112,7 +112,7 @@ def test_the_only_snapshot_may_rot_where_the_log_reaches_back(tmp_path: Path) ->
     run(tmp_path, check)
 
 
-async def with_installed_snapshot(nodes: Cluster) -> Raft:
+async def with_installed_snapshot(nodes: Cluster) -> Raft[object]:
     """Beside a leader, a learner that got its state as a snapshot, and so has no log before it."""
     leader = await nodes.start("a")
     await in_turns(leader, 2, 15)

@@ -7,10 +7,11 @@ import os
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from syncline import EventKind, Raft
+from syncline import Raft, RoleChanged
 from syncline.errors import (
     Closed,
     ConfigError,
@@ -141,7 +142,7 @@ def test_the_leader_is_verified(tmp_path: Path) -> None:
 
 
 def test_how_old_a_state_may_be_is_counted_from_the_last_confirmed_read(tmp_path: Path) -> None:
-    def age_of(raft: Raft) -> float | None:
+    def age_of(raft: Raft[object]) -> float | None:
         return raft.state_age_s
 
     async def check() -> None:
@@ -171,11 +172,13 @@ def test_leadership_is_transferred_and_events_tell(tmp_path: Path) -> None:
     async def check() -> None:
         async with cluster(tmp_path) as nodes:
             leader, follower = await nodes.pair()
-            assert await leader.transfer_leadership(leader.node_id) == leader.node_id
-            detail = await first_event(follower, EventKind.STATE, leader.transfer_leadership(follower.node_id))
-            assert detail in ("candidate", "leader", "pre_candidate")
+            assert (await leader.transfer_leadership(leader.node_id)).id == leader.node_id
+            event = await first_event(follower, RoleChanged, leader.transfer_leadership(follower.node_id))
+            assert event.role in ("candidate", "leader")
             assert await nodes.leader() is follower
-            assert await leader.transfer_leadership() == leader.node_id, "asked on a follower: it takes over itself"
+            assert (await leader.transfer_leadership()).id == leader.node_id, (
+                "asked on a follower: it takes over itself"
+            )
             assert await leader.apply(b"x") == 1
 
     run(check())
@@ -188,7 +191,7 @@ def test_a_hand_over_fails_no_command_on_any_node(tmp_path: Path) -> None:
             written: list[bytes] = []
             over = False
 
-            async def write(raft: Raft, name: str) -> None:
+            async def write(raft: Raft[object], name: str) -> None:
                 number = 0
                 while not over:
                     number += 1
@@ -333,7 +336,8 @@ def test_close_ends_what_waits_and_hands_over(tmp_path: Path) -> None:
             await nodes.stop(others[1])
             last = nodes.rafts[others[0]]
             await until(last, lambda: last.leader is None)
-            waiting = [*last.apply_many([b"x"] * 20, timeout=60), last.read_index(timeout=60), last.barrier(timeout=60)]
+            commands = last.apply_many([b"x"] * 20, timeout=60)
+            waiting: list[asyncio.Future[Any]] = [*commands, last.read_index(timeout=60), last.barrier(timeout=60)]
             adding = asyncio.ensure_future(last.add_learner("z", "127.0.0.1:9", timeout=60))
             await asyncio.sleep(0)
             await last.close()

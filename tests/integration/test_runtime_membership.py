@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from syncline import EventKind, Raft
+from syncline import MembershipChanged, Raft, SnapshotTaken
 from syncline.consensus.types import ChangeType
 from syncline.errors import (
     Closed,
@@ -28,7 +28,7 @@ from tests.node_cluster import Cluster, LoopListing, cluster, until
 from tests.support import run
 
 
-async def fill(raft: Raft, count: int) -> None:
+async def fill(raft: Raft[object], count: int) -> None:
     await asyncio.gather(*raft.apply_many([b"%d" % number for number in range(count)]))
 
 
@@ -125,7 +125,7 @@ def test_the_leader_hands_over_before_it_is_demoted(tmp_path: Path) -> None:
                     sender: int,
                     number: int,
                     kept: Callable[[bytes, int, int], tuple[int, int]] = kept,
-                    raft: Raft = raft,
+                    raft: Raft[object] = raft,
                 ) -> tuple[int, int]:
                     placed = kept(payload, sender, number)
                     handed_over.append(raft is not leader)
@@ -289,9 +289,9 @@ def test_a_snapshot_that_is_cancelled_is_reported_and_released(tmp_path: Path) -
             with pytest.raises(StorageError, match="no room"):
                 await raft.snapshot()
             machine.gate = None
-            watch = raft.events([EventKind.SNAPSHOT])
+            watch = raft.events(SnapshotTaken)
             manifest = await raft.snapshot()
-            assert str(manifest.index) in (await anext(watch)).detail
+            assert (await anext(watch)).snapshot_index == manifest.index
             assert (machine.views, machine.released) == (2, 2)
 
     run(check())
@@ -379,12 +379,12 @@ def test_a_voter_that_is_about_to_be_demoted_is_promoted_again(tmp_path: Path) -
             leader, _ = await nodes.pair()
             await nodes.announced()
             one, two = [raft.node_id for raft in nodes.rafts.values() if raft is not leader][:2]
-            watch = leader.events([EventKind.MEMBERSHIP])
+            watch = leader.events(MembershipChanged)
             demoted = asyncio.ensure_future(
                 leader.change_membership([(ChangeType.ADD_LEARNER_NODE, one), (ChangeType.ADD_LEARNER_NODE, two)])
             )
             async with asyncio.timeout(20):
-                await anext(watch)
+                assert (await anext(watch)).membership.joint
             assert leader.membership().joint
             assert (await leader.promote(one)).members[one].voter
             await demoted

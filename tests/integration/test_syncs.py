@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from syncline import EventKind
+from syncline import DiskSlow
 from syncline.errors import NodeFailed
 from syncline.platform.disk import File
 from syncline.platform.worker import Flusher, ThreadWorkers
@@ -67,9 +67,9 @@ def test_a_leader_whose_sync_hangs_hands_over_and_goes_on_when_it_returns(
             flusher = flushers[leader.config.name]
             flusher.hangs = True
             try:
-                detail = await first_event(leader, EventKind.DISK_SLOW, follower.apply(b"during"))
-                assert "has not been synced" in detail
-                await until(follower, lambda: follower.leader not in (None, leader.node_id))
+                event = await first_event(leader, DiskSlow, follower.apply(b"during"))
+                assert "has not been synced" in event.reason
+                await until(follower, lambda: follower.leader is not None and follower.leader.id != leader.node_id)
                 assert await follower.apply(b"after") == 3
             finally:
                 flusher.release()

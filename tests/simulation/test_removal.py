@@ -19,7 +19,7 @@ from syncline.testing.sim.loop import SimLoop, run_simulation
 from syncline.testing.sim.server import Condition, SimServer
 
 
-async def call(server: SimServer, work: Callable[[Raft], Awaitable[object]]) -> object:
+async def call(server: SimServer, work: Callable[[Raft[object]], Awaitable[object]]) -> object:
     """Run a call of a server's node to its end."""
     raft = server.raft
     assert raft is not None
@@ -28,7 +28,7 @@ async def call(server: SimServer, work: Callable[[Raft], Awaitable[object]]) -> 
 
 
 async def write(server: SimServer) -> None:
-    async def put(raft: Raft) -> object:
+    async def put(raft: Raft[object]) -> object:
         return await raft.apply(encode_command(Put(b"k", b"v")), timeout=10.0)
 
     await call(server, put)
@@ -222,7 +222,7 @@ async def added_and_not_settled(loop: SimLoop, patch: pytest.MonkeyPatch) -> Non
     assert raft is not None
     before = raft.membership().index
 
-    async def add(raft: Raft) -> object:
+    async def add(raft: Raft[object]) -> object:
         return await raft.add_learner("x", "x:7100", promote=False, timeout=20.0)
 
     with patch.context() as held:

@@ -172,7 +172,7 @@ class DigestOfCalls(Items):
         (BadBatches, "`apply_batch` answers differently"),
     ],
 )
-def test_each_way_to_break_the_contract_is_found(machine: Callable[[], FSM], clause: str) -> None:
+def test_each_way_to_break_the_contract_is_found(machine: Callable[[], FSM[object]], clause: str) -> None:
     with pytest.raises(FSMProblem, match=clause):
         check_fsm(machine, COUNTS, processes=False)
 
@@ -205,7 +205,7 @@ def test_check_fsm_finds_a_digest_that_differs_between_processes() -> None:
         ),
     ],
 )
-def test_a_machine_that_keeps_the_contract_passes(machine: Callable[[], FSM], commands: list[bytes]) -> None:
+def test_a_machine_that_keeps_the_contract_passes(machine: Callable[[], FSM[object]], commands: list[bytes]) -> None:
     check_fsm(machine, commands, hash_seeds=(1,))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from syncline.consensus.membership import encode_change
 from syncline.consensus.types import ChangeType, EntryType, HardState, LogEntry, MembershipChange, SingleChange
-from syncline.node.envelope import ChangeContext, Kind, Member, Proposal, encode
+from syncline.node.envelope import ChangeContext, Kind, MemberRecord, Proposal, encode
 from syncline.node.known_members import known_members
 from syncline.platform.disk import OsDisk
 from syncline.storage.datadir import DataDir, Identity
@@ -24,14 +24,14 @@ CLUSTER, OLD = 0xC1, 1
 IDS = {name: f"{number:016x}" for number, name in enumerate(("a", "b", "c"), 1)}
 
 
-def directory(path: Path, members: tuple[Member, ...], *, rotten: bool = True) -> str:
+def directory(path: Path, members: tuple[MemberRecord, ...], *, rotten: bool = True) -> str:
     """Node a's directory, with a log that has heard of some members, and is rotten at its end."""
     data_dir = DataDir.open(OsDisk(), str(path))
     data_dir.write_identity(Identity(CLUSTER, OLD, "a"))
     data_dir.mark_started()
     wal = Wal.open(OsDisk(), data_dir.wal_path, segment_bytes=8192, reserve_bytes=0, log_id=OLD)
     for index, member in enumerate(members, 1):
-        first = Member(member.id, member.name, member.address)
+        first = MemberRecord(member.id, member.name, member.address)
         context = encode(ChangeContext(0, 0, (first,)))
         change = MembershipChange(changes=(SingleChange(ChangeType.ADD_NODE, member.id),), context=context)
         wal.write([WalWrite([LogEntry(1, index, EntryType.CONF_CHANGE_V2, encode_change(change))])])
@@ -61,7 +61,7 @@ def files(path: str) -> dict[str, bytes]:
 
 
 @contextmanager
-def cluster(silent: str = "a") -> Iterator[tuple[dict[str, KeyDouble], list[HttpDouble], tuple[Member, ...]]]:
+def cluster(silent: str = "a") -> Iterator[tuple[dict[str, KeyDouble], list[HttpDouble], tuple[MemberRecord, ...]]]:
     """Nodes b (leader) and c of a cluster of three voters; those in `silent` don't answer."""
     nodes = {"b": KeyDouble(), "c": KeyDouble()}
     with in_thread(*nodes.values()) as doubles:
@@ -78,7 +78,7 @@ def cluster(silent: str = "a") -> Iterator[tuple[dict[str, KeyDouble], list[Http
                 "last_index": 9, "first_index": 1, "membership_index": 1, "pid": 100, "data_dir": f"/data/{name}",
                 "http": urls[name], "peer": f"{name}:7100", "members": views,
             }  # fmt: skip
-        members = tuple(Member(int(IDS[name], 16), name, f"{name}:7100", url) for name, url in urls.items())
+        members = tuple(MemberRecord(int(IDS[name], 16), name, f"{name}:7100", url) for name, url in urls.items())
         yield nodes, doubles, members
 
 
@@ -142,7 +142,7 @@ def test_no_quorum_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_node_that_is_alone_can_not_be_replaced(tmp_path: Path) -> None:
-    path = directory(tmp_path / "a", (Member(OLD, "a", "a:7100", "http://a"),))
+    path = directory(tmp_path / "a", (MemberRecord(OLD, "a", "a:7100", "http://a"),))
     before = files(path)
     ran = repair(path, "--yes")
     assert ran.status == 1
@@ -151,7 +151,7 @@ def test_a_node_that_is_alone_can_not_be_replaced(tmp_path: Path) -> None:
 
 
 def test_nobody_answers(tmp_path: Path) -> None:
-    path = directory(tmp_path / "a", (Member(OLD, "a", "a:7100"), Member(2, "b", "b:7100", refused_url())))
+    path = directory(tmp_path / "a", (MemberRecord(OLD, "a", "a:7100"), MemberRecord(2, "b", "b:7100", refused_url())))
     before = files(path)
     ran = repair(path, "--yes")
     assert (ran.status, "connection refused" in ran.error()) == (4, True)
@@ -269,13 +269,13 @@ def test_it_is_run_by_the_user_whose_files_they_are(tmp_path: Path, monkeypatch:
 def test_what_it_must_be_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
 ) -> None:
-    directory(tmp_path / "node", (Member(OLD, "a", "a:7100"), Member(2, "b", "b:7100", "http://b")))
+    directory(tmp_path / "node", (MemberRecord(OLD, "a", "a:7100"), MemberRecord(2, "b", "b:7100", "http://b")))
     monkeypatch.chdir(tmp_path)
     ran = syncline("repair", *arguments)
     assert (ran.status, words in ran.error()) == (2, True), ran
 
 
 def test_members_are_known_from_before_and_behind_the_damage(tmp_path: Path) -> None:
-    members = (Member(OLD, "a", "a:7100", "http://a"), Member(2, "b", "b:7100", "http://b"))
+    members = (MemberRecord(OLD, "a", "a:7100", "http://a"), MemberRecord(2, "b", "b:7100", "http://b"))
     assert known_members(OsDisk(), directory(tmp_path / "a", members)) == {member.id: member for member in members}
     assert known_members(OsDisk(), str(tmp_path / "nothing")) == {}

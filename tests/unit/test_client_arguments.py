@@ -10,8 +10,12 @@ import pytest
 
 from syncline.client import AsyncClient, Compare, DeleteOp, PutOp
 from syncline.errors import ConfigError, DeadlineExceeded, OperationError, Outcome, RequestFailed, UsageError
+from syncline.platform.world import World
 from tests.support import run
 from tests.support_http import HttpDouble, LoopNetwork, Reply, error_reply, json_reply, scripted
+
+IN_LOOP = World(network=LoopNetwork())
+
 
 VALUE = Reply(200, b"v", {"ETag": '"3"', "Syncline-Revision": "9"})
 DONE = json_reply({"status": "success", "revision": 7})
@@ -26,7 +30,7 @@ async def call_against(reply: Reply, call: Call, *, timeout_s: float = 0.5) -> t
     """One call against a server that gives the same answer every time."""
     async with (
         HttpDouble(scripted(reply)) as double,
-        AsyncClient(double.url, network=LoopNetwork(), timeout_s=timeout_s) as kv,
+        AsyncClient(double.url, world=IN_LOOP, timeout=timeout_s) as kv,
     ):
         return await call(kv), double
 
@@ -42,8 +46,8 @@ async def call_against(reply: Reply, call: Call, *, timeout_s: float = 0.5) -> t
         lambda kv: kv.delete(None),
         lambda kv: kv.list(5),
         lambda kv: kv.count(5),
-        lambda kv: kv.get("x", timeout_s="5"),
-        lambda kv: kv.get("x", timeout_s=True),
+        lambda kv: kv.get("x", timeout="5"),
+        lambda kv: kv.get("x", timeout=True),
         lambda kv: kv.get("x", max_stale_s="1"),
         lambda kv: kv.put("x", "y", if_revision="3"),
         lambda kv: kv.put("x", "y", if_revision=True),
@@ -66,7 +70,10 @@ def test_client_argument_of_a_wrong_type_is_a_type_error(call: Call) -> None:
     """`bytes(5)` is five NUL bytes: without the check the client stored them."""
 
     async def scenario() -> None:
-        async with HttpDouble(scripted(DONE)) as double, AsyncClient(double.url, network=LoopNetwork()) as kv:
+        async with (
+            HttpDouble(scripted(DONE)) as double,
+            AsyncClient(double.url, world=IN_LOOP) as kv,
+        ):
             with pytest.raises(TypeError):
                 await call(kv)
             assert double.requests == [], "nothing is sent"
@@ -77,10 +84,10 @@ def test_client_argument_of_a_wrong_type_is_a_type_error(call: Call) -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda kv: kv.get("x", timeout_s=0),
-        lambda kv: kv.get("x", timeout_s=-1),
-        lambda kv: kv.get("x", timeout_s=float("nan")),
-        lambda kv: kv.get("x", timeout_s=float("inf")),
+        lambda kv: kv.get("x", timeout=0),
+        lambda kv: kv.get("x", timeout=-1),
+        lambda kv: kv.get("x", timeout=float("nan")),
+        lambda kv: kv.get("x", timeout=float("inf")),
         lambda kv: kv.get("x", max_stale_s=0),
         lambda kv: kv.get("a\ud800b"),
         lambda kv: kv.put("a", "\udfff"),
@@ -95,7 +102,10 @@ def test_client_argument_of_a_wrong_type_is_a_type_error(call: Call) -> None:
 )
 def test_client_argument_without_a_meaning_is_a_config_error(call: Call) -> None:
     async def scenario() -> None:
-        async with HttpDouble(scripted(DONE)) as double, AsyncClient(double.url, network=LoopNetwork()) as kv:
+        async with (
+            HttpDouble(scripted(DONE)) as double,
+            AsyncClient(double.url, world=IN_LOOP) as kv,
+        ):
             with pytest.raises(ConfigError):
                 await call(kv)
             assert double.requests == [], "nothing is sent"
@@ -105,8 +115,8 @@ def test_client_argument_without_a_meaning_is_a_config_error(call: Call) -> None
 
 @pytest.mark.parametrize("timeout_s", [0, -1.0, float("nan"), float("inf")])
 def test_client_default_timeout_without_a_meaning_is_a_config_error(timeout_s: float) -> None:
-    with pytest.raises(ConfigError, match="timeout_s"):
-        AsyncClient("http://127.0.0.1:1", timeout_s=timeout_s)
+    with pytest.raises(ConfigError, match="timeout is"):
+        AsyncClient("http://127.0.0.1:1", timeout=timeout_s)
 
 
 @pytest.mark.parametrize(("given", "more"), [(5, {}), ([5], {}), (b"http://h:1", {}), ("https://h:1", {"tls": "x"})])
@@ -132,15 +142,15 @@ def test_client_keys_of_a_transaction_may_be_text() -> None:
 @pytest.mark.parametrize(
     ("call", "longest_s"),
     [
-        (lambda kv: kv.put("k", "v", timeout_s=120), 60.0),
-        (lambda kv: kv.get("k", timeout_s=120), 60.0),
-        (lambda kv: kv.remove_member("b", timeout_s=700), 600.0),
+        (lambda kv: kv.put("k", "v", timeout=120), 60.0),
+        (lambda kv: kv.get("k", timeout=120), 60.0),
+        (lambda kv: kv.remove_member("b", timeout=700), 600.0),
     ],
 )
 def test_client_never_asks_for_more_time_than_servers_take(call: Call, longest_s: float) -> None:
     async def scenario() -> None:
         async with HttpDouble(scripted(error_reply(412, "precondition_failed"))) as double:
-            async with AsyncClient(double.url, network=LoopNetwork()) as kv:
+            async with AsyncClient(double.url, world=IN_LOOP) as kv:
                 with pytest.raises(OperationError):
                     await call(kv)
             assert 0 < float(double.requests[0].parameters["timeout"]) <= longest_s
@@ -154,8 +164,8 @@ def test_client_write_goes_on_after_the_longest_time_of_a_server() -> None:
     async def scenario() -> None:
         replies = [error_reply(504, "deadline_exceeded"), DONE]
         async with HttpDouble(scripted(*replies)) as double:
-            async with AsyncClient(double.url, network=LoopNetwork()) as kv:
-                assert (await kv.put("k", "v", timeout_s=120)).revision == 7
+            async with AsyncClient(double.url, world=IN_LOOP) as kv:
+                assert (await kv.put("k", "v", timeout=120)).revision == 7
             assert len(double.requests) == 2
 
     run(scenario())
@@ -184,7 +194,7 @@ def test_client_read_is_never_of_unknown_outcome(reply: Reply) -> None:
     async def scenario() -> None:
         async with (
             HttpDouble(scripted(reply)) as double,
-            AsyncClient(double.url, network=LoopNetwork(), timeout_s=0.4) as kv,
+            AsyncClient(double.url, world=IN_LOOP, timeout=0.4) as kv,
         ):
             reads = [kv.get("k"), kv.list(), kv.count(), kv.status(), kv.members(), kv.upgrade_status()]
             errors = await asyncio.gather(*reads, anext(kv.scan()), return_exceptions=True)
@@ -238,7 +248,10 @@ def test_client_http_to_a_tls_port_names_https_and_applies_nothing() -> None:
 
 def test_client_on_a_second_event_loop_is_refused_while_the_first_runs() -> None:
     async def scenario() -> None:
-        async with HttpDouble(scripted(VALUE)) as double, AsyncClient(double.url, network=LoopNetwork()) as kv:
+        async with (
+            HttpDouble(scripted(VALUE)) as double,
+            AsyncClient(double.url, world=IN_LOOP) as kv,
+        ):
             await kv.get("k")
 
             def elsewhere() -> None:
@@ -260,7 +273,7 @@ def test_client_goes_on_on_a_new_loop_after_the_first_has_ended() -> None:
 
     async def first() -> AsyncClient:
         async with HttpDouble(scripted(VALUE)) as double:
-            kv = AsyncClient(double.url, network=LoopNetwork(), timeout_s=0.3, retry_refused=False)
+            kv = AsyncClient(double.url, world=IN_LOOP, timeout=0.3, retry_refused=False)
             await kv.get("k")
             await double.drop_connections()
             return kv

@@ -25,6 +25,7 @@ from syncline.errors import (
     Unreachable,
 )
 from syncline.platform.network import ProtocolFactory, TcpNetwork
+from syncline.platform.world import World
 from syncline.server import join
 from syncline.server.config import ServerConfig
 from tests.support import run
@@ -49,7 +50,7 @@ VALUE = Reply(200, b"v", {"ETag": '"3"', "Syncline-Revision": "9"})
 
 def client(*urls: str, timeout_s: float = 5.0, retry_refused: bool = True) -> AsyncClient:
     return AsyncClient(
-        urls, timeout_s=timeout_s, network=LoopNetwork(), rng=random.Random(1), retry_refused=retry_refused
+        urls, timeout=timeout_s, world=World(network=LoopNetwork(), rng=random.Random(1)), retry_refused=retry_refused
     )
 
 
@@ -229,7 +230,7 @@ def test_an_endpoint_that_comes_back_within_the_deadline_is_reached() -> None:
                     refused.set()
                     raise
 
-        async with AsyncClient(url, network=WatchedNetwork(), timeout_s=20.0) as kv:
+        async with AsyncClient(url, world=World(network=WatchedNetwork()), timeout=20.0) as kv:
             writing = asyncio.create_task(kv.put("k", b"v"))
             await refused.wait()
             await double.start(int(url.rsplit(":", 1)[1]))
@@ -344,7 +345,7 @@ def test_a_dial_that_takes_too_long_is_no_doubt_about_the_request() -> None:
             raise AssertionError("it never answers")
 
     async def scenario() -> None:
-        async with AsyncClient("http://127.0.0.1:1", network=Slow(), timeout_s=0.1) as client:
+        async with AsyncClient("http://127.0.0.1:1", world=World(network=Slow()), timeout=0.1) as client:
             with pytest.raises(Unreachable, match="no connection within") as caught:
                 await client.put("a", b"v")
             assert caught.value.outcome is Outcome.NOT_APPLIED
@@ -361,7 +362,7 @@ def test_a_connection_that_is_lost_as_soon_as_it_is_made_is_no_doubt_about_the_r
             return transport, protocol
 
     async def scenario() -> None:
-        async with HttpDouble(scripted(DONE)) as double, AsyncClient(double.url, network=Flighty()) as kv:
+        async with HttpDouble(scripted(DONE)) as double, AsyncClient(double.url, world=World(network=Flighty())) as kv:
             assert (await kv.put("k", b"v")).revision == 7
             assert len(double.requests) == 1
 
@@ -383,9 +384,12 @@ def test_a_connection_that_comes_up_after_its_call_gave_up_is_closed(monkeypatch
             return transport, protocol
 
         monkeypatch.setattr(loop, "create_connection", late)
-        async with HttpDouble(scripted(DONE)) as double, AsyncClient(double.url, network=TcpNetwork()) as kv:
+        async with (
+            HttpDouble(scripted(DONE)) as double,
+            AsyncClient(double.url) as kv,
+        ):
             with pytest.raises(Unreachable, match="no connection within"):
-                await kv.put("k", b"v", timeout_s=0.1)
+                await kv.put("k", b"v", timeout=0.1)
             gate.set()
             assert (await made).is_closing()
 
@@ -408,7 +412,7 @@ def test_a_node_that_joins_goes_on_says_why_and_heeds_a_refusal(
                 join=(double.url,),
             )
             with pytest.raises(MembershipError):
-                await join.ask_members(config, 7, http="", network=TcpNetwork(), rng=random.Random(1))
+                await join.ask_members(config, 7, http="", world=World(network=TcpNetwork(), rng=random.Random(1)))
             assert len(double.requests) == 3
 
     run(scenario())

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from syncline.client import AsyncClient, Compare, DeleteOp, DeletePrefixOp, GetOp, PutOp
 from syncline.client.wire import key_target, query, text_of
 from syncline.errors import ConfigError, MembershipError, NotLeader, Rejected, RequestFailed
+from syncline.platform.world import World
 from tests.support import run
 from tests.support_http import HttpDouble, KeyDouble, LoopNetwork, Reply, error_reply, json_reply, scripted
 
@@ -25,7 +26,7 @@ KEYS = st.binary(min_size=1, max_size=12)
 def with_keys(work: Callable[[AsyncClient, KeyDouble], Awaitable[Result]], *, page_limit: int = 1000) -> Result:
     async def scenario() -> Result:
         keys = KeyDouble(page_limit=page_limit)
-        async with HttpDouble(keys) as double, AsyncClient(double.url, network=LoopNetwork()) as kv:
+        async with HttpDouble(keys) as double, AsyncClient(double.url, world=World(network=LoopNetwork())) as kv:
             return await work(kv, keys)
 
     return run(scenario())
@@ -34,7 +35,7 @@ def with_keys(work: Callable[[AsyncClient, KeyDouble], Awaitable[Result]], *, pa
 async def answer_of(reply: Reply, work: Callable[[AsyncClient], Awaitable[Result]]) -> tuple[Result, HttpDouble]:
     async with (
         HttpDouble(scripted(reply)) as double,
-        AsyncClient(double.url, network=LoopNetwork(), rng=random.Random(1), timeout_s=0.5) as kv,
+        AsyncClient(double.url, world=World(network=LoopNetwork(), rng=random.Random(1)), timeout=0.5) as kv,
     ):
         return await work(kv), double
 
@@ -127,7 +128,7 @@ def test_two_conditions_at_once_are_refused_before_anything_is_sent() -> None:
 @pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_deadline_that_is_none_is_refused(timeout_s: float) -> None:
     with pytest.raises(ConfigError):
-        AsyncClient("http://a:1", timeout_s=timeout_s, network=LoopNetwork())
+        AsyncClient("http://a:1", timeout=timeout_s, world=World(network=LoopNetwork()))
 
 
 def test_reads_say_how_consistent_they_want_to_be() -> None:

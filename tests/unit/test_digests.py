@@ -14,7 +14,7 @@ from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import NodeId, ProposalDropped, StateType
 from syncline.errors import DiskFull, NodeFailed
 from syncline.node.digests import POINTS_KEPT, DigestDoors, Digests
-from syncline.node.envelope import Kind, Member, decode_proposal
+from syncline.node.envelope import Kind, MemberRecord, decode_proposal
 from syncline.node.member_registry import MemberBook
 from syncline.node.state_digest import (
     Agreement,
@@ -173,7 +173,7 @@ class TestFollower:
     def test_follower_that_covers_the_registry_always_reports(self) -> None:
         node = Node(registry=True)
         node.digests.passed(8, b"")
-        node.book.members[ME] = Member(ME, "a", "h:1")
+        node.book.members[ME] = MemberRecord(ME, "a", "h:1")
         node.digests.passed(16, b"")
         assert len({report.digest for _, report in node.sent}) == 2
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from syncline.consensus.types import ChangeType, MembershipChange, SingleChange, Transition
 from syncline.errors import DiskFull, Dropped, MembershipError, OperationError, Rejected, TooLarge
-from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, Member, Proposal, encode
+from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, MemberRecord, Proposal, encode
 from syncline.node.examination import (
     LARGEST_PROPOSAL_BYTES,
     MAX_CHANGES,
@@ -26,7 +26,7 @@ from syncline.transport.messages import Forward, ForwardedProposal
 from tests.support import run
 
 SENDER, NUMBER = 7, 1000
-GOOD = Member(SENDER, "a", "127.0.0.1:7100", "http://127.0.0.1:8080")
+GOOD = MemberRecord(SENDER, "a", "127.0.0.1:7100", "http://127.0.0.1:8080")
 HUGE = "x" * 1_050_000
 DEEP = b"\x91" * 100_000
 
@@ -39,7 +39,7 @@ def command(data: bytes = b"x", *, kind: int = Kind.COMMAND, origin: int = SENDE
     return encode(Proposal(kind, origin, number, data))
 
 
-def changed(**changes: object) -> Member:
+def changed(**changes: object) -> MemberRecord:
     return msgspec.structs.replace(GOOD, **changes)
 
 
@@ -97,7 +97,7 @@ def test_examination_proposal_above_a_frame_is_too_large() -> None:
 
 def change(
     *singles: tuple[ChangeType, int],
-    members: tuple[Member, ...] = (),
+    members: tuple[MemberRecord, ...] = (),
     origin: int = SENDER,
     number: int = NUMBER,
     expected: int = 0,
@@ -157,14 +157,14 @@ def test_examination_poisoned_change_is_refused(payload: bytes, words: str) -> N
         examine_change(payload, SENDER, NUMBER)
 
 
-def no_limit(size_bytes: int, *, frees_space: bool) -> None:
+def no_limit(size_bytes: int, *, frees_space: bool = False) -> None:
     assert size_bytes > 0
 
 
 def test_examination_forward_refuses_each_by_itself() -> None:
     """One bad proposal takes nothing from those beside it, and the caller hears why."""
 
-    def full(size_bytes: int, *, frees_space: bool) -> None:
+    def full(size_bytes: int, *, frees_space: bool = False) -> None:
         if size_bytes > 500:
             raise DiskFull("no room")
 
@@ -242,7 +242,7 @@ def test_examination_own_proposals_pass_and_poison_is_refused() -> None:
         for number, payload in enumerate(
             (command(number=1), command(kind=9, number=2), announcement(GOOD, number=3)), 1
         ):
-            future = ApplyFuture(loop=loop)
+            future: ApplyFuture[object] = ApplyFuture(loop=loop)
             future.number = number
             queue.append((future, DATA, payload))
         told: list[int] = []

@@ -22,7 +22,7 @@ PEER = 99
 class Sent:
     """What a node would send, instead of its transport."""
 
-    def __init__(self, raft: Raft) -> None:
+    def __init__(self, raft: Raft[object]) -> None:
         self.messages: list[PeerMessage] = []
         raft._driver.parts.transport.send = self._send  # type: ignore[method-assign]
 
@@ -135,7 +135,7 @@ def test_bursts_keep_their_order_through_repeated_transfers(tmp_path: Path) -> N
     async def check() -> None:
         async with cluster(tmp_path) as nodes:
             leader, follower = await nodes.pair()
-            futures: dict[str, list[ApplyFuture]] = {name: [] for name in nodes.rafts}
+            futures: dict[str, list[ApplyFuture[object]]] = {name: [] for name in nodes.rafts}
             for count in range(60):
                 for name, raft in nodes.rafts.items():
                     futures[name].append(raft.apply(f"{name}{count}".encode(), timeout=20))

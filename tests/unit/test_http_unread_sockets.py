@@ -38,7 +38,7 @@ def test_http_node_serves_beside_sockets_that_read_nothing(tmp_path: Path, new_l
         opened = await KvServer.open(settings(tmp_path, max_held_bytes=64 * MIB))
         async with opened as server, AsyncClient([server.http_url]) as client:
             for number in range(20):
-                await client.put(f"key {number}", bytes(60_000), timeout_s=20)
+                await client.put(f"key {number}", bytes(60_000), timeout=20)
             port = int(server.http_url.rpartition(":")[2])
             with ExitStack() as stack:
                 for _ in range(CONNECTIONS):

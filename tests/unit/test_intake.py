@@ -16,7 +16,7 @@ from syncline.kv.commands import Delete, DeleteRange, Put, Txn, encode_command
 from syncline.kv.machine import KvMachine
 from syncline.kv.sizes import RECORD_OVERHEAD_BYTES
 from syncline.node import intake
-from syncline.node.envelope import DATA, Kind, Member, Proposal, encode
+from syncline.node.envelope import DATA, Kind, MemberRecord, Proposal, encode
 from syncline.node.fsm import Entry
 from syncline.node.runtime import Driver
 from syncline.transport.messages import Forward, ForwardedProposal, ForwardReply, PeerMessage
@@ -72,7 +72,7 @@ class Halting(Listing):
         return super().apply(entry)
 
 
-async def halted(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> tuple[Raft, Halting]:
+async def halted(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> tuple[Raft[object], Halting]:
     """A node whose state machine has halted, with five entries committed behind it and a limit of three."""
     monkeypatch.setattr(intake, "MAX_BACKLOG_ENTRIES", 3)
     raft = await nodes.leader()
@@ -102,7 +102,7 @@ def test_backlog_above_the_limit_refuses_proposals_at_once(tmp_path: Path, monke
             reply = reply_to(driver, forwarded(1, b"more"), forwarded(2, b"", Kind.BARRIER))
             assert [(refusal.code, refusal.number) for refusal in reply.refused] == [("backlog", 1), ("backlog", 2)]
             assert raft.stats().last_index == last
-            told = encode(Member(PEER, "b", "127.0.0.1:7101"))
+            told = encode(MemberRecord(PEER, "b", "127.0.0.1:7101"))
             assert len(reply_to(driver, forwarded(3, told, Kind.ANNOUNCE)).accepted) == 1, "the runtime's own pass"
             machine.go_on.set()
             await until(raft, lambda: raft.stats().lag == 0)
@@ -140,7 +140,7 @@ def put(number: int, size: int = 1000) -> bytes:
     return encode_command(Put(b"key %02d" % number, bytes(size)))
 
 
-async def limited(nodes: Cluster) -> tuple[Raft, KvMachine]:
+async def limited(nodes: Cluster) -> tuple[Raft[object], KvMachine]:
     raft = await nodes.leader()
     machine: object = nodes.machines["a"]
     assert isinstance(machine, KvMachine)

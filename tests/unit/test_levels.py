@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from syncline.consensus.types import MembershipState, NodeId
 from syncline.errors import ConfigError, NodeFailed
-from syncline.node.envelope import ClusterLevels, Hold, LevelChange, Member, Unreadable, decode_level, encode
+from syncline.node.envelope import ClusterLevels, Hold, LevelChange, MemberRecord, Unreadable, decode_level, encode
 from syncline.node.levels import MOST_NEEDED, Ability, Levels, ability_of, agreed, check_start, risen
 from syncline.node.member_registry import BookState, MemberBook
 from syncline.transport.messages import PeerStats, Refusal, RefusalCode
@@ -21,8 +21,8 @@ TELLING = st.builds(Ability, st.integers(0, 4), st.integers(0, 4))
 CHANGE = st.builds(LevelChange, st.integers(0, 5), st.integers(0, 5), st.sampled_from(Hold), st.just("9.9"))
 
 
-def member(node_id: NodeId, level: int, machine_version: int) -> Member:
-    return Member(node_id, f"n{node_id}", f"10.0.0.{node_id}:7100", level=level, machine_version=machine_version)
+def member(node_id: NodeId, level: int, machine_version: int) -> MemberRecord:
+    return MemberRecord(node_id, f"n{node_id}", f"10.0.0.{node_id}:7100", level=level, machine_version=machine_version)
 
 
 @dataclass
@@ -78,7 +78,7 @@ def test_level_entry_never_passes_a_member(tells: list[Ability], change: LevelCh
 def test_level_never_rises_while_a_member_can_do_less(rng: random.Random) -> None:
     """Any order of announcements (going back included), joins, leaves, proposals, holds; entries apply late."""
     node = Setup()
-    log: list[LevelChange | Member | tuple[str, NodeId]] = []
+    log: list[LevelChange | MemberRecord | tuple[str, NodeId]] = []
     for _ in range(60):
         event = rng.randrange(7)
         node_id = rng.randrange(1, 6)
@@ -102,11 +102,11 @@ def test_level_never_rises_while_a_member_can_do_less(rng: random.Random) -> Non
         apply(node, entry)
 
 
-def apply(node: Setup, entry: LevelChange | Member | tuple[str, NodeId]) -> None:
+def apply(node: Setup, entry: LevelChange | MemberRecord | tuple[str, NodeId]) -> None:
     before = node.book.levels
     if isinstance(entry, LevelChange):
         node.levels.applied(entry)
-    elif isinstance(entry, Member):
+    elif isinstance(entry, MemberRecord):
         if entry.id in node.ids:
             node.book.announce(entry)
     elif entry[0] == "add":

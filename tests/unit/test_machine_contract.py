@@ -106,7 +106,7 @@ class Durable(Listing):
 )
 def test_machine_that_is_none_is_refused_with_the_method(machine: object, named: str) -> None:
     with pytest.raises(TypeError, match=named):
-        check_machine(cast("FSM", machine))
+        check_machine(cast("FSM[object]", machine))
 
 
 def test_machine_ahead_of_its_log_is_refused() -> None:

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.kv.store import Store
-from syncline.node.member_registry import MemberInfo, Membership
+from syncline.node.ids import NodeId
+from syncline.node.member_registry import Member, Membership
 from syncline.node.stats import MemberProgress, Stats
 from syncline.server.metrics import MAX_LABELLED, OTHER, Registry, Sample
 from syncline.server.telemetry import HttpTelemetry, add_node_metrics, add_process_metrics
@@ -229,8 +230,9 @@ def test_a_name_is_taken_once_and_labels_are_sound() -> None:
         registry.histograms("labelled", "Labelled.", ("le",))
 
 
+ME = NodeId(1)
 STATS = Stats(
-    role="leader", term=3, vote=1, leader=1, commit=90, applied=88, first_index=10, last_index=95, snapshot_index=9,
+    role="leader", term=3, vote=ME, leader=ME, commit=90, applied=88, first_index=10, last_index=95, snapshot_index=9,
     membership_index=4, lag=2, proposals_pending=5, proposals_failed=6, reads_pending=7, leader_changes=2,
     snapshots_taken=1, snapshots_installed=0, log_bytes=4096, log_syncs=40, log_sync_s=0.5, log_last_sync_s=0.01,
     loop_lag_s=0.002, messages_refused=1,
@@ -257,8 +259,9 @@ class FakeNode:
         return {2: peer}
 
     def membership(self) -> Membership:
-        members = {
-            number: MemberInfo(number, name, f"{name}:1", "", True) for number, name in ((1, "a"), (2, 'b"evil'))
+        names = {NodeId(1): "a", NodeId(2): 'b"evil'}
+        members: dict[int, Member] = {
+            number: Member(number, name, f"{name}:1", "", True) for number, name in names.items()
         }
         return Membership(index=4, joint=False, members=members)
 

@@ -11,7 +11,7 @@ import pytest
 from syncline.consensus.types import EntryType, LogEntry, SnapshotMeta
 from syncline.errors import NodeFailed, Rejected
 from syncline.node.applier import Applied, Applier, ApplyWork, Outcome, Restored, RestoreWork, SnapshotWork, Viewed
-from syncline.node.envelope import Kind, LevelChange, Member, Proposal, encode
+from syncline.node.envelope import Kind, LevelChange, MemberRecord, Proposal, encode
 from syncline.node.fsm import Entry as Command
 from syncline.node.fsm import FSMSnapshot
 from syncline.platform.worker import ThreadWorkers
@@ -20,7 +20,7 @@ from tests.node_cluster import Listing, LoopListing
 from tests.support import run
 
 ME, OTHER = 1, 2
-TOLD = Member(OTHER, "b", "127.0.0.1:7101", level=2, machine_version=3)
+TOLD = MemberRecord(OTHER, "b", "127.0.0.1:7101", level=2, machine_version=3)
 RISE = LevelChange(2, 3)
 
 
@@ -152,10 +152,10 @@ def test_applier_entry_of_garbage_is_ignored(make: type[Listing]) -> None:
             LogEntry(1, 1, EntryType.NORMAL, b"rubbish"),
             LogEntry(1, 2, EntryType.NORMAL, b"\x91" * 100_000),
             entry(3, b"rubbish", kind=Kind.ANNOUNCE),
-            entry(4, encode(Member(OTHER, "other", "h:1")), kind=Kind.ANNOUNCE),
+            entry(4, encode(MemberRecord(OTHER, "other", "h:1")), kind=Kind.ANNOUNCE),
             LogEntry(1, 5, EntryType.NORMAL, encode(Proposal(-1, ME, 105, b""))),
             LogEntry(1, 6, EntryType.NORMAL, encode(Proposal(2**63, ME, 106, b""))),
-            entry(7, encode(Member(OTHER, "x" * 20_000, "h:1")), kind=Kind.ANNOUNCE, origin=OTHER),
+            entry(7, encode(MemberRecord(OTHER, "x" * 20_000, "h:1")), kind=Kind.ANNOUNCE, origin=OTHER),
             entry(8, b"good"),
         )
         done = await work.applied()

@@ -18,7 +18,7 @@ from syncline.node.arguments import (
     checked_flag,
     checked_kinds,
 )
-from syncline.node.events import EventKind
+from syncline.node.events import Event, LeaderChanged
 from syncline.node.naming import check_http, check_id, check_name, dialled_address
 
 
@@ -137,13 +137,12 @@ def test_arguments_expected_index_is_none_or_an_index() -> None:
         check_expected("5")
 
 
-@pytest.mark.parametrize("kinds", [5, "leader", ["leader"], [EventKind.LEADER, None], b"x", object()])
-def test_arguments_kinds_of_a_wrong_type_are_a_type_error(kinds: object) -> None:
-    with pytest.raises(TypeError, match=r"kinds must be a collection of EventKind, as in \{EventKind.LEADER\}, not"):
-        checked_kinds(kinds)
+@pytest.mark.parametrize("kind", [5, "leader", [LeaderChanged], None, int, LeaderChanged(None)])
+def test_arguments_kinds_of_a_wrong_type_are_a_type_error(kind: object) -> None:
+    with pytest.raises(TypeError, match=r"kinds must be classes of events, as in events\(syncline.LeaderChanged\)"):
+        checked_kinds((LeaderChanged, kind))
 
 
-def test_arguments_kinds_are_taken_from_any_collection() -> None:
-    assert checked_kinds(None) is None
-    assert checked_kinds([EventKind.LEADER, EventKind.LEADER]) == frozenset({EventKind.LEADER})
-    assert checked_kinds(()) == frozenset()
+def test_arguments_kinds_are_classes_of_events() -> None:
+    assert checked_kinds(()) == []
+    assert checked_kinds((LeaderChanged, Event)) == [LeaderChanged, Event]

@@ -13,8 +13,9 @@ from syncline.consensus.types import MembershipState
 from syncline.errors import Closed, ConfigError
 from syncline.node.calls import Calls
 from syncline.node.config import Config
-from syncline.node.envelope import Member
-from syncline.node.events import Event, EventKind, Events
+from syncline.node.envelope import MemberRecord
+from syncline.node.events import Events, LeaderChanged, PeerUp, RoleChanged
+from syncline.node.ids import NodeId
 from syncline.node.member_registry import (
     REMOVED_KEPT,
     MemberBook,
@@ -164,11 +165,11 @@ def test_ids_are_derived_from_what_all_first_members_share() -> None:
 
 def test_the_book_follows_changes_and_survives_a_snapshot() -> None:
     book = MemberBook()
-    a, b = Member(1, "a", "h:1"), Member(2, "b", "h:2", promote=True)
-    book.changed(5, MembershipState(voters=(1,), learners=(2,)), (a, b, Member(9, "stranger", "h:9")))
+    a, b = MemberRecord(1, "a", "h:1"), MemberRecord(2, "b", "h:2", promote=True)
+    book.changed(5, MembershipState(voters=(1,), learners=(2,)), (a, b, MemberRecord(9, "stranger", "h:9")))
     assert set(book.members) == {1, 2}, "who is not in the membership is not in the book"
-    assert book.announce(Member(1, "a", "h:11", "http://h"))
-    assert not book.announce(Member(1, "a", "h:11", "http://h"))
+    assert book.announce(MemberRecord(1, "a", "h:11", "http://h"))
+    assert not book.announce(MemberRecord(1, "a", "h:11", "http://h"))
     copy = MemberBook()
     copy.load(book.dump())
     assert copy.dump() == book.dump()
@@ -181,36 +182,35 @@ def test_the_book_follows_changes_and_survives_a_snapshot() -> None:
 def test_the_book_remembers_the_removed_within_a_bound() -> None:
     book = MemberBook()
     for node_id in range(1, REMOVED_KEPT + 10):
-        book.changed(node_id, MembershipState(voters=(node_id,)), (Member(node_id, f"n{node_id}", "h:1"),))
+        book.changed(node_id, MembershipState(voters=(node_id,)), (MemberRecord(node_id, f"n{node_id}", "h:1"),))
     assert len(book.removed) == REMOVED_KEPT
     gone = REMOVED_KEPT + 8
     assert gone in book.removed
-    assert not book.announce(Member(gone, "ghost", "h:3")), "a removed member's late word changes nothing"
+    assert not book.announce(MemberRecord(gone, "ghost", "h:3")), "a removed member's late word changes nothing"
 
 
 def test_a_joint_membership_counts_both_halves() -> None:
     book = MemberBook()
     state = MembershipState(voters=(1,), voters_outgoing=(2,))
-    book.changed(3, state, (Member(1, "a", "h:1"), Member(2, "b", "h:2")))
+    book.changed(3, state, (MemberRecord(1, "a", "h:1"), MemberRecord(2, "b", "h:2")))
     membership = book.membership(state)
     assert membership.joint
     assert all(member.voter for member in membership.members.values())
     assert not book.removed
 
 
-def event(kind: EventKind = EventKind.STATE, index: int = 0) -> Event:
-    return Event(kind, 1, index)
-
-
 def test_events_are_filtered_and_end_with_the_node() -> None:
     async def check() -> None:
         events = Events()
-        some, every = events.watch([EventKind.LEADER]), events.watch()
-        events.emit(event())
-        events.emit(event(EventKind.LEADER))
+        some, two = events.watch(LeaderChanged), events.watch(LeaderChanged, PeerUp)
+        every = events.watch()
+        happened = [RoleChanged("leader"), LeaderChanged(NodeId(7)), PeerUp(NodeId(8))]
+        for event in happened:
+            events.emit(event, term=1, index=2)
         events.close()
-        assert [one.kind async for one in some] == [EventKind.LEADER]
-        assert [one.kind async for one in every] == [EventKind.STATE, EventKind.LEADER]
+        assert [one async for one in some] == [LeaderChanged(NodeId(7), term=1, index=2)]
+        assert [type(one) async for one in two] == [LeaderChanged, PeerUp]
+        assert [type(one) async for one in every] == [RoleChanged, LeaderChanged, PeerUp]
         assert [one async for one in events.watch()] == [], "a watch of a closed node ends at once"
 
     run(check())
@@ -221,7 +221,7 @@ def test_a_slow_watcher_loses_the_oldest_and_is_told() -> None:
         events = Events()
         watcher = events.watch()
         for index in range(1030):
-            events.emit(event(index=index))
+            events.emit(RoleChanged("leader"), term=1, index=index)
         first = await anext(watcher)
         assert (first.index, first.missed) == (6, 6)
         assert (await anext(watcher)).missed == 0

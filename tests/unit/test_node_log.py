@@ -31,11 +31,11 @@ class Lines:
         self._caplog.clear()
 
 
-def label(raft: Raft) -> str:
+def label(raft: Raft[object]) -> str:
     return f"{raft.config.name} ({raft.node_id:016x})"
 
 
-def others(nodes: Cluster, raft: Raft) -> list[Raft]:
+def others(nodes: Cluster, raft: Raft[object]) -> list[Raft[object]]:
     return [other for other in nodes.rafts.values() if other is not raft]
 
 

@@ -49,7 +49,7 @@ class Pair:
         return self.one, self.two, threading.get_ident()
 
 
-async def opened(path: Path, machine: Pair) -> Raft:
+async def opened(path: Path, machine: Pair) -> Raft[object]:
     address = f"127.0.0.1:{free_block(1)}"
     raft = await Raft.open(Config(name="a", data_dir=str(path), listen=address, peers={"a": address}), machine)
     await raft.apply(b"x", timeout=DEADLINE_S)

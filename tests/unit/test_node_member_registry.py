@@ -22,7 +22,7 @@ from syncline.consensus.types import (
 )
 from syncline.errors import MembershipError
 from syncline.node.applier import Applier, ApplyWork, Outcome
-from syncline.node.envelope import ChangeContext, Kind, Member, Proposal, encode
+from syncline.node.envelope import ChangeContext, Kind, MemberRecord, Proposal, encode
 from syncline.node.member_registry import MemberBook
 from syncline.node.membership import Reconfiguration
 from syncline.node.outcomes import on_outcome
@@ -89,15 +89,15 @@ class Node:
         assert self.failures == []
 
 
-def change(kind: ChangeType, node_id: int, *records: Member) -> MembershipChange:
+def change(kind: ChangeType, node_id: int, *records: MemberRecord) -> MembershipChange:
     return MembershipChange(changes=(SingleChange(kind, node_id),), context=encode(ChangeContext(9, 9, records)))
 
 
-def log_of(*items: MembershipChange | Member) -> list[LogEntry]:
+def log_of(*items: MembershipChange | MemberRecord) -> list[LogEntry]:
     """A log of changes and announcements, from index 1 on."""
     entries = []
     for index, item in enumerate(items, 1):
-        if isinstance(item, Member):
+        if isinstance(item, MemberRecord):
             data = encode(Proposal(Kind.ANNOUNCE, item.id, index, encode(item)))
             entries.append(LogEntry(1, index, EntryType.NORMAL, data))
         else:
@@ -105,16 +105,18 @@ def log_of(*items: MembershipChange | Member) -> list[LogEntry]:
     return entries
 
 
-def registry_after(*items: MembershipChange | Member) -> dict[int, Member]:
+def registry_after(*items: MembershipChange | MemberRecord) -> dict[int, MemberRecord]:
     node = Node()
     run(node.apply([log_of(*items)]))
     return node.book.members
 
 
-MEMBER = Member(2, "two", "two:1", "http://two", False, directory=20, incarnation=3 << 32, level=4, machine_version=5)
+MEMBER = MemberRecord(
+    2, "two", "two:1", "http://two", False, directory=20, incarnation=3 << 32, level=4, machine_version=5
+)
 
 records = st.builds(
-    Member,
+    MemberRecord,
     id=st.integers(1, 3),
     name=st.just("n"),
     address=st.sampled_from(["h:1", "h:2", "h:3"]),
@@ -128,9 +130,11 @@ changes = st.builds(
 
 
 @given(st.lists(st.one_of(records, changes), max_size=25), st.sets(st.integers(1, 25)))
-def test_registry_does_not_depend_on_how_the_log_is_cut(items: list[MembershipChange | Member], cuts: set[int]) -> None:
+def test_registry_does_not_depend_on_how_the_log_is_cut(
+    items: list[MembershipChange | MemberRecord], cuts: set[int]
+) -> None:
     """Batches are cut by time and load, so differently on each node. All at once, one by one, and by chance."""
-    first = change(ChangeType.ADD_NODE, ME, Member(ME, "one", "one:1"))
+    first = change(ChangeType.ADD_NODE, ME, MemberRecord(ME, "one", "one:1"))
     log = log_of(first, *items)
     bounds = [0, *sorted(cut for cut in cuts if cut < len(log)), len(log)]
     by_chance = [log[low:high] for low, high in pairwise(bounds) if low < high]
@@ -143,16 +147,16 @@ def test_registry_does_not_depend_on_how_the_log_is_cut(items: list[MembershipCh
 
 
 @given(st.lists(st.one_of(records, changes), max_size=25))
-def test_registry_never_loses_a_directory_or_goes_back(items: list[MembershipChange | Member]) -> None:
+def test_registry_never_loses_a_directory_or_goes_back(items: list[MembershipChange | MemberRecord]) -> None:
     """While a node is a member, its directory id stays once it is known, and its incarnation never falls."""
 
     async def check() -> None:
         node = Node()
-        before: dict[int, Member] = {}
-        for entry in log_of(change(ChangeType.ADD_NODE, ME, Member(ME, "one", "one:1")), *items):
+        before: dict[int, MemberRecord] = {}
+        for entry in log_of(change(ChangeType.ADD_NODE, ME, MemberRecord(ME, "one", "one:1")), *items):
             await node.apply([[entry]])
             for node_id, member in node.book.members.items():
-                known = before.get(node_id, Member(node_id, "", ""))
+                known = before.get(node_id, MemberRecord(node_id, "", ""))
                 assert known.directory in (0, member.directory)
                 assert known.incarnation <= member.incarnation
             before = dict(node.book.members)
@@ -163,57 +167,58 @@ def test_registry_never_loses_a_directory_or_goes_back(items: list[MembershipCha
 @pytest.mark.parametrize("kind", [ChangeType.ADD_NODE, ChangeType.ADD_LEARNER_NODE])
 def test_registry_keeps_the_record_when_a_role_changes(kind: ChangeType) -> None:
     """Also if the change brings a bare record: a member without its directory id could come back emptied, and vote."""
-    add = change(ChangeType.ADD_LEARNER_NODE, 2, Member(2, "two", "two:0", promote=True))
-    one = change(ChangeType.ADD_NODE, ME, Member(ME, "one", "one:1"))
-    after = registry_after(one, add, MEMBER, change(kind, 2, Member(2, "two", "two:0")))
+    add = change(ChangeType.ADD_LEARNER_NODE, 2, MemberRecord(2, "two", "two:0", promote=True))
+    one = change(ChangeType.ADD_NODE, ME, MemberRecord(ME, "one", "one:1"))
+    after = registry_after(one, add, MEMBER, change(kind, 2, MemberRecord(2, "two", "two:0")))
     assert after[2] == MEMBER
 
 
 def test_registry_ignores_announcements_of_earlier_starts() -> None:
     """Two announcements can be on their way at once, of an old process and of its successor."""
-    one = change(ChangeType.ADD_NODE, ME, Member(ME, "one", "one:1"))
-    add = change(ChangeType.ADD_LEARNER_NODE, 2, Member(2, "two", "two:0"))
-    older = Member(2, "two", "old:1", directory=20, incarnation=2 << 32)
+    one = change(ChangeType.ADD_NODE, ME, MemberRecord(ME, "one", "one:1"))
+    add = change(ChangeType.ADD_LEARNER_NODE, 2, MemberRecord(2, "two", "two:0"))
+    older = MemberRecord(2, "two", "old:1", directory=20, incarnation=2 << 32)
     assert registry_after(one, add, MEMBER, older)[2] == MEMBER
     assert registry_after(one, add, older, MEMBER)[2] == MEMBER
 
 
 def test_registry_keeps_the_first_of_two_forks() -> None:
     """Of two starts with one count, from copies of a directory, the log decides, so that all members agree."""
-    one = change(ChangeType.ADD_NODE, ME, Member(ME, "one", "one:1"))
-    add = change(ChangeType.ADD_LEARNER_NODE, 2, Member(2, "two", "two:0"))
-    fork = Member(2, "two", "copy:1", directory=20, incarnation=(3 << 32) + 1)
+    one = change(ChangeType.ADD_NODE, ME, MemberRecord(ME, "one", "one:1"))
+    add = change(ChangeType.ADD_LEARNER_NODE, 2, MemberRecord(2, "two", "two:0"))
+    fork = MemberRecord(2, "two", "copy:1", directory=20, incarnation=(3 << 32) + 1)
     assert registry_after(one, add, MEMBER, fork)[2] == MEMBER
     assert registry_after(one, add, fork, MEMBER)[2] == fork
 
 
 def test_registry_takes_an_updated_address_and_nothing_else() -> None:
     """An update is of one start of the member: what a later start has announced itself is newer."""
-    one = change(ChangeType.ADD_NODE, ME, Member(ME, "one", "one:1"))
-    add = change(ChangeType.ADD_LEARNER_NODE, 2, Member(2, "two", "two:0"))
-    moved = Member(2, "other", "new:1", "http://x", True, directory=20, incarnation=3 << 32)
+    one = change(ChangeType.ADD_NODE, ME, MemberRecord(ME, "one", "one:1"))
+    add = change(ChangeType.ADD_LEARNER_NODE, 2, MemberRecord(2, "two", "two:0"))
+    moved = MemberRecord(2, "other", "new:1", "http://x", True, directory=20, incarnation=3 << 32)
     after = registry_after(one, add, MEMBER, change(ChangeType.UPDATE_NODE, 2, moved))
-    assert after[2] == Member(
+    assert after[2] == MemberRecord(
         2, "two", "new:1", "http://two", False, directory=20, incarnation=3 << 32, level=4, machine_version=5
     )
-    late = Member(2, "two", "new:1", directory=20, incarnation=2 << 32)
+    late = MemberRecord(2, "two", "new:1", directory=20, incarnation=2 << 32)
     assert registry_after(one, add, MEMBER, change(ChangeType.UPDATE_NODE, 2, late))[2] == MEMBER
 
 
 def test_leader_examines_updates_of_addresses() -> None:
     """One record of the member, of its newest start, with an address that no other member has."""
     node = Node()
-    run(node.apply([log_of(change(ChangeType.ADD_NODE, ME, Member(ME, "one", "one:1")),
-                           change(ChangeType.ADD_LEARNER_NODE, 2, Member(2, "two", "two:0")), MEMBER)]))  # fmt: skip
+    run(node.apply([log_of(change(ChangeType.ADD_NODE, ME, MemberRecord(ME, "one", "one:1")),
+                           change(ChangeType.ADD_LEARNER_NODE, 2, MemberRecord(2, "two", "two:0")),
+                           MEMBER)]))  # fmt: skip
     node.core.raft.pending_membership_index = 0
     node.core.applied = 3  # type: ignore[attr-defined]
-    moved = Member(2, "two", "new:1", directory=20, incarnation=3 << 32)
+    moved = MemberRecord(2, "two", "new:1", directory=20, incarnation=3 << 32)
     bad = [
-        change(ChangeType.UPDATE_NODE, 3, Member(3, "three", "new:1")),
+        change(ChangeType.UPDATE_NODE, 3, MemberRecord(3, "three", "new:1")),
         change(ChangeType.UPDATE_NODE, 2),
         change(ChangeType.UPDATE_NODE, 2, moved, moved),
-        change(ChangeType.UPDATE_NODE, 2, Member(2, "two", "new:1")),
-        change(ChangeType.UPDATE_NODE, 2, Member(2, "two", "one:1", directory=20, incarnation=3 << 32)),
+        change(ChangeType.UPDATE_NODE, 2, MemberRecord(2, "two", "new:1")),
+        change(ChangeType.UPDATE_NODE, 2, MemberRecord(2, "two", "one:1", directory=20, incarnation=3 << 32)),
         MembershipChange(
             changes=(SingleChange(ChangeType.UPDATE_NODE, 2), SingleChange(ChangeType.ADD_NODE, 2)),
             context=encode(ChangeContext(9, 9, (moved,))),

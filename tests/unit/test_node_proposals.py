@@ -22,7 +22,7 @@ def proposals(max_bytes: int = 1 << 20) -> Proposals:
     return Proposals(random.Random(1), step_s=STEP_S, max_bytes=max_bytes)
 
 
-def new(held: Proposals, deadline_s: float = 1.0, size_bytes: int = 10) -> ApplyFuture:
+def new(held: Proposals, deadline_s: float = 1.0, size_bytes: int = 10) -> ApplyFuture[object]:
     return held.new(asyncio.get_running_loop(), size_bytes, deadline_s)
 
 

@@ -38,7 +38,8 @@ from syncline.errors import (
     TooLarge,
     TransportError,
 )
-from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, Member, Proposal, encode
+from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, MemberRecord, Proposal, encode
+from syncline.node.events import DiskSlow
 from syncline.node.forwarding import FORWARD_BATCH_BYTES
 from syncline.node.futures import ApplyFuture, Waiter
 from syncline.node.rejections import DISK_FULL
@@ -66,7 +67,7 @@ class Sent:
 
 
 @asynccontextmanager
-async def leading(path: Path, **settings: object) -> AsyncIterator[tuple[Raft, Driver, Listing]]:
+async def leading(path: Path, **settings: object) -> AsyncIterator[tuple[Raft[object], Driver, Listing]]:
     """A cluster of one."""
     async with cluster(path, "a", **settings) as nodes:
         raft = await nodes.leader()
@@ -75,7 +76,7 @@ async def leading(path: Path, **settings: object) -> AsyncIterator[tuple[Raft, D
 
 
 def numbered(driver: Driver, number: int) -> Waiter:
-    future = ApplyFuture(loop=driver.loop)
+    future: ApplyFuture[object] = ApplyFuture(loop=driver.loop)
     future.number = number
     return future
 
@@ -202,7 +203,7 @@ def test_snapshot_with_an_unreadable_registry_is_refused(tmp_path: Path, runtime
 def test_an_old_change_does_not_undo_the_membership_of_a_snapshot_on_its_way(tmp_path: Path) -> None:
     async def check() -> None:
         async with leading(tmp_path) as (_, driver, _):
-            context = encode(ChangeContext(0, 0, (Member(5, "old", "127.0.0.1:9"),)))
+            context = encode(ChangeContext(0, 0, (MemberRecord(5, "old", "127.0.0.1:9"),)))
             change = MembershipChange(changes=(SingleChange(ChangeType.ADD_LEARNER_NODE, 5),), context=context)
             old = LogEntry(driver.core.term, driver.applied + 1, EntryType.CONF_CHANGE_V2, encode_change(change))
             meta = offer_snapshot(driver)
@@ -219,19 +220,19 @@ def test_a_condition_and_a_taken_name_are_judged_by_the_leader(tmp_path: Path) -
             await until(raft, lambda: bool(driver.parts.book.members[raft.node_id].directory))
             index = raft.membership().index
 
-            def change(member: Member, expected: int) -> bytes:
+            def change(member: MemberRecord, expected: int) -> bytes:
                 context = encode(ChangeContext(PEER, 1, (member,), expected))
                 single = SingleChange(ChangeType.ADD_LEARNER_NODE, member.id)
                 return encode(MembershipChange(changes=(single,), context=context))
 
-            free = Member(7, "free", "127.0.0.1:9")
+            free = MemberRecord(7, "free", "127.0.0.1:9")
             for member, expected, message in (
                 (free, index + 1, "has changed"),
-                (Member(7, "a", "127.0.0.1:9"), 0, "member already"),
-                (Member(7, "free", raft.config.address), 0, "member already"),
-                (Member(7, "free", "127.0.0.1:9", directory=5), 0, "another data directory"),
-                (Member(raft.node_id, "a", "127.0.0.1:9", directory=5), 0, "another data directory"),
-                (Member(raft.node_id, "b", "127.0.0.1:9"), 0, "is named 'a'"),
+                (MemberRecord(7, "a", "127.0.0.1:9"), 0, "member already"),
+                (MemberRecord(7, "free", raft.config.address), 0, "member already"),
+                (MemberRecord(7, "free", "127.0.0.1:9", directory=5), 0, "another data directory"),
+                (MemberRecord(raft.node_id, "a", "127.0.0.1:9", directory=5), 0, "another data directory"),
+                (MemberRecord(raft.node_id, "b", "127.0.0.1:9"), 0, "is named 'a'"),
             ):
                 with pytest.raises(MembershipError, match=message):
                     driver.reconfiguration.append(change(member, expected), PEER, 1)
@@ -243,14 +244,14 @@ def test_a_condition_and_a_taken_name_are_judged_by_the_leader(tmp_path: Path) -
 def test_a_stalled_disk_is_told_once(tmp_path: Path) -> None:
     async def check() -> None:
         async with leading(tmp_path) as (raft, driver, _):
-            watch = raft.events()
+            watch = raft.events(DiskSlow)
             driver.parts.writer.oldest_s = lambda: 60.0  # type: ignore[method-assign]
             for _ in range(3):
                 driver._yield_if_disk_stalls()
             driver.parts.writer.oldest_s = lambda: 0.0  # type: ignore[method-assign]
             driver._yield_if_disk_stalls()
             await raft.close()
-            assert [event.kind.value for event in [event async for event in watch]].count("disk_slow") == 1
+            assert len([event async for event in watch]) == 1
 
     run(check())
 
@@ -280,7 +281,7 @@ def test_a_tick_that_fails_stops_the_node(tmp_path: Path) -> None:
 
 
 class Told:
-    """What a callback of `apply_then` was told, each time."""
+    """What a callback of `_apply_then` was told, each time."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[object, SynclineError | None]] = []
@@ -298,18 +299,18 @@ def test_a_callback_is_told_the_answer_or_the_error_once(tmp_path: Path) -> None
     async def check() -> None:
         async with leading(tmp_path, max_entry_bytes=2000) as (raft, _, _):
             good, refused, large = Told(), Told(), Told()
-            raft.apply_then(b"good", good)
-            raft.apply_then(b"refuse", refused)
-            raft.apply_then(bytes(3000), large)
+            raft._apply_then(b"good", good)
+            raft._apply_then(b"refuse", refused)
+            raft._apply_then(bytes(3000), large)
             assert isinstance(large.error, TooLarge)
             assert good.calls == []
             await raft.apply(b"behind them")
             assert good.calls == [(2, None)]
             assert isinstance(refused.error, Rejected)
             with pytest.raises(ConfigError, match="timeout"):
-                raft.apply_then(b"x", Told(), timeout=-1.0)
+                raft._apply_then(b"x", Told(), timeout=-1.0)
             pending = Told()
-            raft.apply_then(b"cut off", pending)
+            raft._apply_then(b"cut off", pending)
         assert isinstance(pending.error, Closed)
 
     run(check())
@@ -324,7 +325,7 @@ def test_a_callback_that_raises_is_told_to_the_loop_and_harms_nobody(tmp_path: P
             def broken(answer: object, error: SynclineError | None) -> None:
                 raise RuntimeError("the caller's own fault")
 
-            raft.apply_then(b"x", broken)
+            raft._apply_then(b"x", broken)
             assert await raft.apply(b"y") == 3
         assert [str(context["exception"]) for context in said] == ["the caller's own fault"]
 
@@ -336,7 +337,7 @@ def test_what_has_ended_while_it_waited_for_a_leader_never_enters_the_log(tmp_pa
         async with leading(tmp_path) as (raft, driver, machine):
             leader, driver.core.raft.leader = driver.core.raft.leader, 0  # nobody leads for a moment
             late = Told()
-            raft.apply_then(b"late", late, timeout=0.01)
+            raft._apply_then(b"late", late, timeout=0.01)
             driver.proposals.expire(driver.loop.time() + 1.0, 0)
             assert isinstance(late.error, NoLeader)
             driver.core.raft.leader = leader
@@ -385,9 +386,9 @@ def test_what_others_forward_without_a_pause_does_not_hold_up_the_leaders_own(tm
                     number += 1
                     driver.on_messages(PEER, [Forward([forwarded(number, b"theirs")], driver.core.term)])
                     if number == 1:
-                        raft.apply_then(b"own", Told())
+                        raft._apply_then(b"own", Told())
                         driver._turn()
-                        raft.apply_then(b"own too", told)
+                        raft._apply_then(b"own too", told)
                     await asyncio.sleep(0)
             assert told.error is None
 

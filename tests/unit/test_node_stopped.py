@@ -9,7 +9,7 @@ import pytest
 
 from syncline.errors import NodeFailed, UsageError
 from syncline.node.config import Config
-from syncline.node.events import Event, EventKind
+from syncline.node.events import Event, NodeStopped
 from syncline.node.fsm import BytesSnapshot, Entry
 from syncline.node.raft import Raft
 from syncline.platform.worker import ThreadWorkers
@@ -32,7 +32,7 @@ class Failing:
         raise AssertionError("there is no snapshot")
 
 
-async def opened(path: Path) -> Raft:
+async def opened(path: Path) -> Raft[object]:
     address = f"127.0.0.1:{free_block(1)}"
     raft = await Raft.open(Config(name="a", data_dir=str(path), listen=address, peers={"a": address}), Failing())
     await raft.apply(b"x", timeout=20)
@@ -40,7 +40,7 @@ async def opened(path: Path) -> Raft:
     return raft
 
 
-async def last_event(raft: Raft) -> asyncio.Task[list[Event]]:
+async def last_event(raft: Raft[object]) -> asyncio.Task[list[Event]]:
     async def collected() -> list[Event]:
         return [event async for event in raft.events()]
 
@@ -67,8 +67,8 @@ def test_raft_that_has_stopped_leads_no_more(tmp_path: Path, how: str) -> None:
         assert (raft.stats().role, raft.stats().leader, raft.stats().progress) == ("stopped", None, {})
         assert raft.no_leader.startswith("this node has stopped: ")
         last = (await events)[-1]
-        assert last.kind is EventKind.STOPPED
-        assert ("closed" if how == "close" else "RuntimeError: no") in last.detail
+        assert isinstance(last, NodeStopped)
+        assert ("closed" if how == "close" else "RuntimeError: no") in last.reason
         await raft.close()
 
     run(scenario())
@@ -82,7 +82,7 @@ def test_raft_used_from_another_thread_is_refused(tmp_path: Path) -> None:
         for use in (
             lambda: raft.apply(b"y"),
             lambda: raft.apply_many([b"y"]),
-            lambda: raft.apply_then(b"y", lambda *_: None),
+            lambda: raft._apply_then(b"y", lambda *_: None),
             raft.read_index,
             raft.barrier,
         ):

@@ -23,12 +23,12 @@ class Table:
         self.held = Proposals(random.Random(1), step_s=0.1, max_bytes=1 << 20)
         assert self.held.open(1)
 
-    def new(self, *, again: bool = True, fence: int = 0) -> ApplyFuture:
+    def new(self, *, again: bool = True, fence: int = 0) -> ApplyFuture[object]:
         future = self.held.new(asyncio.get_running_loop(), 1, 5.0)
         future.payload, future.fence = (PAYLOAD if again else b""), fence
         return future
 
-    def sent(self, term: int = 1, *, again: bool = True) -> ApplyFuture:
+    def sent(self, term: int = 1, *, again: bool = True) -> ApplyFuture[object]:
         future = self.new(again=again)
         future.attempt = term
         return future
@@ -39,7 +39,7 @@ def numbers(queue: list[Queued]) -> list[int]:
     return [waiter.number for waiter, _, _ in queue]
 
 
-def error_of(future: ApplyFuture) -> SynclineError:
+def error_of(future: ApplyFuture[object]) -> SynclineError:
     error = future.exception()
     assert isinstance(error, SynclineError)
     return error

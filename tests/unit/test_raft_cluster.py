@@ -14,7 +14,7 @@ from syncline.testing.plugin import MakeCluster
 from tests.node_cluster import Listing
 
 
-def items(machine: FSM) -> list[bytes]:
+def items(machine: FSM[object]) -> list[bytes]:
     assert isinstance(machine, Listing)
     return machine.items
 
@@ -49,14 +49,14 @@ def test_a_leader_without_a_majority_acknowledges_nothing(raft_cluster: MakeClus
     old = cluster.leader
     cluster.isolate(old)
     with pytest.raises(OperationError) as lost:
-        cluster.apply(b"lost", node=old, timeout_s=1.0)
+        cluster.apply(b"lost", node=old, timeout=1.0)
     assert lost.value.outcome is Outcome.UNKNOWN
     new = cluster.leader
     assert new != old
     cluster.apply(b"kept")
     assert cluster.read(items, node=new) == [b"kept"]
     with pytest.raises(OperationError):
-        cluster.read(items, node=old, timeout_s=1.0)
+        cluster.read(items, node=old, timeout=1.0)
     cluster.heal()
     cluster.assert_same_state()
     assert items(cluster.machine(old)) == [b"kept"]
@@ -77,7 +77,7 @@ def test_a_paused_node_is_left_behind_and_catches_up(raft_cluster: MakeCluster) 
     for number in range(80):  # more than the log keeps: a snapshot will be sent
         cluster.apply(b"%d" % number)
     with pytest.raises(DeadlineExceeded, match="does not answer"):
-        cluster.apply(b"asleep", node=slow, timeout_s=1.0)
+        cluster.apply(b"asleep", node=slow, timeout=1.0)
     cluster.heal()
     cluster.assert_same_state()
     assert len(items(cluster.machine(slow))) >= 80
@@ -117,7 +117,7 @@ def test_a_snapshot_on_demand_is_what_a_restart_begins_with(raft_cluster: MakeCl
 def test_a_state_machine_that_breaks_stops_its_nodes_and_says_why(raft_cluster: MakeCluster) -> None:
     cluster = raft_cluster(Listing)
     with pytest.raises(Exception, match=r"broken|does not answer"):
-        cluster.apply(b"break", timeout_s=1.0)
+        cluster.apply(b"break", timeout=1.0)
     cluster.run(1.0)
     assert "the state machine is broken" in repr(cluster.error(cluster.nodes[0]))
 

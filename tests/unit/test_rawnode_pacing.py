@@ -130,6 +130,21 @@ def test_appends_are_cut_to_the_room_and_go_on_when_there_is_more() -> None:
     assert cluster[3].last_index == leader.last_index
 
 
+def test_has_room_counts_what_was_sent_and_what_still_waits() -> None:
+    """The runtime goes by it when it leaves out `set_room` after an append."""
+    cluster = Cluster(3, first_room_bytes=10_000)
+    leader = cluster.elect(1)
+    leader.set_room(2, 1_000)
+    leader.set_room(3, 200)
+    assert leader.has_room(2, 1_000)
+    assert not leader.has_room(2, 1_001)
+    leader.propose_batch([b"x" * 100] * 2)
+    assert not leader.has_room(2, 1_000), "200 bytes of data, and what the entries take beside it, were sent"
+    assert leader.has_room(2, 500)
+    assert not leader.has_room(3, 0), "one of the two entries waits for room"
+    assert not leader.has_room(9, 0), "no member"
+
+
 def test_commit_index_is_told_without_room() -> None:
     cluster = Cluster(3, first_room_bytes=NO_LIMIT)
     leader = cluster.elect(1)

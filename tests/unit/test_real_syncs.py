@@ -24,6 +24,7 @@ from syncline.platform import kernel_sync
 from syncline.platform.disk import File, OsDisk
 from syncline.platform.kernel_sync import KernelSync
 from syncline.platform.worker import Flusher, ThreadWorkers
+from syncline.platform.world import World
 from tests.forged_kernel import ForgedKernel
 from tests.ports import free_block
 from tests.support import run
@@ -58,17 +59,17 @@ class OnThread(ThreadWorkers):
         return None
 
 
-async def opened(path: Path, *, kernel: bool, **settings: int) -> Raft:
+async def opened(path: Path, *, kernel: bool, **settings: int) -> Raft[object]:
     address = f"127.0.0.1:{free_block(1)}"
     config = Config(name="a", data_dir=str(path / "a"), listen=address, peers={"a": address})
     config = msgspec.structs.replace(config, **settings)
-    raft = await Raft.open(config, Echo(), workers=ThreadWorkers() if kernel else OnThread())
+    raft = await Raft.open(config, Echo(), world=World(workers=ThreadWorkers() if kernel else OnThread()))
     assert raft._driver.parts.writer.syncs_on_a_thread is not kernel
     assert await raft.apply(b"before", timeout=TIMEOUT_S) == b"before"
     return raft
 
 
-async def fails_and_acknowledges_nothing(raft: Raft, error: int) -> None:
+async def fails_and_acknowledges_nothing(raft: Raft[object], error: int) -> None:
     with pytest.raises(NodeFailed, match=os.strerror(error)):
         await raft.apply(b"after", timeout=TIMEOUT_S)
     assert os.strerror(error) in str(await raft.failed())

@@ -60,7 +60,7 @@ def put(key: bytes, size: int) -> bytes:
     return encode_command(Put(key, bytes(size)))
 
 
-async def until_refused(raft: Raft) -> None:
+async def until_refused(raft: Raft[object]) -> None:
     """A node asks its disk now and then only: some writes may still be taken."""
     with pytest.raises(DiskFull, match="Delete keys, make room on the disk"):  # noqa: PT012
         for _ in range(100):

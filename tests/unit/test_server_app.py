@@ -432,7 +432,7 @@ def test_a_removed_node_stops_and_says_why(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with cluster(tmp_path) as servers, AsyncClient(servers["a"].http_url) as client:
             await client.put("a", b"1")
-            await client.remove_member("c", timeout_s=MEMBERSHIP_TIMEOUT_S)
+            await client.remove_member("c", timeout=MEMBERSHIP_TIMEOUT_S)
             failure = await servers["c"].closed_by_fault()
             assert isinstance(failure, NodeFailed)
             assert "was removed from the cluster" in str(failure)
@@ -455,7 +455,7 @@ def test_joiner_with_a_wrong_address_works_once_it_is_corrected(tmp_path: Path) 
             await joined.close(drain_s=0)
             async with await KvServer.open(config) as mended, AsyncClient(mended.http_url) as client:
                 assert mended.raft.node_id == node_id
-                await client.put("k", "v", timeout_s=MEMBERSHIP_TIMEOUT_S)
+                await client.put("k", "v", timeout=MEMBERSHIP_TIMEOUT_S)
                 raft = mended.raft
                 await until(raft, lambda: raft.membership().members[node_id].address == config.peer_listen)
 
@@ -469,7 +469,7 @@ def test_initial_cluster_holds_hints_at_a_later_start(tmp_path: Path) -> None:
         async with cluster(tmp_path) as servers:
             cluster_id = servers["a"].raft.cluster_id
             async with AsyncClient(servers["a"].http_url) as client:
-                await client.put("k", "before", timeout_s=MEMBERSHIP_TIMEOUT_S)
+                await client.put("k", "before", timeout=MEMBERSHIP_TIMEOUT_S)
             for server in servers.values():
                 await server.close(drain_s=0)
             moved = dict(zip("abc", free_ports(3), strict=True))
@@ -477,10 +477,10 @@ def test_initial_cluster_holds_hints_at_a_later_start(tmp_path: Path) -> None:
             for name, port in moved.items():
                 servers[name] = await KvServer.open(settings(tmp_path, name, port, initial_cluster=members))
             async with AsyncClient(servers["b"].http_url) as client:
-                found = await client.get("k", timeout_s=MEMBERSHIP_TIMEOUT_S)
+                found = await client.get("k", timeout=MEMBERSHIP_TIMEOUT_S)
                 assert found is not None
                 assert found.value == b"before"
-                await client.put("k", "after", timeout_s=MEMBERSHIP_TIMEOUT_S)
+                await client.put("k", "after", timeout=MEMBERSHIP_TIMEOUT_S)
             assert servers["c"].raft.cluster_id == cluster_id
 
     run(check())
@@ -491,12 +491,12 @@ def test_update_through_http_changes_an_address(tmp_path: Path) -> None:
 
     async def check() -> None:
         async with cluster(tmp_path) as servers, AsyncClient(servers["a"].http_url) as client:
-            await client.put("k", "v", timeout_s=MEMBERSHIP_TIMEOUT_S)
+            await client.put("k", "v", timeout=MEMBERSHIP_TIMEOUT_S)
             await servers.pop("c").close(drain_s=0)
-            members = await client.update_member("c", address="127.0.0.1:9", timeout_s=MEMBERSHIP_TIMEOUT_S)
+            members = await client.update_member("c", address="127.0.0.1:9", timeout=MEMBERSHIP_TIMEOUT_S)
             assert {member.name: member.peer for member in members.members}["c"] == "127.0.0.1:9"
             taken = servers["b"].raft.advertised
             with pytest.raises(MembershipError, match="already the address"):
-                await client.update_member("c", address=taken, timeout_s=MEMBERSHIP_TIMEOUT_S)
+                await client.update_member("c", address=taken, timeout=MEMBERSHIP_TIMEOUT_S)
 
     run(check())

@@ -16,6 +16,7 @@ from syncline.kv.versions import MACHINE_VERSION
 from syncline.node.futures import Then
 from syncline.node.raft import Raft
 from syncline.platform.network import TcpNetwork
+from syncline.platform.world import World
 from syncline.server.api.raft_backend import NodeBackend
 from syncline.server.config import ServerConfig
 from syncline.server.join import ask_members
@@ -34,7 +35,7 @@ class Node:
     async def failed(self) -> None:
         await asyncio.Event().wait()
 
-    def apply_then(self, data: bytes, then: Then, *, timeout: float, checked: bool, frees_space: bool = False) -> None:
+    def _apply_then(self, data: bytes, then: Then, *, timeout: float, checked: bool, frees_space: bool = False) -> None:
         assert checked, "the server has made the command itself"
         self.proposed.append(data)
         then("applied", None)
@@ -44,7 +45,7 @@ class Node:
 def test_server_proposes_a_command_only_at_its_machine_version(machine_version: int, passes: bool) -> None:
     async def scenario() -> None:
         node = Node(machine_version)
-        backend = NodeBackend(cast("Raft", node), KvMachine())
+        backend = NodeBackend(cast("Raft[object]", node), KvMachine())
         answers: list[tuple[object, BaseException | None]] = []
         command = encode_command(Put(b"k", b"v"))
         backend.propose(command, 1.0, lambda answer, error: answers.append((answer, error)))
@@ -73,7 +74,7 @@ def test_join_to_a_cluster_of_higher_levels_asks_for_nothing(level: int, machine
 
         async def scenario() -> None:
             with pytest.raises(ConfigError, match=r"node d \(0000000000000009\) needs .*; upgrade this node first"):
-                await ask_members(config, 9, http="", network=TcpNetwork(), rng=random.Random(1))
+                await ask_members(config, 9, http="", world=World(network=TcpNetwork(), rng=random.Random(1)))
 
         run(scenario())
         assert [request.path for request in double.requests] == ["/raft/upgrade"]

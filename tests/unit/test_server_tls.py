@@ -70,7 +70,7 @@ def test_client_over_tls_to_a_plain_port_is_told_to_use_http(tmp_path: Path) -> 
     async def scenario() -> None:
         async with (
             await KvServer.open(settings(tmp_path)) as server,
-            AsyncClient(server.http_url.replace("http://", "https://"), retry_refused=False, timeout_s=0.5) as client,
+            AsyncClient(server.http_url.replace("http://", "https://"), retry_refused=False, timeout=0.5) as client,
         ):
             with pytest.raises(OperationError, match="use http://") as caught:
                 await client.put("a", b"v")

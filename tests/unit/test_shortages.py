@@ -34,7 +34,7 @@ def test_server_store_at_its_limit_is_507_until_keys_are_deleted(tmp_path: Path)
     async def check() -> None:
         opened = await KvServer.open(settings(tmp_path, max_store_bytes=LIMIT))
         async with opened as server, AsyncClient([server.http_url]) as client:
-            await client.put("kept", bytes(60_000), timeout_s=20)
+            await client.put("kept", bytes(60_000), timeout=20)
             assert json.loads((await ask(server, "GET", "/health"))[2]) == {"health": "true", "reason": ""}
             status, _, body = await ask(server, "PUT", "/key/more", bytes(50_000))
             error = json.loads(body)["error"]
@@ -73,7 +73,7 @@ def test_server_whose_disk_hangs_is_not_ready_and_says_why(tmp_path: Path) -> No
     async def check() -> None:
         async with await KvServer.open(settings(tmp_path)) as server:
             async with AsyncClient([server.http_url]) as client:
-                await client.put("a", b"1", timeout_s=20)
+                await client.put("a", b"1", timeout=20)
             writer = server.raft._driver.parts.writer
             writer.oldest_s = lambda: 2.5  # type: ignore[method-assign]
             status, _, body = await ask(server, "GET", "/readyz")

@@ -79,7 +79,7 @@ def numbered() -> Callable[[random.Random], bytes]:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("machine", [Listing, LoopListing, Digesting])
-def test_a_good_machine_comes_through(machine: Callable[[], FSM], seed: int) -> None:
+def test_a_good_machine_comes_through(machine: Callable[[], FSM[object]], seed: int) -> None:
     done = simulate(machine, seed=seed, commands=numbered(), sim_seconds=3.0)
     assert done.acknowledged > 5
     assert done.faults
@@ -118,7 +118,7 @@ def test_a_machine_that_takes_batches_is_run_in_batches() -> None:
         (Breaks, "cut", "raised ZeroDivisionError"),
     ],
 )
-def test_a_bad_machine_is_found_with_its_seed(machine: Callable[[], FSM], fault: str, finding: str) -> None:
+def test_a_bad_machine_is_found_with_its_seed(machine: Callable[[], FSM[object]], fault: str, finding: str) -> None:
     with pytest.raises(SimulationFailed, match=finding) as failed:
         simulate(machine, seed=1, commands=numbered(), faults=[fault])
     assert f"seed=1, nodes=3, faults=('{fault}',)" in str(failed.value)

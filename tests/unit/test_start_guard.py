@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from syncline.consensus.types import MembershipState, NodeId
 from syncline.errors import CorruptionError
 from syncline.node.calls import Calls
-from syncline.node.envelope import Member
+from syncline.node.envelope import MemberRecord
 from syncline.node.member_registry import MemberBook
 from syncline.node.starts.guard import MAX_EARLY, MAX_UNKNOWN, StartGuard, load_starts
 from syncline.node.starts.incarnations import MAX_HISTORY, RANDOM_BITS
@@ -168,7 +168,7 @@ def test_registry_tells_what_a_lost_file_does_not(tmp_path: Path) -> None:
             (tmp_path / PEERS_NAME).write_bytes(b"{}")
             node.again()
             assert node.code(hello(start(2, 9), start(1, 5))) is None
-            record = Member(PEER, "peer", "h:1", directory=DIRECTORY, incarnation=start(2, 6))
+            record = MemberRecord(PEER, "peer", "h:1", directory=DIRECTORY, incarnation=start(2, 6))
             node.book.changed(1, MembershipState(voters=(PEER,)), (record,))
             assert node.code(hello(start(2, 9), start(1, 5))) == RefusalCode.OLDER_START
             await node.welcomed(hello(start(3, 9), start(2, 6)))
@@ -197,10 +197,10 @@ def test_fork_of_a_start_in_the_registry_stops_both_copies(tmp_path: Path) -> No
         async with bench(tmp_path) as node:
             mine, other = hello(start(2, 9), start(1, 5)), hello(start(2, 6), start(1, 5))
             await node.welcomed(mine)
-            record = Member(PEER, "peer", "h:1", directory=DIRECTORY, incarnation=start(1, 5))
+            record = MemberRecord(PEER, "peer", "h:1", directory=DIRECTORY, incarnation=start(1, 5))
             node.guard.registered(record)
             assert node.left == [], "an earlier start in the registry says nothing against a later one"
-            record = Member(PEER, "peer", "h:1", directory=DIRECTORY, incarnation=start(2, 6))
+            record = MemberRecord(PEER, "peer", "h:1", directory=DIRECTORY, incarnation=start(2, 6))
             node.book.changed(1, MembershipState(voters=(PEER,)), (record,))
             node.guard.registered(record)
             assert node.left == [(PEER, 0)], "each connection with it is ended"
@@ -217,8 +217,8 @@ def with_members(node: Bench, *more: NodeId, directory: int = DIRECTORY) -> None
     """Voters: this node, the peer with this directory in the registry, and others."""
     node.membership = MembershipState(voters=(*VOTERS, *more))
     ids = (OWN, 2, *more)
-    records = [Member(number, f"node{number}", f"h:{number}", directory=1000 + number) for number in ids]
-    node.book.changed(1, node.membership, (*records, Member(PEER, "peer", "h:7", directory=directory)))
+    records = [MemberRecord(number, f"node{number}", f"h:{number}", directory=1000 + number) for number in ids]
+    node.book.changed(1, node.membership, (*records, MemberRecord(PEER, "peer", "h:7", directory=directory)))
 
 
 def told(*starts: int, directory: int = DIRECTORY) -> Notice:
@@ -419,7 +419,7 @@ def test_strangers_do_not_fill_the_file(tmp_path: Path) -> None:
             for number in range(1, 2 * MAX_UNKNOWN):
                 await node.welcomed(hello(start(1, 1), peer=1000 + number, directory=number + 1000))
             assert len(read_starts(node.disk, node.path)) == MAX_UNKNOWN
-            record = Member(PEER, "peer", "h:1", directory=DIRECTORY)
+            record = MemberRecord(PEER, "peer", "h:1", directory=DIRECTORY)
             node.book.changed(1, MembershipState(voters=(PEER,)), (record,))
             await node.welcomed(hello(start(1, 5)))
             assert read_starts(node.disk, node.path)[DIRECTORY] == start(1, 5)
@@ -435,7 +435,10 @@ def test_full_file_drops_what_no_member_needs(tmp_path: Path) -> None:
     async def check() -> None:
         write_starts(OsDisk(), str(tmp_path), encode_starts(dict.fromkeys(range(1, MAX_DIRECTORIES + 1), 1)))
         async with bench(tmp_path) as node:
-            members = (Member(1, "one", "h:1", directory=1), Member(PEER, "peer", "h:2", directory=DIRECTORY + 1000))
+            members = (
+                MemberRecord(1, "one", "h:1", directory=1),
+                MemberRecord(PEER, "peer", "h:2", directory=DIRECTORY + 1000),
+            )
             node.book.changed(1, MembershipState(voters=(1, PEER)), members)
             await node.welcomed(hello(start(1, 5), directory=DIRECTORY + 1000))
             starts = read_starts(node.disk, node.path)

@@ -15,7 +15,7 @@ from syncline import Entry, FSMSnapshot
 from syncline.consensus.quorum import JointConfig
 from syncline.kv.commands import Put, encode_command
 from syncline.kv.machine import KvMachine
-from syncline.node.envelope import ClusterLevels, Member
+from syncline.node.envelope import ClusterLevels, MemberRecord
 from syncline.node.member_registry import MemberBook
 from syncline.node.state_digest import (
     Agreement,
@@ -152,7 +152,7 @@ class TestDigests:
         """A registry that was loaded from a snapshot is in the order of the ids, another one in that of the entries."""
         books = [MemberBook(), MemberBook()]
         for book, order in zip(books, ((1, 2, 3), (3, 1, 2)), strict=True):
-            book.members = {node_id: Member(node_id, f"n{node_id}", "h:1") for node_id in order}
+            book.members = {node_id: MemberRecord(node_id, f"n{node_id}", "h:1") for node_id in order}
             book.removed = dict.fromkeys(order)
         assert registry_digest(books[0]) == registry_digest(books[1])
         loaded = MemberBook()
@@ -164,7 +164,7 @@ class TestDigests:
         ["name", "address", "http", "promote", "directory", "incarnation", "level", "machine_version"],
     )
     def test_registry_digest_covers_each_field_of_a_member(self, field: str) -> None:
-        book, member = MemberBook(), Member(1, "n1", "h:1")
+        book, member = MemberBook(), MemberRecord(1, "n1", "h:1")
         book.members = {1: member}
         before = registry_digest(book)
         value = "other" if field in ("name", "address", "http") else field == "promote" or 7
@@ -172,8 +172,8 @@ class TestDigests:
         assert registry_digest(book) != before
 
     def test_registry_digest_covers_every_field_there_is(self) -> None:
-        """A field that is added to `Member` is added here too, with a new `FORMAT`."""
-        assert len(Member.__struct_fields__) == 9
+        """A field that is added to `MemberRecord` is added here too, with a new `FORMAT`."""
+        assert len(MemberRecord.__struct_fields__) == 9
         assert len(ClusterLevels.__struct_fields__) == 4
 
     @pytest.mark.parametrize("change", [{"level": 2}, {"machine_version": 2}, {"hold": True}, {"written_by": "9.9"}])

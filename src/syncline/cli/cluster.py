@@ -97,7 +97,7 @@ async def member_add(context: Context, *, name: str, address: str, http: str, le
     """
     try:
         async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
-            result = await client.add_member(name, address, http=http, learner=learner, timeout_s=_change_s(context))
+            result = await client.add_member(name, address, http=http, learner=learner, timeout=_change_s(context))
     except OperationError as error:
         if error.code != TAKEN:
             raise
@@ -116,7 +116,7 @@ async def member_add(context: Context, *, name: str, address: str, http: str, le
 async def member_remove(context: Context, *, name: str, force: bool) -> None:
     """Remove the member NAME (its name or its id). It stops taking part; its data directory is not touched."""
     async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
-        members = await client.remove_member(name, force=force, timeout_s=_change_s(context))
+        members = await client.remove_member(name, force=force, timeout=_change_s(context))
     _print_change(context, f"{name}: removed", members)
 
 
@@ -127,7 +127,7 @@ async def member_remove(context: Context, *, name: str, force: bool) -> None:
 async def member_promote(context: Context, *, name: str, force: bool) -> None:
     """Make the learner NAME (its name or its id) a voter."""
     async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
-        members = await client.promote_member(name, force=force, timeout_s=_change_s(context))
+        members = await client.promote_member(name, force=force, timeout=_change_s(context))
     _print_change(context, f"{name}: promoted", members)
 
 
@@ -138,7 +138,7 @@ async def member_promote(context: Context, *, name: str, force: bool) -> None:
 async def member_demote(context: Context, *, name: str, force: bool) -> None:
     """Make the voter NAME (its name or its id) a learner."""
     async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
-        members = await client.demote_member(name, force=force, timeout_s=_change_s(context))
+        members = await client.demote_member(name, force=force, timeout=_change_s(context))
     _print_change(context, f"{name}: demoted", members)
 
 
@@ -153,7 +153,7 @@ async def member_update(context: Context, *, name: str, address: str) -> None:
     member that can't: it moved, and reaches no other member.
     """
     async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
-        members = await client.update_member(name, address=address, timeout_s=_change_s(context))
+        members = await client.update_member(name, address=address, timeout=_change_s(context))
     if context.as_json:
         print_json(members)
         return
@@ -167,7 +167,7 @@ async def member_update(context: Context, *, name: str, address: str) -> None:
 async def transfer(context: Context, *, name: str | None) -> None:
     """Hand the leadership to the voter NAME, or to the most up-to-date one."""
     async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
-        leader = await client.transfer_leadership(name, timeout_s=_change_s(context))
+        leader = await client.transfer_leadership(name, timeout=_change_s(context))
     if context.as_json:
         print_json({"leader": leader})
     else:

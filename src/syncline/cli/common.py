@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 import msgspec
@@ -24,7 +24,13 @@ ENDPOINTS_VARIABLE: Final = "SYNCLINE_ENDPOINTS"
 CA_VARIABLE: Final = "SYNCLINE_CACERT"
 
 
-class Duration(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases of click
+if TYPE_CHECKING:
+    _SecondsType = click.ParamType[float]
+else:
+    _SecondsType = click.ParamType  # generic only in newer releases of click
+
+
+class Duration(_SecondsType):
     """`5s`, `250ms`, `1m`, or a bare number of seconds; gives seconds."""
 
     name = "time"
@@ -125,7 +131,7 @@ def make_client(context: Context, *, timeout_s: float = DEFAULT_TIMEOUT_S, patie
             tls = ssl.create_default_context(cafile=context.ca_file)
         except OSError as error:
             raise ConfigError(f"--cacert {context.ca_file}: {error.strerror or error}") from error
-    return AsyncClient(context.endpoints, timeout_s=context.timeout_s or timeout_s, retry_refused=patient, tls=tls)
+    return AsyncClient(context.endpoints, timeout=context.timeout_s or timeout_s, retry_refused=patient, tls=tls)
 
 
 def with_endpoint(context: Context, url: str) -> Context:

@@ -10,9 +10,10 @@ from typing import Final
 
 import click
 
-from syncline.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Failure, one_line
+from syncline.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Failure, failure_of, one_line
 from syncline.cli.log_lines import keep_standard_descriptors
 from syncline.cli.streams import say, silence
+from syncline.errors import SynclineError
 from syncline.version import __version__
 
 __all__ = ["cli", "main"]
@@ -129,6 +130,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _give_up_output()
         return EXIT_FAILED
+    except SynclineError as error:  # before `OSError`, which some of them are
+        ended = failure_of(error)
+        say(ended.line)
+        return ended.status
     except OSError as error:
         say(f"syncline: {one_line(str(error))}")
         return EXIT_FAILED

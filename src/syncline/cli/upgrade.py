@@ -38,7 +38,7 @@ async def upgrade_status(context: Context) -> None:
 async def upgrade_hold(context: Context) -> None:
     """Keep the levels where they are, whichever node leads, until `upgrade finalize`."""
     async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
-        _print(context, await client.hold_upgrade(timeout_s=context.timeout_s or CHANGE_TIMEOUT_S))
+        _print(context, await client.hold_upgrade(timeout=context.timeout_s or CHANGE_TIMEOUT_S))
 
 
 @upgrade.command("finalize")
@@ -46,7 +46,7 @@ async def upgrade_hold(context: Context) -> None:
 async def upgrade_finalize(context: Context) -> None:
     """End the hold, and raise the levels to what all members can do. An older version can't be started after that."""
     async with make_client(context, timeout_s=CHANGE_TIMEOUT_S) as client:
-        _print(context, await client.finalize_upgrade(timeout_s=context.timeout_s or CHANGE_TIMEOUT_S))
+        _print(context, await client.finalize_upgrade(timeout=context.timeout_s or CHANGE_TIMEOUT_S))
 
 
 def _print(context: Context, result: UpgradeResult) -> None:

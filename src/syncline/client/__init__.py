@@ -1,4 +1,11 @@
-"""The client: `AsyncClient` talks HTTP to any node of a cluster."""
+"""The client: `AsyncClient` talks HTTP to any node of a cluster.
+
+    async with AsyncClient("http://127.0.0.1:8080") as kv:
+        await kv.put("greeting", "hello")
+        found = await kv.get("greeting")
+
+Its results are plain, frozen data.
+"""
 
 from syncline.client.client import DEFAULT_TIMEOUT_S, AsyncClient
 from syncline.client.results import (
@@ -23,10 +30,10 @@ from syncline.client.schemas import (
 from syncline.client.txn import Compare, DeleteOp, DeletePrefixOp, GetOp, Operation, PutOp
 
 __all__ = [
-    "DEFAULT_TIMEOUT_S",
     "Added",
     "AsyncClient",
     "Compare",
+    "DEFAULT_TIMEOUT_S",
     "DeleteOp",
     "DeletePrefixOp",
     "DeleteResult",

@@ -72,7 +72,7 @@ def checked_limit(value: object, what: str) -> int:
     return value
 
 
-def checked_timeout_s(value: object, what: str = "timeout_s") -> float:
+def checked_timeout_s(value: object, what: str = "timeout") -> float:
     """Return a time in seconds as a float. Raises `TypeError`, or `ConfigError` if it is not positive and finite."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{what} must be a number of seconds, not {type(value).__name__}")

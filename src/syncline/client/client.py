@@ -31,7 +31,8 @@ from syncline.client.schemas import Added, LeaderInfo, Members, NodeStatus, Snap
 from syncline.client.txn import Compare, Operation, txn_body
 from syncline.client.wire import decode, error_from, key_page, key_target, revision_of, txn_result
 from syncline.errors import ConfigError, OperationError, Outcome
-from syncline.platform.network import Network, TcpNetwork
+from syncline.platform.network import TcpNetwork
+from syncline.platform.world import World
 from syncline.version import __version__
 
 __all__ = ["DEFAULT_TIMEOUT_S", "AsyncClient"]
@@ -53,10 +54,11 @@ class AsyncClient:
     """A client of one cluster.
 
     `endpoints` are URLs of any of its nodes (a list, or one comma-separated text); more than one lets the client go on
-    when a node is away. `timeout_s` is the deadline of one operation, retries included, unless a call gives its own.
+    when a node is away. `timeout` (seconds) bounds one operation, retries included, unless a call gives its own.
     `retry_refused=False` fails at once where every endpoint refuses the connection (or is no Syncline server), instead
     of waiting for one to come back. `on_retry` is told why, each time before another attempt is made. `tls` is for
-    https endpoints; without it the system's certificate authorities are trusted.
+    https endpoints; without it the system's certificate authorities are trusted. `world` replaces what is outside the
+    client, for tests.
 
     Keys are bytes; a `str` is taken as its UTF-8. Methods raise `errors.OperationError` (look at `outcome`): the class
     that the library itself would raise, `Unreachable`, or `RequestFailed`.
@@ -66,22 +68,21 @@ class AsyncClient:
         self,
         endpoints: str | Iterable[str],
         *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
+        timeout: float = DEFAULT_TIMEOUT_S,
         retry_refused: bool = True,
         tls: ssl.SSLContext | None = None,
-        network: Network | None = None,
-        rng: random.Random | None = None,
+        world: World | None = None,
         on_retry: Callable[[OperationError], None] | None = None,
     ) -> None:
-        self.endpoints = parse_endpoints(endpoints)
+        self.endpoints: list[str] = parse_endpoints(endpoints)
         if tls is not None and not isinstance(tls, ssl.SSLContext):
             raise TypeError(f"tls must be an ssl.SSLContext, not {type(tls).__name__}")
-        door = network or TcpNetwork()
-        self._set = EndpointSet([Endpoint(url, network=door, tls=tls) for url in self.endpoints])
-        self._timeout_s = checked_timeout_s(timeout_s)
+        network = TcpNetwork() if world is None else world.network
+        self._set = EndpointSet([Endpoint(url, network=network, tls=tls) for url in self.endpoints])
+        self._timeout_s = checked_timeout_s(timeout)
         self._caller = Caller(
             self._set,
-            rng=rng or random.Random(),
+            rng=random.Random() if world is None else world.rng,
             user_agent=f"syncline/{__version__}",
             retry_refused=retry_refused,
             on_retry=on_retry,
@@ -96,7 +97,12 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """End all connections. Operations under way fail with `Unreachable`."""
+        """End all connections.
+
+            await kv.close()
+
+        Operations under way fail with `Unreachable`.
+        """
         await self._set.close()
 
     # Keys
@@ -107,19 +113,27 @@ class AsyncClient:
         *,
         consistency: str | None = None,
         max_stale_s: float | None = None,
-        timeout_s: float | None = None,
+        timeout: float | None = None,
     ) -> KeyValue | None:
-        """Read a key; None where there is no such key.
+        """Read a key; None if there is no such key.
+
+            found = await kv.get("greeting")
+            print(found.value if found is not None else "no such key")
 
         `consistency`: `linearizable` (the server's default: sees every write acknowledged before), `leader`, or
         `stale` (that node's own state; `max_stale_s` limits its age).
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server.
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
         """
         name = to_bytes(key, "key")
         request = ClientRequest(
             method="GET", target=key_target(name), parameters=_reading(consistency, max_stale_s), idempotent=True
         )
         with _read():
-            response = await self._call(request, timeout_s, absent_ok=True)
+            response = await self._call(request, timeout, absent_ok=True)
             if response is None:
                 return None
             return KeyValue(
@@ -138,13 +152,21 @@ class AsyncClient:
         if_absent: bool = False,
         if_present: bool = False,
         idempotent: bool = False,
-        timeout_s: float | None = None,
+        timeout: float | None = None,
     ) -> PutResult:
-        """Write a key. With a condition (at most one) that does not hold it raises `Rejected` with the code
-        `precondition_failed` and the current revision in its details.
+        """Write a key, with at most one condition.
 
-        `idempotent=True`: it is harmless to write this twice (nobody else writes this key meanwhile), so that the
-        client may try again where an attempt's outcome is unknown.
+            written = await kv.put("greeting", "hello")
+            await kv.put("greeting", "good day", if_revision=written.revision)
+
+        `idempotent=True`: it is harmless to write this twice (no other client writes this key meanwhile), so that the
+        client may try again if an attempt's outcome is unknown.
+
+        Raises:
+            Rejected: the condition does not hold: code `precondition_failed`, and the current revision in `details`.
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
         """
         if (if_revision is not None) + bool(if_absent) + bool(if_present) > 1:
             raise ConfigError("give one of if_revision, if_absent and if_present, not several")
@@ -158,21 +180,29 @@ class AsyncClient:
         body = to_bytes(value, "value")
         target = key_target(to_bytes(key, "key"))
         request = ClientRequest(method="PUT", target=target, headers=headers, body=body, idempotent=idempotent)
-        return decode(await self._answer(request, timeout_s), PutResult)
+        return decode(await self._answer(request, timeout), PutResult)
 
     async def delete(
-        self, key: Key, *, if_revision: int | None = None, idempotent: bool = False, timeout_s: float | None = None
+        self, key: Key, *, if_revision: int | None = None, idempotent: bool = False, timeout: float | None = None
     ) -> DeleteResult:
         """Delete a key; it is no error if there is none. `idempotent` as in `put`.
 
+            print((await kv.delete("greeting")).deleted)
+
         `if_revision` (1 or more): delete only if the key was last written at this revision.
+
+        Raises:
+            Rejected: the condition does not hold: code `precondition_failed`, and the current revision in `details`.
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
         """
         if if_revision is not None:
             checked_revision(if_revision, "if_revision", 1)
         headers = () if if_revision is None else (("If-Match", f'"{if_revision}"'),)
         target = key_target(to_bytes(key, "key"))
         request = ClientRequest(method="DELETE", target=target, headers=headers, idempotent=idempotent)
-        return decode(await self._answer(request, timeout_s), DeleteResult)
+        return decode(await self._answer(request, timeout), DeleteResult)
 
     async def list(
         self,
@@ -184,9 +214,18 @@ class AsyncClient:
         reverse: bool = False,
         consistency: str | None = None,
         max_stale_s: float | None = None,
-        timeout_s: float | None = None,
+        timeout: float | None = None,
     ) -> KeyPage:
-        """One page of keys in their order (as bytes), all of one revision. `after` is a page's `next`."""
+        """Read one page of keys in their order (as bytes), all of one revision. `after` is a page's `next`.
+
+            page = await kv.list("users/", limit=100)
+            print([item.key for item in page.items])
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server.
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
+        """
         parameters: dict[str, str | bytes | None] = {
             "prefix": to_bytes(prefix, "prefix") or None,
             "after": None if after is None else checked_text(after, "after"),
@@ -197,7 +236,7 @@ class AsyncClient:
         }
         request = ClientRequest(method="GET", target="/keys", parameters=parameters, idempotent=True)
         with _read():
-            return key_page(await self._answer(request, timeout_s))
+            return key_page(await self._answer(request, timeout))
 
     async def scan(
         self,
@@ -207,9 +246,18 @@ class AsyncClient:
         reverse: bool = False,
         page: int = PAGE_LIMIT,
         consistency: str | None = None,
-        timeout_s: float | None = None,
+        timeout: float | None = None,
     ) -> AsyncIterator[KeyInfo]:
-        """All keys below a prefix, page by page; each page is a read of its own, with its own deadline."""
+        """Read all keys below a prefix, page by page. Each page is a read of its own, with its own deadline.
+
+            async for item in kv.scan("users/", values=True):
+                print(item.key, item.value)
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server.
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
+        """
         after = None
         while True:
             part = await self.list(
@@ -219,7 +267,7 @@ class AsyncClient:
                 values=values,
                 reverse=reverse,
                 consistency=consistency,
-                timeout_s=timeout_s,
+                timeout=timeout,
             )
             for item in part.items:
                 yield item
@@ -227,12 +275,20 @@ class AsyncClient:
             if after is None:
                 return
 
-    async def count(self, prefix: Key = b"", *, consistency: str | None = None, timeout_s: float | None = None) -> int:
-        """How many keys there are below a prefix."""
+    async def count(self, prefix: Key = b"", *, consistency: str | None = None, timeout: float | None = None) -> int:
+        """Count the keys below a prefix.
+
+            print(await kv.count("users/"))
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server.
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
+        """
         parameters = {"prefix": to_bytes(prefix, "prefix") or None, "count": "true", **_reading(consistency, None)}
         request = ClientRequest(method="GET", target="/keys", parameters=parameters, idempotent=True)
         with _read():
-            return key_page(await self._answer(request, timeout_s)).count
+            return key_page(await self._answer(request, timeout)).count
 
     async def txn(
         self,
@@ -241,27 +297,53 @@ class AsyncClient:
         else_: Sequence[Operation] = (),
         *,
         idempotent: bool = False,
-        timeout_s: float | None = None,
+        timeout: float | None = None,
     ) -> TxnResult:
-        """Run `then` if all compares hold, else `else_`, atomically, as one revision."""
+        """Run `then` if all compares hold, else `else_`, atomically, as one revision.
+
+            absent = Compare(b"lock", target="version", number=0)
+            result = await kv.txn([absent], then=[PutOp(b"lock", b"mine")], else_=[GetOp(b"lock")])
+            print(result.succeeded)
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
+        """
         request = ClientRequest(
             method="POST", target="/txn", headers=_JSON, body=txn_body(compare, then, else_), idempotent=idempotent
         )
-        return txn_result(await self._answer(request, timeout_s))
+        return txn_result(await self._answer(request, timeout))
 
     # The cluster
 
-    async def status(self, *, timeout_s: float | None = None) -> NodeStatus:
-        """The state of the node that answers, in its own view; needs no leader."""
+    async def status(self, *, timeout: float | None = None) -> NodeStatus:
+        """The state of the node that answers, in its own view; needs no leader.
+
+            print((await kv.status()).role)
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server.
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
+        """
         request = ClientRequest(method="GET", target="/raft/status", idempotent=True, timed=False)
         with _read():
-            return decode(await self._answer(request, timeout_s), NodeStatus)
+            return decode(await self._answer(request, timeout), NodeStatus)
 
-    async def members(self, *, timeout_s: float | None = None) -> Members:
-        """The membership, as the node that answers knows it."""
+    async def members(self, *, timeout: float | None = None) -> Members:
+        """The membership, as the node that answers knows it.
+
+            print([member.name for member in (await kv.members()).members])
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server.
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
+        """
         request = ClientRequest(method="GET", target="/raft/members", idempotent=True, timed=False)
         with _read():
-            return decode(await self._answer(request, timeout_s), Members)
+            return decode(await self._answer(request, timeout), Members)
 
     async def add_member(
         self,
@@ -271,11 +353,17 @@ class AsyncClient:
         http: str = "",
         learner: bool = False,
         node_id: str | None = None,
-        timeout_s: float | None = None,
+        timeout: float | None = None,
     ) -> Added:
         """Add a node (`address`: where its peers reach it) and wait until that is committed.
 
+            await kv.add_member("d", "127.0.0.1:7104", learner=True)
+
         A voter starts as a learner and is promoted once it has caught up. The same call again changes nothing.
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it: `MembershipError`, `QuorumAtRisk`, or another one.
         """
         fields: dict[str, object] = {
             "ID": checked_text(name, "name"),
@@ -285,54 +373,119 @@ class AsyncClient:
         }
         if node_id is not None:
             fields["NodeID"] = checked_text(node_id, "node_id")
-        return decode(await self._change("/raft/add", fields, timeout_s, idempotent=True), Added)
+        return decode(await self._change("/raft/add", fields, timeout, idempotent=True), Added)
 
-    async def remove_member(self, member: str, *, force: bool = False, timeout_s: float | None = None) -> Members:
+    async def remove_member(self, member: str, *, force: bool = False, timeout: float | None = None) -> Members:
         """Remove a member, named by its name or its id, and wait until that is durable on a quorum.
 
+            await kv.remove_member("d")
+
         `force`: also if no quorum of the voters would be alive afterwards.
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it: `MembershipError`, `QuorumAtRisk`, or another one.
         """
-        return decode(await self._change("/raft/remove", _who(member, force=force), timeout_s), Members)
+        return decode(await self._change("/raft/remove", _who(member, force=force), timeout), Members)
 
-    async def promote_member(self, member: str, *, force: bool = False, timeout_s: float | None = None) -> Members:
-        """Make a learner a voter, now."""
-        return decode(await self._change("/raft/promote", _who(member, force=force), timeout_s), Members)
+    async def promote_member(self, member: str, *, force: bool = False, timeout: float | None = None) -> Members:
+        """Make a learner a voter, now. The arguments are those of `remove_member`.
 
-    async def demote_member(self, member: str, *, force: bool = False, timeout_s: float | None = None) -> Members:
-        """Make a voter a learner: it goes on following, and does not vote. A leader hands over first."""
-        return decode(await self._change("/raft/demote", _who(member, force=force), timeout_s), Members)
+            await kv.promote_member("c")
 
-    async def update_member(self, member: str, *, address: str, timeout_s: float | None = None) -> Members:
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it: `MembershipError`, `QuorumAtRisk`, or another one.
+        """
+        return decode(await self._change("/raft/promote", _who(member, force=force), timeout), Members)
+
+    async def demote_member(self, member: str, *, force: bool = False, timeout: float | None = None) -> Members:
+        """Make a voter a learner: it goes on following, and does not vote. A leader transfers its leadership first.
+
+            await kv.demote_member("c")
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it: `MembershipError`, `QuorumAtRisk`, or another one.
+        """
+        return decode(await self._change("/raft/demote", _who(member, force=force), timeout), Members)
+
+    async def update_member(self, member: str, *, address: str, timeout: float | None = None) -> Members:
         """Change the address at which the peers dial a member (its name or its id), and wait until that is committed.
 
+            await kv.update_member("d", address="127.0.0.1:7204")
+
         For a member that can't announce it itself: one that runs announces its own address, which wins.
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it: `MembershipError`, `QuorumAtRisk`, or another one.
         """
         fields: dict[str, object] = {"ID": checked_text(member, "member"), "Address": checked_text(address, "address")}
-        return decode(await self._change("/raft/update", fields, timeout_s), Members)
+        return decode(await self._change("/raft/update", fields, timeout), Members)
 
-    async def transfer_leadership(self, to: str | None = None, *, timeout_s: float | None = None) -> LeaderInfo:
-        """Hand the leadership to a voter (None: the most up to date) and wait until it leads."""
+    async def transfer_leadership(self, to: str | None = None, *, timeout: float | None = None) -> LeaderInfo:
+        """Transfer the leadership to a voter (None: the most up-to-date one) and wait until it leads.
+
+            print((await kv.transfer_leadership("b")).name)
+
+        Raises:
+            TransferFailed: the voter does not lead at the deadline.
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it, or could not do it.
+        """
         fields: dict[str, object] = {} if to is None else {"To": checked_text(to, "to")}
-        return decode(await self._change("/raft/transfer", fields, timeout_s), _Transferred).leader
+        return decode(await self._change("/raft/transfer", fields, timeout), _Transferred).leader
 
-    async def snapshot(self, *, timeout_s: float | None = None) -> SnapshotResult:
-        """Have the node that answers write a snapshot of its state and drop the log before it."""
-        return decode(await self._change("/raft/snapshot", {}, timeout_s), SnapshotResult)
+    async def snapshot(self, *, timeout: float | None = None) -> SnapshotResult:
+        """Have the node that answers write a snapshot of its state and drop the log before it.
 
-    async def upgrade_status(self, *, timeout_s: float | None = None) -> UpgradeResult:
-        """The levels of the cluster, and what each member can do, as the node that answers knows them."""
+            print((await kv.snapshot()).index)
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it, or could not do it.
+        """
+        return decode(await self._change("/raft/snapshot", {}, timeout), SnapshotResult)
+
+    async def upgrade_status(self, *, timeout: float | None = None) -> UpgradeResult:
+        """The levels of the cluster, and what each member can do, as the node that answers knows them.
+
+            print((await kv.upgrade_status()).level)
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server.
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
+        """
         request = ClientRequest(method="GET", target="/raft/upgrade", idempotent=True, timed=False)
         with _read():
-            return decode(await self._answer(request, timeout_s), UpgradeResult)
+            return decode(await self._answer(request, timeout), UpgradeResult)
 
-    async def hold_upgrade(self, *, timeout_s: float | None = None) -> UpgradeResult:
-        """Keep the cluster's levels where they are, until `finalize_upgrade`."""
-        answer = await self._change("/raft/upgrade", {"Action": "hold"}, timeout_s, idempotent=True)
+    async def hold_upgrade(self, *, timeout: float | None = None) -> UpgradeResult:
+        """Keep the cluster's levels where they are, until `finalize_upgrade`.
+
+            await kv.hold_upgrade()
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
+        """
+        answer = await self._change("/raft/upgrade", {"Action": "hold"}, timeout, idempotent=True)
         return decode(answer, UpgradeResult)
 
-    async def finalize_upgrade(self, *, timeout_s: float | None = None) -> UpgradeResult:
-        """Raise the cluster's levels to what all members can do. There is no way back to an older version after it."""
-        answer = await self._change("/raft/upgrade", {"Action": "finalize"}, timeout_s, idempotent=True)
+    async def finalize_upgrade(self, *, timeout: float | None = None) -> UpgradeResult:
+        """Raise the cluster's levels to what all members can do. There is no way back to an older version after it.
+
+            await kv.finalize_upgrade()
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server (see their `outcome`).
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
+        """
+        answer = await self._change("/raft/upgrade", {"Action": "finalize"}, timeout, idempotent=True)
         return decode(answer, UpgradeResult)
 
     # Inside

@@ -58,7 +58,7 @@ class ClientConnection(asyncio.Protocol):
     """A protocol for `Network.connect`. Belongs to one request at a time."""
 
     def __init__(self) -> None:
-        self.last_used_s = 0.0
+        self.last_used_s: float = 0.0
         """When the last answer was complete, on the loop's clock: old idle connections are not trusted."""
         self._transport: asyncio.Transport | None = None
         self._aborted = False

@@ -54,14 +54,14 @@ class Endpoint:
         self._host = parts.hostname
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
-        self.host_header = parts.netloc
-        self.base_path = parts.path.rstrip("/")
+        self.host_header: str = parts.netloc
+        self.base_path: str = parts.path.rstrip("/")
         self._network = network
         self._idle: list[ClientConnection] = []
         self._busy: set[ClientConnection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.failures = 0
-        self.ask_last_until_s = 0.0
+        self.failures: int = 0
+        self.ask_last_until_s: float = 0.0
 
     async def connect(self) -> ClientConnection:
         """An idle connection, or a new one, for one `send`. Nothing was sent as long as this has not returned.

@@ -207,7 +207,9 @@ def _handle_acknowledgement(raft: RaftCore, sender: NodeId, progress: Progress) 
     if sender == raft.id:
         return
     # The window has room again, perhaps for several messages.
-    while append_entries.maybe_send_append(raft, sender, progress, send_if_empty=False):
+    while progress.next_index <= raft.log.last_index and append_entries.maybe_send_append(
+        raft, sender, progress, send_if_empty=False
+    ):
         pass
     if sender == raft.transferee and progress.match_index == raft.log.last_index:
         raft.note("info", "%x sent MsgTimeoutNow to %x after received MsgAppResp", raft.id, sender)

@@ -41,9 +41,11 @@ class RaftLog:
     def __init__(self, storage: LogStorage, max_applying_bytes: int = NO_LIMIT) -> None:
         self._storage = storage
         first_index = storage.first_index()
-        self.unstable = Unstable(storage.last_index() + 1)
+        self.unstable: Unstable = Unstable(storage.last_index() + 1)
         # What was compacted was applied, and what was applied was committed.
-        self.commit_index = self.applying = self.applied = first_index - 1
+        self.commit_index: int = first_index - 1
+        self.applying: int = first_index - 1
+        self.applied: int = first_index - 1
         self._max_applying_bytes = max_applying_bytes
         self._applying_bytes = 0
         """Encoded size of what was handed out to be applied and not acknowledged; only counted under a limit."""

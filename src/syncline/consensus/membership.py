@@ -104,7 +104,7 @@ def encode_change(change: MembershipChange) -> bytes:
     """`change` as the data of an entry. Leaving a joint membership is empty data where there is no context."""
     if leaves_joint(change) and not change.context:
         return b""
-    return msgspec.msgpack.encode(change)
+    return msgspec.msgpack.encode(change, enc_hook=int)  # a public `NodeId` is written as the integer that it is
 
 
 _change_decoder: Final = msgspec.msgpack.Decoder(MembershipChange)
@@ -149,8 +149,8 @@ class Changer:
         last_index: int,
         make_progress: Callable[[int, bool], Progress] | None = None,
     ) -> None:
-        self.configuration = configuration
-        self.last_index = last_index
+        self.configuration: Configuration = configuration
+        self.last_index: int = last_index
         self._make_progress = make_progress or _plain_progress
         self._progress: ProgressMap = {node_id: one.copy() for node_id, one in progress.items()}
         self._incoming = set(configuration.voters.incoming.voters)

@@ -62,11 +62,11 @@ class Inflights:
     __slots__ = ("_messages", "bytes", "full", "max_bytes", "max_messages")
 
     def __init__(self, max_messages: int, max_bytes: int = NO_LIMIT) -> None:
-        self.max_messages = max_messages
-        self.max_bytes = max_bytes or NO_LIMIT
-        self.bytes = 0
+        self.max_messages: int = max_messages
+        self.max_bytes: int = max_bytes or NO_LIMIT
+        self.bytes: int = 0
         self._messages: deque[tuple[int, int]] = deque()
-        self.full = False
+        self.full: bool = False
         """Whether no more entries may be sent. Kept, because it is asked for more often than it changes."""
 
     def add(self, index: int, size_bytes: int) -> None:
@@ -133,30 +133,30 @@ class Progress:
         session: int = 0,
         room_bytes: int = NO_LIMIT,
     ) -> None:
-        self.match_index = match_index
-        self.next_index = next_index
-        self.state = ProgressState.PROBE
-        self.sent_commit = 0
+        self.match_index: int = match_index
+        self.next_index: int = next_index
+        self.state: ProgressState = ProgressState.PROBE
+        self.sent_commit: int = 0
         """The highest commit index under way to the follower. Below `next_index`: it can't commit what it lacks."""
-        self.pending_snapshot = 0
+        self.pending_snapshot: int = 0
         """In SNAPSHOT: the index of the snapshot that was sent."""
-        self.paused_by_flow = False
+        self.paused_by_flow: bool = False
         """No more appends until an answer arrives: a probe is out, or the inflights were full when the last went."""
-        self.recent_active = recent_active
+        self.recent_active: bool = recent_active
         """Whether the follower was heard of in this election timeout (check-quorum; always true of the leader)."""
-        self.inflights = inflights if inflights is not None else Inflights(1)
-        self.learner = learner
-        self.session = session
+        self.inflights: Inflights = inflights if inflights is not None else Inflights(1)
+        self.learner: bool = learner
+        self.session: int = session
         """Numbers this tracking of the follower within the leader's term; see `Message.session`."""
-        self.durable_commit = 0
+        self.durable_commit: int = 0
         """The commit index that the follower says to be on its disk. The core makes no use of it."""
-        self.room_bytes = room_bytes
+        self.room_bytes: int = room_bytes
         """How much more the connection to the follower takes at present, as the runtime has said."""
-        self.paused_by_room = False
+        self.paused_by_room: bool = False
         """No more appends until there is room: one without entries went out, which tells the commit index."""
-        self.probe_ticks = 0
+        self.probe_ticks: int = 0
         """For how many ticks more the append that is out in PROBE is waited for."""
-        self.probe_wait_ticks = 0
+        self.probe_wait_ticks: int = 0
         """How long that was in all. It doubles with each append that gets no answer: the follower may have dropped the
         first one (it is refused at its start), or its disk may be slow."""
 
@@ -262,7 +262,8 @@ class Progress:
         if self.next_index <= index:
             self.next_index = index + 1
         self.paused_by_flow = False
-        self.probe_ticks = self.probe_wait_ticks = 0
+        self.probe_ticks = 0
+        self.probe_wait_ticks = 0
         return True
 
     def maybe_decrease(self, rejected: int, hint: int) -> bool:
@@ -281,14 +282,16 @@ class Progress:
         self.next_index = max(min(rejected, hint + 1), self.match_index + 1)
         self.sent_commit = min(self.sent_commit, self.next_index - 1)
         self.paused_by_flow = False
-        self.probe_ticks = self.probe_wait_ticks = 0
+        self.probe_ticks = 0
+        self.probe_wait_ticks = 0
         return True
 
     def _enter(self, state: ProgressState) -> None:
         self.state = state
         self.paused_by_flow = False
         self.paused_by_room = False
-        self.probe_ticks = self.probe_wait_ticks = 0
+        self.probe_ticks = 0
+        self.probe_wait_ticks = 0
         self.pending_snapshot = 0
         self.inflights.clear()
 

@@ -99,42 +99,46 @@ class RaftCore:
 
     def __init__(self, config: RaftConfig) -> None:
         """Continue from what `config.storage` holds. Raises ValueError where that contradicts itself."""
-        self.id = config.id
-        self.config = config
+        self.id: int = config.id
+        self.config: RaftConfig = config
         self._trace = config.trace
-        self.term = 0
-        self.vote = NONE
-        self.state = StateType.FOLLOWER
-        self.leader = NONE
+        self.term: int = 0
+        self.vote: int = NONE
+        self.state: StateType = StateType.FOLLOWER
+        self.leader: int = NONE
         """Who leads this term, as far as is known."""
-        self.leader_session = 0
+        self.leader_session: int = 0
         """The newest replication session in which the leader of this term has sent anything."""
-        self.transferee = NONE
+        self.transferee: int = NONE
         """In a leader: whom it is handing over to (thesis, 3.10)."""
-        self.log = RaftLog(config.storage, config.max_committed_bytes_per_ready or config.max_message_bytes or NO_LIMIT)
-        self.tracker = Tracker(config.max_inflight_messages, config.max_inflight_bytes, config.first_room_bytes)
-        self.reads = ReadQueue(config.read_only)
+        self.log: RaftLog = RaftLog(
+            config.storage, config.max_committed_bytes_per_ready or config.max_message_bytes or NO_LIMIT
+        )
+        self.tracker: Tracker = Tracker(
+            config.max_inflight_messages, config.max_inflight_bytes, config.first_room_bytes
+        )
+        self.reads: ReadQueue = ReadQueue(config.read_only)
         self.read_states: list[ReadState] = []
         self.messages: list[Message] = []
         """May be sent at once."""
         self.messages_after_append: list[Message] = []
         """May be sent once everything unstable at this moment is durable: they promise it (thesis, 3.8)."""
-        self.pending_membership_index = 0
+        self.pending_membership_index: int = 0
         """In a leader: no change of the membership above this index is in the log. At most one is unapplied at a time:
         another one is taken when this index is applied (thesis, 4.1)."""
-        self.restored_index = 0
+        self.restored_index: int = 0
         """The index of the last snapshot that replaced the log while the node ran: the membership in force is at least
         as new as this."""
-        self.told_commit = 0
+        self.told_commit: int = 0
         """In a leader with a lazy commit index: up to here everybody is to be told. Who could not be when that was
         decided, because too much was under way to it, is told with its next answer."""
-        self.max_uncommitted_bytes = config.max_uncommitted_bytes or NO_LIMIT
-        self.uncommitted_bytes = 0
+        self.max_uncommitted_bytes: int = config.max_uncommitted_bytes or NO_LIMIT
+        self.uncommitted_bytes: int = 0
         """In a leader: payload of its uncommitted tail, never overestimated; only counted under a limit."""
-        self.election_elapsed = 0
+        self.election_elapsed: int = 0
         """Ticks since the last election timeout (in a leader or candidate), or since a leader was last heard of."""
-        self.heartbeat_elapsed = 0
-        self.randomized_election_timeout = 0
+        self.heartbeat_elapsed: int = 0
+        self.randomized_election_timeout: int = 0
         self.dropped: Counter[StepRefusal] = Counter()
         """How many messages and requests were refused, by reason, since the node started."""
         self.evidence: Evidence | None = None

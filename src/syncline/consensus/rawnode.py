@@ -77,7 +77,7 @@ class RawNode:
 
         A node whose storage holds no membership belongs to no group yet: it waits to be added to one.
         """
-        self.raft = RaftCore(config)
+        self.raft: RaftCore = RaftCore(config)
         self._async_storage = config.async_storage_writes
         self._soft_state = self.raft.soft_state()
         """As handed out last, like `_hard_state`."""
@@ -209,6 +209,13 @@ class RawNode:
         if progress.next_index <= raft.log.last_index:
             append_entries.maybe_send_append(raft, node_id, progress, send_if_empty=False)
 
+    def has_room(self, node_id: NodeId, least_bytes: int) -> bool:
+        """Whether a follower lacks nothing that was not sent, and its connection takes so much more, as last said."""
+        progress, unstable = self.raft.tracker.progress.get(node_id), self.raft.log.unstable
+        if progress is None or progress.room_bytes < least_bytes:
+            return False
+        return progress.next_index >= unstable.offset + len(unstable.entries)
+
     def still_sending(self, node_id: NodeId) -> None:
         """What was sent to a follower is still on its way: an append without an answer is not lost yet."""
         progress = self.raft.tracker.progress.get(node_id)
@@ -246,14 +253,13 @@ class RawNode:
     def has_ready(self) -> bool:
         """Whether `ready` would hold anything."""
         raft = self.raft
+        if raft.messages or raft.messages_after_append or raft.read_states:
+            return True
         log = raft.log
         unstable = log.unstable
         hard_state, soft_state = self._hard_state, self._soft_state
-        return bool(
-            raft.messages
-            or raft.messages_after_append
-            or raft.read_states
-            or unstable.offset_in_progress < unstable.offset + len(unstable.entries)
+        return (
+            unstable.offset_in_progress < unstable.offset + len(unstable.entries)
             or (unstable.snapshot is not None and not unstable.snapshot_in_progress)
             or log.commit_index != hard_state.commit
             or raft.term != hard_state.term

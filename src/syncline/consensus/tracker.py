@@ -28,7 +28,7 @@ class Tracker:
         self._max_inflight_messages = max_inflight_messages
         self._max_inflight_bytes = max_inflight_bytes
         self._last_session = 0
-        self.configuration = Configuration()
+        self.configuration: Configuration = Configuration()
         self.progress: ProgressMap = {}
         """Every member, sorted by id: messages to all go out in this order."""
         self.votes: dict[NodeId, bool] = {}

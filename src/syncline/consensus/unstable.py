@@ -25,12 +25,12 @@ class Unstable:
 
     def __init__(self, offset: int) -> None:
         self.entries: list[LogEntry] = []
-        self.offset = offset
+        self.offset: int = offset
         """Index of the first entry; the stable log ends below it once what is in progress is ignored."""
-        self.offset_in_progress = offset
+        self.offset_in_progress: int = offset
         """Entries below it are being written. Invariant: offset <= offset_in_progress <= offset + len(entries)."""
         self.snapshot: Snapshot | None = None
-        self.snapshot_in_progress = False
+        self.snapshot_in_progress: bool = False
 
     @property
     def last_index(self) -> int:

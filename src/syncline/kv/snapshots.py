@@ -74,7 +74,7 @@ class KvSnapshot:
 
     def __init__(self, view: StoreView) -> None:
         self._view = view
-        self.revision = view.revision
+        self.revision: int = view.revision
 
     def persist(self, sink: SnapshotSink) -> None:
         """Write the whole view. Uses memory for two frames, whatever the size of the state."""

@@ -44,9 +44,9 @@ class StoreView:
     def __init__(
         self, revision: int, count: int, digest: int, chunks: list[list[bytes]], buckets: list[_Bucket]
     ) -> None:
-        self.revision = revision
-        self.count = count
-        self.digest = digest
+        self.revision: int = revision
+        self.count: int = count
+        self.digest: int = digest
         self._chunks = chunks
         self._buckets = buckets
 
@@ -85,13 +85,13 @@ class Store:
     __slots__ = ("_buckets", "_checksums", "_index", "_owned", "revision", "size_bytes")
 
     def __init__(self) -> None:
-        self.revision = 0
+        self.revision: int = 0
         """That of the latest change; 0: none yet."""
         self._index = KeyIndex()
         self._buckets: list[_Bucket] = [{}] * BUCKETS
         self._owned = bytearray(BUCKETS)  # 0: a view shares the bucket (at first they are all one, the empty one)
         self._checksums = 0
-        self.size_bytes = 0
+        self.size_bytes: int = 0
         """What all records count for (`sizes`)."""
 
     @classmethod

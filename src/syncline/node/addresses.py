@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from syncline.consensus.types import NodeId
-from syncline.node.envelope import Member
+from syncline.node.envelope import MemberRecord
 from syncline.node.member_registry import MemberBook, derive_node_id
 from syncline.storage.datadir import Identity
 from syncline.transport.candidates import dialable
@@ -25,7 +25,7 @@ from syncline.transport.peers import Transport
 
 __all__ = ["Addresses"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 MAX_HINTED: Final = 64
 """Nodes with a hint; each costs a link that is dialled."""
@@ -33,7 +33,7 @@ MAX_HINTED: Final = 64
 GRACE_LOOKS: Final = 4
 """Looks for which a moved member may announce itself, or a member that was just added may become known."""
 
-Update = Callable[[Member], None]
+Update = Callable[[MemberRecord], None]
 """Proposes that the registry takes the address of this record."""
 
 

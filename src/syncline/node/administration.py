@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from syncline.consensus.types import NONE, ChangeType, NodeId
+from syncline.consensus.types import NONE, ChangeType
 from syncline.errors import NotLeader, Superseded, TransferFailed
-from syncline.node.arguments import check_changes, check_expected, check_timeout, checked_flag
+from syncline.node.arguments import check_changes, check_expected, check_timeout, checked_flag, checked_member
 from syncline.node.changes import Changes
 from syncline.node.envelope import Kind, LevelChange, encode
 from syncline.node.levels import UpgradeStatus
-from syncline.node.member_registry import MemberInfo, Membership
+from syncline.node.member_registry import Member, Membership
 from syncline.node.naming import check_http, check_id, check_name, dialled_address
 from syncline.node.operations import Operations
 
 __all__ = ["Administration"]
 
 
-class Administration(Operations):
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Administration(Operations[R_co]):
     """Changes of the membership, of the leadership and of the levels. Base of `Raft`."""
 
     _changes: Changes
@@ -30,16 +34,27 @@ class Administration(Operations):
         address: str,
         *,
         http: str = "",
-        node_id: NodeId = NONE,
+        node_id: int | None = None,
         promote: bool = True,
         expected_index: int | None = None,
-        timeout: float = 30.0,  # noqa: ASYNC109
-    ) -> MemberInfo:
-        """Add a member that learns before it counts; it becomes a voter by itself once caught up, if `promote`.
+        timeout: float = 30.0,
+    ) -> Member:
+        """Add a member that learns before it votes. With `promote` it becomes a voter once it has caught up.
 
-        Idempotent: the same name and address again gives the member that there is. `node_id` is the new node's own
-        choice (a fresh random number), or 0 to be given one; open the node with it and with `cluster_id`.
-        `expected_index`: only if the membership's index is still this one. Raises MembershipError.
+            added = await raft.add_learner("d", "127.0.0.1:7104")
+            config = Config(
+                name="d", data_dir="data/d", listen=added.address, node_id=added.id, cluster_id=raft.cluster_id
+            )
+
+        Idempotent: the same name and address again returns the member that there is. `node_id` is the new node's own
+        choice, a fresh random number; without it one is drawn. With `expected_index` the change is made only if the
+        membership still has this index.
+
+        Raises:
+            MembershipError: the name, the address or the id is another member's, or the membership has changed.
+            DeadlineExceeded: it was not durable on a quorum before the deadline (`unknown`).
+            ConfigError, TypeError: an argument can't be used.
+            Closed, NodeFailed: the node has stopped.
         """
         return await self._add(name, address, http, node_id, False, promote, expected_index, timeout)
 
@@ -49,14 +64,22 @@ class Administration(Operations):
         address: str,
         *,
         http: str = "",
-        node_id: NodeId = NONE,
+        node_id: int | None = None,
         expected_index: int | None = None,
         force: bool = False,
-        timeout: float = 30.0,  # noqa: ASYNC109
-    ) -> MemberInfo:
+        timeout: float = 30.0,
+    ) -> Member:
         """Add a member that votes at once. `add_learner` is the safer way: this one counts before it has the log.
 
-        So a single voter can't add its second one in this way. Raises as `remove` does.
+            added = await raft.add_voter("e", "127.0.0.1:7105", force=True)
+
+        Without `force` a single voter can't add its second one in this way. The arguments are those of `add_learner`.
+
+        Raises:
+            QuorumAtRisk: the voters that are alive would be no quorum afterwards; `force=True` skips this rule alone.
+            MembershipError: there is no such member, or the change can't be made.
+            DeadlineExceeded: it was not durable on a quorum before the deadline (`unknown`).
+            Closed, NodeFailed: the node has stopped.
         """
         return await self._add(name, address, http, node_id, True, False, expected_index, timeout, force=force)
 
@@ -65,128 +88,181 @@ class Administration(Operations):
         name: str,
         address: str,
         http: str,
-        node_id: NodeId,
+        node_id: int | None,
         voter: bool,
         promote: bool,
         expected_index: int | None,
         timeout_s: float,
         *,
         force: bool = False,
-    ) -> MemberInfo:
+    ) -> Member:
         dialled_address(address)
         return await self._changes.add(
-            check_name(name), address, http=check_http(http), node_id=check_id(node_id, "node_id", none=True),
+            check_name(name), address, http=check_http(http),
+            node_id=NONE if node_id is None else check_id(node_id, "node_id"),
             voter=voter, promote=checked_flag(promote, "promote"), expected=check_expected(expected_index),
             force=checked_flag(force, "force"), timeout_s=check_timeout(timeout_s),
         )  # fmt: skip
 
     async def promote(
         self,
-        node_id: NodeId,
+        member: str | int,
         *,
         expected_index: int | None = None,
         force: bool = False,
-        timeout: float = 30.0,  # noqa: ASYNC109
+        timeout: float = 30.0,
     ) -> Membership:
-        """Make a learner a voter now. Raises as `remove` does."""
-        return await self._single(ChangeType.ADD_NODE, node_id, expected_index, timeout, force)
+        """Make a learner a voter now. `member` is its name or its id.
+
+            await raft.promote("c")
+
+        Raises:
+            QuorumAtRisk: the voters that are alive would be no quorum afterwards; `force=True` skips this rule alone.
+            MembershipError: there is no such member, or the change can't be made.
+            DeadlineExceeded: it was not durable on a quorum before the deadline (`unknown`).
+            Closed, NodeFailed: the node has stopped.
+        """
+        return await self._single(ChangeType.ADD_NODE, member, expected_index, timeout, force)
 
     async def demote(
         self,
-        node_id: NodeId,
+        member: str | int,
         *,
         expected_index: int | None = None,
         force: bool = False,
-        timeout: float = 30.0,  # noqa: ASYNC109
+        timeout: float = 30.0,
     ) -> Membership:
-        """Make a voter a learner, which stays one. Raises as `remove` does."""
-        return await self._single(ChangeType.ADD_LEARNER_NODE, node_id, expected_index, timeout, force)
+        """Make a voter a learner, which stays one. `member` is its name or its id.
+
+            await raft.demote("c")
+
+        Raises:
+            QuorumAtRisk: the voters that are alive would be no quorum afterwards; `force=True` skips this rule alone.
+            MembershipError: there is no such member, or the change can't be made.
+            DeadlineExceeded: it was not durable on a quorum before the deadline (`unknown`).
+            Closed, NodeFailed: the node has stopped.
+        """
+        return await self._single(ChangeType.ADD_LEARNER_NODE, member, expected_index, timeout, force)
 
     async def remove(
         self,
-        node_id: NodeId,
+        member: str | int,
         *,
         expected_index: int | None = None,
         force: bool = False,
-        timeout: float = 30.0,  # noqa: ASYNC109
+        timeout: float = 30.0,
     ) -> Membership:
-        """Remove a member; a leader that is to go hands over first. Idempotent.
+        """Remove a member. A leader that is removed transfers its leadership first.
 
-        Done when the change is on the disks of a quorum of the new membership. Raises QuorumAtRisk if those alive
-        would be no quorum afterwards (`force` passes over this rule alone), MembershipError, DeadlineExceeded
-        (`unknown`), NodeFailed.
+            membership = await raft.remove("d")
+
+        Done when the change is on the disks of a quorum of the new membership. `member` is its name or its id. By id
+        it is idempotent; a name that no member has is an error.
+
+        Raises:
+            QuorumAtRisk: the voters that are alive would be no quorum afterwards; `force=True` skips this rule alone.
+            MembershipError: there is no such member, or the change can't be made.
+            DeadlineExceeded: it was not durable on a quorum before the deadline (`unknown`).
+            Closed, NodeFailed: the node has stopped.
         """
-        return await self._single(ChangeType.REMOVE_NODE, node_id, expected_index, timeout, force)
+        return await self._single(ChangeType.REMOVE_NODE, member, expected_index, timeout, force)
 
     async def _single(
-        self, kind: ChangeType, node_id: NodeId, expected: int | None, timeout_s: float, force: bool
+        self, kind: ChangeType, member: str | int, expected: int | None, timeout_s: float, force: bool
     ) -> Membership:
-        check_id(node_id, "node_id")
+        checked_member(member)
         checked_flag(force, "force")
-        return await self._changes.single(
-            kind, node_id, check_expected(expected), check_timeout(timeout_s), force=force
-        )
+        return await self._changes.single(kind, member, check_expected(expected), check_timeout(timeout_s), force=force)
 
     async def update_member(
         self,
-        node_id: NodeId,
+        member: str | int,
         *,
         address: str,
         expected_index: int | None = None,
-        timeout: float = 30.0,  # noqa: ASYNC109
-    ) -> MemberInfo:
+        timeout: float = 30.0,
+    ) -> Member:
         """Change the address at which a member is dialled, for one that can't announce it itself.
 
-        A member that runs announces its own address (`Config.advertise`), which wins. Idempotent. Raises ConfigError
-        for what is no address, MembershipError (no such member, the address is another member's).
+            await raft.update_member("d", address="127.0.0.1:7204")
+
+        A member that runs announces its own address (`Config.advertise`), which wins. Idempotent.
+
+        Raises:
+            ConfigError: `address` is no address.
+            MembershipError: there is no such member, or the address is another member's.
+            DeadlineExceeded: it was not durable on a quorum before the deadline (`unknown`).
+            Closed, NodeFailed: the node has stopped.
         """
-        check_id(node_id, "node_id")
+        checked_member(member)
         dialled_address(address)
         expected = check_expected(expected_index)
-        return await self._changes.update(node_id, address, expected, check_timeout(timeout))
+        return await self._changes.update(member, address, expected, check_timeout(timeout))
 
-    def hint(self, node_id: NodeId, address: str) -> None:
+    def hint(self, node_id: int, address: str) -> None:
         """Have a node dialled at "host:port" too, if it does not answer where the cluster expects it.
 
-        For what knows addresses before this node does: a node that has no log yet knows no member. Raises ConfigError.
+            raft.hint(member.id, "127.0.0.1:7204")
+
+        For a program that knows addresses before this node does: a node that has no log yet knows no member.
+
+        Raises:
+            ConfigError: the id or the address can't be used.
         """
         dialled_address(address)
         self._driver.addresses.hint(check_id(node_id, "node_id"), address)
 
     async def change_membership(
         self,
-        changes: Sequence[tuple[ChangeType, NodeId]],
+        changes: Sequence[tuple[ChangeType, str | int]],
         *,
         expected_index: int | None = None,
         force: bool = False,
-        timeout: float = 30.0,  # noqa: ASYNC109
+        timeout: float = 30.0,
     ) -> Membership:
         """Change several known members at once, through a joint membership if more than one voter changes.
 
-        Done when the joint membership has been left again. Raises as `remove` does; the members before and after the
-        change each need a quorum that is alive.
+            await raft.change_membership([(ChangeType.ADD_LEARNER_NODE, "b"), (ChangeType.ADD_NODE, "c")])
+
+        Each change names a member by its name or its id. Done when the joint membership has been left again. The
+        voters before and after the change each need a quorum that is alive.
+
+        Raises:
+            QuorumAtRisk: the voters that are alive would be no quorum afterwards; `force=True` skips this rule alone.
+            MembershipError: there is no such member, or the change can't be made.
+            DeadlineExceeded: it was not durable on a quorum before the deadline (`unknown`).
+            Closed, NodeFailed: the node has stopped.
         """
         checked = check_changes(changes)
         checked_flag(force, "force")
         return await self._changes.known(checked, check_expected(expected_index), check_timeout(timeout), force=force)
 
-    async def transfer_leadership(self, to: NodeId = NONE, *, timeout: float = 10.0) -> NodeId:  # noqa: ASYNC109
-        """Hand leadership over, to the most up-to-date voter or to `to`. Returns the new leader once it leads.
+    async def transfer_leadership(self, to: str | int | None = None, *, timeout: float = 10.0) -> Member:
+        """Transfer the leadership to a voter, and return the new leader once it leads.
 
-        Raises TransferFailed at the deadline, MembershipError where `to` is no voter. The old leader goes on then.
+            leader = await raft.transfer_leadership("b")
+
+        `to` is the name or the id of the voter; None: the most up-to-date one. If it raises, the old leader goes on.
+
+        Raises:
+            TransferFailed: the voter does not lead at the deadline.
+            MembershipError: `to` is no voter, or no other voter is alive.
+            NoLeader: no node leads.
+            Closed, NodeFailed: the node has stopped.
         """
         driver = self._driver
-        check_id(to, "to", none=True)
+        named = None if to is None else checked_member(to, "to")
         check_timeout(timeout)
         driver.check_running()
+        wanted = NONE if named is None else self._changes.id_of(named)
         deadline_s = driver.loop.time() + timeout
         before = driver.core.leader
-        target = self._changes.successor(to)
+        target = self._changes.successor(wanted)
         if target == before:
-            return target
+            return self._member(target)
         while driver.loop.time() < deadline_s and not driver.stopped:
-            if driver.core.leader not in (NONE, before) and to in (NONE, driver.core.leader):
-                return driver.core.leader
+            if driver.core.leader not in (NONE, before) and wanted in (NONE, driver.core.leader):
+                return self._member(driver.core.leader)
             before = driver.core.leader or before  # a third one may have come in between
             if driver.core.leader == before and driver.core.raft.transferee == NONE:
                 driver.core.transfer_leadership(target)
@@ -194,7 +270,7 @@ class Administration(Operations):
             await self._changes.wait(min(deadline_s, driver.loop.time() + driver.config.election_s))
         driver.check_running()
         raise TransferFailed(
-            f"node {driver.node_log.label(target)} did not take over before the deadline", leader=self.leader
+            f"node {driver.node_log.label(target)} did not take over before the deadline", leader=self._leader_id
         )
 
     # -- levels -------------------------------------------------------------------------------------------------------
@@ -213,17 +289,33 @@ class Administration(Operations):
         return self._driver.parts.levels.machine_version
 
     def upgrade_status(self) -> UpgradeStatus:
-        """The cluster's levels, and what each member can do."""
+        """The cluster's levels, and what each member can do.
+
+            print(raft.upgrade_status().possible_level)
+
+        It is as this node has applied it: a follower may be behind.
+        """
         return self._driver.parts.levels.status()
 
-    async def hold_upgrade(self, *, timeout: float = 30.0) -> UpgradeStatus:  # noqa: ASYNC109
-        """Keep both levels where they are, whichever node leads, until `finalize_upgrade`. Raises as `apply` does."""
+    async def hold_upgrade(self, *, timeout: float = 30.0) -> UpgradeStatus:
+        """Keep both levels where they are, whichever node leads, until `finalize_upgrade`.
+
+            await raft.hold_upgrade()
+
+        Raises:
+            OperationError: as the future of `apply` does.
+        """
         return await self._change_levels(self._driver.parts.levels.hold, check_timeout(timeout))
 
-    async def finalize_upgrade(self, *, timeout: float = 30.0) -> UpgradeStatus:  # noqa: ASYNC109
+    async def finalize_upgrade(self, *, timeout: float = 30.0) -> UpgradeStatus:
         """End `hold_upgrade`, and raise both levels to what all members can do, whatever `Config.hold_level` says.
 
-        There is no way back. If a member can't do more yet, `UpgradeStatus.members` says which. Raises as `apply` does.
+            status = await raft.finalize_upgrade()
+
+        There is no way back. If a member can't do more yet, `UpgradeStatus.members` says which.
+
+        Raises:
+            OperationError: as the future of `apply` does.
         """
         return await self._change_levels(self._driver.parts.levels.finalize, check_timeout(timeout))
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import NodeId, StateType
+from syncline.transport.pacing import LEAST_WINDOW_BYTES
 from syncline.transport.peers import Transport
 
 __all__ = ["AppendPacing"]
+
+PLENTY_BYTES: Final = LEAST_WINDOW_BYTES // 2
+"""Of room: it is there in the smallest window too, if no more than half of that is on its way."""
 
 
 class AppendPacing:
@@ -20,13 +25,20 @@ class AppendPacing:
         self._schedule = schedule
 
     def sent(self, peer: NodeId) -> None:
-        """Entries were given to the transport. If it takes more, the core sends more."""
+        """Entries were given to the transport. If it takes more, the core sends more.
+
+        The core counts what it sends. While plenty is left by its count, and nothing waits, it need not be told.
+        """
+        if not self._core.has_room(peer, PLENTY_BYTES):
+            self._tell(peer)
+
+    def _tell(self, peer: NodeId) -> None:
         self._core.set_room(peer, self._transport.room_bytes(peer))
 
     def room(self, peer: NodeId) -> None:
         """From the transport: it takes more."""
         if self._core.state is StateType.LEADER:
-            self.sent(peer)
+            self._tell(peer)
             self._schedule()
 
     def lost(self, peer: NodeId) -> None:

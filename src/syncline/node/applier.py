@@ -24,7 +24,7 @@ from syncline.node.envelope import (
     LARGEST_KIND,
     Kind,
     LevelChange,
-    Member,
+    MemberRecord,
     Proposal,
     Unreadable,
     decode_level,
@@ -89,7 +89,7 @@ class Applied(msgspec.Struct):
     last_term: int
     size_bytes: int = 0
     answers: list[tuple[int, int, int, object]] = []
-    runtime: list[LogEntry | Member | LevelChange] = []
+    runtime: list[LogEntry | MemberRecord | LevelChange] = []
     """The runtime's own entries in log order: changes of the membership, announcements, changes of the levels. What one
     does can depend on the ones before it."""
     ignored: list[tuple[int, str]] = []
@@ -131,7 +131,7 @@ class GoOn(msgspec.Struct, frozen=True):
     """No work of its own: the thread goes on with what it left."""
 
 
-def restore(fsm: FSM, reader: SnapshotReader) -> None:
+def restore(fsm: FSM[object], reader: SnapshotReader) -> None:
     """Load a snapshot into the state machine, all of it and verified.
 
     Raises CorruptionError if the file is damaged, NodeFailed if the state machine could not load it.
@@ -166,7 +166,7 @@ class Applier:
 
     def __init__(
         self,
-        fsm: FSM,
+        fsm: FSM[object],
         node_id: NodeId,
         workers: Workers,
         deliver: Callable[[Outcome], None],
@@ -174,7 +174,7 @@ class Applier:
         digest_interval: int = DIGEST_INTERVAL,
     ) -> None:
         self._fsm = fsm
-        self.digests = DigestSource(fsm, digest_interval)
+        self.digests: DigestSource = DigestSource(fsm, digest_interval)
         self._node_id = node_id
         self._deliver = deliver
         self._failed = failed

@@ -30,7 +30,7 @@ class Pace:
     __slots__ = ("entries",)
 
     def __init__(self) -> None:
-        self.entries = FIRST_ENTRIES
+        self.entries: int = FIRST_ENTRIES
 
     def took(self, entries: int, seconds: float) -> None:
         """A piece of so many entries took so long."""

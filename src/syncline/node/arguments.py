@@ -6,14 +6,14 @@ accepted. What is not checked here would be replicated, and would stop every nod
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from syncline.consensus.types import ChangeType, NodeId
+from syncline.consensus.types import ChangeType
 from syncline.errors import ConfigError
 from syncline.node.config import Config
-from syncline.node.events import EventKind
-from syncline.node.naming import check_id
+from syncline.node.events import Event
+from syncline.node.naming import check_id, check_name
 
 __all__ = [
     "MAX_TIMEOUT_S",
@@ -26,6 +26,7 @@ __all__ = [
     "checked_commands",
     "checked_flag",
     "checked_kinds",
+    "checked_member",
 ]
 
 MAX_TIMEOUT_S: Final = 3600.0
@@ -78,28 +79,39 @@ def check_expected(value: object) -> int | None:
     return None if value is None else check_id(value, "expected_index")
 
 
-def check_changes(changes: object) -> list[tuple[ChangeType, NodeId]]:
+def checked_member(member: object, name: str = "member") -> str | int:
+    """A member, by its name or its id."""
+    if isinstance(member, str):
+        return check_name(member, name)
+    if isinstance(member, bool) or not isinstance(member, int):
+        raise TypeError(f"{name} must be the name (str) or the id (int) of a node, not {type(member).__name__}")
+    return check_id(member, name)
+
+
+def check_changes(changes: object) -> list[tuple[ChangeType, str | int]]:
     """The changes of `Raft.change_membership`."""
     if isinstance(changes, str | bytes) or not isinstance(changes, Sequence):
-        raise TypeError(f"changes must be a sequence of (ChangeType, node id), not {type(changes).__name__}")
-    checked: list[tuple[ChangeType, NodeId]] = []
+        raise TypeError(f"changes must be a sequence of (ChangeType, name or id), not {type(changes).__name__}")
+    checked: list[tuple[ChangeType, str | int]] = []
     for place, change in enumerate(changes):
         if not isinstance(change, tuple | list) or len(change) != 2 or not isinstance(change[0], ChangeType):
-            raise TypeError(f"changes[{place}] must be a pair of a ChangeType and a node id, not {change!r:.80}")
-        kind, node_id = change
-        check_id(node_id, f"the node id in changes[{place}]")
+            raise TypeError(
+                f"changes[{place}] must be a pair of a ChangeType and the name or id of a node, not {change!r:.80}"
+            )
+        kind, member = change[0], checked_member(change[1], f"the member in changes[{place}]")
         if kind is ChangeType.UPDATE_NODE:
             raise ConfigError(f"changes[{place}] is UPDATE_NODE, an update of an address: call `update_member` for it")
-        checked.append((kind, node_id))
-    if len({node_id for _, node_id in checked}) != len(checked):
+        checked.append((kind, member))
+    if len({member for _, member in checked}) != len(checked):
         raise ConfigError("changes names one node twice: give each node one change")
     return checked
 
 
-def checked_kinds(kinds: object) -> frozenset[EventKind] | None:
-    """The kinds of events that a watcher asks for; None: all."""
-    if kinds is None:
-        return None
-    if isinstance(kinds, str) or not isinstance(kinds, Collection) or not all(isinstance(k, EventKind) for k in kinds):
-        raise TypeError(f"kinds must be a collection of EventKind, as in {{EventKind.LEADER}}, not {kinds!r:.100}")
-    return frozenset(kinds)
+def checked_kinds(kinds: Sequence[object]) -> list[type[Event]]:
+    """The kinds of events that a watcher asks for; none: all."""
+    checked: list[type[Event]] = []
+    for kind in kinds:
+        if not isinstance(kind, type) or not issubclass(kind, Event):
+            raise TypeError(f"kinds must be classes of events, as in events(syncline.LeaderChanged), not {kind!r:.100}")
+        checked.append(kind)
+    return checked

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DISOWNED", "Founding"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 DISOWNED = "its data directory is not the one that the cluster knows it by"
 """What a member is told that comes back without its data."""
@@ -56,7 +56,7 @@ class Founding:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._tell_s = driver.loop.time() + TELL_S / 2
-        self.waiting = driver.parts.identity.founding
+        self.waiting: bool = driver.parts.identity.founding
         """Whether this is a first start, and some founder was not heard yet: the node takes no part until then."""
 
         self._doubting: dict[NodeId, None] = {}

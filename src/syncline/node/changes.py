@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -10,12 +11,14 @@ import msgspec
 
 from syncline.consensus.types import NONE, ChangeType, MembershipChange, NodeId, SingleChange, StateType
 from syncline.errors import Closed, DeadlineExceeded, Dropped, MembershipError, NoLeader, NotLeader, Outcome, Superseded
-from syncline.node.envelope import MEMBERSHIP, ChangeContext, Member, encode
-from syncline.node.member_registry import MemberInfo, Membership, format_id
+from syncline.node.envelope import MEMBERSHIP, ChangeContext, MemberRecord, encode
+from syncline.node.member_registry import Member, Membership, format_id, parse_id
 from syncline.node.runtime import Driver
 from syncline.transport.messages import PeerAddress
 
 __all__ = ["Changes"]
+
+_ID: Final = re.compile("[0-9a-f]{16}")
 
 RETRIED = (Dropped, NotLeader, NoLeader, Superseded)
 """Refusals that a later attempt may not meet: another change is under way, the leader is just changing."""
@@ -46,7 +49,7 @@ class Changes:
         expected: int | None,
         force: bool,
         timeout_s: float,
-    ) -> MemberInfo:
+    ) -> Member:
         """Add a member, or find that it is one already."""
         PeerAddress.parse(address, setting="address")
         deadline_s = self._driver.loop.time() + timeout_s
@@ -54,7 +57,7 @@ class Changes:
         present = self._find(name, address, node_id)
         if present is not None:
             return await self._present(present, deadline_s)
-        new = Member(node_id or self._driver.rng.getrandbits(62) + 1, name, address, http, promote)
+        new = MemberRecord(node_id or self._driver.rng.getrandbits(62) + 1, name, address, http, promote)
         kind = ChangeType.ADD_NODE if voter else ChangeType.ADD_LEARNER_NODE
         try:
             membership = await self.many([(kind, new.id)], (new,), expected, self._left_s(deadline_s), force=force)
@@ -68,12 +71,12 @@ class Changes:
             raise MembershipError(f"{name!r} was added, and removed again at once")
         return added
 
-    async def _present(self, present: MemberInfo, deadline_s: float) -> MemberInfo:
+    async def _present(self, present: Member, deadline_s: float) -> Member:
         """Answer for a member that was added before, perhaps by an attempt whose outcome was unknown."""
         membership = await self._durable(self._membership().index, deadline_s)
         return membership.members.get(present.id, present)
 
-    def _find(self, name: str, address: str, node_id: NodeId) -> MemberInfo | None:
+    def _find(self, name: str, address: str, node_id: NodeId) -> Member | None:
         """The member that is meant already; raises MembershipError where name, address or id is somebody else's."""
         if node_id in self._driver.parts.book.removed:
             raise MembershipError(
@@ -93,7 +96,7 @@ class Changes:
         return None
 
     async def known(
-        self, changes: Sequence[tuple[ChangeType, NodeId]], expected: int | None, timeout_s: float, *, force: bool
+        self, changes: Sequence[tuple[ChangeType, str | int]], expected: int | None, timeout_s: float, *, force: bool
     ) -> Membership:
         """Any change of members that there are."""
         deadline_s = self._driver.loop.time() + timeout_s
@@ -101,18 +104,21 @@ class Changes:
         book = self._driver.parts.book.members
         if any(kind is ChangeType.UPDATE_NODE for kind, _ in changes):
             raise MembershipError("an address is changed by `update_member`, on its own")
-        strangers = [format_id(node_id) for _, node_id in changes if node_id not in book]
+        found = [(kind, self.id_of(member)) for kind, member in changes]
+        strangers = [format_id(node_id) for _, node_id in found if node_id not in book]
         if not changes or strangers:
             raise MembershipError(f"no members: {', '.join(strangers)}" if strangers else "no change is given")
+        if len({node_id for _, node_id in found}) != len(found):
+            raise MembershipError("one member is named twice, by its name and its id: give each one change")
         settled = tuple(
             msgspec.structs.replace(book[node_id], promote=False)
-            for kind, node_id in changes
+            for kind, node_id in found
             if kind is not ChangeType.REMOVE_NODE
         )
-        return await self.many(changes, settled, expected, self._left_s(deadline_s), force=force)
+        return await self.many(found, settled, expected, self._left_s(deadline_s), force=force)
 
     async def single(
-        self, kind: ChangeType, node_id: NodeId, expected: int | None, timeout_s: float, *, force: bool
+        self, kind: ChangeType, who: str | int, expected: int | None, timeout_s: float, *, force: bool
     ) -> Membership:
         """Promote, demote or remove one member. What is so already is not changed.
 
@@ -120,7 +126,7 @@ class Changes:
         """
         deadline_s = self._driver.loop.time() + timeout_s
         await self._settled(timeout_s)
-        membership = self._membership()
+        membership, node_id = self._membership(), self.id_of(who)
         member = membership.members.get(node_id)
         if kind is ChangeType.REMOVE_NODE:
             if member is None:  # perhaps by an earlier call, whose outcome was unknown
@@ -132,14 +138,15 @@ class Changes:
             raise MembershipError(f"there is no member {format_id(node_id)}")
         if member.voter is (kind is ChangeType.ADD_NODE) and not membership.joint:
             return await self._durable(membership.index, deadline_s)
-        record = self._driver.parts.book.members.get(node_id) or Member(node_id, "", "")
+        record = self._driver.parts.book.members.get(node_id) or MemberRecord(node_id, "", "")
         settled = msgspec.structs.replace(record, promote=False)
         return await self.many([(kind, node_id)], (settled,), expected, self._left_s(deadline_s), force=force)
 
-    async def update(self, node_id: NodeId, address: str, expected: int | None, timeout_s: float) -> MemberInfo:
+    async def update(self, who: str | int, address: str, expected: int | None, timeout_s: float) -> Member:
         """Give a member another address in the registry, or find that it has it."""
         deadline_s = self._driver.loop.time() + timeout_s
         await self._settled(timeout_s)
+        node_id = self.id_of(who)
         record = self._driver.parts.book.members.get(node_id)
         if record is None:
             raise MembershipError(f"there is no member {format_id(node_id)}")
@@ -159,7 +166,7 @@ class Changes:
     async def many(
         self,
         changes: Sequence[tuple[ChangeType, NodeId]],
-        brought: tuple[Member, ...],
+        brought: tuple[MemberRecord, ...],
         expected: int | None,
         timeout_s: float,
         *,
@@ -225,7 +232,7 @@ class Changes:
     async def _propose(
         self,
         singles: tuple[SingleChange, ...],
-        brought: tuple[Member, ...],
+        brought: tuple[MemberRecord, ...],
         expected: int,
         deadline_s: float,
         *,
@@ -252,7 +259,23 @@ class Changes:
         """How long is left until the deadline of a call of several steps."""
         return max(deadline_s - self._driver.loop.time(), EARLY_S)
 
-    def successor(self, to: NodeId) -> NodeId:
+    def id_of(self, member: str | int) -> int:
+        """The id of a member by its name, or by its id as a number or as sixteen hexadecimal digits.
+
+        An id need not be a member's. Raises MembershipError if no member has this name.
+        """
+        if isinstance(member, int):
+            return int(member)
+        book = self._driver.parts.book
+        found = next((known.id for known in book.members.values() if known.name == member), None)
+        if found is None and _ID.fullmatch(member):
+            return parse_id(member)
+        if found is None:
+            known = ", ".join(sorted(book.label(node_id) for node_id in book.members)) or "not known yet"
+            raise MembershipError(f"no member is named {member!r}: the members are {known}")
+        return found
+
+    def successor(self, to: int) -> int:
         """Whom leadership goes to; raises MembershipError, NoLeader."""
         driver = self._driver
         if driver.core.leader == NONE:

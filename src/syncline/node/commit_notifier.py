@@ -36,7 +36,7 @@ class Commits:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self.known = driver.core.commit_index
+        self.known: int = driver.core.commit_index
         """The commit index as of the last `look`."""
         self._awaited = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -48,8 +48,9 @@ class Commits:
     def look(self) -> None:
         """See to what has been committed since the last call."""
         core = self._driver.core
-        before, self.known = self.known, core.commit_index
-        if before == self.known or core.state is not StateType.LEADER:
+        before, committed = self.known, core.commit_index
+        self.known = committed
+        if before == committed or core.state is not StateType.LEADER:
             return
         if self._awaited > before:
             core.tell_commit()

@@ -201,8 +201,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             )
 
     def _check_identity(self) -> None:
-        check_id(self.cluster_id, "cluster_id", none=True)
-        check_id(self.node_id, "node_id", none=True)
+        for field in ("cluster_id", "node_id"):  # as plain integers, which the formats know
+            msgspec.structs.force_setattr(self, field, check_id(getattr(self, field), field, none=True))
         if self.peers and self.name not in self.peers:
             raise ConfigError(f"peers names {', '.join(sorted(self.peers))} but not this node, {self.name!r}")
         if self.peers and (self.cluster_id or self.node_id):

@@ -37,7 +37,7 @@ from syncline.transport.messages import DIGEST_BYTES, DigestReport
 
 __all__ = ["DigestDoors", "DigestStatus", "Digests"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 POINTS_KEPT: Final = 16
 """Digests that a node keeps: a comparison comes some round trips after its point, seldom more than one point later."""
@@ -111,8 +111,8 @@ class Digests:
         self._split = 0
         """The newest point without a majority that was compared."""
         self._alarm_told_s = -math.inf
-        self.status = DigestStatus()
-        self.ignored = 0
+        self.status: DigestStatus = DigestStatus()
+        self.ignored: int = 0
         """Reports and entries that made no sense and had no effect."""
 
     # -- on every node ------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from syncline.storage.wal.writer import Wal
 
 __all__ = ["DiskWatch"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 PLENTY_BYTES = 1 << 30
 """With so much above the reserve the disk is not full within `PLENTY_TICKS`."""
@@ -32,7 +32,7 @@ class DiskWatch:
         told: Callable[[str], None],
         failed: Callable[[BaseException], None],
     ) -> None:
-        self.shortage = Shortage.NONE
+        self.shortage: Shortage = Shortage.NONE
         self._wal = wal
         self._calls = calls
         self._make_room = make_room

@@ -7,6 +7,7 @@ own. The runtime's entries never reach the state machine.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Annotated, Final
 
@@ -25,7 +26,7 @@ __all__ = [
     "Kind",
     "LARGEST_KIND",
     "LevelChange",
-    "Member",
+    "MemberRecord",
     "Proposal",
     "Unreadable",
     "decode_context",
@@ -49,7 +50,7 @@ class Kind(IntEnum):
     BARRIER = 1
     """For nobody: when it is applied, everything before it has been."""
     ANNOUNCE = 2
-    """A member's name and addresses, as it announces itself (`Member`)."""
+    """A member's name and addresses, as it announces itself (`MemberRecord`)."""
     LEVEL = 3
     """The cluster's feature level or machine version rises."""
     DIGEST = 4
@@ -78,7 +79,7 @@ class Proposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
     extensions: bytes = b""
 
 
-class Member(msgspec.Struct, array_like=True, gc=False, frozen=True):
+class MemberRecord(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """A member as the cluster knows it: its id, its name, and where to reach it.
 
     `address` is for its peers, `http` for clients (empty where it serves none). Both are announced by the member
@@ -106,7 +107,7 @@ class ChangeContext(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
     origin: NodeId
     number: int
-    members: tuple[Member, ...] = ()
+    members: tuple[MemberRecord, ...] = ()
     expected: int = 0
     """Only if this is the membership's index, 0: in any case. The leader looks, before it appends."""
     force: bool = False
@@ -148,10 +149,10 @@ class ClusterLevels(msgspec.Struct, array_like=True, frozen=True):
     """The version of Syncline that proposed the last rise."""
 
 
-_encoder = msgspec.msgpack.Encoder()
-encode = _encoder.encode
+_encoder = msgspec.msgpack.Encoder(enc_hook=int)  # a public `NodeId` is written as the integer that it is
+encode: Callable[[object], bytes] = _encoder.encode
 _proposal_decoder = msgspec.msgpack.Decoder(Proposal)
-_member_decoder = msgspec.msgpack.Decoder(Member)
+_member_decoder = msgspec.msgpack.Decoder(MemberRecord)
 _level_decoder = msgspec.msgpack.Decoder(LevelChange)
 _context_decoder = msgspec.msgpack.Decoder(ChangeContext)
 
@@ -168,7 +169,7 @@ def decode_proposal(data: bytes) -> Proposal:
         raise Unreadable(f"it is not a proposal: {error}") from error
 
 
-def decode_member(data: bytes) -> Member:
+def decode_member(data: bytes) -> MemberRecord:
     """Read an announcement."""
     if len(data) > LARGEST_MEMBER_BYTES:
         raise Unreadable(f"an announcement of {len(data)} bytes; the limit is {LARGEST_MEMBER_BYTES}")

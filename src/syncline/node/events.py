@@ -1,49 +1,123 @@
-"""What a node tells those who watch it: changes of role, leader, membership, snapshots and peers."""
+"""What a node tells its watchers: one class for each kind of event.
+
+async for event in raft.events(LeaderChanged, NodeStopped):
+    match event:
+        case LeaderChanged(leader=leader): ...
+"""
 
 from __future__ import annotations
 
 import asyncio
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Collection
-from enum import StrEnum
-from typing import Final
+from collections.abc import AsyncIterator
+from typing import Final, TypeVar
 
 import msgspec
 
-__all__ = ["Event", "EventKind", "Events"]
+from syncline.node.ids import NodeId
+from syncline.node.member_registry import Membership
+from syncline.node.role import Role
+
+__all__ = [
+    "DiskSlow",
+    "DiskSpaceLow",
+    "Event",
+    "Events",
+    "LeaderChanged",
+    "MembershipChanged",
+    "NodeStopped",
+    "PeerDown",
+    "PeerUp",
+    "RoleChanged",
+    "SnapshotInstalled",
+    "SnapshotTaken",
+]
 
 QUEUE_LIMIT: Final = 1024
 """Events kept for a watcher that does not keep up; the oldest go first, and are counted."""
 
 
-class EventKind(StrEnum):
-    STATE = "state"
-    LEADER = "leader"
-    MEMBERSHIP = "membership"
-    SNAPSHOT = "snapshot"
-    PEER_UP = "peer_up"
-    PEER_DOWN = "peer_down"
-    DISK_SLOW = "disk_slow"
-    DISK_FULL = "disk_full"
-    STOPPED = "stopped"
-    """The last event of a node: it was closed, or has stopped itself. `detail` says why."""
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Something happened on a node. The base of all classes of events."""
 
-
-class Event(msgspec.Struct, frozen=True):
-    """Something happened. `subject` is the node that it is about (0: nobody), `detail` says the rest in words."""
-
-    kind: EventKind
-    term: int
-    index: int
-    subject: int = 0
-    detail: str = ""
+    term: int = 0
+    """The node's term at that moment."""
+    index: int = 0
+    """The node's applied index at that moment."""
     missed: int = 0
-    """Events that this watcher was too slow for, before this one."""
+    """Events that were dropped before this one because this watcher was too slow for them."""
+
+
+class RoleChanged(Event, frozen=True):
+    """The node has another role."""
+
+    role: Role
+
+
+class LeaderChanged(Event, frozen=True):
+    """The node knows another leader, or none any more."""
+
+    leader: NodeId | None
+
+
+class MembershipChanged(Event, frozen=True):
+    """A change of the membership was applied; `membership` is in force now."""
+
+    membership: Membership
+
+
+class SnapshotTaken(Event, frozen=True):
+    """The node has written a snapshot of its state."""
+
+    snapshot_index: int
+    """The index of the last entry that it holds."""
+
+
+class SnapshotInstalled(Event, frozen=True):
+    """The node has loaded a snapshot that the leader sent."""
+
+    snapshot_index: int
+    """The index of the last entry that it holds."""
+
+
+class PeerUp(Event, frozen=True):
+    """The node reaches a peer."""
+
+    peer: NodeId
+
+
+class PeerDown(Event, frozen=True):
+    """The node does not reach a peer any more."""
+
+    peer: NodeId
+    reason: str
+
+
+class DiskSlow(Event, frozen=True):
+    """The disk of the log has not answered for an election timeout. A leader transfers its leadership then."""
+
+    reason: str
+
+
+class DiskSpaceLow(Event, frozen=True):
+    """The disk of the log is so full that the node takes no entries of the leader until space returns."""
+
+    reason: str
+
+
+class NodeStopped(Event, frozen=True):
+    """The last event of a node: it was closed, or has stopped itself."""
+
+    reason: str
+
+
+AnyEvent = TypeVar("AnyEvent", bound=Event)
+"""The kind of event that a watcher asks for."""
 
 
 class _Watcher:
-    def __init__(self, kinds: frozenset[EventKind] | None) -> None:
+    def __init__(self, kinds: tuple[type[Event], ...]) -> None:
         self.kinds = kinds
         self.queue: deque[Event] = deque()
         self.missed = 0
@@ -59,9 +133,11 @@ class Events:
         self._watchers: weakref.WeakKeyDictionary[_Watcher, None] = weakref.WeakKeyDictionary()
         self._closed = False
 
-    def emit(self, event: Event) -> None:
+    def emit(self, event: Event, *, term: int, index: int) -> None:
+        """Tell of an event that happened in this term, with the entries up to `index` applied."""
+        event = msgspec.structs.replace(event, term=term, index=index)
         for watcher in self._watchers:
-            if watcher.kinds is not None and event.kind not in watcher.kinds:
+            if not isinstance(event, watcher.kinds):
                 continue
             if len(watcher.queue) >= QUEUE_LIMIT:
                 watcher.queue.popleft()
@@ -75,9 +151,9 @@ class Events:
             watcher.closed = True
             watcher.wake.set()
 
-    def watch(self, kinds: Collection[EventKind] | None = None) -> AsyncIterator[Event]:
-        """Events from now on, until the node closes."""
-        watcher = _Watcher(frozenset(kinds) if kinds is not None else None)
+    def watch(self, *kinds: type[Event]) -> AsyncIterator[Event]:
+        """Events of these kinds (of all, if none is given) from now on, until the node closes."""
+        watcher = _Watcher(kinds or (Event,))
         watcher.closed = self._closed
         self._watchers[watcher] = None
         return self._iterate(watcher)

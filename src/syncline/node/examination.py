@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import itemgetter
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -38,7 +38,7 @@ from syncline.node.envelope import (
     MEMBERSHIP,
     ChangeContext,
     Kind,
-    Member,
+    MemberRecord,
     Proposal,
     Unreadable,
     decode_context,
@@ -49,6 +49,7 @@ from syncline.node.envelope import (
 from syncline.node.futures import Queued
 from syncline.node.naming import check_http, check_name, dialled_address
 from syncline.node.rejections import AskAgain, refused
+from syncline.storage.space import CheckSpace
 from syncline.transport.messages import Forward, RefusedProposal
 
 __all__ = ["Examined", "examine_change", "examine_forward", "examine_proposal", "sound_own"]
@@ -80,12 +81,6 @@ _change_decoder = msgspec.msgpack.Decoder(MembershipChange)
 
 Examined: TypeAlias = tuple[list[tuple[int, int, bytes]], list[RefusedProposal]]
 """What may enter the log, as number, kind and bytes, and the refusals of the rest."""
-
-
-class CheckSpace(Protocol):
-    """`Wal.check_space`."""
-
-    def __call__(self, size_bytes: int, *, frees_space: bool) -> None: ...
 
 
 def sound_own(queue: list[Queued], node_id: NodeId, refuse: Callable[[int, SynclineError], None]) -> list[Queued]:
@@ -232,7 +227,7 @@ def _examine_members(change: MembershipChange, context: ChangeContext) -> None:
             raise MembershipError(f"the change is refused: {wrong}")
 
 
-def _wrong_with(member: Member) -> str | None:
+def _wrong_with(member: MemberRecord) -> str | None:
     """Why no member may have this record; None if it may."""
     try:
         check_name(member.name)

@@ -28,7 +28,7 @@ from syncline.transport.handshake import Hello
 
 __all__ = ["MAX_FIRST_PEERS", "FirstPeers"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 MAX_FIRST_PEERS = 16
 """Peers that are kept, the newest ones: each costs a link at the next start, and without a secret anyone may greet."""
@@ -45,7 +45,7 @@ class FirstPeers:
         self._writer = writer
         self._disk = disk
         self._file = f"{path}/{FIRST_PEERS_NAME}"
-        self.known = _read(disk, self._file)
+        self.known: dict[NodeId, str] = _read(disk, self._file)
 
     def greeted(self, hello: Hello) -> None:
         """A peer was let in. Its address is written down if this node knows no members yet."""

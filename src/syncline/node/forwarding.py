@@ -64,7 +64,7 @@ class Forwarding:
         self._core = core
         self._proposals = proposals
         self._doors = doors
-        self.waiting = False
+        self.waiting: bool = False
         """Whether the leader, or the link to it, takes nothing: the queue waits for the next tick or leader."""
         self._asked = (0, NONE)
         """The term of the newest forward, and the leader to which it went. For earlier ones see `Proposals.open`."""

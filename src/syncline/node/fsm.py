@@ -19,7 +19,7 @@ Write a class with `apply`, `snapshot` and `restore`; the node calls it the same
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import BinaryIO, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -35,6 +35,10 @@ __all__ = [
     "LimitedFSM",
     "SnapshotSink",
 ]
+
+
+R_co = TypeVar("R_co", covariant=True)
+"""What `apply` returns."""
 
 
 class Entry(msgspec.Struct, gc=False, frozen=True):
@@ -77,16 +81,37 @@ class BytesSnapshot:
         self._content = content
 
     def persist(self, sink: SnapshotSink) -> None:
+        """Write the bytes."""
         sink.write(self._content)
 
     def release(self) -> None:
+        """Let the bytes go."""
         self._content = b""
 
 
-class FSM(Protocol):
-    """A state machine to replicate."""
+class FSM(Protocol[R_co]):
+    """A state machine to replicate.
 
-    def apply(self, entry: Entry) -> object:
+        class Counter:
+            def __init__(self) -> None:
+                self.count = 0
+
+            def apply(self, entry: Entry) -> int:
+                if not entry.data.isdigit():
+                    raise Rejected("a command is a number")
+                self.count += int(entry.data)
+                return self.count
+
+            def snapshot(self) -> FSMSnapshot:
+                return BytesSnapshot(b"%d" % self.count)
+
+            def restore(self, source: BinaryIO) -> None:
+                self.count = int(source.read())
+
+    `FSM[int]` is one whose `apply` returns an integer, as this one.
+    """
+
+    def apply(self, entry: Entry) -> R_co:
         """Change the state by one committed entry; the answer goes to the caller that proposed it.
 
         Raise `errors.Rejected` for a command that can't be applied, also for one that can't be read. Any other
@@ -168,7 +193,9 @@ class DurableFSM(Protocol):
     """
 
     @property
-    def applied_index(self) -> int: ...
+    def applied_index(self) -> int:
+        """The index of the last entry that the state on disk holds."""
+        ...
 
 
 @runtime_checkable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Generator
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from syncline.errors import SynclineError
 from syncline.platform.waiting import result_of
@@ -14,6 +14,9 @@ __all__ = ["ApplyCall", "ApplyFuture", "Queued", "ReadFuture", "Then", "UNPLACED
 
 Then: TypeAlias = Callable[[object, SynclineError | None], None]
 """Called once, on the event loop, with the state machine's answer, or with None and why there is none."""
+
+R = TypeVar("R")
+"""What the state machine answers."""
 
 UNPLACED: Final = 0
 """The index of a proposal that has no position in the log yet, as far as this node knows."""
@@ -61,7 +64,7 @@ Queued: TypeAlias = tuple[Waiter, int, bytes]
 """A proposal of this node that waits for the leader: its waiter, its kind, its bytes."""
 
 
-class ApplyFuture(asyncio.Future[object]):
+class ApplyFuture(asyncio.Future[R]):
     """A proposal on its way. Await it for what the state machine answered.
 
     Ends at the deadline given to `Raft.apply` at the latest. It fails with an `errors.OperationError` whose `outcome`
@@ -72,29 +75,29 @@ class ApplyFuture(asyncio.Future[object]):
     """
 
     # A `Waiter`. Defaults of the class and not of each object: this is made for every proposal.
-    number = 0
-    size_bytes = 0
+    number: int = 0
+    size_bytes: int = 0
     index: int = UNPLACED
     """The log index: known once the leader has placed it, final once there is an answer."""
     term: int = 0
     """The term of the leader that placed it."""
-    bucket = 0
-    attempt = 0
-    payload = b""
-    fence = 0
-    frees_space = False
+    bucket: int = 0
+    attempt: int = 0
+    payload: bytes = b""
+    fence: int = 0
+    frees_space: bool = False
 
     def answered(self, answer: object) -> None:
         """Resolve, unless the caller has given up."""
         if not self.done():
-            self.set_result(answer)
+            self.set_result(answer)  # type: ignore[arg-type]  # what the state machine has answered
 
     def failed(self, error: SynclineError) -> None:
         """Fail, unless the caller has given up."""
         settle_error(self, error)
 
     @property
-    def response(self) -> object:
+    def response(self) -> R:
         """What the state machine answered; raises as `result()` does."""
         return self.result()
 
@@ -103,16 +106,16 @@ class ApplyCall:
     """A proposal on its way whose answer is a call: without a future, and in the turn of the loop that has it."""
 
     # A `Waiter`, with defaults of the class as those of `ApplyFuture`.
-    number = 0
-    size_bytes = 0
+    number: int = 0
+    size_bytes: int = 0
     index: int = UNPLACED
     term: int = 0
-    bucket = 0
-    attempt = 0
-    payload = b""
-    fence = 0
-    """Commands of `Raft.apply_then` are never fenced."""
-    frees_space = False
+    bucket: int = 0
+    attempt: int = 0
+    payload: bytes = b""
+    fence: int = 0
+    """Commands of `Raft._apply_then` are never fenced."""
+    frees_space: bool = False
 
     def __init__(self, then: Then) -> None:
         self._then: Then | None = then
@@ -138,7 +141,7 @@ class ApplyCall:
 
 def report(error: Exception) -> None:
     """Tell the event loop of an error in somebody's callback, as it is told of those in its own."""
-    message = "a callback of Raft.apply_then failed"
+    message = "a callback of a proposal failed"
     asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
 
 
@@ -148,11 +151,12 @@ class ReadFuture(asyncio.Future[object]):
     So it can't be cancelled, and a task that awaits it waits on a future of its own.
     """
 
-    joined_before_s = -math.inf
+    joined_before_s: float = -math.inf
     """A later read with the same time-out may wait for it, too, without asking the node, if its deadline is before
     this. No read may once the confirmation has been asked for: that would not speak of it."""
 
     def cancel(self, msg: Any | None = None) -> bool:  # noqa: ARG002 - the signature is asyncio's
+        """Do nothing: others may wait for it, too."""
         return False
 
     def __await__(self) -> Generator[Any, None, object]:
@@ -167,7 +171,7 @@ def settle(future: asyncio.Future[object], value: object) -> None:
         future.set_result(value)
 
 
-def settle_error(future: asyncio.Future[object], error: SynclineError) -> None:
+def settle_error(future: asyncio.Future[R], error: SynclineError) -> None:
     """Fail, unless the caller has given up. A caller that never looks is not an error of its own to log."""
     if not future.done():
         future.set_exception(error)

@@ -13,7 +13,7 @@ from typing import Final
 
 __all__ = ["Ignored", "RateLimitedLog"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 REPEAT_S: Final = 10.0
 """Between two lines of one kind."""
@@ -42,7 +42,7 @@ class Ignored:
     """The entries that this node has ignored since its start."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.count = 0
+        self.count: int = 0
         self._log = RateLimitedLog(clock)
 
     def note(self, index: int, reason: str) -> None:

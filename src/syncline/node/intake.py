@@ -49,15 +49,15 @@ _payload_of: Final = itemgetter(2)
 class Intake:
     """What one node may take. For the event loop's thread."""
 
-    def __init__(self, core: RawNode, fsm: FSM, name: str, applied: Callable[[], int]) -> None:
+    def __init__(self, core: RawNode, fsm: FSM[object], name: str, applied: Callable[[], int]) -> None:
         self._core = core
         self._name = name
         self._applied = applied
         self._sized = fsm if isinstance(fsm, LimitedFSM) else None
         self._limited = self._sized if self._sized is not None and self._sized.max_bytes else None
-        self.is_full = False
+        self.is_full: bool = False
         """Whether the backlog has reached its limit, as of the last `look`."""
-        self.refused_no_space = 0
+        self.refused_no_space: int = 0
         """Commands that were refused because the state has reached its limit."""
         self._granted_bytes = 0
         """What all commands that were let in can come to."""

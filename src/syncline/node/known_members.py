@@ -14,7 +14,7 @@ from syncline.consensus.membership import decode_change
 from syncline.consensus.types import EntryType, LogEntry, NodeId
 from syncline.decoding import UNDECODABLE
 from syncline.errors import StorageError
-from syncline.node.envelope import Kind, Member, decode_context, decode_member, decode_proposal
+from syncline.node.envelope import Kind, MemberRecord, decode_context, decode_member, decode_proposal
 from syncline.node.member_registry import BookState
 from syncline.platform.disk import Disk
 from syncline.storage.datadir import SNAPSHOTS_NAME, WAL_NAME
@@ -28,15 +28,15 @@ __all__ = ["known_members"]
 UNREADABLE = (StorageError, OSError, *UNDECODABLE, BodyError, ValueError)
 
 
-def known_members(disk: Disk, path: str) -> dict[NodeId, Member]:
+def known_members(disk: Disk, path: str) -> dict[NodeId, MemberRecord]:
     """Who was ever a member, as far as the data directory `path` tells, each with its last known addresses."""
-    found: dict[NodeId, Member] = {}
+    found: dict[NodeId, MemberRecord] = {}
     for member in (*_in_snapshots(disk, f"{path}/{SNAPSHOTS_NAME}"), *_in_log(disk, f"{path}/{WAL_NAME}")):
         found[member.id] = member
     return found
 
 
-def _in_snapshots(disk: Disk, path: str) -> Iterator[Member]:
+def _in_snapshots(disk: Disk, path: str) -> Iterator[MemberRecord]:
     if not disk.exists(path):
         return
     for view in reversed(list_snapshots(disk, path)):
@@ -45,14 +45,14 @@ def _in_snapshots(disk: Disk, path: str) -> Iterator[Member]:
                 yield from msgspec.msgpack.decode(view.manifest.runtime, type=BookState).members
 
 
-def _in_log(disk: Disk, path: str) -> Iterator[Member]:
+def _in_log(disk: Disk, path: str) -> Iterator[MemberRecord]:
     for name in disk.list(path) if disk.exists(path) else []:
         if segment_sequence(name) is not None:
             with contextlib.suppress(*UNREADABLE):  # the others are read all the same
                 yield from _in_segment(disk, f"{path}/{name}")
 
 
-def _in_segment(disk: Disk, path: str) -> Iterator[Member]:
+def _in_segment(disk: Disk, path: str) -> Iterator[MemberRecord]:
     file = disk.open(path)
     try:
         scan = SegmentScan(file)
@@ -65,7 +65,7 @@ def _in_segment(disk: Disk, path: str) -> Iterator[Member]:
         file.close()
 
 
-def _in_entry(entry: LogEntry) -> Iterator[Member]:
+def _in_entry(entry: LogEntry) -> Iterator[MemberRecord]:
     if entry.type is not EntryType.NORMAL:
         context = decode_context(decode_change(entry).context)
         yield from context.members if context is not None else ()

@@ -23,7 +23,8 @@ import msgspec
 
 from syncline.consensus.types import MembershipState, NodeId
 from syncline.errors import ConfigError, NodeFailed
-from syncline.node.envelope import FIRST_LEVEL, ClusterLevels, Hold, LevelChange, Member
+from syncline.node import ids
+from syncline.node.envelope import FIRST_LEVEL, ClusterLevels, Hold, LevelChange, MemberRecord
 from syncline.node.member_registry import members_of
 from syncline.node.refusals import is_believed, refusing
 from syncline.transport.messages import PeerStats, Refusal, RefusalCode
@@ -58,7 +59,7 @@ class Ability(msgspec.Struct, frozen=True):
 class MemberLevels(msgspec.Struct, frozen=True, kw_only=True):
     """What one member has announced. 0: nothing yet."""
 
-    id: NodeId
+    id: ids.NodeId
     name: str
     level: int
     machine_version: int
@@ -85,7 +86,7 @@ class UpgradeStatus(msgspec.Struct, frozen=True, kw_only=True):
 class LevelRegistry(Protocol):
     """What the levels use of the member registry."""
 
-    members: dict[NodeId, Member]
+    members: dict[NodeId, MemberRecord]
     levels: ClusterLevels
 
 
@@ -103,7 +104,7 @@ def ability_of(fsm: object, level: int) -> Ability:
     return Ability(level, version)
 
 
-def agreed(members: Iterable[Member | None]) -> Ability:
+def agreed(members: Iterable[MemberRecord | None]) -> Ability:
     """The highest levels that all these members can do. None stands for a member that the registry does not know."""
     told = [(member.level, member.machine_version) if member is not None else (0, 0) for member in members]
     return Ability(*map(min, zip(*told, strict=True))) if told else Ability(0, 0)
@@ -214,7 +215,7 @@ class Levels:
         if level > levels.level or version > levels.machine_version:
             self._propose(LevelChange(level, version, written_by=__version__))
 
-    def refuse_member(self, member: Member) -> str | None:
+    def refuse_member(self, member: MemberRecord) -> str | None:
         """Why a member that is to be added can't be one, if what it can do is known; else None."""
         if not member.level or not member.machine_version:
             return None
@@ -296,7 +297,7 @@ class Levels:
             hold_level=self._hold_level,
             members=tuple(
                 MemberLevels(
-                    id=node_id,
+                    id=ids.NodeId(node_id),
                     name=member.name if member is not None else "",
                     level=member.level if member is not None else 0,
                     machine_version=member.machine_version if member is not None else 0,

@@ -33,7 +33,7 @@ from syncline.storage.wal.writer import NotBegun, Wal, WalWrite, WriteResult
 
 __all__ = ["LogWriter"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 NOT_BEGUN_S: Final = 0.1
 """After so long the next segment is tried again if the process had no file descriptor for it."""
@@ -99,9 +99,9 @@ class LogWriter:
         """As the core has it; `_unsettled` where no append has taken it along yet."""
         self._unsettled = False
         self._timer: asyncio.TimerHandle | None = None
-        self.syncs = 0
-        self.sync_s = 0.0
-        self.last_sync_s = 0.0
+        self.syncs: int = 0
+        self.sync_s: float = 0.0
+        self.last_sync_s: float = 0.0
         self.observe: Callable[[float], None] | None = None
         """Told how long each group took, from its first append's queueing."""
         self._flusher = None if on_thread else workers.flusher(wal.file, self._flushed)
@@ -111,11 +111,11 @@ class LogWriter:
         """Store what a `STORAGE_APPEND` message carries. What promises nothing new is answered at once, or in turn."""
         if self._broken:
             return
-        before = self._hard_state
+        moved = False
         if message.term:
+            moved = message.term != self._hard_state.term or message.vote != self._hard_state.vote
             self._hard_state = HardState(message.term, message.vote, message.commit)
             self._unsettled = True
-        moved = (self._hard_state.term, self._hard_state.vote) != (before.term, before.vote)
         if message.entries or message.snapshot is not None or moved:
             self._put(message)
             return

@@ -23,7 +23,7 @@ from syncline.transport.messages import Notice, NoticeKind
 
 __all__ = ["Promises"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 REPEATED: Final = 3
 """So many pieces of evidence in one term, from one node, convict."""

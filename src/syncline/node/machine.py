@@ -29,7 +29,7 @@ __all__ = [
     "restore_failed",
 ]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 SHOWN_BYTES: Final = 64
 """Of a command in an error's text."""
@@ -41,7 +41,7 @@ METHODS: Final = ("apply", "snapshot", "restore")
 OPTIONAL_METHODS: Final = ("apply_batch", "check")
 
 
-def check_machine(fsm: FSM) -> None:
+def check_machine(fsm: FSM[object]) -> None:
     """Raise TypeError, before anything is written, if this is no state machine, or its methods are `async def`."""
     if isinstance(fsm, type):
         raise TypeError(f"the state machine is the class {fsm.__name__}: give an object of it, {fsm.__name__}()")
@@ -68,7 +68,7 @@ def _deferred(method: object) -> str | None:
     return "a generator, because it has a `yield`" if inspect.isgeneratorfunction(method) else None
 
 
-def _applied_index(fsm: FSM) -> int:
+def _applied_index(fsm: FSM[object]) -> int:
     if not isinstance(fsm, DurableFSM):
         return 0
     index: object = fsm.applied_index
@@ -80,7 +80,7 @@ def _applied_index(fsm: FSM) -> int:
     return index
 
 
-def check_applied_index(fsm: FSM, last_index: int, *, node: str, path: str) -> None:
+def check_applied_index(fsm: FSM[object], last_index: int, *, node: str, path: str) -> None:
     """Raise ConfigError if a durable state machine has applied more than the log of the node at `path` holds."""
     index = _applied_index(fsm)
     if index > last_index:
@@ -95,7 +95,7 @@ def check_applied_index(fsm: FSM, last_index: int, *, node: str, path: str) -> N
 # -- apply ------------------------------------------------------------------------------------------------------------
 
 
-def check_answer(fsm: FSM, entry: Entry, answer: object) -> object:
+def check_answer(fsm: FSM[object], entry: Entry, answer: object) -> object:
     """The answer of `apply`. Raises NodeFailed if it is something to be awaited: then nothing was applied."""
     if answer is not None and isinstance(answer, Awaitable):
         _close(answer)
@@ -107,7 +107,7 @@ def check_answer(fsm: FSM, entry: Entry, answer: object) -> object:
     return answer
 
 
-def check_answers(fsm: FSM, entries: Sequence[Entry], answers: object, known: set[type]) -> Sequence[object]:
+def check_answers(fsm: FSM[object], entries: Sequence[Entry], answers: object, known: set[type]) -> Sequence[object]:
     """The answers of `apply_batch`. Raises NodeFailed if they are not one for each entry, or are to be awaited.
 
     `known` has the types that were found not to be awaitable before: to ask again takes longer than the rest of this.
@@ -141,7 +141,7 @@ CORRECT_IT: Final = (
 )
 
 
-def apply_failed(fsm: FSM, method: str, entries: Sequence[Entry], error: BaseException) -> NoReturn:
+def apply_failed(fsm: FSM[object], method: str, entries: Sequence[Entry], error: BaseException) -> NoReturn:
     """`apply` or `apply_batch` raised. Logs it, and raises the NodeFailed that stops the node."""
     if isinstance(error, NodeFailed):  # in words of its own
         log.critical("%s", error, exc_info=error)
@@ -189,7 +189,7 @@ class CommandCheck:
 # -- snapshots --------------------------------------------------------------------------------------------------------
 
 
-def check_view(fsm: FSM, view: object) -> FSMSnapshot:
+def check_view(fsm: FSM[object], view: object) -> FSMSnapshot:
     """What `snapshot` returned. Raises StorageError if it is no view."""
     if callable(getattr(view, "persist", None)) and callable(getattr(view, "release", None)):
         if (how := _deferred(getattr(view, "persist", None))) is not None:
@@ -234,7 +234,7 @@ def check_restored(answer: object, source: BinaryIO) -> None:
         raise ValueError("it closed the source, which is then read on to verify it: leave it open")
 
 
-def restore_failed(fsm: FSM, index: int, file: str, error: Exception) -> NoReturn:
+def restore_failed(fsm: FSM[object], index: int, file: str, error: Exception) -> NoReturn:
     """`restore` raised on an intact file: log it, and raise the NodeFailed that ends the start, or stops the node."""
     if isinstance(error, CorruptionError) and error.file == file:
         raise error  # the disk, and not the state machine
@@ -251,7 +251,7 @@ def restore_failed(fsm: FSM, index: int, file: str, error: Exception) -> NoRetur
     raise NodeFailed(text) from error
 
 
-def _method(fsm: FSM, method: str) -> str:
+def _method(fsm: FSM[object], method: str) -> str:
     return f"{type(fsm).__name__}.{method}"
 
 

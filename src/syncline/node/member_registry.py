@@ -6,16 +6,18 @@ It is replicated state of the runtime's own: changed only by applied entries, ca
 from __future__ import annotations
 
 import hashlib
+from typing import Literal
 
 import msgspec
 
-from syncline.consensus.types import MembershipState, NodeId
-from syncline.node.envelope import ClusterLevels, Member
+from syncline.consensus.types import MembershipState
+from syncline.node.envelope import ClusterLevels, MemberRecord
+from syncline.node.ids import NodeId
 from syncline.node.starts.incarnations import are_forked
 
 __all__ = [
     "MemberBook",
-    "MemberInfo",
+    "Member",
     "Membership",
     "derive_cluster_id",
     "derive_node_id",
@@ -28,7 +30,7 @@ REMOVED_KEPT = 1024
 """Ids of removed members that are remembered, oldest dropped first, so that a removed node can be told so."""
 
 
-class MemberInfo(msgspec.Struct, frozen=True):
+class Member(msgspec.Struct, frozen=True):
     """One member of the membership in force. `promote`: a learner that becomes a voter once it has caught up."""
 
     id: NodeId
@@ -42,7 +44,8 @@ class MemberInfo(msgspec.Struct, frozen=True):
     machine_version: int = 0
 
     @property
-    def role(self) -> str:
+    def role(self) -> Literal["voter", "learner"]:
+        """`voter`, or `learner`."""
         return "voter" if self.voter else "learner"
 
 
@@ -54,10 +57,12 @@ class Membership(msgspec.Struct, frozen=True):
     """
 
     index: int
-    members: dict[NodeId, MemberInfo]
+    members: dict[int, Member]
+    """By id (`NodeId`)."""
     joint: bool
 
-    def by_name(self, name: str) -> MemberInfo | None:
+    def by_name(self, name: str) -> Member | None:
+        """The member of this name; None if there is none."""
         return next((member for member in self.members.values() if member.name == name), None)
 
 
@@ -65,8 +70,8 @@ class BookState(msgspec.Struct, array_like=True, frozen=True):
     """The book as it stands in a snapshot."""
 
     membership_index: int
-    members: tuple[Member, ...]
-    removed: tuple[NodeId, ...]
+    members: tuple[MemberRecord, ...]
+    removed: tuple[int, ...]
     levels: ClusterLevels = ClusterLevels()
 
 
@@ -74,12 +79,12 @@ class MemberBook:
     """Names and addresses by id, and the ids that were removed."""
 
     def __init__(self) -> None:
-        self.membership_index = 0
-        self.members: dict[NodeId, Member] = {}
-        self.removed: dict[NodeId, None] = {}
-        self.levels = ClusterLevels()
+        self.membership_index: int = 0
+        self.members: dict[int, MemberRecord] = {}
+        self.removed: dict[int, None] = {}
+        self.levels: ClusterLevels = ClusterLevels()
 
-    def announce(self, member: Member) -> bool:
+    def announce(self, member: MemberRecord) -> bool:
         """Take what a member announces about itself; tells whether anything changed.
 
         Nothing changes if it is about another data directory than the known one, which never changes, or from an
@@ -101,8 +106,8 @@ class MemberBook:
         self,
         index: int,
         membership: MembershipState,
-        brought: tuple[Member, ...],
-        updated: frozenset[NodeId] = frozenset(),
+        brought: tuple[MemberRecord, ...],
+        updated: frozenset[int] = frozenset(),
     ) -> None:
         """Record that a change was applied at `index`, and that `membership` is now in force.
 
@@ -122,7 +127,7 @@ class MemberBook:
         while len(self.removed) > REMOVED_KEPT:
             del self.removed[next(iter(self.removed))]
 
-    def _merged(self, brought: Member, updated: bool) -> Member:
+    def _merged(self, brought: MemberRecord, updated: bool) -> MemberRecord:
         known = self.members.get(brought.id)
         if known is None:
             return brought
@@ -130,12 +135,12 @@ class MemberBook:
             return msgspec.structs.replace(known, address=brought.address) if self.is_current(brought) else known
         return msgspec.structs.replace(known, promote=brought.promote)
 
-    def is_current(self, record: Member) -> bool:
+    def is_current(self, record: MemberRecord) -> bool:
         """Whether a record is of the start and the data directory that are known of its member."""
         known = self.members.get(record.id)
         return known is not None and (known.directory, known.incarnation) == (record.directory, record.incarnation)
 
-    def label(self, node_id: NodeId, name: str = "") -> str:
+    def label(self, node_id: int, name: str = "") -> str:
         """A node for people, by name and id. `name` is what it calls itself, if it may not be a member."""
         known = self.members.get(node_id)
         return f"{name or (known.name if known is not None else '') or '?'} ({format_id(node_id)})"
@@ -160,24 +165,27 @@ class MemberBook:
 
     def membership(self, state: MembershipState) -> Membership:
         """The membership in force, with names and addresses."""
-        voters = {*state.voters, *state.voters_outgoing}
-        members = {}
-        for node_id in sorted(members_of(state)):
-            known = self.members.get(node_id) or Member(id=node_id, name="", address="")
-            members[node_id] = MemberInfo(
-                id=node_id,
-                name=known.name,
-                address=known.address,
-                http=known.http,
-                voter=node_id in voters,
-                promote=known.promote,
-                level=known.level,
-                machine_version=known.machine_version,
-            )
+        members: dict[int, Member] = {
+            NodeId(node_id): self.member(node_id, state) for node_id in sorted(members_of(state))
+        }
         return Membership(index=self.membership_index, members=members, joint=bool(state.voters_outgoing))
 
+    def member(self, node_id: int, state: MembershipState) -> Member:
+        """A node of the membership in force; without a name and an address if they are not known."""
+        known = self.members.get(node_id) or MemberRecord(id=node_id, name="", address="")
+        return Member(
+            id=NodeId(node_id),
+            name=known.name,
+            address=known.address,
+            http=known.http,
+            voter=node_id in state.voters or node_id in state.voters_outgoing,
+            promote=known.promote,
+            level=known.level,
+            machine_version=known.machine_version,
+        )
 
-def members_of(state: MembershipState) -> set[NodeId]:
+
+def members_of(state: MembershipState) -> set[int]:
     """Everybody in a membership, voters and learners, both halves of a joint one."""
     return {*state.voters, *state.voters_outgoing, *state.learners, *state.learners_next}
 
@@ -188,12 +196,12 @@ def derive_cluster_id(token: str, peers: dict[str, str]) -> int:
     return _hash63("cluster", *parts)
 
 
-def derive_node_id(cluster_id: int, name: str) -> NodeId:
+def derive_node_id(cluster_id: int, name: str) -> int:
     """The id of a member that the cluster was bootstrapped with."""
     return _hash63("node", str(cluster_id), name)
 
 
-def is_founder(node_id: NodeId, cluster_id: int, name: str) -> bool:
+def is_founder(node_id: int, cluster_id: int, name: str) -> bool:
     """Whether a member is one that the cluster was bootstrapped with."""
     return node_id == derive_node_id(cluster_id, name)
 

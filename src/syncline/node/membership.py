@@ -26,12 +26,12 @@ from syncline.node.envelope import (
     ChangeContext,
     Kind,
     LevelChange,
-    Member,
+    MemberRecord,
     Proposal,
     decode_context,
     encode,
 )
-from syncline.node.events import EventKind
+from syncline.node.events import MembershipChanged
 from syncline.node.examination import examine_change
 from syncline.node.futures import ApplyFuture
 from syncline.node.ignored_entries import RateLimitedLog
@@ -70,10 +70,10 @@ class Reconfiguration:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._ticks = 0
-        self._announcing: ApplyFuture | None = None
-        self._rising: ApplyFuture | None = None
+        self._announcing: ApplyFuture[object] | None = None
+        self._rising: ApplyFuture[object] | None = None
         self._unreachable = RateLimitedLog(driver.loop.time)
-        self.leaving = False
+        self.leaving: bool = False
         """Whether this node was removed for certain, and stops once its callers have their answer."""
         self._removed_at = 0
         """The index of the change that removed this node; 0: it has applied none."""
@@ -109,7 +109,7 @@ class Reconfiguration:
             raise Dropped("the leader takes no changes at the moment: a hand-over is under way") from error
         return core.last_index, core.term
 
-    def _check_quorum(self, after: MembershipState, brought: tuple[Member, ...]) -> None:
+    def _check_quorum(self, after: MembershipState, brought: tuple[MemberRecord, ...]) -> None:
         """Refuse a change after which those alive are no quorum. A leader that can't know that yet drops it."""
         core, book = self._driver.core, self._driver.parts.book
         before = core.raft.tracker.configuration.state()
@@ -160,7 +160,7 @@ class Reconfiguration:
                         f"{new.name!r} at {new.address}: {other.name!r} at {other.address} is a member already"
                     )
 
-    def _check_update(self, record: Member) -> None:
+    def _check_update(self, record: MemberRecord) -> None:
         """An update brings the registry's own record of a member with another address, and nothing else."""
         book = self._driver.parts.book
         known = book.members.get(record.id)
@@ -172,7 +172,7 @@ class Reconfiguration:
             if other.id != record.id and other.address == record.address:
                 raise MembershipError(f"{record.address} is already the address of member {other.name!r}")
 
-    def _check_record(self, new: Member) -> None:
+    def _check_record(self, new: MemberRecord) -> None:
         """A change may not say what only the member itself announces: it would be refused as another one, and stop."""
         known, shown = self._driver.parts.book.members.get(new.id), format_id(new.id)
         if known is not None and known.name and new.name != known.name:
@@ -223,7 +223,7 @@ class Reconfiguration:
             if core.raft.pending_membership_index <= core.applied and not joint:
                 driver.parts.levels.raise_if_due()
 
-    def _promote_first(self, waiting: list[Member]) -> None:
+    def _promote_first(self, waiting: list[MemberRecord]) -> None:
         core = self._driver.core
         progress = core.raft.tracker.progress
         for member in waiting:
@@ -296,11 +296,11 @@ class Reconfiguration:
             driver.parts.writer.settle_now()
             self._note_removals(entry.index)
             self.sync_peers()
-            driver.emit(EventKind.MEMBERSHIP, detail=f"index {entry.index}")
+            driver.emit(MembershipChanged(driver.parts.book.membership(state)))
         if context is not None and context.origin == driver.core.raft.id:
             driver.proposals.resolved(context.number, entry.index, entry.term, answer)
 
-    def announced(self, member: Member) -> None:
+    def announced(self, member: MemberRecord) -> None:
         """Apply a member's announcement of its name, its addresses and its start."""
         driver = self._driver
         if member.id not in members_of(driver.core.raft.tracker.configuration.state()):
@@ -312,7 +312,7 @@ class Reconfiguration:
         if mine and convicted_by(member.incarnation, identity):
             driver.loop.call_soon(driver.founding.convict)
 
-    def update(self, record: Member) -> None:
+    def update(self, record: MemberRecord) -> None:
         """Propose that the registry takes the address of this record of a member. It is not waited for."""
         driver = self._driver
         try:
@@ -402,7 +402,9 @@ class Reconfiguration:
         """The log has written: is a removal durable that links wait for?"""
         if self._removals and self._forget_durable_removals():
             self.sync_peers()
-        self._driver.settlement.look()
+        settlement = self._driver.settlement
+        if settlement.index < self._driver.parts.book.membership_index:  # nearly never: asked at each write
+            settlement.look()
 
     def _forget_durable_removals(self) -> bool:
         durable_commit, before = self._driver.parts.writer.durable_commit, len(self._removals)

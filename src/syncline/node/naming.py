@@ -39,7 +39,7 @@ def check_id(value: object, setting: str, *, none: bool = False) -> int:
         raise TypeError(f"{setting} must be an int, not {type(value).__name__}")
     if not (NONE < value <= LARGEST_ID or (none and value == NONE)):
         raise ConfigError(f"{setting} is {value}: an id is from 1 to 2**63 - 1{', or 0 for none' if none else ''}")
-    return value
+    return int(value)  # a plain integer: the formats know no other kind
 
 
 def check_http(http: object, setting: str = "http") -> str:

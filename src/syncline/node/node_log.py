@@ -13,13 +13,22 @@ from typing import Final
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import NONE, MembershipState, NodeId
 from syncline.errors import SynclineError
-from syncline.node.events import EventKind
+from syncline.node.events import (
+    Event,
+    LeaderChanged,
+    MembershipChanged,
+    PeerDown,
+    PeerUp,
+    RoleChanged,
+    SnapshotInstalled,
+    SnapshotTaken,
+)
 from syncline.node.member_registry import MemberBook, members_of
 from syncline.transport.messages import PeerStats
 
 __all__ = ["NodeLog"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 AGAIN_S: Final = 10.0
 """Between two lines of a node that has no leader."""
@@ -47,7 +56,7 @@ class NodeLog:
         self._clock = clock
         self._name = name
         self._patience_s = PATIENCE_ELECTIONS * election_s
-        self.term = core.term
+        self.term: int = core.term
         self.transferee: NodeId = NONE
         """As they were told last: the caller compares, because it looks very often."""
         self._role = core.state.name.lower()
@@ -80,25 +89,29 @@ class NodeLog:
                 log.info("%s: the transfer to %s is over", self._own(), self.label(self.transferee))
             self.transferee = transferee
 
-    def on_event(self, kind: EventKind, subject: NodeId, detail: str) -> None:
-        """Something happened that is told to those who watch the node, too."""
-        if kind is EventKind.STATE:
-            self.look()
-            log.info("%s: %s in term %d, before: %s", self._own(), detail, self.term, self._role)
-            self._role = detail
-        elif kind is EventKind.LEADER:
-            self._on_leader(subject)
-        elif kind is EventKind.MEMBERSHIP:
-            shown = self._membership(self._core.raft.tracker.configuration.state())
-            log.info("%s: membership of %s: %s", self._own(), detail, shown)
-        elif kind is EventKind.SNAPSHOT:
-            log.info("%s: snapshot %s", self._own(), detail)
-        elif kind is EventKind.PEER_UP:
-            self._lost_s.pop(subject, None)
-            log.info("%s: reaches %s", self._own(), self.label(subject))
-        elif kind is EventKind.PEER_DOWN:
-            self._lost_s[subject] = self._clock()
-            log.info("%s: does not reach %s any more: %s", self._own(), self.label(subject), detail)
+    def on_event(self, event: Event) -> None:
+        """Write the line of an event that watchers of the node are told, too."""
+        match event:
+            case RoleChanged():
+                self.look()
+                role = self._core.state.name.lower()
+                log.info("%s: %s in term %d, before: %s", self._own(), role, self.term, self._role)
+                self._role = role
+            case LeaderChanged(leader=leader):
+                self._on_leader(NONE if leader is None else leader)
+            case MembershipChanged(membership=membership):
+                shown = self._membership(self._core.raft.tracker.configuration.state())
+                log.info("%s: membership of index %d: %s", self._own(), membership.index, shown)
+            case SnapshotTaken(snapshot_index=index):
+                log.info("%s: snapshot taken at entry %d", self._own(), index)
+            case SnapshotInstalled(snapshot_index=index):
+                log.info("%s: snapshot installed at entry %d", self._own(), index)
+            case PeerUp(peer=peer):
+                self._lost_s.pop(peer, None)
+                log.info("%s: reaches %s", self._own(), self.label(peer))
+            case PeerDown(peer=peer, reason=reason):
+                self._lost_s[peer] = self._clock()
+                log.info("%s: does not reach %s any more: %s", self._own(), self.label(peer), reason)
 
     def stopped(self, reason: SynclineError, *, failed: bool) -> None:
         """The node's end: closed, or stopped by itself."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from threading import get_ident
-from typing import Final, TypeVar, cast
+from typing import Final, Generic, TypeVar, cast
 
-from syncline.consensus.types import NodeId, StateType
+from syncline.consensus.types import StateType
 from syncline.errors import (
     DeadlineExceeded,
     Dropped,
@@ -22,6 +22,7 @@ from syncline.node.arguments import MAX_TIMEOUT_S, check_term, check_timeout, ch
 from syncline.node.envelope import DATA, Kind, Proposal, encode
 from syncline.node.futures import ApplyCall, ApplyFuture, ReadFuture, Then, Waiter, settle_error
 from syncline.node.looks import LookWork
+from syncline.node.member_registry import Member
 from syncline.node.proposals import fence_passed
 from syncline.node.runtime import Driver
 
@@ -37,17 +38,34 @@ ENDED_AT_ONCE: Final = (OperationError, NodeFailed, StorageError)
 """Why a proposal may fail before it is one. It is told as any failure is; wrong arguments raise."""
 
 Answer = TypeVar("Answer")
+R_co = TypeVar("R_co", covariant=True)
+"""What the state machine answers to a command."""
 
 
-class Operations:
+class Operations(Generic[R_co]):
     """Commands and linearizable reads. Base of `Raft`."""
 
     _driver: Driver
     _failure: asyncio.Future[NodeFailed]
 
     @property
-    def leader(self) -> NodeId | None:
-        """The leader, as far as this node knows; None after the node has stopped."""
+    def leader(self) -> Member | None:
+        """The leader, as far as this node knows; None after the node has stopped.
+
+        Its name and addresses are empty if this node does not know them yet.
+
+            if raft.leader is not None:
+                print(f"clients go to {raft.leader.http}")
+        """
+        leader_id = self._leader_id
+        return None if leader_id is None else self._member(leader_id)
+
+    def _member(self, node_id: int) -> Member:
+        driver = self._driver
+        return driver.parts.book.member(node_id, driver.core.raft.tracker.configuration.state())
+
+    @property
+    def _leader_id(self) -> int | None:
         return None if self._driver.stopped else self._driver.core.leader or None
 
     def apply(
@@ -58,8 +76,10 @@ class Operations:
         extensions: bytes = b"",
         term: int | None = None,
         frees_space: bool = False,
-    ) -> ApplyFuture:
+    ) -> ApplyFuture[R_co]:
         """Replicate a command and apply it to the state machine. Await the future for the state machine's answer.
+
+            answer = await raft.apply(b"a command")
 
         `timeout` (seconds) bounds the whole operation. A change of leader does not end it: a proposal that certainly
         can't take effect any more is proposed again until then, and the proposals of one node keep their order.
@@ -67,30 +87,42 @@ class Operations:
         `term` fences it: it takes effect in this term or not at all, and is not proposed again. That is for what a
         program decided because it leads (`stats().term`): the next leader must not carry it out.
 
-            raft.apply(b"expire lease 7", term=raft.stats().term)
+            await raft.apply(b"expire lease 7", term=raft.stats().term)
 
-        `frees_space`: the command lets the state shrink. On a full disk it may use a part of the reserve.
+        `extensions` are bytes that travel beside the data. `frees_space`: the command lets the state shrink. On a full
+        disk it may use a part of the reserve.
 
-        Failures: `Rejected` (the state machine refused), `TooLarge`, `Dropped`, `BacklogFull`, `NoSpace`, `NoLeader`,
-        `NotLeader`, `Superseded` (all `not_applied`), `DeadlineExceeded`, `Closed` (see their `outcome`), `DiskFull`,
-        `NodeFailed`. Raises TypeError for data that are not bytes, ConfigError for a `timeout` out of range or a `term`
-        that is no term: then nothing was proposed.
+        Raises:
+            TypeError: `data` or `extensions` are not bytes.
+            ConfigError: `timeout` is out of range, or `term` is no term.
+
+        The future fails with:
+            Rejected: the state machine refused the command (`not_applied`).
+            NoLeader, NotLeader, Dropped, Superseded: it did not enter the log, or never will (`not_applied`).
+            TooLarge, BacklogFull, NoSpace, DiskFull: a limit was reached (`not_applied`).
+            DeadlineExceeded, Closed, NodeFailed: see their `outcome`.
         """
         fence = check_term(term)
         return self._apply(_COMMAND, data, timeout, extensions, fence, frees_space=frees_space)
 
-    def apply_many(self, commands: Sequence[bytes], *, timeout: float = 5.0) -> list[ApplyFuture]:
-        """`apply` for each, in this order, in one batch. They are not atomic together.
+    def apply_many(self, commands: Sequence[bytes], *, timeout: float = 5.0) -> list[ApplyFuture[R_co]]:
+        """Replicate several commands in this order, in one batch. They are not atomic together.
 
-        Raises as `apply` does, and then proposes none of them.
+            answers = await asyncio.gather(*raft.apply_many([b"one", b"two"]))
+
+        Raises:
+            TypeError: a command is not bytes; none is proposed.
+            ConfigError: `timeout` is out of range.
+
+        Each future fails as that of `apply` does.
         """
         check_timeout(timeout)
         return [self._apply(_COMMAND, data, timeout, b"") for data in checked_commands(commands)]
 
-    def apply_then(
+    def _apply_then(
         self, data: bytes, then: Then, *, timeout: float = 5.0, checked: bool = False, frees_space: bool = False
     ) -> None:
-        """`apply` for those who go on in a callback: `then(answer, None)`, or `then(None, error)`.
+        """`apply` with a callback in place of a future: `then(answer, None)`, or `then(None, error)`.
 
         It is called exactly once, on the event loop: at once where the proposal fails at once, else in the very turn of
         the loop in which the answer is known, so it must be short and must not block. What it raises goes to the loop's
@@ -106,16 +138,34 @@ class Operations:
         except ENDED_AT_ONCE as error:
             call.failed(error)
 
-    def barrier(self, *, timeout: float = 5.0) -> ApplyFuture:
-        """Done when everything committed before it has been applied here."""
-        return self._apply(_BARRIER, b"", timeout, b"")
+    def barrier(self, *, timeout: float = 5.0) -> ApplyFuture[None]:
+        """Replicate an entry without a command. When it is done, all that was committed before it is applied here.
+
+            await raft.barrier()
+
+        Raises:
+            ConfigError: `timeout` is out of range.
+
+        The future fails as that of `apply` does.
+        """
+        return cast("ApplyFuture[None]", self._apply(_BARRIER, b"", timeout, b""))
 
     def read_index(self, *, timeout: float = 5.0) -> ReadFuture:
-        """When the future is done, a read of the local state machine is linearizable; on any node.
+        """Confirm the local state (ReadIndex). When it is done, a read of the local state machine is linearizable.
+
+            await raft.read_index()
+            print(machine.items)
 
         A quorum has confirmed the leader after this call, and this node has applied what was committed then (thesis,
         6.4). Calls that come close together share one future and one confirmation, so it can't be cancelled; a task
-        that awaits it can.
+        that awaits it can. It works on any node. `read` does both steps.
+
+        Raises:
+            ConfigError: `timeout` is out of range.
+
+        The future fails with:
+            DeadlineExceeded, NoLeader: no quorum confirmed it before the deadline (`not_applied`).
+            Closed, NodeFailed: the node has stopped.
         """
         driver, loop = self._driver, self._driver.loop
         check_timeout(timeout)
@@ -128,15 +178,16 @@ class Operations:
         driver.schedule()
         return driver.reads.new(loop, loop.time() + timeout, driver.config.heartbeat_s)
 
-    async def read(self, look: Callable[[], Answer], *, timeout: float = 5.0) -> Answer:  # noqa: ASYNC109
+    async def read(self, look: Callable[[], Answer], *, timeout: float = 5.0) -> Answer:
         """Call `look()` linearizably, and return its answer; on any node.
 
         It runs on the state machine's thread, between two applies: it sees everything that was committed before this
         call, and nothing half applied. It must be short and must not change the state. What it raises is raised here.
 
-            count = await raft.read(lambda: machine.count)
+            count = await raft.read(lambda: len(machine.items))
 
         Raises:
+            TypeError: `look` can't be called.
             DeadlineExceeded, NoLeader: no quorum confirmed it, or its turn did not come, before the deadline.
             Closed, NodeFailed: the node has stopped.
         """
@@ -157,22 +208,30 @@ class Operations:
                 return future.result()
             driver.check_running()
             message = "the state machine was busy until the deadline"
-            raise DeadlineExceeded(message, outcome=Outcome.NOT_APPLIED, leader=self.leader)
+            raise DeadlineExceeded(message, outcome=Outcome.NOT_APPLIED, leader=self._leader_id)
         finally:
             future.cancel()
 
-    async def verify_leader(self, *, timeout: float = 5.0) -> None:  # noqa: ASYNC109
-        """Return if this node leads, as confirmed by a quorum after the call; else raise NotLeader."""
+    async def verify_leader(self, *, timeout: float = 5.0) -> None:
+        """Confirm by a quorum that this node leads.
+
+            await raft.verify_leader()
+
+        Raises:
+            NotLeader: another node leads, or none; or the leadership changed meanwhile.
+            DeadlineExceeded, NoLeader: no quorum confirmed it before the deadline.
+            Closed, NodeFailed: the node has stopped.
+        """
         term = self._driver.core.term
         self._check_leads()
         await self.read_index(timeout=timeout)
         self._check_leads()
         if self._driver.core.term != term:
-            raise NotLeader("the leadership changed meanwhile", leader=self.leader)
+            raise NotLeader("the leadership changed meanwhile", leader=self._leader_id)
 
     def _check_leads(self) -> None:
         if self._driver.core.state is not StateType.LEADER:
-            raise NotLeader("this node does not lead", leader=self.leader)
+            raise NotLeader("this node does not lead", leader=self._leader_id)
 
     def _apply(
         self,
@@ -183,8 +242,8 @@ class Operations:
         fence: int = 0,
         *,
         frees_space: bool = False,
-    ) -> ApplyFuture:
-        future = ApplyFuture(loop=self._driver.loop)
+    ) -> ApplyFuture[R_co]:
+        future: ApplyFuture[R_co] = ApplyFuture(loop=self._driver.loop)
         if frees_space:
             future.frees_space = True
         try:

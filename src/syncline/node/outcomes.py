@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from syncline.consensus.types import LogEntry
 from syncline.node.applier import Applied, Outcome, Restored, Viewed
-from syncline.node.envelope import Member
+from syncline.node.envelope import MemberRecord
 from syncline.node.looks import LookWork
 from syncline.node.runtime import Driver
 
@@ -35,7 +35,7 @@ def _on_applied(driver: Driver, done: Applied) -> None:
     for item in done.runtime:  # in log order: what one does can depend on the one before it
         if isinstance(item, LogEntry):
             driver.reconfiguration.applied(item)
-        elif isinstance(item, Member):
+        elif isinstance(item, MemberRecord):
             driver.reconfiguration.announced(item)
         elif not driver.restoring:  # else the registry of the snapshot takes the place of this one
             driver.parts.levels.applied(item)

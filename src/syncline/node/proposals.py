@@ -91,24 +91,24 @@ class Proposals:
         self._deadlines: Deadlines[Waiter] = Deadlines(step_s)
         self._newest = self._next - 1
         """The highest number of this life that was applied."""
-        self.applied_term = 0
+        self.applied_term: int = 0
         """The term of the last entry that was applied here: attempts of earlier terms are decided."""
-        self.open_term = 0
+        self.open_term: int = 0
         """The term whose leader may be sent proposals: all attempts of earlier terms are decided. See `open`."""
         self._returned = 0
         """The lowest number that a leader on its way out refused in `open_term`, if that is closed for it; else 0."""
-        self.fenced = False
+        self.fenced: bool = False
         """Whether a proposal in the queue may be fenced."""
         self._max_bytes = max_bytes
         self._bytes = 0
-        self.failed = 0
+        self.failed: int = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def new(self, loop: asyncio.AbstractEventLoop, size_bytes: int, deadline_s: float) -> ApplyFuture:
+    def new(self, loop: asyncio.AbstractEventLoop, size_bytes: int, deadline_s: float) -> ApplyFuture[object]:
         """A future for a proposal of this size. Raises as `add` does."""
-        future = ApplyFuture(loop=loop)
+        future: ApplyFuture[object] = ApplyFuture(loop=loop)
         self.add(future, size_bytes, deadline_s)
         return future
 

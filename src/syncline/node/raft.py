@@ -6,47 +6,50 @@ import asyncio
 import contextlib
 import logging
 import os
-import random
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from typing import ClassVar, Final, Self
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, Self, TypeVar, cast, overload
 
 import msgspec
 
-from syncline.consensus.types import NONE, NodeId, StateType
+from syncline.consensus.types import NONE, StateType
 from syncline.errors import (
     Closed,
+    DeadlineExceeded,
     NodeFailed,
     Outcome,
     SynclineError,
     UsageError,
 )
 from syncline.node.administration import Administration
-from syncline.node.arguments import check_config, checked_kinds
+from syncline.node.arguments import check_config, check_timeout, checked_kinds
 from syncline.node.changes import Changes
 from syncline.node.config import Config
-from syncline.node.events import Event, EventKind
+from syncline.node.events import AnyEvent, Event
 from syncline.node.exposure import check_exposure
 from syncline.node.fsm import FSM
+from syncline.node.ids import NodeId
 from syncline.node.joining import Ask, finish_joining, joining_config
 from syncline.node.machine import check_applied_index, check_machine
 from syncline.node.member_registry import Membership
+from syncline.node.role import Role, role_of
 from syncline.node.runtime import Driver
-from syncline.node.startup import World, assemble
-from syncline.node.state_digest import DIGEST_INTERVAL
-from syncline.node.stats import Stats, collect
+from syncline.node.startup import assemble
+from syncline.node.startups import Startup
+from syncline.node.stats import SnapshotInfo, Stats, collect
 from syncline.platform.disk import Disk, OsDisk
-from syncline.platform.entropy import Entropy, system_entropy
-from syncline.platform.network import Network, TcpNetwork
 from syncline.platform.waiting import result_of
-from syncline.platform.worker import ThreadWorkers, Workers
+from syncline.platform.world import World
 from syncline.storage.snapshots.store import SnapshotManifest
 from syncline.transport.messages import PeerStats
-from syncline.version import FEATURE_LEVEL
 
 __all__ = ["Raft"]
 
-log = logging.getLogger("syncline.node")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+"""What the state machine answers to a command."""
+
+log: logging.Logger = logging.getLogger("syncline.node")
 
 CLOSE_S: Final = 10.0
 """How long `close` waits for code of the program: an apply, or a snapshot that is being written."""
@@ -55,17 +58,19 @@ HANDOVER_S = 2.0
 """How long `close` waits for another node to take over the leadership."""
 
 
-class Raft(Administration):
+class Raft(Administration[R_co]):
     """A running node. Make one with `Raft.open`; use it on the event loop where it was opened.
 
-    A program that runs a node and little else calls `platform.interpreter.prepare` before and `freeze` after it, and
-    runs on uvloop where that is to be had: a write then waits less for the other threads of the process.
+        async with Raft.open(config, Counter()) as raft:
+            print(await raft.apply(b"1"))
 
-    Every operation has one deadline, fails with an `errors.OperationError` whose `outcome` says whether it can still
-    take effect, and may be called on any node: what only the leader can do is passed on to it.
+    `Raft[int]` is a node whose state machine answers with integers, as `FSM[int]` does. A program that runs a node and
+    little else calls `platform.interpreter.prepare` before and `freeze` after it, and runs on uvloop if it is
+    installed: a write then waits less for the other threads of the process.
+
+    Every operation has one deadline (`timeout`, in seconds), fails with an `errors.OperationError` whose `outcome` says
+    whether it can still take effect, and may be called on any node: what only the leader can do is passed on to it.
     """
-
-    _digest_interval: ClassVar[int] = DIGEST_INTERVAL
 
     def __init__(self) -> None:
         self._driver: Driver
@@ -74,46 +79,41 @@ class Raft(Administration):
         self._closing: asyncio.Task[None] | None = None
         raise UsageError("use `await Raft.open(config, fsm)`")
 
+    def __repr__(self) -> str:
+        core = self._driver.core
+        name, role = self._driver.config.name, self.role
+        return f"<Raft {name!r} ({self.node_id}): {role}, term {core.term}, commit index {core.commit_index}>"
+
     @classmethod
-    async def open(
-        cls,
-        config: Config,
-        fsm: FSM,
-        *,
-        disk: Disk | None = None,
-        network: Network | None = None,
-        workers: Workers | None = None,
-        rng: random.Random | None = None,
-        entropy: Entropy = system_entropy,
-        feature_level: int = FEATURE_LEVEL,
-    ) -> Raft:
+    def open(cls, config: Config, fsm: FSM[R], *, world: World | None = None) -> Startup[Raft[R]]:
         """Start a node from its data directory, or a new one.
 
         On return the state machine has everything that this node durably knew to be committed; there need not be a
-        leader yet. After a crash that may be a little less than it showed before: see `catching_up`. The keyword
-        arguments replace the real world, for tests.
+        leader yet. After a crash that may be a little less than it showed before: see `catching_up`. `world` replaces
+        what is outside the node, for tests.
 
-        Raises TypeError (no state machine), ConfigError, StorageError (`DirectoryLocked`, `WrongDirectory`,
-        `CorruptionError` ...), NodeFailed (also if the state machine can't load its snapshot, or apply an entry), and
-        OSError if the peer address can't be bound.
+            raft = await Raft.open(config, fsm)          # the caller calls `close`
+            async with Raft.open(config, fsm) as raft:   # closed at the end of the block
+                ...
+
+        Raises:
+            TypeError: `fsm` is no state machine, or `config` no `Config`.
+            ConfigError: the settings do not fit each other, or the data directory.
+            StorageError: `DirectoryLocked`, `WrongDirectory`, `CorruptionError` and their like.
+            NodeFailed: the state machine can't load its snapshot, or apply an entry.
+            OSError: the peer address can't be bound.
         """
+        return Startup(cls._open(config, fsm, world or World()), Raft.close)
+
+    @classmethod
+    async def _open(cls, config: Config, fsm: FSM[R], world: World) -> Raft[R]:
         check_config(config)
         await check_exposure(config)
-        disk = disk or OsDisk()
-        config = _absolute(config, disk)
-        raft = cls.__new__(cls)
+        config = _absolute(config, world.disk)
+        raft = cast("Raft[R]", cls.__new__(cls))
         loop = asyncio.get_running_loop()
         raft._failure = loop.create_future()
         raft._closing = None
-        world = World(
-            disk,
-            network or TcpNetwork(),
-            workers or ThreadWorkers(),
-            rng or random.Random(),
-            entropy,
-            cls._digest_interval,
-            feature_level,
-        )
         raft._driver = driver = await assemble(config, fsm, world, raft._failed)
         raft._changes = Changes(driver)
         try:
@@ -130,68 +130,77 @@ class Raft(Administration):
         return raft
 
     @classmethod
-    async def join(
-        cls,
-        config: Config,
-        fsm: FSM,
-        ask: Ask,
-        *,
-        disk: Disk | None = None,
-        network: Network | None = None,
-        workers: Workers | None = None,
-        rng: random.Random | None = None,
-        entropy: Entropy = system_entropy,
-        feature_level: int = FEATURE_LEVEL,
-    ) -> Raft:
+    def join(cls, config: Config, fsm: FSM[R], ask: Ask, *, world: World | None = None) -> Startup[Raft[R]]:
         """`open` for a node that joins a running cluster: `config` has neither `peers` nor ids.
 
         At its first start the node chooses its id and writes it down. Then `ask(node_id)` has any member call
         `add_learner(config.name, config.address, node_id=node_id)`, and returns that member's `cluster_id`; how the
         question gets there is the caller's business. A start that fails is made again under the same id, and later
-        starts don't ask. Raises what `open` does, and whatever `ask` raises.
+        starts don't ask.
+
+            async def ask(node_id: int) -> int:
+                answer = await post("http://10.0.0.1:8080/add", {"name": "d", "address": address, "id": node_id})
+                return answer["cluster_id"]
+
+            raft = await Raft.join(config, fsm, ask)
+
+        Raises:
+            OSError, SynclineError: as `open` does.
+            Exception: whatever `ask` raises.
         """
-        disk, rng = disk or OsDisk(), rng or random.Random()
+        return Startup(cls._join(config, fsm, ask, world or World()), Raft.close)
+
+    @classmethod
+    async def _join(cls, config: Config, fsm: FSM[R], ask: Ask, world: World) -> Raft[R]:
         check_config(config)
         check_machine(fsm)  # both also in `open`; but here before a member is asked
-        config = _absolute(config, disk)
+        config = _absolute(config, world.disk)
 
         def check_new() -> None:
             check_applied_index(fsm, 0, node=config.name, path=config.data_dir)
 
-        config = await joining_config(config, ask, disk=disk, rng=rng, check_new=check_new)
-        raft = await cls.open(
-            config,
-            fsm,
-            disk=disk,
-            network=network,
-            workers=workers,
-            rng=rng,
-            entropy=entropy,
-            feature_level=feature_level,
-        )
-        finish_joining(disk, config.data_dir)
+        config = await joining_config(config, ask, disk=world.disk, rng=world.rng, check_new=check_new)
+        raft = await cls._open(config, fsm, world)
+        finish_joining(world.disk, config.data_dir)
         return raft
 
     # -- snapshots ----------------------------------------------------------------------------------------------------
 
-    async def snapshot(self) -> SnapshotManifest:
-        """Take a snapshot now. Raises NothingToSnapshot, StorageError."""
-        manifest = await self._driver.snapshotter.take()
+    async def snapshot(self, *, timeout: float = 600.0) -> SnapshotInfo:
+        """Take a snapshot of the state now, and drop the log before it. After `timeout` it goes on unwatched.
+
+            print((await raft.snapshot()).index)
+
+        Raises:
+            DeadlineExceeded: it is not finished (`unknown`).
+            NothingToSnapshot: nothing was applied since the newest snapshot.
+            StorageError: the state machine can't be read, or the snapshot not written.
+            Closed, NodeFailed: the node has stopped.
+        """
+        check_timeout(timeout)
+        taking = self._driver.snapshotter.take()
+        await asyncio.wait([taking], timeout=timeout)
+        if not taking.done():
+            raise DeadlineExceeded(f"the snapshot is not finished after {timeout:g} s; it goes on")
+        manifest = taking.result()
         assert isinstance(manifest, SnapshotManifest)
-        return manifest
+        return SnapshotInfo(manifest.index, manifest.term, manifest.size_bytes)
 
     # -- what there is to know ----------------------------------------------------------------------------------------
 
     @property
     def node_id(self) -> NodeId:
-        return self._driver.parts.identity.node_id
+        """The id of this node."""
+        return NodeId(self._driver.parts.identity.node_id)
 
     @property
     def cluster_id(self) -> int:
+        """The id of the cluster that it belongs to."""
         return self._driver.parts.identity.cluster_id
 
     @property
     def config(self) -> Config:
+        """Its settings. The data directory has an absolute path."""
         return self._driver.config
 
     @property
@@ -207,9 +216,9 @@ class Raft(Administration):
         return self._driver.core.state is StateType.LEADER and not self._driver.stopped
 
     @property
-    def role(self) -> str:
+    def role(self) -> Role:
         """`leader`, `follower`, `candidate`, `learner`, or `stopped`."""
-        return self.stats().role
+        return role_of(self._driver.core, stopped=self._driver.stopped)
 
     @property
     def address(self) -> str:
@@ -258,35 +267,73 @@ class Raft(Administration):
         return None if since is None else self._driver.loop.time() - since
 
     def membership(self) -> Membership:
-        """The membership in force here, with the index of its last change."""
+        """The membership in force here, with the index of its last change.
+
+            names = [member.name for member in raft.membership().members.values()]
+
+        It is as this node has applied it: a follower may be behind.
+        """
         driver = self._driver
         return driver.parts.book.membership(driver.core.raft.tracker.configuration.state())
 
     def stats(self) -> Stats:
-        """The node at this moment. Never waits on anything."""
+        """The node's figures at this moment.
+
+            print(raft.stats().applied)
+
+        Never waits on anything.
+        """
         return collect(self._driver)
 
-    def peers(self) -> dict[NodeId, PeerStats]:
-        """The links to the peers."""
-        return self._driver.parts.transport.stats()
+    def peers(self) -> dict[int, PeerStats]:
+        """The links to the peers, by id (`NodeId`).
 
-    def events(self, kinds: Collection[EventKind] | None = None) -> AsyncIterator[Event]:
-        """What happens from now on, until the node closes; all kinds, or some.
+            reached = [peer for peer, link in raft.peers().items() if link.connected]
 
-        Raises TypeError if `kinds` is no collection of `EventKind`.
+        Never waits on anything.
         """
-        return self._driver.events.watch(checked_kinds(kinds))
+        return {NodeId(peer): link for peer, link in self._driver.parts.transport.stats().items()}
+
+    @overload
+    def events(self) -> AsyncIterator[Event]: ...
+
+    @overload
+    def events(self, *kinds: type[AnyEvent]) -> AsyncIterator[AnyEvent]: ...
+
+    def events(self, *kinds: type[Event]) -> AsyncIterator[Event]:
+        """What happens from now on, until the node closes: all events, or those of some classes.
+
+            async for event in raft.events(LeaderChanged):
+                print(event.leader)
+
+        A watcher that is too slow loses the oldest events; the next one that it gets counts them (`missed`).
+
+        Raises:
+            TypeError: one of `kinds` is no class of events.
+        """
+        return self._driver.events.watch(*checked_kinds(kinds))
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
     async def failed(self) -> NodeFailed:
-        """Wait until the node has stopped by itself (fail-stop), and return why. Raises Closed where it is closed."""
+        """Wait until the node has stopped by itself (fail-stop), and return why.
+
+            watching = asyncio.create_task(raft.failed())
+
+        Raises:
+            Closed: the node was closed.
+        """
         return await result_of(self._failure)
 
     async def until_stopped(self) -> None:
         """Wait for SIGTERM or Ctrl-C, and then return; `close` is left to the caller. For the main thread's loop.
 
-        Raises NodeFailed where the node stops by itself, Closed where it is closed.
+            async with Raft.open(config, fsm) as raft:
+                await raft.until_stopped()
+
+        Raises:
+            NodeFailed: the node has stopped by itself.
+            Closed: the node was closed.
         """
         told = self._driver.loop.create_task(self.failed())
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -301,7 +348,9 @@ class Raft(Administration):
             raise told.result()
 
     async def close(self) -> None:
-        """Stop: hand leadership over where somebody can take it, end what waits, make everything durable, let go.
+        """Stop the node: transfer its leadership if another voter is alive, end what waits, and close the files.
+
+            await raft.close()
 
         Idempotent. Operations under way end with `Closed`.
         """

@@ -55,9 +55,9 @@ class ReadBatches:
         self._gathering: dict[float, ReadFuture] = {}
         self._asked: _Batch | None = None
         self._confirmed: deque[_Batch] = deque()
-        self.current_as_of_s = -math.inf
+        self.current_as_of_s: float = -math.inf
         """The state has everything that was committed when the loop's clock showed this,"""
-        self.asleep_then_s = 0.0
+        self.asleep_then_s: float = 0.0
         """and the machine had slept so long."""
 
     def __len__(self) -> int:

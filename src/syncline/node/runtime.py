@@ -25,7 +25,8 @@ from syncline.consensus.types import (
     SoftState,
     StateType,
 )
-from syncline.errors import NodeFailed, OperationError, SynclineError, TransportError, UsageError
+from syncline.errors import NodeFailed, OperationError, Outcome, SynclineError, TransportError, UsageError
+from syncline.node import ids
 from syncline.node.addresses import Addresses
 from syncline.node.append_pacing import AppendPacing
 from syncline.node.applier import ApplyWork, RestoreWork
@@ -35,7 +36,7 @@ from syncline.node.components import Parts
 from syncline.node.config import Config
 from syncline.node.digests import DigestDoors, Digests
 from syncline.node.envelope import DATA, MEMBERSHIP
-from syncline.node.events import Event, EventKind, Events
+from syncline.node.events import DiskSlow, Event, Events, LeaderChanged, NodeStopped, PeerDown, PeerUp, RoleChanged
 from syncline.node.examination import Examined, examine_forward
 from syncline.node.first_election import FirstElection
 from syncline.node.forwarding import Forwarding, ForwardingDoors
@@ -49,6 +50,7 @@ from syncline.node.read_batches import ReadBatches
 from syncline.node.recovery_barrier import Horizon
 from syncline.node.rejections import dropped
 from syncline.node.rejections import refused as refused_by
+from syncline.node.role import role_of
 from syncline.node.settlement import Settlement
 from syncline.node.snapshots import Snapshotter
 from syncline.node.term_guard import TermGuard
@@ -88,53 +90,43 @@ class Driver:
         self.parts = parts
         self.core: RawNode = parts.core
         self.rng = rng
-        self.events = Events()
-        self.loop = asyncio.get_running_loop()
-        self.thread = get_ident()
-        self.proposals = Proposals(rng, step_s=config.heartbeat_s, max_bytes=config.max_pending_bytes)
-        self.reads = ReadBatches(
+        self.events: Events = Events()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.thread: int = get_ident()
+        self.proposals: Proposals = Proposals(rng, step_s=config.heartbeat_s, max_bytes=config.max_pending_bytes)
+        self.reads: ReadBatches = ReadBatches(
             rng,
             step_s=config.heartbeat_s,
             retry_s=READS_RETRY_HEARTBEATS * config.heartbeat_s,
-            ask=self.core.read_index,
+            ask=lambda context: self.core.read_index(context),  # noqa: PLW0108 - looked up each time, for those who look on
             asleep_s=parts.asleep_s,
         )
-        self.ignored = Ignored(self.loop.time)
-        self.term_guard = TermGuard()
-        self.founding = Founding(self)
-        self.node_log = NodeLog(
-            self.core,
-            parts.book,
-            parts.transport.stats,
-            self.loop.time,
-            name=config.name,
-            election_s=config.election_s,
-        )
-        self.first_election = FirstElection(self.core, lambda peer: parts.transport.directory_of(peer) is not None)
-        self.settlement = Settlement(
-            self.core, parts.book, parts.writer, send=parts.transport.send, changed=self.wake_watchers
-        )
-        path, send, has_copies = config.data_dir, parts.transport.send, parts.guard.has_copies
-        self.promises = Promises(self.core, has_copies, name=config.name, data_dir=path, send=send, fail=self.fail)
-        self.reconfiguration = Reconfiguration(self)
+        self.ignored: Ignored = Ignored(self.loop.time)
+        self.term_guard: TermGuard = TermGuard()
+        self.founding: Founding = Founding(self)
+        core, book, links, clock, name = parts.core, parts.book, parts.transport, self.loop.time, config.name
+        self.node_log: NodeLog = NodeLog(core, book, links.stats, clock, name=name, election_s=config.election_s)
+        self.first_election: FirstElection = FirstElection(core, lambda peer: links.directory_of(peer) is not None)
+        send, path, has_copies = links.send, config.data_dir, parts.guard.has_copies
+        self.settlement: Settlement = Settlement(core, book, parts.writer, send=send, changed=self.wake_watchers)
+        self.promises: Promises = Promises(core, has_copies, name=name, data_dir=path, send=send, fail=self.fail)
+        self.reconfiguration: Reconfiguration = Reconfiguration(self)
         first_peers, update = parts.first_peers.known, self.reconfiguration.update
-        self.addresses = Addresses(config.peers, first_peers, parts.identity, parts.book, parts.transport, update)
-        self.snapshotter = Snapshotter(self)
-        self.pacing = AppendPacing(self.core, parts.transport, self.schedule)
-        self.applied = self.core.applied
-        self.horizon = Horizon(self)
-        self.commits = Commits(self)
-        doors = DigestDoors(
-            parts.transport.send, parts.wal.check_space, self.reconfiguration.is_alive, self.fail, self.loop.time
-        )
-        self.digests = Digests(self.core, parts.book, doors, parts.machine.digests, config.name, config.election_s)
+        self.addresses: Addresses = Addresses(config.peers, first_peers, parts.identity, book, links, update)
+        self.snapshotter: Snapshotter = Snapshotter(self)
+        self.pacing: AppendPacing = AppendPacing(self.core, parts.transport, self.schedule)
+        self.applied: int = self.core.applied
+        self.horizon: Horizon = Horizon(self)
+        self.commits: Commits = Commits(self)
+        doors = DigestDoors(send, parts.wal.check_space, self.reconfiguration.is_alive, self.fail, clock)
+        self.digests: Digests = Digests(core, book, doors, parts.machine.digests, name, config.election_s)
         self.stopped_by: SynclineError | None = None
-        self.stopped = False
+        self.stopped: bool = False
         self.leader_contact_s: float | None = None
-        self.leader_changes = 0
-        self.loop_lag_s = 0.0
+        self.leader_changes: int = 0
+        self.loop_lag_s: float = 0.0
         self._failed = failed
-        self.forwarding = self._make_forwarding()
+        self.forwarding: Forwarding = self._make_forwarding()
         self._queue: list[Queued] = []
         self._queued_bytes = 0
         self._appending = False
@@ -189,7 +181,7 @@ class Driver:
         self.reads.fail_all(unsent)
         self.snapshotter.stop(unsent)
         self.wake_watchers()
-        self.emit(EventKind.STOPPED, detail=str(sent))
+        self.emit(NodeStopped(str(sent)))
         self.node_log.stopped(sent, failed=isinstance(sent, NodeFailed))
         self.events.close()
 
@@ -204,7 +196,7 @@ class Driver:
         text = str(error) if isinstance(error, SynclineError) else f"{type(error).__name__}: {error}"
         failure = error if isinstance(error, NodeFailed) else NodeFailed(f"the node has stopped itself: {text}")
         failure.__cause__ = error if failure is not error else None
-        self.stop(failure, failure)
+        self.stop(failure, NodeFailed(str(failure), outcome=Outcome.NOT_APPLIED))
         self._failed(failure)
 
     def _tick(self) -> None:
@@ -250,7 +242,7 @@ class Driver:
             return
         if not self._stall_told:
             self._stall_told = True
-            self.emit(EventKind.DISK_SLOW, detail=f"the log has not been synced for {stalled_s:.1f} s")
+            self.emit(DiskSlow(f"the log has not been synced for {stalled_s:.1f} s"))
         if self.core.raft.transferee != NONE:
             return
         target = self.reconfiguration.best_successor()
@@ -323,14 +315,14 @@ class Driver:
         self.forwarding.waiting = False
         self.parts.confirmation.welcomed(peer)
         self.parts.guard.link_up(peer)
-        self.emit(EventKind.PEER_UP, peer)
+        self.emit(PeerUp(ids.NodeId(peer)))
         self.schedule()
 
     def on_peer_down(self, peer: NodeId, reason: str) -> None:
         if self.stopped:
             return
         self.core.report_unreachable(peer)
-        self.emit(EventKind.PEER_DOWN, peer, reason)
+        self.emit(PeerDown(ids.NodeId(peer), reason))
         self.schedule()
 
     async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> IncomingSnapshot:
@@ -385,7 +377,7 @@ class Driver:
                 self.reads.ask(self.loop.time())
             if self.core.raft.log.commit_index != self.commits.known:
                 self.commits.look()
-            if self.core.has_ready():
+            if self.core.has_ready() and not self.stopped:
                 self._carry_out_all()
             self.parts.transport.flush()
         except Exception as error:  # noqa: BLE001 - see `fail`
@@ -395,14 +387,14 @@ class Driver:
 
     def _carry_out_all(self) -> None:
         applies, first = 0, self.applied
-        while not self.stopped:
-            if applies == APPLIES_PER_TURN or self.applied - first >= APPLIED_PER_TURN:
-                self.schedule()
-                break
+        while True:
             applied = self.applied
             self._carry_out()
+            if self.stopped or not self.core.has_ready():
+                break
             applies += self.applied != applied
-            if not self.core.has_ready():
+            if applies == APPLIES_PER_TURN or self.applied - first >= APPLIED_PER_TURN:
+                self.schedule()
                 break
         self.parts.intake.look(self.core.commit_index - self.applied)
 
@@ -568,9 +560,9 @@ class Driver:
             self.forwarding.waiting = False
             self.reads.leader_changed()
             self.digests.leader_changed()
-            self.emit(EventKind.LEADER, soft.leader)
+            self.emit(LeaderChanged(ids.NodeId(soft.leader) if soft.leader != NONE else None))
         if soft.state is not before.state:
-            self.emit(EventKind.STATE, detail=soft.state.name.lower())
+            self.emit(RoleChanged(role_of(self.core, stopped=self.stopped)))
             if soft.state is StateType.LEADER:
                 self.reconfiguration.became_leader()
         if soft.leader != NONE:
@@ -582,9 +574,9 @@ class Driver:
         why = self.founding.why_no_leader()
         return why if self.founding.waiting else f"{why}: {self.node_log.reachability()}"
 
-    def emit(self, kind: EventKind, subject: NodeId = NONE, detail: str = "") -> None:
-        self.node_log.on_event(kind, subject, detail)
-        self.events.emit(Event(kind, self.core.term, self.applied, subject, detail))
+    def emit(self, event: Event) -> None:
+        self.node_log.on_event(event)
+        self.events.emit(event, term=self.core.term, index=self.applied)
 
     def changed(self) -> asyncio.Future[None]:
         """Done at the next change of leader, role, membership or applied index of a change; for waiting in a loop."""

@@ -50,9 +50,9 @@ class Settlement:
         self._send = send
         self._changed = changed
         self._ticks = 0
-        self.index = 0
+        self.index: int = 0
         """The log index of the newest change that is known to be settled, and with it each one before."""
-        self.waiting = 0
+        self.waiting: int = 0
         """Callers that wait for a change to be settled."""
 
     @property

@@ -18,7 +18,7 @@ from syncline.decoding import UNDECODABLE
 from syncline.errors import Closed, CorruptionError, NothingToSnapshot, StorageError, SynclineError, TransportError
 from syncline.node.applier import SnapshotWork
 from syncline.node.calls import Calls
-from syncline.node.events import EventKind
+from syncline.node.events import SnapshotInstalled, SnapshotTaken
 from syncline.node.fsm import FSMSnapshot
 from syncline.node.futures import settle, settle_error
 from syncline.node.machine import persist as persist_view
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Snapshotter"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 LOG_BYTES_FACTOR = 4
 """The log may grow to so many times `snapshot_bytes` for the sake of an older snapshot that could stand in."""
@@ -82,8 +82,8 @@ class Snapshotter:
         self._scrub_ticks = round(FIRST_SCRUB_S / driver.config.heartbeat_s)
         self._verified_index = 0
         """Of the snapshot that was last found sound after it could not be delivered."""
-        self.taken = 0
-        self.installed = 0
+        self.taken: int = 0
+        self.installed: int = 0
 
     @property
     def last_index(self) -> int:
@@ -237,7 +237,7 @@ class Snapshotter:
         driver = self._driver
         self._last_index = max(self._last_index, manifest.index)
         driver.parts.log.installed(manifest.meta)
-        driver.emit(EventKind.SNAPSHOT, detail=f"taken at entry {manifest.index}")
+        driver.emit(SnapshotTaken(manifest.index))
         self._compact()
 
     def _compact(self, *, short: bool = False) -> None:
@@ -260,7 +260,7 @@ class Snapshotter:
         self._bytes_since = 0
         self._state_bytes = self._driver.parts.intake.state_bytes
         self.installed += 1
-        self._driver.emit(EventKind.SNAPSHOT, detail=f"installed at entry {index}")
+        self._driver.emit(SnapshotInstalled(index))
 
     # -- sending ------------------------------------------------------------------------------------------------------
 

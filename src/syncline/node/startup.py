@@ -31,8 +31,8 @@ from syncline.node.calls import Calls
 from syncline.node.components import Parts
 from syncline.node.config import Config
 from syncline.node.disk_space import DiskWatch
-from syncline.node.envelope import ChangeContext, LevelChange, Member, encode
-from syncline.node.events import EventKind
+from syncline.node.envelope import ChangeContext, LevelChange, MemberRecord, encode
+from syncline.node.events import DiskSpaceLow
 from syncline.node.first_election import BOOTSTRAP_TERM
 from syncline.node.first_peers import FirstPeers
 from syncline.node.fsm import FSM, CheckingFSM, DurableFSM
@@ -58,10 +58,7 @@ from syncline.node.starts.guard import StartGuard, load_starts, older_copy_text
 from syncline.node.starts.incarnations import RANDOM_BITS, next_incarnation
 from syncline.node.starts.reports import StartReports
 from syncline.node.state_digest import DIGEST_INTERVAL
-from syncline.platform.disk import Disk
-from syncline.platform.entropy import Entropy
-from syncline.platform.network import Network
-from syncline.platform.worker import Workers
+from syncline.platform.world import World
 from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.snapshots.store import SnapshotManifest, SnapshotStore
 from syncline.storage.stored_log import StoredLog
@@ -72,11 +69,10 @@ from syncline.transport.messages import IncomingSnapshot, Notice, PeerMessage, R
 from syncline.transport.pacing import FIRST_WINDOW_BYTES
 from syncline.transport.peers import Transport
 from syncline.transport.policy import PeerPolicy
-from syncline.version import FEATURE_LEVEL
 
-__all__ = ["World", "assemble"]
+__all__ = ["assemble"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 ID_BITS = 62
 """Of a data directory's id: no two are ever the same."""
@@ -86,22 +82,7 @@ APPLY_BATCH_BYTES = 256 * 1024
 held seven values of 16 KiB: to apply so few at a time cost a tenth of the throughput."""
 
 
-@dataclass(frozen=True, slots=True)
-class World:
-    """The doors through which a node reaches everything outside it."""
-
-    disk: Disk
-    network: Network
-    workers: Workers
-    rng: random.Random
-    entropy: Entropy
-    digest_interval: int = DIGEST_INTERVAL
-    """Entries from one comparison of states to the next. The same on all nodes; another one only in tests."""
-    feature_level: int = FEATURE_LEVEL
-    """What this version can do. Tests run nodes of several versions side by side."""
-
-
-async def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None]) -> Driver:
+async def assemble(config: Config, fsm: FSM[object], world: World, failed: Callable[[NodeFailed], None]) -> Driver:
     """Open the data directory and make the node in it, not started yet. The state machine is restored.
 
     What takes time, the log and the state, is read beside the event loop. Raises TypeError (no state machine),
@@ -117,7 +98,7 @@ async def assemble(config: Config, fsm: FSM, world: World, failed: Callable[[Nod
         raise
 
 
-def _open(config: Config, fsm: FSM, world: World) -> _Opened:
+def _open(config: Config, fsm: FSM[object], world: World) -> _Opened:
     """On a thread."""
     directory = DataDir.open(world.disk, config.data_dir)
     try:
@@ -127,7 +108,7 @@ def _open(config: Config, fsm: FSM, world: World) -> _Opened:
         raise
 
 
-def _with_directory(config: Config, fsm: FSM, world: World, directory: DataDir) -> _Opened:
+def _with_directory(config: Config, fsm: FSM[object], world: World, directory: DataDir) -> _Opened:
     if directory.identity is None:
         check_applied_index(fsm, 0, node=config.name, path=config.data_dir)
     identity = _identify(config, directory, world.rng)
@@ -147,7 +128,9 @@ def _with_directory(config: Config, fsm: FSM, world: World, directory: DataDir) 
         raise
 
 
-def _with_log(config: Config, fsm: FSM, world: World, directory: DataDir, identity: Identity, wal: Wal) -> _Opened:
+def _with_log(
+    config: Config, fsm: FSM[object], world: World, directory: DataDir, identity: Identity, wal: Wal
+) -> _Opened:
     for note in (*wal.recovery.notes, *([wal.recovery.torn] if wal.recovery.torn else [])):
         log.warning("%s", note)
     snapshots = SnapshotStore.open(
@@ -203,7 +186,9 @@ class _Opened:
         self.directory.release()
 
 
-def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFailed], None], opened: _Opened) -> Driver:
+def _connect(
+    config: Config, fsm: FSM[object], world: World, failed: Callable[[NodeFailed], None], opened: _Opened
+) -> Driver:
     """Make the parts that run, and the driver that they report to."""
     holder: list[Driver] = []
 
@@ -234,7 +219,7 @@ def _connect(config: Config, fsm: FSM, world: World, failed: Callable[[NodeFaile
             world.workers,
             lambda outcome: on_outcome(holder[0], outcome),
             on_failure,
-            world.digest_interval,
+            DIGEST_INTERVAL if world.digest_interval is None else world.digest_interval,
         ),
         check=CommandCheck(fsm, asyncio.get_running_loop().time) if isinstance(fsm, CheckingFSM) else None,
         intake=Intake(opened.core, fsm, config.name, lambda: holder[0].applied),
@@ -359,7 +344,7 @@ class _Relay:
         self._holder[0].snapshotter.make_room()
 
     def disk_is_full(self, text: str) -> None:
-        self._holder[0].emit(EventKind.DISK_FULL, detail=text)
+        self._holder[0].emit(DiskSpaceLow(text))
 
     def refuse_peer(self, hello: Hello) -> Refusal | None:
         return self._holder[0].reconfiguration.refuse_peer(hello)
@@ -458,7 +443,7 @@ def _draw_id(rng: random.Random) -> int:
 
 
 def _restore(
-    fsm: FSM, snapshots: SnapshotStore, book: MemberBook, identity: Identity, can: Ability
+    fsm: FSM[object], snapshots: SnapshotStore, book: MemberBook, identity: Identity, can: Ability
 ) -> SnapshotManifest | None:
     """Load the newest snapshot that is intact into the state machine; a rotten one is set aside."""
     while (manifest := snapshots.newest()) is not None:
@@ -482,7 +467,7 @@ def _bootstrap(config: Config, identity: Identity) -> WalWrite:
     entries = []
     for index, name in enumerate(sorted(config.peers), 1):
         node_id = derive_node_id(identity.cluster_id, name)
-        context = encode(ChangeContext(0, 0, (Member(node_id, name, config.peers[name]),)))
+        context = encode(ChangeContext(0, 0, (MemberRecord(node_id, name, config.peers[name]),)))
         change = MembershipChange(changes=(SingleChange(ChangeType.ADD_NODE, node_id),), context=context)
         entries.append(LogEntry(BOOTSTRAP_TERM, index, EntryType.CONF_CHANGE_V2, encode_change(change)))
     return WalWrite(entries=entries, hard_state=HardState(BOOTSTRAP_TERM, 0, len(entries)))

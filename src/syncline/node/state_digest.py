@@ -17,7 +17,7 @@ import msgspec
 
 from syncline.consensus.quorum import JointConfig, VoteResult
 from syncline.consensus.types import NodeId
-from syncline.node.envelope import Member
+from syncline.node.envelope import MemberRecord
 from syncline.node.fsm import FSM, DigestingFSM
 from syncline.node.member_registry import MemberBook
 from syncline.transport.messages import DIGEST_BYTES
@@ -37,7 +37,7 @@ __all__ = [
     "room_before_point",
 ]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 DIGEST_INTERVAL: Final = 4096
 """Entries from one point to the next: one small entry and two small messages for so many writes."""
@@ -86,7 +86,7 @@ class DigestEntry(msgspec.Struct, array_like=True, frozen=True):
 
 
 _entry_decoder = msgspec.msgpack.Decoder(DigestEntry)
-_encode = msgspec.msgpack.Encoder().encode
+_encode = msgspec.msgpack.Encoder(enc_hook=int).encode  # a public `NodeId` is written as the integer that it is
 
 
 def decode_digest_entry(data: bytes) -> DigestEntry | None:
@@ -129,8 +129,8 @@ def point_digest(version: int, *, registry: bytes, machine: bytes, sessions: byt
 def registry_digest(book: MemberBook) -> bytes:
     """The digest of the member registry.
 
-    The fields are named one by one: a field that a later version adds to `Member` changes nothing here until `FORMAT`
-    grows.
+    The fields are named one by one: a field that a later version adds to `MemberRecord` changes nothing here until
+    `FORMAT` grows.
     """
     data = _encode(
         (
@@ -143,7 +143,7 @@ def registry_digest(book: MemberBook) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def _member_fields(member: Member) -> tuple[object, ...]:
+def _member_fields(member: MemberRecord) -> tuple[object, ...]:
     return (
         member.id,
         member.name,
@@ -160,13 +160,13 @@ def _member_fields(member: Member) -> tuple[object, ...]:
 class DigestSource:
     """Asks a state machine for its digest. The first fault disables it: a digest never ends a node by an exception."""
 
-    def __init__(self, fsm: FSM, interval: int) -> None:
+    def __init__(self, fsm: FSM[object], interval: int) -> None:
         assert interval > 1, "an entry that compares digests for each entry would never end"
         self.interval = interval
         """Entries from one point to the next."""
         self._name = type(fsm).__name__
         self._digest: Callable[[], object] | None = None
-        self.disabled = False
+        self.disabled: bool = False
         """Whether the state machine's digests can't be used. The node then reports and compares none."""
         machine_version: object = 0
         try:  # attributes of a user's class may be properties, which raise what they like
@@ -177,7 +177,7 @@ class DigestSource:
                     self._disable(f"{self._name}.digest_version is {machine_version!r}, not 1 to {MAX_MACHINE_VERSION}")
         except Exception as error:  # noqa: BLE001 - the user's code
             self._disable(f"{self._name}.digest can't be used: {type(error).__name__}: {error}")
-        self.version = digest_version(machine_version if type(machine_version) is int and not self.disabled else 0)
+        self.version: int = digest_version(machine_version if type(machine_version) is int and not self.disabled else 0)
 
     def take(self) -> bytes | None:
         """The digest of the state as of now: empty without the capability, None if it can't be used."""

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from syncline.consensus.types import NodeId, StateType
+from syncline.consensus.types import StateType
+from syncline.node.ids import NodeId
+from syncline.node.role import Role, role_of
 
 if TYPE_CHECKING:
     from syncline.node.runtime import Driver
 
-__all__ = ["MemberProgress", "Stats", "collect"]
+__all__ = ["MemberProgress", "SnapshotInfo", "Stats", "collect"]
 
 
 class MemberProgress(msgspec.Struct, frozen=True):
@@ -27,12 +29,23 @@ class MemberProgress(msgspec.Struct, frozen=True):
     """Why it is not healthy although it answers, for people; empty if nothing is known against it."""
 
 
+class SnapshotInfo(msgspec.Struct, frozen=True):
+    """A snapshot that the node has written."""
+
+    index: int
+    """The index of the last entry that it holds."""
+    term: int
+    """The term of that entry."""
+    size_bytes: int
+
+
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """One node at one moment. Indexes are log positions."""
 
-    role: str
+    role: Role
     term: int
-    vote: NodeId
+    vote: NodeId | None
+    """Whom this node voted for in this term."""
     leader: NodeId | None
     commit: int
     applied: int
@@ -57,8 +70,8 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """How late the last tick was: a stalled event loop costs a leader its place."""
     messages_refused: int
     """Messages of peers that made no sense here and had no effect."""
-    progress: dict[NodeId, MemberProgress]
-    """On the leader: every member; elsewhere empty."""
+    progress: dict[int, MemberProgress]
+    """On the leader: every member, by id (`NodeId`); elsewhere empty."""
     disk_shortage: int = 0
     """How short of space the log's disk is (`storage.space.Shortage`): 0 not at all, 1 writes are or may soon be
     refused, 2 entries of a leader are not taken either."""
@@ -88,8 +101,8 @@ def collect(driver: Driver) -> Stats:
     leads = core.state is StateType.LEADER and not driver.stopped
     last_index = core.last_index
     compared = driver.digests.status
-    progress = {
-        node_id: MemberProgress(
+    progress: dict[int, MemberProgress] = {
+        NodeId(node_id): MemberProgress(
             match=state.match_index,
             lag=max(0, last_index - state.match_index),
             active=node_id == core.raft.id or driver.reconfiguration.is_alive(node_id),
@@ -99,10 +112,10 @@ def collect(driver: Driver) -> Stats:
         for node_id, state in (core.raft.tracker.progress.items() if leads else ())
     }
     return Stats(
-        role=role_of(driver),
+        role=role_of(core, stopped=driver.stopped),
         term=core.term,
-        vote=core.raft.vote,
-        leader=None if driver.stopped else core.leader or None,
+        vote=NodeId(core.raft.vote) if core.raft.vote else None,
+        leader=NodeId(core.leader) if core.leader and not driver.stopped else None,
         commit=core.commit_index,
         applied=driver.applied,
         first_index=parts.log.first_index(),
@@ -134,15 +147,3 @@ def collect(driver: Driver) -> Stats:
         terms_refused=driver.term_guard.refused,
         connections_displaced=parts.transport.counters.displaced,
     )
-
-
-def role_of(driver: Driver) -> str:
-    core = driver.core
-    if driver.stopped:
-        return "stopped"
-    if core.state is StateType.LEADER:
-        return "leader"
-    if core.state in (StateType.CANDIDATE, StateType.PRE_CANDIDATE):
-        return "candidate"
-    state = core.raft.tracker.configuration.state()
-    return "follower" if core.raft.id in (*state.voters, *state.voters_outgoing) else "learner"

@@ -19,7 +19,7 @@ class TermGuard:
     """Counts what it refuses, and says so in the log, not more than once a minute for each sender."""
 
     def __init__(self) -> None:
-        self.refused = 0
+        self.refused: int = 0
         self._notices = Notices()
 
     def admits(self, sender: NodeId, message_term: int, own_term: int, now_s: float) -> bool:

@@ -77,7 +77,7 @@ class KernelSync:
         self._destroy, self._submit, self._get_events = others
         self._syscall = ctypes.PyDLL(None, use_errno=True).syscall
         self._syscall.restype = c_long
-        self.descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.descriptor: int = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._request = _Request(opcode=IOCB_CMD_FDSYNC, flags=IOCB_FLAG_RESFD, result_descriptor=self.descriptor)
         self._requests = (ctypes.c_void_p * 1)(ctypes.addressof(self._request))
         self._events = (_Event * 1)()

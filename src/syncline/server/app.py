@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import random
-import secrets
 import ssl
 from functools import partial
 from typing import Self
 
 import msgspec
 
-from syncline.errors import ConfigError
+from syncline.errors import ConfigError, UsageError
 from syncline.kv.machine import KvMachine
 from syncline.node.config import Config
 from syncline.node.raft import Raft
+from syncline.node.startups import Startup
 from syncline.platform.descriptors import connection_limit
-from syncline.platform.disk import Disk, OsDisk
+from syncline.platform.disk import Disk
 from syncline.platform.memory import memory_bytes
-from syncline.platform.network import Network, TcpNetwork
-from syncline.platform.worker import Workers
+from syncline.platform.world import World
 from syncline.server.addresses import check_address, split_address
 from syncline.server.api.errors import problem
 from syncline.server.api.raft_backend import NodeBackend
@@ -47,40 +45,45 @@ ENTRY_FACTOR = 2
 class KvServer:
     """A running server. Make one with `KvServer.open`."""
 
-    def __init__(
-        self, config: ServerConfig, http: HttpServer, http_url: str, metrics: Registry, policy: CrossSitePolicy
-    ) -> None:
-        self.config = config
-        self.metrics = metrics
-        """What `/metrics` shows; an embedder may add to it."""
-        self.http_url = http_url
-        """Where clients reach this server."""
-        self._http = http
-        self._policy = policy
-        self._raft: Raft | None = None
+    config: ServerConfig
+    """Its settings."""
+    metrics: Registry
+    """What `/metrics` shows; an embedder may add to it."""
+    http_url: str
+    """Where clients reach this server."""
+
+    def __init__(self) -> None:
+        self._http: HttpServer
+        self._policy: CrossSitePolicy
+        self._raft: Raft[object] | None = None
         self._backend: NodeBackend | None = None
         self._site: Site | None = None
         self._finding: asyncio.Task[None] | None = None
+        raise UsageError("use `await KvServer.open(config)`")
 
     @classmethod
-    async def open(
-        cls,
-        config: ServerConfig,
-        *,
-        network: Network | None = None,
-        disk: Disk | None = None,
-        workers: Workers | None = None,
-        rng: random.Random | None = None,
-    ) -> KvServer:
-        """Start: bind the HTTP port, join the cluster where that is asked for, open the node, serve.
+    def open(cls, config: ServerConfig, *, world: World | None = None) -> Startup[KvServer]:
+        """Start: bind the HTTP port, join the cluster if that is asked for, open the node, serve.
 
-        Until the node is open, `/livez` is answered 200 and other requests 503 `starting`. Raises ConfigError,
-        StorageError, OperationError (joining failed), NodeFailed, and OSError if a port can't be bound; nothing is left
-        running then.
+        Until the node is open, `/livez` is answered 200 and other requests 503 `starting`. If it raises, nothing is
+        left running. `world` replaces what is outside the server, for tests.
+
+            server = await KvServer.open(config)          # the caller calls `close`
+            async with KvServer.open(config) as server:   # closed at the end of the block
+                ...
+
+        Raises:
+            ConfigError: the settings do not fit each other, or the data directory.
+            StorageError: the data directory can't be used.
+            OperationError: the cluster could not be joined.
+            NodeFailed: the node has stopped itself.
+            OSError: a port can't be bound.
         """
+        return Startup(cls._open(config, world or World()), KvServer.close)
+
+    @classmethod
+    async def _open(cls, config: ServerConfig, world: World) -> KvServer:
         await check_exposure(config)
-        network, disk = network or TcpNetwork(), disk or OsDisk()
-        rng = rng or random.Random(secrets.randbits(128))
         registry = Registry()
         limits = config.http_limits()
         limits = msgspec.structs.replace(limits, max_connections=connection_limit(limits.max_connections))
@@ -90,27 +93,30 @@ class KvServer:
         http_url = config.http_advertise
         if config.http_listen:
             bind = split_address(config.http_listen, any_port=True)
-            http_url = config.http_url(*await http.start(network, *bind, tls=_http_tls(config)))
-        server = cls(config, http, http_url, registry, policy)
+            http_url = config.http_url(*await http.start(world.network, *bind, tls=_http_tls(config)))
+        server = cls.__new__(cls)
+        server.config, server.metrics, server.http_url = config, registry, http_url
+        server._http, server._policy = http, policy
+        server._raft = server._backend = server._site = server._finding = None
         try:
-            await server._open_node(network, disk, workers, rng)
+            await server._open_node(world)
         except BaseException:
             await server.close(drain_s=0)
             raise
         return server
 
-    async def _open_node(self, network: Network, disk: Disk, workers: Workers | None, rng: random.Random) -> None:
+    async def _open_node(self, world: World) -> None:
         config, memory = self.config, memory_bytes()
         machine = KvMachine(max_bytes=config.max_store_bytes or memory // MEMORY_SHARE, memory_bytes=memory)
-        node = self._node_config(disk)
+        node = self._node_config(world.disk)
         if config.join:
-            ask = partial(ask_members, config, http=self.http_url, network=network, rng=rng)
-            raft = await Raft.join(node, machine, ask, disk=disk, network=network, workers=workers, rng=rng)
+            ask = partial(ask_members, config, http=self.http_url, world=world)
+            raft = await Raft.join(node, machine, ask, world=world)
         else:
-            raft = await Raft.open(node, machine, disk=disk, network=network, workers=workers, rng=rng)
+            raft = await Raft.open(node, machine, world=world)
         self._raft = raft
         if config.join:  # a node that moved before it had a log knows no member, and none can dial it
-            self._finding = asyncio.create_task(find_members(config, raft, network=network, rng=rng))
+            self._finding = asyncio.create_task(find_members(config, raft, world=world))
         self._backend = NodeBackend(raft, machine)
         self._add_metrics(raft, machine)
         self._site = Site(
@@ -159,7 +165,7 @@ class KvServer:
         host, _ = split_address(self.config.peer_listen)
         return self.config.initial_cluster.get(self.config.name, "") if is_wildcard(host) else ""
 
-    def _add_metrics(self, raft: Raft, machine: KvMachine) -> None:
+    def _add_metrics(self, raft: Raft[object], machine: KvMachine) -> None:
         registry, http = self.metrics, self._http
         add_process_metrics(registry)
         add_node_metrics(registry, raft, lambda: machine.store, name=self.config.name)
@@ -176,7 +182,7 @@ class KvServer:
         return self._site
 
     @property
-    def raft(self) -> Raft:
+    def raft(self) -> Raft[object]:
         """The node."""
         assert self._raft is not None
         return self._raft

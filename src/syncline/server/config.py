@@ -249,6 +249,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     @property
     def http_scheme(self) -> str:
+        """`https` if the server has a certificate, else `http`."""
         return "https" if self.http_tls_cert else "http"
 
     def http_url(self, host: str, port: int) -> str:

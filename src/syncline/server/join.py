@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import ssl
 from typing import Final
 
@@ -22,7 +21,7 @@ from syncline.node.levels import Ability, why_not
 from syncline.node.member_registry import format_id, is_founder, parse_id
 from syncline.node.raft import Raft
 from syncline.platform.disk import Disk
-from syncline.platform.network import Network
+from syncline.platform.world import World
 from syncline.server.config import ServerConfig
 from syncline.storage.datadir import DataDir
 from syncline.version import FEATURE_LEVEL, __version__
@@ -57,7 +56,7 @@ def is_new(disk: Disk, path: str) -> bool:
         directory.release()
 
 
-async def ask_members(config: ServerConfig, node_id: NodeId, *, http: str, network: Network, rng: random.Random) -> int:
+async def ask_members(config: ServerConfig, node_id: NodeId, *, http: str, world: World) -> int:
     """Have this node added, by any of the members at `config.join`; retried until `config.join_timeout_s`.
 
     What is temporary (nobody reached, no leader, no time) is tried again and told in the log; a refusal ends it.
@@ -73,27 +72,27 @@ async def ask_members(config: ServerConfig, node_id: NodeId, *, http: str, netwo
             told_s = loop.time()
             _log.warning("could not join yet, and tries for another %.0f s: %s", end_s - told_s, error)
 
-    async with AsyncClient(config.join, network=network, rng=rng, tls=_trusted(config), on_retry=tell) as client:
-        _check_levels(config.name, node_id, await client.upgrade_status(timeout_s=config.join_timeout_s))
+    async with AsyncClient(config.join, world=world, tls=_trusted(config), on_retry=tell) as client:
+        _check_levels(config.name, node_id, await client.upgrade_status(timeout=config.join_timeout_s))
         added = await client.add_member(
             config.name,
             config.peer_advertise or config.peer_listen,
             http=http,
             learner=config.join_as_learner,
             node_id=format_id(node_id),
-            timeout_s=config.join_timeout_s,
+            timeout=config.join_timeout_s,
         )
     if parse_id(added.member.id) != node_id:
         raise ConfigError(f"the cluster gave this node the id {added.member.id} instead of {format_id(node_id)}")
     return parse_id(added.cluster_id)
 
 
-async def find_members(config: ServerConfig, raft: Raft, *, network: Network, rng: random.Random) -> None:
+async def find_members(config: ServerConfig, raft: Raft[object], *, world: World) -> None:
     """While the node has no leader, ask at `config.join` for the members' addresses, and have them dialled there."""
-    async with AsyncClient(config.join, network=network, rng=rng, tls=_trusted(config)) as client:
+    async with AsyncClient(config.join, world=world, tls=_trusted(config)) as client:
         while raft.leader is None:
             try:
-                members = (await client.members(timeout_s=FIND_TIMEOUT_S)).members
+                members = (await client.members(timeout=FIND_TIMEOUT_S)).members
             except SynclineError as error:
                 _log.info("the members at %s could not be asked for addresses: %s", ", ".join(config.join), error)
                 members = ()

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
-__all__ = ["Counter", "DURATION_BUCKETS_S", "Family", "Gauge", "Histogram", "Registry", "Sample"]
+__all__ = ["Counter", "DURATION_BUCKETS_S", "Family", "Gauge", "Histogram", "Instrument", "Registry", "Sample"]
 
 DURATION_BUCKETS_S: Final = (
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -73,7 +73,7 @@ class Histogram:
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
+        self.counts: list[int] = [0] * (len(bounds) + 1)
         """Per bucket, not cumulative; the last is what is above all bounds."""
         self.sum: float = 0.0
 
@@ -93,11 +93,15 @@ class Histogram:
         yield _line(f"{name}_count", labels, total)
 
 
-class _Metric(Protocol):
-    def lines(self, name: str, labels: str) -> Iterable[str]: ...
+class Instrument(Protocol):
+    """One number, or one distribution, of the exposition."""
+
+    def lines(self, name: str, labels: str) -> Iterable[str]:
+        """Its lines under a name, with the labels in front."""
+        ...
 
 
-Metric = TypeVar("Metric", bound=_Metric)
+Metric = TypeVar("Metric", bound=Instrument)
 
 
 class Family(Generic[Metric]):

@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["Tasks"]
 
-logger = logging.getLogger("syncline.server")
+logger: logging.Logger = logging.getLogger("syncline.server")
 
 
 class Tasks:

@@ -15,12 +15,12 @@ in steps, each of which ends by itself as soon as space returns:
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final
+from typing import Final, Protocol
 
 from syncline.errors import DiskFull
 from syncline.platform.disk import DISK_FULL, Disk
 
-__all__ = ["RESERVE_BYTES", "Shortage", "SpaceGuard", "SpareFile", "is_disk_full"]
+__all__ = ["RESERVE_BYTES", "CheckSpace", "Shortage", "SpaceGuard", "SpareFile", "is_disk_full"]
 
 RESERVE_BYTES: Final = 64 << 20
 """The default reserve: one full segment of the log, or a snapshot of moderate size."""
@@ -44,6 +44,12 @@ class Shortage(IntEnum):
     NONE = 0
     RESERVE = 1
     LAST_HALF = 2
+
+
+class CheckSpace(Protocol):
+    """Raises `DiskFull` if a write of so many bytes may not go on."""
+
+    def __call__(self, size_bytes: int, *, frees_space: bool = False) -> None: ...
 
 
 class SpaceGuard:

@@ -4,6 +4,8 @@
 - `simulate(MyFSM, seed=..., commands=...)`: a cluster of it through crashes, partitions and slow disks, from one seed.
 - `RaftCluster`, and the pytest fixture `raft_cluster`: a cluster in memory, on virtual time, for plain tests.
 - `Recorder` and `judge`: what clients of a key-value cluster saw, and whether it is linearizable.
+- `World`: what a node, a server or a client reaches outside it; a test replaces a part (`Raft.open(..., world=...)`).
+  The protocols of its parts (`Disk`, `Network`, `Workers`) may change from release to release.
 
 Nothing here is loaded until it is used, and nothing needs pytest or hypothesis but the fixture and strategies of
 commands.
@@ -17,24 +19,62 @@ import types
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from syncline.platform.disk import Disk, File, LockHandle
+    from syncline.platform.network import Listener, Network
+    from syncline.platform.worker import Flusher, Worker, Workers
+    from syncline.platform.world import World
     from syncline.testing.cluster import Settings
     from syncline.testing.fsm.check import FSMProblem, check_fsm
     from syncline.testing.fsm.simulation import Simulated, SimulationFailed, simulate
-    from syncline.testing.linearizability.history import Operation, Recorder, read_history, write_history
+    from syncline.testing.linearizability.history import (
+        CallCompare,
+        DeleteCall,
+        NotApplied,
+        Operation,
+        PutCall,
+        Ran,
+        ReadCall,
+        Recorder,
+        Refused,
+        Seen,
+        TxnCall,
+        Written,
+        read_history,
+        write_history,
+    )
     from syncline.testing.linearizability.promises import Anomaly
     from syncline.testing.linearizability.verdict import Undecided, assert_linearizable, judge
     from syncline.testing.raft_cluster import RaftCluster
 
 __all__ = [
     "Anomaly",
+    "CallCompare",
+    "DeleteCall",
+    "Disk",
     "FSMProblem",
+    "File",
+    "Flusher",
+    "Listener",
+    "LockHandle",
+    "Network",
+    "NotApplied",
     "Operation",
+    "PutCall",
     "RaftCluster",
+    "Ran",
+    "ReadCall",
     "Recorder",
+    "Refused",
+    "Seen",
     "Settings",
     "Simulated",
     "SimulationFailed",
+    "TxnCall",
     "Undecided",
+    "Worker",
+    "Workers",
+    "World",
+    "Written",
     "assert_linearizable",
     "check_fsm",
     "judge",
@@ -44,10 +84,29 @@ __all__ = [
 ]
 
 _HOMES: Final = {
+    "syncline.platform.disk": ("Disk", "File", "LockHandle"),
+    "syncline.platform.network": ("Listener", "Network"),
+    "syncline.platform.worker": ("Flusher", "Worker", "Workers"),
+    "syncline.platform.world": ("World",),
     "syncline.testing.linearizability.promises": ("Anomaly",),
     "syncline.testing.cluster": ("Settings",),
     "syncline.testing.fsm.check": ("FSMProblem", "check_fsm"),
-    "syncline.testing.linearizability.history": ("Operation", "Recorder", "read_history", "write_history"),
+    "syncline.testing.linearizability.history": (
+        *(
+            "CallCompare",
+            "DeleteCall",
+            "NotApplied",
+            "Operation",
+            "PutCall",
+            "Ran",
+            "ReadCall",
+            "Recorder",
+            "Refused",
+            "Seen",
+            "TxnCall",
+        ),
+        *("Written", "read_history", "write_history"),
+    ),
     "syncline.testing.linearizability.verdict": ("Undecided", "assert_linearizable", "judge"),
     "syncline.testing.raft_cluster": ("RaftCluster",),
     "syncline.testing.fsm.simulation": ("Simulated", "SimulationFailed", "simulate"),

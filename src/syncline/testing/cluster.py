@@ -26,7 +26,7 @@ from syncline.consensus.types import ChangeType, NodeId
 from syncline.kv.machine import KvMachine
 from syncline.node.config import Config
 from syncline.node.fsm import FSM
-from syncline.node.member_registry import MemberInfo, Membership, derive_cluster_id, derive_node_id
+from syncline.node.member_registry import Membership, derive_cluster_id, derive_node_id
 from syncline.node.raft import Raft
 from syncline.node.runtime import Driver
 from syncline.node.state_digest import DIGEST_INTERVAL
@@ -103,7 +103,7 @@ class SimCluster:
         loop: SimLoop,
         *,
         seed: int | str,
-        machine: Callable[[], FSM] = KvMachine,
+        machine: Callable[[], FSM[object]] = KvMachine,
         settings: Settings | None = None,
         observer: Observer | None = None,
         digest_interval: int = DIGEST_INTERVAL,
@@ -111,9 +111,9 @@ class SimCluster:
         self.loop = loop
         self.digest_interval = digest_interval
         """Entries from one comparison of the nodes' states to the next."""
-        self.settings = settings or Settings()
-        self.observer = observer or Observer()
-        self.network = SimNetwork(random.Random(f"{seed} network"))
+        self.settings: Settings = settings or Settings()
+        self.observer: Observer = observer or Observer()
+        self.network: SimNetwork = SimNetwork(random.Random(f"{seed} network"))
         self.servers: dict[str, SimServer] = {}
         self.make_machine = machine
         self.delays: dict[str, Delay] = {}
@@ -164,9 +164,9 @@ class SimCluster:
         self._last_number += 1
         return f"n{self._last_number}"
 
-    def add_server(self, info: MemberInfo) -> SimServer:
+    def add_server(self, name: str, node_id: NodeId) -> SimServer:
         """A machine for a member that was added; not started yet."""
-        return self._add(info.name, cluster_id=self.cluster_id, node_id=info.id)
+        return self._add(name, cluster_id=self.cluster_id, node_id=int(node_id))
 
     def _add(self, name: str, *, cluster_id: int, node_id: int) -> SimServer:
         assert name not in self.servers, name
@@ -217,7 +217,8 @@ class SimCluster:
             return None
         voters = [member.name for member in leader.raft.membership().members.values() if member.voter]
         rafts = [self.servers[name].raft for name in voters if name in self.servers]
-        following = sum(raft is not None and raft.leader == leader.raft.node_id for raft in rafts)
+        known = [raft.leader for raft in rafts if raft is not None]
+        following = sum(followed is not None and followed.id == leader.raft.node_id for followed in known)
         return leader if 2 * following > len(voters) else None
 
     async def until(self, condition: Callable[[], bool], *, timeout_s: float) -> None:
@@ -277,12 +278,10 @@ class SimCluster:
 
         return delay
 
-    def raft_class(self, server: SimServer) -> type[Raft]:
+    def raft_class(self, server: SimServer) -> type[Raft[object]]:
         """`Raft`, but the cluster and its observer see the node before anything of it runs."""
 
-        class SeenRaft(Raft):
-            _digest_interval = self.digest_interval
-
+        class SeenRaft(Raft[object]):
             def __setattr__(self, name: str, value: object) -> None:
                 super().__setattr__(name, value)
                 if isinstance(value, Driver):

@@ -57,7 +57,12 @@ class RaftCluster:
         return cluster
 
     def close(self) -> None:
-        """End all nodes. What was closed before stays closed."""
+        """End all nodes.
+
+            cluster.close()
+
+        What was closed before stays closed.
+        """
         if not self._loop.is_closed():
             self._loop.set_exception_handler(lambda *_: None)  # what is cut short now says nothing
             self._loop.finish()
@@ -88,14 +93,26 @@ class RaftCluster:
         leader = self.leader
         return [server.name for server in self._cluster.running if server.name != leader]
 
-    def machine(self, node: str) -> FSM:
-        """The state machine of a node: of its latest process, if it has crashed."""
+    def machine(self, node: str) -> FSM[object]:
+        """The state machine of a node: of its latest process, if it has crashed.
+
+            print(cluster.machine("n1"))
+
+        Raises:
+            KeyError: there is no such node; so do all methods that take a node.
+        """
         machine = self._cluster.server(node).machine
         assert machine is not None
         return machine
 
     def error(self, node: str) -> BaseException | None:
-        """Why a node has stopped itself, or refused to start; None where it did not."""
+        """Why a node has stopped itself, or refused to start.
+
+            assert cluster.error("n1") is None
+
+        Raises:
+            KeyError: there is no such node.
+        """
         return self._cluster.server(node).error
 
     @property
@@ -105,12 +122,16 @@ class RaftCluster:
 
     # -- work ---------------------------------------------------------------------------------------------------------
 
-    def apply(self, command: bytes, *, node: str | None = None, timeout_s: float = 5.0) -> object:
-        """Replicate a command through a node, by default the leader; what the state machine answered.
+    def apply(self, command: bytes, *, node: str | None = None, timeout: float = 5.0) -> object:
+        """Replicate a command through a node, by default the leader, and return the state machine's answer.
 
-        Raises what `Raft.apply` does: `Rejected`, or an `OperationError` that says whether it can still take effect.
+            answer = cluster.apply(b"1", node="n2")
+
+        Raises:
+            OperationError: as the future of `Raft.apply` does; its `outcome` says whether it can still take effect.
+            UsageError: the node is down.
         """
-        return self._run(self._apply(command, node, timeout_s))
+        return self._run(self._apply(command, node, timeout))
 
     async def _apply(self, command: bytes, node: str | None, timeout_s: float) -> object:
         server = self._cluster.server(node) if node else await self._cluster.leader(timeout_s)
@@ -125,11 +146,18 @@ class RaftCluster:
             raise DeadlineExceeded(f"{server.name} does not answer", outcome=Outcome.UNKNOWN)
         return future.result()
 
-    def read(self, look: Callable[[FSM], Result], *, node: str | None = None, timeout_s: float = 5.0) -> Result:
-        """A linearizable read: `look` at the state machine of a node once that has all that was acknowledged before."""
-        return self._run(self._read(look, node, timeout_s))
+    def read(self, look: Callable[[FSM[object]], Result], *, node: str | None = None, timeout: float = 5.0) -> Result:
+        """Call `look` linearizably with the state machine of a node, by default the leader's, and return its answer.
 
-    async def _read(self, look: Callable[[FSM], Result], node: str | None, timeout_s: float) -> Result:
+            state = cluster.read(lambda machine: repr(machine))
+
+        Raises:
+            OperationError: no quorum confirmed the read before the deadline.
+            UsageError: the node is down.
+        """
+        return self._run(self._read(look, node, timeout))
+
+    async def _read(self, look: Callable[[FSM[object]], Result], node: str | None, timeout_s: float) -> Result:
         server = self._cluster.server(node) if node else await self._cluster.leader(timeout_s)
         raft = _raft(server)
         confirmed = await self._answered(server.call(lambda: raft.read_index(timeout=timeout_s)), server, timeout_s)
@@ -137,11 +165,23 @@ class RaftCluster:
         return look(self.machine(server.name))
 
     def run(self, seconds: float) -> None:
-        """Let so much of the cluster's time pass."""
+        """Let so much of the cluster's time pass.
+
+            cluster.run(2.5)
+
+        Raises:
+            Exception: what a callback on the cluster's loop has raised meanwhile.
+        """
         self._run(asyncio.sleep(seconds))
 
     def settle(self) -> None:
-        """Wait until every node that runs has applied the same, and as much as anybody has."""
+        """Wait until every node that runs has applied the whole log of the leader.
+
+            cluster.settle()
+
+        Raises:
+            TimeoutError: they have not within 30 s of the cluster's time.
+        """
         self._run(self._cluster.until(self._is_settled, timeout_s=PATIENCE_S))
 
     def _is_settled(self) -> bool:
@@ -152,7 +192,14 @@ class RaftCluster:
         return {raft.stats().applied for raft in rafts} == {leader.driver.core.last_index}
 
     def assert_same_state(self) -> None:
-        """Settle, and assert that all running nodes hold the same: their snapshots are equal, byte for byte."""
+        """Settle, and assert that all running nodes hold the same: their snapshots are equal, byte for byte.
+
+            cluster.assert_same_state()
+
+        Raises:
+            AssertionError: two nodes differ.
+            TimeoutError: they do not settle.
+        """
         self.settle()
         states = {server.name: snapshot_bytes(self.machine(server.name)) for server in self._cluster.running}
         first = next(iter(states))
@@ -162,25 +209,48 @@ class RaftCluster:
     # -- faults -------------------------------------------------------------------------------------------------------
 
     def partition(self, *groups: Iterable[str]) -> None:
-        """Cut the network between groups of nodes: `partition([leader], followers)`. Replaces the one before."""
+        """Cut the network between groups of nodes. It replaces the partition before.
+
+            cluster.partition([cluster.leader], cluster.followers)
+
+        Raises:
+            UsageError: there is no such node.
+        """
         unknown = {name for group in groups for name in group} - set(self.nodes)
         if unknown:
             raise UsageError(f"there is no node {min(unknown)!r} among {', '.join(self.nodes)}")
         self._cluster.partition(*groups)
 
     def isolate(self, node: str) -> None:
-        """Cut a node off from all others."""
+        """Cut a node off from all others.
+
+            cluster.isolate(cluster.leader)
+
+        Raises:
+            UsageError: there is no such node.
+        """
         self.partition([node], [name for name in self.nodes if name != node])
 
     def crash(self, node: str, *, power_loss: bool = False) -> None:
-        """Kill a node at this moment. With `power_loss` its disk forgets what was not synced, and tears what was
-        being written."""
+        """Kill a node at this moment.
+
+            cluster.crash("n3", power_loss=True)
+
+        With `power_loss` its disk forgets what was not synced, and tears what was being written.
+
+        Raises:
+            KeyError: there is no such node.
+        """
         self._cluster.server(node).crash(Survival.TORN if power_loss else None)
 
     def restart(self, node: str) -> None:
         """Start a node that is down, on what its disk has kept, and wait until it is open. It has a new state machine.
 
-        Raises what the node refused to start with.
+            cluster.restart("n3")
+
+        Raises:
+            SynclineError: why the node refused to start.
+            KeyError: there is no such node.
         """
         server = self._cluster.server(node)
         server.start()
@@ -189,15 +259,31 @@ class RaftCluster:
             raise server.error
 
     def pause(self, node: str) -> None:
-        """Stop a node in its tracks, as SIGSTOP or a long garbage collection does, until `heal`."""
+        """Stop a node in its tracks until `heal`, as SIGSTOP or a long garbage collection does.
+
+            cluster.pause("n1")
+
+        Raises:
+            KeyError: there is no such node.
+        """
         self._cluster.server(node).pause()
 
     def slow_disk(self, node: str, sync_s: float) -> None:
-        """Let every write of a node take so long, until `heal`."""
+        """Let every write of a node take `sync_s` seconds, until `heal`.
+
+            cluster.slow_disk("n2", 0.3)
+
+        The other work of its threads takes as long.
+        """
         self._cluster.delays[node] = _constant(sync_s)
 
     def heal(self) -> None:
-        """Make the network whole and the disks fast, and let what was paused go on. Who has crashed stays down."""
+        """Make the network whole and the disks fast, and let what was paused go on.
+
+            cluster.heal()
+
+        A node that has crashed stays down.
+        """
         self._cluster.heal()
         self._cluster.delays.clear()
         for server in self._cluster.servers.values():
@@ -205,13 +291,26 @@ class RaftCluster:
                 server.resume()
 
     def snapshot(self, node: str) -> None:
-        """Have a node take a snapshot now. Raises NothingToSnapshot."""
+        """Have a node take a snapshot now.
+
+            cluster.snapshot("n1")
+
+        Raises:
+            NothingToSnapshot: nothing was applied since the newest one.
+            UsageError: the node is down.
+        """
         server = self._cluster.server(node)
         raft = _raft(server)
         self._run(self._done(server, lambda: asyncio.ensure_future(raft.snapshot())))
 
     def transfer_leadership(self) -> str:
-        """Have the leader hand over, to whom it likes best; the new leader."""
+        """Have the leader transfer its leadership to the most up-to-date voter, and return the new leader's name.
+
+            leader = cluster.transfer_leadership()
+
+        Raises:
+            TransferFailed: the voter does not lead in time.
+        """
         server = self._cluster.server(self.leader)
         raft = _raft(server)
         self._run(self._done(server, lambda: asyncio.ensure_future(raft.transfer_leadership())))
@@ -234,7 +333,7 @@ class RaftCluster:
             self._errors.append(error)
 
 
-def _raft(server: SimServer) -> Raft:
+def _raft(server: SimServer) -> Raft[object]:
     if server.raft is None:
         raise UsageError(f"{server.name} {server.condition.value}: it can't be asked") from server.error
     return server.raft

@@ -178,7 +178,7 @@ def path_on_loopback(dialler: object, acceptor: object) -> str:
     return " > ".join(ends)[:MAX_PATH_CHARS]
 
 
-_encoder = msgspec.msgpack.Encoder()
+_encoder = msgspec.msgpack.Encoder(enc_hook=int)  # a public `NodeId` is written as the integer that it is
 _opening_decoder = msgspec.msgpack.Decoder(Opening)
 _challenge_decoder: msgspec.msgpack.Decoder[Challenge | Refusal] = msgspec.msgpack.Decoder(Challenge | Refusal)
 _proof_decoder = msgspec.msgpack.Decoder(Proof)
@@ -215,7 +215,7 @@ class DiallerProof:
         self._authentication = authentication
         self._cluster_id = cluster_id
         self._peer = peer
-        self.opening = Opening(
+        self.opening: Opening = Opening(
             OLDEST_VERSION,
             PROTOCOL_VERSION,
             node_id,
@@ -224,9 +224,9 @@ class DiallerProof:
             authentication.nonce(),
             path if authentication.secrets and authentication.spare_loopback else "",
         )
-        self.version = 0
+        self.version: int = 0
         """The one that the acceptor chose, after `answer`."""
-        self.spared = False
+        self.spared: bool = False
         self._opening = _encoder.encode(self.opening)
         self._challenge = b""
 
@@ -282,9 +282,9 @@ class AcceptorProof:
         self._node_id = node_id
         self._cluster_id = cluster_id
         self.opening: Opening | None = None
-        self.version = 0
-        self.awaits_proof = False
-        self.spared = False
+        self.version: int = 0
+        self.awaits_proof: bool = False
+        self.spared: bool = False
         self._opening = b""
         self._challenge = b""
 

@@ -79,7 +79,7 @@ class BulkChannel:
         self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._state = _State.CLOSED
-        self.up = False
+        self.up: bool = False
         """Whether the channel carries messages. Kept, because it is asked for several times for each message."""
         self._address: PeerAddress | None = None
         self._incarnation = 0

@@ -94,14 +94,14 @@ class Connection(TlsAware):
         self.owner = owner
         self._accepted = accepted
         self.failure: TransportError | None = None
-        self.sent_bytes = 0
-        self.received_bytes = 0
-        self.opened_s = 0.0
-        self.received_s = 0.0
+        self.sent_bytes: int = 0
+        self.received_bytes: int = 0
+        self.opened_s: float = 0.0
+        self.received_s: float = 0.0
         self.closing_s: float | None = None
-        self.excused_s = 0.0
-        self.greeted = False
-        self.remote = "an unknown address"
+        self.excused_s: float = 0.0
+        self.greeted: bool = False
+        self.remote: str = "an unknown address"
         self.local_end: object = None
         self.remote_end: object = None
         """The socket addresses of both ends, as the system gives them."""
@@ -215,7 +215,8 @@ class Connection(TlsAware):
         self.owner.on_lost(self, self._reason or str(self.failure or _describe_loss(error)))
 
     def _opened(self, transport: asyncio.BaseTransport) -> None:
-        self.opened_s = self.received_s = self._clock()
+        self.opened_s = self._clock()
+        self.received_s = self.opened_s
         self.local_end = transport.get_extra_info("sockname")
         self.remote_end = remote = transport.get_extra_info("peername")
         if isinstance(remote, tuple) and len(remote) >= 2:  # None where the other end is gone already

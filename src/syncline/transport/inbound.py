@@ -67,8 +67,8 @@ class IncomingLink(Established):
     ) -> None:
         self.sender = sender
         self.connection = connection
-        self.received_messages = 0
-        self.since_s = 0.0
+        self.received_messages: int = 0
+        self.since_s: float = 0.0
         """When it was admitted."""
         self.incarnation = 0
         """Of the start of the node that is at the other end."""
@@ -132,7 +132,7 @@ class Doorkeeper:
         authentication: PeerAuthentication,
         known_name: Callable[[NodeId], str],
     ) -> None:
-        self.counters = Counters()
+        self.counters: Counters = Counters()
         self._admission = admission
         self._notices = notices
         self._limits = limits

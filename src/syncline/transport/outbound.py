@@ -53,13 +53,13 @@ class PeerLink:
 
     def __init__(self, peer: NodeId, dialler: Dialler, handler: PeerHandler, notices: Notices) -> None:
         self.peer = peer
-        self.candidates = Candidates()
+        self.candidates: Candidates = Candidates()
         self._address: PeerAddress | None = None
-        self.state = State.WAITING
+        self.state: State = State.WAITING
         self.up_since_s: float | None = None
         self.contact_s: float | None = None
-        self.dropped_messages = 0
-        self.reconnects = 0
+        self.dropped_messages: int = 0
+        self.reconnects: int = 0
         self.rtt_s: float | None = None
         self.last_error: str | None = None
         self.last_refusal: Refusal | None = None
@@ -76,14 +76,14 @@ class PeerLink:
         self._redial: asyncio.TimerHandle | None = None
         self._failures = 0
         self._was_up = False
-        self.peer_directory = 0
+        self.peer_directory: int = 0
         """The id of the data directory with which the peer has answered last."""
         self._peer_incarnation = 0
         self._given_up_for = 0
         """The incarnation of the peer for whose sake a greeting was given up: once for each."""
         self._earlier_bytes = 0
         self._outbox = Outbox(self._limits, self._too_large)
-        self.bulk = BulkChannel(
+        self.bulk: BulkChannel = BulkChannel(
             peer,
             dialler,
             room=self._bulk_room,

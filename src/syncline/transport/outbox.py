@@ -28,8 +28,8 @@ class Outbox:
     def __init__(
         self, limits: TransportLimits, too_large: Callable[[FrameError], None], echo: Callable[[int], int] = _no_echo
     ) -> None:
-        self.queued_bytes = 0
-        self.sent_messages = 0
+        self.queued_bytes: int = 0
+        self.sent_messages: int = 0
         self._limits = limits
         self._too_large = too_large
         self._echo = echo
@@ -62,10 +62,11 @@ class Outbox:
         if not queue:
             return
         self._queue, self.queued_bytes = [], 0
-        most = MAX_BATCH_MESSAGES
-        if self._reports:
-            most = MAX_BATCH_MESSAGES if self._reports <= MAX_BATCH_REPORTS else MAX_BATCH_REPORTS
-            self._reports = 0
+        reports, self._reports = self._reports, 0
+        if len(queue) == 1:  # as nearly always
+            self._write(connection, queue, queued_bytes)
+            return
+        most = MAX_BATCH_MESSAGES if reports <= MAX_BATCH_REPORTS else MAX_BATCH_REPORTS
         if queued_bytes <= self._limits.batch_bytes and len(queue) <= most:
             self._write(connection, queue, queued_bytes)
             return
@@ -94,7 +95,7 @@ class Outbox:
 
 
 def _batch(messages: list[PeerMessage], ping: int) -> Batch:
-    if len(messages) == 1 and isinstance(message := messages[0], Message):  # as nearly always
+    if len(messages) == 1 and isinstance(message := messages[0], Message):
         return Batch(messages=[message], ping=ping)
     batch = Batch(messages=[], forwards=[], replies=[], notices=[], reports=[], ping=ping)
     for message in messages:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-__all__ = ["FIRST_WINDOW_BYTES", "Pacer"]
+__all__ = ["FIRST_WINDOW_BYTES", "LEAST_WINDOW_BYTES", "Pacer"]
 
 FIRST_WINDOW_BYTES: Final = 64 * 1024
 """A quarter of a second at 250 kB/s, which an election timeout of a second can spare."""
@@ -55,16 +55,16 @@ class Pacer:
     )
 
     def __init__(self, now_s: float) -> None:
-        self.window = FIRST_WINDOW_BYTES
-        self.sent_bytes = 0
-        self.confirmed_bytes = 0
+        self.window: int = FIRST_WINDOW_BYTES
+        self.sent_bytes: int = 0
+        self.confirmed_bytes: int = 0
         """Of the bytes sent: so many have arrived, as an echo has shown."""
         self._echoes: deque[tuple[int, int, float]] = deque()  # number, bytes sent up to it, when it was asked for
         self._base_s: float | None = None
         self._measured_s = now_s
         self._mark = 0
         self._limited = False
-        self.refused = False
+        self.refused: bool = False
         """Whether more would have been sent if there had been room. The user of it takes note, and resets it."""
         self._sent_s = now_s
 

@@ -86,7 +86,7 @@ class Batch(msgspec.Struct, array_like=True, gc=False):
         return [*self.messages, *self.forwards, *self.replies, *self.notices, *self.reports]
 
 
-_encoder = msgspec.msgpack.Encoder()
+_encoder = msgspec.msgpack.Encoder(enc_hook=int)  # a public `NodeId` is written as the integer that it is
 
 
 def encode_frame(value: object, max_bytes: int, mac: FrameMac | None = None) -> bytes:
@@ -125,7 +125,7 @@ class FrameDecoder:
     __slots__ = ("_buffer", "_header_bytes", "_mac", "_needed", "max_bytes")
 
     def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
+        self.max_bytes: int = max_bytes
         self._mac: FrameMac | None = None
         self._header_bytes = HEADER_BYTES
         self._buffer = bytearray()

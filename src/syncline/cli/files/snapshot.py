@@ -11,7 +11,7 @@ from syncline.cli.files.common import DataFiles, data_command, hex_id
 from syncline.cli.files.wal import membership_object
 from syncline.cli.output import print_json, print_line, print_table
 from syncline.decoding import UNDECODABLE
-from syncline.node.member_registry import MemberBook, MemberInfo
+from syncline.node.member_registry import Member, MemberBook
 from syncline.storage.inspect import SnapshotView, list_snapshots
 from syncline.storage.snapshots.store import SnapshotManifest
 
@@ -24,7 +24,7 @@ TAKE_TIMEOUT_S = 30.0
 async def _take(context: Context) -> None:
     """Have the first endpoint that answers write a snapshot of its state and drop the log before it."""
     async with make_client(context, timeout_s=TAKE_TIMEOUT_S) as client:
-        result = await client.snapshot(timeout_s=context.timeout_s or TAKE_TIMEOUT_S)
+        result = await client.snapshot(timeout=context.timeout_s or TAKE_TIMEOUT_S)
     if context.as_json:
         print_json(result)
     elif result.created:
@@ -34,7 +34,7 @@ async def _take(context: Context) -> None:
 
 
 _take_command = client_command(_take)
-take = click.command("take", short_help="Have a node write a snapshot now.")(_take_command)
+take: click.Command = click.command("take", short_help="Have a node write a snapshot now.")(_take_command)
 
 
 @click.group("snapshot", invoke_without_command=True, short_help="Take a snapshot, or look at those on disk.")
@@ -171,7 +171,7 @@ def _object(view: SnapshotView) -> dict[str, object]:
     }
 
 
-def _members(manifest: SnapshotManifest) -> list[MemberInfo]:
+def _members(manifest: SnapshotManifest) -> list[Member]:
     """The members with their names and addresses, where the runtime wrote them down."""
     book = MemberBook()
     if manifest.runtime:

@@ -306,7 +306,7 @@ class _Repair:
                 self._say(f"{note.name} ({note.old_id}): removed")
             await client.add_member(
                 note.name, note.address, http=note.http, learner=not note.voter, node_id=note.new_id,
-                timeout_s=timeout_s,
+                timeout=timeout_s,
             )  # fmt: skip
         except OperationError as error:
             if not begun and error.outcome is Outcome.NOT_APPLIED:
@@ -325,7 +325,7 @@ class _Repair:
 async def _remove(client: AsyncClient, member: str, timeout_s: float) -> None:
     """Remove a member by its id. One that is not there any more was removed before."""
     try:
-        await client.remove_member(member, timeout_s=timeout_s)
+        await client.remove_member(member, timeout=timeout_s)
     except OperationError as error:
         if error.code != "unknown_member":
             raise

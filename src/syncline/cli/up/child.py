@@ -36,13 +36,13 @@ class Child:
     def __init__(self, plan: NodePlan) -> None:
         self.plan = plan
         self.process: asyncio.subprocess.Process | None = None
-        self.starts = 0
+        self.starts: int = 0
         self.ended: str = ""
-        self.reported = False
+        self.reported: bool = False
         """Its end was not asked for, and was told."""
-        self.served = False
+        self.served: bool = False
         """Some process of this node has served clients."""
-        self.damaged = False
+        self.damaged: bool = False
         """It ended because its data needs a repair: until then starting it again does not help."""
         self._lines: deque[str] = deque(maxlen=LAST_LINES)
         self._drained = asyncio.Event()

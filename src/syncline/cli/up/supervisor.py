@@ -58,7 +58,7 @@ class Supervisor:
         self._program = tuple(program)
         self._children = [Child(node) for node in plan.nodes]
         self._clients = [
-            AsyncClient(node.http_url, timeout_s=STATUS_TIMEOUT_S, retry_refused=False) for node in plan.nodes
+            AsyncClient(node.http_url, timeout=STATUS_TIMEOUT_S, retry_refused=False) for node in plan.nodes
         ]
         self._watch_end, self._held_end = os.pipe()
         self._tasks: set[asyncio.Task[None]] = set()

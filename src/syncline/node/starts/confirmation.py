@@ -47,9 +47,9 @@ class Confirmation:
         self._patience_s = patience_s
         self._welcomed: dict[NodeId, None] = {}
         self._end_s: float | None = None
-        self.confirmed = False
+        self.confirmed: bool = False
         """Whether a quorum of the others has welcomed this start."""
-        self.withheld = has_log
+        self.withheld: bool = has_log
         """Whether the node may not take part now."""
 
     def welcomed(self, peer: NodeId) -> None:

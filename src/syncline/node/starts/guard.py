@@ -14,7 +14,7 @@ from collections.abc import Callable
 from syncline.consensus.types import NONE, NodeId
 from syncline.errors import Closed, CorruptionError
 from syncline.node.calls import Calls
-from syncline.node.envelope import Member
+from syncline.node.envelope import MemberRecord
 from syncline.node.member_registry import MemberBook, format_id
 from syncline.node.starts.incarnations import MAX_HISTORY, Origin, are_forked, judge, start_count
 from syncline.node.starts.reports import StartReports, Starts
@@ -26,7 +26,7 @@ from syncline.transport.messages import Notice, NoticeKind, Refusal, RefusalCode
 
 __all__ = ["StartGuard", "convicted_by", "load_starts", "older_copy_text"]
 
-log = logging.getLogger("syncline.node")
+log: logging.Logger = logging.getLogger("syncline.node")
 
 MAX_EARLY = 64
 """Notices that are kept until it is known what they are about, the oldest dropped: a few for each of the members."""
@@ -95,7 +95,7 @@ class StartGuard:
         )
         return Refusal(text, RefusalCode.OLDER_START)
 
-    def registered(self, member: Member) -> None:
+    def registered(self, member: MemberRecord) -> None:
         """The registry has taken a start of a member. If this node has let in a copy, neither is let in any more."""
         directory, noted = member.directory, self._starts.get(member.directory, member.incarnation)
         if are_forked(noted, member.incarnation):
@@ -155,7 +155,7 @@ class StartGuard:
         known.pop(0, None)
         return known
 
-    def _take(self, member: Member, directory: int, starts: Starts | None) -> None:
+    def _take(self, member: MemberRecord, directory: int, starts: Starts | None) -> None:
         """Go by what the members know together of the starts of a member; None: they know different copies."""
         shown = format_id(member.id)
         if starts is None:

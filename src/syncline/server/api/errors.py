@@ -20,7 +20,7 @@ from syncline.server.http.response import JSON, Response, bare
 
 __all__ = ["RequestError", "error_response", "internal_error", "problem"]
 
-logger = logging.getLogger("syncline.server")
+logger: logging.Logger = logging.getLogger("syncline.server")
 
 RETRY_AFTER: Final = b"Retry-After: 1\r\n"
 """With every 503: an election takes one to two seconds by default, and whole seconds are all the field can say."""
@@ -111,14 +111,10 @@ def error_response(error: BaseException, *, leader: tuple[str, str, str] | None 
     if status == 500:
         return internal_error(error, read=read)
     code = CODE_BY_CLASS.get(type(error), "operation_failed")
-    outcome, details, fields = Outcome.NOT_APPLIED, None, b""
+    outcome, details, fields = Outcome.NOT_APPLIED if read else error.outcome, None, b""
     if isinstance(error, errors.OperationError):
-        code, outcome = error.code, error.outcome
+        code = error.code
         status = STATUS_BY_CODE.get(code, status)
-    if isinstance(error, errors.NodeFailed):
-        outcome = Outcome.UNKNOWN
-    if read:
-        outcome = Outcome.NOT_APPLIED
     if isinstance(error, errors.Rejected):
         details = error.details
         fields = _revision_fields(details) if status == 412 else b""

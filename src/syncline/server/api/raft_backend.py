@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 
 from syncline.client.schemas import Added, LeaderInfo, MemberAbility, MemberInfo, Members, NodeView, UpgradeResult
-from syncline.errors import DeadlineExceeded, NoSpace, Outcome, Rejected
+from syncline.errors import NoSpace, Rejected
 from syncline.kv.machine import KvMachine
 from syncline.kv.store import Store
 from syncline.kv.versions import MACHINE_VERSION, check_version
 from syncline.node.futures import ReadFuture, Then
 from syncline.node.levels import UpgradeStatus
-from syncline.node.member_registry import MemberInfo as Member
-from syncline.node.member_registry import Membership, format_id
+from syncline.node.member_registry import Member, Membership, format_id
 from syncline.node.raft import Raft
 from syncline.node.stats import MemberProgress, Stats
 from syncline.server.shortages import Shortages
@@ -24,7 +23,7 @@ __all__ = ["NodeBackend"]
 class NodeBackend:
     """`Backend` over one running node. Make it when the node is open; `close` it before the node is closed."""
 
-    def __init__(self, raft: Raft, machine: KvMachine) -> None:
+    def __init__(self, raft: Raft[object], machine: KvMachine) -> None:
         self._raft = raft
         self._machine = machine
         self._failed = asyncio.ensure_future(raft.failed())
@@ -86,7 +85,7 @@ class NodeBackend:
                 then(None, refusal)
                 return
         # `encode_command` has made it, so it need not be checked.
-        self._raft.apply_then(command, then, timeout=timeout_s, checked=True, frees_space=frees_space)
+        self._raft._apply_then(command, then, timeout=timeout_s, checked=True, frees_space=frees_space)
 
     def read_index(self, timeout_s: float) -> ReadFuture:
         return self._raft.read_index(timeout=timeout_s)
@@ -94,16 +93,10 @@ class NodeBackend:
     # --- views
 
     def leader(self) -> LeaderInfo | None:
-        return self._leader(self._raft.membership())
-
-    def _leader(self, membership: Membership) -> LeaderInfo | None:
         leader = self._raft.leader
         if leader is None:
             return None
-        member = membership.members.get(leader)
-        if member is None:
-            return LeaderInfo(id=format_id(leader), name="", http="")
-        return LeaderInfo(id=format_id(leader), name=member.name, http=self._http(member))
+        return LeaderInfo(id=format_id(leader.id), name=leader.name, http=self._http(leader))
 
     def _http(self, member: Member) -> str:
         """Where a member serves clients; this node knows its own before it is announced."""
@@ -114,7 +107,7 @@ class NodeBackend:
         return Members(
             membership_index=membership.index,
             joint=membership.joint,
-            leader=self._leader(membership),
+            leader=self.leader(),
             members=self._views(membership, self._raft.stats()),
         )
 
@@ -128,7 +121,7 @@ class NodeBackend:
             name=raft.config.name,
             role=stats.role,
             term=stats.term,
-            leader=self._leader(membership),
+            leader=self.leader(),
             commit=stats.commit,
             applied=stats.applied,
             last_index=stats.last_index,
@@ -177,7 +170,7 @@ class NodeBackend:
         known = raft.membership().by_name(name)
         # Always as a learner first: a voter that has no log yet would count for the quorum and could not help it.
         added = await raft.add_learner(
-            name, address, http=http, node_id=node_id or 0, promote=not learner, timeout=timeout_s
+            name, address, http=http, node_id=node_id, promote=not learner, timeout=timeout_s
         )
         membership, stats = raft.membership(), raft.stats()
         return Added(
@@ -202,7 +195,7 @@ class NodeBackend:
         await self._raft.update_member(node_id, address=address, timeout=timeout_s)
 
     async def transfer_leadership(self, to: int | None, timeout_s: float) -> None:
-        await self._raft.transfer_leadership(to or 0, timeout=timeout_s)
+        await self._raft.transfer_leadership(to, timeout=timeout_s)
 
     def upgrade(self) -> UpgradeResult:
         return _upgrade_view(self._raft.upgrade_status())
@@ -214,14 +207,7 @@ class NodeBackend:
         return _upgrade_view(await self._raft.finalize_upgrade(timeout=timeout_s))
 
     async def snapshot(self, timeout_s: float) -> int:
-        # The node can't be told to stop half-way: it goes on, and only the answer is given up.
-        task = asyncio.ensure_future(self._raft.snapshot())
-        done, _ = await asyncio.wait([task], timeout=timeout_s)
-        if not done:
-            task.add_done_callback(_looked_at)
-            late = f"the snapshot is not finished after {timeout_s:g} s; it goes on"
-            raise DeadlineExceeded(late, outcome=Outcome.UNKNOWN)
-        return task.result().index
+        return (await self._raft.snapshot(timeout=timeout_s)).index
 
 
 def _upgrade_view(status: UpgradeStatus) -> UpgradeResult:
@@ -242,8 +228,3 @@ def _upgrade_view(status: UpgradeStatus) -> UpgradeResult:
             for member in status.members
         ),
     )
-
-
-def _looked_at(task: asyncio.Task[object]) -> None:
-    if not task.cancelled():
-        task.exception()

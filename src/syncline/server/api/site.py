@@ -20,6 +20,7 @@ from syncline.server.api.reads import ConfirmedReads
 from syncline.server.api.router import Router
 from syncline.server.api.txn import TxnRoutes
 from syncline.server.http.cross_site import CrossSitePolicy
+from syncline.server.http.fast_get import Express
 from syncline.server.http.request import Request
 from syncline.server.http.response import Respond, Response
 from syncline.server.tasks import Tasks
@@ -48,8 +49,8 @@ class Site:
         self._backend = backend
         self._clock = clock
         self._opened_s = clock()
-        self.tasks = Tasks()
-        self.router = Router(explain=self.explain, explain_read=self.explain_read, policy=policy)
+        self.tasks: Tasks = Tasks()
+        self.router: Router = Router(explain=self.explain, explain_read=self.explain_read, policy=policy)
         reads, explain = ConfirmedReads(backend), self.explain
         self._health = HealthRoutes(backend, reads, name=name, metrics=metrics, routes=lambda: self.router.patterns)
         keys = KeyRoutes(
@@ -61,7 +62,7 @@ class Site:
             max_value_bytes=max_value_bytes,
         )
         keys.add_to(self.router)
-        self.express = keys.express
+        self.express: Express = keys.express
         ListingRoutes(backend, reads, explain=self.explain_read).add_to(self.router)
         TxnRoutes(backend, explain=explain, max_key_bytes=max_key_bytes, max_value_bytes=max_value_bytes).add_to(
             self.router

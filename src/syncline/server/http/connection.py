@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Handler", "HttpConnection"]
 
-logger = logging.getLogger("syncline.server")
+logger: logging.Logger = logging.getLogger("syncline.server")
 
 Handler = Callable[[Request, Respond], None]
 """Takes a request and sees to it that it is answered, exactly once. Runs on the event loop and must not block."""
@@ -128,7 +128,7 @@ class HttpConnection(asyncio.Protocol):
         self._linger_left = LINGER_BYTES
         self._since_s = server.now_s
         self._progress: tuple[object, ...] = ()
-        self.flush_scheduled = False
+        self.flush_scheduled: bool = False
 
     # --- the transport's side
 

@@ -87,14 +87,14 @@ class RequestReader:
         self._unfinished_bytes = 0
         self._body: bytes | bytearray = b""
         self._body_bytes = 0
-        self.wire_bytes = 0
+        self.wire_bytes: int = 0
         """Of the body under way, chunk sizes included, once it does not come at once with its header."""
-        self.phase = START
-        self.messages = 0
+        self.phase: int = START
+        self.messages: int = 0
         """How many requests have begun: with `phase`, tells a slow one from a new one."""
-        self.continue_due = False
+        self.continue_due: bool = False
         """The client waits for `100 Continue` before it sends the body."""
-        self.http10 = False
+        self.http10: bool = False
 
     def feed(self, data: bytes | memoryview) -> None:
         """Parse the next bytes; at most `SLICE_BYTES` keep the limits exact. Raises `RequestRefused`."""

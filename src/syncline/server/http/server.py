@@ -56,18 +56,20 @@ class HttpServer:
         wall_time_s: Callable[[], float] = time.time,
     ) -> None:
         self.handler = handler
-        self.limits = limits or HttpLimits()
+        self.limits: HttpLimits = limits or HttpLimits()
         self.observe = observe
         self.clock = clock
-        self.usual = UsualRequests(self.limits.max_url_bytes, knows_host)
+        self.usual: UsualRequests = UsualRequests(self.limits.max_url_bytes, knows_host)
         self.express: Express | None = None
         """Requests that are known without being read, where the handler has such: set together with it."""
-        self.now_s = 0.0
+        self.now_s: float = 0.0
         """The loop's time at the last sweep: exact enough for limits of seconds, and free to read."""
         self.held_bytes = 0
         """Bodies and answers of all connections in memory."""
-        self.making = Making()
-        self.tail = self.tail_close = self.tail_http10 = b""
+        self.making: Making = Making()
+        self.tail: bytes = b""
+        self.tail_close: bytes = b""
+        self.tail_http10: bytes = b""
         """What ends a header: `Date`, `Connection` where it must be said, and the blank line."""
         self._wall_time_s = wall_time_s
         self._connections: dict[HttpConnection, None] = {}
@@ -76,7 +78,7 @@ class HttpServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._empty: asyncio.Future[None] | None = None
-        self.closed = False
+        self.closed: bool = False
         """No connection is taken any more."""
         self._tell_date()
 

@@ -47,10 +47,10 @@ class Lane:
     def __init__(self, connection: HttpConnection, server: HttpServer, express: Express, end: bytes) -> None:
         self._connection = connection
         self._server = server
-        self.argument = b""
-        self.end = end
+        self.argument: bytes = b""
+        self.end: bytes = end
         """What follows the argument: this connection's usual header."""
-        self.slot = Slot(express.request, False, False, True)
+        self.slot: Slot = Slot(express.request, False, False, True)
         self.respond: Respond = partial(connection.answered, self.slot)
 
     def found(self, head: bytes, body: bytes) -> None:

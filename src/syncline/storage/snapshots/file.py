@@ -88,7 +88,7 @@ class SnapshotManifest(msgspec.Struct, frozen=True):
         return SnapshotMeta(self.index, self.term, self.membership)
 
 
-_encoder: Final = msgspec.msgpack.Encoder()
+_encoder: Final = msgspec.msgpack.Encoder(enc_hook=int)  # a public `NodeId` is written as the integer that it is
 _decoder: Final = msgspec.msgpack.Decoder(SnapshotManifest)
 
 

@@ -39,7 +39,7 @@ from syncline.version import __version__
 
 __all__ = ["SnapshotManifest", "SnapshotReader", "SnapshotPart", "SnapshotStore", "SnapshotWriter"]
 
-log = logging.getLogger("syncline.storage")
+log: logging.Logger = logging.getLogger("syncline.storage")
 
 RETAIN: Final = 2
 """One to use and one to fall back to."""

@@ -77,7 +77,7 @@ FRAME_TAIL: Final = b"\0\0\0" + GUARD
 SEAL_BYTES: Final = 2 * BLOCK_BYTES
 """Room kept at the end of each segment for the frame that seals it."""
 
-_encoder: Final = msgspec.msgpack.Encoder()
+_encoder: Final = msgspec.msgpack.Encoder(enc_hook=int)  # a public `NodeId` is written as the integer that it is
 _entries_decoder: Final = msgspec.msgpack.Decoder(list[LogEntry])
 _marker_decoder: Final = msgspec.msgpack.Decoder(SnapshotMeta)
 

@@ -55,19 +55,19 @@ class RecordLayout:
         group = GROUP_FIELD.pack(GROUP) if version >= 2 else b""
         kind = f"{1 + len(group)}s"
         self.version = version
-        self.group_bytes = len(group)
-        self.entries_kind = bytes([RECORD_ENTRIES]) + group
-        self.hard_state_kind = bytes([RECORD_HARD_STATE]) + group
-        self.marker_kind = bytes([RECORD_MARKER]) + group
-        self.seal_kind = bytes([RECORD_SEAL]) + group
-        self.entries = struct.Struct(f"<{kind}IQIQQ")
-        self.hard_state = struct.Struct(f"<{kind}QQQ")
-        self.marker = struct.Struct(f"<{kind}I")
-        self.seal = struct.Struct(f"<{kind}Q")
+        self.group_bytes: int = len(group)
+        self.entries_kind: bytes = bytes([RECORD_ENTRIES]) + group
+        self.hard_state_kind: bytes = bytes([RECORD_HARD_STATE]) + group
+        self.marker_kind: bytes = bytes([RECORD_MARKER]) + group
+        self.seal_kind: bytes = bytes([RECORD_SEAL]) + group
+        self.entries: struct.Struct = struct.Struct(f"<{kind}IQIQQ")
+        self.hard_state: struct.Struct = struct.Struct(f"<{kind}QQQ")
+        self.marker: struct.Struct = struct.Struct(f"<{kind}I")
+        self.seal: struct.Struct = struct.Struct(f"<{kind}Q")
         # For `steady`, which reads a frame's header and the head of its entries in one step:
-        self.head = struct.Struct(f"<8I{kind}IQI{TERMS_BYTES}s")
-        self.state = struct.Struct(f"<{self.hard_state.size - 8}sQ")
-        self.guarded_term = GUARDED_BYTE - (self.entries.size - TERMS_BYTES)
+        self.head: struct.Struct = struct.Struct(f"<8I{kind}IQI{TERMS_BYTES}s")
+        self.state: struct.Struct = struct.Struct(f"<{self.hard_state.size - 8}sQ")
+        self.guarded_term: int = GUARDED_BYTE - (self.entries.size - TERMS_BYTES)
         assert 0 < self.guarded_term < TERMS_BYTES
 
     def group_at(self, data: bytes | bytearray, position: int) -> int:

@@ -62,14 +62,14 @@ class Replay:
     """The log as its records, taken in order, define it."""
 
     def __init__(self, base_index: int, base_term: int) -> None:
-        self.base_index = base_index
-        self.base_term = base_term
-        self.last_index = base_index
-        self.last_term = base_term
-        self.hard_state = HardState()
+        self.base_index: int = base_index
+        self.base_term: int = base_term
+        self.last_index: int = base_index
+        self.last_term: int = base_term
+        self.hard_state: HardState = HardState()
         self.marker: SnapshotMeta | None = None
-        self.locations = Locations()
-        self.terms = TermRuns(base_index, base_term)
+        self.locations: Locations = Locations()
+        self.terms: TermRuns = TermRuns(base_index, base_term)
 
     def take_head(self, frame: Frame, path: str) -> None:
         """The first frame of a segment: it repeats the state, so that older segments can go."""

@@ -53,7 +53,7 @@ from syncline.storage.wal.frame import (
     decode_frame_header,
     first_guard,
 )
-from syncline.storage.wal.layout import LAYOUTS
+from syncline.storage.wal.layout import LAYOUTS, RecordLayout
 from syncline.storage.wal.steady import Course, read_steady
 
 __all__ = ["Ending", "EndKind", "Frame", "SegmentScan"]
@@ -93,14 +93,16 @@ class SegmentScan:
 
     def __init__(self, file: File) -> None:
         self.file = file
-        self.path = file.path
-        self.size_bytes = file.size()
+        self.path: str = file.path
+        self.size_bytes: int = file.size()
         self._window = b""
         self._window_start = 0
+        self.header: SegmentHeader
+        self.seed: int
         self.header, self.seed = self._read_header()
-        self.layout = LAYOUTS[self.header.version]
-        self.offset = SEGMENT_HEADER_BYTES
-        self.previous = self.seed
+        self.layout: RecordLayout = LAYOUTS[self.header.version]
+        self.offset: int = SEGMENT_HEADER_BYTES
+        self.previous: int = self.seed
 
     def _read_header(self) -> tuple[SegmentHeader, int]:
         header, seed = decode_segment_header(self.path, self.raw(0, SEGMENT_HEADER_BYTES))

@@ -77,9 +77,11 @@ class ActiveSegment:
     def __init__(self, file: File, header: SegmentHeader, seed: int, path: str, end: int, previous: int) -> None:
         self.file = file
         self.header = header
-        self.info = Segment(header.sequence, path, seed, header.base_index, header.size_bytes, LAYOUTS[header.version])
-        self.end = end
-        self.previous = previous
+        self.info: Segment = Segment(
+            header.sequence, path, seed, header.base_index, header.size_bytes, LAYOUTS[header.version]
+        )
+        self.end: int = end
+        self.previous: int = previous
         self._zeroed_until = end
 
     @classmethod

@@ -33,7 +33,7 @@ from syncline.consensus.types import NONE, HardState, LogEntry, SnapshotMeta
 from syncline.errors import CorruptionError, DiskFull, StorageError
 from syncline.platform.disk import Disk, File
 from syncline.storage.advice import how_to_repair
-from syncline.storage.space import RESERVE_BYTES, Shortage, SpaceGuard, SpareFile, is_disk_full
+from syncline.storage.space import RESERVE_BYTES, CheckSpace, Shortage, SpaceGuard, SpareFile, is_disk_full
 from syncline.storage.wal.format import FORMAT_VERSION, SEGMENT_LIMIT_BYTES, SegmentHeader
 from syncline.storage.wal.frame import FRAME_LIMIT_BYTES, FrameBuilder, frame_bound
 from syncline.storage.wal.locations import TermRuns
@@ -151,7 +151,7 @@ class Wal:
         self._log_id = log_id
         self._segment_bytes = segment_bytes
         self._space = SpaceGuard(disk, path, reserve_bytes=reserve_bytes)
-        self.check_space = self._space.check
+        self.check_space: CheckSpace = self._space.check
         """Raise `DiskFull` if so many bytes more would touch the reserve. Cheap: call it for each proposal.
 
         With `frees_space=True` they let the state shrink, and may use a part of the reserve.
@@ -169,7 +169,7 @@ class Wal:
         self._builder = FrameBuilder()
         self._unsynced: _Unsynced | None = None
         self._failure: str | None = None
-        self.recovery = Recovery.of(recovered)
+        self.recovery: Recovery = Recovery.of(recovered)
 
     @classmethod
     def open(

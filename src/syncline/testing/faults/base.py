@@ -54,11 +54,11 @@ class Trouble:
     ) -> None:
         self.cluster = cluster
         self.rng = rng
-        self.operator = Operator(cluster, random.Random(rng.getrandbits(64)))
+        self.operator: Operator = Operator(cluster, random.Random(rng.getrandbits(64)))
         self._intensity = intensity
         self._claims = claims
         self._taken = claims.taken
-        self.proposed = claims.proposed
+        self.proposed: list[Proposed] = claims.proposed
         self._verdict = verdict
 
     @property

@@ -98,7 +98,7 @@ async def failed_write(trouble: Trouble) -> None:
         await _fail(trouble, trouble.rng.choice(WRITES))
 
 
-def _take(raft: Raft) -> None:
+def _take(raft: Raft[object]) -> None:
     ignored(asyncio.ensure_future(raft.snapshot()))
 
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from syncline.consensus.types import ChangeType
-from syncline.node.member_registry import MemberInfo
+from syncline.node.member_registry import Member
 from syncline.testing.faults.base import Trouble
 from syncline.testing.sim.server import SimServer
 
@@ -119,7 +119,7 @@ async def empty_at_change(trouble: Trouble) -> None:
             await trouble.operator.replace(server)
 
 
-async def _promote_or_demote(trouble: Trouble, member: MemberInfo, *, promoted: bool) -> None:
+async def _promote_or_demote(trouble: Trouble, member: Member, *, promoted: bool) -> None:
     if promoted:
         await trouble.operator.promote(member.id)
     else:
@@ -143,7 +143,7 @@ async def snapshot(trouble: Trouble) -> None:
         await trouble.operator.snapshot()
 
 
-def _some_member(trouble: Trouble, *, voter: bool) -> MemberInfo | None:
+def _some_member(trouble: Trouble, *, voter: bool) -> Member | None:
     membership = trouble.operator.membership()
     found = [member for member in membership.members.values() if member.voter is voter] if membership else []
     return trouble.rng.choice(found) if found else None

@@ -48,7 +48,7 @@ async def bursts(trouble: Trouble) -> None:
         server.call(partial(_propose_all, trouble, raft, fenced, first, timeout_s))
 
 
-def _propose_all(trouble: Trouble, raft: Raft, fenced: Sequence[bool], first: int, timeout_s: float) -> None:
+def _propose_all(trouble: Trouble, raft: Raft[object], fenced: Sequence[bool], first: int, timeout_s: float) -> None:
     """Propose several commands on one node, numbered from `first`, and note what is told of each."""
     if raft._driver.stopped:
         return
@@ -59,7 +59,7 @@ def _propose_all(trouble: Trouble, raft: Raft, fenced: Sequence[bool], first: in
             trouble.proposed.append(Proposed(raft.node_id, future.number, future))
 
 
-def _propose(raft: Raft, number: int, term: int, timeout_s: float) -> ApplyFuture:
+def _propose(raft: Raft[object], number: int, term: int, timeout_s: float) -> ApplyFuture[object]:
     value = fenced_in(term) + b"%d" % number if term else b"%d" % number
     return raft.apply(encode_command(Put(KEY, value, expect=NEVER)), timeout=timeout_s, term=term or None)
 

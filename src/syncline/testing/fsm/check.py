@@ -56,7 +56,7 @@ class FSMProblem(AssertionError):
     def __init__(self, clause: str, index: int, commands: Sequence[bytes], difference: str) -> None:
         self.clause = clause
         self.index = index
-        self.command = commands[index - 1] if index else b""
+        self.command: bytes = commands[index - 1] if index else b""
         self.difference = difference
         at = f"command {index} of {len(commands)}, {self.command[:SHOWN_BYTES]!r}" if index else "the empty state"
         super().__init__(f"{clause}\n  first seen at {at}\n{difference}")
@@ -165,7 +165,7 @@ def _check_snapshots(machine: MakeFSM, commands: Sequence[bytes], expected: Sequ
             _go_on(other, number, commands, expected, how)
 
 
-def _go_on(fsm: FSM, number: int, commands: Sequence[bytes], expected: Sequence[Record], how: str) -> None:
+def _go_on(fsm: FSM[object], number: int, commands: Sequence[bytes], expected: Sequence[Record], how: str) -> None:
     """What a restored machine does next."""
     last = min(len(commands), number + BESIDE)
     for later in range(number + 1, last + 1):
@@ -193,7 +193,9 @@ def _check_views(machine: MakeFSM, commands: Sequence[bytes]) -> None:
                 raise FSMProblem(clause, number, commands, bytes_differ(snapshot, shown))
 
 
-def _written_after(fsm: FSM, later: Sequence[tuple[int, bytes]], number: int, commands: Sequence[bytes]) -> bytes:
+def _written_after(
+    fsm: FSM[object], later: Sequence[tuple[int, bytes]], number: int, commands: Sequence[bytes]
+) -> bytes:
     view = fsm.snapshot()
     for later_number, command in later:
         apply(fsm, later_number, command)
@@ -217,7 +219,9 @@ class _Gate:
         self.opened.wait(PROCESS_TIMEOUT_S)
 
 
-def _written_beside(fsm: FSM, later: Sequence[tuple[int, bytes]], number: int, commands: Sequence[bytes]) -> bytes:
+def _written_beside(
+    fsm: FSM[object], later: Sequence[tuple[int, bytes]], number: int, commands: Sequence[bytes]
+) -> bytes:
     view, gate = fsm.snapshot(), _Gate()
     errors: list[Exception] = []
 

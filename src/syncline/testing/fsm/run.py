@@ -35,7 +35,7 @@ __all__ = [
     "state_digest",
 ]
 
-MakeFSM: TypeAlias = Callable[[], FSM]
+MakeFSM: TypeAlias = Callable[[], FSM[object]]
 """The class of a state machine, or anything else that makes a new one."""
 
 SHOWN_BYTES: Final = 60
@@ -60,7 +60,7 @@ def entry_of(number: int, command: bytes) -> Entry:
     return Entry(number, 1, command)
 
 
-def apply(fsm: FSM, number: int, command: bytes) -> str:
+def apply(fsm: FSM[object], number: int, command: bytes) -> str:
     """Apply a command; its answer in words. A refusal is an answer; any other exception would stop a node: let it."""
     try:
         return plain(fsm.apply(entry_of(number, command)))
@@ -68,7 +68,7 @@ def apply(fsm: FSM, number: int, command: bytes) -> str:
         return plain(refusal)
 
 
-def record(fsm: FSM, commands: Iterable[bytes]) -> list[Record]:
+def record(fsm: FSM[object], commands: Iterable[bytes]) -> list[Record]:
     """Apply all commands, and look at the state after each."""
     return [
         Record(apply(fsm, number, command), state_digest(fsm), own_digest(fsm))
@@ -76,7 +76,7 @@ def record(fsm: FSM, commands: Iterable[bytes]) -> list[Record]:
     ]
 
 
-def snapshot_bytes(fsm: FSM) -> bytes:
+def snapshot_bytes(fsm: FSM[object]) -> bytes:
     """The state, as a snapshot taken now."""
     return persisted(fsm.snapshot())
 
@@ -91,12 +91,12 @@ def persisted(view: FSMSnapshot) -> bytes:
     return sink.getvalue()
 
 
-def state_digest(fsm: FSM) -> str:
+def state_digest(fsm: FSM[object]) -> str:
     """Stands for the state in comparisons."""
     return hashlib.sha256(snapshot_bytes(fsm)).hexdigest()
 
 
-def own_digest(fsm: FSM) -> str:
+def own_digest(fsm: FSM[object]) -> str:
     """What the state machine's own `digest` returns, in words that name what is wrong; empty if it has none."""
     if not isinstance(fsm, DigestingFSM):
         return ""
@@ -106,7 +106,7 @@ def own_digest(fsm: FSM) -> str:
     return f"{WRONG_DIGEST}: {plain(digest)[:SHOWN_BYTES]}"
 
 
-def restored(fsm: FSM, snapshot: bytes) -> FSM:
+def restored(fsm: FSM[object], snapshot: bytes) -> FSM[object]:
     """The machine, after it has restored a snapshot."""
     fsm.restore(io.BytesIO(snapshot))
     return fsm

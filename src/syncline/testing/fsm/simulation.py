@@ -172,7 +172,7 @@ class _Journal:
 class _Watched:
     """A user's state machine, looked at from outside."""
 
-    def __init__(self, fsm: FSM, journal: _Journal, number: int) -> None:
+    def __init__(self, fsm: FSM[object], journal: _Journal, number: int) -> None:
         self.fsm = fsm
         self.apply_on_loop = bool(getattr(fsm, "apply_on_loop", False))
         if isinstance(fsm, DigestingFSM):
@@ -232,7 +232,7 @@ class _Simulation:
         )
         loop.set_exception_handler(self._unhandled)
 
-    def _watched(self) -> FSM:
+    def _watched(self) -> FSM[object]:
         self._lives += 1
         fsm = self._machine()
         kind = _WatchedInBatches if isinstance(fsm, BatchingFSM) else _Watched

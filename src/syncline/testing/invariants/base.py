@@ -47,30 +47,30 @@ class WatchedMember:
     )
 
     def __init__(self, node_id: NodeId, name: str) -> None:
-        self.id = node_id
-        self.name = name
-        self.lives = 0
+        self.id: NodeId = node_id
+        self.name: str = name
+        self.lives: int = 0
         """Starts since its disk was replaced last."""
-        self.starts = 0
+        self.starts: int = 0
         """All starts."""
-        self.doubtful = False
+        self.doubtful: bool = False
         """Its directory was rolled back or copied: its promises are not judged, only what others make of them."""
         self.core: RawNode
         self.driver: Driver
-        self.durable = DurableLog()
+        self.durable: DurableLog = DurableLog()
         self.lost: DurableLog | None = None
         """What was on its disk before that was replaced by an empty one."""
-        self.term = 0
+        self.term: int = 0
         self.vote: NodeId = 0
-        self.state = StateType.FOLLOWER
-        self.commit = 0
-        self.applied = 0
+        self.state: StateType = StateType.FOLLOWER
+        self.commit: int = 0
+        self.applied: int = 0
         self.configuration: object = None
-        self.restored = 0
+        self.restored: int = 0
         """The index of the snapshot that replaced its log last in this life."""
-        self.leads_from = 0
+        self.leads_from: int = 0
         """In a leader: the index after the last entry that it has handed out to be written."""
-        self.most_applied = 0
+        self.most_applied: int = 0
         """The highest applied index that it had in any life."""
 
     def held(self, index: int, term: int) -> bool:
@@ -105,8 +105,8 @@ class Known:
     __slots__ = ("entry", "previous_term")
 
     def __init__(self, entry: LogEntry, previous_term: int | None) -> None:
-        self.entry = entry
-        self.previous_term = previous_term
+        self.entry: LogEntry = entry
+        self.previous_term: int | None = previous_term
 
 
 class Facts:

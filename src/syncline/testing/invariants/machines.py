@@ -10,7 +10,7 @@ from syncline.testing.invariants.base import Facts, Invariant, Verdict, WatchedM
 
 __all__ = ["Digest", "EqualStates", "NoAlarm"]
 
-Digest: TypeAlias = Callable[[FSM, int], int | None]
+Digest: TypeAlias = Callable[[FSM[object], int], int | None]
 """The digest of a state machine as of an index that its node has applied; None where it can't tell."""
 
 

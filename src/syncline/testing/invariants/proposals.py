@@ -116,7 +116,7 @@ class Proposed(msgspec.Struct, frozen=True):
 
     origin: NodeId
     number: int
-    future: ApplyFuture
+    future: ApplyFuture[object]
 
 
 def check_proposed(facts: Facts, proposed: Iterable[Proposed], verdict: Verdict) -> None:

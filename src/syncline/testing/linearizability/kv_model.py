@@ -177,24 +177,28 @@ class Move:
         keys: Sequence[bytes],
         numbers: Numbers,
     ) -> None:
-        self.operation = operation
-        self.optional = operation.unknown
+        self.operation: Operation = operation
+        self.optional: bool = operation.unknown
         """Whether it may as well not have happened."""
+        self.number: int
+        self.changes: bool
         self.number, self.changes = told(operation)
         """The store's revision after it, 0 where that is not told; and whether it is known to take that as its own."""
-        self.effects = tuple(effects)
+        self.effects: tuple[Effect, ...] = tuple(effects)
         self._guards = tuple(guards)
         self._not_all = tuple(not_all)
         self._puts = any(value is not None for _, value in effects)
-        self.observes = _mask(place for place, _, _ in (*guards, *not_all))
+        self.observes: int = _mask(place for place, _, _ in (*guards, *not_all))
         """The places of the keys whose records it depends on, a bit each."""
-        self.counts = any(isinstance(operand, int) and operand > 0 for _, operand, _ in (*guards, *not_all))
+        self.counts: bool = any(isinstance(operand, int) and operand > 0 for _, operand, _ in (*guards, *not_all))
         """Whether it depends on some mod_revision."""
-        self.exact = any(equal and isinstance(operand, int) and operand > 0 for _, operand, equal in guards)
+        self.exact: bool = any(equal and isinstance(operand, int) and operand > 0 for _, operand, equal in guards)
         """Whether it pins a record to one mod_revision, so that no write of its key can come between that and it."""
-        self.pure = all((place, 0, True) in guards for place, value in effects if value is None) and not self._puts
+        self.pure: bool = (
+            all((place, 0, True) in guards for place, value in effects if value is None) and not self._puts
+        )
         """Whether it changes nothing, wherever it stands: it looks, or it removes what is known not to be there."""
-        self.wants = tuple(dict.fromkeys(_wants(guards, not_all, keys, numbers)))
+        self.wants: tuple[Want, ...] = tuple(dict.fromkeys(_wants(guards, not_all, keys, numbers)))
         self._taken = numbers.taken
         self._mentioned: set[int] = set()
         if not self.number:

@@ -257,8 +257,8 @@ class RevisionLevels:
         self._limits = [number if sees else number - 1 for number, sees in ranks]
         self._limits.append(2**63)
         self._level = 0
-        self.told = bool(ranks)
-        self.limit = self._limits[0]
+        self.told: bool = bool(ranks)
+        self.limit: int = self._limits[0]
         """The highest number that a write of unknown number can take now."""
 
     def admits(self, place: int) -> bool:
@@ -359,7 +359,9 @@ class Helpers:
             for want in {want for move in moves for effect in move.effects for want in (effect, (effect[0], ANY))}:
                 self._giving[want].append(number)
         requests: dict[Call, int] = {}
-        self.alike = [requests.setdefault(moves[0].operation.request, number) for number, moves in enumerate(optional)]
+        self.alike: list[int] = [
+            requests.setdefault(moves[0].operation.request, number) for number, moves in enumerate(optional)
+        ]
         """Of each the first of those that are the same."""
         self._found: dict[tuple[Want, ...], list[int]] = {}
         useful: set[int] = set().union(*map(self._for_wants, {move.wants for move in definite})) if optional else set()

@@ -53,9 +53,9 @@ class DiskFault:
         self.operation = operation
         self.suffix = suffix
         self.error = error
-        self.skip = skip
-        self.times = times
-        self.happened = 0
+        self.skip: int = skip
+        self.times: int = times
+        self.happened: int = 0
         """How many operations have failed by it."""
 
     def hits(self, operation: str, path: str) -> bool:
@@ -77,7 +77,7 @@ class NameOperation:
         self.node = node
         self.source = source
         self.target = target
-        self.dirs = {_parent(path) for path in (source, target) if path is not None}
+        self.dirs: set[str] = {_parent(path) for path in (source, target) if path is not None}
 
     def apply(self, names: dict[str, Inode]) -> None:
         """Where an earlier operation did not survive, this one may find nothing to work on: then it is lost, too."""
@@ -103,10 +103,10 @@ class SimDisk:
         self.capacity_bytes = capacity_bytes
         self.before: Callable[[str, str], None] | None = None
         self.on_sync: Callable[[str], None] | None = None
-        self.sync_s = 0.0
-        self.busy_s = 0.0
-        self.serial = 0
-        self.generation = 0
+        self.sync_s: float = 0.0
+        self.busy_s: float = 0.0
+        self.serial: int = 0
+        self.generation: int = 0
         self._names: dict[str, Inode] = {"": Inode(is_dir=True), "/": Inode(is_dir=True)}
         self._durable_names = dict(self._names)
         self._pending: list[NameOperation] = []

@@ -20,9 +20,9 @@ class DurableLog:
     __slots__ = ("base", "hard_state", "last", "terms", "writing")
 
     def __init__(self) -> None:
-        self.hard_state = HardState()
-        self.base = 0
-        self.last = 0
+        self.hard_state: HardState = HardState()
+        self.base: int = 0
+        self.last: int = 0
         self.terms: dict[int, int] = {}
         self.writing: Sequence[WalWrite] = ()
         """Begun and not known to be durable: after a crash all of it may be there, or nothing."""
@@ -46,7 +46,8 @@ class DurableLog:
 
     def restart(self, index: int) -> None:
         """A snapshot at `index` takes the place of everything."""
-        self.base = self.last = index
+        self.base = index
+        self.last = index
         self.terms.clear()
 
     def truncate(self, index: int) -> None:

@@ -71,10 +71,10 @@ class Inode:
     __slots__ = ("_dirty", "_durable", "_durable_size", "_reserved", "_seen", "_sizes", "is_dir", "path", "size")
 
     def __init__(self, *, is_dir: bool = False) -> None:
-        self.is_dir = is_dir
-        self.path = ""
+        self.is_dir: bool = is_dir
+        self.path: str = ""
         """Its name now: it follows renames, as an open file of a real disk does."""
-        self.size = 0
+        self.size: int = 0
         self._seen: dict[int, bytes] = {}
         self._durable: dict[int, bytes] = {}
         self._dirty: dict[int, list[Version]] = {}

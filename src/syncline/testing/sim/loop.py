@@ -52,8 +52,8 @@ class SimNode:
 
     def __init__(self, name: str, loop: SimLoop) -> None:
         self.name = name
-        self.killed = False
-        self.paused = False
+        self.killed: bool = False
+        self.paused: bool = False
         self._loop = loop
         self._rate = 1.0
         self._since_s = 0.0  # the loop's time when the rate was set last, and the node's own time then
@@ -158,10 +158,10 @@ class _NodeCallback:
     def __init__(
         self, loop: SimLoop, node: SimNode, callback: Callable[..., object], arguments: tuple[Any, ...]
     ) -> None:
-        self.loop = loop
-        self.node = node
-        self.callback = callback
-        self.arguments = arguments
+        self.loop: SimLoop = loop
+        self.node: SimNode = node
+        self.callback: Callable[..., object] = callback
+        self.arguments: tuple[Any, ...] = arguments
         self.handle: asyncio.Handle | None = None
 
     def __call__(self) -> None:
@@ -208,8 +208,8 @@ class SimLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.after_step: Callable[[], None] | None = None
         self.after_event: Callable[[SimNode], None] | None = None
-        self.steps = 0
-        self.events = 0
+        self.steps: int = 0
+        self.events: int = 0
         self._now_s = 0.0
         self._steps_at_instant = 0
         self._nodes: list[SimNode] = []

@@ -25,7 +25,7 @@ class SimMachine(KvMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.last_index = 0
+        self.last_index: int = 0
         self.digests: dict[int, int] = {}
         self.raises_in_apply = False
         self.raises_in_snapshot = False
@@ -59,7 +59,7 @@ class ThreadedSimMachine(SimMachine):
     apply_on_loop = False  # type: ignore[misc]  # the server's machine is final in this
 
 
-def digest_at(machine: FSM, index: int) -> int | None:
+def digest_at(machine: FSM[object], index: int) -> int | None:
     """The digest of the state that a node has when it has applied `index`; None where that is not known any more."""
     assert isinstance(machine, SimMachine)
     if machine.last_index <= index:

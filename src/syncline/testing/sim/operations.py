@@ -13,7 +13,7 @@ from typing import Final, TypeAlias, TypeVar
 
 from syncline.consensus.types import ChangeType, NodeId
 from syncline.errors import NodeFailed, OperationError, Outcome, SynclineError
-from syncline.node.member_registry import MemberInfo, Membership
+from syncline.node.member_registry import Membership
 from syncline.node.raft import Raft
 from syncline.testing.cluster import PEER_PORT, Answer, SimCluster
 from syncline.testing.sim.server import SimServer
@@ -47,14 +47,16 @@ class Operator:
         leader = self._cluster.current_leader()
         return leader.raft.membership() if leader is not None and leader.raft is not None else None
 
-    async def ask(self, what: Callable[[Raft], Awaitable[Result]], changes: Wanted = ()) -> Result | None:
+    async def ask(self, what: Callable[[Raft[object]], Awaitable[Result]], changes: Wanted = ()) -> Result | None:
         """Have some server do it: once. None where it failed, or nobody knows."""
         try:
             return await self.ask_surely(what, changes)
         except Unknown:
             return None
 
-    async def ask_surely(self, what: Callable[[Raft], Awaitable[Result]], changes: Wanted = ()) -> Result | None:
+    async def ask_surely(
+        self, what: Callable[[Raft[object]], Awaitable[Result]], changes: Wanted = ()
+    ) -> Result | None:
         """The same; None where it is certain that nothing came of it. Raises `Unknown` where it is not.
 
         `changes` are what a change of the membership is to make of its members: the answer is judged by them.
@@ -88,7 +90,7 @@ class Operator:
         node_id = self._rng.getrandbits(62) + 1
         cluster.note("operator", f"add {name}")
         address = f"{name}:{PEER_PORT}"
-        server = cluster.add_server(MemberInfo(node_id, name, address, "", False))
+        server = cluster.add_server(name, node_id)
         try:
             await self.ask(lambda raft: raft.add_learner(name, address, node_id=node_id, timeout=TRY_S))
         finally:
@@ -123,7 +125,7 @@ class Operator:
 
     async def transfer(self, to: NodeId) -> None:
         """Hand the leadership to a voter, or to whoever is the most up-to-date (0)."""
-        await self.ask(lambda raft: raft.transfer_leadership(to, timeout=TRY_S))
+        await self.ask(lambda raft: raft.transfer_leadership(to or None, timeout=TRY_S))
 
     async def snapshot(self) -> None:
         await self.ask(lambda raft: raft.snapshot())

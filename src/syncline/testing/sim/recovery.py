@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from syncline.errors import OperationError
 from syncline.testing.cluster import SimCluster
 from syncline.testing.invariants.base import Facts, Verdict
 from syncline.testing.sim.disk import CAPACITY_BYTES
@@ -77,6 +78,8 @@ class FinalRecovery:
         try:
             async with asyncio.timeout(OPERATOR_S):
                 await self._finish_changes()
+        except OperationError:  # some are `TimeoutError`s: they are faults of the operator here
+            raise
         except TimeoutError:
             self._verdict.broken("changes of the membership after the faults", f"not within {OPERATOR_S:g} s")
         servers = [server for server in self._cluster.running if not server.retired]

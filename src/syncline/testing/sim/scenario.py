@@ -54,11 +54,11 @@ class Scenario:
         self._nodes = nodes
         self._sim_seconds = sim_seconds
         self._drawn = faults if faults is not None else _swarm(rng, seed)
-        self.faults = tuple(name for name in self._drawn if name not in without)
+        self.faults: tuple[str, ...] = tuple(name for name in self._drawn if name not in without)
         self._facts = facts
         self._verdict = verdict
         self._claims = Claims()
-        self.cluster = SimCluster(
+        self.cluster: SimCluster = SimCluster(
             loop,
             seed=seed,
             machine=SimMachine if rng.random() < 0.7 else ThreadedSimMachine,
@@ -66,7 +66,7 @@ class Scenario:
             observer=observer,
             digest_interval=random.Random(f"{seed} digests").choice(DIGEST_INTERVALS),
         )
-        self.workload = Workload(self.cluster, random.Random(f"{seed} workload"), clients=rng.randint(1, 4))
+        self.workload: Workload = Workload(self.cluster, random.Random(f"{seed} workload"), clients=rng.randint(1, 4))
         self.workload.choose(chosen_clients)
 
     def disk_errors(self) -> dict[str, tuple[int, int]]:

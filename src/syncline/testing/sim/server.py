@@ -22,12 +22,14 @@ from syncline.node.config import Config
 from syncline.node.fsm import FSM
 from syncline.node.raft import Raft
 from syncline.node.runtime import Driver
+from syncline.platform.world import World
 from syncline.server.api.raft_backend import NodeBackend
 from syncline.server.api.site import Site
 from syncline.server.http.request import Request
 from syncline.server.http.response import Deferred, Response
 from syncline.testing.sim.disk import SimDisk, Survival
 from syncline.testing.sim.loop import SimNode
+from syncline.testing.sim.net import SimHost
 from syncline.testing.sim.workers import SimWorkers
 
 if TYPE_CHECKING:
@@ -59,22 +61,22 @@ class SimServer:
 
     def __init__(self, name: str, cluster: SimCluster, config: Config, rng: random.Random) -> None:
         self.name = name
-        self.config = config
-        self.host = cluster.network.host(name)
-        self.disk = SimDisk(random.Random(rng.getrandbits(64)))
-        self.condition = Condition.NEW
-        self.raft: Raft | None = None
+        self.config: Config = config
+        self.host: SimHost = cluster.network.host(name)
+        self.disk: SimDisk = SimDisk(random.Random(rng.getrandbits(64)))
+        self.condition: Condition = Condition.NEW
+        self.raft: Raft[object] | None = None
         self.driver: Driver | None = None
-        self.machine: FSM | None = None
+        self.machine: FSM[object] | None = None
         self.error: BaseException | None = None
         """Why it failed or refused to start."""
         self.process: SimNode | None = None
         self.workers: SimWorkers | None = None
-        self.clock_rate = 1.0
-        self.lives = 0
+        self.clock_rate: float = 1.0
+        self.lives: int = 0
         self._first_settings: dict[str, object] = {}
         """What its settings said of the cluster before they were replaced by hints; empty: they still say it."""
-        self.moves = 0
+        self.moves: int = 0
         """How often it has changed its address."""
         self.retired = False
         """Removed from the cluster by its operator, for good."""
@@ -82,9 +84,9 @@ class SimServer:
         """It was asked to go, and may have to stay: its node may stop itself, and is needed until then."""
         self.damages = 0
         """Faults of its disk, present or left behind."""
-        self.lost = False
+        self.lost: bool = False
         """Its disk was replaced by an empty one or by an older copy: it can only come back as a new member."""
-        self.known_id = 0
+        self.known_id: int = 0
         """The id that a cluster gave it, where its settings do not tell it any more."""
         self.twin_of: SimServer | None = None
         """The server of whose directory this one has a copy: it belongs to the cluster's adversary."""
@@ -137,18 +139,21 @@ class SimServer:
             cluster.loop.create_task(self._live(self.workers, self.machine), name=f"life of {self.name}")
         cluster.note(self.name, "start")
 
-    async def _live(self, workers: SimWorkers, machine: FSM) -> None:
+    async def _live(self, workers: SimWorkers, machine: FSM[object]) -> None:
         node = self._cluster.raft_class(self)
         rng = random.Random(self._rng.getrandbits(64))
         try:
             self.raft = raft = await node.open(
                 self.config,
                 machine,
-                disk=self.disk,
-                network=self.host,
-                workers=workers,
-                rng=rng,
-                entropy=self._cluster.entropy_of(self),
+                world=World(
+                    disk=self.disk,
+                    network=self.host,
+                    workers=workers,
+                    rng=rng,
+                    entropy=self._cluster.entropy_of(self),
+                    digest_interval=self._cluster.digest_interval,
+                ),
             )
         except (SynclineError, OSError, ValueError, AssertionError) as error:
             self._ended(Condition.REFUSED, error)

@@ -68,7 +68,7 @@ class Pipe:
     """The way of the bytes in one direction. Everything arrives in order; a cut holds it back, healing lets it go."""
 
     def __init__(self, wire: Wire, source: SimTransport, target: SimTransport) -> None:
-        self.in_flight_bytes = 0
+        self.in_flight_bytes: int = 0
         self._wire = wire
         self._source = source
         self._target = target
@@ -76,7 +76,7 @@ class Pipe:
         self._timer: asyncio.TimerHandle | None = None
         self._arrival_s = 0.0  # of the last segment
         self._unconfirmed_bytes = 0
-        self.late_s = 0.0
+        self.late_s: float = 0.0
         """By how much longer what is sent from now on takes than on other connections of the same two hosts."""
 
     @property
@@ -155,8 +155,8 @@ class SimTransport(asyncio.Transport):
     ) -> None:
         super().__init__({"peername": remote, "sockname": address})
         self.host = host
-        self.lost = False
-        self.dead = False
+        self.lost: bool = False
+        self.dead: bool = False
         self.output: Pipe | None = None
         self.input: Pipe | None = None
         self._loop = asyncio.get_running_loop()

@@ -8,6 +8,7 @@ transport is given, and what the log is told to write, is shown on its way.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
 
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import MembershipChange, MembershipState, Message, MessageType, NodeId, Ready, StateType
@@ -27,6 +28,9 @@ from syncline.transport.messages import PeerMessage
 
 __all__ = ["Watch"]
 
+OnlookerCalls: TypeAlias = list[Callable[..., None]]
+"""A method of each onlooker that has something of its own to do there."""
+
 PROMISES = frozenset({MessageType.VOTE_RESP, MessageType.APP_RESP})
 
 
@@ -42,24 +46,24 @@ class Watch(Observer):
         self._notes = notes
         self._by_process: dict[SimNode, WatchedMember] = {}
         self._names: dict[str, NodeId] = {}
-        self.on_started = self._who("started")
-        self.on_looked = self._who("looked")
-        self.on_appended = self._who("appended")
-        self.on_promised = self._who("promised")
-        self.on_sent = self._who("sent")
-        self.on_wrote = self._who("wrote")
-        self.on_changed = self._who("changed")
-        self.on_installed = self._who("installed")
-        self.on_applied = self._who("applied")
-        self.on_ticked = self._who("ticked")
-        self.on_deposed = self._who("deposed")
-        self.on_heard = self._who("heard")
-        self.on_asked = self._who("asked")
-        self.on_snapshotted = self._who("snapshotted")
-        self.on_kept = self._who("kept")
-        self.on_answered = self._who("answered")
+        self.on_started: OnlookerCalls = self._who("started")
+        self.on_looked: OnlookerCalls = self._who("looked")
+        self.on_appended: OnlookerCalls = self._who("appended")
+        self.on_promised: OnlookerCalls = self._who("promised")
+        self.on_sent: OnlookerCalls = self._who("sent")
+        self.on_wrote: OnlookerCalls = self._who("wrote")
+        self.on_changed: OnlookerCalls = self._who("changed")
+        self.on_installed: OnlookerCalls = self._who("installed")
+        self.on_applied: OnlookerCalls = self._who("applied")
+        self.on_ticked: OnlookerCalls = self._who("ticked")
+        self.on_deposed: OnlookerCalls = self._who("deposed")
+        self.on_heard: OnlookerCalls = self._who("heard")
+        self.on_asked: OnlookerCalls = self._who("asked")
+        self.on_snapshotted: OnlookerCalls = self._who("snapshotted")
+        self.on_kept: OnlookerCalls = self._who("kept")
+        self.on_answered: OnlookerCalls = self._who("answered")
 
-    def _who(self, method: str) -> list[Callable[..., None]]:
+    def _who(self, method: str) -> OnlookerCalls:
         """The onlookers that have something of their own to do there."""
         return [
             getattr(onlooker, method)

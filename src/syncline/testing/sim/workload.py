@@ -36,17 +36,18 @@ class Workload:
     """Clients that go on until they are stopped."""
 
     def __init__(self, cluster: SimCluster, rng: random.Random, *, clients: int) -> None:
-        self.recorder = Recorder(cluster.loop.true_time)
+        self.recorder: Recorder = Recorder(cluster.loop.true_time)
         self.stopping = False
         self._cluster = cluster
         self._keys = [b"k%d" % number for number in range(rng.randint(1, 6))]
         self._think_s = rng.choice([0.005, 0.02, 0.05, 0.2])
         self._bound = rng.random() < 0.5
-        self.timeout_s = timeout_s = rng.choice([0.2, 0.5, 2.0])
-        self.clients = [
+        timeout_s: float = rng.choice([0.2, 0.5, 2.0])
+        self.timeout_s: float = timeout_s
+        self.clients: list[_Chooser] = [
             _Chooser(self, f"c{number}", rng.getrandbits(64), timeout_s) for number in range(1, clients + 1)
         ]
-        self.working = self.clients
+        self.working: list[_Chooser] = self.clients
 
     def choose(self, numbers: Collection[int] | None) -> None:
         """Have only these clients work, from 1 on. None: all of them."""

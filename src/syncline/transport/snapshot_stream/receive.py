@@ -51,9 +51,9 @@ class SnapshotReceiver:
         previous: SnapshotReceiver | None,
         others: Mapping[NodeId, SnapshotReceiver],
     ) -> None:
-        self.term = 0
+        self.term: int = 0
         """Of the leader that sends it; 0 until that is known."""
-        self.bad_frames = 0
+        self.bad_frames: int = 0
         self._stream = stream
         self._sender = sender
         self._node_id = node_id
@@ -64,7 +64,7 @@ class SnapshotReceiver:
         self._received = 0
         self._working = False
         self._loop = asyncio.get_running_loop()
-        self.task = self._loop.create_task(self._run(previous), name=f"snapshot from {sender:016x}")
+        self.task: asyncio.Task[None] = self._loop.create_task(self._run(previous), name=f"snapshot from {sender:016x}")
 
     def keep_alive(self) -> None:
         """Called at intervals: while we work (checking a large snapshot takes long) the sender must hear of us."""

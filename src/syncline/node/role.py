@@ -1,0 +1,25 @@
+"""The role of a node, as callers of the library see it."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from syncline.consensus.rawnode import RawNode
+from syncline.consensus.types import StateType
+
+__all__ = ["Role", "role_of"]
+
+Role: TypeAlias = Literal["leader", "follower", "candidate", "learner", "stopped"]
+"""`learner`: it follows and does not vote, or is no member yet. `stopped`: it was closed, or has stopped itself."""
+
+
+def role_of(core: RawNode, *, stopped: bool) -> Role:
+    """Return the role of a node, by the state of its core and the membership in force."""
+    if stopped:
+        return "stopped"
+    if core.state is StateType.LEADER:
+        return "leader"
+    if core.state in (StateType.CANDIDATE, StateType.PRE_CANDIDATE):
+        return "candidate"
+    state = core.raft.tracker.configuration.state()
+    return "follower" if core.raft.id in (*state.voters, *state.voters_outgoing) else "learner"
