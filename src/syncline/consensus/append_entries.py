@@ -91,7 +91,7 @@ def maybe_send_append(
     send_if_empty: bool = True,
     tails: dict[int, _Tail] | None = None,
 ) -> bool:
-    """Send an append, unless the follower is paused; without entries only where `send_if_empty`.
+    """Send AppendEntries, unless the follower is paused; without entries only if `send_if_empty`.
 
     An append without entries tells the commit index, or probes. Where the follower needs entries that are compacted, a
     snapshot is sent instead. `tails` keeps by its first index what is read of the log, for others that lack the same.
@@ -143,7 +143,10 @@ def _read_tail(raft: RaftCore, index: int, room_bytes: int, *, with_entries: boo
 
 
 def broadcast_heartbeat(raft: RaftCore) -> None:
-    """Send every other member a heartbeat. It carries the number of the newest read that waits (see `read_index`)."""
+    """Send every other member a heartbeat: AppendEntries without entries.
+
+    It carries the number of the newest read that waits (see `read_index`).
+    """
     context = raft.reads.context()
     committed = raft.log.commit_index
     for node_id, progress in raft.tracker.progress.items():
@@ -197,6 +200,6 @@ def handle_append(raft: RaftCore, message: Message) -> None:
 
 
 def handle_heartbeat(raft: RaftCore, message: Message) -> None:
-    """Commit what the leader says, and show that this node follows it."""
+    """Answer AppendEntries without entries (a heartbeat): commit up to the index that it carries."""
     raft.log.commit_to(message.commit)
     raft.send(Message(MessageType.HEARTBEAT_RESP, to=message.sender, context=message.context, session=message.session))

@@ -71,6 +71,7 @@ def campaign_if_allowed(raft: RaftCore, *, pre_vote: bool, transfer: bool = Fals
 
 
 def _campaign(raft: RaftCore, *, pre_vote: bool, transfer: bool = False) -> None:
+    """Send RequestVote, or PreVote, to every voter."""
     if pre_vote:
         roles.become_pre_candidate(raft)
         request, response, term = MessageType.PRE_VOTE, MessageType.PRE_VOTE_RESP, raft.term + 1
@@ -131,7 +132,7 @@ def learn_commit(raft: RaftCore, message: Message) -> None:
 
 
 def rejection(raft: RaftCore, kind: MessageType, to: NodeId) -> Message:
-    """The answer to a request for a vote that is not granted."""
+    """The answer to a RequestVote that is not granted."""
     commit, commit_term = _commit_to_tell(raft)
     return Message(kind, to=to, term=raft.term, reject=True, commit=commit, commit_term=commit_term)
 
@@ -169,7 +170,7 @@ def answer_vote(raft: RaftCore, message: Message) -> None:
 
 
 def count_vote(raft: RaftCore, message: Message) -> None:
-    """Take an answer into account, in a candidate or pre-candidate, and act on the result."""
+    """Count an answer to RequestVote, in a candidate or pre-candidate, and act on the result."""
     raft.note(
         "info",
         "%x received %s%s from %x at term %d",

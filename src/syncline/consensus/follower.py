@@ -32,13 +32,13 @@ def step(raft: RaftCore, message: Message) -> StepRefusal | None:
         _forget_leader(raft)
     elif kind is MessageType.TIMEOUT_NOW:
         raft.note("info", "%x [term %d] received MsgTimeoutNow from %x", raft.id, raft.term, message.sender)
-        # The leader itself wants an election, so there is nobody to disturb: no pre-vote (thesis, 3.10).
+        # TimeoutNow: the leader itself wants an election, so there is nobody to disturb: no pre-vote (thesis, 3.10).
         election.campaign_if_allowed(raft, pre_vote=False, transfer=True)
     return None
 
 
 def follow(raft: RaftCore, message: Message) -> None:
-    """Do what the leader of the term asks."""
+    """Handle AppendEntries, a heartbeat or InstallSnapshot of the leader of this term."""
     if message.session > raft.leader_session:
         raft.leader_session = message.session
     _FROM_LEADER[message.type](raft, message)

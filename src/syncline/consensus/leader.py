@@ -153,6 +153,7 @@ def _refuse_change(raft: RaftCore, change: MembershipChange) -> str | None:
 
 
 def _handle_append_response(raft: RaftCore, message: Message, progress: Progress) -> None:
+    """Act on a follower's answer to AppendEntries or InstallSnapshot."""
     progress.recent_active = True
     if message.commit > progress.durable_commit:
         progress.durable_commit = message.commit
@@ -217,6 +218,7 @@ def _handle_acknowledgement(raft: RaftCore, sender: NodeId, progress: Progress) 
 
 
 def _handle_heartbeat_response(raft: RaftCore, message: Message, progress: Progress) -> None:
+    """Act on a follower's answer to a heartbeat: send it what it lacks, and confirm reads (ReadIndex)."""
     progress.recent_active = True
     if message.commit > progress.durable_commit:
         progress.durable_commit = message.commit

@@ -95,7 +95,7 @@ class ReadQueue:
 
 
 def take_read(raft: RaftCore, request: Message) -> bool:
-    """Queue a read on the leader, or answer it at once if no quorum is needed. False: too many reads wait."""
+    """Queue a read on the leader (ReadIndex), or answer it if no quorum is needed. False: too many reads wait."""
     if raft.reads.full:
         return False
     # Until it has committed an entry of its own term, a leader does not know what is committed (thesis, 6.4). That
@@ -108,6 +108,7 @@ def take_read(raft: RaftCore, request: Message) -> bool:
 
 
 def _start_read(raft: RaftCore, request: Message) -> None:
+    """Ask a quorum with heartbeats whether this node still leads (ReadIndex, step 2: thesis, 6.4)."""
     voters = raft.tracker.configuration.voters
     # One voter is a quorum by itself; but a leader that was removed is not that voter, who may lead by now.
     alone = voters.singleton and raft.id in voters.voters
