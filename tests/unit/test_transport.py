@@ -34,13 +34,7 @@ from tests.unit.transport_support import (
     cluster,
     heartbeat,
     raw_listener,
-    runner,
 )
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    return runner(str(request.param))
 
 
 class TestDelivery:

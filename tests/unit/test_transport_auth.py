@@ -27,15 +27,9 @@ from tests.unit.transport_support import (
     greeting_decoder,
     heartbeat,
     raw_listener,
-    runner,
 )
 
 OTHER_SECRET = b"\x06" * 32
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    return runner(str(request.param))
 
 
 def hello(sender: int = 2, to: int = 1, cluster_id: int = CLUSTER) -> Hello:

@@ -18,13 +18,7 @@ from tests.unit.transport_support import (
     heartbeat,
     opening,
     raw_listener,
-    runner,
 )
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    return runner(str(request.param))
 
 
 class TestRefusals:
