@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 import httptools
 
-from syncline.server.http.connection import Handler, HttpConnection
+from syncline.server.http.connection import HttpConnection
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Respond, bare
-from syncline.server.http.server import HttpServer, Observe
+from syncline.server.http.server import HttpServer
+from syncline.server.http.shared import Handler, Observe
 
 
 @dataclass
@@ -215,7 +216,7 @@ def chunked(path: str, *chunks: bytes) -> bytes:
 def holding(**options: object) -> Wire:
     """A wire whose handler answers when told."""
     wire = Wire(**options)  # type: ignore[arg-type]
-    wire.server.handler = wire.hold
+    wire.server.shared.handler = wire.hold
     return wire
 
 

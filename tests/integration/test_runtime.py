@@ -31,7 +31,7 @@ from syncline.errors import (
 )
 from syncline.kv.machine import KvMachine
 from syncline.node import log_writer, runtime
-from syncline.node.read_batches import Reads
+from syncline.node.read_batches import ReadBatches
 from syncline.node.recovery_barrier import Horizon
 from syncline.server.api.raft_backend import NodeBackend
 from syncline.transport.messages import ForwardReply
@@ -47,7 +47,7 @@ class _FarHorizon(Horizon):
     """Of a node whose log held much that was never committed, and is gone since."""
 
     def __init__(
-        self, core: RawNode, reads: Reads, applied: Callable[[], int], *, election_s: float, heartbeat_s: float
+        self, core: RawNode, reads: ReadBatches, applied: Callable[[], int], *, election_s: float, heartbeat_s: float
     ) -> None:
         super().__init__(core, reads, applied, election_s=election_s, heartbeat_s=heartbeat_s)
         self._index = FAR

@@ -156,9 +156,8 @@ def test_a_client_that_we_do_not_read_from_is_not_late() -> None:
 
 def test_draining_closes_idle_connections_and_lets_the_others_end() -> None:
     async def scenario() -> None:
-        idle, busy = Wire(), holding()
-        busy.server._connections[idle.connection] = None  # one server for both
-        idle.connection._server = busy.server
+        busy = holding()
+        idle = Wire(server=busy.server)
         busy.send(get("/a"))
         closing = asyncio.ensure_future(busy.server.close(drain_s=5))
         await busy.settle()
@@ -225,7 +224,13 @@ def test_draining_cuts_off_what_is_not_done_in_time() -> None:
 
 
 def test_a_server_without_connections_closes_at_once() -> None:
-    run(HttpServer(Wire().echo).close(drain_s=5))
+    async def scenario() -> None:
+        server = HttpServer(Wire().echo)
+        async with asyncio.timeout(2.5):
+            await server.close(drain_s=5)
+        assert server.connection_count == 0
+
+    run(scenario())
 
 
 def test_a_connection_that_comes_in_while_the_port_is_closed_is_dropped() -> None:

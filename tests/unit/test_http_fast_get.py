@@ -1,8 +1,9 @@
-"""Express requests are answered without being read, and nobody can tell: a server that has none does the same."""
+"""The GET fast path: which requests it takes, and that they are answered as by a server that has none."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import NoReturn
 
 import pytest
@@ -10,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.errors import NoLeader
-from syncline.server.http.fast_get import Express, ExpressRequest, is_plain
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.parser import SLICE_BYTES
 from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Response, bare
 from syncline.server.http.server import HttpServer
-from syncline.server.http.slots import GIVEN
+from syncline.server.http.shortcuts import FastGet, FastGetRequest, is_plain
+from syncline.server.http.state import GIVEN
 from tests.http_double import Wire, get, put
 from tests.kv_double import KvWire, error_in
 from tests.support import run
@@ -45,11 +46,15 @@ class Lane(Wire):
         self.taken = 0
         super().__init__(server=server)
         self.transport._high_water = 300
-        server.handler = self.hold if hold else self.echo
+        server.shared.handler = self.hold if hold else self.echo
         if express:
-            server.express = Express(START, Request("GET", b"", b"", {}, b""), self.express)
+            self.serve(self.express)
 
-    def express(self, request: ExpressRequest) -> None:
+    def serve(self, fast: Callable[[FastGetRequest], None]) -> None:
+        """Have this function answer the requests of the fast path."""
+        self.server.shared.fast_get = FastGet(START, Request("GET", b"", b"", {}, b""), fast)
+
+    def express(self, request: FastGetRequest) -> None:
         """Does with it as the handler does with a request that was read."""
         self.taken += 1
 
@@ -59,7 +64,7 @@ class Lane(Wire):
             else:
                 request.respond(answer)
 
-        self.server.handler(Request("GET", b"/key/" + request.argument, b"", {}, b""), respond)
+        self.server.shared.handler(Request("GET", b"/key/" + request.argument, b"", {}, b""), respond)
 
     def open(self, first: bytes = get("/")) -> None:
         """Send what a lane begins with: a header that came twice before."""
@@ -84,7 +89,8 @@ def test_a_read_that_says_nothing_else_is_an_express_request() -> None:
         assert [request.path for request in wire.requests] == [b"/key/a/b", b"/key/-._~!$&'()*+,;=:@/Z9"]
         assert [answer.body for answer in wire.answers] == [b"GET /key/a/b ", b"GET /key/-._~!$&'()*+,;=:@/Z9 "]
         assert wire.told[-1] == ("", 200, 0.0)
-        assert (wire.server.held_bytes, wire.connection._in_flight, len(wire.connection._slots)) == (0, 0, 0)
+        queue = wire.connection._queue
+        assert (wire.server.held_bytes, queue.in_flight, len(queue.slots)) == (0, 0, 0)
 
     run(scenario())
 
@@ -198,7 +204,7 @@ def test_what_is_behind_it_follows_when_it_is_answered() -> None:
             await wire.settle()
             assert wire.taken == round_number
             assert [answer.body for answer in wire.answers[-2:]] == [b"first", b"second"]
-            assert (wire.server.held_bytes, wire.connection._held_bytes) == (0, 0)
+            assert (wire.server.held_bytes, wire.connection._held.running) == (0, 0)
 
     run(scenario())
 
@@ -210,7 +216,7 @@ def test_input_that_waits_comes_first() -> None:
         whole = get("/b", "A: " + "a" * (64 - len(get("/b", "A: "))))
         assert SLICE_BYTES % len(whole) == 0, "what waits begins with a whole request"
         wire.send(whole * (2 * SLICE_BYTES // len(whole)))
-        assert wire.connection._unparsed
+        assert wire.connection._link.unparsed
         wire.send(get("/key/a"))  # by a transport that held it when it was told to pause
         assert wire.taken == 0
         await wire.settle()
@@ -225,7 +231,7 @@ def test_a_client_that_does_not_read_waits_for_itself() -> None:
         wire = Lane()
         wire.open()
         wire.transport.reads_all = False
-        while not wire.connection._write_paused:
+        while not wire.connection._link.write_paused:
             wire.send(get("/b"))
         before = len(wire.requests)
         wire.send(get("/key/a"))  # by a transport that held it when it was told to pause
@@ -271,7 +277,7 @@ def test_as_many_as_may_run_at_a_time_stop_the_reading() -> None:
     async def scenario() -> None:
         wire = Lane(limits=HttpLimits(max_in_flight=1))
         wire.open()
-        wire.server.handler = wire.hold
+        wire.server.shared.handler = wire.hold
         wire.send(get("/key/a"))
         assert (wire.taken, wire.transport.reading) == (1, False)
         wire.answer(0)
@@ -336,7 +342,7 @@ def test_above_the_limit_of_all_connections_it_is_refused() -> None:
     async def scenario() -> None:
         wire = Lane()
         wire.open()
-        wire.server.held_bytes = SMALL.max_total_held_bytes + 1
+        wire.server.shared.total.bytes = SMALL.max_total_held_bytes + 1
         wire.send(get("/key/a"))
         await wire.settle()
         assert wire.taken == 0
@@ -348,19 +354,19 @@ def test_above_the_limit_of_all_connections_it_is_refused() -> None:
 def test_a_handler_that_fails_ends_its_own_request_alone(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         wire = Lane()
-        wire.open()
 
-        def fails(request: ExpressRequest) -> None:
+        def fails(request: FastGetRequest) -> None:
+            if request.argument == b"b":
+                wire.express(request)
+                return
             if request.argument == b"late":
                 request.found(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n", b"")
             raise ValueError("a fault")
 
-        plain = wire.server.express
-        assert plain is not None
-        wire.server.express = Express(START, plain.request, fails)
+        wire.serve(fails)
+        wire.open()
         wire.send(get("/key/a"))
         wire.send(get("/key/late"))
-        wire.server.express = plain
         wire.send(get("/key/b"))
         assert [answer.status for answer in wire.answers] == [500, 200, 200]
         assert "failed after its answer" in caplog.text
@@ -373,9 +379,8 @@ def test_a_handler_that_fails_ends_its_own_request_alone(caplog: pytest.LogCaptu
 def test_a_second_answer_is_dropped(second: str, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         wire = Lane()
-        wire.open()
 
-        def twice(request: ExpressRequest) -> None:
+        def twice(request: FastGetRequest) -> None:
             answer = bare(200, TEXT, b"once")
             request.found(answer.head, answer.body)
             if second == "found":
@@ -383,13 +388,13 @@ def test_a_second_answer_is_dropped(second: str, caplog: pytest.LogCaptureFixtur
             else:
                 request.respond(answer)
 
-        assert wire.server.express is not None
-        wire.server.express = Express(START, wire.server.express.request, twice)
+        wire.serve(twice)
+        wire.open()
         wire.send(get("/key/a"))
         wire.send(get("/key/b"))
         assert [answer.body for answer in wire.answers] == [b"once", b"once"]
         assert caplog.text.count("answered twice") == 2
-        assert wire.connection._in_flight == 0
+        assert wire.connection._queue.in_flight == 0
 
     with caplog.at_level(logging.ERROR):
         run(scenario())
@@ -445,7 +450,7 @@ def test_the_route_answers_as_ever(key: str, status: int) -> None:
             assert wire.connection._lane is not None
             if not express:
                 wire.connection._lane = None
-                wire.server.express = None
+                wire.server.shared.fast_get = None
             wire.send(get(f"/key/{key}"))
             await wire.settle()
             received.append(wire.received)

@@ -65,15 +65,16 @@ def do(wire: Lane, step: Step) -> None:
 
 def seen(wire: Lane) -> dict[str, object]:
     connection, transport = wire.connection, wire.transport
-    reader = connection._reader
+    reader, held, queue = connection._reader, connection._held, connection._queue
+    connection.check()
     return {
         "requests": [(request.method, request.path, request.query, request.body) for request in wire.requests],
         "written": wire.received,
         "told": wire.told,
         "transport": (transport.reading, transport.closing, transport.closed, transport.eof_written),
         "reader": (reader.phase, reader.messages, reader.continue_due),
-        "held": (wire.server.held_bytes, connection._held_bytes, connection._in_flight, connection._unsent_bytes),
-        "waiting": (len(connection._slots), len(connection._unstarted), connection._unparsed),
+        "held": (wire.server.held_bytes, held.running, queue.in_flight, held.unsent),
+        "waiting": (len(queue.slots), len(queue.unstarted), connection._link.unparsed),
     }
 
 

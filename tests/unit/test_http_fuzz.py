@@ -133,7 +133,7 @@ def test_damaged_input_is_refused_or_understood_but_never_an_exception(
 ) -> None:
     async def scenario() -> None:
         wire = Wire(limits=SMALL)
-        wire.server.handler = wire.hold
+        wire.server.shared.handler = wire.hold
         data = mutated(b"".join(parts), changes)
         pieces = pieces_of(data, cuts)
         answered = 0

@@ -1,4 +1,4 @@
-"""The usual request is read at once, and nobody can tell: a server that never does so does the same."""
+"""The header cache: which requests it takes, and that a server without one does the same."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.server.http.header_cache import MAX_HEADER_BYTES, MAX_HEADERS, UsualRequests
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.request import Request
 from syncline.server.http.server import HttpServer
+from syncline.server.http.shortcuts import MAX_HEADER_BYTES, MAX_HEADERS, HeaderCache
 from tests.http_double import SMALL as TIGHT
 from tests.http_double import Wire, chunked, get, holding, put
 from tests.support import run
@@ -24,14 +24,14 @@ SMALL = HttpLimits(
 )  # fmt: skip
 
 
-class Strict(UsualRequests):
+class Strict(HeaderCache):
     """Takes nothing for usual."""
 
     def read(self, data: bytes) -> Request | None:
         return None
 
 
-class Counting(UsualRequests):
+class Counting(HeaderCache):
     """Counts what it took."""
 
     taken = 0
@@ -46,9 +46,9 @@ def request_of(data: bytes, *, after: bytes) -> Request | None:
     """What is read at once of `data`, when `after` came twice before."""
     wire = Wire()
     wire.send(after)
-    assert wire.server.usual.read(after) is None, "not yet"
+    assert wire.server.shared.header_cache.read(after) is None, "not yet"
     wire.send(after)
-    return wire.server.usual.read(data)
+    return wire.server.shared.header_cache.read(data)
 
 
 # --- what is usual
@@ -75,11 +75,11 @@ def test_a_request_that_is_not_alone_says_nothing_of_its_header() -> None:
         for data in (get() * 2, get() * 2, b"\r\n" + get(), get("http://x/"), get() + b"GET"):
             wire.send(data)
         wire.send(b" / HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert not wire.server.usual._once
-        assert not wire.server.usual._known
+        assert not wire.server.shared.header_cache._once
+        assert not wire.server.shared.header_cache._known
         wire.send(get())
         wire.send(get())
-        assert wire.server.usual.read(get()) is not None
+        assert wire.server.shared.header_cache.read(get()) is not None
 
     run(scenario())
 
@@ -116,8 +116,8 @@ def test_what_is_not_plainly_one_request_is_left_to_the_reader(case: str) -> Non
         for known in (get(), put("/", b"abc")):
             wire.send(known)
             wire.send(known)
-            assert wire.server.usual.read(known) is not None
-        assert wire.server.usual.read(UNUSUAL[case]) is None
+            assert wire.server.shared.header_cache.read(known) is not None
+        assert wire.server.shared.header_cache.read(UNUSUAL[case]) is None
 
     run(scenario())
 
@@ -148,9 +148,9 @@ def test_only_plain_headers_are_remembered(case: str) -> None:
         server = Wire().server
         for _ in range(3):
             wire = Wire(server=server)
-            wire.server.handler = wire.echo
+            wire.server.shared.handler = wire.echo
             wire.send(FORGOTTEN[case])
-        assert not any(server.usual._known.values())
+        assert not any(server.shared.header_cache._known.values())
 
     run(scenario())
 
@@ -161,7 +161,7 @@ def test_nothing_of_what_is_refused_is_remembered(case: str) -> None:
         server = Wire(limits=TIGHT).server
         for _ in range(3):
             Wire(server=server).send(MALFORMED[case][0])
-        assert not server.usual._known
+        assert not server.shared.header_cache._known
 
     run(scenario())
 
@@ -169,7 +169,7 @@ def test_nothing_of_what_is_refused_is_remembered(case: str) -> None:
 def test_clients_that_always_send_another_header_get_no_more_memory_and_take_none_from_others() -> None:
     async def scenario() -> None:
         wire = Wire()
-        usual = wire.server.usual
+        usual = wire.server.shared.header_cache
         wire.send(get())
         wire.send(get())
         for number in range(2 * MAX_HEADERS + 3):
@@ -199,9 +199,9 @@ def test_nobody_can_make_the_server_take_one_header_for_another(case: str) -> No
         server = Wire().server
         for _ in range(3):
             wire = Wire(server=server)
-            wire.server.handler = wire.echo
+            wire.server.shared.handler = wire.echo
             wire.send(POISON[case])
-        for header, known in server.usual._known.items():
+        for header, known in server.shared.header_cache._known.items():
             if known is not None:
                 fields = [line.split(b": ") for line in header.split(b"\r\n")[1:]]
                 assert {name.lower(): value for name, value in fields} == known.fields
@@ -344,9 +344,9 @@ class Side:
     sent_s: float = 0.0
 
     @classmethod
-    def of(cls, usual: type[UsualRequests], *, at_once: bool) -> Side:
+    def of(cls, usual: type[HeaderCache], *, at_once: bool) -> Side:
         server = HttpServer(lambda _, __: None, limits=SMALL, wall_time_s=lambda: 0.0)
-        server.usual = usual(SMALL.max_url_bytes)
+        server.shared.header_cache = usual(SMALL.max_url_bytes)
         side = cls(server, Wire(server=server), at_once)
         side.connect()
         return side
@@ -354,7 +354,7 @@ class Side:
     def connect(self) -> None:
         self.wire = Wire(server=self.server)
         self.wire.transport._high_water = 300
-        self.server.handler = self.wire.echo if self.at_once else self.wire.hold
+        self.server.shared.handler = self.wire.echo if self.at_once else self.wire.hold
 
     def do(self, step: Step) -> None:
         kind, number, octets = step
@@ -385,6 +385,8 @@ class Side:
     def seen(self) -> dict[str, object]:
         wire, connection = self.wire, self.wire.connection
         transport, reader = wire.transport, connection._reader
+        held, queue = connection._held, connection._queue
+        connection.check()
         return {
             "requests": [
                 (request.method, request.path, request.query, dict(request.headers), request.body)
@@ -393,8 +395,8 @@ class Side:
             "written": wire.received,
             "transport": (transport.reading, transport.closing, transport.closed, transport.eof_written),
             "reader": (reader.phase, reader.messages, reader.continue_due),
-            "held": (self.server.held_bytes, connection._held_bytes, connection._in_flight, connection._unsent_bytes),
-            "waiting": (len(connection._slots), len(connection._unstarted), connection._unparsed),
+            "held": (self.server.held_bytes, held.running, queue.in_flight, held.unsent),
+            "waiting": (len(queue.slots), len(queue.unstarted), connection._link.unparsed),
         }
 
 
@@ -432,7 +434,7 @@ def test_the_comparison_is_one_of_requests_that_are_read_at_once() -> None:
             get("/e"),
         ):
             side.do(("send", 0, data))
-        assert isinstance(side.server.usual, Counting)
-        assert side.server.usual.taken == 3
+        assert isinstance(side.server.shared.header_cache, Counting)
+        assert side.server.shared.header_cache.taken == 3
 
     run(scenario())

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.server.http import connection
+from syncline.server.http import input as input_module
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Respond, bare
-from syncline.server.http.slots import Slot
+from syncline.server.http.state import Slot
 from tests.http_double import Wire, error_of, get, holding, put
 from tests.support import run
 
@@ -122,7 +122,7 @@ def test_requests_that_are_read_at_once_keep_the_order_too() -> None:
         for data in (put("/", b"abc"), get()) * 2:
             wire.send(data)
         wire.requests.clear()
-        wire.server.handler = wire.hold
+        wire.server.shared.handler = wire.hold
         wire.send(put("/1", b"abc"))
         wire.send(get("/2"))
         assert started(wire) == ["PUT /1"]
@@ -158,7 +158,7 @@ def test_a_client_that_pipelines_hundreds_of_writes_has_neither_the_stack_nor_th
         flushes: list[int] = []
         wire.send(put("/a", b"") + ask("PUT", "/") * count)
         assert len(wire.responds) == 1
-        wire.server.handler = at_once
+        wire.server.shared.handler = at_once
         flush = wire.server._flush_all
 
         def counted() -> None:
@@ -187,9 +187,9 @@ def test_a_slow_read_holds_up_none_of_the_reads_behind_it_however_many_waited() 
             wire.echo(request, respond)
 
     async def scenario() -> None:
-        wire.server.handler = wire.hold
+        wire.server.shared.handler = wire.hold
         wire.send(put("/a", b"") + get("/slow") + get("/quick") * 300)
-        wire.server.handler = handler
+        wire.server.shared.handler = handler
         wire.answer(0)
         await wire.settle()
         assert started(wire)[1:] == ["GET /quick"] * 300
@@ -206,7 +206,7 @@ def test_more_than_a_slice_behind_a_write_waits_unparsed_and_is_all_answered() -
         wire = holding()
         pair = put("/a", b"x" * 100) + get("/a")
         wire.send(pair * 250)
-        assert len(wire.connection._unstarted) <= 2 * 16 * 1024 // len(pair), "one slice"
+        assert len(wire.connection._queue.unstarted) <= 2 * 16 * 1024 // len(pair), "one slice"
         paused = not wire.transport.reading
         answered = 0
         while answered < len(wire.responds):
@@ -228,7 +228,7 @@ def test_what_a_transport_delivers_though_it_was_paused_waits_unparsed() -> None
         paused = not wire.transport.reading
         wire.send(get("/2"))
         wire.send(get("/3"))
-        assert len(wire.connection._unstarted) == 1
+        assert len(wire.connection._queue.unstarted) == 1
         wire.answer(0)
         await wire.settle()
         assert started(wire)[1:] == ["GET /1", "GET /2", "GET /3"]
@@ -284,11 +284,11 @@ def test_waiting_requests_are_refused_in_their_turn_where_too_much_is_held() -> 
         other = Wire(server=wire.server)
         other.send(put("/3", b"z" * 890))
         assert started(wire) == ["PUT /0", "PUT /3"]
-        wire.server.held_bytes += 1000  # by further connections
+        wire.server.shared.total.bytes += 1000  # by further connections
         wire.answer(0)
         await wire.settle()
         assert [answer.status for answer in wire.answers] == [200, 503, 503]
-        wire.server.held_bytes -= 1000
+        wire.server.shared.total.bytes -= 1000
         wire.send(put("/4", b""))
         assert started(wire)[2:] == ["PUT /4"]
 
@@ -391,7 +391,7 @@ def test_a_write_that_fails_lets_the_next_one_start() -> None:
         wire.hold(request, respond)
 
     async def scenario() -> None:
-        wire.server.handler = handler
+        wire.server.shared.handler = handler
         wire.send(put("/0", b"") + put("/bad", b"") * 2 + get("/1"))
         assert started(wire) == ["PUT /0"]
         wire.answer(0)
@@ -454,7 +454,7 @@ class Watched(Wire):
 
     def __init__(self, chance: Random, asked: list[Asked]) -> None:
         super().__init__(limits=LIMITS)
-        self.server.handler = self.take
+        self.server.shared.handler = self.take
         self.chance = chance
         self.asked = asked
         self.running: dict[int, Respond] = {}
@@ -484,11 +484,12 @@ class Watched(Wire):
     def check(self) -> None:
         assert not self.wrong
         held = self.connection
-        assert sum(len(_body(slot)) for slot in held._unstarted) <= SLICE + LIMITS.max_body_bytes
+        held.check()
+        assert sum(len(_body(slot)) for slot in held._queue.unstarted) <= SLICE + LIMITS.max_body_bytes
         bodies = sum(self.asked[number][1] for number in self.running)
         assert self.server.held_bytes >= bodies
         assert bodies <= LIMITS.max_held_bytes + LIMITS.max_body_bytes
-        assert not (held._unstarted or held._unparsed) or not self.transport.reading
+        assert not (held._queue.unstarted or held._link.unparsed) or not self.transport.reading
 
 
 def _body(slot: Slot) -> bytes:
@@ -536,5 +537,5 @@ def test_whatever_is_asked_runs_as_it_may_and_is_answered_in_order(
         assert wire.deepest <= outside + DEEPEST
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connection, "SLICE_BYTES", SLICE)
+        patch.setattr(input_module, "SLICE_BYTES", SLICE)
         run(scenario())

@@ -77,11 +77,11 @@ def test_http_vital_routes_are_answered_above_the_total_limit() -> None:
 
     async def scenario() -> None:
         wire = KvWire(limits=HttpLimits(max_total_held_bytes=1000, vital_bytes=500))
-        wire.server.held_bytes = 1400
+        wire.server.shared.total.bytes = 1400
         for path in ("/livez", "/readyz", "/health", "/metrics", "/version", "/livez/node"):
             assert (await wire.ask("GET", path)).status == 200, path
         assert (await wire.ask("GET", "/key/a")).status == 503
-        wire.server.held_bytes = 1600
+        wire.server.shared.total.bytes = 1600
         assert (await wire.ask("GET", "/livez")).status == 503
 
     run(scenario())

@@ -9,7 +9,7 @@ from typing import cast
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import NONE
 from syncline.errors import NoLeader
-from syncline.node.read_batches import Reads
+from syncline.node.read_batches import ReadBatches
 from syncline.node.recovery_barrier import Horizon
 
 
@@ -27,7 +27,7 @@ class FakeReads:
 def test_only_a_leader_that_answers_confirms_what_is_committed() -> None:
     async def scenario() -> None:
         core, reads = SimpleNamespace(last_index=9, leader=NONE), FakeReads()
-        horizon = Horizon(cast("RawNode", core), cast("Reads", reads), lambda: 5, election_s=1.0, heartbeat_s=0.1)
+        horizon = Horizon(cast("RawNode", core), cast("ReadBatches", reads), lambda: 5, election_s=1.0, heartbeat_s=0.1)
         horizon.tick()
         assert not reads.asked, "there is nobody to ask"
         core.leader = 2

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from syncline.consensus import election, follower, roles
 from syncline.consensus.state import RaftState
-from syncline.consensus.types import Message, MessageType, Refusal, StateType
+from syncline.consensus.types import Message, MessageType, StateType, StepRefusal
 
 __all__ = ["step"]
 
 
-def step(raft: RaftState, message: Message) -> Refusal | None:
+def step(raft: RaftState, message: Message) -> StepRefusal | None:
     """Act on a message of the current term, or on a local one."""
     kind = message.type
     if kind in (MessageType.APP, MessageType.HEARTBEAT, MessageType.SNAP):
@@ -18,7 +18,7 @@ def step(raft: RaftState, message: Message) -> Refusal | None:
         follower.follow(raft, message)
     elif kind is MessageType.PROP:
         raft.note("info", "%x no leader at term %d; dropping proposal", raft.id, raft.term)
-        return Refusal.PROPOSAL_DROPPED
+        return StepRefusal.PROPOSAL_DROPPED
     elif kind is MessageType.PRE_VOTE_RESP or kind is MessageType.VOTE_RESP:
         # A candidate may still get answers to its pre-vote: they must not count as votes.
         asked = MessageType.PRE_VOTE_RESP if raft.state is StateType.PRE_CANDIDATE else MessageType.VOTE_RESP

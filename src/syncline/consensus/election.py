@@ -69,6 +69,7 @@ def campaign_if_allowed(raft: RaftState, *, pre_vote: bool, transfer: bool = Fal
 
 
 def _campaign(raft: RaftState, *, pre_vote: bool, transfer: bool = False) -> None:
+    """Send RequestVote, or PreVote, to every voter."""
     if pre_vote:
         roles.become_pre_candidate(raft)
         request, response, term = MessageType.PRE_VOTE, MessageType.PRE_VOTE_RESP, raft.term + 1
@@ -106,7 +107,7 @@ def _commit_to_tell(raft: RaftState) -> tuple[int, int]:
     """The node's commit index and its term, for a vote message; zeros if vote messages carry none."""
     if not raft.config.commit_in_votes:
         return 0, 0
-    commit = raft.log.committed
+    commit = raft.log.commit_index
     term = raft.log.term_or_zero(commit)
     return (commit, term) if term else (0, 0)
 
@@ -123,7 +124,7 @@ def learn_commit(raft: RaftState, message: Message) -> None:
     from it: it finds out what is committed by the first entry of its term.
     """
     log = raft.log
-    known = message.commit <= log.committed
+    known = message.commit <= log.commit_index
     if not known and raft.state is not StateType.LEADER and log.matches(message.commit, message.commit_term):
         log.commit_to(message.commit)
 
@@ -170,7 +171,7 @@ def answer_vote(raft: RaftState, message: Message) -> None:
 
 
 def count_vote(raft: RaftState, message: Message) -> None:
-    """Take an answer into account, in a candidate or pre-candidate, and act on the result."""
+    """Count an answer to RequestVote, in a candidate or pre-candidate, and act on the result."""
     raft.note(
         "info",
         "%x received %s%s from %x at term %d",

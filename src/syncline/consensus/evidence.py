@@ -77,7 +77,7 @@ def contradiction(log: RaftLog, message: Message, positions: Iterable[tuple[int,
     Entries whose term is not known any more (compacted) are skipped.
     """
     for index, term in positions:
-        if index > log.committed:
+        if index > log.commit_index:
             return None
         own_term = log.term_or_zero(index)
         if own_term and own_term != term:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from syncline.consensus import append_entries, election, install_snapshot
 from syncline.consensus.config import ReadOnlyOption
 from syncline.consensus.state import RaftState
-from syncline.consensus.types import NONE, Message, MessageType, ReadState, Refusal
+from syncline.consensus.types import NONE, Message, MessageType, ReadState, StepRefusal
 
 __all__ = ["follow", "step"]
 
 
-def step(raft: RaftState, message: Message) -> Refusal | None:
+def step(raft: RaftState, message: Message) -> StepRefusal | None:
     """Act on a message of the current term, or on a local one."""
     kind = message.type
     if kind in _FROM_LEADER:
@@ -46,11 +46,11 @@ _FROM_LEADER = {
 }
 
 
-def _forward_proposal(raft: RaftState, message: Message) -> Refusal | None:
+def _forward_proposal(raft: RaftState, message: Message) -> StepRefusal | None:
     if raft.leader == NONE or raft.config.disable_proposal_forwarding:
         reason = "no leader" if raft.leader == NONE else "not forwarding"
         raft.note("info", "%x %s at term %d; dropping proposal", raft.id, reason, raft.term)
-        return Refusal.PROPOSAL_DROPPED
+        return StepRefusal.PROPOSAL_DROPPED
     _forward(raft, message)
     return None
 

@@ -31,7 +31,7 @@ def maybe_send_snapshot(raft: RaftState, to: NodeId, progress: Progress) -> bool
     raft.note(
         "debug",
         "%x [firstindex: %d, commit: %d] sent snapshot[index: %d, term: %d] to %x [%s]",
-        *(raft.id, raft.log.first_index, raft.log.committed, meta.index, meta.term, to, progress),
+        *(raft.id, raft.log.first_index, raft.log.commit_index, meta.index, meta.term, to, progress),
     )
     progress.become_snapshot(meta.index)
     raft.send(Message(MessageType.SNAP, to=to, snapshot=snapshot, session=progress.session))
@@ -69,9 +69,9 @@ def handle_snapshot(raft: RaftState, message: Message) -> None:
     raft.note(
         "info",
         "%x [commit: %d] %s snapshot [index: %d, term: %d]",
-        *(raft.id, raft.log.committed, "restored" if restored else "ignored", meta.index, meta.term),
+        *(raft.id, raft.log.commit_index, "restored" if restored else "ignored", meta.index, meta.term),
     )
-    index = raft.log.last_index if restored else raft.log.committed
+    index = raft.log.last_index if restored else raft.log.commit_index
     raft.send(Message(MessageType.APP_RESP, to=message.sender, index=index, session=message.session))
 
 
@@ -79,7 +79,7 @@ def _restore(raft: RaftState, snapshot: Snapshot) -> bool:
     """Replace log and membership by the snapshot's. Returns False, with nothing replaced, if that is not needed."""
     assert raft.state is StateType.FOLLOWER, "only a follower restores a snapshot"
     log, meta = raft.log, snapshot.meta
-    if meta.index <= log.committed:
+    if meta.index <= log.commit_index:
         return False
     members = meta.membership
     # A node in `learners_next` is a voter in the outgoing half.

@@ -9,7 +9,16 @@ from syncline.consensus import append_entries, install_snapshot, read_index, rol
 from syncline.consensus.membership import decode_change
 from syncline.consensus.progress import Progress, ProgressState
 from syncline.consensus.state import RaftState
-from syncline.consensus.types import NONE, Entry, EntryType, MembershipChange, Message, MessageType, NodeId, Refusal
+from syncline.consensus.types import (
+    NONE,
+    EntryType,
+    LogEntry,
+    MembershipChange,
+    Message,
+    MessageType,
+    NodeId,
+    StepRefusal,
+)
 
 __all__ = ["commit", "may_propose", "propose", "replicate", "step", "tick"]
 
@@ -32,7 +41,7 @@ def tick(raft: RaftState) -> None:
         append_entries.broadcast_heartbeat(raft)
 
 
-def step(raft: RaftState, message: Message) -> Refusal | None:
+def step(raft: RaftState, message: Message) -> StepRefusal | None:
     """Act on a message of the current term, or on a local one."""
     handle = _ABOUT_A_MEMBER.get(message.type)
     if handle is None and (take := _ABOUT_THE_GROUP.get(message.type)) is not None:
@@ -45,12 +54,12 @@ def step(raft: RaftState, message: Message) -> Refusal | None:
     return None
 
 
-def _take_proposal(raft: RaftState, message: Message) -> Refusal | None:
-    return None if propose(raft, message.entries) else Refusal.PROPOSAL_DROPPED
+def _take_proposal(raft: RaftState, message: Message) -> StepRefusal | None:
+    return None if propose(raft, message.entries) else StepRefusal.PROPOSAL_DROPPED
 
 
-def _take_read(raft: RaftState, message: Message) -> Refusal | None:
-    return None if read_index.take_read(raft, message) else Refusal.TOO_MANY_READS
+def _take_read(raft: RaftState, message: Message) -> StepRefusal | None:
+    return None if read_index.take_read(raft, message) else StepRefusal.TOO_MANY_READS
 
 
 def _beat(raft: RaftState, _: Message) -> None:
@@ -80,7 +89,7 @@ def commit(raft: RaftState, *, tell: bool = False) -> bool:
     Returns False if no more entries are committed. With the first entry of its own term the leader knows the commit
     index: reads that waited for it can start.
     """
-    before = raft.log.committed
+    before = raft.log.commit_index
     # Only an entry of the leader's own term is committed by counting its copies. A later leader can still replace an
     # entry of an earlier term that a quorum holds (thesis, figure 3.7).
     if not raft.log.maybe_commit(raft.tracker.committed_index(), raft.term):
@@ -88,7 +97,7 @@ def commit(raft: RaftState, *, tell: bool = False) -> bool:
     if raft.reads.held:
         read_index.release_held_reads(raft)
     if tell or not raft.config.lazy_commit or raft.pending_membership_index > before:
-        raft.told_commit = raft.log.committed
+        raft.told_commit = raft.log.commit_index
         append_entries.broadcast_append(raft)
     return True
 
@@ -101,7 +110,7 @@ def may_propose(raft: RaftState) -> bool:
     return raft.id in raft.tracker.progress and raft.transferee == NONE
 
 
-def propose(raft: RaftState, proposed: Sequence[Entry]) -> bool:
+def propose(raft: RaftState, proposed: Sequence[LogEntry]) -> bool:
     """Append proposed entries to the log, and replicate them. False: dropped, the log is unchanged."""
     if not may_propose(raft):
         raft.note("debug", "%x [term %d] takes no proposals now; dropping proposal", raft.id, raft.term)
@@ -110,14 +119,14 @@ def propose(raft: RaftState, proposed: Sequence[Entry]) -> bool:
     entries = []
     for index, entry in enumerate(proposed, first):
         if entry.type is EntryType.NORMAL or _admit_change(raft, entry, index):
-            entries.append(Entry(raft.term, index, entry.type, entry.data))
+            entries.append(LogEntry(raft.term, index, entry.type, entry.data))
         else:
             # An empty entry instead, so that the proposals around it keep their places.
-            entries.append(Entry(raft.term, index))
+            entries.append(LogEntry(raft.term, index))
     return replicate(raft, entries)
 
 
-def replicate(raft: RaftState, entries: Sequence[Entry]) -> bool:
+def replicate(raft: RaftState, entries: Sequence[LogEntry]) -> bool:
     """Append entries that continue the log in the current term, and send them out. False: too much is uncommitted."""
     if not append_entries.append(raft, entries):
         return False
@@ -125,7 +134,7 @@ def replicate(raft: RaftState, entries: Sequence[Entry]) -> bool:
     return True
 
 
-def _admit_change(raft: RaftState, entry: Entry, index: int) -> bool:
+def _admit_change(raft: RaftState, entry: LogEntry, index: int) -> bool:
     """Whether a change of the membership may enter the log at `index`: no other one may be under way (thesis, 4.1)."""
     change = decode_change(entry)
     if not raft.config.disable_membership_validation and (reason := _refuse_change(raft, change)):
@@ -153,6 +162,7 @@ def _refuse_change(raft: RaftState, change: MembershipChange) -> str | None:
 
 
 def _handle_append_response(raft: RaftState, message: Message, progress: Progress) -> None:
+    """Act on a follower's answer to AppendEntries or InstallSnapshot."""
     progress.recent_active = True
     if message.commit > progress.durable_commit:
         progress.durable_commit = message.commit
@@ -161,7 +171,7 @@ def _handle_append_response(raft: RaftState, message: Message, progress: Progres
         return
     # The second condition: a probe that only confirms what was known still shows where the logs meet.
     if progress.maybe_update(message.index) or (
-        progress.match == message.index and progress.state is ProgressState.PROBE
+        progress.match_index == message.index and progress.state is ProgressState.PROBE
     ):
         _handle_acknowledgement(raft, message.sender, progress)
 
@@ -195,14 +205,14 @@ def _handle_acknowledgement(raft: RaftState, sender: NodeId, progress: Progress)
     if progress.state is ProgressState.PROBE:
         progress.become_replicate()
     elif progress.state is ProgressState.REPLICATE:
-        progress.inflights.free_up_to(progress.match)
-    elif progress.match + 1 >= raft.log.first_index:
+        progress.inflights.free_up_to(progress.match_index)
+    elif progress.match_index + 1 >= raft.log.first_index:
         # The follower has some snapshot that meets the log.
         raft.note("debug", "%x recovered from needing snapshot: resumed sending to %x", raft.id, sender)
         progress.become_probe()
         progress.become_replicate()
     # The quorum's index can only have grown up to this acknowledgement: mostly other followers were first.
-    committed = progress.match > raft.log.committed and commit(raft)
+    committed = progress.match_index > raft.log.commit_index and commit(raft)
     lazy = raft.config.lazy_commit
     if not committed and sender != raft.id and (not lazy or raft.told_commit > progress.sent_commit):
         # The next heartbeat would tell it too, but later.
@@ -210,23 +220,24 @@ def _handle_acknowledgement(raft: RaftState, sender: NodeId, progress: Progress)
     if sender == raft.id:
         return
     # The window has room again, perhaps for several messages.
-    while progress.next <= raft.log.last_index and append_entries.maybe_send_append(
+    while progress.next_index <= raft.log.last_index and append_entries.maybe_send_append(
         raft, sender, progress, send_if_empty=False
     ):
         pass
-    if sender == raft.transferee and progress.match == raft.log.last_index:
+    if sender == raft.transferee and progress.match_index == raft.log.last_index:
         raft.note("info", "%x sent MsgTimeoutNow to %x after received MsgAppResp", raft.id, sender)
         raft.send(Message(MessageType.TIMEOUT_NOW, to=sender))
 
 
 def _handle_heartbeat_response(raft: RaftState, message: Message, progress: Progress) -> None:
+    """Act on a follower's answer to a heartbeat: send it what it lacks, and confirm reads (ReadIndex)."""
     progress.recent_active = True
     if message.commit > progress.durable_commit:
         progress.durable_commit = message.commit
     progress.heartbeat_answered()
     # No message reports a lost append. The answer to a heartbeat finds it, with the empty append that the answer
     # causes if the window is full. A follower in PROBE that lacks nothing gets one too, to leave PROBE.
-    if progress.match < raft.log.last_index or progress.state is ProgressState.PROBE:
+    if progress.match_index < raft.log.last_index or progress.state is ProgressState.PROBE:
         append_entries.maybe_send_append(raft, message.sender, progress)
     read_index.handle_heartbeat_response(raft, message)
 
@@ -262,14 +273,14 @@ def _handle_transfer(raft: RaftState, message: Message, progress: Progress) -> N
     raft.note("info", "%x [term %d] starts to transfer leadership to %x", raft.id, raft.term, transferee)
     raft.election_elapsed = 0  # the transfer has one election timeout to succeed
     raft.transferee = transferee
-    if progress.match == raft.log.last_index:
+    if progress.match_index == raft.log.last_index:
         raft.send(Message(MessageType.TIMEOUT_NOW, to=transferee))
         raft.note("info", "%x sends MsgTimeoutNow to %x immediately", raft.id, transferee)
     else:
         append_entries.maybe_send_append(raft, transferee, progress)
 
 
-_ABOUT_THE_GROUP: Final[dict[MessageType, Callable[[RaftState, Message], Refusal | None]]] = {
+_ABOUT_THE_GROUP: Final[dict[MessageType, Callable[[RaftState, Message], StepRefusal | None]]] = {
     MessageType.PROP: _take_proposal,
     MessageType.BEAT: _beat,
     MessageType.CHECK_QUORUM: _look_for_quorum,

@@ -1,6 +1,6 @@
 """The replicated log: stable storage and the unstable end as one, with the indexes that move along it.
 
-    applied <= applying <= committed <= last_index
+    applied <= applying <= commit_index <= last_index
 
 Up to the commit index (`committed`) the entries are final: a quorum holds them, and every later leader does (thesis,
 3.6). `applying` is the last index handed out to be applied, `applied` the applied index of the state machine.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from syncline.consensus.sizes import encoded_size, limit_size
 from syncline.consensus.storage import LogStorage
-from syncline.consensus.types import NO_LIMIT, Compacted, Entry, EntryType, Snapshot, Unavailable
+from syncline.consensus.types import NO_LIMIT, Compacted, EntryType, LogEntry, Snapshot, Unavailable
 
 __all__ = ["RaftLog", "Unstable"]
 
@@ -37,7 +37,7 @@ class Unstable:
     __slots__ = ("entries", "offset", "offset_in_progress", "snapshot", "snapshot_in_progress")
 
     def __init__(self, offset: int) -> None:
-        self.entries: list[Entry] = []
+        self.entries: list[LogEntry] = []
         self.offset: int = offset
         """Index of the first entry; the stable log ends below it once what is in progress is ignored."""
         self.offset_in_progress: int = offset
@@ -59,7 +59,7 @@ class Unstable:
             return self.snapshot.meta.term
         return None
 
-    def slice(self, low: int, high: int) -> list[Entry]:
+    def slice(self, low: int, high: int) -> list[LogEntry]:
         """Entries `low` to `high` - 1, all of which are here."""
         assert self.offset <= low <= high <= self.offset + len(self.entries)
         return self.entries[low - self.offset : high - self.offset]
@@ -69,7 +69,7 @@ class Unstable:
         """Whether there are entries to be handed out."""
         return self.offset_in_progress < self.offset + len(self.entries)
 
-    def next_entries(self) -> list[Entry]:
+    def next_entries(self) -> list[LogEntry]:
         """Entries to be written that are not being written."""
         return self.entries[self.offset_in_progress - self.offset :]
 
@@ -110,7 +110,7 @@ class Unstable:
         self.snapshot = snapshot
         self.snapshot_in_progress = False
 
-    def truncate_and_append(self, entries: Sequence[Entry]) -> None:
+    def truncate_and_append(self, entries: Sequence[LogEntry]) -> None:
         """Append `entries`; entries at their indexes and behind are dropped (AppendEntries, step 3: thesis, figure
         3.1).
         """
@@ -138,7 +138,7 @@ class RaftLog:
         "_storage",
         "applied",
         "applying",
-        "committed",
+        "commit_index",
         "unstable",
     )
 
@@ -147,7 +147,7 @@ class RaftLog:
         first_index = storage.first_index()
         self.unstable: Unstable = Unstable(storage.last_index() + 1)
         # Compacted entries were applied, and applied entries were committed.
-        self.committed: int = first_index - 1
+        self.commit_index: int = first_index - 1
         self.applying: int = first_index - 1
         self.applied: int = first_index - 1
         self._max_applying_bytes = max_applying_bytes
@@ -211,20 +211,20 @@ class RaftLog:
 
     # -- reading --------------------------------------------------------------------------------------------------
 
-    def entries(self, low: int, max_bytes: int) -> Sequence[Entry]:
+    def entries(self, low: int, max_bytes: int) -> Sequence[LogEntry]:
         """Entries from `low` on, at most `max_bytes` of them, but one if there are any. Raises Compacted."""
         unstable = self.unstable
         if low >= unstable.offset:  # the usual case: they were appended just now, or there are none
             return limit_size(unstable.entries[low - unstable.offset :], max_bytes) or ()
         return self.slice(low, self.last_index + 1, max_bytes)
 
-    def entries_to_send(self, low: int, max_bytes: int) -> Sequence[Entry]:
+    def entries_to_send(self, low: int, max_bytes: int) -> Sequence[LogEntry]:
         """As `entries`, for a follower: raises NotLoaded for entries that storage must read from disk first."""
         if low >= self.unstable.offset:
             return self.entries(low, max_bytes)
         return self.slice(low, self.last_index + 1, max_bytes, to_send=True)
 
-    def slice(self, low: int, high: int, max_bytes: int, *, to_send: bool = False) -> Sequence[Entry]:
+    def slice(self, low: int, high: int, max_bytes: int, *, to_send: bool = False) -> Sequence[LogEntry]:
         """Entries `low` to `high` - 1, cut as in `entries`. Raises Compacted; NotLoaded only `to_send`."""
         if low < self.first_index:
             raise Compacted
@@ -275,7 +275,7 @@ class RaftLog:
 
     def has_unapplied_change(self) -> bool:
         """Whether a change of the membership is committed but not applied."""
-        low, high = self.applied + 1, self.committed + 1
+        low, high = self.applied + 1, self.commit_index + 1
         while low < high:
             page = self.slice(low, high, SCAN_BYTES)
             if any(entry.type is not EntryType.NORMAL for entry in page):
@@ -285,12 +285,12 @@ class RaftLog:
 
     # -- writing --------------------------------------------------------------------------------------------------
 
-    def append(self, entries: Sequence[Entry]) -> None:
+    def append(self, entries: Sequence[LogEntry]) -> None:
         """Append `entries`, replacing entries at their indexes and behind. Committed entries are never replaced."""
-        assert entries[0].index > self.committed, "a committed entry would be replaced"
+        assert entries[0].index > self.commit_index, "a committed entry would be replaced"
         self.unstable.truncate_and_append(entries)
 
-    def maybe_append(self, prev_index: int, prev_term: int, commit: int, entries: Sequence[Entry]) -> int | None:
+    def maybe_append(self, prev_index: int, prev_term: int, commit: int, entries: Sequence[LogEntry]) -> int | None:
         """Append a leader's entries that follow (prev_index, prev_term) (AppendEntries: thesis, figure 3.1).
 
         Returns the index up to which the logs agree now, or None if they don't agree at `prev_index`.
@@ -304,7 +304,7 @@ class RaftLog:
         self.commit_to(min(commit, agreed))
         return agreed
 
-    def _without_known(self, prev_index: int, entries: Sequence[Entry]) -> Sequence[Entry]:
+    def _without_known(self, prev_index: int, entries: Sequence[LogEntry]) -> Sequence[LogEntry]:
         """`entries` from the first one on that is not in the log.
 
         Known entries must not be appended again: the message may be old, and entries behind them here may have been
@@ -320,32 +320,32 @@ class RaftLog:
 
     def maybe_commit(self, index: int, term: int) -> bool:
         """Commit up to `index` if its entry is of `term`, the leader's own (thesis, 3.6.2). False: nothing new."""
-        if index <= self.committed or not self.matches(index, term):
+        if index <= self.commit_index or not self.matches(index, term):
             return False
         self.commit_to(index)
         return True
 
     def commit_to(self, index: int) -> None:
         """Raise the commit index to `index`. It never goes back."""
-        if index > self.committed:
+        if index > self.commit_index:
             assert index <= self.last_index, "the commit index is beyond the end of the log"
-            self.committed = index
+            self.commit_index = index
 
     def restore(self, snapshot: Snapshot) -> None:
         """Replace the whole log by a newer snapshot."""
-        assert snapshot.meta.index > self.committed, "a snapshot would take the log back"
-        self.committed = snapshot.meta.index
+        assert snapshot.meta.index > self.commit_index, "a snapshot would take the log back"
+        self.commit_index = snapshot.meta.index
         self.unstable.restore(snapshot)
 
     # -- applying -------------------------------------------------------------------------------------------------
 
     def has_next_committed(self, *, allow_unstable: bool) -> bool:
         """Whether there are committed entries to be applied."""
-        return self.applying < self.committed and self.applying < self._appliable(allow_unstable)
+        return self.applying < self.commit_index and self.applying < self._appliable(allow_unstable)
 
-    def next_committed(self, *, allow_unstable: bool) -> Sequence[Entry]:
+    def next_committed(self, *, allow_unstable: bool) -> Sequence[LogEntry]:
         """The next committed entries to apply, within the limit on entries that are being applied."""
-        if self.applying >= self.committed:
+        if self.applying >= self.commit_index:
             return ()
         last = self._appliable(allow_unstable)
         if self.applying >= last:
@@ -354,10 +354,10 @@ class RaftLog:
         room = self._max_applying_bytes - self._applying_bytes if limited else NO_LIMIT
         return self.slice(self.applying + 1, last + 1, room)
 
-    def accept_applying(self, entries: Sequence[Entry], *, allow_unstable: bool) -> None:
+    def accept_applying(self, entries: Sequence[LogEntry], *, allow_unstable: bool) -> None:
         """Record that `entries`, from `next_committed`, were handed out. They count until all of them are applied."""
         last = entries[-1].index
-        assert last <= self.committed, "an entry that is not committed was handed out to be applied"
+        assert last <= self.commit_index, "an entry that is not committed was handed out to be applied"
         self.applying = last
         if self._max_applying_bytes < NO_LIMIT:
             size = encoded_size(entries)
@@ -370,7 +370,7 @@ class RaftLog:
 
     def applied_to(self, index: int) -> None:
         """Raise the applied index to `index`, after entries or a snapshot."""
-        assert self.applied <= index <= self.committed, "the applied index left its range"
+        assert self.applied <= index <= self.commit_index, "the applied index left its range"
         self.applied = index
         self.applying = max(self.applying, index)
         if self._max_applying_bytes < NO_LIMIT and self._handed_out and self._handed_out[0][0] <= index:
@@ -388,11 +388,11 @@ class RaftLog:
         """
         if self._applying_paused or self.unstable.snapshot is not None:
             return self.applying
-        return self.committed if allow_unstable else min(self.committed, self.unstable.offset - 1)
+        return self.commit_index if allow_unstable else min(self.commit_index, self.unstable.offset - 1)
 
     def __str__(self) -> str:
         return (
-            f"committed={self.committed}, applied={self.applied}, applying={self.applying}, "
+            f"committed={self.commit_index}, applied={self.applied}, applying={self.applying}, "
             f"unstable.offset={self.unstable.offset}, "
             f"unstable.offsetInProgress={self.unstable.offset_in_progress}, "
             f"len(unstable.Entries)={len(self.unstable.entries)}"

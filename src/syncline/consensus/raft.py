@@ -30,16 +30,16 @@ from syncline.consensus.sizes import payload_size
 from syncline.consensus.state import RaftState
 from syncline.consensus.types import (
     NONE,
-    Entry,
     EntryType,
+    LogEntry,
     Message,
     MessageType,
-    Refusal,
     Snapshot,
     StateType,
+    StepRefusal,
 )
 
-__all__ = ["Raft"]
+__all__ = ["RaftCore"]
 
 _FROM_A_LEADER = frozenset({MessageType.APP, MessageType.HEARTBEAT, MessageType.SNAP})
 
@@ -51,7 +51,7 @@ _ROLE_STEPS = {
 }
 
 
-class Raft(RaftState):
+class RaftCore(RaftState):
     """The state of one node, and the events that change it."""
 
     __slots__ = ()
@@ -74,10 +74,9 @@ class Raft(RaftState):
         self.term = hard_state.term
         self.vote = hard_state.vote
         if config.applied:
-            if not self.log.applied <= config.applied <= self.log.committed:
-                raise ValueError(
-                    f"applied is {config.applied}: the log is committed from {self.log.applied} to {self.log.committed}"
-                )
+            if not self.log.applied <= config.applied <= self.log.commit_index:
+                committed = f"from {self.log.applied} to {self.log.commit_index}"
+                raise ValueError(f"applied is {config.applied}: the log is committed {committed}")
             self.log.applied_to(config.applied)
         roles.become_follower(self, self.term, NONE)
         self.note(
@@ -86,7 +85,7 @@ class Raft(RaftState):
             self.id,
             ",".join(f"{voter:x}" for voter in sorted(self.tracker.configuration.voters.voters)),
             self.term,
-            self.log.committed,
+            self.log.commit_index,
             self.log.applied,
             self.log.last_index,
             self.log.last_term,
@@ -101,7 +100,7 @@ class Raft(RaftState):
         else:
             election.tick(self)
 
-    def step(self, message: Message) -> Refusal | None:
+    def step(self, message: Message) -> StepRefusal | None:
         """Handle a message. Returns why it was not taken, when etcd/raft would return an error.
 
         The message's term decides first (thesis, 3.3): an older one is not acted on, a newer one makes the node a
@@ -216,18 +215,18 @@ class Raft(RaftState):
             and self.log.applied >= self.pending_membership_index
         ):
             configuration = self.tracker.configuration
-            if leader.propose(self, [Entry(0, 0, EntryType.CONF_CHANGE_V2)]):
+            if leader.propose(self, [LogEntry(0, 0, EntryType.CONF_CHANGE_V2)]):
                 self.note("info", "initiating automatic transition out of joint configuration %s", configuration)
             else:
                 self.note("debug", "not initiating automatic transition out of joint configuration %s", configuration)
 
 
-_STEPS_OF_ALL_ROLES: Final[dict[MessageType, Callable[[Raft, Message], None]]] = {
-    MessageType.HUP: Raft._campaign,
-    MessageType.VOTE: Raft._answer_vote,
-    MessageType.PRE_VOTE: Raft._answer_vote,
-    MessageType.STORAGE_APPEND_RESP: Raft._appended,
-    MessageType.STORAGE_APPLY_RESP: Raft._applied,
+_STEPS_OF_ALL_ROLES: Final[dict[MessageType, Callable[[RaftCore, Message], None]]] = {
+    MessageType.HUP: RaftCore._campaign,
+    MessageType.VOTE: RaftCore._answer_vote,
+    MessageType.PRE_VOTE: RaftCore._answer_vote,
+    MessageType.STORAGE_APPEND_RESP: RaftCore._appended,
+    MessageType.STORAGE_APPLY_RESP: RaftCore._applied,
 }
 """Handlers that do not depend on the role; the others are in `_ROLE_STEPS`. Both are tables, because in a chain of
 comparisons the most frequent messages would come last."""

@@ -23,12 +23,12 @@ __all__ = ["handle_heartbeat_response", "release_held_reads", "take_read"]
 
 
 def take_read(raft: RaftState, request: Message) -> bool:
-    """Queue a read on the leader, or answer it at once if no quorum is needed. False: too many reads wait."""
+    """Queue a read on the leader (ReadIndex), or answer it if no quorum is needed. False: too many reads wait."""
     if raft.reads.full:
         return False
     # Until it has committed an entry of its own term, a leader does not know what is committed (thesis, 6.4). That
     # holds for a leader alone in its group as well: the commit index that it had before a restart may be lost.
-    if raft.log.term_or_zero(raft.log.committed) != raft.term:
+    if raft.log.term_or_zero(raft.log.commit_index) != raft.term:
         raft.reads.held.append(request)
     else:
         _start_read(raft, request)
@@ -36,13 +36,14 @@ def take_read(raft: RaftState, request: Message) -> bool:
 
 
 def _start_read(raft: RaftState, request: Message) -> None:
+    """Ask a quorum with heartbeats whether this node still leads (ReadIndex, step 2: thesis, 6.4)."""
     voters = raft.tracker.configuration.voters
     # One voter is a quorum by itself; but a removed leader is not that voter, which may lead by now.
     alone = voters.singleton and raft.id in voters.voters
     if alone or raft.reads.option is ReadOnlyOption.LEASE_BASED:
-        raft.respond_to_read(request, raft.log.committed)
+        raft.respond_to_read(request, raft.log.commit_index)
         return
-    raft.reads.add(request, raft.log.committed)
+    raft.reads.add(request, raft.log.commit_index)
     raft.reads.acknowledge(raft.id, raft.reads.last_position)
     append_entries.broadcast_heartbeat(raft)
 

@@ -11,7 +11,7 @@ from typing import Final
 from syncline.consensus import append_entries
 from syncline.consensus.read_queue import ReadQueue
 from syncline.consensus.state import RaftState
-from syncline.consensus.types import NONE, Entry, NodeId, StateType
+from syncline.consensus.types import NONE, LogEntry, NodeId, StateType
 
 __all__ = ["TRANSITIONS", "become_candidate", "become_follower", "become_leader", "become_pre_candidate"]
 
@@ -69,7 +69,7 @@ def become_leader(raft: RaftState) -> None:
     # There may be an unapplied change of the membership in the log. Rather than look for it, take no other one until
     # all that is in the log now is applied.
     raft.pending_membership_index = raft.log.last_index
-    appended = append_entries.append(raft, [Entry(raft.term, raft.log.last_index + 1)])
+    appended = append_entries.append(raft, [LogEntry(raft.term, raft.log.last_index + 1)])
     assert appended, "an empty entry is never too large"
     raft.note("info", "%x became leader at term %d", raft.id, raft.term)
 

@@ -23,9 +23,9 @@ from syncline.consensus.types import (
     MessageType,
     NodeId,
     ReadState,
-    Refusal,
     SoftState,
     StateType,
+    StepRefusal,
 )
 
 __all__ = ["RaftState", "Tracker"]
@@ -73,7 +73,7 @@ class Tracker:
         It counts as active: otherwise it would cost the leader its quorum before it could answer.
         """
         return Progress(
-            next=next_index,
+            next_index=next_index,
             inflights=Inflights(self._max_inflight_messages, self._max_inflight_bytes),
             learner=learner,
             recent_active=True,
@@ -86,8 +86,8 @@ class Tracker:
         self.votes.clear()
         for node_id, old in self.progress.items():
             self.progress[node_id] = Progress(
-                match=last_index if node_id == self_id else 0,
-                next=last_index + 1,
+                match_index=last_index if node_id == self_id else 0,
+                next_index=last_index + 1,
                 inflights=Inflights(self._max_inflight_messages, self._max_inflight_bytes),
                 learner=old.learner,
                 session=self._new_session(),
@@ -96,7 +96,9 @@ class Tracker:
 
     def committed_index(self) -> int:
         """The highest index that a quorum is known to hold."""
-        return self.configuration.voters.committed_index({node_id: one.match for node_id, one in self.progress.items()})
+        return self.configuration.voters.committed_index(
+            {node_id: one.match_index for node_id, one in self.progress.items()}
+        )
 
     def quorum_active(self) -> bool:
         """Whether a quorum has answered lately."""
@@ -194,7 +196,7 @@ class RaftState:
         """Ticks since the last election timeout (in a leader or candidate), or since the last message of a leader."""
         self.heartbeat_elapsed: int = 0
         self.randomized_election_timeout: int = 0
-        self.dropped: Counter[Refusal] = Counter()
+        self.dropped: Counter[StepRefusal] = Counter()
         """How many messages and requests were refused, by reason, since the node started."""
         self.evidence: Evidence | None = None
         """The newest piece of evidence of a lost promise. The runtime takes it with `RawNode.take_evidence`."""
@@ -205,7 +207,7 @@ class RaftState:
         return SoftState(self.leader, self.state)
 
     def hard_state(self) -> HardState:
-        return HardState(self.term, self.vote, self.log.committed)
+        return HardState(self.term, self.vote, self.log.commit_index)
 
     def note(self, level: str, text: str, *values: object) -> None:
         """Write a trace line; `text` is a %-format for `values`."""

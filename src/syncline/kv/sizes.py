@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from syncline.kv.commands import MAX_TXN_OPS, Command, Operation, Put, Txn
-from syncline.kv.records import KeyValue
+from syncline.kv.commands import MAX_TXN_OPS, Command, Put, Txn, TxnOperation
+from syncline.kv.records import KeyRecord
 
 __all__ = ["LARGEST_OVERHEAD_BYTES", "RECORD_OVERHEAD_BYTES", "growth", "record_size"]
 
-Find: TypeAlias = Callable[[bytes], KeyValue | None]
+Find: TypeAlias = Callable[[bytes], KeyRecord | None]
 """`Store.get`."""
 
 RECORD_OVERHEAD_BYTES: Final = 384
@@ -50,5 +50,5 @@ def growth(find: Find, command: Command) -> int:
     return 0
 
 
-def _of_branch(find: Find, branch: tuple[Operation, ...]) -> int:
+def _of_branch(find: Find, branch: tuple[TxnOperation, ...]) -> int:
     return sum([growth(find, part) for part in branch if isinstance(part, Put | Txn)])

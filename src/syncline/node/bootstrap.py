@@ -158,7 +158,7 @@ class Founding:
     def look(self, now_s: float) -> None:
         """While waiting, with every tick: check whether all initial members are connected."""
         applied = self._applied()
-        if not applied or applied < self._core.commit:
+        if not applied or applied < self._core.commit_index:
             return  # the first entries, which name the initial members, are being applied
         met = self._met()
         if None in met.values():

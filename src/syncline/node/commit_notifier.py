@@ -39,7 +39,7 @@ class Commits:
         self._core = core
         self._schedule = schedule
         self._loop = asyncio.get_running_loop()
-        self.known: int = core.commit
+        self.known: int = core.commit_index
         """The commit index as of the last `look`."""
         self._awaited = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -51,7 +51,7 @@ class Commits:
     def look(self) -> None:
         """Check for commits since the last call."""
         core = self._core
-        before, committed = self.known, core.commit
+        before, committed = self.known, core.commit_index
         self.known = committed
         if before == committed or core.state is not StateType.LEADER:
             return

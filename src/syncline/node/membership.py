@@ -13,7 +13,7 @@ from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import (
     NONE,
     ChangeType,
-    Entry,
+    LogEntry,
     MembershipChange,
     MembershipState,
     NodeId,
@@ -192,7 +192,7 @@ class Reconfiguration:
         """Whether a learner may count as a voter: its directory is known, and it has the log up to `commit`."""
         member = self._parts.book.members.get(node_id)
         progress = self._parts.core.progress.get(node_id)
-        return bool(member and member.directory and progress and progress.match >= commit)
+        return bool(member and member.directory and progress and progress.match_index >= commit)
 
     def _check_current(self, change: MembershipChange, context: ChangeContext) -> None:
         """Checks that only the leader can make, with no other change under way: conditions, and used names."""
@@ -252,7 +252,7 @@ class Reconfiguration:
             self._doors.fail(NodeFailed(removed_text(self._config.name, parts.core.id)))
             return
         if parts.core.state is StateType.LEADER:
-            self._commits.tick(parts.core.commit)
+            self._commits.tick(parts.core.commit_index)
         housekeeping = self._ticks % HOUSEKEEPING_TICKS == 0
         if (self._removed_at or housekeeping) and not self.leaving and self._may_leave():
             self.leaving = True  # this node's own callers hear of it first
@@ -290,7 +290,10 @@ class Reconfiguration:
             # A voter's directory must be known, so that the members detect it when it comes back without its data.
             if not member.directory:
                 continue
-            if state.match + CAUGHT_UP_ENTRIES < core.last_index or state.match < core.pending_membership_index:
+            if (
+                state.match_index + CAUGHT_UP_ENTRIES < core.last_index
+                or state.match_index < core.pending_membership_index
+            ):
                 continue
             promoted = msgspec.structs.replace(member, promote=False)
             context = encode(ChangeContext(core.id, 0, (promoted,)))
@@ -308,7 +311,7 @@ class Reconfiguration:
         core = self._parts.core
         voters = core.membership.voters
         candidates = [
-            (progress.match, node_id)
+            (progress.match_index, node_id)
             for node_id, progress in core.progress.items()
             if node_id != core.id and node_id in voters and node_id not in losing and self.is_alive(node_id)
         ]
@@ -329,7 +332,7 @@ class Reconfiguration:
 
     # -- on every node ------------------------------------------------------------------------------------------------
 
-    def applied(self, entry: Entry) -> None:
+    def applied(self, entry: LogEntry) -> None:
         """Apply a committed change."""
         parts = self._parts
         try:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import NONE
-from syncline.node.read_batches import Reads
+from syncline.node.read_batches import ReadBatches
 
 __all__ = ["Horizon"]
 
@@ -22,7 +22,7 @@ class Horizon:
     """The recovery barrier of one start. Made before the node takes any message."""
 
     def __init__(
-        self, core: RawNode, reads: Reads, applied: Callable[[], int], *, election_s: float, heartbeat_s: float
+        self, core: RawNode, reads: ReadBatches, applied: Callable[[], int], *, election_s: float, heartbeat_s: float
     ) -> None:
         self._core = core
         self._reads = reads

@@ -46,7 +46,7 @@ from syncline.node.lost_promises import Promises
 from syncline.node.membership import Reconfiguration
 from syncline.node.node_log import NodeLog
 from syncline.node.proposals import Proposals
-from syncline.node.read_batches import Reads
+from syncline.node.read_batches import ReadBatches
 from syncline.node.recovery_barrier import Horizon
 from syncline.node.rejections import dropped
 from syncline.node.rejections import refused as refused_by
@@ -60,10 +60,10 @@ from syncline.transport.messages import (
     DigestReport,
     Forward,
     ForwardReply,
+    IncomingSnapshot,
     Notice,
     PeerMessage,
     RefusedProposal,
-    SnapshotSink,
 )
 
 __all__ = ["Driver"]
@@ -115,7 +115,7 @@ class Driver:
         self.thread: int = get_ident()
         heartbeat_s = config.heartbeat_s
         self.proposals: Proposals = Proposals(rng, step_s=heartbeat_s, max_bytes=config.max_pending_bytes)
-        self.reads: Reads = Reads(
+        self.reads: ReadBatches = ReadBatches(
             rng,
             step_s=heartbeat_s,
             retry_s=READS_RETRY_HEARTBEATS * heartbeat_s,
@@ -343,7 +343,7 @@ class Driver:
     def on_appends_lost(self, peer: NodeId) -> None:
         self.pacing.lost(peer)
 
-    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
+    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> IncomingSnapshot:
         if self.founding.waiting:
             raise TransportError(self.founding.why_no_leader())
         if not self.term_guard.admits(sender, message.term, self.core.term, self.loop.time()):
@@ -371,7 +371,7 @@ class Driver:
         for response in responses:
             self.core.step(response)
         if not self._in_turn:  # else the turn sees it
-            self.parts.intake.look(self.core.commit - self.applied)
+            self.parts.intake.look(self.core.commit_index - self.applied)
             self.schedule()
 
     # -- the turn -----------------------------------------------------------------------------------------------------
@@ -393,7 +393,7 @@ class Driver:
                 self._flush_queue()
             if ask and self.reads.to_ask:
                 self.reads.ask(self.loop.time())
-            if self.core.raft.log.committed != self.commits.known:
+            if self.core.raft.log.commit_index != self.commits.known:
                 self.commits.look()
             if self.core.has_ready() and not self.stopped:
                 self._carry_out_all()
@@ -414,7 +414,7 @@ class Driver:
             if applies == APPLIES_PER_TURN or self.applied - first >= APPLIED_PER_TURN:
                 self.schedule()
                 break
-        self.parts.intake.look(self.core.commit - self.applied)
+        self.parts.intake.look(self.core.commit_index - self.applied)
 
     def _carry_out(self) -> None:
         ready = self.core.ready()

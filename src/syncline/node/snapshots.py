@@ -32,14 +32,14 @@ from syncline.node.member_registry import MemberBook, members_of
 from syncline.storage.snapshots.file import decode_manifest, encode_manifest
 from syncline.storage.snapshots.store import (
     SnapshotManifest,
+    SnapshotPart,
     SnapshotReader,
-    SnapshotReceiver,
     SnapshotStore,
     SnapshotWriter,
 )
 from syncline.storage.stored_log import StoredLog
 from syncline.storage.wal.writer import Wal
-from syncline.transport.messages import PeerMessage, SnapshotSink
+from syncline.transport.messages import IncomingSnapshot, PeerMessage
 from syncline.transport.peers import Transport
 
 __all__ = ["SnapshotDoors", "SnapshotParts", "Snapshotter"]
@@ -335,7 +335,7 @@ class Snapshotter:
                 await self.take()
                 raise StorageError(f"the snapshot at entry {index} is older than the member: a new one is made")
             reader = await parts.reader.run(partial(parts.store.read, manifest))
-            source = _Source(reader, parts.reader)
+            source = _OutgoingSnapshot(reader, parts.reader)
             log.info("snapshot at entry %d: sending it to %s", index, label(message.to))
             await parts.transport.send_snapshot(message.to, message, encode_manifest(manifest), source)
             ok = True
@@ -391,7 +391,7 @@ class Snapshotter:
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 
-    async def receive(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
+    async def receive(self, sender: NodeId, message: Message, manifest: bytes) -> IncomingSnapshot:
         """A leader offers a snapshot. Raises to refuse it."""
         store, receives = self._parts.store, self._parts.receiver
         if self._stopped_by is not None:
@@ -401,13 +401,13 @@ class Snapshotter:
             raise TransportError("the snapshot's manifest and the message that brings it do not agree")
         held = next((own for own in store.list() if own.meta == offered.meta), None)
         if held is not None:
-            return _Sink(self, receives, message, None, held.size_bytes)
-        if offered.index <= self._parts.core.commit:
+            return _IncomingSnapshot(self, receives, message, None, held.size_bytes)
+        if offered.index <= self._parts.core.commit_index:
             # Nothing in it is new; the core answers the leader, which then continues from there.
             self._doors.step(sender, [message])
             raise TransportError(f"entry {offered.index} is committed here already: no snapshot is needed")
         receiver = await receives.run(lambda: store.receive(offered))
-        return _Sink(self, receives, message, receiver, receiver.received)
+        return _IncomingSnapshot(self, receives, message, receiver, receiver.received)
 
     def arrived(self, message: Message) -> None:
         """The snapshot is durable here: give it to the core."""
@@ -461,7 +461,7 @@ class _Guarded:
         return self._writer.write(data)
 
 
-class _Source:
+class _OutgoingSnapshot:
     """A snapshot on disk, for the transport."""
 
     def __init__(self, reader: SnapshotReader, calls: Calls) -> None:
@@ -479,11 +479,11 @@ class _Source:
         self._reader.close()
 
 
-class _Sink:
+class _IncomingSnapshot:
     """An incoming snapshot. `receiver` is None if all of it is stored already."""
 
     def __init__(
-        self, owner: Snapshotter, calls: Calls, message: Message, receiver: SnapshotReceiver | None, offset: int
+        self, owner: Snapshotter, calls: Calls, message: Message, receiver: SnapshotPart | None, offset: int
     ) -> None:
         self._owner = owner
         self._message = message

@@ -17,9 +17,9 @@ from syncline.consensus.membership import encode_change
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import (
     ChangeType,
-    Entry,
     EntryType,
     HardState,
+    LogEntry,
     MembershipChange,
     NodeId,
     SingleChange,
@@ -99,7 +99,7 @@ async def assemble(config: Config, fsm: FSM[object], world: World, failed: Calla
 
 
 def _open(config: Config, fsm: FSM[object], world: World) -> _Opened:
-    """On a thread. What was opened is released if a later step fails."""
+    """Open the data directory, the log and the snapshots. On a thread. Releases them if a later step fails."""
     with ExitStack() as held:
         directory = DataDir.open(world.disk, config.data_dir)
         held.callback(directory.release)
@@ -349,7 +349,7 @@ def _confirmation(config: Config, opened: _Opened, transport: Transport) -> Conf
         refusals = refusing(transport.stats(), RefusalCode.OLDER_START)
         return [peer for peer in refusals if peer in opened.book.members]
 
-    known = opened.core.commit
+    known = opened.core.commit_index
     return Confirmation(
         opened.identity.node_id,
         lambda: opened.core.membership,
@@ -441,7 +441,7 @@ def _bootstrap(config: Config, identity: Identity) -> WalWrite:
         node_id = derive_node_id(identity.cluster_id, name)
         context = encode(ChangeContext(0, 0, (MemberRecord(node_id, name, config.peers[name]),)))
         change = MembershipChange(changes=(SingleChange(ChangeType.ADD_NODE, node_id),), context=context)
-        entries.append(Entry(BOOTSTRAP_TERM, index, EntryType.CONF_CHANGE_V2, encode_change(change)))
+        entries.append(LogEntry(BOOTSTRAP_TERM, index, EntryType.CONF_CHANGE_V2, encode_change(change)))
     return WalWrite(entries=entries, hard_state=HardState(BOOTSTRAP_TERM, 0, len(entries)))
 
 

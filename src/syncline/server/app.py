@@ -48,7 +48,7 @@ class KvServer:
     config: ServerConfig
     """Its settings."""
     metrics: Registry
-    """What `/metrics` shows; an embedder may add to it."""
+    """The metrics of `/metrics`; an embedding program may add to it."""
     http_url: str
     """Where clients reach this server."""
 
@@ -127,8 +127,7 @@ class KvServer:
             metrics=self.metrics.render,
             policy=self._policy,
         )
-        self._http.handler = self._site.router.handle
-        self._http.express = self._site.express
+        self._http.serve(self._site.router.handle, self._site.fast_get)
 
     def _node_config(self, disk: Disk) -> Config:
         config = self.config

@@ -3,8 +3,8 @@
 A body with `Content-Encoding` would be stored as it came and read as if it were plain; a `Content-Range` would replace
 a value by a part of it. RFC 9110 lets a server refuse both (8.4, 14.5). None of these fields is ignored.
 
-Requests with such a field never take the header cache (`header_cache.py`): the cache asks `UNUSUAL_FIELDS`. So the
-checks cost the usual request nothing.
+Requests with such a field never take the header cache (`shortcuts.py`): the cache asks `UNUSUAL_FIELDS`. So the checks
+cost a request by the cache nothing.
 """
 
 from __future__ import annotations

@@ -15,14 +15,14 @@ from typing import Final, Protocol
 from syncline.server.api.errors import internal_error
 from syncline.server.http.response import Deferred, Response
 
-__all__ = ["TURN_BYTES", "Making"]
+__all__ = ["TURN_BYTES", "Flushable", "Making"]
 
 TURN_BYTES: Final = 1024 * 1024
 """When so much has been made, nothing more is made in the same turn: a page takes up to 10 ms to encode."""
 
 
-class Connection(Protocol):
-    """The part of a connection that is needed."""
+class Flushable(Protocol):
+    """A connection's output, as far as it is needed here."""
 
     flush_scheduled: bool
 
@@ -37,7 +37,7 @@ class Making:
     def __init__(self) -> None:
         self._bytes = 0
         self._scheduled = False
-        self._waiting: deque[Connection] = deque()
+        self._waiting: deque[Flushable] = deque()
 
     @property
     def has_time(self) -> bool:
@@ -55,7 +55,7 @@ class Making:
             self._schedule()
         return made
 
-    def later(self, connection: Connection) -> None:
+    def later(self, connection: Flushable) -> None:
         """Flush this connection in a later turn, after those that were named before."""
         if not connection.flush_scheduled:
             connection.flush_scheduled = True

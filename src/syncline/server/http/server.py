@@ -15,26 +15,20 @@ from email.utils import formatdate
 from typing import Final
 
 from syncline.platform.network import Listener, Network
-from syncline.server.http.connection import Handler, HttpConnection
-from syncline.server.http.fast_get import Express
-from syncline.server.http.header_cache import UsualRequests
-from syncline.server.http.large_answers import Making
+from syncline.server.http.connection import HttpConnection
+from syncline.server.http.large_answers import Flushable
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.pressure import PRESSURE, relieve
+from syncline.server.http.shared import Handler, Observe, Shared
+from syncline.server.http.shortcuts import FastGet
 
-__all__ = ["HttpServer", "Observe"]
+__all__ = ["HttpServer"]
 
 SWEEP_S: Final = 1.0
 """How often the time limits are enforced; also how exact the `Date` field is."""
 
 RESTING_LOOK: Final = 64
 """Of so many connections one that rests is looked for when there are too many."""
-
-VITAL: Final = (b"/livez", b"/readyz", b"/health", b"/metrics", b"/version")
-"""What an operator's tools ask: they must be answered above all when a node has too much to do."""
-
-Observe = Callable[[str, int, float], None]
-"""Told of each answer: the route, such as "GET /keys" ("" where none took it), the status, the seconds it took."""
 
 
 class HttpServer:
@@ -55,32 +49,28 @@ class HttpServer:
         clock: Callable[[], float] = time.perf_counter,
         wall_time_s: Callable[[], float] = time.time,
     ) -> None:
-        self.handler = handler
-        self.limits: HttpLimits = limits or HttpLimits()
-        self.observe = observe
-        self.clock = clock
-        self.usual: UsualRequests = UsualRequests(self.limits.max_url_bytes, knows_host)
-        self.express: Express | None = None
-        """Requests that are known without being read, where the handler has such: set together with it."""
-        self.now_s: float = 0.0
-        """The loop's time at the last sweep: exact enough for limits of seconds, and free to read."""
-        self.held_bytes = 0
-        """Bodies and answers of all connections in memory."""
-        self.making: Making = Making()
-        self.tail: bytes = b""
-        self.tail_close: bytes = b""
-        self.tail_http10: bytes = b""
-        """What ends a header: `Date`, `Connection` where it must be said, and the blank line."""
+        self.shared: Shared = Shared(
+            handler,
+            limits or HttpLimits(),
+            observe=observe,
+            knows_host=knows_host,
+            clock=clock,
+            flush_later=self._flush_later,
+        )
+        """What the connections use of the server."""
         self._wall_time_s = wall_time_s
         self._connections: dict[HttpConnection, None] = {}
-        self._to_flush: list[HttpConnection] = []
+        self._to_flush: list[Flushable] = []
         self._listener: Listener | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._empty: asyncio.Future[None] | None = None
-        self.closed: bool = False
-        """No connection is taken any more."""
         self._tell_date()
+
+    def serve(self, handler: Handler, fast_get: FastGet | None = None) -> None:
+        """From now on, give requests to this handler, and those that take the GET fast path to its route."""
+        self.shared.handler = handler
+        self.shared.fast_get = fast_get
 
     # --- life
 
@@ -96,7 +86,7 @@ class HttpServer:
 
     def connection(self) -> HttpConnection:
         """The protocol for a new connection."""
-        return HttpConnection(self)
+        return HttpConnection(self.shared, register=self._register, unregister=self._unregister)
 
     async def close(self, *, drain_s: float, grace_s: float = 0.0) -> None:
         """Stop listening, answer what has been asked, close. Whatever is not done after `drain_s` is cut off.
@@ -107,7 +97,7 @@ class HttpServer:
         if self._listener is not None:
             listener, self._listener = self._listener, None
             await listener.close()
-        self.closed = True
+        self.shared.closed = True
         if self._connections:
             self._empty = asyncio.get_running_loop().create_future()
             self._drain(idle=not grace_s)
@@ -131,55 +121,55 @@ class HttpServer:
         """Open connections."""
         return len(self._connections)
 
+    @property
+    def held_bytes(self) -> int:
+        """Bodies and answers of all connections in memory."""
+        return self.shared.total.bytes
+
     # --- the connections' side
 
-    def register(self, connection: HttpConnection) -> bool:
+    def _register(self, connection: HttpConnection) -> bool:
         """Take a new connection; False if there are too many already, and none of them rests."""
-        room = len(self._connections) < self.limits.max_connections or self._close_resting()
+        room = len(self._connections) < self.shared.limits.max_connections or self._close_resting()
         self._connections[connection] = None
         return room
 
     def _close_resting(self) -> bool:
         """Close a connection that rests, the oldest first; whether there was one."""
         for connection in tuple(itertools.islice(self._connections, RESTING_LOOK)):
-            if connection.rests(self.now_s):
+            if connection.rests(self.shared.now_s):
                 connection.close_resting()
                 return True
             del self._connections[connection]  # to the end: the next look begins behind it
             self._connections[connection] = None
         return False
 
-    def has_share(self, path: bytes) -> bool:
-        """Whether a request is answered though all connections together hold too much."""
-        limits = self.limits
-        return path.startswith(VITAL) and self.held_bytes <= limits.max_total_held_bytes + limits.vital_bytes
-
-    def unregister(self, connection: HttpConnection) -> None:
+    def _unregister(self, connection: HttpConnection) -> None:
         self._connections.pop(connection, None)
         if self._empty is not None and not self._connections and not self._empty.done():
             self._empty.set_result(None)
 
-    def schedule_flush(self, connection: HttpConnection) -> None:
-        """Write this connection's finished answers at the end of the turn, together with everybody else's."""
+    def _flush_later(self, output: Flushable) -> None:
+        """Write a connection's finished answers at the end of the turn, together with all others'."""
         if not self._to_flush:
             (self._loop or asyncio.get_running_loop()).call_soon(self._flush_all)
-        self._to_flush.append(connection)
+        self._to_flush.append(output)
 
     def _flush_all(self) -> None:
-        connections, self._to_flush = self._to_flush, []
-        for connection in connections:
-            connection.flush_scheduled = False
-            connection.flush()
+        outputs, self._to_flush = self._to_flush, []
+        for output in outputs:
+            output.flush_scheduled = False
+            output.flush()
 
     # --- time
 
     def sweep(self, now_s: float) -> None:
         """Enforce the time limits as of `now_s`."""
-        self.now_s = now_s
+        self.shared.now_s = now_s
         self._tell_date()
         for connection in tuple(self._connections):
             connection.sweep(now_s)
-        relieve(tuple(self._connections), self.held_bytes - PRESSURE * self.limits.max_total_held_bytes)
+        relieve(tuple(self._connections), self.held_bytes - PRESSURE * self.shared.limits.max_total_held_bytes)
 
     def _tick(self) -> None:
         assert self._loop is not None
@@ -188,6 +178,6 @@ class HttpServer:
 
     def _tell_date(self) -> None:
         date = b"Date: %s\r\n" % formatdate(self._wall_time_s(), usegmt=True).encode()
-        self.tail = date + b"\r\n"
-        self.tail_close = date + b"Connection: close\r\n\r\n"
-        self.tail_http10 = date + b"Connection: keep-alive\r\n\r\n"
+        self.shared.tail = date + b"\r\n"
+        self.shared.tail_close = date + b"Connection: close\r\n\r\n"
+        self.shared.tail_http10 = date + b"Connection: keep-alive\r\n\r\n"

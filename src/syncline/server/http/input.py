@@ -1,0 +1,134 @@
+"""Input of one connection: parsed as far as the limits allow.
+
+A long piece of input is parsed slice by slice. When a limit is reached, or a request waits for those before it, the
+rest of the input stays unparsed and reading is paused. So at most one slice is read ahead, and the body that ends in
+it: a client holds no more memory than it was granted. `go_on` parses the rest when there is room.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from syncline.server.http.dispatch import Dispatcher
+from syncline.server.http.output import Output
+from syncline.server.http.parser import ENDED, SLICE_BYTES, RequestReader, RequestRefused
+from syncline.server.http.request import Request
+from syncline.server.http.shared import Shared
+from syncline.server.http.state import HeldBytes, Link, Slot, SlotQueue
+
+__all__ = ["Input"]
+
+LINGER_BYTES: Final = 64 << 20
+"""After the last request: what is read and thrown away at most, for a client that sends before it reads."""
+
+
+class Input:
+    """Parses the input of one connection, and pauses its reading."""
+
+    __slots__ = (
+        "_dispatcher",
+        "_held",
+        "_linger_left",
+        "_link",
+        "_offered",
+        "_output",
+        "_queue",
+        "_reader",
+        "_shared",
+        "_starts",
+    )
+
+    def __init__(
+        self,
+        shared: Shared,
+        link: Link,
+        queue: SlotQueue,
+        held: HeldBytes,
+        reader: RequestReader,
+        dispatcher: Dispatcher,
+        output: Output,
+    ) -> None:
+        self._shared = shared
+        self._link = link
+        self._queue = queue
+        self._held = held
+        self._reader = reader
+        self._dispatcher = dispatcher
+        self._output = output
+        self._offered = b""
+        """What is being parsed, if it may be one whole request for the header cache to learn from."""
+        self._starts = 0
+        """How many requests of one long piece of input were started as they were read."""
+        self._linger_left = LINGER_BYTES
+
+    def receive(self, data: bytes) -> None:
+        """Take input of a connection that is not at rest."""
+        link = self._link
+        if self._reader.phase == ENDED:
+            self._linger_left -= len(data)
+            if self._linger_left < 0 and link.transport is not None:
+                link.transport.abort()
+        elif link.unparsed:  # a transport may still deliver what it held when it was paused
+            link.unparsed += data
+        else:
+            self.feed(data)
+
+    def offer(self, data: bytes) -> None:
+        """`feed` at the start of a message. If `data` is one whole request, the header cache learns from it."""
+        self._offered = data if len(data) <= SLICE_BYTES else b""
+        self.feed(data)
+        self._offered = b""
+
+    def feed(self, data: bytes) -> None:
+        """Parse; each request that is complete is given to the `Dispatcher`."""
+        output, queue, link = self._output, self._queue, self._link
+        output.collecting = True
+        try:
+            if len(data) <= SLICE_BYTES and not queue.unstarted:
+                self._reader.feed(data)
+            else:
+                self._feed_slices(memoryview(data))
+        except RequestRefused as refusal:
+            output.refuse(refusal.response)
+        output.collecting = False
+        if link.unparsed:
+            link.pause_reading()
+            output.schedule_flush()  # goes on in the next turn: one client must not have the loop to itself
+            return
+        if queue.unstarted or not self._dispatcher.has_room():
+            link.pause_reading()
+        output.flush()
+
+    def _feed_slices(self, data: memoryview) -> None:
+        self._starts = 0
+        reader, dispatcher, most = self._reader, self._dispatcher, self._shared.limits.max_in_flight
+        for start in range(0, len(data), SLICE_BYTES):
+            if reader.phase == ENDED:
+                break
+            if self._starts > most or self._queue.unstarted or not dispatcher.has_room():
+                self._link.unparsed = bytes(data[start:])
+                break
+            reader.feed(data[start : start + SLICE_BYTES])
+
+    def take(self, request: Request, close: bool, http10: bool) -> None:
+        """Take a complete request: what the parser calls (`Take`)."""
+        if self._held.reading:
+            self._held.end_read()
+        if self._offered and not close:
+            self._shared.header_cache.learn(self._offered, request)
+        slot = Slot(request, close, http10, plain=not (close or http10 or request.method == "HEAD"))
+        if self._dispatcher.add(slot):
+            self._starts += 1
+
+    def go_on(self) -> None:
+        """Start what had to wait, parse what was not parsed, read again: as far as the limits allow."""
+        link, dispatcher = self._link, self._dispatcher
+        if dispatcher.start_waiting():
+            self._output.schedule_flush()
+        if self._queue.unstarted or not dispatcher.has_room() or link.transport is None:
+            return
+        if link.unparsed:
+            data, link.unparsed = link.unparsed, b""
+            self.feed(data)
+        else:
+            link.resume_reading()

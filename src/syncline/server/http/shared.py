@@ -1,0 +1,73 @@
+"""What the connections of one server have in common: made and changed by `HttpServer`, used by each connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from syncline.server.http.large_answers import Flushable, Making
+from syncline.server.http.limits import HttpLimits
+from syncline.server.http.request import Request
+from syncline.server.http.response import Respond
+from syncline.server.http.shortcuts import FastGet, HeaderCache
+from syncline.server.http.state import TotalBytes
+
+__all__ = ["Handler", "Observe", "Shared"]
+
+Handler: TypeAlias = Callable[[Request, Respond], None]
+"""Takes a request and sees to it that it is answered, exactly once. Runs on the event loop and must not block."""
+
+Observe: TypeAlias = Callable[[str, int, float], None]
+"""Called for each answer: the route, such as "GET /keys" ("" if no route took it), the status, the seconds it took."""
+
+
+class Shared:
+    """Limits, handler, memory, caches and the time, for all connections of one server."""
+
+    __slots__ = (
+        "clock",
+        "closed",
+        "fast_get",
+        "flush_later",
+        "handler",
+        "header_cache",
+        "limits",
+        "making",
+        "now_s",
+        "observe",
+        "tail",
+        "tail_close",
+        "tail_http10",
+        "total",
+    )
+
+    def __init__(
+        self,
+        handler: Handler,
+        limits: HttpLimits,
+        *,
+        observe: Observe | None,
+        knows_host: Callable[[Mapping[bytes, bytes]], bool],
+        clock: Callable[[], float],
+        flush_later: Callable[[Flushable], None],
+    ) -> None:
+        self.handler: Handler = handler
+        self.limits: HttpLimits = limits
+        self.observe: Observe | None = observe
+        self.clock: Callable[[], float] = clock
+        """Times the requests, for `observe`."""
+        self.flush_later: Callable[[Flushable], None] = flush_later
+        """Flushes a connection at the end of the turn, together with all others."""
+        self.header_cache: HeaderCache = HeaderCache(limits.max_url_bytes, knows_host)
+        self.fast_get: FastGet | None = None
+        """The route with a fast path, if the handler has one: set together with it."""
+        self.making: Making = Making()
+        self.total: TotalBytes = TotalBytes(limits.max_total_held_bytes)
+        self.now_s: float = 0.0
+        """The loop's time at the last sweep: exact enough for limits of seconds, and free to read."""
+        self.closed: bool = False
+        """No connection is taken any more."""
+        self.tail: bytes = b""
+        self.tail_close: bytes = b""
+        self.tail_http10: bytes = b""
+        """What ends a header: `Date`, `Connection` if it must be said, and the blank line."""

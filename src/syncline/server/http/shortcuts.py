@@ -1,0 +1,234 @@
+"""Two shortcuts past the strict parser, for requests that it has accepted before.
+
+A client sends the same header with each of its requests; only the target and the body change. The strict parser
+(`parser.py`) is the only judge of what a header may be. The shortcuts recognise, by comparing bytes, what it has
+already accepted. Each is worth more than a tenth of a read's processor time (docs/performance.md).
+
+`HttpConnection.data_received` asks them in this order, and only for a connection at rest: its parser is between two
+requests, no answer is outstanding, and reading is not paused.
+
+|  | GET fast path (`FastGetLane.take`) | header cache (`HeaderCache.read`) | strict parser |
+| --- | --- | --- | --- |
+| takes | a GET of one key with the header that opened the lane | one whole request with a known header | all else |
+| connection | at rest | at rest | any |
+| size of the whole | at most `max_url_bytes` | at most `SLICE_BYTES`; its target at most `max_url_bytes` | any |
+| method | GET | GET, PUT, POST, DELETE | any |
+| target | the route's start, then plain signs, no query | begins with `/`; no byte that needs an escape | any |
+| header | the lane's bytes | bytes that were read twice, on any connection | any; each field is checked |
+| body | none | as long as the known header says | any |
+| memory of all clients | below the limit | checked when the request starts | checked when it starts |
+| gives | the key, to the route's own function | a `Request`, to the handler | a `Request`, to the handler |
+
+| phase | header cache, for one header | GET fast path, for one connection |
+| --- | --- | --- |
+| unknown | not seen, or not kept | no lane |
+| seen once | its bytes are kept | - |
+| learned | plain: its fields are kept. Not plain: that is kept, and the parser reads it each time | - |
+| open | - | the cache has read a plain GET: the lane keeps what followed its target |
+
+Invariant: a request by a shortcut is the one that the strict parser makes of the same bytes, and its answer is the one
+that the ordinary route gives; order, limits, counts and time limits are the same.
+`tests/unit/test_http_header_cache.py` and `tests/unit/test_http_fast_get_same.py` compare both with a server that has
+no shortcut, for any bytes.
+
+Why the cache reads the same. A header is kept only if it consists of plain lines with a name of its own each, so that
+both see its end, and the body's, at the same byte; and only if the parser kept the connection, and no field changes how
+the message is read. What the parser makes of such lines depends on nothing before them, since the request lines that
+are taken here are all of one kind. Why the fast path answers the same: the lane's header is a cached one without a
+condition or a body, and a plain target has no second reading.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final, Protocol
+
+import msgspec
+
+from syncline.server.http.fields import UNUSUAL_FIELDS
+from syncline.server.http.limits import KIB
+from syncline.server.http.request import Request
+from syncline.server.http.response import Respond, Response
+from syncline.server.http.state import Slot, TotalBytes
+
+__all__ = ["CONDITIONS", "FastGet", "FastGetLane", "FastGetRequest", "HeaderCache", "is_plain"]
+
+MAX_HEADERS: Final = 512
+"""How many headers are remembered, and how many that came once: clients of one kind send one, and one for each length
+of a body;"""
+MAX_HEADER_BYTES: Final = KIB
+"""none longer than this. With their fields as objects they come to a few megabytes."""
+
+_METHODS: Final = {b"GET": "GET", b"PUT": "PUT", b"POST": "POST", b"DELETE": "DELETE"}
+_VERSION: Final = b"HTTP/1.1"
+
+_ODD: Final = re.compile(rb"[^A-Za-z0-9\-._~%!$&'()*+,;=:@/?]").search
+"""Finds in a target what RFC 3986 does not allow in a path and a query."""
+_QUESTION_MARK: Final = ord("?")
+
+_PLAIN_LINES: Final = re.compile(rb"(?:[A-Za-z0-9-]+: [!-~](?:[ -~]*[!-~])?\r\n)*[A-Za-z0-9-]+: [!-~](?:[ -~]*[!-~])?")
+_SPECIAL: Final = UNUSUAL_FIELDS | {b"transfer-encoding", b"trailer", b"expect", b"upgrade"}
+"""Fields that change how a message is read, what follows it, or whether it is taken; and of `Connection` every value
+but"""
+_KEEP_ALIVE: Final = b"keep-alive"
+"""which many clients send though it is what they get without it."""
+
+CONDITIONS: Final = frozenset({b"if-match", b"if-none-match"})
+"""Fields that change what a route answers: a header with one of them opens no lane."""
+
+_PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@/"
+"""What stands in a path for itself (RFC 3986, 3.3)."""
+
+
+# --- the header cache
+
+
+class _Header(msgspec.Struct, eq=False, gc=False):
+    fields: Mapping[bytes, bytes]
+    body_bytes: int
+
+
+class HeaderCache:
+    """What the strict parser made of the headers that clients repeat. One for all connections of a server."""
+
+    __slots__ = ("_known", "_knows_host", "_max_url_bytes", "_once")
+
+    def __init__(self, max_url_bytes: int, knows_host: Callable[[Mapping[bytes, bytes]], bool] = bool) -> None:
+        self._max_url_bytes = max_url_bytes
+        self._knows_host = knows_host
+        """Whether a header names this server: those that name others are read by the strict parser, each time."""
+        self._known: dict[bytes, _Header | None] = {}
+        """By their bytes, from the version in the request line to before the blank line. None: it is not plain."""
+        self._once: set[bytes] = set()
+        """Which came once."""
+
+    def read(self, data: bytes) -> Request | None:
+        """The request that `data` is, whole and alone, at the start of a message; None if that is not plain."""
+        parts = data.split(b" ", 2)
+        if len(parts) != 3:
+            return None
+        name, target, rest = parts
+        header, blank, body = rest.partition(b"\r\n\r\n")
+        known, method = self._known.get(header), _METHODS.get(name)
+        if known is None or method is None or not blank or len(body) != known.body_bytes:
+            return None
+        if target[:1] != b"/" or len(target) > self._max_url_bytes or _ODD(target):
+            return None
+        path, query = target, b""
+        if _QUESTION_MARK in target:
+            path, _, query = target.partition(b"?")
+        return Request(method, path, query, known.fields, body)
+
+    def learn(self, data: bytes, request: Request) -> None:
+        """Remember the header of `data`, from which the strict parser has made this request, if it is plain and comes
+        for the second time: one that always differs is not worth a closer look."""
+        target = b"%s?%s" % (request.path, request.query) if request.query else request.path
+        before = b"%s %s " % (request.method.encode(), target)
+        header, _, body = data[len(before) :].partition(b"\r\n\r\n")
+        if not data.startswith(before) or body != request.body:
+            return  # it is not alone, or its target is not written as it is read: this says nothing of the header
+        if len(header) > MAX_HEADER_BYTES or header in self._known:
+            return
+        if header not in self._once:
+            if len(self._once) >= MAX_HEADERS:
+                self._once.clear()
+            self._once.add(header)
+            return
+        self._once.discard(header)
+        if len(self._known) >= MAX_HEADERS:
+            self._known.clear()
+        plain = _is_plain_header(header, request.headers) and self._knows_host(request.headers)
+        self._known[header] = _Header(request.headers, len(body)) if plain else None
+
+
+def _is_plain_header(header: bytes, fields: Mapping[bytes, bytes]) -> bool:
+    version, _, lines = header.partition(b"\r\n")
+    return (
+        version == _VERSION
+        and lines.count(b"\n") + 1 == len(fields)
+        and _PLAIN_LINES.fullmatch(lines) is not None
+        and fields.get(b"connection", _KEEP_ALIVE).lower() == _KEEP_ALIVE
+        and _SPECIAL.isdisjoint(fields)
+    )
+
+
+# --- the GET fast path
+
+
+class FastGetRequest(Protocol):
+    """One request, until it is answered: the connection's next one uses the same object. Answer it exactly once."""
+
+    argument: bytes
+    """What the path has behind the pattern's fixed part."""
+    respond: Respond
+
+    def found(self, head: bytes, body: bytes, /) -> None:
+        """Answer 200, with a head and a body as those of a `Response`."""
+        ...
+
+
+class FastGet(msgspec.Struct, frozen=True):
+    """The route that has a fast path."""
+
+    start: bytes
+    """Method and path, up to the argument."""
+    request: Request
+    """Stands for each of its requests: method and route."""
+    handler: Callable[[FastGetRequest], None]
+    """Answers one, now or later. Runs on the event loop and must not block."""
+
+
+class FastGetLane:
+    """The fast path of one connection. It takes one request at a time: others meanwhile take the ordinary way."""
+
+    __slots__ = ("_max_url_bytes", "_start", "_total", "argument", "end", "found", "handler", "respond", "slot")
+
+    def __init__(
+        self,
+        fast_get: FastGet,
+        end: bytes,
+        *,
+        respond: Callable[[Slot, Response], None],
+        found: Callable[[Slot, bytes, bytes], None],
+        max_url_bytes: int,
+        total: TotalBytes,
+    ) -> None:
+        self._start = fast_get.start
+        self._max_url_bytes = max_url_bytes
+        self._total = total
+        self.handler: Callable[[FastGetRequest], None] = fast_get.handler
+        self.argument: bytes = b""
+        self.end: bytes = end
+        """What follows the argument: the end of the request line, and the header."""
+        self.slot: Slot = Slot(fast_get.request, False, False, True)
+        self.respond: Respond = partial(respond, self.slot)
+        self.found: Callable[[bytes, bytes], None] = partial(found, self.slot)
+
+    @staticmethod
+    def end_of(request: Request, data: bytes) -> bytes | None:
+        """The `end` of a lane that this GET opens; None if it opens none. The header cache has read it."""
+        if not request.body and CONDITIONS.isdisjoint(request.headers):
+            return data[data.index(b" ", len("GET ")) :]
+        return None
+
+    def take(self, data: bytes) -> bool:
+        """Whether `data`, which ends with `end`, is a request of this lane; then `argument` is its key.
+
+        The connection is at rest.
+        """
+        start = self._start
+        if not data.startswith(start) or len(data) > self._max_url_bytes:
+            return False
+        argument = data[len(start) : -len(self.end)]
+        if not is_plain(argument) or self._total.bytes > self._total.limit_bytes:
+            return False
+        self.argument = argument
+        self.slot.answer = None
+        return True
+
+
+def is_plain(argument: bytes) -> bool:
+    """Whether it is there, and means itself."""
+    return bool(argument) and not argument.translate(None, _PLAIN)
