@@ -40,9 +40,9 @@ from syncline.consensus.types import (
     Snapshot,
     SnapshotMeta,
     StateType,
+    StepRefusal,
     Transition,
 )
-from syncline.consensus.validation import StepRefusal
 from tests.conformance.invariants import Invariants
 from tests.conformance.settings import Settings
 

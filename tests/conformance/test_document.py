@@ -7,7 +7,7 @@ from pathlib import Path
 
 from syncline.consensus.config import RaftConfig
 from syncline.consensus.roles import TRANSITIONS
-from syncline.consensus.validation import StepRefusal
+from syncline.consensus.types import StepRefusal
 from tests.conformance.diagram import REASONS, draw
 
 REPOSITORY = Path(__file__).parents[2]

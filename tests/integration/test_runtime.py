@@ -6,12 +6,14 @@ import asyncio
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from syncline import Raft, RoleChanged
+from syncline.consensus.rawnode import RawNode
 from syncline.errors import (
     Closed,
     ConfigError,
@@ -29,6 +31,7 @@ from syncline.errors import (
 )
 from syncline.kv.machine import KvMachine
 from syncline.node import log_writer, runtime
+from syncline.node.read_batches import ReadBatches
 from syncline.node.recovery_barrier import Horizon
 from syncline.server.api.raft_backend import NodeBackend
 from syncline.transport.messages import ForwardReply
@@ -43,8 +46,10 @@ FAR = 1_000_000
 class _FarHorizon(Horizon):
     """Of a node whose log held much that was never committed, and is gone since."""
 
-    def __init__(self, owner: runtime.Driver) -> None:
-        super().__init__(owner)
+    def __init__(
+        self, core: RawNode, reads: ReadBatches, applied: Callable[[], int], *, election_s: float, heartbeat_s: float
+    ) -> None:
+        super().__init__(core, reads, applied, election_s=election_s, heartbeat_s=heartbeat_s)
         self._index = FAR
 
 
@@ -444,8 +449,8 @@ def test_an_error_in_a_callback_stops_the_node(tmp_path: Path) -> None:
         async with cluster(tmp_path, "a") as nodes:
             raft = await nodes.leader()
 
-            def broken(size_bytes: int) -> None:
-                raise AssertionError(f"bug at {size_bytes}")
+            def broken(index: int, size_bytes: int) -> None:
+                raise AssertionError(f"bug at {index}, {size_bytes}")
 
             raft._driver.snapshotter.applied = broken  # type: ignore[method-assign]
             raft.apply(b"x")  # answered, or not: the entry before it may be the one that fails

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import pytest
 
 from syncline.consensus import install_snapshot, leader, roles, validation
-from syncline.consensus.log import RaftLog
+from syncline.consensus.log import RaftLog, Unstable
 from syncline.consensus.quorum import JointConfig, VoteResult
 from syncline.consensus.raft import RaftCore
-from syncline.consensus.read_index import ReadQueue
-from syncline.consensus.tracker import Tracker
+from syncline.consensus.read_queue import ReadQueue
+from syncline.consensus.state import Tracker
 from syncline.consensus.types import NONE, LogEntry, Message, MessageType, NodeId, Snapshot
-from syncline.consensus.unstable import Unstable
 
 __all__ = [
     "any_answer_confirms_a_read",

@@ -76,7 +76,7 @@ def snapshot_with_an_uncommitted_membership(patch: pytest.MonkeyPatch) -> None:
     original = Snapshotter.viewed
 
     def viewed(snapshotter: Snapshotter, view: FSMSnapshot) -> None:
-        node = snapshotter._driver.core.raft
+        node = snapshotter._parts.core.raft
         log, tracker = node.log, node.tracker
         before = newest = tracker.configuration, tracker.progress
         low = max(log.applied + 1, log.first_index)

@@ -14,7 +14,7 @@ from syncline.consensus.membership import Configuration, ProgressMap, restore
 from syncline.consensus.progress import Progress, ProgressState
 from syncline.consensus.quorum import JointConfig, MajorityConfig, VoteResult
 from syncline.consensus.raft import RaftCore
-from syncline.consensus.tracker import Tracker
+from syncline.consensus.state import Tracker
 from syncline.consensus.types import (
     NONE,
     LogEntry,
@@ -22,8 +22,8 @@ from syncline.consensus.types import (
     Message,
     MessageType,
     StateType,
+    StepRefusal,
 )
-from syncline.consensus.validation import StepRefusal
 
 __all__ = [
     "acknowledges_the_whole_log",

@@ -83,7 +83,7 @@ def snapshot_ahead_of_its_state(patch: pytest.MonkeyPatch) -> None:
     original = Snapshotter.viewed
 
     def viewed(snapshotter: Snapshotter, view: FSMSnapshot) -> None:
-        snapshotter._driver.loop.call_later(0.01, original, snapshotter, view)
+        snapshotter._loop.call_later(0.01, original, snapshotter, view)
 
     patch.setattr(Snapshotter, "viewed", viewed)
 

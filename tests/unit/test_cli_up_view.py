@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from syncline.cli.up.command import make_view
 from syncline.cli.up.live import LiveView
 from syncline.cli.up.plan import UpPlan, make_plan, write_plan
 from syncline.cli.up.pulse import NewLeader, Pulse
 from syncline.cli.up.supervisor import UpNode
 from syncline.cli.up.traces import Traces
-from syncline.cli.up.view import JsonView, PlainView, how_to_use, make_view
+from syncline.cli.up.view import JsonView, PlainView, how_to_use
 from syncline.platform.disk import OsDisk
 from syncline.server.config import load_config
 from tests.support_cli import syncline

@@ -11,7 +11,7 @@ import pytest
 from syncline.consensus.membership import Configuration
 from syncline.consensus.quorum import JointConfig
 from syncline.consensus.rawnode import RawNode
-from syncline.consensus.types import NodeId, ProposalDropped, StateType
+from syncline.consensus.types import MembershipState, NodeId, ProposalDropped, StateType
 from syncline.errors import DiskFull, NodeFailed
 from syncline.node.digests import POINTS_KEPT, DigestDoors, Digests
 from syncline.node.envelope import Kind, MemberRecord, decode_proposal
@@ -37,26 +37,21 @@ def made(machine: bytes, version: int = VERSION) -> bytes:
     return point_digest(version, registry=b"", machine=machine)
 
 
-class Tracker:
-    configuration = Configuration(voters=JointConfig([ME, B, C]))
-
-
-class Inner:
-    def __init__(self) -> None:
-        self.id = ME
-        self.tracker = Tracker()
-
-
 class Core:
     """What the comparison uses of `RawNode`."""
 
     def __init__(self) -> None:
-        self.raft = Inner()
+        self.id = ME
+        self.voters = JointConfig([ME, B, C])
         self.state = StateType.FOLLOWER
         self.leader = B
         self.last_index = 1000
         self.takes = True
         self.proposed: list[DigestEntry] = []
+
+    @property
+    def membership(self) -> MembershipState:
+        return Configuration(voters=self.voters).state()
 
     def propose_batch(self, batch: list[bytes]) -> tuple[int, int]:
         if not self.takes:
@@ -82,7 +77,7 @@ class Node:
         self.alive = {B, C, D, E}
         self.now_s = 0.0
         if voters is not None:
-            self.core.raft.tracker.configuration = Configuration(voters=voters)
+            self.core.voters = voters
         if leads:
             self.core.state, self.core.leader = StateType.LEADER, ME
         doors = DigestDoors(self._send, self._check_space, self.alive.__contains__, self.failures.append, self._now)
@@ -411,7 +406,7 @@ class TestLeader:
     def test_leader_leaves_out_who_is_no_member_any_more(self) -> None:
         node = Node(leads=True)
         node.report(C, 8, WRONG)
-        node.core.raft.tracker.configuration = Configuration(voters=JointConfig([ME, B]))
+        node.core.voters = JointConfig([ME, B])
         node.digests.passed(8, RIGHT)
         node.report(B, 8)
         assert set(node.core.proposed[0].by_member()) == {ME, B}

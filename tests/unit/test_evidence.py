@@ -14,8 +14,8 @@ from syncline.consensus.types import (
     MessageType,
     Snapshot,
     SnapshotMeta,
+    StepRefusal,
 )
-from syncline.consensus.validation import StepRefusal
 from tests.consensus_cluster import START, Cluster, storage_with
 
 VOTERS = MembershipState(voters=(1, 2, 3))

@@ -55,10 +55,10 @@ def test_store_growth_is_never_less_than_what_commands_add(groups: list[list[Com
     """The commands of a group are on their way together: each is counted by the state before all of them."""
     machine, index = KvMachine(), 0
     for group in groups:
-        most = machine.size_bytes + sum(growth(machine.store, command) for command in group)
+        most = machine.size_bytes + sum(growth(machine.store.get, command) for command in group)
         for command in group:
             data = encode_command(command)
-            assert growth(machine.store, command) <= len(data) + LARGEST_OVERHEAD_BYTES
+            assert growth(machine.store.get, command) <= len(data) + LARGEST_OVERHEAD_BYTES
             index += 1
             machine.apply(Entry(index, 1, data))
             assert machine.size_bytes <= most

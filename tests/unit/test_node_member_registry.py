@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import cast
@@ -22,9 +23,10 @@ from syncline.consensus.types import (
 )
 from syncline.errors import MembershipError
 from syncline.node.applier import Applier, ApplyWork, Outcome
+from syncline.node.config import Config
 from syncline.node.envelope import ChangeContext, Kind, MemberRecord, Proposal, encode
 from syncline.node.member_registry import MemberBook
-from syncline.node.membership import Reconfiguration
+from syncline.node.membership import MembershipDoors, MembershipParts, Reconfiguration
 from syncline.node.outcomes import on_outcome
 from syncline.node.runtime import Driver
 from syncline.platform.worker import ThreadWorkers
@@ -40,8 +42,13 @@ class Core:
 
     def __init__(self) -> None:
         self.configuration, self.progress = Configuration(), ProgressMap()
-        self.raft = SimpleNamespace(id=ME, tracker=self, config=SimpleNamespace(election_ticks=10))
+        self.id = ME
+        self.pending_membership_index = self.applied = 0
         self.state = StateType.FOLLOWER
+
+    @property
+    def membership(self) -> MembershipState:
+        return self.configuration.state()
 
     def apply_membership(self, change: MembershipChange, *, index: int) -> MembershipState:
         self.configuration, self.progress = Changer(self.configuration, self.progress, index).change(change)
@@ -64,15 +71,26 @@ class Node:
             identity=Identity(1, ME, "one"),
             writer=SimpleNamespace(settle_now=nothing, durable_commit=10**9),
         )
-        self.core = Core()
-        self.loop = SimpleNamespace(time=lambda: 0.0, call_soon=nothing)
-        self.ignored = SimpleNamespace(note=nothing)
-        self.settlement = SimpleNamespace(complete=True, look=nothing)
+        self.core = self.parts.core = Core()
         self.applied, self.stopped, self.restoring = 0, False, False
         self.proposals = self.snapshotter = self.reads = ignored
-        self.on_applied = self.emit = nothing
+        self.on_applied = nothing
         self.fail = self.failures.append
-        self.reconfiguration = Reconfiguration(cast("Driver", self))
+        self.parts.proposals = ignored
+        self.parts.settlement = SimpleNamespace(complete=True, look=nothing)
+        doors = MembershipDoors(
+            propose=nothing,
+            restoring=lambda: False,
+            emit=nothing,
+            ignored=nothing,
+            changed=nothing,
+            look_at_addresses=nothing,
+            stopped=lambda: False,
+            fail=self.fail,
+        )
+        parts = cast("MembershipParts", self.parts)
+        loop = cast("asyncio.AbstractEventLoop", SimpleNamespace(time=lambda: 0.0, call_soon=nothing))
+        self.reconfiguration = Reconfiguration(cast("Config", None), parts, doors, loop, election_ticks=10)
 
     @property
     def book(self) -> MemberBook:
@@ -210,8 +228,7 @@ def test_leader_examines_updates_of_addresses() -> None:
     run(node.apply([log_of(change(ChangeType.ADD_NODE, ME, MemberRecord(ME, "one", "one:1")),
                            change(ChangeType.ADD_LEARNER_NODE, 2, MemberRecord(2, "two", "two:0")),
                            MEMBER)]))  # fmt: skip
-    node.core.raft.pending_membership_index = 0
-    node.core.applied = 3  # type: ignore[attr-defined]
+    node.core.applied = 3
     moved = MemberRecord(2, "two", "new:1", directory=20, incarnation=3 << 32)
     bad = [
         change(ChangeType.UPDATE_NODE, 3, MemberRecord(3, "three", "new:1")),

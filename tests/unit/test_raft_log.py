@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.consensus.log import RaftLog
+from syncline.consensus.log import RaftLog, Unstable
 from syncline.consensus.sizes import encoded_size, entry_size, limit_size, payload_size
 from syncline.consensus.storage import MemoryStorage
 from syncline.consensus.types import (
@@ -19,7 +19,6 @@ from syncline.consensus.types import (
     SnapshotMeta,
     Unavailable,
 )
-from syncline.consensus.unstable import Unstable
 
 
 def entries(*terms: int, first: int = 1, data: bytes = b"") -> list[LogEntry]:

@@ -23,9 +23,9 @@ from syncline.consensus.types import (
     ProposalDropped,
     SingleChange,
     StateType,
+    StepRefusal,
     Transition,
 )
-from syncline.consensus.validation import StepRefusal
 from tests.consensus_cluster import START, Cluster, Member
 
 NODES = range(1, 6)

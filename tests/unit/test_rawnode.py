@@ -21,8 +21,8 @@ from syncline.consensus.types import (
     MessageType,
     ProposalDropped,
     StateType,
+    StepRefusal,
 )
-from syncline.consensus.validation import StepRefusal
 from tests.consensus_cluster import START, Cluster, add_node, storage_with
 
 

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from syncline.consensus import read_index
+from syncline.consensus import read_queue
 from syncline.consensus.config import ReadOnlyOption
 from syncline.consensus.quorum import JointConfig
-from syncline.consensus.read_index import ReadQueue, decode_position
-from syncline.consensus.types import HardState, LogEntry, Message, MessageType, ReadState
-from syncline.consensus.validation import StepRefusal
+from syncline.consensus.read_queue import ReadQueue, decode_position
+from syncline.consensus.types import HardState, LogEntry, Message, MessageType, ReadState, StepRefusal
 from tests.consensus_cluster import START, Cluster, storage_with
 
 READ = Message(MessageType.READ_INDEX, sender=1)
@@ -157,7 +156,7 @@ def test_without_a_leader_there_is_nobody_to_ask() -> None:
 
 
 def test_a_leader_takes_only_so_many_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_index, "MAX_READS", 3)
+    monkeypatch.setattr(read_queue, "MAX_READS", 3)
     cluster = Cluster(3)
     leader = cluster.elect(1)
     cluster.cut = {2, 3}

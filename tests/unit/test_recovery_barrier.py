@@ -6,10 +6,11 @@ import asyncio
 from types import SimpleNamespace
 from typing import cast
 
+from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import NONE
 from syncline.errors import NoLeader
+from syncline.node.read_batches import ReadBatches
 from syncline.node.recovery_barrier import Horizon
-from syncline.node.runtime import Driver
 
 
 class FakeReads:
@@ -26,9 +27,7 @@ class FakeReads:
 def test_only_a_leader_that_answers_confirms_what_is_committed() -> None:
     async def scenario() -> None:
         core, reads = SimpleNamespace(last_index=9, leader=NONE), FakeReads()
-        config = SimpleNamespace(election_s=1.0, heartbeat_s=0.1)
-        driver = SimpleNamespace(core=core, reads=reads, applied=5, config=config, loop=asyncio.get_running_loop())
-        horizon = Horizon(cast("Driver", driver))
+        horizon = Horizon(cast("RawNode", core), cast("ReadBatches", reads), lambda: 5, election_s=1.0, heartbeat_s=0.1)
         horizon.tick()
         assert not reads.asked, "there is nobody to ask"
         core.leader = 2

@@ -26,8 +26,8 @@ from syncline.consensus.types import (
     Snapshot,
     SnapshotMeta,
     StateType,
+    StepRefusal,
 )
-from syncline.consensus.validation import StepRefusal
 from tests.consensus_cluster import START, Cluster, add_node, remove_node
 
 LAST = START + 1

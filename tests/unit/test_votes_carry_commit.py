@@ -15,9 +15,9 @@ from syncline.consensus.types import (
     MessageType,
     SingleChange,
     StateType,
+    StepRefusal,
     Transition,
 )
-from syncline.consensus.validation import StepRefusal
 from tests.consensus_cluster import START, Cluster, storage_with
 
 JOINT, LEAVE, EXTRA = START + 1, START + 2, START + 3

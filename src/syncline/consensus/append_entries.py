@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -12,6 +11,7 @@ from syncline.consensus import install_snapshot
 from syncline.consensus.evidence import contradiction
 from syncline.consensus.progress import Progress, ProgressState
 from syncline.consensus.sizes import payload_size
+from syncline.consensus.state import RaftState
 from syncline.consensus.types import (
     NO_LIMIT,
     Compacted,
@@ -22,9 +22,6 @@ from syncline.consensus.types import (
     NotLoaded,
     Unavailable,
 )
-
-if TYPE_CHECKING:
-    from syncline.consensus.raft import RaftCore
 
 __all__ = [
     "append",
@@ -40,7 +37,7 @@ __all__ = [
 # -- the leader's side --------------------------------------------------------------------------------------------
 
 
-def append(raft: RaftCore, entries: Sequence[LogEntry]) -> bool:
+def append(raft: RaftState, entries: Sequence[LogEntry]) -> bool:
     """Append `entries`, which continue the log in the current term, to the leader's own log.
 
     Returns False, with nothing appended, if the uncommitted tail would grow too large. The leader sends itself no
@@ -69,7 +66,7 @@ class _Tail(msgspec.Struct, frozen=True, gc=False):
     """In bytes; only counted if there is a limit."""
 
 
-def broadcast_append(raft: RaftCore) -> None:
+def broadcast_append(raft: RaftState) -> None:
     """Send every other member the entries that it lacks, or at least the commit index."""
     tails: dict[int, _Tail] = {}  # followers that keep up lack the same entries: they are read and counted once
     for node_id, progress in raft.tracker.progress.items():
@@ -77,14 +74,14 @@ def broadcast_append(raft: RaftCore) -> None:
             maybe_send_append(raft, node_id, progress, tails=tails)
 
 
-def tell_commit(raft: RaftCore, to: NodeId, progress: Progress) -> None:
+def tell_commit(raft: RaftState, to: NodeId, progress: Progress) -> None:
     """Send the commit index to a follower that was not sent it and can commit more by it."""
     if progress.can_bump_commit(raft.log.commit_index):
         maybe_send_append(raft, to, progress)
 
 
 def maybe_send_append(
-    raft: RaftCore,
+    raft: RaftState,
     to: NodeId,
     progress: Progress,
     *,
@@ -134,7 +131,7 @@ def maybe_send_append(
     return True
 
 
-def _read_tail(raft: RaftCore, index: int, room_bytes: int, *, with_entries: bool) -> _Tail:
+def _read_tail(raft: RaftState, index: int, room_bytes: int, *, with_entries: bool) -> _Tail:
     """The log from `index` on. Raises Compacted or Unavailable if the log does not reach back so far, and NotLoaded."""
     prev_term = raft.log.term(index - 1)
     entries = raft.log.entries_to_send(index, min(room_bytes, raft.config.max_message_bytes)) if with_entries else ()
@@ -142,7 +139,7 @@ def _read_tail(raft: RaftCore, index: int, room_bytes: int, *, with_entries: boo
     return _Tail(prev_term, entries, payload_size(entries) if limited else 0)
 
 
-def broadcast_heartbeat(raft: RaftCore) -> None:
+def broadcast_heartbeat(raft: RaftState) -> None:
     """Send every other member a heartbeat: AppendEntries without entries.
 
     It carries the number of the newest read that waits (see `read_index`).
@@ -161,7 +158,7 @@ def broadcast_heartbeat(raft: RaftCore) -> None:
 # -- the follower's side ------------------------------------------------------------------------------------------
 
 
-def handle_append(raft: RaftCore, message: Message) -> None:
+def handle_append(raft: RaftState, message: Message) -> None:
     """Append a leader's entries, and answer with the index up to which the logs agree (AppendEntries: thesis, figure
     3.1).
     """
@@ -172,7 +169,7 @@ def handle_append(raft: RaftCore, message: Message) -> None:
         # somewhere, and an answer would confirm the loss. So only the evidence is reported.
         entries = ((entry.index, entry.term) for entry in message.entries)
         positions = chain(((message.index, message.log_term),), entries)
-        if (found := contradiction(raft, message, positions)) is not None:
+        if (found := contradiction(log, message, positions)) is not None:
             raft.evidence = found
             return
         response.index = log.commit_index
@@ -185,7 +182,7 @@ def handle_append(raft: RaftCore, message: Message) -> None:
         response.index = agreed
         raft.send(response)
         return
-    if (found := contradiction(raft, message, ((message.index, message.log_term),))) is not None:
+    if (found := contradiction(log, message, ((message.index, message.log_term),))) is not None:
         raft.evidence = found
         return
     raft.note(
@@ -203,7 +200,7 @@ def handle_append(raft: RaftCore, message: Message) -> None:
     raft.send(response)
 
 
-def handle_heartbeat(raft: RaftCore, message: Message) -> None:
+def handle_heartbeat(raft: RaftState, message: Message) -> None:
     """Commit up to the leader's commit index, and answer, so that the leader knows that this node follows it."""
     raft.log.commit_to(message.commit)
     raft.send(Message(MessageType.HEARTBEAT_RESP, to=message.sender, context=message.context, session=message.session))

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from syncline.consensus import election, follower, roles
-from syncline.consensus.types import Message, MessageType, StateType
-from syncline.consensus.validation import StepRefusal
-
-if TYPE_CHECKING:
-    from syncline.consensus.raft import RaftCore
+from syncline.consensus.state import RaftState
+from syncline.consensus.types import Message, MessageType, StateType, StepRefusal
 
 __all__ = ["step"]
 
 
-def step(raft: RaftCore, message: Message) -> StepRefusal | None:
+def step(raft: RaftState, message: Message) -> StepRefusal | None:
     """Act on a message of the current term, or on a local one."""
     kind = message.type
     if kind in (MessageType.APP, MessageType.HEARTBEAT, MessageType.SNAP):

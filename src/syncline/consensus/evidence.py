@@ -11,14 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from syncline.consensus.log import RaftLog
 from syncline.consensus.types import NONE, Message, NodeId
-
-if TYPE_CHECKING:
-    from syncline.consensus.raft import RaftCore
 
 __all__ = ["Evidence", "EvidenceKind", "contradiction", "lost_entries", "two_leaders"]
 
@@ -54,32 +51,31 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
     """The term of the leader's entry there."""
 
 
-def two_leaders(raft: RaftCore, message: Message) -> Evidence | None:
+def two_leaders(message: Message, *, term: int, leader: NodeId, last_index: int) -> Evidence | None:
     """Evidence from a message that only a leader sends, in a term that has another leader already."""
-    if message.term != raft.term or raft.leader in (NONE, message.sender):
+    if message.term != term or leader in (NONE, message.sender):
         return None
-    return Evidence(EvidenceKind.TWO_LEADERS, message.sender, message.term, raft.log.last_index)
+    return Evidence(EvidenceKind.TWO_LEADERS, message.sender, message.term, last_index)
 
 
-def lost_entries(raft: RaftCore, heartbeat: Message) -> Evidence | None:
+def lost_entries(heartbeat: Message, *, term: int, leader_session: int, last_index: int) -> Evidence | None:
     """Evidence from a heartbeat whose commit index, which this node acknowledged, is above its last index.
 
     A heartbeat of an earlier replication session proves nothing: the node was removed and added again since.
     """
-    if heartbeat.commit <= raft.log.last_index or heartbeat.term < raft.term or not heartbeat.session:
+    if heartbeat.commit <= last_index or heartbeat.term < term or not heartbeat.session:
         return None
-    if heartbeat.term == raft.term and heartbeat.session < raft.leader_session:
+    if heartbeat.term == term and heartbeat.session < leader_session:
         return None
     return Evidence(EvidenceKind.LOST_ENTRIES, heartbeat.sender, heartbeat.term, heartbeat.commit)
 
 
-def contradiction(raft: RaftCore, message: Message, positions: Iterable[tuple[int, int]]) -> Evidence | None:
+def contradiction(log: RaftLog, message: Message, positions: Iterable[tuple[int, int]]) -> Evidence | None:
     """Evidence from the (index, term) pairs of a leader's message: the first that differs from a committed entry
     here.
 
     Entries whose term is not known any more (compacted) are skipped.
     """
-    log = raft.log
     for index, term in positions:
         if index > log.commit_index:
             return None

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from syncline.consensus import append_entries, election, install_snapshot
 from syncline.consensus.config import ReadOnlyOption
-from syncline.consensus.types import NONE, Message, MessageType, ReadState
-from syncline.consensus.validation import StepRefusal
-
-if TYPE_CHECKING:
-    from syncline.consensus.raft import RaftCore
+from syncline.consensus.state import RaftState
+from syncline.consensus.types import NONE, Message, MessageType, ReadState, StepRefusal
 
 __all__ = ["follow", "step"]
 
 
-def step(raft: RaftCore, message: Message) -> StepRefusal | None:
+def step(raft: RaftState, message: Message) -> StepRefusal | None:
     """Act on a message of the current term, or on a local one."""
     kind = message.type
     if kind in _FROM_LEADER:
@@ -37,7 +32,7 @@ def step(raft: RaftCore, message: Message) -> StepRefusal | None:
     return None
 
 
-def follow(raft: RaftCore, message: Message) -> None:
+def follow(raft: RaftState, message: Message) -> None:
     """Handle a message of the term's leader."""
     if message.session > raft.leader_session:
         raft.leader_session = message.session
@@ -51,7 +46,7 @@ _FROM_LEADER = {
 }
 
 
-def _forward_proposal(raft: RaftCore, message: Message) -> StepRefusal | None:
+def _forward_proposal(raft: RaftState, message: Message) -> StepRefusal | None:
     if raft.leader == NONE or raft.config.disable_proposal_forwarding:
         reason = "no leader" if raft.leader == NONE else "not forwarding"
         raft.note("info", "%x %s at term %d; dropping proposal", raft.id, reason, raft.term)
@@ -60,7 +55,7 @@ def _forward_proposal(raft: RaftCore, message: Message) -> StepRefusal | None:
     return None
 
 
-def _forward(raft: RaftCore, message: Message) -> None:
+def _forward(raft: RaftState, message: Message) -> None:
     """Forward a request to the leader with its original sender: the answer goes there."""
     if raft.leader == NONE:
         raft.note("info", "%x no leader at term %d; dropping %s", raft.id, raft.term, message.type.name)
@@ -68,7 +63,7 @@ def _forward(raft: RaftCore, message: Message) -> None:
     raft.send(Message(message.type, to=raft.leader, sender=message.sender, entries=message.entries))
 
 
-def _forget_leader(raft: RaftCore) -> None:
+def _forget_leader(raft: RaftState) -> None:
     """Follow no leader until the next message of one: the next candidate need not wait for the lease to end."""
     if raft.config.read_only is ReadOnlyOption.LEASE_BASED:
         # The leader's lease reads depend on this node: it must not vote for another node before the lease ends.

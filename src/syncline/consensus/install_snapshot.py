@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from syncline.consensus.evidence import contradiction
 from syncline.consensus.membership import restore
 from syncline.consensus.progress import Progress, ProgressState
+from syncline.consensus.state import RaftState
 from syncline.consensus.types import Message, MessageType, NodeId, Snapshot, SnapshotUnavailable, StateType
-
-if TYPE_CHECKING:
-    from syncline.consensus.raft import RaftCore
 
 __all__ = ["handle_snapshot", "handle_status", "maybe_send_snapshot"]
 
@@ -18,7 +14,7 @@ __all__ = ["handle_snapshot", "handle_status", "maybe_send_snapshot"]
 # -- the leader's side --------------------------------------------------------------------------------------------
 
 
-def maybe_send_snapshot(raft: RaftCore, to: NodeId, progress: Progress) -> bool:
+def maybe_send_snapshot(raft: RaftState, to: NodeId, progress: Progress) -> bool:
     """Send the newest snapshot (InstallSnapshot: thesis, 5.3); not to a follower that may be down."""
     if not progress.recent_active:
         raft.note("debug", "ignore sending snapshot to %x since it is not recently active", to)
@@ -42,7 +38,7 @@ def maybe_send_snapshot(raft: RaftCore, to: NodeId, progress: Progress) -> bool:
     return True
 
 
-def handle_status(raft: RaftCore, message: Message, progress: Progress) -> None:
+def handle_status(raft: RaftState, message: Message, progress: Progress) -> None:
     """A snapshot transfer has ended. After a success continue behind it; after a failure try again from the known
     index.
     """
@@ -60,13 +56,13 @@ def handle_status(raft: RaftCore, message: Message, progress: Progress) -> None:
 # -- the follower's side ------------------------------------------------------------------------------------------
 
 
-def handle_snapshot(raft: RaftCore, message: Message) -> None:
+def handle_snapshot(raft: RaftState, message: Message) -> None:
     """Install a leader's snapshot if it is newer than the log (InstallSnapshot: thesis, 5.3); answer with the log's
     end.
     """
     assert message.snapshot is not None
     meta = message.snapshot.meta
-    if (found := contradiction(raft, message, ((meta.index, meta.term),))) is not None:
+    if (found := contradiction(raft.log, message, ((meta.index, meta.term),))) is not None:
         raft.evidence = found
         return
     restored = _restore(raft, message.snapshot)
@@ -79,7 +75,7 @@ def handle_snapshot(raft: RaftCore, message: Message) -> None:
     raft.send(Message(MessageType.APP_RESP, to=message.sender, index=index, session=message.session))
 
 
-def _restore(raft: RaftCore, snapshot: Snapshot) -> bool:
+def _restore(raft: RaftState, snapshot: Snapshot) -> bool:
     """Replace log and membership by the snapshot's. Returns False, with nothing replaced, if that is not needed."""
     assert raft.state is StateType.FOLLOWER, "only a follower restores a snapshot"
     log, meta = raft.log, snapshot.meta

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from syncline.consensus import append_entries, install_snapshot, read_index, roles
 from syncline.consensus.membership import decode_change
 from syncline.consensus.progress import Progress, ProgressState
-from syncline.consensus.types import NONE, EntryType, LogEntry, MembershipChange, Message, MessageType, NodeId
-from syncline.consensus.validation import StepRefusal
-
-if TYPE_CHECKING:
-    from syncline.consensus.raft import RaftCore
+from syncline.consensus.state import RaftState
+from syncline.consensus.types import (
+    NONE,
+    EntryType,
+    LogEntry,
+    MembershipChange,
+    Message,
+    MessageType,
+    NodeId,
+    StepRefusal,
+)
 
 __all__ = ["commit", "may_propose", "propose", "replicate", "step", "tick"]
 
 
-def tick(raft: RaftCore) -> None:
+def tick(raft: RaftState) -> None:
     """One tick in a leader: heartbeats, and at each election timeout a check of the quorum."""
     raft.heartbeat_elapsed += 1
     raft.election_elapsed += 1
@@ -35,7 +41,7 @@ def tick(raft: RaftCore) -> None:
         append_entries.broadcast_heartbeat(raft)
 
 
-def step(raft: RaftCore, message: Message) -> StepRefusal | None:
+def step(raft: RaftState, message: Message) -> StepRefusal | None:
     """Act on a message of the current term, or on a local one."""
     handle = _ABOUT_A_MEMBER.get(message.type)
     if handle is None and (take := _ABOUT_THE_GROUP.get(message.type)) is not None:
@@ -48,23 +54,23 @@ def step(raft: RaftCore, message: Message) -> StepRefusal | None:
     return None
 
 
-def _take_proposal(raft: RaftCore, message: Message) -> StepRefusal | None:
+def _take_proposal(raft: RaftState, message: Message) -> StepRefusal | None:
     return None if propose(raft, message.entries) else StepRefusal.PROPOSAL_DROPPED
 
 
-def _take_read(raft: RaftCore, message: Message) -> StepRefusal | None:
+def _take_read(raft: RaftState, message: Message) -> StepRefusal | None:
     return None if read_index.take_read(raft, message) else StepRefusal.TOO_MANY_READS
 
 
-def _beat(raft: RaftCore, _: Message) -> None:
+def _beat(raft: RaftState, _: Message) -> None:
     append_entries.broadcast_heartbeat(raft)
 
 
-def _look_for_quorum(raft: RaftCore, _: Message) -> None:
+def _look_for_quorum(raft: RaftState, _: Message) -> None:
     _check_quorum(raft)
 
 
-def _check_quorum(raft: RaftCore) -> bool:
+def _check_quorum(raft: RaftState) -> bool:
     """Step down unless a quorum answered since the last check (thesis, 6.2). Returns whether it still leads."""
     active = raft.tracker.quorum_active()
     if not active:
@@ -76,7 +82,7 @@ def _check_quorum(raft: RaftCore) -> bool:
     return active
 
 
-def commit(raft: RaftCore, *, tell: bool = False) -> bool:
+def commit(raft: RaftState, *, tell: bool = False) -> bool:
     """Commit the entries that a quorum holds, and send the commit index; with `RaftConfig.lazy_commit` only if
     `tell`.
 
@@ -99,12 +105,12 @@ def commit(raft: RaftCore, *, tell: bool = False) -> bool:
 # -- proposals ----------------------------------------------------------------------------------------------------
 
 
-def may_propose(raft: RaftCore) -> bool:
+def may_propose(raft: RaftState) -> bool:
     """Whether the leader takes proposals: it is still a member, and transfers no leadership (thesis, 3.10)."""
     return raft.id in raft.tracker.progress and raft.transferee == NONE
 
 
-def propose(raft: RaftCore, proposed: Sequence[LogEntry]) -> bool:
+def propose(raft: RaftState, proposed: Sequence[LogEntry]) -> bool:
     """Append proposed entries to the log, and replicate them. False: dropped, the log is unchanged."""
     if not may_propose(raft):
         raft.note("debug", "%x [term %d] takes no proposals now; dropping proposal", raft.id, raft.term)
@@ -120,7 +126,7 @@ def propose(raft: RaftCore, proposed: Sequence[LogEntry]) -> bool:
     return replicate(raft, entries)
 
 
-def replicate(raft: RaftCore, entries: Sequence[LogEntry]) -> bool:
+def replicate(raft: RaftState, entries: Sequence[LogEntry]) -> bool:
     """Append entries that continue the log in the current term, and send them out. False: too much is uncommitted."""
     if not append_entries.append(raft, entries):
         return False
@@ -128,7 +134,7 @@ def replicate(raft: RaftCore, entries: Sequence[LogEntry]) -> bool:
     return True
 
 
-def _admit_change(raft: RaftCore, entry: LogEntry, index: int) -> bool:
+def _admit_change(raft: RaftState, entry: LogEntry, index: int) -> bool:
     """Whether a change of the membership may enter the log at `index`: no other one may be under way (thesis, 4.1)."""
     change = decode_change(entry)
     if not raft.config.disable_membership_validation and (reason := _refuse_change(raft, change)):
@@ -139,7 +145,7 @@ def _admit_change(raft: RaftCore, entry: LogEntry, index: int) -> bool:
     return True
 
 
-def _refuse_change(raft: RaftCore, change: MembershipChange) -> str | None:
+def _refuse_change(raft: RaftState, change: MembershipChange) -> str | None:
     joint = raft.tracker.configuration.voters.joint
     if raft.pending_membership_index > raft.log.applied:
         return (
@@ -155,7 +161,7 @@ def _refuse_change(raft: RaftCore, change: MembershipChange) -> str | None:
 # -- answers of followers -----------------------------------------------------------------------------------------
 
 
-def _handle_append_response(raft: RaftCore, message: Message, progress: Progress) -> None:
+def _handle_append_response(raft: RaftState, message: Message, progress: Progress) -> None:
     """Act on a follower's answer to AppendEntries or InstallSnapshot."""
     progress.recent_active = True
     if message.commit > progress.durable_commit:
@@ -170,7 +176,7 @@ def _handle_append_response(raft: RaftCore, message: Message, progress: Progress
         _handle_acknowledgement(raft, message.sender, progress)
 
 
-def _handle_rejection(raft: RaftCore, message: Message, progress: Progress) -> None:
+def _handle_rejection(raft: RaftState, message: Message, progress: Progress) -> None:
     """The logs don't agree at the append's start: go back to an index at which they may agree, and probe there
     (thesis, 3.5).
 
@@ -192,7 +198,7 @@ def _handle_rejection(raft: RaftCore, message: Message, progress: Progress) -> N
         append_entries.maybe_send_append(raft, message.sender, progress)
 
 
-def _handle_acknowledgement(raft: RaftCore, sender: NodeId, progress: Progress) -> None:
+def _handle_acknowledgement(raft: RaftState, sender: NodeId, progress: Progress) -> None:
     """A follower (or the leader's own storage) has acknowledged more: raise the commit index, and send the next
     entries.
     """
@@ -223,7 +229,7 @@ def _handle_acknowledgement(raft: RaftCore, sender: NodeId, progress: Progress) 
         raft.send(Message(MessageType.TIMEOUT_NOW, to=sender))
 
 
-def _handle_heartbeat_response(raft: RaftCore, message: Message, progress: Progress) -> None:
+def _handle_heartbeat_response(raft: RaftState, message: Message, progress: Progress) -> None:
     """Act on a follower's answer to a heartbeat: send it what it lacks, and confirm reads (ReadIndex)."""
     progress.recent_active = True
     if message.commit > progress.durable_commit:
@@ -239,7 +245,7 @@ def _handle_heartbeat_response(raft: RaftCore, message: Message, progress: Progr
 # -- reports of the runtime ---------------------------------------------------------------------------------------
 
 
-def _handle_unreachable(raft: RaftCore, message: Message, progress: Progress) -> None:
+def _handle_unreachable(raft: RaftState, message: Message, progress: Progress) -> None:
     """Messages to a follower were lost: stop pipelining, and probe."""
     if progress.state is ProgressState.REPLICATE:
         progress.become_probe()
@@ -249,7 +255,7 @@ def _handle_unreachable(raft: RaftCore, message: Message, progress: Progress) ->
     raft.note("debug", "%x failed to send message to %x because it is unreachable [%s]", raft.id, sender, progress)
 
 
-def _handle_transfer(raft: RaftCore, message: Message, progress: Progress) -> None:
+def _handle_transfer(raft: RaftState, message: Message, progress: Progress) -> None:
     """Transfer leadership: bring the transferee's log up to date, then send TimeoutNow (thesis, 3.10)."""
     transferee = message.sender
     if progress.learner:
@@ -274,14 +280,14 @@ def _handle_transfer(raft: RaftCore, message: Message, progress: Progress) -> No
         append_entries.maybe_send_append(raft, transferee, progress)
 
 
-_ABOUT_THE_GROUP: Final[dict[MessageType, Callable[[RaftCore, Message], StepRefusal | None]]] = {
+_ABOUT_THE_GROUP: Final[dict[MessageType, Callable[[RaftState, Message], StepRefusal | None]]] = {
     MessageType.PROP: _take_proposal,
     MessageType.BEAT: _beat,
     MessageType.CHECK_QUORUM: _look_for_quorum,
     MessageType.READ_INDEX: _take_read,
 }
 
-_ABOUT_A_MEMBER: Final[dict[MessageType, Callable[[RaftCore, Message, Progress], None]]] = {
+_ABOUT_A_MEMBER: Final[dict[MessageType, Callable[[RaftState, Message, Progress], None]]] = {
     MessageType.APP_RESP: _handle_append_response,
     MessageType.HEARTBEAT_RESP: _handle_heartbeat_response,
     MessageType.SNAP_STATUS: install_snapshot.handle_status,

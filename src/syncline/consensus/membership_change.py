@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from syncline.consensus import append_entries, leader, roles
 from syncline.consensus.membership import Changer, Configuration, ProgressMap
+from syncline.consensus.state import RaftState
 from syncline.consensus.types import NONE, MembershipChange, MembershipState, StateType
-
-if TYPE_CHECKING:
-    from syncline.consensus.raft import RaftCore
 
 __all__ = ["apply_change", "changed", "switch"]
 
 
-def changed(raft: RaftCore, change: MembershipChange) -> tuple[Configuration, ProgressMap]:
+def changed(raft: RaftState, change: MembershipChange) -> tuple[Configuration, ProgressMap]:
     """Compute the membership after the change. Raises MembershipRefused; changes nothing."""
     tracker = raft.tracker
     changer = Changer(tracker.configuration, tracker.progress, raft.log.last_index, tracker.make_progress)
     return changer.change(change)
 
 
-def apply_change(raft: RaftCore, change: MembershipChange, index: int) -> MembershipState:
+def apply_change(raft: RaftState, change: MembershipChange, index: int) -> MembershipState:
     """Put a committed change into force (thesis, 4.1, but when it is applied rather than when it is appended).
 
     Raises MembershipRefused, having changed nothing, if it does not fit the membership in force. That membership is
@@ -35,7 +31,7 @@ def apply_change(raft: RaftCore, change: MembershipChange, index: int) -> Member
     return raft.tracker.configuration.state()
 
 
-def switch(raft: RaftCore, configuration: Configuration, progress: ProgressMap) -> None:
+def switch(raft: RaftState, configuration: Configuration, progress: ProgressMap) -> None:
     """Put `configuration` into force, and do what a leader or a candidate must do then."""
     raft.tracker.switch(configuration, progress)
     raft.note("info", "%x switched to configuration %s", raft.id, configuration)

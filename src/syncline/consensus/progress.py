@@ -14,8 +14,8 @@ A `Progress` is a small state machine of its own:
              +--- | SNAPSHOT | ---------------------------+              |
                   +----------+ <-----------------------------------------+
 
-The leader knows the match index (`match_index`), up to which both logs agree. It guesses the next index (`next_index`), from which
-it sends (thesis, 3.5). The entries between them are under way.
+The leader knows the match index (`match_index`), up to which both logs agree. It guesses the next index
+(`next_index`), from which it sends (thesis, 3.5). The entries between them are under way.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""One node of a Raft group: its state, and where events enter.
+"""One node of a Raft group: where events enter.
 
     tick, step ─▶ the term gate (here) ─▶ what the node's role makes of it ─▶ messages, log, membership
                                           follower.py candidate.py leader.py   append_entries.py install_snapshot.py
 
-The parts are functions over one `RaftCore` object, one file per subject:
+The state is `RaftState` (state.py). The parts are functions over it, one file per subject:
 
     roles.py              becoming follower, pre-candidate, candidate, leader (thesis, figure 3.3)
     election.py           campaigns and votes (thesis, 3.4, 3.6.1 and 9.6)
@@ -20,42 +20,27 @@ Nothing here knows of clocks, threads, files or sockets. Effects pile up in `mes
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
 from syncline.consensus import candidate, election, follower, leader, membership_change, roles
 from syncline.consensus.config import RaftConfig
-from syncline.consensus.evidence import Evidence
-from syncline.consensus.log import RaftLog
 from syncline.consensus.membership import restore
-from syncline.consensus.read_index import ReadQueue
 from syncline.consensus.sizes import payload_size
-from syncline.consensus.tracker import Tracker
+from syncline.consensus.state import RaftState
 from syncline.consensus.types import (
-    NO_LIMIT,
     NONE,
     EntryType,
-    HardState,
     LogEntry,
     Message,
     MessageType,
-    ReadState,
     Snapshot,
-    SoftState,
     StateType,
+    StepRefusal,
 )
-from syncline.consensus.validation import StepRefusal
 
 __all__ = ["RaftCore"]
 
-_TYPES_WITH_TERMS_OF_THEIR_OWN = frozenset(
-    {
-        *(MessageType.VOTE, MessageType.VOTE_RESP, MessageType.PRE_VOTE, MessageType.PRE_VOTE_RESP),
-        *(MessageType.PROP, MessageType.READ_INDEX),  # none
-    }
-)
-_AFTER_APPEND_TYPES = frozenset({MessageType.APP_RESP, MessageType.VOTE_RESP, MessageType.PRE_VOTE_RESP})
 _FROM_A_LEADER = frozenset({MessageType.APP, MessageType.HEARTBEAT, MessageType.SNAP})
 
 _ROLE_STEPS = {
@@ -66,83 +51,14 @@ _ROLE_STEPS = {
 }
 
 
-class RaftCore:
-    """The state of one node."""
+class RaftCore(RaftState):
+    """The state of one node, and the events that change it."""
 
-    __slots__ = (
-        "_trace",
-        "config",
-        "dropped",
-        "election_elapsed",
-        "evidence",
-        "heartbeat_elapsed",
-        "id",
-        "leader",
-        "leader_session",
-        "log",
-        "max_uncommitted_bytes",
-        "messages",
-        "messages_after_append",
-        "pending_membership_index",
-        "randomized_election_timeout",
-        "read_states",
-        "reads",
-        "restored_index",
-        "state",
-        "term",
-        "told_commit",
-        "tracker",
-        "transferee",
-        "uncommitted_bytes",
-        "vote",
-    )
+    __slots__ = ()
 
     def __init__(self, config: RaftConfig) -> None:
-        """Continue from the state in `config.storage`. Raises ValueError if that contradicts itself."""
-        self.id: int = config.id
-        self.config: RaftConfig = config
-        self._trace = config.trace
-        self.term: int = 0
-        self.vote: int = NONE
-        self.state: StateType = StateType.FOLLOWER
-        self.leader: int = NONE
-        """The leader of this term, as far as it is known."""
-        self.leader_session: int = 0
-        """The newest replication session in which the leader of this term has sent anything."""
-        self.transferee: int = NONE
-        """In a leader: the transferee of a leadership transfer (thesis, 3.10)."""
-        self.log: RaftLog = RaftLog(
-            config.storage, config.max_committed_bytes_per_ready or config.max_message_bytes or NO_LIMIT
-        )
-        self.tracker: Tracker = Tracker(
-            config.max_inflight_messages, config.max_inflight_bytes, config.first_room_bytes
-        )
-        self.reads: ReadQueue = ReadQueue(config.read_only)
-        self.read_states: list[ReadState] = []
-        self.messages: list[Message] = []
-        """May be sent at once."""
-        self.messages_after_append: list[Message] = []
-        """May be sent once everything that is unstable now is durable: they promise it (thesis, 3.8)."""
-        self.pending_membership_index: int = 0
-        """In a leader: no change of the membership above this index is in the log. At most one is unapplied at a time:
-        another one is taken when this index is applied (thesis, 4.1)."""
-        self.restored_index: int = 0
-        """The index of the last snapshot that replaced the log while the node ran: the membership in force is at least
-        as new as this."""
-        self.told_commit: int = 0
-        """In a leader with a lazy commit index: all followers must be sent this commit index. A follower with too much
-        under way gets it after its next answer."""
-        self.max_uncommitted_bytes: int = config.max_uncommitted_bytes or NO_LIMIT
-        self.uncommitted_bytes: int = 0
-        """In a leader: payload of its uncommitted tail, never overestimated; only counted under a limit."""
-        self.election_elapsed: int = 0
-        """Ticks since the last election timeout (in a leader or candidate), or since the last message of a leader."""
-        self.heartbeat_elapsed: int = 0
-        self.randomized_election_timeout: int = 0
-        self.dropped: Counter[StepRefusal] = Counter()
-        """How many messages and requests were refused, by reason, since the node started."""
-        self.evidence: Evidence | None = None
-        """The newest piece of evidence of a lost promise. The runtime takes it with `RawNode.take_evidence`."""
+        """Continue from what `config.storage` holds. Raises ValueError where that contradicts itself."""
+        super().__init__(config)
         self._restore(config)
 
     def _restore(self, config: RaftConfig) -> None:
@@ -174,19 +90,6 @@ class RaftCore:
             self.log.last_index,
             self.log.last_term,
         )
-
-    # -- views ----------------------------------------------------------------------------------------------------
-
-    def soft_state(self) -> SoftState:
-        return SoftState(self.leader, self.state)
-
-    def hard_state(self) -> HardState:
-        return HardState(self.term, self.vote, self.log.commit_index)
-
-    def note(self, level: str, text: str, *values: object) -> None:
-        """Write a trace line; `text` is a %-format for `values`."""
-        if self._trace is not None:
-            self._trace(level, text % values)
 
     # -- events ---------------------------------------------------------------------------------------------------
 
@@ -316,34 +219,6 @@ class RaftCore:
                 self.note("info", "initiating automatic transition out of joint configuration %s", configuration)
             else:
                 self.note("debug", "not initiating automatic transition out of joint configuration %s", configuration)
-
-    # -- effects --------------------------------------------------------------------------------------------------
-
-    def send(self, message: Message) -> None:
-        """Queue a message. Votes carry the term that they are for, requests none, all others the node's own.
-
-        Votes and acknowledgements of entries are promises, so they wait until their state is durable, rejections
-        included (thesis, 3.8). Only these may be addressed to the node itself.
-        """
-        if message.sender == NONE:
-            message.sender = self.id
-        kind = message.type
-        if kind not in _TYPES_WITH_TERMS_OF_THEIR_OWN:
-            message.term = self.term
-        if kind in _AFTER_APPEND_TYPES:
-            # Sent before its state is durable, a crash could break the promise: a second vote in one term, or a commit
-            # that counts an entry which this node then lacks.
-            self.messages_after_append.append(message)
-        else:
-            assert message.to != self.id, "a message to oneself needs no sending"
-            self.messages.append(message)
-
-    def respond_to_read(self, request: Message, index: int) -> None:
-        """A read is confirmed at `index`: answer the node that asked."""
-        if request.sender in (NONE, self.id):
-            self.read_states.append(ReadState(index, request.entries[0].data))
-        else:
-            self.send(Message(MessageType.READ_INDEX_RESP, to=request.sender, index=index, entries=request.entries))
 
 
 _STEPS_OF_ALL_ROLES: Final[dict[MessageType, Callable[[RaftCore, Message], None]]] = {

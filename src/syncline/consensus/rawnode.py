@@ -20,7 +20,7 @@ Not safe for threads: all calls come from one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 import msgspec
@@ -29,6 +29,8 @@ from syncline.consensus import append_entries, leader, membership_change
 from syncline.consensus.config import RaftConfig
 from syncline.consensus.evidence import Evidence
 from syncline.consensus.membership import Configuration, ProgressMap, encode_change
+from syncline.consensus.progress import Progress
+from syncline.consensus.quorum import JointConfig
 from syncline.consensus.raft import RaftCore
 from syncline.consensus.types import (
     LOCAL_APPEND,
@@ -45,8 +47,9 @@ from syncline.consensus.types import (
     ProposalDropped,
     Ready,
     StateType,
+    StepRefusal,
 )
-from syncline.consensus.validation import StepRefusal, examine
+from syncline.consensus.validation import examine
 
 __all__ = ["RawNode", "Status"]
 
@@ -389,6 +392,10 @@ class RawNode:
     # -- views ----------------------------------------------------------------------------------------------------
 
     @property
+    def id(self) -> NodeId:
+        return self.raft.id
+
+    @property
     def leader(self) -> NodeId:
         """The leader, as far as this node knows; NONE if it knows none."""
         return self.raft.leader
@@ -412,6 +419,48 @@ class RawNode:
     @property
     def last_index(self) -> int:
         return self.raft.log.last_index
+
+    @property
+    def election_ticks(self) -> int:
+        return self.raft.config.election_ticks
+
+    @property
+    def vote(self) -> NodeId:
+        return self.raft.vote
+
+    @property
+    def transferee(self) -> NodeId:
+        """In a leader: the node to which it is transferring leadership."""
+        return self.raft.transferee
+
+    @property
+    def pending_membership_index(self) -> int:
+        """In a leader: no other change is taken before the entry at this index is applied."""
+        return self.raft.pending_membership_index
+
+    @property
+    def membership(self) -> MembershipState:
+        """The membership in force."""
+        return self.raft.tracker.configuration.state()
+
+    @property
+    def voters(self) -> JointConfig:
+        """Those whose quorums decide: of a joint membership both halves."""
+        return self.raft.tracker.configuration.voters
+
+    @property
+    def progress(self) -> Mapping[NodeId, Progress]:
+        """What is known of each member, by id; in a leader only is it up to date."""
+        return self.raft.tracker.progress
+
+    @property
+    def dropped(self) -> Mapping[StepRefusal, int]:
+        """How many messages and requests were refused, by reason."""
+        return self.raft.dropped
+
+    def term_at(self, index: int) -> int:
+        """The term of an entry of the log. Raises Compacted or Unavailable if it is not there."""
+        return self.raft.log.term(index)
 
     def status(self) -> Status:
         """All of it at once. Copies: for people and metrics rather than for every event."""

@@ -6,14 +6,12 @@ term and asks for votes. A leader has the votes of a quorum. All other nodes are
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from syncline.consensus import append_entries
-from syncline.consensus.read_index import ReadQueue
+from syncline.consensus.read_queue import ReadQueue
+from syncline.consensus.state import RaftState
 from syncline.consensus.types import NONE, LogEntry, NodeId, StateType
-
-if TYPE_CHECKING:
-    from syncline.consensus.raft import RaftCore
 
 __all__ = ["TRANSITIONS", "become_candidate", "become_follower", "become_leader", "become_pre_candidate"]
 
@@ -32,7 +30,7 @@ TRANSITIONS: Final[dict[StateType, frozenset[StateType]]] = {
 """From each role, the roles that can follow it."""
 
 
-def become_follower(raft: RaftCore, term: int, leader: NodeId) -> None:
+def become_follower(raft: RaftState, term: int, leader: NodeId) -> None:
     """Follow `leader` (perhaps none yet) in `term`."""
     _reset(raft, term)
     raft.leader = leader
@@ -40,7 +38,7 @@ def become_follower(raft: RaftCore, term: int, leader: NodeId) -> None:
     raft.note("info", "%x became follower at term %d", raft.id, raft.term)
 
 
-def become_pre_candidate(raft: RaftCore) -> None:
+def become_pre_candidate(raft: RaftState) -> None:
     """Ask whether an election could be won. Neither term nor vote change, so nothing is disturbed (thesis, 9.6)."""
     raft.tracker.votes.clear()
     raft.leader = NONE
@@ -48,7 +46,7 @@ def become_pre_candidate(raft: RaftCore) -> None:
     raft.note("info", "%x became pre-candidate at term %d", raft.id, raft.term)
 
 
-def become_candidate(raft: RaftCore) -> None:
+def become_candidate(raft: RaftState) -> None:
     """Enter the next term and vote for the node itself in it (thesis, 3.4)."""
     _reset(raft, raft.term + 1)
     raft.vote = raft.id
@@ -56,7 +54,7 @@ def become_candidate(raft: RaftCore) -> None:
     raft.note("info", "%x became candidate at term %d", raft.id, raft.term)
 
 
-def become_leader(raft: RaftCore) -> None:
+def become_leader(raft: RaftState) -> None:
     """Lead the current term, and append an empty entry to it.
 
     Entries of earlier terms can't be committed by counting their copies, only together with one of the leader's own
@@ -76,12 +74,12 @@ def become_leader(raft: RaftCore) -> None:
     raft.note("info", "%x became leader at term %d", raft.id, raft.term)
 
 
-def _enter(raft: RaftCore, state: StateType) -> None:
+def _enter(raft: RaftState, state: StateType) -> None:
     assert state in TRANSITIONS[raft.state], f"a {raft.state.name} can't become a {state.name}"
     raft.state = state
 
 
-def _reset(raft: RaftCore, term: int) -> None:
+def _reset(raft: RaftState, term: int) -> None:
     """Reset the state of a role or of an earlier term."""
     if raft.term != term:
         assert term > raft.term, "terms only grow"

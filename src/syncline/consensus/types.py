@@ -7,7 +7,7 @@ never renumbered (they are those of etcd/raft, whose traces the core reproduces)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Final, TypeAlias
 
 import msgspec
@@ -243,6 +243,36 @@ class Ready(msgspec.Struct):
     committed_entries: Sequence[LogEntry] = ()
     messages: Sequence[Message] = ()
     must_sync: bool = False
+
+
+class StepRefusal(StrEnum):
+    """Why a message was not taken. The first three texts are those of etcd/raft's errors."""
+
+    PROPOSAL_DROPPED = "raft proposal dropped"
+    """There is no leader, or it takes no proposals now (leadership transfer, removal, or too much uncommitted)."""
+
+    UNKNOWN_PEER = "raft: cannot step as peer not found"
+    """An answer of a node that is not a member."""
+
+    LOCAL_MESSAGE = "raft: cannot step raft local message"
+    """An event that only the node itself may raise came from outside."""
+
+    MISROUTED = "raft: message is for another node"
+    MALFORMED = "raft: malformed message"
+    """Fields that contradict each other, or the message's type."""
+
+    IMPOSSIBLE_INDEX = "raft: message speaks of entries that can't exist"
+    """A commit index, or an acknowledgement, beyond the end of the log. A node that has lost a part of its log
+    gets one: it refuses to commit entries that it lacks, and reports it (see `evidence`)."""
+
+    STALE_SESSION = "raft: answer to another replication session"
+    """An answer to a message that was sent before the peer was removed and added again (see `Message.session`)."""
+
+    SECOND_LEADER = "raft: this term has another leader"
+    """It is reported (see `evidence`), and the node goes on following the first leader."""
+
+    TOO_MANY_READS = "raft: too many reads are waiting"
+    NO_LEADER = "raft: no leader to ask"
 
 
 class ProposalDropped(Exception):

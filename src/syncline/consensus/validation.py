@@ -8,13 +8,13 @@ when etcd/raft would panic, the message is refused here and the node goes on.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from syncline.consensus.evidence import lost_entries, two_leaders
 from syncline.consensus.membership import MembershipRefused, decode_change, restore
-from syncline.consensus.read_index import decode_position
+from syncline.consensus.read_queue import decode_position
+from syncline.consensus.state import RaftState
 from syncline.consensus.types import (
     LOCAL_APPEND,
     LOCAL_APPLY,
@@ -24,42 +24,10 @@ from syncline.consensus.types import (
     Message,
     MessageType,
     StateType,
+    StepRefusal,
 )
 
-if TYPE_CHECKING:
-    from syncline.consensus.raft import RaftCore
-
-__all__ = ["StepRefusal", "examine"]
-
-
-class StepRefusal(StrEnum):
-    """Why a message was not taken. The first three texts are those of etcd/raft's errors."""
-
-    PROPOSAL_DROPPED = "raft proposal dropped"
-    """There is no leader, or it takes no proposals now (leadership transfer, removal, or too much uncommitted)."""
-
-    UNKNOWN_PEER = "raft: cannot step as peer not found"
-    """An answer of a node that is not a member."""
-
-    LOCAL_MESSAGE = "raft: cannot step raft local message"
-    """An event that only the node itself may raise came from outside."""
-
-    MISROUTED = "raft: message is for another node"
-    MALFORMED = "raft: malformed message"
-    """Fields that contradict each other, or the message's type."""
-
-    IMPOSSIBLE_INDEX = "raft: message speaks of entries that can't exist"
-    """A commit index, or an acknowledgement, beyond the end of the log. A node that has lost a part of its log
-    gets one: it refuses to commit entries that it lacks, and reports it (see `evidence`)."""
-
-    STALE_SESSION = "raft: answer to another replication session"
-    """An answer to a message that was sent before the peer was removed and added again (see `Message.session`)."""
-
-    SECOND_LEADER = "raft: this term has another leader"
-    """It is reported (see `evidence`), and the node goes on following the first leader."""
-
-    TOO_MANY_READS = "raft: too many reads are waiting"
-    NO_LEADER = "raft: no leader to ask"
+__all__ = ["examine"]
 
 
 _LOCAL_TYPES: Final = frozenset(
@@ -98,7 +66,7 @@ _MAX_NUMBER: Final[int] = 2**63 - 1
 """The largest term or index. Nothing reaches it by counting."""
 
 
-def examine(raft: RaftCore, message: Message) -> StepRefusal | None:
+def examine(raft: RaftState, message: Message) -> StepRefusal | None:
     """The reason to refuse a message from outside, or None: it may be stepped."""
     kind = message.type
     if kind in _LOCAL_TYPES:
@@ -115,7 +83,7 @@ def examine(raft: RaftCore, message: Message) -> StepRefusal | None:
     return check(raft, message) if check is not None else None
 
 
-def _well_formed(raft: RaftCore, message: Message) -> bool:
+def _well_formed(raft: RaftState, message: Message) -> bool:
     """Check the rules for every message between nodes."""
     kind, sender, term = message.type, message.sender, message.term
     if not NONE < sender < LOCAL_APPLY:
@@ -137,7 +105,7 @@ def _well_formed(raft: RaftCore, message: Message) -> bool:
     return 0 <= numbers <= _MAX_NUMBER
 
 
-def _may_come_from_oneself(raft: RaftCore, kind: MessageType) -> bool:
+def _may_come_from_oneself(raft: RaftState, kind: MessageType) -> bool:
     """Whether a node may receive a message from itself.
 
     Storage returns the node's own vote or acknowledgement. A transfer request is sent in the name of the node that
@@ -150,7 +118,7 @@ def _may_come_from_oneself(raft: RaftCore, kind: MessageType) -> bool:
     return kind in _RESPONSES or kind is MessageType.TRANSFER_LEADER
 
 
-def _check_storage_response(raft: RaftCore, message: Message) -> StepRefusal | None:
+def _check_storage_response(raft: RaftState, message: Message) -> StepRefusal | None:
     if message.sender != _STORAGE_RESPONSES[message.type] or message.to != raft.id:
         return StepRefusal.LOCAL_MESSAGE
     log = raft.log
@@ -161,9 +129,8 @@ def _check_storage_response(raft: RaftCore, message: Message) -> StepRefusal | N
     return None
 
 
-def _check_append(raft: RaftCore, message: Message) -> StepRefusal | None:
-    if raft.leader != message.sender and (found := two_leaders(raft, message)) is not None:
-        raft.evidence = found
+def _check_append(raft: RaftState, message: Message) -> StepRefusal | None:
+    if raft.leader != message.sender and _is_second_leader(raft, message):
         return StepRefusal.SECOND_LEADER
     entries = message.entries
     if not entries:
@@ -174,6 +141,13 @@ def _check_append(raft: RaftCore, message: Message) -> StepRefusal | None:
     if not _terms_in_order(message.log_term, entries, message.term):
         return StepRefusal.MALFORMED
     return None
+
+
+def _is_second_leader(raft: RaftState, message: Message) -> bool:
+    found = two_leaders(message, term=raft.term, leader=raft.leader, last_index=raft.log.last_index)
+    if found is not None:
+        raft.evidence = found
+    return found is not None
 
 
 def _terms_in_order(lowest: int, entries: Sequence[LogEntry], highest: int) -> bool:
@@ -187,7 +161,7 @@ def _terms_in_order(lowest: int, entries: Sequence[LogEntry], highest: int) -> b
     return terms == sorted(terms)
 
 
-def _check_append_response(raft: RaftCore, message: Message) -> StepRefusal | None:
+def _check_append_response(raft: RaftState, message: Message) -> StepRefusal | None:
     if message.term != raft.term or raft.state is not StateType.LEADER:
         return None
     if not message.reject and message.index > raft.log.last_index:
@@ -195,18 +169,20 @@ def _check_append_response(raft: RaftCore, message: Message) -> StepRefusal | No
     return _check_session(raft, message)
 
 
-def _check_heartbeat(raft: RaftCore, message: Message) -> StepRefusal | None:
-    if raft.leader != message.sender and (found := two_leaders(raft, message)) is not None:
-        raft.evidence = found
+def _check_heartbeat(raft: RaftState, message: Message) -> StepRefusal | None:
+    if raft.leader != message.sender and _is_second_leader(raft, message):
         return StepRefusal.SECOND_LEADER
     # A leader tells a follower to commit what it knows the follower to hold.
     if message.term >= raft.term and message.commit > raft.log.last_index:
-        raft.evidence = lost_entries(raft, message) or raft.evidence
+        raft.evidence = (
+            lost_entries(message, term=raft.term, leader_session=raft.leader_session, last_index=raft.log.last_index)
+            or raft.evidence
+        )
         return StepRefusal.IMPOSSIBLE_INDEX
     return None
 
 
-def _check_heartbeat_response(raft: RaftCore, message: Message) -> StepRefusal | None:
+def _check_heartbeat_response(raft: RaftState, message: Message) -> StepRefusal | None:
     if message.term != raft.term or raft.state is not StateType.LEADER:
         return None
     if message.context:
@@ -218,7 +194,7 @@ def _check_heartbeat_response(raft: RaftCore, message: Message) -> StepRefusal |
     return _check_session(raft, message)
 
 
-def _check_snapshot(_: RaftCore, message: Message) -> StepRefusal | None:
+def _check_snapshot(_: RaftState, message: Message) -> StepRefusal | None:
     if message.snapshot is None:
         return StepRefusal.MALFORMED
     meta = message.snapshot.meta
@@ -231,7 +207,7 @@ def _check_snapshot(_: RaftCore, message: Message) -> StepRefusal | None:
     return None
 
 
-def _check_proposal(_: RaftCore, message: Message) -> StepRefusal | None:
+def _check_proposal(_: RaftState, message: Message) -> StepRefusal | None:
     if not message.entries:
         return StepRefusal.MALFORMED
     for entry in message.entries:
@@ -243,11 +219,11 @@ def _check_proposal(_: RaftCore, message: Message) -> StepRefusal | None:
     return None
 
 
-def _check_read(_: RaftCore, message: Message) -> StepRefusal | None:
+def _check_read(_: RaftState, message: Message) -> StepRefusal | None:
     return None if len(message.entries) == 1 else StepRefusal.MALFORMED
 
 
-def _check_session(raft: RaftCore, message: Message) -> StepRefusal | None:
+def _check_session(raft: RaftState, message: Message) -> StepRefusal | None:
     # The node's own acknowledgements speak of its own log, of which there is only one. An answer without a session
     # answers a message without one, which no leader of this kind sends: it came by a way of the runtime's own.
     if message.session in (0, raft.tracker.progress[message.sender].session) or message.sender == raft.id:
@@ -255,7 +231,7 @@ def _check_session(raft: RaftCore, message: Message) -> StepRefusal | None:
     return StepRefusal.STALE_SESSION
 
 
-_CHECKS: Final[dict[MessageType, Callable[[RaftCore, Message], StepRefusal | None]]] = {
+_CHECKS: Final[dict[MessageType, Callable[[RaftState, Message], StepRefusal | None]]] = {
     MessageType.PROP: _check_proposal,
     MessageType.APP: _check_append,
     MessageType.APP_RESP: _check_append_response,

@@ -90,7 +90,7 @@ class KvMachine:
 
     def growth(self, data: bytes) -> int:
         """By how many bytes the command can enlarge the store at most. Raises `Rejected` if it can't be read."""
-        return growth(self.store, decode_command(data))
+        return growth(self.store.get, decode_command(data))
 
     def restore(self, source: BinaryIO) -> None:
         """Replace the state. A stream that can't be read raises `CorruptionError` or `FormatVersionError`, one that

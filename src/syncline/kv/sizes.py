@@ -7,14 +7,16 @@ of each node, so no command is refused for it when it is applied: all nodes must
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 from syncline.kv.commands import MAX_TXN_OPS, Command, Put, Txn, TxnOperation
-
-if TYPE_CHECKING:
-    from syncline.kv.store import Store
+from syncline.kv.records import KeyRecord
 
 __all__ = ["LARGEST_OVERHEAD_BYTES", "RECORD_OVERHEAD_BYTES", "growth", "record_size"]
+
+Find: TypeAlias = Callable[[bytes], KeyRecord | None]
+"""`Store.get`."""
 
 RECORD_OVERHEAD_BYTES: Final = 384
 """Memory of a record beside key and value: itself, its numbers and checksum, its places in the index and the
@@ -29,23 +31,24 @@ def record_size(key: bytes, value: bytes) -> int:
     return len(key) + len(value) + RECORD_OVERHEAD_BYTES
 
 
-def growth(store: Store, command: Command) -> int:
-    """By how many bytes the command can enlarge the store as it is now, at most. 0: it only deletes, or replaces values
-    by others that are no larger.
+def growth(find: Find, command: Command) -> int:
+    """By how many bytes the command can enlarge the store that `find` reads, at most.
+
+    0: it only deletes, or replaces values by others that are no larger.
 
     A delete counts for nothing and not for what it frees: it may not find the key any more. A put of a key counts for
     what it adds to the record that is there now. So the counts of all commands that are not applied yet, together with
     the store's size, are never less than the size will be.
     """
     if type(command) is Put:
-        record = store.get(command.key)
+        record = find(command.key)
         if record is None:
             return record_size(command.key, command.value)
         return max(0, len(command.value) - len(record.value))
     if type(command) is Txn:
-        return max(_of_branch(store, command.then), _of_branch(store, command.else_))
+        return max(_of_branch(find, command.then), _of_branch(find, command.else_))
     return 0
 
 
-def _of_branch(store: Store, branch: tuple[TxnOperation, ...]) -> int:
-    return sum([growth(store, part) for part in branch if isinstance(part, Put | Txn)])
+def _of_branch(find: Find, branch: tuple[TxnOperation, ...]) -> int:
+    return sum([growth(find, part) for part in branch if isinstance(part, Put | Txn)])

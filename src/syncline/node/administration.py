@@ -264,7 +264,7 @@ class Administration(Operations[R_co]):
             if driver.core.leader not in (NONE, before) and wanted in (NONE, driver.core.leader):
                 return self._member(driver.core.leader)
             before = driver.core.leader or before  # a third one may have come in between
-            if driver.core.leader == before and driver.core.raft.transferee == NONE:
+            if driver.core.leader == before and driver.core.transferee == NONE:
                 driver.core.transfer_leadership(target)
                 driver.schedule()
             await self._changes.wait(min(deadline_s, driver.loop.time() + driver.config.election_s))

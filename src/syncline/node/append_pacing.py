@@ -59,8 +59,8 @@ class AppendPacing:
         core, transport = self._core, self._transport
         if core.state is not StateType.LEADER:
             return
-        for peer in list(core.raft.tracker.progress):
-            if peer != core.raft.id:
+        for peer in list(core.progress):
+            if peer != core.id:
                 if transport.in_transit(peer):
                     core.still_sending(peer)
                 core.set_room(peer, transport.room_bytes(peer))

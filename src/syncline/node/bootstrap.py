@@ -22,23 +22,23 @@ the peers that it reaches, and goes on without the others.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection
 
 import msgspec
 
+from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import NodeId
 from syncline.errors import RepairNeeded
-from syncline.node.member_registry import format_id, members_of
+from syncline.node.member_registry import MemberBook, format_id, members_of
 from syncline.node.proposals import NO_QUORUM
 from syncline.node.refusals import is_believed
 from syncline.node.starts.guard import older_copy_text
+from syncline.storage.datadir import DataDir, Identity
+from syncline.transport.handshake import Hello
 from syncline.transport.messages import Refusal, RefusalCode
-
-if TYPE_CHECKING:
-    from syncline.node.runtime import Driver
-    from syncline.transport.handshake import Hello
+from syncline.transport.peers import Transport
 
 __all__ = ["DISOWNED", "Founding"]
 
@@ -57,19 +57,44 @@ TELL_S = 10.0
 class Founding:
     """The data directories of the members, as one node knows them, and the bootstrap."""
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-        self._tell_s = driver.loop.time() + TELL_S / 2
-        self.waiting: bool = driver.parts.identity.founding
+    def __init__(
+        self,
+        core: RawNode,
+        book: MemberBook,
+        directory: DataDir,
+        transport: Transport,
+        *,
+        applied: Callable[[], int],
+        stopped: Callable[[], bool],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        """`applied` tells how far the state machine is; `fail` stops the node, and `stopped` tells whether it has."""
+        self._core = core
+        self._book = book
+        self._directory = directory
+        self._transport = transport
+        self._applied = applied
+        self._stopped = stopped
+        self._fail = fail
+        self._loop = asyncio.get_running_loop()
+        self._tell_s = self._loop.time() + TELL_S / 2
+        self.waiting: bool = self._identity.founding
         """Whether this is a first start and some initial member is missing: the node takes no part until then."""
 
         self._doubting: dict[NodeId, None] = {}
         """Members that know this node by another data directory."""
 
+    @property
+    def _identity(self) -> Identity:
+        """As it is in the data directory now: the end of the first start is written there."""
+        identity = self._directory.identity
+        assert identity is not None, "a node has an identity from its start on"
+        return identity
+
     def known_directory(self, peer: NodeId) -> int:
         """The id of a member's data directory; 0: not known."""
-        member = self._driver.parts.book.members.get(peer)
-        return (member.directory if member is not None else 0) or self._driver.parts.identity.founders.get(peer, 0)
+        member = self._book.members.get(peer)
+        return (member.directory if member is not None else 0) or self._identity.founders.get(peer, 0)
 
     def refuse(self, hello: Hello) -> Refusal | None:
         """The reason to refuse this dialler, by its directory and by the one that it knows of this node; None if
@@ -78,7 +103,7 @@ class Founding:
         if self.known_directory(hello.sender) not in (0, hello.directory):
             reason = f"node {format_id(hello.sender)} is refused: {DISOWNED}"
             return Refusal(reason, RefusalCode.DIRECTORY)
-        if hello.known not in (0, self._driver.parts.identity.directory_id):
+        if hello.known not in (0, self._identity.directory_id):
             self._note_doubt(hello.sender)
             return Refusal(f"node {format_id(hello.to)} has lost the data directory that it is known by")
         self._doubting.pop(hello.sender, None)
@@ -86,10 +111,10 @@ class Founding:
 
     def _note_doubt(self, sender: NodeId) -> None:
         """Record that a dialler knows this node by another data directory. A single peer may be wrong."""
-        members = members_of(self._driver.core.raft.tracker.configuration.state())
+        members = members_of(self._core.membership)
         if self.waiting or not members or sender in members:
             self._doubting[sender] = None
-            self._driver.loop.call_soon(self.look_for_doubts)
+            self._loop.call_soon(self.look_for_doubts)
         while len(self._doubting) > MAX_DOUBTING:
             del self._doubting[next(iter(self._doubting))]
 
@@ -99,18 +124,17 @@ class Founding:
         They reported it in their greetings, or (`refused_by`) when they refused this node. At a first start the node
         has taken no part yet and its disk holds nothing: one report is enough.
         """
-        core = self._driver.core.raft
+        core = self._core
         voices = {*self._doubting, *refused_by}
-        known, nothing_to_lose = core.tracker.configuration.state(), self.waiting or not core.log.last_index
-        if is_believed(voices, known, core.id, nothing_to_lose=nothing_to_lose):
+        nothing_to_lose = self.waiting or not core.last_index
+        if is_believed(voices, core.membership, core.id, nothing_to_lose=nothing_to_lose):
             self.disowned()
 
     def disowned(self) -> None:
         """The members know this node by another data directory."""
-        driver = self._driver
-        name, node_id = driver.config.name, format_id(driver.core.raft.id)
-        path = driver.config.data_dir
-        driver.fail(
+        name, node_id = self._identity.name, format_id(self._core.id)
+        path = self._directory.path
+        self._fail(
             RepairNeeded(
                 f"node {name} ({node_id}) has lost its data: {path} is not the directory that its cluster knows it by."
                 " Its votes and acknowledgements are lost, so it must not go on under its old id. Put the old"
@@ -121,21 +145,20 @@ class Founding:
 
     def convict(self) -> None:
         """Stop this node, whose data directory is an older copy, and mark the directory: no node starts on it."""
-        driver = self._driver
-        if driver.stopped:
+        if self._stopped():
             return
-        text = older_copy_text(driver.config.name, driver.core.raft.id, driver.config.data_dir)
-        identity = msgspec.structs.replace(driver.parts.identity, older_copy=True)
+        identity = msgspec.structs.replace(self._identity, older_copy=True)
+        text = older_copy_text(identity.name, self._core.id, self._directory.path)
         try:
-            driver.parts.directory.write_identity(identity)  # the node ends, so this may block the loop
+            self._directory.write_identity(identity)  # the node ends, so this may block the loop
         except OSError as error:
             log.error("the data directory could not be marked as an older copy: %s", error)
-        driver.fail(RepairNeeded(text))
+        self._fail(RepairNeeded(text))
 
     def look(self, now_s: float) -> None:
         """While waiting, with every tick: check whether all initial members are connected."""
-        driver, parts = self._driver, self._driver.parts
-        if not driver.applied or driver.applied < driver.core.commit_index:
+        applied = self._applied()
+        if not applied or applied < self._core.commit_index:
             return  # the first entries, which name the initial members, are being applied
         met = self._met()
         if None in met.values():
@@ -145,11 +168,9 @@ class Founding:
             return
         founders = {peer: directory for peer, directory in met.items() if directory}
         # Once in a cluster's life, before any peer depends on this node: so it may block the loop.
-        parts.directory.write_identity(msgspec.structs.replace(parts.identity, founding=False, founders=founders))
-        assert parts.directory.identity is not None
-        parts.identity = parts.directory.identity
+        self._directory.write_identity(msgspec.structs.replace(self._identity, founding=False, founders=founders))
         self.waiting = False
-        log.info("all initial members are connected: node %s takes part from now on", driver.config.name)
+        log.info("all initial members are connected: node %s takes part from now on", self._identity.name)
 
     def why_no_leader(self) -> str:
         """The reason for a missing leader, for people."""
@@ -159,13 +180,11 @@ class Founding:
         return f"at the cluster's first start all its members must be up once; waiting for {absent or 'its log'}"
 
     def _absent(self, peer: NodeId) -> str:
-        parts = self._driver.parts
-        member, link = parts.book.members[peer], parts.transport.stats().get(peer)
+        member, link = self._book.members[peer], self._transport.stats().get(peer)
         error = f" ({link.last_error})" if link is not None and link.last_error else ""
         return f"{member.name} at {member.address}{error}"
 
     def _met(self) -> dict[NodeId, int | None]:
         """The other initial members, and the directories from which the connected ones have welcomed this node."""
-        parts = self._driver.parts
-        others = [peer for peer in parts.book.members if peer != parts.identity.node_id]
-        return {peer: parts.transport.directory_of(peer) for peer in others}
+        others = [peer for peer in self._book.members if peer != self._core.id]
+        return {peer: self._transport.directory_of(peer) for peer in others}

@@ -244,7 +244,7 @@ class Changes:
         driver = self._driver
         driver.check_running()
         future = driver.proposals.new(driver.loop, 0, deadline_s)
-        context = encode(ChangeContext(driver.core.raft.id, future.number, brought, expected, force))
+        context = encode(ChangeContext(driver.core.id, future.number, brought, expected, force))
         driver.propose(future, MEMBERSHIP, encode(MembershipChange(changes=singles, context=context)))
         await future
         return future.index
@@ -282,7 +282,7 @@ class Changes:
         driver = self._driver
         if driver.core.leader == NONE:
             raise NoLeader("no node leads at the moment: there is nothing to transfer")
-        voters = driver.core.raft.tracker.configuration.state().voters
+        voters = driver.core.membership.voters
         if to != NONE:
             if to not in voters:
                 raise MembershipError(f"node {format_id(to)} is no voter and can't lead")
@@ -290,7 +290,7 @@ class Changes:
         if driver.core.state is StateType.LEADER:
             target = driver.reconfiguration.best_successor()
         else:
-            me = driver.core.raft.id  # a follower does not know which others are alive
+            me = driver.core.id  # a follower does not know which others are alive
             target = me if me in voters else next((voter for voter in voters if voter != driver.core.leader), NONE)
         if target == NONE:
             raise MembershipError("there is no other voter alive to take over the leadership")
@@ -307,7 +307,7 @@ class Changes:
 
     def _membership(self) -> Membership:
         driver = self._driver
-        return driver.parts.book.membership(driver.core.raft.tracker.configuration.state())
+        return driver.parts.book.membership(driver.core.membership)
 
 
 def _wake(future: asyncio.Future[None]) -> None:

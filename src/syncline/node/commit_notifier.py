@@ -14,12 +14,11 @@ above.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
+from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import StateType
-
-if TYPE_CHECKING:
-    from syncline.node.runtime import Driver
 
 __all__ = ["Commits"]
 
@@ -35,9 +34,12 @@ class Commits:
     get. The commit index of that entry is the first that is sent from here.
     """
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-        self.known: int = driver.core.commit_index
+    def __init__(self, core: RawNode, schedule: Callable[[], None]) -> None:
+        """`schedule` calls for a turn: what the core has to send leaves in it. On a stopped node it does nothing."""
+        self._core = core
+        self._schedule = schedule
+        self._loop = asyncio.get_running_loop()
+        self.known: int = core.commit_index
         """The commit index as of the last `look`."""
         self._awaited = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -48,7 +50,7 @@ class Commits:
 
     def look(self) -> None:
         """Check for commits since the last call."""
-        core = self._driver.core
+        core = self._core
         before, committed = self.known, core.commit_index
         self.known = committed
         if before == committed or core.state is not StateType.LEADER:
@@ -56,7 +58,7 @@ class Commits:
         if self._awaited > before:
             core.tell_commit()
         elif self._timer is None:
-            self._timer = self._driver.loop.call_later(COMMIT_QUIET_S, self._on_timer)
+            self._timer = self._loop.call_later(COMMIT_QUIET_S, self._on_timer)
 
     def stop(self) -> None:
         if self._timer is not None:
@@ -64,7 +66,6 @@ class Commits:
 
     def _on_timer(self) -> None:
         self._timer = None
-        driver = self._driver
-        if not driver.stopped and driver.core.state is StateType.LEADER:
-            driver.core.tell_commit()
-            driver.schedule()
+        if self._core.state is StateType.LEADER:
+            self._core.tell_commit()
+            self._schedule()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from syncline.consensus.rawnode import RawNode
@@ -58,5 +57,3 @@ class Parts:
     confirmation: Confirmation
     transport: Transport
     levels: Levels
-    asleep_s: Callable[[], float] = float
-    """Seconds that the machine was suspended since it started."""

@@ -127,7 +127,7 @@ class Digests:
         while len(self._kept) > POINTS_KEPT:
             del self._kept[next(iter(self._kept))]
         if self._leads:
-            self._record(self._core.raft.id, point, self._kept[point])
+            self._record(self._core.id, point, self._kept[point])
             self._propose()
         else:
             self._unsent[point] = None
@@ -145,7 +145,7 @@ class Digests:
         if entry.version != self._version:
             return
         digests = entry.by_member()
-        comparison = compare(self._core.raft.tracker.configuration.voters, digests)
+        comparison = compare(self._core.voters, digests)
         if comparison.agreement is Agreement.AGREED:
             self._settle(entry.point)
             self._examine_own(entry, digests, comparison)
@@ -169,7 +169,7 @@ class Digests:
         self._unsent = dict.fromkeys(point for point in self._kept if point > self._settled)
         if self._leads:
             for point in self._unsent:
-                self._record(self._core.raft.id, point, self._kept[point])
+                self._record(self._core.id, point, self._kept[point])
             self._unsent.clear()
         else:
             self._report()
@@ -190,7 +190,7 @@ class Digests:
 
     def _examine_own(self, entry: DigestEntry, digests: dict[NodeId, bytes], comparison: DigestComparison) -> None:
         """Stop if this node differs from the majority."""
-        me = self._core.raft.id
+        me = self._core.id
         if entry.point <= self._floor:
             return
         own = self._kept.get(entry.point)
@@ -235,7 +235,7 @@ class Digests:
     def _report(self) -> None:
         """Send to the leader what it was not sent yet."""
         leader = self._core.leader
-        if leader in (NONE, self._core.raft.id):
+        if leader in (NONE, self._core.id):
             return
         for point in list(self._unsent):
             if point in self._kept and not self._doors.send(leader, self._made(point)):
@@ -256,7 +256,7 @@ class Digests:
         if not self._leads:
             return  # sent to a leader that has been replaced; it is sent again to the next one
         if (
-            sender not in members_of(self._core.raft.tracker.configuration.state())
+            sender not in members_of(self._core.membership)
             or len(report.digest) != DIGEST_BYTES
             or not 0 < report.point <= self._core.last_index
             or report.point % self._interval
@@ -284,13 +284,13 @@ class Digests:
 
     def _ready(self, point: int) -> bool:
         """Whether a comparison at `point` is worth an entry now."""
-        state = self._core.raft.tracker.configuration.state()
+        state = self._core.membership
         members = members_of(state)
         reports = {member: report for member, report in self._reports[point].items() if member in members}
         if len(members) < 2:
             return False  # there is nothing to compare with
         digests = {member: report.digest for member, report in reports.items()}
-        comparison = compare(self._core.raft.tracker.configuration.voters, digests)
+        comparison = compare(self._core.voters, digests)
         if comparison.agreement is not Agreement.NO_MAJORITY:
             return comparison.agreement is Agreement.AGREED
         if point <= self._split:
@@ -298,15 +298,15 @@ class Digests:
         first_s = min(report.received_s for report in reports.values())
         if self._doors.clock() - first_s >= self._wait_s:
             return True
-        voters = {*state.voters, *state.voters_outgoing} - {self._core.raft.id}
+        voters = {*state.voters, *state.voters_outgoing} - {self._core.id}
         return all(voter in reports for voter in voters if self._doors.is_alive(voter))
 
     def _append(self, point: int) -> None:
-        members = members_of(self._core.raft.tracker.configuration.state())
+        members = members_of(self._core.membership)
         reports = self._reports[point]
         digests = tuple((member, reports[member].digest) for member in sorted(reports) if member in members)
         data = encode(DigestEntry(point, self._version, digests))
-        payload = encode(Proposal(Kind.DIGEST, self._core.raft.id, 0, data))
+        payload = encode(Proposal(Kind.DIGEST, self._core.id, 0, data))
         with contextlib.suppress(DiskFull, ProposalDropped):  # tried again with the next tick
             self._doors.check_space(len(payload))
             self._in_flight, _ = self._core.propose_batch([payload])

@@ -43,15 +43,15 @@ class FirstElection:
 
     def _is_alone(self) -> bool:
         """Whether this node is the only voter."""
-        membership = self._core.raft.tracker.configuration.state()
-        return membership.voters == (self._core.raft.id,) and not membership.voters_outgoing
+        membership = self._core.membership
+        return membership.voters == (self._core.id,) and not membership.voters_outgoing
 
     def _is_first(self) -> bool:
         """Whether this is the one node that campaigns at once in a fresh cluster."""
         core = self._core
-        if core.term != BOOTSTRAP_TERM or core.raft.vote != NONE:
+        if core.term != BOOTSTRAP_TERM or core.vote != NONE:
             return False
-        voters = core.raft.tracker.configuration.state().voters
-        if not voters or min(voters) != core.raft.id:
+        voters = core.membership.voters
+        if not voters or min(voters) != core.id:
             return False
-        return all(self._connected(voter) for voter in voters if voter != core.raft.id)
+        return all(self._connected(voter) for voter in voters if voter != core.id)

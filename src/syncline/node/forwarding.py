@@ -25,9 +25,9 @@ from syncline.transport.messages import (
     Forward,
     ForwardedProposal,
     ForwardReply,
-    PeerMessage,
     RefusedProposal,
 )
+from syncline.transport.peers import Transport
 
 __all__ = ["FORWARD_BATCH_BYTES", "Forwarding", "ForwardingDoors"]
 
@@ -45,8 +45,6 @@ Numbered: TypeAlias = tuple[int, int, bytes]
 class ForwardingDoors:
     """Functions of the node that the forwarding uses."""
 
-    send: Callable[[NodeId, PeerMessage], bool]
-    """Send to a peer; False if the link is down or full."""
     examine: Callable[[NodeId, Forward], tuple[list[Numbered], list[RefusedProposal]]]
     """Separate the proposals of a forward that may enter the log from refused ones."""
     append: Callable[[NodeId, list[Numbered]], tuple[list[AcceptedProposal], list[RefusedProposal]]]
@@ -60,9 +58,10 @@ class ForwardingDoors:
 class Forwarding:
     """Both ends of forwarding, for one node."""
 
-    def __init__(self, core: RawNode, proposals: Proposals, doors: ForwardingDoors) -> None:
+    def __init__(self, core: RawNode, proposals: Proposals, transport: Transport, doors: ForwardingDoors) -> None:
         self._core = core
         self._proposals = proposals
+        self._transport = transport
         self._doors = doors
         self.waiting: bool = False
         """Whether the leader, or the link to it, takes nothing: the queue waits for the next tick or leader."""
@@ -91,7 +90,7 @@ class Forwarding:
             term,
         )
         leader = self._core.leader
-        if not self._doors.send(leader, message):
+        if not self._transport.send(leader, message):
             return False
         self._asked = (term, leader)
         for waiter, _, _ in batch:
@@ -141,7 +140,7 @@ class Forwarding:
             text = f"this node does not lead in term {message.term}"
             accepted = []
             refused = [RefusedProposal(item.number, NotLeader.code, text) for item in message.proposals]
-        self._doors.send(sender, ForwardReply(accepted, refused, self._core.leader, message.term))
+        self._transport.send(sender, ForwardReply(accepted, refused, self._core.leader, message.term))
 
     def _leads_in(self, term: int) -> bool:
         """Whether this node may append what was proposed to the leader of `term`."""

@@ -86,10 +86,10 @@ class Promises:
         sound follower never hints at an index below its acknowledgement in the same session and term.
         """
         core = self._core
-        progress = core.raft.tracker.progress.get(sender)
+        progress = core.progress.get(sender)
         if core.state is not StateType.LEADER or answer.term != core.term or progress is None:
             return
-        if answer.session != progress.session or answer.reject_hint >= progress.match_index or sender == core.raft.id:
+        if answer.session != progress.session or answer.reject_hint >= progress.match_index or sender == core.id:
             return
         if self._term != core.term:
             self._term, self._counts, self.convicted = core.term, {}, {}
@@ -119,13 +119,13 @@ class Promises:
     def _two_leaders(self, found: Evidence) -> str:
         core = self._core
         return (
-            f"node {self._name} ({format_id(core.raft.id)}): term {found.term} has two leaders,"
+            f"node {self._name} ({format_id(core.id)}): term {found.term} has two leaders,"
             f" {format_id(core.leader)} and {format_id(found.leader)}"
         )
 
     def _failure(self, found: Evidence) -> SynclineError:
         core = self._core
-        node = f"node {self._name} ({format_id(core.raft.id)})"
+        node = f"node {self._name} ({format_id(core.id)})"
         leader = f"node {format_id(found.leader)}, the leader of term {found.term},"
         if found.kind is EvidenceKind.LOST_ENTRIES:
             return RepairNeeded(

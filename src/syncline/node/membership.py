@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 import msgspec
 
 from syncline.consensus.membership import MembershipRefused, decode_change
+from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import (
     NONE,
     ChangeType,
@@ -20,6 +22,8 @@ from syncline.consensus.types import (
     StateType,
 )
 from syncline.errors import ConfigError, Dropped, MembershipError, NodeFailed, QuorumAtRisk
+from syncline.node.bootstrap import Founding
+from syncline.node.config import Config
 from syncline.node.envelope import (
     DATA,
     MEMBERSHIP,
@@ -31,22 +35,25 @@ from syncline.node.envelope import (
     decode_context,
     encode,
 )
-from syncline.node.events import MembershipChanged
+from syncline.node.events import Event, MembershipChanged
 from syncline.node.examination import examine_change
-from syncline.node.futures import ApplyFuture
+from syncline.node.futures import ApplyFuture, Waiter
 from syncline.node.ignored_entries import RateLimitedLog
-from syncline.node.member_registry import format_id, members_of
+from syncline.node.levels import Levels
+from syncline.node.log_writer import LogWriter
+from syncline.node.member_registry import MemberBook, format_id, members_of
+from syncline.node.proposals import Proposals
 from syncline.node.quorum_risk import CommitHistory, absent_voters
 from syncline.node.refusals import is_believed, refusing, removal_confirmed
-from syncline.node.starts.guard import convicted_by
+from syncline.node.settlement import Settlement
+from syncline.node.starts.guard import StartGuard, convicted_by
 from syncline.node.starts.incarnations import are_forked
+from syncline.storage.datadir import Identity
 from syncline.transport.handshake import Hello
 from syncline.transport.messages import Refusal, RefusalCode
+from syncline.transport.peers import Transport
 
-if TYPE_CHECKING:
-    from syncline.node.runtime import Driver
-
-__all__ = ["REMOVED", "Reconfiguration"]
+__all__ = ["REMOVED", "MembershipDoors", "MembershipParts", "Reconfiguration"]
 
 REMOVED = "it was removed from the cluster"
 """The refusal of a removed node that dials a member."""
@@ -64,31 +71,79 @@ ANNOUNCE_S = 5.0
 """How long an announcement may take before it is made again."""
 
 
+@dataclass(frozen=True, slots=True)
+class MembershipParts:
+    """The parts of a node that know of its members, or must know of a change of them."""
+
+    core: RawNode
+    identity: Identity
+    book: MemberBook
+    writer: LogWriter
+    transport: Transport
+    guard: StartGuard
+    levels: Levels
+    founding: Founding
+    settlement: Settlement
+    proposals: Proposals
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipDoors:
+    """What the membership asks of the driver of its node."""
+
+    propose: Callable[[Waiter, int, bytes], None]
+    """Queue a proposal of this node: its kind and bytes."""
+    restoring: Callable[[], bool]
+    """Whether a snapshot is accepted and not loaded: the core has its membership already."""
+    emit: Callable[[Event], None]
+    """Tell of a change that was applied."""
+    ignored: Callable[[int, str], None]
+    """Note an entry that can't be applied."""
+    changed: Callable[[], None]
+    """Wake those that wait for a change."""
+    look_at_addresses: Callable[[], None]
+    """Dial members at other addresses, and correct the registry's, where links show a reason."""
+    stopped: Callable[[], bool]
+    fail: Callable[[BaseException], None]
+
+
 class Reconfiguration:
     """The membership as the runtime sees it; the rules of joint consensus are the core's."""
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
+    def __init__(
+        self,
+        config: Config,
+        parts: MembershipParts,
+        doors: MembershipDoors,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        election_ticks: int,
+    ) -> None:
+        """`election_ticks` is the core's: for so long it must lead before it knows which members are alive."""
+        self._config = config
+        self._parts = parts
+        self._doors = doors
+        self._loop = loop
         self._ticks = 0
         self._announcing: ApplyFuture[object] | None = None
         self._rising: ApplyFuture[object] | None = None
-        self._unreachable = RateLimitedLog(driver.loop.time)
+        self._unreachable = RateLimitedLog(self._loop.time)
         self.leaving: bool = False
         """Whether this node was removed for certain, and stops once its callers have their answer."""
         self._removed_at = 0
         """The index of the change that removed this node; 0: it has applied none."""
         self._removals: dict[NodeId, int] = {}
         """Removed members, and the index of the change, until the own commit index is durable up to there."""
-        self._known_removed = set(driver.parts.book.removed)
-        self._commits = CommitHistory(driver.core.raft.config.election_ticks)
+        self._known_removed = set(parts.book.removed)
+        self._commits = CommitHistory(election_ticks)
 
     # -- on the leader ------------------------------------------------------------------------------------------------
 
     def append(self, payload: bytes, sender: NodeId, number: int) -> tuple[int, int]:
         """Append a change that `sender` proposed; returns its index and term. Raises MembershipError, Dropped."""
-        core = self._driver.core
+        core = self._parts.core
         change, context = examine_change(payload, sender, number)
-        if core.raft.pending_membership_index > core.applied or not self._driver.settlement.complete:
+        if core.pending_membership_index > core.applied or not self._parts.settlement.complete:
             # Two changes at once could leave two memberships, whose quorums don't overlap, on the disks of those alive.
             raise Dropped("another change of the membership is under way: wait for it to end")
         self._check_current(change, context)
@@ -99,7 +154,7 @@ class Reconfiguration:
         if not context.force:
             self._check_quorum(after, context.members)
         losing = {single.node_id for single in change.changes if single.type in LOSES_VOTE}
-        if core.raft.id in losing and (successor := self.best_successor(losing)) != NONE:
+        if core.id in losing and (successor := self.best_successor(losing)) != NONE:
             # Once it has applied this it steps down, and the remaining voters may still need its vote.
             core.transfer_leadership(successor)
             raise Dropped("the leader transfers its leadership first, because this change ends its own vote")
@@ -111,8 +166,8 @@ class Reconfiguration:
 
     def _check_quorum(self, after: MembershipState, brought: tuple[MemberRecord, ...]) -> None:
         """Refuse a change after which no quorum would be alive. A leader that can't know that yet drops it."""
-        core, book = self._driver.core, self._driver.parts.book
-        before = core.raft.tracker.configuration.state()
+        core, book = self._parts.core, self._parts.book
+        before = core.membership
         if set(before.voters) == set(after.voters) and not after.voters_outgoing:
             return  # learners alone
         since = self._commits.index
@@ -121,7 +176,7 @@ class Reconfiguration:
         absent = absent_voters(
             before,
             after,
-            alive=lambda voter: voter == core.raft.id or self.is_alive(voter),
+            alive=lambda voter: voter == core.id or self.is_alive(voter),
             caught_up=lambda voter: self._is_caught_up(voter, since),
         )
         if absent:
@@ -135,13 +190,13 @@ class Reconfiguration:
 
     def _is_caught_up(self, node_id: NodeId, commit: int) -> bool:
         """Whether a learner may count as a voter: its directory is known, and it has the log up to `commit`."""
-        member = self._driver.parts.book.members.get(node_id)
-        progress = self._driver.core.raft.tracker.progress.get(node_id)
+        member = self._parts.book.members.get(node_id)
+        progress = self._parts.core.progress.get(node_id)
         return bool(member and member.directory and progress and progress.match_index >= commit)
 
     def _check_current(self, change: MembershipChange, context: ChangeContext) -> None:
         """Checks that only the leader can make, with no other change under way: conditions, and used names."""
-        book = self._driver.parts.book
+        book = self._parts.book
         for node_id in _updated(change):
             self._check_update(next(record for record in context.members if record.id == node_id))
         if context.expected and context.expected != book.membership_index:
@@ -151,7 +206,7 @@ class Reconfiguration:
         for new in context.members:
             if new.id in book.removed:
                 raise MembershipError(f"node {format_id(new.id)} was removed from this cluster")
-            if new.id not in book.members and (reason := self._driver.parts.levels.refuse_member(new)) is not None:
+            if new.id not in book.members and (reason := self._parts.levels.refuse_member(new)) is not None:
                 raise MembershipError(f"node {new.name} ({format_id(new.id)}) {reason}")
             self._check_record(new)
             for other in book.members.values():
@@ -162,7 +217,7 @@ class Reconfiguration:
 
     def _check_update(self, record: MemberRecord) -> None:
         """Check that an update holds the registry's own record of a member with another address, and nothing else."""
-        book = self._driver.parts.book
+        book = self._parts.book
         known = book.members.get(record.id)
         if known is None:
             raise MembershipError(f"there is no member {format_id(record.id)} to update")
@@ -176,7 +231,7 @@ class Reconfiguration:
         """Check that a change repeats the member's own announcement: a different record would refuse the member,
         which then stops.
         """
-        known, shown = self._driver.parts.book.members.get(new.id), format_id(new.id)
+        known, shown = self._parts.book.members.get(new.id), format_id(new.id)
         if known is not None and known.name and new.name != known.name:
             raise MembershipError(f"node {shown} is named {known.name!r}, and the change names it {new.name!r}")
         if new.directory == 0 or (known is not None and known.directory == new.directory):
@@ -192,42 +247,42 @@ class Reconfiguration:
     def tick(self) -> None:
         """Every few ticks: announce this node; on a leader, promote learners that have caught up."""
         self._ticks += 1
-        driver = self._driver
-        if self.leaving and not driver.settlement.waiting:
-            driver.fail(NodeFailed(removed_text(driver.config.name, driver.core.raft.id)))
+        parts = self._parts
+        if self.leaving and not parts.settlement.waiting:
+            self._doors.fail(NodeFailed(removed_text(self._config.name, parts.core.id)))
             return
-        if driver.core.state is StateType.LEADER:
-            self._commits.tick(driver.core.commit_index)
+        if parts.core.state is StateType.LEADER:
+            self._commits.tick(parts.core.commit_index)
         housekeeping = self._ticks % HOUSEKEEPING_TICKS == 0
         if (self._removed_at or housekeeping) and not self.leaving and self._may_leave():
             self.leaving = True  # this node's own callers hear of it first
-            driver.wake_watchers()
+            self._doors.changed()
         if not housekeeping:
             return
-        older, state = self._refused_by(RefusalCode.OLDER_START), driver.core.raft.tracker.configuration.state()
-        if is_believed(older, state, driver.core.raft.id, nothing_to_lose=self._has_no_log):
-            driver.founding.convict()
+        older, state = self._refused_by(RefusalCode.OLDER_START), parts.core.membership
+        if is_believed(older, state, parts.core.id, nothing_to_lose=self._has_no_log):
+            parts.founding.convict()
             return
-        driver.parts.guard.look()
-        driver.addresses.look(leader_known=driver.core.leader != NONE)
-        if driver.core.leader == NONE:
-            driver.founding.look_for_doubts(self._refused_by(RefusalCode.DIRECTORY))
-            if not driver.stopped:
-                driver.parts.levels.look(driver.parts.transport.stats(), nothing_to_lose=self._has_no_log)
+        parts.guard.look()
+        self._doors.look_at_addresses()
+        if parts.core.leader == NONE:
+            parts.founding.look_for_doubts(self._refused_by(RefusalCode.DIRECTORY))
+            if not self._doors.stopped():
+                parts.levels.look(parts.transport.stats(), nothing_to_lose=self._has_no_log)
             return
         self._announce()
-        if driver.core.state is StateType.LEADER:
-            waiting = [member for member in driver.parts.book.members.values() if member.promote]
+        if parts.core.state is StateType.LEADER:
+            waiting = [member for member in parts.book.members.values() if member.promote]
             if waiting:
                 self._promote_first(waiting)
-            core = driver.core
-            joint = bool(core.raft.tracker.configuration.state().voters_outgoing)
-            if core.raft.pending_membership_index <= core.applied and not joint:
-                driver.parts.levels.raise_if_due()
+            core = parts.core
+            joint = bool(core.membership.voters_outgoing)
+            if core.pending_membership_index <= core.applied and not joint:
+                parts.levels.raise_if_due()
 
     def _promote_first(self, waiting: list[MemberRecord]) -> None:
-        core = self._driver.core
-        progress = core.raft.tracker.progress
+        core = self._parts.core
+        progress = core.progress
         for member in waiting:
             state = progress.get(member.id)
             if state is None or not state.learner or not self.is_alive(member.id):
@@ -237,14 +292,14 @@ class Reconfiguration:
                 continue
             if (
                 state.match_index + CAUGHT_UP_ENTRIES < core.last_index
-                or state.match_index < core.raft.pending_membership_index
+                or state.match_index < core.pending_membership_index
             ):
                 continue
             promoted = msgspec.structs.replace(member, promote=False)
-            context = encode(ChangeContext(core.raft.id, 0, (promoted,)))
+            context = encode(ChangeContext(core.id, 0, (promoted,)))
             change = MembershipChange(changes=(SingleChange(ChangeType.ADD_NODE, member.id),), context=context)
             try:
-                self.append(encode(change), core.raft.id, 0)
+                self.append(encode(change), core.id, 0)
             except QuorumAtRisk:
                 continue  # another one may be alive
             except (Dropped, MembershipError):
@@ -253,12 +308,12 @@ class Reconfiguration:
 
     def best_successor(self, losing: Collection[NodeId] = ()) -> NodeId:
         """The voter that could lead the soonest, and is not in `losing`; NONE if none is alive."""
-        core = self._driver.core
-        voters = core.raft.tracker.configuration.state().voters
+        core = self._parts.core
+        voters = core.membership.voters
         candidates = [
             (progress.match_index, node_id)
-            for node_id, progress in core.raft.tracker.progress.items()
-            if node_id != core.raft.id and node_id in voters and node_id not in losing and self.is_alive(node_id)
+            for node_id, progress in core.progress.items()
+            if node_id != core.id and node_id in voters and node_id not in losing and self.is_alive(node_id)
         ]
         return max(candidates)[1] if candidates else NONE
 
@@ -267,121 +322,123 @@ class Reconfiguration:
 
         The core's own `recent_active` is reset with every check of the quorum: for a moment no member is active then.
         """
-        link = self._driver.parts.transport.stats().get(node_id)
+        link = self._parts.transport.stats().get(node_id)
         if link is None or not link.connected:
             return False
-        progress = self._driver.core.raft.tracker.progress.get(node_id)
+        progress = self._parts.core.progress.get(node_id)
         if progress is not None and progress.recent_active:
             return True
-        return link.last_contact_s is not None and link.last_contact_s < self._driver.config.election_s
+        return link.last_contact_s is not None and link.last_contact_s < self._config.election_s
 
     # -- on every node ------------------------------------------------------------------------------------------------
 
     def applied(self, entry: LogEntry) -> None:
         """Apply a committed change."""
-        driver = self._driver
+        parts = self._parts
         try:
             change = decode_change(entry)
             context = decode_context(change.context)
         except ValueError as error:
-            driver.ignored.note(entry.index, str(error))
+            self._doors.ignored(entry.index, str(error))
             return
         answer: object = None
         try:
             # While a snapshot is being loaded the core has its newer membership already: it must not go back.
-            state = None if driver.restoring else driver.core.apply_membership(change, index=entry.index)
+            state = None if self._doors.restoring() else parts.core.apply_membership(change, index=entry.index)
         except MembershipRefused as refusal:
             state = None
             answer = MembershipError(f"this change can't be made: {refusal}")
         if state is not None:
             brought = context.members if context is not None else ()
-            driver.parts.book.changed(entry.index, state, brought, _updated(change))
-            driver.parts.writer.settle_now()
+            parts.book.changed(entry.index, state, brought, _updated(change))
+            parts.writer.settle_now()
             self._note_removals(entry.index)
             self.sync_peers()
-            driver.emit(MembershipChanged(driver.parts.book.membership(state)))
-        if context is not None and context.origin == driver.core.raft.id:
-            driver.proposals.resolved(context.number, entry.index, entry.term, answer)
+            self._doors.emit(MembershipChanged(parts.book.membership(state)))
+        if context is not None and context.origin == parts.core.id:
+            parts.proposals.resolved(context.number, entry.index, entry.term, answer)
 
     def announced(self, member: MemberRecord) -> None:
         """Apply a member's announcement of its name, its addresses and its start."""
-        driver = self._driver
-        if member.id not in members_of(driver.core.raft.tracker.configuration.state()):
+        parts = self._parts
+        if member.id not in members_of(parts.core.membership):
             return
-        if driver.parts.book.announce(member):
+        if parts.book.announce(member):
             self.sync_peers()
-        identity = driver.parts.identity
+        identity = parts.identity
         mine = (member.id, member.directory) == (identity.node_id, identity.directory_id)
         if mine and convicted_by(member.incarnation, identity):
-            driver.loop.call_soon(driver.founding.convict)
+            self._loop.call_soon(parts.founding.convict)
 
     def update(self, record: MemberRecord) -> None:
         """Propose the address of this record of a member for the registry. Does not wait for it."""
-        driver = self._driver
+        parts = self._parts
         try:
-            future = driver.proposals.new(driver.loop, 0, driver.loop.time() + ANNOUNCE_S)
+            future = parts.proposals.new(self._loop, 0, self._loop.time() + ANNOUNCE_S)
         except Dropped:
             return  # tried again in a moment
-        context = encode(ChangeContext(driver.core.raft.id, future.number, (record,)))
+        context = encode(ChangeContext(parts.core.id, future.number, (record,)))
         change = MembershipChange(changes=(SingleChange(ChangeType.UPDATE_NODE, record.id),), context=context)
-        driver.propose(future, MEMBERSHIP, encode(change))
+        self._doors.propose(future, MEMBERSHIP, encode(change))
 
     def _announce(self) -> None:
         """Announce this node's addresses and its start, if the registry does not have them."""
-        driver = self._driver
-        identity = driver.parts.identity
-        known = driver.parts.book.members.get(identity.node_id)
+        parts = self._parts
+        identity = parts.identity
+        known = parts.book.members.get(identity.node_id)
         if known is None or (self._announcing is not None and not self._announcing.done()):
             return  # not a member yet, or already on its way
         mine = msgspec.structs.replace(
             known,
             name=identity.name,
-            address=driver.parts.transport.advertised,
-            http=driver.config.http,
+            address=parts.transport.advertised,
+            http=self._config.http,
             directory=identity.directory_id,
             incarnation=identity.incarnations[0],
-            level=driver.parts.levels.can.level,
-            machine_version=driver.parts.levels.can.machine_version,
+            level=parts.levels.can.level,
+            machine_version=parts.levels.can.machine_version,
         )
         if known == mine or known.incarnation > mine.incarnation or are_forked(known.incarnation, mine.incarnation):
             return
         try:
-            future = driver.proposals.new(driver.loop, len(mine.address), driver.loop.time() + ANNOUNCE_S)
+            future = parts.proposals.new(self._loop, len(mine.address), self._loop.time() + ANNOUNCE_S)
         except Dropped:
             return  # tried again in a moment
         self._announcing = future
-        driver.propose(future, DATA, encode(Proposal(Kind.ANNOUNCE, identity.node_id, future.number, encode(mine))))
+        self._doors.propose(
+            future, DATA, encode(Proposal(Kind.ANNOUNCE, identity.node_id, future.number, encode(mine)))
+        )
 
     def propose_level(self, change: LevelChange) -> bool:
         """Propose a change of the levels, unless one is under way; return whether it was proposed."""
-        driver = self._driver
+        parts = self._parts
         if self._rising is not None and not self._rising.done():
             return False
         data = encode(change)
         try:
-            future = driver.proposals.new(driver.loop, len(data), driver.loop.time() + ANNOUNCE_S)
+            future = parts.proposals.new(self._loop, len(data), self._loop.time() + ANNOUNCE_S)
         except Dropped:
             return False  # tried again in a moment
         self._rising = future
-        driver.propose(future, DATA, encode(Proposal(Kind.LEVEL, driver.core.raft.id, future.number, data)))
+        self._doors.propose(future, DATA, encode(Proposal(Kind.LEVEL, parts.core.id, future.number, data)))
         return True
 
     def sync_peers(self) -> None:
         """Make the transport keep links to all members, and to no other node."""
-        driver = self._driver
-        me = driver.core.raft.id
-        members = members_of(driver.core.raft.tracker.configuration.state())
-        for member in driver.parts.book.members.values():
+        parts = self._parts
+        me = parts.core.id
+        members = members_of(parts.core.membership)
+        for member in parts.book.members.values():
             if member.id != me and member.address and member.id in members:
                 try:
-                    driver.parts.transport.set_peer(member.id, member.address)
+                    parts.transport.set_peer(member.id, member.address)
                 except ConfigError as error:  # replicated long ago: to stop here would stop every node
                     self._unreachable.warn(f"no link to member {member.name!r} ({format_id(member.id)}): {error}")
             if member.id != me:
-                driver.parts.guard.registered(member)
-        for gone in driver.parts.book.removed:
+                parts.guard.registered(member)
+        for gone in parts.book.removed:
             if gone not in self._removals:
-                driver.parts.transport.remove_peer(gone)
+                parts.transport.remove_peer(gone)
 
     def restored(self, index: int) -> None:
         """The member registry of a snapshot at `index` was loaded."""
@@ -394,10 +451,10 @@ class Reconfiguration:
 
         If it was killed before, this node would start with the membership before, and may need their votes.
         """
-        driver = self._driver
-        gone = driver.parts.book.removed.keys() - self._known_removed
-        self._known_removed = set(driver.parts.book.removed)
-        if driver.core.raft.id in gone:
+        parts = self._parts
+        gone = parts.book.removed.keys() - self._known_removed
+        self._known_removed = set(parts.book.removed)
+        if parts.core.id in gone:
             self._removed_at = index
         self._removals |= dict.fromkeys(gone, index)
         self._forget_durable_removals()
@@ -406,50 +463,50 @@ class Reconfiguration:
         """The log has written: check whether a removal became durable that links wait for."""
         if self._removals and self._forget_durable_removals():
             self.sync_peers()
-        settlement = self._driver.settlement
-        if settlement.index < self._driver.parts.book.membership_index:  # nearly never: asked at each write
+        settlement = self._parts.settlement
+        if settlement.index < self._parts.book.membership_index:  # nearly never: asked at each write
             settlement.look()
 
     def _forget_durable_removals(self) -> bool:
-        durable_commit, before = self._driver.parts.writer.durable_commit, len(self._removals)
+        durable_commit, before = self._parts.writer.durable_commit, len(self._removals)
         self._removals = {gone: index for gone, index in self._removals.items() if index > durable_commit}
         return len(self._removals) < before
 
     def refuse_peer(self, hello: Hello) -> Refusal | None:
         """For the transport: the reason to refuse this dialler, or None."""
-        book, sender, levels = self._driver.parts.book, hello.sender, self._driver.parts.levels
+        book, sender, levels = self._parts.book, hello.sender, self._parts.levels
         if sender in book.removed and sender not in self._removals:
-            state = self._driver.core.raft.tracker.configuration.state()
-            voters = () if self._driver.settlement.complete else state.voters
+            state = self._parts.core.membership
+            voters = () if self._parts.settlement.complete else state.voters
             reason = f"node {format_id(sender)} is not a member: {REMOVED}"
             return Refusal(reason, RefusalCode.REMOVED, book.membership_index, voters)
         return (
-            self._driver.founding.refuse(hello)
-            or self._driver.parts.guard.refuse(hello)
+            self._parts.founding.refuse(hello)
+            or self._parts.guard.refuse(hello)
             or levels.refuse(sender, hello.name, hello.level, hello.machine_version)
             or levels.refuse_to_take_part(sender, hello.cluster_level, hello.cluster_machine_version)
         )
 
     def _refused_by(self, code: RefusalCode) -> Collection[NodeId]:
         """The nodes that refuse this one with this code."""
-        return refusing(self._driver.parts.transport.stats(), code)
+        return refusing(self._parts.transport.stats(), code)
 
     @property
     def _has_no_log(self) -> bool:
         """Whether this node has no log at all, also none that is still to be applied at its start."""
-        return self._driver.core.last_index == 0
+        return self._parts.core.last_index == 0
 
     def _may_leave(self) -> bool:
         """Whether this node was removed, and that is durable on a quorum of the new membership.
 
         Before that the remaining members may start again with the membership before, and may need its vote.
         """
-        driver = self._driver
-        if driver.core.state is StateType.LEADER:
+        parts = self._parts
+        if parts.core.state is StateType.LEADER:
             return False
-        if self._removed_at and driver.settlement.index >= self._removed_at:
+        if self._removed_at and parts.settlement.index >= self._removed_at:
             return True
-        known, stats = driver.parts.book.members, driver.parts.transport.stats()
+        known, stats = parts.book.members, parts.transport.stats()
         # An admitted node that is not known may be any program, if there is no secret.
         return removal_confirmed({peer: link for peer, link in stats.items() if self._has_no_log or peer in known})
 

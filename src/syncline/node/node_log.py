@@ -69,16 +69,16 @@ class NodeLog:
 
     def label(self, node_id: NodeId) -> str:
         """A node's name and id."""
-        return self._book.label(node_id, self._name if node_id == self._core.raft.id else "")
+        return self._book.label(node_id, self._name if node_id == self._core.id else "")
 
     def _own(self) -> str:
-        return f"node {self.label(self._core.raft.id)}"
+        return f"node {self.label(self._core.id)}"
 
     # -- changes ------------------------------------------------------------------------------------------------------
 
     def look(self) -> None:
         """Log a change of the term or of the transfer under way, if there is one."""
-        term, transferee = self._core.term, self._core.raft.transferee
+        term, transferee = self._core.term, self._core.transferee
         if term != self.term:
             log.info("%s: term %d, after term %d", self._own(), term, self.term)
             self.term = term
@@ -100,7 +100,7 @@ class NodeLog:
             case LeaderChanged(leader=leader):
                 self._on_leader(NONE if leader is None else leader)
             case MembershipChanged(membership=membership):
-                shown = self._membership(self._core.raft.tracker.configuration.state())
+                shown = self._membership(self._core.membership)
                 log.info("%s: membership of index %d: %s", self._own(), membership.index, shown)
             case SnapshotTaken(snapshot_index=index):
                 log.info("%s: snapshot taken at entry %d", self._own(), index)
@@ -147,7 +147,7 @@ class NodeLog:
         if self._leaderless_s is None or (now_s := self._clock()) < self._tell_s:
             return
         self._tell_s = now_s + AGAIN_S
-        if self._core.raft.id in members_of(self._core.raft.tracker.configuration.state()):
+        if self._core.id in members_of(self._core.membership):
             lasting_s = now_s - self._leaderless_s
             text = "%s: no leader for %.1f s (%s in term %d): %s"
             log.warning(text, self._own(), lasting_s, self._role, self.term, self.reachability())
@@ -155,7 +155,7 @@ class NodeLog:
     def reachability(self) -> str:
         """The members that this node reaches and those that reach it, and since when."""
         links, now_s = self._links(), self._clock()
-        members = members_of(self._core.raft.tracker.configuration.state()) - {self._core.raft.id}
+        members = members_of(self._core.membership) - {self._core.id}
         parts = [self._of_peer(peer, links.get(peer), now_s) for peer in sorted(members, key=self.label)]
         return "; ".join(parts) or "there is no other member"
 

@@ -62,7 +62,7 @@ class Operations(Generic[R_co]):
 
     def _member(self, node_id: int) -> Member:
         driver = self._driver
-        return driver.parts.book.member(node_id, driver.core.raft.tracker.configuration.state())
+        return driver.parts.book.member(node_id, driver.core.membership)
 
     @property
     def _leader_id(self) -> int | None:

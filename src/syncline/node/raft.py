@@ -274,7 +274,7 @@ class Raft(Administration[R_co]):
         It is as this node has applied it: a follower may be behind.
         """
         driver = self._driver
-        return driver.parts.book.membership(driver.core.raft.tracker.configuration.state())
+        return driver.parts.book.membership(driver.core.membership)
 
     def stats(self) -> Stats:
         """The node's figures at this moment.

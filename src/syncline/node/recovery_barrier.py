@@ -9,12 +9,11 @@ state may be older until it has reached that end of the log, or a leader has con
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import NONE
-
-if TYPE_CHECKING:
-    from syncline.node.runtime import Driver
+from syncline.node.read_batches import ReadBatches
 
 __all__ = ["Horizon"]
 
@@ -22,23 +21,28 @@ __all__ = ["Horizon"]
 class Horizon:
     """The recovery barrier of one start. Made before the node takes any message."""
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-        self._index = driver.core.last_index
+    def __init__(
+        self, core: RawNode, reads: ReadBatches, applied: Callable[[], int], *, election_s: float, heartbeat_s: float
+    ) -> None:
+        self._core = core
+        self._reads = reads
+        self._applied = applied
+        self._election_s = election_s
+        self._heartbeat_s = heartbeat_s
+        self._loop = asyncio.get_running_loop()
+        self._index = core.last_index
         self._asked: asyncio.Future[object] | None = None
 
     @property
     def reached(self) -> bool:
         """Whether the state is at least as new as anything that this node showed before."""
-        return self._driver.applied >= self._index
+        return self._applied() >= self._index
 
     def tick(self) -> None:
         """Ask a leader, if there is one: the end of the log at the start may never be committed."""
-        driver = self._driver
-        if self.reached or self._asked is not None or driver.core.leader == NONE:
+        if self.reached or self._asked is not None or self._core.leader == NONE:
             return
-        deadline_s = driver.loop.time() + driver.config.election_s
-        self._asked = driver.reads.new(driver.loop, deadline_s, driver.config.heartbeat_s)
+        self._asked = self._reads.new(self._loop, self._loop.time() + self._election_s, self._heartbeat_s)
         self._asked.add_done_callback(self._answered)
 
     def _answered(self, future: asyncio.Future[object]) -> None:

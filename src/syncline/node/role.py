@@ -21,5 +21,5 @@ def role_of(core: RawNode, *, stopped: bool) -> Role:
         return "leader"
     if core.state in (StateType.CANDIDATE, StateType.PRE_CANDIDATE):
         return "candidate"
-    state = core.raft.tracker.configuration.state()
-    return "follower" if core.raft.id in (*state.voters, *state.voters_outgoing) else "learner"
+    state = core.membership
+    return "follower" if core.id in (*state.voters, *state.voters_outgoing) else "learner"

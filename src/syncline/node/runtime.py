@@ -34,12 +34,12 @@ from syncline.node.bootstrap import Founding
 from syncline.node.commit_notifier import Commits
 from syncline.node.components import Parts
 from syncline.node.config import Config
-from syncline.node.digests import DigestDoors, Digests
+from syncline.node.digests import Digests
 from syncline.node.envelope import DATA, MEMBERSHIP
 from syncline.node.events import DiskSlow, Event, Events, LeaderChanged, NodeStopped, PeerDown, PeerUp, RoleChanged
 from syncline.node.examination import Examined, examine_forward
 from syncline.node.first_election import FirstElection
-from syncline.node.forwarding import Forwarding, ForwardingDoors
+from syncline.node.forwarding import Forwarding
 from syncline.node.futures import Queued, Waiter
 from syncline.node.ignored_entries import Ignored
 from syncline.node.lost_promises import Promises
@@ -85,48 +85,56 @@ ACKNOWLEDGEMENTS = (MessageType.APP_RESP, MessageType.HEARTBEAT_RESP)
 class Driver:
     """The event loop of one node. Made by `Raft.open`; everything runs on the event loop's thread."""
 
-    def __init__(self, config: Config, parts: Parts, rng: random.Random, failed: Callable[[NodeFailed], None]) -> None:
+    parts: Parts
+    node_log: NodeLog
+    founding: Founding
+    first_election: FirstElection
+    settlement: Settlement
+    promises: Promises
+    reconfiguration: Reconfiguration
+    addresses: Addresses
+    snapshotter: Snapshotter
+    pacing: AppendPacing
+    digests: Digests
+    forwarding: Forwarding
+    """These report to the driver, or work with parts that do: `connect` sets them before anything runs."""
+
+    def __init__(
+        self,
+        config: Config,
+        core: RawNode,
+        rng: random.Random,
+        failed: Callable[[NodeFailed], None],
+        asleep_s: Callable[[], float],
+    ) -> None:
         self.config = config
-        self.parts = parts
-        self.core: RawNode = parts.core
+        self.core: RawNode = core
         self.rng = rng
         self.events: Events = Events()
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.thread: int = get_ident()
-        self.proposals: Proposals = Proposals(rng, step_s=config.heartbeat_s, max_bytes=config.max_pending_bytes)
+        heartbeat_s = config.heartbeat_s
+        self.proposals: Proposals = Proposals(rng, step_s=heartbeat_s, max_bytes=config.max_pending_bytes)
         self.reads: ReadBatches = ReadBatches(
             rng,
-            step_s=config.heartbeat_s,
-            retry_s=READS_RETRY_HEARTBEATS * config.heartbeat_s,
-            ask=lambda context: self.core.read_index(context),  # noqa: PLW0108 - looked up at each call: tests replace it
-            asleep_s=parts.asleep_s,
+            step_s=heartbeat_s,
+            retry_s=READS_RETRY_HEARTBEATS * heartbeat_s,
+            ask=lambda context: core.read_index(context),  # noqa: PLW0108 - looked up at each call: tests replace it
+            asleep_s=asleep_s,
         )
         self.ignored: Ignored = Ignored(self.loop.time)
         self.term_guard: TermGuard = TermGuard()
-        self.founding: Founding = Founding(self)
-        core, book, links, clock, name = parts.core, parts.book, parts.transport, self.loop.time, config.name
-        self.node_log: NodeLog = NodeLog(core, book, links.stats, clock, name=name, election_s=config.election_s)
-        self.first_election: FirstElection = FirstElection(core, lambda peer: links.directory_of(peer) is not None)
-        send, path, has_copies = links.send, config.data_dir, parts.guard.has_copies
-        self.settlement: Settlement = Settlement(core, book, parts.writer, send=send, changed=self.wake_watchers)
-        self.promises: Promises = Promises(core, has_copies, name=name, data_dir=path, send=send, fail=self.fail)
-        self.reconfiguration: Reconfiguration = Reconfiguration(self)
-        first_peers, update = parts.first_peers.known, self.reconfiguration.update
-        self.addresses: Addresses = Addresses(config.peers, first_peers, parts.identity, book, links, update)
-        self.snapshotter: Snapshotter = Snapshotter(self)
-        self.pacing: AppendPacing = AppendPacing(self.core, parts.transport, self.schedule)
-        self.applied: int = self.core.applied
-        self.horizon: Horizon = Horizon(self)
-        self.commits: Commits = Commits(self)
-        doors = DigestDoors(send, parts.wal.check_space, self.reconfiguration.is_alive, self.fail, clock)
-        self.digests: Digests = Digests(core, book, doors, parts.machine.digests, name, config.election_s)
+        self.applied: int = core.applied
+        self.horizon: Horizon = Horizon(
+            core, self.reads, self.applied_index, election_s=config.election_s, heartbeat_s=heartbeat_s
+        )
+        self.commits: Commits = Commits(core, self.schedule)
         self.stopped_by: SynclineError | None = None
         self.stopped: bool = False
         self.leader_contact_s: float | None = None
         self.leader_changes: int = 0
         self.loop_lag_s: float = 0.0
         self._failed = failed
-        self.forwarding: Forwarding = self._make_forwarding()
         self._queue: list[Queued] = []
         self._queued_bytes = 0
         self._appending = False
@@ -152,6 +160,10 @@ class Driver:
             )
         if self.stopped_by is not None:
             raise self.stopped_by
+
+    def applied_index(self) -> int:
+        """How far the state machine is."""
+        return self.applied
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -325,6 +337,12 @@ class Driver:
         self.emit(PeerDown(ids.NodeId(peer), reason))
         self.schedule()
 
+    def on_room(self, peer: NodeId) -> None:
+        self.pacing.room(peer)
+
+    def on_appends_lost(self, peer: NodeId) -> None:
+        self.pacing.lost(peer)
+
     async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> IncomingSnapshot:
         if self.founding.waiting:
             raise TransportError(self.founding.why_no_leader())
@@ -483,7 +501,7 @@ class Driver:
             for waiter in waiters:
                 waiter.attempt = term
             own = [(waiter.number, kind, payload) for waiter, kind, payload in queue]
-            accepted, refused = self._append(core.raft.id, own)
+            accepted, refused = self.append(core.raft.id, own)
             self.forwarding.on_reply(ForwardReply(accepted, refused, core.leader, term), self.applied)
 
     def _append_own(self, waiters: Sequence[Waiter], payloads: list[bytes]) -> None:
@@ -499,7 +517,11 @@ class Driver:
             self._appending = True
             self.proposals.appended(waiters, first, term)
 
-    def _append(
+    def examine(self, sender: NodeId, message: Forward) -> Examined:
+        parts = self.parts
+        return examine_forward(sender, message, parts.wal.check_space, parts.check, parts.intake.admit)
+
+    def append(
         self, sender: NodeId, proposals: list[tuple[int, int, bytes]]
     ) -> tuple[list[AcceptedProposal], list[RefusedProposal]]:
         """Append proposals of `sender` by the core. Data in one step, changes of the membership one by one."""
@@ -525,30 +547,12 @@ class Driver:
         """The core took none of a batch."""
         return dropped(number, self.parts.intake.dropped(), transferring=self.core.raft.transferee != NONE)
 
-    def _propose_again(self, again: Sequence[Queued]) -> None:
+    def propose_again(self, again: Sequence[Queued]) -> None:
         """Put proposals back into the queue, in their order."""
         self._queue = sorted([*again, *self._queue], key=lambda item: item[0].number)
         self.proposals.fenced |= any(waiter.fence for waiter, _, _ in again)
         self._queued_bytes = sum(len(payload) for _, _, payload in self._queue)
         self.schedule()
-
-    def _make_forwarding(self) -> Forwarding:
-        parts = self.parts
-
-        def send(to: NodeId, message: PeerMessage) -> bool:
-            return parts.transport.send(to, message)  # looked up each time: simulations look on from there
-
-        def examine(sender: NodeId, message: Forward) -> Examined:
-            return examine_forward(sender, message, parts.wal.check_space, parts.check, parts.intake.admit)
-
-        doors = ForwardingDoors(
-            send=send,
-            examine=examine,
-            append=self._append,
-            awaited=self.commits.awaited,
-            propose_again=self._propose_again,
-        )
-        return Forwarding(self.core, self.proposals, doors)
 
     # -- calls to others ---------------------------------------------------------------------------------------------
 

@@ -85,11 +85,11 @@ class Settlement:
         core = self._core
         if self.index >= self._book.membership_index or core.state is not StateType.LEADER:
             return  # nearly always, several times for each write: so without a call of `complete`
-        voters = core.raft.tracker.configuration.voters
+        voters = core.voters
         if voters.joint:
             return
-        durable = {node_id: one.durable_commit for node_id, one in core.raft.tracker.progress.items()}
-        durable[core.raft.id] = self._writer.durable_commit
+        durable = {node_id: one.durable_commit for node_id, one in core.progress.items()}
+        durable[core.id] = self._writer.durable_commit
         if voters.committed_index(durable) >= self._book.membership_index:
             self._settled(self._book.membership_index)
 

@@ -10,29 +10,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
+from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import Message, NodeId
 from syncline.decoding import UNDECODABLE
 from syncline.errors import Closed, CorruptionError, NothingToSnapshot, StorageError, SynclineError, TransportError
-from syncline.node.applier import SnapshotWork
+from syncline.node.applier import Applier, SnapshotWork
 from syncline.node.calls import Calls
-from syncline.node.events import SnapshotInstalled, SnapshotTaken
+from syncline.node.config import Config
+from syncline.node.events import Event, SnapshotInstalled, SnapshotTaken
 from syncline.node.fsm import FSMSnapshot
 from syncline.node.futures import settle, settle_error
+from syncline.node.intake import Intake
+from syncline.node.log_writer import LogWriter
 from syncline.node.machine import persist as persist_view
 from syncline.node.machine import release
 from syncline.node.member_registry import MemberBook, members_of
 from syncline.storage.snapshots.file import decode_manifest, encode_manifest
-from syncline.storage.snapshots.store import SnapshotManifest, SnapshotPart, SnapshotReader, SnapshotWriter
-from syncline.transport.messages import IncomingSnapshot
+from syncline.storage.snapshots.store import (
+    SnapshotManifest,
+    SnapshotPart,
+    SnapshotReader,
+    SnapshotStore,
+    SnapshotWriter,
+)
+from syncline.storage.stored_log import StoredLog
+from syncline.storage.wal.writer import Wal
+from syncline.transport.messages import IncomingSnapshot, PeerMessage
+from syncline.transport.peers import Transport
 
-if TYPE_CHECKING:
-    from syncline.node.runtime import Driver
-
-__all__ = ["Snapshotter"]
+__all__ = ["SnapshotDoors", "SnapshotParts", "Snapshotter"]
 
 log: logging.Logger = logging.getLogger("syncline.node")
 
@@ -59,15 +69,57 @@ FREED_WORTH_BYTES = 64 << 10
 """Also if the state has shrunk by so many bytes: only a snapshot frees deleted data."""
 
 
+@dataclass(frozen=True, slots=True)
+class SnapshotParts:
+    """The parts of a node that take, send and receive its snapshots."""
+
+    core: RawNode
+    book: MemberBook
+    store: SnapshotStore
+    wal: Wal
+    log: StoredLog
+    writer: LogWriter
+    machine: Applier
+    intake: Intake
+    transport: Transport
+    persister: Calls
+    """Writes snapshots of the own state machine."""
+    receiver: Calls
+    """Writes snapshots that a leader sends."""
+    reader: Calls
+    """Reads them for followers."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotDoors:
+    """What the snapshots of a node ask of its driver."""
+
+    applied: Callable[[], int]
+    """How far the state machine is."""
+    restoring: Callable[[], bool]
+    """Whether a snapshot is accepted and not loaded: the core is ahead of the state machine."""
+    label: Callable[[NodeId], str]
+    """How a member is named in the log of events."""
+    emit: Callable[[Event], None]
+    """Tell of a snapshot that was taken or installed."""
+    step: Callable[[NodeId, list[PeerMessage]], None]
+    """Give a message to the core, as if it came from the transport."""
+    schedule: Callable[[], None]
+    fail: Callable[[BaseException], None]
+
+
 class Snapshotter:
     """Takes, sends and receives the snapshots of one node."""
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-        newest = driver.parts.snapshots.newest()
+    def __init__(self, config: Config, parts: SnapshotParts, doors: SnapshotDoors) -> None:
+        self._config = config
+        self._parts = parts
+        self._doors = doors
+        self._loop = asyncio.get_running_loop()
+        newest = parts.store.newest()
         self._last_index = newest.index if newest is not None else 0
         self._bytes_since = 0
-        self._state_bytes = driver.parts.intake.state_bytes
+        self._state_bytes = parts.intake.state_bytes
         """At the newest snapshot, if the state machine tells its size; else 0."""
         self._wait_ticks = 0
         self._failures = 0
@@ -77,10 +129,10 @@ class Snapshotter:
         """Callers that wait for a view that is not taken yet, ..."""
         self._promised: list[asyncio.Future[object]] = []
         """... and for the one being written."""
-        self._stopping = False
+        self._stopped_by: SynclineError | None = None
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._sending: dict[NodeId, int] = {}
-        self._scrub_ticks = round(FIRST_SCRUB_S / driver.config.heartbeat_s)
+        self._scrub_ticks = round(FIRST_SCRUB_S / config.heartbeat_s)
         self._verified_index = 0
         """Index of the snapshot that was last found sound after it could not be delivered."""
         self.taken: int = 0
@@ -92,14 +144,11 @@ class Snapshotter:
 
     # -- taking -------------------------------------------------------------------------------------------------------
 
-    def applied(self, size_bytes: int) -> None:
-        """Count what was applied, and take a snapshot when it is time."""
+    def applied(self, index: int, size_bytes: int) -> None:
+        """Count what was applied up to `index`, and take a snapshot when it is time."""
         self._bytes_since += size_bytes
-        config = self._driver.config
-        due = (
-            self._driver.applied - self._last_index >= config.snapshot_entries
-            or self._bytes_since >= config.snapshot_bytes
-        )
+        config = self._config
+        due = index - self._last_index >= config.snapshot_entries or self._bytes_since >= config.snapshot_bytes
         if due and not self._viewing and not self._wait_ticks:
             self._request()
 
@@ -107,7 +156,7 @@ class Snapshotter:
         self._wait_ticks = max(0, self._wait_ticks - 1)
         self._scrub_ticks -= 1
         if self._scrub_ticks <= 0:
-            self._scrub_ticks = round(SCRUB_S / self._driver.config.heartbeat_s)
+            self._scrub_ticks = round(SCRUB_S / self._config.heartbeat_s)
             self._spawn(self._scrub_all())
 
     def make_room(self) -> None:
@@ -115,21 +164,21 @@ class Snapshotter:
         self._compact(short=True)
         if self._viewing or self._wait_ticks:
             return
-        freed_bytes = self._state_bytes - self._driver.parts.intake.state_bytes
+        freed_bytes = self._state_bytes - self._parts.intake.state_bytes
         if self._bytes_since >= ROOM_WORTH_BYTES or freed_bytes >= FREED_WORTH_BYTES:
             self._wait_ticks = RETRY_TICKS
             self._request()
-        elif len(self._driver.parts.snapshots.list()) > 1:  # the log goes back to the newest alone by now
+        elif len(self._parts.store.list()) > 1:  # the log goes back to the newest alone by now
             self._wait_ticks = RETRY_TICKS
-            self._driver.parts.persister.start(self._driver.parts.snapshots.drop_older)
+            self._parts.persister.start(self._parts.store.drop_older)
 
     def take(self) -> asyncio.Future[object]:
         """Take a snapshot now. The future returns the manifest, or fails with NothingToSnapshot or a StorageError."""
-        future: asyncio.Future[object] = self._driver.loop.create_future()
-        if self._driver.stopped_by is not None:
-            settle_error(future, self._driver.stopped_by)
+        future: asyncio.Future[object] = self._loop.create_future()
+        if self._stopped_by is not None:
+            settle_error(future, self._stopped_by)
             return future
-        if self._driver.applied <= self._last_index:
+        if self._doors.applied() <= self._last_index:
             settle_error(future, NothingToSnapshot(f"nothing was applied since the snapshot at {self._last_index}"))
             return future
         self._waiting.append(future)
@@ -139,22 +188,22 @@ class Snapshotter:
 
     def _request(self) -> None:
         self._viewing = True
-        self._driver.parts.machine.put(SnapshotWork())
+        self._parts.machine.put(SnapshotWork())
 
     def viewed(self, view: FSMSnapshot) -> None:
-        """The state machine has given its view, as of `driver.applied`: write it beside later applies."""
-        driver = self._driver
+        """The state machine has given its view, as of `doors.applied()`: write it beside later applies."""
+        parts = self._parts
         self._promised, self._waiting = self._waiting, []
-        if self._stopping or driver.restoring:
+        if self._stopped_by is not None or self._doors.restoring():
             # If a newer snapshot is being installed, the core's membership and log are no longer those of this view.
             self._drop(view, NothingToSnapshot("a newer snapshot from the leader takes the place of this one"))
             return
-        index = driver.applied
-        counted, state_bytes = self._bytes_since, driver.parts.intake.state_bytes
-        term = driver.core.raft.log.term(index)
-        state = driver.core.raft.tracker.configuration.state()
-        runtime = driver.parts.book.dump()
-        store = driver.parts.snapshots
+        index = self._doors.applied()
+        counted, state_bytes = self._bytes_since, parts.intake.state_bytes
+        term = parts.core.term_at(index)
+        state = parts.core.membership
+        runtime = parts.book.dump()
+        store = parts.store
 
         def persist() -> SnapshotManifest:
             try:
@@ -168,7 +217,7 @@ class Snapshotter:
                 release(view)
 
         # Queued now, not when the task first runs: whatever happens to the task, the view is released.
-        self._spawn(self._persist(driver.parts.persister.start(persist), index, counted, state_bytes))
+        self._spawn(self._persist(parts.persister.start(persist), index, counted, state_bytes))
 
     async def _persist(
         self, work: asyncio.Future[SnapshotManifest], index: int, counted: int, state_bytes: int
@@ -192,7 +241,7 @@ class Snapshotter:
     def not_viewed(self, error: Exception) -> None:
         """The state machine gave no view of itself: its state is untouched, and it is asked again later."""
         self._promised, self._waiting = [*self._promised, *self._waiting], []
-        self._not_made(self._driver.applied, "snapshot", error)
+        self._not_made(self._doors.applied(), "snapshot", error)
         self._viewing = False
 
     def _not_made(self, index: int, method: str, error: Exception) -> None:
@@ -208,19 +257,19 @@ class Snapshotter:
         log.warning(
             "the snapshot at entry %d was not made: %s. The state is untouched, and the log grows until a snapshot"
             " succeeds; the next attempt is in %.1f s at the earliest",
-            *(index, failure, wait_ticks * self._driver.config.heartbeat_s),
+            *(index, failure, wait_ticks * self._config.heartbeat_s),
         )
         self._end_promised(failure)
 
     def _serve_waiting(self) -> None:
         """Take another snapshot for callers that asked while the last one was being written."""
-        if not self._waiting or self._driver.stopped:
+        if not self._waiting or self._stopped_by is not None:
             return
-        if self._driver.applied > self._last_index:
+        if self._doors.applied() > self._last_index:
             self._request()
             return
         waiting, self._waiting = self._waiting, []
-        newest = self._driver.parts.snapshots.newest()
+        newest = self._parts.store.newest()
         for future in waiting:
             settle(future, newest)  # the new one holds everything that was applied when they asked
 
@@ -235,34 +284,32 @@ class Snapshotter:
             settle_error(future, reason)
 
     def _durable(self, manifest: SnapshotManifest) -> None:
-        driver = self._driver
         self._last_index = max(self._last_index, manifest.index)
-        driver.parts.log.installed(manifest.meta)
-        driver.emit(SnapshotTaken(manifest.index))
+        self._parts.log.installed(manifest.meta)
+        self._doors.emit(SnapshotTaken(manifest.index))
         self._compact()
 
     def _compact(self, *, short: bool = False) -> None:
         """Drop the log before the snapshots. If `short` of space, keep only the entries that the newest one needs."""
-        driver = self._driver
-        config, log_ = driver.config, driver.parts.log
-        keep_from = driver.parts.snapshots.compaction_index(
-            log_bytes=driver.parts.wal.size_bytes,
+        config, log_ = self._config, self._parts.log
+        keep_from = self._parts.store.compaction_index(
+            log_bytes=self._parts.wal.size_bytes,
             max_log_bytes=0 if short else LOG_BYTES_FACTOR * config.snapshot_bytes,
         )
         known = log_.snapshot_index  # one that is just arriving is in the store, and not yet in the log
         trailing = 0 if short else config.trailing_entries
         # Not beyond a snapshot that is being sent: its receiver needs the entries behind it next.
-        index = min(keep_from, known, driver.applied - trailing, *self._sending.values())
+        index = min(keep_from, known, self._doors.applied() - trailing, *self._sending.values())
         if index >= log_.first_index():
-            driver.parts.writer.compact(index)
+            self._parts.writer.compact(index)
 
     def restored(self, index: int) -> None:
         """A snapshot that a leader sent was loaded."""
         self._last_index = max(self._last_index, index)
         self._bytes_since = 0
-        self._state_bytes = self._driver.parts.intake.state_bytes
+        self._state_bytes = self._parts.intake.state_bytes
         self.installed += 1
-        self._driver.emit(SnapshotInstalled(index))
+        self._doors.emit(SnapshotInstalled(index))
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
@@ -271,15 +318,15 @@ class Snapshotter:
         assert message.snapshot is not None
         index = message.snapshot.meta.index
         if message.to in self._sending:
-            self._driver.core.report_snapshot(message.to, False)
+            self._parts.core.report_snapshot(message.to, False)
             return
         self._sending[message.to] = index
         self._spawn(self._send(message, index))
 
     async def _send(self, message: Message, index: int) -> None:
-        driver = self._driver
+        parts, label = self._parts, self._doors.label
         ok = False
-        manifest = next((held for held in driver.parts.snapshots.list() if held.index == index), None)
+        manifest = next((held for held in parts.store.list() if held.index == index), None)
         try:
             if manifest is None:
                 raise StorageError(f"the snapshot at entry {index} is no longer there")
@@ -287,22 +334,21 @@ class Snapshotter:
                 # It was taken before that member came, which could not find itself in it: take another one.
                 await self.take()
                 raise StorageError(f"the snapshot at entry {index} is older than the member: a new one is made")
-            reader = await driver.parts.reader.run(partial(driver.parts.snapshots.read, manifest))
-            source = _OutgoingSnapshot(reader, driver.parts.reader)
-            log.info("snapshot at entry %d: sending it to %s", index, driver.node_log.label(message.to))
-            await driver.parts.transport.send_snapshot(message.to, message, encode_manifest(manifest), source)
+            reader = await parts.reader.run(partial(parts.store.read, manifest))
+            source = _OutgoingSnapshot(reader, parts.reader)
+            log.info("snapshot at entry %d: sending it to %s", index, label(message.to))
+            await parts.transport.send_snapshot(message.to, message, encode_manifest(manifest), source)
             ok = True
-            log.info("snapshot at entry %d: delivered to %s", index, driver.node_log.label(message.to))
+            log.info("snapshot at entry %d: delivered to %s", index, label(message.to))
         except (SynclineError, OSError) as error:
-            label = driver.node_log.label(message.to)
-            log.info("snapshot at entry %d: not delivered to %s: %s", index, label, error)
-            if manifest is not None and not driver.stopped:
+            log.info("snapshot at entry %d: not delivered to %s: %s", index, label(message.to), error)
+            if manifest is not None and self._stopped_by is None:
                 await self._replace_if_rotten(manifest)
         finally:
             del self._sending[message.to]
-            if not driver.stopped:
-                driver.core.report_snapshot(message.to, ok)
-                driver.schedule()
+            if self._stopped_by is None:
+                parts.core.report_snapshot(message.to, ok)
+                self._doors.schedule()
 
     async def _replace_if_rotten(self, manifest: SnapshotManifest) -> None:
         """A snapshot was not delivered. If the file is corrupt, take another one.
@@ -315,7 +361,7 @@ class Snapshotter:
 
     async def _scrub(self, manifests: list[SnapshotManifest]) -> None:
         """Verify the snapshot files. The state in memory is sound: a corrupt file is replaced by a new snapshot."""
-        store = self._driver.parts.snapshots
+        store = self._parts.store
 
         def rotten(manifest: SnapshotManifest) -> bool:
             try:
@@ -328,8 +374,8 @@ class Snapshotter:
                 log.info("the snapshot at entry %d was not read through: %s", manifest.index, error)
             return False
 
-        found = [await self._driver.parts.persister.run(partial(rotten, manifest)) for manifest in manifests]
-        if not any(found) or self._driver.stopped:
+        found = [await self._parts.persister.run(partial(rotten, manifest)) for manifest in manifests]
+        if not any(found) or self._stopped_by is not None:
             return
         for damage in store.damage[-sum(found) :]:
             log.warning("%s", damage)
@@ -341,46 +387,46 @@ class Snapshotter:
 
     async def _scrub_all(self) -> None:
         with contextlib.suppress(Closed):
-            await self._scrub(self._driver.parts.snapshots.list())
+            await self._scrub(self._parts.store.list())
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 
     async def receive(self, sender: NodeId, message: Message, manifest: bytes) -> IncomingSnapshot:
         """A leader offers a snapshot. Raises to refuse it."""
-        driver = self._driver
-        if driver.stopped:
+        store, receives = self._parts.store, self._parts.receiver
+        if self._stopped_by is not None:
             raise TransportError("this node has stopped")
         offered = _checked_offer(manifest)
         if message.snapshot is None or message.snapshot.meta != offered.meta:
             raise TransportError("the snapshot's manifest and the message that brings it do not agree")
-        held = next((own for own in driver.parts.snapshots.list() if own.meta == offered.meta), None)
+        held = next((own for own in store.list() if own.meta == offered.meta), None)
         if held is not None:
-            return _IncomingSnapshot(self, message, None, held.size_bytes)
-        if offered.index <= driver.core.commit_index:
+            return _IncomingSnapshot(self, receives, message, None, held.size_bytes)
+        if offered.index <= self._parts.core.commit_index:
             # Nothing in it is new; the core answers the leader, which then continues from there.
-            driver.on_messages(sender, [message])
+            self._doors.step(sender, [message])
             raise TransportError(f"entry {offered.index} is committed here already: no snapshot is needed")
-        receiver = await driver.parts.receiver.run(lambda: driver.parts.snapshots.receive(offered))
-        return _IncomingSnapshot(self, message, receiver, receiver.received)
+        receiver = await receives.run(lambda: store.receive(offered))
+        return _IncomingSnapshot(self, receives, message, receiver, receiver.received)
 
     def arrived(self, message: Message) -> None:
         """The snapshot is durable here: give it to the core."""
-        if not self._driver.stopped:
-            self._driver.on_messages(message.sender, [message])
+        if self._stopped_by is None:
+            self._doors.step(message.sender, [message])
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task: asyncio.Task[None] = self._driver.loop.create_task(work)
+        task: asyncio.Task[None] = self._loop.create_task(work)
         self._tasks[task] = None
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._driver.fail(error)
+            self._doors.fail(error)
 
     def stop(self, reason: SynclineError) -> None:
         """The node stops: end all callers that wait for a snapshot, and all work on snapshots."""
-        self._stopping = True
+        self._stopped_by = reason
         self._end_promised(reason)
         waiting, self._waiting = self._waiting, []
         for future in waiting:
@@ -410,7 +456,7 @@ class _Guarded:
         self._writer = writer
 
     def write(self, data: bytes) -> int:
-        if self._owner._stopping:
+        if self._owner._stopped_by is not None:
             raise StorageError("the snapshot was given up because the node stops")
         return self._writer.write(data)
 
@@ -436,12 +482,14 @@ class _OutgoingSnapshot:
 class _IncomingSnapshot:
     """An incoming snapshot. `receiver` is None if all of it is stored already."""
 
-    def __init__(self, owner: Snapshotter, message: Message, receiver: SnapshotPart | None, offset: int) -> None:
+    def __init__(
+        self, owner: Snapshotter, calls: Calls, message: Message, receiver: SnapshotPart | None, offset: int
+    ) -> None:
         self._owner = owner
         self._message = message
         self._receiver = receiver
         self.offset = offset
-        self._calls = owner._driver.parts.receiver
+        self._calls = calls
 
     async def write(self, data: bytes) -> None:
         receiver = self._receiver

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,8 +21,6 @@ from syncline.consensus.types import (
     HardState,
     LogEntry,
     MembershipChange,
-    MembershipState,
-    Message,
     NodeId,
     SingleChange,
 )
@@ -30,6 +29,7 @@ from syncline.node.applier import Applier, restore
 from syncline.node.calls import Calls
 from syncline.node.components import Parts
 from syncline.node.config import Config
+from syncline.node.connect import connect
 from syncline.node.disk_space import DiskWatch
 from syncline.node.envelope import ChangeContext, LevelChange, MemberRecord, encode
 from syncline.node.events import DiskSpaceLow
@@ -65,7 +65,7 @@ from syncline.storage.stored_log import StoredLog
 from syncline.storage.wal.writer import Wal, WalWrite
 from syncline.transport.authentication import PeerAuthentication
 from syncline.transport.handshake import Hello, NodeFacts, Welcome
-from syncline.transport.messages import IncomingSnapshot, Notice, PeerMessage, Refusal, RefusalCode
+from syncline.transport.messages import Notice, Refusal, RefusalCode
 from syncline.transport.pacing import FIRST_WINDOW_BYTES
 from syncline.transport.peers import Transport
 from syncline.transport.policy import PeerPolicy
@@ -99,35 +99,28 @@ async def assemble(config: Config, fsm: FSM[object], world: World, failed: Calla
 
 
 def _open(config: Config, fsm: FSM[object], world: World) -> _Opened:
-    """Open the data directory, the log and the snapshots. On a thread."""
-    directory = DataDir.open(world.disk, config.data_dir)
-    try:
-        return _with_directory(config, fsm, world, directory)
-    except BaseException:
-        directory.release()
-        raise
-
-
-def _with_directory(config: Config, fsm: FSM[object], world: World, directory: DataDir) -> _Opened:
-    if directory.identity is None:
-        check_applied_index(fsm, 0, node=config.name, path=config.data_dir)
-    # The identity first, with this start in it: peers that this start greets must find it in the history of each later
-    # one. Then the format, before a file of a new format can exist.
-    identity = _identify(config, directory, world.rng)
-    directory.raise_format()
-    wal = Wal.open(
-        world.disk,
-        directory.wal_path,
-        segment_bytes=config.segment_bytes,
-        reserve_bytes=config.reserve_bytes,
-        log_id=identity.node_id,
-        must_exist=directory.started,
-    )
-    try:
-        return _with_log(config, fsm, world, directory, identity, wal)
-    except BaseException:
-        wal.close()
-        raise
+    """Open the data directory, the log and the snapshots. On a thread. Releases them if a later step fails."""
+    with ExitStack() as held:
+        directory = DataDir.open(world.disk, config.data_dir)
+        held.callback(directory.release)
+        if directory.identity is None:
+            check_applied_index(fsm, 0, node=config.name, path=config.data_dir)
+        # The identity first, with this start in it: peers that this start greets must find it in the history of each
+        # later one. Then the format, before a file of a new format can exist.
+        identity = _identify(config, directory, world.rng)
+        directory.raise_format()
+        wal = Wal.open(
+            world.disk,
+            directory.wal_path,
+            segment_bytes=config.segment_bytes,
+            reserve_bytes=config.reserve_bytes,
+            log_id=identity.node_id,
+            must_exist=directory.started,
+        )
+        held.callback(wal.close)
+        opened = _with_log(config, fsm, world, directory, identity, wal)
+        held.pop_all()
+    return opened
 
 
 def _with_log(
@@ -192,19 +185,16 @@ class _Opened:
 def _connect(
     config: Config, fsm: FSM[object], world: World, failed: Callable[[NodeFailed], None], opened: _Opened
 ) -> Driver:
-    """Make the running components, and the event loop that they report to."""
-    holder: list[Driver] = []
+    """Make the driver, then the parts that report to it; `connect` brings the two together."""
 
-    def on_failure(error: BaseException) -> None:
-        holder[0].fail(error)
+    def make_room() -> None:
+        driver.snapshotter.make_room()
 
-    node_id = opened.identity.node_id
-    relay = _Relay(holder)
+    driver = Driver(config, opened.core, world.rng, failed, world.workers.asleep_s)
     # Before the parts that have threads: a certificate that can't be used leaves none behind.
-    transport = _transport(config, world, opened, relay)
-    noter = Calls("syncline-peers", world.workers, on_failure)
-    reader = Calls("syncline-read", world.workers, on_failure)
-    starts = load_starts(world.disk, opened.directory.path)
+    transport = _transport(config, world, opened, driver)
+    noter = Calls("syncline-peers", world.workers, driver.fail)
+    reader = Calls("syncline-read", world.workers, driver.fail)
     parts = Parts(
         identity=opened.identity,
         directory=opened.directory,
@@ -214,55 +204,70 @@ def _connect(
         book=opened.book,
         core=opened.core,
         writer=LogWriter(
-            opened.wal, opened.log, world.workers, relay.on_durable, on_failure, on_thread=config.log_sync == "thread"
+            opened.wal,
+            opened.log,
+            world.workers,
+            driver.on_durable,
+            driver.fail,
+            on_thread=config.log_sync == "thread",
         ),
         machine=Applier(
             fsm,
-            node_id,
+            opened.identity.node_id,
             world.workers,
-            lambda outcome: on_outcome(holder[0], outcome),
-            on_failure,
+            partial(on_outcome, driver),
+            driver.fail,
             DIGEST_INTERVAL if world.digest_interval is None else world.digest_interval,
         ),
-        check=CommandCheck(fsm, asyncio.get_running_loop().time) if isinstance(fsm, CheckingFSM) else None,
-        intake=Intake(opened.core, fsm, config.name, lambda: holder[0].applied),
-        persister=Calls("syncline-snapshot", world.workers, on_failure),
-        receiver=Calls("syncline-receive", world.workers, on_failure),
+        check=CommandCheck(fsm, driver.loop.time) if isinstance(fsm, CheckingFSM) else None,
+        intake=Intake(opened.core, fsm, config.name, driver.applied_index),
+        persister=Calls("syncline-snapshot", world.workers, driver.fail),
+        receiver=Calls("syncline-receive", world.workers, driver.fail),
         reader=reader,
         entry_reader=opened.wal.reader(),
-        disk_watch=DiskWatch(opened.wal, reader, make_room=relay.make_room, told=relay.disk_is_full, failed=on_failure),
+        disk_watch=DiskWatch(
+            opened.wal,
+            reader,
+            make_room=make_room,
+            told=lambda text: driver.emit(DiskSpaceLow(text)),
+            failed=driver.fail,
+        ),
         transport=transport,
         noter=noter,
-        guard=StartGuard(
-            starts,
-            opened.book,
-            noter,
-            world.disk,
-            opened.directory.path,
-            reports=StartReports(node_id, relay.membership),
-            known_directory=relay.known_directory,
-            leave=transport.leave_other_starts,
-            tell=relay.tell,
-        ),
-        confirmation=_confirmation(config, opened, transport, relay),
+        guard=_guard(world, opened, driver, transport, noter),
+        confirmation=_confirmation(config, opened, transport),
         first_peers=FirstPeers(opened.book, noter, world.disk, opened.directory.path),
-        levels=_levels(config, opened, relay, on_failure),
-        asleep_s=world.workers.asleep_s,
+        levels=_levels(config, opened, driver),
     )
     if config.log_sync == "kernel" and parts.writer.syncs_on_a_thread:
         log.warning("log_sync is 'kernel', and this system or its sandbox offers no such sync: a thread does it")
     log.info("the log is synced by %s", "a thread" if parts.writer.syncs_on_a_thread else "the kernel")
-    driver = Driver(config, parts, world.rng, failed)
-    holder.append(driver)
-    LogFeed(opened.log, parts.entry_reader, reader, loaded=driver.pacing.loaded, failed=on_failure)
+    connect(driver, parts)
+    LogFeed(opened.log, parts.entry_reader, reader, loaded=driver.pacing.loaded, failed=driver.fail)
     return driver
 
 
-def _transport(config: Config, world: World, opened: _Opened, relay: _Relay) -> Transport:
+def _levels(config: Config, opened: _Opened, driver: Driver) -> Levels:
+    def propose(change: LevelChange) -> bool:
+        return driver.reconfiguration.propose_level(change)
+
+    return Levels(
+        opened.book,
+        opened.can,
+        name=opened.identity.name,
+        node_id=opened.identity.node_id,
+        hold_level=config.hold_level,
+        membership=lambda: opened.core.membership,
+        propose=propose,
+        fail=driver.fail,
+    )
+
+
+def _transport(config: Config, world: World, opened: _Opened, driver: Driver) -> Transport:
     identity = opened.identity
     return Transport(
         world.network,
-        relay,
+        driver,
         node_id=identity.node_id,
         cluster_id=identity.cluster_id,
         bind=config.listen,
@@ -277,20 +282,69 @@ def _transport(config: Config, world: World, opened: _Opened, relay: _Relay) -> 
             level=opened.can.level,
             machine_version=opened.can.machine_version,
         ),
-        policy=PeerPolicy(
-            refuse_peer=relay.refuse_peer,
-            before_welcome=relay.before_welcome,
-            why_not_dial=relay.why_not_dial,
-            known_directory=relay.known_directory,
-            known_name=relay.known_name,
-            known=relay.known,
-            cluster_levels=relay.cluster_levels,
-        ),
+        policy=_policy(driver, opened.book),
         authentication=PeerAuthentication(config.secrets, policy=config.peer_auth, entropy=world.entropy),
     )
 
 
-def _confirmation(config: Config, opened: _Opened, transport: Transport, relay: _Relay) -> Confirmation:
+def _policy(driver: Driver, book: MemberBook) -> PeerPolicy:
+    """The node's part of the handshakes. It is asked once the transport listens, so `driver.parts` are there."""
+
+    def refuse_peer(hello: Hello) -> Refusal | None:
+        return driver.reconfiguration.refuse_peer(hello)
+
+    def before_welcome(hello: Hello) -> asyncio.Future[None] | None:
+        driver.parts.first_peers.greeted(hello)
+        return driver.parts.guard.before_welcome(hello)
+
+    def why_not_dial(welcome: Welcome) -> str | None:
+        parts = driver.parts
+        refusal = parts.levels.refuse(welcome.sender, welcome.name, welcome.level, welcome.machine_version)
+        return refusal.reason if refusal is not None else parts.guard.why_not_dial(welcome)
+
+    def known_name(peer: NodeId) -> str:
+        member = book.members.get(peer)
+        return member.name if member is not None else ""
+
+    def cluster_levels() -> tuple[int, int]:
+        levels = driver.parts.levels
+        return levels.level, levels.machine_version
+
+    return PeerPolicy(
+        refuse_peer=refuse_peer,
+        before_welcome=before_welcome,
+        why_not_dial=why_not_dial,
+        known_directory=partial(_known_directory, driver),
+        known_name=known_name,
+        known=lambda peer: peer in book.members,
+        cluster_levels=cluster_levels,
+    )
+
+
+def _known_directory(driver: Driver, peer: NodeId) -> int:
+    return driver.founding.known_directory(peer)
+
+
+def _guard(world: World, opened: _Opened, driver: Driver, transport: Transport, noter: Calls) -> StartGuard:
+    def tell(peer: NodeId, notice: Notice) -> None:
+        transport.send(peer, notice)
+        driver.schedule()  # the turn flushes
+
+    path = opened.directory.path
+    return StartGuard(
+        load_starts(world.disk, path),
+        opened.book,
+        noter,
+        world.disk,
+        path,
+        reports=StartReports(opened.identity.node_id, lambda: opened.core.membership),
+        known_directory=partial(_known_directory, driver),
+        leave=transport.leave_other_starts,
+        tell=tell,
+    )
+
+
+def _confirmation(config: Config, opened: _Opened, transport: Transport) -> Confirmation:
     def refused_by() -> Collection[NodeId]:
         refusals = refusing(transport.stats(), RefusalCode.OLDER_START)
         return [peer for peer in refusals if peer in opened.book.members]
@@ -298,97 +352,12 @@ def _confirmation(config: Config, opened: _Opened, transport: Transport, relay: 
     known = opened.core.commit_index
     return Confirmation(
         opened.identity.node_id,
-        relay.membership,
+        lambda: opened.core.membership,
         refused_by,
         caught_up=lambda: opened.core.applied >= known,
         has_log=opened.core.last_index > 0,
         patience_s=config.election_s,
     )
-
-
-def _levels(config: Config, opened: _Opened, relay: _Relay, on_failure: Callable[[BaseException], None]) -> Levels:
-    return Levels(
-        opened.book,
-        opened.can,
-        name=opened.identity.name,
-        node_id=opened.identity.node_id,
-        hold_level=config.hold_level,
-        membership=relay.membership,
-        propose=relay.propose_level,
-        fail=on_failure,
-    )
-
-
-class _Relay:
-    """Replaces the driver until it is made: the components take their callbacks at their construction."""
-
-    def __init__(self, holder: list[Driver]) -> None:
-        self._holder = holder
-
-    def on_messages(self, sender: NodeId, messages: list[PeerMessage]) -> None:
-        self._holder[0].on_messages(sender, messages)
-
-    def on_peer_up(self, peer: NodeId) -> None:
-        self._holder[0].on_peer_up(peer)
-
-    def on_peer_down(self, peer: NodeId, reason: str) -> None:
-        self._holder[0].on_peer_down(peer, reason)
-
-    def on_room(self, peer: NodeId) -> None:
-        self._holder[0].pacing.room(peer)
-
-    def on_appends_lost(self, peer: NodeId) -> None:
-        self._holder[0].pacing.lost(peer)
-
-    def on_durable(self, responses: list[Message]) -> None:
-        self._holder[0].on_durable(responses)
-
-    def make_room(self) -> None:
-        self._holder[0].snapshotter.make_room()
-
-    def disk_is_full(self, text: str) -> None:
-        self._holder[0].emit(DiskSpaceLow(text))
-
-    def refuse_peer(self, hello: Hello) -> Refusal | None:
-        return self._holder[0].reconfiguration.refuse_peer(hello)
-
-    def before_welcome(self, hello: Hello) -> asyncio.Future[None] | None:
-        parts = self._holder[0].parts
-        parts.first_peers.greeted(hello)
-        return parts.guard.before_welcome(hello)
-
-    def why_not_dial(self, welcome: Welcome) -> str | None:
-        parts = self._holder[0].parts
-        refusal = parts.levels.refuse(welcome.sender, welcome.name, welcome.level, welcome.machine_version)
-        return refusal.reason if refusal is not None else parts.guard.why_not_dial(welcome)
-
-    def cluster_levels(self) -> tuple[int, int]:
-        levels = self._holder[0].parts.levels
-        return levels.level, levels.machine_version
-
-    def propose_level(self, change: LevelChange) -> bool:
-        return self._holder[0].reconfiguration.propose_level(change)
-
-    def membership(self) -> MembershipState:
-        return self._holder[0].core.raft.tracker.configuration.state()  # it is replaced by each change
-
-    def tell(self, peer: NodeId, notice: Notice) -> None:
-        driver = self._holder[0]
-        driver.parts.transport.send(peer, notice)
-        driver.schedule()  # the turn flushes
-
-    def known_directory(self, peer: NodeId) -> int:
-        return self._holder[0].founding.known_directory(peer)
-
-    def known_name(self, peer: NodeId) -> str:
-        member = self._holder[0].parts.book.members.get(peer)
-        return member.name if member is not None else ""
-
-    def known(self, peer: NodeId) -> bool:
-        return peer in self._holder[0].parts.book.members
-
-    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> IncomingSnapshot:
-        return await self._holder[0].on_snapshot(sender, message, manifest)
 
 
 def _identify(config: Config, directory: DataDir, rng: random.Random) -> Identity:

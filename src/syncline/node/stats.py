@@ -105,16 +105,16 @@ def collect(driver: Driver) -> Stats:
         NodeId(node_id): MemberProgress(
             match=state.match_index,
             lag=max(0, last_index - state.match_index),
-            active=node_id == core.raft.id or driver.reconfiguration.is_alive(node_id),
+            active=node_id == core.id or driver.reconfiguration.is_alive(node_id),
             state=state.state.name.lower(),
             fault=driver.promises.fault_of(node_id),
         )
-        for node_id, state in (core.raft.tracker.progress.items() if leads else ())
+        for node_id, state in (core.progress.items() if leads else ())
     }
     return Stats(
         role=role_of(core, stopped=driver.stopped),
         term=core.term,
-        vote=NodeId(core.raft.vote) if core.raft.vote else None,
+        vote=NodeId(core.vote) if core.vote else None,
         leader=NodeId(core.leader) if core.leader and not driver.stopped else None,
         commit=core.commit_index,
         applied=driver.applied,
@@ -134,7 +134,7 @@ def collect(driver: Driver) -> Stats:
         log_sync_s=parts.writer.sync_s,
         log_last_sync_s=parts.writer.last_sync_s,
         loop_lag_s=driver.loop_lag_s,
-        messages_refused=sum(core.raft.dropped.values()),
+        messages_refused=sum(core.dropped.values()),
         progress=progress,
         disk_shortage=parts.disk_watch.shortage,
         entries_ignored=driver.ignored.count,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from typing import Final
 
 import click
@@ -23,14 +24,17 @@ from syncline.cli.up.plan import (
 from syncline.cli.up.pulse import Pulse
 from syncline.cli.up.supervisor import Supervisor, UpNode
 from syncline.cli.up.traces import Traces
-from syncline.cli.up.view import UpView, make_view
+from syncline.cli.up.view import JsonView, PlainView, UpView
 from syncline.errors import ConfigError, DirectoryLocked, SynclineError
 from syncline.platform.disk import OsDisk
 
-__all__ = ["up"]
+__all__ = ["make_view", "up"]
 
 LOOK_EVERY_S: Final = 0.5
 """Short enough for the table to feel current, long enough to cost nothing."""
+
+PLAIN_TERMINALS: Final = frozenset({"", "dumb", "unknown"})
+"""Values of TERM for terminals that can't move their cursor: they get lines."""
 
 _ROLES: Final = frozenset({"leader", "follower", "learner"})
 
@@ -195,3 +199,13 @@ def _all_up(nodes: list[UpNode]) -> bool:
     taking_part = [node for node in nodes if node.state in _ROLES]
     ended = sum(node.state == "ended" for node in nodes)
     return len(taking_part) + ended == len(nodes) and any(node.state == "leader" for node in nodes)
+
+
+def make_view(*, as_json: bool) -> UpView:
+    if as_json:
+        return JsonView()
+    if sys.stdout.isatty() and os.environ.get("TERM", "") not in PLAIN_TERMINALS:
+        from syncline.cli.up.live import LiveView
+
+        return LiveView()
+    return PlainView()

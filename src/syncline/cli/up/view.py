@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Final, Protocol
 
@@ -11,7 +10,7 @@ from syncline.cli.up.plan import DEFAULT_PORT, UpPlan, command_line
 from syncline.cli.up.pulse import NewLeader
 from syncline.cli.up.supervisor import UpNode
 
-__all__ = ["JsonView", "PlainView", "UpView", "how_to_go_on", "how_to_use", "make_view", "what_to_do"]
+__all__ = ["JsonView", "PlainView", "UpView", "how_to_go_on", "how_to_use", "what_to_do"]
 
 
 ALIVE: Final = frozenset({"leader", "follower", "learner", "candidate"})
@@ -19,9 +18,6 @@ ALIVE: Final = frozenset({"leader", "follower", "learner", "candidate"})
 
 ENOUGH: Final = 3
 """With so many nodes one may be killed."""
-
-PLAIN_TERMINALS: Final = frozenset({"", "dumb", "unknown"})
-"""Values of TERM for terminals that can't move their cursor: they get lines."""
 
 
 class UpView(Protocol):
@@ -55,16 +51,6 @@ class UpView(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-def make_view(*, as_json: bool) -> UpView:
-    if as_json:
-        return JsonView()
-    if sys.stdout.isatty() and os.environ.get("TERM", "") not in PLAIN_TERMINALS:
-        from syncline.cli.up.live import LiveView
-
-        return LiveView()
-    return PlainView()
 
 
 def how_to_use(plan: UpPlan, nodes: list[UpNode], *, width: int | None = None) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from syncline.consensus.read_index import ReadQueue, decode_position
+from syncline.consensus.read_queue import ReadQueue, decode_position
 from syncline.consensus.types import Message, MessageType, NodeId, StateType
 from syncline.testing.invariants.base import Facts, Invariant, Verdict, WatchedMember
 

@@ -12,7 +12,7 @@ import contextvars
 import random
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -22,20 +22,18 @@ from syncline.node.config import Config
 from syncline.node.fsm import FSM
 from syncline.node.raft import Raft
 from syncline.node.runtime import Driver
+from syncline.platform.entropy import Entropy
 from syncline.platform.world import World
 from syncline.server.api.raft_backend import NodeBackend
 from syncline.server.api.site import Site
 from syncline.server.http.request import Request
 from syncline.server.http.response import Deferred, Response
 from syncline.testing.sim.disk import SimDisk, Survival
-from syncline.testing.sim.loop import SimNode
-from syncline.testing.sim.net import SimHost
-from syncline.testing.sim.workers import SimWorkers
+from syncline.testing.sim.loop import SimLoop, SimNode
+from syncline.testing.sim.net import SimHost, SimNetwork
+from syncline.testing.sim.workers import Delay, SimWorkers
 
-if TYPE_CHECKING:
-    from syncline.testing.cluster import SimCluster
-
-__all__ = ["Condition", "SimCrash", "SimServer"]
+__all__ = ["Condition", "SimCrash", "SimServer", "SimWorld"]
 
 Result = TypeVar("Result")
 
@@ -56,10 +54,43 @@ class Condition(Enum):
     CLOSED = "was closed"
 
 
+class SimWorld(Protocol):
+    """What a server sees of its cluster (`SimCluster`)."""
+
+    loop: SimLoop
+    network: SimNetwork
+    make_machine: Callable[[], FSM[object]]
+    digest_interval: int
+
+    def note(self, subject: str, text: str) -> None:
+        """Something was done to the server from outside."""
+        ...
+
+    def raft_class(self, server: SimServer) -> type[Raft[object]]:
+        """What the server's process opens."""
+        ...
+
+    def entropy_of(self, server: SimServer) -> Entropy:
+        """The random bytes of its present life."""
+        ...
+
+    def delay_of(self, server: SimServer) -> Delay:
+        """How long a batch of its threads takes."""
+        ...
+
+    def opened(self, server: SimServer) -> None: ...
+
+    def ended(self, server: SimServer) -> None: ...
+
+    def wiped(self, server: SimServer) -> None: ...
+
+    def doubted(self, server: SimServer) -> None: ...
+
+
 class SimServer:
     """A machine. Made by `SimCluster`; `raft` and `machine` are those of its process while that runs."""
 
-    def __init__(self, name: str, cluster: SimCluster, config: Config, rng: random.Random) -> None:
+    def __init__(self, name: str, cluster: SimWorld, config: Config, rng: random.Random) -> None:
         self.name = name
         self.config: Config = config
         self.host: SimHost = cluster.network.host(name)

@@ -11,8 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from syncline.consensus.rawnode import RawNode
-from syncline.consensus.types import MembershipChange, MembershipState, Message, MessageType, NodeId, Ready, StateType
-from syncline.consensus.validation import StepRefusal
+from syncline.consensus.types import (
+    MembershipChange,
+    MembershipState,
+    Message,
+    MessageType,
+    NodeId,
+    Ready,
+    StateType,
+    StepRefusal,
+)
 from syncline.node.runtime import Driver
 from syncline.platform.disk import File
 from syncline.storage.snapshots.store import SnapshotManifest, snapshot_name
