@@ -28,7 +28,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Protocol
 
-from syncline.consensus.types import Entry, EntryType, HardState
+from syncline.consensus.types import EntryType, HardState, LogEntry
 from syncline.platform.disk import OsDisk, OsFile
 from syncline.storage.wal.writer import Wal, WalWrite
 
@@ -44,7 +44,7 @@ RESET_BYTES = 512 << 20
 class Store(Protocol):
     """Something that appends entries durably."""
 
-    def append(self, entries: Sequence[Entry]) -> None: ...
+    def append(self, entries: Sequence[LogEntry]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -53,7 +53,7 @@ class OurLog:
     def __init__(self, path: str) -> None:
         self._wal = Wal.open(OsDisk(), path, reserve_bytes=0)
 
-    def append(self, entries: Sequence[Entry]) -> None:
+    def append(self, entries: Sequence[LogEntry]) -> None:
         self._wal.write([WalWrite(entries, HardState(1, 1, entries[0].index - 1))])
 
     def close(self) -> None:
@@ -68,7 +68,7 @@ class Sqlite:
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("CREATE TABLE log (id INTEGER PRIMARY KEY, term INTEGER, kind INTEGER, data BLOB)")
 
-    def append(self, entries: Sequence[Entry]) -> None:
+    def append(self, entries: Sequence[LogEntry]) -> None:
         connection = self._connection
         rows = [(entry.index, entry.term, 0, entry.data) for entry in entries]
         connection.execute("BEGIN")
@@ -83,7 +83,7 @@ class Lmdb:
     def __init__(self, path: str) -> None:
         self._environment = import_module("lmdb").open(path, map_size=8 << 30)
 
-    def append(self, entries: Sequence[Entry]) -> None:
+    def append(self, entries: Sequence[LogEntry]) -> None:
         term = entries[0].term.to_bytes(8, "little")
         with self._environment.begin(write=True) as transaction:
             cursor = transaction.cursor()
@@ -108,7 +108,7 @@ def batches_per_s(make: Callable[[str], Store], directory: str, batch: int, size
         index = 1
         try:
             while elapsed < seconds and index * size < RESET_BYTES:
-                entries = [Entry(1, index + n, EntryType.NORMAL, data) for n in range(batch)]
+                entries = [LogEntry(1, index + n, EntryType.NORMAL, data) for n in range(batch)]
                 index += batch
                 start = time.perf_counter()
                 store.append(entries)
@@ -182,7 +182,7 @@ def build(path: str, size: int, batch: int, log_bytes: int) -> int:
     wal = Wal.open(UnsyncedDisk(), path, reserve_bytes=0)
     index, written = 1, 0
     while written < log_bytes:
-        entries = [Entry(1, index + n, EntryType.NORMAL, data) for n in range(batch)]
+        entries = [LogEntry(1, index + n, EntryType.NORMAL, data) for n in range(batch)]
         written += wal.write([WalWrite(entries, HardState(1, 1, index - 1))]).size_bytes
         index += batch
     wal.close()

@@ -1,5 +1,6 @@
 """What holds for all tests."""
 
+import asyncio
 import os
 import signal
 import sys
@@ -7,9 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+import uvloop
 from hypothesis import settings
 
 from tests.conformance.corpus import corpus_folder, missing_text, traces_in
+from tests.helpers.async_tests import LoopFactory, call_test
 
 FILE_LIMIT_S = 600.0
 """More than all of `make test` takes. The longest file takes a minute, and several on a busy machine. A test has a
@@ -36,6 +39,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     took_s = now - _began.setdefault(item.path, now)
     if took_s > FILE_LIMIT_S and item.get_closest_marker("slow") is None:
         pytest.fail(f"{item.path.name}: its tests have taken {took_s:.0f} s, and the limit is {FILE_LIMIT_S:.0f} s")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is an `async def` function on a loop of its own, until its deadline."""
+    return call_test(pyfuncitem)
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def loop_factory(request: pytest.FixtureRequest) -> LoopFactory:
+    """For `usefixtures`: the test runs on a loop of asyncio, and again on one of uvloop."""
+    factory: LoopFactory = request.param
+    return factory
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -17,9 +17,9 @@ from syncline.consensus.types import (
     LOCAL_APPEND,
     LOCAL_APPLY,
     ChangeType,
-    Entry,
     EntryType,
     HardState,
+    LogEntry,
     MembershipChange,
     MembershipState,
     Message,
@@ -59,7 +59,7 @@ class Member:
     config: RaftConfig
     append_work: deque[Message] = field(default_factory=deque)
     apply_work: deque[Message] = field(default_factory=deque)
-    applied: list[Entry] = field(default_factory=list)
+    applied: list[LogEntry] = field(default_factory=list)
     reads: list[ReadState] = field(default_factory=list)
     durable_commit: int = 0
     """The newest commit index that a crash can't take back. Nothing waits for a commit index to be durable, but what is
@@ -167,7 +167,7 @@ class Cluster:
                 self.network.append(response)
 
     def _write(
-        self, member: Member, hard_state: HardState | None, entries: list[Entry], snapshot: Snapshot | None
+        self, member: Member, hard_state: HardState | None, entries: list[LogEntry], snapshot: Snapshot | None
     ) -> None:
         if snapshot is not None:
             member.storage.apply_snapshot(snapshot)
@@ -180,7 +180,7 @@ class Cluster:
         if entries or snapshot is not None or (before.term, before.vote) != (now.term, now.vote):
             member.durable_commit = now.commit
 
-    def _apply(self, member: Member, entries: list[Entry]) -> None:
+    def _apply(self, member: Member, entries: list[LogEntry]) -> None:
         member.applied += entries
         for entry in entries:
             if entry.type is not EntryType.NORMAL:

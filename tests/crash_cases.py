@@ -14,7 +14,7 @@ from contextlib import suppress
 
 import msgspec
 
-from syncline.consensus.types import NO_LIMIT, Entry, EntryType, HardState, MembershipState, SnapshotMeta
+from syncline.consensus.types import NO_LIMIT, EntryType, HardState, LogEntry, MembershipState, SnapshotMeta
 from syncline.errors import NothingToSnapshot
 from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.snapshots.store import SnapshotManifest, SnapshotStore
@@ -37,7 +37,7 @@ class Image(msgspec.Struct, frozen=True):
     """A node's whole durable state, as somebody outside would describe it."""
 
     state: HardState
-    entries: tuple[Entry, ...]
+    entries: tuple[LogEntry, ...]
     """All that the log must still have: from `first_index` on, without a gap."""
     first_index: int
     """No later than this the log must begin: its snapshot is at `first_index` - 1 or later."""
@@ -78,7 +78,7 @@ class Started:
         """What it holds, from `first_index` on (it may have more)."""
         log = self.log
         assert log.first_index() <= first_index, "the log does not reach back far enough"
-        entries: list[Entry] = []
+        entries: list[LogEntry] = []
         if first_index <= log.last_index():
             entries = log.entries(first_index, log.last_index() + 1, NO_LIMIT)
         assert [entry.index for entry in entries] == list(range(first_index, log.last_index() + 1))
@@ -190,9 +190,9 @@ def written(image: Image, write: WalWrite) -> Image:
     return msgspec.structs.replace(image, entries=entries, state=write.hard_state or image.state)
 
 
-def entries_of(first: int, last: int, term: int, size: int) -> list[Entry]:
+def entries_of(first: int, last: int, term: int, size: int) -> list[LogEntry]:
     return [
-        Entry(term, index, EntryType.NORMAL, (b"%d.%d " % (term, index)).ljust(size, b"\0" if index % 2 else b"e"))
+        LogEntry(term, index, EntryType.NORMAL, (b"%d.%d " % (term, index)).ljust(size, b"\0" if index % 2 else b"e"))
         for index in range(first, last + 1)
     ]
 

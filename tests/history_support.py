@@ -9,19 +9,19 @@ import msgspec
 
 from syncline.testing.linearizability.history import (
     EXISTS,
-    Compare,
-    Delete,
+    Call,
+    CallCompare,
+    DeleteCall,
     NotApplied,
     Operation,
-    Put,
+    PutCall,
     Ran,
-    Read,
+    ReadCall,
     Refused,
-    Request,
     Result,
     Seen,
     Step,
-    Txn,
+    TxnCall,
     Written,
 )
 
@@ -40,15 +40,15 @@ class PlainStore:
         copy.revision, copy.records = self.revision, dict(self.records)
         return copy
 
-    def run(self, request: Request, number: int | None = None) -> Result:
+    def run(self, request: Call, number: int | None = None) -> Result:
         """Do a request; `number`: the revision it takes if it changes something (by default the next one)."""
         number = self.revision + 1 if number is None else number
-        if isinstance(request, Txn):
+        if isinstance(request, TxnCall):
             succeeded = all(self._holds(compare) for compare in request.compares)
             results = [self._step(step, number) for step in (request.then if succeeded else request.else_)]
             told = [msgspec.structs.replace(result, revision=0) for result in results]
             return Ran(succeeded, self.revision, tuple(told))
-        if isinstance(request, Put | Delete) and request.expect is not None:
+        if isinstance(request, PutCall | DeleteCall) and request.expect is not None:
             revision = self._mod_revision(request.key)
             if not (revision == request.expect or (request.expect == EXISTS and revision)):
                 return Refused(revision, self.revision)
@@ -56,9 +56,9 @@ class PlainStore:
 
     def _step(self, step: Step, number: int) -> Written | Seen:
         record = self.records.get(step.key)
-        if isinstance(step, Read):
+        if isinstance(step, ReadCall):
             return Seen(None, 0, self.revision) if record is None else Seen(record[0], record[1], self.revision)
-        if isinstance(step, Put):
+        if isinstance(step, PutCall):
             self.records[step.key] = (step.value, number)
             self.revision = number
         elif record is not None:
@@ -69,7 +69,7 @@ class PlainStore:
     def _mod_revision(self, key: bytes) -> int:
         return self.records[key][1] if key in self.records else 0
 
-    def _holds(self, compare: Compare) -> bool:
+    def _holds(self, compare: CallCompare) -> bool:
         if isinstance(compare.operand, int):
             return (self._mod_revision(compare.key) == compare.operand) is compare.equal
         if compare.key not in self.records:
@@ -130,35 +130,35 @@ def brute_force(operations: Sequence[Operation], numbers: Iterable[int]) -> bool
     return search(PlainStore(), tuple(operations))
 
 
-def random_request(rng: random.Random, keys: Sequence[bytes], value: bytes, store: PlainStore) -> Request:
+def random_request(rng: random.Random, keys: Sequence[bytes], value: bytes, store: PlainStore) -> Call:
     """What a client may ask next: it knows a little of what is there, not always the newest."""
     key = rng.choice(keys)
     kind = rng.choices(["read", "put", "swap", "delete", "txn"], [45, 30, 10, 5, 10])[0]
     record = store.records.get(key)
     expect = rng.choice([0, EXISTS, record[1] if record else 0, record[1] if record else 0])
     if kind == "read":
-        return Read(key)
+        return ReadCall(key)
     if kind == "put":
-        return Put(key, value)
+        return PutCall(key, value)
     if kind == "swap":
-        return Put(key, value, expect)
+        return PutCall(key, value, expect)
     if kind == "delete":
-        return Delete(key, rng.choice([None, None, expect]))
+        return DeleteCall(key, rng.choice([None, None, expect]))
     operand: bytes | int = 0 if record is None else record[rng.randrange(2)]
-    compare = Compare(key, operand, rng.random() < 0.8)
+    compare = CallCompare(key, operand, rng.random() < 0.8)
     other = rng.choice(keys)
-    then: tuple[Step, ...] = (Read(other), Put(key, value))
-    return Txn((compare,), then, rng.choice([(), (Read(key),), (Delete(other),)]))
+    then: tuple[Step, ...] = (ReadCall(other), PutCall(key, value))
+    return TxnCall((compare,), then, rng.choice([(), (ReadCall(key),), (DeleteCall(other),)]))
 
 
-def single_key_request(rng: random.Random, keys: Sequence[bytes], value: bytes, store: PlainStore) -> Request:
+def single_key_request(rng: random.Random, keys: Sequence[bytes], value: bytes, store: PlainStore) -> Call:
     """As `random_request`, without transactions."""
-    while isinstance(request := random_request(rng, keys, value, store), Txn):
+    while isinstance(request := random_request(rng, keys, value, store), TxnCall):
         pass
     return request
 
 
-Ask = Callable[[random.Random, Sequence[bytes], bytes, PlainStore], Request]
+Ask = Callable[[random.Random, Sequence[bytes], bytes, PlainStore], Call]
 
 
 def made_up(
@@ -185,10 +185,10 @@ def made_up(
     moments: list[tuple[float, int]] = []
     for number, (call_s, _) in enumerate(calls):
         moments.append((call_s + rng.random() * rng.choice([0.01, 1.0]), number))
-    made: dict[int, tuple[Request, Result | None, float]] = {}
+    made: dict[int, tuple[Call, Result | None, float]] = {}
     for moment_s, number in sorted(moments):
         request = ask(rng, keys, b"%d" % number, store)
-        lost = rng.random() < unknown and not isinstance(request, Read)
+        lost = rng.random() < unknown and not isinstance(request, ReadCall)
         if lost and rng.random() < 0.5:
             made[number] = (request, None, moment_s)
             continue
@@ -198,7 +198,7 @@ def made_up(
 
 
 def _as_called(
-    calls: Sequence[tuple[float, int]], made: dict[int, tuple[Request, Result | None, float]], rng: random.Random
+    calls: Sequence[tuple[float, int]], made: dict[int, tuple[Call, Result | None, float]], rng: random.Random
 ) -> Iterator[Operation]:
     for number in sorted(made, key=lambda number: calls[number]):
         call_s, client = calls[number]

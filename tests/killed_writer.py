@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sys
 
-from syncline.consensus.types import Entry, EntryType, HardState, MembershipState
+from syncline.consensus.types import EntryType, HardState, LogEntry, MembershipState
 from syncline.platform.disk import OsDisk
 from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.snapshots.store import SnapshotStore
@@ -24,10 +24,10 @@ IDENTITY = Identity(cluster_id=3, node_id=9, name="killed")
 MEMBERS = MembershipState((9,))
 
 
-def entry(term: int, index: int) -> Entry:
+def entry(term: int, index: int) -> LogEntry:
     """The one entry that there can be at this position: anybody can check it."""
     size = (index * 7919 + term * 104729) % 1500
-    return Entry(term, index, EntryType.NORMAL, b"%d@%d" % (index, term) + b"." * size)
+    return LogEntry(term, index, EntryType.NORMAL, b"%d@%d" % (index, term) + b"." * size)
 
 
 class Opened:

@@ -7,20 +7,12 @@ import json
 from functools import partial
 from typing import Any
 
+from syncline.client.schemas import Added, LeaderInfo, MemberAbility, MemberInfo, Members, NodeView, UpgradeResult
 from syncline.errors import Closed, MembershipError, NothingToSnapshot, SynclineError
 from syncline.kv.machine import KvMachine
 from syncline.kv.store import Store
 from syncline.node.fsm import Entry
 from syncline.node.futures import ReadFuture, Then
-from syncline.server.api.backend import (
-    Added,
-    LeaderView,
-    MemberLevelsView,
-    MembersView,
-    MemberView,
-    NodeView,
-    UpgradeView,
-)
 from syncline.server.api.site import Site
 from syncline.server.http.cross_site import CrossSitePolicy
 from syncline.server.http.limits import HttpLimits
@@ -115,14 +107,14 @@ class FakeBackend:
     def note_refusal(self, error: BaseException) -> None:
         self.refusals.append(error)
 
-    def leader(self) -> LeaderView | None:
+    def leader(self) -> LeaderInfo | None:
         if self.leader_name is None:
             return None
-        return LeaderView(f"{self.names[self.leader_name]:016x}", self.leader_name, f"http://{self.leader_name}:8080")
+        return LeaderInfo(f"{self.names[self.leader_name]:016x}", self.leader_name, f"http://{self.leader_name}:8080")
 
-    def _members(self) -> tuple[MemberView, ...]:
+    def _members(self) -> tuple[MemberInfo, ...]:
         return tuple(
-            MemberView(
+            MemberInfo(
                 id=f"{node_id:016x}",
                 name=name,
                 role="learner" if node_id in self.learners else "voter",
@@ -132,8 +124,8 @@ class FakeBackend:
             for name, node_id in self.names.items()
         )
 
-    def members(self) -> MembersView:
-        return MembersView(membership_index=5, joint=False, leader=self.leader(), members=self._members())
+    def members(self) -> Members:
+        return Members(membership_index=5, joint=False, leader=self.leader(), members=self._members())
 
     def view(self) -> NodeView:
         return NodeView(
@@ -155,6 +147,8 @@ class FakeBackend:
             http="http://a:8080",
             peer="a:7100",
             last_contact_s=0.0,
+            level=1,
+            machine_version=1,
             members=self._members(),
         )
 
@@ -195,8 +189,8 @@ class FakeBackend:
         self._changed("transfer", to, timeout_s)
         self.leader_name = next(name for name, known in self.names.items() if known == (to or IDS["b"]))
 
-    def upgrade(self) -> UpgradeView:
-        return UpgradeView(
+    def upgrade(self) -> UpgradeResult:
+        return UpgradeResult(
             level=1,
             machine_version=1,
             possible_level=2,
@@ -204,17 +198,17 @@ class FakeBackend:
             held=self.levels_held,
             hold_level=0,
             members=tuple(
-                MemberLevelsView(id=f"{node_id:016x}", name=name, level=2, machine_version=1)
+                MemberAbility(id=f"{node_id:016x}", name=name, level=2, machine_version=1)
                 for name, node_id in self.names.items()
             ),
         )
 
-    async def hold_upgrade(self, timeout_s: float) -> UpgradeView:
+    async def hold_upgrade(self, timeout_s: float) -> UpgradeResult:
         self._changed("hold", timeout_s)
         self.levels_held = True
         return self.upgrade()
 
-    async def finalize_upgrade(self, timeout_s: float) -> UpgradeView:
+    async def finalize_upgrade(self, timeout_s: float) -> UpgradeResult:
         self._changed("finalize", timeout_s)
         self.levels_held = False
         return self.upgrade()

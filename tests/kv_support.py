@@ -12,20 +12,20 @@ from syncline.kv.commands import (
     ABSENT,
     EXISTS,
     Command,
-    Compare,
+    CompareTarget,
     Comparison,
     Delete,
     DeleteRange,
     Get,
-    Operation,
     Put,
     Range,
-    Target,
     Txn,
+    TxnCompare,
+    TxnOperation,
     encode_command,
 )
 from syncline.kv.machine import KvMachine
-from syncline.kv.records import KeyValue
+from syncline.kv.records import KeyRecord
 from syncline.kv.store import Store
 from syncline.node.fsm import Entry
 
@@ -40,13 +40,13 @@ puts = st.builds(Put, keys, values, expect=expects)
 deletes = st.builds(Delete, keys, expects)
 delete_ranges = st.builds(DeleteRange, bounds, ends, st.integers(0, 3))
 compares = st.builds(
-    Compare,
+    TxnCompare,
     keys,
-    st.sampled_from([Target.MOD_REVISION, Target.CREATE_REVISION, Target.VERSION]),
+    st.sampled_from([CompareTarget.MOD_REVISION, CompareTarget.CREATE_REVISION, CompareTarget.VERSION]),
     st.sampled_from(Comparison),
     st.integers(0, 20),
-) | st.builds(Compare, keys, st.just(Target.VALUE), st.sampled_from(Comparison), values)
-operations: st.SearchStrategy[Operation] = st.recursive(
+) | st.builds(TxnCompare, keys, st.just(CompareTarget.VALUE), st.sampled_from(Comparison), values)
+operations: st.SearchStrategy[TxnOperation] = st.recursive(
     st.one_of(
         st.builds(Put, keys, values),
         st.builds(Delete, keys),
@@ -88,7 +88,7 @@ def persisted(machine: KvMachine) -> bytes:
     return sink.data
 
 
-def contents(store: Store) -> list[KeyValue]:
+def contents(store: Store) -> list[KeyRecord]:
     """Every record, in order."""
     return [record for batch in store.view() for record in batch]
 
@@ -138,16 +138,16 @@ class NaiveStore:
         mod = self.mod_revision(key)
         return expect is None or mod == expect or (expect == EXISTS and mod > 0)
 
-    def holds(self, compare: Compare) -> bool:
+    def holds(self, compare: TxnCompare) -> bool:
         record = self.records.get(compare.key)
-        if compare.target is Target.VALUE and record is None:
+        if compare.target is CompareTarget.VALUE and record is None:
             return False
         value, create, mod, version = record or (b"", 0, 0, 0)
         left: object = {
-            Target.VALUE: value,
-            Target.MOD_REVISION: mod,
-            Target.CREATE_REVISION: create,
-            Target.VERSION: version,
+            CompareTarget.VALUE: value,
+            CompareTarget.MOD_REVISION: mod,
+            CompareTarget.CREATE_REVISION: create,
+            CompareTarget.VERSION: version,
         }[compare.target]
         right: object = compare.operand
         held: dict[Comparison, bool] = {
@@ -167,7 +167,7 @@ class NaiveStore:
         before.revision, before.records = self.revision, dict(self.records)
         return self._run(command, revision, before)
 
-    def _run(self, part: Operation, revision: int, before: NaiveStore) -> object:
+    def _run(self, part: TxnOperation, revision: int, before: NaiveStore) -> object:
         match part:
             case Put(key, value):
                 return ("put", self.put(key, value, revision))

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
-Result = TypeVar("Result")
+from tests.helpers.async_tests import run
 
-DEADLINE_S = 30.0
-
-
-def run(work: Coroutine[Any, Any, Result], *, timeout_s: float = DEADLINE_S) -> Result:
-    """Run an asynchronous test on a fresh loop, with a deadline."""
-
-    async def bounded() -> Result:
-        async with asyncio.timeout(timeout_s):
-            return await work
-
-    return asyncio.run(bounded())
+__all__ = ["gives_up", "nothing_reported", "run"]
 
 
 @contextmanager

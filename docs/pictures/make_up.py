@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
 from syncline.cli.up.live import LiveView
-from syncline.cli.up.plan import NodePlan, Plan
+from syncline.cli.up.plan import NodePlan, UpPlan
 from syncline.cli.up.pulse import NewLeader
-from syncline.cli.up.supervisor import NodeView
+from syncline.cli.up.supervisor import UpNode
 
 WIDTH, HEIGHT = 80, 24
 DATA_DIR = "syncline-data"
@@ -44,9 +44,9 @@ LAYOUT = """\
 def draw() -> str:
     """The picture, as SVG."""
     dead, second, third = nodes = [node("n1", 8080), node("n2", 8081), node("n3", 8082)]
-    plan = Plan(data_dir=DATA_DIR, port=8080, founders=3, started=True, nodes=nodes)
+    plan = UpPlan(data_dir=DATA_DIR, port=8080, founders=3, started=True, nodes=nodes)
     seen = [
-        NodeView(name=dead.name, http=dead.http_url, peer=dead.peer_address, state="ended"),
+        UpNode(name=dead.name, http=dead.http_url, peer=dead.peer_address, state="ended"),
         alive(second, "follower", 4122),
         alive(third, "leader", 4124),
     ]
@@ -69,8 +69,8 @@ def node(name: str, port: int) -> NodePlan:
     return NodePlan(name, f"{DATA_DIR}/{name}", port, port + 100, join=False, lost=False)
 
 
-def alive(plan: NodePlan, state: str, pid: int) -> NodeView:
-    return NodeView(plan.name, plan.http_url, plan.peer_address, state, term=2, lag=0, revision=51_824, pid=pid)
+def alive(plan: NodePlan, state: str, pid: int) -> UpNode:
+    return UpNode(plan.name, plan.http_url, plan.peer_address, state, term=2, lag=0, revision=51_824, pid=pid)
 
 
 if __name__ == "__main__":

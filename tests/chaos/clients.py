@@ -20,17 +20,17 @@ from syncline.errors import OperationError, Outcome, Rejected
 from syncline.platform.world import World
 from syncline.testing.linearizability.history import (
     ABSENT,
-    Compare,
-    Delete,
-    Put,
+    Call,
+    CallCompare,
+    DeleteCall,
+    PutCall,
     Ran,
-    Read,
+    ReadCall,
     Recorder,
     Refused,
-    Request,
     Result,
     Seen,
-    Txn,
+    TxnCall,
     Written,
 )
 from tests.chaos.fleet import ChaosNode, Fleet
@@ -128,46 +128,46 @@ class _Client:
     # -- what it does
 
     async def _put(self, client: AsyncClient) -> None:
-        request = Put(self._key(), self._value())
+        request = PutCall(self._key(), self._value())
         await self._do(request, lambda: _put(client, request))
 
     async def _ledger(self, client: AsyncClient) -> None:
         value = self._value()
-        request = Put(LEDGER + value, value)
+        request = PutCall(LEDGER + value, value)
         await self._do(request, lambda: _put(client, request))
 
     async def _swap(self, client: AsyncClient) -> None:
         key = self._key()
-        request = Put(key, self._value(), expect=self._revisions.get(key, ABSENT))
+        request = PutCall(key, self._value(), expect=self._revisions.get(key, ABSENT))
         await self._do(request, lambda: _put(client, request))
 
     async def _delete(self, client: AsyncClient) -> None:
         key = self._key()
         expect = self._revisions.get(key) or None if self._rng.random() < 0.5 else None
-        request = Delete(key, expect=expect)
+        request = DeleteCall(key, expect=expect)
         await self._do(request, lambda: _delete(client, request))
 
     async def _read(self, client: AsyncClient) -> None:
-        request = Read(self._key())
+        request = ReadCall(self._key())
         await self._do(request, lambda: _read(client, request))
 
     async def _stale_read(self, client: AsyncClient) -> None:
-        request = Read(self._key(), stale=True)
+        request = ReadCall(self._key(), stale=True)
         await self._do(request, lambda: _read(client, request))
 
     async def _txn(self, client: AsyncClient) -> None:
         """Where one key of a pair is as it was last seen, write both; else read both."""
         one, other = self._pair()
-        request = Txn(
-            compares=(Compare(one, self._revisions.get(one, ABSENT)),),
-            then=(Put(one, self._value()), Put(other, self._value())),
-            else_=(Read(one), Read(other)),
+        request = TxnCall(
+            compares=(CallCompare(one, self._revisions.get(one, ABSENT)),),
+            then=(PutCall(one, self._value()), PutCall(other, self._value())),
+            else_=(ReadCall(one), ReadCall(other)),
         )
         await self._do(request, lambda: _txn(client, request))
 
     # -- how
 
-    async def _do(self, request: Request, send: Callable[[], Awaitable[Result]]) -> None:
+    async def _do(self, request: Call, send: Callable[[], Awaitable[Result]]) -> None:
         """Write down the call, make it, write down what came of it."""
         label = self._label
         token = self._recorder.call(self._name, request, node=label)
@@ -177,11 +177,11 @@ class _Client:
             self._recorder.failed(token, error)
             self._in_doubt = self._in_doubt or error.outcome is Outcome.UNKNOWN
             return
-        if isinstance(request, Read) and self._label != label:
+        if isinstance(request, ReadCall) and self._label != label:
             # The node was replaced meanwhile: nobody knows which of the two was asked. A read leaves nothing behind.
             return
         self._recorder.returned(token, result)
-        if not (isinstance(request, Read) and request.stale):
+        if not (isinstance(request, ReadCall) and request.stale):
             self._in_doubt = False  # whoever answers that has a quorum behind it
         self._learn(request, result)
 
@@ -189,21 +189,21 @@ class _Client:
     def _label(self) -> str:
         return self._owner.label if self._owner is not None else ""
 
-    def _learn(self, request: Request, result: Result) -> None:
+    def _learn(self, request: Call, result: Result) -> None:
         """Remember the key's revision, for the next compare-and-swap."""
         match request, result:
-            case Put(key=key), Written(revision=revision):
+            case PutCall(key=key), Written(revision=revision):
                 self._revisions[key] = revision
-            case (Read(key=key, stale=False), Seen(mod_revision=revision)) | (
-                Put(key=key) | Delete(key=key),
+            case (ReadCall(key=key, stale=False), Seen(mod_revision=revision)) | (
+                PutCall(key=key) | DeleteCall(key=key),
                 Refused(mod_revision=int(revision)),
             ):
                 self._revisions[key] = revision
-            case Delete(key=key), Written():
+            case DeleteCall(key=key), Written():
                 self._revisions[key] = ABSENT
-            case Txn(then=then), Ran(succeeded=True, revision=revision):
+            case TxnCall(then=then), Ran(succeeded=True, revision=revision):
                 self._revisions.update((step.key, revision) for step in then)
-            case Txn(else_=else_), Ran(results=results):
+            case TxnCall(else_=else_), Ran(results=results):
                 for step, seen in zip(else_, results, strict=True):
                     if isinstance(seen, Seen):
                         self._revisions[step.key] = seen.mod_revision
@@ -222,7 +222,7 @@ class _Client:
         return b"%s.%d" % (self._name.encode(), self._written)
 
 
-async def _put(client: AsyncClient, request: Put) -> Result:
+async def _put(client: AsyncClient, request: PutCall) -> Result:
     value = request.value if request.key.startswith(LEDGER) else _padded(request.value)
     try:
         if request.expect is None:
@@ -232,7 +232,7 @@ async def _put(client: AsyncClient, request: Put) -> Result:
         return _refused(refusal)
 
 
-async def _delete(client: AsyncClient, request: Delete) -> Result:
+async def _delete(client: AsyncClient, request: DeleteCall) -> Result:
     try:
         deleted = await client.delete(request.key, if_revision=request.expect)
     except Rejected as refusal:
@@ -240,17 +240,17 @@ async def _delete(client: AsyncClient, request: Delete) -> Result:
     return Written(deleted.revision, existed=deleted.deleted)
 
 
-async def _read(client: AsyncClient, request: Read) -> Result:
+async def _read(client: AsyncClient, request: ReadCall) -> Result:
     found = await client.get(request.key, consistency="stale" if request.stale else None)
     return Seen() if found is None else Seen(found.value.removesuffix(PADDING), found.mod_revision, found.revision)
 
 
-async def _txn(client: AsyncClient, request: Txn) -> Result:
+async def _txn(client: AsyncClient, request: TxnCall) -> Result:
     (compare,) = request.compares
     assert isinstance(compare.operand, int)
     answer = await client.txn(
         [WireCompare(compare.key, number=compare.operand)],
-        [PutOp(step.key, step.value) for step in request.then if isinstance(step, Put)],
+        [PutOp(step.key, step.value) for step in request.then if isinstance(step, PutCall)],
         [GetOp(step.key) for step in request.else_],
     )
     return Ran(answer.succeeded, answer.revision, _steps(answer))

@@ -6,17 +6,17 @@ import pytest
 
 from syncline.client import KeyInfo, NodeStatus
 from syncline.testing.linearizability.history import (
-    Delete,
+    Call,
+    DeleteCall,
     NotApplied,
     Operation,
-    Put,
+    PutCall,
     Ran,
-    Read,
+    ReadCall,
     Refused,
-    Request,
     Result,
     Seen,
-    Txn,
+    TxnCall,
     Written,
 )
 from tests.chaos.agreement import Agreement, written_twice
@@ -25,11 +25,11 @@ from tests.chaos.fleet import Fleet
 from tests.chaos.judge import judge_history
 from tests.chaos.observer import Observer
 
-A = Put(b"k", b"a")
-B = Put(b"k", b"b")
+A = PutCall(b"k", b"a")
+B = PutCall(b"k", b"b")
 
 
-def op(at: float, request: Request, result: Result | None, *, until: float | None = None) -> Operation:
+def op(at: float, request: Call, result: Result | None, *, until: float | None = None) -> Operation:
     """An operation that takes half a second, unless it is told when it ends."""
     return_s = None if result is None else at + 0.5 if until is None else until
     return Operation(client="c1", request=request, call_s=at, return_s=return_s, result=result, node="n1")
@@ -39,57 +39,65 @@ def seen(value: bytes, at: int, revision: int) -> Seen:
     return Seen(value, mod_revision=at, revision=revision)
 
 
-STALE = Read(b"k", stale=True)
-BOTH = Txn(then=(Put(b"k", b"t1"), Put(b"j", b"t2")), else_=(Read(b"k"), Read(b"j")))
+STALE = ReadCall(b"k", stale=True)
+BOTH = TxnCall(then=(PutCall(b"k", b"t1"), PutCall(b"j", b"t2")), else_=(ReadCall(b"k"), ReadCall(b"j")))
 
 GOOD = [
-    pytest.param([op(0, A, Written(1)), op(1, B, Written(2)), op(2, Read(b"k"), seen(b"b", 2, 2))], id="in order"),
+    pytest.param([op(0, A, Written(1)), op(1, B, Written(2)), op(2, ReadCall(b"k"), seen(b"b", 2, 2))], id="in order"),
     pytest.param([op(0, A, Written(2), until=5), op(1, B, Written(1))], id="concurrent, the later call first"),
-    pytest.param([op(0, A, Written(1)), op(1, B, None), op(2, Read(b"k"), seen(b"b", 2, 2))], id="in doubt, and done"),
-    pytest.param([op(0, A, Written(1)), op(1, B, None), op(2, Read(b"k"), seen(b"a", 1, 1))], id="in doubt, not done"),
+    pytest.param(
+        [op(0, A, Written(1)), op(1, B, None), op(2, ReadCall(b"k"), seen(b"b", 2, 2))], id="in doubt, and done"
+    ),
+    pytest.param(
+        [op(0, A, Written(1)), op(1, B, None), op(2, ReadCall(b"k"), seen(b"a", 1, 1))], id="in doubt, not done"
+    ),
     pytest.param([op(0, A, Written(1)), op(1, B, Written(2)), op(2, STALE, seen(b"a", 1, 1))], id="a stale read"),
-    pytest.param([op(0, BOTH, Ran(True, 1)), op(1, Read(b"j"), seen(b"t2", 1, 1))], id="a transaction"),
-    pytest.param([op(0, Delete(b"k"), Written(0, existed=False)), op(1, A, Written(1))], id="nothing to delete"),
+    pytest.param([op(0, BOTH, Ran(True, 1)), op(1, ReadCall(b"j"), seen(b"t2", 1, 1))], id="a transaction"),
+    pytest.param([op(0, DeleteCall(b"k"), Written(0, existed=False)), op(1, A, Written(1))], id="nothing to delete"),
 ]
 
 BAD = [
     pytest.param([op(0, A, Written(1)), op(0, B, Written(1))], id="one revision twice"),
     pytest.param([op(0, A, Written(2)), op(1, B, Written(1))], id="back in time"),
     pytest.param(
-        [op(0, A, Written(1)), op(1, B, Written(2)), op(2, Read(b"k"), seen(b"a", 1, 1))],
+        [op(0, A, Written(1)), op(1, B, Written(2)), op(2, ReadCall(b"k"), seen(b"a", 1, 1))],
         id="stale, though linearizable",
     ),
     pytest.param(
-        [op(0, A, Written(1)), op(1, B, Written(2)), op(2, Read(b"k"), seen(b"a", 1, 2))],
+        [op(0, A, Written(1)), op(1, B, Written(2)), op(2, ReadCall(b"k"), seen(b"a", 1, 2))],
         id="a lost write",
     ),
     pytest.param(
-        [op(0, A, Written(1)), op(1, Delete(b"k"), Written(2, existed=True)), op(2, Read(b"k"), seen(b"a", 1, 2))],
+        [
+            op(0, A, Written(1)),
+            op(1, DeleteCall(b"k"), Written(2, existed=True)),
+            op(2, ReadCall(b"k"), seen(b"a", 1, 2)),
+        ],
         id="deleted, and there",
     ),
     pytest.param(
         [op(0, A, Written(1)), op(1, STALE, seen(b"a", 1, 3)), op(2, STALE, seen(b"a", 1, 2))],
         id="a node goes back",
     ),
-    pytest.param([op(0, Read(b"k"), seen(b"x", 1, 1))], id="out of nowhere"),
+    pytest.param([op(0, ReadCall(b"k"), seen(b"x", 1, 1))], id="out of nowhere"),
     pytest.param(
-        [op(0, A, NotApplied("no_leader")), op(1, Read(b"k"), seen(b"a", 1, 1))],
+        [op(0, A, NotApplied("no_leader")), op(1, ReadCall(b"k"), seen(b"a", 1, 1))],
         id="refused, and done",
     ),
     pytest.param(
-        [op(0, Put(b"k", b"a", expect=7), Refused(0)), op(1, Read(b"k"), seen(b"a", 1, 1))],
+        [op(0, PutCall(b"k", b"a", expect=7), Refused(0)), op(1, ReadCall(b"k"), seen(b"a", 1, 1))],
         id="condition failed, and done",
     ),
     pytest.param(
-        [op(0, A, None), op(1, Read(b"k"), seen(b"a", 1, 1)), op(2, Read(b"k"), seen(b"a", 2, 2))],
+        [op(0, A, None), op(1, ReadCall(b"k"), seen(b"a", 1, 1)), op(2, ReadCall(b"k"), seen(b"a", 2, 2))],
         id="done twice",
     ),
-    pytest.param([op(0, A, Written(1)), op(1, Read(b"k"), seen(b"a", 2, 2))], id="another revision"),
-    pytest.param([op(0, A, None), op(1, Read(b"k"), seen(b"a", 3, 2))], id="from the future"),
+    pytest.param([op(0, A, Written(1)), op(1, ReadCall(b"k"), seen(b"a", 2, 2))], id="another revision"),
+    pytest.param([op(0, A, None), op(1, ReadCall(b"k"), seen(b"a", 3, 2))], id="from the future"),
     pytest.param(
         [
             op(0, BOTH, Ran(True, 1, (Written(1), Written(1)))),
-            op(1, Txn(then=(Read(b"k"), Read(b"j"))), Ran(True, 1, (seen(b"t1", 1, 1), seen(b"t1", 1, 1)))),
+            op(1, TxnCall(then=(ReadCall(b"k"), ReadCall(b"j"))), Ran(True, 1, (seen(b"t1", 1, 1), seen(b"t1", 1, 1)))),
         ],
         id="a transaction's values mixed up",
     ),
@@ -115,7 +123,7 @@ def item(value: bytes, revision: int, version: int = 1) -> KeyInfo:
     )
 
 
-ENTRY = Put(LEDGER + b"1", b"1")
+ENTRY = PutCall(LEDGER + b"1", b"1")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from syncline.consensus.types import Entry, EntryType, HardState, MembershipState, SnapshotMeta
+from syncline.consensus.types import EntryType, HardState, LogEntry, MembershipState, SnapshotMeta
 from syncline.platform.disk import Disk, OsDisk
 from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.snapshots.store import SnapshotStore
@@ -22,8 +22,8 @@ SNAPSHOT_DATA = b"the state of a machine " * 40
 RUNTIME = b"\x00runtime\xff"
 
 
-def entry(term: int, index: int, kind: EntryType = EntryType.NORMAL) -> Entry:
-    return Entry(
+def entry(term: int, index: int, kind: EntryType = EntryType.NORMAL) -> LogEntry:
+    return LogEntry(
         term, index, kind, b"entry %d of term %d" % (index, term) + bytes(index % 7 * 31) + b"\xff" * (index % 3)
     )
 

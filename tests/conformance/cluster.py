@@ -26,9 +26,9 @@ from syncline.consensus.types import (
     LOCAL_APPLY,
     NO_LIMIT,
     ChangeType,
-    Entry,
     EntryType,
     HardState,
+    LogEntry,
     MembershipChange,
     MembershipState,
     Message,
@@ -42,7 +42,7 @@ from syncline.consensus.types import (
     StateType,
     Transition,
 )
-from syncline.consensus.validation import Refusal
+from syncline.consensus.validation import StepRefusal
 from tests.conformance.invariants import Invariants
 from tests.conformance.settings import Settings
 
@@ -145,7 +145,7 @@ class Member:
         self.start()
 
     def write(
-        self, hard_state: HardState | None, entries: Sequence[Entry], snapshot: Snapshot | None, *, synced: bool
+        self, hard_state: HardState | None, entries: Sequence[LogEntry], snapshot: Snapshot | None, *, synced: bool
     ) -> None:
         """Put on the disk what a Ready, or a message to storage, holds."""
         if hard_state is not None:
@@ -160,7 +160,7 @@ class Member:
             self.applied_term, self.membership = snapshot.meta.term, snapshot.meta.membership
         self.storage.append(entries)  # with a snapshot: those behind it
 
-    def apply(self, entries: Sequence[Entry], invariants: Invariants) -> None:
+    def apply(self, entries: Sequence[LogEntry], invariants: Invariants) -> None:
         """Let the state machine have committed entries."""
         for entry in entries:
             if entry.index <= self.applied:  # overtaken by a snapshot
@@ -329,7 +329,7 @@ class Cluster:
             index=start,
             log_term=log.term(start),
             entries=log.slice(start + 1, end + 1, NO_LIMIT) if end > start else (),
-            commit=log.committed,
+            commit=log.commit_index,
             session=raft.tracker.progress[to].session,
         )
         if first:
@@ -450,7 +450,7 @@ class Cluster:
         if response.to == member.id:
             refusal = member.raw.step(response)
             # A leader that was removed does not count itself any more.
-            assert refusal in (None, Refusal.UNKNOWN_PEER), f"a node refuses its own storage's answer: {refusal}"
+            assert refusal in (None, StepRefusal.UNKNOWN_PEER), f"a node refuses its own storage's answer: {refusal}"
         else:
             self._send(member, response)
 
@@ -516,9 +516,9 @@ class Cluster:
             known = leader.raw.status().progress
             leaves_joint = leader.raw.raft.tracker.configuration.auto_leave
             if (
-                leader.raw.commit == leader.raw.last_index
+                leader.raw.commit_index == leader.raw.last_index
                 and not leaves_joint
-                and all(self.members[node_id].applied == leader.raw.commit for node_id in known)
+                and all(self.members[node_id].applied == leader.raw.commit_index for node_id in known)
             ):
                 return True
         return False

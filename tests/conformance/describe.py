@@ -14,9 +14,9 @@ from syncline.consensus.types import (
     LOCAL_APPLY,
     NONE,
     ChangeType,
-    Entry,
     EntryType,
     HardState,
+    LogEntry,
     MembershipState,
     Message,
     MessageType,
@@ -144,11 +144,11 @@ class Notation:
     contexts: bool = False
     """Contexts of messages (`Context:"..."`), where there is one."""
 
-    def entry(self, entry: Entry) -> str:
+    def entry(self, entry: LogEntry) -> str:
         data = quote(entry.data) if entry.type is EntryType.NORMAL else changes_text(decode_change(entry).changes)
         return f"{entry.term}/{entry.index} {_ENTRY_TYPES[entry.type]} {data}".rstrip(" ")
 
-    def entries(self, entries: Iterable[Entry]) -> str:
+    def entries(self, entries: Iterable[LogEntry]) -> str:
         """One line each."""
         return "".join(f"{self.entry(entry)}\n" for entry in entries)
 

@@ -19,9 +19,9 @@ from syncline.consensus.storage import MemoryStorage
 from syncline.consensus.types import (
     LOCAL_APPEND,
     LOCAL_APPLY,
-    Entry,
     EntryType,
     HardState,
+    LogEntry,
     Message,
     MessageType,
     NodeId,
@@ -93,7 +93,7 @@ class Environment:
         count: int,
         template: RaftConfig,
         snapshot: Snapshot,
-        entries: Sequence[Entry] = (),
+        entries: Sequence[LogEntry] = (),
         hard_state: HardState | None = None,
     ) -> None:
         """Make `count` nodes from a template, whose id and storage are replaced, and what they have stored.
@@ -232,7 +232,7 @@ def _is_chosen(message: Message, to: NodeId, drop: bool, kind: MessageType | Non
     return message.to == to and not (drop and local) and kind in (None, message.type)
 
 
-def _append(node: Node, hard_state: HardState | None, entries: Sequence[Entry], snapshot: Snapshot | None) -> None:
+def _append(node: Node, hard_state: HardState | None, entries: Sequence[LogEntry], snapshot: Snapshot | None) -> None:
     if hard_state is not None:
         node.storage.set_hard_state(hard_state)
     if snapshot is not None and snapshot.meta.index:
@@ -240,7 +240,7 @@ def _append(node: Node, hard_state: HardState | None, entries: Sequence[Entry], 
     node.storage.append(entries)  # with a snapshot: those behind it
 
 
-def _apply(node: Node, entries: Sequence[Entry]) -> None:
+def _apply(node: Node, entries: Sequence[LogEntry]) -> None:
     history = node.storage.history
     for entry in entries:
         newest = history[-1]

@@ -14,8 +14,8 @@ from syncline.consensus.membership import Configuration
 from syncline.consensus.types import (
     NO_LIMIT,
     Compacted,
-    Entry,
     EntryType,
+    LogEntry,
     MembershipState,
     Message,
     MessageType,
@@ -42,13 +42,13 @@ class Invariants:
         self._votes: dict[tuple[NodeId, int], NodeId] = {}
         self._given: dict[tuple[int, NodeId], set[NodeId]] = {}
         """By term and candidate: those whose votes were sent."""
-        self._entries: dict[tuple[int, int], tuple[Entry, int]] = {}
+        self._entries: dict[tuple[int, int], tuple[LogEntry, int]] = {}
         """By index and term: the entry, and the term of the one before it."""
         self._committed: dict[int, int] = {}
         """By index: the term of the committed entry."""
         self.commit = 0
         """The highest index that anybody knows to be committed."""
-        self._applied: dict[int, tuple[Entry, bytes]] = {}
+        self._applied: dict[int, tuple[LogEntry, bytes]] = {}
         """By index: the entry, and the digest of the state machine behind it."""
         self._memberships: dict[int, MembershipState] = {}
         """By index: the membership from there on."""
@@ -104,7 +104,7 @@ class Invariants:
                     present = log.term_or_zero(index)
                     assert present == term, f"leader completeness: {index} is of term {present}, not {term}"
                 else:
-                    assert index <= raw.commit, "leader completeness: a leader lacks a committed entry"
+                    assert index <= raw.commit_index, "leader completeness: a leader lacks a committed entry"
         else:
             assert raw.last_index >= last[1], "leader append-only: a leader's log has become shorter"
         self._leading[member.id] = (raw.term, raw.last_index)
@@ -135,11 +135,11 @@ class Invariants:
         """No two committed entries at one index; and the newest ones are on the disks of a quorum."""
         raw, log = member.raw, member.raw.raft.log
         first = max(self._checked_commit.get(member.id, 0) + 1, log.first_index)
-        if raw.commit < self._checked_commit.get(member.id, 0):
+        if raw.commit_index < self._checked_commit.get(member.id, 0):
             assert self._checked_life.get(member.id) != member.lives, "the commit index goes back"
             first = log.first_index  # it was restarted, and is told of its commits again
         self._checked_life[member.id] = member.lives
-        for index in range(first, raw.commit + 1):
+        for index in range(first, raw.commit_index + 1):
             term = log.term(index)
             known = self._committed.get(index)
             if known is None:
@@ -148,8 +148,8 @@ class Invariants:
                 self._committed[index] = term
             else:
                 assert known == term, f"two committed entries at {index}: of term {known} and of term {term}"
-        self._checked_commit[member.id] = raw.commit
-        self.commit = max(self.commit, raw.commit)
+        self._checked_commit[member.id] = raw.commit_index
+        self.commit = max(self.commit, raw.commit_index)
 
     def _check_quorum_holds(self, leader: Member, index: int, term: int) -> None:
         holds = {node_id: _on_disk(member, index, term) for node_id, member in self._members.items()}
@@ -158,7 +158,7 @@ class Invariants:
             enough = not half or 2 * sum(holds[voter] for voter in half) > len(half)
             assert enough, f"{index} is committed but not on a quorum's disks"
 
-    def applied(self, member: Member, entry: Entry) -> None:
+    def applied(self, member: Member, entry: LogEntry) -> None:
         """State machine safety: nobody applies another entry at this index, nor comes to another state by it."""
         assert self._committed.get(entry.index) == entry.term, "an entry is applied that is not committed"
         known = self._applied.setdefault(entry.index, (entry, member.digest))
@@ -182,10 +182,10 @@ class Invariants:
         """A follower does not campaign past a change that it knows to be committed, and has not applied."""
         raw = member.raw
         before = self._roles.get(member.id)
-        self._roles[member.id] = (raw.state, member.lives, raw.commit)
-        if before == (StateType.FOLLOWER, member.lives, raw.commit) and raw.state in _CAMPAIGNS:
+        self._roles[member.id] = (raw.state, member.lives, raw.commit_index)
+        if before == (StateType.FOLLOWER, member.lives, raw.commit_index) and raw.state in _CAMPAIGNS:
             log = raw.raft.log
-            known = log.slice(log.applied + 1, raw.commit + 1, NO_LIMIT) if log.applied < raw.commit else ()
+            known = log.slice(log.applied + 1, raw.commit_index + 1, NO_LIMIT) if log.applied < raw.commit_index else ()
             over = any(entry.type is not EntryType.NORMAL for entry in known)
             assert not over, "a candidate goes by a membership that is over"
 

@@ -81,10 +81,12 @@ def test_random_clusters_make_progress(asynchronous: bool) -> None:
 @pytest.mark.timeout(1800)
 def test_many_more_random_clusters() -> None:
     first = int(os.environ.get("SYNCLINE_SEED", random.SystemRandom().randrange(2**32)))
+    committed = 0
     for seed in range(first, first + 4000):
         rng = random.Random(seed)
         chosen = (Settings.hostile if seed % 2 else Settings.drawn)(rng)
         try:
-            _run(seed, chosen, rng.choice([500, 2000, 4000]))
+            committed += _run(seed, chosen, rng.choice([500, 2000, 4000])).invariants.commit
         except Exception as error:
             raise AssertionError(f"SYNCLINE_SEED={seed} reproduces it: {chosen}") from error
+    assert committed > 4000 * 5, "the clusters did something"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from syncline.consensus.config import RaftConfig
 from syncline.consensus.roles import TRANSITIONS
-from syncline.consensus.validation import Refusal
+from syncline.consensus.validation import StepRefusal
 from tests.conformance.diagram import REASONS, draw
 
 REPOSITORY = Path(__file__).parents[2]
@@ -36,6 +36,6 @@ def test_every_setting_and_refusal_that_the_document_names_exists() -> None:
     settings = set(re.findall(r"`RaftConfig\.(\w+)`", TEXT))
     assert settings
     assert settings <= RaftConfig.__dataclass_fields__.keys()
-    refusals = set(re.findall(r"`Refusal\.(\w+)`", TEXT))
+    refusals = set(re.findall(r"`StepRefusal\.(\w+)`", TEXT))
     assert refusals
-    assert refusals <= Refusal.__members__.keys()
+    assert refusals <= StepRefusal.__members__.keys()

@@ -10,8 +10,8 @@ import pytest
 
 from syncline.consensus.types import (
     LOCAL_APPEND,
-    Entry,
     EntryType,
+    LogEntry,
     MembershipState,
     Message,
     MessageType,
@@ -181,7 +181,7 @@ def test_a_message_shows_all_its_fields() -> None:
         term=2,
         log_term=1,
         index=5,
-        entries=[Entry(1, 6, data=b"a"), Entry(2, 7, EntryType.CONF_CHANGE_V2)],
+        entries=[LogEntry(1, 6, data=b"a"), LogEntry(2, 7, EntryType.CONF_CHANGE_V2)],
         commit=4,
         vote=3,
         snapshot=snapshot,

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from syncline.consensus.log import RaftLog
 from syncline.consensus.storage import MemoryStorage
-from syncline.consensus.types import NO_LIMIT, Entry, Snapshot, SnapshotMeta
+from syncline.consensus.types import NO_LIMIT, LogEntry, Snapshot, SnapshotMeta
 
 START = 5
 """The log starts behind a snapshot here."""
@@ -27,7 +27,7 @@ class LogMachine(RuleBasedStateMachine):
         self.terms: list[int] = []
         self.committed = START
         self.applied = START
-        self.writes: list[tuple[list[Entry], Snapshot | None]] = []
+        self.writes: list[tuple[list[LogEntry], Snapshot | None]] = []
         """Handed to storage and not written yet, oldest first."""
         self.log: RaftLog
 
@@ -35,7 +35,7 @@ class LogMachine(RuleBasedStateMachine):
     def start(self, terms: list[int]) -> None:
         self.storage.apply_snapshot(Snapshot(SnapshotMeta(START, START_TERM)))
         self.terms = terms
-        self.storage.append([Entry(term, START + 1 + at) for at, term in enumerate(terms)])
+        self.storage.append([LogEntry(term, START + 1 + at) for at, term in enumerate(terms)])
         self.log = RaftLog(self.storage)
 
     # -- the model ----------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 3), newer=st.integers(0, 2))
     def a_leader_appends(self, count: int, newer: int) -> None:
         term = (self.term_at(self.last) or 0) + newer
-        self.log.append([Entry(term, self.last + 1 + at) for at in range(count)])
+        self.log.append([LogEntry(term, self.last + 1 + at) for at in range(count)])
         self.terms += [term] * count
 
     @rule(data=st.data(), commit=st.integers(0, 40))
@@ -67,7 +67,7 @@ class LogMachine(RuleBasedStateMachine):
         lowest = max([prev_term, *terms])
         terms = terms + sorted(data.draw(st.lists(st.integers(lowest, lowest + 2), max_size=3), label="others"))
         agreed = self.log.maybe_append(
-            prev, prev_term, commit, [Entry(term, prev + 1 + at) for at, term in enumerate(terms)]
+            prev, prev_term, commit, [LogEntry(term, prev + 1 + at) for at, term in enumerate(terms)]
         )
         if known != prev_term:
             assert agreed is None
@@ -146,7 +146,7 @@ class LogMachine(RuleBasedStateMachine):
     @invariant()
     def the_log_is_the_list(self) -> None:
         log = self.log
-        assert (log.last_index, log.committed, log.applied) == (self.last, self.committed, self.applied)
+        assert (log.last_index, log.commit_index, log.applied) == (self.last, self.committed, self.applied)
         assert log.first_index == self.base + 1
         assert [(entry.index, entry.term) for entry in log.entries(log.first_index, NO_LIMIT)] == [
             (self.base + 1 + at, term) for at, term in enumerate(self.terms)

@@ -15,8 +15,8 @@ from syncline.consensus.types import (
     LOCAL_APPLY,
     NO_LIMIT,
     Compacted,
-    Entry,
     EntryType,
+    LogEntry,
     MembershipState,
     Message,
     MessageType,
@@ -35,7 +35,7 @@ small_numbers = st.integers(0, 60)
 nodes = st.one_of(st.integers(0, 6), st.sampled_from([-1, 99, LOCAL_APPEND, LOCAL_APPLY]))
 data = st.one_of(st.just(b""), st.binary(max_size=12))
 
-entries = st.lists(st.builds(Entry, numbers, numbers, st.sampled_from(EntryType), data), max_size=3)
+entries = st.lists(st.builds(LogEntry, numbers, numbers, st.sampled_from(EntryType), data), max_size=3)
 ids = st.lists(st.integers(-1, 6), max_size=4).map(tuple)
 memberships = st.builds(MembershipState, ids, ids, ids, ids, st.booleans())
 snapshots = st.none() | st.builds(Snapshot, st.builds(SnapshotMeta, numbers, numbers, memberships), data)
@@ -80,7 +80,7 @@ def _observe(raw: RawNode) -> tuple[object, ...]:
         status.state,
         status.leader,
         status.transferee,
-        status.commit,
+        status.commit_index,
         status.applied,
         str(status.configuration),
         {node_id: str(one) for node_id, one in raft.tracker.progress.items()},
@@ -97,35 +97,35 @@ def _observe(raw: RawNode) -> tuple[object, ...]:
     )
 
 
-def _contents(raw: RawNode) -> list[Entry]:
+def _contents(raw: RawNode) -> list[LogEntry]:
     log = raw.raft.log
     return list(log.entries(log.first_index, NO_LIMIT))
 
 
-def _committed(raw: RawNode) -> dict[int, Entry]:
-    return {entry.index: entry for entry in _contents(raw) if entry.index <= raw.commit}
+def _committed(raw: RawNode) -> dict[int, LogEntry]:
+    return {entry.index: entry for entry in _contents(raw) if entry.index <= raw.commit_index}
 
 
 def _check_structure(raw: RawNode) -> None:
     log = raw.raft.log
-    assert log.applied <= log.applying <= log.committed <= log.last_index
+    assert log.applied <= log.applying <= log.commit_index <= log.last_index
     for index, entry in enumerate(_contents(raw), log.first_index):
         assert entry.index == index
     for progress in raw.raft.tracker.progress.values():
-        assert 0 <= progress.match < progress.next
+        assert 0 <= progress.match_index < progress.next_index
         if raw.state is StateType.LEADER:
-            assert progress.match <= log.last_index
+            assert progress.match_index <= log.last_index
 
 
 def _step_and_check(cluster: Cluster, receiver: int, message: Message) -> None:
     raw = cluster.members[receiver].raw
-    before, committed, term, commit = _observe(raw), _committed(raw), raw.term, raw.commit
+    before, committed, term, commit = _observe(raw), _committed(raw), raw.term, raw.commit_index
     refusal = raw.step(message)
     if refusal is not None:
         assert _observe(raw) == before, f"refused as {refusal!r}, but it had an effect"
         assert raw.raft.dropped[refusal] >= 1, "refused, and not counted"
     assert raw.term >= term
-    assert raw.commit >= commit
+    assert raw.commit_index >= commit
     after = _committed(raw)
     for index, entry in committed.items():
         if index in after:
@@ -177,7 +177,7 @@ def nearly_right(draw: st.DrawFn, cluster: Cluster, receiver: int) -> Message:
         term=term,
         log_term=log_term,
         index=index,
-        entries=[Entry(term, index + 1 + at, data=b"x") for at in range(count)],
+        entries=[LogEntry(term, index + 1 + at, data=b"x") for at in range(count)],
         commit=draw(st.integers(0, last + 3)),
         reject=draw(st.booleans()),
         reject_hint=draw(st.integers(0, last + 3)),

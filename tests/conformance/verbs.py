@@ -49,9 +49,9 @@ from syncline.consensus.types import (
     LOCAL_APPEND,
     NO_LIMIT,
     Compacted,
-    Entry,
     EntryType,
     HardState,
+    LogEntry,
     MembershipChange,
     MembershipState,
     Message,
@@ -200,7 +200,7 @@ class Interaction:
             raise CommandError(str(error)) from error
         terms = [int(text) for text in command.keyed.get("log", ())]
         entries = [
-            Entry(term, at, EntryType.NORMAL, f"{term}/{at}".encode()) for at, term in enumerate(terms, index + 1)
+            LogEntry(term, at, EntryType.NORMAL, f"{term}/{at}".encode()) for at, term in enumerate(terms, index + 1)
         ]
         hard_state = HardState(command.count("term"), 0, index) if "term" in command.keyed else None
         self._env.add_nodes(command.number(), template, snapshot, entries, hard_state)
@@ -362,7 +362,7 @@ class Interaction:
         entries = []
         for text in command.keyed.get("entries", ()):
             term, _, index = text.partition("/")
-            entries.append(Entry(int(term), int(index), EntryType.NORMAL, b"forged"))
+            entries.append(LogEntry(int(term), int(index), EntryType.NORMAL, b"forged"))
         message = Message(
             _message_type(command.positional[0]),
             sender=command.count("from"),

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from syncline.consensus.types import Entry, EntryType, Message, MessageType, Snapshot, SnapshotMeta
+from syncline.consensus.types import EntryType, LogEntry, Message, MessageType, Snapshot, SnapshotMeta
 from syncline.transport.authentication import NONCE_BYTES, DiallerProof, Opening, PeerAuthentication, Proof
 from syncline.transport.handshake import MAGIC, PROTOCOL_VERSION, Hello, Purpose, Welcome
 from syncline.transport.messages import (
@@ -277,7 +277,7 @@ class Fuzzer:
             term=rng.choice(ABSURD_TERMS) if how != 2 else number(),
             log_term=number(),
             index=number(),
-            entries=[Entry(number(), number(), EntryType(rng.randrange(3)), self._noise(50))] * rng.randrange(3),
+            entries=[LogEntry(number(), number(), EntryType(rng.randrange(3)), self._noise(50))] * rng.randrange(3),
             commit=number(),
             vote=number(),
             reject=rng.random() < 0.5,

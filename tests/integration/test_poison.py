@@ -11,8 +11,7 @@ import pytest
 
 from syncline import Raft
 from syncline.consensus import leader as core_leader
-from syncline.consensus.types import ChangeType, EntryType, MembershipChange, NodeId, SingleChange, StateType
-from syncline.consensus.types import Entry as LogEntry
+from syncline.consensus.types import ChangeType, EntryType, LogEntry, MembershipChange, NodeId, SingleChange, StateType
 from syncline.errors import ConfigError, Rejected
 from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, MemberRecord, Proposal, encode
 from syncline.node.known_members import known_members

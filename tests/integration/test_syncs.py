@@ -98,7 +98,7 @@ def test_a_sync_that_fails_beside_the_loop_stops_the_node_and_acknowledges_nothi
     run(check())
 
 
-def test_commands_behind_a_hung_sync_keep_their_order_over_a_change_of_leader(
+def test_commands_behind_a_hung_sync_stay_in_order_under_a_new_leader(
     tmp_path: Path, flushers: dict[str, SomeFlusher]
 ) -> None:
     """The next leader commits the first one. The others wait until this node knows that, and then follow it."""

@@ -9,10 +9,10 @@ import pytest
 from syncline.consensus import install_snapshot, leader, roles, validation
 from syncline.consensus.log import RaftLog
 from syncline.consensus.quorum import JointConfig, VoteResult
-from syncline.consensus.raft import Raft
+from syncline.consensus.raft import RaftCore
 from syncline.consensus.read_index import ReadQueue
 from syncline.consensus.tracker import Tracker
-from syncline.consensus.types import NONE, Entry, Message, MessageType, NodeId, Snapshot
+from syncline.consensus.types import NONE, LogEntry, Message, MessageType, NodeId, Snapshot
 from syncline.consensus.unstable import Unstable
 
 __all__ = [
@@ -33,21 +33,21 @@ __all__ = [
 
 def vote_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
     """A granted vote leaves at once, beside the write that remembers it."""
-    original = Raft.send
+    original = RaftCore.send
 
-    def send(raft: Raft, message: Message) -> None:
+    def send(raft: RaftCore, message: Message) -> None:
         original(raft, message)
         if message.type is MessageType.VOTE_RESP and message.to != raft.id:
             raft.messages.append(raft.messages_after_append.pop())
 
-    patch.setattr(Raft, "send", send)
+    patch.setattr(RaftCore, "send", send)
 
 
 def truncate_what_matches(patch: pytest.MonkeyPatch) -> None:
     """An append replaces what it overlaps, and all that follows, also where both are the same."""
 
-    def without_known(log: RaftLog, prev_index: int, entries: Sequence[Entry]) -> Sequence[Entry]:
-        return [entry for entry in entries if entry.index > max(prev_index, log.committed)]
+    def without_known(log: RaftLog, prev_index: int, entries: Sequence[LogEntry]) -> Sequence[LogEntry]:
+        return [entry for entry in entries if entry.index > max(prev_index, log.commit_index)]
 
     patch.setattr(RaftLog, "_without_known", without_known)
 
@@ -74,7 +74,7 @@ def learners_commit(patch: pytest.MonkeyPatch) -> None:
     """An entry is committed once as many *members* hold it as there must be voters."""
 
     def committed_index(tracker: Tracker) -> int:
-        held = sorted((one.match for one in tracker.progress.values()), reverse=True)
+        held = sorted((one.match_index for one in tracker.progress.values()), reverse=True)
         needed = len(tracker.configuration.voters.voters) // 2 + 1
         return held[needed - 1] if len(held) >= needed else 0
 
@@ -85,7 +85,7 @@ def stale_membership_after_a_snapshot(patch: pytest.MonkeyPatch) -> None:
     """A snapshot replaces the log, and the membership from before it stays in force."""
     original = install_snapshot._restore
 
-    def restore(raft: Raft, snapshot: Snapshot) -> bool:
+    def restore(raft: RaftCore, snapshot: Snapshot) -> bool:
         before = raft.tracker.configuration, raft.tracker.progress
         restored = original(raft, snapshot)
         if restored:
@@ -123,7 +123,7 @@ def earlier_terms_by_counting(patch: pytest.MonkeyPatch) -> None:
     """A leader commits whatever a quorum holds, entries of earlier terms too (the Raft paper, figure 8)."""
 
     def maybe_commit(log: RaftLog, index: int, _term: int) -> bool:
-        if index <= log.committed:
+        if index <= log.commit_index:
             return False
         log.commit_to(index)
         return True
@@ -135,7 +135,7 @@ def change_before_an_entry_of_the_own_term(patch: pytest.MonkeyPatch) -> None:
     """A new leader takes a change of the membership while one of its predecessor's may be under way."""
     original = roles.become_leader
 
-    def become_leader(raft: Raft) -> None:
+    def become_leader(raft: RaftCore) -> None:
         original(raft)
         raft.pending_membership_index = 0
 
@@ -151,12 +151,12 @@ def transfer_outlives_its_term(patch: pytest.MonkeyPatch) -> None:
     """The transferee outlives its term: a node that leads again takes no proposals."""
     reset, tick = roles._reset, leader.tick
 
-    def reset_but_for_the_transfer(raft: Raft, term: int) -> None:
+    def reset_but_for_the_transfer(raft: RaftCore, term: int) -> None:
         transferee = raft.transferee
         reset(raft, term)
         raft.transferee = transferee
 
-    def tick_but_for_the_transfer(raft: Raft) -> None:
+    def tick_but_for_the_transfer(raft: RaftCore) -> None:
         transferee = raft.transferee
         tick(raft)
         if raft.transferee == NONE:

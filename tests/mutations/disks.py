@@ -15,7 +15,7 @@ from syncline.platform.disk import OsDisk
 from syncline.platform.kernel_sync import KernelSync
 from syncline.storage import stored_log as stored
 from syncline.storage.snapshots.store import SnapshotStore
-from syncline.storage.snapshots.write import SnapshotReceiver, SnapshotWriter
+from syncline.storage.snapshots.write import SnapshotPart, SnapshotWriter
 from syncline.storage.stored_log import StoredLog
 from syncline.storage.wal.writer import Recovery, Wal, WalWrite
 from syncline.testing.sim.disk import SimDisk, SimFile
@@ -62,9 +62,9 @@ def snapshot_does_not_raise_the_commit_index(patch: pytest.MonkeyPatch) -> None:
     original = RaftLog.restore
 
     def restore(log: RaftLog, snapshot: Snapshot) -> None:
-        committed = log.committed
+        committed = log.commit_index
         original(log, snapshot)
-        log.committed = committed
+        log.commit_index = committed
 
     patch.setattr(RaftLog, "restore", restore)
 
@@ -103,7 +103,7 @@ def tail_chunks_miscounted_after_a_truncation(patch: pytest.MonkeyPatch) -> None
 
 def failed_sync_of_a_snapshot_swallowed(patch: pytest.MonkeyPatch) -> None:
     """A snapshot whose bytes could not be made durable is as good as any other."""
-    for kind in (SnapshotWriter, SnapshotReceiver):
+    for kind in (SnapshotWriter, SnapshotPart):
         _swallow(patch, kind, "commit", SimFile, "sync")
 
 

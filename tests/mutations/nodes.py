@@ -18,7 +18,7 @@ from syncline.node.fsm import FSMSnapshot
 from syncline.node.log_writer import LogWriter
 from syncline.node.member_registry import MemberBook, Membership
 from syncline.node.proposals import COUNTER_BITS, Proposals
-from syncline.node.read_batches import Reads
+from syncline.node.read_batches import ReadBatches
 from syncline.node.snapshots import Snapshotter
 from syncline.storage.wal.writer import Wal
 
@@ -105,13 +105,13 @@ def members_listed_wrongly_while_joint(patch: pytest.MonkeyPatch) -> None:
 
 def old_read_attempt_ends_a_new_batch(patch: pytest.MonkeyPatch) -> None:
     """Whatever read the leader has confirmed, those that wait now are answered."""
-    original = Reads.confirmed
+    original = ReadBatches.confirmed
 
-    def confirmed(reads: Reads, state: ReadState) -> None:
+    def confirmed(reads: ReadBatches, state: ReadState) -> None:
         batch = reads._asked
         original(reads, state if batch is None else ReadState(state.index, batch.context))
 
-    patch.setattr(Reads, "confirmed", confirmed)
+    patch.setattr(ReadBatches, "confirmed", confirmed)
 
 
 def jumped_proposal_told_not_applied(patch: pytest.MonkeyPatch) -> None:

@@ -13,17 +13,17 @@ from syncline.consensus.log import RaftLog
 from syncline.consensus.membership import Configuration, ProgressMap, restore
 from syncline.consensus.progress import Progress, ProgressState
 from syncline.consensus.quorum import JointConfig, MajorityConfig, VoteResult
-from syncline.consensus.raft import Raft
+from syncline.consensus.raft import RaftCore
 from syncline.consensus.tracker import Tracker
 from syncline.consensus.types import (
     NONE,
-    Entry,
+    LogEntry,
     MembershipState,
     Message,
     MessageType,
     StateType,
 )
-from syncline.consensus.validation import Refusal
+from syncline.consensus.validation import StepRefusal
 
 __all__ = [
     "acknowledges_the_whole_log",
@@ -53,7 +53,7 @@ def vote_cleared_at_timeout_now(patch: pytest.MonkeyPatch) -> None:
     """A node that is told to campaign forgets its vote first, whether it may campaign or not."""
     original = election.campaign_if_allowed
 
-    def campaign_if_allowed(node: Raft, *, pre_vote: bool, transfer: bool = False) -> None:
+    def campaign_if_allowed(node: RaftCore, *, pre_vote: bool, transfer: bool = False) -> None:
         if transfer:
             node.vote = NONE
         original(node, pre_vote=pre_vote, transfer=transfer)
@@ -65,7 +65,7 @@ def candidate_ignores_a_snapshot_of_its_term(patch: pytest.MonkeyPatch) -> None:
     """A candidate gives way to a leader of its term that appends, and not to one that sends a snapshot."""
     original = candidate.step
 
-    def step(node: Raft, message: Message) -> Refusal | None:
+    def step(node: RaftCore, message: Message) -> StepRefusal | None:
         return None if message.type is MessageType.SNAP else original(node, message)
 
     for state in (StateType.CANDIDATE, StateType.PRE_CANDIDATE):
@@ -76,8 +76,8 @@ def leaves_the_snapshot_state_only_at_its_index(patch: pytest.MonkeyPatch) -> No
     """A follower that acknowledges more than the snapshot that is under way to it is not sent anything any more."""
     original = leader._handle_acknowledgement
 
-    def handle(node: Raft, sender: int, progress: Progress) -> None:
-        if progress.state is not ProgressState.SNAPSHOT or progress.match == progress.pending_snapshot:
+    def handle(node: RaftCore, sender: int, progress: Progress) -> None:
+        if progress.state is not ProgressState.SNAPSHOT or progress.match_index == progress.pending_snapshot:
             original(node, sender, progress)
 
     patch.setattr(leader, "_handle_acknowledgement", handle)
@@ -87,7 +87,7 @@ def granted_pre_vote_restarts_the_clock(patch: pytest.MonkeyPatch) -> None:
     """A node that promises its vote waits for an election timeout again, as if it had given it."""
     original = election.answer_vote
 
-    def answer_vote(node: Raft, message: Message) -> None:
+    def answer_vote(node: RaftCore, message: Message) -> None:
         original(node, message)
         if message.type is MessageType.PRE_VOTE and not node.messages_after_append[-1].reject:
             node.election_elapsed = 0
@@ -97,21 +97,21 @@ def granted_pre_vote_restarts_the_clock(patch: pytest.MonkeyPatch) -> None:
 
 def pre_vote_enters_its_term(patch: pytest.MonkeyPatch) -> None:
     """A node that is asked whether it would vote in a term takes on that term, as if it were asked to vote."""
-    original = Raft._enter_newer_term
+    original = RaftCore._enter_newer_term
 
-    def enter_newer_term(node: Raft, message: Message) -> bool:
+    def enter_newer_term(node: RaftCore, message: Message) -> bool:
         taken = original(node, message)
         if taken and message.type is MessageType.PRE_VOTE:
             roles.become_follower(node, message.term, NONE)
         return taken
 
-    patch.setattr(Raft, "_enter_newer_term", enter_newer_term)
+    patch.setattr(RaftCore, "_enter_newer_term", enter_newer_term)
 
 
 def candidate_while_a_snapshot_is_written(patch: pytest.MonkeyPatch) -> None:
     """A node campaigns while its log waits for a snapshot to be stored."""
 
-    def promotable(node: Raft) -> bool:
+    def promotable(node: RaftCore) -> bool:
         own = node.tracker.progress.get(node.id)
         return own is not None and not own.learner
 
@@ -122,7 +122,7 @@ def phantom_contacts(patch: pytest.MonkeyPatch) -> None:
     """A heartbeat that is sent to a follower counts as one that it has answered."""
     original = append_entries.broadcast_heartbeat
 
-    def broadcast_heartbeat(node: Raft) -> None:
+    def broadcast_heartbeat(node: RaftCore) -> None:
         for progress in node.tracker.progress.values():
             progress.recent_active = True
         original(node)
@@ -140,7 +140,7 @@ def snapshot_contacts_do_not_count(patch: pytest.MonkeyPatch) -> None:
     for kind in ANSWERS:
         original = leader._ABOUT_A_MEMBER[kind]
 
-        def handle(node: Raft, message: Message, progress: Progress, original: object = original) -> None:
+        def handle(node: RaftCore, message: Message, progress: Progress, original: object = original) -> None:
             before = progress.recent_active if progress.state is ProgressState.SNAPSHOT else True
             assert callable(original)
             original(node, message, progress)
@@ -167,9 +167,9 @@ def auto_leave_forgotten_in_a_snapshot(patch: pytest.MonkeyPatch) -> None:
 
 def only_the_one_that_entered_leaves(patch: pytest.MonkeyPatch) -> None:
     """A new leader does not leave the joint membership that its predecessor has entered."""
-    original = Raft._applied_to
+    original = RaftCore._applied_to
 
-    def applied_to(node: Raft, index: int) -> None:
+    def applied_to(node: RaftCore, index: int) -> None:
         pending = node.pending_membership_index
         own = not pending or node.log.term_or_zero(pending) == node.term
         if own:
@@ -177,13 +177,13 @@ def only_the_one_that_entered_leaves(patch: pytest.MonkeyPatch) -> None:
         else:
             node.log.applied_to(max(index, node.log.applied))
 
-    patch.setattr(Raft, "_applied_to", applied_to)
+    patch.setattr(RaftCore, "_applied_to", applied_to)
 
 
 def follower_commits_up_to_its_end(patch: pytest.MonkeyPatch) -> None:
     """A follower commits what the leader has committed as far as its own log goes, agreeing or not."""
 
-    def maybe_append(log: RaftLog, prev_index: int, prev_term: int, commit: int, new: Sequence[Entry]) -> int | None:
+    def maybe_append(log: RaftLog, prev_index: int, prev_term: int, commit: int, new: Sequence[LogEntry]) -> int | None:
         if not log.matches(prev_index, prev_term):
             return None
         missing = log._without_known(prev_index, new)
@@ -199,10 +199,10 @@ def acknowledges_the_whole_log(patch: pytest.MonkeyPatch) -> None:
     """A follower acknowledges all that it has, where it was only asked for a part."""
     original = append_entries.handle_append
 
-    def handle_append(node: Raft, message: Message) -> None:
+    def handle_append(node: RaftCore, message: Message) -> None:
         original(node, message)
         response = node.messages_after_append[-1]
-        if not response.reject and response.index >= node.log.committed:
+        if not response.reject and response.index >= node.log.commit_index:
             response.index = node.log.last_index
 
     from syncline.consensus import follower
@@ -233,21 +233,21 @@ def commits_below_what_it_installed(patch: pytest.MonkeyPatch) -> None:
     """A node that has taken over a snapshot goes back to an older commit index that it hears of."""
 
     def commit_to(log: RaftLog, index: int) -> None:
-        if index > log.committed or log.unstable.snapshot is not None:
-            log.committed = max(index, log.applied)
+        if index > log.commit_index or log.unstable.snapshot is not None:
+            log.commit_index = max(index, log.applied)
 
     patch.setattr(RaftLog, "commit_to", commit_to)
 
 
 def storage_answers_of_an_older_term_count(patch: pytest.MonkeyPatch) -> None:
     """What storage has written for an earlier term counts as written, whatever has taken its place since."""
-    original = Raft._answer_older_term
+    original = RaftCore._answer_older_term
 
-    def answer(node: Raft, message: Message) -> None:
+    def answer(node: RaftCore, message: Message) -> None:
         unstable = node.log.unstable
         if message.type is MessageType.STORAGE_APPEND_RESP and unstable.entries and message.index >= unstable.offset:
             last = min(message.index, node.log.last_index)
             unstable.stable_to(last, node.log.term(last))
         original(node, message)
 
-    patch.setattr(Raft, "_answer_older_term", answer)
+    patch.setattr(RaftCore, "_answer_older_term", answer)

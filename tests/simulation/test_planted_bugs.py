@@ -18,7 +18,7 @@ from syncline.node.log_writer import LogWriter
 from syncline.node.proposals import Proposals
 from syncline.platform.disk import File
 from syncline.platform.worker import Flusher, Worker
-from syncline.server.api.reads import Read, Reads
+from syncline.server.api.reads import ConfirmedReads, Read
 from syncline.server.http.response import Respond
 from syncline.storage.wal.segment import ActiveSegment
 from syncline.testing.sim.disk import SimFile
@@ -114,10 +114,10 @@ def test_a_state_machine_that_is_not_deterministic(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_read_that_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    def at_once(_: Reads, __: float, read: Read[Any], context: object, respond: Respond) -> None:
+    def at_once(_: ConfirmedReads, __: float, read: Read[Any], context: object, respond: Respond) -> None:
         read(context, respond, None)
 
-    monkeypatch.setattr(Reads, "within", at_once)
+    monkeypatch.setattr(ConfirmedReads, "within", at_once)
     found("answers keep the order of time", faults=("delay", "isolate-leader"))
 
 

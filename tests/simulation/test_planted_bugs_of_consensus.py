@@ -14,8 +14,8 @@ from syncline.consensus import append_entries, election, install_snapshot, leade
 from syncline.consensus.log import RaftLog
 from syncline.consensus.membership import Configuration
 from syncline.consensus.quorum import JointConfig, MajorityConfig
-from syncline.consensus.raft import Raft
-from syncline.consensus.types import NONE, Entry, Message, MessageType, SingleChange, Snapshot
+from syncline.consensus.raft import RaftCore
+from syncline.consensus.types import NONE, LogEntry, Message, MessageType, SingleChange, Snapshot
 from syncline.node.recovery_barrier import Horizon
 from syncline.node.runtime import Driver
 from syncline.testing.sim import seeds
@@ -47,12 +47,12 @@ def vote_again_and_again(patch: pytest.MonkeyPatch) -> None:
     """A node votes for whoever asks, whomever it voted for in that term; and there are several candidates in one."""
     answer, reset = election.answer_vote, roles._reset
 
-    def forgetful(raft: Raft, message: Message) -> None:
+    def forgetful(raft: RaftCore, message: Message) -> None:
         vote, raft.vote = raft.vote, NONE
         answer(raft, message)
         raft.vote = vote or raft.vote  # the log would refuse another one
 
-    def without_chance(raft: Raft, term: int) -> None:
+    def without_chance(raft: RaftCore, term: int) -> None:
         reset(raft, term)
         raft.randomized_election_timeout = raft.config.election_ticks
 
@@ -78,7 +78,7 @@ def test_a_second_vote_in_a_term(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_candidate_that_counts_its_own_vote_before_it_is_durable(monkeypatch: pytest.MonkeyPatch) -> None:
     count = election.count_vote
 
-    def early(raft: Raft, message: Message) -> None:
+    def early(raft: RaftCore, message: Message) -> None:
         raft.tracker.record_vote(raft.id, True)
         count(raft, message)
 
@@ -87,7 +87,7 @@ def test_a_candidate_that_counts_its_own_vote_before_it_is_durable(monkeypatch: 
 
 
 def test_an_append_that_does_not_look_where_the_logs_meet(monkeypatch: pytest.MonkeyPatch) -> None:
-    def careless(log: RaftLog, prev_index: int, _: int, commit: int, entries: Sequence[Entry]) -> int | None:
+    def careless(log: RaftLog, prev_index: int, _: int, commit: int, entries: Sequence[LogEntry]) -> int | None:
         if not log.first_index - 1 <= prev_index <= log.last_index:
             return None
         new = log._without_known(prev_index, entries)
@@ -104,8 +104,8 @@ def test_an_append_that_does_not_look_where_the_logs_meet(monkeypatch: pytest.Mo
 def test_two_entries_of_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
     append = RaftLog.append
 
-    def changed(log: RaftLog, entries: Sequence[Entry]) -> None:
-        append(log, [Entry(one.term, one.index, one.type, one.data and one.data[:-1]) for one in entries])
+    def changed(log: RaftLog, entries: Sequence[LogEntry]) -> None:
+        append(log, [LogEntry(one.term, one.index, one.type, one.data and one.data[:-1]) for one in entries])
 
     monkeypatch.setattr(RaftLog, "append", changed)
     found(monkeypatch, "log matching", says="has another entry")
@@ -114,10 +114,10 @@ def test_two_entries_of_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_leader_that_writes_over_its_own_log(monkeypatch: pytest.MonkeyPatch) -> None:
     append = append_entries.append
 
-    def one_too_low(raft: Raft, entries: Sequence[Entry]) -> bool:
+    def one_too_low(raft: RaftCore, entries: Sequence[LogEntry]) -> bool:
         low = raft.log.last_index
-        if raft.log.committed < low and entries[0].index > low:
-            entries = [Entry(one.term, one.index - 1, one.type, one.data) for one in entries]
+        if raft.log.commit_index < low and entries[0].index > low:
+            entries = [LogEntry(one.term, one.index - 1, one.type, one.data) for one in entries]
         return append(raft, entries)
 
     monkeypatch.setattr(append_entries, "append", one_too_low)
@@ -127,9 +127,9 @@ def test_a_leader_that_writes_over_its_own_log(monkeypatch: pytest.MonkeyPatch) 
 def test_a_leader_whose_log_gets_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
     tick = leader.tick
 
-    def shorter(raft: Raft) -> None:
+    def shorter(raft: RaftCore) -> None:
         tick(raft)
-        if raft.log.unstable.entries and raft.log.last_index > raft.log.committed:
+        if raft.log.unstable.entries and raft.log.last_index > raft.log.commit_index:
             del raft.log.unstable.entries[-1]
 
     monkeypatch.setattr(leader, "tick", shorter)
@@ -142,16 +142,16 @@ def test_a_commit_by_the_leader_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_term_that_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    def believe(raft: Raft, message: Message) -> None:
+    def believe(raft: RaftCore, message: Message) -> None:
         raft.term = message.term
 
-    monkeypatch.setattr(Raft, "_answer_older_term", believe)
+    monkeypatch.setattr(RaftCore, "_answer_older_term", believe)
     found(monkeypatch, "nothing goes back", "isolate-leader", says="the term of")
 
 
 def test_a_commit_index_that_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     def commit_to(log: RaftLog, index: int) -> None:
-        log.committed = max(index, log.applied)
+        log.commit_index = max(index, log.applied)
 
     monkeypatch.setattr(RaftLog, "commit_to", commit_to)
     found(monkeypatch, "nothing goes back", "slow-threads", "delay", says="the commit index of")
@@ -160,7 +160,7 @@ def test_a_commit_index_that_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_vote_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = election.answer_vote
 
-    def forgetful(raft: Raft, message: Message) -> None:
+    def forgetful(raft: RaftCore, message: Message) -> None:
         raft.leader, vote = NONE, raft.vote
         raft.vote = message.sender
         answer(raft, message)
@@ -205,7 +205,7 @@ def test_several_voters_change_without_a_joint_membership(monkeypatch: pytest.Mo
 def test_a_membership_from_before_the_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
     restore = install_snapshot._restore
 
-    def keep(raft: Raft, snapshot: Snapshot) -> bool:
+    def keep(raft: RaftCore, snapshot: Snapshot) -> bool:
         before = raft.tracker.configuration, raft.tracker.progress
         restored = restore(raft, snapshot)
         if restored:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from syncline.consensus import election
-from syncline.consensus.raft import Raft
+from syncline.consensus.raft import RaftCore
 from syncline.node import startup
 from syncline.node.config import Config
 from syncline.node.proposals import Proposals
 from syncline.node.snapshots import Snapshotter
-from syncline.server.api.reads import Read, Reads
+from syncline.server.api.reads import ConfirmedReads, Read
 from syncline.server.http.response import Respond
 from syncline.storage import datadir
 from syncline.storage.datadir import DataDir, Identity
@@ -54,10 +54,10 @@ def test_a_directory_of_a_later_version_that_is_taken_for_its_own(monkeypatch: p
 
 
 def test_a_read_that_asks_nobody_is_found_in_the_history_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def at_once(_: Reads, __: float, read: Read[Any], context: object, respond: Respond) -> None:
+    def at_once(_: ConfirmedReads, __: float, read: Read[Any], context: object, respond: Respond) -> None:
         read(context, respond, None)
 
-    monkeypatch.setattr(Reads, "within", at_once)
+    monkeypatch.setattr(ConfirmedReads, "within", at_once)
     found(monkeypatch, "linearizable histories", "delay", "isolate-leader")
 
 
@@ -84,11 +84,11 @@ def test_a_snapshot_that_is_never_sent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_node_that_stops_itself_for_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    tick = Raft.tick
+    tick = RaftCore.tick
 
-    def tired(raft: Raft) -> None:
+    def tired(raft: RaftCore) -> None:
         assert raft.log.applied < 20, "tired"
         tick(raft)
 
-    monkeypatch.setattr(Raft, "tick", tired)
+    monkeypatch.setattr(RaftCore, "tick", tired)
     found(monkeypatch, "a sound node goes on")

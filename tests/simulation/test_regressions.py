@@ -143,7 +143,7 @@ def _accepted(server: SimServer) -> int:
 
 
 def _commit(server: SimServer) -> int:
-    return server.driver.core.commit if server.driver is not None else 0
+    return server.driver.core.commit_index if server.driver is not None else 0
 
 
 def _applied(server: SimServer) -> int:

@@ -6,7 +6,7 @@ import errno
 import shutil
 from collections.abc import Callable, Sequence
 
-from syncline.consensus.types import Entry, EntryType, HardState, SnapshotMeta
+from syncline.consensus.types import EntryType, HardState, LogEntry, SnapshotMeta
 from syncline.platform.disk import Disk, File, LockHandle, OsDisk, OsFile
 from syncline.storage.wal.writer import Wal, WalWrite, WriteResult
 
@@ -26,9 +26,9 @@ class QuickDisk(OsDisk):
         pass
 
 
-def row(first: int, last: int, term: int = 1, size: int = 20) -> list[Entry]:
+def row(first: int, last: int, term: int = 1, size: int = 20) -> list[LogEntry]:
     """Entries `first` to `last`, each with data that names it."""
-    return [Entry(term, index, EntryType.NORMAL, data_of(term, index, size)) for index in range(first, last + 1)]
+    return [LogEntry(term, index, EntryType.NORMAL, data_of(term, index, size)) for index in range(first, last + 1)]
 
 
 def data_of(term: int, index: int, size: int) -> bytes:
@@ -41,19 +41,19 @@ def open_wal(path: str, *, disk: Disk | None = None, segment_bytes: int = SEGMEN
 
 def append(
     wal: Wal,
-    entries: Sequence[Entry] = (),
+    entries: Sequence[LogEntry] = (),
     state: HardState | None = None,
     snapshot: SnapshotMeta | None = None,
 ) -> WriteResult:
     return wal.write([WalWrite(entries, state, snapshot)])
 
 
-def held(wal: Wal) -> list[Entry]:
+def held(wal: Wal) -> list[LogEntry]:
     """All entries of a freshly opened log, read from disk."""
     recovery = wal.recovery
     if recovery.first_index > recovery.last_index:
         return []
-    entries: list[Entry] = []
+    entries: list[LogEntry] = []
     low = recovery.first_index
     while low <= recovery.last_index:
         entries += wal.read_entries(low, recovery.last_index + 1, 1 << 20)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from syncline.consensus.types import Entry, EntryType, Message, MessageType
+from syncline.consensus.types import EntryType, LogEntry, Message, MessageType
 from syncline.node.applier import Applied, Applier, ApplyWork, Outcome, SnapshotWork, Viewed
 from syncline.node.envelope import Kind, Proposal, encode
 from syncline.platform.worker import ThreadWorkers
@@ -22,12 +22,12 @@ class DurableTally(Tally):
     applied_index = 6
 
 
-def entry(index: int, kind: Kind = Kind.COMMAND) -> Entry:
-    return Entry(1, index, EntryType.NORMAL, encode(Proposal(kind, 1, index, b"%d" % index)))
+def entry(index: int, kind: Kind = Kind.COMMAND) -> LogEntry:
+    return LogEntry(1, index, EntryType.NORMAL, encode(Proposal(kind, 1, index, b"%d" % index)))
 
 
 async def outcomes(
-    machine: Tally, batches: list[list[Entry]], *, deliver: Callable[[Outcome, Applier], None] | None = None
+    machine: Tally, batches: list[list[LogEntry]], *, deliver: Callable[[Outcome, Applier], None] | None = None
 ) -> list[Outcome]:
     found: list[Outcome] = []
     failures: list[BaseException] = []
@@ -85,7 +85,7 @@ def test_applier_tells_the_core_of_each_piece_alone(machine: type[Tally]) -> Non
 @pytest.mark.parametrize("machine", MACHINES)
 def test_applier_cuts_behind_an_entry_that_compares_digests(machine: type[Tally]) -> None:
     """A change of the membership behind it must not be in force when it is compared."""
-    change = Entry(1, 3, EntryType.CONF_CHANGE_V2, b"")
+    change = LogEntry(1, 3, EntryType.CONF_CHANGE_V2, b"")
     found = applied(run(outcomes(machine(), [[entry(1), entry(2, Kind.DIGEST), change]])))
     assert [(one.first_index, one.last_index, one.compared) for one in found] == [(1, 2, b"2"), (3, 3, None)]
     assert [one.runtime for one in found] == [[], [change]]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from syncline.consensus.membership import encode_change
-from syncline.consensus.types import ChangeType, Entry, EntryType, HardState, MembershipChange, SingleChange
+from syncline.consensus.types import ChangeType, EntryType, HardState, LogEntry, MembershipChange, SingleChange
 from syncline.node.envelope import ChangeContext, Kind, MemberRecord, Proposal, encode
 from syncline.node.known_members import known_members
 from syncline.platform.disk import OsDisk
@@ -34,11 +34,11 @@ def directory(path: Path, members: tuple[MemberRecord, ...], *, rotten: bool = T
         first = MemberRecord(member.id, member.name, member.address)
         context = encode(ChangeContext(0, 0, (first,)))
         change = MembershipChange(changes=(SingleChange(ChangeType.ADD_NODE, member.id),), context=context)
-        wal.write([WalWrite([Entry(1, index, EntryType.CONF_CHANGE_V2, encode_change(change))])])
-    wal.write([WalWrite([Entry(1, len(members) + 1, EntryType.NORMAL, b"x" * 900)], HardState(1, 0, 1))])
+        wal.write([WalWrite([LogEntry(1, index, EntryType.CONF_CHANGE_V2, encode_change(change))])])
+    wal.write([WalWrite([LogEntry(1, len(members) + 1, EntryType.NORMAL, b"x" * 900)], HardState(1, 0, 1))])
     for index, member in enumerate(members, len(members) + 2):
         announcement = encode(Proposal(Kind.ANNOUNCE, member.id, 1, encode(member)))
-        wal.write([WalWrite([Entry(1, index, EntryType.NORMAL, announcement)])])
+        wal.write([WalWrite([LogEntry(1, index, EntryType.NORMAL, announcement)])])
     segment = wal.path + "/0000000000000001.wal"
     wal.close()
     data_dir.release()

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from syncline.cli.up.live import LiveView
 from syncline.cli.up.plan import command_line, free_ports_or_raise, make_plan, note_started, write_plan
-from syncline.cli.up.supervisor import NodeView
+from syncline.cli.up.supervisor import UpNode
 from syncline.errors import ConfigError, StorageError
 from syncline.platform.disk import OsDisk
 from syncline.platform.memory import memory_bytes
@@ -189,8 +189,8 @@ def test_the_live_table_shows_every_node() -> None:
     out = io.StringIO()
     view = LiveView(Console(file=out, force_terminal=True, width=120, color_system=None))
     view.show([
-        NodeView(name="n1", http="http://h:1", peer="h:2", state="leader", term=3, applied=9, pid=4711),
-        NodeView(name="n2", http="http://h:3", peer="h:4", state="ended", note="killed"),
+        UpNode(name="n1", http="http://h:1", peer="h:2", state="leader", term=3, applied=9, pid=4711),
+        UpNode(name="n2", http="http://h:3", peer="h:4", state="ended", note="killed"),
     ])  # fmt: skip
     view.ended("n2", "killed by SIGKILL", restart="syncline serve x", repair="")
     view.ended("n2", "is rotten", restart="", repair="syncline repair x")

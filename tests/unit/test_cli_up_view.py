@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from syncline.cli.up.live import LiveView
-from syncline.cli.up.plan import Plan, make_plan, write_plan
+from syncline.cli.up.plan import UpPlan, make_plan, write_plan
 from syncline.cli.up.pulse import NewLeader, Pulse
-from syncline.cli.up.supervisor import NodeView
+from syncline.cli.up.supervisor import UpNode
 from syncline.cli.up.traces import Traces
 from syncline.cli.up.view import JsonView, PlainView, how_to_use, make_view
 from syncline.platform.disk import OsDisk
@@ -26,16 +26,16 @@ from tests.support_cli import syncline
 MIB = 1 << 20
 
 
-def node(at: int, state: str, *, term: int = 2, revision: int = 5_340_000) -> NodeView:
+def node(at: int, state: str, *, term: int = 2, revision: int = 5_340_000) -> UpNode:
     if state in {"ended", "stopped"}:
-        return NodeView(name=f"n{at}", http=f"http://127.0.0.1:{18000 + at}", peer="h:1", state=state)
-    return NodeView(
+        return UpNode(name=f"n{at}", http=f"http://127.0.0.1:{18000 + at}", peer="h:1", state=state)
+    return UpNode(
         name=f"n{at}", http=f"http://127.0.0.1:{18000 + at}", peer=f"127.0.0.1:{18100 + at}", state=state, term=term,
         applied=revision, lag=120_000, revision=revision, pid=4_000_000 + at,
     )  # fmt: skip
 
 
-def three(*states: str) -> list[NodeView]:
+def three(*states: str) -> list[UpNode]:
     return [node(at, state) for at, state in enumerate(states, 1)]
 
 
@@ -57,7 +57,7 @@ class Terminal:
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Plan:
+def plan(tmp_path: Path) -> UpPlan:
     return make_plan(str(tmp_path / "d"), nodes=3, port=18001)
 
 
@@ -97,7 +97,7 @@ def test_live_view_after_a_resize_clears_and_draws_again(terminal: Terminal) -> 
     assert drawn.index("n9 said this") < drawn.index("http://127.0.0.1:18003")
 
 
-def test_live_views_last_frame_shows_stopped_nodes(terminal: Terminal, plan: Plan) -> None:
+def test_live_views_last_frame_shows_stopped_nodes(terminal: Terminal, plan: UpPlan) -> None:
     terminal.view.show(three("leader", "follower", "follower"))
     terminal.view.ready(plan, three("leader", "follower", "follower"))
     start = len(terminal.text())
@@ -112,7 +112,7 @@ def test_live_views_last_frame_shows_stopped_nodes(terminal: Terminal, plan: Pla
     assert "curl" not in last, "nothing is there to be asked"
 
 
-def test_hints_name_living_nodes_only(plan: Plan) -> None:
+def test_hints_name_living_nodes_only(plan: UpPlan) -> None:
     hints = "\n".join(how_to_use(plan, three("ended", "follower", "leader")))
     assert "18001" not in hints
     assert "curl -X PUT http://127.0.0.1:18002/key/hello" in hints
@@ -121,7 +121,7 @@ def test_hints_name_living_nodes_only(plan: Plan) -> None:
     assert "curl" not in "\n".join(how_to_use(plan, three("ended", "ended", "starting")))
 
 
-def test_live_hints_follow_a_nodes_end(terminal: Terminal, plan: Plan) -> None:
+def test_live_hints_follow_a_nodes_end(terminal: Terminal, plan: UpPlan) -> None:
     terminal.view.show(three("leader", "follower", "follower"))
     terminal.view.ready(plan, three("leader", "follower", "follower"))
     start = len(terminal.text())

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.client import connection as module
-from syncline.client.connection import BadAnswer, Connection, ConnectionLost, Response
+from syncline.client.connection import BadAnswer, ClientConnection, ClientResponse, ConnectionLost
 from tests.support import run
 from tests.support_http import DROP, HANG, HttpDouble, Reply, scripted
 
@@ -19,10 +19,10 @@ HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @asynccontextmanager
-async def dialled(*replies: Reply) -> AsyncIterator[tuple[Connection, HttpDouble]]:
+async def dialled(*replies: Reply) -> AsyncIterator[tuple[ClientConnection, HttpDouble]]:
     async with HttpDouble(scripted(*replies)) as double:
         port = int(double.url.rsplit(":", 1)[1])
-        _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port)
+        _, connection = await asyncio.get_running_loop().create_connection(ClientConnection, "127.0.0.1", port)
         try:
             yield connection, double
         finally:
@@ -30,7 +30,7 @@ async def dialled(*replies: Reply) -> AsyncIterator[tuple[Connection, HttpDouble
             await connection.wait_closed()
 
 
-async def ask(*replies: Reply) -> Response:
+async def ask(*replies: Reply) -> ClientResponse:
     async with dialled(*replies) as (connection, _):
         return await connection.request(HEAD, b"")
 

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from syncline.cli.up.plan import PLAN_NAME, _read_kept
-from syncline.client.connection import Response
+from syncline.client.connection import ClientResponse
 from syncline.client.wire import decode, error_from
 from syncline.consensus.membership import decode_change
-from syncline.consensus.types import Entry, EntryType
+from syncline.consensus.types import EntryType, LogEntry
 from syncline.errors import CorruptionError, FrameError, Rejected, RequestFailed, StorageError
 from syncline.kv.commands import decode_command
 from syncline.kv.versions import is_later
@@ -40,8 +40,8 @@ def longer(sound: bytes) -> bytes:
     return bytes([sound[0] + 1]) + sound[1:] + NESTED
 
 
-def response(body: bytes) -> Response:
-    return Response(status=500, headers={}, body=body)
+def response(body: bytes) -> ClientResponse:
+    return ClientResponse(status=500, headers={}, body=body)
 
 
 ENTRIES = EntriesRecord(1, 1, 1, 1, b"\x91" + NESTED, 0, 1 + len(NESTED))
@@ -62,7 +62,7 @@ PLACES: list[tuple[str, Callable[[], object], type[Exception]]] = [
     ("context", lambda: decode_context(NESTED), Unreadable),
     (
         "change",
-        lambda: decode_change(Entry(1, 1, EntryType.CONF_CHANGE_V2, CHANGE)),
+        lambda: decode_change(LogEntry(1, 1, EntryType.CONF_CHANGE_V2, CHANGE)),
         ValueError,
     ),
     ("command", lambda: decode_command(NESTED), Rejected),

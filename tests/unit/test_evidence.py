@@ -6,23 +6,23 @@ import pytest
 
 from syncline.consensus.evidence import Evidence, EvidenceKind
 from syncline.consensus.types import (
-    Entry,
     EntryType,
     HardState,
+    LogEntry,
     MembershipState,
     Message,
     MessageType,
     Snapshot,
     SnapshotMeta,
 )
-from syncline.consensus.validation import Refusal
+from syncline.consensus.validation import StepRefusal
 from tests.consensus_cluster import START, Cluster, storage_with
 
 VOTERS = MembershipState(voters=(1, 2, 3))
 
 
-def entries(*terms: int) -> tuple[Entry, ...]:
-    return tuple(Entry(term, START + 1 + place, EntryType.NORMAL, b"x") for place, term in enumerate(terms))
+def entries(*terms: int) -> tuple[LogEntry, ...]:
+    return tuple(LogEntry(term, START + 1 + place, EntryType.NORMAL, b"x") for place, term in enumerate(terms))
 
 
 def follower(*terms: int, commit: int = START, term: int = 5) -> Cluster:
@@ -42,7 +42,7 @@ def heartbeat(commit: int, *, term: int = 5, session: int = 7) -> Message:
 
 
 def append(index: int, log_term: int, *terms: int, term: int = 5) -> Message:
-    sent = tuple(Entry(one, index + 1 + place, EntryType.NORMAL, b"y") for place, one in enumerate(terms))
+    sent = tuple(LogEntry(one, index + 1 + place, EntryType.NORMAL, b"y") for place, one in enumerate(terms))
     return Message(MessageType.APP, to=2, sender=1, term=term, index=index, log_term=log_term, entries=sent, session=7)
 
 
@@ -50,17 +50,17 @@ def append(index: int, log_term: int, *terms: int, term: int = 5) -> Message:
 def test_heartbeat_above_the_last_index_proves_lost_entries(term: int) -> None:
     """A leader tells each follower of commits up to what that follower has acknowledged as durable."""
     node = follower(5)[2]
-    assert node.step(heartbeat(START + 2, term=term)) is Refusal.IMPOSSIBLE_INDEX
+    assert node.step(heartbeat(START + 2, term=term)) is StepRefusal.IMPOSSIBLE_INDEX
     assert node.take_evidence() == Evidence(EvidenceKind.LOST_ENTRIES, 1, term, START + 2)
     assert node.take_evidence() is None
-    assert node.commit == START
+    assert node.commit_index == START
 
 
 def test_heartbeat_of_an_earlier_session_proves_nothing() -> None:
     """The node was removed and added again meanwhile, perhaps with an empty log."""
     node = follower()[2]
     node.step(heartbeat(START, session=8))
-    assert node.step(heartbeat(START + 1, session=7)) is Refusal.IMPOSSIBLE_INDEX
+    assert node.step(heartbeat(START + 1, session=7)) is StepRefusal.IMPOSSIBLE_INDEX
     assert node.take_evidence() is None
     node.step(heartbeat(START + 1, session=8))
     assert node.take_evidence() is not None
@@ -168,7 +168,7 @@ def test_second_leader_of_a_term_is_reported_and_not_followed(kind: MessageType,
     node, term = cluster[node_id], leader.term
     last = node.last_index
     message = Message(kind, to=node_id, sender=3, term=term, session=9)
-    assert node.step(message) is Refusal.SECOND_LEADER
+    assert node.step(message) is StepRefusal.SECOND_LEADER
     assert node.take_evidence() == Evidence(EvidenceKind.TWO_LEADERS, 3, term, last)
     assert node.leader == 1
     assert node.step(Message(kind, to=node_id, sender=3, term=term + 1, session=9)) is None

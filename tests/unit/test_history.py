@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 from syncline.errors import DeadlineExceeded, OperationError, Outcome
 from syncline.testing.linearizability.history import (
     ABSENT,
-    Compare,
-    Delete,
+    Call,
+    CallCompare,
+    DeleteCall,
     NotApplied,
     Operation,
-    Put,
+    PutCall,
     Ran,
-    Read,
+    ReadCall,
     Recorder,
     Refused,
-    Request,
     Result,
     Seen,
-    Txn,
+    TxnCall,
     Written,
     keys_of,
     read_history,
@@ -33,13 +33,13 @@ from syncline.testing.linearizability.history import (
 blobs = st.binary(max_size=4)
 revisions = st.integers(0, 2**63 - 1)
 expects = st.none() | st.integers(-1, 100)
-steps = st.builds(Put, blobs, blobs) | st.builds(Delete, blobs) | st.builds(Read, blobs)
-compares = st.builds(Compare, blobs, blobs | revisions, st.booleans())
-requests: st.SearchStrategy[Request] = st.one_of(
-    st.builds(Put, blobs, blobs, expects),
-    st.builds(Delete, blobs, expects),
-    st.builds(Read, blobs, st.booleans(), st.none() | st.floats(0, 60)),
-    st.builds(Txn, st.tuples(compares), st.lists(steps).map(tuple), st.lists(steps).map(tuple)),
+steps = st.builds(PutCall, blobs, blobs) | st.builds(DeleteCall, blobs) | st.builds(ReadCall, blobs)
+compares = st.builds(CallCompare, blobs, blobs | revisions, st.booleans())
+requests: st.SearchStrategy[Call] = st.one_of(
+    st.builds(PutCall, blobs, blobs, expects),
+    st.builds(DeleteCall, blobs, expects),
+    st.builds(ReadCall, blobs, st.booleans(), st.none() | st.floats(0, 60)),
+    st.builds(TxnCall, st.tuples(compares), st.lists(steps).map(tuple), st.lists(steps).map(tuple)),
 )
 answers = st.builds(Written, revisions, st.none() | st.booleans()) | st.builds(Seen, st.none() | blobs, revisions)
 results: st.SearchStrategy[Result] = st.one_of(
@@ -59,7 +59,7 @@ class Clock:
         return self.now_s
 
 
-def open_operation(client: str, request: Request, call_s: float) -> Operation:
+def open_operation(client: str, request: Call, call_s: float) -> Operation:
     return Operation(client=client, request=request, call_s=call_s)
 
 
@@ -72,19 +72,19 @@ def stored(operations: list[Operation]) -> io.BytesIO:
 
 def test_a_recorder_keeps_calls_and_returns_in_order() -> None:
     recorder = Recorder(Clock())
-    slow = recorder.call("c1", Put(b"k", b"1"), node="a")
-    quick = recorder.call("c2", Read(b"k"))
+    slow = recorder.call("c1", PutCall(b"k", b"1"), node="a")
+    quick = recorder.call("c2", ReadCall(b"k"))
     recorder.returned(quick, Seen(None))
     recorder.returned(slow, Written(1))
     assert recorder.history() == [
-        Operation(client="c1", request=Put(b"k", b"1"), call_s=1, return_s=4, result=Written(1), node="a"),
-        Operation(client="c2", request=Read(b"k"), call_s=2, return_s=3, result=Seen(None)),
+        Operation(client="c1", request=PutCall(b"k", b"1"), call_s=1, return_s=4, result=Written(1), node="a"),
+        Operation(client="c2", request=ReadCall(b"k"), call_s=2, return_s=3, result=Seen(None)),
     ]
 
 
 def test_what_is_still_open_is_of_unknown_fate() -> None:
     recorder = Recorder(Clock())
-    recorder.call("c1", Delete(b"k"))
+    recorder.call("c1", DeleteCall(b"k"))
     (operation,) = recorder.history()
     assert operation.unknown
     assert operation.return_s is None
@@ -92,8 +92,8 @@ def test_what_is_still_open_is_of_unknown_fate() -> None:
 
 def test_an_error_that_says_not_applied_ends_an_operation_and_an_unknown_one_leaves_it_open() -> None:
     recorder = Recorder(Clock())
-    recorder.failed(recorder.call("c1", Put(b"k", b"1")), OperationError("no", outcome=Outcome.NOT_APPLIED))
-    recorder.failed(recorder.call("c1", Put(b"k", b"2")), DeadlineExceeded("late", outcome=Outcome.UNKNOWN))
+    recorder.failed(recorder.call("c1", PutCall(b"k", b"1")), OperationError("no", outcome=Outcome.NOT_APPLIED))
+    recorder.failed(recorder.call("c1", PutCall(b"k", b"2")), DeadlineExceeded("late", outcome=Outcome.UNKNOWN))
     first, second = recorder.history()
     assert first.result == NotApplied("operation_failed")
     assert second.unknown
@@ -101,7 +101,7 @@ def test_an_error_that_says_not_applied_ends_an_operation_and_an_unknown_one_lea
 
 def test_an_operation_ends_once() -> None:
     recorder = Recorder(Clock())
-    token = recorder.call("c1", Put(b"k", b"1"))
+    token = recorder.call("c1", PutCall(b"k", b"1"))
     recorder.returned(token, Written(1))
     with pytest.raises(KeyError):
         recorder.returned(token, Written(1))
@@ -110,11 +110,11 @@ def test_an_operation_ends_once() -> None:
 @pytest.mark.parametrize(("return_s", "result"), [(None, Written(1)), (2.0, None), (0.5, Written(1))])
 def test_an_operation_that_makes_no_sense_is_refused(return_s: float | None, result: Result | None) -> None:
     with pytest.raises(ValueError, match="return"):
-        Operation(client="c1", request=Put(b"k", b"1"), call_s=1.0, return_s=return_s, result=result)
+        Operation(client="c1", request=PutCall(b"k", b"1"), call_s=1.0, return_s=return_s, result=result)
 
 
 @given(st.lists(st.tuples(requests, st.none() | results)))
-def test_a_stored_history_is_read_back_as_it_was(made: list[tuple[Request, Result | None]]) -> None:
+def test_a_stored_history_is_read_back_as_it_was(made: list[tuple[Call, Result | None]]) -> None:
     history = [
         Operation(client="c", request=request, call_s=at, return_s=None if result is None else at + 0.5, result=result)
         for at, (request, result) in enumerate(made)
@@ -123,8 +123,8 @@ def test_a_stored_history_is_read_back_as_it_was(made: list[tuple[Request, Resul
 
 
 def test_histories_of_several_recorders_are_put_together_by_time() -> None:
-    one = [open_operation("a", Delete(b"k"), 1.0), open_operation("a", Delete(b"k"), 3.0)]
-    other = [open_operation("b", Delete(b"k"), 2.0)]
+    one = [open_operation("a", DeleteCall(b"k"), 1.0), open_operation("a", DeleteCall(b"k"), 3.0)]
+    other = [open_operation("b", DeleteCall(b"k"), 2.0)]
     assert [operation.call_s for operation in read_history(stored(one), stored(other))] == [1.0, 2.0, 3.0]
 
 
@@ -146,7 +146,7 @@ def test_what_is_not_a_history_is_refused_with_its_line(text: bytes, line: int) 
 
 
 def test_the_keys_of_a_request() -> None:
-    assert keys_of(Put(b"k", b"v", ABSENT)) == (b"k",)
+    assert keys_of(PutCall(b"k", b"v", ABSENT)) == (b"k",)
     assert keys_of(
-        Txn((Compare(b"a", b"1"),), (Put(b"b", b"2"), Read(b"a")), (Delete(b"c"),)),
+        TxnCall((CallCompare(b"a", b"1"),), (PutCall(b"b", b"2"), ReadCall(b"a")), (DeleteCall(b"c"),)),
     ) == (b"a", b"b", b"c")

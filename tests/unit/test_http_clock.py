@@ -224,7 +224,13 @@ def test_draining_cuts_off_what_is_not_done_in_time() -> None:
 
 
 def test_a_server_without_connections_closes_at_once() -> None:
-    run(HttpServer(Wire().echo).close(drain_s=5))
+    async def scenario() -> None:
+        server = HttpServer(Wire().echo)
+        async with asyncio.timeout(2.5):
+            await server.close(drain_s=5)
+        assert server.connection_count == 0
+
+    run(scenario())
 
 
 def test_a_connection_that_comes_in_while_the_port_is_closed_is_dropped() -> None:

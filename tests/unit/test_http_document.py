@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from syncline import errors
+from syncline.client.schemas import MemberInfo, Members, NodeStatus, UpgradeResult
 from syncline.server.api import cluster, health, reads
 from syncline.server.api import errors as problems
 from syncline.server.api import list as listing
-from syncline.server.api.backend import MembersView, MemberView, NodeStatus, UpgradeView
 from syncline.server.config import ServerConfig
 from syncline.server.http.limits import KIB, MIB, HttpLimits
 from tests.kv_double import KvWire, error_in
@@ -53,7 +53,7 @@ def test_document_names_every_parameter() -> None:
     run(scenario())
 
 
-@pytest.mark.parametrize("structure", [NodeStatus, MemberView, MembersView, UpgradeView])
+@pytest.mark.parametrize("structure", [NodeStatus, MemberInfo, Members, UpgradeResult])
 def test_document_names_every_field(structure: type[msgspec.Struct]) -> None:
     for field in structure.__struct_fields__:
         assert re.search(rf'[`"]{field}[`"]', TEXT), field

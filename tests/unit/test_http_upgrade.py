@@ -5,7 +5,7 @@ from __future__ import annotations
 import httptools
 import pytest
 
-from syncline.server.http.parser import Refused, RequestReader
+from syncline.server.http.parser import RequestReader, RequestRefused
 from tests.http_double import Wire, get, put
 from tests.support import run
 
@@ -122,7 +122,7 @@ class LosingParser:
         callbacks.on_headers_complete()
         try:
             callbacks.on_message_complete()
-        except Refused as refusal:
+        except RequestRefused as refusal:
             raise httptools.HttpParserCallbackError("the callback raised") from refusal
 
 

@@ -16,16 +16,16 @@ from syncline.kv.commands import (
     MAX_TXN_OPS,
     MAX_VALUE_BYTES,
     Command,
-    Compare,
+    CompareTarget,
     Comparison,
     Delete,
     DeleteRange,
     Get,
-    Operation,
     Put,
     Range,
-    Target,
     Txn,
+    TxnCompare,
+    TxnOperation,
     decode_command,
     encode_command,
 )
@@ -57,7 +57,7 @@ def test_a_command_is_read_back_as_it_was_encoded(command: Command) -> None:
         (Delete(b"k", 7), b"\x93\x01\xc4\x01k\x07"),
         (DeleteRange(b"a", None, 2), b"\x94\x02\xc4\x01a\xc0\x02"),
         (
-            Txn((Compare(b"k", Target.VALUE, Comparison.LESS, b"x"),), (Get(b"k"),), (Range(b"", b"z"),)),
+            Txn((TxnCompare(b"k", CompareTarget.VALUE, Comparison.LESS, b"x"),), (Get(b"k"),), (Range(b"", b"z"),)),
             b"\x94\x05\x91\x94\xc4\x01k\x03\x03\xc4\x01x\x91\x92\x03\xc4\x01k\x91\x97\x04\xc4\x00\xc4\x01z\x00\xc2\xc2\xc2",
         ),
     ],
@@ -97,8 +97,8 @@ def test_arbitrary_bytes_are_a_command_or_are_refused(data: bytes) -> None:
         raw(Put(b"k", b"v")) + b"\0",
         raw(Put(b"k", b"v"))[:-1],
         raw(DeleteRange(b"k" * (MAX_KEY_BYTES + 2), None)),
-        raw(Txn((Compare(b"k", Target.VERSION, Comparison.EQUAL, b"1"),))),
-        raw(Txn((Compare(b"k", Target.VALUE, Comparison.EQUAL, 1),))),
+        raw(Txn((TxnCompare(b"k", CompareTarget.VERSION, Comparison.EQUAL, b"1"),))),
+        raw(Txn((TxnCompare(b"k", CompareTarget.VALUE, Comparison.EQUAL, 1),))),
         raw(Txn(then=(Put(b"k", b"v", expect=1),))),
         raw(nested(MAX_TXN_DEPTH + 1)),
         b"\x94\x05\x90\x91" * 100_000,  # deeper than any decoder goes
@@ -126,7 +126,7 @@ def test_every_node_refuses_what_is_no_command(data: bytes) -> None:
         (DeleteRange(bytes(MAX_KEY_BYTES + 2), None), TooLarge),
         (DeleteRange(b"", bytes(MAX_KEY_BYTES + 2)), TooLarge),
         (DeleteRange(b"", None, -1), Rejected),
-        (Txn((Compare(b"", Target.VERSION, Comparison.EQUAL, 1),)), Rejected),
+        (Txn((TxnCompare(b"", CompareTarget.VERSION, Comparison.EQUAL, 1),)), Rejected),
         (Txn(then=(Get(b""),)), Rejected),
         (Txn(then=(Put(b"k", bytes(MAX_VALUE_BYTES)), Put(b"l", bytes(MAX_VALUE_BYTES)))), TooLarge),
         (nested(MAX_TXN_DEPTH + 1), TooLarge),
@@ -147,7 +147,7 @@ def test_the_largest_allowed_are_allowed() -> None:
 
 
 def test_a_transaction_has_a_limit_on_operations_and_compares_over_all_levels() -> None:
-    compare = Compare(b"k", Target.VERSION, Comparison.EQUAL, 1)
+    compare = TxnCompare(b"k", CompareTarget.VERSION, Comparison.EQUAL, 1)
     inner = Txn((compare,) * 64, tuple(Get(b"%d" % at) for at in range(63)))
     full = Txn((compare,) * 64, (inner, *inner.then), (Get(b"k"),))
     assert decode_command(encode_command(full)) == full
@@ -181,7 +181,7 @@ WIDE = DeleteRange(b"a", b"z")
         (Txn(then=(PUT, PUT)),),
     ],
 )
-def test_a_transaction_that_could_write_a_key_twice_is_refused(branch: tuple[Operation, ...]) -> None:
+def test_a_transaction_that_could_write_a_key_twice_is_refused(branch: tuple[TxnOperation, ...]) -> None:
     for txn in (Txn(then=branch), Txn(else_=branch)):
         with pytest.raises(Rejected, match="twice"):
             encode_command(txn)
@@ -199,7 +199,7 @@ def test_a_transaction_that_could_write_a_key_twice_is_refused(branch: tuple[Ope
         (Txn(then=(PUT,), else_=(PUT,)), Delete(b"l")),
     ],
 )
-def test_a_transaction_that_writes_each_key_once_is_taken(branch: tuple[Operation, ...]) -> None:
+def test_a_transaction_that_writes_each_key_once_is_taken(branch: tuple[TxnOperation, ...]) -> None:
     assert decode_command(encode_command(Txn(then=branch, else_=branch))) == Txn(then=branch, else_=branch)
 
 

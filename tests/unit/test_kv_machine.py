@@ -16,26 +16,26 @@ from syncline.kv.commands import (
     MAX_DELETED_KEYS,
     MAX_TXN_READ_BYTES,
     Command,
-    Compare,
+    CompareTarget,
     Comparison,
     Delete,
     DeleteRange,
     Get,
-    Operation,
     Put,
     Range,
-    Target,
     Txn,
+    TxnCompare,
+    TxnOperation,
     encode_command,
 )
 from syncline.kv.machine import KvMachine
 from syncline.kv.records import (
-    DeleteRangeResult,
-    DeleteResult,
-    GetResult,
-    PutResult,
+    DeleteAnswer,
+    DeleteRangeAnswer,
+    GetAnswer,
+    PutAnswer,
     RangePage,
-    TxnResult,
+    TxnAnswer,
 )
 from syncline.kv.versions import is_later
 from syncline.node.fsm import BatchingFSM, Entry
@@ -55,18 +55,18 @@ def plain(result: object) -> object:
     match result:
         case Rejected():
             return None
-        case PutResult():
+        case PutAnswer():
             assert result.created == (result.previous_revision == 0)
             return ("put", result.previous_revision)
-        case DeleteResult():
+        case DeleteAnswer():
             return ("delete", result.deleted)
-        case DeleteRangeResult():
+        case DeleteRangeAnswer():
             return ("delete_range", result.deleted, result.more)
-        case GetResult(record):
+        case GetAnswer(record):
             return ("get", record is not None, record.mod_revision if record else 0)
         case RangePage(items, _, _, count):
             return ("range", [record.key for record in items], count)
-        case TxnResult(succeeded, _, results):
+        case TxnAnswer(succeeded, _, results):
             return ("txn", succeeded, [plain(part) for part in results])
     raise AssertionError(result)
 
@@ -192,11 +192,11 @@ def test_expectations(make: object, exists: bool, expect: int | None, holds: boo
 
 def test_results_carry_what_a_caller_needs() -> None:
     machine = KvMachine()
-    assert apply(machine, Put(b"a", b"1")) == PutResult(1, True, 0)
-    assert apply(machine, Put(b"a", b"2")) == PutResult(2, False, 1)
-    assert apply(machine, Delete(b"b")) == DeleteResult(False, 2)
-    assert apply(machine, Delete(b"a")) == DeleteResult(True, 3)
-    assert apply(machine, DeleteRange(b"", None)) == DeleteRangeResult(0, 3)
+    assert apply(machine, Put(b"a", b"1")) == PutAnswer(1, True, 0)
+    assert apply(machine, Put(b"a", b"2")) == PutAnswer(2, False, 1)
+    assert apply(machine, Delete(b"b")) == DeleteAnswer(False, 2)
+    assert apply(machine, Delete(b"a")) == DeleteAnswer(True, 3)
+    assert apply(machine, DeleteRange(b"", None)) == DeleteRangeAnswer(0, 3)
 
 
 def test_a_lease_that_was_never_granted_is_refused() -> None:
@@ -215,7 +215,7 @@ def test_garbage_in_the_log_is_an_answer_and_not_a_failure() -> None:
     refused, result = machine.apply_batch([Entry(1, 1, b"\xc1garbage"), Entry(2, 1, good)])
     assert isinstance(refused, Rejected)
     assert refused.code == "bad_command"
-    assert result == PutResult(2, True, 0)
+    assert result == PutAnswer(2, True, 0)
     apply(machine, Delete(b"l"))
     assert persisted(machine) != before  # the revision has moved on
 
@@ -256,12 +256,12 @@ def test_machine_any_bytes_give_an_answer_or_stop_in_words(data: bytes) -> None:
 def test_a_transaction_is_one_revision() -> None:
     machine = machine_of(Put(b"a", b"1"))
     result = apply(machine, Txn(then=(Put(b"b", b"2"), Delete(b"a"), Put(b"c", b"3"), Get(b"b"), Range(b"", None))))
-    assert isinstance(result, TxnResult)
+    assert isinstance(result, TxnAnswer)
     assert (result.succeeded, result.revision) == (True, 2)
     assert {record.mod_revision for record in contents(machine.store)} == {2}
     put, _, _, get, page = result.results
-    assert put == PutResult(2, True, 0)
-    assert isinstance(get, GetResult)
+    assert put == PutAnswer(2, True, 0)
+    assert isinstance(get, GetAnswer)
     assert get.record == machine.store.get(b"b")  # a transaction sees its own writes
     assert isinstance(page, RangePage)
     assert [record.key for record in page.items] == [b"b", b"c"]
@@ -270,23 +270,23 @@ def test_a_transaction_is_one_revision() -> None:
 def test_a_transaction_that_writes_nothing_takes_no_revision() -> None:
     machine = machine_of(Put(b"a", b"1"))
     result = apply(machine, Txn(then=(Get(b"a"), Delete(b"zz"), DeleteRange(b"x", b"z"))))
-    assert isinstance(result, TxnResult)
+    assert isinstance(result, TxnAnswer)
     assert result.revision == machine.store.revision == 1
 
 
 def test_nested_compares_look_at_the_state_before_the_transaction() -> None:
     machine = machine_of(Put(b"a", b"1"))
-    was_absent = Compare(b"b", Target.VERSION, Comparison.EQUAL, 0)
+    was_absent = TxnCompare(b"b", CompareTarget.VERSION, Comparison.EQUAL, 0)
     result = apply(machine, Txn(then=(Put(b"b", b""), Txn((was_absent,), (Put(b"yes", b""),), (Put(b"no", b""),)))))
-    assert isinstance(result, TxnResult)
+    assert isinstance(result, TxnAnswer)
     assert machine.store.get(b"yes") is not None
     assert machine.store.get(b"no") is None
 
 
 @pytest.mark.parametrize("comparison", list(Comparison))
 def test_a_compare_of_an_absent_value_never_holds(comparison: Comparison) -> None:
-    result = apply(KvMachine(), Txn((Compare(b"k", Target.VALUE, comparison, b""),)))
-    assert result == TxnResult(False, 0, ())
+    result = apply(KvMachine(), Txn((TxnCompare(b"k", CompareTarget.VALUE, comparison, b""),)))
+    assert result == TxnAnswer(False, 0, ())
 
 
 def test_a_range_too_large_to_delete_is_refused_whole_and_can_go_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,8 +301,8 @@ def test_a_range_too_large_to_delete_is_refused_whole_and_can_go_in_pieces(monke
             apply(machine, command)
         assert raised.value.code == "range_too_large"
         assert (len(machine.store), machine.store.revision) == (15, 15)
-    assert apply(machine, DeleteRange(b"", None, 10)) == DeleteRangeResult(10, 16, more=True)
-    assert apply(machine, DeleteRange(b"", None, 10)) == DeleteRangeResult(5, 17, more=False)
+    assert apply(machine, DeleteRange(b"", None, 10)) == DeleteRangeAnswer(10, 16, more=True)
+    assert apply(machine, DeleteRange(b"", None, 10)) == DeleteRangeAnswer(5, 17, more=False)
     assert MAX_DELETED_KEYS <= 10_000
 
 
@@ -317,7 +317,7 @@ def test_a_range_too_large_to_delete_is_refused_whole_and_can_go_in_pieces(monke
     ],
 )
 def test_reads_of_a_transaction_that_come_to_too_much_are_refused_and_nothing_is_changed(
-    monkeypatch: pytest.MonkeyPatch, reads: tuple[Operation, ...]
+    monkeypatch: pytest.MonkeyPatch, reads: tuple[TxnOperation, ...]
 ) -> None:
     monkeypatch.setattr("syncline.kv.txn.MAX_TXN_READ_BYTES", 80)
     machine = machine_of(Put(b"a", b"1" * 30), Put(b"b", b"2" * 30))
@@ -326,7 +326,7 @@ def test_reads_of_a_transaction_that_come_to_too_much_are_refused_and_nothing_is
     assert raised.value.code == "reads_too_large"
     assert machine.store.get(b"mark") is None
     without_values = (Range(b"", None, keys_only=True), Range(b"", None, count_only=True))
-    assert isinstance(apply(machine, Txn(then=(Put(b"mark", b""), Get(b"a"), Get(b"b"), *without_values))), TxnResult)
+    assert isinstance(apply(machine, Txn(then=(Put(b"mark", b""), Get(b"a"), Get(b"b"), *without_values))), TxnAnswer)
     assert MAX_TXN_READ_BYTES <= 16 << 20
 
 
@@ -344,4 +344,4 @@ def test_it_has_the_optional_capabilities_that_it_claims() -> None:
     assert isinstance(machine, BatchingFSM)
     assert machine.apply_on_loop is True
     assert not hasattr(machine, "applied_index")
-    assert msgspec.structs.asdict(PutResult(1, True, 0)) == {"revision": 1, "created": True, "previous_revision": 0}
+    assert msgspec.structs.asdict(PutAnswer(1, True, 0)) == {"revision": 1, "created": True, "previous_revision": 0}

@@ -13,14 +13,14 @@ from syncline import Config, Raft
 from syncline.errors import NodeFailed, Rejected
 from syncline.kv.commands import (
     Command,
-    Compare,
+    CompareTarget,
     Comparison,
     Delete,
     DeleteRange,
-    Operation,
     Put,
-    Target,
     Txn,
+    TxnCompare,
+    TxnOperation,
     encode_command,
 )
 from syncline.kv.machine import KvMachine
@@ -31,16 +31,16 @@ from tests.support import run
 KEYS = st.sampled_from([b"a", b"b", b"c", b"dd", b"eee"])
 VALUES = st.integers(0, 300).map(bytes)
 PUTS = st.builds(Put, KEYS, VALUES)
-PARTS: st.SearchStrategy[Operation] = st.one_of(PUTS, st.builds(Delete, KEYS))
+PARTS: st.SearchStrategy[TxnOperation] = st.one_of(PUTS, st.builds(Delete, KEYS))
 
 
-def branch(parts: list[Operation]) -> tuple[Operation, ...]:
+def branch(parts: list[TxnOperation]) -> tuple[TxnOperation, ...]:
     """The parts of a branch, each with a key of its own: a transaction may write a key once."""
     return tuple({part.key: part for part in parts if isinstance(part, Put | Delete)}.values())
 
 
 BRANCHES = st.lists(PARTS, max_size=4).map(branch)
-GUARDS = st.just((Compare(b"a", Target.VERSION, Comparison.GREATER, 0),))
+GUARDS = st.just((TxnCompare(b"a", CompareTarget.VERSION, Comparison.GREATER, 0),))
 COMMANDS: st.SearchStrategy[Command] = st.one_of(
     PUTS,
     st.builds(Delete, KEYS),

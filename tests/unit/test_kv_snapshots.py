@@ -14,7 +14,7 @@ from syncline.errors import CorruptionError, FormatVersionError
 from syncline.kv import snapshots
 from syncline.kv.commands import Delete, Put
 from syncline.kv.machine import KvMachine
-from syncline.kv.records import KeyValue
+from syncline.kv.records import KeyRecord
 from syncline.kv.snapshots import read_snapshot
 from syncline.kv.store import Store
 from tests.kv_support import Sink, contents, entries, persisted
@@ -112,7 +112,7 @@ def test_a_record_that_rotted_in_memory_is_found_when_the_snapshot_is_read() -> 
     machine = filled(3)
     key = b"key/000001"
     (bucket,) = (bucket for bucket in machine.store._buckets if key in bucket)
-    bucket[key] = KeyValue(key, b"rot", 2, 2, 1, 0, bucket[key].checksum)
+    bucket[key] = KeyRecord(key, b"rot", 2, 2, 1, 0, bucket[key].checksum)
     with pytest.raises(CorruptionError, match="checksum of key"):
         read_snapshot(io.BytesIO(persisted(machine)))
 

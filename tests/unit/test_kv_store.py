@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from syncline.kv.digest import record_checksum, state_digest
-from syncline.kv.records import KeyValue
+from syncline.kv.records import KeyRecord
 from syncline.kv.store import Store, StoreView, prefix_end
 from tests.kv_support import NaiveStore, bounds, contents, ends, keys, values
 
@@ -31,7 +31,7 @@ class StoreModel(RuleBasedStateMachine):
         super().__init__()
         self.store = Store()
         self.naive = NaiveStore()
-        self.views: list[tuple[StoreView, list[KeyValue], int]] = []
+        self.views: list[tuple[StoreView, list[KeyRecord], int]] = []
 
     @rule(key=keys, value=values, lease=st.sampled_from([0, 7]), another=st.booleans())
     def put(self, key: bytes, value: bytes, lease: int, another: bool) -> None:
@@ -220,7 +220,7 @@ def test_the_order_of_writes_leaves_no_trace_in_the_digest() -> None:
 
 
 def test_the_digest_sees_every_field_and_the_revision() -> None:
-    base = KeyValue(b"k", b"v", 1, 2, 2, 0)
+    base = KeyRecord(b"k", b"v", 1, 2, 2, 0)
     others: list[dict[str, Any]] = [
         {"key": b"l"},
         {"value": b"w"},
@@ -230,7 +230,7 @@ def test_the_digest_sees_every_field_and_the_revision() -> None:
         {"lease": 1},
     ]
     fields = {name: getattr(base, name) for name in base.__struct_fields__}
-    sums = {record_checksum(KeyValue(**(fields | change))) for change in others}
+    sums = {record_checksum(KeyRecord(**(fields | change))) for change in others}
     assert len(sums | {record_checksum(base)}) == len(others) + 1
     assert len({state_digest(1, 1, 5), state_digest(2, 1, 5), state_digest(1, 2, 5), state_digest(1, 1, 6)}) == 4
 
@@ -263,25 +263,25 @@ def test_the_digest_is_the_same_in_every_process() -> None:
 @pytest.mark.parametrize(
     "records",
     [
-        [KeyValue(b"b", b"", 1, 1, 1), KeyValue(b"a", b"", 1, 1, 1)],
-        [KeyValue(b"a", b"", 1, 1, 1), KeyValue(b"a", b"", 1, 1, 1)],
-        [KeyValue(b"a", b"", 1, 9, 1)],
-        [KeyValue(b"a", b"", 3, 2, 1)],
-        [KeyValue(b"a", b"", 0, 0, 1)],
+        [KeyRecord(b"b", b"", 1, 1, 1), KeyRecord(b"a", b"", 1, 1, 1)],
+        [KeyRecord(b"a", b"", 1, 1, 1), KeyRecord(b"a", b"", 1, 1, 1)],
+        [KeyRecord(b"a", b"", 1, 9, 1)],
+        [KeyRecord(b"a", b"", 3, 2, 1)],
+        [KeyRecord(b"a", b"", 0, 0, 1)],
     ],
 )
-def test_a_store_is_not_built_of_records_that_cannot_be(records: list[KeyValue]) -> None:
-    sound = [KeyValue(*(*_fields(record)[:-1], record_checksum(record))) for record in records]
+def test_a_store_is_not_built_of_records_that_cannot_be(records: list[KeyRecord]) -> None:
+    sound = [KeyRecord(*(*_fields(record)[:-1], record_checksum(record))) for record in records]
     with pytest.raises(ValueError, match="key"):
         Store.from_records(5, iter([sound]))
 
 
 def test_a_store_is_not_built_of_a_record_whose_checksum_is_wrong() -> None:
     with pytest.raises(ValueError, match="checksum"):
-        Store.from_records(5, iter([[KeyValue(b"a", b"", 1, 1, 1, 0, 1)]]))
+        Store.from_records(5, iter([[KeyRecord(b"a", b"", 1, 1, 1, 0, 1)]]))
 
 
-def _fields(record: KeyValue) -> tuple[Any, ...]:
+def _fields(record: KeyRecord) -> tuple[Any, ...]:
     return tuple(getattr(record, name) for name in record.__struct_fields__)
 
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from syncline.errors import NodeFailed, Rejected
-from syncline.kv.commands import Comparison, Delete, DeleteRange, Get, Put, Target, Txn, encode_command
+from syncline.kv.commands import CompareTarget, Comparison, Delete, DeleteRange, Get, Put, Txn, encode_command
 from syncline.kv.machine import KvMachine
 from syncline.kv.versions import FIELDS, MACHINE_VERSION, SINCE, check_version, is_later
 from syncline.node.fsm import Entry
@@ -22,7 +22,7 @@ LATER = [
     [5, [], [], [[0, b"k", b"v", 0, None, 1]]],
     [5, [], [[5, [], [[9]], []]], []],
     [5, [], [], [], 1],
-    [5, [[b"k", max(Target) + 1, 0, 1]], [], []],
+    [5, [[b"k", max(CompareTarget) + 1, 0, 1]], [], []],
     [5, [[b"k", 0, max(Comparison) + 1, 1]], [], []],
     [5, [[b"k", 0, 0, 1, 1]], [], []],
 ]

@@ -100,6 +100,8 @@ def test_level_never_rises_while_a_member_can_do_less(rng: random.Random) -> Non
             apply(node, log.pop(0))
     for entry in log:
         apply(node, entry)
+    levels = node.book.levels
+    assert max(levels.level, levels.machine_version) <= 3, "no member can do more, whatever a leader said"
 
 
 def apply(node: Setup, entry: LevelChange | MemberRecord | tuple[str, NodeId]) -> None:

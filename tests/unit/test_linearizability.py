@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 from syncline.testing.linearizability.checker import check_part, parts_of
 from syncline.testing.linearizability.history import (
     ABSENT,
-    Compare,
-    Delete,
+    Call,
+    CallCompare,
+    DeleteCall,
     NotApplied,
     Operation,
-    Put,
+    PutCall,
     Ran,
-    Read,
+    ReadCall,
     Refused,
-    Request,
     Result,
     Seen,
-    Txn,
+    TxnCall,
     Written,
 )
 from syncline.testing.linearizability.kv_model import Numbers, told
@@ -37,7 +37,7 @@ replace = msgspec.structs.replace
 
 
 def op(
-    client: str, call_s: float, return_s: float | None, request: Request, result: Result | None = None, node: str = ""
+    client: str, call_s: float, return_s: float | None, request: Call, result: Result | None = None, node: str = ""
 ) -> Operation:
     return Operation(client=client, request=request, call_s=call_s, return_s=return_s, result=result, node=node)
 
@@ -48,68 +48,68 @@ def linearizable(history: Sequence[Operation]) -> bool:
 
 GOOD: dict[str, list[Operation]] = {
     "nothing": [],
-    "a read of what was never written": [op("a", 0, 1, Read(K), Seen(None))],
+    "a read of what was never written": [op("a", 0, 1, ReadCall(K), Seen(None))],
     "a read beside a write sees the old or the new": [
-        op("a", 0, 9, Put(K, b"1"), Written()),
-        op("b", 1, 2, Read(K), Seen(None)),
-        op("b", 3, 4, Read(K), Seen(b"1")),
+        op("a", 0, 9, PutCall(K, b"1"), Written()),
+        op("b", 1, 2, ReadCall(K), Seen(None)),
+        op("b", 3, 4, ReadCall(K), Seen(b"1")),
     ],
     "an unknown write that shows late": [
-        op("a", 0, None, Put(K, b"1")),
-        op("b", 1, 2, Read(K), Seen(None)),
-        op("b", 3, 4, Put(K, b"2"), Written()),
-        op("b", 5, 6, Read(K), Seen(b"2")),
-        op("b", 7, 8, Read(K), Seen(b"1")),
+        op("a", 0, None, PutCall(K, b"1")),
+        op("b", 1, 2, ReadCall(K), Seen(None)),
+        op("b", 3, 4, PutCall(K, b"2"), Written()),
+        op("b", 5, 6, ReadCall(K), Seen(b"2")),
+        op("b", 7, 8, ReadCall(K), Seen(b"1")),
     ],
     "an unknown write that never shows": [
-        op("a", 0, None, Put(K, b"1")),
-        op("b", 1, 2, Read(K), Seen(None)),
-        op("b", 3, 4, Delete(K), Written(existed=False)),
+        op("a", 0, None, PutCall(K, b"1")),
+        op("b", 1, 2, ReadCall(K), Seen(None)),
+        op("b", 3, 4, DeleteCall(K), Written(existed=False)),
     ],
     "a swap that fails because of an unknown write": [
-        op("a", 0, None, Put(K, b"1")),
-        op("b", 1, 2, Put(K, b"2", ABSENT), Refused()),
-        op("b", 3, 4, Read(K), Seen(b"1")),
+        op("a", 0, None, PutCall(K, b"1")),
+        op("b", 1, 2, PutCall(K, b"2", ABSENT), Refused()),
+        op("b", 3, 4, ReadCall(K), Seen(b"1")),
     ],
     "an unknown write helps another unknown one": [
-        op("a", 0, None, Put(K, b"1")),
-        op("b", 0, None, Txn((Compare(K, b"1"),), (Put(K, b"2"),))),
-        op("c", 1, 2, Read(K), Seen(b"2")),
+        op("a", 0, None, PutCall(K, b"1")),
+        op("b", 0, None, TxnCall((CallCompare(K, b"1"),), (PutCall(K, b"2"),))),
+        op("c", 1, 2, ReadCall(K), Seen(b"2")),
     ],
     "an unknown transaction is overwritten in part before it is seen": [
-        op("a", 0, None, Txn((), (Put(K, b"1"), Put(L, b"1")))),
-        op("b", 1, 2, Put(K, b"2"), Written()),
-        op("b", 3, 4, Read(L), Seen(b"1")),
-        op("b", 5, 6, Read(K), Seen(b"2")),
+        op("a", 0, None, TxnCall((), (PutCall(K, b"1"), PutCall(L, b"1")))),
+        op("b", 1, 2, PutCall(K, b"2"), Written()),
+        op("b", 3, 4, ReadCall(L), Seen(b"1")),
+        op("b", 5, 6, ReadCall(K), Seen(b"2")),
     ],
     "two unknown writes to two keys, seen by one transaction": [
-        op("a", 0, None, Put(K, b"1")),
-        op("b", 0, None, Put(L, b"1")),
-        op("c", 1, 2, Txn((), (Read(K), Read(L))), Ran(True, 0, (Seen(b"1"), Seen(b"1")))),
+        op("a", 0, None, PutCall(K, b"1")),
+        op("b", 0, None, PutCall(L, b"1")),
+        op("c", 1, 2, TxnCall((), (ReadCall(K), ReadCall(L))), Ran(True, 0, (Seen(b"1"), Seen(b"1")))),
     ],
     "a deletion of which it is not told whether there was something": [
-        op("a", 0, 3, Delete(K), Written(2)),
-        op("b", 1, 2, Put(K, b"1", ABSENT), Written(1)),
-        op("b", 4, 5, Delete(K), Written(2, existed=False)),
+        op("a", 0, 3, DeleteCall(K), Written(2)),
+        op("b", 1, 2, PutCall(K, b"1", ABSENT), Written(1)),
+        op("b", 4, 5, DeleteCall(K), Written(2, existed=False)),
     ],
     "revisions decide where the clock does not": [
-        op("a", 0, 9, Put(K, b"1"), Written(2)),
-        op("b", 0, 9, Put(K, b"2"), Written(1)),
-        op("c", 10, 11, Read(K), Seen(b"1", 2, 2)),
+        op("a", 0, 9, PutCall(K, b"1"), Written(2)),
+        op("b", 0, 9, PutCall(K, b"2"), Written(1)),
+        op("c", 10, 11, ReadCall(K), Seen(b"1", 2, 2)),
     ],
     "a not_applied write leaves no trace": [
-        op("a", 0, 1, Put(K, b"1"), NotApplied("dropped")),
-        op("a", 2, 3, Read(K), Seen(None)),
+        op("a", 0, 1, PutCall(K, b"1"), NotApplied("dropped")),
+        op("a", 2, 3, ReadCall(K), Seen(None)),
     ],
     "a stale read within its bound": [
-        op("a", 0, 1, Put(K, b"1"), Written(1)),
-        op("a", 2, 3, Put(K, b"2"), Written(2)),
-        op("b", 4, 5, Read(K, stale=True, max_stale_s=2.0), Seen(b"1", 1, 1), node="n1"),
+        op("a", 0, 1, PutCall(K, b"1"), Written(1)),
+        op("a", 2, 3, PutCall(K, b"2"), Written(2)),
+        op("b", 4, 5, ReadCall(K, stale=True, max_stale_s=2.0), Seen(b"1", 1, 1), node="n1"),
     ],
     "a stale read on another node may be older": [
-        op("a", 0, 1, Put(K, b"1"), Written(1)),
-        op("b", 2, 3, Read(K, stale=True), Seen(b"1", 1, 1), node="n1"),
-        op("b", 4, 5, Read(K, stale=True), Seen(None, 0, 0), node="n2"),
+        op("a", 0, 1, PutCall(K, b"1"), Written(1)),
+        op("b", 2, 3, ReadCall(K, stale=True), Seen(b"1", 1, 1), node="n1"),
+        op("b", 4, 5, ReadCall(K, stale=True), Seen(None, 0, 0), node="n2"),
     ],
 }
 
@@ -117,108 +117,108 @@ BAD: dict[str, tuple[str, list[Operation]]] = {
     "a stale read called linearizable": (
         "no order",
         [
-            op("a", 0, 1, Put(K, b"1"), Written()),
-            op("a", 2, 3, Put(K, b"2"), Written()),
-            op("b", 4, 5, Read(K), Seen(b"1")),
+            op("a", 0, 1, PutCall(K, b"1"), Written()),
+            op("a", 2, 3, PutCall(K, b"2"), Written()),
+            op("b", 4, 5, ReadCall(K), Seen(b"1")),
         ],
     ),
     "a lost write": (
         "no order",
-        [op("a", 0, 1, Put(K, b"1"), Written(1)), op("b", 2, 3, Read(K), Seen(None))],
+        [op("a", 0, 1, PutCall(K, b"1"), Written(1)), op("b", 2, 3, ReadCall(K), Seen(None))],
     ),
     "a resurrected write": (
         "no order",
         [
-            op("a", 0, 1, Put(K, b"1"), Written(1)),
-            op("a", 2, 3, Delete(K), Written(2, existed=True)),
-            op("b", 4, 5, Read(K), Seen(None)),
-            op("b", 6, 7, Read(K), Seen(b"1")),
+            op("a", 0, 1, PutCall(K, b"1"), Written(1)),
+            op("a", 2, 3, DeleteCall(K), Written(2, existed=True)),
+            op("b", 4, 5, ReadCall(K), Seen(None)),
+            op("b", 6, 7, ReadCall(K), Seen(b"1")),
         ],
     ),
     "a double apply": (
         "applied twice",
         [
-            op("a", 0, None, Put(K, b"1")),
-            op("b", 1, 2, Read(K), Seen(b"1", 1, 1)),
-            op("b", 3, 4, Put(K, b"2"), Written(2)),
-            op("b", 5, 6, Read(K), Seen(b"1", 3, 3)),
+            op("a", 0, None, PutCall(K, b"1")),
+            op("b", 1, 2, ReadCall(K), Seen(b"1", 1, 1)),
+            op("b", 3, 4, PutCall(K, b"2"), Written(2)),
+            op("b", 5, 6, ReadCall(K), Seen(b"1", 3, 3)),
         ],
     ),
     "a double apply, without revisions": (
         "no order",
         [
-            op("a", 0, None, Put(K, b"1")),
-            op("b", 1, 2, Read(K), Seen(b"1")),
-            op("b", 3, 4, Put(K, b"2"), Written()),
-            op("b", 5, 6, Read(K), Seen(b"1")),
+            op("a", 0, None, PutCall(K, b"1")),
+            op("b", 1, 2, ReadCall(K), Seen(b"1")),
+            op("b", 3, 4, PutCall(K, b"2"), Written()),
+            op("b", 5, 6, ReadCall(K), Seen(b"1")),
         ],
     ),
     "a dirty read of a not_applied write": (
         "not_applied was seen",
-        [op("a", 0, 1, Put(K, b"1"), NotApplied()), op("b", 2, 3, Read(K), Seen(b"1"))],
+        [op("a", 0, 1, PutCall(K, b"1"), NotApplied()), op("b", 2, 3, ReadCall(K), Seen(b"1"))],
     ),
     "a dirty stale read of a not_applied write": (
         "not_applied was seen",
-        [op("a", 0, 1, Put(K, b"1"), NotApplied()), op("b", 2, 3, Read(K, stale=True), Seen(b"1"))],
+        [op("a", 0, 1, PutCall(K, b"1"), NotApplied()), op("b", 2, 3, ReadCall(K, stale=True), Seen(b"1"))],
     ),
     "a split brain: two swaps from one state": (
         "no order",
         [
-            op("a", 0, 1, Put(K, b"1", ABSENT), Written(1)),
-            op("b", 0, 1, Put(K, b"2", ABSENT), Written(2)),
+            op("a", 0, 1, PutCall(K, b"1", ABSENT), Written(1)),
+            op("b", 0, 1, PutCall(K, b"2", ABSENT), Written(2)),
         ],
     ),
     "a split brain: two writes with one revision": (
         "same revision",
-        [op("a", 0, 1, Put(K, b"1"), Written(1)), op("b", 0, 1, Put(L, b"2"), Written(1))],
+        [op("a", 0, 1, PutCall(K, b"1"), Written(1)), op("b", 0, 1, PutCall(L, b"2"), Written(1))],
     ),
     "a split brain: revisions of two keys against the clock": (
         "revision went back",
-        [op("a", 0, 1, Put(K, b"1"), Written(2)), op("b", 2, 3, Put(L, b"2"), Written(1))],
+        [op("a", 0, 1, PutCall(K, b"1"), Written(2)), op("b", 2, 3, PutCall(L, b"2"), Written(1))],
     ),
     "a stale linearizable read of another key": (
         "revision went back",
-        [op("a", 0, 1, Put(K, b"1"), Written(2)), op("b", 2, 3, Read(L), Seen(None, 0, 1))],
+        [op("a", 0, 1, PutCall(K, b"1"), Written(2)), op("b", 2, 3, ReadCall(L), Seen(None, 0, 1))],
     ),
     "a torn transaction": (
         "no order",
         [
-            op("a", 0, 1, Txn((), (Put(K, b"1"), Put(L, b"1"))), Ran(True)),
-            op("b", 2, 3, Txn((), (Read(K), Read(L))), Ran(True, 0, (Seen(b"1"), Seen(None)))),
+            op("a", 0, 1, TxnCall((), (PutCall(K, b"1"), PutCall(L, b"1"))), Ran(True)),
+            op("b", 2, 3, TxnCall((), (ReadCall(K), ReadCall(L))), Ran(True, 0, (Seen(b"1"), Seen(None)))),
         ],
     ),
     "a transaction whose compare did not hold": (
         "no order",
         [
-            op("a", 0, 1, Put(K, b"1"), Written()),
-            op("b", 2, 3, Txn((Compare(K, b"2"),), (Put(K, b"3"),)), Ran(True)),
+            op("a", 0, 1, PutCall(K, b"1"), Written()),
+            op("b", 2, 3, TxnCall((CallCompare(K, b"2"),), (PutCall(K, b"3"),)), Ran(True)),
         ],
     ),
     "a swap refused without a reason": (
         "no order",
-        [op("a", 0, 1, Put(K, b"1"), Written(1)), op("b", 2, 3, Put(K, b"2", 1), Refused())],
+        [op("a", 0, 1, PutCall(K, b"1"), Written(1)), op("b", 2, 3, PutCall(K, b"2", 1), Refused())],
     ),
     "a stale read older than its bound": (
         "older than its bound",
         [
-            op("a", 0, 1, Put(K, b"1"), Written(1)),
-            op("a", 2, 3, Put(K, b"2"), Written(2)),
-            op("b", 6, 7, Read(K, stale=True, max_stale_s=2.0), Seen(b"1", 1, 1)),
+            op("a", 0, 1, PutCall(K, b"1"), Written(1)),
+            op("a", 2, 3, PutCall(K, b"2"), Written(2)),
+            op("b", 6, 7, ReadCall(K, stale=True, max_stale_s=2.0), Seen(b"1", 1, 1)),
         ],
     ),
     "a stale read that went back": (
         "went back",
         [
-            op("a", 0, 1, Put(K, b"1"), Written(1)),
-            op("b", 2, 3, Read(K, stale=True), Seen(b"1", 1, 1), node="n1"),
-            op("a", 3, 4, Put(K, b"2"), Written(2)),
-            op("b", 5, 6, Read(K, stale=True), Seen(b"2", 2, 2), node="n1"),
-            op("b", 7, 8, Read(K, stale=True), Seen(b"1", 1, 1), node="n1"),
+            op("a", 0, 1, PutCall(K, b"1"), Written(1)),
+            op("b", 2, 3, ReadCall(K, stale=True), Seen(b"1", 1, 1), node="n1"),
+            op("a", 3, 4, PutCall(K, b"2"), Written(2)),
+            op("b", 5, 6, ReadCall(K, stale=True), Seen(b"2", 2, 2), node="n1"),
+            op("b", 7, 8, ReadCall(K, stale=True), Seen(b"1", 1, 1), node="n1"),
         ],
     ),
     "a stale read from the future": (
         "nobody had written",
-        [op("b", 0, 1, Read(K, stale=True), Seen(b"1")), op("a", 2, 3, Put(K, b"1"), Written(1))],
+        [op("b", 0, 1, ReadCall(K, stale=True), Seen(b"1")), op("a", 2, 3, PutCall(K, b"1"), Written(1))],
     ),
 }
 
@@ -238,7 +238,7 @@ def test_a_bad_history_is_found_and_explained(name: str) -> None:
 
 
 def test_the_final_state_holds_all_that_was_acknowledged() -> None:
-    history = [op("a", 0, 1, Put(K, b"1"), Written(1)), op("a", 2, None, Put(K, b"2"))]
+    history = [op("a", 0, 1, PutCall(K, b"1"), Written(1)), op("a", 2, None, PutCall(K, b"2"))]
     assert not judge(history, final={K: Seen(b"1", 1)})
     assert not judge(history, final={K: Seen(b"2", 2)})
     (lost,) = judge(history, final={K: Seen(None)})
@@ -246,7 +246,7 @@ def test_the_final_state_holds_all_that_was_acknowledged() -> None:
 
 
 def test_the_state_before_the_history_counts() -> None:
-    history = [op("a", 0, 1, Read(K), Seen(b"0", 5, 9)), op("a", 2, 3, Put(K, b"1", 5), Written(10))]
+    history = [op("a", 0, 1, ReadCall(K), Seen(b"0", 5, 9)), op("a", 2, 3, PutCall(K, b"1", 5), Written(10))]
     assert judge(history)
     assert not judge(history, initial={K: Seen(b"0", 5)})
 
@@ -264,8 +264,8 @@ def test_an_explanation_is_small_however_long_the_history() -> None:
 
 
 def test_a_search_that_gives_up_says_so() -> None:
-    history = [op(f"c{n}", 0, 100, Put(K, b"%d" % n), Written()) for n in range(40)]
-    history += [op("d", 101 + n, 102 + n, Read(K), Seen(b"%d" % n)) for n in range(2)]
+    history = [op(f"c{n}", 0, 100, PutCall(K, b"%d" % n), Written()) for n in range(40)]
+    history += [op("d", 101 + n, 102 + n, ReadCall(K), Seen(b"%d" % n)) for n in range(2)]
     with pytest.raises(Undecided, match="no verdict"):
         judge(history, max_steps=10_000)
 

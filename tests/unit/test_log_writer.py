@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from syncline.consensus.types import LOCAL_APPEND, Entry, HardState, Message, MessageType, SnapshotMeta
+from syncline.consensus.types import LOCAL_APPEND, HardState, LogEntry, Message, MessageType, SnapshotMeta
 from syncline.node import log_writer
 from syncline.node.log_writer import COMMIT_SETTLE_S, LogWriter
 from syncline.platform.disk import File, OsDisk
@@ -85,7 +85,7 @@ class World:
         self.delivered += [response.index for response in responses]
         self.group_done.set()
 
-    def append(self, entries: list[Entry], state: HardState | None = None, *, answer: int = 0) -> None:
+    def append(self, entries: list[LogEntry], state: HardState | None = None, *, answer: int = 0) -> None:
         """What the core asks for: `state` where it has changed, and an answer to a peer once all is durable."""
         responses = [Message(MessageType.APP_RESP, to=PEER, index=answer)] if answer else []
         term, vote, commit = (state.term, state.vote, state.commit) if state is not None else (0, 0, 0)

@@ -39,13 +39,13 @@ class World:
     def refusal(self, **fields: int) -> Message:
         """A follower refuses an append behind what it has acknowledged."""
         progress = self.core.raft.tracker.progress[2]
-        values = {"term": self.core.term, "session": progress.session, "reject_hint": progress.match - 1} | fields
-        return Message(MessageType.APP_RESP, to=1, sender=2, reject=True, index=progress.match, **values)  # type: ignore[arg-type]
+        values = {"term": self.core.term, "session": progress.session, "reject_hint": progress.match_index - 1} | fields
+        return Message(MessageType.APP_RESP, to=1, sender=2, reject=True, index=progress.match_index, **values)  # type: ignore[arg-type]
 
 
 def test_follower_that_refuses_what_it_acknowledged_is_convicted() -> None:
     world = World()
-    match = world.core.raft.tracker.progress[2].match
+    match = world.core.raft.tracker.progress[2].match_index
     for _ in range(REPEATED - 1):
         world.promises.answered(2, world.refusal())
         assert world.sent == []
@@ -57,7 +57,7 @@ def test_follower_that_refuses_what_it_acknowledged_is_convicted() -> None:
 
 
 SOUND: dict[str, Callable[[World], Message]] = {
-    "hint at the match index": lambda world: world.refusal(reject_hint=world.core.raft.tracker.progress[2].match),
+    "hint at the match index": lambda world: world.refusal(reject_hint=world.core.raft.tracker.progress[2].match_index),
     "another session": lambda world: world.refusal(session=1),
     "no session": lambda world: world.refusal(session=0),
     "older term": lambda world: world.refusal(term=world.core.term - 1),
@@ -89,7 +89,7 @@ def test_notice_of_lost_entries_counts_from_the_leader_of_the_term(wrong: dict[s
     world = World(2)
     right = {"sender": 1, "term": world.core.term, "kind": int(NoticeKind.LOST_ENTRIES)}
     given = right | wrong
-    ahead = world.core.commit + 1
+    ahead = world.core.commit_index + 1
     for _ in range(REPEATED):
         world.promises.on_notice(given["sender"], Notice(given["kind"], given["term"], ahead))
     assert world.failures == []
@@ -104,8 +104,8 @@ def test_notice_of_lost_entries_counts_from_the_leader_of_the_term(wrong: dict[s
 def test_notice_of_lost_entries_that_are_committed_here_is_ignored() -> None:
     """The node has them: one frame in the leader's name must not make its operator discard a sound disk."""
     world = World(2)
-    assert world.core.commit > 0
-    for index in (world.core.commit, 1, 0, -1):
+    assert world.core.commit_index > 0
+    for index in (world.core.commit_index, 1, 0, -1):
         for _ in range(REPEATED):
             world.promises.on_notice(1, Notice(NoticeKind.LOST_ENTRIES, world.core.term, index))
     assert world.failures == []

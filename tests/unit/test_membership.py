@@ -24,8 +24,8 @@ from syncline.consensus.types import (
     LOCAL_APPEND,
     LOCAL_APPLY,
     ChangeType,
-    Entry,
     EntryType,
+    LogEntry,
     MembershipChange,
     MembershipState,
     SingleChange,
@@ -127,8 +127,8 @@ def test_a_promoted_learner_keeps_its_progress_and_a_new_voter_starts_at_the_end
     configuration, progress = restore(MembershipState(voters=(1,), learners=(2,)), 5)
     progress[2].maybe_update(4)
     _, progress = Changer(configuration, progress, 9).enter_joint(True, change((ADD, 2), (ADD, 3)).changes)
-    assert (progress[2].match, progress[2].next, progress[2].learner) == (4, 5, False)
-    assert (progress[3].match, progress[3].next) == (0, 9)
+    assert (progress[2].match_index, progress[2].next_index, progress[2].learner) == (4, 5, False)
+    assert (progress[3].match_index, progress[3].next_index) == (0, 9)
 
 
 def test_a_member_of_the_outgoing_half_keeps_its_progress_until_the_end() -> None:
@@ -144,7 +144,7 @@ def test_removing_and_adding_a_member_starts_its_progress_anew() -> None:
     progress[3].maybe_update(5)
     configuration, progress = Changer(configuration, progress, 5).simple(change((REMOVE, 3)).changes)
     _, progress = Changer(configuration, progress, 5).simple(change((ADD, 3)).changes)
-    assert progress[3].match == 0
+    assert progress[3].match_index == 0
 
 
 # -- properties ---------------------------------------------------------------------------------------------------
@@ -216,13 +216,13 @@ def test_a_state_that_no_changes_lead_to_is_refused(state: MembershipState) -> N
 
 @given(changes)
 def test_a_change_survives_its_encoding(one: MembershipChange) -> None:
-    assert decode_change(Entry(1, 1, EntryType.CONF_CHANGE_V2, encode_change(one))) == one
+    assert decode_change(LogEntry(1, 1, EntryType.CONF_CHANGE_V2, encode_change(one))) == one
 
 
 def test_leaving_a_joint_membership_is_empty_data_unless_it_has_a_context() -> None:
     assert encode_change(MembershipChange()) == b""
     with_context = MembershipChange(context=b"why")
-    assert decode_change(Entry(1, 1, EntryType.CONF_CHANGE_V2, encode_change(with_context))) == with_context
+    assert decode_change(LogEntry(1, 1, EntryType.CONF_CHANGE_V2, encode_change(with_context))) == with_context
     assert leaves_joint(with_context)
 
 
@@ -238,7 +238,7 @@ def test_leaving_a_joint_membership_is_empty_data_unless_it_has_a_context() -> N
 )
 def test_data_that_is_not_a_change_is_a_value_error(kind: EntryType, data: bytes) -> None:
     with pytest.raises(ValueError, match="membership change"):
-        decode_change(Entry(1, 1, kind, data))
+        decode_change(LogEntry(1, 1, kind, data))
 
 
 def test_only_several_changes_or_an_explicit_wish_go_through_a_joint_membership() -> None:

@@ -9,6 +9,8 @@ import gc
 import os
 import resource
 import socket
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
@@ -93,6 +95,37 @@ def test_a_connection_that_came_up_is_not_taken_away_without_a_word(
         await listener.close()
 
     runner(check())
+
+
+ABORTED = """
+import asyncio, gc, os, uvloop
+from syncline.platform.network import TcpNetwork
+
+class Aborting(asyncio.Protocol):
+    def connection_made(self, transport):
+        transport.abort()
+
+async def main():
+    listener = await TcpNetwork().listen(asyncio.Protocol, "127.0.0.1", 0)
+    connected = [await TcpNetwork().connect(Aborting, *listener.address, timeout_s=5) for _ in range(4)]
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]
+    connected.clear()
+    gc.collect()
+    for number in opened:
+        os.close(number)
+    await listener.close()
+
+with asyncio.Runner(loop_factory=LOOP.new_event_loop) as runner:
+    runner.run(main())
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_connection_that_is_aborted_as_it_comes_up_closes_no_other_file(loop: str) -> None:
+    """A socket object whose descriptor uvloop has closed would close whatever has got its number meanwhile."""
+    command = [sys.executable, "-c", ABORTED.replace("LOOP", loop)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_kind_of_address_that_the_system_does_not_know_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import BinaryIO, Self, cast
 
 import pytest
 
-from syncline.consensus.types import Entry, EntryType, SnapshotMeta
+from syncline.consensus.types import EntryType, LogEntry, SnapshotMeta
 from syncline.errors import NodeFailed, Rejected
 from syncline.node.applier import Applied, Applier, ApplyWork, Outcome, Restored, RestoreWork, SnapshotWork, Viewed
 from syncline.node.envelope import Kind, LevelChange, MemberRecord, Proposal, encode
@@ -24,8 +24,8 @@ TOLD = MemberRecord(OTHER, "b", "127.0.0.1:7101", level=2, machine_version=3)
 RISE = LevelChange(2, 3)
 
 
-def entry(index: int, data: bytes, *, origin: int = ME, kind: Kind = Kind.COMMAND) -> Entry:
-    return Entry(1, index, EntryType.NORMAL, encode(Proposal(kind, origin, 100 + index, data)))
+def entry(index: int, data: bytes, *, origin: int = ME, kind: Kind = Kind.COMMAND) -> LogEntry:
+    return LogEntry(1, index, EntryType.NORMAL, encode(Proposal(kind, origin, 100 + index, data)))
 
 
 class Run:
@@ -45,7 +45,7 @@ class Run:
         self.failures.append(error)
         self.changed.set()
 
-    def put(self, *entries: Entry) -> None:
+    def put(self, *entries: LogEntry) -> None:
         self.applier.put(ApplyWork(entries, ()))
 
     async def ended(self, count: int = 1) -> list[Outcome]:
@@ -97,11 +97,11 @@ def test_answers_are_for_this_nodes_own_in_order(make: type[Listing]) -> None:
     async def check() -> None:
         machine = make()
         work = Run(machine)
-        change = Entry(1, 4, EntryType.CONF_CHANGE_V2, b"change")
+        change = LogEntry(1, 4, EntryType.CONF_CHANGE_V2, b"change")
         work.put(
             entry(1, b"a"),
             entry(2, b"b", origin=OTHER),
-            Entry(1, 3, EntryType.NORMAL, b""),
+            LogEntry(1, 3, EntryType.NORMAL, b""),
             change,
             entry(5, b"refuse"),
             entry(6, b"", kind=Kind.BARRIER),
@@ -149,12 +149,12 @@ def test_applier_entry_of_garbage_is_ignored(make: type[Listing]) -> None:
         machine = make()
         work = Run(machine)
         work.put(
-            Entry(1, 1, EntryType.NORMAL, b"rubbish"),
-            Entry(1, 2, EntryType.NORMAL, b"\x91" * 100_000),
+            LogEntry(1, 1, EntryType.NORMAL, b"rubbish"),
+            LogEntry(1, 2, EntryType.NORMAL, b"\x91" * 100_000),
             entry(3, b"rubbish", kind=Kind.ANNOUNCE),
             entry(4, encode(MemberRecord(OTHER, "other", "h:1")), kind=Kind.ANNOUNCE),
-            Entry(1, 5, EntryType.NORMAL, encode(Proposal(-1, ME, 105, b""))),
-            Entry(1, 6, EntryType.NORMAL, encode(Proposal(2**63, ME, 106, b""))),
+            LogEntry(1, 5, EntryType.NORMAL, encode(Proposal(-1, ME, 105, b""))),
+            LogEntry(1, 6, EntryType.NORMAL, encode(Proposal(2**63, ME, 106, b""))),
             entry(7, encode(MemberRecord(OTHER, "x" * 20_000, "h:1")), kind=Kind.ANNOUNCE, origin=OTHER),
             entry(8, b"good"),
         )
@@ -174,7 +174,7 @@ def test_applier_entry_of_a_later_version_stops_the_node(kind: int) -> None:
 
     async def check() -> None:
         work = Run(Listing())
-        work.put(Entry(1, 9, EntryType.NORMAL, encode(Proposal(kind, OTHER, 1, b""))))
+        work.put(LogEntry(1, 9, EntryType.NORMAL, encode(Proposal(kind, OTHER, 1, b""))))
         await work.ended()
         assert isinstance(work.failures[0], NodeFailed)
         assert f"entry 9 is of kind {int(kind)}, which this version does not know" in str(work.failures[0])

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 
-from syncline.consensus.types import Entry, EntryType, Message, MessageType, SnapshotMeta
+from syncline.consensus.types import EntryType, LogEntry, Message, MessageType, SnapshotMeta
 from syncline.node.applier import Applied, Applier, ApplyWork, Outcome, RestoreWork, SnapshotWork, Viewed
 from syncline.node.apply_pace import FIRST_ENTRIES, MOST_ENTRIES, PIECE_S, Pace
 from syncline.node.envelope import Kind, Proposal, encode
@@ -48,7 +48,7 @@ class Slow(Listing):
 
 def work(count: int) -> ApplyWork:
     entries = [
-        Entry(1, index, EntryType.NORMAL, encode(Proposal(Kind.COMMAND, ME, index, b"%d" % index)))
+        LogEntry(1, index, EntryType.NORMAL, encode(Proposal(Kind.COMMAND, ME, index, b"%d" % index)))
         for index in range(1, count + 1)
     ]
     return ApplyWork(entries, (Message(MessageType.STORAGE_APPLY_RESP, entries=entries),))

@@ -110,10 +110,10 @@ def test_a_new_leader_tells_what_the_one_before_had_not(
     for _ in range(20):
         cluster.apply(b"x")
         leader = drivers(cluster)[cluster.transfer_leadership()]
-        while leader.core.commit < leader.core.last_index:
+        while leader.core.commit_index < leader.core.last_index:
             cluster.run(0.001)
         since_s = cluster.time_s
-        while any(driver.core.commit < leader.core.commit for driver in drivers(cluster).values()):
+        while any(driver.core.commit_index < leader.core.commit_index for driver in drivers(cluster).values()):
             cluster.run(0.001)
         waited_s.append(cluster.time_s - since_s)
     assert statistics.median(waited_s) < ROUND_TRIP_S

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from syncline.consensus.membership import Changer, Configuration, ProgressMap, encode_change
 from syncline.consensus.types import (
     ChangeType,
-    Entry,
     EntryType,
+    LogEntry,
     MembershipChange,
     MembershipState,
     SingleChange,
@@ -78,7 +78,7 @@ class Node:
     def book(self) -> MemberBook:
         return cast("MemberBook", self.parts.book)
 
-    async def apply(self, batches: list[list[Entry]]) -> None:
+    async def apply(self, batches: list[list[LogEntry]]) -> None:
         def deliver(outcome: Outcome) -> None:
             on_outcome(cast("Driver", self), outcome)
 
@@ -93,15 +93,15 @@ def change(kind: ChangeType, node_id: int, *records: MemberRecord) -> Membership
     return MembershipChange(changes=(SingleChange(kind, node_id),), context=encode(ChangeContext(9, 9, records)))
 
 
-def log_of(*items: MembershipChange | MemberRecord) -> list[Entry]:
+def log_of(*items: MembershipChange | MemberRecord) -> list[LogEntry]:
     """A log of changes and announcements, from index 1 on."""
     entries = []
     for index, item in enumerate(items, 1):
         if isinstance(item, MemberRecord):
             data = encode(Proposal(Kind.ANNOUNCE, item.id, index, encode(item)))
-            entries.append(Entry(1, index, EntryType.NORMAL, data))
+            entries.append(LogEntry(1, index, EntryType.NORMAL, data))
         else:
-            entries.append(Entry(1, index, EntryType.CONF_CHANGE_V2, encode_change(item)))
+            entries.append(LogEntry(1, index, EntryType.CONF_CHANGE_V2, encode_change(item)))
     return entries
 
 

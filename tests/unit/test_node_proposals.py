@@ -12,7 +12,7 @@ from syncline.consensus.types import ReadState
 from syncline.errors import Closed, DeadlineExceeded, Dropped, NoLeader, Outcome, Rejected, Superseded
 from syncline.node.futures import ApplyFuture, ReadFuture
 from syncline.node.proposals import Deadlines, Proposals
-from syncline.node.read_batches import Reads
+from syncline.node.read_batches import ReadBatches
 from tests.support import run
 
 STEP_S = 0.1
@@ -219,7 +219,7 @@ class Asked:
 
     def __init__(self) -> None:
         self.contexts: list[bytes] = []
-        self.reads = Reads(random.Random(1), step_s=STEP_S, retry_s=0.5, ask=self.contexts.append)
+        self.reads = ReadBatches(random.Random(1), step_s=STEP_S, retry_s=0.5, ask=self.contexts.append)
 
     def new(self, deadline_s: float = 5.0) -> ReadFuture:
         return self.reads.new(asyncio.get_running_loop(), deadline_s, STEP_S)

@@ -8,14 +8,14 @@ import random
 
 from syncline.consensus.types import ReadState
 from syncline.errors import DeadlineExceeded
-from syncline.node.read_batches import Reads
+from syncline.node.read_batches import ReadBatches
 from tests.support import run
 
 
 def test_the_state_is_as_current_as_the_last_attempt_that_was_confirmed_and_applied() -> None:
     async def scenario() -> None:
         asked: list[bytes] = []
-        reads = Reads(random.Random(1), step_s=0.1, retry_s=1.0, ask=asked.append)
+        reads = ReadBatches(random.Random(1), step_s=0.1, retry_s=1.0, ask=asked.append)
         loop = asyncio.get_running_loop()
         future = reads.new(loop, 60.0, 0.1)
         reads.ask(5.0)
@@ -36,7 +36,7 @@ def test_the_state_is_as_current_as_the_last_attempt_that_was_confirmed_and_appl
 def test_it_never_becomes_less_current() -> None:
     async def scenario() -> None:
         asked: list[bytes] = []
-        reads = Reads(random.Random(1), step_s=0.1, retry_s=1.0, ask=asked.append)
+        reads = ReadBatches(random.Random(1), step_s=0.1, retry_s=1.0, ask=asked.append)
         loop = asyncio.get_running_loop()
         reads.new(loop, 60.0, 0.1)
         reads.ask(5.0)
@@ -57,7 +57,7 @@ def test_reads_index_that_never_comes_blocks_no_other_read() -> None:
 
     async def scenario() -> None:
         asked: list[bytes] = []
-        reads = Reads(random.Random(1), step_s=0.1, retry_s=1.0, ask=asked.append)
+        reads = ReadBatches(random.Random(1), step_s=0.1, retry_s=1.0, ask=asked.append)
         loop = asyncio.get_running_loop()
         never = reads.new(loop, 6.0, 0.1)
         reads.ask(5.0)
@@ -78,7 +78,7 @@ def test_reads_age_counts_the_time_that_the_machine_slept() -> None:
     async def scenario() -> None:
         asked: list[bytes] = []
         slept_s = 100.0
-        reads = Reads(random.Random(1), step_s=0.1, retry_s=1.0, ask=asked.append, asleep_s=lambda: slept_s)
+        reads = ReadBatches(random.Random(1), step_s=0.1, retry_s=1.0, ask=asked.append, asleep_s=lambda: slept_s)
         assert reads.age_s(5.0) is None
         reads.new(asyncio.get_running_loop(), 60.0, 0.1)
         reads.ask(5.0)

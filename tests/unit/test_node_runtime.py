@@ -15,8 +15,8 @@ from syncline.consensus.membership import encode_change
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import (
     ChangeType,
-    Entry,
     EntryType,
+    LogEntry,
     MembershipChange,
     MembershipState,
     Message,
@@ -205,7 +205,7 @@ def test_an_old_change_does_not_undo_the_membership_of_a_snapshot_on_its_way(tmp
         async with leading(tmp_path) as (_, driver, _):
             context = encode(ChangeContext(0, 0, (MemberRecord(5, "old", "127.0.0.1:9"),)))
             change = MembershipChange(changes=(SingleChange(ChangeType.ADD_LEARNER_NODE, 5),), context=context)
-            old = Entry(driver.core.term, driver.applied + 1, EntryType.CONF_CHANGE_V2, encode_change(change))
+            old = LogEntry(driver.core.term, driver.applied + 1, EntryType.CONF_CHANGE_V2, encode_change(change))
             meta = offer_snapshot(driver)
             driver.reconfiguration.applied(old)
             assert driver.core.raft.tracker.configuration.state() == meta.membership

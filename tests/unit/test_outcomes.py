@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from syncline.consensus.types import Entry, EntryType
+from syncline.consensus.types import EntryType, LogEntry
 from syncline.node.applier import Applied
 from syncline.node.envelope import LevelChange, MemberRecord
 from syncline.node.outcomes import on_outcome
@@ -16,7 +16,7 @@ from syncline.node.runtime import Driver
 TOLD = MemberRecord(2, "b", "127.0.0.1:7101", level=2)
 BACK = MemberRecord(2, "b", "127.0.0.1:7101", level=1)
 RISE = LevelChange(2, 1)
-CHANGE = Entry(1, 3, EntryType.CONF_CHANGE_V2, b"")
+CHANGE = LogEntry(1, 3, EntryType.CONF_CHANGE_V2, b"")
 
 
 def driver(calls: list[object], *, restoring: bool) -> Driver:
@@ -41,7 +41,9 @@ def driver(calls: list[object], *, restoring: bool) -> Driver:
 
 
 @pytest.mark.parametrize("items", [[TOLD, RISE, BACK, CHANGE], [CHANGE, RISE, TOLD], [RISE, CHANGE, BACK, RISE]])
-def test_runtime_entries_of_a_batch_take_effect_in_log_order(items: list[Entry | MemberRecord | LevelChange]) -> None:
+def test_runtime_entries_of_a_batch_take_effect_in_log_order(
+    items: list[LogEntry | MemberRecord | LevelChange],
+) -> None:
     """Each can depend on those before it; nodes that cut the log into other batches must come to the same registry."""
     calls: list[object] = []
     on_outcome(driver(calls, restoring=False), Applied((), 1, len(items), 1, runtime=items))

@@ -10,7 +10,9 @@ from syncline.consensus.progress import Inflights, Progress, ProgressState
 
 
 def progress(match: int, next_index: int, state: ProgressState, *, window: int = 2, window_bytes: int = 0) -> Progress:
-    one = Progress(match=match, next=next_index, inflights=Inflights(window, window_bytes), recent_active=True)
+    one = Progress(
+        match_index=match, next_index=next_index, inflights=Inflights(window, window_bytes), recent_active=True
+    )
     one.state = state
     return one
 
@@ -74,9 +76,9 @@ def test_a_probe_with_entries_pauses_until_an_answer() -> None:
 def test_a_pipelined_append_runs_ahead_and_pauses_where_the_window_is_full() -> None:
     one = progress(3, 4, ProgressState.REPLICATE)
     one.sent_entries(2, 0)
-    assert (one.next, one.paused) == (6, False)
+    assert (one.next_index, one.paused) == (6, False)
     one.sent_entries(1, 0)
-    assert (one.next, one.paused) == (7, True)
+    assert (one.next_index, one.paused) == (7, True)
     one.paused_by_flow = False  # a heartbeat was answered
     one.sent_entries(0, 0)
     assert one.paused
@@ -86,9 +88,9 @@ def test_after_a_snapshot_a_probe_starts_behind_it() -> None:
     one = progress(3, 4, ProgressState.PROBE)
     one.become_snapshot(20)
     assert one.paused
-    assert (one.next, one.pending_snapshot, one.sent_commit) == (21, 20, 20)
+    assert (one.next_index, one.pending_snapshot, one.sent_commit) == (21, 20, 20)
     one.become_probe()
-    assert (one.next, one.pending_snapshot, one.paused) == (21, 0, False)
+    assert (one.next_index, one.pending_snapshot, one.paused) == (21, 0, False)
 
 
 def test_replication_starts_behind_the_last_match_and_forgets_what_was_under_way() -> None:
@@ -96,7 +98,7 @@ def test_replication_starts_behind_the_last_match_and_forgets_what_was_under_way
     one.sent_entries(3, 10)
     one.sent_commit = 6
     one.become_probe()
-    assert (one.next, len(one.inflights), one.sent_commit) == (4, 0, 3)
+    assert (one.next_index, len(one.inflights), one.sent_commit) == (4, 0, 3)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_replication_starts_behind_the_last_match_and_forgets_what_was_under_way
 def test_only_a_higher_acknowledgement_is_news(index: int, news: bool, match: int, next_index: int) -> None:
     one = progress(3, 5, ProgressState.REPLICATE)
     assert one.maybe_update(index) is news
-    assert (one.match, one.next) == (match, next_index)
+    assert (one.match_index, one.next_index) == (match, next_index)
 
 
 @pytest.mark.parametrize(
@@ -127,8 +129,8 @@ def test_a_rejection_steps_back(
 ) -> None:
     one = progress(match, next_index, state)
     assert one.maybe_decrease(rejected, hint) is accepted
-    assert one.next == expected
-    assert one.next > one.match
+    assert one.next_index == expected
+    assert one.next_index > one.match_index
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,7 @@ def test_a_copy_changes_on_its_own() -> None:
 
 
 def test_how_a_progress_is_written() -> None:
-    one = Progress(match=3, next=4)
+    one = Progress(match_index=3, next_index=4)
     assert str(one) == "StateProbe match=3 next=4 inactive"
     one.recent_active = True
     one.become_snapshot(9)

@@ -12,8 +12,8 @@ from syncline.consensus.storage import MemoryStorage
 from syncline.consensus.types import (
     NO_LIMIT,
     Compacted,
-    Entry,
     EntryType,
+    LogEntry,
     MembershipState,
     Snapshot,
     SnapshotMeta,
@@ -22,8 +22,8 @@ from syncline.consensus.types import (
 from syncline.consensus.unstable import Unstable
 
 
-def entries(*terms: int, first: int = 1, data: bytes = b"") -> list[Entry]:
-    return [Entry(term, index, data=data) for index, term in enumerate(terms, first)]
+def entries(*terms: int, first: int = 1, data: bytes = b"") -> list[LogEntry]:
+    return [LogEntry(term, index, data=data) for index, term in enumerate(terms, first)]
 
 
 def snapshot(index: int, term: int) -> Snapshot:
@@ -116,7 +116,7 @@ def test_a_snapshot_waits_until_it_is_stored_and_a_newer_one_is_not_taken_for_it
 def test_a_slice_reads_the_same_wherever_the_log_is_stable(stable: int) -> None:
     log = log_of(1, 1, 2, 3, stable=stable, start=6, start_term=1, data=b"data")
     assert contents(log) == [(7, 1), (8, 1), (9, 2), (10, 3)]
-    one = entry_size(Entry(1, 7, data=b"data"))
+    one = entry_size(LogEntry(1, 7, data=b"data"))
     for limit, count in ((0, 1), (one, 1), (2 * one - 1, 1), (2 * one, 2), (3 * one, 3), (NO_LIMIT, 4)):
         assert [entry.index for entry in log.slice(7, 11, limit)] == list(range(7, 7 + count))
     with pytest.raises(Compacted):
@@ -174,7 +174,7 @@ def test_a_follower_takes_a_leaders_entries_over(
         log.commit_to(1)
         assert log.maybe_append(*prev, commit, entries(*new, first=prev[0] + 1)) == agreed
         assert [term for _, term in contents(log)] == terms
-        assert log.committed == committed
+        assert log.commit_index == committed
 
 
 def test_what_is_known_already_is_not_written_again() -> None:
@@ -221,7 +221,7 @@ def test_log_operations_equal_a_list(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 25))):
         what = data.draw(st.sampled_from(["append", "write", "commit", "compact"]))
         if what == "append":
-            prev = data.draw(st.integers(log.committed, len(model)))
+            prev = data.draw(st.integers(log.commit_index, len(model)))
             prev_term = model[prev - 1] if prev else 0
             new = sorted(data.draw(st.lists(st.integers(max(prev_term, 1), 9), max_size=3)))
             overlap = min(len(new), len(model) - prev)
@@ -237,8 +237,8 @@ def test_log_operations_equal_a_list(data: st.DataObject) -> None:
                 log.unstable.stable_to(len(model), model[-1])
         elif what == "commit":
             log.commit_to(data.draw(st.integers(0, len(model))))
-        elif storage.first_index() <= min(log.committed, log.unstable.offset - 1):
-            storage.compact(min(log.committed, log.unstable.offset - 1))
+        elif storage.first_index() <= min(log.commit_index, log.unstable.offset - 1):
+            storage.compact(min(log.commit_index, log.unstable.offset - 1))
         first = log.first_index
         assert contents(log) == list(enumerate(model, 1))[first - 1 :]
         assert log.last_index == len(model)
@@ -254,7 +254,7 @@ def test_a_leader_commits_only_up_to_an_entry_of_its_own_term() -> None:
     assert not log.maybe_commit(4, 2)
     assert log.maybe_commit(3, 2)
     assert not log.maybe_commit(3, 2)
-    assert log.committed == 3
+    assert log.commit_index == 3
 
 
 def test_entries_are_applied_when_committed_and_only_when_stable_where_storage_is_asynchronous() -> None:
@@ -280,7 +280,7 @@ def test_nothing_is_applied_while_a_snapshot_waits() -> None:
 
 
 def test_what_is_being_applied_is_limited_in_bytes_across_batches() -> None:
-    one = entry_size(Entry(1, 1, data=b"x" * 10))
+    one = entry_size(LogEntry(1, 1, data=b"x" * 10))
     log = RaftLog(stored(1, 1, 1, 1, 1, data=b"x" * 10), max_applying_bytes=3 * one - 1)
     log.commit_to(5)
     batch = log.next_committed(allow_unstable=True)
@@ -319,7 +319,7 @@ def test_the_applied_index_never_goes_back_nor_beyond_the_commit_index() -> None
 
 def test_an_unapplied_change_of_the_membership_is_found_between_applied_and_committed() -> None:
     log = log_of(1)
-    log.append([Entry(1, 2, EntryType.CONF_CHANGE_V2), Entry(1, 3)])
+    log.append([LogEntry(1, 2, EntryType.CONF_CHANGE_V2), LogEntry(1, 3)])
     assert not log.has_unapplied_change()
     log.commit_to(3)
     assert log.has_unapplied_change()
@@ -333,22 +333,22 @@ def test_an_unapplied_change_of_the_membership_is_found_between_applied_and_comm
 @pytest.mark.parametrize(
     ("entry", "size"),
     [
-        (Entry(0, 0), 6),
-        (Entry(1, 127), 6),
-        (Entry(1, 128), 7),
-        (Entry(1, 1, data=b"x"), 9),
-        (Entry(1, 1, data=b"x" * 127), 135),
-        (Entry(1, 1, data=b"x" * 128), 137),
-        (Entry(1 << 62, 1, EntryType.CONF_CHANGE_V2, b"xy"), 18),
+        (LogEntry(0, 0), 6),
+        (LogEntry(1, 127), 6),
+        (LogEntry(1, 128), 7),
+        (LogEntry(1, 1, data=b"x"), 9),
+        (LogEntry(1, 1, data=b"x" * 127), 135),
+        (LogEntry(1, 1, data=b"x" * 128), 137),
+        (LogEntry(1 << 62, 1, EntryType.CONF_CHANGE_V2, b"xy"), 18),
     ],
 )
-def test_an_entry_counts_as_its_protobuf_encoding(entry: Entry, size: int) -> None:
+def test_an_entry_counts_as_its_protobuf_encoding(entry: LogEntry, size: int) -> None:
     assert entry_size(entry) == size
 
 
 @given(st.lists(st.integers(0, 300), max_size=8), st.integers(1, 20000), st.integers(0, 1000))
 def test_sizes_of_many_are_sums_and_a_limit_cuts_at_the_sum(lengths: list[int], first: int, limit: int) -> None:
-    batch = [Entry(1, index, data=b"x" * length) for index, length in enumerate(lengths, first)]
+    batch = [LogEntry(1, index, data=b"x" * length) for index, length in enumerate(lengths, first)]
     assert encoded_size(batch) == sum(entry_size(entry) for entry in batch)
     assert payload_size(batch) == sum(lengths)
     cut = limit_size(batch, limit)

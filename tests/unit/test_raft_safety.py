@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from syncline.consensus.types import (
     ChangeType,
     Compacted,
-    Entry,
     HardState,
+    LogEntry,
     MembershipChange,
     ProposalDropped,
     SingleChange,
     StateType,
     Transition,
 )
-from syncline.consensus.validation import Refusal
+from syncline.consensus.validation import StepRefusal
 from tests.consensus_cluster import START, Cluster, Member
 
 NODES = range(1, 6)
@@ -40,7 +40,7 @@ class Disorder:
         for node_id in (4, 5):  # wait to be added
             self.cluster.start(node_id)
         self.leaders: dict[int, int] = {}
-        self.committed: dict[int, Entry] = {}
+        self.committed: dict[int, LogEntry] = {}
         self.marks: dict[int, tuple[int, int, int]] = {}
         self.proposals = 0
         self.actions = [
@@ -147,10 +147,10 @@ class Disorder:
 
     def _check_monotonic(self, node_id: int, member: Member) -> None:
         node = member.node
-        marks = (node.term, node.commit, node.applied)
+        marks = (node.term, node.commit_index, node.applied)
         before = self.marks.get(node_id, marks)
         assert all(now >= then for now, then in zip(marks, before, strict=True)), "a mark went back"
-        assert node.applied <= node.commit <= node.last_index
+        assert node.applied <= node.commit_index <= node.last_index
         self.marks[node_id] = marks
 
     def _check_leader(self, node_id: int, member: Member) -> None:
@@ -200,7 +200,7 @@ def test_nothing_unsafe_happens(seed: int, asynchronous: bool, guarded: bool) ->
 def test_the_disorder_gets_somewhere(asynchronous: bool) -> None:
     """Against a test that proves nothing: leaders are elected, entries applied, and no correct message is refused."""
     terms = entries = changes = 0
-    refusals: set[Refusal] = set()
+    refusals: set[StepRefusal] = set()
     for seed in range(10):
         disorder = Disorder(seed, async_storage_writes=asynchronous)
         disorder.run(1500)
@@ -212,4 +212,9 @@ def test_the_disorder_gets_somewhere(asynchronous: bool) -> None:
     assert terms >= 10
     assert entries >= 100
     assert changes >= 5
-    assert refusals <= {Refusal.PROPOSAL_DROPPED, Refusal.UNKNOWN_PEER, Refusal.STALE_SESSION, Refusal.NO_LEADER}
+    assert refusals <= {
+        StepRefusal.PROPOSAL_DROPPED,
+        StepRefusal.UNKNOWN_PEER,
+        StepRefusal.STALE_SESSION,
+        StepRefusal.NO_LEADER,
+    }

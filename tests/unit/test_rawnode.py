@@ -14,15 +14,15 @@ from syncline.consensus.storage import MemoryStorage
 from syncline.consensus.types import (
     LOCAL_APPEND,
     LOCAL_APPLY,
-    Entry,
     HardState,
+    LogEntry,
     MembershipState,
     Message,
     MessageType,
     ProposalDropped,
     StateType,
 )
-from syncline.consensus.validation import Refusal
+from syncline.consensus.validation import StepRefusal
 from tests.consensus_cluster import START, Cluster, add_node, storage_with
 
 
@@ -52,7 +52,7 @@ def test_what_is_proposed_is_applied_everywhere_in_order(asynchronous: bool) -> 
     for node_id in (1, 2, 3):
         assert data_of(cluster, node_id) == [b"a", b"b", b"c", b"d"]
         node = cluster[node_id]
-        assert node.commit == node.applied == node.last_index == START + 5
+        assert node.commit_index == node.applied == node.last_index == START + 5
 
 
 @both_forms
@@ -82,7 +82,7 @@ def test_where_nobody_leads_proposals_are_dropped() -> None:
     cluster[1].campaign()
     with pytest.raises(ProposalDropped):
         cluster[1].propose(b"a")
-    assert cluster[1].raft.dropped[Refusal.PROPOSAL_DROPPED] == 2
+    assert cluster[1].raft.dropped[StepRefusal.PROPOSAL_DROPPED] == 2
     assert cluster[1].last_index == START
 
 
@@ -168,7 +168,7 @@ def test_a_leader_can_commit_what_its_own_disk_does_not_hold_yet_but_applies_it_
         cluster.process(cluster.members[node_id])
     for message in cluster.network:
         cluster.deliver(message)
-    assert leader.commit == START + 2
+    assert leader.commit_index == START + 2
     cluster.take_ready(member)
     assert not member.apply_work
     cluster.do_append(member)
@@ -181,15 +181,15 @@ def test_a_confirmation_from_an_earlier_term_leaves_the_entries_unstable() -> No
     cluster = Cluster(3, async_storage_writes=True)
     follower = cluster[2]
 
-    def append(term: int, sender: int, entry: Entry) -> None:
+    def append(term: int, sender: int, entry: LogEntry) -> None:
         follower.step(
             Message(MessageType.APP, to=2, sender=sender, term=term, index=START, log_term=1, entries=[entry])
         )
         cluster.take_ready(cluster.members[2])
 
-    old = Entry(2, START + 1, data=b"old")
+    old = LogEntry(2, START + 1, data=b"old")
     append(2, 1, old)
-    append(3, 3, Entry(3, START + 1, data=b"new"))
+    append(3, 3, LogEntry(3, START + 1, data=b"new"))
     append(4, 1, old)
     cluster.do_append(cluster.members[2])
     cluster.do_append(cluster.members[2])
@@ -200,7 +200,7 @@ def test_a_confirmation_from_an_earlier_term_leaves_the_entries_unstable() -> No
 
 
 def test_committed_entries_are_handed_out_within_the_limit() -> None:
-    one = entry_size(Entry(1, START + 2, data=b"x" * 10))
+    one = entry_size(LogEntry(1, START + 2, data=b"x" * 10))
     cluster = Cluster(1, max_committed_bytes_per_ready=2 * one)
     leader = cluster.elect(1)
     leader.propose_batch([b"x" * 10] * 5)
@@ -232,7 +232,7 @@ def test_a_node_continues_where_it_was() -> None:
     cluster.settle()
     member = cluster.start(2, cluster.members[2].storage, applied=START + 1)
     node = member.node
-    assert (node.term, node.commit, node.applied, node.raft.vote) == (1, START + 2, START + 1, 1)
+    assert (node.term, node.commit_index, node.applied, node.raft.vote) == (1, START + 2, START + 1, 1)
     assert [entry.data for entry in node.ready().committed_entries] == [b"a"]
 
 
@@ -258,7 +258,7 @@ def test_storage_that_contradicts_itself_is_refused(hard_state: HardState, appli
 def test_a_commit_index_behind_the_snapshot_is_brought_up_to_it() -> None:
     storage = storage_with(MembershipState(voters=(1,)))
     storage.set_hard_state(HardState(3, 1, START - 4))
-    assert RawNode(RaftConfig(id=1, storage=storage)).commit == START
+    assert RawNode(RaftConfig(id=1, storage=storage)).commit_index == START
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_a_node_that_applies_slowly_does_not_campaign_on_an_old_membership() -> 
     for message in cluster.network:
         cluster.deliver(message)
     cluster.take_ready(follower)
-    assert follower.node.commit == START + 2 > follower.node.applied
+    assert follower.node.commit_index == START + 2 > follower.node.applied
     follower.node.campaign()
     assert follower.node.term == 1
     while follower.append_work:

@@ -12,9 +12,9 @@ from syncline.consensus.progress import ProgressState
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.sizes import entry_size
 from syncline.consensus.types import (
-    Entry,
     EntryType,
     HardState,
+    LogEntry,
     MembershipChange,
     MembershipState,
     Message,
@@ -43,7 +43,7 @@ both_forms = pytest.mark.parametrize("asynchronous", [False, True], ids=["synchr
 
 
 def test_messages_are_limited_in_bytes_and_the_window_in_messages() -> None:
-    one = entry_size(Entry(1, START + 2, data=b"x" * 10))
+    one = entry_size(LogEntry(1, START + 2, data=b"x" * 10))
     cluster = Cluster(3, max_message_bytes=2 * one, max_inflight_messages=2)
     leader = cluster.elect(1)
     leader.propose_batch([b"x" * 10] * 9)
@@ -71,7 +71,7 @@ def test_followers_that_lack_the_same_share_what_is_read_and_others_get_their_ow
     leader.propose(b"missed")
     cluster.settle()
     leader.report_unreachable(4)  # it is probed from here on, behind the others
-    known = leader.raft.tracker.progress[4].match
+    known = leader.raft.tracker.progress[4].match_index
     leader.propose(b"new")
     appends = {m.to: m for m in leader.ready().messages if m.type is MessageType.APP}
     assert [appends[to].index for to in (2, 3, 4)] == [leader.last_index - 1, leader.last_index - 1, known]
@@ -94,7 +94,7 @@ def test_conflicting_entries_are_replaced_with_one_question_per_term() -> None:
     cluster = Cluster(7)
     for node_id, terms in figure.items():
         storage = storage_with(cluster.membership)
-        storage.append([Entry(term, index) for index, term in enumerate(terms, START + 1)])
+        storage.append([LogEntry(term, index) for index, term in enumerate(terms, START + 1)])
         storage.set_hard_state(HardState(7, 0, START))
         cluster.start(node_id, storage, applied=START)
     leader = cluster.elect(1)
@@ -120,16 +120,16 @@ def test_an_entry_of_an_earlier_term_is_committed_only_with_one_of_the_leaders_o
             if message.to == 2:
                 cluster.deliver(message)
     lost = START + 2
-    assert cluster[2].last_index == lost > cluster[2].commit
+    assert cluster[2].last_index == lost > cluster[2].commit_index
     cluster.network.clear()
     cluster.cut = {1, 5}
     cluster[2].campaign()
     held = of_type(MessageType.APP_RESP)
     cluster.settle(keep=held)
     assert cluster[2].state is StateType.LEADER
-    assert cluster[2].commit < lost  # a quorum holds it by now, but it is of an earlier term
+    assert cluster[2].commit_index < lost  # a quorum holds it by now, but it is of an earlier term
     cluster.settle()
-    assert cluster[2].commit == lost + 1  # and goes in with the leader's own empty entry
+    assert cluster[2].commit_index == lost + 1  # and goes in with the leader's own empty entry
 
 
 def test_a_follower_too_far_behind_gets_a_snapshot_and_goes_on_from_there() -> None:
@@ -169,29 +169,29 @@ def test_a_snapshot_that_has_ended_is_followed_by_a_probe(ok: bool, next_index: 
     cluster.network.clear()
     leader.report_snapshot(3, ok)
     progress = leader.status().progress[3]
-    assert (progress.state, progress.next, progress.paused) == (ProgressState.PROBE, next_index, True)
+    assert (progress.state, progress.next_index, progress.paused) == (ProgressState.PROBE, next_index, True)
 
 
 def test_a_snapshot_over_a_conflicting_suffix_replaces_it() -> None:
     storage = storage_with(MembershipState(voters=(1, 2, 3)))
-    storage.append([Entry(1, START + 1), Entry(1, START + 2), Entry(1, START + 3)])
+    storage.append([LogEntry(1, START + 1), LogEntry(1, START + 2), LogEntry(1, START + 3)])
     node = RawNode(RaftConfig(id=2, storage=storage, applied=START))
     meta = SnapshotMeta(START + 2, 2, MembershipState(voters=(1, 2)))
     node.step(Message(MessageType.SNAP, to=2, sender=1, term=3, snapshot=Snapshot(meta), session=4))
     ready = node.ready()
     assert ready.snapshot == Snapshot(meta)
     assert [(m.index, m.reject, m.session) for m in ready.messages] == [(START + 2, False, 4)]
-    assert (node.commit, node.last_index) == (START + 2, START + 2)
+    assert (node.commit_index, node.last_index) == (START + 2, START + 2)
     assert node.status().membership.voters == (1, 2)
 
 
 def test_a_snapshot_of_what_the_log_has_only_moves_the_commit_index() -> None:
     storage = storage_with(MembershipState(voters=(1, 2, 3)))
-    storage.append([Entry(1, START + 1), Entry(1, START + 2), Entry(1, START + 3)])
+    storage.append([LogEntry(1, START + 1), LogEntry(1, START + 2), LogEntry(1, START + 3)])
     node = RawNode(RaftConfig(id=2, storage=storage, applied=START))
     meta = SnapshotMeta(START + 2, 1, MembershipState(voters=(1, 2)))
     node.step(Message(MessageType.SNAP, to=2, sender=1, term=3, snapshot=Snapshot(meta)))
-    assert (node.commit, node.last_index) == (START + 2, START + 3)
+    assert (node.commit_index, node.last_index) == (START + 2, START + 3)
     assert node.ready().snapshot is None
 
 
@@ -340,7 +340,7 @@ def lazy_leader() -> tuple[Cluster, RawNode]:
     leader = cluster.elect(1)
     leader.tell_commit()
     cluster.settle()
-    assert [cluster[node_id].commit for node_id in (1, 2, 3)] == [START + 1] * 3
+    assert [cluster[node_id].commit_index for node_id in (1, 2, 3)] == [START + 1] * 3
     return cluster, leader
 
 
@@ -348,13 +348,13 @@ def test_a_commit_index_is_told_with_the_next_entries_or_when_the_runtime_says_s
     cluster, leader = lazy_leader()
     leader.propose(b"a")
     cluster.settle()
-    assert (leader.commit, cluster[2].commit, cluster[3].commit) == (START + 2, START + 1, START + 1)
+    assert (leader.commit_index, cluster[2].commit_index, cluster[3].commit_index) == (START + 2, START + 1, START + 1)
     leader.propose(b"b")
     cluster.settle()
-    assert (leader.commit, cluster[2].commit, cluster[3].commit) == (START + 3, START + 2, START + 2)
+    assert (leader.commit_index, cluster[2].commit_index, cluster[3].commit_index) == (START + 3, START + 2, START + 2)
     leader.tell_commit()
     cluster.settle()
-    assert (cluster[2].commit, cluster[3].commit) == (START + 3, START + 3)
+    assert (cluster[2].commit_index, cluster[3].commit_index) == (START + 3, START + 3)
     leader.tell_commit()
     assert not leader.has_ready()  # everybody has been told
 
@@ -365,7 +365,7 @@ def test_a_heartbeat_tells_the_commit_index() -> None:
     cluster.settle()
     leader.tick()
     cluster.settle()
-    assert (cluster[2].commit, cluster[3].commit) == (START + 2, START + 2)
+    assert (cluster[2].commit_index, cluster[3].commit_index) == (START + 2, START + 2)
 
 
 def test_a_removed_member_hears_that_its_removal_is_committed() -> None:
@@ -373,7 +373,7 @@ def test_a_removed_member_hears_that_its_removal_is_committed() -> None:
     leader.propose_membership(remove_node(3))
     cluster.settle()
     assert leader.status().membership.voters == (1, 2)
-    assert cluster[3].commit == leader.commit
+    assert cluster[3].commit_index == leader.commit_index
 
 
 def test_who_could_not_be_told_is_told_with_its_next_answer() -> None:
@@ -381,14 +381,14 @@ def test_who_could_not_be_told_is_told_with_its_next_answer() -> None:
     leader.report_unreachable(2)
     leader.propose(b"a")
     cluster.settle(keep=of_type(MessageType.APP, to=2))
-    assert leader.commit == START + 2
+    assert leader.commit_index == START + 2
     assert leader.status().progress[2].paused
     leader.tell_commit()
     cluster.settle()
-    assert (cluster[2].commit, cluster[3].commit) == (START + 2, START + 2)
+    assert (cluster[2].commit_index, cluster[3].commit_index) == (START + 2, START + 2)
     leader.propose(b"b")
     cluster.settle()
-    assert cluster[2].commit == START + 2, "of what nobody has spoken of answers do not speak either"
+    assert cluster[2].commit_index == START + 2, "of what nobody has spoken of answers do not speak either"
 
 
 def test_what_a_smaller_quorum_holds_is_told_at_once() -> None:
@@ -399,8 +399,8 @@ def test_what_a_smaller_quorum_holds_is_told_at_once() -> None:
     leader.propose(b"held by two of four, hence by two of three")
     cluster.settle(keep=lambda message: message.to == 4 and message.index > START + 1)
     assert leader.status().membership.voters == (1, 2, 3)
-    assert leader.commit == leader.last_index == START + 3
-    assert cluster[2].commit == leader.commit
+    assert leader.commit_index == leader.last_index == START + 3
+    assert cluster[2].commit_index == leader.commit_index
 
 
 def test_only_a_leader_tells_a_commit_index() -> None:
@@ -419,8 +419,8 @@ def test_the_status_of_a_leader_shows_everybody_and_that_of_a_follower_only_itse
     leader = cluster.elect(1)
     status = leader.status()
     assert (status.id, status.term, status.vote, status.leader, status.state) == (1, 1, 1, 1, StateType.LEADER)
-    assert (status.commit, status.applied) == (START + 1, START + 1)
-    assert {node_id: one.match for node_id, one in status.progress.items()} == dict.fromkeys((1, 2, 3), START + 1)
+    assert (status.commit_index, status.applied) == (START + 1, START + 1)
+    assert {node_id: one.match_index for node_id, one in status.progress.items()} == dict.fromkeys((1, 2, 3), START + 1)
     assert cluster[2].status().progress == {}
     assert cluster[2].leader == 1
 

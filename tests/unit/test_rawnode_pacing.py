@@ -10,7 +10,7 @@ from syncline.consensus.config import RaftConfig
 from syncline.consensus.progress import FIRST_PROBE_TICKS, ProgressState
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.storage import MemoryStorage
-from syncline.consensus.types import NO_LIMIT, Entry, Message, MessageType, NotLoaded
+from syncline.consensus.types import NO_LIMIT, LogEntry, Message, MessageType, NotLoaded
 from tests.consensus_cluster import Cluster, Member
 
 PROBE_TICKS = 5
@@ -152,7 +152,7 @@ def test_commit_index_is_told_without_room() -> None:
     cluster.settle(keep=lambda message: message.type is MessageType.APP_RESP)
     leader.set_room(3, 0)
     cluster.settle()
-    assert cluster[3].commit == leader.commit
+    assert cluster[3].commit_index == leader.commit_index
 
 
 def test_proposals_without_room_send_one_append_and_no_more() -> None:
@@ -192,7 +192,7 @@ class LazyStorage(MemoryStorage):
     __slots__ = ()
     loads = True
 
-    def entries_to_send(self, low: int, high: int, max_bytes: int) -> list[Entry]:
+    def entries_to_send(self, low: int, high: int, max_bytes: int) -> list[LogEntry]:
         if not self.loads:
             raise NotLoaded
         return list(super().entries_to_send(low, high, max_bytes))
@@ -242,7 +242,7 @@ def test_heartbeat_that_overtakes_the_appends_proves_nothing_lost() -> None:
     leader.propose_batch([b"x"] * 3)
     cluster.settle(keep=lambda message: message.type is MessageType.APP and message.to == 3)
     late = cluster.network
-    assert leader.commit > cluster[3].last_index
+    assert leader.commit_index > cluster[3].last_index
     leader.tick()
     leader.raft.step(Message(MessageType.BEAT))
     cluster.network = []
@@ -251,4 +251,4 @@ def test_heartbeat_that_overtakes_the_appends_proves_nothing_lost() -> None:
     assert not cluster[3].raft.dropped
     cluster.network = late
     cluster.settle()
-    assert cluster[3].commit == leader.commit
+    assert cluster[3].commit_index == leader.commit_index

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from syncline.consensus.types import NO_LIMIT, Compacted, Entry, HardState, NotLoaded, SnapshotMeta
+from syncline.consensus.types import NO_LIMIT, Compacted, HardState, LogEntry, NotLoaded, SnapshotMeta
 from syncline.storage.read_ahead import CHUNKS, ReadAhead
 from syncline.storage.stored_log import StoredLog
 from syncline.storage.wal.writer import WalWrite
@@ -24,7 +24,7 @@ class Log:
         self.reader = self.wal.reader()
         self.log.read_beside(lambda *what: self.asked.append(what))
 
-    def write(self, entries: list[Entry], term: int = 1) -> None:
+    def write(self, entries: list[LogEntry], term: int = 1) -> None:
         write = WalWrite(entries=entries, hard_state=HardState(term, 0, 0))
         self.log.appended(write, self.wal.write([write]))
 

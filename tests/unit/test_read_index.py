@@ -10,8 +10,8 @@ from syncline.consensus import read_index
 from syncline.consensus.config import ReadOnlyOption
 from syncline.consensus.quorum import JointConfig
 from syncline.consensus.read_index import ReadQueue, decode_position
-from syncline.consensus.types import Entry, HardState, Message, MessageType, ReadState
-from syncline.consensus.validation import Refusal
+from syncline.consensus.types import HardState, LogEntry, Message, MessageType, ReadState
+from syncline.consensus.validation import StepRefusal
 from tests.consensus_cluster import START, Cluster, storage_with
 
 READ = Message(MessageType.READ_INDEX, sender=1)
@@ -131,7 +131,7 @@ def test_a_leader_alone_waits_for_the_first_entry_of_its_term_too() -> None:
     """It may have lost its commit index, and with it the knowledge of what it answered before."""
     cluster = Cluster(1)
     storage = storage_with(cluster.membership)
-    storage.append([Entry(1, START + 1, data=b"was committed and answered")])
+    storage.append([LogEntry(1, START + 1, data=b"was committed and answered")])
     storage.set_hard_state(HardState(1, 1, START))
     cluster.start(1, storage, applied=START)
     cluster[1].campaign()
@@ -153,7 +153,7 @@ def test_lease_reads_are_answered_at_once() -> None:
 def test_without_a_leader_there_is_nobody_to_ask() -> None:
     cluster = Cluster(3)
     assert not cluster[1].read_index(b"mine")
-    assert cluster[1].raft.dropped == {Refusal.NO_LEADER: 1}
+    assert cluster[1].raft.dropped == {StepRefusal.NO_LEADER: 1}
 
 
 def test_a_leader_takes_only_so_many_reads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +163,7 @@ def test_a_leader_takes_only_so_many_reads(monkeypatch: pytest.MonkeyPatch) -> N
     cluster.cut = {2, 3}
     taken = [leader.read_index(b"%d" % number) for number in range(5)]
     assert taken == [True, True, True, False, False]
-    assert leader.raft.dropped == {Refusal.TOO_MANY_READS: 2}
+    assert leader.raft.dropped == {StepRefusal.TOO_MANY_READS: 2}
     cluster.cut = set()
     leader.tick()
     cluster.settle()

@@ -69,28 +69,31 @@ async def opened(path: Path, *, kernel: bool, **settings: int) -> Raft[object]:
     return raft
 
 
-async def fails_and_acknowledges_nothing(raft: Raft[object], error: int) -> None:
-    with pytest.raises(NodeFailed, match=os.strerror(error)):
+async def fails_and_acknowledges_nothing(raft: Raft[object]) -> str:
+    """Why the node stopped, in its own words."""
+    with pytest.raises(NodeFailed) as refused:
         await raft.apply(b"after", timeout=TIMEOUT_S)
-    assert os.strerror(error) in str(await raft.failed())
+    reason = str(await raft.failed())
+    assert str(refused.value) == reason
     assert raft.role == "stopped"
     await raft.close()
+    return reason
 
 
-def kernel_sync_fails(path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
-    async def scenario() -> None:
+def kernel_sync_fails(path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> str:
+    async def scenario() -> str:
         kernel = ForgedKernel(monkeypatch)
         raft = await opened(path, kernel=True)
         kernel.error = error
-        await fails_and_acknowledges_nothing(raft, error)
+        return await fails_and_acknowledges_nothing(raft)
 
-    run(scenario())
+    return run(scenario())
 
 
 @on_linux
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
 def test_kernel_sync_error_stops_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
-    kernel_sync_fails(tmp_path, monkeypatch, error)
+    assert os.strerror(error) in kernel_sync_fails(tmp_path, monkeypatch, error)
 
 
 @on_linux
@@ -115,7 +118,7 @@ def test_thread_sync_error_stops_the_node(tmp_path: Path, monkeypatch: pytest.Mo
             raise OSError(error, os.strerror(error))
 
         monkeypatch.setattr(os, "fdatasync", failing)
-        await fails_and_acknowledges_nothing(raft, error)
+        assert os.strerror(error) in await fails_and_acknowledges_nothing(raft)
 
     run(scenario())
 
@@ -168,8 +171,8 @@ class Names:
 SEGMENT = 256 * 1024
 
 
-def names_are_synced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario() -> None:
+def names_are_synced(path: Path, monkeypatch: pytest.MonkeyPatch) -> Names:
+    async def scenario() -> Names:
         names = Names(monkeypatch, path)
         raft = await opened(path, kernel=False, segment_bytes=SEGMENT, trailing_entries=0, snapshots_retained=1)
         names.check("the first command was acknowledged")
@@ -184,8 +187,9 @@ def names_are_synced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert names.changes > before + 2, "names were changed"
         await raft.close()
         names.check("the node was closed")
+        return names
 
-    run(scenario())
+    return run(scenario())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="descriptors are read in /proc")
@@ -193,7 +197,7 @@ def test_directories_are_synced_before_anything_is_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name that is not durable is lost in a crash, and all that is behind it."""
-    names_are_synced(tmp_path, monkeypatch)
+    assert names_are_synced(tmp_path, monkeypatch).unsynced == {}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="descriptors are read in /proc")

@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from syncline.cli.exits import Failure
-from syncline.cli.repair.plan import NotYet, Target, make_plan, plan_when_settled
+from syncline.cli.repair.plan import NotYet, RepairTarget, make_plan, plan_when_settled
 from syncline.cli.survey import MemberRow, Survey
 from tests.support import run
 
 CLUSTER = "00000000000000c1"
-BROKEN = Target(node_id="0000000000000001", cluster_id=CLUSTER, name="n1", address="", http="")
+BROKEN = RepairTarget(node_id="0000000000000001", cluster_id=CLUSTER, name="n1", address="", http="")
 
 
 def row(number: int, role: str = "voter", *, up: bool = True, member: bool = True) -> MemberRow:
@@ -36,7 +36,7 @@ def survey(*rows: MemberRow, leader: str | None = "n2") -> Survey:
     return Survey(cluster_id=CLUSTER, cluster="test", leader=leader, members=list(rows))
 
 
-def refusal(*rows: MemberRow, target: Target = BROKEN, leader: str | None = "n2") -> Failure:
+def refusal(*rows: MemberRow, target: RepairTarget = BROKEN, leader: str | None = "n2") -> Failure:
     with pytest.raises(Failure) as caught:
         make_plan(survey(*rows, leader=leader), target)
     return caught.value
@@ -140,7 +140,7 @@ def test_another_cluster_is_not_touched() -> None:
 
 
 def test_whom_the_directory_does_not_name_the_user_names() -> None:
-    named = Target(node_id="", cluster_id="", name="n1", address="", http="")
+    named = RepairTarget(node_id="", cluster_id="", name="n1", address="", http="")
     assert make_plan(survey(row(1, up=False), row(2), row(3)), named).old_id == "0000000000000001"
     stranger = msgspec.structs.replace(named, name="n9")
     failure = refusal(row(1, up=False), row(2), row(3), target=stranger)
@@ -148,7 +148,7 @@ def test_whom_the_directory_does_not_name_the_user_names() -> None:
 
 
 def test_an_id_alone_is_enough() -> None:
-    anonymous = Target(node_id="0000000000000001", cluster_id="", name="", address="", http="")
+    anonymous = RepairTarget(node_id="0000000000000001", cluster_id="", name="", address="", http="")
     assert make_plan(survey(row(1, up=False), row(2), row(3)), anonymous).name == "n1"
     gone = msgspec.structs.replace(anonymous, node_id="0000000000000009")
     assert "give --name" in refusal(row(2), row(3), target=gone).message

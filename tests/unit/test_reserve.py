@@ -13,15 +13,15 @@ from syncline import Raft
 from syncline.errors import DiskFull
 from syncline.kv.commands import (
     Command,
-    Compare,
+    CompareTarget,
     Comparison,
     Delete,
     DeleteRange,
     Get,
     Put,
     Range,
-    Target,
     Txn,
+    TxnCompare,
     encode_command,
     frees_space,
 )
@@ -124,7 +124,7 @@ def test_full_disk_gets_deleted_space_back_by_a_snapshot(tmp_path: Path) -> None
     on_disk(tmp_path, "a", check)
 
 
-GUARD = (Compare(b"k", Target.VERSION, Comparison.GREATER, 0),)
+GUARD = (TxnCompare(b"k", CompareTarget.VERSION, Comparison.GREATER, 0),)
 
 
 @pytest.mark.parametrize(

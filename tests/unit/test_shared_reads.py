@@ -9,8 +9,8 @@ import random
 from syncline.consensus.types import ReadState
 from syncline.errors import NoLeader
 from syncline.node.futures import ReadFuture
-from syncline.node.read_batches import Reads as NodeReads
-from syncline.server.api.reads import Reads
+from syncline.node.read_batches import ReadBatches as NodeReads
+from syncline.server.api.reads import ConfirmedReads
 from syncline.server.http.response import Response
 from tests.kv_double import FakeBackend
 from tests.support import run
@@ -41,7 +41,7 @@ class Readers:
 
     def __init__(self) -> None:
         self.backend = NodeBackend()
-        self.reads = Reads(self.backend)
+        self.reads = ConfirmedReads(self.backend)
         self.reads._now_s = self.now_s
         self.ended: list[tuple[str, BaseException | None]] = []
         self.answers: list[Response] = []

@@ -19,7 +19,7 @@ from syncline.testing.sim.net import SimNetwork
 from syncline.testing.sim.transport import WINDOW_BYTES
 from syncline.transport.handshake import Hello, Purpose
 from syncline.transport.limits import TransportLimits
-from syncline.transport.messages import SnapshotSink
+from syncline.transport.messages import IncomingSnapshot
 from syncline.transport.peers import Transport
 from syncline.transport.snapshot_stream.protocol import Accept, Ack, Chunk, Done, End, FromReceiver, Offer, Reject
 from syncline.transport.wire import encode_frame
@@ -124,7 +124,7 @@ class World:
         self.first.set_peer(2, "b:1")
         await first_handler.heard("up 2")
 
-    def offered(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
+    def offered(self, sender: NodeId, message: Message, manifest: bytes) -> IncomingSnapshot:
         self.offers.append((sender, message, manifest))
         sink = MemorySink(self.held)
         self.sinks.append(sink)
@@ -446,7 +446,7 @@ class TestBadSenders:
                 first, handler = await nodes.add(1)
                 sinks: list[MemorySink] = []
 
-                def offered(sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
+                def offered(sender: NodeId, message: Message, manifest: bytes) -> IncomingSnapshot:
                     sinks.append(MemorySink(bytearray()))
                     return sinks[-1]
 

@@ -19,7 +19,7 @@ from syncline.node.envelope import ClusterLevels, MemberRecord
 from syncline.node.member_registry import MemberBook
 from syncline.node.state_digest import (
     Agreement,
-    Comparison,
+    DigestComparison,
     DigestEntry,
     DigestSource,
     compare,
@@ -43,7 +43,7 @@ class TestCompare:
         winners = [digest for digest, count in counts.items() if 2 * count > len(voters)]
         found = compare(JointConfig(voters), digests)
         if winners:
-            assert found == Comparison(AGREED, winners[0])
+            assert found == DigestComparison(AGREED, winners[0])
         else:
             assert found.agreement is (NO_MAJORITY if sum(map(bool, counts.values())) > 1 else UNDECIDED)
             assert found.digest == b""
@@ -63,18 +63,18 @@ class TestCompare:
         """Whichever voter is wrong, the leader among them, the sound ones are the majority and it is not."""
         wrong = data.draw(st.integers(1, count))
         digests = {voter: B if voter == wrong else A for voter in range(1, count + 1)}
-        assert compare(JointConfig(range(1, count + 1)), digests) == Comparison(AGREED, A)
+        assert compare(JointConfig(range(1, count + 1)), digests) == DigestComparison(AGREED, A)
 
     def test_compare_with_two_of_four_has_no_majority(self) -> None:
         assert compare(JointConfig([1, 2, 3, 4]), {1: A, 2: A, 3: B, 4: B}).agreement is NO_MAJORITY
 
     def test_compare_with_three_of_four_agrees(self) -> None:
-        assert compare(JointConfig([1, 2, 3, 4]), {1: A, 2: B, 3: A, 4: A}) == Comparison(AGREED, A)
+        assert compare(JointConfig([1, 2, 3, 4]), {1: A, 2: B, 3: A, 4: A}) == DigestComparison(AGREED, A)
 
     def test_compare_does_not_count_learners(self) -> None:
         voters = JointConfig([1, 2, 3])
         assert compare(voters, {1: A, 8: A, 9: A}).agreement is UNDECIDED
-        assert compare(voters, {1: A, 2: A, 7: B, 8: B, 9: B}) == Comparison(AGREED, A)
+        assert compare(voters, {1: A, 2: A, 7: B, 8: B, 9: B}) == DigestComparison(AGREED, A)
 
     def test_compare_with_equal_digests_of_a_minority_is_undecided(self) -> None:
         assert compare(JointConfig([1, 2, 3, 4, 5]), {1: A, 2: A}).agreement is UNDECIDED

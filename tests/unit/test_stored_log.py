@@ -14,8 +14,8 @@ from syncline.consensus.storage import LogStorage, MemoryStorage
 from syncline.consensus.types import (
     NO_LIMIT,
     Compacted,
-    Entry,
     HardState,
+    LogEntry,
     MembershipState,
     Snapshot,
     SnapshotMeta,
@@ -316,7 +316,7 @@ class AgainstMemory(RuleBasedStateMachine):
         assert [self.log.term(i) for i in range(first - 1, last + 1)] == [
             self.model.term(i) for i in range(first - 1, last + 1)
         ]
-        entries: list[Entry] = list(self.model.entries(first, last + 1)) if first <= last else []
+        entries: list[LogEntry] = list(self.model.entries(first, last + 1)) if first <= last else []
         assert self.log.entries(first, last + 1, NO_LIMIT) == entries
 
     def teardown(self) -> None:

@@ -76,6 +76,18 @@ def test_tests_never_wait_by_the_clock(path: Path) -> None:
         )
 
 
+def test_source_class_names_are_unique() -> None:
+    """A reader who searches for a class finds one. Private names count: they are searched for like the others."""
+    places: dict[str, list[str]] = {}
+    for path in sources("src"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    repeated = {name: found for name, found in places.items() if len(found) > 1}
+    shown = "\n".join(f"{name}: {', '.join(found)}" for name, found in sorted(repeated.items()))
+    assert not repeated, f"two classes of one name; give one a more exact name:\n{shown}"
+
+
 def test_the_public_surface_is_complete() -> None:
     for name in syncline.__all__:
         assert hasattr(syncline, name), name
@@ -116,10 +128,6 @@ PRIVATE_WORDS_LEFT = {
     "testing/linearizability/promises.py": {"nobody"},
     # A line of the trace, whose traces are compared.
     "testing/faults/memberships.py": {"anybody"},
-    # Not yet gone through.
-    "server/http/connection.py": {"who"},
-    "server/http/server.py": {"everybody"},
-    "server/http/slots.py": {"nobody"},
 }
 """Words that stay, by file, each with its reason."""
 

@@ -34,13 +34,7 @@ from tests.unit.transport_support import (
     cluster,
     heartbeat,
     raw_listener,
-    runner,
 )
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    return runner(str(request.param))
 
 
 class TestDelivery:
@@ -235,6 +229,7 @@ class TestLossAndReturn:
                 await nodes.watch.until(lambda: first.stats()[2].last_error is not None)
                 first.set_peer(2, second.address)
                 await first_handler.heard("up 2")
+                assert first.stats()[2].address == second.address
 
         run(scenario())
 
@@ -301,6 +296,8 @@ class TestLossAndReturn:
                 first.remove_peer(2)
                 await second_handler.heard("down 1")
                 await nodes.watch.until(lambda: "refused by the peer: removed" in str(second.stats()[1].last_error))
+                assert not second.stats()[1].connected
+                assert not first.stats(), "the removed peer is not dialled"
 
         run(scenario())
 
@@ -338,6 +335,7 @@ class TestLossAndReturn:
                 again, _ = await nodes.add(2, bind=address)
                 again.set_peer(1, first.address)
                 await first_handler.heard("up 2")
+                assert first.send(2, heartbeat(1, 2)), "long before the pause of the first dial has passed"
 
         run(scenario())
 

@@ -6,8 +6,6 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-import pytest
-
 from syncline.consensus.types import Message, MessageType
 from syncline.testing.sim.loop import run_simulation
 from syncline.testing.sim.net import SimNetwork
@@ -27,15 +25,9 @@ from tests.unit.transport_support import (
     cluster,
     heartbeat,
     raw_listener,
-    runner,
 )
 
 LIMITS = TransportLimits(stall_timeout_s=5.0)
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    return runner(request.param)
 
 
 def kind_of(message: PeerMessage) -> str:

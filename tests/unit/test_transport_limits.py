@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
-import pytest
 
 from syncline.consensus.types import Message
 from syncline.transport.handshake import Welcome
@@ -21,13 +20,7 @@ from tests.unit.transport_support import (
     cluster,
     heartbeat,
     raw_listener,
-    runner,
 )
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    return runner(str(request.param))
 
 
 class TestLimits:

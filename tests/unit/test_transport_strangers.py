@@ -13,17 +13,12 @@ from tests.unit.transport_support import (
     QUICK,
     RawEnd,
     Run,
+    append,
     cluster,
     heartbeat,
     opening,
     raw_listener,
-    runner,
 )
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    return runner(str(request.param))
 
 
 class TestRefusals:
@@ -125,9 +120,9 @@ class TestRefusals:
                 first, handler = await nodes.add(1)
                 old = await RawEnd.enter(first.address, sender=2, to=1)
                 new = await RawEnd.enter(first.address, sender=2, to=1)
-                await old.closed_by_other_end()
-                new.write(Batch([heartbeat(2, 1)]))
-                await handler.received(1)
+                assert await old.closed_by_other_end() == b""
+                new.write(Batch([append(2, 1, 10)]))
+                assert await handler.received(1) == [append(2, 1, 10)]
                 await new.close()
 
         run(scenario())

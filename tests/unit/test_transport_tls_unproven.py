@@ -27,17 +27,11 @@ from tests.unit.transport_support import (
     TurnTransport,
     Watch,
     heartbeat,
-    runner,
 )
 
 FILES = Path(__file__).parent / "tls"
 PATIENT = msgspec.structs.replace(PROMPT, unproven_timeout_s=3600.0)
 """No silent connection ends by its time limit."""
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    return runner(str(request.param))
 
 
 def tls_of(node_id: int) -> PeerTls:

@@ -16,8 +16,8 @@ from syncline.consensus.types import (
     LOCAL_APPEND,
     LOCAL_APPLY,
     ChangeType,
-    Entry,
     EntryType,
+    LogEntry,
     MembershipChange,
     MembershipState,
     Message,
@@ -27,7 +27,7 @@ from syncline.consensus.types import (
     SnapshotMeta,
     StateType,
 )
-from syncline.consensus.validation import Refusal
+from syncline.consensus.validation import StepRefusal
 from tests.consensus_cluster import START, Cluster, add_node, remove_node
 
 LAST = START + 1
@@ -64,82 +64,87 @@ def snapshot(index: int = LAST + 5, term: int = 1, **membership: Any) -> Snapsho
 
 
 ANY_ROLE = [
-    (message(MessageType.HUP), Refusal.LOCAL_MESSAGE),
-    (message(MessageType.HUP, sender=0, term=0), Refusal.LOCAL_MESSAGE),
-    (message(MessageType.BEAT), Refusal.LOCAL_MESSAGE),
-    (message(MessageType.UNREACHABLE), Refusal.LOCAL_MESSAGE),
-    (message(MessageType.SNAP_STATUS), Refusal.LOCAL_MESSAGE),
-    (message(MessageType.CHECK_QUORUM), Refusal.LOCAL_MESSAGE),
-    (message(MessageType.FORGET_LEADER), Refusal.LOCAL_MESSAGE),
-    (message(MessageType.STORAGE_APPEND), Refusal.LOCAL_MESSAGE),
-    (message(MessageType.STORAGE_APPLY), Refusal.LOCAL_MESSAGE),
-    (message(MessageType.STORAGE_APPEND_RESP), Refusal.LOCAL_MESSAGE),
-    (message(MessageType.STORAGE_APPLY_RESP, sender=LOCAL_APPEND), Refusal.LOCAL_MESSAGE),
-    (message(MessageType.APP_RESP, sender=9, index=LAST), Refusal.UNKNOWN_PEER),
-    (message(MessageType.APP_RESP, sender=9, term=8), Refusal.UNKNOWN_PEER),
-    (message(MessageType.VOTE_RESP, sender=9), Refusal.UNKNOWN_PEER),
-    (message(MessageType.PRE_VOTE_RESP, sender=9), Refusal.UNKNOWN_PEER),
-    (message(MessageType.HEARTBEAT_RESP, sender=9), Refusal.UNKNOWN_PEER),
-    (message(MessageType.READ_INDEX_RESP, sender=9), Refusal.UNKNOWN_PEER),
-    (message(MessageType.HEARTBEAT, to=3, term=9), Refusal.MISROUTED),
-    (message(MessageType.APP, to=0, term=9), Refusal.MISROUTED),
-    (message(MessageType.APP, sender=0), Refusal.MALFORMED),
-    (message(MessageType.APP, sender=-1), Refusal.MALFORMED),
-    (message(MessageType.APP, sender=LOCAL_APPLY), Refusal.MALFORMED),
-    (message(MessageType.APP, sender=1), Refusal.MALFORMED),
-    (message(MessageType.APP, term=0), Refusal.MALFORMED),
-    (message(MessageType.APP, term=-4), Refusal.MALFORMED),
-    (message(MessageType.HEARTBEAT, term=2**63), Refusal.MALFORMED),
-    (message(MessageType.APP, index=-1), Refusal.MALFORMED),
-    (message(MessageType.APP, index=2**63), Refusal.MALFORMED),
-    (message(MessageType.APP, commit=-1), Refusal.MALFORMED),
-    (message(MessageType.APP, term=9, log_term=10), Refusal.MALFORMED),
-    (message(MessageType.VOTE, term=9, index=LAST, log_term=10), Refusal.MALFORMED),
-    (message(MessageType.APP, term=9, index=LAST, log_term=1, entries=[Entry(1, LAST + 2)]), Refusal.MALFORMED),
+    (message(MessageType.HUP), StepRefusal.LOCAL_MESSAGE),
+    (message(MessageType.HUP, sender=0, term=0), StepRefusal.LOCAL_MESSAGE),
+    (message(MessageType.BEAT), StepRefusal.LOCAL_MESSAGE),
+    (message(MessageType.UNREACHABLE), StepRefusal.LOCAL_MESSAGE),
+    (message(MessageType.SNAP_STATUS), StepRefusal.LOCAL_MESSAGE),
+    (message(MessageType.CHECK_QUORUM), StepRefusal.LOCAL_MESSAGE),
+    (message(MessageType.FORGET_LEADER), StepRefusal.LOCAL_MESSAGE),
+    (message(MessageType.STORAGE_APPEND), StepRefusal.LOCAL_MESSAGE),
+    (message(MessageType.STORAGE_APPLY), StepRefusal.LOCAL_MESSAGE),
+    (message(MessageType.STORAGE_APPEND_RESP), StepRefusal.LOCAL_MESSAGE),
+    (message(MessageType.STORAGE_APPLY_RESP, sender=LOCAL_APPEND), StepRefusal.LOCAL_MESSAGE),
+    (message(MessageType.APP_RESP, sender=9, index=LAST), StepRefusal.UNKNOWN_PEER),
+    (message(MessageType.APP_RESP, sender=9, term=8), StepRefusal.UNKNOWN_PEER),
+    (message(MessageType.VOTE_RESP, sender=9), StepRefusal.UNKNOWN_PEER),
+    (message(MessageType.PRE_VOTE_RESP, sender=9), StepRefusal.UNKNOWN_PEER),
+    (message(MessageType.HEARTBEAT_RESP, sender=9), StepRefusal.UNKNOWN_PEER),
+    (message(MessageType.READ_INDEX_RESP, sender=9), StepRefusal.UNKNOWN_PEER),
+    (message(MessageType.HEARTBEAT, to=3, term=9), StepRefusal.MISROUTED),
+    (message(MessageType.APP, to=0, term=9), StepRefusal.MISROUTED),
+    (message(MessageType.APP, sender=0), StepRefusal.MALFORMED),
+    (message(MessageType.APP, sender=-1), StepRefusal.MALFORMED),
+    (message(MessageType.APP, sender=LOCAL_APPLY), StepRefusal.MALFORMED),
+    (message(MessageType.APP, sender=1), StepRefusal.MALFORMED),
+    (message(MessageType.APP, term=0), StepRefusal.MALFORMED),
+    (message(MessageType.APP, term=-4), StepRefusal.MALFORMED),
+    (message(MessageType.HEARTBEAT, term=2**63), StepRefusal.MALFORMED),
+    (message(MessageType.APP, index=-1), StepRefusal.MALFORMED),
+    (message(MessageType.APP, index=2**63), StepRefusal.MALFORMED),
+    (message(MessageType.APP, commit=-1), StepRefusal.MALFORMED),
+    (message(MessageType.APP, term=9, log_term=10), StepRefusal.MALFORMED),
+    (message(MessageType.VOTE, term=9, index=LAST, log_term=10), StepRefusal.MALFORMED),
+    (message(MessageType.APP, term=9, index=LAST, log_term=1, entries=[LogEntry(1, LAST + 2)]), StepRefusal.MALFORMED),
     (
-        message(MessageType.APP, term=9, index=LAST, log_term=1, entries=[Entry(1, LAST + 1), Entry(1, LAST + 3)]),
-        Refusal.MALFORMED,
+        message(
+            MessageType.APP, term=9, index=LAST, log_term=1, entries=[LogEntry(1, LAST + 1), LogEntry(1, LAST + 3)]
+        ),
+        StepRefusal.MALFORMED,
     ),
-    (message(MessageType.APP, term=9, index=LAST, log_term=2, entries=[Entry(1, LAST + 1)]), Refusal.MALFORMED),
-    (message(MessageType.APP, term=9, index=LAST, log_term=1, entries=[Entry(10, LAST + 1)]), Refusal.MALFORMED),
+    (message(MessageType.APP, term=9, index=LAST, log_term=2, entries=[LogEntry(1, LAST + 1)]), StepRefusal.MALFORMED),
+    (message(MessageType.APP, term=9, index=LAST, log_term=1, entries=[LogEntry(10, LAST + 1)]), StepRefusal.MALFORMED),
     (
         message(
             MessageType.APP,
             term=9,
             index=LAST,
             log_term=1,
-            entries=[Entry(2, LAST + 1), Entry(4, LAST + 2), Entry(3, LAST + 3), Entry(4, LAST + 4)],
+            entries=[LogEntry(2, LAST + 1), LogEntry(4, LAST + 2), LogEntry(3, LAST + 3), LogEntry(4, LAST + 4)],
         ),
-        Refusal.MALFORMED,
+        StepRefusal.MALFORMED,
     ),
-    (message(MessageType.HEARTBEAT, term=9, commit=LAST + 1), Refusal.IMPOSSIBLE_INDEX),
-    (message(MessageType.SNAP, term=9), Refusal.MALFORMED),
-    (message(MessageType.SNAP, term=9, snapshot=Snapshot()), Refusal.MALFORMED),
-    (message(MessageType.SNAP, term=9, snapshot=snapshot(term=10)), Refusal.MALFORMED),
-    (message(MessageType.SNAP, term=9, snapshot=snapshot(learners=(1,))), Refusal.MALFORMED),
-    (message(MessageType.SNAP, term=9, snapshot=snapshot(learners_next=(3,))), Refusal.MALFORMED),
-    (message(MessageType.STORAGE_APPLY_RESP, sender=LOCAL_APPLY, entries=[Entry(1, 99)]), Refusal.IMPOSSIBLE_INDEX),
-    (message(MessageType.STORAGE_APPEND_RESP, sender=LOCAL_APPEND, snapshot=snapshot()), Refusal.IMPOSSIBLE_INDEX),
-    (message(MessageType.STORAGE_APPLY_RESP, sender=LOCAL_APPLY, to=2), Refusal.LOCAL_MESSAGE),
-    (message(MessageType.PROP, term=0), Refusal.MALFORMED),
-    (message(MessageType.PROP, term=9, entries=[Entry(0, 0)]), Refusal.MALFORMED),
+    (message(MessageType.HEARTBEAT, term=9, commit=LAST + 1), StepRefusal.IMPOSSIBLE_INDEX),
+    (message(MessageType.SNAP, term=9), StepRefusal.MALFORMED),
+    (message(MessageType.SNAP, term=9, snapshot=Snapshot()), StepRefusal.MALFORMED),
+    (message(MessageType.SNAP, term=9, snapshot=snapshot(term=10)), StepRefusal.MALFORMED),
+    (message(MessageType.SNAP, term=9, snapshot=snapshot(learners=(1,))), StepRefusal.MALFORMED),
+    (message(MessageType.SNAP, term=9, snapshot=snapshot(learners_next=(3,))), StepRefusal.MALFORMED),
     (
-        message(MessageType.PROP, term=0, entries=[Entry(0, 0, EntryType.CONF_CHANGE_V2, b"nonsense")]),
-        Refusal.MALFORMED,
+        message(MessageType.STORAGE_APPLY_RESP, sender=LOCAL_APPLY, entries=[LogEntry(1, 99)]),
+        StepRefusal.IMPOSSIBLE_INDEX,
     ),
-    (message(MessageType.PROP, term=0, entries=[Entry(0, 0, EntryType.CONF_CHANGE)]), Refusal.MALFORMED),
-    (message(MessageType.READ_INDEX, term=0), Refusal.MALFORMED),
-    (message(MessageType.READ_INDEX, term=9, entries=[Entry(0, 0)]), Refusal.MALFORMED),
-    (message(MessageType.READ_INDEX_RESP, entries=[]), Refusal.MALFORMED),
+    (message(MessageType.STORAGE_APPEND_RESP, sender=LOCAL_APPEND, snapshot=snapshot()), StepRefusal.IMPOSSIBLE_INDEX),
+    (message(MessageType.STORAGE_APPLY_RESP, sender=LOCAL_APPLY, to=2), StepRefusal.LOCAL_MESSAGE),
+    (message(MessageType.PROP, term=0), StepRefusal.MALFORMED),
+    (message(MessageType.PROP, term=9, entries=[LogEntry(0, 0)]), StepRefusal.MALFORMED),
+    (
+        message(MessageType.PROP, term=0, entries=[LogEntry(0, 0, EntryType.CONF_CHANGE_V2, b"nonsense")]),
+        StepRefusal.MALFORMED,
+    ),
+    (message(MessageType.PROP, term=0, entries=[LogEntry(0, 0, EntryType.CONF_CHANGE)]), StepRefusal.MALFORMED),
+    (message(MessageType.READ_INDEX, term=0), StepRefusal.MALFORMED),
+    (message(MessageType.READ_INDEX, term=9, entries=[LogEntry(0, 0)]), StepRefusal.MALFORMED),
+    (message(MessageType.READ_INDEX_RESP, entries=[]), StepRefusal.MALFORMED),
 ]
 
 ONLY_A_LEADER = [
-    (message(MessageType.APP_RESP, index=LAST + 1), Refusal.IMPOSSIBLE_INDEX),
-    (message(MessageType.APP_RESP, index=LAST, session=999), Refusal.STALE_SESSION),
-    (message(MessageType.APP_RESP, index=LAST, session=999, reject=True), Refusal.STALE_SESSION),
-    (message(MessageType.HEARTBEAT_RESP, session=999), Refusal.STALE_SESSION),
-    (message(MessageType.HEARTBEAT_RESP, context=b"short"), Refusal.MALFORMED),
-    (message(MessageType.HEARTBEAT_RESP, context=(7).to_bytes(8, "little")), Refusal.IMPOSSIBLE_INDEX),
+    (message(MessageType.APP_RESP, index=LAST + 1), StepRefusal.IMPOSSIBLE_INDEX),
+    (message(MessageType.APP_RESP, index=LAST, session=999), StepRefusal.STALE_SESSION),
+    (message(MessageType.APP_RESP, index=LAST, session=999, reject=True), StepRefusal.STALE_SESSION),
+    (message(MessageType.HEARTBEAT_RESP, session=999), StepRefusal.STALE_SESSION),
+    (message(MessageType.HEARTBEAT_RESP, context=b"short"), StepRefusal.MALFORMED),
+    (message(MessageType.HEARTBEAT_RESP, context=(7).to_bytes(8, "little")), StepRefusal.IMPOSSIBLE_INDEX),
 ]
 
 
@@ -157,7 +162,7 @@ def node_as(state: StateType) -> RawNode:
 
 @pytest.mark.parametrize("state", [StateType.FOLLOWER, StateType.CANDIDATE, StateType.LEADER])
 @pytest.mark.parametrize(("refused", "reason"), ANY_ROLE)
-def test_what_no_role_lets_in(state: StateType, refused: Message, reason: Refusal) -> None:
+def test_what_no_role_lets_in(state: StateType, refused: Message, reason: StepRefusal) -> None:
     node = node_as(state)
     before = fingerprint(node)
     assert node.step(refused) is reason
@@ -166,7 +171,7 @@ def test_what_no_role_lets_in(state: StateType, refused: Message, reason: Refusa
 
 
 @pytest.mark.parametrize(("refused", "reason"), ONLY_A_LEADER)
-def test_what_a_leader_does_not_let_in(refused: Message, reason: Refusal) -> None:
+def test_what_a_leader_does_not_let_in(refused: Message, reason: StepRefusal) -> None:
     node = node_as(StateType.LEADER)
     before = fingerprint(node)
     assert node.step(refused) is reason
@@ -176,7 +181,7 @@ def test_what_a_leader_does_not_let_in(refused: Message, reason: Refusal) -> Non
 
 def test_an_append_before_the_first_index_is_answered_with_what_is_committed() -> None:
     node = node_as(StateType.FOLLOWER)
-    assert node.step(message(MessageType.APP, index=3, log_term=1, entries=[Entry(1, 4)])) is None
+    assert node.step(message(MessageType.APP, index=3, log_term=1, entries=[LogEntry(1, 4)])) is None
     answer = node.raft.messages_after_append[-1]
     assert (answer.type, answer.index, answer.reject) == (MessageType.APP_RESP, LAST, False)
     assert node.last_index == LAST
@@ -192,20 +197,20 @@ def test_an_append_beyond_the_end_is_rejected_with_a_hint() -> None:
 
 def test_a_proposal_that_comes_back_is_taken_by_a_leader_and_not_passed_on_again_by_a_follower() -> None:
     """It was passed on to a node that took this one for the leader."""
-    proposal = message(MessageType.PROP, sender=1, term=0, entries=[Entry(0, 0, data=b"a")])
+    proposal = message(MessageType.PROP, sender=1, term=0, entries=[LogEntry(0, 0, data=b"a")])
     node = node_as(StateType.LEADER)
     assert node.step(proposal) is None
     assert node.last_index == LAST + 1
     node = node_as(StateType.FOLLOWER)
-    assert node.step(proposal) is Refusal.MALFORMED
+    assert node.step(proposal) is StepRefusal.MALFORMED
     assert not node.has_ready()
 
 
 def test_an_append_may_speak_of_a_commit_index_beyond_its_entries() -> None:
     node = node_as(StateType.FOLLOWER)
-    entries = [Entry(1, LAST + 1)]
+    entries = [LogEntry(1, LAST + 1)]
     assert node.step(message(MessageType.APP, index=LAST, log_term=1, commit=LAST + 9, entries=entries)) is None
-    assert node.commit == LAST + 1
+    assert node.commit_index == LAST + 1
 
 
 # -- replication sessions -----------------------------------------------------------------------------------------
@@ -223,11 +228,11 @@ def test_a_member_removed_and_added_again_is_not_credited_with_old_answers() -> 
         leader.propose_membership(change)
         cluster.cut = {3}
         cluster.settle()
-    assert leader.status().progress[3].match == 0
+    assert leader.status().progress[3].match_index == 0
     for answer in old:  # node 3 has lost its disk in the meantime
-        assert leader.step(answer) is Refusal.STALE_SESSION
-    assert leader.status().progress[3].match == 0
-    assert leader.raft.dropped == {Refusal.STALE_SESSION: len(old)}
+        assert leader.step(answer) is StepRefusal.STALE_SESSION
+    assert leader.status().progress[3].match_index == 0
+    assert leader.raft.dropped == {StepRefusal.STALE_SESSION: len(old)}
 
 
 def test_every_member_of_every_term_has_its_own_session() -> None:
@@ -267,8 +272,8 @@ garbage = st.builds(
     log_term=terms,
     index=numbers,
     entries=st.one_of(
-        st.lists(st.builds(Entry, terms, numbers, st.sampled_from(EntryType), contents), max_size=3),
-        st.integers(0, 3).map(lambda n: [Entry(1, LAST + 1 + i) for i in range(n)]),
+        st.lists(st.builds(LogEntry, terms, numbers, st.sampled_from(EntryType), contents), max_size=3),
+        st.integers(0, 3).map(lambda n: [LogEntry(1, LAST + 1 + i) for i in range(n)]),
     ),
     commit=numbers,
     vote=numbers,
@@ -313,4 +318,4 @@ def test_no_message_raises_and_what_is_refused_changes_nothing(
         if node.step(msgspec.structs.replace(one)) is not None:
             assert fingerprint(node) == before
         cluster.process(cluster.members[1])
-        assert node.applied <= node.commit <= node.last_index
+        assert node.applied <= node.commit_index <= node.last_index

@@ -7,8 +7,8 @@ import pytest
 from syncline.consensus.membership import encode_change
 from syncline.consensus.types import (
     ChangeType,
-    Entry,
     EntryType,
+    LogEntry,
     MembershipChange,
     MembershipState,
     Message,
@@ -17,7 +17,7 @@ from syncline.consensus.types import (
     StateType,
     Transition,
 )
-from syncline.consensus.validation import Refusal
+from syncline.consensus.validation import StepRefusal
 from tests.consensus_cluster import START, Cluster, storage_with
 
 JOINT, LEAVE, EXTRA = START + 1, START + 2, START + 3
@@ -26,9 +26,9 @@ REMOVAL = MembershipChange(
     changes=(SingleChange(ChangeType.REMOVE_NODE, 2), SingleChange(ChangeType.REMOVE_NODE, 3)),
 )
 ENTRIES = (
-    Entry(2, JOINT, EntryType.CONF_CHANGE_V2, encode_change(REMOVAL)),
-    Entry(2, LEAVE, EntryType.CONF_CHANGE_V2),
-    Entry(2, EXTRA, EntryType.NORMAL, b"x"),
+    LogEntry(2, JOINT, EntryType.CONF_CHANGE_V2, encode_change(REMOVAL)),
+    LogEntry(2, LEAVE, EntryType.CONF_CHANGE_V2),
+    LogEntry(2, EXTRA, EntryType.NORMAL, b"x"),
 )
 
 
@@ -101,7 +101,7 @@ def test_vote_with_the_term_held_commits_up_to_it() -> None:
     """Log Matching: the same term at the same index means the same entries before it."""
     node = follower()[5]
     node.step(vote(LEAVE, 2))
-    assert node.commit == LEAVE
+    assert node.commit_index == LEAVE
 
 
 def test_vote_ignored_within_the_lease_commits_too() -> None:
@@ -110,14 +110,14 @@ def test_vote_ignored_within_the_lease_commits_too() -> None:
     node.step(vote(LEAVE, 2))
     assert node.term == 2
     assert node.raft.vote == 0
-    assert node.commit == LEAVE
+    assert node.commit_index == LEAVE
 
 
 def test_vote_of_an_older_term_commits_too() -> None:
     node = follower()[5]
     node.step(Message(MessageType.VOTE_RESP, to=5, sender=4, term=1, reject=True, commit=START, commit_term=1))
     node.step(Message(MessageType.VOTE_RESP, to=5, sender=4, term=2, reject=True, commit=JOINT, commit_term=2))
-    assert node.commit == JOINT
+    assert node.commit_index == JOINT
 
 
 @pytest.mark.parametrize(("commit", "term"), [(LEAVE, 1), (LEAVE, 3), (EXTRA + 1, 2), (START - 1, 1)])
@@ -125,18 +125,18 @@ def test_vote_with_another_term_or_index_commits_nothing(commit: int, term: int)
     """The entry of this log at that index is another one, or is not known."""
     node = follower()[5]
     node.step(vote(commit, term))
-    assert node.commit == START
+    assert node.commit_index == START
 
 
 @pytest.mark.parametrize("term", [-1, 4, 2**63])
 def test_vote_with_an_impossible_commit_term_is_malformed(term: int) -> None:
-    assert follower()[5].step(vote(LEAVE, term)) is Refusal.MALFORMED
+    assert follower()[5].step(vote(LEAVE, term)) is StepRefusal.MALFORMED
 
 
 def test_commit_term_in_another_message_is_malformed() -> None:
     message = append(5, 3, START)
     message.commit_term = 2
-    assert follower()[5].step(message) is Refusal.MALFORMED
+    assert follower()[5].step(message) is StepRefusal.MALFORMED
 
 
 def test_leader_learns_no_commit_from_votes() -> None:
@@ -144,10 +144,10 @@ def test_leader_learns_no_commit_from_votes() -> None:
     cluster = Cluster(3, commit_in_votes=True)
     leader = cluster.elect(1)
     leader.propose(b"x")
-    before, index = leader.commit, leader.last_index
+    before, index = leader.commit_index, leader.last_index
     assert before < index
     leader.step(Message(MessageType.VOTE_RESP, to=1, sender=2, term=leader.term, commit=index, commit_term=leader.term))
-    assert leader.commit == before
+    assert leader.commit_index == before
 
 
 @pytest.mark.parametrize("pre_vote", [False, True])
@@ -160,7 +160,7 @@ def test_candidate_that_learns_of_its_own_removal_does_not_lead(change: ChangeTy
     cluster = Cluster(0, commit_in_votes=True, check_quorum=True, pre_vote=pre_vote)
     cluster.start(3, storage_with(MembershipState(voters=(1, 2, 3, 4, 5))), applied=START)
     removal = encode_change(MembershipChange(changes=(SingleChange(change, 3),)))
-    entry = Entry(2, START + 1, EntryType.CONF_CHANGE_V2, removal)
+    entry = LogEntry(2, START + 1, EntryType.CONF_CHANGE_V2, removal)
     cluster[3].step(
         Message(MessageType.APP, to=3, sender=1, term=2, index=START, log_term=1, entries=(entry,), commit=START)
     )

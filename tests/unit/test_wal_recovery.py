@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.consensus.types import Entry, EntryType, HardState, SnapshotMeta
+from syncline.consensus.types import EntryType, HardState, LogEntry, SnapshotMeta
 from syncline.errors import CorruptionError, FormatVersionError, StorageError, WrongDirectory
 from syncline.platform.disk import OsDisk
 from syncline.storage.wal.recovery import recover
@@ -45,7 +45,7 @@ def two_batches(path: Path, *, last_size: int = 200, last_count: int = 10) -> tu
     return frames(path / FIRST)[-1]
 
 
-def expect_torn(path: Path, entries: list[Entry], state: HardState) -> None:
+def expect_torn(path: Path, entries: list[LogEntry], state: HardState) -> None:
     """The log in `path` recovers to this, says that it cut something, and is clean from then on."""
     wal = open_wal(str(path))
     assert wal.recovery.torn is not None
@@ -141,7 +141,7 @@ def test_the_cut_bytes_are_kept(tmp_path: Path) -> None:
 
 def test_zeros_in_the_entries_are_not_taken_for_a_missing_sector(tmp_path: Path) -> None:
     wal = open_wal(str(tmp_path))
-    entries = [Entry(1, 1, EntryType.NORMAL, bytes(3000))]
+    entries = [LogEntry(1, 1, EntryType.NORMAL, bytes(3000))]
     append(wal, entries)
     wal.close()
     start, end = frames(tmp_path / FIRST)[-1]
@@ -223,7 +223,7 @@ def test_a_look_without_repair_changes_nothing(tmp_path: Path) -> None:
 # Rot.
 
 
-def several_segments(path: Path) -> list[Entry]:
+def several_segments(path: Path) -> list[LogEntry]:
     wal = open_wal(str(path), segment_bytes=4096)
     entries = WITHOUT_THE_LAST_FRAME
     for first in range(0, 40, 4):
@@ -422,7 +422,7 @@ def test_a_log_kept_as_a_value_in_the_log_is_not_taken_for_the_log(tmp_path: Pat
     copied = (tmp_path / "a" / FIRST).read_bytes()[:4000]
     wal = open_wal(str(tmp_path / "b"))
     append(wal, row(1, 5), HardState(1, 1, 3))
-    append(wal, [Entry(1, 6, EntryType.NORMAL, copied + copied[7:])])
+    append(wal, [LogEntry(1, 6, EntryType.NORMAL, copied + copied[7:])])
     wal.close()
     last, end = frames(tmp_path / "b" / FIRST)[-1]
     assert last == start

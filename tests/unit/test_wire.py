@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncline.consensus.types import (
-    Entry,
     EntryType,
+    LogEntry,
     MembershipState,
     Message,
     MessageType,
@@ -65,7 +65,7 @@ unhurried = settings(deadline=None)  # a busy machine is no error
 LIMIT = MEGABYTE
 
 numbers = st.integers(0, 2**63 - 1)
-entries = st.builds(Entry, numbers, numbers, st.sampled_from(EntryType), st.binary(max_size=200))
+entries = st.builds(LogEntry, numbers, numbers, st.sampled_from(EntryType), st.binary(max_size=200))
 peer_types = st.sampled_from([kind for kind in MessageType if is_sendable(Message(kind))])
 messages = st.builds(
     Message,
@@ -217,7 +217,7 @@ class TestFrames:
             decode_payload(decoder, memoryview(payload))
 
     def test_a_message_above_the_limit_is_not_encoded(self) -> None:
-        big = Batch([Message(MessageType.APP, entries=[Entry(1, 1, EntryType.NORMAL, bytes(2000))])])
+        big = Batch([Message(MessageType.APP, entries=[LogEntry(1, 1, EntryType.NORMAL, bytes(2000))])])
         with pytest.raises(FrameError, match="above the limit of 1000 bytes"):
             encode_frame(big, 1000)
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 import msgspec
 import uvloop
 
-from syncline.consensus.types import Entry, EntryType, Message, MessageType, NodeId
+from syncline.consensus.types import EntryType, LogEntry, Message, MessageType, NodeId
 from syncline.platform.network import Network, TcpNetwork
 from syncline.transport.authentication import (
     Challenge,
@@ -26,7 +26,7 @@ from syncline.transport.authentication import (
 from syncline.transport.frame_mac import FrameMac
 from syncline.transport.handshake import MAGIC, PROTOCOL_VERSION, Hello, Purpose, Refusal, Welcome
 from syncline.transport.limits import TransportLimits
-from syncline.transport.messages import PeerMessage, SnapshotSink
+from syncline.transport.messages import IncomingSnapshot, PeerMessage
 from syncline.transport.peers import Transport
 from syncline.transport.policy import PeerPolicy
 from syncline.transport.wire import Batch, FrameDecoder, encode_frame
@@ -84,6 +84,10 @@ def runner(loop_name: str) -> Run:
     return run
 
 
+LOOK_S = 0.05
+"""How often a condition is looked at while nothing is told."""
+
+
 class Watch(logging.Handler):
     """Wakes waiting tests whenever something happened: a call of a handler, or a line in the log."""
 
@@ -115,11 +119,11 @@ class Watch(logging.Handler):
                 future.set_result(None)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Return once `condition` holds; it is looked at after each event."""
+        """Return once `condition` holds. It is looked at after each event, and at times: not each change is one."""
         while not condition():
             future = asyncio.get_running_loop().create_future()
             self._waiting.append(future)
-            await future
+            await asyncio.wait([future], timeout=LOOK_S)
 
     def warned(self, text: str) -> int:
         """How many warnings contain `text`."""
@@ -136,7 +140,7 @@ class FakeHandler:
         self.reasons: list[str] = []
         self.rooms: list[NodeId] = []
         self.losses: list[NodeId] = []
-        self.on_offer: Callable[[NodeId, Message, bytes], SnapshotSink] | None = None
+        self.on_offer: Callable[[NodeId, Message, bytes], IncomingSnapshot] | None = None
 
     @property
     def messages(self) -> list[PeerMessage]:
@@ -163,7 +167,7 @@ class FakeHandler:
         self.losses.append(peer)
         self.watch.wake()
 
-    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
+    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> IncomingSnapshot:
         assert self.on_offer is not None
         return self.on_offer(sender, message, manifest)
 
@@ -379,5 +383,5 @@ def heartbeat(sender: NodeId, to: NodeId, commit: int = 0) -> Message:
 
 
 def append(sender: NodeId, to: NodeId, size_bytes: int, index: int = 1) -> Message:
-    entry = Entry(1, index, EntryType.NORMAL, bytes(size_bytes))
+    entry = LogEntry(1, index, EntryType.NORMAL, bytes(size_bytes))
     return Message(MessageType.APP, to=to, sender=sender, index=index, entries=[entry], responses=[])

@@ -13,7 +13,7 @@ import click
 from syncline.cli.common import Duration
 from syncline.cli.exits import EXIT_UNAVAILABLE, Failure, failure_of
 from syncline.cli.output import print_json, print_line
-from syncline.cli.up.plan import DEFAULT_DATA_DIR, Plan, command_for, make_plan
+from syncline.cli.up.plan import DEFAULT_DATA_DIR, UpPlan, command_for, make_plan
 from syncline.errors import ConfigError, DirectoryLocked, SynclineError
 from syncline.platform.disk import OsDisk
 from syncline.storage.datadir import LOCK_NAME
@@ -59,7 +59,7 @@ def down(data_dir: str, timeout_s: float | None, as_json: bool) -> None:
     print_line(f"to start it again: {command_for('up', data_dir)}")
 
 
-def made_plan(data_dir: str) -> Plan:
+def made_plan(data_dir: str) -> UpPlan:
     """The plan of a directory that `up` was started on. Raises `ConfigError` if it was not."""
     plan = make_plan(data_dir, nodes=None, port=None)
     if not os.path.exists(plan.plan_path):
@@ -67,12 +67,12 @@ def made_plan(data_dir: str) -> Plan:
     return plan
 
 
-def _running(plan: Plan) -> int | None:
+def _running(plan: UpPlan) -> int | None:
     """The process of the `up` that runs on the directory, as `_holder` returns it."""
     return _holder(plan.lock_path)
 
 
-def _left_running(plan: Plan) -> list[tuple[str, int]]:
+def _left_running(plan: UpPlan) -> list[tuple[str, int]]:
     """Name and process of each node that runs without `up`: it was started by hand, with `serve`."""
     holders = [(node.name, _holder(f"{node.data_dir}/{LOCK_NAME}")) for node in plan.nodes]
     return [(name, holder) for name, holder in holders if holder is not None]
@@ -89,7 +89,7 @@ def _holder(lock_path: str) -> int | None:
     return None
 
 
-def _stop(plan: Plan, pid: int, timeout_s: float) -> None:
+def _stop(plan: UpPlan, pid: int, timeout_s: float) -> None:
     if not pid:
         raise Failure(f"{plan.lock_path} does not name the process that holds it", EXIT_UNAVAILABLE)
     try:

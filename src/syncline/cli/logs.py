@@ -15,7 +15,7 @@ import click
 from syncline.cli.down import made_plan
 from syncline.cli.exits import failure_of
 from syncline.cli.output import shown
-from syncline.cli.up.plan import DEFAULT_DATA_DIR, Plan
+from syncline.cli.up.plan import DEFAULT_DATA_DIR, UpPlan
 from syncline.errors import ConfigError, SynclineError
 
 __all__ = ["logs"]
@@ -73,7 +73,7 @@ def _show(files: list[_LogFile], lines: int, *, follow: bool) -> None:
             pause.wait(POLL_S)
 
 
-def _files(plan: Plan, name: str | None) -> list[_LogFile]:
+def _files(plan: UpPlan, name: str | None) -> list[_LogFile]:
     paths = {node.name: node.log_path for node in plan.nodes}
     if name is None:
         return [_LogFile(path) for path in paths.values()]

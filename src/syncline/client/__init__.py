@@ -9,20 +9,22 @@ Its results are plain, frozen data.
 
 from syncline.client.client import DEFAULT_TIMEOUT_S, AsyncClient
 from syncline.client.results import (
-    Added,
     DeleteResult,
     KeyInfo,
     KeyPage,
     KeyValue,
+    OperationResult,
+    PutResult,
+    TxnResult,
+)
+from syncline.client.schemas import (
+    Added,
     LeaderInfo,
     MemberAbility,
     MemberInfo,
     Members,
     NodeStatus,
-    OperationResult,
-    PutResult,
     SnapshotResult,
-    TxnResult,
     UpgradeResult,
 )
 from syncline.client.txn import Compare, DeleteOp, DeletePrefixOp, GetOp, Operation, PutOp

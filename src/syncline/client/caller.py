@@ -24,12 +24,12 @@ from typing import Final
 import msgspec
 
 from syncline.client.arguments import duration_text
-from syncline.client.connection import BadAnswer, ConnectionLost, NotHttp, Response
+from syncline.client.connection import BadAnswer, ClientResponse, ConnectionLost, NotHttp
 from syncline.client.endpoints import ConnectFailed, Endpoint, EndpointSet
 from syncline.client.wire import error_from, query
 from syncline.errors import DeadlineExceeded, OperationError, Outcome, RequestFailed, SynclineError, Unreachable
 
-__all__ = ["Caller", "Request"]
+__all__ = ["Caller", "ClientRequest"]
 
 FIRST_PAUSE_S: Final = 0.05
 PAUSE_LIMIT_S: Final = 1.0
@@ -63,7 +63,7 @@ PATIENT_CODES: Final = frozenset({"overloaded"})
 """Refusals after which the server's Retry-After is waited for: asking at once would add to its load."""
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class ClientRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request, before its deadline and its server are known.
 
     `timed`: the server takes a `timeout` parameter, of at most `longest_s`.
@@ -111,7 +111,7 @@ class Caller:
         self._retry_refused = retry_refused
         self._on_retry = on_retry
 
-    async def call(self, request: Request, timeout_s: float) -> Response:
+    async def call(self, request: ClientRequest, timeout_s: float) -> ClientResponse:
         """The answer to a request. Only answers below 300, 304 and 404 are returned, any other is raised.
 
         Raises the `OperationError` that the server named; `Unreachable`, `DeadlineExceeded` or `RequestFailed`.
@@ -155,7 +155,7 @@ class Caller:
                 self._on_retry(doubt)
             await asyncio.sleep(pause_s)
 
-    async def _attempt(self, request: Request, endpoint: Endpoint, deadline_s: float) -> Response:
+    async def _attempt(self, request: ClientRequest, endpoint: Endpoint, deadline_s: float) -> ClientResponse:
         loop = asyncio.get_running_loop()
         remaining_s = deadline_s - loop.time()
         if remaining_s <= 0:
@@ -194,11 +194,11 @@ class Caller:
         raise error
 
     def _doubt_or_raise(
-        self, request: Request, error: OperationError, *, hopeless: bool = False
+        self, request: ClientRequest, error: OperationError, *, hopeless: bool = False
     ) -> SynclineError | _Doubt:
         return _Doubt(error, hopeless=hopeless) if request.idempotent and request.retried else error
 
-    def _head(self, request: Request, endpoint: Endpoint, attempt_s: float) -> bytes:
+    def _head(self, request: ClientRequest, endpoint: Endpoint, attempt_s: float) -> bytes:
         parameters = request.parameters
         if request.timed:
             server_s = max(0.01, attempt_s - min(ANSWER_GRACE_S, attempt_s / 3))
@@ -232,7 +232,7 @@ def _not_reached(endpoint: Endpoint, failure: ConnectFailed) -> Unreachable:
     return Unreachable(f"can't reach {endpoint.url}: {failure}", outcome=Outcome.NOT_APPLIED)
 
 
-def _lost(request: Request, endpoint: Endpoint, failure: Exception) -> OperationError:
+def _lost(request: ClientRequest, endpoint: Endpoint, failure: Exception) -> OperationError:
     not_sent = isinstance(failure, NotHttp)
     outcome = Outcome.NOT_APPLIED if not_sent else _outcome_after_sending(request)
     if isinstance(failure, BadAnswer):
@@ -240,17 +240,17 @@ def _lost(request: Request, endpoint: Endpoint, failure: Exception) -> Operation
     return Unreachable(f"{endpoint.url}: {failure}", outcome=outcome)
 
 
-def _timed_out(request: Request, endpoint: Endpoint, attempt_s: float) -> DeadlineExceeded:
+def _timed_out(request: ClientRequest, endpoint: Endpoint, attempt_s: float) -> DeadlineExceeded:
     return DeadlineExceeded(
         f"{endpoint.url} did not answer within {attempt_s:.3g} s", outcome=_outcome_after_sending(request)
     )
 
 
-def _outcome_after_sending(request: Request) -> Outcome:
+def _outcome_after_sending(request: ClientRequest) -> Outcome:
     return Outcome.NOT_APPLIED if request.method in READS else Outcome.UNKNOWN
 
 
-def _altered(response: Response) -> BadAnswer | None:
+def _altered(response: ClientResponse) -> BadAnswer | None:
     """Why the content differs from the server's, byte for byte: a proxy in between has changed it."""
     if response.status == PARTIAL:
         return BadAnswer("the server answered with a part of the content, which was not asked for")
@@ -260,7 +260,7 @@ def _altered(response: Response) -> BadAnswer | None:
     return None
 
 
-def _retry_after(response: Response) -> float:
+def _retry_after(response: ClientResponse) -> float:
     try:
         return max(0.0, min(float(response.headers.get("retry-after", "0")), 60.0))
     except ValueError:

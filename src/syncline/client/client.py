@@ -23,23 +23,11 @@ from syncline.client.arguments import (
     duration_text,
     to_bytes,
 )
-from syncline.client.caller import Caller, Request
-from syncline.client.connection import Response
+from syncline.client.caller import Caller, ClientRequest
+from syncline.client.connection import ClientResponse
 from syncline.client.endpoints import Endpoint, EndpointSet, parse_endpoints
-from syncline.client.results import (
-    Added,
-    DeleteResult,
-    KeyInfo,
-    KeyPage,
-    KeyValue,
-    LeaderInfo,
-    Members,
-    NodeStatus,
-    PutResult,
-    SnapshotResult,
-    TxnResult,
-    UpgradeResult,
-)
+from syncline.client.results import DeleteResult, KeyInfo, KeyPage, KeyValue, PutResult, TxnResult
+from syncline.client.schemas import Added, LeaderInfo, Members, NodeStatus, SnapshotResult, UpgradeResult
 from syncline.client.txn import Compare, Operation, txn_body
 from syncline.client.wire import decode, error_from, key_page, key_target, revision_of, txn_result
 from syncline.errors import ConfigError, OperationError, Outcome
@@ -141,7 +129,7 @@ class AsyncClient:
             ConfigError, TypeError: an argument can't be used; nothing was sent.
         """
         name = to_bytes(key, "key")
-        request = Request(
+        request = ClientRequest(
             method="GET", target=key_target(name), parameters=_reading(consistency, max_stale_s), idempotent=True
         )
         with _read():
@@ -191,7 +179,7 @@ class AsyncClient:
             headers = (("If-Match", "*" if if_revision is None else f'"{if_revision}"'),)
         body = to_bytes(value, "value")
         target = key_target(to_bytes(key, "key"))
-        request = Request(method="PUT", target=target, headers=headers, body=body, idempotent=idempotent)
+        request = ClientRequest(method="PUT", target=target, headers=headers, body=body, idempotent=idempotent)
         return decode(await self._answer(request, timeout), PutResult)
 
     async def delete(
@@ -213,7 +201,7 @@ class AsyncClient:
             checked_revision(if_revision, "if_revision", 1)
         headers = () if if_revision is None else (("If-Match", f'"{if_revision}"'),)
         target = key_target(to_bytes(key, "key"))
-        request = Request(method="DELETE", target=target, headers=headers, idempotent=idempotent)
+        request = ClientRequest(method="DELETE", target=target, headers=headers, idempotent=idempotent)
         return decode(await self._answer(request, timeout), DeleteResult)
 
     async def list(
@@ -246,7 +234,7 @@ class AsyncClient:
             "reverse": "true" if reverse else None,
             **_reading(consistency, max_stale_s),
         }
-        request = Request(method="GET", target="/keys", parameters=parameters, idempotent=True)
+        request = ClientRequest(method="GET", target="/keys", parameters=parameters, idempotent=True)
         with _read():
             return key_page(await self._answer(request, timeout))
 
@@ -298,7 +286,7 @@ class AsyncClient:
             ConfigError, TypeError: an argument can't be used; nothing was sent.
         """
         parameters = {"prefix": to_bytes(prefix, "prefix") or None, "count": "true", **_reading(consistency, None)}
-        request = Request(method="GET", target="/keys", parameters=parameters, idempotent=True)
+        request = ClientRequest(method="GET", target="/keys", parameters=parameters, idempotent=True)
         with _read():
             return key_page(await self._answer(request, timeout)).count
 
@@ -322,7 +310,7 @@ class AsyncClient:
             OperationError: the cluster refused it, or could not do it.
             ConfigError, TypeError: an argument can't be used; nothing was sent.
         """
-        request = Request(
+        request = ClientRequest(
             method="POST", target="/txn", headers=_JSON, body=txn_body(compare, then, else_), idempotent=idempotent
         )
         return txn_result(await self._answer(request, timeout))
@@ -339,7 +327,7 @@ class AsyncClient:
             OperationError: the cluster refused it, or could not do it.
             ConfigError, TypeError: an argument can't be used; nothing was sent.
         """
-        request = Request(method="GET", target="/raft/status", idempotent=True, timed=False)
+        request = ClientRequest(method="GET", target="/raft/status", idempotent=True, timed=False)
         with _read():
             return decode(await self._answer(request, timeout), NodeStatus)
 
@@ -353,7 +341,7 @@ class AsyncClient:
             OperationError: the cluster refused it, or could not do it.
             ConfigError, TypeError: an argument can't be used; nothing was sent.
         """
-        request = Request(method="GET", target="/raft/members", idempotent=True, timed=False)
+        request = ClientRequest(method="GET", target="/raft/members", idempotent=True, timed=False)
         with _read():
             return decode(await self._answer(request, timeout), Members)
 
@@ -470,7 +458,7 @@ class AsyncClient:
             OperationError: the cluster refused it, or could not do it.
             ConfigError, TypeError: an argument can't be used; nothing was sent.
         """
-        request = Request(method="GET", target="/raft/upgrade", idempotent=True, timed=False)
+        request = ClientRequest(method="GET", target="/raft/upgrade", idempotent=True, timed=False)
         with _read():
             return decode(await self._answer(request, timeout), UpgradeResult)
 
@@ -504,8 +492,8 @@ class AsyncClient:
 
     async def _change(
         self, target: str, fields: dict[str, object], timeout_s: float | None, *, idempotent: bool = False
-    ) -> Response:
-        request = Request(
+    ) -> ClientResponse:
+        request = ClientRequest(
             method="POST",
             target=target,
             headers=_JSON,
@@ -515,12 +503,12 @@ class AsyncClient:
         )
         return await self._answer(request, MEMBERSHIP_TIMEOUT_S if timeout_s is None else timeout_s)
 
-    async def _answer(self, request: Request, timeout_s: float | None) -> Response:
+    async def _answer(self, request: ClientRequest, timeout_s: float | None) -> ClientResponse:
         response = await self._call(request, timeout_s, absent_ok=False)
         assert response is not None
         return response
 
-    async def _call(self, request: Request, timeout_s: float | None, *, absent_ok: bool) -> Response | None:
+    async def _call(self, request: ClientRequest, timeout_s: float | None, *, absent_ok: bool) -> ClientResponse | None:
         limit_s = self._timeout_s if timeout_s is None else checked_timeout_s(timeout_s)
         response = await self._caller.call(request, limit_s)
         if response.status < 300:

@@ -11,7 +11,15 @@ from typing import Final, cast
 import httptools
 import msgspec
 
-__all__ = ["MAX_BODY_BYTES", "MAX_HEADER_BYTES", "BadAnswer", "Connection", "ConnectionLost", "NotHttp", "Response"]
+__all__ = [
+    "MAX_BODY_BYTES",
+    "MAX_HEADER_BYTES",
+    "BadAnswer",
+    "ClientConnection",
+    "ConnectionLost",
+    "NotHttp",
+    "ClientResponse",
+]
 
 MAX_HEADER_BYTES: Final = 64 * 1024
 """Bytes of one answer's header. A Syncline server sends a few hundred; more is not one of ours."""
@@ -38,7 +46,7 @@ class NotHttp(BadAnswer):
     """A TLS server answered a plain request: it can't have read the request, so it had no effect."""
 
 
-class Response(msgspec.Struct, frozen=True):
+class ClientResponse(msgspec.Struct, frozen=True):
     """An answer. Header names are in lower case; of a repeated header the last one counts."""
 
     status: int
@@ -46,7 +54,7 @@ class Response(msgspec.Struct, frozen=True):
     body: bytes
 
 
-class Connection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol):
     """A protocol for `Network.connect`. Belongs to one request at a time."""
 
     def __init__(self) -> None:
@@ -54,7 +62,7 @@ class Connection(asyncio.Protocol):
         """When the last answer was complete, on the loop's clock: old idle connections are not trusted."""
         self._transport: asyncio.Transport | None = None
         self._aborted = False
-        self._answer: asyncio.Future[Response] | None = None
+        self._answer: asyncio.Future[ClientResponse] | None = None
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
@@ -68,7 +76,7 @@ class Connection(asyncio.Protocol):
         """Whether another request may be sent on it."""
         return self._transport is not None and not self._transport.is_closing() and self._answer is None
 
-    async def request(self, head: bytes, body: bytes) -> Response:
+    async def request(self, head: bytes, body: bytes) -> ClientResponse:
         """Send one request and wait for its answer. Cancelling it ends the connection.
 
         Raises `ConnectionLost` and `BadAnswer`; in both cases it is unknown whether the request was carried out.
@@ -177,7 +185,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
         self.last_used_s = asyncio.get_running_loop().time()
         status = self._parser.get_status_code()
-        self._answer.set_result(Response(status=status, headers=self._headers, body=b"".join(self._chunks)))
+        self._answer.set_result(ClientResponse(status=status, headers=self._headers, body=b"".join(self._chunks)))
 
     def _fail(self, error: Exception) -> None:
         if self._answer is not None and not self._answer.done():

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from syncline.client.connection import Connection, Response
+from syncline.client.connection import ClientConnection, ClientResponse
 from syncline.errors import ConfigError, UsageError
 from syncline.platform.network import Network
 
@@ -58,13 +58,13 @@ class Endpoint:
         self.host_header: str = parts.netloc
         self.base_path: str = parts.path.rstrip("/")
         self._network = network
-        self._idle: list[Connection] = []
-        self._busy: set[Connection] = set()
+        self._idle: list[ClientConnection] = []
+        self._busy: set[ClientConnection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.failures: int = 0
         self.ask_last_until_s: float = 0.0
 
-    async def connect(self) -> Connection:
+    async def connect(self) -> ClientConnection:
         """An idle connection, or a new one, for one `send`. Nothing was sent before this returns.
 
         Raises `ConnectFailed`, and `UsageError` if the client is in use on another event loop.
@@ -87,8 +87,8 @@ class Endpoint:
             self.worked()
         self._loop = loop
 
-    async def send(self, connection: Connection, head: bytes, body: bytes) -> Response:
-        """Send a request. Cancelling it ends the connection. Raises what `Connection.request` raises."""
+    async def send(self, connection: ClientConnection, head: bytes, body: bytes) -> ClientResponse:
+        """Send a request. Cancelling it ends the connection. Raises what `ClientConnection.request` raises."""
         self._busy.add(connection)
         try:
             response = await connection.request(head, body)
@@ -120,7 +120,7 @@ class Endpoint:
         for connection in connections:
             await connection.wait_closed()
 
-    def _take_idle(self) -> Connection | None:
+    def _take_idle(self) -> ClientConnection | None:
         oldest_s = asyncio.get_running_loop().time() - IDLE_LIMIT_S
         while self._idle:
             connection = self._idle.pop()
@@ -129,8 +129,8 @@ class Endpoint:
             connection.abort()
         return None
 
-    async def _connect(self) -> Connection:
-        protocol = Connection()
+    async def _connect(self) -> ClientConnection:
+        protocol = ClientConnection()
         try:
             await self._network.connect(
                 lambda: protocol, self._host, self._port, tls=self._tls, timeout_s=CONNECT_LIMIT_S

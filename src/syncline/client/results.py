@@ -1,23 +1,16 @@
-"""Results of the client's calls: plain, frozen data."""
+"""What a client gets back from operations on keys: plain, frozen data. `schemas` has the answers about the cluster."""
 
 from __future__ import annotations
 
 import msgspec
 
 __all__ = [
-    "Added",
     "DeleteResult",
     "KeyInfo",
     "KeyPage",
     "KeyValue",
-    "LeaderInfo",
-    "MemberAbility",
-    "MemberInfo",
-    "Members",
-    "NodeStatus",
     "OperationResult",
     "PutResult",
-    "SnapshotResult",
     "TxnResult",
 ]
 
@@ -89,120 +82,3 @@ class TxnResult(msgspec.Struct, frozen=True):
     succeeded: bool
     revision: int
     results: tuple[OperationResult, ...]
-
-
-class LeaderInfo(msgspec.Struct, frozen=True):
-    """The leader, and its address for clients (empty if it announces no HTTP address)."""
-
-    id: str
-    name: str = ""
-    http: str = ""
-
-
-class MemberInfo(msgspec.Struct, frozen=True):
-    """One member. `role` is voter or learner. `match` (its last known log index), `lag` (entries behind the leader)
-    and `active` are the leader's view, None when another node answered. `promote`: a learner that becomes a voter once
-    it has caught up."""
-
-    id: str
-    name: str
-    role: str
-    peer: str = ""
-    http: str = ""
-    match: int | None = None
-    lag: int | None = None
-    active: bool | None = None
-    promote: bool = False
-    fault: str = ""
-    """Why it is not healthy although it answers, as the leader sees it; empty if nothing is known against it."""
-    level: int = 0
-    machine_version: int = 0
-
-
-class Members(msgspec.Struct, frozen=True):
-    """The membership. `joint` while a change of several voters is under way."""
-
-    membership_index: int
-    members: tuple[MemberInfo, ...]
-    joint: bool = False
-    leader: LeaderInfo | None = None
-
-
-class Added(msgspec.Struct, frozen=True):
-    """A member after `add`. `added` is false if it belonged to the cluster already, unchanged."""
-
-    added: bool
-    cluster_id: str
-    membership_index: int
-    member: MemberInfo
-    members: tuple[MemberInfo, ...]
-
-
-class MemberAbility(msgspec.Struct, frozen=True):
-    """The highest levels that one member can do; 0: not announced yet."""
-
-    id: str
-    name: str
-    level: int
-    machine_version: int
-
-
-class UpgradeResult(msgspec.Struct, frozen=True):
-    """The levels of the cluster, as the node that answers has applied them.
-
-    `level` and `machine_version` are the cluster's, the `possible_` ones what all members can do (0: some not
-    announced). `held`: they stay until the upgrade is finalized. `hold_level` is the setting of the node that answers.
-    """
-
-    level: int
-    machine_version: int
-    possible_level: int
-    possible_machine_version: int
-    held: bool
-    hold_level: int
-    members: tuple[MemberAbility, ...]
-
-
-class SnapshotResult(msgspec.Struct, frozen=True):
-    """A snapshot of the asked node. `created` is false if nothing had changed since the newest one."""
-
-    created: bool
-    index: int
-
-
-class NodeStatus(msgspec.Struct, frozen=True):
-    """One node in its own view. Ids are sixteen hexadecimal digits; `role` is leader, follower, candidate or learner;
-    `lag` is how many entries it is behind, as far as it knows; nodes at one `revision` have one `digest` (of the whole
-    state). `digest_index` and `digest_agreement` are of the newest comparison of the members' states: `none`, `agreed`,
-    or `no_majority` if the voters' states differ and no node knows which is right."""
-
-    cluster_id: str
-    id: str
-    name: str
-    role: str
-    term: int
-    commit: int
-    applied: int
-    last_index: int
-    pid: int
-    data_dir: str
-    version: str = ""
-    cluster: str = ""
-    leader: LeaderInfo | None = None
-    first_index: int = 0
-    snapshot_index: int = 0
-    membership_index: int = 0
-    lag: int | None = None
-    http: str = ""
-    peer: str = ""
-    uptime_s: float = 0.0
-    revision: int = 0
-    digest: str = ""
-    last_contact_s: float | None = None
-    members: tuple[MemberInfo, ...] = ()
-    no_leader: str = ""
-    digest_index: int = 0
-    digest_agreement: str = "none"
-    digest_age_s: float | None = None
-    level: int = 0
-    machine_version: int = 0

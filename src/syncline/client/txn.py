@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
 
 from syncline.client.arguments import to_bytes
-from syncline.client.wire import json_key
+from syncline.client.schemas import (
+    CompareItem,
+    DeleteItem,
+    DeleteRangeItem,
+    GetItem,
+    OperationItem,
+    PutItem,
+    TxnBody,
+    split,
+)
 
 __all__ = ["Compare", "DeleteOp", "DeletePrefixOp", "GetOp", "Operation", "PutOp", "txn_body"]
 
 Target: TypeAlias = Literal["mod_revision", "create_revision", "version"]
-Comparison: TypeAlias = Literal["==", "!=", "<", ">"]
+CompareOperator: TypeAlias = Literal["==", "!=", "<", ">"]
 
 
 class Compare(msgspec.Struct, frozen=True):
@@ -22,7 +30,7 @@ class Compare(msgspec.Struct, frozen=True):
 
     key: bytes
     target: Target = "mod_revision"
-    op: Comparison = "=="
+    op: CompareOperator = "=="
     number: int = 0
     value: bytes | None = None
 
@@ -58,34 +66,35 @@ Operation: TypeAlias = PutOp | DeleteOp | DeletePrefixOp | GetOp
 def txn_body(compare: Sequence[Compare], then: Sequence[Operation], else_: Sequence[Operation]) -> bytes:
     """The body of `POST /txn`."""
     return msgspec.json.encode(
-        {
-            "compare": [_compare(item) for item in compare],
-            "then": [_operation(item) for item in then],
-            "else": [_operation(item) for item in else_],
-        }
+        TxnBody(
+            compare=[_compare(item) for item in compare],
+            then=[_operation(item) for item in then],
+            else_=[_operation(item) for item in else_],
+        )
     )
 
 
-def _compare(item: Compare) -> dict[str, str | int]:
-    fields: dict[str, str | int] = {**json_key("key", to_bytes(item.key, "key")), "op": item.op}
+def _compare(item: Compare) -> CompareItem:
+    key, key_bytes = split(to_bytes(item.key, "key"))
     if item.value is None:
-        return {**fields, "target": item.target, "number": item.number}
-    return {**fields, "target": "value", **_value(item.value)}
+        return CompareItem(key=key, key_base64=key_bytes, op=item.op, target=item.target, number=item.number)
+    value = to_bytes(item.value, "value")
+    return CompareItem(key=key, key_base64=key_bytes, op=item.op, target="value", value_base64=value)
 
 
-def _operation(item: Operation) -> dict[str, str]:
+def _operation(item: Operation) -> OperationItem:
     match item:
         case PutOp():
-            return {"op": "put", **json_key("key", to_bytes(item.key, "key")), **_value(item.value)}
+            key, key_bytes = split(to_bytes(item.key, "key"))
+            return PutItem(key=key, key_base64=key_bytes, value_base64=to_bytes(item.value, "value"))
         case DeleteOp():
-            return {"op": "delete", **json_key("key", to_bytes(item.key, "key"))}
+            key, key_bytes = split(to_bytes(item.key, "key"))
+            return DeleteItem(key=key, key_base64=key_bytes)
         case DeletePrefixOp():
-            return {"op": "delete_range", **json_key("prefix", to_bytes(item.prefix, "prefix"))}
+            prefix, prefix_bytes = split(to_bytes(item.prefix, "prefix"))
+            return DeleteRangeItem(prefix=prefix, prefix_base64=prefix_bytes)
         case GetOp():
-            return {"op": "get", **json_key("key", to_bytes(item.key, "key"))}
+            key, key_bytes = split(to_bytes(item.key, "key"))
+            return GetItem(key=key, key_base64=key_bytes)
         case _:
             raise TypeError(f"an operation must be PutOp, DeleteOp, DeletePrefixOp or GetOp, not {type(item).__name__}")
-
-
-def _value(data: object) -> dict[str, str]:
-    return {"value_base64": base64.b64encode(to_bytes(data, "value")).decode("ascii")}

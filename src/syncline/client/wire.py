@@ -6,13 +6,14 @@ Unknown JSON fields are ignored: a newer server may send more than this client k
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Final, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from syncline.client.connection import Response
+from syncline.client.connection import ClientResponse
 from syncline.client.results import KeyInfo, KeyPage, OperationResult, TxnResult
+from syncline.client.schemas import ErrorAnswer, KeyItem, KeyItemPage, MaybeBytes, MaybeText, ResultItem, TxnResultBody
 from syncline.decoding import UNDECODABLE
 from syncline.errors import (
     BacklogFull,
@@ -111,7 +112,7 @@ def text_of(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
-def decode(response: Response, answer: type[Answer]) -> Answer:
+def decode(response: ClientResponse, answer: type[Answer]) -> Answer:
     """Read a JSON answer. Raises `RequestFailed` (outcome unknown) if it has another form."""
     try:
         return msgspec.json.decode(response.body, type=answer)
@@ -119,7 +120,7 @@ def decode(response: Response, answer: type[Answer]) -> Answer:
         raise _unreadable(f"the server's answer can't be read: {error}", response) from error
 
 
-def revision_of(response: Response, header: str) -> int:
+def revision_of(response: ClientResponse, header: str) -> int:
     """A revision from an answer's header. Gateways that compress make an ETag weak: `W/"7"` is revision 7 as well."""
     try:
         return int(response.headers[header].removeprefix("W/").strip('"'))
@@ -127,37 +128,26 @@ def revision_of(response: Response, header: str) -> int:
         raise _unreadable(f"the server's answer has no usable {header!r} header", response) from error
 
 
-class _ErrorBody(msgspec.Struct):
-    code: str
-    message: str
-    outcome: Outcome = Outcome.UNKNOWN
-    details: dict[str, int | str] = {}
-    leader: dict[str, str] | None = None
-
-
-class _ErrorAnswer(msgspec.Struct):
-    error: _ErrorBody
-
-
-def error_from(response: Response) -> OperationError:
+def error_from(response: ClientResponse) -> OperationError:
     """The error that an answer above 299 stands for, as the class that the library itself would raise."""
     try:
-        body = msgspec.json.decode(response.body, type=_ErrorAnswer).error
+        body = msgspec.json.decode(response.body, type=ErrorAnswer).error
     except UNDECODABLE:
         shown = text_of(response.body[:MESSAGE_LIMIT]).strip() or "no explanation"
         return _unreadable(f"the server answered with status {response.status}: {shown}", response)
-    leader = int(body.leader["id"], 16) if body.leader and _is_id(body.leader.get("id", "")) else None
+    outcome = Outcome.UNKNOWN if body.outcome is None else body.outcome
+    leader = int(body.leader.id, 16) if body.leader is not None and _is_id(body.leader.id) else None
     known = _CLASSES.get(body.code)
     if known is not None:
-        error = known(body.message, outcome=body.outcome, leader=leader)
+        error = known(body.message, outcome=outcome, leader=leader)
         error.code = body.code
         return error
     if response.status in _REFUSED_BY_STATE_MACHINE:
-        return Rejected(body.message, code=body.code, details=body.details)
-    return RequestFailed(body.message, code=body.code, status=response.status, outcome=body.outcome, leader=leader)
+        return Rejected(body.message, code=body.code, details=dict(body.details or {}))
+    return RequestFailed(body.message, code=body.code, status=response.status, outcome=outcome, leader=leader)
 
 
-def _unreadable(message: str, response: Response) -> RequestFailed:
+def _unreadable(message: str, response: ClientResponse) -> RequestFailed:
     refused = 400 <= response.status < _SERVER_FAULT
     outcome = Outcome.NOT_APPLIED if refused else Outcome.UNKNOWN
     return RequestFailed(message, code="bad_answer", status=response.status, outcome=outcome)
@@ -170,39 +160,20 @@ def _is_id(text: str) -> bool:
         return False
 
 
-class _JsonKeyInfo(msgspec.Struct):
-    mod_revision: int
-    create_revision: int
-    version: int
-    size_bytes: int
-    key: str | None = None
-    key_base64: str | None = None
-    value: str | None = None
-    value_base64: str | None = None
-    lease: str = "0"
-
-
-class _JsonKeyPage(msgspec.Struct):
-    revision: int
-    keys: list[_JsonKeyInfo] = []
-    count: int = 0
-    next: str | None = None
-
-
-def key_page(response: Response) -> KeyPage:
+def key_page(response: ClientResponse) -> KeyPage:
     """A page of `GET /keys`."""
-    page = decode(response, _JsonKeyPage)
+    page = decode(response, KeyItemPage)
     try:
         items = tuple(_key_info(item) for item in page.keys)
-    except (binascii.Error, ValueError) as error:
+    except ValueError as error:
         raise _unreadable(f"the server's answer can't be read: {error}", response) from error
     return KeyPage(revision=page.revision, items=items, count=page.count, next=page.next)
 
 
-def _key_info(item: _JsonKeyInfo) -> KeyInfo:
+def _key_info(item: KeyItem) -> KeyInfo:
     key = _bytes(item.key, item.key_base64)
-    if key is None:
-        raise ValueError("a key without its name")
+    if key is None or item.size_bytes is UNSET:
+        raise ValueError("a key without its name or size")
     return KeyInfo(
         key=key,
         mod_revision=item.mod_revision,
@@ -210,50 +181,37 @@ def _key_info(item: _JsonKeyInfo) -> KeyInfo:
         version=item.version,
         size_bytes=item.size_bytes,
         value=_bytes(item.value, item.value_base64),
-        lease=int(item.lease, 16),
+        lease=0 if item.lease is UNSET else int(item.lease, 16),
     )
 
 
-class _JsonOperationResult(msgspec.Struct):
-    op: str
-    revision: int = 0
-    deleted: int = 0
-    found: bool = False
-    key: str | None = None
-    key_base64: str | None = None
-    value: str | None = None
-    value_base64: str | None = None
-    mod_revision: int = 0
-
-
-class _JsonTxnResult(msgspec.Struct):
-    succeeded: bool
-    revision: int
-    results: list[_JsonOperationResult] = []
-
-
-def txn_result(response: Response) -> TxnResult:
+def txn_result(response: ClientResponse) -> TxnResult:
     """The answer of `POST /txn`."""
-    answer = decode(response, _JsonTxnResult)
+    answer = decode(response, TxnResultBody)
     try:
-        results = [
-            OperationResult(
-                op=item.op,
-                revision=item.revision,
-                deleted=item.deleted,
-                found=item.found,
-                key=_bytes(item.key, item.key_base64) or b"",
-                value=_bytes(item.value, item.value_base64) or b"",
-                mod_revision=item.mod_revision,
-            )
-            for item in answer.results
-        ]
-    except binascii.Error as error:
+        results = tuple(_operation_result(item) for item in answer.results)
+    except ValueError as error:
         raise _unreadable(f"the server's answer can't be read: {error}", response) from error
-    return TxnResult(succeeded=answer.succeeded, revision=answer.revision, results=tuple(results))
+    return TxnResult(succeeded=answer.succeeded, revision=answer.revision, results=results)
 
 
-def _bytes(text: str | None, encoded: str | None) -> bytes | None:
-    if text is not None:
+def _operation_result(item: ResultItem) -> OperationResult:
+    return OperationResult(
+        op=item.op,
+        revision=_given(item.revision),
+        deleted=_given(item.deleted),
+        found=item.found is True,
+        key=_bytes(item.key, item.key_base64) or b"",
+        value=_bytes(item.value, item.value_base64) or b"",
+        mod_revision=_given(item.mod_revision),
+    )
+
+
+def _given(number: int | UnsetType) -> int:
+    return 0 if number is UNSET else number
+
+
+def _bytes(text: MaybeText, plain: MaybeBytes) -> bytes | None:
+    if text is not UNSET:
         return text.encode()
-    return None if encoded is None else base64.b64decode(encoded, validate=True)
+    return None if plain is UNSET else plain

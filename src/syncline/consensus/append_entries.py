@@ -15,7 +15,7 @@ from syncline.consensus.sizes import payload_size
 from syncline.consensus.types import (
     NO_LIMIT,
     Compacted,
-    Entry,
+    LogEntry,
     Message,
     MessageType,
     NodeId,
@@ -24,7 +24,7 @@ from syncline.consensus.types import (
 )
 
 if TYPE_CHECKING:
-    from syncline.consensus.raft import Raft
+    from syncline.consensus.raft import RaftCore
 
 __all__ = [
     "append",
@@ -40,7 +40,7 @@ __all__ = [
 # -- the leader's side --------------------------------------------------------------------------------------------
 
 
-def append(raft: Raft, entries: Sequence[Entry]) -> bool:
+def append(raft: RaftCore, entries: Sequence[LogEntry]) -> bool:
     """Append `entries`, which continue the log in the current term, to the leader's own log.
 
     Returns False, with nothing appended, if the uncommitted tail would grow too large. The leader sends itself no
@@ -64,12 +64,12 @@ class _Tail(msgspec.Struct, frozen=True, gc=False):
     """The part of the log behind an index that one message carries."""
 
     prev_term: int
-    entries: Sequence[Entry]
+    entries: Sequence[LogEntry]
     payload_bytes: int
     """In bytes; only counted if there is a limit."""
 
 
-def broadcast_append(raft: Raft) -> None:
+def broadcast_append(raft: RaftCore) -> None:
     """Send every other member the entries that it lacks, or at least the commit index."""
     tails: dict[int, _Tail] = {}  # followers that keep up lack the same entries: they are read and counted once
     for node_id, progress in raft.tracker.progress.items():
@@ -77,14 +77,14 @@ def broadcast_append(raft: Raft) -> None:
             maybe_send_append(raft, node_id, progress, tails=tails)
 
 
-def tell_commit(raft: Raft, to: NodeId, progress: Progress) -> None:
+def tell_commit(raft: RaftCore, to: NodeId, progress: Progress) -> None:
     """Send the commit index to a follower that was not sent it and can commit more by it."""
-    if progress.can_bump_commit(raft.log.committed):
+    if progress.can_bump_commit(raft.log.commit_index):
         maybe_send_append(raft, to, progress)
 
 
 def maybe_send_append(
-    raft: Raft,
+    raft: RaftCore,
     to: NodeId,
     progress: Progress,
     *,
@@ -98,16 +98,16 @@ def maybe_send_append(
     entries. Returns whether anything was sent.
     """
     log = raft.log
-    if (not send_if_empty and progress.next > log.last_index) or progress.paused:
+    if (not send_if_empty and progress.next_index > log.last_index) or progress.paused:
         return False
     # A full window still lets empty appends through (as often as heartbeats are answered): were all the appends in it
     # lost, the answer to an empty one is what shows it.
     room = progress.room_bytes
     full = room <= 0 or (progress.inflights.full and progress.state is ProgressState.REPLICATE)
-    tail = tails.get(progress.next) if tails is not None and not full else None
+    tail = tails.get(progress.next_index) if tails is not None and not full else None
     if tail is None or (tail.payload_bytes > room and len(tail.entries) > 1):
         try:
-            tail = _read_tail(raft, progress.next, room, with_entries=not full)
+            tail = _read_tail(raft, progress.next_index, room, with_entries=not full)
         except NotLoaded:
             return False  # `RawNode.loaded` goes on from here
         except (Compacted, Unavailable):
@@ -115,26 +115,26 @@ def maybe_send_append(
         # A tail cut to the room of one follower may be too short for another one: don't share it.
         whole = room >= raft.config.max_message_bytes or (tail.entries and tail.entries[-1].index == log.last_index)
         if tails is not None and not full and whole:
-            tails[progress.next] = tail
+            tails[progress.next_index] = tail
     if not tail.entries and not send_if_empty:
         return False
     raft.send(
         Message(
             MessageType.APP,
             to=to,
-            index=progress.next - 1,
+            index=progress.next_index - 1,
             log_term=tail.prev_term,
             entries=tail.entries,
-            commit=log.committed,
+            commit=log.commit_index,
             session=progress.session,
         )
     )
     progress.sent_entries(len(tail.entries), tail.payload_bytes, raft.config.probe_ticks)
-    progress.sent_commit = log.committed
+    progress.sent_commit = log.commit_index
     return True
 
 
-def _read_tail(raft: Raft, index: int, room_bytes: int, *, with_entries: bool) -> _Tail:
+def _read_tail(raft: RaftCore, index: int, room_bytes: int, *, with_entries: bool) -> _Tail:
     """The log from `index` on. Raises Compacted or Unavailable if the log does not reach back so far, and NotLoaded."""
     prev_term = raft.log.term(index - 1)
     entries = raft.log.entries_to_send(index, min(room_bytes, raft.config.max_message_bytes)) if with_entries else ()
@@ -142,15 +142,18 @@ def _read_tail(raft: Raft, index: int, room_bytes: int, *, with_entries: bool) -
     return _Tail(prev_term, entries, payload_size(entries) if limited else 0)
 
 
-def broadcast_heartbeat(raft: Raft) -> None:
-    """Send every other member a heartbeat. It carries the number of the newest read that waits (see `read_index`)."""
+def broadcast_heartbeat(raft: RaftCore) -> None:
+    """Send every other member a heartbeat: AppendEntries without entries.
+
+    It carries the number of the newest read that waits (see `read_index`).
+    """
     context = raft.reads.context()
-    committed = raft.log.committed
+    committed = raft.log.commit_index
     for node_id, progress in raft.tracker.progress.items():
         if node_id == raft.id:
             continue
         # A follower must not commit entries that it may lack: its log agrees with the leader's up to `match` only.
-        commit = min(progress.match, committed)
+        commit = min(progress.match_index, committed)
         raft.send(Message(MessageType.HEARTBEAT, to=node_id, commit=commit, context=context, session=progress.session))
         progress.sent_commit = commit
 
@@ -158,13 +161,13 @@ def broadcast_heartbeat(raft: Raft) -> None:
 # -- the follower's side ------------------------------------------------------------------------------------------
 
 
-def handle_append(raft: Raft, message: Message) -> None:
+def handle_append(raft: RaftCore, message: Message) -> None:
     """Append a leader's entries, and answer with the index up to which the logs agree (AppendEntries: thesis, figure
     3.1).
     """
     log = raft.log
     response = Message(MessageType.APP_RESP, to=message.sender, session=message.session)
-    if message.index < log.committed:
+    if message.index < log.commit_index:
         # An old message: committed entries agree with every leader's log. If they don't, a promise was lost
         # somewhere, and an answer would confirm the loss. So only the evidence is reported.
         entries = ((entry.index, entry.term) for entry in message.entries)
@@ -172,7 +175,7 @@ def handle_append(raft: Raft, message: Message) -> None:
         if (found := contradiction(raft, message, positions)) is not None:
             raft.evidence = found
             return
-        response.index = log.committed
+        response.index = log.commit_index
         raft.send(response)
         return
     agreed = log.maybe_append(message.index, message.log_term, message.commit, message.entries)
@@ -200,7 +203,7 @@ def handle_append(raft: Raft, message: Message) -> None:
     raft.send(response)
 
 
-def handle_heartbeat(raft: Raft, message: Message) -> None:
+def handle_heartbeat(raft: RaftCore, message: Message) -> None:
     """Commit up to the leader's commit index, and answer, so that the leader knows that this node follows it."""
     raft.log.commit_to(message.commit)
     raft.send(Message(MessageType.HEARTBEAT_RESP, to=message.sender, context=message.context, session=message.session))

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from syncline.consensus import election, follower, roles
 from syncline.consensus.types import Message, MessageType, StateType
-from syncline.consensus.validation import Refusal
+from syncline.consensus.validation import StepRefusal
 
 if TYPE_CHECKING:
-    from syncline.consensus.raft import Raft
+    from syncline.consensus.raft import RaftCore
 
 __all__ = ["step"]
 
 
-def step(raft: Raft, message: Message) -> Refusal | None:
+def step(raft: RaftCore, message: Message) -> StepRefusal | None:
     """Act on a message of the current term, or on a local one."""
     kind = message.type
     if kind in (MessageType.APP, MessageType.HEARTBEAT, MessageType.SNAP):
@@ -23,7 +23,7 @@ def step(raft: Raft, message: Message) -> Refusal | None:
         follower.follow(raft, message)
     elif kind is MessageType.PROP:
         raft.note("info", "%x no leader at term %d; dropping proposal", raft.id, raft.term)
-        return Refusal.PROPOSAL_DROPPED
+        return StepRefusal.PROPOSAL_DROPPED
     elif kind is MessageType.PRE_VOTE_RESP or kind is MessageType.VOTE_RESP:
         # A candidate may still get answers to its pre-vote: they must not count as votes.
         asked = MessageType.PRE_VOTE_RESP if raft.state is StateType.PRE_CANDIDATE else MessageType.VOTE_RESP

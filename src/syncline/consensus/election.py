@@ -9,7 +9,7 @@ from syncline.consensus.quorum import VoteResult
 from syncline.consensus.types import NONE, Message, MessageType, NodeId, StateType
 
 if TYPE_CHECKING:
-    from syncline.consensus.raft import Raft
+    from syncline.consensus.raft import RaftCore
 
 __all__ = [
     "TRANSFER_CONTEXT",
@@ -27,7 +27,7 @@ TRANSFER_CONTEXT: Final = b"CampaignTransfer"
 """Marks requests for votes after TimeoutNow: voters grant them within the leader's lease (thesis, 3.10)."""
 
 
-def tick(raft: Raft) -> None:
+def tick(raft: RaftCore) -> None:
     """One tick in a node that does not lead: campaign after the randomised timeout without a leader."""
     raft.election_elapsed += 1
     if raft.election_elapsed >= raft.randomized_election_timeout and promotable(raft):
@@ -35,13 +35,13 @@ def tick(raft: Raft) -> None:
         campaign_if_allowed(raft, pre_vote=raft.config.pre_vote)
 
 
-def promotable(raft: Raft) -> bool:
+def promotable(raft: RaftCore) -> bool:
     """Whether the node may become leader: it is a voter, and its log does not wait for a snapshot to be stored."""
     own = raft.tracker.progress.get(raft.id)
     return own is not None and not own.learner and raft.log.unstable.snapshot is None
 
 
-def in_lease(raft: Raft) -> bool:
+def in_lease(raft: RaftCore) -> bool:
     """Whether the node heard from a leader within the shortest election timeout.
 
     Then no other node can have won an election, and none is needed: a request for votes comes from a removed or
@@ -50,7 +50,7 @@ def in_lease(raft: Raft) -> bool:
     return raft.config.check_quorum and raft.leader != NONE and raft.election_elapsed < raft.config.election_ticks
 
 
-def campaign_if_allowed(raft: Raft, *, pre_vote: bool, transfer: bool = False) -> None:
+def campaign_if_allowed(raft: RaftCore, *, pre_vote: bool, transfer: bool = False) -> None:
     """Start an election, unless this node must not lead at the moment."""
     if raft.state is StateType.LEADER:
         raft.note("debug", "%x ignoring MsgHup because already leader", raft.id)
@@ -70,7 +70,8 @@ def campaign_if_allowed(raft: Raft, *, pre_vote: bool, transfer: bool = False) -
     _campaign(raft, pre_vote=pre_vote, transfer=transfer)
 
 
-def _campaign(raft: Raft, *, pre_vote: bool, transfer: bool = False) -> None:
+def _campaign(raft: RaftCore, *, pre_vote: bool, transfer: bool = False) -> None:
+    """Send RequestVote, or PreVote, to every voter."""
     if pre_vote:
         roles.become_pre_candidate(raft)
         request, response, term = MessageType.PRE_VOTE, MessageType.PRE_VOTE_RESP, raft.term + 1
@@ -104,16 +105,16 @@ def _campaign(raft: Raft, *, pre_vote: bool, transfer: bool = False) -> None:
         )
 
 
-def _commit_to_tell(raft: Raft) -> tuple[int, int]:
+def _commit_to_tell(raft: RaftCore) -> tuple[int, int]:
     """The node's commit index and its term, for a vote message; zeros if vote messages carry none."""
     if not raft.config.commit_in_votes:
         return 0, 0
-    commit = raft.log.committed
+    commit = raft.log.commit_index
     term = raft.log.term_or_zero(commit)
     return (commit, term) if term else (0, 0)
 
 
-def learn_commit(raft: Raft, message: Message) -> None:
+def learn_commit(raft: RaftCore, message: Message) -> None:
     """Commit up to the entry that the sender of a vote message knows to be committed, if this log holds it.
 
     An entry is named by its index and term (Log Matching: thesis, 3.5). So if the terms agree, both logs are equal up
@@ -125,18 +126,18 @@ def learn_commit(raft: Raft, message: Message) -> None:
     from it: it finds out what is committed by the first entry of its term.
     """
     log = raft.log
-    known = message.commit <= log.committed
+    known = message.commit <= log.commit_index
     if not known and raft.state is not StateType.LEADER and log.matches(message.commit, message.commit_term):
         log.commit_to(message.commit)
 
 
-def rejection(raft: Raft, kind: MessageType, to: NodeId) -> Message:
+def rejection(raft: RaftCore, kind: MessageType, to: NodeId) -> Message:
     """The rejection of a request for a vote."""
     commit, commit_term = _commit_to_tell(raft)
     return Message(kind, to=to, term=raft.term, reject=True, commit=commit, commit_term=commit_term)
 
 
-def answer_vote(raft: Raft, message: Message) -> None:
+def answer_vote(raft: RaftCore, message: Message) -> None:
     """Grant or refuse a vote, or the promise of one (RequestVote: thesis, figure 3.1).
 
     Learners vote as well: a candidate that asks one knows it as a voter, perhaps from a membership that the learner
@@ -171,8 +172,8 @@ def answer_vote(raft: Raft, message: Message) -> None:
         raft.vote = message.sender
 
 
-def count_vote(raft: Raft, message: Message) -> None:
-    """Take an answer into account, in a candidate or pre-candidate, and act on the result."""
+def count_vote(raft: RaftCore, message: Message) -> None:
+    """Count an answer to RequestVote, in a candidate or pre-candidate, and act on the result."""
     raft.note(
         "info",
         "%x received %s%s from %x at term %d",

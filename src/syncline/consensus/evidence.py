@@ -18,7 +18,7 @@ import msgspec
 from syncline.consensus.types import NONE, Message, NodeId
 
 if TYPE_CHECKING:
-    from syncline.consensus.raft import Raft
+    from syncline.consensus.raft import RaftCore
 
 __all__ = ["Evidence", "EvidenceKind", "contradiction", "lost_entries", "two_leaders"]
 
@@ -54,14 +54,14 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
     """The term of the leader's entry there."""
 
 
-def two_leaders(raft: Raft, message: Message) -> Evidence | None:
+def two_leaders(raft: RaftCore, message: Message) -> Evidence | None:
     """Evidence from a message that only a leader sends, in a term that has another leader already."""
     if message.term != raft.term or raft.leader in (NONE, message.sender):
         return None
     return Evidence(EvidenceKind.TWO_LEADERS, message.sender, message.term, raft.log.last_index)
 
 
-def lost_entries(raft: Raft, heartbeat: Message) -> Evidence | None:
+def lost_entries(raft: RaftCore, heartbeat: Message) -> Evidence | None:
     """Evidence from a heartbeat whose commit index, which this node acknowledged, is above its last index.
 
     A heartbeat of an earlier replication session proves nothing: the node was removed and added again since.
@@ -73,7 +73,7 @@ def lost_entries(raft: Raft, heartbeat: Message) -> Evidence | None:
     return Evidence(EvidenceKind.LOST_ENTRIES, heartbeat.sender, heartbeat.term, heartbeat.commit)
 
 
-def contradiction(raft: Raft, message: Message, positions: Iterable[tuple[int, int]]) -> Evidence | None:
+def contradiction(raft: RaftCore, message: Message, positions: Iterable[tuple[int, int]]) -> Evidence | None:
     """Evidence from the (index, term) pairs of a leader's message: the first that differs from a committed entry
     here.
 
@@ -81,7 +81,7 @@ def contradiction(raft: Raft, message: Message, positions: Iterable[tuple[int, i
     """
     log = raft.log
     for index, term in positions:
-        if index > log.committed:
+        if index > log.commit_index:
             return None
         own_term = log.term_or_zero(index)
         if own_term and own_term != term:

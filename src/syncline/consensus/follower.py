@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 from syncline.consensus import append_entries, election, install_snapshot
 from syncline.consensus.config import ReadOnlyOption
 from syncline.consensus.types import NONE, Message, MessageType, ReadState
-from syncline.consensus.validation import Refusal
+from syncline.consensus.validation import StepRefusal
 
 if TYPE_CHECKING:
-    from syncline.consensus.raft import Raft
+    from syncline.consensus.raft import RaftCore
 
 __all__ = ["follow", "step"]
 
 
-def step(raft: Raft, message: Message) -> Refusal | None:
+def step(raft: RaftCore, message: Message) -> StepRefusal | None:
     """Act on a message of the current term, or on a local one."""
     kind = message.type
     if kind in _FROM_LEADER:
@@ -37,7 +37,7 @@ def step(raft: Raft, message: Message) -> Refusal | None:
     return None
 
 
-def follow(raft: Raft, message: Message) -> None:
+def follow(raft: RaftCore, message: Message) -> None:
     """Handle a message of the term's leader."""
     if message.session > raft.leader_session:
         raft.leader_session = message.session
@@ -51,16 +51,16 @@ _FROM_LEADER = {
 }
 
 
-def _forward_proposal(raft: Raft, message: Message) -> Refusal | None:
+def _forward_proposal(raft: RaftCore, message: Message) -> StepRefusal | None:
     if raft.leader == NONE or raft.config.disable_proposal_forwarding:
         reason = "no leader" if raft.leader == NONE else "not forwarding"
         raft.note("info", "%x %s at term %d; dropping proposal", raft.id, reason, raft.term)
-        return Refusal.PROPOSAL_DROPPED
+        return StepRefusal.PROPOSAL_DROPPED
     _forward(raft, message)
     return None
 
 
-def _forward(raft: Raft, message: Message) -> None:
+def _forward(raft: RaftCore, message: Message) -> None:
     """Forward a request to the leader with its original sender: the answer goes there."""
     if raft.leader == NONE:
         raft.note("info", "%x no leader at term %d; dropping %s", raft.id, raft.term, message.type.name)
@@ -68,7 +68,7 @@ def _forward(raft: Raft, message: Message) -> None:
     raft.send(Message(message.type, to=raft.leader, sender=message.sender, entries=message.entries))
 
 
-def _forget_leader(raft: Raft) -> None:
+def _forget_leader(raft: RaftCore) -> None:
     """Follow no leader until the next message of one: the next candidate need not wait for the lease to end."""
     if raft.config.read_only is ReadOnlyOption.LEASE_BASED:
         # The leader's lease reads depend on this node: it must not vote for another node before the lease ends.

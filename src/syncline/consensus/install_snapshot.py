@@ -10,7 +10,7 @@ from syncline.consensus.progress import Progress, ProgressState
 from syncline.consensus.types import Message, MessageType, NodeId, Snapshot, SnapshotUnavailable, StateType
 
 if TYPE_CHECKING:
-    from syncline.consensus.raft import Raft
+    from syncline.consensus.raft import RaftCore
 
 __all__ = ["handle_snapshot", "handle_status", "maybe_send_snapshot"]
 
@@ -18,7 +18,7 @@ __all__ = ["handle_snapshot", "handle_status", "maybe_send_snapshot"]
 # -- the leader's side --------------------------------------------------------------------------------------------
 
 
-def maybe_send_snapshot(raft: Raft, to: NodeId, progress: Progress) -> bool:
+def maybe_send_snapshot(raft: RaftCore, to: NodeId, progress: Progress) -> bool:
     """Send the newest snapshot (InstallSnapshot: thesis, 5.3); not to a follower that may be down."""
     if not progress.recent_active:
         raft.note("debug", "ignore sending snapshot to %x since it is not recently active", to)
@@ -35,14 +35,14 @@ def maybe_send_snapshot(raft: Raft, to: NodeId, progress: Progress) -> bool:
     raft.note(
         "debug",
         "%x [firstindex: %d, commit: %d] sent snapshot[index: %d, term: %d] to %x [%s]",
-        *(raft.id, raft.log.first_index, raft.log.committed, meta.index, meta.term, to, progress),
+        *(raft.id, raft.log.first_index, raft.log.commit_index, meta.index, meta.term, to, progress),
     )
     progress.become_snapshot(meta.index)
     raft.send(Message(MessageType.SNAP, to=to, snapshot=snapshot, session=progress.session))
     return True
 
 
-def handle_status(raft: Raft, message: Message, progress: Progress) -> None:
+def handle_status(raft: RaftCore, message: Message, progress: Progress) -> None:
     """A snapshot transfer has ended. After a success continue behind it; after a failure try again from the known
     index.
     """
@@ -60,7 +60,7 @@ def handle_status(raft: Raft, message: Message, progress: Progress) -> None:
 # -- the follower's side ------------------------------------------------------------------------------------------
 
 
-def handle_snapshot(raft: Raft, message: Message) -> None:
+def handle_snapshot(raft: RaftCore, message: Message) -> None:
     """Install a leader's snapshot if it is newer than the log (InstallSnapshot: thesis, 5.3); answer with the log's
     end.
     """
@@ -73,17 +73,17 @@ def handle_snapshot(raft: Raft, message: Message) -> None:
     raft.note(
         "info",
         "%x [commit: %d] %s snapshot [index: %d, term: %d]",
-        *(raft.id, raft.log.committed, "restored" if restored else "ignored", meta.index, meta.term),
+        *(raft.id, raft.log.commit_index, "restored" if restored else "ignored", meta.index, meta.term),
     )
-    index = raft.log.last_index if restored else raft.log.committed
+    index = raft.log.last_index if restored else raft.log.commit_index
     raft.send(Message(MessageType.APP_RESP, to=message.sender, index=index, session=message.session))
 
 
-def _restore(raft: Raft, snapshot: Snapshot) -> bool:
+def _restore(raft: RaftCore, snapshot: Snapshot) -> bool:
     """Replace log and membership by the snapshot's. Returns False, with nothing replaced, if that is not needed."""
     assert raft.state is StateType.FOLLOWER, "only a follower restores a snapshot"
     log, meta = raft.log, snapshot.meta
-    if meta.index <= log.committed:
+    if meta.index <= log.commit_index:
         return False
     members = meta.membership
     # A node in `learners_next` is a voter in the outgoing half.

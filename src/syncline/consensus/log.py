@@ -1,6 +1,6 @@
 """The replicated log: stable storage and the unstable end as one, with the indexes that move along it.
 
-    applied <= applying <= committed <= last_index
+    applied <= applying <= commit_index <= last_index
 
 Up to the commit index (`committed`) the entries are final: a quorum holds them, and every later leader does (thesis,
 3.6). `applying` is the last index handed out to be applied, `applied` the applied index of the state machine.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from syncline.consensus.sizes import encoded_size, limit_size
 from syncline.consensus.storage import LogStorage
-from syncline.consensus.types import NO_LIMIT, Compacted, Entry, EntryType, Snapshot, Unavailable
+from syncline.consensus.types import NO_LIMIT, Compacted, EntryType, LogEntry, Snapshot, Unavailable
 from syncline.consensus.unstable import Unstable
 
 __all__ = ["RaftLog"]
@@ -34,7 +34,7 @@ class RaftLog:
         "_storage",
         "applied",
         "applying",
-        "committed",
+        "commit_index",
         "unstable",
     )
 
@@ -43,7 +43,7 @@ class RaftLog:
         first_index = storage.first_index()
         self.unstable: Unstable = Unstable(storage.last_index() + 1)
         # Compacted entries were applied, and applied entries were committed.
-        self.committed: int = first_index - 1
+        self.commit_index: int = first_index - 1
         self.applying: int = first_index - 1
         self.applied: int = first_index - 1
         self._max_applying_bytes = max_applying_bytes
@@ -107,20 +107,20 @@ class RaftLog:
 
     # -- reading --------------------------------------------------------------------------------------------------
 
-    def entries(self, low: int, max_bytes: int) -> Sequence[Entry]:
+    def entries(self, low: int, max_bytes: int) -> Sequence[LogEntry]:
         """Entries from `low` on, at most `max_bytes` of them, but one if there are any. Raises Compacted."""
         unstable = self.unstable
         if low >= unstable.offset:  # the usual case: they were appended just now, or there are none
             return limit_size(unstable.entries[low - unstable.offset :], max_bytes) or ()
         return self.slice(low, self.last_index + 1, max_bytes)
 
-    def entries_to_send(self, low: int, max_bytes: int) -> Sequence[Entry]:
+    def entries_to_send(self, low: int, max_bytes: int) -> Sequence[LogEntry]:
         """As `entries`, for a follower: raises NotLoaded for entries that storage must read from disk first."""
         if low >= self.unstable.offset:
             return self.entries(low, max_bytes)
         return self.slice(low, self.last_index + 1, max_bytes, to_send=True)
 
-    def slice(self, low: int, high: int, max_bytes: int, *, to_send: bool = False) -> Sequence[Entry]:
+    def slice(self, low: int, high: int, max_bytes: int, *, to_send: bool = False) -> Sequence[LogEntry]:
         """Entries `low` to `high` - 1, cut as in `entries`. Raises Compacted; NotLoaded only `to_send`."""
         if low < self.first_index:
             raise Compacted
@@ -171,7 +171,7 @@ class RaftLog:
 
     def has_unapplied_change(self) -> bool:
         """Whether a change of the membership is committed but not applied."""
-        low, high = self.applied + 1, self.committed + 1
+        low, high = self.applied + 1, self.commit_index + 1
         while low < high:
             page = self.slice(low, high, SCAN_BYTES)
             if any(entry.type is not EntryType.NORMAL for entry in page):
@@ -181,12 +181,12 @@ class RaftLog:
 
     # -- writing --------------------------------------------------------------------------------------------------
 
-    def append(self, entries: Sequence[Entry]) -> None:
+    def append(self, entries: Sequence[LogEntry]) -> None:
         """Append `entries`, replacing entries at their indexes and behind. Committed entries are never replaced."""
-        assert entries[0].index > self.committed, "a committed entry would be replaced"
+        assert entries[0].index > self.commit_index, "a committed entry would be replaced"
         self.unstable.truncate_and_append(entries)
 
-    def maybe_append(self, prev_index: int, prev_term: int, commit: int, entries: Sequence[Entry]) -> int | None:
+    def maybe_append(self, prev_index: int, prev_term: int, commit: int, entries: Sequence[LogEntry]) -> int | None:
         """Append a leader's entries that follow (prev_index, prev_term) (AppendEntries: thesis, figure 3.1).
 
         Returns the index up to which the logs agree now, or None if they don't agree at `prev_index`.
@@ -200,7 +200,7 @@ class RaftLog:
         self.commit_to(min(commit, agreed))
         return agreed
 
-    def _without_known(self, prev_index: int, entries: Sequence[Entry]) -> Sequence[Entry]:
+    def _without_known(self, prev_index: int, entries: Sequence[LogEntry]) -> Sequence[LogEntry]:
         """`entries` from the first one on that is not in the log.
 
         Known entries must not be appended again: the message may be old, and entries behind them here may have been
@@ -216,32 +216,32 @@ class RaftLog:
 
     def maybe_commit(self, index: int, term: int) -> bool:
         """Commit up to `index` if its entry is of `term`, the leader's own (thesis, 3.6.2). False: nothing new."""
-        if index <= self.committed or not self.matches(index, term):
+        if index <= self.commit_index or not self.matches(index, term):
             return False
         self.commit_to(index)
         return True
 
     def commit_to(self, index: int) -> None:
         """Raise the commit index to `index`. It never goes back."""
-        if index > self.committed:
+        if index > self.commit_index:
             assert index <= self.last_index, "the commit index is beyond the end of the log"
-            self.committed = index
+            self.commit_index = index
 
     def restore(self, snapshot: Snapshot) -> None:
         """Replace the whole log by a newer snapshot."""
-        assert snapshot.meta.index > self.committed, "a snapshot would take the log back"
-        self.committed = snapshot.meta.index
+        assert snapshot.meta.index > self.commit_index, "a snapshot would take the log back"
+        self.commit_index = snapshot.meta.index
         self.unstable.restore(snapshot)
 
     # -- applying -------------------------------------------------------------------------------------------------
 
     def has_next_committed(self, *, allow_unstable: bool) -> bool:
         """Whether there are committed entries to be applied."""
-        return self.applying < self.committed and self.applying < self._appliable(allow_unstable)
+        return self.applying < self.commit_index and self.applying < self._appliable(allow_unstable)
 
-    def next_committed(self, *, allow_unstable: bool) -> Sequence[Entry]:
+    def next_committed(self, *, allow_unstable: bool) -> Sequence[LogEntry]:
         """The next committed entries to apply, within the limit on entries that are being applied."""
-        if self.applying >= self.committed:
+        if self.applying >= self.commit_index:
             return ()
         last = self._appliable(allow_unstable)
         if self.applying >= last:
@@ -250,10 +250,10 @@ class RaftLog:
         room = self._max_applying_bytes - self._applying_bytes if limited else NO_LIMIT
         return self.slice(self.applying + 1, last + 1, room)
 
-    def accept_applying(self, entries: Sequence[Entry], *, allow_unstable: bool) -> None:
+    def accept_applying(self, entries: Sequence[LogEntry], *, allow_unstable: bool) -> None:
         """Record that `entries`, from `next_committed`, were handed out. They count until all of them are applied."""
         last = entries[-1].index
-        assert last <= self.committed, "an entry that is not committed was handed out to be applied"
+        assert last <= self.commit_index, "an entry that is not committed was handed out to be applied"
         self.applying = last
         if self._max_applying_bytes < NO_LIMIT:
             size = encoded_size(entries)
@@ -266,7 +266,7 @@ class RaftLog:
 
     def applied_to(self, index: int) -> None:
         """Raise the applied index to `index`, after entries or a snapshot."""
-        assert self.applied <= index <= self.committed, "the applied index left its range"
+        assert self.applied <= index <= self.commit_index, "the applied index left its range"
         self.applied = index
         self.applying = max(self.applying, index)
         if self._max_applying_bytes < NO_LIMIT and self._handed_out and self._handed_out[0][0] <= index:
@@ -284,11 +284,11 @@ class RaftLog:
         """
         if self._applying_paused or self.unstable.snapshot is not None:
             return self.applying
-        return self.committed if allow_unstable else min(self.committed, self.unstable.offset - 1)
+        return self.commit_index if allow_unstable else min(self.commit_index, self.unstable.offset - 1)
 
     def __str__(self) -> str:
         return (
-            f"committed={self.committed}, applied={self.applied}, applying={self.applying}, "
+            f"committed={self.commit_index}, applied={self.applied}, applying={self.applying}, "
             f"unstable.offset={self.unstable.offset}, "
             f"unstable.offsetInProgress={self.unstable.offset_in_progress}, "
             f"len(unstable.Entries)={len(self.unstable.entries)}"

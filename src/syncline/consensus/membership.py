@@ -27,8 +27,8 @@ from syncline.consensus.types import (
     LARGEST_ID,
     NONE,
     ChangeType,
-    Entry,
     EntryType,
+    LogEntry,
     MembershipChange,
     MembershipState,
     NodeId,
@@ -110,7 +110,7 @@ def encode_change(change: MembershipChange) -> bytes:
 _change_decoder: Final = msgspec.msgpack.Decoder(MembershipChange)
 
 
-def decode_change(entry: Entry) -> MembershipChange:
+def decode_change(entry: LogEntry) -> MembershipChange:
     """The change that a membership entry holds. Raises ValueError if its data is not one."""
     if entry.type is EntryType.CONF_CHANGE_V2 and not entry.data:
         return MembershipChange()
@@ -312,7 +312,7 @@ def _in_order(state: MembershipState) -> MembershipState:
 
 
 def _plain_progress(next_index: int, learner: bool) -> Progress:
-    return Progress(next=next_index, learner=learner, recent_active=True)
+    return Progress(next_index=next_index, learner=learner, recent_active=True)
 
 
 def _format_ids(node_ids: Iterable[NodeId]) -> str:

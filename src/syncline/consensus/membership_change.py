@@ -9,19 +9,19 @@ from syncline.consensus.membership import Changer, Configuration, ProgressMap
 from syncline.consensus.types import NONE, MembershipChange, MembershipState, StateType
 
 if TYPE_CHECKING:
-    from syncline.consensus.raft import Raft
+    from syncline.consensus.raft import RaftCore
 
 __all__ = ["apply_change", "changed", "switch"]
 
 
-def changed(raft: Raft, change: MembershipChange) -> tuple[Configuration, ProgressMap]:
+def changed(raft: RaftCore, change: MembershipChange) -> tuple[Configuration, ProgressMap]:
     """Compute the membership after the change. Raises MembershipRefused; changes nothing."""
     tracker = raft.tracker
     changer = Changer(tracker.configuration, tracker.progress, raft.log.last_index, tracker.make_progress)
     return changer.change(change)
 
 
-def apply_change(raft: Raft, change: MembershipChange, index: int) -> MembershipState:
+def apply_change(raft: RaftCore, change: MembershipChange, index: int) -> MembershipState:
     """Put a committed change into force (thesis, 4.1, but when it is applied rather than when it is appended).
 
     Raises MembershipRefused, having changed nothing, if it does not fit the membership in force. That membership is
@@ -35,7 +35,7 @@ def apply_change(raft: Raft, change: MembershipChange, index: int) -> Membership
     return raft.tracker.configuration.state()
 
 
-def switch(raft: Raft, configuration: Configuration, progress: ProgressMap) -> None:
+def switch(raft: RaftCore, configuration: Configuration, progress: ProgressMap) -> None:
     """Put `configuration` into force, and do what a leader or a candidate must do then."""
     raft.tracker.switch(configuration, progress)
     raft.note("info", "%x switched to configuration %s", raft.id, configuration)

@@ -14,7 +14,7 @@ A `Progress` is a small state machine of its own:
              +--- | SNAPSHOT | ---------------------------+              |
                   +----------+ <-----------------------------------------+
 
-The leader knows the match index (`match`), up to which both logs agree. It guesses the next index (`next`), from which
+The leader knows the match index (`match_index`), up to which both logs agree. It guesses the next index (`next_index`), from which
 it sends (thesis, 3.5). The entries between them are under way.
 """
 
@@ -43,7 +43,7 @@ class ProgressState(IntEnum):
     a heartbeat was answered, at the earliest after `probe_ticks`."""
 
     REPLICATE = 1
-    """The logs meet: appends are pipelined, `next` runs ahead of the answers (thesis, 10.2.1)."""
+    """The logs meet: appends are pipelined, `next_index` runs ahead of the answers (thesis, 10.2.1)."""
 
     SNAPSHOT = 2
     """The follower needs entries that are gone: a snapshot is on its way and nothing else is sent."""
@@ -108,8 +108,8 @@ class Progress:
         "durable_commit",
         "inflights",
         "learner",
-        "match",
-        "next",
+        "match_index",
+        "next_index",
         "paused_by_flow",
         "paused_by_room",
         "pending_snapshot",
@@ -125,19 +125,19 @@ class Progress:
     def __init__(
         self,
         *,
-        match: int = 0,
-        next: int = 1,  # noqa: A002 - the paper's nextIndex
+        match_index: int = 0,
+        next_index: int = 1,
         inflights: Inflights | None = None,
         learner: bool = False,
         recent_active: bool = False,
         session: int = 0,
         room_bytes: int = NO_LIMIT,
     ) -> None:
-        self.match: int = match
-        self.next: int = next
+        self.match_index: int = match_index
+        self.next_index: int = next_index
         self.state: ProgressState = ProgressState.PROBE
         self.sent_commit: int = 0
-        """The highest commit index under way to the follower. Below `next`: it can't commit what it has not got."""
+        """The highest commit index under way to the follower. Below `next_index`: it can't commit what it lacks."""
         self.pending_snapshot: int = 0
         """In SNAPSHOT: the index of the snapshot that was sent."""
         self.paused_by_flow: bool = False
@@ -163,8 +163,8 @@ class Progress:
     def copy(self) -> Progress:
         """An independent copy."""
         twin = Progress(
-            match=self.match,
-            next=self.next,
+            match_index=self.match_index,
+            next_index=self.next_index,
             inflights=self.inflights.copy(),
             learner=self.learner,
             recent_active=self.recent_active,
@@ -190,24 +190,24 @@ class Progress:
         """Search the last index at which the logs agree; after a snapshot, from its index on."""
         after_snapshot = self.pending_snapshot + 1 if self.state is ProgressState.SNAPSHOT else 0
         self._enter(ProgressState.PROBE)
-        self.next = max(self.match + 1, after_snapshot)
-        self.sent_commit = min(self.sent_commit, self.next - 1)
+        self.next_index = max(self.match_index + 1, after_snapshot)
+        self.sent_commit = min(self.sent_commit, self.next_index - 1)
 
     def become_replicate(self) -> None:
         """Send as fast as the limits allow, from behind the match index."""
         self._enter(ProgressState.REPLICATE)
-        self.next = self.match + 1
-        self.sent_commit = min(self.sent_commit, self.next - 1)
+        self.next_index = self.match_index + 1
+        self.sent_commit = min(self.sent_commit, self.next_index - 1)
 
     def become_snapshot(self, index: int) -> None:
         """Wait for a snapshot at `index` to arrive."""
         self._enter(ProgressState.SNAPSHOT)
         self.pending_snapshot = index
-        self.next = index + 1
+        self.next_index = index + 1
         self.sent_commit = index
 
     def sent_entries(self, count: int, size_bytes: int, max_probe_ticks: int = 0) -> None:
-        """Record that an append with `count` entries from `next` on was sent.
+        """Record that an append with `count` entries from `next_index` on was sent.
 
         A probe without an answer counts as lost after `FIRST_PROBE_TICKS`, the next one after twice as many, and so on,
         up to `max_probe_ticks`.
@@ -220,8 +220,8 @@ class Progress:
                 self.room_bytes, self.paused_by_room = 0, not count
         if self.state is ProgressState.REPLICATE:
             if count:
-                self.next += count
-                self.inflights.add(self.next - 1, size_bytes)
+                self.next_index += count
+                self.inflights.add(self.next_index - 1, size_bytes)
             # An append that fills the window, or is sent although it is full, is a probe: nothing more until an answer
             # or the next heartbeat, or a full window whose appends are all lost would never empty.
             self.paused_by_flow = self.inflights.full
@@ -252,15 +252,15 @@ class Progress:
 
     def can_bump_commit(self, commit: int) -> bool:
         """Whether the follower could raise its commit index by this `commit`."""
-        return commit > self.sent_commit and self.sent_commit < self.next - 1
+        return commit > self.sent_commit and self.sent_commit < self.next_index - 1
 
     def maybe_update(self, index: int) -> bool:
         """Record an acknowledgement of `index`; False if it was known."""
-        if index <= self.match:
+        if index <= self.match_index:
             return False
-        self.match = index
-        if self.next <= index:
-            self.next = index + 1
+        self.match_index = index
+        if self.next_index <= index:
+            self.next_index = index + 1
         self.paused_by_flow = False
         self.probe_ticks = 0
         self.probe_wait_ticks = 0
@@ -272,15 +272,15 @@ class Progress:
         False if the rejection is old: it was sent before an answer that is known already.
         """
         if self.state is ProgressState.REPLICATE:
-            if rejected <= self.match:
+            if rejected <= self.match_index:
                 return False
-            self.next = self.match + 1
-            self.sent_commit = min(self.sent_commit, self.next - 1)
+            self.next_index = self.match_index + 1
+            self.sent_commit = min(self.sent_commit, self.next_index - 1)
             return True
-        if rejected != self.next - 1:  # an answer to another probe
+        if rejected != self.next_index - 1:  # an answer to another probe
             return False
-        self.next = max(min(rejected, hint + 1), self.match + 1)
-        self.sent_commit = min(self.sent_commit, self.next - 1)
+        self.next_index = max(min(rejected, hint + 1), self.match_index + 1)
+        self.sent_commit = min(self.sent_commit, self.next_index - 1)
         self.paused_by_flow = False
         self.probe_ticks = 0
         self.probe_wait_ticks = 0
@@ -296,7 +296,7 @@ class Progress:
         self.inflights.clear()
 
     def __str__(self) -> str:
-        text = f"{self.state} match={self.match} next={self.next}"
+        text = f"{self.state} match={self.match_index} next={self.next_index}"
         if self.learner:
             text += " learner"
         if self.paused:

@@ -3,7 +3,7 @@
     tick, step ─▶ the term gate (here) ─▶ what the node's role makes of it ─▶ messages, log, membership
                                           follower.py candidate.py leader.py   append_entries.py install_snapshot.py
 
-The parts are functions over one `Raft` object, one file per subject:
+The parts are functions over one `RaftCore` object, one file per subject:
 
     roles.py              becoming follower, pre-candidate, candidate, leader (thesis, figure 3.3)
     election.py           campaigns and votes (thesis, 3.4, 3.6.1 and 9.6)
@@ -35,9 +35,9 @@ from syncline.consensus.tracker import Tracker
 from syncline.consensus.types import (
     NO_LIMIT,
     NONE,
-    Entry,
     EntryType,
     HardState,
+    LogEntry,
     Message,
     MessageType,
     ReadState,
@@ -45,9 +45,9 @@ from syncline.consensus.types import (
     SoftState,
     StateType,
 )
-from syncline.consensus.validation import Refusal
+from syncline.consensus.validation import StepRefusal
 
-__all__ = ["Raft"]
+__all__ = ["RaftCore"]
 
 _TYPES_WITH_TERMS_OF_THEIR_OWN = frozenset(
     {
@@ -66,7 +66,7 @@ _ROLE_STEPS = {
 }
 
 
-class Raft:
+class RaftCore:
     """The state of one node."""
 
     __slots__ = (
@@ -139,7 +139,7 @@ class Raft:
         """Ticks since the last election timeout (in a leader or candidate), or since the last message of a leader."""
         self.heartbeat_elapsed: int = 0
         self.randomized_election_timeout: int = 0
-        self.dropped: Counter[Refusal] = Counter()
+        self.dropped: Counter[StepRefusal] = Counter()
         """How many messages and requests were refused, by reason, since the node started."""
         self.evidence: Evidence | None = None
         """The newest piece of evidence of a lost promise. The runtime takes it with `RawNode.take_evidence`."""
@@ -158,10 +158,9 @@ class Raft:
         self.term = hard_state.term
         self.vote = hard_state.vote
         if config.applied:
-            if not self.log.applied <= config.applied <= self.log.committed:
-                raise ValueError(
-                    f"applied is {config.applied}: the log is committed from {self.log.applied} to {self.log.committed}"
-                )
+            if not self.log.applied <= config.applied <= self.log.commit_index:
+                committed = f"from {self.log.applied} to {self.log.commit_index}"
+                raise ValueError(f"applied is {config.applied}: the log is committed {committed}")
             self.log.applied_to(config.applied)
         roles.become_follower(self, self.term, NONE)
         self.note(
@@ -170,7 +169,7 @@ class Raft:
             self.id,
             ",".join(f"{voter:x}" for voter in sorted(self.tracker.configuration.voters.voters)),
             self.term,
-            self.log.committed,
+            self.log.commit_index,
             self.log.applied,
             self.log.last_index,
             self.log.last_term,
@@ -182,7 +181,7 @@ class Raft:
         return SoftState(self.leader, self.state)
 
     def hard_state(self) -> HardState:
-        return HardState(self.term, self.vote, self.log.committed)
+        return HardState(self.term, self.vote, self.log.commit_index)
 
     def note(self, level: str, text: str, *values: object) -> None:
         """Write a trace line; `text` is a %-format for `values`."""
@@ -198,7 +197,7 @@ class Raft:
         else:
             election.tick(self)
 
-    def step(self, message: Message) -> Refusal | None:
+    def step(self, message: Message) -> StepRefusal | None:
         """Handle a message. Returns why it was not taken, when etcd/raft would return an error.
 
         The message's term decides first (thesis, 3.3): an older one is not acted on, a newer one makes the node a
@@ -313,7 +312,7 @@ class Raft:
             and self.log.applied >= self.pending_membership_index
         ):
             configuration = self.tracker.configuration
-            if leader.propose(self, [Entry(0, 0, EntryType.CONF_CHANGE_V2)]):
+            if leader.propose(self, [LogEntry(0, 0, EntryType.CONF_CHANGE_V2)]):
                 self.note("info", "initiating automatic transition out of joint configuration %s", configuration)
             else:
                 self.note("debug", "not initiating automatic transition out of joint configuration %s", configuration)
@@ -347,12 +346,12 @@ class Raft:
             self.send(Message(MessageType.READ_INDEX_RESP, to=request.sender, index=index, entries=request.entries))
 
 
-_STEPS_OF_ALL_ROLES: Final[dict[MessageType, Callable[[Raft, Message], None]]] = {
-    MessageType.HUP: Raft._campaign,
-    MessageType.VOTE: Raft._answer_vote,
-    MessageType.PRE_VOTE: Raft._answer_vote,
-    MessageType.STORAGE_APPEND_RESP: Raft._appended,
-    MessageType.STORAGE_APPLY_RESP: Raft._applied,
+_STEPS_OF_ALL_ROLES: Final[dict[MessageType, Callable[[RaftCore, Message], None]]] = {
+    MessageType.HUP: RaftCore._campaign,
+    MessageType.VOTE: RaftCore._answer_vote,
+    MessageType.PRE_VOTE: RaftCore._answer_vote,
+    MessageType.STORAGE_APPEND_RESP: RaftCore._appended,
+    MessageType.STORAGE_APPLY_RESP: RaftCore._applied,
 }
 """Handlers that do not depend on the role; the others are in `_ROLE_STEPS`. Both are tables, because in a chain of
 comparisons the most frequent messages would come last."""

@@ -29,14 +29,14 @@ from syncline.consensus import append_entries, leader, membership_change
 from syncline.consensus.config import RaftConfig
 from syncline.consensus.evidence import Evidence
 from syncline.consensus.membership import Configuration, ProgressMap, encode_change
-from syncline.consensus.raft import Raft
+from syncline.consensus.raft import RaftCore
 from syncline.consensus.types import (
     LOCAL_APPEND,
     LOCAL_APPLY,
     NONE,
-    Entry,
     EntryType,
     HardState,
+    LogEntry,
     MembershipChange,
     MembershipState,
     Message,
@@ -46,7 +46,7 @@ from syncline.consensus.types import (
     Ready,
     StateType,
 )
-from syncline.consensus.validation import Refusal, examine
+from syncline.consensus.validation import StepRefusal, examine
 
 __all__ = ["RawNode", "Status"]
 
@@ -57,7 +57,7 @@ class Status(msgspec.Struct, frozen=True):
     id: NodeId
     term: int
     vote: NodeId
-    commit: int
+    commit_index: int
     applied: int
     state: StateType
     leader: NodeId
@@ -77,7 +77,7 @@ class RawNode:
 
         A node whose storage holds no membership belongs to no group yet: it waits to be added to one.
         """
-        self.raft: Raft = Raft(config)
+        self.raft: RaftCore = RaftCore(config)
         self._async_storage = config.async_storage_writes
         self._soft_state = self.raft.soft_state()
         """The soft state of the last `Ready`, as `_hard_state`."""
@@ -95,7 +95,7 @@ class RawNode:
         """Start an election now (with pre-vote if that is on), unless the node leads or must not lead."""
         self.raft.step(Message(MessageType.HUP))
 
-    def step(self, message: Message) -> Refusal | None:
+    def step(self, message: Message) -> StepRefusal | None:
         """Handle a message of a peer, or a response of storage.
 
         Returns None, or why the message was refused: it then had no effect, and is counted in `raft.dropped`. Never
@@ -113,7 +113,7 @@ class RawNode:
 
         Raises ProposalDropped if there is no leader, or it takes no proposals.
         """
-        self._propose(Entry(0, 0, EntryType.NORMAL, data))
+        self._propose(LogEntry(0, 0, EntryType.NORMAL, data))
 
     def propose_batch(self, batch: list[bytes]) -> tuple[int, int]:
         """Append commands to the leader's log in one step. Returns the index of the first one, and their term.
@@ -128,7 +128,7 @@ class RawNode:
             self._drop()
         first, term = raft.log.last_index + 1, raft.term
         normal = EntryType.NORMAL
-        if not leader.replicate(raft, [Entry(term, index, normal, data) for index, data in enumerate(batch, first)]):
+        if not leader.replicate(raft, [LogEntry(term, index, normal, data) for index, data in enumerate(batch, first)]):
             self._drop()
         return first, term
 
@@ -140,7 +140,7 @@ class RawNode:
         """
         kind = EntryType.CONF_CHANGE if v1 else EntryType.CONF_CHANGE_V2
         assert not v1 or len(change.changes) == 1, "an entry of the first kind holds one change"
-        self._propose(Entry(0, 0, kind, encode_change(change)))
+        self._propose(LogEntry(0, 0, kind, encode_change(change)))
 
     def apply_membership(self, change: MembershipChange, *, index: int = 0) -> MembershipState:
         """Put a committed change into force when its entry is applied. Returns the membership in force then.
@@ -162,7 +162,7 @@ class RawNode:
         """
         raft = self.raft
         if raft.state is StateType.LEADER:
-            raft.told_commit = raft.log.committed
+            raft.told_commit = raft.log.commit_index
             for node_id, progress in raft.tracker.progress.items():
                 if node_id != raft.id:
                     append_entries.tell_commit(raft, node_id, progress)
@@ -174,8 +174,8 @@ class RawNode:
         answers can't be confused. False: there is no leader to ask, or too many reads wait.
         """
         raft = self.raft
-        request = Message(MessageType.READ_INDEX, entries=(Entry(0, 0, EntryType.NORMAL, context),))
-        refusal = Refusal.NO_LEADER if raft.leader == NONE else raft.step(request)
+        request = Message(MessageType.READ_INDEX, entries=(LogEntry(0, 0, EntryType.NORMAL, context),))
+        refusal = StepRefusal.NO_LEADER if raft.leader == NONE else raft.step(request)
         if refusal is not None:
             raft.dropped[refusal] += 1
         return refusal is None
@@ -207,7 +207,7 @@ class RawNode:
         if room_bytes <= 0:
             return
         progress.paused_by_room = False
-        if progress.next <= raft.log.last_index:
+        if progress.next_index <= raft.log.last_index:
             append_entries.maybe_send_append(raft, node_id, progress, send_if_empty=False)
 
     def has_room(self, node_id: NodeId, least_bytes: int) -> bool:
@@ -215,7 +215,7 @@ class RawNode:
         progress, unstable = self.raft.tracker.progress.get(node_id), self.raft.log.unstable
         if progress is None or progress.room_bytes < least_bytes:
             return False
-        return progress.next >= unstable.offset + len(unstable.entries)
+        return progress.next_index >= unstable.offset + len(unstable.entries)
 
     def still_sending(self, node_id: NodeId) -> None:
         """Messages to a follower are still being sent: an append without an answer is not lost yet."""
@@ -228,21 +228,21 @@ class RawNode:
         raft = self.raft
         if raft.state is StateType.LEADER:
             for node_id, progress in raft.tracker.progress.items():
-                if node_id != raft.id and progress.next <= raft.log.last_index:
+                if node_id != raft.id and progress.next_index <= raft.log.last_index:
                     append_entries.maybe_send_append(raft, node_id, progress, send_if_empty=False)
 
     def report_snapshot(self, node_id: NodeId, ok: bool) -> None:
         """A snapshot transfer to a peer has ended. Before this, or an answer, the peer is sent nothing else."""
         self.raft.step(Message(MessageType.SNAP_STATUS, sender=node_id, reject=not ok))
 
-    def _propose(self, entry: Entry) -> None:
+    def _propose(self, entry: LogEntry) -> None:
         message = Message(MessageType.PROP, sender=self.raft.id, entries=(entry,))
         if self.raft.step(message) is not None:
             self._drop()
 
     def _drop(self) -> NoReturn:
-        self.raft.dropped[Refusal.PROPOSAL_DROPPED] += 1
-        raise ProposalDropped(Refusal.PROPOSAL_DROPPED.value)
+        self.raft.dropped[StepRefusal.PROPOSAL_DROPPED] += 1
+        raise ProposalDropped(StepRefusal.PROPOSAL_DROPPED.value)
 
     def take_evidence(self) -> Evidence | None:
         """The newest evidence of a lost promise since the last call (see `evidence`); None if there is none."""
@@ -262,12 +262,12 @@ class RawNode:
         return (
             unstable.offset_in_progress < unstable.offset + len(unstable.entries)
             or (unstable.snapshot is not None and not unstable.snapshot_in_progress)
-            or log.committed != hard_state.commit
+            or log.commit_index != hard_state.commit
             or raft.term != hard_state.term
             or raft.vote != hard_state.vote
             or raft.leader != soft_state.leader
             or raft.state is not soft_state.state
-            or (log.applying < log.committed and log.has_next_committed(allow_unstable=not self._async_storage))
+            or (log.applying < log.commit_index and log.has_next_committed(allow_unstable=not self._async_storage))
         )
 
     def ready(self) -> Ready:
@@ -280,11 +280,11 @@ class RawNode:
         new_soft = new_hard = None
         if raft.leader != soft_state.leader or raft.state is not soft_state.state:
             new_soft = self._soft_state = raft.soft_state()
-        if log.committed != hard_state.commit or raft.term != term or raft.vote != vote:
+        if log.commit_index != hard_state.commit or raft.term != term or raft.vote != vote:
             new_hard = self._hard_state = raft.hard_state()
         entries, snapshot = unstable.next_entries(), unstable.next_snapshot()
-        committed: Sequence[Entry] = ()
-        if log.applying < log.committed:
+        committed: Sequence[LogEntry] = ()
+        if log.applying < log.commit_index:
             committed = log.next_committed(allow_unstable=not self._async_storage)
         ready = Ready(
             soft_state=new_soft,
@@ -402,8 +402,8 @@ class RawNode:
         return self.raft.term
 
     @property
-    def commit(self) -> int:
-        return self.raft.log.committed
+    def commit_index(self) -> int:
+        return self.raft.log.commit_index
 
     @property
     def applied(self) -> int:
@@ -421,7 +421,7 @@ class RawNode:
             id=raft.id,
             term=raft.term,
             vote=raft.vote,
-            commit=raft.log.committed,
+            commit_index=raft.log.commit_index,
             applied=raft.log.applied,
             state=raft.state,
             leader=raft.leader,

@@ -22,7 +22,7 @@ from syncline.consensus.quorum import JointConfig
 from syncline.consensus.types import Message, NodeId
 
 if TYPE_CHECKING:
-    from syncline.consensus.raft import Raft
+    from syncline.consensus.raft import RaftCore
 
 __all__ = [
     "MAX_READS",
@@ -93,39 +93,40 @@ class ReadQueue:
         return confirmed
 
 
-def take_read(raft: Raft, request: Message) -> bool:
-    """Queue a read on the leader, or answer it at once if no quorum is needed. False: too many reads wait."""
+def take_read(raft: RaftCore, request: Message) -> bool:
+    """Queue a read on the leader (ReadIndex), or answer it if no quorum is needed. False: too many reads wait."""
     if raft.reads.full:
         return False
     # Until it has committed an entry of its own term, a leader does not know what is committed (thesis, 6.4). That
     # holds for a leader alone in its group as well: the commit index that it had before a restart may be lost.
-    if raft.log.term_or_zero(raft.log.committed) != raft.term:
+    if raft.log.term_or_zero(raft.log.commit_index) != raft.term:
         raft.reads.held.append(request)
     else:
         _start_read(raft, request)
     return True
 
 
-def _start_read(raft: Raft, request: Message) -> None:
+def _start_read(raft: RaftCore, request: Message) -> None:
+    """Ask a quorum with heartbeats whether this node still leads (ReadIndex, step 2: thesis, 6.4)."""
     voters = raft.tracker.configuration.voters
     # One voter is a quorum by itself; but a removed leader is not that voter, which may lead by now.
     alone = voters.singleton and raft.id in voters.voters
     if alone or raft.reads.option is ReadOnlyOption.LEASE_BASED:
-        raft.respond_to_read(request, raft.log.committed)
+        raft.respond_to_read(request, raft.log.commit_index)
         return
-    raft.reads.add(request, raft.log.committed)
+    raft.reads.add(request, raft.log.commit_index)
     raft.reads.acknowledge(raft.id, raft.reads.last_position)
     append_entries.broadcast_heartbeat(raft)
 
 
-def release_held_reads(raft: Raft) -> None:
+def release_held_reads(raft: RaftCore) -> None:
     """Start the reads that were held until the leader had committed an entry of its own term."""
     held, raft.reads.held = raft.reads.held, []
     for request in held:
         _start_read(raft, request)
 
 
-def handle_heartbeat_response(raft: Raft, message: Message) -> None:
+def handle_heartbeat_response(raft: RaftCore, message: Message) -> None:
     """Answer the reads that a quorum has confirmed with this answer."""
     position = decode_position(message.context)
     if raft.reads.option is not ReadOnlyOption.SAFE or position is None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from syncline.consensus import append_entries
 from syncline.consensus.read_index import ReadQueue
-from syncline.consensus.types import NONE, Entry, NodeId, StateType
+from syncline.consensus.types import NONE, LogEntry, NodeId, StateType
 
 if TYPE_CHECKING:
-    from syncline.consensus.raft import Raft
+    from syncline.consensus.raft import RaftCore
 
 __all__ = ["TRANSITIONS", "become_candidate", "become_follower", "become_leader", "become_pre_candidate"]
 
@@ -32,7 +32,7 @@ TRANSITIONS: Final[dict[StateType, frozenset[StateType]]] = {
 """From each role, the roles that can follow it."""
 
 
-def become_follower(raft: Raft, term: int, leader: NodeId) -> None:
+def become_follower(raft: RaftCore, term: int, leader: NodeId) -> None:
     """Follow `leader` (perhaps none yet) in `term`."""
     _reset(raft, term)
     raft.leader = leader
@@ -40,7 +40,7 @@ def become_follower(raft: Raft, term: int, leader: NodeId) -> None:
     raft.note("info", "%x became follower at term %d", raft.id, raft.term)
 
 
-def become_pre_candidate(raft: Raft) -> None:
+def become_pre_candidate(raft: RaftCore) -> None:
     """Ask whether an election could be won. Neither term nor vote change, so nothing is disturbed (thesis, 9.6)."""
     raft.tracker.votes.clear()
     raft.leader = NONE
@@ -48,7 +48,7 @@ def become_pre_candidate(raft: Raft) -> None:
     raft.note("info", "%x became pre-candidate at term %d", raft.id, raft.term)
 
 
-def become_candidate(raft: Raft) -> None:
+def become_candidate(raft: RaftCore) -> None:
     """Enter the next term and vote for the node itself in it (thesis, 3.4)."""
     _reset(raft, raft.term + 1)
     raft.vote = raft.id
@@ -56,7 +56,7 @@ def become_candidate(raft: Raft) -> None:
     raft.note("info", "%x became candidate at term %d", raft.id, raft.term)
 
 
-def become_leader(raft: Raft) -> None:
+def become_leader(raft: RaftCore) -> None:
     """Lead the current term, and append an empty entry to it.
 
     Entries of earlier terms can't be committed by counting their copies, only together with one of the leader's own
@@ -71,17 +71,17 @@ def become_leader(raft: Raft) -> None:
     # There may be an unapplied change of the membership in the log. Rather than look for it, take no other one until
     # all that is in the log now is applied.
     raft.pending_membership_index = raft.log.last_index
-    appended = append_entries.append(raft, [Entry(raft.term, raft.log.last_index + 1)])
+    appended = append_entries.append(raft, [LogEntry(raft.term, raft.log.last_index + 1)])
     assert appended, "an empty entry is never too large"
     raft.note("info", "%x became leader at term %d", raft.id, raft.term)
 
 
-def _enter(raft: Raft, state: StateType) -> None:
+def _enter(raft: RaftCore, state: StateType) -> None:
     assert state in TRANSITIONS[raft.state], f"a {raft.state.name} can't become a {state.name}"
     raft.state = state
 
 
-def _reset(raft: Raft, term: int) -> None:
+def _reset(raft: RaftCore, term: int) -> None:
     """Reset the state of a role or of an earlier term."""
     if raft.term != term:
         assert term > raft.term, "terms only grow"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import Final
 
-from syncline.consensus.types import NO_LIMIT, Entry
+from syncline.consensus.types import NO_LIMIT, LogEntry
 
 __all__ = ["encoded_size", "entry_size", "limit_size", "payload_size"]
 
@@ -23,7 +23,7 @@ _MAX_OVERHEAD: Final[int] = 32
 """Encoded bytes of an entry beside its data are fewer than this: five tags and four varints, most of one byte."""
 
 
-def entry_size(entry: Entry) -> int:
+def entry_size(entry: LogEntry) -> int:
     """Bytes of the entry as protobuf: one tag byte per field, then varints (type, term, index) and the data.
 
     Empty data is an absent field.
@@ -32,7 +32,7 @@ def entry_size(entry: Entry) -> int:
     return _header_size(entry) + (1 + _varint_size(length) + length if length else 0)
 
 
-def encoded_size(entries: Sequence[Entry]) -> int:
+def encoded_size(entries: Sequence[LogEntry]) -> int:
     """Encoded bytes of all the entries, which are contiguous."""
     if len(entries) <= 1:
         return entry_size(entries[0]) if entries else 0
@@ -45,12 +45,12 @@ def encoded_size(entries: Sequence[Entry]) -> int:
     return (header + 1 + width) * len(entries) + sum(lengths)
 
 
-def payload_size(entries: Sequence[Entry]) -> int:
+def payload_size(entries: Sequence[LogEntry]) -> int:
     """Bytes of the entries' data."""
     return sum(map(len, map(_data_of, entries)))
 
 
-def limit_size(entries: Sequence[Entry], max_bytes: int) -> Sequence[Entry]:
+def limit_size(entries: Sequence[LogEntry], max_bytes: int) -> Sequence[LogEntry]:
     """The longest prefix of at most `max_bytes` encoded, but never less than one entry if there are any."""
     if max_bytes >= NO_LIMIT or len(entries) <= 1:
         return entries
@@ -64,7 +64,7 @@ def limit_size(entries: Sequence[Entry], max_bytes: int) -> Sequence[Entry]:
     return entries
 
 
-def _header_size(entry: Entry) -> int:
+def _header_size(entry: LogEntry) -> int:
     return 4 + _varint_size(entry.term) + _varint_size(entry.index)  # types are small: one byte, and three tags
 
 

@@ -14,8 +14,8 @@ from syncline.consensus.sizes import limit_size
 from syncline.consensus.types import (
     NO_LIMIT,
     Compacted,
-    Entry,
     HardState,
+    LogEntry,
     MembershipState,
     Snapshot,
     SnapshotMeta,
@@ -36,14 +36,14 @@ class LogStorage(Protocol):
         """
         ...
 
-    def entries(self, low: int, high: int, max_bytes: int) -> Sequence[Entry]:
+    def entries(self, low: int, high: int, max_bytes: int) -> Sequence[LogEntry]:
         """Entries `low` to `high` - 1, or fewer if they exceed `max_bytes`, but at least one.
 
         Raises Compacted if `low` is below the first index, Unavailable if `high` - 1 is above the last.
         """
         ...
 
-    def entries_to_send(self, low: int, high: int, max_bytes: int) -> Sequence[Entry]:
+    def entries_to_send(self, low: int, high: int, max_bytes: int) -> Sequence[LogEntry]:
         """As `entries`, for a follower. May raise NotLoaded instead of reading from a disk: see `RawNode.loaded`."""
         ...
 
@@ -78,7 +78,7 @@ class MemoryStorage:
     def __init__(self) -> None:
         self._hard_state = HardState()
         self._snapshot = Snapshot()
-        self._entries: list[Entry] = []
+        self._entries: list[LogEntry] = []
         self._start = 0
         """Index just below the first entry; `_start_term` is its term."""
         self._start_term = 0
@@ -86,14 +86,14 @@ class MemoryStorage:
     def initial_state(self) -> tuple[HardState, MembershipState]:
         return self._hard_state, self._snapshot.meta.membership
 
-    def entries(self, low: int, high: int, max_bytes: int = NO_LIMIT) -> Sequence[Entry]:
+    def entries(self, low: int, high: int, max_bytes: int = NO_LIMIT) -> Sequence[LogEntry]:
         if low <= self._start:
             raise Compacted
         if high > self.last_index() + 1:
             raise Unavailable
         return limit_size(self._entries[low - self._start - 1 : high - self._start - 1], max_bytes)
 
-    def entries_to_send(self, low: int, high: int, max_bytes: int) -> Sequence[Entry]:
+    def entries_to_send(self, low: int, high: int, max_bytes: int) -> Sequence[LogEntry]:
         return self.entries(low, high, max_bytes)
 
     def term(self, index: int) -> int:
@@ -118,7 +118,7 @@ class MemoryStorage:
         """Save term, vote and commit index."""
         self._hard_state = hard_state
 
-    def append(self, entries: Sequence[Entry]) -> None:
+    def append(self, entries: Sequence[LogEntry]) -> None:
         """Write contiguous `entries`; stored entries at their indexes and behind are replaced.
 
         The part that is compacted already is ignored. Raises ValueError if they would leave a gap.

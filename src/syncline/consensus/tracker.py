@@ -44,7 +44,7 @@ class Tracker:
         It counts as active: otherwise it would cost the leader its quorum before it could answer.
         """
         return Progress(
-            next=next_index,
+            next_index=next_index,
             inflights=Inflights(self._max_inflight_messages, self._max_inflight_bytes),
             learner=learner,
             recent_active=True,
@@ -57,8 +57,8 @@ class Tracker:
         self.votes.clear()
         for node_id, old in self.progress.items():
             self.progress[node_id] = Progress(
-                match=last_index if node_id == self_id else 0,
-                next=last_index + 1,
+                match_index=last_index if node_id == self_id else 0,
+                next_index=last_index + 1,
                 inflights=Inflights(self._max_inflight_messages, self._max_inflight_bytes),
                 learner=old.learner,
                 session=self._new_session(),
@@ -67,7 +67,9 @@ class Tracker:
 
     def committed_index(self) -> int:
         """The highest index that a quorum is known to hold."""
-        return self.configuration.voters.committed_index({node_id: one.match for node_id, one in self.progress.items()})
+        return self.configuration.voters.committed_index(
+            {node_id: one.match_index for node_id, one in self.progress.items()}
+        )
 
     def quorum_active(self) -> bool:
         """Whether a quorum has answered lately."""

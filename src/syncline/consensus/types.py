@@ -44,7 +44,7 @@ class EntryType(IntEnum):
     """Any change of the membership, joint if it must be. Empty data: leave the joint membership."""
 
 
-class Entry(msgspec.Struct, array_like=True, gc=False, frozen=True):
+class LogEntry(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """One position of the replicated log."""
 
     term: int
@@ -190,7 +190,7 @@ class Message(msgspec.Struct, array_like=True, gc=False):
     term: int = 0
     log_term: int = 0
     index: int = 0
-    entries: Sequence[Entry] = ()
+    entries: Sequence[LogEntry] = ()
     commit: int = 0
     vote: NodeId = NONE
     snapshot: Snapshot | None = None
@@ -238,9 +238,9 @@ class Ready(msgspec.Struct):
     soft_state: SoftState | None = None
     hard_state: HardState | None = None
     read_states: Sequence[ReadState] = ()
-    entries: Sequence[Entry] = ()
+    entries: Sequence[LogEntry] = ()
     snapshot: Snapshot | None = None
-    committed_entries: Sequence[Entry] = ()
+    committed_entries: Sequence[LogEntry] = ()
     messages: Sequence[Message] = ()
     must_sync: bool = False
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from syncline.consensus.types import Entry, Snapshot
+from syncline.consensus.types import LogEntry, Snapshot
 
 __all__ = ["Unstable"]
 
@@ -24,7 +24,7 @@ class Unstable:
     __slots__ = ("entries", "offset", "offset_in_progress", "snapshot", "snapshot_in_progress")
 
     def __init__(self, offset: int) -> None:
-        self.entries: list[Entry] = []
+        self.entries: list[LogEntry] = []
         self.offset: int = offset
         """Index of the first entry; the stable log ends below it once what is in progress is ignored."""
         self.offset_in_progress: int = offset
@@ -46,7 +46,7 @@ class Unstable:
             return self.snapshot.meta.term
         return None
 
-    def slice(self, low: int, high: int) -> list[Entry]:
+    def slice(self, low: int, high: int) -> list[LogEntry]:
         """Entries `low` to `high` - 1, all of which are here."""
         assert self.offset <= low <= high <= self.offset + len(self.entries)
         return self.entries[low - self.offset : high - self.offset]
@@ -56,7 +56,7 @@ class Unstable:
         """Whether there are entries to be handed out."""
         return self.offset_in_progress < self.offset + len(self.entries)
 
-    def next_entries(self) -> list[Entry]:
+    def next_entries(self) -> list[LogEntry]:
         """Entries to be written that are not being written."""
         return self.entries[self.offset_in_progress - self.offset :]
 
@@ -97,7 +97,7 @@ class Unstable:
         self.snapshot = snapshot
         self.snapshot_in_progress = False
 
-    def truncate_and_append(self, entries: Sequence[Entry]) -> None:
+    def truncate_and_append(self, entries: Sequence[LogEntry]) -> None:
         """Append `entries`; entries at their indexes and behind are dropped (AppendEntries, step 3: thesis, figure
         3.1).
         """

@@ -19,20 +19,20 @@ from syncline.consensus.types import (
     LOCAL_APPEND,
     LOCAL_APPLY,
     NONE,
-    Entry,
     EntryType,
+    LogEntry,
     Message,
     MessageType,
     StateType,
 )
 
 if TYPE_CHECKING:
-    from syncline.consensus.raft import Raft
+    from syncline.consensus.raft import RaftCore
 
-__all__ = ["Refusal", "examine"]
+__all__ = ["StepRefusal", "examine"]
 
 
-class Refusal(StrEnum):
+class StepRefusal(StrEnum):
     """Why a message was not taken. The first three texts are those of etcd/raft's errors."""
 
     PROPOSAL_DROPPED = "raft proposal dropped"
@@ -98,24 +98,24 @@ _MAX_NUMBER: Final[int] = 2**63 - 1
 """The largest term or index. Nothing reaches it by counting."""
 
 
-def examine(raft: Raft, message: Message) -> Refusal | None:
+def examine(raft: RaftCore, message: Message) -> StepRefusal | None:
     """The reason to refuse a message from outside, or None: it may be stepped."""
     kind = message.type
     if kind in _LOCAL_TYPES:
-        return Refusal.LOCAL_MESSAGE
+        return StepRefusal.LOCAL_MESSAGE
     if kind in _STORAGE_RESPONSES:
         return _check_storage_response(raft, message)
     if kind in _RESPONSES and message.sender not in raft.tracker.progress:
-        return Refusal.UNKNOWN_PEER
+        return StepRefusal.UNKNOWN_PEER
     if message.to != raft.id:
-        return Refusal.MISROUTED
+        return StepRefusal.MISROUTED
     if not _well_formed(raft, message):
-        return Refusal.MALFORMED
+        return StepRefusal.MALFORMED
     check = _CHECKS.get(kind)
     return check(raft, message) if check is not None else None
 
 
-def _well_formed(raft: Raft, message: Message) -> bool:
+def _well_formed(raft: RaftCore, message: Message) -> bool:
     """Check the rules for every message between nodes."""
     kind, sender, term = message.type, message.sender, message.term
     if not NONE < sender < LOCAL_APPLY:
@@ -137,7 +137,7 @@ def _well_formed(raft: Raft, message: Message) -> bool:
     return 0 <= numbers <= _MAX_NUMBER
 
 
-def _may_come_from_oneself(raft: Raft, kind: MessageType) -> bool:
+def _may_come_from_oneself(raft: RaftCore, kind: MessageType) -> bool:
     """Whether a node may receive a message from itself.
 
     Storage returns the node's own vote or acknowledgement. A transfer request is sent in the name of the node that
@@ -150,33 +150,33 @@ def _may_come_from_oneself(raft: Raft, kind: MessageType) -> bool:
     return kind in _RESPONSES or kind is MessageType.TRANSFER_LEADER
 
 
-def _check_storage_response(raft: Raft, message: Message) -> Refusal | None:
+def _check_storage_response(raft: RaftCore, message: Message) -> StepRefusal | None:
     if message.sender != _STORAGE_RESPONSES[message.type] or message.to != raft.id:
-        return Refusal.LOCAL_MESSAGE
+        return StepRefusal.LOCAL_MESSAGE
     log = raft.log
     if message.entries and message.entries[-1].index > log.applying:
-        return Refusal.IMPOSSIBLE_INDEX
-    if message.snapshot is not None and message.snapshot.meta.index > log.committed:
-        return Refusal.IMPOSSIBLE_INDEX
+        return StepRefusal.IMPOSSIBLE_INDEX
+    if message.snapshot is not None and message.snapshot.meta.index > log.commit_index:
+        return StepRefusal.IMPOSSIBLE_INDEX
     return None
 
 
-def _check_append(raft: Raft, message: Message) -> Refusal | None:
+def _check_append(raft: RaftCore, message: Message) -> StepRefusal | None:
     if raft.leader != message.sender and (found := two_leaders(raft, message)) is not None:
         raft.evidence = found
-        return Refusal.SECOND_LEADER
+        return StepRefusal.SECOND_LEADER
     entries = message.entries
     if not entries:
         return None
     first = message.index + 1
     if list(map(_index_of, entries)) != list(range(first, first + len(entries))):
-        return Refusal.MALFORMED
+        return StepRefusal.MALFORMED
     if not _terms_in_order(message.log_term, entries, message.term):
-        return Refusal.MALFORMED
+        return StepRefusal.MALFORMED
     return None
 
 
-def _terms_in_order(lowest: int, entries: Sequence[Entry], highest: int) -> bool:
+def _terms_in_order(lowest: int, entries: Sequence[LogEntry], highest: int) -> bool:
     """Whether terms never decrease from `lowest` over the entries to `highest` (thesis, 3.5)."""
     first, last = entries[0].term, entries[-1].term
     if not max(lowest, 1) <= first <= last <= highest:
@@ -187,75 +187,75 @@ def _terms_in_order(lowest: int, entries: Sequence[Entry], highest: int) -> bool
     return terms == sorted(terms)
 
 
-def _check_append_response(raft: Raft, message: Message) -> Refusal | None:
+def _check_append_response(raft: RaftCore, message: Message) -> StepRefusal | None:
     if message.term != raft.term or raft.state is not StateType.LEADER:
         return None
     if not message.reject and message.index > raft.log.last_index:
-        return Refusal.IMPOSSIBLE_INDEX
+        return StepRefusal.IMPOSSIBLE_INDEX
     return _check_session(raft, message)
 
 
-def _check_heartbeat(raft: Raft, message: Message) -> Refusal | None:
+def _check_heartbeat(raft: RaftCore, message: Message) -> StepRefusal | None:
     if raft.leader != message.sender and (found := two_leaders(raft, message)) is not None:
         raft.evidence = found
-        return Refusal.SECOND_LEADER
+        return StepRefusal.SECOND_LEADER
     # A leader tells a follower to commit what it knows the follower to hold.
     if message.term >= raft.term and message.commit > raft.log.last_index:
         raft.evidence = lost_entries(raft, message) or raft.evidence
-        return Refusal.IMPOSSIBLE_INDEX
+        return StepRefusal.IMPOSSIBLE_INDEX
     return None
 
 
-def _check_heartbeat_response(raft: Raft, message: Message) -> Refusal | None:
+def _check_heartbeat_response(raft: RaftCore, message: Message) -> StepRefusal | None:
     if message.term != raft.term or raft.state is not StateType.LEADER:
         return None
     if message.context:
         position = decode_position(message.context)
         if position is None:
-            return Refusal.MALFORMED
+            return StepRefusal.MALFORMED
         if position > raft.reads.last_position:
-            return Refusal.IMPOSSIBLE_INDEX
+            return StepRefusal.IMPOSSIBLE_INDEX
     return _check_session(raft, message)
 
 
-def _check_snapshot(_: Raft, message: Message) -> Refusal | None:
+def _check_snapshot(_: RaftCore, message: Message) -> StepRefusal | None:
     if message.snapshot is None:
-        return Refusal.MALFORMED
+        return StepRefusal.MALFORMED
     meta = message.snapshot.meta
     if not (0 < meta.index <= _MAX_NUMBER and 0 < meta.term <= message.term):
-        return Refusal.MALFORMED
+        return StepRefusal.MALFORMED
     try:
         restore(meta.membership, meta.index)
     except MembershipRefused:
-        return Refusal.MALFORMED
+        return StepRefusal.MALFORMED
     return None
 
 
-def _check_proposal(_: Raft, message: Message) -> Refusal | None:
+def _check_proposal(_: RaftCore, message: Message) -> StepRefusal | None:
     if not message.entries:
-        return Refusal.MALFORMED
+        return StepRefusal.MALFORMED
     for entry in message.entries:
         if entry.type is not EntryType.NORMAL:
             try:
                 decode_change(entry)
             except ValueError:
-                return Refusal.MALFORMED
+                return StepRefusal.MALFORMED
     return None
 
 
-def _check_read(_: Raft, message: Message) -> Refusal | None:
-    return None if len(message.entries) == 1 else Refusal.MALFORMED
+def _check_read(_: RaftCore, message: Message) -> StepRefusal | None:
+    return None if len(message.entries) == 1 else StepRefusal.MALFORMED
 
 
-def _check_session(raft: Raft, message: Message) -> Refusal | None:
+def _check_session(raft: RaftCore, message: Message) -> StepRefusal | None:
     # The node's own acknowledgements speak of its own log, of which there is only one. An answer without a session
     # answers a message without one, which no leader of this kind sends: it came by a way of the runtime's own.
     if message.session in (0, raft.tracker.progress[message.sender].session) or message.sender == raft.id:
         return None
-    return Refusal.STALE_SESSION
+    return StepRefusal.STALE_SESSION
 
 
-_CHECKS: Final[dict[MessageType, Callable[[Raft, Message], Refusal | None]]] = {
+_CHECKS: Final[dict[MessageType, Callable[[RaftCore, Message], StepRefusal | None]]] = {
     MessageType.PROP: _check_proposal,
     MessageType.APP: _check_append,
     MessageType.APP_RESP: _check_append_response,

@@ -33,15 +33,15 @@ __all__ = [
     "MAX_TXN_READ_BYTES",
     "MAX_VALUE_BYTES",
     "Command",
-    "Compare",
+    "TxnCompare",
     "Comparison",
     "Delete",
     "DeleteRange",
     "Get",
-    "Operation",
+    "TxnOperation",
     "Put",
     "Range",
-    "Target",
+    "CompareTarget",
     "Txn",
     "check_key",
     "check_value",
@@ -94,7 +94,7 @@ _Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _Expect: TypeAlias = Annotated[int, Meta(ge=EXISTS, le=2**63 - 1)]
 
 
-class Target(IntEnum):
+class CompareTarget(IntEnum):
     """The number or value that a compare reads. For an absent key every number is 0, and a compare of its value never
     holds."""
 
@@ -113,11 +113,11 @@ class Comparison(IntEnum):
     LESS = 3
 
 
-class Compare(msgspec.Struct, array_like=True, gc=False, frozen=True, forbid_unknown_fields=True):
-    """One condition of a transaction. `operand` is bytes for `Target.VALUE`, else a number."""
+class TxnCompare(msgspec.Struct, array_like=True, gc=False, frozen=True, forbid_unknown_fields=True):
+    """One condition of a transaction. `operand` is bytes for `CompareTarget.VALUE`, else a number."""
 
     key: _Key
-    target: Target
+    target: CompareTarget
     comparison: Comparison
     operand: int | bytes
 
@@ -174,12 +174,12 @@ class Txn(msgspec.Struct, array_like=True, gc=False, frozen=True, tag=5, forbid_
     A transaction that could write one key twice is refused: a revision holds at most one change of a key.
     """
 
-    compares: tuple[Compare, ...] = ()
-    then: tuple[Operation, ...] = ()
-    else_: tuple[Operation, ...] = ()
+    compares: tuple[TxnCompare, ...] = ()
+    then: tuple[TxnOperation, ...] = ()
+    else_: tuple[TxnOperation, ...] = ()
 
 
-Operation: TypeAlias = Put | Delete | DeleteRange | Get | Range | Txn
+TxnOperation: TypeAlias = Put | Delete | DeleteRange | Get | Range | Txn
 """The parts of a transaction."""
 
 Command: TypeAlias = Put | Delete | DeleteRange | Txn
@@ -211,8 +211,8 @@ def frees_space(command: Command) -> bool:
     return bool(writes) and not any(type(part) is Put for part in writes)
 
 
-def _writes_of(txn: Txn) -> list[Operation]:
-    writes: list[Operation] = []
+def _writes_of(txn: Txn) -> list[TxnOperation]:
+    writes: list[TxnOperation] = []
     for part in txn.then + txn.else_:
         if isinstance(part, Txn):
             writes += _writes_of(part)
@@ -237,7 +237,7 @@ def decode_command(data: bytes) -> Command:
     return command
 
 
-_KINDS: Final[dict[int, type[Operation]]] = {0: Put, 1: Delete, 2: DeleteRange, 3: Get, 4: Range, 5: Txn}
+_KINDS: Final[dict[int, type[TxnOperation]]] = {0: Put, 1: Delete, 2: DeleteRange, 3: Get, 4: Range, 5: Txn}
 """Commands by tag."""
 
 
@@ -275,7 +275,7 @@ def _is_plain(put: Put) -> bool:
     return sound and put.lease == 0 and put.expect is None
 
 
-def _check(operation: Operation) -> None:
+def _check(operation: TxnOperation) -> None:
     match operation:
         case Put(key, value, lease, expect):
             check_key(key)
@@ -311,7 +311,7 @@ def _measure(txn: Txn, depth: int) -> tuple[int, int]:
         raise TooLarge(f"transactions are nested deeper than {MAX_TXN_DEPTH}")
     compares = len(txn.compares)
     for compare in txn.compares:
-        if (compare.target is Target.VALUE) != isinstance(compare.operand, bytes):
+        if (compare.target is CompareTarget.VALUE) != isinstance(compare.operand, bytes):
             raise _bad(f"a compare of {compare.target.name.lower()} with {type(compare.operand).__name__}")
     operations = len(txn.then) + len(txn.else_)
     for part in txn.then + txn.else_:
@@ -334,7 +334,7 @@ def _written(txn: Txn) -> _Written:
     return keys | else_keys, ranges + else_ranges
 
 
-def _branch_written(branch: tuple[Operation, ...]) -> _Written:
+def _branch_written(branch: tuple[TxnOperation, ...]) -> _Written:
     keys: set[bytes] = set()
     ranges: list[tuple[bytes, bytes | None]] = []
     for part in branch:
@@ -347,7 +347,7 @@ def _branch_written(branch: tuple[Operation, ...]) -> _Written:
     return keys, ranges
 
 
-def _part_written(part: Operation) -> _Written:
+def _part_written(part: TxnOperation) -> _Written:
     match part:
         case Put(key) | Delete(key):
             return {key}, []

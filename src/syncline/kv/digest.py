@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from syncline.kv.records import KeyValue
+from syncline.kv.records import KeyRecord
 
 __all__ = ["DIGEST_VERSION", "content_checksum", "record_checksum", "state_digest"]
 
@@ -38,7 +38,7 @@ def content_checksum(key: bytes, value: bytes, create: int, mod: int, version: i
     return _from_bytes(_sha256(_encode((key, value, create, mod, version, lease))).digest()[:CHECKSUM_BYTES], "big")
 
 
-def record_checksum(record: KeyValue) -> int:
+def record_checksum(record: KeyRecord) -> int:
     """The correct `checksum` of a record."""
     fields = (record.key, record.value, record.create_revision, record.mod_revision, record.version, record.lease)
     return _from_bytes(_sha256(_encode(fields)).digest()[:CHECKSUM_BYTES], "big")

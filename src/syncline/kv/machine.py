@@ -13,7 +13,7 @@ from typing import BinaryIO, Final, TypeAlias
 from syncline.errors import NodeFailed, Rejected
 from syncline.kv.commands import Delete, DeleteRange, Put, Txn, decode_command
 from syncline.kv.digest import DIGEST_VERSION
-from syncline.kv.records import DeleteRangeResult, DeleteResult, PutResult, TxnResult
+from syncline.kv.records import DeleteAnswer, DeleteRangeAnswer, PutAnswer, TxnAnswer
 from syncline.kv.sizes import LARGEST_OVERHEAD_BYTES, growth
 from syncline.kv.snapshots import KvSnapshot, read_snapshot
 from syncline.kv.store import Store, StoreTooLarge
@@ -23,7 +23,7 @@ from syncline.node.fsm import Entry
 
 __all__ = ["CommandResult", "KvMachine"]
 
-CommandResult: TypeAlias = PutResult | DeleteResult | DeleteRangeResult | TxnResult
+CommandResult: TypeAlias = PutAnswer | DeleteAnswer | DeleteRangeAnswer | TxnAnswer
 
 
 class KvMachine:
@@ -124,13 +124,13 @@ class KvMachine:
             revision = store.revision + 1
             previous = store.put(command.key, command.value, 0, revision)
             if previous is None:
-                return PutResult(revision, True, 0)
-            return PutResult(revision, False, previous.mod_revision)
+                return PutAnswer(revision, True, 0)
+            return PutAnswer(revision, False, previous.mod_revision)
         if type(command) is Delete:
             if command.expect is not None:
                 check_expectation(store, command.key, command.expect)
             removed = store.delete(command.key, store.revision + 1)
-            return DeleteResult(removed is not None, store.revision)
+            return DeleteAnswer(removed is not None, store.revision)
         if type(command) is DeleteRange:
             return apply_delete_range(store, command, store.revision + 1)
         assert type(command) is Txn

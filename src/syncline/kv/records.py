@@ -7,18 +7,18 @@ from typing import TypeAlias
 import msgspec
 
 __all__ = [
-    "DeleteRangeResult",
-    "DeleteResult",
-    "GetResult",
-    "KeyValue",
-    "OperationResult",
-    "PutResult",
+    "DeleteRangeAnswer",
+    "DeleteAnswer",
+    "GetAnswer",
+    "KeyRecord",
+    "OperationAnswer",
+    "PutAnswer",
     "RangePage",
-    "TxnResult",
+    "TxnAnswer",
 ]
 
 
-class KeyValue(msgspec.Struct, array_like=True, gc=False, frozen=True):
+class KeyRecord(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """A key as it stands after the transaction `mod_revision`. Never changed: a write makes a new record.
 
     `version` counts the writes since the key was created (1: just created); `lease` 0: none. `checksum` covers the
@@ -41,13 +41,13 @@ class RangePage(msgspec.Struct, gc=False, frozen=True):
     `more`: records of the range are left beyond the page. `count`: the keys in the whole range, whatever the limit.
     """
 
-    items: list[KeyValue]
+    items: list[KeyRecord]
     more: bool
     revision: int
     count: int
 
 
-class PutResult(msgspec.Struct, gc=False, frozen=True):
+class PutAnswer(msgspec.Struct, gc=False, frozen=True):
     """`previous_revision` is the replaced record's mod_revision; 0 and `created` if there was none."""
 
     revision: int
@@ -55,14 +55,14 @@ class PutResult(msgspec.Struct, gc=False, frozen=True):
     previous_revision: int
 
 
-class DeleteResult(msgspec.Struct, gc=False, frozen=True):
+class DeleteAnswer(msgspec.Struct, gc=False, frozen=True):
     """`deleted` False: there was nothing to delete, and `revision` is the store's unchanged one."""
 
     deleted: bool
     revision: int
 
 
-class DeleteRangeResult(msgspec.Struct, gc=False, frozen=True):
+class DeleteRangeAnswer(msgspec.Struct, gc=False, frozen=True):
     """How many keys went; `more`: the limit was met and others are left."""
 
     deleted: int
@@ -70,20 +70,20 @@ class DeleteRangeResult(msgspec.Struct, gc=False, frozen=True):
     more: bool = False
 
 
-class GetResult(msgspec.Struct, gc=False, frozen=True):
+class GetAnswer(msgspec.Struct, gc=False, frozen=True):
     """A read inside a transaction; `record` None: no such key."""
 
-    record: KeyValue | None
+    record: KeyRecord | None
     revision: int
 
 
-class TxnResult(msgspec.Struct, gc=False, frozen=True):
+class TxnAnswer(msgspec.Struct, gc=False, frozen=True):
     """`succeeded`: the compares held, and `results` are those of `then`, else those of `else_`, in order."""
 
     succeeded: bool
     revision: int
-    results: tuple[OperationResult, ...]
+    results: tuple[OperationAnswer, ...]
 
 
-OperationResult: TypeAlias = PutResult | DeleteResult | DeleteRangeResult | GetResult | RangePage | TxnResult
+OperationAnswer: TypeAlias = PutAnswer | DeleteAnswer | DeleteRangeAnswer | GetAnswer | RangePage | TxnAnswer
 """The answer to one operation of a transaction."""

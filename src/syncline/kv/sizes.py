@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from syncline.kv.commands import MAX_TXN_OPS, Command, Operation, Put, Txn
+from syncline.kv.commands import MAX_TXN_OPS, Command, Put, Txn, TxnOperation
 
 if TYPE_CHECKING:
     from syncline.kv.store import Store
@@ -47,5 +47,5 @@ def growth(store: Store, command: Command) -> int:
     return 0
 
 
-def _of_branch(store: Store, branch: tuple[Operation, ...]) -> int:
+def _of_branch(store: Store, branch: tuple[TxnOperation, ...]) -> int:
     return sum([growth(store, part) for part in branch if isinstance(part, Put | Txn)])

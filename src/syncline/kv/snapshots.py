@@ -25,7 +25,7 @@ import msgspec
 from syncline.decoding import UNDECODABLE
 from syncline.errors import CorruptionError, FormatVersionError
 from syncline.kv.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES
-from syncline.kv.records import KeyValue
+from syncline.kv.records import KeyRecord
 from syncline.kv.store import Store, StoreView
 from syncline.node.fsm import SnapshotSink
 
@@ -58,7 +58,7 @@ class FrameKind(IntEnum):
     TRAILER = 3
 
 
-class _Header(msgspec.Struct, array_like=True, gc=False, frozen=True, forbid_unknown_fields=True):
+class _SnapshotHead(msgspec.Struct, array_like=True, gc=False, frozen=True, forbid_unknown_fields=True):
     revision: int
     count: int
 
@@ -81,7 +81,7 @@ class KvSnapshot:
         view = self._view
         encode = msgspec.msgpack.Encoder().encode
         sink.write(MAGIC + _VERSION.pack(FORMAT_VERSION))
-        _write_frame(sink, FrameKind.HEADER, encode(_Header(view.revision, view.count)))
+        _write_frame(sink, FrameKind.HEADER, encode(_SnapshotHead(view.revision, view.count)))
         count = 0
         for batch in _batches(view):
             _write_frame(sink, FrameKind.RECORDS, encode(batch))
@@ -103,7 +103,7 @@ def read_snapshot(source: BinaryIO, *, max_bytes: int = 0) -> Store:
     """
     reader = _Reader(source)
     reader.preamble()
-    header = reader.decode(_Header, reader.frame(FrameKind.HEADER))
+    header = reader.decode(_SnapshotHead, reader.frame(FrameKind.HEADER))
     if header.revision < 0 or header.count < 0:
         reader.corrupt("negative numbers in the header")
     try:
@@ -120,8 +120,8 @@ def read_snapshot(source: BinaryIO, *, max_bytes: int = 0) -> Store:
     return store
 
 
-def _batches(view: StoreView) -> Iterator[list[KeyValue]]:
-    batch: list[KeyValue] = []
+def _batches(view: StoreView) -> Iterator[list[KeyRecord]]:
+    batch: list[KeyRecord] = []
     size_bytes = 0
     for records in view:
         for record in records:
@@ -146,7 +146,7 @@ class _Reader:
     def __init__(self, source: BinaryIO) -> None:
         self._source = source
         self._offset = 0
-        self._records_decoder = msgspec.msgpack.Decoder(list[KeyValue])
+        self._records_decoder = msgspec.msgpack.Decoder(list[KeyRecord])
         self.payload = b""
 
     def preamble(self) -> None:
@@ -164,7 +164,7 @@ class _Reader:
         """The payload of the next frame, which must be of one of `kinds`."""
         return self._frame(kinds)[1]
 
-    def records(self) -> Iterator[list[KeyValue]]:
+    def records(self) -> Iterator[list[KeyRecord]]:
         """The batches of records; ends at the trailer, whose payload is then in `payload`."""
         while True:
             kind, self.payload = self._frame((FrameKind.RECORDS, FrameKind.TRAILER))

@@ -17,7 +17,7 @@ from typing import Final
 from syncline.kv.commands import MAX_RANGE_BYTES, MAX_RANGE_ITEMS
 from syncline.kv.digest import content_checksum, record_checksum, state_digest
 from syncline.kv.key_index import KeyIndex
-from syncline.kv.records import KeyValue, RangePage
+from syncline.kv.records import KeyRecord, RangePage
 from syncline.kv.sizes import RECORD_OVERHEAD_BYTES, record_size
 
 __all__ = ["Store", "StoreTooLarge", "StoreView", "prefix_end"]
@@ -50,7 +50,7 @@ class StoreView:
         self._chunks = chunks
         self._buckets = buckets
 
-    def __iter__(self) -> Iterator[list[KeyValue]]:
+    def __iter__(self) -> Iterator[list[KeyRecord]]:
         """The records in ascending order of their keys, some hundreds at a time."""
         buckets = self._buckets
         for chunk in self._chunks:
@@ -64,7 +64,7 @@ class StoreView:
             self._buckets.pop()
 
 
-_Bucket = dict[bytes, KeyValue]
+_Bucket = dict[bytes, KeyRecord]
 
 
 class StoreTooLarge(Exception):
@@ -95,7 +95,7 @@ class Store:
         """The size of all records (`sizes`)."""
 
     @classmethod
-    def from_records(cls, revision: int, batches: Iterator[list[KeyValue]], *, max_bytes: int = 0) -> Store:
+    def from_records(cls, revision: int, batches: Iterator[list[KeyRecord]], *, max_bytes: int = 0) -> Store:
         """A store of these records, whose keys must ascend strictly; raises ValueError for any that can't be.
 
         It stops with `StoreTooLarge` as soon as they count for more than `max_bytes` (0: no limit).
@@ -116,7 +116,7 @@ class Store:
         """128 bits that equal stores share and that different ones almost surely do not."""
         return state_digest(self.revision, len(self._index), self._checksums)
 
-    def get(self, key: bytes) -> KeyValue | None:
+    def get(self, key: bytes) -> KeyRecord | None:
         """The record of a key, if it exists."""
         return self._buckets[hash(key) & _MASK].get(key)
 
@@ -159,7 +159,7 @@ class Store:
         """How many keys are in `[start, end)`."""
         return self._index.count(start, end)
 
-    def put(self, key: bytes, value: bytes, lease: int, revision: int) -> KeyValue | None:
+    def put(self, key: bytes, value: bytes, lease: int, revision: int) -> KeyRecord | None:
         """Set a key; the record it replaces, if any."""
         assert 0 <= revision - self.revision <= 1
         place = hash(key) & _MASK
@@ -167,7 +167,7 @@ class Store:
         previous = bucket.get(key)
         if previous is None:
             checksum = content_checksum(key, value, revision, revision, 1, lease)
-            record = KeyValue(key, value, revision, revision, 1, lease, checksum)
+            record = KeyRecord(key, value, revision, revision, 1, lease, checksum)
             self._index.add(key)
             self._checksums += checksum
             self.size_bytes += len(key) + len(value) + RECORD_OVERHEAD_BYTES
@@ -176,14 +176,14 @@ class Store:
             created = previous.create_revision
             version = previous.version + 1
             checksum = content_checksum(key, value, created, revision, version, lease)
-            record = KeyValue(key, value, created, revision, version, lease, checksum)
+            record = KeyRecord(key, value, created, revision, version, lease, checksum)
             self._checksums += checksum - previous.checksum
             self.size_bytes += len(value) - len(previous.value)
         bucket[key] = record
         self.revision = revision
         return previous
 
-    def delete(self, key: bytes, revision: int) -> KeyValue | None:
+    def delete(self, key: bytes, revision: int) -> KeyRecord | None:
         """Remove a key; the record that went. Without one nothing changes, the revision included."""
         assert 0 <= revision - self.revision <= 1
         place = hash(key) & _MASK
@@ -220,7 +220,7 @@ class Store:
         assert self.size_bytes == sum(record_size(one.key, one.value) for one in records)
         assert self.digest == state_digest(self.revision, len(keys), sum(map(record_checksum, records)))
 
-    def _load(self, records: list[KeyValue]) -> None:
+    def _load(self, records: list[KeyRecord]) -> None:
         self._index.extend([record.key for record in records])
         total = size_bytes = 0
         for record in records:
@@ -245,9 +245,9 @@ class Store:
 
     def _collect(
         self, start: bytes, end: bytes | None, limit: int, reverse: bool, keys_only: bool, max_bytes: int
-    ) -> tuple[list[KeyValue], bool]:
+    ) -> tuple[list[KeyRecord], bool]:
         """Up to `limit` records, and whether `max_bytes` was met before."""
-        items: list[KeyValue] = []
+        items: list[KeyRecord] = []
         size_bytes = 0
         while len(items) < limit:
             step = min(_PAGE_STEP, limit - len(items))
@@ -269,5 +269,5 @@ class Store:
         return items, False
 
 
-def _without_value(record: KeyValue) -> KeyValue:
-    return KeyValue(record.key, b"", record.create_revision, record.mod_revision, record.version, record.lease)
+def _without_value(record: KeyRecord) -> KeyRecord:
+    return KeyRecord(record.key, b"", record.create_revision, record.mod_revision, record.version, record.lease)

@@ -14,25 +14,25 @@ from syncline.kv.commands import (
     EXISTS,
     MAX_DELETED_KEYS,
     MAX_TXN_READ_BYTES,
-    Compare,
+    CompareTarget,
     Comparison,
     Delete,
     DeleteRange,
     Get,
-    Operation,
     Put,
     Range,
-    Target,
     Txn,
+    TxnCompare,
+    TxnOperation,
 )
 from syncline.kv.records import (
-    DeleteRangeResult,
-    DeleteResult,
-    GetResult,
-    KeyValue,
-    OperationResult,
-    PutResult,
-    TxnResult,
+    DeleteAnswer,
+    DeleteRangeAnswer,
+    GetAnswer,
+    KeyRecord,
+    OperationAnswer,
+    PutAnswer,
+    TxnAnswer,
 )
 from syncline.kv.store import Store
 
@@ -58,13 +58,13 @@ def check_lease(lease: int) -> None:
         raise Rejected(f"there is no lease {lease:x}", code="lease_not_found", details={"lease": lease})
 
 
-def apply_delete_range(store: Store, command: DeleteRange, revision: int) -> DeleteRangeResult:
+def apply_delete_range(store: Store, command: DeleteRange, revision: int) -> DeleteRangeAnswer:
     """Remove a range. Raises `Rejected` (`range_too_large`), before any change, above `MAX_DELETED_KEYS`."""
     _check_deleted(_to_delete(store, command))
     return _delete_range(store, command, revision)
 
 
-def apply_txn(store: Store, txn: Txn) -> TxnResult:
+def apply_txn(store: Store, txn: Txn) -> TxnAnswer:
     """Carry out a transaction in one revision, or refuse it and change nothing."""
     chosen = _choose(store, txn)
     _check_deleted(_check_chosen(store, chosen))
@@ -84,14 +84,14 @@ _Step: TypeAlias = "Put | Delete | DeleteRange | Get | Range | _Chosen"
 
 def _choose(store: Store, txn: Txn) -> _Chosen:
     succeeded = all(_holds(store.get(compare.key), compare) for compare in txn.compares)
-    branch: tuple[Operation, ...] = txn.then if succeeded else txn.else_
+    branch: tuple[TxnOperation, ...] = txn.then if succeeded else txn.else_
     return _Chosen(succeeded, [_choose(store, part) if isinstance(part, Txn) else part for part in branch])
 
 
-def _holds(record: KeyValue | None, compare: Compare) -> bool:
+def _holds(record: KeyRecord | None, compare: TxnCompare) -> bool:
     operand = compare.operand
     if isinstance(operand, bytes):
-        assert compare.target is Target.VALUE
+        assert compare.target is CompareTarget.VALUE
         if record is None:
             return False
         return _ordered(compare.comparison, record.value == operand, record.value > operand)
@@ -99,16 +99,16 @@ def _holds(record: KeyValue | None, compare: Compare) -> bool:
     return _ordered(compare.comparison, number == operand, number > operand)
 
 
-def _number(record: KeyValue | None, target: Target) -> int:
+def _number(record: KeyRecord | None, target: CompareTarget) -> int:
     if record is None:
         return 0
     match target:
-        case Target.MOD_REVISION:
+        case CompareTarget.MOD_REVISION:
             return record.mod_revision
-        case Target.CREATE_REVISION:
+        case CompareTarget.CREATE_REVISION:
             return record.create_revision
         case _:
-            assert target is Target.VERSION
+            assert target is CompareTarget.VERSION
             return record.version
 
 
@@ -162,22 +162,22 @@ def _read_bytes(store: Store, chosen: _Chosen, written: dict[bytes, int]) -> int
     return total
 
 
-def _run(store: Store, chosen: _Chosen, revision: int) -> TxnResult:
+def _run(store: Store, chosen: _Chosen, revision: int) -> TxnAnswer:
     results = tuple([_step(store, step, revision) for step in chosen.steps])
-    return TxnResult(chosen.succeeded, store.revision, results)
+    return TxnAnswer(chosen.succeeded, store.revision, results)
 
 
-def _step(store: Store, step: _Step, revision: int) -> OperationResult:
+def _step(store: Store, step: _Step, revision: int) -> OperationAnswer:
     match step:
         case Put(key, value, lease):
             previous = store.put(key, value, lease, revision)
-            return PutResult(revision, previous is None, previous.mod_revision if previous is not None else 0)
+            return PutAnswer(revision, previous is None, previous.mod_revision if previous is not None else 0)
         case Delete(key):
-            return DeleteResult(store.delete(key, revision) is not None, store.revision)
+            return DeleteAnswer(store.delete(key, revision) is not None, store.revision)
         case DeleteRange():
             return _delete_range(store, step, revision)
         case Get(key):
-            return GetResult(store.get(key), store.revision)
+            return GetAnswer(store.get(key), store.revision)
         case Range(start, end, limit, reverse, keys_only, count_only):
             return store.range(start, end, limit=limit, reverse=reverse, keys_only=keys_only, count_only=count_only)
         case _Chosen():
@@ -207,10 +207,10 @@ def _check_read(size_bytes: int) -> None:
         )
 
 
-def _delete_range(store: Store, command: DeleteRange, revision: int) -> DeleteRangeResult:
+def _delete_range(store: Store, command: DeleteRange, revision: int) -> DeleteRangeAnswer:
     deleted = store.delete_range(command.start, command.end, command.limit or MAX_DELETED_KEYS, revision)
     more = store.count(command.start, command.end) > 0 if command.limit else False
-    return DeleteRangeResult(deleted, store.revision, more)
+    return DeleteRangeAnswer(deleted, store.revision, more)
 
 
 def _is(expect: int) -> str:

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from syncline.errors import Rejected
-from syncline.kv.commands import Compare, Comparison, Delete, DeleteRange, Get, Put, Range, Target, Txn
+from syncline.kv.commands import CompareTarget, Comparison, Delete, DeleteRange, Get, Put, Range, Txn, TxnCompare
 
 __all__ = ["MACHINE_VERSION", "SINCE", "check_version", "is_later"]
 
@@ -79,9 +79,9 @@ def _is_later(command: object) -> bool:
 def _is_later_compare(compare: object) -> bool:
     if not isinstance(compare, list):
         return False
-    if len(compare) > len(Compare.__struct_fields__):
+    if len(compare) > len(TxnCompare.__struct_fields__):
         return True
     return any(
         type(number) is int and max(known) < number <= LARGEST_TAG
-        for number, known in zip(compare[1:3], (Target, Comparison), strict=False)
+        for number, known in zip(compare[1:3], (CompareTarget, Comparison), strict=False)
     )

@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from syncline.consensus.types import Entry, EntryType, Message, NodeId, SnapshotMeta
+from syncline.consensus.types import EntryType, LogEntry, Message, NodeId, SnapshotMeta
 from syncline.errors import NodeFailed, Rejected
 from syncline.node.apply_pace import TURN_S, Pace
 from syncline.node.envelope import (
@@ -64,7 +64,7 @@ __all__ = [
 class ApplyWork(msgspec.Struct, frozen=True):
     """Committed entries, in order, and the core's message for when they are applied."""
 
-    entries: Sequence[Entry]
+    entries: Sequence[LogEntry]
     responses: Sequence[Message]
 
 
@@ -89,7 +89,7 @@ class Applied(msgspec.Struct):
     last_term: int
     size_bytes: int = 0
     answers: list[tuple[int, int, int, object]] = []
-    runtime: list[Entry | MemberRecord | LevelChange] = []
+    runtime: list[LogEntry | MemberRecord | LevelChange] = []
     """The runtime's own entries in log order: changes of the membership, announcements, changes of the levels. The
     effect of one can depend on the ones before it."""
     ignored: list[tuple[int, str]] = []
@@ -147,7 +147,7 @@ def restore(fsm: FSM[object], reader: SnapshotReader) -> None:
         reader.verify()
 
 
-def _part_of(responses: Sequence[Message], entries: Sequence[Entry]) -> list[Message]:
+def _part_of(responses: Sequence[Message], entries: Sequence[LogEntry]) -> list[Message]:
     """The core's message for a part of the entries: the core need not wait for the rest."""
     return [msgspec.structs.replace(response, entries=entries) for response in responses]
 
@@ -313,7 +313,7 @@ class Applier:
         done.responses, rest = _part_of(work.responses, entries[:count]), entries[count:]
         return done, ApplyWork(rest, _part_of(work.responses, rest))
 
-    def _apply(self, entries: Sequence[Entry]) -> Applied:
+    def _apply(self, entries: Sequence[LogEntry]) -> Applied:
         done = Applied((), entries[0].index, entries[-1].index, entries[-1].term)
         commands: list[Command] = []
         mine: list[tuple[int, int]] = []  # number, position among the commands
@@ -345,7 +345,7 @@ class Applier:
             done.answers.append((number, command.index, command.term, answers[position]))
         return done
 
-    def _apply_own(self, entry: Entry, proposal: Proposal, done: Applied) -> None:
+    def _apply_own(self, entry: LogEntry, proposal: Proposal, done: Applied) -> None:
         """Decode an entry of the runtime's own. Raises Unreadable if it has no effect, on every node alike."""
         if proposal.origin == self._node_id:
             done.answers.append((proposal.number, entry.index, entry.term, None))

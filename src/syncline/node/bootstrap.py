@@ -135,7 +135,7 @@ class Founding:
     def look(self, now_s: float) -> None:
         """While waiting, with every tick: check whether all initial members are connected."""
         driver, parts = self._driver, self._driver.parts
-        if not driver.applied or driver.applied < driver.core.commit:
+        if not driver.applied or driver.applied < driver.core.commit_index:
             return  # the first entries, which name the initial members, are being applied
         met = self._met()
         if None in met.values():

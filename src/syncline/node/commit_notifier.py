@@ -37,7 +37,7 @@ class Commits:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self.known: int = driver.core.commit
+        self.known: int = driver.core.commit_index
         """The commit index as of the last `look`."""
         self._awaited = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -49,7 +49,7 @@ class Commits:
     def look(self) -> None:
         """Check for commits since the last call."""
         core = self._driver.core
-        before, committed = self.known, core.commit
+        before, committed = self.known, core.commit_index
         self.known = committed
         if before == committed or core.state is not StateType.LEADER:
             return

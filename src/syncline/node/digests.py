@@ -25,7 +25,7 @@ from syncline.node.envelope import Kind, Proposal, encode
 from syncline.node.member_registry import MemberBook, format_id, members_of
 from syncline.node.state_digest import (
     Agreement,
-    Comparison,
+    DigestComparison,
     DigestEntry,
     DigestSource,
     compare,
@@ -188,7 +188,7 @@ class Digests:
             return ""
         return f"the voters' states differ at log index {self.status.point}, and no majority of them agrees"
 
-    def _examine_own(self, entry: DigestEntry, digests: dict[NodeId, bytes], comparison: Comparison) -> None:
+    def _examine_own(self, entry: DigestEntry, digests: dict[NodeId, bytes], comparison: DigestComparison) -> None:
         """Stop if this node differs from the majority."""
         me = self._core.raft.id
         if entry.point <= self._floor:
@@ -206,7 +206,7 @@ class Digests:
         )
         self._doors.stop(NodeFailed(text))
 
-    def _note(self, point: int, comparison: Comparison) -> None:
+    def _note(self, point: int, comparison: DigestComparison) -> None:
         """Keep the result for the status. An alarm ends when a majority agrees on this point or a later one."""
         before = self.status
         if comparison.agreement is Agreement.UNDECIDED or point < before.point:

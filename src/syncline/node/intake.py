@@ -88,7 +88,7 @@ class Intake:
 
     def backlog_full(self) -> BacklogFull:
         """The refusal of a command while `is_full`, or while the core has too many bytes that are not applied."""
-        waiting = self._core.commit - self._applied()
+        waiting = self._core.commit_index - self._applied()
         return BacklogFull(
             f"{waiting} committed entries wait to be applied on node {self._name}, whose state machine is slower than"
             " its callers: nothing was proposed. Propose less at a time, or try again later"
@@ -105,7 +105,8 @@ class Intake:
         if core.last_index == self._granted_last:
             self._granted_bytes -= self._step_bytes
             self._step_bytes = 0
-        return self.backlog_full() if core.commit - self._applied() > core.last_index - core.commit else None
+        unapplied, uncommitted = core.commit_index - self._applied(), core.last_index - core.commit_index
+        return self.backlog_full() if unapplied > uncommitted else None
 
     # -- the state's limit --------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import msgspec
 
 from syncline.consensus.membership import decode_change
-from syncline.consensus.types import Entry, EntryType, NodeId
+from syncline.consensus.types import EntryType, LogEntry, NodeId
 from syncline.decoding import UNDECODABLE
 from syncline.errors import StorageError
 from syncline.node.envelope import Kind, MemberRecord, decode_context, decode_member, decode_proposal
@@ -65,7 +65,7 @@ def _in_segment(disk: Disk, path: str) -> Iterator[MemberRecord]:
         file.close()
 
 
-def _in_entry(entry: Entry) -> Iterator[MemberRecord]:
+def _in_entry(entry: LogEntry) -> Iterator[MemberRecord]:
     if entry.type is not EntryType.NORMAL:
         context = decode_context(decode_change(entry).context)
         yield from context.members if context is not None else ()

@@ -85,7 +85,7 @@ class UpgradeStatus(msgspec.Struct, frozen=True, kw_only=True):
     members: tuple[MemberLevels, ...]
 
 
-class Registry(Protocol):
+class LevelRegistry(Protocol):
     """The part of the member registry that the levels use."""
 
     members: dict[NodeId, MemberRecord]
@@ -164,7 +164,7 @@ class Levels:
 
     def __init__(
         self,
-        registry: Registry,
+        registry: LevelRegistry,
         can: Ability,
         *,
         name: str,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from syncline.consensus.types import Compacted, Entry, Unavailable
+from syncline.consensus.types import Compacted, LogEntry, Unavailable
 from syncline.node.calls import Calls
 from syncline.storage.stored_log import StoredLog
 from syncline.storage.wal.reader import EntryReader
@@ -43,14 +43,14 @@ class LogFeed:
             lambda error: self._fail(low, generation, error),
         )
 
-    def _read(self, low: int, high: int) -> list[Entry]:
+    def _read(self, low: int, high: int) -> list[LogEntry]:
         """On the thread."""
         try:
             return self._reader.read(low, high, READ_BYTES)
         except (Compacted, Unavailable):
             return []  # compacted, or replaced, meanwhile: the log answers when the core asks again
 
-    def _take(self, low: int, generation: int, entries: list[Entry]) -> None:
+    def _take(self, low: int, generation: int, entries: list[LogEntry]) -> None:
         self._log.loaded(low, generation, entries)
         self._loaded()
 

@@ -89,7 +89,7 @@ class Promises:
         progress = core.raft.tracker.progress.get(sender)
         if core.state is not StateType.LEADER or answer.term != core.term or progress is None:
             return
-        if answer.session != progress.session or answer.reject_hint >= progress.match or sender == core.raft.id:
+        if answer.session != progress.session or answer.reject_hint >= progress.match_index or sender == core.raft.id:
             return
         if self._term != core.term:
             self._term, self._counts, self.convicted = core.term, {}, {}
@@ -97,10 +97,10 @@ class Promises:
         if count < REPEATED:
             return
         self.convicted[sender] = (
-            f"it has lost entries: it acknowledged them up to index {progress.match},"
+            f"it has lost entries: it acknowledged them up to index {progress.match_index},"
             f" and its log agrees up to index {answer.reject_hint} at most"
         )
-        self._send(sender, Notice(NoticeKind.LOST_ENTRIES, core.term, progress.match))
+        self._send(sender, Notice(NoticeKind.LOST_ENTRIES, core.term, progress.match_index))
 
     def fault_of(self, node_id: NodeId) -> str:
         """On a leader: why a member is not healthy; empty if nothing is known against it."""
@@ -113,7 +113,7 @@ class Promises:
         core = self._core
         if notice.kind != NoticeKind.LOST_ENTRIES or (sender, notice.term) != (core.leader, core.term):
             return
-        if notice.index > core.commit:
+        if notice.index > core.commit_index:
             self._weigh(Evidence(EvidenceKind.LOST_ENTRIES, sender, notice.term, notice.index))
 
     def _two_leaders(self, found: Evidence) -> str:

@@ -202,11 +202,11 @@ def check_view(fsm: FSM[object], view: object) -> FSMSnapshot:
     )
 
 
-class _Sink(Protocol):
+class _Writable(Protocol):
     def write(self, data: bytes, /) -> object: ...
 
 
-def persist(view: FSMSnapshot, sink: _Sink) -> None:
+def persist(view: FSMSnapshot, sink: _Writable) -> None:
     """Write the view. Raises the exceptions of `persist`; StorageError if it is awaitable."""
     answer: object = view.persist(sink)  # type: ignore[func-returns-value]  # the user's code may return anything
     if answer is not None and isinstance(answer, Awaitable):

@@ -11,7 +11,7 @@ from syncline.consensus.membership import MembershipRefused, decode_change
 from syncline.consensus.types import (
     NONE,
     ChangeType,
-    Entry,
+    LogEntry,
     MembershipChange,
     MembershipState,
     NodeId,
@@ -137,7 +137,7 @@ class Reconfiguration:
         """Whether a learner may count as a voter: its directory is known, and it has the log up to `commit`."""
         member = self._driver.parts.book.members.get(node_id)
         progress = self._driver.core.raft.tracker.progress.get(node_id)
-        return bool(member and member.directory and progress and progress.match >= commit)
+        return bool(member and member.directory and progress and progress.match_index >= commit)
 
     def _check_current(self, change: MembershipChange, context: ChangeContext) -> None:
         """Checks that only the leader can make, with no other change under way: conditions, and used names."""
@@ -197,7 +197,7 @@ class Reconfiguration:
             driver.fail(NodeFailed(removed_text(driver.config.name, driver.core.raft.id)))
             return
         if driver.core.state is StateType.LEADER:
-            self._commits.tick(driver.core.commit)
+            self._commits.tick(driver.core.commit_index)
         housekeeping = self._ticks % HOUSEKEEPING_TICKS == 0
         if (self._removed_at or housekeeping) and not self.leaving and self._may_leave():
             self.leaving = True  # this node's own callers hear of it first
@@ -235,7 +235,10 @@ class Reconfiguration:
             # A voter's directory must be known, so that the members detect it when it comes back without its data.
             if not member.directory:
                 continue
-            if state.match + CAUGHT_UP_ENTRIES < core.last_index or state.match < core.raft.pending_membership_index:
+            if (
+                state.match_index + CAUGHT_UP_ENTRIES < core.last_index
+                or state.match_index < core.raft.pending_membership_index
+            ):
                 continue
             promoted = msgspec.structs.replace(member, promote=False)
             context = encode(ChangeContext(core.raft.id, 0, (promoted,)))
@@ -253,7 +256,7 @@ class Reconfiguration:
         core = self._driver.core
         voters = core.raft.tracker.configuration.state().voters
         candidates = [
-            (progress.match, node_id)
+            (progress.match_index, node_id)
             for node_id, progress in core.raft.tracker.progress.items()
             if node_id != core.raft.id and node_id in voters and node_id not in losing and self.is_alive(node_id)
         ]
@@ -274,7 +277,7 @@ class Reconfiguration:
 
     # -- on every node ------------------------------------------------------------------------------------------------
 
-    def applied(self, entry: Entry) -> None:
+    def applied(self, entry: LogEntry) -> None:
         """Apply a committed change."""
         driver = self._driver
         try:

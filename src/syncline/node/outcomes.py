@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from syncline.consensus.types import Entry
+from syncline.consensus.types import LogEntry
 from syncline.node.applier import Applied, Outcome, Restored, Viewed
 from syncline.node.envelope import MemberRecord
 from syncline.node.looks import LookWork
@@ -33,7 +33,7 @@ def _on_applied(driver: Driver, done: Applied) -> None:
         return
     assert done.first_index == driver.applied + 1, (done.first_index, driver.applied)
     for item in done.runtime:  # in log order: the effect of one can depend on the one before it
-        if isinstance(item, Entry):
+        if isinstance(item, LogEntry):
             driver.reconfiguration.applied(item)
         elif isinstance(item, MemberRecord):
             driver.reconfiguration.announced(item)

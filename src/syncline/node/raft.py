@@ -82,7 +82,7 @@ class Raft(Administration[R_co]):
     def __repr__(self) -> str:
         core = self._driver.core
         name, role = self._driver.config.name, self.role
-        return f"<Raft {name!r} ({self.node_id}): {role}, term {core.term}, commit index {core.commit}>"
+        return f"<Raft {name!r} ({self.node_id}): {role}, term {core.term}, commit index {core.commit_index}>"
 
     @classmethod
     def open(cls, config: Config, fsm: FSM[R], *, world: World | None = None) -> Startup[Raft[R]]:
@@ -119,7 +119,7 @@ class Raft(Administration[R_co]):
         try:
             driver.reconfiguration.sync_peers()
             await driver.parts.transport.start()
-            known = driver.core.commit
+            known = driver.core.commit_index
             driver.start()
             while driver.applied < known:
                 await raft._wait_for_progress()

@@ -18,7 +18,7 @@ from syncline.errors import DeadlineExceeded, NoLeader, Outcome, SynclineError
 from syncline.node.futures import ReadFuture, settle, settle_error
 from syncline.node.proposals import NO_QUORUM, Deadlines
 
-__all__ = ["Reads"]
+__all__ = ["ReadBatches"]
 
 
 class _Batch:
@@ -33,7 +33,7 @@ class _Batch:
         """Seconds that the machine had been suspended by then."""
 
 
-class Reads:
+class ReadBatches:
     """Reads of this node: gathering, being confirmed (one batch at a time), confirmed and waiting to be applied."""
 
     def __init__(

@@ -46,7 +46,7 @@ from syncline.node.lost_promises import Promises
 from syncline.node.membership import Reconfiguration
 from syncline.node.node_log import NodeLog
 from syncline.node.proposals import Proposals
-from syncline.node.read_batches import Reads
+from syncline.node.read_batches import ReadBatches
 from syncline.node.recovery_barrier import Horizon
 from syncline.node.rejections import dropped
 from syncline.node.rejections import refused as refused_by
@@ -60,10 +60,10 @@ from syncline.transport.messages import (
     DigestReport,
     Forward,
     ForwardReply,
+    IncomingSnapshot,
     Notice,
     PeerMessage,
     RefusedProposal,
-    SnapshotSink,
 )
 
 __all__ = ["Driver"]
@@ -94,7 +94,7 @@ class Driver:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.thread: int = get_ident()
         self.proposals: Proposals = Proposals(rng, step_s=config.heartbeat_s, max_bytes=config.max_pending_bytes)
-        self.reads: Reads = Reads(
+        self.reads: ReadBatches = ReadBatches(
             rng,
             step_s=config.heartbeat_s,
             retry_s=READS_RETRY_HEARTBEATS * config.heartbeat_s,
@@ -325,7 +325,7 @@ class Driver:
         self.emit(PeerDown(ids.NodeId(peer), reason))
         self.schedule()
 
-    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
+    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> IncomingSnapshot:
         if self.founding.waiting:
             raise TransportError(self.founding.why_no_leader())
         if not self.term_guard.admits(sender, message.term, self.core.term, self.loop.time()):
@@ -353,7 +353,7 @@ class Driver:
         for response in responses:
             self.core.step(response)
         if not self._in_turn:  # else the turn sees it
-            self.parts.intake.look(self.core.commit - self.applied)
+            self.parts.intake.look(self.core.commit_index - self.applied)
             self.schedule()
 
     # -- the turn -----------------------------------------------------------------------------------------------------
@@ -375,7 +375,7 @@ class Driver:
                 self._flush_queue()
             if ask and self.reads.to_ask:
                 self.reads.ask(self.loop.time())
-            if self.core.raft.log.committed != self.commits.known:
+            if self.core.raft.log.commit_index != self.commits.known:
                 self.commits.look()
             if self.core.has_ready() and not self.stopped:
                 self._carry_out_all()
@@ -396,7 +396,7 @@ class Driver:
             if applies == APPLIES_PER_TURN or self.applied - first >= APPLIED_PER_TURN:
                 self.schedule()
                 break
-        self.parts.intake.look(self.core.commit - self.applied)
+        self.parts.intake.look(self.core.commit_index - self.applied)
 
     def _carry_out(self) -> None:
         ready = self.core.ready()

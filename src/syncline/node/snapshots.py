@@ -26,8 +26,8 @@ from syncline.node.machine import persist as persist_view
 from syncline.node.machine import release
 from syncline.node.member_registry import MemberBook, members_of
 from syncline.storage.snapshots.file import decode_manifest, encode_manifest
-from syncline.storage.snapshots.store import SnapshotManifest, SnapshotReader, SnapshotReceiver, SnapshotWriter
-from syncline.transport.messages import SnapshotSink
+from syncline.storage.snapshots.store import SnapshotManifest, SnapshotPart, SnapshotReader, SnapshotWriter
+from syncline.transport.messages import IncomingSnapshot
 
 if TYPE_CHECKING:
     from syncline.node.runtime import Driver
@@ -288,7 +288,7 @@ class Snapshotter:
                 await self.take()
                 raise StorageError(f"the snapshot at entry {index} is older than the member: a new one is made")
             reader = await driver.parts.reader.run(partial(driver.parts.snapshots.read, manifest))
-            source = _Source(reader, driver.parts.reader)
+            source = _OutgoingSnapshot(reader, driver.parts.reader)
             log.info("snapshot at entry %d: sending it to %s", index, driver.node_log.label(message.to))
             await driver.parts.transport.send_snapshot(message.to, message, encode_manifest(manifest), source)
             ok = True
@@ -345,7 +345,7 @@ class Snapshotter:
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 
-    async def receive(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
+    async def receive(self, sender: NodeId, message: Message, manifest: bytes) -> IncomingSnapshot:
         """A leader offers a snapshot. Raises to refuse it."""
         driver = self._driver
         if driver.stopped:
@@ -355,13 +355,13 @@ class Snapshotter:
             raise TransportError("the snapshot's manifest and the message that brings it do not agree")
         held = next((own for own in driver.parts.snapshots.list() if own.meta == offered.meta), None)
         if held is not None:
-            return _Sink(self, message, None, held.size_bytes)
-        if offered.index <= driver.core.commit:
+            return _IncomingSnapshot(self, message, None, held.size_bytes)
+        if offered.index <= driver.core.commit_index:
             # Nothing in it is new; the core answers the leader, which then continues from there.
             driver.on_messages(sender, [message])
             raise TransportError(f"entry {offered.index} is committed here already: no snapshot is needed")
         receiver = await driver.parts.receiver.run(lambda: driver.parts.snapshots.receive(offered))
-        return _Sink(self, message, receiver, receiver.received)
+        return _IncomingSnapshot(self, message, receiver, receiver.received)
 
     def arrived(self, message: Message) -> None:
         """The snapshot is durable here: give it to the core."""
@@ -415,7 +415,7 @@ class _Guarded:
         return self._writer.write(data)
 
 
-class _Source:
+class _OutgoingSnapshot:
     """A snapshot on disk, for the transport."""
 
     def __init__(self, reader: SnapshotReader, calls: Calls) -> None:
@@ -433,10 +433,10 @@ class _Source:
         self._reader.close()
 
 
-class _Sink:
+class _IncomingSnapshot:
     """An incoming snapshot. `receiver` is None if all of it is stored already."""
 
-    def __init__(self, owner: Snapshotter, message: Message, receiver: SnapshotReceiver | None, offset: int) -> None:
+    def __init__(self, owner: Snapshotter, message: Message, receiver: SnapshotPart | None, offset: int) -> None:
         self._owner = owner
         self._message = message
         self._receiver = receiver

@@ -16,9 +16,9 @@ from syncline.consensus.membership import encode_change
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import (
     ChangeType,
-    Entry,
     EntryType,
     HardState,
+    LogEntry,
     MembershipChange,
     MembershipState,
     Message,
@@ -65,7 +65,7 @@ from syncline.storage.stored_log import StoredLog
 from syncline.storage.wal.writer import Wal, WalWrite
 from syncline.transport.authentication import PeerAuthentication
 from syncline.transport.handshake import Hello, NodeFacts, Welcome
-from syncline.transport.messages import Notice, PeerMessage, Refusal, RefusalCode, SnapshotSink
+from syncline.transport.messages import IncomingSnapshot, Notice, PeerMessage, Refusal, RefusalCode
 from syncline.transport.pacing import FIRST_WINDOW_BYTES
 from syncline.transport.peers import Transport
 from syncline.transport.policy import PeerPolicy
@@ -99,7 +99,7 @@ async def assemble(config: Config, fsm: FSM[object], world: World, failed: Calla
 
 
 def _open(config: Config, fsm: FSM[object], world: World) -> _Opened:
-    """On a thread."""
+    """Open the data directory, the log and the snapshots. On a thread."""
     directory = DataDir.open(world.disk, config.data_dir)
     try:
         return _with_directory(config, fsm, world, directory)
@@ -192,7 +192,7 @@ class _Opened:
 def _connect(
     config: Config, fsm: FSM[object], world: World, failed: Callable[[NodeFailed], None], opened: _Opened
 ) -> Driver:
-    """Make the parts that run, and the driver that they report to."""
+    """Make the running components, and the event loop that they report to."""
     holder: list[Driver] = []
 
     def on_failure(error: BaseException) -> None:
@@ -295,7 +295,7 @@ def _confirmation(config: Config, opened: _Opened, transport: Transport, relay: 
         refusals = refusing(transport.stats(), RefusalCode.OLDER_START)
         return [peer for peer in refusals if peer in opened.book.members]
 
-    known = opened.core.commit
+    known = opened.core.commit_index
     return Confirmation(
         opened.identity.node_id,
         relay.membership,
@@ -387,7 +387,7 @@ class _Relay:
     def known(self, peer: NodeId) -> bool:
         return peer in self._holder[0].parts.book.members
 
-    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
+    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> IncomingSnapshot:
         return await self._holder[0].on_snapshot(sender, message, manifest)
 
 
@@ -472,7 +472,7 @@ def _bootstrap(config: Config, identity: Identity) -> WalWrite:
         node_id = derive_node_id(identity.cluster_id, name)
         context = encode(ChangeContext(0, 0, (MemberRecord(node_id, name, config.peers[name]),)))
         change = MembershipChange(changes=(SingleChange(ChangeType.ADD_NODE, node_id),), context=context)
-        entries.append(Entry(BOOTSTRAP_TERM, index, EntryType.CONF_CHANGE_V2, encode_change(change)))
+        entries.append(LogEntry(BOOTSTRAP_TERM, index, EntryType.CONF_CHANGE_V2, encode_change(change)))
     return WalWrite(entries=entries, hard_state=HardState(BOOTSTRAP_TERM, 0, len(entries)))
 
 

@@ -26,7 +26,7 @@ __all__ = [
     "DIGEST_INTERVAL",
     "MACHINE_DIGEST_BYTES",
     "Agreement",
-    "Comparison",
+    "DigestComparison",
     "DigestEntry",
     "DigestSource",
     "compare",
@@ -67,7 +67,7 @@ class Agreement(StrEnum):
     """The digests that are known do not differ, and they are fewer than a majority."""
 
 
-class Comparison(msgspec.Struct, frozen=True):
+class DigestComparison(msgspec.Struct, frozen=True):
     """The result for the voters' digests at one point. `digest` is that of the majority, empty without one."""
 
     agreement: Agreement
@@ -99,14 +99,14 @@ def decode_digest_entry(data: bytes) -> DigestEntry | None:
     return entry if sound and len(entry.by_member()) == len(entry.digests) else None
 
 
-def compare(voters: JointConfig, digests: Mapping[NodeId, bytes]) -> Comparison:
+def compare(voters: JointConfig, digests: Mapping[NodeId, bytes]) -> DigestComparison:
     """Decide by a majority of the voters, of both halves if the membership is joint. Other members do not count."""
     cast = {digests[voter] for voter in voters.voters if voter in digests}
     for digest in sorted(cast):
         votes = {node_id: held == digest for node_id, held in digests.items()}
         if voters.vote_result(votes) is VoteResult.WON:
-            return Comparison(Agreement.AGREED, digest)
-    return Comparison(Agreement.NO_MAJORITY if len(cast) > 1 else Agreement.UNDECIDED)
+            return DigestComparison(Agreement.AGREED, digest)
+    return DigestComparison(Agreement.NO_MAJORITY if len(cast) > 1 else Agreement.UNDECIDED)
 
 
 def room_before_point(index: int, interval: int) -> int:

@@ -103,8 +103,8 @@ def collect(driver: Driver) -> Stats:
     compared = driver.digests.status
     progress: dict[int, MemberProgress] = {
         NodeId(node_id): MemberProgress(
-            match=state.match,
-            lag=max(0, last_index - state.match),
+            match=state.match_index,
+            lag=max(0, last_index - state.match_index),
             active=node_id == core.raft.id or driver.reconfiguration.is_alive(node_id),
             state=state.state.name.lower(),
             fault=driver.promises.fault_of(node_id),
@@ -116,13 +116,13 @@ def collect(driver: Driver) -> Stats:
         term=core.term,
         vote=NodeId(core.raft.vote) if core.raft.vote else None,
         leader=NodeId(core.leader) if core.leader and not driver.stopped else None,
-        commit=core.commit,
+        commit=core.commit_index,
         applied=driver.applied,
         first_index=parts.log.first_index(),
         last_index=last_index,
         snapshot_index=driver.snapshotter.last_index,
         membership_index=parts.book.membership_index,
-        lag=core.commit - driver.applied,
+        lag=core.commit_index - driver.applied,
         proposals_pending=len(driver.proposals),
         proposals_failed=driver.proposals.failed,
         reads_pending=len(driver.reads),

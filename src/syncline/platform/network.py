@@ -154,7 +154,7 @@ class TcpNetwork:
                     ssl_handshake_timeout=TLS_TIMEOUT_S if tls is not None else None,
                 )
             )
-            making.add_done_callback(lambda made: made.cancelled() or made.exception())  # the dialler may be gone
+            making.add_done_callback(lambda made: _let_go(made, connected))  # the dialler may be gone
             return await result_of(making)
         except TimeoutError as error:
             raise TimeoutError(f"no answer within {timeout_s:g} s") from error
@@ -189,6 +189,19 @@ async def _connected_socket(loop: asyncio.AbstractEventLoop, addresses: Sequence
         else:
             return dialled
     raise failure
+
+
+def _let_go(made: asyncio.Task[tuple[asyncio.Transport, asyncio.BaseProtocol]], dialled: socket.socket) -> None:
+    """Take the descriptor from a socket whose connection uvloop has closed before `create_connection` had ended.
+
+    uvloop closes the descriptor then, and the socket still has its number. Collected later, it would close whatever has
+    got that number meanwhile: another connection, or the log.
+    """
+    if made.cancelled():
+        return  # the loop ends
+    failed = made.exception() is not None
+    if (failed or made.result()[0].is_closing()) and not isinstance(made.get_loop(), asyncio.BaseEventLoop):
+        dialled.detach()
 
 
 class _TcpListener:

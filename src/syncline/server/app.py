@@ -48,7 +48,7 @@ class KvServer:
     config: ServerConfig
     """Its settings."""
     metrics: Registry
-    """What `/metrics` shows; an embedder may add to it."""
+    """The metrics of `/metrics`; an embedding program may add to it."""
     http_url: str
     """Where clients reach this server."""
 

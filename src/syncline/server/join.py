@@ -12,7 +12,7 @@ import ssl
 from typing import Final
 
 from syncline.client.client import AsyncClient
-from syncline.client.results import UpgradeResult
+from syncline.client.schemas import UpgradeResult
 from syncline.consensus.types import NodeId
 from syncline.errors import ConfigError, OperationError, SynclineError
 from syncline.kv.versions import MACHINE_VERSION

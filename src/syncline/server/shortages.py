@@ -21,7 +21,7 @@ DISK_SPACE: Final = "disk_space"
 STORE_SPACE: Final = "store_space"
 
 
-class Node(Protocol):
+class ReportingNode(Protocol):
     """The parts of a node that are checked."""
 
     @property
@@ -33,7 +33,7 @@ class Node(Protocol):
 class Shortages:
     """Shortages of one node, computed at each call."""
 
-    def __init__(self, node: Node, machine: KvMachine) -> None:
+    def __init__(self, node: ReportingNode, machine: KvMachine) -> None:
         self._node = node
         self._machine = machine
         self._loop = asyncio.get_running_loop()

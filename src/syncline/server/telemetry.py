@@ -20,7 +20,7 @@ from syncline.server.metrics import Counter, Histogram, Registry, Sample
 from syncline.transport.messages import PeerStats
 from syncline.version import __version__
 
-__all__ = ["HttpTelemetry", "Node", "add_node_metrics", "add_process_metrics"]
+__all__ = ["HttpTelemetry", "MeasuredNode", "add_node_metrics", "add_process_metrics"]
 
 REFUSED = "(refused)"
 """The route of requests that were refused before routing."""
@@ -32,7 +32,7 @@ ReadMember: TypeAlias = Callable[[MemberProgress], float]
 PEER_LABELS = ("id", "name")
 
 
-class Node(Protocol):
+class MeasuredNode(Protocol):
     """The figures of a node; `Raft` has them."""
 
     @property
@@ -77,7 +77,7 @@ def add_process_metrics(registry: Registry) -> None:
     _single(registry, "counter", "process_cpu_seconds_total", "Processor time used, in seconds.", time.process_time)
 
 
-def add_node_metrics(registry: Registry, node: Node, store: Callable[[], Store], *, name: str) -> None:
+def add_node_metrics(registry: Registry, node: MeasuredNode, store: Callable[[], Store], *, name: str) -> None:
     """Metrics of the node called `name`: Raft, its log, its peers, its keys."""
     registry.gauges("syncline_node_info", "Always 1; the label says which node.", ("name",)).labels(name).value = 1
     moment = _Moment(node)
@@ -113,7 +113,7 @@ def _single(registry: Registry, kind: str, name: str, text: str, read: Callable[
 class _Moment:
     """The node's figures at the moment of rendering: taken once for all metrics."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: MeasuredNode) -> None:
         self._node = node
         self.stats = node.stats()
         self._names = node.membership().members

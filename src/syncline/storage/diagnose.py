@@ -21,8 +21,7 @@ from syncline.storage.datadir import (
     check_unused,
     read_identity,
 )
-from syncline.storage.snapshots.file import SnapshotManifest, SnapshotReader, check_length, read_header
-from syncline.storage.snapshots.store import SNAPSHOT_NAME, snapshot_name
+from syncline.storage.snapshots.store import SNAPSHOT_NAME, check_intact
 from syncline.storage.stored_log import settle
 from syncline.storage.wal.format import segment_sequence
 from syncline.storage.wal.recovery import recover
@@ -105,25 +104,17 @@ class _Examination:
         for name in names:
             path = f"{self._path}/{SNAPSHOTS_NAME}/{name}"
             with self._noting(self._notes, path):
-                manifest = self._intact(path, name)
+                file = self._disk.open(path)
+                try:
+                    manifest = check_intact(file, name)
+                finally:
+                    file.close()
                 if self._identity is not None and manifest.cluster_id != self._identity.cluster_id:
                     self._problems.append(f"{path} is a snapshot of another cluster, {manifest.cluster_id:016x}")
                     continue
                 self._cluster_id = manifest.cluster_id
                 return manifest.meta
         return None
-
-    def _intact(self, path: str, name: str) -> SnapshotManifest:
-        file = self._disk.open(path)
-        try:
-            manifest, offset = read_header(file)
-            check_length(file, manifest, offset)
-            if name != snapshot_name(manifest.index, manifest.term):
-                raise CorruptionError(f"{path} is a copy of the snapshot at {manifest.index}: renamed", file=path)
-            SnapshotReader(file, manifest, offset).verify()
-        finally:
-            file.close()
-        return manifest
 
     def log(self, snapshot: SnapshotMeta | None) -> None:
         """Read the whole log as a start does, and check that it fits the snapshot."""

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from syncline.consensus.types import Entry, HardState, SnapshotMeta
+from syncline.consensus.types import HardState, LogEntry, SnapshotMeta
 from syncline.errors import CorruptionError, StorageError
 from syncline.platform.disk import Disk
 from syncline.storage.snapshots.file import SnapshotManifest, SnapshotReader, check_length, read_header
@@ -62,7 +62,7 @@ class FrameView(msgspec.Struct, frozen=True):
     hard_state: HardState | None = None
     snapshot: SnapshotMeta | None = None
     next_segment: int | None = None
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[LogEntry, ...] = ()
 
 
 class SegmentEnd(msgspec.Struct, frozen=True):
@@ -133,7 +133,7 @@ def _segment(disk: Disk, path: str, *, entries: bool) -> Iterator[SegmentStart |
 
 def _view(frame: Frame, path: str, *, entries: bool) -> FrameView:
     record = frame.entries
-    shown: tuple[Entry, ...] = ()
+    shown: tuple[LogEntry, ...] = ()
     if entries and record is not None:
         try:
             shown = tuple(decode_entries(record))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from syncline.consensus.types import Entry
+from syncline.consensus.types import LogEntry
 
 __all__ = ["ReadAhead"]
 
@@ -23,10 +23,10 @@ class ReadAhead:
     def __init__(self, ask: Callable[[int, int, int], None]) -> None:
         self._ask = ask
         self._generation = 0
-        self._chunks: dict[int, list[Entry]] = {}
+        self._chunks: dict[int, list[LogEntry]] = {}
         self._asked: dict[int, None] = {}
 
-    def take(self, low: int, high: int) -> list[Entry] | None:
+    def take(self, low: int, high: int) -> list[LogEntry] | None:
         """Return entries from `low` on, below `high`, as far as a chunk goes; None if they are being read.
 
         A chunk that is read to its end is dropped with `done`.
@@ -46,7 +46,7 @@ class ReadAhead:
                 del self._chunks[first]
                 return
 
-    def loaded(self, low: int, generation: int, entries: list[Entry]) -> bool:
+    def loaded(self, low: int, generation: int, entries: list[LogEntry]) -> bool:
         """Store a chunk that was read. False: it is out of date."""
         if generation != self._generation:
             return False

@@ -26,8 +26,8 @@ from syncline.consensus.types import (
     NO_LIMIT,
     NONE,
     Compacted,
-    Entry,
     HardState,
+    LogEntry,
     MembershipState,
     NotLoaded,
     Snapshot,
@@ -54,7 +54,7 @@ TAIL_KEPT: Final = 7 / 8
 class EntrySource(Protocol):
     """Reads entries that are no longer in memory from the log's files."""
 
-    def read_entries(self, low: int, high: int, max_bytes: int) -> list[Entry]: ...
+    def read_entries(self, low: int, high: int, max_bytes: int) -> list[LogEntry]: ...
 
 
 class StoredLog:
@@ -70,7 +70,7 @@ class StoredLog:
         self._terms: TermRuns = recovery.terms
         self._snapshot = snapshot or SnapshotMeta()
         self._tail_limit_bytes = tail_bytes
-        self._tail: list[Entry] = []
+        self._tail: list[LogEntry] = []
         self._tail_first = recovery.last_index + 1
         self._tail_bytes = 0
         self._chunks: deque[tuple[int, int]] = deque()  # of the tail, oldest first: (entries, bytes)
@@ -120,7 +120,7 @@ class StoredLog:
             raise Unavailable(f"index {index} is after the log's last, {self._last_index}")
         return self._terms.term(index)
 
-    def entries(self, low: int, high: int, max_bytes: int) -> list[Entry]:
+    def entries(self, low: int, high: int, max_bytes: int) -> list[LogEntry]:
         """The entries from `low` up to but not including `high`: at most `max_bytes` of them, but at least one.
 
         Raises:
@@ -144,7 +144,7 @@ class StoredLog:
             entries += limit_bytes(self._tail[: high - middle], room)
         return entries
 
-    def entries_to_send(self, low: int, high: int, max_bytes: int) -> list[Entry]:
+    def entries_to_send(self, low: int, high: int, max_bytes: int) -> list[LogEntry]:
         """As `entries`, but what is not in memory is read beside the event loop: fewer entries, or NotLoaded."""
         if self._ahead is None or low >= min(high, self._tail_first) or not self._base_index < low <= self._last_index:
             return self.entries(low, high, max_bytes)
@@ -186,7 +186,7 @@ class StoredLog:
         """Read entries to send by `ask` from now on (see `ReadAhead`), which answers with `loaded`."""
         self._ahead = ReadAhead(ask)
 
-    def loaded(self, low: int, generation: int, entries: list[Entry]) -> bool:
+    def loaded(self, low: int, generation: int, entries: list[LogEntry]) -> bool:
         """Store a chunk that `ask` has read. False: it is out of date."""
         assert self._ahead is not None, "nothing was asked for"
         for entry in entries[:1] + entries[-1:]:
@@ -300,7 +300,7 @@ class StoredLog:
             count -= entries
 
 
-def limit_bytes(entries: list[Entry], max_bytes: int) -> list[Entry]:
+def limit_bytes(entries: list[LogEntry], max_bytes: int) -> list[LogEntry]:
     """The first entries that together are within `max_bytes`; at least one."""
     if payload_size(entries) + ENTRY_OVERHEAD_BYTES * len(entries) <= max_bytes:
         return entries  # the usual case, found out cheaply

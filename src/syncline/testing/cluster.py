@@ -312,5 +312,5 @@ def _describe(server: SimServer) -> str:
     paused = " paused" if server.paused else ""
     return (
         f"{server.name}{paused} {core.state.name.lower()} of term {core.term},"
-        f" commit {core.commit}, applied {driver.applied}"
+        f" commit {core.commit_index}, applied {driver.applied}"
     )

@@ -21,8 +21,8 @@ import msgspec
 from syncline.consensus.types import Message, MessageType, NodeId
 from syncline.errors import FrameError, HandshakeRefused
 from syncline.transport.connection import Connection
-from syncline.transport.dialling import Dialler
-from syncline.transport.handshake import Purpose, describe_stranger
+from syncline.transport.dialling import Dialler, refuse_unknown_protocol
+from syncline.transport.handshake import Purpose
 from syncline.transport.messages import Forward, ForwardReply, PeerAddress, PeerMessage
 from syncline.transport.outbound_handshake import OutgoingHandshake
 from syncline.transport.outbox import Outbox
@@ -189,16 +189,12 @@ class BulkChannel:
         self._dialled = None
         task = self.dial_task
 
-        def factory() -> Connection:
-            connection = Connection(self, self._dialler.registry, max_frame_bytes=self._limits.frame_bytes)
+        def made(connection: Connection) -> None:
             if task is self.dial_task:  # else: a dial that was cancelled, but connected at the same moment
                 self._dialled = connection
-            return connection
 
         try:
-            await self._dialler.network.connect(
-                factory, address.host, address.port, tls=self._dialler.tls, timeout_s=self._limits.dial_timeout_s
-            )
+            await self._dialler.connect(self, address, made)
         except OSError as error:
             if self._state is _State.DIALLING and task is self.dial_task:
                 self._down(f"can't connect to {address}: {error.strerror or error}", was_up=False)
@@ -237,7 +233,7 @@ class BulkChannel:
         self._handshake = self._dialler.handshake(connection, self._peer, Purpose.BULK)
 
     def on_stranger(self, connection: Connection, received: bytes) -> None:
-        raise FrameError(f"what answers at {connection.remote} is no Syncline node: {describe_stranger(received)}")
+        refuse_unknown_protocol(connection, received)
 
     def on_greeting(self, connection: Connection, payload: memoryview) -> None:
         if connection is not self._connection or self._handshake is None:
@@ -284,8 +280,7 @@ class BulkChannel:
         if connection is not self._connection:
             return None
         if self._state is _State.GREETING:
-            late = connection.waited_s(connection.opened_s, now_s) > self._limits.handshake_timeout_s
-            return f"no answer to the greeting within {self._limits.handshake_timeout_s:g} s" if late else None
+            return self._dialler.greeting_overdue(connection, now_s)
         unsent = connection.unsent_bytes
         taken = connection.sent_bytes - unsent
         if unsent and taken > self._taken_bytes:

@@ -22,13 +22,13 @@ from syncline.transport.limits import HANDSHAKE_FRAME_BYTES
 from syncline.transport.messages import Refusal
 from syncline.transport.wire import FrameDecoder, encode_frame
 
-__all__ = ["Connection", "Established", "Owner", "Registry"]
+__all__ = ["Connection", "Established", "ConnectionOwner", "ConnectionRegistry"]
 
 STRANGER_BYTES: Final = 64
 """Bytes of a foreign protocol: enough to recognise it."""
 
 
-class Owner(Protocol):
+class ConnectionOwner(Protocol):
     """The user of a connection. `FrameError` and `HandshakeRefused` raised from its methods end the connection."""
 
     def on_made(self, connection: Connection) -> None:
@@ -69,7 +69,7 @@ class Established:
         raise AssertionError(f"{connection.remote} was greeted already, and says {bytes(payload)!r}")
 
 
-class Registry(Protocol):
+class ConnectionRegistry(Protocol):
     """Keeps the open connections, so that all are closed with the transport."""
 
     def opened(self, connection: Connection) -> None: ...
@@ -80,13 +80,13 @@ class Registry(Protocol):
 class Connection(TlsAware):
     """Frames over one stream of bytes.
 
-    `accepted` is called when a connection that came in begins its TLS handshake, before `Owner.on_made`.
+    `accepted` is called when a connection that came in begins its TLS handshake, before `ConnectionOwner.on_made`.
     """
 
     def __init__(
         self,
-        owner: Owner,
-        registry: Registry,
+        owner: ConnectionOwner,
+        registry: ConnectionRegistry,
         *,
         max_frame_bytes: int,
         accepted: Callable[[Connection], None] | None = None,

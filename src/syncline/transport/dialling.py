@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import ssl
+from collections.abc import Callable
+from typing import NoReturn
 
 from syncline.consensus.types import NodeId
-from syncline.errors import HandshakeRefused
+from syncline.errors import FrameError, HandshakeRefused
 from syncline.platform.network import Network
 from syncline.transport.authentication import DiallerProof, PeerAuthentication, path_on_loopback
-from syncline.transport.connection import Connection, Registry
+from syncline.transport.connection import Connection, ConnectionOwner, ConnectionRegistry
 from syncline.transport.handshake import (
     OLDEST_VERSION,
     PROTOCOL_VERSION,
@@ -19,13 +21,20 @@ from syncline.transport.handshake import (
     Welcome,
     check_welcome,
     decode_answer,
+    describe_stranger,
 )
 from syncline.transport.limits import TransportLimits
+from syncline.transport.messages import PeerAddress
 from syncline.transport.outbound_handshake import OutgoingHandshake
 from syncline.transport.policy import PeerPolicy
 from syncline.transport.tls import check_certificate_names
 
-__all__ = ["Dialler"]
+__all__ = ["Dialler", "refuse_unknown_protocol"]
+
+
+def refuse_unknown_protocol(connection: Connection, received: bytes) -> NoReturn:
+    """Raise `FrameError`: what answers a dial does not speak this protocol. `received` is how its answer begins."""
+    raise FrameError(f"what answers at {connection.remote} is no Syncline node: {describe_stranger(received)}")
 
 
 class Dialler:
@@ -34,7 +43,7 @@ class Dialler:
     def __init__(
         self,
         network: Network,
-        registry: Registry,
+        registry: ConnectionRegistry,
         *,
         node_id: NodeId,
         cluster_id: int,
@@ -62,6 +71,28 @@ class Dialler:
         """A peer for people: its id, and its name if that is known."""
         name = self._policy.known_name(peer)
         return f"node {name} ({peer:016x})" if name else f"node {peer:016x}"
+
+    async def connect(self, owner: ConnectionOwner, address: PeerAddress, made: Callable[[Connection], None]) -> None:
+        """Connect to an address. `made` gets the connection as soon as there is one, before its owner hears of it.
+
+        Raises:
+            OSError: no connection came up in time.
+        """
+
+        def factory() -> Connection:
+            connection = Connection(owner, self.registry, max_frame_bytes=self.limits.frame_bytes)
+            made(connection)
+            return connection
+
+        await self.network.connect(
+            factory, address.host, address.port, tls=self.tls, timeout_s=self.limits.dial_timeout_s
+        )
+
+    def greeting_overdue(self, connection: Connection, now_s: float) -> str | None:
+        """Why a connection whose greeting is not answered must be given up now; None if it may go on."""
+        limit_s = self.limits.handshake_timeout_s
+        late = connection.waited_s(connection.opened_s, now_s) > limit_s
+        return f"no answer to the greeting within {limit_s:g} s" if late else None
 
     def handshake(self, connection: Connection, peer: NodeId, purpose: Purpose) -> OutgoingHandshake:
         """Begin the handshake with `peer` on a connection that has come up. Raises `HandshakeRefused`."""

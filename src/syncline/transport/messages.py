@@ -30,8 +30,8 @@ __all__ = [
     "Refusal",
     "RefusalCode",
     "RefusedProposal",
-    "SnapshotSink",
-    "SnapshotSource",
+    "IncomingSnapshot",
+    "OutgoingSnapshot",
 ]
 
 MAX_PORT = 65535
@@ -128,7 +128,7 @@ order in which they were sent, without gaps while the link stays up. Between the
 forwards and their answers have a connection of their own, and everything else overtakes them."""
 
 
-class SnapshotSink(Protocol):
+class IncomingSnapshot(Protocol):
     """Takes an incoming snapshot. One call at a time; each is awaited before the next."""
 
     @property
@@ -149,7 +149,7 @@ class SnapshotSink(Protocol):
         ...
 
 
-class SnapshotSource(Protocol):
+class OutgoingSnapshot(Protocol):
     """Reads an outgoing snapshot."""
 
     @property
@@ -187,7 +187,7 @@ class PeerHandler(Protocol):
         """The connection for appends was lost while the link stays up: those on their way may not have arrived."""
         ...
 
-    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> SnapshotSink:
+    async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> IncomingSnapshot:
         """`sender` offers the snapshot that `message` (a `SNAP`) names. Raise to refuse, with the reason."""
         ...
 

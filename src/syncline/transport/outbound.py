@@ -21,8 +21,8 @@ from syncline.errors import FrameError
 from syncline.transport.bulk import BulkChannel, is_bulk
 from syncline.transport.candidates import Candidates
 from syncline.transport.connection import Connection
-from syncline.transport.dialling import Dialler
-from syncline.transport.handshake import Purpose, Refusal, RefusedByPeer, describe_stranger
+from syncline.transport.dialling import Dialler, refuse_unknown_protocol
+from syncline.transport.handshake import Purpose, Refusal, RefusedByPeer
 from syncline.transport.messages import PeerAddress, PeerHandler, PeerMessage
 from syncline.transport.notices import LOGGER, Notices
 from syncline.transport.outbound_handshake import OutgoingHandshake
@@ -169,20 +169,15 @@ class PeerLink:
             connection.reset("the peer was restarted, it seems: it dials, and does not answer")
 
     async def _connect(self, address: PeerAddress) -> None:
-        limits = self._limits
         self._dialled = None
         task = self.dial_task
 
-        def factory() -> Connection:
-            connection = Connection(self, self._dialler.registry, max_frame_bytes=limits.frame_bytes)
+        def made(connection: Connection) -> None:
             if task is self.dial_task:  # else: a dial that was cancelled, but connected at the same moment
                 self._dialled = connection
-            return connection
 
         try:
-            await self._dialler.network.connect(
-                factory, address.host, address.port, tls=self._dialler.tls, timeout_s=limits.dial_timeout_s
-            )
+            await self._dialler.connect(self, address, made)
         except OSError as error:
             if self.state is State.DIALLING:
                 self._down(f"can't connect to {address}: {error.strerror or error}")
@@ -245,7 +240,7 @@ class PeerLink:
         self._handshake = self._dialler.handshake(connection, self.peer, Purpose.MESSAGES)
 
     def on_stranger(self, connection: Connection, received: bytes) -> None:
-        raise FrameError(f"what answers at {connection.remote} is no Syncline node: {describe_stranger(received)}")
+        refuse_unknown_protocol(connection, received)
 
     def on_greeting(self, connection: Connection, payload: memoryview) -> None:
         if connection is not self._connection or self._handshake is None:
@@ -298,8 +293,7 @@ class PeerLink:
         if connection is not self._connection:
             return None
         if self.state is State.GREETING:
-            late = connection.waited_s(connection.opened_s, now_s) > self._limits.handshake_timeout_s
-            return f"no answer to the greeting within {self._limits.handshake_timeout_s:g} s" if late else None
+            return self._dialler.greeting_overdue(connection, now_s)
         unsent = connection.unsent_bytes
         taken = connection.sent_bytes - unsent
         # Bytes that the system took count as progress only while it holds more back: its own buffer also takes bytes

@@ -13,7 +13,7 @@ from syncline.transport.handshake import Hello, Welcome
 __all__ = ["OutgoingHandshake"]
 
 
-class _Step(Enum):
+class _HandshakeStep(Enum):
     OPENED = auto()
     PROVING = auto()
     INTRODUCED = auto()
@@ -32,7 +32,7 @@ class OutgoingHandshake:
         self._proof = proof
         self._hello = hello
         self._read_welcome = read_welcome
-        self._step = _Step.OPENED
+        self._step = _HandshakeStep.OPENED
 
     def start(self, connection: Connection) -> None:
         """Send the first frame."""
@@ -43,13 +43,13 @@ class OutgoingHandshake:
 
         Raises `FrameError`, `HandshakeRefused`, and `RefusedByPeer` for a refusal of a peer that has proved itself.
         """
-        if self._step is _Step.OPENED:
+        if self._step is _HandshakeStep.OPENED:
             proof = self._proof.answer(payload)
             if proof is not None:
-                self._step = _Step.PROVING
+                self._step = _HandshakeStep.PROVING
                 connection.send(proof)
                 return None
-        elif self._step is _Step.PROVING:
+        elif self._step is _HandshakeStep.PROVING:
             keys = self._proof.check(payload)
             if not self._proof.spared:
                 connection.protect(sending=keys.dialler, receiving=keys.acceptor)
@@ -61,6 +61,6 @@ class OutgoingHandshake:
                 )
             connection.established()
             return welcome
-        self._step = _Step.INTRODUCED
+        self._step = _HandshakeStep.INTRODUCED
         connection.send(self._hello())
         return None

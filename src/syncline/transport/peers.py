@@ -22,7 +22,7 @@ from syncline.transport.dialling import Dialler
 from syncline.transport.handshake import Hello, NodeFacts, Purpose
 from syncline.transport.inbound import Admission, Counters, Doorkeeper, IncomingLink
 from syncline.transport.limits import TransportLimits
-from syncline.transport.messages import PeerAddress, PeerHandler, PeerMessage, PeerStats, SnapshotSource
+from syncline.transport.messages import OutgoingSnapshot, PeerAddress, PeerHandler, PeerMessage, PeerStats
 from syncline.transport.notices import LOGGER, Notices
 from syncline.transport.outbound import PeerLink, State
 from syncline.transport.policy import PeerPolicy
@@ -257,7 +257,7 @@ class Transport:
         link = self._links.get(peer)
         return link is not None and link.bulk.in_transit
 
-    async def send_snapshot(self, to: NodeId, message: Message, manifest: bytes, source: SnapshotSource) -> None:
+    async def send_snapshot(self, to: NodeId, message: Message, manifest: bytes, source: OutgoingSnapshot) -> None:
         """Send a snapshot on a connection of its own; done when the receiver has it durably.
 
         Resumes after a lost connection at the receiver's offset. Always closes `source`. Raises `TransportError`

@@ -8,7 +8,7 @@ import msgspec
 from syncline.cli.exits import EXIT_DAMAGED, EXIT_FAILED, Failure
 from syncline.cli.files.common import DataFiles, data_command, hex_id
 from syncline.cli.output import json_text, print_json, print_line, shown
-from syncline.consensus.types import Entry, HardState, MembershipState, SnapshotMeta
+from syncline.consensus.types import HardState, LogEntry, MembershipState, SnapshotMeta
 from syncline.storage.inspect import FrameView, LogReport, SegmentEnd, SegmentStart, check_log, read_log
 
 __all__ = ["membership_object", "wal"]
@@ -104,7 +104,7 @@ def _state_text(state: HardState) -> str:
     return f"term {state.term}, vote {hex_id(state.vote)}, commit {state.commit}"
 
 
-def _kind(entry: Entry) -> str:
+def _kind(entry: LogEntry) -> str:
     return entry.type.name.lower()
 
 
@@ -125,7 +125,7 @@ def _object(part: SegmentStart | FrameView | SegmentEnd) -> dict[str, object]:
             return {"kind": "frame", **plain}
 
 
-def _entry_object(entry: Entry) -> dict[str, object]:
+def _entry_object(entry: LogEntry) -> dict[str, object]:
     return {"index": entry.index, "term": entry.term, "type": _kind(entry), "data_base64": entry.data}
 
 

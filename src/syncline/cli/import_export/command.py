@@ -13,7 +13,7 @@ import click
 
 from syncline.cli.common import Context, client_command, make_client
 from syncline.cli.exits import EXIT_FAILED, Failure, failure_of, one_line
-from syncline.cli.import_export.copy import CONCURRENCY, Problem, Progress, TreeReport, copy_in, copy_out, survey
+from syncline.cli.import_export.copy import CONCURRENCY, CopyProgress, Problem, TreeReport, copy_in, copy_out, survey
 from syncline.cli.output import json_key, print_json, print_line, shown
 from syncline.cli.streams import acknowledged, say
 from syncline.errors import OperationError
@@ -91,7 +91,7 @@ class _Silent:
 
 
 @contextmanager
-def _progress(title: str, files: int, *, quiet: bool) -> Iterator[Progress]:
+def _progress(title: str, files: int, *, quiet: bool) -> Iterator[CopyProgress]:
     """A bar on a terminal's error output; nothing if the error output is no terminal."""
     if quiet or not sys.stderr.isatty():
         yield _Silent()

@@ -15,7 +15,7 @@ from syncline.cli.import_export.paths import FoundFile, KeyPaths, Skipped, Unsaf
 from syncline.client import AsyncClient, KeyInfo
 from syncline.errors import OperationError, Outcome, Unreachable
 
-__all__ = ["Problem", "Progress", "TreeReport", "copy_in", "copy_out", "survey"]
+__all__ = ["Problem", "CopyProgress", "TreeReport", "copy_in", "copy_out", "survey"]
 
 CONCURRENCY: Final = 32
 """Files under way at a time: enough to fill the log's group commits, few enough for their contents to be held."""
@@ -59,7 +59,7 @@ class TreeReport(msgspec.Struct):
             self.failed.append(Problem(name, reason))
 
 
-class Progress(Protocol):
+class CopyProgress(Protocol):
     """Called for each file that is done."""
 
     def advance(self, size_bytes: int) -> None: ...
@@ -74,7 +74,7 @@ async def copy_in(
     client: AsyncClient,
     root: bytes,
     prefix: bytes,
-    progress: Progress,
+    progress: CopyProgress,
     report: TreeReport,
     *,
     concurrency: int = CONCURRENCY,
@@ -119,7 +119,7 @@ async def copy_out(
     client: AsyncClient,
     root: bytes,
     prefix: bytes,
-    progress: Progress,
+    progress: CopyProgress,
     report: TreeReport,
     *,
     consistency: str | None = None,

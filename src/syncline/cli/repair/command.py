@@ -20,7 +20,7 @@ import msgspec
 from syncline.cli.common import Context, client_command, make_client, with_endpoint
 from syncline.cli.exits import EXIT_FAILED, EXIT_USAGE, Failure, failure_of
 from syncline.cli.output import print_json, print_line
-from syncline.cli.repair.plan import Plan, Target, plan_when_settled, refuse_single
+from syncline.cli.repair.plan import RepairPlan, RepairTarget, plan_when_settled, refuse_single
 from syncline.cli.survey import Survey, survey_cluster
 from syncline.client import AsyncClient
 from syncline.client.endpoints import MAX_ENDPOINTS, parse_endpoints
@@ -182,7 +182,7 @@ class _Repair:
         member.
         """
         self._say(f"{self._path}: a repair of {before.name} was begun; it is started again")
-        target = Target(
+        target = RepairTarget(
             node_id=before.new_id,
             cluster_id=before.cluster_id,
             name=before.name,
@@ -193,7 +193,7 @@ class _Repair:
         plan = await self._plan(target, self._endpoints(before))
         await self._carry_out(self._noted(plan, before.folder), Report("repaired", self._path), begun=True)
 
-    def _noted(self, plan: Plan, folder: str) -> Replacement:
+    def _noted(self, plan: RepairPlan, folder: str) -> Replacement:
         """Ask the user, and write the note of what will be done."""
         note = Replacement(
             cluster_id=plan.cluster_id,
@@ -229,14 +229,14 @@ class _Repair:
         if self._context.as_json:
             print_json(msgspec.structs.replace(report, **more))
 
-    def _target(self, found: Diagnosis) -> tuple[Target, str]:
+    def _target(self, found: Diagnosis) -> tuple[RepairTarget, str]:
         """The node that the directory belongs to, and the endpoints of its cluster."""
         heard = known_members(self._disk, self._path)
         own = heard.get(found.node_id)
         held = found.identity.name if found.identity is not None else (own.name if own is not None else "")
         if self._name and held and self._name != held:
             raise Failure(f"{self._path} is the directory of {held}, not of {self._name}", EXIT_USAGE)
-        target = Target(
+        target = RepairTarget(
             node_id=format_id(found.node_id) if found.node_id else "",
             cluster_id=format_id(found.cluster_id) if found.cluster_id else "",
             name=held or self._name,
@@ -257,7 +257,7 @@ class _Repair:
 
     # -- the cluster
 
-    async def _plan(self, target: Target, endpoints: str) -> Plan:
+    async def _plan(self, target: RepairTarget, endpoints: str) -> RepairPlan:
         async def ask() -> Survey:
             return await survey_cluster(
                 parse_endpoints(endpoints),
@@ -267,7 +267,7 @@ class _Repair:
 
         return await plan_when_settled(ask, target, timeout_s=self._context.timeout_s or SETTLE_TIMEOUT_S)
 
-    def _ask(self, plan: Plan, note: Replacement) -> None:
+    def _ask(self, plan: RepairPlan, note: Replacement) -> None:
         role = "a learner that becomes a voter once it has caught up" if note.voter else "a learner, as it was"
         self._say(
             f"{plan.answering} of {plan.voters} voters answer, {plan.needed} are needed, {plan.leader} leads. "

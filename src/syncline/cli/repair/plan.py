@@ -15,7 +15,7 @@ import msgspec
 from syncline.cli.exits import EXIT_FAILED, EXIT_UNAVAILABLE, Failure
 from syncline.cli.survey import MemberRow, Survey
 
-__all__ = ["Plan", "Target", "plan_when_settled", "refuse_single"]
+__all__ = ["RepairPlan", "RepairTarget", "plan_when_settled", "refuse_single"]
 
 ASK_AGAIN_S: Final = 0.3
 """Between two checks of a cluster that has not settled yet."""
@@ -23,7 +23,7 @@ ASK_AGAIN_S: Final = 0.3
 SALVAGE: Final = "docs/repair.md ('Without a quorum') says what can be saved. Nothing was changed."
 
 
-class Target(msgspec.Struct, frozen=True):
+class RepairTarget(msgspec.Struct, frozen=True):
     """The node of the data directory, as far as the directory and the user name it. A field is empty if neither does.
 
     `address` and `http` are the addresses that the directory knew last, `new_address` is the user's. Ids are texts of
@@ -38,7 +38,7 @@ class Target(msgspec.Struct, frozen=True):
     new_address: str = ""
 
 
-class Plan(msgspec.Struct, frozen=True):
+class RepairPlan(msgspec.Struct, frozen=True):
     """What will be done. `old_id` is empty if the node was removed before: then it is only added."""
 
     cluster_id: str
@@ -58,7 +58,9 @@ class NotYet(Failure):
     """The node can't be replaced now; that may change by itself within seconds."""
 
 
-async def plan_when_settled(ask: Callable[[], Awaitable[Survey]], target: Target, *, timeout_s: float) -> Plan:
+async def plan_when_settled(
+    ask: Callable[[], Awaitable[Survey]], target: RepairTarget, *, timeout_s: float
+) -> RepairPlan:
     """Make the plan. If a leader is being elected, or still hears of the node, ask again.
 
     Raises the errors of `ask`, and `Failure` with the reason why the node can't be replaced.
@@ -74,7 +76,7 @@ async def plan_when_settled(ask: Callable[[], Awaitable[Survey]], target: Target
         await asyncio.sleep(ASK_AGAIN_S)
 
 
-def make_plan(survey: Survey, target: Target) -> Plan:
+def make_plan(survey: Survey, target: RepairTarget) -> RepairPlan:
     """The plan for a cluster as it is now. Raises `Failure`."""
     if target.cluster_id and survey.cluster_id != target.cluster_id:
         raise Failure(
@@ -89,7 +91,7 @@ def make_plan(survey: Survey, target: Target) -> Plan:
     if old is not None:
         _check_gone(old)
     leader, answering, needed, voters = _check_quorum(survey, old, others)
-    return Plan(
+    return RepairPlan(
         cluster_id=survey.cluster_id,
         old_id=old.id or "" if old is not None else "",
         name=name,
@@ -113,7 +115,7 @@ def refuse_single(name: str) -> Failure:
     )
 
 
-def _find(members: Sequence[MemberRow], target: Target) -> MemberRow | None:
+def _find(members: Sequence[MemberRow], target: RepairTarget) -> MemberRow | None:
     """The member that is to be replaced: the one with the directory's id, or else with its name."""
     by_id = [row for row in members if target.node_id and row.id == target.node_id]
     by_name = [row for row in members if target.name and row.name == target.name]
@@ -128,7 +130,7 @@ def _find(members: Sequence[MemberRow], target: Target) -> MemberRow | None:
     return found
 
 
-def _names(old: MemberRow | None, others: Sequence[MemberRow], target: Target) -> tuple[str, str]:
+def _names(old: MemberRow | None, others: Sequence[MemberRow], target: RepairTarget) -> tuple[str, str]:
     name = target.name or (old.name if old is not None else None) or ""
     address = target.new_address or (old.peer if old is not None else None) or target.address
     if not name:

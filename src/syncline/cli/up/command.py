@@ -13,7 +13,7 @@ from syncline.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, Failure, failure_o
 from syncline.cli.up.plan import (
     DEFAULT_DATA_DIR,
     MAX_NODES,
-    Plan,
+    UpPlan,
     command_for,
     free_ports_or_raise,
     make_plan,
@@ -21,9 +21,9 @@ from syncline.cli.up.plan import (
     write_plan,
 )
 from syncline.cli.up.pulse import Pulse
-from syncline.cli.up.supervisor import NodeView, Supervisor
+from syncline.cli.up.supervisor import Supervisor, UpNode
 from syncline.cli.up.traces import Traces
-from syncline.cli.up.view import View, make_view
+from syncline.cli.up.view import UpView, make_view
 from syncline.errors import ConfigError, DirectoryLocked, SynclineError
 from syncline.platform.disk import OsDisk
 
@@ -84,7 +84,7 @@ def up(
         raise failure_of(error, as_json=as_json) from error
 
 
-def _keep_running(plan: Plan, restart: bool, *, as_json: bool, ready_fd: int | None) -> None:
+def _keep_running(plan: UpPlan, restart: bool, *, as_json: bool, ready_fd: int | None) -> None:
     disk, traces = OsDisk(), Traces(plan)
     try:
         disk.make_dirs(plan.data_dir)
@@ -109,7 +109,7 @@ def _keep_running(plan: Plan, restart: bool, *, as_json: bool, ready_fd: int | N
         lock.release()
 
 
-async def _run(plan: Plan, supervisor: Supervisor, *, as_json: bool, ready_fd: int | None) -> None:
+async def _run(plan: UpPlan, supervisor: Supervisor, *, as_json: bool, ready_fd: int | None) -> None:
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -136,7 +136,7 @@ async def _run(plan: Plan, supervisor: Supervisor, *, as_json: bool, ready_fd: i
         await supervisor.close()
 
 
-async def _watch(plan: Plan, supervisor: Supervisor, view: View) -> None:
+async def _watch(plan: UpPlan, supervisor: Supervisor, view: UpView) -> None:
     """Show the nodes until none is left. A node that ends, at its start too, does not end the others."""
     ready = False
     pulse = Pulse()
@@ -162,7 +162,7 @@ async def _watch(plan: Plan, supervisor: Supervisor, view: View) -> None:
             raise Failure(f"every node has ended; the last one, {name}, {reason}", EXIT_FAILED)
 
 
-async def _stop(plan: Plan, supervisor: Supervisor, view: View, signals: asyncio.Queue[signal.Signals]) -> None:
+async def _stop(plan: UpPlan, supervisor: Supervisor, view: UpView, signals: asyncio.Queue[signal.Signals]) -> None:
     view.say("stopping all nodes (Ctrl-C again kills them)")
     nodes = await supervisor.look()
     stopping = asyncio.create_task(supervisor.stop(nodes))
@@ -182,7 +182,7 @@ async def _stop(plan: Plan, supervisor: Supervisor, view: View, signals: asyncio
     await _show_end(plan, supervisor, view)
 
 
-async def _show_end(plan: Plan, supervisor: Supervisor, view: View) -> None:
+async def _show_end(plan: UpPlan, supervisor: Supervisor, view: UpView) -> None:
     view.show(await supervisor.look(), "")
     if supervisor.ever_served:
         view.stopped(plan.absolute_dir, command_for("up", plan.data_dir))
@@ -190,7 +190,7 @@ async def _show_end(plan: Plan, supervisor: Supervisor, view: View) -> None:
         view.say("stopped before any node was up: nothing was kept of this start")
 
 
-def _all_up(nodes: list[NodeView]) -> bool:
+def _all_up(nodes: list[UpNode]) -> bool:
     """Whether there is a leader and every node that did not end takes part."""
     taking_part = [node for node in nodes if node.state in _ROLES]
     ended = sum(node.state == "ended" for node in nodes)

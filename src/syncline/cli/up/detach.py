@@ -13,8 +13,8 @@ import msgspec
 from syncline.cli.exits import EXIT_FAILED, Failure
 from syncline.cli.output import print_line
 from syncline.cli.up.child import PROGRAM
-from syncline.cli.up.plan import Plan, command_for, make_plan
-from syncline.cli.up.supervisor import NodeView
+from syncline.cli.up.plan import UpPlan, command_for, make_plan
+from syncline.cli.up.supervisor import UpNode
 from syncline.cli.up.view import JsonView, PlainView
 
 __all__ = ["DetachedView", "start_detached"]
@@ -34,7 +34,7 @@ class DetachedView(PlainView):
     While the shell waits, the error output is that pipe: a start that fails reports its reason there.
     """
 
-    def __init__(self, plan: Plan, ready_fd: int) -> None:
+    def __init__(self, plan: UpPlan, ready_fd: int) -> None:
         super().__init__()
         self._ready_fd = ready_fd
         log = os.open(plan.own_log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
@@ -46,7 +46,7 @@ class DetachedView(PlainView):
             os.ftruncate(sys.stdout.fileno(), 0)
         super().say(line)
 
-    def ready(self, plan: Plan, nodes: list[NodeView]) -> None:
+    def ready(self, plan: UpPlan, nodes: list[UpNode]) -> None:
         super().ready(plan, nodes)
         with contextlib.suppress(BrokenPipeError):  # the shell did not wait: the cluster runs all the same
             os.write(self._ready_fd, READY + msgspec.json.encode(nodes) + b"\n")
@@ -87,7 +87,7 @@ def start_detached(data_dir: str, *, nodes: int | None, port: int | None, restar
         reason = lines[-1].decode(errors="replace").strip() if lines else "it ended without a message"
         status = process.wait()
         raise Failure(reason.removeprefix("syncline: "), status if status > 0 else EXIT_FAILED, as_json=as_json)
-    views = msgspec.json.decode(ready[0].removeprefix(READY), type=list[NodeView])
+    views = msgspec.json.decode(ready[0].removeprefix(READY), type=list[UpNode])
     (JsonView() if as_json else PlainView()).ready(make_plan(data_dir, nodes=None, port=None), views)
     if not as_json:
         print_line(f"to see its logs:  {command_for('logs', data_dir)}")

@@ -11,9 +11,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from syncline.cli.up.plan import Plan
+from syncline.cli.up.plan import UpPlan
 from syncline.cli.up.pulse import NewLeader
-from syncline.cli.up.supervisor import NodeView
+from syncline.cli.up.supervisor import UpNode
 from syncline.cli.up.view import how_to_go_on, how_to_use, what_to_do
 
 __all__ = ["LiveView"]
@@ -45,15 +45,15 @@ class LiveView:
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
-        self._plan: Plan | None = None
+        self._plan: UpPlan | None = None
         self._end: list[str] = []
-        self._nodes: list[NodeView] = []
+        self._nodes: list[UpNode] = []
         self._shown: object = None
         self._said: deque[str] = deque(maxlen=LINES_KEPT)
         self._width = self._console.width
         self._live = self._new_live()
 
-    def show(self, nodes: list[NodeView], pulse: str = "") -> None:
+    def show(self, nodes: list[UpNode], pulse: str = "") -> None:
         width = self._console.width
         if width != self._width:
             self._width = width
@@ -66,7 +66,7 @@ class LiveView:
         lines = [*([pulse] if pulse else []), *self._below()]
         self._live.update(Group(_table(nodes, width), *map(Text, lines)), refresh=True)
 
-    def ready(self, plan: Plan, nodes: list[NodeView]) -> None:
+    def ready(self, plan: UpPlan, nodes: list[UpNode]) -> None:
         self._plan = plan
         self.show(nodes)
 
@@ -116,7 +116,7 @@ class LiveView:
         self._live = self._new_live()
 
 
-def _table(nodes: list[NodeView], width: int) -> Table:
+def _table(nodes: list[UpNode], width: int) -> Table:
     """The table without lines between the columns, so that it fits 80 columns. A narrower terminal gets fewer
     columns.
     """

@@ -33,7 +33,7 @@ __all__ = [
     "MAX_NODES",
     "DEFAULT_DATA_DIR",
     "NodePlan",
-    "Plan",
+    "UpPlan",
     "command_for",
     "command_line",
     "free_ports_or_raise",
@@ -91,7 +91,7 @@ class NodePlan(msgspec.Struct, frozen=True):
         return os.path.join(self.data_dir, "log")
 
 
-class Plan(msgspec.Struct, frozen=True):
+class UpPlan(msgspec.Struct, frozen=True):
     """All nodes, in order. The first `founders` of them start the cluster, the others join it.
 
     `started`: the cluster was up once. From then on an initial member whose data is gone must join as a new
@@ -138,7 +138,7 @@ class _Kept(msgspec.Struct, forbid_unknown_fields=True):
     started: bool = False
 
 
-def make_plan(data_dir: str, *, nodes: int | None, port: int | None) -> Plan:
+def make_plan(data_dir: str, *, nodes: int | None, port: int | None) -> UpPlan:
     """The plan for a directory: the kept one, with further nodes if more are asked for. Nothing is written.
 
     Raises `ConfigError` if the options contradict the kept plan, `StorageError` if `up.json` can't be read.
@@ -164,7 +164,7 @@ def make_plan(data_dir: str, *, nodes: int | None, port: int | None) -> Plan:
     highest = kept.port + PEER_PORT_OFFSET + kept.nodes - 1
     if highest > HIGHEST_PORT:
         raise ConfigError(f"--port {kept.port}: ports up to {highest} are needed, {HIGHEST_PORT} is the last one")
-    return Plan(
+    return UpPlan(
         data_dir=data_dir,
         port=kept.port,
         founders=kept.founders,
@@ -173,7 +173,7 @@ def make_plan(data_dir: str, *, nodes: int | None, port: int | None) -> Plan:
     )
 
 
-def write_plan(plan: Plan, disk: Disk) -> None:
+def write_plan(plan: UpPlan, disk: Disk) -> None:
     """Write the plan and each node's settings, each as a whole or not at all."""
     disk.make_dirs(plan.data_dir)
     if not os.path.exists(plan.secret_path):
@@ -184,18 +184,18 @@ def write_plan(plan: Plan, disk: Disk) -> None:
     _keep(plan, disk)
 
 
-def note_started(plan: Plan, disk: Disk) -> None:
+def note_started(plan: UpPlan, disk: Disk) -> None:
     """Record that the cluster is up: its nodes have data from now on."""
     if not plan.started:
         _keep(msgspec.structs.replace(plan, started=True), disk)
 
 
-def _keep(plan: Plan, disk: Disk) -> None:
+def _keep(plan: UpPlan, disk: Disk) -> None:
     kept = _Kept(port=plan.port, founders=plan.founders, nodes=len(plan.nodes), started=plan.started)
     replace_file(disk, plan.plan_path, msgspec.json.encode(kept) + b"\n")
 
 
-def free_ports_or_raise(plan: Plan) -> None:
+def free_ports_or_raise(plan: UpPlan) -> None:
     """Raise `ConfigError` for the first port that something else listens on."""
     for node in plan.nodes:
         for port, use in ((node.http_port, "clients"), (node.peer_port, "other nodes")):
@@ -252,7 +252,7 @@ def _node(data_dir: str, kept: _Kept, at: int) -> NodePlan:
     )
 
 
-def _toml(plan: Plan, node: NodePlan) -> bytes:
+def _toml(plan: UpPlan, node: NodePlan) -> bytes:
     founders = plan.nodes[: plan.founders]
     lines = [
         f"# Written by 'syncline up' at each start. To run this node alone: syncline serve --config {node.config_path}",
@@ -279,7 +279,7 @@ def _toml_text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _port_trouble(error: OSError, port: int, node: NodePlan, use: str, plan: Plan) -> str:
+def _port_trouble(error: OSError, port: int, node: NodePlan, use: str, plan: UpPlan) -> str:
     if error.errno != errno.EADDRINUSE:
         return f"port {port} (of {node.name}, for {use}) can't be used: {error.strerror}"
     return (

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from syncline.cli.up.supervisor import NodeView
+from syncline.cli.up.supervisor import UpNode
 
 __all__ = ["NewLeader", "Pulse"]
 
@@ -47,7 +47,7 @@ class Pulse:
             return ""
         return f"revision {self.revision}, {self.writes_per_s or 0} writes/s"
 
-    def see(self, nodes: Sequence[NodeView]) -> NewLeader | None:
+    def see(self, nodes: Sequence[UpNode]) -> NewLeader | None:
         """Record the state of all nodes. Returns the new leader if the leader or its term has changed."""
         self._note_revision(max((node.revision for node in nodes if node.revision is not None), default=None))
         leading = max((node for node in nodes if node.state == "leader"), key=lambda node: node.term or 0, default=None)

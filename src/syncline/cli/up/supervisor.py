@@ -11,11 +11,11 @@ import msgspec
 
 from syncline.cli.exits import EXIT_DAMAGED
 from syncline.cli.up.child import PROGRAM, Child
-from syncline.cli.up.plan import Plan, command_line
+from syncline.cli.up.plan import UpPlan, command_line
 from syncline.client import AsyncClient, NodeStatus
 from syncline.errors import OperationError, Unreachable
 
-__all__ = ["NodeView", "Supervisor"]
+__all__ = ["UpNode", "Supervisor"]
 
 STATUS_TIMEOUT_S: Final = 0.5
 """Time limit of one node's answer on this machine, which waits for nothing."""
@@ -28,7 +28,7 @@ RESTART_LIMIT_S: Final = 30.0
 """With --restart: the pause before a node is started again doubles up to this while it keeps failing."""
 
 
-class NodeView(msgspec.Struct, frozen=True):
+class UpNode(msgspec.Struct, frozen=True):
     """One node as `up` sees it. `pid` is the node's own if it answers (a user may have started it with `serve`).
 
     `state` is leader, follower, candidate or learner if it answers, else starting, unreachable, ended (by itself) or
@@ -52,7 +52,7 @@ class NodeView(msgspec.Struct, frozen=True):
 class Supervisor:
     """All node processes of one `up`. Children never outlive this process: each watches a pipe that it holds open."""
 
-    def __init__(self, plan: Plan, *, restart: bool, program: Sequence[str] = PROGRAM) -> None:
+    def __init__(self, plan: UpPlan, *, restart: bool, program: Sequence[str] = PROGRAM) -> None:
         self._plan = plan
         self._restart = restart
         self._program = tuple(program)
@@ -101,7 +101,7 @@ class Supervisor:
     def _child(self, name: str) -> Child:
         return next(child for child in self._children if child.plan.name == name)
 
-    async def look(self) -> list[NodeView]:
+    async def look(self) -> list[UpNode]:
         """Every node's state, in the order of the plan. A node that was repaired is started again."""
         for child in self._children:
             if child.repaired:
@@ -109,7 +109,7 @@ class Supervisor:
                 await self._start(child)
         return list(await asyncio.gather(*map(self._look_at, self._children, self._clients)))
 
-    async def stop(self, views: list[NodeView]) -> list[str]:
+    async def stop(self, views: list[UpNode]) -> list[str]:
         """Stop all nodes in order. Returns the names of those that had to be killed.
 
         First every node answers its clients, while all of them can still commit. Then the followers stop, the leader
@@ -168,7 +168,7 @@ class Supervisor:
             if not self._stopping:
                 await self._start(child)
 
-    async def _look_at(self, child: Child, client: AsyncClient) -> NodeView:
+    async def _look_at(self, child: Child, client: AsyncClient) -> UpNode:
         plan = child.plan
         error: OperationError | None = None
         status: NodeStatus | None = None
@@ -176,7 +176,7 @@ class Supervisor:
             status = await client.status()
         except OperationError as failure:
             error = failure
-        common = NodeView(name=plan.name, http=plan.http_url, peer=plan.peer_address, state="")
+        common = UpNode(name=plan.name, http=plan.http_url, peer=plan.peer_address, state="")
         if status is not None and status.name == plan.name:
             return msgspec.structs.replace(
                 common,

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 
-from syncline.cli.up.plan import Plan
+from syncline.cli.up.plan import UpPlan
 
 __all__ = ["Traces"]
 
@@ -14,7 +14,7 @@ __all__ = ["Traces"]
 class Traces:
     """The files of a plan that don't exist yet. Make it before the start, and call `remove` with the lock held."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: UpPlan) -> None:
         def new(*paths: str) -> list[str]:
             return [path for path in paths if not os.path.lexists(path)]
 

@@ -7,11 +7,11 @@ import sys
 from typing import Final, Protocol
 
 from syncline.cli.output import json_text, print_line
-from syncline.cli.up.plan import DEFAULT_PORT, Plan, command_line
+from syncline.cli.up.plan import DEFAULT_PORT, UpPlan, command_line
 from syncline.cli.up.pulse import NewLeader
-from syncline.cli.up.supervisor import NodeView
+from syncline.cli.up.supervisor import UpNode
 
-__all__ = ["JsonView", "PlainView", "View", "how_to_go_on", "how_to_use", "make_view", "what_to_do"]
+__all__ = ["JsonView", "PlainView", "UpView", "how_to_go_on", "how_to_use", "make_view", "what_to_do"]
 
 
 ALIVE: Final = frozenset({"leader", "follower", "learner", "candidate"})
@@ -24,14 +24,14 @@ PLAIN_TERMINALS: Final = frozenset({"", "dumb", "unknown"})
 """Values of TERM for terminals that can't move their cursor: they get lines."""
 
 
-class View(Protocol):
+class UpView(Protocol):
     """Shows a running cluster."""
 
-    def show(self, nodes: list[NodeView], pulse: str = "") -> None:
+    def show(self, nodes: list[UpNode], pulse: str = "") -> None:
         """The nodes as they are now, and the line about all of them; called about twice a second."""
         ...
 
-    def ready(self, plan: Plan, nodes: list[NodeView]) -> None:
+    def ready(self, plan: UpPlan, nodes: list[UpNode]) -> None:
         """There is a leader and all nodes are up, for the first time."""
         ...
 
@@ -57,7 +57,7 @@ class View(Protocol):
     def close(self) -> None: ...
 
 
-def make_view(*, as_json: bool) -> View:
+def make_view(*, as_json: bool) -> UpView:
     if as_json:
         return JsonView()
     if sys.stdout.isatty() and os.environ.get("TERM", "") not in PLAIN_TERMINALS:
@@ -67,7 +67,7 @@ def make_view(*, as_json: bool) -> View:
     return PlainView()
 
 
-def how_to_use(plan: Plan, nodes: list[NodeView], *, width: int | None = None) -> list[str]:
+def how_to_use(plan: UpPlan, nodes: list[UpNode], *, width: int | None = None) -> list[str]:
     """A few commands to begin with. They use nodes that answer, and keep to `width` as far as possible."""
     alive = [node for node in nodes if node.state in ALIVE]
     if not alive:
@@ -108,17 +108,17 @@ class PlainView:
     """Plain lines: the table once, then the changes."""
 
     def __init__(self) -> None:
-        self._before: dict[str, NodeView] = {}
+        self._before: dict[str, UpNode] = {}
         self._ready = False
 
-    def show(self, nodes: list[NodeView], pulse: str = "") -> None:  # noqa: ARG002 - for a terminal alone
+    def show(self, nodes: list[UpNode], pulse: str = "") -> None:  # noqa: ARG002 - for a terminal alone
         for node in nodes:
             before = self._before.get(node.name)
             self._before[node.name] = node
             if self._ready and before is not None and (before.state, before.pid) != (node.state, node.pid):
                 self._tell_change(node)
 
-    def ready(self, plan: Plan, nodes: list[NodeView]) -> None:
+    def ready(self, plan: UpPlan, nodes: list[UpNode]) -> None:
         self._ready = True
         width = max(len(node.http) for node in nodes)
         for node in nodes:
@@ -145,7 +145,7 @@ class PlainView:
     def close(self) -> None:
         pass
 
-    def _tell_change(self, node: NodeView) -> None:
+    def _tell_change(self, node: UpNode) -> None:
         if node.state in {"ended", "stopped", "leader"}:
             return  # `ended`, `stopped` and `new_leader` print these
         term = f" (term {node.term})" if node.term is not None else ""
@@ -160,14 +160,14 @@ class JsonView:
         self._before: dict[str, tuple[str, int | None]] = {}
         self._ready = False
 
-    def show(self, nodes: list[NodeView], pulse: str = "") -> None:  # noqa: ARG002 - for a terminal alone
+    def show(self, nodes: list[UpNode], pulse: str = "") -> None:  # noqa: ARG002 - for a terminal alone
         for node in nodes:
             now = (node.state, node.pid)
             if self._ready and self._before.get(node.name) != now:
                 self._tell("node", {"node": node})
             self._before[node.name] = now
 
-    def ready(self, plan: Plan, nodes: list[NodeView]) -> None:
+    def ready(self, plan: UpPlan, nodes: list[UpNode]) -> None:
         self._ready = True
         self._tell("ready", {"endpoints": plan.endpoints, "data_dir": plan.data_dir, "nodes": nodes})
 

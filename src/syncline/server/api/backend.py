@@ -1,145 +1,18 @@
 """Interface between the HTTP routes and a Raft node. Tests implement it with a double.
 
 The calls of the hot path return futures and never block; calls about the membership are coroutines. Errors are those
-of `syncline.errors`. The structures are the JSON of `/raft/status` and `/raft/members`.
+of `syncline.errors`. The JSON structs are in `syncline.client.schemas`.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-import msgspec
-
+from syncline.client.schemas import Added, LeaderInfo, Members, NodeView, UpgradeResult
 from syncline.kv.store import Store
 from syncline.node.futures import ReadFuture, Then
 
-__all__ = [
-    "Added",
-    "Backend",
-    "LeaderView",
-    "MemberLevelsView",
-    "MemberView",
-    "MembersView",
-    "NodeStatus",
-    "NodeView",
-    "UpgradeView",
-]
-
-
-class LeaderView(msgspec.Struct, frozen=True):
-    """The leader, and its address for clients. `id` is 16 hexadecimal digits, as everywhere in JSON."""
-
-    id: str
-    name: str
-    http: str
-
-
-class MemberView(msgspec.Struct, frozen=True, kw_only=True):
-    """One member. `match` (its match index), `lag` (entries behind) and `active` are the leader's view: None on other
-    nodes. `promote`: a learner that becomes a voter once it has caught up.
-    """
-
-    id: str
-    name: str
-    role: str
-    peer: str
-    http: str
-    match: int | None = None
-    lag: int | None = None
-    active: bool | None = None
-    promote: bool = False
-    fault: str = ""
-    """Why it is not healthy although it answers, as the leader sees it."""
-    level: int = 0
-    """The highest feature level that it can do; 0: not announced yet."""
-    machine_version: int = 0
-
-
-class MembersView(msgspec.Struct, frozen=True, kw_only=True):
-    """The membership that is in force here. `joint` while a change of several voters is under way."""
-
-    membership_index: int
-    joint: bool
-    leader: LeaderView | None
-    members: tuple[MemberView, ...]
-
-
-class NodeView(msgspec.Struct, frozen=True, kw_only=True):
-    """The node's view of itself in the cluster."""
-
-    cluster_id: str
-    cluster: str
-    id: str
-    name: str
-    role: str
-    term: int
-    leader: LeaderView | None
-    commit: int
-    applied: int
-    last_index: int
-    first_index: int
-    snapshot_index: int
-    membership_index: int
-    lag: int | None
-    data_dir: str
-    http: str
-    peer: str
-    last_contact_s: float | None
-    members: tuple[MemberView, ...]
-    no_leader: str = ""
-    """Why there is no leader, for people."""
-    digest_index: int = 0
-    """The log index at which the members' states were compared last; 0: not since the start."""
-    digest_agreement: str = "none"
-    """`none`, `agreed`, or `no_majority` if the voters' states differ and no node knows which is right."""
-    digest_age_s: float | None = None
-    level: int = 1
-    """The cluster's feature level, as applied here."""
-    machine_version: int = 1
-    """The cluster's version of the key-value machine, as applied here."""
-
-
-class NodeStatus(NodeView, frozen=True, kw_only=True):
-    """The answer of `/raft/status`: the node's view, and the process around it."""
-
-    pid: int
-    version: str
-    uptime_s: float
-    revision: int
-    digest: str
-    """Digest of the whole state, 32 hexadecimal digits: nodes at one revision have one digest."""
-
-
-class MemberLevelsView(msgspec.Struct, frozen=True, kw_only=True):
-    """The highest levels that one member can do; 0: not announced yet."""
-
-    id: str
-    name: str
-    level: int
-    machine_version: int
-
-
-class UpgradeView(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of `/raft/upgrade`: the cluster's levels, what all members can do, and whether a rise is held."""
-
-    level: int
-    machine_version: int
-    possible_level: int
-    possible_machine_version: int
-    held: bool
-    hold_level: int
-    members: tuple[MemberLevelsView, ...]
-
-
-class Added(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of adding a member. `added` is False if it was a member already, with the same addresses."""
-
-    added: bool
-    cluster_id: str
-    cluster: str
-    membership_index: int
-    member: MemberView
-    members: tuple[MemberView, ...]
+__all__ = ["Backend"]
 
 
 class Backend(Protocol):
@@ -205,11 +78,11 @@ class Backend(Protocol):
         """
         ...
 
-    def leader(self) -> LeaderView | None: ...
+    def leader(self) -> LeaderInfo | None: ...
 
     def view(self) -> NodeView: ...
 
-    def members(self) -> MembersView: ...
+    def members(self) -> Members: ...
 
     async def add_member(
         self, name: str, address: str, *, http: str, node_id: int | None, learner: bool, timeout_s: float
@@ -225,11 +98,11 @@ class Backend(Protocol):
 
     async def transfer_leadership(self, to: int | None, timeout_s: float) -> None: ...
 
-    def upgrade(self) -> UpgradeView: ...
+    def upgrade(self) -> UpgradeResult: ...
 
-    async def hold_upgrade(self, timeout_s: float) -> UpgradeView: ...
+    async def hold_upgrade(self, timeout_s: float) -> UpgradeResult: ...
 
-    async def finalize_upgrade(self, timeout_s: float) -> UpgradeView: ...
+    async def finalize_upgrade(self, timeout_s: float) -> UpgradeResult: ...
 
     async def snapshot(self, timeout_s: float) -> int:
         """Take a snapshot now; its index. Raises `NothingToSnapshot`."""

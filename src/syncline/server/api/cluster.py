@@ -8,10 +8,11 @@ from typing import Final
 
 import msgspec
 
+from syncline.client.schemas import Members, NodeStatus
 from syncline.decoding import UNDECODABLE
 from syncline.errors import ConfigError, NothingToSnapshot
 from syncline.server.addresses import check_address, check_name, check_url, is_id
-from syncline.server.api.backend import Backend, MembersView, NodeStatus
+from syncline.server.api.backend import Backend
 from syncline.server.api.errors import RequestError
 from syncline.server.api.router import Explain, Router, coroutine
 from syncline.server.http.documents import check_charset, check_members
@@ -263,7 +264,7 @@ class RaftRoutes:
         return None
 
     def _changed(self) -> Response:
-        members: MembersView = self._backend.members()
+        members: Members = self._backend.members()
         return json_response({"status": "success", **msgspec.structs.asdict(members)})
 
 

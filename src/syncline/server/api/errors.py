@@ -12,9 +12,8 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
-import msgspec
-
 from syncline import errors
+from syncline.client.schemas import ErrorAnswer, ErrorBody, LeaderInfo
 from syncline.errors import Outcome
 from syncline.platform.texts import encode_json
 from syncline.server.http.response import JSON, Response, bare
@@ -76,24 +75,6 @@ class RequestError(Exception):
         return problem(self.status, self.code, str(self), fields=self.fields, details=self.details)
 
 
-class _Leader(msgspec.Struct):
-    id: str
-    name: str
-    http: str
-
-
-class _Problem(msgspec.Struct, omit_defaults=True):
-    code: str
-    message: str
-    outcome: str
-    details: Mapping[str, int | str] | None = None
-    leader: _Leader | None = None
-
-
-class _Body(msgspec.Struct):
-    error: _Problem
-
-
 def problem(
     status: int,
     code: str,
@@ -105,16 +86,16 @@ def problem(
     leader: tuple[str, str, str] | None = None,
 ) -> Response:
     """An error as an answer. `fields` are further header lines; `leader` is (id as hex, name, HTTP address)."""
-    content = _Problem(
+    content = ErrorBody(
         code=code,
         message=message,
-        outcome=outcome.value,
+        outcome=outcome,
         details=details or None,
-        leader=_Leader(*leader) if leader else None,
+        leader=LeaderInfo(*leader) if leader else None,
     )
     if status == 503:
         fields = RETRY_AFTER + fields
-    return bare(status, JSON + fields, encode_json(_Body(content)) + b"\n")
+    return bare(status, JSON + fields, encode_json(ErrorAnswer(content)) + b"\n")
 
 
 def error_response(error: BaseException, *, leader: tuple[str, str, str] | None = None, read: bool = False) -> Response:

@@ -12,7 +12,7 @@ from typing import Final
 
 from syncline.server.api.backend import Backend
 from syncline.server.api.errors import RequestError
-from syncline.server.api.reads import Reads
+from syncline.server.api.reads import ConfirmedReads
 from syncline.server.api.router import Router
 from syncline.server.http.request import Parameters, Request
 from syncline.server.http.response import TEXT, Deferred, Respond, Response, bare, json_response
@@ -43,7 +43,7 @@ class HealthRoutes:
     def __init__(
         self,
         backend: Backend,
-        reads: Reads,
+        reads: ConfirmedReads,
         *,
         name: str,
         metrics: Callable[[], bytes],

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from msgspec import UNSET
 
-import msgspec
-from msgspec import UNSET, UnsetType
-
-from syncline.kv.records import KeyValue
+from syncline.client.schemas import KeyItem, MaybeBytes, MaybeText, split
+from syncline.kv.records import KeyRecord
 from syncline.server.api.errors import RequestError
 from syncline.server.api.key_query import needs_query
 from syncline.server.http.request import encode_percent
 
-__all__ = ["Item", "MaybeBytes", "MaybeText", "item_of", "key_url", "one_of", "split"]
-
-MaybeText: TypeAlias = str | UnsetType
-MaybeBytes: TypeAlias = bytes | UnsetType
-"""msgspec reads and writes `bytes` as padded base64."""
-
-
-def split(data: bytes) -> tuple[MaybeText, MaybeBytes]:
-    """The two JSON members for these bytes: one of them is left out."""
-    try:
-        return data.decode(), UNSET
-    except UnicodeDecodeError:
-        return UNSET, data
+__all__ = ["item_of", "key_url", "one_of"]
 
 
 def one_of(text: MaybeText, encoded: MaybeBytes, name: str, where: str) -> bytes:
@@ -47,26 +33,11 @@ def key_url(key: bytes, mount: str) -> str:
     return f"{mount}/key/{path}"
 
 
-class Item(msgspec.Struct, omit_defaults=True):
-    """A key in a page or in a transaction's answer."""
-
-    key: MaybeText
-    key_base64: MaybeBytes
-    url: str
-    mod_revision: int
-    create_revision: int
-    version: int
-    size_bytes: int | UnsetType
-    lease: str | UnsetType = UNSET
-    value: MaybeText = UNSET
-    value_base64: MaybeBytes = UNSET
-
-
-def item_of(record: KeyValue, *, values: str, mount: str) -> Item:
+def item_of(record: KeyRecord, *, values: str, mount: str) -> KeyItem:
     """A record as JSON. `values`: "false" leaves the value out, "base64" never gives it as text. `mount` is as in
     `key_url`."""
     text, encoded = split(record.key)
-    item = Item(
+    item = KeyItem(
         key=text,
         key_base64=encoded,
         url=key_url(record.key, mount),

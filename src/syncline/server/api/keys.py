@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from syncline.kv.commands import ABSENT, EXISTS, MAX_KEY_BYTES, Delete, Put, encode_command
-from syncline.kv.records import DeleteResult, KeyValue, PutResult
+from syncline.kv.records import DeleteAnswer, KeyRecord, PutAnswer
 from syncline.server.api import key_query
 from syncline.server.api.backend import Backend
 from syncline.server.api.errors import RequestError, problem
@@ -15,8 +15,8 @@ from syncline.server.api.reads import (
     DEFAULT_TIMEOUT_S,
     MAX_TIMEOUT_S,
     READ_PARAMETERS,
+    ConfirmedReads,
     ReadPlan,
-    Reads,
 )
 from syncline.server.api.router import Explain, Router
 from syncline.server.http.limits import KIB, MIB
@@ -65,7 +65,7 @@ class KeyRoutes:
     def __init__(
         self,
         backend: Backend,
-        reads: Reads,
+        reads: ConfirmedReads,
         *,
         explain: Explain,
         explain_read: Explain,
@@ -200,12 +200,12 @@ class KeyRoutes:
         if error is not None:
             respond(self._explain(error))
             return
-        if type(result) is PutResult:
+        if type(result) is PutAnswer:
             revision = result.revision
             body = b'{"status":"success","revision":%d}\n' % revision
             respond(Response(200, _WRITTEN % (revision, revision, len(body)), body))
         else:
-            assert type(result) is DeleteResult, result
+            assert type(result) is DeleteAnswer, result
             deleted = b"true" if result.deleted else b"false"
             body = b'{"status":"success","deleted":%s,"revision":%d}\n' % (deleted, result.revision)
             respond(Response(200, _DELETED % (result.revision, len(body)), body))
@@ -249,11 +249,11 @@ def parse_etags(raw: bytes, name: str, *, weak: bool) -> set[int]:
     return found
 
 
-def _matches(etags: set[int], record: KeyValue | None) -> bool:
+def _matches(etags: set[int], record: KeyRecord | None) -> bool:
     return record is not None and (ANY_ETAG in etags or record.mod_revision in etags)
 
 
-def _check_conditions(headers: Mapping[bytes, bytes], record: KeyValue | None, revision: int) -> Response | None:
+def _check_conditions(headers: Mapping[bytes, bytes], record: KeyRecord | None, revision: int) -> Response | None:
     """The answer if the conditions of a read don't hold (RFC 9110, 13.2.2), else None."""
     wanted = headers.get(b"if-match")
     if wanted is not None and not _matches(parse_etags(wanted, "If-Match", weak=False), record):
@@ -293,7 +293,7 @@ def _not_found(revision: int) -> Response:
     return problem(404, "not_found", "there is no such key", fields=b"Syncline-Revision: %d\r\n" % revision)
 
 
-def _precondition_failed(record: KeyValue | None, revision: int) -> Response:
+def _precondition_failed(record: KeyRecord | None, revision: int) -> Response:
     current = record.mod_revision if record is not None else 0
     fields = b"Syncline-Revision: %d\r\n" % revision
     if record is not None:

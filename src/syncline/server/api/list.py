@@ -7,15 +7,14 @@ import binascii
 from functools import partial
 from typing import Final
 
-import msgspec
-
+from syncline.client.schemas import KeyItemPage, split
 from syncline.kv.commands import MAX_RANGE_ITEMS
-from syncline.kv.records import KeyValue, RangePage
+from syncline.kv.records import KeyRecord, RangePage
 from syncline.kv.store import prefix_end
 from syncline.server.api.backend import Backend
 from syncline.server.api.errors import RequestError
-from syncline.server.api.json_bytes import Item, item_of, split
-from syncline.server.api.reads import READ_PARAMETERS, ReadPlan, Reads
+from syncline.server.api.json_bytes import item_of
+from syncline.server.api.reads import READ_PARAMETERS, ConfirmedReads, ReadPlan
 from syncline.server.api.router import Explain, Router
 from syncline.server.http.request import Parameters, Request, encode_percent
 from syncline.server.http.response import Deferred, Respond, Response, json_response
@@ -34,19 +33,10 @@ LATER: Final = frozenset({"revision"})
 UNBOUNDED: Final = 2**62
 
 
-class _Page(msgspec.Struct):
-    revision: int
-    keys: list[Item]
-    count: int
-    more: bool
-    next: str | None
-    next_url: str | None
-
-
 class ListingRoutes:
     """The keys by prefix."""
 
-    def __init__(self, backend: Backend, reads: Reads, *, explain: Explain) -> None:
+    def __init__(self, backend: Backend, reads: ConfirmedReads, *, explain: Explain) -> None:
         self._backend = backend
         self._reads = reads
         self._explain = explain
@@ -104,7 +94,7 @@ class _Listing:
         items = self._cut(page.items)
         more = page.more or len(items) < len(page.items)
         cursor = encode_cursor(items[-1].key) if more and items else None
-        body = _Page(
+        body = KeyItemPage(
             revision=page.revision,
             keys=[item_of(record, values=self.values, mount=self.mount) for record in items],
             count=page.count,
@@ -114,7 +104,7 @@ class _Listing:
         )
         return json_response(body, fields=fields)
 
-    def _cut(self, items: list[KeyValue]) -> list[KeyValue]:
+    def _cut(self, items: list[KeyRecord]) -> list[KeyRecord]:
         """As many items as fit into a page: a key is in it twice, as itself and in its URL."""
         size_bytes, with_values = 0, self.values != "false"
         for position, record in enumerate(items):

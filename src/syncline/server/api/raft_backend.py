@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from syncline.client.schemas import Added, LeaderInfo, MemberAbility, MemberInfo, Members, NodeView, UpgradeResult
 from syncline.errors import NoSpace, Rejected
 from syncline.kv.machine import KvMachine
 from syncline.kv.store import Store
@@ -14,15 +15,6 @@ from syncline.node.levels import UpgradeStatus
 from syncline.node.member_registry import Member, Membership, format_id
 from syncline.node.raft import Raft
 from syncline.node.stats import MemberProgress, Stats
-from syncline.server.api.backend import (
-    Added,
-    LeaderView,
-    MemberLevelsView,
-    MembersView,
-    MemberView,
-    NodeView,
-    UpgradeView,
-)
 from syncline.server.shortages import Shortages
 
 __all__ = ["NodeBackend"]
@@ -100,19 +92,19 @@ class NodeBackend:
 
     # --- views
 
-    def leader(self) -> LeaderView | None:
+    def leader(self) -> LeaderInfo | None:
         leader = self._raft.leader
         if leader is None:
             return None
-        return LeaderView(id=format_id(leader.id), name=leader.name, http=self._http(leader))
+        return LeaderInfo(id=format_id(leader.id), name=leader.name, http=self._http(leader))
 
     def _http(self, member: Member) -> str:
-        """Where a member serves clients; this node knows its own before it is announced."""
+        """A member's address for clients; this node knows its own before it is announced."""
         return self._raft.config.http if member.id == self._raft.node_id else member.http
 
-    def members(self) -> MembersView:
+    def members(self) -> Members:
         membership = self._raft.membership()
-        return MembersView(
+        return Members(
             membership_index=membership.index,
             joint=membership.joint,
             leader=self.leader(),
@@ -150,11 +142,11 @@ class NodeBackend:
             machine_version=raft.machine_version,
         )
 
-    def _views(self, membership: Membership, stats: Stats) -> tuple[MemberView, ...]:
+    def _views(self, membership: Membership, stats: Stats) -> tuple[MemberInfo, ...]:
         return tuple(self._view(member, stats.progress.get(member.id)) for member in membership.members.values())
 
-    def _view(self, member: Member, progress: MemberProgress | None) -> MemberView:
-        return MemberView(
+    def _view(self, member: Member, progress: MemberProgress | None) -> MemberInfo:
+        return MemberInfo(
             id=format_id(member.id),
             name=member.name,
             role=member.role,
@@ -205,21 +197,21 @@ class NodeBackend:
     async def transfer_leadership(self, to: int | None, timeout_s: float) -> None:
         await self._raft.transfer_leadership(to, timeout=timeout_s)
 
-    def upgrade(self) -> UpgradeView:
+    def upgrade(self) -> UpgradeResult:
         return _upgrade_view(self._raft.upgrade_status())
 
-    async def hold_upgrade(self, timeout_s: float) -> UpgradeView:
+    async def hold_upgrade(self, timeout_s: float) -> UpgradeResult:
         return _upgrade_view(await self._raft.hold_upgrade(timeout=timeout_s))
 
-    async def finalize_upgrade(self, timeout_s: float) -> UpgradeView:
+    async def finalize_upgrade(self, timeout_s: float) -> UpgradeResult:
         return _upgrade_view(await self._raft.finalize_upgrade(timeout=timeout_s))
 
     async def snapshot(self, timeout_s: float) -> int:
         return (await self._raft.snapshot(timeout=timeout_s)).index
 
 
-def _upgrade_view(status: UpgradeStatus) -> UpgradeView:
-    return UpgradeView(
+def _upgrade_view(status: UpgradeStatus) -> UpgradeResult:
+    return UpgradeResult(
         level=status.level,
         machine_version=status.machine_version,
         possible_level=status.possible_level,
@@ -227,7 +219,7 @@ def _upgrade_view(status: UpgradeStatus) -> UpgradeView:
         held=status.held,
         hold_level=status.hold_level,
         members=tuple(
-            MemberLevelsView(
+            MemberAbility(
                 id=format_id(member.id),
                 name=member.name,
                 level=member.level,

@@ -28,7 +28,7 @@ from syncline.server.api.errors import RequestError, internal_error
 from syncline.server.http.request import Parameters
 from syncline.server.http.response import Respond
 
-__all__ = ["DEFAULT_TIMEOUT_S", "MAX_TIMEOUT_S", "READ_PARAMETERS", "ReadPlan", "Reads"]
+__all__ = ["DEFAULT_TIMEOUT_S", "MAX_TIMEOUT_S", "READ_PARAMETERS", "ReadPlan", "ConfirmedReads"]
 
 DEFAULT_TIMEOUT_S: Final = 5.0
 """Two elections of the default length fit into it."""
@@ -65,7 +65,7 @@ class ReadPlan(msgspec.Struct, frozen=True, gc=False):
         return cls(level, timeout_s, parameters.duration_s("max_stale", 0.0, high=MAX_STALE_S))
 
 
-class Reads:
+class ConfirmedReads:
     """Waits for confirmed reads: one callback per shared confirmation rather than one per request."""
 
     def __init__(self, backend: Backend) -> None:

@@ -8,14 +8,15 @@ from collections.abc import Callable
 
 import msgspec
 
+from syncline.client.schemas import NodeStatus
 from syncline.errors import OperationError
-from syncline.server.api.backend import Backend, NodeStatus
+from syncline.server.api.backend import Backend
 from syncline.server.api.cluster import RaftRoutes
 from syncline.server.api.errors import error_response
 from syncline.server.api.health import HealthRoutes
 from syncline.server.api.keys import DEFAULT_MAX_KEY_BYTES, DEFAULT_MAX_VALUE_BYTES, KeyRoutes
 from syncline.server.api.list import ListingRoutes
-from syncline.server.api.reads import Reads
+from syncline.server.api.reads import ConfirmedReads
 from syncline.server.api.router import Router
 from syncline.server.api.txn import TxnRoutes
 from syncline.server.http.cross_site import CrossSitePolicy
@@ -51,7 +52,7 @@ class Site:
         self._opened_s = clock()
         self.tasks: Tasks = Tasks()
         self.router: Router = Router(explain=self.explain, explain_read=self.explain_read, policy=policy)
-        reads, explain = Reads(backend), self.explain
+        reads, explain = ConfirmedReads(backend), self.explain
         self._health = HealthRoutes(backend, reads, name=name, metrics=metrics, routes=lambda: self.router.patterns)
         keys = KeyRoutes(
             backend,

@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 from msgspec import UNSET
 
+from syncline.client.schemas import (
+    CompareItem,
+    DeleteItem,
+    DeleteRangeItem,
+    FoundItem,
+    GetItem,
+    KeyBounds,
+    MaybeBytes,
+    MaybeText,
+    OperationItem,
+    PutItem,
+    RangeItem,
+    ResultItem,
+    TxnBody,
+    TxnItem,
+    split,
+)
 from syncline.decoding import UNDECODABLE
 from syncline.kv import commands
-from syncline.kv.commands import Comparison, Target, encode_command
+from syncline.kv.commands import CompareTarget, Comparison, encode_command
 from syncline.kv.records import (
-    DeleteRangeResult,
-    DeleteResult,
-    GetResult,
-    OperationResult,
-    PutResult,
+    DeleteAnswer,
+    DeleteRangeAnswer,
+    GetAnswer,
+    OperationAnswer,
+    PutAnswer,
     RangePage,
-    TxnResult,
+    TxnAnswer,
 )
 from syncline.kv.store import prefix_end
 from syncline.server.api.backend import Backend
 from syncline.server.api.errors import RequestError
-from syncline.server.api.json_bytes import Item, MaybeBytes, MaybeText, item_of, one_of, split
+from syncline.server.api.json_bytes import item_of, one_of
 from syncline.server.api.reads import DEFAULT_TIMEOUT_S, MAX_TIMEOUT_S
 from syncline.server.api.router import Explain, Router
 from syncline.server.http.documents import check_charset, check_members
@@ -43,86 +60,10 @@ COMPARISONS: Final = {
     ">": Comparison.GREATER,
     "<": Comparison.LESS,
 }
-TARGETS: Final = {target.name.lower(): target for target in Target}
+TARGETS: Final = {target.name.lower(): target for target in CompareTarget}
 
 
-class _Compare(msgspec.Struct, forbid_unknown_fields=True):
-    key: MaybeText = UNSET
-    key_base64: MaybeBytes = UNSET
-    target: str = "mod_revision"
-    op: str = "=="
-    number: int | msgspec.UnsetType = UNSET
-    value: MaybeText = UNSET
-    value_base64: MaybeBytes = UNSET
-
-
-class _Put(msgspec.Struct, tag_field="op", tag="put", forbid_unknown_fields=True):
-    key: MaybeText = UNSET
-    key_base64: MaybeBytes = UNSET
-    value: MaybeText = UNSET
-    value_base64: MaybeBytes = UNSET
-
-
-class _Delete(msgspec.Struct, tag_field="op", tag="delete", forbid_unknown_fields=True):
-    key: MaybeText = UNSET
-    key_base64: MaybeBytes = UNSET
-
-
-class _Get(msgspec.Struct, tag_field="op", tag="get", forbid_unknown_fields=True):
-    key: MaybeText = UNSET
-    key_base64: MaybeBytes = UNSET
-
-
-class _Ranged(msgspec.Struct, forbid_unknown_fields=True):
-    """A range of keys: by prefix, or from `start` up to and without `end`."""
-
-    prefix: MaybeText = UNSET
-    prefix_base64: MaybeBytes = UNSET
-    start: MaybeText = UNSET
-    start_base64: MaybeBytes = UNSET
-    end: MaybeText = UNSET
-    end_base64: MaybeBytes = UNSET
-    limit: int = 0
-
-    def bounds(self, where: str) -> tuple[bytes, bytes | None]:
-        by_prefix = self.prefix is not UNSET or self.prefix_base64 is not UNSET
-        by_start = self.start is not UNSET or self.start_base64 is not UNSET
-        by_end = self.end is not UNSET or self.end_base64 is not UNSET
-        if by_prefix == (by_start or by_end):
-            raise RequestError(f"{where}: give a 'prefix', or 'start' and 'end'")
-        if by_prefix:
-            prefix = one_of(self.prefix, self.prefix_base64, "prefix", where)
-            return prefix, prefix_end(prefix)
-        start = one_of(self.start, self.start_base64, "start", where) if by_start else b""
-        return start, one_of(self.end, self.end_base64, "end", where) if by_end else None
-
-
-class _DeleteRange(_Ranged, tag_field="op", tag="delete_range", forbid_unknown_fields=True):
-    pass
-
-
-class _Range(_Ranged, tag_field="op", tag="range", forbid_unknown_fields=True):
-    reverse: bool = False
-    values: bool = False
-
-
-class _Txn(msgspec.Struct, tag_field="op", tag="txn", forbid_unknown_fields=True):
-    compare: list[_Compare] = []
-    then: list[_Operation] = []
-    else_: list[_Operation] = msgspec.field(name="else", default_factory=list)
-
-
-class _Body(msgspec.Struct, forbid_unknown_fields=True):
-    """The outermost transaction: it needs no `op`."""
-
-    compare: list[_Compare] = []
-    then: list[_Operation] = []
-    else_: list[_Operation] = msgspec.field(name="else", default_factory=list)
-
-
-_Operation: TypeAlias = _Put | _Delete | _Get | _DeleteRange | _Range | _Txn
-
-_decoder = msgspec.json.Decoder(_Body)
+_decoder = msgspec.json.Decoder(TxnBody)
 
 
 class TxnRoutes:
@@ -160,7 +101,7 @@ class TxnRoutes:
         if error is not None:
             respond(self._explain(error))
             return
-        assert isinstance(result, TxnResult), result
+        assert isinstance(result, TxnAnswer), result
         body = {
             "status": "success",
             "succeeded": result.succeeded,
@@ -171,13 +112,13 @@ class TxnRoutes:
 
     # --- JSON to command
 
-    def _command(self, body: _Body | _Txn, where: str) -> commands.Txn:
+    def _command(self, body: TxnBody | TxnItem, where: str) -> commands.Txn:
         compares = [self._compare(one, f"{where}'s compare {i}") for i, one in enumerate(body.compare)]
         then = [self._operation(one, f"{where}'s then {i}") for i, one in enumerate(body.then)]
         else_ = [self._operation(one, f"{where}'s else {i}") for i, one in enumerate(body.else_)]
         return commands.Txn(tuple(compares), tuple(then), tuple(else_))
 
-    def _compare(self, compare: _Compare, where: str) -> commands.Compare:
+    def _compare(self, compare: CompareItem, where: str) -> commands.TxnCompare:
         target, comparison = TARGETS.get(compare.target), COMPARISONS.get(compare.op)
         if target is None:
             raise RequestError(f"{where}: target {compare.target!r} is none of {', '.join(TARGETS)}")
@@ -185,35 +126,35 @@ class TxnRoutes:
             raise RequestError(f"{where}: op {compare.op!r} is none of {' '.join(COMPARISONS)}")
         key = self._key(compare.key, compare.key_base64, where)
         has_value = compare.value is not UNSET or compare.value_base64 is not UNSET
-        if target is Target.VALUE:
+        if target is CompareTarget.VALUE:
             if compare.number is not UNSET:
                 raise RequestError(f"{where}: a compare of the value takes 'value', not 'number'")
             operand = one_of(compare.value, compare.value_base64, "value", where)
-            return commands.Compare(key, target, comparison, operand)
+            return commands.TxnCompare(key, target, comparison, operand)
         if has_value or not isinstance(compare.number, int):
             raise RequestError(f"{where}: a compare of the {compare.target} takes 'number'")
         if not 0 <= compare.number < 2**63:
             raise RequestError(f"{where}: 'number' is {compare.number}; expected 0 .. 2**63 - 1")
-        return commands.Compare(key, target, comparison, compare.number)
+        return commands.TxnCompare(key, target, comparison, compare.number)
 
-    def _operation(self, operation: _Operation, where: str) -> commands.Operation:
+    def _operation(self, operation: OperationItem, where: str) -> commands.TxnOperation:
         match operation:
-            case _Put():
+            case PutItem():
                 value = one_of(operation.value, operation.value_base64, "value", where)
                 if len(value) > self._max_value_bytes:
                     message = f"{where}: the value has {len(value)} bytes; the limit is {self._max_value_bytes}"
                     raise RequestError(message, status=413, code="too_large")
                 return commands.Put(self._key(operation.key, operation.key_base64, where), value)
-            case _Delete():
+            case DeleteItem():
                 return commands.Delete(self._key(operation.key, operation.key_base64, where))
-            case _Get():
+            case GetItem():
                 return commands.Get(self._key(operation.key, operation.key_base64, where))
-            case _DeleteRange():
-                return commands.DeleteRange(*operation.bounds(where), operation.limit)
-            case _Range():
+            case DeleteRangeItem():
+                return commands.DeleteRange(*_bounds(operation, where), operation.limit)
+            case RangeItem():
                 keys_only = not operation.values
-                return commands.Range(*operation.bounds(where), operation.limit, operation.reverse, keys_only)
-            case _Txn():
+                return commands.Range(*_bounds(operation, where), operation.limit, operation.reverse, keys_only)
+            case TxnItem():
                 return self._command(operation, where)
 
     def _key(self, text: MaybeText, encoded: MaybeBytes, where: str) -> bytes:
@@ -226,40 +167,36 @@ class TxnRoutes:
         return key
 
 
+def _bounds(item: KeyBounds, where: str) -> tuple[bytes, bytes | None]:
+    by_prefix = item.prefix is not UNSET or item.prefix_base64 is not UNSET
+    by_start = item.start is not UNSET or item.start_base64 is not UNSET
+    by_end = item.end is not UNSET or item.end_base64 is not UNSET
+    if by_prefix == (by_start or by_end):
+        raise RequestError(f"{where}: give a 'prefix', or 'start' and 'end'")
+    if by_prefix:
+        prefix = one_of(item.prefix, item.prefix_base64, "prefix", where)
+        return prefix, prefix_end(prefix)
+    start = one_of(item.start, item.start_base64, "start", where) if by_start else b""
+    return start, one_of(item.end, item.end_base64, "end", where) if by_end else None
+
+
 # --- result to JSON
 
 
-class _Missing(msgspec.Struct, omit_defaults=True):
-    op: str
-    found: bool
-    key: MaybeText
-    key_base64: MaybeBytes
-
-
-class _Found(Item, omit_defaults=True, kw_only=True):
-    op: str
-    found: bool
-
-
-def _results(txn: commands.Txn, result: TxnResult, mount: str) -> list[object]:
+def _results(txn: commands.Txn, result: TxnAnswer, mount: str) -> list[object]:
     branch = txn.then if result.succeeded else txn.else_
     return [_result(operation, one, mount) for operation, one in zip(branch, result.results, strict=True)]
 
 
-def _result(operation: commands.Operation, result: OperationResult, mount: str) -> object:
+def _result(operation: commands.TxnOperation, result: OperationAnswer, mount: str) -> ResultItem | FoundItem:
     match result:
-        case PutResult():
-            return {"op": "put", "revision": result.revision, "created": result.created}
-        case DeleteResult():
-            return {"op": "delete", "deleted": int(result.deleted), "revision": result.revision}
-        case DeleteRangeResult():
-            return {
-                "op": "delete_range",
-                "deleted": result.deleted,
-                "more": result.more,
-                "revision": result.revision,
-            }
-        case GetResult():
+        case PutAnswer():
+            return ResultItem(op="put", revision=result.revision, created=result.created)
+        case DeleteAnswer():
+            return ResultItem(op="delete", deleted=int(result.deleted), revision=result.revision)
+        case DeleteRangeAnswer():
+            return ResultItem(op="delete_range", deleted=result.deleted, more=result.more, revision=result.revision)
+        case GetAnswer():
             assert isinstance(operation, commands.Get)
             return _got(operation.key, result, mount)
         case RangePage():
@@ -269,15 +206,16 @@ def _result(operation: commands.Operation, result: OperationResult, mount: str) 
             if operation.keys_only:
                 for item in items:
                     item.size_bytes = UNSET  # the machine left the values out: their sizes are not known here
-            return {"op": "range", "keys": items, "count": result.count, "more": result.more}
-        case TxnResult():
+            return ResultItem(op="range", keys=items, count=result.count, more=result.more)
+        case TxnAnswer():
             assert isinstance(operation, commands.Txn)
-            return {"op": "txn", "succeeded": result.succeeded, "results": _results(operation, result, mount)}
+            results = _results(operation, result, mount)
+            return ResultItem(op="txn", succeeded=result.succeeded, results=results)
 
 
-def _got(key: bytes, result: GetResult, mount: str) -> object:
+def _got(key: bytes, result: GetAnswer, mount: str) -> ResultItem | FoundItem:
     if result.record is None:
         text, encoded = split(key)
-        return _Missing("get", False, text, encoded)
+        return ResultItem(op="get", found=False, key=text, key_base64=encoded)
     item = item_of(result.record, values="true", mount=mount)
-    return _Found(op="get", found=True, **msgspec.structs.asdict(item))
+    return FoundItem(op="get", found=True, **msgspec.structs.asdict(item))

@@ -11,7 +11,7 @@ from typing import Final
 
 from syncline.server.http.dispatch import Dispatcher
 from syncline.server.http.output import Output
-from syncline.server.http.parser import ENDED, SLICE_BYTES, Refused, RequestReader
+from syncline.server.http.parser import ENDED, SLICE_BYTES, RequestReader, RequestRefused
 from syncline.server.http.request import Request
 from syncline.server.http.shared import Shared
 from syncline.server.http.state import HeldBytes, Link, Slot, SlotQueue
@@ -88,7 +88,7 @@ class Input:
                 self._reader.feed(data)
             else:
                 self._feed_slices(memoryview(data))
-        except Refused as refusal:
+        except RequestRefused as refusal:
             output.refuse(refusal.response)
         output.collecting = False
         if link.unparsed:

@@ -1,7 +1,8 @@
 """Bytes to requests: the parsing half of a connection, without any I/O.
 
 httptools does the parsing, strictly; this adds what it leaves open: limits on everything, one length per body, the
-fields that HTTP/1.1 requires. What can't be taken raises `Refused`, which carries the answer; the reader is then done.
+fields that HTTP/1.1 requires. What can't be taken raises `RequestRefused`, which carries the answer. The reader is
+then done.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from syncline.server.http.limits import HttpLimits
 from syncline.server.http.request import Request
 from syncline.server.http.response import Response
 
-__all__ = ["BODY", "ENDED", "HEADER", "IDLE", "SLICE_BYTES", "START", "Refused", "RequestReader"]
+__all__ = ["BODY", "ENDED", "HEADER", "IDLE", "SLICE_BYTES", "START", "RequestRefused", "RequestReader"]
 
 SLICE_BYTES: Final = 16 * 1024
 """How much to feed at a time: what one call can yield is bounded by it."""
@@ -43,7 +44,7 @@ Take = Callable[[Request, bool, bool], None]
 """Receives each complete request, whether the connection ends with it, and whether it is HTTP/1.0."""
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """The input can't be taken. `response` says why; nothing after it can be understood."""
 
     def __init__(self, response: Response) -> None:
@@ -96,7 +97,7 @@ class RequestReader:
         self.http10: bool = False
 
     def feed(self, data: bytes | memoryview) -> None:
-        """Parse the next bytes; at most `SLICE_BYTES` keep the limits exact. Raises `Refused`."""
+        """Parse the next bytes; at most `SLICE_BYTES` keep the limits exact. Raises `RequestRefused`."""
         if self.phase <= IDLE:
             self.phase = HEADER
         elif self.phase == BODY:
@@ -123,11 +124,13 @@ class RequestReader:
             return data[upgrade.args[0] :]
         except httptools.HttpParserCallbackError as error:
             self.phase, cause = ENDED, error.__context__
-            raise (cause if isinstance(cause, Refused) else Refused(internal_error(cause or error))) from None
+            raise (
+                cause if isinstance(cause, RequestRefused) else RequestRefused(internal_error(cause or error))
+            ) from None
         except httptools.HttpParserError as error:
             if self.phase != ENDED:  # else it only complains of bytes behind the last request
                 self.phase = ENDED
-                raise Refused(problem(400, "bad_request", f"malformed HTTP: {error}{_hint(error)}")) from None
+                raise RequestRefused(problem(400, "bad_request", f"malformed HTTP: {error}{_hint(error)}")) from None
         return None
 
     def _decline_upgrade(self) -> None:
@@ -224,7 +227,9 @@ class RequestReader:
             new_bytes = self._body_bytes
         self._body += part  # into one piece: many small ones would take many times the memory
         if not self._claim(new_bytes):
-            raise Refused(problem(503, "overloaded", "too much is being sent and asked at once; nothing was stored"))
+            raise RequestRefused(
+                problem(503, "overloaded", "too much is being sent and asked at once; nothing was stored")
+            )
 
     def on_message_complete(self) -> None:
         if self._upgrade_offered:
@@ -270,27 +275,27 @@ class RequestReader:
                 "Transfer-Encoding beside Content-Length, or in HTTP/1.0, leaves the body's end in doubt"
             )
         if headers[b"transfer-encoding"].lower() != b"chunked":
-            raise Refused(problem(501, "not_supported", "the only transfer coding understood here is chunked"))
+            raise RequestRefused(problem(501, "not_supported", "the only transfer coding understood here is chunked"))
 
     def _check_body_size(self, size: int) -> None:
         limit = self._limits.max_body_bytes
         if size > limit:
             message = f"the body is above the limit of {limit} bytes; nothing was stored"
-            raise Refused(problem(413, "too_large", message))
+            raise RequestRefused(problem(413, "too_large", message))
 
     def _expect(self, expected: bytes) -> None:
         if expected.lower() != b"100-continue":
-            raise Refused(problem(417, "expectation_failed", "the only expectation met here is 100-continue"))
+            raise RequestRefused(problem(417, "expectation_failed", "the only expectation met here is 100-continue"))
         self.continue_due = not self.http10
 
-    def _url_too_large(self) -> Refused:
+    def _url_too_large(self) -> RequestRefused:
         message = f"the URL is above the limit of {self._limits.max_url_bytes} bytes"
-        return Refused(problem(414, "too_large", message))
+        return RequestRefused(problem(414, "too_large", message))
 
-    def _header_too_large(self) -> Refused:
+    def _header_too_large(self) -> RequestRefused:
         limits = self._limits
         message = f"the header is above a limit: {limits.max_header_bytes} bytes, {limits.max_headers} fields"
-        return Refused(problem(431, "too_large", message))
+        return RequestRefused(problem(431, "too_large", message))
 
 
 class _Resumed:
@@ -319,8 +324,8 @@ class _Resumed:
             self._reader.on_headers_complete()
 
 
-def _bad_request(message: str) -> Refused:
-    return Refused(problem(400, "bad_request", message))
+def _bad_request(message: str) -> RequestRefused:
+    return RequestRefused(problem(400, "bad_request", message))
 
 
 def _hint(error: httptools.HttpParserError) -> str:

@@ -15,7 +15,7 @@ PRESSURE: Final = 1 / 2
 """Of the memory for bodies and answers of all clients: above it, connections that read nothing are cut off."""
 
 
-class Connection(Protocol):
+class StallableConnection(Protocol):
     """The part of a connection that is needed."""
 
     def stalled_bytes(self) -> int: ...
@@ -23,7 +23,7 @@ class Connection(Protocol):
     def abort(self) -> None: ...
 
 
-def relieve(connections: Iterable[Connection], surplus_bytes: float) -> None:
+def relieve(connections: Iterable[StallableConnection], surplus_bytes: float) -> None:
     """Abort connections that have read nothing since the last call, the largest first, until the surplus is gone.
 
     Call it at intervals, also without a surplus: each call notes how far the clients have read.

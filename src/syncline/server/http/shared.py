@@ -51,12 +51,12 @@ class Shared:
         clock: Callable[[], float],
         flush_later: Callable[[Flushable], None],
     ) -> None:
-        self.handler = handler
-        self.limits = limits
-        self.observe = observe
-        self.clock = clock
+        self.handler: Handler = handler
+        self.limits: HttpLimits = limits
+        self.observe: Observe | None = observe
+        self.clock: Callable[[], float] = clock
         """Times the requests, for `observe`."""
-        self.flush_later = flush_later
+        self.flush_later: Callable[[Flushable], None] = flush_later
         """Flushes a connection at the end of the turn, together with all others."""
         self.header_cache: HeaderCache = HeaderCache(limits.max_url_bytes, knows_host)
         self.fast_get: FastGet | None = None

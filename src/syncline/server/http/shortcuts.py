@@ -198,7 +198,7 @@ class FastGetLane:
         self._start = fast_get.start
         self._max_url_bytes = max_url_bytes
         self._total = total
-        self.handler = fast_get.handler
+        self.handler: Callable[[FastGetRequest], None] = fast_get.handler
         self.argument: bytes = b""
         self.end: bytes = end
         """What follows the argument: the end of the request line, and the header."""

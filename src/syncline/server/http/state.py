@@ -38,7 +38,7 @@ __all__ = [
 # The stages of a connection. A stage only ever grows. Plain integers: read for every request.
 OPEN: Final = 0  # requests are taken
 DRAINING: Final = 1  # the server closes: the connection ends when everything that was asked is answered
-REFUSED: Final = 2  # the input was refused: the answer to that is the last
+REFUSED: Final = 2  # the input was refused: the last answer tells why
 LINGERING: Final = 3  # that answer was written: what still arrives is thrown away
 
 
@@ -139,7 +139,7 @@ class SlotQueue:
         """Forget all: the connection is lost."""
         self.slots.clear()
         self.unstarted.clear()
-        self.in_flight = 0
+        self.in_flight = 0  # an answer that still comes is dropped, and counts nothing
 
     def check(self) -> None:
         """Assert the invariants."""

@@ -26,7 +26,7 @@ from typing import Final
 
 from syncline.consensus.types import MembershipState
 from syncline.errors import CorruptionError, DiskFull, NothingToSnapshot, StorageError, UsageError, WrongDirectory
-from syncline.platform.disk import Disk
+from syncline.platform.disk import Disk, File
 from syncline.storage.snapshots.file import (
     UNKNOWN_SHA256,
     SnapshotManifest,
@@ -35,11 +35,11 @@ from syncline.storage.snapshots.file import (
     encode_header,
     read_header,
 )
-from syncline.storage.snapshots.write import SnapshotReceiver, SnapshotWriter, refusals, write_again
+from syncline.storage.snapshots.write import SnapshotPart, SnapshotWriter, refusals, write_again
 from syncline.storage.space import SpaceGuard
 from syncline.version import __version__
 
-__all__ = ["SnapshotManifest", "SnapshotReader", "SnapshotReceiver", "SnapshotStore", "SnapshotWriter"]
+__all__ = ["SnapshotManifest", "SnapshotReader", "SnapshotPart", "SnapshotStore", "SnapshotWriter"]
 
 log: logging.Logger = logging.getLogger("syncline.storage")
 
@@ -57,6 +57,22 @@ BROKEN_SUFFIX: Final = ".broken"
 
 def snapshot_name(index: int, term: int) -> str:
     return f"{index:016x}-{term:016x}.snap"
+
+
+def check_intact(file: File, name: str, *, verify: bool = True) -> SnapshotManifest:
+    """Return the manifest of a snapshot that stands under this name. `verify` reads all of its data.
+
+    Raises:
+        CorruptionError: header, length, name or data are not those of a snapshot that was written.
+        FormatVersionError: another version wrote it.
+    """
+    manifest, offset = read_header(file)
+    check_length(file, manifest, offset)
+    if name != snapshot_name(manifest.index, manifest.term):
+        raise CorruptionError(f"{file.path} is a copy of the snapshot at {manifest.index}: renamed", file=file.path)
+    if verify:
+        SnapshotReader(file, manifest, offset).verify()
+    return manifest
 
 
 class SnapshotStore:
@@ -170,7 +186,7 @@ class SnapshotStore:
             self._writing = False
             raise
 
-    def receive(self, manifest: SnapshotManifest) -> SnapshotReceiver:
+    def receive(self, manifest: SnapshotManifest) -> SnapshotPart:
         """Begin to receive a snapshot from a peer, or continue one of which a part is stored already.
 
         Raises:
@@ -191,7 +207,7 @@ class SnapshotStore:
             self._receiving = False
             raise
 
-    def _open_receiver(self, manifest: SnapshotManifest) -> SnapshotReceiver:
+    def _open_receiver(self, manifest: SnapshotManifest) -> SnapshotPart:
         name = f"{snapshot_name(manifest.index, manifest.term)}-{manifest.sha256[:16]}{PARTIAL_SUFFIX}"
         path = f"{self.path}/{name}"
         with refusals(path):
@@ -207,16 +223,16 @@ class SnapshotStore:
                     received = min(file.size() - len(header), manifest.size_bytes)
                     self.check_room(manifest.size_bytes - received)
                     self._trusted_part = name
-                    return SnapshotReceiver(self, file, manifest, len(header), received)
+                    return SnapshotPart(self, file, manifest, len(header), received)
                 file.close()
                 self._disk.remove(path)
             self.check_room(manifest.size_bytes)
             file = self._disk.open(path, create=True, write=True)
             file.write_at(0, header)
             self._trusted_part = name
-            return SnapshotReceiver(self, file, manifest, len(header), 0)
+            return SnapshotPart(self, file, manifest, len(header), 0)
 
-    # Used by the writer and the receiver (`write.Owner`).
+    # Used by the writer and the receiver (`write.SnapshotOwner`).
 
     def adopt(self, path: str, manifest: SnapshotManifest) -> None:
         """Rename a complete, synced file to the name under which it counts; durable on return."""
@@ -286,12 +302,7 @@ class SnapshotStore:
         path = f"{self.path}/{name}"
         file = self._disk.open(path)
         try:
-            manifest, offset = read_header(file)
-            check_length(file, manifest, offset)
-            if name != snapshot_name(manifest.index, manifest.term):
-                raise CorruptionError(f"{path} is a copy of the snapshot at {manifest.index}: renamed", file=path)
-            if verify:
-                SnapshotReader(file, manifest, offset).verify()
+            manifest = check_intact(file, name, verify=verify)
         except CorruptionError as error:
             self._break_off(name, str(error))
             return None

@@ -18,7 +18,7 @@ from syncline.platform.disk import File
 from syncline.storage.snapshots.file import SnapshotManifest, SnapshotReader, check_length, encode_header, header_size
 from syncline.storage.space import is_disk_full
 
-__all__ = ["Owner", "SnapshotReceiver", "SnapshotWriter", "refusals", "write_again"]
+__all__ = ["SnapshotOwner", "SnapshotPart", "SnapshotWriter", "refusals", "write_again"]
 
 BUFFER_BYTES: Final = 1 << 20
 """State machines write small pieces; they are written to the disk in pieces of this size."""
@@ -27,7 +27,7 @@ SYNC_EVERY_BYTES: Final = 8 << 20
 """A snapshot is synced as it grows. One large sync at its end would delay the log's own syncs."""
 
 
-class Owner(Protocol):
+class SnapshotOwner(Protocol):
     """The parts of the store that a writer and a receiver use."""
 
     def adopt(self, path: str, manifest: SnapshotManifest) -> None:
@@ -51,20 +51,53 @@ class Owner(Protocol):
         ...
 
 
-class SnapshotWriter:
-    """Writes a new snapshot. For one thread. Ends with `commit` or `abort`; after an error, only `abort` is left."""
+class _GrowingFile:
+    """What writing and receiving share: a file that is synced as it grows, until it gets its name."""
 
-    def __init__(self, store: Owner, file: File, manifest: SnapshotManifest) -> None:
+    def __init__(self, store: SnapshotOwner, file: File, data_offset: int, *, written: int, writing: bool) -> None:
         self._store = store
         self._file: File | None = file
         self._path = file.path
+        self._data_offset = data_offset
+        self._written = written
+        """Bytes of data in the file."""
+        self._writing = writing
+        self._unsynced = 0
+
+    def _append(self, data: bytes | bytearray | memoryview) -> None:
+        file = self._open_file()
+        file.write_at(self._data_offset + self._written, data)
+        self._written += len(data)
+        self._unsynced += len(data)
+        if self._unsynced >= SYNC_EVERY_BYTES:
+            file.sync()
+            self._unsynced = 0
+
+    def _open_file(self) -> File:
+        if self._file is None:
+            raise UsageError("this snapshot was committed or aborted already")
+        return self._file
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            self._store.ended(writing=self._writing)
+
+    def _discard(self) -> None:
+        with refusals(self._path):
+            self._store.discard(self._path)
+
+
+class SnapshotWriter(_GrowingFile):
+    """Writes a new snapshot. For one thread. Ends with `commit` or `abort`; after an error, only `abort` is left."""
+
+    def __init__(self, store: SnapshotOwner, file: File, manifest: SnapshotManifest) -> None:
+        super().__init__(store, file, header_size(manifest), written=0, writing=True)
         self._manifest = manifest
-        self._data_offset = header_size(manifest)
         self._hash = hashlib.sha256()
         self._buffer: list[bytes] = []
         self._buffered = 0
-        self._written = 0
-        self._unsynced = 0
         self._failure: StorageError | None = None
 
     @property
@@ -106,8 +139,7 @@ class SnapshotWriter:
         """Remove what was written. Does nothing after `commit`."""
         if self._file is not None:
             self._close()
-            with refusals(self._path):
-                self._store.discard(self._path)
+            self._discard()
 
     def _flush(self) -> None:
         data = b"".join(self._buffer)
@@ -115,16 +147,11 @@ class SnapshotWriter:
         self._buffered = 0
         if not data:
             return
-        file = self._open_file()
+        self._open_file()
         self._hash.update(data)
         with self._final_refusals():
             self._store.check_room(len(data))
-            file.write_at(self._data_offset + self._written, data)
-            self._written += len(data)
-            self._unsynced += len(data)
-            if self._unsynced >= SYNC_EVERY_BYTES:
-                file.sync()
-                self._unsynced = 0
+            self._append(data)
 
     @contextmanager
     def _final_refusals(self) -> Iterator[None]:
@@ -139,33 +166,22 @@ class SnapshotWriter:
     def _open_file(self) -> File:
         if self._failure is not None:
             raise StorageError(str(self._failure))
-        if self._file is None:
-            raise UsageError("this snapshot was committed or aborted already")
-        return self._file
-
-    def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-            self._store.ended(writing=True)
+        return super()._open_file()
 
 
-class SnapshotReceiver:
+class SnapshotPart(_GrowingFile):
     """A snapshot arriving from a peer. Not for two threads at once. Ends with `commit` or `abort`."""
 
-    def __init__(self, store: Owner, file: File, manifest: SnapshotManifest, data_offset: int, received: int) -> None:
+    def __init__(
+        self, store: SnapshotOwner, file: File, manifest: SnapshotManifest, data_offset: int, received: int
+    ) -> None:
+        super().__init__(store, file, data_offset, written=received, writing=False)
         self.manifest = manifest
-        self._store = store
-        self._file: File | None = file
-        self._path = file.path
-        self._data_offset = data_offset
-        self._received = received
-        self._unsynced = 0
 
     @property
     def received(self) -> int:
         """The bytes of data that are stored: the sender continues there."""
-        return self._received
+        return self._written
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write data at `offset`, which must be `received`.
@@ -174,20 +190,15 @@ class SnapshotReceiver:
             UsageError: data from elsewhere, or more than the manifest says.
             StorageError: the disk refused (`DiskFull` if it is full).
         """
-        file = self._open_file()
-        if offset != self._received or offset + len(data) > self.manifest.size_bytes:
+        self._open_file()
+        if offset != self._written or offset + len(data) > self.manifest.size_bytes:
             raise UsageError(
                 f"{len(data)} bytes of the snapshot's data were offered from offset {offset}, and those from "
-                f"{self._received} to {self.manifest.size_bytes} are missing"
+                f"{self._written} to {self.manifest.size_bytes} are missing"
             )
         try:
             with refusals(self._path):
-                file.write_at(self._data_offset + offset, data)
-                self._received += len(data)
-                self._unsynced += len(data)
-                if self._unsynced >= SYNC_EVERY_BYTES:
-                    file.sync()
-                    self._unsynced = 0
+                self._append(data)
         except StorageError:
             self._give_up()
             raise
@@ -202,8 +213,8 @@ class SnapshotReceiver:
             StorageError: the disk refused.
         """
         file = self._open_file()
-        if self._received != self.manifest.size_bytes:
-            raise UsageError(f"{self.manifest.size_bytes - self._received} bytes of the snapshot are still missing")
+        if self._written != self.manifest.size_bytes:
+            raise UsageError(f"{self.manifest.size_bytes - self._written} bytes of the snapshot are still missing")
         try:
             with refusals(self._path):
                 file.sync()
@@ -226,24 +237,12 @@ class SnapshotReceiver:
         if self._file is not None:
             self._close()
             if not keep:
-                with refusals(self._path):
-                    self._store.discard(self._path)
+                self._discard()
 
     def _give_up(self) -> None:
         """Mark the part after a disk error: its bytes can't be trusted before `write_again`."""
         self._store.distrust_part()
         self._close()
-
-    def _open_file(self) -> File:
-        if self._file is None:
-            raise UsageError("this snapshot was committed or aborted already")
-        return self._file
-
-    def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-            self._store.ended(writing=False)
 
 
 def write_again(file: File) -> None:

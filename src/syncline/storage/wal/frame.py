@@ -21,7 +21,7 @@ from zlib import crc32
 
 import msgspec
 
-from syncline.consensus.types import Entry, HardState, SnapshotMeta
+from syncline.consensus.types import HardState, LogEntry, SnapshotMeta
 from syncline.decoding import UNDECODABLE
 from syncline.storage.wal.layout import (
     GROUP,
@@ -78,7 +78,7 @@ SEAL_BYTES: Final = 2 * BLOCK_BYTES
 """Room kept at the end of each segment for the frame that seals it."""
 
 _encoder: Final = msgspec.msgpack.Encoder(enc_hook=int)  # a public `NodeId` is written as the integer that it is
-_entries_decoder: Final = msgspec.msgpack.Decoder(list[Entry])
+_entries_decoder: Final = msgspec.msgpack.Decoder(list[LogEntry])
 _marker_decoder: Final = msgspec.msgpack.Decoder(SnapshotMeta)
 
 
@@ -160,7 +160,7 @@ class FrameBuilder:
     def take(
         self,
         marker: SnapshotMeta | None,
-        entries: Sequence[Entry],
+        entries: Sequence[LogEntry],
         hard_state: HardState | None,
         seal: int | None = None,
     ) -> int:
@@ -185,7 +185,7 @@ class FrameBuilder:
             self._buffer += layout.seal.pack(layout.seal_kind, seal)
         return len(self._buffer) - FRAME_HEADER_BYTES
 
-    def _put_entries(self, entries: Sequence[Entry], before: bytes) -> None:
+    def _put_entries(self, entries: Sequence[LogEntry], before: bytes) -> None:
         first, last = entries[0], entries[-1]
         assert last.index - first.index + 1 == len(entries), (first.index, last.index, len(entries))
         # Encoded separately and copied: `encode_into` cuts the buffer down before it fills it, and so has the system
@@ -339,7 +339,7 @@ def _decode_records(
     return Frame(offset, header.size_bytes, header.previous, header.checksum, marker, entries, hard_state, seal)
 
 
-def decode_entries(record: EntriesRecord) -> list[Entry]:
+def decode_entries(record: EntriesRecord) -> list[LogEntry]:
     """Decode the entries of a record and check them against the record's numbers.
 
     Raises:

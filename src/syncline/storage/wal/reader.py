@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 from zlib import crc32
 
-from syncline.consensus.types import Compacted, Entry, Unavailable
+from syncline.consensus.types import Compacted, LogEntry, Unavailable
 from syncline.platform.disk import Disk, File
 from syncline.storage.wal.format import rot
 from syncline.storage.wal.frame import (
@@ -32,7 +32,7 @@ OPEN_FILES_LIMIT: Final = 4
 """Segments kept open for reading: a node feeds few slow followers at a time."""
 
 
-def entry_size(entry: Entry) -> int:
+def entry_size(entry: LogEntry) -> int:
     """The size of an entry under a limit in bytes."""
     return len(entry.data) + ENTRY_OVERHEAD_BYTES
 
@@ -49,7 +49,7 @@ class EntryReader:
         self._segments = segments
         self._files: dict[int, tuple[File, Segment]] = {}
 
-    def read(self, low: int, high: int, max_bytes: int) -> list[Entry]:
+    def read(self, low: int, high: int, max_bytes: int) -> list[LogEntry]:
         """The entries from `low` up to but not including `high`, at most `max_bytes` of them but at least one.
 
         Every frame's checksums are verified on the way.
@@ -60,7 +60,7 @@ class EntryReader:
             CorruptionError: the bytes on disk are not what was written.
         """
         assert 0 < low < high, (low, high)
-        entries: list[Entry] = []
+        entries: list[LogEntry] = []
         room = max_bytes
         while low < high and (room > 0 or not entries):
             found = self._locations.find(low)
@@ -77,11 +77,11 @@ class EntryReader:
 
     def _read_from(
         self, sequence: int, offset: int, low: int, stop: int, room: int, *, first: bool
-    ) -> tuple[list[Entry], int]:
+    ) -> tuple[list[LogEntry], int]:
         """Entries from one location on, until `stop` or until `room` is used up."""
         file, segment = self._open(sequence)
         frames = _Frames(file, segment, offset)
-        entries: list[Entry] = []
+        entries: list[LogEntry] = []
         while (low < stop and room > 0) or (first and not entries):
             at = frames.offset
             frame = frames.next(low)

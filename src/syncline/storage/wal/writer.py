@@ -31,7 +31,7 @@ from typing import Final
 
 import msgspec
 
-from syncline.consensus.types import NONE, Entry, HardState, SnapshotMeta
+from syncline.consensus.types import NONE, HardState, LogEntry, SnapshotMeta
 from syncline.errors import CorruptionError, DiskFull, StorageError
 from syncline.platform.disk import Disk, File
 from syncline.storage.advice import how_to_repair
@@ -70,7 +70,7 @@ class WalWrite(msgspec.Struct, frozen=True):
     this write are void.
     """
 
-    entries: Sequence[Entry] = ()
+    entries: Sequence[LogEntry] = ()
     hard_state: HardState | None = None
     snapshot: SnapshotMeta | None = None
 
@@ -92,7 +92,7 @@ class _Unsynced(msgspec.Struct, frozen=True):
     """A batch in the active segment that does not count before its sync."""
 
     marker: SnapshotMeta | None
-    entries: list[Entry]
+    entries: list[LogEntry]
     hard_state: HardState | None
     offset: int
 
@@ -325,7 +325,7 @@ class Wal:
         except BaseException as error:
             raise self._fail("dropping old segments", error) from error
 
-    def read_entries(self, low: int, high: int, max_bytes: int) -> list[Entry]:
+    def read_entries(self, low: int, high: int, max_bytes: int) -> list[LogEntry]:
         """Durable entries from `low` up to but not including `high`, read from disk with their checksums verified.
 
         At most `max_bytes`, counted as `reader.entry_size` does, but at least one entry. Reads block: a range that
@@ -359,7 +359,9 @@ class Wal:
         self._reader.close()
         self._active.close()
 
-    def _put(self, marker: SnapshotMeta | None, entries: list[Entry], hard_state: HardState | None, size: int) -> File:
+    def _put(
+        self, marker: SnapshotMeta | None, entries: list[LogEntry], hard_state: HardState | None, size: int
+    ) -> File:
         """Write the frame of the builder's records, in the next segment if this one has no room for it."""
         self._check_order(marker, entries, hard_state)
         try:
@@ -381,7 +383,9 @@ class Wal:
             raise StorageError(self._failure)
         assert self._unsynced is None, "what was begun is not finished"
 
-    def _check_order(self, marker: SnapshotMeta | None, entries: Sequence[Entry], hard_state: HardState | None) -> None:
+    def _check_order(
+        self, marker: SnapshotMeta | None, entries: Sequence[LogEntry], hard_state: HardState | None
+    ) -> None:
         """Assert that a batch keeps the log's invariants. The counterpart of the checks in `recovery.Replay`."""
         old, last_index, last_term = self._hard_state, self._last_index, self._last_term
         if marker is not None:
@@ -401,7 +405,7 @@ class Wal:
         assert state.commit <= last_index, (state, last_index)
 
     def _publish(
-        self, marker: SnapshotMeta | None, entries: Sequence[Entry], hard_state: HardState | None, offset: int
+        self, marker: SnapshotMeta | None, entries: Sequence[LogEntry], hard_state: HardState | None, offset: int
     ) -> None:
         """Make a durable batch visible to later calls and readers."""
         if marker is not None:
@@ -490,11 +494,11 @@ class Wal:
 
 def combine(
     batch: Sequence[WalWrite],
-) -> tuple[SnapshotMeta | None, list[Entry], HardState | None]:
+) -> tuple[SnapshotMeta | None, list[LogEntry], HardState | None]:
     """Combine several writes into one with the same effect: later ones win."""
     marker: SnapshotMeta | None = None
     hard_state: HardState | None = None
-    entries: list[Entry] = []
+    entries: list[LogEntry] = []
     for write in batch:
         if write.hard_state is not None:
             hard_state = write.hard_state

@@ -136,6 +136,16 @@ class Trouble:
         finally:
             del self._taken[server.name]
 
+    async def strike(self, usual_elections: float, harm: Callable[[SimServer], Awaitable[None]]) -> None:
+        """Again and again: kill a member that may lose its disk, and do `harm` to it while other faults leave it."""
+        while True:
+            await self.wait(usual_elections)
+            server = self.expendable()
+            if server is not None:
+                with self.hold(server):
+                    self.crash(server)
+                    await harm(server)
+
     async def demote(self, names: Collection[str], change: Awaitable[Membership | None]) -> Membership | None:
         """Demote or remove voters by `change`; until that is over no quorum may depend on them.
 

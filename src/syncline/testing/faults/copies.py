@@ -18,20 +18,15 @@ CONFIRMED_LOOKS = 20
 
 async def rollback(trouble: Trouble) -> None:
     """A directory is put back from a copy of two lives ago: its start count is below the one that its peers saw."""
-    while True:
-        await trouble.wait(15.0)
-        server = trouble.expendable()
-        if server is None:
-            continue
-        with trouble.hold(server):
-            trouble.crash(server)
-            old = server.disk.crashed(Survival.EVERYTHING)
-            if await _lives_on(trouble, server) and await _lives_on(trouble, server):
-                await _roll_back(trouble, server, old)
-            elif server.up:
-                continue
-            else:
-                server.start()
+
+    async def harm(server: SimServer) -> None:
+        old = server.disk.crashed(Survival.EVERYTHING)
+        if await _lives_on(trouble, server) and await _lives_on(trouble, server):
+            await _roll_back(trouble, server, old)
+        elif not server.up:
+            server.start()
+
+    await trouble.strike(15.0, harm)
 
 
 async def _lives_on(trouble: Trouble, server: SimServer) -> bool:
@@ -60,27 +55,24 @@ async def two_copies(trouble: Trouble) -> None:
     whatever the network does. Copies that are kept apart before that can both be counted, which can't be prevented
     (docs/membership.md). Other tests cover copies that meet later.
     """
-    while True:
-        await trouble.wait(15.0)
-        server = trouble.expendable()
-        if server is None:
-            continue
-        with trouble.hold(server):
-            trouble.crash(server)
-            twin = trouble.cluster.twin(server)
-            try:
-                first, second = trouble.rng.sample([server, twin], 2)
-                first.start()
-                if await _is_confirmed(trouble, first):
-                    await trouble.last(0.0, 2.0)
-                    second.start()
-                    if await _is_confirmed(trouble, second):
-                        trouble.broken("one copy is confirmed", f"a quorum lets in {second.name} beside {first.name}")
-                await trouble.last(1.0, 6.0)
-            finally:
-                if twin.up:
-                    twin.crash()
-            await trouble.operator.replace(server)
+
+    async def harm(server: SimServer) -> None:
+        twin = trouble.cluster.twin(server)
+        try:
+            first, second = trouble.rng.sample([server, twin], 2)
+            first.start()
+            if await _is_confirmed(trouble, first):
+                await trouble.last(0.0, 2.0)
+                second.start()
+                if await _is_confirmed(trouble, second):
+                    trouble.broken("one copy is confirmed", f"a quorum lets in {second.name} beside {first.name}")
+            await trouble.last(1.0, 6.0)
+        finally:
+            if twin.up:
+                twin.crash()
+        await trouble.operator.replace(server)
+
+    await trouble.strike(15.0, harm)
 
 
 async def _is_confirmed(trouble: Trouble, server: SimServer) -> bool:

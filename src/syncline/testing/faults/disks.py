@@ -6,6 +6,7 @@ import asyncio
 import errno
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeAlias
 
 import msgspec
@@ -172,54 +173,36 @@ def _slow(slowest_s: float) -> Delay:
 
 async def rot(trouble: Trouble) -> None:
     """A bit of the log flips, at its end or anywhere: the node starts with all durable data, or not at all."""
-    while True:
-        await trouble.wait(15.0)
-        server = trouble.expendable()
-        if server is not None:
-            await _damage(trouble, server, ".wal", _flip)
+    await trouble.strike(15.0, partial(_damage, trouble, ".wal", _flip))
 
 
 async def rot_in_snapshot(trouble: Trouble) -> None:
     """A bit of a snapshot flips."""
-    while True:
-        await trouble.wait(15.0)
-        server = trouble.expendable()
-        if server is not None:
-            await _damage(trouble, server, ".snap", _flip)
+    await trouble.strike(15.0, partial(_damage, trouble, ".snap", _flip))
 
 
 async def lost_file(trouble: Trouble) -> None:
     """A file of the data directory vanishes, or is empty."""
-    while True:
-        await trouble.wait(15.0)
-        server = trouble.expendable()
-        if server is not None:
-            await _damage(trouble, server, "", _lose)
+    await trouble.strike(15.0, partial(_damage, trouble, "", _lose))
 
 
 async def lost_log(trouble: Trouble) -> None:
     """All files of the log vanish: the node must not take its directory for that of a first start."""
-    while True:
-        await trouble.wait(8.0)
-        server = trouble.expendable()
-        if server is not None:
-            await _damage(trouble, server, ".wal", _lose_all)
+    await trouble.strike(8.0, partial(_damage, trouble, ".wal", _lose_all))
 
 
-async def _damage(trouble: Trouble, server: SimServer, suffix: str, damage: Damage) -> None:
-    """Stop a server, damage a file, and start it. If it refuses, its operator replaces it."""
-    with trouble.hold(server):
-        trouble.crash(server)
-        paths = [path for path in server.disk.paths() if path.endswith(suffix)]
-        if paths:
-            path = trouble.rng.choice(paths)
-            server.damages += 1
-            trouble.cluster.note(server.name, f"disk: {damage(trouble, server.disk, path)}")
-        await trouble.last(0.0, 3.0)
-        server.start()
-        await trouble.settled(server)
-        if server.condition is Condition.REFUSED:
-            await trouble.operator.replace(server)
+async def _damage(trouble: Trouble, suffix: str, damage: Damage, server: SimServer) -> None:
+    """Damage a file, and start the server. If it refuses, its operator replaces it."""
+    paths = [path for path in server.disk.paths() if path.endswith(suffix)]
+    if paths:
+        path = trouble.rng.choice(paths)
+        server.damages += 1
+        trouble.cluster.note(server.name, f"disk: {damage(trouble, server.disk, path)}")
+    await trouble.last(0.0, 3.0)
+    server.start()
+    await trouble.settled(server)
+    if server.condition is Condition.REFUSED:
+        await trouble.operator.replace(server)
 
 
 def _flip(trouble: Trouble, disk: SimDisk, path: str) -> str:
@@ -250,18 +233,15 @@ def _lose_all(_: Trouble, disk: SimDisk, path: str) -> str:
 
 async def wipe(trouble: Trouble) -> None:
     """A disk is replaced by an empty one, and the server started as if nothing had been, under its old id."""
-    while True:
-        await trouble.wait(15.0)
-        server = trouble.expendable()
-        if server is None:
-            continue
-        with trouble.hold(server):
-            trouble.crash(server)
-            server.wipe()
-            await trouble.last(0.0, 3.0)
-            server.start()
-            await trouble.last(1.0, 6.0)
-            await trouble.operator.replace(server)
+
+    async def harm(server: SimServer) -> None:
+        server.wipe()
+        await trouble.last(0.0, 3.0)
+        server.start()
+        await trouble.last(1.0, 6.0)
+        await trouble.operator.replace(server)
+
+    await trouble.strike(15.0, harm)
 
 
 async def foreign_disk(trouble: Trouble) -> None:
@@ -280,20 +260,17 @@ async def foreign_disk(trouble: Trouble) -> None:
 
 async def downgrade(trouble: Trouble) -> None:
     """A server is started with an older version than its directory was written by: it must refuse."""
-    while True:
-        await trouble.wait(15.0)
-        server = trouble.expendable()
-        if server is None:
-            continue
-        with trouble.hold(server):
-            trouble.crash(server)
-            copy = server.disk.crashed(Survival.EVERYTHING)
-            copy.capacity_bytes = CAPACITY_BYTES  # a full disk would refuse what is written here, too
-            if _written_by_a_later_version(copy, f"{server.config.data_dir}/{IDENTITY_NAME}"):
-                trouble.cluster.note(server.name, "is started with an older version than wrote its directory")
-                await _must_refuse(trouble, server, copy, "a later version's directory is refused", "such a directory")
-            else:
-                server.start()
+
+    async def harm(server: SimServer) -> None:
+        copy = server.disk.crashed(Survival.EVERYTHING)
+        copy.capacity_bytes = CAPACITY_BYTES  # a full disk would refuse what is written here, too
+        if _written_by_a_later_version(copy, f"{server.config.data_dir}/{IDENTITY_NAME}"):
+            trouble.cluster.note(server.name, "is started with an older version than wrote its directory")
+            await _must_refuse(trouble, server, copy, "a later version's directory is refused", "such a directory")
+        else:
+            server.start()
+
+    await trouble.strike(15.0, harm)
 
 
 async def _must_refuse(trouble: Trouble, server: SimServer, disk: SimDisk, promise: str, what: str) -> None:

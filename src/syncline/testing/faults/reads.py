@@ -40,7 +40,7 @@ async def _read(trouble: Trouble, server: SimServer, timeout_s: float) -> None:
     if raft is None or not server.running or server.paused:
         return
     drivers = [one.driver for one in trouble.cluster.running]
-    floor = max((driver.core.commit for driver in drivers if driver is not None), default=0)
+    floor = max((driver.core.commit_index for driver in drivers if driver is not None), default=0)
     called = server.call(lambda: raft.read_index(timeout=timeout_s))
     await asyncio.wait([called], timeout=timeout_s)
     if not called.done():

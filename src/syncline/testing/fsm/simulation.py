@@ -28,7 +28,7 @@ from syncline.testing.fsm.run import MakeFSM, bytes_differ, plain, snapshot_byte
 from syncline.testing.invariants.base import Facts
 from syncline.testing.sim.loop import SimLoop, run_simulation
 from syncline.testing.sim.operations import Operator
-from syncline.testing.sim.recovery import Recovery
+from syncline.testing.sim.recovery import FinalRecovery
 from syncline.testing.sim.server import Condition, SimServer
 
 if TYPE_CHECKING:
@@ -319,7 +319,7 @@ class _Simulation:
     # -- at the end
 
     async def _recover(self) -> None:
-        recovery = Recovery(self._cluster, Operator(self._cluster, random.Random(self._seed)), Facts(), self)
+        recovery = FinalRecovery(self._cluster, Operator(self._cluster, random.Random(self._seed)), Facts(), self)
         recovery.calm()
         await recovery.leader()
         self._raise_failure()

@@ -2,7 +2,8 @@
 
 A checker is an `Onlooker` that overrides the methods that it needs; they are called in the middle of an event of the
 simulation. It reports with `broken`, and never changes its arguments. `Facts` holds the shared knowledge: every entry
-that any node ever had, the committed entries, and a `View` of each node over all its starts.
+that any node ever had, the committed entries, and a `WatchedMember` of each
+node over all its starts.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ from collections.abc import Sequence
 from typing import ClassVar, NamedTuple, Protocol
 
 from syncline.consensus.rawnode import RawNode
-from syncline.consensus.types import Entry, MembershipState, Message, NodeId, StateType
+from syncline.consensus.types import LogEntry, MembershipState, Message, NodeId, StateType
 from syncline.node.runtime import Driver
 from syncline.testing.cluster import Answer
 from syncline.testing.sim.disk import SimDisk
 from syncline.testing.sim.durable_log import DurableLog
 from syncline.transport.messages import PeerMessage
 
-__all__ = ["Facts", "Invariant", "Known", "Onlooker", "Promised", "Verdict", "View"]
+__all__ = ["Facts", "Invariant", "Known", "Onlooker", "Promised", "Verdict", "WatchedMember"]
 
 
-class View:
+class WatchedMember:
     """One member, by its id, over all its lives. The plain fields are as of the last look in this life."""
 
     __slots__ = (
@@ -103,8 +104,8 @@ class Known:
 
     __slots__ = ("entry", "previous_term")
 
-    def __init__(self, entry: Entry, previous_term: int | None) -> None:
-        self.entry: Entry = entry
+    def __init__(self, entry: LogEntry, previous_term: int | None) -> None:
+        self.entry: LogEntry = entry
         self.previous_term: int | None = previous_term
 
 
@@ -112,7 +113,7 @@ class Facts:
     """Knowledge about all nodes together."""
 
     def __init__(self) -> None:
-        self.views: dict[NodeId, View] = {}
+        self.views: dict[NodeId, WatchedMember] = {}
         self.entries: dict[tuple[int, int], Known] = {}
         """Every entry that any node ever had in its log, by index and term."""
         self.committed: dict[int, int] = {}
@@ -127,7 +128,7 @@ class Facts:
         view = self.views.get(node_id)
         return view.name if view is not None else f"{node_id:016x}"
 
-    def committed_entry(self, index: int) -> Entry:
+    def committed_entry(self, index: int) -> LogEntry:
         return self.entries[index, self.committed[index]].entry
 
     def committed_before(self, term: int) -> int:
@@ -141,52 +142,52 @@ class Facts:
 class Onlooker:
     """Receives the events of the nodes: a checker, or the trace."""
 
-    def started(self, view: View) -> None:
+    def started(self, view: WatchedMember) -> None:
         """A node was put together from its disk. `view` still has its durable log as it was before the crash."""
 
-    def looked(self, view: View) -> None:
+    def looked(self, view: WatchedMember) -> None:
         """An event of the core has changed its term, vote, role or commit index: `view` has the values before it."""
 
-    def appended(self, view: View, entries: Sequence[Entry]) -> None:
+    def appended(self, view: WatchedMember, entries: Sequence[LogEntry]) -> None:
         """The core hands out entries that are new in its log."""
 
-    def promised(self, view: View, to: NodeId, message: Message) -> None:
+    def promised(self, view: WatchedMember, to: NodeId, message: Message) -> None:
         """A vote or an acknowledgement leaves the node, or is counted by the node itself."""
 
-    def sent(self, view: View, to: NodeId, message: PeerMessage) -> None:
+    def sent(self, view: WatchedMember, to: NodeId, message: PeerMessage) -> None:
         """Any message leaves the node."""
 
-    def wrote(self, view: View) -> None:
+    def wrote(self, view: WatchedMember) -> None:
         """A write to the log has returned: `view.durable` has it."""
 
-    def changed(self, view: View, index: int, membership: MembershipState) -> None:
+    def changed(self, view: WatchedMember, index: int, membership: MembershipState) -> None:
         """A node applied the change at `index`, and this is the membership in force since."""
 
-    def installed(self, view: View, index: int, membership: MembershipState) -> None:
+    def installed(self, view: WatchedMember, index: int, membership: MembershipState) -> None:
         """A node took over the membership of a snapshot at `index`."""
 
-    def ticked(self, view: View) -> None:
+    def ticked(self, view: WatchedMember) -> None:
         """A tick of the core is over."""
 
-    def deposed(self, view: View) -> None:
+    def deposed(self, view: WatchedMember) -> None:
         """A tick has made a leader something else, in the same term."""
 
-    def heard(self, view: View, message: Message) -> None:
+    def heard(self, view: WatchedMember, message: Message) -> None:
         """A message of another node was taken by the core."""
 
-    def asked(self, view: View, before: Promised) -> None:
+    def asked(self, view: WatchedMember, before: Promised) -> None:
         """A node was asked whether it would vote: `before` is what it was until then."""
 
-    def snapshotted(self, view: View, index: int, membership: MembershipState) -> None:
+    def snapshotted(self, view: WatchedMember, index: int, membership: MembershipState) -> None:
         """A node begins to write a snapshot of its state as of `index`."""
 
-    def kept(self, view: View, path: str, disk: SimDisk) -> None:
+    def kept(self, view: WatchedMember, path: str, disk: SimDisk) -> None:
         """A snapshot, made or received, counts from now on: the node may drop what it stands for."""
 
     def answered(self, name: str, answer: Answer) -> None:
         """This server has answered an operator that a change of the membership is made, with its result."""
 
-    def applied(self, view: View) -> None:
+    def applied(self, view: WatchedMember) -> None:
         """The applied index has changed: `view` has the value before it."""
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from syncline.consensus.types import Message, MessageType, NodeId, StateType
-from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
+from syncline.testing.invariants.base import Facts, Invariant, Verdict, WatchedMember
 
 __all__ = ["LeaderHasAQuorum", "LeaderStays"]
 
@@ -49,24 +49,24 @@ class _Quorum(Invariant):
 
     def __init__(self, facts: Facts, verdict: Verdict) -> None:
         super().__init__(facts, verdict)
-        self._contacts: dict[View, _Contacts] = {}
+        self._contacts: dict[WatchedMember, _Contacts] = {}
 
-    def started(self, view: View) -> None:
+    def started(self, view: WatchedMember) -> None:
         self._contacts.pop(view, None)
 
-    def heard(self, view: View, message: Message) -> None:
+    def heard(self, view: WatchedMember, message: Message) -> None:
         contacts = self._of(view)
         if contacts is not None and message.type in ANSWERS and message.term == contacts.term:
             contacts.answered[message.sender] = contacts.ticks
 
-    def ticked(self, view: View) -> None:
+    def ticked(self, view: WatchedMember) -> None:
         contacts = self._of(view)
         if contacts is not None:
             contacts.ticked(view.core.raft.election_elapsed)
             if contacts.voters != (halves := _halves(view)):
                 contacts.voters, contacts.since = halves, contacts.ticks
 
-    def _of(self, view: View) -> _Contacts | None:
+    def _of(self, view: WatchedMember) -> _Contacts | None:
         core = view.core
         if core.state is not StateType.LEADER:
             self._contacts.pop(view, None)
@@ -82,7 +82,7 @@ class LeaderHasAQuorum(_Quorum):
 
     name = "a leader without a quorum steps down"
 
-    def ticked(self, view: View) -> None:
+    def ticked(self, view: WatchedMember) -> None:
         super().ticked(view)
         contacts = self._contacts.get(view)
         if contacts is None:
@@ -104,7 +104,7 @@ class LeaderStays(_Quorum):
 
     name = "a leader with a live quorum stays"
 
-    def deposed(self, view: View) -> None:
+    def deposed(self, view: WatchedMember) -> None:
         contacts = self._contacts.pop(view, None)
         if contacts is None or contacts.term != view.core.term:
             return
@@ -113,11 +113,11 @@ class LeaderStays(_Quorum):
             self.broken(f"{view.name} steps down in term {contacts.term}, and a quorum had answered it just before")
 
 
-def _halves(view: View) -> list[frozenset[NodeId]]:
+def _halves(view: WatchedMember) -> list[frozenset[NodeId]]:
     voters = view.core.raft.tracker.configuration.voters
     return [frozenset(half.voters) for half in (voters.incoming, voters.outgoing) if half.voters]
 
 
-def _is_quorum(view: View, counts: Callable[[NodeId], bool]) -> bool:
+def _is_quorum(view: WatchedMember, counts: Callable[[NodeId], bool]) -> bool:
     """Whether those that count are a majority of each half; the node itself always counts."""
     return all(2 * sum(voter == view.id or counts(voter) for voter in half) > len(half) for half in _halves(view))

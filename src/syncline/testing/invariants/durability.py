@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from syncline.consensus.types import NONE, Message, MessageType, NodeId, StateType
-from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
+from syncline.testing.invariants.base import Facts, Invariant, Verdict, WatchedMember
 from syncline.testing.sim.disk import SimDisk
 from syncline.testing.sim.durable_log import DurableLog
 
@@ -26,7 +26,7 @@ class AcknowledgedIsDurable(Invariant):
 
     name = "nothing is acknowledged before it is durable"
 
-    def promised(self, view: View, to: NodeId, message: Message) -> None:
+    def promised(self, view: WatchedMember, to: NodeId, message: Message) -> None:
         if message.reject:
             return
         state = view.durable.hard_state
@@ -55,12 +55,12 @@ class EmptiedTakesNoPart(Invariant):
         self._recorded: dict[NodeId, int] = {}
         """By member, the directory by which the cluster knows it: the first one that was announced."""
 
-    def applied(self, view: View) -> None:
+    def applied(self, view: WatchedMember) -> None:
         for node_id, member in view.driver.parts.book.members.items():
             if member.directory:
                 self._recorded.setdefault(node_id, member.directory)
 
-    def promised(self, view: View, to: NodeId, message: Message) -> None:
+    def promised(self, view: WatchedMember, to: NodeId, message: Message) -> None:
         own = view.driver.parts.identity.directory_id
         emptied = view.lost is not None and not view.doubtful and self._recorded.get(view.id, own) != own
         if emptied and not message.reject and to != view.id:
@@ -73,7 +73,7 @@ class LeaderIsDurable(Invariant):
 
     name = "a leader has its vote on the disk"
 
-    def looked(self, view: View) -> None:
+    def looked(self, view: WatchedMember) -> None:
         core = view.core
         if core.state is not StateType.LEADER or (view.state is StateType.LEADER and view.term == core.term):
             return
@@ -87,9 +87,9 @@ class CommittedIsDurable(Invariant):
 
     name = "committed is durable on a quorum"
 
-    def looked(self, view: View) -> None:
+    def looked(self, view: WatchedMember) -> None:
         core = view.core
-        commit = core.commit
+        commit = core.commit_index
         if commit == view.commit or core.state is not StateType.LEADER:
             return
         term = core.raft.log.term(commit)
@@ -110,7 +110,7 @@ class NothingForgotten(Invariant):
 
     name = "nothing durable is forgotten"
 
-    def started(self, view: View) -> None:
+    def started(self, view: WatchedMember) -> None:
         if not view.lives:
             return
         possible = view.durable.after_crash()
@@ -124,12 +124,12 @@ class SnapshotIsDurable(Invariant):
 
     name = "a snapshot that counts is durable"
 
-    def kept(self, view: View, path: str, disk: SimDisk) -> None:
+    def kept(self, view: WatchedMember, path: str, disk: SimDisk) -> None:
         if not disk.is_durable(path):
             self.broken(f"{view.name} counts on {path}, and a crash would not leave it as it is")
 
 
-def _difference(before: DurableLog, view: View) -> str:
+def _difference(before: DurableLog, view: WatchedMember) -> str:
     """The missing or changed entry in the log that a node found; "" if nothing is."""
     now, then = view.core.raft, before.hard_state
     if now.term < then.term:
@@ -138,8 +138,8 @@ def _difference(before: DurableLog, view: View) -> str:
         return f"its vote in term {now.term} is another one"
     if now.term > then.term and now.vote != NONE:
         return f"it has a vote in term {now.term}, which it has entered by a snapshot: it never voted in it"
-    if now.log.committed < then.commit:
-        return f"its commit index went from {then.commit} back to {now.log.committed}"
+    if now.log.commit_index < then.commit:
+        return f"its commit index went from {then.commit} back to {now.log.commit_index}"
     first, last = now.log.first_index, now.log.last_index
     if last < before.last:
         return f"its log ends at {last}, and {before.last} was durable"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from syncline.consensus.types import EntryType, Message, MessageType, NodeId, StateType
-from syncline.testing.invariants.base import Facts, Invariant, Promised, Verdict, View
+from syncline.testing.invariants.base import Facts, Invariant, Promised, Verdict, WatchedMember
 
 __all__ = [
     "AskingChangesNothing",
@@ -26,7 +26,7 @@ class ElectionSafety(Invariant):
         super().__init__(facts, verdict)
         self._leaders: dict[int, tuple[str, int]] = {}
 
-    def looked(self, view: View) -> None:
+    def looked(self, view: WatchedMember) -> None:
         core = view.core
         if core.state is not StateType.LEADER:
             return
@@ -41,7 +41,7 @@ class LeaderCompleteness(Invariant):
 
     name = "leader completeness"
 
-    def looked(self, view: View) -> None:
+    def looked(self, view: WatchedMember) -> None:
         core = view.core
         if core.state is not StateType.LEADER or (view.state is StateType.LEADER and view.term == core.term):
             return
@@ -70,11 +70,11 @@ class ElectedByAQuorum(Invariant):
         self._votes: dict[tuple[int, NodeId], set[NodeId]] = {}
         """By term and candidate: those that voted for it."""
 
-    def promised(self, view: View, to: NodeId, message: Message) -> None:
+    def promised(self, view: WatchedMember, to: NodeId, message: Message) -> None:
         if message.type is MessageType.VOTE_RESP and not message.reject:
             self._votes.setdefault((message.term, to), set()).add(view.id)
 
-    def looked(self, view: View) -> None:
+    def looked(self, view: WatchedMember) -> None:
         core = view.core
         if core.state is not StateType.LEADER or (view.state is StateType.LEADER and view.term == core.term):
             return
@@ -91,7 +91,7 @@ class AskingChangesNothing(Invariant):
 
     name = "a pre-vote changes nothing"
 
-    def asked(self, view: View, before: Promised) -> None:
+    def asked(self, view: WatchedMember, before: Promised) -> None:
         now = Promised.of(view.core)
         if now != before:
             self.broken(f"{view.name} was asked for a promise: it was {before} and is {now}")
@@ -105,14 +105,14 @@ class CampaignsByTheNewest(Invariant):
 
     name = "a candidate goes by the newest membership"
 
-    def looked(self, view: View) -> None:
+    def looked(self, view: WatchedMember) -> None:
         core = view.core
         campaigns = core.state in (StateType.PRE_CANDIDATE, StateType.CANDIDATE)
-        if not campaigns or view.state is not StateType.FOLLOWER or core.commit != view.commit:
+        if not campaigns or view.state is not StateType.FOLLOWER or core.commit_index != view.commit:
             return
         log = core.raft.log
         low = log.applied + 1
-        known = log.slice(low, core.commit + 1, 1 << 40) if low <= core.commit else ()
+        known = log.slice(low, core.commit_index + 1, 1 << 40) if low <= core.commit_index else ()
         changes = [entry.index for entry in known if entry.type is not EntryType.NORMAL]
         if changes:
             self.broken(f"{view.name} campaigns in term {core.term} with unapplied changes at {changes}")
@@ -127,7 +127,7 @@ class VoteOnce(Invariant):
         super().__init__(facts, verdict)
         self._votes: dict[tuple[NodeId, int], NodeId] = {}
 
-    def promised(self, view: View, to: NodeId, message: Message) -> None:
+    def promised(self, view: WatchedMember, to: NodeId, message: Message) -> None:
         if message.type is not MessageType.VOTE_RESP or message.reject or view.doubtful:
             return
         first = self._votes.setdefault((view.id, message.term), to)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from syncline.consensus.types import Entry, StateType
-from syncline.testing.invariants.base import Invariant, Known, View
+from syncline.consensus.types import LogEntry, StateType
+from syncline.testing.invariants.base import Invariant, Known, WatchedMember
 
 __all__ = ["CommitAgreement", "CommitsByItsOwnTerm", "LeaderAppendOnly", "LogMatching", "NeverBack"]
 
@@ -19,12 +19,12 @@ class LogMatching(Invariant):
 
     name = "log matching"
 
-    def started(self, view: View) -> None:
+    def started(self, view: WatchedMember) -> None:
         log = view.core.raft.log
         if log.first_index <= log.last_index:
             self.appended(view, log.entries(log.first_index, 1 << 40))
 
-    def appended(self, view: View, entries: Sequence[Entry]) -> None:
+    def appended(self, view: WatchedMember, entries: Sequence[LogEntry]) -> None:
         log, known = view.core.raft.log, self.facts.entries
         first = entries[0]
         previous_term: int | None = log.term_or_zero(first.index - 1) if first.index > log.first_index - 1 else None
@@ -45,7 +45,7 @@ class LeaderAppendOnly(Invariant):
 
     name = "leader append-only"
 
-    def looked(self, view: View) -> None:
+    def looked(self, view: WatchedMember) -> None:
         core = view.core
         if core.state is not StateType.LEADER:
             return
@@ -54,7 +54,7 @@ class LeaderAppendOnly(Invariant):
         elif core.raft.log.last_index + 1 < view.leads_from:
             self.broken(f"{view.name} leads and has lost entries: its log ends at {core.raft.log.last_index}")
 
-    def appended(self, view: View, entries: Sequence[Entry]) -> None:
+    def appended(self, view: WatchedMember, entries: Sequence[LogEntry]) -> None:
         if view.core.state is not StateType.LEADER:
             return
         if entries[0].index < view.leads_from:
@@ -67,14 +67,14 @@ class CommitAgreement(Invariant):
 
     name = "committed entries never change"
 
-    def started(self, view: View) -> None:
-        self._check(view, view.core.raft.log.first_index - 1, view.core.commit)
+    def started(self, view: WatchedMember) -> None:
+        self._check(view, view.core.raft.log.first_index - 1, view.core.commit_index)
 
-    def looked(self, view: View) -> None:
-        if view.core.commit > view.commit:
-            self._check(view, view.commit, view.core.commit)
+    def looked(self, view: WatchedMember) -> None:
+        if view.core.commit_index > view.commit:
+            self._check(view, view.commit, view.core.commit_index)
 
-    def _check(self, view: View, before: int, commit: int) -> None:
+    def _check(self, view: WatchedMember, before: int, commit: int) -> None:
         facts, log = self.facts, view.core.raft.log
         for index in range(max(before + 1, log.first_index), commit + 1):
             term = log.term(index)
@@ -91,13 +91,13 @@ class CommitsByItsOwnTerm(Invariant):
 
     name = "a leader commits by an entry of its own term"
 
-    def looked(self, view: View) -> None:
+    def looked(self, view: WatchedMember) -> None:
         core = view.core
         led = view.state is StateType.LEADER and view.term == core.term
-        if led and core.state is StateType.LEADER and core.commit > view.commit:
-            term = core.raft.log.term(core.commit)
+        if led and core.state is StateType.LEADER and core.commit_index > view.commit:
+            term = core.raft.log.term(core.commit_index)
             if term != core.term:
-                self.broken(f"{view.name} leads term {core.term}, and commits {core.commit}@{term}")
+                self.broken(f"{view.name} leads term {core.term}, and commits {core.commit_index}@{term}")
 
 
 class NeverBack(Invariant):
@@ -109,16 +109,16 @@ class NeverBack(Invariant):
 
     name = "nothing goes back"
 
-    def looked(self, view: View) -> None:
+    def looked(self, view: WatchedMember) -> None:
         core = view.core
         if core.term < view.term:
             self.broken(f"the term of {view.name} went from {view.term} back to {core.term}")
-        if core.commit < view.commit:
-            self.broken(f"the commit index of {view.name} went from {view.commit} back to {core.commit}")
+        if core.commit_index < view.commit:
+            self.broken(f"the commit index of {view.name} went from {view.commit} back to {core.commit_index}")
         if core.term == view.term and view.vote and core.raft.vote != view.vote:
             self.broken(f"{view.name} changed its vote in term {core.term}")
 
-    def applied(self, view: View) -> None:
+    def applied(self, view: WatchedMember) -> None:
         if view.driver.applied < view.applied:
             self.broken(f"the applied index of {view.name} went from {view.applied} back to {view.driver.applied}")
         if view.driver.applied < view.most_applied and view.driver.horizon.reached:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from syncline.node.fsm import FSM
-from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
+from syncline.testing.invariants.base import Facts, Invariant, Verdict, WatchedMember
 
 __all__ = ["Digest", "EqualStates", "NoAlarm"]
 
@@ -24,7 +24,7 @@ class EqualStates(Invariant):
         self._digest = digest
         self._digests: dict[int, tuple[int, str]] = {}
 
-    def applied(self, view: View) -> None:
+    def applied(self, view: WatchedMember) -> None:
         index = view.driver.applied
         digest = self._digest(view.driver.parts.machine._fsm, index)
         if digest is None:
@@ -39,6 +39,6 @@ class NoAlarm(Invariant):
 
     name = "digests agree"
 
-    def applied(self, view: View) -> None:
+    def applied(self, view: WatchedMember) -> None:
         if alarm := view.driver.digests.alarm:
             self.broken(f"{view.name} says: {alarm}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from syncline.consensus.types import ChangeType, Entry, EntryType, MembershipState, NodeId, StateType
+from syncline.consensus.types import ChangeType, EntryType, LogEntry, MembershipState, NodeId, StateType
 from syncline.testing.cluster import Answer
-from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
+from syncline.testing.invariants.base import Facts, Invariant, Verdict, WatchedMember
 
 __all__ = [
     "AnsweredChangeIsCommitted",
@@ -24,12 +24,12 @@ class OneChangeAtATime(Invariant):
 
     name = "one uncommitted change"
 
-    def appended(self, view: View, entries: Sequence[Entry]) -> None:
+    def appended(self, view: WatchedMember, entries: Sequence[LogEntry]) -> None:
         core = view.core
         if core.state is not StateType.LEADER or all(entry.type is EntryType.NORMAL for entry in entries):
             return
         log = core.raft.log
-        low = max(core.commit + 1, log.first_index)
+        low = max(core.commit_index + 1, log.first_index)
         tail = log.slice(low, log.last_index + 1, 1 << 40) if low <= log.last_index else ()
         changes = [entry.index for entry in tail if entry.type is not EntryType.NORMAL]
         if len(changes) > 1:
@@ -41,11 +41,11 @@ class MembershipsOverlap(Invariant):
 
     name = "memberships share a quorum"
 
-    def started(self, view: View) -> None:
+    def started(self, view: WatchedMember) -> None:
         raft = view.core.raft
         self._check(view, "starts with", raft.log.applied, raft.tracker.configuration.state())
 
-    def changed(self, view: View, index: int, membership: MembershipState) -> None:
+    def changed(self, view: WatchedMember, index: int, membership: MembershipState) -> None:
         known = self.facts.memberships
         first = known.get(index)
         if first is not None:
@@ -60,10 +60,10 @@ class MembershipsOverlap(Invariant):
         if later and not _overlap(membership, known[min(later)]):
             self.broken(f"a quorum of {membership}, at {index}, and one of {known[min(later)]} have nobody in common")
 
-    def installed(self, view: View, index: int, membership: MembershipState) -> None:
+    def installed(self, view: WatchedMember, index: int, membership: MembershipState) -> None:
         self._check(view, "took", index, membership)
 
-    def _check(self, view: View, how: str, index: int, membership: MembershipState) -> None:
+    def _check(self, view: WatchedMember, how: str, index: int, membership: MembershipState) -> None:
         changes = [other for other in self.facts.memberships if other <= index]
         if changes and self.facts.memberships[max(changes)] != membership:
             expected = self.facts.memberships[max(changes)]
@@ -75,7 +75,7 @@ class SnapshotMembership(Invariant):
 
     name = "a snapshot has the membership of its index"
 
-    def snapshotted(self, view: View, index: int, membership: MembershipState) -> None:
+    def snapshotted(self, view: WatchedMember, index: int, membership: MembershipState) -> None:
         changes = [other for other in self.facts.memberships if other <= index]
         if changes and self.facts.memberships[max(changes)] != membership:
             expected = self.facts.memberships[max(changes)]
@@ -142,20 +142,20 @@ class MembersAreListed(Invariant):
 
     def __init__(self, facts: Facts, verdict: Verdict) -> None:
         super().__init__(facts, verdict)
-        self._seen: dict[View, object] = {}
+        self._seen: dict[WatchedMember, object] = {}
 
-    def applied(self, view: View) -> None:
+    def applied(self, view: WatchedMember) -> None:
         configuration = view.core.raft.tracker.configuration
         if self._seen.get(view) is configuration:
             return
         self._seen[view] = configuration
         self._check(view, configuration.state())
 
-    def changed(self, view: View, index: int, membership: MembershipState) -> None:  # noqa: ARG002
+    def changed(self, view: WatchedMember, index: int, membership: MembershipState) -> None:  # noqa: ARG002
         """A joint membership may be over before the next look."""
         self._check(view, membership)
 
-    def _check(self, view: View, state: MembershipState) -> None:
+    def _check(self, view: WatchedMember, state: MembershipState) -> None:
         listed = view.driver.parts.book.membership(state)
         roles = dict.fromkeys((*state.learners, *state.learners_next), False)
         roles.update(dict.fromkeys((*state.voters, *state.voters_outgoing), True))
@@ -177,7 +177,7 @@ class EqualRegistries(Invariant):
         super().__init__(facts, verdict)
         self._registries: dict[int, tuple[bytes, str]] = {}
 
-    def applied(self, view: View) -> None:
+    def applied(self, view: WatchedMember) -> None:
         if view.driver.restoring:
             return
         index, registry = view.driver.applied, view.driver.parts.book.dump()

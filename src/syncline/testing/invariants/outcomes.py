@@ -15,12 +15,21 @@ from syncline.consensus.types import EntryType
 from syncline.errors import Rejected
 from syncline.kv.commands import Command, Delete, Put, Txn, decode_command
 from syncline.kv.machine import CommandResult, KvMachine
-from syncline.kv.records import DeleteResult, PutResult, TxnResult
+from syncline.kv.records import DeleteAnswer, PutAnswer, TxnAnswer
 from syncline.node.envelope import Kind, decode_proposal
 from syncline.node.fsm import Entry
 from syncline.testing.invariants.base import Facts, Verdict
 from syncline.testing.linearizability import history
-from syncline.testing.linearizability.history import NotApplied, Operation, Ran, Read, Refused, Result, Seen, Written
+from syncline.testing.linearizability.history import (
+    NotApplied,
+    Operation,
+    Ran,
+    ReadCall,
+    Refused,
+    Result,
+    Seen,
+    Written,
+)
 
 __all__ = ["check_outcomes"]
 
@@ -104,7 +113,7 @@ def _check(operation: Operation, replay: _Replay, verdict: Verdict) -> int | Non
             return None
     if result is None or isinstance(result, NotApplied):
         return None
-    if isinstance(request, Read):
+    if isinstance(request, ReadCall):
         return _check_read(operation, request, result, replay, verdict)
     if found:
         expected = _told_of(found[0].result)
@@ -114,7 +123,9 @@ def _check(operation: Operation, replay: _Replay, verdict: Verdict) -> int | Non
     return result.revision if isinstance(result, Written) and result.existed else None
 
 
-def _check_read(operation: Operation, request: Read, result: Result, replay: _Replay, verdict: Verdict) -> int | None:
+def _check_read(
+    operation: Operation, request: ReadCall, result: Result, replay: _Replay, verdict: Verdict
+) -> int | None:
     assert isinstance(result, Seen), operation
     expected = replay.at(request.key, result.revision)
     if (result.value, result.mod_revision) != expected:
@@ -158,12 +169,12 @@ def _written(command: Command) -> Iterator[tuple[bytes, bytes | None]]:
                 yield from _written(operation)
 
 
-def _token(request: history.Request) -> bytes | None:
+def _token(request: history.Call) -> bytes | None:
     """A value that no other request has."""
-    if isinstance(request, history.Put):
+    if isinstance(request, history.PutCall):
         return request.value
-    if isinstance(request, history.Txn):
-        return next((step.value for step in request.then if isinstance(step, history.Put)), None)
+    if isinstance(request, history.TxnCall):
+        return next((step.value for step in request.then if isinstance(step, history.PutCall)), None)
     return None
 
 
@@ -172,9 +183,9 @@ def _told_of(result: CommandResult | Rejected) -> Result:
     if isinstance(result, Rejected):
         revision = result.details.get("revision")
         return Refused(revision if isinstance(revision, int) else None)
-    if isinstance(result, TxnResult):
+    if isinstance(result, TxnAnswer):
         return Ran(result.succeeded, result.revision)
-    assert isinstance(result, PutResult | DeleteResult)
+    assert isinstance(result, PutAnswer | DeleteAnswer)
     return Written(result.revision)
 
 

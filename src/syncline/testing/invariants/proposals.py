@@ -12,12 +12,12 @@ from typing import Final
 
 import msgspec
 
-from syncline.consensus.types import Entry, EntryType, NodeId, StateType
+from syncline.consensus.types import EntryType, LogEntry, NodeId, StateType
 from syncline.errors import OperationError, Outcome, Rejected
 from syncline.node.envelope import Kind, Unreadable, decode_proposal
 from syncline.node.futures import ApplyFuture
 from syncline.node.proposals import COUNTER_BITS
-from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
+from syncline.testing.invariants.base import Facts, Invariant, Verdict, WatchedMember
 
 __all__ = ["OneNumberOneProposal", "Proposed", "ProposalsInTheLog", "check_proposed", "fenced_in"]
 
@@ -48,12 +48,12 @@ class ProposalsInTheLog(Invariant):
         self._seen: dict[tuple[NodeId, int], int] = {}
         self._newest: dict[tuple[NodeId, int], tuple[int, int]] = {}
 
-    def applied(self, view: View) -> None:
+    def applied(self, view: WatchedMember) -> None:
         while self._looked < self.facts.last_committed:
             self._looked += 1
             self._look(self._looked, view)
 
-    def _look(self, index: int, view: View) -> None:
+    def _look(self, index: int, view: WatchedMember) -> None:
         entry = self.facts.committed_entry(index)
         if entry.type is not EntryType.NORMAL or not entry.data:
             return
@@ -88,14 +88,14 @@ class OneNumberOneProposal(Invariant):
         super().__init__(facts, verdict)
         self._proposals: dict[tuple[NodeId, int], tuple[int, bytes]] = {}
 
-    def appended(self, view: View, entries: Sequence[Entry]) -> None:
+    def appended(self, view: WatchedMember, entries: Sequence[LogEntry]) -> None:
         if view.core.state is not StateType.LEADER:
             return
         for entry in entries:
             if entry.type is EntryType.NORMAL and entry.data:
                 self._check(view, entry)
 
-    def _check(self, view: View, entry: Entry) -> None:
+    def _check(self, view: WatchedMember, entry: LogEntry) -> None:
         try:
             proposal = decode_proposal(entry.data)
         except Unreadable:

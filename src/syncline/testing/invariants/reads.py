@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from syncline.consensus.read_index import ReadQueue, decode_position
 from syncline.consensus.types import Message, MessageType, NodeId, StateType
-from syncline.testing.invariants.base import Facts, Invariant, Verdict, View
+from syncline.testing.invariants.base import Facts, Invariant, Verdict, WatchedMember
 
 __all__ = ["ReadsAreConfirmed"]
 
@@ -25,12 +25,12 @@ class ReadsAreConfirmed(Invariant):
 
     def __init__(self, facts: Facts, verdict: Verdict) -> None:
         super().__init__(facts, verdict)
-        self._answers: dict[View, _Answers] = {}
+        self._answers: dict[WatchedMember, _Answers] = {}
 
-    def started(self, view: View) -> None:
+    def started(self, view: WatchedMember) -> None:
         self._answers.pop(view, None)
 
-    def heard(self, view: View, message: Message) -> None:
+    def heard(self, view: WatchedMember, message: Message) -> None:
         raft = view.core.raft
         if raft.state is not StateType.LEADER or message.type is not MessageType.HEARTBEAT_RESP:
             return
@@ -44,7 +44,7 @@ class ReadsAreConfirmed(Invariant):
             answers.confirmed = raft.reads._confirmed
             self._check(view, answers)
 
-    def _check(self, view: View, answers: _Answers) -> None:
+    def _check(self, view: WatchedMember, answers: _Answers) -> None:
         voters = view.core.raft.tracker.configuration.voters
         for half in (voters.incoming.voters, voters.outgoing.voters):
             for_it = [voter for voter in half if voter == view.id or answers.newest.get(voter, 0) >= answers.confirmed]

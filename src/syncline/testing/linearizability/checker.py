@@ -16,10 +16,10 @@ from typing import TypeAlias
 
 import msgspec
 
-from syncline.testing.linearizability.history import NotApplied, Operation, Read, Seen, keys_of
+from syncline.testing.linearizability.history import NotApplied, Operation, ReadCall, Seen, keys_of
 from syncline.testing.linearizability.inference import narrowed
 from syncline.testing.linearizability.kv_model import Move, Numbers, Record, State, moves_of
-from syncline.testing.linearizability.search import DEFAULT_MAX_STEPS, Outcome, Search
+from syncline.testing.linearizability.search import DEFAULT_MAX_STEPS, Search, SearchResult
 
 __all__ = ["Initial", "Part", "check_moves", "check_part", "compiled", "parts_of"]
 
@@ -54,7 +54,7 @@ def parts_of(history: Iterable[Operation]) -> list[Part]:
 def _is_judged(operation: Operation) -> bool:
     if isinstance(operation.result, NotApplied):
         return False
-    if isinstance(operation.request, Read):
+    if isinstance(operation.request, ReadCall):
         return not operation.request.stale and not operation.unknown
     return True
 
@@ -76,7 +76,7 @@ def _joined(operations: Iterable[Operation]) -> dict[bytes, bytes]:
     return {key: leader(key) for key in list(parents)}
 
 
-def check_part(part: Part, initial: Initial | None = None, *, max_steps: int = DEFAULT_MAX_STEPS) -> Outcome:
+def check_part(part: Part, initial: Initial | None = None, *, max_steps: int = DEFAULT_MAX_STEPS) -> SearchResult:
     """Look for an order of one part."""
     return check_moves(part, compiled(part), initial, max_steps=max_steps)
 
@@ -93,7 +93,7 @@ def check_moves(
     *,
     maybe: Collection[int] = (),
     max_steps: int = DEFAULT_MAX_STEPS,
-) -> Outcome:
+) -> SearchResult:
     """Look for an order of one part. Operations in the places `maybe` need not have happened."""
     definite: list[Move] = []
     optional: list[list[Move]] = []
@@ -105,7 +105,7 @@ def check_moves(
             effective = [move for move in moves if move.effects]
             optional += [effective] if effective else []
         elif not moves:
-            return Outcome(decided=True, linearizable=False, order=[], steps=0)  # a result that no store can give
+            return SearchResult(decided=True, linearizable=False, order=[], steps=0)  # a result that no store can give
         else:
             definite += moves
     return Search(definite, optional, _initial_state(part.keys, initial or {}), part.numbers, max_steps).run()

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from syncline.testing.linearizability.checker import Initial, Part, check_moves, compiled
-from syncline.testing.linearizability.history import Operation, Read
+from syncline.testing.linearizability.history import Operation, ReadCall
 from syncline.testing.linearizability.inference import puts_of, seen_by
 from syncline.testing.linearizability.kv_model import Move, Numbers
 
@@ -80,7 +80,7 @@ def _until(part: Part, end_s: float) -> Part:
             break
         if operation.return_s is not None and operation.return_s <= end_s:
             known.append(operation)
-        elif not isinstance(operation.request, Read):
+        elif not isinstance(operation.request, ReadCall):
             known.append(msgspec.structs.replace(operation, return_s=None, result=None))
     return Part(part.keys, known, Numbers(known))
 

@@ -6,19 +6,19 @@ from collections.abc import Iterable
 
 from syncline.testing.linearizability.history import (
     EXISTS,
-    Compare,
-    Delete,
+    Call,
+    CallCompare,
+    DeleteCall,
     NotApplied,
     Operation,
-    Put,
+    PutCall,
     Ran,
-    Read,
+    ReadCall,
     Refused,
-    Request,
     Result,
     Seen,
     Step,
-    Txn,
+    TxnCall,
     Written,
 )
 
@@ -48,8 +48,8 @@ def _row(operation: Operation) -> tuple[str, str, str, str]:
     return f"{operation.call_s:.3f} .. {end} s", operation.client, operation.node, what
 
 
-def _request(request: Request) -> str:
-    if not isinstance(request, Txn):
+def _request(request: Call) -> str:
+    if not isinstance(request, TxnCall):
         return _step(request)
     compares = " and ".join(_compare(compare) for compare in request.compares)
     text = (f"if {compares} " if compares else "") + f"do [{_steps(request.then)}]"
@@ -63,11 +63,11 @@ def _steps(steps: Iterable[Step]) -> str:
 def _step(step: Step) -> str:
     key = _text(step.key)
     match step:
-        case Put():
+        case PutCall():
             return f"put {key} = {_text(step.value)}" + _expected(step.expect)
-        case Delete():
+        case DeleteCall():
             return f"delete {key}" + _expected(step.expect)
-        case Read():
+        case ReadCall():
             bound = "" if step.max_stale_s is None else f" (at most {step.max_stale_s:g} s old)"
             return f"stale read {key}{bound}" if step.stale else f"read {key}"
 
@@ -80,7 +80,7 @@ def _expected(expect: int | None) -> str:
     return f" where it is at revision {expect}" if expect else " where there is none"
 
 
-def _compare(compare: Compare) -> str:
+def _compare(compare: CallCompare) -> str:
     sign = "=" if compare.equal else "!="
     if isinstance(compare.operand, int):
         return f"revision of {_text(compare.key)} {sign} {compare.operand}"

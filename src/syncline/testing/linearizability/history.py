@@ -20,20 +20,20 @@ from syncline.errors import OperationError, Outcome
 __all__ = [
     "ABSENT",
     "EXISTS",
-    "Compare",
-    "Delete",
+    "Call",
+    "CallCompare",
+    "DeleteCall",
     "NotApplied",
     "Operation",
-    "Put",
+    "PutCall",
     "Ran",
-    "Read",
+    "ReadCall",
     "Recorder",
     "Refused",
-    "Request",
     "Result",
     "Seen",
     "Step",
-    "Txn",
+    "TxnCall",
     "Written",
     "keys_of",
     "read_history",
@@ -53,7 +53,7 @@ FORMAT: Final = 1
 # -- requests
 
 
-class Put(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="put"):
+class PutCall(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="put"):
     """Set a key. With `expect` (a mod_revision, `ABSENT` or `EXISTS`) this is the compare-and-swap."""
 
     key: bytes
@@ -61,14 +61,14 @@ class Put(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="
     expect: int | None = None
 
 
-class Delete(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="delete"):
-    """Remove a key. `expect` as in `Put`."""
+class DeleteCall(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="delete"):
+    """Remove a key. `expect` as in `PutCall`."""
 
     key: bytes
     expect: int | None = None
 
 
-class Read(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="read"):
+class ReadCall(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="read"):
     """Read a key: linearizably, or from the local state of the asked node (`stale`).
 
     A stale read may miss writes of the `max_stale_s` seconds before its call, and no older ones; None: no bound.
@@ -79,7 +79,7 @@ class Read(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag=
     max_stale_s: float | None = None
 
 
-class Compare(msgspec.Struct, frozen=True, omit_defaults=True):
+class CallCompare(msgspec.Struct, frozen=True, omit_defaults=True):
     """A condition of a transaction, on a key's value (bytes) or its mod_revision (a number; 0: it does not exist).
 
     A compare with the value of a key that does not exist never holds, with `!=` neither.
@@ -90,19 +90,19 @@ class Compare(msgspec.Struct, frozen=True, omit_defaults=True):
     equal: bool = True
 
 
-Step: TypeAlias = Put | Delete | Read
+Step: TypeAlias = PutCall | DeleteCall | ReadCall
 """The steps of a transaction; none has an `expect` or is `stale` there."""
 
 
-class Txn(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="txn"):
+class TxnCall(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="txn"):
     """If all `compares` hold do `then`, else `else_`: as one. No key is written twice by one branch."""
 
-    compares: tuple[Compare, ...] = ()
+    compares: tuple[CallCompare, ...] = ()
     then: tuple[Step, ...] = ()
     else_: tuple[Step, ...] = ()
 
 
-Request: TypeAlias = Put | Delete | Read | Txn
+Call: TypeAlias = PutCall | DeleteCall | ReadCall | TxnCall
 
 
 # -- answers; the number 0 and the truth value None mean "not reported"
@@ -165,7 +165,7 @@ class Operation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """
 
     client: str
-    request: Request
+    request: Call
     call_s: float
     return_s: float | None = None
     result: Result | None = None
@@ -183,9 +183,9 @@ class Operation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         return self.result is None
 
 
-def keys_of(request: Request) -> tuple[bytes, ...]:
+def keys_of(request: Call) -> tuple[bytes, ...]:
     """Every key that a request looks at or may write, each once."""
-    if not isinstance(request, Txn):
+    if not isinstance(request, TxnCall):
         return (request.key,)
     parts = (*request.compares, *request.then, *request.else_)
     return tuple(dict.fromkeys(part.key for part in parts))
@@ -197,7 +197,7 @@ def keys_of(request: Request) -> tuple[bytes, ...]:
 class Recorder:
     """Records the operations of clients as they happen.
 
-        token = recorder.call("c1", Put(b"k", b"v"), node="a")
+        token = recorder.call("c1", PutCall(b"k", b"v"), node="a")
         try:
             recorder.returned(token, Written(await put(...)))
         except OperationError as error:
@@ -216,7 +216,7 @@ class Recorder:
     def __len__(self) -> int:
         return self._calls
 
-    def call(self, client: str, request: Request, *, node: str = "") -> int:
+    def call(self, client: str, request: Call, *, node: str = "") -> int:
         """Record a request that a client is about to send. The returned number names the operation."""
         self._calls += 1
         self._open[self._calls] = Operation(client=client, request=request, call_s=self._clock(), node=node)
@@ -246,7 +246,7 @@ def _in_order(operations: Iterable[Operation]) -> list[Operation]:
 # -- files
 
 
-class _Header(msgspec.Struct, frozen=True):
+class _HistoryHeader(msgspec.Struct, frozen=True):
     history: Literal[1]
     about: dict[str, str | int | float] = {}
 
@@ -259,7 +259,7 @@ def write_history(
     file: BinaryIO, operations: Iterable[Operation], about: dict[str, str | int | float] | None = None
 ) -> None:
     """Write a history to a file. `about` names its origin (a seed, a date), for the reader. Bytes are in base64."""
-    file.write(_encoder.encode(_Header(FORMAT, about or {})) + b"\n")
+    file.write(_encoder.encode(_HistoryHeader(FORMAT, about or {})) + b"\n")
     file.writelines(_encoder.encode(operation) + b"\n" for operation in operations)
 
 
@@ -273,7 +273,7 @@ def read_history(*files: BinaryIO) -> list[Operation]:
         for number, line in enumerate(file, 1):
             try:
                 if number == 1:
-                    msgspec.json.decode(line, type=_Header)
+                    msgspec.json.decode(line, type=_HistoryHeader)
                 else:
                     operations.append(_decoder.decode(line))
             except msgspec.MsgspecError as error:

@@ -14,7 +14,17 @@ from typing import TypeAlias
 
 import msgspec
 
-from syncline.testing.linearizability.history import NotApplied, Operation, Put, Ran, Read, Seen, Step, Txn, Written
+from syncline.testing.linearizability.history import (
+    NotApplied,
+    Operation,
+    PutCall,
+    Ran,
+    ReadCall,
+    Seen,
+    Step,
+    TxnCall,
+    Written,
+)
 from syncline.testing.linearizability.kv_model import Numbers
 
 __all__ = ["narrowed", "puts_of", "seen_by"]
@@ -54,27 +64,27 @@ class _Sightings:
 def puts_of(operation: Operation) -> Iterator[_Put]:
     """All writes that an operation may make."""
     request = operation.request
-    if isinstance(request, Put):
+    if isinstance(request, PutCall):
         yield request.key, request.value
-    elif isinstance(request, Txn):
+    elif isinstance(request, TxnCall):
         for step in (*request.then, *request.else_):
-            if isinstance(step, Put):
+            if isinstance(step, PutCall):
                 yield step.key, step.value
 
 
 def seen_by(operation: Operation, *, stale: bool = False) -> Iterator[tuple[bytes, Seen]]:
     """What an operation saw that others had written; of a stale read only if `stale`."""
     request, result = operation.request, operation.result
-    if isinstance(request, Read) and isinstance(result, Seen) and (stale or not request.stale):
+    if isinstance(request, ReadCall) and isinstance(result, Seen) and (stale or not request.stale):
         yield request.key, result
-    if isinstance(request, Txn) and isinstance(result, Ran):
+    if isinstance(request, TxnCall) and isinstance(result, Ran):
         yield from _seen_in(request.then if result.succeeded else request.else_, result)
 
 
 def _seen_in(branch: Sequence[Step], result: Ran) -> Iterator[tuple[bytes, Seen]]:
     own: set[bytes] = set()
     for step, answer in zip(branch, result.results, strict=False):
-        if not isinstance(step, Read):
+        if not isinstance(step, ReadCall):
             own.add(step.key)
         elif isinstance(answer, Seen) and step.key not in own:
             yield step.key, answer
@@ -96,7 +106,7 @@ def _seen_to_happen(operation: Operation, put: _Put, sightings: _Sightings) -> O
     if operation.result is not None or sightings.first_s[put] < operation.call_s:
         return operation  # refused, or not yet called, and yet it was seen: nothing to fill in, the search will object
     result: Written | Ran = Written(number)
-    if isinstance(operation.request, Txn):
-        then = any(isinstance(step, Put) and (step.key, step.value) == put for step in operation.request.then)
+    if isinstance(operation.request, TxnCall):
+        then = any(isinstance(step, PutCall) and (step.key, step.value) == put for step in operation.request.then)
         result = Ran(then, number)
     return msgspec.structs.replace(operation, return_s=sightings.first_s[put], result=result)

@@ -19,16 +19,16 @@ from typing import Final, TypeAlias
 
 from syncline.testing.linearizability.history import (
     EXISTS,
-    Compare,
-    Delete,
+    CallCompare,
+    DeleteCall,
     Operation,
-    Put,
+    PutCall,
     Ran,
-    Read,
+    ReadCall,
     Refused,
     Seen,
     Step,
-    Txn,
+    TxnCall,
     Written,
 )
 
@@ -88,19 +88,19 @@ class Numbers:
 
     def _learn(self, operation: Operation) -> None:
         request, result = operation.request, operation.result
-        if isinstance(request, Put | Delete):
+        if isinstance(request, PutCall | DeleteCall):
             self._mention(request.key, request.expect)
-        if isinstance(request, Txn):
+        if isinstance(request, TxnCall):
             for compare in request.compares:
                 if isinstance(compare.operand, int):
                     self._mention(compare.key, compare.operand)
         if result is None:
             return
-        if isinstance(request, Read) and isinstance(result, Seen) and not request.stale:
+        if isinstance(request, ReadCall) and isinstance(result, Seen) and not request.stale:
             self._see(request.key, result)
-        if isinstance(request, Put | Delete) and isinstance(result, Refused):
+        if isinstance(request, PutCall | DeleteCall) and isinstance(result, Refused):
             self._mention(request.key, result.mod_revision)
-        if isinstance(request, Txn) and isinstance(result, Ran):
+        if isinstance(request, TxnCall) and isinstance(result, Ran):
             branch = request.then if result.succeeded else request.else_
             for step, answer in zip(branch, result.results, strict=False):
                 if isinstance(answer, Seen):
@@ -127,15 +127,15 @@ def told(operation: Operation) -> tuple[int, bool]:
         case Seen(revision=revision) | Refused(revision=revision):
             return revision, False
         case Written(revision=revision, existed=existed):
-            if isinstance(request, Put):
+            if isinstance(request, PutCall):
                 return revision, True
             return (0, False) if existed is None else (revision, existed)
         case Ran(succeeded=succeeded, revision=revision, results=results):
-            assert isinstance(request, Txn)
+            assert isinstance(request, TxnCall)
             branch = request.then if succeeded else request.else_
-            if any(isinstance(step, Put) for step in branch):
+            if any(isinstance(step, PutCall) for step in branch):
                 return revision, True
-            deletes = [number for number, step in enumerate(branch) if isinstance(step, Delete)]
+            deletes = [number for number, step in enumerate(branch) if isinstance(step, DeleteCall)]
             answers = [results[number] for number in deletes if number < len(results)]
             gone = [answer.existed for answer in answers if isinstance(answer, Written)]
             if True in gone:
@@ -267,11 +267,11 @@ def moves_of(operation: Operation, keys: Sequence[bytes], numbers: Numbers) -> l
     that is impossible in itself), else one for each way to have an effect."""
     places = {key: place for place, key in enumerate(keys)}
     request, result = operation.request, operation.result
-    if isinstance(request, Txn):
+    if isinstance(request, TxnCall):
         assert result is None or isinstance(result, Ran)
         return _txn_moves(operation, request, result, places, keys, numbers)
     place = places[request.key]
-    if isinstance(request, Read):
+    if isinstance(request, ReadCall):
         assert isinstance(result, Seen)
         return [Move(operation, _seen(place, result), (), (), keys, numbers)]
     expected = _expected(place, request)
@@ -280,7 +280,7 @@ def moves_of(operation: Operation, keys: Sequence[bytes], numbers: Numbers) -> l
         return [Move(operation, told_there, expected, (), keys, numbers)]
     assert result is None or isinstance(result, Written)
     guards = expected + (_existed(place, result.existed) if result is not None else [])
-    value = request.value if isinstance(request, Put) else None
+    value = request.value if isinstance(request, PutCall) else None
     return [Move(operation, guards, (), [(place, value)], keys, numbers)]
 
 
@@ -290,7 +290,7 @@ def _seen(place: int, seen: Seen) -> list[Guard]:
     return [(place, seen.value, True)] + ([(place, seen.mod_revision, True)] if seen.mod_revision else [])
 
 
-def _expected(place: int, request: Put | Delete) -> list[Guard]:
+def _expected(place: int, request: PutCall | DeleteCall) -> list[Guard]:
     if request.expect is None:
         return []
     return [(place, 0, False)] if request.expect == EXISTS else [(place, request.expect, True)]
@@ -302,7 +302,7 @@ def _existed(place: int, existed: bool | None) -> list[Guard]:
 
 def _txn_moves(
     operation: Operation,
-    request: Txn,
+    request: TxnCall,
     result: Ran | None,
     places: Mapping[bytes, int],
     keys: Sequence[bytes],
@@ -316,9 +316,9 @@ def _txn_moves(
         if not succeeded and not compares:
             continue  # nothing to fail
         effects: list[Effect] = [
-            (places[step.key], step.value if isinstance(step, Put) else None)
+            (places[step.key], step.value if isinstance(step, PutCall) else None)
             for step in branch
-            if not isinstance(step, Read)
+            if not isinstance(step, ReadCall)
         ]
         if result is None and not effects:
             continue
@@ -329,7 +329,7 @@ def _txn_moves(
     return moves
 
 
-def _compared(place: int, compare: Compare) -> Guard:
+def _compared(place: int, compare: CallCompare) -> Guard:
     return (place, compare.operand, compare.equal)
 
 
@@ -343,11 +343,11 @@ def _observed(branch: Sequence[Step], result: Ran, places: Mapping[bytes, int]) 
     written: dict[bytes, bytes | None] = {}
     for step, answer in zip(branch, result.results, strict=True):
         place = places[step.key]
-        if isinstance(step, Read) is not isinstance(answer, Seen):
+        if isinstance(step, ReadCall) is not isinstance(answer, Seen):
             return None
         if isinstance(answer, Written):
             guards += _existed(place, answer.existed)
-            written[step.key] = step.value if isinstance(step, Put) else None
+            written[step.key] = step.value if isinstance(step, PutCall) else None
         elif step.key not in written:
             guards += _seen(place, answer)
         elif answer.value != written[step.key] or (result.revision and answer.mod_revision not in (0, result.revision)):

@@ -16,7 +16,16 @@ from typing import TypeAlias
 import msgspec
 
 from syncline.testing.linearizability.format import describe_all
-from syncline.testing.linearizability.history import Delete, NotApplied, Operation, Put, Ran, Read, Seen, Txn
+from syncline.testing.linearizability.history import (
+    DeleteCall,
+    NotApplied,
+    Operation,
+    PutCall,
+    Ran,
+    ReadCall,
+    Seen,
+    TxnCall,
+)
 from syncline.testing.linearizability.inference import puts_of, seen_by
 from syncline.testing.linearizability.kv_model import told
 
@@ -112,7 +121,7 @@ def check_revisions(history: Sequence[Operation]) -> list[Anomaly]:
 
 
 def _is_stale(operation: Operation) -> bool:
-    return isinstance(operation.request, Read) and operation.request.stale
+    return isinstance(operation.request, ReadCall) and operation.request.stale
 
 
 def check_stale_reads(history: Sequence[Operation]) -> list[Anomaly]:
@@ -134,7 +143,7 @@ def _check_bounds(history: Sequence[Operation]) -> list[Anomaly]:
     found: list[Anomaly] = []
     for operation in history:
         request, seen = operation.request, operation.result
-        if not (isinstance(request, Read) and isinstance(seen, Seen) and request.max_stale_s is not None):
+        if not (isinstance(request, ReadCall) and isinstance(seen, Seen) and request.max_stale_s is not None):
             continue
         ends_s, newest = latest.get(request.key, ([], []))
         place = bisect.bisect_left(ends_s, operation.call_s - request.max_stale_s)
@@ -147,10 +156,10 @@ def _check_bounds(history: Sequence[Operation]) -> list[Anomaly]:
 def _written_keys(operation: Operation) -> set[bytes]:
     """The keys that an operation is known to have changed."""
     request, result = operation.request, operation.result
-    if isinstance(request, Txn) and isinstance(result, Ran):
+    if isinstance(request, TxnCall) and isinstance(result, Ran):
         branch = request.then if result.succeeded else request.else_
-        return {step.key for step in branch if isinstance(step, Put)}
-    return {request.key} if isinstance(request, Put | Delete) else set()
+        return {step.key for step in branch if isinstance(step, PutCall)}
+    return {request.key} if isinstance(request, PutCall | DeleteCall) else set()
 
 
 def _running_maximum(
@@ -183,7 +192,7 @@ def _check_no_way_back(history: Sequence[Operation]) -> list[Anomaly]:
     found: list[Anomaly] = []
     for operation in sorted(history, key=lambda operation: operation.call_s):
         seen = operation.result
-        if not (isinstance(operation.request, Read) and isinstance(seen, Seen) and operation.node):
+        if not (isinstance(operation.request, ReadCall) and isinstance(seen, Seen) and operation.node):
             continue
         views: list[tuple[bytes | None, int]] = [(None, seen.revision)]
         if seen.value is not None:

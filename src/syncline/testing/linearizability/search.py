@@ -24,10 +24,10 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from syncline.testing.linearizability.history import Operation, Request
+from syncline.testing.linearizability.history import Call, Operation
 from syncline.testing.linearizability.kv_model import ANY, Move, Numbers, State, Want
 
-__all__ = ["DEFAULT_MAX_STEPS", "Outcome", "Search"]
+__all__ = ["DEFAULT_MAX_STEPS", "SearchResult", "Search"]
 
 DEFAULT_MAX_STEPS: Final = 5_000_000
 """Choices before a search gives up: about a minute. With reported revisions it takes one or two per operation."""
@@ -37,7 +37,7 @@ _Choice: TypeAlias = tuple[int, State, int]
 the state after it, and the places of the keys that the next definite operation must look at, a bit each."""
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class SearchResult(msgspec.Struct, frozen=True):
     """The result of a search. `decided` False: it gave up. `reached` is the longest order that it found."""
 
     decided: bool
@@ -80,7 +80,7 @@ class Search:
         self._returns = [_return_s(move) for move in definite]
         self._optional_calls = [moves[0].operation.call_s for moves in optional]
         self._single = len(initial[1]) == 1
-        self._levels = Levels(definite)
+        self._levels = RevisionLevels(definite)
         counts = any(move.counts for move in (*definite, *(move for moves in optional for move in moves)))
         self._helpers = Helpers(definite, optional, numbered=not self._single and (counts or self._levels.told))
         self._demand = Demand(definite, optional)
@@ -94,7 +94,7 @@ class Search:
         self._order: list[int] = []
         self._focus = 0
 
-    def run(self) -> Outcome:
+    def run(self) -> SearchResult:
         """Look for an order of all definite operations."""
         frames: list[_Frame] = []
         tried: set[tuple[int, int, int, int, State]] = set()
@@ -125,11 +125,11 @@ class Search:
             self._take(*choice)
         return self._outcome(self._order, linearizable=True)
 
-    def _outcome(self, order: list[int], *, decided: bool = True, linearizable: bool = False) -> Outcome:
+    def _outcome(self, order: list[int], *, decided: bool = True, linearizable: bool = False) -> SearchResult:
         operations = [
             self._definite[place].operation if place >= 0 else self._optional[~place][0].operation for place in order
         ]
-        return Outcome(decided, linearizable, operations, self._steps)
+        return SearchResult(decided, linearizable, operations, self._steps)
 
     # -- one step on, and back
 
@@ -243,7 +243,7 @@ def _return_s(move: Move) -> float:
     return math.inf if move.operation.return_s is None else move.operation.return_s
 
 
-class Levels:
+class RevisionLevels:
     """The order that reported revisions impose: level by level, in each either one write or its readers."""
 
     def __init__(self, definite: Sequence[Move]) -> None:
@@ -359,7 +359,7 @@ class Helpers:
         for number, moves in enumerate(optional):
             for want in {want for move in moves for effect in move.effects for want in (effect, (effect[0], ANY))}:
                 self._giving[want].append(number)
-        requests: dict[Request, int] = {}
+        requests: dict[Call, int] = {}
         self.alike: list[int] = [
             requests.setdefault(moves[0].operation.request, number) for number, moves in enumerate(optional)
         ]

@@ -7,7 +7,7 @@ from typing import Final
 
 from syncline.testing.linearizability.checker import Initial, check_part, parts_of
 from syncline.testing.linearizability.explain import smallest_contradiction
-from syncline.testing.linearizability.history import Operation, Read, Seen
+from syncline.testing.linearizability.history import Operation, ReadCall, Seen
 from syncline.testing.linearizability.promises import (
     Anomaly,
     check_applied_once,
@@ -78,6 +78,6 @@ def assert_linearizable(
 def _final_reads(history: Sequence[Operation], final: Mapping[bytes, Seen]) -> list[Operation]:
     end_s = max((max(operation.call_s, operation.return_s or 0.0) for operation in history), default=0.0) + 1.0
     return [
-        Operation(client=FINAL_STATE, request=Read(key), call_s=end_s, return_s=end_s, result=seen)
+        Operation(client=FINAL_STATE, request=ReadCall(key), call_s=end_s, return_s=end_s, result=seen)
         for key, seen in final.items()
     ]

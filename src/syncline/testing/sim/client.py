@@ -10,24 +10,27 @@ import asyncio
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET
 
+from syncline.client.schemas import ErrorAnswer, ErrorBody, ResultItem, TxnResultBody
+from syncline.errors import Outcome
 from syncline.server.http.request import Request as HttpRequest
 from syncline.server.http.response import Response
 from syncline.testing.linearizability.history import (
     ABSENT,
-    Compare,
-    Delete,
+    Call,
+    CallCompare,
+    DeleteCall,
     NotApplied,
-    Put,
+    PutCall,
     Ran,
-    Read,
+    ReadCall,
     Recorder,
     Refused,
-    Request,
     Result,
     Seen,
     Step,
-    Txn,
+    TxnCall,
     Written,
 )
 from syncline.testing.sim.server import SimServer
@@ -42,40 +45,14 @@ class ClientError(AssertionError):
     """An invalid answer of a server."""
 
 
-class _Problem(msgspec.Struct):
-    code: str
-    outcome: str
-    details: dict[str, int | str] = {}
-
-
-class _ErrorBody(msgspec.Struct):
-    error: _Problem
-
-
 class _Deleted(msgspec.Struct):
     deleted: bool
     revision: int
 
 
-class _StepResult(msgspec.Struct):
-    op: str
-    revision: int = 0
-    created: bool = False
-    deleted: int = 0
-    found: bool = False
-    value: str | None = None
-    mod_revision: int = 0
-
-
-class _Ran(msgspec.Struct):
-    succeeded: bool
-    revision: int
-    results: list[_StepResult]
-
-
-_error_decoder = msgspec.json.Decoder(_ErrorBody)
+_error_decoder = msgspec.json.Decoder(ErrorAnswer)
 _deleted_decoder = msgspec.json.Decoder(_Deleted)
-_ran_decoder = msgspec.json.Decoder(_Ran)
+_ran_decoder = msgspec.json.Decoder(TxnResultBody)
 
 
 class SimClient:
@@ -89,7 +66,7 @@ class SimClient:
         self.unanswered: list[tuple[SimServer, asyncio.Future[Response], str]] = []
         """Requests that the client gave up: they must still be answered if the process lives on."""
 
-    async def ask(self, server: SimServer, request: Request) -> Result | None:
+    async def ask(self, server: SimServer, request: Call) -> Result | None:
         """Send a request; return its result, or None if the outcome is unknown."""
         token = self._recorder.call(self.name, request, node=f"{server.name}{' (emptied)' if server.lost else ''}")
         life = server.lives
@@ -105,11 +82,11 @@ class SimClient:
         return result
 
 
-def _http(request: Request, query: bytes) -> HttpRequest:
-    if isinstance(request, Txn):
+def _http(request: Call, query: bytes) -> HttpRequest:
+    if isinstance(request, TxnCall):
         return HttpRequest("POST", b"/txn", query, {}, _txn_body(request))
     path = b"/key/" + request.key
-    if isinstance(request, Read):
+    if isinstance(request, ReadCall):
         if request.stale:
             bound = b"" if request.max_stale_s is None else b"&max_stale=%dms" % round(request.max_stale_s * 1000)
             query = b"consistency=stale" + bound
@@ -117,7 +94,7 @@ def _http(request: Request, query: bytes) -> HttpRequest:
     headers: dict[bytes, bytes] = {}
     if request.expect is not None:
         headers = {b"if-none-match": b"*"} if request.expect == ABSENT else {b"if-match": _match(request.expect)}
-    if isinstance(request, Put):
+    if isinstance(request, PutCall):
         return HttpRequest("PUT", path, query, headers, request.value)
     return HttpRequest("DELETE", path, query, headers, b"")
 
@@ -126,17 +103,17 @@ def _match(expect: int) -> bytes:
     return b"*" if expect < 0 else b'"%d"' % expect
 
 
-def _txn_body(txn: Txn) -> bytes:
-    def compare(one: Compare) -> dict[str, Any]:
+def _txn_body(txn: TxnCall) -> bytes:
+    def compare(one: CallCompare) -> dict[str, Any]:
         operator = "==" if one.equal else "!="
         if isinstance(one.operand, bytes):
             return {"key": one.key.decode(), "target": "value", "op": operator, "value": one.operand.decode()}
         return {"key": one.key.decode(), "target": "mod_revision", "op": operator, "number": one.operand}
 
     def step(one: Step) -> dict[str, Any]:
-        if isinstance(one, Put):
+        if isinstance(one, PutCall):
             return {"op": "put", "key": one.key.decode(), "value": one.value.decode()}
-        return {"op": "delete" if isinstance(one, Delete) else "get", "key": one.key.decode()}
+        return {"op": "delete" if isinstance(one, DeleteCall) else "get", "key": one.key.decode()}
 
     return msgspec.json.encode(
         {
@@ -147,38 +124,39 @@ def _txn_body(txn: Txn) -> bytes:
     )
 
 
-def _result(request: Request, response: Response) -> Result | None:
+def _result(request: Call, response: Response) -> Result | None:
     status = response.status
     if status == 200:
         return _success(request, response)
-    if isinstance(request, Read) and status == 404:
+    if isinstance(request, ReadCall) and status == 404:
         return Seen(None, 0, _revision(response))
     problem = _error_decoder.decode(response.body).error
     if status == 412:
         return Refused(_refused_revision(problem))
-    if problem.outcome == "unknown":
+    if problem.outcome is Outcome.UNKNOWN:
         return None
     return NotApplied(problem.code)
 
 
-def _success(request: Request, response: Response) -> Result:
-    if isinstance(request, Txn):
+def _success(request: Call, response: Response) -> Result:
+    if isinstance(request, TxnCall):
         ran = _ran_decoder.decode(response.body)
         return Ran(ran.succeeded, ran.revision, tuple(_step_result(one) for one in ran.results))
-    if isinstance(request, Read):
+    if isinstance(request, ReadCall):
         return Seen(response.body, _etag(response), _revision(response))
-    if isinstance(request, Put):
+    if isinstance(request, PutCall):
         return Written(_revision(response))
     deleted = _deleted_decoder.decode(response.body)
     return Written(deleted.revision, deleted.deleted)
 
 
-def _step_result(one: _StepResult) -> Written | Seen:
+def _step_result(one: ResultItem) -> Written | Seen:
     if one.op == "get":
-        return Seen(one.value.encode() if one.found and one.value is not None else None, one.mod_revision)
+        return Seen(None if one.value is UNSET else one.value.encode(), one.mod_revision or 0)
+    revision = one.revision or 0
     if one.op == "delete":
-        return Written(one.revision, bool(one.deleted))
-    return Written(one.revision, not one.created)
+        return Written(revision, bool(one.deleted))
+    return Written(revision, not one.created)
 
 
 def _field(response: Response, name: bytes) -> bytes:
@@ -196,6 +174,6 @@ def _etag(response: Response) -> int:
     return int(_field(response, b"ETag: ").strip(b'"'))
 
 
-def _refused_revision(problem: _Problem) -> int | None:
-    revision = problem.details.get("revision")
+def _refused_revision(problem: ErrorBody) -> int | None:
+    revision = (problem.details or {}).get("revision")
     return revision if isinstance(revision, int) else None

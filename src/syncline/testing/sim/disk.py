@@ -30,7 +30,7 @@ from functools import lru_cache
 from typing import Final
 
 from syncline.platform.disk import DISK_FULL, locked_error
-from syncline.testing.sim.file import Chance, Node, Survival
+from syncline.testing.sim.file import Chance, Inode, Survival
 
 __all__ = ["CAPACITY_BYTES", "DiskFault", "SimDisk", "SimFile", "Survival"]
 
@@ -72,14 +72,14 @@ class DiskFault:
 class NameOperation:
     """A change of a directory: `dirs` are those that must still be synced for it to be durable."""
 
-    def __init__(self, serial: int, node: Node | None, source: str | None, target: str) -> None:
+    def __init__(self, serial: int, node: Inode | None, source: str | None, target: str) -> None:
         self.serial = serial
         self.node = node
         self.source = source
         self.target = target
         self.dirs: set[str] = {_parent(path) for path in (source, target) if path is not None}
 
-    def apply(self, names: dict[str, Node]) -> None:
+    def apply(self, names: dict[str, Inode]) -> None:
         """If an earlier operation did not survive, this one may find nothing to work on: then it is lost, too."""
         if self.source is not None:
             for path in [path for path in names if path == self.source or path.startswith(f"{self.source}/")]:
@@ -107,7 +107,7 @@ class SimDisk:
         self.busy_s: float = 0.0
         self.serial: int = 0
         self.generation: int = 0
-        self._names: dict[str, Node] = {"": Node(is_dir=True), "/": Node(is_dir=True)}
+        self._names: dict[str, Inode] = {"": Inode(is_dir=True), "/": Inode(is_dir=True)}
         self._durable_names = dict(self._names)
         self._pending: list[NameOperation] = []
         self._faults: list[DiskFault] = []
@@ -122,7 +122,7 @@ class SimDisk:
             if path in self._names:
                 raise _error(errno.EEXIST, path)
             self._check_parent(path)
-            self._change(Node(), None, path)
+            self._change(Inode(), None, path)
         else:
             self.enter("open", path, changes=False)
         return SimFile(self, self._file(path), path, writable=create or write)
@@ -148,7 +148,7 @@ class SimDisk:
         if parent not in self._names:
             self.make_dirs(parent)
         self.enter("mkdir", path)
-        self._change(Node(is_dir=True), None, path)
+        self._change(Inode(is_dir=True), None, path)
         self.sync_dir(parent)
 
     def rename(self, source: str, target: str) -> None:
@@ -284,7 +284,7 @@ class SimDisk:
         """Put a file there, durably, whatever was there before."""
         path = _normal(path)
         self._check_parent(path)
-        node = Node()
+        node = Inode()
         node.write(0, data, 0)
         node.sync()
         node.path = path
@@ -313,7 +313,7 @@ class SimDisk:
         if more_bytes > 0 and self.used_bytes() + more_bytes > self.capacity_bytes:
             raise _error(errno.ENOSPC, path)
 
-    def _change(self, node: Node | None, source: str | None, target: str) -> None:
+    def _change(self, node: Inode | None, source: str | None, target: str) -> None:
         operation = NameOperation(self.serial, node, source, target)
         operation.apply(self._names)
         self._pending.append(operation)
@@ -327,13 +327,13 @@ class SimDisk:
         if not self._node(_parent(path)).is_dir:
             raise _error(errno.ENOTDIR, path)
 
-    def _node(self, path: str) -> Node:
+    def _node(self, path: str) -> Inode:
         node = self._names.get(path)
         if node is None:
             raise _error(errno.ENOENT, path)
         return node
 
-    def _file(self, path: str) -> Node:
+    def _file(self, path: str) -> Inode:
         node = self._node(path)
         if node.is_dir:
             raise _error(errno.EISDIR, path)
@@ -343,7 +343,7 @@ class SimDisk:
 class SimFile:
     """Implements `platform.disk.File`. Gone after a crash of its disk, like all that a process holds."""
 
-    def __init__(self, disk: SimDisk, node: Node, path: str, *, writable: bool) -> None:
+    def __init__(self, disk: SimDisk, node: Inode, path: str, *, writable: bool) -> None:
         self._disk = disk
         self._node = node
         self._path = path

@@ -6,7 +6,7 @@ import random
 from enum import Enum
 from typing import Final
 
-__all__ = ["Chance", "Node", "SECTOR_BYTES", "Survival"]
+__all__ = ["Chance", "Inode", "SECTOR_BYTES", "Survival"]
 
 SECTOR_BYTES: Final = 512
 ZEROS: Final = bytes(SECTOR_BYTES)
@@ -65,7 +65,7 @@ class Chance:
         return pieces[chosen]
 
 
-class Node:
+class Inode:
     """A file's content, or a directory's place. Sectors that were never written are absent and read as zeros."""
 
     __slots__ = ("_dirty", "_durable", "_durable_size", "_reserved", "_seen", "_sizes", "is_dir", "path", "size")
@@ -170,9 +170,9 @@ class Node:
         self._clean()
         self.size = self._durable_size = self._reserved = 0
 
-    def after_crash(self, chance: Chance) -> Node:
+    def after_crash(self, chance: Chance) -> Inode:
         """The content on the platter after a crash, as a file of its own."""
-        twin = Node(is_dir=self.is_dir)
+        twin = Inode(is_dir=self.is_dir)
         sizes = [self._durable_size, *(size for _, size in self._sizes)]
         twin.size = twin._durable_size = sizes[chance.version([0, *(serial for serial, _ in self._sizes)])]
         content = twin._durable = self._durable.copy()

@@ -58,7 +58,7 @@ class SimNode:
         self._rate = 1.0
         self._since_s = 0.0  # the loop's time when the rate was set last, and the node's own time then
         self._own_s = 0.0
-        self._held: list[_Step] = []
+        self._held: list[_NodeCallback] = []
         self.tasks: dict[asyncio.Task[Any], None] = {}
 
     def __repr__(self) -> str:
@@ -128,7 +128,7 @@ class SimNode:
                 _end(coroutine)
         self.tasks.clear()
 
-    def withholds(self, step: _Step) -> bool:
+    def withholds(self, step: _NodeCallback) -> bool:
         """Whether a step that is due must not run: now (it is kept for later then), or ever."""
         if self.killed:
             return True
@@ -153,7 +153,7 @@ def _end(coroutine: Coroutine[Any, Any, object] | Generator[Any, Any, object]) -
             return
 
 
-class _Step:
+class _NodeCallback:
     """A callback of a node, with the handle by which it may be cancelled."""
 
     __slots__ = ("arguments", "callback", "handle", "loop", "node")
@@ -282,7 +282,7 @@ class SimLoop(asyncio.BaseEventLoop):
         node = _node_of(context)
         if node is None:
             return super().call_soon(callback, *args, context=context)
-        step = _Step(self, node, callback, args)
+        step = _NodeCallback(self, node, callback, args)
         step.handle = super().call_soon(step, context=context)
         return step.handle
 
@@ -332,7 +332,7 @@ class SimLoop(asyncio.BaseEventLoop):
         when_s = self._now_s + delay_s
         if node is None:
             return super().call_at(when_s, callback, *arguments, context=context)
-        step = _Step(self, node, callback, arguments)
+        step = _NodeCallback(self, node, callback, arguments)
         step.handle = timer = super().call_at(when_s, step, context=context)
         return timer
 

@@ -19,7 +19,7 @@ from itertools import combinations
 from typing import Final
 
 from syncline.platform.network import Listener, ProtocolFactory
-from syncline.testing.sim.transport import WINDOW_BYTES, Pipe, Segment, SimTransport
+from syncline.testing.sim.transport import WINDOW_BYTES, ControlSegment, Pipe, SimTransport
 
 __all__ = ["SimHost", "SimNetwork"]
 
@@ -278,7 +278,7 @@ class SimNetwork:
         host.up = not silent
         for end in [end for end in self._ends if end.host == name]:
             if not silent and not end.lost and end.output is not None:
-                end.output.push(Segment.RESET)
+                end.output.push(ControlSegment.RESET)
             end.die()
         self.trace(name, name, "power loss" if silent else "crash")
 
@@ -307,7 +307,7 @@ class SimNetwork:
         self._ends[near] = far
         self._ends[far] = near
         self.trace(source.name, there[0], f"open {here[1]} to {there[1]}")
-        near.output.push(Segment.OPEN)
+        near.output.push(ControlSegment.OPEN)
         near.open(lambda: opened(near))
 
     def _pipe(self, source: SimTransport, target: SimTransport) -> Pipe:

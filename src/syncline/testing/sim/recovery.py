@@ -13,7 +13,7 @@ from syncline.testing.sim.disk import CAPACITY_BYTES
 from syncline.testing.sim.operations import PATIENCE_S, Operator
 from syncline.testing.sim.server import Condition, SimServer
 
-__all__ = ["Recovery"]
+__all__ = ["FinalRecovery"]
 
 LEADER_ELECTIONS: Final = 10
 """Within so many election timeouts after the links are back there must be a leader that a majority follows."""
@@ -37,7 +37,7 @@ SLOWEST_CLOCK: Final = 0.8
 """The rate of the slowest clock: its election timeouts take that much longer."""
 
 
-class Recovery:
+class FinalRecovery:
     """The last phase of a run."""
 
     def __init__(self, cluster: SimCluster, operator: Operator, facts: Facts, verdict: Verdict) -> None:

@@ -23,7 +23,7 @@ from syncline.testing.linearizability.verdict import judge
 from syncline.testing.sim.loop import SimLoop
 from syncline.testing.sim.machine import SimMachine, ThreadedSimMachine
 from syncline.testing.sim.operations import Operator
-from syncline.testing.sim.recovery import Recovery
+from syncline.testing.sim.recovery import FinalRecovery
 from syncline.testing.sim.workload import Workload
 
 __all__ = ["Scenario"]
@@ -90,7 +90,7 @@ class Scenario:
         troubles = [task for name in self._drawn if (task := self._trouble(name)) is not None]
         await asyncio.sleep(self._sim_seconds)
         await _end(troubles)
-        recovery = Recovery(cluster, Operator(cluster, self._rng), self._facts, self._verdict)
+        recovery = FinalRecovery(cluster, Operator(cluster, self._rng), self._facts, self._verdict)
         recovery.calm()
         await recovery.leader()
         await recovery.members()

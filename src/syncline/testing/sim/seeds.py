@@ -22,7 +22,7 @@ from syncline.testing.sim.server import SimCrash
 from syncline.testing.sim.trace import Trace
 from syncline.testing.sim.watch import Watch
 
-__all__ = ["Failure", "Options", "SeedReport", "run_seed"]
+__all__ = ["SeedFailure", "Options", "SeedReport", "run_seed"]
 
 SIM_SECONDS: Final = 5.0
 
@@ -46,7 +46,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Names of invariants that the product does not keep yet: judge by these, too."""
 
 
-class Failure(msgspec.Struct, frozen=True):
+class SeedFailure(msgspec.Struct, frozen=True):
     """An invariant that did not hold, in which step of the run, at which simulated second."""
 
     invariant: str
@@ -62,7 +62,7 @@ class SeedReport(msgspec.Struct, kw_only=True):
     """The result of one seed. A step is one event of a node: a callback, a timer, a step of a task."""
 
     seed: int
-    failure: Failure | None
+    failure: SeedFailure | None
     steps: int
     sim_s: float
     nodes: int = 0
@@ -82,12 +82,12 @@ class _Judge:
 
     def __init__(self, loop: SimLoop) -> None:
         self._loop = loop
-        self.failure: Failure | None = None
+        self.failure: SeedFailure | None = None
         self.found = loop.create_future()
 
     def broken(self, invariant: str, text: str) -> None:
         if self.failure is None:
-            self.failure = Failure(invariant, text, self._loop.events, self._loop.true_time())
+            self.failure = SeedFailure(invariant, text, self._loop.events, self._loop.true_time())
             self.found.set_result(None)
 
     def unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from syncline.consensus.types import Entry, EntryType, MembershipState, Message, MessageType, NodeId
-from syncline.testing.invariants.base import Facts, Onlooker, View
+from syncline.consensus.types import EntryType, LogEntry, MembershipState, Message, MessageType, NodeId
+from syncline.testing.invariants.base import Facts, Onlooker, WatchedMember
 from syncline.transport.messages import DigestReport, Forward, Notice, PeerMessage
 
 __all__ = ["Trace", "describe_message"]
@@ -49,41 +49,41 @@ class Trace(Onlooker):
         """A line about something outside of the nodes: a fault, a client, the network."""
         self._write(f"{self._clock():9.4f} {subject}  {text}")
 
-    def _line(self, view: View, text: str) -> None:
+    def _line(self, view: WatchedMember, text: str) -> None:
         self._write(f"{self._clock():9.4f} {view.name}@{view.core.term}{text}")
 
-    def started(self, view: View) -> None:
+    def started(self, view: WatchedMember) -> None:
         core = view.core
-        log = f"log {core.raft.log.first_index}..{core.last_index}, commit {core.commit}"
+        log = f"log {core.raft.log.first_index}..{core.last_index}, commit {core.commit_index}"
         self._line(view, f"  has {log}, applied {view.driver.applied}")
 
-    def looked(self, view: View) -> None:
+    def looked(self, view: WatchedMember) -> None:
         core = view.core
         if core.state is not view.state or core.term != view.term:
             self._line(view, f"  {core.state.name.lower()}")
         if core.raft.vote != view.vote and core.raft.vote:
             self._line(view, f"  votes for {self._facts.name(core.raft.vote)}")
-        if core.commit != view.commit:
-            self._line(view, f"  commit {view.commit} → {core.commit}")
+        if core.commit_index != view.commit:
+            self._line(view, f"  commit {view.commit} → {core.commit_index}")
 
-    def appended(self, view: View, entries: Sequence[Entry]) -> None:
+    def appended(self, view: WatchedMember, entries: Sequence[LogEntry]) -> None:
         self._line(view, f"  log {_entries(entries)}")
 
-    def wrote(self, view: View) -> None:
+    def wrote(self, view: WatchedMember) -> None:
         state = view.durable.hard_state
         vote = f" vote={self._facts.name(state.vote)}" if state.vote else ""
         self._line(view, f"  disk last={view.durable.last} term={state.term}{vote} commit={state.commit}")
 
-    def sent(self, view: View, to: NodeId, message: PeerMessage) -> None:
+    def sent(self, view: WatchedMember, to: NodeId, message: PeerMessage) -> None:
         self._line(view, f" → {self._facts.name(to)} {describe_message(message)}")
 
-    def changed(self, view: View, index: int, membership: MembershipState) -> None:
+    def changed(self, view: WatchedMember, index: int, membership: MembershipState) -> None:
         self._line(view, f"  membership at {index}: {self._members(membership)}")
 
-    def installed(self, view: View, index: int, membership: MembershipState) -> None:
+    def installed(self, view: WatchedMember, index: int, membership: MembershipState) -> None:
         self._line(view, f"  snapshot at {index}: {self._members(membership)}")
 
-    def applied(self, view: View) -> None:
+    def applied(self, view: WatchedMember) -> None:
         self._line(view, f"  applied {view.applied} → {view.driver.applied}")
 
     def _members(self, membership: MembershipState) -> str:
@@ -133,7 +133,7 @@ def _read(message: Message) -> str:
     return f" read={message.context[-4:].hex()}" if message.context else ""
 
 
-def _entries(entries: Sequence[Entry]) -> str:
+def _entries(entries: Sequence[LogEntry]) -> str:
     shown = [f"{entry.index}@{entry.term}{'' if entry.type is EntryType.NORMAL else '*'}" for entry in entries]
     if len(shown) > ENTRIES_SHOWN:
         shown = [*shown[: ENTRIES_SHOWN - 1], "…", shown[-1]]

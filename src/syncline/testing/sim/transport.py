@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from typing import Any, Final, Protocol, cast
 
-__all__ = ["WINDOW_BYTES", "Pipe", "Segment", "SimTransport", "Wire"]
+__all__ = ["WINDOW_BYTES", "Pipe", "ControlSegment", "SimTransport", "Wire"]
 
 WINDOW_BYTES: Final = 256 * 1024
 """On the way and not read by the other process: the buffers of both systems together."""
@@ -24,7 +24,7 @@ HIGH_WATER_BYTES: Final = 64 * 1024
 LOW_WATER_BYTES: Final = 16 * 1024
 
 
-class Segment(Enum):
+class ControlSegment(Enum):
     """Segments of a pipe that are no data."""
 
     OPEN = auto()
@@ -72,7 +72,7 @@ class Pipe:
         self._wire = wire
         self._source = source
         self._target = target
-        self._segments: deque[tuple[float, bytes | Segment]] = deque()
+        self._segments: deque[tuple[float, bytes | ControlSegment]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._arrival_s = 0.0  # of the last segment
         self._unconfirmed_bytes = 0
@@ -83,7 +83,7 @@ class Pipe:
     def window_bytes(self) -> int:
         return self._wire.window_bytes(self._source.host, self._target.host)
 
-    def push(self, segment: bytes | Segment) -> None:
+    def push(self, segment: bytes | ControlSegment) -> None:
         """Put a segment on its way."""
         source, target = self._source.host, self._target.host
         size = len(segment) if isinstance(segment, bytes) else 0
@@ -166,7 +166,7 @@ class SimTransport(asyncio.Transport):
         self._protocol: asyncio.Protocol | None = None
         self._on_open: Callable[[], None] | None = None
         self._outbox = bytearray()
-        self._inbox: deque[bytes | Segment] = deque()
+        self._inbox: deque[bytes | ControlSegment] = deque()
         self._closing = False
         self._reading_paused = False
         self._writing_paused = False
@@ -180,13 +180,13 @@ class SimTransport(asyncio.Transport):
         self._on_open = then
         self.call(self._open)
 
-    def arrived(self, segment: bytes | Segment) -> None:
+    def arrived(self, segment: bytes | ControlSegment) -> None:
         """A packet came to the machine of this end."""
-        if segment is Segment.OPEN:
+        if segment is ControlSegment.OPEN:
             self.open()
         elif self.lost or self.dead:
             if isinstance(segment, bytes) and self._wire.is_up(self.host) and self.output is not None:
-                self.output.push(Segment.RESET)  # this end is gone
+                self.output.push(ControlSegment.RESET)  # this end is gone
         else:
             self._inbox.append(segment)
             self.call(self._read)
@@ -233,7 +233,7 @@ class SimTransport(asyncio.Transport):
                     self._protocol.data_received(segment)
                 if self.input is not None:
                     self.input.consumed(len(segment))
-            elif segment is Segment.RESET:
+            elif segment is ControlSegment.RESET:
                 self.break_off(ConnectionResetError("the other end reset the connection"))
             elif not self._closing and not self._protocol.eof_received():
                 self.close()
@@ -252,7 +252,7 @@ class SimTransport(asyncio.Transport):
             if self._protocol is not None:
                 self._protocol.resume_writing()
         if self._closing and not self._outbox:
-            self.output.push(Segment.FIN)
+            self.output.push(ControlSegment.FIN)
             self.break_off(None)
 
     # -- asyncio.Transport
@@ -282,7 +282,7 @@ class SimTransport(asyncio.Transport):
         """End it at once, for the reason given (None: by its own process); the other end is sent a reset."""
         if not self.lost and not self.dead:
             if self.output is not None:
-                self.output.push(Segment.RESET)
+                self.output.push(ControlSegment.RESET)
             self.break_off(error)
 
     def is_closing(self) -> bool:

@@ -12,14 +12,14 @@ from typing import TypeAlias
 
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import MembershipChange, MembershipState, Message, MessageType, NodeId, Ready, StateType
-from syncline.consensus.validation import Refusal
+from syncline.consensus.validation import StepRefusal
 from syncline.node.runtime import Driver
 from syncline.platform.disk import File
 from syncline.storage.snapshots.store import SnapshotManifest, snapshot_name
 from syncline.storage.snapshots.write import SnapshotWriter
 from syncline.storage.wal.writer import WalWrite, WriteResult
 from syncline.testing.cluster import Answer, Observer
-from syncline.testing.invariants.base import Facts, Onlooker, Promised, Verdict, View
+from syncline.testing.invariants.base import Facts, Onlooker, Promised, Verdict, WatchedMember
 from syncline.testing.sim.disk import SimDisk
 from syncline.testing.sim.durable_log import DurableLog
 from syncline.testing.sim.loop import SimNode
@@ -44,7 +44,7 @@ class Watch(Observer):
         self._verdict = verdict
         self._onlookers = list(onlookers)
         self._notes = notes
-        self._by_process: dict[SimNode, View] = {}
+        self._by_process: dict[SimNode, WatchedMember] = {}
         self._names: dict[str, NodeId] = {}
         self.on_started: OnlookerCalls = self._who("started")
         self.on_looked: OnlookerCalls = self._who("looked")
@@ -95,14 +95,14 @@ class Watch(Observer):
         _watch_snapshots(self, view, driver, server.disk)
         self._applied(view)
 
-    def _view_of(self, server: SimServer, node_id: NodeId) -> View:
+    def _view_of(self, server: SimServer, node_id: NodeId) -> WatchedMember:
         """The view of a member; a twin has one of its own, and no quorum counts on it."""
         if server.twin_of is not None:
-            view = View(node_id, server.name)
+            view = WatchedMember(node_id, server.name)
             view.doubtful = True
             return view
         self._names[server.name] = node_id
-        return self.facts.views.setdefault(node_id, View(node_id, server.name))
+        return self.facts.views.setdefault(node_id, WatchedMember(node_id, server.name))
 
     def ended(self, server: SimServer) -> None:
         """A process has ended by itself: it must have a reason."""
@@ -111,7 +111,7 @@ class Watch(Observer):
         kind = "a sound node starts" if server.condition is Condition.REFUSED else "a sound node goes on"
         self._verdict.broken(kind, f"{server.name} {server.condition.value}: {server.error}")
 
-    def acts(self, view: View, process: SimNode, what: str) -> None:
+    def acts(self, view: WatchedMember, process: SimNode, what: str) -> None:
         """A process writes or sends. If it was killed, the test kit has called into it: what follows proves nothing."""
         if process.killed:
             self._verdict.broken("a killed process does nothing", f"a killed process of {view.name} {what}")
@@ -140,7 +140,7 @@ class Watch(Observer):
         if view is not None and view.driver.applied != view.applied:
             self._applied(view)
 
-    def _applied(self, view: View) -> None:
+    def _applied(self, view: WatchedMember) -> None:
         if view.driver.applied:
             for call in self.on_applied:
                 call(view)
@@ -149,18 +149,18 @@ class Watch(Observer):
 
     # -- from a node's core -------------------------------------------------------------------------------------------
 
-    def look(self, view: View) -> None:
+    def look(self, view: WatchedMember) -> None:
         """Something was done with the core: see what it has become."""
         raft = view.core.raft
         if (
             raft.term != view.term
-            or raft.log.committed != view.commit
+            or raft.log.commit_index != view.commit
             or raft.state is not view.state
             or raft.vote != view.vote
         ):
             for call in self.on_looked:
                 call(view)
-            view.term, view.vote, view.state, view.commit = raft.term, raft.vote, raft.state, raft.log.committed
+            view.term, view.vote, view.state, view.commit = raft.term, raft.vote, raft.state, raft.log.commit_index
         if raft.tracker.configuration is not view.configuration or raft.restored_index != view.restored:
             view.configuration, view.restored = raft.tracker.configuration, raft.restored_index
             snapshot = raft.log.unstable.snapshot
@@ -169,10 +169,10 @@ class Watch(Observer):
                     call(view, snapshot.meta.index, raft.tracker.configuration.state())
 
 
-def _settle(view: View, driver: Driver) -> None:
+def _settle(view: WatchedMember, driver: Driver) -> None:
     """Begin the account of a life with what the node has found on its disk."""
     raft, durable = view.core.raft, view.durable
-    view.term, view.vote, view.state, view.commit = raft.term, raft.vote, raft.state, raft.log.committed
+    view.term, view.vote, view.state, view.commit = raft.term, raft.vote, raft.state, raft.log.commit_index
     view.configuration, view.restored = raft.tracker.configuration, raft.restored_index
     view.applied = 0
     durable.writing = ()
@@ -183,7 +183,7 @@ def _settle(view: View, driver: Driver) -> None:
         durable.terms[index] = raft.log.term(index)
 
 
-def _watched_core(watch: Watch, view: View) -> type[RawNode]:
+def _watched_core(watch: Watch, view: WatchedMember) -> type[RawNode]:
     """`RawNode`, with a look at it after all that can change it."""
 
     class WatchedCore(RawNode):
@@ -197,7 +197,7 @@ def _watched_core(watch: Watch, view: View) -> type[RawNode]:
             for call in watch.on_deposed if led and raft.state is not StateType.LEADER else watch.on_ticked:
                 call(view)
 
-        def step(self, message: Message) -> Refusal | None:
+        def step(self, message: Message) -> StepRefusal | None:
             if message.sender == view.id and message.type in PROMISES:
                 for call in watch.on_promised:
                     call(view, view.id, message)
@@ -240,7 +240,7 @@ def _watched_core(watch: Watch, view: View) -> type[RawNode]:
     return WatchedCore
 
 
-def _watch_log(watch: Watch, view: View, driver: Driver, process: SimNode) -> None:
+def _watch_log(watch: Watch, view: WatchedMember, driver: Driver, process: SimNode) -> None:
     wal, durable = driver.parts.wal, view.durable
     original_begin, original_finish, original_write = wal.begin, wal.finish, wal.write
 
@@ -265,7 +265,7 @@ def _watch_log(watch: Watch, view: View, driver: Driver, process: SimNode) -> No
         setattr(wal, replacement.__name__, replacement)
 
 
-def _watch_transport(watch: Watch, view: View, driver: Driver, process: SimNode) -> None:
+def _watch_transport(watch: Watch, view: WatchedMember, driver: Driver, process: SimNode) -> None:
     transport = driver.parts.transport
     original = transport.send
 
@@ -281,7 +281,7 @@ def _watch_transport(watch: Watch, view: View, driver: Driver, process: SimNode)
     setattr(transport, "send", send)  # noqa: B010 - as above
 
 
-def _watch_snapshots(watch: Watch, view: View, driver: Driver, disk: SimDisk) -> None:
+def _watch_snapshots(watch: Watch, view: WatchedMember, driver: Driver, disk: SimDisk) -> None:
     store = driver.parts.snapshots
     original, original_adopt = store.create, store.adopt
 

@@ -10,16 +10,17 @@ from typing import Final
 from syncline.testing.cluster import SimCluster
 from syncline.testing.linearizability.history import (
     ABSENT,
-    Compare,
-    Delete,
+    Call,
+    CallCompare,
+    DeleteCall,
     NotApplied,
-    Put,
-    Read,
+    PutCall,
+    ReadCall,
     Recorder,
     Refused,
-    Request,
     Seen,
-    Txn,
+    Step,
+    TxnCall,
     Written,
 )
 from syncline.testing.sim.client import SimClient
@@ -107,17 +108,17 @@ class _Chooser:
             result = await self.client.ask(server, request)
             if result is None or isinstance(result, NotApplied):
                 await asyncio.sleep(rng.uniform(0.0, PAUSE_S))
-            elif isinstance(request, Read | Put):
+            elif isinstance(request, ReadCall | PutCall):
                 self._learn(request, result)
 
-    def _learn(self, request: Read | Put, result: object) -> None:
+    def _learn(self, request: ReadCall | PutCall, result: object) -> None:
         if isinstance(result, Seen):
             self._revisions[request.key] = result.mod_revision
             if result.value is not None:
                 self._values[request.key] = result.value
         elif isinstance(result, Refused) and result.mod_revision is not None:
             self._revisions[request.key] = result.mod_revision
-        elif isinstance(result, Written) and isinstance(request, Put):
+        elif isinstance(result, Written) and isinstance(request, PutCall):
             self._revisions[request.key] = result.revision
             self._values[request.key] = request.value
 
@@ -127,34 +128,34 @@ class _Chooser:
         value = b"%s-%d" % (self.client.name.encode(), self._count)
         return value if self._rng.random() < 0.95 else value.ljust(self._rng.choice([300, 1500]), b".")
 
-    def _put(self, key: bytes) -> Request:
-        return Put(key, self._value())
+    def _put(self, key: bytes) -> Call:
+        return PutCall(key, self._value())
 
-    def _read(self, key: bytes) -> Request:
-        return Read(key)
+    def _read(self, key: bytes) -> Call:
+        return ReadCall(key)
 
-    def _stale(self, key: bytes) -> Request:
-        return Read(key, stale=True, max_stale_s=self._rng.choice([None, 1.0, 5.0]))
+    def _stale(self, key: bytes) -> Call:
+        return ReadCall(key, stale=True, max_stale_s=self._rng.choice([None, 1.0, 5.0]))
 
-    def _delete(self, key: bytes) -> Request:
+    def _delete(self, key: bytes) -> Call:
         expect = self._revisions.get(key) or None
-        return Delete(key, expect if self._rng.random() < 0.3 else None)
+        return DeleteCall(key, expect if self._rng.random() < 0.3 else None)
 
-    def _swap(self, key: bytes) -> Request:
-        return Put(key, self._value(), self._revisions.get(key, ABSENT))
+    def _swap(self, key: bytes) -> Call:
+        return PutCall(key, self._value(), self._revisions.get(key, ABSENT))
 
-    def _txn(self, key: bytes) -> Request:
+    def _txn(self, key: bytes) -> Call:
         other = self._rng.choice(self._workload.keys)
-        compare: list[Compare] = []
+        compare: list[CallCompare] = []
         if self._rng.random() < 0.8:
             equal = self._rng.random() < 0.8
             known = self._values.get(key)
             if known is not None and self._rng.random() < 0.5:
-                compare.append(Compare(key, known, equal))
+                compare.append(CallCompare(key, known, equal))
             else:
-                compare.append(Compare(key, self._revisions.get(key, ABSENT), equal))
-        then: list[Put | Delete | Read] = [Put(key, self._value())]
+                compare.append(CallCompare(key, self._revisions.get(key, ABSENT), equal))
+        then: list[Step] = [PutCall(key, self._value())]
         if other != key:
-            others: list[Put | Delete | Read] = [Put(other, self._value()), Delete(other), Read(other)]
+            others: list[Step] = [PutCall(other, self._value()), DeleteCall(other), ReadCall(other)]
             then.append(self._rng.choice(others))
-        return Txn(tuple(compare), tuple(then), (Read(key),))
+        return TxnCall(tuple(compare), tuple(then), (ReadCall(key),))

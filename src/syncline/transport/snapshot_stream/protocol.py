@@ -7,7 +7,7 @@
     sender   → End
     receiver → Done  or  Reject(reason)            durable and verified, or not
 
-Each frame's checksum guards its chunk; storage checks the whole snapshot (`SnapshotSink.finish`). A lost connection
+Each frame's checksum guards its chunk; storage checks the whole snapshot (`IncomingSnapshot.finish`). A lost connection
 costs the bytes in flight: the sender dials again and the receiver names the offset to continue from.
 """
 
@@ -29,7 +29,7 @@ __all__ = [
     "Accept",
     "Ack",
     "Chunk",
-    "ConnectionLost",
+    "StreamInterrupted",
     "Done",
     "End",
     "FromReceiver",
@@ -88,7 +88,7 @@ FromReceiver: TypeAlias = Accept | Ack | Done | Reject
 Value = TypeVar("Value", FromSender, FromReceiver)
 
 
-class ConnectionLost(TransportError):
+class StreamInterrupted(TransportError):
     """The connection of a transfer went down: try again on another."""
 
 
@@ -109,17 +109,17 @@ class SnapshotStream(Established):
         self._wakeup: asyncio.Future[None] | None = None
 
     def write(self, value: FromSender | FromReceiver) -> None:
-        """Send; raises `ConnectionLost` if the connection is gone."""
+        """Send; raises `StreamInterrupted` if the connection is gone."""
         if self._lost is not None or not self.connection.open:
-            raise ConnectionLost(self._lost or "closing")
+            raise StreamInterrupted(self._lost or "closing")
         self.connection.send(value)
 
     async def read(self, decoder: msgspec.msgpack.Decoder[Value]) -> Value:
-        """The next value. Raises `FrameError`, or `ConnectionLost` (also if none came in the time limit)."""
+        """The next value. Raises `FrameError`, or `StreamInterrupted` (also if none came in the time limit)."""
         if not self._payloads:
             await self._wait()
             if not self._payloads:
-                raise ConnectionLost(self._lost or "closed")
+                raise StreamInterrupted(self._lost or "closed")
         payload = self._payloads.popleft()
         self._waiting_bytes -= len(payload)
         if self._paused and self._waiting_bytes <= self._limits.snapshot_window_bytes // 2:
@@ -128,13 +128,13 @@ class SnapshotStream(Established):
         return decode_payload(decoder, payload)
 
     def drop(self, reason: str) -> None:
-        """End the connection; a waiting read raises `ConnectionLost`."""
+        """End the connection; a waiting read raises `StreamInterrupted`."""
         self.connection.reset(reason)
         self._end(reason)
 
     async def _wait(self) -> None:
         if self._lost is not None:
-            raise ConnectionLost(self._lost)
+            raise StreamInterrupted(self._lost)
         assert self._wakeup is None, "one task at a time reads from a snapshot connection"
         self._wakeup = self._loop.create_future()
         timer = self._loop.call_later(self._limits.snapshot_stall_timeout_s, self._stalled)

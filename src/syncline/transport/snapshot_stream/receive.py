@@ -11,19 +11,19 @@ import msgspec
 from syncline.consensus.types import NodeId
 from syncline.errors import FrameError, SynclineError
 from syncline.transport.limits import TransportLimits
-from syncline.transport.messages import PeerHandler, SnapshotSink
+from syncline.transport.messages import IncomingSnapshot, PeerHandler
 from syncline.transport.notices import LOGGER, Notices
 from syncline.transport.snapshot_stream.protocol import (
     Accept,
     Ack,
     Chunk,
-    ConnectionLost,
     Done,
     End,
     FromSender,
     Offer,
     Reject,
     SnapshotStream,
+    StreamInterrupted,
     check_offer,
 )
 
@@ -76,7 +76,7 @@ class SnapshotReceiver:
             if previous is not None:
                 await self._outlast(previous, "the sender started again")
             await self._receive()
-        except ConnectionLost as error:
+        except StreamInterrupted as error:
             LOGGER.info("snapshot from node %016x interrupted at byte %d: %s", self._sender, self._received, error)
         except FrameError as error:
             self.bad_frames += 1
@@ -109,7 +109,7 @@ class SnapshotReceiver:
         self._working = False
         await self._take(sink, offer.size_bytes)
 
-    async def _take(self, sink: SnapshotSink, size_bytes: int) -> None:
+    async def _take(self, sink: IncomingSnapshot, size_bytes: int) -> None:
         finished = False
         try:
             if not 0 <= sink.offset <= size_bytes:
@@ -118,7 +118,7 @@ class SnapshotReceiver:
             self._stream.write(Accept(sink.offset))
             await self._fill(sink, size_bytes)
             finished = True
-        except (ConnectionLost, FrameError):
+        except (StreamInterrupted, FrameError):
             raise
         except (SynclineError, OSError) as error:
             self._reject(f"{error}")
@@ -129,7 +129,7 @@ class SnapshotReceiver:
         if finished:
             self._stream.write(Done())
 
-    async def _fill(self, sink: SnapshotSink, size_bytes: int) -> None:
+    async def _fill(self, sink: IncomingSnapshot, size_bytes: int) -> None:
         while True:
             self._working = False
             item = await self._stream.read(_decoder)

@@ -11,21 +11,21 @@ import msgspec
 from syncline.consensus.types import NodeId
 from syncline.errors import FrameError, HandshakeRefused, TransportError
 from syncline.transport.connection import Connection
-from syncline.transport.dialling import Dialler
-from syncline.transport.handshake import Purpose, describe_stranger, printable
-from syncline.transport.messages import PeerAddress, SnapshotSource
+from syncline.transport.dialling import Dialler, refuse_unknown_protocol
+from syncline.transport.handshake import Purpose, printable
+from syncline.transport.messages import OutgoingSnapshot, PeerAddress
 from syncline.transport.outbound_handshake import OutgoingHandshake
 from syncline.transport.snapshot_stream.protocol import (
     Accept,
     Ack,
     Chunk,
-    ConnectionLost,
     Done,
     End,
     FromReceiver,
     Offer,
     Reject,
     SnapshotStream,
+    StreamInterrupted,
 )
 
 __all__ = ["SnapshotSender"]
@@ -48,7 +48,7 @@ class _Greeter:
         self._handshake = self._dialler.handshake(connection, self._peer, Purpose.SNAPSHOT)
 
     def on_stranger(self, connection: Connection, received: bytes) -> None:
-        raise FrameError(f"what answers at {connection.remote} is no Syncline node: {describe_stranger(received)}")
+        refuse_unknown_protocol(connection, received)
 
     def on_greeting(self, connection: Connection, payload: memoryview) -> None:
         assert self._handshake is not None, "the handshake begins when the connection is made"
@@ -68,19 +68,17 @@ class _Greeter:
     def on_lost(self, connection: Connection, reason: str) -> None:
         if not self.stream.done():
             refused = isinstance(connection.failure, HandshakeRefused)
-            self.stream.set_exception(HandshakeRefused(reason) if refused else ConnectionLost(reason))
+            self.stream.set_exception(HandshakeRefused(reason) if refused else StreamInterrupted(reason))
 
     def overdue(self, connection: Connection, now_s: float) -> str | None:
-        limit_s = self._dialler.limits.handshake_timeout_s
-        late = connection.waited_s(connection.opened_s, now_s) > limit_s
-        return f"no answer to the greeting within {limit_s:g} s" if late else None
+        return self._dialler.greeting_overdue(connection, now_s)
 
 
 class SnapshotSender:
     """One transfer. `address` is asked at each dial, since a peer may move."""
 
     def __init__(
-        self, dialler: Dialler, peer: NodeId, address: Callable[[], PeerAddress], offer: Offer, source: SnapshotSource
+        self, dialler: Dialler, peer: NodeId, address: Callable[[], PeerAddress], offer: Offer, source: OutgoingSnapshot
     ) -> None:
         self.peer = peer
         self._dialler = dialler
@@ -108,7 +106,7 @@ class SnapshotSender:
             acked_before = self._acked
             try:
                 await self._attempt()
-            except ConnectionLost as error:
+            except StreamInterrupted as error:
                 failures = 1 if self._acked > acked_before else failures + 1
                 if failures >= self._limits.snapshot_attempts:
                     raise TransportError(
@@ -124,7 +122,7 @@ class SnapshotSender:
             stream.write(self._offer)
             await self._transfer(stream, await self._accepted_offset(stream))
         except FrameError as error:
-            raise ConnectionLost(str(error)) from error
+            raise StreamInterrupted(str(error)) from error
         finally:
             self._stream = None
             stream.connection.reset("the transfer is over")
@@ -134,18 +132,11 @@ class SnapshotSender:
         address = self._address()
         connections: list[Connection] = []
 
-        def factory() -> Connection:
-            connection = Connection(greeter, self._dialler.registry, max_frame_bytes=self._limits.frame_bytes)
-            connections.append(connection)
-            return connection
-
         try:
             try:
-                await self._dialler.network.connect(
-                    factory, address.host, address.port, tls=self._dialler.tls, timeout_s=self._limits.dial_timeout_s
-                )
+                await self._dialler.connect(greeter, address, connections.append)
             except OSError as error:
-                raise ConnectionLost(f"can't connect to {address}: {error.strerror or error}") from error
+                raise StreamInterrupted(f"can't connect to {address}: {error.strerror or error}") from error
             stream = await greeter.stream
             self._incarnation = greeter.incarnation
             return stream
