@@ -223,7 +223,9 @@ class HttpConnection(asyncio.Protocol):
         self._time_limits.sweep(now_s)
 
     def check(self) -> None:
-        """Assert the invariants of the state, between two events."""
+        """Assert the invariants of the state, between two events, until the connection is lost."""
+        if self._link.transport is None:
+            return
         self._link.check()
         self._queue.check()
         self._held.check(self._queue)

@@ -138,8 +138,8 @@ class SlotQueue:
     def clear(self) -> None:
         """Forget all: the connection is lost."""
         self.slots.clear()
-        self.in_flight = 0  # an answer that still comes is dropped, and counts nothing
         self.unstarted.clear()
+        self.in_flight = 0  # an answer that still comes is dropped, and counts nothing
 
     def check(self) -> None:
         """Assert the invariants."""
