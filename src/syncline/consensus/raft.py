@@ -71,8 +71,8 @@ class RaftCore(RaftState):
             )
         # It may be behind the snapshot that the log starts from: writes wait for no commit index to be durable.
         self.log.commit_to(hard_state.commit)
-        self.term = hard_state.term
-        self.vote = hard_state.vote
+        self.term: int = hard_state.term
+        self.vote: int = hard_state.vote
         if config.applied:
             if not self.log.applied <= config.applied <= self.log.commit_index:
                 committed = f"from {self.log.applied} to {self.log.commit_index}"
@@ -195,7 +195,7 @@ class RaftCore(RaftState):
             return
         self._applied_to(entries[-1].index)
         if self.uncommitted_bytes:
-            self.uncommitted_bytes = max(self.uncommitted_bytes - payload_size(entries), 0)
+            self.uncommitted_bytes: int = max(self.uncommitted_bytes - payload_size(entries), 0)
 
     def _applied_snapshot(self, snapshot: Snapshot) -> None:
         index = snapshot.meta.index

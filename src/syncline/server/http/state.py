@@ -160,7 +160,7 @@ class TotalBytes:
 
     def __init__(self, limit_bytes: int) -> None:
         self.bytes: int = 0
-        self.limit_bytes = limit_bytes
+        self.limit_bytes: int = limit_bytes
         """Above it requests are refused."""
 
 
@@ -174,7 +174,7 @@ class HeldBytes:
     __slots__ = ("reading", "running", "total", "unsent", "waiting")
 
     def __init__(self, total: TotalBytes) -> None:
-        self.total = total
+        self.total: TotalBytes = total
         self.running: int = 0
         """Bodies of started requests, and answers that are not written yet."""
         self.waiting: int = 0
