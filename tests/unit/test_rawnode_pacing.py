@@ -135,7 +135,7 @@ def test_has_room_counts_what_was_sent_and_what_still_waits() -> None:
     cluster = Cluster(3, first_room_bytes=10_000)
     leader = cluster.elect(1)
     leader.set_room(2, 1_000)
-    leader.set_room(3, 200)
+    leader.set_room(3, 150)
     assert leader.has_room(2, 1_000)
     assert not leader.has_room(2, 1_001)
     leader.propose_batch([b"x" * 100] * 2)
