@@ -43,7 +43,6 @@ from tests.compat.make_data_v1 import (
     entry,
     write_log,
 )
-from tests.support import run
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 NEWEST = 2
@@ -119,12 +118,12 @@ def test_directory_of_format_1_says_2_before_its_log_does(tmp_path: Path) -> Non
     assert content["written_by"], "what version 1 shows, with the advice to start that version"
 
 
-def test_node_on_a_directory_of_format_1_raises_its_format_first(tmp_path: Path) -> None:
+async def test_node_on_a_directory_of_format_1_raises_its_format_first(tmp_path: Path) -> None:
     shutil.copytree(golden_of(1), tmp_path / "data")
     (tmp_path / "data" / "wal" / "0000000000000004.wal").write_bytes(b"")  # the log can't be opened: it comes later
     config = Config(name=IDENTITY.name, data_dir=str(tmp_path / "data"), listen="127.0.0.1:7100")
     with pytest.raises(CorruptionError):
-        run(Raft.open(config, Register()))
+        await Raft.open(config, Register())
     assert json.loads((tmp_path / "data" / "identity").read_bytes())["format_version"] == NEWEST
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from syncline.errors import OperationError, Outcome
 from tests.integration.cluster import Cluster, local_keys, running_cluster
-from tests.support import run
 
 KILLED_AFTER_ACKNOWLEDGED: Final = 3000
 ALTERNATIONS: Final = 10_000
@@ -52,71 +51,65 @@ class Writers:
                 self.changed.set()
 
 
-def test_every_acknowledged_write_survives_the_death_of_all_nodes_on_each_of_them(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with running_cluster(str(tmp_path)) as cluster:
-            writers = Writers(cluster, lanes=48)
-            await writers.until(KILLED_AFTER_ACKNOWLEDGED)
-            for node in cluster.nodes:
-                node.kill()
-            await writers.end()
-            acknowledged = dict(writers.acknowledged)
-            assert len(acknowledged) >= KILLED_AFTER_ACKNOWLEDGED
+@pytest.mark.deadline(100.0)
+async def test_every_acknowledged_write_survives_the_death_of_all_nodes_on_each_of_them(tmp_path: Path) -> None:
+    async with running_cluster(str(tmp_path)) as cluster:
+        writers = Writers(cluster, lanes=48)
+        await writers.until(KILLED_AFTER_ACKNOWLEDGED)
+        for node in cluster.nodes:
+            node.kill()
+        await writers.end()
+        acknowledged = dict(writers.acknowledged)
+        assert len(acknowledged) >= KILLED_AFTER_ACKNOWLEDGED
 
-            cluster.start()
-            await cluster.wait_ready()
-            await cluster.wait_caught_up()
-            held = [await local_keys(node, "w/") for node in cluster.nodes]
-            for node, keys in zip(cluster.nodes, held, strict=True):
-                lost = {key: revision for key, revision in acknowledged.items() if keys.get(key) != revision}
-                assert not lost, f"{node.name} lost {len(lost)} of {len(acknowledged)}"
-            assert held[0] == held[1] == held[2]
-
-    run(scenario(), timeout_s=100.0)
+        cluster.start()
+        await cluster.wait_ready()
+        await cluster.wait_caught_up()
+        held = [await local_keys(node, "w/") for node in cluster.nodes]
+        for node, keys in zip(cluster.nodes, held, strict=True):
+            lost = {key: revision for key, revision in acknowledged.items() if keys.get(key) != revision}
+            assert not lost, f"{node.name} lost {len(lost)} of {len(acknowledged)}"
+        assert held[0] == held[1] == held[2]
 
 
-def test_a_reader_elsewhere_sees_an_acknowledged_write_at_once(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with running_cluster(str(tmp_path)) as cluster:
-            clients = [node.client(timeout=15.0) for node in cluster.nodes]
-            numbers = iter(range(ALTERNATIONS))
-            stale: list[str] = []
+@pytest.mark.deadline(110.0)
+async def test_a_reader_elsewhere_sees_an_acknowledged_write_at_once(tmp_path: Path) -> None:
+    async with running_cluster(str(tmp_path)) as cluster:
+        clients = [node.client(timeout=15.0) for node in cluster.nodes]
+        numbers = iter(range(ALTERNATIONS))
+        stale: list[str] = []
 
-            async def lane(name: str) -> None:
-                for number in numbers:
-                    here, there = clients[number % 3], clients[(number + 1 + number // 3 % 2) % 3]
-                    await here.put(name, str(number))
-                    found = await there.get(name)
-                    if found is None or found.value != str(number).encode():
-                        stale.append(f"{name}: wrote {number}, read {found}")
+        async def lane(name: str) -> None:
+            for number in numbers:
+                here, there = clients[number % 3], clients[(number + 1 + number // 3 % 2) % 3]
+                await here.put(name, str(number))
+                found = await there.get(name)
+                if found is None or found.value != str(number).encode():
+                    stale.append(f"{name}: wrote {number}, read {found}")
 
-            await asyncio.gather(*(lane(f"lane/{at}") for at in range(LANES)))
-            for client in clients:
-                await client.close()
-            assert not stale
-
-    run(scenario(), timeout_s=110.0)
+        await asyncio.gather(*(lane(f"lane/{at}") for at in range(LANES)))
+        for client in clients:
+            await client.close()
+        assert not stale
 
 
-def test_writes_go_on_without_a_minority_and_end_in_time_without_a_quorum(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with running_cluster(str(tmp_path)) as cluster:
-            first, second = await cluster.followers()
-            leader = await cluster.leader()
-            first.kill()
-            async with leader.client() as client:
-                await client.put("k", "with two of three")
-                second.kill()
-                loop = asyncio.get_running_loop()
-                begun_s = loop.time()
-                with pytest.raises(OperationError) as caught:
-                    await client.put("k", "with one of three", timeout=1.0)
-                assert loop.time() - begun_s < 2.0
-                assert caught.value.outcome is Outcome.UNKNOWN
-                found = await client.get("k", consistency="stale")
-                assert found is not None
-                assert found.value == b"with two of three"
-            second.start()
-            await cluster.wait_ready([leader, second])
-
-    run(scenario(), timeout_s=60.0)
+@pytest.mark.deadline(60.0)
+async def test_writes_go_on_without_a_minority_and_end_in_time_without_a_quorum(tmp_path: Path) -> None:
+    async with running_cluster(str(tmp_path)) as cluster:
+        first, second = await cluster.followers()
+        leader = await cluster.leader()
+        first.kill()
+        async with leader.client() as client:
+            await client.put("k", "with two of three")
+            second.kill()
+            loop = asyncio.get_running_loop()
+            begun_s = loop.time()
+            with pytest.raises(OperationError) as caught:
+                await client.put("k", "with one of three", timeout=1.0)
+            assert loop.time() - begun_s < 2.0
+            assert caught.value.outcome is Outcome.UNKNOWN
+            found = await client.get("k", consistency="stale")
+            assert found is not None
+            assert found.value == b"with two of three"
+        second.start()
+        await cluster.wait_ready([leader, second])

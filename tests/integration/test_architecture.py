@@ -17,7 +17,6 @@ import pytest
 from syncline.server.app import KvServer
 from syncline.server.config import ServerConfig
 from tests.ports import free_block
-from tests.support import run
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SOURCE: Final = str(ROOT / "src" / "syncline") + "/"
@@ -106,27 +105,25 @@ async def passed(tracer: Tracer, follower: KvServer, request: bytes, keys: range
     return set.intersection(*each), set.union(*each)
 
 
+@pytest.mark.deadline(60.0)
 @pytest.mark.parametrize(
     ("section", "request_bytes"), [("The way of one write", WRITE), ("The way of one linearizable read", READ)]
 )
-def test_each_file_on_the_way_is_named(tmp_path: Path, section: str, request_bytes: bytes) -> None:
-    async def scenario() -> None:
-        tracer, text = Tracer(), named(section)
-        with tracer.installed():
-            servers = await start(tmp_path)
-            try:
-                await settled(servers)
-                follower = next(server for server in servers if not server.raft.is_leader)
-                if request_bytes == READ:
-                    await passed(tracer, follower, WRITE, range(REQUESTS))
-                always, sometimes = await passed(tracer, follower, request_bytes, range(REQUESTS))
-                while always - text and follower.raft.stats().commit < MOST_ENTRIES:  # a slow machine has many ticks
-                    more, _ = await passed(tracer, follower, request_bytes, range(REQUESTS))
-                    always &= more
-            finally:
-                for server in servers:
-                    await server.close()
-        assert always - text == set(), "these are passed and not named"
-        assert text - sometimes - ONLY_DATA == set(), "these are named and not passed"
-
-    run(scenario(), timeout_s=60.0)
+async def test_each_file_on_the_way_is_named(tmp_path: Path, section: str, request_bytes: bytes) -> None:
+    tracer, text = Tracer(), named(section)
+    with tracer.installed():
+        servers = await start(tmp_path)
+        try:
+            await settled(servers)
+            follower = next(server for server in servers if not server.raft.is_leader)
+            if request_bytes == READ:
+                await passed(tracer, follower, WRITE, range(REQUESTS))
+            always, sometimes = await passed(tracer, follower, request_bytes, range(REQUESTS))
+            while always - text and follower.raft.stats().commit < MOST_ENTRIES:  # a slow machine has many ticks
+                more, _ = await passed(tracer, follower, request_bytes, range(REQUESTS))
+                always &= more
+        finally:
+            for server in servers:
+                await server.close()
+    assert always - text == set(), "these are passed and not named"
+    assert text - sometimes - ONLY_DATA == set(), "these are named and not passed"

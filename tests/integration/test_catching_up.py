@@ -11,7 +11,6 @@ import pytest
 
 from syncline.client import AsyncClient
 from tests.integration.cluster import Cluster, eventually, local_keys, running_cluster
-from tests.support import run
 
 WRITES_WHILE_AWAY: Final = 50_000
 IN_FLIGHT: Final = 64
@@ -55,41 +54,39 @@ async def role_of(cluster: Cluster, name: str) -> str | None:
     return next((member.role for member in members.members if member.name == name), None)
 
 
+@pytest.mark.deadline(190.0)
 @pytest.mark.timeout(200)
-def test_a_node_catches_up_by_snapshot_and_a_fresh_one_becomes_a_voter(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with running_cluster(str(tmp_path), snapshot_entries="10000", trailing_entries="1000") as cluster:
-            away = (await cluster.followers())[0]
-            behind = (await cluster.status(away)).last_index
-            away.stop()
-            await write_many(cluster, WRITES_WHILE_AWAY)
-            leader = await cluster.leader()
+async def test_a_node_catches_up_by_snapshot_and_a_fresh_one_becomes_a_voter(tmp_path: Path) -> None:
+    async with running_cluster(str(tmp_path), snapshot_entries="10000", trailing_entries="1000") as cluster:
+        away = (await cluster.followers())[0]
+        behind = (await cluster.status(away)).last_index
+        away.stop()
+        await write_many(cluster, WRITES_WHILE_AWAY)
+        leader = await cluster.leader()
 
-            async def compacted() -> bool:
-                return (await cluster.status(leader)).first_index > behind + 1
+        async def compacted() -> bool:
+            return (await cluster.status(leader)).first_index > behind + 1
 
-            await eventually("the log before the snapshot is dropped", compacted)
-            away.start()
-            await cluster.wait_ready([away])
-            assert (await cluster.status(away)).snapshot_index > behind, "it caught up entry by entry"
+        await eventually("the log before the snapshot is dropped", compacted)
+        away.start()
+        await cluster.wait_ready([away])
+        assert (await cluster.status(away)).snapshot_index > behind, "it caught up entry by entry"
 
-            fresh = cluster.joining("n4", through=[(await cluster.followers())[0]])
-            fresh.start()
-            await cluster.wait_ready([fresh])
+        fresh = cluster.joining("n4", through=[(await cluster.followers())[0]])
+        fresh.start()
+        await cluster.wait_ready([fresh])
 
-            async def votes() -> bool:
-                return await role_of(cluster, "n4") == "voter"
+        async def votes() -> bool:
+            return await role_of(cluster, "n4") == "voter"
 
-            await eventually("the fresh node is a voter", votes)
-            await cluster.wait_caught_up()
-            expected = await local_keys(leader, "k/")
-            assert len(expected) == WRITES_WHILE_AWAY // 100
-            for node in cluster.nodes:
-                assert await local_keys(node, "k/") == expected, node.name
+        await eventually("the fresh node is a voter", votes)
+        await cluster.wait_caught_up()
+        expected = await local_keys(leader, "k/")
+        assert len(expected) == WRITES_WHILE_AWAY // 100
+        for node in cluster.nodes:
+            assert await local_keys(node, "k/") == expected, node.name
 
-            # It is a full member: with it, two others of four may not be missed, but one may.
-            away.kill()
-            async with fresh.client(timeout=15.0) as client:
-                await client.put("after", "all", idempotent=True)
-
-    run(scenario(), timeout_s=190.0)
+        # It is a full member: with it, two others of four may not be missed, but one may.
+        away.kill()
+        async with fresh.client(timeout=15.0) as client:
+            await client.put("after", "all", idempotent=True)

@@ -7,6 +7,8 @@ import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
 from syncline.errors import NodeFailed
 from syncline.kv.machine import KvMachine
 from syncline.platform.world import World
@@ -14,7 +16,6 @@ from syncline.server.app import KvServer
 from syncline.server.config import ServerConfig
 from tests.integration.cluster import eventually
 from tests.ports import free_block
-from tests.support import run
 
 INTERVAL = 8
 
@@ -80,7 +81,8 @@ def change_outside_the_log(server: KvServer, key: bytes) -> None:
     store.put(key, b"changed", 0, store.revision)
 
 
-def test_digest_is_shown_over_http_and_a_node_that_differs_stops(tmp_path: Path) -> None:
+@pytest.mark.deadline(60.0)
+async def test_digest_is_shown_over_http_and_a_node_that_differs_stops(tmp_path: Path) -> None:
     async def scenario(servers: list[KvServer]) -> None:
         leader = await leader_of(servers)
         await write(leader, 2 * INTERVAL)
@@ -100,10 +102,11 @@ def test_digest_is_shown_over_http_and_a_node_that_differs_stops(tmp_path: Path)
         assert leader.raft.is_leader
         await write(leader, INTERVAL)
 
-    run(with_servers(tmp_path, scenario), timeout_s=60.0)
+    await with_servers(tmp_path, scenario)
 
 
-def test_digest_without_a_majority_fails_readiness_and_writes_go_on(tmp_path: Path) -> None:
+@pytest.mark.deadline(60.0)
+async def test_digest_without_a_majority_fails_readiness_and_writes_go_on(tmp_path: Path) -> None:
     async def scenario(servers: list[KvServer]) -> None:
         leader = await leader_of(servers)
         await write(leader, 2 * INTERVAL)
@@ -120,4 +123,4 @@ def test_digest_without_a_majority_fails_readiness_and_writes_go_on(tmp_path: Pa
             assert "\nsyncline_digest_agreement 0\n" in (await ask(server, "GET /metrics"))[1].decode()
         await write(leader, INTERVAL)
 
-    run(with_servers(tmp_path, scenario), timeout_s=60.0)
+    await with_servers(tmp_path, scenario)

@@ -41,19 +41,16 @@ class Nodes:
         return self.disks[raft.config.name]
 
 
-def with_disks(path: Path, check: Callable[[Nodes], Awaitable[None]]) -> None:
-    async def run() -> None:
-        disks = {name: TroubledDisk() for name in "abc"}
-        for disk in disks.values():
-            disk.free = PLENTY
-        nodes = RaftCluster(path, "abc", reserve_bytes=RESERVE)
-        try:
-            await asyncio.gather(*(nodes.start(name, disk=disks[name]) for name in "abc"))
-            await check(Nodes(nodes, disks))
-        finally:
-            await nodes.stop_all()
-
-    asyncio.run(run())
+async def with_disks(path: Path, check: Callable[[Nodes], Awaitable[None]]) -> None:
+    disks = {name: TroubledDisk() for name in "abc"}
+    for disk in disks.values():
+        disk.free = PLENTY
+    nodes = RaftCluster(path, "abc", reserve_bytes=RESERVE)
+    try:
+        await asyncio.gather(*(nodes.start(name, disk=disks[name]) for name in "abc"))
+        await check(Nodes(nodes, disks))
+    finally:
+        await nodes.stop_all()
 
 
 async def until_refused(raft: Raft[object]) -> None:
@@ -65,7 +62,8 @@ async def until_refused(raft: Raft[object]) -> None:
         await raft.apply(b"x")
 
 
-def test_a_leader_with_a_full_disk_refuses_and_goes_on_by_itself(tmp_path: Path) -> None:
+@pytest.mark.deadline(120.0)
+async def test_a_leader_with_a_full_disk_refuses_and_goes_on_by_itself(tmp_path: Path) -> None:
     async def check(three: Nodes) -> None:
         leader, follower = await three.nodes.pair()
         await leader.apply(b"before")
@@ -81,10 +79,11 @@ def test_a_leader_with_a_full_disk_refuses_and_goes_on_by_itself(tmp_path: Path)
         await until(leader, lambda: machine.items[-2:] == [b"after", b"after"])
         assert leader.is_leader, "nobody was deposed over it"
 
-    with_disks(tmp_path, check)
+    await with_disks(tmp_path, check)
 
 
-def test_a_follower_with_a_full_disk_falls_behind_instead_of_stopping(tmp_path: Path) -> None:
+@pytest.mark.deadline(120.0)
+async def test_a_follower_with_a_full_disk_falls_behind_instead_of_stopping(tmp_path: Path) -> None:
     async def check(three: Nodes) -> None:
         leader, follower = await three.nodes.pair()
         await leader.apply(b"before")
@@ -106,17 +105,18 @@ def test_a_follower_with_a_full_disk_falls_behind_instead_of_stopping(tmp_path: 
         assert not follower._driver.stopped
         assert follower.stats().disk_shortage == 1
 
-    with_disks(tmp_path, check)
+    await with_disks(tmp_path, check)
 
 
-def test_above_half_of_the_reserve_a_follower_keeps_up(tmp_path: Path) -> None:
+@pytest.mark.deadline(120.0)
+async def test_above_half_of_the_reserve_a_follower_keeps_up(tmp_path: Path) -> None:
     async def check(three: Nodes) -> None:
         leader, follower = await three.nodes.pair()
         three.disk(follower).free = RESERVE // 2
         await leader.apply(b"x")
         await until(follower, lambda: three.nodes.machine(follower).items == [b"x"])
 
-    with_disks(tmp_path, check)
+    await with_disks(tmp_path, check)
 
 
 # Real processes on small file systems.
@@ -141,7 +141,8 @@ def grab_all(path: Path) -> None:
     assert os.statvfs(path).f_bavail == 0
 
 
-def test_one_node_on_a_full_disk_lives(tmp_path: Path) -> None:
+@pytest.mark.deadline(120.0)
+async def test_one_node_on_a_full_disk_lives(tmp_path: Path) -> None:
     async def check(small: Path) -> None:
         async with running_cluster(str(small), 1, reserve_bytes=str(RESERVE), snapshot_bytes=str(PLENTY)) as one:
             node = one.nodes[0]
@@ -159,7 +160,7 @@ def test_one_node_on_a_full_disk_lives(tmp_path: Path) -> None:
                 assert node.running
 
     with mounted(tmp_path / "small", 28 * MIB) as small:
-        asyncio.run(check(small))
+        await check(small)
 
 
 async def overwritten(client: AsyncClient, count: int) -> int:
@@ -199,7 +200,8 @@ async def accepted(client: AsyncClient, key: str = "more", value: bytes = bytes(
     return True
 
 
-def test_a_cluster_whose_leader_s_disk_is_full(tmp_path: Path) -> None:
+@pytest.mark.deadline(120.0)
+async def test_a_cluster_whose_leader_s_disk_is_full(tmp_path: Path) -> None:
     async def check(small: Path) -> None:
         (tmp_path / "nodes").mkdir()
         os.symlink(small, tmp_path / "nodes" / "n1")
@@ -220,7 +222,7 @@ def test_a_cluster_whose_leader_s_disk_is_full(tmp_path: Path) -> None:
             assert all(node.running for node in three.nodes)
 
     with mounted(tmp_path / "small", 32 * MIB) as small:
-        asyncio.run(check(small))
+        await check(small)
 
 
 async def led_by(three: Cluster, node: Node) -> Node:
@@ -231,7 +233,8 @@ async def led_by(three: Cluster, node: Node) -> Node:
     return leader
 
 
-def test_without_a_reserve_a_full_disk_ends_the_process_with_the_reason(tmp_path: Path) -> None:
+@pytest.mark.deadline(120.0)
+async def test_without_a_reserve_a_full_disk_ends_the_process_with_the_reason(tmp_path: Path) -> None:
     """Fail-stop: the write that failed is not acknowledged, and what was is there when the node starts again."""
 
     async def check(small: Path) -> None:
@@ -259,4 +262,4 @@ def test_without_a_reserve_a_full_disk_ends_the_process_with_the_reason(tmp_path
     with mounted(tmp_path / "small", 40 * MIB) as small:
         with open(small / "ballast", "wb") as out:
             os.posix_fallocate(out.fileno(), 0, 8 * MIB)
-        asyncio.run(check(small))
+        await check(small)

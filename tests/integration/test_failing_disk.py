@@ -11,7 +11,6 @@ import pytest
 
 from syncline.errors import NodeFailed
 from tests.small_filesystem import FailingDisk, failing_disk
-from tests.support import run
 from tests.unit.test_real_syncs import TIMEOUT_S, opened
 
 COMMANDS = 200
@@ -20,7 +19,7 @@ LARGE = b"x" * 60_000
 
 
 @pytest.mark.parametrize("log_sync", ["kernel", "thread"])
-def test_sync_that_fails_on_a_real_disk_stops_the_node(tmp_path: Path, log_sync: str) -> None:
+async def test_sync_that_fails_on_a_real_disk_stops_the_node(tmp_path: Path, log_sync: str) -> None:
     """The file system says that there is space and takes the writes: only the sync can tell."""
 
     async def scenario(disk: FailingDisk) -> None:
@@ -43,4 +42,4 @@ def test_sync_that_fails_on_a_real_disk_stops_the_node(tmp_path: Path, log_sync:
             await raft.close()
 
     with failing_disk(tmp_path / "below") as disk:
-        run(scenario(disk))
+        await scenario(disk)

@@ -10,7 +10,6 @@ import pytest
 from syncline.client import AsyncClient
 from syncline.errors import OperationError
 from tests.integration.cluster import Cluster, Node, eventually, local_keys, running_cluster
-from tests.support import run
 
 WRITERS = 8
 """Through each follower."""
@@ -82,11 +81,13 @@ async def kill_leaders(directory: str, rounds: int) -> list[list[str]]:
         return [await kill_leader(cluster, number) for number in range(1, rounds + 1)]
 
 
-def test_killed_leader_is_not_noticed_by_writers_through_followers(tmp_path: Path) -> None:
-    assert run(kill_leaders(str(tmp_path), 1), timeout_s=90.0) == [[]]
+@pytest.mark.deadline(90.0)
+async def test_killed_leader_is_not_noticed_by_writers_through_followers(tmp_path: Path) -> None:
+    assert await kill_leaders(str(tmp_path), 1) == [[]]
 
 
+@pytest.mark.deadline(900.0)
 @pytest.mark.slow
-def test_killed_leader_is_not_noticed_in_20_of_20_rounds(tmp_path: Path) -> None:
-    rounds = run(kill_leaders(str(tmp_path), 20), timeout_s=900.0)
+async def test_killed_leader_is_not_noticed_in_20_of_20_rounds(tmp_path: Path) -> None:
+    rounds = await kill_leaders(str(tmp_path), 20)
     assert [number for number, errors in enumerate(rounds, 1) if errors] == [], rounds

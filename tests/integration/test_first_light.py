@@ -9,8 +9,9 @@ import sysconfig
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from tests.integration.cluster import Node, eventually, running_cluster
-from tests.support import run
 
 FILES: Final = 2000
 VALUE_LIMIT: Final = 1 << 20
@@ -63,30 +64,30 @@ async def exported(node: Node, target: Path) -> dict[str, bytes]:
     return tree_at(target)
 
 
-def test_a_tree_goes_in_through_a_follower_past_the_leaders_death_and_comes_out_of_every_node(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        files = source_tree(tmp_path / "source")
-        assert len(files) >= FILES
-        async with running_cluster(str(tmp_path / "cluster")) as cluster:
-            leader = await cluster.leader()
-            through, other = await cluster.followers()
-            arguments = ("import", str(tmp_path / "source"), "--json", "--endpoints", through.url)
-            importing = asyncio.create_task(command(*arguments))
-            async with other.client(timeout=10.0) as client:
+@pytest.mark.deadline(110.0)
+async def test_a_tree_goes_in_through_a_follower_past_the_leaders_death_and_comes_out_of_every_node(
+    tmp_path: Path,
+) -> None:
+    files = source_tree(tmp_path / "source")
+    assert len(files) >= FILES
+    async with running_cluster(str(tmp_path / "cluster")) as cluster:
+        leader = await cluster.leader()
+        through, other = await cluster.followers()
+        arguments = ("import", str(tmp_path / "source"), "--json", "--endpoints", through.url)
+        importing = asyncio.create_task(command(*arguments))
+        async with other.client(timeout=10.0) as client:
 
-                async def half_way() -> bool:
-                    return await client.count("copy") >= len(files) // 2
+            async def half_way() -> bool:
+                return await client.count("copy") >= len(files) // 2
 
-                await eventually("half of the files are there", half_way, deadline_s=60.0)
-                leader.kill()
-                assert await client.count("copy") < len(files), "the leader died after the import, not half-way"
-            status, out, err = await importing
-            assert status == 0, (out, err)
-            assert json.loads(out)["imported"] == len(files)
+            await eventually("half of the files are there", half_way, deadline_s=60.0)
+            leader.kill()
+            assert await client.count("copy") < len(files), "the leader died after the import, not half-way"
+        status, out, err = await importing
+        assert status == 0, (out, err)
+        assert json.loads(out)["imported"] == len(files)
 
-            leader.start()
-            await cluster.wait_ready()
-            for node in cluster.nodes:
-                assert await exported(node, tmp_path / f"from-{node.name}") == files
-
-    run(scenario(), timeout_s=110.0)
+        leader.start()
+        await cluster.wait_ready()
+        for node in cluster.nodes:
+            assert await exported(node, tmp_path / f"from-{node.name}") == files

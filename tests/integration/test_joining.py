@@ -14,7 +14,6 @@ from syncline import Raft
 from syncline.errors import Closed, ConfigError, CorruptionError, MembershipError, NodeFailed
 from syncline.storage.datadir import JOINING_NAME
 from tests.node_cluster import Cluster, Listing, cluster, until
-from tests.support import run
 
 
 class Asked:
@@ -37,155 +36,125 @@ class Asked:
         return raft
 
 
-def test_a_node_joins_asks_once_and_knows_itself_from_then_on(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with cluster(tmp_path, "a") as nodes:
-            assert await nodes.rafts["a"].apply(b"first") == 1
-            asked = Asked(nodes, "d")
-            joined = await asked.join()
-            assert [joined.node_id] == asked.ids
-            await until(joined, lambda: joined.role == "follower")
-            assert await joined.apply(b"second") == 2
-            assert not (tmp_path / "d" / JOINING_NAME).exists()
-            await nodes.stop("d")
-            again = await asked.join()
-            assert [again.node_id] == asked.ids, "it asks nobody any more"
-
-    run(check())
+async def test_a_node_joins_asks_once_and_knows_itself_from_then_on(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "a") as nodes:
+        assert await nodes.rafts["a"].apply(b"first") == 1
+        asked = Asked(nodes, "d")
+        joined = await asked.join()
+        assert [joined.node_id] == asked.ids
+        await until(joined, lambda: joined.role == "follower")
+        assert await joined.apply(b"second") == 2
+        assert not (tmp_path / "d" / JOINING_NAME).exists()
+        await nodes.stop("d")
+        again = await asked.join()
+        assert [again.node_id] == asked.ids, "it asks nobody any more"
 
 
-def test_one_that_fails_half_way_comes_back_as_the_same(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with cluster(tmp_path, "a") as nodes:
-            ids: list[int] = []
+async def test_one_that_fails_half_way_comes_back_as_the_same(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "a") as nodes:
+        ids: list[int] = []
 
-            async def unlucky(node_id: int) -> int:
-                ids.append(node_id)
-                await nodes.rafts["a"].add_learner("d", nodes.address("d"), node_id=node_id)
-                raise ConnectionError("the answer was lost")
+        async def unlucky(node_id: int) -> int:
+            ids.append(node_id)
+            await nodes.rafts["a"].add_learner("d", nodes.address("d"), node_id=node_id)
+            raise ConnectionError("the answer was lost")
 
-            with pytest.raises(ConnectionError, match="the answer was lost"):
-                await Raft.join(nodes.config("d"), Listing(), unlucky)
-            asked = Asked(nodes, "d")
-            assert (await asked.join()).node_id == ids[0]
-            assert asked.ids == ids
-
-    run(check())
+        with pytest.raises(ConnectionError, match="the answer was lost"):
+            await Raft.join(nodes.config("d"), Listing(), unlucky)
+        asked = Asked(nodes, "d")
+        assert (await asked.join()).node_id == ids[0]
+        assert asked.ids == ids
 
 
-def test_one_whose_directory_was_emptied_comes_as_a_stranger(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with cluster(tmp_path, "a") as nodes:
-            asked = Asked(nodes, "d")
+async def test_one_whose_directory_was_emptied_comes_as_a_stranger(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "a") as nodes:
+        asked = Asked(nodes, "d")
+        await asked.join()
+        await nodes.stop("d")
+        shutil.rmtree(tmp_path / "d")
+        with pytest.raises(MembershipError, match="already the name of member"):
             await asked.join()
-            await nodes.stop("d")
-            shutil.rmtree(tmp_path / "d")
-            with pytest.raises(MembershipError, match="already the name of member"):
-                await asked.join()
-            assert len(set(asked.ids)) == 2
-
-    run(check())
+        assert len(set(asked.ids)) == 2
 
 
-def test_a_damaged_note_is_named_and_nobody_is_asked(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with cluster(tmp_path, "a") as nodes:
-            (tmp_path / "d").mkdir()
-            (tmp_path / "d" / JOINING_NAME).write_bytes(b'{"node_id":"\xff')
-            asked = Asked(nodes, "d")
-            with pytest.raises(CorruptionError, match="is damaged"):
-                await asked.join()
-            assert asked.ids == []
-
-    run(check())
+async def test_a_damaged_note_is_named_and_nobody_is_asked(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "a") as nodes:
+        (tmp_path / "d").mkdir()
+        (tmp_path / "d" / JOINING_NAME).write_bytes(b'{"node_id":"\xff')
+        asked = Asked(nodes, "d")
+        with pytest.raises(CorruptionError, match="is damaged"):
+            await asked.join()
+        assert asked.ids == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_waits_until_it_is_told_to_stop(tmp_path: Path, number: signal.Signals) -> None:
-    async def check() -> None:
-        async with cluster(tmp_path, "a") as nodes:
-            stopped = asyncio.create_task(nodes.rafts["a"].until_stopped())
-            await nodes.rafts["a"].apply(b"it runs")
-            assert not stopped.done()
-            os.kill(os.getpid(), number)
-            await asyncio.wait_for(stopped, 20)
-            assert await nodes.rafts["a"].apply(b"to close it is the caller's business") == 2
-
+async def test_it_waits_until_it_is_told_to_stop(tmp_path: Path, number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    run(check())
+    async with cluster(tmp_path, "a") as nodes:
+        stopped = asyncio.create_task(nodes.rafts["a"].until_stopped())
+        await nodes.rafts["a"].apply(b"it runs")
+        assert not stopped.done()
+        os.kill(os.getpid(), number)
+        await asyncio.wait_for(stopped, 20)
+        assert await nodes.rafts["a"].apply(b"to close it is the caller's business") == 2
     assert signal.getsignal(number) in (before, signal.SIG_DFL, signal.default_int_handler)
 
 
-def test_it_raises_what_ends_the_node_by_itself(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with cluster(tmp_path, "a") as nodes:
-            stopped = asyncio.create_task(nodes.rafts["a"].until_stopped())
-            broken = nodes.rafts["a"].apply(b"break")
-            with pytest.raises(NodeFailed, match="the state machine is broken"):
-                await asyncio.wait_for(stopped, 20)
-            with pytest.raises(NodeFailed):
-                await broken
-        async with cluster(tmp_path / "other", "a") as nodes:
-            stopped = asyncio.create_task(nodes.rafts["a"].until_stopped())
-            await nodes.rafts["a"].apply(b"it runs")
-            await nodes.rafts["a"].close()
-            with pytest.raises(Closed):
-                await asyncio.wait_for(stopped, 20)
-
-    run(check())
+async def test_it_raises_what_ends_the_node_by_itself(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "a") as nodes:
+        stopped = asyncio.create_task(nodes.rafts["a"].until_stopped())
+        broken = nodes.rafts["a"].apply(b"break")
+        with pytest.raises(NodeFailed, match="the state machine is broken"):
+            await asyncio.wait_for(stopped, 20)
+        with pytest.raises(NodeFailed):
+            await broken
+    async with cluster(tmp_path / "other", "a") as nodes:
+        stopped = asyncio.create_task(nodes.rafts["a"].until_stopped())
+        await nodes.rafts["a"].apply(b"it runs")
+        await nodes.rafts["a"].close()
+        with pytest.raises(Closed):
+            await asyncio.wait_for(stopped, 20)
 
 
-def test_joiner_without_a_log_finds_members_by_hints(tmp_path: Path) -> None:
+async def test_joiner_without_a_log_finds_members_by_hints(tmp_path: Path) -> None:
     """Its first address was wrong, so no member could dial it. Names in `peers` are taken for initial members then."""
-
-    async def check() -> None:
-        async with cluster(tmp_path, "a") as nodes:
-            a = nodes.rafts["a"]
-            info = await a.add_learner("d", "127.0.0.1:1", promote=False)
-            await nodes.start("d", advertise="127.0.0.1:1", cluster_id=a.cluster_id, node_id=info.id)
-            await nodes.stop("d")
-            peers = {"a": nodes.address("a"), "d": nodes.address("d")}
-            d = await nodes.start("d", peers=peers)
-            await until(d, lambda: d.leader is not None)
-            await until(a, lambda: a.membership().members[info.id].address == nodes.address("d"))
-            await nodes.stop("d")
-            await nodes.stop("a")
-
-    run(check())
+    async with cluster(tmp_path, "a") as nodes:
+        a = nodes.rafts["a"]
+        info = await a.add_learner("d", "127.0.0.1:1", promote=False)
+        await nodes.start("d", advertise="127.0.0.1:1", cluster_id=a.cluster_id, node_id=info.id)
+        await nodes.stop("d")
+        peers = {"a": nodes.address("a"), "d": nodes.address("d")}
+        d = await nodes.start("d", peers=peers)
+        await until(d, lambda: d.leader is not None)
+        await until(a, lambda: a.membership().members[info.id].address == nodes.address("d"))
+        await nodes.stop("d")
+        await nodes.stop("a")
 
 
-def test_raft_hint_has_a_node_dialled(tmp_path: Path) -> None:
+async def test_raft_hint_has_a_node_dialled(tmp_path: Path) -> None:
     """A hint that is no address is refused; one for a node that is no member costs nothing for long."""
-
-    async def check() -> None:
-        async with cluster(tmp_path, "a") as nodes:
-            a = nodes.rafts["a"]
-            info = await a.add_learner("d", "127.0.0.1:1", promote=False)
-            d = await nodes.start("d", cluster_id=a.cluster_id, node_id=info.id)
-            with pytest.raises(ConfigError):
-                d.hint(a.node_id, "nowhere")
-            d.hint(12345, "127.0.0.1:1")
-            d.hint(a.node_id, nodes.address("a"))
-            await until(d, lambda: d.leader is not None)
-            await until(d, lambda: 12345 not in d.peers())
-
-    run(check())
+    async with cluster(tmp_path, "a") as nodes:
+        a = nodes.rafts["a"]
+        info = await a.add_learner("d", "127.0.0.1:1", promote=False)
+        d = await nodes.start("d", cluster_id=a.cluster_id, node_id=info.id)
+        with pytest.raises(ConfigError):
+            d.hint(a.node_id, "nowhere")
+        d.hint(12345, "127.0.0.1:1")
+        d.hint(a.node_id, nodes.address("a"))
+        await until(d, lambda: d.leader is not None)
+        await until(d, lambda: 12345 not in d.peers())
 
 
-def test_joiner_that_failed_half_way_may_come_with_another_address(tmp_path: Path) -> None:
+async def test_joiner_that_failed_half_way_may_come_with_another_address(tmp_path: Path) -> None:
     """It is a member already, under the id that it chose: its address in the registry is corrected by itself."""
+    async with cluster(tmp_path, "a") as nodes:
 
-    async def check() -> None:
-        async with cluster(tmp_path, "a") as nodes:
+        async def unlucky(node_id: int) -> int:
+            await nodes.rafts["a"].add_learner("d", "127.0.0.1:1", node_id=node_id)
+            raise ConnectionError("the answer was lost")
 
-            async def unlucky(node_id: int) -> int:
-                await nodes.rafts["a"].add_learner("d", "127.0.0.1:1", node_id=node_id)
-                raise ConnectionError("the answer was lost")
-
-            with pytest.raises(ConnectionError, match="the answer was lost"):
-                await Raft.join(nodes.config("d"), Listing(), unlucky)
-            joined = await Asked(nodes, "d").join()
-            joined.hint(nodes.rafts["a"].node_id, nodes.address("a"))
-            await until(joined, lambda: joined.role == "follower")
-
-    run(check())
+        with pytest.raises(ConnectionError, match="the answer was lost"):
+            await Raft.join(nodes.config("d"), Listing(), unlucky)
+        joined = await Asked(nodes, "d").join()
+        joined.hint(nodes.rafts["a"].node_id, nodes.address("a"))
+        await until(joined, lambda: joined.role == "follower")

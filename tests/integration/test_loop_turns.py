@@ -7,11 +7,12 @@ import threading
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from syncline import Raft
 from syncline.platform.disk import OsDisk, OsFile
 from syncline.transport.pacing import LARGEST_WINDOW_BYTES
 from tests.node_cluster import Cluster, cluster, until
-from tests.support import run
 
 VALUE_BYTES: Final = 50_000
 VALUES: Final = 160
@@ -92,61 +93,53 @@ def await_leader(nodes: Cluster) -> Raft[object] | None:
     return next((raft for raft in nodes.rafts.values() if raft.is_leader), None)
 
 
-def test_loop_reads_no_log_for_a_follower_that_lags(tmp_path: Path) -> None:
+@pytest.mark.deadline(100.0)
+async def test_loop_reads_no_log_for_a_follower_that_lags(tmp_path: Path) -> None:
     """The whole window was read from disk in one turn: 260 to 400 ms."""
-
-    async def scenario() -> None:
-        disk = WatchedDisk()
-        async with cluster(tmp_path, reserve_bytes=8 << 20) as nodes:
-            await nodes.leader()
-            leader, away = await left_behind(nodes, disk)
-            disk.on_loop.clear()
-            disk.beside.clear()
-            turns = Turns(leader)
-            behind = await nodes.start(away)
-            await until(behind, lambda: len(nodes.machines[away].items) >= VALUES)
-            turns.stop()
-            assert "wal" not in disk.on_loop
-            assert "wal" in disk.beside
-            assert "space" not in disk.on_loop
-            assert turns.largest < LARGEST_WINDOW_BYTES + SLACK_BYTES
-            assert turns.largest < VALUES * VALUE_BYTES / 3, "it was spread over several turns"
-
-    run(scenario(), timeout_s=100.0)
+    disk = WatchedDisk()
+    async with cluster(tmp_path, reserve_bytes=8 << 20) as nodes:
+        await nodes.leader()
+        leader, away = await left_behind(nodes, disk)
+        disk.on_loop.clear()
+        disk.beside.clear()
+        turns = Turns(leader)
+        behind = await nodes.start(away)
+        await until(behind, lambda: len(nodes.machines[away].items) >= VALUES)
+        turns.stop()
+        assert "wal" not in disk.on_loop
+        assert "wal" in disk.beside
+        assert "space" not in disk.on_loop
+        assert turns.largest < LARGEST_WINDOW_BYTES + SLACK_BYTES
+        assert turns.largest < VALUES * VALUE_BYTES / 3, "it was spread over several turns"
 
 
-def test_loop_reads_no_snapshot_that_it_sends(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        disk = WatchedDisk()
-        async with cluster(tmp_path, snapshot_entries=50, trailing_entries=0, snapshots_retained=1) as nodes:
-            await nodes.leader()
-            leader, away = await left_behind(nodes, disk)
-            await leader.snapshot()
-            await until(leader, lambda: leader.stats().first_index > VALUES)
-            disk.on_loop.clear()
-            disk.beside.clear()
-            behind = await nodes.start(away)
-            await until(behind, lambda: len(nodes.machines[away].items) >= VALUES)
-            assert nodes.machines[away].restored
-            assert "snap" not in disk.on_loop
-            assert "snap" in disk.beside
-
-    run(scenario(), timeout_s=100.0)
+@pytest.mark.deadline(100.0)
+async def test_loop_reads_no_snapshot_that_it_sends(tmp_path: Path) -> None:
+    disk = WatchedDisk()
+    async with cluster(tmp_path, snapshot_entries=50, trailing_entries=0, snapshots_retained=1) as nodes:
+        await nodes.leader()
+        leader, away = await left_behind(nodes, disk)
+        await leader.snapshot()
+        await until(leader, lambda: leader.stats().first_index > VALUES)
+        disk.on_loop.clear()
+        disk.beside.clear()
+        behind = await nodes.start(away)
+        await until(behind, lambda: len(nodes.machines[away].items) >= VALUES)
+        assert nodes.machines[away].restored
+        assert "snap" not in disk.on_loop
+        assert "snap" in disk.beside
 
 
-def test_space_is_asked_for_beside_the_loop_at_intervals(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        disk = WatchedDisk()
-        async with cluster(tmp_path, "a") as nodes:
-            await nodes.stop("a")
-            raft = await nodes.start("a", disk=disk, reserve_bytes=0)
-            disk.on_loop.clear()
-            disk.beside.clear()
-            driver = raft._driver
-            ticks = 30
-            end_s = driver.loop.time() + ticks * driver.config.heartbeat_s
-            await until(raft, lambda: driver.loop.time() > end_s)
-            assert "space" not in disk.on_loop
-            assert 1 <= disk.beside.count("space") <= ticks / 5
-
-    run(scenario())
+async def test_space_is_asked_for_beside_the_loop_at_intervals(tmp_path: Path) -> None:
+    disk = WatchedDisk()
+    async with cluster(tmp_path, "a") as nodes:
+        await nodes.stop("a")
+        raft = await nodes.start("a", disk=disk, reserve_bytes=0)
+        disk.on_loop.clear()
+        disk.beside.clear()
+        driver = raft._driver
+        ticks = 30
+        end_s = driver.loop.time() + ticks * driver.config.heartbeat_s
+        await until(raft, lambda: driver.loop.time() > end_s)
+        assert "space" not in disk.on_loop
+        assert 1 <= disk.beside.count("space") <= ticks / 5

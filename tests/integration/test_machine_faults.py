@@ -13,7 +13,6 @@ from syncline import BytesSnapshot, Entry, FSMSnapshot, Raft, SnapshotTaken
 from syncline.consensus.types import NodeId
 from syncline.errors import ConfigError, NodeFailed, StorageError
 from tests.node_cluster import Cluster, Listing, all_apply
-from tests.support import run
 
 
 class Corrected(Listing):
@@ -24,33 +23,31 @@ class Corrected(Listing):
         return len(self.items)
 
 
-def test_apply_that_raises_is_overcome_by_corrected_code(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_apply_that_raises_is_overcome_by_corrected_code(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """There is no tool that skips an entry: the same entry is applied by corrected code, on all nodes."""
-
-    async def check() -> None:
-        nodes = Cluster(tmp_path, "abc")
-        try:
-            await nodes.start_all()
-            leader, _ = await nodes.pair()
-            await leader.apply(b"before")
-            with pytest.raises(NodeFailed, match="RuntimeError: the state machine is broken"):
-                await leader.apply(b"break")
-            for raft in nodes.rafts.values():
-                failure = str(await raft.failed())
-                assert "Listing.apply raised RuntimeError" in failure
-                assert "b'break'" in failure
-                assert "Correct the state machine" in failure
-            critical = [record for record in caplog.records if record.levelno == logging.CRITICAL]
-            assert sum(record.exc_info is not None for record in critical) == 3, "each with its traceback"
-            await nodes.stop_all()
-            nodes.make = Corrected
-            await nodes.start_all()
-            await all_apply(nodes, b"after")
-            assert nodes.machines["a"].items == [b"before", b"break", b"after"]
-        finally:
-            await nodes.stop_all()
-
-    run(check())
+    nodes = Cluster(tmp_path, "abc")
+    try:
+        await nodes.start_all()
+        leader, _ = await nodes.pair()
+        await leader.apply(b"before")
+        with pytest.raises(NodeFailed, match="RuntimeError: the state machine is broken"):
+            await leader.apply(b"break")
+        for raft in nodes.rafts.values():
+            failure = str(await raft.failed())
+            assert "Listing.apply raised RuntimeError" in failure
+            assert "b'break'" in failure
+            assert "Correct the state machine" in failure
+        critical = [record for record in caplog.records if record.levelno == logging.CRITICAL]
+        assert sum(record.exc_info is not None for record in critical) == 3, "each with its traceback"
+        await nodes.stop_all()
+        nodes.make = Corrected
+        await nodes.start_all()
+        await all_apply(nodes, b"after")
+        assert nodes.machines["a"].items == [b"before", b"break", b"after"]
+    finally:
+        await nodes.stop_all()
 
 
 class Lambda(Listing):
@@ -61,20 +58,16 @@ class Lambda(Listing):
         return super().apply(entry)
 
 
-def test_apply_that_answers_a_coroutine_stops_the_node(tmp_path: Path) -> None:
+async def test_apply_that_answers_a_coroutine_stops_the_node(tmp_path: Path) -> None:
     """It is no `async def`, so `open` can't see it; acknowledged, it would be the loss of a write."""
-
-    async def check() -> None:
-        nodes = Cluster(tmp_path, "a")
-        nodes.make = Lambda
-        try:
-            raft = await nodes.start("a")
-            with pytest.raises(NodeFailed, match="returned a coroutine for entry"):
-                await raft.apply(b"x")
-        finally:
-            await nodes.stop_all()
-
-    run(check())
+    nodes = Cluster(tmp_path, "a")
+    nodes.make = Lambda
+    try:
+        raft = await nodes.start("a")
+        with pytest.raises(NodeFailed, match="returned a coroutine for entry"):
+            await raft.apply(b"x")
+    finally:
+        await nodes.stop_all()
 
 
 class Async(Listing):
@@ -90,33 +83,28 @@ async def never_asked(node_id: NodeId) -> int:
     raise AssertionError(node_id)
 
 
-def test_open_refuses_a_machine_before_it_writes_anything(tmp_path: Path) -> None:
-    async def check() -> None:
-        nodes = Cluster(tmp_path, "a")
-        for make, error in ((Async, TypeError), (Ahead, ConfigError)):
-            nodes.make = make
-            with pytest.raises(error):
-                await nodes.start("a")
-            written = {path.name for path in (tmp_path / "a").glob("*")} if (tmp_path / "a").exists() else set()
-            assert written <= {"LOCK"}
-            with pytest.raises(error):
-                await Raft.join(nodes.config("j", cluster_id=0), make(), never_asked)
-            assert not (tmp_path / "j").exists() or {path.name for path in (tmp_path / "j").glob("*")} <= {"LOCK"}
-        nodes.make = Listing
-        raft = await nodes.start("a")
-        await raft.apply(b"kept")
-        await nodes.stop_all()
-        nodes.make = Ahead
-        with pytest.raises(
-            ConfigError, match=r"applied entry 1000, and the log of node a \([0-9a-f]{16}\) in .* ends at"
-        ):
+async def test_open_refuses_a_machine_before_it_writes_anything(tmp_path: Path) -> None:
+    nodes = Cluster(tmp_path, "a")
+    for make, error in ((Async, TypeError), (Ahead, ConfigError)):
+        nodes.make = make
+        with pytest.raises(error):
             await nodes.start("a")
-        nodes.make = Listing
+        written = {path.name for path in (tmp_path / "a").glob("*")} if (tmp_path / "a").exists() else set()
+        assert written <= {"LOCK"}
+        with pytest.raises(error):
+            await Raft.join(nodes.config("j", cluster_id=0), make(), never_asked)
+        assert not (tmp_path / "j").exists() or {path.name for path in (tmp_path / "j").glob("*")} <= {"LOCK"}
+    nodes.make = Listing
+    raft = await nodes.start("a")
+    await raft.apply(b"kept")
+    await nodes.stop_all()
+    nodes.make = Ahead
+    with pytest.raises(ConfigError, match=r"applied entry 1000, and the log of node a \([0-9a-f]{16}\) in .* ends at"):
         await nodes.start("a")
-        assert nodes.machines["a"].items == [b"kept"]
-        await nodes.stop_all()
-
-    run(check())
+    nodes.make = Listing
+    await nodes.start("a")
+    assert nodes.machines["a"].items == [b"kept"]
+    await nodes.stop_all()
 
 
 class NoView(Listing):
@@ -133,39 +121,35 @@ class NoView(Listing):
 
 
 @pytest.mark.parametrize("fails", [OSError(28, "No space left on device"), MemoryError("x"), None])
-def test_snapshot_that_fails_is_tried_again_and_no_node_stops(
+async def test_snapshot_that_fails_is_tried_again_and_no_node_stops(
     tmp_path: Path, fails: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All nodes take theirs at the same entry: one failure would be the end of all of them."""
     monkeypatch.setattr("syncline.node.snapshots.RETRY_TICKS", 2)
-
-    async def check() -> None:
-        nodes = Cluster(tmp_path, "abc", snapshot_entries=10)
-        nodes.make = NoView
-        try:
-            await nodes.start_all()
-            for machine in nodes.machines.values():
-                assert isinstance(machine, NoView)
-                machine.fails = fails
-            leader, _ = await nodes.pair()
-            for _ in range(30):
-                await leader.apply(b"x")
-            with pytest.raises(StorageError, match="snapshot"):
-                await leader.snapshot()
-            assert leader.stats().snapshots_taken == 0
-            await all_apply(nodes, b"alive")
-            for machine in nodes.machines.values():
-                assert isinstance(machine, NoView)
-                machine.fails = False
-            watch = leader.events(SnapshotTaken)
-            asking = asyncio.create_task(_asked_until_taken(leader))
-            async with asyncio.timeout(20):
-                assert (await anext(watch)).snapshot_index > 0
-            await asking
-        finally:
-            await nodes.stop_all()
-
-    run(check())
+    nodes = Cluster(tmp_path, "abc", snapshot_entries=10)
+    nodes.make = NoView
+    try:
+        await nodes.start_all()
+        for machine in nodes.machines.values():
+            assert isinstance(machine, NoView)
+            machine.fails = fails
+        leader, _ = await nodes.pair()
+        for _ in range(30):
+            await leader.apply(b"x")
+        with pytest.raises(StorageError, match="snapshot"):
+            await leader.snapshot()
+        assert leader.stats().snapshots_taken == 0
+        await all_apply(nodes, b"alive")
+        for machine in nodes.machines.values():
+            assert isinstance(machine, NoView)
+            machine.fails = False
+        watch = leader.events(SnapshotTaken)
+        asking = asyncio.create_task(_asked_until_taken(leader))
+        async with asyncio.timeout(20):
+            assert (await anext(watch)).snapshot_index > 0
+        await asking
+    finally:
+        await nodes.stop_all()
 
 
 async def _asked_until_taken(raft: Raft[object]) -> None:
@@ -181,18 +165,15 @@ class LateBatch(Listing):
         return [None] * (len(entries) - self.short)
 
 
-def test_apply_batch_with_too_few_answers_stops_the_node_by_name(tmp_path: Path) -> None:
-    async def check() -> None:
-        nodes = Cluster(tmp_path, "a")
-        nodes.make = LateBatch
-        try:
-            raft = await nodes.start("a")
-            with pytest.raises(NodeFailed, match=r"LateBatch\.apply_batch returned 0 answers for 1 entries"):
-                await raft.apply(b"x")
-        finally:
-            await nodes.stop_all()
-
-    run(check())
+async def test_apply_batch_with_too_few_answers_stops_the_node_by_name(tmp_path: Path) -> None:
+    nodes = Cluster(tmp_path, "a")
+    nodes.make = LateBatch
+    try:
+        raft = await nodes.start("a")
+        with pytest.raises(NodeFailed, match=r"LateBatch\.apply_batch returned 0 answers for 1 entries"):
+            await raft.apply(b"x")
+    finally:
+        await nodes.stop_all()
 
 
 class Cancelled(Listing):
@@ -205,20 +186,16 @@ class CancelledOnLoop(Cancelled):
 
 
 @pytest.mark.parametrize("make", [Cancelled, CancelledOnLoop])
-def test_apply_that_raises_a_cancellation_stops_the_node_by_name(tmp_path: Path, make: type[Listing]) -> None:
+async def test_apply_that_raises_a_cancellation_stops_the_node_by_name(tmp_path: Path, make: type[Listing]) -> None:
     """It is no `Exception`. On the loop it passed by, and the node stopped at a later entry for another reason."""
-
-    async def check() -> None:
-        nodes = Cluster(tmp_path, "a")
-        nodes.make = make
-        try:
-            raft = await nodes.start("a")
-            with pytest.raises(NodeFailed, match=rf"{make.__name__}\.apply raised CancelledError"):
-                await raft.apply(b"x")
-        finally:
-            await nodes.stop_all()
-
-    run(check())
+    nodes = Cluster(tmp_path, "a")
+    nodes.make = make
+    try:
+        raft = await nodes.start("a")
+        with pytest.raises(NodeFailed, match=rf"{make.__name__}\.apply raised CancelledError"):
+            await raft.apply(b"x")
+    finally:
+        await nodes.stop_all()
 
 
 class Unloading(Listing):
@@ -228,18 +205,13 @@ class Unloading(Listing):
         return BytesSnapshot(b"not what restore reads")
 
 
-def test_restore_that_raises_names_the_file_and_the_entry(tmp_path: Path) -> None:
-    async def check() -> None:
-        nodes = Cluster(tmp_path, "a")
-        nodes.make = Unloading
-        raft = await nodes.start("a")
-        await raft.apply(b"x")
-        index = (await raft.snapshot()).index
-        await nodes.stop_all()
-        with pytest.raises(
-            NodeFailed, match=rf"Unloading\.restore failed on the snapshot at entry {index} \(.*\.snap\)"
-        ):
-            await nodes.start("a")
-        assert not list((tmp_path / "a").rglob("*broken*")), "the file is intact, and stays"
-
-    run(check())
+async def test_restore_that_raises_names_the_file_and_the_entry(tmp_path: Path) -> None:
+    nodes = Cluster(tmp_path, "a")
+    nodes.make = Unloading
+    raft = await nodes.start("a")
+    await raft.apply(b"x")
+    index = (await raft.snapshot()).index
+    await nodes.stop_all()
+    with pytest.raises(NodeFailed, match=rf"Unloading\.restore failed on the snapshot at entry {index} \(.*\.snap\)"):
+        await nodes.start("a")
+    assert not list((tmp_path / "a").rglob("*broken*")), "the file is intact, and stays"

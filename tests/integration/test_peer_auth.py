@@ -20,7 +20,6 @@ from syncline.transport.messages import Forward, ForwardedProposal
 from syncline.transport.wire import Batch
 from tests.integration.cluster import running_cluster
 from tests.node_cluster import Cluster, cluster, until
-from tests.support import run
 from tests.support_cli import syncline
 from tests.unit.transport_support import RawEnd
 
@@ -56,138 +55,112 @@ async def echo(end: RawEnd) -> None:
     assert (await end.read_batch()).pong == 9
 
 
-def test_cluster_with_a_secret_commits_and_catches_up(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with cluster(tmp_path, secret=SECRET) as nodes:
-            leader, follower = await nodes.pair()
-            await follower.apply(b"from a follower", timeout=10)
-            await nodes.stop(follower.config.name)
-            await leader.apply(b"meanwhile", timeout=10)
-            again = await nodes.start(follower.config.name)
-            await until(again, lambda: nodes.machine(again).items == [b"from a follower", b"meanwhile"])
-
-    run(check())
+async def test_cluster_with_a_secret_commits_and_catches_up(tmp_path: Path) -> None:
+    async with cluster(tmp_path, secret=SECRET) as nodes:
+        leader, follower = await nodes.pair()
+        await follower.apply(b"from a follower", timeout=10)
+        await nodes.stop(follower.config.name)
+        await leader.apply(b"meanwhile", timeout=10)
+        again = await nodes.start(follower.config.name)
+        await until(again, lambda: nodes.machine(again).items == [b"from a follower", b"meanwhile"])
 
 
-def test_node_with_another_secret_stays_outside(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with cluster(tmp_path, secret=SECRET) as nodes:
-            leader, follower = await nodes.pair()
-            name = follower.config.name
+async def test_node_with_another_secret_stays_outside(tmp_path: Path) -> None:
+    async with cluster(tmp_path, secret=SECRET) as nodes:
+        leader, follower = await nodes.pair()
+        name = follower.config.name
+        await nodes.stop(name)
+        for secret in (b"\x08" * 32, None):
+            other = await nodes.start(name, secret=secret)
+            link = other._driver.parts.transport.stats
+            await until(other, lambda: all(peer.last_error for peer in link().values()))  # noqa: B023
+            assert other.stats().leader is None
             await nodes.stop(name)
-            for secret in (b"\x08" * 32, None):
-                other = await nodes.start(name, secret=secret)
-                link = other._driver.parts.transport.stats
-                await until(other, lambda: all(peer.last_error for peer in link().values()))  # noqa: B023
-                assert other.stats().leader is None
-                await nodes.stop(name)
-            await leader.apply(b"unharmed", timeout=10)
-
-    run(check())
+        await leader.apply(b"unharmed", timeout=10)
 
 
-def test_secret_enters_a_running_cluster_node_by_node(tmp_path: Path) -> None:
+@pytest.mark.deadline(60)
+async def test_secret_enters_a_running_cluster_node_by_node(tmp_path: Path) -> None:
     """With `peer_auth="accept"` for one rolling restart; a quorum is there at each step."""
-
-    async def check() -> None:
-        async with cluster(tmp_path) as nodes:
-            await nodes.announced()
-            steps: list[dict[str, object]] = [{"secret": SECRET, "peer_auth": "accept"}, {"secret": SECRET}]
-            for step in steps:
-                for name in "abc":
-                    await nodes.stop(name)
-                    await nodes.start(name, **step)  # type: ignore[arg-type]
-                    await (await nodes.leader()).apply(name.encode(), timeout=20)
-
-    run(check(), timeout_s=60)
+    async with cluster(tmp_path) as nodes:
+        await nodes.announced()
+        steps: list[dict[str, object]] = [{"secret": SECRET, "peer_auth": "accept"}, {"secret": SECRET}]
+        for step in steps:
+            for name in "abc":
+                await nodes.stop(name)
+                await nodes.start(name, **step)  # type: ignore[arg-type]
+                await (await nodes.leader()).apply(name.encode(), timeout=20)
 
 
-def test_heartbeat_of_the_last_term_is_never_persisted(tmp_path: Path) -> None:
+async def test_heartbeat_of_the_last_term_is_never_persisted(tmp_path: Path) -> None:
     """With that term on disk there could be no election ever again."""
-
-    async def check() -> None:
-        async with cluster(tmp_path, secret=SECRET) as nodes:
-            leader, follower = await nodes.pair()
-            term = leader.stats().term
-            for kind in (MessageType.HEARTBEAT, MessageType.VOTE, MessageType.APP_RESP, MessageType.TIMEOUT_NOW):
-                end = await enter(nodes, leader, follower)
-                end.write(Batch([Message(kind, to=leader.node_id, sender=follower.node_id, term=2**63 - 1)]))
-                await echo(end)
-                await end.close()
-            assert leader._driver.term_guard.refused == 4
-            assert leader.stats().term == term
-            await leader.apply(b"goes on", timeout=10)
-
-    run(check())
+    async with cluster(tmp_path, secret=SECRET) as nodes:
+        leader, follower = await nodes.pair()
+        term = leader.stats().term
+        for kind in (MessageType.HEARTBEAT, MessageType.VOTE, MessageType.APP_RESP, MessageType.TIMEOUT_NOW):
+            end = await enter(nodes, leader, follower)
+            end.write(Batch([Message(kind, to=leader.node_id, sender=follower.node_id, term=2**63 - 1)]))
+            await echo(end)
+            await end.close()
+        assert leader._driver.term_guard.refused == 4
+        assert leader.stats().term == term
+        await leader.apply(b"goes on", timeout=10)
 
 
 @pytest.mark.parametrize("number", [-1, 2**63, 2**64 - 1])
-def test_forward_with_an_impossible_number_ends_the_link_alone(tmp_path: Path, number: int) -> None:
-    async def check() -> None:
-        async with cluster(tmp_path, secret=SECRET) as nodes:
-            leader, follower = await nodes.pair()
-            end = await enter(nodes, leader, follower)
-            end.write(Batch([], [Forward([ForwardedProposal(number, 0, b"")])]))
-            await end.closed_by_other_end()
-            await leader.apply(b"goes on", timeout=10)
-
-    run(check())
+async def test_forward_with_an_impossible_number_ends_the_link_alone(tmp_path: Path, number: int) -> None:
+    async with cluster(tmp_path, secret=SECRET) as nodes:
+        leader, follower = await nodes.pair()
+        end = await enter(nodes, leader, follower)
+        end.write(Batch([], [Forward([ForwardedProposal(number, 0, b"")])]))
+        await end.closed_by_other_end()
+        await leader.apply(b"goes on", timeout=10)
 
 
-def test_greeting_of_one_member_stops_no_sound_node(tmp_path: Path) -> None:
+async def test_greeting_of_one_member_stops_no_sound_node(tmp_path: Path) -> None:
     """It says that the node has lost its data directory. One that says the opposite later takes the word back."""
-
-    async def check() -> None:
-        async with cluster(tmp_path, secret=SECRET) as nodes:
-            await nodes.announced()
-            leader, follower = await nodes.pair()
-            for _ in range(5):
-                await (await enter(nodes, leader, follower, known=1)).close()
-            await leader.apply(b"goes on", timeout=10)
-            assert leader._driver.founding._doubting
-            await (await enter(nodes, leader, follower)).close()
-            assert not leader._driver.founding._doubting
-
-    run(check())
+    async with cluster(tmp_path, secret=SECRET) as nodes:
+        await nodes.announced()
+        leader, follower = await nodes.pair()
+        for _ in range(5):
+            await (await enter(nodes, leader, follower, known=1)).close()
+        await leader.apply(b"goes on", timeout=10)
+        assert leader._driver.founding._doubting
+        await (await enter(nodes, leader, follower)).close()
+        assert not leader._driver.founding._doubting
 
 
-def test_port_beyond_loopback_without_a_secret_does_not_open(tmp_path: Path) -> None:
-    async def check() -> None:
-        nodes = Cluster(tmp_path, "a")
-        port = nodes.address("a").rpartition(":")[2]
-        with pytest.raises(ConfigError, match="insecure_peers=True"):
-            await nodes.start("a", listen=f"0.0.0.0:{port}")
-        assert not (tmp_path / "a").exists(), "nothing was made"
-        await nodes.start("a", listen=f"0.0.0.0:{port}", insecure_peers=True)
-        await nodes.stop_all()
-
-    run(check())
+async def test_port_beyond_loopback_without_a_secret_does_not_open(tmp_path: Path) -> None:
+    nodes = Cluster(tmp_path, "a")
+    port = nodes.address("a").rpartition(":")[2]
+    with pytest.raises(ConfigError, match="insecure_peers=True"):
+        await nodes.start("a", listen=f"0.0.0.0:{port}")
+    assert not (tmp_path / "a").exists(), "nothing was made"
+    await nodes.start("a", listen=f"0.0.0.0:{port}", insecure_peers=True)
+    await nodes.stop_all()
 
 
-def test_secret_of_a_served_cluster_is_shown_nowhere(tmp_path: Path) -> None:
+@pytest.mark.deadline(60)
+async def test_secret_of_a_served_cluster_is_shown_nowhere(tmp_path: Path) -> None:
     path = str(tmp_path / "peer-secret")
     write_secret_file(path)
     secret = read_secret_file(path)[0]
+    async with running_cluster(str(tmp_path / "nodes"), 3, peer_secret_file=path, log_level="debug") as nodes:
+        async with nodes.client() as client:
+            await client.put("a", b"1")
 
-    async def check() -> None:
-        async with running_cluster(str(tmp_path / "nodes"), 3, peer_secret_file=path, log_level="debug") as nodes:
-            async with nodes.client() as client:
-                await client.put("a", b"1")
+        def read(url: str) -> bytes:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                found: bytes = answer.read()
+            return found
 
-            def read(url: str) -> bytes:
-                with urllib.request.urlopen(url, timeout=10) as answer:
-                    found: bytes = answer.read()
-                return found
-
-            for node in nodes.nodes:
-                for page in ("/raft/status", "/metrics"):
-                    shown = await asyncio.to_thread(read, node.url + page)
-                    assert secret.hex().encode() not in shown
-                    assert secret not in shown
-                assert secret.hex() not in node.log()
-                assert repr(secret) not in node.log()
-
-    run(check(), timeout_s=60)
+        for node in nodes.nodes:
+            for page in ("/raft/status", "/metrics"):
+                shown = await asyncio.to_thread(read, node.url + page)
+                assert secret.hex().encode() not in shown
+                assert secret not in shown
+            assert secret.hex() not in node.log()
+            assert repr(secret) not in node.log()
 
 
 def test_secret_new_makes_a_private_file_and_tells_no_secret(tmp_path: Path) -> None:

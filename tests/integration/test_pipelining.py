@@ -10,7 +10,6 @@ import pytest
 
 from tests.http_double import get, parse_answers, put
 from tests.integration.cluster import Node, running_cluster
-from tests.support import run
 
 TIMES: Final = 200
 LEVELS: Final = ("linearizable", "leader", "stale")
@@ -28,29 +27,27 @@ async def asked(node: Node, data: bytes) -> bytes:
         await writer.wait_closed()
 
 
+@pytest.mark.deadline(60.0)
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_read_behind_a_write_on_one_connection_sees_it_and_one_before_it_does_not(tmp_path: Path, level: str) -> None:
-    async def scenario() -> None:
-        async with running_cluster(str(tmp_path)) as cluster:
-            follower = (await cluster.followers())[0]
-            for node in (await cluster.leader(), follower):
-                for number in range(TIMES):
-                    key = f"/key/{node.name}-{number}"
-                    read = get(f"{key}?consistency={level}")
-                    answers = parse_answers(await asked(node, read + put(key, b"1") + read * 2 + put(key, b"2") + read))
-                    assert [answer.status for answer in answers] == [404, 200, 200, 200, 200, 200], number
-                    assert [answers[at].body for at in (2, 3, 5)] == [b"1", b"1", b"2"], number
+async def test_a_read_behind_a_write_on_one_connection_sees_it_and_one_before_it_does_not(
+    tmp_path: Path, level: str
+) -> None:
+    async with running_cluster(str(tmp_path)) as cluster:
+        follower = (await cluster.followers())[0]
+        for node in (await cluster.leader(), follower):
+            for number in range(TIMES):
+                key = f"/key/{node.name}-{number}"
+                read = get(f"{key}?consistency={level}")
+                answers = parse_answers(await asked(node, read + put(key, b"1") + read * 2 + put(key, b"2") + read))
+                assert [answer.status for answer in answers] == [404, 200, 200, 200, 200, 200], number
+                assert [answers[at].body for at in (2, 3, 5)] == [b"1", b"1", b"2"], number
 
-    run(scenario(), timeout_s=60.0)
 
-
-def test_far_more_than_fits_at_once_is_answered_in_order_to_a_client_that_half_closes(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with running_cluster(str(tmp_path), size=1) as cluster:
-            values = [b"%d " % number + b"v" * 1000 for number in range(300)]
-            data = b"".join(put("/key/a", value) + get("/key/a") + get("/key/b") for value in values)
-            answers = parse_answers(await asked(cluster.nodes[0], data))
-            assert [answer.body for answer in answers[1::3]] == values
-            assert [answer.status for answer in answers] == [200, 200, 404] * len(values)
-
-    run(scenario(), timeout_s=60.0)
+@pytest.mark.deadline(60.0)
+async def test_far_more_than_fits_at_once_is_answered_in_order_to_a_client_that_half_closes(tmp_path: Path) -> None:
+    async with running_cluster(str(tmp_path), size=1) as cluster:
+        values = [b"%d " % number + b"v" * 1000 for number in range(300)]
+        data = b"".join(put("/key/a", value) + get("/key/a") + get("/key/b") for value in values)
+        answers = parse_answers(await asked(cluster.nodes[0], data))
+        assert [answer.body for answer in answers[1::3]] == values
+        assert [answer.status for answer in answers] == [200, 200, 404] * len(values)

@@ -18,7 +18,7 @@ from syncline.node.known_members import known_members
 from syncline.platform.disk import OsDisk
 from syncline.transport.messages import AcceptedProposal, Forward, ForwardedProposal, ForwardReply, RefusedProposal
 from tests.node_cluster import Cluster, Listing, all_apply, cluster
-from tests.support import nothing_reported, run
+from tests.support import nothing_reported
 
 ROUNDS = 150
 """Of random poison for one seed: each is a forward, a reply, or an entry that a faulty leader writes."""
@@ -67,76 +67,69 @@ def unreachable(answer: object, error: object) -> None:
     raise AssertionError((answer, error))
 
 
-def test_call_with_wrong_arguments_raises_and_queues_nothing(tmp_path: Path) -> None:
+async def test_call_with_wrong_arguments_raises_and_queues_nothing(tmp_path: Path) -> None:
     """Each of these was committed, stopped every node, and stopped it again at each start."""
-
-    async def check() -> None:
-        async with cluster(tmp_path) as nodes:
-            leader, follower = await nodes.pair()
-            with nothing_reported():
-                for raft in (leader, follower):
-                    for what, call in WRONG_CALLS:
-                        with pytest.raises((TypeError, ConfigError)):
-                            print(what, call(raft))
-                        assert not raft.stats().proposals_pending, what
-            data = bytearray(b"copied")
-            future = leader.apply(data)  # type: ignore[arg-type]  # it is taken all the same
-            data[:] = b"change"
-            await future
-            await all_apply(nodes, b"alive")
-            assert nodes.machine(leader).items == [b"copied", b"alive"]
-
-    run(check())
+    async with cluster(tmp_path) as nodes:
+        leader, follower = await nodes.pair()
+        with nothing_reported():
+            for raft in (leader, follower):
+                for what, call in WRONG_CALLS:
+                    with pytest.raises((TypeError, ConfigError)):
+                        print(what, call(raft))
+                    assert not raft.stats().proposals_pending, what
+        data = bytearray(b"copied")
+        future = leader.apply(data)  # type: ignore[arg-type]  # it is taken all the same
+        data[:] = b"change"
+        await future
+        await all_apply(nodes, b"alive")
+        assert nodes.machine(leader).items == [b"copied", b"alive"]
 
 
-def test_add_member_with_wrong_arguments_raises_at_once(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with cluster(tmp_path, "a") as nodes:
-            raft = await nodes.leader()
-            wrong: list[tuple[type[Exception], dict[str, object]]] = [
-                (ConfigError, {"address": "127.0.0.1:0"}),
-                (ConfigError, {"address": "nowhere"}),
-                (ConfigError, {"address": "0.0.0.0:7100"}),
-                (ConfigError, {"node_id": STORAGE}),
-                (ConfigError, {"node_id": 2**63}),
-                (ConfigError, {"node_id": -3}),
-                (ConfigError, {"name": ""}),
-                (ConfigError, {"name": "x" * 200}),
-                (ConfigError, {"http": "http://h\n"}),
-                (ConfigError, {"expected_index": 0}),
-                (ConfigError, {"timeout": float("nan")}),
-                (TypeError, {"name": 5}),
-                (TypeError, {"address": 5}),
-                (TypeError, {"http": None}),
-                (TypeError, {"node_id": True}),
-                (TypeError, {"node_id": "7"}),
-                (TypeError, {"expected_index": 1.5}),
-            ]
-            for error, changes in wrong:
-                arguments = {"name": "z", "address": "127.0.0.1:9"} | changes
-                for add in (raft.add_learner, raft.add_voter):
-                    with pytest.raises(error):
-                        await add(**arguments)  # type: ignore[arg-type]
+async def test_add_member_with_wrong_arguments_raises_at_once(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "a") as nodes:
+        raft = await nodes.leader()
+        wrong: list[tuple[type[Exception], dict[str, object]]] = [
+            (ConfigError, {"address": "127.0.0.1:0"}),
+            (ConfigError, {"address": "nowhere"}),
+            (ConfigError, {"address": "0.0.0.0:7100"}),
+            (ConfigError, {"node_id": STORAGE}),
+            (ConfigError, {"node_id": 2**63}),
+            (ConfigError, {"node_id": -3}),
+            (ConfigError, {"name": ""}),
+            (ConfigError, {"name": "x" * 200}),
+            (ConfigError, {"http": "http://h\n"}),
+            (ConfigError, {"expected_index": 0}),
+            (ConfigError, {"timeout": float("nan")}),
+            (TypeError, {"name": 5}),
+            (TypeError, {"address": 5}),
+            (TypeError, {"http": None}),
+            (TypeError, {"node_id": True}),
+            (TypeError, {"node_id": "7"}),
+            (TypeError, {"expected_index": 1.5}),
+        ]
+        for error, changes in wrong:
+            arguments = {"name": "z", "address": "127.0.0.1:9"} | changes
+            for add in (raft.add_learner, raft.add_voter):
+                with pytest.raises(error):
+                    await add(**arguments)  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            await raft.add_learner("z", "127.0.0.1:9", promote=1)  # type: ignore[arg-type]
+        for call in (raft.promote, raft.demote, raft.remove):
+            for node_id in (0, -3, STORAGE):
+                with pytest.raises(ConfigError):
+                    await call(node_id)
             with pytest.raises(TypeError):
-                await raft.add_learner("z", "127.0.0.1:9", promote=1)  # type: ignore[arg-type]
-            for call in (raft.promote, raft.demote, raft.remove):
-                for node_id in (0, -3, STORAGE):
-                    with pytest.raises(ConfigError):
-                        await call(node_id)
-                with pytest.raises(TypeError):
-                    await call(b"a")  # type: ignore[arg-type]
-            with pytest.raises(ConfigError):
-                await raft.change_membership([(ChangeType.ADD_NODE, STORAGE)])
-            with pytest.raises(TypeError):
-                await raft.change_membership([5])  # type: ignore[list-item]
-            with pytest.raises(ConfigError):
-                await raft.transfer_leadership(-1)
-            with pytest.raises(TypeError):
-                await raft.transfer_leadership(b"a")  # type: ignore[arg-type]
-            assert set(raft.membership().members) == {raft.node_id}
-            await all_apply(nodes, b"alive")
-
-    run(check())
+                await call(b"a")  # type: ignore[arg-type]
+        with pytest.raises(ConfigError):
+            await raft.change_membership([(ChangeType.ADD_NODE, STORAGE)])
+        with pytest.raises(TypeError):
+            await raft.change_membership([5])  # type: ignore[list-item]
+        with pytest.raises(ConfigError):
+            await raft.transfer_leadership(-1)
+        with pytest.raises(TypeError):
+            await raft.transfer_leadership(b"a")  # type: ignore[arg-type]
+        assert set(raft.membership().members) == {raft.node_id}
+        await all_apply(nodes, b"alive")
 
 
 # -- what peers send --------------------------------------------------------------------------------------------------
@@ -146,62 +139,55 @@ def forward_to(leader: Raft[object], sender: Raft[object], *items: ForwardedProp
     leader._driver.on_messages(sender.node_id, [Forward(list(items), leader._driver.core.term)])
 
 
-def test_forward_of_poison_is_refused_and_no_node_stops(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with cluster(tmp_path) as nodes:
-            leader, follower = await nodes.pair()
-            await nodes.announced()
-            before = leader.stats().last_index
-            me = follower.node_id
-            poisoned = MemberRecord(me, follower.config.name, "127.0.0.1:0")
-            new = MemberRecord(77, "z", "127.0.0.1:9")
-            add = (SingleChange(ChangeType.ADD_LEARNER_NODE, STORAGE),)
-            forward_to(
-                leader,
-                follower,
-                ForwardedProposal(1, DATA, b"rubbish"),
-                ForwardedProposal(2, DATA, b"\x91" * 100_000),
-                ForwardedProposal(-3, DATA, encode(Proposal(Kind.COMMAND, me, -3, b"x"))),
-                ForwardedProposal(2**64 - 1, DATA, encode(Proposal(Kind.COMMAND, me, 2**64 - 1, b"x"))),
-                ForwardedProposal(4, -1, b""),
-                ForwardedProposal(5, 2**63, b""),
-                ForwardedProposal(6, DATA, encode(Proposal(9, me, 6, b"x"))),
-                ForwardedProposal(7, DATA, encode(Proposal(Kind.ANNOUNCE, me, 7, b"rubbish"))),
-                ForwardedProposal(8, DATA, encode(Proposal(Kind.ANNOUNCE, me, 8, encode(poisoned)))),
-                ForwardedProposal(9, MEMBERSHIP, b"rubbish"),
-                ForwardedProposal(10, MEMBERSHIP, encode(MembershipChange(changes=add, context=b"rubbish"))),
-                ForwardedProposal(
-                    11, MEMBERSHIP, encode(MembershipChange(changes=add, context=encode(ChangeContext(me, 11, (new,)))))
-                ),
-            )
-            assert leader.stats().last_index == before, "nothing of it entered the log"
-            await all_apply(nodes, b"alive")
-
-    run(check())
+async def test_forward_of_poison_is_refused_and_no_node_stops(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as nodes:
+        leader, follower = await nodes.pair()
+        await nodes.announced()
+        before = leader.stats().last_index
+        me = follower.node_id
+        poisoned = MemberRecord(me, follower.config.name, "127.0.0.1:0")
+        new = MemberRecord(77, "z", "127.0.0.1:9")
+        add = (SingleChange(ChangeType.ADD_LEARNER_NODE, STORAGE),)
+        forward_to(
+            leader,
+            follower,
+            ForwardedProposal(1, DATA, b"rubbish"),
+            ForwardedProposal(2, DATA, b"\x91" * 100_000),
+            ForwardedProposal(-3, DATA, encode(Proposal(Kind.COMMAND, me, -3, b"x"))),
+            ForwardedProposal(2**64 - 1, DATA, encode(Proposal(Kind.COMMAND, me, 2**64 - 1, b"x"))),
+            ForwardedProposal(4, -1, b""),
+            ForwardedProposal(5, 2**63, b""),
+            ForwardedProposal(6, DATA, encode(Proposal(9, me, 6, b"x"))),
+            ForwardedProposal(7, DATA, encode(Proposal(Kind.ANNOUNCE, me, 7, b"rubbish"))),
+            ForwardedProposal(8, DATA, encode(Proposal(Kind.ANNOUNCE, me, 8, encode(poisoned)))),
+            ForwardedProposal(9, MEMBERSHIP, b"rubbish"),
+            ForwardedProposal(10, MEMBERSHIP, encode(MembershipChange(changes=add, context=b"rubbish"))),
+            ForwardedProposal(
+                11, MEMBERSHIP, encode(MembershipChange(changes=add, context=encode(ChangeContext(me, 11, (new,)))))
+            ),
+        )
+        assert leader.stats().last_index == before, "nothing of it entered the log"
+        await all_apply(nodes, b"alive")
 
 
-def test_reply_of_nonsense_to_a_forward_is_ignored(tmp_path: Path) -> None:
+async def test_reply_of_nonsense_to_a_forward_is_ignored(tmp_path: Path) -> None:
     """Numbers that this node never gave, and positions that no log has."""
-
-    async def check() -> None:
-        async with cluster(tmp_path) as nodes:
-            leader, follower = await nodes.pair()
-            future = follower.apply(b"mine")
-            number = future.number
-            accepted = [
-                AcceptedProposal(number, index, term)
-                for index, term in ((-1, 1), (0, 1), (2**64 - 1, 1), (2**63, 1), (5, 0), (5, -1))
-            ]
-            strange = [AcceptedProposal(-5, 1, 1), AcceptedProposal(2**64 - 1, 1, 1)]
-            refused = [RefusedProposal(-5, "not_leader", ""), RefusedProposal(0, "nonsense", "x")]
-            answer = ForwardReply([*strange, *accepted], refused, -7, follower._driver.core.term)
-            follower._driver.on_messages(leader.node_id, [answer])
-            assert await future == 1
-            await all_apply(nodes, b"alive")
-            placed = follower._driver.proposals._placed  # an announcement of the node may stand in it
-            assert not placed.keys() & {-1, 0, 1, 2**63, 2**64 - 1}
-
-    run(check())
+    async with cluster(tmp_path) as nodes:
+        leader, follower = await nodes.pair()
+        future = follower.apply(b"mine")
+        number = future.number
+        accepted = [
+            AcceptedProposal(number, index, term)
+            for index, term in ((-1, 1), (0, 1), (2**64 - 1, 1), (2**63, 1), (5, 0), (5, -1))
+        ]
+        strange = [AcceptedProposal(-5, 1, 1), AcceptedProposal(2**64 - 1, 1, 1)]
+        refused = [RefusedProposal(-5, "not_leader", ""), RefusedProposal(0, "nonsense", "x")]
+        answer = ForwardReply([*strange, *accepted], refused, -7, follower._driver.core.term)
+        follower._driver.on_messages(leader.node_id, [answer])
+        assert await future == 1
+        await all_apply(nodes, b"alive")
+        placed = follower._driver.proposals._placed  # an announcement of the node may stand in it
+        assert not placed.keys() & {-1, 0, 1, 2**63, 2**64 - 1}
 
 
 class Checking(Listing):
@@ -212,31 +198,27 @@ class Checking(Listing):
             raise ZeroDivisionError
 
 
-def test_check_keeps_commands_of_any_node_out_of_the_log(tmp_path: Path) -> None:
+async def test_check_keeps_commands_of_any_node_out_of_the_log(tmp_path: Path) -> None:
     """The leader examines what others forward, whatever these have or have not examined themselves."""
-
-    async def check() -> None:
-        nodes = Cluster(tmp_path, "abc")
-        nodes.make = Checking
-        try:
-            await nodes.start_all()
-            leader, follower = await nodes.pair()
-            await nodes.announced()
-            for raft in (leader, follower, follower):
-                before = leader.stats().last_index
-                with pytest.raises(Rejected, match="poison") as refusal:
-                    await raft.apply(b"poison")
-                assert (refusal.value.code, refusal.value.outcome) == ("poisoned", "not_applied")
-                with pytest.raises(Rejected, match="ZeroDivisionError") as failed:
-                    await raft.apply(b"bug")
-                assert failed.value.code == "check_failed"
-                assert leader.stats().last_index == before
-                follower._driver.parts.check = None  # as a member whose program examines nothing
-            await all_apply(nodes, b"alive")
-        finally:
-            await nodes.stop_all()
-
-    run(check())
+    nodes = Cluster(tmp_path, "abc")
+    nodes.make = Checking
+    try:
+        await nodes.start_all()
+        leader, follower = await nodes.pair()
+        await nodes.announced()
+        for raft in (leader, follower, follower):
+            before = leader.stats().last_index
+            with pytest.raises(Rejected, match="poison") as refusal:
+                await raft.apply(b"poison")
+            assert (refusal.value.code, refusal.value.outcome) == ("poisoned", "not_applied")
+            with pytest.raises(Rejected, match="ZeroDivisionError") as failed:
+                await raft.apply(b"bug")
+            assert failed.value.code == "check_failed"
+            assert leader.stats().last_index == before
+            follower._driver.parts.check = None  # as a member whose program examines nothing
+        await all_apply(nodes, b"alive")
+    finally:
+        await nodes.stop_all()
 
 
 # -- what is in the log -----------------------------------------------------------------------------------------------
@@ -273,48 +255,40 @@ def poisoned_entries(me: NodeId, member: MemberRecord) -> list[tuple[EntryType, 
     ]
 
 
-def test_entries_of_poison_have_no_effect_on_any_node(tmp_path: Path) -> None:
+async def test_entries_of_poison_have_no_effect_on_any_node(tmp_path: Path) -> None:
     """A faulty leader wrote them. A node that stopped would stop again at each start, and so would all others."""
-
-    async def check() -> None:
-        async with cluster(tmp_path, snapshot_entries=10) as nodes:
-            leader, follower = await nodes.pair()
-            await nodes.announced()
-            voters = leader._driver.core.raft.tracker.configuration.state()
-            member = leader._driver.parts.book.members[follower.node_id]
-            follower._driver.reconfiguration._announce = lambda: None  # type: ignore[method-assign]  # corrects nothing
-            write_unexamined(leader, *poisoned_entries(leader.node_id, member))
-            await all_apply(nodes, b"alive")
-            assert leader.membership().members[follower.node_id].address == "nowhere"
-            for raft in nodes.rafts.values():
-                assert raft.stats().entries_ignored >= 8
-                assert raft._driver.core.raft.tracker.configuration.state() == voters
-            await nodes.stop_all()
-            for name in nodes.peers:
-                found = known_members(OsDisk(), str(tmp_path / name))
-                assert set(voters.voters) <= set(found), "tools read past the poison too"
-            await nodes.start_all()
-            await all_apply(nodes, b"alive again")
-
-    run(check())
+    async with cluster(tmp_path, snapshot_entries=10) as nodes:
+        leader, follower = await nodes.pair()
+        await nodes.announced()
+        voters = leader._driver.core.raft.tracker.configuration.state()
+        member = leader._driver.parts.book.members[follower.node_id]
+        follower._driver.reconfiguration._announce = lambda: None  # type: ignore[method-assign]  # corrects nothing
+        write_unexamined(leader, *poisoned_entries(leader.node_id, member))
+        await all_apply(nodes, b"alive")
+        assert leader.membership().members[follower.node_id].address == "nowhere"
+        for raft in nodes.rafts.values():
+            assert raft.stats().entries_ignored >= 8
+            assert raft._driver.core.raft.tracker.configuration.state() == voters
+        await nodes.stop_all()
+        for name in nodes.peers:
+            found = known_members(OsDisk(), str(tmp_path / name))
+            assert set(voters.voters) <= set(found), "tools read past the poison too"
+        await nodes.start_all()
+        await all_apply(nodes, b"alive again")
 
 
-def test_member_with_the_id_of_the_storage_never_erases_a_vote(tmp_path: Path) -> None:
+async def test_member_with_the_id_of_the_storage_never_erases_a_vote(tmp_path: Path) -> None:
     """It was sent what is addressed to the node's own storage, with a hard state that has no vote."""
-
-    async def check() -> None:
-        async with cluster(tmp_path, "a") as nodes:
-            raft = await nodes.leader()
-            singles = (SingleChange(ChangeType.ADD_LEARNER_NODE, STORAGE),)
-            write_unexamined(raft, (EntryType.CONF_CHANGE_V2, encode(MembershipChange(changes=singles))))
-            await all_apply(nodes, b"alive")
-            vote = raft.stats().vote
-            assert vote == raft.node_id
-            assert STORAGE not in raft._driver.core.raft.tracker.progress
-            await restart_all(nodes)
-            assert nodes.rafts["a"]._driver.parts.wal.recovery.hard_state.vote == vote
-
-    run(check())
+    async with cluster(tmp_path, "a") as nodes:
+        raft = await nodes.leader()
+        singles = (SingleChange(ChangeType.ADD_LEARNER_NODE, STORAGE),)
+        write_unexamined(raft, (EntryType.CONF_CHANGE_V2, encode(MembershipChange(changes=singles))))
+        await all_apply(nodes, b"alive")
+        vote = raft.stats().vote
+        assert vote == raft.node_id
+        assert STORAGE not in raft._driver.core.raft.tracker.progress
+        await restart_all(nodes)
+        assert nodes.rafts["a"]._driver.parts.wal.recovery.hard_state.vote == vote
 
 
 def random_poison(rng: random.Random, me: NodeId, other: NodeId) -> bytes:
@@ -342,41 +316,37 @@ def random_poison(rng: random.Random, me: NodeId, other: NodeId) -> bytes:
     )
 
 
+@pytest.mark.deadline(120.0)
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_random_poison_stops_no_node_and_a_restart_works(tmp_path: Path, seed: int) -> None:
-    async def check() -> None:
-        rng = random.Random(seed)
-        async with cluster(tmp_path, snapshot_entries=40) as nodes:
-            await nodes.announced()
-            for number in range(ROUNDS):
-                leader = await nodes.leader()
-                others = [raft for raft in nodes.rafts.values() if raft is not leader]
-                sender = rng.choice(others)
-                me, other = sender.node_id, leader.node_id
-                data = random_poison(rng, me, other)
-                given = rng.choice([number, -1, 0, 2**63])
-                kind = rng.choice([EntryType.NORMAL, EntryType.CONF_CHANGE_V2, EntryType.CONF_CHANGE])
-                match rng.randrange(4):
-                    case 0:
-                        forward_to(
-                            leader, sender, ForwardedProposal(given, rng.choice([DATA, MEMBERSHIP, 7, -1]), data)
-                        )
-                    case 1:
-                        forward_to(sender, leader, ForwardedProposal(given, DATA, data))
-                    case 2:
-                        placed, refused = AcceptedProposal(given, given, 1), RefusedProposal(given, "x", "y")
-                        reply = ForwardReply([placed], [refused], 5, sender._driver.core.term)
-                        sender._driver.on_messages(leader.node_id, [reply])
-                    case _ if not sound_change(kind, data):
-                        write_unexamined(leader, (kind, data))
-                if number % 50 == 0:
-                    await all_apply(nodes, b"%d" % number)
-            await all_apply(nodes, b"alive")
-            await restart_all(nodes)
-            await all_apply(nodes, b"alive again")
-            assert len(nodes.rafts) == 3
-
-    run(check(), timeout_s=120.0)
+async def test_random_poison_stops_no_node_and_a_restart_works(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    async with cluster(tmp_path, snapshot_entries=40) as nodes:
+        await nodes.announced()
+        for number in range(ROUNDS):
+            leader = await nodes.leader()
+            others = [raft for raft in nodes.rafts.values() if raft is not leader]
+            sender = rng.choice(others)
+            me, other = sender.node_id, leader.node_id
+            data = random_poison(rng, me, other)
+            given = rng.choice([number, -1, 0, 2**63])
+            kind = rng.choice([EntryType.NORMAL, EntryType.CONF_CHANGE_V2, EntryType.CONF_CHANGE])
+            match rng.randrange(4):
+                case 0:
+                    forward_to(leader, sender, ForwardedProposal(given, rng.choice([DATA, MEMBERSHIP, 7, -1]), data))
+                case 1:
+                    forward_to(sender, leader, ForwardedProposal(given, DATA, data))
+                case 2:
+                    placed, refused = AcceptedProposal(given, given, 1), RefusedProposal(given, "x", "y")
+                    reply = ForwardReply([placed], [refused], 5, sender._driver.core.term)
+                    sender._driver.on_messages(leader.node_id, [reply])
+                case _ if not sound_change(kind, data):
+                    write_unexamined(leader, (kind, data))
+            if number % 50 == 0:
+                await all_apply(nodes, b"%d" % number)
+        await all_apply(nodes, b"alive")
+        await restart_all(nodes)
+        await all_apply(nodes, b"alive again")
+        assert len(nodes.rafts) == 3
 
 
 def sound_change(kind: EntryType, data: bytes) -> bool:

@@ -12,11 +12,12 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from syncline.platform.disk import OsDisk
 from syncline.storage.inspect import FrameView, read_log
 from syncline.storage.wal.format import segment_name
 from tests.integration.cluster import Cluster, Node, eventually, running_cluster
-from tests.support import run
 
 LIMIT_S: Final = 60.0
 KEYS: Final = 60
@@ -133,112 +134,106 @@ async def contents(node: Node) -> list[tuple[bytes, bytes | None, int]]:
         return [(item.key, item.value, item.mod_revision) async for item in client.scan(values=True)]
 
 
-def test_a_node_with_a_rotten_log_is_replaced_and_its_old_self_is_refused(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with running_cluster(str(tmp_path / "nodes")) as cluster:
-            broken, other = cluster.node("n2"), cluster.node("n3")
-            old_ids = await ids(cluster, other)
-            acquainted = await wait_acquainted(broken)
-            for prefix in "abc":
-                await fill(cluster, prefix)
-            broken.stop()
-            ghost_dir = tmp_path / "ghost"
-            shutil.copytree(broken.data_dir, ghost_dir)
-            await fill(cluster, "d")
-            path = rot(broken, acquainted)
+@pytest.mark.deadline(110)
+async def test_a_node_with_a_rotten_log_is_replaced_and_its_old_self_is_refused(tmp_path: Path) -> None:
+    async with running_cluster(str(tmp_path / "nodes")) as cluster:
+        broken, other = cluster.node("n2"), cluster.node("n3")
+        old_ids = await ids(cluster, other)
+        acquainted = await wait_acquainted(broken)
+        for prefix in "abc":
+            await fill(cluster, prefix)
+        broken.stop()
+        ghost_dir = tmp_path / "ghost"
+        shutil.copytree(broken.data_dir, ghost_dir)
+        await fill(cluster, "d")
+        path = rot(broken, acquainted)
 
-            said = refused_start(broken)
-            assert path in said
-            assert "syncline repair" in said
-            before = fingerprint(broken.data_dir)
-            ran = repair(broken, "--json")
-            assert (ran.returncode, ran.stderr) == (0, "")
-            report = json.loads(ran.stdout)
-            assert (report["status"], report["name"]) == ("repaired", "n2")
-            assert report["old_id"] == old_ids["n2"][0]
-            assert path in report["problems"][0]
-            moved = fingerprint(report["set_aside"])
-            moved.pop("replacement")
-            assert moved == before, "nothing was deleted or changed"
-            assert (await ids(cluster, other))["n2"] == (report["new_id"], "learner")
+        said = refused_start(broken)
+        assert path in said
+        assert "syncline repair" in said
+        before = fingerprint(broken.data_dir)
+        ran = repair(broken, "--json")
+        assert (ran.returncode, ran.stderr) == (0, "")
+        report = json.loads(ran.stdout)
+        assert (report["status"], report["name"]) == ("repaired", "n2")
+        assert report["old_id"] == old_ids["n2"][0]
+        assert path in report["problems"][0]
+        moved = fingerprint(report["set_aside"])
+        moved.pop("replacement")
+        assert moved == before, "nothing was deleted or changed"
+        assert (await ids(cluster, other))["n2"] == (report["new_id"], "learner")
 
-            broken.start()  # with its old flags, --initial-cluster among them
-            assert await wait_voter(cluster, broken) == report["new_id"]
-            assert {name: role for name, (_, role) in (await ids(cluster, other)).items()} == {
-                "n1": "voter", "n2": "voter", "n3": "voter"
-            }  # fmt: skip
-            await cluster.wait_caught_up()
-            assert await contents(broken) == await contents(other) != []
-            broken.stop()
+        broken.start()  # with its old flags, --initial-cluster among them
+        assert await wait_voter(cluster, broken) == report["new_id"]
+        assert {name: role for name, (_, role) in (await ids(cluster, other)).items()} == {
+            "n1": "voter", "n2": "voter", "n3": "voter"
+        }  # fmt: skip
+        await cluster.wait_caught_up()
+        assert await contents(broken) == await contents(other) != []
+        broken.stop()
 
-            ghost = Node("n2", str(tmp_path), broken.http_port, broken.settings)
-            ghost.data_dir = str(ghost_dir)
-            ghost.start()
-            assert ghost.wait() == 1
-            assert "removed from the cluster" in ghost.log()
-            assert "syncline repair --replace" in ghost.log()
-
-    run(check(), timeout_s=110)
+        ghost = Node("n2", str(tmp_path), broken.http_port, broken.settings)
+        ghost.data_dir = str(ghost_dir)
+        ghost.start()
+        assert ghost.wait() == 1
+        assert "removed from the cluster" in ghost.log()
+        assert "syncline repair --replace" in ghost.log()
 
 
-def test_killed_anywhere_it_is_completed_by_the_same_command(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with running_cluster(str(tmp_path)) as cluster:
-            broken, away, other = cluster.node("n1"), cluster.node("n2"), cluster.node("n3")
-            acquainted = await wait_acquainted(broken)
-            for prefix in "abc":
-                await fill(cluster, prefix)
-            broken.kill()
-            rot(broken, acquainted)
-            before = fingerprint(broken.data_dir)
+@pytest.mark.deadline(110)
+async def test_killed_anywhere_it_is_completed_by_the_same_command(tmp_path: Path) -> None:
+    async with running_cluster(str(tmp_path)) as cluster:
+        broken, away, other = cluster.node("n1"), cluster.node("n2"), cluster.node("n3")
+        acquainted = await wait_acquainted(broken)
+        for prefix in "abc":
+            await fill(cluster, prefix)
+        broken.kill()
+        rot(broken, acquainted)
+        before = fingerprint(broken.data_dir)
 
-            away.kill()
-            ran = repair(broken)
-            assert ran.returncode == 4
-            assert "1 of the 2 other voters answer, and a change needs 2 of 3: n2 does not" in ran.stderr
-            assert fingerprint(broken.data_dir) == before
-            away.start()
-            await cluster.wait_ready([away, other])
+        away.kill()
+        ran = repair(broken)
+        assert ran.returncode == 4
+        assert "1 of the 2 other voters answer, and a change needs 2 of 3: n2 does not" in ran.stderr
+        assert fingerprint(broken.data_dir) == before
+        away.start()
+        await cluster.wait_ready([away, other])
 
-            for point in ("removed", "files moved"):
-                ran = repair(broken, dying=point)
-                assert ran.returncode == 9, (point, ran)
-            assert "in the middle of a repair" in refused_start(broken)
-            ran = repair(broken)
-            assert (ran.returncode, ran.stderr) == (0, "")
-            kept = fingerprint(f"{broken.data_dir}/set-aside-1")
-            kept.pop("replacement")
-            assert kept == before
-            broken.start()
-            await wait_voter(cluster, broken)
-            await cluster.wait_caught_up()
-            assert await contents(broken) == await contents(other) != []
-            assert len(await ids(cluster, other)) == 3
-
-    run(check(), timeout_s=110)
+        for point in ("removed", "files moved"):
+            ran = repair(broken, dying=point)
+            assert ran.returncode == 9, (point, ran)
+        assert "in the middle of a repair" in refused_start(broken)
+        ran = repair(broken)
+        assert (ran.returncode, ran.stderr) == (0, "")
+        kept = fingerprint(f"{broken.data_dir}/set-aside-1")
+        kept.pop("replacement")
+        assert kept == before
+        broken.start()
+        await wait_voter(cluster, broken)
+        await cluster.wait_caught_up()
+        assert await contents(broken) == await contents(other) != []
+        assert len(await ids(cluster, other)) == 3
 
 
-def test_a_lost_directory_is_that_of_a_new_member_afterwards(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with running_cluster(str(tmp_path)) as cluster:
-            await fill(cluster, "a")
-            leader = await cluster.leader()
-            others = [node for node in cluster.nodes if node is not leader]
-            old_id = (await ids(cluster, others[0]))[leader.name][0]
-            leader.kill()
-            shutil.rmtree(leader.data_dir)
-            endpoints = ",".join(node.url for node in others)
-            ran = repair(leader, "--name", others[0].name, "--endpoints", endpoints)
-            assert ran.returncode == 1
-            assert "runs: it answers" in ran.stderr
-            ran = repair(leader, "--name", leader.name, "--endpoints", endpoints)
-            assert (ran.returncode, ran.stderr) == (0, "")
-            leader.start()
-            assert await wait_voter(cluster, leader) != old_id
-            await cluster.wait_caught_up()
-            assert await contents(leader) == await contents(others[0]) != []
-
-    run(check(), timeout_s=110)
+@pytest.mark.deadline(110)
+async def test_a_lost_directory_is_that_of_a_new_member_afterwards(tmp_path: Path) -> None:
+    async with running_cluster(str(tmp_path)) as cluster:
+        await fill(cluster, "a")
+        leader = await cluster.leader()
+        others = [node for node in cluster.nodes if node is not leader]
+        old_id = (await ids(cluster, others[0]))[leader.name][0]
+        leader.kill()
+        shutil.rmtree(leader.data_dir)
+        endpoints = ",".join(node.url for node in others)
+        ran = repair(leader, "--name", others[0].name, "--endpoints", endpoints)
+        assert ran.returncode == 1
+        assert "runs: it answers" in ran.stderr
+        ran = repair(leader, "--name", leader.name, "--endpoints", endpoints)
+        assert (ran.returncode, ran.stderr) == (0, "")
+        leader.start()
+        assert await wait_voter(cluster, leader) != old_id
+        await cluster.wait_caught_up()
+        assert await contents(leader) == await contents(others[0]) != []
 
 
 def snapshots(node: Node) -> list[Path]:
@@ -265,45 +260,40 @@ async def without_intact_snapshot(cluster: Cluster) -> Node:
     return broken
 
 
-def test_without_an_intact_snapshot_one_of_another_member_will_do(tmp_path: Path) -> None:
+@pytest.mark.deadline(110)
+async def test_without_an_intact_snapshot_one_of_another_member_will_do(tmp_path: Path) -> None:
     """Even without a quorum: with the file the node is back under its id, and so is the quorum."""
-
-    async def check() -> None:
-        async with running_cluster(str(tmp_path), snapshot_entries="50", trailing_entries="5") as cluster:
-            broken = await without_intact_snapshot(cluster)
-            other, away = (node for node in cluster.nodes if node is not broken)
-            old_ids = await ids(cluster, other)
-            away.kill()
-            assert "copy another member's newest one" in refused_start(broken)
-            assert repair(broken, "--endpoints", other.url).returncode == 4, "it has no quorum to ask"
-            shutil.copy(snapshots(other)[-1], Path(broken.data_dir, "snapshots"))
-            broken.start()
-            await cluster.wait_ready([broken, other])
-            async with cluster.client() as client:
-                await client.put("again", "written")
-            away.start()
-            await cluster.wait_ready()
-            await cluster.wait_caught_up()
-            assert await ids(cluster, broken) == old_ids
-            assert len(held := await contents(broken)) == 3 * KEYS + 1
-            assert held == await contents(other) == await contents(away)
-
-    run(check(), timeout_s=110)
+    async with running_cluster(str(tmp_path), snapshot_entries="50", trailing_entries="5") as cluster:
+        broken = await without_intact_snapshot(cluster)
+        other, away = (node for node in cluster.nodes if node is not broken)
+        old_ids = await ids(cluster, other)
+        away.kill()
+        assert "copy another member's newest one" in refused_start(broken)
+        assert repair(broken, "--endpoints", other.url).returncode == 4, "it has no quorum to ask"
+        shutil.copy(snapshots(other)[-1], Path(broken.data_dir, "snapshots"))
+        broken.start()
+        await cluster.wait_ready([broken, other])
+        async with cluster.client() as client:
+            await client.put("again", "written")
+        away.start()
+        await cluster.wait_ready()
+        await cluster.wait_caught_up()
+        assert await ids(cluster, broken) == old_ids
+        assert len(held := await contents(broken)) == 3 * KEYS + 1
+        assert held == await contents(other) == await contents(away)
 
 
-def test_a_node_without_an_intact_snapshot_is_replaced(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with running_cluster(str(tmp_path), snapshot_entries="50", trailing_entries="5") as cluster:
-            broken = await without_intact_snapshot(cluster)
-            other = next(node for node in cluster.nodes if node is not broken)
-            old_id = (await ids(cluster, other))[broken.name][0]
-            assert "the newest intact snapshot" in refused_start(broken)
-            ran = repair(broken, "--endpoints", other.url)
-            assert (ran.returncode, ran.stderr) == (0, "")
-            broken.start()
-            assert await wait_voter(cluster, broken) != old_id
-            await cluster.wait_caught_up()
-            assert len(held := await contents(broken)) == 3 * KEYS
-            assert held == await contents(other)
-
-    run(check(), timeout_s=110)
+@pytest.mark.deadline(110)
+async def test_a_node_without_an_intact_snapshot_is_replaced(tmp_path: Path) -> None:
+    async with running_cluster(str(tmp_path), snapshot_entries="50", trailing_entries="5") as cluster:
+        broken = await without_intact_snapshot(cluster)
+        other = next(node for node in cluster.nodes if node is not broken)
+        old_id = (await ids(cluster, other))[broken.name][0]
+        assert "the newest intact snapshot" in refused_start(broken)
+        ran = repair(broken, "--endpoints", other.url)
+        assert (ran.returncode, ran.stderr) == (0, "")
+        broken.start()
+        assert await wait_voter(cluster, broken) != old_id
+        await cluster.wait_caught_up()
+        assert len(held := await contents(broken)) == 3 * KEYS
+        assert held == await contents(other)

@@ -16,7 +16,6 @@ from syncline.client import AsyncClient
 from syncline.errors import OperationError
 from tests.integration.cluster import Cluster, Node, eventually, running_cluster
 from tests.integration.test_repair import contents, repair, wait_voter
-from tests.support import run
 
 ROUNDS = int(os.environ.get("SYNCLINE_TEST_ROUNDS", "4"))
 SEED = int(os.environ.get("SYNCLINE_TEST_SEED", "1"))
@@ -91,27 +90,25 @@ async def rot_and_repair(cluster: Cluster, rng: random.Random) -> str:
     return f"{victim.name} {damaged}: {'harmless' if status is None else 'repaired'}"
 
 
+@pytest.mark.deadline(LIMIT_S)
 @pytest.mark.slow
 @pytest.mark.timeout(LIMIT_S + 60)
-def test_every_acknowledged_write_survives_rot_and_repair(tmp_path: Path) -> None:
-    async def check() -> None:
-        rng = random.Random(SEED)
-        async with running_cluster(str(tmp_path), snapshot_entries="300", trailing_entries="30") as cluster:
-            writers = Writers(cluster.endpoints)
-            for number in range(ROUNDS):
-                before = len(writers.acknowledged)
-                print(f"round {number}: {await rot_and_repair(cluster, rng)}")
+async def test_every_acknowledged_write_survives_rot_and_repair(tmp_path: Path) -> None:
+    rng = random.Random(SEED)
+    async with running_cluster(str(tmp_path), snapshot_entries="300", trailing_entries="30") as cluster:
+        writers = Writers(cluster.endpoints)
+        for number in range(ROUNDS):
+            before = len(writers.acknowledged)
+            print(f"round {number}: {await rot_and_repair(cluster, rng)}")
 
-                async def more(before: int = before) -> bool:
-                    return len(writers.acknowledged) > before + 200
+            async def more(before: int = before) -> bool:
+                return len(writers.acknowledged) > before + 200
 
-                await eventually("writes go on", more)
-            await writers.stop()
-            await cluster.wait_caught_up()
-            print(f"{len(writers.acknowledged)} writes were acknowledged")
-            for node in cluster.nodes:
-                held = {key: value for key, value, _ in await contents(node)}
-                lost = {key: value for key, value in writers.acknowledged.items() if held.get(key) != value}
-                assert not lost, f"{node.name} has lost {len(lost)} acknowledged writes: {list(lost)[:5]}"
-
-    run(check(), timeout_s=LIMIT_S)
+            await eventually("writes go on", more)
+        await writers.stop()
+        await cluster.wait_caught_up()
+        print(f"{len(writers.acknowledged)} writes were acknowledged")
+        for node in cluster.nodes:
+            held = {key: value for key, value, _ in await contents(node)}
+            lost = {key: value for key, value in writers.acknowledged.items() if held.get(key) != value}
+            assert not lost, f"{node.name} has lost {len(lost)} acknowledged writes: {list(lost)[:5]}"

@@ -12,7 +12,6 @@ from syncline import Raft
 from syncline.errors import Closed, ConfigError, Dropped, NodeFailed
 from syncline.node.envelope import Kind, LevelChange, encode
 from tests.node_cluster import Cluster, Listing, until
-from tests.support import run
 
 
 class Versioned(Listing):
@@ -61,20 +60,18 @@ async def why_stopped(fleet: Fleet, name: str) -> str:
     return str(await old.failed())
 
 
-def scenario(path: Path, course: Callable[[Fleet], object], names: str = "abc") -> None:
-    async def all_of_it() -> None:
-        fleet = Fleet(path, names)
-        try:
-            work = course(fleet)
-            assert asyncio.iscoroutine(work)
-            await work
-        finally:
-            await fleet.stop_all()
-
-    run(all_of_it(), timeout_s=60.0)
+async def scenario(path: Path, course: Callable[[Fleet], object], names: str = "abc") -> None:
+    fleet = Fleet(path, names)
+    try:
+        work = course(fleet)
+        assert asyncio.iscoroutine(work)
+        await work
+    finally:
+        await fleet.stop_all()
 
 
-def test_level_rises_with_the_last_upgraded_node(tmp_path: Path) -> None:
+@pytest.mark.deadline(60.0)
+async def test_level_rises_with_the_last_upgraded_node(tmp_path: Path) -> None:
     async def course(fleet: Fleet) -> None:
         await fleet.begin(1)
         for name in "ab":
@@ -90,10 +87,11 @@ def test_level_rises_with_the_last_upgraded_node(tmp_path: Path) -> None:
         await fleet.stop("b")
         assert "needs level 2" in await why_stopped(fleet, "b")
 
-    scenario(tmp_path, course)
+    await scenario(tmp_path, course)
 
 
-def test_node_can_go_back_until_the_level_has_risen(tmp_path: Path) -> None:
+@pytest.mark.deadline(60.0)
+async def test_node_can_go_back_until_the_level_has_risen(tmp_path: Path) -> None:
     async def course(fleet: Fleet) -> None:
         await fleet.begin(1)
         await fleet.restart("a", 2)
@@ -109,10 +107,11 @@ def test_node_can_go_back_until_the_level_has_risen(tmp_path: Path) -> None:
         await fleet.everywhere(lambda raft: raft.level == 1)
         await fleet.any.apply(b"x")
 
-    scenario(tmp_path, course)
+    await scenario(tmp_path, course)
 
 
-def test_old_node_that_missed_the_rise_is_refused_by_the_others(tmp_path: Path) -> None:
+@pytest.mark.deadline(60.0)
+async def test_old_node_that_missed_the_rise_is_refused_by_the_others(tmp_path: Path) -> None:
     """Its own directory does not know of the rise: the greeting does."""
 
     async def course(fleet: Fleet) -> None:
@@ -130,10 +129,11 @@ def test_old_node_that_missed_the_rise_is_refused_by_the_others(tmp_path: Path) 
         await fleet.start("d", feature_level=2, cluster_id=leader.cluster_id, node_id=added.id)
         await until(leader, lambda: leader.membership().members[added.id].voter)
 
-    scenario(tmp_path, course)
+    await scenario(tmp_path, course)
 
 
-def test_dead_member_keeps_the_level_down(tmp_path: Path) -> None:
+@pytest.mark.deadline(60.0)
+async def test_dead_member_keeps_the_level_down(tmp_path: Path) -> None:
     async def course(fleet: Fleet) -> None:
         await fleet.begin(1)
         await fleet.stop("c")
@@ -149,10 +149,11 @@ def test_dead_member_keeps_the_level_down(tmp_path: Path) -> None:
         await leader.remove(gone.id)
         await fleet.everywhere(lambda raft: raft.level == 2)
 
-    scenario(tmp_path, course)
+    await scenario(tmp_path, course)
 
 
-def test_machine_version_rises_by_itself_and_alone(tmp_path: Path) -> None:
+@pytest.mark.deadline(60.0)
+async def test_machine_version_rises_by_itself_and_alone(tmp_path: Path) -> None:
     async def course(fleet: Fleet) -> None:
         await fleet.begin(1)
         fleet.make = Versioned
@@ -166,10 +167,11 @@ def test_machine_version_rises_by_itself_and_alone(tmp_path: Path) -> None:
         await fleet.stop("a")
         assert "needs machine version 2" in await why_stopped(fleet, "a")
 
-    scenario(tmp_path, course)
+    await scenario(tmp_path, course)
 
 
-def test_hold_lasts_over_a_new_leader_until_finalize(tmp_path: Path) -> None:
+@pytest.mark.deadline(60.0)
+async def test_hold_lasts_over_a_new_leader_until_finalize(tmp_path: Path) -> None:
     async def course(fleet: Fleet) -> None:
         await fleet.begin(1)
         follower = next(raft for raft in fleet.rafts.values() if not raft.is_leader)
@@ -189,10 +191,11 @@ def test_hold_lasts_over_a_new_leader_until_finalize(tmp_path: Path) -> None:
         assert (status.level, status.held) == (2, False)
         await fleet.everywhere(lambda raft: raft.level == 2)
 
-    scenario(tmp_path, course)
+    await scenario(tmp_path, course)
 
 
-def test_hold_level_of_the_leader_holds_until_finalize(tmp_path: Path) -> None:
+@pytest.mark.deadline(60.0)
+async def test_hold_level_of_the_leader_holds_until_finalize(tmp_path: Path) -> None:
     async def course(fleet: Fleet) -> None:
         fleet.settings["hold_level"] = 1
         await fleet.begin(2)
@@ -203,10 +206,11 @@ def test_hold_level_of_the_leader_holds_until_finalize(tmp_path: Path) -> None:
         await fleet.any.finalize_upgrade()
         await fleet.everywhere(lambda raft: raft.level == 2)
 
-    scenario(tmp_path, course)
+    await scenario(tmp_path, course)
 
 
-def test_snapshot_brings_the_levels_to_a_node_without_the_log(tmp_path: Path) -> None:
+@pytest.mark.deadline(60.0)
+async def test_snapshot_brings_the_levels_to_a_node_without_the_log(tmp_path: Path) -> None:
     async def course(fleet: Fleet) -> None:
         fleet.settings |= {"trailing_entries": 0, "snapshots_retained": 1}
         await fleet.begin(2)
@@ -223,10 +227,11 @@ def test_snapshot_brings_the_levels_to_a_node_without_the_log(tmp_path: Path) ->
         with pytest.raises(NodeFailed, match="needs level 2"):
             await fleet.start("d", feature_level=1, cluster_id=leader.cluster_id, node_id=added.id)
 
-    scenario(tmp_path, course)
+    await scenario(tmp_path, course)
 
 
-def test_level_rises_when_the_leader_dies_meanwhile(tmp_path: Path) -> None:
+@pytest.mark.deadline(60.0)
+async def test_level_rises_when_the_leader_dies_meanwhile(tmp_path: Path) -> None:
     async def course(fleet: Fleet) -> None:
         await fleet.begin(1)
         for name in "ab":
@@ -237,10 +242,11 @@ def test_level_rises_when_the_leader_dies_meanwhile(tmp_path: Path) -> None:
         await fleet.restart(leader.config.name, 2)  # perhaps before it could propose, perhaps after
         await fleet.everywhere(lambda raft: raft.level == 2)
 
-    scenario(tmp_path, course)
+    await scenario(tmp_path, course)
 
 
-def test_forged_entries_of_levels_change_nothing(tmp_path: Path) -> None:
+@pytest.mark.deadline(60.0)
+async def test_forged_entries_of_levels_change_nothing(tmp_path: Path) -> None:
     async def course(fleet: Fleet) -> None:
         await fleet.begin(2)
         await fleet.everywhere(lambda raft: raft.level == 2)
@@ -251,10 +257,11 @@ def test_forged_entries_of_levels_change_nothing(tmp_path: Path) -> None:
         await fleet.any.apply(b"x")
         await fleet.everywhere(lambda raft: (raft.level, raft.machine_version) == (2, 1))
 
-    scenario(tmp_path, course)
+    await scenario(tmp_path, course)
 
 
-def test_level_rises_in_a_cluster_of_one(tmp_path: Path) -> None:
+@pytest.mark.deadline(60.0)
+async def test_level_rises_in_a_cluster_of_one(tmp_path: Path) -> None:
     async def course(fleet: Fleet) -> None:
         await fleet.begin(1)
         await fleet.restart("a", 2)
@@ -262,10 +269,11 @@ def test_level_rises_in_a_cluster_of_one(tmp_path: Path) -> None:
         await fleet.stop("a")
         assert "under Syncline" in await why_stopped(fleet, "a")
 
-    scenario(tmp_path, course, names="a")
+    await scenario(tmp_path, course, names="a")
 
 
-def test_hold_and_finalize_on_a_closed_node_fail(tmp_path: Path) -> None:
+@pytest.mark.deadline(60.0)
+async def test_hold_and_finalize_on_a_closed_node_fail(tmp_path: Path) -> None:
     async def course(fleet: Fleet) -> None:
         await fleet.begin(1)
         raft = fleet.any
@@ -278,10 +286,11 @@ def test_hold_and_finalize_on_a_closed_node_fail(tmp_path: Path) -> None:
                 await call()
         assert raft.upgrade_status().level == raft.level == 1
 
-    scenario(tmp_path, course, names="a")
+    await scenario(tmp_path, course, names="a")
 
 
-def test_state_machine_of_a_wrong_version_is_refused_at_open(tmp_path: Path) -> None:
+@pytest.mark.deadline(60.0)
+async def test_state_machine_of_a_wrong_version_is_refused_at_open(tmp_path: Path) -> None:
     class Wrong(Listing):
         machine_version = "2"
 
@@ -290,4 +299,4 @@ def test_state_machine_of_a_wrong_version_is_refused_at_open(tmp_path: Path) -> 
         with pytest.raises(ConfigError, match="machine_version of Wrong"):
             await fleet.start("a")
 
-    scenario(tmp_path, course, names="a")
+    await scenario(tmp_path, course, names="a")

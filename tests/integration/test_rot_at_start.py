@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,17 +15,13 @@ from syncline.storage.inspect import FrameView, read_log
 from tests.node_cluster import Cluster, until
 
 
-def run(path: Path, check: Callable[[Cluster], Awaitable[None]], **settings: object) -> None:
+async def run(path: Path, check: Callable[[Cluster], Awaitable[None]], **settings: object) -> None:
     """Check something of a cluster that one founder, `a`, begins; what still runs at the end is stopped."""
-
-    async def with_nodes() -> None:
-        nodes = Cluster(path, "a", trailing_entries=0, **settings)
-        try:
-            await check(nodes)
-        finally:
-            await nodes.stop_all()
-
-    asyncio.run(asyncio.wait_for(with_nodes(), 60))
+    nodes = Cluster(path, "a", trailing_entries=0, **settings)
+    try:
+        await check(nodes)
+    finally:
+        await nodes.stop_all()
 
 
 def flip(path: Path, offset: int) -> None:
@@ -59,7 +54,8 @@ def items(count: int) -> list[bytes]:
     return [b"%d" % number for number in range(count)]
 
 
-def test_a_rotten_log_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
+@pytest.mark.deadline(60)
+async def test_a_rotten_log_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
     async def check(nodes: Cluster) -> None:
         await applied(await nodes.start("a"), 20)
         await nodes.stop("a")
@@ -76,10 +72,11 @@ def test_a_rotten_log_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
             assert f"syncline repair --data-dir {tmp_path}/a" in str(error)
         assert segment.read_bytes() == before
 
-    run(tmp_path, check)
+    await run(tmp_path, check)
 
 
-def test_a_rotten_newest_snapshot_gives_way_to_the_older_one_and_the_log(tmp_path: Path) -> None:
+@pytest.mark.deadline(60)
+async def test_a_rotten_newest_snapshot_gives_way_to_the_older_one_and_the_log(tmp_path: Path) -> None:
     async def check(nodes: Cluster) -> None:
         raft = await nodes.start("a")
         await in_turns(raft, 3, 10)
@@ -93,10 +90,11 @@ def test_a_rotten_newest_snapshot_gives_way_to_the_older_one_and_the_log(tmp_pat
         assert raft.stats().term >= term
         assert newest.with_name(newest.name + ".broken").exists()
 
-    run(tmp_path, check)
+    await run(tmp_path, check)
 
 
-def test_the_only_snapshot_may_rot_where_the_log_reaches_back(tmp_path: Path) -> None:
+@pytest.mark.deadline(60)
+async def test_the_only_snapshot_may_rot_where_the_log_reaches_back(tmp_path: Path) -> None:
     async def check(nodes: Cluster) -> None:
         raft = await nodes.start("a")
         await applied(raft, 10)
@@ -109,7 +107,7 @@ def test_the_only_snapshot_may_rot_where_the_log_reaches_back(tmp_path: Path) ->
         assert nodes.machines["a"].items == items(15)
         assert nodes.machines["a"].restored == 0
 
-    run(tmp_path, check)
+    await run(tmp_path, check)
 
 
 async def with_installed_snapshot(nodes: Cluster) -> Raft[object]:
@@ -122,7 +120,8 @@ async def with_installed_snapshot(nodes: Cluster) -> Raft[object]:
     return leader
 
 
-def test_a_node_without_any_intact_snapshot_says_what_is_lost_and_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.deadline(60)
+async def test_a_node_without_any_intact_snapshot_says_what_is_lost_and_how_to_go_on(tmp_path: Path) -> None:
     """It knows neither the membership nor the state at the beginning of its log, so it can't take part in anything."""
 
     async def check(nodes: Cluster) -> None:
@@ -137,11 +136,12 @@ def test_a_node_without_any_intact_snapshot_says_what_is_lost_and_how_to_go_on(t
         assert f"syncline repair --data-dir {tmp_path}/b" in str(caught.value)
         assert caught.value.first_index == 1
 
-    run(tmp_path, check, segment_bytes=64 << 10)
+    await run(tmp_path, check, segment_bytes=64 << 10)
 
 
+@pytest.mark.deadline(60)
 @pytest.mark.parametrize("beyond_its_log", [False, True])
-def test_another_members_snapshot_stands_in_for_a_rotten_one(tmp_path: Path, beyond_its_log: bool) -> None:
+async def test_another_members_snapshot_stands_in_for_a_rotten_one(tmp_path: Path, beyond_its_log: bool) -> None:
     """The node keeps its id and, where the snapshot is within its log, all of that."""
 
     async def check(nodes: Cluster) -> None:
@@ -170,10 +170,11 @@ def test_another_members_snapshot_stands_in_for_a_rotten_one(tmp_path: Path, bey
         await until(learner, lambda: nodes.machines["b"].items == held)
         assert nodes.machines["a"].items == held
 
-    run(tmp_path, check, segment_bytes=64 << 10)
+    await run(tmp_path, check, segment_bytes=64 << 10)
 
 
-def test_a_leader_whose_snapshot_has_rotted_takes_another_one_for_a_follower(tmp_path: Path) -> None:
+@pytest.mark.deadline(60)
+async def test_a_leader_whose_snapshot_has_rotted_takes_another_one_for_a_follower(tmp_path: Path) -> None:
     async def check(nodes: Cluster) -> None:
         leader = await nodes.start("a")
         await in_turns(leader, 2, 15)
@@ -186,11 +187,12 @@ def test_a_leader_whose_snapshot_has_rotted_takes_another_one_for_a_follower(tmp
         assert newest.with_name(newest.name + ".broken").exists()
         assert not leader._driver.stopped
 
-    run(tmp_path, check)
+    await run(tmp_path, check)
 
 
+@pytest.mark.deadline(60)
 @pytest.mark.parametrize("which", [0, 1])
-def test_rot_is_found_while_the_state_in_memory_can_replace_it(tmp_path: Path, which: int) -> None:
+async def test_rot_is_found_while_the_state_in_memory_can_replace_it(tmp_path: Path, which: int) -> None:
     """A start reads only the newest snapshot; the scrub reads both. Then there are two again, and the log fits."""
 
     async def check(nodes: Cluster) -> None:
@@ -208,10 +210,11 @@ def test_rot_is_found_while_the_state_in_memory_can_replace_it(tmp_path: Path, w
         await nodes.start("a")
         assert nodes.machines["a"].items == items(25), "the older one and the log stand in for the new one"
 
-    run(tmp_path, check)
+    await run(tmp_path, check)
 
 
-def test_a_scrub_of_sound_snapshots_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.deadline(60)
+async def test_a_scrub_of_sound_snapshots_changes_nothing(tmp_path: Path) -> None:
     async def check(nodes: Cluster) -> None:
         raft = await nodes.start("a")
         await applied(raft, 10)
@@ -224,4 +227,4 @@ def test_a_scrub_of_sound_snapshots_changes_nothing(tmp_path: Path) -> None:
         await nodes.stop("a")
         await snapshotter._scrub_all()
 
-    run(tmp_path, check)
+    await run(tmp_path, check)

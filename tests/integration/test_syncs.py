@@ -14,7 +14,6 @@ from syncline.errors import NodeFailed
 from syncline.platform.disk import File
 from syncline.platform.worker import Flusher, ThreadWorkers
 from tests.node_cluster import Cluster, cluster, first_event, see_kept, until
-from tests.support import run
 
 
 class SomeFlusher:
@@ -56,91 +55,78 @@ def flushers(monkeypatch: pytest.MonkeyPatch) -> dict[str, SomeFlusher]:
     return made
 
 
-def test_a_leader_whose_sync_hangs_hands_over_and_goes_on_when_it_returns(
+async def test_a_leader_whose_sync_hangs_hands_over_and_goes_on_when_it_returns(
     tmp_path: Path, flushers: dict[str, SomeFlusher]
 ) -> None:
-    async def check() -> None:
-        async with cluster(tmp_path) as nodes:
-            await nodes.announced()
-            leader, follower = await nodes.pair()
-            assert await follower.apply(b"before") == 1
-            flusher = flushers[leader.config.name]
-            flusher.hangs = True
-            try:
-                event = await first_event(leader, DiskSlow, follower.apply(b"during"))
-                assert "has not been synced" in event.reason
-                await until(follower, lambda: follower.leader is not None and follower.leader.id != leader.node_id)
-                assert await follower.apply(b"after") == 3
-            finally:
-                flusher.release()
-            await leader.barrier()
-            assert nodes.machine(leader).items == [b"before", b"during", b"after"]
-
-    run(check())
-
-
-def test_a_sync_that_fails_beside_the_loop_stops_the_node_and_acknowledges_nothing(
-    tmp_path: Path, flushers: dict[str, SomeFlusher]
-) -> None:
-    async def check() -> None:
-        nodes = Cluster(tmp_path, "a")
-        raft = await nodes.start("a")
+    async with cluster(tmp_path) as nodes:
+        await nodes.announced()
+        leader, follower = await nodes.pair()
+        assert await follower.apply(b"before") == 1
+        flusher = flushers[leader.config.name]
+        flusher.hangs = True
         try:
-            assert await raft.apply(b"kept") == 1
-            flushers["a"].error = OSError(errno.EIO, "as told")
-            with pytest.raises(NodeFailed, match="as told"):
-                await raft.apply(b"lost")
-            assert nodes.machines["a"].items == [b"kept"]
+            event = await first_event(leader, DiskSlow, follower.apply(b"during"))
+            assert "has not been synced" in event.reason
+            await until(follower, lambda: follower.leader is not None and follower.leader.id != leader.node_id)
+            assert await follower.apply(b"after") == 3
         finally:
-            await nodes.stop_all()
-        await see_kept(nodes)
+            flusher.release()
+        await leader.barrier()
+        assert nodes.machine(leader).items == [b"before", b"during", b"after"]
 
-    run(check())
+
+async def test_a_sync_that_fails_beside_the_loop_stops_the_node_and_acknowledges_nothing(
+    tmp_path: Path, flushers: dict[str, SomeFlusher]
+) -> None:
+    nodes = Cluster(tmp_path, "a")
+    raft = await nodes.start("a")
+    try:
+        assert await raft.apply(b"kept") == 1
+        flushers["a"].error = OSError(errno.EIO, "as told")
+        with pytest.raises(NodeFailed, match="as told"):
+            await raft.apply(b"lost")
+        assert nodes.machines["a"].items == [b"kept"]
+    finally:
+        await nodes.stop_all()
+    await see_kept(nodes)
 
 
-def test_commands_behind_a_hung_sync_stay_in_order_under_a_new_leader(
+async def test_commands_behind_a_hung_sync_stay_in_order_under_a_new_leader(
     tmp_path: Path, flushers: dict[str, SomeFlusher]
 ) -> None:
     """The next leader commits the first one. The others wait until this node knows that, and then follow it."""
-
-    async def check() -> None:
-        async with cluster(tmp_path) as nodes:
-            await nodes.announced()
-            leader, follower = await nodes.pair()
-            flusher = flushers[leader.config.name]
-            flusher.hangs = True
-            try:
-                first = leader.apply(b"first", timeout=15)
-                await asyncio.sleep(0)
-                gathered = leader.apply_many([b"second", b"third"], timeout=15)
-                await until(follower, lambda: nodes.machine(follower).items == [b"first"])
-                assert not any(future.done() for future in gathered)
-            finally:
-                flusher.release()
-            assert await asyncio.gather(first, *gathered) == [1, 2, 3]
-            await until(follower, lambda: nodes.machine(follower).items == [b"first", b"second", b"third"])
-
-    run(check())
+    async with cluster(tmp_path) as nodes:
+        await nodes.announced()
+        leader, follower = await nodes.pair()
+        flusher = flushers[leader.config.name]
+        flusher.hangs = True
+        try:
+            first = leader.apply(b"first", timeout=15)
+            await asyncio.sleep(0)
+            gathered = leader.apply_many([b"second", b"third"], timeout=15)
+            await until(follower, lambda: nodes.machine(follower).items == [b"first"])
+            assert not any(future.done() for future in gathered)
+        finally:
+            flusher.release()
+        assert await asyncio.gather(first, *gathered) == [1, 2, 3]
+        await until(follower, lambda: nodes.machine(follower).items == [b"first", b"second", b"third"])
 
 
-def test_what_has_gathered_behind_a_sync_that_fails_is_told_and_never_written(
+async def test_what_has_gathered_behind_a_sync_that_fails_is_told_and_never_written(
     tmp_path: Path, flushers: dict[str, SomeFlusher]
 ) -> None:
-    async def check() -> None:
-        nodes = Cluster(tmp_path, "a")
-        raft = await nodes.start("a")
-        assert await raft.apply(b"kept") == 1
-        flushers["a"].hangs = True
-        flushers["a"].error = OSError(errno.EIO, "as told")
-        first = raft.apply(b"first")
-        await asyncio.sleep(0)
-        gathered = raft.apply_many([b"second", b"third"])
-        flushers["a"].release()
-        results = await asyncio.gather(first, *gathered, return_exceptions=True)
-        assert [type(result) for result in results] == [NodeFailed] * 3
-        await nodes.stop_all()
-        await nodes.start("a")
-        assert nodes.machines["a"].items in ([b"kept"], [b"kept", b"first"])
-        await nodes.stop_all()
-
-    run(check())
+    nodes = Cluster(tmp_path, "a")
+    raft = await nodes.start("a")
+    assert await raft.apply(b"kept") == 1
+    flushers["a"].hangs = True
+    flushers["a"].error = OSError(errno.EIO, "as told")
+    first = raft.apply(b"first")
+    await asyncio.sleep(0)
+    gathered = raft.apply_many([b"second", b"third"])
+    flushers["a"].release()
+    results = await asyncio.gather(first, *gathered, return_exceptions=True)
+    assert [type(result) for result in results] == [NodeFailed] * 3
+    await nodes.stop_all()
+    await nodes.start("a")
+    assert nodes.machines["a"].items in ([b"kept"], [b"kept", b"first"])
+    await nodes.stop_all()

@@ -14,7 +14,6 @@ from syncline.node.raft import Raft
 from syncline.node.runtime import APPLIED_PER_TURN, APPLIES_PER_TURN
 from syncline.node.startup import APPLY_BATCH_BYTES
 from tests.ports import free_block
-from tests.support import run
 
 DEADLINE_S = 60.0
 
@@ -65,24 +64,16 @@ async def applied(path: Path, commands: list[bytes]) -> Turns:
 
 
 @pytest.mark.parametrize("size", [100, 1000, 16 << 10, 200 << 10])
-def test_applier_on_loop_takes_a_bounded_share_per_turn(tmp_path: Path, size: int) -> None:
+async def test_applier_on_loop_takes_a_bounded_share_per_turn(tmp_path: Path, size: int) -> None:
     """A long log behind a snapshot must not hold the loop at a start."""
-
-    async def check() -> None:
-        number = 3 * APPLIES_PER_TURN * APPLY_BATCH_BYTES // size
-        machine = await applied(tmp_path, [bytes(size)] * number)
-        assert max(machine.bytes) <= APPLIES_PER_TURN * APPLY_BATCH_BYTES
-        assert max(machine.entries) < APPLIED_PER_TURN + APPLY_BATCH_BYTES // size
-        assert len(machine.entries) >= 3
-
-    run(check())
+    number = 3 * APPLIES_PER_TURN * APPLY_BATCH_BYTES // size
+    machine = await applied(tmp_path, [bytes(size)] * number)
+    assert max(machine.bytes) <= APPLIES_PER_TURN * APPLY_BATCH_BYTES
+    assert max(machine.entries) < APPLIED_PER_TURN + APPLY_BATCH_BYTES // size
+    assert len(machine.entries) >= 3
 
 
-def test_applier_on_loop_takes_32_large_values_in_one_turn(tmp_path: Path) -> None:
+async def test_applier_on_loop_takes_32_large_values_in_one_turn(tmp_path: Path) -> None:
     """What 64 clients write at one time: in small parts it takes a tenth more of the processor."""
-
-    async def check() -> None:
-        machine = await applied(tmp_path, [bytes(16 << 10)] * 32)
-        assert max(machine.entries) == 32
-
-    run(check())
+    machine = await applied(tmp_path, [bytes(16 << 10)] * 32)
+    assert max(machine.entries) == 32

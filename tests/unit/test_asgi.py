@@ -14,7 +14,6 @@ from syncline.server.asgi import AsgiApp
 from syncline.server.http.large_answers import TURN_BYTES
 from syncline.server.http.response import TEXT, Deferred, Response, bare
 from tests.kv_double import FakeBackend
-from tests.support import run
 
 
 class Mounted:
@@ -59,55 +58,42 @@ class Mounted:
         return start["status"], headers, body["body"]
 
 
-def test_keys_are_served_under_a_mount_point() -> None:
-    async def scenario() -> None:
-        mounted = Mounted("/kv")
-        status, headers, body = await mounted.ask("PUT", "/key/a", b"va", b"lue")
-        assert (status, json.loads(body)["revision"], headers["etag"]) == (200, 1, '"1"')
-        status, headers, body = await mounted.ask("GET", "/key/a")
-        assert (status, body, headers["content-length"]) == (200, b"value", "5")
-        assert (await mounted.ask("HEAD", "/key/a"))[2] == b""
-        assert (await mounted.ask("GET", "/key/a", if_none_match='"1"'))[0] == 304
-        assert (await mounted.ask("GET", "/keys", query=b"prefix=a&count"))[2] == b'{"revision":1,"count":1}\n'
-        assert (await mounted.ask("GET", ""))[0] == 200
-
-    run(scenario())
+async def test_keys_are_served_under_a_mount_point() -> None:
+    mounted = Mounted("/kv")
+    status, headers, body = await mounted.ask("PUT", "/key/a", b"va", b"lue")
+    assert (status, json.loads(body)["revision"], headers["etag"]) == (200, 1, '"1"')
+    status, headers, body = await mounted.ask("GET", "/key/a")
+    assert (status, body, headers["content-length"]) == (200, b"value", "5")
+    assert (await mounted.ask("HEAD", "/key/a"))[2] == b""
+    assert (await mounted.ask("GET", "/key/a", if_none_match='"1"'))[0] == 304
+    assert (await mounted.ask("GET", "/keys", query=b"prefix=a&count"))[2] == b'{"revision":1,"count":1}\n'
+    assert (await mounted.ask("GET", ""))[0] == 200
 
 
-def test_the_raw_path_is_the_key() -> None:
-    async def scenario() -> None:
-        mounted = Mounted()
-        await mounted.ask("PUT", "/key/\ufffd/b", b"v", raw=b"/key/%ff%2Fb?x=1", query=b"")
-        assert mounted.backend.store.get(b"\xff/b") is not None
-        await mounted.ask("PUT", "/key/é ?", b"v")
-        assert mounted.backend.store.get("é ?".encode()) is not None
-
-    run(scenario())
+async def test_the_raw_path_is_the_key() -> None:
+    mounted = Mounted()
+    await mounted.ask("PUT", "/key/\ufffd/b", b"v", raw=b"/key/%ff%2Fb?x=1", query=b"")
+    assert mounted.backend.store.get(b"\xff/b") is not None
+    await mounted.ask("PUT", "/key/é ?", b"v")
+    assert mounted.backend.store.get("é ?".encode()) is not None
 
 
-def test_coroutine_routes_and_errors_are_answered() -> None:
-    async def scenario() -> None:
-        mounted = Mounted()
-        assert (await mounted.ask("POST", "/raft/snapshot"))[0] == 200
-        assert (await mounted.ask("GET", "/nothing"))[0] == 404
-        assert (await mounted.ask("PUT", "/key/a", b"x" * 60, b"x" * 60))[0] == 413
-
-    run(scenario())
+async def test_coroutine_routes_and_errors_are_answered() -> None:
+    mounted = Mounted()
+    assert (await mounted.ask("POST", "/raft/snapshot"))[0] == 200
+    assert (await mounted.ask("GET", "/nothing"))[0] == 404
+    assert (await mounted.ask("PUT", "/key/a", b"x" * 60, b"x" * 60))[0] == 413
 
 
 @pytest.mark.parametrize(("announced", "sent"), [("5", b""), ("5", b"1234"), ("5", b"123456"), ("5, 5", b"12345")])
-def test_asgi_body_of_another_length_than_announced_is_400(announced: str, sent: bytes) -> None:
+async def test_asgi_body_of_another_length_than_announced_is_400(announced: str, sent: bytes) -> None:
     """Some ASGI servers lose a body whose request offers an upgrade: the old value must stay."""
-
-    async def scenario() -> None:
-        mounted = Mounted()
-        assert (await mounted.ask("PUT", "/key/a", b"old", content_length="3"))[0] == 200
-        status, _, body = await mounted.ask("PUT", "/key/a", sent, content_length=announced)
-        assert status == 400
-        assert f"Content-Length is {announced}" in body.decode()
-        assert (await mounted.ask("GET", "/key/a"))[2] == b"old"
-
-    run(scenario())
+    mounted = Mounted()
+    assert (await mounted.ask("PUT", "/key/a", b"old", content_length="3"))[0] == 200
+    status, _, body = await mounted.ask("PUT", "/key/a", sent, content_length=announced)
+    assert status == 400
+    assert f"Content-Length is {announced}" in body.decode()
+    assert (await mounted.ask("GET", "/key/a"))[2] == b"old"
 
 
 def mounted_pages(make: Callable[[], Response]) -> Mounted:
@@ -117,67 +103,58 @@ def mounted_pages(make: Callable[[], Response]) -> Mounted:
     return mounted
 
 
-def test_asgi_pages_of_many_clients_are_made_a_few_per_turn() -> None:
-    async def scenario() -> None:
-        made: list[int] = []
+async def test_asgi_pages_of_many_clients_are_made_a_few_per_turn() -> None:
+    made: list[int] = []
 
-        def make() -> Response:
-            made.append(1)
-            return bare(200, TEXT, bytes(TURN_BYTES * 3 // 4))
+    def make() -> Response:
+        made.append(1)
+        return bare(200, TEXT, bytes(TURN_BYTES * 3 // 4))
 
-        mounted = mounted_pages(make)
-        asked = [asyncio.create_task(mounted.ask("GET", "/page")) for _ in range(20)]
-        asked[7].cancel()
-        while len(made) < 19:
-            before = len(made)
-            await asyncio.sleep(0)
-            assert len(made) - before <= 2
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        assert [answer[0] for answer in answers if not isinstance(answer, BaseException)] == [200] * 19
-        assert len(made) == 19
-
-    run(scenario())
+    mounted = mounted_pages(make)
+    asked = [asyncio.create_task(mounted.ask("GET", "/page")) for _ in range(20)]
+    asked[7].cancel()
+    while len(made) < 19:
+        before = len(made)
+        await asyncio.sleep(0)
+        assert len(made) - before <= 2
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert [answer[0] for answer in answers if not isinstance(answer, BaseException)] == [200] * 19
+    assert len(made) == 19
 
 
-def test_asgi_page_that_can_not_be_made_is_500(caplog: pytest.LogCaptureFixture) -> None:
+async def test_asgi_page_that_can_not_be_made_is_500(caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> Response:
         raise RuntimeError("no")
 
-    assert run(mounted_pages(fail).ask("GET", "/page"))[0] == 500
+    assert (await mounted_pages(fail).ask("GET", "/page"))[0] == 500
     assert "by a fault of the server" in caplog.text
 
 
-def test_a_client_that_leaves_is_not_answered() -> None:
-    async def scenario() -> None:
-        mounted = Mounted()
-        sent: list[Any] = []
+async def test_a_client_that_leaves_is_not_answered() -> None:
+    mounted = Mounted()
+    sent: list[Any] = []
 
-        async def receive() -> Any:
-            return {"type": "http.disconnect"}
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
 
-        async def send(message: Any) -> None:
-            sent.append(message)
+    async def send(message: Any) -> None:
+        sent.append(message)
 
-        await mounted.app({"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send)
-        assert sent == []
-
-    run(scenario())
+    await mounted.app({"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send)
+    assert sent == []
 
 
-def test_lifespan_and_other_connections() -> None:
-    async def scenario() -> None:
-        mounted = Mounted()
-        messages: asyncio.Queue[Any] = asyncio.Queue()
-        sent: list[str] = []
+async def test_lifespan_and_other_connections() -> None:
+    mounted = Mounted()
+    messages: asyncio.Queue[Any] = asyncio.Queue()
+    sent: list[str] = []
 
-        async def send(message: Any) -> None:
-            sent.append(message["type"])
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
 
-        for kind in ("lifespan.startup", "lifespan.shutdown"):
-            messages.put_nowait({"type": kind})
-        await mounted.app({"type": "lifespan"}, messages.get, send)
-        assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-        with pytest.raises(RuntimeError, match="websocket"):
-            await mounted.app({"type": "websocket"}, messages.get, send)
-
-    run(scenario())
+    for kind in ("lifespan.startup", "lifespan.shutdown"):
+        messages.put_nowait({"type": kind})
+    await mounted.app({"type": "lifespan"}, messages.get, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    with pytest.raises(RuntimeError, match="websocket"):
+        await mounted.app({"type": "websocket"}, messages.get, send)

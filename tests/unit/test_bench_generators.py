@@ -132,26 +132,22 @@ def one_byte(data: bytearray) -> Answer | None:
     return Answer(1, data[:1] == b"!") if data else None
 
 
-def run_against(lives: int, clients: int) -> Outcome:
+async def run_against(lives: int, clients: int) -> Outcome:
     """Run our own generator against `Counting` for a moment."""
-
-    async def both() -> Outcome:
-        server = await asyncio.get_running_loop().create_server(lambda: Counting(lives), "127.0.0.1", 0)
-        async with server:
-            port = server.sockets[0].getsockname()[1]
-            load = Load(Workload.WRITES, clients, 0.2)
-            return await asyncio.to_thread(closedloop.generate, "127.0.0.1", port, [b"?"], one_byte, load)
-
-    return asyncio.run(both())
+    server = await asyncio.get_running_loop().create_server(lambda: Counting(lives), "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        load = Load(Workload.WRITES, clients, 0.2)
+        return await asyncio.to_thread(closedloop.generate, "127.0.0.1", port, [b"?"], one_byte, load)
 
 
-def test_our_generator_counts_successes_and_errors() -> None:
-    outcome = run_against(lives=1 << 30, clients=3)
+async def test_our_generator_counts_successes_and_errors() -> None:
+    outcome = await run_against(lives=1 << 30, clients=3)
     assert outcome.latencies_us.count > 10
     assert outcome.errors == pytest.approx(outcome.latencies_us.count / 2, abs=3)
     assert 0 < outcome.generator_cpu_s < 10
 
 
-def test_our_generator_counts_a_lost_connection_as_an_error() -> None:
-    outcome = run_against(lives=2, clients=4)
+async def test_our_generator_counts_a_lost_connection_as_an_error() -> None:
+    outcome = await run_against(lives=2, clients=4)
     assert (outcome.latencies_us.count, outcome.errors) == (8, 4)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tests.kv_double import KvWire
-from tests.support import run
 
 
 @pytest.mark.parametrize(
@@ -32,29 +31,22 @@ from tests.support import run
         ("POST", "/livez", (), 405, "no-store"),
     ],
 )
-def test_cache_control_is_on_every_answer(
+async def test_cache_control_is_on_every_answer(
     method: str, path: str, fields: tuple[str, ...], status: int, expected: str
 ) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"v")
-        answer = await wire.ask(method, path, b"", *fields)
-        assert (answer.status, answer.headers["cache-control"]) == (status, expected)
-
-    run(scenario())
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"v")
+    answer = await wire.ask(method, path, b"", *fields)
+    assert (answer.status, answer.headers["cache-control"]) == (status, expected)
 
 
-def test_cache_control_is_on_the_express_answer_and_on_refusals() -> None:
+async def test_cache_control_is_on_the_express_answer_and_on_refusals() -> None:
     """The express lane begins with the second read of one connection; a malformed request has no route."""
-
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"v")
-        for _ in range(4):
-            assert (await wire.ask("GET", "/key/a")).headers["cache-control"] == "no-cache"
-            assert (await wire.ask("GET", "/key/absent")).headers["cache-control"] == "no-store"
-        wire.send(b"\x00")
-        await wire.settle()
-        assert wire.answers[-1].headers["cache-control"] == "no-store"
-
-    run(scenario())
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"v")
+    for _ in range(4):
+        assert (await wire.ask("GET", "/key/a")).headers["cache-control"] == "no-cache"
+        assert (await wire.ask("GET", "/key/absent")).headers["cache-control"] == "no-store"
+    wire.send(b"\x00")
+    await wire.settle()
+    assert wire.answers[-1].headers["cache-control"] == "no-store"

@@ -66,19 +66,15 @@ async def call_against(reply: Reply, call: Call, *, timeout_s: float = 0.5) -> t
         lambda kv: kv.transfer_leadership(5),
     ],
 )
-def test_client_argument_of_a_wrong_type_is_a_type_error(call: Call) -> None:
+async def test_client_argument_of_a_wrong_type_is_a_type_error(call: Call) -> None:
     """`bytes(5)` is five NUL bytes: without the check the client stored them."""
-
-    async def scenario() -> None:
-        async with (
-            HttpDouble(scripted(DONE)) as double,
-            AsyncClient(double.url, world=IN_LOOP) as kv,
-        ):
-            with pytest.raises(TypeError):
-                await call(kv)
-            assert double.requests == [], "nothing is sent"
-
-    run(scenario())
+    async with (
+        HttpDouble(scripted(DONE)) as double,
+        AsyncClient(double.url, world=IN_LOOP) as kv,
+    ):
+        with pytest.raises(TypeError):
+            await call(kv)
+        assert double.requests == [], "nothing is sent"
 
 
 @pytest.mark.parametrize(
@@ -100,17 +96,14 @@ def test_client_argument_of_a_wrong_type_is_a_type_error(call: Call) -> None:
         lambda kv: kv.add_member("\ud800", "h:1"),
     ],
 )
-def test_client_argument_without_a_meaning_is_a_config_error(call: Call) -> None:
-    async def scenario() -> None:
-        async with (
-            HttpDouble(scripted(DONE)) as double,
-            AsyncClient(double.url, world=IN_LOOP) as kv,
-        ):
-            with pytest.raises(ConfigError):
-                await call(kv)
-            assert double.requests == [], "nothing is sent"
-
-    run(scenario())
+async def test_client_argument_without_a_meaning_is_a_config_error(call: Call) -> None:
+    async with (
+        HttpDouble(scripted(DONE)) as double,
+        AsyncClient(double.url, world=IN_LOOP) as kv,
+    ):
+        with pytest.raises(ConfigError):
+            await call(kv)
+        assert double.requests == [], "nothing is sent"
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1.0, float("nan"), float("inf")])
@@ -126,16 +119,16 @@ def test_client_endpoint_of_a_wrong_type_is_a_type_error(given: Any, more: dict[
 
 
 @pytest.mark.parametrize("value", [b"ab", bytearray(b"ab"), memoryview(b"ab"), "ab"])
-def test_client_takes_all_bytes_like_values(value: bytes) -> None:
-    _, double = run(call_against(DONE, lambda kv: kv.put(value, value)))
+async def test_client_takes_all_bytes_like_values(value: bytes) -> None:
+    _, double = await call_against(DONE, lambda kv: kv.put(value, value))
     assert (double.requests[0].path, double.requests[0].body) == ("/key/ab", b"ab")
 
 
-def test_client_keys_of_a_transaction_may_be_text() -> None:
+async def test_client_keys_of_a_transaction_may_be_text() -> None:
     answer = json_reply({"succeeded": True, "revision": 3, "results": []})
     # The annotations ask for bytes; text is taken all the same, as everywhere else.
     delete = DeleteOp(key="b")  # type: ignore[arg-type]
-    _, double = run(call_against(answer, lambda kv: kv.txn(then=[delete])))
+    _, double = await call_against(answer, lambda kv: kv.txn(then=[delete]))
     assert double.requests[0].json()["then"] == [{"op": "delete", "key": "b"}]
 
 
@@ -147,33 +140,26 @@ def test_client_keys_of_a_transaction_may_be_text() -> None:
         (lambda kv: kv.remove_member("b", timeout=700), 600.0),
     ],
 )
-def test_client_never_asks_for_more_time_than_servers_take(call: Call, longest_s: float) -> None:
-    async def scenario() -> None:
-        async with HttpDouble(scripted(error_reply(412, "precondition_failed"))) as double:
-            async with AsyncClient(double.url, world=IN_LOOP) as kv:
-                with pytest.raises(OperationError):
-                    await call(kv)
-            assert 0 < float(double.requests[0].parameters["timeout"]) <= longest_s
-
-    run(scenario())
+async def test_client_never_asks_for_more_time_than_servers_take(call: Call, longest_s: float) -> None:
+    async with HttpDouble(scripted(error_reply(412, "precondition_failed"))) as double:
+        async with AsyncClient(double.url, world=IN_LOOP) as kv:
+            with pytest.raises(OperationError):
+                await call(kv)
+        assert 0 < float(double.requests[0].parameters["timeout"]) <= longest_s
 
 
-def test_client_write_goes_on_after_the_longest_time_of_a_server() -> None:
+async def test_client_write_goes_on_after_the_longest_time_of_a_server() -> None:
     """The server's time ended and the write was not applied: the rest of the caller's two minutes is used."""
-
-    async def scenario() -> None:
-        replies = [error_reply(504, "deadline_exceeded"), DONE]
-        async with HttpDouble(scripted(*replies)) as double:
-            async with AsyncClient(double.url, world=IN_LOOP) as kv:
-                assert (await kv.put("k", "v", timeout=120)).revision == 7
-            assert len(double.requests) == 2
-
-    run(scenario())
+    replies = [error_reply(504, "deadline_exceeded"), DONE]
+    async with HttpDouble(scripted(*replies)) as double:
+        async with AsyncClient(double.url, world=IN_LOOP) as kv:
+            assert (await kv.put("k", "v", timeout=120)).revision == 7
+        assert len(double.requests) == 2
 
 
 @pytest.mark.parametrize("max_stale_s", [0.0001, 0.0000001, 3])
-def test_client_short_max_stale_is_not_rounded_to_zero(max_stale_s: float) -> None:
-    _, double = run(call_against(VALUE, lambda kv: kv.get("k", consistency="stale", max_stale_s=max_stale_s)))
+async def test_client_short_max_stale_is_not_rounded_to_zero(max_stale_s: float) -> None:
+    _, double = await call_against(VALUE, lambda kv: kv.get("k", consistency="stale", max_stale_s=max_stale_s))
     sent = double.requests[0].parameters["max_stale"]
     assert 0 < float(sent) <= max(max_stale_s, 0.000001)
     assert "e" not in sent, "the server reads plain decimals"
@@ -190,59 +176,56 @@ def test_client_short_max_stale_is_not_rounded_to_zero(max_stale_s: float) -> No
         Reply(raw=b"rubbish", close=True),
     ],
 )
-def test_client_read_is_never_of_unknown_outcome(reply: Reply) -> None:
-    async def scenario() -> None:
-        async with (
-            HttpDouble(scripted(reply)) as double,
-            AsyncClient(double.url, world=IN_LOOP, timeout=0.4) as kv,
-        ):
-            reads = [kv.get("k"), kv.list(), kv.count(), kv.status(), kv.members(), kv.upgrade_status()]
-            errors = await asyncio.gather(*reads, anext(kv.scan()), return_exceptions=True)
-        for error in errors:
-            assert isinstance(error, OperationError), error
-            assert error.outcome is Outcome.NOT_APPLIED
-
-    run(scenario())
+async def test_client_read_is_never_of_unknown_outcome(reply: Reply) -> None:
+    async with (
+        HttpDouble(scripted(reply)) as double,
+        AsyncClient(double.url, world=IN_LOOP, timeout=0.4) as kv,
+    ):
+        reads = [kv.get("k"), kv.list(), kv.count(), kv.status(), kv.members(), kv.upgrade_status()]
+        errors = await asyncio.gather(*reads, anext(kv.scan()), return_exceptions=True)
+    for error in errors:
+        assert isinstance(error, OperationError), error
+        assert error.outcome is Outcome.NOT_APPLIED
 
 
-def test_client_encoded_content_is_no_value() -> None:
+async def test_client_encoded_content_is_no_value() -> None:
     """A proxy that compresses what passes would change the value."""
     packed = Reply(200, b"\x1f\x8b", {"ETag": 'W/"3"', "Syncline-Revision": "9", "Content-Encoding": "gzip"})
     with pytest.raises(RequestFailed, match="encoded"):
-        run(call_against(packed, lambda kv: kv.get("k")))
+        await call_against(packed, lambda kv: kv.get("k"))
     plain = Reply(200, b"v", {"ETag": '"3"', "Syncline-Revision": "9", "Content-Encoding": "Identity"})
-    found, _ = run(call_against(plain, lambda kv: kv.get("k")))
+    found, _ = await call_against(plain, lambda kv: kv.get("k"))
     assert getattr(found, "value", None) == b"v"
 
 
-def test_client_partial_content_is_no_value() -> None:
+async def test_client_partial_content_is_no_value() -> None:
     partial = Reply(206, b"half", {"ETag": '"3"', "Syncline-Revision": "9", "Content-Range": "bytes 0-3/8"})
     with pytest.raises(RequestFailed, match="part of the content"):
-        run(call_against(partial, lambda kv: kv.get("k")))
+        await call_against(partial, lambda kv: kv.get("k"))
 
 
-def test_client_weak_etag_gives_the_revision() -> None:
-    found, _ = run(call_against(Reply(200, b"v", {"ETag": 'W/"3"', "Syncline-Revision": "9"}), lambda kv: kv.get("k")))
+async def test_client_weak_etag_gives_the_revision() -> None:
+    found, _ = await call_against(Reply(200, b"v", {"ETag": 'W/"3"', "Syncline-Revision": "9"}), lambda kv: kv.get("k"))
     assert getattr(found, "mod_revision", None) == 3
 
 
-def test_client_answer_without_a_length_ends_with_the_connection() -> None:
+async def test_client_answer_without_a_length_ends_with_the_connection() -> None:
     """RFC 9112, 6.3: gateways of HTTP/1.0 answer so."""
     raw = b'HTTP/1.0 200 OK\r\nETag: "3"\r\nSyncline-Revision: 9\r\n\r\nthe whole value'
-    found, _ = run(call_against(Reply(raw=raw, close=True), lambda kv: kv.get("k")))
+    found, _ = await call_against(Reply(raw=raw, close=True), lambda kv: kv.get("k"))
     assert getattr(found, "value", None) == b"the whole value"
 
 
-def test_client_answer_shorter_than_its_length_is_no_answer() -> None:
+async def test_client_answer_shorter_than_its_length_is_no_answer() -> None:
     raw = b'HTTP/1.1 200 OK\r\nETag: "3"\r\nSyncline-Revision: 9\r\nContent-Length: 30\r\n\r\nhalf'
     with pytest.raises(OperationError):
-        run(call_against(Reply(raw=raw, close=True), lambda kv: kv.get("k")))
+        await call_against(Reply(raw=raw, close=True), lambda kv: kv.get("k"))
 
 
-def test_client_http_to_a_tls_port_names_https_and_applies_nothing() -> None:
+async def test_client_http_to_a_tls_port_names_https_and_applies_nothing() -> None:
     alert = Reply(raw=b"\x15\x03\x01\x00\x02\x02\x46", close=True)
     with pytest.raises(OperationError, match="https://") as caught:
-        run(call_against(alert, lambda kv: kv.put("k", "v")))
+        await call_against(alert, lambda kv: kv.put("k", "v"))
     assert caught.value.outcome is Outcome.NOT_APPLIED
 
 

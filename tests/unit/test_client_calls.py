@@ -28,7 +28,6 @@ from syncline.platform.network import ProtocolFactory, TcpNetwork
 from syncline.platform.world import World
 from syncline.server import join
 from syncline.server.config import ServerConfig
-from tests.support import run
 from tests.support_http import (
     DROP,
     HANG,
@@ -60,43 +59,40 @@ async def put_through(*replies: Reply, idempotent: bool = False, timeout_s: floa
         return double
 
 
-def failing_put(*replies: Reply, idempotent: bool = False, timeout_s: float = 0.6) -> tuple[OperationError, int]:
-    async def scenario() -> tuple[OperationError, int]:
-        async with HttpDouble(scripted(*replies)) as double, client(double.url, timeout_s=timeout_s) as kv:
-            with pytest.raises(OperationError) as caught:
-                await kv.put("k", b"v", idempotent=idempotent)
-            return caught.value, len(double.requests)
-
-    return run(scenario())
+async def failing_put(*replies: Reply, idempotent: bool = False, timeout_s: float = 0.6) -> tuple[OperationError, int]:
+    async with HttpDouble(scripted(*replies)) as double, client(double.url, timeout_s=timeout_s) as kv:
+        with pytest.raises(OperationError) as caught:
+            await kv.put("k", b"v", idempotent=idempotent)
+        return caught.value, len(double.requests)
 
 
-def test_a_refusal_that_was_not_applied_is_tried_again() -> None:
-    double = run(put_through(NO_LEADER, NO_LEADER, DONE))
+async def test_a_refusal_that_was_not_applied_is_tried_again() -> None:
+    double = await put_through(NO_LEADER, NO_LEADER, DONE)
     assert len(double.requests) == 3
     assert double.connections == 1
 
 
-def test_retries_end_at_the_deadline_with_the_servers_reason() -> None:
-    error, attempts = failing_put(NO_LEADER)
+async def test_retries_end_at_the_deadline_with_the_servers_reason() -> None:
+    error, attempts = await failing_put(NO_LEADER)
     assert isinstance(error, NoLeader)
     assert error.outcome is Outcome.NOT_APPLIED
     assert 2 <= attempts <= 10, "there are pauses between the rounds"
 
 
 @pytest.mark.parametrize("doubtful", [UNKNOWN, DROP, error_reply(504, "deadline_exceeded", "unknown")])
-def test_a_write_in_doubt_is_not_repeated(doubtful: Reply) -> None:
-    error, attempts = failing_put(doubtful, DONE)
+async def test_a_write_in_doubt_is_not_repeated(doubtful: Reply) -> None:
+    error, attempts = await failing_put(doubtful, DONE)
     assert error.outcome is Outcome.UNKNOWN
     assert attempts == 1
 
 
 @pytest.mark.parametrize("doubtful", [UNKNOWN, DROP, error_reply(504, "deadline_exceeded", "unknown")])
-def test_a_write_in_doubt_is_repeated_if_it_is_idempotent(doubtful: Reply) -> None:
-    assert len(run(put_through(doubtful, DONE, idempotent=True)).requests) == 2
+async def test_a_write_in_doubt_is_repeated_if_it_is_idempotent(doubtful: Reply) -> None:
+    assert len((await put_through(doubtful, DONE, idempotent=True)).requests) == 2
 
 
-def test_a_doubt_is_not_undone_by_a_later_refusal() -> None:
-    error, attempts = failing_put(UNKNOWN, NO_LEADER, idempotent=True)
+async def test_a_doubt_is_not_undone_by_a_later_refusal() -> None:
+    error, attempts = await failing_put(UNKNOWN, NO_LEADER, idempotent=True)
     assert attempts > 1
     assert error.outcome is Outcome.UNKNOWN
 
@@ -114,229 +110,192 @@ def test_a_doubt_is_not_undone_by_a_later_refusal() -> None:
         (Reply(200, b"not json"), RequestFailed, "bad_answer"),
     ],
 )
-def test_a_definite_answer_is_not_retried(reply: Reply, kind: type[OperationError], code: str) -> None:
-    error, attempts = failing_put(reply)
+async def test_a_definite_answer_is_not_retried(reply: Reply, kind: type[OperationError], code: str) -> None:
+    error, attempts = await failing_put(reply)
     assert (type(error), error.code, attempts) == (kind, code, 1)
 
 
-def test_a_doubt_is_not_undone_by_a_later_answer_either() -> None:
+async def test_a_doubt_is_not_undone_by_a_later_answer_either() -> None:
     for doubtful in (UNKNOWN, DROP):
-        error, attempts = failing_put(doubtful, error_reply(412, "precondition_failed"), idempotent=True)
+        error, attempts = await failing_put(doubtful, error_reply(412, "precondition_failed"), idempotent=True)
         assert (error.code, error.outcome, attempts) == ("precondition_failed", Outcome.UNKNOWN, 2)
-    error, attempts = failing_put(NO_LEADER, error_reply(412, "precondition_failed"), idempotent=True)
+    error, attempts = await failing_put(NO_LEADER, error_reply(412, "precondition_failed"), idempotent=True)
     assert (error.code, error.outcome, attempts) == ("precondition_failed", Outcome.NOT_APPLIED, 2)
 
 
-def test_a_hanging_server_ends_a_write_at_the_deadline_in_doubt() -> None:
-    error, attempts = failing_put(HANG, timeout_s=0.3)
+async def test_a_hanging_server_ends_a_write_at_the_deadline_in_doubt() -> None:
+    error, attempts = await failing_put(HANG, timeout_s=0.3)
     assert isinstance(error, DeadlineExceeded)
     assert (error.outcome, attempts) == (Outcome.UNKNOWN, 1)
 
 
-def test_a_read_leaves_a_hanging_server_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_read_leaves_a_hanging_server_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ATTEMPT_LIMIT_S", 0.1)
-
-    async def scenario() -> None:
-        async with HttpDouble(scripted(HANG)) as a, HttpDouble(scripted(VALUE)) as b, client(a.url, b.url) as kv:
-            found = await kv.get("k")
-            assert found is not None
-            assert (found.value, found.mod_revision, found.revision) == (b"v", 3, 9)
-            assert len(a.requests) == 1
-
-    run(scenario())
+    async with HttpDouble(scripted(HANG)) as a, HttpDouble(scripted(VALUE)) as b, client(a.url, b.url) as kv:
+        found = await kv.get("k")
+        assert found is not None
+        assert (found.value, found.mod_revision, found.revision) == (b"v", 3, 9)
+        assert len(a.requests) == 1
 
 
 LAPSED = error_reply(504, "deadline_exceeded")
 
 
-def test_one_attempts_lapse_of_time_is_not_the_whole_calls() -> None:
+async def test_one_attempts_lapse_of_time_is_not_the_whole_calls() -> None:
     """A member that is cut off waits for its leader until the attempt's time is over: another may be well."""
-
-    async def scenario() -> None:
-        async with HttpDouble(scripted(LAPSED)) as a, HttpDouble(scripted(VALUE)) as b, client(a.url, b.url) as kv:
-            found = await kv.get("k")
-            assert found is not None
-            assert (len(a.requests), len(b.requests)) == (1, 1)
-        async with HttpDouble(scripted(LAPSED)) as a, HttpDouble(scripted(DONE)) as b, client(a.url, b.url) as kv:
-            await kv.put("k", b"v", idempotent=True)
-            assert (len(a.requests), len(b.requests)) == (1, 1)
-
-    run(scenario())
+    async with HttpDouble(scripted(LAPSED)) as a, HttpDouble(scripted(VALUE)) as b, client(a.url, b.url) as kv:
+        found = await kv.get("k")
+        assert found is not None
+        assert (len(a.requests), len(b.requests)) == (1, 1)
+    async with HttpDouble(scripted(LAPSED)) as a, HttpDouble(scripted(DONE)) as b, client(a.url, b.url) as kv:
+        await kv.put("k", b"v", idempotent=True)
+        assert (len(a.requests), len(b.requests)) == (1, 1)
 
 
-def test_the_lapse_of_the_whole_time_is_final() -> None:
-    error, attempts = failing_put(LAPSED, idempotent=True, timeout_s=module.ATTEMPT_LIMIT_S / 2)
+async def test_the_lapse_of_the_whole_time_is_final() -> None:
+    error, attempts = await failing_put(LAPSED, idempotent=True, timeout_s=module.ATTEMPT_LIMIT_S / 2)
     assert (error.code, error.outcome, attempts) == ("deadline_exceeded", Outcome.NOT_APPLIED, 1)
-    error, attempts = failing_put(LAPSED)
+    error, attempts = await failing_put(LAPSED)
     assert (error.code, error.outcome, attempts) == ("deadline_exceeded", Outcome.NOT_APPLIED, 1)
 
 
-def test_a_read_that_nobody_answers_has_no_effect_to_doubt() -> None:
-    async def scenario() -> None:
-        async with HttpDouble(scripted(HANG)) as double, client(double.url, timeout_s=0.2) as kv:
-            with pytest.raises(DeadlineExceeded) as caught:
-                await kv.get("k")
-            assert caught.value.outcome is Outcome.NOT_APPLIED
-
-    run(scenario())
+async def test_a_read_that_nobody_answers_has_no_effect_to_doubt() -> None:
+    async with HttpDouble(scripted(HANG)) as double, client(double.url, timeout_s=0.2) as kv:
+        with pytest.raises(DeadlineExceeded) as caught:
+            await kv.get("k")
+        assert caught.value.outcome is Outcome.NOT_APPLIED
 
 
-def test_a_reason_is_told_rather_than_the_lapse_of_time_after_it() -> None:
-    async def scenario() -> None:
-        handler = scripted(error_reply(503, "too_stale"), HANG)
-        async with HttpDouble(handler) as double, client(double.url, timeout_s=0.4) as kv:
-            with pytest.raises(RequestFailed) as caught:
-                await kv.get("k")
-            assert caught.value.code == "too_stale"
-
-    run(scenario())
+async def test_a_reason_is_told_rather_than_the_lapse_of_time_after_it() -> None:
+    handler = scripted(error_reply(503, "too_stale"), HANG)
+    async with HttpDouble(handler) as double, client(double.url, timeout_s=0.4) as kv:
+        with pytest.raises(RequestFailed) as caught:
+            await kv.get("k")
+        assert caught.value.code == "too_stale"
 
 
-def test_a_write_is_not_tried_again_in_the_last_moment() -> None:
-    error, attempts = failing_put(NO_LEADER, HANG, timeout_s=0.26)
+async def test_a_write_is_not_tried_again_in_the_last_moment() -> None:
+    error, attempts = await failing_put(NO_LEADER, HANG, timeout_s=0.26)
     assert (error.code, error.outcome, attempts) == ("no_leader", Outcome.NOT_APPLIED, 1)
 
 
-def test_client_write_whose_time_is_over_is_not_sent() -> None:
+async def test_client_write_whose_time_is_over_is_not_sent() -> None:
     """What was not sent is not in doubt, and the error names no time below zero."""
-    error, attempts = failing_put(DONE, timeout_s=1e-9)
+    error, attempts = await failing_put(DONE, timeout_s=1e-9)
     assert isinstance(error, DeadlineExceeded)
     assert (error.outcome, attempts) == (Outcome.NOT_APPLIED, 0)
     assert "-" not in str(error)
 
 
-def test_a_refused_connection_goes_to_the_next_endpoint_and_stays_there() -> None:
-    async def scenario() -> None:
-        async with HttpDouble(scripted(DONE)) as double, client(refused_url(), double.url) as kv:
-            for _ in range(5):
-                await kv.put("k", b"v")
-            assert len(double.requests) == 5
-            assert double.connections == 1
-
-    run(scenario())
-
-
-def test_an_endpoint_that_comes_back_within_the_deadline_is_reached() -> None:
-    async def scenario() -> None:
-        double = HttpDouble(scripted(DONE))
-        url = refused_url()
-        refused = asyncio.Event()
-
-        class WatchedNetwork(LoopNetwork):
-            async def connect(self, *arguments: Any, **named: Any) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
-                try:
-                    return await super().connect(*arguments, **named)
-                except OSError:
-                    refused.set()
-                    raise
-
-        async with AsyncClient(url, world=World(network=WatchedNetwork()), timeout=20.0) as kv:
-            writing = asyncio.create_task(kv.put("k", b"v"))
-            await refused.wait()
-            await double.start(int(url.rsplit(":", 1)[1]))
-            assert (await writing).revision == 7
-        await double.close()
-
-    run(scenario())
-
-
-def test_an_impatient_client_fails_at_once_where_everybody_refuses() -> None:
-    async def scenario() -> None:
-        async with client(refused_url(), refused_url(), timeout_s=30.0, retry_refused=False) as kv:
-            with pytest.raises(Unreachable, match="refused") as caught:
-                await kv.put("k", b"v")
-            assert caught.value.outcome is Outcome.NOT_APPLIED
-
-    run(scenario(), timeout_s=5.0)
-
-
-def test_an_impatient_client_still_waits_for_a_leader() -> None:
-    async def scenario() -> None:
-        async with (
-            HttpDouble(scripted(NO_LEADER, DONE)) as double,
-            client(refused_url(), double.url, retry_refused=False) as kv,
-        ):
-            assert (await kv.put("k", b"v")).revision == 7
-
-    run(scenario())
-
-
-def test_the_servers_wish_to_be_left_alone_is_respected_when_it_is_overloaded() -> None:
-    async def scenario() -> tuple[float, float]:
-        times = []
-
-        async def handler(_: HttpRequest) -> Reply:
-            times.append(asyncio.get_running_loop().time())
-            if len(times) > 1:
-                return DONE
-            busy = error_reply(503, "overloaded")
-            return Reply(503, busy.body, {**busy.headers, "Retry-After": "0.4"})
-
-        async with HttpDouble(handler) as double, client(double.url) as kv:
+async def test_a_refused_connection_goes_to_the_next_endpoint_and_stays_there() -> None:
+    async with HttpDouble(scripted(DONE)) as double, client(refused_url(), double.url) as kv:
+        for _ in range(5):
             await kv.put("k", b"v")
-        return times[0], times[1]
+        assert len(double.requests) == 5
+        assert double.connections == 1
 
-    first, second = run(scenario())
+
+async def test_an_endpoint_that_comes_back_within_the_deadline_is_reached() -> None:
+    double = HttpDouble(scripted(DONE))
+    url = refused_url()
+    refused = asyncio.Event()
+
+    class WatchedNetwork(LoopNetwork):
+        async def connect(self, *arguments: Any, **named: Any) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+            try:
+                return await super().connect(*arguments, **named)
+            except OSError:
+                refused.set()
+                raise
+
+    async with AsyncClient(url, world=World(network=WatchedNetwork()), timeout=20.0) as kv:
+        writing = asyncio.create_task(kv.put("k", b"v"))
+        await refused.wait()
+        await double.start(int(url.rsplit(":", 1)[1]))
+        assert (await writing).revision == 7
+    await double.close()
+
+
+@pytest.mark.deadline(5.0)
+async def test_an_impatient_client_fails_at_once_where_everybody_refuses() -> None:
+    async with client(refused_url(), refused_url(), timeout_s=30.0, retry_refused=False) as kv:
+        with pytest.raises(Unreachable, match="refused") as caught:
+            await kv.put("k", b"v")
+        assert caught.value.outcome is Outcome.NOT_APPLIED
+
+
+async def test_an_impatient_client_still_waits_for_a_leader() -> None:
+    async with (
+        HttpDouble(scripted(NO_LEADER, DONE)) as double,
+        client(refused_url(), double.url, retry_refused=False) as kv,
+    ):
+        assert (await kv.put("k", b"v")).revision == 7
+
+
+async def test_the_servers_wish_to_be_left_alone_is_respected_when_it_is_overloaded() -> None:
+    times = []
+
+    async def handler(_: HttpRequest) -> Reply:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) > 1:
+            return DONE
+        busy = error_reply(503, "overloaded")
+        return Reply(503, busy.body, {**busy.headers, "Retry-After": "0.4"})
+
+    async with HttpDouble(handler) as double, client(double.url) as kv:
+        await kv.put("k", b"v")
+    first, second = times[0], times[1]
     assert second - first >= 0.4
 
 
-def test_the_server_is_told_a_deadline_before_the_clients() -> None:
-    double = run(put_through(DONE, timeout_s=2.0))
+async def test_the_server_is_told_a_deadline_before_the_clients() -> None:
+    double = await put_through(DONE, timeout_s=2.0)
     told = float(double.requests[0].parameters["timeout"])
     assert 1.0 < told < 2.0
 
 
-def test_an_idle_connection_that_the_server_closed_is_not_used() -> None:
-    async def scenario() -> None:
-        async with HttpDouble(scripted(DONE)) as double, client(double.url) as kv:
-            await kv.put("k", b"v")
-            await double.drop_connections()
-            (endpoint,) = kv._set
-            await endpoint._idle[0].wait_closed()
-            await kv.put("k", b"v")
-            assert double.connections == 2
-
-    run(scenario())
+async def test_an_idle_connection_that_the_server_closed_is_not_used() -> None:
+    async with HttpDouble(scripted(DONE)) as double, client(double.url) as kv:
+        await kv.put("k", b"v")
+        await double.drop_connections()
+        (endpoint,) = kv._set
+        await endpoint._idle[0].wait_closed()
+        await kv.put("k", b"v")
+        assert double.connections == 2
 
 
-def test_many_operations_at_once_use_a_connection_each_and_share_them_later() -> None:
-    async def scenario() -> None:
-        together = asyncio.Barrier(8)
+async def test_many_operations_at_once_use_a_connection_each_and_share_them_later() -> None:
+    together = asyncio.Barrier(8)
 
-        async def handler(_: HttpRequest) -> Reply:
-            await together.wait()
-            return DONE
+    async def handler(_: HttpRequest) -> Reply:
+        await together.wait()
+        return DONE
 
-        async with HttpDouble(handler) as double, client(double.url) as kv:
-            for _ in range(3):
-                await asyncio.gather(*(kv.put(f"k{number}", b"v") for number in range(8)))
-            assert double.connections == 8
-
-    run(scenario())
+    async with HttpDouble(handler) as double, client(double.url) as kv:
+        for _ in range(3):
+            await asyncio.gather(*(kv.put(f"k{number}", b"v") for number in range(8)))
+        assert double.connections == 8
 
 
-def test_closing_the_client_ends_what_is_under_way() -> None:
-    async def scenario() -> None:
-        arrived = asyncio.Event()
+async def test_closing_the_client_ends_what_is_under_way() -> None:
+    arrived = asyncio.Event()
 
-        async def handler(_: HttpRequest) -> Reply:
-            arrived.set()
-            return HANG
+    async def handler(_: HttpRequest) -> Reply:
+        arrived.set()
+        return HANG
 
-        async with AsyncExitStack() as stack:
-            double = await stack.enter_async_context(HttpDouble(handler))
-            kv = client(double.url)
-            writing = asyncio.create_task(kv.put("k", b"v"))
-            await arrived.wait()
-            await kv.close()
-            with pytest.raises(Unreachable) as caught:
-                await writing
-            assert caught.value.outcome is Outcome.UNKNOWN
-
-    run(scenario())
+    async with AsyncExitStack() as stack:
+        double = await stack.enter_async_context(HttpDouble(handler))
+        kv = client(double.url)
+        writing = asyncio.create_task(kv.put("k", b"v"))
+        await arrived.wait()
+        await kv.close()
+        with pytest.raises(Unreachable) as caught:
+            await writing
+        assert caught.value.outcome is Outcome.UNKNOWN
 
 
-def test_a_dial_that_takes_too_long_is_no_doubt_about_the_request() -> None:
+async def test_a_dial_that_takes_too_long_is_no_doubt_about_the_request() -> None:
     class Slow(TcpNetwork):
         async def connect(
             self, factory: ProtocolFactory, host: str, port: int, *, tls: ssl.SSLContext | None = None, timeout_s: float
@@ -344,16 +303,13 @@ def test_a_dial_that_takes_too_long_is_no_doubt_about_the_request() -> None:
             await asyncio.get_running_loop().create_future()
             raise AssertionError("it never answers")
 
-    async def scenario() -> None:
-        async with AsyncClient("http://127.0.0.1:1", world=World(network=Slow()), timeout=0.1) as client:
-            with pytest.raises(Unreachable, match="no connection within") as caught:
-                await client.put("a", b"v")
-            assert caught.value.outcome is Outcome.NOT_APPLIED
-
-    run(scenario())
+    async with AsyncClient("http://127.0.0.1:1", world=World(network=Slow()), timeout=0.1) as client:
+        with pytest.raises(Unreachable, match="no connection within") as caught:
+            await client.put("a", b"v")
+        assert caught.value.outcome is Outcome.NOT_APPLIED
 
 
-def test_a_connection_that_is_lost_as_soon_as_it_is_made_is_no_doubt_about_the_request() -> None:
+async def test_a_connection_that_is_lost_as_soon_as_it_is_made_is_no_doubt_about_the_request() -> None:
     class Flighty(LoopNetwork):
         async def connect(self, *arguments: Any, **named: Any) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
             transport, protocol = await super().connect(*arguments, **named)
@@ -361,61 +317,50 @@ def test_a_connection_that_is_lost_as_soon_as_it_is_made_is_no_doubt_about_the_r
                 transport.abort()
             return transport, protocol
 
-    async def scenario() -> None:
-        async with HttpDouble(scripted(DONE)) as double, AsyncClient(double.url, world=World(network=Flighty())) as kv:
-            assert (await kv.put("k", b"v")).revision == 7
-            assert len(double.requests) == 1
-
-    run(scenario())
+    async with HttpDouble(scripted(DONE)) as double, AsyncClient(double.url, world=World(network=Flighty())) as kv:
+        assert (await kv.put("k", b"v")).revision == 7
+        assert len(double.requests) == 1
 
 
-def test_a_connection_that_comes_up_after_its_call_gave_up_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_that_comes_up_after_its_call_gave_up_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A TLS handshake goes on in the background when the call's time is over: see `TcpNetwork.connect`."""
+    loop = asyncio.get_running_loop()
+    create, gate = loop.create_connection, asyncio.Event()
+    made: asyncio.Future[asyncio.Transport] = loop.create_future()
 
-    async def scenario() -> None:
-        loop = asyncio.get_running_loop()
-        create, gate = loop.create_connection, asyncio.Event()
-        made: asyncio.Future[asyncio.Transport] = loop.create_future()
+    async def late(*arguments: Any, **named: Any) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+        await gate.wait()
+        transport, protocol = await create(*arguments, **named)
+        made.set_result(transport)
+        return transport, protocol
 
-        async def late(*arguments: Any, **named: Any) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
-            await gate.wait()
-            transport, protocol = await create(*arguments, **named)
-            made.set_result(transport)
-            return transport, protocol
-
-        monkeypatch.setattr(loop, "create_connection", late)
-        async with (
-            HttpDouble(scripted(DONE)) as double,
-            AsyncClient(double.url) as kv,
-        ):
-            with pytest.raises(Unreachable, match="no connection within"):
-                await kv.put("k", b"v", timeout=0.1)
-            gate.set()
-            assert (await made).is_closing()
-
-    asyncio.run(scenario())
+    monkeypatch.setattr(loop, "create_connection", late)
+    async with (
+        HttpDouble(scripted(DONE)) as double,
+        AsyncClient(double.url) as kv,
+    ):
+        with pytest.raises(Unreachable, match="no connection within"):
+            await kv.put("k", b"v", timeout=0.1)
+        gate.set()
+        assert (await made).is_closing()
 
 
-def test_a_node_that_joins_goes_on_says_why_and_heeds_a_refusal(
+async def test_a_node_that_joins_goes_on_says_why_and_heeds_a_refusal(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(join, "TOLD_EVERY_S", 0.0)
     replies = [error_reply(503, "no_leader"), error_reply(503, "no_leader"), error_reply(409, "membership")]
-
-    async def scenario() -> None:
-        async with HttpDouble(scripted(*replies)) as double:
-            config = ServerConfig(
-                name="d",
-                data_dir=str(tmp_path),
-                http_listen="127.0.0.1:1",
-                peer_listen="127.0.0.1:2",
-                join=(double.url,),
-            )
-            with pytest.raises(MembershipError):
-                await join.ask_members(config, 7, http="", world=World(network=TcpNetwork(), rng=random.Random(1)))
-            assert len(double.requests) == 3
-
-    run(scenario())
+    async with HttpDouble(scripted(*replies)) as double:
+        config = ServerConfig(
+            name="d",
+            data_dir=str(tmp_path),
+            http_listen="127.0.0.1:1",
+            peer_listen="127.0.0.1:2",
+            join=(double.url,),
+        )
+        with pytest.raises(MembershipError):
+            await join.ask_members(config, 7, http="", world=World(network=TcpNetwork(), rng=random.Random(1)))
+        assert len(double.requests) == 3
     told = [record.getMessage() for record in caplog.records if record.name == "syncline.server.join"]
     assert len(told) == 2
     assert all("could not join yet" in line for line in told)

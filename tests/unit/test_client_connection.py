@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from syncline.client import connection as module
 from syncline.client.connection import BadAnswer, ClientConnection, ClientResponse, ConnectionLost
-from tests.support import run
 from tests.support_http import DROP, HANG, HttpDouble, Reply, scripted
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -35,31 +34,25 @@ async def ask(*replies: Reply) -> ClientResponse:
         return await connection.request(HEAD, b"")
 
 
-def test_an_answer_brings_status_headers_and_body() -> None:
-    response = run(ask(Reply(201, b"\x00\xff", {"ETag": '"7"', "X-Many": "a b"})))
+async def test_an_answer_brings_status_headers_and_body() -> None:
+    response = await ask(Reply(201, b"\x00\xff", {"ETag": '"7"', "X-Many": "a b"}))
     assert response.status == 201
     assert response.body == b"\x00\xff"
     assert (response.headers["etag"], response.headers["x-many"]) == ('"7"', "a b")
 
 
-def test_a_connection_is_kept_for_the_next_request() -> None:
-    async def scenario() -> None:
-        async with dialled(Reply(body=b"one"), Reply(body=b"two")) as (connection, double):
-            assert (await connection.request(HEAD, b"")).body == b"one"
-            assert connection.usable
-            assert (await connection.request(HEAD, b"")).body == b"two"
-            assert double.connections == 1
-
-    run(scenario())
+async def test_a_connection_is_kept_for_the_next_request() -> None:
+    async with dialled(Reply(body=b"one"), Reply(body=b"two")) as (connection, double):
+        assert (await connection.request(HEAD, b"")).body == b"one"
+        assert connection.usable
+        assert (await connection.request(HEAD, b"")).body == b"two"
+        assert double.connections == 1
 
 
-def test_a_connection_that_the_server_will_close_is_not_kept() -> None:
-    async def scenario() -> None:
-        async with dialled(Reply(headers={"Connection": "close"}, close=True)) as (connection, _):
-            assert (await connection.request(HEAD, b"")).status == 200
-            assert not connection.usable
-
-    run(scenario())
+async def test_a_connection_that_the_server_will_close_is_not_kept() -> None:
+    async with dialled(Reply(headers={"Connection": "close"}, close=True)) as (connection, _):
+        assert (await connection.request(HEAD, b"")).status == 200
+        assert not connection.usable
 
 
 @pytest.mark.parametrize(
@@ -71,66 +64,60 @@ def test_a_connection_that_the_server_will_close_is_not_kept() -> None:
         (b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", b""),
     ],
 )
-def test_every_legal_framing_is_read(raw: bytes, body: bytes) -> None:
-    assert run(ask(Reply(raw=raw, close=True))).body == body
+async def test_every_legal_framing_is_read(raw: bytes, body: bytes) -> None:
+    assert (await ask(Reply(raw=raw, close=True))).body == body
 
 
-def test_a_large_body_arrives_whole() -> None:
+async def test_a_large_body_arrives_whole() -> None:
     body = bytes(range(256)) * 20_000
-    assert run(ask(Reply(body=body))).body == body
+    assert (await ask(Reply(body=body))).body == body
 
 
 @pytest.mark.parametrize("raw", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\x16\x03\x01\x02\x00\x01", b"HTTP/1.1 abc\r\n\r\n"])
-def test_what_is_not_http_is_said_to_be_none(raw: bytes) -> None:
+async def test_what_is_not_http_is_said_to_be_none(raw: bytes) -> None:
     with pytest.raises(BadAnswer, match="not HTTP"):
-        run(ask(Reply(raw=raw, close=True)))
+        await ask(Reply(raw=raw, close=True))
 
 
 @given(st.binary(min_size=1, max_size=200))
-def test_random_bytes_end_the_request_one_way_or_the_other(raw: bytes) -> None:
+async def test_random_bytes_end_the_request_one_way_or_the_other(raw: bytes) -> None:
     try:
-        response = run(ask(Reply(raw=raw, close=True)))
+        response = await ask(Reply(raw=raw, close=True))
     except (BadAnswer, ConnectionLost):
         return
     assert response.status >= 200
 
 
-def test_a_header_without_an_end_is_cut_off() -> None:
+async def test_a_header_without_an_end_is_cut_off() -> None:
     with pytest.raises(BadAnswer, match="header"):
-        run(ask(Reply(raw=b"HTTP/1.1 200 OK\r\n" + b"X-Fill: y\r\n" * 10_000)))
+        await ask(Reply(raw=b"HTTP/1.1 200 OK\r\n" + b"X-Fill: y\r\n" * 10_000))
 
 
-def test_a_body_above_the_limit_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_above_the_limit_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BODY_BYTES", 1000)
     with pytest.raises(BadAnswer, match="body"):
-        run(ask(Reply(body=b"x" * 1001)))
+        await ask(Reply(body=b"x" * 1001))
 
 
 @pytest.mark.parametrize("reply", [DROP, Reply(raw=b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", close=True)])
-def test_a_connection_lost_before_the_whole_answer_is_told(reply: Reply) -> None:
+async def test_a_connection_lost_before_the_whole_answer_is_told(reply: Reply) -> None:
     with pytest.raises(ConnectionLost):
-        run(ask(reply))
+        await ask(reply)
 
 
-def test_a_cancelled_request_ends_the_connection() -> None:
-    async def scenario() -> None:
-        async with dialled(HANG) as (connection, _):
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.05):
-                    await connection.request(HEAD, b"")
-            assert not connection.usable
-
-    run(scenario())
+async def test_a_cancelled_request_ends_the_connection() -> None:
+    async with dialled(HANG) as (connection, _):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await connection.request(HEAD, b"")
+        assert not connection.usable
 
 
-def test_an_answer_nobody_asked_for_ends_the_connection() -> None:
-    async def scenario() -> None:
-        two = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" * 2
-        async with dialled(Reply(raw=two)) as (connection, _):
-            assert (await connection.request(HEAD, b"")).status == 200
-            assert not connection.usable
-
-    run(scenario())
+async def test_an_answer_nobody_asked_for_ends_the_connection() -> None:
+    two = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" * 2
+    async with dialled(Reply(raw=two)) as (connection, _):
+        assert (await connection.request(HEAD, b"")).status == 200
+        assert not connection.usable
 
 
 def test_it_works_on_uvloop_too() -> None:

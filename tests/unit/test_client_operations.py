@@ -15,7 +15,6 @@ from syncline.client import AsyncClient, Compare, DeleteOp, DeletePrefixOp, GetO
 from syncline.client.wire import key_target, query, text_of
 from syncline.errors import ConfigError, MembershipError, NotLeader, Rejected, RequestFailed
 from syncline.platform.world import World
-from tests.support import run
 from tests.support_http import HttpDouble, KeyDouble, LoopNetwork, Reply, error_reply, json_reply, scripted
 
 Result = TypeVar("Result")
@@ -23,13 +22,10 @@ Result = TypeVar("Result")
 KEYS = st.binary(min_size=1, max_size=12)
 
 
-def with_keys(work: Callable[[AsyncClient, KeyDouble], Awaitable[Result]], *, page_limit: int = 1000) -> Result:
-    async def scenario() -> Result:
-        keys = KeyDouble(page_limit=page_limit)
-        async with HttpDouble(keys) as double, AsyncClient(double.url, world=World(network=LoopNetwork())) as kv:
-            return await work(kv, keys)
-
-    return run(scenario())
+async def with_keys(work: Callable[[AsyncClient, KeyDouble], Awaitable[Result]], *, page_limit: int = 1000) -> Result:
+    keys = KeyDouble(page_limit=page_limit)
+    async with HttpDouble(keys) as double, AsyncClient(double.url, world=World(network=LoopNetwork())) as kv:
+        return await work(kv, keys)
 
 
 async def answer_of(reply: Reply, work: Callable[[AsyncClient], Awaitable[Result]]) -> tuple[Result, HttpDouble]:
@@ -42,7 +38,7 @@ async def answer_of(reply: Reply, work: Callable[[AsyncClient], Awaitable[Result
 
 @given(KEYS, st.binary(max_size=300))
 @settings(max_examples=50)
-def test_any_key_and_value_come_back_as_they_went(key: bytes, value: bytes) -> None:
+async def test_any_key_and_value_come_back_as_they_went(key: bytes, value: bytes) -> None:
     async def work(kv: AsyncClient, keys: KeyDouble) -> None:
         assert await kv.get(key) is None
         written = await kv.put(key, value)
@@ -53,7 +49,7 @@ def test_any_key_and_value_come_back_as_they_went(key: bytes, value: bytes) -> N
         assert (await kv.delete(key)).deleted
         assert not (await kv.delete(key)).deleted
 
-    with_keys(work)
+    await with_keys(work)
 
 
 @given(KEYS)
@@ -76,7 +72,7 @@ def test_client_key_with_dot_segments_is_told_as_a_parameter() -> None:
 
 @given(st.dictionaries(KEYS, st.binary(max_size=8), max_size=30), st.integers(1, 7), st.booleans())
 @settings(max_examples=30)
-def test_a_scan_gives_every_key_once_in_order(data: dict[bytes, bytes], page: int, backwards: bool) -> None:
+async def test_a_scan_gives_every_key_once_in_order(data: dict[bytes, bytes], page: int, backwards: bool) -> None:
     async def work(kv: AsyncClient, keys: KeyDouble) -> None:
         for key, value in data.items():
             await kv.put(key, value)
@@ -84,10 +80,10 @@ def test_a_scan_gives_every_key_once_in_order(data: dict[bytes, bytes], page: in
         assert found == sorted(data.items(), reverse=backwards)
         assert await kv.count() == len(data)
 
-    with_keys(work, page_limit=page)
+    await with_keys(work, page_limit=page)
 
 
-def test_a_listing_below_a_prefix_leaves_the_values_out() -> None:
+async def test_a_listing_below_a_prefix_leaves_the_values_out() -> None:
     async def work(kv: AsyncClient, keys: KeyDouble) -> None:
         for key in (b"a/1", b"a/2", b"b/1", b"a/\xff"):
             await kv.put(key, b"value")
@@ -96,10 +92,10 @@ def test_a_listing_below_a_prefix_leaves_the_values_out() -> None:
         assert (part.next, part.count, part.items[0].value, part.items[0].size_bytes) == (None, 3, None, 5)
         assert await kv.count(b"a/") == 3
 
-    with_keys(work)
+    await with_keys(work)
 
 
-def test_conditions_hold_or_name_the_current_revision() -> None:
+async def test_conditions_hold_or_name_the_current_revision() -> None:
     async def work(kv: AsyncClient, keys: KeyDouble) -> None:
         with pytest.raises(Rejected):
             await kv.put("k", b"v", if_present=True)
@@ -114,15 +110,15 @@ def test_conditions_hold_or_name_the_current_revision() -> None:
             await kv.delete("k", if_revision=first.revision)
         assert (await kv.delete("k", if_revision=second.revision)).deleted
 
-    with_keys(work)
+    await with_keys(work)
 
 
-def test_two_conditions_at_once_are_refused_before_anything_is_sent() -> None:
+async def test_two_conditions_at_once_are_refused_before_anything_is_sent() -> None:
     async def work(kv: AsyncClient, keys: KeyDouble) -> None:
         with pytest.raises(ConfigError):
             await kv.put("k", b"v", if_absent=True, if_present=True)
 
-    with_keys(work)
+    await with_keys(work)
 
 
 @pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("inf"), float("nan")])
@@ -131,33 +127,33 @@ def test_a_deadline_that_is_none_is_refused(timeout_s: float) -> None:
         AsyncClient("http://a:1", timeout=timeout_s, world=World(network=LoopNetwork()))
 
 
-def test_reads_say_how_consistent_they_want_to_be() -> None:
+async def test_reads_say_how_consistent_they_want_to_be() -> None:
     reply = Reply(200, b"v", {"ETag": '"3"', "Syncline-Revision": "9"})
-    _, double = run(answer_of(reply, lambda kv: kv.get("k", consistency="stale", max_stale_s=2.5)))
+    _, double = await answer_of(reply, lambda kv: kv.get("k", consistency="stale", max_stale_s=2.5))
     assert double.requests[0].parameters["consistency"] == "stale"
     assert double.requests[0].parameters["max_stale"] == "2.5"
 
 
 @pytest.mark.parametrize("headers", [{}, {"ETag": "x", "Syncline-Revision": "9"}, {"ETag": '"1"'}])
-def test_an_answer_without_its_revision_is_no_answer(headers: dict[str, str]) -> None:
+async def test_an_answer_without_its_revision_is_no_answer(headers: dict[str, str]) -> None:
     with pytest.raises(RequestFailed, match="header"):
-        run(answer_of(Reply(200, b"v", headers), lambda kv: kv.get("k")))
+        await answer_of(Reply(200, b"v", headers), lambda kv: kv.get("k"))
 
 
-def test_a_wrong_path_is_not_taken_for_an_absent_key() -> None:
+async def test_a_wrong_path_is_not_taken_for_an_absent_key() -> None:
     with pytest.raises(RequestFailed) as caught:
-        run(answer_of(error_reply(404, "unknown_route"), lambda kv: kv.get("k")))
+        await answer_of(error_reply(404, "unknown_route"), lambda kv: kv.get("k"))
     assert (caught.value.code, caught.value.status) == ("unknown_route", 404)
 
 
-def test_an_error_names_the_leader_where_the_server_does() -> None:
+async def test_an_error_names_the_leader_where_the_server_does() -> None:
     reply = error_reply(503, "not_leader", leader={"id": "000000000000002a", "name": "b", "http": ""})
     with pytest.raises(NotLeader) as caught:
-        run(answer_of(reply, lambda kv: kv.put("k", b"v")))
+        await answer_of(reply, lambda kv: kv.put("k", b"v"))
     assert caught.value.leader == 42
 
 
-def test_a_transaction_is_written_and_read_in_the_documented_form() -> None:
+async def test_a_transaction_is_written_and_read_in_the_documented_form() -> None:
     answer = {
         "succeeded": True,
         "revision": 12,
@@ -178,7 +174,7 @@ def test_a_transaction_is_written_and_read_in_the_documented_form() -> None:
         assert [item.op for item in result.results] == ["put", "delete", "get"]
         assert (result.results[2].key, result.results[2].value) == (b"\xff", b"x")
 
-    _, double = run(answer_of(json_reply(answer), work))
+    _, double = await answer_of(json_reply(answer), work)
     assert double.requests[0].path == "/txn"
     assert double.requests[0].json() == {
         "compare": [
@@ -193,37 +189,37 @@ def test_a_transaction_is_written_and_read_in_the_documented_form() -> None:
 MEMBER = {"id": "0" * 15 + "2", "name": "b", "role": "learner", "peer": "h:1", "http": "", "match": None}
 
 
-def test_adding_a_member_sends_the_tutorials_fields() -> None:
+async def test_adding_a_member_sends_the_tutorials_fields() -> None:
     answer = {"added": True, "cluster_id": "ab", "membership_index": 5, "member": MEMBER, "members": [MEMBER]}
-    added, double = run(answer_of(json_reply(answer), lambda kv: kv.add_member("b", "h:1", learner=True)))
+    added, double = await answer_of(json_reply(answer), lambda kv: kv.add_member("b", "h:1", learner=True))
     assert added.member.name == "b"
     assert double.requests[0].path == "/raft/add"
     assert double.requests[0].json() == {"ID": "b", "Address": "h:1", "Http": "", "Learner": True}
 
 
 @pytest.mark.parametrize("route", ["remove", "promote", "demote"])
-def test_a_change_of_a_member_names_it(route: str) -> None:
+async def test_a_change_of_a_member_names_it(route: str) -> None:
     answer = json_reply({"membership_index": 6, "members": [MEMBER]})
-    members, double = run(answer_of(answer, lambda kv: getattr(kv, f"{route}_member")("b")))
+    members, double = await answer_of(answer, lambda kv: getattr(kv, f"{route}_member")("b"))
     assert members.membership_index == 6
     assert (double.requests[0].path, double.requests[0].json()) == (f"/raft/{route}", {"ID": "b"})
 
 
-def test_an_unknown_member_is_an_error_of_the_membership() -> None:
+async def test_an_unknown_member_is_an_error_of_the_membership() -> None:
     with pytest.raises(MembershipError) as caught:
-        run(answer_of(error_reply(404, "unknown_member"), lambda kv: kv.remove_member("x")))
+        await answer_of(error_reply(404, "unknown_member"), lambda kv: kv.remove_member("x"))
     assert caught.value.code == "unknown_member"
 
 
-def test_a_transfer_tells_who_leads_then() -> None:
+async def test_a_transfer_tells_who_leads_then() -> None:
     reply = json_reply({"status": "success", "leader": {"id": "2", "name": "b", "http": "http://b"}})
-    leader, double = run(answer_of(reply, lambda kv: kv.transfer_leadership()))
+    leader, double = await answer_of(reply, lambda kv: kv.transfer_leadership())
     assert leader.name == "b"
     assert double.requests[0].json() == {}
 
 
-def test_a_snapshot_tells_where_it_stands() -> None:
-    result, _ = run(answer_of(json_reply({"created": True, "index": 77}), lambda kv: kv.snapshot()))
+async def test_a_snapshot_tells_where_it_stands() -> None:
+    result, _ = await answer_of(json_reply({"created": True, "index": 77}), lambda kv: kv.snapshot())
     assert (result.created, result.index) == (True, 77)
 
 
@@ -233,16 +229,16 @@ STATUS = {
 }  # fmt: skip
 
 
-def test_a_status_may_hold_more_than_this_client_knows() -> None:
-    status, double = run(answer_of(json_reply(STATUS), lambda kv: kv.status()))
+async def test_a_status_may_hold_more_than_this_client_knows() -> None:
+    status, double = await answer_of(json_reply(STATUS), lambda kv: kv.status())
     assert (status.name, status.role, status.lag, status.members[0].role) == ("b", "follower", 1, "learner")
     assert "timeout" not in double.requests[0].parameters
 
 
 @given(st.binary(max_size=40))
-def test_a_servers_garbage_is_an_error_and_no_crash(body: bytes) -> None:
+async def test_a_servers_garbage_is_an_error_and_no_crash(body: bytes) -> None:
     with pytest.raises(RequestFailed):
-        run(answer_of(Reply(200, body), lambda kv: kv.txn()))
+        await answer_of(Reply(200, body), lambda kv: kv.txn())
 
 
 def test_bytes_for_people_escape_what_is_not_text() -> None:

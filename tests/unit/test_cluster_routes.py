@@ -10,7 +10,6 @@ import pytest
 from syncline.errors import DeadlineExceeded, MembershipError, NoLeader, Outcome, SynclineError, TransferFailed
 from tests.http_double import Answer
 from tests.kv_double import IDS, KvWire, error_in
-from tests.support import run
 
 ID_B = f"{IDS['b']:016x}"
 
@@ -28,29 +27,23 @@ async def post(wire: KvWire, path: str, **fields: Any) -> Answer:
         {"name": "d", "ID": "d", "Address": "10.0.0.4:7100", "Learner": False},
     ],
 )
-def test_a_member_is_added_by_the_tutorials_fields_and_others(fields: dict[str, Any]) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        answer = await post(wire, "/raft/add", **fields)
-        assert answer.status == 200, answer.body
-        assert wire.backend.changes == [("add", "d", "10.0.0.4:7100", "", None, False, 30.0)]
-        body = json.loads(answer.body)
-        assert (body["status"], body["added"], body["member"]["name"]) == ("success", True, "d")
-        assert len(body["members"]) == 4
-        assert body["cluster_id"] == "0000000000000007"
-
-    run(scenario())
+async def test_a_member_is_added_by_the_tutorials_fields_and_others(fields: dict[str, Any]) -> None:
+    wire = KvWire()
+    answer = await post(wire, "/raft/add", **fields)
+    assert answer.status == 200, answer.body
+    assert wire.backend.changes == [("add", "d", "10.0.0.4:7100", "", None, False, 30.0)]
+    body = json.loads(answer.body)
+    assert (body["status"], body["added"], body["member"]["name"]) == ("success", True, "d")
+    assert len(body["members"]) == 4
+    assert body["cluster_id"] == "0000000000000007"
 
 
-def test_everything_about_a_new_member_is_handed_on() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        fields = {"Name": "d", "NodeID": "00000000000000ff", "Address": "[::1]:7100", "Http": "http://d:8080/"}
-        answer = await wire.ask("POST", "/raft/add?timeout=2m", json.dumps({**fields, "Learner": True}).encode())
-        assert answer.status == 200
-        assert wire.backend.changes == [("add", "d", "[::1]:7100", "http://d:8080", 255, True, 120.0)]
-
-    run(scenario())
+async def test_everything_about_a_new_member_is_handed_on() -> None:
+    wire = KvWire()
+    fields = {"Name": "d", "NodeID": "00000000000000ff", "Address": "[::1]:7100", "Http": "http://d:8080/"}
+    answer = await wire.ask("POST", "/raft/add?timeout=2m", json.dumps({**fields, "Learner": True}).encode())
+    assert answer.status == 200
+    assert wire.backend.changes == [("add", "d", "[::1]:7100", "http://d:8080", 255, True, 120.0)]
 
 
 BAD_MEMBERS: list[dict[str, Any] | list[Any] | str] = [
@@ -85,115 +78,88 @@ BAD_MEMBERS: list[dict[str, Any] | list[Any] | str] = [
 
 
 @pytest.mark.parametrize("body", BAD_MEMBERS)
-def test_a_member_that_makes_no_sense_is_refused(body: object) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        answer = await wire.ask("POST", "/raft/add", json.dumps(body).encode())
-        assert answer.status == 400, answer.body
-        assert error_in(answer)["code"] == "bad_request"
-        assert wire.backend.changes == []
-
-    run(scenario())
+async def test_a_member_that_makes_no_sense_is_refused(body: object) -> None:
+    wire = KvWire()
+    answer = await wire.ask("POST", "/raft/add", json.dumps(body).encode())
+    assert answer.status == 400, answer.body
+    assert error_in(answer)["code"] == "bad_request"
+    assert wire.backend.changes == []
 
 
-def test_a_body_that_is_no_json_or_too_long_is_refused() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        assert (await wire.ask("POST", "/raft/remove", b"ID=d")).status == 400
-        assert (await wire.ask("POST", "/raft/remove", b"\xff\xfe")).status == 400
-        assert (await wire.ask("POST", "/raft/remove", b" " * 65537)).status == 413
-        assert (await wire.ask("POST", "/raft/remove?force=1", b"{}")).status == 400
-        assert (await wire.ask("GET", "/raft/remove")).status == 405
-
-    run(scenario())
+async def test_a_body_that_is_no_json_or_too_long_is_refused() -> None:
+    wire = KvWire()
+    assert (await wire.ask("POST", "/raft/remove", b"ID=d")).status == 400
+    assert (await wire.ask("POST", "/raft/remove", b"\xff\xfe")).status == 400
+    assert (await wire.ask("POST", "/raft/remove", b" " * 65537)).status == 413
+    assert (await wire.ask("POST", "/raft/remove?force=1", b"{}")).status == 400
+    assert (await wire.ask("GET", "/raft/remove")).status == 405
 
 
 @pytest.mark.parametrize(
     "who", [{"ID": "b"}, {"id": ID_B}, {"name": "b"}, {"NodeID": ID_B}, {"name": "b", "node_id": ID_B}]
 )
-def test_members_are_named_by_name_or_id(who: dict[str, str]) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        demoted = await post(wire, "/raft/demote", **who)
-        assert json.loads(demoted.body)["members"][1]["role"] == "learner"
-        assert (await post(wire, "/raft/promote", **who)).status == 200
-        removed = json.loads((await post(wire, "/raft/remove", **who)).body)
-        assert removed["status"] == "success"
-        assert [member["name"] for member in removed["members"]] == ["a", "c"]
-        assert wire.backend.changes == [
-            ("demote", IDS["b"], 30.0),
-            ("promote", IDS["b"], 30.0),
-            ("remove", IDS["b"], 30.0),
-        ]
-
-    run(scenario())
+async def test_members_are_named_by_name_or_id(who: dict[str, str]) -> None:
+    wire = KvWire()
+    demoted = await post(wire, "/raft/demote", **who)
+    assert json.loads(demoted.body)["members"][1]["role"] == "learner"
+    assert (await post(wire, "/raft/promote", **who)).status == 200
+    removed = json.loads((await post(wire, "/raft/remove", **who)).body)
+    assert removed["status"] == "success"
+    assert [member["name"] for member in removed["members"]] == ["a", "c"]
+    assert wire.backend.changes == [
+        ("demote", IDS["b"], 30.0),
+        ("promote", IDS["b"], 30.0),
+        ("remove", IDS["b"], 30.0),
+    ]
 
 
 @pytest.mark.parametrize("action", ["remove", "promote", "demote"])
-def test_raft_change_with_force_is_passed_on(action: str) -> None:
+async def test_raft_change_with_force_is_passed_on(action: str) -> None:
     """`Force` passes over the rule that a quorum must be alive afterwards."""
-
-    async def scenario() -> None:
-        wire = KvWire()
-        wire.backend.learners.add(IDS["b"])
-        assert (await post(wire, f"/raft/{action}", ID="b", Force=True)).status == 200
-        assert (await post(wire, f"/raft/{action}", ID="c", Force="yes")).status == 400
-        assert wire.backend.changes == [(action, IDS["b"], 30.0, "force")]
-
-    run(scenario())
+    wire = KvWire()
+    wire.backend.learners.add(IDS["b"])
+    assert (await post(wire, f"/raft/{action}", ID="b", Force=True)).status == 200
+    assert (await post(wire, f"/raft/{action}", ID="c", Force="yes")).status == 400
+    assert wire.backend.changes == [(action, IDS["b"], 30.0, "force")]
 
 
 @pytest.mark.parametrize("who", [{"ID": "z"}, {"ID": "00000000000000ff"}, {"name": "a", "node_id": ID_B}])
 @pytest.mark.parametrize("action", ["remove", "promote", "demote", "transfer"])
-def test_a_member_that_is_not_there_is_404(who: dict[str, str], action: str) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        answer = await post(wire, f"/raft/{action}", **who)
-        assert (answer.status, error_in(answer)["code"]) == (404, "unknown_member")
-
-    run(scenario())
+async def test_a_member_that_is_not_there_is_404(who: dict[str, str], action: str) -> None:
+    wire = KvWire()
+    answer = await post(wire, f"/raft/{action}", **who)
+    assert (answer.status, error_in(answer)["code"]) == (404, "unknown_member")
 
 
-def test_member_that_is_gone_is_404_once_its_removal_is_durable() -> None:
+async def test_member_that_is_gone_is_404_once_its_removal_is_durable() -> None:
     """The attempt that removed it may be of unknown outcome: `syncline repair` goes on after this answer."""
-
-    async def scenario() -> None:
-        wire = KvWire()
-        gone = {"ID": "00000000000000ff"}
-        assert (await post(wire, "/raft/remove?timeout=7s", **gone)).status == 404
-        assert wire.backend.changes == [("remove", 255, 7.0)]
-        wire.backend.change_error = DeadlineExceeded("not durable on a quorum", outcome=Outcome.UNKNOWN)
-        answer = await post(wire, "/raft/remove", **gone)
-        assert error_in(answer)["outcome"] == "unknown"
-        assert answer.status != 404
-
-    run(scenario())
+    wire = KvWire()
+    gone = {"ID": "00000000000000ff"}
+    assert (await post(wire, "/raft/remove?timeout=7s", **gone)).status == 404
+    assert wire.backend.changes == [("remove", 255, 7.0)]
+    wire.backend.change_error = DeadlineExceeded("not durable on a quorum", outcome=Outcome.UNKNOWN)
+    answer = await post(wire, "/raft/remove", **gone)
+    assert error_in(answer)["outcome"] == "unknown"
+    assert answer.status != 404
 
 
-def test_raft_update_changes_one_address() -> None:
+async def test_raft_update_changes_one_address() -> None:
     """The member is named as for other changes; an address that others can't dial is refused before anything."""
-
-    async def scenario() -> None:
-        wire = KvWire()
-        for who in ({"ID": "b"}, {"NodeID": ID_B}):
-            answer = await post(wire, "/raft/update", Address="b2:7100", **who)
-            assert (answer.status, json.loads(answer.body)["status"]) == (200, "success")
-        assert wire.backend.changes == [("update", IDS["b"], "b2:7100", 30.0)] * 2
-        for fields in ({"ID": "b"}, {"Address": "b2:7100"}, {"ID": "b", "Address": "0.0.0.0:7100"}):
-            assert (await post(wire, "/raft/update", **fields)).status == 400
-        assert (await post(wire, "/raft/update", ID="z", Address="z:7100")).status == 404
-        assert len(wire.backend.changes) == 2
-
-    run(scenario())
+    wire = KvWire()
+    for who in ({"ID": "b"}, {"NodeID": ID_B}):
+        answer = await post(wire, "/raft/update", Address="b2:7100", **who)
+        assert (answer.status, json.loads(answer.body)["status"]) == (200, "success")
+    assert wire.backend.changes == [("update", IDS["b"], "b2:7100", 30.0)] * 2
+    for fields in ({"ID": "b"}, {"Address": "b2:7100"}, {"ID": "b", "Address": "0.0.0.0:7100"}):
+        assert (await post(wire, "/raft/update", **fields)).status == 400
+    assert (await post(wire, "/raft/update", ID="z", Address="z:7100")).status == 404
+    assert len(wire.backend.changes) == 2
 
 
-def test_nobody_is_removed_when_nobody_is_named() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        assert (await wire.ask("POST", "/raft/remove")).status == 400
-        assert wire.backend.changes == []
-
-    run(scenario())
+async def test_nobody_is_removed_when_nobody_is_named() -> None:
+    wire = KvWire()
+    assert (await wire.ask("POST", "/raft/remove")).status == 400
+    assert wire.backend.changes == []
 
 
 @pytest.mark.parametrize(
@@ -206,65 +172,50 @@ def test_nobody_is_removed_when_nobody_is_named() -> None:
         (b'{"to":"%s"}' % ID_B.encode(), IDS["b"]),
     ],
 )
-def test_the_leadership_is_handed_over(body: bytes, to: int | None) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        answer = await wire.ask("POST", "/raft/transfer", body)
-        assert answer.status == 200
-        assert wire.backend.changes == [("transfer", to, 30.0)]
-        name = "c" if to == IDS["c"] else "b"
-        assert json.loads(answer.body)["leader"]["name"] == name
-
-    run(scenario())
+async def test_the_leadership_is_handed_over(body: bytes, to: int | None) -> None:
+    wire = KvWire()
+    answer = await wire.ask("POST", "/raft/transfer", body)
+    assert answer.status == 200
+    assert wire.backend.changes == [("transfer", to, 30.0)]
+    name = "c" if to == IDS["c"] else "b"
+    assert json.loads(answer.body)["leader"]["name"] == name
 
 
-def test_transfer_takes_one_target() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        assert (await post(wire, "/raft/transfer", To="b", ID="c")).status == 400
-
-    run(scenario())
+async def test_transfer_takes_one_target() -> None:
+    wire = KvWire()
+    assert (await post(wire, "/raft/transfer", To="b", ID="c")).status == 400
 
 
-def test_a_snapshot_is_taken_or_was_not_needed() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"v")
-        assert json.loads((await wire.ask("POST", "/raft/snapshot")).body) == {
-            "status": "success",
-            "created": True,
-            "index": 1,
-        }
-        wire.backend.nothing_to_snapshot = True
-        again = await wire.ask("POST", "/raft/snapshot")
-        assert (again.status, json.loads(again.body)["created"]) == (200, False)
-
-    run(scenario())
+async def test_a_snapshot_is_taken_or_was_not_needed() -> None:
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"v")
+    assert json.loads((await wire.ask("POST", "/raft/snapshot")).body) == {
+        "status": "success",
+        "created": True,
+        "index": 1,
+    }
+    wire.backend.nothing_to_snapshot = True
+    again = await wire.ask("POST", "/raft/snapshot")
+    assert (again.status, json.loads(again.body)["created"]) == (200, False)
 
 
-def test_raft_upgrade_shows_holds_and_finalizes_the_levels() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        shown = json.loads((await wire.ask("GET", "/raft/upgrade")).body)
-        assert (shown["level"], shown["possible_level"], shown["held"]) == (1, 2, False)
-        assert shown["members"][0] == {"id": f"{IDS['a']:016x}", "name": "a", "level": 2, "machine_version": 1}
-        held = await post(wire, "/raft/upgrade", Action="hold")
-        assert (held.status, json.loads(held.body)["held"]) == (200, True)
-        released = await wire.ask("POST", "/raft/upgrade?timeout=2m", b'{"action": "finalize"}')
-        assert (json.loads(released.body)["status"], json.loads(released.body)["held"]) == ("success", False)
-        assert wire.backend.changes == [("hold", 30.0), ("finalize", 120.0)]
-
-    run(scenario())
+async def test_raft_upgrade_shows_holds_and_finalizes_the_levels() -> None:
+    wire = KvWire()
+    shown = json.loads((await wire.ask("GET", "/raft/upgrade")).body)
+    assert (shown["level"], shown["possible_level"], shown["held"]) == (1, 2, False)
+    assert shown["members"][0] == {"id": f"{IDS['a']:016x}", "name": "a", "level": 2, "machine_version": 1}
+    held = await post(wire, "/raft/upgrade", Action="hold")
+    assert (held.status, json.loads(held.body)["held"]) == (200, True)
+    released = await wire.ask("POST", "/raft/upgrade?timeout=2m", b'{"action": "finalize"}')
+    assert (json.loads(released.body)["status"], json.loads(released.body)["held"]) == ("success", False)
+    assert wire.backend.changes == [("hold", 30.0), ("finalize", 120.0)]
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"Action": "raise"}', b'{"Action": 1}', b'{"Level": 2}', b"[]"])
-def test_raft_upgrade_without_a_known_action_is_400(body: bytes) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        assert (await wire.ask("POST", "/raft/upgrade", body)).status == 400
-        assert wire.backend.changes == []
-
-    run(scenario())
+async def test_raft_upgrade_without_a_known_action_is_400(body: bytes) -> None:
+    wire = KvWire()
+    assert (await wire.ask("POST", "/raft/upgrade", body)).status == 400
+    assert wire.backend.changes == []
 
 
 @pytest.mark.parametrize(
@@ -277,44 +228,38 @@ def test_raft_upgrade_without_a_known_action_is_400(body: bytes) -> None:
     ],
 )
 @pytest.mark.parametrize("action", ["add", "remove", "transfer", "snapshot", "upgrade"])
-def test_a_change_that_fails_says_why(action: str, error: SynclineError, status: int, code: str) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        wire.backend.change_error = error
-        fields = {
-            "add": {"ID": "d", "Address": "h:1"},
-            "snapshot": {},
-            "transfer": {},
-            "upgrade": {"Action": "hold"},
-        }.get(action, {"ID": "b"})
-        answer = await post(wire, f"/raft/{action}", **fields)
-        assert (answer.status, error_in(answer)["code"]) == (status, code)
-        assert error_in(answer)["message"] == str(error)
-
-    run(scenario())
+async def test_a_change_that_fails_says_why(action: str, error: SynclineError, status: int, code: str) -> None:
+    wire = KvWire()
+    wire.backend.change_error = error
+    fields = {
+        "add": {"ID": "d", "Address": "h:1"},
+        "snapshot": {},
+        "transfer": {},
+        "upgrade": {"Action": "hold"},
+    }.get(action, {"ID": "b"})
+    answer = await post(wire, f"/raft/{action}", **fields)
+    assert (answer.status, error_in(answer)["code"]) == (status, code)
+    assert error_in(answer)["message"] == str(error)
 
 
-def test_status_and_members() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"v")
-        status = json.loads((await wire.ask("GET", "/raft/status")).body)
-        assert set(status) == {
-            "cluster_id", "cluster", "id", "name", "role", "term", "leader", "commit", "applied", "last_index",
-            "first_index", "snapshot_index", "membership_index", "lag", "pid", "data_dir", "version", "http", "peer",
-            "uptime_s", "revision", "digest", "last_contact_s", "members", "no_leader", "level", "machine_version",
-            "digest_index", "digest_agreement", "digest_age_s",
-        }  # fmt: skip
-        assert (status["id"], status["revision"], status["leader"]["name"]) == (f"{IDS['a']:016x}", 1, "a")
-        assert status["digest"] == f"{wire.backend.store.digest:032x}"
-        members = json.loads((await wire.ask("GET", "/raft/members")).body)
-        assert [member["name"] for member in members["members"]] == ["a", "b", "c"]
-        assert set(members["members"][0]) == {
-            "id", "name", "role", "peer", "http", "match", "lag", "active", "promote", "fault", "level",
-            "machine_version",
-        }  # fmt: skip
-        wire.backend.leader_name = None
-        assert json.loads((await wire.ask("GET", "/raft/members")).body)["leader"] is None
-        assert (await wire.ask("GET", "/raft/status?x=1")).status == 400
-
-    run(scenario())
+async def test_status_and_members() -> None:
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"v")
+    status = json.loads((await wire.ask("GET", "/raft/status")).body)
+    assert set(status) == {
+        "cluster_id", "cluster", "id", "name", "role", "term", "leader", "commit", "applied", "last_index",
+        "first_index", "snapshot_index", "membership_index", "lag", "pid", "data_dir", "version", "http", "peer",
+        "uptime_s", "revision", "digest", "last_contact_s", "members", "no_leader", "level", "machine_version",
+        "digest_index", "digest_agreement", "digest_age_s",
+    }  # fmt: skip
+    assert (status["id"], status["revision"], status["leader"]["name"]) == (f"{IDS['a']:016x}", 1, "a")
+    assert status["digest"] == f"{wire.backend.store.digest:032x}"
+    members = json.loads((await wire.ask("GET", "/raft/members")).body)
+    assert [member["name"] for member in members["members"]] == ["a", "b", "c"]
+    assert set(members["members"][0]) == {
+        "id", "name", "role", "peer", "http", "match", "lag", "active", "promote", "fault", "level",
+        "machine_version",
+    }  # fmt: skip
+    wire.backend.leader_name = None
+    assert json.loads((await wire.ask("GET", "/raft/members")).body)["leader"] is None
+    assert (await wire.ask("GET", "/raft/status?x=1")).status == 400

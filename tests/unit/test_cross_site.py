@@ -9,7 +9,6 @@ from syncline.server.config import ServerConfig
 from syncline.server.exposure import cross_site_policy
 from syncline.server.http.cross_site import CrossSitePolicy, host_name, is_origin
 from tests.kv_double import KvWire, error_in
-from tests.support import run
 
 LOOPBACK = CrossSitePolicy(loopback=True, own_hosts=("127.0.0.1", "kv.example"), allowed_hosts=("Other.example",))
 OPEN = CrossSitePolicy(allowed_origins=("https://Console.example", "http://localhost:3000/"))
@@ -36,29 +35,22 @@ FOREIGN = {
 @pytest.mark.parametrize(
     ("method", "path"), [("PUT", "/key/a"), ("POST", "/key/a"), ("DELETE", "/key/a"), ("POST", "/raft/snapshot")]
 )
-def test_crosssite_write_of_a_foreign_page_is_refused_each_time(case: str, method: str, path: str) -> None:
+async def test_crosssite_write_of_a_foreign_page_is_refused_each_time(case: str, method: str, path: str) -> None:
     """Three times: the header cache must not take such a header."""
-
-    async def scenario() -> None:
-        wire = KvWire(policy=OPEN)
-        for _ in range(3):
-            answer = await wire.ask_as("x:80", method, path, b"v", LENGTH, *FOREIGN[case])
-            assert (answer.status, error_in(answer)["code"]) == (403, "cross_site")
-            assert "access-control-allow-origin" not in answer.headers
-        assert wire.backend.store.revision == 0
-        assert wire.backend.changes == []
-
-    run(scenario())
+    wire = KvWire(policy=OPEN)
+    for _ in range(3):
+        answer = await wire.ask_as("x:80", method, path, b"v", LENGTH, *FOREIGN[case])
+        assert (answer.status, error_in(answer)["code"]) == (403, "cross_site")
+        assert "access-control-allow-origin" not in answer.headers
+    assert wire.backend.store.revision == 0
+    assert wire.backend.changes == []
 
 
 @pytest.mark.parametrize("case", FOREIGN)
-def test_crosssite_read_of_a_foreign_page_is_answered_unreadable(case: str) -> None:
-    async def scenario() -> None:
-        answer = await KvWire().ask_as("x", "GET", "/keys", b"", *FOREIGN[case])
-        assert answer.status == 200
-        assert "access-control-allow-origin" not in answer.headers
-
-    run(scenario())
+async def test_crosssite_read_of_a_foreign_page_is_answered_unreadable(case: str) -> None:
+    answer = await KvWire().ask_as("x", "GET", "/keys", b"", *FOREIGN[case])
+    assert answer.status == 200
+    assert "access-control-allow-origin" not in answer.headers
 
 
 @pytest.mark.parametrize(
@@ -77,12 +69,9 @@ def test_crosssite_read_of_a_foreign_page_is_answered_unreadable(case: str) -> N
         ("x", ("Origin: http://localhost:3000",)),
     ],
 )
-def test_crosssite_write_of_an_own_or_allowed_page_is_done(host: str, fields: tuple[str, ...]) -> None:
-    async def scenario() -> None:
-        wire = KvWire(policy=OPEN)
-        assert (await wire.ask_as(host, "PUT", "/key/a", b"v", LENGTH, *fields)).status == 200
-
-    run(scenario())
+async def test_crosssite_write_of_an_own_or_allowed_page_is_done(host: str, fields: tuple[str, ...]) -> None:
+    wire = KvWire(policy=OPEN)
+    assert (await wire.ask_as(host, "PUT", "/key/a", b"v", LENGTH, *fields)).status == 200
 
 
 # --- names
@@ -100,28 +89,20 @@ def test_crosssite_write_of_an_own_or_allowed_page_is_done(host: str, fields: tu
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_crosssite_foreign_name_on_loopback_is_refused_each_time(host: str, method: str) -> None:
+async def test_crosssite_foreign_name_on_loopback_is_refused_each_time(host: str, method: str) -> None:
     """For the browser a page under a rebound name is of the server's own site: it could read everything."""
-
-    async def scenario() -> None:
-        wire = KvWire(policy=LOOPBACK)
-        for fields in ((), (f"Origin: http://{host}", "Sec-Fetch-Site: same-origin"), (), ()):
-            answer = await wire.ask_as(host, method, "/key/a", b"v", LENGTH, *fields)
-            assert (answer.status, error_in(answer)["code"]) == (421, "foreign_host")
-        assert wire.backend.store.revision == 0
-
-    run(scenario())
+    wire = KvWire(policy=LOOPBACK)
+    for fields in ((), (f"Origin: http://{host}", "Sec-Fetch-Site: same-origin"), (), ()):
+        answer = await wire.ask_as(host, method, "/key/a", b"v", LENGTH, *fields)
+        assert (answer.status, error_in(answer)["code"]) == (421, "foreign_host")
+    assert wire.backend.store.revision == 0
 
 
-def test_crosssite_foreign_name_in_the_url_counts_before_the_host_field() -> None:
+async def test_crosssite_foreign_name_in_the_url_counts_before_the_host_field() -> None:
     """RFC 9112, 3.2.2."""
-
-    async def scenario() -> None:
-        wire = KvWire(policy=LOOPBACK)
-        assert (await wire.ask_as("localhost", "GET", "http://evil.example/keys")).status == 421
-        assert (await wire.ask_as("evil.example", "GET", "http://localhost/keys")).status == 200
-
-    run(scenario())
+    wire = KvWire(policy=LOOPBACK)
+    assert (await wire.ask_as("localhost", "GET", "http://evil.example/keys")).status == 421
+    assert (await wire.ask_as("evil.example", "GET", "http://localhost/keys")).status == 200
 
 
 @pytest.mark.parametrize(
@@ -131,28 +112,21 @@ def test_crosssite_foreign_name_in_the_url_counts_before_the_host_field() -> Non
         "kv.example", "KV.example:443", "other.example", "", "node-a:8080",
     ],
 )  # fmt: skip
-def test_crosssite_own_name_on_loopback_is_taken(host: str) -> None:
-    async def scenario() -> None:
-        wire = KvWire(policy=LOOPBACK)
-        for _ in range(3):
-            assert (await wire.ask_as(host, "PUT", "/key/a", b"v", LENGTH)).status == 200
-
-    run(scenario())
+async def test_crosssite_own_name_on_loopback_is_taken(host: str) -> None:
+    wire = KvWire(policy=LOOPBACK)
+    for _ in range(3):
+        assert (await wire.ask_as(host, "PUT", "/key/a", b"v", LENGTH)).status == 200
 
 
 @pytest.mark.parametrize("field", ["Origin: http://x", "Sec-Fetch-Site: same-origin", "Accept-Language: de"])
-def test_crosssite_name_without_a_dot_is_foreign_for_a_browser(field: str) -> None:
+async def test_crosssite_name_without_a_dot_is_foreign_for_a_browser(field: str) -> None:
     """Public DNS has no such names, but a neighbour on the network may answer for one. A page that is read over plain
     HTTP sends neither of the first two with a read."""
-
-    async def scenario() -> None:
-        wire = KvWire(policy=LOOPBACK)
-        for _ in range(4):  # the header cache learns what comes twice
-            assert (await wire.ask_as("x", "GET", "/keys", b"", field)).status == 421
-            assert (await wire.ask_as("localhost", "GET", "/keys", b"", "Accept-Language: de")).status == 200
-            assert (await wire.ask_as("x", "GET", "/keys", b"")).status == 200
-
-    run(scenario())
+    wire = KvWire(policy=LOOPBACK)
+    for _ in range(4):  # the header cache learns what comes twice
+        assert (await wire.ask_as("x", "GET", "/keys", b"", field)).status == 421
+        assert (await wire.ask_as("localhost", "GET", "/keys", b"", "Accept-Language: de")).status == 200
+        assert (await wire.ask_as("x", "GET", "/keys", b"")).status == 200
 
 
 def test_crosssite_names_elsewhere_are_checked_only_if_hosts_are_given() -> None:
@@ -164,17 +138,14 @@ def test_crosssite_names_elsewhere_are_checked_only_if_hosts_are_given() -> None
     assert not given.knows_host({b"host": b"any.example"})
 
 
-def test_crosssite_policy_follows_from_the_settings() -> None:
-    async def scenario() -> None:
-        base = ServerConfig(name="a", data_dir="d", http_advertise="https://KV.example:8443")
-        policy = await cross_site_policy(base)
-        assert policy.knows_host({b"host": b"kv.example"})
-        assert not policy.knows_host({b"host": b"evil.example"})
-        for listen in ("0.0.0.0:8080", "[::]:8080", ""):
-            elsewhere = await cross_site_policy(ServerConfig(name="a", data_dir="d", http_listen=listen))
-            assert elsewhere.knows_host({b"host": b"evil.example"}), listen
-
-    run(scenario())
+async def test_crosssite_policy_follows_from_the_settings() -> None:
+    base = ServerConfig(name="a", data_dir="d", http_advertise="https://KV.example:8443")
+    policy = await cross_site_policy(base)
+    assert policy.knows_host({b"host": b"kv.example"})
+    assert not policy.knows_host({b"host": b"evil.example"})
+    for listen in ("0.0.0.0:8080", "[::]:8080", ""):
+        elsewhere = await cross_site_policy(ServerConfig(name="a", data_dir="d", http_listen=listen))
+        assert elsewhere.knows_host({b"host": b"evil.example"}), listen
 
 
 def test_crosssite_host_names_are_compared_without_port_and_dot() -> None:
@@ -185,51 +156,41 @@ def test_crosssite_host_names_are_compared_without_port_and_dot() -> None:
 # --- CORS
 
 
-def test_crosssite_page_of_an_allowed_origin_may_read_every_answer() -> None:
+async def test_crosssite_page_of_an_allowed_origin_may_read_every_answer() -> None:
     """Also the errors, and answers that are made late."""
-
-    async def scenario() -> None:
-        wire = KvWire(policy=OPEN)
-        origin = "Origin: https://console.example"
-        for method, path, status in [
-            ("PUT", "/key/a", 200), ("GET", "/key/a", 200), ("GET", "/keys", 200), ("GET", "/key/b", 404),
-            ("GET", "/nothing", 404), ("GET", "/keys?bogus", 400), ("POST", "/raft/snapshot", 200),
-        ]:  # fmt: skip
-            answer = await wire.ask(method, path, b"", origin)
-            assert answer.status == status
-            assert answer.headers["access-control-allow-origin"] == "https://console.example"
-            assert answer.headers["vary"] == "Origin"
-            assert "ETag" in answer.headers["access-control-expose-headers"]
-
-    run(scenario())
+    wire = KvWire(policy=OPEN)
+    origin = "Origin: https://console.example"
+    for method, path, status in [
+        ("PUT", "/key/a", 200), ("GET", "/key/a", 200), ("GET", "/keys", 200), ("GET", "/key/b", 404),
+        ("GET", "/nothing", 404), ("GET", "/keys?bogus", 400), ("POST", "/raft/snapshot", 200),
+    ]:  # fmt: skip
+        answer = await wire.ask(method, path, b"", origin)
+        assert answer.status == status
+        assert answer.headers["access-control-allow-origin"] == "https://console.example"
+        assert answer.headers["vary"] == "Origin"
+        assert "ETag" in answer.headers["access-control-expose-headers"]
 
 
-def test_crosssite_preflight_of_an_allowed_origin_is_granted() -> None:
-    async def scenario() -> None:
-        wire = KvWire(policy=OPEN)
-        asked = ("Access-Control-Request-Method: PUT", "Access-Control-Request-Headers: if-match")
-        answer = await wire.ask(
-            "OPTIONS", "/key/a", b"", "Origin: http://localhost:3000", *asked,
-            "Access-Control-Request-Private-Network: true",
-        )  # fmt: skip
-        assert answer.status == 204
-        assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
-        assert "PUT" in answer.headers["access-control-allow-methods"]
-        assert "If-Match" in answer.headers["access-control-allow-headers"]
-        assert answer.headers["access-control-allow-private-network"] == "true"
-        foreign = await wire.ask("OPTIONS", "/key/a", b"", "Origin: http://evil.example", *asked)
-        assert not [name for name in foreign.headers if name.startswith("access-control")]
-
-    run(scenario())
+async def test_crosssite_preflight_of_an_allowed_origin_is_granted() -> None:
+    wire = KvWire(policy=OPEN)
+    asked = ("Access-Control-Request-Method: PUT", "Access-Control-Request-Headers: if-match")
+    answer = await wire.ask(
+        "OPTIONS", "/key/a", b"", "Origin: http://localhost:3000", *asked,
+        "Access-Control-Request-Private-Network: true",
+    )  # fmt: skip
+    assert answer.status == 204
+    assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
+    assert "PUT" in answer.headers["access-control-allow-methods"]
+    assert "If-Match" in answer.headers["access-control-allow-headers"]
+    assert answer.headers["access-control-allow-private-network"] == "true"
+    foreign = await wire.ask("OPTIONS", "/key/a", b"", "Origin: http://evil.example", *asked)
+    assert not [name for name in foreign.headers if name.startswith("access-control")]
 
 
-def test_crosssite_star_allows_every_origin() -> None:
-    async def scenario() -> None:
-        wire = KvWire(policy=CrossSitePolicy(allowed_origins=("*",)))
-        answer = await wire.ask("PUT", "/key/a", b"v", "Origin: http://any.example", "Sec-Fetch-Site: cross-site")
-        assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "http://any.example")
-
-    run(scenario())
+async def test_crosssite_star_allows_every_origin() -> None:
+    wire = KvWire(policy=CrossSitePolicy(allowed_origins=("*",)))
+    answer = await wire.ask("PUT", "/key/a", b"v", "Origin: http://any.example", "Sec-Fetch-Site: cross-site")
+    assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "http://any.example")
 
 
 @pytest.mark.parametrize(

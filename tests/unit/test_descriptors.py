@@ -91,39 +91,34 @@ class ShortWorld(World):
         self.writer = LogWriter(self.wal, self.log, self.workers(), self._durable, self.failures.append)
 
 
-def test_logwriter_without_a_descriptor_waits_and_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_logwriter_without_a_descriptor_waits_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Everything is delivered once, in order, as soon as there are descriptors again."""
-
-    async def scenario() -> None:
-        world = ShortWorld(tmp_path)
-        world.disk.no_files = 3
-        for last in range(5, 31, 5):
-            world.append(row(last - 4, last, size=1000), answer=last)
-        await world.until(lambda: len(world.delivered) == 6)
-        assert world.delivered == [5, 10, 15, 20, 25, 30]
-        assert world.disk.no_files == 0
-        await world.writer.close()
-        world.wal.close()
-
-    asyncio.run(scenario())
+    world = ShortWorld(tmp_path)
+    world.disk.no_files = 3
+    for last in range(5, 31, 5):
+        world.append(row(last - 4, last, size=1000), answer=last)
+    await world.until(lambda: len(world.delivered) == 6)
+    assert world.delivered == [5, 10, 15, 20, 25, 30]
+    assert world.disk.no_files == 0
+    await world.writer.close()
+    world.wal.close()
     assert caplog.text.count("the log waits") == 1
     again = open_log(tmp_path, OsDisk())
     assert held(again) == row(1, 30, size=1000)
     again.close()
 
 
-def test_logwriter_closed_without_a_descriptor_ends(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        world = ShortWorld(tmp_path)
-        world.disk.no_files = 1_000_000
-        world.append(row(1, 20, size=1000), answer=20)
-        async with asyncio.timeout(DEADLINE_S):
-            await world.writer.close()
-        assert world.delivered == []
-        assert "ulimit -n" in str(world.failures[0])
-        world.wal.close()
-
-    asyncio.run(scenario())
+async def test_logwriter_closed_without_a_descriptor_ends(tmp_path: Path) -> None:
+    world = ShortWorld(tmp_path)
+    world.disk.no_files = 1_000_000
+    world.append(row(1, 20, size=1000), answer=20)
+    async with asyncio.timeout(DEADLINE_S):
+        await world.writer.close()
+    assert world.delivered == []
+    assert "ulimit -n" in str(world.failures[0])
+    world.wal.close()
 
 
 @pytest.mark.parametrize(

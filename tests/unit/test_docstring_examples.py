@@ -23,7 +23,6 @@ from syncline.server import KvServer, ServerConfig
 from syncline.testing import RaftCluster
 from tests.node_cluster import Listing, cluster, until
 from tests.ports import free_block
-from tests.support import run
 
 SILENT = {
     "Raft.membership", "Raft.stats", "Raft.peers", "Raft.upgrade_status", "Raft.close", "AsyncClient.close",
@@ -132,29 +131,26 @@ async def execute(name: str, names: dict[str, object]) -> dict[str, object]:
     return made
 
 
-def test_examples_of_raft_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    async def check() -> None:
-        async with cluster(tmp_path) as nodes:
-            await nodes.leader()
-            await nodes.announced()
-            raft = nodes.rafts["a"]
-            names: dict[str, object] = {"raft": raft, "machine": nodes.machines["a"]}
-            await (await nodes.leader()).transfer_leadership("a")
-            for name in RAFT_EXAMPLES:
-                if name == "events":
-                    watching = asyncio.create_task(execute("Raft.events", names))
-                    continue
-                if name == "transfer_leadership":
-                    await raft.promote("b")
-                made = await execute(f"Raft.{name}", names)
-                if name == "transfer_leadership":
-                    await until(raft, lambda: nodes.rafts["b"].is_leader)
-                if name == "add_learner":
-                    names["member"] = made["added"]
-            assert raft.role == "stopped"
-            await asyncio.wait_for(watching, 10)  # the events end with the node
-
-    run(check())
+async def test_examples_of_raft_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with cluster(tmp_path) as nodes:
+        await nodes.leader()
+        await nodes.announced()
+        raft = nodes.rafts["a"]
+        names: dict[str, object] = {"raft": raft, "machine": nodes.machines["a"]}
+        await (await nodes.leader()).transfer_leadership("a")
+        for name in RAFT_EXAMPLES:
+            if name == "events":
+                watching = asyncio.create_task(execute("Raft.events", names))
+                continue
+            if name == "transfer_leadership":
+                await raft.promote("b")
+            made = await execute(f"Raft.{name}", names)
+            if name == "transfer_leadership":
+                await until(raft, lambda: nodes.rafts["b"].is_leader)
+            if name == "add_learner":
+                names["member"] = made["added"]
+        assert raft.role == "stopped"
+        await asyncio.wait_for(watching, 10)  # the events end with the node
     assert "0000" not in capsys.readouterr().err
 
 
@@ -166,26 +162,24 @@ def test_examples_of_raft_cluster_run() -> None:
                 nodes.heal()
 
 
-def test_examples_of_the_client_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    async def check() -> None:
-        port = free_block(3)
-        members = {name: f"127.0.0.1:{port + at}" for at, name in enumerate("abc")}
-        servers = [
-            await KvServer.open(
-                ServerConfig(
-                    name=name, data_dir=str(tmp_path / name), http_listen="127.0.0.1:0", peer_listen=address,
-                    initial_cluster=members, heartbeat_s=0.05, election_s=0.5, reserve_bytes=0,
-                )
+@pytest.mark.deadline(60.0)
+async def test_examples_of_the_client_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    port = free_block(3)
+    members = {name: f"127.0.0.1:{port + at}" for at, name in enumerate("abc")}
+    servers = [
+        await KvServer.open(
+            ServerConfig(
+                name=name, data_dir=str(tmp_path / name), http_listen="127.0.0.1:0", peer_listen=address,
+                initial_cluster=members, heartbeat_s=0.05, election_s=0.5, reserve_bytes=0,
             )
-            for name, address in members.items()
-        ]  # fmt: skip
-        try:
-            kv = AsyncClient([server.http_url for server in servers], timeout=20.0)
-            for name in CLIENT_EXAMPLES:
-                await execute(f"AsyncClient.{name}", {"kv": kv})
-        finally:
-            for server in servers:
-                await server.close()
-
-    run(check(), timeout_s=60.0)
+        )
+        for name, address in members.items()
+    ]  # fmt: skip
+    try:
+        kv = AsyncClient([server.http_url for server in servers], timeout=20.0)
+        for name in CLIENT_EXAMPLES:
+            await execute(f"AsyncClient.{name}", {"kv": kv})
+    finally:
+        for server in servers:
+            await server.close()
     assert "b'good day'" in capsys.readouterr().out

@@ -23,7 +23,6 @@ from syncline.node.examination import (
 from syncline.node.futures import ApplyFuture
 from syncline.node.rejections import DISK_FULL, error_of
 from syncline.transport.messages import Forward, ForwardedProposal
-from tests.support import run
 
 SENDER, NUMBER = 7, 1000
 GOOD = MemberRecord(SENDER, "a", "127.0.0.1:7100", "http://127.0.0.1:8080")
@@ -233,21 +232,15 @@ def test_examination_change_of_any_bytes_raises_only_refusals(payload: bytes) ->
         examine_change(payload, SENDER, NUMBER)
 
 
-def test_examination_own_proposals_pass_and_poison_is_refused() -> None:
+async def test_examination_own_proposals_pass_and_poison_is_refused() -> None:
     """The leader examines its own proposals too: a bug of its own must not stop all nodes."""
-
-    async def check() -> None:
-        loop = asyncio.get_running_loop()
-        queue = []
-        for number, payload in enumerate(
-            (command(number=1), command(kind=9, number=2), announcement(GOOD, number=3)), 1
-        ):
-            future: ApplyFuture[object] = ApplyFuture(loop=loop)
-            future.number = number
-            queue.append((future, DATA, payload))
-        told: list[int] = []
-        sound = sound_own(queue, SENDER, lambda number, _: told.append(number))  # type: ignore[arg-type]
-        assert [item[0].number for item in sound] == [1, 3]
-        assert told == [2]
-
-    run(check())
+    loop = asyncio.get_running_loop()
+    queue = []
+    for number, payload in enumerate((command(number=1), command(kind=9, number=2), announcement(GOOD, number=3)), 1):
+        future: ApplyFuture[object] = ApplyFuture(loop=loop)
+        future.number = number
+        queue.append((future, DATA, payload))
+    told: list[int] = []
+    sound = sound_own(queue, SENDER, lambda number, _: told.append(number))  # type: ignore[arg-type]
+    assert [item[0].number for item in sound] == [1, 3]
+    assert told == [2]

@@ -64,26 +64,22 @@ class Ends(asyncio.Protocol):
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 @pytest.mark.parametrize("closing", ["dialled", "accepted"])
-def test_fork_child_keeps_neither_port_nor_connections(closing: str) -> None:
+async def test_fork_child_keeps_neither_port_nor_connections(closing: str) -> None:
     """The other end sees a connection end at once, and the port can be bound again."""
-
-    async def scenario() -> None:
-        network, accepted = TcpNetwork(), Ends()
-        listener = await network.listen(lambda: accepted, "127.0.0.1", 0)
-        port = listener.address[1]
-        _, dialled = await network.connect(Ends, "127.0.0.1", port, timeout_s=DEADLINE_S)
-        assert isinstance(dialled, Ends)
-        await accepted.made
-        child = forked()
-        one, other = (dialled, accepted) if closing == "dialled" else (accepted, dialled)
-        transport = one.made.result()
-        assert isinstance(transport, asyncio.Transport)
-        transport.close()
-        async with asyncio.timeout(DEADLINE_S):
-            await other.lost
-        await listener.close()
-        again = await network.listen(Ends, "127.0.0.1", port)
-        await again.close()
-        ended(child)
-
-    asyncio.run(scenario())
+    network, accepted = TcpNetwork(), Ends()
+    listener = await network.listen(lambda: accepted, "127.0.0.1", 0)
+    port = listener.address[1]
+    _, dialled = await network.connect(Ends, "127.0.0.1", port, timeout_s=DEADLINE_S)
+    assert isinstance(dialled, Ends)
+    await accepted.made
+    child = forked()
+    one, other = (dialled, accepted) if closing == "dialled" else (accepted, dialled)
+    transport = one.made.result()
+    assert isinstance(transport, asyncio.Transport)
+    transport.close()
+    async with asyncio.timeout(DEADLINE_S):
+        await other.lost
+    await listener.close()
+    again = await network.listen(Ends, "127.0.0.1", port)
+    await again.close()
+    ended(child)

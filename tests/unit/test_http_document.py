@@ -16,7 +16,6 @@ from syncline.server.api import list as listing
 from syncline.server.config import ServerConfig
 from syncline.server.http.limits import KIB, MIB, HttpLimits
 from tests.kv_double import KvWire, error_in
-from tests.support import run
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "http.md").read_text()
 LIMITS = TEXT.partition("## Limits of a connection")[2].partition("\n## ")[0]
@@ -36,21 +35,17 @@ def test_document_names_every_route() -> None:
         assert f"{path}`" in TEXT or f"`{last}`" in TEXT or f"{path}?key={{key}}" in TEXT, pattern
 
 
-def test_document_names_every_parameter() -> None:
+async def test_document_names_every_parameter() -> None:
     """As the server tells them itself."""
-
-    async def scenario() -> None:
-        wire = KvWire()
-        for pattern, methods in wire.site.router.routes.items():
-            path = pattern.replace("{key...}", "a").replace("{check}", "node")
-            path += "?key=a&" if pattern == "/key" else "?"
-            for method in set(methods) - {"HEAD"}:
-                message = error_in(await wire.ask(method, f"{path}bogus=1"))["message"]
-                accepted = message.partition("accepted here: ")[2].split(", ")
-                for name in set(accepted) - {"none"}:
-                    assert re.search(rf"[`?]{name}[`=&]|`\?{name}", TEXT), (pattern, name)
-
-    run(scenario())
+    wire = KvWire()
+    for pattern, methods in wire.site.router.routes.items():
+        path = pattern.replace("{key...}", "a").replace("{check}", "node")
+        path += "?key=a&" if pattern == "/key" else "?"
+        for method in set(methods) - {"HEAD"}:
+            message = error_in(await wire.ask(method, f"{path}bogus=1"))["message"]
+            accepted = message.partition("accepted here: ")[2].split(", ")
+            for name in set(accepted) - {"none"}:
+                assert re.search(rf"[`?]{name}[`=&]|`\?{name}", TEXT), (pattern, name)
 
 
 @pytest.mark.parametrize("structure", [NodeStatus, MemberInfo, Members, UpgradeResult])
@@ -106,18 +101,14 @@ def test_document_has_the_deadlines_and_sizes_of_the_routes() -> None:
         assert re.search(rf"`GET {path}` \((checks )?{', '.join(f'`{check}`' for check in checks)}\)", TEXT), path
 
 
-def test_document_tells_what_is_not_built_yet_as_the_server_does() -> None:
+async def test_document_tells_what_is_not_built_yet_as_the_server_does() -> None:
     line = line_with("| 400 | `not_supported`")
-
-    async def scenario() -> None:
-        wire = KvWire()
-        for name, method, path in [
-            ("ttl", "PUT", "/key/a?ttl=1"), ("lease", "PUT", "/key/a?lease=1"), ("wait", "GET", "/key/a?wait=1"),
-            ("from", "GET", "/key/a?from=1"), ("revision", "GET", "/key/a?revision=1"),
-            ("revision", "GET", "/keys?revision=1"),
-        ]:  # fmt: skip
-            answer = await wire.ask(method, path)
-            assert (answer.status, error_in(answer)["code"]) == (400, "not_supported")
-            assert f"`{name}`" in line
-
-    run(scenario())
+    wire = KvWire()
+    for name, method, path in [
+        ("ttl", "PUT", "/key/a?ttl=1"), ("lease", "PUT", "/key/a?lease=1"), ("wait", "GET", "/key/a?wait=1"),
+        ("from", "GET", "/key/a?from=1"), ("revision", "GET", "/key/a?revision=1"),
+        ("revision", "GET", "/keys?revision=1"),
+    ]:  # fmt: skip
+        answer = await wire.ask(method, path)
+        assert (answer.status, error_in(answer)["code"]) == (400, "not_supported")
+        assert f"`{name}`" in line

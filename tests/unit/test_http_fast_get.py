@@ -20,7 +20,6 @@ from syncline.server.http.shortcuts import FastGet, FastGetRequest, is_plain
 from syncline.server.http.state import GIVEN
 from tests.http_double import Wire, get, put
 from tests.kv_double import KvWire, error_in
-from tests.support import run
 
 START = b"GET /key/"
 SMALL = HttpLimits(
@@ -78,21 +77,18 @@ class Lane(Wire):
         self.taken = 0
 
 
-def test_a_read_that_says_nothing_else_is_an_express_request() -> None:
-    async def scenario() -> None:
-        wire = Lane()
-        wire.open()
-        assert wire.taken == 0
-        wire.send(get("/key/a/b"))
-        wire.send(get("/key/-._~!$&'()*+,;=:@/Z9"))
-        assert wire.taken == 2
-        assert [request.path for request in wire.requests] == [b"/key/a/b", b"/key/-._~!$&'()*+,;=:@/Z9"]
-        assert [answer.body for answer in wire.answers] == [b"GET /key/a/b ", b"GET /key/-._~!$&'()*+,;=:@/Z9 "]
-        assert wire.told[-1] == ("", 200, 0.0)
-        queue = wire.connection._queue
-        assert (wire.server.held_bytes, queue.in_flight, len(queue.slots)) == (0, 0, 0)
-
-    run(scenario())
+async def test_a_read_that_says_nothing_else_is_an_express_request() -> None:
+    wire = Lane()
+    wire.open()
+    assert wire.taken == 0
+    wire.send(get("/key/a/b"))
+    wire.send(get("/key/-._~!$&'()*+,;=:@/Z9"))
+    assert wire.taken == 2
+    assert [request.path for request in wire.requests] == [b"/key/a/b", b"/key/-._~!$&'()*+,;=:@/Z9"]
+    assert [answer.body for answer in wire.answers] == [b"GET /key/a/b ", b"GET /key/-._~!$&'()*+,;=:@/Z9 "]
+    assert wire.told[-1] == ("", 200, 0.0)
+    queue = wire.connection._queue
+    assert (wire.server.held_bytes, queue.in_flight, len(queue.slots)) == (0, 0, 0)
 
 
 ORDINARY = {
@@ -122,237 +118,195 @@ ORDINARY = {
 
 
 @pytest.mark.parametrize("case", ORDINARY)
-def test_whatever_says_more_takes_the_ordinary_way(case: str) -> None:
-    async def scenario() -> None:
-        wire, plain = Lane(), Lane(express=False)
-        for each in (wire, plain):
-            each.open()
-            each.send(ORDINARY[case])
-            await each.settle()
-        assert wire.taken == 0
-        assert wire.received == plain.received
-
-    run(scenario())
+async def test_whatever_says_more_takes_the_ordinary_way(case: str) -> None:
+    wire, plain = Lane(), Lane(express=False)
+    for each in (wire, plain):
+        each.open()
+        each.send(ORDINARY[case])
+        await each.settle()
+    assert wire.taken == 0
+    assert wire.received == plain.received
 
 
 @pytest.mark.parametrize("field", ["If-Match: *", "If-None-Match: *", "Connection: close", "Content-Length: 0"])
-def test_a_header_that_means_something_opens_no_lane_for_it(field: str) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"value")
-        answers = []
-        for _ in range(4):
-            if wire.transport.closed:
-                break
-            wire.send(get("/key/a", field))
-            await wire.settle()
-            answers.append(wire.answers[-1])
-        expected = 304 if field.startswith("If-None") else 200
-        assert {answer.status for answer in answers} == {expected}
-        lane = wire.connection._lane
-        assert (lane is not None) == (field == "Content-Length: 0")
-
-    run(scenario())
+async def test_a_header_that_means_something_opens_no_lane_for_it(field: str) -> None:
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"value")
+    answers = []
+    for _ in range(4):
+        if wire.transport.closed:
+            break
+        wire.send(get("/key/a", field))
+        await wire.settle()
+        answers.append(wire.answers[-1])
+    expected = 304 if field.startswith("If-None") else 200
+    assert {answer.status for answer in answers} == {expected}
+    lane = wire.connection._lane
+    assert (lane is not None) == (field == "Content-Length: 0")
 
 
 @pytest.mark.parametrize(("first", "opens"), [(get("/"), True), (put("/", b""), False), (with_body, False)])
-def test_a_lane_begins_with_a_read_without_a_body(first: bytes, opens: bool) -> None:
-    async def scenario() -> None:
-        wire = Lane()
-        wire.open(first)
-        assert (wire.connection._lane is not None) == opens
-
-    run(scenario())
+async def test_a_lane_begins_with_a_read_without_a_body(first: bytes, opens: bool) -> None:
+    wire = Lane()
+    wire.open(first)
+    assert (wire.connection._lane is not None) == opens
 
 
-def test_only_one_at_a_time_and_in_order() -> None:
-    async def scenario() -> None:
-        wire = Lane(hold=True)
-        wire.open()
+async def test_only_one_at_a_time_and_in_order() -> None:
+    wire = Lane(hold=True)
+    wire.open()
+    wire.send(get("/key/a"))
+    wire.send(get("/key/b"))
+    wire.send(put("/key/c", b"abc"))
+    assert (wire.taken, len(wire.requests)) == (1, 2), "the write waits for the reads before it"
+    wire.answer(1, b"second")
+    await wire.settle()
+    assert wire.received == b""
+    wire.answer(0, b"first")
+    await wire.settle()
+    assert [request.path for request in wire.requests] == [b"/key/a", b"/key/b", b"/key/c"]
+    wire.answer(2, b"third")
+    await wire.settle()
+    assert [answer.body for answer in wire.answers] == [b"first", b"second", b"third"]
+    wire.send(get("/key/d"))
+    wire.answer(3, b"fourth")
+    assert wire.taken == 2
+    assert wire.answers[-1].body == b"fourth"
+    assert wire.server.held_bytes == 0
+
+
+async def test_what_is_behind_it_follows_when_it_is_answered() -> None:
+    wire = Lane(hold=True, limits=HttpLimits())
+    wire.open()
+    for round_number in range(1, 4):
         wire.send(get("/key/a"))
         wire.send(get("/key/b"))
-        wire.send(put("/key/c", b"abc"))
-        assert (wire.taken, len(wire.requests)) == (1, 2), "the write waits for the reads before it"
-        wire.answer(1, b"second")
+        wire.answer(-1, b"second")
         await wire.settle()
-        assert wire.received == b""
-        wire.answer(0, b"first")
+        wire.answer(-2, b"first")
         await wire.settle()
-        assert [request.path for request in wire.requests] == [b"/key/a", b"/key/b", b"/key/c"]
-        wire.answer(2, b"third")
-        await wire.settle()
-        assert [answer.body for answer in wire.answers] == [b"first", b"second", b"third"]
-        wire.send(get("/key/d"))
-        wire.answer(3, b"fourth")
-        assert wire.taken == 2
-        assert wire.answers[-1].body == b"fourth"
-        assert wire.server.held_bytes == 0
-
-    run(scenario())
+        assert wire.taken == round_number
+        assert [answer.body for answer in wire.answers[-2:]] == [b"first", b"second"]
+        assert (wire.server.held_bytes, wire.connection._held.running) == (0, 0)
 
 
-def test_what_is_behind_it_follows_when_it_is_answered() -> None:
-    async def scenario() -> None:
-        wire = Lane(hold=True, limits=HttpLimits())
-        wire.open()
-        for round_number in range(1, 4):
-            wire.send(get("/key/a"))
-            wire.send(get("/key/b"))
-            wire.answer(-1, b"second")
-            await wire.settle()
-            wire.answer(-2, b"first")
-            await wire.settle()
-            assert wire.taken == round_number
-            assert [answer.body for answer in wire.answers[-2:]] == [b"first", b"second"]
-            assert (wire.server.held_bytes, wire.connection._held.running) == (0, 0)
-
-    run(scenario())
+async def test_input_that_waits_comes_first() -> None:
+    wire = Lane(limits=HttpLimits(max_in_flight=2))
+    wire.open()
+    whole = get("/b", "A: " + "a" * (64 - len(get("/b", "A: "))))
+    assert SLICE_BYTES % len(whole) == 0, "what waits begins with a whole request"
+    wire.send(whole * (2 * SLICE_BYTES // len(whole)))
+    assert wire.connection._link.unparsed
+    wire.send(get("/key/a"))  # by a transport that held it when it was told to pause
+    assert wire.taken == 0
+    await wire.settle()
+    paths = [request.path for request in wire.requests]
+    assert (paths[-1], set(paths[:-1])) == (b"/key/a", {b"/b"})
 
 
-def test_input_that_waits_comes_first() -> None:
-    async def scenario() -> None:
-        wire = Lane(limits=HttpLimits(max_in_flight=2))
-        wire.open()
-        whole = get("/b", "A: " + "a" * (64 - len(get("/b", "A: "))))
-        assert SLICE_BYTES % len(whole) == 0, "what waits begins with a whole request"
-        wire.send(whole * (2 * SLICE_BYTES // len(whole)))
-        assert wire.connection._link.unparsed
-        wire.send(get("/key/a"))  # by a transport that held it when it was told to pause
-        assert wire.taken == 0
-        await wire.settle()
-        paths = [request.path for request in wire.requests]
-        assert (paths[-1], set(paths[:-1])) == (b"/key/a", {b"/b"})
-
-    run(scenario())
+async def test_a_client_that_does_not_read_waits_for_itself() -> None:
+    wire = Lane()
+    wire.open()
+    wire.transport.reads_all = False
+    while not wire.connection._link.write_paused:
+        wire.send(get("/b"))
+    before = len(wire.requests)
+    wire.send(get("/key/a"))  # by a transport that held it when it was told to pause
+    await wire.settle()
+    assert (wire.taken, len(wire.requests)) == (0, before)
+    wire.transport.take(1000)
+    await wire.settle()
+    assert len(wire.requests) == before + 1
 
 
-def test_a_client_that_does_not_read_waits_for_itself() -> None:
-    async def scenario() -> None:
-        wire = Lane()
-        wire.open()
-        wire.transport.reads_all = False
-        while not wire.connection._link.write_paused:
-            wire.send(get("/b"))
-        before = len(wire.requests)
-        wire.send(get("/key/a"))  # by a transport that held it when it was told to pause
-        await wire.settle()
-        assert (wire.taken, len(wire.requests)) == (0, before)
-        wire.transport.take(1000)
-        await wire.settle()
-        assert len(wire.requests) == before + 1
-
-    run(scenario())
+async def test_an_answer_waits_for_a_client_that_does_not_read() -> None:
+    wire = Lane(hold=True)
+    wire.open()
+    wire.send(get("/key/a"))
+    wire.connection.pause_writing()
+    wire.answer(0)
+    await wire.settle()
+    assert wire.received == b""
+    wire.connection.resume_writing()
+    assert [answer.body for answer in wire.answers] == [b"ok"]
+    assert wire.transport.reading
 
 
-def test_an_answer_waits_for_a_client_that_does_not_read() -> None:
-    async def scenario() -> None:
-        wire = Lane(hold=True)
-        wire.open()
-        wire.send(get("/key/a"))
-        wire.connection.pause_writing()
-        wire.answer(0)
-        await wire.settle()
-        assert wire.received == b""
-        wire.connection.resume_writing()
-        assert [answer.body for answer in wire.answers] == [b"ok"]
-        assert wire.transport.reading
-
-    run(scenario())
-
-
-def test_reading_goes_on_with_the_answer() -> None:
-    async def scenario() -> None:
-        wire = Lane(hold=True, limits=HttpLimits(max_in_flight=1))
-        wire.open()
-        for path in ("/b", "/key/a", "/b"):
-            wire.send(get(path))
-            wire.answer(-1)
-            await wire.settle()
-            assert wire.transport.reading
-
-    run(scenario())
-
-
-def test_as_many_as_may_run_at_a_time_stop_the_reading() -> None:
-    async def scenario() -> None:
-        wire = Lane(limits=HttpLimits(max_in_flight=1))
-        wire.open()
-        wire.server.shared.handler = wire.hold
-        wire.send(get("/key/a"))
-        assert (wire.taken, wire.transport.reading) == (1, False)
-        wire.answer(0)
+async def test_reading_goes_on_with_the_answer() -> None:
+    wire = Lane(hold=True, limits=HttpLimits(max_in_flight=1))
+    wire.open()
+    for path in ("/b", "/key/a", "/b"):
+        wire.send(get(path))
+        wire.answer(-1)
         await wire.settle()
         assert wire.transport.reading
 
-    run(scenario())
+
+async def test_as_many_as_may_run_at_a_time_stop_the_reading() -> None:
+    wire = Lane(limits=HttpLimits(max_in_flight=1))
+    wire.open()
+    wire.server.shared.handler = wire.hold
+    wire.send(get("/key/a"))
+    assert (wire.taken, wire.transport.reading) == (1, False)
+    wire.answer(0)
+    await wire.settle()
+    assert wire.transport.reading
 
 
-def test_how_long_it_took_is_told() -> None:
-    async def scenario() -> None:
-        wire = Lane(hold=True)
-        wire.open()
-        wire.now_s = 5.0
-        for status in (200, 404):
-            wire.send(get("/key/a"))
-            wire.now_s += 0.25
-            wire.responds[-1](bare(status, TEXT, b""))
-            assert wire.told[-1] == ("", status, 0.25)
-
-    run(scenario())
-
-
-def test_a_client_that_leaves_or_stops_sending_is_answered_as_others() -> None:
-    async def scenario() -> None:
-        wire = Lane(hold=True)
-        wire.open()
+async def test_how_long_it_took_is_told() -> None:
+    wire = Lane(hold=True)
+    wire.open()
+    wire.now_s = 5.0
+    for status in (200, 404):
         wire.send(get("/key/a"))
-        assert wire.connection.eof_received()
-        wire.answer(0)
-        await wire.settle()
-        assert wire.transport.closed
-        assert not wire.answers[0].keep_alive
-        wire = Lane(hold=True)
-        wire.open()
-        wire.send(get("/key/a"))
-        wire.connection.abort()
-        wire.answer(0)
-        assert wire.received == b""
-        assert wire.server.held_bytes == 0
-
-    run(scenario())
+        wire.now_s += 0.25
+        wire.responds[-1](bare(status, TEXT, b""))
+        assert wire.told[-1] == ("", status, 0.25)
 
 
-def test_a_server_that_closes_waits_for_it() -> None:
-    async def scenario() -> None:
-        wire = Lane(hold=True)
-        wire.open()
-        wire.send(get("/key/a"))
-        wire.connection.drain()
-        open_until_then = not wire.transport.closed
-        assert open_until_then
-        wire.answer(0)
-        await wire.settle()
-        assert wire.transport.closed
-        assert [answer.keep_alive for answer in wire.answers] == [False]
-
-    run(scenario())
-
-
-def test_above_the_limit_of_all_connections_it_is_refused() -> None:
-    async def scenario() -> None:
-        wire = Lane()
-        wire.open()
-        wire.server.shared.total.bytes = SMALL.max_total_held_bytes + 1
-        wire.send(get("/key/a"))
-        await wire.settle()
-        assert wire.taken == 0
-        assert [answer.status for answer in wire.answers] == [503]
-
-    run(scenario())
+async def test_a_client_that_leaves_or_stops_sending_is_answered_as_others() -> None:
+    wire = Lane(hold=True)
+    wire.open()
+    wire.send(get("/key/a"))
+    assert wire.connection.eof_received()
+    wire.answer(0)
+    await wire.settle()
+    assert wire.transport.closed
+    assert not wire.answers[0].keep_alive
+    wire = Lane(hold=True)
+    wire.open()
+    wire.send(get("/key/a"))
+    wire.connection.abort()
+    wire.answer(0)
+    assert wire.received == b""
+    assert wire.server.held_bytes == 0
 
 
-def test_a_handler_that_fails_ends_its_own_request_alone(caplog: pytest.LogCaptureFixture) -> None:
-    async def scenario() -> None:
+async def test_a_server_that_closes_waits_for_it() -> None:
+    wire = Lane(hold=True)
+    wire.open()
+    wire.send(get("/key/a"))
+    wire.connection.drain()
+    open_until_then = not wire.transport.closed
+    assert open_until_then
+    wire.answer(0)
+    await wire.settle()
+    assert wire.transport.closed
+    assert [answer.keep_alive for answer in wire.answers] == [False]
+
+
+async def test_above_the_limit_of_all_connections_it_is_refused() -> None:
+    wire = Lane()
+    wire.open()
+    wire.server.shared.total.bytes = SMALL.max_total_held_bytes + 1
+    wire.send(get("/key/a"))
+    await wire.settle()
+    assert wire.taken == 0
+    assert [answer.status for answer in wire.answers] == [503]
+
+
+async def test_a_handler_that_fails_ends_its_own_request_alone(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR):
         wire = Lane()
 
         def fails(request: FastGetRequest) -> None:
@@ -371,13 +325,10 @@ def test_a_handler_that_fails_ends_its_own_request_alone(caplog: pytest.LogCaptu
         assert [answer.status for answer in wire.answers] == [500, 200, 200]
         assert "failed after its answer" in caplog.text
 
-    with caplog.at_level(logging.ERROR):
-        run(scenario())
-
 
 @pytest.mark.parametrize("second", ["found", "respond"])
-def test_a_second_answer_is_dropped(second: str, caplog: pytest.LogCaptureFixture) -> None:
-    async def scenario() -> None:
+async def test_a_second_answer_is_dropped(second: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR):
         wire = Lane()
 
         def twice(request: FastGetRequest) -> None:
@@ -396,12 +347,9 @@ def test_a_second_answer_is_dropped(second: str, caplog: pytest.LogCaptureFixtur
         assert caplog.text.count("answered twice") == 2
         assert wire.connection._queue.in_flight == 0
 
+
+async def test_a_late_second_answer_takes_nobody_s_place(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
-        run(scenario())
-
-
-def test_a_late_second_answer_takes_nobody_s_place(caplog: pytest.LogCaptureFixture) -> None:
-    async def scenario() -> None:
         wire = Lane(hold=True)
         wire.open()
         wire.send(get("/key/a"))
@@ -412,22 +360,16 @@ def test_a_late_second_answer_takes_nobody_s_place(caplog: pytest.LogCaptureFixt
         assert [answer.body for answer in wire.answers] == [b"once", b"b"]
         assert "answered twice" in caplog.text
 
-    with caplog.at_level(logging.ERROR):
-        run(scenario())
-
 
 # --- the route that has them
 
 
-def test_each_of_several_that_find_nothing_is_told() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await opened(wire)
-        for count in range(1, 4):
-            wire.send(get("/key/missing"))
-            assert [answer.status for answer in wire.answers] == [404] * count
-
-    run(scenario())
+async def test_each_of_several_that_find_nothing_is_told() -> None:
+    wire = KvWire()
+    await opened(wire)
+    for count in range(1, 4):
+        wire.send(get("/key/missing"))
+        assert [answer.status for answer in wire.answers] == [404] * count
 
 
 async def opened(wire: KvWire) -> None:
@@ -441,99 +383,84 @@ async def opened(wire: KvWire) -> None:
 @pytest.mark.parametrize(
     ("key", "status"), [("a", 200), ("missing", 404), ("a" * 100, 404), ("a" * 101, 413), ("a/", 404), ("", 413)]
 )
-def test_the_route_answers_as_ever(key: str, status: int) -> None:
-    async def scenario() -> None:
-        received = []
-        for express in (True, False):
-            wire = KvWire()
-            await opened(wire)
-            assert wire.connection._lane is not None
-            if not express:
-                wire.connection._lane = None
-                wire.server.shared.fast_get = None
-            wire.send(get(f"/key/{key}"))
-            await wire.settle()
-            received.append(wire.received)
-            [answer] = wire.answers
-            assert answer.status == (status if key else 400)
-        assert received[0] == received[1]
-
-    run(scenario())
-
-
-def test_a_read_that_is_not_confirmed_is_refused() -> None:
-    async def scenario() -> None:
+async def test_the_route_answers_as_ever(key: str, status: int) -> None:
+    received = []
+    for express in (True, False):
         wire = KvWire()
         await opened(wire)
-        wire.backend.read_error = NoLeader("nobody leads")
-        wire.send(get("/key/a"))
+        assert wire.connection._lane is not None
+        if not express:
+            wire.connection._lane = None
+            wire.server.shared.fast_get = None
+        wire.send(get(f"/key/{key}"))
         await wire.settle()
+        received.append(wire.received)
         [answer] = wire.answers
-        assert (answer.status, error_in(answer)["code"]) == (503, "no_leader")
+        assert answer.status == (status if key else 400)
+    assert received[0] == received[1]
 
-    run(scenario())
+
+async def test_a_read_that_is_not_confirmed_is_refused() -> None:
+    wire = KvWire()
+    await opened(wire)
+    wire.backend.read_error = NoLeader("nobody leads")
+    wire.send(get("/key/a"))
+    await wire.settle()
+    [answer] = wire.answers
+    assert (answer.status, error_in(answer)["code"]) == (503, "no_leader")
 
 
-def test_a_read_that_can_not_be_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await opened(wire)
+async def test_a_read_that_can_not_be_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = KvWire()
+    await opened(wire)
 
-        def read_index(_: float) -> NoReturn:
-            raise NoLeader("nobody leads")
+    def read_index(_: float) -> NoReturn:
+        raise NoLeader("nobody leads")
 
-        monkeypatch.setattr(wire.backend, "read_index", read_index)
+    monkeypatch.setattr(wire.backend, "read_index", read_index)
+    wire.send(get("/key/a"))
+    [answer] = wire.answers
+    assert (answer.status, error_in(answer)["code"]) == (503, "no_leader")
+
+
+async def test_an_answer_is_not_kept_when_it_is_written() -> None:
+    wire = KvWire()
+    await opened(wire)
+    lane = wire.connection._lane
+    assert lane is not None
+    wire.backend.hold = True
+    for more, end in ((b"", b""), (b"G", get("/livez")[1:])):
         wire.send(get("/key/a"))
-        [answer] = wire.answers
-        assert (answer.status, error_in(answer)["code"]) == (503, "no_leader")
-
-    run(scenario())
-
-
-def test_an_answer_is_not_kept_when_it_is_written() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await opened(wire)
-        lane = wire.connection._lane
-        assert lane is not None
-        wire.backend.hold = True
-        for more, end in ((b"", b""), (b"G", get("/livez")[1:])):
-            wire.send(get("/key/a"))
-            wire.send(more)  # of the next request, while it waits: the answer leaves at the end of the turn
-            wire.backend.release()
-            await wire.settle()
-            assert wire.answers[-1].body == b"value"
-            assert lane.slot.answer is GIVEN, "what is not counted any more is not kept"
-            wire.send(end)
-            await wire.settle()
-        wire.send(get("/key/a"))
-        wire.connection.abort()
-        assert wire.connection._lane is None
+        wire.send(more)  # of the next request, while it waits: the answer leaves at the end of the turn
         wire.backend.release()
         await wire.settle()
-        assert lane.slot.answer is GIVEN
-
-    run(scenario())
-
-
-def test_many_connections_share_a_confirmation() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await opened(wire)
-        others = [Wire(server=wire.server) for _ in range(3)]
-        for other in others:
-            other.send(get("/key/a"))
-            other.transport.written.clear()
-        wire.backend.hold = True
-        before = wire.backend.reads
-        for other in (wire, *others):
-            other.send(get("/key/a"))
-        wire.backend.release()
+        assert wire.answers[-1].body == b"value"
+        assert lane.slot.answer is GIVEN, "what is not counted any more is not kept"
+        wire.send(end)
         await wire.settle()
-        assert wire.backend.reads - before == 4, "each asks, and is given the same future"
-        assert [other.answers[0].body for other in (wire, *others)] == [b"value"] * 4
+    wire.send(get("/key/a"))
+    wire.connection.abort()
+    assert wire.connection._lane is None
+    wire.backend.release()
+    await wire.settle()
+    assert lane.slot.answer is GIVEN
 
-    run(scenario())
+
+async def test_many_connections_share_a_confirmation() -> None:
+    wire = KvWire()
+    await opened(wire)
+    others = [Wire(server=wire.server) for _ in range(3)]
+    for other in others:
+        other.send(get("/key/a"))
+        other.transport.written.clear()
+    wire.backend.hold = True
+    before = wire.backend.reads
+    for other in (wire, *others):
+        other.send(get("/key/a"))
+    wire.backend.release()
+    await wire.settle()
+    assert wire.backend.reads - before == 4, "each asks, and is given the same future"
+    assert [other.answers[0].body for other in (wire, *others)] == [b"value"] * 4
 
 
 @given(st.binary(max_size=8))

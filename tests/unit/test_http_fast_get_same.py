@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from syncline.server.http.response import TEXT, bare
 from tests.http_double import get, put
-from tests.support import run
 from tests.unit.test_http_fast_get import SMALL, Lane, with_body
 from tests.unit.test_http_refusals import MALFORMED
 
@@ -85,30 +84,24 @@ def seen(wire: Lane) -> dict[str, object]:
     st.sampled_from([get("/"), get("/key/a"), get("/key/a?b"), put("/", b""), with_body]),
     st.integers(1, 3),
 )
-def test_a_server_with_express_requests_does_what_one_without_does(
+async def test_a_server_with_express_requests_does_what_one_without_does(
     steps: list[Step], hold: bool, first: bytes, max_in_flight: int
 ) -> None:
-    async def scenario() -> None:
-        limits = msgspec.structs.replace(SMALL, max_in_flight=max_in_flight)
-        with_them, without = Lane(hold=hold, limits=limits), Lane(express=False, hold=hold, limits=limits)
+    limits = msgspec.structs.replace(SMALL, max_in_flight=max_in_flight)
+    with_them, without = Lane(hold=hold, limits=limits), Lane(express=False, hold=hold, limits=limits)
+    for wire in (with_them, without):
+        wire.open(first)
+    await without.settle()
+    for step in steps:
         for wire in (with_them, without):
-            wire.open(first)
-        await without.settle()
-        for step in steps:
-            for wire in (with_them, without):
-                do(wire, step)
-                await wire.settle()
-            assert seen(with_them) == seen(without), step
-
-    run(scenario())
+            do(wire, step)
+            await wire.settle()
+        assert seen(with_them) == seen(without), step
 
 
-def test_the_comparison_is_one_of_express_requests() -> None:
-    async def scenario() -> None:
-        wire = Lane()
-        wire.open()
-        for sent in (get("/key/a"), get("/key/b/c"), get("/"), get("/key/a")):
-            do(wire, ("send", 0, sent))
-        assert wire.taken == 3
-
-    run(scenario())
+async def test_the_comparison_is_one_of_express_requests() -> None:
+    wire = Lane()
+    wire.open()
+    for sent in (get("/key/a"), get("/key/b/c"), get("/"), get("/key/a")):
+        do(wire, ("send", 0, sent))
+    assert wire.taken == 3

@@ -11,7 +11,6 @@ from syncline.server.api.errors import RequestError
 from syncline.server.http.documents import check_members
 from tests.http_double import put
 from tests.kv_double import KvWire, error_in
-from tests.support import run
 
 REFUSED: dict[str, tuple[str, str, bytes, str, int, str]] = {
     "an encoded value": ("PUT", "/key/a", gzip.compress(b"v"), "Content-Encoding: gzip", 415, "unsupported_media_type"),
@@ -44,21 +43,17 @@ REFUSED: dict[str, tuple[str, str, bytes, str, int, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_http_field_that_is_not_carried_out_is_refused_each_time(case: str) -> None:
+async def test_http_field_that_is_not_carried_out_is_refused_each_time(case: str) -> None:
     """Three times: the header cache must not take a header whose fields are refused."""
     method, path, body, field, status, code = REFUSED[case]
-
-    async def scenario() -> None:
-        wire = KvWire()
-        for _ in range(3):
-            answer = await wire.ask(method, path, body, field)
-            error = error_in(answer)
-            assert (answer.status, error["code"], error["outcome"]) == (status, code, "not_applied")
-            assert answer.keep_alive
-        assert wire.backend.store.revision == 0
-        assert wire.backend.changes == []
-
-    run(scenario())
+    wire = KvWire()
+    for _ in range(3):
+        answer = await wire.ask(method, path, body, field)
+        error = error_in(answer)
+        assert (answer.status, error["code"], error["outcome"]) == (status, code, "not_applied")
+        assert answer.keep_alive
+    assert wire.backend.store.revision == 0
+    assert wire.backend.changes == []
 
 
 @pytest.mark.parametrize(
@@ -71,23 +66,16 @@ def test_http_field_that_is_not_carried_out_is_refused_each_time(case: str) -> N
         ("POST", "/txn", "Content-Type: application/json; charset=utf-8"),
     ],
 )
-def test_http_field_without_a_meaning_for_the_request_is_taken(method: str, path: str, field: str) -> None:
+async def test_http_field_without_a_meaning_for_the_request_is_taken(method: str, path: str, field: str) -> None:
     """RFC 9110 (13.1.3) has a server without modification dates ignore If-Modified-Since."""
-
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"v")
-        assert (await wire.ask(method, path, b"{}" if method != "GET" else b"", field)).status == 200
-
-    run(scenario())
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"v")
+    assert (await wire.ask(method, path, b"{}" if method != "GET" else b"", field)).status == 200
 
 
-def test_http_415_tells_which_encoding_is_taken() -> None:
-    async def scenario() -> None:
-        answer = await KvWire().ask("PUT", "/key/a", b"v", "Content-Encoding: gzip")
-        assert answer.headers["accept-encoding"] == "identity"
-
-    run(scenario())
+async def test_http_415_tells_which_encoding_is_taken() -> None:
+    answer = await KvWire().ask("PUT", "/key/a", b"v", "Content-Encoding: gzip")
+    assert answer.headers["accept-encoding"] == "identity"
 
 
 # --- lengths
@@ -95,90 +83,69 @@ def test_http_415_tells_which_encoding_is_taken() -> None:
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])
 @pytest.mark.parametrize("path", ["/key/a", "/key?key=a"])
-def test_http_write_of_a_key_without_a_length_is_411(method: str, path: str) -> None:
+async def test_http_write_of_a_key_without_a_length_is_411(method: str, path: str) -> None:
     """`curl -X PUT` without `-d` says nothing of a body: the value must stay."""
-
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"precious")
-        for _ in range(3):
-            answer = await wire.ask_as("x", method, path)
-            assert (answer.status, error_in(answer)["code"]) == (411, "length_required")
-        assert (await wire.ask("GET", "/key/a")).body == b"precious"
-        assert (await wire.ask(method, path, b"")).status == 200
-        assert (await wire.ask("GET", "/key/a")).body == b""
-
-    run(scenario())
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"precious")
+    for _ in range(3):
+        answer = await wire.ask_as("x", method, path)
+        assert (answer.status, error_in(answer)["code"]) == (411, "length_required")
+    assert (await wire.ask("GET", "/key/a")).body == b"precious"
+    assert (await wire.ask(method, path, b"")).status == 200
+    assert (await wire.ask("GET", "/key/a")).body == b""
 
 
 @pytest.mark.parametrize(
     ("method", "path"),
     [("DELETE", "/key/a"), ("DELETE", "/key?key=a"), ("GET", "/key/a"), ("GET", "/keys"), ("GET", "/health")],
 )
-def test_http_body_on_a_method_that_takes_none_is_400(method: str, path: str) -> None:
+async def test_http_body_on_a_method_that_takes_none_is_400(method: str, path: str) -> None:
     """A condition in the body of a delete was passed over, and the key deleted all the same."""
-
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"precious")
-        answer = await wire.ask(method, path, b'{"if_revision": 7}')
-        assert (answer.status, error_in(answer)["code"]) == (400, "bad_request")
-        assert (await wire.ask("GET", "/key/a")).body == b"precious"
-
-    run(scenario())
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"precious")
+    answer = await wire.ask(method, path, b'{"if_revision": 7}')
+    assert (answer.status, error_in(answer)["code"]) == (400, "bad_request")
+    assert (await wire.ask("GET", "/key/a")).body == b"precious"
 
 
-def test_http_write_with_an_empty_chunked_body_stores_it() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        answer = await wire.ask_as("x", "PUT", "/key/a", b"0\r\n\r\n", "Transfer-Encoding: chunked")
-        assert answer.status == 200
-        assert wire.backend.store.get(b"a") is not None
-
-    run(scenario())
+async def test_http_write_with_an_empty_chunked_body_stores_it() -> None:
+    wire = KvWire()
+    answer = await wire.ask_as("x", "PUT", "/key/a", b"0\r\n\r\n", "Transfer-Encoding: chunked")
+    assert answer.status == 200
+    assert wire.backend.store.get(b"a") is not None
 
 
-def test_http_1_0_write_whose_body_ends_with_the_connection_is_411() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        wire.send(b"PUT /key/a HTTP/1.0\r\n\r\nnew value")
-        await wire.settle()
-        assert wire.next_answer().status == 411
-        assert wire.backend.store.revision == 0
-
-    run(scenario())
+async def test_http_1_0_write_whose_body_ends_with_the_connection_is_411() -> None:
+    wire = KvWire()
+    wire.send(b"PUT /key/a HTTP/1.0\r\n\r\nnew value")
+    await wire.settle()
+    assert wire.next_answer().status == 411
+    assert wire.backend.store.revision == 0
 
 
 @pytest.mark.parametrize("path", ["/raft/snapshot", "/raft/transfer"])
-def test_http_post_of_other_routes_needs_no_length(path: str) -> None:
-    async def scenario() -> None:
-        assert (await KvWire().ask_as("x", "POST", path)).status == 200
-
-    run(scenario())
+async def test_http_post_of_other_routes_needs_no_length(path: str) -> None:
+    assert (await KvWire().ask_as("x", "POST", path)).status == 200
 
 
 # --- parameters
 
 
-def test_http_unknown_parameter_is_400_on_every_route() -> None:
+async def test_http_unknown_parameter_is_400_on_every_route() -> None:
     """Routes are taken from the router, so a new one is walked too."""
-
-    async def scenario() -> None:
-        wire = KvWire()
-        routes = wire.site.router.routes
-        assert len(routes) > 15
-        for pattern, methods in routes.items():
-            path = pattern.partition("{")[0] + ("node" if "{check}" in pattern else "a" if "{" in pattern else "")
-            if pattern == "/key":
-                path += "?key=a"
-            for method in set(methods) - {"HEAD"}:
-                answer = await wire.ask(method, f"{path}{'&' if '?' in path else '?'}bogus=1", b"")
-                assert answer.status == 400, (method, path)
-                assert "unknown parameter 'bogus'" in error_in(answer)["message"]
-        assert wire.backend.store.revision == 0
-        assert wire.backend.changes == []
-
-    run(scenario())
+    wire = KvWire()
+    routes = wire.site.router.routes
+    assert len(routes) > 15
+    for pattern, methods in routes.items():
+        path = pattern.partition("{")[0] + ("node" if "{check}" in pattern else "a" if "{" in pattern else "")
+        if pattern == "/key":
+            path += "?key=a"
+        for method in set(methods) - {"HEAD"}:
+            answer = await wire.ask(method, f"{path}{'&' if '?' in path else '?'}bogus=1", b"")
+            assert answer.status == 400, (method, path)
+            assert "unknown parameter 'bogus'" in error_in(answer)["message"]
+    assert wire.backend.store.revision == 0
+    assert wire.backend.changes == []
 
 
 # --- members
@@ -201,18 +168,14 @@ def test_http_unknown_parameter_is_400_on_every_route() -> None:
         ("/raft/add", b'{"ID":"d","Address":"h:1","Address":"h:2"}', "Address"),
     ],
 )
-def test_http_json_with_a_repeated_member_is_400(path: str, body: bytes, member: str) -> None:
+async def test_http_json_with_a_repeated_member_is_400(path: str, body: bytes, member: str) -> None:
     """Decoders take the last one: a transaction would lose the compares that guard it."""
-
-    async def scenario() -> None:
-        wire = KvWire()
-        answer = await wire.ask("POST", path, body)
-        assert answer.status == 400
-        assert f"{member!r} is given twice" in error_in(answer)["message"]
-        assert wire.backend.store.revision == 0
-        assert wire.backend.changes == []
-
-    run(scenario())
+    wire = KvWire()
+    answer = await wire.ask("POST", path, body)
+    assert answer.status == 400
+    assert f"{member!r} is given twice" in error_in(answer)["message"]
+    assert wire.backend.store.revision == 0
+    assert wire.backend.changes == []
 
 
 def test_http_json_with_one_name_in_several_objects_is_taken() -> None:
@@ -250,53 +213,40 @@ BAD_HOSTS = [
 
 @pytest.mark.parametrize("host", BAD_HOSTS)
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_http_host_that_is_none_is_400(host: str, version: str) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        wire.send(f"PUT /key/a HTTP/{version}\r\nHost: {host}\r\nContent-Length: 1\r\n\r\nv".encode())
-        await wire.settle()
-        answer = wire.next_answer()
-        assert (answer.status, error_in(answer)["code"]) == (400, "bad_request")
-        assert wire.backend.store.revision == 0
-
-    run(scenario())
+async def test_http_host_that_is_none_is_400(host: str, version: str) -> None:
+    wire = KvWire()
+    wire.send(f"PUT /key/a HTTP/{version}\r\nHost: {host}\r\nContent-Length: 1\r\n\r\nv".encode())
+    await wire.settle()
+    answer = wire.next_answer()
+    assert (answer.status, error_in(answer)["code"]) == (400, "bad_request")
+    assert wire.backend.store.revision == 0
 
 
 @pytest.mark.parametrize(
     "host", ["", "a", "a.b:80", "a:", "10.0.0.1:8080", "[::1]", "[fe80::1%25eth0]:80", "a_b", "a%20b"]
 )
-def test_http_host_of_every_form_is_taken(host: str) -> None:
-    async def scenario() -> None:
-        assert (await KvWire().ask_as(host, "GET", "/livez")).status == 200
-
-    run(scenario())
+async def test_http_host_of_every_form_is_taken(host: str) -> None:
+    assert (await KvWire().ask_as(host, "GET", "/livez")).status == 200
 
 
 @pytest.mark.parametrize(
     "target",
     ["http:///key/a", "http://", "http://?a", "https:///key/a", "http://:80/key/a", "http://u@h/key/a", "http://a b/"],
 )
-def test_http_url_without_a_host_is_400(target: str) -> None:
+async def test_http_url_without_a_host_is_400(target: str) -> None:
     """RFC 9110 (4.2.1): a URL of http with an empty host is rejected as invalid."""
-
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"v")
-        wire.send(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        await wire.settle()
-        assert wire.next_answer().status == 400
-
-    run(scenario())
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"v")
+    wire.send(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    await wire.settle()
+    assert wire.next_answer().status == 400
 
 
 @pytest.mark.parametrize("target", ["http://h/key/a", "HTTP://h:80/key/a?timeout=1s", "https://[::1]/key/a"])
-def test_http_url_with_a_host_leads_to_its_path(target: str) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"v")
-        assert (await wire.ask("GET", target)).body == b"v"
-
-    run(scenario())
+async def test_http_url_with_a_host_leads_to_its_path(target: str) -> None:
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"v")
+    assert (await wire.ask("GET", target)).body == b"v"
 
 
 # --- OPTIONS
@@ -312,26 +262,19 @@ def test_http_url_with_a_host_leads_to_its_path(target: str) -> None:
         ("/txn", "OPTIONS, POST"),
     ],
 )
-def test_http_options_tells_the_methods(target: str, allowed: str) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        answer = await wire.ask("OPTIONS", target)
-        assert (answer.status, answer.headers["allow"]) == (204, allowed)
-        assert "content-length" not in answer.headers
-        assert (await wire.ask("GET", "/livez")).status == 200, "the connection goes on"
-        assert (await wire.ask("OPTIONS", "/nothing")).status == 404
-        assert (await wire.ask("GET", "*")).status == 404
-
-    run(scenario())
+async def test_http_options_tells_the_methods(target: str, allowed: str) -> None:
+    wire = KvWire()
+    answer = await wire.ask("OPTIONS", target)
+    assert (answer.status, answer.headers["allow"]) == (204, allowed)
+    assert "content-length" not in answer.headers
+    assert (await wire.ask("GET", "/livez")).status == 200, "the connection goes on"
+    assert (await wire.ask("OPTIONS", "/nothing")).status == 404
+    assert (await wire.ask("GET", "*")).status == 404
 
 
-def test_http_write_with_a_usual_header_is_still_read_at_once() -> None:
+async def test_http_write_with_a_usual_header_is_still_read_at_once() -> None:
     """The checks must not push the usual request out of the header cache."""
-
-    async def scenario() -> None:
-        wire = KvWire()
-        for _ in range(2):
-            wire.send(put("/key/a", b"v", "User-Agent: y"))
-        assert wire.server.shared.header_cache.read(put("/key/b", b"w", "User-Agent: y")) is not None
-
-    run(scenario())
+    wire = KvWire()
+    for _ in range(2):
+        wire.send(put("/key/a", b"v", "User-Agent: y"))
+    assert wire.server.shared.header_cache.read(put("/key/b", b"w", "User-Agent: y")) is not None

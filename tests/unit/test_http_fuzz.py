@@ -12,7 +12,6 @@ from syncline.server.http.limits import HttpLimits
 from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Respond, bare
 from tests.http_double import Wire, chunked, get, parse_answers, put
-from tests.support import run
 from tests.unit.test_http_refusals import MALFORMED
 
 SMALL = HttpLimits(max_url_bytes=200, max_header_bytes=400, max_headers=10, max_body_bytes=2000, max_in_flight=3)
@@ -48,18 +47,15 @@ def seen(wire: Wire) -> list[tuple[str, bytes, bytes, bytes]]:
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(requests, min_size=1, max_size=6), st.lists(st.integers(0, 10_000), max_size=12))
-def test_the_pieces_in_which_requests_arrive_make_no_difference(parts: list[bytes], cuts: list[int]) -> None:
-    async def scenario() -> None:
-        data = b"".join(parts)
-        whole, split = Wire(limits=SMALL), Wire(limits=SMALL)
-        await deliver(whole, [data])
-        await deliver(split, pieces_of(data, cuts))
-        assert len(whole.requests) == len(parts)
-        assert seen(split) == seen(whole)
-        interim = b"HTTP/1.1 100 Continue\r\n\r\n"
-        assert split.received.replace(interim, b"") == whole.received.replace(interim, b"")
-
-    run(scenario())
+async def test_the_pieces_in_which_requests_arrive_make_no_difference(parts: list[bytes], cuts: list[int]) -> None:
+    data = b"".join(parts)
+    whole, split = Wire(limits=SMALL), Wire(limits=SMALL)
+    await deliver(whole, [data])
+    await deliver(split, pieces_of(data, cuts))
+    assert len(whole.requests) == len(parts)
+    assert seen(split) == seen(whole)
+    interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert split.received.replace(interim, b"") == whole.received.replace(interim, b"")
 
 
 @settings(max_examples=150, deadline=None)
@@ -68,32 +64,31 @@ def test_the_pieces_in_which_requests_arrive_make_no_difference(parts: list[byte
     st.lists(st.integers(0, 10_000), max_size=8),
     st.randoms(use_true_random=False),
 )
-def test_answers_leave_in_order_whenever_they_are_given(parts: list[bytes], cuts: list[int], random: object) -> None:
-    async def scenario() -> None:
-        waiting: list[tuple[int, Respond]] = []
-        count = 0
+async def test_answers_leave_in_order_whenever_they_are_given(
+    parts: list[bytes], cuts: list[int], random: object
+) -> None:
+    waiting: list[tuple[int, Respond]] = []
+    count = 0
 
-        def handler(request: Request, respond: Respond) -> None:
-            nonlocal count
-            request.method = "GET"  # so that every answer has a body to check
-            waiting.append((count, respond))
-            count += 1
+    def handler(request: Request, respond: Respond) -> None:
+        nonlocal count
+        request.method = "GET"  # so that every answer has a body to check
+        waiting.append((count, respond))
+        count += 1
 
-        wire = Wire(handler, limits=SMALL)
-        pieces = pieces_of(b"".join(parts), cuts)
-        while pieces or waiting:
-            if pieces and wire.transport.reading:
-                wire.send(pieces.pop(0))
-            assert len(waiting) <= SMALL.max_in_flight
-            while waiting and random.random() < 0.7:  # type: ignore[attr-defined]
-                number, respond = waiting.pop(random.randrange(len(waiting)))  # type: ignore[attr-defined]
-                respond(bare(200, TEXT, b"%d" % number))
-            await wire.settle()
-        received = wire.received.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
-        assert [answer.body for answer in parse_answers(received)] == [b"%d" % n for n in range(len(parts))]
-        assert wire.server.held_bytes == 0
-
-    run(scenario())
+    wire = Wire(handler, limits=SMALL)
+    pieces = pieces_of(b"".join(parts), cuts)
+    while pieces or waiting:
+        if pieces and wire.transport.reading:
+            wire.send(pieces.pop(0))
+        assert len(waiting) <= SMALL.max_in_flight
+        while waiting and random.random() < 0.7:  # type: ignore[attr-defined]
+            number, respond = waiting.pop(random.randrange(len(waiting)))  # type: ignore[attr-defined]
+            respond(bare(200, TEXT, b"%d" % number))
+        await wire.settle()
+    received = wire.received.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
+    assert [answer.body for answer in parse_answers(received)] == [b"%d" % n for n in range(len(parts))]
+    assert wire.server.held_bytes == 0
 
 
 mutations = st.lists(
@@ -128,43 +123,37 @@ def mutated(data: bytes, changes: list[tuple[str, int, bytes]]) -> bytes:
     mutations,
     st.lists(st.integers(0, 10_000), max_size=6),
 )
-def test_damaged_input_is_refused_or_understood_but_never_an_exception(
+async def test_damaged_input_is_refused_or_understood_but_never_an_exception(
     parts: list[bytes], changes: list[tuple[str, int, bytes]], cuts: list[int]
 ) -> None:
-    async def scenario() -> None:
-        wire = Wire(limits=SMALL)
-        wire.server.shared.handler = wire.hold
-        data = mutated(b"".join(parts), changes)
-        pieces = pieces_of(data, cuts)
-        answered = 0
-        while pieces or answered < len(wire.responds):
-            if pieces and (wire.transport.reading or wire.transport.closed):
-                wire.send(pieces.pop(0))
-            while answered < len(wire.responds):
-                wire.answer(answered, b"")
-                answered += 1
-            await wire.settle()
-        wire.advance(100)
+    wire = Wire(limits=SMALL)
+    wire.server.shared.handler = wire.hold
+    data = mutated(b"".join(parts), changes)
+    pieces = pieces_of(data, cuts)
+    answered = 0
+    while pieces or answered < len(wire.responds):
+        if pieces and (wire.transport.reading or wire.transport.closed):
+            wire.send(pieces.pop(0))
+        while answered < len(wire.responds):
+            wire.answer(answered, b"")
+            answered += 1
         await wire.settle()
-        assert wire.transport.closed, "no input keeps a connection for ever"
-        statuses = [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) [A-Z]", wire.received)]
-        final = [status for status in statuses if status >= 200]
-        assert len([status for status in final if status == 200]) == len(wire.responds)
-        assert all(status in {200, 400, 408, 413, 414, 417, 431, 501} for status in final), statuses
-        assert all(status == 200 for status in final[:-1]), "a refusal is the last answer"
-        assert wire.server.held_bytes == 0
-
-    run(scenario())
+    wire.advance(100)
+    await wire.settle()
+    assert wire.transport.closed, "no input keeps a connection for ever"
+    statuses = [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) [A-Z]", wire.received)]
+    final = [status for status in statuses if status >= 200]
+    assert len([status for status in final if status == 200]) == len(wire.responds)
+    assert all(status in {200, 400, 408, 413, 414, 417, 431, 501} for status in final), statuses
+    assert all(status == 200 for status in final[:-1]), "a refusal is the last answer"
+    assert wire.server.held_bytes == 0
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=300), st.lists(st.integers(0, 10_000), max_size=6))
-def test_random_bytes(data: bytes, cuts: list[int]) -> None:
-    async def scenario() -> None:
-        wire = Wire(limits=SMALL)
-        await deliver(wire, pieces_of(data, cuts))
-        wire.advance(100)
-        assert wire.transport.closed
-        assert b" 500 " not in wire.received
-
-    run(scenario())
+async def test_random_bytes(data: bytes, cuts: list[int]) -> None:
+    wire = Wire(limits=SMALL)
+    await deliver(wire, pieces_of(data, cuts))
+    wire.advance(100)
+    assert wire.transport.closed
+    assert b" 500 " not in wire.received

@@ -15,7 +15,6 @@ from syncline.server.http.server import HttpServer
 from syncline.server.http.shortcuts import MAX_HEADER_BYTES, MAX_HEADERS, HeaderCache
 from tests.http_double import SMALL as TIGHT
 from tests.http_double import Wire, chunked, get, holding, put
-from tests.support import run
 from tests.unit.test_http_refusals import MALFORMED
 
 SMALL = HttpLimits(
@@ -54,34 +53,28 @@ def request_of(data: bytes, *, after: bytes) -> Request | None:
 # --- what is usual
 
 
-def test_a_header_that_was_seen_before_is_read_at_once() -> None:
-    async def scenario() -> None:
-        first = put("/a", b"one", "User-Agent: y")
-        assert request_of(first, after=b"") is None
-        request = request_of(put("/b?c=d?e", b"two", "User-Agent: y"), after=first)
-        assert request is not None
-        assert (request.method, request.path, request.query, request.body) == ("PUT", b"/b", b"c=d?e", b"two")
-        assert request.headers == {b"host": b"x", b"content-length": b"3", b"user-agent": b"y"}
-        assert request_of(first.replace(b"PUT", b"DELETE"), after=first) is not None
-        assert request_of(get("/", "Connection: keep-alive"), after=get("/", "Connection: Keep-Alive")) is None
-        assert request_of(get("/", "Connection: keep-alive"), after=get("/", "Connection: keep-alive")) is not None
-
-    run(scenario())
+async def test_a_header_that_was_seen_before_is_read_at_once() -> None:
+    first = put("/a", b"one", "User-Agent: y")
+    assert request_of(first, after=b"") is None
+    request = request_of(put("/b?c=d?e", b"two", "User-Agent: y"), after=first)
+    assert request is not None
+    assert (request.method, request.path, request.query, request.body) == ("PUT", b"/b", b"c=d?e", b"two")
+    assert request.headers == {b"host": b"x", b"content-length": b"3", b"user-agent": b"y"}
+    assert request_of(first.replace(b"PUT", b"DELETE"), after=first) is not None
+    assert request_of(get("/", "Connection: keep-alive"), after=get("/", "Connection: Keep-Alive")) is None
+    assert request_of(get("/", "Connection: keep-alive"), after=get("/", "Connection: keep-alive")) is not None
 
 
-def test_a_request_that_is_not_alone_says_nothing_of_its_header() -> None:
-    async def scenario() -> None:
-        wire = Wire()
-        for data in (get() * 2, get() * 2, b"\r\n" + get(), get("http://x/"), get() + b"GET"):
-            wire.send(data)
-        wire.send(b" / HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert not wire.server.shared.header_cache._once
-        assert not wire.server.shared.header_cache._known
-        wire.send(get())
-        wire.send(get())
-        assert wire.server.shared.header_cache.read(get()) is not None
-
-    run(scenario())
+async def test_a_request_that_is_not_alone_says_nothing_of_its_header() -> None:
+    wire = Wire()
+    for data in (get() * 2, get() * 2, b"\r\n" + get(), get("http://x/"), get() + b"GET"):
+        wire.send(data)
+    wire.send(b" / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert not wire.server.shared.header_cache._once
+    assert not wire.server.shared.header_cache._known
+    wire.send(get())
+    wire.send(get())
+    assert wire.server.shared.header_cache.read(get()) is not None
 
 
 UNUSUAL = {
@@ -110,16 +103,13 @@ UNUSUAL = {
 
 
 @pytest.mark.parametrize("case", UNUSUAL)
-def test_what_is_not_plainly_one_request_is_left_to_the_reader(case: str) -> None:
-    async def scenario() -> None:
-        wire = Wire()
-        for known in (get(), put("/", b"abc")):
-            wire.send(known)
-            wire.send(known)
-            assert wire.server.shared.header_cache.read(known) is not None
-        assert wire.server.shared.header_cache.read(UNUSUAL[case]) is None
-
-    run(scenario())
+async def test_what_is_not_plainly_one_request_is_left_to_the_reader(case: str) -> None:
+    wire = Wire()
+    for known in (get(), put("/", b"abc")):
+        wire.send(known)
+        wire.send(known)
+        assert wire.server.shared.header_cache.read(known) is not None
+    assert wire.server.shared.header_cache.read(UNUSUAL[case]) is None
 
 
 FORGOTTEN = {
@@ -143,46 +133,37 @@ FORGOTTEN = {
 
 
 @pytest.mark.parametrize("case", FORGOTTEN)
-def test_only_plain_headers_are_remembered(case: str) -> None:
-    async def scenario() -> None:
-        server = Wire().server
-        for _ in range(3):
-            wire = Wire(server=server)
-            wire.server.shared.handler = wire.echo
-            wire.send(FORGOTTEN[case])
-        assert not any(server.shared.header_cache._known.values())
-
-    run(scenario())
+async def test_only_plain_headers_are_remembered(case: str) -> None:
+    server = Wire().server
+    for _ in range(3):
+        wire = Wire(server=server)
+        wire.server.shared.handler = wire.echo
+        wire.send(FORGOTTEN[case])
+    assert not any(server.shared.header_cache._known.values())
 
 
 @pytest.mark.parametrize("case", MALFORMED)
-def test_nothing_of_what_is_refused_is_remembered(case: str) -> None:
-    async def scenario() -> None:
-        server = Wire(limits=TIGHT).server
-        for _ in range(3):
-            Wire(server=server).send(MALFORMED[case][0])
-        assert not server.shared.header_cache._known
-
-    run(scenario())
+async def test_nothing_of_what_is_refused_is_remembered(case: str) -> None:
+    server = Wire(limits=TIGHT).server
+    for _ in range(3):
+        Wire(server=server).send(MALFORMED[case][0])
+    assert not server.shared.header_cache._known
 
 
-def test_clients_that_always_send_another_header_get_no_more_memory_and_take_none_from_others() -> None:
-    async def scenario() -> None:
-        wire = Wire()
-        usual = wire.server.shared.header_cache
-        wire.send(get())
-        wire.send(get())
-        for number in range(2 * MAX_HEADERS + 3):
-            wire.send(get("/", f"A: {number}"))
-            assert len(usual._once) <= MAX_HEADERS
-        assert len(usual._once) == 3
-        assert usual.read(get()) is not None
-        for number in range(2 * MAX_HEADERS + 3):
-            wire.send(get("/", f"B: {number}"))
-            wire.send(get("/", f"B: {number}"))
-            assert len(usual._known) <= MAX_HEADERS
-
-    run(scenario())
+async def test_clients_that_always_send_another_header_get_no_more_memory_and_take_none_from_others() -> None:
+    wire = Wire()
+    usual = wire.server.shared.header_cache
+    wire.send(get())
+    wire.send(get())
+    for number in range(2 * MAX_HEADERS + 3):
+        wire.send(get("/", f"A: {number}"))
+        assert len(usual._once) <= MAX_HEADERS
+    assert len(usual._once) == 3
+    assert usual.read(get()) is not None
+    for number in range(2 * MAX_HEADERS + 3):
+        wire.send(get("/", f"B: {number}"))
+        wire.send(get("/", f"B: {number}"))
+        assert len(usual._known) <= MAX_HEADERS
 
 
 POISON = {
@@ -194,72 +175,60 @@ POISON = {
 
 
 @pytest.mark.parametrize("case", POISON)
-def test_nobody_can_make_the_server_take_one_header_for_another(case: str) -> None:
-    async def scenario() -> None:
-        server = Wire().server
-        for _ in range(3):
-            wire = Wire(server=server)
-            wire.server.shared.handler = wire.echo
-            wire.send(POISON[case])
-        for header, known in server.shared.header_cache._known.items():
-            if known is not None:
-                fields = [line.split(b": ") for line in header.split(b"\r\n")[1:]]
-                assert {name.lower(): value for name, value in fields} == known.fields
-
-    run(scenario())
+async def test_nobody_can_make_the_server_take_one_header_for_another(case: str) -> None:
+    server = Wire().server
+    for _ in range(3):
+        wire = Wire(server=server)
+        wire.server.shared.handler = wire.echo
+        wire.send(POISON[case])
+    for header, known in server.shared.header_cache._known.items():
+        if known is not None:
+            fields = [line.split(b": ") for line in header.split(b"\r\n")[1:]]
+            assert {name.lower(): value for name, value in fields} == known.fields
 
 
 @pytest.mark.parametrize("field", ["A: " + "b" * 200, "A: b\r\nC: d\r\nE: f\r\nG: h\r\nI: j"])
-def test_a_header_above_a_limit_is_refused_each_time(field: str) -> None:
-    async def scenario() -> None:
-        for _ in range(2):
-            wire = Wire(limits=SMALL)
-            wire.send(get("/", field))
-            assert [answer.status for answer in wire.answers] == [431]
-
-    run(scenario())
+async def test_a_header_above_a_limit_is_refused_each_time(field: str) -> None:
+    for _ in range(2):
+        wire = Wire(limits=SMALL)
+        wire.send(get("/", field))
+        assert [answer.status for answer in wire.answers] == [431]
 
 
 # --- nothing is taken for a request that is a part of one
 
 
-def test_what_looks_like_a_request_inside_another_is_not_one() -> None:
-    async def scenario() -> None:
-        inner = get("/inner")
-        wire = Wire()
-        wire.send(inner)
-        wire.send(inner)
-        wire.send(put("/outer", inner)[: -len(inner)])
-        wire.send(inner)  # the body
-        wire.send(b"PUT /outer HTTP/1.1\r\nHost: x\r\nA: ")
-        wire.send(b"b\r\nContent-Length: 0\r\n\r\n")
-        wire.send(b"GET /late HTTP/1.1\r\nHost: x\r\n")
-        wire.send(b"\r\n")
-        wire.send(b"\r\n")
-        wire.send(inner)
-        assert [(request.path, request.body) for request in wire.requests] == [
-            (b"/inner", b""), (b"/inner", b""), (b"/outer", inner), (b"/outer", b""), (b"/late", b""), (b"/inner", b"")
-        ]  # fmt: skip
-
-    run(scenario())
+async def test_what_looks_like_a_request_inside_another_is_not_one() -> None:
+    inner = get("/inner")
+    wire = Wire()
+    wire.send(inner)
+    wire.send(inner)
+    wire.send(put("/outer", inner)[: -len(inner)])
+    wire.send(inner)  # the body
+    wire.send(b"PUT /outer HTTP/1.1\r\nHost: x\r\nA: ")
+    wire.send(b"b\r\nContent-Length: 0\r\n\r\n")
+    wire.send(b"GET /late HTTP/1.1\r\nHost: x\r\n")
+    wire.send(b"\r\n")
+    wire.send(b"\r\n")
+    wire.send(inner)
+    assert [(request.path, request.body) for request in wire.requests] == [
+        (b"/inner", b""), (b"/inner", b""), (b"/outer", inner), (b"/outer", b""), (b"/late", b""), (b"/inner", b"")
+    ]  # fmt: skip
 
 
-def test_an_answer_that_nothing_waits_for_is_written_as_it_is_given() -> None:
-    async def scenario() -> None:
-        wire = holding()
-        for _ in range(4):
-            wire.send(get())
-            wire.answer(-1)
-            assert len(wire.answers) == len(wire.responds), "and not at the end of the turn"
-        wire.send(get() * 3)
-        for position in (6, 5, 4):
-            wire.answer(position)
-        assert len(wire.transport.written) == 4
-        await wire.settle()
-        assert len(wire.transport.written) == 5, "those of one turn leave together"
-        assert wire.server.held_bytes == 0
-
-    run(scenario())
+async def test_an_answer_that_nothing_waits_for_is_written_as_it_is_given() -> None:
+    wire = holding()
+    for _ in range(4):
+        wire.send(get())
+        wire.answer(-1)
+        assert len(wire.answers) == len(wire.responds), "and not at the end of the turn"
+    wire.send(get() * 3)
+    for position in (6, 5, 4):
+        wire.answer(position)
+    assert len(wire.transport.written) == 4
+    await wire.settle()
+    assert len(wire.transport.written) == 5, "those of one turn leave together"
+    assert wire.server.held_bytes == 0
 
 
 # --- the same with and without
@@ -402,39 +371,33 @@ class Side:
 
 @settings(max_examples=400, deadline=None)
 @given(steps, st.booleans())
-def test_a_server_that_reads_at_once_does_what_one_does_that_never_does(steps: list[Step], at_once: bool) -> None:
-    async def scenario() -> None:
-        quick, strict = Side.of(Counting, at_once=at_once), Side.of(Strict, at_once=at_once)
-        for known in (get(), put("/a", b"abc")) * 2:
-            for side in (quick, strict):
-                side.do(("send", 0, known))
-                side.do(("answer", 0, b""))
-                await side.wire.settle()
-        for step in steps:
-            for side in (quick, strict):
-                side.do(step)
-                await side.wire.settle()
-            assert quick.seen() == strict.seen(), step
-
-    run(scenario())
+async def test_a_server_that_reads_at_once_does_what_one_does_that_never_does(steps: list[Step], at_once: bool) -> None:
+    quick, strict = Side.of(Counting, at_once=at_once), Side.of(Strict, at_once=at_once)
+    for known in (get(), put("/a", b"abc")) * 2:
+        for side in (quick, strict):
+            side.do(("send", 0, known))
+            side.do(("answer", 0, b""))
+            await side.wire.settle()
+    for step in steps:
+        for side in (quick, strict):
+            side.do(step)
+            await side.wire.settle()
+        assert quick.seen() == strict.seen(), step
 
 
-def test_the_comparison_is_one_of_requests_that_are_read_at_once() -> None:
-    async def scenario() -> None:
-        side = Side.of(Counting, at_once=True)
-        for data in (
-            get(),
-            get(),
-            put("/a", b"abc"),
-            put("/a", b"abc"),
-            get("/b"),
-            put("/c", b"def"),
-            get("/d"),
-            b"GET",
-            get("/e"),
-        ):
-            side.do(("send", 0, data))
-        assert isinstance(side.server.shared.header_cache, Counting)
-        assert side.server.shared.header_cache.taken == 3
-
-    run(scenario())
+async def test_the_comparison_is_one_of_requests_that_are_read_at_once() -> None:
+    side = Side.of(Counting, at_once=True)
+    for data in (
+        get(),
+        get(),
+        put("/a", b"abc"),
+        put("/a", b"abc"),
+        get("/b"),
+        put("/c", b"def"),
+        get("/d"),
+        b"GET",
+        get("/e"),
+    ):
+        side.do(("send", 0, data))
+    assert isinstance(side.server.shared.header_cache, Counting)
+    assert side.server.shared.header_cache.taken == 3

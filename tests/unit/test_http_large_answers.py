@@ -8,7 +8,6 @@ from syncline.server.http.large_answers import TURN_BYTES
 from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Deferred, Respond, Response, bare
 from tests.http_double import Wire, get
-from tests.support import run
 
 PAGE = bytes(TURN_BYTES * 3 // 4)
 PER_TURN = 2
@@ -37,58 +36,46 @@ class Pages:
             assert self.made - before <= PER_TURN
 
 
-def test_http_pages_of_many_clients_are_made_a_few_per_turn() -> None:
-    async def scenario() -> None:
-        pages = Pages(20)
-        for wire in pages.clients:
-            wire.send(get("/page"))
-        assert pages.made == PER_TURN
-        await pages.until_made(20)
-        for wire in pages.clients:
-            await wire.settle()
-            assert [len(answer.body) for answer in wire.answers] == [len(PAGE)]
-        assert pages.clients[0].server.held_bytes == 0
-
-    run(scenario())
+async def test_http_pages_of_many_clients_are_made_a_few_per_turn() -> None:
+    pages = Pages(20)
+    for wire in pages.clients:
+        wire.send(get("/page"))
+    assert pages.made == PER_TURN
+    await pages.until_made(20)
+    for wire in pages.clients:
+        await wire.settle()
+        assert [len(answer.body) for answer in wire.answers] == [len(PAGE)]
+    assert pages.clients[0].server.held_bytes == 0
 
 
-def test_http_small_answer_does_not_wait_for_pages_of_others() -> None:
-    async def scenario() -> None:
-        pages = Pages(20)
-        *readers, other = pages.clients
-        for wire in readers:
-            wire.send(get("/page"))
-        other.send(get("/a"))
+async def test_http_small_answer_does_not_wait_for_pages_of_others() -> None:
+    pages = Pages(20)
+    *readers, other = pages.clients
+    for wire in readers:
+        wire.send(get("/page"))
+    other.send(get("/a"))
+    await asyncio.sleep(0)
+    assert [answer.body for answer in other.answers] == [b"small"]
+    assert pages.made < len(readers)
+
+
+async def test_http_pages_that_wait_for_a_turn_keep_the_order_of_answers() -> None:
+    pages = Pages(4)
+    for wire in pages.clients:
+        wire.send((get("/page") + get("/a")) * 3)
+    await pages.until_made(12)
+    for wire in pages.clients:
+        await wire.settle()
+        assert [len(answer.body) for answer in wire.answers] == [len(PAGE), len(b"small")] * 3
+
+
+async def test_http_page_of_a_client_that_left_is_not_made() -> None:
+    pages = Pages(4)
+    for wire in pages.clients:
+        wire.send(get("/page"))
+    pages.clients[2].transport.abort()
+    await pages.until_made(3)
+    for _ in range(5):
         await asyncio.sleep(0)
-        assert [answer.body for answer in other.answers] == [b"small"]
-        assert pages.made < len(readers)
-
-    run(scenario())
-
-
-def test_http_pages_that_wait_for_a_turn_keep_the_order_of_answers() -> None:
-    async def scenario() -> None:
-        pages = Pages(4)
-        for wire in pages.clients:
-            wire.send((get("/page") + get("/a")) * 3)
-        await pages.until_made(12)
-        for wire in pages.clients:
-            await wire.settle()
-            assert [len(answer.body) for answer in wire.answers] == [len(PAGE), len(b"small")] * 3
-
-    run(scenario())
-
-
-def test_http_page_of_a_client_that_left_is_not_made() -> None:
-    async def scenario() -> None:
-        pages = Pages(4)
-        for wire in pages.clients:
-            wire.send(get("/page"))
-        pages.clients[2].transport.abort()
-        await pages.until_made(3)
-        for _ in range(5):
-            await asyncio.sleep(0)
-        assert pages.made == 3
-        assert pages.clients[0].server.held_bytes == 0
-
-    run(scenario())
+    assert pages.made == 3
+    assert pages.clients[0].server.held_bytes == 0

@@ -6,7 +6,6 @@ import pytest
 
 from syncline.server.http.limits import HttpLimits
 from tests.http_double import SMALL, Wire, chunked, error_of, get, holding
-from tests.support import run
 
 # --- refusals
 
@@ -73,63 +72,50 @@ MALFORMED: dict[str, tuple[bytes, int]] = {
 
 @pytest.mark.parametrize("case", MALFORMED)
 @pytest.mark.parametrize("piece", [1, 7, 1_000_000])
-def test_what_can_not_be_taken_is_refused_in_words_and_the_connection_ends(case: str, piece: int) -> None:
+async def test_what_can_not_be_taken_is_refused_in_words_and_the_connection_ends(case: str, piece: int) -> None:
     data, status = MALFORMED[case]
-
-    async def scenario() -> None:
-        wire = Wire(limits=SMALL)
-        for start in range(0, len(data), piece):
-            wire.send(data[start : start + piece])
-        await wire.settle()
-        assert len(wire.answers) == 1, "nothing more is waited for"
-        wire.send(get("/smuggled"))
-        await wire.settle()
-        assert [answer.status for answer in wire.answers] == [status]
-        assert wire.requests == [], "nothing reached the handler"
-        answer = wire.answers[0]
-        assert answer.headers["connection"] == "close"
-        error = error_of(answer.body)
-        assert error["message"]
-        assert error["outcome"] == "not_applied"
-        assert wire.transport.eof_written, "the client can read the answer before the connection is reset"
-        wire.advance(7)
-        assert wire.transport.aborted
-        assert wire.server.connection_count == 0
-
-    run(scenario())
+    wire = Wire(limits=SMALL)
+    for start in range(0, len(data), piece):
+        wire.send(data[start : start + piece])
+    await wire.settle()
+    assert len(wire.answers) == 1, "nothing more is waited for"
+    wire.send(get("/smuggled"))
+    await wire.settle()
+    assert [answer.status for answer in wire.answers] == [status]
+    assert wire.requests == [], "nothing reached the handler"
+    answer = wire.answers[0]
+    assert answer.headers["connection"] == "close"
+    error = error_of(answer.body)
+    assert error["message"]
+    assert error["outcome"] == "not_applied"
+    assert wire.transport.eof_written, "the client can read the answer before the connection is reset"
+    wire.advance(7)
+    assert wire.transport.aborted
+    assert wire.server.connection_count == 0
 
 
-def test_a_refusal_waits_for_the_answers_before_it() -> None:
-    async def scenario() -> None:
-        wire = holding()
-        wire.send(get("/a") + b"rubbish\r\n\r\n")
-        await wire.settle()
-        assert wire.received == b""
-        wire.answer(0)
-        await wire.settle()
-        assert [answer.status for answer in wire.answers] == [200, 400]
-
-    run(scenario())
+async def test_a_refusal_waits_for_the_answers_before_it() -> None:
+    wire = holding()
+    wire.send(get("/a") + b"rubbish\r\n\r\n")
+    await wire.settle()
+    assert wire.received == b""
+    wire.answer(0)
+    await wire.settle()
+    assert [answer.status for answer in wire.answers] == [200, 400]
 
 
-def test_a_refused_client_that_keeps_sending_is_cut_off() -> None:
-    async def scenario() -> None:
-        wire = Wire(limits=SMALL)
-        wire.send(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n")
-        for _ in range(65):
-            wire.send(b"x" * 1024 * 1024)
-        assert wire.transport.aborted
-
-    run(scenario())
+async def test_a_refused_client_that_keeps_sending_is_cut_off() -> None:
+    wire = Wire(limits=SMALL)
+    wire.send(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n")
+    for _ in range(65):
+        wire.send(b"x" * 1024 * 1024)
+    assert wire.transport.aborted
 
 
-def test_too_many_connections_are_told_so() -> None:
-    async def scenario() -> None:
-        first = Wire(limits=HttpLimits(max_connections=1))
-        second = Wire(server=first.server)
-        assert second.answers[0].status == 503
-        assert error_of(second.answers[0].body)["code"] == "overloaded"
-        first.send(get("/a"))
-        assert first.answers[0].status == 200
-
-    run(scenario())
+async def test_too_many_connections_are_told_so() -> None:
+    first = Wire(limits=HttpLimits(max_connections=1))
+    second = Wire(server=first.server)
+    assert second.answers[0].status == 503
+    assert error_of(second.answers[0].body)["code"] == "overloaded"
+    first.send(get("/a"))
+    assert first.answers[0].status == 200

@@ -12,7 +12,6 @@ from syncline.server.http.limits import MIB, HttpLimits
 from syncline.server.http.response import TEXT, Deferred, Respond, Response, bare
 from tests.http_double import Wire, get, holding, put
 from tests.kv_double import KvWire
-from tests.support import run
 
 LIST = get("/keys?values=base64")
 ANSWER_BYTES = 2 * MIB
@@ -34,175 +33,141 @@ class Crowd:
 
 
 @pytest.mark.parametrize("path", ["/keys?values=base64", "/keys?values=true&consistency=stale", "/key/k00"])
-def test_http_clients_that_read_nothing_do_not_stop_the_others(path: str) -> None:
+async def test_http_clients_that_read_nothing_do_not_stop_the_others(path: str) -> None:
     """Four such connections, 64 requests each, were enough to refuse everything for a minute."""
-
-    async def scenario() -> None:
-        crowd = Crowd(6, limits=HttpLimits(max_total_held_bytes=32 * MIB))
-        for wire in crowd.unread:
-            wire.send(get(path) * 64)
-        for _ in range(20):
-            await crowd.reader.settle()
-        held_bytes = crowd.reader.server.held_bytes
-        assert held_bytes <= 6 * (64 * 1024 + ANSWER_BYTES)
-        made_bytes = sum(len(wire.received) for wire in crowd.unread)
-        assert made_bytes <= 6 * (MIB + ANSWER_BYTES)
-        for asked in ("/livez", "/readyz", "/health", "/metrics", "/version", "/key/k01", "/keys"):
-            assert (await crowd.reader.ask("GET", asked)).status == 200
-        assert (await crowd.reader.ask("PUT", "/key/new", b"v")).status == 200
-
-    run(scenario())
+    crowd = Crowd(6, limits=HttpLimits(max_total_held_bytes=32 * MIB))
+    for wire in crowd.unread:
+        wire.send(get(path) * 64)
+    for _ in range(20):
+        await crowd.reader.settle()
+    held_bytes = crowd.reader.server.held_bytes
+    assert held_bytes <= 6 * (64 * 1024 + ANSWER_BYTES)
+    made_bytes = sum(len(wire.received) for wire in crowd.unread)
+    assert made_bytes <= 6 * (MIB + ANSWER_BYTES)
+    for asked in ("/livez", "/readyz", "/health", "/metrics", "/version", "/key/k01", "/keys"):
+        assert (await crowd.reader.ask("GET", asked)).status == 200
+    assert (await crowd.reader.ask("PUT", "/key/new", b"v")).status == 200
 
 
-def test_http_client_that_reads_again_gets_every_answer_in_order() -> None:
-    async def scenario() -> None:
-        crowd = Crowd(1)
-        [wire] = crowd.unread
-        wire.send(LIST * 3 + put("/key/k99", b"last") + get("/key/k99") + LIST)
-        for _ in range(200):
-            wire.transport.take(256 * 1024)
-            await wire.settle()
-        answers = wire.answers
-        assert [answer.status for answer in answers] == [200] * 6
-        pages = [json.loads(answers[position].body) for position in (0, 1, 2, 5)]
-        assert [page["revision"] for page in pages] == [16, 16, 16, 17], "a read before a write does not show it"
-        assert answers[4].body == b"last"
-        assert wire.server.held_bytes == 0
-
-    run(scenario())
-
-
-def test_http_vital_routes_are_answered_above_the_total_limit() -> None:
-    """Health, metrics and version have a share of their own, and that is bounded as well."""
-
-    async def scenario() -> None:
-        wire = KvWire(limits=HttpLimits(max_total_held_bytes=1000, vital_bytes=500))
-        wire.server.shared.total.bytes = 1400
-        for path in ("/livez", "/readyz", "/health", "/metrics", "/version", "/livez/node"):
-            assert (await wire.ask("GET", path)).status == 200, path
-        assert (await wire.ask("GET", "/key/a")).status == 503
-        wire.server.shared.total.bytes = 1600
-        assert (await wire.ask("GET", "/livez")).status == 503
-
-    run(scenario())
-
-
-def test_http_connections_that_read_nothing_are_cut_under_pressure() -> None:
-    """Many of them together could hold all memory for answers; a slow client that reads keeps its connection."""
-
-    async def scenario() -> None:
-        crowd = Crowd(12, limits=HttpLimits(max_total_held_bytes=20 * MIB))
-        slow, *_ = crowd.unread
-        for wire in crowd.unread:
-            wire.send(LIST * 64)
-        for _ in range(20):
-            await crowd.reader.settle()
-        server = crowd.reader.server
-        assert server.held_bytes > 10 * MIB
-        for second in range(1, 4):
-            slow.transport.take(1000)
-            server.sweep(float(second))
-            await crowd.reader.settle()
-        assert server.held_bytes <= 10 * MIB
-        closed = [wire.transport.is_closing() for wire in crowd.unread]
-        assert not closed[0], "it reads"
-        assert 0 < sum(closed) < 11, "no more than are needed"
-        assert (await crowd.reader.ask("GET", "/key/k01")).status == 200
-
-    run(scenario())
-
-
-def test_http_metrics_are_not_made_for_a_client_that_reads_nothing() -> None:
-    async def scenario() -> None:
-        wire = KvWire(limits=HttpLimits(max_in_flight=1000))
-        wire.transport.reads_all = False
-        wire.site._health._metrics = lambda: bytes(100_000)
-        wire.send(get("/metrics") * 500)
-        for _ in range(20):
-            await wire.settle()
-        assert wire.server.held_bytes <= MIB + 200_000
-
-    run(scenario())
-
-
-def test_http_deferred_answer_that_fails_is_500_for_its_request_alone(caplog: pytest.LogCaptureFixture) -> None:
-    async def scenario() -> None:
-        wire = holding()
-        wire.send(get("/a") * 3)
-
-        def fail() -> Response:
-            raise RuntimeError("no")
-
-        wire.responds[1](Deferred.by(fail))
-        wire.responds[2](Deferred.by(lambda: bare(200, TEXT, b"third")))
-        assert wire.transport.written == []
-        wire.answer(0)
+async def test_http_client_that_reads_again_gets_every_answer_in_order() -> None:
+    crowd = Crowd(1)
+    [wire] = crowd.unread
+    wire.send(LIST * 3 + put("/key/k99", b"last") + get("/key/k99") + LIST)
+    for _ in range(200):
+        wire.transport.take(256 * 1024)
         await wire.settle()
-        assert [answer.status for answer in wire.answers] == [200, 500, 200]
-        assert wire.server.held_bytes == 0
+    answers = wire.answers
+    assert [answer.status for answer in answers] == [200] * 6
+    pages = [json.loads(answers[position].body) for position in (0, 1, 2, 5)]
+    assert [page["revision"] for page in pages] == [16, 16, 16, 17], "a read before a write does not show it"
+    assert answers[4].body == b"last"
+    assert wire.server.held_bytes == 0
 
-    run(scenario())
+
+async def test_http_vital_routes_are_answered_above_the_total_limit() -> None:
+    """Health, metrics and version have a share of their own, and that is bounded as well."""
+    wire = KvWire(limits=HttpLimits(max_total_held_bytes=1000, vital_bytes=500))
+    wire.server.shared.total.bytes = 1400
+    for path in ("/livez", "/readyz", "/health", "/metrics", "/version", "/livez/node"):
+        assert (await wire.ask("GET", path)).status == 200, path
+    assert (await wire.ask("GET", "/key/a")).status == 503
+    wire.server.shared.total.bytes = 1600
+    assert (await wire.ask("GET", "/livez")).status == 503
+
+
+async def test_http_connections_that_read_nothing_are_cut_under_pressure() -> None:
+    """Many of them together could hold all memory for answers; a slow client that reads keeps its connection."""
+    crowd = Crowd(12, limits=HttpLimits(max_total_held_bytes=20 * MIB))
+    slow, *_ = crowd.unread
+    for wire in crowd.unread:
+        wire.send(LIST * 64)
+    for _ in range(20):
+        await crowd.reader.settle()
+    server = crowd.reader.server
+    assert server.held_bytes > 10 * MIB
+    for second in range(1, 4):
+        slow.transport.take(1000)
+        server.sweep(float(second))
+        await crowd.reader.settle()
+    assert server.held_bytes <= 10 * MIB
+    closed = [wire.transport.is_closing() for wire in crowd.unread]
+    assert not closed[0], "it reads"
+    assert 0 < sum(closed) < 11, "no more than are needed"
+    assert (await crowd.reader.ask("GET", "/key/k01")).status == 200
+
+
+async def test_http_metrics_are_not_made_for_a_client_that_reads_nothing() -> None:
+    wire = KvWire(limits=HttpLimits(max_in_flight=1000))
+    wire.transport.reads_all = False
+    wire.site._health._metrics = lambda: bytes(100_000)
+    wire.send(get("/metrics") * 500)
+    for _ in range(20):
+        await wire.settle()
+    assert wire.server.held_bytes <= MIB + 200_000
+
+
+async def test_http_deferred_answer_that_fails_is_500_for_its_request_alone(caplog: pytest.LogCaptureFixture) -> None:
+    wire = holding()
+    wire.send(get("/a") * 3)
+
+    def fail() -> Response:
+        raise RuntimeError("no")
+
+    wire.responds[1](Deferred.by(fail))
+    wire.responds[2](Deferred.by(lambda: bare(200, TEXT, b"third")))
+    assert wire.transport.written == []
+    wire.answer(0)
+    await wire.settle()
+    assert [answer.status for answer in wire.answers] == [200, 500, 200]
+    assert wire.server.held_bytes == 0
     assert "by a fault of the server" in caplog.text
 
 
-def test_http_deferred_answers_are_observed_when_they_are_made() -> None:
-    async def scenario() -> None:
-        seen: list[tuple[str, int]] = []
+async def test_http_deferred_answers_are_observed_when_they_are_made() -> None:
+    seen: list[tuple[str, int]] = []
 
-        def handler(request: object, respond: Respond) -> None:
-            respond(Deferred.by(lambda: bare(404, TEXT, b"")))
+    def handler(request: object, respond: Respond) -> None:
+        respond(Deferred.by(lambda: bare(404, TEXT, b"")))
 
-        wire = Wire(handler, observe=lambda route, status, _seconds: seen.append((route, status)))
-        wire.transport.reads_all = False
-        wire.send(get("/a") * 3)
-        await wire.settle()
-        assert seen == [("", 404)] * 3
-
-    run(scenario())
+    wire = Wire(handler, observe=lambda route, status, _seconds: seen.append((route, status)))
+    wire.transport.reads_all = False
+    wire.send(get("/a") * 3)
+    await wire.settle()
+    assert seen == [("", 404)] * 3
 
 
-def test_http_deferred_answers_of_a_client_that_left_are_dropped() -> None:
-    async def scenario() -> None:
-        crowd = Crowd(1)
-        [wire] = crowd.unread
-        wire.send(LIST * 64)
-        await wire.settle()
-        wire.transport.abort()
-        await wire.settle()
-        assert wire.server.held_bytes == 0
-        assert not [held for held in gc.get_objects() if isinstance(held, Deferred)]
-
-    run(scenario())
+async def test_http_deferred_answers_of_a_client_that_left_are_dropped() -> None:
+    crowd = Crowd(1)
+    [wire] = crowd.unread
+    wire.send(LIST * 64)
+    await wire.settle()
+    wire.transport.abort()
+    await wire.settle()
+    assert wire.server.held_bytes == 0
+    assert not [held for held in gc.get_objects() if isinstance(held, Deferred)]
 
 
-def test_http_resting_connection_is_closed_for_a_new_one() -> None:
+async def test_http_resting_connection_is_closed_for_a_new_one() -> None:
     """Clients that hold connections and ask nothing must not lock out the others, nor an operator's probes."""
-
-    async def scenario() -> None:
-        first = holding(limits=HttpLimits(max_connections=3))
-        others = [Wire(server=first.server) for _ in range(2)]
-        first.send(get("/a"))
-        others[0].send(get("/b"))
-        first.advance(2.0)
-        late = Wire(server=first.server)
-        assert others[1].transport.closed, "it had asked nothing"
-        assert not first.transport.closed
-        assert not others[0].transport.closed
-        late.send(get("/c"))
-        assert len(first.requests) == 3
-        refused = Wire(server=first.server)
-        assert [answer.status for answer in refused.answers] == [503], "none rests any more"
-
-    run(scenario())
+    first = holding(limits=HttpLimits(max_connections=3))
+    others = [Wire(server=first.server) for _ in range(2)]
+    first.send(get("/a"))
+    others[0].send(get("/b"))
+    first.advance(2.0)
+    late = Wire(server=first.server)
+    assert others[1].transport.closed, "it had asked nothing"
+    assert not first.transport.closed
+    assert not others[0].transport.closed
+    late.send(get("/c"))
+    assert len(first.requests) == 3
+    refused = Wire(server=first.server)
+    assert [answer.status for answer in refused.answers] == [503], "none rests any more"
 
 
-def test_http_connection_that_has_just_come_is_not_closed_for_another() -> None:
-    async def scenario() -> None:
-        first = holding(limits=HttpLimits(max_connections=2))
-        second = Wire(server=first.server)
-        refused = Wire(server=first.server)
-        assert [answer.status for answer in refused.answers] == [503]
-        assert not first.transport.closed
-        assert not second.transport.closed
-
-    run(scenario())
+async def test_http_connection_that_has_just_come_is_not_closed_for_another() -> None:
+    first = holding(limits=HttpLimits(max_connections=2))
+    second = Wire(server=first.server)
+    refused = Wire(server=first.server)
+    assert [answer.status for answer in refused.answers] == [503]
+    assert not first.transport.closed
+    assert not second.transport.closed

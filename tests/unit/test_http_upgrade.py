@@ -7,7 +7,6 @@ import pytest
 
 from syncline.server.http.parser import RequestReader, RequestRefused
 from tests.http_double import Wire, get, put
-from tests.support import run
 
 OFFER = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
 
@@ -28,70 +27,52 @@ def bodies(wire: Wire) -> list[bytes]:
         (put("/a", b"hello", *OFFER, "Expect: 100-continue"), b"hello"),
     ],
 )
-def test_http_upgrade_offer_is_declined_and_the_body_is_read(sent: bytes, body: bytes) -> None:
+async def test_http_upgrade_offer_is_declined_and_the_body_is_read(sent: bytes, body: bytes) -> None:
     """Java's HttpClient offers HTTP/2 with its first request, bodies included. However the bytes are cut."""
-
-    async def scenario() -> None:
-        for cut in range(1, len(sent)):
-            wire = Wire()
-            wire.send(sent[:cut])
-            wire.send(sent[cut:] + get("/b") + sent)
-            await wire.settle()
-            assert bodies(wire) == [body, b"", body]
-            assert all(b"upgrade" in request.headers for request in wire.requests[::2])
-            statuses = [answer.status for answer in wire.answers if answer.status != 100]
-            assert statuses == [200, 200, 200]
-            assert not wire.transport.closing
-
-    run(scenario())
+    for cut in range(1, len(sent)):
+        wire = Wire()
+        wire.send(sent[:cut])
+        wire.send(sent[cut:] + get("/b") + sent)
+        await wire.settle()
+        assert bodies(wire) == [body, b"", body]
+        assert all(b"upgrade" in request.headers for request in wire.requests[::2])
+        statuses = [answer.status for answer in wire.answers if answer.status != 100]
+        assert statuses == [200, 200, 200]
+        assert not wire.transport.closing
 
 
 @pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/1.1"])
-def test_http_upgrade_offer_with_close_ends_the_connection(version: bytes) -> None:
-    async def scenario() -> None:
-        wire = Wire()
-        sent = put("/a", b"hello", "Upgrade: h2c", "Connection: close, upgrade").replace(b"HTTP/1.1", version)
-        wire.send(sent + get("/b"))
-        assert bodies(wire) == [b"hello"]
-        assert wire.transport.closed
-
-    run(scenario())
+async def test_http_upgrade_offer_with_close_ends_the_connection(version: bytes) -> None:
+    wire = Wire()
+    sent = put("/a", b"hello", "Upgrade: h2c", "Connection: close, upgrade").replace(b"HTTP/1.1", version)
+    wire.send(sent + get("/b"))
+    assert bodies(wire) == [b"hello"]
+    assert wire.transport.closed
 
 
-def test_http_upgrade_offers_in_one_read_are_all_answered() -> None:
+async def test_http_upgrade_offers_in_one_read_are_all_answered() -> None:
     """Each starts another parser: neither the depth of the stack nor the order of the answers suffers."""
-
-    async def scenario() -> None:
-        wire = Wire()
-        wire.send(put("/a", b"x", "Upgrade: h2c", "Connection: upgrade") * 400)
-        for _ in range(60):
-            await wire.settle()
-        assert bodies(wire) == [b"x"] * 400
-        assert len(wire.answers) == 400
-
-    run(scenario())
+    wire = Wire()
+    wire.send(put("/a", b"x", "Upgrade: h2c", "Connection: upgrade") * 400)
+    for _ in range(60):
+        await wire.settle()
+    assert bodies(wire) == [b"x"] * 400
+    assert len(wire.answers) == 400
 
 
-def test_http_upgrade_body_above_the_limit_is_413() -> None:
-    async def scenario() -> None:
-        wire = Wire()
-        wire.send(put("/a", b"x" * 10, *OFFER).replace(b"Content-Length: 10", b"Content-Length: 99999999"))
-        assert [answer.status for answer in wire.answers] == [413]
-        assert wire.requests == []
-
-    run(scenario())
+async def test_http_upgrade_body_above_the_limit_is_413() -> None:
+    wire = Wire()
+    wire.send(put("/a", b"x" * 10, *OFFER).replace(b"Content-Length: 10", b"Content-Length: 99999999"))
+    assert [answer.status for answer in wire.answers] == [413]
+    assert wire.requests == []
 
 
-def test_http_connect_is_the_last_request_of_its_connection() -> None:
+async def test_http_connect_is_the_last_request_of_its_connection() -> None:
     """What follows CONNECT is another protocol's."""
-
-    async def scenario() -> None:
-        wire = Wire()
-        wire.send(b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n" + get("/b"))
-        assert len(wire.requests) == 1
-        assert wire.transport.closed
-
-    run(scenario())
+    wire = Wire()
+    wire.send(b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n" + get("/b"))
+    assert len(wire.requests) == 1
+    assert wire.transport.closed
 
 
 class LosingParser:
@@ -126,16 +107,12 @@ class LosingParser:
             raise httptools.HttpParserCallbackError("the callback raised") from refusal
 
 
-def test_http_body_that_the_parser_loses_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_http_body_that_the_parser_loses_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that is not as long as announced is never taken, whatever the parser says."""
-
-    async def scenario() -> None:
-        monkeypatch.setattr("syncline.server.http.parser.httptools.HttpRequestParser", LosingParser)
-        wire = Wire()
-        monkeypatch.undo()
-        wire.send(put("/a", b"hello"))
-        assert wire.requests == []
-        assert [answer.status for answer in wire.answers] == [400]
-        assert "Content-Length is 5, the body has 0 bytes" in wire.answers[0].body.decode()
-
-    run(scenario())
+    monkeypatch.setattr("syncline.server.http.parser.httptools.HttpRequestParser", LosingParser)
+    wire = Wire()
+    monkeypatch.undo()
+    wire.send(put("/a", b"hello"))
+    assert wire.requests == []
+    assert [answer.status for answer in wire.answers] == [400]
+    assert "Content-Length is 5, the body has 0 bytes" in wire.answers[0].body.decode()

@@ -21,7 +21,6 @@ from syncline.node.fsm import Entry
 from syncline.node.runtime import Driver
 from syncline.transport.messages import Forward, ForwardedProposal, ForwardReply, PeerMessage
 from tests.node_cluster import Cluster, Listing, until
-from tests.support import run
 
 PEER = 99
 
@@ -87,48 +86,43 @@ async def halted(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> tuple[Raft[
     return raft, machine
 
 
-def test_backlog_above_the_limit_refuses_proposals_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def check() -> None:
-        async with running(tmp_path, Halting) as nodes:
-            raft, machine = await halted(nodes, monkeypatch)
-            last = raft.stats().last_index
-            for future in (raft.apply(b"more"), raft.barrier()):
-                assert future.done(), "at once"
-                text = "5 committed entries wait to be applied on node a.*try again"
-                with pytest.raises(BacklogFull, match=text) as caught:
-                    await future
-                assert (caught.value.code, caught.value.outcome.value) == ("backlog", "not_applied")
-            driver = raft._driver
-            reply = reply_to(driver, forwarded(1, b"more"), forwarded(2, b"", Kind.BARRIER))
-            assert [(refusal.code, refusal.number) for refusal in reply.refused] == [("backlog", 1), ("backlog", 2)]
-            assert raft.stats().last_index == last
-            told = encode(MemberRecord(PEER, "b", "127.0.0.1:7101"))
-            assert len(reply_to(driver, forwarded(3, told, Kind.ANNOUNCE)).accepted) == 1, "the runtime's own pass"
-            machine.go_on.set()
-            await until(raft, lambda: raft.stats().lag == 0)
-            assert await raft.apply(b"again") == 7
+async def test_backlog_above_the_limit_refuses_proposals_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, Halting) as nodes:
+        raft, machine = await halted(nodes, monkeypatch)
+        last = raft.stats().last_index
+        for future in (raft.apply(b"more"), raft.barrier()):
+            assert future.done(), "at once"
+            text = "5 committed entries wait to be applied on node a.*try again"
+            with pytest.raises(BacklogFull, match=text) as caught:
+                await future
+            assert (caught.value.code, caught.value.outcome.value) == ("backlog", "not_applied")
+        driver = raft._driver
+        reply = reply_to(driver, forwarded(1, b"more"), forwarded(2, b"", Kind.BARRIER))
+        assert [(refusal.code, refusal.number) for refusal in reply.refused] == [("backlog", 1), ("backlog", 2)]
+        assert raft.stats().last_index == last
+        told = encode(MemberRecord(PEER, "b", "127.0.0.1:7101"))
+        assert len(reply_to(driver, forwarded(3, told, Kind.ANNOUNCE)).accepted) == 1, "the runtime's own pass"
+        machine.go_on.set()
+        await until(raft, lambda: raft.stats().lag == 0)
+        assert await raft.apply(b"again") == 7
 
-    run(check())
 
-
-def test_backlog_in_bytes_is_refused_by_its_name(tmp_path: Path) -> None:
+async def test_backlog_in_bytes_is_refused_by_its_name(tmp_path: Path) -> None:
     """The core bounds the bytes of what is uncommitted or not applied; which of the two it is must be told."""
-
-    async def check() -> None:
-        async with running(tmp_path, Halting, max_uncommitted_bytes=100_000) as nodes:
-            raft = await nodes.leader()
-            machine = nodes.machines["a"]
-            assert isinstance(machine, Halting)
-            await nodes.announced()
-            await raft.apply(b"first")
-            for _ in range(2):
-                raft.apply(bytes(49_900), timeout=60)
-            await until(raft, lambda: raft.stats().lag == 2)
-            with pytest.raises(BacklogFull):
-                await raft.apply(bytes(45_000))
-            machine.go_on.set()
-
-    run(check())
+    async with running(tmp_path, Halting, max_uncommitted_bytes=100_000) as nodes:
+        raft = await nodes.leader()
+        machine = nodes.machines["a"]
+        assert isinstance(machine, Halting)
+        await nodes.announced()
+        await raft.apply(b"first")
+        for _ in range(2):
+            raft.apply(bytes(49_900), timeout=60)
+        await until(raft, lambda: raft.stats().lag == 2)
+        with pytest.raises(BacklogFull):
+            await raft.apply(bytes(45_000))
+        machine.go_on.set()
 
 
 # -- the state's limit ------------------------------------------------------------------------------------------------
@@ -152,124 +146,101 @@ def ten_records() -> KvMachine:
     return KvMachine(max_bytes=10 * RECORD)
 
 
-def test_store_at_its_limit_refuses_puts_and_takes_deletes(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with running(tmp_path, ten_records) as nodes:
-            raft, machine = await limited(nodes)
-            for number in range(9):
-                await raft.apply(put(number))
-            await raft.apply(put(9))
-            assert machine.size_bytes == machine.max_bytes, "the limit is reached, and not passed"
-            with pytest.raises(NoSpace, match=r"node a, counts for 13900.*limit is 13900.*Deletes pass") as caught:
-                await raft.apply(put(10))
-            assert (caught.value.code, caught.value.outcome.value) == ("no_space", "not_applied")
-            with pytest.raises(NoSpace):
-                await raft.apply(put(3, 1001))
-            await raft.apply(put(3))  # no larger than before
-            with pytest.raises(NoSpace):
-                await raft.apply(encode_command(Txn((), (Put(b"small", b""),), ())))
-            await raft.apply(encode_command(Delete(b"key 00")))
-            await raft.apply(encode_command(Txn((), (Delete(b"key 01"),), ())))
-            await raft.apply(encode_command(DeleteRange(b"key 02", b"key 03")))
-            for number in range(3):
-                await raft.apply(put(number))
-            with pytest.raises(NoSpace):
-                await raft.apply(put(10))
-            assert raft._driver.parts.intake.refused_no_space == 4
-            machine.store.check()
-
-    run(check())
+async def test_store_at_its_limit_refuses_puts_and_takes_deletes(tmp_path: Path) -> None:
+    async with running(tmp_path, ten_records) as nodes:
+        raft, machine = await limited(nodes)
+        for number in range(9):
+            await raft.apply(put(number))
+        await raft.apply(put(9))
+        assert machine.size_bytes == machine.max_bytes, "the limit is reached, and not passed"
+        with pytest.raises(NoSpace, match=r"node a, counts for 13900.*limit is 13900.*Deletes pass") as caught:
+            await raft.apply(put(10))
+        assert (caught.value.code, caught.value.outcome.value) == ("no_space", "not_applied")
+        with pytest.raises(NoSpace):
+            await raft.apply(put(3, 1001))
+        await raft.apply(put(3))  # no larger than before
+        with pytest.raises(NoSpace):
+            await raft.apply(encode_command(Txn((), (Put(b"small", b""),), ())))
+        await raft.apply(encode_command(Delete(b"key 00")))
+        await raft.apply(encode_command(Txn((), (Delete(b"key 01"),), ())))
+        await raft.apply(encode_command(DeleteRange(b"key 02", b"key 03")))
+        for number in range(3):
+            await raft.apply(put(number))
+        with pytest.raises(NoSpace):
+            await raft.apply(put(10))
+        assert raft._driver.parts.intake.refused_no_space == 4
+        machine.store.check()
 
 
 @pytest.mark.parametrize("together", [1, 3, 7, 40])
-def test_store_limit_counts_what_is_on_its_way(tmp_path: Path, together: int) -> None:
+async def test_store_limit_counts_what_is_on_its_way(tmp_path: Path, together: int) -> None:
     """All of them are proposed before one is applied; those that fit by the state alone would pass the limit."""
-
-    async def check() -> None:
-        async with running(tmp_path, ten_records) as nodes:
-            raft, machine = await limited(nodes)
-            answers = []
-            for start in range(0, 40, together):
-                futures = raft.apply_many(
-                    [put(number) for number in range(start, min(start + together, 40))], timeout=20
-                )
-                answers += await asyncio.gather(*futures, return_exceptions=True)
-            refused = [answer for answer in answers if isinstance(answer, NoSpace)]
-            assert len(refused) == 30
-            assert machine.size_bytes == machine.max_bytes
-
-    run(check())
+    async with running(tmp_path, ten_records) as nodes:
+        raft, machine = await limited(nodes)
+        answers = []
+        for start in range(0, 40, together):
+            futures = raft.apply_many([put(number) for number in range(start, min(start + together, 40))], timeout=20)
+            answers += await asyncio.gather(*futures, return_exceptions=True)
+        refused = [answer for answer in answers if isinstance(answer, NoSpace)]
+        assert len(refused) == 30
+        assert machine.size_bytes == machine.max_bytes
 
 
-def test_store_limit_forgets_what_the_core_did_not_take(tmp_path: Path) -> None:
+async def test_store_limit_forgets_what_the_core_did_not_take(tmp_path: Path) -> None:
     """Else what was dropped would count as on its way until something else is appended, which can be never."""
-
-    async def check() -> None:
-        async with running(tmp_path, ten_records) as nodes:
-            raft, machine = await limited(nodes)
-            core = raft._driver.core
-            core.raft.transferee = PEER
-            reply = reply_to(raft._driver, *(forwarded(number, put(number)) for number in range(1, 11)))
-            assert {refusal.code for refusal in reply.refused} == {"handing_over"}
-            core.raft.transferee = 0
-            await asyncio.gather(*raft.apply_many([put(number) for number in range(10)]))
-            assert machine.size_bytes == machine.max_bytes
-
-    run(check())
+    async with running(tmp_path, ten_records) as nodes:
+        raft, machine = await limited(nodes)
+        core = raft._driver.core
+        core.raft.transferee = PEER
+        reply = reply_to(raft._driver, *(forwarded(number, put(number)) for number in range(1, 11)))
+        assert {refusal.code for refusal in reply.refused} == {"handing_over"}
+        core.raft.transferee = 0
+        await asyncio.gather(*raft.apply_many([put(number) for number in range(10)]))
+        assert machine.size_bytes == machine.max_bytes
 
 
-def test_leader_keeps_the_store_limit_for_forwarded_commands(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with running(tmp_path, ten_records) as nodes:
-            raft, machine = await limited(nodes)
-            reply = reply_to(raft._driver, *(forwarded(number, put(number)) for number in range(1, 20)))
-            assert [accepted.number for accepted in reply.accepted] == list(range(1, 11))
-            assert {refusal.code for refusal in reply.refused} == {"no_space"}
-            assert [refusal.number for refusal in reply.refused] == list(range(11, 20))
-            await until(raft, lambda: raft.stats().applied == raft.stats().last_index)
-            assert machine.size_bytes <= machine.max_bytes
-            reply = reply_to(raft._driver, forwarded(20, put(30)), forwarded(21, encode_command(Delete(b"key 01"))))
-            assert [accepted.number for accepted in reply.accepted] == [21]
-            assert [refusal.code for refusal in reply.refused] == ["no_space"]
-
-    run(check())
+async def test_leader_keeps_the_store_limit_for_forwarded_commands(tmp_path: Path) -> None:
+    async with running(tmp_path, ten_records) as nodes:
+        raft, machine = await limited(nodes)
+        reply = reply_to(raft._driver, *(forwarded(number, put(number)) for number in range(1, 20)))
+        assert [accepted.number for accepted in reply.accepted] == list(range(1, 11))
+        assert {refusal.code for refusal in reply.refused} == {"no_space"}
+        assert [refusal.number for refusal in reply.refused] == list(range(11, 20))
+        await until(raft, lambda: raft.stats().applied == raft.stats().last_index)
+        assert machine.size_bytes <= machine.max_bytes
+        reply = reply_to(raft._driver, forwarded(20, put(30)), forwarded(21, encode_command(Delete(b"key 01"))))
+        assert [accepted.number for accepted in reply.accepted] == [21]
+        assert [refusal.code for refusal in reply.refused] == ["no_space"]
 
 
-def test_put_waits_for_deletes_that_are_not_applied_yet(tmp_path: Path) -> None:
+async def test_put_waits_for_deletes_that_are_not_applied_yet(tmp_path: Path) -> None:
     """A leader may apply a delete after a follower has answered it: its own disk can be the last of the three."""
-
-    async def check() -> None:
-        async with running(tmp_path, ten_records) as nodes:
-            raft, machine = await limited(nodes)
-            await asyncio.gather(*raft.apply_many([put(number) for number in range(10)]))
-            delete = encode_command(Delete(b"key 01"))
-            own = raft.apply_many([delete, put(20), put(21), encode_command(Delete(b"key 02")), put(22)])
-            answers = await asyncio.gather(*own, return_exceptions=True)
-            assert [type(answer) for answer in answers if isinstance(answer, Exception)] == [NoSpace]
-            assert isinstance(answers[2], NoSpace), "in their order: the second delete comes behind it"
-            assert {key for key in (b"key 20", b"key 22") if machine.store.get(key)} == {b"key 20", b"key 22"}
-            delete = encode_command(Delete(b"key 03"))
-            reply = reply_to(raft._driver, *(forwarded(at, data) for at, data in ((1, put(30)), (2, delete))))
-            assert [(item.number, item.code) for item in reply.refused] == [(1, "no_space")]
-            reply = reply_to(raft._driver, forwarded(3, delete), forwarded(4, put(30)), forwarded(5, delete))
-            assert [accepted.number for accepted in reply.accepted] == [3]
-            assert [(item.number, item.code) for item in reply.refused] == [(4, "handing_over"), (5, "handing_over")]
-            await until(raft, lambda: raft.stats().applied == raft.stats().last_index)
-            reply = reply_to(raft._driver, forwarded(4, put(30)))
-            assert [accepted.number for accepted in reply.accepted] == [4]
-
-    run(check())
+    async with running(tmp_path, ten_records) as nodes:
+        raft, machine = await limited(nodes)
+        await asyncio.gather(*raft.apply_many([put(number) for number in range(10)]))
+        delete = encode_command(Delete(b"key 01"))
+        own = raft.apply_many([delete, put(20), put(21), encode_command(Delete(b"key 02")), put(22)])
+        answers = await asyncio.gather(*own, return_exceptions=True)
+        assert [type(answer) for answer in answers if isinstance(answer, Exception)] == [NoSpace]
+        assert isinstance(answers[2], NoSpace), "in their order: the second delete comes behind it"
+        assert {key for key in (b"key 20", b"key 22") if machine.store.get(key)} == {b"key 20", b"key 22"}
+        delete = encode_command(Delete(b"key 03"))
+        reply = reply_to(raft._driver, *(forwarded(at, data) for at, data in ((1, put(30)), (2, delete))))
+        assert [(item.number, item.code) for item in reply.refused] == [(1, "no_space")]
+        reply = reply_to(raft._driver, forwarded(3, delete), forwarded(4, put(30)), forwarded(5, delete))
+        assert [accepted.number for accepted in reply.accepted] == [3]
+        assert [(item.number, item.code) for item in reply.refused] == [(4, "handing_over"), (5, "handing_over")]
+        await until(raft, lambda: raft.stats().applied == raft.stats().last_index)
+        reply = reply_to(raft._driver, forwarded(4, put(30)))
+        assert [accepted.number for accepted in reply.accepted] == [4]
 
 
-def test_follower_tells_its_caller_of_the_leaders_store_limit(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with running(tmp_path, ten_records, "abc") as nodes:
-            _, follower = await nodes.pair()
-            for number in range(10):
-                await follower.apply(put(number))
-            with pytest.raises(NoSpace, match="Deletes pass"):
-                await follower.apply(put(10))
-            await follower.apply(encode_command(Delete(b"key 01")))
+async def test_follower_tells_its_caller_of_the_leaders_store_limit(tmp_path: Path) -> None:
+    async with running(tmp_path, ten_records, "abc") as nodes:
+        _, follower = await nodes.pair()
+        for number in range(10):
+            await follower.apply(put(number))
+        with pytest.raises(NoSpace, match="Deletes pass"):
             await follower.apply(put(10))
-
-    run(check())
+        await follower.apply(encode_command(Delete(b"key 01")))
+        await follower.apply(put(10))

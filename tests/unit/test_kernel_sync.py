@@ -283,16 +283,13 @@ def no_ctypes(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "lacking", [unknown_machine, calls_are_forbidden, request_is_unknown, file_system_knows_no_sync, no_ctypes]
 )
-def test_a_system_that_has_no_such_syncs_has_no_flusher(
+async def test_a_system_that_has_no_such_syncs_has_no_flusher(
     file: OsFile, monkeypatch: pytest.MonkeyPatch, lacking: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
-    async def scenario() -> None:
-        before = descriptors()
-        assert ThreadWorkers().flusher(file, Ends()) is None
-        assert descriptors() == before, "nothing is left behind"
-
     lacking(monkeypatch)
-    asyncio.run(scenario())
+    before = descriptors()
+    assert ThreadWorkers().flusher(file, Ends()) is None
+    assert descriptors() == before, "nothing is left behind"
 
 
 def test_what_cannot_be_synced_has_no_flusher() -> None:
@@ -311,26 +308,19 @@ def result_is_not_to_be_had(kernel: ForgedKernel) -> None:
 
 
 @pytest.mark.parametrize("fail", [sync_fails, result_is_not_to_be_had])
-def test_a_trial_that_fails_is_not_repeated_in_another_way(
+async def test_a_trial_that_fails_is_not_repeated_in_another_way(
     file: OsFile, monkeypatch: pytest.MonkeyPatch, fail: Callable[[ForgedKernel], None]
 ) -> None:
     fail(ForgedKernel(monkeypatch))
-
-    async def scenario() -> None:
-        before = descriptors()
-        with pytest.raises(OSError, match="Input/output"):
-            ThreadWorkers().flusher(file, Ends())
-        assert descriptors() == before
-
-    asyncio.run(scenario())
+    before = descriptors()
+    with pytest.raises(OSError, match="Input/output"):
+        ThreadWorkers().flusher(file, Ends())
+    assert descriptors() == before
 
 
-def test_a_file_of_another_kind_is_not_the_kernel_s(tmp_path: Path) -> None:
+async def test_a_file_of_another_kind_is_not_the_kernel_s(tmp_path: Path) -> None:
     class OwnFile(OsFile):
         pass
 
-    async def scenario() -> None:
-        plain = OsDisk().open(f"{tmp_path}/f", create=True, write=True)
-        assert ThreadWorkers().flusher(OwnFile(plain.path, plain.descriptor), Ends()) is None
-
-    asyncio.run(scenario())
+    plain = OsDisk().open(f"{tmp_path}/f", create=True, write=True)
+    assert ThreadWorkers().flusher(OwnFile(plain.path, plain.descriptor), Ends()) is None

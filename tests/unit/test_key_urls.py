@@ -11,7 +11,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.kv_double import KvWire, error_in
-from tests.support import run
 from tests.unit.test_asgi import Mounted
 
 KEYS = st.one_of(
@@ -55,16 +54,13 @@ async def stored(*keys: bytes) -> KvWire:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(KEYS, min_size=1, max_size=6, unique=True))
 @example([b".", b"..", b"a/..", b"../a", b"a/./b", b"a/b", b"%2E%2E", b"/..//"])
-def test_listing_url_leads_a_browser_to_its_key(keys: list[bytes]) -> None:
-    async def scenario() -> None:
-        wire = await stored(*keys)
-        page = json.loads((await wire.ask("GET", "/keys?values=true")).body)
-        assert len(page["keys"]) == len(keys)
-        for item in page["keys"]:
-            answer = await wire.ask("GET", resolved(item["url"]))
-            assert (answer.status, answer.body.decode()) == (200, item["value"]), item["url"]
-
-    run(scenario())
+async def test_listing_url_leads_a_browser_to_its_key(keys: list[bytes]) -> None:
+    wire = await stored(*keys)
+    page = json.loads((await wire.ask("GET", "/keys?values=true")).body)
+    assert len(page["keys"]) == len(keys)
+    for item in page["keys"]:
+        answer = await wire.ask("GET", resolved(item["url"]))
+        assert (answer.status, answer.body.decode()) == (200, item["value"]), item["url"]
 
 
 def test_resolving_in_this_test_is_that_of_a_browser() -> None:
@@ -74,23 +70,20 @@ def test_resolving_in_this_test_is_that_of_a_browser() -> None:
     assert resolved("/key?key=a/../b") == "/key?key=a/../b"
 
 
-def test_key_parameter_takes_every_method_and_the_routes_parameters() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        road = "/key?key=a%2F..%2Fb+c%2Bd"
-        assert (await wire.ask("PUT", road + "&timeout=2s", b"one")).status == 200
-        assert wire.backend.timeouts_s == [2.0]
-        record = wire.backend.store.get(b"a/../b c+d")
-        assert record is not None
-        assert (await wire.ask("POST", "/key?timeout=2s&key=a%2F..%2Fb+c%2Bd", b"two", 'If-Match: "1"')).status == 200
-        answer = await wire.ask("GET", road + "&consistency=stale")
-        assert (answer.body, answer.headers["etag"]) == (b"two", '"2"')
-        assert (await wire.ask("HEAD", road)).headers["content-length"] == "3"
-        assert (await wire.ask("GET", road, b"", 'If-None-Match: "2"')).status == 304
-        assert json.loads((await wire.ask("DELETE", road)).body)["deleted"] is True
-        assert wire.backend.store.get(b"a/../b c+d") is None
-
-    run(scenario())
+async def test_key_parameter_takes_every_method_and_the_routes_parameters() -> None:
+    wire = KvWire()
+    road = "/key?key=a%2F..%2Fb+c%2Bd"
+    assert (await wire.ask("PUT", road + "&timeout=2s", b"one")).status == 200
+    assert wire.backend.timeouts_s == [2.0]
+    record = wire.backend.store.get(b"a/../b c+d")
+    assert record is not None
+    assert (await wire.ask("POST", "/key?timeout=2s&key=a%2F..%2Fb+c%2Bd", b"two", 'If-Match: "1"')).status == 200
+    answer = await wire.ask("GET", road + "&consistency=stale")
+    assert (answer.body, answer.headers["etag"]) == (b"two", '"2"')
+    assert (await wire.ask("HEAD", road)).headers["content-length"] == "3"
+    assert (await wire.ask("GET", road, b"", 'If-None-Match: "2"')).status == 304
+    assert json.loads((await wire.ask("DELETE", road)).body)["deleted"] is True
+    assert wire.backend.store.get(b"a/../b c+d") is None
 
 
 @pytest.mark.parametrize(
@@ -107,54 +100,44 @@ def test_key_parameter_takes_every_method_and_the_routes_parameters() -> None:
         ("key=a&ttl=1", 400, "not supported yet"),
     ],
 )
-def test_key_parameter_that_is_none_is_refused(query: str, status: int, words: str) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        for method in ("GET", "PUT", "DELETE"):
-            if method == "GET" and "ttl" in query:
-                continue
-            answer = await wire.ask(method, f"/key?{query}", b"v" if method == "PUT" else b"")
-            assert answer.status == status, method
-            assert words in error_in(answer)["message"]
-        assert wire.backend.store.revision == 0
-
-    run(scenario())
+async def test_key_parameter_that_is_none_is_refused(query: str, status: int, words: str) -> None:
+    wire = KvWire()
+    for method in ("GET", "PUT", "DELETE"):
+        if method == "GET" and "ttl" in query:
+            continue
+        answer = await wire.ask(method, f"/key?{query}", b"v" if method == "PUT" else b"")
+        assert answer.status == status, method
+        assert words in error_in(answer)["message"]
+    assert wire.backend.store.revision == 0
 
 
 @pytest.mark.parametrize("after", ["", "base64:"])
-def test_listing_with_an_empty_cursor_begins_at_the_first_page(after: str) -> None:
+async def test_listing_with_an_empty_cursor_begins_at_the_first_page(after: str) -> None:
     """In reverse too: that is at the end."""
-
-    async def scenario() -> None:
-        wire = await stored(b"a", b"b", b"c")
-        for reverse, first in (("false", "a"), ("true", "c")):
-            page = json.loads((await wire.ask("GET", f"/keys?limit=1&reverse={reverse}&after={after}")).body)
-            assert [item["key"] for item in page["keys"]] == [first]
-
-    run(scenario())
+    wire = await stored(b"a", b"b", b"c")
+    for reverse, first in (("false", "a"), ("true", "c")):
+        page = json.loads((await wire.ask("GET", f"/keys?limit=1&reverse={reverse}&after={after}")).body)
+        assert [item["key"] for item in page["keys"]] == [first]
 
 
 # --- below a mount
 
 
 @pytest.mark.parametrize("root", ["/kv", "/a b/é", "/k"])
-def test_mounted_urls_lead_back_into_the_mount(root: str) -> None:
-    async def scenario() -> None:
-        mounted = Mounted(root)
-        for key in ("a", "b/..", "c"):
-            body = json.dumps({"then": [{"op": "put", "key": key, "value": f"of {key}"}, {"op": "get", "key": key}]})
-            txn = json.loads((await mounted.ask("POST", "/txn", body.encode()))[2])
-            assert await follow(mounted, txn["results"][1]["url"]) == f"of {key}".encode()
-        url, seen = root_of(root) + "/keys?limit=1&values=true", []
-        while url:
-            page = json.loads(await follow(mounted, url))
-            for item in page["keys"]:
-                assert await follow(mounted, item["url"]) == item["value"].encode()
-                seen.append(item["key"])
-            url = page["next_url"]
-        assert seen == ["a", "b/..", "c"]
-
-    run(scenario())
+async def test_mounted_urls_lead_back_into_the_mount(root: str) -> None:
+    mounted = Mounted(root)
+    for key in ("a", "b/..", "c"):
+        body = json.dumps({"then": [{"op": "put", "key": key, "value": f"of {key}"}, {"op": "get", "key": key}]})
+        txn = json.loads((await mounted.ask("POST", "/txn", body.encode()))[2])
+        assert await follow(mounted, txn["results"][1]["url"]) == f"of {key}".encode()
+    url, seen = root_of(root) + "/keys?limit=1&values=true", []
+    while url:
+        page = json.loads(await follow(mounted, url))
+        for item in page["keys"]:
+            assert await follow(mounted, item["url"]) == item["value"].encode()
+            seen.append(item["key"])
+        url = page["next_url"]
+    assert seen == ["a", "b/..", "c"]
 
 
 def root_of(root: str) -> str:
@@ -171,31 +154,21 @@ async def follow(mounted: Mounted, url: str) -> bytes:
     return body
 
 
-def test_mounted_path_that_only_begins_like_the_mount_is_kept() -> None:
+async def test_mounted_path_that_only_begins_like_the_mount_is_kept() -> None:
     """Some servers give a path without the mount: `/key/a` below `/k` is not `ey/a`."""
-
-    async def scenario() -> None:
-        mounted = Mounted("/k")
-        mounted.root_of_paths = ""
-        assert (await mounted.ask("PUT", "/key/a", b"v", content_length="1"))[0] == 200
-        assert mounted.backend.store.get(b"a") is not None
-
-    run(scenario())
+    mounted = Mounted("/k")
+    mounted.root_of_paths = ""
+    assert (await mounted.ask("PUT", "/key/a", b"v", content_length="1"))[0] == 200
+    assert mounted.backend.store.get(b"a") is not None
 
 
-def test_mounted_request_with_a_bad_host_is_400() -> None:
-    async def scenario() -> None:
-        assert (await Mounted().ask("GET", "/keys", host="a b"))[0] == 400
-        assert (await Mounted().ask("GET", "/keys", host="a:80"))[0] == 200
-
-    run(scenario())
+async def test_mounted_request_with_a_bad_host_is_400() -> None:
+    assert (await Mounted().ask("GET", "/keys", host="a b"))[0] == 400
+    assert (await Mounted().ask("GET", "/keys", host="a:80"))[0] == 200
 
 
-def test_mounted_write_of_a_foreign_page_is_403() -> None:
-    async def scenario() -> None:
-        mounted = Mounted()
-        assert (await mounted.ask("PUT", "/key/a", b"v", host="a", origin="http://evil.example"))[0] == 403
-        assert mounted.backend.store.revision == 0
-        assert (await mounted.ask("PUT", "/key/a", b"v", host="a", origin="http://a"))[0] == 200
-
-    run(scenario())
+async def test_mounted_write_of_a_foreign_page_is_403() -> None:
+    mounted = Mounted()
+    assert (await mounted.ask("PUT", "/key/a", b"v", host="a", origin="http://evil.example"))[0] == 403
+    assert mounted.backend.store.revision == 0
+    assert (await mounted.ask("PUT", "/key/a", b"v", host="a", origin="http://a"))[0] == 200

@@ -14,90 +14,70 @@ from syncline.server.api.errors import RequestError
 from syncline.server.api.keys import ANY_ETAG, parse_etags
 from tests.http_double import Wire
 from tests.kv_double import IDS, KvWire, error_in
-from tests.support import run
 
 
-def test_a_value_comes_back_as_it_was_stored() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        stored = await wire.ask("PUT", "/key/a/b", b"\x00 raw \xff")
-        assert stored.status == 200
-        assert json.loads(stored.body) == {"status": "success", "revision": 1}
-        assert stored.headers["etag"] == '"1"'
-        assert stored.headers["syncline-revision"] == "1"
-        await wire.ask("POST", "/key/other", b"")
-        found = await wire.ask("GET", "/key/a/b")
-        assert (found.status, found.body) == (200, b"\x00 raw \xff")
-        assert found.headers["content-type"] == "application/octet-stream"
-        assert found.headers["x-content-type-options"] == "nosniff"
-        assert (found.headers["etag"], found.headers["syncline-revision"]) == ('"1"', "2")
-
-    run(scenario())
+async def test_a_value_comes_back_as_it_was_stored() -> None:
+    wire = KvWire()
+    stored = await wire.ask("PUT", "/key/a/b", b"\x00 raw \xff")
+    assert stored.status == 200
+    assert json.loads(stored.body) == {"status": "success", "revision": 1}
+    assert stored.headers["etag"] == '"1"'
+    assert stored.headers["syncline-revision"] == "1"
+    await wire.ask("POST", "/key/other", b"")
+    found = await wire.ask("GET", "/key/a/b")
+    assert (found.status, found.body) == (200, b"\x00 raw \xff")
+    assert found.headers["content-type"] == "application/octet-stream"
+    assert found.headers["x-content-type-options"] == "nosniff"
+    assert (found.headers["etag"], found.headers["syncline-revision"]) == ('"1"', "2")
 
 
 @pytest.mark.parametrize(
     ("method", "target"),
     [("PUT", "/key/a"), ("DELETE", "/key/a"), ("GET", "/key/absent"), ("GET", "/keys"), ("GET", "/key/?"), ("X", "/")],
 )
-def test_json_answers_end_with_a_line_feed(method: str, target: str) -> None:
+async def test_json_answers_end_with_a_line_feed(method: str, target: str) -> None:
     """So that `curl` leaves the prompt of a shell on a line of its own; errors are JSON, too."""
-
-    async def scenario() -> None:
-        answer = await KvWire().ask(method, target, b"x" if method == "PUT" else b"")
-        assert answer.headers["content-type"] == "application/json"
-        assert answer.body.endswith(b"}\n")
-        assert json.loads(answer.body)
-
-    run(scenario())
+    answer = await KvWire().ask(method, target, b"x" if method == "PUT" else b"")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.body.endswith(b"}\n")
+    assert json.loads(answer.body)
 
 
-def test_an_empty_value_is_not_a_missing_key() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"")
-        assert (await wire.ask("GET", "/key/a")).status == 200
-        missing = await wire.ask("GET", "/key/b")
-        assert missing.status == 404
-        assert error_in(missing)["code"] == "not_found"
-        assert missing.headers["syncline-revision"] == "1"
-
-    run(scenario())
+async def test_an_empty_value_is_not_a_missing_key() -> None:
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"")
+    assert (await wire.ask("GET", "/key/a")).status == 200
+    missing = await wire.ask("GET", "/key/b")
+    assert missing.status == 404
+    assert error_in(missing)["code"] == "not_found"
+    assert missing.headers["syncline-revision"] == "1"
 
 
-def test_head_tells_the_size_and_the_etag() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"12345")
-        answer = await wire.ask("HEAD", "/key/a")
-        assert (answer.status, answer.headers["content-length"], answer.headers["etag"]) == (200, "5", '"1"')
-
-    run(scenario())
+async def test_head_tells_the_size_and_the_etag() -> None:
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"12345")
+    answer = await wire.ask("HEAD", "/key/a")
+    assert (answer.status, answer.headers["content-length"], answer.headers["etag"]) == (200, "5", '"1"')
 
 
-def test_delete_says_whether_there_was_something() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"x")
-        first = await wire.ask("DELETE", "/key/a")
-        assert json.loads(first.body) == {"status": "success", "deleted": True, "revision": 2}
-        second = await wire.ask("DELETE", "/key/a")
-        assert (second.status, json.loads(second.body)["deleted"]) == (200, False)
-        assert second.headers["syncline-revision"] == "2"
-
-    run(scenario())
+async def test_delete_says_whether_there_was_something() -> None:
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"x")
+    first = await wire.ask("DELETE", "/key/a")
+    assert json.loads(first.body) == {"status": "success", "deleted": True, "revision": 2}
+    second = await wire.ask("DELETE", "/key/a")
+    assert (second.status, json.loads(second.body)["deleted"]) == (200, False)
+    assert second.headers["syncline-revision"] == "2"
 
 
 @settings(max_examples=60, deadline=None)
 @given(key=st.binary(min_size=1, max_size=40))
-def test_every_key_can_be_written_and_read(key: bytes) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        path = "/key/" + quote(key, safe="")
-        await wire.ask("PUT", path, b"v")
-        assert wire.backend.store.get(key) is not None
-        assert (await wire.ask("GET", path)).body == b"v"
-
-    run(scenario())
+async def test_every_key_can_be_written_and_read(key: bytes) -> None:
+    wire = KvWire()
+    path = "/key/" + quote(key, safe="")
+    await wire.ask("PUT", path, b"v")
+    assert wire.backend.store.get(key) is not None
+    assert (await wire.ask("GET", path)).body == b"v"
 
 
 @pytest.mark.parametrize(
@@ -114,13 +94,10 @@ def test_every_key_can_be_written_and_read(key: bytes) -> None:
         ("/key/%C3%A9", "é".encode()),
     ],
 )
-def test_the_path_is_the_key(path: str, key: bytes) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", path, b"v")
-        assert wire.backend.store.get(key) is not None
-
-    run(scenario())
+async def test_the_path_is_the_key(path: str, key: bytes) -> None:
+    wire = KvWire()
+    await wire.ask("PUT", path, b"v")
+    assert wire.backend.store.get(key) is not None
 
 
 @pytest.mark.parametrize(
@@ -155,64 +132,52 @@ def test_the_path_is_the_key(path: str, key: bytes) -> None:
         ("PATCH", "/key/a", (), 405, "method_not_allowed"),
     ],
 )
-def test_what_makes_no_sense_is_refused_and_changes_nothing(
+async def test_what_makes_no_sense_is_refused_and_changes_nothing(
     method: str, path: str, fields: tuple[str, ...], status: int, code: str
 ) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        answer = await wire.ask(method, path, b"v" if method in {"PUT", "PATCH"} else b"", *fields)
-        assert (answer.status, error_in(answer)["code"]) == (status, code)
-        assert error_in(answer)["outcome"] == "not_applied"
-        assert wire.backend.store.revision == 0
-        assert answer.keep_alive, "the connection goes on: the request was understood"
-
-    run(scenario())
+    wire = KvWire()
+    answer = await wire.ask(method, path, b"v" if method in {"PUT", "PATCH"} else b"", *fields)
+    assert (answer.status, error_in(answer)["code"]) == (status, code)
+    assert error_in(answer)["outcome"] == "not_applied"
+    assert wire.backend.store.revision == 0
+    assert answer.keep_alive, "the connection goes on: the request was understood"
 
 
-def test_a_value_at_the_limit_is_stored_and_one_above_is_not() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        assert (await wire.ask("PUT", "/key/a", b"x" * 1000)).status == 200
-        answer = await wire.ask("PUT", "/key/b", b"x" * 1001)
-        assert (answer.status, error_in(answer)["code"]) == (413, "too_large")
-        assert wire.backend.store.get(b"b") is None
-
-    run(scenario())
+async def test_a_value_at_the_limit_is_stored_and_one_above_is_not() -> None:
+    wire = KvWire()
+    assert (await wire.ask("PUT", "/key/a", b"x" * 1000)).status == 200
+    answer = await wire.ask("PUT", "/key/b", b"x" * 1001)
+    assert (answer.status, error_in(answer)["code"]) == (413, "too_large")
+    assert wire.backend.store.get(b"b") is None
 
 
 # --- conditions
 
 
-def test_if_match_writes_only_at_the_revision() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"1")
-        assert (await wire.ask("PUT", "/key/a", b"2", 'If-Match: "1"')).status == 200
-        late = await wire.ask("PUT", "/key/a", b"3", "If-Match: 1")
-        assert late.status == 412
-        assert error_in(late)["code"] == "precondition_failed"
-        assert error_in(late)["details"]["revision"] == 2
-        assert (late.headers["etag"], late.headers["syncline-revision"]) == ('"2"', "2")
-        assert (await wire.ask("GET", "/key/a")).body == b"2"
-        assert (await wire.ask("DELETE", "/key/a", b"", 'If-Match: "1"')).status == 412
-        assert (await wire.ask("DELETE", "/key/a", b"", 'If-Match: "2"')).status == 200
-
-    run(scenario())
+async def test_if_match_writes_only_at_the_revision() -> None:
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"1")
+    assert (await wire.ask("PUT", "/key/a", b"2", 'If-Match: "1"')).status == 200
+    late = await wire.ask("PUT", "/key/a", b"3", "If-Match: 1")
+    assert late.status == 412
+    assert error_in(late)["code"] == "precondition_failed"
+    assert error_in(late)["details"]["revision"] == 2
+    assert (late.headers["etag"], late.headers["syncline-revision"]) == ('"2"', "2")
+    assert (await wire.ask("GET", "/key/a")).body == b"2"
+    assert (await wire.ask("DELETE", "/key/a", b"", 'If-Match: "1"')).status == 412
+    assert (await wire.ask("DELETE", "/key/a", b"", 'If-Match: "2"')).status == 200
 
 
-def test_if_match_star_needs_the_key_and_if_none_match_star_its_absence() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        absent = await wire.ask("PUT", "/key/a", b"1", "If-Match: *")
-        assert absent.status == 412
-        assert error_in(absent)["details"]["revision"] == 0
-        assert "etag" not in absent.headers
-        assert (await wire.ask("PUT", "/key/a", b"1", "If-None-Match: *")).status == 200
-        assert (await wire.ask("PUT", "/key/a", b"2", "If-None-Match: *")).status == 412
-        assert (await wire.ask("PUT", "/key/a", b"3", "If-Match: *")).status == 200
-        assert (await wire.ask("GET", "/key/a")).body == b"3"
-
-    run(scenario())
+async def test_if_match_star_needs_the_key_and_if_none_match_star_its_absence() -> None:
+    wire = KvWire()
+    absent = await wire.ask("PUT", "/key/a", b"1", "If-Match: *")
+    assert absent.status == 412
+    assert error_in(absent)["details"]["revision"] == 0
+    assert "etag" not in absent.headers
+    assert (await wire.ask("PUT", "/key/a", b"1", "If-None-Match: *")).status == 200
+    assert (await wire.ask("PUT", "/key/a", b"2", "If-None-Match: *")).status == 412
+    assert (await wire.ask("PUT", "/key/a", b"3", "If-Match: *")).status == 200
+    assert (await wire.ask("GET", "/key/a")).body == b"3"
 
 
 @pytest.mark.parametrize(
@@ -232,26 +197,20 @@ def test_if_match_star_needs_the_key_and_if_none_match_star_its_absence() -> Non
         (("If-None-Match: x",), 400),
     ],
 )
-def test_conditions_of_a_read(fields: tuple[str, ...], status: int) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"value")
-        answer = await wire.ask("GET", "/key/a", b"", *fields)
-        assert answer.status == status
-        if status == 304:
-            assert (answer.body, answer.headers["etag"]) == (b"", '"1"')
-        assert (await wire.ask("GET", "/key/a")).status == 200, "the connection is in step"
-
-    run(scenario())
+async def test_conditions_of_a_read(fields: tuple[str, ...], status: int) -> None:
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"value")
+    answer = await wire.ask("GET", "/key/a", b"", *fields)
+    assert answer.status == status
+    if status == 304:
+        assert (answer.body, answer.headers["etag"]) == (b"", '"1"')
+    assert (await wire.ask("GET", "/key/a")).status == 200, "the connection is in step"
 
 
-def test_conditions_of_a_read_of_a_missing_key() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        assert (await wire.ask("GET", "/key/a", b"", "If-None-Match: *")).status == 404
-        assert (await wire.ask("GET", "/key/a", b"", "If-Match: *")).status == 412
-
-    run(scenario())
+async def test_conditions_of_a_read_of_a_missing_key() -> None:
+    wire = KvWire()
+    assert (await wire.ask("GET", "/key/a", b"", "If-None-Match: *")).status == 404
+    assert (await wire.ask("GET", "/key/a", b"", "If-Match: *")).status == 412
 
 
 def test_etags() -> None:
@@ -265,123 +224,99 @@ def test_etags() -> None:
 # --- consistency
 
 
-def test_a_linearizable_read_waits_and_reads_what_was_written_meanwhile() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        wire.backend.hold = True
+async def test_a_linearizable_read_waits_and_reads_what_was_written_meanwhile() -> None:
+    wire = KvWire()
+    wire.backend.hold = True
+    wire.send(b"GET /key/a HTTP/1.1\r\nHost: x\r\n\r\n")
+    another = Wire(server=wire.server)  # on one connection the write would wait for the read
+    another.send(b"PUT /key/a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nnew")
+    wire.backend.release(1)
+    await wire.settle()
+    assert wire.received == b""
+    wire.backend.release(0)
+    await wire.settle()
+    assert wire.answers[0].body == b"new"
+
+
+async def test_reads_of_one_moment_share_one_confirmation() -> None:
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"v")
+    wire.backend.hold = True
+    for _ in range(5):
         wire.send(b"GET /key/a HTTP/1.1\r\nHost: x\r\n\r\n")
-        another = Wire(server=wire.server)  # on one connection the write would wait for the read
-        another.send(b"PUT /key/a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nnew")
-        wire.backend.release(1)
-        await wire.settle()
-        assert wire.received == b""
-        wire.backend.release(0)
-        await wire.settle()
-        assert wire.answers[0].body == b"new"
-
-    run(scenario())
+    assert len(wire.backend.held) == 1
+    future, _ = wire.backend.held[0]
+    assert len(future._callbacks) == 1
+    wire.backend.release()
+    await wire.settle()
+    assert [answer.body for answer in wire.answers[1:]] == [b"v"] * 5
 
 
-def test_reads_of_one_moment_share_one_confirmation() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"v")
-        wire.backend.hold = True
-        for _ in range(5):
-            wire.send(b"GET /key/a HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert len(wire.backend.held) == 1
-        future, _ = wire.backend.held[0]
-        assert len(future._callbacks) == 1
-        wire.backend.release()
-        await wire.settle()
-        assert [answer.body for answer in wire.answers[1:]] == [b"v"] * 5
-
-    run(scenario())
-
-
-def test_stale_and_leader_reads_ask_nobody_where_they_need_not() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"v")
-        assert (await wire.ask("GET", "/key/a?consistency=stale")).body == b"v"
-        assert (await wire.ask("GET", "/key/a?consistency=leader")).body == b"v"
-        assert wire.backend.reads == 0
-        wire.backend.is_leader = False
-        assert (await wire.ask("GET", "/key/a?consistency=leader")).body == b"v"
-        assert wire.backend.reads == 1
-        assert (await wire.ask("GET", "/key/a?consistency=linearizable")).body == b"v"
-        assert wire.backend.reads == 2
-
-    run(scenario())
+async def test_stale_and_leader_reads_ask_nobody_where_they_need_not() -> None:
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"v")
+    assert (await wire.ask("GET", "/key/a?consistency=stale")).body == b"v"
+    assert (await wire.ask("GET", "/key/a?consistency=leader")).body == b"v"
+    assert wire.backend.reads == 0
+    wire.backend.is_leader = False
+    assert (await wire.ask("GET", "/key/a?consistency=leader")).body == b"v"
+    assert wire.backend.reads == 1
+    assert (await wire.ask("GET", "/key/a?consistency=linearizable")).body == b"v"
+    assert wire.backend.reads == 2
 
 
 @pytest.mark.parametrize(("age_s", "confirmed"), [(0.0, 0), (5.0, 0), (5.1, 1), (None, 1)])
-def test_a_state_that_may_be_older_than_max_stale_is_confirmed_first(age_s: float | None, confirmed: int) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"v")
-        wire.backend.state_age_s = age_s
-        assert (await wire.ask("GET", "/key/a?consistency=stale&max_stale=5s")).body == b"v"
-        assert wire.backend.reads == confirmed
-
-    run(scenario())
+async def test_a_state_that_may_be_older_than_max_stale_is_confirmed_first(age_s: float | None, confirmed: int) -> None:
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"v")
+    wire.backend.state_age_s = age_s
+    assert (await wire.ask("GET", "/key/a?consistency=stale&max_stale=5s")).body == b"v"
+    assert wire.backend.reads == confirmed
 
 
 NOBODY = DeadlineExceeded("nobody confirmed it", outcome=Outcome.NOT_APPLIED)
 
 
 @pytest.mark.parametrize(("error", "leader"), [(NOBODY, "a"), (NoLeader("none"), "a"), (NoLeader("none"), None)])
-def test_where_nobody_confirms_it_it_is_too_stale(error: SynclineError, leader: str | None) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"v")
-        wire.backend.state_age_s = 5.1
-        wire.backend.read_error = error
-        wire.backend.leader_name = leader
-        answer = await wire.ask("GET", "/key/a?consistency=stale&max_stale=5s")
-        assert (answer.status, error_in(answer)["code"], answer.headers["retry-after"]) == (503, "too_stale", "1")
-        assert wire.backend.reads == (leader is not None), "without a leader there is nothing to wait for"
-        assert (await wire.ask("GET", "/key/a?consistency=stale")).status == 200
-        wire.backend.state_age_s = 4.0
-        assert (await wire.ask("GET", "/key/a?consistency=stale&max_stale=5s")).status == 200
-
-    run(scenario())
+async def test_where_nobody_confirms_it_it_is_too_stale(error: SynclineError, leader: str | None) -> None:
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"v")
+    wire.backend.state_age_s = 5.1
+    wire.backend.read_error = error
+    wire.backend.leader_name = leader
+    answer = await wire.ask("GET", "/key/a?consistency=stale&max_stale=5s")
+    assert (answer.status, error_in(answer)["code"], answer.headers["retry-after"]) == (503, "too_stale", "1")
+    assert wire.backend.reads == (leader is not None), "without a leader there is nothing to wait for"
+    assert (await wire.ask("GET", "/key/a?consistency=stale")).status == 200
+    wire.backend.state_age_s = 4.0
+    assert (await wire.ask("GET", "/key/a?consistency=stale&max_stale=5s")).status == 200
 
 
-def test_another_failure_of_the_confirmation_is_told_as_it_is() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        wire.backend.state_age_s = None
-        wire.backend.read_error = Closed("the node is closing")
-        answer = await wire.ask("GET", "/key/a?consistency=stale&max_stale=5s")
-        assert (answer.status, error_in(answer)["code"]) == (503, "closed")
-
-    run(scenario())
+async def test_another_failure_of_the_confirmation_is_told_as_it_is() -> None:
+    wire = KvWire()
+    wire.backend.state_age_s = None
+    wire.backend.read_error = Closed("the node is closing")
+    answer = await wire.ask("GET", "/key/a?consistency=stale&max_stale=5s")
+    assert (answer.status, error_in(answer)["code"]) == (503, "closed")
 
 
 @pytest.mark.parametrize("level", ["stale", "leader"])
-def test_a_node_that_may_be_behind_what_it_showed_refuses_to_show_it(level: str) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"v")
-        wire.backend.catching_up = True
-        answer = await wire.ask("GET", f"/key/a?consistency={level}")
-        assert (answer.status, error_in(answer)["code"], answer.headers["retry-after"]) == (503, "too_stale", "1")
-        assert (await wire.ask("GET", "/key/a")).status == 200, "a confirmed read is never behind"
-
-    run(scenario())
+async def test_a_node_that_may_be_behind_what_it_showed_refuses_to_show_it(level: str) -> None:
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"v")
+    wire.backend.catching_up = True
+    answer = await wire.ask("GET", f"/key/a?consistency={level}")
+    assert (answer.status, error_in(answer)["code"], answer.headers["retry-after"]) == (503, "too_stale", "1")
+    assert (await wire.ask("GET", "/key/a")).status == 200, "a confirmed read is never behind"
 
 
-def test_the_deadline_is_handed_on() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"v")
-        await wire.ask("PUT", "/key/a?timeout=250ms", b"v")
-        await wire.ask("GET", "/key/a?timeout=2")
-        await wire.ask("DELETE", "/key/a?timeout=1m")
-        assert wire.backend.timeouts_s == [5.0, 0.25, 2.0, 60.0]
-
-    run(scenario())
+async def test_the_deadline_is_handed_on() -> None:
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"v")
+    await wire.ask("PUT", "/key/a?timeout=250ms", b"v")
+    await wire.ask("GET", "/key/a?timeout=2")
+    await wire.ask("DELETE", "/key/a?timeout=1m")
+    assert wire.backend.timeouts_s == [5.0, 0.25, 2.0, 60.0]
 
 
 # --- failures
@@ -399,42 +334,33 @@ def test_the_deadline_is_handed_on() -> None:
         (DiskFull("no space"), 507, "disk_full", "not_applied"),
     ],
 )
-def test_a_failed_write_says_what_is_known_of_it(error: Exception, status: int, code: str, outcome: str) -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        wire.backend.propose_error = error  # type: ignore[assignment]
-        answer = await wire.ask("PUT", "/key/a", b"v")
-        found = error_in(answer)
-        assert (answer.status, found["code"], found["outcome"]) == (status, code, outcome)
-        assert (answer.headers.get("retry-after") == "1") == (status == 503)
-        if isinstance(error, NotLeader):
-            assert found["leader"] == {"id": f"{IDS['a']:016x}", "name": "a", "http": "http://a:8080"}
-
-    run(scenario())
+async def test_a_failed_write_says_what_is_known_of_it(error: Exception, status: int, code: str, outcome: str) -> None:
+    wire = KvWire()
+    wire.backend.propose_error = error  # type: ignore[assignment]
+    answer = await wire.ask("PUT", "/key/a", b"v")
+    found = error_in(answer)
+    assert (answer.status, found["code"], found["outcome"]) == (status, code, outcome)
+    assert (answer.headers.get("retry-after") == "1") == (status == 503)
+    if isinstance(error, NotLeader):
+        assert found["leader"] == {"id": f"{IDS['a']:016x}", "name": "a", "http": "http://a:8080"}
 
 
-def test_a_failed_read_is_an_error_and_not_old_data() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"v")
-        wire.backend.read_error = NoLeader("nobody")
-        answer = await wire.ask("GET", "/key/a")
-        assert (answer.status, error_in(answer)["code"]) == (503, "no_leader")
-
-    run(scenario())
+async def test_a_failed_read_is_an_error_and_not_old_data() -> None:
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"v")
+    wire.backend.read_error = NoLeader("nobody")
+    answer = await wire.ask("GET", "/key/a")
+    assert (answer.status, error_in(answer)["code"]) == (503, "no_leader")
 
 
-def test_an_operation_that_the_node_gives_up_is_answered() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        wire.backend.hold = True
-        reader, writer = wire, Wire(server=wire.server)
-        reader.send(b"GET /key/a HTTP/1.1\r\nHost: x\r\n\r\n")
-        writer.send(b"PUT /key/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nv")
-        (read, _), (write, _) = wire.backend.held
-        read.set_exception(Closed("the node is closing"))
-        write.cancel()
-        await wire.settle()
-        assert [error_in(answer)["code"] for answer in (*reader.answers, *writer.answers)] == ["closed", "closed"]
-
-    run(scenario())
+async def test_an_operation_that_the_node_gives_up_is_answered() -> None:
+    wire = KvWire()
+    wire.backend.hold = True
+    reader, writer = wire, Wire(server=wire.server)
+    reader.send(b"GET /key/a HTTP/1.1\r\nHost: x\r\n\r\n")
+    writer.send(b"PUT /key/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nv")
+    (read, _), (write, _) = wire.backend.held
+    read.set_exception(Closed("the node is closing"))
+    write.cancel()
+    await wire.settle()
+    assert [error_in(answer)["code"] for answer in (*reader.answers, *writer.answers)] == ["closed", "closed"]

@@ -26,7 +26,6 @@ from syncline.kv.commands import (
 from syncline.kv.machine import KvMachine
 from syncline.kv.sizes import LARGEST_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, growth
 from syncline.node.fsm import Entry
-from tests.support import run
 
 KEYS = st.sampled_from([b"a", b"b", b"c", b"dd", b"eee"])
 VALUES = st.integers(0, 300).map(bytes)
@@ -116,20 +115,16 @@ def test_store_above_its_limit_is_loaded_if_memory_holds_it() -> None:
     assert len(by_order.store) == 5
 
 
-def test_node_start_says_that_a_snapshot_does_not_fit(tmp_path: Path) -> None:
+async def test_node_start_says_that_a_snapshot_does_not_fit(tmp_path: Path) -> None:
     """Else the kernel ends the process, and again at each start."""
-
-    async def check() -> None:
-        config = Config(name="a", data_dir=str(tmp_path / "a"), listen="127.0.0.1:0", peers={"a": "127.0.0.1:7100"})
-        async with await Raft.open(config, KvMachine()) as raft:
-            for number in range(5):
-                await raft.apply(encode_command(Put(b"key %d" % number, bytes(100))))
-            await raft.snapshot()
-        small = KvMachine(max_bytes=500, memory_bytes=1000)
-        with pytest.raises(NodeFailed, match=r"does not fit into memory.*1000 bytes.*--max-store-bytes"):
-            await Raft.open(config, small)
-        assert len(small.store) == 0
-        async with await Raft.open(config, KvMachine(max_bytes=500, memory_bytes=100_000)) as raft:
-            await raft.apply(encode_command(DeleteRange(b"", None)))
-
-    run(check())
+    config = Config(name="a", data_dir=str(tmp_path / "a"), listen="127.0.0.1:0", peers={"a": "127.0.0.1:7100"})
+    async with await Raft.open(config, KvMachine()) as raft:
+        for number in range(5):
+            await raft.apply(encode_command(Put(b"key %d" % number, bytes(100))))
+        await raft.snapshot()
+    small = KvMachine(max_bytes=500, memory_bytes=1000)
+    with pytest.raises(NodeFailed, match=r"does not fit into memory.*1000 bytes.*--max-store-bytes"):
+        await Raft.open(config, small)
+    assert len(small.store) == 0
+    async with await Raft.open(config, KvMachine(max_bytes=500, memory_bytes=100_000)) as raft:
+        await raft.apply(encode_command(DeleteRange(b"", None)))

@@ -110,23 +110,16 @@ class World:
         return state
 
 
-def run(path: Path, scenario: Callable[[World], Awaitable[None]]) -> HardState:
-    async def main() -> HardState:
-        world = World(path)
-        await scenario(world)
-        return await world.close()
-
-    return asyncio.run(main())
+async def run(path: Path, scenario: Callable[[World], Awaitable[None]]) -> HardState:
+    world = World(path)
+    await scenario(world)
+    return await world.close()
 
 
-def run_held(path: Path, scenario: Callable[[World, HeldFlusher], Awaitable[None]]) -> None:
+async def run_held(path: Path, scenario: Callable[[World, HeldFlusher], Awaitable[None]]) -> None:
     """With syncs that end when they are told to."""
-
-    async def main() -> None:
-        workers = HeldWorkers()
-        await scenario(World(path, workers), workers.held)
-
-    asyncio.run(main())
+    workers = HeldWorkers()
+    await scenario(World(path, workers), workers.held)
 
 
 async def sync_one_and_gather_one(world: World, flusher: HeldFlusher) -> None:
@@ -135,17 +128,17 @@ async def sync_one_and_gather_one(world: World, flusher: HeldFlusher) -> None:
     world.append(row(2, 2), answer=2)
 
 
-def test_a_promise_is_delivered_after_its_entries_are_durable(tmp_path: Path) -> None:
+async def test_a_promise_is_delivered_after_its_entries_are_durable(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         world.append(row(1, 3), HardState(2), answer=3)
         assert world.delivered == []
         await world.until(lambda: world.delivered == [3])
         assert world.log.last_index() == 3
 
-    assert run(tmp_path, scenario) == HardState(2)
+    assert await run(tmp_path, scenario) == HardState(2)
 
 
-def test_a_commit_index_alone_causes_no_sync_and_travels_with_the_next_append(tmp_path: Path) -> None:
+async def test_a_commit_index_alone_causes_no_sync_and_travels_with_the_next_append(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         world.append(row(1, 3), HardState(1, 1), answer=3)
         await world.until(lambda: world.delivered == [3])
@@ -155,10 +148,10 @@ def test_a_commit_index_alone_causes_no_sync_and_travels_with_the_next_append(tm
         assert world.writer.syncs == 2
         assert world.log.hard_state == HardState(1, 1, 3)
 
-    assert run(tmp_path, scenario) == HardState(1, 1, 3)
+    assert await run(tmp_path, scenario) == HardState(1, 1, 3)
 
 
-def test_a_commit_index_that_nothing_takes_along_is_written_by_itself(tmp_path: Path) -> None:
+async def test_a_commit_index_that_nothing_takes_along_is_written_by_itself(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         world.append(row(1, 3), HardState(1), answer=3)
         await world.until(lambda: world.delivered == [3])
@@ -169,10 +162,12 @@ def test_a_commit_index_that_nothing_takes_along_is_written_by_itself(tmp_path: 
         assert world.writer._loop.time() - began_s > COMMIT_SETTLE_S / 2
         assert world.writer.syncs == 2
 
-    run(tmp_path, scenario)
+    await run(tmp_path, scenario)
 
 
-def test_commit_index_that_is_settled_now_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_commit_index_that_is_settled_now_waits_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A change of the membership relies on it: it must not wait for an append to travel with."""
     monkeypatch.setattr(log_writer, "COMMIT_SETTLE_S", 60.0)
 
@@ -189,10 +184,10 @@ def test_commit_index_that_is_settled_now_waits_for_nothing(tmp_path: Path, monk
         world.writer.settle_now()
         assert world.writer.syncs == 2, "there is nothing to write"
 
-    assert run(tmp_path, scenario) == HardState(1, 0, 2)
+    assert await run(tmp_path, scenario) == HardState(1, 0, 2)
 
 
-def test_durable_commit_index_is_known_after_a_restart(tmp_path: Path) -> None:
+async def test_durable_commit_index_is_known_after_a_restart(tmp_path: Path) -> None:
     async def before(world: World) -> None:
         world.append(row(1, 3), HardState(1, 0, 2), answer=3)
         await world.until(lambda: world.delivered == [3])
@@ -200,11 +195,11 @@ def test_durable_commit_index_is_known_after_a_restart(tmp_path: Path) -> None:
     async def after(world: World) -> None:
         assert world.writer.durable_commit == 2
 
-    run(tmp_path, before)
-    run(tmp_path, after)
+    await run(tmp_path, before)
+    await run(tmp_path, after)
 
 
-def test_a_promise_of_nothing_new_waits_for_earlier_ones_only(tmp_path: Path) -> None:
+async def test_a_promise_of_nothing_new_waits_for_earlier_ones_only(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         world.append([], answer=7)
         assert world.delivered == [7], "nothing was on its way to the disk"
@@ -214,20 +209,20 @@ def test_a_promise_of_nothing_new_waits_for_earlier_ones_only(tmp_path: Path) ->
         await world.until(lambda: world.delivered == [7, 3, 2])
         assert world.writer.syncs == 1
 
-    run(tmp_path, scenario)
+    await run(tmp_path, scenario)
 
 
-def test_a_vote_is_never_held_back(tmp_path: Path) -> None:
+async def test_a_vote_is_never_held_back(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         world.append([], HardState(5, PEER), answer=1)
         assert world.delivered == []
         await world.until(lambda: world.delivered == [1])
         assert world.log.hard_state == HardState(5, PEER)
 
-    assert run(tmp_path, scenario) == HardState(5, PEER)
+    assert await run(tmp_path, scenario) == HardState(5, PEER)
 
 
-def test_closing_and_compacting_write_what_is_known_to_be_committed(
+async def test_closing_and_compacting_write_what_is_known_to_be_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_writer, "COMMIT_SETTLE_S", 60.0)  # nobody else does it meanwhile
@@ -241,7 +236,7 @@ def test_closing_and_compacting_write_what_is_known_to_be_committed(
         await world.until(lambda: world.log.hard_state.commit == 5)
         world.append([], HardState(1, 0, 9))
 
-    assert run(tmp_path, scenario) == HardState(1, 0, 9)
+    assert await run(tmp_path, scenario) == HardState(1, 0, 9)
 
 
 def test_groups_are_timed_more_finely_than_a_loop_counts(tmp_path: Path) -> None:
@@ -265,7 +260,7 @@ def test_groups_are_timed_more_finely_than_a_loop_counts(tmp_path: Path) -> None
     assert len({round(elapsed * 1000, 6) % 1 for elapsed in times}) > 5, "not all of them whole milliseconds"
 
 
-def test_what_comes_during_a_sync_is_written_together(tmp_path: Path) -> None:
+async def test_what_comes_during_a_sync_is_written_together(tmp_path: Path) -> None:
     async def scenario(world: World, flusher: HeldFlusher) -> None:
         world.append(row(1, 2), HardState(1), answer=2)
         assert len(flusher.files) == 1, "the first one waits for nothing"
@@ -288,10 +283,10 @@ def test_what_comes_during_a_sync_is_written_together(tmp_path: Path) -> None:
         flusher.done(None)
         assert await closing == HardState(1, 0, 1)
 
-    run_held(tmp_path, scenario)
+    await run_held(tmp_path, scenario)
 
 
-def test_a_sync_that_fails_is_the_last_one(tmp_path: Path) -> None:
+async def test_a_sync_that_fails_is_the_last_one(tmp_path: Path) -> None:
     async def scenario(world: World, flusher: HeldFlusher) -> None:
         await sync_one_and_gather_one(world, flusher)
         flusher.done(OSError(errno.EIO, "as told"))
@@ -306,10 +301,10 @@ def test_a_sync_that_fails_is_the_last_one(tmp_path: Path) -> None:
         assert world.wal.failure is not None
         world.wal.close()
 
-    run_held(tmp_path, scenario)
+    await run_held(tmp_path, scenario)
 
 
-def test_nothing_is_promised_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_is_promised_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one group can't be delivered the next one is under way already."""
 
     async def scenario(world: World, flusher: HeldFlusher) -> None:
@@ -327,10 +322,10 @@ def test_nothing_is_promised_after_a_failure(tmp_path: Path, monkeypatch: pytest
     def broken(*_: object) -> None:
         raise AssertionError("as told")
 
-    run_held(tmp_path, scenario)
+    await run_held(tmp_path, scenario)
 
 
-def test_a_close_waits_for_the_sync_under_way_and_writes_what_has_gathered(tmp_path: Path) -> None:
+async def test_a_close_waits_for_the_sync_under_way_and_writes_what_has_gathered(tmp_path: Path) -> None:
     async def scenario(world: World, flusher: HeldFlusher) -> None:
         await sync_one_and_gather_one(world, flusher)
         closing = asyncio.ensure_future(world.writer.close())
@@ -346,10 +341,12 @@ def test_a_close_waits_for_the_sync_under_way_and_writes_what_has_gathered(tmp_p
         assert world.delivered == [1, 2]
         world.wal.close()
 
-    run_held(tmp_path, scenario)
+    await run_held(tmp_path, scenario)
 
 
-def test_old_segments_are_dropped_after_the_sync_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_old_segments_are_dropped_after_the_sync_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dropped: list[int] = []
     monkeypatch.setattr(Wal, "compact", lambda _, index: dropped.append(index))
 
@@ -368,10 +365,10 @@ def test_old_segments_are_dropped_after_the_sync_under_way(tmp_path: Path, monke
         assert dropped == [1]
         world.wal.close()
 
-    run_held(tmp_path, scenario)
+    await run_held(tmp_path, scenario)
 
 
-def test_segments_are_begun_and_dropped_while_nothing_is_being_synced(
+async def test_segments_are_begun_and_dropped_while_nothing_is_being_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
@@ -403,7 +400,7 @@ def test_segments_are_begun_and_dropped_while_nothing_is_being_synced(
         await world.until(lambda: world.delivered[-1:] == [last])
         assert world.delivered == list(range(1, last + 1))
 
-    run(tmp_path, scenario)
+    await run(tmp_path, scenario)
     text = " ".join(calls)
     if World.workers is ThreadWorkers:
         assert "not begun write _rotate finish" in text, "a group that has no room goes to the thread"

@@ -272,25 +272,24 @@ STEPS = (
 steps = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 9)), max_size=40)
 
 
-def play(chosen: Sequence[tuple[Callable[[Example, int], None], int]], *, with_flusher: bool, fails: bool) -> None:
-    async def main() -> None:
-        one = Example(with_flusher=with_flusher)
-        for step, number in chosen:
-            step(one, number)
+async def play(
+    chosen: Sequence[tuple[Callable[[Example, int], None], int]], *, with_flusher: bool, fails: bool
+) -> None:
+    one = Example(with_flusher=with_flusher)
+    for step, number in chosen:
+        step(one, number)
+        one.check()
+    if fails:
+        one.fail(0)
+        one.check()
+    closing = asyncio.ensure_future(one.writer.close())
+    async with asyncio.timeout(10):
+        while not closing.done():
+            await asyncio.sleep(0)
+            one.end(0)
             one.check()
-        if fails:
-            one.fail(0)
-            one.check()
-        closing = asyncio.ensure_future(one.writer.close())
-        async with asyncio.timeout(10):
-            while not closing.done():
-                await asyncio.sleep(0)
-                one.end(0)
-                one.check()
-        if not one.failures:
-            assert len(one.delivered) == len(one.rests_on) - 1, "every promise is kept in the end"
-
-    asyncio.run(main())
+    if not one.failures:
+        assert len(one.delivered) == len(one.rests_on) - 1, "every promise is kept in the end"
 
 
 @settings(max_examples=150, deadline=None)
@@ -307,9 +306,9 @@ def play(chosen: Sequence[tuple[Callable[[Example, int], None], int]], *, with_f
     with_flusher=True,
     fails=False,
 )
-def test_no_promise_comes_before_what_it_rests_on_is_durable(
+async def test_no_promise_comes_before_what_it_rests_on_is_durable(
     chosen: Sequence[tuple[Callable[[Example, int], None], int]], with_flusher: bool, fails: bool
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wal_module, "BEGIN_BYTES", LARGE - 1)
-        play(chosen, with_flusher=with_flusher, fails=fails)
+        await play(chosen, with_flusher=with_flusher, fails=fails)

@@ -19,7 +19,6 @@ import pytest
 import uvloop
 
 from syncline.platform.network import TcpNetwork
-from tests.support import run
 
 
 class Closing(asyncio.Protocol):
@@ -30,7 +29,7 @@ class Closing(asyncio.Protocol):
 
 
 @pytest.mark.parametrize("turns", range(6))
-def test_a_connection_that_arrives_while_the_port_closes_is_not_left_behind(turns: int) -> None:
+async def test_a_connection_that_arrives_while_the_port_closes_is_not_left_behind(turns: int) -> None:
     async def check() -> None:
         complaints: list[dict[str, object]] = []
         loop = asyncio.get_running_loop()
@@ -49,7 +48,7 @@ def test_a_connection_that_arrives_while_the_port_closes_is_not_left_behind(turn
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        run(check())
+        await check()
         gc.collect()
     assert not [str(warning.message) for warning in caught if "unclosed" in str(warning.message)]
 
@@ -128,7 +127,7 @@ def test_connection_that_is_aborted_as_it_comes_up_closes_no_other_file(loop: st
     assert done.returncode == 0, done.stderr
 
 
-def test_a_kind_of_address_that_the_system_does_not_know_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_kind_of_address_that_the_system_does_not_know_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name may have IPv6 addresses on a machine whose kernel has no IPv6."""
 
     class WithoutIpv6(socket.socket):
@@ -137,25 +136,22 @@ def test_a_kind_of_address_that_the_system_does_not_know_is_passed_over(monkeypa
                 raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
             super().__init__(family, kind, protocol, fileno)
 
-    async def check() -> None:
-        listener = await TcpNetwork().listen(Closing, "127.0.0.1", 0)
-        port = listener.address[1]
+    listener = await TcpNetwork().listen(Closing, "127.0.0.1", 0)
+    port = listener.address[1]
 
-        real = socket.getaddrinfo
+    real = socket.getaddrinfo
 
-        def look_up(host: str, at: int | None, **options: int) -> object:
-            if options.get("flags"):
-                return real(host, at, **options)
-            found = [(socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")]
-            return [(family, socket.SOCK_STREAM, 0, "", (host, port)) for family, host in found]
+    def look_up(host: str, at: int | None, **options: int) -> object:
+        if options.get("flags"):
+            return real(host, at, **options)
+        found = [(socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")]
+        return [(family, socket.SOCK_STREAM, 0, "", (host, port)) for family, host in found]
 
-        monkeypatch.setattr(socket, "getaddrinfo", look_up)
-        monkeypatch.setattr(socket, "socket", WithoutIpv6)
-        transport, _ = await TcpNetwork().connect(asyncio.Protocol, "both", port, timeout_s=5)
-        transport.close()
-        await listener.close()
-
-    asyncio.run(check())
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(socket, "socket", WithoutIpv6)
+    transport, _ = await TcpNetwork().connect(asyncio.Protocol, "both", port, timeout_s=5)
+    transport.close()
+    await listener.close()
 
 
 @contextlib.contextmanager

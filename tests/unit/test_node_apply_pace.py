@@ -13,7 +13,6 @@ from syncline.node.envelope import Kind, Proposal, encode
 from syncline.node.fsm import Entry as Command
 from syncline.platform.worker import ThreadWorkers
 from tests.node_cluster import Listing
-from tests.support import run
 
 ME = 1
 
@@ -59,40 +58,36 @@ def applier_of(machine: Slow, deliver: Callable[[Outcome], None]) -> Applier:
     return Applier(machine, ME, machine.clock, deliver, failures.append)
 
 
-def test_applier_of_a_slow_machine_answers_piece_by_piece() -> None:
+async def test_applier_of_a_slow_machine_answers_piece_by_piece() -> None:
     """Callers whose entries are applied are answered while others of the same batch wait."""
+    outcomes: list[Outcome] = []
+    viewed = asyncio.Event()
 
-    async def check() -> None:
-        outcomes: list[Outcome] = []
-        viewed = asyncio.Event()
+    def deliver(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        if isinstance(outcome, Viewed):
+            viewed.set()
 
-        def deliver(outcome: Outcome) -> None:
-            outcomes.append(outcome)
-            if isinstance(outcome, Viewed):
-                viewed.set()
-
-        machine = Slow(Clock(), halt_at=FIRST_ENTRIES + 2)
-        applier = applier_of(machine, deliver)
-        applier.put(work(60))
-        await asyncio.to_thread(machine.halted.wait, 20)
-        await asyncio.sleep(0)  # what was delivered before it is due by now
-        found = [one for one in outcomes if isinstance(one, Applied)]
-        assert [(one.first_index, one.last_index) for one in found] == [
-            (1, FIRST_ENTRIES),
-            (FIRST_ENTRIES + 1, FIRST_ENTRIES + 1),
-        ]
-        assert [number for one in found for number, _, _, _ in one.answers] == list(range(1, FIRST_ENTRIES + 2))
-        assert [response.entries[-1].index for one in found for response in one.responses] == [
-            FIRST_ENTRIES,
-            FIRST_ENTRIES + 1,
-        ]
-        machine.go_on.set()
-        applier.put(SnapshotWork())
-        await viewed.wait()
-        await applier.close()
-        assert machine.items == [b"%d" % index for index in range(1, 61)], "each once, in order"
-
-    run(check())
+    machine = Slow(Clock(), halt_at=FIRST_ENTRIES + 2)
+    applier = applier_of(machine, deliver)
+    applier.put(work(60))
+    await asyncio.to_thread(machine.halted.wait, 20)
+    await asyncio.sleep(0)  # what was delivered before it is due by now
+    found = [one for one in outcomes if isinstance(one, Applied)]
+    assert [(one.first_index, one.last_index) for one in found] == [
+        (1, FIRST_ENTRIES),
+        (FIRST_ENTRIES + 1, FIRST_ENTRIES + 1),
+    ]
+    assert [number for one in found for number, _, _, _ in one.answers] == list(range(1, FIRST_ENTRIES + 2))
+    assert [response.entries[-1].index for one in found for response in one.responses] == [
+        FIRST_ENTRIES,
+        FIRST_ENTRIES + 1,
+    ]
+    machine.go_on.set()
+    applier.put(SnapshotWork())
+    await viewed.wait()
+    await applier.close()
+    assert machine.items == [b"%d" % index for index in range(1, 61)], "each once, in order"
 
 
 class Reader:
@@ -104,24 +99,20 @@ class Reader:
         self.closed = True
 
 
-def test_applier_close_leaves_the_backlog_to_the_next_start() -> None:
+async def test_applier_close_leaves_the_backlog_to_the_next_start() -> None:
     """What is committed is in the log. A close that applied all of it first could take hours."""
-
-    async def check() -> None:
-        machine = Slow(Clock(), halt_at=3)
-        applier = applier_of(machine, lambda _: None)
-        applier.put(work(1000))
-        reader = Reader()
-        applier.put(RestoreWork(reader, SnapshotMeta(), b""))  # type: ignore[arg-type]  # only closed
-        await asyncio.to_thread(machine.halted.wait, 20)
-        closing = asyncio.ensure_future(applier.close())
-        await asyncio.sleep(0)
-        machine.go_on.set()
-        await closing
-        assert machine.items == [b"%d" % index for index in range(1, FIRST_ENTRIES + 1)], "one piece, and no more"
-        assert reader.closed
-
-    run(check())
+    machine = Slow(Clock(), halt_at=3)
+    applier = applier_of(machine, lambda _: None)
+    applier.put(work(1000))
+    reader = Reader()
+    applier.put(RestoreWork(reader, SnapshotMeta(), b""))  # type: ignore[arg-type]  # only closed
+    await asyncio.to_thread(machine.halted.wait, 20)
+    closing = asyncio.ensure_future(applier.close())
+    await asyncio.sleep(0)
+    machine.go_on.set()
+    await closing
+    assert machine.items == [b"%d" % index for index in range(1, FIRST_ENTRIES + 1)], "one piece, and no more"
+    assert reader.closed
 
 
 def test_pace_follows_what_an_entry_takes() -> None:

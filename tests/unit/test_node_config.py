@@ -25,7 +25,6 @@ from syncline.node.member_registry import (
     parse_id,
 )
 from syncline.platform.worker import ThreadWorkers
-from tests.support import run
 
 PEERS = {"a": "127.0.0.1:1", "b": "127.0.0.1:2"}
 GOOD: dict[str, object] = {"name": "a", "data_dir": "x", "listen": "127.0.0.1:7100", "peers": PEERS}
@@ -199,34 +198,28 @@ def test_a_joint_membership_counts_both_halves() -> None:
     assert not book.removed
 
 
-def test_events_are_filtered_and_end_with_the_node() -> None:
-    async def check() -> None:
-        events = Events()
-        some, two = events.watch(LeaderChanged), events.watch(LeaderChanged, PeerUp)
-        every = events.watch()
-        happened = [RoleChanged("leader"), LeaderChanged(NodeId(7)), PeerUp(NodeId(8))]
-        for event in happened:
-            events.emit(event, term=1, index=2)
-        events.close()
-        assert [one async for one in some] == [LeaderChanged(NodeId(7), term=1, index=2)]
-        assert [type(one) async for one in two] == [LeaderChanged, PeerUp]
-        assert [type(one) async for one in every] == [RoleChanged, LeaderChanged, PeerUp]
-        assert [one async for one in events.watch()] == [], "a watch of a closed node ends at once"
-
-    run(check())
+async def test_events_are_filtered_and_end_with_the_node() -> None:
+    events = Events()
+    some, two = events.watch(LeaderChanged), events.watch(LeaderChanged, PeerUp)
+    every = events.watch()
+    happened = [RoleChanged("leader"), LeaderChanged(NodeId(7)), PeerUp(NodeId(8))]
+    for event in happened:
+        events.emit(event, term=1, index=2)
+    events.close()
+    assert [one async for one in some] == [LeaderChanged(NodeId(7), term=1, index=2)]
+    assert [type(one) async for one in two] == [LeaderChanged, PeerUp]
+    assert [type(one) async for one in every] == [RoleChanged, LeaderChanged, PeerUp]
+    assert [one async for one in events.watch()] == [], "a watch of a closed node ends at once"
 
 
-def test_a_slow_watcher_loses_the_oldest_and_is_told() -> None:
-    async def check() -> None:
-        events = Events()
-        watcher = events.watch()
-        for index in range(1030):
-            events.emit(RoleChanged("leader"), term=1, index=index)
-        first = await anext(watcher)
-        assert (first.index, first.missed) == (6, 6)
-        assert (await anext(watcher)).missed == 0
-
-    run(check())
+async def test_a_slow_watcher_loses_the_oldest_and_is_told() -> None:
+    events = Events()
+    watcher = events.watch()
+    for index in range(1030):
+        events.emit(RoleChanged("leader"), term=1, index=index)
+    first = await anext(watcher)
+    assert (first.index, first.missed) == (6, 6)
+    assert (await anext(watcher)).missed == 0
 
 
 def test_a_watch_that_was_never_used_is_not_kept() -> None:
@@ -237,22 +230,19 @@ def test_a_watch_that_was_never_used_is_not_kept() -> None:
     assert len(events._watchers) == 0
 
 
-def test_calls_answer_or_fail_and_never_hang_after_close() -> None:
-    async def check() -> None:
-        failures: list[BaseException] = []
-        calls = Calls("calls", ThreadWorkers(), failures.append)
+async def test_calls_answer_or_fail_and_never_hang_after_close() -> None:
+    failures: list[BaseException] = []
+    calls = Calls("calls", ThreadWorkers(), failures.append)
 
-        def broken() -> int:
-            raise ValueError("broken")
+    def broken() -> int:
+        raise ValueError("broken")
 
-        assert await calls.run(lambda: 3) == 3
-        with pytest.raises(ValueError, match="broken"):
-            await calls.run(broken)
-        pending = calls.start(lambda: 4)
-        await calls.close()
-        assert await pending == 4, "what was queued is done"
-        with pytest.raises(Closed):
-            await asyncio.wait_for(calls.run(lambda: 5), 5)
-        assert failures == []
-
-    run(check())
+    assert await calls.run(lambda: 3) == 3
+    with pytest.raises(ValueError, match="broken"):
+        await calls.run(broken)
+    pending = calls.start(lambda: 4)
+    await calls.close()
+    assert await pending == 4, "what was queued is done"
+    with pytest.raises(Closed):
+        await asyncio.wait_for(calls.run(lambda: 5), 5)
+    assert failures == []

@@ -61,102 +61,83 @@ async def until(event: threading.Event) -> None:
 
 
 @pytest.mark.parametrize("on_loop", [False, True])
-def test_raft_read_sees_what_was_committed_before_it(tmp_path: Path, on_loop: bool) -> None:
-    async def scenario() -> None:
-        machine = Pair(on_loop=on_loop)
-        raft = await opened(tmp_path, machine)
-        for count in range(2, 6):
-            await raft.apply(b"x", timeout=DEADLINE_S)
-            one, two, thread = await raft.read(machine.look, timeout=DEADLINE_S)
-            assert (one, two) == (count, count)
-            assert thread == machine.thread
-            assert (thread == threading.get_ident()) is on_loop
-        await raft.close()
-
-    run(scenario())
+async def test_raft_read_sees_what_was_committed_before_it(tmp_path: Path, on_loop: bool) -> None:
+    machine = Pair(on_loop=on_loop)
+    raft = await opened(tmp_path, machine)
+    for count in range(2, 6):
+        await raft.apply(b"x", timeout=DEADLINE_S)
+        one, two, thread = await raft.read(machine.look, timeout=DEADLINE_S)
+        assert (one, two) == (count, count)
+        assert thread == machine.thread
+        assert (thread == threading.get_ident()) is on_loop
+    await raft.close()
 
 
-def test_raft_read_never_runs_within_an_apply(tmp_path: Path) -> None:
+async def test_raft_read_never_runs_within_an_apply(tmp_path: Path) -> None:
     """It waits for the apply under way, until its deadline at most; the next one is answered."""
-
-    async def scenario() -> None:
-        machine = Pair()
-        raft = await opened(tmp_path, machine)
-        holding = raft.apply(b"hold", timeout=DEADLINE_S)
-        await until(machine.began)
-        with pytest.raises(DeadlineExceeded):
-            await raft.read(machine.look, timeout=0.3)
-        machine.hold.set()
-        await holding
-        one, two, _ = await raft.read(machine.look, timeout=DEADLINE_S)
-        assert one == two == 2
-        await raft.close()
-
-    run(scenario())
+    machine = Pair()
+    raft = await opened(tmp_path, machine)
+    holding = raft.apply(b"hold", timeout=DEADLINE_S)
+    await until(machine.began)
+    with pytest.raises(DeadlineExceeded):
+        await raft.read(machine.look, timeout=0.3)
+    machine.hold.set()
+    await holding
+    one, two, _ = await raft.read(machine.look, timeout=DEADLINE_S)
+    assert one == two == 2
+    await raft.close()
 
 
 @pytest.mark.parametrize("error", [KeyError, SystemExit, StopIteration])
-def test_raft_read_that_raises_costs_its_caller_alone(tmp_path: Path, error: type[BaseException]) -> None:
-    async def scenario() -> None:
-        machine = Pair()
-        raft = await opened(tmp_path, machine)
+async def test_raft_read_that_raises_costs_its_caller_alone(tmp_path: Path, error: type[BaseException]) -> None:
+    machine = Pair()
+    raft = await opened(tmp_path, machine)
 
-        def look() -> None:
-            raise error("no")
+    def look() -> None:
+        raise error("no")
 
-        with pytest.raises(RuntimeError if error is StopIteration else error):
-            await raft.read(look, timeout=DEADLINE_S)
-        assert (await raft.read(machine.look, timeout=DEADLINE_S))[0] == 1
-        await raft.close()
-
-    run(scenario())
+    with pytest.raises(RuntimeError if error is StopIteration else error):
+        await raft.read(look, timeout=DEADLINE_S)
+    assert (await raft.read(machine.look, timeout=DEADLINE_S))[0] == 1
+    await raft.close()
 
 
-def test_raft_read_of_a_stopped_node_says_so(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        raft = await opened(tmp_path, Pair())
-        with pytest.raises(NodeFailed):
-            await raft.apply(b"fail", timeout=DEADLINE_S)
-        with pytest.raises(NodeFailed):
-            await raft.read(list, timeout=DEADLINE_S)
-        await raft.close()
-
-    run(scenario())
+async def test_raft_read_of_a_stopped_node_says_so(tmp_path: Path) -> None:
+    raft = await opened(tmp_path, Pair())
+    with pytest.raises(NodeFailed):
+        await raft.apply(b"fail", timeout=DEADLINE_S)
+    with pytest.raises(NodeFailed):
+        await raft.read(list, timeout=DEADLINE_S)
+    await raft.close()
 
 
-def test_raft_read_that_waits_ends_with_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario() -> None:
-        monkeypatch.setattr(raft_module, "CLOSE_S", 0.2)
-        machine = Pair()
-        raft = await opened(tmp_path, machine)
-        raft.apply(b"hold", timeout=DEADLINE_S)
-        await until(machine.began)
-        raft_read = asyncio.ensure_future(raft.read(machine.look, timeout=DEADLINE_S))
-        await asyncio.sleep(0)
-        await raft.close()
-        with pytest.raises(Closed):
-            await raft_read
-        machine.hold.set()
-
-    run(scenario())
+async def test_raft_read_that_waits_ends_with_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raft_module, "CLOSE_S", 0.2)
+    machine = Pair()
+    raft = await opened(tmp_path, machine)
+    raft.apply(b"hold", timeout=DEADLINE_S)
+    await until(machine.began)
+    raft_read = asyncio.ensure_future(raft.read(machine.look, timeout=DEADLINE_S))
+    await asyncio.sleep(0)
+    await raft.close()
+    with pytest.raises(Closed):
+        await raft_read
+    machine.hold.set()
 
 
-def test_raft_close_is_bounded_in_time_if_the_state_machine_hangs(
+async def test_raft_close_is_bounded_in_time_if_the_state_machine_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def scenario() -> None:
-        monkeypatch.setattr(raft_module, "CLOSE_S", 0.2)
-        machine = Pair()
-        raft = await opened(tmp_path, machine)
-        holding = raft.apply(b"hold", timeout=DEADLINE_S)
-        await until(machine.began)
-        async with asyncio.timeout(5):
-            await raft.close()
-        with pytest.raises(Closed):
-            await holding
-        machine.hold.set()
-
-    run(scenario())
+    monkeypatch.setattr(raft_module, "CLOSE_S", 0.2)
+    machine = Pair()
+    raft = await opened(tmp_path, machine)
+    holding = raft.apply(b"hold", timeout=DEADLINE_S)
+    await until(machine.began)
+    async with asyncio.timeout(5):
+        await raft.close()
+    with pytest.raises(Closed):
+        await holding
+    machine.hold.set()
     assert "the state machine did not end within 0.2 s" in caplog.text
 
 

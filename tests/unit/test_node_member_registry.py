@@ -32,7 +32,6 @@ from syncline.node.runtime import Driver
 from syncline.platform.worker import ThreadWorkers
 from syncline.storage.datadir import Identity
 from tests.node_cluster import LoopListing
-from tests.support import run
 
 ME = 1
 
@@ -123,9 +122,9 @@ def log_of(*items: MembershipChange | MemberRecord) -> list[LogEntry]:
     return entries
 
 
-def registry_after(*items: MembershipChange | MemberRecord) -> dict[int, MemberRecord]:
+async def registry_after(*items: MembershipChange | MemberRecord) -> dict[int, MemberRecord]:
     node = Node()
-    run(node.apply([log_of(*items)]))
+    await node.apply([log_of(*items)])
     return node.book.members
 
 
@@ -148,7 +147,7 @@ changes = st.builds(
 
 
 @given(st.lists(st.one_of(records, changes), max_size=25), st.sets(st.integers(1, 25)))
-def test_registry_does_not_depend_on_how_the_log_is_cut(
+async def test_registry_does_not_depend_on_how_the_log_is_cut(
     items: list[MembershipChange | MemberRecord], cuts: set[int]
 ) -> None:
     """Batches are cut by time and load, so differently on each node. All at once, one by one, and by chance."""
@@ -159,75 +158,71 @@ def test_registry_does_not_depend_on_how_the_log_is_cut(
     states = []
     for batches in ([log], [[entry] for entry in log], by_chance):
         node = Node()
-        run(node.apply(batches))
+        await node.apply(batches)
         states.append((node.book.dump(), node.core.configuration))
     assert states[0] == states[1] == states[2]
 
 
 @given(st.lists(st.one_of(records, changes), max_size=25))
-def test_registry_never_loses_a_directory_or_goes_back(items: list[MembershipChange | MemberRecord]) -> None:
+async def test_registry_never_loses_a_directory_or_goes_back(items: list[MembershipChange | MemberRecord]) -> None:
     """While a node is a member, its directory id stays once it is known, and its incarnation never falls."""
-
-    async def check() -> None:
-        node = Node()
-        before: dict[int, MemberRecord] = {}
-        for entry in log_of(change(ChangeType.ADD_NODE, ME, MemberRecord(ME, "one", "one:1")), *items):
-            await node.apply([[entry]])
-            for node_id, member in node.book.members.items():
-                known = before.get(node_id, MemberRecord(node_id, "", ""))
-                assert known.directory in (0, member.directory)
-                assert known.incarnation <= member.incarnation
-            before = dict(node.book.members)
-
-    run(check())
+    node = Node()
+    before: dict[int, MemberRecord] = {}
+    for entry in log_of(change(ChangeType.ADD_NODE, ME, MemberRecord(ME, "one", "one:1")), *items):
+        await node.apply([[entry]])
+        for node_id, member in node.book.members.items():
+            known = before.get(node_id, MemberRecord(node_id, "", ""))
+            assert known.directory in (0, member.directory)
+            assert known.incarnation <= member.incarnation
+        before = dict(node.book.members)
 
 
 @pytest.mark.parametrize("kind", [ChangeType.ADD_NODE, ChangeType.ADD_LEARNER_NODE])
-def test_registry_keeps_the_record_when_a_role_changes(kind: ChangeType) -> None:
+async def test_registry_keeps_the_record_when_a_role_changes(kind: ChangeType) -> None:
     """Also if the change brings a bare record: a member without its directory id could come back emptied, and vote."""
     add = change(ChangeType.ADD_LEARNER_NODE, 2, MemberRecord(2, "two", "two:0", promote=True))
     one = change(ChangeType.ADD_NODE, ME, MemberRecord(ME, "one", "one:1"))
-    after = registry_after(one, add, MEMBER, change(kind, 2, MemberRecord(2, "two", "two:0")))
+    after = await registry_after(one, add, MEMBER, change(kind, 2, MemberRecord(2, "two", "two:0")))
     assert after[2] == MEMBER
 
 
-def test_registry_ignores_announcements_of_earlier_starts() -> None:
+async def test_registry_ignores_announcements_of_earlier_starts() -> None:
     """Two announcements can be on their way at once, of an old process and of its successor."""
     one = change(ChangeType.ADD_NODE, ME, MemberRecord(ME, "one", "one:1"))
     add = change(ChangeType.ADD_LEARNER_NODE, 2, MemberRecord(2, "two", "two:0"))
     older = MemberRecord(2, "two", "old:1", directory=20, incarnation=2 << 32)
-    assert registry_after(one, add, MEMBER, older)[2] == MEMBER
-    assert registry_after(one, add, older, MEMBER)[2] == MEMBER
+    assert (await registry_after(one, add, MEMBER, older))[2] == MEMBER
+    assert (await registry_after(one, add, older, MEMBER))[2] == MEMBER
 
 
-def test_registry_keeps_the_first_of_two_forks() -> None:
+async def test_registry_keeps_the_first_of_two_forks() -> None:
     """Of two starts with one count, from copies of a directory, the log decides, so that all members agree."""
     one = change(ChangeType.ADD_NODE, ME, MemberRecord(ME, "one", "one:1"))
     add = change(ChangeType.ADD_LEARNER_NODE, 2, MemberRecord(2, "two", "two:0"))
     fork = MemberRecord(2, "two", "copy:1", directory=20, incarnation=(3 << 32) + 1)
-    assert registry_after(one, add, MEMBER, fork)[2] == MEMBER
-    assert registry_after(one, add, fork, MEMBER)[2] == fork
+    assert (await registry_after(one, add, MEMBER, fork))[2] == MEMBER
+    assert (await registry_after(one, add, fork, MEMBER))[2] == fork
 
 
-def test_registry_takes_an_updated_address_and_nothing_else() -> None:
+async def test_registry_takes_an_updated_address_and_nothing_else() -> None:
     """An update is of one start of the member: what a later start has announced itself is newer."""
     one = change(ChangeType.ADD_NODE, ME, MemberRecord(ME, "one", "one:1"))
     add = change(ChangeType.ADD_LEARNER_NODE, 2, MemberRecord(2, "two", "two:0"))
     moved = MemberRecord(2, "other", "new:1", "http://x", True, directory=20, incarnation=3 << 32)
-    after = registry_after(one, add, MEMBER, change(ChangeType.UPDATE_NODE, 2, moved))
+    after = await registry_after(one, add, MEMBER, change(ChangeType.UPDATE_NODE, 2, moved))
     assert after[2] == MemberRecord(
         2, "two", "new:1", "http://two", False, directory=20, incarnation=3 << 32, level=4, machine_version=5
     )
     late = MemberRecord(2, "two", "new:1", directory=20, incarnation=2 << 32)
-    assert registry_after(one, add, MEMBER, change(ChangeType.UPDATE_NODE, 2, late))[2] == MEMBER
+    assert (await registry_after(one, add, MEMBER, change(ChangeType.UPDATE_NODE, 2, late)))[2] == MEMBER
 
 
-def test_leader_examines_updates_of_addresses() -> None:
+async def test_leader_examines_updates_of_addresses() -> None:
     """One record of the member, of its newest start, with an address that no other member has."""
     node = Node()
-    run(node.apply([log_of(change(ChangeType.ADD_NODE, ME, MemberRecord(ME, "one", "one:1")),
+    await node.apply([log_of(change(ChangeType.ADD_NODE, ME, MemberRecord(ME, "one", "one:1")),
                            change(ChangeType.ADD_LEARNER_NODE, 2, MemberRecord(2, "two", "two:0")),
-                           MEMBER)]))  # fmt: skip
+                           MEMBER)])  # fmt: skip
     node.core.applied = 3
     moved = MemberRecord(2, "two", "new:1", directory=20, incarnation=3 << 32)
     bad = [

@@ -47,7 +47,6 @@ from syncline.node.runtime import GATHER_BYTES, Driver
 from syncline.storage.snapshots.file import SnapshotManifest, encode_manifest
 from syncline.transport.messages import Forward, ForwardedProposal, ForwardReply, PeerMessage
 from tests.node_cluster import Listing, cluster, until
-from tests.support import run
 
 PEER = 99
 
@@ -93,66 +92,55 @@ def reply_to(driver: Driver, *items: ForwardedProposal) -> ForwardReply:
     return reply
 
 
-def test_what_nobody_could_apply_does_not_enter_the_log(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with leading(tmp_path) as (raft, driver, machine):
-            reply = reply_to(
-                driver,
-                forwarded(1, b"good"),
-                ForwardedProposal(2, DATA, b"rubbish"),
-                ForwardedProposal(3, 7, b"of an unknown kind"),
-                ForwardedProposal(4, MEMBERSHIP, b"rubbish"),
-                ForwardedProposal(5, MEMBERSHIP, encode(MembershipChange(changes=(), context=b"rubbish"))),
-                forwarded(6, b"somebody else's", origin=PEER + 1),
-            )
-            assert [accepted.number for accepted in reply.accepted] == [1]
-            assert {refused.number for refused in reply.refused} == {2, 3, 4, 5, 6}
-            await until(raft, lambda: machine.items == [b"first", b"good"])
-            assert await raft.apply(b"alive") == 3
-
-    run(check())
+async def test_what_nobody_could_apply_does_not_enter_the_log(tmp_path: Path) -> None:
+    async with leading(tmp_path) as (raft, driver, machine):
+        reply = reply_to(
+            driver,
+            forwarded(1, b"good"),
+            ForwardedProposal(2, DATA, b"rubbish"),
+            ForwardedProposal(3, 7, b"of an unknown kind"),
+            ForwardedProposal(4, MEMBERSHIP, b"rubbish"),
+            ForwardedProposal(5, MEMBERSHIP, encode(MembershipChange(changes=(), context=b"rubbish"))),
+            forwarded(6, b"somebody else's", origin=PEER + 1),
+        )
+        assert [accepted.number for accepted in reply.accepted] == [1]
+        assert {refused.number for refused in reply.refused} == {2, 3, 4, 5, 6}
+        await until(raft, lambda: machine.items == [b"first", b"good"])
+        assert await raft.apply(b"alive") == 3
 
 
-def test_a_full_disk_of_the_leader_refuses_what_others_forward(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with leading(tmp_path) as (raft, driver, _):
+async def test_a_full_disk_of_the_leader_refuses_what_others_forward(tmp_path: Path) -> None:
+    async with leading(tmp_path) as (raft, driver, _):
 
-            def full(size_bytes: int, *, frees_space: bool = False) -> None:
-                raise DiskFull(f"no room for {size_bytes}, {frees_space}")
+        def full(size_bytes: int, *, frees_space: bool = False) -> None:
+            raise DiskFull(f"no room for {size_bytes}, {frees_space}")
 
-            driver.parts.wal.check_space = full
-            reply = reply_to(driver, forwarded(1, b"x"))
-            assert reply.refused[0].code == DISK_FULL
-            assert "no room" in reply.refused[0].message
-            with pytest.raises(DiskFull):
-                await raft.apply(b"x")
-            await raft.read_index()
-
-    run(check())
+        driver.parts.wal.check_space = full
+        reply = reply_to(driver, forwarded(1, b"x"))
+        assert reply.refused[0].code == DISK_FULL
+        assert "no room" in reply.refused[0].message
+        with pytest.raises(DiskFull):
+            await raft.apply(b"x")
+        await raft.read_index()
 
 
-def test_what_a_full_link_does_not_take_waits_in_its_order(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with leading(tmp_path) as (_, driver, _):
-            sent = Sent(driver)
-            sent.room = False
-            big = bytes(FORWARD_BATCH_BYTES // 2 + 1)
-            queue = [(numbered(driver, number), DATA, big) for number in range(1, 6)]
-            driver.forwarding.forward(list(queue))
-            assert driver._queue == queue
-            assert not any(future.attempt for future, _, _ in queue)
-            sent.room = True
-            driver._queue = []
-            driver.forwarding.forward(list(queue))
-            numbers = [
-                [item.number for item in message.proposals]
-                for _, message in sent.messages
-                if isinstance(message, Forward)
-            ]
-            assert numbers == [[1, 2], [3, 4], [5]]
-            assert all(future.attempt for future, _, _ in queue)
-
-    run(check())
+async def test_what_a_full_link_does_not_take_waits_in_its_order(tmp_path: Path) -> None:
+    async with leading(tmp_path) as (_, driver, _):
+        sent = Sent(driver)
+        sent.room = False
+        big = bytes(FORWARD_BATCH_BYTES // 2 + 1)
+        queue = [(numbered(driver, number), DATA, big) for number in range(1, 6)]
+        driver.forwarding.forward(list(queue))
+        assert driver._queue == queue
+        assert not any(future.attempt for future, _, _ in queue)
+        sent.room = True
+        driver._queue = []
+        driver.forwarding.forward(list(queue))
+        numbers = [
+            [item.number for item in message.proposals] for _, message in sent.messages if isinstance(message, Forward)
+        ]
+        assert numbers == [[1, 2], [3, 4], [5]]
+        assert all(future.attempt for future, _, _ in queue)
 
 
 def offer_snapshot(driver: Driver) -> SnapshotMeta:
@@ -167,117 +155,95 @@ def offer_snapshot(driver: Driver) -> SnapshotMeta:
     return meta
 
 
-def test_no_snapshot_is_made_of_a_view_that_a_newer_one_overtakes(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with leading(tmp_path) as (raft, driver, machine):
-            await raft.snapshot()
-            assert machine.views == machine.released == 1
-            await raft.apply(b"more")
-            waiting = driver.snapshotter.take()
-            offer_snapshot(driver)
-            with pytest.raises(NothingToSnapshot, match="from the leader"):
-                await waiting
-            assert machine.views == machine.released == 2
-            assert len(driver.parts.snapshots.list()) == 1
-
-    run(check())
+async def test_no_snapshot_is_made_of_a_view_that_a_newer_one_overtakes(tmp_path: Path) -> None:
+    async with leading(tmp_path) as (raft, driver, machine):
+        await raft.snapshot()
+        assert machine.views == machine.released == 1
+        await raft.apply(b"more")
+        waiting = driver.snapshotter.take()
+        offer_snapshot(driver)
+        with pytest.raises(NothingToSnapshot, match="from the leader"):
+            await waiting
+        assert machine.views == machine.released == 2
+        assert len(driver.parts.snapshots.list()) == 1
 
 
 @pytest.mark.parametrize("runtime", [b"", b"rubbish", b"\x91" * 100_000])
-def test_snapshot_with_an_unreadable_registry_is_refused(tmp_path: Path, runtime: bytes) -> None:
+async def test_snapshot_with_an_unreadable_registry_is_refused(tmp_path: Path, runtime: bytes) -> None:
     """Once it was received the node would load it, stop, and stop at each start."""
-
-    async def check() -> None:
-        async with leading(tmp_path) as (raft, driver, _):
-            meta = SnapshotMeta(1000, 2, MembershipState(voters=(raft.node_id, PEER)))
-            message = Message(MessageType.SNAP, to=raft.node_id, sender=PEER, term=3, snapshot=Snapshot(meta))
-            manifest = SnapshotManifest(1000, 2, meta.membership, raft.cluster_id, 0, "0" * 64, "test", runtime)
-            for offered in (encode_manifest(manifest), b"rubbish", b"\x91" * 100_000):
-                with pytest.raises(TransportError, match="can't be read"):
-                    await driver.snapshotter.receive(PEER, message, offered)
-            assert not driver.stopped
-
-    run(check())
+    async with leading(tmp_path) as (raft, driver, _):
+        meta = SnapshotMeta(1000, 2, MembershipState(voters=(raft.node_id, PEER)))
+        message = Message(MessageType.SNAP, to=raft.node_id, sender=PEER, term=3, snapshot=Snapshot(meta))
+        manifest = SnapshotManifest(1000, 2, meta.membership, raft.cluster_id, 0, "0" * 64, "test", runtime)
+        for offered in (encode_manifest(manifest), b"rubbish", b"\x91" * 100_000):
+            with pytest.raises(TransportError, match="can't be read"):
+                await driver.snapshotter.receive(PEER, message, offered)
+        assert not driver.stopped
 
 
-def test_an_old_change_does_not_undo_the_membership_of_a_snapshot_on_its_way(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with leading(tmp_path) as (_, driver, _):
-            context = encode(ChangeContext(0, 0, (MemberRecord(5, "old", "127.0.0.1:9"),)))
-            change = MembershipChange(changes=(SingleChange(ChangeType.ADD_LEARNER_NODE, 5),), context=context)
-            old = LogEntry(driver.core.term, driver.applied + 1, EntryType.CONF_CHANGE_V2, encode_change(change))
-            meta = offer_snapshot(driver)
-            driver.reconfiguration.applied(old)
-            assert driver.core.raft.tracker.configuration.state() == meta.membership
-            assert 5 not in driver.parts.book.members
-
-    run(check())
+async def test_an_old_change_does_not_undo_the_membership_of_a_snapshot_on_its_way(tmp_path: Path) -> None:
+    async with leading(tmp_path) as (_, driver, _):
+        context = encode(ChangeContext(0, 0, (MemberRecord(5, "old", "127.0.0.1:9"),)))
+        change = MembershipChange(changes=(SingleChange(ChangeType.ADD_LEARNER_NODE, 5),), context=context)
+        old = LogEntry(driver.core.term, driver.applied + 1, EntryType.CONF_CHANGE_V2, encode_change(change))
+        meta = offer_snapshot(driver)
+        driver.reconfiguration.applied(old)
+        assert driver.core.raft.tracker.configuration.state() == meta.membership
+        assert 5 not in driver.parts.book.members
 
 
-def test_a_condition_and_a_taken_name_are_judged_by_the_leader(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with leading(tmp_path) as (raft, driver, _):
-            await until(raft, lambda: bool(driver.parts.book.members[raft.node_id].directory))
-            index = raft.membership().index
+async def test_a_condition_and_a_taken_name_are_judged_by_the_leader(tmp_path: Path) -> None:
+    async with leading(tmp_path) as (raft, driver, _):
+        await until(raft, lambda: bool(driver.parts.book.members[raft.node_id].directory))
+        index = raft.membership().index
 
-            def change(member: MemberRecord, expected: int) -> bytes:
-                context = encode(ChangeContext(PEER, 1, (member,), expected))
-                single = SingleChange(ChangeType.ADD_LEARNER_NODE, member.id)
-                return encode(MembershipChange(changes=(single,), context=context))
+        def change(member: MemberRecord, expected: int) -> bytes:
+            context = encode(ChangeContext(PEER, 1, (member,), expected))
+            single = SingleChange(ChangeType.ADD_LEARNER_NODE, member.id)
+            return encode(MembershipChange(changes=(single,), context=context))
 
-            free = MemberRecord(7, "free", "127.0.0.1:9")
-            for member, expected, message in (
-                (free, index + 1, "has changed"),
-                (MemberRecord(7, "a", "127.0.0.1:9"), 0, "member already"),
-                (MemberRecord(7, "free", raft.config.address), 0, "member already"),
-                (MemberRecord(7, "free", "127.0.0.1:9", directory=5), 0, "another data directory"),
-                (MemberRecord(raft.node_id, "a", "127.0.0.1:9", directory=5), 0, "another data directory"),
-                (MemberRecord(raft.node_id, "b", "127.0.0.1:9"), 0, "is named 'a'"),
-            ):
-                with pytest.raises(MembershipError, match=message):
-                    driver.reconfiguration.append(change(member, expected), PEER, 1)
-            assert driver.reconfiguration.append(change(free, index), PEER, 1)[0] == raft.stats().last_index
-
-    run(check())
+        free = MemberRecord(7, "free", "127.0.0.1:9")
+        for member, expected, message in (
+            (free, index + 1, "has changed"),
+            (MemberRecord(7, "a", "127.0.0.1:9"), 0, "member already"),
+            (MemberRecord(7, "free", raft.config.address), 0, "member already"),
+            (MemberRecord(7, "free", "127.0.0.1:9", directory=5), 0, "another data directory"),
+            (MemberRecord(raft.node_id, "a", "127.0.0.1:9", directory=5), 0, "another data directory"),
+            (MemberRecord(raft.node_id, "b", "127.0.0.1:9"), 0, "is named 'a'"),
+        ):
+            with pytest.raises(MembershipError, match=message):
+                driver.reconfiguration.append(change(member, expected), PEER, 1)
+        assert driver.reconfiguration.append(change(free, index), PEER, 1)[0] == raft.stats().last_index
 
 
-def test_a_stalled_disk_is_told_once(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with leading(tmp_path) as (raft, driver, _):
-            watch = raft.events(DiskSlow)
-            driver.parts.writer.oldest_s = lambda: 60.0  # type: ignore[method-assign]
-            for _ in range(3):
-                driver._yield_if_disk_stalls()
-            driver.parts.writer.oldest_s = lambda: 0.0  # type: ignore[method-assign]
+async def test_a_stalled_disk_is_told_once(tmp_path: Path) -> None:
+    async with leading(tmp_path) as (raft, driver, _):
+        watch = raft.events(DiskSlow)
+        driver.parts.writer.oldest_s = lambda: 60.0  # type: ignore[method-assign]
+        for _ in range(3):
             driver._yield_if_disk_stalls()
-            await raft.close()
-            assert len([event async for event in watch]) == 1
-
-    run(check())
-
-
-def test_an_error_while_a_message_is_dealt_with_stops_the_node(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with leading(tmp_path) as (raft, driver, _):
-            driver.on_messages(PEER, [None])  # type: ignore[list-item]
-            with pytest.raises(NodeFailed):
-                await asyncio.wait_for(raft.apply(b"x"), 5)
-            await asyncio.wait_for(raft.failed(), 5)
-
-    run(check())
+        driver.parts.writer.oldest_s = lambda: 0.0  # type: ignore[method-assign]
+        driver._yield_if_disk_stalls()
+        await raft.close()
+        assert len([event async for event in watch]) == 1
 
 
-def test_a_tick_that_fails_stops_the_node(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with leading(tmp_path) as (raft, driver, _):
+async def test_an_error_while_a_message_is_dealt_with_stops_the_node(tmp_path: Path) -> None:
+    async with leading(tmp_path) as (raft, driver, _):
+        driver.on_messages(PEER, [None])  # type: ignore[list-item]
+        with pytest.raises(NodeFailed):
+            await asyncio.wait_for(raft.apply(b"x"), 5)
+        await asyncio.wait_for(raft.failed(), 5)
 
-            def broken() -> None:
-                raise AssertionError("bug in a tick")
 
-            driver.snapshotter.tick = broken  # type: ignore[method-assign]
-            assert "bug in a tick" in str(await asyncio.wait_for(raft.failed(), 5))
+async def test_a_tick_that_fails_stops_the_node(tmp_path: Path) -> None:
+    async with leading(tmp_path) as (raft, driver, _):
 
-    run(check())
+        def broken() -> None:
+            raise AssertionError("bug in a tick")
+
+        driver.snapshotter.tick = broken  # type: ignore[method-assign]
+        assert "bug in a tick" in str(await asyncio.wait_for(raft.failed(), 5))
 
 
 class Told:
@@ -295,60 +261,53 @@ class Told:
         return self.calls[0][1]
 
 
-def test_a_callback_is_told_the_answer_or_the_error_once(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with leading(tmp_path, max_entry_bytes=2000) as (raft, _, _):
-            good, refused, large = Told(), Told(), Told()
-            raft._apply_then(b"good", good)
-            raft._apply_then(b"refuse", refused)
-            raft._apply_then(bytes(3000), large)
-            assert isinstance(large.error, TooLarge)
-            assert good.calls == []
-            await raft.apply(b"behind them")
-            assert good.calls == [(2, None)]
-            assert isinstance(refused.error, Rejected)
-            with pytest.raises(ConfigError, match="timeout"):
-                raft._apply_then(b"x", Told(), timeout=-1.0)
-            pending = Told()
-            raft._apply_then(b"cut off", pending)
-        assert isinstance(pending.error, Closed)
-
-    run(check())
+async def test_a_callback_is_told_the_answer_or_the_error_once(tmp_path: Path) -> None:
+    async with leading(tmp_path, max_entry_bytes=2000) as (raft, _, _):
+        good, refused, large = Told(), Told(), Told()
+        raft._apply_then(b"good", good)
+        raft._apply_then(b"refuse", refused)
+        raft._apply_then(bytes(3000), large)
+        assert isinstance(large.error, TooLarge)
+        assert good.calls == []
+        await raft.apply(b"behind them")
+        assert good.calls == [(2, None)]
+        assert isinstance(refused.error, Rejected)
+        with pytest.raises(ConfigError, match="timeout"):
+            raft._apply_then(b"x", Told(), timeout=-1.0)
+        pending = Told()
+        raft._apply_then(b"cut off", pending)
+    assert isinstance(pending.error, Closed)
 
 
-def test_a_callback_that_raises_is_told_to_the_loop_and_harms_nobody(tmp_path: Path) -> None:
-    async def check() -> None:
-        said: list[dict[str, object]] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
-        async with leading(tmp_path) as (raft, _, _):
+async def test_a_callback_that_raises_is_told_to_the_loop_and_harms_nobody(tmp_path: Path) -> None:
+    said: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+    async with leading(tmp_path) as (raft, _, _):
 
-            def broken(answer: object, error: SynclineError | None) -> None:
-                raise RuntimeError("the caller's own fault")
+        def broken(answer: object, error: SynclineError | None) -> None:
+            raise RuntimeError("the caller's own fault")
 
-            raft._apply_then(b"x", broken)
-            assert await raft.apply(b"y") == 3
-        assert [str(context["exception"]) for context in said] == ["the caller's own fault"]
-
-    run(check())
+        raft._apply_then(b"x", broken)
+        assert await raft.apply(b"y") == 3
+    assert [str(context["exception"]) for context in said] == ["the caller's own fault"]
 
 
-def test_what_has_ended_while_it_waited_for_a_leader_never_enters_the_log(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with leading(tmp_path) as (raft, driver, machine):
-            leader, driver.core.raft.leader = driver.core.raft.leader, 0  # nobody leads for a moment
-            late = Told()
-            raft._apply_then(b"late", late, timeout=0.01)
-            driver.proposals.expire(driver.loop.time() + 1.0, 0)
-            assert isinstance(late.error, NoLeader)
-            driver.core.raft.leader = leader
-            await raft.apply(b"alive")
-            assert len(late.calls) == 1
-            assert machine.items == [b"first", b"alive"]
-
-    run(check())
+async def test_what_has_ended_while_it_waited_for_a_leader_never_enters_the_log(tmp_path: Path) -> None:
+    async with leading(tmp_path) as (raft, driver, machine):
+        leader, driver.core.raft.leader = driver.core.raft.leader, 0  # nobody leads for a moment
+        late = Told()
+        raft._apply_then(b"late", late, timeout=0.01)
+        driver.proposals.expire(driver.loop.time() + 1.0, 0)
+        assert isinstance(late.error, NoLeader)
+        driver.core.raft.leader = leader
+        await raft.apply(b"alive")
+        assert len(late.calls) == 1
+        assert machine.items == [b"first", b"alive"]
 
 
-def test_proposals_gather_while_the_disk_has_the_ones_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proposals_gather_while_the_disk_has_the_ones_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes: list[int] = []
     propose_batch = RawNode.propose_batch
 
@@ -356,70 +315,60 @@ def test_proposals_gather_while_the_disk_has_the_ones_before(tmp_path: Path, mon
         sizes.append(len(batch))
         return propose_batch(core, batch)
 
-    async def check() -> None:
-        async with leading(tmp_path) as (raft, driver, _):
-            monkeypatch.setattr(RawNode, "propose_batch", noted)
-            first = raft.apply(b"first of them")
-            await asyncio.sleep(0)
-            assert sizes == [1], "a lone one waits for nothing"
-            others = []
-            for _ in range(5):
-                others.append(raft.apply(b"another"))
-                driver._turn()
-            assert sizes == [1]
-            large = raft.apply(bytes(GATHER_BYTES))
+    async with leading(tmp_path) as (raft, driver, _):
+        monkeypatch.setattr(RawNode, "propose_batch", noted)
+        first = raft.apply(b"first of them")
+        await asyncio.sleep(0)
+        assert sizes == [1], "a lone one waits for nothing"
+        others = []
+        for _ in range(5):
+            others.append(raft.apply(b"another"))
             driver._turn()
-            assert sizes == [1, 6], "so much at once gains nothing by waiting"
-            await asyncio.gather(first, *others, large)
-
-    run(check())
-
-
-def test_what_others_forward_without_a_pause_does_not_hold_up_the_leaders_own(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with leading(tmp_path) as (raft, driver, _):
-            Sent(driver)
-            told = Told()
-            async with asyncio.timeout(10):
-                number = 0
-                while len(told.calls) < 1:
-                    number += 1
-                    driver.on_messages(PEER, [Forward([forwarded(number, b"theirs")], driver.core.term)])
-                    if number == 1:
-                        raft._apply_then(b"own", Told())
-                        driver._turn()
-                        raft._apply_then(b"own too", told)
-                    await asyncio.sleep(0)
-            assert told.error is None
-
-    run(check())
+        assert sizes == [1]
+        large = raft.apply(bytes(GATHER_BYTES))
+        driver._turn()
+        assert sizes == [1, 6], "so much at once gains nothing by waiting"
+        await asyncio.gather(first, *others, large)
 
 
-def test_messages_that_come_while_a_turn_ends_are_dealt_with_in_the_next(
+async def test_what_others_forward_without_a_pause_does_not_hold_up_the_leaders_own(tmp_path: Path) -> None:
+    async with leading(tmp_path) as (raft, driver, _):
+        Sent(driver)
+        told = Told()
+        async with asyncio.timeout(10):
+            number = 0
+            while len(told.calls) < 1:
+                number += 1
+                driver.on_messages(PEER, [Forward([forwarded(number, b"theirs")], driver.core.term)])
+                if number == 1:
+                    raft._apply_then(b"own", Told())
+                    driver._turn()
+                    raft._apply_then(b"own too", told)
+                await asyncio.sleep(0)
+        assert told.error is None
+
+
+async def test_messages_that_come_while_a_turn_ends_are_dealt_with_in_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No network calls back from within a flush today; one that did must not leave a message lying until a tick."""
+    async with leading(tmp_path) as (raft, driver, machine):
+        Sent(driver)
+        writer = driver.parts.writer
+        await until(raft, lambda: writer._idle.is_set() and not (writer._unsettled or driver._scheduled))
+        assert driver._ticker is not None
+        driver._ticker.cancel()  # it would look anyway
 
-    async def check() -> None:
-        async with leading(tmp_path) as (raft, driver, machine):
-            Sent(driver)
-            writer = driver.parts.writer
-            await until(raft, lambda: writer._idle.is_set() and not (writer._unsettled or driver._scheduled))
-            assert driver._ticker is not None
-            driver._ticker.cancel()  # it would look anyway
+        def flush() -> None:
+            monkeypatch.undo()
+            driver.on_messages(PEER, [Forward([forwarded(1, b"late")], driver.core.term)])
 
-            def flush() -> None:
-                monkeypatch.undo()
-                driver.on_messages(PEER, [Forward([forwarded(1, b"late")], driver.core.term)])
-
-            monkeypatch.setattr(driver.parts.transport, "flush", flush)
-            driver._turn()
-            await until(raft, lambda: machine.items == [b"first", b"late"])
-
-    run(check())
+        monkeypatch.setattr(driver.parts.transport, "flush", flush)
+        driver._turn()
+        await until(raft, lambda: machine.items == [b"first", b"late"])
 
 
-def test_reads_right_after_an_answer_join_the_next_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reads_right_after_an_answer_join_the_next_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A round of the leader with its followers is worth more than the moment that the others wait for it."""
     rounds = 0
     read_index = RawNode.read_index
@@ -430,32 +379,27 @@ def test_reads_right_after_an_answer_join_the_next_round(tmp_path: Path, monkeyp
         return read_index(core, context)
 
     monkeypatch.setattr(RawNode, "read_index", counted)
+    async with cluster(tmp_path, "abc") as nodes:
+        raft = await nodes.leader()
+        rounds = 0
+        ended: list[asyncio.Future[object]] = []
 
-    async def check() -> None:
-        nonlocal rounds
-        async with cluster(tmp_path, "abc") as nodes:
-            raft = await nodes.leader()
-            rounds = 0
-            ended: list[asyncio.Future[object]] = []
+        def ask(times: int) -> None:
+            future = raft.read_index()
+            ended.append(future)
+            if times > 1:
+                future.add_done_callback(lambda _: ask(times - 1))
 
-            def ask(times: int) -> None:
-                future = raft.read_index()
-                ended.append(future)
-                if times > 1:
-                    future.add_done_callback(lambda _: ask(times - 1))
-
-            ask(3)
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)  # the first one is on its way
-            ask(3)
-            async with asyncio.timeout(10):
-                while len(ended) < 6:
-                    await asyncio.shield(ended[-1])
-                    await asyncio.sleep(0)
-                await asyncio.gather(*(asyncio.shield(future) for future in ended))
-            assert 3 <= rounds <= 5, "six would mean that nobody ever joined"
-
-    run(check())
+        ask(3)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the first one is on its way
+        ask(3)
+        async with asyncio.timeout(10):
+            while len(ended) < 6:
+                await asyncio.shield(ended[-1])
+                await asyncio.sleep(0)
+            await asyncio.gather(*(asyncio.shield(future) for future in ended))
+        assert 3 <= rounds <= 5, "six would mean that nobody ever joined"
 
 
 def test_a_wait_does_not_end_before_its_time(tmp_path: Path) -> None:

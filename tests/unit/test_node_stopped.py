@@ -14,7 +14,6 @@ from syncline.node.fsm import BytesSnapshot, Entry
 from syncline.node.raft import Raft
 from syncline.platform.worker import ThreadWorkers
 from tests.ports import free_block
-from tests.support import run
 
 
 class Failing:
@@ -50,50 +49,42 @@ async def last_event(raft: Raft[object]) -> asyncio.Task[list[Event]]:
 
 
 @pytest.mark.parametrize("how", ["close", "fail-stop"])
-def test_raft_that_has_stopped_leads_no_more(tmp_path: Path, how: str) -> None:
+async def test_raft_that_has_stopped_leads_no_more(tmp_path: Path, how: str) -> None:
     """Two nodes said at once that they lead: one of them had stopped."""
-
-    async def scenario() -> None:
-        raft = await opened(tmp_path)
-        events = await last_event(raft)
-        if how == "close":
-            await raft.close()
-        else:
-            with pytest.raises(NodeFailed):
-                await raft.apply(b"fail", timeout=20)
-        assert not raft.is_leader
-        assert raft.leader is None
-        assert raft.role == "stopped"
-        assert (raft.stats().role, raft.stats().leader, raft.stats().progress) == ("stopped", None, {})
-        assert raft.no_leader.startswith("this node has stopped: ")
-        last = (await events)[-1]
-        assert isinstance(last, NodeStopped)
-        assert ("closed" if how == "close" else "RuntimeError: no") in last.reason
+    raft = await opened(tmp_path)
+    events = await last_event(raft)
+    if how == "close":
         await raft.close()
+    else:
+        with pytest.raises(NodeFailed):
+            await raft.apply(b"fail", timeout=20)
+    assert not raft.is_leader
+    assert raft.leader is None
+    assert raft.role == "stopped"
+    assert (raft.stats().role, raft.stats().leader, raft.stats().progress) == ("stopped", None, {})
+    assert raft.no_leader.startswith("this node has stopped: ")
+    last = (await events)[-1]
+    assert isinstance(last, NodeStopped)
+    assert ("closed" if how == "close" else "RuntimeError: no") in last.reason
+    await raft.close()
 
-    run(scenario())
 
-
-def test_raft_used_from_another_thread_is_refused(tmp_path: Path) -> None:
+async def test_raft_used_from_another_thread_is_refused(tmp_path: Path) -> None:
     """It would be a race with the loop, seen as lost answers days later."""
-
-    async def scenario() -> None:
-        raft = await opened(tmp_path)
-        for use in (
-            lambda: raft.apply(b"y"),
-            lambda: raft.apply_many([b"y"]),
-            lambda: raft._apply_then(b"y", lambda *_: None),
-            raft.read_index,
-            raft.barrier,
-        ):
-            with pytest.raises(UsageError, match="call_soon_threadsafe"):
-                await asyncio.to_thread(use)
-        before = raft.stats().last_index
-        await raft.apply(b"z", timeout=20)
-        assert raft.stats().last_index == before + 1
-        await raft.close()
-
-    run(scenario())
+    raft = await opened(tmp_path)
+    for use in (
+        lambda: raft.apply(b"y"),
+        lambda: raft.apply_many([b"y"]),
+        lambda: raft._apply_then(b"y", lambda *_: None),
+        raft.read_index,
+        raft.barrier,
+    ):
+        with pytest.raises(UsageError, match="call_soon_threadsafe"):
+            await asyncio.to_thread(use)
+    before = raft.stats().last_index
+    await raft.apply(b"z", timeout=20)
+    assert raft.stats().last_index == before + 1
+    await raft.close()
 
 
 def test_workers_tell_how_long_the_machine_slept() -> None:

@@ -17,7 +17,6 @@ from syncline.platform.texts import encode_json, printable
 from syncline.server.api.errors import problem
 from syncline.storage.datadir import DataDir
 from tests.ports import free_block
-from tests.support import run
 
 
 class Silent:
@@ -86,21 +85,18 @@ def test_lock_without_permission_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         DataDir.open(OsDisk(), str(tmp_path))
 
 
-def test_raft_with_a_relative_directory_keeps_it_when_the_program_moves(
+async def test_raft_with_a_relative_directory_keeps_it_when_the_program_moves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def scenario() -> None:
-        monkeypatch.chdir(tmp_path)
-        address = f"127.0.0.1:{free_block(1)}"
-        raft = await Raft.open(Config(name="a", data_dir="data", listen=address, peers={"a": address}), Silent())
-        (tmp_path / "elsewhere").mkdir()
-        monkeypatch.chdir(tmp_path / "elsewhere")
-        await raft.apply(b"x", timeout=20)
-        await raft.snapshot()
-        await raft.close()
-        assert raft.config.data_dir == f"{tmp_path}/data"
-
-    run(scenario())
+    monkeypatch.chdir(tmp_path)
+    address = f"127.0.0.1:{free_block(1)}"
+    raft = await Raft.open(Config(name="a", data_dir="data", listen=address, peers={"a": address}), Silent())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    await raft.apply(b"x", timeout=20)
+    await raft.snapshot()
+    await raft.close()
+    assert raft.config.data_dir == f"{tmp_path}/data"
     assert os.listdir(tmp_path / "elsewhere") == []
     assert len(os.listdir(tmp_path / "data" / "snapshots")) == 1
 

@@ -17,7 +17,6 @@ from syncline.node.opening import open_beside
 from syncline.node.raft import Raft
 from syncline.platform.worker import ThreadWorkers
 from tests.ports import free_block
-from tests.support import run
 
 DEADLINE_S = 20.0
 
@@ -64,92 +63,78 @@ async def until(event: threading.Event) -> None:
         await asyncio.sleep(0.005)
 
 
-def test_raft_open_with_a_slow_restore_leaves_the_loop_free(tmp_path: Path) -> None:
+async def test_raft_open_with_a_slow_restore_leaves_the_loop_free(tmp_path: Path) -> None:
     """The loop releases the restore itself: were it blocked by it, nothing would."""
-
-    async def scenario() -> None:
-        config = await stored_state(tmp_path)
-        machine = SlowMachine()
-        opening = asyncio.ensure_future(Raft.open(config, machine))
-        await until(machine.began)
-        assert not opening.done()
-        machine.go_on.set()
-        async with await opening:
-            assert machine.applied == 1
-            assert machine.thread != threading.main_thread().name
-
-    run(scenario())
+    config = await stored_state(tmp_path)
+    machine = SlowMachine()
+    opening = asyncio.ensure_future(Raft.open(config, machine))
+    await until(machine.began)
+    assert not opening.done()
+    machine.go_on.set()
+    async with await opening:
+        assert machine.applied == 1
+        assert machine.thread != threading.main_thread().name
 
 
-def test_raft_open_cancelled_in_restore_lets_the_directory_go(tmp_path: Path) -> None:
+async def test_raft_open_cancelled_in_restore_lets_the_directory_go(tmp_path: Path) -> None:
     """SIGTERM in a start that loads a large state: it ends at once, and the same directory opens again."""
-
-    async def scenario() -> None:
-        config = await stored_state(tmp_path)
-        machine = SlowMachine()
-        opening = asyncio.ensure_future(Raft.open(config, machine))
-        await until(machine.began)
-        opening.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await opening
-        with pytest.raises(DirectoryLocked):
-            await Raft.open(config, SlowMachine())
-        machine.go_on.set()
-        deadline_s = asyncio.get_running_loop().time() + DEADLINE_S
-        while True:
-            again = SlowMachine()
-            again.go_on.set()
-            try:
-                raft = await Raft.open(config, again)
-            except DirectoryLocked:
-                assert asyncio.get_running_loop().time() < deadline_s
-                continue
-            break
-        assert again.applied == 1
-        await raft.close()
-
-    run(scenario())
+    config = await stored_state(tmp_path)
+    machine = SlowMachine()
+    opening = asyncio.ensure_future(Raft.open(config, machine))
+    await until(machine.began)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    with pytest.raises(DirectoryLocked):
+        await Raft.open(config, SlowMachine())
+    machine.go_on.set()
+    deadline_s = asyncio.get_running_loop().time() + DEADLINE_S
+    while True:
+        again = SlowMachine()
+        again.go_on.set()
+        try:
+            raft = await Raft.open(config, again)
+        except DirectoryLocked:
+            assert asyncio.get_running_loop().time() < deadline_s
+            continue
+        break
+    assert again.applied == 1
+    await raft.close()
 
 
 @pytest.mark.parametrize("when", ["before the end", "between the end and its delivery"])
-def test_open_beside_releases_what_no_caller_takes(when: str) -> None:
-    async def scenario() -> None:
-        released: list[BytesIO] = []
-        began, go_on = threading.Event(), threading.Event()
-        opened = BytesIO()
+async def test_open_beside_releases_what_no_caller_takes(when: str) -> None:
+    released: list[BytesIO] = []
+    began, go_on = threading.Event(), threading.Event()
+    opened = BytesIO()
 
-        def work() -> BytesIO:
-            began.set()
-            assert go_on.wait(DEADLINE_S)
-            return opened
+    def work() -> BytesIO:
+        began.set()
+        assert go_on.wait(DEADLINE_S)
+        return opened
 
-        task = asyncio.ensure_future(open_beside(ThreadWorkers(), work, released.append))
-        await until(began)
-        if when == "before the end":
-            task.cancel()
-            await asyncio.sleep(0)
-            go_on.set()
-        else:
-            go_on.set()
-            threading.Event().wait(0.05)  # the thread ends its work while the loop stands still
-            task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        deadline_s = asyncio.get_running_loop().time() + DEADLINE_S
-        while not released:
-            assert asyncio.get_running_loop().time() < deadline_s
-            await asyncio.sleep(0.005)
-        assert released == [opened]
-
-    run(scenario())
+    task = asyncio.ensure_future(open_beside(ThreadWorkers(), work, released.append))
+    await until(began)
+    if when == "before the end":
+        task.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+    else:
+        go_on.set()
+        threading.Event().wait(0.05)  # the thread ends its work while the loop stands still
+        task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    deadline_s = asyncio.get_running_loop().time() + DEADLINE_S
+    while not released:
+        assert asyncio.get_running_loop().time() < deadline_s
+        await asyncio.sleep(0.005)
+    assert released == [opened]
 
 
-def test_open_beside_raises_what_the_work_raises() -> None:
-    async def scenario() -> None:
-        def work() -> BytesIO:
-            raise DirectoryLocked("held")
+async def test_open_beside_raises_what_the_work_raises() -> None:
+    def work() -> BytesIO:
+        raise DirectoryLocked("held")
 
-        with pytest.raises(DirectoryLocked, match="held"):
-            await open_beside(ThreadWorkers(), work, BytesIO.close)
-
-    run(scenario())
+    with pytest.raises(DirectoryLocked, match="held"):
+        await open_beside(ThreadWorkers(), work, BytesIO.close)

@@ -18,19 +18,18 @@ from syncline.server.config import ServerConfig, load_config
 from syncline.server.exposure import check_exposure
 from syncline.server.secret_file import new_secret, parse_secrets, read_secret_file, write_secret_file
 from syncline.transport.tls import PeerTls
-from tests.support import run
 
 ONE, TWO = bytes(range(32)), bytes(range(100, 140))
 HUSH = b"hush-" * 8
 BASE = {"name": "a", "data_dir": "d"}
 
 
-def check_server(config: ServerConfig) -> None:
-    run(check_exposure(config))
+async def check_server(config: ServerConfig) -> None:
+    await check_exposure(config)
 
 
-def check_library(config: Config) -> None:
-    run(exposure.check_exposure(config))
+async def check_library(config: Config) -> None:
+    await exposure.check_exposure(config)
 
 
 def secret_file(path: Path, text: str, mode: int = 0o600) -> str:
@@ -122,19 +121,19 @@ class TestServer:
             {"join": "http://10.0.0.1:8080", "peer_listen": "10.0.0.2:7100"},
         ],
     )
-    def test_port_beyond_loopback_asks_for_a_secret(self, flags: dict[str, object]) -> None:
+    async def test_port_beyond_loopback_asks_for_a_secret(self, flags: dict[str, object]) -> None:
         with pytest.raises(ConfigError, match=r"syncline secret new.*--peer-secret-file.*--insecure-peers"):
-            check_server(load_config(environment={}, flags={**BASE, **flags}))
+            await check_server(load_config(environment={}, flags={**BASE, **flags}))
         tls = {"peer_tls_cert": "x", "peer_tls_key": "x", "peer_tls_ca": "x"}
         for enough in ({"peer_secret_file": "f"}, {"insecure_peers": "true"}, {"insecure": "true"}, tls):
-            check_server(load_config(environment={}, flags={**BASE, **flags, **enough}))
-        check_server(load_config(environment={"SYNCLINE_PEER_SECRET": ONE.hex()}, flags={**BASE, **flags}))
+            await check_server(load_config(environment={}, flags={**BASE, **flags, **enough}))
+        await check_server(load_config(environment={"SYNCLINE_PEER_SECRET": ONE.hex()}, flags={**BASE, **flags}))
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "[::1]", "localhost", "LocalHost"])
-    def test_loopback_asks_for_nothing(self, host: str) -> None:
+    async def test_loopback_asks_for_nothing(self, host: str) -> None:
         members = f"a={host}:7100,b={host}:7101"
         flags = {**BASE, "peer_listen": f"{host}:7100", "initial_cluster": members}
-        check_server(load_config(environment={}, flags=flags))
+        await check_server(load_config(environment={}, flags=flags))
 
     def test_secret_comes_from_the_environment_or_a_file(self, tmp_path: Path) -> None:
         config = load_config(environment={"SYNCLINE_PEER_SECRET": f"{ONE.hex()}\n{TWO.hex()}"}, flags=BASE)
@@ -168,17 +167,17 @@ class TestServer:
 
 class TestLibrary:
     @pytest.mark.parametrize("listen", ["0.0.0.0:7100", "[::]:7100", "10.0.0.1:7100", "db.invalid:7100"])
-    def test_port_beyond_loopback_asks_for_a_secret(self, listen: str) -> None:
+    async def test_port_beyond_loopback_asks_for_a_secret(self, listen: str) -> None:
         base = Config(name="a", data_dir="d", listen=listen, advertise="127.0.0.1:7100")
         with pytest.raises(ConfigError, match="insecure_peers=True"):
-            check_library(base)
-        check_library(msgspec.structs.replace(base, insecure_peers=True))
-        check_library(msgspec.structs.replace(base, secret=ONE))
+            await check_library(base)
+        await check_library(msgspec.structs.replace(base, insecure_peers=True))
+        await check_library(msgspec.structs.replace(base, secret=ONE))
         tls = PeerTls(certificate="x", key="x", authority="x")
-        check_library(msgspec.structs.replace(base, peer_tls=tls))
+        await check_library(msgspec.structs.replace(base, peer_tls=tls))
 
-    def test_loopback_asks_for_nothing(self) -> None:
-        check_library(Config(name="a", data_dir="d", listen="127.0.0.1:7100"))
+    async def test_loopback_asks_for_nothing(self) -> None:
+        await check_library(Config(name="a", data_dir="d", listen="127.0.0.1:7100"))
 
     @pytest.mark.parametrize("secret", [b"short", "text" * 10, (ONE, b"short"), ("text" * 10,), 5])
     def test_bad_secret_is_refused_unseen(self, secret: object) -> None:

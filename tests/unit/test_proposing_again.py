@@ -11,7 +11,6 @@ from syncline.errors import DeadlineExceeded, Outcome, Rejected, Superseded, Syn
 from syncline.node.envelope import DATA
 from syncline.node.futures import ApplyFuture, Queued
 from syncline.node.proposals import Proposals
-from tests.support import run
 
 PAYLOAD = b"payload"
 
@@ -45,223 +44,170 @@ def error_of(future: ApplyFuture[object]) -> SynclineError:
     return error
 
 
-def test_proposal_unanswered_in_an_older_term_is_proposed_again() -> None:
-    async def check() -> None:
-        table = Table()
-        first, second, queued = table.sent(), table.sent(), table.new()
-        table.held.placed(second.number, 9, 1)
-        assert numbers(table.held.term_applied(2)) == [first.number, second.number]
-        assert (second.index, second.attempt, queued.attempt) == (0, 0, 0)
-        assert not any(future.done() for future in (first, second, queued))
-
-    run(check())
+async def test_proposal_unanswered_in_an_older_term_is_proposed_again() -> None:
+    table = Table()
+    first, second, queued = table.sent(), table.sent(), table.new()
+    table.held.placed(second.number, 9, 1)
+    assert numbers(table.held.term_applied(2)) == [first.number, second.number]
+    assert (second.index, second.attempt, queued.attempt) == (0, 0, 0)
+    assert not any(future.done() for future in (first, second, queued))
 
 
-def test_proposal_of_the_applied_term_is_not_proposed_again() -> None:
-    async def check() -> None:
-        table = Table()
-        table.held.term_applied(1)
-        table.sent(2)
-        assert table.held.term_applied(2) == []
-        assert table.held.term_applied(1) == []
-
-    run(check())
+async def test_proposal_of_the_applied_term_is_not_proposed_again() -> None:
+    table = Table()
+    table.held.term_applied(1)
+    table.sent(2)
+    assert table.held.term_applied(2) == []
+    assert table.held.term_applied(1) == []
 
 
-def test_proposal_met_in_the_batch_of_the_later_term_has_its_answer() -> None:
+async def test_proposal_met_in_the_batch_of_the_later_term_has_its_answer() -> None:
     """The answers of a batch come before its last term decides."""
-
-    async def check() -> None:
-        table = Table()
-        future = table.sent()
-        table.held.resolved(future.number, 7, 1, "answer")
-        assert table.held.term_applied(2) == []
-        assert await future == "answer"
-
-    run(check())
+    table = Table()
+    future = table.sent()
+    table.held.resolved(future.number, 7, 1, "answer")
+    assert table.held.term_applied(2) == []
+    assert await future == "answer"
 
 
-def test_proposal_that_is_not_repeated_ends_as_superseded() -> None:
-    async def check() -> None:
-        table = Table()
-        future = table.sent(again=False)
-        assert table.held.term_applied(2) == []
-        error = error_of(future)
-        assert isinstance(error, Superseded)
-        assert error.outcome is Outcome.NOT_APPLIED
-        assert len(table.held) == 0
-
-    run(check())
+async def test_proposal_that_is_not_repeated_ends_as_superseded() -> None:
+    table = Table()
+    future = table.sent(again=False)
+    assert table.held.term_applied(2) == []
+    error = error_of(future)
+    assert isinstance(error, Superseded)
+    assert error.outcome is Outcome.NOT_APPLIED
+    assert len(table.held) == 0
 
 
-def test_proposal_given_up_by_its_caller_is_not_proposed_again() -> None:
-    async def check() -> None:
-        table = Table()
-        table.sent().cancel()
-        assert table.held.term_applied(2) == []
-        assert len(table.held) == 0
-
-    run(check())
+async def test_proposal_given_up_by_its_caller_is_not_proposed_again() -> None:
+    table = Table()
+    table.sent().cancel()
+    assert table.held.term_applied(2) == []
+    assert len(table.held) == 0
 
 
-def test_answers_to_an_older_attempt_change_nothing() -> None:
-    async def check() -> None:
-        table = Table()
-        future = table.sent(1)
-        table.held.term_applied(2)
-        for attempt in (1, 0):  # in the queue again
-            table.held.placed(future.number, 5, attempt)
-            assert table.held.returned(future.number, attempt) is None
-            assert table.held.awaiting(future.number, attempt) is None
-        future.attempt = 3
-        table.held.placed(future.number, 5, 1)
-        assert table.held.returned(future.number, 1) is None
-        assert (future.index, future.attempt) == (0, 3)
-        table.held.placed(future.number, 8, 3)
-        assert (future.index, future.term) == (8, 3)
-
-    run(check())
+async def test_answers_to_an_older_attempt_change_nothing() -> None:
+    table = Table()
+    future = table.sent(1)
+    table.held.term_applied(2)
+    for attempt in (1, 0):  # in the queue again
+        table.held.placed(future.number, 5, attempt)
+        assert table.held.returned(future.number, attempt) is None
+        assert table.held.awaiting(future.number, attempt) is None
+    future.attempt = 3
+    table.held.placed(future.number, 5, 1)
+    assert table.held.returned(future.number, 1) is None
+    assert (future.index, future.attempt) == (0, 3)
+    table.held.placed(future.number, 8, 3)
+    assert (future.index, future.term) == (8, 3)
 
 
-def test_snapshot_makes_what_was_sent_before_it_unknown() -> None:
+async def test_snapshot_makes_what_was_sent_before_it_unknown() -> None:
     """With a position or without; a position above the snapshot is not in it."""
-
-    async def check() -> None:
-        table = Table()
-        unplaced, below, above, queued = table.sent(), table.sent(), table.sent(), table.new()
-        table.held.placed(below.number, 10, 1)
-        table.held.placed(above.number, 11, 1)
-        table.held.jumped(10)
-        for future in (unplaced, below):
-            error = error_of(future)
-            assert isinstance(error, DeadlineExceeded)
-            assert error.outcome is Outcome.UNKNOWN
-        assert not above.done()
-        assert not queued.done()
-        assert numbers(table.held.term_applied(2)) == [above.number]
-
-    run(check())
+    table = Table()
+    unplaced, below, above, queued = table.sent(), table.sent(), table.sent(), table.new()
+    table.held.placed(below.number, 10, 1)
+    table.held.placed(above.number, 11, 1)
+    table.held.jumped(10)
+    for future in (unplaced, below):
+        error = error_of(future)
+        assert isinstance(error, DeadlineExceeded)
+        assert error.outcome is Outcome.UNKNOWN
+    assert not above.done()
+    assert not queued.done()
+    assert numbers(table.held.term_applied(2)) == [above.number]
 
 
-def test_queue_waits_until_attempts_of_older_terms_are_decided() -> None:
-    async def check() -> None:
-        table = Table()
-        table.sent()
-        table.new()
-        assert table.held.open(1)
-        assert not table.held.open(2)
-        assert table.held.open_term == 1
-        table.held.term_applied(2)
-        assert table.held.open(2)
-        assert table.held.open_term == 2
-
-    run(check())
+async def test_queue_waits_until_attempts_of_older_terms_are_decided() -> None:
+    table = Table()
+    table.sent()
+    table.new()
+    assert table.held.open(1)
+    assert not table.held.open(2)
+    assert table.held.open_term == 1
+    table.held.term_applied(2)
+    assert table.held.open(2)
+    assert table.held.open_term == 2
 
 
-def test_queue_does_not_wait_for_what_is_never_proposed_again() -> None:
-    async def check() -> None:
-        table = Table()
-        table.sent(again=False)
-        assert table.held.open(2)
-
-    run(check())
+async def test_queue_does_not_wait_for_what_is_never_proposed_again() -> None:
+    table = Table()
+    table.sent(again=False)
+    assert table.held.open(2)
 
 
-def test_refused_proposal_waits_for_those_that_were_sent_behind_it() -> None:
+async def test_refused_proposal_waits_for_those_that_were_sent_behind_it() -> None:
     """The leader that refused it may go on leading, and may have taken the later one."""
-
-    async def check() -> None:
-        table = Table()
-        first, second = table.sent(), table.sent()
-        returned = table.held.returned(first.number, 1)
-        assert returned is not None
-        assert numbers([returned]) == [first.number]
-        assert table.held.open_term == 0
-        assert not table.held.open(1)
-        table.held.returned(second.number, 1)
-        assert table.held.open(1)
-        assert not first.done()
-
-    run(check())
+    table = Table()
+    first, second = table.sent(), table.sent()
+    returned = table.held.returned(first.number, 1)
+    assert returned is not None
+    assert numbers([returned]) == [first.number]
+    assert table.held.open_term == 0
+    assert not table.held.open(1)
+    table.held.returned(second.number, 1)
+    assert table.held.open(1)
+    assert not first.done()
 
 
-def test_refused_proposal_waits_for_a_fenced_one_that_was_sent_behind_it() -> None:
+async def test_refused_proposal_waits_for_a_fenced_one_that_was_sent_behind_it() -> None:
     """Else it would come behind what this node proposed later."""
-
-    async def check() -> None:
-        table = Table()
-        first, fenced = table.sent(), table.sent(again=False)
-        table.held.returned(first.number, 1)
-        assert not table.held.open(1)
-        table.held.resolved(fenced.number, 7, 1, None)
-        assert table.held.open(1)
-        error = error_of(first)
-        assert isinstance(error, Superseded)
-        assert "in its turn" in str(error)
-
-    run(check())
+    table = Table()
+    first, fenced = table.sent(), table.sent(again=False)
+    table.held.returned(first.number, 1)
+    assert not table.held.open(1)
+    table.held.resolved(fenced.number, 7, 1, None)
+    assert table.held.open(1)
+    error = error_of(first)
+    assert isinstance(error, Superseded)
+    assert "in its turn" in str(error)
 
 
-def test_refused_proposal_that_was_overtaken_ends_as_superseded() -> None:
-    async def check() -> None:
-        table = Table()
-        first, second = table.sent(), table.sent()
-        table.held.returned(first.number, 1)
-        table.held.resolved(second.number, 7, 1, None)
-        assert table.held.open(1)
-        assert isinstance(error_of(first), Superseded)
-
-    run(check())
+async def test_refused_proposal_that_was_overtaken_ends_as_superseded() -> None:
+    table = Table()
+    first, second = table.sent(), table.sent()
+    table.held.returned(first.number, 1)
+    table.held.resolved(second.number, 7, 1, None)
+    assert table.held.open(1)
+    assert isinstance(error_of(first), Superseded)
 
 
-def test_lost_proposal_that_was_overtaken_ends_as_superseded() -> None:
+async def test_lost_proposal_that_was_overtaken_ends_as_superseded() -> None:
     """A link that was lost took one message with it, and the next one arrived."""
-
-    async def check() -> None:
-        table = Table()
-        lost, later = table.sent(), table.sent()
-        table.held.resolved(later.number, 7, 1, None)
-        assert numbers(table.held.term_applied(2)) == [lost.number]
-        assert table.held.open(2)
-        assert isinstance(error_of(lost), Superseded)
-
-    run(check())
+    table = Table()
+    lost, later = table.sent(), table.sent()
+    table.held.resolved(later.number, 7, 1, None)
+    assert numbers(table.held.term_applied(2)) == [lost.number]
+    assert table.held.open(2)
+    assert isinstance(error_of(lost), Superseded)
 
 
 @pytest.mark.parametrize("number", [1, 2**63 - 1])
-def test_entries_of_an_earlier_life_do_not_count_as_later_ones(number: int) -> None:
-    async def check() -> None:
-        table = Table()
-        future = table.sent()
-        table.held.resolved(number, 7, 1, None)
-        table.held.term_applied(2)
-        assert table.held.open(2)
-        assert not future.done()
-
-    run(check())
+async def test_entries_of_an_earlier_life_do_not_count_as_later_ones(number: int) -> None:
+    table = Table()
+    future = table.sent()
+    table.held.resolved(number, 7, 1, None)
+    table.held.term_applied(2)
+    assert table.held.open(2)
+    assert not future.done()
 
 
-def test_fenced_proposal_is_superseded_in_any_other_term() -> None:
-    async def check() -> None:
-        table = Table()
-        current, over, plain = table.new(again=False, fence=2), table.new(again=False, fence=1), table.new()
-        table.held.fenced = True
-        queue: list[Queued] = [(current, DATA, PAYLOAD), (over, DATA, PAYLOAD), (plain, DATA, PAYLOAD)]
-        assert numbers(table.held.within_fence(queue, 2)) == [current.number, plain.number]
-        error = error_of(over)
-        assert isinstance(error, Superseded)
-        assert error.outcome is Outcome.NOT_APPLIED
-        assert not table.held.fenced
-
-    run(check())
+async def test_fenced_proposal_is_superseded_in_any_other_term() -> None:
+    table = Table()
+    current, over, plain = table.new(again=False, fence=2), table.new(again=False, fence=1), table.new()
+    table.held.fenced = True
+    queue: list[Queued] = [(current, DATA, PAYLOAD), (over, DATA, PAYLOAD), (plain, DATA, PAYLOAD)]
+    assert numbers(table.held.within_fence(queue, 2)) == [current.number, plain.number]
+    error = error_of(over)
+    assert isinstance(error, Superseded)
+    assert error.outcome is Outcome.NOT_APPLIED
+    assert not table.held.fenced
 
 
-def test_refusal_by_the_state_machine_ends_a_proposal_for_good() -> None:
-    async def check() -> None:
-        table = Table()
-        future = table.sent()
-        table.held.resolved(future.number, 3, 1, Rejected("no"))
-        assert table.held.term_applied(2) == []
-        assert isinstance(error_of(future), Rejected)
-
-    run(check())
+async def test_refusal_by_the_state_machine_ends_a_proposal_for_good() -> None:
+    table = Table()
+    future = table.sent()
+    table.held.resolved(future.number, 3, 1, Rejected("no"))
+    assert table.held.term_applied(2) == []
+    assert isinstance(error_of(future), Rejected)

@@ -36,7 +36,6 @@ from syncline.node.envelope import encode
 from syncline.platform.world import World
 from tests.node_cluster import cluster, until
 from tests.ports import free_block
-from tests.support import run
 
 LIMIT_S = 20.0
 
@@ -64,61 +63,48 @@ def settings(path: Path) -> Config:
     )  # fmt: skip
 
 
-def test_raft_open_as_a_context_closes_the_node(tmp_path: Path) -> None:
-    async def check() -> None:
+async def test_raft_open_as_a_context_closes_the_node(tmp_path: Path) -> None:
+    async with Raft.open(settings(tmp_path), Counter()) as raft:
+        assert_type(raft, Raft[int])
+        future = raft.apply(b"2", timeout=LIMIT_S)
+        assert_type(future, ApplyFuture[int])
+        assert await future == 2
+    assert raft.role == "stopped"
+
+
+async def test_raft_open_as_a_context_closes_the_node_after_an_error(tmp_path: Path) -> None:
+    opened: list[Raft[int]] = []
+
+    async def work() -> None:
         async with Raft.open(settings(tmp_path), Counter()) as raft:
-            assert_type(raft, Raft[int])
-            future = raft.apply(b"2", timeout=LIMIT_S)
-            assert_type(future, ApplyFuture[int])
-            assert await future == 2
-        assert raft.role == "stopped"
+            opened.append(raft)
+            raise LookupError
 
-    run(check())
-
-
-def test_raft_open_as_a_context_closes_the_node_after_an_error(tmp_path: Path) -> None:
-    async def check() -> None:
-        opened: list[Raft[int]] = []
-
-        async def work() -> None:
-            async with Raft.open(settings(tmp_path), Counter()) as raft:
-                opened.append(raft)
-                raise LookupError
-
-        with pytest.raises(LookupError):
-            await work()
-        assert opened[0].role == "stopped"
-
-    run(check())
+    with pytest.raises(LookupError):
+        await work()
+    assert opened[0].role == "stopped"
 
 
-def test_raft_open_is_a_coroutine_for_asyncio(tmp_path: Path) -> None:
+async def test_raft_open_is_a_coroutine_for_asyncio(tmp_path: Path) -> None:
     """It can be awaited, bounded in time, and run as a task."""
-
-    async def check() -> None:
-        config = settings(tmp_path)
-        raft = await asyncio.wait_for(Raft.open(config, Counter()), LIMIT_S)
-        await raft.close()
-        starting = asyncio.create_task(Raft.open(config, Counter(), world=World(rng=random.Random(1))))
-        async with await starting as raft:
-            assert_type(raft, Raft[int])
-            assert raft.role != "stopped"
-
-    run(check())
+    config = settings(tmp_path)
+    raft = await asyncio.wait_for(Raft.open(config, Counter()), LIMIT_S)
+    await raft.close()
+    starting = asyncio.create_task(Raft.open(config, Counter(), world=World(rng=random.Random(1))))
+    async with await starting as raft:
+        assert_type(raft, Raft[int])
+        assert raft.role != "stopped"
 
 
-def test_raft_open_as_a_cancelled_task_leaves_nothing_behind(tmp_path: Path) -> None:
-    async def check() -> None:
-        config = settings(tmp_path)
-        starting = asyncio.create_task(Raft.open(config, Counter()))
-        await asyncio.sleep(0)
-        starting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await starting
-        async with Raft.open(config, Counter()) as raft:  # the directory is not locked any more
-            assert raft.role != "stopped"
-
-    run(check())
+async def test_raft_open_as_a_cancelled_task_leaves_nothing_behind(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    starting = asyncio.create_task(Raft.open(config, Counter()))
+    await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    async with Raft.open(config, Counter()) as raft:  # the directory is not locked any more
+        assert raft.role != "stopped"
 
 
 def test_startup_throw_reaches_the_work() -> None:
@@ -157,17 +143,12 @@ def test_startup_throw_reaches_the_work() -> None:
         assert [type(error) for error in seen] == [LookupError]
 
 
-def test_raft_repr_shows_name_role_term_and_commit_index(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with Raft.open(settings(tmp_path), Counter()) as raft:
-            await raft.apply(b"1", timeout=LIMIT_S)
-            stats = raft.stats()
-            assert repr(raft) == (
-                f"<Raft 'a' ({raft.node_id}): leader, term {stats.term}, commit index {stats.commit}>"
-            )
-        assert ": stopped, term " in repr(raft)
-
-    run(check())
+async def test_raft_repr_shows_name_role_term_and_commit_index(tmp_path: Path) -> None:
+    async with Raft.open(settings(tmp_path), Counter()) as raft:
+        await raft.apply(b"1", timeout=LIMIT_S)
+        stats = raft.stats()
+        assert repr(raft) == (f"<Raft 'a' ({raft.node_id}): leader, term {stats.term}, commit index {stats.commit}>")
+    assert ": stopped, term " in repr(raft)
 
 
 def test_node_id_shows_hexadecimal_digits_and_is_an_integer() -> None:
@@ -185,80 +166,66 @@ def test_config_with_node_ids_keeps_plain_integers() -> None:
     assert (type(config.node_id), type(config.cluster_id)) == (int, int)
 
 
-def test_raft_leader_is_a_member_on_every_node(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with cluster(tmp_path) as nodes:
-            leader = await nodes.leader()
-            for raft in nodes.rafts.values():
-                known = raft.leader
-                assert known is not None
-                assert (known.id, known.name, known.address) == (
-                    leader.node_id,
-                    leader.config.name,
-                    nodes.address(leader.config.name),
-                )
-                assert isinstance(known.id, NodeId)
-
-    run(check())
+async def test_raft_leader_is_a_member_on_every_node(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as nodes:
+        leader = await nodes.leader()
+        for raft in nodes.rafts.values():
+            known = raft.leader
+            assert known is not None
+            assert (known.id, known.name, known.address) == (
+                leader.node_id,
+                leader.config.name,
+                nodes.address(leader.config.name),
+            )
+            assert isinstance(known.id, NodeId)
 
 
-def test_raft_methods_take_a_member_by_name_or_id(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with cluster(tmp_path) as nodes:
-            leader, follower = await nodes.pair()
-            name, node_id = follower.config.name, follower.node_id
-            assert not (await leader.demote(name)).members[node_id].voter
-            assert (await leader.promote(str(node_id))).members[node_id].voter, "sixteen digits are an id"
-            changed = await leader.change_membership([(ChangeType.ADD_LEARNER_NODE, name)])
-            assert not changed.members[node_id].voter
-            assert (await leader.promote(node_id)).members[node_id].voter
-            assert (await leader.update_member(name, address=nodes.address(name))).id == node_id
-            assert (await leader.transfer_leadership(name)).id == node_id
-            await until(leader, lambda: follower.is_leader)
-            assert name not in {member.name for member in (await leader.remove(name)).members.values()}
-
-    run(check())
+async def test_raft_methods_take_a_member_by_name_or_id(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as nodes:
+        leader, follower = await nodes.pair()
+        name, node_id = follower.config.name, follower.node_id
+        assert not (await leader.demote(name)).members[node_id].voter
+        assert (await leader.promote(str(node_id))).members[node_id].voter, "sixteen digits are an id"
+        changed = await leader.change_membership([(ChangeType.ADD_LEARNER_NODE, name)])
+        assert not changed.members[node_id].voter
+        assert (await leader.promote(node_id)).members[node_id].voter
+        assert (await leader.update_member(name, address=nodes.address(name))).id == node_id
+        assert (await leader.transfer_leadership(name)).id == node_id
+        await until(leader, lambda: follower.is_leader)
+        assert name not in {member.name for member in (await leader.remove(name)).members.values()}
 
 
-def test_raft_methods_with_an_unknown_name_list_the_members(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with cluster(tmp_path, "a") as nodes:
-            raft = await nodes.leader()
-            for call in (
-                raft.remove("z"),
-                raft.promote("z"),
-                raft.update_member("z", address="h:1"),
-                raft.transfer_leadership("z"),
-                raft.change_membership([(ChangeType.ADD_NODE, "z")]),
-            ):
-                with pytest.raises(
-                    MembershipError, match=rf"no member is named 'z': the members are a \({raft.node_id}\)"
-                ):
-                    await call
-            with pytest.raises(ConfigError, match="member 'a b'"):
-                await raft.remove("a b")
-            with pytest.raises(MembershipError, match="named twice"):
-                await raft.change_membership([(ChangeType.ADD_NODE, "a"), (ChangeType.ADD_NODE, raft.node_id)])
-
-    run(check())
+async def test_raft_methods_with_an_unknown_name_list_the_members(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "a") as nodes:
+        raft = await nodes.leader()
+        for call in (
+            raft.remove("z"),
+            raft.promote("z"),
+            raft.update_member("z", address="h:1"),
+            raft.transfer_leadership("z"),
+            raft.change_membership([(ChangeType.ADD_NODE, "z")]),
+        ):
+            with pytest.raises(MembershipError, match=rf"no member is named 'z': the members are a \({raft.node_id}\)"):
+                await call
+        with pytest.raises(ConfigError, match="member 'a b'"):
+            await raft.remove("a b")
+        with pytest.raises(MembershipError, match="named twice"):
+            await raft.change_membership([(ChangeType.ADD_NODE, "a"), (ChangeType.ADD_NODE, raft.node_id)])
 
 
-def test_raft_snapshot_after_its_deadline_goes_on(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with cluster(tmp_path, "a") as nodes:
-            raft = await nodes.leader()
-            await raft.apply(b"x")
-            done = threading.Event()
-            nodes.machine(raft).gate = lambda: void(done.wait(LIMIT_S))
-            taken = raft.events(SnapshotTaken)
-            with pytest.raises(TimeoutError, match=r"not finished after 0.05 s; it goes on") as caught:
-                await raft.snapshot(timeout=0.05)
-            assert isinstance(caught.value, DeadlineExceeded)
-            assert caught.value.outcome is Outcome.UNKNOWN
-            done.set()
-            assert (await anext(taken)).snapshot_index == raft.stats().snapshot_index
-
-    run(check())
+async def test_raft_snapshot_after_its_deadline_goes_on(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "a") as nodes:
+        raft = await nodes.leader()
+        await raft.apply(b"x")
+        done = threading.Event()
+        nodes.machine(raft).gate = lambda: void(done.wait(LIMIT_S))
+        taken = raft.events(SnapshotTaken)
+        with pytest.raises(TimeoutError, match=r"not finished after 0.05 s; it goes on") as caught:
+            await raft.snapshot(timeout=0.05)
+        assert isinstance(caught.value, DeadlineExceeded)
+        assert caught.value.outcome is Outcome.UNKNOWN
+        done.set()
+        assert (await anext(taken)).snapshot_index == raft.stats().snapshot_index
 
 
 def void(_: object) -> None:
@@ -269,25 +236,22 @@ async def all_of(watch: AsyncIterator[Event]) -> list[Event]:
     return [event async for event in watch]
 
 
-def test_raft_events_are_of_one_class_for_each_kind(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with cluster(tmp_path, "a") as nodes:
-            raft = await nodes.leader()
-            assert_type(raft.events(LeaderChanged), AsyncIterator[LeaderChanged])
-            every = asyncio.create_task(all_of(raft.events()))
-            some = asyncio.create_task(all_of(raft.events(MembershipChanged, NodeStopped)))
-            await asyncio.sleep(0)
-            await raft.apply(b"x")
-            added = await raft.add_learner("b", "127.0.0.1:9", promote=False)
-            await raft.close()
-            told = await some
-            assert [type(event) for event in told] == [MembershipChanged, NodeStopped]
-            assert isinstance(told[0], MembershipChanged)
-            assert told[0].membership.members[added.id].name == "b"
-            assert told[0].term == raft.stats().term
-            assert {type(event) for event in await every} >= {MembershipChanged, NodeStopped}
-
-    run(check())
+async def test_raft_events_are_of_one_class_for_each_kind(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "a") as nodes:
+        raft = await nodes.leader()
+        assert_type(raft.events(LeaderChanged), AsyncIterator[LeaderChanged])
+        every = asyncio.create_task(all_of(raft.events()))
+        some = asyncio.create_task(all_of(raft.events(MembershipChanged, NodeStopped)))
+        await asyncio.sleep(0)
+        await raft.apply(b"x")
+        added = await raft.add_learner("b", "127.0.0.1:9", promote=False)
+        await raft.close()
+        told = await some
+        assert [type(event) for event in told] == [MembershipChanged, NodeStopped]
+        assert isinstance(told[0], MembershipChanged)
+        assert told[0].membership.members[added.id].name == "b"
+        assert told[0].term == raft.stats().term
+        assert {type(event) for event in await every} >= {MembershipChanged, NodeStopped}
 
 
 def test_event_classes_are_all_exported() -> None:

@@ -27,7 +27,6 @@ from syncline.platform.worker import Flusher, ThreadWorkers
 from syncline.platform.world import World
 from tests.forged_kernel import ForgedKernel
 from tests.ports import free_block
-from tests.support import run
 
 TIMEOUT_S = 20.0
 
@@ -80,24 +79,21 @@ async def fails_and_acknowledges_nothing(raft: Raft[object]) -> str:
     return reason
 
 
-def kernel_sync_fails(path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> str:
-    async def scenario() -> str:
-        kernel = ForgedKernel(monkeypatch)
-        raft = await opened(path, kernel=True)
-        kernel.error = error
-        return await fails_and_acknowledges_nothing(raft)
-
-    return run(scenario())
+async def kernel_sync_fails(path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> str:
+    kernel = ForgedKernel(monkeypatch)
+    raft = await opened(path, kernel=True)
+    kernel.error = error
+    return await fails_and_acknowledges_nothing(raft)
 
 
 @on_linux
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
-def test_kernel_sync_error_stops_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
-    assert os.strerror(error) in kernel_sync_fails(tmp_path, monkeypatch, error)
+async def test_kernel_sync_error_stops_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    assert os.strerror(error) in await kernel_sync_fails(tmp_path, monkeypatch, error)
 
 
 @on_linux
-def test_kernel_sync_error_that_is_ignored_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_kernel_sync_error_that_is_ignored_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted bug: the result of the kernel is taken for 0."""
     real = KernelSync.result
 
@@ -106,21 +102,18 @@ def test_kernel_sync_error_that_is_ignored_is_noticed(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(KernelSync, "result", result)
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
-        kernel_sync_fails(tmp_path, monkeypatch, errno.EIO)
+        await kernel_sync_fails(tmp_path, monkeypatch, errno.EIO)
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
-def test_thread_sync_error_stops_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
-    async def scenario() -> None:
-        raft = await opened(tmp_path, kernel=False)
+async def test_thread_sync_error_stops_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    raft = await opened(tmp_path, kernel=False)
 
-        def failing(_: int) -> None:
-            raise OSError(error, os.strerror(error))
+    def failing(_: int) -> None:
+        raise OSError(error, os.strerror(error))
 
-        monkeypatch.setattr(os, "fdatasync", failing)
-        assert os.strerror(error) in await fails_and_acknowledges_nothing(raft)
-
-    run(scenario())
+    monkeypatch.setattr(os, "fdatasync", failing)
+    assert os.strerror(error) in await fails_and_acknowledges_nothing(raft)
 
 
 class Names:
@@ -171,53 +164,47 @@ class Names:
 SEGMENT = 256 * 1024
 
 
-def names_are_synced(path: Path, monkeypatch: pytest.MonkeyPatch) -> Names:
-    async def scenario() -> Names:
-        names = Names(monkeypatch, path)
-        raft = await opened(path, kernel=False, segment_bytes=SEGMENT, trailing_entries=0, snapshots_retained=1)
-        names.check("the first command was acknowledged")
-        for number in range(12):
-            await raft.apply(b"%d" % number + b"x" * 60_000, timeout=TIMEOUT_S)
-            names.check("a command was acknowledged")
-        before = names.changes
-        for _ in range(2):
-            await raft.snapshot()
-            names.check("a snapshot was told")
-            await raft.apply(b"y" * 60_000, timeout=TIMEOUT_S)
-        assert names.changes > before + 2, "names were changed"
-        await raft.close()
-        names.check("the node was closed")
-        return names
-
-    return run(scenario())
+async def names_are_synced(path: Path, monkeypatch: pytest.MonkeyPatch) -> Names:
+    names = Names(monkeypatch, path)
+    raft = await opened(path, kernel=False, segment_bytes=SEGMENT, trailing_entries=0, snapshots_retained=1)
+    names.check("the first command was acknowledged")
+    for number in range(12):
+        await raft.apply(b"%d" % number + b"x" * 60_000, timeout=TIMEOUT_S)
+        names.check("a command was acknowledged")
+    before = names.changes
+    for _ in range(2):
+        await raft.snapshot()
+        names.check("a snapshot was told")
+        await raft.apply(b"y" * 60_000, timeout=TIMEOUT_S)
+    assert names.changes > before + 2, "names were changed"
+    await raft.close()
+    names.check("the node was closed")
+    return names
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="descriptors are read in /proc")
-def test_directories_are_synced_before_anything_is_acknowledged(
+async def test_directories_are_synced_before_anything_is_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name that is not durable is lost in a crash, and all that is behind it."""
-    assert names_are_synced(tmp_path, monkeypatch).unsynced == {}
+    assert (await names_are_synced(tmp_path, monkeypatch)).unsynced == {}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="descriptors are read in /proc")
-def test_directory_sync_that_does_nothing_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_directory_sync_that_does_nothing_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted bug."""
     monkeypatch.setattr(OsDisk, "sync_dir", lambda *_: None)
     with pytest.raises(AssertionError, match="no sync of the directory"):
-        names_are_synced(tmp_path, monkeypatch)
+        await names_are_synced(tmp_path, monkeypatch)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="descriptors are read in /proc")
-def test_directory_sync_error_stops_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario() -> None:
-        names = Names(monkeypatch, tmp_path)
-        raft = await opened(tmp_path, kernel=False, segment_bytes=SEGMENT)
-        names.fail_directories = True
-        filling = raft.apply_many([b"x" * 60_000] * 12, timeout=TIMEOUT_S)
-        with pytest.raises(NodeFailed, match="Input/output error"):
-            await filling[-1]
-        assert "Input/output error" in str(filling[-1].exception())
-        await raft.close()
-
-    run(scenario())
+async def test_directory_sync_error_stops_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = Names(monkeypatch, tmp_path)
+    raft = await opened(tmp_path, kernel=False, segment_bytes=SEGMENT)
+    names.fail_directories = True
+    filling = raft.apply_many([b"x" * 60_000] * 12, timeout=TIMEOUT_S)
+    with pytest.raises(NodeFailed, match="Input/output error"):
+        await filling[-1]
+    assert "Input/output error" in str(filling[-1].exception())
+    await raft.close()

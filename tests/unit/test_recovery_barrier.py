@@ -24,30 +24,27 @@ class FakeReads:
         return self.asked[-1]
 
 
-def test_only_a_leader_that_answers_confirms_what_is_committed() -> None:
-    async def scenario() -> None:
-        core, reads = SimpleNamespace(last_index=9, leader=NONE), FakeReads()
-        horizon = Horizon(cast("RawNode", core), cast("ReadBatches", reads), lambda: 5, election_s=1.0, heartbeat_s=0.1)
-        horizon.tick()
-        assert not reads.asked, "there is nobody to ask"
-        core.leader = 2
-        horizon.tick()
-        horizon.tick()
-        assert len(reads.asked) == 1, "one question at a time"
+async def test_only_a_leader_that_answers_confirms_what_is_committed() -> None:
+    core, reads = SimpleNamespace(last_index=9, leader=NONE), FakeReads()
+    horizon = Horizon(cast("RawNode", core), cast("ReadBatches", reads), lambda: 5, election_s=1.0, heartbeat_s=0.1)
+    horizon.tick()
+    assert not reads.asked, "there is nobody to ask"
+    core.leader = 2
+    horizon.tick()
+    horizon.tick()
+    assert len(reads.asked) == 1, "one question at a time"
 
-        reads.asked[0].set_exception(NoLeader("it went away"))
-        await asyncio.sleep(0)
-        seen = [horizon.reached]  # nobody has confirmed anything
-        horizon.tick()
-        reads.asked[1].cancel()
-        await asyncio.sleep(0)
-        seen.append(horizon.reached)
-        horizon.tick()
-        reads.asked[2].set_result(None)
-        await asyncio.sleep(0)
-        seen.append(horizon.reached)
-        assert seen == [False, False, True]
-        horizon.tick()
-        assert len(reads.asked) == 3
-
-    asyncio.run(scenario())
+    reads.asked[0].set_exception(NoLeader("it went away"))
+    await asyncio.sleep(0)
+    seen = [horizon.reached]  # nobody has confirmed anything
+    horizon.tick()
+    reads.asked[1].cancel()
+    await asyncio.sleep(0)
+    seen.append(horizon.reached)
+    horizon.tick()
+    reads.asked[2].set_result(None)
+    await asyncio.sleep(0)
+    seen.append(horizon.reached)
+    assert seen == [False, False, True]
+    horizon.tick()
+    assert len(reads.asked) == 3

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import msgspec
 import pytest
 
 from syncline.cli.exits import Failure
 from syncline.cli.repair.plan import NotYet, RepairTarget, make_plan, plan_when_settled
 from syncline.cli.survey import MemberRow, Survey
-from tests.support import run
 
 CLUSTER = "00000000000000c1"
 BROKEN = RepairTarget(node_id="0000000000000001", cluster_id=CLUSTER, name="n1", address="", http="")
@@ -108,22 +105,19 @@ def test_a_node_that_runs_is_not_replaced() -> None:
 
 
 @pytest.mark.parametrize("leader", [None, "n1"])
-def test_without_another_leader_it_is_asked_again(leader: str | None) -> None:
+async def test_without_another_leader_it_is_asked_again(leader: str | None) -> None:
     looks = [survey(row(1, up=False), row(2), row(3), leader=leader)] * 2 + [survey(row(1, up=False), row(2), row(3))]
 
     async def ask() -> Survey:
         return looks.pop(0) if len(looks) > 1 else looks[0]
 
-    async def check() -> None:
-        assert (await plan_when_settled(ask, BROKEN, timeout_s=10)).leader == "n2"
-        looks[0] = survey(row(1, up=False), row(2), row(3), leader=None)
-        with pytest.raises(NotYet, match="no leader"):
-            await plan_when_settled(ask, BROKEN, timeout_s=0.5)
-
-    asyncio.run(check())
+    assert (await plan_when_settled(ask, BROKEN, timeout_s=10)).leader == "n2"
+    looks[0] = survey(row(1, up=False), row(2), row(3), leader=None)
+    with pytest.raises(NotYet, match="no leader"):
+        await plan_when_settled(ask, BROKEN, timeout_s=0.5)
 
 
-def test_a_refusal_that_will_not_change_is_told_at_once() -> None:
+async def test_a_refusal_that_will_not_change_is_told_at_once() -> None:
     async def ask() -> Survey:
         assert not asked
         asked.append(1)
@@ -131,7 +125,7 @@ def test_a_refusal_that_will_not_change_is_told_at_once() -> None:
 
     asked: list[int] = []
     with pytest.raises(Failure, match="can't decide"):
-        run(plan_when_settled(ask, BROKEN, timeout_s=10))
+        await plan_when_settled(ask, BROKEN, timeout_s=10)
 
 
 def test_another_cluster_is_not_touched() -> None:

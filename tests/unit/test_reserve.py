@@ -29,7 +29,6 @@ from syncline.kv.machine import KvMachine
 from syncline.storage.space import SpaceGuard
 from tests.kv_double import KvWire
 from tests.node_cluster import Cluster, until
-from tests.support import run
 from tests.unit.storage_support import TroubledDisk
 
 MIB = 1 << 20
@@ -37,23 +36,19 @@ RESERVE = 8 * MIB
 PLENTY = 1 << 40
 
 
-def on_disk(
+async def on_disk(
     path: Path, names: str, check: Callable[[Cluster, TroubledDisk], Awaitable[None]], make: type = KvMachine
 ) -> None:
     """Run nodes whose disks say how much is free, all the same."""
-
-    async def scenario() -> None:
-        disk = TroubledDisk()
-        disk.free = PLENTY
-        nodes = Cluster(path, names, reserve_bytes=RESERVE)
-        nodes.make = make
-        try:
-            await asyncio.gather(*(nodes.start(name, disk=disk) for name in names))
-            await check(nodes, disk)
-        finally:
-            await nodes.stop_all()
-
-    run(scenario())
+    disk = TroubledDisk()
+    disk.free = PLENTY
+    nodes = Cluster(path, names, reserve_bytes=RESERVE)
+    nodes.make = make
+    try:
+        await asyncio.gather(*(nodes.start(name, disk=disk) for name in names))
+        await check(nodes, disk)
+    finally:
+        await nodes.stop_all()
 
 
 def put(key: bytes, size: int) -> bytes:
@@ -81,7 +76,7 @@ def test_space_freeing_commands_may_use_a_quarter_of_the_reserve(tmp_path: Path)
 
 
 @pytest.mark.parametrize("names", ["a", "abc"])
-def test_full_disk_takes_commands_that_free_space(tmp_path: Path, names: str) -> None:
+async def test_full_disk_takes_commands_that_free_space(tmp_path: Path, names: str) -> None:
     """Through a follower too: the leader must hear that it is such a command."""
 
     async def check(nodes: Cluster, disk: TroubledDisk) -> None:
@@ -101,10 +96,10 @@ def test_full_disk_takes_commands_that_free_space(tmp_path: Path, names: str) ->
         disk.free = PLENTY
         await asked.apply(put(b"big", 1000), timeout=20)
 
-    on_disk(tmp_path, names, check)
+    await on_disk(tmp_path, names, check)
 
 
-def test_full_disk_gets_deleted_space_back_by_a_snapshot(tmp_path: Path) -> None:
+async def test_full_disk_gets_deleted_space_back_by_a_snapshot(tmp_path: Path) -> None:
     """Two snapshots are kept usually; the older one still holds what was deleted, and goes as well."""
 
     async def check(nodes: Cluster, disk: TroubledDisk) -> None:
@@ -121,7 +116,7 @@ def test_full_disk_gets_deleted_space_back_by_a_snapshot(tmp_path: Path) -> None
         await raft.apply(encode_command(Delete(b"big")), frees_space=True)
         await until(raft, lambda: [manifest.size_bytes < 1000 for manifest in store.list()] == [True])
 
-    on_disk(tmp_path, "a", check)
+    await on_disk(tmp_path, "a", check)
 
 
 GUARD = (TxnCompare(b"k", CompareTarget.VERSION, Comparison.GREATER, 0),)
@@ -146,13 +141,10 @@ def test_command_frees_space_if_all_its_writes_delete(command: Command, expected
     assert frees_space(command) is expected
 
 
-def test_routes_say_which_commands_free_space() -> None:
-    async def scenario() -> None:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/a", b"1")
-        await wire.ask("DELETE", "/key/a")
-        for operation in ({"op": "delete_range", "prefix": "a"}, {"op": "put", "key": "a", "value": "1"}):
-            await wire.ask("POST", "/txn", json.dumps({"then": [operation]}).encode())
-        assert wire.backend.freeing == [False, True, True, False]
-
-    run(scenario())
+async def test_routes_say_which_commands_free_space() -> None:
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"1")
+    await wire.ask("DELETE", "/key/a")
+    for operation in ({"op": "delete_range", "prefix": "a"}, {"op": "put", "key": "a", "value": "1"}):
+        await wire.ask("POST", "/txn", json.dumps({"then": [operation]}).encode())
+    assert wire.backend.freeing == [False, True, True, False]

@@ -13,7 +13,6 @@ from syncline.platform import resolver
 from syncline.platform.network import TcpNetwork
 from syncline.platform.once import start_once
 from syncline.platform.resolver import Resolver
-from tests.support import run
 
 FOUND = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))
 DEADLINE_S = 10.0
@@ -53,95 +52,74 @@ def names(monkeypatch: pytest.MonkeyPatch) -> NameServer:
     return NameServer(monkeypatch)
 
 
-def test_resolver_numeric_address_needs_no_look_up(names: NameServer) -> None:
-    async def scenario() -> None:
-        assert [info[4] for info in await Resolver().addresses("127.0.0.1", 80)] == [("127.0.0.1", 80)]
-        assert [info[4] for info in await Resolver().addresses("::1", 80)] == [("::1", 80, 0, 0)]
-
-    run(scenario())
+async def test_resolver_numeric_address_needs_no_look_up(names: NameServer) -> None:
+    assert [info[4] for info in await Resolver().addresses("127.0.0.1", 80)] == [("127.0.0.1", 80)]
+    assert [info[4] for info in await Resolver().addresses("::1", 80)] == [("::1", 80, 0, 0)]
     assert names.asked == []
 
 
-def test_resolver_name_that_hangs_holds_up_no_other(names: NameServer) -> None:
-    async def scenario() -> None:
-        looked_up = Resolver()
-        names.hanging.add("c")
-        waiting = [asyncio.ensure_future(looked_up.addresses("c", port)) for port in range(1, 40)]
-        for name in ("a", "b"):
-            [found] = await looked_up.addresses(name, 7)
-            assert found[4] == ("127.0.0.1", 7)
-        assert sorted(names.asked) == ["a", "b", "c"], "one look-up for all that wait for the name"
-        waiting[0].cancel()
-        names.answer.set()
-        for port, done in enumerate(await asyncio.gather(*waiting[1:]), 2):
-            assert done[0][4] == ("127.0.0.1", port)
-
-    run(scenario())
+async def test_resolver_name_that_hangs_holds_up_no_other(names: NameServer) -> None:
+    looked_up = Resolver()
+    names.hanging.add("c")
+    waiting = [asyncio.ensure_future(looked_up.addresses("c", port)) for port in range(1, 40)]
+    for name in ("a", "b"):
+        [found] = await looked_up.addresses(name, 7)
+        assert found[4] == ("127.0.0.1", 7)
+    assert sorted(names.asked) == ["a", "b", "c"], "one look-up for all that wait for the name"
+    waiting[0].cancel()
+    names.answer.set()
+    for port, done in enumerate(await asyncio.gather(*waiting[1:]), 2):
+        assert done[0][4] == ("127.0.0.1", port)
 
 
 @pytest.mark.parametrize("trouble", ["hanging", "unknown"])
-def test_resolver_falls_back_to_the_last_address(
+async def test_resolver_falls_back_to_the_last_address(
     names: NameServer, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
     monkeypatch.setattr(resolver, "PATIENCE_S", 0.01)
-
-    async def scenario() -> None:
-        looked_up = Resolver()
-        await looked_up.addresses("c", 7)
-        getattr(names, trouble).add("c")
-        [found] = await looked_up.addresses("c", 8)
-        assert found[4] == ("127.0.0.1", 8)
-        names.answer.set()
-
-    run(scenario())
+    looked_up = Resolver()
+    await looked_up.addresses("c", 7)
+    getattr(names, trouble).add("c")
+    [found] = await looked_up.addresses("c", 8)
+    assert found[4] == ("127.0.0.1", 8)
+    names.answer.set()
 
 
-def test_resolver_unknown_name_raises_what_the_system_says(names: NameServer) -> None:
-    async def scenario() -> None:
-        names.unknown.add("x")
-        with pytest.raises(socket.gaierror):
-            await Resolver().addresses("x", 1)
-
-    run(scenario())
+async def test_resolver_unknown_name_raises_what_the_system_says(names: NameServer) -> None:
+    names.unknown.add("x")
+    with pytest.raises(socket.gaierror):
+        await Resolver().addresses("x", 1)
 
 
-def test_resolver_look_ups_are_bounded(names: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_resolver_look_ups_are_bounded(names: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolver, "MAX_LOOKUPS", 3)
-
-    async def scenario() -> None:
-        looked_up = Resolver()
-        await looked_up.addresses("known", 1)
-        names.hanging |= {"a", "b", "c"}
-        waiting = [asyncio.ensure_future(looked_up.addresses(name, 1)) for name in "abc"]
-        await asyncio.sleep(0)
-        with pytest.raises(OSError, match="no answer yet"):
-            await looked_up.addresses("d", 1)
-        assert len(await looked_up.addresses("known", 1)) == 1
-        names.answer.set()
-        await asyncio.gather(*waiting)
-        assert len(await looked_up.addresses("d", 1)) == 1
-
-    run(scenario())
+    looked_up = Resolver()
+    await looked_up.addresses("known", 1)
+    names.hanging |= {"a", "b", "c"}
+    waiting = [asyncio.ensure_future(looked_up.addresses(name, 1)) for name in "abc"]
+    await asyncio.sleep(0)
+    with pytest.raises(OSError, match="no answer yet"):
+        await looked_up.addresses("d", 1)
+    assert len(await looked_up.addresses("known", 1)) == 1
+    names.answer.set()
+    await asyncio.gather(*waiting)
+    assert len(await looked_up.addresses("d", 1)) == 1
 
 
-def test_network_does_not_use_the_default_executor(names: NameServer) -> None:
+async def test_network_does_not_use_the_default_executor(names: NameServer) -> None:
     """The program may have filled it: a node must open and be dialled all the same."""
-
-    async def scenario() -> None:
-        loop = asyncio.get_running_loop()
-        full, release = ThreadPoolExecutor(1), threading.Event()
-        loop.set_default_executor(full)
-        blocked = loop.run_in_executor(None, release.wait, DEADLINE_S)
-        network = TcpNetwork()
-        listener = await network.listen(Closing, "a", 0)
-        transport, _ = await network.connect(asyncio.Protocol, "a", listener.address[1], timeout_s=DEADLINE_S)
-        assert not blocked.done()
-        transport.abort()
-        await listener.close()
-        release.set()
-        assert await blocked
-
-    run(scenario())
+    loop = asyncio.get_running_loop()
+    full, release = ThreadPoolExecutor(1), threading.Event()
+    loop.set_default_executor(full)
+    blocked = loop.run_in_executor(None, release.wait, DEADLINE_S)
+    network = TcpNetwork()
+    listener = await network.listen(Closing, "a", 0)
+    transport, _ = await network.connect(asyncio.Protocol, "a", listener.address[1], timeout_s=DEADLINE_S)
+    assert not blocked.done()
+    transport.abort()
+    await listener.close()
+    release.set()
+    assert await blocked
 
 
 def test_start_once_gives_the_error_of_its_work() -> None:

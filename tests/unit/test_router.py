@@ -12,7 +12,6 @@ from syncline.server.api.router import Router, coroutine
 from syncline.server.http.request import MAX_PARAMETERS, Parameters, Request, parse_duration
 from syncline.server.http.response import TEXT, Respond, Response, bare
 from syncline.server.tasks import Tasks
-from tests.support import run
 
 
 def ask(router: Router, method: str, path: bytes) -> Response:
@@ -103,33 +102,30 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-def test_coroutines_answer_when_they_end_and_are_ended_on_close() -> None:
-    async def scenario() -> None:
-        tasks, gate = Tasks(), asyncio.Event()
+async def test_coroutines_answer_when_they_end_and_are_ended_on_close() -> None:
+    tasks, gate = Tasks(), asyncio.Event()
 
-        async def slow(request: Request) -> Response:
-            if request.query == b"fail":
-                raise MembershipError("no")
-            await gate.wait()
-            return bare(200, TEXT, b"done")
+    async def slow(request: Request) -> Response:
+        if request.query == b"fail":
+            raise MembershipError("no")
+        await gate.wait()
+        return bare(200, TEXT, b"done")
 
-        handler = coroutine(tasks, slow, explain=error_response)
-        answers: list[Response] = []
-        handler(Request("POST", b"/", b"", {}, b""), answers.append)
-        handler(Request("POST", b"/", b"fail", {}, b""), answers.append)
-        await turns()
-        assert [answer.status for answer in answers] == [409]
-        gate.set()
-        await turns()
-        assert [answer.status for answer in answers] == [409, 200]
-        gate.clear()
-        handler(Request("POST", b"/", b"", {}, b""), answers.append)
-        await tasks.close()
-        handler(Request("POST", b"/", b"", {}, b""), answers.append)
-        assert len(tasks) == 0
-        assert len(answers) == 2
-
-    run(scenario())
+    handler = coroutine(tasks, slow, explain=error_response)
+    answers: list[Response] = []
+    handler(Request("POST", b"/", b"", {}, b""), answers.append)
+    handler(Request("POST", b"/", b"fail", {}, b""), answers.append)
+    await turns()
+    assert [answer.status for answer in answers] == [409]
+    gate.set()
+    await turns()
+    assert [answer.status for answer in answers] == [409, 200]
+    gate.clear()
+    handler(Request("POST", b"/", b"", {}, b""), answers.append)
+    await tasks.close()
+    handler(Request("POST", b"/", b"", {}, b""), answers.append)
+    assert len(tasks) == 0
+    assert len(answers) == 2
 
 
 # --- parameters

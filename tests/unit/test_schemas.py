@@ -8,7 +8,6 @@ from syncline.client.wire import error_from, key_page, txn_result
 from syncline.errors import NotLeader, Outcome, RequestFailed
 from tests.http_double import Answer
 from tests.kv_double import KvWire
-from tests.support import run
 
 THEN: list[Operation] = [PutOp(b"a", b"1"), DeleteOp(b"q"), DeletePrefixOp(b"z"), GetOp(b"a")]
 BODY = (
@@ -35,24 +34,18 @@ def test_schemas_transaction_body_keeps_its_bytes() -> None:
     assert txn_body(compares, THEN, [GetOp(b"\xff")]) == BODY
 
 
-def test_schemas_transaction_answer_keeps_its_bytes() -> None:
-    async def scenario() -> ClientResponse:
-        return response(await KvWire().ask("POST", "/txn", txn_body([Compare(b"a")], THEN, [])))
-
-    answer = run(scenario())
+async def test_schemas_transaction_answer_keeps_its_bytes() -> None:
+    answer = response(await KvWire().ask("POST", "/txn", txn_body([Compare(b"a")], THEN, [])))
     assert answer.body == ANSWER
     put, _, deleted, got = txn_result(answer).results
     assert (put.op, put.revision, deleted.op, deleted.deleted) == ("put", 1, "delete_range", 0)
     assert (got.found, got.key, got.value, got.mod_revision) == (True, b"a", b"1", 1)
 
 
-def test_schemas_page_of_keys_keeps_its_bytes() -> None:
-    async def scenario() -> ClientResponse:
-        wire = KvWire()
-        await wire.ask("PUT", "/key/%FE", b"\xfd")
-        return response(await wire.ask("GET", "/keys?values=true"))
-
-    answer = run(scenario())
+async def test_schemas_page_of_keys_keeps_its_bytes() -> None:
+    wire = KvWire()
+    await wire.ask("PUT", "/key/%FE", b"\xfd")
+    answer = response(await wire.ask("GET", "/keys?values=true"))
     assert answer.body == (
         b'{"revision":1,"keys":[{"key_base64":"/g==","url":"/key/%FE","mod_revision":1,"create_revision":1,'
         b'"version":1,"size_bytes":1,"value_base64":"/Q=="}],"count":1,"more":false,"next":null,"next_url":null}\n'
@@ -61,14 +54,11 @@ def test_schemas_page_of_keys_keeps_its_bytes() -> None:
     assert (item.key, item.value, item.lease) == (b"\xfe", b"\xfd", 0)
 
 
-def test_schemas_error_keeps_its_bytes_and_its_class() -> None:
-    async def scenario() -> ClientResponse:
-        wire = KvWire()
-        wire.backend.propose_error = NotLeader("node b leads", leader=0x2222)
-        wire.backend.leader_name = "b"
-        return response(await wire.ask("PUT", "/key/a", b"1"))
-
-    answer = run(scenario())
+async def test_schemas_error_keeps_its_bytes_and_its_class() -> None:
+    wire = KvWire()
+    wire.backend.propose_error = NotLeader("node b leads", leader=0x2222)
+    wire.backend.leader_name = "b"
+    answer = response(await wire.ask("PUT", "/key/a", b"1"))
     assert answer.body == (
         b'{"error":{"code":"not_leader","message":"node b leads","outcome":"not_applied",'
         b'"leader":{"id":"0000000000002222","name":"b","http":"http://b:8080"}}}\n'

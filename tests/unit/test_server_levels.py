@@ -21,7 +21,6 @@ from syncline.server.api.raft_backend import NodeBackend
 from syncline.server.config import ServerConfig
 from syncline.server.join import ask_members
 from syncline.version import FEATURE_LEVEL
-from tests.support import run
 from tests.support_http import KeyDouble, in_thread, json_reply
 
 
@@ -42,26 +41,25 @@ class Node:
 
 
 @pytest.mark.parametrize(("machine_version", "passes"), [(0, False), (1, True), (2, True)])
-def test_server_proposes_a_command_only_at_its_machine_version(machine_version: int, passes: bool) -> None:
-    async def scenario() -> None:
-        node = Node(machine_version)
-        backend = NodeBackend(cast("Raft[object]", node), KvMachine())
-        answers: list[tuple[object, BaseException | None]] = []
-        command = encode_command(Put(b"k", b"v"))
-        backend.propose(command, 1.0, lambda answer, error: answers.append((answer, error)))
-        ((answer, error),) = answers
-        if passes:
-            assert (answer, error, node.proposed) == ("applied", None, [command])
-        else:
-            assert isinstance(error, Rejected)
-            assert (error.code, node.proposed) == ("needs_upgrade", [])
-        await backend.close()
-
-    run(scenario())
+async def test_server_proposes_a_command_only_at_its_machine_version(machine_version: int, passes: bool) -> None:
+    node = Node(machine_version)
+    backend = NodeBackend(cast("Raft[object]", node), KvMachine())
+    answers: list[tuple[object, BaseException | None]] = []
+    command = encode_command(Put(b"k", b"v"))
+    backend.propose(command, 1.0, lambda answer, error: answers.append((answer, error)))
+    ((answer, error),) = answers
+    if passes:
+        assert (answer, error, node.proposed) == ("applied", None, [command])
+    else:
+        assert isinstance(error, Rejected)
+        assert (error.code, node.proposed) == ("needs_upgrade", [])
+    await backend.close()
 
 
 @pytest.mark.parametrize(("level", "machine_version"), [(FEATURE_LEVEL + 1, 1), (1, MACHINE_VERSION + 1)])
-def test_join_to_a_cluster_of_higher_levels_asks_for_nothing(level: int, machine_version: int, tmp_path: Path) -> None:
+async def test_join_to_a_cluster_of_higher_levels_asks_for_nothing(
+    level: int, machine_version: int, tmp_path: Path
+) -> None:
     """Added, the node could not take part, and would keep the levels from rising until it was removed."""
     node = KeyDouble()
     node.answers["/raft/upgrade"] = json_reply(
@@ -76,5 +74,5 @@ def test_join_to_a_cluster_of_higher_levels_asks_for_nothing(level: int, machine
             with pytest.raises(ConfigError, match=r"node d \(0000000000000009\) needs .*; upgrade this node first"):
                 await ask_members(config, 9, http="", world=World(network=TcpNetwork(), rng=random.Random(1)))
 
-        run(scenario())
+        await scenario()
         assert [request.path for request in double.requests] == ["/raft/upgrade"]

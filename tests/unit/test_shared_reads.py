@@ -13,7 +13,6 @@ from syncline.node.read_batches import ReadBatches as NodeReads
 from syncline.server.api.reads import ConfirmedReads
 from syncline.server.http.response import Response
 from tests.kv_double import FakeBackend
-from tests.support import run
 
 STEP_S = 0.125
 
@@ -63,94 +62,79 @@ class Readers:
         return [name for name, _ in self.ended]
 
 
-def test_reads_of_one_moment_are_one_to_the_node() -> None:
-    async def scenario() -> None:
-        readers = Readers()
-        for name in "abc":
-            readers.come(name)
-        assert readers.backend.reads == 1
-        readers.backend.node.ask(0.0)
-        readers.backend.confirm(1)
+async def test_reads_of_one_moment_are_one_to_the_node() -> None:
+    readers = Readers()
+    for name in "abc":
+        readers.come(name)
+    assert readers.backend.reads == 1
+    readers.backend.node.ask(0.0)
+    readers.backend.confirm(1)
+    await asyncio.sleep(0)
+    assert readers.ended == [("a", None), ("b", None), ("c", None)]
+
+
+async def test_a_read_never_joins_one_whose_confirmation_has_been_asked_for() -> None:
+    readers = Readers()
+    readers.come("early")
+    readers.backend.node.ask(0.0)
+    readers.come("late")
+    readers.come("later")
+    assert readers.backend.reads == 2
+    readers.backend.confirm(1)
+    await asyncio.sleep(0)
+    assert readers.names == ["early"]
+    readers.backend.node.ask(0.1)
+    readers.come("last")
+    readers.backend.confirm(1)
+    await asyncio.sleep(0)
+    assert readers.names == ["early", "late", "later"]
+
+
+async def test_a_read_joins_only_what_ends_with_its_own_deadline() -> None:
+    readers = Readers()
+    readers.come("a")
+    readers.backend.now_s = 0.09
+    readers.come("b")
+    assert readers.backend.reads == 1
+    readers.backend.now_s = 3.0
+    readers.come("c")
+    assert readers.backend.reads == 2
+    readers.come("shorter", 1.0)
+    assert readers.backend.reads == 3
+    node = readers.backend.node
+    for now_s, ended in (
+        (4.0, []),
+        (4.125, ["shorter"]),
+        (5.0, ["shorter"]),
+        (5.125, ["shorter", "a", "b"]),
+        (8.0, ["shorter", "a", "b"]),
+        (8.125, ["shorter", "a", "b", "c"]),
+    ):
+        node.expire(now_s, 0)
         await asyncio.sleep(0)
-        assert readers.ended == [("a", None), ("b", None), ("c", None)]
-
-    run(scenario())
-
-
-def test_a_read_never_joins_one_whose_confirmation_has_been_asked_for() -> None:
-    async def scenario() -> None:
-        readers = Readers()
-        readers.come("early")
-        readers.backend.node.ask(0.0)
-        readers.come("late")
-        readers.come("later")
-        assert readers.backend.reads == 2
-        readers.backend.confirm(1)
-        await asyncio.sleep(0)
-        assert readers.names == ["early"]
-        readers.backend.node.ask(0.1)
-        readers.come("last")
-        readers.backend.confirm(1)
-        await asyncio.sleep(0)
-        assert readers.names == ["early", "late", "later"]
-
-    run(scenario())
+        assert readers.names == ended, now_s
+    assert all(isinstance(error, NoLeader) for _, error in readers.ended)
 
 
-def test_a_read_joins_only_what_ends_with_its_own_deadline() -> None:
-    async def scenario() -> None:
-        readers = Readers()
-        readers.come("a")
-        readers.backend.now_s = 0.09
-        readers.come("b")
-        assert readers.backend.reads == 1
-        readers.backend.now_s = 3.0
-        readers.come("c")
-        assert readers.backend.reads == 2
-        readers.come("shorter", 1.0)
-        assert readers.backend.reads == 3
-        node = readers.backend.node
-        for now_s, ended in (
-            (4.0, []),
-            (4.125, ["shorter"]),
-            (5.0, ["shorter"]),
-            (5.125, ["shorter", "a", "b"]),
-            (8.0, ["shorter", "a", "b"]),
-            (8.125, ["shorter", "a", "b", "c"]),
-        ):
-            node.expire(now_s, 0)
-            await asyncio.sleep(0)
-            assert readers.names == ended, now_s
-        assert all(isinstance(error, NoLeader) for _, error in readers.ended)
-
-    run(scenario())
+async def test_nobody_joins_what_has_ended() -> None:
+    readers = Readers()
+    readers.come("a")
+    future = readers.reads._shared
+    assert future is not None
+    readers.backend.node.fail_all(NoLeader("gone"))
+    assert future.joined_before_s == -math.inf
+    readers.come("b")
+    await asyncio.sleep(0)
+    assert readers.backend.reads == 2
+    assert readers.names == ["a"]
 
 
-def test_nobody_joins_what_has_ended() -> None:
-    async def scenario() -> None:
-        readers = Readers()
-        readers.come("a")
-        future = readers.reads._shared
-        assert future is not None
-        readers.backend.node.fail_all(NoLeader("gone"))
-        assert future.joined_before_s == -math.inf
-        readers.come("b")
-        await asyncio.sleep(0)
-        assert readers.backend.reads == 2
-        assert readers.names == ["a"]
-
-    run(scenario())
-
-
-def test_a_read_that_fails_does_not_leave_the_others_without_an_answer() -> None:
-    async def scenario() -> None:
-        readers = Readers()
-        for name in ("a", "broken", "b"):
-            readers.come(name)
-        readers.backend.node.ask(0.0)
-        readers.backend.confirm(1)
-        await asyncio.sleep(0)
-        assert readers.names == ["a", "b"]
-        assert [answer.status for answer in readers.answers] == [500]
-
-    run(scenario())
+async def test_a_read_that_fails_does_not_leave_the_others_without_an_answer() -> None:
+    readers = Readers()
+    for name in ("a", "broken", "b"):
+        readers.come(name)
+    readers.backend.node.ask(0.0)
+    readers.backend.confirm(1)
+    await asyncio.sleep(0)
+    assert readers.names == ["a", "b"]
+    assert [answer.status for answer in readers.answers] == [500]

@@ -23,7 +23,6 @@ from syncline.transport.messages import IncomingSnapshot
 from syncline.transport.peers import Transport
 from syncline.transport.snapshot_stream.protocol import Accept, Ack, Chunk, Done, End, FromReceiver, Offer, Reject
 from syncline.transport.wire import encode_frame
-from tests.support import run
 from tests.unit.transport_support import CLUSTER, Cluster, FakeHandler, RawEnd, Watch, cluster, heartbeat, opening
 
 LIMITS = TransportLimits(snapshot_chunk_bytes=1000, snapshot_window_bytes=5000)
@@ -440,47 +439,41 @@ class TestBadSenders:
             ["nonsense"],
         ],
     )
-    def test_frames_out_of_place_end_the_transfer(self, frames: list[object]) -> None:
-        async def main() -> None:
-            async with cluster() as nodes:
-                first, handler = await nodes.add(1)
-                sinks: list[MemorySink] = []
+    async def test_frames_out_of_place_end_the_transfer(self, frames: list[object]) -> None:
+        async with cluster() as nodes:
+            first, handler = await nodes.add(1)
+            sinks: list[MemorySink] = []
 
-                def offered(sender: NodeId, message: Message, manifest: bytes) -> IncomingSnapshot:
-                    sinks.append(MemorySink(bytearray()))
-                    return sinks[-1]
+            def offered(sender: NodeId, message: Message, manifest: bytes) -> IncomingSnapshot:
+                sinks.append(MemorySink(bytearray()))
+                return sinks[-1]
 
-                handler.on_offer = offered
-                peer = await RawEnd.enter(first.address, sender=2, to=1, purpose=Purpose.SNAPSHOT)
-                for frame in frames:
-                    peer.write(frame)
-                await peer.closed_by_other_end()
-                assert first.counters.bad_frames == 1
-                assert all(sink.events == ["abort"] for sink in sinks)
+            handler.on_offer = offered
+            peer = await RawEnd.enter(first.address, sender=2, to=1, purpose=Purpose.SNAPSHOT)
+            for frame in frames:
+                peer.write(frame)
+            await peer.closed_by_other_end()
+            assert first.counters.bad_frames == 1
+            assert all(sink.events == ["abort"] for sink in sinks)
 
-        run(main())
+    async def test_answers_of_the_receiver_step_by_step(self) -> None:
+        async with cluster() as nodes:
+            first, handler = await nodes.add(1)
+            handler.on_offer = lambda sender, message, manifest: MemorySink(bytearray(b"12345"))
+            peer = await RawEnd.enter(first.address, sender=2, to=1, purpose=Purpose.SNAPSHOT)
 
-    def test_answers_of_the_receiver_step_by_step(self) -> None:
-        async def main() -> None:
-            async with cluster() as nodes:
-                first, handler = await nodes.add(1)
-                handler.on_offer = lambda sender, message, manifest: MemorySink(bytearray(b"12345"))
-                peer = await RawEnd.enter(first.address, sender=2, to=1, purpose=Purpose.SNAPSHOT)
+            async def answer() -> FromReceiver:
+                return from_receiver.decode(await peer.read_payload())
 
-                async def answer() -> FromReceiver:
-                    return from_receiver.decode(await peer.read_payload())
-
-                peer.write(Offer(msgspec.structs.replace(SNAP, sender=2, to=1), b"", 10))
-                assert await answer() == Accept(5)
-                peer.write(Chunk(5, b"678"))
-                assert await answer() == Ack(8)
-                peer.write(Chunk(8, b"90"))
-                assert await answer() == Ack(10)
-                peer.write(End())
-                assert await answer() == Done()
-                assert await peer.closed_by_other_end() == b""
-
-        run(main())
+            peer.write(Offer(msgspec.structs.replace(SNAP, sender=2, to=1), b"", 10))
+            assert await answer() == Accept(5)
+            peer.write(Chunk(5, b"678"))
+            assert await answer() == Ack(8)
+            peer.write(Chunk(8, b"90"))
+            assert await answer() == Ack(10)
+            peer.write(End())
+            assert await answer() == Done()
+            assert await peer.closed_by_other_end() == b""
 
     def test_a_sender_that_ignores_the_window_is_not_read_any_more(self) -> None:
         async def main(world: World) -> None:
@@ -556,22 +549,20 @@ class ZeroSource(MemorySource):
         return bytes(size)
 
 
-def test_a_large_snapshot_over_loopback_takes_little_memory() -> None:
-    async def main() -> None:
-        size = 128 * 1024 * 1024
-        async with cluster() as nodes:
-            first, _, _, second_handler = await nodes.pair(TransportLimits())
-            sink = CountingSink()
-            second_handler.on_offer = lambda sender, message, manifest: sink
-            tracemalloc.start()
-            try:
-                await first.send_snapshot(2, SNAP, b"", ZeroSource(b"", size_bytes=size))
-                assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
-            finally:
-                tracemalloc.stop()
-            assert sink.count == size
-
-    run(main(), timeout_s=60)
+@pytest.mark.deadline(60)
+async def test_a_large_snapshot_over_loopback_takes_little_memory() -> None:
+    size = 128 * 1024 * 1024
+    async with cluster() as nodes:
+        first, _, _, second_handler = await nodes.pair(TransportLimits())
+        sink = CountingSink()
+        second_handler.on_offer = lambda sender, message, manifest: sink
+        tracemalloc.start()
+        try:
+            await first.send_snapshot(2, SNAP, b"", ZeroSource(b"", size_bytes=size))
+            assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
+        finally:
+            tracemalloc.stop()
+        assert sink.count == size
 
 
 def test_the_reason_of_a_refusal_is_part_of_the_answer() -> None:

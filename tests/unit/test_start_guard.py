@@ -25,7 +25,6 @@ from syncline.platform.worker import ThreadWorkers
 from syncline.storage.peer_starts import MAX_DIRECTORIES, PEERS_NAME, encode_starts, read_starts, write_starts
 from syncline.transport.handshake import Hello, Purpose, Welcome
 from syncline.transport.messages import Notice, NoticeKind, RefusalCode
-from tests.support import run
 
 OWN = 1
 PEER = 7
@@ -124,93 +123,73 @@ async def bench(path: Path, disk: Disk | None = None) -> AsyncIterator[Bench]:
         assert made.failures == []
 
 
-def test_start_is_durable_before_the_welcome(tmp_path: Path) -> None:
+async def test_start_is_durable_before_the_welcome(tmp_path: Path) -> None:
     """The file has it when `before_welcome` is done; a start that is known already needs no write."""
-
-    async def check() -> None:
-        async with bench(tmp_path) as node:
-            await node.welcomed(hello(start(1, 5)))
-            assert read_starts(node.disk, node.path) == {DIRECTORY: start(1, 5)}
-            assert node.guard.before_welcome(hello(start(1, 5))) is None
-            first = node.guard.before_welcome(hello(start(2, 6), start(1, 5)))
-            second = node.guard.before_welcome(hello(start(2, 6), start(1, 5)))
-            assert first is not None
-            assert first is second, "a second connection waits for the same write"
-            await first
-            assert read_starts(node.disk, node.path) == {DIRECTORY: start(2, 6)}
-
-    run(check())
+    async with bench(tmp_path) as node:
+        await node.welcomed(hello(start(1, 5)))
+        assert read_starts(node.disk, node.path) == {DIRECTORY: start(1, 5)}
+        assert node.guard.before_welcome(hello(start(1, 5))) is None
+        first = node.guard.before_welcome(hello(start(2, 6), start(1, 5)))
+        second = node.guard.before_welcome(hello(start(2, 6), start(1, 5)))
+        assert first is not None
+        assert first is second, "a second connection waits for the same write"
+        await first
+        assert read_starts(node.disk, node.path) == {DIRECTORY: start(2, 6)}
 
 
-def test_older_copy_is_refused_also_after_a_restart(tmp_path: Path) -> None:
+async def test_older_copy_is_refused_also_after_a_restart(tmp_path: Path) -> None:
     """Also after more starts from the copy: its history lacks the start that is known."""
-
-    async def check() -> None:
-        async with bench(tmp_path) as node:
-            await node.welcomed(hello(start(1, 5)))
-            await node.welcomed(hello(start(2, 6), start(1, 5)))
-            node.again()
-            assert node.code(hello(start(1, 5))) == RefusalCode.OLDER_START
-            assert node.code(hello(start(2, 9), start(1, 5))) == RefusalCode.OLDER_START
-            assert node.code(hello(start(4, 9), start(3, 9), start(2, 9), start(1, 5))) == RefusalCode.OLDER_START
-            assert node.guard.why_not_dial(welcome(start(2, 9), start(1, 5))) is not None
-            await node.welcomed(hello(start(3, 7), start(2, 6), start(1, 5)))
-
-    run(check())
+    async with bench(tmp_path) as node:
+        await node.welcomed(hello(start(1, 5)))
+        await node.welcomed(hello(start(2, 6), start(1, 5)))
+        node.again()
+        assert node.code(hello(start(1, 5))) == RefusalCode.OLDER_START
+        assert node.code(hello(start(2, 9), start(1, 5))) == RefusalCode.OLDER_START
+        assert node.code(hello(start(4, 9), start(3, 9), start(2, 9), start(1, 5))) == RefusalCode.OLDER_START
+        assert node.guard.why_not_dial(welcome(start(2, 9), start(1, 5))) is not None
+        await node.welcomed(hello(start(3, 7), start(2, 6), start(1, 5)))
 
 
-def test_registry_tells_what_a_lost_file_does_not(tmp_path: Path) -> None:
+async def test_registry_tells_what_a_lost_file_does_not(tmp_path: Path) -> None:
     """A damaged file is begun again, and the replicated incarnation still convicts the older copy."""
-
-    async def check() -> None:
-        async with bench(tmp_path) as node:
-            await node.welcomed(hello(start(2, 6), start(1, 5)))
-            (tmp_path / PEERS_NAME).write_bytes(b"{}")
-            node.again()
-            assert node.code(hello(start(2, 9), start(1, 5))) is None
-            record = MemberRecord(PEER, "peer", "h:1", directory=DIRECTORY, incarnation=start(2, 6))
-            node.book.changed(1, MembershipState(voters=(PEER,)), (record,))
-            assert node.code(hello(start(2, 9), start(1, 5))) == RefusalCode.OLDER_START
-            await node.welcomed(hello(start(3, 9), start(2, 6)))
-
-    run(check())
+    async with bench(tmp_path) as node:
+        await node.welcomed(hello(start(2, 6), start(1, 5)))
+        (tmp_path / PEERS_NAME).write_bytes(b"{}")
+        node.again()
+        assert node.code(hello(start(2, 9), start(1, 5))) is None
+        record = MemberRecord(PEER, "peer", "h:1", directory=DIRECTORY, incarnation=start(2, 6))
+        node.book.changed(1, MembershipState(voters=(PEER,)), (record,))
+        assert node.code(hello(start(2, 9), start(1, 5))) == RefusalCode.OLDER_START
+        await node.welcomed(hello(start(3, 9), start(2, 6)))
 
 
-def test_fork_of_a_known_start_is_never_taken(tmp_path: Path) -> None:
+async def test_fork_of_a_known_start_is_never_taken(tmp_path: Path) -> None:
     """Whatever its random bits are: this member may hold promises of the start that it knows."""
-
-    async def check() -> None:
-        for number, (first, second) in enumerate(((6, 9), (9, 6))):
-            (tmp_path / str(number)).mkdir()
-            async with bench(tmp_path / str(number)) as node:
-                await node.welcomed(hello(start(2, first), start(1, 5)))
-                assert node.code(hello(start(2, second), start(1, 5))) == RefusalCode.OLDER_START
-                assert node.guard.why_not_dial(welcome(start(2, second), start(1, 5))) is not None
-
-    run(check())
+    for number, (first, second) in enumerate(((6, 9), (9, 6))):
+        (tmp_path / str(number)).mkdir()
+        async with bench(tmp_path / str(number)) as node:
+            await node.welcomed(hello(start(2, first), start(1, 5)))
+            assert node.code(hello(start(2, second), start(1, 5))) == RefusalCode.OLDER_START
+            assert node.guard.why_not_dial(welcome(start(2, second), start(1, 5))) is not None
 
 
-def test_fork_of_a_start_in_the_registry_stops_both_copies(tmp_path: Path) -> None:
+async def test_fork_of_a_start_in_the_registry_stops_both_copies(tmp_path: Path) -> None:
     """Two members have let in different copies. Each copy may have made promises, so neither is let in any more."""
-
-    async def check() -> None:
-        async with bench(tmp_path) as node:
-            mine, other = hello(start(2, 9), start(1, 5)), hello(start(2, 6), start(1, 5))
-            await node.welcomed(mine)
-            record = MemberRecord(PEER, "peer", "h:1", directory=DIRECTORY, incarnation=start(1, 5))
-            node.guard.registered(record)
-            assert node.left == [], "an earlier start in the registry says nothing against a later one"
-            record = MemberRecord(PEER, "peer", "h:1", directory=DIRECTORY, incarnation=start(2, 6))
-            node.book.changed(1, MembershipState(voters=(PEER,)), (record,))
-            node.guard.registered(record)
-            assert node.left == [(PEER, 0)], "each connection with it is ended"
-            assert node.code(mine) == RefusalCode.OLDER_START
-            assert node.code(other) == RefusalCode.OLDER_START
-            assert node.guard.why_not_dial(welcome(start(2, 9), start(1, 5))) is not None
-            node.guard.registered(record)
-            assert len(node.left) == 1, "it is said once"
-
-    run(check())
+    async with bench(tmp_path) as node:
+        mine, other = hello(start(2, 9), start(1, 5)), hello(start(2, 6), start(1, 5))
+        await node.welcomed(mine)
+        record = MemberRecord(PEER, "peer", "h:1", directory=DIRECTORY, incarnation=start(1, 5))
+        node.guard.registered(record)
+        assert node.left == [], "an earlier start in the registry says nothing against a later one"
+        record = MemberRecord(PEER, "peer", "h:1", directory=DIRECTORY, incarnation=start(2, 6))
+        node.book.changed(1, MembershipState(voters=(PEER,)), (record,))
+        node.guard.registered(record)
+        assert node.left == [(PEER, 0)], "each connection with it is ended"
+        assert node.code(mine) == RefusalCode.OLDER_START
+        assert node.code(other) == RefusalCode.OLDER_START
+        assert node.guard.why_not_dial(welcome(start(2, 9), start(1, 5))) is not None
+        node.guard.registered(record)
+        assert len(node.left) == 1, "it is said once"
 
 
 def with_members(node: Bench, *more: NodeId, directory: int = DIRECTORY) -> None:
@@ -225,228 +204,180 @@ def told(*starts: int, directory: int = DIRECTORY) -> Notice:
     return Notice(NoticeKind.START, directory=directory, starts=starts)
 
 
-def test_start_of_a_member_is_told_to_the_others(tmp_path: Path) -> None:
+async def test_start_of_a_member_is_told_to_the_others(tmp_path: Path) -> None:
     """At once, and to each member whose link comes up; not to nodes that are no members."""
-
-    async def check() -> None:
-        async with bench(tmp_path) as node:
-            with_members(node)
-            await node.welcomed(hello(start(2, 6), start(1, 5)))
-            assert (2, told(start(2, 6), start(1, 5))) in node.told
-            del node.told[:]
-            await node.welcomed(hello(start(2, 6), start(1, 5)))
-            assert node.told == [], "nothing is new"
-            node.guard.link_up(2)
-            assert node.told == [(2, told(start(2, 6), start(1, 5)))]
-            node.guard.link_up(99)
-            assert len(node.told) == 1
-
-    run(check())
+    async with bench(tmp_path) as node:
+        with_members(node)
+        await node.welcomed(hello(start(2, 6), start(1, 5)))
+        assert (2, told(start(2, 6), start(1, 5))) in node.told
+        del node.told[:]
+        await node.welcomed(hello(start(2, 6), start(1, 5)))
+        assert node.told == [], "nothing is new"
+        node.guard.link_up(2)
+        assert node.told == [(2, told(start(2, 6), start(1, 5)))]
+        node.guard.link_up(99)
+        assert len(node.told) == 1
 
 
-def test_start_let_in_before_the_members_are_known_is_told_then(tmp_path: Path) -> None:
+async def test_start_let_in_before_the_members_are_known_is_told_then(tmp_path: Path) -> None:
     """A node that applies its log at a start lets in peers of which it does not know yet that they are members."""
-
-    async def check() -> None:
-        async with bench(tmp_path) as node:
-            await node.welcomed(hello(start(2, 6), start(1, 5)))
-            node.guard.look()
-            assert node.told == []
-            with_members(node)
-            node.guard.look()
-            assert (2, told(start(2, 6), start(1, 5))) in node.told
-            del node.told[:]
-            node.guard.look()
-            assert node.told == [], "nothing is new"
-
-    run(check())
+    async with bench(tmp_path) as node:
+        await node.welcomed(hello(start(2, 6), start(1, 5)))
+        node.guard.look()
+        assert node.told == []
+        with_members(node)
+        node.guard.look()
+        assert (2, told(start(2, 6), start(1, 5))) in node.told
+        del node.told[:]
+        node.guard.look()
+        assert node.told == [], "nothing is new"
 
 
-def test_notice_before_the_members_are_known_is_taken_later(tmp_path: Path) -> None:
+async def test_notice_before_the_members_are_known_is_taken_later(tmp_path: Path) -> None:
     """A node that applies its log at a start is told once. Notices of many strangers are not kept."""
+    async with bench(tmp_path) as node:
+        mine = hello(start(2, 6), start(1, 5))
+        await node.welcomed(mine)
+        for directory in range(1, 2 * MAX_EARLY):
+            node.guard.on_notice(99, told(start(2, 9), directory=directory))
+        node.guard.on_notice(2, told(start(2, 9), start(1, 5)))
+        assert len(node.guard._early) == MAX_EARLY
+        assert node.left == []
+        with_members(node)
+        node.guard.look()
+        assert node.left == [(PEER, 0)]
+        assert node.code(mine) == RefusalCode.OLDER_START
 
-    async def check() -> None:
-        async with bench(tmp_path) as node:
+
+async def test_notice_of_a_long_history_can_be_read(tmp_path: Path) -> None:
+    """A greeting may hold more than a directory keeps: the other members must not refuse the notice of it."""
+    async with bench(tmp_path) as node:
+        with_members(node)
+        history = tuple(start(count, 7) for count in range(99, 0, -1))
+        await node.welcomed(hello(start(100, 7), *history))
+        notice = next(notice for peer, notice in node.told if peer == 2)
+        assert notice.starts == (start(100, 7), *history)[:MAX_HISTORY]
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(notice), type=Notice) == notice
+
+
+async def test_copies_that_two_members_have_let_in_are_both_refused(tmp_path: Path) -> None:
+    """A member that knows one copy hears of the other from a member. More starts of the copy do not hide it."""
+    for number, other in enumerate(((start(2, 9), start(1, 5)), (start(3, 9), start(2, 9), start(1, 5)))):
+        (tmp_path / str(number)).mkdir()
+        async with bench(tmp_path / str(number)) as node:
+            with_members(node)
             mine = hello(start(2, 6), start(1, 5))
             await node.welcomed(mine)
-            for directory in range(1, 2 * MAX_EARLY):
-                node.guard.on_notice(99, told(start(2, 9), directory=directory))
-            node.guard.on_notice(2, told(start(2, 9), start(1, 5)))
-            assert len(node.guard._early) == MAX_EARLY
-            assert node.left == []
-            with_members(node)
-            node.guard.look()
-            assert node.left == [(PEER, 0)]
-            assert node.code(mine) == RefusalCode.OLDER_START
-
-    run(check())
-
-
-def test_notice_of_a_long_history_can_be_read(tmp_path: Path) -> None:
-    """A greeting may hold more than a directory keeps: the other members must not refuse the notice of it."""
-
-    async def check() -> None:
-        async with bench(tmp_path) as node:
-            with_members(node)
-            history = tuple(start(count, 7) for count in range(99, 0, -1))
-            await node.welcomed(hello(start(100, 7), *history))
-            notice = next(notice for peer, notice in node.told if peer == 2)
-            assert notice.starts == (start(100, 7), *history)[:MAX_HISTORY]
-            assert msgspec.msgpack.decode(msgspec.msgpack.encode(notice), type=Notice) == notice
-
-    run(check())
-
-
-def test_copies_that_two_members_have_let_in_are_both_refused(tmp_path: Path) -> None:
-    """A member that knows one copy hears of the other from a member. More starts of the copy do not hide it."""
-
-    async def check() -> None:
-        for number, other in enumerate(((start(2, 9), start(1, 5)), (start(3, 9), start(2, 9), start(1, 5)))):
-            (tmp_path / str(number)).mkdir()
-            async with bench(tmp_path / str(number)) as node:
-                with_members(node)
-                mine = hello(start(2, 6), start(1, 5))
-                await node.welcomed(mine)
-                node.guard.on_notice(2, told(*other))
-                assert node.left == [(PEER, 0)]
-                assert node.code(mine) == RefusalCode.OLDER_START
-                assert node.code(hello(*other)) == RefusalCode.OLDER_START
-
-    run(check())
-
-
-def test_copies_of_a_founder_that_is_not_registered_are_refused(tmp_path: Path) -> None:
-    """A founder may be copied before the first leader has its directory in the registry. The founders know it."""
-
-    async def check() -> None:
-        async with bench(tmp_path) as node:
-            with_members(node, directory=0)
-            mine, other = hello(start(2, 6), start(1, 5)), (start(2, 9), start(1, 5))
-            await node.welcomed(mine)
             node.guard.on_notice(2, told(*other))
-            assert node.left == [], "nothing says whose directory that is"
-            node.founders = {PEER: DIRECTORY}
-            node.guard.look()
             assert node.left == [(PEER, 0)]
             assert node.code(mine) == RefusalCode.OLDER_START
             assert node.code(hello(*other)) == RefusalCode.OLDER_START
 
-    run(check())
+
+async def test_copies_of_a_founder_that_is_not_registered_are_refused(tmp_path: Path) -> None:
+    """A founder may be copied before the first leader has its directory in the registry. The founders know it."""
+    async with bench(tmp_path) as node:
+        with_members(node, directory=0)
+        mine, other = hello(start(2, 6), start(1, 5)), (start(2, 9), start(1, 5))
+        await node.welcomed(mine)
+        node.guard.on_notice(2, told(*other))
+        assert node.left == [], "nothing says whose directory that is"
+        node.founders = {PEER: DIRECTORY}
+        node.guard.look()
+        assert node.left == [(PEER, 0)]
+        assert node.code(mine) == RefusalCode.OLDER_START
+        assert node.code(hello(*other)) == RefusalCode.OLDER_START
 
 
-def test_start_that_a_quorum_of_the_others_knows_stays(tmp_path: Path) -> None:
+async def test_start_that_a_quorum_of_the_others_knows_stays(tmp_path: Path) -> None:
     """With five voters three of the other four know it. So no copy was ever counted, whichever member let one in."""
-
-    async def check() -> None:
-        async with bench(tmp_path) as node:
-            with_members(node, 3, 4)
-            copy, sound = hello(start(2, 6), start(1, 5)), (start(2, 9), start(1, 5))
-            await node.welcomed(copy)
-            for member in (2, 3):
-                node.guard.on_notice(member, told(*sound))
-                assert node.code(copy) == RefusalCode.OLDER_START
-                assert node.code(hello(*sound)) == RefusalCode.OLDER_START, "two of four are no quorum"
-            node.guard.on_notice(4, told(*sound))
-            assert node.left[-1] == (PEER, start(2, 9))
-            await node.welcomed(hello(*sound))
+    async with bench(tmp_path) as node:
+        with_members(node, 3, 4)
+        copy, sound = hello(start(2, 6), start(1, 5)), (start(2, 9), start(1, 5))
+        await node.welcomed(copy)
+        for member in (2, 3):
+            node.guard.on_notice(member, told(*sound))
             assert node.code(copy) == RefusalCode.OLDER_START
-            node.again()
-            assert node.code(copy) == RefusalCode.OLDER_START, "it is durable"
-            await node.welcomed(hello(*sound))
+            assert node.code(hello(*sound)) == RefusalCode.OLDER_START, "two of four are no quorum"
+        node.guard.on_notice(4, told(*sound))
+        assert node.left[-1] == (PEER, start(2, 9))
+        await node.welcomed(hello(*sound))
+        assert node.code(copy) == RefusalCode.OLDER_START
+        node.again()
+        assert node.code(copy) == RefusalCode.OLDER_START, "it is durable"
+        await node.welcomed(hello(*sound))
 
-    run(check())
 
-
-def test_own_start_that_a_quorum_knows_outlives_the_word_of_a_copy(tmp_path: Path) -> None:
+async def test_own_start_that_a_quorum_knows_outlives_the_word_of_a_copy(tmp_path: Path) -> None:
     """One member was away and has let in a copy first: the node that runs goes on."""
-
-    async def check() -> None:
-        async with bench(tmp_path) as node:
-            with_members(node, 3, 4)
-            sound, copy = (start(2, 9), start(1, 5)), (start(2, 6), start(1, 5))
-            await node.welcomed(hello(*sound))
-            node.guard.on_notice(2, told(*sound))
-            node.guard.on_notice(3, told(*sound))
-            node.guard.on_notice(4, told(*copy))
-            assert node.left == []
-            assert node.code(hello(*sound)) is None
-
-    run(check())
+    async with bench(tmp_path) as node:
+        with_members(node, 3, 4)
+        sound, copy = (start(2, 9), start(1, 5)), (start(2, 6), start(1, 5))
+        await node.welcomed(hello(*sound))
+        node.guard.on_notice(2, told(*sound))
+        node.guard.on_notice(3, told(*sound))
+        node.guard.on_notice(4, told(*copy))
+        assert node.left == []
+        assert node.code(hello(*sound)) is None
 
 
-def test_notice_of_a_sound_start_or_of_a_stranger_changes_nothing(tmp_path: Path) -> None:
+async def test_notice_of_a_sound_start_or_of_a_stranger_changes_nothing(tmp_path: Path) -> None:
     """A newer start that has the known one in its history, an older one, and words of or about others."""
-
-    async def check() -> None:
-        async with bench(tmp_path) as node:
-            with_members(node)
-            mine, fork = hello(start(2, 6), start(1, 5)), (start(2, 9), start(1, 5))
-            await node.welcomed(mine)
-            node.guard.on_notice(2, told(start(3, 7), start(2, 6), start(1, 5)))
-            node.guard.on_notice(2, told(start(1, 5)))
-            node.guard.on_notice(99, told(*fork))
-            node.guard.on_notice(PEER, told(*fork))
-            node.guard.on_notice(2, told(*fork, directory=777))
-            node.guard.on_notice(2, told())
-            node.guard.on_notice(2, Notice(NoticeKind.SETTLED, directory=DIRECTORY, starts=fork))
-            assert node.left == []
-            assert node.code(mine) is None
-
-    run(check())
+    async with bench(tmp_path) as node:
+        with_members(node)
+        mine, fork = hello(start(2, 6), start(1, 5)), (start(2, 9), start(1, 5))
+        await node.welcomed(mine)
+        node.guard.on_notice(2, told(start(3, 7), start(2, 6), start(1, 5)))
+        node.guard.on_notice(2, told(start(1, 5)))
+        node.guard.on_notice(99, told(*fork))
+        node.guard.on_notice(PEER, told(*fork))
+        node.guard.on_notice(2, told(*fork, directory=777))
+        node.guard.on_notice(2, told())
+        node.guard.on_notice(2, Notice(NoticeKind.SETTLED, directory=DIRECTORY, starts=fork))
+        assert node.left == []
+        assert node.code(mine) is None
 
 
-def test_failed_write_does_not_keep_a_peer_out(tmp_path: Path) -> None:
+async def test_failed_write_does_not_keep_a_peer_out(tmp_path: Path) -> None:
     """A full disk takes no member away. The next greeting writes again."""
-
-    async def check() -> None:
-        disk = BrokenDisk()
-        async with bench(tmp_path, disk) as node:
-            await node.welcomed(hello(start(1, 5)))
-            assert read_starts(disk, node.path) == {}
-            assert node.code(hello(start(1, 6))) == RefusalCode.OLDER_START, "it is in memory"
-            disk.broken = False
-            await node.welcomed(hello(start(1, 5)))
-            assert read_starts(disk, node.path) == {DIRECTORY: start(1, 5)}
-
-    run(check())
+    disk = BrokenDisk()
+    async with bench(tmp_path, disk) as node:
+        await node.welcomed(hello(start(1, 5)))
+        assert read_starts(disk, node.path) == {}
+        assert node.code(hello(start(1, 6))) == RefusalCode.OLDER_START, "it is in memory"
+        disk.broken = False
+        await node.welcomed(hello(start(1, 5)))
+        assert read_starts(disk, node.path) == {DIRECTORY: start(1, 5)}
 
 
-def test_strangers_do_not_fill_the_file(tmp_path: Path) -> None:
+async def test_strangers_do_not_fill_the_file(tmp_path: Path) -> None:
     """Made-up nodes cost a bounded number of writes, and a member is always noted."""
-
-    async def check() -> None:
-        async with bench(tmp_path) as node:
-            for number in range(1, 2 * MAX_UNKNOWN):
-                await node.welcomed(hello(start(1, 1), peer=1000 + number, directory=number + 1000))
-            assert len(read_starts(node.disk, node.path)) == MAX_UNKNOWN
-            record = MemberRecord(PEER, "peer", "h:1", directory=DIRECTORY)
-            node.book.changed(1, MembershipState(voters=(PEER,)), (record,))
-            await node.welcomed(hello(start(1, 5)))
-            assert read_starts(node.disk, node.path)[DIRECTORY] == start(1, 5)
-            await node.welcomed(hello(start(1, 5), directory=0))
-            assert 0 not in read_starts(node.disk, node.path)
-
-    run(check())
+    async with bench(tmp_path) as node:
+        for number in range(1, 2 * MAX_UNKNOWN):
+            await node.welcomed(hello(start(1, 1), peer=1000 + number, directory=number + 1000))
+        assert len(read_starts(node.disk, node.path)) == MAX_UNKNOWN
+        record = MemberRecord(PEER, "peer", "h:1", directory=DIRECTORY)
+        node.book.changed(1, MembershipState(voters=(PEER,)), (record,))
+        await node.welcomed(hello(start(1, 5)))
+        assert read_starts(node.disk, node.path)[DIRECTORY] == start(1, 5)
+        await node.welcomed(hello(start(1, 5), directory=0))
+        assert 0 not in read_starts(node.disk, node.path)
 
 
-def test_full_file_drops_what_no_member_needs(tmp_path: Path) -> None:
+async def test_full_file_drops_what_no_member_needs(tmp_path: Path) -> None:
     """Directories of members that were replaced long ago give way."""
-
-    async def check() -> None:
-        write_starts(OsDisk(), str(tmp_path), encode_starts(dict.fromkeys(range(1, MAX_DIRECTORIES + 1), 1)))
-        async with bench(tmp_path) as node:
-            members = (
-                MemberRecord(1, "one", "h:1", directory=1),
-                MemberRecord(PEER, "peer", "h:2", directory=DIRECTORY + 1000),
-            )
-            node.book.changed(1, MembershipState(voters=(1, PEER)), members)
-            await node.welcomed(hello(start(1, 5), directory=DIRECTORY + 1000))
-            starts = read_starts(node.disk, node.path)
-            assert len(starts) == MAX_DIRECTORIES
-            assert 1 in starts
-            assert 2 not in starts
-
-    run(check())
+    write_starts(OsDisk(), str(tmp_path), encode_starts(dict.fromkeys(range(1, MAX_DIRECTORIES + 1), 1)))
+    async with bench(tmp_path) as node:
+        members = (
+            MemberRecord(1, "one", "h:1", directory=1),
+            MemberRecord(PEER, "peer", "h:2", directory=DIRECTORY + 1000),
+        )
+        node.book.changed(1, MembershipState(voters=(1, PEER)), members)
+        await node.welcomed(hello(start(1, 5), directory=DIRECTORY + 1000))
+        starts = read_starts(node.disk, node.path)
+        assert len(starts) == MAX_DIRECTORIES
+        assert 1 in starts
+        assert 2 not in starts
 
 
 @settings(max_examples=5)

@@ -13,7 +13,6 @@ from syncline.platform.network import TcpNetwork
 from syncline.transport.messages import PeerMessage
 from syncline.transport.peers import Transport
 from syncline.transport.tls import PeerTls, check_certificate_names
-from tests.support import run
 from tests.unit.transport_support import CLUSTER, PROMPT, FakeHandler, RawEnd, TurnTransport, Watch, heartbeat
 
 FILES = Path(__file__).parent / "tls"
@@ -58,22 +57,22 @@ async def outcome(first_tls: PeerTls | None, second_tls: PeerTls | None) -> tupl
         return error, second_handler.messages, "\n".join(watch.lines)
 
 
-def test_two_nodes_of_the_cluster_talk() -> None:
-    error, messages, _ = run(outcome(settings("node1"), settings("node2")))
+async def test_two_nodes_of_the_cluster_talk() -> None:
+    error, messages, _ = await outcome(settings("node1"), settings("node2"))
     assert error is None
     assert len(messages) == 1
 
 
-def test_a_certificate_of_another_node_is_refused_by_the_acceptor() -> None:
-    error, messages, lines = run(outcome(settings("node2"), settings("node2")))
+async def test_a_certificate_of_another_node_is_refused_by_the_acceptor() -> None:
+    error, messages, lines = await outcome(settings("node2"), settings("node2"))
     assert "its certificate names 0000000000000002.peers.example, not node 0000000000000001" in (error or "")
     assert "refused by the peer" in (error or "")
     assert "refused the node at" in lines
     assert messages == []
 
 
-def test_a_certificate_of_another_node_is_refused_by_the_dialler() -> None:
-    error, messages, _ = run(outcome(settings("node1"), settings("node1")))
+async def test_a_certificate_of_another_node_is_refused_by_the_dialler() -> None:
+    error, messages, _ = await outcome(settings("node1"), settings("node1"))
     assert "its certificate names 0000000000000001, not node 0000000000000002" in (error or "")
     assert messages == []
 
@@ -86,44 +85,38 @@ def test_a_certificate_of_another_node_is_refused_by_the_dialler() -> None:
         (settings("node1"), settings("forged2")),
     ],
 )
-def test_another_authority_is_refused(first: PeerTls, second: PeerTls) -> None:
-    error, messages, _ = run(outcome(first, second))
+async def test_another_authority_is_refused(first: PeerTls, second: PeerTls) -> None:
+    error, messages, _ = await outcome(first, second)
     assert error is not None
     assert messages == []
 
 
-def test_tls_on_one_side_only_is_said_so() -> None:
-    error, messages, lines = run(outcome(settings("node1"), None))
+async def test_tls_on_one_side_only_is_said_so() -> None:
+    error, messages, lines = await outcome(settings("node1"), None)
     assert error is not None
     assert messages == []
     assert "a TLS handshake, but peer TLS is off here" in lines
-    error, messages, _ = run(outcome(None, settings("node2")))
+    error, messages, _ = await outcome(None, settings("node2"))
     assert error is not None
     assert messages == []
 
 
-def test_a_stranger_that_says_nothing_to_a_tls_port_leaves_nothing_behind() -> None:
-    async def scenario() -> None:
-        with Watch() as watch:
-            first, _ = await start(watch, 1, settings("node1"))
-            end = await RawEnd.dial(first.address)
-            end.writer.write(b"GET / HTTP/1.1\r\n\r\n")
-            await end.closed_by_other_end()
-            await first.close()
-            assert len(asyncio.all_tasks()) <= 2
-
-    run(scenario())
+async def test_a_stranger_that_says_nothing_to_a_tls_port_leaves_nothing_behind() -> None:
+    with Watch() as watch:
+        first, _ = await start(watch, 1, settings("node1"))
+        end = await RawEnd.dial(first.address)
+        end.writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await end.closed_by_other_end()
+        await first.close()
+        assert len(asyncio.all_tasks()) <= 2
 
 
-def test_files_that_can_not_be_used_are_named() -> None:
-    async def scenario() -> None:
-        with Watch() as watch:
-            with pytest.raises(ConfigError, match=r"certificate '.*absent.pem'"):
-                await start(watch, 1, settings("absent"))
-            with pytest.raises(ConfigError, match=r"authority '.*absent.pem'"):
-                await start(watch, 1, settings("node1", "absent"))
-
-    run(scenario())
+async def test_files_that_can_not_be_used_are_named() -> None:
+    with Watch() as watch:
+        with pytest.raises(ConfigError, match=r"certificate '.*absent.pem'"):
+            await start(watch, 1, settings("absent"))
+        with pytest.raises(ConfigError, match=r"authority '.*absent.pem'"):
+            await start(watch, 1, settings("node1", "absent"))
 
 
 @pytest.mark.parametrize(

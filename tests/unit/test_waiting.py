@@ -14,84 +14,69 @@ from syncline.node.futures import ReadFuture, settle_error
 from syncline.platform.network import TcpNetwork
 from syncline.platform.waiting import result_of
 from tests.kv_double import KvWire
-from tests.support import gives_up, nothing_reported, run
+from tests.support import gives_up, nothing_reported
 
 
-def test_it_gives_the_result_or_the_error() -> None:
-    async def check() -> None:
-        loop = asyncio.get_running_loop()
-        for late in (False, True):
-            good: asyncio.Future[int] = loop.create_future()
-            bad: asyncio.Future[int] = loop.create_future()
-            if late:
-                loop.call_soon(good.set_result, 7)
-                loop.call_soon(bad.set_exception, Closed("gone"))
-            else:
-                good.set_result(7)
-                bad.set_exception(Closed("gone"))
-            assert await result_of(good) == 7
-            with pytest.raises(Closed, match="gone"):
-                await result_of(bad)
-
-    run(check())
+async def test_it_gives_the_result_or_the_error() -> None:
+    loop = asyncio.get_running_loop()
+    for late in (False, True):
+        good: asyncio.Future[int] = loop.create_future()
+        bad: asyncio.Future[int] = loop.create_future()
+        if late:
+            loop.call_soon(good.set_result, 7)
+            loop.call_soon(bad.set_exception, Closed("gone"))
+        else:
+            good.set_result(7)
+            bad.set_exception(Closed("gone"))
+        assert await result_of(good) == 7
+        with pytest.raises(Closed, match="gone"):
+            await result_of(bad)
 
 
-def test_who_gives_up_is_let_go_at_once_and_the_others_wait_on() -> None:
-    async def check() -> None:
-        shared: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        first, second = (asyncio.create_task(result_of(shared)) for _ in range(2))
+async def test_who_gives_up_is_let_go_at_once_and_the_others_wait_on() -> None:
+    shared: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    first, second = (asyncio.create_task(result_of(shared)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    assert first.cancelled()
+    assert not shared.done()
+    shared.set_result(7)
+    assert await second == 7
+
+
+async def test_the_end_of_the_future_itself_is_the_end_of_the_wait() -> None:
+    shared: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    waiting = asyncio.create_task(result_of(shared))
+    await asyncio.sleep(0)
+    shared.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def test_a_failure_after_an_abandoned_wait_is_reported_to_nobody() -> None:
+    loop = asyncio.get_running_loop()
+    with nothing_reported():
+        plain: asyncio.Future[object] = loop.create_future()
+        read = ReadFuture(loop=loop)
+        waits: list[tuple[asyncio.Future[object], Awaitable[object]]] = [(plain, result_of(plain)), (read, read)]
+        for future, wait in waits:
+            await gives_up(wait)
+            assert not future.done()
+            settle_error(future, Closed("the node was closed"))
         await asyncio.sleep(0)
-        first.cancel()
-        await asyncio.wait([first])
-        assert first.cancelled()
-        assert not shared.done()
-        shared.set_result(7)
-        assert await second == 7
-
-    run(check())
 
 
-def test_the_end_of_the_future_itself_is_the_end_of_the_wait() -> None:
-    async def check() -> None:
-        shared: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        waiting = asyncio.create_task(result_of(shared))
-        await asyncio.sleep(0)
-        shared.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-
-    run(check())
-
-
-def test_a_failure_after_an_abandoned_wait_is_reported_to_nobody() -> None:
-    async def check() -> None:
-        loop = asyncio.get_running_loop()
-        with nothing_reported():
-            plain: asyncio.Future[object] = loop.create_future()
-            read = ReadFuture(loop=loop)
-            waits: list[tuple[asyncio.Future[object], Awaitable[object]]] = [(plain, result_of(plain)), (read, read)]
-            for future, wait in waits:
-                await gives_up(wait)
-                assert not future.done()
-                settle_error(future, Closed("the node was closed"))
-            await asyncio.sleep(0)
-
-    run(check())
-
-
-def test_a_request_about_members_that_is_given_up_reports_nothing_when_its_read_fails() -> None:
-    async def check() -> None:
-        wire = KvWire()
-        wire.backend.hold = True
-        with nothing_reported():
-            wire.send(b'POST /raft/remove HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\n{"name":"z"}')
-            await wire.settle()
-            (read, _), *_ = wire.backend.held
-            await wire.site.close()
-            settle_error(read, Closed("the node was closed"))
-            await wire.settle()
-
-    run(check())
+async def test_a_request_about_members_that_is_given_up_reports_nothing_when_its_read_fails() -> None:
+    wire = KvWire()
+    wire.backend.hold = True
+    with nothing_reported():
+        wire.send(b'POST /raft/remove HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\n{"name":"z"}')
+        await wire.settle()
+        (read, _), *_ = wire.backend.held
+        await wire.site.close()
+        settle_error(read, Closed("the node was closed"))
+        await wire.settle()
 
 
 class Silent(asyncio.Protocol):
@@ -108,25 +93,22 @@ class Silent(asyncio.Protocol):
         self._taken.set_result(self._transport)
 
 
-def test_a_dial_that_is_given_up_reports_nothing_when_its_handshake_fails() -> None:
-    async def check() -> None:
-        loop = asyncio.get_running_loop()
-        taken: asyncio.Future[asyncio.Transport] = loop.create_future()
-        network = TcpNetwork()
-        listener = await network.listen(lambda: Silent(taken), "127.0.0.1", 0)
-        tls = ssl.create_default_context(cafile=str(Path(__file__).parent / "tls" / "cluster-ca.pem"))
-        with nothing_reported():
-            before = asyncio.all_tasks()
-            dialling = asyncio.create_task(network.connect(asyncio.Protocol, *listener.address, tls=tls, timeout_s=5))
-            transport = await taken
-            (making,) = asyncio.all_tasks() - before - {dialling}
-            dialling.cancel()
-            await asyncio.wait([dialling])
-            assert dialling.cancelled()
-            transport.abort()
-            await asyncio.wait([making])
-            assert isinstance(making.exception(), OSError)
-            await asyncio.sleep(0)
-        await listener.close()
-
-    run(check())
+async def test_a_dial_that_is_given_up_reports_nothing_when_its_handshake_fails() -> None:
+    loop = asyncio.get_running_loop()
+    taken: asyncio.Future[asyncio.Transport] = loop.create_future()
+    network = TcpNetwork()
+    listener = await network.listen(lambda: Silent(taken), "127.0.0.1", 0)
+    tls = ssl.create_default_context(cafile=str(Path(__file__).parent / "tls" / "cluster-ca.pem"))
+    with nothing_reported():
+        before = asyncio.all_tasks()
+        dialling = asyncio.create_task(network.connect(asyncio.Protocol, *listener.address, tls=tls, timeout_s=5))
+        transport = await taken
+        (making,) = asyncio.all_tasks() - before - {dialling}
+        dialling.cancel()
+        await asyncio.wait([dialling])
+        assert dialling.cancelled()
+        transport.abort()
+        await asyncio.wait([making])
+        assert isinstance(making.exception(), OSError)
+        await asyncio.sleep(0)
+    await listener.close()
