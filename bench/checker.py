@@ -10,7 +10,7 @@ import argparse
 import random
 import time
 
-from tests.history_support import made_up, random_request, single_key_request
+from tests.helpers.histories import made_up, random_request, single_key_request
 
 from syncline.testing.linearizability.history import Operation
 from syncline.testing.linearizability.verdict import judge

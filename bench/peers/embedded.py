@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from tests.ports import free_block
+from tests.helpers.ports import free_block
 
 from bench.load import Load, Outcome
 from bench.peers.peer import NODES, Cluster

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 
-from tests.ports import free_block
+from tests.helpers.ports import free_block
 
 from bench.generators import h2load
 from bench.generators.h2load import bool_field, bytes_field

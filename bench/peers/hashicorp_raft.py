@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 
-from tests.ports import free_block
+from tests.helpers.ports import free_block
 
 from bench.generators import wrk
 from bench.load import Load, Outcome, Workload

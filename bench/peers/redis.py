@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 
-from tests.ports import free_block
+from tests.helpers.ports import free_block
 
 from bench.generators import closedloop, resp
 from bench.load import KEYS, VALUE_BYTES, Load, Outcome, Workload, key

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tests.ports import free_block
+from tests.helpers.ports import free_block
 
 from bench.generators import http1, wrk
 from bench.load import KEYS, VALUE_BYTES, Load, Outcome, Workload, key

@@ -7,7 +7,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.ports import free_block
+from tests.helpers.ports import free_block
 
 from bench.figures import Figure, Quiet, Scale
 from bench.load import VALUE_BYTES

@@ -10,7 +10,7 @@ from syncline.client import KeyInfo, NodeStatus
 from syncline.testing.linearizability.history import Operation, Seen, keys_of
 from tests.chaos.clients import LEDGER, PADDING
 from tests.chaos.fleet import HEALED_WITHIN_S, ChaosNode, Fleet
-from tests.integration.cluster import eventually
+from tests.helpers.process_cluster import eventually
 
 __all__ = ["Agreement", "agree", "written_twice"]
 

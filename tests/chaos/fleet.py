@@ -15,8 +15,8 @@ from syncline.client import AsyncClient, NodeStatus
 from syncline.errors import OperationError
 from syncline.server.secret_file import write_secret_file
 from tests.chaos.lan import Lan
-from tests.integration.cluster import Node, eventually
-from tests.ports import free_block
+from tests.helpers.ports import free_block
+from tests.helpers.process_cluster import Node, eventually
 
 __all__ = ["HEALED_WITHIN_S", "STARTED_WITHIN_S", "ChaosNode", "Fleet", "ring"]
 

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 from syncline.errors import MembershipError, OperationError
 from tests.chaos.fleet import HEALED_WITHIN_S, STARTED_WITHIN_S, ChaosNode, Fleet
-from tests.integration.cluster import eventually
+from tests.helpers.process_cluster import eventually
 
 __all__ = ["Operator"]
 

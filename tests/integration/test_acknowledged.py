@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from syncline.errors import OperationError, Outcome
-from tests.integration.cluster import Cluster, local_keys, running_cluster
+from tests.helpers.process_cluster import Cluster, local_keys, running_cluster
 
 KILLED_AFTER_ACKNOWLEDGED: Final = 3000
 ALTERNATIONS: Final = 10_000

@@ -16,7 +16,7 @@ import pytest
 
 from syncline.server.app import KvServer
 from syncline.server.config import ServerConfig
-from tests.ports import free_block
+from tests.helpers.ports import free_block
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SOURCE: Final = str(ROOT / "src" / "syncline") + "/"

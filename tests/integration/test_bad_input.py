@@ -18,8 +18,8 @@ import pytest
 from syncline.cli.exits import EXIT_DAMAGED
 from syncline.client import AsyncClient
 from syncline.errors import OperationError, Outcome
-from tests.integration.cluster import Node, eventually, running_cluster
-from tests.ports import free_block
+from tests.helpers.ports import free_block
+from tests.helpers.process_cluster import Node, eventually, running_cluster
 
 IDLE_SHARE = 0.03
 """Of one processor, that a node without a quorum may use."""

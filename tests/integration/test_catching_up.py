@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from syncline.client import AsyncClient
-from tests.integration.cluster import Cluster, eventually, local_keys, running_cluster
+from tests.helpers.process_cluster import Cluster, eventually, local_keys, running_cluster
 
 WRITES_WHILE_AWAY: Final = 50_000
 IN_FLIGHT: Final = 64

@@ -14,8 +14,8 @@ from syncline.kv.machine import KvMachine
 from syncline.platform.world import World
 from syncline.server.app import KvServer
 from syncline.server.config import ServerConfig
-from tests.integration.cluster import eventually
-from tests.ports import free_block
+from tests.helpers.ports import free_block
+from tests.helpers.process_cluster import eventually
 
 INTERVAL = 8
 

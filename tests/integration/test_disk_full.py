@@ -16,11 +16,11 @@ import pytest
 from syncline import DiskSpaceLow, Raft
 from syncline.client import AsyncClient
 from syncline.errors import DiskFull, RequestFailed
-from tests.integration.cluster import Cluster, Node, eventually, running_cluster
-from tests.node_cluster import Cluster as RaftCluster
-from tests.node_cluster import until
-from tests.small_filesystem import mounted
-from tests.unit.storage_support import TroubledDisk
+from tests.helpers.node_cluster import Cluster as RaftCluster
+from tests.helpers.node_cluster import until
+from tests.helpers.process_cluster import Cluster, Node, eventually, running_cluster
+from tests.helpers.small_filesystem import mounted
+from tests.helpers.storage import TroubledDisk
 
 MIB = 1 << 20
 RESERVE = 8 * MIB

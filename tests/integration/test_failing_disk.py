@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from syncline.errors import NodeFailed
-from tests.small_filesystem import FailingDisk, failing_disk
+from tests.helpers.small_filesystem import FailingDisk, failing_disk
 from tests.unit.test_real_syncs import TIMEOUT_S, opened
 
 COMMANDS = 200

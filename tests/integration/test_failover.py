@@ -9,7 +9,7 @@ import pytest
 
 from syncline.client import AsyncClient
 from syncline.errors import OperationError
-from tests.integration.cluster import Cluster, Node, eventually, local_keys, running_cluster
+from tests.helpers.process_cluster import Cluster, Node, eventually, local_keys, running_cluster
 
 WRITERS = 8
 """Through each follower."""

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from tests.integration.cluster import Node, eventually, running_cluster
+from tests.helpers.process_cluster import Node, eventually, running_cluster
 
 FILES: Final = 2000
 VALUE_LIMIT: Final = 1 << 20

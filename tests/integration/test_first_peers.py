@@ -12,9 +12,9 @@ from syncline.node.first_peers import MAX_FIRST_PEERS
 from syncline.node.starts.incarnations import RANDOM_BITS
 from syncline.storage.datadir import FIRST_PEERS_NAME
 from syncline.transport.handshake import Hello, Purpose, Welcome
-from tests.node_cluster import Listing, until
-from tests.ports import free_block
-from tests.unit.transport_support import CLUSTER, RawEnd, raw_listener
+from tests.helpers.node_cluster import Listing, until
+from tests.helpers.ports import free_block
+from tests.helpers.transport import CLUSTER, RawEnd, raw_listener
 
 JOINER = 4
 

@@ -18,7 +18,7 @@ from syncline.node.bootstrap import DISOWNED
 from syncline.node.membership import HOUSEKEEPING_TICKS
 from syncline.storage.datadir import IDENTITY_NAME, Identity, decode_identity, encode_identity
 from syncline.transport.handshake import Hello, Purpose
-from tests.node_cluster import Cluster, cluster, until
+from tests.helpers.node_cluster import Cluster, cluster, until
 
 LOST = "has lost its data"
 

@@ -13,7 +13,7 @@ import pytest
 from syncline import Raft
 from syncline.errors import Closed, ConfigError, CorruptionError, MembershipError, NodeFailed
 from syncline.storage.datadir import JOINING_NAME
-from tests.node_cluster import Cluster, Listing, cluster, until
+from tests.helpers.node_cluster import Cluster, Listing, cluster, until
 
 
 class Asked:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from syncline.consensus.types import NO_LIMIT, HardState
-from tests.killed_writer import Opened, entry
+from tests.helpers.killed_writer import Opened, entry
 
 ROUNDS = int(os.environ.get("SYNCLINE_KILL_ROUNDS", "8"))
 LINES_LIMIT = 400
@@ -76,7 +76,7 @@ class Model:
 
 def write_and_kill(path: str, seed: int, model: Model, lines: int) -> int:
     """Run a writer and kill it after it has said so much; how many steps it had done."""
-    command = [sys.executable, "-m", "tests.killed_writer", path, str(seed)]
+    command = [sys.executable, "-m", "tests.helpers.killed_writer", path, str(seed)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     done = 0

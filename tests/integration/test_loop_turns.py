@@ -12,7 +12,7 @@ import pytest
 from syncline import Raft
 from syncline.platform.disk import OsDisk, OsFile
 from syncline.transport.pacing import LARGEST_WINDOW_BYTES
-from tests.node_cluster import Cluster, cluster, until
+from tests.helpers.node_cluster import Cluster, cluster, until
 
 VALUE_BYTES: Final = 50_000
 VALUES: Final = 160

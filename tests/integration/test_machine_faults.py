@@ -12,7 +12,7 @@ import pytest
 from syncline import BytesSnapshot, Entry, FSMSnapshot, Raft, SnapshotTaken
 from syncline.consensus.types import NodeId
 from syncline.errors import ConfigError, NodeFailed, StorageError
-from tests.node_cluster import Cluster, Listing, all_apply
+from tests.helpers.node_cluster import Cluster, Listing, all_apply
 
 
 class Corrected(Listing):

@@ -18,7 +18,7 @@ from syncline.platform.network import ProtocolFactory, TcpNetwork
 from syncline.platform.world import World
 from syncline.storage.datadir import read_identity
 from syncline.storage.diagnose import diagnose
-from tests.node_cluster import Cluster, cluster, until
+from tests.helpers.node_cluster import Cluster, cluster, until
 
 MOVED_PORTS = 8
 """So far from the old ports are the new ones, within the block of a cluster."""

@@ -18,10 +18,10 @@ from syncline.server.secret_file import read_secret_file, write_secret_file
 from syncline.transport.handshake import PROTOCOL_VERSION, Hello, Purpose, Refusal, Welcome
 from syncline.transport.messages import Forward, ForwardedProposal
 from syncline.transport.wire import Batch
-from tests.integration.cluster import running_cluster
-from tests.node_cluster import Cluster, cluster, until
-from tests.support_cli import syncline
-from tests.unit.transport_support import RawEnd
+from tests.helpers.command import syncline
+from tests.helpers.node_cluster import Cluster, cluster, until
+from tests.helpers.process_cluster import running_cluster
+from tests.helpers.transport import RawEnd
 
 SECRET = b"\x07" * 32
 

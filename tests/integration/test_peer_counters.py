@@ -13,9 +13,9 @@ from syncline.node.events import Event, LeaderChanged
 from syncline.node.term_guard import MAX_TERM_JUMP
 from syncline.transport.limits import TransportLimits
 from syncline.transport.wire import Batch
-from tests.node_cluster import Listing, until
-from tests.ports import free_block
-from tests.unit.transport_support import RawEnd
+from tests.helpers.node_cluster import Listing, until
+from tests.helpers.ports import free_block
+from tests.helpers.transport import RawEnd
 
 
 async def single(path: Path) -> Raft[object]:

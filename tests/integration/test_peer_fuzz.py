@@ -17,9 +17,9 @@ from syncline.errors import OperationError
 from syncline.node.member_registry import parse_id
 from syncline.server.secret_file import read_secret_file, write_secret_file
 from syncline.transport.handshake import PROTOCOL_VERSION, Hello, Purpose, Welcome
-from tests.integration.cluster import Cluster, Node, eventually, running_cluster
-from tests.integration.peer_fuzzer import Fuzzer, Target
-from tests.unit.transport_support import RawEnd
+from tests.helpers.peer_fuzzer import Fuzzer, Target
+from tests.helpers.process_cluster import Cluster, Node, eventually, running_cluster
+from tests.helpers.transport import RawEnd
 
 SECONDS = float(os.environ.get("SYNCLINE_FUZZ_SECONDS", "60"))
 SEED = int(os.environ.get("SYNCLINE_FUZZ_SEED", "1"))

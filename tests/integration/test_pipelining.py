@@ -8,8 +8,8 @@ from typing import Final
 
 import pytest
 
-from tests.http_double import get, parse_answers, put
-from tests.integration.cluster import Node, running_cluster
+from tests.helpers.http_wire import get, parse_answers, put
+from tests.helpers.process_cluster import Node, running_cluster
 
 TIMES: Final = 200
 LEVELS: Final = ("linearizable", "leader", "stale")

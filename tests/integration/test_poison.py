@@ -17,8 +17,8 @@ from syncline.node.envelope import DATA, MEMBERSHIP, ChangeContext, Kind, Member
 from syncline.node.known_members import known_members
 from syncline.platform.disk import OsDisk
 from syncline.transport.messages import AcceptedProposal, Forward, ForwardedProposal, ForwardReply, RefusedProposal
-from tests.node_cluster import Cluster, Listing, all_apply, cluster
-from tests.support import nothing_reported
+from tests.helpers.node_cluster import Cluster, Listing, all_apply, cluster
+from tests.helpers.tasks import nothing_reported
 
 ROUNDS = 150
 """Of random poison for one seed: each is a forward, a reply, or an entry that a faulty leader writes."""

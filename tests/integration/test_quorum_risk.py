@@ -12,7 +12,7 @@ from syncline import Raft
 from syncline.consensus.types import ChangeType
 from syncline.errors import MembershipError, OperationError, Outcome, QuorumAtRisk
 from syncline.node.quorum_risk import CommitHistory
-from tests.node_cluster import cluster, until
+from tests.helpers.node_cluster import cluster, until
 
 Change = Callable[[Raft[object], int, int], Awaitable[object]]
 """Of a live voter, and another live voter, with the third one down."""

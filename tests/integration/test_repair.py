@@ -17,7 +17,7 @@ import pytest
 from syncline.platform.disk import OsDisk
 from syncline.storage.inspect import FrameView, read_log
 from syncline.storage.wal.format import segment_name
-from tests.integration.cluster import Cluster, Node, eventually, running_cluster
+from tests.helpers.process_cluster import Cluster, Node, eventually, running_cluster
 
 LIMIT_S: Final = 60.0
 KEYS: Final = 60

@@ -14,7 +14,7 @@ import pytest
 
 from syncline.client import AsyncClient
 from syncline.errors import OperationError
-from tests.integration.cluster import Cluster, Node, eventually, running_cluster
+from tests.helpers.process_cluster import Cluster, Node, eventually, running_cluster
 from tests.integration.test_repair import contents, repair, wait_voter
 
 ROUNDS = int(os.environ.get("SYNCLINE_TEST_ROUNDS", "4"))

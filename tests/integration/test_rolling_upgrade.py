@@ -11,7 +11,7 @@ import pytest
 from syncline import Raft
 from syncline.errors import Closed, ConfigError, Dropped, NodeFailed
 from syncline.node.envelope import Kind, LevelChange, encode
-from tests.node_cluster import Cluster, Listing, until
+from tests.helpers.node_cluster import Cluster, Listing, until
 
 
 class Versioned(Listing):

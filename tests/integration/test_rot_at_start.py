@@ -12,7 +12,7 @@ from syncline import Raft
 from syncline.errors import CorruptionError
 from syncline.platform.disk import OsDisk
 from syncline.storage.inspect import FrameView, read_log
-from tests.node_cluster import Cluster, until
+from tests.helpers.node_cluster import Cluster, until
 
 
 async def run(path: Path, check: Callable[[Cluster], Awaitable[None]], **settings: object) -> None:

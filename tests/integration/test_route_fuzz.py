@@ -17,8 +17,8 @@ import pytest
 from syncline.client import AsyncClient
 from syncline.server.app import KvServer
 from syncline.server.config import ServerConfig
-from tests.integration.route_fuzzer import Fault, RouteFuzzer
-from tests.ports import free_block
+from tests.helpers.ports import free_block
+from tests.helpers.route_fuzzer import Fault, RouteFuzzer
 
 SECONDS = float(os.environ.get("SYNCLINE_FUZZ_SECONDS", "60"))
 SEED = int(os.environ.get("SYNCLINE_FUZZ_SEED", "1"))

@@ -36,9 +36,9 @@ from syncline.node.recovery_barrier import Horizon
 from syncline.server.api.raft_backend import NodeBackend
 from syncline.transport.messages import ForwardReply
 from syncline.transport.tls import PeerTls
-from tests.node_cluster import Cluster, LoopListing, cluster, first_event, see_kept, until
-from tests.support import gives_up, nothing_reported
-from tests.unit.storage_support import TroubledDisk
+from tests.helpers.node_cluster import Cluster, LoopListing, cluster, first_event, see_kept, until
+from tests.helpers.storage import TroubledDisk
+from tests.helpers.tasks import gives_up, nothing_reported
 
 FAR = 1_000_000
 

@@ -24,7 +24,7 @@ from syncline.errors import (
 )
 from syncline.platform.disk import OsDisk
 from syncline.storage.datadir import DataDir, Identity
-from tests.node_cluster import Cluster, LoopListing, cluster, until
+from tests.helpers.node_cluster import Cluster, LoopListing, cluster, until
 
 
 async def fill(raft: Raft[object], count: int) -> None:

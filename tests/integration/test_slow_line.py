@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 from syncline.client import NodeStatus
-from tests.integration.cluster import Cluster, Node, eventually
+from tests.helpers.process_cluster import Cluster, Node, eventually
 
 VALUE_BYTES: Final = 20_000
 VALUES: Final = 100

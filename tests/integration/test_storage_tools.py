@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from syncline.client import AsyncClient
-from tests.integration.cluster import running_cluster
-from tests.support_cli import Ran, syncline
+from tests.helpers.command import Ran, syncline
+from tests.helpers.process_cluster import running_cluster
 
 LOOKS = 2
 

@@ -13,7 +13,7 @@ from syncline import DiskSlow
 from syncline.errors import NodeFailed
 from syncline.platform.disk import File
 from syncline.platform.worker import Flusher, ThreadWorkers
-from tests.node_cluster import Cluster, cluster, first_event, see_kept, until
+from tests.helpers.node_cluster import Cluster, cluster, first_event, see_kept, until
 
 
 class SomeFlusher:

@@ -25,7 +25,7 @@ from msgspec import msgpack
 from syncline import Entry
 from syncline.errors import Rejected
 from syncline.node.fsm import BatchingFSM, DurableFSM
-from tests.ports import free_block
+from tests.helpers.ports import free_block
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DEADLINE_S: Final = 40.0

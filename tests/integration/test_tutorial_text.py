@@ -16,7 +16,7 @@ from typing import Final
 
 import pytest
 
-from tests.ports import free_block
+from tests.helpers.ports import free_block
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 TEXT: Final = (ROOT / "docs" / "tutorial.md").read_text()

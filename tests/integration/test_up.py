@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ports import free_block
-from tests.support_cli import syncline
+from tests.helpers.command import syncline
+from tests.helpers.ports import free_block
 
 SYNCLINE = (sys.executable, "-m", "syncline")
 QUICK = {"SYNCLINE_ELECTION_S": "0.5", "SYNCLINE_HEARTBEAT_S": "0.05"}

@@ -11,8 +11,8 @@ import threading
 import time
 from pathlib import Path
 
-from tests.ports import free_block
-from tests.support_cli import syncline
+from tests.helpers.command import syncline
+from tests.helpers.ports import free_block
 
 SYNCLINE = (sys.executable, "-m", "syncline")
 LIMIT_S = 60.0

@@ -16,7 +16,7 @@ from syncline.testing.sim.seeds import Options, run_seed
 from tests.conformance.cluster import Cluster
 from tests.conformance.runner import run_file
 from tests.conformance.settings import Settings
-from tests.crash_cases import Crashes, crash_everywhere
+from tests.helpers.crash_cases import Crashes, crash_everywhere
 from tests.unit.test_crash_consistency import WORKLOADS
 
 __all__ = ["Catch", "Hunter", "clusters", "crashes", "simulator", "test", "trace"]
@@ -63,7 +63,7 @@ def clusters(settings: Callable[[random.Random], Settings]) -> Hunter:
 
 
 def crashes(workload: str) -> Hunter:
-    """A workload of the storage, crashed before each operation of its disk (`tests/crash_cases.py`)."""
+    """A workload of the storage, crashed before each operation of its disk (`tests/helpers/crash_cases.py`)."""
     work = next(one for one in WORKLOADS if one.__name__ == workload)
 
     def attempt(seed: int) -> None:

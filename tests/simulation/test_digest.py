@@ -14,7 +14,7 @@ from syncline.node.state_digest import DigestEntry
 from syncline.testing.cluster import Settings
 from syncline.testing.sim.server import Condition
 from syncline.transport.messages import DigestReport, Forward, ForwardedProposal
-from tests.digest_support import INTERVAL, LoopTally, Tally, Trial, trial
+from tests.helpers.digests import INTERVAL, LoopTally, Tally, Trial, trial
 
 MACHINES = [Tally, LoopTally]
 

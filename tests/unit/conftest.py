@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.transport_support import Run, runner
+from tests.helpers.transport import Run, runner
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])

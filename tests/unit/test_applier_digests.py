@@ -11,7 +11,7 @@ from syncline.consensus.types import EntryType, LogEntry, Message, MessageType
 from syncline.node.applier import Applied, Applier, ApplyWork, Outcome, SnapshotWork, Viewed
 from syncline.node.envelope import Kind, Proposal, encode
 from syncline.platform.worker import ThreadWorkers
-from tests.digest_support import LoopTally, Tally
+from tests.helpers.digests import LoopTally, Tally
 
 INTERVAL = 4
 MACHINES = [Tally, LoopTally]

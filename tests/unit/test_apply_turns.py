@@ -13,7 +13,7 @@ from syncline.node.fsm import BytesSnapshot, Entry
 from syncline.node.raft import Raft
 from syncline.node.runtime import APPLIED_PER_TURN, APPLIES_PER_TURN
 from syncline.node.startup import APPLY_BATCH_BYTES
-from tests.ports import free_block
+from tests.helpers.ports import free_block
 
 DEADLINE_S = 60.0
 

@@ -13,7 +13,7 @@ from syncline.server.api.site import Site
 from syncline.server.asgi import AsgiApp
 from syncline.server.http.large_answers import TURN_BYTES
 from syncline.server.http.response import TEXT, Deferred, Response, bare
-from tests.kv_double import FakeBackend
+from tests.helpers.kv_node import FakeBackend
 
 
 class Mounted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kv_double import KvWire
+from tests.helpers.kv_node import KvWire
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.support_cli import Ran, syncline
-from tests.support_http import HttpDouble, KeyDouble, error_reply, in_thread, json_reply, refused_url
+from tests.helpers.command import Ran, syncline
+from tests.helpers.http_server import HttpDouble, KeyDouble, error_reply, in_thread, json_reply, refused_url
 
 IDS = {name: f"{number:016x}" for number, name in enumerate(("a", "b", "c", "gone"), 1)}
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from syncline.cli.output import shown
-from tests.support_cli import syncline
-from tests.support_http import (
+from tests.helpers.command import syncline
+from tests.helpers.http_server import (
     HANG,
     HttpDouble,
     HttpRequest,

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from syncline.cli.main import cli
 from syncline.cli.serve.command import serve
 from syncline.server.config import ServerConfig
-from tests.support_cli import syncline
-from tests.support_http import HttpDouble, KeyDouble, error_reply, in_thread, json_reply, refused_url
+from tests.helpers.command import syncline
+from tests.helpers.http_server import HttpDouble, KeyDouble, error_reply, in_thread, json_reply, refused_url
 from tests.unit.test_cli_cluster import cluster, member, status
 
 

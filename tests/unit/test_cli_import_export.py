@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from syncline.cli.import_export import copy as tree_copy
 from syncline.cli.import_export.paths import FoundFile, KeyPaths, Skipped, UnsafeKey, walk_files
-from tests.support_cli import syncline
-from tests.support_http import (
+from tests.helpers.command import syncline
+from tests.helpers.http_server import (
     DROP,
     HttpDouble,
     HttpRequest,

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from syncline.cli.main import cli
-from tests.support_cli import Ran, syncline
-from tests.support_http import (
+from tests.helpers.command import Ran, syncline
+from tests.helpers.http_server import (
     HANG,
     HttpDouble,
     HttpRequest,

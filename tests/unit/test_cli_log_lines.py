@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from syncline.cli.log_lines import MAX_WAITING, DescriptorStream, ThreadHandler
-from tests.ports import free_block
+from tests.helpers.ports import free_block
 
 DEADLINE_S = 20.0
 F_SETPIPE_SZ = 1031

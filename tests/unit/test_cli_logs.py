@@ -8,7 +8,7 @@ import pytest
 
 from syncline.cli.up.plan import make_plan, write_plan
 from syncline.platform.disk import OsDisk
-from tests.support_cli import syncline
+from tests.helpers.command import syncline
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from syncline.node.known_members import known_members
 from syncline.platform.disk import OsDisk
 from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.wal.writer import Wal, WalWrite
-from tests.support_cli import Ran, syncline
-from tests.support_http import HttpDouble, KeyDouble, error_reply, in_thread, json_reply, refused_url
+from tests.helpers.command import Ran, syncline
+from tests.helpers.http_server import HttpDouble, KeyDouble, error_reply, in_thread, json_reply, refused_url
 
 CLUSTER, OLD = 0xC1, 1
 IDS = {name: f"{number:016x}" for number, name in enumerate(("a", "b", "c"), 1)}

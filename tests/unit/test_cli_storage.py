@@ -16,7 +16,7 @@ import pytest
 from syncline.platform.disk import OsDisk
 from syncline.storage.datadir import DataDir
 from syncline.storage.wal.writer import Wal
-from tests.support_cli import Ran, syncline
+from tests.helpers.command import Ran, syncline
 
 GOLDEN = Path(__file__).parent.parent / "fixtures" / "data-v1"
 FIRST, LAST = "0000000000000003.wal", "0000000000000004.wal"

@@ -27,8 +27,8 @@ from syncline.platform.memory import memory_bytes
 from syncline.server.config import load_config
 from syncline.storage.atomic_file import replace_file
 from syncline.storage.datadir import Identity, encode_identity
-from tests.ports import free_block
-from tests.support_cli import syncline
+from tests.helpers.command import syncline
+from tests.helpers.ports import free_block
 
 FAKE_NODE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "fake_node.py")
 RUN_UP = (

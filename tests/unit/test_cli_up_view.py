@@ -22,7 +22,7 @@ from syncline.cli.up.traces import Traces
 from syncline.cli.up.view import JsonView, PlainView, how_to_use
 from syncline.platform.disk import OsDisk
 from syncline.server.config import load_config
-from tests.support_cli import syncline
+from tests.helpers.command import syncline
 
 MIB = 1 << 20
 

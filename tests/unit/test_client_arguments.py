@@ -11,8 +11,8 @@ import pytest
 from syncline.client import AsyncClient, Compare, DeleteOp, PutOp
 from syncline.errors import ConfigError, DeadlineExceeded, OperationError, Outcome, RequestFailed, UsageError
 from syncline.platform.world import World
-from tests.support import run
-from tests.support_http import HttpDouble, LoopNetwork, Reply, error_reply, json_reply, scripted
+from tests.helpers.async_tests import run
+from tests.helpers.http_server import HttpDouble, LoopNetwork, Reply, error_reply, json_reply, scripted
 
 IN_LOOP = World(network=LoopNetwork())
 

@@ -28,7 +28,7 @@ from syncline.platform.network import ProtocolFactory, TcpNetwork
 from syncline.platform.world import World
 from syncline.server import join
 from syncline.server.config import ServerConfig
-from tests.support_http import (
+from tests.helpers.http_server import (
     DROP,
     HANG,
     HttpDouble,

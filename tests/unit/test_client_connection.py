@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from syncline.client import connection as module
 from syncline.client.connection import BadAnswer, ClientConnection, ClientResponse, ConnectionLost
-from tests.support_http import DROP, HANG, HttpDouble, Reply, scripted
+from tests.helpers.http_server import DROP, HANG, HttpDouble, Reply, scripted
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 

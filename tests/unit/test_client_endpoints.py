@@ -6,7 +6,7 @@ import pytest
 
 from syncline.client.endpoints import Endpoint, EndpointSet, parse_endpoint, parse_endpoints
 from syncline.errors import ConfigError
-from tests.support_http import LoopNetwork
+from tests.helpers.http_server import LoopNetwork
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from syncline.client import AsyncClient, Compare, DeleteOp, DeletePrefixOp, GetO
 from syncline.client.wire import key_target, query, text_of
 from syncline.errors import ConfigError, MembershipError, NotLeader, Rejected, RequestFailed
 from syncline.platform.world import World
-from tests.support_http import HttpDouble, KeyDouble, LoopNetwork, Reply, error_reply, json_reply, scripted
+from tests.helpers.http_server import HttpDouble, KeyDouble, LoopNetwork, Reply, error_reply, json_reply, scripted
 
 Result = TypeVar("Result")
 

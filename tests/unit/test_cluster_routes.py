@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from syncline.errors import DeadlineExceeded, MembershipError, NoLeader, Outcome, SynclineError, TransferFailed
-from tests.http_double import Answer
-from tests.kv_double import IDS, KvWire, error_in
+from tests.helpers.http_wire import Answer
+from tests.helpers.kv_node import IDS, KvWire, error_in
 
 ID_B = f"{IDS['b']:016x}"
 

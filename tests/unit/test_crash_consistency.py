@@ -25,7 +25,7 @@ from syncline.storage.wal.format import SegmentHeader
 from syncline.storage.wal.segment import ActiveSegment
 from syncline.storage.wal.writer import Wal, WalWrite
 from syncline.testing.sim.disk import SimDisk, SimFile
-from tests.crash_cases import NODE, SEGMENT_BYTES, SNAPSHOTS, WAL, Crashes, Node, crash_everywhere, entries_of
+from tests.helpers.crash_cases import NODE, SEGMENT_BYTES, SNAPSHOTS, WAL, Crashes, Node, crash_everywhere, entries_of
 
 SCALE = int(os.environ.get("SYNCLINE_CRASH_CASES", "1"))
 

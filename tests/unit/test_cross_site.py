@@ -8,7 +8,7 @@ from syncline.errors import ConfigError
 from syncline.server.config import ServerConfig
 from syncline.server.exposure import cross_site_policy
 from syncline.server.http.cross_site import CrossSitePolicy, host_name, is_origin
-from tests.kv_double import KvWire, error_in
+from tests.helpers.kv_node import KvWire, error_in
 
 LOOPBACK = CrossSitePolicy(loopback=True, own_hosts=("127.0.0.1", "kv.example"), allowed_hosts=("Other.example",))
 OPEN = CrossSitePolicy(allowed_origins=("https://Console.example", "http://localhost:3000/"))

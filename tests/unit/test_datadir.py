@@ -23,7 +23,7 @@ from syncline.errors import (
 from syncline.platform.disk import OsDisk
 from syncline.storage.datadir import DataDir, Identity, decode_identity, encode_identity
 from syncline.testing.sim.disk import SimDisk
-from tests.unit.storage_support import TroubledDisk
+from tests.helpers.storage import TroubledDisk
 
 IDENTITY = Identity(cluster_id=0xC1, node_id=0xA, name="a")
 

@@ -17,7 +17,7 @@ from syncline.platform import descriptors
 from syncline.platform.disk import OsDisk, OsFile
 from syncline.storage.stored_log import StoredLog
 from syncline.storage.wal.writer import NotBegun, Wal, WalWrite
-from tests.unit.storage_support import held, row
+from tests.helpers.storage import held, row
 from tests.unit.test_log_writer import World
 
 SEGMENT = 16 * 1024

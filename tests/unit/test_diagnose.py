@@ -13,7 +13,7 @@ from syncline.errors import CorruptionError, FormatVersionError
 from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.diagnose import Diagnosis, diagnose
 from syncline.testing.sim.disk import SimDisk, Survival
-from tests.crash_cases import CLUSTER, IDENTITY, SNAPSHOTS, WAL, Node, Started
+from tests.helpers.crash_cases import CLUSTER, IDENTITY, SNAPSHOTS, WAL, Node, Started
 
 
 def worked() -> SimDisk:

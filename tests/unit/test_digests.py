@@ -25,7 +25,7 @@ from syncline.node.state_digest import (
     point_digest,
 )
 from syncline.transport.messages import DigestReport
-from tests.digest_support import Tally
+from tests.helpers.digests import Tally
 
 ME, B, C, D, E = 1, 2, 3, 4, 5
 ELECTION_S = 1.0

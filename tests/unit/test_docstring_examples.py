@@ -21,8 +21,8 @@ from syncline.errors import Rejected
 from syncline.node import fsm, ids
 from syncline.server import KvServer, ServerConfig
 from syncline.testing import RaftCluster
-from tests.node_cluster import Listing, cluster, until
-from tests.ports import free_block
+from tests.helpers.node_cluster import Listing, cluster, until
+from tests.helpers.ports import free_block
 
 SILENT = {
     "Raft.membership", "Raft.stats", "Raft.peers", "Raft.upgrade_status", "Raft.close", "AsyncClient.close",

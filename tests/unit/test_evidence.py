@@ -16,7 +16,7 @@ from syncline.consensus.types import (
     SnapshotMeta,
     StepRefusal,
 )
-from tests.consensus_cluster import START, Cluster, storage_with
+from tests.helpers.consensus_cluster import START, Cluster, storage_with
 
 VOTERS = MembershipState(voters=(1, 2, 3))
 

@@ -13,7 +13,7 @@ from syncline.errors import ConfigError, Dropped, NotLeader, Superseded
 from syncline.node.envelope import DATA, Kind, Proposal, encode
 from syncline.node.rejections import HANDING_OVER
 from syncline.transport.messages import Forward, ForwardedProposal, ForwardReply, PeerMessage, RefusedProposal
-from tests.node_cluster import cluster, until
+from tests.helpers.node_cluster import cluster, until
 
 PEER = 99
 

@@ -8,7 +8,7 @@ import pytest
 
 import syncline
 from syncline.errors import NodeFailed, NoLeader
-from tests.kv_double import KvWire, error_in
+from tests.helpers.kv_node import KvWire, error_in
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/livez/node", "/readyz/linearizable_read"])

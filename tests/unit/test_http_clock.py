@@ -7,7 +7,7 @@ import asyncio
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.response import TEXT, bare
 from syncline.server.http.server import HttpServer
-from tests.http_double import Wire, error_of, get, holding, put
+from tests.helpers.http_wire import Wire, error_of, get, holding, put
 
 
 def closed(wire: Wire) -> bool:

@@ -15,7 +15,7 @@ from syncline.server.api import errors as problems
 from syncline.server.api import list as listing
 from syncline.server.config import ServerConfig
 from syncline.server.http.limits import KIB, MIB, HttpLimits
-from tests.kv_double import KvWire, error_in
+from tests.helpers.kv_node import KvWire, error_in
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "http.md").read_text()
 LIMITS = TEXT.partition("## Limits of a connection")[2].partition("\n## ")[0]

@@ -18,8 +18,8 @@ from syncline.server.http.response import TEXT, Response, bare
 from syncline.server.http.server import HttpServer
 from syncline.server.http.shortcuts import FastGet, FastGetRequest, is_plain
 from syncline.server.http.state import GIVEN
-from tests.http_double import Wire, get, put
-from tests.kv_double import KvWire, error_in
+from tests.helpers.http_wire import Wire, get, put
+from tests.helpers.kv_node import KvWire, error_in
 
 START = b"GET /key/"
 SMALL = HttpLimits(

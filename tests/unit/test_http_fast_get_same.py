@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncline.server.http.response import TEXT, bare
-from tests.http_double import get, put
+from tests.helpers.http_wire import get, put
 from tests.unit.test_http_fast_get import SMALL, Lane, with_body
 from tests.unit.test_http_refusals import MALFORMED
 

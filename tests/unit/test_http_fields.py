@@ -9,8 +9,8 @@ import pytest
 
 from syncline.server.api.errors import RequestError
 from syncline.server.http.documents import check_members
-from tests.http_double import put
-from tests.kv_double import KvWire, error_in
+from tests.helpers.http_wire import put
+from tests.helpers.kv_node import KvWire, error_in
 
 REFUSED: dict[str, tuple[str, str, bytes, str, int, str]] = {
     "an encoded value": ("PUT", "/key/a", gzip.compress(b"v"), "Content-Encoding: gzip", 415, "unsupported_media_type"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Respond, bare
-from tests.http_double import Wire, chunked, get, parse_answers, put
+from tests.helpers.http_wire import Wire, chunked, get, parse_answers, put
 from tests.unit.test_http_refusals import MALFORMED
 
 SMALL = HttpLimits(max_url_bytes=200, max_header_bytes=400, max_headers=10, max_body_bytes=2000, max_in_flight=3)

@@ -13,8 +13,8 @@ from syncline.server.http.limits import HttpLimits
 from syncline.server.http.request import Request
 from syncline.server.http.server import HttpServer
 from syncline.server.http.shortcuts import MAX_HEADER_BYTES, MAX_HEADERS, HeaderCache
-from tests.http_double import SMALL as TIGHT
-from tests.http_double import Wire, chunked, get, holding, put
+from tests.helpers.http_wire import SMALL as TIGHT
+from tests.helpers.http_wire import Wire, chunked, get, holding, put
 from tests.unit.test_http_refusals import MALFORMED
 
 SMALL = HttpLimits(

@@ -7,7 +7,7 @@ import asyncio
 from syncline.server.http.large_answers import TURN_BYTES
 from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Deferred, Respond, Response, bare
-from tests.http_double import Wire, get
+from tests.helpers.http_wire import Wire, get
 
 PAGE = bytes(TURN_BYTES * 3 // 4)
 PER_TURN = 2

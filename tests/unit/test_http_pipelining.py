@@ -15,7 +15,7 @@ from syncline.server.http.limits import HttpLimits
 from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Respond, bare
 from syncline.server.http.state import Slot
-from tests.http_double import Wire, error_of, get, holding, put
+from tests.helpers.http_wire import Wire, error_of, get, holding, put
 
 SAFE = ("GET", "HEAD", "OPTIONS")
 UNSAFE = ("PUT", "POST", "DELETE", "PATCH")

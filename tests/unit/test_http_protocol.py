@@ -9,7 +9,7 @@ import pytest
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Respond, bare
-from tests.http_double import SMALL, Wire, chunked, error_of, get, holding, parse_answers, put
+from tests.helpers.http_wire import SMALL, Wire, chunked, error_of, get, holding, parse_answers, put
 
 # --- plain requests
 

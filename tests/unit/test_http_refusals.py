@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from syncline.server.http.limits import HttpLimits
-from tests.http_double import SMALL, Wire, chunked, error_of, get, holding
+from tests.helpers.http_wire import SMALL, Wire, chunked, error_of, get, holding
 
 # --- refusals
 

@@ -10,8 +10,8 @@ import pytest
 from syncline.kv.commands import Put, encode_command
 from syncline.server.http.limits import MIB, HttpLimits
 from syncline.server.http.response import TEXT, Deferred, Respond, Response, bare
-from tests.http_double import Wire, get, holding, put
-from tests.kv_double import KvWire
+from tests.helpers.http_wire import Wire, get, holding, put
+from tests.helpers.kv_node import KvWire
 
 LIST = get("/keys?values=base64")
 ANSWER_BYTES = 2 * MIB

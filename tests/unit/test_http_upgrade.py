@@ -6,7 +6,7 @@ import httptools
 import pytest
 
 from syncline.server.http.parser import RequestReader, RequestRefused
-from tests.http_double import Wire, get, put
+from tests.helpers.http_wire import Wire, get, put
 
 OFFER = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
 

@@ -12,8 +12,8 @@ from syncline.consensus.types import HardState, SnapshotMeta
 from syncline.platform.disk import OsDisk
 from syncline.storage.inspect import FrameView, SegmentEnd, SegmentStart, check_log, list_snapshots, read_log
 from syncline.testing.sim.disk import SimDisk, SimFile, Survival
-from tests.crash_cases import MEMBERS, SNAPSHOTS, WAL, Node, entries_of
-from tests.unit.storage_support import append, open_wal, row
+from tests.helpers.crash_cases import MEMBERS, SNAPSHOTS, WAL, Node, entries_of
+from tests.helpers.storage import append, open_wal, row
 
 
 def worked() -> tuple[SimDisk, Node]:

@@ -20,7 +20,7 @@ from syncline.node.envelope import DATA, Kind, MemberRecord, Proposal, encode
 from syncline.node.fsm import Entry
 from syncline.node.runtime import Driver
 from syncline.transport.messages import Forward, ForwardedProposal, ForwardReply, PeerMessage
-from tests.node_cluster import Cluster, Listing, until
+from tests.helpers.node_cluster import Cluster, Listing, until
 
 PEER = 99
 

@@ -18,7 +18,7 @@ from syncline.platform import kernel_sync
 from syncline.platform.disk import OsDisk, OsFile
 from syncline.platform.kernel_sync import KernelFlusher, KernelSync, open_kernel_sync
 from syncline.platform.worker import Flusher, ThreadWorkers
-from tests.forged_kernel import ForgedKernel
+from tests.helpers.forged_kernel import ForgedKernel
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.uname().machine not in kernel_sync.SYSCALLS, reason="the kernel of Linux is asked"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.kv_double import KvWire, error_in
+from tests.helpers.kv_node import KvWire, error_in
 from tests.unit.test_asgi import Mounted
 
 KEYS = st.one_of(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from syncline.errors import Closed, DeadlineExceeded, DiskFull, Dropped, NoLeader, NotLeader, Outcome, SynclineError
 from syncline.server.api.errors import RequestError
 from syncline.server.api.keys import ANY_ETAG, parse_etags
-from tests.http_double import Wire
-from tests.kv_double import IDS, KvWire, error_in
+from tests.helpers.http_wire import Wire
+from tests.helpers.kv_node import IDS, KvWire, error_in
 
 
 async def test_a_value_comes_back_as_it_was_stored() -> None:

@@ -29,7 +29,7 @@ from syncline.kv.commands import (
     decode_command,
     encode_command,
 )
-from tests.kv_support import accepted, commands
+from tests.helpers.kv_commands import accepted, commands
 
 
 def raw(command: object) -> bytes:

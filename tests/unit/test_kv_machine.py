@@ -39,7 +39,7 @@ from syncline.kv.records import (
 )
 from syncline.kv.versions import is_later
 from syncline.node.fsm import BatchingFSM, Entry
-from tests.kv_support import NaiveStore, accepted, commands, contents, entries, persisted
+from tests.helpers.kv_commands import NaiveStore, accepted, commands, contents, entries, persisted
 
 histories = st.lists(commands.filter(accepted), max_size=25)
 

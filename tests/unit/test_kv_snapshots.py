@@ -17,7 +17,7 @@ from syncline.kv.machine import KvMachine
 from syncline.kv.records import KeyRecord
 from syncline.kv.snapshots import read_snapshot
 from syncline.kv.store import Store
-from tests.kv_support import Sink, contents, entries, persisted
+from tests.helpers.kv_commands import Sink, contents, entries, persisted
 
 
 def filled(count: int, value_bytes: int = 20) -> KvMachine:

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from syncline.kv.digest import record_checksum, state_digest
 from syncline.kv.records import KeyRecord
 from syncline.kv.store import Store, StoreView, prefix_end
-from tests.kv_support import NaiveStore, bounds, contents, ends, keys, values
+from tests.helpers.kv_commands import NaiveStore, bounds, contents, ends, keys, values
 
 
 def filled(*names: bytes) -> Store:

@@ -30,7 +30,7 @@ from syncline.testing.linearizability.history import (
 )
 from syncline.testing.linearizability.kv_model import Numbers, told
 from syncline.testing.linearizability.verdict import Undecided, assert_linearizable, judge
-from tests.history_support import brute_force, forget, made_up, random_request
+from tests.helpers.histories import brute_force, forget, made_up, random_request
 
 K, L = b"k", b"l"
 replace = msgspec.structs.replace

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from syncline.server.api.errors import RequestError
 from syncline.server.api.list import MAX_PAGE_BYTES, decode_cursor, encode_cursor
-from tests.http_double import Answer
-from tests.kv_double import KvWire, error_in
+from tests.helpers.http_wire import Answer
+from tests.helpers.kv_node import KvWire, error_in
 
 
 def page_of(answer: Answer) -> dict[str, Any]:

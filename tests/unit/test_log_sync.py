@@ -13,7 +13,7 @@ from syncline.errors import ConfigError
 from syncline.node.config import Config
 from syncline.platform.kernel_sync import SYSCALLS
 from syncline.server.config import load_config
-from tests.ports import free_block
+from tests.helpers.ports import free_block
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.uname().machine not in SYSCALLS, reason="the kernel of Linux is asked"

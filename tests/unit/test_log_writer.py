@@ -16,7 +16,7 @@ from syncline.platform.disk import File, OsDisk
 from syncline.platform.worker import Flusher, ThreadWorkers
 from syncline.storage.stored_log import StoredLog
 from syncline.storage.wal.writer import Wal
-from tests.unit.storage_support import held, open_wal, row
+from tests.helpers.storage import held, open_wal, row
 
 NODE, PEER = 1, 2
 

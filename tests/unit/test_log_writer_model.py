@@ -25,7 +25,7 @@ from syncline.storage.stored_log import StoredLog
 from syncline.storage.wal import writer as wal_module
 from syncline.storage.wal.writer import Wal
 from syncline.testing.sim.disk import SimDisk, Survival
-from tests.unit.storage_support import held, open_wal, row
+from tests.helpers.storage import held, open_wal, row
 
 NODE, PEER = 1, 2
 PATH = "/wal"

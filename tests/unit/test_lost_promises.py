@@ -11,7 +11,7 @@ from syncline.consensus.types import Message, MessageType
 from syncline.errors import NodeFailed, RepairNeeded, SynclineError
 from syncline.node.lost_promises import REPEATED, Promises
 from syncline.transport.messages import Notice, NoticeKind
-from tests.consensus_cluster import Cluster
+from tests.helpers.consensus_cluster import Cluster
 
 
 class World:

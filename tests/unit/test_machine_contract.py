@@ -26,7 +26,7 @@ from syncline.node.machine import (
     release,
 )
 from syncline.storage.snapshots.store import SnapshotReader
-from tests.node_cluster import Listing
+from tests.helpers.node_cluster import Listing
 
 FIRST, SECOND = Entry(5, 1, b"first"), Entry(6, 1, b"second")
 

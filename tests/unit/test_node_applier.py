@@ -16,7 +16,7 @@ from syncline.node.fsm import Entry as Command
 from syncline.node.fsm import FSMSnapshot
 from syncline.platform.worker import ThreadWorkers
 from syncline.storage.snapshots.store import SnapshotReader
-from tests.node_cluster import Listing, LoopListing
+from tests.helpers.node_cluster import Listing, LoopListing
 
 ME, OTHER = 1, 2
 TOLD = MemberRecord(OTHER, "b", "127.0.0.1:7101", level=2, machine_version=3)

@@ -12,7 +12,7 @@ from syncline.node.apply_pace import FIRST_ENTRIES, MOST_ENTRIES, PIECE_S, Pace
 from syncline.node.envelope import Kind, Proposal, encode
 from syncline.node.fsm import Entry as Command
 from syncline.platform.worker import ThreadWorkers
-from tests.node_cluster import Listing
+from tests.helpers.node_cluster import Listing
 
 ME = 1
 

@@ -11,7 +11,7 @@ from syncline.node import commit_notifier
 from syncline.node.runtime import Driver
 from syncline.testing import RaftCluster
 from syncline.testing.plugin import MakeCluster
-from tests.node_cluster import Listing
+from tests.helpers.node_cluster import Listing
 
 HEARTBEAT_S = 0.05
 """Of the simulated nodes: the latest moment at which they hear of a commit."""

@@ -10,7 +10,7 @@ import pytest
 
 from syncline import Raft
 from syncline.errors import NoLeader
-from tests.node_cluster import Cluster, cluster, until
+from tests.helpers.node_cluster import Cluster, cluster, until
 
 
 class Lines:

@@ -13,8 +13,8 @@ from syncline.node import raft as raft_module
 from syncline.node.config import Config
 from syncline.node.fsm import BytesSnapshot, Entry
 from syncline.node.raft import Raft
-from tests.ports import free_block
-from tests.support import run
+from tests.helpers.async_tests import run
+from tests.helpers.ports import free_block
 
 DEADLINE_S = 20.0
 

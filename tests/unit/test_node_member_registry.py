@@ -31,7 +31,7 @@ from syncline.node.outcomes import on_outcome
 from syncline.node.runtime import Driver
 from syncline.platform.worker import ThreadWorkers
 from syncline.storage.datadir import Identity
-from tests.node_cluster import LoopListing
+from tests.helpers.node_cluster import LoopListing
 
 ME = 1
 

@@ -46,7 +46,7 @@ from syncline.node.rejections import DISK_FULL
 from syncline.node.runtime import GATHER_BYTES, Driver
 from syncline.storage.snapshots.file import SnapshotManifest, encode_manifest
 from syncline.transport.messages import Forward, ForwardedProposal, ForwardReply, PeerMessage
-from tests.node_cluster import Listing, cluster, until
+from tests.helpers.node_cluster import Listing, cluster, until
 
 PEER = 99
 

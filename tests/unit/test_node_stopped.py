@@ -13,7 +13,7 @@ from syncline.node.events import Event, NodeStopped
 from syncline.node.fsm import BytesSnapshot, Entry
 from syncline.node.raft import Raft
 from syncline.platform.worker import ThreadWorkers
-from tests.ports import free_block
+from tests.helpers.ports import free_block
 
 
 class Failing:

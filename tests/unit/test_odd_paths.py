@@ -16,7 +16,7 @@ from syncline.platform.disk import OsDisk
 from syncline.platform.texts import encode_json, printable
 from syncline.server.api.errors import problem
 from syncline.storage.datadir import DataDir
-from tests.ports import free_block
+from tests.helpers.ports import free_block
 
 
 class Silent:

@@ -16,7 +16,7 @@ from syncline.node.fsm import BytesSnapshot, Entry
 from syncline.node.opening import open_beside
 from syncline.node.raft import Raft
 from syncline.platform.worker import ThreadWorkers
-from tests.ports import free_block
+from tests.helpers.ports import free_block
 
 DEADLINE_S = 20.0
 

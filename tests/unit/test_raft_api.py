@@ -34,8 +34,8 @@ from syncline import (
 from syncline.errors import ConfigError, DeadlineExceeded, MembershipError, Outcome
 from syncline.node.envelope import encode
 from syncline.platform.world import World
-from tests.node_cluster import cluster, until
-from tests.ports import free_block
+from tests.helpers.node_cluster import cluster, until
+from tests.helpers.ports import free_block
 
 LIMIT_S = 20.0
 

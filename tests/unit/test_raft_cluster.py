@@ -11,7 +11,7 @@ from syncline import FSM
 from syncline.errors import DeadlineExceeded, NoLeader, OperationError, Outcome, Rejected, UsageError
 from syncline.testing import RaftCluster
 from syncline.testing.plugin import MakeCluster
-from tests.node_cluster import Listing
+from tests.helpers.node_cluster import Listing
 
 
 def items(machine: FSM[object]) -> list[bytes]:

@@ -26,7 +26,7 @@ from syncline.consensus.types import (
     StepRefusal,
     Transition,
 )
-from tests.consensus_cluster import START, Cluster, Member
+from tests.helpers.consensus_cluster import START, Cluster, Member
 
 NODES = range(1, 6)
 

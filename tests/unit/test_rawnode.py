@@ -23,7 +23,7 @@ from syncline.consensus.types import (
     StateType,
     StepRefusal,
 )
-from tests.consensus_cluster import START, Cluster, add_node, storage_with
+from tests.helpers.consensus_cluster import START, Cluster, add_node, storage_with
 
 
 def of_type(kind: MessageType, *, to: int | None = None) -> object:

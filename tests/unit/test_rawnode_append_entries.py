@@ -24,7 +24,7 @@ from syncline.consensus.types import (
     SnapshotMeta,
     StateType,
 )
-from tests.consensus_cluster import START, Cluster, add_node, remove_node, storage_with
+from tests.helpers.consensus_cluster import START, Cluster, add_node, remove_node, storage_with
 
 
 def of_type(kind: MessageType, *, to: int | None = None) -> Callable[[Message], bool]:

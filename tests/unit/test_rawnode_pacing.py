@@ -11,7 +11,7 @@ from syncline.consensus.progress import FIRST_PROBE_TICKS, ProgressState
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.storage import MemoryStorage
 from syncline.consensus.types import NO_LIMIT, LogEntry, Message, MessageType, NotLoaded
-from tests.consensus_cluster import Cluster, Member
+from tests.helpers.consensus_cluster import Cluster, Member
 
 PROBE_TICKS = 5
 

@@ -11,7 +11,7 @@ from syncline.consensus.types import NO_LIMIT, Compacted, HardState, LogEntry, N
 from syncline.storage.read_ahead import CHUNKS, ReadAhead
 from syncline.storage.stored_log import StoredLog
 from syncline.storage.wal.writer import WalWrite
-from tests.unit.storage_support import open_wal, row
+from tests.helpers.storage import open_wal, row
 
 
 class Log:

@@ -11,7 +11,7 @@ from syncline.consensus.config import ReadOnlyOption
 from syncline.consensus.quorum import JointConfig
 from syncline.consensus.read_queue import ReadQueue, decode_position
 from syncline.consensus.types import HardState, LogEntry, Message, MessageType, ReadState, StepRefusal
-from tests.consensus_cluster import START, Cluster, storage_with
+from tests.helpers.consensus_cluster import START, Cluster, storage_with
 
 READ = Message(MessageType.READ_INDEX, sender=1)
 FIRST = START + 1

@@ -8,7 +8,7 @@ import pytest
 
 from syncline.errors import Closed, DeadlineExceeded, NodeFailed
 from syncline.node.futures import ReadFuture
-from tests.kv_double import KvWire, error_in
+from tests.helpers.kv_node import KvWire, error_in
 
 
 @pytest.mark.parametrize(

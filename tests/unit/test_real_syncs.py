@@ -25,8 +25,8 @@ from syncline.platform.disk import File, OsDisk
 from syncline.platform.kernel_sync import KernelSync
 from syncline.platform.worker import Flusher, ThreadWorkers
 from syncline.platform.world import World
-from tests.forged_kernel import ForgedKernel
-from tests.ports import free_block
+from tests.helpers.forged_kernel import ForgedKernel
+from tests.helpers.ports import free_block
 
 TIMEOUT_S = 20.0
 

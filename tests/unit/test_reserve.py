@@ -27,9 +27,9 @@ from syncline.kv.commands import (
 )
 from syncline.kv.machine import KvMachine
 from syncline.storage.space import SpaceGuard
-from tests.kv_double import KvWire
-from tests.node_cluster import Cluster, until
-from tests.unit.storage_support import TroubledDisk
+from tests.helpers.kv_node import KvWire
+from tests.helpers.node_cluster import Cluster, until
+from tests.helpers.storage import TroubledDisk
 
 MIB = 1 << 20
 RESERVE = 8 * MIB

@@ -15,7 +15,7 @@ from syncline.storage.datadir import IDENTITY_SPARE_NAME
 from syncline.storage.wal.scan import SegmentScan
 from syncline.storage.wal.writer import Wal
 from syncline.testing.sim.disk import SimDisk, Survival
-from tests.crash_cases import CLUSTER, NODE, SEGMENT_BYTES, SNAPSHOTS, WAL, Crashes, Image, Node, Started
+from tests.helpers.crash_cases import CLUSTER, NODE, SEGMENT_BYTES, SNAPSHOTS, WAL, Crashes, Image, Node, Started
 
 
 def grown() -> tuple[SimDisk, Image]:

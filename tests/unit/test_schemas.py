@@ -6,8 +6,8 @@ from syncline.client.connection import ClientResponse
 from syncline.client.txn import Compare, DeleteOp, DeletePrefixOp, GetOp, Operation, PutOp, txn_body
 from syncline.client.wire import error_from, key_page, txn_result
 from syncline.errors import NotLeader, Outcome, RequestFailed
-from tests.http_double import Answer
-from tests.kv_double import KvWire
+from tests.helpers.http_wire import Answer
+from tests.helpers.kv_node import KvWire
 
 THEN: list[Operation] = [PutOp(b"a", b"1"), DeleteOp(b"q"), DeletePrefixOp(b"z"), GetOp(b"a")]
 BODY = (

@@ -30,8 +30,8 @@ from syncline.server.app import KvServer
 from syncline.server.asgi import AsgiApp
 from syncline.server.config import ServerConfig
 from syncline.storage.datadir import DataDir
-from tests.node_cluster import until
-from tests.ports import free_block
+from tests.helpers.node_cluster import until
+from tests.helpers.ports import free_block
 
 MEMBERSHIP_TIMEOUT_S = 20.0
 TLS_FILES = Path(__file__).parent / "tls"

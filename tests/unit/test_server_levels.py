@@ -21,7 +21,7 @@ from syncline.server.api.raft_backend import NodeBackend
 from syncline.server.config import ServerConfig
 from syncline.server.join import ask_members
 from syncline.version import FEATURE_LEVEL
-from tests.support_http import KeyDouble, in_thread, json_reply
+from tests.helpers.http_server import KeyDouble, in_thread, json_reply
 
 
 class Node:

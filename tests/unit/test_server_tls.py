@@ -14,7 +14,7 @@ import uvloop
 from syncline.client import AsyncClient
 from syncline.errors import OperationError, Outcome
 from syncline.server.app import KvServer
-from tests.http_double import error_of, parse_answers
+from tests.helpers.http_wire import error_of, parse_answers
 from tests.unit.test_server_app import TLS_FILES, settings
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {

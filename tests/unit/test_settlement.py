@@ -12,7 +12,7 @@ from syncline.node.log_writer import LogWriter
 from syncline.node.member_registry import MemberBook
 from syncline.node.settlement import IDLE_TICKS, Settlement
 from syncline.transport.messages import Notice, NoticeKind
-from tests.consensus_cluster import Cluster
+from tests.helpers.consensus_cluster import Cluster
 
 
 class World:

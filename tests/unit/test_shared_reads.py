@@ -12,7 +12,7 @@ from syncline.node.futures import ReadFuture
 from syncline.node.read_batches import ReadBatches as NodeReads
 from syncline.server.api.reads import ConfirmedReads
 from syncline.server.http.response import Response
-from tests.kv_double import FakeBackend
+from tests.helpers.kv_node import FakeBackend
 
 STEP_S = 0.125
 

@@ -20,7 +20,7 @@ from syncline.transport.handshake import Hello, Purpose
 from syncline.transport.limits import TransportLimits
 from syncline.transport.snapshot_stream.protocol import Chunk, End, Offer
 from syncline.transport.wire import Batch, encode_frame
-from tests.unit.transport_support import CLUSTER, Cluster, Watch, append, cluster, heartbeat, opening
+from tests.helpers.transport import CLUSTER, Cluster, Watch, append, cluster, heartbeat, opening
 
 Result = TypeVar("Result")
 

@@ -20,7 +20,7 @@ from syncline.kv.commands import Put, encode_command
 from syncline.kv.machine import KvMachine
 from syncline.testing import SimulationFailed, simulate
 from syncline.testing.fsm.simulation import USUAL_FAULTS
-from tests.node_cluster import Listing, LoopListing
+from tests.helpers.node_cluster import Listing, LoopListing
 
 NAMES = st.sampled_from([b"join ann", b"join bob", b"join eve", b"draw"])
 

@@ -6,8 +6,8 @@ import asyncio
 
 import msgspec
 
+from tests.helpers.transport import Cluster
 from tests.unit.test_snapshot_stream import LIMITS, SNAP, MemorySink, MemorySource, World, payload, simulate
-from tests.unit.transport_support import Cluster
 
 
 async def lose_power(world: World, host: str) -> None:

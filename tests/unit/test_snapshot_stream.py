@@ -23,7 +23,7 @@ from syncline.transport.messages import IncomingSnapshot
 from syncline.transport.peers import Transport
 from syncline.transport.snapshot_stream.protocol import Accept, Ack, Chunk, Done, End, FromReceiver, Offer, Reject
 from syncline.transport.wire import encode_frame
-from tests.unit.transport_support import CLUSTER, Cluster, FakeHandler, RawEnd, Watch, cluster, heartbeat, opening
+from tests.helpers.transport import CLUSTER, Cluster, FakeHandler, RawEnd, Watch, cluster, heartbeat, opening
 
 LIMITS = TransportLimits(snapshot_chunk_bytes=1000, snapshot_window_bytes=5000)
 SNAP = Message(

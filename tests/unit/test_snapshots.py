@@ -29,7 +29,7 @@ from syncline.storage.snapshots import file as snapshot_file
 from syncline.storage.snapshots import write as snapshot_write
 from syncline.storage.snapshots.file import decode_manifest, encode_manifest
 from syncline.storage.snapshots.store import SnapshotManifest, SnapshotStore
-from tests.unit.storage_support import QuickDisk, TroubledDisk
+from tests.helpers.storage import QuickDisk, TroubledDisk
 
 CLUSTER = 0xC1
 THREE = MembershipState((1, 2, 3), (4,))

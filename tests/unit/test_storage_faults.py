@@ -24,9 +24,9 @@ from syncline.storage.space import Shortage
 from syncline.storage.wal.recovery import _LogReader
 from syncline.storage.wal.writer import Wal, WalWrite
 from syncline.testing.sim.disk import SimDisk, Survival
-from tests.crash_cases import EMPTY, MEMBERS, SURVIVALS, Crashes, Image, Node, entries_of, sha256
-from tests.small_filesystem import mounted
-from tests.unit.storage_support import append, held, open_wal, row
+from tests.helpers.crash_cases import EMPTY, MEMBERS, SURVIVALS, Crashes, Image, Node, entries_of, sha256
+from tests.helpers.small_filesystem import mounted
+from tests.helpers.storage import append, held, open_wal, row
 
 
 def workload(node: Node) -> None:

@@ -31,7 +31,7 @@ from syncline.storage.wal.frame import FRAME_HEADER_BYTES, FrameBuilder
 from syncline.storage.wal.layout import NEWEST
 from syncline.storage.wal.writer import Wal
 from syncline.testing.sim.disk import SimDisk
-from tests.crash_cases import MEMBERS
+from tests.helpers.crash_cases import MEMBERS
 
 EXAMPLES = int(os.environ.get("SYNCLINE_FUZZ_EXAMPLES", "150"))
 MEMORY_BYTES = 4 << 20

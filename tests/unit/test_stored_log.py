@@ -27,7 +27,7 @@ from syncline.storage.stored_log import StoredLog, settle
 from syncline.storage.wal.locations import TermRuns
 from syncline.storage.wal.reader import entry_size
 from syncline.storage.wal.writer import Recovery, Wal, WalWrite
-from tests.unit.storage_support import open_wal, row
+from tests.helpers.storage import open_wal, row
 
 THREE = MembershipState((1, 2, 3))
 

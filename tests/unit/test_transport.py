@@ -24,7 +24,7 @@ from syncline.transport.messages import (
     PeerMessage,
     RefusedProposal,
 )
-from tests.unit.transport_support import (
+from tests.helpers.transport import (
     CLUSTER,
     PROMPT,
     QUICK,

@@ -13,7 +13,7 @@ from syncline.transport.handshake import MAGIC, PROTOCOL_VERSION, Hello, Purpose
 from syncline.transport.messages import RefusalCode
 from syncline.transport.unproven import Unproven
 from syncline.transport.wire import Batch, encode_frame
-from tests.unit.transport_support import (
+from tests.helpers.transport import (
     CLUSTER,
     PROMPT,
     QUICK,

@@ -15,7 +15,7 @@ from syncline.transport.limits import TransportLimits
 from syncline.transport.messages import Forward, ForwardedProposal, ForwardReply, Notice, PeerMessage
 from syncline.transport.peers import Transport
 from syncline.transport.wire import Batch
-from tests.unit.transport_support import (
+from tests.helpers.transport import (
     CLUSTER,
     PROMPT,
     FakeHandler,

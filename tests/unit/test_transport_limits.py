@@ -10,7 +10,7 @@ from syncline.consensus.types import Message
 from syncline.transport.handshake import Welcome
 from syncline.transport.messages import DIGEST_BYTES, DigestReport
 from syncline.transport.wire import MAX_BATCH_REPORTS, Batch
-from tests.unit.transport_support import (
+from tests.helpers.transport import (
     CLUSTER,
     PROMPT,
     QUICK,

@@ -8,7 +8,7 @@ from syncline.consensus.types import Message, MessageType
 from syncline.transport.authentication import PeerAuthentication
 from syncline.transport.handshake import MAGIC, Hello, Purpose, Refusal, Welcome
 from syncline.transport.wire import Batch, encode_frame
-from tests.unit.transport_support import (
+from tests.helpers.transport import (
     CLUSTER,
     QUICK,
     RawEnd,

@@ -13,7 +13,7 @@ from syncline.platform.network import TcpNetwork
 from syncline.transport.messages import PeerMessage
 from syncline.transport.peers import Transport
 from syncline.transport.tls import PeerTls, check_certificate_names
-from tests.unit.transport_support import CLUSTER, PROMPT, FakeHandler, RawEnd, TurnTransport, Watch, heartbeat
+from tests.helpers.transport import CLUSTER, PROMPT, FakeHandler, RawEnd, TurnTransport, Watch, heartbeat
 
 FILES = Path(__file__).parent / "tls"
 

@@ -17,7 +17,7 @@ from syncline.transport.limits import TransportLimits
 from syncline.transport.messages import PeerAddress
 from syncline.transport.peers import Transport
 from syncline.transport.tls import PeerTls, client_context
-from tests.unit.transport_support import (
+from tests.helpers.transport import (
     CLUSTER,
     PROMPT,
     QUICK,

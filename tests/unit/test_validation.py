@@ -28,7 +28,7 @@ from syncline.consensus.types import (
     StateType,
     StepRefusal,
 )
-from tests.consensus_cluster import START, Cluster, add_node, remove_node
+from tests.helpers.consensus_cluster import START, Cluster, add_node, remove_node
 
 LAST = START + 1
 """Where the log of the clusters here ends: the empty entry of the first leader."""

@@ -18,7 +18,7 @@ from syncline.consensus.types import (
     StepRefusal,
     Transition,
 )
-from tests.consensus_cluster import START, Cluster, storage_with
+from tests.helpers.consensus_cluster import START, Cluster, storage_with
 
 JOINT, LEAVE, EXTRA = START + 1, START + 2, START + 3
 REMOVAL = MembershipChange(

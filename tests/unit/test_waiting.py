@@ -13,8 +13,8 @@ from syncline.errors import Closed
 from syncline.node.futures import ReadFuture, settle_error
 from syncline.platform.network import TcpNetwork
 from syncline.platform.waiting import result_of
-from tests.kv_double import KvWire
-from tests.support import gives_up, nothing_reported
+from tests.helpers.kv_node import KvWire
+from tests.helpers.tasks import gives_up, nothing_reported
 
 
 async def test_it_gives_the_result_or_the_error() -> None:

@@ -25,7 +25,7 @@ from syncline.storage.space import SpaceGuard
 from syncline.storage.wal import writer as wal_module
 from syncline.storage.wal.locations import Locations, TermRuns
 from syncline.storage.wal.writer import Wal, WalWrite, combine
-from tests.unit.storage_support import SEGMENT_BYTES, TroubledDisk, append, held, open_wal, row
+from tests.helpers.storage import SEGMENT_BYTES, TroubledDisk, append, held, open_wal, row
 
 NO_LIMIT = 2**62
 

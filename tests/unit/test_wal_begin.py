@@ -10,7 +10,7 @@ import pytest
 from syncline.consensus.types import Compacted, HardState
 from syncline.errors import StorageError
 from syncline.storage.wal.writer import BEGIN_BYTES, WalWrite
-from tests.unit.storage_support import TroubledDisk, append, held, open_wal, row
+from tests.helpers.storage import TroubledDisk, append, held, open_wal, row
 
 NO_LIMIT = 2**62
 

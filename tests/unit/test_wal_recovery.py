@@ -20,7 +20,7 @@ from syncline.platform.disk import OsDisk
 from syncline.storage.wal.recovery import recover
 from syncline.storage.wal.scan import SegmentScan
 from syncline.storage.wal.writer import Wal
-from tests.unit.storage_support import SEGMENT_BYTES, TroubledDisk, append, copy_of, held, open_wal, row
+from tests.helpers.storage import SEGMENT_BYTES, TroubledDisk, append, copy_of, held, open_wal, row
 
 SECTOR = 512
 FIRST = "0000000000000001.wal"

@@ -30,7 +30,7 @@ from syncline.storage.wal.recovery import recover
 from syncline.storage.wal.steady import Course, read_steady
 from syncline.storage.wal.writer import Wal, WalWrite
 from syncline.testing.sim.disk import SimDisk, Survival
-from tests.crash_cases import WAL, Node, entries_of
+from tests.helpers.crash_cases import WAL, Node, entries_of
 
 COUNT_AT = NEWEST.entries.size - 20
 """Where an entries record says how many entries it holds."""

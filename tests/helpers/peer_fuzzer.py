@@ -28,7 +28,7 @@ from syncline.transport.messages import (
 )
 from syncline.transport.snapshot_stream.protocol import Chunk, End, Offer
 from syncline.transport.wire import Batch, encode_frame
-from tests.unit.transport_support import RawEnd, greeting_decoder
+from tests.helpers.transport import RawEnd, greeting_decoder
 
 __all__ = ["Fuzzer", "Target"]
 

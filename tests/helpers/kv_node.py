@@ -17,7 +17,7 @@ from syncline.server.api.site import Site
 from syncline.server.http.cross_site import CrossSitePolicy
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.server import HttpServer
-from tests.http_double import Answer, Wire
+from tests.helpers.http_wire import Answer, Wire
 
 IDS = {"a": 0x1111, "b": 0x2222, "c": 0x3333}
 
@@ -279,7 +279,7 @@ class KvWire(Wire):
 
 
 def _parse(data: bytes) -> list[Answer]:
-    from tests.http_double import parse_answers
+    from tests.helpers.http_wire import parse_answers
 
     return parse_answers(data)
 

@@ -1,6 +1,6 @@
 """A process that writes to a data directory until it is killed: the log, snapshots and compactions, as a node does.
 
-    python -m tests.killed_writer DIRECTORY SEED
+    python -m tests.helpers.killed_writer DIRECTORY SEED
 
 Before each step it says on its output what it is about to do, and after it that it is durable.
 """

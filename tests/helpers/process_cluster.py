@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from syncline.client import AsyncClient, NodeStatus
 from syncline.errors import OperationError
-from tests.ports import free_block
+from tests.helpers.ports import free_block
 
 __all__ = ["Cluster", "Node", "eventually", "local_keys", "running_cluster"]
 

@@ -1,4 +1,4 @@
-"""Helpers that any test may use."""
+"""Tasks and loops: what is reported to the loop, and a task that gives up."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Any
-
-from tests.helpers.async_tests import run
-
-__all__ = ["gives_up", "nothing_reported", "run"]
 
 
 @contextmanager

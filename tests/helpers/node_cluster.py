@@ -16,7 +16,7 @@ from syncline.node.events import AnyEvent
 from syncline.platform.disk import Disk, OsDisk
 from syncline.platform.world import World
 from syncline.version import FEATURE_LEVEL
-from tests.ports import free_block
+from tests.helpers.ports import free_block
 
 __all__ = ["Cluster", "Listing", "all_apply", "cluster", "first_event", "see_kept", "until"]
 
