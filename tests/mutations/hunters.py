@@ -16,6 +16,7 @@ from syncline.testing.sim.seeds import Options, run_seed
 from tests.conformance.cluster import Cluster
 from tests.conformance.runner import run_file
 from tests.conformance.settings import Settings
+from tests.helpers.async_tests import run
 from tests.helpers.crash_cases import Crashes, crash_everywhere
 from tests.unit.test_crash_consistency import WORKLOADS
 
@@ -95,7 +96,9 @@ def test(module: str, name: str, **arguments: object) -> Hunter:
             fixtures = {"tmp_path": Path(folder), "monkeypatch": patch}
             given = {fixture: value for fixture, value in fixtures.items() if fixture in wanted}
             try:
-                function(**given, **arguments)
+                returned = function(**given, **arguments)
+                if inspect.iscoroutine(returned):
+                    run(returned)
             except pytest.fail.Exception as failure:  # it is no `Exception`
                 raise AssertionError(str(failure)) from None
 

@@ -30,7 +30,7 @@ from syncline.storage.datadir import Identity, encode_identity
 from tests.helpers.command import syncline
 from tests.helpers.ports import free_block
 
-FAKE_NODE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "fake_node.py")
+FAKE_NODE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "helpers", "fake_node.py")
 RUN_UP = (
     "import sys; from syncline.cli.up import supervisor as up_supervisor; from syncline.cli.main import main;"
     f"up_supervisor.Supervisor.__init__.__kwdefaults__['program'] = (sys.executable, {FAKE_NODE!r});"

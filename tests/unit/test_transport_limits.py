@@ -154,7 +154,7 @@ class TestLimits:
                 for _ in range(3):
                     assert await (await RawEnd.dial(first.address)).closed_by_other_end() == b""
                 assert first.counters.overflowed == 3
-                assert nodes.watch.warned("that is the limit") == 1
+                assert nodes.watch.warned("connections are open, the limit") == 1
                 for end in held:
                     end.write(Batch([heartbeat(2, 1)]))
                     await end.close()
