@@ -52,7 +52,7 @@ verify: $(VENV)/.installed
 	$(PYRIGHT) --verifytypes syncline --ignoreexternal >$(VENV)/types.txt || { grep -v '^   syncline' $(VENV)/types.txt; exit 1; }
 	@grep 'completeness' $(VENV)/types.txt
 	$(PYRIGHT) tests/unit/test_raft_api.py
-	$(BIN)/python -m pytest tests/unit/test_tidy.py
+	$(BIN)/python -m pytest tests/unit/test_tidy.py tests/unit/test_imports.py
 
 # Seconds, while you work: lint, types, tidiness, and the tests whose files you changed.
 BASE ?= main
