@@ -174,3 +174,9 @@ def test_quorum_of_new_voters_is_counted_from_the_change() -> None:
     """A voter that answered became a learner. The others were silent, and had not been needed for a quorum."""
     report = run_seed(102380, Options(sim_seconds=1.3))
     assert report.failure is None, report.failure
+
+
+def test_bytes_on_a_slow_line_arrive_when_the_line_is_fast_again() -> None:
+    """What was sent at 2000 bytes/s still took that long when all faults were over: no leader for five seconds."""
+    report = run_seed(110152, Options())
+    assert report.failure is None, report.failure

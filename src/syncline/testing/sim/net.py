@@ -218,9 +218,13 @@ class SimNetwork:
         """End every cut, and every slowness."""
         for one, other in list(self._cuts):
             self.heal(one, other)
+        slow = list(self._speeds)
         self._latencies.clear()
         self._speeds.clear()
         self._line_free_s.clear()
+        for pair in slow:
+            for pipe in self._pipes.get(pair, ()):
+                pipe.sped_up()
 
     def reset(self, one: str, other: str) -> None:
         """Reset the connections between two hosts; both ends get `connection_lost`."""
