@@ -40,8 +40,8 @@ async def test_cache_control_is_on_every_answer(
     assert (answer.status, answer.headers["cache-control"]) == (status, expected)
 
 
-async def test_cache_control_is_on_the_express_answer_and_on_refusals() -> None:
-    """The express lane begins with the second read of one connection; a malformed request has no route."""
+async def test_cache_control_is_on_answers_of_the_fast_path_and_refusals() -> None:
+    """The GET fast path begins with the second read of one connection; a malformed request has no route."""
     wire = KvWire()
     await wire.ask("PUT", "/key/a", b"v")
     for _ in range(4):

@@ -31,9 +31,9 @@ with_body = put("/key/a", b"abc").replace(b"PUT", b"GET")
 
 
 class Lane(Wire):
-    """A connection whose reads of keys are express requests, or are not."""
+    """A connection whose reads of keys take the fast path, or do not."""
 
-    def __init__(self, *, express: bool = True, hold: bool = False, limits: HttpLimits = SMALL) -> None:
+    def __init__(self, *, fast: bool = True, hold: bool = False, limits: HttpLimits = SMALL) -> None:
         self.told: list[tuple[str, int, float]] = []
         server = HttpServer(
             lambda _, __: None,
@@ -46,14 +46,14 @@ class Lane(Wire):
         super().__init__(server=server)
         self.transport._high_water = 300
         server.shared.handler = self.hold if hold else self.echo
-        if express:
-            self.serve(self.express)
+        if fast:
+            self.serve(self.take_fast)
 
     def serve(self, fast: Callable[[FastGetRequest], None]) -> None:
         """Have this function answer the requests of the fast path."""
         self.server.shared.fast_get = FastGet(START, Request("GET", b"", b"", {}, b""), fast)
 
-    def express(self, request: FastGetRequest) -> None:
+    def take_fast(self, request: FastGetRequest) -> None:
         """Does with it as the handler does with a request that was read."""
         self.taken += 1
 
@@ -77,7 +77,7 @@ class Lane(Wire):
         self.taken = 0
 
 
-async def test_a_read_that_says_nothing_else_is_an_express_request() -> None:
+async def test_a_read_that_says_nothing_else_takes_the_fast_path() -> None:
     wire = Lane()
     wire.open()
     assert wire.taken == 0
@@ -119,7 +119,7 @@ ORDINARY = {
 
 @pytest.mark.parametrize("case", ORDINARY)
 async def test_whatever_says_more_takes_the_ordinary_way(case: str) -> None:
-    wire, plain = Lane(), Lane(express=False)
+    wire, plain = Lane(), Lane(fast=False)
     for each in (wire, plain):
         each.open()
         each.send(ORDINARY[case])
@@ -311,7 +311,7 @@ async def test_a_handler_that_fails_ends_its_own_request_alone(caplog: pytest.Lo
 
         def fails(request: FastGetRequest) -> None:
             if request.argument == b"b":
-                wire.express(request)
+                wire.take_fast(request)
                 return
             if request.argument == b"late":
                 request.found(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n", b"")
@@ -385,11 +385,11 @@ async def opened(wire: KvWire) -> None:
 )
 async def test_the_route_answers_as_ever(key: str, status: int) -> None:
     received = []
-    for express in (True, False):
+    for fast in (True, False):
         wire = KvWire()
         await opened(wire)
         assert wire.connection._lane is not None
-        if not express:
+        if not fast:
             wire.connection._lane = None
             wire.server.shared.fast_get = None
         wire.send(get(f"/key/{key}"))

@@ -1,4 +1,4 @@
-"""Whatever bytes come, and whatever happens meanwhile: a server with express requests does what one without does."""
+"""Whatever bytes come, and whatever happens meanwhile: a server with the fast path does what one without does."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ def seen(wire: Lane) -> dict[str, object]:
     st.sampled_from([get("/"), get("/key/a"), get("/key/a?b"), put("/", b""), with_body]),
     st.integers(1, 3),
 )
-async def test_a_server_with_express_requests_does_what_one_without_does(
+async def test_a_server_with_the_fast_path_does_what_one_without_does(
     steps: list[Step], hold: bool, first: bytes, max_in_flight: int
 ) -> None:
     limits = msgspec.structs.replace(SMALL, max_in_flight=max_in_flight)
-    with_them, without = Lane(hold=hold, limits=limits), Lane(express=False, hold=hold, limits=limits)
+    with_them, without = Lane(hold=hold, limits=limits), Lane(fast=False, hold=hold, limits=limits)
     for wire in (with_them, without):
         wire.open(first)
     await without.settle()
@@ -99,7 +99,7 @@ async def test_a_server_with_express_requests_does_what_one_without_does(
         assert seen(with_them) == seen(without), step
 
 
-async def test_the_comparison_is_one_of_express_requests() -> None:
+async def test_the_comparison_is_one_of_the_fast_path() -> None:
     wire = Lane()
     wire.open()
     for sent in (get("/key/a"), get("/key/b/c"), get("/"), get("/key/a")):

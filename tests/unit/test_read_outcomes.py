@@ -30,7 +30,7 @@ async def test_read_that_fails_is_never_of_unknown_outcome(error: Exception, pat
 
     wire.backend.read_index = failing  # type: ignore[method-assign]
     wire.backend.propose_error = error  # type: ignore[assignment]
-    for _ in range(3):  # the third one is an express request
+    for _ in range(3):  # the third one takes the fast path
         answer = await wire.ask("GET", path)
         assert answer.status >= 500
         assert error_in(answer)["outcome"] == "not_applied"
