@@ -180,3 +180,9 @@ def test_bytes_on_a_slow_line_arrive_when_the_line_is_fast_again() -> None:
     """What was sent at 2000 bytes/s still took that long when all faults were over: no leader for five seconds."""
     report = run_seed(110152, Options())
     assert report.failure is None, report.failure
+
+
+def test_rollback_spares_a_member_that_became_needed_meanwhile() -> None:
+    """A learner was chosen. It became one of two voters before its rollback, which took the quorum along."""
+    report = run_seed(112601, Options())
+    assert report.failure is None, report.failure

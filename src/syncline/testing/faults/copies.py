@@ -21,7 +21,9 @@ async def rollback(trouble: Trouble) -> None:
 
     async def harm(server: SimServer) -> None:
         old = server.disk.crashed(Survival.EVERYTHING)
-        if await _lives_on(trouble, server) and await _lives_on(trouble, server):
+        lived = await _lives_on(trouble, server) and await _lives_on(trouble, server)
+        # The membership may have shrunk meanwhile, or the server may have become a voter that is needed.
+        if lived and trouble.can_spare(0):
             await _roll_back(trouble, server, old)
         elif not server.up:
             server.start()
