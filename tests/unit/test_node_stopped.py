@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from syncline.errors import NodeFailed, UsageError
+from syncline.errors import Closed, DeadlineExceeded, NodeFailed, Outcome, SynclineError, UsageError
 from syncline.node.config import Config
 from syncline.node.events import Event, NodeStopped
 from syncline.node.fsm import BytesSnapshot, Entry
@@ -66,6 +66,51 @@ async def test_raft_that_has_stopped_leads_no_more(tmp_path: Path, how: str) -> 
     last = (await events)[-1]
     assert isinstance(last, NodeStopped)
     assert ("closed" if how == "close" else "RuntimeError: no") in last.reason
+    await raft.close()
+
+
+async def test_change_under_way_when_its_node_fails_is_of_unknown_outcome(tmp_path: Path) -> None:
+    """It said `not_applied` of a change that was committed."""
+    raft = await opened(tmp_path)
+    change = asyncio.ensure_future(raft._changes._durable(1 << 40, asyncio.get_running_loop().time() + 20))
+    await asyncio.sleep(0)
+    with pytest.raises(NodeFailed) as failed:
+        await raft.apply(b"fail", timeout=20)
+    with pytest.raises(NodeFailed) as of_change:
+        await change
+    assert of_change.value.outcome is failed.value.outcome is Outcome.UNKNOWN
+    with pytest.raises(NodeFailed) as of_later:
+        await raft.apply(b"y", timeout=20)
+    assert of_later.value.outcome is Outcome.NOT_APPLIED
+    assert of_later.value.__cause__ is failed.value.__cause__ is not None
+    await raft.close()
+
+
+@pytest.mark.parametrize("how", ["close", "fail-stop"])
+async def test_change_that_is_made_again_when_its_node_stops_is_of_unknown_outcome(tmp_path: Path, how: str) -> None:
+    """The second attempt has certainly failed; the first one may still be in the log."""
+    raft = await opened(tmp_path)
+    changes, attempts = raft._changes, 0
+
+    async def propose(*_: object, **__: object) -> int:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise DeadlineExceeded("no answer", outcome=Outcome.UNKNOWN)
+        if how == "close":
+            await raft.close()
+        else:
+            with pytest.raises(NodeFailed):
+                await raft.apply(b"fail", timeout=20)
+        raft._driver.check_running()
+        raise AssertionError("the node has stopped")
+
+    changes._propose = propose  # type: ignore[method-assign]
+    with pytest.raises(SynclineError) as error:
+        await changes.many([], (), None, 20.0, force=False)
+    assert attempts == 2
+    assert isinstance(error.value, Closed if how == "close" else NodeFailed)
+    assert error.value.outcome is Outcome.UNKNOWN
     await raft.close()
 
 

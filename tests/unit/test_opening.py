@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import BinaryIO
 
 import pytest
@@ -138,3 +140,41 @@ async def test_open_beside_raises_what_the_work_raises() -> None:
 
     with pytest.raises(DirectoryLocked, match="held"):
         await open_beside(ThreadWorkers(), work, BytesIO.close)
+
+
+class StandInWorkers(ThreadWorkers):
+    """One worker without a thread: it delivers in the next turn of the loop, and ends when the test says so."""
+
+    def __init__(self) -> None:
+        self.delivered: list[Callable[[], object]] = []
+        self.closing, self.may_end = asyncio.Event(), asyncio.Event()
+
+    def start(self, _name, process, deliver, _failed):  # type: ignore[no-untyped-def]
+        def work(item: object) -> None:
+            deliver(process([item]))
+            for call in self.delivered:
+                call()
+
+        async def close() -> None:
+            self.closing.set()
+            await self.may_end.wait()
+
+        loop = asyncio.get_running_loop()
+        return SimpleNamespace(put=lambda item: loop.call_soon(work, item), close=close)
+
+
+@pytest.mark.parametrize("when", ["in the turn of the delivery", "while the thread ends"])
+async def test_open_beside_cancelled_after_the_delivery_releases(when: str) -> None:
+    """The lock of the data directory was kept until the process ended."""
+    released: list[BytesIO] = []
+    opened, workers = BytesIO(), StandInWorkers()
+    task = asyncio.ensure_future(open_beside(workers, lambda: opened, released.append))
+    if when == "while the thread ends":
+        await workers.closing.wait()
+        task.cancel()
+    else:
+        workers.delivered.append(task.cancel)
+    workers.may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert released == [opened]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import cast
+from unittest.mock import MagicMock
 
 import pytest
 
-from syncline.consensus.types import EntryType, LogEntry
-from syncline.node.applier import Applied
+from syncline.consensus.rawnode import RawNode
+from syncline.consensus.types import EntryType, LogEntry, MembershipState, SnapshotMeta
+from syncline.node.applier import Applied, Restored
 from syncline.node.envelope import LevelChange, MemberRecord
+from syncline.node.intake import Intake
 from syncline.node.outcomes import on_outcome
 from syncline.node.runtime import Driver
 
@@ -55,3 +58,18 @@ def test_rise_that_a_snapshot_overtakes_is_left_to_the_snapshot() -> None:
     calls: list[object] = []
     on_outcome(driver(calls, restoring=True), Applied((), 1, 2, 1, runtime=[TOLD, RISE]))
     assert calls == [TOLD]
+
+
+async def test_backlog_that_a_snapshot_takes_away_is_gone_at_once() -> None:
+    """The core need not have work then: without a leader its commands were refused until the next message came."""
+    calls: list[object] = []
+    nothing = cast("Driver", MagicMock())
+    intake = Intake(cast("RawNode", SimpleNamespace(commit_index=50_000)), object(), "a", lambda: 0)  # type: ignore[arg-type]
+    intake.look(50_000)
+    assert intake.is_full
+    nothing.stopped, nothing.applied = False, 0
+    nothing.core.commit_index = 50_000  # type: ignore[misc]
+    nothing.parts.intake, nothing.fail = intake, calls.append  # type: ignore[method-assign,assignment]
+    on_outcome(nothing, Restored(SnapshotMeta(50_000, 1, MembershipState()), b""))
+    assert calls == []
+    assert not intake.is_full

@@ -268,7 +268,7 @@ class Administration(Operations[R_co]):
                 driver.core.transfer_leadership(target)
                 driver.schedule()
             await self._changes.wait(min(deadline_s, driver.loop.time() + driver.config.election_s))
-        driver.check_running()
+        driver.check_running(begun=True)
         raise TransferFailed(
             f"node {driver.node_log.label(target)} did not take over before the deadline", leader=self._leader_id
         )

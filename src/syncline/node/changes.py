@@ -10,7 +10,17 @@ from typing import Final
 import msgspec
 
 from syncline.consensus.types import NONE, ChangeType, MembershipChange, NodeId, SingleChange, StateType
-from syncline.errors import Closed, DeadlineExceeded, Dropped, MembershipError, NoLeader, NotLeader, Outcome, Superseded
+from syncline.errors import (
+    Closed,
+    DeadlineExceeded,
+    Dropped,
+    MembershipError,
+    NodeFailed,
+    NoLeader,
+    NotLeader,
+    Outcome,
+    Superseded,
+)
 from syncline.node.envelope import MEMBERSHIP, ChangeContext, MemberRecord, encode
 from syncline.node.member_registry import Member, Membership, format_id, parse_id
 from syncline.node.runtime import Driver
@@ -203,6 +213,9 @@ class Changes:
             except MembershipError as error:
                 error.outcome = outcome or error.outcome  # an earlier attempt may be the reason of the refusal
                 raise
+            except (Closed, NodeFailed):
+                driver.check_running(begun=outcome is not None)  # the error is shared: another one, not another outcome
+                raise
         return await self._durable(index, deadline_s)
 
     async def _durable(self, index: int, deadline_s: float) -> Membership:
@@ -211,7 +224,7 @@ class Changes:
         The returned membership is durable, too: it may hold a later change of another caller.
 
         A node that asked for its own removal may have lost its link to the leader by then: it is answered when it may
-        leave. Raises DeadlineExceeded, Closed (both `unknown`), NodeFailed.
+        leave. Raises DeadlineExceeded, Closed, NodeFailed (all `unknown`).
         """
         driver = self._driver
         settlement = driver.settlement
@@ -222,7 +235,7 @@ class Changes:
                     return membership
                 if isinstance(driver.stopped_by, Closed):
                     raise Closed("the node was closed before the change was durable on a quorum")
-                driver.check_running()
+                driver.check_running(begun=True)
                 if driver.loop.time() >= deadline_s:
                     raise DeadlineExceeded(
                         f"the change at index {index} is committed, and was not durable on a quorum of the new"

@@ -54,11 +54,13 @@ async def open_beside(workers: Workers, work: Callable[[], Opened], release: Cal
     worker.put(work)
     try:
         result = await opened
+        await worker.close()
     except asyncio.CancelledError:
         abandoned.set()
+        if opened.done() and not opened.cancelled() and opened.exception() is None:
+            release(opened.result())  # cancelled at the same moment, or while the thread ended
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ABANDON_S):
                 await worker.close()
         raise
-    await worker.close()
     return result

@@ -81,4 +81,5 @@ def _on_restored(driver: Driver, done: Restored) -> None:
     driver.digests.restored(done.meta.index)
     driver.snapshotter.restored(done.meta.index)
     driver.reads.applied(driver.applied)
+    driver.parts.intake.look(driver.core.commit_index - driver.applied)  # the turn need not have anything to do
     driver.schedule()

@@ -403,7 +403,7 @@ class Raft(Administration[R_co]):
             self._failure.set_result(failure)
 
     async def _wait_for_progress(self) -> None:
-        self._driver.check_running()
+        self._driver.check_running(begun=True)
         await self._changes.wait(self._driver.loop.time() + self._driver.config.heartbeat_s)
 
 

@@ -130,6 +130,7 @@ class Driver:
         )
         self.commits: Commits = Commits(core, self.schedule)
         self.stopped_by: SynclineError | None = None
+        self._stopped_midway: SynclineError | None = None
         self.stopped: bool = False
         self.leader_contact_s: float | None = None
         self.leader_changes: int = 0
@@ -151,15 +152,16 @@ class Driver:
         self._ticker: asyncio.TimerHandle | None = None
         self._next_tick_s = 0.0
 
-    def check_running(self) -> None:
-        """Raise the error that stopped the node, if any, and `UsageError` on another thread than the loop's."""
+    def check_running(self, *, begun: bool = False) -> None:
+        """Raise what stopped the node (`begun`: with an `unknown` outcome); `UsageError` on another thread."""
         if get_ident() != self.thread:
             raise UsageError(
                 "this node belongs to the event loop of another thread: use loop.call_soon_threadsafe or"
                 " asyncio.run_coroutine_threadsafe to call it there"
             )
-        if self.stopped_by is not None:
-            raise self.stopped_by
+        error = self._stopped_midway if begun else self.stopped_by
+        if error is not None:
+            raise error
 
     def applied_index(self) -> int:
         """How far the state machine is."""
@@ -184,7 +186,7 @@ class Driver:
 
     def stop(self, sent: SynclineError, unsent: SynclineError) -> None:
         """Take no more events; end all waiting operations."""
-        self.stopped_by, self.stopped = unsent, True
+        self.stopped_by, self._stopped_midway, self.stopped = unsent, sent, True
         if self._ticker is not None:
             self._ticker.cancel()
         self.commits.stop()
@@ -207,8 +209,11 @@ class Driver:
             return
         text = str(error) if isinstance(error, SynclineError) else f"{type(error).__name__}: {error}"
         failure = error if isinstance(error, NodeFailed) else NodeFailed(f"the node has stopped itself: {text}")
-        failure.__cause__ = error if failure is not error else None
-        self.stop(failure, NodeFailed(str(failure), outcome=Outcome.NOT_APPLIED))
+        if failure is not error:
+            failure.__cause__ = error
+        unsent = NodeFailed(str(failure), outcome=Outcome.NOT_APPLIED)
+        unsent.__cause__ = failure.__cause__
+        self.stop(failure, unsent)
         self._failed(failure)
 
     def _tick(self) -> None:

@@ -191,8 +191,9 @@ def _connect(
         driver.snapshotter.make_room()
 
     driver = Driver(config, opened.core, world.rng, failed, world.workers.asleep_s)
-    # Before the parts that have threads: a certificate that can't be used leaves none behind.
+    # Before the parts that have threads: a certificate or a file that can't be used leaves none behind.
     transport = _transport(config, world, opened, driver)
+    starts = load_starts(world.disk, opened.directory.path)
     noter = Calls("syncline-peers", world.workers, driver.fail)
     reader = Calls("syncline-read", world.workers, driver.fail)
     parts = Parts(
@@ -234,7 +235,7 @@ def _connect(
         ),
         transport=transport,
         noter=noter,
-        guard=_guard(world, opened, driver, transport, noter),
+        guard=_guard(world, opened, driver, transport, noter, starts),
         confirmation=_confirmation(config, opened, transport),
         first_peers=FirstPeers(opened.book, noter, world.disk, opened.directory.path),
         levels=_levels(config, opened, driver),
@@ -325,14 +326,16 @@ def _known_directory(driver: Driver, peer: NodeId) -> int:
     return driver.founding.known_directory(peer)
 
 
-def _guard(world: World, opened: _Opened, driver: Driver, transport: Transport, noter: Calls) -> StartGuard:
+def _guard(
+    world: World, opened: _Opened, driver: Driver, transport: Transport, noter: Calls, starts: dict[int, int]
+) -> StartGuard:
     def tell(peer: NodeId, notice: Notice) -> None:
         transport.send(peer, notice)
         driver.schedule()  # the turn flushes
 
     path = opened.directory.path
     return StartGuard(
-        load_starts(world.disk, path),
+        starts,
         opened.book,
         noter,
         world.disk,
