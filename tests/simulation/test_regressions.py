@@ -186,3 +186,9 @@ def test_rollback_spares_a_member_that_became_needed_meanwhile() -> None:
     """A learner was chosen. It became one of two voters before its rollback, which took the quorum along."""
     report = run_seed(112601, Options())
     assert report.failure is None, report.failure
+
+
+def test_server_that_a_fault_has_started_is_not_started_again() -> None:
+    """All servers were started after a power loss, also the one that was just being added."""
+    report = run_seed(113147, Options())
+    assert report.failure is None, report.failure
