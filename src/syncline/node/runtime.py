@@ -50,7 +50,7 @@ from syncline.node.read_batches import ReadBatches
 from syncline.node.recovery_barrier import Horizon
 from syncline.node.rejections import dropped
 from syncline.node.rejections import refused as refused_by
-from syncline.node.role import role_of
+from syncline.node.role import RoleWatch
 from syncline.node.settlement import Settlement
 from syncline.node.snapshots import Snapshotter
 from syncline.node.term_guard import TermGuard
@@ -148,6 +148,7 @@ class Driver:
         self._in_turn = False
         self._stall_told = False
         self._soft = SoftState(NONE, StateType.FOLLOWER)
+        self.role_watch: RoleWatch = RoleWatch(core, lambda role: self.emit(RoleChanged(role)))
         self._watchers: dict[asyncio.Future[None], None] = {}
         self._ticker: asyncio.TimerHandle | None = None
         self._next_tick_s = 0.0
@@ -571,7 +572,8 @@ class Driver:
             self.digests.leader_changed()
             self.emit(LeaderChanged(ids.NodeId(soft.leader) if soft.leader != NONE else None))
         if soft.state is not before.state:
-            self.emit(RoleChanged(role_of(self.core, stopped=self.stopped)))
+            self.node_log.on_state()
+            self.role_watch.look()
             if soft.state is StateType.LEADER:
                 self.reconfiguration.became_leader()
         if soft.leader != NONE:
