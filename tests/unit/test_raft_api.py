@@ -255,6 +255,15 @@ async def test_raft_events_are_of_one_class_for_each_kind(tmp_path: Path) -> Non
         assert {type(event) for event in await every} >= {MembershipChanged, NodeStopped}
 
 
+async def test_raft_transfer_to_an_id_of_no_node_leaves_the_leader(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as nodes:
+        leader = await nodes.leader()
+        for nobody in ("0" * 16, "f" * 16):
+            with pytest.raises(MembershipError):
+                await leader.transfer_leadership(nobody)
+        assert leader.is_leader
+
+
 async def test_raft_events_tell_of_each_role_once_also_of_one_by_the_membership(tmp_path: Path) -> None:
     async with cluster(tmp_path) as nodes:
         leader = await nodes.leader()
