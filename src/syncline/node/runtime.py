@@ -144,8 +144,7 @@ class Driver:
         They would have to wait for the disk anyway. Gathered, they make one append for each node and not many, each of
         which costs all of them more than the entries in it.
         """
-        self._scheduled = False
-        self._in_turn = False
+        self._scheduled = self._in_turn = False
         self._stall_told = False
         self._soft = SoftState(NONE, StateType.FOLLOWER)
         self.role_watch: RoleWatch = RoleWatch(core, lambda role: self.emit(RoleChanged(role)))
@@ -597,6 +596,5 @@ class Driver:
         return future
 
     def wake_watchers(self) -> None:
-        for future in list(self._watchers):
-            if not future.done():
-                future.set_result(None)
+        for future in [waiting for waiting in self._watchers if not waiting.done()]:
+            future.set_result(None)
