@@ -206,6 +206,7 @@ async def test_events_are_filtered_and_end_with_the_node() -> None:
     for event in happened:
         events.emit(event, term=1, index=2)
     events.close()
+    events.emit(PeerUp(NodeId(9)), term=1, index=3)  # a link that comes up while the node is closed
     assert [one async for one in some] == [LeaderChanged(NodeId(7), term=1, index=2)]
     assert [type(one) async for one in two] == [LeaderChanged, PeerUp]
     assert [type(one) async for one in every] == [RoleChanged, LeaderChanged, PeerUp]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import threading
 from collections.abc import AsyncIterator
@@ -252,6 +253,33 @@ async def test_raft_events_are_of_one_class_for_each_kind(tmp_path: Path) -> Non
         assert told[0].membership.members[added.id].name == "b"
         assert told[0].term == raft.stats().term
         assert {type(event) for event in await every} >= {MembershipChanged, NodeStopped}
+
+
+async def test_raft_transfer_to_an_id_of_no_node_leaves_the_leader(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as nodes:
+        leader = await nodes.leader()
+        for nobody in ("0" * 16, "f" * 16):
+            with pytest.raises(MembershipError):
+                await leader.transfer_leadership(nobody)
+        assert leader.is_leader
+
+
+async def test_raft_events_tell_of_each_role_once_also_of_one_by_the_membership(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as nodes:
+        leader = await nodes.leader()
+        other = next(raft for raft in nodes.rafts.values() if raft is not leader)
+        watching = asyncio.create_task(all_of(other.events(RoleChanged)))
+        await asyncio.sleep(0)
+        await leader.demote(other.node_id)
+        await until(other, lambda: other.role == "learner")
+        await leader.promote(other.node_id)
+        await until(other, lambda: other.role == "follower")
+        await leader.transfer_leadership(other.node_id)
+        await until(other, lambda: other.role == "leader")
+        await other.close()
+        roles = [event.role for event in await watching if isinstance(event, RoleChanged)]
+        assert roles[:4] == ["learner", "follower", "candidate", "leader"]
+        assert all(role != before for role, before in itertools.pairwise(roles))
 
 
 def test_event_classes_are_all_exported() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from syncline.client.connection import ClientResponse
 from syncline.client.txn import Compare, DeleteOp, DeletePrefixOp, GetOp, Operation, PutOp, txn_body
 from syncline.client.wire import error_from, key_page, txn_result
-from syncline.errors import NotLeader, Outcome, RequestFailed
+from syncline.errors import NoLeader, NotLeader, Outcome, RequestFailed
 from tests.helpers.http_wire import Answer
 from tests.helpers.kv_node import KvWire
 
@@ -73,3 +73,10 @@ def test_schemas_error_without_an_outcome_is_unknown() -> None:
     error = error_from(ClientResponse(502, {}, b'{"error":{"code":"upstream","message":"no answer"}}'))
     assert isinstance(error, RequestFailed)
     assert error.outcome is Outcome.UNKNOWN
+
+
+def test_schemas_error_whose_leader_has_no_id_keeps_its_class_and_outcome() -> None:
+    body = b'{"error":{"code":"no_leader","message":"m","outcome":"not_applied","leader":{"name":"b","zone":1}}}'
+    error = error_from(ClientResponse(503, {}, body))
+    assert isinstance(error, NoLeader)
+    assert (error.outcome, error.leader) == (Outcome.NOT_APPLIED, None)

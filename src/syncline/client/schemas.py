@@ -56,9 +56,12 @@ MaybeBytes: TypeAlias = bytes | UnsetType
 
 
 class LeaderInfo(msgspec.Struct, frozen=True):
-    """The leader, and where clients reach it (empty if it announces no HTTP address). `id` is 16 hexadecimal digits."""
+    """The leader, and where clients reach it (empty if it announces no HTTP address). `id` is 16 hexadecimal digits.
 
-    id: str
+    A part that is not given is empty: without one of them an error must not lose its code and its outcome.
+    """
+
+    id: str = ""
     name: str = ""
     http: str = ""
 

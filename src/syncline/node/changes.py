@@ -28,7 +28,7 @@ from syncline.transport.messages import PeerAddress
 
 __all__ = ["Changes"]
 
-_ID: Final = re.compile("[0-9a-f]{16}")
+_ID: Final = re.compile("(?!0{16})[0-7][0-9a-f]{15}")
 
 RETRIED = (Dropped, NotLeader, NoLeader, Superseded)
 """Refusals after which a retry may succeed: another change is under way, the leader is changing."""

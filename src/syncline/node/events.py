@@ -135,6 +135,8 @@ class Events:
 
     def emit(self, event: Event, *, term: int, index: int) -> None:
         """Tell of an event that happened in this term, with the entries up to `index` applied."""
+        if self._closed:  # a link may come up after the node has stopped: `NodeStopped` is the last event
+            return
         event = msgspec.structs.replace(event, term=term, index=index)
         for watcher in self._watchers:
             if not isinstance(event, watcher.kinds):

@@ -19,7 +19,6 @@ from syncline.node.events import (
     MembershipChanged,
     PeerDown,
     PeerUp,
-    RoleChanged,
     SnapshotInstalled,
     SnapshotTaken,
 )
@@ -89,14 +88,16 @@ class NodeLog:
                 log.info("%s: the transfer to %s is over", self._own(), self.label(self.transferee))
             self.transferee = transferee
 
+    def on_state(self) -> None:
+        """Write the line of another state of the core."""
+        self.look()
+        role = self._core.state.name.lower()
+        log.info("%s: %s in term %d, before: %s", self._own(), role, self.term, self._role)
+        self._role = role
+
     def on_event(self, event: Event) -> None:
         """Write the line of an event that watchers of the node are told, too."""
         match event:
-            case RoleChanged():
-                self.look()
-                role = self._core.state.name.lower()
-                log.info("%s: %s in term %d, before: %s", self._own(), role, self.term, self._role)
-                self._role = role
             case LeaderChanged(leader=leader):
                 self._on_leader(NONE if leader is None else leader)
             case MembershipChanged(membership=membership):

@@ -39,6 +39,8 @@ def _on_applied(driver: Driver, done: Applied) -> None:
             driver.reconfiguration.announced(item)
         elif not driver.restoring:  # else the registry of the snapshot takes the place of this one
             driver.parts.levels.applied(item)
+    if done.runtime:
+        driver.role_watch.look()
     for index, reason in done.ignored:
         driver.ignored.note(index, reason)
     driver.applied = done.last_index
@@ -76,6 +78,7 @@ def _on_restored(driver: Driver, done: Restored) -> None:
     driver.parts.levels.check()
     driver.reconfiguration.restored(done.meta.index)
     driver.applied = done.meta.index
+    driver.role_watch.look()
     driver.proposals.jumped(done.meta.index)
     driver.forwarding.term_applied(done.meta.term)
     driver.digests.restored(done.meta.index)

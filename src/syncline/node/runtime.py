@@ -50,7 +50,7 @@ from syncline.node.read_batches import ReadBatches
 from syncline.node.recovery_barrier import Horizon
 from syncline.node.rejections import dropped
 from syncline.node.rejections import refused as refused_by
-from syncline.node.role import role_of
+from syncline.node.role import RoleWatch
 from syncline.node.settlement import Settlement
 from syncline.node.snapshots import Snapshotter
 from syncline.node.term_guard import TermGuard
@@ -144,10 +144,10 @@ class Driver:
         They would have to wait for the disk anyway. Gathered, they make one append for each node and not many, each of
         which costs all of them more than the entries in it.
         """
-        self._scheduled = False
-        self._in_turn = False
+        self._scheduled = self._in_turn = False
         self._stall_told = False
         self._soft = SoftState(NONE, StateType.FOLLOWER)
+        self.role_watch: RoleWatch = RoleWatch(core, lambda role: self.emit(RoleChanged(role)))
         self._watchers: dict[asyncio.Future[None], None] = {}
         self._ticker: asyncio.TimerHandle | None = None
         self._next_tick_s = 0.0
@@ -571,7 +571,8 @@ class Driver:
             self.digests.leader_changed()
             self.emit(LeaderChanged(ids.NodeId(soft.leader) if soft.leader != NONE else None))
         if soft.state is not before.state:
-            self.emit(RoleChanged(role_of(self.core, stopped=self.stopped)))
+            self.node_log.on_state()
+            self.role_watch.look()
             if soft.state is StateType.LEADER:
                 self.reconfiguration.became_leader()
         if soft.leader != NONE:
@@ -595,6 +596,5 @@ class Driver:
         return future
 
     def wake_watchers(self) -> None:
-        for future in list(self._watchers):
-            if not future.done():
-                future.set_result(None)
+        for future in [waiting for waiting in self._watchers if not waiting.done()]:
+            future.set_result(None)
