@@ -74,6 +74,7 @@ class Node:
         self.applied, self.stopped, self.restoring = 0, False, False
         self.proposals = self.snapshotter = self.reads = ignored
         self.on_applied = nothing
+        self.role_watch = SimpleNamespace(look=nothing)
         self.fail = self.failures.append
         self.parts.proposals = ignored
         self.parts.settlement = SimpleNamespace(complete=True, look=nothing)

@@ -37,6 +37,7 @@ def driver(calls: list[object], *, restoring: bool) -> Driver:
             proposals=nothing,
             snapshotter=nothing,
             reads=nothing,
+            role_watch=SimpleNamespace(look=lambda: None),
             on_applied=lambda _: None,
             fail=calls.append,
         ),
