@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from syncline.server.http.response import TEXT, bare
@@ -78,6 +78,19 @@ def seen(wire: Lane) -> dict[str, object]:
 
 
 @settings(max_examples=500, deadline=None)
+@example(
+    steps=[
+        ("send", 0, get("/key/a") + put("/key/a", b"abc")),
+        ("send", 0, with_body[: -len(b"abc")]),
+        ("send", 0, get("/key/a")),
+        ("eof", 0, b""),
+        ("answer", 0, b""),
+        ("answer", 0, b""),
+    ],
+    hold=True,
+    first=get("/"),
+    max_in_flight=2,
+)
 @given(
     steps,
     st.booleans(),

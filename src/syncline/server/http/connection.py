@@ -229,5 +229,5 @@ class HttpConnection(asyncio.Protocol):
         self._link.check()
         self._queue.check()
         self._held.check(self._queue)
-        if self._queue.unstarted:
+        if self._queue.unstarted and self._reader.phase != ENDED:  # at the end of the input nothing is read
             assert self._link.read_paused, "no further requests are read while some wait"
