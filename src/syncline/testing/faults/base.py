@@ -79,8 +79,8 @@ class Trouble:
         return self.rng.choice(up) if up else None
 
     def is_free(self, server: SimServer) -> bool:
-        """Whether it is in service, and no other fault uses it."""
-        return not server.retired and server.name not in self._taken
+        """Whether it was started once, is in service, and no other fault uses it. Until then `Operator.add` uses it."""
+        return server.lives > 0 and not server.retired and server.name not in self._taken
 
     def is_whole(self, server: SimServer) -> bool:
         """Whether it has all that it ever acknowledged, and will not lose it."""

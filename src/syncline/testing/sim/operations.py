@@ -93,8 +93,7 @@ class Operator:
         try:
             await self.ask(lambda raft: raft.add_learner(name, address, node_id=node_id, timeout=TRY_S))
         finally:
-            if not server.up:  # a fault that starts all has started it
-                server.start()  # whatever was said: it may have been added
+            server.start()  # whatever was said: it may have been added
         return server
 
     async def remove(self, server: SimServer) -> None:
