@@ -193,3 +193,9 @@ def test_server_that_is_being_added_is_left_by_faults(seed: int) -> None:
     """A fault chose it before its first start. Then the fault and the adding both started it."""
     report = run_seed(seed, Options())
     assert report.failure is None, report.failure
+
+
+def test_rollback_follows_a_start_that_a_quorum_of_the_others_knows() -> None:
+    """Only one member knew the later start, and it was cut off: the others could not refuse the older copy."""
+    report = run_seed(200529, Options())
+    assert report.failure is None, report.failure

@@ -17,11 +17,15 @@ CONFIRMED_LOOKS = 20
 
 
 async def rollback(trouble: Trouble) -> None:
-    """A directory is put back from a copy of two lives ago: its start count is below the one that its peers saw."""
+    """A directory is put back from a copy of two lives ago: its start count is below the one that its peers saw.
+
+    A quorum of the others has let the last of these lives in. A start that fewer know can't be told from a lost one, if
+    those few are unreachable (docs/membership.md).
+    """
 
     async def harm(server: SimServer) -> None:
         old = server.disk.crashed(Survival.EVERYTHING)
-        lived = await _lives_on(trouble, server) and await _lives_on(trouble, server)
+        lived = await _lives_on(trouble, server) and await _lives_on(trouble, server, confirmed=True)
         # The membership may have shrunk meanwhile, or the server may have become a voter that is needed.
         if lived and trouble.can_spare(0):
             await _roll_back(trouble, server, old)
@@ -31,12 +35,17 @@ async def rollback(trouble: Trouble) -> None:
     await trouble.strike(15.0, harm)
 
 
-async def _lives_on(trouble: Trouble, server: SimServer) -> bool:
-    """Start it, let it take part for a while, and kill it. False if it never followed a leader."""
+async def _lives_on(trouble: Trouble, server: SimServer, *, confirmed: bool = False) -> bool:
+    """Start it, let it take part for a while, and kill it.
+
+    False, and nothing killed, if it never followed a leader; with `confirmed` also if no quorum of the others knows it.
+    """
     server.start()
     await trouble.settled(server)
     await trouble.last(1.0, 5.0)
     if not server.running or server.raft is None or server.raft.leader is None:
+        return False
+    if confirmed and not (await _is_confirmed(trouble, server) and server.running):
         return False
     trouble.crash(server)
     return True
