@@ -2,7 +2,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run install test quick soak verify fix bench bench-guard clean
+# The tests start hundreds of processes: each would compile the whole package again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: run install test compat compat-slow quick soak verify fix bench bench-guard clean
 
 # Start a three-node cluster on this machine and say how to use it. `make run PORT=9000` runs one on other ports, in a
 # directory of its own: the nodes of a cluster know each other by their ports.
@@ -32,10 +35,29 @@ $(VENV)/.installed: $(VENV)/.runtime
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -m 'not slow' --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
+# etcd's clients against a cluster of ours, in an environment of their own: they pin versions of what they need. With
+# Debian's etcd-client and etcd-server there are more tests; what is missing is said at the end of the run.
+COMPAT := .venv-compat
+COMPAT_TESTS := $(COMPAT)/bin/python -m pytest -W default tests/compat/etcd
+
+$(COMPAT)/.installed: pyproject.toml tests/compat/etcd/clients.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Syncline needs Python 3.11 or newer; choose one with: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
+	@echo "Installing etcd's clients into $(COMPAT) ..."
+	@$(PYTHON) -m venv $(COMPAT)
+	@$(COMPAT)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/compat/etcd/clients.txt --editable '.[etcd-api]'
+	@touch $@
+
+compat: $(COMPAT)/.installed
+	$(COMPAT_TESTS) -m 'not slow'
+
+# The test suites that the clients ship: some minutes.
+compat-slow: $(COMPAT)/.installed
+	$(COMPAT_TESTS) -m slow
+
 # Minutes to hours: the slow tests, then simulated clusters. `make soak SEEDS=1-20000 JOBS=2`
 SEEDS ?= 1-1000
 JOBS ?= 2
-soak: $(VENV)/.installed
+soak: $(VENV)/.installed compat-slow
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m syncline.testing.simulate --seeds $(SEEDS) --jobs $(JOBS)
 
@@ -75,4 +97,4 @@ bench-guard: $(VENV)/.installed
 	$(BIN)/python -m bench.guard
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(COMPAT) .mypy_cache .ruff_cache .hypothesis

@@ -24,6 +24,7 @@ from bench.outputs import page, table
 from bench.peers import PEERS
 from bench.peers.peer import Cluster
 from bench.results import Results, Row, System
+from bench.targets import TARGETS
 from bench.turns import Sample, holding, measure_in_turns
 from bench.workloads import WORKLOADS
 
@@ -43,6 +44,10 @@ def main() -> None:
         shutil.rmtree(directory)
     if found.rows:
         print("\n" + "\n".join(table.medians(found, "syncline")))
+    verdicts = [verdict for target in TARGETS if (verdict := target.verdict(found)).holds is not None]
+    for verdict in verdicts:
+        holds = "holds" if verdict.holds else "MISSED"
+        print(f"{holds:<7} {verdict.what}: {verdict.measured} (target {verdict.target})")
     if options.page:
         print(f"\nwritten: {page.write(found, options.page)}")
 
@@ -109,7 +114,13 @@ def _tell(name: str, load: Load, sample: Sample) -> None:
 
 def _measure_figures(found: Results, options: argparse.Namespace, directory: str) -> None:
     """What is measured of ours alone."""
-    scale = Scale(seconds=options.seconds, failovers=options.failovers, keys=options.keys)
+    scale = Scale(
+        seconds=options.seconds,
+        failovers=options.failovers,
+        keys=options.keys,
+        peers=tuple(options.peers),
+        repeats=options.repeats,
+    )
     for name, run in WORKLOADS.items():
         if name not in options.only:
             continue

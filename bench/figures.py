@@ -31,3 +31,7 @@ class Scale:
     keys: int = 1_000_000
     files: int = 5_000
     idle_s: float = 10.0
+    peers: tuple[str, ...] = ("syncline", "etcd")
+    """Systems that watches and leases are measured of."""
+    repeats: int = 3
+    """Of what is measured in turns."""

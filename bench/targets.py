@@ -84,6 +84,23 @@ class AtMost:
         return Verdict(self.what, target, f"{found.value:.3g} {self.unit}", found.value <= self.limit)
 
 
+@dataclass(frozen=True, slots=True)
+class AtLeast:
+    """A single figure of ours that should be high."""
+
+    key: str
+    what: str
+    limit: float
+    unit: str
+
+    def verdict(self, results: Results) -> Verdict:
+        target = f"≥ {self.limit:g} {self.unit}"
+        found = results.figure(self.key)
+        if found is None:
+            return Verdict(self.what, target, "not measured", None)
+        return Verdict(self.what, target, f"{found.value:.3g} {self.unit}", found.value >= self.limit)
+
+
 def _holds(value: float, limit: float, *, at_most: bool) -> bool:
     return value <= limit if at_most else value >= limit
 
@@ -111,5 +128,31 @@ TARGETS: Sequence[Target] = (
     AtMost("restart", "restart with a million keys, to ready", 8.0, "s"),
     AtMost("memory.restarted", "memory per key beyond the value", 450.0, "bytes"),
     AtMost("pause.stale reads", "longest pause of a snapshot of a million keys", 50.0, "ms"),
+    AtMost("batch.share.json", "leader's processor time per put in batches of 64", 30.0, "% of a put alone"),
+    AtLeast("clients.put.64.per_s.ratio", "AsyncClient, 64 tasks: writes per second", 4.0, "x etcd by aetcd"),
+    AtLeast(
+        "clients.get.64.per_s.ratio", "AsyncClient, 64 tasks: linearizable reads per second", 6.0, "x etcd by aetcd"
+    ),
+    AtMost("clients.put.1.p50.ratio", "AsyncClient, 1 task: p50 of a write", 0.8, "x etcd by aetcd"),
+    AtMost("clients.get.1.p50.ratio", "AsyncClient, 1 task: p50 of a read", 0.8, "x etcd by aetcd"),
+    AtLeast("blocking.put.ratio", "Client, 8 threads: writes per second", 4.0, "x etcd by etcd3gw"),
+    AtLeast("blocking.get.ratio", "Client, 8 threads: linearizable reads per second", 4.0, "x etcd by etcd3gw"),
+    AtLeast("etcd-face.etcd3gw.put.ratio", "etcd3gw, 8 threads: writes per second", 3.0, "x etcd by etcd3gw"),
+    AtLeast(
+        "etcd-face.etcd3gw.get.ratio", "etcd3gw, 8 threads: linearizable reads per second", 3.0, "x etcd by etcd3gw"
+    ),
+    AtLeast("etcd-face.gateway.put.ratio", "etcd's JSON gateway, 64 connections: writes per second", 4.0, "x etcd"),
+    AtLeast("etcd-face.gateway.get.ratio", "etcd's JSON gateway, 64 connections: reads per second", 4.0, "x etcd"),
+    AtLeast("etcd-face.grpc.put.ratio", "etcd's gRPC, 64 connections: writes per second", 1.0, "x etcd"),
+    AtLeast("etcd-face.grpc.get.ratio", "etcd's gRPC, 64 connections: reads per second", 1.5, "x etcd"),
+    AtMost(
+        "watch.keys.cpu.ratio", "1,000 watchers of a key each: processor time per event, with the write", 0.7, "x etcd"
+    ),
+    AtMost("watch.keys.p99.ratio", "1,000 watchers of a key each: p99 from acknowledgement to event", 1.0, "x etcd"),
+    AtMost(
+        "watch.prefix.cpu.ratio", "100 watchers of a prefix: processor time per event, with the write", 0.7, "x etcd"
+    ),
+    AtMost("watch.prefix.p99.ratio", "100 watchers of a prefix: p99 from acknowledgement to event", 1.0, "x etcd"),
+    AtMost("leases.leader.syncline", "10,000 leases kept alive every 10 s: the leader", 10.0, "% of a core"),
     AtMost("idle.syncline", "idle", 1.5, "% of a core per node"),
 )

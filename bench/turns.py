@@ -36,9 +36,9 @@ class Sample:
     errors: int
 
 
-def measure(cluster: Cluster, load: Load) -> Sample:
+def measure(cluster: Cluster, load: Load, *, warm_up_s: float = WARM_UP_S) -> Sample:
     """Warm up, then measure once."""
-    cluster.load(Load(load.workload, load.clients, WARM_UP_S, load.value_bytes))
+    cluster.load(Load(load.workload, load.clients, warm_up_s, load.value_bytes))
     busy, cpu, start = machine.busy_s(), cluster.cpu_s(), time.monotonic()
     outcome = cluster.load(load)
     elapsed = time.monotonic() - start

@@ -41,6 +41,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail(f"{item.path.name}: its tests have taken {took_s:.0f} s, and the limit is {FILE_LIMIT_S:.0f} s")
 
 
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Fail a test that leaves Ctrl-C to another handler: later tests of the same process would hang."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        pytest.fail(f"{item.nodeid}: SIGINT has another handler than before")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run a test that is an `async def` function on a loop of its own, until its deadline."""

@@ -1,4 +1,4 @@
-"""HTTP/1.1: wrk with `wrk.lua`, one thread, one connection a client."""
+"""HTTP/1.1: wrk with `wrk.lua` or `wrk_gateway.lua`, one thread, one connection a client."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from bench.processes import BenchError, run
 from bench.stats import Histogram, uncorrected
 
 SCRIPT = os.path.join(os.path.dirname(__file__), "wrk.lua")
+GATEWAY_SCRIPT = os.path.join(os.path.dirname(__file__), "wrk_gateway.lua")
+"""Writes and reads of etcd's JSON gateway."""
+
 LONGEST_S = 5
 """A request that takes longer counts as an error."""
 
@@ -20,11 +23,21 @@ def missing() -> str:
     return "" if shutil.which("wrk") else "wrk is not installed"
 
 
-def generate(address: str, load: Load, *, stale_query: str) -> Outcome:
-    """Load the key-value server at `address` (host:port) that keeps its keys under /key/."""
+def generate(address: str, load: Load, *, stale_query: str, script: str = SCRIPT) -> Outcome:
+    """Load the key-value server at `address` (host:port, or a URL) that keeps its keys under /key/.
+
+    With `GATEWAY_SCRIPT` it is one that has etcd's JSON gateway.
+    """
     whole_s = max(1, round(load.seconds))
-    command = ["wrk", "-t1", f"-c{load.clients}", f"-d{whole_s}s", "--timeout", f"{LONGEST_S}s", "-s", SCRIPT]
-    command += [f"http://{address}", "--", load.workload, str(KEYS), str(load.value_bytes), stale_query]
+    command = ["wrk", "-t1", f"-c{load.clients}", f"-d{whole_s}s", "--timeout", f"{LONGEST_S}s", "-s", script]
+    command += [
+        address if "://" in address else f"http://{address}",
+        "--",
+        load.workload,
+        str(KEYS),
+        str(load.value_bytes),
+        stale_query,
+    ]
     ran = run(command, timeout_s=whole_s + SLACK_S)
     return parse(ran.output, load.clients, ran.cpu_s)
 

@@ -114,7 +114,7 @@ def _row(row: Row) -> tuple[str, ...]:
 
 def _figures(results: Results) -> Iterable[str]:
     if results.figures:
-        yield "## Syncline alone\n"
+        yield "## Single figures\n"
         yield _table(
             ("what", "measured", ""),
             ((figure.title, f"{_number(figure.value)} {figure.unit}", figure.note) for figure in results.figures),
@@ -125,7 +125,6 @@ def _systems(results: Results) -> Iterable[str]:
     yield "## The systems\n"
     for name, system in results.systems.items():
         yield f"- {name}: " + (f"left out, {system.missing}" if system.missing else f"{system.version}. {system.how}")
-    yield "\n1,000 watchers are not measured: there are no watches yet.\n"
 
 
 def plots(results: Results) -> dict[str, str]:

@@ -23,12 +23,15 @@ class SynclineCluster(Cluster):
     """Its HTTP addresses are in the order of its processes.
 
     `settings` are further ones of `syncline serve`. `module` is what runs it, and `source` the checkout whose Syncline
-    it is, if not this one.
+    it is, if not this one. `scheme` is "https" if the settings have TLS for clients.
     """
 
-    def __init__(self, directory: str, *settings: str, module: str = "syncline", source: str = "") -> None:
+    def __init__(
+        self, directory: str, *settings: str, module: str = "syncline", source: str = "", scheme: str = ""
+    ) -> None:
         port = free_block(2 * NODES)
-        self.addresses = [f"127.0.0.1:{port + at}" for at in range(NODES)]
+        listen = [f"127.0.0.1:{port + at}" for at in range(NODES)]
+        self.addresses = [f"{scheme}://{address}" if scheme else address for address in listen]
         peers = [f"127.0.0.1:{port + NODES + at}" for at in range(NODES)]
         members = ",".join(f"n{at}={peer}" for at, peer in enumerate(peers))
         super().__init__(
@@ -37,7 +40,7 @@ class SynclineCluster(Cluster):
                     [
                         *(sys.executable, "-m", module, "serve", "--name", f"n{at}"),
                         *("--data-dir", os.path.join(directory, f"n{at}"), "--initial-cluster", members),
-                        *("--http-listen", self.addresses[at], "--peer-listen", peers[at]),
+                        *("--http-listen", listen[at], "--peer-listen", peers[at]),
                         *("--log-level", "warning", *settings),
                     ],
                     os.path.join(directory, f"n{at}.log"),
@@ -48,9 +51,11 @@ class SynclineCluster(Cluster):
         )
 
     @classmethod
-    def started(cls, directory: str, *settings: str, module: str = "syncline", source: str = "") -> SynclineCluster:
+    def started(
+        cls, directory: str, *settings: str, module: str = "syncline", source: str = "", scheme: str = ""
+    ) -> SynclineCluster:
         """Started, with a leader, and serving linearizable reads on every node."""
-        cluster = cls(directory, *settings, module=module, source=source)
+        cluster = cls(directory, *settings, module=module, source=source, scheme=scheme)
         try:
             cluster.wait_ready()
             cluster.leader()

@@ -4,8 +4,9 @@
     async with Raft.open(config, fsm) as raft:
         answer = await raft.apply(b"...")
 
-The public modules are `syncline`, `syncline.errors`, `syncline.client`, `syncline.server` and `syncline.testing`. What
-stands in their `__all__` is public; everything else may change from release to release.
+The public modules are `syncline`, `syncline.errors`, `syncline.blocking`, `syncline.client`, `syncline.machines`,
+`syncline.server` and `syncline.testing`. What stands in their `__all__` is public; everything else may change from
+release to release.
 """
 
 from __future__ import annotations
@@ -17,10 +18,16 @@ from syncline import errors as errors
 from syncline.version import __version__
 
 if TYPE_CHECKING:
+    from syncline import blocking as blocking
     from syncline import client as client
+    from syncline import machines as machines
     from syncline import server as server
     from syncline import testing as testing
+    from syncline.client import AsyncClient, Client
+    from syncline.client.store import Store
     from syncline.consensus.types import ChangeType
+    from syncline.machines.commands import command, query
+    from syncline.machines.machine import Machine
     from syncline.node.config import Config
     from syncline.node.events import (
         DiskSlow,
@@ -34,10 +41,12 @@ if TYPE_CHECKING:
         RoleChanged,
         SnapshotInstalled,
         SnapshotTaken,
+        StateRestored,
     )
     from syncline.node.files import read_file, replace_file
     from syncline.node.fsm import (
         FSM,
+        AnswerKeepingFSM,
         BatchingFSM,
         BytesSnapshot,
         CheckingFSM,
@@ -46,54 +55,74 @@ if TYPE_CHECKING:
         Entry,
         FSMSnapshot,
         LimitedFSM,
+        RenumberingFSM,
         SnapshotSink,
     )
     from syncline.node.futures import ApplyFuture, ReadFuture
     from syncline.node.ids import NodeId
     from syncline.node.joining import Ask
+    from syncline.node.leadership import LeaderSchedule, LeaderTerm
     from syncline.node.levels import MemberLevels, UpgradeStatus
     from syncline.node.member_registry import Member, Membership
+    from syncline.node.quorum_loss.report import RecoveryReport, VoterLine
     from syncline.node.raft import Raft
     from syncline.node.role import Role
+    from syncline.node.session import Session
+    from syncline.node.session_calls import SessionFuture
+    from syncline.node.settings.load import add_config_flags, load_config
     from syncline.node.startups import Startup
     from syncline.node.stats import MemberProgress, SnapshotInfo, Stats
+    from syncline.sessions.entries import OnceKey
     from syncline.transport.messages import PeerStats, Refusal
     from syncline.transport.tls import PeerTls
 
 # Loaded when they are first used: the command imports this package on every call and must start fast.
 _HOMES: Final = {
+    "syncline.client": ("AsyncClient", "Client"),
+    "syncline.client.store": ("Store",),
     "syncline.consensus.types": ("ChangeType",),
+    "syncline.machines.commands": ("command", "query"),
+    "syncline.machines.machine": ("Machine",),
     "syncline.node.config": ("Config",),
     "syncline.node.events": (
         *("DiskSlow", "DiskSpaceLow", "Event", "LeaderChanged", "MembershipChanged", "NodeStopped", "PeerDown"),
-        *("PeerUp", "RoleChanged", "SnapshotInstalled", "SnapshotTaken"),
+        *("PeerUp", "RoleChanged", "SnapshotInstalled", "SnapshotTaken", "StateRestored"),
     ),
     "syncline.node.files": ("read_file", "replace_file"),
     "syncline.node.fsm": (
         *("FSM", "BatchingFSM", "BytesSnapshot", "CheckingFSM", "DigestingFSM", "DurableFSM", "Entry", "FSMSnapshot"),
-        *("LimitedFSM", "SnapshotSink"),
+        *("AnswerKeepingFSM", "LimitedFSM", "RenumberingFSM", "SnapshotSink"),
     ),
     "syncline.node.futures": ("ApplyFuture", "ReadFuture"),
     "syncline.node.ids": ("NodeId",),
     "syncline.node.joining": ("Ask",),
+    "syncline.node.leadership": ("LeaderSchedule", "LeaderTerm"),
     "syncline.node.levels": ("MemberLevels", "UpgradeStatus"),
     "syncline.node.member_registry": ("Member", "Membership"),
+    "syncline.node.session": ("Session",),
+    "syncline.node.session_calls": ("SessionFuture",),
+    "syncline.node.settings.load": ("add_config_flags", "load_config"),
     "syncline.node.startups": ("Startup",),
+    "syncline.node.quorum_loss.report": ("RecoveryReport", "VoterLine"),
     "syncline.node.raft": ("Raft",),
     "syncline.node.role": ("Role",),
     "syncline.node.stats": ("MemberProgress", "SnapshotInfo", "Stats"),
+    "syncline.sessions.entries": ("OnceKey",),
     "syncline.transport.messages": ("PeerStats", "Refusal"),
     "syncline.transport.tls": ("PeerTls",),
 }
-_MODULES: Final = frozenset({"client", "server", "testing"})
+_MODULES: Final = frozenset({"blocking", "client", "machines", "server", "testing"})
 
 __all__ = [
+    "AnswerKeepingFSM",
     "ApplyFuture",
     "Ask",
+    "AsyncClient",
     "BatchingFSM",
     "BytesSnapshot",
     "ChangeType",
     "CheckingFSM",
+    "Client",
     "Config",
     "DigestingFSM",
     "DiskSlow",
@@ -104,7 +133,10 @@ __all__ = [
     "FSM",
     "FSMSnapshot",
     "LeaderChanged",
+    "LeaderSchedule",
+    "LeaderTerm",
     "LimitedFSM",
+    "Machine",
     "Member",
     "MemberLevels",
     "MemberProgress",
@@ -112,23 +144,35 @@ __all__ = [
     "MembershipChanged",
     "NodeId",
     "NodeStopped",
+    "OnceKey",
     "PeerDown",
     "PeerStats",
     "PeerTls",
     "PeerUp",
     "Raft",
     "ReadFuture",
+    "RecoveryReport",
     "Refusal",
+    "RenumberingFSM",
     "Role",
     "RoleChanged",
+    "Session",
+    "SessionFuture",
     "SnapshotInfo",
     "SnapshotInstalled",
     "SnapshotSink",
     "SnapshotTaken",
     "Startup",
+    "StateRestored",
     "Stats",
+    "Store",
     "UpgradeStatus",
+    "VoterLine",
     "__version__",
+    "add_config_flags",
+    "command",
+    "load_config",
+    "query",
     "read_file",
     "replace_file",
 ]

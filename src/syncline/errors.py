@@ -5,7 +5,11 @@
     ├── UsageError                a call that can't be made here or now (also a RuntimeError)
     ├── OperationError            one operation failed
     │   ├── Rejected              the state machine refused it, the same way on every node
+    │   │   ├── RevisionCompacted the revision that is asked for was compacted
+    │   │   ├── Unauthenticated   a credential is missing, wrong, expired or withdrawn
+    │   │   └── PermissionDenied  the user may not do this
     │   ├── NotLeader             this node does not lead; `leader` is the leader's id, if known
+    │   ├── LeadershipLost        a node has lost the leadership under which a block ran: another one may lead
     │   ├── NoLeader              no node leads: no quorum, or an election is under way
     │   ├── Dropped               the leader dropped it before it entered the log (overload, transfer)
     │   │   └── BacklogFull       too much is committed and not applied yet
@@ -17,6 +21,13 @@
     │   │   └── QuorumAtRisk      after it no quorum of the voters would be alive
     │   ├── TransferFailed        the leadership did not reach the node it was meant for
     │   ├── NothingToSnapshot     nothing was applied since the newest snapshot
+    │   ├── SessionExpired        a session has ended, or a sequence is below its floor: not applied by this attempt
+    │   ├── IdempotencyMismatch   the key of a command was used for another command
+    │   ├── AnswerNotKept         a command was applied before, and its answer is not kept
+    │   ├── LimitReached          there are too many of something
+    │   ├── WatchEnded            a watch has ended; it can be resumed
+    │   ├── LeaseLost             (client) a held lease may be over: another client may hold what it stood for
+    │   │   └── LockLost          a lock, a leadership or a place in a queue for one is lost
     │   ├── Closed                the node was closed before the operation ended
     │   ├── Unreachable           (client) no server could be reached, or the connection was lost (also a
     │   │                         ConnectionError)
@@ -51,6 +62,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 __all__ = [
+    "AnswerNotKept",
     "BacklogFull",
     "Closed",
     "ConfigError",
@@ -62,6 +74,11 @@ __all__ = [
     "FormatVersionError",
     "FrameError",
     "HandshakeRefused",
+    "IdempotencyMismatch",
+    "LeadershipLost",
+    "LeaseLost",
+    "LimitReached",
+    "LockLost",
     "MembershipError",
     "NoLeader",
     "NoSpace",
@@ -70,18 +87,23 @@ __all__ = [
     "NothingToSnapshot",
     "OperationError",
     "Outcome",
+    "PermissionDenied",
     "QuorumAtRisk",
     "Rejected",
     "RepairNeeded",
     "RequestFailed",
+    "RevisionCompacted",
+    "SessionExpired",
     "StorageError",
     "Superseded",
     "SynclineError",
     "TooLarge",
     "TransferFailed",
     "TransportError",
+    "Unauthenticated",
     "Unreachable",
     "UsageError",
+    "WatchEnded",
     "WrongDirectory",
 ]
 
@@ -104,9 +126,16 @@ class SynclineError(Exception):
 
 
 class ConfigError(SynclineError, ValueError):
-    """A setting that can't be used. The message names the setting, the value and what would be accepted."""
+    """A setting that can't be used. The message names the setting, the value and what would be accepted.
+
+    `settings` names the settings of a node or server that it is about; empty if it is about something else.
+    """
 
     outcome: Outcome = Outcome.NOT_APPLIED
+
+    def __init__(self, message: str, *, settings: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.settings: tuple[str, ...] = settings
 
 
 class UsageError(SynclineError, RuntimeError):
@@ -150,10 +179,45 @@ class Rejected(OperationError):
         self.details: dict[str, int | str] = details or {}
 
 
+class RevisionCompacted(Rejected):
+    """The history no longer has the revision that was asked for. Read the present state, then go on from there.
+
+    `oldest` is the oldest revision that can be read.
+    """
+
+    code: str = "compacted"
+
+    def __init__(self, message: str, *, oldest: int = 0) -> None:
+        super().__init__(message, details={"oldest": oldest})
+        self.oldest = oldest
+
+
+class Unauthenticated(Rejected):
+    """A credential is missing, wrong, expired or withdrawn, and clients need one."""
+
+    code: str = "unauthenticated"
+
+
+class PermissionDenied(Rejected):
+    """The user may not do this. Another attempt fails likewise, until a role allows it."""
+
+    code: str = "permission_denied"
+
+
 class NotLeader(OperationError):
     """This node does not lead; `leader` is the id of the node that does, if known."""
 
     code: str = "not_leader"
+
+
+class LeadershipLost(OperationError):
+    """This node has lost the leadership of the term in which a block of `Raft.leadership` ran. Another node may lead.
+
+    What the block did without a fence may have happened beside the work of the next leader.
+    """
+
+    code: str = "leadership_lost"
+    outcome: Outcome = Outcome.UNKNOWN
 
 
 class NoLeader(OperationError):
@@ -236,11 +300,81 @@ class NothingToSnapshot(OperationError):
     code: str = "nothing_to_snapshot"
 
 
+class SessionExpired(OperationError):
+    """The session has ended, or the sequence is below its floor. This attempt is not applied.
+
+    An earlier attempt may have taken effect, so `outcome` is `unknown`, unless the caller knows that there was none.
+    """
+
+    code: str = "session_expired"
+    outcome: Outcome = Outcome.UNKNOWN
+
+
+class IdempotencyMismatch(OperationError):
+    """The key of a command was used for another command. Nothing was applied."""
+
+    code: str = "idempotency_mismatch"
+
+
+class AnswerNotKept(OperationError):
+    """The command took effect, or was refused, when it came for the first time, and its answer is not kept.
+
+    It is never applied again. Read what it has written.
+    """
+
+    code: str = "answer_not_kept"
+    outcome: Outcome = Outcome.UNKNOWN
+
+
+class LimitReached(OperationError):
+    """There are too many of something that the message names. Nothing was done."""
+
+    code: str = "limit"
+
+
+class WatchEnded(OperationError):
+    """A watch has ended before its client ended it. Watch again from `resume`, here or elsewhere: nothing is lost.
+
+    `code` says why: `slow_watcher`, `no_leader`, or `closed`.
+    """
+
+    code: str = "watch_ended"
+
+    def __init__(self, message: str, *, code: str | None = None, resume: int = 0) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+        self.resume = resume
+
+
 class Closed(OperationError):
     """The node was closed before the operation ended."""
 
     code: str = "closed"
     outcome: Outcome = Outcome.UNKNOWN
+
+
+class LeaseLost(OperationError):
+    """A lease that a client held may be over: its keep-alives failed until its time was over, or it was ended.
+
+    Another client may hold by now what it stood for.
+    """
+
+    code: str = "lease_lost"
+    outcome: Outcome = Outcome.UNKNOWN
+
+
+class LockLost(LeaseLost):
+    """A lock, a leadership or a place in a queue for one is lost: its lease may be over, or its key was deleted.
+
+    Another client may hold it by now. `key` is the key that stood for it.
+    """
+
+    code: str = "lock_lost"
+
+    def __init__(self, message: str, *, key: bytes = b"") -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class Unreachable(OperationError, ConnectionError):

@@ -13,7 +13,7 @@ from typing import Final
 
 from syncline.client import AsyncClient, NodeStatus
 from syncline.errors import OperationError
-from syncline.server.secret_file import write_secret_file
+from syncline.node.secret_file import write_secret_file
 from tests.chaos.lan import Lan
 from tests.helpers.ports import free_block
 from tests.helpers.process_cluster import Node, eventually
@@ -60,6 +60,10 @@ class ChaosNode(Node):
         self.life = 1
         """Grows when the node is removed, wiped, and joins as a stranger."""
         self._log_read = 0
+
+    def command(self) -> list[str]:
+        """The nodes have addresses of a network of their own. No other machine is in it, so clients need no TLS."""
+        return [*super().command(), "--insecure-clients"]
 
     @property
     def label(self) -> str:

@@ -63,7 +63,7 @@ def double_apply() -> None:
             propose(self, command, timeout_s, lambda *_: None, frees_space=frees_space)
         propose(self, command, timeout_s, then, frees_space=frees_space)
 
-    NodeBackend.propose = twice  # type: ignore[method-assign]
+    NodeBackend.propose = twice  # type: ignore[method-assign, assignment]
 
 
 def false_refusal() -> None:
@@ -75,7 +75,7 @@ def false_refusal() -> None:
     ) -> None:
         propose(self, command, min(timeout_s, IMPATIENT_S), then, frees_space=frees_space)
 
-    NodeBackend.propose = impatient  # type: ignore[method-assign]
+    NodeBackend.propose = impatient  # type: ignore[method-assign, assignment]
     DeadlineExceeded.outcome = Outcome.NOT_APPLIED
 
 

@@ -139,7 +139,7 @@ ENTRY = PutCall(LEDGER + b"1", b"1")
         (None, item(b"2", 3), False),
     ],
 )
-def test_the_final_state_holds_what_was_acknowledged_and_nothing_that_was_refused(
+def test_final_state_holds_the_acknowledged_and_not_the_refused(
     result: Result | None, held: KeyInfo | None, good: bool
 ) -> None:
     agreement = Agreement(revision=5, digest="", items={} if held is None else {held.key: held})
@@ -185,7 +185,7 @@ def test_an_observer_sees_a_node_go_back(field: str, tmp_path: object) -> None:
     assert [text for text in watching.anomalies if f"the {field} of n1 went back" in text]
 
 
-def test_an_observer_lets_a_restarted_node_know_less_but_neither_vote_anew_nor_show_less(tmp_path: object) -> None:
+def test_observer_of_a_restart_allows_less_commit_but_no_second_vote(tmp_path: object) -> None:
     watching = observer(tmp_path)
     watching.seen("n1", status())
     watching.shown("n1", 3)

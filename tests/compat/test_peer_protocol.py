@@ -20,7 +20,7 @@ from syncline.consensus.types import Message, MessageType
 from syncline.transport.authentication import AcceptorProof, DiallerProof, PeerAuthentication, Proof
 from syncline.transport.frame_mac import FrameMac
 from syncline.transport.handshake import Hello, Purpose, Welcome, decode_answer, decode_hello
-from syncline.transport.messages import Refusal
+from syncline.transport.messages import Ask, AskReply, Refusal
 from syncline.transport.wire import Batch, FrameDecoder, encode_frame
 
 GOLDEN = {
@@ -37,6 +37,7 @@ HELLO = Hello(2, 2, CLUSTER, 0x11, 0x22, Purpose.MESSAGES, 5, "127.0.0.1:7101", 
 WELCOME = Welcome(2, CLUSTER, 0x22, 6, 0x44, 0, "b", (), 1, 0)
 HEARTBEAT = Message(MessageType.HEARTBEAT, 0x22, 0x11, 7, entries=[], commit=9, responses=[])
 BATCH = Batch([HEARTBEAT], ping=1)
+CALLS = Batch(asks=[Ask(7, b"ask")], answers=[AskReply(8, b"", "rejected", "no", "mine", True)])
 
 
 def ends() -> tuple[DiallerProof, AcceptorProof]:
@@ -81,6 +82,7 @@ def test_golden_introductions_and_batches_are_read() -> None:
     assert decode_answer(welcome) == WELCOME
     assert msgspec.msgpack.decode(pong, type=Batch) == Batch(pong=1)
     assert msgspec.msgpack.decode(FrameDecoder(4096).feed(GOLDEN["batch without a secret"])[0], type=Batch) == BATCH
+    assert msgspec.msgpack.decode(plain(GOLDEN["calls to the leader"]), type=Batch) == CALLS
     refusal = msgspec.msgpack.decode(plain(GOLDEN["refusal"][8:]), type=Refusal)
     assert refusal == Refusal("no", "removed", 3, (1, 2))
 
@@ -136,6 +138,11 @@ def test_document_gives_the_introductions() -> None:
     assert hello == [1, 2, 2, CLUSTER, 0x11, 0x22, 0, 5, "127.0.0.1:7101", 0x33, 0x44, 0, "a", [4, 3], 1, 2]
     assert msgspec.msgpack.decode(GOLDEN["welcome"][20:]) == [2, 2, CLUSTER, 0x22, 6, 0x44, 0, "b", [], 1, 0]
     assert msgspec.msgpack.decode(plain(GOLDEN["refusal"][8:])) == [3, "no", "removed", 3, [1, 2]]
+
+
+def test_document_gives_the_calls_to_the_leader() -> None:
+    batch = msgspec.msgpack.decode(plain(GOLDEN["calls to the leader"]))
+    assert batch == [[], [], [], 0, 0, [], [], 0, [[7, b"ask"]], [[8, b"", "rejected", "no", "mine", True]]]
 
 
 def test_proof_in_golden_bytes_is_of_32_bytes() -> None:

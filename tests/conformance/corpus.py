@@ -24,9 +24,9 @@ def traces_in(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.txt")) if folder.is_dir() else []
 
 
-def must_be_here(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether a run without the traces fails: on the build machine, and if their folder was named."""
-    return environment.get("CI", "").lower() in ("1", "true") or bool(environment.get(VARIABLE))
+def must_be_here(environment: Mapping[str, str] = os.environ, variable: str = VARIABLE) -> bool:
+    """Whether a run without the outside's files fails: on the build machine, and if `variable` names their folder."""
+    return environment.get("CI", "").lower() in ("1", "true") or bool(environment.get(variable))
 
 
 def missing_text() -> str:

@@ -271,7 +271,7 @@ def test_what_commands_say_when_there_is_little_to_say(commands: str, output: st
     assert _outcome(commands + "\n----\n").splitlines()[-1].startswith(output)
 
 
-def test_a_file_that_agrees_passes_and_one_that_differs_fails_where_it_differs(tmp_path: Path) -> None:
+def test_trace_that_differs_fails_at_its_line(tmp_path: Path) -> None:
     assert run_file(_write(tmp_path, "good.txt", GOOD)).failure == ""
     verdict = run_file(_write(tmp_path, "bad.txt", GOOD.replace("Term:0", "Term:1")))
     assert "bad.txt:5: raft-state" in verdict.failure

@@ -1,7 +1,8 @@
 """A stand-in for `syncline serve` in tests of `up`: it answers `/raft/status`, ends as it is told, and writes down how.
 
 The first node (n1) leads. Started with FAKE_NODE_FAIL=<name>,<name> in the environment these nodes fail at once. With
-FAKE_NODE_ROT=<name> it says that its data is damaged, as long as there is no file "rot is gone".
+FAKE_NODE_GUARDED=1 they ask for a credential. With FAKE_NODE_ROT=<name> it says that its data is damaged, as long as
+there is no file "rot is gone".
 """
 
 from __future__ import annotations
@@ -88,6 +89,14 @@ def _handler(settings: dict[str, str]) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            if os.environ.get("FAKE_NODE_GUARDED"):
+                _write(os.path.join(os.path.dirname(settings["data_dir"]), "journal"), f"{settings['name']} refused")
+                body = b'{"error":{"code":"unauthenticated","message":"no","outcome":"not_applied"}}'
+                self.send_response(401)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+                return
             body = json.dumps(status).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import parse_qsl, unquote_to_bytes
 
+import msgspec
+
 from syncline.platform.network import Listener, ProtocolFactory
 
 JsonValue = object
@@ -188,6 +190,8 @@ class KeyDouble:
             return self._key(request, _parameter(request, "key"))
         if request.path == "/keys":
             return self._list(request)
+        if request.path == "/batch":
+            return self._batch(request)
         if request.path == "/raft/status":
             return json_reply(self.status)
         return error_reply(404, "unknown_route")
@@ -212,6 +216,28 @@ class KeyDouble:
         created, version = (found.create_revision, found.version + 1) if found else (self.revision, 1)
         self.keys[key] = StoredValue(request.body, self.revision, created, version)
         return json_reply({"status": "success", "revision": self.revision})
+
+    def _batch(self, request: HttpRequest) -> Reply:
+        """A batch of puts and gets in MessagePack, as clients gather them."""
+        results = []
+        for operation in msgspec.msgpack.decode(request.body)["ops"]:
+            key = operation["key"]
+            if operation["op"] == "get":
+                results.append(self._got(key))
+                continue
+            assert operation["op"] == "put", operation
+            value = operation["value"]
+            put = HttpRequest("PUT", "/key", {}, {}, value, request.connection)
+            reply = self._key(put, key)
+            results.append({**json.loads(reply.body), "status": reply.status, "op": "put"})
+        fields = {"Content-Type": "application/msgpack", "Syncline-Revision": str(self.revision)}
+        return Reply(200, msgspec.msgpack.encode({"results": results}), fields)
+
+    def _got(self, key: bytes) -> dict[str, object]:
+        found = self.keys.get(key)
+        if found is None:
+            return {"status": 200, "op": "get", "found": False}
+        return {"status": 200, "op": "get", "found": True, "value": found.value, "mod_revision": found.mod_revision}
 
     def _list(self, request: HttpRequest) -> Reply:
         prefix = _parameter(request, "prefix")

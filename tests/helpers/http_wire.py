@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import httptools
@@ -14,6 +15,7 @@ from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Respond, bare
 from syncline.server.http.server import HttpServer
 from syncline.server.http.shared import Handler, Observe
+from syncline.server.http.stream import Stream
 
 
 @dataclass
@@ -40,6 +42,9 @@ class _AnswerReader:
         assert key not in self.answers[-1].headers, f"{key} is sent twice"
         self.answers[-1].headers[key] = value.decode()
 
+    def on_headers_complete(self) -> None:
+        self.answers[-1].status = self.parser.get_status_code()
+
     def on_body(self, part: bytes) -> None:
         self.answers[-1].body += part
 
@@ -55,6 +60,13 @@ def parse_answers(data: bytes) -> list[Answer]:
     reader = _AnswerReader()
     reader.parser.feed_data(data)
     assert all(answer.complete for answer in reader.answers), data
+    return reader.answers
+
+
+def answers_so_far(data: bytes) -> list[Answer]:
+    """Every answer in a byte stream; the last one need not be whole."""
+    reader = _AnswerReader()
+    reader.parser.feed_data(data)
     return reader.answers
 
 
@@ -224,3 +236,35 @@ def error_of(answer_body: bytes) -> dict[str, object]:
     found = json.loads(answer_body)["error"]
     assert isinstance(found, dict)
     return found
+
+
+class Feed:
+    """A source that a test fills."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes | None] = []
+        self.wake: Callable[[], None] | None = None
+        self.reads = 0
+        self.closed = 0
+
+    def start(self, wake: Callable[[], None]) -> None:
+        assert self.wake is None, "it starts once"
+        self.wake = wake
+
+    def read(self) -> bytes | None:
+        assert self.wake is not None, "it is read after its start"
+        assert not self.closed
+        self.reads += 1
+        return self.pieces.pop(0) if self.pieces else b""
+
+    def close(self) -> None:
+        assert not self.closed, "it is closed once"
+        self.closed += 1
+
+    def give(self, *pieces: bytes | None) -> None:
+        self.pieces += pieces
+        if self.wake is not None:
+            self.wake()
+
+    def answer(self, *, live: bool = True) -> Stream:
+        return Stream(200, b"HTTP/1.1 200 OK\r\nX-Kind: feed\r\n", source=self, live=live)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -11,14 +12,24 @@ from syncline.errors import Rejected
 from syncline.kv.commands import (
     ABSENT,
     EXISTS,
+    LARGEST_NUMBER,
+    LEAST_NUMBER,
     Command,
+    Compact,
     CompareTarget,
     Comparison,
     Delete,
     DeleteRange,
     Get,
+    Increment,
+    LeaseCheckpoint,
+    LeaseEnd,
+    LeaseGrant,
+    LeaseRevoke,
+    OperationBatch,
     Put,
     Range,
+    Touch,
     Txn,
     TxnCompare,
     TxnOperation,
@@ -26,33 +37,63 @@ from syncline.kv.commands import (
 )
 from syncline.kv.machine import KvMachine
 from syncline.kv.records import KeyRecord
-from syncline.kv.store import Store
+from syncline.kv.store import KeyStore
 from syncline.node.fsm import Entry
 
 KEYS = [b"a", b"a\0", b"ab", b"b", b"b/1", b"b/2", b"\xff", b"\xff\xff"]
 
-keys = st.sampled_from(KEYS)
-values = st.binary(max_size=8)
+keys = st.sampled_from([*KEYS, *[b"a", b"b"] * 4])  # some of them often, so that they exist
 bounds = st.sampled_from([b"", *KEYS])
 ends = st.none() | bounds
 expects = st.none() | st.sampled_from([ABSENT, EXISTS]) | st.integers(1, 30)
-puts = st.builds(Put, keys, values, expect=expects)
-deletes = st.builds(Delete, keys, expects)
-delete_ranges = st.builds(DeleteRange, bounds, ends, st.integers(0, 3))
+leases = st.integers(1, 4)
+ttls = st.integers(1, 9)
+terms = st.sampled_from([1, 1, 1, 2])
+revisions = st.just(0) | st.integers(0, 20)
+numbers = st.integers(-3, 3) | st.sampled_from([LEAST_NUMBER, LARGEST_NUMBER])
+values = st.binary(max_size=8) | numbers.map(lambda number: b"%d" % number)
+
+
+@st.composite
+def all_puts(draw: st.DrawFn, expects: st.SearchStrategy[int | None]) -> Put:
+    """Puts without a lease, with one that may exist, and with one of their own."""
+    lease = draw(st.just(0) | leases)
+    ttl_ms = draw(st.just(0) | ttls) if lease else 0
+    return Put(draw(keys), draw(values), lease, draw(expects), ttl_ms, draw(st.booleans()))
+
+
+puts = all_puts(expects)
+deletes = st.builds(Delete, keys, expects, st.booleans())
+delete_ranges = st.builds(DeleteRange, bounds, ends, st.integers(0, 3), st.booleans())
+compare_ends = st.none() | st.just(True) | bounds
 compares = st.builds(
     TxnCompare,
     keys,
-    st.sampled_from([CompareTarget.MOD_REVISION, CompareTarget.CREATE_REVISION, CompareTarget.VERSION]),
+    st.sampled_from([target for target in CompareTarget if target is not CompareTarget.VALUE]),
     st.sampled_from(Comparison),
     st.integers(0, 20),
-) | st.builds(TxnCompare, keys, st.just(CompareTarget.VALUE), st.sampled_from(Comparison), values)
+    compare_ends,
+) | st.builds(
+    TxnCompare,
+    keys,
+    st.just(CompareTarget.VALUE),
+    st.sampled_from(Comparison),
+    values,
+    st.none() | st.just(True) | bounds,
+)
+reads: st.SearchStrategy[TxnOperation] = st.builds(Get, keys, revisions) | st.builds(
+    Range, bounds, ends, st.integers(0, 3), st.booleans(), st.booleans(), st.booleans(), revisions
+)
+increments = st.builds(Increment, keys, numbers, numbers, st.booleans())
+touches = st.builds(Touch, keys, ttls, leases)
 operations: st.SearchStrategy[TxnOperation] = st.recursive(
     st.one_of(
-        st.builds(Put, keys, values),
-        st.builds(Delete, keys),
+        all_puts(st.none()),
+        st.builds(Delete, keys, st.none(), st.booleans()),
         delete_ranges,
-        st.builds(Get, keys),
-        st.builds(Range, bounds, ends, st.integers(0, 3), st.booleans(), st.booleans(), st.booleans()),
+        reads,
+        increments,
+        touches,
     ),
     lambda part: st.builds(
         Txn,
@@ -63,7 +104,32 @@ operations: st.SearchStrategy[TxnOperation] = st.recursive(
     max_leaves=6,
 )
 txns = operations.map(lambda part: part if isinstance(part, Txn) else Txn((), (part,)))
-commands: st.SearchStrategy[Command] = st.one_of(puts, puts, puts, deletes, delete_ranges, txns)
+batches = st.builds(
+    OperationBatch,
+    st.lists(st.one_of(puts, deletes, delete_ranges, increments, touches, reads, txns), max_size=6).map(tuple),
+)
+
+
+@st.composite
+def decisions(draw: st.DrawFn, parts: st.SearchStrategy[Any], kind: Any) -> Command:
+    """What a leader decides about leases, mostly knowing when they got their full time."""
+    chosen = draw(st.lists(parts, max_size=3).map(tuple))
+    renewed = draw(st.tuples(*[st.integers(1, 9)] * len(chosen)) | st.just(()))
+    command: Command = kind(chosen, draw(terms), renewed)
+    return command
+
+
+lease_commands: st.SearchStrategy[Command] = st.one_of(
+    st.builds(LeaseGrant, leases, ttls),
+    st.builds(LeaseGrant, leases, ttls),
+    st.builds(LeaseRevoke, leases),
+    decisions(leases, LeaseEnd),
+    decisions(st.tuples(leases, ttls), LeaseCheckpoint),
+)
+compacts = st.builds(Compact, st.integers(0, 20), st.just(0) | terms)
+commands: st.SearchStrategy[Command] = st.one_of(
+    puts, puts, puts, deletes, delete_ranges, txns, increments, touches, lease_commands, compacts, batches
+)
 
 
 def accepted(command: Command) -> bool:
@@ -88,7 +154,7 @@ def persisted(machine: KvMachine) -> bytes:
     return sink.data
 
 
-def contents(store: Store) -> list[KeyRecord]:
+def contents(store: KeyStore) -> list[KeyRecord]:
     """Every record, in order."""
     return [record for batch in store.view() for record in batch]
 
@@ -165,6 +231,7 @@ class NaiveStore:
             return None
         before = NaiveStore()
         before.revision, before.records = self.revision, dict(self.records)
+        assert isinstance(command, Put | Delete | DeleteRange | Txn)
         return self._run(command, revision, before)
 
     def _run(self, part: TxnOperation, revision: int, before: NaiveStore) -> object:
@@ -190,3 +257,5 @@ class NaiveStore:
                     succeeded,
                     [self._run(part, revision, before) for part in (then if succeeded else else_)],
                 )
+            case Increment() | Touch():
+                raise AssertionError(part)

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from syncline.client.schemas import Added, LeaderInfo, MemberAbility, MemberInfo, Members, NodeView, UpgradeResult
 from syncline.errors import Closed, MembershipError, NothingToSnapshot, SynclineError
+from syncline.kv.auth.flag import AuthFlag
+from syncline.kv.commands import authorised
+from syncline.kv.lease_caller import LeaseCaller
+from syncline.kv.lease_calls import decode_call
 from syncline.kv.machine import KvMachine
-from syncline.kv.store import Store
+from syncline.kv.store import KeyStore
 from syncline.node.fsm import Entry
 from syncline.node.futures import ReadFuture, Then
+from syncline.node.session_calls import ThenOnce
 from syncline.server.api.site import Site
 from syncline.server.http.cross_site import CrossSitePolicy
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.server import HttpServer
+from syncline.sessions.answers import AnswerCodec, verdict_error
+from syncline.sessions.entries import OnceKey, SessionChange, SessionCommand, fingerprint_of
+from syncline.sessions.table import KeyFault, SessionTable
 from tests.helpers.http_wire import Answer, Wire
 
 IDS = {"a": 0x1111, "b": 0x2222, "c": 0x3333}
@@ -27,6 +38,10 @@ class FakeBackend:
 
     def __init__(self) -> None:
         self.machine = KvMachine()
+        self.sessions = SessionTable()
+        self.codec = AnswerCodec(self.machine.dump_answer, self.machine.load_answer)
+        self.keys: list[OnceKey] = []
+        """Of the writes that had one."""
         self.index = 0
         self.is_leader = True
         self.state_age_s: float | None = 0.0
@@ -40,6 +55,8 @@ class FakeBackend:
         self.held: list[tuple[asyncio.Future[object], bytes | None]] = []
         self.timeouts_s: list[float] = []
         self.reads = 0
+        self.leases = 0
+        """Ids of leases that were drawn: 1, 2, 3, …"""
         self.names = dict(IDS)
         self.learners: set[int] = set()
         self.changes: list[tuple[object, ...]] = []
@@ -51,7 +68,7 @@ class FakeBackend:
         self.refusals: list[BaseException] = []
 
     @property
-    def store(self) -> Store:
+    def store(self) -> KeyStore:
         return self.machine.store
 
     def propose(self, command: bytes, timeout_s: float, then: Then, *, frees_space: bool = False) -> None:
@@ -65,6 +82,75 @@ class FakeBackend:
             then(None, self.propose_error)
         else:
             then(*self._apply(command))
+
+    @property
+    def lease_calls(self) -> LeaseCaller:
+        return LeaseCaller(self, gather_s=0.0)
+
+    async def ask_leader(self, data: bytes, *, timeout: float) -> bytes:
+        """Answer a call about leases by the book, as if no time passed."""
+        self.timeouts_s.append(timeout)
+        if self.propose_error is not None:
+            raise self.propose_error
+        records = [self.store.leases.get(lease) for lease in decode_call(data).leases]
+        return msgspec.msgpack.encode([(one.ttl_ms, one.rest_ms) if one else (0, 0) for one in records])
+
+    def propose_once(
+        self,
+        command: bytes,
+        key: OnceKey,
+        timeout_s: float,
+        then: ThenOnce,
+        *,
+        frees_space: bool = False,
+        fingerprint: bytes = b"",
+    ) -> None:
+        """As the runtime does it, with the runtime's own table."""
+        self.keys.append(key)
+        if self.propose_error is not None:
+            then(None, self.propose_error, False)
+            return
+        held = self.sessions.begin(SessionCommand(key, fingerprint_of(fingerprint or command), command), self.index + 1)
+        if held is None:
+            self.freeing.append(frees_space)
+            self.timeouts_s.append(timeout_s)
+            answer, error = self._apply(command)
+            self.sessions.finish(key, *self.codec.dump(answer if error is None else error))
+            then(answer, error, False)
+        elif isinstance(held, KeyFault):
+            error = verdict_error(held)
+            then(None, error, False)
+        else:
+            recorded = self.codec.load(held)
+            refused = recorded if isinstance(recorded, SynclineError) else None
+            then(None if refused else recorded, refused, True)
+
+    session_idle_s = 3600.0
+
+    async def open_session(self, timeout_s: float) -> int:
+        self.timeouts_s.append(timeout_s)
+        self.index += 1
+        self.sessions.change(SessionChange(opened=self.index << 32), self.index, 1)
+        return self.index << 32
+
+    async def end_session(self, session_id: int, timeout_s: float) -> bool:
+        self.timeouts_s.append(timeout_s)
+        self.index += 1
+        return self.sessions.change(SessionChange(ended=(session_id,)), self.index, 1)
+
+    def observe(self, callback: Callable[[], None]) -> None:
+        self.machine.observe(callback)
+
+    @property
+    def auth_flag(self) -> AuthFlag:
+        return self.machine.auth_flag
+
+    def observe_auth(self, callback: Callable[[], None]) -> None:
+        self.machine.observe_auth(callback)
+
+    def new_lease(self) -> int:
+        self.leases += 1
+        return self.leases
 
     def read_index(self, timeout_s: float) -> ReadFuture:
         self.timeouts_s.append(timeout_s)
@@ -101,7 +187,14 @@ class FakeBackend:
         except SynclineError as error:
             return None, error
 
+    def member_command(self, command: bytes) -> bytes:
+        return authorised(command, "", b"", self.store.auth.revision) if self.machine.auth_flag.on else command
+
+    cluster_id = 7
+    node_id = IDS["a"]
+    term = 3
     state_alarm = ""
+    election_s = 1.0
     disk_stall = ""
 
     def note_refusal(self, error: BaseException) -> None:
@@ -230,12 +323,13 @@ class KvWire(Wire):
 
     def __init__(
         self,
+        backend: FakeBackend | None = None,
         *,
         max_value_bytes: int = 1000,
         limits: HttpLimits | None = None,
         policy: CrossSitePolicy | None = None,
     ) -> None:
-        self.backend = FakeBackend()
+        self.backend = FakeBackend() if backend is None else backend
         policy = policy or CrossSitePolicy()
         self.site = Site(
             self.backend,
@@ -250,6 +344,7 @@ class KvWire(Wire):
             server=HttpServer(self.site, limits=limits, knows_host=policy.knows_host, wall_time_s=lambda: 0.0)
         )
         self.server.shared.fast_get = self.site.fast_get
+        self.site.watches.given = self.server.write_streams
 
     async def ask(self, method: str, path: str, body: bytes = b"", *fields: str) -> Answer:
         """Send one request and take its answer."""

@@ -78,7 +78,7 @@ async def until(raft: Raft[object], condition: Callable[[], bool]) -> None:
     driver = raft._driver
     async with asyncio.timeout(LIMIT_S):
         while not condition():
-            await raft._changes.wait(driver.loop.time() + driver.config.heartbeat_s)
+            await raft._driver.running.wait(driver.loop.time() + driver.config.heartbeat_s)
 
 
 class Cluster:
@@ -126,7 +126,7 @@ class Cluster:
 
     async def leader(self) -> Raft[object]:
         """The leader, as all that run agree."""
-        running = [raft for raft in self.rafts.values() if not raft._driver.stopped]
+        running = [raft for raft in self.rafts.values() if not raft._driver.running.stopped]
 
         def agreed() -> bool:
             leaders = {raft.stats().leader for raft in running}
@@ -141,10 +141,14 @@ class Cluster:
         return leader, next(raft for raft in self.rafts.values() if raft is not leader)
 
     async def announced(self) -> None:
-        """All members have told all others their data directories: the nodes have nothing more to say by themselves."""
+        """All members have told all others their data directories, and the level has risen: the nodes have nothing more
+        to say by themselves.
+        """
         for raft in self.rafts.values():
             book = raft._driver.parts.book.members
             await until(raft, lambda: all(member.directory for member in book.values()))  # noqa: B023 - awaited at once
+            if not raft.config.hold_level:
+                await until(raft, lambda: raft.level == raft.upgrade_status().possible_level)  # noqa: B023 - as above
 
     def machine(self, raft: Raft[object]) -> Listing:
         return self.machines[raft.config.name]

@@ -20,6 +20,8 @@ from syncline.transport.authentication import NONCE_BYTES, DiallerProof, Opening
 from syncline.transport.handshake import MAGIC, PROTOCOL_VERSION, Hello, Purpose, Welcome
 from syncline.transport.messages import (
     AcceptedProposal,
+    Ask,
+    AskReply,
     Forward,
     ForwardedProposal,
     ForwardReply,
@@ -92,6 +94,7 @@ class Fuzzer:
             self._bad_messages,
             self._plausible_messages,
             self._bad_forwards,
+            self._bad_calls,
             self._bad_snapshots,
         ]
 
@@ -246,6 +249,14 @@ class Fuzzer:
             self._rng.choice([0, 1, 2, 3, -1, 2**63]),
         )
         end.write(Batch([], [forward], [reply]) if self._rng.random() < 0.5 else Batch([], [forward], []))
+
+    async def _bad_calls(self, target: Target) -> None:
+        """Calls to the leader, and answers to calls that the node has not made."""
+        end = await self._enter(target, self._member().node_id)
+        numbers = (0, 1, 2**62, 2**63 - 1, -1, 2**63)
+        calls = [Ask(self._rng.choice(numbers), self._noise(3000)) for _ in range(self._rng.choice([1, 3, 2000]))]
+        answer = AskReply(self._rng.choice(numbers), self._noise(300), self._rng.choice(["", "rejected", "x" * 200]))
+        end.write(Batch(asks=calls, answers=[answer]) if self._rng.random() < 0.5 else Batch(answers=[answer]))
 
     async def _bad_snapshots(self, target: Target) -> None:
         sender = self._member().node_id

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote
 
+from tests.helpers.route_paths import path_of
+
 __all__ = ["Fault", "RouteFuzzer"]
 
 PATIENCE_S: Final = 40.0
@@ -39,7 +41,9 @@ VALUES: Final = (
 )  # fmt: skip
 SENSIBLE: Final = (b"1", b"true", b"5s", b"stale", b"a") * 5
 TIMEOUTS: Final = (b"100ms", b"0.2s", b"0.05")
+WAITS: Final = (*TIMEOUTS, b"0", b"61s", b"nan", b"")
 FIELDS: Final = (
+    "Last-Event-ID: 1", "Last-Event-ID: x", "Accept: application/x-ndjson",
     "If-Match: *", 'If-Match: "1"', "If-Match: 7, 8", 'If-Match: W/"1"', "If-Match: rubbish", "If-None-Match: *",
     'If-None-Match: "1"', "If-Unmodified-Since: now", "If-Range: x", "Range: bytes=0-1", "Content-Range: bytes 0-0/1",
     "Content-Encoding: gzip", "Content-Encoding: identity", "Content-Type: application/json; charset=utf-16",
@@ -140,9 +144,7 @@ class RouteFuzzer:
             self._judge(sent, answer, timed=timed or damaged)
 
     def _path(self, pattern: str, argument: bytes) -> str:
-        fixed, brace, _ = pattern.partition("{")
-        path = fixed + (quote(argument, safe="/" if self._rng.random() < 0.5 else "") if brace else "")
-        return path + "?key=" + quote(argument, safe="") if pattern == "/key" else path
+        return path_of(pattern, argument, safe="/" if self._rng.random() < 0.5 else "")
 
     @staticmethod
     def _joint(path: str) -> str:
@@ -160,6 +162,8 @@ class RouteFuzzer:
         pairs = []
         for name in names:
             value = rng.choice(TIMEOUTS) if name == "timeout" and rng.random() < 0.8 else rng.choice(VALUES + SENSIBLE)
+            if name == "wait":
+                value = rng.choice(WAITS)  # an answer may take so long
             pairs.append(f"{name}={quote(value)}" if rng.random() < 0.95 else name)
         return path + (self._joint(path) + "&".join(pairs) if pairs else ""), "timeout" in names
 
@@ -294,7 +298,7 @@ class RouteFuzzer:
 
 
 def _parsed(received: bytes, methods: list[str]) -> list[_Answer]:
-    """Answers in order. Each of ours has a length, or is one without a body."""
+    """Answers in order. Each of ours has a length, is in chunks, is one without a body, or ends with the connection."""
     answers: list[_Answer] = []
     while received:
         head, blank, received = received.partition(b"\r\n\r\n")
@@ -307,9 +311,27 @@ def _parsed(received: bytes, methods: list[str]) -> list[_Answer]:
             continue
         fields = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
         method = methods[len(answers)] if len(answers) < len(methods) else "GET"
-        size = 0 if status in BODILESS else int(fields["content-length"])
+        if "content-length" not in fields and status not in BODILESS and method != "HEAD":
+            chunked = fields.get("transfer-encoding") == "chunked"
+            body, received = _unchunked(received) if chunked else (received, b"")
+            answers.append(_Answer(status, fields, body))
+            continue
+        size = int(fields.get("content-length", "0"))
         if method == "HEAD":  # without a body, but for a refusal of what could not be read as HEAD
             size = min(len(received), size) if fields.get("connection") == "close" else 0
         answers.append(_Answer(status, fields, received[:size]))
         received = received[size:]
     return answers
+
+
+def _unchunked(received: bytes) -> tuple[bytes, bytes]:
+    """A body in chunks, and what is behind it."""
+    body = b""
+    while True:
+        size, found, received = received.partition(b"\r\n")
+        if not found or received[int(size, 16) :][:2] != b"\r\n":
+            raise Fault(f"no chunk: {size[:100]!r}")
+        body += received[: int(size, 16)]
+        received = received[int(size, 16) + 2 :]
+        if int(size, 16) == 0:
+            return body, received

@@ -378,6 +378,14 @@ async def raw_listener() -> AsyncIterator[tuple[str, asyncio.Queue[RawEnd]]]:
             await end.close()
 
 
+async def welcomed(arrivals: asyncio.Queue[RawEnd]) -> RawEnd:
+    """The next connection that comes, greeted as node 2 of the cluster does."""
+    peer = await arrivals.get()
+    await peer.meet()
+    peer.write(Welcome(2, CLUSTER, 2))
+    return peer
+
+
 def heartbeat(sender: NodeId, to: NodeId, commit: int = 0) -> Message:
     return Message(MessageType.HEARTBEAT, to=to, sender=sender, commit=commit)
 

@@ -52,7 +52,7 @@ class Writers:
 
 
 @pytest.mark.deadline(100.0)
-async def test_every_acknowledged_write_survives_the_death_of_all_nodes_on_each_of_them(tmp_path: Path) -> None:
+async def test_acknowledged_writes_survive_the_death_of_all_nodes(tmp_path: Path) -> None:
     async with running_cluster(str(tmp_path)) as cluster:
         writers = Writers(cluster, lanes=48)
         await writers.until(KILLED_AFTER_ACKNOWLEDGED)

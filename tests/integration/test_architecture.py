@@ -36,6 +36,9 @@ REQUESTS: Final = 8
 MOST_ENTRIES: Final = 200
 """Of the log: the end of the attempts to tell one from the other."""
 
+MOST_FILES: Final = {"The way of one write": 84, "The way of one linearizable read": 55}
+"""Why there are so many stands at the end of the page."""
+
 WRITE: Final = b"PUT /key/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nv"
 READ: Final = b"GET /key/a HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -87,7 +90,7 @@ async def settled(servers: list[KvServer]) -> None:
     """There is a leader, and the nodes have announced themselves: what runs from now on is asked for."""
     books = [server.raft._driver.parts.book.members for server in servers]
     while not all(member.directory for book in books for member in book.values()):
-        await servers[0].raft._changes.wait(asyncio.get_running_loop().time() + 0.05)
+        await servers[0].raft._driver.running.wait(asyncio.get_running_loop().time() + 0.05)
 
 
 async def passed(tracer: Tracer, follower: KvServer, request: bytes, keys: range) -> tuple[set[str], set[str]]:
@@ -103,6 +106,12 @@ async def passed(tracer: Tracer, follower: KvServer, request: bytes, keys: range
         await follower.raft.barrier()  # the followers are told of the commit, too
     writer.close()
     return set.intersection(*each), set.union(*each)
+
+
+def test_ways_of_requests_do_not_pass_more_and_more_files() -> None:
+    assert {section: len(named(section)) <= most for section, most in MOST_FILES.items()} == dict.fromkeys(
+        MOST_FILES, True
+    )
 
 
 @pytest.mark.deadline(60.0)

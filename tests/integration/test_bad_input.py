@@ -119,7 +119,7 @@ def test_a_port_in_use_is_named(tmp_path: Path, which: str) -> None:
     assert "in use" in line or "holds the port" in line
 
 
-def test_nobody_to_join_is_told_after_a_while(tmp_path: Path) -> None:
+def test_join_without_a_reachable_member_is_reported(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_block(1)}"
     status, line = serve(*single(tmp_path, join=url, join_timeout_s="1"))
     assert status != 0
@@ -130,7 +130,7 @@ def test_nobody_to_join_is_told_after_a_while(tmp_path: Path) -> None:
 
 
 @pytest.mark.deadline(60.0)
-async def test_a_second_process_on_a_data_directory_is_told_who_holds_it(tmp_path: Path) -> None:
+async def test_second_process_on_a_directory_is_told_the_pid(tmp_path: Path) -> None:
     async with running_cluster(str(tmp_path), size=1) as cluster:
         (node,) = cluster.nodes
         status, line = await asyncio.to_thread(serve, *single(tmp_path, name="n1", data_dir=node.data_dir))
@@ -162,9 +162,7 @@ async def test_another_clusters_data_is_refused_and_left_alone(tmp_path: Path) -
 
 @pytest.mark.deadline(90.0)
 @pytest.mark.parametrize("lost", ["a follower", "the leader"])
-async def test_a_founder_whose_data_is_gone_stops_and_says_by_which_command_it_comes_back(
-    tmp_path: Path, lost: str
-) -> None:
+async def test_initial_member_without_its_data_stops_and_names_the_repair(tmp_path: Path, lost: str) -> None:
     async with running_cluster(str(tmp_path)) as cluster:
         node = await cluster.leader() if lost == "the leader" else (await cluster.followers())[0]
         async with cluster.client() as client:
@@ -204,9 +202,14 @@ async def test_a_founder_alone_says_whom_it_waits_for_idles_and_stops_when_told(
                 return all(f"{name} at {address}" in told for name, address in others.items())
 
             await eventually("it says whom it waits for", waits)
-            with pytest.raises(OperationError, match="waiting for n2 at") as caught:
-                await client.put("k", "v")
-            assert caught.value.outcome is Outcome.NOT_APPLIED
+
+            async def put_is_refused_with_the_reason() -> bool:
+                with pytest.raises(OperationError) as caught:
+                    await client.put("k", "v")
+                # On a slow machine the last attempt may have no time for its answer.
+                return "waiting for n2 at" in str(caught.value) and caught.value.outcome is Outcome.NOT_APPLIED
+
+            await eventually("a put says whom it waits for", put_is_refused_with_the_reason)
         table = await asyncio.to_thread(syncline, "status", "--endpoints", node.url)
         assert "at the cluster's first start all its members must be up once; waiting for n2 at" in table
         loop = asyncio.get_running_loop()
@@ -395,7 +398,7 @@ async def test_a_signal_stops_a_node_in_order_and_its_data_is_there_again(tmp_pa
 
 
 @pytest.mark.deadline(90.0)
-async def test_a_leader_that_is_stopped_hands_over_first(tmp_path: Path) -> None:
+async def test_leader_that_closes_transfers_first(tmp_path: Path) -> None:
     async with running_cluster(str(tmp_path), heartbeat_s="0.2", election_s="4") as cluster:
         leader = await cluster.leader()
         others = [node for node in cluster.nodes if node is not leader]

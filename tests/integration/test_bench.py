@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from bench.results import load
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -20,6 +21,7 @@ def bench(directory: str, *arguments: str, module: str = "bench", seconds: str =
     return done.stdout
 
 
+@pytest.mark.slow
 def test_ours_alone(tmp_path: object) -> None:
     kept, pages = f"{tmp_path}/results.json", f"{tmp_path}/pages"
     where = ["--results", kept, "--page", pages]
@@ -54,6 +56,7 @@ def test_a_failover_and_a_thousand_keys(tmp_path: object) -> None:
     assert sorted(os.listdir(str(tmp_path))) == ["results.json"], "the data is removed"
 
 
+@pytest.mark.slow
 def test_bench_paired_runs_two_trees_with_secret_and_mac(tmp_path: object) -> None:
     """The tree beside itself. So the ratios say nothing, but each step is taken."""
     output = bench(str(tmp_path), "--base", ROOT, "--only", "mac", "--turns", "2", module="bench.paired", seconds="0.2")

@@ -12,7 +12,7 @@ import pytest
 from syncline.client import AsyncClient
 from tests.helpers.process_cluster import Cluster, eventually, local_keys, running_cluster
 
-WRITES_WHILE_AWAY: Final = 50_000
+WRITES_WHILE_AWAY: Final = 5_000
 IN_FLIGHT: Final = 64
 LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 
@@ -57,7 +57,7 @@ async def role_of(cluster: Cluster, name: str) -> str | None:
 @pytest.mark.deadline(190.0)
 @pytest.mark.timeout(200)
 async def test_a_node_catches_up_by_snapshot_and_a_fresh_one_becomes_a_voter(tmp_path: Path) -> None:
-    async with running_cluster(str(tmp_path), snapshot_entries="10000", trailing_entries="1000") as cluster:
+    async with running_cluster(str(tmp_path), snapshot_entries="2000", trailing_entries="200") as cluster:
         away = (await cluster.followers())[0]
         behind = (await cluster.status(away)).last_index
         away.stop()

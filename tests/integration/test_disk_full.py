@@ -102,7 +102,7 @@ async def test_a_follower_with_a_full_disk_falls_behind_instead_of_stopping(tmp_
         assert follower.stats().disk_shortage == 2
         three.disk(follower).free = RESERVE // 2
         await until(follower, lambda: len(machine.items) >= written)
-        assert not follower._driver.stopped
+        assert not follower._driver.running.stopped
         assert follower.stats().disk_shortage == 1
 
     await with_disks(tmp_path, check)

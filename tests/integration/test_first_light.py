@@ -65,7 +65,7 @@ async def exported(node: Node, target: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.deadline(110.0)
-async def test_a_tree_goes_in_through_a_follower_past_the_leaders_death_and_comes_out_of_every_node(
+async def test_import_by_a_follower_survives_the_leaders_death(
     tmp_path: Path,
 ) -> None:
     files = source_tree(tmp_path / "source")

@@ -107,7 +107,7 @@ async def test_a_founder_that_comes_back_empty_is_refused_and_stops(tmp_path: Pa
         assert await (await nodes.leader()).apply(b"second", timeout=20) == 2
 
 
-async def test_without_the_one_that_remembers_the_others_do_not_begin_anew(tmp_path: Path) -> None:
+async def test_initial_members_do_not_start_over_without_the_one_that_voted(tmp_path: Path) -> None:
     """Two of three lost their disks: a majority, which knows of nothing, and must not elect a leader."""
     async with cluster(tmp_path) as nodes:
         await (await nodes.leader()).apply(b"first")
@@ -133,7 +133,7 @@ async def test_if_all_lost_everything_it_is_a_new_cluster(tmp_path: Path) -> Non
         assert await nodes.rafts["a"].apply(b"anew", timeout=20) == 1
 
 
-async def test_one_that_joined_and_comes_back_empty_under_its_id_is_refused_and_stops(tmp_path: Path) -> None:
+async def test_joined_member_that_comes_back_empty_is_refused(tmp_path: Path) -> None:
     async with cluster(tmp_path, "a") as nodes:
         info, joined = await nodes.join(nodes.rafts["a"], "d")
         await until(joined, lambda: joined.membership().members.get(info.id, info).voter)
@@ -157,12 +157,12 @@ async def test_a_founder_is_told_by_a_member_that_came_later(tmp_path: Path) -> 
         assert LOST in await refused(nodes, "a")
 
 
-async def test_who_waits_gives_no_vote_and_takes_no_snapshot(tmp_path: Path) -> None:
+async def test_waiting_initial_member_gives_no_vote_and_takes_no_snapshot(tmp_path: Path) -> None:
     nodes = Cluster(tmp_path, "abc")
     try:
         a, b = await nodes.start("a"), await nodes.start("b")
         await stay_passive(a, b)
-        a._driver.founding.waiting = False  # as if it had met all of them, and had not written it down
+        a._driver.bootstrap.waiting = False  # as if it had met all of them, and had not written it down
         with pytest.raises(NoLeader):
             await a.apply(b"x", timeout=10 * a.config.election_s)
         assert a.role == "candidate"
@@ -178,7 +178,7 @@ async def test_both_ends_of_a_handshake_judge_the_directories(tmp_path: Path) ->
     async with cluster(tmp_path) as nodes:
         raft, peer = await nodes.pair()
         await nodes.announced()
-        founding, ours = raft._driver.founding, raft._driver.parts.identity.directory_id
+        founding, ours = raft._driver.bootstrap, raft._driver.parts.identity.directory_id
         theirs = founding.known_directory(peer.node_id)
         assert theirs == peer._driver.parts.identity.directory_id != ours
         hello = Hello(2, 2, raft.cluster_id, peer.node_id, raft.node_id, Purpose.MESSAGES, 5, "", theirs, ours)

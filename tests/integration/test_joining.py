@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import pytest
 
 from syncline import Raft
 from syncline.errors import Closed, ConfigError, CorruptionError, MembershipError, NodeFailed
+from syncline.platform.disk import OsDisk
+from syncline.platform.world import World
 from syncline.storage.datadir import JOINING_NAME
 from tests.helpers.node_cluster import Cluster, Listing, cluster, until
 
@@ -36,6 +40,11 @@ class Asked:
         return raft
 
 
+def threads() -> set[threading.Thread]:
+    """The threads of nodes."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("syncline-")}
+
+
 async def test_a_node_joins_asks_once_and_knows_itself_from_then_on(tmp_path: Path) -> None:
     async with cluster(tmp_path, "a") as nodes:
         assert await nodes.rafts["a"].apply(b"first") == 1
@@ -48,6 +57,27 @@ async def test_a_node_joins_asks_once_and_knows_itself_from_then_on(tmp_path: Pa
         await nodes.stop("d")
         again = await asked.join()
         assert [again.node_id] == asked.ids, "it asks nobody any more"
+
+
+class NoteStays(OsDisk):
+    """A disk that does not remove the note of the chosen id."""
+
+    def remove(self, path: str) -> None:
+        if path.endswith(JOINING_NAME):
+            raise OSError(errno.EIO, "input/output error", path)
+        super().remove(path)
+
+
+async def test_join_that_cannot_remove_its_note_closes_the_node(tmp_path: Path) -> None:
+    """The caller gets no node, so that it could not close one: threads, port and lock stayed."""
+    async with cluster(tmp_path, "a") as nodes:
+        asked, before = Asked(nodes, "d"), threads()
+        with pytest.raises(OSError, match="input/output error"):
+            await Raft.join(nodes.config("d"), Listing(), asked, world=World(disk=NoteStays()))
+        for thread in threads() - before:
+            thread.join(10.0)  # it was told to end
+        assert threads() <= before
+        assert [(await asked.join()).node_id] == asked.ids, "the directory is not locked"
 
 
 async def test_one_that_fails_half_way_comes_back_as_the_same(tmp_path: Path) -> None:
@@ -77,7 +107,7 @@ async def test_one_whose_directory_was_emptied_comes_as_a_stranger(tmp_path: Pat
         assert len(set(asked.ids)) == 2
 
 
-async def test_a_damaged_note_is_named_and_nobody_is_asked(tmp_path: Path) -> None:
+async def test_join_with_a_damaged_note_names_it_and_asks_no_member(tmp_path: Path) -> None:
     async with cluster(tmp_path, "a") as nodes:
         (tmp_path / "d").mkdir()
         (tmp_path / "d" / JOINING_NAME).write_bytes(b'{"node_id":"\xff')

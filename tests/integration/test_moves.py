@@ -302,7 +302,7 @@ async def test_older_copy_is_refused_by_one_member_that_remembers(tmp_path: Path
         shutil.copytree(tmp_path / "older", tmp_path / "b")
         b, c = await nodes.start("b"), await nodes.start("c")
         await until(b, lambda: any(peer.last_refusal is not None for peer in b.peers().values()))
-        assert not b._driver.stopped
+        assert not b._driver.running.stopped
         assert (b.leader, c.leader) == (None, None)
         a = await nodes.start("a")
         await failure_of(b)
@@ -327,7 +327,7 @@ async def test_second_process_on_a_copy_stops(tmp_path: Path) -> None:
         assert "copied" in str(failure)
         await second.close()
         await works(nodes)
-        assert not first._driver.stopped
+        assert not first._driver.running.stopped
 
 
 async def test_two_processes_on_copies_leave_at_most_one(tmp_path: Path) -> None:
@@ -345,9 +345,9 @@ async def test_two_processes_on_copies_leave_at_most_one(tmp_path: Path) -> None
             end.cancel()
         nodes.rafts["c"] = second if stopped is first else first
         await stopped.close()
-        assert "copied" in str(stopped._driver.stopped_by)
+        assert "copied" in str(stopped._driver.running.stopped_by)
         await nodes.rafts["a"].apply(b"two", timeout=10)
-        assert {nodes.rafts[name]._driver.stopped for name in "ab"} == {False}
+        assert {nodes.rafts[name]._driver.running.stopped for name in "ab"} == {False}
 
 
 async def copy_of_c(nodes: Cluster) -> Raft[object]:

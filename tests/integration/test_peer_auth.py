@@ -13,11 +13,12 @@ from syncline import Raft
 from syncline.cli.up.plan import make_plan, write_plan
 from syncline.consensus.types import Message, MessageType
 from syncline.errors import ConfigError
+from syncline.node.secret_file import read_secret_file, write_secret_file
 from syncline.platform.disk import OsDisk
-from syncline.server.secret_file import read_secret_file, write_secret_file
 from syncline.transport.handshake import PROTOCOL_VERSION, Hello, Purpose, Refusal, Welcome
 from syncline.transport.messages import Forward, ForwardedProposal
 from syncline.transport.wire import Batch
+from syncline.version import FEATURE_LEVEL
 from tests.helpers.command import syncline
 from tests.helpers.node_cluster import Cluster, cluster, until
 from tests.helpers.process_cluster import running_cluster
@@ -39,10 +40,12 @@ async def enter(
         member.node_id,
         target.node_id,
         Purpose.MESSAGES,
-        member._driver.parts.transport._doorkeeper._facts.incarnation,
+        member._driver.parts.transport._acceptor._facts.incarnation,
         "",
         identity.directory_id,
         known,
+        level=FEATURE_LEVEL,
+        machine_version=1,
     )
     answer = await end.introduce(hello, secret)
     assert isinstance(answer, Refusal if known else Welcome), answer
@@ -125,9 +128,9 @@ async def test_greeting_of_one_member_stops_no_sound_node(tmp_path: Path) -> Non
         for _ in range(5):
             await (await enter(nodes, leader, follower, known=1)).close()
         await leader.apply(b"goes on", timeout=10)
-        assert leader._driver.founding._doubting
+        assert leader._driver.bootstrap._doubting
         await (await enter(nodes, leader, follower)).close()
-        assert not leader._driver.founding._doubting
+        assert not leader._driver.bootstrap._doubting
 
 
 async def test_port_beyond_loopback_without_a_secret_does_not_open(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from syncline.client import AsyncClient
 from syncline.errors import OperationError
 from syncline.node.member_registry import parse_id
-from syncline.server.secret_file import read_secret_file, write_secret_file
+from syncline.node.secret_file import read_secret_file, write_secret_file
 from syncline.transport.handshake import PROTOCOL_VERSION, Hello, Purpose, Welcome
 from tests.helpers.peer_fuzzer import Fuzzer, Target
 from tests.helpers.process_cluster import Cluster, Node, eventually, running_cluster

@@ -29,9 +29,7 @@ async def asked(node: Node, data: bytes) -> bytes:
 
 @pytest.mark.deadline(60.0)
 @pytest.mark.parametrize("level", LEVELS)
-async def test_a_read_behind_a_write_on_one_connection_sees_it_and_one_before_it_does_not(
-    tmp_path: Path, level: str
-) -> None:
+async def test_pipelined_read_sees_the_write_before_it_alone(tmp_path: Path, level: str) -> None:
     async with running_cluster(str(tmp_path)) as cluster:
         follower = (await cluster.followers())[0]
         for node in (await cluster.leader(), follower):
@@ -44,7 +42,7 @@ async def test_a_read_behind_a_write_on_one_connection_sees_it_and_one_before_it
 
 
 @pytest.mark.deadline(60.0)
-async def test_far_more_than_fits_at_once_is_answered_in_order_to_a_client_that_half_closes(tmp_path: Path) -> None:
+async def test_half_closed_client_gets_many_large_answers_in_order(tmp_path: Path) -> None:
     async with running_cluster(str(tmp_path), size=1) as cluster:
         values = [b"%d " % number + b"v" * 1000 for number in range(300)]
         data = b"".join(put("/key/a", value) + get("/key/a") + get("/key/b") for value in values)

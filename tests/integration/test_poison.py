@@ -71,6 +71,7 @@ async def test_call_with_wrong_arguments_raises_and_queues_nothing(tmp_path: Pat
     """Each of these was committed, stopped every node, and stopped it again at each start."""
     async with cluster(tmp_path) as nodes:
         leader, follower = await nodes.pair()
+        await nodes.announced()
         with nothing_reported():
             for raft in (leader, follower):
                 for what, call in WRONG_CALLS:

@@ -94,7 +94,7 @@ async def test_automatic_promotion_is_checked_as_any_change(tmp_path: Path) -> N
         await until(b, lambda: nodes.machines["b"].items == [b"x"])
         await until(a, lambda: bool(a._driver.parts.book.members[info.id].directory))
         for _ in range(20):  # housekeeping looks at learners with each fifth tick
-            await a._changes.wait(a._driver.loop.time() + a.config.heartbeat_s)
+            await a._driver.running.wait(a._driver.loop.time() + a.config.heartbeat_s)
         assert not a.membership().members[info.id].voter
         reconfiguration._commits = known
         await until(a, lambda: a.membership().members[info.id].voter)

@@ -55,7 +55,7 @@ def items(count: int) -> list[bytes]:
 
 
 @pytest.mark.deadline(60)
-async def test_a_rotten_log_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
+async def test_corrupt_log_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
     async def check(nodes: Cluster) -> None:
         await applied(await nodes.start("a"), 20)
         await nodes.stop("a")
@@ -76,7 +76,7 @@ async def test_a_rotten_log_is_refused_and_nothing_is_changed(tmp_path: Path) ->
 
 
 @pytest.mark.deadline(60)
-async def test_a_rotten_newest_snapshot_gives_way_to_the_older_one_and_the_log(tmp_path: Path) -> None:
+async def test_corrupt_newest_snapshot_gives_way_to_the_older_and_the_log(tmp_path: Path) -> None:
     async def check(nodes: Cluster) -> None:
         raft = await nodes.start("a")
         await in_turns(raft, 3, 10)
@@ -121,7 +121,7 @@ async def with_installed_snapshot(nodes: Cluster) -> Raft[object]:
 
 
 @pytest.mark.deadline(60)
-async def test_a_node_without_any_intact_snapshot_says_what_is_lost_and_how_to_go_on(tmp_path: Path) -> None:
+async def test_node_without_an_intact_snapshot_names_the_loss_and_the_repair(tmp_path: Path) -> None:
     """It knows neither the membership nor the state at the beginning of its log, so it can't take part in anything."""
 
     async def check(nodes: Cluster) -> None:
@@ -141,7 +141,7 @@ async def test_a_node_without_any_intact_snapshot_says_what_is_lost_and_how_to_g
 
 @pytest.mark.deadline(60)
 @pytest.mark.parametrize("beyond_its_log", [False, True])
-async def test_another_members_snapshot_stands_in_for_a_rotten_one(tmp_path: Path, beyond_its_log: bool) -> None:
+async def test_snapshot_of_another_member_replaces_a_corrupt_one(tmp_path: Path, beyond_its_log: bool) -> None:
     """The node keeps its id and, where the snapshot is within its log, all of that."""
 
     async def check(nodes: Cluster) -> None:
@@ -174,7 +174,7 @@ async def test_another_members_snapshot_stands_in_for_a_rotten_one(tmp_path: Pat
 
 
 @pytest.mark.deadline(60)
-async def test_a_leader_whose_snapshot_has_rotted_takes_another_one_for_a_follower(tmp_path: Path) -> None:
+async def test_leader_with_a_corrupt_snapshot_takes_another_for_a_follower(tmp_path: Path) -> None:
     async def check(nodes: Cluster) -> None:
         leader = await nodes.start("a")
         await in_turns(leader, 2, 15)
@@ -185,7 +185,7 @@ async def test_a_leader_whose_snapshot_has_rotted_takes_another_one_for_a_follow
         await nodes.start("b", cluster_id=leader.cluster_id, node_id=info.id)
         await until(nodes.rafts["b"], lambda: nodes.machines["b"].items == items(30))
         assert newest.with_name(newest.name + ".broken").exists()
-        assert not leader._driver.stopped
+        assert not leader._driver.running.stopped
 
     await run(tmp_path, check)
 
@@ -223,7 +223,7 @@ async def test_a_scrub_of_sound_snapshots_changes_nothing(tmp_path: Path) -> Non
         snapshotter = raft._driver.snapshotter
         await snapshotter._scrub_all()
         assert snapshots(nodes, "a") == before
-        assert (snapshotter.taken, raft._driver.stopped) == (1, False)
+        assert (snapshotter.taken, raft._driver.running.stopped) == (1, False)
         await nodes.stop("a")
         await snapshotter._scrub_all()
 

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from syncline.client import AsyncClient
+from syncline.server.api.declare import Reply, Route
 from syncline.server.app import KvServer
+from syncline.server.auth.access import OPEN
 from syncline.server.config import ServerConfig
 from tests.helpers.ports import free_block
 from tests.helpers.route_fuzzer import Fault, RouteFuzzer
@@ -85,7 +87,7 @@ async def test_route_fuzzer_walks_a_new_route_and_notices_its_fault(tmp_path: Pa
         def planted(request: object, respond: object) -> None:
             raise faults["raise"]
 
-        router.add("POST", "/planted", planted)
+        router.declare(Route("POST", "/planted", summary="Fail", access=OPEN, answers={200: Reply("Never.")}), planted)
         fuzzer = RouteFuzzer(random.Random(SEED), int(server.http_url.rpartition(":")[2]), router.routes)
         with pytest.raises(Fault, match=r"500 .*POST /planted"):
             await fuzzer.rounds(20)

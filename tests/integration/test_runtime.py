@@ -32,7 +32,7 @@ from syncline.errors import (
 from syncline.kv.machine import KvMachine
 from syncline.node import log_writer, runtime
 from syncline.node.read_batches import ReadBatches
-from syncline.node.recovery_barrier import Horizon
+from syncline.node.recovery_barrier import RecoveryBarrier
 from syncline.server.api.raft_backend import NodeBackend
 from syncline.transport.messages import ForwardReply
 from syncline.transport.tls import PeerTls
@@ -43,7 +43,7 @@ from tests.helpers.tasks import gives_up, nothing_reported
 FAR = 1_000_000
 
 
-class _FarHorizon(Horizon):
+class _FarBarrier(RecoveryBarrier):
     """Of a node whose log held much that was never committed, and is gone since."""
 
     def __init__(
@@ -166,7 +166,7 @@ async def test_leadership_is_transferred_and_events_tell(tmp_path: Path) -> None
         assert await leader.apply(b"x") == 1
 
 
-async def test_a_hand_over_fails_no_command_on_any_node(tmp_path: Path) -> None:
+async def test_transfer_fails_no_command_on_any_node(tmp_path: Path) -> None:
     async with cluster(tmp_path) as nodes:
         leader = await nodes.leader()
         written: list[bytes] = []
@@ -218,7 +218,7 @@ async def test_what_a_leader_turns_back_waits_for_the_next_in_its_order(tmp_path
             await short
         assert ended.value.outcome is Outcome.NOT_APPLIED
         await asyncio.gather(*own, *first, *later)
-        assert [item for item in nodes.machine(leader).items if b"own" not in item] == [b"%d" % n for n in range(6)]
+        assert [item for item in nodes.machine(follower).items if b"own" not in item] == [b"%d" % n for n in range(6)]
         ticks = leader.config.election_s / leader.config.heartbeat_s
         assert turned_back <= 7 * 2 * ticks, "once a tick is often enough"
 
@@ -251,7 +251,7 @@ async def test_a_restart_keeps_everything_and_applies_it_before_open_returns(tmp
         await nodes.stop_all()
 
 
-async def test_a_node_killed_before_its_commit_index_is_durable_knows_that_it_may_be_behind(
+async def test_node_killed_before_a_durable_commit_index_may_be_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_writer, "COMMIT_SETTLE_S", 60.0)
@@ -277,17 +277,17 @@ async def test_a_node_killed_before_its_commit_index_is_durable_knows_that_it_ma
         await nodes.stop_all()
 
 
-async def test_the_end_of_the_log_need_not_be_reached_where_it_was_never_committed(
+async def test_recovery_barrier_ends_before_entries_never_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "Horizon", _FarHorizon)
+    monkeypatch.setattr(runtime, "RecoveryBarrier", _FarBarrier)
     async with cluster(tmp_path) as nodes:
         _, follower = await nodes.pair()
         await until(follower, lambda: not follower.catching_up)
         assert follower.stats().last_index < FAR, "a leader has confirmed what is committed"
 
 
-async def test_close_ends_what_waits_and_hands_over(tmp_path: Path) -> None:
+async def test_close_ends_waiting_operations_and_transfers(tmp_path: Path) -> None:
     async with cluster(tmp_path, election_s=1.0) as nodes:
         leader, follower = await nodes.pair()
         await nodes.stop(leader.config.name)
@@ -319,7 +319,7 @@ async def test_close_ends_what_waits_and_hands_over(tmp_path: Path) -> None:
         assert [event async for event in last.events()] == []
 
 
-async def test_a_close_reports_nothing_to_those_who_gave_up_waiting(tmp_path: Path) -> None:
+async def test_close_reports_nothing_to_callers_that_gave_up(tmp_path: Path) -> None:
     """Their tasks were cancelled; what they waited for fails, as it must, and is nobody's error."""
     async with cluster(tmp_path, "a") as nodes:
         raft = await nodes.leader()

@@ -86,7 +86,7 @@ async def test_a_removed_node_that_missed_it_is_told_although_its_links_were_up(
         assert "was removed" in str(await asyncio.wait_for(gone.failed(), 15))
 
 
-async def test_the_leader_hands_over_before_it_is_removed(tmp_path: Path) -> None:
+async def test_leader_transfers_before_it_is_removed(tmp_path: Path) -> None:
     async with cluster(tmp_path) as nodes:
         leader, _ = await nodes.pair()
         membership = await leader.remove(leader.node_id)
@@ -96,7 +96,7 @@ async def test_the_leader_hands_over_before_it_is_removed(tmp_path: Path) -> Non
         assert await (await nodes.leader()).apply(b"x") == 1
 
 
-async def test_the_leader_hands_over_before_it_is_demoted(tmp_path: Path) -> None:
+async def test_leader_transfers_before_it_is_demoted(tmp_path: Path) -> None:
     async with cluster(tmp_path) as nodes:
         leader, _ = await nodes.pair()
         handed_over: list[bool] = []
@@ -176,7 +176,7 @@ async def test_the_last_voter_stays(tmp_path: Path) -> None:
 
 @pytest.mark.deadline(60)
 @pytest.mark.parametrize("on_loop", [False, True])
-async def test_who_was_away_or_comes_new_catches_up_by_snapshot(tmp_path: Path, on_loop: bool) -> None:
+async def test_member_away_or_new_catches_up_by_snapshot(tmp_path: Path, on_loop: bool) -> None:
     nodes = Cluster(tmp_path, "abc", snapshot_entries=200, trailing_entries=10)
     if on_loop:
         nodes.make = LoopListing
@@ -209,26 +209,31 @@ async def test_who_was_away_or_comes_new_catches_up_by_snapshot(tmp_path: Path, 
         await nodes.stop_all()
 
 
+class Gate:
+    """Holds the thread that comes to it until it is opened."""
+
+    def __init__(self) -> None:
+        self.reached, self.open = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.reached.set()
+        assert self.open.wait(10)
+
+
 async def test_snapshots_that_overlap_are_all_answered(tmp_path: Path) -> None:
     async with cluster(tmp_path, "a") as nodes:
         raft = await nodes.leader()
         machine = nodes.machines["a"]
         await raft.apply(b"1")
-        writing, go_on = threading.Event(), threading.Event()
-
-        def gate() -> None:
-            writing.set()
-            assert go_on.wait(10)
-
-        machine.gate = gate
+        machine.gate = gate = Gate()
         first = asyncio.ensure_future(raft.snapshot())
-        await asyncio.to_thread(writing.wait, 10)
+        await asyncio.to_thread(gate.reached.wait, 10)
         same = asyncio.ensure_future(raft.snapshot())
         later = raft.apply(b"2")
         await later
         second = asyncio.ensure_future(raft.snapshot())
         await asyncio.sleep(0)
-        go_on.set()
+        gate.open.set()
         manifests = await asyncio.wait_for(asyncio.gather(first, same, second), 10)
         assert manifests[0].index < manifests[2].index
         assert manifests[2].index >= (later.index or 0) > 0, "the node's own entries may have come in between"
@@ -261,24 +266,18 @@ async def test_close_gives_a_snapshot_up_and_releases_its_view(tmp_path: Path) -
         raft = await nodes.leader()
         machine = nodes.machines["a"]
         await raft.apply(b"1")
-        writing, go_on = threading.Event(), threading.Event()
-
-        def gate() -> None:
-            writing.set()
-            assert go_on.wait(10)
-
-        machine.gate = gate
+        machine.gate = gate = Gate()
         taking = asyncio.ensure_future(raft.snapshot())
-        await asyncio.to_thread(writing.wait, 10)
+        await asyncio.to_thread(gate.reached.wait, 10)
         closing = asyncio.ensure_future(raft.close())
         with pytest.raises(Closed):
             await taking
-        go_on.set()
+        gate.open.set()
         await closing
         assert machine.views == machine.released == 1
 
 
-async def test_a_change_that_was_once_of_unknown_outcome_is_never_said_not_to_have_been_made(tmp_path: Path) -> None:
+async def test_change_once_of_unknown_outcome_stays_unknown(tmp_path: Path) -> None:
     """The attempt that was not heard of again may be in the log, whatever became of the ones after it."""
     async with cluster(tmp_path) as nodes:
         leader, follower = await nodes.pair()
@@ -300,7 +299,7 @@ async def test_a_change_that_was_once_of_unknown_outcome_is_never_said_not_to_ha
         assert certain.value.outcome is Outcome.NOT_APPLIED
 
 
-async def test_a_founders_successor_starts_from_nothing_whatever_its_settings_say(tmp_path: Path) -> None:
+async def test_successor_of_an_initial_member_starts_from_nothing(tmp_path: Path) -> None:
     """A repaired node keeps its settings, the first members among them; the first entries are not its to write."""
     async with cluster(tmp_path) as nodes:
         leader, follower = await nodes.pair()

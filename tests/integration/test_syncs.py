@@ -55,7 +55,7 @@ def flushers(monkeypatch: pytest.MonkeyPatch) -> dict[str, SomeFlusher]:
     return made
 
 
-async def test_a_leader_whose_sync_hangs_hands_over_and_goes_on_when_it_returns(
+async def test_leader_with_a_hanging_sync_transfers_and_recovers(
     tmp_path: Path, flushers: dict[str, SomeFlusher]
 ) -> None:
     async with cluster(tmp_path) as nodes:
@@ -75,7 +75,7 @@ async def test_a_leader_whose_sync_hangs_hands_over_and_goes_on_when_it_returns(
         assert nodes.machine(leader).items == [b"before", b"during", b"after"]
 
 
-async def test_a_sync_that_fails_beside_the_loop_stops_the_node_and_acknowledges_nothing(
+async def test_failed_sync_stops_the_node_and_acknowledges_nothing(
     tmp_path: Path, flushers: dict[str, SomeFlusher]
 ) -> None:
     nodes = Cluster(tmp_path, "a")
@@ -112,7 +112,7 @@ async def test_commands_behind_a_hung_sync_stay_in_order_under_a_new_leader(
         await until(follower, lambda: nodes.machine(follower).items == [b"first", b"second", b"third"])
 
 
-async def test_what_has_gathered_behind_a_sync_that_fails_is_told_and_never_written(
+async def test_writes_gathered_behind_a_failed_sync_are_never_written(
     tmp_path: Path, flushers: dict[str, SomeFlusher]
 ) -> None:
     nodes = Cluster(tmp_path, "a")

@@ -286,7 +286,7 @@ def add_keys(folder: str, first: int, together: Barrier) -> None:
         store.apply(Entry(number, 1, command(str(number), b"v")))
 
 
-def test_two_processes_lose_nothing_because_the_lock_is_held_from_load_to_save(tmp_path: Path) -> None:
+def test_two_processes_lose_nothing_under_one_lock(tmp_path: Path) -> None:
     store = filled(tmp_path)
     spawn = multiprocessing.get_context("spawn")
     together = spawn.Barrier(2)  # or one may be through before the other has begun

@@ -42,6 +42,7 @@ class Shell:
             "PYTHONPATH": str(ROOT),
             "TUTORIAL_PORT": str(first_port),
         }
+        environment.pop("PYTHONUNBUFFERED", None)  # with it the lines of two programs may run into each other
         self._bash = subprocess.Popen(
             ["bash", "--norc"], cwd=folder, env=environment, text=True, start_new_session=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

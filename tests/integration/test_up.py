@@ -93,7 +93,7 @@ def test_a_damaged_node_may_be_told_before_the_others_are_ready_and_after(ready_
         assert up.endpoints == "http://n1"
 
 
-def test_a_cluster_lives_through_a_killed_leader_a_restart_and_a_fourth_node(tmp_path: Path) -> None:
+def test_cluster_survives_a_killed_leader_a_restart_and_a_join(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     with running(data_dir, "--port", str(free_block(104))) as up:
         pids = up.wait_ready()

@@ -9,7 +9,7 @@ import pytest
 
 from syncline.testing.sim.seeds import Options
 from tests.conformance.settings import Settings
-from tests.mutations import core, runtime
+from tests.mutations import core, runtime, watch_bugs
 from tests.mutations.hunters import Hunter, clusters, crashes, simulator, test, trace
 
 __all__ = ["MUTATIONS", "WAITING", "Hunt", "Mutation", "crash_hunt", "simulator_hunt", "test_hunt", "trace_hunt"]
@@ -208,11 +208,13 @@ MUTATIONS: tuple[Mutation, ...] = (
             simulator_hunt("a sound node starts|nothing durable is forgotten", "crash-in-write", "isolate-leader"),
         ),
     ),
+    Mutation(
+        "watch losing events around a compaction or a snapshot install",
+        "etcd #15220 and others",
+        watch_bugs.events_lost_at_a_snapshot_install,
+        (test_hunt("unit.test_watch_hub", "test_watch_goes_on_after_an_installed_snapshot", "each revision once"),),
+    ),
 )
 
-WAITING: tuple[tuple[str, str, str], ...] = (
-    ("a lease ended by a deposed leader", "etcd #15247", "leases"),
-    ("lock granted after its lease had expired while queued", "etcd, Jepsen 2020", "leases"),
-    ("watch losing events around a compaction or a snapshot install", "etcd #15220 and others", "watches"),
-)
+WAITING: tuple[tuple[str, str, str], ...] = ()
 """Bugs of features that are not there yet: the bug, where it happened, what it waits for."""

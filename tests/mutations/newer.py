@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 from syncline.testing.sim.seeds import Options
 from tests.conformance.settings import Settings
@@ -120,7 +121,7 @@ NEWER: tuple[Mutation, ...] = (
         (
             trace_hunt("a_new_leader_leaves_the_joint_membership_that_it_inherits"),
             _cores("does not recover", 100, Settings.with_leavers),
-            simulator_hunt("a joint membership is left", "joint-trouble", nodes=5),
+            replace(simulator_hunt("a joint membership is left", "joint-trouble", nodes=5), slow=True),
         ),
     ),
     Mutation(

@@ -12,11 +12,11 @@ from syncline.consensus.types import EntryType, MembershipChange, MembershipStat
 from syncline.errors import Superseded
 from syncline.node import changes
 from syncline.node.applier import Applier
-from syncline.node.bootstrap import Founding
+from syncline.node.bootstrap import Bootstrap
 from syncline.node.envelope import MEMBERSHIP, ChangeContext, encode
 from syncline.node.fsm import FSMSnapshot
 from syncline.node.log_writer import LogWriter
-from syncline.node.member_registry import MemberBook, Membership
+from syncline.node.member_registry import MemberRegistry, Membership
 from syncline.node.proposals import COUNTER_BITS, Proposals
 from syncline.node.read_batches import ReadBatches
 from syncline.node.snapshots import Snapshotter
@@ -50,13 +50,13 @@ def change_answered_when_appended(patch: pytest.MonkeyPatch) -> None:
         *,
         force: bool,
     ) -> int:
-        driver = self._driver
-        driver.check_running()
-        future = driver.proposals.new(driver.loop, 0, deadline_s)
-        context = encode(ChangeContext(driver.core.raft.id, future.number, brought, expected, force))
-        driver.propose(future, MEMBERSHIP, encode(MembershipChange(changes=singles, context=context)))
+        running, parts = self._running, self._parts
+        running.check()
+        future = parts.proposals.new(running.loop, 0, deadline_s)
+        context = encode(ChangeContext(parts.core.id, future.number, brought, expected, force))
+        self._callbacks.propose(future, MEMBERSHIP, encode(MembershipChange(changes=singles, context=context)))
         while not future.done() and not future.index:
-            await self.wait(driver.loop.time() + 0.0005)
+            await running.wait(running.loop.time() + 0.0005)
         if future.done():
             await future
         else:
@@ -95,12 +95,12 @@ def snapshot_with_an_uncommitted_membership(patch: pytest.MonkeyPatch) -> None:
 
 def members_listed_wrongly_while_joint(patch: pytest.MonkeyPatch) -> None:
     """Of a joint membership only the half that is being entered is listed."""
-    original = MemberBook.membership
+    original = MemberRegistry.membership
 
-    def membership(book: MemberBook, state: MembershipState) -> Membership:
+    def membership(book: MemberRegistry, state: MembershipState) -> Membership:
         return original(book, MembershipState(voters=state.voters, learners=state.learners))
 
-    patch.setattr(MemberBook, "membership", membership)
+    patch.setattr(MemberRegistry, "membership", membership)
 
 
 def old_read_attempt_ends_a_new_batch(patch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def missing_log_taken_for_a_new_one(patch: pytest.MonkeyPatch) -> None:
 
 def empty_directory_let_in(patch: pytest.MonkeyPatch) -> None:
     """A member is let in with whatever directory it comes."""
-    patch.setattr(Founding, "known_directory", lambda _founding, _peer: 0)
+    patch.setattr(Bootstrap, "known_directory", lambda _founding, _peer: 0)
 
 
 def promise_after_a_failed_write(patch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def test_once_they_have_gone_the_others_are_counted() -> None:
     run_simulation(main)
 
 
-def test_a_change_refused_because_of_an_attempt_of_unknown_outcome_is_not_told_as_not_made(
+def test_change_refused_for_its_unknown_attempt_stays_unknown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     attempts: list[Exception] = [DeadlineExceeded("no answer"), MembershipError("not in a joint membership")]

@@ -14,11 +14,12 @@ from syncline.consensus.quorum import MajorityConfig
 from syncline.consensus.types import Message, NodeId
 from syncline.errors import DeadlineExceeded, Outcome
 from syncline.kv.machine import CommandResult, KvMachine
+from syncline.kv.serving.reads import ConfirmedReads, Read
+from syncline.node.fsm import Entry
 from syncline.node.log_writer import LogWriter
 from syncline.node.proposals import Proposals
 from syncline.platform.disk import File
 from syncline.platform.worker import Flusher, Worker
-from syncline.server.api.reads import ConfirmedReads, Read
 from syncline.server.http.response import Respond
 from syncline.storage.wal.segment import ActiveSegment
 from syncline.testing.sim.disk import SimFile
@@ -102,19 +103,21 @@ def test_a_commit_without_a_quorum(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_state_machine_that_is_not_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
     counter = itertools.count()
-    apply: Callable[[KvMachine, bytes], CommandResult] = KvMachine._apply
+    apply: Callable[[KvMachine, Entry], CommandResult] = KvMachine._apply
 
-    def different(self: KvMachine, data: bytes) -> CommandResult:
+    def different(self: KvMachine, entry: Entry) -> CommandResult:
         if next(counter) % 7 == 0:
             self.store.put(b"other", b"%d" % next(counter), 0, self.store.revision + 1)
-        return apply(self, data)
+        return apply(self, entry)
 
     monkeypatch.setattr(KvMachine, "_apply", different)
     found("equal states", faults=())
 
 
-def test_a_read_that_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    def at_once(_: ConfirmedReads, __: float, read: Read[Any], context: object, respond: Respond) -> None:
+def test_read_without_confirmation_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at_once(
+        _: ConfirmedReads[Respond], __: float, read: Read[Any, Respond], context: object, respond: Respond
+    ) -> None:
         read(context, respond, None)
 
     monkeypatch.setattr(ConfirmedReads, "within", at_once)

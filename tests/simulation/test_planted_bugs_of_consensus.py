@@ -16,7 +16,7 @@ from syncline.consensus.membership import Configuration
 from syncline.consensus.quorum import JointConfig, MajorityConfig
 from syncline.consensus.raft import RaftCore
 from syncline.consensus.types import NONE, LogEntry, Message, MessageType, SingleChange, Snapshot
-from syncline.node.recovery_barrier import Horizon
+from syncline.node.recovery_barrier import RecoveryBarrier
 from syncline.node.runtime import Driver
 from syncline.testing.sim import seeds
 from syncline.testing.sim.seeds import Options, run_seed
@@ -65,7 +65,7 @@ def test_two_leaders_in_a_term(monkeypatch: pytest.MonkeyPatch) -> None:
     found(monkeypatch, "election safety", "isolate-leader")
 
 
-def test_votes_for_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vote_for_each_candidate_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RaftLog, "is_up_to_date", lambda *_: True)
     found(monkeypatch, "leader completeness", "cut", "kill")
 
@@ -98,7 +98,7 @@ def test_an_append_that_does_not_look_where_the_logs_meet(monkeypatch: pytest.Mo
         return agreed
 
     monkeypatch.setattr(RaftLog, "maybe_append", careless)
-    found(monkeypatch, "log matching", "isolate-leader", "delay", says="comes one of term")
+    found(monkeypatch, "log matching", "isolate-leader", "late-refusals", says="comes one of term")
 
 
 def test_two_entries_of_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,10 +183,11 @@ def test_an_applied_index_that_goes_back(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_node_that_shows_its_state_before_it_has_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Horizon, "reached", True)
+    monkeypatch.setattr(RecoveryBarrier, "reached", True)
     found(monkeypatch, "nothing goes back", "kill", says="shows its state at")
 
 
+@pytest.mark.slow
 def test_a_second_change_of_the_membership_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leader, "_admit_change", lambda *_: True)
     found(monkeypatch, "one uncommitted change", "joint", "slow-disk", nodes=5)

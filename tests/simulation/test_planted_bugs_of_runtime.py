@@ -9,11 +9,11 @@ import pytest
 
 from syncline.consensus import election
 from syncline.consensus.raft import RaftCore
+from syncline.kv.serving.reads import ConfirmedReads, Read
 from syncline.node import startup
 from syncline.node.config import Config
 from syncline.node.proposals import Proposals
 from syncline.node.snapshots import Snapshotter
-from syncline.server.api.reads import ConfirmedReads, Read
 from syncline.server.http.response import Respond
 from syncline.storage import datadir
 from syncline.storage.datadir import DataDir, Identity
@@ -53,8 +53,10 @@ def test_a_directory_of_a_later_version_that_is_taken_for_its_own(monkeypatch: p
     found(monkeypatch, "a later version's directory is refused", "downgrade", nodes=5)
 
 
-def test_a_read_that_asks_nobody_is_found_in_the_history_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def at_once(_: ConfirmedReads, __: float, read: Read[Any], context: object, respond: Respond) -> None:
+def test_read_without_confirmation_is_found_in_the_history_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at_once(
+        _: ConfirmedReads[Respond], __: float, read: Read[Any, Respond], context: object, respond: Respond
+    ) -> None:
         read(context, respond, None)
 
     monkeypatch.setattr(ConfirmedReads, "within", at_once)

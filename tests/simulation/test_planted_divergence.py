@@ -50,9 +50,9 @@ def test_digests_of_different_points_stop_sound_nodes(monkeypatch: pytest.Monkey
     """Nodes that took their digests wherever their batches end would compare states of different indexes."""
     passed = Digests.passed
 
-    def late(own: Digests, point: int, machine: bytes | None) -> None:
+    def late(own: Digests, point: int, machine: bytes | None, sessions: bytes) -> None:
         if point > own._interval:  # some nodes take this digest for that of the point before
-            passed(own, point - own._interval if own._core.raft.id % 2 else point, machine)
+            passed(own, point - own._interval if own._core.raft.id % 2 else point, machine, sessions)
 
     monkeypatch.setattr(Digests, "passed", late)
     found(monkeypatch, "a sound node goes on", nodes=5, says="differs from that of the majority of the voters")

@@ -63,7 +63,7 @@ async def remove_and_lose_power(loop: SimLoop, count: int, leaving: int, *, only
 
 @pytest.mark.parametrize("through", ["leader", "stays", "goes"])
 @pytest.mark.parametrize(("count", "leaving"), [(2, 1), (3, 2), (5, 2), (5, 3), (4, 2)])
-def test_answered_removal_survives_power_loss_of_all_who_stay(count: int, leaving: int, through: str) -> None:
+def test_answered_removal_survives_power_loss_of_all_that_stay(count: int, leaving: int, through: str) -> None:
     """They are no quorum of the membership before: with that one in force nobody would ever lead."""
 
     async def main(loop: SimLoop) -> None:
@@ -188,7 +188,7 @@ def test_commit_index_of_a_change_is_written_at_once(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("leaving", [2, 3])
-def test_leader_hands_over_to_a_voter_that_stays(leaving: int) -> None:
+def test_removed_leader_transfers_to_a_voter_that_stays(leaving: int) -> None:
     """Handed to another one that is to go, the leadership would go to and fro between them."""
 
     async def main(loop: SimLoop) -> None:

@@ -19,6 +19,7 @@ def standing() -> float:
     return 0.0
 
 
+@pytest.mark.slow
 def test_shrink_with_a_planted_bug_leaves_what_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bug needs a joint membership, and nothing else."""
     members_listed_wrongly_while_joint(monkeypatch)

@@ -51,9 +51,9 @@ def test_quick_seeds_hold(seed: int) -> None:
 
 def test_the_example_of_the_guide_runs() -> None:
     guide = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
-    [example] = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     names: dict[str, Any] = {}
-    exec(compile(example, "docs/simulator.md", "exec"), names)
+    for example in re.findall(r"```python\n(.*?)```", guide, re.DOTALL):
+        exec(compile(example, "docs/simulator.md", "exec"), names)
     assert names["report"].steps > 100
     assert names["report"].failure is None
 

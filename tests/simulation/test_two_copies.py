@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from syncline.node.member_registry import MemberBook
+from syncline.node.member_registry import MemberRegistry
 from syncline.node.starts import confirmation
 from syncline.node.starts import guard as start_guard
 from syncline.node.starts import reports as start_reports
@@ -134,13 +134,13 @@ def test_copies_are_found_by_members_that_were_told_too_early() -> None:
         await cluster.until(lambda: takes_part(copy), timeout_s=10.0)
         copy.crash()
         one.start()
-        books: list[tuple[start_guard.StartGuard, MemberBook]] = []
+        books: list[tuple[start_guard.StartGuard, MemberRegistry]] = []
         for server in (one, other):
             await cluster.until(lambda server=server: server.running, timeout_s=5.0)  # type: ignore[misc]
             assert server.driver is not None
             guard = server.driver.parts.guard
             books.append((guard, guard._book))
-            guard._book = MemberBook()
+            guard._book = MemberRegistry()
         copied.start()
         await asyncio.sleep(3.0)
         assert copied.running

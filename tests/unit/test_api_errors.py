@@ -22,6 +22,13 @@ CASES: list[tuple[BaseException, int, str, str]] = [
     (errors.Rejected("no", code="lease_not_found"), 404, "lease_not_found", "not_applied"),
     (errors.Rejected("no", code="bad_command"), 400, "bad_command", "not_applied"),
     (errors.Rejected("no", code="my_own"), 409, "my_own", "not_applied"),
+    (errors.Rejected("no", code="limit"), 429, "limit", "not_applied"),
+    (errors.AnswerNotKept("no"), 409, "answer_not_kept", "unknown"),
+    (errors.IdempotencyMismatch("no"), 422, "idempotency_mismatch", "not_applied"),
+    (errors.SessionExpired("no"), 410, "session_expired", "unknown"),
+    (errors.LimitReached("no"), 429, "limit", "not_applied"),
+    (errors.RevisionCompacted("no", oldest=7), 410, "compacted", "not_applied"),
+    (errors.WatchEnded("no", code="closed", resume=7), 503, "closed", "not_applied"),
     (errors.NotLeader("no"), 503, "not_leader", "not_applied"),
     (errors.NoLeader("no"), 503, "no_leader", "not_applied"),
     (errors.Dropped("no"), 503, "dropped", "not_applied"),
@@ -36,6 +43,8 @@ CASES: list[tuple[BaseException, int, str, str]] = [
     (errors.NothingToSnapshot("no"), 409, "nothing_to_snapshot", "not_applied"),
     (errors.Closed("no"), 503, "closed", "unknown"),
     (errors.NodeFailed("no"), 503, "node_failed", "unknown"),
+    (errors.PermissionDenied("no"), 403, "permission_denied", "not_applied"),
+    (errors.Unauthenticated("no"), 401, "unauthenticated", "not_applied"),
     (errors.DiskFull("no"), 507, "disk_full", "not_applied"),
     (RequestError("no", status=404, code="unknown_member"), 404, "unknown_member", "not_applied"),
 ]
@@ -49,12 +58,12 @@ def test_each_error_has_its_status(error: BaseException, status: int, code: str,
     assert (b"Retry-After: 1\r\n" in answer.head) == (status == 503)
 
 
-CLIENT_SIDE = {errors.RequestFailed, errors.Unreachable}
-"""Raised by the client alone."""
+INSIDE = {errors.LeadershipLost, errors.LeaseLost, errors.LockLost, errors.RequestFailed, errors.Unreachable}
+"""Raised by the client or the library alone."""
 
 
 def test_no_operation_error_is_left_out() -> None:
-    named = {type(error) for error, *_ in CASES} | CLIENT_SIDE
+    named = {type(error) for error, *_ in CASES} | INSIDE
     pending = [errors.OperationError]
     while pending:
         kind = pending.pop()

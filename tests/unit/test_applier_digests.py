@@ -10,6 +10,7 @@ import pytest
 from syncline.consensus.types import EntryType, LogEntry, Message, MessageType
 from syncline.node.applier import Applied, Applier, ApplyWork, Outcome, SnapshotWork, Viewed
 from syncline.node.envelope import Kind, Proposal, encode
+from syncline.node.session_snapshots import SessionsView
 from syncline.platform.worker import ThreadWorkers
 from tests.helpers.digests import LoopTally, Tally
 
@@ -114,7 +115,8 @@ async def test_applier_view_between_pieces_is_of_the_piece_before(machine: type[
     last = 0
     for outcome in found:
         if isinstance(outcome, Viewed):
-            assert outcome.view._content == (states[last] if last < 9 else fsm.state)  # type: ignore[attr-defined]
+            assert isinstance(outcome.view, SessionsView)
+            assert outcome.view.view._content == (states[last] if last < 9 else fsm.state)  # type: ignore[attr-defined]
             outcome.view.release()
         else:
             assert isinstance(outcome, Applied)

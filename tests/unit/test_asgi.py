@@ -13,6 +13,7 @@ from syncline.server.api.site import Site
 from syncline.server.asgi import AsgiApp
 from syncline.server.http.large_answers import TURN_BYTES
 from syncline.server.http.response import TEXT, Deferred, Response, bare
+from tests.helpers.http_wire import Feed
 from tests.helpers.kv_node import FakeBackend
 
 
@@ -158,3 +159,78 @@ async def test_lifespan_and_other_connections() -> None:
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     with pytest.raises(RuntimeError, match="websocket"):
         await mounted.app({"type": "websocket"}, messages.get, send)
+
+
+class AsgiStream:
+    """One streamed answer over ASGI: what was sent, and a client that leaves when the test says so."""
+
+    def __init__(self, method: str = "GET") -> None:
+        self.feed = Feed()
+        self.app = AsgiApp(cast("Site", lambda _request, respond: respond(self.feed.answer())))
+        self.sent: list[Any] = []
+        self.left = asyncio.Event()
+        self._asked = False
+        self._news = asyncio.Event()
+        scope: dict[str, Any] = {"type": "http", "method": method, "path": "/", "query_string": b"", "headers": []}
+        self.task = asyncio.create_task(self.app(scope, self._receive, self._send))
+
+    async def _receive(self) -> Any:
+        if not self._asked:
+            self._asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        self.sent.append(message)
+        self._news.set()
+
+    async def until_sent(self, count: int) -> None:
+        while len(self.sent) < count:
+            self._news.clear()
+            await self._news.wait()
+
+
+async def test_asgi_stream_is_sent_piece_by_piece() -> None:
+    stream = AsgiStream()
+    await stream.until_sent(1)
+    assert ((b"x-kind"), b"feed") in stream.sent[0]["headers"]
+    stream.feed.give(b"one")
+    await stream.until_sent(2)
+    stream.feed.give(b"two", None)
+    await stream.task
+    bodies = [(message["body"], message.get("more_body", False)) for message in stream.sent[1:]]
+    assert bodies == [(b"one", True), (b"two", True), (b"", False)]
+    assert stream.feed.closed == 1
+
+
+async def test_asgi_head_of_a_stream_reads_nothing_of_it() -> None:
+    stream = AsgiStream("HEAD")
+    await stream.task
+    assert [message.get("body") for message in stream.sent] == [None, b""]
+    assert (stream.feed.reads, stream.feed.closed) == (0, 1)
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_asgi_stream_of_a_client_that_leaves_is_closed(cancelled: bool) -> None:
+    stream = AsgiStream()
+    await stream.until_sent(1)
+    if cancelled:
+        stream.task.cancel()
+    else:
+        stream.left.set()
+    await asyncio.wait([stream.task])
+    assert stream.feed.closed == 1
+    assert len(stream.sent) == 1
+
+
+async def test_asgi_stream_whose_source_fails_is_not_completed() -> None:
+    def fail() -> bytes | None:
+        raise RuntimeError("no")
+
+    stream = AsgiStream()
+    stream.feed.read = fail  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="no"):
+        await stream.task
+    assert stream.feed.closed == 1
+    assert len(stream.sent) == 1

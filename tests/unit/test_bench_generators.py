@@ -6,7 +6,7 @@ import asyncio
 from typing import cast
 
 import pytest
-from bench.generators import closedloop, h2load, http1, resp, wrk
+from bench.generators import closedloop, grpc, h2load, http1, resp, watching, wrk
 from bench.generators.closedloop import Answer
 from bench.load import KEYS, Load, Outcome, Workload, key
 from bench.peers.etcd import KEY, message
@@ -151,3 +151,55 @@ async def test_our_generator_counts_successes_and_errors() -> None:
 async def test_our_generator_counts_a_lost_connection_as_an_error() -> None:
     outcome = await run_against(lives=2, clients=4)
     assert (outcome.latencies_us.count, outcome.errors) == (8, 4)
+
+
+class _Counted(grpc.Connection):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def message(self) -> None:
+        self.seen.append("message")
+
+    def ended(self) -> None:
+        self.seen.append("ended")
+
+
+class _Written:
+    def __init__(self) -> None:
+        self.data = b""
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+
+@pytest.mark.parametrize("piece", [1, 5, 9, 1000])
+def test_grpc_frames_are_read_in_pieces_of_any_size(piece: int) -> None:
+    connection, transport = _Counted(), _Written()
+    connection.connection_made(cast("asyncio.Transport", transport))
+    assert transport.data == grpc.PREFACE
+    received = b"".join(
+        (
+            grpc.frame(grpc.SETTINGS, 0, 0, b"\0\3\0\0\0\1"),
+            grpc.frame(grpc.SETTINGS, grpc.ACK, 0, b""),
+            grpc.frame(grpc.HEADERS, grpc.END_HEADERS, 1, b"block"),
+            grpc.data(1, b"one", last=False),
+            grpc.frame(grpc.PING, 0, 0, b"12345678"),
+            grpc.data(1, b"x" * 300, last=False),
+            grpc.frame(grpc.HEADERS, grpc.END_HEADERS | grpc.END_STREAM, 1, b"trailers"),
+        )
+    )
+    for at in range(0, len(received), piece):
+        connection.data_received(received[at : at + piece])
+    assert connection.seen == ["message", "message", "ended"]
+    answers = grpc.frame(grpc.SETTINGS, grpc.ACK, 0, b"") + grpc.frame(grpc.PING, grpc.ACK, 0, b"12345678")
+    assert transport.data == grpc.PREFACE + answers
+    assert not connection.lost
+    connection.data_received(grpc.frame(grpc.GO_AWAY, 0, 0, bytes(8)))
+    assert connection.lost
+
+
+def test_events_of_watches_are_found_by_the_number_of_the_write() -> None:
+    board = watching.Board(3)
+    board.found(b'{"value":"@00000002@xxx"}\n{"value":"@00000000@xxx"}')
+    assert [number for number, _ in board.heard] == [2, 0]

@@ -103,7 +103,7 @@ def test_a_target_that_was_not_measured_neither_holds_nor_fails() -> None:
 def test_the_page_has_the_machine_then_the_targets_then_the_ratios() -> None:
     text = page.render(results())
     places = [
-        text.index(part) for part in ("2 processors", "## Targets", "multiple", "| syncline | 1 |", "## Syncline alone")
+        text.index(part) for part in ("2 processors", "## Targets", "multiple", "| syncline | 1 |", "## Single figures")
     ]
     assert places == sorted(places)
     assert "| etcd | 1 | 2.00x (1.00 to 3.00) |" in text

@@ -14,7 +14,22 @@ from examples.state_machine.raffle import FlawedRaffle, Raffle
 
 from syncline import FSM, Entry, FSMSnapshot, SnapshotSink
 from syncline.errors import Rejected, UsageError
-from syncline.kv.commands import Delete, Put, encode_command
+from syncline.kv.commands import (
+    Command,
+    Compact,
+    Delete,
+    DeleteRange,
+    Get,
+    Increment,
+    LeaseCheckpoint,
+    LeaseEnd,
+    LeaseGrant,
+    OperationBatch,
+    Put,
+    Touch,
+    Txn,
+    encode_command,
+)
 from syncline.kv.machine import KvMachine
 from syncline.testing import FSMProblem, check_fsm
 
@@ -191,6 +206,21 @@ def test_check_fsm_finds_a_digest_that_differs_between_processes() -> None:
     assert "digest" in found.value.difference
 
 
+LEASED: list[Command] = [
+    LeaseGrant(1, 5000),
+    *[Put(b"shared %d" % (n * 7 % 20), b"%d" % n, 1) for n in range(20)],
+    OperationBatch(tuple([Put(b"own %d" % n, b"", n + 10, ttl_ms=5) for n in range(5)])),
+    Touch(b"own 3", 9, 99),
+    Touch(b"shared 7", 9, 98),
+    Increment(b"shared 3", 5),
+    LeaseCheckpoint(((1, 70), (11, 2)), 1),
+    LeaseEnd((10, 1, 12), 1),
+    LeaseEnd((13,), 2),
+    Txn(then=(DeleteRange(b"own", None, previous=True), Increment(b"n"), Get(b"shared 3", 21))),
+    Compact(8),
+]
+
+
 @pytest.mark.parametrize(
     ("machine", "commands"),
     [
@@ -203,6 +233,7 @@ def test_check_fsm_finds_a_digest_that_differs_between_processes() -> None:
             [encode_command(Put(b"k%d" % (n % 5), b"v%d" % n, expect=0 if n % 3 else None)) for n in range(20)]
             + [encode_command(Delete(b"k1")), b"not a command"],
         ),
+        (KvMachine, list(map(encode_command, LEASED))),
     ],
 )
 def test_a_machine_that_keeps_the_contract_passes(machine: Callable[[], FSM[object]], commands: list[bytes]) -> None:

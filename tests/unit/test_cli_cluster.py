@@ -157,7 +157,7 @@ def test_endpoints_of_different_clusters_are_a_mistake() -> None:
     assert "different clusters" in ran.error()
 
 
-def test_nobody_there_is_one_line() -> None:
+def test_unreachable_server_is_one_line() -> None:
     ran = syncline("status", endpoints=f"{refused_url()},{refused_url()}")
     assert ran.status == 4
     assert ran.error().count("connection refused") == 2

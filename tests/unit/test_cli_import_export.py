@@ -145,12 +145,30 @@ def test_writes_in_doubt_are_repeated(server: HttpDouble, keys: KeyDouble, tmp_p
     doubtful = iter([DROP, error_reply(503, "closed", "unknown"), error_reply(503, "no_leader")] * 2)
 
     def troubled(request: HttpRequest) -> Reply:
-        return next(doubtful, None) or keys._key(request, b"f7")
+        return next(doubtful, None) or keys._batch(request)
 
-    keys.answers["/key/f7"] = troubled
+    keys.answers["/batch"] = troubled
     ran = syncline("import", str(tmp_path), "--timeout", "20s", endpoints=server.url)
     assert (ran.status, ran.err) == (0, "")
     assert {key: stored.value for key, stored in keys.keys.items()} == {b"f%d" % n: b"%d" % n for n in range(40)}
+
+
+def test_import_small_files_share_requests_and_large_ones_do_not(server: HttpDouble, tmp_path: Path) -> None:
+    sizes = {**{f"s{number:02}": 10 for number in range(70)}, "large": tree_copy.ALONE_BYTES + 1}
+    for name, size in sizes.items():
+        (tmp_path / name).write_bytes(b"x" * size)
+    ran = syncline("import", str(tmp_path), endpoints=server.url)
+    assert ran.text == f"imported 71 files, {sum(sizes.values())} bytes\n"
+    sent = sorted(request.path for request in server.requests)
+    assert sent == ["/batch", "/batch", "/batch", "/key/large"]
+
+
+def test_import_requests_end_at_their_size() -> None:
+    """Files may have grown since they were counted; one that is larger than a request is still sent, alone."""
+    sizes = [1, 2 * tree_copy.REQUEST_BYTES, 2 * tree_copy.REQUEST_BYTES, 3 * tree_copy.REQUEST_BYTES, 5, 6]
+    contents = [(FoundFile(b"f", b"f", 0), b"x" * size) for size in sizes]
+    parts = [[len(data) for _, data in part] for part in tree_copy._requests(contents)]
+    assert parts == [[sizes[0]], [sizes[1]], [sizes[2]], [sizes[3]], [5, 6]]
 
 
 def test_a_cluster_that_is_gone_ends_an_import_with_what_was_done(tmp_path: Path) -> None:
@@ -204,9 +222,7 @@ def test_a_key_that_is_a_directory_of_others_wins_over_them(
     assert ran.err.count("is a key itself, so it can't be a directory, too") == 3
 
 
-def test_an_export_of_one_nodes_own_state_asks_for_nothing_that_needs_a_leader(
-    server: HttpDouble, keys: KeyDouble, tmp_path: Path
-) -> None:
+def test_export_of_a_nodes_own_state_needs_no_leader(server: HttpDouble, keys: KeyDouble, tmp_path: Path) -> None:
     """It is what can be saved where a quorum is lost."""
     for name in (b"a", b"b/c"):
         keys.keys[name] = StoredValue(name, 1, 1, 1)

@@ -162,7 +162,7 @@ def test_a_key_may_be_any_bytes_that_the_shell_passes(run: Runner, keys: KeyDoub
         (("get", "k", "--timeout", "0"), 2, "not a time"),
         (("get", "k", "--consistency", "x"), 2, "linearizable"),
         (("get", "k", "--endpoints", "ftp://x"), 2, "scheme"),
-        (("get", "k", "--endpoints", "https://127.0.0.1:1", "--cacert", "/none"), 2, "--cacert /none"),
+        (("get", "k", "--endpoints", "https://127.0.0.1:1", "--cacert", "/none"), 2, "--cacert '/none'"),
         (("list", "--limit", "0"), 2, "--limit"),
         (("put", "k", "x" * 1001), 1, "above 1000 bytes"),
     ],
@@ -267,3 +267,10 @@ def test_a_reader_that_goes_away_is_no_traceback(keys: KeyDouble, server: HttpDo
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(30) == 1
+
+
+def test_put_and_delete_send_one_request_each(run: Runner, server: HttpDouble) -> None:
+    """They open no session for a single write: that would be a second round trip."""
+    run("put", "a", "1")
+    run("del", "a")
+    assert [(request.method, request.path) for request in server.requests] == [("PUT", "/key/a"), ("DELETE", "/key/a")]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from syncline.cli.main import cli
 from syncline.cli.up.plan import make_plan, write_plan
 from syncline.platform.disk import OsDisk
 from tests.helpers.command import syncline
@@ -57,3 +61,35 @@ def test_logs_keep_a_line_that_is_not_ended_for_later(data_dir: Path) -> None:
     with (data_dir / "n2" / "log").open("a") as file:
         file.write("2026-01-01T00:00:05.000+00:00 INFO    n2 node: half")
     assert words(syncline("logs", "n2", "--data-dir", str(data_dir)).text) == ["second", "fourth"]
+
+
+def test_logs_with_json_give_a_node_and_a_text_for_each_record(data_dir: Path) -> None:
+    with (data_dir / "n1" / "log").open("ab") as file:
+        file.write(b"2026-01-01T00:00:09.000+00:00 INFO    n1 node: \xff\n")
+    lines = [json.loads(line) for line in syncline("logs", "--json", "--data-dir", str(data_dir)).text.splitlines()]
+    assert [line["node"] for line in lines] == ["n1", "n2", "n1", "n2", "n1"]
+    assert lines[2]["text"].endswith("third\nTraceback: of the third")
+    assert "text_base64" in lines[4]
+
+
+def test_secret_new_with_json_names_the_file_or_the_secret(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    assert syncline("secret", "new", "--output", str(path), "--json").json() == {"file": str(path)}
+    printed = syncline("secret", "new", "--output", "-", "--json").json()["secret"]
+    assert isinstance(printed, str)
+    assert len(bytes.fromhex(printed)) == 32
+    again = syncline("secret", "new", "--output", str(path), "--json")
+    assert "error" in json.loads(again.err)
+
+
+def test_every_command_but_serve_takes_json() -> None:
+    def lacking(group: click.Group, path: str) -> Iterator[str]:
+        context = click.Context(group)
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            if isinstance(command, click.Group):
+                yield from lacking(command, f"{path} {name}")
+            elif command is not None and not any("--json" in one.opts for one in command.params):
+                yield f"{path} {name}".strip()
+
+    assert list(lacking(cli, "")) == ["serve"]

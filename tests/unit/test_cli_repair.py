@@ -150,7 +150,7 @@ def test_a_node_that_is_alone_can_not_be_replaced(tmp_path: Path) -> None:
     assert files(path) == before
 
 
-def test_nobody_answers(tmp_path: Path) -> None:
+def test_repair_without_an_answer_changes_nothing(tmp_path: Path) -> None:
     path = directory(tmp_path / "a", (MemberRecord(OLD, "a", "a:7100"), MemberRecord(2, "b", "b:7100", refused_url())))
     before = files(path)
     ran = repair(path, "--yes")
@@ -191,7 +191,7 @@ def test_a_failure_in_between_is_completed_by_the_same_command(tmp_path: Path) -
     assert (report["status"], report["new_id"]) == ("repaired", adds[0]["NodeID"])
 
 
-def test_what_can_not_be_completed_as_it_was_noted_is_begun_anew(tmp_path: Path) -> None:
+def test_replacement_that_can_not_complete_begins_again(tmp_path: Path) -> None:
     with cluster() as (nodes, doubles, members):
         answer_changes(nodes)
         for node in nodes.values():

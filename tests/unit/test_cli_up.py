@@ -280,6 +280,18 @@ def test_ctrl_c_stops_the_nodes_in_order_the_leader_last(tmp_path: Path) -> None
         assert journal[5:] == ["n1 stopped"]
 
 
+def test_nodes_that_need_a_credential_are_up_and_rarely_asked_again(tmp_path: Path) -> None:
+    """Each refusal is a line of their audit logs."""
+    with running(tmp_path, FAKE_NODE_GUARDED="1") as up:
+        up.wait_ready()
+        assert set(up.pids) == {"n1", "n2", "n3"}
+        os.kill(up.pids["n3"], signal.SIGKILL)
+        up.wait_for("ended")
+        up.process.send_signal(signal.SIGINT)
+        assert up.process.wait(20) == 0
+        assert up.journal().count("n1 refused") == 1
+
+
 def test_the_nodes_do_not_see_the_terminals_ctrl_c(tmp_path: Path) -> None:
     with running(tmp_path) as up:
         up.wait_ready()
@@ -400,7 +412,7 @@ def test_a_founder_whose_directory_is_lost_is_told_how_it_is_replaced(tmp_path: 
         up.wait_ready()
 
 
-def test_a_single_node_is_told_to_ask_nobody_else(tmp_path: Path) -> None:
+def test_up_of_one_node_names_a_repair_without_endpoints(tmp_path: Path) -> None:
     with running(tmp_path, "--nodes", "1", FAKE_NODE_ROT="n1") as up:
         assert str(up.wait_for("ended")["repair"]).endswith(f"repair --data-dir {tmp_path}/n1 --name n1")
 

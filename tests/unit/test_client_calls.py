@@ -49,7 +49,12 @@ VALUE = Reply(200, b"v", {"ETag": '"3"', "Syncline-Revision": "9"})
 
 def client(*urls: str, timeout_s: float = 5.0, retry_refused: bool = True) -> AsyncClient:
     return AsyncClient(
-        urls, timeout=timeout_s, world=World(network=LoopNetwork(), rng=random.Random(1)), retry_refused=retry_refused
+        urls,
+        timeout=timeout_s,
+        world=World(network=LoopNetwork(), rng=random.Random(1)),
+        retry_refused=retry_refused,
+        retry_writes=False,
+        batching=False,
     )
 
 
@@ -159,7 +164,7 @@ async def test_the_lapse_of_the_whole_time_is_final() -> None:
     assert (error.code, error.outcome, attempts) == ("deadline_exceeded", Outcome.NOT_APPLIED, 1)
 
 
-async def test_a_read_that_nobody_answers_has_no_effect_to_doubt() -> None:
+async def test_read_without_an_answer_is_not_applied() -> None:
     async with HttpDouble(scripted(HANG)) as double, client(double.url, timeout_s=0.2) as kv:
         with pytest.raises(DeadlineExceeded) as caught:
             await kv.get("k")
@@ -208,7 +213,9 @@ async def test_an_endpoint_that_comes_back_within_the_deadline_is_reached() -> N
                 refused.set()
                 raise
 
-    async with AsyncClient(url, world=World(network=WatchedNetwork()), timeout=20.0) as kv:
+    async with AsyncClient(
+        url, retry_writes=False, batching=False, world=World(network=WatchedNetwork()), timeout=20.0
+    ) as kv:
         writing = asyncio.create_task(kv.put("k", b"v"))
         await refused.wait()
         await double.start(int(url.rsplit(":", 1)[1]))
@@ -217,7 +224,7 @@ async def test_an_endpoint_that_comes_back_within_the_deadline_is_reached() -> N
 
 
 @pytest.mark.deadline(5.0)
-async def test_an_impatient_client_fails_at_once_where_everybody_refuses() -> None:
+async def test_client_without_retry_fails_if_all_endpoints_refuse() -> None:
     async with client(refused_url(), refused_url(), timeout_s=30.0, retry_refused=False) as kv:
         with pytest.raises(Unreachable, match="refused") as caught:
             await kv.put("k", b"v")
@@ -232,7 +239,7 @@ async def test_an_impatient_client_still_waits_for_a_leader() -> None:
         assert (await kv.put("k", b"v")).revision == 7
 
 
-async def test_the_servers_wish_to_be_left_alone_is_respected_when_it_is_overloaded() -> None:
+async def test_client_respects_retry_after_of_an_overloaded_server() -> None:
     times = []
 
     async def handler(_: HttpRequest) -> Reply:
@@ -264,7 +271,7 @@ async def test_an_idle_connection_that_the_server_closed_is_not_used() -> None:
         assert double.connections == 2
 
 
-async def test_many_operations_at_once_use_a_connection_each_and_share_them_later() -> None:
+async def test_operations_at_once_use_a_connection_each_and_share_later() -> None:
     together = asyncio.Barrier(8)
 
     async def handler(_: HttpRequest) -> Reply:
@@ -303,13 +310,15 @@ async def test_a_dial_that_takes_too_long_is_no_doubt_about_the_request() -> Non
             await asyncio.get_running_loop().create_future()
             raise AssertionError("it never answers")
 
-    async with AsyncClient("http://127.0.0.1:1", world=World(network=Slow()), timeout=0.1) as client:
+    async with AsyncClient(
+        "http://127.0.0.1:1", retry_writes=False, batching=False, world=World(network=Slow()), timeout=0.1
+    ) as client:
         with pytest.raises(Unreachable, match="no connection within") as caught:
             await client.put("a", b"v")
         assert caught.value.outcome is Outcome.NOT_APPLIED
 
 
-async def test_a_connection_that_is_lost_as_soon_as_it_is_made_is_no_doubt_about_the_request() -> None:
+async def test_connection_lost_when_made_leaves_the_request_not_applied() -> None:
     class Flighty(LoopNetwork):
         async def connect(self, *arguments: Any, **named: Any) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
             transport, protocol = await super().connect(*arguments, **named)
@@ -317,7 +326,10 @@ async def test_a_connection_that_is_lost_as_soon_as_it_is_made_is_no_doubt_about
                 transport.abort()
             return transport, protocol
 
-    async with HttpDouble(scripted(DONE)) as double, AsyncClient(double.url, world=World(network=Flighty())) as kv:
+    async with (
+        HttpDouble(scripted(DONE)) as double,
+        AsyncClient(double.url, retry_writes=False, batching=False, world=World(network=Flighty())) as kv,
+    ):
         assert (await kv.put("k", b"v")).revision == 7
         assert len(double.requests) == 1
 
@@ -337,7 +349,7 @@ async def test_a_connection_that_comes_up_after_its_call_gave_up_is_closed(monke
     monkeypatch.setattr(loop, "create_connection", late)
     async with (
         HttpDouble(scripted(DONE)) as double,
-        AsyncClient(double.url) as kv,
+        AsyncClient(double.url, retry_writes=False, batching=False) as kv,
     ):
         with pytest.raises(Unreachable, match="no connection within"):
             await kv.put("k", b"v", timeout=0.1)

@@ -113,7 +113,7 @@ async def test_a_cancelled_request_ends_the_connection() -> None:
         assert not connection.usable
 
 
-async def test_an_answer_nobody_asked_for_ends_the_connection() -> None:
+async def test_answer_without_a_request_ends_the_connection() -> None:
     two = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" * 2
     async with dialled(Reply(raw=two)) as (connection, _):
         assert (await connection.request(HEAD, b"")).status == 200

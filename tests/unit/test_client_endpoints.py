@@ -48,6 +48,20 @@ def endpoints(*urls: str) -> list[Endpoint]:
     return [Endpoint(url, network=LoopNetwork()) for url in urls]
 
 
+def test_endpoint_of_the_leader_is_asked_first_until_it_fails() -> None:
+    a, b, c = endpoints("http://a:1", "http://b:1", "http://c:1")
+    known = EndpointSet([a, b, c])
+    known.follow("http://c:1", 0.0)
+    known.follow("http://elsewhere:1", 0.0)
+    assert known.pick(0.0, set()) is c
+    c.failed(0.0)
+    known.follow("http://c:1", 0.1)
+    assert known.pick(0.1, set()) is a, "a follower may not know yet that the leader is gone"
+    known.worked(a, 0.1)
+    known.follow("http://b:1", 0.2)
+    assert known.pick(100.0, set()) is b
+
+
 def test_the_current_endpoint_is_asked_until_it_fails() -> None:
     a, b, c = endpoints("http://a:1", "http://b:1", "http://c:1")
     known = EndpointSet([a, b, c])

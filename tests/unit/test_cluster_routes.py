@@ -38,7 +38,7 @@ async def test_a_member_is_added_by_the_tutorials_fields_and_others(fields: dict
     assert body["cluster_id"] == "0000000000000007"
 
 
-async def test_everything_about_a_new_member_is_handed_on() -> None:
+async def test_add_member_passes_all_fields_on() -> None:
     wire = KvWire()
     fields = {"Name": "d", "NodeID": "00000000000000ff", "Address": "[::1]:7100", "Http": "http://d:8080/"}
     answer = await wire.ask("POST", "/raft/add?timeout=2m", json.dumps({**fields, "Learner": True}).encode())
@@ -93,6 +93,13 @@ async def test_a_body_that_is_no_json_or_too_long_is_refused() -> None:
     assert (await wire.ask("POST", "/raft/remove", b" " * 65537)).status == 413
     assert (await wire.ask("POST", "/raft/remove?force=1", b"{}")).status == 400
     assert (await wire.ask("GET", "/raft/remove")).status == 405
+
+
+@pytest.mark.parametrize("action", ["snapshot", "transfer", "remove"])
+async def test_raft_body_of_white_space_is_400(action: str) -> None:
+    """It is no JSON. Only a request without a body stands for an empty object."""
+    answer = await KvWire().ask("POST", f"/raft/{action}", b" \t")
+    assert (answer.status, error_in(answer)["code"]) == (400, "bad_request")
 
 
 @pytest.mark.parametrize(
@@ -156,7 +163,7 @@ async def test_raft_update_changes_one_address() -> None:
     assert len(wire.backend.changes) == 2
 
 
-async def test_nobody_is_removed_when_nobody_is_named() -> None:
+async def test_remove_without_a_name_removes_no_member() -> None:
     wire = KvWire()
     assert (await wire.ask("POST", "/raft/remove")).status == 400
     assert wire.backend.changes == []
@@ -172,7 +179,7 @@ async def test_nobody_is_removed_when_nobody_is_named() -> None:
         (b'{"to":"%s"}' % ID_B.encode(), IDS["b"]),
     ],
 )
-async def test_the_leadership_is_handed_over(body: bytes, to: int | None) -> None:
+async def test_transfer_moves_the_leadership(body: bytes, to: int | None) -> None:
     wire = KvWire()
     answer = await wire.ask("POST", "/raft/transfer", body)
     assert answer.status == 200

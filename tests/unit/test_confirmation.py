@@ -82,7 +82,7 @@ def test_start_that_a_member_refuses_waits_until_a_quorum_welcomes_it() -> None:
     assert not world.start.look(300.0)
 
 
-def test_node_that_needs_nobody_takes_part_at_once() -> None:
+def test_node_that_needs_no_confirmation_takes_part_at_once() -> None:
     """The only voter, a node without a log, and one that is no voter."""
     alone = World(1)
     assert not alone.start.look(0.0)

@@ -32,7 +32,7 @@ def opened(path: Path | str) -> DataDir:
     return DataDir.open(OsDisk(), str(path))
 
 
-def test_a_new_directory_is_made_and_belongs_to_nobody(tmp_path: Path) -> None:
+def test_new_directory_has_no_identity(tmp_path: Path) -> None:
     directory = opened(tmp_path / "deep" / "data")
     assert directory.identity is None
     assert not directory.started

@@ -130,7 +130,7 @@ def test_all_problems_are_told_not_only_the_first() -> None:
     assert (found.node_id, found.cluster_id) == (5, CLUSTER)
 
 
-def test_a_rotten_newest_snapshot_is_only_noted_where_an_older_one_and_the_log_stand_in() -> None:
+def test_corrupt_newest_snapshot_is_noted_if_an_older_one_serves() -> None:
     disk = worked()
     disk.flip_bit(snapshots(disk)[-1], 600)
     found = untouched(disk)

@@ -13,9 +13,9 @@ from syncline.consensus.quorum import JointConfig
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import MembershipState, NodeId, ProposalDropped, StateType
 from syncline.errors import DiskFull, NodeFailed
-from syncline.node.digests import POINTS_KEPT, DigestDoors, Digests
+from syncline.node.digests import POINTS_KEPT, DigestCallbacks, Digests
 from syncline.node.envelope import Kind, MemberRecord, decode_proposal
-from syncline.node.member_registry import MemberBook
+from syncline.node.member_registry import MemberRegistry
 from syncline.node.state_digest import (
     Agreement,
     DigestEntry,
@@ -70,7 +70,7 @@ class Node:
 
     def __init__(self, *, leads: bool = False, voters: JointConfig | None = None, registry: bool = False) -> None:
         self.core = Core()
-        self.book = MemberBook()
+        self.book = MemberRegistry()
         self.sent: list[tuple[NodeId, DigestReport]] = []
         self.failures: list[NodeFailed] = []
         self.linked = self.room = True
@@ -80,7 +80,7 @@ class Node:
             self.core.voters = voters
         if leads:
             self.core.state, self.core.leader = StateType.LEADER, ME
-        doors = DigestDoors(self._send, self._check_space, self.alive.__contains__, self.failures.append, self._now)
+        doors = DigestCallbacks(self._send, self._check_space, self.alive.__contains__, self.failures.append, self._now)
         self.digests = Digests(
             cast("RawNode", self.core), self.book, doors, DigestSource(Tally(), 8), "a", ELECTION_S,
             covers_registry=registry,
@@ -403,7 +403,7 @@ class TestLeader:
         node.report(B, 8)
         assert [entry.point for entry in node.core.proposed] == [8, 8]
 
-    def test_leader_leaves_out_who_is_no_member_any_more(self) -> None:
+    def test_leader_leaves_out_removed_members(self) -> None:
         node = Node(leads=True)
         node.report(C, 8, WRONG)
         node.core.voters = JointConfig([ME, B])

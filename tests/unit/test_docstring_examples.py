@@ -6,51 +6,75 @@ import asyncio
 import doctest
 import inspect
 import io
+import itertools
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
 import pytest
 
 import syncline
 import syncline.client
+import syncline.testing
 from syncline import FSM, Entry, Raft
 from syncline.client import AsyncClient
 from syncline.errors import Rejected
 from syncline.node import fsm, ids
-from syncline.server import KvServer, ServerConfig
-from syncline.testing import RaftCluster
+from syncline.server import KvServer, Registry, ServerConfig, load_config
+from syncline.testing import (
+    PutCall,
+    RaftCluster,
+    Recorder,
+    Written,
+    assert_linearizable,
+    judge,
+    read_history,
+    write_history,
+)
 from tests.helpers.node_cluster import Listing, cluster, until
 from tests.helpers.ports import free_block
 
 SILENT = {
-    "Raft.membership", "Raft.stats", "Raft.peers", "Raft.upgrade_status", "Raft.close", "AsyncClient.close",
-    "KvServer.close", "KvServer.drain", "KvServer.closed_by_fault", "RaftCluster.close", "RaftCluster.heal",
-    "RaftCluster.slow_disk",
+    "Raft.membership", "Raft.stats", "Raft.peers", "Raft.upgrade_status", "AsyncClient.close",
+    "AsyncClient.transaction",
+    "KvServer.close", "KvServer.drain", "RaftCluster.close", "RaftCluster.heal", "RaftCluster.slow_disk",
 }  # fmt: skip
 """Methods that raise nothing of their own."""
 
-PLAIN = {"KvServer.close", "KvServer.drain", "KvServer.closed_by_fault"}
-"""Methods without an example: there is nothing to show but the call."""
-
-COMPILED = {"Raft.open", "Raft.join", "Raft.until_stopped", "KvServer.open"}
-"""Examples that are compiled only: they start nodes of their own, or wait for a signal."""
+COMPILED = {
+    "Raft.open", "Raft.join", "Raft.until_stopped", "Raft.restore", "Raft.recover", "KvServer.open",
+    "KvServer.closed_by_fault", "AsyncClient.enable_auth",
+}  # fmt: skip
+"""Examples that are compiled only: they start nodes of their own, wait for a signal or a fault, need files, or refuse
+the others."""
 
 RAFT_EXAMPLES = (
-    "apply", "apply_many", "barrier", "read_index", "read", "verify_leader", "membership", "stats", "peers", "failed",
-    "events", "snapshot", "upgrade_status", "hold_upgrade", "finalize_upgrade", "demote", "promote",
-    "change_membership", "transfer_leadership", "add_learner", "hint", "update_member", "remove", "add_voter", "close",
+    "apply", "apply_many", "session", "open_session", "apply_once", "end_session", "barrier", "read_index", "read",
+    "verify_leader", "leadership", "every", "reload", "ask_leader", "membership", "stats", "peers", "failed", "events",
+    "snapshot", "upgrade_status", "hold_upgrade", "finalize_upgrade", "demote", "promote", "change_membership",
+    "transfer_leadership", "add_learner", "hint", "update_member", "remove", "replace_member", "add_voter",
+    "answer_asks", "reach_level", "reach_machine_version", "close",
 )  # fmt: skip
 """In the order in which they run, on one cluster."""
 
 CLIENT_EXAMPLES = (
-    "put", "get", "list", "scan", "count", "txn", "delete", "status", "members", "snapshot", "upgrade_status",
-    "hold_upgrade", "finalize_upgrade", "demote_member", "promote_member", "transfer_leadership", "add_member",
-    "update_member", "remove_member", "close",
+    "put", "get", "touch", "grant_lease", "keep_alive", "lease_details", "leases", "hold_lease", "revoke_lease",
+    "lease", "list", "scan", "count", "txn", "transaction", "batch", "increment", "update", "get_many", "put_many",
+    "put_json", "get_json", "delete", "watch", "status", "members",
+    "register", "discover", "services", "mapping", "queue", "counter", "sessions",
+    "lock", "elect", "leader", "once", "every", "barrier",
+    "compact", "snapshot", "upgrade_status", "session", "hold_upgrade", "finalize_upgrade", "demote_member",
+    "promote_member", "transfer_leadership", "add_member", "update_member", "remove_member", "add_role", "allow",
+    "role", "roles", "add_user", "user", "users", "set_password", "revoke_role", "grant_role", "new_token",
+    "remove_token", "remove_user", "disallow", "remove_role", "auth_status", "disable_auth", "close",
 )  # fmt: skip
 """In the order in which they run, on one cluster."""
 
+
+SERVER_EXAMPLES = ("drain", "close")
+"""In the order in which they run, on one server."""
 
 CLUSTER_EXAMPLES = (
     "apply", "read", "run", "settle", "assert_same_state", "machine", "error", "snapshot", "transfer_leadership",
@@ -84,14 +108,15 @@ def test_public_method_lists_what_it_raises(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_public_method_has_an_example(name: str) -> None:
     source = example_of(METHODS[name])
-    assert bool(source) is (name not in PLAIN), METHODS[name]
+    assert source, METHODS[name]
     compile(wrapped(source), name, "exec")
 
 
 def test_examples_all_run_or_are_named() -> None:
     run_here = {f"Raft.{name}" for name in RAFT_EXAMPLES} | {f"AsyncClient.{name}" for name in CLIENT_EXAMPLES}
     run_here |= {f"RaftCluster.{name}" for name in CLUSTER_EXAMPLES}
-    assert run_here | COMPILED | PLAIN == set(METHODS)
+    run_here |= {f"KvServer.{name}" for name in SERVER_EXAMPLES}
+    assert run_here | COMPILED == set(METHODS)
 
 
 def test_example_of_node_id_shows_what_python_shows() -> None:
@@ -102,6 +127,51 @@ def test_example_of_fsm_is_a_state_machine() -> None:
     space = {"Rejected": Rejected, "BinaryIO": BinaryIO, **vars(fsm)}
     exec("from __future__ import annotations\n" + example_of(textwrap.dedent("    " + (FSM.__doc__ or ""))), space)
     check_fsm_in_process(space["Counter"])
+
+
+def class_example(value: object) -> str:
+    """The example in the docstring of a class or function."""
+    return example_of(inspect.getdoc(value) or "")
+
+
+def test_example_of_registry_renders_a_page() -> None:
+    names: dict[str, object] = {"Registry": Registry}
+    exec(class_example(Registry), names)
+    page = names["page"]
+    assert isinstance(page, bytes)
+    assert b'jobs_done_total{result="good"} 1\njobs_waiting' in page.replace(
+        b"# HELP jobs_waiting Jobs that wait.\n# TYPE jobs_waiting gauge\n", b""
+    )
+    for method in ("counter", "counters", "gauge", "gauges", "histogram", "histograms", "computed", "computed_summary"):
+        registry = Registry()
+        exec(class_example(getattr(Registry, method)), {"registry": registry})
+        assert registry.render().startswith(b"# HELP "), method
+
+
+def test_examples_of_the_settings_of_a_server_run() -> None:
+    names: dict[str, object] = {"ServerConfig": ServerConfig, "load_config": load_config}
+    for value in (
+        ServerConfig,
+        ServerConfig.http_url,
+        ServerConfig.http_limits,
+        ServerConfig.peer_secrets,
+        load_config,
+    ):
+        exec(class_example(value), names)
+    assert names["secrets"] == (b"\x5f" * 32,)
+    assert isinstance(names["config"], ServerConfig)
+
+
+def test_examples_of_files_and_histories_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recorder = Recorder(itertools.count().__next__)
+    recorder.returned(recorder.call("c1", PutCall(b"k", b"v")), Written(revision=1))
+    names = {**vars(syncline.testing), "recorder": recorder, "read_file": syncline.read_file}
+    names |= {name: getattr(syncline.testing, name) for name in syncline.testing.__all__}
+    names["replace_file"] = syncline.replace_file
+    for value in (syncline.replace_file, syncline.read_file, write_history, read_history, assert_linearizable, judge):
+        exec(class_example(value), names)
+    assert names["content"] == b"7 42"
 
 
 def check_fsm_in_process(kind: Callable[[], FSM[int]]) -> None:
@@ -131,12 +201,17 @@ async def execute(name: str, names: dict[str, object]) -> dict[str, object]:
     return made
 
 
+async def work() -> None:
+    """A job, for the examples of `every`."""
+
+
 async def test_examples_of_raft_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with cluster(tmp_path) as nodes:
         await nodes.leader()
         await nodes.announced()
         raft = nodes.rafts["a"]
-        names: dict[str, object] = {"raft": raft, "machine": nodes.machines["a"]}
+        names: dict[str, object] = {"raft": raft, "machine": nodes.machines["a"], "msgspec": msgspec}
+        names |= {"clean_up": work, "report": work}
         await (await nodes.leader()).transfer_leadership("a")
         for name in RAFT_EXAMPLES:
             if name == "events":
@@ -144,9 +219,14 @@ async def test_examples_of_raft_run(tmp_path: Path, capsys: pytest.CaptureFixtur
                 continue
             if name == "transfer_leadership":
                 await raft.promote("b")
+            if name == "replace_member":
+                await nodes.stop("c")
+                await until(raft, lambda: not all(link.connected for link in raft.peers().values()))
             made = await execute(f"Raft.{name}", names)
             if name == "transfer_leadership":
                 await until(raft, lambda: nodes.rafts["b"].is_leader)
+            if name == "ask_leader":  # each node has one handler
+                raft.answer_asks(None)
             if name == "add_learner":
                 names["member"] = made["added"]
         assert raft.role == "stopped"
@@ -177,8 +257,12 @@ async def test_examples_of_the_client_run(tmp_path: Path, capsys: pytest.Capture
     ]  # fmt: skip
     try:
         kv = AsyncClient([server.http_url for server in servers], timeout=20.0)
+        names: dict[str, object] = {"kv": kv, "serve": work, "clean_up": work, "report": work}
         for name in CLIENT_EXAMPLES:
-            await execute(f"AsyncClient.{name}", {"kv": kv})
+            made = await execute(f"AsyncClient.{name}", names)
+            names |= {shared: value for shared, value in made.items() if shared == "granted"}
+        for name in SERVER_EXAMPLES:
+            await execute(f"KvServer.{name}", {"server": servers[0]})
     finally:
         for server in servers:
             await server.close()

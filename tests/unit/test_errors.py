@@ -23,19 +23,38 @@ CLASSES = [
     if isinstance(error := getattr(errors, name), type) and issubclass(error, SynclineError)
 ]
 
-UNKNOWN = {"Closed", "DeadlineExceeded", "FrameError", "NodeFailed", "StorageError", "SynclineError", "TransportError"}
+UNKNOWN = {
+    *(
+        "AnswerNotKept",
+        "Closed",
+        "DeadlineExceeded",
+        "FrameError",
+        "LeadershipLost",
+        "LeaseLost",
+        "LockLost",
+        "NodeFailed",
+        "SessionExpired",
+    ),
+    *("StorageError", "SynclineError", "TransportError"),
+}
 """Their outcome is `unknown` unless the raiser knows better: all others say that a retry is safe."""
 
 OWN_WAITS = {
     "open_beside": "the end of a worker",
+    "_wait": "a lock or a campaign of etcd's clients, for the time that a request may wait",
+    "_read_on": "the room for a large read",
+    "read_backup": "a connection of the client, which raises `ConnectionLost`",
     "_close_in_time": "the ends of the writer of snapshots and of the state machine",
     "_attempt": "a connection of the client, which raises `ConnectFailed` and `ConnectionLost`",
     "_connect": "a dial",
+    "_dial": "a dial",
+    "open_stream": "a connection of the client, which raises `ConnectFailed` and `ConnectionLost`",
+    "_read": "a connection of the client, which raises `ConnectionLost`",
+    "_run": "a child process",
     "_open": "a dial",
     "connect": "a dial",
     "_watch": "the end of a child process",
     "stop": "the end of a child process",
-    "store": "a file, on a thread",
     "fetch": "a file, on a thread",
     "addresses": "a name server",
     "is_loopback": "a name server",
@@ -46,6 +65,17 @@ OWN_WAITS = {
     "answers": "a condition of the simulation",
     "catch_up": "a condition of the simulation",
     "_recover": "a condition of the simulation",
+    "leases": "a condition of the simulation",
+    "_acquire_in_time": "a limit of its own: an expired one alone is taken, others go on",
+    "_end": "the end of a lease, bounded by a limit of its own",
+    "more": "the next item of a watch, bounded by a limit of its own",
+    "wait": "an event, bounded by a limit of its own",
+    "_start": "a child process",
+    "_within": "a limit of its own",
+    "end": "the ends of leases, bounded by a limit of its own",
+    "program": "a condition of the simulation",
+    "_lost": "an event, bounded by a limit of its own",
+    "until": "an event, bounded by a limit of its own",
 }
 """Functions that catch an `OSError` around an `await`, and what they await: no operation of a node or client."""
 

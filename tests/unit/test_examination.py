@@ -57,7 +57,9 @@ def test_examination_sound_proposals_pass() -> None:
         (command(origin=8), "not its sender's own"),
         (command(number=NUMBER + 1), "not its sender's own"),
         (command(kind=3), "change of the levels can't be read"),
-        (command(kind=max(Kind)), f"kind {max(Kind)}"),
+        (command(kind=Kind.DIGEST), f"kind {Kind.DIGEST}"),
+        (command(kind=Kind.SESSION_COMMAND), "no command of a session"),
+        (command(kind=Kind.SESSION), "no change of sessions"),
         (command(kind=max(Kind) + 1), f"kind {max(Kind) + 1}"),
         (command(kind=-1), "kind -1"),
         (command(kind=2**64 - 1), "kind 18446744073709551615"),
@@ -241,6 +243,6 @@ async def test_examination_own_proposals_pass_and_poison_is_refused() -> None:
         future.number = number
         queue.append((future, DATA, payload))
     told: list[int] = []
-    sound = sound_own(queue, SENDER, lambda number, _: told.append(number))  # type: ignore[arg-type]
+    sound = sound_own(queue, SENDER, lambda number, _: told.append(number), lambda _: None)  # type: ignore[arg-type]
     assert [item[0].number for item in sound] == [1, 3]
     assert told == [2]

@@ -90,7 +90,7 @@ def test_what_is_still_open_is_of_unknown_fate() -> None:
     assert operation.return_s is None
 
 
-def test_an_error_that_says_not_applied_ends_an_operation_and_an_unknown_one_leaves_it_open() -> None:
+def test_history_ends_what_was_not_applied_and_leaves_unknown_open() -> None:
     recorder = Recorder(Clock())
     recorder.failed(recorder.call("c1", PutCall(b"k", b"1")), OperationError("no", outcome=Outcome.NOT_APPLIED))
     recorder.failed(recorder.call("c1", PutCall(b"k", b"2")), DeadlineExceeded("late", outcome=Outcome.UNKNOWN))

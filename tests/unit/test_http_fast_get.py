@@ -348,7 +348,7 @@ async def test_a_second_answer_is_dropped(second: str, caplog: pytest.LogCapture
         assert wire.connection._queue.in_flight == 0
 
 
-async def test_a_late_second_answer_takes_nobody_s_place(caplog: pytest.LogCaptureFixture) -> None:
+async def test_late_second_answer_is_ignored(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
         wire = Lane(hold=True)
         wire.open()

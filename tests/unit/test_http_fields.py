@@ -11,6 +11,7 @@ from syncline.server.api.errors import RequestError
 from syncline.server.http.documents import check_members
 from tests.helpers.http_wire import put
 from tests.helpers.kv_node import KvWire, error_in
+from tests.helpers.route_paths import path_of
 
 REFUSED: dict[str, tuple[str, str, bytes, str, int, str]] = {
     "an encoded value": ("PUT", "/key/a", gzip.compress(b"v"), "Content-Encoding: gzip", 415, "unsupported_media_type"),
@@ -30,9 +31,10 @@ REFUSED: dict[str, tuple[str, str, bytes, str, int, str]] = {
     "a negative condition of a transaction": ("POST", "/txn", b"{}", "If-None-Match: *", 400, "bad_request"),
     "a condition of a listing": ("GET", "/keys", b"", 'If-Match: "7"', 400, "bad_request"),
     "a condition of a change": ("POST", "/raft/remove", b'{"ID":"b"}', 'If-Match: "7"', 400, "bad_request"),
-    "a repeated write": ("PUT", "/key/a", b"v", "Idempotency-Key: 1", 400, "not_supported"),
-    "a repeated transaction": ("POST", "/txn", b"{}", "Idempotency-Key: 1", 400, "not_supported"),
-    "a repeated change": ("POST", "/raft/remove", b'{"ID":"b"}', "Idempotency-Key: 1", 400, "not_supported"),
+    "a key of two": ("PUT", "/key/a", b"v", "Idempotency-Key: a, b", 400, "bad_request"),
+    "a key without a sequence": ("POST", "/txn", b"{}", "Idempotency-Key: 00000000000000a1/", 400, "bad_request"),
+    "a repeated change": ("POST", "/raft/remove", b'{"ID":"b"}', "Idempotency-Key: 1", 400, "bad_request"),
+    "a repeated listing": ("GET", "/keys", b"", "Idempotency-Key: 1", 400, "bad_request"),
     "JSON in another encoding": (
         "POST", "/txn", b"{}", "Content-Type: application/json; charset=latin-1", 415, "unsupported_media_type",
     ),
@@ -137,9 +139,7 @@ async def test_http_unknown_parameter_is_400_on_every_route() -> None:
     routes = wire.site.router.routes
     assert len(routes) > 15
     for pattern, methods in routes.items():
-        path = pattern.partition("{")[0] + ("node" if "{check}" in pattern else "a" if "{" in pattern else "")
-        if pattern == "/key":
-            path += "?key=a"
+        path = path_of(pattern, b"node" if "{check}" in pattern else b"a")
         for method in set(methods) - {"HEAD"}:
             answer = await wire.ask(method, f"{path}{'&' if '?' in path else '?'}bogus=1", b"")
             assert answer.status == 400, (method, path)
@@ -186,6 +186,22 @@ def test_http_json_with_one_name_in_several_objects_is_taken() -> None:
 @pytest.mark.parametrize("document", [b"[" * 100_000, b'{"a":\xff}', b'{"a":1}}'])
 def test_http_json_that_only_the_second_decoder_refuses_is_400(document: bytes) -> None:
     with pytest.raises(RequestError, match="is not JSON"):
+        check_members(document)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b'{"":1,"":2}',
+        b'{"a":"b","c":[{"d":1},{"d":1,"d":2}]}',
+        b'{ "a" : {"b":"\xc3\xa9"} , "a" : 1 }',
+        b'{"a":"\\"","a":1}',
+        b'{"a":1,"\\u0061":2}',
+    ],
+)
+def test_http_json_with_a_repeated_member_in_any_form_is_found(document: bytes) -> None:
+    """The quick look counts quotes, and leaves documents with escapes to the slow one."""
+    with pytest.raises(RequestError, match="is given twice"):
         check_members(document)
 
 

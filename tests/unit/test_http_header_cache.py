@@ -150,7 +150,7 @@ async def test_nothing_of_what_is_refused_is_remembered(case: str) -> None:
     assert not server.shared.header_cache._known
 
 
-async def test_clients_that_always_send_another_header_get_no_more_memory_and_take_none_from_others() -> None:
+async def test_header_cache_of_many_headers_is_bounded_and_keeps_others() -> None:
     wire = Wire()
     usual = wire.server.shared.header_cache
     wire.send(get())
@@ -175,7 +175,7 @@ POISON = {
 
 
 @pytest.mark.parametrize("case", POISON)
-async def test_nobody_can_make_the_server_take_one_header_for_another(case: str) -> None:
+async def test_header_cache_never_takes_one_header_for_another(case: str) -> None:
     server = Wire().server
     for _ in range(3):
         wire = Wire(server=server)

@@ -126,7 +126,7 @@ async def test_requests_that_are_read_at_once_keep_the_order_too() -> None:
 # --- where requests wait, and how they go on
 
 
-async def test_a_client_that_pipelines_hundreds_of_writes_has_neither_the_stack_nor_the_loop_to_itself() -> None:
+async def test_pipelined_writes_fill_neither_the_stack_nor_the_loop() -> None:
     depths: list[int] = []
     count, most = 550, HttpLimits().max_in_flight
 
@@ -157,7 +157,7 @@ async def test_a_client_that_pipelines_hundreds_of_writes_has_neither_the_stack_
     assert wire.transport.reading
 
 
-async def test_a_slow_read_holds_up_none_of_the_reads_behind_it_however_many_waited() -> None:
+async def test_slow_read_delays_none_of_the_reads_behind_it() -> None:
     def handler(request: Request, respond: Respond) -> None:
         if request.path == b"/slow":
             wire.responds.append(respond)
@@ -176,7 +176,7 @@ async def test_a_slow_read_holds_up_none_of_the_reads_behind_it_however_many_wai
     assert len(wire.answers) == 302
 
 
-async def test_more_than_a_slice_behind_a_write_waits_unparsed_and_is_all_answered() -> None:
+async def test_pipeline_beyond_a_slice_waits_unparsed_and_is_answered() -> None:
     wire = holding()
     pair = put("/a", b"x" * 100) + get("/a")
     wire.send(pair * 250)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from syncline import Raft
-from syncline.errors import BacklogFull, NoSpace
+from syncline.errors import BacklogFull, LimitReached, NoSpace
 from syncline.kv.commands import Delete, DeleteRange, Put, Txn, encode_command
 from syncline.kv.machine import KvMachine
 from syncline.kv.sizes import RECORD_OVERHEAD_BYTES
@@ -19,6 +19,7 @@ from syncline.node import intake
 from syncline.node.envelope import DATA, Kind, MemberRecord, Proposal, encode
 from syncline.node.fsm import Entry
 from syncline.node.runtime import Driver
+from syncline.sessions.entries import SessionChange, encode_change
 from syncline.transport.messages import Forward, ForwardedProposal, ForwardReply, PeerMessage
 from tests.helpers.node_cluster import Cluster, Listing, until
 
@@ -233,6 +234,23 @@ async def test_put_waits_for_deletes_that_are_not_applied_yet(tmp_path: Path) ->
         await until(raft, lambda: raft.stats().applied == raft.stats().last_index)
         reply = reply_to(raft._driver, forwarded(4, put(30)))
         assert [accepted.number for accepted in reply.accepted] == [4]
+
+
+async def test_session_that_is_opened_behind_a_waiting_put_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both come again with each look at the queue."""
+    monkeypatch.setattr(intake, "MAX_OPENED", 1)
+    async with running(tmp_path, ten_records) as nodes:
+        raft, _ = await limited(nodes)
+        await asyncio.gather(*raft.apply_many([put(number) for number in range(10)]))
+        freeing = raft.apply_many([encode_command(Delete(b"key 01")), put(20), put(21)])
+        opened = raft._apply(int(Kind.SESSION), encode_change(SessionChange(opened=7)), 5.0, b"")
+        answers = await asyncio.gather(*freeing, return_exceptions=True)
+        assert isinstance(answers[2], NoSpace)
+        assert await opened is True
+        with pytest.raises(LimitReached):
+            await raft.open_session()
 
 
 async def test_follower_tells_its_caller_of_the_leaders_store_limit(tmp_path: Path) -> None:

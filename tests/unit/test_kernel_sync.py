@@ -102,7 +102,7 @@ def test_a_close_waits_for_the_sync_under_way(file: OsFile, make_loop: Callable[
     on(make_loop, scenario())
 
 
-def test_giving_it_back_holds_up_nobody(file: OsFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_sync_close_does_not_block_the_loop(file: OsFile, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system takes tens of milliseconds for it, even where nothing is under way."""
     plain = KernelSync.close
     goes_on = threading.Event()
@@ -139,7 +139,7 @@ def test_a_close_that_is_cancelled_lets_go_of_nothing_that_is_in_use(file: OsFil
     on(asyncio.new_event_loop, scenario())
 
 
-def test_a_file_that_is_closed_meanwhile_is_synced_to_its_end_and_later_ones_fail(file: OsFile) -> None:
+def test_file_closed_in_its_sync_is_synced_and_later_ones_fail(file: OsFile) -> None:
     async def scenario() -> None:
         ends = Ends()
         flusher = flusher_of(file, ends)

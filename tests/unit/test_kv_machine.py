@@ -30,18 +30,23 @@ from syncline.kv.commands import (
 )
 from syncline.kv.machine import KvMachine
 from syncline.kv.records import (
+    BatchAnswer,
     DeleteAnswer,
     DeleteRangeAnswer,
     GetAnswer,
+    IncrementAnswer,
     PutAnswer,
     RangePage,
     TxnAnswer,
 )
+from syncline.kv.store import KeyStore
 from syncline.kv.versions import is_later
 from syncline.node.fsm import BatchingFSM, Entry
-from tests.helpers.kv_commands import NaiveStore, accepted, commands, contents, entries, persisted
+from tests.helpers.kv_commands import accepted, commands, contents, entries, persisted
+from tests.helpers.naive_kv import NaiveMachine, State, keys_of, record_of, within
 
 histories = st.lists(commands.filter(accepted), max_size=25)
+long_histories = st.lists(commands.filter(accepted), min_size=8, max_size=30)
 
 
 def machine_of(*commands: Command) -> KvMachine:
@@ -50,48 +55,54 @@ def machine_of(*commands: Command) -> KvMachine:
     return machine
 
 
-def plain(result: object) -> object:
-    """A result in the naive store's words."""
-    match result:
-        case Rejected():
-            return None
-        case PutAnswer():
-            assert result.created == (result.previous_revision == 0)
-            return ("put", result.previous_revision)
-        case DeleteAnswer():
-            return ("delete", result.deleted)
-        case DeleteRangeAnswer():
-            return ("delete_range", result.deleted, result.more)
-        case GetAnswer(record):
-            return ("get", record is not None, record.mod_revision if record else 0)
-        case RangePage(items, _, _, count):
-            return ("range", [record.key for record in items], count)
-        case TxnAnswer(succeeded, _, results):
-            return ("txn", succeeded, [plain(part) for part in results])
-    raise AssertionError(result)
-
-
 def apply(machine: KvMachine, command: Command) -> object:
     return machine.apply(Entry(1, 1, encode_command(command)))
 
 
 @settings(max_examples=300, deadline=None)
-@given(histories)
-def test_the_machine_answers_as_the_naive_store_does(history: list[Command]) -> None:
-    machine, naive = KvMachine(), NaiveStore()
-    for entry, command in zip(entries(history), history, strict=True):
-        before = machine.store.revision
+@given(long_histories, st.integers(0, 25))
+def test_the_machine_answers_as_the_naive_one_does(history: list[Command], restored_at: int) -> None:
+    """Every command, leases and past revisions included, with a snapshot and its restore in between."""
+    machine, naive = KvMachine(), NaiveMachine()
+    for at, (entry, command) in enumerate(zip(entries(history), history, strict=True)):
+        if at == restored_at:
+            stream = persisted(machine)
+            machine = KvMachine()
+            machine.restore(io.BytesIO(stream))
         (result,) = machine.apply_batch([entry])
-        assert plain(result) == naive.apply(command)
-        if not isinstance(result, Rejected):
-            assert result.revision == machine.store.revision
-            assert machine.store.revision - before in (0, 1)
-        assert machine.store.revision == naive.revision
-        assert {
-            record.key: (record.value, record.create_revision, record.mod_revision, record.version)
-            for record in contents(machine.store)
-        } == naive.records
+        assert bare(result) == naive.apply(command, entry.index)
+        assert_same(machine.store, naive.state)
     machine.store.check()
+    for revision in range(naive.state.oldest, naive.state.revision + 1):
+        page = machine.store.range(revision=revision)
+        assert list(map(record_of, page.items)) == within(naive.state.past[revision], b"", None)
+
+
+def assert_same(store: KeyStore, state: State) -> None:
+    assert (store.revision, store.oldest) == (state.revision, state.oldest)
+    assert {record.key: record_of(record) for record in contents(store)} == state.records
+    assert list(store.leases.records()) == list(state.leases.values())
+    assert all(store.leases.keys(lease) == keys_of(state, lease) for lease in state.leases)
+
+
+def bare(result: object) -> object:
+    """An answer without checksums; the code of a refusal."""
+    match result:
+        case Rejected():
+            return result.code
+        case BatchAnswer(results, revision):
+            return (BatchAnswer, list(map(bare, results)), revision)
+        case TxnAnswer(succeeded, revision, results):
+            return TxnAnswer(succeeded, revision, tuple(map(bare, results)))  # type: ignore[arg-type]
+        case GetAnswer(record, revision):
+            return GetAnswer(record and record_of(record), revision)
+        case RangePage(items, more, revision, count, after):
+            return RangePage(list(map(record_of, items)), more, revision, count, after)
+        case PutAnswer() | DeleteAnswer() | IncrementAnswer():
+            return msgspec.structs.replace(result, previous=result.previous and record_of(result.previous))
+        case DeleteRangeAnswer():
+            return msgspec.structs.replace(result, previous=tuple(map(record_of, result.previous)))
+    return result
 
 
 @settings(deadline=None)
@@ -110,7 +121,11 @@ def test_batches_of_any_size_give_the_same_state_and_answers(history: list[Comma
 
 
 def _comparable(result: object) -> object:
-    return (result.code, str(result), result.details) if isinstance(result, Rejected) else result
+    if isinstance(result, Rejected):
+        return (result.code, str(result), result.details)
+    if isinstance(result, BatchAnswer):
+        return (list(map(_comparable, result.results)), result.revision)
+    return result
 
 
 @settings(deadline=None)
@@ -236,7 +251,7 @@ def test_machine_check_passes_a_good_command_and_refuses_a_later_one() -> None:
     machine = KvMachine()
     machine.check(encode_command(Put(b"k", b"v")))
     with pytest.raises(Rejected):
-        machine.check(msgspec.msgpack.encode([6, b"k"]))
+        machine.check(msgspec.msgpack.encode([14, b"k"]))
 
 
 @given(
@@ -290,7 +305,7 @@ def test_a_compare_of_an_absent_value_never_holds(comparison: Comparison) -> Non
 
 
 def test_a_range_too_large_to_delete_is_refused_whole_and_can_go_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncline.kv.txn.MAX_DELETED_KEYS", 10)
+    monkeypatch.setattr("syncline.kv.work.MAX_DELETED_KEYS", 10)
     machine = machine_of(*[Put(b"%02d" % number, b"") for number in range(15)])
     for command in (
         DeleteRange(b"", None),
@@ -311,15 +326,17 @@ def test_a_range_too_large_to_delete_is_refused_whole_and_can_go_in_pieces(monke
     [
         (Get(b"a"), Get(b"a"), Get(b"b")),
         (Range(b"", None), Get(b"b")),
-        (Put(b"new", b"x" * 80), Get(b"new")),
+        (Put(b"new", b"x" * 80), Get(b"new"), Get(b"a")),
         (Put(b"new", b"x" * 50), Range(b"", b"b"), Range(b"n", None)),
         (Get(b"a"), Txn(then=(Get(b"a"), Get(b"b")))),
     ],
 )
-def test_reads_of_a_transaction_that_come_to_too_much_are_refused_and_nothing_is_changed(
+def test_transaction_with_too_large_reads_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, reads: tuple[TxnOperation, ...]
 ) -> None:
-    monkeypatch.setattr("syncline.kv.txn.MAX_TXN_READ_BYTES", 80)
+    monkeypatch.setattr("syncline.kv.work.MAX_TXN_READ_BYTES", 80)
+    monkeypatch.setattr("syncline.kv.work.RANGE_BYTES", 0)
+    monkeypatch.setattr("syncline.kv.work.READ_OVERHEAD_BYTES", 0)
     machine = machine_of(Put(b"a", b"1" * 30), Put(b"b", b"2" * 30))
     with pytest.raises(Rejected) as raised:
         apply(machine, Txn(then=(Put(b"mark", b""), *reads)))
@@ -344,4 +361,10 @@ def test_it_has_the_optional_capabilities_that_it_claims() -> None:
     assert isinstance(machine, BatchingFSM)
     assert machine.apply_on_loop is True
     assert not hasattr(machine, "applied_index")
-    assert msgspec.structs.asdict(PutAnswer(1, True, 0)) == {"revision": 1, "created": True, "previous_revision": 0}
+    assert msgspec.structs.asdict(PutAnswer(1, True, 0)) == {
+        "revision": 1,
+        "created": True,
+        "previous_revision": 0,
+        "previous": None,
+        "lease": 0,
+    }

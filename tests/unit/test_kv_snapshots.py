@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from syncline.errors import CorruptionError, FormatVersionError
 from syncline.kv import snapshots
-from syncline.kv.commands import Delete, Put
+from syncline.kv.commands import Delete, Put, encode_command
 from syncline.kv.machine import KvMachine
 from syncline.kv.records import KeyRecord
 from syncline.kv.snapshots import read_snapshot
-from syncline.kv.store import Store
+from syncline.kv.store import KeyStore
+from syncline.node.fsm import Entry
 from tests.helpers.kv_commands import Sink, contents, entries, persisted
 
 
@@ -26,7 +27,19 @@ def filled(count: int, value_bytes: int = 20) -> KvMachine:
     return machine
 
 
-STREAM = persisted(filled(30))
+def lived(count: int) -> KvMachine:
+    """Overwritten, deleted and new keys, some of them compacted; leases."""
+    machine = filled(count)
+    commands = [Put(b"key/%06d" % (number % 7), b"again %d" % number) for number in range(count)]
+    machine.apply_batch(entries([*commands, Delete(b"key/000001"), Delete(b"key/000020"), Put(b"key/000001", b"")]))
+    machine.store.leases.grant(5, 60_000)
+    machine.store.leases.grant(9, 60_000, own=True)
+    machine.store.put(b"leased", b"", 9, machine.store.revision + 1)
+    machine.store.compact(machine.store.revision - count)
+    return machine
+
+
+STREAM = persisted(lived(30))
 
 
 class Trickle(io.RawIOBase):
@@ -56,7 +69,7 @@ def test_an_empty_store_goes_through() -> None:
 
 
 def test_a_stream_that_trickles_is_read_whole() -> None:
-    assert contents(read_snapshot(Trickle(STREAM))) == contents(filled(30).store)  # type: ignore[arg-type]
+    assert contents(read_snapshot(Trickle(STREAM))) == contents(lived(30).store)  # type: ignore[arg-type]
 
 
 def test_the_state_survives_a_stream_cut_at_any_byte() -> None:
@@ -87,7 +100,7 @@ def test_bytes_after_the_end_are_found() -> None:
 
 def test_a_frame_lost_repeated_or_out_of_its_place_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "FRAME_TARGET_BYTES", 200)
-    parts = frames(persisted(filled(30)))
+    parts = frames(persisted(lived(30)))
     assert len(parts) > 6
     assert read_snapshot(io.BytesIO(b"".join(parts)))
     for at in range(1, len(parts)):
@@ -108,7 +121,7 @@ def test_frames_of_another_snapshot_are_found_by_the_digest(monkeypatch: pytest.
         read_snapshot(io.BytesIO(b"".join(mixed)))
 
 
-def test_a_record_that_rotted_in_memory_is_found_when_the_snapshot_is_read() -> None:
+def test_record_corrupted_in_memory_is_found_in_the_snapshot() -> None:
     machine = filled(3)
     key = b"key/000001"
     (bucket,) = (bucket for bucket in machine.store._buckets if key in bucket)
@@ -127,7 +140,7 @@ def test_a_foreign_file_is_called_so(stream: bytes) -> None:
 
 def test_a_later_format_is_refused_by_its_version() -> None:
     later = STREAM[:12] + (snapshots.FORMAT_VERSION + 1).to_bytes(4, "little") + STREAM[16:]
-    with pytest.raises(FormatVersionError, match="version 2"):
+    with pytest.raises(FormatVersionError, match="version 4"):
         read_snapshot(io.BytesIO(later))
 
 
@@ -157,7 +170,7 @@ def test_values_larger_than_a_frame_go_through() -> None:
     assert contents(read_snapshot(io.BytesIO(persisted(machine)))) == contents(machine.store)
 
 
-def test_a_sink_that_fails_lets_its_error_through_and_the_view_can_be_released() -> None:
+def test_failing_sink_raises_and_the_view_can_be_released() -> None:
     class Full:
         def write(self, data: bytes) -> None:
             raise OSError(28, "No space left on device")
@@ -206,9 +219,22 @@ def test_persisting_on_another_thread_beside_writes_shows_one_moment(monkeypatch
 
 def test_a_reader_of_the_replaced_store_is_not_disturbed() -> None:
     machine = filled(10)
-    old: Store = machine.store
+    old: KeyStore = machine.store
     before = contents(old)
     machine.restore(io.BytesIO(STREAM))
     assert machine.store is not old
     assert contents(old) == before
     old.check()
+
+
+@pytest.mark.parametrize("revision", [2**62 + 1, 2**63 - 1, 2**64 - 2])
+def test_restore_from_a_revision_without_room_above_is_refused(revision: int) -> None:
+    """The next revisions would not fit in a log entry: every node would stop at the first write."""
+    forged, machine = KvMachine(), KvMachine()
+    forged.store.renumber(revision)
+    file = io.BytesIO()
+    forged.snapshot().persist(file)
+    machine.apply(Entry(1, 1, encode_command(Put(b"a", b"1"))))
+    with pytest.raises(CorruptionError, match="which no cluster reaches"):
+        machine.renumber(10**9, io.BytesIO(file.getvalue()))
+    assert machine.store.get(b"a") is not None

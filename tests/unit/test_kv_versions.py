@@ -2,29 +2,63 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import msgspec
 import pytest
 
 from syncline.errors import NodeFailed, Rejected
-from syncline.kv.commands import CompareTarget, Comparison, Delete, DeleteRange, Get, Put, Txn, encode_command
+from syncline.kv.commands import (
+    Command,
+    Compact,
+    CompareTarget,
+    Comparison,
+    Delete,
+    DeleteRange,
+    Get,
+    Increment,
+    LeaseCheckpoint,
+    LeaseEnd,
+    LeaseGrant,
+    LeaseRevoke,
+    OperationBatch,
+    Put,
+    Touch,
+    Txn,
+    encode_command,
+)
 from syncline.kv.machine import KvMachine
 from syncline.kv.versions import FIELDS, MACHINE_VERSION, SINCE, check_version, is_later
 from syncline.node.fsm import Entry
+from tests.helpers.auth_commands import AUTH_COMMANDS
 
 encode = msgspec.msgpack.encode
 UNKNOWN = 100
 LATER = [
-    [6, b"k"],
+    [26, b"k"],
+    [25, "ann", b"", 1, [26]],
+    [14, True, 1],
     [100],
-    [0, b"k", b"v", 0, None, 1],
-    [1, b"k", None, "a field of a later version"],
-    [5, [], [[7, b"k"]], []],
-    [5, [], [], [[0, b"k", b"v", 0, None, 1]]],
-    [5, [], [[5, [], [[9]], []]], []],
+    [0, b"k", b"v", 0, None, 0, False, 1],
+    [1, b"k", None, False, "a field of a later version"],
+    [5, [], [[26, b"k"]], []],
+    [5, [], [], [[0, b"k", b"v", 0, None, 0, False, 1]]],
+    [5, [], [[5, [], [[27]], []]], []],
     [5, [], [], [], 1],
     [5, [[b"k", max(CompareTarget) + 1, 0, 1]], [], []],
     [5, [[b"k", 0, max(Comparison) + 1, 1]], [], []],
-    [5, [[b"k", 0, 0, 1, 1]], [], []],
+    [5, [[b"k", 0, 0, 1, None, 1]], [], []],
+    [6, 1, 1000, "a field of a later version"],
+    [7, 1, 1],
+    [8, [1], 1, [0], 1],
+    [9, [[1, 1]], 1, [1], 1],
+    [10, b"k", 1, 0, False, 1],
+    [11, b"k", 1, 1, 1],
+    [12, 1, 0, 1],
+    [13, [], 1],
+    [13, [[26, b"k"]]],
+    [13, [[0, b"k", b"v"], [5, [], [], [[3, b"k", 0, 1]]]]],
+    [13, [[5, [[b"k", 0, 0, 1, None, 1]], [], []]]],
 ]
 BAD = [
     [],
@@ -32,8 +66,23 @@ BAD = [
     [0, "k", b"v"],
     [128, b"k"],
     [-1],
-    ["6"],
-    {"tag": 6},
+    ["14"],
+    {"tag": 14},
+    [6, 0, 1000],
+    [6, 1, 0],
+    [7, 2**63],
+    [8, [0], 1],
+    [8, 1, 1],
+    [9, [[1]], 1],
+    [9, [[1, 1, 1]], 1],
+    [10, b"k", 2**63],
+    [10, b""],
+    [11, b"k", 1, 0],
+    [12, -1],
+    [13, 1],
+    [13],
+    [13, [[6, 1, 1000]]],
+    [13, [[13, []]]],
     [3, b"k"],
     [4, b"", None],
     [5, 1, 2, 3],
@@ -64,7 +113,7 @@ def test_machine_rejects_a_bad_command_of_its_own_version(command: object) -> No
     assert raised.value.code == "bad_command"
 
 
-@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x94\x05\x90\x91" * 100_000, b"\x92\x06"])
+@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x94\x05\x90\x91" * 100_000, b"\x92\x0e"])
 def test_bytes_that_are_no_messagepack_are_no_later_command(data: bytes) -> None:
     assert not is_later(data)
 
@@ -81,7 +130,23 @@ def test_command_is_refused_until_the_cluster_has_its_version() -> None:
 
 def test_each_command_of_this_version_has_its_since() -> None:
     """A new command without one could be proposed while older members don't know it: it is refused instead."""
-    for command in (Put(b"k", b"v"), Delete(b"k"), DeleteRange(b"a", b"b"), Txn(then=(Get(b"k"),))):
+    commands: tuple[Command, ...] = (
+        Put(b"k", b"v"),
+        Delete(b"k"),
+        DeleteRange(b"a", b"b"),
+        Txn(then=(Get(b"k"),)),
+        LeaseGrant(1, 1000),
+        LeaseRevoke(1),
+        LeaseEnd((1,), 1),
+        LeaseCheckpoint(((1, 1),), 1),
+        Increment(b"k"),
+        Touch(b"k", 1000, 1),
+        Compact(1),
+        OperationBatch((Get(b"k"),)),
+        *AUTH_COMMANDS.values(),
+    )
+    assert {type(command) for command in commands} == set(get_args(Command))
+    for command in commands:
         check_version(encode_command(command), MACHINE_VERSION)
     assert max(SINCE.values()) == MACHINE_VERSION
     assert UNKNOWN not in FIELDS

@@ -14,7 +14,7 @@ from syncline.consensus.types import MembershipState, NodeId
 from syncline.errors import ConfigError, NodeFailed
 from syncline.node.envelope import ClusterLevels, Hold, LevelChange, MemberRecord, Unreadable, decode_level, encode
 from syncline.node.levels import MOST_NEEDED, Ability, Levels, ability_of, agreed, check_start, risen
-from syncline.node.member_registry import BookState, MemberBook
+from syncline.node.member_registry import MemberRegistry, RegistryState
 from syncline.transport.messages import PeerStats, Refusal, RefusalCode
 
 TELLING = st.builds(Ability, st.integers(0, 4), st.integers(0, 4))
@@ -31,7 +31,7 @@ class Setup:
 
     can: Ability = field(default_factory=lambda: Ability(2, 2))
     hold_level: int = 0
-    book: MemberBook = field(default_factory=MemberBook)
+    book: MemberRegistry = field(default_factory=MemberRegistry)
     ids: set[NodeId] = field(default_factory=set)
     proposed: list[LevelChange] = field(default_factory=list)
     failures: list[BaseException] = field(default_factory=list)
@@ -319,16 +319,16 @@ def test_start_below_the_level_names_the_version_that_rose() -> None:
 
 
 def test_snapshot_carries_the_levels() -> None:
-    book = MemberBook()
+    book = MemberRegistry()
     book.levels = ClusterLevels(3, 4, True, "9.9.0")
-    other = MemberBook()
+    other = MemberRegistry()
     other.load(book.dump())
     assert other.levels == book.levels
 
 
 def test_registry_of_an_older_snapshot_has_the_first_levels() -> None:
     old = msgspec.msgpack.encode([7, [[1, "a", "10.0.0.1:7100"]], []])
-    assert msgspec.msgpack.decode(old, type=BookState).levels == ClusterLevels(1, 1, False, "")
+    assert msgspec.msgpack.decode(old, type=RegistryState).levels == ClusterLevels(1, 1, False, "")
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.server.api.errors import RequestError
-from syncline.server.api.list import MAX_PAGE_BYTES, decode_cursor, encode_cursor
+from syncline.errors import RequestFailed
+from syncline.kv.serving.pages import MAX_PAGE_BYTES, decode_cursor, encode_cursor
 from tests.helpers.http_wire import Answer
 from tests.helpers.kv_node import KvWire, error_in
 
@@ -170,7 +170,7 @@ def test_a_cursor_comes_back_as_the_key(key: bytes) -> None:
 
 
 def test_a_broken_cursor_is_refused() -> None:
-    with pytest.raises(RequestError):
+    with pytest.raises(RequestFailed):
         decode_cursor(b"base64:abcde")
     assert decode_cursor(None) is None
 

@@ -94,7 +94,7 @@ def test_log_sync_kernel_says_if_a_thread_does_it(tmp_path: Path) -> None:
 
 def test_log_sync_of_another_name_is_refused() -> None:
     with pytest.raises(ConfigError, match="auto, kernel, thread"):
-        Config(name="a", data_dir="d", listen="a:1", peers={"a": "a:1"}, log_sync="aio")
+        Config(name="a", data_dir="d", listen="a:1", peers={"a": "a:1"}, log_sync="aio")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="auto, kernel, thread"):
         load_config(environment={}, flags={"name": "a", "data_dir": "d", "log_sync": "aio"})
     assert load_config(environment={}, flags={"name": "a", "data_dir": "d", "log_sync": "thread"}).log_sync == "thread"

@@ -138,7 +138,7 @@ async def test_a_promise_is_delivered_after_its_entries_are_durable(tmp_path: Pa
     assert await run(tmp_path, scenario) == HardState(2)
 
 
-async def test_a_commit_index_alone_causes_no_sync_and_travels_with_the_next_append(tmp_path: Path) -> None:
+async def test_commit_index_alone_causes_no_sync(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         world.append(row(1, 3), HardState(1, 1), answer=3)
         await world.until(lambda: world.delivered == [3])

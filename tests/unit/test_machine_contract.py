@@ -253,6 +253,7 @@ class Source:
 
     class manifest:  # noqa: N801 - an attribute of the real one
         index = 9
+        sessions = 0
 
     def __init__(self) -> None:
         self.verified = 0

@@ -123,7 +123,7 @@ def test_a_refused_change_changes_nothing() -> None:
     assert progress[2].learner
 
 
-def test_a_promoted_learner_keeps_its_progress_and_a_new_voter_starts_at_the_end_of_the_log() -> None:
+def test_promoted_learner_keeps_progress_and_new_voter_starts_late() -> None:
     configuration, progress = restore(MembershipState(voters=(1,), learners=(2,)), 5)
     progress[2].maybe_update(4)
     _, progress = Changer(configuration, progress, 9).enter_joint(True, change((ADD, 2), (ADD, 3)).changes)
@@ -139,7 +139,7 @@ def test_a_member_of_the_outgoing_half_keeps_its_progress_until_the_end() -> Non
     assert 3 not in progress
 
 
-def test_removing_and_adding_a_member_starts_its_progress_anew() -> None:
+def test_member_removed_and_added_again_gets_new_progress() -> None:
     configuration, progress = restore(THREE, 5)
     progress[3].maybe_update(5)
     configuration, progress = Changer(configuration, progress, 5).simple(change((REMOVE, 3)).changes)
@@ -241,7 +241,7 @@ def test_data_that_is_not_a_change_is_a_value_error(kind: EntryType, data: bytes
         decode_change(LogEntry(1, 1, kind, data))
 
 
-def test_only_several_changes_or_an_explicit_wish_go_through_a_joint_membership() -> None:
+def test_joint_membership_is_for_several_changes_or_on_request() -> None:
     assert not enters_joint(change((ADD, 1)))
     assert enters_joint(change((ADD, 1), (ADD, 2)))
     assert enters_joint(change((ADD, 1), transition=Transition.JOINT_IMPLICIT))

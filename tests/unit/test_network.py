@@ -29,7 +29,7 @@ class Closing(asyncio.Protocol):
 
 
 @pytest.mark.parametrize("turns", range(6))
-async def test_a_connection_that_arrives_while_the_port_closes_is_not_left_behind(turns: int) -> None:
+async def test_connection_that_arrives_while_the_port_closes_is_closed(turns: int) -> None:
     async def check() -> None:
         complaints: list[dict[str, object]] = []
         loop = asyncio.get_running_loop()
@@ -168,7 +168,7 @@ def no_descriptors() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("runner", [asyncio.run, uvloop.run])
-def test_a_port_that_can_not_be_had_for_want_of_descriptors_is_not_blamed_on_the_address(
+def test_port_without_descriptors_is_not_blamed_on_the_address(
     runner: Callable[[Coroutine[None, None, None]], None],
 ) -> None:
     """The loops pass over an address of which they can't make a socket, and tell nobody why."""

@@ -8,14 +8,14 @@ from typing import BinaryIO, Self, cast
 
 import pytest
 
-from syncline.consensus.types import EntryType, LogEntry, SnapshotMeta
+from syncline.consensus.types import EntryType, LogEntry, MembershipState, SnapshotMeta
 from syncline.errors import NodeFailed, Rejected
 from syncline.node.applier import Applied, Applier, ApplyWork, Outcome, Restored, RestoreWork, SnapshotWork, Viewed
 from syncline.node.envelope import Kind, LevelChange, MemberRecord, Proposal, encode
 from syncline.node.fsm import Entry as Command
 from syncline.node.fsm import FSMSnapshot
 from syncline.platform.worker import ThreadWorkers
-from syncline.storage.snapshots.store import SnapshotReader
+from syncline.storage.snapshots.store import SnapshotManifest, SnapshotReader
 from tests.helpers.node_cluster import Listing, LoopListing
 
 ME, OTHER = 1, 2
@@ -63,6 +63,7 @@ class Reader:
     """Stands in for a snapshot in the store."""
 
     closed = False
+    manifest = SnapshotManifest(9, 1, MembershipState(), 1, 0, "0" * 64, "test")
 
     def close(self) -> None:
         self.closed = True
@@ -241,8 +242,8 @@ async def test_what_follows_a_restore_waits_for_it(make: type[Listing]) -> None:
             return None
 
     view.persist(Sink())
-    assert b"restored" in written[0]
-    assert b"last" not in written[0], "the view is of its moment"
+    assert b"restored" in written[-1]
+    assert b"last" not in written[-1], "the view is of its moment"
     await work.applier.close()
 
 

@@ -17,6 +17,7 @@ from syncline.node.arguments import (
     checked_commands,
     checked_flag,
     checked_kinds,
+    checked_member,
 )
 from syncline.node.events import Event, LeaderChanged
 from syncline.node.naming import check_http, check_id, check_name, dialled_address
@@ -95,6 +96,15 @@ def test_arguments_address_that_none_can_dial_is_a_config_error(address: str) ->
 def test_arguments_name_that_is_none_is_a_config_error(name: str) -> None:
     with pytest.raises(ConfigError, match="name"):
         check_name(name)
+
+
+@pytest.mark.parametrize("name", ["0123456789abcdef", "0123456789ABCDEF", "f" * 16, "0" * 16])
+def test_arguments_name_like_an_id_is_a_config_error(name: str) -> None:
+    """A call takes a member by name or id: with such a name it could mean another member."""
+    with pytest.raises(ConfigError, match="looks like a node's id"):
+        check_name(name)
+    assert check_name(name[:15]) == name[:15]
+    assert checked_member(name) == name, "as an id"
 
 
 def test_arguments_name_http_and_flag_of_a_wrong_type_are_type_errors() -> None:

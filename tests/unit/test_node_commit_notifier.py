@@ -91,13 +91,13 @@ def test_only_a_leader_sets_the_timer_and_acts_when_it_ends(
     cluster.apply(b"x")
     cluster.settle()
     leader = cluster.leader
-    assert [node for node, driver in drivers(cluster).items() if driver.commits._timer is not None] == [leader]
+    assert [node for node, driver in drivers(cluster).items() if driver.commit_notifier._timer is not None] == [leader]
     cluster.transfer_leadership()
     cluster.settle()
     driver = drivers(cluster)[leader]
     assert driver.core.state is StateType.FOLLOWER
     assert not driver._scheduled
-    driver.commits._on_timer()
+    driver.commit_notifier._on_timer()
     assert not driver._scheduled
 
 

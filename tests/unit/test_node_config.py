@@ -18,7 +18,7 @@ from syncline.node.events import Events, LeaderChanged, PeerUp, RoleChanged
 from syncline.node.ids import NodeId
 from syncline.node.member_registry import (
     REMOVED_KEPT,
-    MemberBook,
+    MemberRegistry,
     derive_cluster_id,
     derive_node_id,
     format_id,
@@ -31,7 +31,7 @@ GOOD: dict[str, object] = {"name": "a", "data_dir": "x", "listen": "127.0.0.1:71
 
 
 def config(**changes: object) -> Config:
-    return msgspec.convert(GOOD | changes, Config)
+    return Config(**(GOOD | changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def config(**changes: object) -> Config:
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(changes: dict[str, object], named: str) -> None:
-    with pytest.raises((ConfigError, msgspec.ValidationError), match=named):
+    with pytest.raises(ConfigError, match=named):
         config(**changes)
 
 
@@ -163,13 +163,13 @@ def test_ids_are_derived_from_what_all_first_members_share() -> None:
 
 
 def test_the_book_follows_changes_and_survives_a_snapshot() -> None:
-    book = MemberBook()
+    book = MemberRegistry()
     a, b = MemberRecord(1, "a", "h:1"), MemberRecord(2, "b", "h:2", promote=True)
     book.changed(5, MembershipState(voters=(1,), learners=(2,)), (a, b, MemberRecord(9, "stranger", "h:9")))
     assert set(book.members) == {1, 2}, "who is not in the membership is not in the book"
     assert book.announce(MemberRecord(1, "a", "h:11", "http://h"))
     assert not book.announce(MemberRecord(1, "a", "h:11", "http://h"))
-    copy = MemberBook()
+    copy = MemberRegistry()
     copy.load(book.dump())
     assert copy.dump() == book.dump()
     membership = copy.membership(MembershipState(voters=(1,), learners=(2,)))
@@ -179,7 +179,7 @@ def test_the_book_follows_changes_and_survives_a_snapshot() -> None:
 
 
 def test_the_book_remembers_the_removed_within_a_bound() -> None:
-    book = MemberBook()
+    book = MemberRegistry()
     for node_id in range(1, REMOVED_KEPT + 10):
         book.changed(node_id, MembershipState(voters=(node_id,)), (MemberRecord(node_id, f"n{node_id}", "h:1"),))
     assert len(book.removed) == REMOVED_KEPT
@@ -189,7 +189,7 @@ def test_the_book_remembers_the_removed_within_a_bound() -> None:
 
 
 def test_a_joint_membership_counts_both_halves() -> None:
-    book = MemberBook()
+    book = MemberRegistry()
     state = MembershipState(voters=(1,), voters_outgoing=(2,))
     book.changed(3, state, (MemberRecord(1, "a", "h:1"), MemberRecord(2, "b", "h:2")))
     membership = book.membership(state)

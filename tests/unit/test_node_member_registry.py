@@ -25,8 +25,8 @@ from syncline.errors import MembershipError
 from syncline.node.applier import Applier, ApplyWork, Outcome
 from syncline.node.config import Config
 from syncline.node.envelope import ChangeContext, Kind, MemberRecord, Proposal, encode
-from syncline.node.member_registry import MemberBook
-from syncline.node.membership import MembershipDoors, MembershipParts, Reconfiguration
+from syncline.node.member_registry import MemberRegistry
+from syncline.node.membership import MembershipCallbacks, MembershipParts, Reconfiguration
 from syncline.node.outcomes import on_outcome
 from syncline.node.runtime import Driver
 from syncline.platform.worker import ThreadWorkers
@@ -64,21 +64,22 @@ class Node:
         ignored = SimpleNamespace(applied=nothing, resolved=nothing, passed=nothing, applied_term=1 << 60)
         self.failures: list[BaseException] = []
         self.parts = SimpleNamespace(
-            book=MemberBook(),
+            book=MemberRegistry(),
             transport=SimpleNamespace(set_peer=nothing, remove_peer=nothing),
             guard=SimpleNamespace(registered=nothing),
             identity=Identity(1, ME, "one"),
             writer=SimpleNamespace(settle_now=nothing, durable_commit=10**9),
         )
         self.core = self.parts.core = Core()
-        self.applied, self.stopped, self.restoring = 0, False, False
+        self.running = SimpleNamespace(stopped=False)
+        self.applied, self.restoring = 0, False
         self.proposals = self.snapshotter = self.reads = ignored
         self.on_applied = nothing
         self.role_watch = SimpleNamespace(look=nothing)
         self.fail = self.failures.append
         self.parts.proposals = ignored
         self.parts.settlement = SimpleNamespace(complete=True, look=nothing)
-        doors = MembershipDoors(
+        doors = MembershipCallbacks(
             propose=nothing,
             restoring=lambda: False,
             emit=nothing,
@@ -93,8 +94,8 @@ class Node:
         self.reconfiguration = Reconfiguration(cast("Config", None), parts, doors, loop, election_ticks=10)
 
     @property
-    def book(self) -> MemberBook:
-        return cast("MemberBook", self.parts.book)
+    def book(self) -> MemberRegistry:
+        return cast("MemberRegistry", self.parts.book)
 
     async def apply(self, batches: list[list[LogEntry]]) -> None:
         def deliver(outcome: Outcome) -> None:
@@ -246,8 +247,8 @@ async def test_leader_examines_updates_of_addresses() -> None:
 def test_membership_while_joint_lists_both_halves() -> None:
     """A caller that looks at it in the middle of a change must not think that a voter has left, or has no vote yet."""
     state = MembershipState(voters=(1, 4), voters_outgoing=(1, 2, 3), learners=(5,), learners_next=(3,))
-    listed = MemberBook().membership(state)
+    listed = MemberRegistry().membership(state)
     roles = {node_id: member.voter for node_id, member in listed.members.items()}
     assert roles == {1: True, 2: True, 3: True, 4: True, 5: False}, "both halves vote, and learners are listed"
     assert listed.joint
-    assert not MemberBook().membership(MembershipState(voters=(1, 4))).joint
+    assert not MemberRegistry().membership(MembershipState(voters=(1, 4))).joint

@@ -31,7 +31,7 @@ def outcome_of(future: asyncio.Future[object]) -> Outcome:
     return error.outcome
 
 
-def test_whoever_asks_for_help_learns_where_a_proposal_stands() -> None:
+def test_help_of_apply_future_names_index_and_term() -> None:
     text = pydoc.plain(pydoc.render_doc(ApplyFuture))
     for attribute in ("index", "term"):
         assert f"`{attribute}` is" in text

@@ -11,7 +11,7 @@ from syncline.errors import DeadlineExceeded
 from syncline.node.read_batches import ReadBatches
 
 
-async def test_the_state_is_as_current_as_the_last_attempt_that_was_confirmed_and_applied() -> None:
+async def test_state_age_counts_from_the_last_confirmed_and_applied_read() -> None:
     asked: list[bytes] = []
     reads = ReadBatches(random.Random(1), step_s=0.1, retry_s=1.0, ask=asked.append)
     loop = asyncio.get_running_loop()

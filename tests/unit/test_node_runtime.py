@@ -46,6 +46,7 @@ from syncline.node.rejections import DISK_FULL
 from syncline.node.runtime import GATHER_BYTES, Driver
 from syncline.storage.snapshots.file import SnapshotManifest, encode_manifest
 from syncline.transport.messages import Forward, ForwardedProposal, ForwardReply, PeerMessage
+from syncline.version import FEATURE_LEVEL
 from tests.helpers.node_cluster import Listing, cluster, until
 
 PEER = 99
@@ -70,6 +71,7 @@ async def leading(path: Path, **settings: object) -> AsyncIterator[tuple[Raft[ob
     """A cluster of one."""
     async with cluster(path, "a", **settings) as nodes:
         raft = await nodes.leader()
+        await until(raft, lambda: raft.level == FEATURE_LEVEL)  # its entry would wake those that wait for a change
         await raft.apply(b"first")
         yield raft, raft._driver, nodes.machines["a"]
 
@@ -92,7 +94,7 @@ def reply_to(driver: Driver, *items: ForwardedProposal) -> ForwardReply:
     return reply
 
 
-async def test_what_nobody_could_apply_does_not_enter_the_log(tmp_path: Path) -> None:
+async def test_command_that_no_node_can_apply_does_not_enter_the_log(tmp_path: Path) -> None:
     async with leading(tmp_path) as (raft, driver, machine):
         reply = reply_to(
             driver,
@@ -178,10 +180,10 @@ async def test_snapshot_with_an_unreadable_registry_is_refused(tmp_path: Path, r
         for offered in (encode_manifest(manifest), b"rubbish", b"\x91" * 100_000):
             with pytest.raises(TransportError, match="can't be read"):
                 await driver.snapshotter.receive(PEER, message, offered)
-        assert not driver.stopped
+        assert not driver.running.stopped
 
 
-async def test_an_old_change_does_not_undo_the_membership_of_a_snapshot_on_its_way(tmp_path: Path) -> None:
+async def test_old_change_does_not_undo_the_membership_of_a_snapshot(tmp_path: Path) -> None:
     async with leading(tmp_path) as (_, driver, _):
         context = encode(ChangeContext(0, 0, (MemberRecord(5, "old", "127.0.0.1:9"),)))
         change = MembershipChange(changes=(SingleChange(ChangeType.ADD_LEARNER_NODE, 5),), context=context)
@@ -279,7 +281,7 @@ async def test_a_callback_is_told_the_answer_or_the_error_once(tmp_path: Path) -
     assert isinstance(pending.error, Closed)
 
 
-async def test_a_callback_that_raises_is_told_to_the_loop_and_harms_nobody(tmp_path: Path) -> None:
+async def test_callback_that_raises_is_reported_to_the_loop_alone(tmp_path: Path) -> None:
     said: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
     async with leading(tmp_path) as (raft, _, _):
@@ -331,7 +333,7 @@ async def test_proposals_gather_while_the_disk_has_the_ones_before(
         await asyncio.gather(first, *others, large)
 
 
-async def test_what_others_forward_without_a_pause_does_not_hold_up_the_leaders_own(tmp_path: Path) -> None:
+async def test_forwards_without_pause_do_not_delay_the_leaders_own(tmp_path: Path) -> None:
     async with leading(tmp_path) as (raft, driver, _):
         Sent(driver)
         told = Told()
@@ -409,7 +411,7 @@ def test_a_wait_does_not_end_before_its_time(tmp_path: Path) -> None:
         async with leading(tmp_path) as (raft, driver, _):
             for step in range(40):
                 until_s = driver.loop.time() + 0.001 + step * 0.0001
-                await raft._changes.wait(until_s)
+                await raft._driver.running.wait(until_s)
                 assert driver.loop.time() >= until_s
 
     uvloop.run(check())

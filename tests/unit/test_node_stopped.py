@@ -87,7 +87,7 @@ async def test_change_under_way_when_its_node_fails_is_of_unknown_outcome(tmp_pa
 
 
 @pytest.mark.parametrize("how", ["close", "fail-stop"])
-async def test_change_that_is_made_again_when_its_node_stops_is_of_unknown_outcome(tmp_path: Path, how: str) -> None:
+async def test_change_made_again_when_its_node_stops_is_unknown(tmp_path: Path, how: str) -> None:
     """The second attempt has certainly failed; the first one may still be in the log."""
     raft = await opened(tmp_path)
     changes, attempts = raft._changes, 0
@@ -102,7 +102,7 @@ async def test_change_that_is_made_again_when_its_node_stops_is_of_unknown_outco
         else:
             with pytest.raises(NodeFailed):
                 await raft.apply(b"fail", timeout=20)
-        raft._driver.check_running()
+        raft._driver.running.check()
         raise AssertionError("the node has stopped")
 
     changes._propose = propose  # type: ignore[method-assign]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable
 from io import BytesIO
@@ -17,7 +18,10 @@ from syncline.node.config import Config
 from syncline.node.fsm import BytesSnapshot, Entry
 from syncline.node.opening import open_beside
 from syncline.node.raft import Raft
-from syncline.platform.worker import ThreadWorkers
+from syncline.platform.disk import File, OsDisk, OsFile
+from syncline.platform.worker import Flusher, ThreadWorkers
+from syncline.platform.world import World
+from syncline.storage.datadir import FIRST_PEERS_NAME
 from tests.helpers.ports import free_block
 
 DEADLINE_S = 20.0
@@ -102,6 +106,42 @@ async def test_raft_open_cancelled_in_restore_lets_the_directory_go(tmp_path: Pa
         break
     assert again.applied == 1
     await raft.close()
+
+
+class BrokenHints(OsDisk):
+    """A disk that can't read the file of the first peers."""
+
+    def exists(self, path: str) -> bool:
+        return path.endswith(FIRST_PEERS_NAME) or super().exists(path)
+
+    def open(self, path: str, *, create: bool = False, write: bool = False) -> OsFile:
+        if path.endswith(FIRST_PEERS_NAME):
+            raise OSError(errno.EIO, "input/output error", path)
+        return super().open(path, create=create, write=write)
+
+
+class NoSync(ThreadWorkers):
+    """Workers whose flusher fails in its trial."""
+
+    def flusher(self, file: File, done: Callable[[BaseException | None], None]) -> Flusher | None:
+        raise OSError(errno.EIO, "input/output error")
+
+
+@pytest.mark.parametrize("world", [World(disk=BrokenHints()), World(workers=NoSync())], ids=["first peers", "log"])
+async def test_raft_open_that_fails_in_assembly_leaves_no_thread(tmp_path: Path, world: World) -> None:
+    """Threads that were started stayed until the process ended, one set for each attempt."""
+
+    def threads() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name.startswith("syncline-")}
+
+    address, before = f"127.0.0.1:{free_block(1)}", threads()
+    config = Config(name="a", data_dir=str(tmp_path / "a"), listen=address, peers={"a": address})
+    for _ in range(2):  # the second attempt finds the directory unlocked
+        with pytest.raises(OSError, match="input/output error"):
+            await Raft.open(config, SlowMachine(), world=world)
+    for thread in threads() - before:
+        thread.join(10.0)  # it was told to end
+    assert threads() <= before  # those of an earlier test may be ending
 
 
 @pytest.mark.parametrize("when", ["before the end", "between the end and its delivery"])

@@ -110,7 +110,7 @@ def test_pacer_echo_that_was_not_asked_for_is_ignored() -> None:
     assert not pacer.echoed(4, 1.2)
 
 
-def test_pacer_echo_of_a_frame_that_was_not_sent_is_made_up_for_by_the_next() -> None:
+def test_pacer_echo_of_an_unsent_frame_is_replaced_by_the_next() -> None:
     """A frame above the limit is counted and then not sent."""
     pacer = Pacer(0.0)
     pacer.sending(FRAME, 1.0)

@@ -13,10 +13,10 @@ import pytest
 from syncline.errors import ConfigError
 from syncline.node import exposure
 from syncline.node.config import Config
+from syncline.node.secret_file import new_secret, parse_secrets, read_secret_file, write_secret_file
 from syncline.node.term_guard import MAX_TERM_JUMP, TermGuard
 from syncline.server.config import ServerConfig, load_config
 from syncline.server.exposure import check_exposure
-from syncline.server.secret_file import new_secret, parse_secrets, read_secret_file, write_secret_file
 from syncline.transport.tls import PeerTls
 
 ONE, TWO = bytes(range(32)), bytes(range(100, 140))
@@ -134,6 +134,8 @@ class TestServer:
         members = f"a={host}:7100,b={host}:7101"
         flags = {**BASE, "peer_listen": f"{host}:7100", "initial_cluster": members}
         await check_server(load_config(environment={}, flags=flags))
+        with pytest.raises(ConfigError, match="syncline secret new"):
+            await check_server(load_config(environment={}, flags={**flags, "peer_listen": "10.0.0.1:7100"}))
 
     def test_secret_comes_from_the_environment_or_a_file(self, tmp_path: Path) -> None:
         config = load_config(environment={"SYNCLINE_PEER_SECRET": f"{ONE.hex()}\n{TWO.hex()}"}, flags=BASE)
@@ -177,7 +179,10 @@ class TestLibrary:
         await check_library(msgspec.structs.replace(base, peer_tls=tls))
 
     async def test_loopback_asks_for_nothing(self) -> None:
-        await check_library(Config(name="a", data_dir="d", listen="127.0.0.1:7100"))
+        config = Config(name="a", data_dir="d", listen="127.0.0.1:7100")
+        await check_library(config)
+        with pytest.raises(ConfigError, match="insecure_peers=True"):
+            await check_library(msgspec.structs.replace(config, listen="10.0.0.1:7100"))
 
     @pytest.mark.parametrize("secret", [b"short", "text" * 10, (ONE, b"short"), ("text" * 10,), 5])
     def test_bad_secret_is_refused_unseen(self, secret: object) -> None:

@@ -40,6 +40,18 @@ def test_an_acknowledgement_frees_every_append_that_it_covers() -> None:
     assert (len(window), window.bytes) == (0, 0)
 
 
+def test_window_with_other_limits_keeps_what_is_under_way() -> None:
+    window = Inflights(4, 1000)
+    for index in (1, 2):
+        window.add(index, 100)
+    full = []
+    for messages, size_bytes in ((2, 1000), (4, 200), (4, 0)):
+        window.limit(messages, size_bytes)
+        full.append(window.full)
+    assert full == [True, True, False], "0: no limit"
+    assert (len(window), window.bytes) == (2, 200)
+
+
 def test_adding_to_a_full_window_is_a_fault() -> None:
     window = Inflights(1)
     window.add(1, 0)
@@ -93,7 +105,7 @@ def test_after_a_snapshot_a_probe_starts_behind_it() -> None:
     assert (one.next_index, one.pending_snapshot, one.paused) == (21, 0, False)
 
 
-def test_replication_starts_behind_the_last_match_and_forgets_what_was_under_way() -> None:
+def test_replication_starts_behind_the_match_and_drops_inflights() -> None:
     one = progress(3, 4, ProgressState.REPLICATE)
     one.sent_entries(3, 10)
     one.sent_commit = 6

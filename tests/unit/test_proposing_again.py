@@ -173,6 +173,24 @@ async def test_refused_proposal_that_was_overtaken_ends_as_superseded() -> None:
     assert isinstance(error_of(first), Superseded)
 
 
+@pytest.mark.parametrize("end", ["snapshot", "deadline"])
+async def test_refused_proposal_does_not_follow_an_unknown_one(end: str) -> None:
+    """The later one may stand in the log already, although nothing waits for it any more."""
+    table = Table()
+    first, second, third = table.sent(), table.held.new(asyncio.get_running_loop(), 1, 1.0), table.new()
+    second.payload, second.attempt = PAYLOAD, 1
+    table.held.returned(first.number, 1)
+    assert not table.held.open(1)
+    if end == "snapshot":
+        table.held.jumped(10)
+    else:
+        table.held.expire(2.0, 1)
+    assert isinstance(error_of(second), DeadlineExceeded)
+    assert table.held.open(1)
+    assert isinstance(error_of(first), Superseded)
+    assert not third.done()
+
+
 async def test_lost_proposal_that_was_overtaken_ends_as_superseded() -> None:
     """A link that was lost took one message with it, and the next one arrived."""
     table = Table()

@@ -37,9 +37,7 @@ def test_a_joint_quorum_commits_what_both_halves_commit(
 
 
 @given(voters, ballots)
-def test_a_vote_is_won_or_lost_only_where_the_missing_votes_could_not_change_it(
-    members: frozenset[int], votes: dict[int, bool]
-) -> None:
+def test_vote_is_decided_when_missing_votes_can_not_change_it(members: frozenset[int], votes: dict[int, bool]) -> None:
     config = MajorityConfig(members)
     best = sum(votes.get(voter, True) for voter in members)
     worst = sum(votes.get(voter, False) for voter in members)

@@ -32,7 +32,7 @@ from syncline import (
     SnapshotTaken,
     Startup,
 )
-from syncline.errors import ConfigError, DeadlineExceeded, MembershipError, Outcome
+from syncline.errors import ConfigError, DeadlineExceeded, MembershipError, NoLeader, Outcome
 from syncline.node.envelope import encode
 from syncline.platform.world import World
 from tests.helpers.node_cluster import cluster, until
@@ -210,8 +210,22 @@ async def test_raft_methods_with_an_unknown_name_list_the_members(tmp_path: Path
                 await call
         with pytest.raises(ConfigError, match="member 'a b'"):
             await raft.remove("a b")
+        with pytest.raises(ConfigError, match="looks like a node's id"):
+            await raft.add_learner(str(raft.node_id), "127.0.0.1:1")
         with pytest.raises(MembershipError, match="named twice"):
             await raft.change_membership([(ChangeType.ADD_NODE, "a"), (ChangeType.ADD_NODE, raft.node_id)])
+
+
+async def test_raft_transfer_by_name_without_a_log_says_what_is_missing(tmp_path: Path) -> None:
+    """It said that no member has this name, which the node can't know."""
+    config = Config(name="d", data_dir=str(tmp_path), listen=f"127.0.0.1:{free_block(1)}", cluster_id=5, node_id=4)
+    async with Raft.open(config, Counter()) as raft:
+        with pytest.raises(NoLeader, match="no node leads"):
+            await raft.transfer_leadership("a")
+        raft._driver.core.raft.leader = 1  # a leader's heartbeat comes before its entries
+        with pytest.raises(MembershipError, match=r"node d \(0{15}4\) has applied nothing of the log yet"):
+            await raft.transfer_leadership("a")
+        raft._driver.core.raft.leader = 0
 
 
 async def test_raft_snapshot_after_its_deadline_goes_on(tmp_path: Path) -> None:
@@ -285,5 +299,5 @@ async def test_raft_events_tell_of_each_role_once_also_of_one_by_the_membership(
 def test_event_classes_are_all_exported() -> None:
     kinds = {kind.__name__ for kind in Event.__subclasses__() if kind.__module__.startswith("syncline.")}
     assert kinds <= set(syncline.__all__)
-    assert len(kinds) == 10
+    assert len(kinds) == 11
     assert RoleChanged("leader").role == "leader"

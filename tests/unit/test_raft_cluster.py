@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
@@ -95,7 +96,7 @@ def test_a_slow_disk_slows_the_answer_down(raft_cluster: MakeCluster) -> None:
     assert cluster.time_s - started_s >= 0.3
 
 
-def test_leadership_is_handed_over(raft_cluster: MakeCluster) -> None:
+def test_leadership_is_transferred(raft_cluster: MakeCluster) -> None:
     cluster = raft_cluster(Listing)
     old = cluster.leader
     assert cluster.transfer_leadership() != old
@@ -129,6 +130,18 @@ def test_different_states_are_told(raft_cluster: MakeCluster) -> None:
     items(cluster.machine("n3")).append(b"by hand")
     with pytest.raises(AssertionError, match="n3 holds"):
         cluster.assert_same_state()
+
+
+def test_cluster_that_fails_at_its_start_closes_its_loop() -> None:
+    loops: set[asyncio.AbstractEventLoop] = set()
+
+    def broken() -> Listing:
+        loops.add(asyncio.get_running_loop())
+        raise RuntimeError("no machine")
+
+    with pytest.raises((RuntimeError, TimeoutError)):
+        RaftCluster(broken, nodes=1)
+    assert [loop.is_closed() for loop in loops] == [True]
 
 
 def test_one_seed_is_one_course_of_events() -> None:

@@ -52,7 +52,7 @@ def contents(log: RaftLog) -> list[tuple[int, int]]:
 # -- the unstable end ---------------------------------------------------------------------------------------------
 
 
-def test_entries_are_handed_out_once_and_leave_when_they_are_stable() -> None:
+def test_entries_are_returned_once_and_leave_when_stable() -> None:
     unstable = Unstable(5)
     unstable.truncate_and_append(entries(1, 1, first=5))
     assert [entry.index for entry in unstable.next_entries()] == [5, 6]
@@ -93,7 +93,7 @@ def test_new_entries_replace_what_was_at_their_places(
     assert unstable.entries[-1].term == 2
 
 
-def test_a_snapshot_waits_until_it_is_stored_and_a_newer_one_is_not_taken_for_it() -> None:
+def test_snapshot_waits_for_its_storage_and_not_for_a_newer_one() -> None:
     unstable = Unstable(5)
     unstable.restore(snapshot(9, 2))
     assert unstable.next_snapshot() == snapshot(9, 2)
@@ -256,7 +256,7 @@ def test_a_leader_commits_only_up_to_an_entry_of_its_own_term() -> None:
     assert log.commit_index == 3
 
 
-def test_entries_are_applied_when_committed_and_only_when_stable_where_storage_is_asynchronous() -> None:
+def test_entries_are_applied_when_committed_and_stable_here() -> None:
     log = log_of(1, 1, 1, stable=1)
     log.commit_to(2)
     assert [entry.index for entry in log.next_committed(allow_unstable=True)] == [1, 2]
@@ -316,7 +316,7 @@ def test_the_applied_index_never_goes_back_nor_beyond_the_commit_index() -> None
         log.applied_to(3)
 
 
-def test_an_unapplied_change_of_the_membership_is_found_between_applied_and_committed() -> None:
+def test_log_unapplied_change_is_between_applied_and_committed() -> None:
     log = log_of(1)
     log.append([LogEntry(1, 2, EntryType.CONF_CHANGE_V2), LogEntry(1, 3)])
     assert not log.has_unapplied_change()

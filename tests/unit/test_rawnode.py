@@ -56,7 +56,7 @@ def test_what_is_proposed_is_applied_everywhere_in_order(asynchronous: bool) -> 
 
 
 @both_forms
-def test_a_group_of_one_needs_nobody(asynchronous: bool) -> None:
+def test_group_of_one_leads_alone(asynchronous: bool) -> None:
     cluster = Cluster(1, async_storage_writes=asynchronous)
     cluster.elect(1).propose(b"a")
     cluster.settle()
@@ -75,7 +75,7 @@ def test_a_batch_is_one_message_per_follower_and_one_acknowledgement() -> None:
     ]
 
 
-def test_where_nobody_leads_proposals_are_dropped() -> None:
+def test_proposals_without_a_leader_are_dropped() -> None:
     cluster = Cluster(3)
     with pytest.raises(ProposalDropped, match="raft proposal dropped"):
         cluster[1].propose(b"a")
@@ -102,7 +102,7 @@ def test_followers_drop_proposals_where_forwarding_is_off() -> None:
         cluster[2].propose(b"a")
 
 
-def test_the_uncommitted_tail_is_limited_in_bytes_but_takes_one_proposal_of_any_size() -> None:
+def test_uncommitted_tail_is_limited_and_takes_one_of_any_size() -> None:
     cluster = Cluster(3, max_uncommitted_bytes=100)
     leader = cluster.elect(1)
     leader.propose(b"x" * 1000)
@@ -155,7 +155,7 @@ def test_in_the_asynchronous_form_promises_travel_with_the_write() -> None:
         cluster[1].advance()
 
 
-def test_a_leader_can_commit_what_its_own_disk_does_not_hold_yet_but_applies_it_later() -> None:
+def test_leader_commits_before_its_own_disk_and_applies_later() -> None:
     cluster = Cluster(3, async_storage_writes=True)
     leader = cluster.elect(1)
     leader.propose(b"a")
@@ -199,7 +199,7 @@ def test_a_confirmation_from_an_earlier_term_leaves_the_entries_unstable() -> No
     assert cluster.members[2].storage.entries(START + 1, START + 2) == [old]
 
 
-def test_committed_entries_are_handed_out_within_the_limit() -> None:
+def test_committed_entries_are_returned_within_the_limit() -> None:
     one = entry_size(LogEntry(1, START + 2, data=b"x" * 10))
     cluster = Cluster(1, max_committed_bytes_per_ready=2 * one)
     leader = cluster.elect(1)
@@ -302,7 +302,7 @@ def test_a_follower_campaigns_when_its_timeout_has_passed_and_not_before() -> No
     assert (node.term, node.state) == (1, StateType.CANDIDATE)
 
 
-def test_a_pre_candidate_that_is_refused_has_disturbed_nobody() -> None:
+def test_refused_pre_candidate_changes_no_term() -> None:
     cluster = Cluster(3, pre_vote=True, check_quorum=True)
     leader = cluster.elect(1)
     cluster.cut = {3}

@@ -63,7 +63,7 @@ def test_the_window_is_limited_in_bytes() -> None:
     assert str(leader.status().progress[2]).endswith("paused inflight=2[full]")
 
 
-def test_followers_that_lack_the_same_share_what_is_read_and_others_get_their_own() -> None:
+def test_followers_that_lack_the_same_entries_share_one_read() -> None:
     cluster = Cluster(4)
     leader = cluster.elect(1)
     cluster.settle()
@@ -107,7 +107,7 @@ def test_conflicting_entries_are_replaced_with_one_question_per_term() -> None:
         assert node.applied == leader.last_index
 
 
-def test_an_entry_of_an_earlier_term_is_committed_only_with_one_of_the_leaders_own() -> None:
+def test_entry_of_an_earlier_term_commits_with_one_of_this_term() -> None:
     """Figure 8 of the paper."""
     cluster = Cluster(5)
     cluster.elect(1)
@@ -245,7 +245,7 @@ def test_a_joint_membership_is_left_by_itself() -> None:
     assert not leader.status().configuration.voters.joint
 
 
-def test_a_change_that_does_not_fit_is_refused_when_applied_and_changes_nothing() -> None:
+def test_change_that_does_not_fit_is_refused_when_applied() -> None:
     cluster = Cluster(1)
     leader = cluster.elect(1)
     with pytest.raises(MembershipRefused, match="removed all voters"):
@@ -279,7 +279,7 @@ def test_an_entry_of_the_first_kind_holds_one_change() -> None:
 
 
 @both_forms
-def test_leadership_is_handed_to_a_follower_that_is_brought_up_to_date_first(asynchronous: bool) -> None:
+def test_leadership_transfer_brings_the_follower_up_to_date_first(asynchronous: bool) -> None:
     cluster = Cluster(3, check_quorum=True, pre_vote=True, async_storage_writes=asynchronous)
     leader = cluster.elect(1)
     leader.propose(b"a")
@@ -289,7 +289,7 @@ def test_leadership_is_handed_to_a_follower_that_is_brought_up_to_date_first(asy
     assert data_of(cluster, 2) == [b"a"]
 
 
-def test_while_handing_over_a_leader_takes_no_proposals_and_gives_up_after_an_election_timeout() -> None:
+def test_leader_in_a_transfer_drops_proposals_until_it_times_out() -> None:
     cluster = Cluster(3)
     leader = cluster.elect(1)
     cluster.cut = {3}
@@ -310,7 +310,7 @@ def test_while_handing_over_a_leader_takes_no_proposals_and_gives_up_after_an_el
 
 
 @pytest.mark.parametrize("to", [1, 4, 9], ids=["itself", "a learner", "a stranger"])
-def test_leadership_is_not_handed_to_somebody_who_can_not_lead(to: int) -> None:
+def test_leadership_is_not_transferred_to_a_learner(to: int) -> None:
     cluster = Cluster(4, learners=[4])
     leader = cluster.elect(1)
     leader.transfer_leadership(to)
@@ -344,7 +344,7 @@ def lazy_leader() -> tuple[Cluster, RawNode]:
     return cluster, leader
 
 
-def test_a_commit_index_is_told_with_the_next_entries_or_when_the_runtime_says_so() -> None:
+def test_commit_index_is_sent_with_entries_or_by_the_runtime() -> None:
     cluster, leader = lazy_leader()
     leader.propose(b"a")
     cluster.settle()
@@ -376,7 +376,7 @@ def test_a_removed_member_hears_that_its_removal_is_committed() -> None:
     assert cluster[3].commit_index == leader.commit_index
 
 
-def test_who_could_not_be_told_is_told_with_its_next_answer() -> None:
+def test_follower_that_missed_a_commit_gets_it_with_its_next_answer() -> None:
     cluster, leader = lazy_leader()
     leader.report_unreachable(2)
     leader.propose(b"a")
@@ -414,7 +414,7 @@ def test_only_a_leader_tells_a_commit_index() -> None:
 # -- views --------------------------------------------------------------------------------------------------------
 
 
-def test_the_status_of_a_leader_shows_everybody_and_that_of_a_follower_only_itself() -> None:
+def test_status_of_a_leader_shows_all_and_of_a_follower_itself() -> None:
     cluster = Cluster(3)
     leader = cluster.elect(1)
     status = leader.status()

@@ -31,7 +31,7 @@ def answered(message: Message) -> bool:
 # -- the queue ----------------------------------------------------------------------------------------------------
 
 
-def test_a_quorum_of_answers_confirms_every_read_up_to_the_number_it_brings_back() -> None:
+def test_quorum_confirms_all_reads_up_to_its_number() -> None:
     voters = JointConfig([1, 2, 3])
     queue = queue_of(11, 12, 13)
     queue.acknowledge(1, 3)
@@ -149,7 +149,7 @@ def test_lease_reads_are_answered_at_once() -> None:
     assert not ready.messages
 
 
-def test_without_a_leader_there_is_nobody_to_ask() -> None:
+def test_read_index_without_a_leader_is_dropped() -> None:
     cluster = Cluster(3)
     assert not cluster[1].read_index(b"mine")
     assert cluster[1].raft.dropped == {StepRefusal.NO_LEADER: 1}

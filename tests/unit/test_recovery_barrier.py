@@ -10,7 +10,7 @@ from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import NONE
 from syncline.errors import NoLeader
 from syncline.node.read_batches import ReadBatches
-from syncline.node.recovery_barrier import Horizon
+from syncline.node.recovery_barrier import RecoveryBarrier
 
 
 class FakeReads:
@@ -26,25 +26,27 @@ class FakeReads:
 
 async def test_only_a_leader_that_answers_confirms_what_is_committed() -> None:
     core, reads = SimpleNamespace(last_index=9, leader=NONE), FakeReads()
-    horizon = Horizon(cast("RawNode", core), cast("ReadBatches", reads), lambda: 5, election_s=1.0, heartbeat_s=0.1)
-    horizon.tick()
+    barrier = RecoveryBarrier(
+        cast("RawNode", core), cast("ReadBatches", reads), lambda: 5, election_s=1.0, heartbeat_s=0.1
+    )
+    barrier.tick()
     assert not reads.asked, "there is nobody to ask"
     core.leader = 2
-    horizon.tick()
-    horizon.tick()
+    barrier.tick()
+    barrier.tick()
     assert len(reads.asked) == 1, "one question at a time"
 
     reads.asked[0].set_exception(NoLeader("it went away"))
     await asyncio.sleep(0)
-    seen = [horizon.reached]  # nobody has confirmed anything
-    horizon.tick()
+    seen = [barrier.reached]  # nobody has confirmed anything
+    barrier.tick()
     reads.asked[1].cancel()
     await asyncio.sleep(0)
-    seen.append(horizon.reached)
-    horizon.tick()
+    seen.append(barrier.reached)
+    barrier.tick()
     reads.asked[2].set_result(None)
     await asyncio.sleep(0)
-    seen.append(horizon.reached)
+    seen.append(barrier.reached)
     assert seen == [False, False, True]
-    horizon.tick()
+    barrier.tick()
     assert len(reads.asked) == 3

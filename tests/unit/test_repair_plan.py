@@ -81,13 +81,13 @@ def test_a_learner_stays_one_and_needs_only_the_voters() -> None:
     assert make_plan(survey(catching_up, row(2)), BROKEN).voter, "it was on its way to become a voter"
 
 
-def test_the_only_voter_is_told_that_nobody_can_help() -> None:
+def test_repair_of_the_only_voter_is_refused() -> None:
     failure = refusal(row(1, up=False), row(2, "learner"))
     assert "n1 is the only voter of its cluster" in failure.message
     assert failure.status == 1
 
 
-def test_who_does_not_answer_is_named_with_the_reason() -> None:
+def test_member_that_does_not_answer_is_named_with_the_reason() -> None:
     failure = refusal(row(1, up=False), row(2), row(3, up=False))
     assert failure.message == (
         "1 of the 2 other voters answer, and a change needs 2 of 3: n3 does not (connection refused). Start what is "
@@ -148,7 +148,7 @@ def test_an_id_alone_is_enough() -> None:
     assert "give --name" in refusal(row(2), row(3), target=gone).message
 
 
-def test_who_was_removed_before_is_only_added() -> None:
+def test_repair_of_a_removed_member_only_adds() -> None:
     assert "give --address" in refusal(row(2), row(3)).message
     known = msgspec.structs.replace(BROKEN, address="n1:7100", http="http://n1")
     plan = make_plan(survey(row(2), row(3)), known)
@@ -156,13 +156,13 @@ def test_who_was_removed_before_is_only_added() -> None:
     assert (plan.needed, plan.voters) == (2, 2)
 
 
-def test_whoever_took_the_address_stands_in_the_way() -> None:
+def test_repair_refuses_an_address_that_another_member_took() -> None:
     known = msgspec.structs.replace(BROKEN, address="n3:7100")
     failure = refusal(row(2), row(3), target=known)
     assert "member n3 (0000000000000003) at n3:7100 has the name or the address of n1" in failure.message
 
 
-def test_a_member_of_that_name_under_another_id_is_the_one_that_is_replaced() -> None:
+def test_repair_replaces_the_member_of_that_name() -> None:
     """The directory is that of an earlier node of this name: its disk came back from a backup, say."""
     older = msgspec.structs.replace(BROKEN, node_id="0000000000000009")
     assert make_plan(survey(row(1, up=False), row(2), row(3)), older).old_id == "0000000000000001"

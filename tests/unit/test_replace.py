@@ -107,7 +107,7 @@ def test_crashed_anywhere_no_node_starts_in_between_and_it_is_completed() -> Non
     assert cases > 200
 
 
-def test_begun_anew_when_it_was_all_but_complete_the_old_identity_is_kept() -> None:
+def test_replacement_begun_again_near_its_end_keeps_the_old_identity() -> None:
     disk = used()
     begin(disk, "/d", NOTE)
 

@@ -25,6 +25,7 @@ from syncline.kv.commands import (
     encode_command,
     frees_space,
 )
+from syncline.kv.compactor import Compactor
 from syncline.kv.machine import KvMachine
 from syncline.storage.space import SpaceGuard
 from tests.helpers.kv_node import KvWire
@@ -100,10 +101,17 @@ async def test_full_disk_takes_commands_that_free_space(tmp_path: Path, names: s
 
 
 async def test_full_disk_gets_deleted_space_back_by_a_snapshot(tmp_path: Path) -> None:
-    """Two snapshots are kept usually; the older one still holds what was deleted, and goes as well."""
+    """Two snapshots are kept usually; the older one still holds what was deleted, and goes as well.
+
+    So does the history: the leader compacts it before the snapshot. The last revision always stays readable, with what
+    it deleted.
+    """
 
     async def check(nodes: Cluster, disk: TroubledDisk) -> None:
         raft = await nodes.leader()
+        machine: object = nodes.machines["a"]
+        assert isinstance(machine, KvMachine)
+        compactor = Compactor(raft, machine, history_bytes=MIB)
         await raft.apply(put(b"big", 900_000))
         await raft.snapshot()
         await raft.apply(put(b"small", 100))
@@ -114,7 +122,10 @@ async def test_full_disk_gets_deleted_space_back_by_a_snapshot(tmp_path: Path) -
         await until(raft, lambda: len(store.list()) == 1)
         assert raft.stats().snapshots_taken == 2, "nothing that a snapshot would give back"
         await raft.apply(encode_command(Delete(b"big")), frees_space=True)
+        await raft.apply(encode_command(Delete(b"small")), frees_space=True)
+        compactor.start()
         await until(raft, lambda: [manifest.size_bytes < 1000 for manifest in store.list()] == [True])
+        await compactor.close()
 
     await on_disk(tmp_path, "a", check)
 

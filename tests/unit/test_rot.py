@@ -104,7 +104,7 @@ def test_every_bit_of_the_last_frame() -> None:
             assert caught.value.first_index == 81
 
 
-def test_a_flipped_bit_anywhere_in_the_newest_snapshot_falls_back_to_the_older_one() -> None:
+def test_flipped_bit_in_the_newest_snapshot_gives_the_older_one() -> None:
     disk, image = grown()
     older, newest = snapshot_files(disk)
     for _, damaged in flips(disk, newest):
@@ -119,7 +119,7 @@ def test_a_flipped_bit_anywhere_in_the_newest_snapshot_falls_back_to_the_older_o
     assert disk.exists(older)
 
 
-def test_a_newest_snapshot_that_the_disk_can_not_read_gives_way_to_the_older_one() -> None:
+def test_unreadable_newest_snapshot_gives_way_to_the_older_one() -> None:
     disk, image = grown()
     disk.fail("read_at", suffix=snapshot_files(disk)[1].rsplit("/", 1)[1], skip=2, times=-1)
     started = Started(disk)
@@ -130,7 +130,7 @@ def test_a_newest_snapshot_that_the_disk_can_not_read_gives_way_to_the_older_one
     assert started.log.last_index() == image.last_index
 
 
-def test_two_rotten_snapshots_are_one_too_many() -> None:
+def test_two_corrupt_snapshots_stop_the_start() -> None:
     disk, _ = grown()
     for path in snapshot_files(disk):
         disk.flip_bit(path, 600)
@@ -139,7 +139,7 @@ def test_two_rotten_snapshots_are_one_too_many() -> None:
     assert (caught.value.first_index, caught.value.last_index) == (1, 20)
 
 
-def test_a_rotten_older_snapshot_does_not_matter_until_it_is_needed() -> None:
+def test_corrupt_older_snapshot_does_not_matter_until_needed() -> None:
     disk, image = grown()
     older, newest = snapshot_files(disk)
     disk.flip_bit(older, 600)

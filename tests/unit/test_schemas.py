@@ -20,8 +20,8 @@ BODY = (
 ANSWER = (
     b'{"status":"success","succeeded":true,"revision":1,"results":[{"op":"put","revision":1,"created":true},'
     b'{"op":"delete","deleted":0,"revision":1},{"op":"delete_range","deleted":0,"more":false,"revision":1},'
-    b'{"key":"a","url":"/key/a","mod_revision":1,"create_revision":1,"version":1,"size_bytes":1,"value":"1",'
-    b'"op":"get","found":true}]}\n'
+    b'{"op":"get","found":true,"key":"a","url":"/key/a","mod_revision":1,"create_revision":1,"version":1,'
+    b'"size_bytes":1,"value":"1"}]}\n'
 )
 
 

@@ -152,7 +152,7 @@ async def test_a_node_that_crashed_while_it_joined_comes_back_as_the_same(tmp_pa
         assert len((await client.members()).members) == 2
 
 
-async def test_a_node_that_crashed_before_its_log_was_begun_starts_as_if_nothing_were_there(tmp_path: Path) -> None:
+async def test_node_that_crashed_before_its_first_log_starts_as_new(tmp_path: Path) -> None:
     config = settings(tmp_path)
     async with await KvServer.open(config) as server:
         identity = server.raft._driver.parts.identity
@@ -165,7 +165,7 @@ async def test_a_node_that_crashed_before_its_log_was_begun_starts_as_if_nothing
         await client.put("a", b"v")
 
 
-async def test_a_founder_that_never_ran_and_is_to_join_now_is_told_what_stands_in_the_way(tmp_path: Path) -> None:
+async def test_initial_member_that_never_ran_may_not_join_and_is_told_why(tmp_path: Path) -> None:
     config = settings(tmp_path)
     async with await KvServer.open(config) as server:
         identity = server.raft._driver.parts.identity
@@ -224,7 +224,7 @@ async def test_a_port_in_use_is_said_before_the_data_is_touched(tmp_path: Path) 
     assert not (tmp_path / "a").exists()
 
 
-async def test_a_directory_in_use_or_of_another_node_is_refused_and_the_port_is_free_again(tmp_path: Path) -> None:
+async def test_open_of_a_foreign_directory_frees_the_port(tmp_path: Path) -> None:
     port = free_ports(1)[0]
     async with await KvServer.open(settings(tmp_path)):
         with pytest.raises(DirectoryLocked):
@@ -306,7 +306,7 @@ async def test_a_wildcard_needs_an_address_that_others_can_reach(tmp_path: Path)
         await KvServer.open(settings(tmp_path, peer_listen=f"0.0.0.0:{free_ports(1)[0]}", insecure_peers=True))
 
 
-async def test_without_a_quorum_writes_end_at_their_deadline_and_the_node_is_not_ready(tmp_path: Path) -> None:
+async def test_writes_without_a_quorum_end_at_their_deadline(tmp_path: Path) -> None:
     ports = free_ports(3)
     members = {name: f"127.0.0.1:{port}" for name, port in zip("abc", ports, strict=True)}
     async with await KvServer.open(settings(tmp_path, "a", ports[0], initial_cluster=members)) as server:

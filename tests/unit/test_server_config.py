@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from syncline.errors import ConfigError
-from syncline.server.addresses import check_address, check_name, check_url, is_id, join_address, split_address
+from syncline.node.naming import is_id
+from syncline.server.addresses import check_address, check_name, check_url, join_address, split_address
 from syncline.server.config import ServerConfig, load_config
 from syncline.server.logs import JsonFormatter, TextFormatter, set_up_logging
 

@@ -41,6 +41,8 @@ def test_server_over_tls_tells_a_plain_client_to_use_https(
             tmp_path, http_tls_cert=str(TLS_FILES / "node1.pem"), http_tls_key=str(TLS_FILES / "node1.key")
         )
         async with await KvServer.open(config) as server:
+            assert "names 0000000000000001 and not 127.0.0.1" in caplog.text
+            caplog.clear()
             plain = server.http_url.replace("https://", "http://")
             async with AsyncClient(plain) as client:
                 for call in (client.put("a", b"v"), client.delete("a"), client.get("a")):
@@ -74,3 +76,16 @@ async def test_client_over_tls_to_a_plain_port_is_told_to_use_http(tmp_path: Pat
         with pytest.raises(OperationError, match="use http://") as caught:
             await client.put("a", b"v")
         assert caught.value.outcome is Outcome.NOT_APPLIED
+
+
+async def test_server_over_tls_answers_a_body_that_it_refuses(tmp_path: Path) -> None:
+    """The client sends all of it before it reads: a close at once would lose the answer."""
+    config = settings(tmp_path, http_tls_cert=str(TLS_FILES / "node1.pem"), http_tls_key=str(TLS_FILES / "node1.key"))
+    async with await KvServer.open(config) as server:
+        port = int(server.http_url.rsplit(":", 1)[1])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting())
+        writer.write(b"PUT /key/a HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: 20000000\r\n\r\n" % port)
+        writer.write(bytes(20_000_000))
+        answers = parse_answers(await reader.read())
+        assert [answer.status for answer in answers] == [413]
+        writer.close()

@@ -9,7 +9,7 @@ import pytest
 
 from syncline.consensus.types import ChangeType, MembershipChange, Message, MessageType, SingleChange, Transition
 from syncline.node.log_writer import LogWriter
-from syncline.node.member_registry import MemberBook
+from syncline.node.member_registry import MemberRegistry
 from syncline.node.settlement import IDLE_TICKS, Settlement
 from syncline.transport.messages import Notice, NoticeKind
 from tests.helpers.consensus_cluster import Cluster
@@ -22,7 +22,7 @@ class World:
         self.cluster = Cluster(voters)
         self.leader = self.cluster.elect(1)
         self.core = self.cluster[node_id]
-        self.book = MemberBook()
+        self.book = MemberRegistry()
         self.book.membership_index = 20
         self.disk = SimpleNamespace(durable_commit=0)
         self.sent: list[tuple[int, Notice]] = []

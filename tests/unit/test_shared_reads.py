@@ -8,10 +8,11 @@ import random
 
 from syncline.consensus.types import ReadState
 from syncline.errors import NoLeader
+from syncline.kv.serving.reads import ConfirmedReads
 from syncline.node.futures import ReadFuture
 from syncline.node.read_batches import ReadBatches as NodeReads
-from syncline.server.api.reads import ConfirmedReads
-from syncline.server.http.response import Response
+from syncline.server.api.site import _faulted
+from syncline.server.http.response import Respond, Response
 from tests.helpers.kv_node import FakeBackend
 
 STEP_S = 0.125
@@ -40,7 +41,7 @@ class Readers:
 
     def __init__(self) -> None:
         self.backend = NodeBackend()
-        self.reads = ConfirmedReads(self.backend)
+        self.reads: ConfirmedReads[Respond] = ConfirmedReads(self.backend, faulted=_faulted)
         self.reads._now_s = self.now_s
         self.ended: list[tuple[str, BaseException | None]] = []
         self.answers: list[Response] = []
@@ -116,7 +117,7 @@ async def test_a_read_joins_only_what_ends_with_its_own_deadline() -> None:
     assert all(isinstance(error, NoLeader) for _, error in readers.ended)
 
 
-async def test_nobody_joins_what_has_ended() -> None:
+async def test_read_joins_no_batch_that_has_ended() -> None:
     readers = Readers()
     readers.come("a")
     future = readers.reads._shared

@@ -16,7 +16,7 @@ from syncline.testing.sim.workers import SimWorkers
 
 
 class TestTime:
-    def test_time_stands_still_while_there_is_work_and_jumps_when_there_is_none(self) -> None:
+    def test_virtual_time_jumps_only_when_there_is_no_work(self) -> None:
         async def main(loop: SimLoop) -> list[float]:
             times = [loop.time()]
             for _ in range(100):
@@ -167,7 +167,7 @@ class TestNodes:
 
         assert run_simulation(main) == ["a 1", "b 1", "b 2"]
 
-    def test_a_killed_task_that_nothing_refers_to_does_not_run_its_finally_block(self) -> None:
+    def test_killed_task_without_references_runs_no_finally(self) -> None:
         lines: list[str] = []
 
         async def forlorn(loop: SimLoop) -> None:
@@ -188,9 +188,7 @@ class TestNodes:
 
         assert run_simulation(main) == []
 
-    def test_a_killed_task_that_awaits_in_its_finally_block_is_laid_to_rest_unheard(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_killed_task_that_awaits_in_finally_ends_silently(self, monkeypatch: pytest.MonkeyPatch) -> None:
         heard: list[object] = []
         monkeypatch.setattr(sys, "unraisablehook", heard.append)
 
@@ -268,7 +266,7 @@ class TestNodes:
 
         assert run_simulation(main) == [61.0, 2.0]
 
-    def test_checks_run_after_every_event_of_a_node_and_of_nobody_else(self) -> None:
+    def test_checks_run_after_each_event_of_a_node_alone(self) -> None:
         async def main(loop: SimLoop) -> list[str]:
             node, seen = loop.add_node("a"), list[str]()
             loop.after_event = lambda owner: seen.append(owner.name)

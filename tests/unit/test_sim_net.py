@@ -146,7 +146,7 @@ class TestConnections:
 
         simulate(main)
 
-    def test_a_reader_that_pauses_stops_the_writer_and_bounds_what_is_on_its_way(self) -> None:
+    def test_pausing_reader_stops_the_writer_and_bounds_the_bytes(self) -> None:
         async def main(world: World) -> None:
             near, far = await world.joined()
             far.sender.pause_reading()
@@ -162,7 +162,7 @@ class TestConnections:
 
         simulate(main)
 
-    def test_nobody_listens(self) -> None:
+    def test_dial_where_nothing_listens_is_refused(self) -> None:
         async def main(world: World) -> None:
             with pytest.raises(ConnectionRefusedError, match="nothing listens"):
                 await world.dial()
@@ -262,7 +262,7 @@ class TestFaults:
 
         simulate(main)
 
-    def test_what_a_lost_connection_sent_arrives_behind_what_the_next_one_brings(self) -> None:
+    def test_bytes_of_a_lost_connection_arrive_behind_the_next_ones(self) -> None:
         async def main(world: World) -> None:
             near, far = await world.joined()
             near.sender.write(b"before")
@@ -311,7 +311,7 @@ class TestFaults:
 
         simulate(main)
 
-    def test_a_power_loss_tells_nobody_until_the_machine_is_back(self) -> None:
+    def test_power_loss_is_silent_until_the_machine_is_back(self) -> None:
         async def main(world: World) -> None:
             near, far = await world.joined()
             world.network.crash("b", silent=True)
@@ -420,7 +420,7 @@ class TestTransportsOnIt:
 
         run_simulation(main)
 
-    def test_a_cut_in_one_direction_takes_one_link_down_and_leaves_the_other_for_a_while(self) -> None:
+    def test_cut_in_one_direction_ends_one_link_first(self) -> None:
         async def main(loop: SimLoop) -> None:
             network = SimNetwork(random.Random(3))
             async with cluster(network.host("a")) as nodes:
@@ -469,7 +469,7 @@ class TestTransportsOnIt:
         st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=4),
         st.data(),
     )
-    def test_damaged_streams_harm_nobody(
+    def test_damaged_streams_are_refused(
         self, purpose: Purpose, damage: list[tuple[int, int]], data: st.DataObject
     ) -> None:
         hello = Hello(2, 2, CLUSTER, 2, 1, purpose)

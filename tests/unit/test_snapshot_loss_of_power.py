@@ -46,7 +46,7 @@ def test_a_receiver_that_is_back_after_a_power_loss_is_dialled_at_once() -> None
     simulate(main)
 
 
-def test_the_snapshot_of_a_later_leader_takes_the_place_of_one_whose_sender_is_gone() -> None:
+def test_snapshot_of_a_later_leader_replaces_one_without_sender() -> None:
     async def main(world: World) -> None:
         began = asyncio.Event()
 

@@ -255,7 +255,7 @@ class TestLoss:
 
         simulate(main)
 
-    def test_a_connection_that_dies_in_silence_is_given_up_and_dialled_anew(self) -> None:
+    def test_silent_connection_is_given_up_and_dialled_again(self) -> None:
         async def main(world: World) -> None:
             source = MemorySource(payload(20_000))
 
@@ -272,7 +272,7 @@ class TestLoss:
 
         simulate(main)
 
-    def test_a_transfer_that_begins_anew_waits_until_the_sink_of_the_last_one_is_let_go(self) -> None:
+    def test_new_transfer_waits_for_the_sink_of_the_last_one(self) -> None:
         async def main(world: World) -> None:
             order: list[str] = []
 

@@ -210,12 +210,14 @@ def test_a_failure_leaves_the_older_ones_and_the_next_attempt_works(
     assert made(reopened, 9).index == 9
 
 
-def test_a_failed_attempt_is_removed_by_abort_and_can_be_repeated(tmp_path: Path) -> None:
+@pytest.mark.parametrize("operation", ["sync", "rename", "sync_dir"])
+def test_a_failed_attempt_is_removed_by_abort_and_can_be_repeated(tmp_path: Path, operation: str) -> None:
+    """Else each attempt leaves a file of the size of the state, until the next start."""
     disk = TroubledDisk()
     store = opened(tmp_path, disk=disk)
     writer = store.create(5, 1, THREE)
     writer.write(b"x")
-    disk.trouble.arm("sync")
+    disk.trouble.arm(operation)
     with pytest.raises(StorageError):
         writer.commit()
     disk.trouble.disarm()
@@ -312,7 +314,7 @@ def test_receiving_goes_on_where_it_ended(tmp_path: Path, restart: bool) -> None
     assert data_in(store, manifest) == data
 
 
-def test_another_snapshot_starts_anew_and_drops_the_old_part(tmp_path: Path) -> None:
+def test_other_snapshot_starts_over_and_drops_the_old_part(tmp_path: Path) -> None:
     store = opened(tmp_path)
     receiver = store.receive(offered(9, b"a" * 100))
     receiver.write(0, b"a" * 50)
@@ -325,7 +327,7 @@ def test_another_snapshot_starts_anew_and_drops_the_old_part(tmp_path: Path) -> 
     receiver.commit()
 
 
-def test_a_manifest_that_differs_in_anything_starts_anew(tmp_path: Path) -> None:
+def test_manifest_that_differs_starts_a_new_transfer(tmp_path: Path) -> None:
     store = opened(tmp_path)
     manifest = offered(9, b"a" * 100)
     receiver = store.receive(manifest)
@@ -439,7 +441,7 @@ def test_making_and_receiving_go_on_side_by_side(tmp_path: Path) -> None:
 # Rot.
 
 
-def test_a_rotten_newest_one_gives_way_to_the_next(tmp_path: Path) -> None:
+def test_corrupt_newest_snapshot_gives_way_to_the_next(tmp_path: Path) -> None:
     store = opened(tmp_path)
     older = made(store, 5, b"older")
     made(store, 9, b"newer")

@@ -16,7 +16,7 @@ from syncline.consensus.types import MembershipState, NodeId
 from syncline.errors import CorruptionError
 from syncline.node.calls import Calls
 from syncline.node.envelope import MemberRecord
-from syncline.node.member_registry import MemberBook
+from syncline.node.member_registry import MemberRegistry
 from syncline.node.starts.guard import MAX_EARLY, MAX_UNKNOWN, StartGuard, load_starts
 from syncline.node.starts.incarnations import MAX_HISTORY, RANDOM_BITS
 from syncline.node.starts.reports import StartReports
@@ -71,7 +71,7 @@ class BrokenDisk(OsDisk):
 class Bench:
     def __init__(self, path: Path, disk: Disk) -> None:
         self.path, self.disk = str(path), disk
-        self.book = MemberBook()
+        self.book = MemberRegistry()
         self.left: list[tuple[int, int]] = []
         self.membership = MembershipState(voters=VOTERS)
         self.founders: dict[NodeId, int] = {}
@@ -336,6 +336,21 @@ async def test_notice_of_a_sound_start_or_of_a_stranger_changes_nothing(tmp_path
         node.guard.on_notice(2, Notice(NoticeKind.SETTLED, directory=DIRECTORY, starts=fork))
         assert node.left == []
         assert node.code(mine) is None
+
+
+async def test_start_without_a_known_history_convicts_nothing(tmp_path: Path) -> None:
+    """After its own start a member knows the newest start of a peer alone. Another member tells of an older one, a
+    third of the next one.
+    """
+    history = tuple(start(count, 7) for count in range(6, 0, -1))
+    async with bench(tmp_path) as node:
+        with_members(node, 3, 4)
+        await node.welcomed(hello(*history[1:]))
+        node.again()
+        node.guard.on_notice(2, told(*history[3:]))
+        node.guard.on_notice(3, told(*history))
+        assert node.left == []
+        assert node.code(hello(*history)) is None
 
 
 async def test_failed_write_does_not_keep_a_peer_out(tmp_path: Path) -> None:

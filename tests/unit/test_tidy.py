@@ -161,3 +161,16 @@ def test_documentation_uses_the_words_of_the_field() -> None:
         for match in PRIVATE_WORDS.finditer(re.sub(r"`[^`\n]*`", "", path.read_text()))
     ]
     assert found == [], "name the actor, and use the field's word"
+
+
+PRIVATE_TEST_WORDS = re.compile(
+    r"_(who|whoever|(some|no|any|every)body|anew|hands?_over|handed_(over|on|out)|rotten|rotted)(_|$)"
+)
+
+
+@pytest.mark.parametrize("path", sources("tests"), ids=lambda path: str(path.name))
+def test_names_of_tests_are_short_and_name_their_subject(path: Path) -> None:
+    """`test_<subject>_<condition>_<result>`: they sort by subject, and fit on a line of the report."""
+    names = [function.name for function in functions(path) if function.name.startswith("test_")]
+    assert not [name for name in names if len(name) > 70], "at most 70 characters; the reason goes into the docstring"
+    assert not [name for name in names if PRIVATE_TEST_WORDS.search(name)], "name the actor"

@@ -34,6 +34,7 @@ from tests.helpers.transport import (
     cluster,
     heartbeat,
     raw_listener,
+    welcomed,
 )
 
 
@@ -74,9 +75,7 @@ class TestDelivery:
             async with cluster() as nodes, raw_listener() as (address, arrivals):
                 first, handler = await nodes.add(1)
                 first.set_peer(2, address)
-                peer = await arrivals.get()
-                await peer.meet()
-                peer.write(Welcome(2, CLUSTER, 2))
+                peer = await welcomed(arrivals)
                 await handler.heard("up 2")
                 for number in range(5):
                     first.send(2, heartbeat(1, 2, number))
@@ -91,9 +90,7 @@ class TestDelivery:
             async with cluster() as nodes, raw_listener() as (address, arrivals):
                 first, handler = await nodes.add(1, limits=limits)
                 first.set_peer(2, address)
-                peer = await arrivals.get()
-                await peer.meet()
-                peer.write(Welcome(2, CLUSTER, 2))
+                peer = await welcomed(arrivals)
                 await handler.heard("up 2")
                 for number in range(10):
                     first.send(2, append(1, 2, 4000, index=number))
@@ -168,7 +165,7 @@ class TestLossAndReturn:
 
         run(scenario())
 
-    def test_while_nobody_answers_the_reason_is_shown_and_said_once(self, run: Run) -> None:
+    def test_view_without_answers_shows_the_reason_once(self, run: Run) -> None:
         async def scenario() -> None:
             async with cluster() as nodes:
                 first, handler = await nodes.add(1)
@@ -301,7 +298,7 @@ class TestLossAndReturn:
 
         run(scenario())
 
-    def test_a_peer_that_was_restarted_unnoticed_is_dialled_again_when_it_dials(self, run: Run) -> None:
+    def test_peer_restarted_unnoticed_is_dialled_when_it_dials(self, run: Run) -> None:
         async def scenario() -> None:
             async with cluster() as nodes, raw_listener() as (address, arrivals):
                 first, handler = await nodes.add(1)

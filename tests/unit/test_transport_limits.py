@@ -7,11 +7,9 @@ import asyncio
 import msgspec
 
 from syncline.consensus.types import Message
-from syncline.transport.handshake import Welcome
 from syncline.transport.messages import DIGEST_BYTES, DigestReport
 from syncline.transport.wire import MAX_BATCH_REPORTS, Batch
 from tests.helpers.transport import (
-    CLUSTER,
     PROMPT,
     QUICK,
     RawEnd,
@@ -20,6 +18,7 @@ from tests.helpers.transport import (
     cluster,
     heartbeat,
     raw_listener,
+    welcomed,
 )
 
 
@@ -30,9 +29,7 @@ class TestLimits:
             async with cluster() as nodes, raw_listener() as (address, arrivals):
                 first, handler = await nodes.add(1, limits=limits)
                 first.set_peer(2, address)
-                peer = await arrivals.get()
-                await peer.meet()
-                peer.write(Welcome(2, CLUSTER, 2))
+                peer = await welcomed(arrivals)
                 await handler.heard("up 2")
                 accepted = 0
                 while first.send(
@@ -109,9 +106,7 @@ class TestLimits:
             async with cluster() as nodes, raw_listener() as (address, arrivals):
                 first, handler = await nodes.add(1, limits=QUICK)
                 first.set_peer(2, address)
-                peer = await arrivals.get()
-                await peer.meet()
-                peer.write(Welcome(2, CLUSTER, 2))
+                await welcomed(arrivals)
                 await handler.heard("up 2")
                 while first.send(2, append(1, 2, 1_000_000)):
                     pass  # the peer takes what the system buffers, and no more
@@ -125,9 +120,7 @@ class TestLimits:
             async with cluster() as nodes, raw_listener() as (address, arrivals):
                 first, handler = await nodes.add(1, limits=QUICK)
                 first.set_peer(2, address)
-                peer = await arrivals.get()
-                await peer.meet()
-                peer.write(Welcome(2, CLUSTER, 2))
+                peer = await welcomed(arrivals)
                 for _ in range(15):  # at 0.02 s each: longer than the time limit of 0.2 s
                     batch = await peer.read_batch()
                     assert batch.ping

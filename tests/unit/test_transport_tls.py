@@ -122,7 +122,7 @@ async def test_files_that_can_not_be_used_are_named() -> None:
 @pytest.mark.parametrize(
     "certificate", [None, {}, {"subjectAltName": ()}, {"subjectAltName": (("IP Address", "::1"),)}]
 )
-def test_a_certificate_without_names_names_nobody(certificate: dict[str, object] | None) -> None:
+def test_certificate_without_names_is_refused(certificate: dict[str, object] | None) -> None:
     with pytest.raises(HandshakeRefused, match="no name at all"):
         check_certificate_names(certificate, 1)
 

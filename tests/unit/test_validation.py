@@ -179,7 +179,7 @@ def test_what_a_leader_does_not_let_in(refused: Message, reason: StepRefusal) ->
     assert node.raft.dropped == {reason: 1}
 
 
-def test_an_append_before_the_first_index_is_answered_with_what_is_committed() -> None:
+def test_append_before_the_first_index_gets_the_commit_index() -> None:
     node = node_as(StateType.FOLLOWER)
     assert node.step(message(MessageType.APP, index=3, log_term=1, entries=[LogEntry(1, 4)])) is None
     answer = node.raft.messages_after_append[-1]
@@ -195,7 +195,7 @@ def test_an_append_beyond_the_end_is_rejected_with_a_hint() -> None:
     assert answer.session == 5
 
 
-def test_a_proposal_that_comes_back_is_taken_by_a_leader_and_not_passed_on_again_by_a_follower() -> None:
+def test_proposal_that_comes_back_is_not_forwarded_again() -> None:
     """It was passed on to a node that took this one for the leader."""
     proposal = message(MessageType.PROP, sender=1, term=0, entries=[LogEntry(0, 0, data=b"a")])
     node = node_as(StateType.LEADER)

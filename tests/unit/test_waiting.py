@@ -33,7 +33,7 @@ async def test_it_gives_the_result_or_the_error() -> None:
             await result_of(bad)
 
 
-async def test_who_gives_up_is_let_go_at_once_and_the_others_wait_on() -> None:
+async def test_caller_that_gives_up_leaves_the_others_waiting() -> None:
     shared: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     first, second = (asyncio.create_task(result_of(shared)) for _ in range(2))
     await asyncio.sleep(0)
@@ -54,7 +54,7 @@ async def test_the_end_of_the_future_itself_is_the_end_of_the_wait() -> None:
         await waiting
 
 
-async def test_a_failure_after_an_abandoned_wait_is_reported_to_nobody() -> None:
+async def test_failure_after_an_abandoned_wait_is_not_reported() -> None:
     loop = asyncio.get_running_loop()
     with nothing_reported():
         plain: asyncio.Future[object] = loop.create_future()
@@ -67,7 +67,7 @@ async def test_a_failure_after_an_abandoned_wait_is_reported_to_nobody() -> None
         await asyncio.sleep(0)
 
 
-async def test_a_request_about_members_that_is_given_up_reports_nothing_when_its_read_fails() -> None:
+async def test_member_request_given_up_reports_no_failed_read() -> None:
     wire = KvWire()
     wire.backend.hold = True
     with nothing_reported():

@@ -223,7 +223,7 @@ def forged(segment: bytes, rng: random.Random) -> bytes:
     return bytes(content)
 
 
-def test_both_ways_agree_on_frames_that_nobody_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_readers_agree_on_frames_that_no_version_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the checksums are right, only what the records say is left to be checked: each byte of it is changed."""
     rng = random.Random(4)
     disk = SimDisk(rng)

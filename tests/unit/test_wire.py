@@ -35,7 +35,10 @@ from syncline.transport.handshake import (
     shortened,
 )
 from syncline.transport.messages import (
+    ASK_BYTES,
     AcceptedProposal,
+    Ask,
+    AskReply,
     DigestReport,
     Forward,
     ForwardedProposal,
@@ -227,15 +230,18 @@ class TestFrames:
         truth = len(msgspec.msgpack.encode(message))
         assert truth <= 2.5 * message_size_bytes(message)
 
-    def test_fields_of_a_later_version_are_skipped_and_missing_ones_have_their_defaults(self) -> None:
-        later = msgspec.msgpack.encode([[], [], [], 7, 0, [], [], 0, "a field of a later version"])
+    def test_batch_skips_later_fields_and_defaults_missing_ones(self) -> None:
+        later = msgspec.msgpack.encode([[], [], [], 7, 0, [], [], 0, [], [], "a field of a later version"])
         assert decode_payload(decoder, memoryview(later)).ping == 7
         assert decode_payload(decoder, memoryview(msgspec.msgpack.encode([[]]))) == Batch()
 
 
 class TestCheckBatch:
     def test_messages_between_the_two_nodes_pass(self) -> None:
-        check_batch(Batch([Message(MessageType.HEARTBEAT, to=2, sender=1)]), 1, 2, {1, 3}.__contains__)
+        batch = Batch([Message(MessageType.HEARTBEAT, to=2, sender=1)])
+        check_batch(batch, 1, 2, {1, 3}.__contains__)
+        with pytest.raises(FrameError, match="on the link from 0000000000000003"):
+            check_batch(batch, 3, 2, {1, 3}.__contains__)
 
     @pytest.mark.parametrize("kind", [kind for kind in MessageType if not is_sendable(Message(kind))])
     def test_messages_of_the_core_to_itself_are_refused(self, kind: MessageType) -> None:
@@ -300,6 +306,8 @@ class TestCheckBatch:
     @pytest.mark.parametrize("kind", [MessageType.READ_INDEX, MessageType.TRANSFER_LEADER])
     def test_what_a_follower_passes_on_keeps_its_first_sender(self, kind: MessageType) -> None:
         check_batch(Batch([Message(kind, to=2, sender=3)]), 1, 2, {1, 3}.__contains__)
+        with pytest.raises(FrameError, match="from 0000000000000004"):  # no member
+            check_batch(Batch([Message(kind, to=2, sender=4)]), 1, 2, {1, 3}.__contains__)
 
 
 HELLO = Hello(2, 2, 77, 1, 2, Purpose.MESSAGES, 5)
@@ -312,7 +320,7 @@ class TestHandshake:
         payload = memoryview(encode_frame(Welcome(2, 77, 2, 9), 4096))[HEADER.size :]
         assert decode_answer(payload) == Welcome(2, 77, 2, 9)
 
-    def test_the_same_cluster_and_the_right_node_pass_in_the_newest_common_version(self) -> None:
+    def test_greeting_of_the_right_node_takes_the_newest_common_version(self) -> None:
         assert check_hello(HELLO, cluster_id=77, node_id=2) == 2
         assert check_hello(msgspec.structs.replace(HELLO, newest_version=9), cluster_id=77, node_id=2) == 2
 
@@ -330,7 +338,7 @@ class TestHandshake:
             check_hello(msgspec.structs.replace(HELLO, **changes), cluster_id=77, node_id=2)
 
     @pytest.mark.parametrize("answer", [Welcome(2, 77, 3), Welcome(2, 78, 2), Welcome(1, 77, 2)])
-    def test_the_dialler_judges_who_answers(self, answer: Welcome) -> None:
+    def test_dialler_checks_the_certificate_of_the_acceptor(self, answer: Welcome) -> None:
         with pytest.raises(HandshakeRefused):
             check_welcome(answer, cluster_id=77, peer=2)
 
@@ -494,3 +502,35 @@ def test_notice_of_a_start_has_bounded_numbers() -> None:
 def test_batch_of_a_version_without_notices_has_none() -> None:
     older = memoryview(msgspec.msgpack.encode([[], [], [], 7, 0]))
     assert decode_payload(decoder, older).notices == []
+
+
+@pytest.mark.parametrize("number", [-1, 2**63])
+def test_call_to_the_leader_with_an_impossible_number_is_refused(number: int) -> None:
+    for batch in (Batch(asks=[Ask(number, b"")]), Batch(answers=[AskReply(number)])):
+        with pytest.raises(FrameError, match="impossible number"):
+            check_batch(batch, 2, 1, lambda _: True)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Ask(1, bytes(ASK_BYTES + 1)),
+        AskReply(1, bytes(ASK_BYTES + 1)),
+        AskReply(1, code="c" * 129),
+        AskReply(1, message="m" * 4097),
+        AskReply(1, reason="r" * 129),
+    ],
+)
+def test_call_to_the_leader_above_a_limit_is_a_frame_error(message: Ask | AskReply) -> None:
+    batch = Batch(asks=[message]) if isinstance(message, Ask) else Batch(answers=[message])
+    with pytest.raises(FrameError):
+        decode_payload(decoder, memoryview(msgspec.msgpack.encode(batch)))
+
+
+def test_calls_to_the_leader_travel_in_a_batch() -> None:
+    answers = [AskReply(8, b"answer"), AskReply(9, b"", "rejected", "no", "x", True)]
+    batch = Batch(asks=[Ask(7, b"data")], answers=answers)
+    decoded = decode_payload(decoder, memoryview(msgspec.msgpack.encode(batch)))
+    assert decoded == batch
+    assert decoded.items() == [*batch.asks, *batch.answers]
+    check_batch(decoded, 2, 1, lambda _: True)

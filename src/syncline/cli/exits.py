@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import click
@@ -15,6 +16,7 @@ from syncline.errors import (
     NotLeader,
     OperationError,
     Outcome,
+    Rejected,
     RepairNeeded,
     SynclineError,
     Unreachable,
@@ -22,11 +24,16 @@ from syncline.errors import (
 )
 
 __all__ = [
+    "EXIT_CANT_RUN",
     "EXIT_CONFLICT",
     "EXIT_DAMAGED",
     "EXIT_FAILED",
     "EXIT_INTERRUPTED",
+    "EXIT_LOST",
+    "EXIT_NOT_ACQUIRED",
     "EXIT_NOT_FOUND",
+    "EXIT_NOT_RUN",
+    "EXIT_NO_COMMAND",
     "EXIT_UNAVAILABLE",
     "EXIT_UNKNOWN",
     "EXIT_USAGE",
@@ -44,26 +51,46 @@ EXIT_UNKNOWN: Final = 5
 EXIT_CONFLICT: Final = 6
 EXIT_DAMAGED: Final = 7
 """The data directory needs `syncline repair`: starting again does not help."""
+EXIT_LOST: Final = 123
+"""`run`, `lock`, `elect`: what was held is lost; the command was stopped. From here on as `timeout` and shells have
+them: other statuses of `run` are the command's own."""
+EXIT_NOT_ACQUIRED: Final = 124
+EXIT_NOT_RUN: Final = 125
+EXIT_CANT_RUN: Final = 126
+EXIT_NO_COMMAND: Final = 127
 EXIT_INTERRUPTED: Final = 130
 
 _UNAVAILABLE: Final = (Unreachable, NoLeader, NotLeader, Dropped, DeadlineExceeded)
 _UNAVAILABLE_STATUS: Final = 503
-_NOT_FOUND_CODES: Final = frozenset({"not_found", "unknown_member"})
+_NOT_FOUND_CODES: Final = frozenset(
+    {"not_found", "unknown_member", "lease_not_found", "user_not_found", "role_not_found", "token_not_found"}
+)
 
 LINE_LIMIT: Final = 1000
 """Characters of an error's text that are shown."""
 
 
 class Failure(click.ClickException):
-    """The command failed: an exit status and the line with the reason (a JSON object with `--json`)."""
+    """The command failed: an exit status and the line with the reason (a JSON object with `--json`).
+
+    `outcome` and `details` are the server's, for the JSON object.
+    """
 
     def __init__(
-        self, message: str, exit_code: int, *, code: str = "failed", outcome: str = "", as_json: bool = False
+        self,
+        message: str,
+        exit_code: int,
+        *,
+        code: str = "failed",
+        outcome: str = "",
+        details: Mapping[str, int | str] | None = None,
+        as_json: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = exit_code
         self.code = code
         self.outcome = outcome
+        self.details = details
         self.as_json = as_json
 
     @property
@@ -73,8 +100,12 @@ class Failure(click.ClickException):
             return f"syncline: {one_line(self.message)}"
         import json  # most commands succeed, and need none of it
 
-        error = {"code": self.code, "message": one_line(self.message)}
-        return json.dumps({"error": {**error, "outcome": self.outcome} if self.outcome else error})
+        error: dict[str, object] = {"code": self.code, "message": one_line(self.message)}
+        if self.outcome:
+            error["outcome"] = self.outcome
+        if self.details:
+            error["details"] = dict(self.details)
+        return json.dumps({"error": error})
 
 
 class Told(Failure):
@@ -95,7 +126,14 @@ def failure_of(error: SynclineError, *, as_json: bool = False, more: str = "") -
     message = str(error)
     if error.outcome is Outcome.UNKNOWN:
         message += " (outcome unknown: read before you try again)"
-    return Failure(message + more, _exit_code(error), code=error.code, outcome=error.outcome.value, as_json=as_json)
+    return Failure(
+        message + more,
+        _exit_code(error),
+        code=error.code,
+        outcome=error.outcome.value,
+        details=error.details if isinstance(error, Rejected) else None,
+        as_json=as_json,
+    )
 
 
 def _other_exit_code(error: SynclineError) -> int:

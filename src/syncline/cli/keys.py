@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterator
 from typing import Final
 
 import click
 
-from syncline.cli.common import Context, client_command, key_bytes, make_client
+from syncline.cli.common import TTL, Context, client_command, key_bytes, make_client
 from syncline.cli.exits import EXIT_NOT_FOUND, Failure
 from syncline.cli.output import json_key, json_text, print_bytes, print_json, print_line, shown
 from syncline.cli.streams import acknowledged
-from syncline.client import AsyncClient, DeletePrefixOp, KeyInfo
+from syncline.client import DeletePrefixOp, KeyInfo
 
 __all__ = ["delete", "get", "list_keys", "put"]
 
 CONSISTENCY: Final = click.Choice(["linearizable", "leader", "stale"])
 
+REVISION: Final = click.option(
+    "--rev", "revision", type=click.IntRange(min=1), help="As it was at this revision.  [default: now]"
+)
+
 
 @click.command("get", short_help="Print a key's value.")
 @client_command
 @click.argument("key")
+@REVISION
 @click.option("--consistency", type=CONSISTENCY, help="How fresh the answer must be.  [default: linearizable]")
-async def get(context: Context, *, key: str, consistency: str | None) -> None:
+async def get(context: Context, *, key: str, revision: int | None, consistency: str | None) -> None:
     """Print a key's value, byte for byte.
 
-    Exit status 3 if there is no such key.
+    Exit status 3 if there is no such key, or was none at the revision.
     """
     name = key_bytes(key)
     async with make_client(context) as client:
-        found = await client.get(name, consistency=consistency)
+        found = await client.get(name, revision=revision, consistency=consistency)
     if found is None:
         raise _no_key(name, context)
     if context.as_json:
@@ -47,6 +53,8 @@ async def get(context: Context, *, key: str, consistency: str | None) -> None:
 @click.option("--if-revision", type=click.IntRange(min=1), help="Only if the key's revision is this one.")
 @click.option("--if-absent", is_flag=True, help="Only if there is no such key.")
 @click.option("--if-present", is_flag=True, help="Only if there is such a key.")
+@click.option("--ttl", "ttl_s", type=TTL, metavar="TIME", help="Delete it after this time: 30s, 5m, 2h.")
+@click.option("--lease", metavar="ID", help="Delete it with this lease.")
 async def put(
     context: Context,
     *,
@@ -56,20 +64,26 @@ async def put(
     if_revision: int | None,
     if_absent: bool,
     if_present: bool,
+    ttl_s: float | None,
+    lease: str | None,
 ) -> None:
     """Write a key. The value is VALUE, or a file's content, or what is piped in.
 
-    Exit status 6 if the condition did not hold. A key or value that begins with a dash goes after `--`.
+    Exit status 3 if there is no such lease, 6 if the condition did not hold. A key or value that begins with a dash
+    goes after `--`.
     """
     name = key_bytes(key)
     data = _value(value, path)
     async with make_client(context) as client:
-        result = await client.put(name, data, if_revision=if_revision, if_absent=if_absent, if_present=if_present)
+        result = await client.put(
+            name, data, if_revision=if_revision, if_absent=if_absent, if_present=if_present, ttl=ttl_s, lease=lease
+        )
     with acknowledged():
         if context.as_json:
-            print_json({**json_key("key", name), "revision": result.revision})
+            own = {"lease": result.lease} if result.lease else {}
+            print_json({**json_key("key", name), "revision": result.revision, **own})
         else:
-            print_line(f"revision {result.revision}")
+            print_line(f"revision {result.revision}" + (f", lease {result.lease}" if result.lease else ""))
 
 
 @click.command("del", short_help="Delete a key.")
@@ -124,8 +138,10 @@ async def _delete_prefix(context: Context, prefix: bytes, *, sure: bool) -> None
 @click.argument("prefix", default="")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many keys.  [default: all]")
 @click.option("--values", is_flag=True, help="Print values, too: KEY<tab>VALUE.")
+@click.option("-l", "--long", "is_long", is_flag=True, help="Print revisions, version, size and lease, too.")
 @click.option("--reverse", is_flag=True, help="Last key first.")
 @click.option("--count", is_flag=True, help="Print the number of keys only.")
+@REVISION
 @click.option("--consistency", type=CONSISTENCY, help="How fresh the answer must be.  [default: linearizable]")
 async def list_keys(
     context: Context,
@@ -133,37 +149,38 @@ async def list_keys(
     prefix: str,
     limit: int | None,
     values: bool,
+    is_long: bool,
     reverse: bool,
     count: bool,
+    revision: int | None,
     consistency: str | None,
 ) -> None:
-    """List keys that begin with PREFIX, in the order of their bytes.
+    """List keys that begin with PREFIX, in the order of their bytes, all as they are at one revision.
 
-    Control characters and bytes that are not text are escaped with backslashes; --json gives all bytes exactly.
+    With -l each line is MOD_REVISION CREATE_REVISION VERSION SIZE LEASE KEY. Control characters and bytes that are not
+    text are escaped with backslashes; --json gives all bytes exactly.
     """
     start = prefix.encode("utf-8", "surrogateescape")
     async with make_client(context) as client:
         if count:
-            number = await client.count(start, consistency=consistency)
+            number = await client.count(start, revision=revision, consistency=consistency)
             print_json({"count": number}) if context.as_json else print_line(str(number))
             return
-        printer = _JsonKeys() if context.as_json else _TextKeys()
-        await _print_keys(client, printer, start, limit=limit, values=values, reverse=reverse, consistency=consistency)
+        printer = _JsonKeys() if context.as_json else _LongKeys() if is_long else _TextKeys()
+        keys = client.scan(
+            start,
+            values=values,
+            reverse=reverse,
+            page=min(limit or 1000, 1000),
+            revision=revision,
+            consistency=consistency,
+        )
+        await _print_keys(keys, printer, limit)
         printer.end()
 
 
-async def _print_keys(
-    client: AsyncClient,
-    printer: _TextKeys | _JsonKeys,
-    prefix: bytes,
-    *,
-    limit: int | None,
-    values: bool,
-    reverse: bool,
-    consistency: str | None,
-) -> None:
+async def _print_keys(keys: AsyncIterator[KeyInfo], printer: _TextKeys | _JsonKeys, limit: int | None) -> None:
     left = limit
-    keys = client.scan(prefix, values=values, reverse=reverse, page=min(limit or 1000, 1000), consistency=consistency)
     async for item in keys:
         printer.add(item)
         if left is not None:
@@ -176,11 +193,19 @@ class _TextKeys:
     """Prints one key per line."""
 
     def add(self, item: KeyInfo) -> None:
-        value = "" if item.value is None else "\t" + shown(item.value)
-        print_line(shown(item.key) + value)
+        print_line(_line_of(item))
 
     def end(self) -> None:
         pass
+
+
+class _LongKeys(_TextKeys):
+    """Prints one key per line, with all that is known of it. The widths fit most stores, so nothing is held back."""
+
+    def add(self, item: KeyInfo) -> None:
+        lease = f"{item.lease:016x}" if item.lease else "-"
+        numbers = f"{item.mod_revision:>10} {item.create_revision:>10} {item.version:>6} {item.size_bytes:>9}"
+        print_line(f"{numbers} {lease:>16} {_line_of(item)}")
 
 
 class _JsonKeys:
@@ -199,6 +224,8 @@ class _JsonKeys:
             "version": item.version,
             "size_bytes": item.size_bytes,
         }
+        if item.lease:
+            fields["lease"] = f"{item.lease:016x}"
         if item.value is not None:
             fields.update(json_key("value", item.value))
         print_line((self._OPENING if not self._count else ",") + json_text(fields))
@@ -206,6 +233,10 @@ class _JsonKeys:
 
     def end(self) -> None:
         print_line((self._OPENING if not self._count else "") + f'],"count":{self._count}}}')
+
+
+def _line_of(item: KeyInfo) -> str:
+    return shown(item.key) + ("" if item.value is None else "\t" + shown(item.value))
 
 
 def _value(value: str | None, path: str | None) -> bytes:

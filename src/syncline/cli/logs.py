@@ -7,14 +7,14 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final
 
 import click
 
 from syncline.cli.down import made_plan
 from syncline.cli.exits import failure_of
-from syncline.cli.output import shown
+from syncline.cli.output import json_key, json_text, print_line, shown
 from syncline.cli.up.plan import DEFAULT_DATA_DIR, UpPlan
 from syncline.errors import ConfigError, SynclineError
 
@@ -45,7 +45,8 @@ _TIME: Final = re.compile(rb'\d{4}-\d\d-\d\dT|\{"time"')
 @click.option(
     "--data-dir", type=click.Path(file_okay=False), default=DEFAULT_DATA_DIR, show_default=True, help="As with 'up'."
 )
-def logs(name: str | None, follow: bool, lines: int, data_dir: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each record: node and text.")
+def logs(name: str | None, follow: bool, lines: int, data_dir: str, as_json: bool) -> None:
     """Show the last lines of the logs of all nodes in the order of time, or of the node NAME alone.
 
     The name `up` stands for the output of 'syncline up --detach'.
@@ -53,42 +54,47 @@ def logs(name: str | None, follow: bool, lines: int, data_dir: str) -> None:
     try:
         files = _files(made_plan(data_dir), name)
     except SynclineError as error:
-        raise failure_of(error) from error
+        raise failure_of(error, as_json=as_json) from error
     with contextlib.ExitStack() as open_files:
-        for file in files:
+        for file in files.values():
             open_files.callback(file.close)
-        _show(files, lines, follow=follow)
+        _show(files, lines, follow=follow, write=_write_json if as_json else _write)
 
 
-def _show(files: list[_LogFile], lines: int, *, follow: bool) -> None:
-    records = [record for file in files for record in file.last(lines)]
-    for record in sorted(records, key=_time):
-        _write(record)
+def _show(files: dict[str, _LogFile], lines: int, *, follow: bool, write: Callable[[str, bytes], None]) -> None:
+    records = [(name, record) for name, file in files.items() for record in file.last(lines)]
+    for name, record in sorted(records, key=lambda one: _time(one[1])):
+        write(name, record)
     pause = threading.Event()
     while follow:
-        fresh = [record for file in files for record in file.fresh()]
-        for record in fresh:
-            _write(record)
+        fresh = [(name, record) for name, file in files.items() for record in file.fresh()]
+        for name, record in fresh:
+            write(name, record)
         if not fresh:
             pause.wait(POLL_S)
 
 
-def _files(plan: UpPlan, name: str | None) -> list[_LogFile]:
+def _files(plan: UpPlan, name: str | None) -> dict[str, _LogFile]:
     paths = {node.name: node.log_path for node in plan.nodes}
     if name is None:
-        return [_LogFile(path) for path in paths.values()]
+        return {node: _LogFile(path) for node, path in paths.items()}
     paths["up"] = plan.own_log_path
     if name not in paths:
         raise ConfigError(f"no node is named {shown(os.fsencode(name))}: there are {', '.join(paths)}")
-    return [_LogFile(paths[name])]
+    return {name: _LogFile(paths[name])}
 
 
 def _time(record: bytes) -> bytes:
     return record.split(b" ", 1)[0]
 
 
-def _write(record: bytes) -> None:
+def _write(_node: str, record: bytes) -> None:
     sys.stdout.buffer.write(record)
+    sys.stdout.buffer.flush()
+
+
+def _write_json(node: str, record: bytes) -> None:
+    print_line(json_text({"node": node, **json_key("text", record.rstrip(b"\n"))}))
     sys.stdout.buffer.flush()
 
 

@@ -32,15 +32,37 @@ _COMMANDS: Final = {
     "put": ("syncline.cli.keys:put", "Write a key."),
     "del": ("syncline.cli.keys:delete", "Delete a key."),
     "list": ("syncline.cli.keys:list_keys", "List keys in order."),
-    "import": ("syncline.cli.import_export.command:import_tree", "Store a directory's files as keys."),
-    "export": ("syncline.cli.import_export.command:export_tree", "Write keys to a directory as files."),
+    "watch": ("syncline.cli.watch:watch", "Print what changes, as it happens."),
+    "incr": ("syncline.cli.operations:increment", "Add to the number that is a key's value."),
+    "txn": ("syncline.cli.operations:txn", "Carry out a transaction that stands on standard input."),
+    "lease": ("syncline.cli.leases:lease", "Grant, keep alive, show or end leases."),
+    "touch": ("syncline.cli.leases:touch", "Give a key a time to live."),
+    "run": ("syncline.cli.run.command:run", "Run a command under a lock, as the leader, or once."),
+    "lock": ("syncline.cli.holds:lock", "Hold a lock until the input ends."),
+    "elect": ("syncline.cli.holds:elect", "Campaign for a leadership, or follow the leader."),
+    "discover": ("syncline.cli.discover:discover", "List the instances of a service."),
+    "compact": ("syncline.cli.operations:compact", "Give up old revisions."),
+    "import": (
+        "syncline.cli.import_export.command:import_tree",
+        "Store a directory's files, or the keys of etcd.",
+    ),
+    "export": ("syncline.cli.import_export.command:export_tree", "Write keys to a directory, or to etcd."),
     "member": ("syncline.cli.cluster:member", "List, add, remove or promote members."),
     "upgrade": ("syncline.cli.upgrade:upgrade", "Show, hold or finalize the cluster's levels."),
     "transfer": ("syncline.cli.cluster:transfer", "Transfer the leadership to another node."),
+    "certs": ("syncline.cli.certs:certs", "Make certificates for TLS."),
+    "user": ("syncline.cli.users:user", "Add, list and remove users, and make tokens."),
+    "role": ("syncline.cli.users:role", "Add roles, and say what they allow."),
+    "auth": ("syncline.cli.users:auth", "Require credentials from clients, or not."),
     "secret": ("syncline.cli.secret:secret", "Make a cluster secret."),
     "snapshot": ("syncline.cli.files.snapshot:snapshot", "Have a node write a snapshot now, or look at those on disk."),
     "wal": ("syncline.cli.files.wal:wal", "Look at a node's log on disk, or check it."),
     "repair": ("syncline.cli.repair.command:repair", "Replace a node whose data directory is damaged."),
+    "backup": (
+        "syncline.cli.backup.command:backup",
+        "Save the state of a cluster, check a backup, begin a new cluster from one.",
+    ),
+    "recover": ("syncline.cli.recover.command:recover", "After a lost quorum, start a new cluster from one node."),
 }
 
 _ALIASES: Final = {"ls": "list", "set": "put", "rm": "del", "delete": "del"}
@@ -105,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_standard_descriptors()
     if not __debug__ and arguments is None:
         _run_with_checks()
+    as_json = _asks_for_json(sys.argv[1:] if arguments is None else arguments)
     try:
         cli.main(args=arguments, prog_name="syncline", standalone_mode=False)
         sys.stdout.flush()
@@ -119,10 +142,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "syncline"
-        say(f"syncline: {one_line(error.format_message())} (see '{where} --help')")
+        say(Failure(f"{error.format_message()} (see '{where} --help')", EXIT_USAGE, code="usage", as_json=as_json).line)
         return EXIT_USAGE
     except click.ClickException as error:
-        say(f"syncline: {one_line(error.format_message())}")
+        say(Failure(error.format_message(), error.exit_code, as_json=as_json).line)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         say("syncline: interrupted")
@@ -131,11 +154,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _give_up_output()
         return EXIT_FAILED
     except SynclineError as error:  # before `OSError`, which some of them are
-        ended = failure_of(error)
+        ended = failure_of(error, as_json=as_json)
         say(ended.line)
         return ended.status
     except OSError as error:
-        say(f"syncline: {one_line(str(error))}")
+        say(Failure(str(error), EXIT_FAILED, as_json=as_json).line)
         return EXIT_FAILED
     except Exception as error:  # the last resort: users get one line, developers ask for more
         if os.environ.get(DEBUG_VARIABLE):
@@ -144,6 +167,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"syncline: internal error: {kind}: {one_line(str(error))} (set {DEBUG_VARIABLE}=1 for the traceback)")
         return EXIT_FAILED
     return 0
+
+
+def _asks_for_json(arguments: Sequence[str]) -> bool:
+    """Whether `--json` is among the options, for errors that come before the options are read."""
+    options = list(arguments)
+    return "--json" in (options[: options.index("--")] if "--" in options else options)
 
 
 def _run_with_checks() -> None:

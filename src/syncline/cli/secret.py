@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from syncline.cli.exits import failure_of
+from syncline.cli.output import print_json
 from syncline.errors import SynclineError
-from syncline.server.secret_file import new_secret, write_secret_file
+from syncline.node.secret_file import new_secret, write_secret_file
 
 __all__ = ["secret"]
 
@@ -24,17 +25,22 @@ def secret() -> None:
     show_default=True,
     help="The file to make, with mode 0600; - prints the secret.",
 )
-def new(output: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def new(output: str, as_json: bool) -> None:
     """Make a new cluster secret: 32 random bytes, as one line of hexadecimal digits.
 
     Copy the file to each node and start it with --peer-secret-file FILE. An existing file is never overwritten. To
     change the secret of a running cluster, see docs/security.md.
     """
     if output == "-":
-        click.echo(new_secret())
+        made = new_secret()
+        print_json({"secret": made}) if as_json else click.echo(made)
         return
     try:
         write_secret_file(output)
     except SynclineError as error:
-        raise failure_of(error) from error
+        raise failure_of(error, as_json=as_json) from error
+    if as_json:
+        print_json({"file": output})
+        return
     click.echo(f"made {output}: copy it to each node, and start the nodes with --peer-secret-file", err=True)

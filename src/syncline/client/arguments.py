@@ -6,22 +6,32 @@ would store five NUL bytes, and a time of 0 or NaN would fail late or never.
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 from syncline.errors import ConfigError
+from syncline.platform.times import checked_timeout_s
 
 __all__ = [
     "checked_consistency",
+    "checked_count",
+    "checked_flag",
     "checked_limit",
+    "checked_number",
     "checked_revision",
     "checked_text",
     "checked_timeout_s",
+    "checked_ttl_s",
     "duration_text",
+    "lease_text",
     "to_bytes",
 ]
 
 CONSISTENCIES: Final = ("linearizable", "leader", "stale")
+LEASE_DIGITS: Final = 16
+LEAST_TTL_S: Final = 2.0
+LONGEST_TTL_S: Final = 9_000_000_000.0
+"""The server's limits."""
+_HEX: Final = frozenset("0123456789abcdef")
 
 
 def to_bytes(value: object, what: str) -> bytes:
@@ -72,13 +82,54 @@ def checked_limit(value: object, what: str) -> int:
     return value
 
 
-def checked_timeout_s(value: object, what: str = "timeout") -> float:
-    """Return a time in seconds as a float. Raises `TypeError`, or `ConfigError` if it is not positive and finite."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{what} must be a number of seconds, not {type(value).__name__}")
-    if not 0 < value < math.inf:
-        raise ConfigError(f"{what} is {value!r}: it must be a positive number of seconds")
-    return float(value)
+def checked_count(value: object, what: str) -> int:
+    """Return a number of keys, 0 included. Raises `TypeError`, or `ConfigError` if it is negative."""
+    if checked_number(value, what) < 0:
+        raise ConfigError(f"{what} is {value}: it must be 0 or more")
+    assert isinstance(value, int)
+    return value
+
+
+def checked_number(value: object, what: str) -> int:
+    """Return a whole number. Raises `TypeError`, or `ConfigError` if it needs more than 64 bits."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} must be an int, not {type(value).__name__}")
+    if not -(2**63) <= value < 2**63:
+        raise ConfigError(f"{what} needs more than 64 bits: expected -2**63 .. 2**63 - 1")
+    return value
+
+
+def checked_flag(value: object, what: str) -> bool:
+    """Return a flag. Raises `TypeError` for anything but True and False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{what} must be a bool, not {type(value).__name__}")
+    return value
+
+
+def lease_text(value: object, what: str = "lease") -> str:
+    """Return the 16 hexadecimal digits of a lease's id, given as these digits or as a number.
+
+    Raises:
+        TypeError: it is neither text nor a number.
+        ConfigError: it is no id of a lease.
+    """
+    if isinstance(value, str):
+        if len(value) != LEASE_DIGITS or not _HEX.issuperset(value):
+            raise ConfigError(f"{what} is {value[:40]!r}: expected 16 hexadecimal digits, in lower case")
+        return value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} must be a str or an int, not {type(value).__name__}")
+    if not 0 <= value < 2**63:
+        raise ConfigError(f"{what} is {value}: expected 0 .. 2**63 - 1")
+    return f"{value:016x}"
+
+
+def checked_ttl_s(value: object, what: str = "ttl") -> float:
+    """Return a time to live in seconds. Raises `TypeError`, or `ConfigError` if no lease can have it."""
+    ttl_s = checked_timeout_s(value, what)
+    if not LEAST_TTL_S <= ttl_s <= LONGEST_TTL_S:
+        raise ConfigError(f"{what} is {value!r}: it must be from {LEAST_TTL_S:g} to {LONGEST_TTL_S:.0f} seconds")
+    return ttl_s
 
 
 def checked_revision(value: object, what: str, lowest: int) -> int:

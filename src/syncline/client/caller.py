@@ -5,8 +5,7 @@ The rules, and why a write is never carried out twice without the caller's conse
 - Nothing was sent (no connection could be made): the next endpoint is tried.
 - The server answers 503 and `not_applied` (no leader, overloaded, closing, …): the next endpoint is tried.
 - The server answers that the time was over, and it was this attempt's only: the next endpoint is tried. (A member
-  that
-  is cut off waits for its leader; attempts are shorter than the call for idempotent requests alone.)
+  that is cut off waits for its leader; attempts are shorter than the call for idempotent requests alone.)
 - The outcome is unknown (the connection was lost, an attempt's time was over, `outcome: unknown`): it is tried again
   only if the request is declared idempotent: all reads, and writes whose repetition the caller knows to be harmless.
 - Anything else is the answer; if it is an error after an attempt of unknown outcome, its outcome is unknown too.
@@ -19,19 +18,35 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from syncline.client.arguments import duration_text
-from syncline.client.connection import BadAnswer, ClientResponse, ConnectionLost, NotHttp
+from syncline.client.connection import BadAnswer, ClientResponse, ConnectionLost, NotHttp, TlsRefused
 from syncline.client.endpoints import ConnectFailed, Endpoint, EndpointSet
+from syncline.client.streaming import StreamConnection
 from syncline.client.wire import error_from, query
-from syncline.errors import DeadlineExceeded, OperationError, Outcome, RequestFailed, SynclineError, Unreachable
+from syncline.errors import (
+    AnswerNotKept,
+    DeadlineExceeded,
+    IdempotencyMismatch,
+    OperationError,
+    Outcome,
+    Rejected,
+    RequestFailed,
+    SessionExpired,
+    SynclineError,
+    Unreachable,
+    UsageError,
+)
 
-__all__ = ["Caller", "ClientRequest"]
+__all__ = ["Caller", "ClientRequest", "Content"]
 
 FIRST_PAUSE_S: Final = 0.05
+FIRST_CONFLICT_S: Final = 0.002
+"""About a write's time: the client that was faster has written by then."""
+
 PAUSE_LIMIT_S: Final = 1.0
 """An election takes a second or two: asking more rarely than this would only add to it."""
 
@@ -52,6 +67,7 @@ LAST_ATTEMPT_SHARE: Final = 0.1
 LONGEST_S: Final = 60.0
 """The longest time that the server takes for one operation. A client never asks for more: it would be refused."""
 
+OK: Final = 200
 RETRIED_STATUS: Final = 503
 PARTIAL: Final = 206
 IDENTITY: Final = "identity"
@@ -59,14 +75,38 @@ IDENTITY: Final = "identity"
 
 READS: Final = frozenset({"GET", "HEAD"})
 
+ONCE: Final = (Rejected, IdempotencyMismatch, AnswerNotKept)
+"""Errors that tell what became of a request with a key, whatever is not known of its earlier attempts."""
+
 PATIENT_CODES: Final = frozenset({"overloaded"})
 """Refusals after which the server's Retry-After is waited for: asking at once would add to its load."""
+
+
+LEADER_FIELD: Final = "syncline-leader"
+
+
+class Content(Protocol):
+    """A body that is made when it is sent: of the operations that still wait for their answers at that moment."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether another attempt is of any use."""
+        ...
+
+    def body(self) -> bytes:
+        """The body of the attempt that begins now. A connection is there."""
+        ...
+
+    def failed(self, error: OperationError) -> None:
+        """No attempt has an answer so far, for this reason. `not_applied`: no attempt has had an effect."""
+        ...
 
 
 class ClientRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request, before its deadline and its server are known.
 
-    `timed`: the server takes a `timeout` parameter, of at most `longest_s`.
+    `timed`: the server takes a `timeout` parameter, of at most `longest_s`. `keyed`: it takes an `Idempotency-Key`;
+    `once`: the request has one.
     """
 
     method: str
@@ -78,19 +118,33 @@ class ClientRequest(msgspec.Struct, frozen=True, kw_only=True):
     timed: bool = True
     longest_s: float = LONGEST_S
     retried: bool = True
+    keyed: bool = False
+    has_keys: bool = False
+    """Its operations have keys of their own."""
+    needs_key: bool = True
+    """False: a keep-alive, which a session may repeat without a key."""
+    once: bool = False
+    reads: bool = False
+    """It has no effect, whatever its method."""
+    content: Content | None = None
+    """Makes the body, in place of `body`."""
 
 
 class _Doubt(Exception):
     """An attempt failed, and another attempt may succeed. `error` is raised if there is no other.
 
-    `hopeless`: no server, or no Syncline server, is at that address, and that will hardly change soon.
+    `hopeless`: no server, or no Syncline server, is at that address, and that will hardly change soon. `untrusted`:
+    TLS fails for a reason that waiting does not remove.
     """
 
-    def __init__(self, error: OperationError, *, pause_s: float = 0.0, hopeless: bool = False) -> None:
+    def __init__(
+        self, error: OperationError, *, pause_s: float = 0.0, hopeless: bool = False, untrusted: bool = False
+    ) -> None:
         super().__init__(str(error))
         self.error = error
         self.pause_s = pause_s
         self.hopeless = hopeless
+        self.untrusted = untrusted
 
 
 class Caller:
@@ -104,23 +158,45 @@ class Caller:
         user_agent: str,
         retry_refused: bool,
         on_retry: Callable[[OperationError], None] | None = None,
+        authorization: str = "",
+        read_error: Callable[[ClientResponse], OperationError] = error_from,
     ) -> None:
+        """`read_error` makes the error of an answer above 299: other servers than ours have their own form."""
         self._endpoints = endpoints
+        self._read_error = read_error
         self._rng = rng
         self._user_agent = user_agent
+        self._credential = (("Authorization", authorization),) if authorization else ()
         self._retry_refused = retry_refused
         self._on_retry = on_retry
+        self._closed = False
+
+    def close(self) -> None:
+        """Begin no attempt from now on."""
+        self._closed = True
+
+    @property
+    def closed(self) -> bool:
+        """Whether no attempt begins any more."""
+        return self._closed
+
+    def check_open(self) -> None:
+        """Raise `UsageError` if the client is closed."""
+        if self._closed:
+            raise UsageError("the client is closed: use it before its close, or make another one")
 
     async def call(self, request: ClientRequest, timeout_s: float) -> ClientResponse:
         """The answer to a request. Only answers below 300, 304 and 404 are returned, any other is raised.
 
-        Raises the `OperationError` that the server named; `Unreachable`, `DeadlineExceeded` or `RequestFailed`.
+        Raises the `OperationError` that the server named; `Unreachable`, `DeadlineExceeded` or `RequestFailed`; and
+        `UsageError` if the client is closed.
         """
+        self.check_open()
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + timeout_s
         last_attempt_s = min(LAST_ATTEMPT_S, LAST_ATTEMPT_SHARE * timeout_s) if request.idempotent else LAST_ATTEMPT_S
         tried: set[Endpoint] = set()
-        hopeless = 0
+        hopeless = untrusted = 0
         rounds = 0
         doubt: OperationError | None = None
         while True:
@@ -132,28 +208,95 @@ class Caller:
             except _Doubt as failure:
                 endpoint.failed(loop.time())
                 hopeless += failure.hopeless
+                untrusted += failure.untrusted
                 # Once an attempt may have been carried out, a later one that surely was not doesn't undo the doubt.
                 doubt = _worst(doubt, failure.error)
                 pause_s = failure.pause_s
+                if request.content is not None:
+                    request.content.failed(doubt)
+                if self._closed:
+                    raise doubt from failure
             except OperationError as error:
-                if doubt is not None and doubt.outcome is Outcome.UNKNOWN:
+                doubtful = doubt is not None and doubt.outcome is Outcome.UNKNOWN
+                if isinstance(error, SessionExpired):
+                    error.outcome = Outcome.UNKNOWN if doubtful else Outcome.NOT_APPLIED
+                elif doubtful and not (request.once and isinstance(error, ONCE)):
                     error.outcome = Outcome.UNKNOWN  # an earlier attempt may be the reason of the refusal
                 raise
             else:
                 self._endpoints.worked(endpoint, loop.time())
+                if (leader := response.headers.get(LEADER_FIELD)) is not None:
+                    self._endpoints.follow(leader, loop.time())
                 return response
             if len(tried) == len(self._endpoints):
-                if hopeless == len(tried) and not self._retry_refused:
+                if hopeless + untrusted == len(tried) and not self._retry_refused:
                     raise doubt
-                pause_s = max(pause_s, self._pause(rounds))
+                if untrusted == len(tried):
+                    raise doubt
+                pause_s = max(pause_s, self.pause_s(rounds))
                 tried.clear()
-                hopeless = 0
+                hopeless = untrusted = 0
                 rounds += 1
             if loop.time() + pause_s + last_attempt_s >= deadline_s:
                 raise doubt
-            if self._on_retry is not None:
-                self._on_retry(doubt)
+            self.told(doubt)
             await asyncio.sleep(pause_s)
+            if request.content is not None and not request.content.wanted:
+                raise doubt
+
+    @property
+    def servers(self) -> int:
+        """How many servers there are to ask."""
+        return len(self._endpoints)
+
+    @property
+    def retry_refused(self) -> bool:
+        """Whether another attempt is made if all servers refuse the connection."""
+        return self._retry_refused
+
+    def pick(self, tried: set[Endpoint]) -> Endpoint:
+        """The endpoint to ask next, and a note that it is tried. `tried` is emptied when it has them all."""
+        if len(tried) == len(self._endpoints):
+            tried.clear()
+        endpoint = self._endpoints.pick(asyncio.get_running_loop().time(), tried)
+        assert endpoint is not None
+        tried.add(endpoint)
+        return endpoint
+
+    async def open_stream(
+        self, request: ClientRequest, endpoint: Endpoint, timeout_s: float
+    ) -> tuple[ClientResponse, StreamConnection]:
+        """Ask one server for an answer that is read as it comes: its head, and the connection that has its body.
+
+        Raises the `OperationError` that the server named; `Unreachable`, `DeadlineExceeded` or `RequestFailed`.
+        """
+        self.check_open()
+        now_s = asyncio.get_running_loop().time
+        connection: StreamConnection | None = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                connection = await endpoint.connect_stream()
+                response = await connection.request(self._head(request, endpoint, timeout_s, 0), b"")
+        except (ConnectFailed, TlsRefused) as failure:
+            endpoint.failed(now_s())
+            raise _not_reached(endpoint, failure) from failure
+        except (ConnectionLost, BadAnswer) as failure:
+            endpoint.failed(now_s())
+            raise _lost(request, endpoint, failure) from failure
+        except TimeoutError as failure:
+            endpoint.failed(now_s())
+            raise _timed_out(request, endpoint, timeout_s) from failure
+        if (altered := _altered(response)) is None and response.status == OK:
+            self._endpoints.worked(endpoint, now_s())
+            return response, connection
+        connection.abort()
+        endpoint.failed(now_s())
+        raise self._read_error(response) if altered is None else _lost(request, endpoint, altered)
+
+    def told(self, error: OperationError) -> None:
+        """Tell `on_retry` why another attempt is made."""
+        if self._on_retry is not None:
+            self._on_retry(error)
 
     async def _attempt(self, request: ClientRequest, endpoint: Endpoint, deadline_s: float) -> ClientResponse:
         loop = asyncio.get_running_loop()
@@ -167,9 +310,15 @@ class Caller:
         try:
             async with asyncio.timeout(attempt_s):
                 connection = await endpoint.connect()
-                response = await endpoint.send(connection, self._head(request, endpoint, attempt_s), request.body)
+                body = request.body if request.content is None else request.content.body()
+                head = self._head(request, endpoint, attempt_s, len(body))
+                response = await endpoint.send(connection, head, body)
         except ConnectFailed as failure:
-            raise _Doubt(_not_reached(endpoint, failure), hopeless=failure.refused) from failure
+            raise _Doubt(
+                _not_reached(endpoint, failure), hopeless=failure.refused, untrusted=failure.untrusted
+            ) from failure
+        except TlsRefused as failure:
+            raise _Doubt(_not_reached(endpoint, failure), untrusted=True) from failure
         except (ConnectionLost, BadAnswer) as failure:
             error = _lost(request, endpoint, failure)
             raise self._doubt_or_raise(request, error, hopeless=isinstance(failure, BadAnswer)) from failure
@@ -182,9 +331,11 @@ class Caller:
             raise self._doubt_or_raise(request, _lost(request, endpoint, altered), hopeless=True)
         if response.status < 300 or response.status in {304, 404}:
             return response
-        error = error_from(response)
+        error = self._read_error(response)
         if not request.retried:
             raise error
+        if isinstance(error, SessionExpired | AnswerNotKept):
+            raise error  # it will not be answered otherwise
         if error.outcome is Outcome.UNKNOWN:
             raise self._doubt_or_raise(request, error)
         if isinstance(error, DeadlineExceeded) and attempt_s < remaining_s:
@@ -198,7 +349,7 @@ class Caller:
     ) -> SynclineError | _Doubt:
         return _Doubt(error, hopeless=hopeless) if request.idempotent and request.retried else error
 
-    def _head(self, request: ClientRequest, endpoint: Endpoint, attempt_s: float) -> bytes:
+    def _head(self, request: ClientRequest, endpoint: Endpoint, attempt_s: float, body_bytes: int) -> bytes:
         parameters = request.parameters
         if request.timed:
             server_s = max(0.01, attempt_s - min(ANSWER_GRACE_S, attempt_s / 3))
@@ -207,15 +358,25 @@ class Caller:
             f"{request.method} {endpoint.base_path}{request.target}{query(parameters, after=request.target)} HTTP/1.1",
             f"Host: {endpoint.host_header}",
             f"User-Agent: {self._user_agent}",
-            *(f"{name}: {value}" for name, value in request.headers),
+            *(f"{name}: {value}" for name, value in (*self._credential, *request.headers)),
         ]
         if request.method not in READS:
-            lines.append(f"Content-Length: {len(request.body)}")
+            lines.append(f"Content-Length: {body_bytes}")
         return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
 
-    def _pause(self, rounds: int) -> float:
+    def pause_s(self, rounds: int) -> float:
+        """How long to wait after each endpoint was tried so many times."""
         longest_s = min(PAUSE_LIMIT_S, FIRST_PAUSE_S * float(2 ** min(rounds, 16)))
         return longest_s * self._rng.uniform(0.5, 1.0)
+
+    def conflict_pause_s(self, attempts: int) -> float:
+        """How long to wait after so many attempts at a key that other clients write."""
+        return conflict_pause_s(attempts, self._rng)
+
+
+def conflict_pause_s(attempts: int, rng: random.Random) -> float:
+    """How long to wait after so many attempts at a key that others write."""
+    return min(PAUSE_LIMIT_S / 4, FIRST_CONFLICT_S * float(2 ** min(attempts, 16))) * rng.random()
 
 
 def _worst(first: OperationError | None, second: OperationError) -> OperationError:
@@ -228,7 +389,7 @@ def _worst(first: OperationError | None, second: OperationError) -> OperationErr
     return first if lapsed else second
 
 
-def _not_reached(endpoint: Endpoint, failure: ConnectFailed) -> Unreachable:
+def _not_reached(endpoint: Endpoint, failure: Exception) -> Unreachable:
     return Unreachable(f"can't reach {endpoint.url}: {failure}", outcome=Outcome.NOT_APPLIED)
 
 
@@ -247,7 +408,7 @@ def _timed_out(request: ClientRequest, endpoint: Endpoint, attempt_s: float) -> 
 
 
 def _outcome_after_sending(request: ClientRequest) -> Outcome:
-    return Outcome.NOT_APPLIED if request.method in READS else Outcome.UNKNOWN
+    return Outcome.NOT_APPLIED if request.reads or request.method in READS else Outcome.UNKNOWN
 
 
 def _altered(response: ClientResponse) -> BadAnswer | None:

@@ -6,10 +6,14 @@ Requests are not pipelined: a lost connection then leaves exactly one request in
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import Final, cast
 
 import httptools
 import msgspec
+
+from syncline.client.tls import describe_failure
+from syncline.platform.tls import is_refusal
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -18,6 +22,7 @@ __all__ = [
     "ClientConnection",
     "ConnectionLost",
     "NotHttp",
+    "TlsRefused",
     "ClientResponse",
 ]
 
@@ -36,6 +41,10 @@ _INFORMATIONAL: Final = 200
 
 class ConnectionLost(Exception):
     """The connection ended before the answer was complete. The request may have been carried out."""
+
+
+class TlsRefused(Exception):
+    """The server has refused the TLS handshake, by its alert: it has read nothing of the request."""
 
 
 class BadAnswer(Exception):
@@ -60,7 +69,10 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self) -> None:
         self.last_used_s: float = 0.0
         """When the last answer was complete, on the loop's clock: old idle connections are not trusted."""
+        self.tls_refusal: TlsRefused | None = None
+        """The server has refused the handshake, which was over at this end."""
         self._transport: asyncio.Transport | None = None
+        self._by_tls = False
         self._aborted = False
         self._answer: asyncio.Future[ClientResponse] | None = None
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -76,6 +88,11 @@ class ClientConnection(asyncio.Protocol):
         """Whether another request may be sent on it."""
         return self._transport is not None and not self._transport.is_closing() and self._answer is None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not ended."""
+        return self._transport is not None
+
     async def request(self, head: bytes, body: bytes) -> ClientResponse:
         """Send one request and wait for its answer. Cancelling it ends the connection.
 
@@ -87,7 +104,10 @@ class ClientConnection(asyncio.Protocol):
         self._header_bytes = 0
         self._in_header = True
         self._answer = asyncio.get_running_loop().create_future()
-        self._transport.writelines((head, body) if body else (head,))
+        if self._by_tls:  # each piece would be a record of its own
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body) if body else (head,))
         try:
             return await self._answer
         except BaseException:
@@ -111,6 +131,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one by its methods, not by its class
+        self._by_tls = transport.get_extra_info("sslcontext") is not None
         if self._aborted:
             self._transport.abort()
 
@@ -141,6 +162,9 @@ class ClientConnection(asyncio.Protocol):
             self._ended.set_result(None)
         if exc is None and self._ends_with_close():
             self._complete(keep=False)
+        if isinstance(exc, ssl.SSLError) and is_refusal(exc) and self._header_bytes == 0:
+            self.tls_refusal = TlsRefused(describe_failure(exc, "HOST"))
+            self._fail(self.tls_refusal)
         self._fail(ConnectionLost(f"the connection was lost before the answer{f' ({exc})' if exc else ''}"))
 
     def _ends_with_close(self) -> bool:

@@ -9,8 +9,11 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from syncline.client.connection import ClientConnection, ClientResponse
+from syncline.client.streaming import StreamConnection
+from syncline.client.tls import describe_failure
 from syncline.errors import ConfigError, UsageError
 from syncline.platform.network import Network
+from syncline.platform.tls import NotTls, TlsContext, is_untrusted
 
 __all__ = ["ConnectFailed", "Endpoint", "EndpointSet", "parse_endpoint", "parse_endpoints"]
 
@@ -33,33 +36,35 @@ PENALTY_S: Final = 0.5
 
 PENALTY_LIMIT_S: Final = 8.0
 
-_NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_MESSAGE"})
-"""OpenSSL's reasons for an answer that is no TLS record, by version of it."""
-
 
 class ConnectFailed(Exception):
-    """No connection could be made, so nothing was sent. `refused`: the machine has no server on that port."""
+    """No connection could be made, so nothing was sent. `refused`: the machine has no server on that port.
 
-    def __init__(self, message: str, *, refused: bool) -> None:
+    `untrusted`: its certificate can't be trusted, or it speaks no TLS. That hardly changes soon.
+    """
+
+    def __init__(self, message: str, *, refused: bool, untrusted: bool = False) -> None:
         super().__init__(message)
         self.refused = refused
+        self.untrusted = untrusted
 
 
 class Endpoint:
     """One server's address and its idle connections."""
 
-    def __init__(self, url: str, *, network: Network, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, url: str, *, network: Network, tls: TlsContext | None = None) -> None:
         self.url = url
         parts = urlsplit(url)
         assert parts.hostname is not None
         self._host = parts.hostname
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
-        self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
+        self._tls = tls if parts.scheme == "https" else None
         self.host_header: str = parts.netloc
         self.base_path: str = parts.path.rstrip("/")
         self._network = network
         self._idle: list[ClientConnection] = []
         self._busy: set[ClientConnection] = set()
+        self._streams: set[StreamConnection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.failures: int = 0
         self.ask_last_until_s: float = 0.0
@@ -70,7 +75,23 @@ class Endpoint:
         Raises `ConnectFailed`, and `UsageError` if the client is in use on another event loop.
         """
         self._bind_to_loop()
-        return self._take_idle() or await self._connect()
+        if (idle := self._take_idle()) is not None:
+            return idle
+        connection = ClientConnection()
+        await self._dial(connection)
+        return connection
+
+    async def connect_stream(self) -> StreamConnection:
+        """A connection of its own, for an answer that is read as it comes. Raises what `connect` raises.
+
+        The caller ends it with `abort`; `close` does, too.
+        """
+        self._bind_to_loop()
+        connection = StreamConnection()
+        await self._dial(connection)
+        self._streams = {stream for stream in self._streams if stream.is_open}
+        self._streams.add(connection)
+        return connection
 
     def _bind_to_loop(self) -> None:
         """Connections belong to the loop that made them. Those of a loop that is closed are gone with it."""
@@ -84,6 +105,7 @@ class Endpoint:
                 )
             self._idle.clear()
             self._busy.clear()
+            self._streams.clear()
             self.worked()
         self._loop = loop
 
@@ -111,7 +133,7 @@ class Endpoint:
 
     async def close(self) -> None:
         """End all its connections."""
-        connections = [*self._idle, *self._busy]
+        connections = [*self._idle, *self._busy, *self._streams]
         self._idle.clear()
         if self._loop is not asyncio.get_running_loop():
             return  # their loop is closed, and they with it
@@ -129,8 +151,7 @@ class Endpoint:
             connection.abort()
         return None
 
-    async def _connect(self) -> ClientConnection:
-        protocol = ClientConnection()
+    async def _dial(self, protocol: ClientConnection) -> None:
         try:
             await self._network.connect(
                 lambda: protocol, self._host, self._port, tls=self._tls, timeout_s=CONNECT_LIMIT_S
@@ -140,14 +161,17 @@ class Endpoint:
             raise
         except OSError as error:
             refused = isinstance(error, ConnectionRefusedError)
-            raise ConnectFailed(_reason(error), refused=refused) from error
+            untrusted = isinstance(error, NotTls) or is_untrusted(error)
+            raise ConnectFailed(_reason(error, self._host), refused=refused, untrusted=untrusted) from error
         if not protocol.usable:  # a server that is killed may end it between the dial and the first request
+            await protocol.wait_closed()  # which tells the reason
+            if protocol.tls_refusal is not None:
+                raise ConnectFailed(str(protocol.tls_refusal), refused=False, untrusted=True)
             raise ConnectFailed("the connection was lost as soon as it was made", refused=False)
-        return protocol
 
 
 class EndpointSet:
-    """Which endpoint to ask next: the one that worked last, as long as it works."""
+    """Which endpoint to ask next: the one that worked last, or the leader, as long as it works."""
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         assert endpoints
@@ -177,6 +201,13 @@ class EndpointSet:
         endpoint.worked()
         if self._endpoints[self._current].ask_last_until_s > now_s:
             self._current = self._endpoints.index(endpoint)
+
+    def follow(self, leader: str, now_s: float) -> None:
+        """The node at this URL leads: ask it first from now on, if it is an endpoint and has not just failed."""
+        for at, endpoint in enumerate(self._endpoints):
+            if endpoint.url == leader and endpoint.ask_last_until_s <= now_s:
+                self._current = at
+                return
 
     async def close(self) -> None:
         for endpoint in self._endpoints:
@@ -218,18 +249,18 @@ def parse_endpoint(text: str) -> str:
     if parts.scheme not in {"http", "https"}:
         raise ConfigError(f"endpoint {text!r}: the scheme must be http or https")
     plain = url.isascii() and url.isprintable() and " " not in url
+    if parts.username is not None:
+        raise ConfigError("an endpoint holds no user and no password, since URLs are logged: give them apart")
     if not parts.hostname or port == 0 or not plain or parts.query or parts.fragment or parts.username is not None:
         raise ConfigError(f"endpoint {text!r} is not usable: it should look like http://host:port")
     return url
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError, host: str) -> str:
     if isinstance(error, TimeoutError):
         return "no answer to the dial in time"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
-        return "it does not speak TLS on this port: use http:// in the endpoint"
+    if isinstance(error, ssl.SSLError):
+        return describe_failure(error, host)
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     return (error.strerror or str(error) or type(error).__name__).lower()

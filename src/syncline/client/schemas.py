@@ -8,22 +8,33 @@ default. Bytes are text in `name` if they are UTF-8, else base64 in `name_base64
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from syncline.errors import Outcome
 
 __all__ = [
+    "AddReply",
     "Added",
+    "BatchBody",
+    "BatchReply",
+    "CompactBody",
+    "CompactReply",
     "CompareItem",
+    "Count",
+    "CountReply",
     "DeleteItem",
     "DeleteRangeItem",
+    "DeleteReply",
     "ErrorAnswer",
     "ErrorBody",
-    "FoundItem",
+    "ExpectedRevision",
     "GetItem",
+    "HealthReply",
+    "IncrementItem",
+    "IndexReply",
     "KeyBounds",
     "KeyItem",
     "KeyItemPage",
@@ -33,22 +44,37 @@ __all__ = [
     "MemberAbility",
     "MemberInfo",
     "Members",
+    "MembersReply",
     "NodeStatus",
     "NodeView",
+    "Number",
+    "OnceItem",
     "OperationItem",
     "PutItem",
+    "PutReply",
     "RangeItem",
     "ResultItem",
+    "Revision",
+    "Sequence",
+    "SessionId",
+    "SnapshotReply",
     "SnapshotResult",
+    "TouchItem",
+    "TransferReply",
     "TxnBody",
     "TxnItem",
+    "TxnReply",
     "TxnResultBody",
+    "UpgradeReply",
     "UpgradeResult",
+    "VersionReply",
     "split",
 ]
 
+_BASE64: Final = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+
 MaybeText: TypeAlias = str | UnsetType
-MaybeBytes: TypeAlias = bytes | UnsetType
+MaybeBytes: TypeAlias = Annotated[bytes, msgspec.Meta(extra_json_schema={"pattern": _BASE64})] | UnsetType
 """msgspec reads and writes `bytes` as padded base64."""
 
 
@@ -186,6 +212,56 @@ class SnapshotResult(msgspec.Struct, frozen=True):
     index: int
 
 
+class MembersReply(Members, frozen=True, kw_only=True, tag_field="status", tag="success"):
+    """The membership after a change."""
+
+
+class AddReply(Added, frozen=True, kw_only=True, tag_field="status", tag="success"):
+    """The answer of `POST /raft/add`."""
+
+
+class TransferReply(msgspec.Struct, frozen=True, tag_field="status", tag="success"):
+    """The answer of `POST /raft/transfer`."""
+
+    leader: LeaderInfo | None
+
+
+class SnapshotReply(SnapshotResult, frozen=True, tag_field="status", tag="success"):
+    """The answer of `POST /raft/snapshot`."""
+
+
+class UpgradeReply(UpgradeResult, frozen=True, tag_field="status", tag="success"):
+    """The answer of `POST /raft/upgrade`."""
+
+
+# -- operations
+
+
+class HealthReply(msgspec.Struct, omit_defaults=True):
+    """The answer of `/health`, in etcd's form."""
+
+    health: Literal["true", "false"]
+    reason: str
+    warnings: list[str] = []
+
+
+class VersionReply(msgspec.Struct, omit_defaults=True):
+    """The answer of `/version`. The versions of etcd are there if its clients are served: those of its interface."""
+
+    syncline: str
+    api: int
+    etcdserver: str = ""
+    etcdcluster: str = ""
+
+
+class IndexReply(msgspec.Struct):
+    """The answer of `/`."""
+
+    syncline: str
+    name: str
+    routes: list[str]
+
+
 # -- errors
 
 
@@ -205,11 +281,28 @@ class ErrorAnswer(msgspec.Struct):
     error: ErrorBody
 
 
+# -- single keys
+
+
+class PutReply(msgspec.Struct, tag_field="status", tag="success", omit_defaults=True):
+    """The answer of a write. `lease`: the key's own lease (16 hexadecimal digits), if it was written with a TTL."""
+
+    revision: int
+    lease: str = ""
+
+
+class DeleteReply(msgspec.Struct, tag_field="status", tag="success"):
+    """The answer of a deletion. `deleted` is false if there was no such key."""
+
+    deleted: bool
+    revision: int
+
+
 # -- listings: GET /keys
 
 
 class KeyItem(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """A key in a page or in a transaction's answer. `lease` is 16 hexadecimal digits."""
+    """A key in a page, or in the answer of a transaction or batch. `lease` is 16 hexadecimal digits."""
 
     key: MaybeText = UNSET
     key_base64: MaybeBytes = UNSET
@@ -234,35 +327,71 @@ class KeyItemPage(msgspec.Struct, kw_only=True):
     next_url: str | None = None
 
 
-# -- transactions: what is asked
+class CountReply(msgspec.Struct):
+    """The answer of `GET /keys?count=true`."""
+
+    revision: int
+    count: int
+
+
+# -- operations of transactions and batches: what is asked
+
+Revision: TypeAlias = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+ExpectedRevision: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Sequence: TypeAlias = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+SessionId: TypeAlias = Annotated[str, Meta(pattern="^[0-9A-Fa-f]{16}$")]
+Number: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class CompareItem(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """One condition of a transaction."""
+    """One condition of a transaction: on a key, on the keys from `key` up to `end`, or on those with a prefix."""
 
     key: MaybeText = UNSET
     key_base64: MaybeBytes = UNSET
+    end: MaybeText = UNSET
+    end_base64: MaybeBytes = UNSET
+    prefix: MaybeText = UNSET
+    prefix_base64: MaybeBytes = UNSET
     op: str = "=="
     target: str = "mod_revision"
     number: int | UnsetType = UNSET
     value: MaybeText = UNSET
     value_base64: MaybeBytes = UNSET
+    lease: MaybeText = UNSET
 
 
-class PutItem(msgspec.Struct, tag_field="op", tag="put", forbid_unknown_fields=True, kw_only=True):
-    """Write a key."""
+class OnceItem(msgspec.Struct, kw_only=True):
+    """What an operation of a batch takes effect once by: a session's 16 hexadecimal digits, and a sequence in it."""
+
+    session: SessionId | UnsetType = UNSET
+    sequence: Sequence | UnsetType = UNSET
+
+
+class PutItem(OnceItem, tag_field="op", tag="put", forbid_unknown_fields=True, kw_only=True):
+    """Write a key. The conditions `if_…` are for batches. `lease` is 16 hexadecimal digits, `ttl` a time."""
 
     key: MaybeText = UNSET
     key_base64: MaybeBytes = UNSET
     value: MaybeText = UNSET
     value_base64: MaybeBytes = UNSET
+    lease: MaybeText = UNSET
+    ttl: MaybeText = UNSET
+    prev: bool = False
+    if_revision: ExpectedRevision | UnsetType = UNSET
+    if_absent: bool = False
+    if_present: bool = False
 
 
-class DeleteItem(msgspec.Struct, tag_field="op", tag="delete", forbid_unknown_fields=True, kw_only=True):
+class DeleteItem(OnceItem, tag_field="op", tag="delete", forbid_unknown_fields=True, kw_only=True):
     """Delete a key."""
 
     key: MaybeText = UNSET
     key_base64: MaybeBytes = UNSET
+    prev: bool = False
+    if_revision: ExpectedRevision | UnsetType = UNSET
+    if_absent: bool = False
+    if_present: bool = False
 
 
 class GetItem(msgspec.Struct, tag_field="op", tag="get", forbid_unknown_fields=True, kw_only=True):
@@ -270,6 +399,25 @@ class GetItem(msgspec.Struct, tag_field="op", tag="get", forbid_unknown_fields=T
 
     key: MaybeText = UNSET
     key_base64: MaybeBytes = UNSET
+    revision: Revision | UnsetType = UNSET
+
+
+class IncrementItem(OnceItem, tag_field="op", tag="increment", forbid_unknown_fields=True, kw_only=True):
+    """Add to a decimal number."""
+
+    key: MaybeText = UNSET
+    key_base64: MaybeBytes = UNSET
+    by: Number = 1
+    initial: Number = 0
+    prev: bool = False
+
+
+class TouchItem(OnceItem, tag_field="op", tag="touch", forbid_unknown_fields=True, kw_only=True):
+    """Give a key a time to live."""
+
+    key: MaybeText = UNSET
+    key_base64: MaybeBytes = UNSET
+    ttl: str
 
 
 class KeyBounds(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
@@ -281,11 +429,15 @@ class KeyBounds(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, 
     start_base64: MaybeBytes = UNSET
     end: MaybeText = UNSET
     end_base64: MaybeBytes = UNSET
-    limit: int = 0
+    limit: Count = 0
 
 
 class DeleteRangeItem(KeyBounds, tag_field="op", tag="delete_range", forbid_unknown_fields=True, kw_only=True):
-    """Delete the keys of a range."""
+    """Delete the keys of a range. `session` and `sequence` are those of `OnceItem`."""
+
+    session: SessionId | UnsetType = UNSET
+    sequence: Sequence | UnsetType = UNSET
+    prev: bool = False
 
 
 class RangeItem(KeyBounds, tag_field="op", tag="range", forbid_unknown_fields=True, kw_only=True):
@@ -293,10 +445,11 @@ class RangeItem(KeyBounds, tag_field="op", tag="range", forbid_unknown_fields=Tr
 
     reverse: bool = False
     values: bool = False
+    revision: Revision | UnsetType = UNSET
 
 
-class TxnItem(msgspec.Struct, tag_field="op", tag="txn", forbid_unknown_fields=True, kw_only=True):
-    """A transaction inside another one."""
+class TxnItem(OnceItem, tag_field="op", tag="txn", forbid_unknown_fields=True, kw_only=True):
+    """A transaction inside another one, or in a batch."""
 
     compare: list[CompareItem] = []
     then: list[OperationItem] = []
@@ -311,40 +464,71 @@ class TxnBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     else_: list[OperationItem] = msgspec.field(name="else", default_factory=list)
 
 
-OperationItem: TypeAlias = PutItem | DeleteItem | GetItem | DeleteRangeItem | RangeItem | TxnItem
+OperationItem: TypeAlias = (
+    PutItem | DeleteItem | GetItem | DeleteRangeItem | RangeItem | IncrementItem | TouchItem | TxnItem
+)
 
 
-# -- transactions: what is answered
+class BatchBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The body of `POST /batch`."""
+
+    ops: list[OperationItem]
+
+
+class CompactBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The body of `POST /compact`: the oldest revision that can still be read afterwards."""
+
+    revision: Revision
+
+
+class CompactReply(msgspec.Struct, tag_field="status", tag="success"):
+    """The answer of `POST /compact`."""
+
+    oldest: int
+
+
+# -- operations of transactions and batches: what is answered
 
 
 class ResultItem(msgspec.Struct, kw_only=True):
-    """The result of one operation. `op` decides which fields are given.
+    """The result of one operation. `op` decides which fields are given; in a batch `status` and `error` are added.
 
-    The server writes a key that was found as a `FoundItem`; a reader finds `value` and `mod_revision` of it here.
+    `replayed`: an earlier attempt was carried out, and this is its result. `value` is a number for `increment`. `prev`
+    is what a write replaced or deleted: a list for `delete_range`.
     """
 
-    op: str
+    status: int | UnsetType = UNSET
+    op: MaybeText = UNSET
+    error: ErrorBody | UnsetType = UNSET
+    replayed: bool | UnsetType = UNSET
     succeeded: bool | UnsetType = UNSET
-    results: list[object] | UnsetType = UNSET
+    results: list[ResultItem] | UnsetType = UNSET
     found: bool | UnsetType = UNSET
     key: MaybeText = UNSET
     key_base64: MaybeBytes = UNSET
-    deleted: int | UnsetType = UNSET
+    url: MaybeText = UNSET
+    mod_revision: int | UnsetType = UNSET
+    create_revision: int | UnsetType = UNSET
+    version: int | UnsetType = UNSET
+    size_bytes: int | UnsetType = UNSET
+    lease: MaybeText = UNSET
+    value: str | int | UnsetType = UNSET
+    value_base64: MaybeBytes = UNSET
     keys: list[KeyItem] | UnsetType = UNSET
     count: int | UnsetType = UNSET
+    deleted: int | UnsetType = UNSET
     more: bool | UnsetType = UNSET
     revision: int | UnsetType = UNSET
     created: bool | UnsetType = UNSET
-    value: MaybeText = UNSET
-    value_base64: MaybeBytes = UNSET
-    mod_revision: int | UnsetType = UNSET
+    prev: KeyItem | list[KeyItem] | UnsetType = UNSET
 
 
-class FoundItem(KeyItem, omit_defaults=True, kw_only=True):
-    """The result of a get that found its key."""
+class TxnReply(msgspec.Struct, kw_only=True, tag_field="status", tag="success"):
+    """The answer of `POST /txn`, as the server writes it."""
 
-    op: str
-    found: bool
+    succeeded: bool
+    revision: int
+    results: list[ResultItem]
 
 
 class TxnResultBody(msgspec.Struct, kw_only=True):
@@ -353,6 +537,12 @@ class TxnResultBody(msgspec.Struct, kw_only=True):
     succeeded: bool
     revision: int
     results: list[ResultItem] = []
+
+
+class BatchReply(msgspec.Struct, kw_only=True):
+    """The answer of `POST /batch`."""
+
+    results: list[ResultItem]
 
 
 def split(data: bytes) -> tuple[MaybeText, MaybeBytes]:

@@ -6,46 +6,68 @@ Unknown JSON fields are ignored: a newer server may send more than this client k
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from typing import Final, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from syncline.client.connection import ClientResponse
+from syncline.client.lease_schemas import LeaseKey
+from syncline.client.packed_schemas import PackedBatchAnswer, PackedKey, PackedResult
 from syncline.client.results import KeyInfo, KeyPage, OperationResult, TxnResult
-from syncline.client.schemas import ErrorAnswer, KeyItem, KeyItemPage, MaybeBytes, MaybeText, ResultItem, TxnResultBody
+from syncline.client.schemas import (
+    ErrorAnswer,
+    ErrorBody,
+    KeyItem,
+    KeyItemPage,
+    MaybeBytes,
+    MaybeText,
+    ResultItem,
+    TxnResultBody,
+)
 from syncline.decoding import UNDECODABLE
 from syncline.errors import (
+    AnswerNotKept,
     BacklogFull,
     Closed,
     DeadlineExceeded,
     Dropped,
+    IdempotencyMismatch,
+    LimitReached,
     MembershipError,
     NoLeader,
     NoSpace,
     NotLeader,
     OperationError,
     Outcome,
+    PermissionDenied,
     QuorumAtRisk,
     Rejected,
     RequestFailed,
+    RevisionCompacted,
+    SessionExpired,
     Superseded,
     TooLarge,
     TransferFailed,
+    Unauthenticated,
 )
 
 __all__ = [
     "JsonBytes",
+    "batch_results",
     "decode",
     "error_from",
     "json_key",
     "key_page",
     "key_target",
+    "operation_error",
     "query",
     "quoted",
     "revision_of",
     "text_of",
     "txn_result",
+    "unpacked_keys",
 ]
 
 Answer = TypeVar("Answer")
@@ -69,8 +91,29 @@ _CLASSES: Final[dict[str, type[OperationError]]] = {
     "membership": MembershipError,
     "quorum_at_risk": QuorumAtRisk,
     "unknown_member": MembershipError,
+    "session_expired": SessionExpired,
+    "idempotency_mismatch": IdempotencyMismatch,
+    "answer_not_kept": AnswerNotKept,
+    "limit": LimitReached,
+}
+_REFUSED_CREDENTIALS: Final[dict[str, type[Rejected]]] = {
+    "unauthenticated": Unauthenticated,
+    "permission_denied": PermissionDenied,
 }
 _REFUSED_BY_STATE_MACHINE: Final = frozenset({409, 412})
+_REFUSALS: Final = frozenset(
+    {
+        "bad_command",
+        "compacted",
+        "future_revision",
+        "lease_not_found",
+        "not_found",
+        "role_not_found",
+        "token_not_found",
+        "user_not_found",
+    }
+)
+"""Codes of the state machine's refusals with other statuses."""
 _SERVER_FAULT: Final = 500
 MESSAGE_LIMIT: Final = 500
 """Characters of a foreign answer that are shown in an error."""
@@ -135,16 +178,28 @@ def error_from(response: ClientResponse) -> OperationError:
     except UNDECODABLE:
         shown = text_of(response.body[:MESSAGE_LIMIT]).strip() or "no explanation"
         return _unreadable(f"the server answered with status {response.status}: {shown}", response)
+    return operation_error(body, response.status)
+
+
+def operation_error(body: ErrorBody, status: int) -> OperationError:
+    """The error that a server's error body stands for, as the class that the library itself would raise."""
     outcome = Outcome.UNKNOWN if body.outcome is None else body.outcome
     leader = int(body.leader.id, 16) if body.leader is not None and _is_id(body.leader.id) else None
     known = _CLASSES.get(body.code)
+    if body.code == RevisionCompacted.code:
+        oldest = (body.details or {}).get("oldest", 0)
+        return RevisionCompacted(body.message, oldest=oldest if isinstance(oldest, int) else 0)
+    if body.code in _REFUSED_CREDENTIALS:
+        refused = _REFUSED_CREDENTIALS[body.code](body.message)
+        refused.outcome = outcome
+        return refused
     if known is not None:
         error = known(body.message, outcome=outcome, leader=leader)
         error.code = body.code
         return error
-    if response.status in _REFUSED_BY_STATE_MACHINE:
+    if status in _REFUSED_BY_STATE_MACHINE or body.code in _REFUSALS:
         return Rejected(body.message, code=body.code, details=dict(body.details or {}))
-    return RequestFailed(body.message, code=body.code, status=response.status, outcome=outcome, leader=leader)
+    return RequestFailed(body.message, code=body.code, status=status, outcome=outcome, leader=leader)
 
 
 def _unreadable(message: str, response: ClientResponse) -> RequestFailed:
@@ -170,19 +225,27 @@ def key_page(response: ClientResponse) -> KeyPage:
     return KeyPage(revision=page.revision, items=items, count=page.count, next=page.next)
 
 
-def _key_info(item: KeyItem) -> KeyInfo:
-    key = _bytes(item.key, item.key_base64)
-    if key is None or item.size_bytes is UNSET:
-        raise ValueError("a key without its name or size")
+def _key_info(item: KeyItem | PackedKey) -> KeyInfo:
+    key = bytes_of(item.key, item.key_base64)
+    if key is None:
+        raise ValueError("a key without its name")
     return KeyInfo(
         key=key,
         mod_revision=item.mod_revision,
         create_revision=item.create_revision,
         version=item.version,
-        size_bytes=item.size_bytes,
-        value=_bytes(item.value, item.value_base64),
+        size_bytes=_given(item.size_bytes),
+        value=bytes_of(item.value, item.value_base64),
         lease=0 if item.lease is UNSET else int(item.lease, 16),
     )
+
+
+def unpacked_keys(keys: Iterable[LeaseKey], response: ClientResponse) -> tuple[bytes, ...]:
+    """The keys of a lease."""
+    found = [bytes_of(one.key, one.key_base64) for one in keys]
+    if None in found:
+        raise _unreadable("the server's answer can't be read: a key without its name", response)
+    return tuple(key for key in found if key is not None)
 
 
 def txn_result(response: ClientResponse) -> TxnResult:
@@ -195,23 +258,63 @@ def txn_result(response: ClientResponse) -> TxnResult:
     return TxnResult(succeeded=answer.succeeded, revision=answer.revision, results=results)
 
 
-def _operation_result(item: ResultItem) -> OperationResult:
+def batch_results(response: ClientResponse, count: int) -> list[OperationResult | OperationError]:
+    """The answer of `POST /batch`: for each of `count` operations its result, or the error that it stands for."""
+    try:
+        items = msgspec.msgpack.decode(response.body, type=PackedBatchAnswer).results
+        if len(items) != count:
+            raise ValueError(f"{len(items)} results for {count} operations")
+        return [_batch_result(item) for item in items]
+    except (*UNDECODABLE, ValueError) as error:
+        raise _unreadable(f"the server's answer can't be read: {error}", response) from error
+
+
+def _batch_result(item: PackedResult) -> OperationResult | OperationError:
+    if item.error is UNSET:
+        return _operation_result(item)
+    return operation_error(item.error, 0 if item.status is UNSET else item.status)
+
+
+def _operation_result(item: ResultItem | PackedResult) -> OperationResult:
+    if item.op is UNSET:
+        raise ValueError("a result without 'op'")
+    previous = () if item.prev is UNSET else item.prev
     return OperationResult(
         op=item.op,
         revision=_given(item.revision),
         deleted=_given(item.deleted),
         found=item.found is True,
-        key=_bytes(item.key, item.key_base64) or b"",
-        value=_bytes(item.value, item.value_base64) or b"",
+        key=bytes_of(item.key, item.key_base64) or b"",
+        value=_value(item),
         mod_revision=_given(item.mod_revision),
+        create_revision=_given(item.create_revision),
+        version=_given(item.version),
+        lease="" if item.lease is UNSET else item.lease,
+        created=item.created is True,
+        number=item.value if isinstance(item.value, int) else 0,
+        count=_given(item.count),
+        more=item.more is True,
+        succeeded=item.succeeded is True,
+        items=() if item.keys is UNSET else tuple(_key_info(one) for one in item.keys),
+        previous=tuple(_key_info(one) for one in (previous if isinstance(previous, list | tuple) else [previous])),
+        results=() if item.results is UNSET else tuple(_operation_result(one) for one in item.results),
     )
+
+
+def _value(item: ResultItem | PackedResult) -> bytes:
+    value = item.value
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return value.encode()
+    return item.value_base64 if isinstance(item.value_base64, bytes) else b""
 
 
 def _given(number: int | UnsetType) -> int:
     return 0 if number is UNSET else number
 
 
-def _bytes(text: MaybeText, plain: MaybeBytes) -> bytes | None:
+def bytes_of(text: MaybeText, plain: MaybeBytes) -> bytes | None:
     if text is not UNSET:
         return text.encode()
     return None if plain is UNSET else plain

@@ -73,16 +73,16 @@ class RaftConfig:
     this much per round trip. At least `max_message_bytes`."""
 
     check_quorum: bool = False
-    """A leader that has not heard from a quorum for an election timeout steps down, and a node that has heard from a
-    leader within one grants no votes (thesis, 6.2 and 4.2.3)."""
+    """A leader that has not heard from a quorum for an election timeout steps down. A node that has heard from a leader
+    within one grants no votes (thesis, 6.2 and 4.2.3)."""
 
     pre_vote: bool = False
-    """Ask whether an election could be won before starting one, so that a node coming back from a partition does not
-    depose a leader that works (thesis, 9.6).
+    """Ask whether an election could be won before starting one (thesis, 9.6).
 
-    Needs `check_quorum`. Without it a leader whose followers can't reach it leads on: they hear its heartbeats and do
-    not campaign, and nothing is committed any more. And a node that hears from its leader promises its vote all the
-    same, so that pre-vote alone does not keep a leader that works.
+    So a node that comes back from a partition does not depose a leader that works. Needs `check_quorum`. Without it a
+    leader whose followers can't reach it leads on: they hear its heartbeats and do not campaign, and nothing is
+    committed any more. And a node that hears from its leader promises its vote all the same. So pre-vote alone does not
+    keep a leader that works.
     """
 
     pre_vote_alone: bool = False

@@ -58,8 +58,8 @@ def campaign_if_allowed(raft: RaftState, *, pre_vote: bool, transfer: bool = Fal
         return
     # A change of the membership is in force when it is applied, so two nodes can have different memberships. Their
     # majorities overlap while they are at most one change apart. They are: a leader proposes a change only when the
-    # one before it is applied, hence committed, and the append that carries the new one has that commit index. So a
-    # node with a change in its log knows that the one before it is committed, and here it waits until that is applied.
+    # one before it is applied, hence committed. The append that carries the new one has that commit index. So a node
+    # with a change in its log knows that the one before it is committed, and here it waits until that is applied.
     # (This breaks if storage loses the commit index and yet keeps entries that were written after it.)
     if raft.log.has_unapplied_change():
         raft.note("warning", "%x cannot campaign at term %d since there are pending changes", raft.id, raft.term)
@@ -119,8 +119,8 @@ def learn_commit(raft: RaftState, message: Message) -> None:
     to it, and what is committed there is committed here. That holds whatever becomes of the election, so it is learned
     first, from a message of an older term too.
 
-    Without it a group can stay without a leader after a removal: the voter with the longest log waits for the votes
-    of nodes that have left, and the voter that knows of the removal has the shorter log. A leader learns nothing
+    Without it a group can stay without a leader after a removal. The voter with the longest log waits for the votes
+    of nodes that have left. The voter that knows of the removal has the shorter log. A leader learns nothing
     from it: it finds out what is committed by the first entry of its term.
     """
     log = raft.log

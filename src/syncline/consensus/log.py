@@ -134,11 +134,11 @@ class RaftLog:
         "_applying_bytes",
         "_applying_paused",
         "_handed_out",
-        "_max_applying_bytes",
         "_storage",
         "applied",
         "applying",
         "commit_index",
+        "max_applying_bytes",
         "unstable",
     )
 
@@ -150,7 +150,7 @@ class RaftLog:
         self.commit_index: int = first_index - 1
         self.applying: int = first_index - 1
         self.applied: int = first_index - 1
-        self._max_applying_bytes = max_applying_bytes
+        self.max_applying_bytes: int = max_applying_bytes
         self._applying_bytes = 0
         """Encoded size of the entries between `applied` and `applying`; only counted under a limit."""
         self._handed_out: deque[tuple[int, int]] = deque()
@@ -261,8 +261,8 @@ class RaftLog:
 
         No entry above it can be in a log that has an entry of `term` at `index` (or above): terms never decrease
         along a log. If the term at an index is not known here (compacted, or beyond the end), the answer is that
-        index with term 0: the logs may agree there. A leader and a follower use it in turn to find the last index at
-        which their logs agree, with one message per term at most (thesis, 3.5, end).
+        index with term 0: the logs may agree there. By it, a leader and a follower find the last index at which their
+        logs agree. They need one message per term at most (thesis, 3.5, end).
         """
         lowest = self.first_index - 1
         if index < lowest or index > self.last_index:
@@ -350,8 +350,8 @@ class RaftLog:
         last = self._appliable(allow_unstable)
         if self.applying >= last:
             return ()
-        limited = self._max_applying_bytes < NO_LIMIT
-        room = self._max_applying_bytes - self._applying_bytes if limited else NO_LIMIT
+        limited = self.max_applying_bytes < NO_LIMIT
+        room = self.max_applying_bytes - self._applying_bytes if limited else NO_LIMIT
         return self.slice(self.applying + 1, last + 1, room)
 
     def accept_applying(self, entries: Sequence[LogEntry], *, allow_unstable: bool) -> None:
@@ -359,12 +359,12 @@ class RaftLog:
         last = entries[-1].index
         assert last <= self.commit_index, "an entry that is not committed was handed out to be applied"
         self.applying = last
-        if self._max_applying_bytes < NO_LIMIT:
+        if self.max_applying_bytes < NO_LIMIT:
             size = encoded_size(entries)
             self._handed_out.append((last, size))
             self._applying_bytes += size
             # If the limit cut the entries short, the next one would not fit either.
-            self._applying_paused = self._applying_bytes >= self._max_applying_bytes or last < self._appliable(
+            self._applying_paused = self._applying_bytes >= self.max_applying_bytes or last < self._appliable(
                 allow_unstable
             )
 
@@ -373,10 +373,10 @@ class RaftLog:
         assert self.applied <= index <= self.commit_index, "the applied index left its range"
         self.applied = index
         self.applying = max(self.applying, index)
-        if self._max_applying_bytes < NO_LIMIT and self._handed_out and self._handed_out[0][0] <= index:
+        if self.max_applying_bytes < NO_LIMIT and self._handed_out and self._handed_out[0][0] <= index:
             while self._handed_out and self._handed_out[0][0] <= index:
                 self._applying_bytes -= self._handed_out.popleft()[1]
-            self._applying_paused = self._applying_bytes >= self._max_applying_bytes
+            self._applying_paused = self._applying_bytes >= self.max_applying_bytes
 
     def _appliable(self, allow_unstable: bool) -> int:
         """The index up to which entries may be handed out now; no further while the limit is reached, or a snapshot

@@ -83,6 +83,11 @@ class Inflights:
             self.bytes -= messages.popleft()[1]
             self.full = len(messages) >= self.max_messages or self.bytes >= self.max_bytes
 
+    def limit(self, max_messages: int, max_bytes: int) -> None:
+        """Have other limits from now on. What is under way stays."""
+        self.max_messages, self.max_bytes = max_messages, max_bytes or NO_LIMIT
+        self.full = len(self._messages) >= self.max_messages or self.bytes >= self.max_bytes
+
     def clear(self) -> None:
         """Drop all appends."""
         self._messages.clear()

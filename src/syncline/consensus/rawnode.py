@@ -20,6 +20,7 @@ Not safe for threads: all calls come from one.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
@@ -419,6 +420,28 @@ class RawNode:
     @property
     def last_index(self) -> int:
         return self.raft.log.last_index
+
+    def reload(
+        self,
+        *,
+        election_ticks: int,
+        max_message_bytes: int,
+        max_uncommitted_bytes: int,
+        max_inflight_messages: int,
+        max_inflight_bytes: int,
+    ) -> None:
+        """Go on with other timers and limits (see `RaftConfig`). Raises ValueError as `RaftConfig` does."""
+        config = self.raft.config
+        changed = dataclasses.replace(
+            config,
+            election_ticks=election_ticks,
+            probe_ticks=election_ticks if config.probe_ticks else 0,
+            max_message_bytes=max_message_bytes,
+            max_uncommitted_bytes=max_uncommitted_bytes,
+            max_inflight_messages=max_inflight_messages,
+            max_inflight_bytes=max_inflight_bytes,
+        )
+        self.raft.reload(changed)
 
     @property
     def election_ticks(self) -> int:

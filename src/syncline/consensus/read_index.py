@@ -3,8 +3,8 @@
 The leader remembers its commit index and makes sure that it still leads.
 
 A read that arrives is numbered and queued with the commit index of that moment. Each heartbeat from then on carries
-the number of the newest read in the queue, and each answer brings it back: the follower that answers knew of no newer
-term when it got a heartbeat that was sent *after* the reads up to that number had arrived. Once a quorum of voters has
+the number of the newest read in the queue, and each answer brings it back. The heartbeat was sent *after* the reads up
+to that number had arrived, and the follower knew of no newer term when it got it. Once a quorum of voters has
 brought back a number, all reads up to it are confirmed.
 
 The numbers are the leader's own and are never reused within its term. So an answer to an earlier heartbeat can't

@@ -90,9 +90,7 @@ def _reset(raft: RaftState, term: int) -> None:
     raft.transferee = NONE
     raft.election_elapsed = 0
     raft.heartbeat_elapsed = 0
-    election_ticks = raft.config.election_ticks
-    # A new random timeout each time, so that two nodes that split a vote do not do so again (thesis, 3.4).
-    raft.randomized_election_timeout = election_ticks + raft.config.rng.randrange(election_ticks)
+    raft.draw_timeout()
     raft.tracker.reset(raft.id, raft.log.last_index)
     raft.pending_membership_index = 0
     raft.told_commit = 0

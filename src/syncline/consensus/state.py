@@ -62,6 +62,12 @@ class Tracker:
         """Every member, sorted by id: messages to all go out in this order."""
         self.votes: dict[NodeId, bool] = {}
 
+    def limit(self, max_inflight_messages: int, max_inflight_bytes: int) -> None:
+        """Have other limits of the appends under way, for each member and for later ones."""
+        self._max_inflight_messages, self._max_inflight_bytes = max_inflight_messages, max_inflight_bytes
+        for progress in self.progress.values():
+            progress.inflights.limit(max_inflight_messages, max_inflight_bytes)
+
     def switch(self, configuration: Configuration, progress: ProgressMap) -> None:
         """Put `configuration` into force."""
         self.configuration = configuration
@@ -200,6 +206,26 @@ class RaftState:
         """How many messages and requests were refused, by reason, since the node started."""
         self.evidence: Evidence | None = None
         """The newest piece of evidence of a lost promise. The runtime takes it with `RawNode.take_evidence`."""
+
+    def reload(self, config: RaftConfig) -> None:
+        """Go on with other timers and limits. All other settings must be those of before, and so must `NO_LIMIT`: what
+        has no limit is not counted.
+
+        Another election timeout begins from zero: what has elapsed was counted in ticks of another length, or towards
+        another number. So an election, or a check of the quorum, comes up to one election timeout later.
+        """
+        before, self.config = self.config, config
+        self.log.max_applying_bytes = config.max_committed_bytes_per_ready or config.max_message_bytes or NO_LIMIT
+        self.tracker.limit(config.max_inflight_messages, config.max_inflight_bytes)
+        self.max_uncommitted_bytes = config.max_uncommitted_bytes or NO_LIMIT
+        if config.election_ticks != before.election_ticks:
+            self.election_elapsed = 0
+            self.draw_timeout()
+
+    def draw_timeout(self) -> None:
+        """A new random election timeout, so that two nodes that split a vote do not do so again (thesis, 3.4)."""
+        election_ticks = self.config.election_ticks
+        self.randomized_election_timeout = election_ticks + self.config.rng.randrange(election_ticks)
 
     # -- views ----------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """The stable log as the core reads it, and an implementation in memory.
 
 The core only reads. It hands its writes out (`Ready`); the runtime writes them and makes them visible here before it
-reports the write to the core. Positions: entries below `first_index` were compacted into a snapshot, but the term of
-the entry just below it stays known, because the next append is checked against it.
+reports the write to the core. Entries below `first_index` were compacted into a snapshot. The term of the entry just
+below it stays known, because the next append is checked against it.
 """
 
 from __future__ import annotations

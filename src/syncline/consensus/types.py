@@ -177,8 +177,8 @@ class Message(msgspec.Struct, array_like=True, gc=False):
     """One message between nodes, or between a node and its own storage. Fields keep their zero if unused.
 
     `vote` is set on `STORAGE_APPEND` only (with `term` and `commit` it is the hard state to write). `session` numbers
-    the replication session of an append, a snapshot and their answers: a peer that is removed and added again within a
-    term gets a new one, so that it is never credited with an answer to the old one.
+    the replication session of an append, a snapshot and their answers. A peer that is removed and added again within a
+    term gets a new one: it is never credited with an answer to the old one.
     `responses` are delivered once the storage work that carries them is done.
     `commit_term` is the term of the entry at `commit`, in votes and their answers (0: not given).
     In the answers to appends and heartbeats `commit` is the sender's durable commit index; the runtime fills it in.

@@ -19,9 +19,9 @@ import msgspec
 
 from syncline.kv.records import KeyRecord
 
-__all__ = ["DIGEST_VERSION", "content_checksum", "record_checksum", "state_digest"]
+__all__ = ["DIGEST_VERSION", "content_checksum", "record_checksum", "state_digest", "state_digest_v1"]
 
-DIGEST_VERSION: Final = 1
+DIGEST_VERSION: Final = 2
 """Digests of different versions can't be compared. Grows with any change of the record or of the way it is hashed."""
 
 CHECKSUM_BYTES: Final = 7
@@ -44,11 +44,32 @@ def record_checksum(record: KeyRecord) -> int:
     return _from_bytes(_sha256(_encode(fields)).digest()[:CHECKSUM_BYTES], "big")
 
 
-def state_digest(revision: int, count: int, total: int) -> int:
-    """The digest (128 bits) of a state: its revision, its number of records, and the sum of their checksums."""
+def state_digest(
+    revision: int,
+    count: int,
+    total: int,
+    oldest: int,
+    changes: int,
+    lease_count: int,
+    lease_total: int,
+    *,
+    auth: tuple[int, bool, int, str] | None = None,
+) -> int:
+    """The digest (128 bits) of a state.
+
+    `total` is the sum of the checksums of its `count` records, `lease_total` that of its leases, and `changes` that of
+    the changes from `oldest` on. `auth` (`AuthState.digest_part`) stands at the end once there were users: until then
+    members of an earlier version have the same digest.
+    """
     assert revision >= 0
-    assert count >= 0
-    assert total >= 0
-    # As text: the sum grows with the number of records, and has no size of its own.
-    data = _encode((DIGEST_VERSION, revision, count, str(total)))
+    assert min(count, lease_count) >= 0
+    assert min(total, lease_total) >= 0
+    # As text: a sum grows with the number of records, and has no size of its own.
+    parts = (DIGEST_VERSION, revision, count, str(total), oldest, changes, lease_count, str(lease_total))
+    data = _encode(parts if auth is None else (*parts, auth))
     return _from_bytes(_sha256(data).digest()[:16], "big")
+
+
+def state_digest_v1(revision: int, count: int, total: int) -> int:
+    """The digest of version 1, of a state without history; it stands in snapshots of version 1."""
+    return _from_bytes(_sha256(_encode((1, revision, count, str(total)))).digest()[:16], "big")

@@ -84,6 +84,14 @@ class KeyIndex:
         elif place == len(chunk):
             self._lasts[at] = chunk[-1]
 
+    def discard(self, key: bytes) -> None:
+        """Remove a key, if it is there."""
+        at = bisect_left(self._lasts, key)
+        if at < len(self._chunks):
+            chunk = self._chunks[at]
+            if chunk[bisect_left(chunk, key)] == key:
+                self.remove(key)
+
     def first(self, start: bytes, end: bytes | None, limit: int) -> list[bytes]:
         """The first `limit` keys of `[start, end)`, ascending. `end` None: to the last key."""
         chunk_at, low, chunk_stop, high = self._bounds(start, end)

@@ -13,25 +13,70 @@ from typing import Final
 import msgspec
 
 from syncline.errors import Rejected
-from syncline.kv.commands import CompareTarget, Comparison, Delete, DeleteRange, Get, Put, Range, Txn, TxnCompare
+from syncline.kv.auth.commands import AUTH_COMMANDS
+from syncline.kv.commands import (
+    Authorised,
+    Compact,
+    CompareTarget,
+    Comparison,
+    Delete,
+    DeleteRange,
+    Get,
+    Increment,
+    LeaseCheckpoint,
+    LeaseEnd,
+    LeaseGrant,
+    LeaseRevoke,
+    OperationBatch,
+    Put,
+    Range,
+    Touch,
+    Txn,
+    TxnCompare,
+)
 
-__all__ = ["MACHINE_VERSION", "SINCE", "check_version", "is_later"]
+__all__ = ["MACHINE_VERSION", "SINCE", "USERS_VERSION", "check_version", "is_later"]
 
-MACHINE_VERSION: Final = 1
+MACHINE_VERSION: Final = 2
 """The version of the key-value machine. It rises with each command, or field of a command, that older ones don't know.
 
-1: put, delete, delete range, transactions.
+1: put, delete, delete range, transactions, leases, increment, touch, compaction, batches.
+2: users, roles and tokens, and commands of users.
 """
 
-KNOWN: Final = (Put, Delete, DeleteRange, Get, Range, Txn)
+USERS_VERSION: Final = 2
+
+KNOWN: Final = (
+    Put,
+    Delete,
+    DeleteRange,
+    Get,
+    Range,
+    Txn,
+    LeaseGrant,
+    LeaseRevoke,
+    LeaseEnd,
+    LeaseCheckpoint,
+    Increment,
+    Touch,
+    Compact,
+    OperationBatch,
+    *AUTH_COMMANDS,
+    Authorised,
+)
 
 FIELDS: Final = {kind.__struct_config__.tag: len(kind.__struct_fields__) for kind in KNOWN}
 """By tag, how many fields follow it at most."""
 
-SINCE: Final[Mapping[int, int]] = {0: 1, 1: 1, 2: 1, 5: 1}
+SINCE: Final[Mapping[int, int]] = {
+    **dict.fromkeys((0, 1, 2, 5, 6, 7, 8, 9, 10, 11, 12, 13), 1),
+    **dict.fromkeys(range(14, 26), USERS_VERSION),
+}
 """By tag of a command, the machine version since which it may stand in the log."""
 
 TXN_TAG: Final = 5
+BATCH_TAG: Final = 13
+AUTHORISED_TAG: Final = 25
 
 LARGEST_TAG: Final = 127
 """Tags of commands are one byte. Above it is garbage, and no later version's."""
@@ -68,6 +113,10 @@ def _is_later(command: object) -> bool:
         return 0 <= tag <= LARGEST_TAG
     if len(fields) > FIELDS[tag]:
         return True
+    if tag == BATCH_TAG:
+        return bool(fields) and isinstance(fields[0], list) and any(map(_is_later, fields[0]))
+    if tag == AUTHORISED_TAG:
+        return len(fields) == FIELDS[tag] and _is_later(fields[-1])
     if tag != TXN_TAG:
         return False
     compares, *branches = fields or [()]

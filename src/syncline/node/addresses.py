@@ -17,7 +17,7 @@ import msgspec
 
 from syncline.consensus.types import NodeId
 from syncline.node.envelope import MemberRecord
-from syncline.node.member_registry import MemberBook, derive_node_id
+from syncline.node.member_registry import MemberRegistry, derive_node_id
 from syncline.storage.datadir import Identity
 from syncline.transport.candidates import dialable
 from syncline.transport.messages import PeerAddress
@@ -45,7 +45,7 @@ class Addresses:
         hints: dict[str, str],
         first_peers: dict[NodeId, str],
         identity: Identity,
-        book: MemberBook,
+        book: MemberRegistry,
         transport: Transport,
         update: Update,
     ) -> None:

@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from syncline.consensus.types import NONE, ChangeType
-from syncline.errors import NotLeader, Superseded, TransferFailed
+from syncline.errors import (
+    ConfigError,
+    Dropped,
+    NoLeader,
+    NotLeader,
+    OperationError,
+    Superseded,
+    TransferFailed,
+)
 from syncline.node.arguments import check_changes, check_expected, check_timeout, checked_flag, checked_member
 from syncline.node.changes import Changes
 from syncline.node.envelope import Kind, LevelChange, encode
@@ -174,6 +182,53 @@ class Administration(Operations[R_co]):
         checked_flag(force, "force")
         return await self._changes.single(kind, member, check_expected(expected), check_timeout(timeout_s), force=force)
 
+    async def replace_member(
+        self,
+        dead: str | int,
+        name: str,
+        address: str,
+        *,
+        http: str = "",
+        node_id: int | None = None,
+        expected_index: int | None = None,
+        force: bool = False,
+        timeout: float = 30.0,
+    ) -> Member:
+        """Replace a member that is dead by a new node, in one change. Returns the new member.
+
+            new = await raft.replace_member("c", "g", "127.0.0.1:7107")
+            config = Config(name="g", data_dir="data/g", listen=new.address, node_id=new.id, cluster_id=raft.cluster_id)
+
+        The dead member is removed, and the new one learns in its place. If the dead one was a voter, or to become one,
+        the new one votes once it has caught up. Until then the cluster bears no more and no fewer failures than with
+        the dead one. The new node may take over name and address. `node_id` is its own choice, as in `add_learner`.
+
+        Idempotent: called again it returns the new member. If it has the dead one's name, give `dead` as an id, or give
+        `node_id`: a name alone could mean either. With `expected_index` the change is made only if the membership still
+        has this index. A node whose disk alone is lost comes back under its name by `syncline repair --replace`.
+
+        Raises:
+            MembershipError: the dead member answers this node, and `force` is not given. Or name, address or id are
+                another member's, or the membership has changed.
+            QuorumAtRisk: no quorum of the other voters would be alive; `force=True` skips this rule, too.
+            DeadlineExceeded: it was not durable on a quorum before the deadline (`unknown`).
+            ConfigError, TypeError: an argument can't be used.
+            Closed, NodeFailed: the node has stopped.
+        """
+        dialled_address(address)
+        checked_member(dead, "dead")
+        check_name(name)
+        if dead == name and node_id is None:
+            raise ConfigError(
+                f"dead and name are both {name!r}: give the id of the dead member, or the new node's `node_id`, so that"
+                " a repeated call does not replace the new one"
+            )
+        return await self._changes.replace(
+            dead, name, address, http=check_http(http),
+            node_id=NONE if node_id is None else check_id(node_id, "node_id"), expected=check_expected(expected_index),
+            force=checked_flag(force, "force"), timeout_s=check_timeout(timeout),
+        )  # fmt: skip
+
     async def update_member(
         self,
         member: str | int,
@@ -207,10 +262,13 @@ class Administration(Operations[R_co]):
         For a program that knows addresses before this node does: a node that has no log yet knows no member.
 
         Raises:
-            ConfigError: the id or the address can't be used.
+            ConfigError, TypeError: the id or the address can't be used.
+            UsageError: it is called on another thread or loop than the node's.
         """
         dialled_address(address)
-        self._driver.addresses.hint(check_id(node_id, "node_id"), address)
+        checked = check_id(node_id, "node_id")
+        self._driver.running.check_place()
+        self._driver.addresses.hint(checked, address)
 
     async def change_membership(
         self,
@@ -253,22 +311,22 @@ class Administration(Operations[R_co]):
         driver = self._driver
         named = None if to is None else checked_member(to, "to")
         check_timeout(timeout)
-        driver.check_running()
+        driver.running.check()
+        before = self._changes.present_leader()
         wanted = NONE if named is None else self._changes.id_of(named)
         deadline_s = driver.loop.time() + timeout
-        before = driver.core.leader
         target = self._changes.successor(wanted)
         if target == before:
             return self._member(target)
-        while driver.loop.time() < deadline_s and not driver.stopped:
+        while driver.loop.time() < deadline_s and not driver.running.stopped:
             if driver.core.leader not in (NONE, before) and wanted in (NONE, driver.core.leader):
                 return self._member(driver.core.leader)
             before = driver.core.leader or before  # a third one may have come in between
             if driver.core.leader == before and driver.core.transferee == NONE:
                 driver.core.transfer_leadership(target)
                 driver.schedule()
-            await self._changes.wait(min(deadline_s, driver.loop.time() + driver.config.election_s))
-        driver.check_running(begun=True)
+            await driver.running.wait(min(deadline_s, driver.loop.time() + driver.config.election_s))
+        driver.running.check(begun=True)
         raise TransferFailed(
             f"node {driver.node_log.label(target)} did not take over before the deadline", leader=self._leader_id
         )
@@ -287,6 +345,66 @@ class Administration(Operations[R_co]):
         It rises once all members run a state machine whose attribute `machine_version` is at least as high.
         """
         return self._driver.parts.levels.machine_version
+
+    async def reach_machine_version(self, version: int, *, timeout: float = 5.0) -> bool:
+        """Wait until the cluster's machine version is at least this, and return whether it is.
+
+            if not await raft.reach_machine_version(2):
+                print("some member can't apply commands of version 2 yet")
+
+        It waits at most `timeout` seconds, and not at all if the version can't rise by itself: a member can do less, or
+        the levels are held. A new cluster knows a moment after its first election what its members can do.
+
+        Raises:
+            TypeError: `version` is no whole number.
+            Closed, NodeFailed: the node has stopped.
+        """
+        if isinstance(version, bool) or not isinstance(version, int):
+            raise TypeError(f"version must be an int, not {type(version).__name__}")
+        levels = self._driver.parts.levels
+        return await self._reached(
+            lambda: levels.machine_version >= version, lambda: levels.may_rise_to(version), check_timeout(timeout)
+        )
+
+    async def reach_level(self, level: int, *, timeout: float = 5.0) -> bool:
+        """Wait until the cluster's feature level is at least this, and return whether it is.
+
+            if await raft.reach_level(2):
+                await raft.apply(b"a command that needs the time")
+
+        As `reach_machine_version`, for what entries carry: `Entry.time_s` needs level 2 (docs/upgrades.md).
+
+        Raises:
+            TypeError: `level` is no whole number.
+            Closed, NodeFailed: the node has stopped.
+        """
+        if isinstance(level, bool) or not isinstance(level, int):
+            raise TypeError(f"level must be an int, not {type(level).__name__}")
+        levels = self._driver.parts.levels
+        return await self._reached(
+            lambda: levels.level >= level, lambda: levels.may_rise_to_level(level), check_timeout(timeout)
+        )
+
+    def _not_known_yet(self, version: int) -> OperationError | None:
+        """The error if it is not known yet whether all members can apply commands of this machine version; None if it
+        is known that the cluster does not rise to it by itself.
+        """
+        levels = self._driver.parts.levels
+        if not levels.may_rise_to(version):
+            return None
+        silent = ", ".join(levels.silent())
+        why = f"these members have not announced it yet: {silent}" if silent else "the version is about to rise"
+        kind = NoLeader if self._leader_id is None else Dropped
+        return kind(f"it is not known yet whether all members can apply version {version}: {why}. Try later")
+
+    async def _reached(self, reached: Callable[[], bool], may_rise: Callable[[], bool], timeout_s: float) -> bool:
+        driver, check = self._driver, self._driver.running.check
+        check()
+        deadline_s = driver.loop.time() + timeout_s
+        while not reached() and driver.loop.time() < deadline_s and may_rise():
+            await driver.running.wait(min(deadline_s, driver.loop.time() + driver.config.heartbeat_s))
+            check()
+        return reached()
 
     def upgrade_status(self) -> UpgradeStatus:
         """The cluster's levels, and what each member can do.
@@ -328,8 +446,8 @@ class Administration(Operations[R_co]):
             try:
                 await self._apply(Kind.LEVEL, encode(change()), left_s, b"")
             except (NotLeader, Superseded):  # the leader has changed, and nothing but commands is proposed again
-                if self._driver.stopped or clock() >= deadline_s:
+                if self._driver.running.stopped or clock() >= deadline_s:
                     raise
-                await self._changes.wait(min(deadline_s, clock() + heartbeat_s))
+                await self._driver.running.wait(min(deadline_s, clock() + heartbeat_s))
             else:
                 return self.upgrade_status()

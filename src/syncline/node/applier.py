@@ -13,13 +13,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
 from syncline.consensus.types import EntryType, LogEntry, Message, NodeId, SnapshotMeta
-from syncline.errors import NodeFailed, Rejected
+from syncline.errors import NodeFailed, Rejected, StorageError, UsageError
 from syncline.node.apply_pace import TURN_S, Pace
+from syncline.node.entry_stamps import EntryTimes
 from syncline.node.envelope import (
     LARGEST_KIND,
     Kind,
@@ -30,6 +31,7 @@ from syncline.node.envelope import (
     decode_level,
     decode_member,
     decode_proposal,
+    decode_restore,
 )
 from syncline.node.fsm import FSM, BatchingFSM, DurableFSM, FSMSnapshot
 from syncline.node.fsm import Entry as Command
@@ -43,8 +45,13 @@ from syncline.node.machine import (
     release,
     restore_failed,
 )
+from syncline.node.renumbering import restore_renumbered
+from syncline.node.restore_entries import ArrivingState, RestoreEntry, RestoreStep
+from syncline.node.session_entries import SessionBatch, SessionEntries, codec_of
+from syncline.node.session_snapshots import SessionsView, read_sessions
 from syncline.node.state_digest import DIGEST_INTERVAL, DigestSource, room_before_point
 from syncline.platform.worker import Worker, Workers
+from syncline.sessions.table import SessionTable
 from syncline.storage.snapshots.store import SnapshotReader
 
 __all__ = [
@@ -74,6 +81,8 @@ class RestoreWork(msgspec.Struct, frozen=True):
     reader: SnapshotReader
     meta: SnapshotMeta
     runtime: bytes
+    time_s: float = 0.0
+    """The time of its last entry, as `runtime` has it."""
 
 
 class SnapshotWork(msgspec.Struct, frozen=True):
@@ -98,8 +107,14 @@ class Applied(msgspec.Struct):
     """Whether the last entry is a point: the state at it has a digest to be compared."""
     digest: bytes | None = None
     """At a point: the digest of the state machine (`DigestSource.take`)."""
+    sessions: bytes = b""
+    """At a point: the digest of the table of sessions."""
     compared: bytes | None = None
     """The data of the last entry if that compares digests."""
+    replaced: bool = False
+    """Whether the last entry has replaced the state by that of a snapshot (`Raft.restore`)."""
+    time_s: float = 0.0
+    """The time of the last entry (`EntryTimes`)."""
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -131,12 +146,13 @@ class GoOn(msgspec.Struct, frozen=True):
     """No new work: the thread continues with the rest."""
 
 
-def restore(fsm: FSM[object], reader: SnapshotReader) -> None:
-    """Load a snapshot into the state machine completely, and verify it.
+def restore(fsm: FSM[object], reader: SnapshotReader) -> SessionTable:
+    """Load a snapshot into the state machine completely, and verify it. Returns the table of sessions in it.
 
     Raises CorruptionError if the file is damaged, NodeFailed if the state machine could not load it.
     """
     with reader, reader.buffered() as source:
+        table = read_sessions(reader, source)
         try:
             answer: object = fsm.restore(source)  # type: ignore[func-returns-value]  # the user's code
             check_restored(answer, source)
@@ -145,11 +161,29 @@ def restore(fsm: FSM[object], reader: SnapshotReader) -> None:
                 reader.verify()  # corruption is another error: an older snapshot may be intact
             restore_failed(fsm, reader.manifest.index, reader.path, error)
         reader.verify()
+    return table
 
 
 def _part_of(responses: Sequence[Message], entries: Sequence[LogEntry]) -> list[Message]:
     """The core's message for a part of the entries: the core need not wait for the rest."""
     return [msgspec.structs.replace(response, entries=entries) for response in responses]
+
+
+def _split(work: ApplyWork, count: int) -> tuple[ApplyWork, ApplyWork]:
+    first, rest = work.entries[:count], work.entries[count:]
+    return ApplyWork(first, _part_of(work.responses, first)), ApplyWork(rest, _part_of(work.responses, rest))
+
+
+def _last_step(entry: LogEntry) -> RestoreEntry | None:
+    """The last step of a restore, if that is what an entry holds."""
+    if entry.type is not EntryType.NORMAL or not entry.data:
+        return None
+    try:
+        proposal = decode_proposal(entry.data)
+        step = decode_restore(proposal.data) if proposal.kind == Kind.RESTORE else None
+    except Unreadable:
+        return None
+    return step if step is not None and step.step is RestoreStep.FINISH else None
 
 
 def check_kind(kind: int, index: int) -> None:
@@ -159,6 +193,13 @@ def check_kind(kind: int, index: int) -> None:
             f"log entry {index} is of kind {kind}, which this version does not know: start the node with the newer"
             " version that wrote it"
         )
+
+
+@runtime_checkable
+class _WithLimits(Protocol):
+    """A state machine that loads no snapshot above limits which it was made with."""
+
+    def empty_machine(self) -> FSM[object]: ...
 
 
 class Applier:
@@ -172,8 +213,13 @@ class Applier:
         deliver: Callable[[Outcome], None],
         failed: Callable[[BaseException], None],
         digest_interval: int = DIGEST_INTERVAL,
+        sessions: SessionTable | None = None,
+        time_s: float = 0.0,
     ) -> None:
         self._fsm = fsm
+        self._times = EntryTimes(time_s)
+        table = SessionTable() if sessions is None else sessions
+        self.sessions: SessionEntries = SessionEntries(table, codec_of(fsm), node_id)
         self.digests: DigestSource = DigestSource(fsm, digest_interval)
         self._node_id = node_id
         self._deliver = deliver
@@ -183,6 +229,7 @@ class Applier:
         self._on_loop = bool(getattr(fsm, "apply_on_loop", False))
         self._behind_restore: deque[Work] = deque()
         self._restoring = False
+        self._arriving = ArrivingState()
         self._stopped = False
         self._pace = Pace()
         self._plain_types: set[type] = set()
@@ -211,11 +258,32 @@ class Applier:
         self._behind_restore.clear()
         self._abandon()  # the thread has ended, perhaps with work left
 
+    def empty_machine(self) -> FSM[object]:
+        """A new state machine with the limits of this one, if it has a method `empty_machine`; else one of the same
+        class, made without arguments. Raises TypeError if the class needs some.
+        """
+        if isinstance(self._fsm, _WithLimits):
+            return self._fsm.empty_machine()
+        return type(self._fsm)()
+
+    def check_trial(self, trial: FSM[object]) -> None:
+        """Raise UsageError if a snapshot that `trial` loads says nothing about this state machine, or changes it."""
+        if trial is self._fsm:
+            raise UsageError("`trial` is the state machine of this node, and loading would change it: give another one")
+        if type(trial) is not type(self._fsm):
+            needed, given = type(self._fsm).__name__, type(trial).__name__
+            raise UsageError(
+                f"`trial` must be an empty {needed}, not {given}: all nodes load the snapshot into {needed}"
+            )
+
     def _run_here(self, work: Work) -> None:
         if self._stopped:
             return
         rest: Work | None = work
         while rest is not None:
+            if self._replaces_state(rest):
+                self._replace_beside(rest)
+                return
             try:
                 outcome, rest = self._do(rest)
             except Exception as error:  # noqa: BLE001 - whatever a state machine raises, its state is in doubt: stop
@@ -224,6 +292,22 @@ class Applier:
                 return
             # Before the next piece is applied: a snapshot that is asked for now is of the state as of this outcome.
             self._deliver(outcome)
+
+    def _replaces_state(self, work: Work) -> bool:
+        """Whether the first entry of the work is the last step of a restore."""
+        if not self._arriving.active or not isinstance(work, ApplyWork):
+            return False
+        return _last_step(work.entries[0]) is not None
+
+    def _replace_beside(self, work: Work) -> None:
+        """Load the state of a restore on the thread; the work behind it waits."""
+        assert isinstance(work, ApplyWork), work
+        first = work
+        if len(work.entries) > 1:
+            first, rest = _split(work, 1)
+            self._behind_restore.appendleft(rest)
+        self._restoring = True
+        self._worker.put(first)
 
     def _process(self, items: list[Work | GoOn]) -> tuple[list[Outcome], bool]:
         """Work for `TURN_S` or a little more. Returns the outcomes, and whether work is left."""
@@ -277,13 +361,18 @@ class Applier:
         if isinstance(work, ApplyWork):
             return self._apply_piece(work)
         if isinstance(work, RestoreWork):
-            restore(self._fsm, work.reader)
+            self._arriving.clear()
+            self.sessions.table = restore(self._fsm, work.reader)
+            self._times = EntryTimes(work.time_s)
             return Restored(work.meta, work.runtime), None
         if isinstance(work, LookWork):
             work.run()
             return work, None
+        if self._arriving.active:
+            return NotViewed(StorageError("a restore of the state is under way")), None
         try:
-            return Viewed(check_view(self._fsm, self._fsm.snapshot())), None
+            view = check_view(self._fsm, self._fsm.snapshot())
+            return Viewed(SessionsView(self.sessions.table.view(), view)), None
         except Exception as error:  # noqa: BLE001 - the user's code; nothing is lost but this snapshot
             return NotViewed(error), None
 
@@ -306,6 +395,7 @@ class Applier:
         if not index % interval:
             done.at_point = True
             done.digest = self.digests.take() if index >= self._durable_index else None
+            done.sessions = self.sessions.table.digest()
         count = index - done.first_index + 1
         if count == len(entries):
             done.responses = work.responses
@@ -318,6 +408,8 @@ class Applier:
         commands: list[Command] = []
         mine: list[tuple[int, int]] = []  # number, position among the commands
         node_id, command_kind, size_bytes = self._node_id, int(Kind.COMMAND), 0
+        once: SessionBatch | None = None
+        times, newest_s = self._times, self._times.newest_s
         for entry in entries:
             data = entry.data
             if entry.type is not EntryType.NORMAL:
@@ -326,29 +418,83 @@ class Applier:
                 size_bytes += len(data)
                 try:
                     proposal = decode_proposal(data)
+                    time_s = proposal.time_s
+                    if time_s != newest_s:  # the leader stamps all entries of one turn alike
+                        time_s = newest_s = times.of(time_s)
                     if proposal.kind != command_kind:
                         if proposal.kind == Kind.DIGEST:
                             done.compared, done.last_index, done.last_term = proposal.data, entry.index, entry.term
                             break
-                        self._apply_own(entry, proposal, done)
+                        if proposal.kind == Kind.RESTORE and _last_step(entry) is not None:
+                            if entry is entries[0]:
+                                self._replace_state(entry, proposal, done)
+                            else:  # after the commands before it, as a piece of its own
+                                before = entries[entry.index - done.first_index - 1]
+                                done.last_index, done.last_term = before.index, before.term
+                            break
+                        if proposal.kind != Kind.SESSION_COMMAND:
+                            self._apply_own(entry, proposal, done)
+                            continue
+                        once = once or SessionBatch()
+                        if self.sessions.take(entry, proposal, commands, once, done.answers, time_s) and (
+                            proposal.origin == node_id
+                        ):
+                            mine.append((proposal.number, len(commands) - 1))
                         continue
                 except Unreadable as error:
                     done.ignored.append((entry.index, str(error)))
                     continue
                 if proposal.origin == node_id:
                     mine.append((proposal.number, len(commands)))
-                commands.append(Command(entry.index, entry.term, proposal.data, proposal.extensions))
-        done.size_bytes = size_bytes
+                commands.append(
+                    Command(entry.index, entry.term, proposal.data, proposal.extensions, time_s, proposal.seed)
+                )
+        done.size_bytes, done.time_s = size_bytes, times.newest_s
         answers = self._apply_commands(commands)
         for number, position in mine:
             command = commands[position]
             done.answers.append((number, command.index, command.term, answers[position]))
+        if once is not None:
+            self.sessions.finish(once, commands, answers, self._durable_index, done.answers)
+        if self._arriving.active:
+            self._arriving.passed(done.last_index, done.last_term)
         return done
+
+    def _replace_state(self, entry: LogEntry, proposal: Proposal, done: Applied) -> None:
+        """The last step of a restore: load the state that has arrived. All sessions end."""
+        done.last_index, done.last_term = entry.index, entry.term
+        source = self._arriving.finish(decode_restore(proposal.data), entry.index, entry.term)
+        refusal: Rejected | None = None
+        if isinstance(source, Rejected):
+            refusal = source
+        elif isinstance(self._fsm, DurableFSM):
+            refusal = Rejected("a state machine with a state of its own on disk is not restored through the log")
+        else:
+            try:
+                check_restored(restore_renumbered(self._fsm, source), source)
+            except Exception as error:  # noqa: BLE001 - the user's code; it is raised again with a name
+                restore_failed(self._fsm, entry.index, "of a restore through the log", error)
+            self.sessions.table = SessionTable(self.sessions.table.limits)
+            done.replaced = True
+        if proposal.origin == self._node_id:
+            done.answers.append((proposal.number, entry.index, entry.term, refusal))
+
+    def _restore_step(self, entry: LogEntry, proposal: Proposal, done: Applied) -> None:
+        """Any step of a restore but the last."""
+        refusal = self._arriving.take(decode_restore(proposal.data), entry.index, entry.term)
+        if proposal.origin == self._node_id:
+            done.answers.append((proposal.number, entry.index, entry.term, refusal))
 
     def _apply_own(self, entry: LogEntry, proposal: Proposal, done: Applied) -> None:
         """Decode an entry of the runtime's own. Raises Unreadable if it has no effect, on every node alike."""
+        if proposal.kind == Kind.RESTORE:
+            self._restore_step(entry, proposal, done)
+            return
+        answer = self.sessions.change(entry, proposal) if proposal.kind == Kind.SESSION else None
         if proposal.origin == self._node_id:
-            done.answers.append((proposal.number, entry.index, entry.term, None))
+            done.answers.append((proposal.number, entry.index, entry.term, answer))
+        if proposal.kind == Kind.SESSION:
+            return
         if proposal.kind == Kind.ANNOUNCE:
             member = decode_member(proposal.data)
             if member.id != proposal.origin:

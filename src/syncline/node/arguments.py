@@ -6,6 +6,7 @@ accepted ones. An unchecked argument would be replicated, and would stop every n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,7 +14,8 @@ from syncline.consensus.types import ChangeType
 from syncline.errors import ConfigError
 from syncline.node.config import Config
 from syncline.node.events import Event
-from syncline.node.naming import check_id, check_name
+from syncline.node.naming import check_id, check_name, is_id
+from syncline.platform.world import World
 
 __all__ = [
     "MAX_TIMEOUT_S",
@@ -22,11 +24,13 @@ __all__ = [
     "check_expected",
     "check_term",
     "check_timeout",
+    "check_world",
     "checked_bytes",
     "checked_commands",
     "checked_flag",
     "checked_kinds",
     "checked_member",
+    "checked_paths",
 ]
 
 MAX_TIMEOUT_S: Final = 3600.0
@@ -37,6 +41,12 @@ def check_config(config: object) -> None:
     """The settings of a node: checked when they were made, so only their type is left."""
     if not isinstance(config, Config):
         raise TypeError(f"config must be a syncline.Config, not {type(config).__name__}")
+
+
+def check_world(world: object) -> None:
+    """What is outside the node, as a test gives it."""
+    if not isinstance(world, World):
+        raise TypeError(f"world must be a World, not {type(world).__name__}: leave it out but in tests")
 
 
 def checked_bytes(value: object, name: str = "data") -> bytes:
@@ -74,6 +84,16 @@ def checked_flag(value: object, name: str) -> bool:
     return value
 
 
+def checked_paths(paths: object) -> list[str]:
+    """Directories of other nodes."""
+    if isinstance(paths, str | bytes) or not isinstance(paths, Sequence):
+        raise TypeError(f"compare must be a sequence of paths, not {type(paths).__name__}")
+    for place, path in enumerate(paths):
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"compare[{place}] must be the path of a data directory, not {type(path).__name__}")
+    return [os.fspath(path) for path in paths]
+
+
 def check_expected(value: object) -> int | None:
     """The index of the membership on which a change is conditional, or None."""
     return None if value is None else check_id(value, "expected_index")
@@ -82,7 +102,7 @@ def check_expected(value: object) -> int | None:
 def checked_member(member: object, name: str = "member") -> str | int:
     """A member, by its name or its id."""
     if isinstance(member, str):
-        return check_name(member, name)
+        return member if is_id(member) else check_name(member, name)
     if isinstance(member, bool) or not isinstance(member, int):
         raise TypeError(f"{name} must be the name (str) or the id (int) of a node, not {type(member).__name__}")
     return check_id(member, name)

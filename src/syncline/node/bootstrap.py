@@ -31,7 +31,7 @@ import msgspec
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import NodeId
 from syncline.errors import RepairNeeded
-from syncline.node.member_registry import MemberBook, format_id, members_of
+from syncline.node.member_registry import MemberRegistry, format_id, members_of
 from syncline.node.proposals import NO_QUORUM
 from syncline.node.refusals import is_believed
 from syncline.node.starts.guard import older_copy_text
@@ -40,7 +40,7 @@ from syncline.transport.handshake import Hello
 from syncline.transport.messages import Refusal, RefusalCode
 from syncline.transport.peers import Transport
 
-__all__ = ["DISOWNED", "Founding"]
+__all__ = ["DISOWNED", "Bootstrap"]
 
 log: logging.Logger = logging.getLogger("syncline.node")
 
@@ -54,13 +54,13 @@ TELL_S = 10.0
 """Between two log lines about the members that a first start waits for."""
 
 
-class Founding:
+class Bootstrap:
     """The data directories of the members, as one node knows them, and the bootstrap."""
 
     def __init__(
         self,
         core: RawNode,
-        book: MemberBook,
+        book: MemberRegistry,
         directory: DataDir,
         transport: Transport,
         *,

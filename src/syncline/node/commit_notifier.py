@@ -20,14 +20,14 @@ from typing import Final
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import StateType
 
-__all__ = ["Commits"]
+__all__ = ["CommitNotifier"]
 
 COMMIT_QUIET_S: Final = 0.01
 """Longer than the pause between the writes of one client, so that its writes need no such message; too short for a
 reader of a follower's own state to notice."""
 
 
-class Commits:
+class CommitNotifier:
     """The commit notifier of one node; works only while the node leads.
 
     A new leader has no earlier commit index to send: it travels with the first entry of its term, which all followers

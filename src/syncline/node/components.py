@@ -8,12 +8,14 @@ from syncline.consensus.rawnode import RawNode
 from syncline.node.applier import Applier
 from syncline.node.calls import Calls
 from syncline.node.disk_space import DiskWatch
+from syncline.node.entry_stamps import EntryStamps
 from syncline.node.first_peers import FirstPeers
+from syncline.node.idle_sessions import IdleSessions
 from syncline.node.intake import Intake
 from syncline.node.levels import Levels
 from syncline.node.log_writer import LogWriter
 from syncline.node.machine import CommandCheck
-from syncline.node.member_registry import MemberBook
+from syncline.node.member_registry import MemberRegistry
 from syncline.node.starts.confirmation import Confirmation
 from syncline.node.starts.guard import StartGuard
 from syncline.storage.datadir import DataDir, Identity
@@ -35,7 +37,7 @@ class Parts:
     wal: Wal
     log: StoredLog
     snapshots: SnapshotStore
-    book: MemberBook
+    book: MemberRegistry
     core: RawNode
     writer: LogWriter
     machine: Applier
@@ -57,3 +59,5 @@ class Parts:
     confirmation: Confirmation
     transport: Transport
     levels: Levels
+    stamps: EntryStamps
+    idle_sessions: IdleSessions

@@ -4,152 +4,77 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from syncline.errors import ConfigError
 from syncline.node.naming import check_http, check_id, check_name, dialled_address
+from syncline.node.settings.declare import check_range, documented, settings_of
+from syncline.node.settings.declared import DECLARED, MIB
 from syncline.storage.space import RESERVE_BYTES
 from syncline.transport.authentication import PeerAuth, check_secrets
 from syncline.transport.candidates import is_wildcard
 from syncline.transport.messages import PeerAddress
 from syncline.transport.tls import PeerTls
 
-__all__ = ["Config"]
+__all__ = ["OVERHEAD_BYTES", "SETTINGS", "Config", "LogSync", "check_election"]
 
-MIB = 1 << 20
-
-LARGEST_MESSAGE_BYTES = 60 * MIB
-"""Entries of one message in bytes: less than a frame of the transport (64 MiB), which has headers too."""
-
-LARGEST_PENDING_BYTES = 192 * MIB
-"""Waiting proposals may go to the log in one write, which is one frame of it (256 MiB), guards and headers counted."""
-
-SMALLEST_SEGMENT_BYTES, LARGEST_SEGMENT_BYTES = 4 << 10, 1 << 30
-"""Size of a file of the log: smaller ones would be mostly head, larger ones are not read at once."""
-
-LONGEST_ELECTION_S = 3600.0
-"""A cluster whose leader dies is without one for so long."""
+LogSync = Literal["auto", "kernel", "thread"]
 
 OVERHEAD_BYTES = 512
 """Memory of a waiting proposal beyond its data."""
 
-POSITIVE = (
-    "max_entry_bytes",
-    "max_message_bytes",
-    "max_inflight_messages",
-    "max_pending_bytes",
-    "max_uncommitted_bytes",
-    "snapshot_entries",
-    "snapshot_bytes",
-    "snapshots_retained",
-)
-
-
-LOG_SYNCS: Final = ("auto", "kernel", "thread")
-
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of one node.
+    """Settings of one node. What each does, and its limits, stand in `settings/declared.py`.
 
     Give `peers` (the same on all) to nodes that start a cluster together, or `cluster_id` and `node_id` to one that
     joins a running cluster (what `Raft.add_learner` answers on a member). A node with a data directory needs neither:
-    it has its identity. All times are in seconds, all sizes in bytes. Raises `ConfigError`.
+    it has its identity. All times are in seconds, all sizes in bytes.
+
+        config = Config(name="a", data_dir="data/a", listen="127.0.0.1:7100", peers={"a": "127.0.0.1:7100"})
+
+    Raises:
+        TypeError: a setting is of another type.
+        ConfigError: a value can't be used, or the settings do not fit each other.
     """
 
     name: str
-    """This node's name, unique in its cluster. For people; the id is what counts."""
-
     data_dir: str
-    """Where the log and the snapshots are. One process at a time. A `pathlib.Path` is taken too, and kept as text."""
-
     listen: str
-    """Address on which the node listens for peers: "host:port"."""
-
     advertise: str = ""
-    """Where peers reach this node, if that is not `listen`: behind NAT, with a wildcard, by a host name."""
-
     http: str = ""
-    """Where clients reach this node. Replicated to all members; empty: it serves none."""
-
     peers: dict[str, str] = {}
-    """The members that the cluster starts with, by name: "host:port" each, this node among them.
-
-    They make the cluster at the first start only. Later the addresses are hints: each is dialled when its member does
-    not answer where the cluster expects it."""
-
     cluster: str = "syncline"
-    """The cluster's name. With `peers` it makes the cluster's id, so nodes of other clusters are refused."""
-
     cluster_id: int = 0
-    """The id of the running cluster to join."""
-
     node_id: int = 0
-    """Given by the cluster to join."""
 
     heartbeat_s: float = 0.1
-    """How often a leader sends heartbeats; also the resolution of every other timer."""
-
     election_s: float = 1.0
-    """A follower that hears nothing for one to two times this long campaigns."""
 
     max_entry_bytes: int = 8 * MIB
-    """The largest command. Larger ones are refused; hundreds of KiB already delay what waits behind them."""
-
     max_message_bytes: int = MIB
-    """Entries per append message: large enough for throughput, small enough not to delay heartbeats."""
-
     max_inflight_messages: int = 128
-    """Appends on their way to one follower."""
-
     max_inflight_bytes: int = 32 * MIB
-    """Bytes of appends on their way to one follower."""
-
     max_uncommitted_bytes: int = 64 * MIB
-    """Proposals in the leader's log that no quorum has yet; more are refused as `Dropped`."""
-
     max_pending_bytes: int = 64 * MIB
-    """Proposals made on this node and not yet answered; more are refused as `Dropped`."""
 
     snapshot_entries: int = 100_000
-    """A snapshot is taken after so many entries, or ..."""
-
     snapshot_bytes: int = 128 * MIB
-    """... after so many bytes of entries, whichever is first."""
-
     snapshots_retained: int = 2
-    """Snapshots kept on disk."""
-
     trailing_entries: int = 10_000
-    """Entries kept in the log behind a snapshot, so that a follower that was away briefly needs no snapshot."""
-
     segment_bytes: int = 64 * MIB
-    """The size of a file of the log."""
-
     reserve_bytes: int = RESERVE_BYTES
-    """Disk space that is never used by writes: below it they are refused and reads go on."""
 
     peer_tls: PeerTls | None = None
-    """Mutual TLS between the nodes."""
-
     secret: bytes | tuple[bytes, ...] | None = None
-    """The cluster secret, the same on all nodes: at least 32 random bytes. Peers prove that they know it. Of several,
-    the first is used and all are accepted, for a change of the secret without a stop. Never shown in `repr`."""
-
     insecure_peers: bool = False
-    """Listen beyond loopback with neither a secret nor TLS: any program that reaches the port can take part."""
-
     peer_auth: PeerAuth = "require"
-    """With a secret: "accept" lets peers without a proof in too, for the one rolling restart that brings it in."""
 
     hold_level: int = 0
-    """While this node leads, the cluster's feature level does not rise above this, and its machine version not at all.
-    0: both rise as soon as all members can do more (`node.levels`)."""
-
-    log_sync: str = "auto"
-    """What syncs the log: "kernel" (beside the node, Linux; if it can't, a thread does, with a warning), "thread", or
-    "auto": the kernel if it offers that. A sandbox that ends a process for such a system call needs "thread"."""
+    session_idle_s: float = 3600.0
+    log_sync: LogSync = "auto"
 
     def __post_init__(self) -> None:
         if isinstance(self.data_dir, os.PathLike):
@@ -157,16 +82,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         check_types(self)
         check_name(self.name)
         if not self.data_dir or "\0" in self.data_dir:
-            raise ConfigError(f"data_dir is {self.data_dir!r}: name the directory for this node's files")
+            text = f"data_dir is {self.data_dir!r}: name the directory for this node's files"
+            raise ConfigError(text, settings=("data_dir",))
         if not self.cluster:
-            raise ConfigError("cluster is empty: leave it out, or give the cluster a name")
+            raise ConfigError("cluster is empty: leave it out, or give the cluster a name", settings=("cluster",))
         check_http(self.http)
         self._check_addresses()
         self._check_identity()
         self._check_limits()
         check_secrets(self.secrets)
         if self.peer_auth not in ("require", "accept"):
-            raise ConfigError(f"peer_auth is {self.peer_auth!r}: it must be 'require' or 'accept'")
+            text = f"peer_auth is {self.peer_auth!r}: it must be 'require' or 'accept'"
+            raise ConfigError(text, settings=("peer_auth",))
 
     def __repr__(self) -> str:
         shown = (f"{name}={'...' if name == 'secret' and self.secret else repr(value)}" for name, value in _items(self))
@@ -188,64 +115,51 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             dialled_address(self.advertise, "advertise")
         taken: dict[PeerAddress, str] = {}
         for name, address in self.peers.items():
-            check_name(name, "a name in peers")
+            _check_peer_name(name)
             other = taken.setdefault(dialled_address(address, f"peers[{name}]"), name)
             if other != name:
                 raise ConfigError(
-                    f"peers gives {other!r} and {name!r} the same address, {address}: each node needs one"
+                    f"peers gives {other!r} and {name!r} the same address, {address}: each node needs one",
+                    settings=("peers",),
                 )
         if not self.advertise and self.name not in self.peers and (listen.port == 0 or is_wildcard(listen.host)):
             raise ConfigError(
                 f"listen is {self.listen!r}, which other nodes can't dial: give advertise, the address at which they"
-                " reach this node, such as 10.0.0.1:7100"
+                " reach this node, such as 10.0.0.1:7100",
+                settings=("listen",),
             )
 
     def _check_identity(self) -> None:
         for field in ("cluster_id", "node_id"):  # as plain integers, which the formats know
             msgspec.structs.force_setattr(self, field, check_id(getattr(self, field), field, none=True))
         if self.peers and self.name not in self.peers:
-            raise ConfigError(f"peers names {', '.join(sorted(self.peers))} but not this node, {self.name!r}")
+            text = f"peers names {', '.join(sorted(self.peers))} but not this node, {self.name!r}"
+            raise ConfigError(text, settings=("peers", "name"))
         if self.peers and (self.cluster_id or self.node_id):
-            raise ConfigError("give either peers (to start a cluster) or cluster_id and node_id (to join one)")
+            text = "give either peers (to start a cluster) or cluster_id and node_id (to join one)"
+            raise ConfigError(text, settings=("peers", "cluster_id", "node_id"))
         if bool(self.cluster_id) != bool(self.node_id):
-            raise ConfigError("cluster_id and node_id go together: both come from the cluster that is joined")
+            text = "cluster_id and node_id go together: both come from the cluster that is joined"
+            raise ConfigError(text, settings=("cluster_id", "node_id"))
 
     def _check_limits(self) -> None:
-        if self.log_sync not in LOG_SYNCS:
-            raise ConfigError(f"log_sync is {self.log_sync!r}: accepted are {', '.join(LOG_SYNCS)}")
-        if not 0.001 <= self.heartbeat_s <= 60:  # also of a "nan", which compares false with everything
-            raise ConfigError(f"heartbeat_s is {self.heartbeat_s}: it must be from 0.001 to 60 seconds")
-        if not self.election_s <= LONGEST_ELECTION_S:
-            raise ConfigError(f"election_s is {self.election_s}: it must be at most {LONGEST_ELECTION_S:.0f} seconds")
-        if not SMALLEST_SEGMENT_BYTES <= self.segment_bytes <= LARGEST_SEGMENT_BYTES:
+        if self.log_sync not in SETTINGS["log_sync"].choices:
             raise ConfigError(
-                f"segment_bytes is {self.segment_bytes}: it must be from {SMALLEST_SEGMENT_BYTES}"
-                f" to {LARGEST_SEGMENT_BYTES}"
+                f"log_sync is {self.log_sync!r}: accepted are {', '.join(SETTINGS['log_sync'].choices)}",
+                settings=("log_sync",),
             )
-        if self.trailing_entries < 0 or self.reserve_bytes < 0 or self.hold_level < 0:
-            raise ConfigError("trailing_entries, reserve_bytes and hold_level must not be negative")
-        if self.election_s < 2 * self.heartbeat_s:
-            raise ConfigError(
-                f"election_s is {self.election_s}: it must be at least twice heartbeat_s ({self.heartbeat_s}),"
-                " better ten times, or a single late heartbeat costs the leader its place"
-            )
-        for field in POSITIVE:
-            if getattr(self, field) < 1:
-                raise ConfigError(f"{field} is {getattr(self, field)}: it must be positive")
-        for field in ("max_entry_bytes", "max_message_bytes"):
-            if getattr(self, field) > LARGEST_MESSAGE_BYTES:
-                raise ConfigError(
-                    f"{field} is {getattr(self, field)}: it must be at most {LARGEST_MESSAGE_BYTES}, to fit in a frame"
-                )
+        check_range(SETTINGS, self)
+        check_election(self.election_s, self.heartbeat_s)
         if self.max_pending_bytes < self.max_entry_bytes + OVERHEAD_BYTES:
-            raise ConfigError("max_pending_bytes is less than max_entry_bytes: the largest command could not be made")
-        if self.max_pending_bytes > LARGEST_PENDING_BYTES:
             raise ConfigError(
-                f"max_pending_bytes is {self.max_pending_bytes}: it must be at most {LARGEST_PENDING_BYTES}, because"
-                " all that waits may be one write to the log"
+                "max_pending_bytes is less than max_entry_bytes: the largest command could not be made",
+                settings=("max_pending_bytes", "max_entry_bytes"),
             )
         if self.max_inflight_bytes < self.max_message_bytes:
-            raise ConfigError("max_inflight_bytes is less than max_message_bytes: nothing could be sent")
+            raise ConfigError(
+                "max_inflight_bytes is less than max_message_bytes: nothing could be sent",
+                settings=("max_inflight_bytes", "max_message_bytes"),
+            )
 
     @property
     def address(self) -> str:
@@ -260,8 +174,30 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.peers.get(self.name, self.listen) if everywhere else self.listen
 
 
+def _check_peer_name(name: str) -> None:
+    try:
+        check_name(name, "a name in peers")
+    except ConfigError as error:
+        raise ConfigError(str(error), settings=("peers",)) from None
+
+
+def check_election(election_s: float, heartbeat_s: float) -> None:
+    """Raise ConfigError if one late heartbeat would make a follower campaign."""
+    if election_s < 2 * heartbeat_s:
+        raise ConfigError(
+            f"election_s is {election_s}: it must be at least twice heartbeat_s ({heartbeat_s}),"
+            " better ten times, or a single late heartbeat costs the leader its place",
+            settings=("election_s", "heartbeat_s"),
+        )
+
+
+SETTINGS: Final = settings_of(Config, DECLARED)
+"""The settings of a node, by name."""
+
+Config.__doc__ = documented(Config, SETTINGS)
+
 _TEXTS: Final = ("name", "data_dir", "listen", "advertise", "http", "cluster", "peer_auth", "log_sync")
-_SECONDS: Final = ("heartbeat_s", "election_s")
+_SECONDS: Final = ("heartbeat_s", "election_s", "session_idle_s")
 
 
 def check_types(config: Config) -> None:

@@ -5,19 +5,22 @@ from __future__ import annotations
 from syncline.consensus.types import NONE
 from syncline.node.addresses import Addresses
 from syncline.node.append_pacing import AppendPacing
-from syncline.node.bootstrap import Founding
+from syncline.node.asking import Asking
+from syncline.node.bootstrap import Bootstrap
+from syncline.node.changes import ChangeCallbacks, ChangeParts, Changes
 from syncline.node.components import Parts
-from syncline.node.digests import DigestDoors, Digests
+from syncline.node.delivery import delivering
+from syncline.node.digests import DigestCallbacks, Digests
 from syncline.node.first_election import FirstElection
-from syncline.node.forwarding import Forwarding, ForwardingDoors
+from syncline.node.forwarding import Forwarding, ForwardingCallbacks
 from syncline.node.lost_promises import Promises
-from syncline.node.membership import MembershipDoors, MembershipParts, Reconfiguration
+from syncline.node.membership import MembershipCallbacks, MembershipParts, Reconfiguration
 from syncline.node.node_log import NodeLog
 from syncline.node.runtime import Driver
 from syncline.node.settlement import Settlement
-from syncline.node.snapshots import SnapshotDoors, SnapshotParts, Snapshotter
+from syncline.node.snapshots import SnapshotCallbacks, SnapshotParts, Snapshotter
 
-__all__ = ["connect"]
+__all__ = ["connect", "membership_operations"]
 
 
 def connect(driver: Driver, parts: Parts) -> None:
@@ -25,20 +28,20 @@ def connect(driver: Driver, parts: Parts) -> None:
     assert not hasattr(driver, "parts"), "a driver is connected once"
     core, config, book, transport = driver.core, driver.config, parts.book, parts.transport
     driver.parts = parts
-    driver.founding = Founding(
+    driver.bootstrap = Bootstrap(
         core,
         book,
         parts.directory,
         transport,
         applied=driver.applied_index,
-        stopped=lambda: driver.stopped,
+        stopped=lambda: driver.running.stopped,
         fail=driver.fail,
     )
     driver.node_log = NodeLog(
         core, book, transport.stats, driver.loop.time, name=config.name, election_s=config.election_s
     )
     driver.first_election = FirstElection(core, lambda peer: transport.directory_of(peer) is not None)
-    driver.settlement = Settlement(core, book, parts.writer, send=transport.send, changed=driver.wake_watchers)
+    driver.settlement = Settlement(core, book, parts.writer, send=transport.send, changed=driver.running.wake)
     driver.promises = Promises(
         core,
         parts.guard.has_copies,
@@ -53,17 +56,41 @@ def connect(driver: Driver, parts: Parts) -> None:
     )
     driver.snapshotter = _snapshotter(driver, parts)
     driver.pacing = AppendPacing(core, transport, driver.schedule)
-    doors = DigestDoors(
+    callbacks = DigestCallbacks(
         transport.send, parts.wal.check_space, driver.reconfiguration.is_alive, driver.fail, driver.loop.time
     )
-    driver.digests = Digests(core, book, doors, parts.machine.digests, config.name, config.election_s)
-    forwarding_doors = ForwardingDoors(
+    driver.digests = Digests(core, book, callbacks, parts.machine.digests, config.name, config.election_s)
+    forwarding_callbacks = ForwardingCallbacks(
         examine=driver.examine,
         append=driver.append,
-        awaited=driver.commits.awaited,
+        awaited=driver.commit_notifier.awaited,
         propose_again=driver.propose_again,
     )
-    driver.forwarding = Forwarding(core, driver.proposals, transport, forwarding_doors)
+    driver.forwarding = Forwarding(core, driver.proposals, transport, forwarding_callbacks)
+    driver.asking = Asking(
+        core, driver.loop, driver.rng, transport.send, driver.schedule, heartbeat_s=config.heartbeat_s
+    )
+    driver.deliver = delivering(
+        driver.forwarding,
+        (driver.settlement.on_notice, driver.promises.on_notice, parts.guard.on_notice),
+        driver.digests,
+        driver.asking,
+        driver.applied_index,
+    )
+
+
+def membership_operations(driver: Driver) -> Changes:
+    """Make what `Raft` changes the membership with."""
+    parts = ChangeParts(
+        core=driver.core,
+        book=driver.parts.book,
+        proposals=driver.proposals,
+        reads=driver.reads,
+        reconfiguration=driver.reconfiguration,
+        settlement=driver.settlement,
+        running=driver.running,
+    )
+    return Changes(driver.config, parts, ChangeCallbacks(propose=driver.propose, schedule=driver.schedule), driver.rng)
 
 
 def _reconfiguration(driver: Driver, parts: Parts) -> Reconfiguration:
@@ -78,18 +105,18 @@ def _reconfiguration(driver: Driver, parts: Parts) -> Reconfiguration:
             transport=parts.transport,
             guard=parts.guard,
             levels=parts.levels,
-            founding=driver.founding,
+            bootstrap=driver.bootstrap,
             settlement=driver.settlement,
             proposals=driver.proposals,
         ),
-        MembershipDoors(
+        MembershipCallbacks(
             propose=driver.propose,
             restoring=lambda: driver.restoring,
             emit=driver.emit,
             ignored=driver.ignored.note,
-            changed=driver.wake_watchers,
+            changed=driver.running.wake,
             look_at_addresses=lambda: driver.addresses.look(leader_known=core.leader != NONE),
-            stopped=lambda: driver.stopped,
+            stopped=lambda: driver.running.stopped,
             fail=driver.fail,
         ),
         driver.loop,
@@ -114,7 +141,7 @@ def _snapshotter(driver: Driver, parts: Parts) -> Snapshotter:
             receiver=parts.receiver,
             reader=parts.reader,
         ),
-        SnapshotDoors(
+        SnapshotCallbacks(
             applied=driver.applied_index,
             restoring=lambda: driver.restoring,
             label=driver.node_log.label,

@@ -22,7 +22,7 @@ from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import NONE, NodeId, ProposalDropped, StateType
 from syncline.errors import DiskFull, NodeFailed
 from syncline.node.envelope import Kind, Proposal, encode
-from syncline.node.member_registry import MemberBook, format_id, members_of
+from syncline.node.member_registry import MemberRegistry, format_id, members_of
 from syncline.node.state_digest import (
     Agreement,
     DigestComparison,
@@ -35,7 +35,7 @@ from syncline.node.state_digest import (
 )
 from syncline.transport.messages import DIGEST_BYTES, DigestReport
 
-__all__ = ["DigestDoors", "DigestStatus", "Digests"]
+__all__ = ["DigestCallbacks", "DigestStatus", "Digests"]
 
 log: logging.Logger = logging.getLogger("syncline.node")
 
@@ -49,7 +49,7 @@ ALARM_AGAIN_S: Final = 60.0
 """Between two lines in the log about states that differ without a majority."""
 
 
-class DigestDoors(msgspec.Struct, frozen=True):
+class DigestCallbacks(msgspec.Struct, frozen=True):
     """Functions of the node that the comparison uses."""
 
     send: Callable[[NodeId, DigestReport], bool]
@@ -83,8 +83,8 @@ class Digests:
     def __init__(
         self,
         core: RawNode,
-        book: MemberBook,
-        doors: DigestDoors,
+        book: MemberRegistry,
+        callbacks: DigestCallbacks,
         source: DigestSource,
         name: str,
         election_s: float,
@@ -93,11 +93,12 @@ class Digests:
     ) -> None:
         self._core = core
         self._book = book
-        self._doors = doors
+        self._callbacks = callbacks
         self._name = name
         self._interval = source.interval
         self._version = source.version
-        self._wait_s = WAIT_ELECTIONS * election_s
+        self._wait_s = 0.0
+        self.reload(election_s)
         self._covers_registry = covers_registry
         self._kept: dict[int, bytes] = {}
         self._unsent: dict[int, None] = {}
@@ -117,13 +118,17 @@ class Digests:
 
     # -- on every node ------------------------------------------------------------------------------------------------
 
-    def passed(self, point: int, machine: bytes | None) -> None:
+    def reload(self, election_s: float) -> None:
+        """Have another election timeout."""
+        self._wait_s = WAIT_ELECTIONS * election_s
+
+    def passed(self, point: int, machine: bytes | None, sessions: bytes = b"") -> None:
         """The entry at `point` was applied, and nothing behind it. `machine`: None if its digest can't be used."""
         assert point % self._interval == 0, point
         if machine is None or not (machine or self._covers_registry):
             return
         registry = registry_digest(self._book) if self._covers_registry else b""
-        self._kept[point] = point_digest(self._version, registry=registry, machine=machine)
+        self._kept[point] = point_digest(self._version, registry=registry, machine=machine, sessions=sessions)
         while len(self._kept) > POINTS_KEPT:
             del self._kept[next(iter(self._kept))]
         if self._leads:
@@ -204,14 +209,14 @@ class Digests:
             " deterministic, or its disk or memory lied. Find out which of these it was. Then run"
             " `syncline repair --replace` on its data directory: it discards this state and takes that of the majority."
         )
-        self._doors.stop(NodeFailed(text))
+        self._callbacks.stop(NodeFailed(text))
 
     def _note(self, point: int, comparison: DigestComparison) -> None:
         """Keep the result for the status. An alarm ends when a majority agrees on this point or a later one."""
         before = self.status
         if comparison.agreement is Agreement.UNDECIDED or point < before.point:
             return
-        now_s = self._doors.clock()
+        now_s = self._callbacks.clock()
         self.status = DigestStatus(point, comparison.agreement, now_s)
         if comparison.agreement is Agreement.NO_MAJORITY:
             if now_s - self._alarm_told_s >= ALARM_AGAIN_S:
@@ -238,7 +243,7 @@ class Digests:
         if leader in (NONE, self._core.id):
             return
         for point in list(self._unsent):
-            if point in self._kept and not self._doors.send(leader, self._made(point)):
+            if point in self._kept and not self._callbacks.send(leader, self._made(point)):
                 return  # tried again with the next tick
             del self._unsent[point]
 
@@ -269,7 +274,7 @@ class Digests:
         self._propose()
 
     def _record(self, member: NodeId, point: int, digest: bytes) -> None:
-        self._reports.setdefault(point, {})[member] = _Report(digest, self._doors.clock())
+        self._reports.setdefault(point, {})[member] = _Report(digest, self._callbacks.clock())
         while len(self._reports) > POINTS_KEPT:
             del self._reports[min(self._reports)]
 
@@ -296,10 +301,10 @@ class Digests:
         if point <= self._split:
             return False  # this point was compared before
         first_s = min(report.received_s for report in reports.values())
-        if self._doors.clock() - first_s >= self._wait_s:
+        if self._callbacks.clock() - first_s >= self._wait_s:
             return True
         voters = {*state.voters, *state.voters_outgoing} - {self._core.id}
-        return all(voter in reports for voter in voters if self._doors.is_alive(voter))
+        return all(voter in reports for voter in voters if self._callbacks.is_alive(voter))
 
     def _append(self, point: int) -> None:
         members = members_of(self._core.membership)
@@ -308,5 +313,5 @@ class Digests:
         data = encode(DigestEntry(point, self._version, digests))
         payload = encode(Proposal(Kind.DIGEST, self._core.id, 0, data))
         with contextlib.suppress(DiskFull, ProposalDropped):  # tried again with the next tick
-            self._doors.check_space(len(payload))
+            self._callbacks.check_space(len(payload))
             self._in_flight, _ = self._core.propose_batch([payload])

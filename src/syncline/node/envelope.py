@@ -15,6 +15,10 @@ import msgspec
 
 from syncline.consensus.types import NodeId
 from syncline.decoding import UNDECODABLE
+from syncline.node.restore_entries import RestoreEntry, decode_restore_entry
+from syncline.sessions.entries import SessionChange, SessionCommand
+from syncline.sessions.entries import decode_change as decode_session_change_data
+from syncline.sessions.entries import decode_command as decode_session_command_data
 
 __all__ = [
     "DATA",
@@ -25,14 +29,21 @@ __all__ = [
     "Hold",
     "Kind",
     "LARGEST_KIND",
+    "LATEST_TIME_S",
     "LevelChange",
     "MemberRecord",
     "Proposal",
+    "StampedProposal",
     "Unreadable",
+    "WallTime",
+    "command_in",
     "decode_context",
     "decode_level",
     "decode_member",
     "decode_proposal",
+    "decode_restore",
+    "decode_session_change",
+    "decode_session_command",
     "encode",
 ]
 
@@ -55,6 +66,12 @@ class Kind(IntEnum):
     """The cluster's feature level or machine version rises."""
     DIGEST = 4
     """The members' digests of the state at one applied index, for comparison."""
+    SESSION = 5
+    """A session is opened, or sessions are ended (`sessions.entries.SessionChange`)."""
+    SESSION_COMMAND = 6
+    """A command that takes effect once for its key (`sessions.entries.SessionCommand`)."""
+    RESTORE = 7
+    """A step of a restore of the state from a snapshot (`restore_entries.RestoreEntry`). Since feature level 2."""
 
 
 LARGEST_KIND: Final = 255
@@ -77,6 +94,24 @@ class Proposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
     number: int
     data: bytes
     extensions: bytes = b""
+
+
+LATEST_TIME_S: Final = 253_402_300_799.0
+"""The end of the year 9999, in seconds since 1970: no clock shows more, and `datetime` can't express more."""
+
+WallTime = Annotated[float, msgspec.Meta(ge=0, le=LATEST_TIME_S)]
+
+
+class StampedProposal(Proposal, array_like=True, gc=False, frozen=True):
+    """The data of a normal entry as it stands in the log: with the leader's stamp, from feature level 2 on.
+
+    An entry without a stamp has the defaults.
+    """
+
+    time_s: WallTime = 0.0
+    """The leader's wall clock when it appended the entry. It may be less than that of an entry before it."""
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """With the index it seeds the entry's random numbers: the id of the cluster in which the entry was appended."""
 
 
 class MemberRecord(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -151,7 +186,7 @@ class ClusterLevels(msgspec.Struct, array_like=True, frozen=True):
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=int)  # a public `NodeId` is written as the integer that it is
 encode: Callable[[object], bytes] = _encoder.encode
-_proposal_decoder = msgspec.msgpack.Decoder(Proposal)
+_proposal_decoder = msgspec.msgpack.Decoder(StampedProposal)
 _member_decoder = msgspec.msgpack.Decoder(MemberRecord)
 _level_decoder = msgspec.msgpack.Decoder(LevelChange)
 _context_decoder = msgspec.msgpack.Decoder(ChangeContext)
@@ -161,8 +196,11 @@ class Unreadable(ValueError):
     """Invalid bytes. The text has the reason."""
 
 
-def decode_proposal(data: bytes) -> Proposal:
-    """Decode a normal entry's data. Raises `Unreadable`, and nothing else, as do the other two."""
+def decode_proposal(data: bytes) -> StampedProposal:
+    """Decode a normal entry's data, with or without a stamp.
+
+    Raises `Unreadable`, and nothing else, as do the other two.
+    """
     try:
         return _proposal_decoder.decode(data)
     except UNDECODABLE as error:
@@ -185,6 +223,37 @@ def decode_level(data: bytes) -> LevelChange:
         return _level_decoder.decode(data)
     except UNDECODABLE as error:
         raise Unreadable(f"the change of the levels can't be read: {error}") from error
+
+
+def decode_session_command(data: bytes) -> SessionCommand:
+    """Read a command of a session."""
+    try:
+        return decode_session_command_data(data)
+    except ValueError as error:
+        raise Unreadable(str(error)) from error
+
+
+def decode_session_change(data: bytes) -> SessionChange:
+    """Read a change of sessions."""
+    try:
+        return decode_session_change_data(data)
+    except ValueError as error:
+        raise Unreadable(str(error)) from error
+
+
+def decode_restore(data: bytes) -> RestoreEntry:
+    """Read a step of a restore."""
+    try:
+        return decode_restore_entry(data)
+    except ValueError as error:
+        raise Unreadable(str(error)) from error
+
+
+def command_in(proposal: Proposal) -> bytes | None:
+    """The state machine's command in a proposal, None if it has none. Raises Unreadable."""
+    if proposal.kind == Kind.COMMAND:
+        return proposal.data
+    return decode_session_command(proposal.data).data if proposal.kind == Kind.SESSION_COMMAND else None
 
 
 def decode_context(data: bytes) -> ChangeContext | None:

@@ -32,6 +32,7 @@ __all__ = [
     "RoleChanged",
     "SnapshotInstalled",
     "SnapshotTaken",
+    "StateRestored",
 ]
 
 QUEUE_LIMIT: Final = 1024
@@ -62,7 +63,7 @@ class LeaderChanged(Event, frozen=True):
 
 
 class MembershipChanged(Event, frozen=True):
-    """A change of the membership was applied; `membership` is in force now."""
+    """A change of the membership was applied, or a snapshot with other members loaded; `membership` is in force now."""
 
     membership: Membership
 
@@ -79,6 +80,13 @@ class SnapshotInstalled(Event, frozen=True):
 
     snapshot_index: int
     """The index of the last entry that it holds."""
+
+
+class StateRestored(Event, frozen=True):
+    """The node has replaced its state by that of a snapshot which an operator restored (`Raft.restore`)."""
+
+    restored_index: int
+    """The entry of the log that replaced it, the same on all nodes."""
 
 
 class PeerUp(Event, frozen=True):

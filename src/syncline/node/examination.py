@@ -24,6 +24,7 @@ from syncline.errors import (
     ConfigError,
     DiskFull,
     Dropped,
+    LimitReached,
     MembershipError,
     NoSpace,
     OperationError,
@@ -31,7 +32,6 @@ from syncline.errors import (
     SynclineError,
     TooLarge,
 )
-from syncline.node.config import LARGEST_MESSAGE_BYTES
 from syncline.node.envelope import (
     DATA,
     LARGEST_CONTEXT_BYTES,
@@ -41,18 +41,23 @@ from syncline.node.envelope import (
     MemberRecord,
     Proposal,
     Unreadable,
+    command_in,
     decode_context,
     decode_level,
     decode_member,
     decode_proposal,
+    decode_restore,
+    decode_session_change,
+    decode_session_command,
 )
 from syncline.node.futures import Queued
 from syncline.node.naming import check_http, check_name, dialled_address
 from syncline.node.rejections import AskAgain, refused
+from syncline.node.settings.declared import LARGEST_MESSAGE_BYTES
 from syncline.storage.space import CheckSpace
 from syncline.transport.messages import Forward, RefusedProposal
 
-__all__ = ["Examined", "examine_change", "examine_forward", "examine_proposal", "sound_own"]
+__all__ = ["PLAIN", "Examined", "examine_change", "examine_forward", "examine_proposal", "sound_own"]
 
 LARGEST_PROPOSAL_BYTES: Final = LARGEST_MESSAGE_BYTES + (1 << 20)
 """More would not fit in a frame of the transport: the followers could never get the entry, nor any after it. The
@@ -67,11 +72,12 @@ MAX_CHANGES: Final = 256
 LARGEST_NUMBER: Final = 2**63 - 1
 """The largest number of a proposal, index or term."""
 
-_COMMAND, _BARRIER = int(Kind.COMMAND), int(Kind.BARRIER)
+_COMMAND, _BARRIER, _SESSION_COMMAND = int(Kind.COMMAND), int(Kind.BARRIER), int(Kind.SESSION_COMMAND)
 """Plain numbers: to compare with a member of an enumeration takes several times as long."""
 
-_PLAIN: Final = frozenset({b"\x95\x00", b"\x95\x01"})
-"""How a command and a barrier begin that this version encoded: an array of five, whose first is the kind."""
+PLAIN: Final = frozenset({b"\x95\x00", b"\x95\x01", b"\x95\x06"})
+"""How a command, a barrier and a command of a session begin that this version encoded: an array of five, whose first is
+the kind."""
 
 _payload_of: Final = itemgetter(2)
 _start_of: Final = itemgetter(slice(2))
@@ -83,20 +89,25 @@ Examined: TypeAlias = tuple[list[tuple[int, int, bytes]], list[RefusedProposal]]
 """Proposals that may enter the log, as number, kind and bytes, and the refusals of the rest."""
 
 
-def sound_own(queue: list[Queued], node_id: NodeId, refuse: Callable[[int, SynclineError], None]) -> list[Queued]:
-    """The leader's own proposals that may enter the log; the others are refused.
+def sound_own(
+    queue: list[Queued],
+    node_id: NodeId,
+    refuse: Callable[[int, SynclineError], None],
+    admit: Callable[[Proposal], None],
+) -> list[Queued]:
+    """The leader's own proposals that may enter the log; the others are refused. `admit` raises for other reasons.
 
     `Raft.apply` has made almost all of them, from checked arguments: two bytes show that, for all at once. Only the
     others are examined here in full.
     """
-    if set(map(_start_of, map(_payload_of, queue))) <= _PLAIN:  # without a line of Python for each of them
+    if set(map(_start_of, map(_payload_of, queue))) <= PLAIN:  # without a line of Python for each of them
         return queue
     sound: list[Queued] = []
     for item in queue:
         waiter, kind, payload = item
         try:
-            if kind == DATA and payload[:2] not in _PLAIN:
-                examine_proposal(payload, node_id, waiter.number)
+            if kind == DATA and payload[:2] not in PLAIN:
+                admit(examine_proposal(payload, node_id, waiter.number, own=True))
             sound.append(item)
         except OperationError as error:
             refuse(waiter.number, error)
@@ -126,8 +137,8 @@ def examine_forward(
             if item.kind == DATA:
                 proposal = examine_proposal(item.data, sender, item.number)
                 check_space(len(item.data), frees_space=item.frees_space)
-                if check is not None and proposal.kind == _COMMAND:
-                    check(proposal.data)
+                if check is not None and proposal.kind in (_COMMAND, _SESSION_COMMAND):
+                    check(command_in(proposal) or b"")
                 admit(proposal)
             elif item.kind != MEMBERSHIP:
                 raise Dropped(f"the leader knows no proposals of kind {item.kind}")
@@ -135,7 +146,7 @@ def examine_forward(
             refusals.append(refused(item.number, error))
         except DiskFull as error:
             refusals.append(refused(item.number, DiskFull(f"the leader refused it: {error}")))
-        except (BacklogFull, NoSpace) as error:  # their texts name this node
+        except (BacklogFull, LimitReached, NoSpace) as error:  # their texts name this node
             refusals.append(refused(item.number, error))
         except AskAgain as error:
             again = error
@@ -147,8 +158,12 @@ def examine_forward(
     return sound, refusals
 
 
-def examine_proposal(payload: bytes, sender: NodeId, number: int) -> Proposal:
-    """Check the data of a normal entry, which `sender` proposed under `number`. Returns it decoded."""
+def examine_proposal(payload: bytes, sender: NodeId, number: int, *, own: bool = False) -> Proposal:
+    """Check the data of a normal entry, which `sender` proposed under `number`. Returns it decoded.
+
+    `own`: the leader has proposed it. A restore is its own alone: it has loaded the snapshot once before, so that no
+    state which can't be loaded stops all nodes.
+    """
     if len(payload) > LARGEST_PROPOSAL_BYTES:
         raise TooLarge(f"a proposal of {len(payload)} bytes; a frame between nodes holds {LARGEST_PROPOSAL_BYTES}")
     try:
@@ -164,6 +179,10 @@ def examine_proposal(payload: bytes, sender: NodeId, number: int) -> Proposal:
         _examine_announcement(proposal.data, sender)
     elif kind == Kind.LEVEL:
         _examine_level(proposal.data)
+    elif kind in (_SESSION_COMMAND, Kind.SESSION):
+        _examine_session(proposal)
+    elif kind == Kind.RESTORE and own:
+        _examine_restore(proposal.data)
     else:
         raise Dropped(f"the leader knows no proposals of kind {kind}")
     return proposal
@@ -184,6 +203,26 @@ def _examine_level(data: bytes) -> None:
     """Check a change of the levels. Its effect is decided when it is applied, by the registry at that index."""
     try:
         decode_level(data)
+    except Unreadable as error:
+        raise Dropped(str(error)) from error
+
+
+def _examine_restore(data: bytes) -> None:
+    try:
+        decode_restore(data)
+    except Unreadable as error:
+        raise Dropped(str(error)) from error
+
+
+def _examine_session(proposal: Proposal) -> None:
+    """Check a command of a session, or a change of sessions. A leader alone ends sessions for idleness, and without a
+    proposal of another node.
+    """
+    try:
+        if proposal.kind == _SESSION_COMMAND:
+            decode_session_command(proposal.data)
+        elif decode_session_change(proposal.data).term:
+            raise Dropped("sessions are ended for idleness by the leader alone")
     except Unreadable as error:
         raise Dropped(str(error)) from error
 

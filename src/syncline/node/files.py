@@ -9,7 +9,13 @@ __all__ = ["read_file", "replace_file"]
 
 
 def read_file(path: str) -> bytes | None:
-    """The content of the file at `path`; None if there is none. Raises `OSError`."""
+    """Return the content of the file at `path`; None if there is none.
+
+        content = read_file("state") or b""
+
+    Raises:
+        OSError: the file can't be read.
+    """
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -21,6 +27,11 @@ def replace_file(path: str, content: bytes) -> None:
     """Make `content` the file at `path`: synced under a temporary name, renamed, and the directory synced.
 
     A crash leaves the old file or the new one, and on return it is the new one, power cuts included. One caller at a
-    time: hold a lock if there may be several. Raises `OSError`; the old file is as it was then.
+    time: hold a lock if there may be several.
+
+        replace_file("state", b"7 42")
+
+    Raises:
+        OSError: the file can't be written; the old one is as it was.
     """
     atomic_file.replace_file(OsDisk(), path, content)

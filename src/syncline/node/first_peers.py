@@ -19,7 +19,7 @@ from syncline.consensus.types import NodeId
 from syncline.decoding import UNDECODABLE
 from syncline.errors import Closed, ConfigError
 from syncline.node.calls import Calls
-from syncline.node.member_registry import MemberBook, format_id, parse_id
+from syncline.node.member_registry import MemberRegistry, format_id, parse_id
 from syncline.platform.disk import Disk
 from syncline.storage.atomic_file import read_file, replace_file
 from syncline.storage.datadir import FIRST_PEERS_NAME
@@ -40,7 +40,7 @@ LIMIT_BYTES = 64 << 10
 class FirstPeers:
     """Addresses by node id. `known` are those of earlier starts; empty if the file is damaged or absent."""
 
-    def __init__(self, book: MemberBook, writer: Calls, disk: Disk, path: str) -> None:
+    def __init__(self, book: MemberRegistry, writer: Calls, disk: Disk, path: str) -> None:
         self._book = book
         self._writer = writer
         self._disk = disk

@@ -29,7 +29,7 @@ from syncline.transport.messages import (
 )
 from syncline.transport.peers import Transport
 
-__all__ = ["FORWARD_BATCH_BYTES", "Forwarding", "ForwardingDoors"]
+__all__ = ["FORWARD_BATCH_BYTES", "Forwarding", "ForwardingCallbacks"]
 
 FORWARD_BATCH_BYTES: Final = 1 << 20
 """Proposals in one message to the leader: they share the link with heartbeats."""
@@ -42,7 +42,7 @@ Numbered: TypeAlias = tuple[int, int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class ForwardingDoors:
+class ForwardingCallbacks:
     """Functions of the node that the forwarding uses."""
 
     examine: Callable[[NodeId, Forward], tuple[list[Numbered], list[RefusedProposal]]]
@@ -58,11 +58,13 @@ class ForwardingDoors:
 class Forwarding:
     """Both ends of forwarding, for one node."""
 
-    def __init__(self, core: RawNode, proposals: Proposals, transport: Transport, doors: ForwardingDoors) -> None:
+    def __init__(
+        self, core: RawNode, proposals: Proposals, transport: Transport, callbacks: ForwardingCallbacks
+    ) -> None:
         self._core = core
         self._proposals = proposals
         self._transport = transport
-        self._doors = doors
+        self._callbacks = callbacks
         self.waiting: bool = False
         """Whether the leader, or the link to it, takes nothing: the queue waits for the next tick or leader."""
         self._asked = (0, NONE)
@@ -79,7 +81,7 @@ class Forwarding:
                 continue
             if not self._forward_batch(queue[start:end]):
                 self.waiting = True
-                self._doors.propose_again(queue[start:])
+                self._callbacks.propose_again(queue[start:])
                 return
             start, size = end, 0
 
@@ -118,24 +120,24 @@ class Forwarding:
                 proposals.refused(item.number, error_of(item, reply.leader or None))
         if returned:
             self.waiting = True
-            self._doors.propose_again(returned)
+            self._callbacks.propose_again(returned)
 
     def term_applied(self, term: int) -> None:
         """An entry of `term`, the first one, was applied here: attempts of earlier terms are over."""
         again = self._proposals.term_applied(term)
         if again:
-            self._doors.propose_again(again)
+            self._callbacks.propose_again(again)
 
     # -- on the leader ------------------------------------------------------------------------------------------------
 
     def on_forward(self, sender: NodeId, message: Forward) -> None:
         """A peer forwards its proposals."""
         if self._leads_in(message.term):
-            sound, refused = self._doors.examine(sender, message)
-            accepted, dropped = self._doors.append(sender, sound)
+            sound, refused = self._callbacks.examine(sender, message)
+            accepted, dropped = self._callbacks.append(sender, sound)
             refused += dropped
             if accepted:
-                self._doors.awaited(accepted[-1].index)
+                self._callbacks.awaited(accepted[-1].index)
         else:
             text = f"this node does not lead in term {message.term}"
             accepted = []

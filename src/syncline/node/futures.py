@@ -7,10 +7,24 @@ import math
 from collections.abc import Callable, Generator
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
+import msgspec
+
 from syncline.errors import SynclineError
+from syncline.node.node_future import NodeFuture
 from syncline.platform.waiting import result_of
 
-__all__ = ["ApplyCall", "ApplyFuture", "Queued", "ReadFuture", "Then", "UNPLACED", "Waiter", "settle", "settle_error"]
+__all__ = [
+    "ApplyCall",
+    "ApplyFuture",
+    "Queued",
+    "ReadFuture",
+    "Repeated",
+    "Then",
+    "UNPLACED",
+    "Waiter",
+    "settle",
+    "settle_error",
+]
 
 Then: TypeAlias = Callable[[object, SynclineError | None], None]
 """Called once, on the event loop, with the state machine's answer, or with None and the error."""
@@ -64,11 +78,19 @@ Queued: TypeAlias = tuple[Waiter, int, bytes]
 """A proposal of this node that waits for the leader: its waiter, its kind, its bytes."""
 
 
-class ApplyFuture(asyncio.Future[R]):
+class Repeated(msgspec.Struct, frozen=True):
+    """The answer to a command of a session that was applied before: the recorded one, or its error."""
+
+    answer: object
+
+
+class ApplyFuture(NodeFuture[R]):
     """A proposal under way. Await it for the state machine's answer.
 
     Ends at the deadline given to `Raft.apply` at the latest. It fails with an `errors.OperationError` whose `outcome`
     says whether the proposal can still take effect. Cancelling it ends the wait, not the proposal itself.
+
+    Another thread may be given it, and waits for it by `result`.
 
     `index` is its log index: known once the leader has appended it, final once there is an answer; 0 before.
     `term` is the term of the leader that appended it. The other attributes are internal.
@@ -145,7 +167,7 @@ def report(error: Exception) -> None:
     asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
 
 
-class ReadFuture(asyncio.Future[object]):
+class ReadFuture(NodeFuture[object]):
     """A read being confirmed, shared by all callers of the same moment: a caller that gives up must not end the
     others.
 

@@ -22,14 +22,20 @@ from typing import Final
 
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import NodeId
-from syncline.errors import BacklogFull, NoSpace, OperationError, SynclineError
-from syncline.node.envelope import DATA, Kind, Proposal, decode_proposal
-from syncline.node.examination import sound_own
+from syncline.errors import BacklogFull, LimitReached, NoSpace, OperationError, SynclineError
+from syncline.node.envelope import DATA, Kind, Proposal, command_in, decode_proposal, decode_session_change
+from syncline.node.examination import PLAIN, sound_own
 from syncline.node.fsm import FSM, LimitedFSM
 from syncline.node.futures import Queued
 from syncline.node.rejections import AskAgain
 
 __all__ = ["MAX_BACKLOG_ENTRIES", "Intake"]
+
+MAX_OPENED: Final = 1_000
+"""Sessions that a leader lets be opened within `OPENED_S`. At 10,000 the least recently used one ends: so a caller that
+opens one after the other can't end those of all others within seconds."""
+
+OPENED_S: Final = 60.0
 
 MAX_BACKLOG_ENTRIES: Final = 10_000
 """Committed and not applied. At a millisecond for an entry they take ten seconds, twice the usual deadline: the callers
@@ -40,7 +46,8 @@ NEAR: Final = 3 / 4
 """Up to this share of its limit a state is far from it: commands are counted by their length. Above, each is looked at,
 which takes some microseconds."""
 
-_COMMAND, _BARRIER = int(Kind.COMMAND), int(Kind.BARRIER)
+_LIMITED: Final = frozenset({int(Kind.COMMAND), int(Kind.BARRIER), int(Kind.SESSION_COMMAND), int(Kind.SESSION)})
+"""Kinds that are refused while the backlog is full."""
 
 _payload_of: Final = itemgetter(2)
 """Returns the payload of a queued proposal."""
@@ -49,8 +56,19 @@ _payload_of: Final = itemgetter(2)
 class Intake:
     """The limits of one node. For the event loop's thread."""
 
-    def __init__(self, core: RawNode, fsm: FSM[object], name: str, applied: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        core: RawNode,
+        fsm: FSM[object],
+        name: str,
+        applied: Callable[[], int],
+        clock: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self._core = core
+        self._clock = clock
+        self._opened_since_s = -OPENED_S
+        self._opened = 0
+        """Sessions that were opened since then."""
         self._name = name
         self._applied = applied
         self._sized = fsm if isinstance(fsm, LimitedFSM) else None
@@ -79,6 +97,11 @@ class Intake:
     def state_bytes(self) -> int:
         """The size of the state, if the state machine tells it; else 0."""
         return self._sized.size_bytes if self._sized is not None else 0
+
+    @property
+    def max_state_bytes(self) -> int:
+        """The limit of the state; 0: none."""
+        return self._limited.max_bytes if self._limited is not None else 0
 
     # -- the backlog --------------------------------------------------------------------------------------------------
 
@@ -118,21 +141,22 @@ class Intake:
         The others are refused. Proposals behind a waiting one wait too: they keep their order. Call it in the same
         step in which the first ones are appended.
         """
-        queue = sound_own(queue, node_id, refuse)
+        queue = sound_own(queue, node_id, refuse, self._check_opening)
         limited = self._limited
         if limited is None or not queue:
             return queue, []
         size_bytes = sum(map(len, map(_payload_of, queue)))
-        if self._is_far(limited, size_bytes + len(queue) * limited.growth_overhead_bytes):
+        if self._is_far(limited, _most_bytes(limited, size_bytes, len(queue))):
             return queue, []
         kept: list[Queued] = []
         for position, item in enumerate(queue):
             try:
                 if item[1] == DATA:
-                    proposal = decode_proposal(item[2])
-                    if proposal.kind == _COMMAND:
-                        self._admit(limited, proposal.data)
+                    command = command_in(decode_proposal(item[2]))
+                    if command is not None:
+                        self._admit(limited, command)
             except AskAgain:
+                self._forget_openings(queue[position:])
                 return kept, queue[position:]
             except OperationError as error:
                 refuse(item[0].number, error)
@@ -146,15 +170,39 @@ class Intake:
 
         Call it in the same step in which they are appended.
         """
-        is_command = proposal.kind == _COMMAND
-        if self.is_full and (is_command or proposal.kind == _BARRIER):
+        if self.is_full and proposal.kind in _LIMITED:
             raise self.backlog_full()
+        self._check_opening(proposal)
         limited = self._limited
-        if limited is None or not is_command:
+        if limited is None:
             return
-        data = proposal.data
-        if not self._is_far(limited, len(data) + limited.growth_overhead_bytes):
+        data = command_in(proposal)
+        if data is None:
+            return
+        if not self._is_far(limited, _most_bytes(limited, len(data), 1)):
             self._admit(limited, data)
+
+    def _check_opening(self, proposal: Proposal) -> None:
+        """Raise LimitReached if too many sessions were opened within a short time."""
+        if proposal.kind != Kind.SESSION or not decode_session_change(proposal.data).opened:
+            return
+        now_s = self._clock()
+        if now_s - self._opened_since_s >= OPENED_S:
+            self._opened_since_s, self._opened = now_s, 0
+        if self._opened >= MAX_OPENED:
+            raise LimitReached(
+                f"{MAX_OPENED} sessions were opened through the leader, node {self._name}, within {OPENED_S:g} s: none"
+                " was opened. Use a session for many commands, and try again in a minute"
+            )
+        self._opened += 1
+
+    def _forget_openings(self, waiting: list[Queued]) -> None:
+        """These wait, and come again: each is counted once."""
+        for _, kind, payload in waiting:
+            if kind == DATA and payload[:2] not in PLAIN:
+                proposal = decode_proposal(payload)
+                if proposal.kind == Kind.SESSION and decode_session_change(proposal.data).opened:
+                    self._opened = max(0, self._opened - 1)
 
     def _is_far(self, limited: LimitedFSM, most_bytes: int) -> bool:
         """Count commands by their largest growth, if the state stays far from its limit with them."""
@@ -205,3 +253,8 @@ class Intake:
             while marks and marks[0][0] <= applied:
                 self._settled_bytes = marks.popleft()[1]
         return granted - self._settled_bytes
+
+
+def _most_bytes(limited: LimitedFSM, size_bytes: int, count: int) -> int:
+    """By how many bytes so many commands of this size in total can enlarge the state, whatever they are."""
+    return min(size_bytes + count * limited.growth_overhead_bytes, size_bytes * limited.growth_factor)

@@ -15,7 +15,7 @@ from syncline.consensus.types import EntryType, LogEntry, NodeId
 from syncline.decoding import UNDECODABLE
 from syncline.errors import StorageError
 from syncline.node.envelope import Kind, MemberRecord, decode_context, decode_member, decode_proposal
-from syncline.node.member_registry import BookState
+from syncline.node.member_registry import RegistryState
 from syncline.platform.disk import Disk
 from syncline.storage.datadir import SNAPSHOTS_NAME, WAL_NAME
 from syncline.storage.inspect import list_snapshots
@@ -42,7 +42,7 @@ def _in_snapshots(disk: Disk, path: str) -> Iterator[MemberRecord]:
     for view in reversed(list_snapshots(disk, path)):
         if view.manifest is not None:
             with contextlib.suppress(*UNDECODABLE):
-                yield from msgspec.msgpack.decode(view.manifest.runtime, type=BookState).members
+                yield from msgspec.msgpack.decode(view.manifest.runtime, type=RegistryState).members
 
 
 def _in_log(disk: Disk, path: str) -> Iterator[MemberRecord]:

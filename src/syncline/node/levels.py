@@ -33,6 +33,7 @@ from syncline.transport.messages import PeerStats, Refusal, RefusalCode
 from syncline.version import __version__
 
 __all__ = [
+    "LEARNING_S",
     "Ability",
     "Levels",
     "MemberLevels",
@@ -46,6 +47,10 @@ __all__ = [
 
 LARGEST_LEVEL: Final = 2**31
 """No number is larger: it is a mistake, or forged."""
+
+LEARNING_S: Final = 5.0
+"""How long a command may wait for what the members of a new cluster can do. Members that run tell it within a heartbeat
+or two of the first election."""
 
 MOST_NEEDED: Final = 64
 """Nodes that are remembered because they dialled in a cluster of higher levels: more than a cluster has voters."""
@@ -178,7 +183,7 @@ class Levels:
         self._registry = registry
         self._name = name
         self._node_id = node_id
-        self._hold_level = hold_level
+        self.hold_level: int = hold_level
         self._membership = membership
         self._propose = propose
         self._fail = fail
@@ -201,6 +206,34 @@ class Levels:
         """What all members can do, by their announcements at the applied index."""
         return agreed(self._registry.members.get(node_id) for node_id in members_of(self._membership()))
 
+    def may_rise_to(self, machine_version: int) -> bool:
+        """Whether the cluster's machine version may rise so far by itself: nothing holds it, and no member is known to
+        be unable. A member that has announced nothing yet, as in a cluster that was just founded, may be able.
+        """
+        return self._may_rise(Ability(0, machine_version))
+
+    def may_rise_to_level(self, level: int) -> bool:
+        """The same for the cluster's feature level."""
+        return self._may_rise(Ability(level, 0))
+
+    def silent(self) -> list[str]:
+        """The members that have not announced yet what they can do, by name or id."""
+        return [member.name or f"{member.id:016x}" for member in self.status().members if not member.machine_version]
+
+    def _may_rise(self, to: Ability) -> bool:
+        held = self._registry.levels.hold or self.hold_level
+        if held or self.can.level < to.level or self.can.machine_version < to.machine_version:
+            return False
+        members = (self._registry.members.get(node_id) for node_id in members_of(self._membership()))
+        return all(
+            member is None
+            or (
+                (member.level or to.level) >= to.level
+                and (member.machine_version or to.machine_version) >= to.machine_version
+            )
+            for member in members
+        )
+
     # -- on the leader ------------------------------------------------------------------------------------------------
 
     def raise_if_due(self) -> None:
@@ -214,8 +247,8 @@ class Levels:
         for told in self._greeted.values():  # a member that went back to an older version, and has not announced it yet
             possible = Ability(min(possible.level, told.level), min(possible.machine_version, told.machine_version))
         level, version = possible.level, possible.machine_version
-        if self._hold_level:
-            level, version = min(level, self._hold_level), levels.machine_version
+        if self.hold_level:
+            level, version = min(level, self.hold_level), levels.machine_version
         if level > levels.level or version > levels.machine_version:
             self._propose(LevelChange(level, version, written_by=__version__))
 
@@ -298,7 +331,7 @@ class Levels:
             possible_level=possible.level,
             possible_machine_version=possible.machine_version,
             held=levels.hold,
-            hold_level=self._hold_level,
+            hold_level=self.hold_level,
             members=tuple(
                 MemberLevels(
                     id=ids.NodeId(node_id),

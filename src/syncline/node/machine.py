@@ -37,7 +37,7 @@ MAX_KNOWN_TYPES: Final = 64
 """Types of answers that one applier keeps. A program may make types without end; more than this are unusual."""
 
 METHODS: Final = ("apply", "snapshot", "restore")
-OPTIONAL_METHODS: Final = ("apply_batch", "check")
+OPTIONAL_METHODS: Final = ("apply_batch", "check", "dump_answer", "load_answer", "renumber")
 
 
 def check_machine(fsm: FSM[object]) -> None:

@@ -11,12 +11,12 @@ from typing import Literal
 import msgspec
 
 from syncline.consensus.types import MembershipState
-from syncline.node.envelope import ClusterLevels, MemberRecord
+from syncline.node.envelope import ClusterLevels, MemberRecord, WallTime
 from syncline.node.ids import NodeId
 from syncline.node.starts.incarnations import are_forked
 
 __all__ = [
-    "MemberBook",
+    "MemberRegistry",
     "Member",
     "Membership",
     "derive_cluster_id",
@@ -24,6 +24,7 @@ __all__ = [
     "format_id",
     "is_founder",
     "parse_id",
+    "time_of",
 ]
 
 REMOVED_KEPT = 1024
@@ -62,20 +63,26 @@ class Membership(msgspec.Struct, frozen=True):
     joint: bool
 
     def by_name(self, name: str) -> Member | None:
-        """The member of this name; None if there is none."""
+        """Return the member of this name.
+
+            b = raft.membership().by_name("b")
+
+        None if there is none.
+        """
         return next((member for member in self.members.values() if member.name == name), None)
 
 
-class BookState(msgspec.Struct, array_like=True, frozen=True):
+class RegistryState(msgspec.Struct, array_like=True, frozen=True):
     """The registry in a snapshot."""
 
     membership_index: int
     members: tuple[MemberRecord, ...]
     removed: tuple[int, ...]
     levels: ClusterLevels = ClusterLevels()
+    time_s: WallTime = 0.0
 
 
-class MemberBook:
+class MemberRegistry:
     """Names and addresses by id, and the ids that were removed."""
 
     def __init__(self) -> None:
@@ -83,12 +90,14 @@ class MemberBook:
         self.members: dict[int, MemberRecord] = {}
         self.removed: dict[int, None] = {}
         self.levels: ClusterLevels = ClusterLevels()
+        self.time_s: float = 0.0
+        """The newest time of an applied entry; 0: none had a stamp."""
 
     def announce(self, member: MemberRecord) -> bool:
         """Apply a member's announcement about itself; return whether it changed the registry.
 
-        Nothing changes if it is about another data directory than the known one, which never changes, or from an
-        earlier start than the newest that has announced itself, or a fork of that one.
+        Nothing changes if it is about another data directory than the known one, which never changes. The same holds
+        if it is from an earlier start than the newest that has announced itself, or from a fork of that one.
         """
         known = self.members.get(member.id)
         if member.id in self.removed or known == member:
@@ -146,22 +155,19 @@ class MemberBook:
         return f"{name or (known.name if known is not None else '') or '?'} ({format_id(node_id)})"
 
     def dump(self) -> bytes:
-        return msgspec.msgpack.encode(
-            BookState(
-                membership_index=self.membership_index,
-                members=tuple(self.members[key] for key in sorted(self.members)),
-                removed=tuple(self.removed),
-                levels=self.levels,
-            )
-        )
+        members = tuple(self.members[key] for key in sorted(self.members))
+        fields = (self.membership_index, members, tuple(self.removed), self.levels)
+        # No entry has a stamp below the level that knows them: the registry then has the form of that level.
+        return msgspec.msgpack.encode((*fields, self.time_s) if self.time_s else fields)
 
     def load(self, data: bytes) -> None:
         """Replace the registry by that of a snapshot."""
-        state = msgspec.msgpack.decode(data, type=BookState)
+        state = msgspec.msgpack.decode(data, type=RegistryState)
         self.membership_index = state.membership_index
         self.members = {member.id: member for member in state.members}
         self.removed = dict.fromkeys(state.removed)
         self.levels = state.levels
+        self.time_s = state.time_s
 
     def membership(self, state: MembershipState) -> Membership:
         """The membership in force, with names and addresses."""
@@ -183,6 +189,11 @@ class MemberBook:
             level=known.level,
             machine_version=known.machine_version,
         )
+
+
+def time_of(registry: bytes) -> float:
+    """The newest time of an entry in a snapshot, from the registry in its manifest; 0: no entry had a stamp."""
+    return msgspec.msgpack.decode(registry, type=RegistryState).time_s
 
 
 def members_of(state: MembershipState) -> set[int]:

@@ -22,7 +22,7 @@ from syncline.consensus.types import (
     StateType,
 )
 from syncline.errors import ConfigError, Dropped, MembershipError, NodeFailed, QuorumAtRisk
-from syncline.node.bootstrap import Founding
+from syncline.node.bootstrap import Bootstrap
 from syncline.node.config import Config
 from syncline.node.envelope import (
     DATA,
@@ -41,7 +41,7 @@ from syncline.node.futures import ApplyFuture, Waiter
 from syncline.node.ignored_entries import RateLimitedLog
 from syncline.node.levels import Levels
 from syncline.node.log_writer import LogWriter
-from syncline.node.member_registry import MemberBook, format_id, members_of
+from syncline.node.member_registry import MemberRegistry, format_id, members_of
 from syncline.node.proposals import Proposals
 from syncline.node.quorum_risk import CommitHistory, absent_voters
 from syncline.node.refusals import is_believed, refusing, removal_confirmed
@@ -53,7 +53,7 @@ from syncline.transport.handshake import Hello
 from syncline.transport.messages import Refusal, RefusalCode
 from syncline.transport.peers import Transport
 
-__all__ = ["REMOVED", "MembershipDoors", "MembershipParts", "Reconfiguration"]
+__all__ = ["REMOVED", "MembershipCallbacks", "MembershipParts", "Reconfiguration"]
 
 REMOVED = "it was removed from the cluster"
 """The refusal of a removed node that dials a member."""
@@ -77,18 +77,18 @@ class MembershipParts:
 
     core: RawNode
     identity: Identity
-    book: MemberBook
+    book: MemberRegistry
     writer: LogWriter
     transport: Transport
     guard: StartGuard
     levels: Levels
-    founding: Founding
+    bootstrap: Bootstrap
     settlement: Settlement
     proposals: Proposals
 
 
 @dataclass(frozen=True, slots=True)
-class MembershipDoors:
+class MembershipCallbacks:
     """What the membership asks of the driver of its node."""
 
     propose: Callable[[Waiter, int, bytes], None]
@@ -114,7 +114,7 @@ class Reconfiguration:
         self,
         config: Config,
         parts: MembershipParts,
-        doors: MembershipDoors,
+        callbacks: MembershipCallbacks,
         loop: asyncio.AbstractEventLoop,
         *,
         election_ticks: int,
@@ -122,7 +122,7 @@ class Reconfiguration:
         """`election_ticks` is the core's: for so long it must lead before it knows which members are alive."""
         self._config = config
         self._parts = parts
-        self._doors = doors
+        self._callbacks = callbacks
         self._loop = loop
         self._ticks = 0
         self._announcing: ApplyFuture[object] | None = None
@@ -136,6 +136,12 @@ class Reconfiguration:
         """Removed members, and the index of the change, until the own commit index is durable up to there."""
         self._known_removed = set(parts.book.removed)
         self._commits = CommitHistory(election_ticks)
+
+    def reload(self, config: Config, election_ticks: int) -> None:
+        """Go on with other settings."""
+        self._config = config
+        if election_ticks != self._parts.core.election_ticks:
+            self._commits = CommitHistory(election_ticks)
 
     # -- on the leader ------------------------------------------------------------------------------------------------
 
@@ -197,6 +203,7 @@ class Reconfiguration:
     def _check_current(self, change: MembershipChange, context: ChangeContext) -> None:
         """Checks that only the leader can make, with no other change under way: conditions, and used names."""
         book = self._parts.book
+        leaving = {single.node_id for single in change.changes if single.type is ChangeType.REMOVE_NODE}
         for node_id in _updated(change):
             self._check_update(next(record for record in context.members if record.id == node_id))
         if context.expected and context.expected != book.membership_index:
@@ -209,7 +216,7 @@ class Reconfiguration:
             if new.id not in book.members and (reason := self._parts.levels.refuse_member(new)) is not None:
                 raise MembershipError(f"node {new.name} ({format_id(new.id)}) {reason}")
             self._check_record(new)
-            for other in book.members.values():
+            for other in (member for member in book.members.values() if member.id not in leaving):
                 if new.id not in book.members and (other.name == new.name or other.address == new.address):
                     raise MembershipError(
                         f"{new.name!r} at {new.address}: {other.name!r} at {other.address} is a member already"
@@ -249,25 +256,25 @@ class Reconfiguration:
         self._ticks += 1
         parts = self._parts
         if self.leaving and not parts.settlement.waiting:
-            self._doors.fail(NodeFailed(removed_text(self._config.name, parts.core.id)))
+            self._callbacks.fail(NodeFailed(removed_text(self._config.name, parts.core.id)))
             return
         if parts.core.state is StateType.LEADER:
             self._commits.tick(parts.core.commit_index)
         housekeeping = self._ticks % HOUSEKEEPING_TICKS == 0
         if (self._removed_at or housekeeping) and not self.leaving and self._may_leave():
             self.leaving = True  # this node's own callers hear of it first
-            self._doors.changed()
+            self._callbacks.changed()
         if not housekeeping:
             return
         older, state = self._refused_by(RefusalCode.OLDER_START), parts.core.membership
         if is_believed(older, state, parts.core.id, nothing_to_lose=self._has_no_log):
-            parts.founding.convict()
+            parts.bootstrap.convict()
             return
         parts.guard.look()
-        self._doors.look_at_addresses()
+        self._callbacks.look_at_addresses()
         if parts.core.leader == NONE:
-            parts.founding.look_for_doubts(self._refused_by(RefusalCode.DIRECTORY))
-            if not self._doors.stopped():
+            parts.bootstrap.look_for_doubts(self._refused_by(RefusalCode.DIRECTORY))
+            if not self._callbacks.stopped():
                 parts.levels.look(parts.transport.stats(), nothing_to_lose=self._has_no_log)
             return
         self._announce()
@@ -330,6 +337,13 @@ class Reconfiguration:
             return True
         return link.last_contact_s is not None and link.last_contact_s < self._config.election_s
 
+    def seems_alive(self, node_id: NodeId) -> bool:
+        """`is_alive` for any node. Members that follow send each other nothing, so a connection alone counts there."""
+        if self._parts.core.state is StateType.LEADER:
+            return self.is_alive(node_id)
+        link = self._parts.transport.stats().get(node_id)
+        return link is not None and link.connected
+
     # -- on every node ------------------------------------------------------------------------------------------------
 
     def applied(self, entry: LogEntry) -> None:
@@ -339,12 +353,12 @@ class Reconfiguration:
             change = decode_change(entry)
             context = decode_context(change.context)
         except ValueError as error:
-            self._doors.ignored(entry.index, str(error))
+            self._callbacks.ignored(entry.index, str(error))
             return
         answer: object = None
         try:
             # While a snapshot is being loaded the core has its newer membership already: it must not go back.
-            state = None if self._doors.restoring() else parts.core.apply_membership(change, index=entry.index)
+            state = None if self._callbacks.restoring() else parts.core.apply_membership(change, index=entry.index)
         except MembershipRefused as refusal:
             state = None
             answer = MembershipError(f"this change can't be made: {refusal}")
@@ -354,7 +368,7 @@ class Reconfiguration:
             parts.writer.settle_now()
             self._note_removals(entry.index)
             self.sync_peers()
-            self._doors.emit(MembershipChanged(parts.book.membership(state)))
+            self._callbacks.emit(MembershipChanged(parts.book.membership(state)))
         if context is not None and context.origin == parts.core.id:
             parts.proposals.resolved(context.number, entry.index, entry.term, answer)
 
@@ -368,7 +382,7 @@ class Reconfiguration:
         identity = parts.identity
         mine = (member.id, member.directory) == (identity.node_id, identity.directory_id)
         if mine and convicted_by(member.incarnation, identity):
-            self._loop.call_soon(parts.founding.convict)
+            self._loop.call_soon(parts.bootstrap.convict)
 
     def update(self, record: MemberRecord) -> None:
         """Propose the address of this record of a member for the registry. Does not wait for it."""
@@ -379,7 +393,7 @@ class Reconfiguration:
             return  # tried again in a moment
         context = encode(ChangeContext(parts.core.id, future.number, (record,)))
         change = MembershipChange(changes=(SingleChange(ChangeType.UPDATE_NODE, record.id),), context=context)
-        self._doors.propose(future, MEMBERSHIP, encode(change))
+        self._callbacks.propose(future, MEMBERSHIP, encode(change))
 
     def _announce(self) -> None:
         """Announce this node's addresses and its start, if the registry does not have them."""
@@ -405,7 +419,7 @@ class Reconfiguration:
         except Dropped:
             return  # tried again in a moment
         self._announcing = future
-        self._doors.propose(
+        self._callbacks.propose(
             future, DATA, encode(Proposal(Kind.ANNOUNCE, identity.node_id, future.number, encode(mine)))
         )
 
@@ -420,7 +434,7 @@ class Reconfiguration:
         except Dropped:
             return False  # tried again in a moment
         self._rising = future
-        self._doors.propose(future, DATA, encode(Proposal(Kind.LEVEL, parts.core.id, future.number, data)))
+        self._callbacks.propose(future, DATA, encode(Proposal(Kind.LEVEL, parts.core.id, future.number, data)))
         return True
 
     def sync_peers(self) -> None:
@@ -481,7 +495,7 @@ class Reconfiguration:
             reason = f"node {format_id(sender)} is not a member: {REMOVED}"
             return Refusal(reason, RefusalCode.REMOVED, book.membership_index, voters)
         return (
-            self._parts.founding.refuse(hello)
+            self._parts.bootstrap.refuse(hello)
             or self._parts.guard.refuse(hello)
             or levels.refuse(sender, hello.name, hello.level, hello.machine_version)
             or levels.refuse_to_take_part(sender, hello.cluster_level, hello.cluster_machine_version)

@@ -6,6 +6,7 @@ ones.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from syncline.consensus.types import LARGEST_ID, NONE
@@ -13,7 +14,9 @@ from syncline.errors import ConfigError
 from syncline.transport.candidates import is_wildcard
 from syncline.transport.messages import PeerAddress
 
-__all__ = ["check_http", "check_id", "check_name", "dialled_address"]
+__all__ = ["check_http", "check_id", "check_name", "dialled_address", "is_id"]
+
+_ID: Final = re.compile(r"[0-9a-fA-F]{16}")
 
 MAX_NAME_CHARACTERS: Final = 128
 MAX_ADDRESS_CHARACTERS: Final = 512
@@ -23,14 +26,24 @@ MAX_HTTP_CHARACTERS: Final = 2048
 
 
 def check_name(name: object, setting: str = "name") -> str:
-    """Check a node's name: printable, bounded, and without the characters that separate names in lists."""
+    """Check a node's name: printable, bounded, without the characters that separate names in lists.
+
+    It must not look like an id either: a call takes a member by its name or its id.
+    """
     if not isinstance(name, str):
         raise TypeError(f"{setting} must be a str, not {type(name).__name__}")
     if not name or len(name) > MAX_NAME_CHARACTERS or any(not c.isprintable() or c in "=, /" for c in name):
         raise ConfigError(
             f"{setting} {name[:80]!r}: 1 to {MAX_NAME_CHARACTERS} printable characters without '=', ',', '/' and spaces"
         )
+    if is_id(name):
+        raise ConfigError(f"{setting} {name!r} looks like a node's id: a name has not just sixteen hexadecimal digits")
     return name
+
+
+def is_id(text: str) -> bool:
+    """Whether a text is a node's id rather than its name."""
+    return _ID.fullmatch(text) is not None
 
 
 def check_id(value: object, setting: str, *, none: bool = False) -> int:

@@ -21,8 +21,9 @@ from syncline.node.events import (
     PeerUp,
     SnapshotInstalled,
     SnapshotTaken,
+    StateRestored,
 )
-from syncline.node.member_registry import MemberBook, members_of
+from syncline.node.member_registry import MemberRegistry, members_of
 from syncline.transport.messages import PeerStats
 
 __all__ = ["NodeLog"]
@@ -42,7 +43,7 @@ class NodeLog:
     def __init__(
         self,
         core: RawNode,
-        book: MemberBook,
+        book: MemberRegistry,
         links: Callable[[], Mapping[NodeId, PeerStats]],
         clock: Callable[[], float],
         *,
@@ -54,7 +55,8 @@ class NodeLog:
         self._links = links
         self._clock = clock
         self._name = name
-        self._patience_s = PATIENCE_ELECTIONS * election_s
+        self._patience_s = 0.0
+        self.reload(election_s)
         self.term: int = core.term
         self.transferee: NodeId = NONE
         """The logged values: the caller compares, because it checks very often."""
@@ -65,6 +67,10 @@ class NodeLog:
         self._tell_s = self._leaderless_s + self._patience_s
         self._lost_s: dict[NodeId, float] = {}
         """When the links that are down were lost."""
+
+    def reload(self, election_s: float) -> None:
+        """Have another election timeout."""
+        self._patience_s = PATIENCE_ELECTIONS * election_s
 
     def label(self, node_id: NodeId) -> str:
         """A node's name and id."""
@@ -107,6 +113,8 @@ class NodeLog:
                 log.info("%s: snapshot taken at entry %d", self._own(), index)
             case SnapshotInstalled(snapshot_index=index):
                 log.info("%s: snapshot installed at entry %d", self._own(), index)
+            case StateRestored(restored_index=index):
+                log.warning("%s: entry %d has replaced the state by that of a restored snapshot", self._own(), index)
             case PeerUp(peer=peer):
                 self._lost_s.pop(peer, None)
                 log.info("%s: reaches %s", self._own(), self.label(peer))

@@ -17,8 +17,17 @@ from syncline.errors import (
     Outcome,
     StorageError,
     TooLarge,
+    UsageError,
 )
-from syncline.node.arguments import MAX_TIMEOUT_S, check_term, check_timeout, checked_bytes, checked_commands
+from syncline.node.arguments import (
+    MAX_TIMEOUT_S,
+    check_term,
+    check_timeout,
+    checked_bytes,
+    checked_commands,
+    checked_flag,
+)
+from syncline.node.asking import AskHandler
 from syncline.node.envelope import DATA, Kind, Proposal, encode
 from syncline.node.futures import ApplyCall, ApplyFuture, ReadFuture, Then, Waiter, settle_error
 from syncline.node.looks import LookWork
@@ -31,7 +40,7 @@ __all__ = ["Operations"]
 _COMMAND, _BARRIER = int(Kind.COMMAND), int(Kind.BARRIER)
 """Plain numbers: a member of an enumeration takes longer to encode and to compare."""
 
-_PROPOSED_AGAIN: Final = frozenset({_COMMAND, _BARRIER})
+_PROPOSED_AGAIN: Final = frozenset({_COMMAND, _BARRIER, int(Kind.SESSION), int(Kind.SESSION_COMMAND)})
 """Kinds that are proposed again once an attempt can't take effect any more."""
 
 ENDED_AT_ONCE: Final = (OperationError, NodeFailed, StorageError)
@@ -66,7 +75,7 @@ class Operations(Generic[R_co]):
 
     @property
     def _leader_id(self) -> int | None:
-        return None if self._driver.stopped else self._driver.core.leader or None
+        return None if self._driver.running.stopped else self._driver.core.leader or None
 
     def apply(
         self,
@@ -103,6 +112,8 @@ class Operations(Generic[R_co]):
             DeadlineExceeded, Closed, NodeFailed: see their `outcome`.
         """
         fence = check_term(term)
+        if frees_space is not False:
+            checked_flag(frees_space, "frees_space")
         return self._apply(_COMMAND, data, timeout, extensions, fence, frees_space=frees_space)
 
     def apply_many(self, commands: Sequence[bytes], *, timeout: float = 5.0) -> list[ApplyFuture[R_co]]:
@@ -124,9 +135,10 @@ class Operations(Generic[R_co]):
     ) -> None:
         """`apply` with a callback in place of a future: `then(answer, None)`, or `then(None, error)`.
 
-        It is called exactly once, on the event loop: at once if the proposal fails at once, else in the very turn of
-        the loop in which the answer is known, so it must be short and must not block. What it raises goes to the loop's
-        exception handler. `checked`: the caller has made sure that the state machine's `check` passes the command.
+        It is called exactly once, on the event loop: at once if the proposal fails at once, else in the turn of the
+        loop in which the answer becomes known. So it must be short and must not block. What it raises goes to the
+        exception handler of the loop. `checked`: the caller has made sure that the state machine's `check` passes the
+        command.
         """
         if not callable(then):
             raise TypeError(f"then must be a function of an answer and an error, not {type(then).__name__}")
@@ -169,22 +181,26 @@ class Operations(Generic[R_co]):
         """
         driver, loop = self._driver, self._driver.loop
         check_timeout(timeout)
-        if driver.thread != get_ident():
-            driver.check_running()
-        if driver.stopped_by is not None:
+        if driver.running.thread != get_ident() or not loop.is_running():
+            driver.running.check_place()
+        if driver.running.stopped_by is not None:
             future = ReadFuture(loop=loop)
-            settle_error(future, driver.stopped_by)
+            settle_error(future, driver.running.stopped_by)
             return future
         driver.schedule()
-        return driver.reads.new(loop, loop.time() + timeout, driver.config.heartbeat_s)
+        future = driver.reads.new(loop, loop.time() + timeout, driver.step_s)
+        future._running = driver.running
+        return future
 
-    async def read(self, look: Callable[[], Answer], *, timeout: float = 5.0) -> Answer:
+    async def read(self, look: Callable[[], Answer], *, timeout: float = 5.0, stale: bool = False) -> Answer:
         """Call `look()` linearizably, and return its answer; on any node.
 
         It runs on the state machine's thread, between two applies: it sees everything that was committed before this
         call, and nothing half applied. It must be short and must not change the state. What it raises is raised here.
 
             count = await raft.read(lambda: len(machine.items))
+
+        `stale`: look at the state of this node without a confirmation. It may be old, and it needs no quorum.
 
         Raises:
             TypeError: `look` can't be called.
@@ -195,9 +211,12 @@ class Operations(Generic[R_co]):
             raise TypeError(f"look must be a function without arguments, not {type(look).__name__}")
         driver = self._driver
         check_timeout(timeout)
+        checked_flag(stale, "stale")
+        driver.running.check()
         deadline_s = driver.loop.time() + timeout
-        await self.read_index(timeout=timeout)
-        driver.check_running()
+        if not stale:
+            await self.read_index(timeout=timeout)
+        driver.running.check()
         future: asyncio.Future[Answer] = driver.loop.create_future()
         driver.parts.machine.put(cast("LookWork[object]", LookWork(look, future)))
         left_s = max(0.0, deadline_s - driver.loop.time())
@@ -206,28 +225,86 @@ class Operations(Generic[R_co]):
             await asyncio.wait(ends, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             if future.done():
                 return future.result()
-            driver.check_running()
+            driver.running.check()
             message = "the state machine was busy until the deadline"
             raise DeadlineExceeded(message, outcome=Outcome.NOT_APPLIED, leader=self._leader_id)
         finally:
             future.cancel()
 
-    async def verify_leader(self, *, timeout: float = 5.0) -> None:
-        """Confirm by a quorum that this node leads.
+    async def verify_leader(self, *, timeout: float = 5.0) -> int:
+        """Confirm by a quorum that this node leads, and return its term.
 
-            await raft.verify_leader()
+        A quorum has confirmed it after this call, and this node has applied the first entry of that term.
+
+            term = await raft.verify_leader()
 
         Raises:
             NotLeader: another node leads, or none; or the leadership changed meanwhile.
             DeadlineExceeded, NoLeader: no quorum confirmed it before the deadline.
             Closed, NodeFailed: the node has stopped.
         """
+        check_timeout(timeout)
+        self._driver.running.check()
         term = self._driver.core.term
         self._check_leads()
         await self.read_index(timeout=timeout)
         self._check_leads()
         if self._driver.core.term != term:
             raise NotLeader("the leadership changed meanwhile", leader=self._leader_id)
+        return term
+
+    async def ask_leader(self, data: bytes, *, timeout: float = 5.0) -> bytes:
+        """Call the leader's handler (`answer_asks`) with `data`, and return its answer; on any node.
+
+        Nothing enters the log. The call waits for a leader until the deadline, and goes to the next one only if the
+        handler has certainly not acted on it. `data` and the answer have at most 1 MiB; a node has at most 1,024 calls
+        and 16 MiB of them under way.
+
+            raft.answer_asks(lambda data: b"the leader was asked " + data)
+            print(await raft.ask_leader(b"something"))
+
+        Raises:
+            TypeError: `data` is not bytes.
+            ConfigError: `timeout` is out of range.
+            NoLeader, NotLeader: the handler was not reached (`not_applied`), or the leader changed during the call
+                (`unknown`).
+            Dropped, TooLarge: a limit was reached (`not_applied`), or the link to the leader was lost (`unknown`).
+            DeadlineExceeded: the leader did not answer (`unknown`).
+            RequestFailed: the leader has no handler (code `unsupported`), or it failed (`ask_failed`).
+            Rejected, and other errors of `syncline.errors`: the handler has raised them.
+            Closed, NodeFailed: the node has stopped.
+        """
+        data = checked_bytes(data)
+        check_timeout(timeout)
+        self._driver.running.check()
+        return await self._driver.asking.ask(data, timeout)
+
+    def answer_asks(self, handler: AskHandler | None) -> None:
+        """Answer calls of `ask_leader` while this node leads: `handler(data)` returns bytes, or is a coroutine.
+
+        It runs on the event loop and must not block it. It runs if this node believes that it leads. A handler that
+        must be certain of it awaits `verify_leader` before it answers. An error of `syncline.errors` that it raises is
+        the caller's, with code and outcome; any other reaches the loop's exception handler, and the caller gets
+        `RequestFailed`. Each node has one handler; None removes it. A node that has stopped answers nothing more.
+
+            async def answer(data: bytes) -> bytes:
+                await raft.verify_leader()
+                return data
+
+            raft.answer_asks(answer)
+
+        Raises:
+            TypeError: `handler` can't be called.
+            UsageError: the node has another handler, or the call is on another thread or loop than the node's.
+        """
+        if handler is not None and not callable(handler):
+            raise TypeError(f"handler must be a function of bytes, not {type(handler).__name__}")
+        driver = self._driver
+        driver.running.check_place()
+        asking = driver.asking
+        if handler is not None and asking.handler is not None:
+            raise UsageError("this node has a handler of calls to the leader: remove it by `answer_asks(None)` first")
+        asking.handler = handler
 
     def _check_leads(self) -> None:
         if self._driver.core.state is not StateType.LEADER:
@@ -244,6 +321,7 @@ class Operations(Generic[R_co]):
         frees_space: bool = False,
     ) -> ApplyFuture[R_co]:
         future: ApplyFuture[R_co] = ApplyFuture(loop=self._driver.loop)
+        future._running = self._driver.running
         if frees_space:
             future.frees_space = True
         try:
@@ -264,8 +342,12 @@ class Operations(Generic[R_co]):
             check_timeout(timeout_s)
         driver = self._driver
         parts = driver.parts
-        if driver.stopped_by is not None or driver.thread != get_ident():
-            driver.check_running()
+        if (
+            driver.running.stopped_by is not None
+            or driver.running.thread != get_ident()
+            or not driver.running.loop.is_running()
+        ):
+            driver.running.check()
         size = len(data) + len(extensions)
         if size > driver.config.max_entry_bytes:
             raise TooLarge(f"a command of {size} bytes; the limit is {driver.config.max_entry_bytes}")
@@ -285,7 +367,7 @@ class Operations(Generic[R_co]):
     def _check_fence(self, fence: int) -> None:
         """Raise if nothing can be proposed in this term now."""
         driver = self._driver
-        driver.check_running()
+        driver.running.check()
         term = driver.core.term
         if fence < term:
             raise fence_passed(fence, term)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from syncline.consensus.types import LogEntry
 from syncline.node.applier import Applied, Outcome, Restored, Viewed
 from syncline.node.envelope import MemberRecord
+from syncline.node.events import MembershipChanged, StateRestored
 from syncline.node.looks import LookWork
 from syncline.node.runtime import Driver
 
@@ -29,7 +30,7 @@ def on_outcome(driver: Driver, outcome: Outcome) -> None:
 
 
 def _on_applied(driver: Driver, done: Applied) -> None:
-    if driver.stopped:
+    if driver.running.stopped:
         return
     assert done.first_index == driver.applied + 1, (done.first_index, driver.applied)
     for item in done.runtime:  # in log order: the effect of one can depend on the one before it
@@ -39,11 +40,15 @@ def _on_applied(driver: Driver, done: Applied) -> None:
             driver.reconfiguration.announced(item)
         elif not driver.restoring:  # else the registry of the snapshot takes the place of this one
             driver.parts.levels.applied(item)
+            driver.running.wake()
     if done.runtime:
         driver.role_watch.look()
     for index, reason in done.ignored:
         driver.ignored.note(index, reason)
     driver.applied = done.last_index
+    driver.parts.book.time_s = done.time_s
+    if done.replaced:
+        driver.emit(StateRestored(restored_index=done.last_index))
     if (done.at_point or done.compared is not None) and not _on_digests(driver, done):
         return
     proposals = driver.proposals
@@ -64,21 +69,25 @@ def _on_digests(driver: Driver, done: Applied) -> bool:
     if driver.restoring:
         return True  # the membership is that of the newer snapshot already
     if done.at_point:
-        driver.digests.passed(done.last_index, done.digest)
+        driver.digests.passed(done.last_index, done.digest, done.sessions)
     if done.compared is not None:
         driver.digests.applied(done.last_index, done.compared)
-    return not driver.stopped
+    return not driver.running.stopped
 
 
 def _on_restored(driver: Driver, done: Restored) -> None:
-    if driver.stopped:
+    if driver.running.stopped:
         return
     assert done.meta.index > driver.applied, (done.meta.index, driver.applied)
-    driver.parts.book.load(done.runtime)
+    book = driver.parts.book
+    known = book.membership_index
+    book.load(done.runtime)
     driver.parts.levels.check()
     driver.reconfiguration.restored(done.meta.index)
     driver.applied = done.meta.index
     driver.role_watch.look()
+    if book.membership_index != known:
+        driver.emit(MembershipChanged(book.membership(driver.core.membership)))
     driver.proposals.jumped(done.meta.index)
     driver.forwarding.term_applied(done.meta.term)
     driver.digests.restored(done.meta.index)

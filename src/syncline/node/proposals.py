@@ -90,7 +90,7 @@ class Proposals:
         """By index: proposals with a position that are never proposed again."""
         self._deadlines: Deadlines[Waiter] = Deadlines(step_s)
         self._newest = self._next - 1
-        """The highest number of this life that was applied."""
+        """The highest number of this life that was applied, or whose fate is unknown: no lower one comes after it."""
         self.applied_term: int = 0
         """The term of the last entry that was applied here: attempts of earlier terms are decided."""
         self.open_term: int = 0
@@ -99,7 +99,7 @@ class Proposals:
         """The lowest number that a leader refused in `open_term` because it stops leading; 0: none."""
         self.fenced: bool = False
         """Whether a proposal in the queue may be fenced."""
-        self._max_bytes = max_bytes
+        self.max_bytes: int = max_bytes
         self._bytes = 0
         self.failed: int = 0
 
@@ -115,7 +115,7 @@ class Proposals:
     def add(self, waiter: Waiter, size_bytes: int, deadline_s: float) -> None:
         """Give a proposal of this size its number. Raises `Dropped` if too much is waiting already."""
         cost = size_bytes + OVERHEAD_BYTES
-        if self._bytes + cost > self._max_bytes:
+        if self._bytes + cost > self.max_bytes:
             raise Dropped(
                 f"{len(self._waiting)} proposals ({self._bytes} bytes) wait for their answer on this node: try later"
             )
@@ -252,6 +252,7 @@ class Proposals:
         An attempt with a position above it is not: an attempt has one position only.
         """
         for waiter in [held for held in self._waiting.values() if held.attempt and held.index <= index]:
+            self._leave_unknown(waiter)
             self._fail(waiter, DeadlineExceeded(IN_SNAPSHOT))
 
     def _again(self, waiter: Waiter) -> Queued:
@@ -264,6 +265,8 @@ class Proposals:
         for waiter in self._deadlines.expired(now_s):
             if waiter.number not in self._waiting:
                 continue
+            if waiter.attempt:
+                self._leave_unknown(waiter)
             if waiter.done():
                 self._forget(waiter)  # its caller gave up waiting; no answer came either
             elif waiter.attempt:
@@ -273,6 +276,12 @@ class Proposals:
                 self._fail(waiter, DeadlineExceeded(message, outcome=Outcome.NOT_APPLIED, leader=leader))
             else:
                 self._fail(waiter, NoLeader(f"no leader before the deadline: {why_no_leader}"))
+
+    def _leave_unknown(self, waiter: Waiter) -> None:
+        """Nothing waits for this attempt any more, and its entry may still come: an earlier proposal that the leader
+        refused would stand behind it, so that one ends (`open`).
+        """
+        self._newest = max(self._newest, waiter.number)
 
     def fail_all(self, sent: SynclineError, unsent: SynclineError) -> None:
         for waiter in list(self._waiting.values()):

@@ -7,7 +7,8 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, Self, TypeVar, cast, overload
 
 import msgspec
@@ -21,19 +22,32 @@ from syncline.errors import (
     SynclineError,
     UsageError,
 )
-from syncline.node.administration import Administration
-from syncline.node.arguments import check_config, check_timeout, checked_kinds
+from syncline.node.arguments import (
+    check_config,
+    check_timeout,
+    check_world,
+    checked_flag,
+    checked_kinds,
+    checked_paths,
+)
 from syncline.node.changes import Changes
 from syncline.node.config import Config
+from syncline.node.connect import membership_operations
 from syncline.node.events import AnyEvent, Event
 from syncline.node.exposure import check_exposure
 from syncline.node.fsm import FSM
 from syncline.node.ids import NodeId
 from syncline.node.joining import Ask, finish_joining, joining_config
+from syncline.node.leader_operations import LeaderOperations
 from syncline.node.machine import check_applied_index, check_machine
 from syncline.node.member_registry import Membership
+from syncline.node.quorum_loss.recover import recover_quorum
+from syncline.node.quorum_loss.report import RecoveryReport
+from syncline.node.reload import apply_settings, changed_settings
+from syncline.node.restoring import Restoring
 from syncline.node.role import Role, role_of
 from syncline.node.runtime import Driver
+from syncline.node.session_operations import SessionOperations
 from syncline.node.startup import assemble
 from syncline.node.startups import Startup
 from syncline.node.stats import SnapshotInfo, Stats, collect
@@ -58,7 +72,7 @@ HANDOVER_S = 2.0
 """How long `close` waits for another node to take over the leadership."""
 
 
-class Raft(Administration[R_co]):
+class Raft(Restoring[R_co], LeaderOperations[R_co], SessionOperations[R_co]):
     """A running node. Make one with `Raft.open`; use it on the event loop where it was opened.
 
         async with Raft.open(config, Counter()) as raft:
@@ -76,6 +90,7 @@ class Raft(Administration[R_co]):
         self._driver: Driver
         self._changes: Changes
         self._failure: asyncio.Future[NodeFailed]
+        self._world: World
         self._closing: asyncio.Task[None] | None = None
         raise UsageError("use `await Raft.open(config, fsm)`")
 
@@ -108,14 +123,16 @@ class Raft(Administration[R_co]):
     @classmethod
     async def _open(cls, config: Config, fsm: FSM[R], world: World) -> Raft[R]:
         check_config(config)
+        check_world(world)
         await check_exposure(config)
         config = _absolute(config, world.disk)
         raft = cast("Raft[R]", cls.__new__(cls))
         loop = asyncio.get_running_loop()
         raft._failure = loop.create_future()
         raft._closing = None
+        raft._world = world
         raft._driver = driver = await assemble(config, fsm, world, raft._failed)
-        raft._changes = Changes(driver)
+        raft._changes = membership_operations(driver)
         try:
             driver.reconfiguration.sync_peers()
             await driver.parts.transport.start()
@@ -153,7 +170,8 @@ class Raft(Administration[R_co]):
     @classmethod
     async def _join(cls, config: Config, fsm: FSM[R], ask: Ask, world: World) -> Raft[R]:
         check_config(config)
-        check_machine(fsm)  # both also in `open`; but here before a member is asked
+        check_world(world)
+        check_machine(fsm)  # as `open` does; but here before a member is asked
         config = _absolute(config, world.disk)
 
         def check_new() -> None:
@@ -161,8 +179,85 @@ class Raft(Administration[R_co]):
 
         config = await joining_config(config, ask, disk=world.disk, rng=world.rng, check_new=check_new)
         raft = await cls._open(config, fsm, world)
-        finish_joining(world.disk, config.data_dir)
+        try:
+            finish_joining(world.disk, config.data_dir)
+        except BaseException:
+            await raft.close()
+            raise
         return raft
+
+    @classmethod
+    async def recover(
+        cls,
+        config: Config,
+        fsm: FSM[R],
+        *,
+        compare: Sequence[str] = (),
+        dry_run: bool = False,
+        accept_loss: bool = False,
+        world: World | None = None,
+    ) -> RecoveryReport:
+        """After the loss of a quorum for good: make a stopped node's state the first member of a new cluster. Offline.
+
+        The state is that of the whole log in `config.data_dir`, also of entries that were not known to be committed.
+        The new cluster has this one voter, a new id, and revisions far above the old ones. The other nodes join it
+        with empty directories. The old files are moved to a folder within the directory. `fsm` is an empty state
+        machine, which must be thrown away afterwards.
+
+            report = await Raft.recover(config, Counter(), compare=["data/b"], dry_run=True)
+            if not report.may_lose:
+                await Raft.recover(config, Counter(), compare=["data/b"])
+
+        `compare` names copies of other nodes' directories: with a quorum of them nothing that was acknowledged can be
+        lost, if the newest is recovered. `dry_run` changes nothing. Without `accept_loss` a recovery that may lose
+        acknowledged writes is refused. After an interruption the same call completes it (docs/recovery.md).
+
+        Raises:
+            UsageError: there is no such directory, it is another node's, or acknowledged writes may be lost.
+            DirectoryLocked: a node runs on the directory.
+            RepairNeeded: the directory is in the middle of a repair.
+            WrongDirectory: a directory in `compare` is of another cluster.
+            StorageError: a directory in `compare` has a newer log; or a directory is damaged, or the disk refused.
+            NodeFailed: the state machine can't load its snapshot, or apply an entry.
+        """
+        check_config(config)
+        world = world or World()
+        return await recover_quorum(
+            _absolute(config, world.disk),
+            fsm,
+            compare=checked_paths(compare),
+            dry_run=checked_flag(dry_run, "dry_run"),
+            accept_loss=checked_flag(accept_loss, "accept_loss"),
+            world=world,
+        )
+
+    # -- settings -----------------------------------------------------------------------------------------------------
+
+    def reload(self, config: Config) -> tuple[str, ...]:
+        """Take other timers and limits while the node runs. Returns the names of the settings that have changed.
+
+            changed = raft.reload(msgspec.structs.replace(raft.config, snapshot_entries=50_000))
+
+        All of it is taken, or nothing. Timers (`heartbeat_s`, `election_s`, `session_idle_s`), sizes and limits,
+        `hold_level` and `http` can change. All other settings must be those of before. What is under way keeps the
+        limits under which it began, and deadlines keep their resolution, the first `heartbeat_s`. With another election
+        timeout the node waits for all of it, so an election may come that much later. Give all nodes the same timers,
+        one after the other. The level of the log is Python's: `logging.getLogger("syncline").setLevel(logging.DEBUG)`.
+
+        Raises:
+            ConfigError: another setting differs: the text names each. Nothing is changed.
+            TypeError: `config` is no `Config`.
+            Closed, NodeFailed: the node has stopped.
+        """
+        check_config(config)
+        driver = self._driver
+        driver.running.check()
+        changed = changed_settings(driver.config, _absolute(config, self._world.disk))
+        if changed:
+            settings = {field: getattr(config, field) for field in changed}
+            apply_settings(msgspec.structs.replace(driver.config, **settings), driver, self._changes)
+            log.info("node %s: other settings: %s", driver.config.name, ", ".join(changed))
+        return changed
 
     # -- snapshots ----------------------------------------------------------------------------------------------------
 
@@ -178,6 +273,7 @@ class Raft(Administration[R_co]):
             Closed, NodeFailed: the node has stopped.
         """
         check_timeout(timeout)
+        self._driver.running.check()
         taking = self._driver.snapshotter.take()
         await asyncio.wait([taking], timeout=timeout)
         if not taking.done():
@@ -206,19 +302,24 @@ class Raft(Administration[R_co]):
     @property
     def no_leader(self) -> str:
         """Why there is none, for people; empty while a leader is known."""
-        if self._driver.stopped:
-            return f"this node has stopped: {self._driver.stopped_by}"
+        if self._driver.running.stopped:
+            return f"this node has stopped: {self._driver.running.stopped_by}"
         return "" if self._driver.core.leader else self._driver.why_no_leader()
 
     @property
     def is_leader(self) -> bool:
         """Whether this node leads, as far as it knows. False after it has stopped."""
-        return self._driver.core.state is StateType.LEADER and not self._driver.stopped
+        return self._driver.core.state is StateType.LEADER and not self._driver.running.stopped
+
+    @property
+    def term(self) -> int:
+        """The present term of this node. It never falls, restarts included."""
+        return self._driver.core.term
 
     @property
     def role(self) -> Role:
         """`leader`, `follower`, `candidate`, `learner`, or `stopped`."""
-        return role_of(self._driver.core, stopped=self._driver.stopped)
+        return role_of(self._driver.core, stopped=self._driver.running.stopped)
 
     @property
     def address(self) -> str:
@@ -238,7 +339,7 @@ class Raft(Administration[R_co]):
         committed. Reads behind `read_index` are never affected; a reader of the local state that must not see it go
         back waits until this is False.
         """
-        return not self._driver.horizon.reached
+        return not self._driver.recovery_barrier.reached
 
     @property
     def state_age_s(self) -> float | None:
@@ -310,7 +411,9 @@ class Raft(Administration[R_co]):
 
         Raises:
             TypeError: one of `kinds` is no class of events.
+            UsageError: it is called on another thread or loop than the node's.
         """
+        self._driver.running.check_place()
         return self._driver.events.watch(*checked_kinds(kinds))
 
     # -- the end ------------------------------------------------------------------------------------------------------
@@ -323,6 +426,7 @@ class Raft(Administration[R_co]):
         Raises:
             Closed: the node was closed.
         """
+        self._driver.running.check_place()
         return await result_of(self._failure)
 
     async def until_stopped(self) -> None:
@@ -334,7 +438,14 @@ class Raft(Administration[R_co]):
         Raises:
             NodeFailed: the node has stopped by itself.
             Closed: the node was closed.
+            UsageError: it is called beside the main thread, or on another loop than the node's.
         """
+        self._driver.running.check_place()
+        if threading.current_thread() is not threading.main_thread():
+            raise UsageError(
+                "until_stopped waits for signals, which reach the main thread alone: await `failed` on this thread, and"
+                " have the main thread end it"
+            )
         told = self._driver.loop.create_task(self.failed())
         for number in (signal.SIGTERM, signal.SIGINT):
             self._driver.loop.add_signal_handler(number, told.cancel)
@@ -353,7 +464,11 @@ class Raft(Administration[R_co]):
             await raft.close()
 
         Idempotent. Operations under way end with `Closed`.
+
+        Raises:
+            UsageError: it is called on another thread or loop than the node's, or in a forked child.
         """
+        self._driver.running.check_place()
         if self._closing is None:
             self._closing = self._driver.loop.create_task(self._close())
         await asyncio.shield(self._closing)
@@ -367,7 +482,7 @@ class Raft(Administration[R_co]):
     async def _close(self) -> None:
         driver = self._driver
         try:
-            if not driver.stopped and self.is_leader and driver.reconfiguration.best_successor() != NONE:
+            if not driver.running.stopped and self.is_leader and driver.reconfiguration.best_successor() != NONE:
                 with contextlib.suppress(SynclineError):  # without a new leader in time, the others elect one
                     await self.transfer_leadership(timeout=min(HANDOVER_S, 2 * driver.config.election_s))
         finally:
@@ -375,36 +490,36 @@ class Raft(Administration[R_co]):
 
     async def _shut_down(self, reason: Closed) -> None:
         driver = self._driver
-        if not driver.stopped:
+        if not driver.running.stopped:
             driver.stop(reason, Closed(str(reason), outcome=Outcome.NOT_APPLIED))
         parts = driver.parts
         if not self._failure.done():
             self._failure.set_exception(reason)
             self._failure.exception()  # mark it as retrieved
-        async with contextlib.AsyncExitStack() as doors:  # each is closed, in this order turned round, whatever fails
+        async with contextlib.AsyncExitStack() as closing:  # each is closed, in this order turned round, whatever fails
             busy: list[str] = []
 
             def release() -> None:
                 if not busy:  # else its code may still write there: the lock goes with the process
                     parts.directory.release()
 
-            doors.callback(release)
-            doors.callback(parts.wal.close)
-            doors.callback(parts.entry_reader.close)
+            closing.callback(release)
+            closing.callback(parts.wal.close)
+            closing.callback(parts.entry_reader.close)
             for worker in (parts.writer, parts.noter, parts.receiver, parts.reader):
-                doors.push_async_callback(worker.close)
-            doors.push_async_callback(_close_in_time, "the writer of snapshots", parts.persister.close, busy)
-            doors.push_async_callback(_close_in_time, "the state machine", parts.machine.close, busy)
-            doors.push_async_callback(driver.snapshotter.close)
-            doors.push_async_callback(parts.transport.close)
+                closing.push_async_callback(worker.close)
+            closing.push_async_callback(_close_in_time, "the writer of snapshots", parts.persister.close, busy)
+            closing.push_async_callback(_close_in_time, "the state machine", parts.machine.close, busy)
+            closing.push_async_callback(driver.snapshotter.close)
+            closing.push_async_callback(parts.transport.close)
 
     def _failed(self, failure: NodeFailed) -> None:
         if not self._failure.done():
             self._failure.set_result(failure)
 
     async def _wait_for_progress(self) -> None:
-        self._driver.check_running(begun=True)
-        await self._changes.wait(self._driver.loop.time() + self._driver.config.heartbeat_s)
+        self._driver.running.check(begun=True)
+        await self._driver.running.wait(self._driver.loop.time() + self._driver.config.heartbeat_s)
 
 
 async def _close_in_time(what: str, close: Callable[[], Awaitable[None]], busy: list[str]) -> None:

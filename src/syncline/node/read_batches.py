@@ -48,7 +48,7 @@ class ReadBatches:
         self._asleep_s = asleep_s
         self._prefix = rng.getrandbits(64).to_bytes(8, "big")
         self._attempt = 0
-        self._retry_s = retry_s
+        self.retry_s: float = retry_s
         self._ask = ask
         """The core answers by a `ReadState`, or not at all: then the read is asked again."""
         self._deadlines: Deadlines[ReadFuture] = Deadlines(step_s)
@@ -103,7 +103,7 @@ class ReadBatches:
                 return
             batch = self._asked = _Batch()
             batch.futures = self._close_gathering()
-        elif now_s - batch.started_s < self._retry_s:
+        elif now_s - batch.started_s < self.retry_s:
             return
         self._attempt += 1
         batch.context = self._prefix + self._attempt.to_bytes(8, "big")

@@ -15,10 +15,10 @@ from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import NONE
 from syncline.node.read_batches import ReadBatches
 
-__all__ = ["Horizon"]
+__all__ = ["RecoveryBarrier"]
 
 
-class Horizon:
+class RecoveryBarrier:
     """The recovery barrier of one start. Made before the node takes any message."""
 
     def __init__(

@@ -9,6 +9,7 @@ from syncline.errors import (
     BacklogFull,
     DiskFull,
     Dropped,
+    LimitReached,
     MembershipError,
     NoSpace,
     NotLeader,
@@ -20,7 +21,7 @@ from syncline.errors import (
 )
 from syncline.transport.messages import RefusedProposal
 
-__all__ = ["DISK_FULL", "HANDING_OVER", "AskAgain", "dropped", "error_of", "refused"]
+__all__ = ["DISK_FULL", "HANDING_OVER", "AskAgain", "dropped", "error_of", "refused", "sendable"]
 
 HANDING_OVER: Final = "handing_over"
 """A leader's refusal that means: ask again, this leader or the next one."""
@@ -32,7 +33,8 @@ MAX_TEXT_CHARACTERS: Final = 1024
 """Characters of a refusal: a state machine's `check` may say anything."""
 
 _ERRORS: Final[dict[str, type[OperationError]]] = {
-    error.code: error for error in (Dropped, BacklogFull, NoSpace, NotLeader, MembershipError, QuorumAtRisk, TooLarge)
+    error.code: error
+    for error in (Dropped, BacklogFull, LimitReached, NoSpace, NotLeader, MembershipError, QuorumAtRisk, TooLarge)
 }
 
 
@@ -44,11 +46,11 @@ class AskAgain(Dropped):
 
 def refused(number: int, error: OperationError | DiskFull) -> RefusedProposal:
     """The refusal of the proposal with this number, ready to be sent."""
-    text = _sendable(str(error))
+    text = sendable(str(error))
     if isinstance(error, DiskFull):
         return RefusedProposal(number, DISK_FULL, text)
     if isinstance(error, Rejected):
-        return RefusedProposal(number, Rejected.code, text, _sendable(str(error.code)))
+        return RefusedProposal(number, Rejected.code, text, sendable(str(error.code)))
     return RefusedProposal(number, error.code, text)
 
 
@@ -60,7 +62,7 @@ def dropped(number: int, backlog: BacklogFull | None, *, transferring: bool) -> 
     return RefusedProposal(number, HANDING_OVER if transferring else Dropped.code, text)
 
 
-def _sendable(text: str) -> str:
+def sendable(text: str) -> str:
     """The text within its limit, without characters that UTF-8 can't hold: a leniently decoded command has such."""
     return text[:MAX_TEXT_CHARACTERS].encode(errors="backslashreplace").decode()
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from threading import get_ident
 
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import (
@@ -25,15 +24,17 @@ from syncline.consensus.types import (
     SoftState,
     StateType,
 )
-from syncline.errors import NodeFailed, OperationError, Outcome, SynclineError, TransportError, UsageError
+from syncline.errors import NodeFailed, OperationError, Outcome, SynclineError, TransportError
 from syncline.node import ids
 from syncline.node.addresses import Addresses
 from syncline.node.append_pacing import AppendPacing
 from syncline.node.applier import ApplyWork, RestoreWork
-from syncline.node.bootstrap import Founding
-from syncline.node.commit_notifier import Commits
+from syncline.node.asking import Asking
+from syncline.node.bootstrap import Bootstrap
+from syncline.node.commit_notifier import CommitNotifier
 from syncline.node.components import Parts
 from syncline.node.config import Config
+from syncline.node.delivery import Deliver
 from syncline.node.digests import Digests
 from syncline.node.envelope import DATA, MEMBERSHIP
 from syncline.node.events import DiskSlow, Event, Events, LeaderChanged, NodeStopped, PeerDown, PeerUp, RoleChanged
@@ -43,25 +44,25 @@ from syncline.node.forwarding import Forwarding
 from syncline.node.futures import Queued, Waiter
 from syncline.node.ignored_entries import Ignored
 from syncline.node.lost_promises import Promises
+from syncline.node.member_registry import time_of
 from syncline.node.membership import Reconfiguration
 from syncline.node.node_log import NodeLog
 from syncline.node.proposals import Proposals
 from syncline.node.read_batches import ReadBatches
-from syncline.node.recovery_barrier import Horizon
+from syncline.node.recovery_barrier import RecoveryBarrier
 from syncline.node.rejections import dropped
 from syncline.node.rejections import refused as refused_by
 from syncline.node.role import RoleWatch
+from syncline.node.running import Running
 from syncline.node.settlement import Settlement
 from syncline.node.snapshots import Snapshotter
 from syncline.node.term_guard import TermGuard
 from syncline.storage.space import Shortage
 from syncline.transport.messages import (
     AcceptedProposal,
-    DigestReport,
     Forward,
     ForwardReply,
     IncomingSnapshot,
-    Notice,
     PeerMessage,
     RefusedProposal,
 )
@@ -87,7 +88,7 @@ class Driver:
 
     parts: Parts
     node_log: NodeLog
-    founding: Founding
+    bootstrap: Bootstrap
     first_election: FirstElection
     settlement: Settlement
     promises: Promises
@@ -97,6 +98,8 @@ class Driver:
     pacing: AppendPacing
     digests: Digests
     forwarding: Forwarding
+    asking: Asking
+    deliver: Deliver
     """These report to the driver, or work with parts that do: `connect` sets them before anything runs."""
 
     def __init__(
@@ -107,13 +110,15 @@ class Driver:
         failed: Callable[[NodeFailed], None],
         asleep_s: Callable[[], float],
     ) -> None:
-        self.config = config
+        self.config: Config = config
         self.core: RawNode = core
         self.rng = rng
         self.events: Events = Events()
-        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        self.thread: int = get_ident()
+        self.running: Running = Running()
+        self.loop: asyncio.AbstractEventLoop = self.running.loop
         heartbeat_s = config.heartbeat_s
+        self.step_s: float = heartbeat_s
+        """The resolution of deadlines: it stays if the timers are changed, because the deadlines are kept by it."""
         self.proposals: Proposals = Proposals(rng, step_s=heartbeat_s, max_bytes=config.max_pending_bytes)
         self.reads: ReadBatches = ReadBatches(
             rng,
@@ -125,13 +130,10 @@ class Driver:
         self.ignored: Ignored = Ignored(self.loop.time)
         self.term_guard: TermGuard = TermGuard()
         self.applied: int = core.applied
-        self.horizon: Horizon = Horizon(
+        self.recovery_barrier: RecoveryBarrier = RecoveryBarrier(
             core, self.reads, self.applied_index, election_s=config.election_s, heartbeat_s=heartbeat_s
         )
-        self.commits: Commits = Commits(core, self.schedule)
-        self.stopped_by: SynclineError | None = None
-        self._stopped_midway: SynclineError | None = None
-        self.stopped: bool = False
+        self.commit_notifier: CommitNotifier = CommitNotifier(core, self.schedule)
         self.leader_contact_s: float | None = None
         self.leader_changes: int = 0
         self.loop_lag_s: float = 0.0
@@ -144,24 +146,11 @@ class Driver:
         They would have to wait for the disk anyway. Gathered, they make one append for each node and not many, each of
         which costs all of them more than the entries in it.
         """
-        self._scheduled = self._in_turn = False
-        self._stall_told = False
+        self._scheduled = self._in_turn = self._stall_told = False
         self._soft = SoftState(NONE, StateType.FOLLOWER)
         self.role_watch: RoleWatch = RoleWatch(core, lambda role: self.emit(RoleChanged(role)))
-        self._watchers: dict[asyncio.Future[None], None] = {}
         self._ticker: asyncio.TimerHandle | None = None
         self._next_tick_s = 0.0
-
-    def check_running(self, *, begun: bool = False) -> None:
-        """Raise what stopped the node (`begun`: with an `unknown` outcome); `UsageError` on another thread."""
-        if get_ident() != self.thread:
-            raise UsageError(
-                "this node belongs to the event loop of another thread: use loop.call_soon_threadsafe or"
-                " asyncio.run_coroutine_threadsafe to call it there"
-            )
-        error = self._stopped_midway if begun else self.stopped_by
-        if error is not None:
-            raise error
 
     def applied_index(self) -> int:
         """How far the state machine is."""
@@ -181,20 +170,27 @@ class Driver:
         self.schedule()
 
     def _elect_at_once(self) -> None:
-        if self.core.leader == NONE and not self.founding.waiting and not self.stopped:
+        if self.core.leader == NONE and not self.bootstrap.waiting and not self.running.stopped:
             self.first_election.look()
+
+    def reload(self, config: Config) -> None:
+        """Go on with other timers and limits: those of the driver itself."""
+        self.config = config
+        self.proposals.max_bytes = config.max_pending_bytes
+        self.reads.retry_s = READS_RETRY_HEARTBEATS * config.heartbeat_s
 
     def stop(self, sent: SynclineError, unsent: SynclineError) -> None:
         """Take no more events; end all waiting operations."""
-        self.stopped_by, self._stopped_midway, self.stopped = unsent, sent, True
+        self.running.end(sent, unsent)
         if self._ticker is not None:
             self._ticker.cancel()
-        self.commits.stop()
+        self.commit_notifier.stop()
         self._queue.clear()
         self.proposals.fail_all(sent, unsent)
         self.reads.fail_all(unsent)
+        self.asking.stop(sent, unsent)
         self.snapshotter.stop(unsent)
-        self.wake_watchers()
+        self.running.wake()
         self.emit(NodeStopped(str(sent)))
         self.node_log.stopped(sent, failed=isinstance(sent, NodeFailed))
         self.events.close()
@@ -205,7 +201,7 @@ class Driver:
         A callback's error ends here, whatever it is. If it only reached the event loop's log, the node would go on in
         an uncertain state.
         """
-        if self.stopped:
+        if self.running.stopped:
             return
         text = str(error) if isinstance(error, SynclineError) else f"{type(error).__name__}: {error}"
         failure = error if isinstance(error, NodeFailed) else NodeFailed(f"the node has stopped itself: {text}")
@@ -229,8 +225,8 @@ class Driver:
         self._run(ask=True)
 
     def _on_tick(self, now: float) -> None:
-        if self.founding.waiting:
-            self.founding.look(now)
+        if self.bootstrap.waiting:
+            self.bootstrap.look(now)
         elif not self.parts.confirmation.look(now) or self.core.state is StateType.LEADER:
             self.core.tick()  # a leader without a quorum steps down
             self._elect_at_once()
@@ -246,11 +242,12 @@ class Driver:
             self.leader_contact_s = now
             self._yield_if_disk_stalls()
         self.node_log.tick()
-        self.horizon.tick()
+        self.recovery_barrier.tick()
         self.settlement.tick()
         self.reconfiguration.tick()
         self.snapshotter.tick()
         self.digests.tick()
+        self.parts.idle_sessions.tick()
 
     def _yield_if_disk_stalls(self) -> None:
         stalled_s = self.parts.writer.oldest_s()
@@ -278,20 +275,20 @@ class Driver:
 
     def propose(self, waiter: Waiter, kind: int, payload: bytes) -> None:
         """Queue a proposal of this node; all of one turn go together."""
-        assert not self.stopped, "a proposal on a stopped node would never end"
+        assert not self.running.stopped, "a proposal on a stopped node would never end"
         self._queue.append((waiter, kind, payload))
         self._queued_bytes += len(payload)
         if not self._scheduled:
             self.schedule()
 
     def schedule(self) -> None:
-        if not self._scheduled and self.stopped_by is None:
+        if not self._scheduled and not self.running.stopped:
             self._scheduled = True
             self.loop.call_soon(self._turn)
 
     def on_messages(self, sender: NodeId, messages: list[PeerMessage]) -> None:
         """From the transport."""
-        if self.stopped or self.founding.waiting:
+        if self.running.stopped or self.bootstrap.waiting:
             return  # while it waits it must neither vote nor acknowledge
         raft, last_half = self.core.raft, self.parts.disk_watch.shortage is Shortage.LAST_HALF
         try:
@@ -305,16 +302,8 @@ class Driver:
                     if message.reject and message.type is MessageType.APP_RESP:
                         self.promises.answered(sender, message)
                     self.core.step(message)
-                elif isinstance(message, Forward):
-                    self.forwarding.on_forward(sender, message)
-                elif isinstance(message, Notice):
-                    self.settlement.on_notice(sender, message)
-                    self.promises.on_notice(sender, message)
-                    self.parts.guard.on_notice(sender, message)
-                elif isinstance(message, DigestReport):
-                    self.digests.on_report(sender, message)
                 else:
-                    self.forwarding.on_answer(sender, message, self.applied)
+                    self.deliver(sender, message)
             if raft.evidence is not None:
                 self.promises.found()
             if self.settlement.index < self.parts.book.membership_index:
@@ -336,9 +325,10 @@ class Driver:
         self.schedule()
 
     def on_peer_down(self, peer: NodeId, reason: str) -> None:
-        if self.stopped:
+        if self.running.stopped:
             return
         self.core.report_unreachable(peer)
+        self.asking.link_lost(peer)
         self.emit(PeerDown(ids.NodeId(peer), reason))
         self.schedule()
 
@@ -349,15 +339,15 @@ class Driver:
         self.pacing.lost(peer)
 
     async def on_snapshot(self, sender: NodeId, message: Message, manifest: bytes) -> IncomingSnapshot:
-        if self.founding.waiting:
-            raise TransportError(self.founding.why_no_leader())
+        if self.bootstrap.waiting:
+            raise TransportError(self.bootstrap.why_no_leader())
         if not self.term_guard.admits(sender, message.term, self.core.term, self.loop.time()):
             raise TransportError(f"term {message.term} is too far ahead of this node's term {self.core.term}")
         return await self.snapshotter.receive(sender, message, manifest)
 
     def on_durable(self, responses: list[Message]) -> None:
         """From the log writer: the state that these responses promise is on disk."""
-        if self.stopped:
+        if self.running.stopped:
             return
         self._appending = False
         try:
@@ -390,7 +380,7 @@ class Driver:
 
         Gathered reads are asked for in turns and ticks alone (`ask`), not after each message or sync.
         """
-        if self.stopped_by is not None or self._in_turn:
+        if self.running.stopped or self._in_turn:
             return
         self._in_turn = True
         try:
@@ -398,9 +388,9 @@ class Driver:
                 self._flush_queue()
             if ask and self.reads.to_ask:
                 self.reads.ask(self.loop.time())
-            if self.core.raft.log.commit_index != self.commits.known:
-                self.commits.look()
-            if self.core.has_ready() and not self.stopped:
+            if self.core.raft.log.commit_index != self.commit_notifier.known:
+                self.commit_notifier.look()
+            if self.core.has_ready() and not self.running.stopped:
                 self._carry_out_all()
             self.parts.transport.flush()
         except Exception as error:  # noqa: BLE001 - see `fail`
@@ -413,7 +403,7 @@ class Driver:
         while True:
             applied = self.applied
             self._carry_out()
-            if self.stopped or not self.core.has_ready():
+            if self.running.stopped or not self.core.has_ready():
                 break
             applies += self.applied != applied
             if applies == APPLIES_PER_TURN or self.applied - first >= APPLIED_PER_TURN:
@@ -429,7 +419,7 @@ class Driver:
         if ready.soft_state is not None:
             self._on_soft_state(ready.soft_state)
         for message in ready.messages:
-            if self.stopped_by is not None:
+            if self.running.stopped:
                 return  # a state machine on this loop has failed just now
             if message.to == LOCAL_APPEND:
                 self.parts.transport.flush()  # the peers first: their disks can be busy with it meanwhile
@@ -455,7 +445,7 @@ class Driver:
         if held is None:
             raise AssertionError(f"snapshot {meta.index} is installed, and the store does not have it")
         # Opened now: before its turn comes, a newer one may arrive and make the store drop it.
-        self.parts.machine.put(RestoreWork(store.read(held), held.meta, held.runtime))
+        self.parts.machine.put(RestoreWork(store.read(held), held.meta, held.runtime, time_of(held.runtime)))
 
     def _send(self, message: Message) -> None:
         if self.parts.confirmation.withheld:
@@ -512,7 +502,8 @@ class Driver:
     def _append_own(self, waiters: Sequence[Waiter], payloads: list[bytes]) -> None:
         """The frequent case: this node leads, and only data has gathered."""
         try:
-            first, term = self.core.propose_batch(payloads)
+            stamped = self.parts.stamps.stamped(payloads)
+            first, term = self.core.propose_batch(stamped)
         except ProposalDropped:
             for waiter in waiters:
                 waiter.attempt = self.core.term
@@ -521,6 +512,10 @@ class Driver:
         else:
             self._appending = True
             self.proposals.appended(waiters, first, term)
+            if stamped is not payloads:
+                for waiter, payload in zip(waiters, stamped, strict=True):
+                    if waiter.payload:
+                        waiter.payload = payload  # the same bytes as in the log, so that memory holds them once
 
     def examine(self, sender: NodeId, message: Forward) -> Examined:
         parts = self.parts
@@ -535,7 +530,7 @@ class Driver:
         data = [(number, payload) for number, kind, payload in proposals if kind == DATA]
         if data:
             try:
-                first, term = self.core.propose_batch([payload for _, payload in data])
+                first, term = self.core.propose_batch(self.parts.stamps.stamped([payload for _, payload in data]))
                 accepted.extend(AcceptedProposal(number, first + place, term) for place, (number, _) in enumerate(data))
             except ProposalDropped:
                 refused.extend(self._refused(number) for number, _ in data)
@@ -569,6 +564,7 @@ class Driver:
             self.forwarding.waiting = False
             self.reads.leader_changed()
             self.digests.leader_changed()
+            self.asking.leader_changed(soft.leader)
             self.emit(LeaderChanged(ids.NodeId(soft.leader) if soft.leader != NONE else None))
         if soft.state is not before.state:
             self.node_log.on_state()
@@ -577,24 +573,13 @@ class Driver:
                 self.reconfiguration.became_leader()
         if soft.leader != NONE:
             self.schedule()  # proposals that waited for a leader can be sent now
-        self.wake_watchers()
+        self.running.wake()
 
     def why_no_leader(self) -> str:
         """For people: the members that a first start waits for, or the members that are reached."""
-        why = self.founding.why_no_leader()
-        return why if self.founding.waiting else f"{why}: {self.node_log.reachability()}"
+        why = self.bootstrap.why_no_leader()
+        return why if self.bootstrap.waiting else f"{why}: {self.node_log.reachability()}"
 
     def emit(self, event: Event) -> None:
         self.node_log.on_event(event)
         self.events.emit(event, term=self.core.term, index=self.applied)
-
-    def changed(self) -> asyncio.Future[None]:
-        """Done at the next change of leader, role, membership or applied index of a change; for waiting in a loop."""
-        future: asyncio.Future[None] = self.loop.create_future()
-        self._watchers[future] = None
-        future.add_done_callback(lambda done: self._watchers.pop(done, None))
-        return future
-
-    def wake_watchers(self) -> None:
-        for future in [waiting for waiting in self._watchers if not waiting.done()]:
-            future.set_result(None)

@@ -3,8 +3,8 @@
 A membership is in force when its change is *known* to be committed. A removed node that leaves earlier may have the
 vote that the others still need: if they are killed in that moment, they start with the membership before, whose
 quorum is gone. So a change is settled when the durable commit index covers it on a quorum of the membership that it
-made, and a joint membership has been left. Only then is its caller answered, does the leader take another one, and
-does a removed node leave.
+made. A joint membership must have been left, too. Only then is its caller answered, does the leader take another one,
+and does a removed node leave.
 
 The leader learns it from the durable commit indexes in acknowledgements. A follower asks the leader, because its
 answers to its own caller and to a removed node that dials it depend on it. A newly elected leader learns it again
@@ -20,7 +20,7 @@ from typing import Final
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import NONE, NodeId, StateType
 from syncline.node.log_writer import LogWriter
-from syncline.node.member_registry import MemberBook
+from syncline.node.member_registry import MemberRegistry
 from syncline.transport.messages import Notice, NoticeKind
 
 __all__ = ["Settlement"]
@@ -38,7 +38,7 @@ class Settlement:
     def __init__(
         self,
         core: RawNode,
-        book: MemberBook,
+        book: MemberRegistry,
         writer: LogWriter,
         *,
         send: Callable[[NodeId, Notice], object],

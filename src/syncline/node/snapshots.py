@@ -28,7 +28,8 @@ from syncline.node.intake import Intake
 from syncline.node.log_writer import LogWriter
 from syncline.node.machine import persist as persist_view
 from syncline.node.machine import release
-from syncline.node.member_registry import MemberBook, members_of
+from syncline.node.member_registry import MemberRegistry, members_of
+from syncline.sessions.snapshot import SECTION_FORMAT
 from syncline.storage.snapshots.file import decode_manifest, encode_manifest
 from syncline.storage.snapshots.store import (
     SnapshotManifest,
@@ -42,7 +43,7 @@ from syncline.storage.wal.writer import Wal
 from syncline.transport.messages import IncomingSnapshot, PeerMessage
 from syncline.transport.peers import Transport
 
-__all__ = ["SnapshotDoors", "SnapshotParts", "Snapshotter"]
+__all__ = ["SnapshotCallbacks", "SnapshotParts", "Snapshotter"]
 
 log: logging.Logger = logging.getLogger("syncline.node")
 
@@ -74,7 +75,7 @@ class SnapshotParts:
     """The parts of a node that take, send and receive its snapshots."""
 
     core: RawNode
-    book: MemberBook
+    book: MemberRegistry
     store: SnapshotStore
     wal: Wal
     log: StoredLog
@@ -91,7 +92,7 @@ class SnapshotParts:
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotDoors:
+class SnapshotCallbacks:
     """What the snapshots of a node ask of its driver."""
 
     applied: Callable[[], int]
@@ -111,10 +112,10 @@ class SnapshotDoors:
 class Snapshotter:
     """Takes, sends and receives the snapshots of one node."""
 
-    def __init__(self, config: Config, parts: SnapshotParts, doors: SnapshotDoors) -> None:
+    def __init__(self, config: Config, parts: SnapshotParts, callbacks: SnapshotCallbacks) -> None:
         self._config = config
         self._parts = parts
-        self._doors = doors
+        self._callbacks = callbacks
         self._loop = asyncio.get_running_loop()
         newest = parts.store.newest()
         self._last_index = newest.index if newest is not None else 0
@@ -141,6 +142,11 @@ class Snapshotter:
     @property
     def last_index(self) -> int:
         return self._last_index
+
+    def reload(self, config: Config) -> None:
+        """Go on with other settings."""
+        self._config = config
+        self._parts.store.limit(retain=config.snapshots_retained, reserve_bytes=config.reserve_bytes)
 
     # -- taking -------------------------------------------------------------------------------------------------------
 
@@ -178,7 +184,7 @@ class Snapshotter:
         if self._stopped_by is not None:
             settle_error(future, self._stopped_by)
             return future
-        if self._doors.applied() <= self._last_index:
+        if self._callbacks.applied() <= self._last_index:
             settle_error(future, NothingToSnapshot(f"nothing was applied since the snapshot at {self._last_index}"))
             return future
         self._waiting.append(future)
@@ -191,14 +197,14 @@ class Snapshotter:
         self._parts.machine.put(SnapshotWork())
 
     def viewed(self, view: FSMSnapshot) -> None:
-        """The state machine has given its view, as of `doors.applied()`: write it beside later applies."""
+        """The state machine has given its view, as of `callbacks.applied()`: write it beside later applies."""
         parts = self._parts
         self._promised, self._waiting = self._waiting, []
-        if self._stopped_by is not None or self._doors.restoring():
+        if self._stopped_by is not None or self._callbacks.restoring():
             # If a newer snapshot is being installed, the core's membership and log are no longer those of this view.
             self._drop(view, NothingToSnapshot("a newer snapshot from the leader takes the place of this one"))
             return
-        index = self._doors.applied()
+        index = self._callbacks.applied()
         counted, state_bytes = self._bytes_since, parts.intake.state_bytes
         term = parts.core.term_at(index)
         state = parts.core.membership
@@ -207,7 +213,7 @@ class Snapshotter:
 
         def persist() -> SnapshotManifest:
             try:
-                writer = store.create(index, term, state, runtime)
+                writer = store.create(index, term, state, runtime, sessions=SECTION_FORMAT)
                 try:
                     persist_view(view, _Guarded(self, writer))
                     return writer.commit()
@@ -241,7 +247,7 @@ class Snapshotter:
     def not_viewed(self, error: Exception) -> None:
         """The state machine gave no view of itself: its state is untouched, and it is asked again later."""
         self._promised, self._waiting = [*self._promised, *self._waiting], []
-        self._not_made(self._doors.applied(), "snapshot", error)
+        self._not_made(self._callbacks.applied(), "snapshot", error)
         self._viewing = False
 
     def _not_made(self, index: int, method: str, error: Exception) -> None:
@@ -265,7 +271,7 @@ class Snapshotter:
         """Take another snapshot for callers that asked while the last one was being written."""
         if not self._waiting or self._stopped_by is not None:
             return
-        if self._doors.applied() > self._last_index:
+        if self._callbacks.applied() > self._last_index:
             self._request()
             return
         waiting, self._waiting = self._waiting, []
@@ -286,7 +292,7 @@ class Snapshotter:
     def _durable(self, manifest: SnapshotManifest) -> None:
         self._last_index = max(self._last_index, manifest.index)
         self._parts.log.installed(manifest.meta)
-        self._doors.emit(SnapshotTaken(manifest.index))
+        self._callbacks.emit(SnapshotTaken(manifest.index))
         self._compact()
 
     def _compact(self, *, short: bool = False) -> None:
@@ -299,7 +305,7 @@ class Snapshotter:
         known = log_.snapshot_index  # one that is just arriving is in the store, and not yet in the log
         trailing = 0 if short else config.trailing_entries
         # Not beyond a snapshot that is being sent: its receiver needs the entries behind it next.
-        index = min(keep_from, known, self._doors.applied() - trailing, *self._sending.values())
+        index = min(keep_from, known, self._callbacks.applied() - trailing, *self._sending.values())
         if index >= log_.first_index():
             self._parts.writer.compact(index)
 
@@ -309,7 +315,7 @@ class Snapshotter:
         self._bytes_since = 0
         self._state_bytes = self._parts.intake.state_bytes
         self.installed += 1
-        self._doors.emit(SnapshotInstalled(index))
+        self._callbacks.emit(SnapshotInstalled(index))
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
@@ -324,7 +330,7 @@ class Snapshotter:
         self._spawn(self._send(message, index))
 
     async def _send(self, message: Message, index: int) -> None:
-        parts, label = self._parts, self._doors.label
+        parts, label = self._parts, self._callbacks.label
         ok = False
         manifest = next((held for held in parts.store.list() if held.index == index), None)
         try:
@@ -348,7 +354,7 @@ class Snapshotter:
             del self._sending[message.to]
             if self._stopped_by is None:
                 parts.core.report_snapshot(message.to, ok)
-                self._doors.schedule()
+                self._callbacks.schedule()
 
     async def _replace_if_rotten(self, manifest: SnapshotManifest) -> None:
         """A snapshot was not delivered. If the file is corrupt, take another one.
@@ -404,7 +410,7 @@ class Snapshotter:
             return _IncomingSnapshot(self, receives, message, None, held.size_bytes)
         if offered.index <= self._parts.core.commit_index:
             # Nothing in it is new; the core answers the leader, which then continues from there.
-            self._doors.step(sender, [message])
+            self._callbacks.step(sender, [message])
             raise TransportError(f"entry {offered.index} is committed here already: no snapshot is needed")
         receiver = await receives.run(lambda: store.receive(offered))
         return _IncomingSnapshot(self, receives, message, receiver, receiver.received)
@@ -412,7 +418,7 @@ class Snapshotter:
     def arrived(self, message: Message) -> None:
         """The snapshot is durable here: give it to the core."""
         if self._stopped_by is None:
-            self._doors.step(message.sender, [message])
+            self._callbacks.step(message.sender, [message])
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task: asyncio.Task[None] = self._loop.create_task(work)
@@ -422,7 +428,7 @@ class Snapshotter:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._doors.fail(error)
+            self._callbacks.fail(error)
 
     def stop(self, reason: SynclineError) -> None:
         """The node stops: end all callers that wait for a snapshot, and all work on snapshots."""
@@ -442,7 +448,7 @@ def _checked_offer(manifest: bytes) -> SnapshotManifest:
     """The manifest of a snapshot that a peer offers. Raises TransportError if it could not be loaded later."""
     try:
         offered = decode_manifest(manifest)
-        MemberBook().load(offered.runtime)
+        MemberRegistry().load(offered.runtime)
     except (*UNDECODABLE, ValueError) as error:
         raise TransportError(f"the manifest of the snapshot can't be read: {error}") from error
     return offered

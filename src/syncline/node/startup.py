@@ -6,9 +6,11 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Collection
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
+from typing import Final, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -31,19 +33,22 @@ from syncline.node.components import Parts
 from syncline.node.config import Config
 from syncline.node.connect import connect
 from syncline.node.disk_space import DiskWatch
+from syncline.node.entry_stamps import EntryStamps
 from syncline.node.envelope import ChangeContext, LevelChange, MemberRecord, encode
 from syncline.node.events import DiskSpaceLow
 from syncline.node.first_election import BOOTSTRAP_TERM
 from syncline.node.first_peers import FirstPeers
 from syncline.node.fsm import FSM, CheckingFSM, DurableFSM
+from syncline.node.idle_sessions import IdleCallbacks, IdleSessions
 from syncline.node.intake import Intake
 from syncline.node.levels import Ability, Levels, ability_of, check_start
 from syncline.node.log_feed import LogFeed
 from syncline.node.log_writer import LogWriter
+from syncline.node.looks import LookWork
 from syncline.node.machine import CommandCheck, check_applied_index, check_machine
 from syncline.node.member_registry import (
-    BookState,
-    MemberBook,
+    MemberRegistry,
+    RegistryState,
     derive_cluster_id,
     derive_node_id,
     format_id,
@@ -53,12 +58,14 @@ from syncline.node.opening import open_beside
 from syncline.node.outcomes import on_outcome
 from syncline.node.refusals import refusing
 from syncline.node.runtime import Driver
+from syncline.node.session_snapshots import load_sessions
 from syncline.node.starts.confirmation import Confirmation
 from syncline.node.starts.guard import StartGuard, load_starts, older_copy_text
 from syncline.node.starts.incarnations import RANDOM_BITS, next_incarnation
 from syncline.node.starts.reports import StartReports
 from syncline.node.state_digest import DIGEST_INTERVAL
 from syncline.platform.world import World
+from syncline.sessions.table import SessionTable
 from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.snapshots.store import SnapshotManifest, SnapshotStore
 from syncline.storage.stored_log import StoredLog
@@ -70,16 +77,27 @@ from syncline.transport.pacing import FIRST_WINDOW_BYTES
 from syncline.transport.peers import Transport
 from syncline.transport.policy import PeerPolicy
 
-__all__ = ["assemble"]
+__all__ = ["assemble", "election_ticks_of"]
 
 log: logging.Logger = logging.getLogger("syncline.node")
 
+LEVEL_OF: Final = attrgetter("levels.level")
+"""The cluster's feature level, of the member registry. It is read for each entry that is appended."""
 ID_BITS = 62
 """Bits of a data directory's id: no two are ever the same."""
 
 APPLY_BATCH_BYTES = 256 * 1024
 """Committed entries that a state machine on the event loop applies together: some 10 ms if they are small. Half of it
 held seven values of 16 KiB: to apply so few at a time cost a tenth of the throughput."""
+
+
+class _Threaded(Protocol):
+    """Has a thread, which `close` ends."""
+
+    async def close(self) -> None: ...
+
+
+_Made = TypeVar("_Made", bound=_Threaded)
 
 
 async def assemble(config: Config, fsm: FSM[object], world: World, failed: Callable[[NodeFailed], None]) -> Driver:
@@ -91,11 +109,11 @@ async def assemble(config: Config, fsm: FSM[object], world: World, failed: Calla
     """
     check_machine(fsm)
     opened = await open_beside(world.workers, partial(_open, config, fsm, world), _Opened.release)
-    try:
-        return _connect(config, fsm, world, failed, opened)
-    except BaseException:
-        opened.release()
-        raise
+    async with AsyncExitStack() as held:  # else a failure below would leave threads behind
+        held.callback(opened.release)
+        driver = _connect(config, fsm, world, failed, opened, held)
+        held.pop_all()
+    return driver
 
 
 def _open(config: Config, fsm: FSM[object], world: World) -> _Opened:
@@ -135,9 +153,9 @@ def _with_log(
         retain=config.snapshots_retained,
         reserve_bytes=config.reserve_bytes,
     )
-    book = MemberBook()
+    book = MemberRegistry()
     can = ability_of(fsm, world.feature_level)
-    manifest = _restore(fsm, snapshots, book, identity, can)
+    manifest, sessions = _restore(fsm, snapshots, book, identity, can)
     for damage in snapshots.damage:
         log.warning("%s", damage)
     stored = StoredLog.open(wal, manifest.meta if manifest is not None else None)
@@ -162,7 +180,7 @@ def _with_log(
     identity = directory.identity  # as it is now: later writes start from this
     on_loop = bool(getattr(fsm, "apply_on_loop", False))
     core = RawNode(_core_config(config, identity, stored, manifest, world.rng, apply_on_loop=on_loop))
-    return _Opened(identity, directory, wal, stored, snapshots, book, core, can)
+    return _Opened(identity, directory, wal, stored, snapshots, book, core, can, sessions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +190,10 @@ class _Opened:
     wal: Wal
     log: StoredLog
     snapshots: SnapshotStore
-    book: MemberBook
+    book: MemberRegistry
     core: RawNode
     can: Ability
+    sessions: SessionTable
 
     def release(self) -> None:
         """Close the log and the data directory."""
@@ -183,9 +202,21 @@ class _Opened:
 
 
 def _connect(
-    config: Config, fsm: FSM[object], world: World, failed: Callable[[NodeFailed], None], opened: _Opened
+    config: Config,
+    fsm: FSM[object],
+    world: World,
+    failed: Callable[[NodeFailed], None],
+    opened: _Opened,
+    held: AsyncExitStack,
 ) -> Driver:
-    """Make the driver, then the parts that report to it; `connect` brings the two together."""
+    """Make the driver, then the parts that report to it; `connect` brings the two together.
+
+    `held` closes the threads that are started here, if a later step fails.
+    """
+
+    def closed_later(made: _Made) -> _Made:
+        held.push_async_callback(made.close)
+        return made
 
     def make_room() -> None:
         driver.snapshotter.make_room()
@@ -194,8 +225,8 @@ def _connect(
     # Before the parts that have threads: a certificate or a file that can't be used leaves none behind.
     transport = _transport(config, world, opened, driver)
     starts = load_starts(world.disk, opened.directory.path)
-    noter = Calls("syncline-peers", world.workers, driver.fail)
-    reader = Calls("syncline-read", world.workers, driver.fail)
+    noter = closed_later(Calls("syncline-peers", world.workers, driver.fail))
+    reader = closed_later(Calls("syncline-read", world.workers, driver.fail))
     parts = Parts(
         identity=opened.identity,
         directory=opened.directory,
@@ -204,26 +235,12 @@ def _connect(
         snapshots=opened.snapshots,
         book=opened.book,
         core=opened.core,
-        writer=LogWriter(
-            opened.wal,
-            opened.log,
-            world.workers,
-            driver.on_durable,
-            driver.fail,
-            on_thread=config.log_sync == "thread",
-        ),
-        machine=Applier(
-            fsm,
-            opened.identity.node_id,
-            world.workers,
-            partial(on_outcome, driver),
-            driver.fail,
-            DIGEST_INTERVAL if world.digest_interval is None else world.digest_interval,
-        ),
+        writer=closed_later(_log_writer(config, world, opened, driver)),
+        machine=closed_later(_applier(fsm, world, opened, driver)),
         check=CommandCheck(fsm, driver.loop.time) if isinstance(fsm, CheckingFSM) else None,
-        intake=Intake(opened.core, fsm, config.name, driver.applied_index),
-        persister=Calls("syncline-snapshot", world.workers, driver.fail),
-        receiver=Calls("syncline-receive", world.workers, driver.fail),
+        intake=Intake(opened.core, fsm, config.name, driver.applied_index, driver.loop.time),
+        persister=closed_later(Calls("syncline-snapshot", world.workers, driver.fail)),
+        receiver=closed_later(Calls("syncline-receive", world.workers, driver.fail)),
         reader=reader,
         entry_reader=opened.wal.reader(),
         disk_watch=DiskWatch(
@@ -239,13 +256,40 @@ def _connect(
         confirmation=_confirmation(config, opened, transport),
         first_peers=FirstPeers(opened.book, noter, world.disk, opened.directory.path),
         levels=_levels(config, opened, driver),
+        stamps=EntryStamps(opened.identity.cluster_id, partial(LEVEL_OF, opened.book), world.wall_time_s),
+        idle_sessions=_idle_sessions(config, opened, driver),
     )
-    if config.log_sync == "kernel" and parts.writer.syncs_on_a_thread:
-        log.warning("log_sync is 'kernel', and this system or its sandbox offers no such sync: a thread does it")
-    log.info("the log is synced by %s", "a thread" if parts.writer.syncs_on_a_thread else "the kernel")
     connect(driver, parts)
     LogFeed(opened.log, parts.entry_reader, reader, loaded=driver.pacing.loaded, failed=driver.fail)
     return driver
+
+
+def _applier(fsm: FSM[object], world: World, opened: _Opened, driver: Driver) -> Applier:
+    return Applier(
+        fsm,
+        opened.identity.node_id,
+        world.workers,
+        partial(on_outcome, driver),
+        driver.fail,
+        DIGEST_INTERVAL if world.digest_interval is None else world.digest_interval,
+        opened.sessions,
+        opened.book.time_s,
+    )
+
+
+def _log_writer(config: Config, world: World, opened: _Opened, driver: Driver) -> LogWriter:
+    writer = LogWriter(
+        opened.wal,
+        opened.log,
+        world.workers,
+        driver.on_durable,
+        driver.fail,
+        on_thread=config.log_sync == "thread",
+    )
+    if config.log_sync == "kernel" and writer.syncs_on_a_thread:
+        log.warning("log_sync is 'kernel', and this system or its sandbox offers no such sync: a thread does it")
+    log.info("the log is synced by %s", "a thread" if writer.syncs_on_a_thread else "the kernel")
+    return writer
 
 
 def _levels(config: Config, opened: _Opened, driver: Driver) -> Levels:
@@ -262,6 +306,18 @@ def _levels(config: Config, opened: _Opened, driver: Driver) -> Levels:
         propose=propose,
         fail=driver.fail,
     )
+
+
+def _idle_sessions(config: Config, opened: _Opened, driver: Driver) -> IdleSessions:
+    def idle(bound: int, most: int) -> asyncio.Future[tuple[int, ...]]:
+        machine = driver.parts.machine
+        found: asyncio.Future[tuple[int, ...]] = driver.loop.create_future()
+        look = LookWork(lambda: machine.sessions.table.idle(bound, most), found)
+        machine.put(cast("LookWork[object]", look))
+        return found
+
+    callbacks = IdleCallbacks(idle, opened.wal.check_space, driver.applied_index, driver.schedule, driver.loop.time)
+    return IdleSessions(opened.core, callbacks, config.session_idle_s)
 
 
 def _transport(config: Config, world: World, opened: _Opened, driver: Driver) -> Transport:
@@ -288,7 +344,7 @@ def _transport(config: Config, world: World, opened: _Opened, driver: Driver) ->
     )
 
 
-def _policy(driver: Driver, book: MemberBook) -> PeerPolicy:
+def _policy(driver: Driver, book: MemberRegistry) -> PeerPolicy:
     """The node's part of the handshakes. It is asked once the transport listens, so `driver.parts` are there."""
 
     def refuse_peer(hello: Hello) -> Refusal | None:
@@ -323,7 +379,7 @@ def _policy(driver: Driver, book: MemberBook) -> PeerPolicy:
 
 
 def _known_directory(driver: Driver, peer: NodeId) -> int:
-    return driver.founding.known_directory(peer)
+    return driver.bootstrap.known_directory(peer)
 
 
 def _guard(
@@ -418,23 +474,28 @@ def _draw_id(rng: random.Random) -> int:
 
 
 def _restore(
-    fsm: FSM[object], snapshots: SnapshotStore, book: MemberBook, identity: Identity, can: Ability
-) -> SnapshotManifest | None:
-    """Load the newest intact snapshot into the state machine; a corrupt one is set aside."""
+    fsm: FSM[object], snapshots: SnapshotStore, book: MemberRegistry, identity: Identity, can: Ability
+) -> tuple[SnapshotManifest | None, SessionTable]:
+    """Load the newest intact snapshot into the state machine; a corrupt one is set aside.
+
+    Of a snapshot that a durable state machine does not need, the table of sessions alone is read.
+    """
     while (manifest := snapshots.newest()) is not None:
-        levels = msgspec.msgpack.decode(manifest.runtime, type=BookState).levels
+        levels = msgspec.msgpack.decode(manifest.runtime, type=RegistryState).levels
         check_start(identity.name, identity.node_id, can, levels)  # a later machine's state could not be read
         try:
-            if not (isinstance(fsm, DurableFSM) and fsm.applied_index >= manifest.index):
-                restore(fsm, snapshots.read(manifest))
+            if isinstance(fsm, DurableFSM) and fsm.applied_index >= manifest.index:
+                sessions = load_sessions(snapshots.read(manifest))
+            else:
+                sessions = restore(fsm, snapshots.read(manifest))
         except CorruptionError as error:
             if error.file.endswith(".snap"):
                 snapshots.set_aside(manifest, str(error))
                 continue
             raise
         book.load(manifest.runtime)
-        return manifest
-    return None
+        return manifest, sessions
+    return None, SessionTable()
 
 
 def _bootstrap(config: Config, identity: Identity) -> WalWrite:
@@ -448,6 +509,11 @@ def _bootstrap(config: Config, identity: Identity) -> WalWrite:
     return WalWrite(entries=entries, hard_state=HardState(BOOTSTRAP_TERM, 0, len(entries)))
 
 
+def election_ticks_of(config: Config) -> int:
+    """The election timeout of the core: at least two ticks, which are heartbeats long."""
+    return max(2, round(config.election_s / config.heartbeat_s))
+
+
 def _core_config(
     config: Config,
     identity: Identity,
@@ -457,7 +523,7 @@ def _core_config(
     *,
     apply_on_loop: bool,
 ) -> RaftConfig:
-    election_ticks = max(2, round(config.election_s / config.heartbeat_s))
+    election_ticks = election_ticks_of(config)
     return RaftConfig(
         id=identity.node_id,
         storage=stored,

@@ -1,4 +1,4 @@
-"""What `Raft.open` and `Raft.join` return: a node on its way, to await or to enter."""
+"""What `Raft.open`, `Raft.join` and `Raft.session` return: a node or a session on its way, to await or to enter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Opened = TypeVar("Opened")
 
 
 class Startup(Coroutine[object, None, Opened]):
-    """A node that is being opened. Await it, or enter it with `async with`, once.
+    """A node, or a session, that is being opened. Await it, or enter it with `async with`, once.
 
         raft = await Raft.open(config, fsm)          # the caller calls `close`
         async with Raft.open(config, fsm) as raft:   # closed at the end of the block

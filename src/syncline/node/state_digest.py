@@ -19,7 +19,7 @@ from syncline.consensus.quorum import JointConfig, VoteResult
 from syncline.consensus.types import NodeId
 from syncline.node.envelope import MemberRecord
 from syncline.node.fsm import FSM, DigestingFSM
-from syncline.node.member_registry import MemberBook
+from syncline.node.member_registry import MemberRegistry
 from syncline.transport.messages import DIGEST_BYTES
 
 __all__ = [
@@ -42,8 +42,9 @@ log: logging.Logger = logging.getLogger("syncline.node")
 DIGEST_INTERVAL: Final = 4096
 """Entries from one point to the next: one small entry and two small messages for so many writes."""
 
-FORMAT: Final = 1
-"""Version of the input of `point_digest` and `registry_digest`. Grows with any change of either."""
+FORMAT: Final = 2
+"""Version of the input of `point_digest` and `registry_digest`. Grows with any change of either. From 2 on the table of
+sessions is in it."""
 
 MACHINE_DIGEST_BYTES: Final = 64
 """The largest digest of a state machine: as much as SHA-512 gives."""
@@ -126,7 +127,7 @@ def point_digest(version: int, *, registry: bytes, machine: bytes, sessions: byt
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
-def registry_digest(book: MemberBook) -> bytes:
+def registry_digest(book: MemberRegistry) -> bytes:
     """The digest of the member registry.
 
     The fields are named one by one: a field that a later version adds to `MemberRecord` changes nothing here until

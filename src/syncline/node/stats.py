@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from syncline.consensus.types import StateType
 from syncline.node.ids import NodeId
 from syncline.node.role import Role, role_of
-
-if TYPE_CHECKING:
-    from syncline.node.runtime import Driver
+from syncline.node.runtime import Driver
 
 __all__ = ["MemberProgress", "SnapshotInfo", "Stats", "collect"]
 
@@ -93,12 +89,16 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Messages of peers that were dropped because their term is too far ahead of this node's."""
     connections_displaced: int = 0
     """Connections to the peer port that were closed before their proof, because newer ones came."""
+    sessions: int = 0
+    """Open sessions, as this node has applied them (docs/exactly-once.md)."""
+    certificate_days_left: float | None = None
+    """Days until this node's certificate for peers ends, or its authority if that is sooner; None without TLS."""
 
 
 def collect(driver: Driver) -> Stats:
     """Collect the figures. Cheap: nothing waits, nothing large is copied."""
     core, parts = driver.core, driver.parts
-    leads = core.state is StateType.LEADER and not driver.stopped
+    leads = core.state is StateType.LEADER and not driver.running.stopped
     last_index = core.last_index
     compared = driver.digests.status
     progress: dict[int, MemberProgress] = {
@@ -112,10 +112,10 @@ def collect(driver: Driver) -> Stats:
         for node_id, state in (core.progress.items() if leads else ())
     }
     return Stats(
-        role=role_of(core, stopped=driver.stopped),
+        role=role_of(core, stopped=driver.running.stopped),
         term=core.term,
         vote=NodeId(core.vote) if core.vote else None,
-        leader=NodeId(core.leader) if core.leader and not driver.stopped else None,
+        leader=NodeId(core.leader) if core.leader and not driver.running.stopped else None,
         commit=core.commit_index,
         applied=driver.applied,
         first_index=parts.log.first_index(),
@@ -146,4 +146,6 @@ def collect(driver: Driver) -> Stats:
         refused_no_space=parts.intake.refused_no_space,
         terms_refused=driver.term_guard.refused,
         connections_displaced=parts.transport.counters.displaced,
+        sessions=len(parts.machine.sessions.table),
+        certificate_days_left=parts.transport.certificate_days_left,
     )

@@ -25,6 +25,7 @@ class File(Protocol):
     """An open file. Reads and writes name their offset: there is no shared position.
 
     Data written is durable only after `sync`; a new or renamed name only after `Disk.sync_dir` of its directory.
+    Each method may raise OSError. Example: `Disk`.
     """
 
     @property
@@ -46,27 +47,46 @@ class File(Protocol):
         """Reserve space and extend the file with zeros to `size` bytes."""
         ...
 
-    def truncate(self, size: int) -> None: ...
+    def truncate(self, size: int) -> None:
+        """Cut the file to `size` bytes."""
+        ...
 
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Return the length of the file in bytes."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the file. It need not be durable."""
+        ...
 
 
 class LockHandle(Protocol):
-    """A held lock. The kernel releases it when the process ends, however it ends."""
+    """A held lock. The kernel releases it when the process ends, however it ends. Example: `Disk`."""
 
-    def release(self) -> None: ...
+    def release(self) -> None:
+        """Release the lock."""
+        ...
 
 
 class Disk(Protocol):
-    """A file system."""
+    """A file system. A test replaces it by `World`.
+
+        class FullDisk(OsDisk):
+            def free_bytes(self, path: str) -> int:
+                return 0
+
+        raft = await Raft.open(config, fsm, world=World(disk=FullDisk()))
+
+    The system's is `syncline.platform.disk.OsDisk`. Each method may raise OSError, as the operating system raises it.
+    """
 
     def open(self, path: str, *, create: bool = False, write: bool = False) -> File:
         """Open a file. `create`: it must not exist yet."""
         ...
 
-    def exists(self, path: str) -> bool: ...
+    def exists(self, path: str) -> bool:
+        """Return whether there is a file or a directory of this name."""
+        ...
 
     def list(self, path: str) -> list[str]:
         """The names in a directory, sorted."""
@@ -80,20 +100,29 @@ class Disk(Protocol):
         """Atomically replace `target`. Durable after `sync_dir` of the directory (of both, if they differ)."""
         ...
 
-    def remove(self, path: str) -> None: ...
+    def remove(self, path: str) -> None:
+        """Remove a file. Durable after `sync_dir` of its directory."""
+        ...
 
-    def remove_tree(self, path: str) -> None: ...
+    def remove_tree(self, path: str) -> None:
+        """Remove a directory with all that is in it."""
+        ...
 
-    def sync_dir(self, path: str) -> None: ...
+    def sync_dir(self, path: str) -> None:
+        """Make the names in a directory durable."""
+        ...
 
     def lock(self, path: str, content: bytes) -> LockHandle:
         """Take an exclusive lock on a file (made if absent) and put `content` into it.
 
-        Raises `errors.DirectoryLocked`, with the pid in the file, if another process holds the lock.
+        Raises:
+            DirectoryLocked: another process holds the lock; with the pid in the file.
         """
         ...
 
-    def free_bytes(self, path: str) -> int: ...
+    def free_bytes(self, path: str) -> int:
+        """Return the bytes that this process may still write on the file system of `path`."""
+        ...
 
 
 FILE_MODE: Final = 0o600

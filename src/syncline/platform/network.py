@@ -5,6 +5,7 @@ the simulator's network can replace the real one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import os
@@ -17,6 +18,7 @@ from typing import Final, Protocol
 
 from syncline.platform.forks import forget_in_child
 from syncline.platform.resolver import AddressInfo, Resolver
+from syncline.platform.tls import ALERT_TIMEOUT_S, TlsContext, TlsHandshake
 from syncline.platform.waiting import result_of
 
 __all__ = ["TLS_TIMEOUT_S", "Listener", "Network", "TcpNetwork", "is_loopback"]
@@ -25,7 +27,7 @@ ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
 
 class Listener(Protocol):
-    """A bound port."""
+    """A bound port. Example: `Network`."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -38,12 +40,26 @@ class Listener(Protocol):
 
 
 class Network(Protocol):
-    """A way to listen and to dial."""
+    """A way to listen and to dial. A test replaces it by `World`.
+
+        class Slow(TcpNetwork):
+            async def connect(self, factory, host, port, *, tls=None, timeout_s):
+                await asyncio.sleep(0.2)
+                return await super().connect(factory, host, port, tls=tls, timeout_s=timeout_s)
+
+        raft = await Raft.open(config, fsm, world=World(network=Slow()))
+
+    The system's is `syncline.platform.network.TcpNetwork`.
+    """
 
     async def listen(
         self, factory: ProtocolFactory, host: str, port: int, *, tls: ssl.SSLContext | None = None
     ) -> Listener:
-        """Bind. Raises `OSError` if the address can't be bound."""
+        """Bind a port and listen.
+
+        Raises:
+            OSError: the address can't be bound.
+        """
         ...
 
     async def connect(
@@ -55,7 +71,11 @@ class Network(Protocol):
         tls: ssl.SSLContext | None = None,
         timeout_s: float,
     ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
-        """Dial. The host name is resolved at each call. Raises `OSError` (a timeout is one)."""
+        """Dial. The host name is resolved at each call.
+
+        Raises:
+            OSError: there is no connection (a timeout is one).
+        """
         ...
 
 
@@ -135,11 +155,11 @@ class TcpNetwork:
     ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
         """Dial; the addresses of a name are tried in turn. `timeout_s` covers the look-up; TLS has its own limit.
 
-        Once the socket is connected nothing cancels it any more: uvloop closes a connection that is cancelled between
-        `connection_made` and the end of `create_connection` without `connection_lost`, and a loop that stood still for
-        a while (a large state being loaded) is just where a time limit strikes then.
+        Once the socket is connected nothing cancels it any more. If a connection is cancelled between `connection_made`
+        and the end of `create_connection`, uvloop closes it without `connection_lost`. A loop that stood still for a
+        while (a large state being loaded) would meet a time limit just there.
         """
-        loop = asyncio.get_running_loop()
+        loop, handshake = asyncio.get_running_loop(), TlsHandshake()
         try:
             async with asyncio.timeout(timeout_s):
                 connected = await _connected_socket(loop, await self._resolver.addresses(host, port))
@@ -149,16 +169,19 @@ class TcpNetwork:
                 loop.create_connection(
                     factory,
                     sock=connected,
-                    ssl=tls,
+                    ssl=tls.observed(handshake) if isinstance(tls, TlsContext) else tls,
                     server_hostname=host if tls is not None else None,
                     ssl_handshake_timeout=TLS_TIMEOUT_S if tls is not None else None,
                 )
             )
+            handshake.failed = lambda: _end_later(loop, making, connected)
             making.add_done_callback(lambda made: _let_go(made, connected))  # the dialler may be gone
             return await result_of(making)
         except TimeoutError as error:
             raise TimeoutError(f"no answer within {timeout_s:g} s") from error
         except (OSError, UnicodeError) as error:
+            if handshake.failure is not None:  # the loop raises what came of it
+                raise handshake.failure from error
             raise _connect_error(error, host) from error
 
 
@@ -191,6 +214,21 @@ async def _connected_socket(loop: asyncio.AbstractEventLoop, addresses: Sequence
     raise failure
 
 
+def _end_later(
+    loop: asyncio.AbstractEventLoop,
+    making: asyncio.Task[tuple[asyncio.Transport, asyncio.BaseProtocol]],
+    dialled: socket.socket,
+) -> None:
+    """End a handshake that this end has refused, if the other end does not close when it has the alert."""
+
+    def end() -> None:
+        if not making.done():
+            with contextlib.suppress(OSError):  # the other end has just closed
+                dialled.shutdown(socket.SHUT_RDWR)
+
+    loop.call_later(ALERT_TIMEOUT_S, end)
+
+
 def _let_go(made: asyncio.Task[tuple[asyncio.Transport, asyncio.BaseProtocol]], dialled: socket.socket) -> None:
     """Take the descriptor from a socket whose connection uvloop has closed before `create_connection` had ended.
 
@@ -220,7 +258,7 @@ class _TcpListener:
         return self._address
 
     async def close(self) -> None:
-        # asyncio (not uvloop) gives a connection that it has just accepted to a task of its own, which leaves the
+        # asyncio (not uvloop) gives a connection that it has just accepted to a task of its own. The task leaves the
         # socket open if the server is closed before it runs: accept no more first, and let those tasks have a turn.
         loop = asyncio.get_running_loop()
         if isinstance(loop, asyncio.SelectorEventLoop):

@@ -1,21 +1,31 @@
-"""Accept TLS connections and tell the protocol before the handshake is over.
+"""Accepted connections with TLS, over OpenSSL in memory.
 
-The event loops call `connection_made` after the TLS handshake. Until then the owner of a listening port can neither
-count a connection nor close it. So the connection is accepted as plain TCP, its protocol is called, and then TLS is
-started by hand.
+The event loops' own TLS calls `connection_made` after the handshake: until then the owner of a listening port could
+neither count a connection nor close it. They also end a failed handshake without OpenSSL's alert, so the other end
+would not learn why. And they read until OpenSSL says that there is nothing, which costs as much as the read itself: for
+requests of a hundred bytes their TLS costs as much as all the rest. So this is done here.
 
-If the loop was busy, the client's first bytes wait at the accept already, and uvloop reads them before the turn in
-which TLS begins. They are kept, and given to TLS as soon as it has the connection.
+    socket ── data_received ──> incoming ──> OpenSSL ──> data_received of the owner
+    socket <── write ───────── outgoing <── OpenSSL <── write of the owner
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from abc import abstractmethod
-from typing import Protocol, cast
+from collections.abc import Callable, Iterable
+from typing import Final, cast
+
+from syncline.platform.tls import ALERT_TIMEOUT_S, RECORD_BYTES, NotTls, TlsContext, begins_as_tls, is_alert
 
 __all__ = ["TlsAccept", "TlsAware"]
+
+HANDSHAKE: Final = 0
+OPEN: Final = 1
+FAILED: Final = 2
+"""The alert or the answer has left. What still comes is thrown away, until the other end has closed."""
 
 
 class TlsAware(asyncio.Protocol):
@@ -30,104 +40,223 @@ class TlsAware(asyncio.Protocol):
         """The handshake failed: `connection_made` and `connection_lost` are not called."""
 
 
-class TlsAccept(asyncio.Protocol):
-    """The protocol of one accepted TCP connection until its TLS handshake is over."""
+class TlsAccept(asyncio.Protocol, asyncio.Transport):
+    """One accepted connection: the protocol of its TCP transport, and the transport of its owner `inner`.
 
-    def __init__(self, inner: TlsAware, tls: ssl.SSLContext, timeout_s: float) -> None:
-        self._inner = inner
+    `answer` makes the last bytes for an end that speaks no TLS, from its first bytes.
+
+    The contexts of `tls` must forbid renegotiation (`ssl.OP_NO_RENEGOTIATION`): a write never waits for a read.
+    """
+
+    def __init__(
+        self, inner: TlsAware, tls: TlsContext, timeout_s: float, answer: Callable[[bytes], bytes] | None = None
+    ) -> None:
+        asyncio.Transport.__init__(self)
+        self._owner = inner
+        self._inner: asyncio.Protocol = inner
         self._tls = tls
         self._timeout_s = timeout_s
-        self._task: asyncio.Task[None] | None = None
-        self._lost: Exception | None = None
-        self._transport: asyncio.Transport | None = None
-        self._received = b""
+        self._answer = answer
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._stage = HANDSHAKE
+        self._looked = False
+        self._closing = False
+        self._failure: Exception | None = None
+        """Why the handshake or the connection failed. The transport knows only that it has ended."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._raw: asyncio.Transport
+        self._object: ssl.SSLObject
+        self._context: ssl.SSLContext
+
+    # --- the protocol of the TCP transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = accepted = cast("asyncio.Transport", transport)
-        self._inner.tls_begins(accepted)
-        self._task = asyncio.get_running_loop().create_task(self._establish(accepted), name="TLS handshake")
+        self._raw = raw = cast("asyncio.Transport", transport)
+        self._context = self._tls.current
+        self._object = self._context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._too_late)
+        self._owner.tls_begins(raw)
 
     def data_received(self, data: bytes) -> None:
-        """Keep bytes that arrive before TLS begins. One read is enough: the rest waits in the socket."""
-        assert self._transport is not None
-        self._received += data
-        if not self._transport.is_closing():
-            self._transport.pause_reading()
+        if self._stage == OPEN:
+            if not self._closing:
+                self._read(data)
+        elif self._stage == HANDSHAKE and not self._raw.is_closing():
+            self._shake_hands(data)
+
+    def eof_received(self) -> bool:
+        """The other end has closed its side, with or without the end of TLS. There is no half-closed TLS."""
+        if self._stage == OPEN and not self._closing:
+            self._inner.eof_received()
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Lost before TLS began."""
-        self._lost = exc or ConnectionAbortedError("closed before the TLS handshake")
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._stage == OPEN:
+            self._inner.connection_lost(self._failure or exc)
+        else:
+            early = ConnectionAbortedError("closed before the TLS handshake was over")
+            self._owner.tls_failed(self._failure or exc or early)
 
-    async def _establish(self, transport: asyncio.Transport) -> None:
-        early = _Early()
-        if self._lost is not None or transport.is_closing():
-            self._inner.tls_failed(self._lost or ConnectionAbortedError("closed before the TLS handshake"))
+    def pause_writing(self) -> None:
+        if self._stage == OPEN:
+            self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._stage == OPEN:
+            self._inner.resume_writing()
+
+    # --- the handshake
+
+    def _shake_hands(self, data: bytes) -> None:
+        if not self._looked and not begins_as_tls(data):
+            self._refuse(data)
             return
+        self._looked = True
+        self._incoming.write(data)
         try:
-            if self._received:
-                _give_later(transport, self._received)
-            established = await asyncio.get_running_loop().start_tls(
-                transport, early, self._tls, server_side=True, ssl_handshake_timeout=self._timeout_s
-            )
-        except Exception as error:  # noqa: BLE001 - whatever a loop raises, the owner must hear of the end
-            transport.abort()
-            self._inner.tls_failed(error)
+            self._object.do_handshake()
+        except ssl.SSLWantReadError:
+            self._send()
             return
-        except asyncio.CancelledError:
-            transport.abort()
-            self._inner.tls_failed(None)
-            raise
-        if established is None or early.lost or transport.is_closing():  # uvloop reports an abort in no other way
-            self._inner.tls_failed(early.error)
+        except ssl.SSLError as error:
+            self._fail(error)
             return
-        established.set_protocol(self._inner)
-        self._inner.connection_made(established)
-        if early.received:
-            self._inner.data_received(bytes(early.received))
+        self._send()
+        assert self._timer is not None
+        self._timer.cancel()
+        self._timer = None
+        self._stage = OPEN
+        self._inner.connection_made(self)
+        if self._incoming.pending:  # what came with the last part of the handshake
+            self._read(b"")
 
+    def _refuse(self, first: bytes) -> None:
+        """End a connection that begins otherwise than TLS does."""
+        if self._answer is not None:
+            self._raw.write(self._answer(first))
+        self._fail(NotTls.of(first))
 
-class _Buffered(Protocol):
-    """The protocol that a loop puts under TLS, as far as it is used here (`asyncio.BufferedProtocol`)."""
+    def _fail(self, error: ssl.SSLError) -> None:
+        """Send the alert, and wait a moment for the other end to close: to close at once could lose the alert."""
+        self._stage, self._failure = FAILED, error
+        self._send()
+        if is_alert(error):  # the other end has ended it, and waits for none
+            self._raw.close()
+        else:
+            asyncio.get_running_loop().call_later(ALERT_TIMEOUT_S, self._raw.close)
 
-    def get_buffer(self, sizehint: int, /) -> memoryview: ...
+    def _too_late(self) -> None:
+        if self._stage == HANDSHAKE:
+            self._failure = ConnectionAbortedError(f"the TLS handshake took longer than {self._timeout_s:g} s")
+            self._raw.abort()
 
-    def buffer_updated(self, nbytes: int, /) -> None: ...
+    # --- data
 
+    def _read(self, data: bytes) -> None:
+        """Decrypt what has come, and give it to the owner in one piece."""
+        incoming, read = self._incoming, self._object.read
+        incoming.write(data)
+        pieces: list[bytes] = []
+        ended = False
+        try:
+            with contextlib.suppress(ssl.SSLWantReadError):  # a part of a record, or nothing for the owner
+                pieces.append(read(RECORD_BYTES))
+                while incoming.pending and pieces[-1]:
+                    pieces.append(read(RECORD_BYTES))
+            ended = bool(pieces) and not pieces[-1]  # the end of TLS reads as nothing, whatever comes behind it
+        except ssl.SSLError as error:
+            self._failure = self._failure or error
+            ended = True
+        if self._outgoing.pending:  # alerts, and answers to changes of the key
+            self._send()
+        received = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if received and not self._closing:
+            self._inner.data_received(received)
+        if ended and not self._closing:
+            if self._failure is None:
+                self._inner.eof_received()
+            self.close()
 
-def _give_later(transport: asyncio.Transport, received: bytes) -> None:
-    """Give the bytes to the protocol that `start_tls`, which is called next, puts under TLS.
+    def _send(self) -> None:
+        if self._outgoing.pending:
+            self._raw.write(self._outgoing.read())
 
-    `start_tls` calls that protocol's `connection_made` in the next turn, so the bytes are given in the turn after it.
-    The loop reads no socket in between.
-    """
-    loop = asyncio.get_running_loop()
+    # --- the transport of the owner
 
-    def give() -> None:
-        under_tls = cast("_Buffered", transport.get_protocol())
-        rest = memoryview(received)
-        while rest and not transport.is_closing():
-            buffer = memoryview(under_tls.get_buffer(len(rest)))
-            count = min(len(buffer), len(rest))
-            buffer[:count] = rest[:count]
-            under_tls.buffer_updated(count)
-            rest = rest[count:]
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if data and not self._closing:
+            self._object.write(data)
+            self._raw.write(self._outgoing.read())
 
-    loop.call_soon(loop.call_soon, give)
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.write(b"".join(list_of_data))
 
+    def can_write_eof(self) -> bool:
+        return True
 
-class _Early(asyncio.Protocol):
-    """Keeps bytes that arrive between the end of the handshake and the turn in which the owner gets the connection.
+    def write_eof(self) -> None:
+        """Send the end of TLS and of the TCP stream. What still comes is given to the owner."""
+        if not self._closing:
+            self._end()
+            self._raw.write_eof()
 
-    They come from one read of the socket: the event loop resumes the owner before it reads again.
-    """
+    def close(self) -> None:
+        """Send what is buffered and the end of TLS, then close."""
+        if self._closing:
+            return
+        self._closing = True
+        if self._failure is None:
+            self._end()
+        self._raw.close()
 
-    def __init__(self) -> None:
-        self.received = bytearray()
-        self.lost = False
-        self.error: Exception | None = None
+    def _end(self) -> None:
+        with contextlib.suppress(ssl.SSLError):  # it waits for the other end's, which is not needed (RFC 8446, 6.1)
+            self._object.unwrap()
+        self._send()
 
-    def data_received(self, data: bytes) -> None:
-        self.received += data
+    def abort(self) -> None:
+        self._closing = True
+        self._raw.abort()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost, self.error = True, exc
+    def is_closing(self) -> bool:
+        return self._closing or self._raw.is_closing()
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        """As the event loops' own TLS: `sslcontext`, `ssl_object`, `peercert`, `cipher`; else the TCP transport's."""
+        if name == "sslcontext":
+            return self._context
+        if name == "ssl_object":
+            return self._object
+        if name == "peercert":
+            return self._object.getpeercert()
+        if name == "cipher":
+            return self._object.cipher()
+        return cast("object", self._raw.get_extra_info(name, default))
+
+    def pause_reading(self) -> None:
+        self._raw.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._raw.resume_reading()
+
+    def is_reading(self) -> bool:
+        return self._raw.is_reading()
+
+    def get_write_buffer_size(self) -> int:
+        return self._raw.get_write_buffer_size()
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return self._raw.get_write_buffer_limits()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._raw.set_write_buffer_limits(high, low)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._inner = cast("asyncio.Protocol", protocol)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._inner

@@ -28,7 +28,10 @@ ItemIn_contra = TypeVar("ItemIn_contra", contravariant=True)
 
 
 class Worker(Protocol[ItemIn_contra]):
-    """Runs `process(items)` for all items put since the last call, in order, never two calls at once."""
+    """Runs `process(items)` for all items put since the last call, in order, never two calls at once.
+
+    Example: `Workers`.
+    """
 
     def put(self, item: ItemIn_contra) -> None:
         """Queue an item; called on the event loop. After a failure or a close items are ignored."""
@@ -45,7 +48,10 @@ class Worker(Protocol[ItemIn_contra]):
 
 
 class Flusher(Protocol):
-    """Makes a file durable beside the event loop, one at a time. After an error nothing may be synced any more."""
+    """Makes a file durable beside the event loop, one at a time. After an error nothing may be synced any more.
+
+    Example: `Workers`.
+    """
 
     def flush(self, file: File) -> None:
         """Start to sync `file`, after `done` was called for the sync before. Never calls `done` from within this
@@ -59,7 +65,16 @@ class Flusher(Protocol):
 
 
 class Workers(Protocol):
-    """Makes workers, and times them."""
+    """Makes workers, and times them. A test replaces it by `World`.
+
+        class NoFlusher(ThreadWorkers):
+            def flusher(self, file, done):
+                return None  # each sync by a thread
+
+        raft = await Raft.open(config, fsm, world=World(workers=NoFlusher()))
+
+    The system's are `syncline.platform.worker.ThreadWorkers`.
+    """
 
     def now_s(self) -> float:
         """A monotonic clock, fine enough to time a worker: an event loop's clock may count whole milliseconds."""
@@ -86,7 +101,10 @@ class Workers(Protocol):
         """Return a flusher that syncs `file` and others without a thread; None if the system offers none.
 
         `done` is called on the loop when a sync has returned, or has failed with an error. `file` may be synced as a
-        trial: raises OSError if that fails.
+        trial.
+
+        Raises:
+            OSError: the trial failed.
         """
         ...
 

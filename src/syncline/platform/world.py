@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from syncline.platform.disk import Disk, OsDisk
@@ -33,3 +35,6 @@ class World:
     """Entries from one comparison of the members' states to the next, the same on all nodes; None: as usual."""
     feature_level: int = FEATURE_LEVEL
     """What this version can do. Tests run nodes of several versions side by side."""
+    wall_time_s: Callable[[], float] = time.time
+    """Seconds since 1970, UTC. It is read for what people plan by the clock (`kv.once`, `kv.every`, `Raft.every`), and
+    by a leader for the time of entries (`Entry.time_s`). No timer uses it."""

@@ -9,6 +9,7 @@ import re
 from typing import Final
 
 from syncline.errors import ConfigError
+from syncline.node.naming import is_id
 from syncline.transport.candidates import is_wildcard
 
 __all__ = [
@@ -17,7 +18,6 @@ __all__ = [
     "check_name",
     "check_url",
     "is_host_name",
-    "is_id",
     "join_address",
     "split_address",
 ]
@@ -26,17 +26,11 @@ MAX_NAME_CHARACTERS: Final = 64
 """Characters of a name: it is in log lines, tables and metrics labels."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
-_ID: Final = re.compile(r"[0-9a-fA-F]{16}")
 _HOST: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9.])?")
 _IPV6: Final = re.compile(r"[0-9a-fA-F:.]+(?:%[A-Za-z0-9._-]+)?")
 _URL: Final = re.compile(r"(https?)://([^/?#@\s]+)/?")
 MAX_HOST_CHARACTERS: Final = 253
 MAX_PORT: Final = 65535
-
-
-def is_id(text: str) -> bool:
-    """Whether a text is a node's id rather than its name."""
-    return _ID.fullmatch(text) is not None
 
 
 def check_name(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
+import logging
 from functools import partial
 from typing import Self
 
@@ -11,32 +11,49 @@ import msgspec
 
 from syncline.errors import ConfigError, UsageError
 from syncline.kv.machine import KvMachine
+from syncline.kv.serving.memory import new_machine
+from syncline.kv.serving.upkeep import Upkeep
 from syncline.node.config import Config
 from syncline.node.raft import Raft
 from syncline.node.startups import Startup
 from syncline.platform.descriptors import connection_limit
 from syncline.platform.disk import Disk
-from syncline.platform.memory import memory_bytes
+from syncline.platform.live_certificate import LiveCertificate
 from syncline.platform.world import World
 from syncline.server.addresses import check_address, split_address
 from syncline.server.api.errors import problem
 from syncline.server.api.raft_backend import NodeBackend
 from syncline.server.api.site import Site
-from syncline.server.config import MEMORY_SHARE, ServerConfig
-from syncline.server.exposure import check_exposure, cross_site_policy
+from syncline.server.auth.start_line import tell_credentials
+from syncline.server.config import ServerConfig
+from syncline.server.etcd.gateway import JsonGateway
+from syncline.server.etcd.grpc.offer import NOT_OFFERED, has_extra, offer_grpc
+from syncline.server.etcd.grpc.service import GrpcService
+from syncline.server.etcd.services.maintenance import SERVER_VERSION
+from syncline.server.etcd.setup import open_face
+from syncline.server.exposure import advertised_host, check_exposure, cross_site_policy, offers_etcd
 from syncline.server.http.cross_site import CrossSitePolicy
 from syncline.server.http.limits import MIB
 from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Respond, bare
 from syncline.server.http.server import HttpServer
-from syncline.server.http.tls import client_tls
+from syncline.server.http.tls import PROTOCOLS, client_certificate
 from syncline.server.join import ask_members, find_members, is_new
 from syncline.server.metrics import Registry
-from syncline.server.telemetry import HttpTelemetry, add_node_metrics, add_process_metrics
+from syncline.server.telemetry import (
+    HttpTelemetry,
+    add_certificate_metrics,
+    add_lease_metrics,
+    add_node_metrics,
+    add_process_metrics,
+    add_watch_metrics,
+)
 from syncline.transport.candidates import is_wildcard
 from syncline.transport.tls import PeerTls
 
 __all__ = ["KvServer"]
+
+_log = logging.getLogger("syncline.server")
 
 ENTRY_FACTOR = 2
 """The log must accept every command within the HTTP limits."""
@@ -57,8 +74,11 @@ class KvServer:
         self._policy: CrossSitePolicy
         self._raft: Raft[object] | None = None
         self._backend: NodeBackend | None = None
+        self._upkeep: Upkeep | None = None
         self._site: Site | None = None
         self._finding: asyncio.Task[None] | None = None
+        self._certificate: LiveCertificate | None = None
+        self._grpc: GrpcService | None = None
         raise UsageError("use `await KvServer.open(config)`")
 
     @classmethod
@@ -89,15 +109,24 @@ class KvServer:
         limits = msgspec.structs.replace(limits, max_connections=connection_limit(limits.max_connections))
         policy = await cross_site_policy(config)
         telemetry = HttpTelemetry(registry)
+        etcd = await offers_etcd(config)
+        certificate = _client_certificate(config, PROTOCOLS if etcd and has_extra() else ())
         http = HttpServer(_starting, limits=limits, observe=telemetry.observe, knows_host=policy.knows_host)
+        grpc = offer_grpc(http, observe=telemetry.observe) if etcd else None
+        if not etcd:
+            http.explain_http2(NOT_OFFERED)
         http_url = config.http_advertise
         if config.http_listen:
             bind = split_address(config.http_listen, any_port=True)
-            http_url = config.http_url(*await http.start(world.network, *bind, tls=_http_tls(config)))
+            tls = certificate.server if certificate is not None else None
+            http_url = config.http_url(*await http.start(world.network, *bind, tls=tls))
         server = cls.__new__(cls)
         server.config, server.metrics, server.http_url = config, registry, http_url
-        server._http, server._policy = http, policy
-        server._raft = server._backend = server._site = server._finding = None
+        server._http, server._policy, server._certificate = http, policy, certificate
+        server._raft = server._backend = server._upkeep = server._site = server._finding = None
+        server._grpc = grpc
+        if certificate is not None:
+            certificate.watch()
         try:
             await server._open_node(world)
         except BaseException:
@@ -106,8 +135,8 @@ class KvServer:
         return server
 
     async def _open_node(self, world: World) -> None:
-        config, memory = self.config, memory_bytes()
-        machine = KvMachine(max_bytes=config.max_store_bytes or memory // MEMORY_SHARE, memory_bytes=memory)
+        config = self.config
+        machine = new_machine(max_store_bytes=config.max_store_bytes, history_bytes=config.history_bytes)
         node = self._node_config(world.disk)
         if config.join:
             ask = partial(ask_members, config, http=self.http_url, world=world)
@@ -117,7 +146,11 @@ class KvServer:
         self._raft = raft
         if config.join:  # a node that moved before it had a log knows no member, and none can dial it
             self._finding = asyncio.create_task(find_members(config, raft, world=world))
-        self._backend = NodeBackend(raft, machine)
+        self._upkeep = Upkeep(
+            raft, machine, history_revisions=config.history_revisions, history_bytes=config.history_bytes
+        )
+        self._upkeep.start()
+        self._backend = NodeBackend(raft, machine, entropy=world.entropy)
         self._add_metrics(raft, machine)
         self._site = Site(
             self._backend,
@@ -126,8 +159,30 @@ class KvServer:
             max_value_bytes=config.max_value_bytes,
             metrics=self.metrics.render,
             policy=self._policy,
+            workers=world.workers,
+            entropy=world.entropy,
         )
+        if await offers_etcd(config):
+            self._offer_etcd(self._site, self._backend, world)
+        add_watch_metrics(self.metrics, self._site.watches)
         self._http.serve(self._site.router.handle, self._site.fast_get)
+        self._site.watches.given = self._http.write_streams
+        await tell_credentials(config, needed=machine.auth_flag.on)
+
+    def _offer_etcd(self, site: Site, backend: NodeBackend, world: World) -> None:
+        """Serve clients of etcd, too."""
+        face = open_face(
+            backend,
+            gate=site.gate,
+            watches=site.watches,
+            tasks=site.tasks,
+            entropy=world.entropy,
+            max_request_bytes=self.config.max_value_bytes,
+        )
+        JsonGateway(face, site.tasks).add_to(site.router)
+        if self._grpc is not None:
+            self._grpc.serve(face)
+        site.offer_etcd(SERVER_VERSION)
 
     def _node_config(self, disk: Disk) -> Config:
         config = self.config
@@ -156,6 +211,7 @@ class KvServer:
             insecure_peers=config.insecure_peers or config.insecure,
             peer_auth=config.peer_auth,
             hold_level=config.hold_level,
+            session_idle_s=config.session_idle_s,
             log_sync=config.log_sync,
         )
 
@@ -167,7 +223,15 @@ class KvServer:
     def _add_metrics(self, raft: Raft[object], machine: KvMachine) -> None:
         registry, http = self.metrics, self._http
         add_process_metrics(registry)
+        own = self._certificate
+        add_certificate_metrics(
+            registry, lambda: own.days_left if own is not None else None, lambda: raft.stats().certificate_days_left
+        )
         add_node_metrics(registry, raft, lambda: machine.store, name=self.config.name)
+        upkeep = self._upkeep
+        assert upkeep is not None
+        compactor = upkeep.compactor
+        add_lease_metrics(registry, lambda: machine.store, upkeep.lessor.counts, lambda: compactor.compactions)
         limit = "What the store may count for; 0: no limit."
         registry.computed("gauge", "syncline_store_max_bytes", limit, (), lambda: (((), machine.max_bytes),))
         connections, held = "Open connections of clients.", "Bodies and answers of all clients in memory."
@@ -187,28 +251,46 @@ class KvServer:
         return self._raft
 
     async def closed_by_fault(self) -> BaseException:
-        """Wait until the node has stopped by itself (fail-stop); return its error."""
+        """Wait until the node has stopped by itself (fail-stop); return its error.
+
+            print(f"the node has stopped: {await server.closed_by_fault()}")
+
+        Raises:
+            Closed: the server was closed.
+        """
         return await self.raft.failed()
 
     async def drain(self, *, drain_s: float | None = None, grace_s: float = 0.0) -> None:
-        """Take no more clients, and answer open requests: for `drain_s` at most, on idle connections for `grace_s`.
+        """Take no more clients, and answer open requests, for `drain_s` at most.
 
-        The node goes on for its peers; `close` ends it.
+            await server.drain(drain_s=5.0, grace_s=1.0)
+            await server.close()
+
+        Idle connections stay open for `grace_s`. The node goes on for its peers; `close` ends it.
         """
         if self._site is not None:
             self._site.stopping()
         await self._http.close(drain_s=self.config.drain_s if drain_s is None else drain_s, grace_s=grace_s)
 
     async def close(self, *, drain_s: float | None = None) -> None:
-        """Stop in order: no new connections, answer open requests (for `drain_s` at most), transfer the leadership,
-        close.
+        """Stop in order: drain (for `drain_s` seconds at most), transfer the leadership, close the node.
+
+            await server.close()
+
+        Idempotent.
         """
+        if self._certificate is not None:
+            self._certificate.close()
         if self._finding is not None:
             self._finding.cancel()
             await asyncio.wait([self._finding])
         await self.drain(drain_s=drain_s)
+        if self._grpc is not None:
+            await self._grpc.close()
         if self._site is not None:
             await self._site.close()
+        if self._upkeep is not None:
+            await self._upkeep.close()
         if self._backend is not None:
             await self._backend.close()
         if self._raft is not None:
@@ -229,15 +311,24 @@ def _starting(request: Request, respond: Respond) -> None:
     respond(problem(503, "starting", "the node is starting: it is not open yet"))
 
 
-def _http_tls(config: ServerConfig) -> ssl.SSLContext | None:
+def _client_certificate(config: ServerConfig, protocols: tuple[str, ...]) -> LiveCertificate | None:
+    """The certificate for clients, with a look at what clients would stumble over. Raises `ConfigError`."""
     if not config.http_tls_cert:
         return None
-    try:
-        return client_tls(config.http_tls_cert, config.http_tls_key)
-    except OSError as error:  # ssl.SSLError is one
+    certificate = client_certificate(config.http_tls_cert, config.http_tls_key, config.http_tls_ca, protocols=protocols)
+    facts = certificate.facts
+    if not facts.for_servers:
         raise ConfigError(
-            f"http_tls_cert {config.http_tls_cert!r} with http_tls_key {config.http_tls_key!r} can't be used: {error}"
-        ) from error
+            f"http_tls_cert {config.http_tls_cert!r} is not for a server: its extendedKeyUsage lacks serverAuth"
+        )
+    host = advertised_host(config)
+    if host and not facts.covers(host):
+        _log.warning(
+            "the certificate for clients, %s, names %s and not %s, where this node is reached: clients that use that"
+            " address refuse it",
+            *(config.http_tls_cert, ", ".join((*facts.dns, *facts.addresses)) or "nothing", host),
+        )
+    return certificate
 
 
 def _peer_tls(config: ServerConfig) -> PeerTls | None:

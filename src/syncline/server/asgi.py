@@ -1,8 +1,5 @@
 """The same application for ASGI servers: mount a node's routes in Starlette, FastAPI, or serve them with uvicorn.
 
-    server = await KvServer.open(config)          # `http_listen = ""`: without a listener of its own
-    app.mount("/kv", AsgiApp(server.site))
-
 Slower than the server's own listener (a task and several coroutines per request), and otherwise the same. The
 mounting application opens and closes the node; limits on headers and slow clients are the ASGI server's.
 """
@@ -10,6 +7,7 @@ mounting application opens and closes the node; limits on headers and slow clien
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TypeAlias, cast
 from urllib.parse import quote
@@ -21,6 +19,7 @@ from syncline.server.http.large_answers import Making
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.request import Request
 from syncline.server.http.response import Deferred, Response
+from syncline.server.http.stream import WRITE_BYTES, Stream
 
 __all__ = ["AsgiApp"]
 
@@ -32,7 +31,13 @@ Fields: TypeAlias = list[tuple[bytes, bytes]]
 
 
 class AsgiApp:
-    """An ASGI application over a site."""
+    """An ASGI application over the routes of a server.
+
+        server = await KvServer.open(ServerConfig(name="a", data_dir="data/a", http_listen=""))
+        app.mount("/kv", AsgiApp(server.site))
+
+    `max_body_bytes` limits the body of one request. The program opens and closes the server.
+    """
 
     def __init__(self, site: Site, *, max_body_bytes: int = HttpLimits().max_body_bytes) -> None:
         self._site = site
@@ -40,7 +45,11 @@ class AsgiApp:
         self._making = Making()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. Other kinds of connections are refused; `lifespan` is answered with nothing to do."""
+        """Answer one request; `lifespan` is answered with nothing to do.
+
+        Raises:
+            RuntimeError: the connection is of another kind, such as `websocket`.
+        """
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
             return
@@ -57,6 +66,9 @@ class AsgiApp:
             response = refusal.response()
         else:
             response = await self._answer(request)
+        if isinstance(response, Stream):
+            await _stream(response, receive, send, wanted=method != "HEAD")
+            return
         content = b"" if method == "HEAD" else response.body
         await send({"type": "http.response.start", "status": response.status, "headers": _fields(response)})
         await send({"type": "http.response.body", "body": content})
@@ -67,9 +79,16 @@ class AsgiApp:
         def respond(response: Response) -> None:
             if not future.done():
                 future.set_result(response)
+            elif isinstance(response, Stream):
+                response.source.close()
 
         self._site(request, respond)
-        response = await future
+        try:
+            response = await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and isinstance(late := future.result(), Stream):
+                late.source.close()
+            raise
         if not isinstance(response, Deferred):
             return response
         if self._making.has_time:
@@ -109,6 +128,41 @@ class _Waiting:
             self.made.set_result(self._making.make(self._answer))
 
 
+async def _stream(response: Stream, receive: Receive, send: Send, *, wanted: bool) -> None:
+    """Send an answer in pieces, as fast as the server takes them, until its end or until the client leaves."""
+    source, unyielded = response.source, 0
+    woken = asyncio.Event()
+    left = asyncio.ensure_future(_disconnected(receive, woken))
+    try:
+        await send({"type": "http.response.start", "status": response.status, "headers": _fields(response)})
+        if wanted:
+            source.start(woken.set)
+            while not left.done() and (piece := source.read()) is not None:
+                if piece:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    unyielded += len(piece)
+                    if unyielded > WRITE_BYTES:  # `send` need not wait: one client must not have the loop to itself
+                        unyielded = 0
+                        await asyncio.sleep(0)
+                else:
+                    await woken.wait()
+                    woken.clear()
+        if not left.done():
+            await send({"type": "http.response.body", "body": b""})
+    finally:
+        source.close()
+        left.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await left
+
+
+async def _disconnected(receive: Receive, woken: asyncio.Event) -> None:
+    """Wait until the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass  # parts of a body that was read already
+    woken.set()
+
+
 def _check_length(scope: Scope, body: bytes) -> None:
     """Refuse a body that differs from its announced length: some ASGI servers lose it if the client offers an
     upgrade.
@@ -138,7 +192,15 @@ def _request(scope: Scope, method: str, body: bytes) -> Request:
     if not is_host(headers.get(b"host", b"")):
         raise RequestError("the Host field is not one host name or address, with a port or without")
     query = cast("bytes", scope.get("query_string", b""))
-    return Request(method, path, query, headers, body, unusual=True, mount=mount)
+    return Request(method, path, query, headers, body, unusual=True, mount=mount, origin=_AsgiOrigin(scope))
+
+
+class _AsgiOrigin:
+    """Where a request comes from, as the ASGI server says."""
+
+    def __init__(self, scope: Scope) -> None:
+        client = scope.get("client")
+        self.address: str = str(client[0]) if isinstance(client, list | tuple) and client else ""
 
 
 def _fields(response: Response) -> Fields:

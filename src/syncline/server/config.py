@@ -11,32 +11,29 @@ unit.
 
 from __future__ import annotations
 
-import difflib
 import os
-import tomllib
 from collections.abc import Callable, Mapping
-from typing import Annotated, Final, Literal, get_args, get_origin, get_type_hints
+from typing import Final, Literal
 
 import msgspec
-from msgspec import Meta
 
 from syncline.errors import ConfigError
-from syncline.kv.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES
-from syncline.node.config import LARGEST_SEGMENT_BYTES, SMALLEST_SEGMENT_BYTES
+from syncline.kv.compactor import DEFAULT_HISTORY_BYTES, DEFAULT_HISTORY_REVISIONS
+from syncline.node.config import LogSync, check_election
+from syncline.node.secret_file import parse_secrets, read_secret_file
+from syncline.node.settings.declare import documented, settings_of
+from syncline.node.settings.sources import ENVIRONMENT_PREFIX, converted, gather, located
+from syncline.node.tls_directory import tls_files
 from syncline.server.addresses import check_address, check_name, check_url, is_host_name, join_address, split_address
+from syncline.server.api.keys import DEFAULT_MAX_VALUE_BYTES
+from syncline.server.declared import DECLARED_BY_SERVER
 from syncline.server.http.cross_site import ANY, is_origin
 from syncline.server.http.limits import KIB, MIB, HttpLimits
-from syncline.server.secret_file import parse_secrets, read_secret_file
 from syncline.storage.space import RESERVE_BYTES
 from syncline.transport.authentication import PeerAuth
 
-__all__ = ["ENVIRONMENT_PREFIX", "MEMORY_SHARE", "ServerConfig", "load_config"]
+__all__ = ["SERVER_SETTINGS", "ServerConfig", "load_config"]
 
-ENVIRONMENT_PREFIX: Final = "SYNCLINE_"
-MEMORY_SHARE: Final = 2
-"""The store may have half of the memory; the rest is for the log's tail, snapshots, clients and the interpreter."""
-NEAR: Final = 0.75
-"""Similarity from which an environment variable counts as a misspelt setting."""
 URL_FACTOR: Final = 3
 """Characters of one percent-encoded byte."""
 URL_ROOM_BYTES: Final = 5 * KIB
@@ -44,107 +41,76 @@ URL_ROOM_BYTES: Final = 5 * KIB
 JSON_FACTOR: Final = 2
 """A value in the JSON of a transaction: base64, and what is around it."""
 
-_LISTS: Final = frozenset({"join", "allowed_hosts", "allowed_origins"})
-"""Settings of several texts: a list in the file, with commas elsewhere."""
-
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
-LogSync = Literal["auto", "kernel", "thread"]
-
-_Positive = Annotated[int, Meta(ge=1)]
-_Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+EtcdApi = Literal["loopback", "on", "off"]
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of one server. Raises `ConfigError`."""
+    """Settings of one server. What each does, and its limits, stand in `declared.py`.
+
+        config = ServerConfig(name="a", data_dir="data/a", http_listen="127.0.0.1:8080")
+
+    Raises:
+        TypeError: a setting is of another type.
+        ConfigError: a value can't be used, or the settings do not fit each other.
+    """
 
     name: str
-    """This node's name, unique in its cluster."""
     data_dir: str
-    """Where the log and the snapshots are. One process at a time."""
     cluster: str = "syncline"
-    """The cluster's name: with `initial_cluster` it makes the cluster's id. Nodes of another cluster are refused."""
 
     http_listen: str = "127.0.0.1:8080"
-    """Address on which it listens for clients. Port 0: any free one. Empty: none, for a node mounted as ASGI."""
     http_advertise: str = ""
-    """The URL by which clients and members reach this server, if that is not `http_listen`."""
     allowed_hosts: tuple[str, ...] = ()
-    """Names under which clients may ask a server that listens on loopback, beside `localhost`, loopback addresses and
-    the host of `http_advertise`. Given for another listener they hold there too. `*`: any."""
     allowed_origins: tuple[str, ...] = ()
-    """Origins of web pages that may read and change what is here, such as https://console.example. `*`: any."""
+    etcd_api: EtcdApi = "loopback"
+    tls_dir: str = ""
     http_tls_cert: str = ""
-    """A PEM file; with `http_tls_key`, clients are served over TLS."""
     http_tls_key: str = ""
+    http_tls_ca: str = ""
 
     peer_listen: str = "127.0.0.1:7100"
-    """Address on which the node listens for other nodes."""
     peer_advertise: str = ""
-    """Where the other nodes reach this one, if that is not `peer_listen`."""
     peer_tls_cert: str = ""
-    """PEM files; with all three, the nodes speak mutual TLS."""
     peer_tls_key: str = ""
     peer_tls_ca: str = ""
     peer_secret: str = ""
-    """The cluster secret as text (`secret_file`), for the environment: SYNCLINE_PEER_SECRET. Never shown."""
     peer_secret_file: str = ""
-    """A file of mode 0600 with the cluster secret, the same on all nodes."""
     peer_auth: PeerAuth = "require"
-    """With a secret: `accept` takes peers without a proof too, for one rolling restart."""
     insecure_peers: bool = False
-    """Let any machine that reaches the peer port take part: neither a secret nor TLS is asked for."""
+    insecure_clients: bool = False
     insecure: bool = False
-    """The same as `insecure_peers`; it will hold for clients too."""
 
     initial_cluster: dict[str, str] = {}
-    """The members that the cluster starts with: name to peer address, the same on all. Hints at later starts."""
     join: tuple[str, ...] = ()
-    """URLs of members of a running cluster to join, instead of `initial_cluster`. At later starts they are asked for
-    addresses, while the node has no leader."""
     join_tls_ca: str = ""
-    """A PEM file: the certificate authorities to trust for `join` over https, instead of the system's."""
+    join_token_file: str = ""
     join_as_learner: bool = False
-    """Stay a learner: a copy that serves reads and does not vote."""
-    join_timeout_s: _Seconds = 60.0
-    """How long to try."""
+    join_timeout_s: float = 60.0
 
-    heartbeat_s: Annotated[float, Meta(ge=0.001, le=60)] = 0.1
-    """How often a leader sends heartbeats."""
-    election_s: Annotated[float, Meta(ge=0.002, le=600)] = 1.0
-    """A follower that hears nothing for one to two times this long campaigns."""
-    snapshot_entries: _Positive = 100_000
-    """A snapshot is taken after so many entries, or"""
-    snapshot_bytes: _Positive = 128 * MIB
-    """after so many bytes of entries, whichever is first."""
-    snapshots_retained: _Positive = 2
-    """Snapshots kept on disk."""
-    trailing_entries: Annotated[int, Meta(ge=0)] = 10_000
-    """Entries kept in the log behind a snapshot."""
-    segment_bytes: Annotated[int, Meta(ge=SMALLEST_SEGMENT_BYTES, le=LARGEST_SEGMENT_BYTES)] = 64 * MIB
-    """The size of a file of the log. Each is reserved on the disk as a whole."""
-    reserve_bytes: Annotated[int, Meta(ge=0)] = RESERVE_BYTES
-    """Disk space that writes never use: below it they are refused (507) and reads go on."""
-    max_store_bytes: Annotated[int, Meta(ge=0)] = 0
-    """Memory for keys and values: keys, values and 384 bytes for each key. Above it the leader refuses puts (507
-    `no_space`); deletes pass. 0: half of the memory of the machine or of the process's control group."""
+    heartbeat_s: float = 0.1
+    election_s: float = 1.0
+    snapshot_entries: int = 100_000
+    snapshot_bytes: int = 128 * MIB
+    snapshots_retained: int = 2
+    trailing_entries: int = 10_000
+    segment_bytes: int = 64 * MIB
+    reserve_bytes: int = RESERVE_BYTES
+    max_store_bytes: int = 0
+    history_revisions: int = DEFAULT_HISTORY_REVISIONS
+    history_bytes: int = DEFAULT_HISTORY_BYTES
     log_sync: LogSync = "auto"
-    """What syncs the log: the kernel if it offers that, or a thread."""
 
-    hold_level: Annotated[int, Meta(ge=0)] = 0
-    """While this node leads, the cluster's feature level stays at this and the machine version as it is: see
-    `docs/upgrades.md`. 0: both rise as soon as all members can do more."""
+    hold_level: int = 0
 
-    max_key_bytes: Annotated[int, Meta(ge=1, le=MAX_KEY_BYTES)] = KIB
-    """The longest key."""
-    max_value_bytes: Annotated[int, Meta(ge=1, le=MAX_VALUE_BYTES)] = MIB
-    """The largest value."""
-    max_connections: _Positive = 10_000
-    """Clients at a time; more are answered 503."""
-    max_held_bytes: _Positive = 256 * MIB
-    """Bodies and answers of all clients in memory; more are answered 503."""
-    drain_s: Annotated[float, Meta(ge=0, le=600)] = 10.0
-    """How long requests may take to end when the server is stopped."""
+    session_idle_s: float = 3600.0
+
+    max_key_bytes: int = KIB
+    max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES
+    max_connections: int = 10_000
+    max_held_bytes: int = 256 * MIB
+    drain_s: float = 10.0
 
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
@@ -153,9 +119,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         self._convert_fields()
         _check("name", check_name, self.name)
         if not self.data_dir:
-            raise ConfigError("data_dir is empty: name the directory for this node's files")
+            raise ConfigError("data_dir is empty: name the directory for this node's files", settings=("data_dir",))
         if not self.cluster:
-            raise ConfigError("cluster is empty: leave it out, or give the cluster a name")
+            raise ConfigError("cluster is empty: leave it out, or give the cluster a name", settings=("cluster",))
         if self.http_listen:
             _check("http_listen", _bindable, self.http_listen)
         _check("peer_listen", split_address, self.peer_listen)
@@ -164,22 +130,22 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         if self.peer_advertise:
             _check("peer_advertise", check_address, self.peer_advertise)
         self._check_membership()
+        self._complete_tls()
         self._check_tls()
         for host in self.allowed_hosts:
             if host != ANY and not is_host_name(host):
-                raise ConfigError(f"allowed_hosts: {host[:300]!r} is not a host name or address without a port, or *")
+                text = f"allowed_hosts: {host[:300]!r} is not a host name or address without a port, or *"
+                raise ConfigError(text, settings=("allowed_hosts",))
         for origin in self.allowed_origins:
             if origin != ANY and not is_origin(origin):
                 raise ConfigError(
-                    f"allowed_origins: {origin[:300]!r} is not an origin such as https://kv.example, or *"
+                    f"allowed_origins: {origin[:300]!r} is not an origin such as https://kv.example, or *",
+                    settings=("allowed_origins",),
                 )
         if self.peer_secret and self.peer_secret_file:
-            raise ConfigError("give the cluster secret once: by peer_secret_file or by SYNCLINE_PEER_SECRET")
-        if self.election_s < 2 * self.heartbeat_s:
-            raise ConfigError(
-                f"election_s is {self.election_s}: it must be at least twice heartbeat_s ({self.heartbeat_s}),"
-                " better ten times, or a single late heartbeat costs the leader its place"
-            )
+            text = "give the cluster secret once: by peer_secret_file or by SYNCLINE_PEER_SECRET"
+            raise ConfigError(text, settings=("peer_secret_file", "peer_secret"))
+        check_election(self.election_s, self.heartbeat_s)
 
     def _convert_fields(self) -> None:
         """Take paths as text and lists as tuples, and raise for any other type: a struct does not check its own
@@ -189,10 +155,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             value: object = getattr(self, name)
             if isinstance(value, os.PathLike):
                 value = os.fspath(value)
-            elif name in _LISTS and isinstance(value, list):
+            elif SERVER_SETTINGS[name].kind == tuple[str, ...] and isinstance(value, list):
                 value = tuple(value)
             try:
-                value = msgspec.convert(value, _HINTS[name], strict=True)
+                value = msgspec.convert(value, SERVER_SETTINGS[name].annotation, strict=True)
             except msgspec.ValidationError as error:
                 shown = "" if name == "peer_secret" else f" = {value!r:.80}"
                 kind = TypeError if ", got `" in str(error) else ConfigError
@@ -202,7 +168,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def _check_membership(self) -> None:
         if self.initial_cluster and self.join:
-            raise ConfigError("give initial_cluster (to start a cluster) or join (to enter a running one), not both")
+            text = "give initial_cluster (to start a cluster) or join (to enter a running one), not both"
+            raise ConfigError(text, settings=("initial_cluster", "join"))
         taken: dict[tuple[str, int], str] = {}
         for name, address in self.initial_cluster.items():
             _check("initial_cluster", check_name, name)
@@ -210,24 +177,47 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             other = taken.setdefault(split_address(address), name)
             if other != name:
                 raise ConfigError(
-                    f"initial_cluster gives {other!r} and {name!r} the same address, {address}: each node needs one"
+                    f"initial_cluster gives {other!r} and {name!r} the same address, {address}: each node needs one",
+                    settings=("initial_cluster",),
                 )
         if self.initial_cluster and self.name not in self.initial_cluster:
             known = ", ".join(sorted(self.initial_cluster))
-            raise ConfigError(f"initial_cluster names {known} but not this node, {self.name!r}")
+            text = f"initial_cluster names {known} but not this node, {self.name!r}"
+            raise ConfigError(text, settings=("initial_cluster", "name"))
         for url in self.join:
             _check("join", check_url, url)
         if self.join and not self.peer_advertise:
             try:
                 check_address(self.peer_listen)
             except ConfigError as error:
-                raise ConfigError(f"peer_listen: {error}. Give peer_advertise") from None
+                text = f"peer_listen: {error}. Give peer_advertise"
+                raise ConfigError(text, settings=("peer_listen", "join")) from None
+
+    def _complete_tls(self) -> None:
+        """Take the files of `tls_dir` for those that are not given."""
+        if self.tls_dir:
+            for setting, file in tls_files(self.tls_dir, self.name).items():
+                if not getattr(self, setting):
+                    msgspec.structs.force_setattr(self, setting, file)
 
     def _check_tls(self) -> None:
         if bool(self.http_tls_cert) != bool(self.http_tls_key):
-            raise ConfigError("http_tls_cert and http_tls_key go together")
+            text = "http_tls_cert and http_tls_key go together"
+            raise ConfigError(text, settings=("http_tls_cert", "http_tls_key"))
+        if self.http_tls_ca and not self.http_tls_cert:
+            raise ConfigError(
+                "http_tls_ca needs http_tls_cert and http_tls_key: without TLS no client shows a certificate",
+                settings=("http_tls_ca",),
+            )
         if len({bool(self.peer_tls_cert), bool(self.peer_tls_key), bool(self.peer_tls_ca)}) == 2:
-            raise ConfigError("peer_tls_cert, peer_tls_key and peer_tls_ca go together")
+            names = ("peer_tls_cert", "peer_tls_key", "peer_tls_ca")
+            raise ConfigError("peer_tls_cert, peer_tls_key and peer_tls_ca go together", settings=names)
+        if self.http_tls_cert and self.http_advertise.lower().startswith("http://"):
+            raise ConfigError(
+                f"http_advertise is {self.http_advertise}, and clients are served over TLS: write https://, or clients"
+                " and members that follow it are refused",
+                settings=("http_advertise", "http_tls_cert"),
+            )
 
     def __repr__(self) -> str:
         return f"ServerConfig({', '.join(f'{name}={value!r}' for name, value in self._shown())})"
@@ -243,7 +233,14 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         ]
 
     def peer_secrets(self) -> tuple[bytes, ...]:
-        """The cluster secrets, the one in use first. Raises `ConfigError`."""
+        """Return the cluster secrets, the one in use first.
+
+            config = ServerConfig(name="a", data_dir="data/a", peer_secret="5f" * 32)
+            secrets = config.peer_secrets()
+
+        Raises:
+            ConfigError: the file can't be read, or holds no secret that can be used.
+        """
         if self.peer_secret_file:
             return read_secret_file(self.peer_secret_file)
         if self.peer_secret:
@@ -256,11 +253,21 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return "https" if self.http_tls_cert else "http"
 
     def http_url(self, host: str, port: int) -> str:
-        """The URL for clients, once the port is bound: as advertised, or as bound."""
+        """Return the URL for clients, once the port is bound: as advertised, or as bound.
+
+            url = config.http_url("127.0.0.1", 8080)
+
+        Without `http_advertise` that is "http://127.0.0.1:8080".
+        """
         return self.http_advertise.rstrip("/") or f"{self.http_scheme}://{join_address(host, port)}"
 
     def http_limits(self) -> HttpLimits:
-        """The HTTP server's limits, from the limits on keys and values."""
+        """Return the HTTP server's limits.
+
+            limits = config.http_limits()
+
+        They follow from the limits on keys and values.
+        """
         return HttpLimits(
             max_url_bytes=URL_FACTOR * self.max_key_bytes + URL_ROOM_BYTES,
             max_body_bytes=max(4 * MIB, JSON_FACTOR * self.max_value_bytes),
@@ -275,113 +282,43 @@ def load_config(
 ) -> ServerConfig:
     """Merge the settings of file, environment and flags.
 
-    `file` is the path of a TOML file; `environment` defaults to the process's; a flag of None was not given. Raises
-    `ConfigError`, which names the origin and the setting.
+    `file` is the path of a TOML file; `environment` defaults to the process's; a flag of None was not given.
+
+        config = load_config(environment={"SYNCLINE_NAME": "a"}, flags={"data_dir": "data/a"})
+
+    Raises:
+        ConfigError: a setting can't be used; the text names its origin and the setting.
     """
-    values: dict[str, object] = {}
-    origins: dict[str, str] = {}
     environment = os.environ if environment is None else environment
-    for origin, found in (
-        (file or "", _from_file(file) if file else {}),
-        ("the environment", _from_environment(environment)),
-        ("the command line", {name: value for name, value in (flags or {}).items() if value is not None}),
-    ):
-        for name, value in found.items():
-            shown = _shown(origin, name)
-            _check_known(name, shown)
-            values[name] = _converted(name, value, shown)
-            origins[name] = shown
+    known = ServerConfig.__struct_fields__
+    given = gather(known, file=file, environment=environment, flags=flags, listed=known)
+    values = {name: converted(SERVER_SETTINGS[name], one) for name, one in given.items()}
     for required in ("name", "data_dir"):
         if required not in values:
             flag, variable = required.replace("_", "-"), ENVIRONMENT_PREFIX + required.upper()
             raise ConfigError(f"{required} is not set: give --{flag}, {variable}, or {required} in the file")
-    return ServerConfig(**values)  # type: ignore[arg-type]  # each was checked against its field's type
+    try:
+        return ServerConfig(**values)  # type: ignore[arg-type]  # each was checked against its field's type
+    except ConfigError as error:
+        raise located(error, given, file) from None
 
 
 def _bindable(address: str) -> tuple[str, int]:
     return split_address(address, any_port=True)
 
 
-def _check(setting: str, check: Callable[[str], object], value: str) -> None:
+def _check(name: str, check: Callable[[str], object], value: str) -> None:
     try:
         check(value)
     except ConfigError as error:
-        raise ConfigError(f"{setting}: {error}") from None
-
-
-def _from_file(path: str) -> dict[str, object]:
-    try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"the configuration file {path} can't be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the configuration file {path} is not TOML: {error}") from error
-
-
-def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
-    """Settings from environment variables, also from names that are close to one.
-
-    Other variables with the prefix are ignored: Kubernetes sets SYNCLINE_PORT and more for a service of that name.
-    """
-    fields = ServerConfig.__struct_fields__
-    found: dict[str, object] = {}
-    for variable, value in environment.items():
-        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-        if variable.startswith(ENVIRONMENT_PREFIX) and difflib.get_close_matches(name, fields, n=1, cutoff=NEAR):
-            found[name] = value
-    return found
-
-
-def _shown(origin: str, name: str) -> str:
-    if origin == "the environment":
-        return f"environment variable {ENVIRONMENT_PREFIX}{name.upper()}"
-    if origin == "the command line":
-        return f"--{name.replace('_', '-')}"
-    return f"{origin}: {name}"
-
-
-def _check_known(name: str, shown: str) -> None:
-    fields = ServerConfig.__struct_fields__
-    if name not in fields:
-        near = difflib.get_close_matches(name, fields, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(fields)}"
-        raise ConfigError(f"{shown}: there is no such setting; {hint}")
-
-
-def _converted(name: str, value: object, shown: str) -> object:
-    kind = _HINTS[name]
-    if isinstance(value, str):
-        value = _from_text(name, value, shown)
-    elif name in _LISTS and isinstance(value, list):
-        value = tuple(value)
-    try:
-        return msgspec.convert(value, kind, strict=not isinstance(value, str))
-    except msgspec.ValidationError as error:
-        choices = get_args(kind) if get_origin(kind) is Literal else ()
-        why = f"accepted are {', '.join(choices)}" if choices else _lower_first(str(error))
-        if name == "peer_secret":
-            raise ConfigError(f"{shown}: expected text") from None
-        raise ConfigError(f"{shown} = {value!r}: {why}") from None
-
-
-def _from_text(name: str, text: str, shown: str) -> object:
-    """Parse a setting's text form, from the environment or a flag."""
-    if name in _LISTS:
-        return tuple(part.strip() for part in text.split(",") if part.strip())
-    if name != "initial_cluster":
-        return text
-    members: dict[str, str] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        member, equals, address = part.partition("=")
-        if not equals or member in members:
-            raise ConfigError(f"{shown} = {text!r}: expected name=host:port,name=host:port, each name once")
-        members[member.strip()] = address.strip()
-    return members
+        raise ConfigError(f"{name}: {error}", settings=(name.partition(":")[0],)) from None
 
 
 def _lower_first(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-_HINTS: Final = get_type_hints(ServerConfig, include_extras=True)
+SERVER_SETTINGS: Final = settings_of(ServerConfig, DECLARED_BY_SERVER)
+"""The settings of a server, by name."""
+
+ServerConfig.__doc__ = documented(ServerConfig, SERVER_SETTINGS)

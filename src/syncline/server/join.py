@@ -13,6 +13,7 @@ from typing import Final
 
 from syncline.client.client import AsyncClient
 from syncline.client.schemas import UpgradeResult
+from syncline.client.tls import trusting_context
 from syncline.consensus.types import NodeId
 from syncline.errors import ConfigError, OperationError, SynclineError
 from syncline.kv.versions import MACHINE_VERSION
@@ -23,6 +24,7 @@ from syncline.node.raft import Raft
 from syncline.platform.disk import Disk
 from syncline.platform.world import World
 from syncline.server.config import ServerConfig
+from syncline.server.secret_line import read_secret_line
 from syncline.storage.datadir import DataDir
 from syncline.version import FEATURE_LEVEL, __version__
 
@@ -72,7 +74,9 @@ async def ask_members(config: ServerConfig, node_id: NodeId, *, http: str, world
             told_s = loop.time()
             _log.warning("could not join yet, and tries for another %.0f s: %s", end_s - told_s, error)
 
-    async with AsyncClient(config.join, world=world, tls=_trusted(config), on_retry=tell) as client:
+    async with AsyncClient(
+        config.join, world=world, tls=_trusted(config), token=_token(config), on_retry=tell
+    ) as client:
         _check_levels(config.name, node_id, await client.upgrade_status(timeout=config.join_timeout_s))
         added = await client.add_member(
             config.name,
@@ -89,7 +93,7 @@ async def ask_members(config: ServerConfig, node_id: NodeId, *, http: str, world
 
 async def find_members(config: ServerConfig, raft: Raft[object], *, world: World) -> None:
     """While the node has no leader, ask at `config.join` for the members' addresses, and dial them there."""
-    async with AsyncClient(config.join, world=world, tls=_trusted(config)) as client:
+    async with AsyncClient(config.join, world=world, tls=_trusted(config), token=_token(config)) as client:
         while raft.leader is None:
             try:
                 members = (await client.members(timeout=FIND_TIMEOUT_S)).members
@@ -112,10 +116,18 @@ def _check_levels(name: str, node_id: NodeId, cluster: UpgradeResult) -> None:
         raise ConfigError(f"node {name} ({format_id(node_id)}) {reason}. This is Syncline {__version__}")
 
 
+def _token(config: ServerConfig) -> str | None:
+    return read_secret_line(config.join_token_file, "token") if config.join_token_file else None
+
+
 def _trusted(config: ServerConfig) -> ssl.SSLContext | None:
-    if not config.join_tls_ca:
+    """TLS towards the members' ports for clients. They may ask for a certificate: this node shows that of its own port.
+
+    Raises `ConfigError`.
+    """
+    if not (config.join_tls_ca or config.http_tls_cert):
         return None
-    try:
-        return ssl.create_default_context(cafile=config.join_tls_ca)
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigError(f"join_tls_ca {config.join_tls_ca!r} can't be used: {error.strerror or error}") from error
+    certificate, key = (config.http_tls_cert, config.http_tls_key) if config.http_tls_cert else (None, None)
+    return trusting_context(
+        config.join_tls_ca or None, certificate, key, settings=("join_tls_ca", "http_tls_cert", "http_tls_key")
+    )

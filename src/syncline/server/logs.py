@@ -49,6 +49,10 @@ class JsonFormatter(logging.Formatter):
         return _encoder.encode(line).decode()
 
 
+SILENT: Final = ("hpack",)
+"""Packages whose debug lines are left out: `hpack` logs each header that it decodes, and so the clients' tokens."""
+
+
 class TextFormatter(logging.Formatter):
     """`time LEVEL node logger: message name=value …`; line ends inside a message are escaped, a trace follows it."""
 
@@ -79,4 +83,6 @@ def set_up_logging(*, level: str, style: str, node: str = "", stream: TextIO | N
     root = logging.getLogger()
     root.setLevel(level.upper())
     root.addHandler(handler)
+    for name in SILENT:
+        logging.getLogger(name).setLevel(logging.INFO)
     return handler

@@ -13,6 +13,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
+from syncline.errors import ConfigError
+
 __all__ = ["Counter", "DURATION_BUCKETS_S", "Family", "Gauge", "Histogram", "Instrument", "Registry", "Sample"]
 
 DURATION_BUCKETS_S: Final = (
@@ -37,7 +39,10 @@ _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 class Counter:
-    """A number that only grows. `counter.value += n` is the same as `counter.inc(n)` and cheaper."""
+    """A number that only grows. `counter.value += n` is the same as `counter.inc(n)` and cheaper.
+
+    Example: `Registry`.
+    """
 
     __slots__ = ("value",)
 
@@ -45,8 +50,12 @@ class Counter:
         self.value: Value = 0
 
     def inc(self, amount: Value = 1) -> None:
-        """Count; `amount` is not negative."""
-        assert amount >= 0
+        """Count.
+
+        Raises:
+            ConfigError: `amount` is negative.
+        """
+        _expect(amount >= 0, f"a counter only grows: it can't count {amount}")
         self.value += amount
 
     def lines(self, name: str, labels: str) -> Iterable[str]:
@@ -55,7 +64,7 @@ class Counter:
 
 
 class Gauge:
-    """A number that goes up and down."""
+    """A number that goes up and down: `gauge.value = 7`. Example: `Registry`."""
 
     __slots__ = ("value",)
 
@@ -68,7 +77,7 @@ class Gauge:
 
 
 class Histogram:
-    """How often a value fell into each of a few fixed buckets, and the sum of all."""
+    """How often a value fell into each of a few fixed buckets, and the sum of all. Example: `Registry`."""
 
     __slots__ = ("_bounds", "counts", "sum")
 
@@ -106,7 +115,7 @@ Metric = TypeVar("Metric", bound=Instrument)
 
 
 class Family(Generic[Metric]):
-    """All of one metric's label combinations."""
+    """All of one metric's label combinations. Example: `Registry`."""
 
     def __init__(self, name: str, label_names: tuple[str, ...], make: Callable[[], Metric]) -> None:
         self._name = name
@@ -115,8 +124,12 @@ class Family(Generic[Metric]):
         self._members: dict[tuple[str, ...], Metric] = {}
 
     def labels(self, *values: str) -> Metric:
-        """The metric with these label values. Keep it in frequent code; beyond `MAX_LABELLED` it is that of `other`."""
-        assert len(values) == len(self._label_names), f"{self._name} has the labels {self._label_names}"
+        """The metric with these label values. Keep it in frequent code; beyond `MAX_LABELLED` it is that of `other`.
+
+        Raises:
+            ConfigError: there is not one value for each label.
+        """
+        _expect(len(values) == len(self._label_names), f"{self._name} has the labels {self._label_names}")
         member = self._members.get(values)
         if member is None:
             if len(self._members) >= MAX_LABELLED:
@@ -131,7 +144,21 @@ class Family(Generic[Metric]):
 
 
 class Registry:
-    """The metrics of one node, in the order in which they were made."""
+    """The metrics of one node, in the order in which they were made.
+
+        registry = Registry()
+        done = registry.counters("jobs_done_total", "Jobs that ended.", ["result"])
+        waiting = registry.gauge("jobs_waiting", "Jobs that wait.")
+        took = registry.histogram("job_seconds", "How long a job takes.")
+        done.labels("good").inc()
+        waiting.value = 3
+        took.observe(0.012)
+        page = registry.render()
+
+    `KvServer.metrics` is the registry of a server: what a program adds there is on the server's page.
+
+    A name or a label that the text format does not allow, or a name that is taken, raises `ConfigError`.
+    """
 
     def __init__(self) -> None:
         self._names: set[str] = set()
@@ -139,48 +166,99 @@ class Registry:
         self._parts: list[Callable[[], Iterable[str]]] = []
 
     def counter(self, name: str, help_text: str) -> Counter:
-        """A counter without labels."""
+        """Make a counter without labels.
+
+            restarts = registry.counter("worker_restarts_total", "Restarts of the worker.")
+            restarts.inc()
+
+        Raises:
+            ConfigError: the name, the text or a label can't be used, or the name is taken.
+        """
         return self.counters(name, help_text, ()).labels()
 
     def counters(self, name: str, help_text: str, labels: Sequence[str]) -> Family[Counter]:
-        """Counters, one for each combination of label values."""
+        """Make counters, one for each combination of label values.
+
+            done = registry.counters("jobs_done_total", "Jobs that ended.", ["result"])
+            done.labels("good").inc()
+
+        Raises:
+            ConfigError: the name, the text or a label can't be used, or the name is taken.
+        """
         return self._family("counter", name, help_text, labels, Counter)
 
     def gauge(self, name: str, help_text: str) -> Gauge:
-        """A gauge without labels."""
+        """Make a gauge without labels.
+
+            registry.gauge("jobs_waiting", "Jobs that wait.").value = 3
+
+        Raises:
+            ConfigError: the name, the text or a label can't be used, or the name is taken.
+        """
         return self.gauges(name, help_text, ()).labels()
 
     def gauges(self, name: str, help_text: str, labels: Sequence[str]) -> Family[Gauge]:
-        """Gauges, one for each combination of label values."""
+        """Make gauges, one for each combination of label values.
+
+            registry.gauges("queue_length", "Jobs in a queue.", ["queue"]).labels("mail").value = 3
+
+        Raises:
+            ConfigError: the name, the text or a label can't be used, or the name is taken.
+        """
         return self._family("gauge", name, help_text, labels, Gauge)
 
     def histogram(self, name: str, help_text: str, bounds: Sequence[float] = DURATION_BUCKETS_S) -> Histogram:
-        """A histogram without labels."""
+        """Make a histogram without labels.
+
+            registry.histogram("job_seconds", "How long a job takes.").observe(0.012)
+
+        Raises:
+            ConfigError: the name or the text can't be used, the name is taken, or `bounds` do not ascend.
+        """
         return self.histograms(name, help_text, (), bounds).labels()
 
     def histograms(
         self, name: str, help_text: str, labels: Sequence[str], bounds: Sequence[float] = DURATION_BUCKETS_S
     ) -> Family[Histogram]:
-        """Histograms, one for each combination of label values. `bounds` ascend and are finite."""
+        """Make histograms, one for each combination of label values. `bounds` ascend and are finite.
+
+            took = registry.histograms("job_seconds", "How long a job takes.", ["queue"], bounds=(0.1, 1.0, 10.0))
+            took.labels("mail").observe(0.012)
+
+        Raises:
+            ConfigError: the name, the text or a label can't be used, the name is taken, or `bounds` do not ascend.
+        """
         steady = tuple(map(float, bounds))
-        assert steady, "a histogram has bounds"
-        assert all(map(math.isfinite, steady)), "the last bucket has no bound and is made by itself"
-        assert list(steady) == sorted(set(steady)), "bounds ascend"
-        assert "le" not in labels, "`le` is the bucket's own label"
+        _expect(bool(steady), f"{name}: a histogram has bounds")
+        _expect(all(map(math.isfinite, steady)), f"{name}: the last bucket has no bound and is made by itself")
+        _expect(list(steady) == sorted(set(steady)), f"{name}: bounds ascend")
+        _expect("le" not in labels, f"{name}: `le` is the bucket's own label")
         return self._family("histogram", name, help_text, labels, lambda: Histogram(steady))
 
     def computed(
         self, kind: str, name: str, help_text: str, labels: Sequence[str], read: Callable[[], Iterable[Sample]]
     ) -> None:
-        """A `counter` or `gauge` whose values are read when the page is rendered. An exception of `read` reaches the
-        caller.
+        """Add a `counter` or `gauge` whose values are read when the page is rendered.
+
+            registry.computed("gauge", "jobs", "Jobs by state.", ["state"], lambda: [(("waiting",), 3), (("done",), 9)])
+
+        An exception of `read` reaches the caller of `render`.
+
+        Raises:
+            ConfigError: the kind, the name, the text or a label can't be used, or the name is taken.
         """
-        assert kind in {"counter", "gauge"}
+        _expect(kind in {"counter", "gauge"}, f"{name}: the kind is `counter` or `gauge`, not {kind!r}")
         names = self._register(kind, name, help_text, labels)
         self._parts.append(lambda: [_line(name, _labels(names, values), value) for values, value in read()])
 
     def computed_summary(self, name: str, help_text: str, read: Callable[[], tuple[int, float]]) -> None:
-        """A summary without quantiles: count and sum, as another part keeps them."""
+        """Add a summary without quantiles: count and sum, as another part keeps them.
+
+            registry.computed_summary("sync_seconds", "Syncs of the log.", lambda: (12, 0.034))
+
+        Raises:
+            ConfigError: the name or the text can't be used, or the name is taken.
+        """
         self._register("summary", name, help_text, ())
 
         def lines() -> list[str]:
@@ -190,11 +268,21 @@ class Registry:
         self._parts.append(lines)
 
     def before_render(self, look: Callable[[], None]) -> None:
-        """Have `look` called before each page, so that several computed metrics show one moment."""
+        """Have `look` called before each page.
+
+            registry.before_render(lambda: figures.update(stats()))
+
+        So several computed metrics show one moment.
+        """
         self._looks.append(look)
 
     def render(self) -> bytes:
-        """All of it, as text for `Content-Type: text/plain; version=0.0.4`."""
+        """Return all of it as text.
+
+            page = registry.render().decode()
+
+        Its media type is `text/plain; version=0.0.4`.
+        """
         for look in self._looks:
             look()
         return "".join([line for lines in self._parts for line in lines()]).encode()
@@ -207,18 +295,23 @@ class Registry:
         return family
 
     def _register(self, kind: str, name: str, help_text: str, labels: Sequence[str]) -> tuple[str, ...]:
-        assert _NAME.fullmatch(name), f"{name!r} is no metric name"
-        assert name not in self._names, f"{name} is there already"
-        assert (kind == "counter") == name.endswith("_total"), f"{name}: counters, and only they, end in _total"
-        assert help_text, f"{name}: say what it is"
+        _expect(_NAME.fullmatch(name) is not None, f"{name!r} is no metric name")
+        _expect(name not in self._names, f"there is a metric {name} already")
+        _expect((kind == "counter") == name.endswith("_total"), f"{name}: counters, and only they, end in _total")
+        _expect(bool(help_text), f"{name}: say what it is")
         for label in labels:
-            assert _LABEL.fullmatch(label), f"{name}: {label!r} is no label name"
-            assert not label.startswith("__"), f"{name}: {label} is reserved"
-        assert len(set(labels)) == len(labels), f"{name}: labels twice"
+            _expect(_LABEL.fullmatch(label) is not None, f"{name}: {label!r} is no label name")
+            _expect(not label.startswith("__"), f"{name}: {label} is reserved")
+        _expect(len(set(labels)) == len(labels), f"{name}: a label is there twice")
         self._names.add(name)
         head = f"# HELP {name} {_escape(help_text)}\n# TYPE {name} {kind}\n"
         self._parts.append(lambda: (head,))
         return tuple(labels)
+
+
+def _expect(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise ConfigError(otherwise)
 
 
 def _line(name: str, labels: str, value: Value) -> str:

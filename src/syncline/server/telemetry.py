@@ -13,14 +13,24 @@ from functools import partial
 from typing import Protocol, TypeAlias
 
 from syncline.consensus.types import NodeId
-from syncline.kv.store import Store
+from syncline.kv.lessor import LeaseCounts
+from syncline.kv.store import KeyStore
+from syncline.kv.watch_hub import WatchHub
 from syncline.node.member_registry import Membership, format_id
 from syncline.node.stats import MemberProgress, Stats
 from syncline.server.metrics import Counter, Histogram, Registry, Sample
 from syncline.transport.messages import PeerStats
 from syncline.version import __version__
 
-__all__ = ["HttpTelemetry", "MeasuredNode", "add_node_metrics", "add_process_metrics"]
+__all__ = [
+    "HttpTelemetry",
+    "MeasuredNode",
+    "add_certificate_metrics",
+    "add_lease_metrics",
+    "add_node_metrics",
+    "add_process_metrics",
+    "add_watch_metrics",
+]
 
 REFUSED = "(refused)"
 """The route of requests that were refused before routing."""
@@ -77,7 +87,20 @@ def add_process_metrics(registry: Registry) -> None:
     _single(registry, "counter", "process_cpu_seconds_total", "Processor time used, in seconds.", time.process_time)
 
 
-def add_node_metrics(registry: Registry, node: MeasuredNode, store: Callable[[], Store], *, name: str) -> None:
+def add_certificate_metrics(
+    registry: Registry, clients: Callable[[], float | None], peers: Callable[[], float | None]
+) -> None:
+    """Metrics of this node's certificates: how long they last. A use without TLS has no sample."""
+
+    def days_left() -> list[Sample]:
+        found = (("clients", clients()), ("peers", peers()))
+        return [((use,), days) for use, days in found if days is not None]
+
+    text = "Days until this node's certificate ends, or its authority if that is sooner; below 0: it has ended."
+    registry.computed("gauge", "syncline_tls_certificate_days_left", text, ("use",), days_left)
+
+
+def add_node_metrics(registry: Registry, node: MeasuredNode, store: Callable[[], KeyStore], *, name: str) -> None:
     """Metrics of the node called `name`: Raft, its log, its peers, its keys."""
     registry.gauges("syncline_node_info", "Always 1; the label says which node.", ("name",)).labels(name).value = 1
     moment = _Moment(node)
@@ -103,6 +126,36 @@ def add_node_metrics(registry: Registry, node: MeasuredNode, store: Callable[[],
     size = "What the store counts for: keys, values and an overhead for each key."
     _single(registry, "gauge", "syncline_store_bytes", size, lambda: store().size_bytes)
     _single(registry, "gauge", "syncline_mvcc_current_revision", "The store's revision.", lambda: store().revision)
+
+
+def add_lease_metrics(
+    registry: Registry, store: Callable[[], KeyStore], counts: LeaseCounts, compactions: Callable[[], int]
+) -> None:
+    """Metrics of the leases and of the history. The counters are of this node as the leader."""
+    _single(registry, "gauge", "syncline_leases", "Leases.", lambda: len(store().leases))
+    kept = "Keep-alives that this node answered as the leader, one for each lease."
+    _single(registry, "counter", "syncline_lease_keepalives_total", kept, lambda: counts.kept_alive)
+    ended = "Leases that this node ended as the leader because their time was over."
+    _single(registry, "counter", "syncline_leases_ended_total", ended, lambda: counts.ended)
+    recorded = "Leases whose rest this node recorded in the log as the leader."
+    _single(registry, "counter", "syncline_lease_checkpoints_total", recorded, lambda: counts.recorded)
+    readable = "Revisions that can be read."
+    _single(registry, "gauge", "syncline_history_revisions", readable, lambda: store().history_revisions)
+    held = "What older versions of keys count for, and tombstones, until they are freed after a compaction."
+    _single(registry, "gauge", "syncline_history_bytes", held, lambda: store().history_bytes)
+    _single(registry, "gauge", "syncline_oldest_revision", "The oldest readable revision.", lambda: store().oldest)
+    done = "Compactions that this node proposed as the leader."
+    _single(registry, "counter", "syncline_compactions_total", done, compactions)
+
+
+def add_watch_metrics(registry: Registry, hub: WatchHub) -> None:
+    """Metrics of the watches."""
+    _single(registry, "gauge", "syncline_mvcc_watchers", "Watches, long polls included.", lambda: len(hub))
+    events, slow = "Changes given to watches.", "Watches that were ended because their clients read too slowly."
+    _single(registry, "counter", "syncline_mvcc_watch_events_total", events, lambda: hub.sent)
+    _single(registry, "counter", "syncline_mvcc_slow_watchers_total", slow, lambda: hub.cut_off)
+    unread = "What waits for the clients of all watches; a message that several share counts for each."
+    _single(registry, "gauge", "syncline_mvcc_watch_unread_bytes", unread, lambda: hub.unread_bytes)
 
 
 def _single(registry: Registry, kind: str, name: str, text: str, read: Callable[[], float]) -> None:
@@ -192,6 +245,7 @@ _FIGURES: tuple[tuple[str, str, str, ReadStats], ...] = (
         lambda s: _AGREEMENTS.get(s.digest_agreement, -1),
     ),
     ("gauge", "syncline_digest_index", "Log index of the last comparison of states.", lambda s: s.digest_index),
+    ("gauge", "syncline_sessions", "Open sessions for writes that take effect exactly once.", lambda s: s.sessions),
     ("counter", "syncline_digests_ignored_total", "Digests that made no sense.", lambda s: s.digests_ignored),
     (
         "counter",

@@ -7,6 +7,8 @@
     wal/         the log
     snapshots/   the snapshots
     replacement  only while a repair is under way: no node starts then
+    recovery     only while a recovery after a lost quorum is under way: no node starts then
+    recovering/  the new files of such a recovery
 
 The identity is written first, then the log is begun, then the identity is written again with `started` set. This
 order separates a crash in between from a lost file. A directory with a log but without an identity has lost a file. So
@@ -35,6 +37,8 @@ __all__ = [
     "IDENTITY_NAME",
     "IDENTITY_SPARE_NAME",
     "JOINING_NAME",
+    "LOCK_NAME",
+    "RECOVERY_NAME",
     "REPLACEMENT_NAME",
     "SNAPSHOTS_NAME",
     "WAL_NAME",
@@ -63,6 +67,8 @@ FIRST_PEERS_NAME: Final = "first-peers"
 """The id that a joining node has chosen, until it is a member and has started."""
 REPLACEMENT_NAME: Final = "replacement"
 """The note of a repair that is under way (`storage.replace`)."""
+RECOVERY_NAME: Final = "recovery"
+"""The note of a recovery that is under way (`storage.new_cluster`)."""
 
 IDENTITY_SPARE_NAME: Final = "identity.spare"
 IDENTITY_SPARE_BYTES: Final = 8 << 10
@@ -108,7 +114,7 @@ class DataDir:
 
         Raises:
             DirectoryLocked: another process uses it.
-            RepairNeeded: a repair of it was begun and is not complete.
+            RepairNeeded: a repair or a recovery of it was begun and is not complete.
             CorruptionError: the identity is damaged, or missing although there was one.
             FormatVersionError: another version wrote it.
             StorageError: it can't be made or used.
@@ -209,6 +215,11 @@ class DataDir:
             raise RepairNeeded(
                 f"{self.path} is in the middle of a repair, and no node may start on it. "
                 f"Run `syncline repair --data-dir {self.path}` again to complete it."
+            )
+        if self._disk.exists(f"{self.path}/{RECOVERY_NAME}"):
+            raise RepairNeeded(
+                f"{self.path} is in the middle of a recovery after a lost quorum, and no node may start on it. "
+                f"Run `syncline recover --data-dir {self.path}` (or `Raft.recover`) again to complete it."
             )
         self._identity = read_identity(self._disk, self.path)
         if self._identity is None:

@@ -28,7 +28,7 @@ from syncline.storage.wal.recovery import recover
 from syncline.storage.wal.scan import SegmentScan
 from syncline.storage.wal.writer import Recovery
 
-__all__ = ["Diagnosis", "diagnose"]
+__all__ = ["Diagnosis", "diagnose", "older_copy_problem"]
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
@@ -64,6 +64,14 @@ def diagnose(disk: Disk, path: str) -> Diagnosis:
     return examination.result()
 
 
+def older_copy_problem(path: str) -> str:
+    """The problem of a directory that a quorum of the members has refused. Its files are intact."""
+    return (
+        f"{path} is an older copy of the node's directory, or a copy in use elsewhere: the members of the cluster have"
+        " refused it"
+    )
+
+
 class _Examination:
     def __init__(self, disk: Disk, path: str) -> None:
         self._disk = disk
@@ -93,10 +101,7 @@ class _Examination:
         if self._identity is not None:
             self._node_id, self._cluster_id = self._identity.node_id, self._identity.cluster_id
             if self._identity.older_copy:
-                self._problems.append(
-                    f"{self._path} is an older copy of the node's directory, or a copy in use elsewhere: the members of"
-                    " the cluster have refused it"
-                )
+                self._problems.append(older_copy_problem(self._path))
 
     def snapshots(self) -> SnapshotMeta | None:
         """Check the snapshots; return the newest intact one, which a start would use."""

@@ -6,7 +6,7 @@ at any point no node starts on the directory, and the note tells the next call w
 
 1. `begin`: the note (`replacement`) is written. From here on `DataDir.open` refuses.
 2. Meanwhile the cluster replaces the member. Each attempt asks for what the note says.
-3. `complete`: all files of the old node are moved to the folder that the note names, the new identity is
+3. `complete`: all files of the old node are moved to the folder that the note names. Then the new identity is
    written, and at last the note follows the old files. Nothing is ever deleted.
 """
 

@@ -67,6 +67,13 @@ class SpaceGuard:
         self._step_bytes = min(RECHECK_BYTES, reserve_bytes // SHARE)
         self._promised = 0
 
+    def keep(self, reserve_bytes: int) -> None:
+        """Have another reserve from now on."""
+        assert reserve_bytes >= 0
+        self._reserve_bytes = reserve_bytes
+        self._step_bytes = min(RECHECK_BYTES, reserve_bytes // SHARE)
+        self._promised = 0
+
     def check(self, size_bytes: int, *, frees_space: bool = False) -> None:
         """Raise `DiskFull` if writing `size_bytes` more would touch the reserve.
 

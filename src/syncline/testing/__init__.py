@@ -1,9 +1,12 @@
 """Tests for replicated state machines, and for Syncline itself.
 
 - `check_fsm(MyFSM, commands)`: does a state machine keep the contract that replication needs?
+- `guard_determinism()`: does code read the clock, random numbers or files? With the line of each call.
 - `simulate(MyFSM, seed=..., commands=...)`: a cluster of it through crashes, partitions and slow disks, from one
   seed.
 - `RaftCluster`, and the pytest fixture `raft_cluster`: a cluster in memory, on virtual time, for plain tests.
+- `ProcessCluster`, and the pytest fixtures `syncline_cluster` and `kv`: real nodes for tests of a program that uses a
+  client.
 - `Recorder` and `judge`: record the operations of a key-value cluster's clients, and check that they are
   linearizable.
 - `World`: what a node, a server or a client reaches outside it; a test replaces a part (`Raft.open(..., world=...)`).
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from syncline.platform.world import World
     from syncline.testing.cluster import Settings
     from syncline.testing.fsm.check import FSMProblem, check_fsm
+    from syncline.testing.fsm.guard import NotDeterministic, guard_determinism
     from syncline.testing.fsm.simulation import Simulated, SimulationFailed, simulate
     from syncline.testing.linearizability.history import (
         CallCompare,
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     )
     from syncline.testing.linearizability.promises import Anomaly
     from syncline.testing.linearizability.verdict import Undecided, assert_linearizable, judge
+    from syncline.testing.process_cluster import ProcessCluster
     from syncline.testing.raft_cluster import RaftCluster
 
 __all__ = [
@@ -60,7 +65,9 @@ __all__ = [
     "LockHandle",
     "Network",
     "NotApplied",
+    "NotDeterministic",
     "Operation",
+    "ProcessCluster",
     "PutCall",
     "RaftCluster",
     "Ran",
@@ -79,6 +86,7 @@ __all__ = [
     "Written",
     "assert_linearizable",
     "check_fsm",
+    "guard_determinism",
     "judge",
     "read_history",
     "simulate",
@@ -98,7 +106,9 @@ _HOMES: Final = {
         *("Refused", "Seen", "TxnCall", "Written", "read_history", "write_history"),
     ),
     "syncline.testing.linearizability.verdict": ("Undecided", "assert_linearizable", "judge"),
+    "syncline.testing.process_cluster": ("ProcessCluster",),
     "syncline.testing.raft_cluster": ("RaftCluster",),
+    "syncline.testing.fsm.guard": ("NotDeterministic", "guard_determinism"),
     "syncline.testing.fsm.simulation": ("Simulated", "SimulationFailed", "simulate"),
 }
 

@@ -23,6 +23,7 @@ from typing import Final
 import msgspec
 
 from syncline.consensus.types import ChangeType, NodeId
+from syncline.kv.compactor import DEFAULT_HISTORY_REVISIONS
 from syncline.kv.machine import KvMachine
 from syncline.node.config import Config
 from syncline.node.fsm import FSM
@@ -32,16 +33,20 @@ from syncline.node.runtime import Driver
 from syncline.node.state_digest import DIGEST_INTERVAL
 from syncline.platform.entropy import Entropy
 from syncline.testing.sim.disk import Survival
-from syncline.testing.sim.loop import SimLoop
+from syncline.testing.sim.loop import BEGAN_S, SimLoop
 from syncline.testing.sim.net import SimNetwork
 from syncline.testing.sim.server import SimServer
 from syncline.testing.sim.workers import Delay, usual_delay
 
-__all__ = ["LOOK_S", "PEER_PORT", "Answer", "Observer", "SimCluster", "Settings"]
+__all__ = ["CLOCKS_OFF_S", "LOOK_S", "PEER_PORT", "Answer", "Observer", "SimCluster", "Settings"]
 
 PEER_PORT: Final = 7100
 CLUSTER_NAME: Final = "simulation"
 SECRET_SHARE: Final = 0.5
+LEASE_CHECKPOINT_S: Final = 5.0
+UNREAD_BYTES: Final = 1024 * 1024
+CLOCKS_OFF_S: Final = 60.0
+"""By how much wall clocks are wrong in the simulations of this package: a change of leader can set the time back."""
 LOOK_S: Final = 0.01
 """How often a condition is checked, in simulated time."""
 
@@ -57,6 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     snapshots_retained: int = 2
     trailing_entries: int = 10
     max_inflight_messages: int = 128
+    session_idle_s: float = 3600.0
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -107,10 +113,25 @@ class SimCluster:
         settings: Settings | None = None,
         observer: Observer | None = None,
         digest_interval: int = DIGEST_INTERVAL,
+        lease_checkpoint_s: float = LEASE_CHECKPOINT_S,
+        history_revisions: int = DEFAULT_HISTORY_REVISIONS,
+        unread_bytes: int = UNREAD_BYTES,
+        serves_http: bool = False,
+        clocks_off_s: float = 0.0,
     ) -> None:
         self.loop = loop
         self.digest_interval = digest_interval
         """Entries from one comparison of the nodes' states to the next."""
+        self.lease_checkpoint_s = lease_checkpoint_s
+        """After so long without a keep-alive the rest of a lease is recorded."""
+        self.history_revisions = history_revisions
+        """How many revisions can be read before the leader compacts them."""
+        self.unread_bytes = unread_bytes
+        """What may wait for the reader of a watch before it is cut off."""
+        self.serves_http = serves_http
+        """Whether the servers listen for clients (`ClientProcess`), each on its host's `HTTP_PORT`."""
+        self.clocks_off_s = clocks_off_s
+        """By how much a server's wall clock may be wrong, ahead or behind; by another time after each start."""
         self.settings: Settings = settings or Settings()
         self.observer: Observer = observer or Observer()
         self.network: SimNetwork = SimNetwork(random.Random(f"{seed} network"))
@@ -153,7 +174,7 @@ class SimCluster:
         impossible.
         """
         for server in self.servers.values():
-            if server.driver is not None and not server.driver.founding.waiting:
+            if server.driver is not None and not server.driver.bootstrap.waiting:
                 self._met.add(server.name)
         return self._met >= self._peers.keys()
 
@@ -271,6 +292,12 @@ class SimCluster:
     def entropy_of(self, server: SimServer) -> Entropy:
         """The random bytes of a server's present process, from its seed."""
         return random.Random(f"{self._seed} entropy of {server.name} in life {server.lives}").randbytes
+
+    def wall_clock_of(self, server: SimServer) -> Callable[[], float]:
+        """The wall clock of a server's present process, as wrong as its seed says."""
+        rng = random.Random(f"{self._seed} wall clock of {server.name} in life {server.lives}")
+        began_s = BEGAN_S + rng.uniform(-self.clocks_off_s, self.clocks_off_s)
+        return lambda: began_s + self.loop.true_time()
 
     def doubted(self, server: SimServer) -> None:
         self.observer.doubted(server)

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from syncline.errors import DeadlineExceeded, Outcome, UsageError
+from syncline.node.entry_stamps import STAMP_LEVEL
 from syncline.node.fsm import FSM
 from syncline.node.raft import Raft
 from syncline.testing.cluster import Settings, SimCluster
@@ -48,12 +49,20 @@ class RaftCluster:
         self._loop = SimLoop()
         self._errors: list[BaseException] = []
         self._loop.set_exception_handler(self._unhandled)
-        self._cluster = self._run(self._made(machine, nodes, seed, settings))
+        try:
+            self._cluster = self._run(self._made(machine, nodes, seed, settings))
+        except BaseException:
+            self.close()
+            raise
 
     async def _made(self, machine: MakeFSM, nodes: int, seed: int, settings: Settings | None) -> SimCluster:
         cluster = SimCluster(self._loop, seed=seed, machine=machine, settings=settings)
         await cluster.start(nodes)
         await cluster.leader()
+        # Else the first entries would have no time: a new cluster does not know yet what its members can do.
+        await cluster.until(
+            lambda: all(_raft(server).level >= STAMP_LEVEL for server in cluster.running), timeout_s=PATIENCE_S
+        )
         return cluster
 
     def close(self) -> None:

@@ -21,12 +21,14 @@ import msgspec
 from syncline.consensus.types import Message, MessageType, NodeId
 from syncline.errors import FrameError, HandshakeRefused
 from syncline.transport.connection import Connection
+from syncline.transport.dial_attempts import DialAttempts
 from syncline.transport.dialling import Dialler, refuse_unknown_protocol
 from syncline.transport.handshake import Purpose
-from syncline.transport.messages import Forward, ForwardReply, PeerAddress, PeerMessage
+from syncline.transport.messages import Ask, AskReply, Forward, ForwardReply, PeerAddress, PeerMessage
 from syncline.transport.outbound_handshake import OutgoingHandshake
 from syncline.transport.outbox import Outbox
 from syncline.transport.pacing import Pacer
+from syncline.transport.stall import StallWatch
 from syncline.transport.wire import Batch, decode_payload
 
 __all__ = ["BulkChannel", "is_bulk"]
@@ -41,7 +43,7 @@ def is_bulk(message: PeerMessage) -> bool:
     """
     if isinstance(message, Message):
         return message.type is MessageType.APP
-    return isinstance(message, Forward | ForwardReply)
+    return isinstance(message, Forward | ForwardReply | Ask | AskReply)
 
 
 class _State(Enum):
@@ -70,7 +72,7 @@ class BulkChannel:
         too_large: Callable[[FrameError], None],
     ) -> None:
         self.last_error: str | None = None
-        self.dial_task: asyncio.Task[None] | None = None
+        self.dialling: DialAttempts = DialAttempts(dialler, self, f"dial bulk {peer:016x}", self._not_connected)
         self._peer = peer
         self._dialler = dialler
         self._limits = dialler.limits
@@ -84,9 +86,7 @@ class BulkChannel:
         self._address: PeerAddress | None = None
         self._incarnation = 0
         self._connection: Connection | None = None
-        self._dialled: Connection | None = None
         self._handshake: OutgoingHandshake | None = None
-        self._redial: asyncio.TimerHandle | None = None
         self._failures = 0
         self._earlier_bytes = 0
         self._echo = 0
@@ -95,8 +95,7 @@ class BulkChannel:
         """The end of the last append, in bytes that the pacer has counted."""
         self._pacer = Pacer(self._loop.time())
         self._outbox = Outbox(self._limits, too_large, self._echo_for)
-        self._progress_s = 0.0
-        self._taken_bytes = 0
+        self._stall = StallWatch()
         self._held = False
 
     # -- for the link
@@ -112,12 +111,7 @@ class BulkChannel:
         """Close: the link is down. `gently`: bytes already written still go out. Returns how many messages are
         dropped.
         """
-        if self._redial is not None:
-            self._redial.cancel()
-            self._redial = None
-        if self.dial_task is not None:
-            self.dial_task.cancel()
-            self.dial_task = None
+        self.dialling.cancel()
         connection, was_up = self._connection, self.up
         self._state, self.up = _State.CLOSED, False
         if connection is None:
@@ -180,24 +174,13 @@ class BulkChannel:
     # -- dialling
 
     def _dial(self) -> None:
-        self._redial = None
         self._state = _State.DIALLING
         assert self._address is not None
-        self.dial_task = self._loop.create_task(self._connect(self._address), name=f"dial bulk {self._peer:016x}")
+        self.dialling.start(self._address)
 
-    async def _connect(self, address: PeerAddress) -> None:
-        self._dialled = None
-        task = self.dial_task
-
-        def made(connection: Connection) -> None:
-            if task is self.dial_task:  # else: a dial that was cancelled, but connected at the same moment
-                self._dialled = connection
-
-        try:
-            await self._dialler.connect(self, address, made)
-        except OSError as error:
-            if self._state is _State.DIALLING and task is self.dial_task:
-                self._down(f"can't connect to {address}: {error.strerror or error}", was_up=False)
+    def _not_connected(self, reason: str) -> None:
+        if self._state is _State.DIALLING:
+            self._down(reason, was_up=False)
 
     def _down(self, reason: str, *, was_up: bool) -> None:
         self._state, self.up = _State.WAITING, False
@@ -206,7 +189,7 @@ class BulkChannel:
             self._failed(reason)
         pause_s = self._dialler.backoff_s(self._failures)
         self._failures += 1
-        self._redial = self._loop.call_later(pause_s, self._dial)
+        self.dialling.later(pause_s, self._dial)
 
     def _forget(self, connection: Connection) -> int:
         self._earlier_bytes += connection.sent_bytes
@@ -225,7 +208,7 @@ class BulkChannel:
     # -- the connection's owner
 
     def on_made(self, connection: Connection) -> None:
-        if self._state is not _State.DIALLING or connection is not self._dialled:
+        if self._state is not _State.DIALLING or not self.dialling.has_made(connection):
             connection.reset("not needed any more")
             return
         self._connection = connection
@@ -246,9 +229,9 @@ class BulkChannel:
         self._state, self.up = _State.UP, True
         self._failures = 0
         self.last_error = None
-        self._taken_bytes = 0
         self._held = False
-        self._progress_s = now_s = self._loop.time()
+        now_s = self._loop.time()
+        self._stall.start(now_s)
         self._pacer = Pacer(now_s)
         self._appends_end = 0
         self._room()
@@ -256,7 +239,7 @@ class BulkChannel:
     def on_frames(self, connection: Connection, payloads: list[memoryview]) -> None:
         if connection is not self._connection:
             return
-        self._progress_s = now_s = connection.received_s
+        self._stall.heard_s = now_s = connection.received_s
         news = False
         for payload in payloads:
             answer = decode_payload(_batch_decoder, payload)
@@ -281,12 +264,7 @@ class BulkChannel:
             return None
         if self._state is _State.GREETING:
             return self._dialler.greeting_overdue(connection, now_s)
-        unsent = connection.unsent_bytes
-        taken = connection.sent_bytes - unsent
-        if unsent and taken > self._taken_bytes:
-            self._progress_s = now_s
-        self._taken_bytes = taken
-        if connection.waited_s(self._progress_s, now_s) > self._limits.bulk_stall_timeout_s:
+        if self._stall.silent_s(connection, now_s) > self._limits.bulk_stall_timeout_s:
             return f"no progress for {self._limits.bulk_stall_timeout_s:g} s"
         if not self._pacer.awaits_echo:  # a keep-alive, which also asks for an echo after too few bytes for one
             self._echo += 1

@@ -20,6 +20,7 @@ from syncline.transport.frame_mac import FrameMac
 from syncline.transport.handshake import MAGIC, shortened
 from syncline.transport.limits import HANDSHAKE_FRAME_BYTES
 from syncline.transport.messages import Refusal
+from syncline.transport.tls import describe_failure
 from syncline.transport.wire import FrameDecoder, encode_frame
 
 __all__ = ["Connection", "Established", "ConnectionOwner", "ConnectionRegistry"]
@@ -212,8 +213,10 @@ class Connection(TlsAware):
     def tls_failed(self, error: Exception | None) -> None:
         self._under_tls = None
         self._registry.ended(self)
-        if isinstance(error, ssl.SSLError) and self._reason is None:
-            self.failure = FrameError(f"no TLS: {error}")
+        if isinstance(error, ssl.SSLError):  # the reason, whichever end or time limit ended the connection then
+            refused = isinstance(error, ssl.SSLCertVerificationError)
+            self.failure = (HandshakeRefused if refused else FrameError)(describe_failure(error))
+            self._reason = str(self.failure)
         self.owner.on_lost(self, self._reason or str(self.failure or _describe_loss(error)))
 
     def _opened(self, transport: asyncio.BaseTransport) -> None:
@@ -287,4 +290,6 @@ def _describe_loss(error: Exception | None) -> str:
         return "closed by the other end"
     if isinstance(error, ConnectionResetError):
         return "reset by the other end"
+    if isinstance(error, ssl.SSLError):
+        return describe_failure(error)
     return f"lost: {error}"

@@ -15,6 +15,7 @@ from syncline.transport.connection import Connection, ConnectionOwner, Connectio
 from syncline.transport.handshake import (
     OLDEST_VERSION,
     PROTOCOL_VERSION,
+    SAME_TLS,
     Hello,
     NodeFacts,
     Purpose,
@@ -22,6 +23,7 @@ from syncline.transport.handshake import (
     check_welcome,
     decode_answer,
     describe_stranger,
+    is_tls_alert,
 )
 from syncline.transport.limits import TransportLimits
 from syncline.transport.messages import PeerAddress
@@ -34,6 +36,8 @@ __all__ = ["Dialler", "refuse_unknown_protocol"]
 
 def refuse_unknown_protocol(connection: Connection, received: bytes) -> NoReturn:
     """Raise `FrameError`: what answers a dial does not speak this protocol. `received` is how its answer begins."""
+    if is_tls_alert(received):
+        raise FrameError(f"the port at {connection.remote} asks for TLS, and peer TLS is off here; {SAME_TLS}")
     raise FrameError(f"what answers at {connection.remote} is no Syncline node: {describe_stranger(received)}")
 
 

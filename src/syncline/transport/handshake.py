@@ -28,6 +28,8 @@ __all__ = [
     "MAGIC",
     "OLDEST_VERSION",
     "PROTOCOL_VERSION",
+    "SAME_TLS",
+    "TLS_ALERT",
     "Hello",
     "NodeFacts",
     "PeerId",
@@ -36,6 +38,7 @@ __all__ = [
     "RefusalCode",
     "RefusedByPeer",
     "Welcome",
+    "answer_without_tls",
     "check_hello",
     "check_welcome",
     "common_version",
@@ -43,6 +46,8 @@ __all__ = [
     "decode_hello",
     "describe_stranger",
     "is_http",
+    "is_tls_alert",
+    "is_tls_hello",
     "printable",
     "shortened",
 ]
@@ -75,6 +80,12 @@ HTTP_ANSWER: Final = (
     b"Content-Length: %d\r\n\r\n%s" % (len(_HTTP_TEXT), _HTTP_TEXT)
 )
 """The answer to a browser or a client that calls the peer port."""
+
+
+TLS_ALERT: Final = b"\x15\x03\x03\x00\x02\x02\x46"
+"""A TLS record: a fatal alert, protocol_version (RFC 8446, 6)."""
+
+SAME_TLS: Final = "give all nodes the same peer TLS settings"
 
 
 class Purpose(IntEnum):
@@ -250,14 +261,34 @@ def is_http(received: bytes) -> bool:
     return received[:4] in _HTTP_STARTS
 
 
+def answer_without_tls(received: bytes) -> bytes:
+    """The answer of a port with TLS to an end that speaks none: HTTP in HTTP, else a TLS alert in the clear.
+
+    A node without peer TLS recognises the alert (`describe_stranger`).
+    """
+    return HTTP_ANSWER if is_http(received) else TLS_ALERT
+
+
+def is_tls_alert(received: bytes) -> bool:
+    """Whether the first bytes are an alert of TLS: the answer of a port with TLS to bytes that are no TLS."""
+    return received[:2] == TLS_ALERT[:2]
+
+
+def is_tls_hello(received: bytes) -> bool:
+    """Whether the first bytes are those of a TLS handshake."""
+    return received[:2] == b"\x16\x03"
+
+
 def describe_stranger(received: bytes) -> str:
     """Describe the protocol that the first bytes belong to, and the next step."""
+    if received[: len(MAGIC)] == MAGIC:
+        return f"a Syncline node without peer TLS; {SAME_TLS}"
     if is_http(received):
         return "HTTP on the peer port; clients use the HTTP address of the node"
-    if received[:1] == b"\x16":
-        return "a TLS handshake, but peer TLS is off here; give all nodes the same peer TLS settings"
-    if received[:1] == b"\x15":
-        return "a TLS alert; give all nodes the same peer TLS settings"
+    if is_tls_hello(received):
+        return f"a TLS handshake, but peer TLS is off here; {SAME_TLS}"
+    if is_tls_alert(received):
+        return f"it asks for TLS, and peer TLS is off here; {SAME_TLS}"
     if received[:4] == b"SSH-":
         return "an SSH server or client"
     return f"it begins with {received[:16].hex(' ')}; check which program uses this address"

@@ -13,6 +13,7 @@ from syncline.transport.authentication import AcceptorProof, PeerAuthentication,
 from syncline.transport.connection import Connection, Established
 from syncline.transport.handshake import (
     HTTP_ANSWER,
+    MAGIC,
     Hello,
     NodeFacts,
     Refusal,
@@ -21,6 +22,7 @@ from syncline.transport.handshake import (
     decode_hello,
     describe_stranger,
     is_http,
+    is_tls_hello,
 )
 from syncline.transport.limits import TransportLimits
 from syncline.transport.messages import PeerHandler, PeerMessage
@@ -29,7 +31,7 @@ from syncline.transport.tls import check_certificate_names
 from syncline.transport.unproven import Unproven
 from syncline.transport.wire import Batch, check_batch, decode_payload
 
-__all__ = ["Counters", "Doorkeeper", "IncomingLink"]
+__all__ = ["Counters", "Acceptor", "IncomingLink"]
 
 MAX_UNSENT_ECHO_BYTES = 64 * 1024
 """A dialler that asks for echoes and does not read them."""
@@ -116,7 +118,7 @@ class Admission(msgspec.Struct, frozen=True):
     """The node is admitted: it was answered, and `connection` waits for an owner."""
 
 
-class Doorkeeper:
+class Acceptor:
     """The acceptor: owns every incoming connection until the other end is known."""
 
     def __init__(
@@ -169,6 +171,8 @@ class Doorkeeper:
         error = FrameError(describe_stranger(received))
         if is_http(received):
             connection.refuse(error, HTTP_ANSWER)
+        elif is_tls_hello(received):
+            connection.refuse(error, MAGIC)  # a node with TLS learns that this one has none
         else:
             raise error
 

@@ -15,8 +15,11 @@ from syncline.consensus.types import LARGEST_ID, Message, NodeId
 from syncline.errors import ConfigError
 
 __all__ = [
+    "ASK_BYTES",
     "DIGEST_BYTES",
     "AcceptedProposal",
+    "Ask",
+    "AskReply",
     "DigestReport",
     "Forward",
     "ForwardReply",
@@ -38,6 +41,10 @@ MAX_PORT = 65535
 
 DIGEST_BYTES = 16
 """Bytes of a digest of the state."""
+
+ASK_BYTES = 1 << 20
+"""Bytes of a call to the leader, and of its answer: as much as a frame gathers, so that appends behind it do not wait
+longer than behind other messages."""
 
 
 class ForwardedProposal(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -122,10 +129,32 @@ class DigestReport(msgspec.Struct, array_like=True, gc=False, frozen=True):
     digest: bytes
 
 
-PeerMessage: TypeAlias = Message | Forward | ForwardReply | Notice | DigestReport
-"""All messages of a peer link. Appends, the other messages of the core, and those of each other kind arrive in the
-order in which they were sent, without gaps while the link stays up. Between these no order is promised: appends,
-forwards and their answers have a connection of their own, and everything else overtakes them."""
+class Ask(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """A call of `Raft.ask_leader` on a follower, for the leader's handler. It does not enter the log."""
+
+    number: int
+    """The sender's own; the answer names it."""
+    data: Annotated[bytes, msgspec.Meta(max_length=ASK_BYTES)]
+
+
+class AskReply(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """The answer of the leader's handler, or why there is none."""
+
+    number: int
+    data: Annotated[bytes, msgspec.Meta(max_length=ASK_BYTES)] = b""
+    code: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    """The code of an error of `syncline.errors`; empty: `data` is the answer."""
+    message: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    reason: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    """With the code `rejected`: the code that the handler gave."""
+    unknown: bool = False
+    """Whether the call may have taken effect although there is an error."""
+
+
+PeerMessage: TypeAlias = Message | Forward | ForwardReply | Notice | DigestReport | Ask | AskReply
+"""All messages of a peer link. Appends arrive in the order in which they were sent, without gaps while the link stays
+up. So do the other messages of the core, and those of each other kind. Between these no order is promised: appends,
+forwards, calls to the leader and the answers to both have a connection of their own; everything else overtakes them."""
 
 
 class IncomingSnapshot(Protocol):

@@ -23,7 +23,9 @@ MAX_KEYS: Final = 256
 class Notices:
     """Rate-limited warnings: for each key one for each changed fault, and one now and then while it lasts."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: logging.Logger = LOGGER, level: int = logging.WARNING) -> None:
+        self._log = log
+        self._level = level
         self._said: OrderedDict[str, tuple[str, float, int]] = OrderedDict()
 
     def warn(self, key: str, subject: str, fault: str, now_s: float) -> None:
@@ -33,9 +35,9 @@ class Notices:
             self._said[key] = (last, said_s, held_back + 1)
             return
         if held_back:
-            LOGGER.warning("%s: %s (%d like it before)", subject, fault, held_back)
+            self._log.log(self._level, "%s: %s (%d like it before)", subject, fault, held_back)
         else:
-            LOGGER.warning("%s: %s", subject, fault)
+            self._log.log(self._level, "%s: %s", subject, fault)
         self._said[key] = (fault, now_s, 0)
         while len(self._said) > MAX_KEYS:
             self._said.popitem(last=False)

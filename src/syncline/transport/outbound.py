@@ -21,6 +21,7 @@ from syncline.errors import FrameError
 from syncline.transport.bulk import BulkChannel, is_bulk
 from syncline.transport.candidates import Candidates
 from syncline.transport.connection import Connection
+from syncline.transport.dial_attempts import DialAttempts
 from syncline.transport.dialling import Dialler, refuse_unknown_protocol
 from syncline.transport.handshake import Purpose, Refusal, RefusedByPeer
 from syncline.transport.messages import PeerAddress, PeerHandler, PeerMessage
@@ -28,6 +29,7 @@ from syncline.transport.notices import LOGGER, Notices
 from syncline.transport.outbound_handshake import OutgoingHandshake
 from syncline.transport.outbox import Outbox
 from syncline.transport.pacing import FIRST_WINDOW_BYTES
+from syncline.transport.stall import StallWatch
 from syncline.transport.wire import Batch, decode_payload, is_sendable
 
 __all__ = ["PeerLink", "State"]
@@ -71,9 +73,7 @@ class PeerLink:
         self._loop = asyncio.get_running_loop()
         self._connection: Connection | None = None
         self._handshake: OutgoingHandshake | None = None
-        self.dial_task: asyncio.Task[None] | None = None
-        self._dialled: Connection | None = None
-        self._redial: asyncio.TimerHandle | None = None
+        self.dialling: DialAttempts = DialAttempts(dialler, self, f"dial {peer:016x}", self._not_connected)
         self._failures = 0
         self._was_up = False
         self.peer_directory: int = 0
@@ -95,8 +95,7 @@ class PeerLink:
         """Whether this connection has carried bulk messages that the peer may not have received yet."""
         self._ping = 0
         self._pinged_s: float | None = None
-        self._progress_s = 0.0
-        self._taken_bytes = 0
+        self._stall = StallWatch()
 
     # -- dialling
 
@@ -104,14 +103,11 @@ class PeerLink:
         """Dial now, unless a connection is there or on its way."""
         if self.state is not State.WAITING:
             return
-        if self._redial is not None:
-            self._redial.cancel()
-            self._redial = None
         address = self.candidates.current
         assert address is not None, "a link is made for an address"
         self._address = address
         self.state = State.DIALLING
-        self.dial_task = self._loop.create_task(self._connect(address), name=f"dial {self.peer:016x}")
+        self.dialling.start(address)
 
     @property
     def was_dialled(self) -> bool:
@@ -168,29 +164,13 @@ class PeerLink:
             self._given_up_for = incarnation
             connection.reset("the peer was restarted, it seems: it dials, and does not answer")
 
-    async def _connect(self, address: PeerAddress) -> None:
-        self._dialled = None
-        task = self.dial_task
-
-        def made(connection: Connection) -> None:
-            if task is self.dial_task:  # else: a dial that was cancelled, but connected at the same moment
-                self._dialled = connection
-
-        try:
-            await self._dialler.connect(self, address, made)
-        except OSError as error:
-            if self.state is State.DIALLING:
-                self._down(f"can't connect to {address}: {error.strerror or error}")
-        # From here on the connection drives the link: it called `on_made`, and may even be lost already.
+    def _not_connected(self, reason: str) -> None:
+        if self.state is State.DIALLING:
+            self._down(reason)
 
     def _leave(self, reason: str, *, gently: bool, silently: bool = False) -> None:
         """Drop the connection, the dial or the timer, whichever exists. The handler is called in a turn of its own."""
-        if self._redial is not None:
-            self._redial.cancel()
-            self._redial = None
-        if self.dial_task is not None:
-            self.dial_task.cancel()
-            self.dial_task = None
+        self.dialling.cancel()
         connection, was_up = self._connection, self.state is State.UP
         self.dropped_messages += self.bulk.close(reason, gently=gently)
         if connection is not None:
@@ -224,15 +204,14 @@ class PeerLink:
         failures = 0
         if was_up or self.candidates.current != self._address or self.candidates.failed():
             failures, self._failures = self._failures, self._failures + 1  # else the next address is tried soon
-        pause_s = self._dialler.backoff_s(failures)
-        self._redial = self._loop.call_later(pause_s, self.dial)
+        self.dialling.later(self._dialler.backoff_s(failures), self.dial)
         if was_up:
             self._handler.on_peer_down(self.peer, reason)
 
     # -- the connection's owner
 
     def on_made(self, connection: Connection) -> None:
-        if self.state is not State.DIALLING or connection is not self._dialled:
+        if self.state is not State.DIALLING or not self.dialling.has_made(connection):
             connection.reset("not needed any more")
             return
         self._connection = connection
@@ -254,10 +233,10 @@ class PeerLink:
             return
         now_s = self._loop.time()
         self.state = State.UP
-        self.up_since_s = self.contact_s = self._progress_s = now_s
+        self.up_since_s = self.contact_s = now_s
+        self._stall.start(now_s)
         self.last_error = None
         self.last_refusal = None
-        self._taken_bytes = 0
         self._carries_bulk = False
         self._peer_incarnation = welcome.incarnation
         self.peer_directory = welcome.directory
@@ -270,7 +249,7 @@ class PeerLink:
 
     def on_frames(self, connection: Connection, payloads: list[memoryview]) -> None:
         now_s = connection.received_s
-        self.contact_s = self._progress_s = now_s
+        self.contact_s = self._stall.heard_s = now_s
         for payload in payloads:
             answer = decode_payload(_batch_decoder, payload)
             if len(answer.items()):
@@ -294,14 +273,7 @@ class PeerLink:
             return None
         if self.state is State.GREETING:
             return self._dialler.greeting_overdue(connection, now_s)
-        unsent = connection.unsent_bytes
-        taken = connection.sent_bytes - unsent
-        # Bytes that the system took count as progress only while it holds more back: its own buffer also takes bytes
-        # for a dead machine, until it is full.
-        if unsent and taken > self._taken_bytes:
-            self._progress_s = now_s
-        self._taken_bytes = taken
-        if connection.waited_s(self._progress_s, now_s) > self._limits.stall_timeout_s:
+        if self._stall.silent_s(connection, now_s) > self._limits.stall_timeout_s:
             return f"no sign of life for {self._limits.stall_timeout_s:g} s"
         if self._pinged_s is None:
             self._ask_for_echo(connection, now_s)

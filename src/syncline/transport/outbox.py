@@ -8,7 +8,7 @@ from syncline.consensus.types import Message
 from syncline.errors import FrameError
 from syncline.transport.connection import Connection
 from syncline.transport.limits import TransportLimits
-from syncline.transport.messages import DigestReport, Forward, Notice, PeerMessage
+from syncline.transport.messages import Ask, AskReply, DigestReport, Forward, Notice, PeerMessage
 from syncline.transport.wire import MAX_BATCH_MESSAGES, MAX_BATCH_REPORTS, Batch, message_size_bytes
 
 __all__ = ["Outbox"]
@@ -97,7 +97,7 @@ class Outbox:
 def _batch(messages: list[PeerMessage], ping: int) -> Batch:
     if len(messages) == 1 and isinstance(message := messages[0], Message):
         return Batch(messages=[message], ping=ping)
-    batch = Batch(messages=[], forwards=[], replies=[], notices=[], reports=[], ping=ping)
+    batch = Batch(messages=[], forwards=[], replies=[], notices=[], reports=[], asks=[], answers=[], ping=ping)
     for message in messages:
         if isinstance(message, Message):
             batch.messages.append(message)
@@ -107,6 +107,10 @@ def _batch(messages: list[PeerMessage], ping: int) -> Batch:
             batch.notices.append(message)
         elif isinstance(message, DigestReport):
             batch.reports.append(message)
+        elif isinstance(message, Ask):
+            batch.asks.append(message)
+        elif isinstance(message, AskReply):
+            batch.answers.append(message)
         else:
             batch.replies.append(message)
     return batch

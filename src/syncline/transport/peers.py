@@ -19,8 +19,8 @@ from syncline.transport.authentication import PeerAuthentication
 from syncline.transport.candidates import dialable, with_real_port
 from syncline.transport.connection import Connection
 from syncline.transport.dialling import Dialler
-from syncline.transport.handshake import Hello, NodeFacts, Purpose
-from syncline.transport.inbound import Admission, Counters, Doorkeeper, IncomingLink
+from syncline.transport.handshake import Hello, NodeFacts, Purpose, answer_without_tls
+from syncline.transport.inbound import Acceptor, Admission, Counters, IncomingLink
 from syncline.transport.limits import TransportLimits
 from syncline.transport.messages import OutgoingSnapshot, PeerAddress, PeerHandler, PeerMessage, PeerStats
 from syncline.transport.notices import LOGGER, Notices
@@ -29,7 +29,7 @@ from syncline.transport.policy import PeerPolicy
 from syncline.transport.snapshot_stream.protocol import Offer, SnapshotStream
 from syncline.transport.snapshot_stream.receive import SnapshotReceiver
 from syncline.transport.snapshot_stream.send import SnapshotSender
-from syncline.transport.tls import PeerTls, client_context, server_context
+from syncline.transport.tls import PeerTls, peer_certificate
 from syncline.transport.unknown import UnknownPeers
 
 __all__ = ["Transport"]
@@ -67,8 +67,8 @@ class Transport:
         self._limits = limits = limits or TransportLimits()
         self._loop = asyncio.get_running_loop()
         self._notices = Notices()
-        self._server_tls = server_context(tls) if tls is not None else None
         facts = facts or NodeFacts(incarnation=rng.getrandbits(63))
+        self._certificate = peer_certificate(tls, node_id, facts.name) if tls is not None else None
         policy, authentication = policy or PeerPolicy(), authentication or PeerAuthentication()
         self._dialler = Dialler(
             network,
@@ -78,12 +78,12 @@ class Transport:
             facts=facts,
             advertise=advertise,
             rng=rng,
-            tls=client_context(tls) if tls is not None else None,
+            tls=self._certificate.client if self._certificate is not None else None,
             limits=limits,
             policy=policy,
             authentication=authentication,
         )
-        self._doorkeeper = Doorkeeper(
+        self._acceptor = Acceptor(
             Admission(policy.refuse_peer, policy.before_welcome, self._admit),
             self._notices,
             limits,
@@ -125,9 +125,14 @@ class Transport:
         return self._dialler.advertise
 
     @property
+    def certificate_days_left(self) -> float | None:
+        """Days until this node's certificate for peers ends, or its authority; None without TLS."""
+        return self._certificate.days_left if self._certificate is not None else None
+
+    @property
     def counters(self) -> Counters:
         """Counters of incoming connections and of rejected ones."""
-        return self._doorkeeper.counters
+        return self._acceptor.counters
 
     async def start(self) -> None:
         """Listen, and dial the peers set so far. Raises `OSError` with the next step if the address is taken."""
@@ -136,6 +141,8 @@ class Transport:
         self._listener = await self._network.listen(self._accept, self._bind.host, self._bind.port)
         self._dialler.advertise = with_real_port(self._dialler.advertise, self._listener.address[1])
         self._schedule_tick()
+        if self._certificate is not None:
+            self._certificate.watch()
         for link in self._links.values():
             link.dial()
 
@@ -147,10 +154,12 @@ class Transport:
         first, self._closed = not self._closed, True
         if self._ticker is not None:
             self._ticker.cancel()
+        if self._certificate is not None:
+            self._certificate.close()
         tasks = [receiver.task for receiver in self._receivers.values()]
         tasks += self._transfers
         for link in self._links.values():
-            tasks += [task for task in (link.dial_task, link.bulk.dial_task) if task is not None]
+            tasks += [task for task in (link.dialling.task, link.bulk.dialling.task) if task is not None]
             link.close("this node closes", gently=False, silently=True)
         for task in tasks:
             task.cancel()
@@ -351,17 +360,17 @@ class Transport:
             self._all_gone.set_result(None)
 
     def _accept(self) -> asyncio.Protocol:
-        doorkeeper = self._doorkeeper
-        connection = Connection(doorkeeper, self, max_frame_bytes=self._limits.frame_bytes, accepted=doorkeeper.count)
+        acceptor = self._acceptor
+        connection = Connection(acceptor, self, max_frame_bytes=self._limits.frame_bytes, accepted=acceptor.count)
         if self._closed:
             connection.reset("this node closes")
         elif len(self._connections) >= self._limits.incoming_connections:
-            self._doorkeeper.counters.overflowed += 1
+            self._acceptor.counters.overflowed += 1
             fault = f"{len(self._connections)} connections are open, the limit; check which program dials so often"
             self._notices.warn("overflow", "closed a new connection", fault, self._loop.time())
             connection.reset("too many connections")
-        if self._server_tls is not None:
-            return TlsAccept(connection, self._server_tls, TLS_TIMEOUT_S)
+        if self._certificate is not None:
+            return TlsAccept(connection, self._certificate.server, TLS_TIMEOUT_S, answer_without_tls)
         return connection
 
     def _admit(self, connection: Connection, hello: Hello) -> None:
@@ -447,7 +456,7 @@ class Transport:
 
     def _incoming_ended(self, held: dict[NodeId, IncomingLink], link: IncomingLink, reason: str) -> None:
         if isinstance(link.connection.failure, FrameError):
-            self._doorkeeper.counters.bad_frames += 1
+            self._acceptor.counters.bad_frames += 1
             subject = f"link from {self._dialler.label(link.sender)}"
             self._notices.warn(f"frame {link.sender}", subject, reason, self._loop.time())
         else:
@@ -485,7 +494,7 @@ class Transport:
         receiver.task.add_done_callback(lambda task: self._received_snapshot(receiver, sender, task))
 
     def _received_snapshot(self, receiver: SnapshotReceiver, sender: NodeId, task: asyncio.Task[None]) -> None:
-        self._doorkeeper.counters.bad_frames += receiver.bad_frames
+        self._acceptor.counters.bad_frames += receiver.bad_frames
         if self._receivers.get(sender) is receiver:
             del self._receivers[sender]
         if not task.cancelled() and (error := task.exception()) is not None:

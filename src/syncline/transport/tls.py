@@ -4,13 +4,37 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import msgspec
 
 from syncline.consensus.types import NodeId
 from syncline.errors import ConfigError, HandshakeRefused
+from syncline.platform.certificates import (
+    CertificateFacts,
+    authorities_end_s,
+    check_issued_by,
+    dns_names,
+    load_authorities,
+    load_chain,
+    look_at_certificate,
+)
+from syncline.platform.live_certificate import LiveCertificate, LoadedCertificate
+from syncline.platform.tls import NotTls, describe_tls_failure
+from syncline.transport.handshake import describe_stranger
 
-__all__ = ["PeerTls", "check_certificate_names", "client_context", "server_context"]
+__all__ = [
+    "PeerTls",
+    "check_certificate_names",
+    "client_context",
+    "describe_failure",
+    "names_node",
+    "peer_certificate",
+    "server_context",
+]
+
+SETTINGS: Final = ("peer TLS: certificate", "peer TLS: key", "peer TLS: authority")
+"""How errors about the files begin."""
 
 
 class PeerTls(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,17 +70,40 @@ def _context(settings: PeerTls, protocol: int) -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    try:
-        context.load_cert_chain(settings.certificate, settings.key)
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigError(
-            f"peer TLS: certificate {settings.certificate!r} with key {settings.key!r} can't be used: {error}"
-        ) from error
-    try:
-        context.load_verify_locations(settings.authority)
-    except OSError as error:
-        raise ConfigError(f"peer TLS: authority {settings.authority!r} can't be used: {error}") from error
+    load_chain(context, settings.certificate, settings.key, settings=SETTINGS[:2])
+    load_authorities(context, settings.authority, setting=SETTINGS[2])
     return context
+
+
+def peer_certificate(settings: PeerTls, node_id: NodeId, name: str) -> LiveCertificate:
+    """The certificate of a node, for both ends of its connections with peers. Raises `ConfigError`.
+
+    `name` is the node's own; if it is empty, nothing but the files is checked.
+    """
+
+    def load() -> LoadedCertificate:
+        server, client = server_context(settings), client_context(settings)
+        facts = look_at_certificate(settings.certificate, settings.key, settings=SETTINGS[:2])
+        if name:
+            _check_own(settings, facts, node_id, name)
+        return LoadedCertificate(facts, server, client, authorities_end_s(client))
+
+    return LiveCertificate("peers", (settings.certificate, settings.key, settings.authority), load)
+
+
+def _check_own(settings: PeerTls, facts: CertificateFacts, node_id: NodeId, name: str) -> None:
+    """Raise `ConfigError` for a certificate that all peers would refuse."""
+    subject = f"{SETTINGS[0]} {settings.certificate!r}"
+    check_issued_by(settings.certificate, settings.key, settings.authority, settings=SETTINGS)
+    if not names_node(facts.dns, node_id, name):
+        shown = ", ".join(facts.dns) or "no name at all"
+        raise ConfigError(f"{subject} names {shown}, and not this node: it needs the subjectAltName DNS:{name}")
+    for serves, usage in ((facts.for_servers, "serverAuth"), (facts.for_clients, "clientAuth")):
+        if not serves:
+            raise ConfigError(
+                f"{subject} is not for {usage}: a node dials its peers and is dialled by them, so its extendedKeyUsage"
+                " must be serverAuth and clientAuth, or absent"
+            )
 
 
 def check_certificate_names(certificate: Mapping[str, object] | None, node_id: NodeId, name: str = "") -> None:
@@ -65,20 +112,25 @@ def check_certificate_names(certificate: Mapping[str, object] | None, node_id: N
     `name` is the node's name in the cluster if it is known, never one that the peer alone claims. Raises
     `HandshakeRefused`.
     """
-    expected = [node_name(node_id), *([name.lower()] if name else [])]
-    found = _dns_names(certificate or {})
-    for entry in found:
-        if any(entry.lower() == one or entry.lower().startswith(f"{one}.") for one in expected):
-            return
+    found = dns_names(certificate or {})
+    if names_node(found, node_id, name):
+        return
     shown = ", ".join(found) or "no name at all"
-    called = f"{name} ({expected[0]})" if name else expected[0]
+    called = f"{name} ({node_name(node_id)})" if name else node_name(node_id)
     raise HandshakeRefused(
-        f"its certificate names {shown}, not node {called}: issue one with the subjectAltName DNS:{expected[-1]}"
+        f"its certificate names {shown}, not node {called}: issue one with the subjectAltName DNS:"
+        f"{name.lower() or node_name(node_id)}"
     )
 
 
-def _dns_names(certificate: Mapping[str, object]) -> list[str]:
-    entries = certificate.get("subjectAltName", ())
-    if not isinstance(entries, Sequence):
-        return []
-    return [str(entry[1]) for entry in entries if len(entry) == 2 and entry[0] == "DNS"]
+def describe_failure(error: ssl.SSLError) -> str:
+    """Describe why TLS with a peer failed, and the next step."""
+    if isinstance(error, NotTls):
+        return f"no TLS: {describe_stranger(error.received)}"
+    return describe_tls_failure(error, authority="the authorities for peers (peer_tls_ca)")
+
+
+def names_node(entries: Sequence[str], node_id: NodeId, name: str) -> bool:
+    """Whether DNS entries of a certificate name a node, by its id or by `name` (empty: not known)."""
+    expected = [node_name(node_id), *([name.lower()] if name else [])]
+    return any(entry.lower() == one or entry.lower().startswith(f"{one}.") for entry in entries for one in expected)

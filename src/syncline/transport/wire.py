@@ -25,7 +25,16 @@ from syncline.consensus.types import Message, MessageType, NodeId
 from syncline.decoding import UNDECODABLE
 from syncline.errors import FrameError
 from syncline.transport.frame_mac import MAC_BYTES, FrameMac
-from syncline.transport.messages import DIGEST_BYTES, DigestReport, Forward, ForwardReply, Notice, PeerMessage
+from syncline.transport.messages import (
+    DIGEST_BYTES,
+    Ask,
+    AskReply,
+    DigestReport,
+    Forward,
+    ForwardReply,
+    Notice,
+    PeerMessage,
+)
 
 __all__ = [
     "MAX_BATCH_MESSAGES",
@@ -49,8 +58,8 @@ MAX_BATCH_MESSAGES: Final = 65536
 """In one batch: if each message is tiny, the bytes of a frame do not bound the memory of the decoded messages."""
 
 MAX_BATCH_PROPOSALS: Final = 131072
-"""In one batch: a sound node sends fewer, since it cuts batches at 1 MiB. The leader examines each by itself, so a
-frame full of tiny ones would hold it up until another leader is elected, and then that one."""
+"""In one batch: a sound node sends fewer, since it cuts batches at 1 MiB. The leader examines each by itself. A frame
+full of tiny ones would hold it up until another leader is elected, and then that one."""
 
 MAX_BATCH_REPORTS: Final = 64
 """Digests in one batch: a node keeps fewer. The sender splits what is more: see `Outbox`."""
@@ -80,10 +89,20 @@ class Batch(msgspec.Struct, array_like=True, gc=False):
     reports: Annotated[list[DigestReport], msgspec.Meta(max_length=MAX_BATCH_REPORTS)] = []
     group: int = GROUP
     """The Raft group of the messages."""
+    asks: Annotated[list[Ask], msgspec.Meta(max_length=MAX_BATCH_MESSAGES)] = []
+    answers: Annotated[list[AskReply], msgspec.Meta(max_length=MAX_BATCH_MESSAGES)] = []
 
     def items(self) -> list[PeerMessage]:
         """All messages as one list."""
-        return [*self.messages, *self.forwards, *self.replies, *self.notices, *self.reports]
+        return [
+            *self.messages,
+            *self.forwards,
+            *self.replies,
+            *self.notices,
+            *self.reports,
+            *self.asks,
+            *self.answers,
+        ]
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=int)  # a public `NodeId` is written as the integer that it is
@@ -240,7 +259,7 @@ def check_batch(batch: Batch, sender: NodeId, node_id: NodeId, known: Callable[[
                 f"a {message.type.name} message from {message.sender:016x} to {message.to:016x} on the link from "
                 f"{sender:016x} to {node_id:016x}"
             )
-    if batch.forwards or batch.replies or batch.reports:
+    if batch.forwards or batch.replies or batch.reports or batch.asks or batch.answers:
         _check_others(batch, sender)
 
 
@@ -261,6 +280,9 @@ def _check_others(batch: Batch, sender: NodeId) -> None:
             raise FrameError(f"a digest of version {report.version} at index {report.point} can't be")
         if len(report.digest) != DIGEST_BYTES:
             raise FrameError(f"a digest of {len(report.digest)} bytes; it has {DIGEST_BYTES}")
+    for number in (*(ask.number for ask in batch.asks), *(answer.number for answer in batch.answers)):
+        if not 0 <= number <= _MAX_NUMBER:
+            raise FrameError(f"a call to the leader, or its answer, of node {sender:016x} has an impossible number")
 
 
 def _is_possible(reply: ForwardReply) -> bool:
@@ -294,5 +316,10 @@ def message_size_bytes(message: PeerMessage) -> int:
         return MESSAGE_OVERHEAD_BYTES + ENTRY_OVERHEAD_BYTES * len(message.starts)
     if isinstance(message, DigestReport):
         return MESSAGE_OVERHEAD_BYTES
+    if isinstance(message, Ask):
+        return MESSAGE_OVERHEAD_BYTES + len(message.data)
+    if isinstance(message, AskReply):
+        texts = len(message.code) + len(message.message) + len(message.reason)
+        return MESSAGE_OVERHEAD_BYTES + len(message.data) + 4 * texts
     refused = sum(ENTRY_OVERHEAD_BYTES + len(item.code) + 4 * len(item.message) for item in message.refused)
     return MESSAGE_OVERHEAD_BYTES + ENTRY_OVERHEAD_BYTES * len(message.accepted) + refused

@@ -11,7 +11,7 @@ from syncline.cli.files.common import DataFiles, data_command, hex_id
 from syncline.cli.files.wal import membership_object
 from syncline.cli.output import print_json, print_line, print_table
 from syncline.decoding import UNDECODABLE
-from syncline.node.member_registry import Member, MemberBook
+from syncline.node.member_registry import Member, MemberRegistry
 from syncline.storage.inspect import SnapshotView, list_snapshots
 from syncline.storage.snapshots.store import SnapshotManifest
 
@@ -173,10 +173,10 @@ def _object(view: SnapshotView) -> dict[str, object]:
 
 def _members(manifest: SnapshotManifest) -> list[Member]:
     """The members with their names and addresses, if the manifest has them."""
-    book = MemberBook()
+    book = MemberRegistry()
     if manifest.runtime:
         try:
             book.load(manifest.runtime)
         except UNDECODABLE:
-            book = MemberBook()  # a later version's: the ids are in the manifest all the same
+            book = MemberRegistry()  # a later version's: the ids are in the manifest all the same
     return list(book.membership(manifest.membership).members.values())

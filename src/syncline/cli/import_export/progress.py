@@ -24,14 +24,14 @@ class _Bar:
 
 
 @contextmanager
-def bar(title: str, files: int) -> Iterator[_Bar]:
-    """A bar over files, with the bytes done, on the error output."""
+def bar(title: str, total: int, unit: str) -> Iterator[_Bar]:
+    """A bar over files or keys (`unit`), with the bytes done, on the error output."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=40),
         MofNCompleteColumn(),
-        TextColumn("files, {task.fields[size]}"),
+        TextColumn(unit + ", {task.fields[size]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield _Bar(progress, progress.add_task(title, total=files, size="0 bytes"))
+        yield _Bar(progress, progress.add_task(title, total=total, size="0 bytes"))

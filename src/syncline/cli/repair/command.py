@@ -30,6 +30,7 @@ from syncline.node.known_members import known_members
 from syncline.node.member_registry import format_id
 from syncline.platform.disk import Disk, OsDisk
 from syncline.server.addresses import check_address, check_name
+from syncline.storage import new_cluster
 from syncline.storage import replace as replacement
 from syncline.storage.datadir import lock_directory
 from syncline.storage.diagnose import Diagnosis, diagnose
@@ -76,9 +77,8 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
 async def repair(context: Context, *, data_dir: str, name: str, address: str, replace: bool, yes: bool) -> None:
     """Report what is wrong with a stopped node's directory, and have its cluster replace the node.
 
-    The node keeps its name and its address, and gets a new id: the old one is removed from the cluster, the new one
-    is
-    added as a learner, and becomes a voter once the node runs and has caught up. The damaged files are moved aside
+    The node keeps its name and its address, and gets a new id. The old id is removed from the cluster, and the new one
+    added as a learner. It becomes a voter once the node runs and has caught up. The damaged files are moved aside
     within the directory. A majority of the voters must answer without this node; else nothing is changed.
 
     If it is interrupted at any point, run the same command again to complete it.
@@ -142,6 +142,12 @@ class _Repair:
 
     async def run(self) -> None:
         """Do the whole repair. Raises `Failure`, and the errors of disk and cluster."""
+        if new_cluster.read_note(self._disk, self._path) is not None:
+            raise Failure(
+                f"{self._path} is in the middle of a recovery after a lost quorum: complete it first, by `syncline"
+                f" recover --data-dir {self._path}`",
+                EXIT_FAILED,
+            )
         note = replacement.read_note(self._disk, self._path)
         if note is None:
             await self._begin()

@@ -11,20 +11,22 @@ import click
 from syncline.cli.exits import EXIT_DAMAGED, EXIT_FAILED, Failure, failure_of
 from syncline.cli.serve.help import help_of
 from syncline.errors import CorruptionError, NodeFailed, RepairNeeded, SynclineError
-from syncline.server.config import ServerConfig, load_config
+from syncline.node.settings.declare import flag_of
+from syncline.server.config import SERVER_SETTINGS, load_config
 
 __all__ = ["serve"]
 
-_FLAGS: Final = tuple(name for name in ServerConfig.__struct_fields__ if name != "peer_secret")
+_FLAGS: Final = tuple(name for name in SERVER_SETTINGS if name != "peer_secret")
 """A secret on the command line would be seen by every user of the machine."""
 
-_SWITCHES: Final = frozenset({"insecure_peers", "insecure"})
+_SWITCHES: Final = frozenset({"insecure_peers", "insecure_clients", "insecure"})
+"""Flags without a value."""
 
 
 def _setting_options(command: click.Command) -> click.Command:
     """A flag for every setting."""
     for name in _FLAGS:
-        flag, told = "--" + name.replace("_", "-"), help_of(name)
+        flag, told = flag_of(name), help_of(name)
         if name in _SWITCHES:
             option = click.Option([flag, name], help=told, flag_value="true", default=None)
         else:

@@ -42,12 +42,15 @@ _log = logging.getLogger("syncline.cli.serve")
 def run_node(config: ServerConfig, *, log_file: str | None, parent_fd: int | None) -> None:
     """Run a node until a signal, or the end of its parent. Raises what stopped it otherwise."""
     output = _set_up_log(config, log_file)
+    handlers = {number: signal.getsignal(number) for number in (*STOPPING, DRAIN_SIGNAL)}
     interpreter.prepare()
     descriptors.raise_limit()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(config, parent_fd, output))
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)  # a loop of uvloop that is closed leaves its own, which does nothing
         output.close()
 
 

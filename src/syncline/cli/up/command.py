@@ -22,7 +22,7 @@ from syncline.cli.up.plan import (
     write_plan,
 )
 from syncline.cli.up.pulse import Pulse
-from syncline.cli.up.supervisor import Supervisor, UpNode
+from syncline.cli.up.supervisor import GUARDED, Supervisor, UpNode
 from syncline.cli.up.traces import Traces
 from syncline.cli.up.view import JsonView, PlainView, UpView
 from syncline.errors import ConfigError, DirectoryLocked, SynclineError
@@ -36,7 +36,7 @@ LOOK_EVERY_S: Final = 0.5
 PLAIN_TERMINALS: Final = frozenset({"", "dumb", "unknown"})
 """Values of TERM for terminals that can't move their cursor: they get lines."""
 
-_ROLES: Final = frozenset({"leader", "follower", "learner"})
+_ROLES: Final = frozenset({"leader", "follower", "learner", GUARDED})
 
 
 @click.command("up", short_help="Start a cluster on this machine.")
@@ -49,6 +49,12 @@ _ROLES: Final = frozenset({"leader", "follower", "learner"})
     type=click.IntRange(1, 65535),
     help="First node's port for clients; the others follow, peers are 100 above.  [default: 8080, or as before]",
 )
+@click.option("--tls", is_flag=True, help="TLS for clients and between the nodes, from this start on.")
+@click.option(
+    "--etcd-api",
+    type=click.Choice(["loopback", "on", "off"]),
+    help="Serve clients of etcd on the same ports.  [default: loopback, or as before]",
+)
 @click.option("--restart", is_flag=True, help="Start a node again by itself when it ends.")
 @click.option("-d", "--detach", is_flag=True, help="Return when the cluster is ready; 'syncline down' stops it.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object per event.")
@@ -57,6 +63,8 @@ def up(
     nodes: int | None,
     data_dir: str,
     port: int | None,
+    tls: bool,
+    etcd_api: str | None,
     restart: bool,
     detach: bool,
     as_json: bool,
@@ -72,10 +80,13 @@ def up(
         if detach:
             from syncline.cli.up.detach import start_detached
 
-            make_plan(data_dir, nodes=nodes, port=port)  # an impossible plan fails at once
-            start_detached(data_dir, nodes=nodes, port=port, restart=restart, as_json=as_json)
+            make_plan(data_dir, nodes=nodes, port=port, tls=tls)  # an impossible plan fails at once
+            options = (["--restart"] if restart else []) + (["--tls"] if tls else [])
+            options += ["--etcd-api", etcd_api] if etcd_api is not None else []
+            start_detached(data_dir, nodes=nodes, port=port, options=options, as_json=as_json)
         else:
-            _keep_running(make_plan(data_dir, nodes=nodes, port=port), restart, as_json=as_json, ready_fd=ready_fd)
+            plan = make_plan(data_dir, nodes=nodes, port=port, tls=tls, etcd_api=etcd_api)
+            _keep_running(plan, restart, as_json=as_json, ready_fd=ready_fd)
     except DirectoryLocked as error:
         holder = f" (pid {error.pid})" if error.pid else ""
         stop = command_for("down", data_dir)
@@ -195,10 +206,10 @@ async def _show_end(plan: UpPlan, supervisor: Supervisor, view: UpView) -> None:
 
 
 def _all_up(nodes: list[UpNode]) -> bool:
-    """Whether there is a leader and every node that did not end takes part."""
+    """Whether there is a leader, as far as the nodes tell, and every node that did not end takes part."""
     taking_part = [node for node in nodes if node.state in _ROLES]
     ended = sum(node.state == "ended" for node in nodes)
-    return len(taking_part) + ended == len(nodes) and any(node.state == "leader" for node in nodes)
+    return len(taking_part) + ended == len(nodes) and any(node.state in {"leader", GUARDED} for node in nodes)
 
 
 def make_view(*, as_json: bool) -> UpView:

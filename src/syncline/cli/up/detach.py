@@ -60,9 +60,9 @@ def _program() -> tuple[str, ...]:
     return (sys.executable, called) if os.path.basename(called) == "syncline" and os.path.exists(called) else PROGRAM
 
 
-def start_detached(data_dir: str, *, nodes: int | None, port: int | None, restart: bool, as_json: bool) -> None:
+def start_detached(data_dir: str, *, nodes: int | None, port: int | None, options: list[str], as_json: bool) -> None:
     """Start `up` in a session of its own, and return when its cluster is ready. Raises `Failure` as `up` does."""
-    arguments = ["--data-dir", data_dir, *(["--restart"] if restart else [])]
+    arguments = ["--data-dir", data_dir, *options]
     for flag, number in (("--nodes", nodes), ("--port", port)):
         arguments += [] if number is None else [flag, str(number)]
     read_end, write_end = os.pipe()

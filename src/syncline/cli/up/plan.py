@@ -1,10 +1,13 @@
 """The plan of `up`: its nodes with their ports and files. Decided once and kept in the data directory.
 
-D/up.json            the port and the nodes' names, for the next start
-D/up.pid             locked while `up` runs, with its process id
-D/up.log             the output of `up --detach`
-D/peer-secret        the cluster secret: reaching a node's port does not make a program a member
-D/<name>/            a node's data directory, with its settings (node.toml) and its log beside its data
+    D/up.json            the port and the nodes' names, for the next start
+    D/up.pid             locked while `up` runs, with its process id
+    D/up.log             the output of `up --detach`
+    D/certs/             with --tls: an authority, and the certificates of the nodes
+    D/peer-secret        the cluster secret: reaching a node's port does not make a program a member
+    D/<name>/            a node's data directory, with its settings (node.toml) and its log beside its data
+
+`D` is the directory that `up` is given.
 """
 
 from __future__ import annotations
@@ -20,12 +23,14 @@ from typing import Final
 
 import msgspec
 
+from syncline.cli.certificates import AUTHORITY_DAYS, CERTIFICATE_DAYS, make_authority, make_node
 from syncline.decoding import UNDECODABLE
 from syncline.errors import ConfigError, StorageError
+from syncline.kv.serving.memory import MEMORY_SHARE
+from syncline.node.secret_file import write_secret_file
+from syncline.node.tls_directory import authority_path, certificate_path
 from syncline.platform.disk import Disk
 from syncline.platform.memory import memory_bytes
-from syncline.server.config import MEMORY_SHARE
-from syncline.server.secret_file import write_secret_file
 from syncline.storage.atomic_file import replace_file
 from syncline.storage.datadir import IDENTITY_NAME
 
@@ -53,6 +58,7 @@ MAX_NODES: Final = 9
 PLAN_NAME: Final = "up.json"
 LOCK_NAME: Final = "up.pid"
 LOG_NAME: Final = "up.log"
+TLS_DIRECTORY: Final = "certs"
 SECRET_FILE: Final = "peer-secret"  # noqa: S105 - a name, not a secret
 HIGHEST_PORT: Final = 65535
 
@@ -73,10 +79,11 @@ class NodePlan(msgspec.Struct, frozen=True):
     peer_port: int
     join: bool
     lost: bool
+    tls: bool = False
 
     @property
     def http_url(self) -> str:
-        return f"http://{HOST}:{self.http_port}"
+        return f"{'https' if self.tls else 'http'}://{HOST}:{self.http_port}"
 
     @property
     def peer_address(self) -> str:
@@ -103,6 +110,18 @@ class UpPlan(msgspec.Struct, frozen=True):
     founders: int
     started: bool
     nodes: list[NodePlan]
+    tls: bool = False
+    etcd_api: str = ""
+    """Where the nodes serve clients of etcd; empty: as `serve` does by default."""
+
+    @property
+    def tls_dir(self) -> str:
+        return os.path.abspath(os.path.join(self.data_dir, TLS_DIRECTORY))
+
+    @property
+    def authority_path(self) -> str:
+        """The authority that clients trust; empty without TLS."""
+        return authority_path(os.path.join(self.data_dir, TLS_DIRECTORY)) if self.tls else ""
 
     @property
     def secret_path(self) -> str:
@@ -129,17 +148,24 @@ class UpPlan(msgspec.Struct, frozen=True):
         return ",".join(node.http_url for node in self.nodes)
 
 
-class _Kept(msgspec.Struct, forbid_unknown_fields=True):
+class _Kept(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """The content of `up.json`."""
 
     port: int
     founders: int
     nodes: int
     started: bool = False
+    tls: bool = False
+    etcd_api: str = ""
 
 
-def make_plan(data_dir: str, *, nodes: int | None, port: int | None) -> UpPlan:
+def make_plan(
+    data_dir: str, *, nodes: int | None, port: int | None, tls: bool = False, etcd_api: str | None = None
+) -> UpPlan:
     """The plan for a directory: the kept one, with further nodes if more are asked for. Nothing is written.
+
+    `tls`: from this start on, nodes and clients speak TLS. A cluster that has it keeps it. `etcd_api`: from this start
+    on, the setting of that name; None: as before.
 
     Raises `ConfigError` if the options contradict the kept plan, `StorageError` if `up.json` can't be read.
     """
@@ -161,6 +187,8 @@ def make_plan(data_dir: str, *, nodes: int | None, port: int | None) -> UpPlan:
                 "another --data-dir (members are removed with 'syncline member remove')"
             )
         kept.nodes = max(kept.nodes, nodes or 0)
+    kept.tls = kept.tls or tls
+    kept.etcd_api = kept.etcd_api if etcd_api is None else etcd_api
     highest = kept.port + PEER_PORT_OFFSET + kept.nodes - 1
     if highest > HIGHEST_PORT:
         raise ConfigError(f"--port {kept.port}: ports up to {highest} are needed, {HIGHEST_PORT} is the last one")
@@ -170,6 +198,8 @@ def make_plan(data_dir: str, *, nodes: int | None, port: int | None) -> UpPlan:
         founders=kept.founders,
         started=kept.started,
         nodes=[_node(data_dir, kept, at) for at in range(kept.nodes)],
+        tls=kept.tls,
+        etcd_api=kept.etcd_api,
     )
 
 
@@ -178,10 +208,21 @@ def write_plan(plan: UpPlan, disk: Disk) -> None:
     disk.make_dirs(plan.data_dir)
     if not os.path.exists(plan.secret_path):
         write_secret_file(plan.secret_path)
+    if plan.tls:
+        _make_certificates(plan)
     for node in plan.nodes:
         disk.make_dirs(node.data_dir)
         replace_file(disk, node.config_path, _toml(plan, node))
     _keep(plan, disk)
+
+
+def _make_certificates(plan: UpPlan) -> None:
+    """Make the authority, and the certificates of nodes that have none."""
+    if not os.path.lexists(authority_path(plan.tls_dir)):
+        make_authority(plan.tls_dir, days=AUTHORITY_DAYS)
+    for node in plan.nodes:
+        if not os.path.lexists(certificate_path(plan.tls_dir, node.name)):
+            make_node(plan.tls_dir, node.name, (HOST,), days=CERTIFICATE_DAYS, replace=False)
 
 
 def note_started(plan: UpPlan, disk: Disk) -> None:
@@ -191,7 +232,14 @@ def note_started(plan: UpPlan, disk: Disk) -> None:
 
 
 def _keep(plan: UpPlan, disk: Disk) -> None:
-    kept = _Kept(port=plan.port, founders=plan.founders, nodes=len(plan.nodes), started=plan.started)
+    kept = _Kept(
+        port=plan.port,
+        founders=plan.founders,
+        nodes=len(plan.nodes),
+        started=plan.started,
+        tls=plan.tls,
+        etcd_api=plan.etcd_api,
+    )
     replace_file(disk, plan.plan_path, msgspec.json.encode(kept) + b"\n")
 
 
@@ -249,6 +297,7 @@ def _node(data_dir: str, kept: _Kept, at: int) -> NodePlan:
         peer_port=kept.port + PEER_PORT_OFFSET + at,
         join=not founder or lost,
         lost=lost,
+        tls=kept.tls,
     )
 
 
@@ -263,6 +312,10 @@ def _toml(plan: UpPlan, node: NodePlan) -> bytes:
         f"peer_secret_file = {_toml_text(plan.secret_path)}",
         f"segment_bytes = {SEGMENT_BYTES}",
     ]
+    if plan.tls:
+        lines.append(f"tls_dir = {_toml_text(plan.tls_dir)}")
+    if plan.etcd_api:
+        lines.append(f"etcd_api = {_toml_text(plan.etcd_api)}")
     if memory := memory_bytes():  # all nodes share one machine
         lines.append(f"max_store_bytes = {memory // MEMORY_SHARE // len(plan.nodes)}")
     if node.join:

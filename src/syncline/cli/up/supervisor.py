@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from collections.abc import Coroutine, Sequence
 from typing import Final
 
 import msgspec
 
+from syncline.cli.credentials import find_credential
 from syncline.cli.exits import EXIT_DAMAGED
 from syncline.cli.up.child import PROGRAM, Child
 from syncline.cli.up.plan import UpPlan, command_line
 from syncline.client import AsyncClient, NodeStatus
-from syncline.errors import OperationError, Unreachable
+from syncline.client.tls import trusting_context
+from syncline.errors import OperationError, PermissionDenied, Unauthenticated, Unreachable
 
-__all__ = ["UpNode", "Supervisor"]
+__all__ = ["GUARDED", "GUARDED_NOTE", "Supervisor", "UpNode"]
 
 STATUS_TIMEOUT_S: Final = 0.5
 """Time limit of one node's answer on this machine, which waits for nothing."""
@@ -26,6 +29,13 @@ DRAIN_LIMIT_S: Final = 1.0
 RESTART_PAUSE_S: Final = 1.0
 RESTART_LIMIT_S: Final = 30.0
 """With --restart: the pause before a node is started again doubles up to this while it keeps failing."""
+
+
+GUARDED: Final = "up"
+"""The state of a node that serves, and tells its role by a credential alone."""
+GUARDED_NOTE: Final = "its role takes a credential: a token of a user that may do 'status', in SYNCLINE_TOKEN_FILE"
+GUARDED_LOOKS: Final = 60
+"""Until it is asked again, as two looks a second: each refusal is a line of its audit log."""
 
 
 class UpNode(msgspec.Struct, frozen=True):
@@ -57,12 +67,16 @@ class Supervisor:
         self._restart = restart
         self._program = tuple(program)
         self._children = [Child(node) for node in plan.nodes]
+        tls, token = _trusted(plan), find_credential(None, None).token
         self._clients = [
-            AsyncClient(node.http_url, timeout=STATUS_TIMEOUT_S, retry_refused=False) for node in plan.nodes
+            AsyncClient(node.http_url, timeout=STATUS_TIMEOUT_S, retry_refused=False, tls=tls, token=token)
+            for node in plan.nodes
         ]
         self._watch_end, self._held_end = os.pipe()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._guarded: dict[int, int] = {}
+        """By process, for how many looks its status is not asked for: it needs a credential."""
         self.ends: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
         """Name and reason of each node that ended by itself."""
 
@@ -94,8 +108,9 @@ class Supervisor:
         more = ["--name", name] if identity is None else ["--replace"] if identity.founding else []
         alive = [other for other in self._children if other is not child and other.running]
         others = ",".join(other.plan.http_url for other in alive)
+        trust = ["--cacert", self._plan.authority_path] if self._plan.tls else []
         return command_line(
-            "repair", "--data-dir", child.plan.data_dir, *(["--endpoints", others] if others else []), *more
+            *("repair", "--data-dir", child.plan.data_dir, *(["--endpoints", others, *trust] if others else []), *more)
         )
 
     def _child(self, name: str) -> Child:
@@ -172,11 +187,20 @@ class Supervisor:
         plan = child.plan
         error: OperationError | None = None
         status: NodeStatus | None = None
+        common = UpNode(name=plan.name, http=plan.http_url, peer=plan.peer_address, state="")
+        running = child.process.pid if child.running and child.process is not None else None
+        guarded = msgspec.structs.replace(common, state=GUARDED, pid=running, note=GUARDED_NOTE)
+        if running is not None and (left := self._guarded.get(running, 0)):
+            self._guarded[running] = left - 1
+            return guarded
         try:
             status = await client.status()
+        except (Unauthenticated, PermissionDenied):
+            if running is not None:
+                self._guarded[running] = GUARDED_LOOKS
+            return guarded
         except OperationError as failure:
             error = failure
-        common = UpNode(name=plan.name, http=plan.http_url, peer=plan.peer_address, state="")
         if status is not None and status.name == plan.name:
             return msgspec.structs.replace(
                 common,
@@ -204,3 +228,9 @@ class Supervisor:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _trusted(plan: UpPlan) -> ssl.SSLContext | None:
+    if not plan.tls:
+        return None
+    return trusting_context(plan.authority_path, settings=("the cluster's authority", "", ""))

@@ -18,7 +18,7 @@ class Traces:
         def new(*paths: str) -> list[str]:
             return [path for path in paths if not os.path.lexists(path)]
 
-        self._trees = new(*(node.data_dir for node in plan.nodes))
+        self._trees = new(*(node.data_dir for node in plan.nodes), plan.tls_dir)
         self._files = new(plan.plan_path, plan.secret_path, plan.own_log_path, plan.lock_path)
         self._directories = new(*_upwards(os.path.abspath(plan.data_dir)))
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Final, Protocol
 
 from syncline.cli.output import json_text, print_line
 from syncline.cli.up.plan import DEFAULT_PORT, UpPlan, command_line
 from syncline.cli.up.pulse import NewLeader
-from syncline.cli.up.supervisor import UpNode
+from syncline.cli.up.supervisor import GUARDED, GUARDED_NOTE, UpNode
 
 __all__ = ["JsonView", "PlainView", "UpView", "how_to_go_on", "how_to_use", "what_to_do"]
 
 
-ALIVE: Final = frozenset({"leader", "follower", "learner", "candidate"})
+ALIVE: Final = frozenset({"leader", "follower", "learner", "candidate", GUARDED})
 """States of a node that answers."""
 
 ENOUGH: Final = 3
@@ -67,10 +68,12 @@ def how_to_use(plan: UpPlan, nodes: list[UpNode], *, width: int | None = None) -
         for node in alive
         if node.state == "leader" and len(alive) >= ENOUGH
     ]
+    curl = f"curl --cacert {shlex.quote(plan.authority_path)}" if plan.tls else "curl"
     return [
-        f"curl -X PUT {alive[0].http}/key/hello -d world",
-        f"curl {alive[-1].http}/key/hello",
-        *([] if plan.port == DEFAULT_PORT else [export + ",".join(urls)]),
+        f"{curl} -X PUT {alive[0].http}/key/hello -d world",
+        f"{curl} {alive[-1].http}/key/hello",
+        *([f"export SYNCLINE_CACERT={shlex.quote(plan.authority_path)}"] if plan.tls else []),
+        *([] if plan.port == DEFAULT_PORT and not plan.tls else [export + ",".join(urls)]),
         command_line("put", "greeting", "hello"),
         command_line("get", "greeting"),
         *leaders,
@@ -109,6 +112,8 @@ class PlainView:
         width = max(len(node.http) for node in nodes)
         for node in nodes:
             self.say(f"{node.name:<4} {node.state:<9} {node.http:<{width}}  peers {node.peer}  pid {node.pid}")
+        if any(node.state == GUARDED for node in nodes):
+            self.say(f"{GUARDED}: the node serves; {GUARDED_NOTE}")
         self.say(f"ready: {len(nodes)} nodes, data in {plan.data_dir}, logs in {plan.data_dir}/<name>/log")
         for line in how_to_use(plan, nodes):
             self.say(f"  {line}")

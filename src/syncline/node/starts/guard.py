@@ -16,7 +16,7 @@ from syncline.consensus.types import NONE, NodeId
 from syncline.errors import Closed, CorruptionError
 from syncline.node.calls import Calls
 from syncline.node.envelope import MemberRecord
-from syncline.node.member_registry import MemberBook, format_id
+from syncline.node.member_registry import MemberRegistry, format_id
 from syncline.node.starts.incarnations import MAX_HISTORY, Origin, are_forked, judge, start_count
 from syncline.node.starts.reports import StartReports, Starts
 from syncline.platform.disk import Disk
@@ -43,7 +43,7 @@ class StartGuard:
     def __init__(
         self,
         starts: dict[int, int],
-        book: MemberBook,
+        book: MemberRegistry,
         writer: Calls,
         disk: Disk,
         path: str,

@@ -21,8 +21,14 @@ Starts = tuple[int, ...]
 
 
 def are_diverged(one: Starts, other: Starts) -> bool:
-    """Whether two starts come from different copies: the newer one's history lacks the older one."""
+    """Whether two starts come from different copies: the newer one's history lacks the older one.
+
+    A member that was started again knows the newest start alone, without its history, until the node greets it. Such a
+    history does not reach back to the older start, and convicts no directory.
+    """
     older, newer = sorted((one, other), key=lambda starts: start_count(starts[0]))
+    if start_count(newer[-1]) > start_count(older[0]):
+        return False
     return judge(older[0], newer[0], newer[1:]) is not Origin.LEGITIMATE
 
 

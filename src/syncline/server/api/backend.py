@@ -6,40 +6,18 @@ of `syncline.errors`. The JSON structs are in `syncline.client.schemas`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from syncline.client.schemas import Added, LeaderInfo, Members, NodeView, UpgradeResult
-from syncline.kv.store import Store
-from syncline.node.futures import ReadFuture, Then
+from syncline.kv.auth.flag import AuthFlag
+from syncline.kv.serving.node import ServingNode
 
 __all__ = ["Backend"]
 
 
-class Backend(Protocol):
+class Backend(ServingNode, Protocol):
     """A node for the routes. Everything is called on the event loop."""
-
-    @property
-    def store(self) -> Store:
-        """The state as applied here. It may be replaced as a whole: ask each time."""
-        ...
-
-    @property
-    def is_leader(self) -> bool: ...
-
-    @property
-    def state_age_s(self) -> float | None:
-        """How old the store may be, in seconds; None if that is not known."""
-        ...
-
-    @property
-    def catching_up(self) -> bool:
-        """Whether the store may still be older than what this node showed before it was restarted."""
-        ...
-
-    @property
-    def failure(self) -> BaseException | None:
-        """Why the node stopped itself; None while it runs."""
-        ...
 
     @property
     def state_alarm(self) -> str:
@@ -64,18 +42,13 @@ class Backend(Protocol):
         """Record that a request was refused with this error: the leader may have reported a shortage of space."""
         ...
 
-    def propose(self, command: bytes, timeout_s: float, then: Then, *, frees_space: bool = False) -> None:
-        """Propose a command of `kv.commands`. `then` is called once, at once or later, with the state machine's
-        answer on this node, or with None and the error.
-        """
+    @property
+    def auth_flag(self) -> AuthFlag:
+        """Whether clients need credentials. It is never off while the users in `store` say that it is on."""
         ...
 
-    def read_index(self, timeout_s: float) -> ReadFuture:
-        """When the future is done, reading the store at once is linearizable.
-
-        It ends after `timeout_s` at the latest. Calls of one moment and one deadline share it, and need not be made:
-        see `ReadFuture.joined_before_s`.
-        """
+    def observe_auth(self, callback: Callable[[], None]) -> None:
+        """`observe` for changes of the auth revision."""
         ...
 
     def leader(self) -> LeaderInfo | None: ...

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import msgspec
 
-from syncline.client.schemas import Members, NodeStatus
+from syncline.client.schemas import (
+    AddReply,
+    Members,
+    MembersReply,
+    NodeStatus,
+    SnapshotReply,
+    TransferReply,
+    UpgradeReply,
+    UpgradeResult,
+)
 from syncline.decoding import UNDECODABLE
 from syncline.errors import ConfigError, NothingToSnapshot
-from syncline.server.addresses import check_address, check_name, check_url, is_id
+from syncline.node.naming import is_id
+from syncline.server.addresses import check_address, check_name, check_url
 from syncline.server.api.backend import Backend
+from syncline.server.api.declare import Reply, Route
+from syncline.server.api.error_codes import CHANGING, UNKNOWN_MEMBER, ErrorCode
 from syncline.server.api.errors import RequestError
+from syncline.server.api.parameters import Query, Schema, Seconds
 from syncline.server.api.router import Explain, Router, coroutine
+from syncline.server.auth import access
+from syncline.server.auth.access import Access
 from syncline.server.http.documents import check_charset, check_members
 from syncline.server.http.limits import KIB
-from syncline.server.http.request import Parameters, Request
+from syncline.server.http.request import Request
 from syncline.server.http.response import Respond, Response, json_response
 from syncline.server.tasks import Tasks
 
@@ -29,20 +44,56 @@ MAX_TIMEOUT_S: Final = 600.0
 MAX_BODY_BYTES: Final = 64 * KIB
 MAX_ID: Final = 2**63
 
-_NAMES: Final = frozenset({"id", "name", "nodeid"})
 _SEPARATORS: Final = re.compile("[_-]")
-_SHOWN: Final = {
-    "id": "ID",
-    "name": "Name",
-    "nodeid": "NodeID",
-    "address": "Address",
-    "peer": "Peer",
-    "http": "Http",
-    "learner": "Learner",
-    "to": "To",
-    "force": "Force",
-    "action": "Action",
+
+
+class FieldName(msgspec.Struct, frozen=True):
+    """A declared field of a request's JSON object."""
+
+    shown: str
+    type: type[str | bool]
+    about: str
+    choices: tuple[str, ...] = ()
+
+    def schema(self) -> Schema:
+        """The JSON Schema of its value."""
+        schema: Schema = {"type": "boolean" if self.type is bool else "string", "description": self.about}
+        return {**schema, "enum": list(self.choices)} if self.choices else schema
+
+
+_NAMES: Final = ("id", "name", "nodeid")
+_KNOWN: Final = {
+    "id": FieldName("ID", str, "The member's name, or its id: 16 hexadecimal digits."),
+    "name": FieldName("Name", str, "The member's name."),
+    "nodeid": FieldName("NodeID", str, "The member's id: 16 hexadecimal digits."),
+    "address": FieldName("Address", str, "Where its peers dial it: host:port."),
+    "peer": FieldName("Peer", str, "The same as Address."),
+    "http": FieldName("Http", str, "Its URL for clients."),
+    "learner": FieldName("Learner", bool, "Whether it stays a learner."),
+    "to": FieldName("To", str, "The name or id of the next leader; without it the most up-to-date voter."),
+    "force": FieldName("Force", bool, "Do it also if no quorum of the voters would be alive after it."),
+    "action": FieldName("Action", str, "What to do.", ("hold", "finalize")),
 }
+
+
+class FieldsBody:
+    """A declared JSON object whose field names are accepted in several spellings. `required`: it needs some field."""
+
+    def __init__(self, *accepted: str, required: bool = True) -> None:
+        self.about: Final = "Names are taken in each usual spelling: `ID`, `id`, `NodeID`, `node_id`."
+        self.required: Final = required
+        self._accepted: Final = frozenset(accepted)
+
+    def forms(self) -> Mapping[str, type | Schema]:
+        properties = {one.shown: one.schema() for name, one in _KNOWN.items() if name in self._accepted}
+        schema: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
+        if self.required:
+            schema["minProperties"] = 1
+        return {"application/json": schema}
+
+    def read(self, request: Request) -> Fields:
+        """The fields of a request. Raises `RequestError`."""
+        return Fields(request, self._accepted)
 
 
 class Fields:
@@ -53,12 +104,13 @@ class Fields:
         if len(body) > MAX_BODY_BYTES:
             raise RequestError(f"the body is above the limit of {MAX_BODY_BYTES} bytes", status=413, code="too_large")
         check_charset(request.headers)
+        self._accepted = accepted
         self._values: dict[str, object] = {}
         seen: set[str] = set()
         for given, value in _object(body).items():
             name = _SEPARATORS.sub("", given).lower()
             if name not in accepted:
-                known = ", ".join(_SHOWN[one] for one in _SHOWN if one in accepted) or "none"
+                known = ", ".join(one.shown for name, one in _KNOWN.items() if name in accepted) or "none"
                 raise RequestError(f"unknown field {given[:80]!r}; accepted here: {known}")
             if name in seen:
                 raise RequestError(f"the field {given!r} is given twice")
@@ -68,15 +120,20 @@ class Fields:
 
     def text(self, name: str) -> str:
         """A text field; empty if it is absent."""
+        assert name in self._accepted, name
+        assert _KNOWN[name].type is str, name
         value = self._values.get(name, "")
         if not isinstance(value, str):
-            raise RequestError(f"{_SHOWN[name]} is not a text")
+            raise RequestError(f"{_KNOWN[name].shown} is not a text")
         return value
 
     def boolean(self, name: str) -> bool:
+        """Whether a field is true; false if it is absent."""
+        assert name in self._accepted, name
+        assert _KNOWN[name].type is bool, name
         value = self._values.get(name, False)
         if not isinstance(value, bool):
-            raise RequestError(f"{_SHOWN[name]} is neither true nor false")
+            raise RequestError(f"{_KNOWN[name].shown} is neither true nor false")
         return value
 
     def name_and_id(self) -> tuple[str, int | None]:
@@ -98,7 +155,7 @@ class Fields:
 
 
 def _object(body: bytes) -> dict[str, object]:
-    if not body.strip():
+    if not body:
         return {}
     try:
         found = msgspec.json.decode(body, type=dict[str, object])
@@ -106,6 +163,66 @@ def _object(body: bytes) -> dict[str, object]:
         raise RequestError(f"the body is not a JSON object: {error}") from None
     check_members(body)
     return found
+
+
+# --- the declarations
+
+NO_QUERY: Final = Query()
+TIMEOUT: Final = Seconds("timeout", "The deadline of the change.", default_s=DEFAULT_TIMEOUT_S, high_s=MAX_TIMEOUT_S)
+QUERY: Final = Query(TIMEOUT)
+
+ADD_BODY: Final = FieldsBody(*_NAMES, "address", "peer", "http", "learner")
+FORCED_BODY: Final = FieldsBody(*_NAMES, "force")
+UPDATE_BODY: Final = FieldsBody(*_NAMES, "address")
+TRANSFER_BODY: Final = FieldsBody(*_NAMES, "to", required=False)
+SNAPSHOT_BODY: Final = FieldsBody(required=False)
+UPGRADE_BODY: Final = FieldsBody("action")
+
+
+def _view(name: str, summary: str, reply: type) -> Route:
+    answers = {200: Reply("The view.", (reply,))}
+    return Route("GET", f"/raft/{name}", summary=summary, access=access.STATUS, query=NO_QUERY, answers=answers)
+
+
+def _change(
+    name: str, summary: str, body: FieldsBody, reply: type, *errors: ErrorCode, needs: Access = access.MEMBERS
+) -> Route:
+    answers = {200: Reply("It is done.", (reply,))}
+    return Route(
+        "POST",
+        f"/raft/{name}",
+        summary=summary,
+        access=needs,
+        query=QUERY,
+        body=body,
+        answers=answers,
+        errors=(*CHANGING, *errors),
+    )
+
+
+STATUS: Final = _view("status", "Show this node's view of itself and the cluster", NodeStatus)
+MEMBERS: Final = _view("members", "Show the membership", Members)
+LEVELS: Final = _view("upgrade", "Show the levels of the cluster", UpgradeResult)
+
+ADD: Final = _change("add", "Add a member", ADD_BODY, AddReply)
+REMOVE: Final = _change("remove", "Remove a member", FORCED_BODY, MembersReply, UNKNOWN_MEMBER)
+PROMOTE: Final = _change("promote", "Make a learner a voter", FORCED_BODY, MembersReply, UNKNOWN_MEMBER)
+DEMOTE: Final = _change("demote", "Make a voter a learner", FORCED_BODY, MembersReply, UNKNOWN_MEMBER)
+UPDATE: Final = _change("update", "Change a member's address", UPDATE_BODY, MembersReply, UNKNOWN_MEMBER)
+TRANSFER: Final = _change(
+    "transfer",
+    "Transfer the leadership",
+    TRANSFER_BODY,
+    TransferReply,
+    UNKNOWN_MEMBER,
+    needs=access.LEADERSHIP,
+)
+SNAPSHOT: Final = _change(
+    "snapshot", "Take a snapshot of this node's state", SNAPSHOT_BODY, SnapshotReply, needs=access.SNAPSHOT
+)
+UPGRADE: Final = _change(
+    "upgrade", "Hold the levels, or finalize an upgrade", UPGRADE_BODY, UpgradeReply, needs=access.LEADERSHIP
+)
 
 
 class RaftRoutes:
@@ -119,38 +236,41 @@ class RaftRoutes:
 
     def add_to(self, router: Router) -> None:
         """Register the routes."""
-        router.add("GET", "/raft/status", self._get_status)
-        router.add("GET", "/raft/members", self._get_members)
-        router.add("GET", "/raft/upgrade", self._get_upgrade)
-        work: dict[str, Callable[[Request], Awaitable[Response]]] = {
-            "add": self.add,
-            "remove": self.remove,
-            "promote": self.promote,
-            "demote": self.demote,
-            "update": self.update,
-            "transfer": self.transfer,
-            "snapshot": self.snapshot,
-            "upgrade": self.upgrade,
-        }
-        for name, function in work.items():
-            router.add("POST", f"/raft/{name}", coroutine(self._tasks, function, explain=self._explain))
+        for read, handler in (
+            (STATUS, self._get_status),
+            (MEMBERS, self._get_members),
+            (LEVELS, self._get_upgrade),
+        ):
+            router.declare(read, handler)
+        work: tuple[tuple[Route, Callable[[Request], Awaitable[Response]]], ...] = (
+            (ADD, self.add),
+            (REMOVE, self.remove),
+            (PROMOTE, self.promote),
+            (DEMOTE, self.demote),
+            (UPDATE, self.update),
+            (TRANSFER, self.transfer),
+            (SNAPSHOT, self.snapshot),
+            (UPGRADE, self.upgrade),
+        )
+        for route, function in work:
+            router.declare(route, coroutine(self._tasks, function, explain=self._explain))
 
     def _get_status(self, request: Request, respond: Respond) -> None:
-        Parameters(request.query, frozenset())
+        NO_QUERY.parse(request.query)
         respond(json_response(self._status()))
 
     def _get_members(self, request: Request, respond: Respond) -> None:
-        Parameters(request.query, frozenset())
+        NO_QUERY.parse(request.query)
         respond(json_response(self._backend.members()))
 
     def _get_upgrade(self, request: Request, respond: Respond) -> None:
-        Parameters(request.query, frozenset())
+        NO_QUERY.parse(request.query)
         respond(json_response(self._backend.upgrade()))
 
     async def add(self, request: Request) -> Response:
         """Add a member; answers when the change is committed."""
         timeout_s = _timeout_s(request)
-        fields = Fields(request, _NAMES | {"address", "peer", "http", "learner"})
+        fields = ADD_BODY.read(request)
         name, node_id = fields.name_and_id()
         address, http = fields.text("address") or fields.text("peer"), fields.text("http")
         if fields.text("address") and fields.text("peer"):
@@ -162,12 +282,12 @@ class RaftRoutes:
         added = await self._backend.add_member(
             name, address, http=http, node_id=node_id, learner=fields.boolean("learner"), timeout_s=timeout_s
         )
-        return json_response({"status": "success", **msgspec.structs.asdict(added)})
+        return json_response(AddReply(**msgspec.structs.asdict(added)))
 
     async def remove(self, request: Request) -> Response:
         """Remove a member. An absent member is also answered only when its removal is durable."""
         timeout_s = _timeout_s(request)
-        fields = Fields(request, _NAMES | {"force"})
+        fields = FORCED_BODY.read(request)
         force, (name, given_id) = fields.boolean("force"), fields.name_and_id()
         try:
             node_id = await self._named(fields, timeout_s)
@@ -193,7 +313,7 @@ class RaftRoutes:
     async def update(self, request: Request) -> Response:
         """Change the address at which the peers dial a member that can't announce it itself."""
         timeout_s = _timeout_s(request)
-        fields = Fields(request, _NAMES | {"address"})
+        fields = UPDATE_BODY.read(request)
         address = _checked("Address", check_address, fields.text("address"))
         await self._backend.update_member(await self._named(fields, timeout_s), address, timeout_s)
         return self._changed()
@@ -201,7 +321,7 @@ class RaftRoutes:
     async def transfer(self, request: Request) -> Response:
         """Transfer the leadership; answers when the new leader leads."""
         timeout_s = _timeout_s(request)
-        fields = Fields(request, _NAMES | {"to"})
+        fields = TRANSFER_BODY.read(request)
         name, node_id = fields.name_and_id()
         if to := fields.text("to"):
             if name or node_id:
@@ -209,34 +329,34 @@ class RaftRoutes:
             name, node_id = ("", int(to, 16)) if is_id(to) else (to, None)
         target = await self._member(name, node_id, timeout_s) if name or node_id else None
         await self._backend.transfer_leadership(target, timeout_s)
-        return json_response({"status": "success", "leader": self._backend.leader()})
+        return json_response(TransferReply(self._backend.leader()))
 
     async def snapshot(self, request: Request) -> Response:
         """Take a snapshot of this node's state now."""
         timeout_s = _timeout_s(request)
-        Fields(request, frozenset())
+        SNAPSHOT_BODY.read(request)
         try:
             index, created = await self._backend.snapshot(timeout_s), True
         except NothingToSnapshot:
             index, created = self._backend.view().snapshot_index, False
-        return json_response({"status": "success", "created": created, "index": index})
+        return json_response(SnapshotReply(created, index))
 
     async def upgrade(self, request: Request) -> Response:
         """Hold the cluster's levels, or finalize the upgrade."""
         timeout_s = _timeout_s(request)
-        action = Fields(request, frozenset({"action"})).text("action")
+        action = UPGRADE_BODY.read(request).text("action")
         if action == "hold":
             view = await self._backend.hold_upgrade(timeout_s)
         elif action == "finalize":
             view = await self._backend.finalize_upgrade(timeout_s)
         else:
             raise RequestError('say what to do: {"Action": "hold"} or {"Action": "finalize"}')
-        return json_response({"status": "success", **msgspec.structs.asdict(view)})
+        return json_response(UpgradeReply(**msgspec.structs.asdict(view)))
 
     async def _who(self, request: Request) -> tuple[float, int, bool]:
         """The time limit, the member, and whether the change is forced."""
         timeout_s = _timeout_s(request)
-        fields = Fields(request, _NAMES | {"force"})
+        fields = FORCED_BODY.read(request)
         return timeout_s, await self._named(fields, timeout_s), fields.boolean("force")
 
     async def _named(self, fields: Fields, timeout_s: float) -> int:
@@ -265,12 +385,11 @@ class RaftRoutes:
 
     def _changed(self) -> Response:
         members: Members = self._backend.members()
-        return json_response({"status": "success", **msgspec.structs.asdict(members)})
+        return json_response(MembersReply(**msgspec.structs.asdict(members)))
 
 
 def _timeout_s(request: Request) -> float:
-    parameters = Parameters(request.query, frozenset({"timeout"}))
-    return parameters.duration_s("timeout", DEFAULT_TIMEOUT_S, high=MAX_TIMEOUT_S)
+    return TIMEOUT.of(QUERY.parse(request.query))
 
 
 def _checked(field: str, check: Callable[[str], str], value: str) -> str:

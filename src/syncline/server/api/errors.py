@@ -18,7 +18,7 @@ from syncline.errors import Outcome
 from syncline.platform.texts import encode_json
 from syncline.server.http.response import JSON, Response, bare
 
-__all__ = ["RequestError", "error_response", "internal_error", "problem"]
+__all__ = ["RequestError", "error_response", "internal_error", "operation_error", "problem", "status_of"]
 
 logger: logging.Logger = logging.getLogger("syncline.server")
 
@@ -30,11 +30,21 @@ STATUS_BY_CODE: Final = {
     "precondition_failed": 412,
     "too_large": 413,
     "not_found": 404,
-    "not_supported": 400,
     "bad_request": 400,
     "unknown_member": 404,
     "lease_not_found": 404,
+    "compacted": 410,
+    "future_revision": 400,
+    "limit": 429,
     "bad_command": 400,
+    "session_expired": 410,
+    "idempotency_mismatch": 422,
+    "answer_not_kept": 409,
+    "unauthenticated": 401,
+    "permission_denied": 403,
+    "user_not_found": 404,
+    "role_not_found": 404,
+    "token_not_found": 404,
 }
 STATUS_BY_CLASS: Final[tuple[tuple[type[errors.SynclineError], int], ...]] = (
     (errors.TooLarge, 413),
@@ -51,6 +61,12 @@ CODE_BY_CLASS: Final[dict[type[errors.SynclineError], str]] = {
     errors.NodeFailed: "node_failed",
     errors.DiskFull: "disk_full",
 }
+
+
+CHALLENGE: Final = b'WWW-Authenticate: Bearer realm="syncline", Basic realm="syncline", charset="UTF-8"\r\n'
+"""Which credentials are accepted: in each answer with status 401 (RFC 9110, 11.6.1)."""
+
+_INTERNAL: Final = "the server failed on this request; its log says why"
 
 
 class RequestError(Exception):
@@ -105,20 +121,43 @@ def error_response(error: BaseException, *, leader: tuple[str, str, str] | None 
     """
     if isinstance(error, RequestError):
         return error.response()
-    if not isinstance(error, errors.SynclineError):
-        return internal_error(error, read=read)
-    status = next((number for kind, number in STATUS_BY_CLASS if isinstance(error, kind)), 500)
+    status = status_of(error)
     if status == 500:
         return internal_error(error, read=read)
+    outcome, code, details = _told(error, read=read)
+    fields = _revision_fields(details or {}) if status == 412 else CHALLENGE if status == 401 else b""
+    return problem(status, code, str(error), outcome=outcome, fields=fields, details=details, leader=leader)
+
+
+def operation_error(error: BaseException) -> tuple[int, ErrorBody]:
+    """The status and error of one operation of a batch. An unknown exception is an internal error, and logged."""
+    if isinstance(error, RequestError):
+        body = ErrorBody(code=error.code, message=str(error), outcome=Outcome.NOT_APPLIED, details=error.details)
+        return error.status, body
+    status = status_of(error)
+    if status == 500:
+        logger.error("an operation failed by a fault of the server", exc_info=error)
+        return status, ErrorBody(code="internal", message=_INTERNAL, outcome=Outcome.UNKNOWN)
+    outcome, code, details = _told(error, read=False)
+    return status, ErrorBody(code=code, message=str(error), outcome=outcome, details=details)
+
+
+def status_of(error: BaseException) -> int:
+    """The status for an exception of the library; 500 for any other."""
+    status = next((number for kind, number in STATUS_BY_CLASS if isinstance(error, kind)), 500)
+    return STATUS_BY_CODE.get(error.code, status) if isinstance(error, errors.OperationError) else status
+
+
+def _told(error: BaseException, *, read: bool) -> tuple[Outcome, str, Mapping[str, int | str] | None]:
+    """The outcome, code and details of an exception of the library."""
+    assert isinstance(error, errors.SynclineError)
+    outcome = Outcome.NOT_APPLIED if read else error.outcome
     code = CODE_BY_CLASS.get(type(error), "operation_failed")
-    outcome, details, fields = Outcome.NOT_APPLIED if read else error.outcome, None, b""
     if isinstance(error, errors.OperationError):
         code = error.code
-        status = STATUS_BY_CODE.get(code, status)
-    if isinstance(error, errors.Rejected):
-        details = error.details
-        fields = _revision_fields(details) if status == 412 else b""
-    return problem(status, code, str(error), outcome=outcome, fields=fields, details=details, leader=leader)
+    if isinstance(error, errors.WatchEnded):
+        return outcome, code, {"from": error.resume}
+    return outcome, code, (error.details or None) if isinstance(error, errors.Rejected) else None
 
 
 def _revision_fields(details: Mapping[str, int | str]) -> bytes:
@@ -134,6 +173,6 @@ def internal_error(error: BaseException, *, read: bool = False) -> Response:
     return problem(
         500,
         "internal",
-        "the server failed on this request; its log says why",
+        _INTERNAL,
         outcome=Outcome.NOT_APPLIED if read else Outcome.UNKNOWN,
     )

@@ -10,11 +10,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from msgspec.structs import replace
+
+from syncline.client.schemas import HealthReply, IndexReply, VersionReply
+from syncline.kv.serving.reads import ConfirmedReads
 from syncline.server.api.backend import Backend
+from syncline.server.api.declare import Content, Reply, Route
+from syncline.server.api.error_codes import UNKNOWN_ROUTE
 from syncline.server.api.errors import RequestError
-from syncline.server.api.reads import ConfirmedReads
+from syncline.server.api.parameters import Boolean, Choice, Query, Seconds, Text
 from syncline.server.api.router import Router
-from syncline.server.http.request import Parameters, Request
+from syncline.server.auth.access import OPEN, STATUS, Access
+from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Deferred, Respond, Response, bare, json_response
 from syncline.version import __version__
 
@@ -25,7 +32,8 @@ API_VERSION: Final = 1
 READ_TIMEOUT_S: Final = 2.0
 """For the check that reads: shorter than an election would fail too often; probes commonly allow less."""
 MAX_TIMEOUT_S: Final = 60.0
-METRICS: Final = b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
+METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+METRICS: Final = b"Content-Type: %s\r\n" % METRICS_TYPE.encode()
 
 LIVE: Final = ("node", "local_read")
 READY: Final = ("node", "local_read", "not_stopping", "digest", "disk", "linearizable_read")
@@ -36,6 +44,38 @@ SHORTAGES: Final = ("disk_space", "store_space")
 Results = dict[str, str]
 """By check: the reason of its failure; empty if it passed."""
 
+NO_QUERY: Final = Query()
+TIMEOUT: Final = Seconds("timeout", "The deadline of the read.", default_s=READ_TIMEOUT_S, high_s=MAX_TIMEOUT_S)
+VERBOSE: Final = Boolean("verbose", "Show each check also if all passed.")
+EXCLUDE: Final = Text("exclude", "Checks to leave out, with commas between them.")
+SERIALIZABLE: Final = Boolean("serializable", "Check this node alone.")
+PROBE_QUERY: Final = Query(VERBOSE, EXCLUDE, TIMEOUT)
+HEALTH_QUERY: Final = Query(SERIALIZABLE, EXCLUDE, TIMEOUT)
+"""`exclude` is accepted because etcd's clients send it."""
+
+PLAIN: Final = "text/plain; charset=utf-8"
+PROBE: Final = Route(
+    "GET",
+    "/",
+    summary="Check this node",
+    access=OPEN,
+    query=PROBE_QUERY,
+    answers={200: Reply("All checks passed.", (PLAIN,)), 503: Reply("A check failed.", (PLAIN,))},
+)
+HEALTH: Final = Route(
+    "GET",
+    "/health",
+    summary="Check the cluster, in etcd's form",
+    access=OPEN,
+    query=HEALTH_QUERY,
+    answers={200: Reply("It is healthy.", (HealthReply,)), 503: Reply("It is not healthy.", (HealthReply,))},
+)
+
+
+def _route(pattern: str, summary: str, content: Content, access: Access = OPEN) -> Route:
+    answers = {200: Reply("The answer.", (content,))}
+    return Route("GET", pattern, summary=summary, access=access, query=NO_QUERY, answers=answers)
+
 
 class HealthRoutes:
     """Routes for operators. Set `stopping` before the server drains: it is not ready then."""
@@ -43,7 +83,7 @@ class HealthRoutes:
     def __init__(
         self,
         backend: Backend,
-        reads: ConfirmedReads,
+        reads: ConfirmedReads[Respond],
         *,
         name: str,
         metrics: Callable[[], bytes],
@@ -55,28 +95,35 @@ class HealthRoutes:
         self._metrics = metrics
         self._routes = routes
         self.stopping = False
+        self.etcd_version = ""
+        """The version of etcd whose clients are served; empty: they are not."""
 
     def add_to(self, router: Router) -> None:
         """Register the routes."""
         for path, checks in (("/livez", LIVE), ("/readyz", READY)):
-            router.add("GET", path, partial(self._probe, checks))
-            router.add("GET", f"{path}/{{check}}", partial(self._probe, checks))
-        router.add("GET", "/health", self._health)
-        router.add("GET", "/version", self._version)
-        router.add("GET", "/metrics", self._get_metrics)
-        router.add("GET", "/", self._index)
+            handler, check = (
+                partial(self._probe, checks),
+                Choice("check", "One check alone.", choices=checks, required=True),
+            )
+            router.declare(replace(PROBE, pattern=path), handler)
+            one = replace(PROBE, pattern=f"{path}/{{check}}", argument=check, errors=(UNKNOWN_ROUTE,))
+            router.declare(one, handler)
+        router.declare(HEALTH, self._health)
+        router.declare(_route("/version", "Show the versions", VersionReply), self._version)
+        metrics = _route("/metrics", "Show the metrics, for Prometheus", METRICS_TYPE, STATUS)
+        router.declare(metrics, self._get_metrics)
+        router.declare(_route("/", "List the routes", IndexReply), self._index)
 
     def _probe(self, checks: tuple[str, ...], request: Request, respond: Respond) -> None:
-        parameters = Parameters(request.query, frozenset({"verbose", "exclude", "timeout"}))
-        timeout_s = parameters.duration_s("timeout", READ_TIMEOUT_S, high=MAX_TIMEOUT_S)
-        verbose = parameters.boolean("verbose")
+        parameters = PROBE_QUERY.parse(request.query)
+        timeout_s, verbose = TIMEOUT.of(parameters), VERBOSE.of(parameters)
         if request.argument:
             alone = request.argument.decode("utf-8", "replace")
             if alone not in checks:
                 known = ", ".join(checks)
                 raise RequestError(f"no check {alone[:80]!r}; there are: {known}", status=404, code="unknown_route")
             checks = (alone,)
-        excluded = set(parameters.text("exclude", "").split(","))
+        excluded = set(EXCLUDE.of(parameters).split(","))
         tells_shortages = verbose and checks == READY
         checks = tuple(check for check in checks if check not in excluded)
         results = {check: self._check(check) for check in checks if check != READING}
@@ -106,13 +153,13 @@ class HealthRoutes:
                 raise AssertionError(check)
 
     def _health(self, request: Request, respond: Respond) -> None:
-        parameters = Parameters(request.query, frozenset({"serializable", "timeout", "exclude"}))
-        timeout_s = parameters.duration_s("timeout", READ_TIMEOUT_S, high=MAX_TIMEOUT_S)
+        parameters = HEALTH_QUERY.parse(request.query)
+        timeout_s, serializable = TIMEOUT.of(parameters), SERIALIZABLE.of(parameters)
         if (failure := self._backend.failure) is not None:
             respond(_health(f"NODE FAILED: {failure}", []))
             return
         warnings = [why for why in self._backend.shortages.values() if why]
-        if parameters.boolean("serializable"):
+        if serializable:
             respond(_health("", warnings))
         elif stall := self._backend.disk_stall:
             respond(_health(f"DISK HANGS: {stall}", warnings))
@@ -122,18 +169,18 @@ class HealthRoutes:
             self._reads.within(timeout_s, _read_health, warnings, respond)
 
     def _version(self, request: Request, respond: Respond) -> None:
-        Parameters(request.query, frozenset())
-        respond(json_response({"syncline": __version__, "api": API_VERSION}))
+        NO_QUERY.parse(request.query)
+        respond(json_response(VersionReply(__version__, API_VERSION, self.etcd_version, self.etcd_version)))
 
     def _get_metrics(self, request: Request, respond: Respond) -> None:
-        Parameters(request.query, frozenset())
+        NO_QUERY.parse(request.query)
         respond(
             Deferred.by(lambda: bare(200, METRICS, self._metrics()))
         )  # large: not made for a client that does not read its answers
 
     def _index(self, request: Request, respond: Respond) -> None:
-        Parameters(request.query, frozenset())
-        respond(json_response({"syncline": __version__, "name": self._name, "routes": self._routes()}))
+        NO_QUERY.parse(request.query)
+        respond(json_response(IndexReply(__version__, self._name, self._routes())))
 
 
 def _read_health(warnings: list[str], respond: Respond, error: BaseException | None) -> None:
@@ -158,7 +205,5 @@ def _report(results: Results, short: Results, *, verbose: bool) -> Response:
 
 
 def _health(reason: str, warnings: list[str]) -> Response:
-    body: dict[str, str | list[str]] = {"health": "false" if reason else "true", "reason": reason}
-    if warnings:
-        body["warnings"] = warnings
-    return json_response(body, status=503 if reason else 200)
+    reply = HealthReply("false" if reason else "true", reason, warnings)
+    return json_response(reply, status=503 if reason else 200)

@@ -38,9 +38,9 @@ def by_query(handler: Callable[[Request, Respond], None]) -> Callable[[Request, 
             else:
                 others.append(pair)
         if not keys:
-            raise RequestError(
-                "no key is given: /key/KEY, or /key?key=KEY; percent-encoded", status=404, code="unknown_route"
-            )
+            path = request.path.decode("ascii", "replace")
+            message = f"no key is given: /key/KEY, or {path}?key=KEY; percent-encoded"
+            raise RequestError(message, status=404, code="unknown_route")
         if len(keys) > 1:
             raise RequestError("the parameter 'key' is given twice")
         request.argument, request.query = keys[0], b"&".join(others)

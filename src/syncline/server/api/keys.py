@@ -2,38 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final, TypeVar
 
+from msgspec.structs import replace
+
+from syncline.client.schemas import DeleteReply, PutReply
+from syncline.errors import Rejected
 from syncline.kv.commands import ABSENT, EXISTS, MAX_KEY_BYTES, Delete, Put, encode_command
 from syncline.kv.records import DeleteAnswer, KeyRecord, PutAnswer
+from syncline.kv.serving.key_limits import DEFAULT_MAX_KEY_BYTES, DEFAULT_MAX_VALUE_BYTES
+from syncline.kv.serving.reads import DEFAULT_TIMEOUT_S, ConfirmedReads, ReadPlan
+from syncline.kv.watch_hub import WatchHub
 from syncline.server.api import key_query
 from syncline.server.api.backend import Backend
-from syncline.server.api.errors import RequestError, problem
-from syncline.server.api.reads import (
-    DEFAULT_TIMEOUT_S,
-    MAX_TIMEOUT_S,
-    READ_PARAMETERS,
-    ConfirmedReads,
-    ReadPlan,
+from syncline.server.api.bodies import RawBody
+from syncline.server.api.declare import (
+    ETAG,
+    IDEMPOTENCY_KEY,
+    LEADER,
+    READ_IF,
+    READ_UNLESS,
+    REPLAYED,
+    REVISION,
+    WRITE_IF,
+    WRITE_UNLESS,
+    Reply,
+    Route,
 )
+from syncline.server.api.error_codes import (
+    COMPACTED,
+    KEYED,
+    LEASE_FULL,
+    LEASE_LIMIT,
+    LEASE_NOT_FOUND,
+    LENGTH_REQUIRED,
+    NOT_FOUND,
+    PRECONDITION_FAILED,
+    READING,
+    UNKNOWN_ROUTE,
+    WAIT_LIMIT,
+)
+from syncline.server.api.errors import RequestError, problem
+from syncline.server.api.idempotency import FIELD, propose
+from syncline.server.api.leader_field import LeaderField
+from syncline.server.api.long_poll import FROM, WAIT, LongPolls, PollPlan
+from syncline.server.api.parameters import Octets, Query
+from syncline.server.api.reads import READ_QUERY, TIMEOUT, read_plan
 from syncline.server.api.router import Explain, Router
-from syncline.server.http.limits import KIB, MIB
-from syncline.server.http.request import Parameters, Request
+from syncline.server.api.ttl import LEASE, TTL
+from syncline.server.auth.access import KEYS
+from syncline.server.auth.gate import AccessGate
+from syncline.server.auth.principal import Principal
+from syncline.server.http.limits import KIB
+from syncline.server.http.request import Request
 from syncline.server.http.response import JSON, NO_CACHE, NO_STORE, OCTETS, Deferred, Respond, Response, status_line
 from syncline.server.http.shortcuts import CONDITIONS, FastGet, FastGetRequest
 
 __all__ = ["DEFAULT_MAX_KEY_BYTES", "DEFAULT_MAX_VALUE_BYTES", "KeyRoutes", "parse_etags"]
 
-DEFAULT_MAX_KEY_BYTES: Final = KIB
-DEFAULT_MAX_VALUE_BYTES: Final = MIB
-
 PATTERN: Final = "/key/{key...}"
 
-WRITE_PARAMETERS: Final = frozenset({"timeout"})
-WRITES_LATER: Final = frozenset({"ttl", "lease"})
-READS_LATER: Final = frozenset({"wait", "from", "revision"})
+DELETE_QUERY: Final = Query(TIMEOUT)
+PUT_QUERY: Final = Query(TTL, LEASE, TIMEOUT)
+GET_QUERY: Final = READ_QUERY.plus(WAIT, FROM)
+
+SAME_ETAG: Final = replace(ETAG, optional=True)
+"""Not at the end of a wait."""
+
+GET: Final = Route(
+    "GET",
+    key_query.PATTERN,
+    summary="Read a key",
+    access=KEYS,
+    about="With `wait` the answer comes when the key has changed at the revision `from` or after: 200 or 404. At the"
+    " end of the wait it is 304 with `Syncline-Revision`.",
+    query=GET_QUERY,
+    fields=(READ_IF, READ_UNLESS),
+    answers={
+        200: Reply("The value.", ("application/octet-stream",), (ETAG, REVISION, LEADER)),
+        304: Reply("It is at a revision of `If-None-Match`, or the wait is over.", (), (SAME_ETAG, REVISION)),
+    },
+    errors=(*READING, NOT_FOUND, PRECONDITION_FAILED, COMPACTED, WAIT_LIMIT),
+    conditions=True,
+)
+DELETE: Final = Route(
+    "DELETE",
+    key_query.PATTERN,
+    summary="Delete a key",
+    access=KEYS,
+    about="A key that is not there is no error.",
+    query=DELETE_QUERY,
+    fields=(WRITE_IF, IDEMPOTENCY_KEY),
+    answers={200: Reply("It is not there any more.", (DeleteReply,), (REVISION, LEADER, REPLAYED))},
+    errors=(*KEYED, PRECONDITION_FAILED),
+    conditions=True,
+)
 
 MAX_CACHED_QUERIES: Final = 1024
 """Parsed queries that are kept,"""
@@ -54,9 +119,9 @@ _NO_LENGTH: Final = (
 )
 
 _OK: Final = status_line(200)
-_FOUND: Final = b"%s%s%s" % (_OK, OCTETS, NO_CACHE) + b'ETag: "%d"\r\nSyncline-Revision: %d\r\nContent-Length: %d\r\n'
-_WRITTEN: Final = b"%s%s%s" % (_OK, JSON, NO_STORE) + b'ETag: "%d"\r\nSyncline-Revision: %d\r\nContent-Length: %d\r\n'
-_DELETED: Final = b"%s%s%s" % (_OK, JSON, NO_STORE) + b"Syncline-Revision: %d\r\nContent-Length: %d\r\n"
+_FOUND: Final = b"%s%s%s" % (_OK, OCTETS, NO_CACHE) + b'ETag: "%d"\r\nSyncline-Revision: %d\r\n%sContent-Length: %d\r\n'
+_WRITTEN: Final = b"%s%s%s" % (_OK, JSON, NO_STORE) + b'ETag: "%d"\r\nSyncline-Revision: %d\r\n%sContent-Length: %d\r\n'
+_DELETED: Final = b"%s%s%s" % (_OK, JSON, NO_STORE) + b"Syncline-Revision: %d\r\n%sContent-Length: %d\r\n"
 
 
 class KeyRoutes:
@@ -65,28 +130,67 @@ class KeyRoutes:
     def __init__(
         self,
         backend: Backend,
-        reads: ConfirmedReads,
+        reads: ConfirmedReads[Respond],
+        hub: WatchHub,
         *,
         explain: Explain,
         explain_read: Explain,
+        gate: AccessGate,
+        handle: Callable[[Request, Respond], None],
         max_key_bytes: int = DEFAULT_MAX_KEY_BYTES,
         max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES,
     ) -> None:
+        """`handle` is the ordinary way of a request, for those that the fast path does not take."""
         assert max_key_bytes <= MAX_KEY_BYTES
         self._backend = backend
         self._reads = reads
         self._explain = explain
         self._explain_read = explain_read
+        self._leader = LeaderField(backend)
         self._max_key_bytes = max_key_bytes
         self._max_value_bytes = max_value_bytes
+        self._auth = gate.flag
+        self._known_reader = gate.known_reader
+        self._present_user = gate.present
+        self._handle = handle
+        self._polls = LongPolls(backend, hub, reads, answer=self._answer, refusal=self._refusal, explain=explain_read)
         self._read_plans: dict[bytes, ReadPlan] = {}
-        self._timeouts_s: dict[bytes, float] = {}
+        self._put_plans: dict[bytes, tuple[float, int, int]] = {}
 
     def add_to(self, router: Router) -> None:
         """Register the routes."""
-        for methods, handler in (("GET", self.get), ("PUT POST", self.put), ("DELETE", self.delete)):
-            router.add(methods, PATTERN, handler, conditions=True)
-            router.add(methods, key_query.PATTERN, key_query.by_query(handler), conditions=True)
+        key = Octets("key", "The key, percent-encoded.", required=True, max_bytes=self._max_key_bytes)
+        for route, handler in ((GET, self.get), (self._put_route(), self.put), (DELETE, self.delete)):
+            router.declare(replace(route, pattern=PATTERN, argument=key), handler)
+            by_query = replace(
+                route,
+                pattern=key_query.PATTERN,
+                query=route.query.plus(key),
+                errors=(*route.errors, UNKNOWN_ROUTE),
+            )
+            router.declare(by_query, key_query.by_query(handler))
+
+    def _put_route(self) -> Route:
+        return Route(
+            "PUT POST",
+            key_query.PATTERN,
+            summary="Store a value",
+            access=KEYS,
+            about="With `ttl` the key gets a lease of its own; with neither `ttl` nor `lease` it has none.",
+            query=PUT_QUERY,
+            fields=(WRITE_IF, WRITE_UNLESS, IDEMPOTENCY_KEY),
+            body=RawBody("The value, stored unchanged.", self._max_value_bytes),
+            answers={200: Reply("It is stored.", (PutReply,), (ETAG, REVISION, LEADER, REPLAYED))},
+            errors=(
+                *KEYED,
+                LENGTH_REQUIRED,
+                PRECONDITION_FAILED,
+                LEASE_NOT_FOUND,
+                LEASE_FULL,
+                LEASE_LIMIT,
+            ),
+            conditions=True,
+        )
 
     @property
     def fast_get(self) -> FastGet:
@@ -99,8 +203,18 @@ class KeyRoutes:
         """The raw value; 404 if there is no such key, 304 and 412 by the ETag."""
         if not 0 < len(request.argument) <= self._max_key_bytes:
             raise self._bad_key(request.argument)
+        if request.principal is not None:
+            request.principal.check_key_readable(request.argument)
         if request.query:
-            self._reads.confirm(self._read_plan(request.query), self._read, request, respond)
+            plan = self._read_plan(request.query)
+            if isinstance(plan, PollPlan):
+                _check_etags(request.headers)  # now: at the end of the wait nothing looks at them
+                self._polls.poll(plan, request, respond)
+            elif plan.revision:
+                _check_etags(request.headers)  # now: the read may wait for its revision
+                self._reads.confirm(plan, self._read_past, (request, plan.revision), respond)
+            else:
+                self._reads.confirm(plan, self._read, request, respond)
         else:
             self._reads.within(DEFAULT_TIMEOUT_S, self._read, request, respond)
 
@@ -108,7 +222,8 @@ class KeyRoutes:
         """The parsed query: a client's queries are always the same few, so each is parsed once."""
         plan = self._read_plans.get(query)
         if plan is None:
-            plan = ReadPlan.of(Parameters(query, READ_PARAMETERS, later=READS_LATER))
+            parameters = GET_QUERY.parse(query)
+            plan = PollPlan.waiting(parameters) or read_plan(parameters)
             _keep(self._read_plans, query, plan)
         return plan
 
@@ -119,10 +234,28 @@ class KeyRoutes:
         answer = self._answer(request)
         respond(answer if len(answer.body) <= DEFER_BYTES else Deferred.by(partial(self._answer, request)))
 
+    def _read_past(self, read: tuple[Request, int], respond: Respond, error: BaseException | None) -> None:
+        """Answer from the state at a past revision. Its records never change, so the answer holds one until it goes."""
+        if error is not None:
+            respond(self._explain_read(error))
+            return
+        request, revision = read
+        try:
+            record = self._backend.store.get(request.argument, revision)
+        except Rejected as refusal:
+            respond(self._explain_read(refusal))
+        else:
+            respond(self._answered(request, record))
+
     def _answer(self, request: Request) -> Response:
         """The answer from the store's present state."""
+        return self._answered(request, self._backend.store.get(request.argument))
+
+    def _answered(self, request: Request, record: KeyRecord | None) -> Response:
+        """The answer with this record, after the conditions of the request."""
+        if self._auth.on and (refusal := self._refusal(request)) is not None:
+            return refusal
         store = self._backend.store
-        record = store.get(request.argument)
         headers = request.headers
         if not CONDITIONS.isdisjoint(headers):
             try:
@@ -134,17 +267,52 @@ class KeyRoutes:
         if record is None:
             return _not_found(store.revision)
         value = record.value
-        return Response(200, _FOUND % (record.mod_revision, store.revision, len(value)), value)
+        return Response(200, _FOUND % (record.mod_revision, store.revision, self._leader.field(), len(value)), value)
+
+    def _refusal(self, request: Request) -> Response | None:
+        """The refusal if the key may not be read any more: users change while a read waits."""
+        refusal = self._present_user(request.principal).read_refusal(request.argument, request.argument + b"\0")
+        return None if refusal is None else self._explain_read(refusal)
 
     def get_fast(self, request: FastGetRequest) -> None:
         """`get` by the fast path: the request says nothing but the key."""
         if len(request.argument) > self._max_key_bytes:
             request.respond(self._bad_key(request.argument).response())
             return
+        if self._auth.on:
+            self._get_fast_guarded(request)
+            return
         try:
-            self._reads.within(DEFAULT_TIMEOUT_S, self._read_fast, request, request.respond)
+            self._reads.within(DEFAULT_TIMEOUT_S, self._read_fast_open, request, request.respond)
         except Exception as error:  # noqa: BLE001 - becomes the answer, as in the router
             request.respond(self._explain_read(error))
+
+    def _get_fast_guarded(self, request: FastGetRequest) -> None:
+        """`get_fast` while clients need credentials: with a known one that may read the key, else the ordinary way."""
+        key = request.argument
+        principal = self._known_reader(request.headers.get(b"authorization"), key)
+        if principal is None:
+            plain = Request("GET", b"/key/" + key, b"", request.headers, b"", origin=request.origin)
+            self._handle(plain, request.respond)
+            return
+        try:
+            self._reads.within(DEFAULT_TIMEOUT_S, self._read_fast_guarded, (request, key, principal), request.respond)
+        except Exception as error:  # noqa: BLE001 - becomes the answer, as in the router
+            request.respond(self._explain_read(error))
+
+    def _read_fast_guarded(
+        self, read: tuple[FastGetRequest, bytes, Principal], respond: Respond, error: BaseException | None
+    ) -> None:
+        request, key, principal = read
+        refusal = None
+        if error is None and not principal.is_unchanged:
+            refusal = principal.read_refusal(key, key + b"\0")
+        self._read_fast(request, respond, error or refusal)
+
+    def _read_fast_open(self, request: FastGetRequest, respond: Respond, error: BaseException | None) -> None:
+        if error is None and self._auth.on:
+            error = self._present_user(None).read_refusal(request.argument, None)
+        self._read_fast(request, respond, error)
 
     def _read_fast(self, request: FastGetRequest, respond: Respond, error: BaseException | None) -> None:
         if error is not None:
@@ -156,7 +324,7 @@ class KeyRoutes:
             respond(_not_found(store.revision))
             return
         value = record.value
-        request.found(_FOUND % (record.mod_revision, store.revision, len(value)), value)
+        request.found(_FOUND % (record.mod_revision, store.revision, self._leader.field(), len(value)), value)
 
     # --- writing
 
@@ -171,7 +339,14 @@ class KeyRoutes:
         if not body and b"content-length" not in headers and b"transfer-encoding" not in headers:
             raise RequestError(_NO_LENGTH, status=411, code="length_required")
         expect = None if CONDITIONS.isdisjoint(headers) else _write_condition(headers)
-        self._propose(request, encode_command(Put(key, body, 0, expect)), respond)
+        timeout_s, lease, ttl_ms = self._put_plan(request.query) if request.query else (DEFAULT_TIMEOUT_S, 0, 0)
+        if not ttl_ms:
+            self._propose(request, encode_command(Put(key, body, lease, expect)), timeout_s, respond)
+            return
+        # The id of the lease is drawn for each attempt: the same request is told by any other.
+        fingerprint = encode_command(Put(key, body, 1, expect, ttl_ms)) if FIELD in request.headers else b""
+        command = encode_command(Put(key, body, self._backend.new_lease(), expect, ttl_ms))
+        self._propose(request, command, timeout_s, respond, fingerprint=fingerprint)
 
     def delete(self, request: Request, respond: Respond) -> None:
         """Remove the key. An absent key is no error: `deleted` has the result."""
@@ -180,21 +355,41 @@ class KeyRoutes:
         if b"if-none-match" in request.headers:
             raise RequestError("If-None-Match means nothing for DELETE; If-Match does")
         expect = _write_condition(request.headers)
-        self._propose(request, encode_command(Delete(request.argument, expect)), respond, frees_space=True)
+        timeout_s = TIMEOUT.of(DELETE_QUERY.parse(request.query))
+        command = encode_command(Delete(request.argument, expect))
+        self._propose(request, command, timeout_s, respond, frees_space=True)
 
-    def _propose(self, request: Request, command: bytes, respond: Respond, *, frees_space: bool = False) -> None:
-        timeout_s = self._timeout_s(request.query) if request.query else DEFAULT_TIMEOUT_S
-        if b"idempotency-key" in request.headers:
-            raise RequestError("Idempotency-Key is not supported yet", code="not_supported")
-        self._backend.propose(command, timeout_s, partial(self._proposed, respond), frees_space=frees_space)
+    def _propose(
+        self,
+        request: Request,
+        command: bytes,
+        timeout_s: float,
+        respond: Respond,
+        *,
+        frees_space: bool = False,
+        fingerprint: bytes = b"",
+    ) -> None:
+        propose(
+            self._backend,
+            request,
+            command,
+            timeout_s,
+            respond,
+            self._proposed,
+            frees_space=frees_space,
+            fingerprint=fingerprint,
+        )
 
-    def _timeout_s(self, query: bytes) -> float:
-        timeout_s = self._timeouts_s.get(query)
-        if timeout_s is None:
-            parameters = Parameters(query, WRITE_PARAMETERS, later=WRITES_LATER)
-            timeout_s = parameters.duration_s("timeout", DEFAULT_TIMEOUT_S, high=MAX_TIMEOUT_S)
-            _keep(self._timeouts_s, query, timeout_s)
-        return timeout_s
+    def _put_plan(self, query: bytes) -> tuple[float, int, int]:
+        """The time-out, the lease and the TTL in milliseconds that a query asks for."""
+        plan = self._put_plans.get(query)
+        if plan is None:
+            parameters = PUT_QUERY.parse(query)
+            plan = TIMEOUT.of(parameters), LEASE.of(parameters), TTL.of(parameters)
+            if plan[1] and plan[2]:
+                raise RequestError("give one of 'lease' and 'ttl', not both")
+            _keep(self._put_plans, query, plan)
+        return plan
 
     def _proposed(self, respond: Respond, result: object, error: BaseException | None) -> None:
         if error is not None:
@@ -202,13 +397,14 @@ class KeyRoutes:
             return
         if type(result) is PutAnswer:
             revision = result.revision
-            body = b'{"status":"success","revision":%d}\n' % revision
-            respond(Response(200, _WRITTEN % (revision, revision, len(body)), body))
+            own = b',"lease":"%016x"' % result.lease if result.lease else b""
+            body = b'{"status":"success","revision":%d%s}\n' % (revision, own)
+            respond(Response(200, _WRITTEN % (revision, revision, self._leader.field(), len(body)), body))
         else:
             assert type(result) is DeleteAnswer, result
             deleted = b"true" if result.deleted else b"false"
             body = b'{"status":"success","deleted":%s,"revision":%d}\n' % (deleted, result.revision)
-            respond(Response(200, _DELETED % (result.revision, len(body)), body))
+            respond(Response(200, _DELETED % (result.revision, self._leader.field(), len(body)), body))
 
     def _bad_key(self, key: bytes) -> RequestError:
         if not key:
@@ -249,6 +445,12 @@ def parse_etags(raw: bytes, name: str, *, weak: bool) -> set[int]:
     return found
 
 
+def _check_etags(headers: Mapping[bytes, bytes]) -> None:
+    """Raise `RequestError` if the conditions of a read can't be read."""
+    parse_etags(headers.get(b"if-match", b"*"), "If-Match", weak=False)
+    parse_etags(headers.get(b"if-none-match", b"*"), "If-None-Match", weak=True)
+
+
 def _matches(etags: set[int], record: KeyRecord | None) -> bool:
     return record is not None and (ANY_ETAG in etags or record.mod_revision in etags)
 
@@ -283,7 +485,7 @@ def _write_condition(headers: Mapping[bytes, bytes]) -> int | None:
         return ABSENT
     assert wanted is not None
     etags = parse_etags(wanted, "If-Match", weak=False)
-    if len(etags) != 1 or 0 in etags:
+    if len(etags) != 1 or 0 in etags or max(etags) >= 2**63:
         raise RequestError('If-Match of a write takes one strong ETag, such as "42", or * for any existing key')
     revision = etags.pop()
     return EXISTS if revision == ANY_ETAG else revision

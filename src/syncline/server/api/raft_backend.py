@@ -2,62 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+from collections.abc import Callable
 
 from syncline.client.schemas import Added, LeaderInfo, MemberAbility, MemberInfo, Members, NodeView, UpgradeResult
-from syncline.errors import NoSpace, Rejected
+from syncline.errors import NoSpace
+from syncline.kv.auth.flag import AuthFlag
 from syncline.kv.machine import KvMachine
-from syncline.kv.store import Store
-from syncline.kv.versions import MACHINE_VERSION, check_version
-from syncline.node.futures import ReadFuture, Then
+from syncline.kv.observers import on_loop
+from syncline.kv.serving.kv_node import KvNode
 from syncline.node.levels import UpgradeStatus
 from syncline.node.member_registry import Member, Membership, format_id
 from syncline.node.raft import Raft
 from syncline.node.stats import MemberProgress, Stats
+from syncline.platform.entropy import Entropy, system_entropy
 from syncline.server.shortages import Shortages
 
 __all__ = ["NodeBackend"]
 
 
-class NodeBackend:
+class NodeBackend(KvNode):
     """`Backend` over one running node. Make it when the node is open; `close` it before the node is closed."""
 
-    def __init__(self, raft: Raft[object], machine: KvMachine) -> None:
-        self._raft = raft
-        self._machine = machine
-        self._failed = asyncio.ensure_future(raft.failed())
+    def __init__(self, raft: Raft[object], machine: KvMachine, *, entropy: Entropy = system_entropy) -> None:
+        super().__init__(raft, machine, entropy=entropy)
         self._shortages = Shortages(raft, machine)
-        self._all_commands = False
-        """Whether all members can apply all commands of this version."""
-
-    async def close(self) -> None:
-        """Release the node."""
-        self._failed.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._failed
-
-    # --- the hot path
-
-    @property
-    def store(self) -> Store:
-        return self._machine.store
-
-    @property
-    def is_leader(self) -> bool:
-        return self._raft.is_leader
-
-    @property
-    def state_age_s(self) -> float | None:
-        return self._raft.state_age_s
-
-    @property
-    def catching_up(self) -> bool:
-        return self._raft.catching_up
-
-    @property
-    def failure(self) -> BaseException | None:
-        return self._failed.result() if self._failed.done() and not self._failed.cancelled() else None
 
     @property
     def state_alarm(self) -> str:
@@ -75,22 +43,29 @@ class NodeBackend:
         if isinstance(error, NoSpace):
             self._shortages.refused()
 
-    def propose(self, command: bytes, timeout_s: float, then: Then, *, frees_space: bool = False) -> None:
-        if not self._all_commands:
-            version = self._raft.machine_version
-            self._all_commands = version >= MACHINE_VERSION  # it never falls, so the rest need not be asked
-            try:
-                check_version(command, version)
-            except Rejected as refusal:
-                then(None, refusal)
-                return
-        # `encode_command` has made it, so it need not be checked.
-        self._raft._apply_then(command, then, timeout=timeout_s, checked=True, frees_space=frees_space)
+    @property
+    def auth_flag(self) -> AuthFlag:
+        return self._machine.auth_flag
 
-    def read_index(self, timeout_s: float) -> ReadFuture:
-        return self._raft.read_index(timeout=timeout_s)
+    def observe_auth(self, callback: Callable[[], None]) -> None:
+        self._machine.observe_auth(on_loop(callback))
 
     # --- views
+
+    @property
+    def cluster_id(self) -> int:
+        """The id of the cluster."""
+        return int(self._raft.cluster_id)
+
+    @property
+    def node_id(self) -> int:
+        """The id of this node."""
+        return int(self._raft.node_id)
+
+    @property
+    def term(self) -> int:
+        """The present term of this node."""
+        return self._raft.term
 
     def leader(self) -> LeaderInfo | None:
         leader = self._raft.leader

@@ -24,10 +24,10 @@ way to its end; it never goes back.
 
 | phase or stage | what a client may do | ends with |
 | --- | --- | --- |
-| `START` | send its first request | a byte; closed after `header_timeout_s` |
+| `START` | send its first request, or begin HTTP/2 | a byte; closed after `header_timeout_s` |
 | `IDLE` | send a request, while others may be under way | a byte; closed after `idle_timeout_s` without a request |
 | `HEADER`, `BODY` | send the rest of a request | its last byte; 408 if it is late |
-| `ENDED` | read the answers that are still to come; what it sends is thrown away | the end of the connection |
+| `ENDED` | read the answers that are still to come; what it sends is ignored | the end of the connection |
 | `OPEN` | all that its input phase says | one of the next |
 | `DRAINING` | read the answers to what it has asked | the last of them: closed |
 | `REFUSED` | the same; the input is `ENDED` | the last answer, which says why: half-closed |
@@ -47,13 +47,14 @@ from syncline.server.api.errors import problem
 from syncline.server.http.dispatch import Dispatcher
 from syncline.server.http.input import Input
 from syncline.server.http.output import Output
-from syncline.server.http.parser import ENDED, IDLE, SLICE_BYTES, RequestReader
+from syncline.server.http.parser import ENDED, IDLE, SLICE_BYTES, START, RequestReader
 from syncline.server.http.request import Request
 from syncline.server.http.response import Response
 from syncline.server.http.shared import Shared
 from syncline.server.http.shortcuts import FastGetLane
 from syncline.server.http.state import LINGERING, HeldBytes, Link, Slot, SlotQueue
 from syncline.server.http.time_limits import TimeLimits
+from syncline.server.http2.frames import PREFACE
 
 __all__ = ["HttpConnection"]
 
@@ -66,6 +67,7 @@ class HttpConnection(asyncio.Protocol):
 
     __slots__ = (
         "_dispatcher",
+        "_first",
         "_held",
         "_input",
         "_lane",
@@ -99,6 +101,8 @@ class HttpConnection(asyncio.Protocol):
         self._time_limits = TimeLimits(shared.limits, link, queue, reader, now_s=shared.now_s, refuse=self._refuse)
         self._lane: FastGetLane | None = None
         """Opened by the first request that could have taken it."""
+        self._first = b""
+        """The first bytes, as long as they may become the preface of HTTP/2."""
 
     # --- the transport's side
 
@@ -116,14 +120,18 @@ class HttpConnection(asyncio.Protocol):
         self._link.unparsed = b""
         self._lane = None
         self._reader.phase = ENDED
+        self._output.lost()
         self._queue.clear()
         self._held.clear()
         self._unregister(self)
 
     def eof_received(self) -> bool:
-        """The client sends no more. What it has asked is still answered, as scripts with half-closed pipes expect."""
+        """The client sends no more. What it has asked is still answered, as scripts with half-closed pipes expect.
+
+        A live stream has no end, and most clients leave it like this: the connection ends.
+        """
         link, slots = self._link, self._queue.slots
-        if link.transport is None or link.stage == LINGERING or not slots:
+        if link.transport is None or link.stage == LINGERING or not slots or self._output.end_input():
             return False  # the transport closes itself
         if link.transport.get_extra_info("sslcontext") is not None:
             return False  # TLS knows no half-closed connection
@@ -145,6 +153,8 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         reader, link, slots = self._reader, self._link, self._queue.slots
+        if reader.phase == START and not (data := self._http1(data)):
+            return
         if reader.phase > IDLE or slots or link.read_paused:
             self._input.receive(data)
             return
@@ -168,6 +178,25 @@ class HttpConnection(asyncio.Protocol):
         if not self._dispatcher.has_room():
             link.pause_reading()
 
+    def _http1(self, data: bytes) -> bytes:
+        """The first bytes of a connection, if they are not those of HTTP/2; empty if they are, or may become them."""
+        transport, begin = self._link.transport, self._shared.http2
+        if begin is None or transport is None:
+            return data
+        data, self._first = self._first + data, b""
+        if not data.startswith(PREFACE[: len(data)]):
+            return data
+        if len(data) < len(PREFACE):
+            self._first = data
+        else:
+            begin(self, transport, data)
+        return b""
+
+    def leave(self) -> None:
+        """Forget the transport: another protocol has it."""
+        self._link.transport = None
+        self._reader.phase = ENDED
+
     # --- what the parts ask of each other
 
     def _take(self, request: Request, close: bool, http10: bool) -> None:
@@ -188,6 +217,8 @@ class HttpConnection(asyncio.Protocol):
             self._lane = FastGetLane(
                 fast_get,
                 end,
+                headers=request.headers,
+                origin=self._link,
                 respond=self._output.answered,
                 found=self._output.found,
                 max_url_bytes=shared.limits.max_url_bytes,
@@ -229,5 +260,6 @@ class HttpConnection(asyncio.Protocol):
         self._link.check()
         self._queue.check()
         self._held.check(self._queue)
+        self._output.check()
         if self._queue.unstarted and self._reader.phase != ENDED:  # at the end of the input nothing is read
             assert self._link.read_paused, "no further requests are read while some wait"

@@ -28,6 +28,7 @@ from syncline.server.api.errors import RequestError
 from syncline.server.http.fields import SAFE_METHODS
 from syncline.server.http.request import Request
 from syncline.server.http.response import Deferred, Respond, Response
+from syncline.server.http.stream import Stream
 
 __all__ = ["ANY", "CrossSitePolicy", "host_name", "is_origin"]
 
@@ -42,7 +43,7 @@ _OF_BROWSERS: Final = frozenset({b"origin", b"sec-fetch-site", b"accept-language
 
 _EXPOSED: Final = b"ETag, Syncline-Revision, Retry-After, Allow"
 """Fields of an answer that a page may read."""
-_SENT: Final = b"Content-Type, If-Match, If-None-Match, Idempotency-Key"
+_SENT: Final = b"Authorization, Content-Type, If-Match, If-None-Match, Idempotency-Key"
 """Fields of a request that a page may set."""
 _PREFLIGHT_S: Final = 600
 """How long a browser may remember what a preflight said: Chromium takes two hours at most, Firefox a day."""
@@ -181,6 +182,9 @@ def _with_fields(respond: Respond, fields: bytes) -> Respond:
         if isinstance(response, Deferred):
             make = response.make
             respond(Deferred.by(lambda: extended(make())))
+        elif isinstance(response, Stream):
+            response.head += fields
+            respond(response)
         else:
             respond(extended(response))
 

@@ -82,6 +82,7 @@ class Dispatcher:
         if request.body:
             self._held.hold(slot, len(request.body))
         slot.started_s = shared.clock()
+        request.origin = self._link
         respond = partial(self._answered, slot)
         total = shared.total
         if total.bytes > total.limit_bytes and not self._has_share(request.path):

@@ -35,7 +35,7 @@ UNUSUAL_FIELDS: Final = _OVERRIDES | _DATES | _BODIES | _BROWSERS
 """A header with one of these is looked at in full for each request."""
 
 CONDITIONAL_FIELDS: Final = frozenset({b"if-match", b"if-none-match", b"idempotency-key"})
-"""Fields that only the routes of single keys know."""
+"""Fields that change what a write does. Each route applies them, or refuses them."""
 
 _HOST: Final = re.compile(
     rb"(?:(?:\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::[0-9]*)?)?"
@@ -67,13 +67,13 @@ def check_fields(method: str, headers: Mapping[bytes, bytes]) -> None:
             raise RequestError(f"{_shown(name)} is not supported: {hint}; nothing was done")
 
 
-def check_unconditional(headers: Mapping[bytes, bytes], where: str) -> None:
-    """Raise `RequestError` if a request for a route without conditions has one."""
-    if CONDITIONAL_FIELDS.isdisjoint(headers):
+def check_unconditional(
+    headers: Mapping[bytes, bytes], where: str, refused: frozenset[bytes] = CONDITIONAL_FIELDS
+) -> None:
+    """Raise `RequestError` if a request has one of the conditional fields that its route does not know."""
+    if refused.isdisjoint(headers):
         return
-    name = min(CONDITIONAL_FIELDS.intersection(headers))
-    if name == b"idempotency-key":
-        raise RequestError("Idempotency-Key is not supported yet", code="not_supported")
+    name = min(refused.intersection(headers))
     hint = "; a transaction's conditions are its compares" if where == "/txn" else ""
     raise RequestError(f"{_shown(name)} has no meaning for {where}{hint}; nothing was done")
 

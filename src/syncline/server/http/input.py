@@ -21,6 +21,9 @@ __all__ = ["Input"]
 LINGER_BYTES: Final = 64 << 20
 """After the last request: what is read and thrown away at most, for a client that sends before it reads."""
 
+TLS_HELLO: Final = b"\x16\x03"
+"""How a TLS handshake begins (RFC 8446, 5.1)."""
+
 
 class Input:
     """Parses the input of one connection, and pauses its reading."""
@@ -89,6 +92,8 @@ class Input:
             else:
                 self._feed_slices(memoryview(data))
         except RequestRefused as refusal:
+            if data[:2] == TLS_HELLO:
+                self._shared.speaks_tls(link.transport)
             output.refuse(refusal.response)
         output.collecting = False
         if link.unparsed:

@@ -50,10 +50,14 @@ class Making:
             made = answer.make()
         except Exception as error:  # noqa: BLE001 - one answer's fault must not end the others'
             made = internal_error(error)
-        self._bytes += len(made.body)
+        self.count(len(made.body))
+        return made
+
+    def count(self, size_bytes: int) -> None:
+        """Count what was made of a streamed answer."""
+        self._bytes += size_bytes
         if self._bytes > TURN_BYTES:
             self._schedule()
-        return made
 
     def later(self, connection: Flushable) -> None:
         """Flush this connection in a later turn, after those that were named before."""

@@ -7,6 +7,9 @@ lets waiting requests and input go on.
 An answer that may be large is `Deferred`: it is made when it is the first, and the client has read those before it.
 Until then its request counts as running, so that no later write overtakes it, and it takes no memory.
 
+A `Stream` begins when it is the first, and its request counts as running until its end. Its source is read while the
+client reads, a share per turn. Answers behind it wait until it has ended.
+
 The last answer ends the connection. A refusal (malformed input, a limit, a time-out) is an answer like any other, in
 its turn, and the last. The connection then half-closes and throws away what still arrives for a few seconds. To close
 with unread input would reset the connection, and the client could lose the answer that says why.
@@ -23,6 +26,7 @@ from syncline.server.http.parser import ENDED, IDLE, RequestReader
 from syncline.server.http.response import Deferred, Response
 from syncline.server.http.shared import Shared
 from syncline.server.http.state import DRAINING, GIVEN, LINGERING, REFUSED, HeldBytes, Link, Slot, SlotQueue
+from syncline.server.http.stream import CHUNKED, Stream, StreamUnderWay
 
 __all__ = ["Output"]
 
@@ -40,10 +44,12 @@ class Output:
     __slots__ = (
         "_go_on",
         "_held",
+        "_input_ended",
         "_link",
         "_queue",
         "_reader",
         "_shared",
+        "_stream",
         "collecting",
         "flush_scheduled",
     )
@@ -64,6 +70,9 @@ class Output:
         self._held = held
         self._reader = reader
         self._go_on = go_on
+        self._stream: StreamUnderWay | None = None
+        """The answer of the first slot, if its head was written and its body is not complete."""
+        self._input_ended = False
         self.collecting: bool = False
         """The parser runs: answers are kept until all of its input is read."""
         self.flush_scheduled: bool = False
@@ -74,15 +83,22 @@ class Output:
         """Take the answer to a slot's request: the `Respond` of each request, with its slot."""
         if slot.answer is not None:
             logger.error("a request was answered twice; the second answer (%d) is dropped", answer.status)
+            _drop(answer)
             return
         link, slots, shared = self._link, self._queue.slots, self._shared
         transport = link.transport
         if transport is None:
             slot.answer = GIVEN
+            _drop(answer)
             return  # the client has gone
-        if type(answer) is Deferred:
+        if type(answer) is not Response:
             if slots[0] is not slot or link.write_paused:
                 slot.answer = answer  # `flush` makes it when it is its turn
+                return
+            if not isinstance(answer, Deferred):
+                slot.answer = answer
+                if not self.collecting:
+                    self.schedule_flush()
                 return
             if not shared.making.has_time:
                 slot.answer = answer
@@ -152,6 +168,10 @@ class Output:
         link, queue, shared = self._link, self._queue, self._shared
         if link.transport is None or link.write_paused:
             return
+        if self._stream is not None and not self._go_on_streaming(self._stream):
+            if link.read_paused:
+                self._go_on()
+            return
         slots, closing = queue.slots, False
         parts: list[bytes] = []
         size_bytes = 0
@@ -165,6 +185,10 @@ class Output:
                     shared.making.later(self)  # unless the client is found not to read
                     break
                 answer = self._make(slot, answer)
+            elif isinstance(answer, Stream):
+                parts += self._begin(slot, answer)
+                if self._stream is not None:
+                    break
             size_bytes += len(answer.body)
             slots.popleft()
             slot.answer = GIVEN
@@ -181,7 +205,10 @@ class Output:
             link.transport.write(b"".join(parts))
         if closing:
             self._end()
-        elif link.read_paused:  # else nothing waits
+            return
+        if self._stream is not None and not link.write_paused:
+            self.schedule_flush()
+        if link.read_paused:  # else nothing waits
             self._go_on()
 
     def _make(self, slot: Slot, answer: Deferred) -> Response:
@@ -194,7 +221,105 @@ class Output:
             shared.observe(request.route, made.status, shared.clock() - slot.started_s)
         return made
 
+    # --- streams
+
+    def _begin(self, slot: Slot, answer: Stream) -> list[bytes]:
+        """Begin a stream whose turn it is; return its head. HEAD wants no body: its answer is one like any other."""
+        request, shared = slot.request, self._shared
+        assert request is not None, "a refusal is no stream"
+        if shared.observe is not None:
+            shared.observe(request.route, answer.status, shared.clock() - slot.started_s)
+        if request.method == "HEAD":
+            self._queue.in_flight -= 1
+            answer.source.close()
+            return []
+        slot.close = slot.close or slot.http10  # its end is the end of the body
+        self._stream = StreamUnderWay(answer, chunked=not slot.http10)
+        answer.source.start(self._wake)
+        return [
+            answer.head,
+            b"" if slot.http10 else CHUNKED,
+            shared.tail_close if slot.close else shared.tail,
+        ]
+
+    def _wake(self) -> None:
+        if not self._link.write_paused:  # else it is read when the client has read
+            self.schedule_flush()
+
+    def _go_on_streaming(self, stream: StreamUnderWay) -> bool:
+        """Write what the source has. Return whether the stream has ended, so that those behind it may be written."""
+        link, making = self._link, self._shared.making
+        transport = link.transport
+        assert transport is not None
+        if not stream.live and not making.has_time:
+            making.later(self)
+            return False
+        try:
+            data = stream.take()
+        except Exception as error:
+            logger.error("a stream is cut off: its source failed", exc_info=error)
+            transport.abort()
+            return False
+        if self._input_ended and stream.live and not (stream.more or stream.ended):
+            data += stream.finish()
+        if data:
+            if not stream.live:
+                making.count(len(data))
+            transport.write(data)
+        if not stream.ended:
+            if stream.more and not link.write_paused:
+                self.schedule_flush()
+            return False
+        slots = self._queue.slots
+        self._stream = None
+        slot = slots.popleft()
+        slot.answer = GIVEN
+        self._held.release(slot)
+        self._queue.in_flight -= 1
+        stream.source.close()
+        if slot.close or (link.stage == DRAINING and not slots):
+            self._end()
+            return False
+        return not link.write_paused
+
+    def write_stream(self) -> bool:
+        """Write what a live stream has, before the end of the turn; no input is looked at.
+
+        Return whether `flush` is not needed any more.
+        """
+        stream, link = self._stream, self._link
+        if stream is None or not stream.live or link.write_paused or link.read_paused or link.transport is None:
+            return False
+        self._go_on_streaming(stream)
+        if self._stream is not stream or stream.more:
+            return False
+        self.flush_scheduled = False
+        return True
+
+    def end_input(self) -> bool:
+        """Note that the client sends no more. Return whether it has left a live stream that is under way.
+
+        One that is still to begin gives what it has by then, and ends.
+        """
+        self._input_ended = True
+        return self._stream is not None and self._stream.live
+
     # --- the end
+
+    def lost(self) -> None:
+        """Release the streams: the client has left."""
+        self._stream = None
+        for slot in self._queue.slots:
+            if slot.answer is not None:
+                _drop(slot.answer)
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        if (stream := self._stream) is not None:
+            answer = self._queue.slots[0].answer
+            assert isinstance(answer, Stream), "a stream is the first answer"
+            assert answer.source is stream.source
+            assert not stream.ended, "a stream that has ended was written"
 
     def _end(self) -> None:
         """The last answer has been written."""
@@ -219,3 +344,9 @@ class Output:
             return
         if self._reader.phase <= IDLE or link.stage == LINGERING:
             link.transport.close()
+
+
+def _drop(answer: Response) -> None:
+    """Release what an answer holds that is not written."""
+    if isinstance(answer, Stream):
+        answer.source.close()

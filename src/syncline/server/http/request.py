@@ -8,23 +8,46 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import msgspec
 
 from syncline.server.api.errors import RequestError
 
-__all__ = ["MAX_PARAMETERS", "Parameters", "Request", "decode_percent", "encode_percent", "parse_duration"]
+if TYPE_CHECKING:
+    from syncline.server.auth.principal import Principal
+
+__all__ = [
+    "DURATION_PATTERN",
+    "MAX_PARAMETERS",
+    "ClientOrigin",
+    "Parameters",
+    "Request",
+    "decode_percent",
+    "encode_percent",
+    "parse_duration",
+]
 
 MAX_PARAMETERS: Final = 32
 """Parameters in one query; no route takes half as many."""
 
 _BAD_PERCENT: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)?", re.ASCII)
+DURATION_PATTERN: Final = r"([0-9]{1,10}(?:\.[0-9]{1,9})?)(ms|s|m|h)?"
+"""A time as parameters have it, as a regular expression of Python and of JSON Schema."""
+_DURATION: Final = re.compile(DURATION_PATTERN)
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 _TRUE: Final = frozenset({b"", b"true", b"1"})
 _FALSE: Final = frozenset({b"false", b"0"})
+
+
+class ClientOrigin(Protocol):
+    """Where a request comes from."""
+
+    @property
+    def address(self) -> str:
+        """The address of the other end, without a port; empty if it is not known."""
+        ...
 
 
 class Request(msgspec.Struct, eq=False, gc=False):
@@ -47,6 +70,15 @@ class Request(msgspec.Struct, eq=False, gc=False):
     """Its fields were read one by one, so the router checks them. A header from the cache was checked before."""
     mount: str = ""
     """The path below which another application has mounted the routes: URLs in answers begin with it."""
+    origin: ClientOrigin | None = None
+    """The connection that it came by."""
+    principal: Principal | None = None
+    """The user that it is of, while clients need credentials."""
+
+    @property
+    def address(self) -> str:
+        """The address of the client; empty if it is not known."""
+        return "" if self.origin is None else self.origin.address
 
 
 def decode_percent(raw: bytes, what: str) -> bytes:
@@ -73,10 +105,10 @@ def parse_duration(text: str) -> float | None:
 class Parameters:
     """The query of one request, each parameter given at most once and known to the route."""
 
-    __slots__ = ("_values",)
+    __slots__ = ("_accepted", "_values")
 
-    def __init__(self, query: bytes, accepted: frozenset[str], *, later: frozenset[str] = frozenset()) -> None:
-        """Parse. `later` are parameters that this interface will have: refused with a message of their own."""
+    def __init__(self, query: bytes, accepted: frozenset[str]) -> None:
+        self._accepted = accepted
         self._values: dict[str, bytes] = {}
         if not query:
             return
@@ -85,13 +117,11 @@ class Parameters:
             raise RequestError(f"more than {MAX_PARAMETERS} parameters")
         for pair in pairs:
             if pair:
-                self._take(pair, accepted, later)
+                self._take(pair, accepted)
 
-    def _take(self, pair: bytes, accepted: frozenset[str], later: frozenset[str]) -> None:
+    def _take(self, pair: bytes, accepted: frozenset[str]) -> None:
         raw_name, _, raw_value = pair.replace(b"+", b" ").partition(b"=")
         name = decode_percent(raw_name, "a parameter's name").decode("utf-8", "replace")
-        if name in later:
-            raise RequestError(f"the parameter {name!r} is not supported yet", code="not_supported")
         if name not in accepted:
             known = ", ".join(sorted(accepted)) or "none"
             raise RequestError(f"unknown parameter {name!r}; accepted here: {known}")
@@ -105,15 +135,16 @@ class Parameters:
         return decode_percent(raw.replace("+", " ").encode(), "a parameter's name").decode("utf-8", "replace")
 
     def __contains__(self, name: str) -> bool:
-        return name in self._values
+        return self.octets(name) is not None
 
     def octets(self, name: str) -> bytes | None:
         """The decoded bytes, or None where it is not given."""
+        assert name in self._accepted, f"{name} is read and not declared"
         return self._values.get(name)
 
     def text(self, name: str, default: str) -> str:
         """A text parameter."""
-        raw = self._values.get(name)
+        raw = self.octets(name)
         if raw is None:
             return default
         try:
@@ -125,13 +156,13 @@ class Parameters:
         """One of `choices`; the first is the default."""
         value = self.text(name, choices[0])
         if value not in choices:
-            raise RequestError(f"{name}={value!r}: accepted are {', '.join(choices)}")
+            raise RequestError(f"{name}={value!r}: accepted are {', '.join(map(repr, choices))}")
         return value
 
     def boolean(self, name: str, *, others: str = "") -> bool:
         """`true`, `1` or nothing after the name; `false` or `0`; absent is false. `others`: what else the caller takes,
         for the refusal."""
-        raw = self._values.get(name)
+        raw = self.octets(name)
         if raw is None or raw in _FALSE:
             return False
         if raw in _TRUE:
@@ -145,13 +176,13 @@ class Parameters:
             return int(text)
         raise RequestError(f"{name}={text!r}: accepted is a whole number from {low} to {high}")
 
-    def duration_s(self, name: str, default: float, *, high: float) -> float:
-        """Seconds, above zero and at most `high`."""
-        raw = self._values.get(name)
+    def duration_s(self, name: str, default: float, *, low: float = 0.0, high: float) -> float:
+        """Seconds, above zero, and from `low` to `high`."""
+        raw = self.octets(name)
         if raw is None:
             return default
         seconds = parse_duration(raw.decode("utf-8", "replace"))
-        if seconds is None or not 0 < seconds <= high:
-            shown = raw.decode("utf-8", "replace")
-            raise RequestError(f"{name}={shown!r}: accepted is a time such as 5s or 250ms, at most {high:g}s")
+        if seconds is None or not low <= seconds <= high or not seconds:
+            shown, least = raw.decode("utf-8", "replace"), f"from {low:g}s, " if low else ""
+            raise RequestError(f"{name}={shown!r}: accepted is a time such as 5s or 250ms, {least}at most {high:.10g}s")
         return seconds

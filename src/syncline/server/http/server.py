@@ -8,27 +8,51 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import ssl
+import logging
 import time
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
-from typing import Final
+from typing import Final, Protocol
 
 from syncline.platform.network import Listener, Network
+from syncline.platform.tls import TlsContext
 from syncline.server.http.connection import HttpConnection
-from syncline.server.http.large_answers import Flushable
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.pressure import PRESSURE, relieve
-from syncline.server.http.shared import Handler, Observe, Shared
+from syncline.server.http.shared import FlushedOutput, Handler, Http2Candidate, Observe, Shared
 from syncline.server.http.shortcuts import FastGet
+from syncline.server.http.tls import TlsDoor
+from syncline.server.http2.connection import Http2Connection, Http2Shared
+from syncline.server.http2.frames import HTTP_1_1_REQUIRED, goaway, settings
+from syncline.server.http2.limits import Http2Limits
+from syncline.server.http2.streams import Application
+from syncline.transport.notices import Notices
 
 __all__ = ["HttpServer"]
+
+_log = logging.getLogger("syncline.server.http")
 
 SWEEP_S: Final = 1.0
 """How often the time limits are enforced; also how exact the `Date` field is."""
 
 RESTING_LOOK: Final = 64
 """Of so many connections one that rests is looked for when there are too many."""
+
+
+class ServedConnection(Protocol):
+    """A connection of either protocol, as far as the server needs it."""
+
+    def rests(self, now_s: float) -> bool: ...
+
+    def close_resting(self) -> None: ...
+
+    def drain(self, *, idle: bool = True) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def stalled_bytes(self) -> int: ...
+
+    def sweep(self, now_s: float) -> None: ...
 
 
 class HttpServer:
@@ -56,12 +80,15 @@ class HttpServer:
             knows_host=knows_host,
             clock=clock,
             flush_later=self._flush_later,
+            speaks_tls=self._speaks_tls,
         )
         """What the connections use of the server."""
         self._wall_time_s = wall_time_s
-        self._connections: dict[HttpConnection, None] = {}
-        self._to_flush: list[Flushable] = []
+        self._connections: dict[ServedConnection, None] = {}
+        self._to_flush: list[FlushedOutput] = []
         self._listener: Listener | None = None
+        self._door: TlsDoor | None = None
+        self._notices = Notices(_log, logging.INFO)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._empty: asyncio.Future[None] | None = None
@@ -72,15 +99,41 @@ class HttpServer:
         self.shared.handler = handler
         self.shared.fast_get = fast_get
 
+    def offer_http2(self, application: Application, limits: Http2Limits | None = None) -> None:
+        """From now on, give the streams of clients that speak HTTP/2 to this application."""
+        http2 = Http2Shared(application, limits or Http2Limits(), self.shared.total, self._flush_later)
+
+        def begin(candidate: Http2Candidate, transport: asyncio.Transport, data: bytes) -> None:
+            assert isinstance(candidate, HttpConnection)
+            made = Http2Connection(http2, now_s=self.shared.now_s, unregister=self._unregister)
+            del self._connections[candidate]
+            self._connections[made] = None
+            candidate.leave()
+            made.begin(transport, data)
+
+        self.shared.http2 = begin
+
+    def explain_http2(self, reason: str) -> None:
+        """From now on, end connections of HTTP/2 with this reason, which is logged too."""
+
+        def explain(_candidate: Http2Candidate, transport: asyncio.Transport, _data: bytes) -> None:
+            remote = transport.get_extra_info("peername")
+            host, port = remote[:2] if isinstance(remote, tuple) else ("an unknown address", 0)
+            self._notices.warn(f"http2 {host}", f"closed the client at {host}:{port}", reason, self.shared.now_s)
+            transport.write(settings({}) + goaway(0, HTTP_1_1_REQUIRED, reason))
+            transport.close()
+
+        self.shared.http2 = explain
+
     # --- life
 
-    async def start(
-        self, network: Network, host: str, port: int, *, tls: ssl.SSLContext | None = None
-    ) -> tuple[str, int]:
+    async def start(self, network: Network, host: str, port: int, *, tls: TlsContext | None = None) -> tuple[str, int]:
         """Listen; gives host and port as bound. Raises `OSError` where the address can't be bound."""
         assert self._loop is None, "a server starts once"
         self._loop = asyncio.get_running_loop()
-        self._listener = await network.listen(self.connection, host, port, tls=tls)
+        if tls is not None:
+            self._door = TlsDoor(tls, self.connection)
+        self._listener = await network.listen(self._door.accept if self._door else self.connection, host, port)
         self._tick()
         return self._listener.address
 
@@ -98,6 +151,8 @@ class HttpServer:
             listener, self._listener = self._listener, None
             await listener.close()
         self.shared.closed = True
+        if self._door is not None:
+            await self._door.close()
         if self._connections:
             self._empty = asyncio.get_running_loop().create_future()
             self._drain(idle=not grace_s)
@@ -128,7 +183,14 @@ class HttpServer:
 
     # --- the connections' side
 
-    def _register(self, connection: HttpConnection) -> bool:
+    def _speaks_tls(self, transport: asyncio.Transport | None) -> None:
+        """A client began TLS on a port without it. It can't read its answer, so the log names the fault."""
+        remote = transport.get_extra_info("peername") if transport is not None else None
+        host, port = remote[:2] if isinstance(remote, tuple) else ("an unknown address", 0)
+        fault = "it speaks TLS on a port for plain HTTP: its URL must begin with http://, or this node needs TLS"
+        self._notices.warn(f"tls {host}", f"closed the client at {host}:{port}", fault, self.shared.now_s)
+
+    def _register(self, connection: ServedConnection) -> bool:
         """Take a new connection; False if there are too many already, and none of them rests."""
         room = len(self._connections) < self.shared.limits.max_connections or self._close_resting()
         self._connections[connection] = None
@@ -144,16 +206,20 @@ class HttpServer:
             self._connections[connection] = None
         return False
 
-    def _unregister(self, connection: HttpConnection) -> None:
+    def _unregister(self, connection: ServedConnection) -> None:
         self._connections.pop(connection, None)
         if self._empty is not None and not self._connections and not self._empty.done():
             self._empty.set_result(None)
 
-    def _flush_later(self, output: Flushable) -> None:
+    def _flush_later(self, output: FlushedOutput) -> None:
         """Write a connection's finished answers at the end of the turn, together with all others'."""
         if not self._to_flush:
             (self._loop or asyncio.get_running_loop()).call_soon(self._flush_all)
         self._to_flush.append(output)
+
+    def write_streams(self) -> None:
+        """Write at once what live streams have; the other connections are flushed at the end of the turn."""
+        self._to_flush = [output for output in self._to_flush if not output.write_stream()]
 
     def _flush_all(self) -> None:
         outputs, self._to_flush = self._to_flush, []

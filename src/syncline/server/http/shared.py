@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from syncline.server.http.large_answers import Flushable, Making
 from syncline.server.http.limits import HttpLimits
@@ -12,13 +13,25 @@ from syncline.server.http.response import Respond
 from syncline.server.http.shortcuts import FastGet, HeaderCache
 from syncline.server.http.state import TotalBytes
 
-__all__ = ["Handler", "Observe", "Shared"]
+__all__ = ["FlushedOutput", "Handler", "Http2Candidate", "Observe", "Shared"]
 
 Handler: TypeAlias = Callable[[Request, Respond], None]
 """Takes a request and sees to it that it is answered, exactly once. Runs on the event loop and must not block."""
 
 Observe: TypeAlias = Callable[[str, int, float], None]
 """Called for each answer: the route, such as "GET /keys" ("" if no route took it), the status, the seconds it took."""
+
+
+class FlushedOutput(Flushable, Protocol):
+    """A connection's output, as far as the server needs it."""
+
+    def write_stream(self) -> bool: ...
+
+
+class Http2Candidate(Protocol):
+    """A connection that turns out to be HTTP/2."""
+
+    def leave(self) -> None: ...
 
 
 class Shared:
@@ -31,10 +44,12 @@ class Shared:
         "flush_later",
         "handler",
         "header_cache",
+        "http2",
         "limits",
         "making",
         "now_s",
         "observe",
+        "speaks_tls",
         "tail",
         "tail_close",
         "tail_http10",
@@ -49,18 +64,23 @@ class Shared:
         observe: Observe | None,
         knows_host: Callable[[Mapping[bytes, bytes]], bool],
         clock: Callable[[], float],
-        flush_later: Callable[[Flushable], None],
+        flush_later: Callable[[FlushedOutput], None],
+        speaks_tls: Callable[[asyncio.Transport | None], None],
     ) -> None:
+        self.speaks_tls: Callable[[asyncio.Transport | None], None] = speaks_tls
+        """Told of a client that began with a TLS handshake, where plain HTTP is spoken."""
         self.handler: Handler = handler
         self.limits: HttpLimits = limits
         self.observe: Observe | None = observe
         self.clock: Callable[[], float] = clock
         """Times the requests, for `observe`."""
-        self.flush_later: Callable[[Flushable], None] = flush_later
+        self.flush_later: Callable[[FlushedOutput], None] = flush_later
         """Flushes a connection at the end of the turn, together with all others."""
         self.header_cache: HeaderCache = HeaderCache(limits.max_url_bytes, knows_host)
         self.fast_get: FastGet | None = None
         """The route with a fast path, if the handler has one: set together with it."""
+        self.http2: Callable[[Http2Candidate, asyncio.Transport, bytes], None] | None = None
+        """Takes over a connection whose first bytes are the preface of HTTP/2, if that is offered or explained."""
         self.making: Making = Making()
         self.total: TotalBytes = TotalBytes(limits.max_total_held_bytes)
         self.now_s: float = 0.0

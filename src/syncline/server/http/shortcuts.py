@@ -26,15 +26,15 @@ requests, no answer is outstanding, and reading is not paused.
 | learned | plain: its fields are kept. Not plain: that is kept, and the parser reads it each time | - |
 | open | - | the cache has read a plain GET: the lane keeps what followed its target |
 
-Invariant: a request by a shortcut is the one that the strict parser makes of the same bytes, and its answer is the one
-that the ordinary route gives; order, limits, counts and time limits are the same.
+Invariant: a request by a shortcut is the one that the strict parser makes of the same bytes. Its answer is the one that
+the ordinary route gives. Order, limits, counts and time limits are the same.
 `tests/unit/test_http_header_cache.py` and `tests/unit/test_http_fast_get_same.py` compare both with a server that has
 no shortcut, for any bytes.
 
-Why the cache reads the same. A header is kept only if it consists of plain lines with a name of its own each, so that
-both see its end, and the body's, at the same byte; and only if the parser kept the connection, and no field changes how
-the message is read. What the parser makes of such lines depends on nothing before them, since the request lines that
-are taken here are all of one kind. Why the fast path answers the same: the lane's header is a cached one without a
+Why the cache reads the same. A header is kept only if it consists of plain lines, each with a name of its own. So both
+see its end, and the body's, at the same byte. The parser must also have kept the connection, and no field may change
+how the message is read. What the parser makes of such lines depends on nothing before them, since the request lines
+that are taken here are all of one kind. Why the fast path answers the same: the lane's header is a cached one without a
 condition or a body, and a plain target has no second reading.
 """
 
@@ -49,7 +49,7 @@ import msgspec
 
 from syncline.server.http.fields import UNUSUAL_FIELDS
 from syncline.server.http.limits import KIB
-from syncline.server.http.request import Request
+from syncline.server.http.request import ClientOrigin, Request
 from syncline.server.http.response import Respond, Response
 from syncline.server.http.state import Slot, TotalBytes
 
@@ -162,6 +162,9 @@ class FastGetRequest(Protocol):
 
     argument: bytes
     """What the path has behind the pattern's fixed part."""
+    headers: Mapping[bytes, bytes]
+    """The fields, which are the same for each request of a lane."""
+    origin: ClientOrigin | None
     respond: Respond
 
     def found(self, head: bytes, body: bytes, /) -> None:
@@ -183,13 +186,27 @@ class FastGet(msgspec.Struct, frozen=True):
 class FastGetLane:
     """The fast path of one connection. It takes one request at a time: others meanwhile take the ordinary way."""
 
-    __slots__ = ("_max_url_bytes", "_start", "_total", "argument", "end", "found", "handler", "respond", "slot")
+    __slots__ = (
+        "_max_url_bytes",
+        "_start",
+        "_total",
+        "argument",
+        "end",
+        "found",
+        "handler",
+        "headers",
+        "origin",
+        "respond",
+        "slot",
+    )
 
     def __init__(
         self,
         fast_get: FastGet,
         end: bytes,
         *,
+        headers: Mapping[bytes, bytes],
+        origin: ClientOrigin | None,
         respond: Callable[[Slot, Response], None],
         found: Callable[[Slot, bytes, bytes], None],
         max_url_bytes: int,
@@ -200,6 +217,8 @@ class FastGetLane:
         self._total = total
         self.handler: Callable[[FastGetRequest], None] = fast_get.handler
         self.argument: bytes = b""
+        self.headers: Mapping[bytes, bytes] = headers
+        self.origin: ClientOrigin | None = origin
         self.end: bytes = end
         """What follows the argument: the end of the request line, and the header."""
         self.slot: Slot = Slot(fast_get.request, False, False, True)

@@ -20,7 +20,7 @@ import msgspec
 
 from syncline.server.http.fields import SAFE_METHODS
 from syncline.server.http.request import Request
-from syncline.server.http.response import Deferred, Response
+from syncline.server.http.response import Response
 
 __all__ = [
     "DRAINING",
@@ -81,6 +81,12 @@ class Link:
         """Input that was read and has to wait."""
         self.write_paused: bool = False
         """The send buffer is full: the client does not read its answers."""
+
+    @property
+    def address(self) -> str:
+        """The address of the client; empty if there is no connection."""
+        peer = None if self.transport is None else self.transport.get_extra_info("peername")
+        return str(peer[0]) if isinstance(peer, tuple) and peer else ""
 
     def pause_reading(self) -> None:
         """Read nothing more, until `resume_reading`."""
@@ -147,7 +153,7 @@ class SlotQueue:
         assert all(slot.request is not None for slot in list(self.slots)[:-1]), "a refusal is the last"
         started = slots[: len(slots) - len(self.unstarted)]
         assert slots[len(started) :] == list(self.unstarted), "those that wait are the last requests"
-        running = [slot for slot in started if slot.answer is None or isinstance(slot.answer, Deferred)]
+        running = [slot for slot in started if slot.answer is None or type(slot.answer) is not Response]
         assert len(running) == self.in_flight, "each that runs is counted"
         methods = [slot.request.method for slot in running if slot.request is not None]
         assert len(methods) <= 1 or SAFE_METHODS.issuperset(methods), "an unsafe request runs alone"

@@ -1,66 +1,146 @@
-"""TLS for clients, with an answer in words to a client that speaks plain HTTP on this port.
+"""TLS for clients: its certificate, and what a failed handshake says to the client and to the log.
 
-OpenSSL refuses such a client without an alert, so the client would see a lost connection: it could not know whether its
-request was carried out. Go's and nginx's servers answer 400 as well.
+A client that speaks plain HTTP on this port gets an answer in words. OpenSSL would refuse it without an alert, so the
+client would see a lost connection: it could not know whether its request was carried out. Go's and nginx's servers
+answer 400 as well.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import ssl
-from typing import Final
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, cast
 
+from syncline.platform.certificates import authorities_end_s, load_authorities, load_chain, look_at_certificate
+from syncline.platform.live_certificate import LiveCertificate, LoadedCertificate
+from syncline.platform.network import TLS_TIMEOUT_S
+from syncline.platform.tls import NotTls, TlsContext, describe_tls_failure
+from syncline.platform.tls_accept import TlsAccept, TlsAware
 from syncline.server.api.errors import problem
+from syncline.transport.notices import Notices
 
-__all__ = ["client_tls"]
+__all__ = ["PROTOCOLS", "TlsDoor", "client_certificate"]
 
-_HANDSHAKE: Final = frozenset({0x16, 0x80})
-"""How a client's TLS begins: a handshake record (RFC 8446, 5.1), or the hello of old clients (RFC 5246, E.2)."""
+SETTINGS: Final = ("http_tls_cert", "http_tls_key")
+"""How errors about the files begin."""
 
+MAX_HANDSHAKES: Final = 256
+"""Handshakes under way. When another one begins, the oldest is ended: silent clients lock none out."""
 
-def client_tls(certificate: str, key: str) -> ssl.SSLContext:
-    """The server's side of TLS 1.2 and newer. Raises `OSError` (`ssl.SSLError` is one) if the files can't be used."""
-    context = _Context(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(certificate, key)
-    return context
+_log = logging.getLogger("syncline.server.http")
 
 
-class _Context(ssl.SSLContext):
-    def wrap_bio(
-        self,
-        incoming: ssl.MemoryBIO,
-        outgoing: ssl.MemoryBIO,
-        server_side: bool = False,
-        server_hostname: str | bytes | None = None,
-        session: ssl.SSLSession | None = None,
-    ) -> ssl.SSLObject:
-        self.sslobject_class = _Object
-        made = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
-        assert isinstance(made, _Object)
-        made.incoming, made.outgoing = incoming, outgoing
-        return made
+PROTOCOLS: Final = ("http/1.1", "h2")
+"""For ALPN, the preferred one first: HTTP/2 is for clients that offer nothing else, as those of gRPC do."""
 
 
-class _Object(ssl.SSLObject):
-    incoming: ssl.MemoryBIO
-    outgoing: ssl.MemoryBIO
-    looked = False
-    refused = False
+def client_certificate(
+    certificate: str, key: str, authority: str = "", *, protocols: tuple[str, ...] = ()
+) -> LiveCertificate:
+    """The server's certificate for clients, with TLS 1.2 and newer. Raises `ConfigError`.
 
-    def do_handshake(self) -> None:
-        if not self.looked and (first := self.incoming.read()):
-            self.looked = True
-            self.incoming.write(first)
-            self.refused = first[0] not in _HANDSHAKE
-            if self.refused:
-                self.outgoing.write(_refusal())
-                # `outgoing` is sent if the handshake waits for more. It ends when the client closes, or late.
-                raise ssl.SSLWantReadError
-        if self.refused:
-            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "the client speaks no TLS")
-        super().do_handshake()
+    `authority`: clients must show a certificate that it has issued. Empty: they need none. `protocols`: what ALPN
+    offers, in the order of preference; none: nothing is negotiated.
+    """
+
+    def load() -> LoadedCertificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_RENEGOTIATION  # else a write could have to wait for a read
+        if protocols:
+            context.set_alpn_protocols(list(protocols))
+        load_chain(context, certificate, key, settings=SETTINGS)
+        if authority:
+            context.verify_mode = ssl.CERT_REQUIRED
+            load_authorities(context, authority, setting="http_tls_ca")
+        return LoadedCertificate(
+            look_at_certificate(certificate, key, settings=SETTINGS), context, None, authorities_end_s(context)
+        )
+
+    return LiveCertificate("clients", (certificate, key, *([authority] if authority else [])), load)
 
 
-def _refusal() -> bytes:
+class TlsDoor:
+    """Accepts connections with TLS. `connection` makes the protocol of one whose handshake is over."""
+
+    def __init__(self, tls: TlsContext, connection: Callable[[], asyncio.Protocol]) -> None:
+        self._tls = tls
+        self._connection = connection
+        self._notices = Notices(_log, logging.INFO)  # a client's mistake is no fault of the server
+        self._under_way: OrderedDict[_Entering, asyncio.Transport] = OrderedDict()
+        self._closing: asyncio.Future[None] | None = None
+
+    def accept(self) -> asyncio.Protocol:
+        """The protocol for a new connection."""
+        return TlsAccept(_Entering(self), self._tls, TLS_TIMEOUT_S, _refusal)
+
+    async def close(self) -> None:
+        """End the handshakes under way."""
+        if self._under_way:
+            self._closing = asyncio.get_running_loop().create_future()
+            for transport in list(self._under_way.values()):
+                transport.abort()
+            await self._closing
+
+    def begins(self, entering: _Entering, transport: asyncio.Transport) -> None:
+        if len(self._under_way) >= MAX_HANDSHAKES:
+            _, oldest = self._under_way.popitem(last=False)
+            oldest.abort()
+        self._under_way[entering] = transport
+        if self._closing is not None:
+            transport.abort()
+
+    def ends(self, entering: _Entering) -> None:
+        self._under_way.pop(entering, None)
+        if self._closing is not None and not self._under_way and not self._closing.done():
+            self._closing.set_result(None)
+
+    def make(self) -> asyncio.Protocol:
+        return self._connection()
+
+    def tell(self, remote: object, error: ssl.SSLError) -> None:
+        """Log a failed handshake, once in a while for each machine."""
+        host, port = remote[:2] if isinstance(remote, tuple) and len(remote) >= 2 else ("an unknown address", 0)
+        if isinstance(error, NotTls):
+            reason = "it speaks no TLS on a port for https: its URL must begin with https://"
+        else:
+            reason = describe_tls_failure(error, authority="the authorities for clients (http_tls_ca)")
+        now_s = asyncio.get_running_loop().time()
+        self._notices.warn(f"tls {host}", f"no TLS with the client at {host}:{port}", reason, now_s)
+
+
+class _Entering(TlsAware):
+    """One connection until its handshake is over; then the server's protocol takes it."""
+
+    def __init__(self, door: TlsDoor) -> None:
+        self._door = door
+        self._remote: object = None
+        self._taken: asyncio.Protocol | None = None
+
+    def tls_begins(self, transport: asyncio.Transport) -> None:
+        self._remote = transport.get_extra_info("peername")
+        self._door.begins(self, transport)
+
+    def tls_failed(self, error: Exception | None) -> None:
+        self._door.ends(self)
+        if isinstance(error, ssl.SSLError):
+            self._door.tell(self._remote, error)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._door.ends(self)
+        self._taken = taken = self._door.make()
+        cast("asyncio.Transport", transport).set_protocol(taken)
+        taken.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes that came with the end of the handshake."""
+        assert self._taken is not None
+        self._taken.data_received(data)
+
+
+def _refusal(_first: bytes) -> bytes:
     answer = problem(400, "bad_request", "this port speaks TLS: use https:// in the URL; nothing was done")
     return answer.head + b"Connection: close\r\n\r\n" + answer.body

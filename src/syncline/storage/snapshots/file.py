@@ -13,14 +13,13 @@ import hashlib
 import io
 import struct
 import zlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
 from syncline.consensus.types import MembershipState, SnapshotMeta
 from syncline.decoding import UNDECODABLE
 from syncline.errors import CorruptionError, FormatVersionError
-from syncline.platform.disk import File
 from syncline.storage.advice import data_dir_of, how_to_repair
 from syncline.storage.wal.layout import GROUP
 
@@ -28,7 +27,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = [
+    "HEADER_LIMIT_BYTES",
     "MANIFEST_LIMIT_BYTES",
+    "ReadableFile",
     "SnapshotManifest",
     "SnapshotReader",
     "check_length",
@@ -37,6 +38,7 @@ __all__ = [
     "encode_manifest",
     "header_size",
     "read_header",
+    "snapshot_rot",
 ]
 
 FORMAT_VERSION: Final = 2
@@ -65,11 +67,31 @@ UNKNOWN_SIZE: Final = 2**63 - 1
 UNKNOWN_SHA256: Final = "0" * 64
 
 
+class ReadableFile(Protocol):
+    """The part of `platform.disk.File` that reads."""
+
+    @property
+    def path(self) -> str: ...
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`; shorter only at the end of the file."""
+        ...
+
+    def size(self) -> int:
+        """Return the length of the file in bytes."""
+        ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
+
+
 class SnapshotManifest(msgspec.Struct, frozen=True):
     """The description of a snapshot: its index and term, its cluster, and the checksum of its data.
 
     `sha256` is the data's, in hexadecimal. `created_by` is the version of the program. `runtime` is the runtime's own
-    replicated state, opaque to the storage. `group` is the Raft group: 0 is the only one today.
+    replicated state, opaque to the storage. `group` is the Raft group: 0 is the only one today. `sessions` is the
+    format of the table of sessions, which stands before the state machine's data; 0: there is none.
     """
 
     index: int
@@ -81,6 +103,7 @@ class SnapshotManifest(msgspec.Struct, frozen=True):
     created_by: str
     runtime: bytes = b""
     group: int = GROUP
+    sessions: int = 0
 
     @property
     def meta(self) -> SnapshotMeta:
@@ -139,7 +162,7 @@ def encode_header(manifest: SnapshotManifest) -> bytes:
     return fixed + zlib.crc32(rest, zlib.crc32(fixed)).to_bytes(4, "little") + rest
 
 
-def read_header(file: File) -> tuple[SnapshotManifest, int]:
+def read_header(file: ReadableFile) -> tuple[SnapshotManifest, int]:
     """The manifest of a file and the offset of its data.
 
     Raises:
@@ -169,7 +192,7 @@ def read_header(file: File) -> tuple[SnapshotManifest, int]:
     return manifest, offset
 
 
-def check_length(file: File, manifest: SnapshotManifest, offset: int) -> None:
+def check_length(file: ReadableFile, manifest: SnapshotManifest, offset: int) -> None:
     """Raise `CorruptionError` if the file is longer or shorter than its manifest says."""
     size = file.size()
     if size != offset + manifest.size_bytes:
@@ -177,7 +200,7 @@ def check_length(file: File, manifest: SnapshotManifest, offset: int) -> None:
         raise snapshot_rot(file.path, min(size, offset + manifest.size_bytes), reason)
 
 
-def _read(file: File, offset: int, size: int) -> bytes:
+def _read(file: ReadableFile, offset: int, size: int) -> bytes:
     """Read bytes; an error of the disk counts as corruption, because both need another copy."""
     try:
         return file.read_at(offset, size)
@@ -204,7 +227,7 @@ class SnapshotReader(io.RawIOBase):
     caller must then discard the bytes that it read before. `buffered` gives the form with all of a file's methods.
     """
 
-    def __init__(self, file: File, manifest: SnapshotManifest, data_offset: int) -> None:
+    def __init__(self, file: ReadableFile, manifest: SnapshotManifest, data_offset: int) -> None:
         super().__init__()
         self.manifest = manifest
         self._file = file

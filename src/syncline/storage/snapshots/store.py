@@ -91,6 +91,12 @@ class SnapshotStore:
         self._receiving = False
         self._trusted_part = ""  # the part that this process wrote completely, without an error
 
+    def limit(self, *, retain: int, reserve_bytes: int) -> None:
+        """Have other limits, from the next snapshot on."""
+        assert retain >= 1
+        self._retain = retain
+        self._space.keep(reserve_bytes)
+
     @classmethod
     def open(
         cls, disk: Disk, path: str, *, cluster_id: int, retain: int = RETAIN, reserve_bytes: int = 0
@@ -163,8 +169,10 @@ class SnapshotStore:
             self._manifests = tuple(held for held in self._manifests if held.index != manifest.index)
             self._break_off(snapshot_name(manifest.index, manifest.term), reason)
 
-    def create(self, index: int, term: int, membership: MembershipState, runtime: bytes = b"") -> SnapshotWriter:
-        """Begin a snapshot of the state machine as of `index`.
+    def create(
+        self, index: int, term: int, membership: MembershipState, runtime: bytes = b"", *, sessions: int = 0
+    ) -> SnapshotWriter:
+        """Begin a snapshot of the state machine as of `index`. `sessions` is the format of its table of sessions.
 
         Raises:
             NothingToSnapshot: there is one of that index, or a newer one.
@@ -172,7 +180,9 @@ class SnapshotStore:
             StorageError: the disk refused.
         """
         self._check_newer(index)
-        manifest = SnapshotManifest(index, term, membership, self._cluster_id, 0, UNKNOWN_SHA256, __version__, runtime)
+        manifest = SnapshotManifest(
+            *(index, term, membership, self._cluster_id, 0, UNKNOWN_SHA256, __version__, runtime), sessions=sessions
+        )
         with self._lock:
             if self._writing:
                 raise UsageError("another snapshot is being made: end or abort that one first")
@@ -241,11 +251,22 @@ class SnapshotStore:
             if newest is not None and newest.index >= manifest.index:
                 self._disk.remove(path)
                 raise _outdated(manifest.index, newest)
-            # The name is durable before the snapshot counts: the log's entries up to it are dropped for its sake.
             self._disk.rename(path, self._path_of(manifest))
-            self._disk.sync_dir(self.path)
+            try:
+                # The name is durable before the snapshot counts: the log's entries up to it are dropped for its sake.
+                self._disk.sync_dir(self.path)
+            except OSError:
+                self._rename_back(manifest, path)
+                raise
             self._manifests = (manifest, *self._manifests)
             self._drop_surplus()
+
+    def _rename_back(self, manifest: SnapshotManifest, path: str) -> None:
+        """Take the name from a snapshot that does not count. With it the file would stay until the next start."""
+        try:
+            self._disk.rename(self._path_of(manifest), path)
+        except OSError as error:
+            log.warning("a snapshot that does not count stays for now: %s: %s", self._path_of(manifest), error)
 
     def check_room(self, size_bytes: int) -> None:
         """Raise `DiskFull` if `size_bytes` more would leave too little space for the log."""

@@ -90,7 +90,10 @@ class _GrowingFile:
 
 
 class SnapshotWriter(_GrowingFile):
-    """Writes a new snapshot. For one thread. Ends with `commit` or `abort`; after an error, only `abort` is left."""
+    """Writes a new snapshot. For one thread. Ends with `commit` or `abort`; after an error, only `abort` is left.
+
+    A `commit` that fails leaves its file: `abort` behind it removes that.
+    """
 
     def __init__(self, store: SnapshotOwner, file: File, manifest: SnapshotManifest) -> None:
         super().__init__(store, file, header_size(manifest), written=0, writing=True)
@@ -99,6 +102,7 @@ class SnapshotWriter(_GrowingFile):
         self._buffer: list[bytes] = []
         self._buffered = 0
         self._failure: StorageError | None = None
+        self._ended = False
 
     @property
     def size_bytes(self) -> int:
@@ -133,11 +137,13 @@ class SnapshotWriter(_GrowingFile):
             file.sync()
             self._close()
             self._store.adopt(self._path, manifest)
+        self._ended = True
         return manifest
 
     def abort(self) -> None:
-        """Remove what was written. Does nothing after `commit`."""
-        if self._file is not None:
+        """Remove what was written, also by a `commit` that failed. Does nothing after one that succeeded."""
+        if not self._ended:
+            self._ended = True
             self._close()
             self._discard()
 

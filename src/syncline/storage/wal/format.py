@@ -4,10 +4,14 @@ A segment file is preallocated and reads as zeros where nothing was written yet:
 
     segment header (64 bytes) | frame | frame | … | zeros
 
-Frames are in `frame`. Three kinds of checksums, all crc32: one over the segment header; one over each frame's
-header, which also holds the frame's own offset and starts from the checksum of its segment, so that a frame is valid in
-its own place only; one over each frame's body, which starts from that of the frame before it. A frame can't be left
-out, moved, or come from another file without being noticed.
+Frames are in `frame`. There are three kinds of checksums, all crc32:
+
+- one over the segment header;
+- one over each frame's header, with the frame's own offset in it. It starts from the checksum of the segment, so that a
+  frame is valid in its own place only;
+- one over each frame's body. It starts from that of the frame before it.
+
+A frame can't be left out, moved, or come from another file without being noticed.
 """
 
 from __future__ import annotations

@@ -188,8 +188,8 @@ class FrameBuilder:
     def _put_entries(self, entries: Sequence[LogEntry], before: bytes) -> None:
         first, last = entries[0], entries[-1]
         assert last.index - first.index + 1 == len(entries), (first.index, last.index, len(entries))
-        # Encoded separately and copied: `encode_into` cuts the buffer down before it fills it, and so has the system
-        # take all its pages away and give them back, which costs five times as much as the copy.
+        # Encoded separately and copied: `encode_into` cuts the buffer down before it fills it. The system then takes
+        # all its pages away and gives them back, which costs five times as much as the copy.
         data = _encoder.encode(entries)
         layout = self._layout
         record = layout.entries.pack(layout.entries_kind, len(data), first.index, len(entries), first.term, last.term)

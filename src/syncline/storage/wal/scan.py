@@ -6,8 +6,8 @@ may not, in any order; within a sector the bytes are written from its start. Byt
 read as zeros: a segment is filled with zeros, synced and only then named, and it is never used twice. An interrupted
 recovery may have put some of the zeros back.
 
-**What a crash can't do.** It can't damage a frame that has a valid frame after it, since that one was written after
-this one was synced. It can't damage a segment that has a successor. It can't leave a frame that was written
+**What a crash can't do.** It can't damage a frame that has a valid frame after it: the later one was written after the
+earlier one was synced. It can't damage a segment that has a successor. It can't leave a frame that was written
 completely (every sector of it has its guard) with a wrong checksum. It can't shorten the file or damage its header.
 
 **The rule.** The frames of a segment end at the first place without a valid frame that continues the chain. There:

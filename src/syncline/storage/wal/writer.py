@@ -304,7 +304,7 @@ class Wal:
         """Drop segments that hold only entries up to `index`, oldest first, each durably before the next.
 
         A snapshot at `index` or later must be durable. If the whole log is at or before `index`, it continues in a
-        new segment, so that the disk space of a log without a successor is freed, too.
+        new segment. So the disk space of a log without a successor is freed, too.
 
         Raises:
             StorageError: the disk failed, now or before.
@@ -340,6 +340,11 @@ class Wal:
     def reader(self) -> EntryReader:
         """Another reader of the log's entries, for one other thread. The caller closes it."""
         return EntryReader(self._disk, self._locations, lambda: self._segments)
+
+    def limit(self, *, segment_bytes: int, reserve_bytes: int) -> None:
+        """Have another size of segments, from the next one on, and another reserve. The spare file keeps its size."""
+        self._segment_bytes = segment_bytes
+        self._space.keep(reserve_bytes)
 
     def free_bytes(self) -> int:
         """The free bytes of the disk. Asks the disk; for any thread."""

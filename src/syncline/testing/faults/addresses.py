@@ -11,7 +11,8 @@ __all__ = ["move", "move_all", "move_majority"]
 async def move(trouble: Trouble) -> None:
     """Move one server to a new address. The first one dials the others at the addresses that the cluster knows.
 
-    Later ones get hints: if all running servers have moved and can't reach each other, only their settings help.
+    Later ones get hints: if all running servers have moved and can't reach each other, only their settings help. So
+    does one without a log: it knows no member (docs/membership.md), and the members know its old address alone.
     """
     while True:
         await trouble.wait(10.0)
@@ -19,7 +20,7 @@ async def move(trouble: Trouble) -> None:
         if servers:
             server = trouble.rng.choice(servers)
             moved = any(other.moves for other in trouble.cluster.servers.values() if other is not server)
-            await _move(trouble, [server], hints=moved)
+            await _move(trouble, [server], hints=moved or not _knows_members(server))
 
 
 async def move_majority(trouble: Trouble) -> None:
@@ -36,6 +37,10 @@ async def move_all(trouble: Trouble) -> None:
     while True:
         await trouble.wait(20.0)
         await _move(trouble, _movable(trouble), hints=True)
+
+
+def _knows_members(server: SimServer) -> bool:
+    return server.raft is not None and bool(server.raft.membership().members)
 
 
 def _movable(trouble: Trouble) -> list[SimServer]:

@@ -96,6 +96,8 @@ async def change_voters(trouble: Trouble) -> Membership | None:
     here = [servers[member.name] for member in voters]
     if len(voters) < 2 or not all(server.running and trouble.is_whole(server) for server in here):
         return None
+    if any(one.promote and not trouble.is_whole(servers[one.name]) for one in learners):
+        return None  # it becomes a voter by itself, perhaps one of two, and another fault has yet to replace it
     going = trouble.rng.sample(voters, _how_many(trouble, len(voters)))
     coming = [one for one in learners if trouble.is_whole(servers[one.name]) and trouble.rng.random() < 0.5]
     changes = [(ChangeType.REMOVE_NODE, one.id) for one in going] + [(ChangeType.ADD_NODE, one.id) for one in coming]

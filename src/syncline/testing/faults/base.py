@@ -18,11 +18,15 @@ from typing import Final
 
 from syncline.node.member_registry import Membership
 from syncline.testing.cluster import LOOK_S, SimCluster
+from syncline.testing.coordination.crew import Crew
 from syncline.testing.invariants.base import Verdict
 from syncline.testing.invariants.proposals import Proposed
+from syncline.testing.sim.changes import ChangeRecord
 from syncline.testing.sim.disk import DiskFault, Survival
 from syncline.testing.sim.operations import Operator, Unknown
 from syncline.testing.sim.server import Condition, SimServer
+from syncline.testing.sim.watcher import Watcher
+from syncline.testing.sim.workload import Workload
 
 __all__ = ["Claims", "Fault", "Trouble"]
 
@@ -40,10 +44,20 @@ class Claims:
         """Servers that one fault uses; the others leave them alone."""
         self.leaving: dict[str, int] = {}
         """Voters that should leave or be demoted, and the log index of the membership without their votes."""
+        self.membership: Membership | None = None
+        """The newest membership that a fault has seen: the servers that know it may all be down for a while."""
         self.orders: list[DiskFault] = []
         """Errors of disks that were ordered: `happened` says how often each has struck."""
         self.proposed: list[Proposed] = []
         """Commands that were proposed on the nodes themselves, past the servers."""
+        self.workload: Workload | None = None
+        """The clients of the run."""
+        self.changes: ChangeRecord | None = None
+        """All that was applied in the run."""
+        self.watchers: list[Watcher] = []
+        """Clients that watch keys, until the run is over."""
+        self.crews: list[Crew] = []
+        """Client processes with locks, until the run is over."""
 
 
 class Trouble:
@@ -59,7 +73,11 @@ class Trouble:
         self._claims = claims
         self._taken = claims.taken
         self.proposed: list[Proposed] = claims.proposed
-        self._verdict = verdict
+        self.workload: Workload | None = claims.workload
+        self.changes: ChangeRecord | None = claims.changes
+        self.watchers: list[Watcher] = claims.watchers
+        self.crews: list[Crew] = claims.crews
+        self.verdict: Verdict = verdict
 
     @property
     def election_s(self) -> float:
@@ -102,9 +120,12 @@ class Trouble:
         return sum(member.voter for member in membership.members.values()) if membership is not None else 0
 
     def _membership(self) -> Membership | None:
-        """The newest membership that a running server knows."""
+        """The newest membership that a running server knows, or knew when a fault asked before."""
         known = [server.raft.membership() for server in self.cluster.running if server.raft is not None]
-        return max(known, key=lambda membership: membership.index, default=None)
+        if self._claims.membership is not None:
+            known.append(self._claims.membership)
+        self._claims.membership = max(known, key=lambda membership: membership.index, default=None)
+        return self._claims.membership
 
     def can_spare(self, more: int = 1) -> bool:
         """Whether a quorum remains that never lost anything if this many more servers do not take part.
@@ -199,4 +220,4 @@ class Trouble:
 
     def broken(self, invariant: str, text: str) -> None:
         """Report that a fault was not handled correctly."""
-        self._verdict.broken(invariant, text)
+        self.verdict.broken(invariant, text)

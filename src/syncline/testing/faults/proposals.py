@@ -50,7 +50,7 @@ async def bursts(trouble: Trouble) -> None:
 
 def _propose_all(trouble: Trouble, raft: Raft[object], fenced: Sequence[bool], first: int, timeout_s: float) -> None:
     """Propose several commands on one node, numbered from `first`, and record the answer to each."""
-    if raft._driver.stopped:
+    if raft._driver.running.stopped:
         return
     for number, fence in enumerate(fenced, first):
         term = raft._driver.core.term if fence else 0

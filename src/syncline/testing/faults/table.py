@@ -7,17 +7,25 @@ from typing import Final
 from syncline.testing.faults import (
     addresses,
     answers,
+    coordination,
     copies,
     disks,
+    etcd_clients,
+    history,
     joints,
+    leases,
+    locks,
     machines,
     memberships,
     networks,
     processes,
     proposals,
     reads,
+    sessions,
     snapshots,
+    transactions,
     transfers,
+    watches,
 )
 from syncline.testing.faults.base import Fault
 
@@ -83,6 +91,15 @@ FAULTS: Final[dict[str, Fault]] = {
     "snapshot-over-forwards": proposals.snapshot_over_forwards,
     "late-refusals": proposals.late_refusals,
     "transfer-at-change": transfers.transfer_at_change,
+    "sessions": sessions.sessions,
+    "leases": leases.leases,
+    "watches": watches.watches,
+    "history": history.history,
+    "batches": history.batches,
+    "locks": locks.locks,
+    "transactions": transactions.transactions,
+    "coordination": coordination.coordination,
+    "etcd-clients": etcd_clients.etcd_clients,
 }
 
 LATER: Final[dict[str, float]] = {
@@ -110,6 +127,15 @@ LATER: Final[dict[str, float]] = {
     "snapshot-over-forwards": 0.1,
     "late-refusals": 0.1,
     "transfer-at-change": 0.1,
+    "sessions": 0.25,
+    "leases": 0.2,
+    "watches": 0.3,
+    "history": 0.25,
+    "batches": 0.15,
+    "locks": 0.2,
+    "transactions": 0.2,
+    "coordination": 0.1,
+    "etcd-clients": 0.2,
 }
 """The share of seeds that have each of the faults that came when there were seeds already whose failures are
 remembered: drawn apart, so that to most of those seeds nothing has changed."""

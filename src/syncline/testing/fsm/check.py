@@ -21,6 +21,7 @@ import msgspec
 
 from syncline.errors import Rejected, UsageError
 from syncline.node.fsm import FSM, BatchingFSM
+from syncline.testing.fsm.guard import NotDeterministic, guard_determinism
 from syncline.testing.fsm.process import Task, decode
 from syncline.testing.fsm.run import (
     SHOWN_BYTES,
@@ -66,7 +67,7 @@ class FSMProblem(AssertionError):
 def check_fsm(
     machine: MakeFSM, commands: Iterable[bytes], *, hash_seeds: Sequence[int] = HASH_SEEDS, processes: bool = True
 ) -> None:
-    """Check a state machine with these commands, in this order. Raises `FSMProblem` for the first broken clause.
+    """Check a state machine with these commands, in this order.
 
     - The same commands give the same answers and the same state: in a second machine of this process, and in other
       processes with other hash seeds.
@@ -75,15 +76,18 @@ def check_fsm(
       commands give the same answers.
     - A view shows the state at which it was taken, though commands are applied before and while it is written.
     - `apply_batch`, if there is one, does the same as `apply`.
-    - `digest`, if there is one, returns 1 to 64 bytes, equal for equal states and different for different ones, after
-      a
-      restore and in another process too.
+    - No command reads the clock, random numbers, files or the environment (`guard_determinism`).
+    - `digest`, if there is one, returns 1 to 64 bytes, equal for equal states and different for different ones. So it
+      does after a restore and in another process.
 
     `machine` is the class, or a function without arguments that makes one; the other processes import it by its name
     (`processes=False` does without them). States are compared by the bytes of their snapshots, so a snapshot must be
     written in a fixed order: sort collections without an order.
 
         check_fsm(Bank, [b"open alice", b"deposit alice 10"])
+
+    Raises:
+        FSMProblem: for the first broken clause.
     """
     commands = list(commands)
     expected = record(machine(), commands)
@@ -95,6 +99,7 @@ def check_fsm(
     _check_views(machine, commands)
     _check_batches(machine, commands, expected)
     _check_digests(machine, commands, expected)
+    _check_guarded(machine, commands)
 
 
 def _check_determinism(machine: MakeFSM, commands: Sequence[bytes], expected: Sequence[Record]) -> None:
@@ -104,6 +109,18 @@ def _check_determinism(machine: MakeFSM, commands: Sequence[bytes], expected: Se
         expected,
         record(machine(), commands),
     )
+
+
+def _check_guarded(machine: MakeFSM, commands: Sequence[bytes]) -> None:
+    """What differs on other machines may be equal here: a time of day, the environment."""
+    fsm = machine()
+    for number, command in enumerate(commands, 1):
+        try:
+            with guard_determinism(files=False):  # a durable machine keeps its state in files
+                apply(fsm, number, command)
+        except NotDeterministic as found:
+            clause = "not deterministic: a command reads what differs from node to node"
+            raise FSMProblem(clause, number, commands, "  " + "\n  ".join(found.findings)) from None
 
 
 def _compare(clause: str, commands: Sequence[bytes], expected: Sequence[Record], got: Sequence[Record]) -> None:

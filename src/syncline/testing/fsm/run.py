@@ -17,6 +17,7 @@ import msgspec
 from syncline.errors import Rejected
 from syncline.node.fsm import FSM, DigestingFSM, Entry, FSMSnapshot
 from syncline.node.state_digest import MACHINE_DIGEST_BYTES
+from syncline.testing.sim.loop import BEGAN_S
 
 __all__ = [
     "SHOWN_BYTES",
@@ -43,6 +44,9 @@ SHOWN_BYTES: Final = 60
 
 WRONG_DIGEST: Final = f"not 1 to {MACHINE_DIGEST_BYTES} bytes"
 
+SEED: Final = 1
+"""Of the entries' random numbers: they are the same in each process."""
+
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -56,8 +60,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 
 
 def entry_of(number: int, command: bytes) -> Entry:
-    """The log entry of the command with this number, from 1."""
-    return Entry(number, 1, command)
+    """The log entry of the command with this number, from 1: a second later than the one before it."""
+    return Entry(number, 1, command, time_s=BEGAN_S + number, seed=SEED)
 
 
 def apply(fsm: FSM[object], number: int, command: bytes) -> str:

@@ -30,7 +30,7 @@ from syncline.testing.invariants.logs import (
     LogMatching,
     NeverBack,
 )
-from syncline.testing.invariants.machines import Digest, EqualStates, NoAlarm
+from syncline.testing.invariants.machines import Digest, EqualStates, NoAlarm, TimesOfEntries
 from syncline.testing.invariants.memberships import (
     AnsweredChangeIsCommitted,
     AnsweredChangeIsDurable,
@@ -42,6 +42,7 @@ from syncline.testing.invariants.memberships import (
 )
 from syncline.testing.invariants.proposals import OneNumberOneProposal, ProposalsInTheLog
 from syncline.testing.invariants.reads import ReadsAreConfirmed
+from syncline.testing.invariants.sessions import OnceForItsKey
 
 __all__ = ["PENDING", "all_invariants"]
 
@@ -85,6 +86,8 @@ def all_invariants(facts: Facts, verdict: Verdict, digest: Digest, pending: Coll
         LeaderHasAQuorum,
         LeaderStays,
         ProposalsInTheLog,
+        OnceForItsKey,
+        TimesOfEntries,
     )
     chosen = [kind for kind in kinds if kind.name not in PENDING or kind.name in pending]
     return [*(kind(facts, verdict) for kind in chosen), EqualStates(facts, verdict, digest)]

@@ -121,6 +121,6 @@ class NeverBack(Invariant):
     def applied(self, view: WatchedMember) -> None:
         if view.driver.applied < view.applied:
             self.broken(f"the applied index of {view.name} went from {view.applied} back to {view.driver.applied}")
-        if view.driver.applied < view.most_applied and view.driver.horizon.reached:
+        if view.driver.applied < view.most_applied and view.driver.recovery_barrier.reached:
             shown = f"{view.driver.applied}, and had {view.most_applied} before it was started again"
             self.broken(f"{view.name} shows its state at {shown}")

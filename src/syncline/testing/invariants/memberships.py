@@ -167,8 +167,8 @@ class MembersAreListed(Invariant):
 class EqualRegistries(Invariant):
     """The member registries of two nodes that have applied the same index are equal.
 
-    A node that has accepted a snapshot and not loaded it is left out: the membership in force is that of the snapshot
-    already, so older changes have no effect, and the snapshot's registry takes the place of this one.
+    A node that has accepted a snapshot and not loaded it is left out. The membership in force is that of the snapshot
+    already, so older changes have no effect. The snapshot's registry will take the place of this one.
     """
 
     name = "equal member registries"

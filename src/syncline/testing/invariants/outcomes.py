@@ -1,6 +1,6 @@
 """Compare the clients' answers with the log.
 
-The committed log is replayed on a separate state machine, which gives the one order of all writes, their results, and
+The committed log is replayed on a separate state machine. That gives the one order of all writes, their results, and
 the state at each revision. Every answer must fit, in its content and in its place in time. This check uses the
 simulation's knowledge of the log; the linearizability checker uses the clients' histories alone.
 """
@@ -19,6 +19,7 @@ from syncline.kv.records import DeleteAnswer, PutAnswer, TxnAnswer
 from syncline.node.envelope import Kind, decode_proposal
 from syncline.node.fsm import Entry
 from syncline.testing.invariants.base import Facts, Verdict
+from syncline.testing.invariants.sessions import NaiveSessions
 from syncline.testing.linearizability import history
 from syncline.testing.linearizability.history import (
     NotApplied,
@@ -57,7 +58,7 @@ class _Replay:
     def __init__(self, facts: Facts) -> None:
         self.by_value: dict[bytes, list[_Replayed]] = {}
         self._versions: dict[bytes, list[tuple[int, bytes | None, int]]] = {}
-        machine = KvMachine()
+        machine, sessions = KvMachine(), NaiveSessions()
         for index in range(1, facts.last_committed + 1):
             entry = facts.committed_entry(index)
             if entry.type is not EntryType.NORMAL or not entry.data:
@@ -65,6 +66,10 @@ class _Replay:
             proposal = decode_proposal(entry.data)
             if proposal.kind == Kind.COMMAND:
                 self._apply(machine, Entry(index, entry.term, proposal.data))
+            elif proposal.kind == Kind.SESSION:
+                sessions.change(entry, proposal)
+            elif proposal.kind == Kind.SESSION_COMMAND and (data := sessions.applied(entry, proposal)) is not None:
+                self._apply(machine, Entry(index, entry.term, data))
 
     def _apply(self, machine: KvMachine, entry: Entry) -> None:
         command = decode_command(entry.data)

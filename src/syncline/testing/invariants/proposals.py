@@ -58,7 +58,7 @@ class ProposalsInTheLog(Invariant):
         if entry.type is not EntryType.NORMAL or not entry.data:
             return
         proposal = decode_proposal(entry.data)
-        if proposal.kind not in (Kind.COMMAND, Kind.BARRIER):
+        if proposal.kind not in (Kind.COMMAND, Kind.BARRIER, Kind.SESSION, Kind.SESSION_COMMAND) or not proposal.number:
             return
         origin, number = proposal.origin, proposal.number
         text = f"{number & ((1 << COUNTER_BITS) - 1)} of {self.facts.name(origin)} ({view.name} has applied {index})"

@@ -1,7 +1,7 @@
 """Check that a history is linearizable.
 
-It is linearizable if all operations could have happened one after the other, in an order that respects the clock, on
-a single store that answers as the clients were answered.
+It is linearizable if there is an order of all operations that respects the clock and explains the answers: a single
+store that executes the operations in this order gives the same ones.
 
 Keys are checked one by one: a history is linearizable if its part for each key is (Herlihy and Wing, 1990). A
 transaction over several keys joins them into one part. Stale reads are left out because they make no such promise,

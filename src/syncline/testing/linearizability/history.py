@@ -202,6 +202,7 @@ class Recorder:
             recorder.returned(token, Written(await put(...)))
         except OperationError as error:
             recorder.failed(token, error)
+        assert_linearizable(recorder.history())
 
     `clock` returns seconds and never goes back; all clients of a history share it. An operation without an end is of
     unknown outcome. Not for use by several threads at once: give each its own, and join the histories.
@@ -258,7 +259,14 @@ _decoder = msgspec.json.Decoder(Operation)
 def write_history(
     file: BinaryIO, operations: Iterable[Operation], about: dict[str, str | int | float] | None = None
 ) -> None:
-    """Write a history to a file. `about` names its origin (a seed, a date), for the reader. Bytes are in base64."""
+    """Write a history to a file. `about` names its origin (a seed, a date), for the reader. Bytes are in base64.
+
+        with open("history.jsonl", "wb") as file:
+            write_history(file, recorder.history(), {"seed": 7})
+
+    Raises:
+        OSError: the file can't be written.
+    """
     file.write(_encoder.encode(_HistoryHeader(FORMAT, about or {})) + b"\n")
     file.writelines(_encoder.encode(operation) + b"\n" for operation in operations)
 
@@ -266,7 +274,12 @@ def write_history(
 def read_history(*files: BinaryIO) -> list[Operation]:
     """Read a history, or join several that recorders of one clock have written.
 
-    Raises ValueError, with the line's number, for an invalid file.
+        with open("history.jsonl", "rb") as file:
+            assert_linearizable(read_history(file))
+
+    Raises:
+        ValueError: a file is not of this form; the text has the line's number.
+        OSError: a file can't be read.
     """
     operations: list[Operation] = []
     for file in files:

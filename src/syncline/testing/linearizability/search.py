@@ -33,8 +33,8 @@ DEFAULT_MAX_STEPS: Final = 5_000_000
 """Choices before a search gives up: about a minute. With reported revisions it takes one or two per operation."""
 
 _Choice: TypeAlias = tuple[int, State, int]
-"""The next operation: a place among the operations (from 0: definite; below 0: the complement of one of unknown fate),
-the state after it, and the places of the keys that the next definite operation must look at, a bit each."""
+"""The next operation: its place among the operations (from 0: definite; below 0: the complement of one of unknown
+fate), and the state after it. Then the places of the keys that the next definite operation must look at, a bit each."""
 
 
 class SearchResult(msgspec.Struct, frozen=True):

@@ -43,11 +43,13 @@ def judge(
     - `final` (the value of every key that was ever written, read after the run) agrees with all acknowledged
       operations.
 
-    `initial` is the value of each key before the run. Raises `Undecided` if `max_steps` do not suffice: 1 or 2 per
-    operation suffice if writes report their revisions. Without them, and with many writers of one key, it can take
-    any number.
+    `initial` is the value of each key before the run. `max_steps` of 1 or 2 per operation suffice if writes report
+    their revisions. Without them, and with many writers of one key, it can take any number.
 
         assert judge(recorder.history()) == []
+
+    Raises:
+        Undecided: `max_steps` did not suffice.
     """
     whole = [*history, *_final_reads(history, final or {})]
     anomalies = check_not_applied(whole) + check_applied_once(whole) + check_revisions(whole)
@@ -69,7 +71,14 @@ def assert_linearizable(
     initial: Initial | None = None,
     final: Mapping[bytes, Seen] | None = None,
 ) -> None:
-    """Raise AssertionError with the findings of `judge`, if there are any."""
+    """Check a history with `judge`, and fail if it finds anything.
+
+        assert_linearizable(recorder.history())
+
+    Raises:
+        AssertionError: with the findings.
+        Undecided: as `judge` does.
+    """
     anomalies = judge(history, initial=initial, final=final)
     if anomalies:
         raise AssertionError("\n\n".join(map(str, anomalies)))

@@ -10,7 +10,6 @@ import asyncio
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET
 
 from syncline.client.schemas import ErrorAnswer, ErrorBody, ResultItem, TxnResultBody
 from syncline.errors import Outcome
@@ -35,7 +34,7 @@ from syncline.testing.linearizability.history import (
 )
 from syncline.testing.sim.server import SimServer
 
-__all__ = ["ClientError", "SimClient"]
+__all__ = ["ClientError", "SimClient", "http_request", "result_of"]
 
 GRACE_S: Final = 1.0
 """How much longer than the server's own time limit a client waits for an answer."""
@@ -70,19 +69,20 @@ class SimClient:
         """Send a request; return its result, or None if the outcome is unknown."""
         token = self._recorder.call(self.name, request, node=f"{server.name}{' (emptied)' if server.lost else ''}")
         life = server.lives
-        answer = server.serve(_http(request, self._query))
+        answer = server.serve(http_request(request, self._query))
         await asyncio.wait([answer], timeout=self.timeout_s + GRACE_S)
         if not answer.done():
             self.unanswered = [item for item in self.unanswered if not item[1].done()]
             self.unanswered.append((server, answer, f"{request} of life {life} of {server.name}"))
             return None
-        result = _result(request, answer.result())
+        result = result_of(request, answer.result())
         if result is not None:
             self._recorder.returned(token, result)
         return result
 
 
-def _http(request: Call, query: bytes) -> HttpRequest:
+def http_request(request: Call, query: bytes) -> HttpRequest:
+    """The request of a call."""
     if isinstance(request, TxnCall):
         return HttpRequest("POST", b"/txn", query, {}, _txn_body(request))
     path = b"/key/" + request.key
@@ -124,7 +124,8 @@ def _txn_body(txn: TxnCall) -> bytes:
     )
 
 
-def _result(request: Call, response: Response) -> Result | None:
+def result_of(request: Call, response: Response) -> Result | None:
+    """What an answer says of a call; None if its outcome is unknown."""
     status = response.status
     if status == 200:
         return _success(request, response)
@@ -152,7 +153,7 @@ def _success(request: Call, response: Response) -> Result:
 
 def _step_result(one: ResultItem) -> Written | Seen:
     if one.op == "get":
-        return Seen(None if one.value is UNSET else one.value.encode(), one.mod_revision or 0)
+        return Seen(one.value.encode() if isinstance(one.value, str) else None, one.mod_revision or 0)
     revision = one.revision or 0
     if one.op == "delete":
         return Written(revision, bool(one.deleted))

@@ -14,8 +14,8 @@ read as if they were there, and later syncs report success; names are in the fil
 an error, so that a failed sync of a directory loses none); a capacity; a time that syncs take; flipped bits; files
 that vanish or are emptied.
 
-`crashed` gives another disk and leaves this one as it is, so that one run of a program can be crashed at each step in
-many ways. Not for several threads. The contents of files are in `file`.
+`crashed` gives another disk and leaves this one as it is. So one run of a program can be crashed at each step in many
+ways. Not for several threads. The contents of files are in `file`.
 """
 
 from __future__ import annotations

@@ -15,15 +15,19 @@ import asyncio
 import contextvars
 import math
 import threading
+import weakref
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple, Unpack
 
-__all__ = ["SimDeadlock", "SimLivelock", "SimLoop", "SimNode", "run_simulation"]
+__all__ = ["BEGAN_S", "SimDeadlock", "SimLivelock", "SimLoop", "SimNode", "run_simulation"]
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
+
+BEGAN_S: Final = 1_800_000_000.0
+"""What wall clocks show at the begin of a simulation."""
 
 CLOCK_RESOLUTION_S: Final = 1e-9
 """Timers closer than this are due together."""
@@ -58,8 +62,11 @@ class SimNode:
         self._rate = 1.0
         self._since_s = 0.0  # the loop's time when the rate was set last, and the node's own time then
         self._own_s = 0.0
+        self._asleep_since_s: float | None = None
+        self._asleep_s = 0.0
         self._held: list[_NodeCallback] = []
         self.tasks: dict[asyncio.Task[Any], None] = {}
+        self.generators: weakref.WeakSet[AsyncGenerator[Any, Any]] = weakref.WeakSet()
 
     def __repr__(self) -> str:
         return f"<SimNode {self.name}>"
@@ -81,17 +88,36 @@ class SimNode:
         """The node's clock jumps ahead. Timers that are set already come when they would have come."""
         assert seconds >= 0, "a clock never goes back"
         self._own_s += seconds
+        self._loop.leaps += seconds > 0
 
     def own_time(self, true_s: float) -> float:
         """The node's clock at the loop's time `true_s`."""
+        if self._asleep_since_s is not None:
+            return self._own_s
         return self._own_s + (true_s - self._since_s) * self._rate
+
+    @property
+    def asleep_s(self) -> float:
+        """How long the node's machine was suspended in all, the present suspension included."""
+        since_s = self._asleep_since_s
+        return self._asleep_s + (0.0 if since_s is None else self._loop.true_time() - since_s)
 
     def pause(self) -> None:
         """Run nothing of the node until `resume`; what is due meanwhile is held back, in order."""
         self.paused = True
 
+    def suspend(self) -> None:
+        """Pause it with its machine: the clock stands still until `resume`, and `asleep_s` has that time."""
+        now_s = self._loop.true_time()
+        if self._asleep_since_s is None:
+            self._own_s, self._since_s, self._asleep_since_s = self.own_time(now_s), now_s, now_s
+        self.pause()
+
     def resume(self) -> None:
         """Run what was held back, then go on."""
+        if self._asleep_since_s is not None:
+            self._asleep_s = self.asleep_s
+            self._since_s, self._asleep_since_s = self._loop.true_time(), None
         self.paused = False
         held, self._held = self._held, []
         for step in held:
@@ -121,12 +147,14 @@ class SimNode:
         """At the end of the simulation: release killed tasks. Their `finally` blocks run only now, without effect."""
         if not self.killed:
             return
-        for task in self.tasks:
-            task._log_destroy_pending = False  # type: ignore[attr-defined]  # that it is pending is the point
-            coroutine = task.get_coro()
-            if coroutine is not None:
-                _end(coroutine)
-        self.tasks.clear()
+        with self._loop.inside(self):  # what they begin in their last steps is of this node, too
+            for _ in range(MAX_LAST_AWAITS):
+                tasks, self.tasks = self.tasks, {}
+                for task in tasks:
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]  # that it is pending is the point
+                    coroutine = task.get_coro()
+                    if coroutine is not None:
+                        _end(coroutine)
 
     def withholds(self, step: _NodeCallback) -> bool:
         """Whether a step that is due must not run: now (it is kept for later then), or ever."""
@@ -206,6 +234,7 @@ class SimLoop(asyncio.BaseEventLoop):
 
     _ready: deque[asyncio.Handle]
     _scheduled: list[asyncio.TimerHandle]
+    _asyncgens: weakref.WeakSet[AsyncGenerator[Any, Any]]
 
     def __init__(self) -> None:
         super().__init__()
@@ -213,6 +242,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self.after_event: Callable[[SimNode], None] | None = None
         self.steps: int = 0
         self.events: int = 0
+        self.leaps: int = 0
+        """How often the clock of some node has leapt ahead."""
         self._now_s = 0.0
         self._steps_at_instant = 0
         self._nodes: list[SimNode] = []
@@ -355,6 +386,13 @@ class SimLoop(asyncio.BaseEventLoop):
             node.adopt(task)
         return task
 
+    def _asyncgen_firstiter_hook(self, agen: AsyncGenerator[Any, Any]) -> None:
+        """Note whose it is: those of a killed node are not closed at the end."""
+        super()._asyncgen_firstiter_hook(agen)  # type: ignore[misc]  # not in typeshed
+        node = _node.get()
+        if node is not None:
+            node.generators.add(agen)
+
     def finish(self) -> None:
         """End the simulation: cancel living tasks, which may clean up, and release killed ones. Then close."""
         try:
@@ -366,6 +404,9 @@ class SimLoop(asyncio.BaseEventLoop):
                 self._cancel_living()
             if living := self._living():
                 raise RuntimeError(f"tasks that go on after they were cancelled {CANCEL_ROUNDS} times: {living}")
+            for node in self._nodes:
+                if node.killed:
+                    self._asyncgens -= node.generators
             self.run_until_complete(self.shutdown_asyncgens())
             asyncio._set_running_loop(self)  # asyncio would make another loop
             for node in self._nodes:

@@ -9,6 +9,7 @@ from syncline.errors import Rejected
 from syncline.kv.machine import CommandResult, KvMachine
 from syncline.kv.snapshots import KvSnapshot
 from syncline.node.fsm import FSM, Entry
+from syncline.testing.sim.changes import ChangeRecord
 
 __all__ = ["MachineBug", "SimMachine", "ThreadedSimMachine", "digest_at"]
 
@@ -27,6 +28,13 @@ class SimMachine(KvMachine):
         super().__init__()
         self.last_index: int = 0
         self.digests: dict[int, int] = {}
+        self.ran: list[int] = []
+        """Indexes of the entries that it was given since an observer looked last."""
+        self.times: list[tuple[int, float, int]] = []
+        """Index, time and seed of the entries that it was given since another observer looked last."""
+        self.changes: ChangeRecord | None = None
+        """Takes what each entry changes."""
+        self._leases = 0
         self.raises_in_apply = False
         self.raises_in_snapshot = False
 
@@ -40,12 +48,25 @@ class SimMachine(KvMachine):
         for entry in entries:
             if self.raises_in_apply:
                 raise MachineBug(f"a planted bug of the machine, in apply() at {entry.index}")
+            before = self.store.revision
             results += super().apply_batch([entry])
+            if self.changes is not None:
+                self.changes.applied(self.store, before)
+                self._check_leases(before)
+            self.ran.append(entry.index)
+            self.times.append((entry.index, entry.time_s, entry.seed))
             self.last_index = entry.index
             self.digests[entry.index] = self.store.digest
         while len(self.digests) > REMEMBERED:
             del self.digests[next(iter(self.digests))]
         return results
+
+    def _check_leases(self, before: int) -> None:
+        """After each command that changes keys or leases: no key has a lease that has ended."""
+        leases = len(self.store.leases)
+        if self.changes is not None and (leases, self.store.revision) != (self._leases, before):
+            self.changes.check_leases(self.store)
+        self._leases = leases
 
     def restore(self, source: BinaryIO) -> None:
         super().restore(source)

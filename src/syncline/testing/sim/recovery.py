@@ -7,13 +7,16 @@ from collections.abc import Callable
 from typing import Final
 
 from syncline.errors import OperationError
+from syncline.kv.machine import KvMachine
 from syncline.testing.cluster import SimCluster
 from syncline.testing.invariants.base import Facts, Verdict
 from syncline.testing.sim.disk import CAPACITY_BYTES
 from syncline.testing.sim.operations import PATIENCE_S, Operator
 from syncline.testing.sim.server import Condition, SimServer
 
-__all__ = ["FinalRecovery"]
+__all__ = ["LEASES_END", "FinalRecovery"]
+
+LEASES_END: Final = "leases end after the faults"
 
 LEADER_ELECTIONS: Final = 10
 """Within so many election timeouts after the links are back there must be a leader that a majority follows."""
@@ -32,6 +35,12 @@ ANSWER_S: Final = 0.5
 
 OPERATOR_S: Final = 120.0
 """So soon every change that an operator still has to make is made: far more than several snapshots take."""
+
+LEASE_ELECTIONS: Final = 6
+"""The longest time to live of the leases of a run."""
+
+LEASE_END_S: Final = 3.0
+"""Keep-alives and grants that are under way when the clients stop, and an end that is proposed again."""
 
 SLOWEST_CLOCK: Final = 0.8
 """The rate of the slowest clock: its election timeouts take that much longer."""
@@ -86,8 +95,10 @@ class FinalRecovery:
         if not all(self._is_member(server) and not server.leaving for server in servers):
             await asyncio.sleep(PATIENCE_S)  # what was asked for last may still be on its way
         await self._joint_is_left()
-        for server in list(self._cluster.servers.values()):
-            if not self._is_member(server):
+        servers = list(self._cluster.servers.values())
+        strangers = [server for server in servers if not self._is_member(server)]
+        for server in servers:  # once the leader is gone, no server tells the members
+            if server in strangers:
                 server.retired = True
             if server.retired and server.up:
                 server.crash()
@@ -123,6 +134,20 @@ class FinalRecovery:
             await self._cluster.until(lambda: not unanswered(), timeout_s=limit_s)
         except TimeoutError:
             self._verdict.broken("every request is answered", unanswered()[0])
+
+    async def leases(self) -> None:
+        """Every lease that no client keeps alive ends: its time, two elections, and what was under way."""
+        cluster = self._cluster
+        limit_s = LEASE_END_S + (LEASE_ELECTIONS + 2) * cluster.settings.election_s / SLOWEST_CLOCK
+
+        def ended() -> bool:
+            machines = [server.machine for server in cluster.running if not server.retired]
+            return all(not isinstance(machine, KvMachine) or not machine.store.leases for machine in machines)
+
+        try:
+            await cluster.until(ended, timeout_s=limit_s)
+        except TimeoutError as error:
+            self._verdict.broken(LEASES_END, str(error))
 
     async def catch_up(self) -> None:
         """Every member applies everything."""

@@ -1,7 +1,7 @@
 """One run: start a cluster, let clients work under faults, end the faults, and check that it recovers.
 
-Swarm style: each seed chooses the faults, their frequency, and the settings of the cluster, so that some runs have
-one kind of fault often and others a little of everything.
+Swarm style: each seed chooses the faults, their frequency, and the settings of the cluster. So some runs have one kind
+of fault often and others a little of everything.
 """
 
 from __future__ import annotations
@@ -9,10 +9,14 @@ from __future__ import annotations
 import asyncio
 import random
 import traceback
+from functools import partial
 from typing import Final
 
+import msgspec
+
+from syncline.kv.compactor import DEFAULT_HISTORY_REVISIONS
 from syncline.node.state_digest import DIGEST_INTERVAL
-from syncline.testing.cluster import Observer, Settings, SimCluster
+from syncline.testing.cluster import CLOCKS_OFF_S, Observer, Settings, SimCluster
 from syncline.testing.faults.base import Claims, Trouble
 from syncline.testing.faults.table import FAULTS, LATER, PENDING
 from syncline.testing.invariants.base import Facts, Verdict
@@ -20,6 +24,7 @@ from syncline.testing.invariants.outcomes import check_outcomes
 from syncline.testing.invariants.proposals import check_proposed
 from syncline.testing.linearizability.history import Operation, Seen
 from syncline.testing.linearizability.verdict import judge
+from syncline.testing.sim.changes import ChangeRecord
 from syncline.testing.sim.loop import SimLoop
 from syncline.testing.sim.machine import SimMachine, ThreadedSimMachine
 from syncline.testing.sim.operations import Operator
@@ -30,6 +35,14 @@ __all__ = ["Scenario"]
 
 DIGEST_INTERVALS: Final = (3, 8, 32, DIGEST_INTERVAL)
 """So that a short run compares states often. With the last one hardly ever, as in production."""
+
+
+LEASE_CHECKPOINTS_S: Final = (0.2, 0.5, 5.0)
+"""With the last one no lease of a run is long enough for its rest to be recorded."""
+
+
+UNREAD_BYTES: Final = (200, 2000, 1024 * 1024)
+"""With the first two a watcher that reads slowly is cut off within a run."""
 
 
 class Scenario:
@@ -57,17 +70,25 @@ class Scenario:
         self.faults: tuple[str, ...] = tuple(name for name in self._drawn if name not in without)
         self._facts = facts
         self._verdict = verdict
+        self._changes = ChangeRecord(verdict.broken)
         self._claims = Claims()
+        self._claims.changes = self._changes
         self.cluster: SimCluster = SimCluster(
             loop,
             seed=seed,
-            machine=SimMachine if rng.random() < 0.7 else ThreadedSimMachine,
-            settings=_settings(rng),
+            machine=partial(_machine, SimMachine if rng.random() < 0.7 else ThreadedSimMachine, self._changes),
+            settings=_settings(rng) if "sessions" not in self._drawn else _with_short_sessions(_settings(rng), seed),
             observer=observer,
             digest_interval=random.Random(f"{seed} digests").choice(DIGEST_INTERVALS),
+            lease_checkpoint_s=random.Random(f"{seed} leases").choice(LEASE_CHECKPOINTS_S),
+            unread_bytes=random.Random(f"{seed} unread").choice(UNREAD_BYTES),
+            serves_http="coordination" in self._drawn,
+            clocks_off_s=CLOCKS_OFF_S,
+            history_revisions=_history_revisions(seed) if "history" in self._drawn else DEFAULT_HISTORY_REVISIONS,
         )
         self.workload: Workload = Workload(self.cluster, random.Random(f"{seed} workload"), clients=rng.randint(1, 4))
         self.workload.choose(chosen_clients)
+        self._claims.workload = self.workload
 
     def disk_errors(self) -> dict[str, tuple[int, int]]:
         """By operation and kind of file: how many errors were ordered, and how many of these orders were met."""
@@ -80,6 +101,10 @@ class Scenario:
 
     def history(self) -> list[Operation]:
         return self.workload.recorder.history()
+
+    def told(self) -> int:
+        """How many revisions watchers were told of."""
+        return sum(watcher.told for watcher in self._claims.watchers)
 
     async def run(self) -> None:
         """Run everything. Failures are reported to the verdict."""
@@ -98,6 +123,11 @@ class Scenario:
         if clients:
             await asyncio.wait(clients)
         await recovery.catch_up()
+        for crew in self._claims.crews:
+            await crew.finish()
+        await recovery.leases()
+        for watcher in self._claims.watchers:
+            await watcher.finish()
         await recovery.answers(self.workload.unanswered, self.workload.timeout_s)
         history = self.history()
         check_outcomes(self._facts, history, self._verdict)
@@ -136,12 +166,29 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
         await asyncio.wait(tasks)
 
 
+def _machine(kind: type[SimMachine], changes: ChangeRecord) -> SimMachine:
+    machine = kind()
+    machine.changes = changes
+    return machine
+
+
 def _swarm(rng: random.Random, seed: int) -> tuple[str, ...]:
     """Any subset of the faults, small ones more often."""
     drawn = sorted(FAULTS.keys() - LATER.keys())
     count = min(len(drawn), rng.choice([0, 1, 2, 2, 3, 3, 4, 5, 6, 8, 12, len(drawn)]))
     later = [name for name, share in sorted(LATER.items()) if random.Random(f"{seed} {name}").random() < share]
     return tuple(sorted(name for name in [*rng.sample(drawn, count), *later] if name not in PENDING))
+
+
+def _with_short_sessions(settings: Settings, seed: int) -> Settings:
+    """Idle sessions end within a run, with most seeds."""
+    idle_s = random.Random(f"{seed} idle").choice([1.0, 1.0, 2.0, 3600.0])
+    return msgspec.structs.replace(settings, session_idle_s=idle_s)
+
+
+def _history_revisions(seed: int) -> int:
+    """The leader compacts within a run, with most seeds."""
+    return random.Random(f"{seed} history").choice([1, 5, 20, 100, DEFAULT_HISTORY_REVISIONS])
 
 
 def _settings(rng: random.Random) -> Settings:

@@ -73,6 +73,8 @@ class SeedReport(msgspec.Struct, kw_only=True):
     """For how long faults and clients went on; `sim_s` is all of the run."""
     trace: list[str] = []
     history: list[Operation] = []
+    told: int = 0
+    """Revisions that watchers were told of."""
     disk_errors: dict[str, tuple[int, int]] = {}
     """By operation and kind of file: errors that were ordered, and orders that an operation has met."""
 
@@ -146,6 +148,7 @@ async def _run(loop: SimLoop, seed: int, options: Options, report: SeedReport) -
     report.nodes, report.faults, report.clients = nodes, scenario.faults, len(scenario.workload.working)
     report.sim_seconds = options.sim_seconds
     report.history, report.disk_errors = scenario.history(), scenario.disk_errors()
+    report.told = scenario.told()
 
 
 def _ignore(_subject: str, _text: str) -> None:

@@ -2,7 +2,8 @@
 paused, and started again on its disk.
 
 The process is the complete product above `platform`: `Raft` with its log, snapshots, transport and state machine. For
-the key-value machine it has the server's routes, without sockets.
+the key-value machine it has the server's routes, without sockets; if the cluster `serves_http`, they are reached over
+the simulated network too, by HTTP.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import contextvars
 import random
 from collections.abc import Callable
 from enum import Enum
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
 from syncline.errors import DirectoryLocked, SynclineError
+from syncline.kv.compactor import Compactor
+from syncline.kv.lessor import Lessor
 from syncline.kv.machine import KvMachine
+from syncline.kv.watch import WatchLimits
 from syncline.node.config import Config
 from syncline.node.fsm import FSM
 from syncline.node.raft import Raft
@@ -26,14 +30,20 @@ from syncline.platform.entropy import Entropy
 from syncline.platform.world import World
 from syncline.server.api.raft_backend import NodeBackend
 from syncline.server.api.site import Site
+from syncline.server.etcd.gateway import JsonGateway
+from syncline.server.etcd.setup import open_face
 from syncline.server.http.request import Request
 from syncline.server.http.response import Deferred, Response
+from syncline.server.http.server import HttpServer
 from syncline.testing.sim.disk import SimDisk, Survival
 from syncline.testing.sim.loop import SimLoop, SimNode
 from syncline.testing.sim.net import SimHost, SimNetwork
 from syncline.testing.sim.workers import Delay, SimWorkers
 
-__all__ = ["Condition", "SimCrash", "SimServer", "SimWorld"]
+__all__ = ["HTTP_PORT", "Condition", "SimCrash", "SimServer", "SimWorld"]
+
+HTTP_PORT: Final = 8080
+"""Where the servers of a cluster with `serves_http` listen for clients."""
 
 Result = TypeVar("Result")
 
@@ -61,6 +71,10 @@ class SimWorld(Protocol):
     network: SimNetwork
     make_machine: Callable[[], FSM[object]]
     digest_interval: int
+    lease_checkpoint_s: float
+    history_revisions: int
+    unread_bytes: int
+    serves_http: bool
 
     def note(self, subject: str, text: str) -> None:
         """Something was done to the server from outside."""
@@ -72,6 +86,10 @@ class SimWorld(Protocol):
 
     def entropy_of(self, server: SimServer) -> Entropy:
         """The random bytes of its present life."""
+        ...
+
+    def wall_clock_of(self, server: SimServer) -> Callable[[], float]:
+        """What the wall clock of its present life shows."""
         ...
 
     def delay_of(self, server: SimServer) -> Delay:
@@ -183,6 +201,7 @@ class SimServer:
                     workers=workers,
                     rng=rng,
                     entropy=self._cluster.entropy_of(self),
+                    wall_time_s=self._cluster.wall_clock_of(self),
                     digest_interval=self._cluster.digest_interval,
                 ),
             )
@@ -192,10 +211,40 @@ class SimServer:
         except SimCrash:
             return
         if isinstance(machine, KvMachine):
-            self._site = Site(NodeBackend(raft, machine), name=self.name, clock=asyncio.get_running_loop().time)
+            Lessor(raft, machine, checkpoint_s=self._cluster.lease_checkpoint_s).start()
+            Compactor(raft, machine, history_revisions=self._cluster.history_revisions).start()
+            backend = NodeBackend(raft, machine, entropy=self._cluster.entropy_of(self))
+            self._site = Site(
+                backend,
+                name=self.name,
+                clock=asyncio.get_running_loop().time,
+                watch_limits=WatchLimits(max_unread_bytes=self._cluster.unread_bytes),
+            )
+            self._offer_etcd(backend, self._site)
+            if self._cluster.serves_http:
+                await self._serve_http(self._site)
         self.condition = Condition.RUNNING
         self._cluster.opened(self)
         self._ended(Condition.FAILED, await raft.failed())
+
+    def _offer_etcd(self, backend: NodeBackend, site: Site) -> None:
+        """Have the routes of etcd's JSON gateway, too."""
+        face = open_face(
+            backend,
+            gate=site.gate,
+            watches=site.watches,
+            tasks=site.tasks,
+            entropy=self._cluster.entropy_of(self),
+        )
+        JsonGateway(face, site.tasks).add_to(site.router)
+
+    async def _serve_http(self, site: Site) -> None:
+        """Listen for clients on the simulated network, with the server's own parser and routes."""
+        clock = asyncio.get_running_loop().time
+        http = HttpServer(site.router.handle, clock=clock, wall_time_s=clock)
+        http.serve(site.router.handle, site.fast_get)
+        site.watches.given = http.write_streams
+        await http.start(self.host, self.name, HTTP_PORT)
 
     def _ended(self, condition: Condition, error: BaseException) -> None:
         """The process ends by itself, as a program does that finds its node stopped."""

@@ -15,7 +15,7 @@ from typing import Final
 
 from syncline.consensus.types import EntryType, LogEntry, MembershipState, Message, MessageType, NodeId
 from syncline.testing.invariants.base import Facts, Onlooker, WatchedMember
-from syncline.transport.messages import DigestReport, Forward, Notice, PeerMessage
+from syncline.transport.messages import Ask, AskReply, DigestReport, Forward, Notice, PeerMessage
 
 __all__ = ["Trace", "describe_message"]
 
@@ -103,6 +103,9 @@ def describe_message(message: PeerMessage) -> str:
         return f"Notice {message.kind} {message.index}@{message.term}"
     if isinstance(message, DigestReport):
         return f"Digest of {message.point}: {message.digest.hex()[:8]}"
+    if isinstance(message, Ask | AskReply):
+        what = message.code if isinstance(message, AskReply) and message.code else f"{len(message.data)} bytes"
+        return f"{type(message).__name__} {what}"
     if not isinstance(message, Message):
         accepted = " ".join(f"{placed.index}@{placed.term}" for placed in message.accepted)
         refused = f" refused {len(message.refused)}" if message.refused else ""

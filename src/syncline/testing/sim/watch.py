@@ -293,10 +293,12 @@ def _watch_snapshots(watch: Watch, view: WatchedMember, driver: Driver, disk: Si
     store = driver.parts.snapshots
     original, original_adopt = store.create, store.adopt
 
-    def create(index: int, term: int, membership: MembershipState, runtime: bytes = b"") -> SnapshotWriter:
+    def create(
+        index: int, term: int, membership: MembershipState, runtime: bytes = b"", *, sessions: int = 0
+    ) -> SnapshotWriter:
         for call in watch.on_snapshotted:
             call(view, index, membership)
-        return original(index, term, membership, runtime)
+        return original(index, term, membership, runtime, sessions=sessions)
 
     def adopt(path: str, manifest: SnapshotManifest) -> None:
         original_adopt(path, manifest)

@@ -26,7 +26,7 @@ from syncline.testing.linearizability.history import (
 from syncline.testing.sim.client import SimClient
 from syncline.testing.sim.server import SimServer
 
-__all__ = ["Workload"]
+__all__ = ["Chooser", "Workload"]
 
 PAUSE_S: Final = 0.5
 """After a request that failed: a client that is refused does not hammer."""
@@ -44,10 +44,10 @@ class Workload:
         self._bound = rng.random() < 0.5
         timeout_s: float = rng.choice([0.2, 0.5, 2.0])
         self.timeout_s: float = timeout_s
-        self.clients: list[_Chooser] = [
-            _Chooser(self, f"c{number}", rng.getrandbits(64), timeout_s) for number in range(1, clients + 1)
+        self.clients: list[Chooser] = [
+            Chooser(self, f"c{number}", rng.getrandbits(64), timeout_s) for number in range(1, clients + 1)
         ]
-        self.working: list[_Chooser] = self.clients
+        self.working: list[Chooser] = self.clients
 
     def choose(self, numbers: Collection[int] | None) -> None:
         """Have only these clients work, from 1 on. None: all of them."""
@@ -82,11 +82,11 @@ class Workload:
         return self._think_s
 
 
-class _Chooser:
+class Chooser:
     """One client's choices."""
 
     def __init__(self, workload: Workload, name: str, seed: int, timeout_s: float) -> None:
-        self.client = SimClient(name, workload.recorder, timeout_s=timeout_s)
+        self.client: SimClient = SimClient(name, workload.recorder, timeout_s=timeout_s)
         self._workload = workload
         self._rng = random.Random(seed)
         self._home = self._rng.randrange(1 << 16)
@@ -121,6 +121,11 @@ class _Chooser:
         elif isinstance(result, Written) and isinstance(request, PutCall):
             self._revisions[request.key] = result.revision
             self._values[request.key] = request.value
+
+    def write(self) -> Call:
+        """A put, a swap, a delete or a transaction."""
+        kind = self._rng.choice([self._put, self._put, self._swap, self._delete, self._txn])
+        return kind(self._rng.choice(self._workload.keys))
 
     def _value(self) -> bytes:
         """A value that no client has written before; sometimes a large one."""

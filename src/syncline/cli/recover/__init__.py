@@ -1,0 +1,1 @@
+"""The command `syncline recover`: after a lost quorum, one node's state goes on in a new cluster."""

@@ -1,0 +1,1 @@
+"""The command `run`: a command of the user under a lock, a leadership, or once."""

@@ -1,0 +1,275 @@
+"""A place in the queue of a name: a key with a lease of its own. Those with the first places have the turn.
+
+This is the recipe of etcd's `concurrency` package: the key is the prefix and the lease's id, and the order of places
+is that of the keys' create revisions. So its clients and these exclude each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+from syncline.client.coordination.calls import KeyValueCalls
+from syncline.client.coordination.names import lease_in_key, shown
+from syncline.client.coordination.waiting import PAUSE_S, closing, passes, to_its_end
+from syncline.client.held_lease import HeldLease
+from syncline.client.results import KeyInfo
+from syncline.client.txn import Compare, GetOp, ListOp, PutOp
+from syncline.errors import LeaseLost, LockLost, OperationError, Rejected, UsageError
+from syncline.platform.loss import LossScope
+
+__all__ = ["Place", "places_in", "read_places"]
+
+Result = TypeVar("Result")
+
+FEW: Final = 16
+"""So many places are read in the transaction that takes one: it runs on every node. More are read by themselves."""
+
+PAGE: Final = 1000
+
+WATCH_AFTER_S: Final = 0.25
+"""A key is watched when it has been held for so long: most locks are held for less, and a watch is a connection."""
+
+_DELETED: Final = "its key was deleted or overwritten"
+
+
+class Place:
+    """One place, from `take` to `leave`. It is kept alive by itself; `loss` says that it is lost, and why."""
+
+    def __init__(self, kv: KeyValueCalls, prefix: bytes, ttl_s: float, *, value: bytes, what: str) -> None:
+        """`what` stands in the text of errors: `the lock "printer"`."""
+        self._kv = kv
+        self._prefix = prefix
+        self._value = value
+        self._what = what
+        self._lease: HeldLease = kv.lease(ttl_s)
+        self._guards: list[asyncio.Task[None]] = []
+        self._told: list[Callable[[], None]] = []
+        self._begun = False
+        self._ended = False
+        self._seen = 0
+        """The revision at which the places were read."""
+        self.key: bytes = b""
+        self.revision: int = 0
+        """The create revision of the key; 0 before it is written."""
+        self.loss: LockLost | None = None
+        self.ahead: list[bytes] = []
+        """The keys before this one, in their order, as they were read."""
+
+    @property
+    def rest_s(self) -> float:
+        """How many seconds the place surely lasts without another keep-alive; 0 if it is lost."""
+        return 0.0 if self.loss is not None or self._ended or not self._begun else self._lease.rest_s
+
+    def check(self) -> None:
+        """Raise `LockLost` if the place may be lost."""
+        if self.loss is not None:
+            raise LockLost(str(self.loss), key=self.key)
+        if self._lease.is_lost:
+            raise self._lost("its time was over before a keep-alive was answered")
+
+    def tell(self, callback: Callable[[], None]) -> None:
+        """Call it when the place is lost: from the event loop, never from the task that holds the place."""
+        self._told.append(callback)
+
+    async def take(self) -> None:
+        """Grant the lease. Whatever comes of it, `leave` must follow."""
+        await self._lease.__aenter__()
+        self._begun = True
+        self.key = self._prefix + self._lease.id.encode()
+        self._guard(self._watch_lease())
+
+    async def turn(self, places: int, *, patient: bool = True) -> bool:
+        """Write the key, and wait until fewer than so many are ahead. Not `patient`: look once whether it is so.
+
+        Raises:
+            LockLost: the place was lost meanwhile.
+            OperationError: the servers refused it; if not `patient`, also if they could not be reached.
+        """
+        await self.unless_lost(self._await_turn(places, patient))
+        return len(self.ahead) < places
+
+    async def unless_lost(self, work: Awaitable[Result]) -> Result:
+        """Await it in this task, and cancel it when the place is lost. Raises `LockLost` then, or its own error."""
+        scope = LossScope()
+        self.tell(scope.fire)
+        scope.enter()
+        try:
+            if self.loss is not None:
+                asyncio.get_running_loop().call_soon(scope.fire)
+            result = await work
+        except BaseException as error:
+            if scope.leave(type(error)):
+                self.check()
+            raise
+        scope.leave(None)
+        self.check()
+        return result
+
+    async def write(self, *, patient: bool = True) -> None:
+        """Write the key, and read the places. For `unless_lost`."""
+        await self._trying(self._write, patient)
+
+    async def read(self) -> None:
+        """Read the places again. For `unless_lost`."""
+        await self._trying(self._read, patient=True)
+
+    async def _await_turn(self, places: int, patient: bool) -> None:
+        await self.write(patient=patient)
+        while patient and len(self.ahead) >= places:
+            await self._departures(places)
+            await self.read()
+
+    def watch_over(self) -> None:
+        """Notice from now on if the key is deleted. Before, `turn` notices it."""
+        self._guard(self._watch_key())
+
+    async def leave(self) -> None:
+        """End the lease, which deletes the key: within seconds, or it ends by itself. It may be called again."""
+        if self._ended:
+            return
+        self._ended = True
+        for guard in self._guards:
+            guard.cancel()
+        if self._begun:
+            await to_its_end(self._end())
+
+    async def _end(self) -> None:
+        await asyncio.wait(self._guards)
+        with suppress(LeaseLost):
+            await self._lease.__aexit__(None, None, None)
+
+    async def _trying(self, work: Callable[[], Awaitable[None]], patient: bool) -> None:
+        """Try again after errors that pass, for as long as the lease lasts: its loss cancels this."""
+        while True:
+            try:
+                return await work()
+            except OperationError as error:
+                if not patient or not passes(error):
+                    raise
+            await asyncio.sleep(PAUSE_S)
+
+    async def _write(self) -> None:
+        """Write the key unless it is there, and read the places. To do it twice is as good as once.
+
+        If the outcome of one try is unknown, the next one finds the key, or writes it: never a second key.
+        """
+        reading = (GetOp(self.key), ListOp(prefix=self._prefix, limit=FEW))
+        put = PutOp(self.key, self._value, lease=self._lease.id)
+        absent = Compare(self.key, target="version", number=0)
+        try:
+            result = await self._kv.txn([absent], [put, *reading], reading, idempotent=True)
+        except Rejected as error:
+            if error.code != "lease_not_found":
+                raise
+            raise self._lost_meanwhile("its lease has ended on the servers") from error
+        own, listing = result.results[-2:]
+        if own.lease != self._lease.id:
+            raise self._lost_meanwhile(_DELETED)
+        self.revision = own.create_revision
+        if len(listing.items) < listing.count:
+            await self._read()
+        else:
+            self._seen = result.revision
+            self.see(listing.items)
+
+    async def _read(self) -> None:
+        self._seen, items = await read_places(self._kv, self._prefix)
+        self.see(items)
+
+    def see(self, items: Iterable[KeyInfo]) -> None:
+        """Take the places as they are among these keys. Raises `LockLost` if this one is not there."""
+        places = places_in(items, self._prefix)
+        order = [item.key for item in places]
+        if not any(item.key == self.key and item.create_revision == self.revision for item in places):
+            raise self._lost_meanwhile(_DELETED)
+        self.ahead = order[: order.index(self.key)]
+
+    async def _departures(self, places: int) -> None:
+        """Wait until the places must be read again: a watch says that it may be the turn, or can say no more.
+
+        One watch of all keys of the name serves: this key may be deleted, too.
+        """
+        ahead = set(self.ahead)
+        try:
+            async with closing(self._kv.watch(prefix=self._prefix, from_revision=self._seen + 1)) as changes:
+                async for change in changes:
+                    for event in change.events:
+                        if event.type == "delete" or event.lease != lease_in_key(event.key, self._prefix):
+                            ahead.discard(event.key)
+                            if event.key == self.key:
+                                return
+                    if len(ahead) < places:
+                        return
+        except OperationError as error:
+            if not passes(error):
+                raise
+            await asyncio.sleep(PAUSE_S)
+
+    async def _watch_lease(self) -> None:
+        self._lose(str(await self._lease.lost()))
+
+    async def _watch_key(self) -> None:
+        """Until the key is deleted, or overwritten. If the servers can't be reached, the lease decides."""
+        await asyncio.sleep(WATCH_AFTER_S)
+        seen = self.revision
+        while True:
+            try:
+                async with closing(self._kv.watch(self.key, from_revision=seen + 1)) as changes:
+                    async for change in changes:
+                        seen = change.revision
+                        if any(event.type == "delete" or event.lease != self._number for event in change.events):
+                            return self._lose(_DELETED)
+            except OperationError:
+                await asyncio.sleep(PAUSE_S)  # whatever it was: below it is looked at in another way
+            except UsageError:
+                return None  # the client is closed: its lease is lost
+            try:
+                page = await self._kv.list(self.key, limit=1)
+            except OperationError:
+                continue
+            except UsageError:
+                return None
+            own = [item for item in page.items if item.key == self.key]
+            if not own or own[0].create_revision != self.revision or own[0].lease != self._number:
+                return self._lose(_DELETED)
+            seen = max(seen, page.revision)
+
+    @property
+    def _number(self) -> int:
+        return int(self._lease.id, 16)
+
+    def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        self._guards.append(asyncio.create_task(work, name=f"place {shown(self.key)}"))
+
+    def _lose(self, why: str) -> None:
+        if self.loss is None:
+            self.loss = self._lost(why)
+            for callback in self._told:
+                callback()
+
+    def _lost_meanwhile(self, why: str) -> LockLost:
+        """The loss, noticed by the task that holds the place: nothing is to be told."""
+        self.loss = self.loss or self._lost(why)
+        return LockLost(str(self.loss), key=self.key)
+
+    def _lost(self, why: str) -> LockLost:
+        return LockLost(f"{self._what} is lost, with its key {shown(self.key)}: {why}", key=self.key)
+
+
+def places_in(items: Iterable[KeyInfo], prefix: bytes) -> list[KeyInfo]:
+    """The places among the keys below a prefix, in their order: keys that are named after the lease that they have."""
+    found = [item for item in items if item.lease and item.lease == lease_in_key(item.key, prefix)]
+    return sorted(found, key=lambda item: (item.create_revision, item.key))
+
+
+async def read_places(kv: KeyValueCalls, prefix: bytes, *, values: bool = False) -> tuple[int, list[KeyInfo]]:
+    """All keys below a prefix as they are now, and the revision of this state. Reads are linearizable."""
+    page = await kv.list(prefix, limit=PAGE, values=values)
+    items, revision = list(page.items), page.revision
+    while page.next is not None:
+        page = await kv.list(prefix, after=page.next, limit=PAGE, values=values, revision=revision)
+        items += page.items
+    return revision, items

@@ -1,0 +1,142 @@
+"""Keep-alives and times of leases on any node: they are gathered, and the leader is asked for many leases at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Final, Protocol
+
+import msgspec
+
+from syncline.errors import DeadlineExceeded, Dropped, NoLeader, NotLeader, Outcome, SynclineError
+from syncline.kv.lease_calls import MAX_CALL_LEASES, KeepAlive, LeaseCall, LeaseTime, TimesLeft, decode_times
+
+__all__ = ["LeaseCaller"]
+
+GATHER_S: Final = 0.01
+"""Keep-alives wait so long for others: a thousand a second cost the leader a hundred calls. A TTL is seconds long."""
+
+ATTEMPT_S: Final = 2.0
+"""One call's share of the deadline: the answer of a leader that can't be reached any more may never come."""
+
+
+class AskingHandle(Protocol):
+    """The method of `Raft` that is used here."""
+
+    async def ask_leader(self, data: bytes, *, timeout: float) -> bytes: ...
+
+
+class _Gathered:
+    """A caller, and the leases that it has named."""
+
+    __slots__ = ("deadline_s", "future", "leases")
+
+    def __init__(self, leases: Sequence[int], deadline_s: float, future: asyncio.Future[list[LeaseTime]]) -> None:
+        self.leases = leases
+        self.deadline_s = deadline_s
+        self.future = future
+
+
+class LeaseCaller:
+    """Asks the leader about leases, for the callers of one node. Keep-alives wait `gather_s` for others."""
+
+    def __init__(self, raft: AskingHandle, *, gather_s: float = GATHER_S) -> None:
+        self._raft = raft
+        self._gather_s = gather_s
+        self._loop = asyncio.get_running_loop()
+        self._gathered: list[_Gathered] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: dict[asyncio.Task[None], None] = {}
+
+    async def close(self) -> None:
+        """End the calls under way: their callers are cancelled."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for waiting in self._gathered:
+            waiting.future.cancel()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def keep_alive(self, leases: Sequence[int], timeout_s: float) -> asyncio.Future[list[LeaseTime]]:
+        """Give up to `MAX_CALL_LEASES` leases their full time. An answer has a `ttl_ms` of 0 if there is no such lease.
+
+        It may be made again, so it is until the deadline. The future raises what `Raft.ask_leader` raises; `close`
+        cancels it.
+        """
+        assert 0 < len(leases) <= MAX_CALL_LEASES
+        future: asyncio.Future[list[LeaseTime]] = self._loop.create_future()
+        self._gathered.append(_Gathered(leases, self._loop.time() + timeout_s, future))
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._gather_s, self._flush)
+        return future
+
+    async def times_left(self, leases: Sequence[int], timeout_s: float) -> list[LeaseTime]:
+        """What is left of the time of up to `MAX_CALL_LEASES` leases. Raises what `keep_alive` raises."""
+        assert 0 < len(leases) <= MAX_CALL_LEASES
+        return await self._ask(TimesLeft(tuple(leases)), len(leases), self._loop.time() + timeout_s)
+
+    def _flush(self) -> None:
+        self._timer = None
+        gathered, self._gathered = self._gathered, []
+        group: list[_Gathered] = []
+        count = 0
+        for waiting in gathered:
+            if count + len(waiting.leases) > MAX_CALL_LEASES:
+                self._start(group)
+                group, count = [], 0
+            group.append(waiting)
+            count += len(waiting.leases)
+        self._start(group)
+
+    def _start(self, group: list[_Gathered]) -> None:
+        if group:
+            task = self._loop.create_task(self._keep_alive(group))
+            self._tasks[task] = None
+            # Not in the task itself: one that is cancelled before its first step runs nothing of its own.
+            task.add_done_callback(partial(self._ended, group))
+
+    def _ended(self, group: list[_Gathered], task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        for caller in group:
+            caller.future.cancel()
+
+    async def _keep_alive(self, group: list[_Gathered]) -> None:
+        """Ask for all of a group. A caller whose time is over gets its error; the others are asked for again."""
+        waiting = group
+        while waiting:
+            leases = tuple(dict.fromkeys(lease for caller in waiting for lease in caller.leases))
+            deadline_s = min(caller.deadline_s for caller in waiting)
+            try:
+                times = dict(zip(leases, await self._ask(KeepAlive(leases), len(leases), deadline_s), strict=True))
+            except SynclineError as error:
+                now_s = self._loop.time()
+                ended = [caller for caller in waiting if caller.deadline_s <= now_s] or waiting
+                waiting = [caller for caller in waiting if caller not in ended]
+                for caller in ended:
+                    if not caller.future.done():
+                        caller.future.set_exception(error)
+                        caller.future.exception()  # its caller may have given up
+            else:
+                for caller in waiting:
+                    if not caller.future.done():
+                        caller.future.set_result([times[lease] for lease in caller.leases])
+                return
+
+    async def _ask(self, call: LeaseCall, count: int, deadline_s: float) -> list[LeaseTime]:
+        """Ask until there is an answer: what is asked here may be asked twice."""
+        data = msgspec.msgpack.encode(call)
+        while True:
+            now_s = self._loop.time()
+            attempt_s = min(max(deadline_s - now_s, 0.001), ATTEMPT_S)
+            try:
+                return list(decode_times(await self._raft.ask_leader(data, timeout=attempt_s), count))
+            except (DeadlineExceeded, NoLeader, NotLeader, Dropped) as error:
+                later_s = self._loop.time()
+                # What ends before its time without an effect would end so again at once.
+                is_final = error.outcome is Outcome.NOT_APPLIED and later_s < now_s + attempt_s
+                if is_final or later_s >= deadline_s:
+                    raise

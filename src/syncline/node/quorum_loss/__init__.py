@@ -1,0 +1,1 @@
+"""Recovery after a lost quorum: one node's state goes on in a new cluster. Offline."""

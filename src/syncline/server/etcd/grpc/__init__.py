@@ -1,0 +1,1 @@
+"""etcd's interface over gRPC: the methods of `EtcdFace`, by HTTP/2."""

@@ -1,0 +1,325 @@
+"""Calls of gRPC on their streams: a message in and one out (`UnaryGrpc`), or streams of them (`StreamingGrpc`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
+from typing import Final, Protocol
+
+import msgspec
+
+from syncline.server.etcd.errors import (
+    DEADLINE_EXCEEDED,
+    INTERNAL,
+    RESOURCE_EXHAUSTED,
+    UNAVAILABLE,
+    UNIMPLEMENTED,
+    EtcdError,
+)
+from syncline.server.etcd.face import EtcdCaller, Finished, Send
+from syncline.server.etcd.grpc.wire import (
+    MAX_MESSAGE_BYTES,
+    OK,
+    PREFIX_BYTES,
+    RESPONSE_HEAD,
+    error_block,
+    message,
+    trailers_of,
+)
+from syncline.server.etcd.messages import Message
+from syncline.server.etcd.methods import Method
+from syncline.server.etcd.protobuf import DecodeError, decode, encode
+from syncline.server.http2.streams import Http2Stream, StreamOutput
+
+__all__ = ["CallParts", "Face", "CallHead", "StreamingGrpc", "UnaryGrpc"]
+
+MESSAGE_BYTES: Final = 400
+"""What a message takes beside its keys and values: a dict and some numbers."""
+
+STOPPED: Final = EtcdError(UNAVAILABLE, "etcdserver: server stopped")
+
+
+class Face(Protocol):
+    """What carries the calls out: `EtcdFace`."""
+
+    def start(self, method: Method, request: Message, caller: EtcdCaller, finished: Finished) -> None: ...
+
+    async def call(self, method: Method, request: Message, caller: EtcdCaller) -> Message: ...
+
+    async def stream(self, method: Method, inbox: AsyncIterator[Message], send: Send, caller: EtcdCaller) -> None: ...
+
+
+class CallHead(msgspec.Struct, frozen=True):
+    """What the head of a request says: kept with the head, since clients repeat it."""
+
+    method: Method
+    token: bytes
+    timeout_s: float
+    """The time of a call that waits for no other client."""
+    deadline_s: float | None
+    """Seconds that the client waits, if its head names them."""
+    waits: bool
+    """The method waits for other clients, so it is ended when its client leaves."""
+
+
+class CallParts(msgspec.Struct, frozen=True):
+    """What the calls of one server have in common."""
+
+    face: Face
+    spawn: Callable[[Coroutine[object, object, None], str], asyncio.Task[None]]
+    """Runs a coroutine as a task."""
+    clock: Callable[[], float]
+    observe: Callable[[Method, int, float], None]
+    """Told of each call that has ended: the code of its status, and when it began by `clock`."""
+
+
+def _message_bytes(body: bytes | bytearray) -> int | None:
+    """The length of the first message, with its prefix; None if the prefix is incomplete. Raises `EtcdError`."""
+    if len(body) < PREFIX_BYTES:
+        return None
+    if body[0]:
+        if body[0] == 1:
+            raise EtcdError(UNIMPLEMENTED, "grpc: the message is compressed, and no compression is offered here")
+        raise EtcdError(INTERNAL, f"grpc: received unexpected payload format {body[0]}")
+    size = int.from_bytes(body[1:PREFIX_BYTES], "big")
+    if size > MAX_MESSAGE_BYTES:
+        raise EtcdError(RESOURCE_EXHAUSTED, f"grpc: received message larger than max ({size} vs. {MAX_MESSAGE_BYTES})")
+    return size + PREFIX_BYTES
+
+
+def _decoded(method: Method, data: bytes | bytearray) -> Message:
+    try:
+        return decode(method.request, data)
+    except DecodeError as error:
+        raise EtcdError(INTERNAL, f"grpc: error unmarshalling request: {error}") from None
+
+
+def _kept_bytes(message: object) -> int:
+    """What a message that is not encoded takes, about; keys and values are the store's."""
+    match message:
+        case dict():
+            return MESSAGE_BYTES + sum(map(_kept_bytes, message.values()))
+        case list():
+            return sum(map(_kept_bytes, message))
+        case _:
+            return 0
+
+
+class UnaryGrpc:
+    """A call with one message and one answer."""
+
+    __slots__ = ("_began_s", "_caller", "_checked", "_known", "_output", "_parts", "_stream", "_task", "lasting")
+
+    def __init__(
+        self, stream: Http2Stream, output: StreamOutput, known: CallHead, caller: EtcdCaller, parts: CallParts
+    ) -> None:
+        self._stream = stream
+        self._output = output
+        self._known = known
+        self._caller = caller
+        self._parts = parts
+        self._began_s = parts.clock()
+        self._task: asyncio.Task[None] | None = None
+        self._checked = False
+        self.lasting: bool = False
+
+    def data_received(self) -> None:
+        if self._checked or len(self._stream.body) < PREFIX_BYTES:
+            return
+        self._checked = True
+        try:
+            _message_bytes(self._stream.body)
+        except EtcdError as error:
+            self._finished(None, error)
+
+    def ended(self) -> None:
+        stream, known, parts = self._stream, self._known, self._parts
+        body, stream.body = stream.body, b""
+        try:
+            if _message_bytes(body) != len(body):
+                raise EtcdError(INTERNAL, "grpc: the request is not one whole message")
+            request = _decoded(known.method, body[PREFIX_BYTES:])
+        except EtcdError as error:
+            self._finished(None, error)
+            return
+        if known.waits:
+            self.lasting = True
+            self._task = parts.spawn(self._run(request), known.method.name)
+        else:
+            parts.face.start(known.method, request, self._caller, self._finished)
+
+    async def _run(self, request: Message) -> None:
+        try:
+            async with asyncio.timeout(self._known.deadline_s):
+                answer = await self._parts.face.call(self._known.method, request, self._caller)
+        except EtcdError as error:
+            self._finished(None, error)
+        except TimeoutError:
+            self._finished(None, EtcdError(DEADLINE_EXCEEDED, "context deadline exceeded"))
+        else:
+            self._finished(answer, None)
+
+    def _finished(self, answer: Message | None, error: EtcdError | None) -> None:
+        """Send the answer or the error, unless the client has left."""
+        stream, method, parts = self._stream, self._known.method, self._parts
+        if stream.local_ended:
+            return
+        if error is not None:
+            parts.observe(method, error.code, self._began_s)
+            self._output.finish(stream, error_block(error.code, error.text))
+            return
+        assert answer is not None
+        if not self._output.when_room(partial(self._answer, answer), partial(_kept_bytes, answer)):
+            self._finished(None, EtcdError(RESOURCE_EXHAUSTED, "etcdserver: too many answers wait for this client"))
+
+    def _answer(self, answer: Message) -> None:
+        stream, method, parts = self._stream, self._known.method, self._parts
+        if not stream.local_ended:
+            parts.observe(method, 0, self._began_s)
+            self._output.respond(stream, RESPONSE_HEAD, message(encode(method.response, answer)), OK)
+
+    def refuse(self, reason: str) -> None:
+        self._finished(None, EtcdError(RESOURCE_EXHAUSTED, f"etcdserver: {reason}"))
+        self.lost()
+
+    def stop(self) -> None:
+        if self._known.waits:
+            self._finished(None, STOPPED)
+            self.lost()
+
+    def lost(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+class Inbox:
+    """The messages of a client, in their order: an asynchronous iterator that ends when the client sends no more.
+
+    What was not taken stays in bytes, and the client's window stays as much smaller: that is the limit.
+    """
+
+    __slots__ = ("_method", "_output", "_stream", "_waiter")
+
+    def __init__(self, stream: Http2Stream, output: StreamOutput, method: Method) -> None:
+        self._stream = stream
+        self._output = output
+        self._method = method
+        self._waiter: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        """Something has come, or the client sends no more."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def __aiter__(self) -> Inbox:
+        return self
+
+    async def __anext__(self) -> Message:
+        stream = self._stream
+        while True:
+            size = _message_bytes(stream.body)
+            if size is not None and size <= len(stream.body):
+                return self._take(size)
+            if stream.remote_ended or stream.local_ended:
+                if stream.body:
+                    raise EtcdError(INTERNAL, "grpc: the stream ends within a message")
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+    def _take(self, size: int) -> Message:
+        stream, body = self._stream, self._stream.body
+        data = body[PREFIX_BYTES:size]
+        if size == len(body):
+            stream.body = b""
+        else:
+            if isinstance(body, bytes):
+                stream.body = body = bytearray(body)
+            del body[:size]  # a bytearray does not move what is left
+        self._output.taken(stream, size)
+        return _decoded(self._method, data)
+
+
+class StreamingGrpc:
+    """A call whose answer is a stream of messages, and perhaps its request too."""
+
+    __slots__ = (
+        "_began_s",
+        "_begun",
+        "_caller",
+        "_inbox",
+        "_known",
+        "_output",
+        "_parts",
+        "_stream",
+        "_task",
+        "lasting",
+    )
+
+    def __init__(
+        self, stream: Http2Stream, output: StreamOutput, known: CallHead, caller: EtcdCaller, parts: CallParts
+    ) -> None:
+        self._stream = stream
+        self._output = output
+        self._known = known
+        self._caller = caller
+        self._parts = parts
+        self._began_s = parts.clock()
+        self._inbox = Inbox(stream, output, known.method)
+        self._begun = False
+        self.lasting: bool = True
+        self._task: asyncio.Task[None] = parts.spawn(self._run(), known.method.name)
+
+    async def _run(self) -> None:
+        known = self._known
+        try:
+            async with asyncio.timeout(known.deadline_s):
+                await self._parts.face.stream(known.method, self._inbox, self._send, self._caller)
+        except EtcdError as error:
+            self._fail(error)
+        except TimeoutError:
+            self._fail(EtcdError(DEADLINE_EXCEEDED, "context deadline exceeded"))
+        else:
+            if not self._stream.local_ended:
+                self._parts.observe(known.method, 0, self._began_s)
+                self._output.finish(self._stream, OK if self._begun else RESPONSE_HEAD + OK)
+
+    async def _send(self, answer: Message) -> None:
+        stream, output = self._stream, self._output
+        if not (stream.local_ended or output.has_room):
+            await output.room()  # many streams of one client could send the same large event
+        if stream.local_ended:
+            return
+        data = message(encode(self._known.method.response, answer))
+        if not self._begun:
+            self._begun = True
+            output.begin(stream, RESPONSE_HEAD)
+        if not output.send(stream, data):
+            await output.drained(stream)
+
+    def _fail(self, error: EtcdError) -> None:
+        if self._stream.local_ended:
+            return
+        code, text = error.code, error.text
+        self._parts.observe(self._known.method, code, self._began_s)
+        self._output.finish(self._stream, trailers_of(code, text) if self._begun else error_block(code, text))
+
+    def data_received(self) -> None:
+        self._inbox.wake()
+
+    def ended(self) -> None:
+        self._inbox.wake()
+
+    def refuse(self, reason: str) -> None:
+        self._fail(EtcdError(RESOURCE_EXHAUSTED, f"etcdserver: {reason}"))
+        self._task.cancel()
+
+    def stop(self) -> None:
+        self._fail(STOPPED)
+        self._task.cancel()
+
+    def lost(self) -> None:
+        self._inbox.wake()
+        self._task.cancel()

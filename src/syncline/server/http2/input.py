@@ -1,0 +1,438 @@
+"""Receiving side of one HTTP/2 connection: bytes to frames, frames to streams, with a limit on everything.
+
+A fault of one stream ends that stream (`StreamFault`); a fault of the connection ends the connection
+(`ConnectionFault`), after a GOAWAY that says why. What a client may do without limit takes no memory and is answered
+at once (PING), or is counted: resets, empty frames and the like have a budget, which comes back with time.
+
+Frames for a stream that has ended are ignored, since they may have been on their way; they cost of the budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from struct import unpack
+from typing import Final
+
+from syncline.server.http.state import Link
+from syncline.server.http2.frames import (
+    ACK,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    ENHANCE_YOUR_CALM,
+    FLOW_CONTROL_ERROR,
+    FRAME_BYTES,
+    FRAME_HEAD,
+    FRAME_SIZE_ERROR,
+    GOAWAY,
+    HEAD_BYTES,
+    HEADERS,
+    LARGEST_WINDOW,
+    PADDED,
+    PING,
+    PREFACE,
+    PRIORITY,
+    PRIORITY_FLAG,
+    PROTOCOL_ERROR,
+    PUSH_PROMISE,
+    REFUSED_STREAM,
+    RST_STREAM,
+    SETTINGS,
+    STREAM_CLOSED,
+    WINDOW_UPDATE,
+    ConnectionFault,
+    StreamFault,
+    frame,
+)
+from syncline.server.http2.header_blocks import HeaderDecoder, RequestHead
+from syncline.server.http2.limits import PAUSE_FRAMES, Http2Limits
+from syncline.server.http2.output import FrameOutput
+from syncline.server.http2.streams import ConnectionBytes, Http2Stream, StreamTotal
+
+__all__ = ["FrameInput", "OpenStream"]
+
+OpenStream = Callable[[Http2Stream, RequestHead], None]
+"""Gives a new stream to the application."""
+
+_UNPACK: Final = FRAME_HEAD.unpack_from
+_SETTINGS_COST: Final = 8
+"""Of the budget, for each frame of settings: a client has reason to send one or two."""
+_STREAMS_A_COST: Final = 32
+"""Changing the windows of so many streams costs one more."""
+
+_ENABLE_PUSH: Final = 2
+_INITIAL_WINDOW: Final = 4
+_MAX_FRAME: Final = 5
+
+
+class FrameInput:
+    """Reads the frames of one connection. `received` raises `ConnectionFault`; nothing may be read after it."""
+
+    __slots__ = (
+        "_block",
+        "_block_flags",
+        "_block_stream",
+        "_consumed_bytes",
+        "_decoder",
+        "_greeted",
+        "_held",
+        "_limits",
+        "_link",
+        "_open",
+        "_output",
+        "_rest",
+        "_total",
+        "_window",
+        "budget",
+        "draining",
+        "frames",
+        "last_stream",
+        "streams",
+    )
+
+    def __init__(
+        self,
+        limits: Http2Limits,
+        link: Link,
+        held: ConnectionBytes,
+        total: StreamTotal,
+        output: FrameOutput,
+        open_stream: OpenStream,
+    ) -> None:
+        self._limits = limits
+        self._link = link
+        self._held = held
+        self._total = total
+        self._output = output
+        self._open = open_stream
+        self._decoder = HeaderDecoder(limits.max_header_bytes)
+        self._rest = b""
+        self._greeted = False
+        """The preface and the first settings have come."""
+        self._block: bytearray | None = None
+        """A header block that goes on in CONTINUATION frames."""
+        self._block_stream = self._block_flags = 0
+        self._window = limits.connection_window_bytes
+        self._consumed_bytes = 0
+        """What has come since the client's window was last widened."""
+        self.streams: dict[int, Http2Stream] = {}
+        self.last_stream: int = 0
+        """The highest number of a stream that was looked at."""
+        self.draining: bool = False
+        """New streams are ignored: the client was told so."""
+        self.frames: int = 0
+        """How many have come: tells a silent client."""
+        self.budget: int = limits.abuse_budget
+
+    @property
+    def waits_for_header(self) -> bool:
+        """Whether a header block is incomplete."""
+        return self._block is not None
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether whole frames were left for the next turn."""
+        rest = self._rest
+        if len(rest) < HEAD_BYTES or not self._greeted:
+            return False
+        return len(rest) >= HEAD_BYTES + int.from_bytes(rest[:3], "big")
+
+    def received(self, data: bytes) -> None:
+        """Read what has come; after `PAUSE_FRAMES` frames the rest is kept for the next call."""
+        if self._rest:
+            data = self._rest + data
+        if not self._greeted:
+            if len(data) < len(PREFACE):
+                self._rest = data
+                return
+            if data[: len(PREFACE)] != PREFACE:
+                raise ConnectionFault(PROTOCOL_ERROR, "HTTP/2 begins with another preface")
+            data = data[len(PREFACE) :]
+            self._greeted = True
+        at, end, count = 0, len(data), 0
+        while end - at >= HEAD_BYTES:
+            high, low, kind, flags, number = _UNPACK(data, at)
+            size = high << 8 | low
+            if size > FRAME_BYTES:
+                raise ConnectionFault(FRAME_SIZE_ERROR, f"a frame has {size} bytes; the limit is {FRAME_BYTES}")
+            stop = at + HEAD_BYTES + size
+            if stop > end:
+                break
+            count += 1
+            if count > PAUSE_FRAMES:
+                break
+            try:
+                if kind == DATA and self._block is None and self.frames:  # most frames are data of requests
+                    self.frames += 1
+                    self._data(flags, number & 0x7FFF_FFFF, data, at + HEAD_BYTES, stop)
+                else:
+                    self._frame(kind, flags, number & 0x7FFF_FFFF, data, at + HEAD_BYTES, stop)
+            except StreamFault as fault:
+                self._reset(number & 0x7FFF_FFFF, fault.code)
+            at = stop
+        self._rest = data[at:] if at < end else b""
+
+    def spend(self, cost: int = 1) -> None:
+        """Take from the budget for what has no use. Raises `ConnectionFault` when it is spent."""
+        self.budget -= cost
+        if self.budget < 0:
+            raise ConnectionFault(ENHANCE_YOUR_CALM, "too many resets, or frames without use")
+
+    def _reset(self, number: int, code: int) -> None:
+        self.spend()
+        stream = self.streams.get(number)
+        if stream is None:
+            self._output.control(frame(RST_STREAM, 0, number, code.to_bytes(4, "big")))
+            return
+        call = stream.call
+        self._output.reset(stream, code)
+        if call is not None:
+            call.lost()
+
+    def _frame(self, kind: int, flags: int, number: int, data: bytes, at: int, stop: int) -> None:
+        self.frames += 1
+        if self._block is not None and (kind != CONTINUATION or number != self._block_stream):
+            raise ConnectionFault(PROTOCOL_ERROR, "a header block is interrupted by another frame")
+        if self.frames == 1 and (kind != SETTINGS or flags & ACK):
+            raise ConnectionFault(PROTOCOL_ERROR, "the first frame is not SETTINGS")
+        if kind == DATA:
+            self._data(flags, number, data, at, stop)
+        elif kind == HEADERS:
+            self._headers(flags, number, data, at, stop)
+        elif kind == WINDOW_UPDATE:
+            self._window_update(number, data, at, stop)
+        elif kind == RST_STREAM:
+            self._rst_stream(number, stop - at)
+        elif kind == SETTINGS:
+            self._settings(flags, number, data[at:stop])
+        elif kind == PING:
+            if stop - at != 8 or number:
+                raise ConnectionFault(FRAME_SIZE_ERROR if not number else PROTOCOL_ERROR, "PING is malformed")
+            if not flags & ACK:
+                self._output.control(frame(PING, ACK, 0, data[at:stop]))
+        elif kind == CONTINUATION:
+            self._continuation(flags, data[at:stop])
+        else:
+            self._other(kind, number, stop - at)
+
+    def _other(self, kind: int, number: int, size: int) -> None:
+        if kind == PUSH_PROMISE:
+            raise ConnectionFault(PROTOCOL_ERROR, "a client can't push")
+        if kind == GOAWAY:
+            if number:
+                raise ConnectionFault(PROTOCOL_ERROR, "GOAWAY belongs to no stream")
+            return  # the client closes when it has its answers
+        if kind == PRIORITY and not number:
+            raise ConnectionFault(PROTOCOL_ERROR, "PRIORITY needs a stream")
+        self.spend()  # an unknown frame has no meaning (4.1), and neither has PRIORITY
+        if kind == PRIORITY and size != 5:
+            raise StreamFault(FRAME_SIZE_ERROR)
+
+    # --- requests
+
+    def _headers(self, flags: int, number: int, data: bytes, at: int, stop: int) -> None:
+        if not number & 1:
+            raise ConnectionFault(PROTOCOL_ERROR, "a client's streams have odd numbers")
+        if flags & PADDED:
+            at, stop = _unpadded(data, at, stop)
+        if flags & PRIORITY_FLAG:
+            at += 5
+        if at > stop:
+            raise ConnectionFault(FRAME_SIZE_ERROR, "HEADERS is too short")
+        if flags & END_HEADERS:
+            self._header_block(flags, number, data[at:stop])
+            return
+        self._block, self._block_stream, self._block_flags = bytearray(data[at:stop]), number, flags
+
+    def _continuation(self, flags: int, data: bytes) -> None:
+        block = self._block
+        if block is None:
+            raise ConnectionFault(PROTOCOL_ERROR, "CONTINUATION continues nothing")
+        self.spend()
+        block += data
+        if len(block) > self._limits.max_header_bytes:
+            raise ConnectionFault(ENHANCE_YOUR_CALM, "the header is too large")
+        if flags & END_HEADERS:
+            self._block = None
+            self._header_block(self._block_flags, self._block_stream, bytes(block))
+
+    def _header_block(self, flags: int, number: int, block: bytes) -> None:
+        head = self._decoder.decode(block)
+        stream = self.streams.get(number)
+        if stream is not None:
+            self._client_trailers(stream, flags)
+            return
+        if number <= self.last_stream:
+            self.spend()
+            return  # trailers of a stream that was answered already
+        self.last_stream = number
+        if self.draining:
+            return
+        if len(self.streams) >= self._limits.max_streams or self._total.count >= self._limits.max_total_streams:
+            raise StreamFault(REFUSED_STREAM)
+        if head is None:
+            raise StreamFault(PROTOCOL_ERROR)
+        output = self._output
+        stream = Http2Stream(number, self._limits.stream_window_bytes, output.initial_window, output.now_s)
+        self.streams[number] = stream
+        self._total.count += 1
+        if flags & END_STREAM:
+            stream.remote_ended = True
+        self._open(stream, head)
+        if flags & END_STREAM and stream.call is not None:
+            stream.call.ended()
+
+    def _client_trailers(self, stream: Http2Stream, flags: int) -> None:
+        if stream.remote_ended:
+            raise StreamFault(STREAM_CLOSED)
+        if not flags & END_STREAM:
+            raise StreamFault(PROTOCOL_ERROR)
+        stream.remote_ended = True
+        if stream.call is not None:
+            stream.call.ended()
+
+    def _data(self, flags: int, number: int, data: bytes, at: int, stop: int) -> None:
+        size = stop - at
+        self._window -= size
+        if self._window < 0:
+            raise ConnectionFault(FLOW_CONTROL_ERROR, "more data came than the connection's window allows")
+        self._consumed_bytes += size
+        if self._consumed_bytes > self._limits.connection_window_bytes >> 1:
+            more, self._consumed_bytes = self._consumed_bytes, 0
+            self._window += more
+            self._output.control(frame(WINDOW_UPDATE, 0, 0, more.to_bytes(4, "big")))
+        stream = self.streams.get(number)
+        if stream is None:
+            if number > self.last_stream or not number & 1:
+                raise ConnectionFault(PROTOCOL_ERROR, "DATA on a stream that was not opened")
+            self.spend(1 if size < 1024 else 0)  # what was on its way to a stream that has ended
+            return
+        if stream.remote_ended:
+            raise StreamFault(STREAM_CLOSED)
+        stream.receive_window -= size
+        if stream.receive_window < 0:
+            raise StreamFault(FLOW_CONTROL_ERROR)
+        if flags & PADDED:
+            at, stop = _unpadded(data, at, stop)
+        if at < stop:
+            if stream.body:
+                if type(stream.body) is bytes:
+                    stream.body = bytearray(stream.body)
+                stream.body += data[at:stop]
+            else:
+                stream.body = data[at:stop]
+            self._held.add(stream, stop - at)
+            stream.moved_s = self._output.now_s
+        elif not flags & END_STREAM:
+            self.spend()
+        call = stream.call
+        if call is None:
+            return
+        if not self._held.has_room:
+            call.refuse("too much is being sent and asked at once; nothing was done")
+            return
+        if flags & END_STREAM:
+            stream.remote_ended = True
+            call.ended()
+        else:
+            call.data_received()
+
+    def _rst_stream(self, number: int, size: int) -> None:
+        if size != 4:
+            raise ConnectionFault(FRAME_SIZE_ERROR, "RST_STREAM is malformed")
+        if not number or number > self.last_stream:
+            raise ConnectionFault(PROTOCOL_ERROR, "RST_STREAM of a stream that was not opened")
+        self.spend()
+        stream = self.streams.pop(number, None)
+        if stream is None:
+            return
+        self._total.count -= 1
+        self._held.release(stream)
+        call, stream.call = stream.call, None
+        stream.remote_ended = True
+        self._output.forget(stream)
+        if call is not None:
+            call.lost()
+
+    def closed(self, stream: Http2Stream) -> None:
+        """The output has ended a stream."""
+        if self.streams.pop(stream.id, None) is not None:
+            self._total.count -= 1
+            self._held.release(stream)
+        stream.call = None
+        stream.body = b""
+
+    def clear(self) -> None:
+        """The connection is lost: end all streams."""
+        self._rest, self._block = b"", None
+        for stream in tuple(self.streams.values()):
+            call = stream.call
+            self._output.forget(stream)
+            self.closed(stream)
+            if call is not None:
+                call.lost()
+
+    # --- the connection
+
+    def _window_update(self, number: int, data: bytes, at: int, stop: int) -> None:
+        if stop - at != 4:
+            raise ConnectionFault(FRAME_SIZE_ERROR, "WINDOW_UPDATE is malformed")
+        more = int.from_bytes(data[at:stop], "big") & 0x7FFF_FFFF
+        if not number:
+            if not more:
+                raise ConnectionFault(PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
+            self._output.widen(None, more)
+            return
+        if number > self.last_stream or not number & 1:
+            raise ConnectionFault(PROTOCOL_ERROR, "WINDOW_UPDATE of a stream that was not opened")
+        stream = self.streams.get(number)
+        if stream is None:
+            return  # often the last frame of a stream that was answered
+        if not more:
+            raise StreamFault(PROTOCOL_ERROR)
+        if stream.send_window + more > LARGEST_WINDOW:
+            raise StreamFault(FLOW_CONTROL_ERROR)
+        self._output.widen(stream, more)
+
+    def _settings(self, flags: int, number: int, payload: bytes) -> None:
+        if number:
+            raise ConnectionFault(PROTOCOL_ERROR, "SETTINGS belongs to no stream")
+        if len(payload) % 6 or (flags & ACK and payload):
+            raise ConnectionFault(FRAME_SIZE_ERROR, "SETTINGS is malformed")
+        if flags & ACK:
+            return
+        self.spend(_SETTINGS_COST)
+        output = self._output
+        first_window = output.initial_window
+        for at in range(0, len(payload), 6):
+            key, value = unpack(">HI", payload[at : at + 6])
+            if key == _INITIAL_WINDOW:
+                if value > LARGEST_WINDOW:
+                    raise ConnectionFault(FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE is above 2^31-1")
+                first_window = value  # the last of the frame: a frame has room for thousands
+            elif key == _MAX_FRAME:
+                if not FRAME_BYTES <= value < 1 << 24:  # else it is ignored: small frames are always right, and mix
+                    raise ConnectionFault(PROTOCOL_ERROR, "MAX_FRAME_SIZE is not from 16384 to 16777215")
+            elif key == _ENABLE_PUSH and value > 1:
+                raise ConnectionFault(PROTOCOL_ERROR, "ENABLE_PUSH is neither 0 nor 1")
+        if first_window != output.initial_window:
+            self._first_windows(first_window)
+        output.control(frame(SETTINGS, ACK, 0))
+
+    def _first_windows(self, value: int) -> None:
+        """Another first window of streams: it changes those that are open, too (6.9.2)."""
+        self.spend(len(self.streams) // _STREAMS_A_COST)
+        output = self._output
+        more, output.initial_window = value - output.initial_window, value
+        for stream in tuple(self.streams.values()):
+            if stream.send_window + more > LARGEST_WINDOW:
+                raise ConnectionFault(FLOW_CONTROL_ERROR, "a stream's window is above 2^31-1")
+            output.widen(stream, more)
+
+
+def _unpadded(data: bytes, at: int, stop: int) -> tuple[int, int]:
+    """Where the content of a padded frame begins and ends."""
+    if at >= stop or at + 1 + data[at] > stop:
+        raise ConnectionFault(PROTOCOL_ERROR, "a frame has more padding than bytes")
+    return at + 1, stop - data[at]

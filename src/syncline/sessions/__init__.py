@@ -1,0 +1,1 @@
+"""Exactly once: the table of sessions, between the log and any state machine. Pure and deterministic."""

@@ -1,0 +1,112 @@
+"""Holders of leases: no fault, but clients that are sure of a lease for the time that they were promised."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Final
+
+from syncline.kv.commands import LeaseGrant, LeaseRevoke, encode_command
+from syncline.kv.lease_caller import LeaseCaller
+from syncline.kv.machine import KvMachine
+from syncline.testing.faults.asking import ask_node
+from syncline.testing.faults.base import Trouble
+from syncline.testing.sim.server import SimServer
+
+__all__ = ["LASTS", "SURE", "leases"]
+
+LASTS: Final = "a lease lasts for the time that was promised"
+
+HOLDERS: Final = 3
+SURE: Final = 0.79
+"""Share of its TTL that a holder counts on: a leader's clock may run at 1.25 of the true rate (`clock-rate`)."""
+
+LOOK_S: Final = 0.02
+
+
+async def leases(trouble: Trouble) -> None:
+    """Some clients hold one lease after the other, keep them alive through any node, and check what they are told."""
+    seeds = [trouble.rng.getrandbits(64) for _ in range(HOLDERS)]
+    await asyncio.gather(*(_Holder(trouble, random.Random(seed)).run() for seed in seeds))
+
+
+class _Holder:
+    def __init__(self, trouble: Trouble, rng: random.Random) -> None:
+        self._trouble = trouble
+        self._rng = rng
+        self._loop = trouble.cluster.loop
+        self._lease = 0
+        self._ttl_ms = 0
+        self._sure_s = 0.0
+        """Until then the lease exists, by what was promised."""
+        self._known = 0
+        """A node that has applied this index has applied the grant."""
+        self._leaps = 0
+
+    async def run(self) -> None:
+        while True:
+            await self._trouble.wait(1.0)
+            if await self._grant():
+                for _ in range(self._rng.randint(0, 8)):
+                    await self._pass(self._rng.uniform(0.1, 0.7) * self._ttl_ms / 1000)
+                    await self._keep_alive()
+                await self._pass(self._rng.uniform(0.0, 1.5) * self._ttl_ms / 1000)
+                self._sure_s = 0.0
+                if self._rng.random() < 0.3:
+                    await self._revoke()
+
+    async def _revoke(self) -> None:
+        command = encode_command(LeaseRevoke(self._lease))
+        await ask_node(self._trouble, self._rng, lambda raft: raft.apply(command, timeout=1.0))
+
+    async def _grant(self) -> bool:
+        self._lease = self._rng.getrandbits(62) + 1
+        self._ttl_ms = int(self._rng.uniform(1.0, 6.0) * self._trouble.election_s * 1000)
+        command = encode_command(LeaseGrant(self._lease, self._ttl_ms))
+        sent_s, leaps = self._loop.true_time(), self._loop.leaps
+        answer = await ask_node(self._trouble, self._rng, lambda raft: raft.apply(command, timeout=1.0))
+        if answer is None:
+            return False
+        _, applied = answer
+        self._known, self._leaps = applied, leaps
+        self._sure_s = sent_s + SURE * self._ttl_ms / 1000
+        return True
+
+    async def _keep_alive(self) -> None:
+        sent_s, leaps, lease = self._loop.true_time(), self._loop.leaps, self._lease
+        answer = await ask_node(self._trouble, self._rng, lambda raft: LeaseCaller(raft).keep_alive([lease], 1.0))
+        if answer is None:
+            return
+        [time], _ = answer
+        if time.ttl_ms:
+            self._sure_s, self._leaps = max(self._sure_s, sent_s + SURE * self._ttl_ms / 1000), leaps
+        elif self._is_sure():
+            self._broken("a keep-alive is told that it is gone")
+
+    async def _pass(self, seconds: float) -> None:
+        """Let time pass, and look at each node that must have the lease."""
+        end_s = self._loop.true_time() + seconds
+        while self._loop.true_time() < end_s:
+            await asyncio.sleep(LOOK_S)
+            if self._is_sure():
+                for server in self._trouble.cluster.running:
+                    self._look(server)
+
+    def _look(self, server: SimServer) -> None:
+        machine, driver = server.machine, server.driver
+        if driver is None or not isinstance(machine, KvMachine) or server.lost or server.twin_of is not None:
+            return
+        if driver.applied >= self._known and self._lease not in machine.store.leases:
+            self._broken(f"{server.name} has ended it")
+
+    def _is_sure(self) -> bool:
+        # A clock that leaps has no rate: a real one does not.
+        return self._loop.true_time() < self._sure_s and self._leaps == self._loop.leaps
+
+    def _broken(self, what: str) -> None:
+        self._trouble.broken(
+            LASTS,
+            f"the lease {self._lease:016x} of {self._ttl_ms} ms: {what}, {self._sure_s - self._loop.true_time():.3f} s"
+            " before its holder is unsure of it",
+        )
+        self._sure_s = 0.0

@@ -1,0 +1,161 @@
+"""`guard_determinism`: report calls whose result differs from node to node, with their line.
+
+    with guard_determinism():
+        Jobs.take(machine, "w3")
+
+A command takes the time and random numbers from its entry (`Entry.time_s`, `Entry.random`; in a `Machine`
+`self.entry`). `pytest --syncline-guard` guards all that the nodes of a test run apply (docs/pytest.md).
+
+The interpreter's profiler sees the calls of this thread. So nothing is replaced, and the code does what it does in
+production. Some things it can't see: the order of a set, hashes of texts, and `random.Random()` without a seed. The
+other processes of `check_fsm` find these.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final
+
+__all__ = ["MOST", "NotDeterministic", "guard_determinism", "is_guarded"]
+
+_CLOCK, _CHANCE, _FILES = "the time", "a random number", "files or the network"
+
+_POSIX_FILES: Final = (
+    *("open", "stat", "lstat", "listdir", "scandir", "access", "statvfs", "getcwd", "read", "pread", "write", "pwrite"),
+    *("mkdir", "rmdir", "unlink", "remove", "rename", "replace", "system", "posix_spawn"),
+)
+_SOCKET_CALLS: Final = ("connect", "accept", "send", "sendall", "sendto", "recv", "recv_into", "recvfrom")
+
+_CALLS: Final[dict[str, str]] = {
+    **dict.fromkeys(
+        [
+            f"time.{name}{end}"
+            for name in ("time", "monotonic", "perf_counter", "process_time", "thread_time", "clock_gettime")
+            for end in ("", "_ns")
+        ]
+        + [f"time.{name}" for name in ("localtime", "gmtime", "ctime", "strftime", "sleep")]
+        + ["datetime.now", "datetime.utcnow", "datetime.today", "date.today"],
+        _CLOCK,
+    ),
+    **dict.fromkeys(
+        ["posix.urandom", "nt.urandom", "posix.getrandom", "_uuid.generate_time_safe", "_uuid.UuidCreate"], _CHANCE
+    ),
+    **dict.fromkeys([f"{system}.{name}" for system in ("posix", "nt") for name in _POSIX_FILES], _FILES),
+    **dict.fromkeys([f"socket.{name}" for name in _SOCKET_CALLS], _FILES),
+    **dict.fromkeys(["_socket.getaddrinfo", "_posixsubprocess.fork_exec"], _FILES),
+    **dict.fromkeys(["_io.open", "io.open"], _FILES),
+    **dict.fromkeys(
+        [
+            f"{reader}.{name}"
+            for reader in ("TextIOWrapper", "BufferedReader", "BufferedRandom", "FileIO")
+            for name in ("read", "read1", "readinto", "readline", "readlines")
+        ],
+        _FILES,
+    ),
+    **dict.fromkeys(["_socket.gethostname", "posix.uname", "posix.cpu_count", "posix.getloadavg"], "the machine"),
+    "builtins.id": "an address in memory",
+    **dict.fromkeys(["posix.getpid", "posix.getppid"], "the process"),
+}
+"""Functions written in C, by module or class, and what they read."""
+
+_INSTEAD: Final[dict[str, str]] = {
+    _CLOCK: "entry.time_s has a time that is the same on all nodes (self.entry.time_s in a Machine)",
+    _CHANCE: "entry.random has numbers that are the same on all nodes (self.entry.random in a Machine)",
+}
+"""What a command uses in place of what it must not read. The rest is an argument of the command."""
+
+_ARGUMENT: Final = "pass the value as an argument of the command"
+
+_LOGGING: Final = os.path.dirname(logging.__file__)
+"""A record of a log has the time, which does not come into the state."""
+
+_GLOBAL_RANDOM: Final = random._inst  # the source of the functions of `random`
+_STANDARD: Final = sysconfig.get_paths()["stdlib"]
+_OURS: Final = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+_ENVIRONMENT: Final = frozenset({type(os.environ).__getitem__.__code__, type(os.environ).__iter__.__code__})
+MOST: Final = 20
+"""Findings that are reported."""
+
+
+class NotDeterministic(AssertionError):
+    """Guarded code has called what gives another result on each node. `findings` has a line for each place."""
+
+    def __init__(self, findings: list[str]) -> None:
+        self.findings = findings
+        super().__init__("a command must be deterministic:\n  " + "\n  ".join(findings))
+
+
+@contextmanager
+def guard_determinism(*, files: bool = True) -> Iterator[None]:
+    """Raise at the end of the block if code in it has read the clock, random numbers, files or the environment.
+
+    `files=False`: files are let pass, for a machine that keeps its state in them.
+
+        with guard_determinism():
+            Jobs.take(machine, "w3")
+
+    It takes the place of a profiler or coverage tool of this thread meanwhile.
+
+    Raises:
+        NotDeterministic: with the file and line of each call.
+    """
+    findings: dict[str, None] = {}
+    outermost = sys._getframe(2)  # behind `contextmanager`: what called the guarded code is not judged
+
+    def watch(frame: FrameType, event: str, called: object) -> None:
+        what = ""
+        if event == "c_call":
+            what = _read_by(called)
+        elif event == "call" and frame.f_code in _ENVIRONMENT:
+            what = "the environment"
+        if what == _FILES and not files:
+            return
+        if what and len(findings) < MOST:
+            place = _user_frame(frame, outermost)
+            if place is not None:
+                found = f"{place.f_code.co_filename}:{place.f_lineno} ({place.f_code.co_name}) reads {what}"
+                findings[f"{found}: {_INSTEAD.get(what, _ARGUMENT)}"] = None
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+    if findings:
+        raise NotDeterministic(list(findings))
+
+
+def is_guarded() -> bool:
+    """Whether a guard watches this thread."""
+    return getattr(sys.getprofile(), "__module__", "") == __name__
+
+
+def _read_by(called: object) -> str:
+    owner = getattr(called, "__self__", None)
+    if owner is _GLOBAL_RANDOM or isinstance(owner, random.SystemRandom):
+        return _CHANCE
+    home = getattr(called, "__module__", None) or getattr(
+        owner if isinstance(owner, type) else type(owner), "__name__", ""
+    )
+    return _CALLS.get(f"{home}.{getattr(called, '__name__', '')}", "")
+
+
+def _user_frame(frame: FrameType | None, outermost: FrameType) -> FrameType | None:
+    """The nearest caller outside the standard library and Syncline, up to `outermost`; None in a call of a logger."""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file.startswith(_LOGGING):
+            return None
+        own = file.startswith((_STANDARD, _OURS)) and "site-packages" not in file
+        if not own and not file.startswith("<frozen"):
+            return frame
+        frame = None if frame is outermost else frame.f_back
+    return None

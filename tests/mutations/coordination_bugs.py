@@ -1,0 +1,122 @@
+"""Bugs of locks: what users of other systems have met, planted into the words of coordination."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import pytest
+
+from syncline.client.coordination.place import Place, places_in
+from syncline.client.coordination.queue_claim import ItemClaim, QueueItem
+from syncline.client.held_lease import HeldLease
+from syncline.client.results import GrantedLease, KeyInfo
+from syncline.client.txn import Compare, DeleteOp, Operation
+from syncline.errors import LeaseLost
+
+__all__ = [
+    "cancelled_acquire_leaves_its_key",
+    "lost_claim_finishes_its_item",
+    "lock_granted_after_its_lease_has_ended",
+    "lock_taken_without_reading",
+    "release_deletes_the_first_key",
+    "time_counted_from_the_answer",
+]
+
+Result = TypeVar("Result")
+
+
+def lock_granted_after_its_lease_has_ended(patch: pytest.MonkeyPatch) -> None:
+    """A waiter whose lease has ended in the queue takes the lock when those before it are gone."""
+
+    async def unless_lost(_: Place, work: Awaitable[Result]) -> Result:
+        return await work
+
+    def see(self: Place, items: Iterable[KeyInfo]) -> None:
+        self.ahead = [item.key for item in places_in(items, self._prefix) if item.create_revision < self.revision]
+
+    patch.setattr(Place, "unless_lost", unless_lost)
+    patch.setattr(Place, "see", see)
+
+
+def lock_taken_without_reading(patch: pytest.MonkeyPatch) -> None:
+    """A waiter that sees a key deleted takes it for that of the holder, and reads nothing."""
+    departures = Place._departures
+
+    async def await_turn(self: Place, places: int, patient: bool) -> None:
+        await self.write(patient=patient)
+        if patient and len(self.ahead) >= places:
+            await departures(self, len(self.ahead))  # any of them is enough
+            self.ahead = []
+
+    patch.setattr(Place, "_await_turn", await_turn)
+
+
+def time_counted_from_the_answer(patch: pytest.MonkeyPatch) -> None:
+    """A lease has its time from the moment at which the answer to a keep-alive is read."""
+    original = HeldLease.__init__
+
+    def make(
+        self: HeldLease,
+        begin: Callable[[], Awaitable[GrantedLease]],
+        end: Any,
+        keep: Callable[[str, float], Awaitable[float]],
+        asleep_s: Callable[[], float],
+    ) -> None:
+        async def keep_late(lease: str, timeout_s: float) -> float:
+            sent_s = asyncio.get_running_loop().time() + asleep_s()
+            ttl_s = await keep(lease, timeout_s)
+            return ttl_s and ttl_s + asyncio.get_running_loop().time() + asleep_s() - sent_s
+
+        original(self, begin, end, keep_late, asleep_s)
+
+    patch.setattr(HeldLease, "__init__", make)
+
+
+def release_deletes_the_first_key(patch: pytest.MonkeyPatch) -> None:
+    """A holder that lost the lock deletes the key of the one that has it now, because that is the first."""
+    original = Place.leave
+
+    async def leave(self: Place) -> None:
+        begun = self._begun and not self._ended
+        lost = self.loss is not None or self._lease.is_lost
+        await original(self)
+        if begun and lost:
+            page = await self._kv.list(self._prefix)
+            if page.items:
+                first = min(page.items, key=lambda item: item.create_revision)
+                await self._kv.txn([], [DeleteOp(first.key)])
+
+    patch.setattr(Place, "leave", leave)
+
+
+def lost_claim_finishes_its_item(patch: pytest.MonkeyPatch) -> None:
+    """A claimer that was away finishes its item, because the item is still there."""
+
+    async def settle(self: QueueItem, operations: Sequence[Operation], outcome: str, timeout: float | None) -> int:
+        there = Compare(self._keys.items + self.id.encode("ascii"), target="version", op=">", number=0)
+        answer = await self._kv.txn([there], operations, timeout=timeout)
+        if not answer.succeeded:
+            raise LeaseLost(f"the item {self.id} is gone")
+        self._over = outcome
+        return answer.revision
+
+    async def watch(_: ItemClaim, lease: HeldLease) -> None:
+        await lease.lost()
+
+    patch.setattr(QueueItem, "_settle", settle)
+    patch.setattr(QueueItem, "check", lambda _: None)
+    patch.setattr(ItemClaim, "_watch", watch)
+
+
+def cancelled_acquire_leaves_its_key(patch: pytest.MonkeyPatch) -> None:
+    """A task that is cancelled while it waits ends, and its lease is kept alive."""
+    original = Place.leave
+
+    async def leave(self: Place) -> None:
+        task = asyncio.current_task()
+        if task is None or not task.cancelling():
+            await original(self)
+
+    patch.setattr(Place, "leave", leave)

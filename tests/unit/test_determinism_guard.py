@@ -1,0 +1,104 @@
+"""The guard reports the line of each call that differs from node to node."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import random
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from syncline import Entry, Machine, command
+from syncline.testing import FSMProblem, NotDeterministic, check_fsm, guard_determinism
+
+
+def environment() -> object:
+    return os.environ.get("HOME")
+
+
+@pytest.mark.parametrize(
+    ("call", "what"),
+    [
+        (time.time, "the time"),
+        (time.monotonic_ns, "the time"),
+        (lambda: dt.datetime.now(dt.UTC), "the time"),
+        (dt.date.today, "the time"),
+        (random.random, "a random number"),
+        (lambda: random.choice("ab"), "a random number"),
+        (lambda: random.shuffle([1, 2]), "a random number"),
+        (uuid.uuid4, "a random number"),
+        (uuid.uuid1, "a random number"),
+        (lambda: time.clock_gettime(0), "the time"),
+        (time.ctime, "the time"),
+        (time.thread_time, "the time"),
+        (lambda: os.urandom(1), "a random number"),
+        (environment, "the environment"),
+        (lambda: os.getenv("HOME"), "the environment"),
+        (lambda: Path(__file__).read_text(), "files or the network"),
+        (lambda: os.path.lexists(__file__), "files or the network"),
+        (lambda: next(os.walk(".")), "files or the network"),
+        (lambda: os.access(".", os.R_OK), "files or the network"),
+        (os.getcwd, "files or the network"),
+        (lambda: os.system("true"), "files or the network"),
+        (socket.gethostname, "the machine"),
+        (os.uname, "the machine"),
+        (os.cpu_count, "the machine"),
+        (os.getppid, "the process"),
+        (lambda: id(object()), "an address in memory"),
+    ],
+)
+def test_guard_reports_what_is_read(call: Callable[[], object], what: str) -> None:
+    with pytest.raises(NotDeterministic, match=f"test_determinism_guard.py:.* reads {what}"), guard_determinism():
+        call()
+
+
+def test_guard_reports_reads_of_a_file_that_is_open_already() -> None:
+    with Path(__file__).open() as text, Path(__file__).open("rb") as raw:
+        for read in (text.readline, raw.read, lambda: os.read(raw.fileno(), 1)):
+            with pytest.raises(NotDeterministic, match="reads files or the network"), guard_determinism():
+                read()
+
+
+def test_guard_passes_what_is_deterministic() -> None:
+    """A source that is seeded by the entry, times that are arguments, sorted sets."""
+    before = sys.getprofile()
+    with guard_determinism():
+        assert random.Random(7).random() == random.Random(7).random()
+        assert dt.datetime.fromtimestamp(7, dt.UTC) + dt.timedelta(seconds=1) > dt.datetime.fromtimestamp(7, dt.UTC)
+        assert sorted({"b", "a"}) == ["a", "b"]
+    assert sys.getprofile() is before
+
+
+def test_guard_lets_errors_of_the_code_pass() -> None:
+    with pytest.raises(KeyError, match="code"), guard_determinism():
+        raise KeyError("code")
+
+
+class Hidden(Machine):
+    """It reads the clock, and its state does not show it."""
+
+    count: int
+
+    @command
+    def add(self) -> int:
+        self.count += 1 if time.time() else 2
+        return self.count
+
+
+def test_guard_finds_the_line_in_a_machine() -> None:
+    with pytest.raises(NotDeterministic) as found, guard_determinism():
+        Hidden().apply(Entry(1, 1, Hidden.add.encode()))
+    (line,) = found.value.findings
+    assert "(add) reads the time" in line
+
+
+def test_check_fsm_reports_hidden_calls() -> None:
+    with pytest.raises(FSMProblem, match=r"add.* reads the time") as found:
+        check_fsm(Hidden, [Hidden.add.encode()], processes=False)
+    assert found.value.index == 1

@@ -1,0 +1,234 @@
+"""Users over etcd's gateway: Syncline's own users and roles, with etcd's texts."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from syncline.kv.auth.commands import KeyAccessChange
+from syncline.kv.auth.records import BOTH
+from syncline.kv.commands import Put
+from tests.helpers.auth_site import PASSWORD, apply, grant, token_of
+from tests.helpers.etcd_wire import Document, EtcdWire, GuardedEtcdWire, b64
+
+
+def shown(document: Document) -> tuple[int, str]:
+    return document["code"], document["error"].removeprefix("etcdserver: ")
+
+
+def as_user(user: str) -> str:
+    return f"Authorization: {token_of(user)}"
+
+
+async def watch_a(wire: GuardedEtcdWire) -> None:
+    """Let ann watch the key a."""
+    body = b'{"create_request":{"key":"YQ=="}}'
+    lines = ["POST /v3/watch HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", as_user("ann"), "", ""]
+    wire.send("\r\n".join(lines).encode() + body)
+    await wire.settle()
+
+
+async def test_etcd_call_without_a_token_names_no_user() -> None:
+    wire = GuardedEtcdWire()
+    status, document = await wire.post("kv/range", {"key": b64("a")})
+    assert (status, *shown(document)) == (400, 3, "user name is empty")
+    status, document = await wire.post("watch", {"create_request": {"key": b64("a")}})
+    assert (status, *shown(document)) == (400, 3, "user name is empty")
+
+
+async def test_etcd_call_with_a_wrong_token_is_unauthenticated() -> None:
+    wire = GuardedEtcdWire()
+    for token in ("x", token_of("nobody"), "Bearer x"):
+        status, document = await wire.post("kv/range", {"key": b64("a")}, f"Authorization: {token}")
+        assert (status, *shown(document)) == (401, 16, "invalid auth token")
+
+
+async def test_etcd_members_are_told_without_a_token() -> None:
+    status, document = await GuardedEtcdWire().post("cluster/member/list")
+    assert (status, len(document["members"])) == (200, 3)
+
+
+async def test_etcd_user_logs_in_and_uses_the_token() -> None:
+    wire = GuardedEtcdWire()
+    status, document = await wire.post("auth/authenticate", {"name": "root", "password": PASSWORD})
+    assert status == 200
+    token = document["token"]
+    for form in (token, f"Bearer {token}"):
+        status, document = await wire.post("kv/range", {"key": b64("a")}, f"Authorization: {form}")
+        assert (status, document["count"]) == (200, "1")
+
+
+async def test_etcd_user_that_logs_in_often_has_one_token() -> None:
+    """A command line tool logs in for each call, and a user has a limited number of tokens."""
+    wire = GuardedEtcdWire()
+    before = len(wire.backend.store.auth.tokens)
+    tokens = {(await wire.post("auth/authenticate", {"name": "ann", "password": PASSWORD}))[1]["token"] for _ in "123"}
+    assert len(tokens) == 1
+    assert len(wire.backend.store.auth.tokens) == before + 1
+    wire.wall_s += 13 * 3600
+    await wire.post("auth/authenticate", {"name": "ann", "password": PASSWORD})
+    assert len(wire.backend.store.auth.tokens) == before + 2, "one that ends soon is not given again"
+
+
+async def test_etcd_wrong_password_is_refused_as_etcd_does() -> None:
+    wire = GuardedEtcdWire()
+    for name, password in (("root", "x"), ("nobody", PASSWORD), ("", ""), ("a:b", "c")):
+        status, document = await wire.post("auth/authenticate", {"name": name, "password": password})
+        assert (status, *shown(document)) == (400, 3, "authentication failed, invalid user ID or password")
+
+
+async def test_etcd_user_does_what_its_roles_allow() -> None:
+    wire = GuardedEtcdWire()
+    grant(wire.backend, reads=[(b"a", b"b")], writes=[(b"a", b"b")])
+    denied = (403, 7, "permission denied")
+    for route, body, expected in (
+        ("kv/put", {"key": b64("a")}, 200),
+        ("kv/put", {"key": b64("b")}, 403),
+        ("kv/range", {"key": b64("a")}, 200),
+        ("kv/range", {"key": b64("a"), "range_end": b64("c")}, 403),
+        ("kv/range", {"key": b64("b"), "serializable": True}, 403),
+        ("kv/txn", {"success": [{"request_range": {"key": b64("b")}}]}, 403),
+        ("kv/deleterange", {"key": b64("b")}, 403),
+        ("kv/compaction", {"revision": 1}, 403),
+        ("lease/leases", {}, 403),
+        ("maintenance/defragment", {}, 403),
+        ("maintenance/hashkv", {}, 403),
+        ("cluster/member/remove", {"ID": 0x2222}, 403),
+        ("auth/user/add", {"name": "x", "password": "y"}, 403),
+        ("auth/user/get", {"name": "ann"}, 200),
+        ("auth/user/get", {"name": "root"}, 403),
+        ("auth/role/get", {"role": "some"}, 200),
+        ("auth/disable", {}, 403),
+    ):
+        status, document = await wire.post(route, body, as_user("ann"))
+        assert status == expected, (route, document)
+        if expected == 403:
+            assert (status, *shown(document)) == denied
+
+
+async def test_etcd_put_that_keeps_a_value_does_not_show_unreadable_keys() -> None:
+    wire = GuardedEtcdWire()
+    put = {"key": b64("nowhere"), "ignore_value": True}
+    for route, body in (("kv/put", put), ("kv/txn", {"success": [{"request_put": put}]})):
+        status, document = await wire.post(route, body, as_user("ann"))
+        assert (status, *shown(document)) == (403, 7, "permission denied")
+
+
+async def test_etcd_watch_of_an_unreadable_key_is_cancelled() -> None:
+    wire = GuardedEtcdWire()
+    await watch_a(wire)
+    assert b'"created":true,"canceled":true' in wire.received
+    assert b"permission denied" in wire.received
+
+
+async def test_etcd_watch_ends_when_its_permission_does() -> None:
+    wire = GuardedEtcdWire()
+    grant(wire.backend, reads=[(b"a", b"b")])
+    await watch_a(wire)
+    apply(wire.backend, KeyAccessChange("some", b"a", b"b", 0))
+    apply(wire.backend, Put(b"a", b"secret"))
+    await wire.settle()
+    assert b64("secret").encode() not in wire.received
+    assert b"permission denied" in wire.received
+
+
+async def test_etcd_changes_and_refusals_are_in_the_audit_log(caplog: pytest.LogCaptureFixture) -> None:
+    wire = GuardedEtcdWire()
+    with caplog.at_level(logging.INFO, "syncline.audit"):
+        await wire.post("auth/role/add", {"name": "x"}, as_user("root"))
+        await wire.post("auth/user/list", None, as_user("root"))
+        await wire.post("kv/put", {"key": b64("b")}, as_user("ann"))
+        await wire.post("auth/authenticate", {"name": "ann", "password": "wrong"})
+        await wire.post("kv/put", {"key": b64("b")})
+    lines = [(one.message, vars(one)["user"], vars(one)["route"], vars(one)["status"]) for one in caplog.records]
+    assert lines == [
+        ("operation", "root", "/etcdserverpb.Auth/RoleAdd", 200),
+        ("refused", "ann", "/etcdserverpb.KV/Put", 403),
+        ("refused", "ann", "/etcdserverpb.Auth/Authenticate", 401),
+        ("refused", "-", "/v3/", 401),
+    ]
+
+
+@pytest.fixture
+def open_wire() -> EtcdWire:
+    """A site without users."""
+    return EtcdWire()
+
+
+async def test_etcd_users_and_roles_are_those_of_the_own_routes() -> None:
+    wire = EtcdWire()
+    await wire.good("auth/user/add", {"name": "root", "options": {"no_password": True}})
+    await wire.good("auth/role/add", {"name": "r"})
+    await wire.good("auth/role/grant", {"name": "r", "perm": {"permType": "READWRITE", "key": b64("k")}})
+    prefix = {"permType": 0, "key": b64("p"), "range_end": b64("q")}
+    await wire.good("auth/role/grant", {"name": "r", "perm": prefix})
+    await wire.good("auth/role/grant", {"name": "r", "perm": {"permType": 1, "key": b64("x"), "range_end": "AA=="}})
+    await wire.good("auth/user/grant", {"user": "root", "role": "r"})
+    await wire.good("auth/user/grant", {"user": "root", "role": "root"})
+    auth = wire.backend.store.auth
+    assert auth.users["root"].roles == ("r", "root")
+    assert (auth.roles["r"].keys[0].start, auth.roles["r"].keys[0].access) == (b"k", BOTH)
+    perms = (await wire.good("auth/role/get", {"role": "r"}))["perm"]
+    assert perms == [
+        {"permType": "READWRITE", "key": b64("k")},
+        {"key": b64("p"), "range_end": b64("q")},
+        {"permType": "WRITE", "key": b64("x"), "range_end": b64(b"\0")},
+    ]
+    assert (await wire.good("auth/user/get", {"name": "root"}))["roles"] == ["r", "root"]
+    assert (await wire.good("auth/user/list"))["users"] == ["root"]
+    assert (await wire.good("auth/role/list"))["roles"] == ["r", "root"]
+    await wire.good("auth/role/revoke", {"role": "r", "key": b64("p"), "range_end": b64("q")})
+    assert len((await wire.good("auth/role/get", {"role": "r"}))["perm"]) == 2
+    assert (await wire.good("auth/status"))["authRevision"] == str(auth.revision)
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "expected"),
+    [
+        ("auth/user/add", {"password": "x"}, (3, "user name is empty")),
+        ("auth/user/get", {"name": "x"}, (9, "user name not found")),
+        ("auth/user/delete", {"name": "x"}, (9, "user name not found")),
+        ("auth/user/grant", {"user": "x", "role": "r"}, (9, "user name not found")),
+        ("auth/user/changepw", {"name": "x", "password": "y"}, (9, "user name not found")),
+        ("auth/role/get", {"role": "x"}, (9, "role name not found")),
+        ("auth/role/delete", {"role": "x"}, (9, "role name not found")),
+        ("auth/role/add", {}, (3, "role name is empty")),
+        ("auth/role/add", {"name": "r"}, (9, "role name already exists")),
+        ("auth/role/revoke", {"role": "r", "key": "YQ=="}, (9, "permission is not granted to the role")),
+        ("auth/user/add", {"name": "u", "options": {"no_password": True}}, (9, "user name already exists")),
+        ("auth/user/grant", {"user": "u", "role": "none"}, (9, "role name not found")),
+        ("auth/user/revoke", {"name": "u", "role": "r"}, (9, "role is not granted to the user")),
+        ("auth/enable", {}, (9, "root user does not exist")),
+    ],
+)
+async def test_etcd_user_error_has_the_text_of_etcd(
+    open_wire: EtcdWire, route: str, body: Document, expected: tuple[int, str]
+) -> None:
+    await open_wire.good("auth/role/add", {"name": "r"})
+    await open_wire.good("auth/user/add", {"name": "u", "options": {"no_password": True}})
+    status, code, text = await open_wire.refused(route, body)
+    assert (status, code, text) == (400, *expected)
+
+
+async def test_etcd_changed_password_ends_the_tokens_of_the_old_one() -> None:
+    wire = GuardedEtcdWire()
+    _, document = await wire.post("auth/authenticate", {"name": "ann", "password": PASSWORD})
+    old = f"Authorization: {document['token']}"
+    assert (await wire.post("auth/user/get", {"name": "ann"}, old))[0] == 200
+    status, _ = await wire.post("auth/user/changepw", {"name": "ann", "password": "new"}, as_user("root"))
+    assert status == 200
+    assert (await wire.post("auth/user/get", {"name": "ann"}, old))[0] == 401
+    assert (await wire.post("auth/authenticate", {"name": "ann", "password": "new"}))[0] == 200
+    assert (await wire.post("auth/user/get", {"name": "ann"}, as_user("ann")))[0] == 200, "made by another route"
+
+
+async def test_etcd_auth_is_switched_on_and_off() -> None:
+    wire = GuardedEtcdWire()
+    status, _ = await wire.post("auth/disable", None, as_user("root"))
+    assert status == 200
+    assert (await wire.post("kv/range", {"key": b64("a")}))[0] == 200
+    status, document = await wire.post("auth/status")
+    assert (status, "enabled" in document) == (200, False)
+    assert (await wire.post("auth/enable"))[0] == 200
+    assert (await wire.post("kv/range", {"key": b64("a")}))[0] == 400
