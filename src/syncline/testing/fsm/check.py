@@ -10,18 +10,15 @@ command at which something differs.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-import msgspec
-
 from syncline.errors import Rejected, UsageError
 from syncline.node.fsm import FSM, BatchingFSM
 from syncline.testing.fsm.guard import NotDeterministic, guard_determinism
+from syncline.testing.fsm.hash_seeds import PROCESS_TIMEOUT_S, run_task, where_they_part
 from syncline.testing.fsm.process import Task, decode
 from syncline.testing.fsm.run import (
     SHOWN_BYTES,
@@ -45,7 +42,8 @@ __all__ = ["HASH_SEEDS", "FSMProblem", "check_fsm"]
 HASH_SEEDS: Final = (1, 2)
 """`PYTHONHASHSEED` of the other processes: each orders sets of strings differently."""
 
-PROCESS_TIMEOUT_S: Final = 120.0
+SORT: Final = "sets of texts and hash() differ from process to process: sort a set before its order matters"
+
 BESIDE: Final = 10
 """Commands that are applied while a view waits to be written, and after a restore."""
 
@@ -70,7 +68,7 @@ def check_fsm(
     """Check a state machine with these commands, in this order.
 
     - The same commands give the same answers and the same state: in a second machine of this process, and in other
-      processes with other hash seeds.
+      processes with other hash seeds. The line at which two of these part is reported.
     - A refused command (`Rejected`) leaves the state as it was.
     - A snapshot at every index restores the state, in a new machine and in one that holds another state; and later
       commands give the same answers.
@@ -143,20 +141,23 @@ def _check_processes(
     if "<" in name:
         raise UsageError(f"{machine!r} can't be imported by another process: define it at the top of a module")
     file = getattr(module, "__file__", None) or ""
-    task = msgspec.json.encode(Task(machine.__module__, file, name, sys.path, list(commands)))
+
+    def task(traced: int = 0) -> Task:
+        return Task(machine.__module__, file, name, sys.path, list(commands), traced)
+
     for seed in hash_seeds:
-        done = subprocess.run(
-            [sys.executable, "-m", "syncline.testing.fsm.process"],
-            input=task,
-            capture_output=True,
-            env={**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            timeout=PROCESS_TIMEOUT_S,
-            check=False,
-        )
+        done = run_task(task(), seed)
         if done.returncode:
             raise FSMProblem("it fails in another process", 0, commands, done.stderr.decode(errors="replace"))
         clause = f"not deterministic: another process (PYTHONHASHSEED={seed}) differs"
-        _compare(clause, commands, expected, decode(done.stdout))
+        try:
+            _compare(clause, commands, expected, decode(done.stdout))
+        except FSMProblem as problem:
+            place = where_they_part(task, problem.index, seed)
+            if not place:
+                raise
+            difference = f"{problem.difference}\n  two processes part at {place}\n  {SORT}"
+            raise FSMProblem(clause, problem.index, commands, difference) from None
 
 
 def _check_refusals(machine: MakeFSM, commands: Sequence[bytes]) -> None:

@@ -8,7 +8,7 @@ A command takes the time and random numbers from its entry (`Entry.time_s`, `Ent
 
 The interpreter's profiler sees the calls of this thread. So nothing is replaced, and the code does what it does in
 production. Some things it can't see: the order of a set, hashes of texts, and `random.Random()` without a seed. The
-other processes of `check_fsm` find these.
+other processes of `check_fsm` find these, with their line (`line_trace`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
-__all__ = ["MOST", "NotDeterministic", "guard_determinism", "is_guarded"]
+__all__ = ["MOST", "NotDeterministic", "guard_determinism", "is_guarded", "is_users_code"]
 
 _CLOCK, _CHANCE, _FILES = "the time", "a random number", "files or the network"
 
@@ -138,6 +138,12 @@ def is_guarded() -> bool:
     return getattr(sys.getprofile(), "__module__", "") == __name__
 
 
+def is_users_code(file: str) -> bool:
+    """Whether code of this file is neither the standard library's nor Syncline's."""
+    own = file.startswith((_STANDARD, _OURS)) and "site-packages" not in file
+    return not own and not file.startswith("<frozen")
+
+
 def _read_by(called: object) -> str:
     owner = getattr(called, "__self__", None)
     if owner is _GLOBAL_RANDOM or isinstance(owner, random.SystemRandom):
@@ -154,8 +160,7 @@ def _user_frame(frame: FrameType | None, outermost: FrameType) -> FrameType | No
         file = frame.f_code.co_filename
         if file.startswith(_LOGGING):
             return None
-        own = file.startswith((_STANDARD, _OURS)) and "site-packages" not in file
-        if not own and not file.startswith("<frozen"):
+        if is_users_code(file):
             return frame
         frame = None if frame is outermost else frame.f_back
     return None

@@ -14,6 +14,7 @@ from typing import cast
 
 import msgspec
 
+from syncline.testing.fsm.line_trace import trace
 from syncline.testing.fsm.run import MakeFSM, Record, record
 
 __all__ = ["Task", "decode", "main"]
@@ -27,6 +28,8 @@ class Task(msgspec.Struct, frozen=True):
     name: str
     path: list[str]
     commands: list[bytes]
+    traced: int = 0
+    """A command whose lines are printed, as one `CommandTrace`, in place of the results. 0: none."""
 
 
 def main() -> None:
@@ -35,6 +38,9 @@ def main() -> None:
     make = _found(_module(task), task.name)
     encode = msgspec.json.Encoder().encode
     fsm = make()
+    if task.traced:
+        sys.stdout.buffer.write(encode(trace(fsm, task.commands, task.traced)))
+        return
     for line in record(fsm, task.commands):
         sys.stdout.buffer.write(encode(line) + b"\n")
 

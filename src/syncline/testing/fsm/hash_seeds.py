@@ -1,0 +1,59 @@
+"""Run a state machine in processes with other hash seeds, and find the line at which two of them part."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from syncline.testing.fsm.line_trace import CommandTrace, parting
+from syncline.testing.fsm.process import Task
+
+__all__ = ["PROCESS_TIMEOUT_S", "run_task", "where_they_part"]
+
+PROCESS_TIMEOUT_S: Final = 120.0
+
+OTHER_SEEDS: Final = (0, 1, 2, 3, 4, 5)
+"""Tried one after the other until a run parts from the first one: two seeds may order a small set in the same way."""
+
+
+def run_task(task: Task, hash_seed: int) -> subprocess.CompletedProcess[bytes]:
+    """Run the task in a process with this `PYTHONHASHSEED`."""
+    return subprocess.run(
+        [sys.executable, "-m", "syncline.testing.fsm.process"],
+        input=msgspec.json.encode(task),
+        capture_output=True,
+        env={**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        timeout=PROCESS_TIMEOUT_S,
+        check=False,
+    )
+
+
+def where_they_part(task: Callable[[int], Task], number: int, hash_seed: int) -> str:
+    """The line of the command with this number, or of an earlier one, at which runs with two hash seeds part. `task`
+    makes the task that traces a command. Empty if no two runs part in what a trace shows.
+    """
+    for other in OTHER_SEEDS:
+        if other != hash_seed:
+            place = _place(task, number, (hash_seed, other))
+            if place:
+                return place
+    return ""
+
+
+def _place(task: Callable[[int], Task], number: int, hash_seeds: tuple[int, int]) -> str:
+    place = ""
+    while number and not place:
+        runs = [run_task(task(number), seed) for seed in hash_seeds]
+        if any(run.returncode for run in runs):
+            return ""  # the trace itself fails: the problem is reported without a line
+        one, other = (msgspec.json.decode(run.stdout, type=CommandTrace) for run in runs)
+        earlier, place = parting(one, other)
+        if earlier == number:
+            break
+        number = earlier
+    return place
