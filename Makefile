@@ -31,9 +31,9 @@ $(VENV)/.installed: $(VENV)/.runtime
 	@touch $@
 
 # Three at a time: the tests of real processes wait more than they work. A file's tests stay together and in order, and the
-# files with the longest ones (chaos, integration) are not left to the end.
+# files with the longest ones (chaos, integration) are not left to the end. What `verify` runs is not run again.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 3 --dist loadfile --no-loadscope-reorder $(TIDY:%=--ignore %)
 
 # etcd's clients against a cluster of ours, in an environment of their own: they pin versions of what they need. With
 # Debian's etcd-client and etcd-server there are more tests; what is missing is said at the end of the run.
@@ -65,6 +65,8 @@ soak: $(VENV)/.installed compat-slow
 # package imports, through the first `python` on the path. Then: does it infer what users' programs rely on?
 PYRIGHT := PATH="$(CURDIR)/$(BIN):$$PATH" PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
+TIDY := tests/unit/test_tidy.py tests/unit/test_imports.py tests/unit/test_sentences.py tests/unit/test_assertions.py
+
 # Reads only: nothing in the tree is changed.
 verify: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -74,7 +76,7 @@ verify: $(VENV)/.installed
 	$(PYRIGHT) --verifytypes syncline --ignoreexternal >$(VENV)/types.txt || { grep -v '^   syncline' $(VENV)/types.txt; exit 1; }
 	@grep 'completeness' $(VENV)/types.txt
 	$(PYRIGHT) tests/unit/test_raft_api.py
-	$(BIN)/python -m pytest tests/unit/test_tidy.py tests/unit/test_imports.py
+	$(BIN)/python -m pytest $(TIDY)
 
 # Seconds, while you work: lint, types, tidiness, and the tests whose files you changed.
 BASE ?= main
@@ -82,7 +84,7 @@ quick: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/unit/test_tidy.py $$($(BIN)/python tests/changed.py $(BASE))
+	$(BIN)/python -m pytest $(TIDY) $$($(BIN)/python tests/changed.py $(BASE))
 
 fix: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

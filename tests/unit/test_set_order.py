@@ -58,11 +58,6 @@ class Loop(Waiting):
         return ""
 
 
-class Pop(Waiting):
-    def draw(self) -> str:
-        return set(self.waiting).pop()  # parts here
-
-
 class Hashed(Waiting):
     def draw(self) -> str:
         names = sorted(self.waiting)
@@ -87,7 +82,7 @@ class HiddenBefore(Waiting):
         return super().apply(entry)
 
     def draw(self) -> str:
-        return next(iter(self.order))
+        return " ".join(self.order)
 
 
 class Listed(Machine, name="listed"):
@@ -105,22 +100,22 @@ def line_of(owner: type) -> str:
     return f"{inspect.getsourcefile(owner)}:{at} "
 
 
-@pytest.mark.parametrize("machine", [Loop, Pop, Hashed, Branch])
+@pytest.mark.parametrize("machine", [Loop, Hashed, Branch])
 def test_check_fsm_reports_the_line_at_which_set_order_decides(machine: type[Waiting]) -> None:
     with pytest.raises(FSMProblem, match="another process") as found:
-        check_fsm(machine, [*NAMES, *[b"draw"] * len(NAMES)])
+        check_fsm(machine, [*NAMES, *[b"draw"] * len(NAMES)], hash_seeds=(1, 2))
     assert line_of(machine) in found.value.difference
     assert "sort a set" in found.value.difference
 
 
 def test_check_fsm_reports_the_line_of_an_earlier_command() -> None:
     with pytest.raises(FSMProblem, match="another process") as found:
-        check_fsm(HiddenBefore, [*NAMES, b"fix", *[b"draw"] * 3])
+        check_fsm(HiddenBefore, [*NAMES, b"fix", *[b"draw"] * 3], hash_seeds=(1, 2))
     assert found.value.command == b"draw"
     assert line_of(HiddenBefore) in found.value.difference
 
 
 def test_check_fsm_reports_the_line_in_a_typed_machine() -> None:
     with pytest.raises(FSMProblem, match="another process") as found:
-        check_fsm(Listed, [Listed.put.encode([name.decode() for name in NAMES])])
+        check_fsm(Listed, [Listed.put.encode([name.decode() for name in NAMES])], hash_seeds=(1, 2))
     assert line_of(Listed) in found.value.difference

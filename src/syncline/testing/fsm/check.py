@@ -150,10 +150,11 @@ def _check_processes(
         if done.returncode:
             raise FSMProblem("it fails in another process", 0, commands, done.stderr.decode(errors="replace"))
         clause = f"not deterministic: another process (PYTHONHASHSEED={seed}) differs"
+        records = decode(done.stdout)
         try:
-            _compare(clause, commands, expected, decode(done.stdout))
+            _compare(clause, commands, expected, records)
         except FSMProblem as problem:
-            place = where_they_part(task, problem.index, seed)
+            place = where_they_part(task, records, seed)
             if not place:
                 raise
             difference = f"{problem.difference}\n  two processes part at {place}\n  {SORT}"
