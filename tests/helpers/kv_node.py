@@ -43,6 +43,7 @@ class FakeBackend:
         self.keys: list[OnceKey] = []
         """Of the writes that had one."""
         self.index = 0
+        self.observers: list[Callable[[], None]] = []
         self.is_leader = True
         self.state_age_s: float | None = 0.0
         self.catching_up = False
@@ -66,6 +67,15 @@ class FakeBackend:
         self.shortages = {"disk_space": "", "store_space": ""}
         self.freeing: list[bool] = []
         self.refusals: list[BaseException] = []
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if name in {"is_leader", "leader_name"}:
+            for observer in self.observers:
+                observer()
+
+    def observe_leader(self, callback: Callable[[], None]) -> None:
+        self.observers.append(callback)
 
     @property
     def store(self) -> KeyStore:

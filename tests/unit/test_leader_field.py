@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from syncline import Member
 from syncline.client import AsyncClient
+from syncline.testing import RaftCluster
 from tests.helpers.http_server import HttpDouble, HttpRequest, Reply, json_reply
 from tests.helpers.kv_node import KvWire
+from tests.helpers.node_cluster import Listing
+from tests.helpers.virtual_nodes import call, inner, raft_of, server_of
 
 REQUESTS = (("GET", "/key/a"), ("PUT", "/key/a"), ("DELETE", "/key/a"), ("POST", "/batch"))
 
@@ -54,3 +58,43 @@ async def test_client_asks_the_leader_first_and_the_next_one_if_it_fails() -> No
             await kv.put("a", "3", idempotent=True)
             await kv.put("a", "4", idempotent=True)
     assert asked == ["follower", "leader", "follower", "follower"]
+
+
+def test_leader_observer_is_called_at_each_change_of_leader_and_address() -> None:
+    with RaftCluster(Listing) as cluster:
+        seen: dict[str, tuple[bool, Member | None]] = {}
+
+        def observe(node: str) -> None:
+            raft = raft_of(cluster, node)
+
+            def note() -> None:
+                seen[node] = (raft.is_leader, raft.leader)
+
+            note()
+            raft._observe(note)
+
+        def assert_current() -> None:
+            cluster.apply(b"x")
+            cluster.run(2.0)
+            for server in inner(cluster).running:
+                raft = raft_of(cluster, server.name)
+                assert seen[server.name] == (raft.is_leader, raft.leader), server.name
+                assert raft.leader is not None
+                assert raft.leader.address == raft_of(cluster, raft.leader.name).advertised
+
+        for server in inner(cluster).running:
+            observe(server.name)
+        assert_current()
+        first = cluster.leader
+        cluster.transfer_leadership()
+        assert cluster.leader != first
+        assert_current()
+        first = cluster.leader
+        cluster.crash(first)
+        assert_current()
+        server_of(cluster, first).move()
+        cluster.restart(first)
+        observe(first)
+        call(cluster, cluster.leader, lambda raft: raft.transfer_leadership(first))
+        assert cluster.leader == first
+        assert_current()

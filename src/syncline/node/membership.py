@@ -369,6 +369,7 @@ class Reconfiguration:
             self._note_removals(entry.index)
             self.sync_peers()
             self._callbacks.emit(MembershipChanged(parts.book.membership(state)))
+            self._callbacks.changed()
         if context is not None and context.origin == parts.core.id:
             parts.proposals.resolved(context.number, entry.index, entry.term, answer)
 
@@ -379,6 +380,7 @@ class Reconfiguration:
             return
         if parts.book.announce(member):
             self.sync_peers()
+            self._callbacks.changed()
         identity = parts.identity
         mine = (member.id, member.directory) == (identity.node_id, identity.directory_id)
         if mine and convicted_by(member.incarnation, identity):

@@ -73,6 +73,10 @@ class Operations(Generic[R_co]):
         driver = self._driver
         return driver.parts.book.member(node_id, driver.core.membership)
 
+    def _observe(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after each change of the leader, of the role, of members or of their addresses."""
+        self._driver.running.observe(callback)
+
     @property
     def _leader_id(self) -> int | None:
         return None if self._driver.running.stopped else self._driver.core.leader or None

@@ -86,6 +86,7 @@ def _on_restored(driver: Driver, done: Restored) -> None:
     driver.reconfiguration.restored(done.meta.index)
     driver.applied = done.meta.index
     driver.role_watch.look()
+    driver.running.wake()
     if book.membership_index != known:
         driver.emit(MembershipChanged(book.membership(driver.core.membership)))
     driver.proposals.jumped(done.meta.index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio.events import _get_running_loop as running_loop
+from collections.abc import Callable
 from threading import get_ident
 from typing import Final
 
@@ -34,6 +35,7 @@ class Running:
         """What stopped the node, for operations that begin afterwards: nothing of them has happened."""
         self._stopped_midway: SynclineError | None = None
         self._watchers: dict[asyncio.Future[None], None] = {}
+        self._observers: list[Callable[[], None]] = []
 
     def forked(self) -> None:
         """In a forked child: the node is the parent's."""
@@ -79,16 +81,24 @@ class Running:
     # -- waiting ------------------------------------------------------------------------------------------------------
 
     def changed(self) -> asyncio.Future[None]:
-        """Done at the next change of leader, role, membership or applied index of a change; for waiting in a loop."""
+        """Done at the next change of leader, role, addresses, membership or applied index of a change; for waiting in
+        a loop.
+        """
         future: asyncio.Future[None] = self.loop.create_future()
         self._watchers[future] = None
         future.add_done_callback(lambda done: self._watchers.pop(done, None))
         return future
 
+    def observe(self, observer: Callable[[], None]) -> None:
+        """Call `observer` at each change for which `changed` waits, as long as the node lives. It must not raise."""
+        self._observers.append(observer)
+
     def wake(self) -> None:
         """Something has changed for which tasks may wait."""
         for future in [waiting for waiting in self._watchers if not waiting.done()]:
             future.set_result(None)
+        for observer in self._observers:
+            observer()
 
     async def wait(self, until_s: float) -> None:
         """Wait for a change of the node's state, at most this time. Callers check the clock themselves."""

@@ -82,6 +82,10 @@ class KvNode:
     def leader(self) -> object | None:
         return self._raft.leader
 
+    def observe_leader(self, callback: Callable[[], None]) -> None:
+        """Call `callback` on the event loop after each change of the leader, of members or of their addresses."""
+        self._raft._observe(callback)
+
     def propose(self, command: bytes, timeout_s: float, then: Then, *, frees_space: bool = False) -> None:
         if not self._all_commands and (refusal := self._too_new(command)) is not None:
             again = partial(self.propose, command, then=then, frees_space=frees_space)

@@ -255,7 +255,7 @@ class BatchRoutes:
     def _response(self, batch: BatchParts, revision: int) -> Response:
         """The answer to a request whose results are all known."""
         body = {"results": batch.results}
-        fields = b"Syncline-Revision: %d\r\n%s" % (revision, self._leader.field())
+        fields = b"Syncline-Revision: %d\r\n%s" % (revision, self._leader.line)
         if isinstance(batch.form, PackedResults):
             return bare(200, PACKED + fields, msgspec.msgpack.encode(body))
         return json_response(body, fields=fields)

@@ -267,7 +267,7 @@ class KeyRoutes:
         if record is None:
             return _not_found(store.revision)
         value = record.value
-        return Response(200, _FOUND % (record.mod_revision, store.revision, self._leader.field(), len(value)), value)
+        return Response(200, _FOUND % (record.mod_revision, store.revision, self._leader.line, len(value)), value)
 
     def _refusal(self, request: Request) -> Response | None:
         """The refusal if the key may not be read any more: users change while a read waits."""
@@ -310,7 +310,7 @@ class KeyRoutes:
         self._read_fast(request, respond, error or refusal)
 
     def _read_fast_open(self, request: FastGetRequest, respond: Respond, error: BaseException | None) -> None:
-        if error is None and self._auth.on:
+        if self._auth.on and error is None:
             error = self._present_user(None).read_refusal(request.argument, None)
         self._read_fast(request, respond, error)
 
@@ -324,7 +324,7 @@ class KeyRoutes:
             respond(_not_found(store.revision))
             return
         value = record.value
-        request.found(_FOUND % (record.mod_revision, store.revision, self._leader.field(), len(value)), value)
+        request.found(_FOUND % (record.mod_revision, store.revision, self._leader.line, len(value)), value)
 
     # --- writing
 
@@ -399,12 +399,12 @@ class KeyRoutes:
             revision = result.revision
             own = b',"lease":"%016x"' % result.lease if result.lease else b""
             body = b'{"status":"success","revision":%d%s}\n' % (revision, own)
-            respond(Response(200, _WRITTEN % (revision, revision, self._leader.field(), len(body)), body))
+            respond(Response(200, _WRITTEN % (revision, revision, self._leader.line, len(body)), body))
         else:
             assert type(result) is DeleteAnswer, result
             deleted = b"true" if result.deleted else b"false"
             body = b'{"status":"success","deleted":%s,"revision":%d}\n' % (deleted, result.revision)
-            respond(Response(200, _DELETED % (result.revision, self._leader.field(), len(body)), body))
+            respond(Response(200, _DELETED % (result.revision, self._leader.line, len(body)), body))
 
     def _bad_key(self, key: bytes) -> RequestError:
         if not key:

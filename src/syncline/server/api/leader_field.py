@@ -12,21 +12,17 @@ __all__ = ["LeaderField"]
 
 
 class LeaderField:
-    """Makes the header line."""
+    """Makes the header line again at each change of the leader or of addresses, not for each answer."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._address = ""
-        self._line = b""
-
-    def field(self) -> bytes:
+        self.line: bytes = b""
         """The header line; nothing on the leader, and if no leader is known or its address is not announced."""
-        if self._backend.is_leader:
-            return b""
-        leader = self._backend.leader()
+        self._make()
+        backend.observe_leader(self._make)
+
+    def _make(self) -> None:
+        leader = None if self._backend.is_leader else self._backend.leader()
         address = "" if leader is None else leader.http
-        if address != self._address:
-            usable = address.isascii() and address.isprintable()
-            self._address = address
-            self._line = f"Syncline-Leader: {address}\r\n".encode() if address and usable else b""
-        return self._line
+        usable = address.isascii() and address.isprintable()
+        self.line = f"Syncline-Leader: {address}\r\n".encode() if address and usable else b""
