@@ -387,12 +387,30 @@ async def test_a_failed_disk_stops_the_node_and_acknowledges_nothing(tmp_path: P
     await see_kept(nodes)
 
 
+async def test_snapshot_that_is_due_after_another_needs_no_command(tmp_path: Path) -> None:
+    """It became due while the other was written."""
+    opened = threading.Event()
+    nodes = Cluster(tmp_path, "a", snapshot_entries=20, trailing_entries=1)
+    raft = await nodes.start("a")
+    try:
+        nodes.machines["a"].gate = lambda: opened.wait(30)
+        for _ in range(60):
+            await raft.apply(b"x")
+        assert raft.stats().snapshots_taken == 0
+        opened.set()
+        await until(raft, lambda: raft.stats().commit - raft.stats().snapshot_index < 20)
+        assert raft.stats().snapshots_taken == 2
+    finally:
+        opened.set()
+        await nodes.stop_all()
+
+
 async def test_an_error_in_a_callback_stops_the_node(tmp_path: Path) -> None:
     async with cluster(tmp_path, "a") as nodes:
         raft = await nodes.leader()
 
-        def broken(index: int, size_bytes: int) -> None:
-            raise AssertionError(f"bug at {index}, {size_bytes}")
+        def broken(size_bytes: int) -> None:
+            raise AssertionError(f"bug at {size_bytes}")
 
         raft._driver.snapshotter.applied = broken  # type: ignore[method-assign]
         raft.apply(b"x")  # answered, or not: the entry before it may be the one that fails

@@ -57,7 +57,7 @@ def _on_applied(driver: Driver, done: Applied) -> None:
     proposals.passed(range(done.first_index, done.last_index + 1))
     if done.last_term > proposals.applied_term:  # after the answers: they may be of the terms before it
         driver.forwarding.term_applied(done.last_term)
-    driver.snapshotter.applied(driver.applied, done.size_bytes)
+    driver.snapshotter.applied(done.size_bytes)
     driver.reads.applied(driver.applied)
     driver.on_applied(done.responses)
 

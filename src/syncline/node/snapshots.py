@@ -150,11 +150,14 @@ class Snapshotter:
 
     # -- taking -------------------------------------------------------------------------------------------------------
 
-    def applied(self, index: int, size_bytes: int) -> None:
-        """Count what was applied up to `index`, and take a snapshot when it is time."""
+    def applied(self, size_bytes: int) -> None:
+        """Count what was applied, and take a snapshot when it is time."""
         self._bytes_since += size_bytes
-        config = self._config
-        due = index - self._last_index >= config.snapshot_entries or self._bytes_since >= config.snapshot_bytes
+        self._look()
+
+    def _look(self) -> None:
+        config, entries = self._config, self._callbacks.applied() - self._last_index
+        due = entries >= config.snapshot_entries or self._bytes_since >= config.snapshot_bytes
         if due and not self._viewing and not self._wait_ticks:
             self._request()
 
@@ -243,6 +246,8 @@ class Snapshotter:
                 settle(future, manifest)
         self._viewing = False
         self._serve_waiting()
+        if self._stopped_by is None and not self._callbacks.restoring():
+            self._look()  # the next one may be due already, and nothing may be applied any more
 
     def not_viewed(self, error: Exception) -> None:
         """The state machine gave no view of itself: its state is untouched, and it is asked again later."""
