@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The tests start hundreds of processes: each would compile the whole package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run install test compat compat-slow quick soak verify fix bench bench-guard clean
+.PHONY: run install test compat compat-slow quick soak verify fix bench bench-guard docs clean
 
 # Start a three-node cluster on this machine and say how to use it. `make run PORT=9000` runs one on other ports, in a
 # directory of its own: the nodes of a cluster know each other by their ports.
@@ -96,5 +96,15 @@ bench: $(VENV)/.installed
 bench-guard: $(VENV)/.installed
 	$(BIN)/python -m bench.guard
 
+# The documentation site, in build/site. A warning is an error: a link that leads nowhere, a page without a place.
+$(VENV)/.docs: $(VENV)/.installed
+	@echo "Installing what builds the documentation into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs
+	@touch $@
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx --builder html --conf-dir docs --fail-on-warning --keep-going --quiet . build/site
+	@echo "The documentation is in build/site/index.html"
+
 clean:
-	rm -rf $(VENV) $(COMPAT) .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(COMPAT) build .mypy_cache .ruff_cache .hypothesis

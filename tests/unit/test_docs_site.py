@@ -1,0 +1,141 @@
+"""The documentation site: each page has a place, each public name an entry, each error a symptom."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from syncline import errors
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+DOCS: Final = ROOT / "docs"
+sys.path.insert(0, str(DOCS / "_ext"))
+
+from docstring_markup import to_rst  # noqa: E402 - found by the line above
+from llms import contents, listed, text_of  # noqa: E402
+from repository_links import to_site  # noqa: E402
+
+INDEX: Final = (DOCS / "index.md").read_text()
+MODULES: Final = ("syncline", "client", "blocking", "machines", "server", "testing")
+LINK: Final = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+
+
+def public_names() -> dict[str, str]:
+    """Each public name, with the module under which the reference has it."""
+    names: dict[str, str] = {}
+    for module in MODULES:
+        path = module if module == "syncline" else f"syncline.{module}"
+        for name in importlib.import_module(path).__all__:
+            names[f"{path}.{name}"] = path
+    return names
+
+
+def test_api_reference_has_every_public_name() -> None:
+    """A name that two modules export may stand under either."""
+    entries = "\n".join(path.read_text() for path in (DOCS / "api").glob("*.md"))
+    shown = set(re.findall(r"^\.\. auto\w+:: (\S+)$", entries, re.MULTILINE))
+    known = {getattr(importlib.import_module(path.rpartition(".")[0]), path.rpartition(".")[2]) for path in shown
+             if path != "syncline.errors" and not path.endswith("_S")}  # fmt: skip
+    missing = {
+        name
+        for name, module in public_names().items()
+        if name not in shown
+        and not name.endswith("__version__")
+        and getattr(importlib.import_module(module), name.rpartition(".")[2]) not in known
+    }
+    assert missing == set(), "add them to a page of docs/api"
+    assert "syncline.errors" in shown
+
+
+def test_api_reference_has_no_name_that_is_gone() -> None:
+    names = public_names()
+    for path in (DOCS / "api").glob("*.md"):
+        for name in re.findall(r"^\.\. auto(?:class|function|data):: (\S+)$", path.read_text(), re.MULTILINE):
+            assert name in names, f"{path.name}: {name}"
+
+
+def test_docs_pages_are_reached_by_links() -> None:
+    """From the index of the repository's host, so that the pages can be read there without the site."""
+    seen: set[Path] = set()
+    ahead = [DOCS / "README.md"]
+    while ahead:
+        page = ahead.pop()
+        if page in seen or page.suffix != ".md" or not page.exists():
+            continue
+        seen.add(page)
+        ahead += [(page.parent / link).resolve() for link in LINK.findall(page.read_text())]
+    found = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
+    pages = {path.resolve() for path in found if path.parent != DOCS / "benchmarks"}
+    assert sorted(str(path.relative_to(ROOT)) for path in pages - seen) == []
+
+
+def test_site_lists_name_pages_that_exist() -> None:
+    for _, pages in contents(INDEX, DOCS):
+        for page in pages:
+            assert (ROOT / f"{page}.md").exists(), page
+    assert len(listed(INDEX, DOCS)) > 60
+
+
+def test_llms_text_describes_each_page() -> None:
+    text = text_of(ROOT)
+    lines = [line for line in text.splitlines() if line.startswith("- ")]
+    assert len(lines) > 60
+    described = [line for line in lines if re.fullmatch(r"- \[.+\]\(_sources/.+\.md\.txt\): .{10,}", line)]
+    assert len(described) > len(lines) * 0.9
+    assert "[Start in five minutes](_sources/docs/start.md.txt): You start three nodes on this machine" in text
+    assert "## Guides" in text
+
+
+def test_symptoms_name_each_error_class_and_code() -> None:
+    symptoms = (DOCS / "faq.md").read_text()
+    inner = {"Outcome", "SynclineError", "OperationError"}
+    assert [name for name in errors.__all__ if name not in inner and f"`{name}`" not in symptoms] == []
+    table = re.findall(r"^\| (?:\d{3}(?:, )?)+ \| (.*?) \|", (DOCS / "http.md").read_text(), re.MULTILINE)
+    codes = {code for row in table for code in re.findall(r"`([a-z_]+)`", row)}
+    assert len(codes) > 40
+    assert sorted(code for code in codes if f"`{code}`" not in symptoms) == []
+
+
+@pytest.mark.parametrize(
+    ("docstring", "expected"),
+    [
+        ("Write a key, `a*b`.", ["Write a key, ``a*b``.", ""]),
+        ("One *word* and name_ or a|b.", [r"One \*word\* and name\_ or a\|b.", ""]),
+        ("First.\n\n    await kv.put(1)\n\n    x = 2\n\nLast.",
+         ["First.", "", ".. code-block:: python", "", "    await kv.put(1)", "", "    x = 2", "", "Last.", ""]),
+        ("First.\n\nkv.close()", ["First.", "", ".. code-block:: python", "", "    kv.close()", ""]),
+        ("First.\n\n    a tree\n    └── of files", ["First.", "", ".. code-block:: text", "", "    a tree",
+                                                  "    └── of files", ""]),
+        ("Raises:\n    A, B: no.\n    C: it is long,\n        and goes on.",
+         ["Raises:", "", "* ``A, B``: no.", "* ``C``: it is long,", "  and goes on.", ""]),
+        ("name: str = 'a'\n    A setting.", ["``name: str = 'a'``", "    A setting.", ""]),
+        ("It is one of\n- this,\n- or that.", ["It is one of", "", "* this,", "* or that.", ""]),
+        ("A `name that\ngoes on` here.", ["A ``name that goes on`` here.", ""]),
+    ],
+)  # fmt: skip
+def test_docstring_becomes_markup(docstring: str, expected: list[str]) -> None:
+    assert to_rst(docstring.split("\n")) == expected
+
+
+def test_links_of_the_repository_become_links_of_the_site(tmp_path: Path) -> None:
+    for name in ("docs/a.md", "docs/deep/b.md", "src/x.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    lost: list[str] = []
+    host = "https://github.com/syncline/syncline"
+    text = (
+        f"[1]({host}/blob/main/docs/a.md#part) [2](../src/x.py) [3](../src) [4](deep/b.md) [5](lost.md) [6](#here)\n"
+        "```\n[7](lost.md)\n```\n[8](https://example.org/x)"
+    )
+    made = to_site(text, "docs/a.md", tmp_path, lost.append)
+    assert made == (
+        f"[1](a.md#part) [2]({host}/blob/main/src/x.py) [3]({host}/tree/main/src) [4](deep/b.md) [5](lost.md)"
+        " [6](#here)\n"
+        "```\n[7](lost.md)\n```\n[8](https://example.org/x)"
+    )
+    assert lost == ["lost.md"]
