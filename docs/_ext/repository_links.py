@@ -8,13 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-__all__ = ["PAGES", "to_site"]
+__all__ = ["to_site"]
 
 REPOSITORY: Final = "https://github.com/syncline/syncline"
-HOSTED: Final = re.compile(rf"\]\({re.escape(REPOSITORY)}/blob/main/([^)\s#]+)(#[^)\s]*)?\)")
-LOCAL: Final = re.compile(r"(?<!!)\]\((?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?\)")
+RAW: Final = "https://raw.githubusercontent.com/syncline/syncline"
+HOSTED: Final = re.compile(rf"\]\((?:{re.escape(REPOSITORY)}/blob|{re.escape(RAW)})/main/([^)\s#]+)(#[^)\s]*)?\)")
+LOCAL: Final = re.compile(r"\]\((?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?\)")
 FENCED: Final = re.compile(r"^(```+|~~~+).*?^\1\s*$", re.MULTILINE | re.DOTALL)
-PAGES: Final = (".md",)
+KEPT: Final = (".md", ".svg", ".png")
+"""Pages and pictures, which the site has itself."""
 
 
 def to_site(text: str, page: str, root: Path, missing: Callable[[str], None]) -> str:
@@ -33,7 +35,7 @@ def to_site(text: str, page: str, root: Path, missing: Callable[[str], None]) ->
         if path.startswith("..") or not target.exists():
             missing(found[1])
             return found.group()
-        if path.endswith(PAGES) and not path.startswith((".github", "tests", "src")):
+        if path.endswith(KEPT) and not path.startswith((".github", "tests", "src")):
             return found.group()
         kind = "tree" if target.is_dir() else "blob"
         return f"]({REPOSITORY}/{kind}/main/{path}{found[2] or ''})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import logging
 import re
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Final, Protocol
 
 import docstring_markup
 import llms
+import public_names
 import repository_links
 
 __all__ = ["setup"]
@@ -17,8 +19,16 @@ __all__ = ["setup"]
 UNPLACED: Final = "<!-- pages without a place -->"
 """Stands in `docs/index.md`: pages that no list of contents has are listed here."""
 
-PLAIN: Final = re.compile(r"^```(mermaid|http)$", re.MULTILINE)
-"""Blocks that are shown as text: diagrams, which the repository's host draws, and requests without a version."""
+REQUEST: Final = re.compile(r"^```http$", re.MULTILINE)
+"""Requests without a version, which no highlighter knows: they are shown as text."""
+
+DIAGRAM: Final = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+DRAWN: Final = '<pre class="mermaid">'
+DRAWS: Final = "mermaid.min.js"
+"""`make docs` fetches it. Without it the pages show the source of their diagrams."""
+
+UNNAMED: Final = "<!-- names without a page -->"
+"""Stands in `docs/api/README.md`: public names that no page of the reference has get their entries here."""
 
 GLOB: Final = re.compile(r"^\S+/\S*\*$", re.MULTILINE)
 """An entry of a list of contents. One that matches nothing is left out: its pages are still to come."""
@@ -30,20 +40,30 @@ class Environment(Protocol):
     found_docs: set[str]
 
 
+class Config(Protocol):
+    """What is used of the settings in `conf.py`."""
+
+    html_static_path: list[str]
+
+
 class App(Protocol):
     """What is used of Sphinx's application."""
 
     srcdir: Path
     outdir: Path
     env: Environment
+    config: Config
 
     def connect(self, event: str, callback: Callable[..., None]) -> int: ...
+
+    def add_js_file(self, filename: str) -> None: ...
 
 
 def setup(app: App) -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("source-read", _read)
     app.connect("autodoc-process-docstring", _docstring)
+    app.connect("html-page-context", _page)
     app.connect("build-finished", _finished)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -55,10 +75,24 @@ def _read(app: App, page: str, source: list[str]) -> None:
         _warning(f"{page}.md: the link to {target} leads nowhere")
 
     text = repository_links.to_site(source[0], f"{page}.md", root, missing)
+    if page == "docs/api/README":
+        text = text.replace(UNNAMED, public_names.entries_of(public_names.without_page(root / "docs" / "api")))
     if page == "docs/index":
         text = text.replace(UNPLACED, _contents_of(_unplaced(text, root, app.env.found_docs)))
         text = GLOB.sub(lambda found: found.group() if any((root / "docs").glob(f"{found.group()}.md")) else "", text)
-    source[0] = PLAIN.sub("```text", text)
+    source[0] = DIAGRAM.sub(_diagram, REQUEST.sub("```text", text))
+
+
+def _diagram(found: re.Match[str]) -> str:
+    """Keeps the number of lines, so that warnings name the right one."""
+    return f"```{{raw}} html\n{DRAWN}{html.escape(found[1].rstrip())}</pre>\n```"
+
+
+def _page(app: App, _name: str, _template: str, context: dict[str, object], _tree: object) -> None:
+    """Have a page with diagrams load what draws them."""
+    if DRAWN in str(context.get("body", "")) and any(path.endswith(DRAWS) for path in app.config.html_static_path):
+        app.add_js_file(DRAWS)
+        app.add_js_file("diagrams.js")
 
 
 def _warning(text: str) -> None:

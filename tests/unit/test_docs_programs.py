@@ -22,7 +22,7 @@ WITH_PYTHON: Final = [page for page, text in PAGES.items() if "```python" in tex
 FENCE: Final = re.compile(r"^ *```python(.*)$", re.MULTILINE)
 
 RUN_HERE: Final = [
-    page for page in WITH_PYTHON if page == "start.md" or page.startswith(("guides/", "concepts/"))
+    page for page in WITH_PYTHON if page in {"index.md", "start.md"} or page.startswith(("guides/", "concepts/"))
 ]  # fmt: skip
 """Pages of which every block is a whole program, against the cluster of `syncline up`."""
 
@@ -93,6 +93,20 @@ def test_docs_program_runs(
     for name, test in list(names.items()):
         if name.startswith("test_") and test.__code__.co_argcount == 0:
             test()
+
+
+def test_readme_python_compiles_and_its_programs_run(
+    site: SiteServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block that starts an event loop is a whole program; the others name what is the reader's own."""
+    monkeypatch.chdir(tmp_path)
+    blocks = PYTHON.findall((ROOT / "README.md").read_text())
+    assert len(blocks) >= 2
+    for at, code in enumerate(blocks):
+        compile(code, "README.md", "exec", dont_inherit=True)
+        if "asyncio.run(" in code:
+            test_docs_program_runs(site, tmp_path, monkeypatch, "README.md", at, code)
+            assert (tmp_path / "data").is_dir()
 
 
 def test_docs_programs_print_what_they_say(
