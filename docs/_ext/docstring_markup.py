@@ -120,7 +120,11 @@ def _text(line: str) -> str:
     parts: list[str] = []
     end = 0
     for found in CODE.finditer(line):
-        parts += [_plain(line[end : found.start()]), f"``{found[2].strip()}``"]
+        before, after = line[: found.start()][-1:], line[found.end() : found.end() + 1]
+        literal = f"``{found[2].strip()}``"
+        # Within a word, such as the plural of a name, markup needs an escaped space on its side.
+        parts += [_plain(line[end : found.start()]), "\\ " if before.isalnum() else "", literal]
+        parts.append("\\ " if after.isalnum() else "")
         end = found.end()
     return "".join([*parts, _plain(line[end:])])
 

@@ -92,6 +92,7 @@ def test_symptoms_name_each_error_class_and_code() -> None:
         ("One *word* and name_ or a|b.", [r"One \*word\* and name\_ or a\|b.", ""]),
         ("First.\n\n    await kv.put(1)\n\n    x = 2\n\nLast.",
          ["First.", "", ".. code-block:: python", "", "    await kv.put(1)", "", "    x = 2", "", "Last.", ""]),
+        ("All are `OSError`s, or (`b`).", [r"All are ``OSError``\ s, or (``b``).", ""]),
         ("First.\n\nkv.close()", ["First.", "", ".. code-block:: python", "", "    kv.close()", ""]),
         ("First.\n\n    a tree\n    └── of files", ["First.", "", ".. code-block:: text", "", "    a tree",
                                                   "    └── of files", ""]),
