@@ -69,7 +69,7 @@ class Timeline(Trace):
         self.moments: deque[Moment] = deque()
         self.before: dict[str, Lane] = {}
         """Each node as it was before the first moment that is kept, in the order of their first starts."""
-        self.left_out = 0
+        self.left_out: int = 0
         """How many moments are not kept."""
         self._now: dict[str, Lane] = {}
         self._messages = 0
