@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -125,3 +126,26 @@ def test_links_of_the_repository_become_links_of_the_site(tmp_path: Path) -> Non
         "```\n[7](lost.md)\n```\n[8](https://example.org/x) ![9](pictures/up.svg) ![10](pictures/up.svg)"
     )
     assert lost == ["lost.md"]
+
+
+def string_parts() -> str:
+    """All texts of the source, f-strings with `…` for what is filled in."""
+    found: list[str] = []
+    for path in (ROOT / "src" / "syncline").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return "\n".join(found)
+
+
+def test_symptoms_quote_texts_that_the_source_has() -> None:
+    known = string_parts()
+    rows = re.findall(r"^\| (.*?) \|", (DOCS / "faq.md").read_text(), re.MULTILINE)
+    quoted = {text for row in rows for text in re.findall(r"`([^`]+)`", row) if " " in text}
+    assert len(quoted) >= 8
+    of_others = {"address already in use", "syncline: No such command …"}  # the system, and click
+    pieces = {piece.strip() for text in quoted - of_others for piece in text.split("…") if piece.strip()}
+    assert sorted(piece for piece in pieces if piece not in known) == []
