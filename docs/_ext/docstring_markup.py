@@ -17,6 +17,7 @@ __all__ = ["to_rst"]
 INDENT: Final = "    "
 CODE: Final = re.compile(r"(`+)(.+?)\1")
 SPECIAL: Final = re.compile(r"([\\*|])|(?<=\w)(_)(?=\W|$)")
+BOLD: Final = re.compile(r"(?<!\w)\*\*(\S[^*]*?)\*\*(?!\w)")
 LINK: Final = re.compile(r"\[([^]\n]+)\]\(([^)\s]+)\)")
 ENTRY: Final = re.compile(r"([\w.]+(?:, [\w.]+)*): +(.*)")
 SETTING: Final = re.compile(r"\w+: \S.*")
@@ -130,4 +131,6 @@ def _text(line: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return SPECIAL.sub(r"\\\g<0>", LINK.sub(r"\1 (\2)", text))
+    parts = BOLD.split(LINK.sub(r"\1 (\2)", text))  # every second one is bold
+    escaped = [SPECIAL.sub(r"\\\g<0>", part) for part in parts]
+    return "".join(f"**{part}**" if at % 2 else part for at, part in enumerate(escaped))

@@ -94,6 +94,7 @@ def test_symptoms_name_each_error_class_and_code() -> None:
         ("First.\n\n    await kv.put(1)\n\n    x = 2\n\nLast.",
          ["First.", "", ".. code-block:: python", "", "    await kv.put(1)", "", "    x = 2", "", "Last.", ""]),
         ("All are `OSError`s, or (`b`).", [r"All are ``OSError``\ s, or (``b``).", ""]),
+        ("**Twice**, below 2**63.", [r"**Twice**, below 2\*\*63.", ""]),
         ("First.\n\nkv.close()", ["First.", "", ".. code-block:: python", "", "    kv.close()", ""]),
         ("First.\n\n    a tree\n    └── of files", ["First.", "", ".. code-block:: text", "", "    a tree",
                                                   "    └── of files", ""]),
