@@ -113,7 +113,7 @@ build/diagrams/mermaid.min.js: | $(VENV)/.docs
 		echo "mermaid could not be fetched (see $(@D)/npm.log): the site shows the source of diagrams" >&2
 
 docs: $(VENV)/.docs build/diagrams/mermaid.min.js
-	$(BIN)/python -m sphinx --builder html --conf-dir docs --jobs auto --fail-on-warning --keep-going --quiet . build/site
+	$(BIN)/python -m sphinx --builder html --conf-dir docs --jobs auto --fail-on-warning --keep-going --quiet --doctree-dir build/doctrees . build/site
 	@echo "The documentation is in build/site/index.html"
 
 clean:
