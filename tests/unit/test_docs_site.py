@@ -73,7 +73,7 @@ def test_llms_text_describes_each_page() -> None:
     described = [line for line in lines if re.fullmatch(r"- \[.+\]\(_sources/.+\.md\.txt\): .{10,}", line)]
     assert len(described) > len(lines) * 0.9
     assert "[Start in five minutes](_sources/docs/start.md.txt): You start three nodes on this machine" in text
-    assert "## Guides" in text
+    assert "## Guides by job" in text
 
 
 def test_symptoms_name_each_error_class_and_code() -> None:
