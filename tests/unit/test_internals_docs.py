@@ -133,10 +133,3 @@ def test_docs_links_lead_to_headings_that_exist(path: Path) -> None:
         titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
         slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
         assert anchor in slugs, f"{target.name} has no heading for #{anchor}"
-
-
-def test_docs_index_names_each_page() -> None:
-    index = ROOT / "docs" / "README.md"
-    named = {(index.parent / link).resolve() for link in LINK.findall(index.read_text())}
-    pages = {path for path in DOCS if path.parent != ROOT / "docs" / "benchmarks"} - {index}
-    assert {str(path.relative_to(ROOT)) for path in pages - named} == set()

@@ -2,6 +2,7 @@
 
 python -m syncline.testing.simulate --seed 7 --trace
 python -m syncline.testing.simulate --seeds 1-1000 --jobs 2
+python -m syncline.testing.simulate --seed 7 --html run.html
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import multiprocessing
+import os
 import shlex
 import sys
 import time
@@ -21,6 +23,8 @@ import msgspec
 
 from syncline.testing.faults.table import FAULTS
 from syncline.testing.invariants.all import PENDING
+from syncline.testing.sim.page import page_of
+from syncline.testing.sim.recorded import run_of
 from syncline.testing.sim.seeds import SIM_SECONDS, Options, SeedReport, run_seed
 from syncline.testing.sim.shrinking import BUDGET_S, shrink
 
@@ -45,9 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     with _quiet():
         if parsed.seed is not None:
-            return _one(parsed.seed, options, trace=parsed.trace, shrink_s=parsed.shrink_seconds)
+            return _one(parsed.seed, options, parsed)
         first, _, last = parsed.seeds.partition("-")
-        return _many(range(int(first), int(last or first) + 1), options, parsed.jobs, shrink_s=parsed.shrink_seconds)
+        return _many(range(int(first), int(last or first) + 1), options, parsed)
 
 
 @contextmanager
@@ -86,8 +90,22 @@ def _parser() -> argparse.ArgumentParser:
         help=f"judge by these that the product does not keep yet, too, or by `all`: {', '.join(sorted(PENDING))}",
     )
     parser.add_argument("--trace", action="store_true", help="print the whole trace (with --seed)")
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        type=_writable,
+        help="write the run as a page: the shrunk one of the (first) seed that fails, or with --seed one that holds",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes (with --seeds)")
     return parser
+
+
+def _writable(path: str) -> str:
+    """A file that can be made, before minutes of work for it."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{path} can't be written: name a file in a folder that exists")
+    return path
 
 
 def _faults(text: str | None) -> tuple[str, ...] | None:
@@ -114,24 +132,26 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
     return tuple(int(number) for number in text.split(",") if number != "none")
 
 
-def _one(seed: int, options: Options, *, trace: bool, shrink_s: float) -> int:
+def _one(seed: int, options: Options, parsed: argparse.Namespace) -> int:
     began_s = time.perf_counter()
-    report = run_seed(seed, _traced(options) if trace else options)
+    report = run_seed(seed, _traced(options) if parsed.trace else options)
     elapsed_s = time.perf_counter() - began_s
-    if trace:
+    if parsed.trace:
         _print(report.trace)
     if report.failure is not None:
-        _explain(report, options, shrink_s)
+        _explain(report, options, parsed)
         return 1
+    if parsed.html is not None:
+        _write_page(parsed.html, seed, options)
     _print([f"seed {seed} holds: {report.steps} steps, {report.sim_s:.1f} simulated seconds in {elapsed_s:.2f} s"])
     return 0
 
 
-def _many(seeds: range, options: Options, jobs: int, *, shrink_s: float) -> int:
+def _many(seeds: range, options: Options, parsed: argparse.Namespace) -> int:
     began_s = time.perf_counter()
     steps, sim_s, failed = 0, 0.0, []
     errors: dict[str, tuple[int, int]] = {}
-    for count, report in enumerate(_reports(seeds, options, jobs), 1):
+    for count, report in enumerate(_reports(seeds, options, parsed.jobs), 1):
         steps += report.steps
         sim_s += report.sim_s
         for kind, (ordered, met) in report.disk_errors.items():
@@ -150,7 +170,9 @@ def _many(seeds: range, options: Options, jobs: int, *, shrink_s: float) -> int:
         kinds = ", ".join(f"{kind} {met} of {ordered}" for kind, (ordered, met) in sorted(errors.items()))
         _print([f"disk errors that were met: {kinds}"])
     if failed:
-        _explain(run_seed(failed[0], options), options, shrink_s)
+        _explain(run_seed(failed[0], options), options, parsed)
+    elif parsed.html is not None:
+        _print([f"no seed failed: {parsed.html} is not written; take --seed for the page of a run that holds"])
     return 1 if failed else 0
 
 
@@ -170,8 +192,9 @@ def _run_quietly(seed: int, options: Options) -> SeedReport:
     return report
 
 
-def _explain(report: SeedReport, options: Options, shrink_s: float) -> None:
+def _explain(report: SeedReport, options: Options, parsed: argparse.Namespace) -> None:
     """Shrink the run, and print the end of the smallest one that fails alike."""
+    shrink_s: float = parsed.shrink_seconds
     again = run_seed(report.seed, options)
     if str(again.failure) != str(report.failure):
         _print([f"NOT DETERMINISTIC: the replay came to {again.failure}"])
@@ -184,6 +207,18 @@ def _explain(report: SeedReport, options: Options, shrink_s: float) -> None:
     if shrunk is not None:
         _print([str(shrunk)])
     _print([f"seed {report.seed} fails: {traced.failure}", f"replay: {_command(report.seed, options)} --trace"])
+    if parsed.html is not None:
+        _write_page(parsed.html, report.seed, options, str(shrunk or ""))
+
+
+def _write_page(path: str, seed: int, options: Options, shrunk: str = "") -> None:
+    run = run_of(seed, _traced(options), command=_command(seed, options), shrunk=shrunk)
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(page_of(run))
+    except OSError as error:
+        raise SystemExit(f"{path} can't be written: {error.strerror or error}") from error
+    _print([f"the run as a page: {path}"])
 
 
 def _traced(options: Options) -> Options:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -25,6 +26,9 @@ from syncline.testing.sim.watch import Watch
 __all__ = ["SeedFailure", "Options", "SeedReport", "run_seed"]
 
 SIM_SECONDS: Final = 5.0
+
+TraceMaker: TypeAlias = Callable[[Facts, Callable[[], float], Callable[[str], None]], Trace]
+"""Called with the shared knowledge, the simulation's clock, and what takes each line."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,11 +90,13 @@ class _Judge:
         self._loop = loop
         self.failure: SeedFailure | None = None
         self.found = loop.create_future()
+        self.on_broken: Callable[[str, str], None] = _ignore
 
     def broken(self, invariant: str, text: str) -> None:
         if self.failure is None:
             self.failure = SeedFailure(invariant, text, self._loop.events, self._loop.true_time())
             self.found.set_result(None)
+            self.on_broken(invariant, text)
 
     def unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """An exception in a callback, or one that was never retrieved."""
@@ -100,25 +106,29 @@ class _Judge:
         self.broken("no exception escapes", f"{context.get('message')}: {error!r}")
 
 
-def run_seed(seed: int, options: Options | None = None) -> SeedReport:
-    """Run one seed to its end, or to the first broken invariant."""
+def run_seed(seed: int, options: Options | None = None, *, make_trace: TraceMaker = Trace) -> SeedReport:
+    """Run one seed to its end, or to the first broken invariant.
+
+    `make_trace` makes the trace, if the options ask for one: a `Timeline` keeps what a picture of the run needs.
+    """
     options = options or Options()
     loop = SimLoop()
     report = SeedReport(seed=seed, failure=None, steps=0, sim_s=0.0)
     try:
-        loop.run_until_complete(_run(loop, seed, options, report))
+        loop.run_until_complete(_run(loop, seed, options, report, make_trace))
     finally:
         loop.set_exception_handler(lambda *_: None)  # what is cut short now says nothing
         loop.finish()
     return report
 
 
-async def _run(loop: SimLoop, seed: int, options: Options, report: SeedReport) -> None:
+async def _run(loop: SimLoop, seed: int, options: Options, report: SeedReport, make_trace: TraceMaker) -> None:
     judge, facts = _Judge(loop), Facts()
     loop.set_exception_handler(judge.unhandled)
     onlookers: list[Onlooker] = []
-    trace = Trace(facts, loop.true_time, report.trace.append)
+    trace = make_trace(facts, loop.true_time, report.trace.append)
     if options.trace:
+        judge.on_broken = trace.broken
         onlookers.append(trace)
     onlookers += all_invariants(facts, judge, digest_at, pending=options.pending)
     watch = Watch(facts, judge, onlookers, trace.note if options.trace else _ignore)

@@ -49,42 +49,47 @@ class Trace(Onlooker):
         """A line about something outside of the nodes: a fault, a client, the network."""
         self._write(f"{self._clock():9.4f} {subject}  {text}")
 
-    def _line(self, view: WatchedMember, text: str) -> None:
+    def broken(self, invariant: str, text: str) -> None:
+        """An invariant is broken: the run ends here."""
+        self._write(f"{self._clock():9.4f} run  BROKEN {invariant}: {text}")
+
+    def _line(self, view: WatchedMember, kind: str, text: str) -> None:  # noqa: ARG002 - for `Timeline`
+        """A line about a node. `kind` tells a picture of the run what it is."""
         self._write(f"{self._clock():9.4f} {view.name}@{view.core.term}{text}")
 
     def started(self, view: WatchedMember) -> None:
         core = view.core
         log = f"log {core.raft.log.first_index}..{core.last_index}, commit {core.commit_index}"
-        self._line(view, f"  has {log}, applied {view.driver.applied}")
+        self._line(view, "start", f"  has {log}, applied {view.driver.applied}")
 
     def looked(self, view: WatchedMember) -> None:
         core = view.core
         if core.state is not view.state or core.term != view.term:
-            self._line(view, f"  {core.state.name.lower()}")
+            self._line(view, "role", f"  {core.state.name.lower()}")
         if core.raft.vote != view.vote and core.raft.vote:
-            self._line(view, f"  votes for {self._facts.name(core.raft.vote)}")
+            self._line(view, "vote", f"  votes for {self._facts.name(core.raft.vote)}")
         if core.commit_index != view.commit:
-            self._line(view, f"  commit {view.commit} → {core.commit_index}")
+            self._line(view, "commit", f"  commit {view.commit} → {core.commit_index}")
 
     def appended(self, view: WatchedMember, entries: Sequence[LogEntry]) -> None:
-        self._line(view, f"  log {_entries(entries)}")
+        self._line(view, "log", f"  log {_entries(entries)}")
 
     def wrote(self, view: WatchedMember) -> None:
         state = view.durable.hard_state
         vote = f" vote={self._facts.name(state.vote)}" if state.vote else ""
-        self._line(view, f"  disk last={view.durable.last} term={state.term}{vote} commit={state.commit}")
+        self._line(view, "disk", f"  disk last={view.durable.last} term={state.term}{vote} commit={state.commit}")
 
     def sent(self, view: WatchedMember, to: NodeId, message: PeerMessage) -> None:
-        self._line(view, f" → {self._facts.name(to)} {describe_message(message)}")
+        self._line(view, "sent", f" → {self._facts.name(to)} {describe_message(message)}")
 
     def changed(self, view: WatchedMember, index: int, membership: MembershipState) -> None:
-        self._line(view, f"  membership at {index}: {self._members(membership)}")
+        self._line(view, "membership", f"  membership at {index}: {self._members(membership)}")
 
     def installed(self, view: WatchedMember, index: int, membership: MembershipState) -> None:
-        self._line(view, f"  snapshot at {index}: {self._members(membership)}")
+        self._line(view, "snapshot", f"  snapshot at {index}: {self._members(membership)}")
 
     def applied(self, view: WatchedMember) -> None:
-        self._line(view, f"  applied {view.applied} → {view.driver.applied}")
+        self._line(view, "applied", f"  applied {view.applied} → {view.driver.applied}")
 
     def _members(self, membership: MembershipState) -> str:
         parts = [" ".join(map(self._facts.name, membership.voters))]
