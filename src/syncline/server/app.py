@@ -40,12 +40,13 @@ from syncline.server.http.server import HttpServer
 from syncline.server.http.tls import PROTOCOLS, client_certificate
 from syncline.server.join import ask_members, find_members, is_new
 from syncline.server.metrics import Registry
+from syncline.server.process_metrics import add_process_metrics
+from syncline.server.saturation import add_saturation_metrics
 from syncline.server.telemetry import (
     HttpTelemetry,
     add_certificate_metrics,
     add_lease_metrics,
     add_node_metrics,
-    add_process_metrics,
     add_watch_metrics,
 )
 from syncline.transport.candidates import is_wildcard
@@ -165,6 +166,7 @@ class KvServer:
         if await offers_etcd(config):
             self._offer_etcd(self._site, self._backend, world)
         add_watch_metrics(self.metrics, self._site.watches)
+        add_saturation_metrics(self.metrics, raft, machine, self._http, self._site.watches)
         self._http.serve(self._site.router.handle, self._site.fast_get)
         self._site.watches.given = self._http.write_streams
         await tell_credentials(config, needed=machine.auth_flag.on)
