@@ -14,6 +14,7 @@ from syncline.kv.machine import KvMachine
 from syncline.kv.serving.memory import new_machine
 from syncline.kv.serving.upkeep import Upkeep
 from syncline.node.config import Config
+from syncline.node.observation import last_read, stages_of
 from syncline.node.raft import Raft
 from syncline.node.startups import Startup
 from syncline.platform.descriptors import connection_limit
@@ -42,6 +43,7 @@ from syncline.server.join import ask_members, find_members, is_new
 from syncline.server.metrics import Registry
 from syncline.server.process_metrics import add_process_metrics
 from syncline.server.saturation import add_saturation_metrics
+from syncline.server.slow_log import SlowLog
 from syncline.server.telemetry import (
     HttpTelemetry,
     add_certificate_metrics,
@@ -80,6 +82,7 @@ class KvServer:
         self._finding: asyncio.Task[None] | None = None
         self._certificate: LiveCertificate | None = None
         self._grpc: GrpcService | None = None
+        self._telemetry: HttpTelemetry
         raise UsageError("use `await KvServer.open(config)`")
 
     @classmethod
@@ -126,6 +129,7 @@ class KvServer:
         server._http, server._policy, server._certificate = http, policy, certificate
         server._raft = server._backend = server._upkeep = server._site = server._finding = None
         server._grpc = grpc
+        server._telemetry = telemetry
         if certificate is not None:
             certificate.watch()
         try:
@@ -153,6 +157,10 @@ class KvServer:
         self._upkeep.start()
         self._backend = NodeBackend(raft, machine, entropy=world.entropy)
         self._add_metrics(raft, machine)
+        if config.slow_request_s:
+            stages = stages_of(raft)
+            self._telemetry.slow = SlowLog(lambda: stages.last, partial(last_read, raft), stages.now_s)
+            self._telemetry.slow_s = config.slow_request_s
         self._site = Site(
             self._backend,
             name=config.name,
