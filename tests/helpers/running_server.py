@@ -25,6 +25,7 @@ def running_server(config: ServerConfig) -> Iterator[KvServer]:
         stop = asyncio.Event()
         loops.append((asyncio.get_running_loop(), stop))
         async with KvServer.open(config) as server:
+            await server.raft.barrier()  # it leads
             found.append(server)
             opened.set()
             await stop.wait()
