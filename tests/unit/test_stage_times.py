@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.node.log_growth import MAX_SAMPLES, LogGrowth
-from syncline.node.stage_times import MAX_OPEN, BatchTimes, StageTimes
+from syncline.node.stage_times import MAX_OPEN, StageTimes
 from syncline.platform.distribution import Distribution
 
 
@@ -71,16 +71,6 @@ def test_stage_times_of_a_backlog_stay_few() -> None:
     assert len(stages._open) == MAX_OPEN
     stages.applied(10 * MAX_OPEN, 0.0)
     assert len(stages._open) == 0
-
-
-def test_stage_times_give_each_applied_batch_to_the_tracer() -> None:
-    stages, seen = StageTimes(Clock()), list[BatchTimes]()
-    stages.traced = seen.append
-    stages.stored(2, leads=True)
-    stages.applied(1, 0.0)
-    assert (seen, stages.last) == ([], None)
-    stages.applied(2, 0.0)
-    assert [batch.last_index for batch in seen] == [2]
 
 
 def test_log_growth_finds_since_when_entries_are_there() -> None:

@@ -54,8 +54,6 @@ class StageTimes:
         self.loop_lag: Distribution = Distribution()
         """How late each tick was."""
         self.growth: LogGrowth = LogGrowth()
-        self.traced: Callable[[BatchTimes], None] | None = None
-        """Called with each batch that was applied, if traces are on."""
 
     def stored(self, last_index: int, *, leads: bool) -> None:
         """The core has handed entries up to `last_index` to the log."""
@@ -94,5 +92,3 @@ class StageTimes:
         self.last = done
         if done is not None:
             done.applied_s, done.took_s = self.now_s(), took_s
-            if self.traced is not None:
-                self.traced(done)

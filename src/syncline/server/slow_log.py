@@ -17,7 +17,7 @@ from typing import Final
 from syncline.node.stage_times import BatchTimes
 from syncline.server.http.request import Request
 
-__all__ = ["SlowLog"]
+__all__ = ["ReadTimes", "SlowLog", "waits_on_purpose"]
 
 _log = logging.getLogger("syncline.server.slow")
 
@@ -36,6 +36,11 @@ _LONG_POLL: Final = re.compile(rb"(?:^|&)wait=")
 ReadTimes = tuple[float, float, float]
 
 
+def waits_on_purpose(route: str, request: Request | None) -> bool:
+    """Whether a request waits for something to happen: its duration says nothing."""
+    return _WAITS.search(route) is not None or (request is not None and _LONG_POLL.search(request.query) is not None)
+
+
 class SlowLog:
     """Writes one line for each slow request. `clock` is that of the stages."""
 
@@ -52,7 +57,7 @@ class SlowLog:
 
     def __call__(self, request: Request | None, route: str, status: int, duration_s: float) -> None:
         """Log a request that has just been answered."""
-        if _WAITS.search(route) or (request is not None and _LONG_POLL.search(request.query)):
+        if waits_on_purpose(route, request):
             return
         now_s = self._clock()
         if now_s - self._window_s >= WINDOW_S:
