@@ -5,15 +5,24 @@ The nodes are real, on virtual time and a simulated network.
 
 from __future__ import annotations
 
+import inspect
+import json
 import logging
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from syncline import Raft, Stats
+from syncline.node import leader_causes
+from syncline.node.leader_causes import ELECTION_REASONS, END_REASONS
+from syncline.server.logs import JsonFormatter, TextFormatter
 from syncline.testing import RaftCluster
 from tests.helpers.node_cluster import Listing
 from tests.helpers.virtual_nodes import call, inner, raft_of, server_of, until
+
+LOGS = (Path(__file__).resolve().parents[2] / "docs" / "logs.md").read_text()
 
 
 @pytest.fixture
@@ -44,6 +53,12 @@ async def _stats(raft: Raft[object]) -> Stats:
 def stats(cluster: RaftCluster, node: str) -> Stats:
     """The figures of a node, asked inside its process."""
     return call(cluster, node, _stats)
+
+
+def levels(caplog: pytest.LogCaptureFixture, node: str, part: str) -> set[str]:
+    """The levels of a node's lines with this part."""
+    records = caplog.get_records("call")
+    return {one.levelname for one in records if f"node {node} (" in one.getMessage() and part in one.getMessage()}
 
 
 def elections(cluster: RaftCluster, node: str) -> dict[str, int]:
@@ -82,6 +97,7 @@ def test_log_after_the_leader_was_cut_off_says_so(cluster: RaftCluster, caplog: 
     [line] = lines(caplog, cut_off, "stops leading: no quorum has answered for an election timeout")
     assert all(f"{name} (" in line for name in cluster.nodes)
     assert ends(cluster, cut_off) == {"lost_quorum": 1}
+    assert levels(caplog, cut_off, "stops leading") == {"WARNING"}
 
 
 def test_log_after_a_transfer_says_so(cluster: RaftCluster, caplog: pytest.LogCaptureFixture) -> None:
@@ -91,6 +107,7 @@ def test_log_after_a_transfer_says_so(cluster: RaftCluster, caplog: pytest.LogCa
     until(cluster, lambda: server_of(cluster, target).is_leader)
     assert lines(caplog, target, "starts an election", f"{before} (", "transfers the leadership to this node")
     assert lines(caplog, before, "stops leading: the leadership is transferred to", f"{target} (")
+    assert levels(caplog, before, "stops leading") == {"INFO"}
     assert elections(cluster, target)["transfer"] == 1
     assert ends(cluster, before) == {"transfer": 1}
 
@@ -172,3 +189,29 @@ def test_timings_count_each_stage_on_a_leader(cluster: RaftCluster) -> None:
         assert sum(getattr(times, name).counts) > 0, name
     assert sum(other.commits.counts) == 0, "commits are timed where entries are proposed"
     assert sum(other.applies.counts) > 0
+
+
+def test_log_in_text_and_in_json_tells_why_an_election_happened(
+    cluster: RaftCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    died = cluster.leader
+    cluster.crash(died)
+    heir = next_leader(cluster, died)
+    [record] = [one for one in caplog.get_records("call") if "starts an election" in one.getMessage()][:1]
+    found = json.loads(JsonFormatter(node=heir).format(record))
+    assert found["message"] in TextFormatter(node=heir).format(record)
+    assert (found["level"], found["logger"]) == ("info", "syncline.node")
+    assert f"{died} (" in found["message"]
+
+
+def test_docs_of_elections_have_each_reason_and_real_words() -> None:
+    """What the table quotes stands in the code, up to the names and numbers in it."""
+    section = LOGS.partition("## Why there was an election")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([a-z_]+)`", section))
+    assert named >= {*ELECTION_REASONS, *END_REASONS}
+    code = inspect.getsource(leader_causes)
+    plain = re.sub(r"\s+", " ", re.sub(r'"\s+f?"', "", code))
+    for quoted in filter(re.compile(" ").search, re.findall(r"`([^`\n]+)`", section)):
+        for words in re.split(r"…|\(…\)|[0-9.]+ s|[ab] \(…\)|term 8|:|, and it was|ago", quoted):
+            wanted = words.strip(" ,")
+            assert wanted in plain or "starts an election" in wanted or "stops leading" in wanted, wanted

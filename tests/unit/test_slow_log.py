@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from pathlib import Path
@@ -132,14 +133,19 @@ async def test_server_logs_slow_requests_from_its_threshold_on(
     config = settings(tmp_path, slow_request_s=1e-9)
     async with KvServer.open(config) as server, AsyncClient(server.http_url) as client:
         await client.put("jobs/7", b"v")
-        for _ in range(3):
-            await client.get("jobs/7")
+        await client.get("jobs/7")
+        host, port = server.http_url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        for number in range(6):  # the header is known from the third one on: then the GET fast path takes it
+            writer.write(b"GET /key/jobs/%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % number)
+            assert b" 404 " in await reader.read(2000)
+        writer.close()
     lines = [json.loads(JsonFormatter().format(record)) for record in caplog.records if record.name == LOGGER]
     [put] = [line for line in lines if line["route"] == "PUT /key/{key...}"]
     gets = [line for line in lines if line["route"] == "GET /key/{key...}"]
     assert put["key"] == "jobs/7"
     assert all(put[stage] >= 0 for stage in ("queue_s", "disk_s", "commit_s", "apply_s", "answer_s"))
-    assert [line["key"] for line in gets] == ["jobs/7"] * 3
+    assert [line["key"] for line in gets] == ["jobs/7", *(f"jobs/{number}" for number in range(6))]
     assert all("confirm_s" in line for line in gets)
 
 

@@ -15,7 +15,7 @@ from syncline.node.first_election import BOOTSTRAP_TERM
 from syncline.node.member_registry import members_of
 from syncline.transport.messages import PeerStats
 
-__all__ = ["ELECTION_REASONS", "END_REASONS", "LeaderCauses"]
+__all__ = ["ELECTION_REASONS", "END_REASONS", "PLANNED_ENDS", "LeaderCauses"]
 
 ELECTION_REASONS: Final = ("leader_unreachable", "leader_silent", "leader_removed", "transfer", "start", "no_leader")
 """Why this node has started an election. `start`: it has known no leader since it started. `no_leader`: the election
@@ -23,6 +23,10 @@ before had no winner."""
 
 END_REASONS: Final = ("transfer", "lost_quorum", "removed", "paused", "newer_term")
 """Why this node has stopped leading. `paused`: another node was elected while this one did not run."""
+
+
+PLANNED_ENDS: Final = ("transfer", "removed")
+"""An operator wanted them."""
 
 
 class LeaderCauses:
@@ -116,14 +120,14 @@ class LeaderCauses:
             " disk hangs, or the network drops its messages"
         )
 
-    def of_end(self, patience_s: float, reachability: Callable[[], str]) -> str:
-        """Count that this node has stopped leading, and say why.
+    def of_end(self, patience_s: float, reachability: Callable[[], str]) -> tuple[str, str]:
+        """Count that this node has stopped leading; return the reason, and the words for it.
 
         An event loop that was late for `patience_s` did not run. `reachability`: which members are reached.
         """
         reason, text = self._of_end(patience_s, reachability)
         self.ends[reason] += 1
-        return text
+        return reason, text
 
     def _of_end(self, patience_s: float, reachability: Callable[[], str]) -> tuple[str, str]:
         core = self._core

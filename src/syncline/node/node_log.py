@@ -23,7 +23,7 @@ from syncline.node.events import (
     SnapshotTaken,
     StateRestored,
 )
-from syncline.node.leader_causes import LeaderCauses
+from syncline.node.leader_causes import PLANNED_ENDS, LeaderCauses
 from syncline.node.member_registry import MemberRegistry, members_of
 from syncline.transport.messages import PeerStats
 
@@ -112,8 +112,9 @@ class NodeLog:
         self.look()
         before, self._state = self._state, self._core.state
         if before is StateType.LEADER:
-            why = self.causes.of_end(self._stall_s, self.reachability)
-            log.warning("%s: stops leading: %s", self._own(), why)
+            reason, why = self.causes.of_end(self._stall_s, self.reachability)
+            level = logging.INFO if reason in PLANNED_ENDS else logging.WARNING
+            log.log(level, "%s: stops leading: %s", self._own(), why)
         elif before is StateType.FOLLOWER and self._state in CAMPAIGNS:
             log.info("%s: starts an election in term %d: %s", self._own(), self.term, self.causes.of_election(before))
         log.info("%s: %s in term %d, before: %s", self._own(), self._role, self.term, before.name.lower())
