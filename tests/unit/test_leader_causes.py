@@ -200,7 +200,7 @@ def test_log_in_text_and_in_json_tells_why_an_election_happened(
     [record] = [one for one in caplog.get_records("call") if "starts an election" in one.getMessage()][:1]
     found = json.loads(JsonFormatter(node=heir).format(record))
     assert found["message"] in TextFormatter(node=heir).format(record)
-    assert (found["level"], found["logger"]) == ("info", "syncline.node")
+    assert (found["level"], found["logger"], found["reason"]) == ("info", "syncline.node", "leader_unreachable")
     assert f"{died} (" in found["message"]
 
 

@@ -84,12 +84,12 @@ class LeaderCauses:
 
     # -- the reasons --------------------------------------------------------------------------------------------------
 
-    def of_election(self, before: StateType) -> str:
-        """Count an election of this node, whose core was in the state `before`, and say why it begins."""
+    def of_election(self, before: StateType) -> tuple[str, str]:
+        """Count an election of this node, whose core was in the state `before`; return the reason, and the words."""
         reason, text = self._of_election(before)
         self._since_election = True
         self.elections[reason] += 1
-        return text
+        return reason, text
 
     def _of_election(self, before: StateType) -> tuple[str, str]:
         core, leader = self._core, self._last_leader

@@ -114,9 +114,11 @@ class NodeLog:
         if before is StateType.LEADER:
             reason, why = self.causes.of_end(self._stall_s, self.reachability)
             level = logging.INFO if reason in PLANNED_ENDS else logging.WARNING
-            log.log(level, "%s: stops leading: %s", self._own(), why)
+            log.log(level, "%s: stops leading: %s", self._own(), why, extra={"reason": reason})
         elif before is StateType.FOLLOWER and self._state in CAMPAIGNS:
-            log.info("%s: starts an election in term %d: %s", self._own(), self.term, self.causes.of_election(before))
+            reason, why = self.causes.of_election(before)
+            text = "%s: starts an election in term %d: %s"
+            log.info(text, self._own(), self.term, why, extra={"reason": reason})
         log.info("%s: %s in term %d, before: %s", self._own(), self._role, self.term, before.name.lower())
 
     @property
