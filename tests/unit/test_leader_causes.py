@@ -20,7 +20,7 @@ from syncline.node.leader_causes import ELECTION_REASONS, END_REASONS
 from syncline.server.logs import JsonFormatter, TextFormatter
 from syncline.testing import RaftCluster
 from tests.helpers.node_cluster import Listing
-from tests.helpers.virtual_nodes import call, inner, raft_of, server_of, until
+from tests.helpers.virtual_nodes import begin, call, inner, raft_of, server_of, until
 
 LOGS = (Path(__file__).resolve().parents[2] / "docs" / "logs.md").read_text()
 
@@ -139,6 +139,22 @@ def test_log_after_a_paused_leader_says_so(cluster: RaftCluster, caplog: pytest.
     assert lines(caplog, paused, "stops leading: another node has begun term", "while this one stood still for")
     assert ends(cluster, paused) == {"paused": 1}
     until(cluster, lambda: bool(lines(caplog, paused, "the event loop stood still for")))
+
+
+def test_log_of_a_leader_that_was_paused_with_a_write_says_so(
+    cluster: RaftCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its first tick finds a write that has waited as long as the pause, and transfers the leadership: too late."""
+    paused = cluster.leader
+    cluster.slow_disk(paused, 0.2)
+    begin(cluster, paused, lambda raft: raft.apply(b"x"))
+    cluster.run(0.05)
+    server_of(cluster, paused).pause()
+    next_leader(cluster, paused)
+    server_of(cluster, paused).resume()
+    until(cluster, lambda: not server_of(cluster, paused).is_leader)
+    assert lines(caplog, paused, "stops leading: another node has begun term", "while this one stood still for")
+    assert ends(cluster, paused) == {"paused": 1}
 
 
 def test_log_after_a_removed_leader_says_so(cluster: RaftCluster, caplog: pytest.LogCaptureFixture) -> None:

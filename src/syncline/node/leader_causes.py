@@ -25,6 +25,10 @@ END_REASONS: Final = ("transfer", "lost_quorum", "removed", "paused", "newer_ter
 """Why this node has stopped leading. `paused`: another node was elected while this one did not run."""
 
 
+SAME_TICK_S: Final = 0.1
+"""A transfer that begins so soon after the event loop stood still is no operator's: the tick found that a write to the
+log has waited for as long, and gave the leadership up. Another node was elected meanwhile."""
+
 PLANNED_ENDS: Final = ("transfer", "removed")
 """An operator wanted them."""
 
@@ -58,8 +62,8 @@ class LeaderCauses:
         self._since_election = False
         """Whether this node has started an election since it has known a leader."""
         self._led_term = 0
-        self._transfer: tuple[int, NodeId] | None = None
-        """The term and target of the newest transfer, unless it was given up."""
+        self._transfer: tuple[int, NodeId, float] | None = None
+        """The term, target and beginning of the newest transfer, unless it was given up."""
         self._stall: tuple[float, float] = (0.0, 0.0)
         """When the event loop stood still the last time, and for how long."""
 
@@ -74,7 +78,7 @@ class LeaderCauses:
     def transfers(self, target: NodeId) -> None:
         """A transfer of the leadership to `target` begins, or ends without another term (`NONE`)."""
         if target != NONE:
-            self._transfer = self._core.term, target
+            self._transfer = self._core.term, target, self._clock()
         elif self._transfer is not None and self._transfer[0] == self._core.term:
             self._transfer = None
 
@@ -135,12 +139,13 @@ class LeaderCauses:
             return "removed", "it is no voter any more"
         if core.term == self._led_term:
             return "lost_quorum", f"no quorum has answered for an election timeout: {reachability()}"
-        if self._transfer is not None and self._transfer[0] == self._led_term:
-            return "transfer", f"the leadership is transferred to {self._label(self._transfer[1])}"
-        stalled_s = self._late_s()
-        at_s, lasting_s = self._stall
+        stalled_s, (at_s, lasting_s) = self._late_s(), self._stall
         if self._clock() - at_s < lasting_s:
             stalled_s = max(stalled_s, lasting_s)
+        if self._transfer is not None and self._transfer[0] == self._led_term:
+            _, target, began_s = self._transfer
+            if not 0 <= began_s - at_s < SAME_TICK_S or stalled_s < patience_s:
+                return "transfer", f"the leadership is transferred to {self._label(target)}"
         if stalled_s >= patience_s:
             return "paused", (
                 f"another node has begun term {core.term} while this one stood still for {stalled_s:.1f} s: its process"
